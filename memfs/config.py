@@ -1,0 +1,116 @@
+"""The configuration as frozen dataclasses: one a section, every key with a default.
+
+Invariant: a `Config` is complete and checked; nobody below the entry points reads a file, an
+environment variable or a default of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class MountConfig:
+    """`[mount]`: how the kernel is served."""
+
+    driver: str = "auto"
+    """`auto`, `kernel` or `pyfuse3`."""
+    passthrough: bool = True
+    """Let the kernel driver use FUSE passthrough where the kernel allows it."""
+    allow_other: bool = True
+    """Let users other than the mounting one in; needs root or `user_allow_other` in fuse.conf."""
+    request_bytes_max: int = 1 * MIB
+    """Largest read or write request; the kernel clips it to `fs.fuse.max_pages_limit`."""
+    readahead_bytes: int = 1 * MIB
+    """Read-ahead of the mount's backing device info, where the kernel serves cached reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataConfig:
+    """`[metadata]`: the embedded engine."""
+
+    cache_bytes: int = 32 * MIB
+    """Page cache of the database."""
+    inode_cache_count: int = 20_000
+    """Inodes kept decoded in the daemon's memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmConfig:
+    """`[warm]`: the RAM tier, by locked page cache."""
+
+    size_bytes: int | None = None
+    """Budget; None: a quarter of the machine's memory. 0 turns the tier off."""
+    high_watermark: float = 0.95
+    """Filled beyond this share of the budget, unlocking starts."""
+    low_watermark: float = 0.85
+    """Unlocking stops here."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColdConfig:
+    """`[cold]`: raw and packed files on the local disk."""
+
+    size_bytes: int | None = None
+    """Budget; None: what the disk has, less `reserve_bytes`."""
+    reserve_bytes: int = 1 * GIB
+    """Free space of the disk that the mover leaves to others, at most a tenth of the disk."""
+    high_watermark: float = 0.9
+    low_watermark: float = 0.8
+    codec: str = "zstd:3"
+    """Of packed files: `none`, `lz4`, `snappy`, `zstd[:1-19]`, or one by an entry point."""
+    frame_bytes: int = 1 * MIB
+    """Uncompressed bytes of a frame, the unit of a ranged read."""
+    hydrate_bytes_max: int = 16 * MIB
+    """Files up to this size are made raw before `open` returns; larger ones are read by frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class GlacierConfig:
+    """`[glacier]`: the object store."""
+
+    enabled: bool = True
+    url: str | None = None
+    """`s3://bucket/prefix`, `file:///dir`, any fsspec URL; None: `glacier/` in the state directory."""
+    codec: str = "zstd:3"
+    options: dict[str, object] = field(default_factory=dict)
+    """Passed to the fsspec file system: `endpoint_url`, `key`, `secret`, `region`, ..."""
+    storage_class: str | None = None
+    """S3 storage class of new objects."""
+    server_side_encryption: str | None = None
+    """S3 server-side encryption header: `AES256` or `aws:kms`."""
+    timeout_s: float = 30.0
+    """A read that the store has not answered by then is EIO."""
+    transfer_count_max: int = 4
+    """Uploads and fetches at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """`[policy]`: when files move by themselves."""
+
+    warm_to_cold_s: float = 72 * 3600.0
+    """A file not opened for so long is unlocked from RAM."""
+    pack_after_s: float = 7 * 86400.0
+    """A cold file not opened for so long is packed."""
+    cold_to_glacier_s: float = 30 * 86400.0
+    """A file not opened for so long moves to the object store."""
+    interval_s: float = 1.0
+    """Pause between two rounds of the mover."""
+    retry_s_min: float = 5.0
+    """First pause after a failed move; doubles up to `retry_s_max`."""
+    retry_s_max: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All of it."""
+
+    mount: MountConfig = field(default_factory=MountConfig)
+    metadata: MetadataConfig = field(default_factory=MetadataConfig)
+    warm: WarmConfig = field(default_factory=WarmConfig)
+    cold: ColdConfig = field(default_factory=ColdConfig)
+    glacier: GlacierConfig = field(default_factory=GlacierConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)

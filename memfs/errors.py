@@ -1,0 +1,167 @@
+"""Every error that memfs raises on purpose, each with its errno.
+
+Invariant: an error that reaches a program has an errno that fits the system call, and one that
+reaches a user's eyes says what happened, to what, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import errno as codes
+from typing import ClassVar
+
+
+class MemfsError(Exception):
+    """Root of all deliberate errors.
+
+    Attributes:
+        errno: What the program behind the mount sees (errno(3)).
+        transient: True if the same attempt may succeed later; only `stores.retry` acts on it.
+    """
+
+    errno: ClassVar[int] = codes.EIO
+    transient: ClassVar[bool] = False
+
+
+class NotFoundError(MemfsError):
+    """No dentry, or no inode, of that name or number."""
+
+    errno = codes.ENOENT
+
+
+class StaleInodeError(MemfsError):
+    """The kernel names an inode that no longer exists."""
+
+    errno = codes.ESTALE
+
+
+class AlreadyExistsError(MemfsError):
+    """The name, or the xattr with XATTR_CREATE, is taken."""
+
+    errno = codes.EEXIST
+
+
+class NotADirectoryInodeError(MemfsError):
+    """A directory was needed."""
+
+    errno = codes.ENOTDIR
+
+
+class IsADirectoryInodeError(MemfsError):
+    """Anything but a directory was needed."""
+
+    errno = codes.EISDIR
+
+
+class DirectoryNotEmptyError(MemfsError):
+    """The directory still has dentries."""
+
+    errno = codes.ENOTEMPTY
+
+
+class InvalidValueError(MemfsError):
+    """An argument or an xattr value that means nothing here."""
+
+    errno = codes.EINVAL
+
+
+class NameTooLongError(MemfsError):
+    """A name of more than 255 bytes."""
+
+    errno = codes.ENAMETOOLONG
+
+
+class TooBigError(MemfsError):
+    """An xattr value beyond 64 KiB, or a list of them that cannot be carried."""
+
+    errno = codes.E2BIG
+
+
+class BufferTooSmallError(MemfsError):
+    """The caller's buffer cannot hold the xattr (ERANGE, getxattr(2))."""
+
+    errno = codes.ERANGE
+
+
+class NoXattrError(MemfsError):
+    """No extended attribute of that name."""
+
+    errno = codes.ENODATA
+
+
+class NotSupportedError(MemfsError):
+    """The operation exists but not here: no such tier configured, driver too small."""
+
+    errno = codes.ENOTSUP
+
+
+class NotPermittedError(MemfsError):
+    """Refused whoever asks, such as a write to a read-only xattr."""
+
+    errno = codes.EPERM
+
+
+class NoSpaceError(MemfsError):
+    """The disk under the state directory is full."""
+
+    errno = codes.ENOSPC
+
+
+class FileTooLargeError(MemfsError):
+    """Beyond the largest file that the backing file system carries."""
+
+    errno = codes.EFBIG
+
+
+class NoDataAtOffsetError(MemfsError):
+    """lseek(2) SEEK_DATA or SEEK_HOLE at or beyond the end."""
+
+    errno = codes.ENXIO
+
+
+class ReadOnlyError(MemfsError):
+    """The mount turned read-only after corruption was seen."""
+
+    errno = codes.EROFS
+
+
+class CorruptDataError(MemfsError):
+    """Bytes that fail their checksum or their format; the message names file and frame."""
+
+    errno = codes.EIO
+
+
+class StoreError(MemfsError):
+    """A store refused for good: missing object, wrong credentials, bad request."""
+
+    errno = codes.EIO
+
+
+class StoreUnavailableError(StoreError):
+    """A store cannot be reached or asks to slow down; a later attempt may succeed."""
+
+    transient = True
+
+
+class ObjectMissingError(StoreError):
+    """The object or file that a form names is not there."""
+
+
+class MetadataError(MemfsError):
+    """The metadata engine cannot go on: broken file, failed statement."""
+
+    errno = codes.EIO
+
+
+class UsageError(MemfsError):
+    """A user asked for what cannot be; printed as one line, without a traceback.
+
+    Args:
+        message: What happened, to what, and what to do.
+        exit_code: Process exit status; the table is in `memfs_tools.exit_codes`.
+    """
+
+    errno = codes.EINVAL
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,400 @@
+"""The metadata engine's contract: one namespace operation = one call = one atomic change.
+
+Invariant: a call either happens whole or raises and changes nothing. Callers validate nothing that
+the engine can check itself (existence, type, emptiness, cycles of rename); the engine checks no
+permissions (the kernel does, `default_permissions`) and touches no content.
+
+Durability: a mutation is recoverable after the death of the process as soon as `commit_nowait`
+returned, and after power loss as soon as `sync` returned. Nothing may await between a mutation and
+its commit, because another task's commit would carry it, and another's failure undo it.
+
+Methods are `async` because a later engine talks to a server; the SQLite engine never suspends, so a
+caller may run a coroutine of it to its end with one `send(None)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from memfs.metadata.records import (
+    AttributeChanges,
+    Blob,
+    Decision,
+    DirectoryEntry,
+    EffectivePin,
+    Form,
+    GarbageItem,
+    Inode,
+    Intent,
+    MoveKind,
+    NewInode,
+    PendingMove,
+    RenameResult,
+    Seal,
+    Usage,
+)
+from memfs.types import BlobId, FormKind, Generation, InodeNo, IntentId, RawId, Tier
+
+
+class Engine(Protocol):
+    """Names, inodes, xattrs, forms and moves of one state directory.
+
+    Every method that names an inode raises `StaleInodeError` if it does not exist. Names are bytes,
+    any but `/` and NUL; longer than 255: `NameTooLongError`. `now_ns` is wall-clock time for the
+    mtime/ctime that POSIX wants updated on the inodes and parents involved.
+    """
+
+    # --- ids -------------------------------------------------------------------------------------
+    def reserve_ids(self) -> tuple[InodeNo, RawId]:
+        """Take the next inode number and raw id; never handed out again, even after a crash."""
+        ...
+
+    def reserve_blob(self) -> BlobId:
+        """Take the next blob id; never handed out again, even after a crash."""
+        ...
+
+    def unsettled_raw_range(self) -> tuple[RawId, RawId]:
+        """Raw ids `[start, end)` that an earlier, killed process may have created unrecorded."""
+        ...
+
+    # --- reading the namespace -------------------------------------------------------------------
+    async def get_inode(self, ino: InodeNo) -> Inode:
+        """Return an inode, orphans included."""
+        ...
+
+    async def lookup(self, parent: InodeNo, name: bytes) -> Inode:
+        """Return the inode of a dentry.
+
+        Raises:
+            NotFoundError: No such name.
+            NotADirectoryInodeError: `parent` is not a directory.
+        """
+        ...
+
+    async def list_directory(
+        self, parent: InodeNo, after_cookie: int, limit: int
+    ) -> list[DirectoryEntry]:
+        """Return up to `limit` dentries after a cookie (0: from the start), by cookie; no dots."""
+        ...
+
+    async def get_parent(self, ino: InodeNo) -> InodeNo:
+        """Return the parent of any one dentry of an inode; the root for the root and orphans."""
+        ...
+
+    async def get_path(self, ino: InodeNo) -> bytes:
+        """Return one path from the root, `/a/b`; `/` for the root; `<inode 17>` for an orphan."""
+        ...
+
+    async def read_link(self, ino: InodeNo) -> bytes:
+        """Return a symlink's target; `InvalidValueError` if it is not a symlink."""
+        ...
+
+    async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
+        """Return an xattr's value; `NoXattrError` if there is none."""
+        ...
+
+    async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
+        """Return the names of all xattrs of an inode, in order of name."""
+        ...
+
+    # --- changing the namespace ------------------------------------------------------------------
+    async def create(self, parent: InodeNo, name: bytes, new: NewInode) -> Inode:
+        """Create an inode (any type; type from `new.mode`) and its dentry.
+
+        A directory starts with nlink 2 and adds 1 to its parent's.
+
+        Raises:
+            AlreadyExistsError: The name is taken.
+            NotFoundError: `parent` was removed (nlink 0).
+            NotADirectoryInodeError: `parent` is not a directory.
+        """
+        ...
+
+    async def create_orphan(self, new: NewInode) -> Inode:
+        """Create a regular file without a name, nlink 0 (open(2) O_TMPFILE)."""
+        ...
+
+    async def link(self, ino: InodeNo, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
+        """Add a dentry to an existing inode (also to an orphan); returns the inode after it.
+
+        Raises:
+            AlreadyExistsError: The name is taken.
+            NotPermittedError: `ino` is a directory.
+            NotFoundError: `parent` was removed.
+        """
+        ...
+
+    async def unlink(self, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
+        """Remove a dentry of anything but a directory; returns the inode after it.
+
+        With nlink 0 the inode stays, as an orphan, until `reap`.
+
+        Raises:
+            NotFoundError: No such name.
+            IsADirectoryInodeError: It is a directory.
+        """
+        ...
+
+    async def rmdir(self, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
+        """Remove an empty directory; returns it as an orphan (nlink 0).
+
+        Raises:
+            NotFoundError, NotADirectoryInodeError, DirectoryNotEmptyError.
+        """
+        ...
+
+    async def rename(
+        self,
+        parent: InodeNo,
+        name: bytes,
+        new_parent: InodeNo,
+        new_name: bytes,
+        flags: int,
+        now_ns: int,
+    ) -> RenameResult:
+        """Do rename(2) with `RENAME_NOREPLACE` (1) or `RENAME_EXCHANGE` (2); other flags EINVAL.
+
+        Renaming onto another hard link of the same inode does nothing (POSIX).
+
+        Raises:
+            NotFoundError: Source missing; with EXCHANGE, also target missing; removed new parent.
+            AlreadyExistsError: NOREPLACE and the target exists.
+            DirectoryNotEmptyError: The replaced directory has dentries.
+            IsADirectoryInodeError: A non-directory onto a directory.
+            NotADirectoryInodeError: A directory onto a non-directory.
+            InvalidValueError: A directory into its own subtree.
+        """
+        ...
+
+    async def set_attributes(self, ino: InodeNo, changes: AttributeChanges) -> Inode:
+        """Change attributes; returns the inode after it."""
+        ...
+
+    async def set_xattr(
+        self, ino: InodeNo, name: bytes, value: bytes, flags: int, now_ns: int
+    ) -> None:
+        """Set an xattr; flags `XATTR_CREATE` (1), `XATTR_REPLACE` (2) as in setxattr(2).
+
+        Raises:
+            AlreadyExistsError, NoXattrError: By the flags.
+            TooBigError: More than 64 KiB.
+        """
+        ...
+
+    async def remove_xattr(self, ino: InodeNo, name: bytes, now_ns: int) -> None:
+        """Remove an xattr; `NoXattrError` if there is none."""
+        ...
+
+    async def set_mode_and_xattrs(
+        self,
+        ino: InodeNo,
+        mode: int | None,
+        xattrs: Sequence[tuple[bytes, bytes | None]],
+        now_ns: int,
+    ) -> Inode:
+        """Change permission bits and xattrs in one step (ACLs); a None value removes, if there."""
+        ...
+
+    async def reap(self, inos: Sequence[InodeNo]) -> None:
+        """Delete those of the inodes that are orphans; their contents become garbage."""
+        ...
+
+    async def list_orphans(self, limit: int) -> list[InodeNo]:
+        """Return up to `limit` inodes with nlink 0."""
+        ...
+
+    # --- content ---------------------------------------------------------------------------------
+    async def unseal(self, ino: InodeNo, raw: RawId) -> Inode:
+        """Begin a new generation for writing, its bytes in `raw` (present, or the one it has).
+
+        Sets UNSEALED, clears DURABLE, adds 1 to the generation, detaches the blob (its forms become
+        garbage where nothing else refers to them), and makes the former raw file garbage if another
+        one was given. On an unsealed inode with the same raw: nothing happens.
+        """
+        ...
+
+    async def seal(self, seals: Sequence[Seal]) -> None:
+        """End the writing of files: store size and times, clear UNSEALED."""
+        ...
+
+    async def list_unsealed(self, after: InodeNo, limit: int) -> list[Inode]:
+        """Return unsealed inodes in order of number."""
+        ...
+
+    async def mark_durable(self, files: Sequence[tuple[InodeNo, Generation]]) -> None:
+        """Record that the raw files of these sealed generations are on stable storage."""
+        ...
+
+    async def get_blob(self, blob: BlobId) -> Blob:
+        """Return a blob; `NotFoundError` if it is gone."""
+        ...
+
+    async def list_forms(self, blob: BlobId) -> list[Form]:
+        """Return the packed and remote forms of a blob, packed first."""
+        ...
+
+    async def publish_form(
+        self, ino: InodeNo, generation: Generation, blob: Blob, form: Form, intent: IntentId
+    ) -> bool:
+        """Add a verified form to a sealed generation and end the intent, in one step.
+
+        Creates the blob and attaches it to the inode if the inode has none yet.
+
+        Returns:
+            False if the inode is gone, unsealed, of another generation, or carries another blob:
+            then only the intent ends and the form's location becomes garbage.
+        """
+        ...
+
+    async def publish_raw(
+        self, ino: InodeNo, generation: Generation, raw: RawId, blocks: int, intent: IntentId
+    ) -> bool:
+        """Add a hydrated raw file to a sealed generation that has none, and end the intent.
+
+        Returns:
+            False, and the raw file becomes garbage, as for `publish_form`.
+        """
+        ...
+
+    async def drop_raw(self, ino: InodeNo, generation: Generation) -> bool:
+        """Detach the raw file (it becomes garbage) of a sealed generation that has another form.
+
+        Returns:
+            False, and nothing changes, if the generation moved on, is unsealed, or has no other form.
+        """
+        ...
+
+    async def drop_form(self, ino: InodeNo, generation: Generation, kind: FormKind) -> bool:
+        """Detach the packed or remote form, if another form or the raw file stays; as `drop_raw`."""
+        ...
+
+    async def list_garbage(self, limit: int) -> list[GarbageItem]:
+        """Return what is to be removed, oldest first."""
+        ...
+
+    async def clear_garbage(self, items: Sequence[int]) -> None:
+        """Forget garbage that has been removed."""
+        ...
+
+    # --- moves -----------------------------------------------------------------------------------
+    async def begin_intent(
+        self, kind: MoveKind, ino: InodeNo, generation: Generation, location: str, now_ns: int
+    ) -> IntentId:
+        """Record that a move begins to write at `location`."""
+        ...
+
+    async def cancel_intent(self, intent: IntentId) -> None:
+        """End a move that is given up: its location becomes garbage of the right kind."""
+        ...
+
+    async def list_intents(self) -> list[Intent]:
+        """Return the moves under way, oldest first; at start: those that a crash interrupted."""
+        ...
+
+    async def set_pin(self, ino: InodeNo, tier: Tier | None) -> None:
+        """Set or remove the inode's own pin."""
+        ...
+
+    async def effective_pin(self, ino: InodeNo) -> EffectivePin:
+        """Return the inode's own pin, else that of the nearest pinned directory above."""
+        ...
+
+    async def set_codec(self, ino: InodeNo, codec: str | None) -> None:
+        """Set or remove the inode's own codec."""
+        ...
+
+    async def effective_codec(self, ino: InodeNo) -> str | None:
+        """Return the inode's own codec, else that of the nearest directory above with one."""
+        ...
+
+    async def record_access(self, accesses: Sequence[tuple[InodeNo, int]]) -> None:
+        """Store the last access times (ns) of inodes that still exist; others are passed over."""
+        ...
+
+    async def list_raw_by_access(self, before_ns: int, after: tuple[int, int], limit: int) -> list[Inode]:
+        """Return sealed regular files with a raw file and `accessed_ns` < before, coldest first.
+
+        Args:
+            before_ns: Exclusive bound.
+            after: `(accessed_ns, ino)` of the last one seen; `(0, 0)` to start.
+            limit: At most so many.
+        """
+        ...
+
+    async def list_packed_by_access(
+        self, before_ns: int, after: tuple[int, int], limit: int
+    ) -> list[Inode]:
+        """Return sealed regular files with a packed form, as `list_raw_by_access`."""
+        ...
+
+    async def list_not_durable(self, limit: int) -> list[Inode]:
+        """Return sealed regular files with a raw file that is not known to be on stable storage."""
+        ...
+
+    async def list_files(self, after: InodeNo, limit: int) -> list[Inode]:
+        """Return regular files in order of number."""
+        ...
+
+    async def set_pending(self, pending: PendingMove) -> None:
+        """Record why a move waits; replaces the inode's earlier record."""
+        ...
+
+    async def get_pending(self, ino: InodeNo) -> PendingMove | None:
+        """Return why an inode's move waits, if one does."""
+        ...
+
+    async def clear_pending(self, ino: InodeNo) -> None:
+        """Forget that a move waits."""
+        ...
+
+    async def list_pending(self, due_ns: int | None, limit: int) -> list[PendingMove]:
+        """Return waiting moves, by `retry_ns`; with `due_ns` only those due by then."""
+        ...
+
+    async def record_decision(self, ino: InodeNo, decision: Decision) -> None:
+        """Store the last decision on an inode."""
+        ...
+
+    async def get_decision(self, ino: InodeNo) -> Decision | None:
+        """Return the last decision on an inode, if any."""
+        ...
+
+    async def usage(self) -> Usage:
+        """Return the totals; O(1)."""
+        ...
+
+    async def recount(self) -> Usage:
+        """Re-derive the totals from the rows (fsck); does not store them."""
+        ...
+
+    # --- transactions ----------------------------------------------------------------------------
+    @property
+    def uncommitted(self) -> bool:
+        """True if a mutation awaits its commit: replies to programs wait for that too."""
+        ...
+
+    def commit_nowait(self) -> None:
+        """Make all mutations so far survive the death of this process.
+
+        Raises:
+            NoSpaceError: The disk is full. All mutations since the last commit are undone.
+            MetadataError: Any other failure; undone likewise.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Make all committed mutations survive power loss (fsync). Blocks; called from a thread."""
+        ...
+
+    def maintain(self) -> None:
+        """Move the journal into the database where that is due; at most milliseconds. Idempotent."""
+        ...
+
+    def check(self) -> list[str]:
+        """Return what is wrong inside the engine's own files and tables, a sentence each (fsck)."""
+        ...
+
+    def close(self) -> None:
+        """Commit, make durable and close; idempotent."""
+        ...

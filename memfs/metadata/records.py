@@ -1,0 +1,220 @@
+"""What the metadata engine stores and returns: immutable rows, by value.
+
+Invariant: a record is a snapshot; changing the file system means calling the engine, never a record.
+NamedTuple and not dataclass: `Inode._make(row)` costs a quarter of a frozen dataclass of this width.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from memfs.types import BlobId, FormKind, Generation, InodeNo, IntentId, RawId, Tier
+
+
+class InodeFlags(enum.IntFlag):
+    """State bits of an inode."""
+
+    UNSEALED = 1
+    """Its raw file may have a writer: size and times come from `fstat` of the raw file."""
+    DURABLE = 2
+    """The raw file of this generation is known to be on stable storage."""
+
+
+class Inode(NamedTuple):
+    """One inode: POSIX attributes and where its content is."""
+
+    ino: InodeNo
+    mode: int
+    """File type and permission bits, as `st_mode` (inode(7))."""
+    uid: int
+    gid: int
+    nlink: int
+    """0: an orphan, kept until no handle and no kernel reference is left."""
+    rdev: int
+    """Device number of a device node as `st_rdev`, else 0."""
+    size: int
+    """Bytes; of an unsealed file only the size at the last seal. Of a symlink: length of target."""
+    blocks: int
+    """Units of 512 bytes at the last seal; reported while the raw file is absent."""
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    btime_ns: int
+    generation: Generation
+    raw: RawId
+    """The raw file that holds the content, or 0 (`NO_RAW`)."""
+    blob: BlobId
+    """The sealed blob whose packed and remote forms equal the content, or 0 (`NO_BLOB`)."""
+    flags: InodeFlags | int
+    pin: int
+    """The inode's own pin as `Tier` value; 0: none of its own."""
+    codec: str | None
+    """The inode's own codec as users wrote it (`zstd:9`), or None."""
+    accessed_ns: int
+    """Last open or read that memfs knows of, for the mover; not `atime`."""
+
+
+class DirectoryEntry(NamedTuple):
+    """One dentry with its inode, as readdir returns it."""
+
+    cookie: int
+    """Position after this dentry: pass it to continue. Stable while others come and go; > 2."""
+    name: bytes
+    inode: Inode
+
+
+class AttributeChanges(NamedTuple):
+    """What setattr changes; None leaves a field as it is."""
+
+    mode: int | None = None
+    """Permission bits (07777); the file type is kept."""
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    blocks: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+
+
+class NewInode(NamedTuple):
+    """All that creating an inode needs; numbers are reserved before (`Engine.reserve_ids`)."""
+
+    ino: InodeNo
+    mode: int
+    uid: int
+    gid: int
+    now_ns: int
+    rdev: int = 0
+    raw: RawId = RawId(0)
+    """For a regular file: its empty raw file, which exists already; the inode starts unsealed."""
+    target: bytes = b""
+    """For a symlink: what readlink returns."""
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    """Extended attributes from the first instant on (inherited ACLs)."""
+
+
+class RenameResult(NamedTuple):
+    """What a rename moved and what it replaced."""
+
+    moved: Inode
+    replaced: Inode | None
+    """The inode that lost its name, as it is afterwards (nlink may be 0); None if there was none."""
+
+
+class Seal(NamedTuple):
+    """One file whose last writer is gone, with the attributes of its raw file at that time."""
+
+    ino: InodeNo
+    generation: Generation
+    """Nothing happens if the inode has moved on from this generation."""
+    size: int
+    blocks: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Blob(NamedTuple):
+    """A sealed content with at least one packed or remote form, or one about to get it."""
+
+    blob: BlobId
+    size: int
+    """Uncompressed bytes."""
+    digest: bytes
+    """BLAKE3-256 of the uncompressed bytes; 32 bytes."""
+
+
+class Form(NamedTuple):
+    """A packed or remote form of a blob (raw forms live in `Inode.raw`)."""
+
+    blob: BlobId
+    kind: FormKind
+    location: str
+    """Packed: path below the state directory. Remote: object key in the store."""
+    codec: str
+    """Codec spec that encoded it, as text."""
+    stored_bytes: int
+    """Length of the file or object."""
+
+
+class GarbageItem(NamedTuple):
+    """A file or object that nothing refers to any more and that is still to be removed."""
+
+    item: int
+    """Number of the row, for `clear_garbage`."""
+    kind: FormKind
+    location: str
+    """Raw: decimal `RawId`. Packed and remote: as in `Form.location`."""
+
+
+class MoveKind(enum.StrEnum):
+    """The moves that are recorded before they begin."""
+
+    PACK = "pack"
+    """raw -> packed"""
+    UPLOAD = "upload"
+    """raw or packed -> remote"""
+    HYDRATE = "hydrate"
+    """packed or remote -> raw"""
+
+
+class Intent(NamedTuple):
+    """A move that was begun and has neither been published nor given up."""
+
+    intent: IntentId
+    kind: MoveKind
+    ino: InodeNo
+    generation: Generation
+    location: str
+    """Where the move writes: what to remove when it is rolled back (form as in `GarbageItem`)."""
+    begun_ns: int
+
+
+class PendingMove(NamedTuple):
+    """Why a wanted tier is not reached yet, and when it is tried again."""
+
+    ino: InodeNo
+    wanted: Tier
+    reason: str
+    """One sentence for a user: cause and remedy."""
+    attempt_count: int
+    retry_ns: int
+    """Wall-clock time of the next attempt, nanoseconds since the epoch."""
+
+
+class Decision(NamedTuple):
+    """The last placement decision on a file, for `user.memfs.why`."""
+
+    rule: str
+    """Name of the rule: `pin`, `watermark`, `age`, `open`, `seal`, ..."""
+    detail: str
+    """One sentence for a user."""
+    moved_bytes: int
+    decided_ns: int
+
+
+class EffectivePin(NamedTuple):
+    """The pin in force on an inode."""
+
+    tier: Tier | None
+    """None: `auto`."""
+    source: InodeNo
+    """The inode that carries the pin; the asked one itself if none does."""
+
+
+class Usage(NamedTuple):
+    """What the namespace holds, by the engine's own accounting in O(1)."""
+
+    inode_count: int
+    logical_bytes: int
+    """Sum of sizes of sealed regular files."""
+    raw_count: int
+    raw_bytes: int
+    """Allocated bytes (512 * blocks) of raw files at their last seal."""
+    packed_count: int
+    packed_bytes: int
+    remote_count: int
+    remote_bytes: int
+    garbage_count: int

@@ -1,0 +1,71 @@
+"""The remote store's contract: whole objects in, byte ranges out.
+
+Invariant: `put_file` returns only after the object can be read back whole; a failed or interrupted
+one leaves no object, or one that `delete` removes. Implementations stay small: retry, limits and
+injected faults are decorators of this contract (`stores.retry`, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """What a store knows of an object."""
+
+    key: str
+    size: int
+    """Bytes."""
+
+
+class RemoteStore(Protocol):
+    """An object store as memfs uses it. Keys are ASCII, `/`-separated, made by memfs itself.
+
+    Every method checkpoints, can be cancelled, and is idempotent. A call that the store does not
+    answer within the configured deadline raises `StoreUnavailableError`: nothing ever hangs.
+
+    Raises (every method):
+        StoreUnavailableError: Not reachable, too slow, throttled, 5xx. Transient.
+        StoreError: Refused for good: credentials, missing bucket, bad request.
+    """
+
+    @property
+    def url(self) -> str:
+        """The store as users know it, without secrets: `s3://bucket/prefix`, `file:///srv/x`."""
+        ...
+
+    async def put_file(self, key: str, source: Path) -> None:
+        """Store a local file's bytes as an object, replacing an older one whole."""
+        ...
+
+    async def get_range(self, key: str, start: int, end: int) -> bytes:
+        """Return bytes `[start, end)`; fewer only at the object's end.
+
+        Raises:
+            ObjectMissingError: There is no such object.
+        """
+        ...
+
+    async def get_file(self, key: str, target: Path) -> None:
+        """Write an object's bytes into a new local file (not fsynced)."""
+        ...
+
+    async def stat(self, key: str) -> ObjectStat:
+        """Return an object's size; `ObjectMissingError` if there is none."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; no error if there is none."""
+        ...
+
+    def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        """Yield all objects whose key starts with `prefix`, in any order."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections; idempotent."""
+        ...

@@ -1,0 +1,91 @@
+"""The words of memfs as types: identities, tiers, forms, durability.
+
+Invariant: nothing here does I/O, and nothing here imports another module of memfs.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple, NewType
+
+InodeNo = NewType("InodeNo", int)
+"""Number of an inode; never reused in the life of a state directory; 1 is the root."""
+
+RawId = NewType("RawId", int)
+"""Number of a raw file in the state directory; never reused; 0 means that there is none."""
+
+BlobId = NewType("BlobId", int)
+"""Number of a sealed content with packed or remote forms; never reused; 0 means none."""
+
+Generation = NewType("Generation", int)
+"""Counts how often an inode's content was opened for change; starts at 1."""
+
+IntentId = NewType("IntentId", int)
+"""Number of a recorded move that is under way."""
+
+ROOT_INODE = InodeNo(1)
+NO_RAW = RawId(0)
+NO_BLOB = BlobId(0)
+
+NAME_BYTES_MAX = 255
+"""Longest name of a dentry or an xattr (`NAME_MAX`, `XATTR_NAME_MAX` in linux/limits.h)."""
+
+XATTR_VALUE_BYTES_MAX = 65536
+"""Longest value of an xattr (`XATTR_SIZE_MAX` in linux/limits.h)."""
+
+BLOCK_BYTES = 512
+"""Unit of `st_blocks` (stat(2))."""
+
+
+class Tier(enum.IntEnum):
+    """Rank of a place for bytes; a higher value is faster."""
+
+    GLACIER = 1
+    COLD = 2
+    WARM = 3
+    HOT = 4
+
+    @property
+    def label(self) -> str:
+        """The word that users see and write: `glacier`, `cold`, `warm`, `hot`."""
+        return self.name.lower()
+
+
+class FormKind(enum.StrEnum):
+    """In which shape a content's bytes exist."""
+
+    RAW = "raw"
+    """A plain local file: the only form that is written, mapped and passed through."""
+    PACKED = "packed"
+    """A local file of independently compressed frames with a seek table."""
+    REMOTE = "remote"
+    """One object in the glacier store, in the same frame layout as packed."""
+
+
+class Durability(enum.StrEnum):
+    """How safe the current generation of a file is."""
+
+    DIRTY = "dirty"
+    """Not yet known to be on stable storage."""
+    LOCAL = "local"
+    """On stable local disk."""
+    REMOTE = "remote"
+    """A verified remote object of this generation exists."""
+
+
+class CodecSpec(NamedTuple):
+    """A codec by name with its level, as users write it: `zstd:3`, `lz4`, `none`."""
+
+    name: str
+    level: int | None
+    """Codec's own scale; None means the codec's default."""
+
+    def __str__(self) -> str:
+        return self.name if self.level is None else f"{self.name}:{self.level}"
+
+
+class ByteRange(NamedTuple):
+    """Half-open range of a file's bytes: `[start, end)`."""
+
+    start: int
+    end: int
