@@ -1,0 +1,252 @@
+"""The contract between a driver and the file system: what each FUSE request means.
+
+Invariant: a driver converts, calls, and converts back; every decision is behind this contract.
+
+Rules for drivers:
+- Methods raise `MemfsError` (answer its `errno`) or `OSError` from the backing file (answer its
+  `errno`); anything else is a bug: log the traceback once, answer EIO, go on.
+- Run a method by `send(None)`: nearly all end without suspending. One that must wait first awaits
+  `caller.detach()`; there a driver moves the coroutine into a task of its own.
+- Before the reply to any request is written, `uncommitted` must be False: call `commit_nowait`,
+  once for all the requests that were read together. If it raises, answer its errno to all of them.
+- `.` and `..` are the driver's (`get_parent`); permissions are the kernel's (`default_permissions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from memfs.filesystem.replies import Attributes, Entry, FilesystemStatistics, Handle, Opened
+from memfs.metadata.records import DirectoryEntry
+from memfs.types import InodeNo
+
+
+class Caller(Protocol):
+    """The process behind a request, and the request's way off the fast path."""
+
+    uid: int
+    """fsuid, in the mount's user namespace."""
+    gid: int
+    """fsgid."""
+    pid: int
+    """0 for the kernel itself."""
+    umask: int
+    """Of the process (only set for creating requests, else 0)."""
+
+    async def detach(self) -> None:
+        """Await once before the first suspension: from here on the request runs as a task."""
+        ...
+
+
+class AttributeRequest(NamedTuple):
+    """What setattr asks for; None leaves a field as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    """-1: now."""
+    mtime_ns: int | None = None
+    """-1: now."""
+    ctime_ns: int | None = None
+    kill_suidgid: bool = False
+    """Clear setuid, and setgid of group-executables, as a write by an ordinary user does."""
+
+
+class Backing(Protocol):
+    """The kernel's registry of files for passthrough; given by the kernel driver."""
+
+    def register(self, fd: int) -> int:
+        """Return a backing id (> 0) for an open file; `OSError` where the kernel refuses."""
+        ...
+
+    def release(self, backing: int) -> None:
+        """Give a backing id back; opens that use it go on."""
+        ...
+
+
+class Operations(Protocol):
+    """Every request of a mounted file system."""
+
+    # --- names -----------------------------------------------------------------------------------
+    async def lookup(self, parent: InodeNo, name: bytes) -> Entry:
+        """LOOKUP; raises `NotFoundError` (cache the absence for `NEGATIVE_VALID_S`)."""
+        ...
+
+    async def create(
+        self, caller: Caller, parent: InodeNo, name: bytes, mode: int, flags: int
+    ) -> tuple[Entry, Opened]:
+        """CREATE: a regular file, opened with open(2) flags. The name must be new."""
+        ...
+
+    async def create_unnamed(
+        self, caller: Caller, parent: InodeNo, mode: int, flags: int
+    ) -> tuple[Entry, Opened]:
+        """TMPFILE (open(2) O_TMPFILE)."""
+        ...
+
+    async def make_node(
+        self, caller: Caller, parent: InodeNo, name: bytes, mode: int, rdev: int
+    ) -> Entry:
+        """MKNOD: regular file, FIFO, socket or device."""
+        ...
+
+    async def make_directory(
+        self, caller: Caller, parent: InodeNo, name: bytes, mode: int
+    ) -> Entry:
+        """MKDIR."""
+        ...
+
+    async def make_symlink(
+        self, caller: Caller, parent: InodeNo, name: bytes, target: bytes
+    ) -> Entry:
+        """SYMLINK."""
+        ...
+
+    async def read_link(self, ino: InodeNo) -> bytes:
+        """READLINK."""
+        ...
+
+    async def link(self, ino: InodeNo, parent: InodeNo, name: bytes) -> Entry:
+        """LINK."""
+        ...
+
+    async def unlink(self, parent: InodeNo, name: bytes) -> None:
+        """UNLINK."""
+        ...
+
+    async def remove_directory(self, parent: InodeNo, name: bytes) -> None:
+        """RMDIR."""
+        ...
+
+    async def rename(
+        self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes, flags: int
+    ) -> None:
+        """RENAME, RENAME2: `RENAME_NOREPLACE` (1), `RENAME_EXCHANGE` (2)."""
+        ...
+
+    async def list_directory(
+        self, ino: InodeNo, after_cookie: int, limit: int
+    ) -> list[DirectoryEntry]:
+        """READDIR, READDIRPLUS: dentries after a cookie (0: from the start), attributes as of now."""
+        ...
+
+    def attributes_valid_s(self, entry: DirectoryEntry) -> float:
+        """How long the attributes of a listed dentry may be believed (READDIRPLUS)."""
+        ...
+
+    async def get_parent(self, ino: InodeNo) -> InodeNo:
+        """The directory of a directory, for `..`."""
+        ...
+
+    def forget(self, inos: Sequence[InodeNo]) -> None:
+        """FORGET, BATCH_FORGET: the kernel has dropped these inodes; orphans among them may go."""
+        ...
+
+    # --- attributes ------------------------------------------------------------------------------
+    async def get_attributes(self, ino: InodeNo) -> Attributes:
+        """GETATTR, STATX."""
+        ...
+
+    async def set_attributes(
+        self, caller: Caller, ino: InodeNo, request: AttributeRequest
+    ) -> Attributes:
+        """SETATTR: chmod, chown, truncate, utimensat."""
+        ...
+
+    async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
+        """GETXATTR; the driver compares with the caller's buffer (ERANGE)."""
+        ...
+
+    async def set_xattr(
+        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
+    ) -> None:
+        """SETXATTR; `kill_sgid`: FUSE_SETXATTR_ACL_KILL_SGID."""
+        ...
+
+    async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
+        """LISTXATTR."""
+        ...
+
+    async def remove_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> None:
+        """REMOVEXATTR."""
+        ...
+
+    # --- content ---------------------------------------------------------------------------------
+    async def open(
+        self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
+    ) -> Opened:
+        """OPEN with open(2) flags; O_TRUNC is honoured here (FUSE_ATOMIC_O_TRUNC)."""
+        ...
+
+    def release(self, ino: InodeNo, handle: Handle) -> None:
+        """RELEASE: the last descriptor of an open file is closed. Unknown handles are passed over."""
+        ...
+
+    async def read(
+        self, caller: Caller, ino: InodeNo, handle: Handle, offset: int, size: int
+    ) -> bytes:
+        """READ of modes that the daemon serves; fewer bytes only at the end of the file."""
+        ...
+
+    async def write(
+        self,
+        caller: Caller,
+        ino: InodeNo,
+        handle: Handle,
+        offset: int,
+        data: memoryview,
+        kill_suidgid: bool = False,
+    ) -> int:
+        """WRITE of modes that the daemon serves; returns the bytes written."""
+        ...
+
+    async def fsync(self, caller: Caller, ino: InodeNo, data_only: bool) -> None:
+        """FSYNC: content and metadata of a file on stable storage (fsync(2))."""
+        ...
+
+    async def fsync_directory(self, caller: Caller, ino: InodeNo) -> None:
+        """FSYNCDIR: the dentries on stable storage."""
+        ...
+
+    async def sync(self, caller: Caller) -> None:
+        """SYNCFS: everything on stable storage (syncfs(2))."""
+        ...
+
+    async def allocate(
+        self, caller: Caller, ino: InodeNo, mode: int, offset: int, length: int
+    ) -> None:
+        """FALLOCATE with fallocate(2) modes; as the backing file system can."""
+        ...
+
+    async def seek(self, caller: Caller, ino: InodeNo, offset: int, whence: int) -> int:
+        """LSEEK: SEEK_DATA (3) and SEEK_HOLE (4); the kernel does the others itself."""
+        ...
+
+    async def copy_range(
+        self,
+        caller: Caller,
+        source: InodeNo,
+        source_offset: int,
+        target: InodeNo,
+        target_offset: int,
+        size: int,
+    ) -> int:
+        """COPY_FILE_RANGE; reflinks where the backing file system can. Returns bytes copied."""
+        ...
+
+    # --- the whole -------------------------------------------------------------------------------
+    async def statistics(self) -> FilesystemStatistics:
+        """STATFS."""
+        ...
+
+    @property
+    def uncommitted(self) -> bool:
+        """True if replies must wait for `commit_nowait`."""
+        ...
+
+    def commit_nowait(self) -> None:
+        """Make the changes so far survive the death of the daemon; raises as `Engine`'s."""
+        ...

@@ -1,0 +1,67 @@
+"""What the file system answers to a driver, free of any protocol.
+
+Invariant: a reply is complete: a driver turns it into bytes without asking anything more.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple, NewType
+
+from memfs.metadata.records import Inode
+
+Handle = NewType("Handle", int)
+"""An open file's number: only mode and write flag as bits, so that any daemon understands it."""
+
+
+class OpenMode(enum.IntEnum):
+    """Who serves the bytes of one open file."""
+
+    PASSTHROUGH = 0
+    """The kernel, from the raw file, by the reply's backing id (`FOPEN_PASSTHROUGH`)."""
+    PASSTHROUGH_DIRECT = 1
+    """The daemon, though a backing id is given: `FOPEN_PASSTHROUGH | FOPEN_DIRECT_IO`."""
+    DIRECT = 2
+    """The daemon, past the kernel's page cache (`FOPEN_DIRECT_IO`)."""
+    CACHED = 3
+    """The daemon, through the kernel's page cache, which stays valid (`FOPEN_KEEP_CACHE`)."""
+
+
+class Attributes(NamedTuple):
+    """An inode's attributes as of now, and for how long the kernel may believe them."""
+
+    inode: Inode
+    valid_s: float
+
+
+class Entry(NamedTuple):
+    """A dentry's inode, and for how long the kernel may believe name and attributes."""
+
+    inode: Inode
+    entry_valid_s: float
+    attributes_valid_s: float
+
+
+class Opened(NamedTuple):
+    """An open file."""
+
+    handle: Handle
+    mode: OpenMode
+    backing: int
+    """The kernel's backing id for the passthrough modes, else 0."""
+
+
+class FilesystemStatistics(NamedTuple):
+    """What statfs(2) tells."""
+
+    block_bytes: int
+    blocks: int
+    blocks_free: int
+    blocks_available: int
+    files: int
+    files_free: int
+    name_bytes_max: int
+
+
+NEGATIVE_VALID_S = 3600.0
+"""How long the kernel may believe that a name is missing: it sees every change itself."""
