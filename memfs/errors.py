@@ -157,7 +157,7 @@ class UsageError(MemfsError):
 
     Args:
         message: What happened, to what, and what to do.
-        exit_code: Process exit status; the table is in `memfs_tools.exit_codes`.
+        exit_code: Process exit status; the table is `memfs.exit_codes`.
     """
 
     errno = codes.EINVAL

@@ -1,0 +1,302 @@
+"""The configuration as users write it: a TOML file and `-o section.key=value`.
+
+Invariant: what leaves this module is a complete, checked `Config`; every refusal names the place,
+the key and the remedy, and never shows a value of `[glacier.options]`, where secrets live.
+
+A key is the field's name without its unit: `WarmConfig.size_bytes` is written `warm.size`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import tomllib
+import types
+import typing
+from typing import NamedTuple
+
+from memfs.config import GIB, KIB, MIB, Config
+from memfs.errors import InvalidValueError, UsageError
+from memfs.sizes import parse_duration, parse_size
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+DRIVERS = ("auto", "kernel", "pyfuse3")
+"""What `mount.driver` may be."""
+
+
+class KeyKind(enum.Enum):
+    """How a key's value is written."""
+
+    SIZE = "size"
+    DURATION = "duration"
+    NUMBER = "number"
+    COUNT = "count"
+    SWITCH = "true or false"
+    TEXT = "text"
+    TABLE = "table"
+
+
+class Key(NamedTuple):
+    """One key of the configuration."""
+
+    section: str
+    name: str
+    """As users write it, without the unit."""
+    field: str
+    """Name of the dataclass field."""
+    kind: KeyKind
+    optional: bool
+    """True if None is a value; it is written by leaving the key out."""
+    default: object
+
+    @property
+    def dotted(self) -> str:
+        """`section.name`."""
+        return f"{self.section}.{self.name}"
+
+
+class Range(NamedTuple):
+    """Bounds of a numeric key, both inclusive."""
+
+    low: float
+    high: float
+
+
+_DAY_S = 86400.0
+_AGE_S = Range(0, 3650 * _DAY_S)
+_SHARE = Range(0.01, 1.0)
+_SIZE = Range(0, 1 << 60)
+
+RANGES: dict[str, Range] = {
+    # From one page to what fs.fuse.max_pages_limit can at most be raised to (65535 pages).
+    "mount.request_max": Range(4 * KIB, 256 * MIB - 4 * KIB),
+    "mount.readahead": Range(0, 256 * MIB),
+    "metadata.cache": Range(1 * MIB, 64 * GIB),
+    "metadata.inode_cache_count": Range(100, 100_000_000),
+    "warm.size": _SIZE,
+    "warm.high_watermark": _SHARE,
+    "warm.low_watermark": _SHARE,
+    "cold.size": _SIZE,
+    "cold.reserve": _SIZE,
+    "cold.high_watermark": _SHARE,
+    "cold.low_watermark": _SHARE,
+    # Frames are held in memory whole; below 4 KiB the seek table outgrows the gain.
+    "cold.frame": Range(4 * KIB, 64 * MIB),
+    "cold.hydrate_max": _SIZE,
+    "glacier.timeout": Range(0.1, 3600.0),
+    "glacier.transfer_count_max": Range(1, 256),
+    "policy.warm_to_cold": _AGE_S,
+    "policy.pack_after": _AGE_S,
+    "policy.cold_to_glacier": _AGE_S,
+    "policy.interval": Range(0.01, 3600.0),
+    "policy.retry_min": Range(0.01, _DAY_S),
+    "policy.retry_max": Range(0.01, _DAY_S),
+}
+"""Bounds by dotted key: bytes, seconds or plain numbers."""
+
+_ORDERED = (
+    ("warm.low_watermark", "warm.high_watermark"),
+    ("cold.low_watermark", "cold.high_watermark"),
+    ("policy.retry_min", "policy.retry_max"),
+)
+"""Pairs of keys of which the first must not be the larger."""
+
+
+def load_config(file: Path | None, overrides: Mapping[str, str] | None = None) -> Config:
+    """Return the configuration in force.
+
+    Args:
+        file: TOML file; None: defaults only.
+        overrides: Texts by dotted key; they win over the file.
+
+    Raises:
+        UsageError: The file cannot be read or parsed; a key is unknown; a value is of the wrong
+            kind or out of range.
+    """
+    known = {key.dotted: key for key in keys()}
+    values: dict[str, object] = {}
+    for dotted, value in _read_file(file).items():
+        values[dotted] = _convert(_find_key(known, dotted, str(file)), value, str(file))
+    for dotted, text in (overrides or {}).items():
+        key = _find_key(known, dotted, f"-o {dotted}")
+        values[dotted] = _convert(key, _from_text(key, text), f"-o {dotted}")
+    _check_order(values, known)
+    sections = {}
+    for section in dataclasses.fields(Config):
+        chosen = {
+            key.field: values[key.dotted]
+            for key in known.values()
+            if key.section == section.name and key.dotted in values
+        }
+        sections[section.name] = _section_type(section.name)(**chosen)
+    return Config(**sections)
+
+
+def keys() -> list[Key]:
+    """Return every key, by section in the order of `Config`."""
+    found = []
+    for section in dataclasses.fields(Config):
+        section_type = _section_type(section.name)
+        hints = typing.get_type_hints(section_type)
+        for field in dataclasses.fields(section_type):
+            hint = hints[field.name]
+            options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            plain = next(option for option in options if option is not type(None))
+            default = (
+                field.default_factory()
+                if field.default_factory is not dataclasses.MISSING
+                else field.default
+            )
+            name, kind = _name_and_kind(field.name, plain)
+            found.append(Key(section.name, name, field.name, kind, len(options) > 1, default))
+    return found
+
+
+def _name_and_kind(field: str, plain: type) -> tuple[str, KeyKind]:
+    words = field.split("_")
+    for unit, kind in (("bytes", KeyKind.SIZE), ("s", KeyKind.DURATION)):
+        if unit in words:
+            words.remove(unit)
+            return "_".join(words), kind
+    kinds = {bool: KeyKind.SWITCH, int: KeyKind.COUNT, float: KeyKind.NUMBER, str: KeyKind.TEXT}
+    return field, kinds.get(plain, KeyKind.TABLE)
+
+
+def _section_type(name: str) -> type:
+    section_type = typing.get_type_hints(Config)[name]
+    assert isinstance(section_type, type)
+    return section_type
+
+
+def _read_file(file: Path | None) -> dict[str, object]:
+    """Return the values of a TOML file by dotted key."""
+    if file is None:
+        return {}
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not valid TOML: {error}") from None
+    sections = [section.name for section in dataclasses.fields(Config)]
+    values: dict[str, object] = {}
+    for section, content in document.items():
+        if section not in sections:
+            raise UsageError(f"{file}: unknown section [{section}]{_nearest(section, sections)}")
+        if not isinstance(content, dict):
+            raise UsageError(
+                f"{file}: {section} is a section; write [{section}] and its keys below"
+            )
+        values.update({f"{section}.{name}": value for name, value in content.items()})
+    return values
+
+
+def _find_key(known: Mapping[str, Key], dotted: str, place: str) -> Key:
+    if (key := known.get(dotted)) is not None:
+        return key
+    section, _, name = dotted.partition(".")
+    of_section = {key.name: key for key in known.values() if key.section == section}
+    by_field = {key.field: key.name for key in of_section.values()}
+    if dotted.startswith("glacier.options."):
+        # Every user of the machine can read a command line (proc_pid_cmdline(5)).
+        raise UsageError(f"{place}: write [glacier.options] into a file and pass it with -c")
+    if not of_section:
+        raise UsageError(f"{place}: unknown key {dotted!r}{_nearest(dotted, list(known))}")
+    hint = f"; did you mean {by_field[name]!r}?" if name in by_field else ""
+    hint = hint or _nearest(name, list(of_section))
+    raise UsageError(f"{place}: unknown key {name!r} in [{section}]{hint}")
+
+
+def _nearest(word: str, candidates: list[str]) -> str:
+    near = difflib.get_close_matches(word, candidates, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(candidates)}"
+
+
+def _from_text(key: Key, text: str) -> object:
+    """Return a value of `-o` as TOML would have it."""
+    if key.kind is KeyKind.TABLE:
+        raise UsageError(f"-o {key.dotted}: write [{key.dotted}] into a file and pass it with -c")
+    if key.kind is KeyKind.SWITCH:
+        return {"true": True, "false": False}.get(text, text)
+    if key.kind in (KeyKind.COUNT, KeyKind.NUMBER):
+        for number in (int, float):
+            try:
+                return number(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _convert(key: Key, value: object, place: str) -> object:
+    try:
+        converted = _converted(key, value)
+    except InvalidValueError as error:
+        raise UsageError(f"{place}: {key.dotted}: {error}") from None
+    if (bounds := RANGES.get(key.dotted)) is not None:
+        assert isinstance(converted, int | float)
+        if not bounds.low <= converted <= bounds.high:
+            raise UsageError(
+                f"{place}: {key.dotted} = {value} is out of range: "
+                f"{_bound(key, bounds.low)} to {_bound(key, bounds.high)}"
+            )
+    if key.dotted == "mount.driver" and converted not in DRIVERS:
+        raise UsageError(f"{place}: no driver {value!r}; use {', '.join(DRIVERS)}")
+    return converted
+
+
+def _converted(key: Key, value: object) -> object:
+    """Return the value of the dataclass field; `InvalidValueError` if it is of the wrong kind."""
+    match key.kind, value:
+        case KeyKind.SIZE, str() | int():
+            return parse_size(value)
+        case KeyKind.DURATION, str() | int() | float():
+            return parse_duration(value)
+        case KeyKind.SWITCH, bool():
+            return value
+        case (KeyKind.COUNT, bool()) | (KeyKind.NUMBER, bool()):
+            pass
+        case KeyKind.COUNT, int():
+            return value
+        case KeyKind.NUMBER, int() | float():
+            return float(value)
+        case (KeyKind.TEXT, str()) | (KeyKind.TABLE, dict()):
+            return value
+    shown = "" if key.section == "glacier" else f", not {value!r}"
+    raise InvalidValueError(f"must be {_KIND_WORDS[key.kind]}{shown}")
+
+
+_KIND_WORDS = {
+    KeyKind.SIZE: "a size such as 512MiB",
+    KeyKind.DURATION: "a duration such as 90s or 72h",
+    KeyKind.NUMBER: "a number",
+    KeyKind.COUNT: "a whole number",
+    KeyKind.SWITCH: "true or false",
+    KeyKind.TEXT: "a text in quotes",
+    KeyKind.TABLE: "a table of its own",
+}
+
+
+def _bound(key: Key, value: float) -> str:
+    if key.kind is KeyKind.SIZE:
+        for unit, factor in (("EiB", 1 << 60), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+            if value and value % factor == 0:
+                return f"{int(value) // factor}{unit}"
+    unit = "s" if key.kind is KeyKind.DURATION else ""
+    return f"{value:g}{unit}"
+
+
+def _check_order(values: Mapping[str, object], known: Mapping[str, Key]) -> None:
+    for low, high in _ORDERED:
+        low_value = values.get(low, known[low].default)
+        high_value = values.get(high, known[high].default)
+        assert isinstance(low_value, float)
+        assert isinstance(high_value, float)
+        if low_value > high_value:
+            raise UsageError(
+                f"{low} = {low_value:g} is above {high} = {high_value:g}; "
+                f"lower {low} or raise {high}"
+            )

@@ -1,0 +1,80 @@
+"""Sizes and durations as users write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from memfs.errors import InvalidValueError
+from memfs.sizes import format_duration, format_size, parse_duration, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (4096, 4096),
+        ("0", 0),
+        ("4096", 4096),
+        ("8GiB", 8 << 30),
+        ("512 MiB", 512 << 20),
+        ("1.5kib", 1536),
+        ("2TB", 2 * 10**12),
+        ("8191.999999999PiB", None),
+        ("9007199254740993", 9007199254740993),
+    ],
+)
+def test_sizes_are_read_to_the_byte(text: str | int, expected: int | None) -> None:
+    if expected is None:
+        with pytest.raises(InvalidValueError, match="whole number of bytes"):
+            parse_size(text)
+    else:
+        assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "8 gigs", "1e9", "0x10", -1, True])
+def test_what_is_no_size_is_refused(text: str | int) -> None:
+    with pytest.raises(InvalidValueError):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (30, 30.0),
+        (0.25, 0.25),
+        ("90s", 90.0),
+        ("500ms", 0.5),
+        ("72h", 259200.0),
+        ("30d", 2592000.0),
+    ],
+)
+def test_durations_are_read_in_seconds(text: str | float, expected: float) -> None:
+    assert parse_duration(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "h", "-1s", "3 fortnights", float("inf"), float("nan"), True])
+def test_what_is_no_duration_is_refused(text: str | float) -> None:
+    with pytest.raises(InvalidValueError):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        ((1 << 20) - 1, "1.0 MiB"),
+        (8 << 30, "8.0 GiB"),
+        (3 << 50, "3.0 PiB"),
+    ],
+)
+def test_sizes_are_printed_in_the_unit_that_fits(size: int, expected: str) -> None:
+    assert format_size(size) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, "0 s"), (59.6, "1 min"), (125, "2 min 5 s"), (90000, "1 d 1 h"), (86410, "1 d")],
+)
+def test_durations_are_printed_by_two_units(seconds: float, expected: str) -> None:
+    assert format_duration(seconds) == expected
