@@ -1,0 +1,206 @@
+"""A memfs mount for tests: made, watched and checked through the command line alone.
+
+Invariant: a stopped mount has left no mount entry and no process behind, and `memfs fsck` has found
+its state directory whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests import scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+COMMAND_TIMEOUT_S = 60.0
+"""Bound on one `memfs` command; only a hang reaches it."""
+
+_ALARMING = re.compile(r"\b(WARNING|ERROR|CRITICAL|Traceback)\b")
+
+
+class MountError(AssertionError):
+    """A `memfs` command failed, or left something behind; carries its output."""
+
+
+def run_memfs(*arguments: str | Path, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+    """Run `memfs ARGUMENTS` and return what it printed.
+
+    Raises:
+        MountError: It exited with another status than 0, or hung.
+    """
+    command = [sys.executable, "-m", "memfs_tools.main", *map(str, arguments)]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MountError(f"memfs {' '.join(map(str, arguments))}: hung") from error
+    if done.returncode != 0:
+        raise MountError(
+            f"memfs {' '.join(map(str, arguments))}: exit {done.returncode}\n"
+            f"{done.stdout}{done.stderr}"
+        )
+    return done.stdout
+
+
+@dataclass
+class Mount:
+    """One state directory and the mountpoint that it is served at."""
+
+    base: Path
+    """Holds `state/`, `mount/` and the configuration file."""
+    driver: str
+    """`kernel`, `pyfuse3` or `auto`."""
+    config: str | None = None
+    """Text of the TOML configuration; None: the defaults."""
+    options: tuple[str, ...] = ()
+    """Further arguments of `memfs mount`."""
+    _log_checked_bytes: int = field(default=0, init=False)
+
+    @property
+    def root(self) -> Path:
+        """The mountpoint."""
+        return self.base / "mount"
+
+    @property
+    def state(self) -> Path:
+        """The state directory."""
+        return self.base / "state"
+
+    @property
+    def log(self) -> Path:
+        """The daemon's log."""
+        return self.state / "daemon.log"
+
+    def start(self) -> None:
+        """Mount, and return when the mount serves.
+
+        Raises:
+            MountError: The command failed, or nothing is mounted after it.
+        """
+        self.root.mkdir(exist_ok=True)
+        arguments: list[str | Path] = ["mount", "--state", self.state, "--driver", self.driver]
+        if self.config is not None:
+            file = self.base / "config.toml"
+            file.write_text(self.config)
+            arguments += ["-c", file]
+        try:
+            run_memfs(*arguments, *self.options, self.root)
+        except MountError as error:
+            raise MountError(f"{error}{self._log_tail()}") from error
+        if not self.is_mounted():
+            raise MountError(f"{self.root} is not mounted although `memfs mount` succeeded")
+
+    def stop(self) -> None:
+        """Unmount by the command, and by force where that fails.
+
+        Raises:
+            MountError: The command failed, or a mount or a process was left.
+        """
+        try:
+            if self.is_mounted():
+                run_memfs("umount", self.root)
+            if self.is_mounted():
+                raise MountError(f"{self.root} is still mounted after `memfs umount`")
+            if pids := self.daemon_pids():
+                raise MountError(f"processes {pids} outlived `memfs umount {self.root}`")
+        finally:
+            scratch.detach(self.base)
+
+    def kill(self) -> None:
+        """End the daemon as a crash would, and free the mountpoint."""
+        for pid in self.daemon_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        scratch.detach(self.root)
+
+    def fsck(self) -> None:
+        """Check the state directory of a stopped mount.
+
+        Raises:
+            MountError: It is not whole.
+        """
+        run_memfs("fsck", self.state)
+
+    def is_mounted(self) -> bool:
+        """Whether the kernel has a mount at `root`."""
+        return any(entry.mountpoint == self.root for entry in scratch.mounts_below(self.root))
+
+    def daemon_pids(self) -> list[int]:
+        """Ids of the processes that serve this mount."""
+        return scratch.processes_naming(self.state)
+
+    def check_log(self, expected: tuple[str, ...] = ()) -> None:
+        """Look at the log lines that are new since the last call.
+
+        Args:
+            expected: Regular expressions of alarming lines that the test caused on purpose.
+
+        Raises:
+            MountError: A line at WARNING or above that none of `expected` matches.
+        """
+        if not self.log.exists():
+            return
+        with self.log.open("rb") as file:
+            file.seek(self._log_checked_bytes)
+            new = file.read()
+        self._log_checked_bytes += len(new)
+        alarming = [
+            line
+            for line in new.decode(errors="replace").splitlines()
+            if _ALARMING.search(line) and not any(re.search(each, line) for each in expected)
+        ]
+        if alarming:
+            raise MountError("the daemon logged:\n" + "\n".join(alarming[:20]))
+
+    @contextlib.contextmanager
+    def watched(self, limit_s: float) -> Iterator[None]:
+        """Break the mount when the body takes longer than `limit_s`, so that it cannot hang.
+
+        The watchdog is a process: a test that waits in the kernel runs no Python code, and tests
+        fork, which they should not do beside threads.
+        """
+        minors = [entry.minor for entry in scratch.mounts_below(self.root)]
+        pids = " ".join(map(str, self.daemon_pids()))
+        script = "".join(
+            [
+                f"sleep {limit_s};",
+                *(f"echo 1 > /sys/fs/fuse/connections/{minor}/abort;" for minor in minors),
+                f"kill -9 {pids}" if pids else "",
+            ]
+        )
+        watchdog = subprocess.Popen(
+            ["sh", "-c", script],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            expired = watchdog.poll() is not None
+            if not expired:
+                os.killpg(watchdog.pid, signal.SIGKILL)
+            watchdog.wait()
+        if expired:
+            raise MountError(f"the test hung: its mount was broken after {limit_s:.0f} s")
+
+    def _log_tail(self) -> str:
+        if not self.log.exists():
+            return ""
+        return "\nthe daemon's log ends:\n" + self.log.read_text(errors="replace")[-2000:]

@@ -1,0 +1,1 @@
+"""System calls on a mounted directory, each also run on a local one."""

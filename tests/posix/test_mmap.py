@@ -1,0 +1,199 @@
+"""mmap(2) of files: shared and private maps, and what happens to the file below them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.processes import holding, in_child, together
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.data_path
+
+PAGE = mmap.PAGESIZE
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.write(content)
+
+
+def test_a_private_map_reads_the_file_and_keeps_writes_to_itself(place: Path) -> None:
+    (place / "f").write_bytes(b"f" * 3 * PAGE)
+    with (
+        (place / "f").open("rb") as file,
+        mmap.mmap(
+            file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        ) as private,
+    ):
+        private[PAGE] = ord("p")
+        assert private[PAGE - 1 : PAGE + 2] == b"fpf"
+    assert (place / "f").read_bytes() == b"f" * 3 * PAGE
+
+
+def test_a_shared_map_writes_the_file(place: Path) -> None:
+    (place / "f").write_bytes(bytes(2 * PAGE))
+    with (place / "f").open("r+b") as file, mmap.mmap(file.fileno(), 0) as shared:
+        shared[PAGE - 1 : PAGE + 1] = b"ab"
+        assert os.pread(file.fileno(), 2, PAGE - 1) == b"ab"
+    assert bytes(PAGE - 1) + b"ab" + bytes(PAGE - 1) == (place / "f").read_bytes()
+
+
+def test_a_shared_map_shows_writes_by_others(place: Path) -> None:
+    (place / "f").write_bytes(bytes(PAGE))
+    with (
+        (place / "f").open("rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as shared,
+    ):
+        assert shared[:1] == b"\0"
+        in_child(_overwrite, place / "f", b"new")
+        assert shared[:3] == b"new"
+
+
+def test_two_processes_share_one_map(place: Path) -> None:
+    (place / "f").write_bytes(bytes(4 * PAGE))
+
+    def fill(index: int) -> None:
+        with (place / "f").open("r+b") as file, mmap.mmap(file.fileno(), 0) as shared:
+            for page in range(4):
+                shared[page * PAGE + index] = index + 1
+
+    together(4, fill)
+    assert (b"\1\2\3\4" + bytes(PAGE - 4)) * 4 == (place / "f").read_bytes()
+
+
+def test_msync_makes_a_map_durable_and_updates_mtime(place: Path) -> None:
+    (place / "f").write_bytes(bytes(PAGE))
+    os.utime(place / "f", ns=(0, 0))
+    with (place / "f").open("r+b") as file, mmap.mmap(file.fileno(), 0) as shared:
+        shared[:4] = b"sync"
+        shared.flush()
+        assert (place / "f").stat().st_mtime_ns > 0
+    assert (place / "f").read_bytes()[:4] == b"sync"
+
+
+def test_a_map_lives_on_after_close_and_unlink(place: Path) -> None:
+    (place / "f").write_bytes(b"content!" * 1024)
+    with (place / "f").open("r+b") as file:
+        shared = mmap.mmap(file.fileno(), 0)
+    (place / "f").unlink()
+    shared[:8] = b"changed!"
+    assert shared[:16] == b"changed!content!"
+    shared.close()
+    assert os.listdir(place) == []
+
+
+def test_writes_to_a_map_after_close_reach_the_file(place: Path) -> None:
+    """A file with a writable map still has a writer, though no handle is open."""
+    (place / "f").write_bytes(bytes(PAGE))
+    with (place / "f").open("r+b") as file:
+        shared = mmap.mmap(file.fileno(), 0)
+    assert bytes(PAGE) == (place / "f").read_bytes()
+    shared[:5] = b"later"
+    assert (place / "f").read_bytes()[:5] == b"later"
+    shared.flush()
+    shared.close()
+    assert (place / "f").read_bytes()[:5] == b"later"
+
+
+def test_a_map_of_another_process_keeps_writing_after_its_close(place: Path) -> None:
+    (place / "f").write_bytes(bytes(PAGE))
+    maps: list[mmap.mmap] = []
+
+    def write_and_keep() -> None:
+        with (place / "f").open("r+b") as file:
+            maps.append(mmap.mmap(file.fileno(), 0))
+        maps[0][:4] = b"kept"
+
+    with holding(write_and_keep):
+        assert (place / "f").read_bytes()[:4] == b"kept"
+    assert (place / "f").read_bytes()[:4] == b"kept"
+
+
+def test_truncate_under_a_map_makes_the_lost_pages_sigbus(place: Path) -> None:
+    (place / "f").write_bytes(b"x" * 2 * PAGE)
+
+    def touch_lost_page() -> None:
+        with (place / "f").open("r+b") as file:
+            shared = mmap.mmap(file.fileno(), 0)
+            os.ftruncate(file.fileno(), PAGE)
+            assert shared[PAGE - 1 : PAGE] == b"x"
+            os._exit(shared[PAGE])
+
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGBUS, signal.SIG_DFL)
+        touch_lost_page()
+    _, status = os.waitpid(pid, 0)
+    assert os.WTERMSIG(status) == signal.SIGBUS
+
+
+def test_growing_again_after_truncate_shows_zeros_in_the_map(place: Path) -> None:
+    (place / "f").write_bytes(b"x" * 2 * PAGE)
+    with (place / "f").open("r+b") as file, mmap.mmap(file.fileno(), 0) as shared:
+        os.ftruncate(file.fileno(), 100)
+        os.ftruncate(file.fileno(), 2 * PAGE)
+        assert b"x" * 100 + bytes(2 * PAGE - 100) == shared[:]
+
+
+def test_bytes_past_the_end_in_the_last_page_are_zero_and_stay_out_of_the_file(
+    place: Path,
+) -> None:
+    (place / "f").write_bytes(b"abc")
+    with (place / "f").open("r+b") as file:
+        shared = mmap.mmap(file.fileno(), 3)
+        shared.flush()
+        shared.close()
+    assert (place / "f").read_bytes() == b"abc"
+
+
+def test_a_read_only_handle_cannot_be_mapped_shared_for_writing(place: Path) -> None:
+    (place / "f").write_bytes(bytes(PAGE))
+    with (place / "f").open("rb") as file, pytest.raises(PermissionError):
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def test_a_large_map_reads_what_was_written(place: Path) -> None:
+    page_count = 4096
+    with (place / "f").open("wb") as file:
+        for number in range(page_count):
+            file.write(number.to_bytes(8, "big") + bytes(PAGE - 8))
+    with (
+        (place / "f").open("rb") as reader,
+        mmap.mmap(reader.fileno(), 0, prot=mmap.PROT_READ) as shared,
+    ):
+        for number in range(0, page_count, 7):
+            at = number * PAGE
+            assert number == int.from_bytes(shared[at : at + 8], "big")
+
+
+def test_a_program_on_the_mount_can_be_run(place: Path) -> None:
+    program = shutil.copy("/bin/echo", place / "echo")
+    done = subprocess.run([program, "ran"], capture_output=True, check=True)
+    assert done.stdout == b"ran\n"
+
+
+def test_a_script_on_the_mount_can_be_run(place: Path) -> None:
+    (place / "script").write_text("#!/bin/sh\necho scripted\n")
+    (place / "script").chmod(0o755)
+    done = subprocess.run([place / "script"], capture_output=True, check=True)
+    assert done.stdout == b"scripted\n"
+
+
+def test_a_running_program_may_be_replaced_by_rename(place: Path) -> None:
+    program = place / "sleep"
+    shutil.copy("/bin/sleep", program)
+    with subprocess.Popen([program, "60"]) as running:
+        shutil.copy("/bin/echo", place / "new")
+        (place / "new").rename(program)
+        assert running.poll() is None
+        running.kill()
+    assert subprocess.run([program, "x"], capture_output=True, check=True).stdout == b"x\n"

@@ -1,0 +1,120 @@
+"""One directory for everything that a test session leaves on the machine.
+
+Invariant: mounts, state directories and daemons of a session lie below one directory `memfs-test-*`
+whose `lock` file the session holds; a directory whose lock is free belongs to a killed session, and
+the next session removes it with all its mounts and daemons.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+PREFIX = "memfs-test-"
+
+
+class MountEntry(NamedTuple):
+    """One line of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+
+    mountpoint: Path
+    minor: int
+    """Minor device number: the connection's directory below /sys/fs/fuse/connections."""
+    type: str
+
+
+class Scratch:
+    """A locked directory below `root`, and the names in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+        # Other users' processes take part in the permission tests, so they must get in.
+        self.path.chmod(0o755)
+        self._count = 0
+        self._lock_fd = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+
+    def directory(self, label: str) -> Path:
+        """A new directory that every user can enter."""
+        self._count += 1
+        path = self.path / f"{self._count:03}-{label}"
+        path.mkdir(mode=0o755)
+        return path
+
+    def close(self) -> None:
+        """Remove the directory with the mounts and daemons that are still there."""
+        remove(self.path)
+        os.close(self._lock_fd)
+
+
+def mounts_below(path: Path) -> list[MountEntry]:
+    """The mounts whose mountpoint is `path` or below, the deepest first."""
+    entries = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split(" ")
+        mountpoint = Path(fields[4].encode().decode("unicode_escape"))
+        if mountpoint == path or path in mountpoint.parents:
+            entries.append(
+                MountEntry(
+                    mountpoint=mountpoint,
+                    minor=int(fields[2].partition(":")[2]),
+                    type=fields[fields.index("-") + 1],
+                )
+            )
+    return sorted(entries, key=lambda entry: len(entry.mountpoint.parts), reverse=True)
+
+
+def processes_naming(path: Path) -> list[int]:
+    """Ids of the other processes with `path`, or a path below it, among their arguments."""
+    wanted = os.fsencode(path)
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                if any(a == wanted or wanted + b"/" in a + b"/" for a in arguments):
+                    found.append(int(entry.name))
+    return found
+
+
+def abort_connection(minor: int) -> None:
+    """Fail every request of a FUSE connection, so that no process hangs on it."""
+    with contextlib.suppress(OSError):
+        Path(f"/sys/fs/fuse/connections/{minor}/abort").write_text("1")
+
+
+def detach(path: Path) -> None:
+    """Take the mounts below `path` away by force, and kill the processes that served them."""
+    for entry in mounts_below(path):
+        if entry.type.startswith("fuse"):
+            abort_connection(entry.minor)
+        subprocess.run(["umount", "-l", entry.mountpoint], check=False, capture_output=True)
+    for pid in processes_naming(path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def remove(path: Path) -> None:
+    """Detach what is mounted below `path`, then delete it."""
+    detach(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove the scratch directories below `root` whose session is gone."""
+    for path in root.glob(PREFIX + "*"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove(path)
+            except BlockingIOError:
+                pass  # A session beside ours is using it.
+            finally:
+                os.close(lock_fd)
