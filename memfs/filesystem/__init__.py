@@ -1,0 +1,1 @@
+"""The meaning of every request of a mounted file system."""

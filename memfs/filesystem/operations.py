@@ -8,18 +8,23 @@ Rules for drivers:
 - Run a method by `send(None)`: nearly all end without suspending. One that must wait first awaits
   `caller.detach()`; there a driver moves the coroutine into a task of its own.
 - Before the reply to any request is written, `uncommitted` must be False: call `commit_nowait`,
-  once for all the requests that were read together. If it raises, answer its errno to all of them.
-- `.` and `..` are the driver's (`get_parent`); permissions are the kernel's (`default_permissions`).
+  once for all requests that were read together. If it raises, answer its errno to all of them.
+- The payload of `write` must stay unchanged until the coroutine has ended, detached or not.
+- `.` and `..` are the driver's (`get_parent`); permissions the kernel's (`default_permissions`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from memfs.filesystem.replies import Attributes, Entry, FilesystemStatistics, Handle, Opened
-from memfs.metadata.records import DirectoryEntry
-from memfs.types import InodeNo
+from memfs.content.opening import Backing as Backing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.filesystem.replies import Attributes, Entry, FilesystemStatistics, Handle, Opened
+    from memfs.metadata.records import DirectoryEntry
+    from memfs.types import InodeNo
 
 
 class Caller(Protocol):
@@ -53,18 +58,6 @@ class AttributeRequest(NamedTuple):
     ctime_ns: int | None = None
     kill_suidgid: bool = False
     """Clear setuid, and setgid of group-executables, as a write by an ordinary user does."""
-
-
-class Backing(Protocol):
-    """The kernel's registry of files for passthrough; given by the kernel driver."""
-
-    def register(self, fd: int) -> int:
-        """Return a backing id (> 0) for an open file; `OSError` where the kernel refuses."""
-        ...
-
-    def release(self, backing: int) -> None:
-        """Give a backing id back; opens that use it go on."""
-        ...
 
 
 class Operations(Protocol):
@@ -130,7 +123,7 @@ class Operations(Protocol):
     async def list_directory(
         self, ino: InodeNo, after_cookie: int, limit: int
     ) -> list[DirectoryEntry]:
-        """READDIR, READDIRPLUS: dentries after a cookie (0: from the start), attributes as of now."""
+        """READDIR, READDIRPLUS: dentries after a cookie (0: from the start), as of now."""
         ...
 
     def attributes_valid_s(self, entry: DirectoryEntry) -> float:
@@ -178,11 +171,11 @@ class Operations(Protocol):
     async def open(
         self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
     ) -> Opened:
-        """OPEN with open(2) flags; O_TRUNC is honoured here (FUSE_ATOMIC_O_TRUNC)."""
+        """OPEN with the flags of open(2), O_TRUNC included (FUSE_ATOMIC_O_TRUNC)."""
         ...
 
     def release(self, ino: InodeNo, handle: Handle) -> None:
-        """RELEASE: the last descriptor of an open file is closed. Unknown handles are passed over."""
+        """RELEASE: the last descriptor of an open file is closed; unknown ones are passed over."""
         ...
 
     async def read(

@@ -5,26 +5,12 @@ Invariant: a reply is complete: a driver turns it into bytes without asking anyt
 
 from __future__ import annotations
 
-import enum
-from typing import NamedTuple, NewType
+from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.metadata.records import Inode
-
-Handle = NewType("Handle", int)
-"""An open file's number: only mode and write flag as bits, so that any daemon understands it."""
-
-
-class OpenMode(enum.IntEnum):
-    """Who serves the bytes of one open file."""
-
-    PASSTHROUGH = 0
-    """The kernel, from the raw file, by the reply's backing id (`FOPEN_PASSTHROUGH`)."""
-    PASSTHROUGH_DIRECT = 1
-    """The daemon, though a backing id is given: `FOPEN_PASSTHROUGH | FOPEN_DIRECT_IO`."""
-    DIRECT = 2
-    """The daemon, past the kernel's page cache (`FOPEN_DIRECT_IO`)."""
-    CACHED = 3
-    """The daemon, through the kernel's page cache, which stays valid (`FOPEN_KEEP_CACHE`)."""
+if TYPE_CHECKING:
+    from memfs.content.opening import Handle as Handle
+    from memfs.content.opening import OpenMode as OpenMode
+    from memfs.metadata.records import Inode
 
 
 class Attributes(NamedTuple):

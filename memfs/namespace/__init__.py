@@ -1,0 +1,1 @@
+"""Rules of POSIX names and permissions that need no storage."""

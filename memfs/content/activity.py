@@ -1,0 +1,88 @@
+"""What programs do that the mover wants to know: opens, seals, pins.
+
+Invariant: bounded. What does not fit is dropped and `rescan` is set: the mover then looks at
+everything once instead of at what it was told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from memfs.types import InodeNo
+
+ACTIVITY_COUNT_MAX = 100_000
+"""Events of one kind kept until the mover takes them; about 10 MB at most. Guess, not measured."""
+
+
+class Activity:
+    """A mailbox from the file system to the mover; both live in one thread."""
+
+    def __init__(self) -> None:
+        self._accessed: dict[InodeNo, int] = {}
+        self._sealed: dict[InodeNo, None] = {}
+        self._pinned: dict[InodeNo, None] = {}
+        self._wanted: dict[InodeNo, None] = {}
+        self._wake = trio.Event()
+        self.rescan = False
+        """Set when events were dropped; the mover resets it when it has looked at everything."""
+
+    def note_access(self, ino: InodeNo, now_ns: int) -> None:
+        """A program opened a regular file."""
+        if len(self._accessed) < ACTIVITY_COUNT_MAX or ino in self._accessed:
+            self._accessed[ino] = now_ns
+
+    def note_sealed(self, ino: InodeNo) -> None:
+        """A file's last writer is gone."""
+        self._note(self._sealed, ino)
+
+    def note_pin(self, ino: InodeNo) -> None:
+        """A pin, a codec, or an inherited pin (after a rename) may have changed."""
+        self._note(self._pinned, ino)
+        self.wake()
+
+    def note_wanted(self, ino: InodeNo) -> None:
+        """So much of a file is read from its frames that its raw form would be cheaper."""
+        self._note(self._wanted, ino)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the mover begin its next round now."""
+        self._wake.set()
+
+    def take_accesses(self) -> list[tuple[InodeNo, int]]:
+        """Return and forget the last access of each file, wall-clock nanoseconds."""
+        taken, self._accessed = self._accessed, {}
+        return list(taken.items())
+
+    def take_sealed(self) -> list[InodeNo]:
+        """Return and forget the files sealed since the last call."""
+        taken, self._sealed = self._sealed, {}
+        return list(taken)
+
+    def take_pinned(self) -> list[InodeNo]:
+        """Return and forget the inodes whose pin may have changed."""
+        taken, self._pinned = self._pinned, {}
+        return list(taken)
+
+    def take_wanted(self) -> list[InodeNo]:
+        """Return and forget the files whose raw form is wanted."""
+        taken, self._wanted = self._wanted, {}
+        return list(taken)
+
+    def last_access_ns(self, ino: InodeNo) -> int | None:
+        """Return an access that the mover has not stored yet."""
+        return self._accessed.get(ino)
+
+    async def wait(self) -> None:
+        """Wait for `wake`. Checkpoint: always."""
+        await self._wake.wait()
+        self._wake = trio.Event()
+
+    def _note(self, events: dict[InodeNo, None], ino: InodeNo) -> None:
+        if len(events) < ACTIVITY_COUNT_MAX:
+            events[ino] = None
+        else:
+            self.rescan = True

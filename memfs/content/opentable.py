@@ -1,0 +1,254 @@
+"""Open files: how many handles of which mode an inode has, and the kernel's backing ids.
+
+Invariants:
+- The handles of one inode never mix modes that the kernel refuses together (fs/fuse/iomode.c):
+  a passthrough open needs the absence of cached handles, a cached or direct open the absence of
+  passthrough ones. `PASSTHROUGH_DIRECT` mixes with `PASSTHROUGH`.
+- All passthrough handles of an inode use one backing id.
+- A backing id never keeps the disk space of a raw file that its inode has let go of.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from memfs.content.opening import Handle, OpenMode
+
+if TYPE_CHECKING:
+    from memfs.content.opening import Backing
+    from memfs.stores.raw import RawStore
+    from memfs.types import InodeNo, RawId
+
+log = logging.getLogger(__name__)
+
+IDLE_BACKINGS_MAX = 4096
+"""Backing ids kept for files that are not open: the next open then needs neither open(2) nor
+ioctl(2). Each pins one `struct file` in the kernel. Guess; never measured."""
+
+_HANDLE_VALID = 8
+_HANDLE_WRITABLE = 4
+_HANDLE_MODE = 3
+
+
+class OpenFile:
+    """The handles of one inode."""
+
+    __slots__ = (
+        "counts",
+        "direct_read_bytes",
+        "opening_count",
+        "read_fd",
+        "write_fd",
+        "writer_count",
+    )
+
+    def __init__(self) -> None:
+        self.counts = [0, 0, 0, 0]
+        """Handles by `OpenMode`."""
+        self.writer_count = 0
+        """Handles that may write."""
+        self.opening_count = 0
+        """Opens under way that have no handle yet."""
+        self.read_fd = -1
+        """The daemon's own descriptor for reading the raw file; -1: none."""
+        self.write_fd = -1
+        self.direct_read_bytes = 0
+        """Bytes that programs read from other forms than the raw file."""
+
+    @property
+    def idle(self) -> bool:
+        """True if no handle is left and none is coming."""
+        return not (self.opening_count or any(self.counts))
+
+
+class OpenTable:
+    """All open files of the mount.
+
+    Args:
+        raw_store: Opens raw files.
+        backing: The kernel's registry for passthrough; None where the driver has none.
+    """
+
+    def __init__(self, raw_store: RawStore, backing: Backing | None) -> None:
+        self._raw_store = raw_store
+        self._backing = backing
+        self._files: dict[InodeNo, OpenFile] = {}
+        self._backings: dict[InodeNo, tuple[RawId, int]] = {}
+        self._idle_backings: OrderedDict[InodeNo, None] = OrderedDict()
+        self.refusal: str | None = None
+        """Why the kernel refused the last registration of a backing file, for `memfs status`."""
+
+    @property
+    def passthrough(self) -> bool:
+        """True if files can be passed through."""
+        return self._backing is not None
+
+    @property
+    def handle_count(self) -> int:
+        """Handles of all files."""
+        return sum(sum(file.counts) for file in self._files.values())
+
+    def is_open(self, ino: InodeNo) -> bool:
+        """True while an inode has a handle or an open under way: its raw file must stay."""
+        return ino in self._files
+
+    def has_writer(self, ino: InodeNo) -> bool:
+        """True while a handle of the inode may write."""
+        file = self._files.get(ino)
+        return file is not None and file.writer_count > 0
+
+    def has_mode(self, ino: InodeNo, mode: OpenMode) -> bool:
+        """True while a handle of that mode lives."""
+        file = self._files.get(ino)
+        return file is not None and file.counts[mode] > 0
+
+    def count_direct_read(self, ino: InodeNo, size: int) -> int:
+        """Count bytes read from another form than the raw file; returns the sum since it opened."""
+        file = self._files.get(ino)
+        if file is None:
+            return 0
+        file.direct_read_bytes += size
+        return file.direct_read_bytes
+
+    def begin(self, ino: InodeNo) -> None:
+        """An open is under way; `end` follows."""
+        file = self._files.get(ino)
+        if file is None:
+            file = self._files[ino] = OpenFile()
+        file.opening_count += 1
+
+    def end(self, ino: InodeNo) -> None:
+        """An open is over, with or without a handle."""
+        file = self._files[ino]
+        file.opening_count -= 1
+        self._drop_if_idle(ino, file)
+
+    def choose(self, ino: InodeNo, raw: RawId, *, direct: bool) -> tuple[OpenMode, int]:
+        """Choose the mode of one more handle.
+
+        Args:
+            ino: The inode.
+            raw: Its raw file; 0: none, bytes come from another form.
+            direct: True: the daemon must see every write (setuid bits to clear).
+
+        Returns:
+            The mode, and the backing id for the passthrough modes, else 0.
+        """
+        file = self._files.get(ino)
+        counts = file.counts if file is not None else (0, 0, 0, 0)
+        if self._backing is None or counts[OpenMode.CACHED]:
+            return OpenMode.CACHED, 0
+        # A mapping of a direct handle holds the inode in cached mode until it is unmapped, and its
+        # RELEASE back as long: a passthrough open would fail with EIO, another direct one works.
+        if counts[OpenMode.DIRECT] or not raw:
+            return OpenMode.DIRECT, 0
+        backing = self._backing_id(ino, raw)
+        if not backing:
+            return OpenMode.CACHED, 0
+        return (OpenMode.PASSTHROUGH_DIRECT if direct else OpenMode.PASSTHROUGH), backing
+
+    def add(self, ino: InodeNo, mode: OpenMode, *, writable: bool) -> Handle:
+        """Count one more handle and return its number."""
+        file = self._files.get(ino)
+        if file is None:
+            file = self._files[ino] = OpenFile()
+        file.counts[mode] += 1
+        if writable:
+            file.writer_count += 1
+            return Handle(_HANDLE_VALID | _HANDLE_WRITABLE | mode)
+        return Handle(_HANDLE_VALID | mode)
+
+    def remove(self, ino: InodeNo, handle: Handle) -> bool:
+        """Count one handle less; True if it was the inode's last writer."""
+        file = self._files.get(ino)
+        mode = handle & _HANDLE_MODE
+        if file is None or not handle & _HANDLE_VALID or not file.counts[mode]:
+            return False
+        file.counts[mode] -= 1
+        last_writer = False
+        if handle & _HANDLE_WRITABLE:
+            file.writer_count -= 1
+            last_writer = file.writer_count == 0
+            if last_writer and file.write_fd >= 0:
+                os.close(file.write_fd)
+                file.write_fd = -1
+        self._drop_if_idle(ino, file)
+        return last_writer
+
+    def read_fd(self, ino: InodeNo, raw: RawId) -> int:
+        """Return the daemon's descriptor for reading an open file's raw file."""
+        file = self._files[ino]
+        if file.read_fd < 0:
+            file.read_fd = self._raw_store.open(raw, os.O_RDONLY)
+        return file.read_fd
+
+    def write_fd(self, ino: InodeNo, raw: RawId) -> int:
+        """Return the daemon's descriptor for writing an open file's raw file."""
+        file = self._files[ino]
+        if file.write_fd < 0:
+            file.write_fd = self._raw_store.open(raw, os.O_RDWR)
+        return file.write_fd
+
+    def forget_raw(self, ino: InodeNo) -> None:
+        """The inode lets go of its raw file: give its backing id back. It must not be open."""
+        known = self._backings.pop(ino, None)
+        if known is not None and self._backing is not None:
+            self._idle_backings.pop(ino, None)
+            self._backing.release(known[1])
+
+    def close(self) -> None:
+        """Close the daemon's descriptors and give all backing ids back; idempotent."""
+        for file in self._files.values():
+            for fd in (file.read_fd, file.write_fd):
+                if fd >= 0:
+                    os.close(fd)
+        self._files.clear()
+        for ino in list(self._backings):
+            self.forget_raw(ino)
+
+    def adopt_backing(self, ino: InodeNo, raw: RawId, fd: int) -> None:
+        """Register the backing of a raw file that is open already (a created file)."""
+        if self._backing is None:
+            return
+        try:
+            self._backings[ino] = (raw, self._backing.register(fd))
+        except OSError as error:
+            self._note_refusal(error)
+
+    def _backing_id(self, ino: InodeNo, raw: RawId) -> int:
+        known = self._backings.get(ino)
+        if known is not None:
+            if known[0] == raw:
+                self._idle_backings.pop(ino, None)
+                return known[1]
+            self.forget_raw(ino)
+        # Read-only: the kernel opens the file anew for each handle with the handle's own flags, and
+        # a writable descriptor would make `F_SETLEASE` see a writer for ever.
+        fd = self._raw_store.open(raw, os.O_RDONLY)
+        try:
+            self.adopt_backing(ino, raw, fd)
+        finally:
+            os.close(fd)
+        known = self._backings.get(ino)
+        return known[1] if known is not None else 0
+
+    def _note_refusal(self, error: OSError) -> None:
+        if self.refusal is None:
+            log.info("passthrough refused by the kernel: %s; the daemon serves the bytes", error)
+        self.refusal = f"the kernel refused a backing file: {os.strerror(error.errno or 0)}"
+
+    def _drop_if_idle(self, ino: InodeNo, file: OpenFile) -> None:
+        if not file.idle:
+            return
+        for fd in (file.read_fd, file.write_fd):
+            if fd >= 0:
+                os.close(fd)
+        del self._files[ino]
+        if ino in self._backings:
+            self._idle_backings[ino] = None
+            if len(self._idle_backings) > IDLE_BACKINGS_MAX:
+                oldest, _ = self._idle_backings.popitem(last=False)
+                self.forget_raw(oldest)

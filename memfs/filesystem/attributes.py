@@ -1,0 +1,138 @@
+"""Requests about attributes: stat, chmod, chown, truncate, utimensat, statfs.
+
+Invariant: a sealed raw file has the size and mtime of its inode, so that a difference tells of
+writes that the engine does not know of; both are changed together here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from memfs.errors import InvalidValueError, IsADirectoryInodeError, NoXattrError, StaleInodeError
+from memfs.filesystem.replies import Attributes, FilesystemStatistics
+from memfs.filesystem.shared import now_ns
+from memfs.filesystem.writing import Writing
+from memfs.metadata.records import AttributeChanges, Inode
+from memfs.namespace import acl
+from memfs.types import NAME_BYTES_MAX
+
+if TYPE_CHECKING:
+    from memfs.filesystem.operations import AttributeRequest, Caller
+    from memfs.types import InodeNo
+
+CAPABILITY_XATTR = b"security.capability"
+
+
+class AttributeRequests(Writing):
+    """The requests that read and change an inode's attributes."""
+
+    async def get_attributes(self, ino: InodeNo) -> Attributes:
+        """GETATTR, STATX."""
+        return self._attributes(await self._engine.get_inode(ino))
+
+    async def set_attributes(
+        self, caller: Caller, ino: InodeNo, request: AttributeRequest
+    ) -> Attributes:
+        """SETATTR."""
+        inode = await self._engine.get_inode(ino)
+        time_ns = now_ns()
+        if request.size is not None:
+            inode = await self._truncate(caller, inode, request.size)
+        atime_ns = time_ns if request.atime_ns == -1 else request.atime_ns
+        mtime_ns = time_ns if request.mtime_ns == -1 else request.mtime_ns
+        if (atime_ns is not None or mtime_ns is not None) and inode.raw:
+            live = self._live(inode)
+            os.utime(
+                self._raw_store.path(inode.raw),
+                ns=(
+                    live.atime_ns if atime_ns is None else atime_ns,
+                    live.mtime_ns if mtime_ns is None else mtime_ns,
+                ),
+            )
+        if atime_ns is not None:
+            self._atimes.pop(ino, None)
+        changes = AttributeChanges(
+            mode=await self._changed_mode(inode, request),
+            uid=request.uid,
+            gid=request.gid,
+            atime_ns=atime_ns,
+            mtime_ns=mtime_ns,
+            ctime_ns=time_ns,
+        )
+        if changes.mode is not None and self._features.acl:
+            await self._chmod_acl(inode, changes.mode, time_ns)
+        return self._attributes(await self._engine.set_attributes(ino, changes))
+
+    async def statistics(self) -> FilesystemStatistics:
+        """STATFS: the disk under the state directory, and an inode for each 4 KiB still free."""
+        disk = os.statvfs(self._state_dir)
+        usage = await self._engine.usage()
+        files_free = disk.f_bavail * disk.f_frsize // 4096
+        return FilesystemStatistics(
+            disk.f_frsize,
+            disk.f_blocks,
+            disk.f_bfree,
+            disk.f_bavail,
+            usage.inode_count + files_free,
+            files_free,
+            NAME_BYTES_MAX,
+        )
+
+    async def store_atimes(self) -> None:
+        """Store the access times that the engine does not know yet, and commit."""
+        atimes, self._atimes = self._atimes, {}
+        for ino, atime_ns in atimes.items():
+            try:
+                await self._engine.set_attributes(ino, AttributeChanges(atime_ns=atime_ns))
+            except StaleInodeError:
+                continue
+        self.commit_nowait()
+
+    async def _truncate(self, caller: Caller, inode: Inode, size: int) -> Inode:
+        if stat.S_ISDIR(inode.mode):
+            raise IsADirectoryInodeError(f"inode {inode.ino} is a directory; it has no size to set")
+        if not stat.S_ISREG(inode.mode):
+            raise InvalidValueError(f"inode {inode.ino} is not a regular file")
+        self._open_table.begin(inode.ino)
+        try:
+            inode = await self._make_writable(caller, inode.ino, truncate=size == 0)
+            os.truncate(self._raw_store.path(inode.raw), size)
+        finally:
+            self._end_opening(inode.ino)
+            if not self._open_table.has_writer(inode.ino):
+                self._sealer.add(inode.ino)
+        return inode
+
+    async def _changed_mode(self, inode: Inode, request: AttributeRequest) -> int | None:
+        """Return the new permission bits, with setuid and setgid cleared where POSIX says so."""
+        mode = request.mode
+        owner_changes = request.uid is not None or request.gid is not None
+        if (owner_changes and not stat.S_ISDIR(inode.mode)) or request.kill_suidgid:
+            # chown(2): the bits go, even for root; and so do file capabilities (capabilities(7)).
+            before = inode.mode if mode is None else mode
+            cleared = without_suidgid(before)
+            if cleared != before:
+                mode = cleared & 0o7777
+            with contextlib.suppress(NoXattrError):
+                await self._engine.remove_xattr(inode.ino, CAPABILITY_XATTR, now_ns())
+        return mode
+
+    async def _chmod_acl(self, inode: Inode, mode: int, time_ns: int) -> None:
+        try:
+            value = await self._engine.get_xattr(inode.ino, acl.ACCESS_XATTR)
+        except NoXattrError:
+            return
+        await self._engine.set_mode_and_xattrs(
+            inode.ino, mode & 0o7777, [(acl.ACCESS_XATTR, acl.with_mode(value, mode))], time_ns
+        )
+
+
+def without_suidgid(mode: int) -> int:
+    """Return a mode as a write by an ordinary user leaves it: no setuid, no setgid with exec."""
+    mode &= ~stat.S_ISUID
+    if mode & stat.S_IXGRP:
+        mode &= ~stat.S_ISGID
+    return mode

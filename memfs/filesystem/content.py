@@ -1,0 +1,261 @@
+"""Requests about bytes: open, read, write, fsync, fallocate, lseek, copy_file_range, release.
+
+Invariant: with passthrough the kernel moves the bytes and none of `read` and `write` is called;
+without it, they do the same on the same raw file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import (
+    InvalidValueError,
+    IsADirectoryInodeError,
+    NoDataAtOffsetError,
+    NoSpaceError,
+    NotSupportedError,
+)
+from memfs.filesystem.attributes import AttributeRequests, without_suidgid
+from memfs.filesystem.replies import Handle, Opened, OpenMode
+from memfs.filesystem.shared import now_ns
+from memfs.linux.files import fallocate, syncfs
+from memfs.metadata.records import AttributeChanges, Inode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs.filesystem.operations import Caller
+    from memfs.filesystem.shared import Parts
+    from memfs.types import InodeNo
+
+THREADS_MAX = 16
+"""Requests that wait for the disk at a time; more would only queue in the disk. Guess."""
+
+INLINE_WRITE_BYTES_MAX = 128 << 10
+"""Writes up to this size are copied into the page cache by the event loop itself; the way to a
+thread and back costs as much as copying about 256 KiB. Guess from memory bandwidth."""
+
+DIRECT_SHARE_MAX = 0.25
+"""When so large a share of a file has been read from its frames, it is made raw in the background:
+from there on, doing so costs less than what was read already. Guess."""
+
+COPY_BYTES_MAX = 64 << 20
+"""Bytes of one copy_file_range; the kernel asks again for the rest (copy_file_range(2))."""
+
+
+class ContentRequests(AttributeRequests):
+    """The requests that open files and touch their bytes."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._threads = trio.CapacityLimiter(THREADS_MAX)
+
+    async def open(
+        self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
+    ) -> Opened:
+        """OPEN."""
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        truncate = bool(flags & os.O_TRUNC)
+        self._open_table.begin(ino)
+        try:
+            inode = await self._engine.get_inode(ino)
+            if not stat.S_ISREG(inode.mode):
+                raise IsADirectoryInodeError(f"inode {ino} is not a regular file")
+            if writable or truncate:
+                inode = await self._make_writable(caller, ino, truncate=truncate)
+                if truncate:
+                    os.truncate(self._raw_store.path(inode.raw), 0)
+                if kill_suidgid:
+                    inode = await self._kill_suidgid(inode)
+            elif not inode.raw and inode.size <= self._features.hydrate_bytes_max:
+                inode = await self._hydrate_for_reading(caller, inode)
+            time_ns = now_ns()
+            self._activity.note_access(ino, time_ns)
+            if not writable and not flags & os.O_NOATIME:
+                self._touch_atime(inode, time_ns)
+            # A passed-through write never gets here, where setuid would be cleared.
+            direct = writable and without_suidgid(inode.mode) != inode.mode
+            mode, backing = self._open_table.choose(ino, inode.raw, direct=direct)
+            handle = self._open_table.add(ino, mode, writable=writable)
+        finally:
+            self._end_opening(ino)
+            if (writable or truncate) and not self._open_table.has_writer(ino):
+                self._sealer.add(ino)
+        return Opened(handle, mode, backing)
+
+    def release(self, ino: InodeNo, handle: Handle) -> None:
+        """RELEASE."""
+        if self._open_table.remove(ino, handle):
+            self._sealer.add(ino)
+        if self._orphans.get(ino) and not self._open_table.is_open(ino):
+            self._let_go(ino)
+
+    async def read(
+        self, caller: Caller, ino: InodeNo, handle: Handle, offset: int, size: int
+    ) -> bytes:
+        """READ."""
+        inode = await self._engine.get_inode(ino)
+        if not inode.raw:
+            if self._open_table.count_direct_read(ino, size) > inode.size * DIRECT_SHARE_MAX:
+                self._activity.note_wanted(ino)
+            await caller.detach()
+            return await self._form_reader.read(inode, offset, size)
+        fd = self._open_table.read_fd(ino, inode.raw)
+        buffer = bytearray(size)
+        try:
+            count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+            count = -1
+        if count == size:
+            return buffer
+        # Not all of it is in the page cache, or the file ends here: a thread may wait for the disk.
+        await caller.detach()
+        return await trio.to_thread.run_sync(os.pread, fd, size, offset, limiter=self._threads)
+
+    async def write(
+        self,
+        caller: Caller,
+        ino: InodeNo,
+        handle: Handle,
+        offset: int,
+        data: memoryview,
+        kill_suidgid: bool = False,
+    ) -> int:
+        """WRITE."""
+        inode = await self._engine.get_inode(ino)
+        if kill_suidgid:
+            inode = await self._kill_suidgid(inode)
+        fd = self._open_table.write_fd(ino, inode.raw)
+        if len(data) <= INLINE_WRITE_BYTES_MAX:
+            return os.pwrite(fd, data, offset)
+        await caller.detach()
+        return await trio.to_thread.run_sync(os.pwrite, fd, data, offset, limiter=self._threads)
+
+    async def fsync(self, caller: Caller, ino: InodeNo, data_only: bool) -> None:
+        """FSYNC."""
+        inode = await self._engine.get_inode(ino)
+        self.commit_nowait()
+        await caller.detach()
+        if inode.raw:
+            fd = self._raw_store.open(inode.raw, os.O_RDONLY)
+            try:
+                await trio.to_thread.run_sync(
+                    os.fdatasync if data_only else os.fsync, fd, limiter=self._threads
+                )
+            finally:
+                os.close(fd)
+            await trio.to_thread.run_sync(
+                self._raw_store.sync_directory, inode.raw, limiter=self._threads
+            )
+        await trio.to_thread.run_sync(self._engine.sync, limiter=self._threads)
+
+    async def fsync_directory(self, caller: Caller, ino: InodeNo) -> None:
+        """FSYNCDIR: the raw files' own names too, so that no durable dentry lacks its file."""
+        self.commit_nowait()
+        await caller.detach()
+        await trio.to_thread.run_sync(self._raw_store.sync_directories, limiter=self._threads)
+        await trio.to_thread.run_sync(self._engine.sync, limiter=self._threads)
+
+    async def sync(self, caller: Caller) -> None:
+        """SYNCFS."""
+        self.commit_nowait()
+        await caller.detach()
+        await trio.to_thread.run_sync(_sync_filesystem, self._state_dir, limiter=self._threads)
+        await trio.to_thread.run_sync(self._engine.sync, limiter=self._threads)
+
+    async def allocate(
+        self, caller: Caller, ino: InodeNo, mode: int, offset: int, length: int
+    ) -> None:
+        """FALLOCATE."""
+        inode = await self._engine.get_inode(ino)
+        fd = self._raw_store.open(inode.raw, os.O_RDWR)
+        try:
+            await caller.detach()
+            await trio.to_thread.run_sync(
+                fallocate, fd, mode, offset, length, limiter=self._threads
+            )
+        finally:
+            os.close(fd)
+
+    async def seek(self, caller: Caller, ino: InodeNo, offset: int, whence: int) -> int:
+        """LSEEK."""
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise InvalidValueError(
+                f"lseek with whence {whence} is not for a file system to answer"
+            )
+        inode = await self._engine.get_inode(ino)
+        if inode.raw:
+            fd = self._raw_store.open(inode.raw, os.O_RDONLY)
+            try:
+                return os.lseek(fd, offset, whence)
+            finally:
+                os.close(fd)
+        if offset >= inode.size:
+            raise NoDataAtOffsetError(f"offset {offset} is at or beyond the end ({inode.size})")
+        return offset if whence == os.SEEK_DATA else inode.size
+
+    async def copy_range(
+        self,
+        caller: Caller,
+        source: InodeNo,
+        source_offset: int,
+        target: InodeNo,
+        target_offset: int,
+        size: int,
+    ) -> int:
+        """COPY_FILE_RANGE."""
+        source_inode = await self._engine.get_inode(source)
+        target_inode = await self._engine.get_inode(target)
+        if not source_inode.raw or not target_inode.raw:
+            # EOPNOTSUPP has the kernel copy by reading and writing (fs/fuse/file.c).
+            raise NotSupportedError("copy_file_range from a file that is not on the local disk")
+        source_fd = self._raw_store.open(source_inode.raw, os.O_RDONLY)
+        try:
+            target_fd = self._raw_store.open(target_inode.raw, os.O_RDWR)
+            try:
+                await caller.detach()
+                return await trio.to_thread.run_sync(
+                    os.copy_file_range,
+                    source_fd,
+                    target_fd,
+                    min(size, COPY_BYTES_MAX),
+                    source_offset,
+                    target_offset,
+                    limiter=self._threads,
+                )
+            finally:
+                os.close(target_fd)
+        finally:
+            os.close(source_fd)
+
+    async def _hydrate_for_reading(self, caller: Caller, inode: Inode) -> Inode:
+        """Make a small file raw before it is opened; on a full disk its frames serve it instead."""
+        if self._open_table.has_mode(inode.ino, OpenMode.DIRECT):
+            return inode
+        await caller.detach()
+        try:
+            return await self._moves.hydrate(inode.ino)
+        except NoSpaceError:
+            return inode
+
+    async def _kill_suidgid(self, inode: Inode) -> Inode:
+        mode = without_suidgid(inode.mode)
+        if mode == inode.mode:
+            return inode
+        changes = AttributeChanges(mode=mode & 0o7777, ctime_ns=now_ns())
+        return await self._engine.set_attributes(inode.ino, changes)
+
+
+def _sync_filesystem(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)

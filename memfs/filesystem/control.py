@@ -1,0 +1,231 @@
+"""The xattrs that control memfs: `user.memfs.tier`, `pin`, `state`, `residency`, `why`, ...
+
+Invariant: what they say is read from where it is decided (engine, residency, kernel), never from a
+copy of it; and a value that makes no sense changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from memfs.codecs.registry import get_codec, parse_codec
+from memfs.errors import InvalidValueError, NotPermittedError, NotSupportedError, NoXattrError
+from memfs.metadata.records import Form, Inode, InodeFlags
+from memfs.types import Durability, FormKind, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from memfs.filesystem.shared import Parts
+    from memfs.types import InodeNo
+
+CONTROL_PREFIX = b"user.memfs."
+
+TIER_XATTR = b"user.memfs.tier"
+CODEC_XATTR = b"user.memfs.codec"
+
+UNPINNED = "auto"
+"""What `pin` reads, and `tier` takes, where no pin is in force."""
+
+
+class Control:
+    """Reads and writes of `user.memfs.*`.
+
+    `tier` and `codec` can be written; the others only tell. All but the two, where set, stay out of
+    listxattr(2), so that `cp -a` copies nothing that it could not set.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._engine = parts.engine
+        self._raw_store = parts.raw_store
+        self._open_table = parts.open_table
+        self._sealer = parts.sealer
+        self._activity = parts.activity
+        self._residency = parts.residency
+        self._features = parts.features
+        self._readers: dict[bytes, Callable[[Inode], Awaitable[str]]] = {
+            TIER_XATTR: self._tier,
+            b"user.memfs.pin": self._pin,
+            b"user.memfs.state": self._state,
+            b"user.memfs.residency": self._residency_json,
+            b"user.memfs.why": self._why,
+            CODEC_XATTR: self._codec,
+            b"user.memfs.digest": self._digest,
+        }
+
+    async def get(self, ino: InodeNo, name: bytes) -> bytes:
+        """Return the value of a control xattr.
+
+        Raises:
+            NoXattrError: No such name, or nothing to tell (no digest yet).
+        """
+        reader = self._readers.get(name)
+        if reader is None:
+            raise NoXattrError(f"{name.decode(errors='backslashreplace')} is not one of memfs's")
+        await self._sealer.seal(ino)
+        return (await reader(await self._engine.get_inode(ino))).encode()
+
+    async def set(self, ino: InodeNo, name: bytes, value: bytes) -> None:
+        """Write a control xattr.
+
+        Raises:
+            InvalidValueError: Not a value of that xattr.
+            NotPermittedError: It only tells.
+            NotSupportedError: A tier or name that this mount does not have.
+        """
+        text = value.rstrip(b"\0\n").decode("utf-8", "backslashreplace")
+        if name == TIER_XATTR:
+            tier = self._parse_tier(text)
+            inode = await self._engine.get_inode(ino)
+            if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
+                raise NotSupportedError("only files and directories have a tier")
+            await self._engine.set_pin(ino, tier)
+            self._activity.note_pin(ino)
+        elif name == CODEC_XATTR:
+            get_codec(parse_codec(text))
+            await self._engine.set_codec(ino, text)
+            self._activity.note_pin(ino)
+        elif name in self._readers:
+            raise NotPermittedError(f"{name.decode()} only tells; it cannot be set")
+        else:
+            raise NotSupportedError(
+                f"{name.decode(errors='backslashreplace')} is not one of memfs's"
+            )
+
+    async def remove(self, ino: InodeNo, name: bytes) -> None:
+        """Remove a control xattr: unpin, or go back to the configured codec.
+
+        Raises:
+            NoXattrError: It is not set.
+            NotPermittedError: It only tells.
+        """
+        if name not in (TIER_XATTR, CODEC_XATTR):
+            if name in self._readers:
+                raise NotPermittedError(f"{name.decode()} only tells; it cannot be removed")
+            raise NoXattrError(f"{name.decode(errors='backslashreplace')} is not set")
+        if name not in await self.list(ino):
+            raise NoXattrError(f"{name.decode()} is not set")
+        if name == TIER_XATTR:
+            await self._engine.set_pin(ino, None)
+        else:
+            await self._engine.set_codec(ino, None)
+        self._activity.note_pin(ino)
+
+    async def list(self, ino: InodeNo) -> list[bytes]:
+        """Return the names that are set on the inode itself and can be set again."""
+        inode = await self._engine.get_inode(ino)
+        names = ((TIER_XATTR, inode.pin), (CODEC_XATTR, inode.codec))
+        return [name for name, value in names if value]
+
+    def _parse_tier(self, text: str) -> Tier | None:
+        if text == UNPINNED:
+            return None
+        try:
+            tier = Tier[text.upper()]
+        except KeyError:
+            raise InvalidValueError(
+                f"tier {text!r} is none of hot, warm, cold, glacier, auto"
+            ) from None
+        available = {
+            Tier.HOT: False,
+            Tier.WARM: self._features.warm,
+            Tier.COLD: True,
+            Tier.GLACIER: self._features.glacier,
+        }
+        if not available[tier]:
+            raise NotSupportedError(f"this mount has no {tier.label} tier")
+        return tier
+
+    async def _tier(self, inode: Inode) -> str:
+        if stat.S_ISREG(inode.mode):
+            return (await self.tier_of(inode)).label
+        return await self._pin(inode)
+
+    async def tier_of(self, inode: Inode) -> Tier:
+        """Return the fastest residency of a regular file."""
+        if not inode.raw:
+            forms = await self._engine.list_forms(inode.blob)
+            packed = any(form.kind == FormKind.PACKED for form in forms)
+            return Tier.COLD if packed else Tier.GLACIER
+        if self._residency.is_locked(inode.ino):
+            return Tier.WARM
+        if inode.flags & InodeFlags.UNSEALED and self._features.warm:
+            # Being written: warm as long as the kernel has all of it in memory.
+            path = self._raw_store.path(inode.raw)
+            size = path_size(path)
+            return Tier.WARM if self._residency.ram_bytes(path) >= size else Tier.COLD
+        return Tier.COLD
+
+    async def _pin(self, inode: Inode) -> str:
+        pin = await self._engine.effective_pin(inode.ino)
+        return pin.tier.label if pin.tier is not None else UNPINNED
+
+    async def _state(self, inode: Inode) -> str:
+        return (await self.durability_of(inode)).value
+
+    async def durability_of(self, inode: Inode) -> Durability:
+        """Return how safe an inode's current generation is."""
+        if inode.flags & InodeFlags.UNSEALED:
+            return Durability.DIRTY
+        kinds = {form.kind for form in await self._forms(inode)}
+        if FormKind.REMOTE in kinds:
+            return Durability.REMOTE
+        if inode.flags & InodeFlags.DURABLE or FormKind.PACKED in kinds:
+            return Durability.LOCAL
+        return Durability.DIRTY if inode.raw else Durability.LOCAL
+
+    async def _residency_json(self, inode: Inode) -> str:
+        kinds = [form.kind.value for form in await self._forms(inode)]
+        if inode.raw:
+            kinds.insert(0, FormKind.RAW.value)
+        ram_bytes = self._residency.ram_bytes(self._raw_store.path(inode.raw)) if inode.raw else 0
+        return json.dumps(
+            {
+                "forms": kinds,
+                "ram_bytes": ram_bytes,
+                "locked": self._residency.is_locked(inode.ino),
+                "devices": [],
+            }
+        )
+
+    async def _why(self, inode: Inode) -> str:
+        decision = await self._engine.get_decision(inode.ino)
+        pending = await self._engine.get_pending(inode.ino)
+        answer: dict[str, object] = {}
+        if decision is not None:
+            answer |= {
+                "rule": decision.rule,
+                "detail": decision.detail,
+                "bytes": decision.moved_bytes,
+                "time_ns": decision.decided_ns,
+            }
+        if pending is not None:
+            answer["pending"] = {
+                "wanted": pending.wanted.label,
+                "reason": pending.reason,
+                "attempts": pending.attempt_count,
+                "retry_ns": pending.retry_ns,
+            }
+        if not answer:
+            answer = {"rule": "none", "detail": "no decision has been made on this file yet"}
+        return json.dumps(answer)
+
+    async def _codec(self, inode: Inode) -> str:
+        codec = await self._engine.effective_codec(inode.ino)
+        return codec if codec is not None else self._features.codec
+
+    async def _digest(self, inode: Inode) -> str:
+        if not inode.blob:
+            raise NoXattrError("the digest of this generation is not known yet")
+        return (await self._engine.get_blob(inode.blob)).digest.hex()
+
+    async def _forms(self, inode: Inode) -> list[Form]:
+        return await self._engine.list_forms(inode.blob) if inode.blob else []
+
+
+def path_size(path: str) -> int:
+    """Return the size of a raw file, bytes."""
+    return os.stat(path).st_size

@@ -1,0 +1,249 @@
+"""Requests about names: lookup, creation, links, removal, rename, directory listings.
+
+Invariant: every change is one engine call, so it happens whole or not at all; a raw file is made
+before the inode that names it, and garbage-collected if the inode never came to be.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from memfs.errors import InvalidValueError, NoXattrError
+from memfs.filesystem.replies import Entry, Opened
+from memfs.filesystem.shared import Shared, now_ns
+from memfs.metadata.records import DirectoryEntry, Inode, InodeFlags, NewInode
+from memfs.namespace import acl
+from memfs.types import NO_RAW
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.filesystem.operations import Caller
+    from memfs.filesystem.shared import Parts
+    from memfs.types import InodeNo
+
+DEFAULT_ACLS_MAX = 4096
+"""Directories whose default ACL, or its absence, is remembered: one look-up less a create."""
+
+REAP_COUNT_MAX = 256
+"""Orphans deleted in one engine call."""
+
+
+class Names(Shared):
+    """The requests that read and change dentries."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._default_acls: OrderedDict[InodeNo, bytes | None] = OrderedDict()
+        self._reapable: list[InodeNo] = []
+
+    async def lookup(self, parent: InodeNo, name: bytes) -> Entry:
+        """LOOKUP."""
+        return self._entry(await self._engine.lookup(parent, name))
+
+    async def create(
+        self, caller: Caller, parent: InodeNo, name: bytes, mode: int, flags: int
+    ) -> tuple[Entry, Opened]:
+        """CREATE."""
+        new, fd = await self._new_file(caller, parent, mode)
+        try:
+            inode = await self._engine.create(parent, name, new)
+            return self._entry(inode), self._open_created(inode, fd, flags)
+        except BaseException:
+            self._raw_store.unlink(new.raw)
+            raise
+        finally:
+            os.close(fd)
+
+    async def create_unnamed(
+        self, caller: Caller, parent: InodeNo, mode: int, flags: int
+    ) -> tuple[Entry, Opened]:
+        """TMPFILE."""
+        new, fd = await self._new_file(caller, parent, mode)
+        try:
+            inode = await self._engine.create_orphan(new)
+            self._note_orphan(inode)
+            return self._entry(inode), self._open_created(inode, fd, flags)
+        except BaseException:
+            self._raw_store.unlink(new.raw)
+            raise
+        finally:
+            os.close(fd)
+
+    async def make_node(
+        self, caller: Caller, parent: InodeNo, name: bytes, mode: int, rdev: int
+    ) -> Entry:
+        """MKNOD."""
+        if stat.S_ISREG(mode):
+            new, fd = await self._new_file(caller, parent, mode)
+            os.close(fd)
+            try:
+                inode = await self._engine.create(parent, name, new)
+            except BaseException:
+                self._raw_store.unlink(new.raw)
+                raise
+            self._sealer.add(inode.ino)
+            return self._entry(inode)
+        if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
+            raise InvalidValueError(f"mknod cannot make a file of type {stat.S_IFMT(mode):o}")
+        new = await self._new_inode(caller, parent, mode)
+        return self._entry(await self._engine.create(parent, name, new._replace(rdev=rdev)))
+
+    async def make_directory(
+        self, caller: Caller, parent: InodeNo, name: bytes, mode: int
+    ) -> Entry:
+        """MKDIR."""
+        new = await self._new_inode(caller, parent, stat.S_IFDIR | (mode & 0o7777))
+        return self._entry(await self._engine.create(parent, name, new))
+
+    async def make_symlink(
+        self, caller: Caller, parent: InodeNo, name: bytes, target: bytes
+    ) -> Entry:
+        """SYMLINK."""
+        new = await self._new_inode(caller, parent, stat.S_IFLNK | 0o777)
+        return self._entry(await self._engine.create(parent, name, new._replace(target=target)))
+
+    async def read_link(self, ino: InodeNo) -> bytes:
+        """READLINK."""
+        return await self._engine.read_link(ino)
+
+    async def link(self, ino: InodeNo, parent: InodeNo, name: bytes) -> Entry:
+        """LINK."""
+        inode = await self._engine.link(ino, parent, name, now_ns())
+        self._orphans.pop(ino, None)
+        return self._entry(inode)
+
+    async def unlink(self, parent: InodeNo, name: bytes) -> None:
+        """UNLINK."""
+        self._note_orphan(await self._engine.unlink(parent, name, now_ns()))
+
+    async def remove_directory(self, parent: InodeNo, name: bytes) -> None:
+        """RMDIR."""
+        inode = await self._engine.rmdir(parent, name, now_ns())
+        self._default_acls.pop(inode.ino, None)
+        self._note_orphan(inode)
+
+    async def rename(
+        self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes, flags: int
+    ) -> None:
+        """RENAME, RENAME2."""
+        result = await self._engine.rename(parent, name, new_parent, new_name, flags, now_ns())
+        if result.replaced is not None:
+            self._note_orphan(result.replaced)
+        if parent != new_parent:
+            # Another directory may mean another inherited pin.
+            self._activity.note_pin(result.moved.ino)
+            if result.replaced is not None and result.replaced.nlink:
+                self._activity.note_pin(result.replaced.ino)
+
+    async def list_directory(
+        self, ino: InodeNo, after_cookie: int, limit: int
+    ) -> list[DirectoryEntry]:
+        """READDIR, READDIRPLUS."""
+        entries = await self._engine.list_directory(ino, after_cookie, limit)
+        return [
+            entry._replace(inode=self._live(entry.inode))
+            if entry.inode.flags & InodeFlags.UNSEALED
+            else entry
+            for entry in entries
+        ]
+
+    def attributes_valid_s(self, entry: DirectoryEntry) -> float:
+        """How long the attributes of a listed dentry may be believed."""
+        return self._valid_s(entry.inode)
+
+    async def get_parent(self, ino: InodeNo) -> InodeNo:
+        """The directory of a directory."""
+        return await self._engine.get_parent(ino)
+
+    def forget(self, inos: Sequence[InodeNo]) -> None:
+        """FORGET, BATCH_FORGET."""
+        for ino in inos:
+            if ino in self._orphans:
+                if self._open_table.is_open(ino):
+                    self._orphans[ino] = True
+                else:
+                    self._let_go(ino)
+
+    def _let_go(self, ino: InodeNo) -> None:
+        """Nobody holds an orphan any more: have it reaped."""
+        del self._orphans[ino]
+        self._reapable.append(ino)
+
+    async def reap(self) -> None:
+        """Delete the orphans that nobody holds any more, and commit."""
+        while self._reapable:
+            inos = self._reapable[:REAP_COUNT_MAX]
+            del self._reapable[: len(inos)]
+            for ino in inos:
+                self._content_vanishes(await self._engine.get_inode(ino))
+                self._atimes.pop(ino, None)
+            await self._engine.reap(inos)
+            self._engine.commit_nowait()
+
+    async def reap_left_over(self) -> None:
+        """Delete the orphans of an earlier mount; before the first request."""
+        while inos := await self._engine.list_orphans(REAP_COUNT_MAX):
+            await self._engine.reap(inos)
+            self._engine.commit_nowait()
+
+    async def _new_inode(self, caller: Caller, parent: InodeNo, mode: int) -> NewInode:
+        """Prepare an inode: number, owner, and permission bits as umask or ACL leave them."""
+        directory = await self._engine.get_inode(parent)
+        is_directory = stat.S_ISDIR(mode)
+        gid = caller.gid
+        if directory.mode & stat.S_ISGID:
+            # inode(7), S_ISGID: group of the directory, and directories hand the bit on.
+            gid = directory.gid
+            if is_directory:
+                mode |= stat.S_ISGID
+        xattrs: tuple[tuple[bytes, bytes], ...] = ()
+        if not stat.S_ISLNK(mode):
+            default = await self._default_acl(parent)
+            if default is None:
+                mode &= ~caller.umask
+            else:
+                inherited = acl.inherit(default, mode, directory=is_directory)
+                mode = inherited.mode
+                pairs = (
+                    (acl.ACCESS_XATTR, inherited.access),
+                    (acl.DEFAULT_XATTR, inherited.default),
+                )
+                xattrs = tuple((name, value) for name, value in pairs if value is not None)
+        ino, raw = self._engine.reserve_ids()
+        if not stat.S_ISREG(mode):
+            raw = NO_RAW
+        return NewInode(ino, mode, caller.uid, gid, now_ns(), raw=raw, xattrs=xattrs)
+
+    async def _new_file(self, caller: Caller, parent: InodeNo, mode: int) -> tuple[NewInode, int]:
+        """Prepare a regular file with its empty raw file; the caller closes the descriptor."""
+        new = await self._new_inode(caller, parent, stat.S_IFREG | (mode & 0o7777))
+        return new, self._raw_store.create(new.raw)
+
+    def _open_created(self, inode: Inode, fd: int, flags: int) -> Opened:
+        self._open_table.adopt_backing(inode.ino, inode.raw, fd)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        mode, backing = self._open_table.choose(inode.ino, inode.raw, direct=False)
+        handle = self._open_table.add(inode.ino, mode, writable=writable)
+        if not writable:
+            self._sealer.add(inode.ino)
+        return Opened(handle, mode, backing)
+
+    async def _default_acl(self, directory: InodeNo) -> bytes | None:
+        if not self._features.acl:
+            return None
+        try:
+            return self._default_acls[directory]
+        except KeyError:
+            pass
+        try:
+            value: bytes | None = await self._engine.get_xattr(directory, acl.DEFAULT_XATTR)
+        except NoXattrError:
+            value = None
+        self._default_acls[directory] = value
+        if len(self._default_acls) > DEFAULT_ACLS_MAX:
+            self._default_acls.popitem(last=False)
+        return value

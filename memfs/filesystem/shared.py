@@ -1,0 +1,161 @@
+"""What all requests need: the parts of a mount, the clock, and attributes as of now.
+
+Invariant: size and times of an unsealed file come from its raw file, of all others from the engine.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memfs.filesystem.replies import Attributes, Entry
+from memfs.metadata.records import Inode, InodeFlags
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs.content.activity import Activity
+    from memfs.content.forms import FormReader
+    from memfs.content.opentable import OpenTable
+    from memfs.content.residency import Residency
+    from memfs.content.sealing import Sealer
+    from memfs.metadata.engine import Engine
+    from memfs.moves.moves import Moves
+    from memfs.stores.raw import RawStore
+    from memfs.types import InodeNo
+
+VALID_S = 86400.0
+"""How long the kernel may believe a name or the attributes of an inode without a writer: all
+changes pass through it, so only memory limits it."""
+
+_RELATIME_NS = 24 * 3600 * 1_000_000_000
+"""An access time older than this is renewed by the next access (mount(8), relatime)."""
+
+ATIMES_MAX = 50_000
+"""Access times kept in memory until they are stored."""
+
+
+def now_ns() -> int:
+    """Return the wall-clock time by the clock that file systems stamp with, nanoseconds.
+
+    The coarse clock, so that a time taken here never lies behind one that the backing file system
+    takes later (up to 4 ms otherwise).
+    """
+    return time.clock_gettime_ns(time.CLOCK_REALTIME_COARSE)
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What of the file system is switched on, as configured and as the driver can."""
+
+    acl: bool
+    """The kernel checks POSIX ACLs: they are inherited and kept in step with the mode."""
+    atime: bool
+    """Keep access times, as with relatime (mount(8)); False: noatime."""
+    warm: bool
+    """There is a RAM tier."""
+    glacier: bool
+    """There is an object store."""
+    hydrate_bytes_max: int
+    """Files up to this size are made raw before they are opened."""
+    codec: str
+    """Codec of packed files where none is set."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """The objects that a mounted file system is made of; built in one place and passed here."""
+
+    engine: Engine
+    raw_store: RawStore
+    open_table: OpenTable
+    sealer: Sealer
+    activity: Activity
+    residency: Residency
+    moves: Moves
+    form_reader: FormReader
+    state_dir: Path
+    features: Features
+
+
+class Shared:
+    """Base of the groups of requests: holds the parts."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._engine = parts.engine
+        self._raw_store = parts.raw_store
+        self._open_table = parts.open_table
+        self._sealer = parts.sealer
+        self._activity = parts.activity
+        self._residency = parts.residency
+        self._moves = parts.moves
+        self._form_reader = parts.form_reader
+        self._state_dir = parts.state_dir
+        self._features = parts.features
+        self._atimes: dict[InodeNo, int] = {}
+        """Access times that the engine does not know yet."""
+        self._orphans: dict[InodeNo, bool] = {}
+        """Nameless inodes; True: the kernel has forgotten the inode, only a handle keeps it."""
+
+    @property
+    def uncommitted(self) -> bool:
+        """True if replies must wait for `commit_nowait`."""
+        return self._engine.uncommitted
+
+    def commit_nowait(self) -> None:
+        """Make the changes so far survive the death of the daemon."""
+        self._engine.commit_nowait()
+
+    def _live(self, inode: Inode) -> Inode:
+        """Return the inode with its attributes as of now."""
+        if inode.flags & InodeFlags.UNSEALED:
+            try:
+                status = os.stat(self._raw_store.path(inode.raw))
+            except FileNotFoundError:
+                return inode
+            inode = inode._replace(
+                size=status.st_size,
+                blocks=status.st_blocks,
+                mtime_ns=status.st_mtime_ns,
+                ctime_ns=max(inode.ctime_ns, status.st_ctime_ns),
+            )
+        atime_ns = self._atimes.get(inode.ino)
+        if atime_ns is not None and atime_ns > inode.atime_ns:
+            inode = inode._replace(atime_ns=atime_ns)
+        return inode
+
+    def _valid_s(self, inode: Inode) -> float:
+        """How long the kernel may believe the attributes: not at all while somebody writes."""
+        return 0.0 if inode.flags & InodeFlags.UNSEALED else VALID_S
+
+    def _entry(self, inode: Inode) -> Entry:
+        return Entry(self._live(inode), VALID_S, self._valid_s(inode))
+
+    def _attributes(self, inode: Inode) -> Attributes:
+        return Attributes(self._live(inode), self._valid_s(inode))
+
+    def _touch_atime(self, inode: Inode, time_ns: int) -> None:
+        """Renew the access time if it is not newer than the change times, or a day old."""
+        if not self._features.atime or len(self._atimes) >= ATIMES_MAX:
+            return
+        atime_ns = self._atimes.get(inode.ino, inode.atime_ns)
+        if (
+            atime_ns <= inode.mtime_ns
+            or atime_ns <= inode.ctime_ns
+            or time_ns - atime_ns > _RELATIME_NS
+        ):
+            self._atimes[inode.ino] = time_ns
+
+    def _note_orphan(self, inode: Inode) -> None:
+        """An inode may have lost its last name: it stays until nobody holds it any more."""
+        if inode.nlink == 0:
+            self._orphans[inode.ino] = False
+
+    def _content_vanishes(self, inode: Inode) -> None:
+        """A regular inode is about to be reaped: let go of what keeps its raw file alive."""
+        if stat.S_ISREG(inode.mode):
+            self._open_table.forget_raw(inode.ino)
+            self._residency.release(inode.ino, drop_pages=False)

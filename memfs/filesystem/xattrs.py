@@ -1,0 +1,94 @@
+"""Requests about extended attributes: the users' own, the ACLs, and those that control memfs.
+
+Invariant: every `user.*` name outside `user.memfs.` is the user's own: stored and returned as is.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from memfs.errors import (
+    InvalidValueError,
+    NotSupportedError,
+    TooBigError,
+)
+from memfs.filesystem.content import ContentRequests
+from memfs.filesystem.control import CONTROL_PREFIX, Control
+from memfs.filesystem.shared import now_ns
+from memfs.namespace import acl
+from memfs.types import XATTR_VALUE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from memfs.filesystem.operations import Caller
+    from memfs.filesystem.shared import Parts
+    from memfs.types import InodeNo
+
+_NAMESPACES = (b"user.", b"trusted.", b"security.", acl.ACCESS_XATTR, acl.DEFAULT_XATTR)
+
+
+class XattrRequests(ContentRequests):
+    """The requests that read and change extended attributes."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._control = Control(parts)
+
+    async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
+        """GETXATTR."""
+        if name.startswith(CONTROL_PREFIX):
+            return await self._control.get(ino, name)
+        return await self._engine.get_xattr(ino, name)
+
+    async def set_xattr(
+        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
+    ) -> None:
+        """SETXATTR."""
+        if name.startswith(CONTROL_PREFIX):
+            await self._control.set(ino, name, value)
+            return
+        if not name.startswith(_NAMESPACES):
+            raise NotSupportedError(f"xattr {_printable(name)}: no such namespace here")
+        if len(value) > XATTR_VALUE_BYTES_MAX:
+            raise TooBigError(f"xattr {_printable(name)}: {len(value)} bytes are over 64 KiB")
+        if name in (acl.ACCESS_XATTR, acl.DEFAULT_XATTR):
+            await self._set_acl(ino, name, value, kill_sgid)
+        else:
+            await self._engine.set_xattr(ino, name, value, flags, now_ns())
+
+    async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
+        """LISTXATTR."""
+        return [*await self._engine.list_xattrs(ino), *await self._control.list(ino)]
+
+    async def remove_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> None:
+        """REMOVEXATTR."""
+        if name.startswith(CONTROL_PREFIX):
+            await self._control.remove(ino, name)
+            return
+        await self._engine.remove_xattr(ino, name, now_ns())
+        if name == acl.DEFAULT_XATTR:
+            self._default_acls.pop(ino, None)
+
+    async def _set_acl(self, ino: InodeNo, name: bytes, value: bytes, kill_sgid: bool) -> None:
+        if not self._features.acl:
+            raise NotSupportedError("POSIX ACLs need the kernel driver")
+        entries = acl.parse(value)
+        inode = await self._engine.get_inode(ino)
+        if name == acl.DEFAULT_XATTR:
+            if not stat.S_ISDIR(inode.mode):
+                raise InvalidValueError("only a directory has a default ACL")
+            self._default_acls.pop(ino, None)
+            stored = value if entries else None
+            await self._engine.set_mode_and_xattrs(ino, None, [(name, stored)], now_ns())
+            return
+        mode = inode.mode & 0o7777
+        if entries:
+            mode = mode & ~0o777 | acl.permission_bits(entries)
+        if kill_sgid:
+            mode &= ~stat.S_ISGID
+        stored = value if acl.is_extended(entries) else None
+        await self._engine.set_mode_and_xattrs(ino, mode, [(name, stored)], now_ns())
+
+
+def _printable(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
