@@ -5,9 +5,10 @@ Invariant: `decode(encode(x)) == x`, frame by frame, with no state between frame
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from memfs.types import CodecSpec
+if TYPE_CHECKING:
+    from memfs.types import CodecSpec
 
 
 class Codec(Protocol):

@@ -1,0 +1,1 @@
+"""Stores: where bytes lie outside programs: raw and packed files, and remote objects."""

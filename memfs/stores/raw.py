@@ -1,0 +1,200 @@
+"""The raw store: plain local files by number, the only form that is written and mapped.
+
+Invariant: `raw/{id >> 12:x}/{id:x}` below the state directory is the raw file of that id; 4096 ids
+share a directory, so that no directory grows beyond what a file system scans fast.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from memfs.errors import MemfsError, StoreError
+from memfs.stores.disk import disk_errors, sync_directory, translate_error
+from memfs.types import RawId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DIRECTORY_BITS = 12
+"""Ids of a directory, as a power of two; part of the format of the state directory."""
+
+_CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class RawStore:
+    """The raw files of one state directory; safe for all threads.
+
+    Args:
+        state_dir: The state directory; `raw/` is created in it.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self.root = state_dir / "raw"
+        self._lock = threading.Lock()
+        self._create_counts: dict[int, int] = {}
+        # Directories whose every entry is known durable. Empty at start: a process that was
+        # killed may have left entries behind that no fsync has seen.
+        self._synced: set[int] = set()
+        self._linked: set[int] = set()
+        with disk_errors(str(self.root)):
+            self.root.mkdir(exist_ok=True, mode=0o700)
+            sync_directory(state_dir)
+            # Paths relative to this descriptor spare the kernel the walk down to the state.
+            self._root_fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Release the descriptor of the root; idempotent."""
+        if self._root_fd >= 0:
+            os.close(self._root_fd)
+            self._root_fd = -1
+
+    def path(self, raw: RawId) -> Path:
+        """Return the path of a raw file, whether it exists or not."""
+        return self.root / _relative_path(raw)
+
+    def create(self, raw: RawId) -> int:
+        """Create an empty raw file and return a descriptor for reading and writing.
+
+        Raises:
+            StoreError: There is one of that id already.
+            NoSpaceError: The disk is full.
+        """
+        directory = raw >> DIRECTORY_BITS
+        path = f"{directory:x}/{raw:x}"
+        try:
+            fd = os.open(path, _CREATE_FLAGS, 0o600, dir_fd=self._root_fd)
+        except FileNotFoundError:
+            fd = self._create_first(directory, path)
+        except OSError as error:
+            raise self._error(error, raw) from error
+        # Counted after the entry exists: a sync that began before cannot claim to have covered it.
+        with self._lock:
+            self._create_counts[directory] = self._create_counts.get(directory, 0) + 1
+            self._synced.discard(directory)
+        return fd
+
+    def open(self, raw: RawId, flags: int = os.O_RDWR) -> int:
+        """Return a descriptor of an existing raw file; O_CLOEXEC is added.
+
+        Raises:
+            ObjectMissingError: There is none of that id.
+        """
+        try:
+            return os.open(_relative_path(raw), flags | os.O_CLOEXEC, dir_fd=self._root_fd)
+        except OSError as error:
+            raise self._error(error, raw) from error
+
+    def stat(self, raw: RawId) -> os.stat_result:
+        """Return the attributes of a raw file (stat(2)); `ObjectMissingError` if it is gone."""
+        try:
+            return os.stat(_relative_path(raw), dir_fd=self._root_fd)
+        except OSError as error:
+            raise self._error(error, raw) from error
+
+    def unlink(self, raw: RawId) -> None:
+        """Remove a raw file; no error if there is none. Open descriptors keep its bytes."""
+        try:
+            os.unlink(_relative_path(raw), dir_fd=self._root_fd)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._error(error, raw) from error
+
+    def sync_directory(self, raw: RawId) -> None:
+        """Make the name of a raw file durable, with all names created before in its directory.
+
+        Costs nothing when that was done since the last create there. The bytes are the caller's
+        own fsync of the file.
+        """
+        directory = raw >> DIRECTORY_BITS
+        with self._lock:
+            if directory in self._synced:
+                return
+            create_count = self._create_counts.get(directory, 0)
+        try:
+            sync_directory(f"{directory:x}", dir_fd=self._root_fd)
+            if directory not in self._linked:
+                os.fsync(self._root_fd)
+        except OSError as error:
+            raise self._error(error, raw) from error
+        with self._lock:
+            self._linked.add(directory)
+            # A create in the meantime is not covered; a concurrent sync leaves the count alone.
+            if self._create_counts.get(directory, 0) == create_count:
+                self._synced.add(directory)
+
+    def list_range(self, start: RawId, end: RawId) -> list[RawId]:
+        """Return the ids in `[start, end)` that exist, ascending."""
+        first, last = start >> DIRECTORY_BITS, max(start, end - 1) >> DIRECTORY_BITS
+        return [
+            raw
+            for directory in self._directories()
+            if first <= directory <= last
+            for raw in self._ids(directory)
+            if start <= raw < end
+        ]
+
+    def iterate(self) -> Iterator[RawId]:
+        """Yield all ids that exist, ascending; memory is bounded by one directory."""
+        for directory in self._directories():
+            yield from self._ids(directory)
+
+    def strays(self) -> Iterator[Path]:
+        """Yield what lies in the store but is no raw file's name (fsck)."""
+        for name in self._names("."):
+            if _parse_hex(name) is None:
+                yield self.root / name
+        for directory in self._directories():
+            for name in self._names(f"{directory:x}"):
+                raw = _parse_hex(name)
+                if raw is None or raw >> DIRECTORY_BITS != directory:
+                    yield self.root / f"{directory:x}" / name
+
+    def _create_first(self, directory: int, path: str) -> int:
+        try:
+            os.mkdir(f"{directory:x}", 0o700, dir_fd=self._root_fd)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise translate_error(error, f"{self.root}/{directory:x}") from error
+        try:
+            return os.open(path, _CREATE_FLAGS, 0o600, dir_fd=self._root_fd)
+        except OSError as error:
+            raise translate_error(error, f"{self.root}/{path}") from error
+
+    def _directories(self) -> list[int]:
+        found = (_parse_hex(name) for name in self._names("."))
+        return sorted(directory for directory in found if directory is not None)
+
+    def _ids(self, directory: int) -> list[RawId]:
+        found = (_parse_hex(name) for name in self._names(f"{directory:x}"))
+        return sorted(
+            RawId(raw) for raw in found if raw is not None and raw >> DIRECTORY_BITS == directory
+        )
+
+    def _names(self, path: str) -> list[str]:
+        # By path and not by descriptor: listdir of a duplicated descriptor shares its position
+        # with every other reader of it.
+        with disk_errors(str(self.root / path)):
+            return os.listdir(self.root / path)
+
+    def _error(self, error: OSError, raw: RawId) -> MemfsError:
+        if isinstance(error, FileExistsError):
+            return StoreError(f"raw file {raw} exists already at {self.path(raw)}; run memfs fsck")
+        return translate_error(error, f"raw file {raw} at {self.path(raw)}")
+
+
+def _relative_path(raw: int) -> str:
+    return f"{raw >> DIRECTORY_BITS:x}/{raw:x}"
+
+
+def _parse_hex(name: str) -> int | None:
+    """Return the number that a name spells, None unless it is spelled as memfs does."""
+    try:
+        number = int(name, 16)
+    except ValueError:
+        return None
+    return number if number >= 0 and f"{number:x}" == name else None

@@ -1,0 +1,366 @@
+"""Reading containers: ranges of them, and all of them, from local files and from stores.
+
+Invariant: every byte that comes out was checked against its frame's checksums, and a whole content
+against its digest as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Self
+
+import blake3
+import trio
+
+from memfs.codecs.registry import get_codec
+from memfs.errors import CorruptDataError
+from memfs.stores.container import TAIL_BYTES, SeekTable, parse_tail, tail_bytes_needed
+from memfs.stores.disk import ByteProgress, disk_errors, read_fully
+from memfs.stores.packing import worker_count
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from memfs.codecs.codec import Codec
+
+RangeReader = Callable[[int, int], Awaitable[bytes]]
+"""Returns stored bytes `[start, end)` of one container; fewer only at its end."""
+
+BATCH_BYTES = 8 << 20
+"""Stored bytes of one request when a whole object is read; guess: hides a round trip of 50 ms at
+150 MB/s, and two of them are in memory at a time."""
+
+
+class ContentSink:
+    """Takes a content's frames in order: checks the digest and writes the file, holes kept.
+
+    Args:
+        table: Of the container that the frames come from.
+        target_fd: Writable file, emptied first; None only checks. Not fsynced.
+        name: The file or object, for messages.
+    """
+
+    def __init__(self, table: SeekTable, target_fd: int | None, name: str) -> None:
+        self._table = table
+        self._target_fd = target_fd
+        self._name = name
+        self._hasher = blake3.blake3()
+        self._zeros = bytes(table.frame_bytes if table.size >= table.frame_bytes else 0)
+        self.done_bytes = 0
+        if target_fd is not None:
+            os.ftruncate(target_fd, 0)
+            os.ftruncate(target_fd, table.size)
+
+    def write(self, frame: bytes) -> None:
+        """Take the next frame."""
+        self._hasher.update(frame)
+        # A frame of zeros stays a hole; the comparison ends at the first byte that differs.
+        if self._target_fd is not None and frame != self._zeros:
+            view, offset = memoryview(frame), self.done_bytes
+            while view:
+                count = os.pwrite(self._target_fd, view, offset)
+                view, offset = view[count:], offset + count
+        self.done_bytes += len(frame)
+
+    def finish(self) -> None:
+        """Raise `CorruptDataError` unless the whole content was taken and has its digest."""
+        if self.done_bytes != self._table.size or self._hasher.digest() != self._table.digest:
+            raise CorruptDataError(f"{self._name}: the content fails its digest")
+
+
+class PackedFile:
+    """A local container, open for reading; every method blocks and is safe for all threads.
+
+    Args:
+        fd: Readable; owned from now on.
+        name: The file, for messages.
+        table: The parsed table where the caller has kept it; else it is read.
+
+    Raises:
+        CorruptDataError: The table is damaged or the file truncated.
+    """
+
+    def __init__(self, fd: int, name: str, table: SeekTable | None = None) -> None:
+        self._fd = fd
+        self._name = name
+        try:
+            self.table = self._read_table() if table is None else table
+            self._codec = get_codec(self.table.codec)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def open(cls, path: Path, table: SeekTable | None = None) -> Self:
+        """Open a container by its path; `ObjectMissingError` if it is not there."""
+        with disk_errors(str(path)):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return cls(fd, str(path), table)
+
+    def close(self) -> None:
+        """Close the descriptor; idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` uncompressed bytes from `offset`; fewer only at the end.
+
+        Raises:
+            CorruptDataError: Names file and frame.
+        """
+        frames = self.table.frames_of(offset, size)
+        if not frames:
+            return b""
+        stored = self._read_stored(frames)
+        return _decode_range(self.table, self._codec, frames, stored, (offset, size), self._name)
+
+    def frame(self, index: int) -> bytes:
+        """Return one frame's uncompressed bytes; index is 0-based."""
+        frames = range(index, index + 1)
+        stored = memoryview(self._read_stored(frames))
+        return self.table.decode_frame(self._codec, index, stored, self._name)
+
+    def unpack_to(self, target_fd: int, on_progress: ByteProgress | None = None) -> None:
+        """Write the whole content into a file, which is emptied first and not fsynced.
+
+        Args:
+            target_fd: Writable; frames of zeros become holes.
+            on_progress: Told the bytes done, after each frame; may raise to stop.
+
+        Raises:
+            CorruptDataError: Checksum, digest or length; the target is then partly written.
+            NoSpaceError: The target's disk is full.
+        """
+        self._drain(target_fd, on_progress)
+
+    def verify(self, on_progress: ByteProgress | None = None) -> None:
+        """Read and check everything; raises `CorruptDataError` as `unpack_to`, writes nothing."""
+        self._drain(None, on_progress)
+
+    def _drain(self, target_fd: int | None, on_progress: ByteProgress | None) -> None:
+        with disk_errors(self._name):
+            sink = ContentSink(self.table, target_fd, self._name)
+            threads = min(worker_count(), self.table.frame_count)
+            if threads <= 1:
+                for index in range(self.table.frame_count):
+                    _deliver(sink, self.frame(index), on_progress)
+            else:
+                with ThreadPoolExecutor(threads, thread_name_prefix="memfs-unpack") as pool:
+                    self._drain_threads(pool, threads, sink, on_progress)
+            sink.finish()
+
+    def _drain_threads(
+        self,
+        pool: ThreadPoolExecutor,
+        threads: int,
+        sink: ContentSink,
+        on_progress: ByteProgress | None,
+    ) -> None:
+        waiting: deque[Future[bytes]] = deque()
+        try:
+            for index in range(self.table.frame_count):
+                waiting.append(pool.submit(self.frame, index))
+                if len(waiting) > 2 * threads:
+                    _deliver(sink, waiting.popleft().result(), on_progress)
+            while waiting:
+                _deliver(sink, waiting.popleft().result(), on_progress)
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _read_table(self) -> SeekTable:
+        with disk_errors(self._name):
+            stored_bytes = os.fstat(self._fd).st_size
+            start = max(0, stored_bytes - TAIL_BYTES)
+            tail = read_fully(self._fd, stored_bytes - start, start)
+            needed = tail_bytes_needed(tail, stored_bytes, self._name)
+            if needed > len(tail):
+                start = stored_bytes - needed
+                tail = read_fully(self._fd, needed, start)
+        return parse_tail(tail, stored_bytes, self._name)
+
+    def _read_stored(self, frames: range) -> bytes:
+        start, end = self.table.stored_range(frames)
+        with disk_errors(self._name):
+            stored = read_fully(self._fd, end - start, start)
+        return _whole(stored, end - start, frames, self._name)
+
+
+class FrameReader:
+    """A container behind a range read, as a remote object; decodes in worker threads.
+
+    Keeps the tail of the object that the table came from, at most 256 KiB, and answers small
+    objects from it: they cost one request in all. Callers that cache keep `table`, not the reader.
+
+    Args:
+        read_range: Fetches stored bytes.
+        stored_bytes: Length of the container.
+        name: The object, for messages.
+        table: Its parsed table; see `open`.
+        tail: Its last bytes, where they are known.
+    """
+
+    def __init__(
+        self,
+        read_range: RangeReader,
+        stored_bytes: int,
+        name: str,
+        table: SeekTable,
+        tail: bytes = b"",
+    ) -> None:
+        self._read_range = read_range
+        self._name = name
+        self._tail = tail
+        self._tail_start = stored_bytes - len(tail)
+        self.table = table
+        self._codec = get_codec(table.codec)
+
+    @classmethod
+    async def open(cls, read_range: RangeReader, stored_bytes: int, name: str) -> Self:
+        """Read the table, with one request as a rule and two for tables beyond 256 KiB.
+
+        Raises:
+            CorruptDataError: The table is damaged or the object truncated.
+            StoreError: As `read_range`.
+        """
+        start = max(0, stored_bytes - TAIL_BYTES)
+        tail = await read_range(start, stored_bytes)
+        needed = tail_bytes_needed(tail, stored_bytes, name)
+        if len(tail) != stored_bytes - start:
+            raise CorruptDataError(f"{name}: ends before byte {stored_bytes}")
+        if needed > len(tail):
+            start = stored_bytes - needed
+            tail = await read_range(start, start + needed - len(tail)) + tail
+            if len(tail) != needed:
+                raise CorruptDataError(f"{name}: ends before byte {stored_bytes}")
+        table = await trio.to_thread.run_sync(parse_tail, tail, stored_bytes, name)
+        return cls(read_range, stored_bytes, name, table, tail[-TAIL_BYTES:])
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` uncompressed bytes from `offset`; fewer only at the end.
+
+        One request for all frames of the range; memory is that of the range. Cancel: safe.
+
+        Raises:
+            CorruptDataError: Names object and frame.
+            StoreError: As `read_range`.
+        """
+        frames = self.table.frames_of(offset, size)
+        if not frames:
+            await trio.lowlevel.checkpoint()
+            return b""
+        stored = await self._read_stored(frames)
+        return await trio.to_thread.run_sync(
+            _decode_range, self.table, self._codec, frames, stored, (offset, size), self._name
+        )
+
+    async def frame(self, index: int) -> bytes:
+        """Return one frame's uncompressed bytes; index is 0-based."""
+        return await self.read(index * self.table.frame_bytes, self.table.frame_size(index))
+
+    async def unpack_to(self, target_fd: int, on_progress: ByteProgress | None = None) -> None:
+        """Write the whole content into a file, which is emptied first and not fsynced.
+
+        Cancel: safe; the target is partly written, and no thread uses it any more.
+
+        Args:
+            target_fd: Writable; frames of zeros become holes.
+            on_progress: Told the bytes done; may raise to stop.
+
+        Raises:
+            CorruptDataError: Checksum, digest or length; the target is then partly written.
+            NoSpaceError: The target's disk is full.
+            StoreError: As `read_range`.
+        """
+        await self._drain(target_fd, on_progress)
+
+    async def verify(self, on_progress: ByteProgress | None = None) -> None:
+        """Read and check everything; raises `CorruptDataError` as `unpack_to`, writes nothing."""
+        await self._drain(None, on_progress)
+
+    async def _drain(self, target_fd: int | None, on_progress: ByteProgress | None) -> None:
+        with disk_errors(self._name):
+            sink = ContentSink(self.table, target_fd, self._name)
+        for frames in self._batches():
+            stored = await self._read_stored(frames)
+            await trio.to_thread.run_sync(self._take_batch, sink, frames, stored)
+            if on_progress is not None:
+                on_progress(sink.done_bytes)
+        await trio.to_thread.run_sync(sink.finish)
+
+    def _take_batch(self, sink: ContentSink, frames: range, stored: bytes) -> None:
+        with disk_errors(self._name):
+            for index, view in _split(self.table, frames, stored):
+                sink.write(self.table.decode_frame(self._codec, index, view, self._name))
+
+    def _batches(self) -> list[range]:
+        """Return all frames in runs of at most `BATCH_BYTES` stored bytes, or of one frame."""
+        batches = []
+        offsets, first = self.table.stored_offsets, 0
+        for index in range(1, self.table.frame_count + 1):
+            if index == self.table.frame_count or offsets[index + 1] - offsets[first] > BATCH_BYTES:
+                batches.append(range(first, index))
+                first = index
+        return batches
+
+    async def _read_stored(self, frames: range) -> bytes:
+        start, end = self.table.stored_range(frames)
+        if start >= self._tail_start:
+            await trio.lowlevel.checkpoint()
+            return self._tail[start - self._tail_start : end - self._tail_start]
+        stored = await self._read_range(start, end)
+        return _whole(stored, end - start, frames, self._name)
+
+
+def _whole(stored: bytes, size: int, frames: range, name: str) -> bytes:
+    if len(stored) != size:
+        raise CorruptDataError(
+            f"{name}: truncated: frames {frames[0]} to {frames[-1]} have {len(stored)} of "
+            f"{size} stored bytes"
+        )
+    return stored
+
+
+def _split(table: SeekTable, frames: range, stored: bytes) -> list[tuple[int, memoryview]]:
+    view, base, offsets = memoryview(stored), table.stored_offsets[frames[0]], table.stored_offsets
+    return [(index, view[offsets[index] - base : offsets[index + 1] - base]) for index in frames]
+
+
+def _decode_range(
+    table: SeekTable, codec: Codec, frames: range, stored: bytes, span: tuple[int, int], name: str
+) -> bytes:
+    """Return uncompressed bytes of `span` (offset, size) from the stored bytes of its frames."""
+    offset, size = span
+    start = offset - frames[0] * table.frame_bytes
+    parts = []
+    for index, view in _split(table, frames, stored):
+        content = table.decode_frame(codec, index, view, name)
+        # Only the first and the last frame are cut, so that the middle is copied once.
+        last = offset + size - index * table.frame_bytes
+        if start or last < len(content):
+            content = content[start:last]
+        parts.append(content)
+        start = 0
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _deliver(sink: ContentSink, frame: bytes, on_progress: ByteProgress | None) -> None:
+    sink.write(frame)
+    if on_progress is not None:
+        on_progress(sink.done_bytes)
