@@ -1,0 +1,1 @@
+"""Questions and orders to a running daemon, over a unix socket in the state directory."""

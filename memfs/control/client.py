@@ -1,0 +1,98 @@
+"""The control client: one call to the daemon of a state directory.
+
+Invariant: a call ends within its time limit, whatever state the daemon is in.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from memfs.control.address import socket_address
+from memfs.control.protocol import REPLY_BYTES_MAX, JsonValue, format_request
+from memfs.errors import MemfsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_RECEIVE_BYTES = 256 << 10
+
+
+class ControlError(MemfsError):
+    """The daemon refused the call; the message is the daemon's."""
+
+
+class ControlUnavailableError(ControlError):
+    """No daemon listens there, it may not be spoken to, or it did not answer in time."""
+
+
+def call(
+    state_dir: Path,
+    method: str,
+    params: dict[str, JsonValue] | None = None,
+    *,
+    timeout_s: float = 10.0,
+) -> JsonValue:
+    """Call a method of the daemon that serves a state directory, and return its result.
+
+    Args:
+        state_dir: Where `control.sock` is.
+        method: Name of the method.
+        params: By name.
+        timeout_s: Bound on the whole call, > 0.
+
+    Raises:
+        ControlUnavailableError: There is no daemon, no permission, or no answer in time.
+        ControlError: The daemon answered with an error.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    try:
+        with (
+            socket_address(state_dir) as address,
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
+        ):
+            connection.settimeout(timeout_s)
+            connection.connect(address)
+            connection.sendall(format_request(1, method, params or {}))
+            line = _receive_line(connection, deadline_s)
+    except TimeoutError:
+        message = f"the daemon of {state_dir} did not answer within {timeout_s:g} s"
+        raise ControlUnavailableError(message) from None
+    except PermissionError:
+        message = f"only the user who mounted {state_dir}, or root, may ask its daemon"
+        raise ControlUnavailableError(message) from None
+    except OSError as error:
+        message = f"no daemon answers for {state_dir}: {error.strerror}"
+        raise ControlUnavailableError(message) from None
+    return _result(line, state_dir)
+
+
+def _receive_line(connection: socket.socket, deadline_s: float) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while not chunks or not chunks[-1].endswith(b"\n"):
+        remaining_s = deadline_s - time.monotonic()
+        if remaining_s <= 0:
+            raise TimeoutError
+        connection.settimeout(remaining_s)
+        chunk = connection.recv(_RECEIVE_BYTES)
+        size += len(chunk)
+        if not chunk or size > REPLY_BYTES_MAX:
+            break
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _result(line: bytes, state_dir: Path) -> JsonValue:
+    try:
+        reply = json.loads(line)
+        error = reply.get("error")
+        if error is not None:
+            raise ControlError(str(error["message"]))
+        result: JsonValue = reply["result"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message = f"the daemon of {state_dir} closed the connection without an answer"
+        raise ControlUnavailableError(message) from None
+    return result

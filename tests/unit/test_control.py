@@ -1,0 +1,210 @@
+"""The control socket: who is served, what is answered, and that nothing hangs or grows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from memfs.control import client
+from memfs.control.address import socket_address
+from memfs.control.client import ControlError, ControlUnavailableError
+from memfs.control.protocol import REQUEST_BYTES_MAX, SOCKET_NAME, JsonValue, format_request
+from memfs.control.server import ControlServer, Method
+from memfs.errors import InvalidValueError
+from tests.processes import ALICE, ROOT, run_as
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+async def _echo(text: str, times: int = 1) -> JsonValue:
+    return [text] * times
+
+
+async def _refuse() -> JsonValue:
+    raise InvalidValueError("no such tier: hot")
+
+
+async def _break() -> JsonValue:
+    raise ZeroDivisionError("a defect")
+
+
+@asynccontextmanager
+async def _serving(state_dir: Path) -> AsyncIterator[None]:
+    methods: dict[str, Method] = {"echo": _echo, "refuse": _refuse, "break": _break}
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ControlServer(state_dir, methods).serve)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def _call(state_dir: Path, method: str, **params: JsonValue) -> JsonValue:
+    return await trio.to_thread.run_sync(lambda: client.call(state_dir, method, params))
+
+
+async def _exchange(state_dir: Path, data: bytes, reply_count: int = 1) -> list[JsonValue]:
+    """Send bytes, and return the replies up to `reply_count` or the end."""
+    with socket_address(state_dir) as address:
+        stream = await trio.open_unix_socket(address)
+    async with stream:
+        await stream.send_all(data)
+        received = b""
+        while received.count(b"\n") < reply_count:
+            more = await stream.receive_some()
+            if not more:
+                break
+            received += more
+    return [json.loads(line) for line in received.splitlines()]
+
+
+def _code(reply: JsonValue) -> JsonValue:
+    assert isinstance(reply, dict)
+    error = reply["error"]
+    assert isinstance(error, dict)
+    return error["code"]
+
+
+async def test_a_call_returns_what_the_method_returned(tmp_path: Path) -> None:
+    async with _serving(tmp_path):
+        assert await _call(tmp_path, "echo", text="a\udcffb", times=2) == ["a\udcffb"] * 2
+
+
+async def test_a_deep_state_directory_has_a_control_socket_too(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["directory" * 5] * 5)
+    deep.mkdir(parents=True)
+    assert len(os.fsencode(deep / SOCKET_NAME)) > 108
+    async with _serving(deep):
+        assert await _call(deep, "echo", text="x") == ["x"]
+
+
+async def test_the_socket_is_for_its_owner_alone_and_goes_with_the_server(tmp_path: Path) -> None:
+    async with _serving(tmp_path):
+        mode = (tmp_path / SOCKET_NAME).stat().st_mode
+        assert stat.S_ISSOCK(mode)
+        assert stat.S_IMODE(mode) == 0o600
+    assert not (tmp_path / SOCKET_NAME).exists()
+
+
+async def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead, socket_address(tmp_path) as address:
+        dead.bind(address)
+    async with _serving(tmp_path):
+        assert await _call(tmp_path, "echo", text="x") == ["x"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_another_user_is_turned_away_even_where_the_mode_lets_him_in(tmp_path: Path) -> None:
+    async with _serving(tmp_path):
+        _open_to_all(tmp_path)
+        with socket_address(tmp_path) as address:
+            for user, expected in [(ROOT, 1), (ALICE, 0)]:
+                ask = partial(run_as, user, partial(_count_replies, address))
+                assert await trio.to_thread.run_sync(ask) == expected
+
+
+def _open_to_all(state_dir: Path) -> None:
+    state_dir.chmod(0o755)
+    (state_dir / SOCKET_NAME).chmod(0o666)
+
+
+def _count_replies(address: str) -> int:
+    with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(ConnectionError):
+        connection.connect(address)
+        connection.sendall(format_request(1, "echo", {"text": "x"}))
+        return connection.recv(1 << 16).count(b"\n")
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b"no json", -32700),
+        (b"\xff\xfe", -32700),
+        (b"[" * 100_000, -32700),
+        (b"[]", -32600),
+        (b'{"id": 1, "method": "echo"}', -32600),
+        (b'{"jsonrpc": "2.0", "id": {}, "method": "echo"}', -32600),
+        (b'{"jsonrpc": "2.0", "id": 1}', -32600),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "none"}', -32601),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "echo", "params": ["x"]}', -32602),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "echo", "params": {"word": "x"}}', -32602),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "refuse"}', -32000),
+    ],
+)
+async def test_a_wrong_request_gets_the_error_of_the_specification(
+    tmp_path: Path, line: bytes, code: int
+) -> None:
+    async with _serving(tmp_path):
+        (reply,) = await _exchange(tmp_path, line + b"\n")
+        assert _code(reply) == code
+        assert await _call(tmp_path, "echo", text="still there") == ["still there"]
+
+
+async def test_a_defect_is_logged_and_does_not_end_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with _serving(tmp_path):
+        with pytest.raises(ControlError, match="break failed; the daemon's log says why"):
+            await _call(tmp_path, "break")
+        assert "a defect" in caplog.text
+        assert await _call(tmp_path, "echo", text="x") == ["x"]
+
+
+async def test_a_deliberate_error_reaches_the_user_word_by_word(tmp_path: Path) -> None:
+    async with _serving(tmp_path):
+        with pytest.raises(ControlError, match=r"^no such tier: hot$"):
+            await _call(tmp_path, "refuse")
+
+
+async def test_a_request_without_end_is_cut_off(tmp_path: Path) -> None:
+    async with _serving(tmp_path):
+        (reply,) = await _exchange(tmp_path, b"x" * (REQUEST_BYTES_MAX + 1))
+        assert _code(reply) == -32600
+
+
+async def test_requests_are_answered_in_order_and_notifications_not_at_all(tmp_path: Path) -> None:
+    named: list[tuple[str, dict[str, object]]]
+    named = [("a", {"id": 1}), ("b", {}), ("c", {"id": "three"})]
+    lines = b"".join(
+        json.dumps({"jsonrpc": "2.0", "method": "echo", "params": {"text": name}} | extra).encode()
+        + b"\n"
+        for name, extra in named
+    )
+    async with _serving(tmp_path):
+        replies = await _exchange(tmp_path, lines, reply_count=2)
+    assert replies == [
+        {"jsonrpc": "2.0", "id": 1, "result": ["a"]},
+        {"jsonrpc": "2.0", "id": "three", "result": ["c"]},
+    ]
+
+
+async def test_a_silent_client_is_let_go(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with _serving(tmp_path):
+        assert await _exchange(tmp_path, b'{"half') == []
+
+
+def test_without_a_daemon_the_client_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ControlUnavailableError, match=f"no daemon answers for {tmp_path}"):
+        client.call(tmp_path, "ping")
+    with pytest.raises(ControlUnavailableError, match="No such file"):
+        client.call(tmp_path / "none", "ping")
+
+
+def test_a_daemon_that_hangs_does_not_hang_the_client(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket_address(tmp_path) as address:
+        listener.bind(address)
+        listener.listen()
+        with pytest.raises(ControlUnavailableError, match=r"did not answer within 0\.05 s"):
+            client.call(tmp_path, "ping", timeout_s=0.05)
