@@ -11,7 +11,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from memfs.errors import StaleInodeError
+from memfs.errors import ObjectMissingError, StaleInodeError
 from memfs.linux.files import try_lease
 from memfs.metadata.records import InodeFlags, Seal
 from memfs.types import InodeNo
@@ -113,7 +113,7 @@ class Sealer:
     def _open(self, ino: InodeNo, raw: RawId) -> int:
         try:
             return self._raw_store.open(raw, os.O_RDONLY)
-        except FileNotFoundError:
+        except ObjectMissingError:
             # Its name was not on stable storage yet when power failed, and nobody had fsynced it.
             log.warning("inode %d: raw file %d was lost with power; it is empty now", ino, raw)
             os.close(self._raw_store.create(raw))

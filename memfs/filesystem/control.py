@@ -7,7 +7,6 @@ copy of it; and a value that makes no sense changes nothing.
 from __future__ import annotations
 
 import json
-import os
 import stat
 from typing import TYPE_CHECKING
 
@@ -154,9 +153,9 @@ class Control:
             return Tier.WARM
         if inode.flags & InodeFlags.UNSEALED and self._features.warm:
             # Being written: warm as long as the kernel has all of it in memory.
-            path = self._raw_store.path(inode.raw)
-            size = path_size(path)
-            return Tier.WARM if self._residency.ram_bytes(path) >= size else Tier.COLD
+            size = self._raw_store.stat(inode.raw).st_size
+            resident = self._residency.ram_bytes(self._raw_store.path(inode.raw))
+            return Tier.WARM if resident >= size else Tier.COLD
         return Tier.COLD
 
     async def _pin(self, inode: Inode) -> str:
@@ -224,8 +223,3 @@ class Control:
 
     async def _forms(self, inode: Inode) -> list[Form]:
         return await self._engine.list_forms(inode.blob) if inode.blob else []
-
-
-def path_size(path: str) -> int:
-    """Return the size of a raw file, bytes."""
-    return os.stat(path).st_size

@@ -171,7 +171,7 @@ class Operations(Protocol):
     async def open(
         self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
     ) -> Opened:
-        """OPEN with the flags of open(2), O_TRUNC included (FUSE_ATOMIC_O_TRUNC)."""
+        """OPEN; truncates too where the flags say so (FUSE_ATOMIC_O_TRUNC)."""
         ...
 
     def release(self, ino: InodeNo, handle: Handle) -> None:

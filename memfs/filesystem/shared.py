@@ -5,12 +5,12 @@ Invariant: size and times of an unsealed file come from its raw file, of all oth
 
 from __future__ import annotations
 
-import os
 import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memfs.errors import ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
 from memfs.metadata.records import Inode, InodeFlags
 
@@ -113,8 +113,8 @@ class Shared:
         """Return the inode with its attributes as of now."""
         if inode.flags & InodeFlags.UNSEALED:
             try:
-                status = os.stat(self._raw_store.path(inode.raw))
-            except FileNotFoundError:
+                status = self._raw_store.stat(inode.raw)
+            except ObjectMissingError:
                 return inode
             inode = inode._replace(
                 size=status.st_size,

@@ -126,6 +126,13 @@ class RawStore:
             if self._create_counts.get(directory, 0) == create_count:
                 self._synced.add(directory)
 
+    def sync_directories(self) -> None:
+        """Make the names of all raw files created so far by this process durable."""
+        with self._lock:
+            directories = [number for number in self._create_counts if number not in self._synced]
+        for directory in directories:
+            self.sync_directory(RawId(directory << DIRECTORY_BITS))
+
     def list_range(self, start: RawId, end: RawId) -> list[RawId]:
         """Return the ids in `[start, end)` that exist, ascending."""
         first, last = start >> DIRECTORY_BITS, max(start, end - 1) >> DIRECTORY_BITS
