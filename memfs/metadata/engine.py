@@ -312,7 +312,9 @@ class Engine(Protocol):
         """Store the last access times (ns) of inodes that still exist; others are passed over."""
         ...
 
-    async def list_raw_by_access(self, before_ns: int, after: tuple[int, int], limit: int) -> list[Inode]:
+    async def list_raw_by_access(
+        self, before_ns: int, after: tuple[int, int], limit: int
+    ) -> list[Inode]:
         """Return sealed regular files with a raw file and `accessed_ns` < before, coldest first.
 
         Args:

@@ -1,0 +1,1 @@
+"""The metadata engine on SQLite, embedded in the daemon."""

@@ -1,0 +1,172 @@
+"""Attributes: the engine methods that change what stat and xattrs show, pins and codecs.
+
+Invariant: an inode's own pin and codec are columns; what is in force is found by walking up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memfs.errors import (
+    AlreadyExistsError,
+    InvalidValueError,
+    NameTooLongError,
+    NoXattrError,
+    TooBigError,
+)
+from memfs.metadata.records import AttributeChanges, EffectivePin, Inode
+from memfs.metadata.sqlite.namespace import Namespace
+from memfs.metadata.sqlite.statements import (
+    DELETE_XATTR,
+    PUT_XATTR,
+    SET_ATTRIBUTES,
+    SET_CODEC,
+    SET_PIN,
+)
+from memfs.types import (
+    NAME_BYTES_MAX,
+    ROOT_INODE,
+    XATTR_VALUE_BYTES_MAX,
+    InodeNo,
+    Tier,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+XATTR_CREATE, XATTR_REPLACE = 1, 2  # setxattr(2)
+
+_SELECT_XATTR = "select value from xattr where ino = ? and name = ?"
+
+
+def _check_xattr(name: bytes, value: bytes) -> None:
+    if len(name) > NAME_BYTES_MAX:
+        raise NameTooLongError(f"xattr name of {len(name)} bytes; {NAME_BYTES_MAX} are allowed")
+    if not name or b"\0" in name:
+        raise InvalidValueError(f"{name!r} cannot be the name of an xattr")
+    if len(value) > XATTR_VALUE_BYTES_MAX:
+        raise TooBigError(f"xattr of {len(value)} bytes; {XATTR_VALUE_BYTES_MAX} are allowed")
+
+
+class Attributes(Namespace):
+    """Changing inodes that stay where they are."""
+
+    async def set_attributes(self, ino: InodeNo, changes: AttributeChanges) -> Inode:
+        """See `Engine`."""
+        self._begin_change()
+        inode = self._inode(ino)
+        return self._change_attributes(inode, changes)
+
+    def _change_attributes(self, inode: Inode, changes: AttributeChanges) -> Inode:
+        values = {name: value for name, value in changes._asdict().items() if value is not None}
+        if "mode" in values:
+            values["mode"] = inode.mode & 0o170000 | values["mode"] & 0o7777
+        after = inode._replace(**values)
+        self._write(
+            SET_ATTRIBUTES,
+            (
+                after.mode,
+                after.uid,
+                after.gid,
+                after.size,
+                after.blocks,
+                after.atime_ns,
+                after.mtime_ns,
+                after.ctime_ns,
+                after.ino,
+            ),
+        )
+        return self._replace(inode, after)
+
+    # --- xattrs ----------------------------------------------------------------------------------
+    async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
+        """See `Engine`."""
+        row = self._row(_SELECT_XATTR, (ino, name))
+        if row is None:
+            self._inode(ino)
+            raise NoXattrError(f"inode {ino} has no xattr {name!r}")
+        value: bytes = row[0]
+        return value
+
+    async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
+        """See `Engine`."""
+        self._inode(ino)
+        rows = self._rows("select name from xattr where ino = ? order by name", (ino,))
+        return [row[0] for row in rows]
+
+    async def set_xattr(
+        self, ino: InodeNo, name: bytes, value: bytes, flags: int, now_ns: int
+    ) -> None:
+        """See `Engine`."""
+        self._begin_change(grows=True)
+        inode = self._inode(ino)
+        _check_xattr(name, value)
+        if flags not in (0, XATTR_CREATE, XATTR_REPLACE):
+            raise InvalidValueError(f"setxattr flags {flags:#x} are not known")
+        if flags:
+            exists = self._row(_SELECT_XATTR, (ino, name)) is not None
+            if exists and flags == XATTR_CREATE:
+                raise AlreadyExistsError(f"inode {ino} has an xattr {name!r}")
+            if not exists and flags == XATTR_REPLACE:
+                raise NoXattrError(f"inode {ino} has no xattr {name!r}")
+        self._write(PUT_XATTR, (ino, name, value))
+        self._set_links(inode, inode.nlink, inode.mtime_ns, now_ns)
+
+    async def remove_xattr(self, ino: InodeNo, name: bytes, now_ns: int) -> None:
+        """See `Engine`."""
+        self._begin_change()
+        inode = self._inode(ino)
+        if self._row(_SELECT_XATTR, (ino, name)) is None:
+            raise NoXattrError(f"inode {ino} has no xattr {name!r}")
+        self._write(DELETE_XATTR, (ino, name))
+        self._set_links(inode, inode.nlink, inode.mtime_ns, now_ns)
+
+    async def set_mode_and_xattrs(
+        self,
+        ino: InodeNo,
+        mode: int | None,
+        xattrs: Sequence[tuple[bytes, bytes | None]],
+        now_ns: int,
+    ) -> Inode:
+        """See `Engine`."""
+        self._begin_change(grows=any(value is not None for _name, value in xattrs))
+        inode = self._inode(ino)
+        for name, value in xattrs:
+            _check_xattr(name, value or b"")
+        for name, value in xattrs:
+            if value is None:
+                self._write(DELETE_XATTR, (ino, name))
+            else:
+                self._write(PUT_XATTR, (ino, name, value))
+        return self._change_attributes(inode, AttributeChanges(mode=mode, ctime_ns=now_ns))
+
+    # --- pins and codecs -------------------------------------------------------------------------
+    async def set_pin(self, ino: InodeNo, tier: Tier | None) -> None:
+        """See `Engine`."""
+        self._begin_change()
+        inode = self._inode(ino)
+        pin = int(tier or 0)
+        self._write(SET_PIN, (pin, ino))
+        self._cache.put(inode._replace(pin=pin))
+
+    async def effective_pin(self, ino: InodeNo) -> EffectivePin:
+        """See `Engine`."""
+        above, inode = ino, self._inode(ino)
+        while not inode.pin and above != ROOT_INODE:
+            above = self._parent(above)
+            inode = self._inode(above)
+        return EffectivePin(Tier(inode.pin), above) if inode.pin else EffectivePin(None, ino)
+
+    async def set_codec(self, ino: InodeNo, codec: str | None) -> None:
+        """See `Engine`."""
+        self._begin_change()
+        inode = self._inode(ino)
+        self._write(SET_CODEC, (codec, ino))
+        self._cache.put(inode._replace(codec=codec))
+
+    async def effective_codec(self, ino: InodeNo) -> str | None:
+        """See `Engine`."""
+        inode = self._inode(ino)
+        while inode.codec is None and inode.ino != ROOT_INODE:
+            inode = self._inode(self._parent(inode.ino))
+        return inode.codec

@@ -1,0 +1,197 @@
+"""Checks: what must hold between the rows of the database, as queries for what breaks it.
+
+Invariant: a query returns no row on a sound database; nothing here changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from memfs.metadata.records import Usage
+from memfs.metadata.sqlite.database import Row
+from memfs.metadata.sqlite.statements import Parameters
+
+Rows = Callable[[str, Parameters], list[Row]]
+
+SENTENCE_COUNT_MAX = 100
+"""Of one kind; a broken database has millions."""
+
+_DIRECTORY = "mode & 61440 = 16384"
+_REGULAR = "mode & 61440 = 32768"
+_SYMLINK = "mode & 61440 = 40960"
+
+RECOUNT = f"""
+    select
+        (select count(*) from inode),
+        (select coalesce(sum(size), 0) from inode where {_REGULAR} and flags & 1 = 0),
+        (select count(*) from inode where raw <> 0),
+        (select coalesce(sum(blocks), 0) * 512 from inode where raw <> 0),
+        (select count(*) from form where kind = 'packed'),
+        (select coalesce(sum(stored_bytes), 0) from form where kind = 'packed'),
+        (select count(*) from form where kind = 'remote'),
+        (select coalesce(sum(stored_bytes), 0) from form where kind = 'remote'),
+        (select count(*) from garbage)
+"""
+
+_CHECKS = (
+    (
+        "directory {} holds {!r}, which names inode {}, which does not exist",
+        "select parent, name, ino from dentry where ino not in (select ino from inode)",
+    ),
+    (
+        "{!r} (inode {}) is in inode {}, which is no directory",
+        f"""select name, ino, parent from dentry
+            where parent not in (select ino from inode where {_DIRECTORY})""",
+    ),
+    (
+        "inode {} has link count {}, but {} names",
+        f"""select ino, nlink, (select count(*) from dentry where dentry.ino = inode.ino) as names
+            from inode where not {_DIRECTORY} and nlink <> names""",
+    ),
+    (
+        "directory {} has link count {}, but {} subdirectories",
+        f"""select ino, nlink, (
+                select count(*) from dentry join inode as child on child.ino = dentry.ino
+                where dentry.parent = inode.ino and child.{_DIRECTORY}
+            ) as children
+            from inode where {_DIRECTORY} and nlink <> 0 and nlink <> 2 + children""",
+    ),
+    (
+        "removed directory {} still holds {} names",
+        f"""select parent, count(*) from dentry
+            where parent in (select ino from inode where {_DIRECTORY} and nlink = 0)
+            group by parent""",
+    ),
+    (
+        "directory {} has {} names",
+        f"""select ino, (select count(*) from dentry where dentry.ino = inode.ino) as names
+            from inode where {_DIRECTORY} and names <> (ino <> 1 and nlink > 0)""",
+    ),
+    (
+        "directory {} cannot be reached from the root",
+        f"""with recursive reached(ino) as (
+                values (1)
+                union select inode.ino from reached
+                join dentry on dentry.parent = reached.ino
+                join inode on inode.ino = dentry.ino and {_DIRECTORY}
+            )
+            select ino from inode where {_DIRECTORY} and nlink > 0 and ino not in reached""",
+    ),
+    ("the root directory {} is missing", "select 1 where 1 not in (select ino from inode)"),
+    (
+        "inode {} has the impossible flags {}",
+        "select ino, flags from inode where flags not in (0, 1, 2)",
+    ),
+    (
+        "inode {} is unsealed without a raw file",
+        "select ino from inode where flags & 1 and raw = 0",
+    ),
+    (
+        "inode {} is unsealed but has blob {}",
+        "select ino, blob from inode where flags & 1 and blob <> 0",
+    ),
+    (
+        "inode {} is no regular file but has raw file {} and blob {}",
+        f"select ino, raw, blob from inode where not {_REGULAR} and (raw <> 0 or blob <> 0)",
+    ),
+    (
+        "inode {} has {} bytes but neither a raw file nor a form",
+        f"""select ino, size from inode where {_REGULAR} and flags & 1 = 0 and size > 0
+            and raw = 0 and blob not in (select blob from form)""",
+    ),
+    (
+        "raw file {} belongs to {} inodes",
+        "select raw, count(*) from inode where raw <> 0 group by raw having count(*) > 1",
+    ),
+    (
+        "raw file {} of inode {} is marked as garbage",
+        """select raw, ino from inode
+           where raw <> 0 and cast(raw as text) in (
+               select location from garbage where kind = 'raw')""",
+    ),
+    (
+        "inode {} has blob {}, which does not exist",
+        "select ino, blob from inode where blob <> 0 and blob not in (select blob from blob)",
+    ),
+    (
+        "blob {} belongs to no inode",
+        "select blob from blob where blob not in (select blob from inode where blob <> 0)",
+    ),
+    ("blob {} has no form", "select blob from blob where blob not in (select blob from form)"),
+    (
+        "the {} form {} has blob {}, which does not exist",
+        "select kind, location, blob from form where blob not in (select blob from blob)",
+    ),
+    (
+        "the {} form {} is marked as garbage",
+        "select form.kind, form.location from form join garbage using (kind, location)",
+    ),
+    (
+        "the {} form {} belongs to {} blobs",
+        "select kind, location, count(*) from form group by kind, location having count(*) > 1",
+    ),
+    (
+        "inode {} is marked packed {}, which its forms contradict",
+        """select ino, packed from inode where packed <> exists (
+               select 1 from form where form.blob = inode.blob and kind = 'packed')""",
+    ),
+    (
+        "symlink {} has no target",
+        f"select ino from inode where {_SYMLINK} and ino not in (select ino from symlink)",
+    ),
+    (
+        "symlink target of inode {}, which is no symlink",
+        f"select ino from symlink where ino not in (select ino from inode where {_SYMLINK})",
+    ),
+    (
+        "xattr {!r} belongs to inode {}, which does not exist",
+        "select name, ino from xattr where ino not in (select ino from inode)",
+    ),
+    (
+        "a pending move belongs to inode {}, which does not exist",
+        "select ino from pending where ino not in (select ino from inode)",
+    ),
+    (
+        "a decision belongs to inode {}, which does not exist",
+        "select ino from decision where ino not in (select ino from inode)",
+    ),
+)
+
+_BEYOND_LEASE = """
+    select 'inode', ino from inode where ino >= :next
+    union all select 'raw file', raw from inode where raw >= :next
+    union all select 'blob', blob from blob where blob >= :next
+    union all select 'dentry cookie', cookie from dentry where cookie >= :next
+    union all select 'garbage', item from garbage where item >= :next
+    union all select 'intent', intent from intent where intent >= :next
+    limit 100
+""".replace(":next", "?1")
+
+
+def find_damage(rows: Rows, totals: Usage, next_id: int) -> list[str]:
+    """Return a sentence for each thing that is wrong.
+
+    Args:
+        rows: Runs a query on the database.
+        totals: The totals as counted along.
+        next_id: No number in use may reach it.
+    """
+    damage = [
+        f"the database file is damaged: {row[0]}"
+        for row in rows(f"pragma integrity_check({SENTENCE_COUNT_MAX})", ())
+        if row[0] != "ok"
+    ]
+    for sentence, query in _CHECKS:
+        found = rows(f"{query} limit {SENTENCE_COUNT_MAX}", ())
+        damage += [sentence.format(*row) for row in found]
+    counted = Usage._make(rows(RECOUNT, ())[0])
+    damage += [
+        f"{name} is kept as {kept}, but counts {count}"
+        for name, kept, count in zip(Usage._fields, totals, counted, strict=True)
+        if kept != count
+    ]
+    damage += [
+        f"{what} {number} is beyond the numbers handed out"
+        for what, number in rows(_BEYOND_LEASE, (next_id,))
+    ]
+    return damage

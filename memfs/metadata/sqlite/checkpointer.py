@@ -1,0 +1,75 @@
+"""The checkpointer: a thread that makes committed changes durable in the write-ahead log.
+
+Invariant: `on_durable` is called only after the log, with all that was committed before `begin`,
+is on stable storage. Copying the log into the database file comes after that and is only tidying.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Checkpointer:
+    """Works on a connection of its own, so that the event loop's connection is not held up."""
+
+    def __init__(self, database_path: Path) -> None:
+        self._connection = sqlite3.connect(
+            database_path, isolation_level=None, check_same_thread=False
+        )
+        self._connection.execute("pragma synchronous = normal")
+        self._connection.execute("pragma wal_autocheckpoint = 0")
+        # The first read opens the log, which has to exist before it can be opened here.
+        self._connection.execute("select count(*) from state").fetchone()
+        wal_path = database_path.with_name(database_path.name + "-wal")
+        self._wal_fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC)
+        self._thread: threading.Thread | None = None
+        self.frame_count = 0
+        """Pages in the log after the last run: it starts over only when asked to."""
+        self.failure: OSError | None = None
+        """Why the log could not be made durable, if ever; nothing more can be promised then."""
+
+    @property
+    def running(self) -> bool:
+        """True from `begin` until the thread is done."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def begin(self, on_durable: Callable[[], None]) -> None:
+        """Start a run in a thread; the former one must have ended."""
+        assert not self.running
+        self._thread = threading.Thread(
+            target=self.run, args=(on_durable,), name="memfs-checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def run(self, on_durable: Callable[[], None]) -> None:
+        """Make the log durable, then copy it into the database file. Blocks."""
+        try:
+            os.fdatasync(self._wal_fd)
+        except OSError as error:
+            self.failure = error
+            return
+        on_durable()
+        try:
+            row = self._connection.execute("pragma wal_checkpoint(passive)").fetchone()
+            self.frame_count = max(0, row[1])
+        except sqlite3.Error:
+            # Mostly a full disk. The log holds everything; the next run copies it.
+            return
+
+    def join(self) -> None:
+        """Wait until no run is under way."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def close(self) -> None:
+        """Wait for the run under way and close."""
+        self.join()
+        os.close(self._wal_fd)
+        self._connection.close()

@@ -1,0 +1,234 @@
+"""Contents: the engine methods that change which raw file and which forms an inode has.
+
+Invariant: a sealed file that is not empty keeps a raw file or a form through every change; what is
+detached becomes garbage in the same change, so that no file or object is ever forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memfs.errors import InvalidValueError, NotFoundError
+from memfs.metadata.records import Blob, Form, GarbageItem, Inode, Seal
+from memfs.metadata.sqlite.attributes import Attributes
+from memfs.metadata.sqlite.rows import DURABLE, GARBAGE_COUNT, UNSEALED, is_regular
+from memfs.metadata.sqlite.schema import INODE_COLUMNS
+from memfs.metadata.sqlite.statements import (
+    DELETE_BLOB,
+    DELETE_GARBAGE,
+    DELETE_INTENT,
+    FORGET_BLOB,
+    INSERT_BLOB,
+    INSERT_FORM,
+    SEAL,
+    SET_BLOB,
+    SET_DURABLE,
+    SET_PACKED,
+    SET_RAW,
+    UNSEAL,
+)
+from memfs.types import NO_BLOB, NO_RAW, BlobId, FormKind, Generation, InodeNo, IntentId, RawId
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# `raw <> 0 and flags <> 2` is the condition of the partial index; it must stand there literally.
+_LIST_UNSEALED = (
+    f"select {INODE_COLUMNS} from inode where raw <> 0 and flags <> 2 and flags = 1 and ino > ?"
+    " order by ino limit ?"
+)
+_LIST_NOT_DURABLE = (
+    f"select {INODE_COLUMNS} from inode where raw <> 0 and flags <> 2 and flags = 0"
+    " order by ino limit ?"
+)
+_SELECT_FORM = "select location, stored_bytes from form where blob = ? and kind = ?"
+
+
+class Contents(Attributes):
+    """Raw files, blobs and forms."""
+
+    async def unseal(self, ino: InodeNo, raw: RawId) -> Inode:
+        """See `Engine`."""
+        self._begin_change()
+        inode = self._inode(ino)
+        if not is_regular(inode) or raw == NO_RAW:
+            raise InvalidValueError(f"inode {ino} cannot be written in raw file {raw}")
+        if inode.flags & UNSEALED and inode.raw == raw:
+            return inode
+        after = inode._replace(
+            generation=Generation(inode.generation + 1), raw=raw, blob=NO_BLOB, flags=UNSEALED
+        )
+        if inode.blob:
+            self._write(SET_BLOB, (0, 0, ino))
+            self._discard_blob_unless_used(inode.blob)
+        self._write(UNSEAL, (after.generation, raw, ino))
+        if inode.raw not in (NO_RAW, raw):
+            self._discard_raw(inode.raw)
+        return self._replace(inode, after)
+
+    async def seal(self, seals: Sequence[Seal]) -> None:
+        """See `Engine`."""
+        self._begin_change()
+        for ino, generation, size, blocks, atime_ns, mtime_ns, ctime_ns in seals:
+            inode = self._find_inode(ino)
+            if inode is None or inode.generation != generation or not inode.flags & UNSEALED:
+                continue
+            self._write(SEAL, (size, blocks, atime_ns, mtime_ns, ctime_ns, ino))
+            after = Inode._make(
+                (
+                    *inode[:6],
+                    size,
+                    blocks,
+                    atime_ns,
+                    mtime_ns,
+                    ctime_ns,
+                    *inode[11:15],
+                    0,
+                    *inode[16:],
+                )
+            )
+            self._replace(inode, after)
+
+    async def list_unsealed(self, after: InodeNo, limit: int) -> list[Inode]:
+        """See `Engine`."""
+        return [Inode._make(row) for row in self._rows(_LIST_UNSEALED, (after, limit))]
+
+    async def mark_durable(self, files: Sequence[tuple[InodeNo, Generation]]) -> None:
+        """See `Engine`."""
+        self._begin_change()
+        for ino, generation in files:
+            inode = self._find_sealed(ino, generation)
+            if inode is not None and inode.raw and not inode.flags & DURABLE:
+                self._write(SET_DURABLE, (ino,))
+                self._cache.put(inode._replace(flags=DURABLE))
+
+    def _find_sealed(self, ino: InodeNo, generation: Generation) -> Inode | None:
+        """Return the inode if it is a sealed regular file of that generation."""
+        inode = self._find_inode(ino)
+        if inode is None or inode.generation != generation or inode.flags & UNSEALED:
+            return None
+        return inode if is_regular(inode) else None
+
+    async def list_not_durable(self, limit: int) -> list[Inode]:
+        """See `Engine`."""
+        return [Inode._make(row) for row in self._rows(_LIST_NOT_DURABLE, (limit,))]
+
+    # --- blobs and forms -------------------------------------------------------------------------
+    async def get_blob(self, blob: BlobId) -> Blob:
+        """See `Engine`."""
+        row = self._row("select blob, size, digest from blob where blob = ?", (blob,))
+        if row is None:
+            raise NotFoundError(f"no blob {blob}")
+        return Blob._make(row)
+
+    async def list_forms(self, blob: BlobId) -> list[Form]:
+        """See `Engine`."""
+        rows = self._rows(
+            "select blob, kind, location, codec, stored_bytes from form where blob = ?"
+            " order by kind",
+            (blob,),
+        )
+        return [Form(row[0], FormKind(row[1]), *row[2:]) for row in rows]
+
+    async def publish_form(
+        self, ino: InodeNo, generation: Generation, blob: Blob, form: Form, intent: IntentId
+    ) -> bool:
+        """See `Engine`."""
+        self._begin_change()
+        if form.kind == FormKind.RAW or form.blob != blob.blob:
+            raise InvalidValueError(f"form {form} is none of blob {blob.blob}")
+        self._write(DELETE_INTENT, (intent,))
+        inode = self._find_sealed(ino, generation)
+        former = self._row(_SELECT_FORM, (blob.blob, form.kind.value))
+        if former is not None and former[0] == form.location:
+            return inode is not None and inode.blob == blob.blob
+        if inode is None or inode.blob not in (NO_BLOB, blob.blob) or former is not None:
+            self._add_garbage(form.kind, form.location)
+            return False
+        if self._row("select 1 from blob where blob = ?", (blob.blob,)) is None:
+            self._write(INSERT_BLOB, (blob.blob, blob.size, bytes(blob.digest)))
+        self._write(
+            INSERT_FORM,
+            (form.blob, form.kind.value, form.location, form.codec, form.stored_bytes),
+        )
+        self._account_form(form.kind, form.stored_bytes, 1)
+        if form.kind == FormKind.PACKED:
+            self._write(SET_PACKED, (1, blob.blob))
+        if inode.blob == NO_BLOB:
+            packed = self._row(_SELECT_FORM, (blob.blob, FormKind.PACKED.value)) is not None
+            self._write(SET_BLOB, (blob.blob, int(packed), ino))
+            self._cache.put(inode._replace(blob=blob.blob))
+        return True
+
+    async def publish_raw(
+        self, ino: InodeNo, generation: Generation, raw: RawId, blocks: int, intent: IntentId
+    ) -> bool:
+        """See `Engine`."""
+        self._begin_change()
+        self._write(DELETE_INTENT, (intent,))
+        inode = self._find_sealed(ino, generation)
+        if inode is None or inode.raw:
+            if inode is None or inode.raw != raw:
+                self._discard_raw(raw)
+                return False
+            return True
+        self._write(SET_RAW, (raw, blocks, ino))
+        self._replace(inode, inode._replace(raw=raw, blocks=blocks, flags=0))
+        return True
+
+    async def drop_raw(self, ino: InodeNo, generation: Generation) -> bool:
+        """See `Engine`."""
+        self._begin_change()
+        inode = self._find_sealed(ino, generation)
+        if inode is None or not inode.raw or not inode.blob:
+            return False
+        if self._row("select 1 from form where blob = ? limit 1", (inode.blob,)) is None:
+            return False
+        self._write(SET_RAW, (0, inode.blocks, ino))
+        self._discard_raw(inode.raw)
+        self._replace(inode, inode._replace(raw=NO_RAW, flags=0))
+        return True
+
+    async def drop_form(self, ino: InodeNo, generation: Generation, kind: FormKind) -> bool:
+        """See `Engine`."""
+        self._begin_change()
+        inode = self._find_sealed(ino, generation)
+        if inode is None or not inode.blob:
+            return False
+        blob = inode.blob
+        form = self._row(_SELECT_FORM, (blob, kind.value))
+        if form is None:
+            return False
+        if self._row("select 1 from form where blob = ? and kind <> ?", (blob, kind.value)):
+            self._discard_form(blob, kind, *form)
+            if kind == FormKind.PACKED:
+                self._write(SET_PACKED, (0, blob))
+            return True
+        # The last form: every inode that shares the blob needs a raw file of its own.
+        if self._row(
+            "select 1 from inode where blob = ? and blob <> 0 and raw = 0 limit 1", (blob,)
+        ):
+            return False
+        sharers = self._rows("select ino from inode where blob = ? and blob <> 0", (blob,))
+        self._discard_form(blob, kind, *form)
+        self._write(FORGET_BLOB, (blob,))
+        self._write(DELETE_BLOB, (blob,))
+        for (sharer,) in sharers:
+            self._cache.forget(sharer)
+        return True
+
+    # --- garbage ---------------------------------------------------------------------------------
+    async def list_garbage(self, limit: int) -> list[GarbageItem]:
+        """See `Engine`."""
+        rows = self._rows(
+            "select item, kind, location from garbage order by item limit ?", (limit,)
+        )
+        return [GarbageItem(item, FormKind(kind), location) for item, kind, location in rows]
+
+    async def clear_garbage(self, items: Sequence[int]) -> None:
+        """See `Engine`."""
+        self._begin_change()
+        for item in items:
+            if self._row("select 1 from garbage where item = ?", (item,)):
+                self._write(DELETE_GARBAGE, (item,))
+                self._totals[GARBAGE_COUNT] -= 1

@@ -1,0 +1,130 @@
+"""The SQLite engine: the metadata of one state directory, in this process.
+
+Invariant: no coroutine of it suspends, so a caller may run one to its end with one `send(None)`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from memfs.errors import MetadataError, UsageError
+from memfs.metadata.records import Usage
+from memfs.metadata.sqlite.check import RECOUNT, find_damage
+from memfs.metadata.sqlite.creation import LEASE_NAME, create
+from memfs.metadata.sqlite.database import FILE_NAME, Database, Limits
+from memfs.metadata.sqlite.format import read_format
+from memfs.metadata.sqlite.inode_cache import InodeCache
+from memfs.metadata.sqlite.lease import IdLease
+from memfs.metadata.sqlite.moves import Moves
+from memfs.types import BlobId, InodeNo, RawId
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs.config import MetadataConfig
+
+
+class SqliteEngine(Moves):
+    """Implements `memfs.metadata.engine.Engine`; its methods are described there."""
+
+    @classmethod
+    def open(
+        cls,
+        state_dir: Path,
+        config: MetadataConfig,
+        now_ns: int | None = None,
+        limits: Limits | None = None,
+    ) -> SqliteEngine:
+        """Open the metadata of a state directory, creating them if it has none.
+
+        Args:
+            state_dir: Made if it is missing.
+            config: Sizes in memory.
+            now_ns: Times of a new root directory; None: now.
+            limits: Sizes on disk; None: the defaults.
+
+        Raises:
+            UsageError: The format is unreadable, newer or of another engine, or another process
+                uses the directory; then nothing was touched.
+            MetadataError: The files are broken.
+            NoSpaceError: The disk is too full even to open.
+        """
+        if not read_format(state_dir):
+            create(state_dir, time.time_ns() if now_ns is None else now_ns)
+        if not (state_dir / FILE_NAME).exists():
+            raise UsageError(f"{state_dir / FILE_NAME} is missing: restore it from a backup")
+        try:
+            lease = IdLease(state_dir / LEASE_NAME)
+        except OSError as error:
+            raise MetadataError(f"{state_dir / LEASE_NAME} cannot be used: {error}") from error
+        cache = InodeCache(config.inode_cache_count)
+        try:
+            database = Database(state_dir, config.cache_bytes, limits or Limits(), cache.clear)
+        except BaseException:
+            lease.close(clean=False)
+            raise
+        return cls(database, lease, cache)
+
+    # --- ids -------------------------------------------------------------------------------------
+    def reserve_ids(self) -> tuple[InodeNo, RawId]:
+        """See `Engine`; one number serves as both."""
+        number = self._take_id()
+        return InodeNo(number), RawId(number)
+
+    def reserve_blob(self) -> BlobId:
+        """See `Engine`."""
+        return BlobId(self._take_id())
+
+    def unsettled_raw_range(self) -> tuple[RawId, RawId]:
+        """See `Engine`."""
+        start, end = self._lease.unsettled
+        return RawId(start), RawId(end)
+
+    # --- totals ----------------------------------------------------------------------------------
+    async def usage(self) -> Usage:
+        """See `Engine`."""
+        return Usage._make(self._totals)
+
+    async def recount(self) -> Usage:
+        """See `Engine`."""
+        return Usage._make(self._rows(RECOUNT, ())[0])
+
+    def check(self) -> list[str]:
+        """See `Engine`."""
+        return find_damage(self._rows, Usage._make(self._totals), self._lease.next_id)
+
+    # --- transactions ----------------------------------------------------------------------------
+    @property
+    def uncommitted(self) -> bool:
+        """See `Engine`."""
+        return self._database.uncommitted
+
+    def commit_nowait(self) -> None:
+        """See `Engine`."""
+        self._database.commit_nowait()
+
+    def sync(self) -> None:
+        """See `Engine`."""
+        self._database.sync()
+
+    def maintain(self) -> None:
+        """See `Engine`."""
+        self._database.maintain()
+
+    def settle(self) -> None:
+        """Wait until what `maintain` began in the background has ended."""
+        self._database.settle()
+
+    def close(self) -> None:
+        """See `Engine`.
+
+        Raises:
+            NoSpaceError, MetadataError: The last mutations could not be committed; as
+                `commit_nowait`. The engine is closed all the same.
+        """
+        clean = False
+        try:
+            clean = self._database.close()
+        finally:
+            self._lease.close(clean=clean)

@@ -1,0 +1,42 @@
+"""The inode cache: decoded inodes, least recently used ones leave.
+
+Invariant: a cached inode equals its row, uncommitted changes included.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memfs.metadata.records import Inode
+
+
+class InodeCache:
+    """At most `count_max` inodes."""
+
+    def __init__(self, count_max: int) -> None:
+        self._inodes: OrderedDict[int, Inode] = OrderedDict()
+        self._count_max = max(1, count_max)
+        self.clear = self._inodes.clear
+        self._touch = self._inodes.move_to_end
+
+    def get(self, ino: int) -> Inode | None:
+        """Return an inode that is cached."""
+        inode = self._inodes.get(ino)
+        if inode is not None:
+            self._touch(ino)
+        return inode
+
+    def put(self, inode: Inode) -> None:
+        """Keep an inode as it is now."""
+        inodes = self._inodes
+        ino = inode[0]
+        inodes[ino] = inode
+        self._touch(ino)
+        if len(inodes) > self._count_max:
+            inodes.popitem(last=False)
+
+    def forget(self, ino: int) -> None:
+        """Drop an inode that is gone or has changed unseen."""
+        self._inodes.pop(ino, None)

@@ -1,0 +1,306 @@
+"""Names: the engine methods that read and change dentries.
+
+Invariant: a directory's nlink is 2 plus its subdirectories, any other inode's its dentries.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from memfs.errors import (
+    AlreadyExistsError,
+    DirectoryNotEmptyError,
+    InvalidValueError,
+    IsADirectoryInodeError,
+    NameTooLongError,
+    NotADirectoryInodeError,
+    NotFoundError,
+    NotPermittedError,
+)
+from memfs.metadata.records import DirectoryEntry, Inode, NewInode, RenameResult
+from memfs.metadata.sqlite.rows import INODE_COUNT, RAW_COUNT, UNSEALED, Rows, is_directory
+from memfs.metadata.sqlite.statements import (
+    DELETE_DENTRY,
+    DELETE_INODE,
+    INSERT_DENTRY,
+    INSERT_INODE,
+    INSERT_SYMLINK,
+    MOVE_DENTRY,
+    POINT_DENTRY,
+    PUT_XATTR,
+)
+from memfs.types import NAME_BYTES_MAX, NO_BLOB, ROOT_INODE, Generation, InodeNo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # linux/fs.h, rename(2)
+
+_SELECT_DENTRY = "select cookie, ino from dentry where parent = ? and name = ?"
+_LIST_DIRECTORY = (
+    f"select dentry.cookie, dentry.name, {', '.join('inode.' + c for c in Inode._fields)}"
+    " from dentry cross join inode on inode.ino = dentry.ino"
+    " where parent = ? and cookie > ? order by cookie limit ?"
+)
+
+
+def _check_new_name(name: bytes) -> None:
+    if len(name) > NAME_BYTES_MAX:
+        raise NameTooLongError(f"name of {len(name)} bytes; {NAME_BYTES_MAX} are allowed")
+    if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
+        raise InvalidValueError(f"{name!r} cannot be a name")
+
+
+class Namespace(Rows):
+    """Reading and changing names."""
+
+    # --- reading ---------------------------------------------------------------------------------
+    async def get_inode(self, ino: InodeNo) -> Inode:
+        """See `Engine`."""
+        inode = self._cache.get(ino)
+        return inode if inode is not None else self._load_inode(ino)
+
+    async def lookup(self, parent: InodeNo, name: bytes) -> Inode:
+        """See `Engine`."""
+        row = self._row(_SELECT_DENTRY, (parent, name))
+        if row is None:
+            self._directory(parent)
+            if len(name) > NAME_BYTES_MAX:
+                raise NameTooLongError(f"name of {len(name)} bytes; {NAME_BYTES_MAX} are allowed")
+            raise NotFoundError(f"no {name!r} in directory {parent}")
+        return self._inode(row[1])
+
+    async def list_directory(
+        self, parent: InodeNo, after_cookie: int, limit: int
+    ) -> list[DirectoryEntry]:
+        """See `Engine`."""
+        self._directory(parent)
+        rows = self._rows(_LIST_DIRECTORY, (parent, after_cookie, limit))
+        return [DirectoryEntry(row[0], row[1], Inode._make(row[2:])) for row in rows]
+
+    async def get_parent(self, ino: InodeNo) -> InodeNo:
+        """See `Engine`."""
+        self._inode(ino)
+        return self._parent(ino)
+
+    def _parent(self, ino: InodeNo) -> InodeNo:
+        row = self._row("select parent from dentry where ino = ? limit 1", (ino,))
+        return ROOT_INODE if row is None else InodeNo(row[0])
+
+    async def get_path(self, ino: InodeNo) -> bytes:
+        """See `Engine`."""
+        self._inode(ino)
+        names: list[bytes] = []
+        while ino != ROOT_INODE:
+            row = self._row("select parent, name from dentry where ino = ? limit 1", (ino,))
+            if row is None:
+                orphan = b"<inode %d>" % ino
+                return b"/".join([orphan, *reversed(names)])
+            names.append(row[1])
+            ino = row[0]
+        return b"/" + b"/".join(reversed(names))
+
+    async def read_link(self, ino: InodeNo) -> bytes:
+        """See `Engine`."""
+        row = self._row("select target from symlink where ino = ?", (ino,))
+        if row is None:
+            self._inode(ino)
+            raise InvalidValueError(f"inode {ino} is not a symlink")
+        target: bytes = row[0]
+        return target
+
+    # --- creating --------------------------------------------------------------------------------
+    async def create(self, parent: InodeNo, name: bytes, new: NewInode) -> Inode:
+        """See `Engine`."""
+        self._begin_change(grows=True)
+        directory = self._living_directory(parent)
+        _check_new_name(name)
+        makes_directory = new.mode & 0o170000 == stat.S_IFDIR
+        # The inode's number is the cookie of its first dentry: unique, and nothing to look up.
+        if not self._database.write_unique(INSERT_DENTRY, (parent, new.ino, name, new.ino)):
+            raise AlreadyExistsError(f"{name!r} exists in directory {parent}")
+        inode = self._insert_inode(new, 2 if makes_directory else 1)
+        nlink = directory.nlink + 1 if makes_directory else directory.nlink
+        self._set_links(directory, nlink, new.now_ns, new.now_ns)
+        return inode
+
+    async def create_orphan(self, new: NewInode) -> Inode:
+        """See `Engine`."""
+        self._begin_change(grows=True)
+        return self._insert_inode(new, 0)
+
+    def _living_directory(self, ino: InodeNo) -> Inode:
+        directory = self._directory(ino)
+        if directory.nlink == 0:
+            raise NotFoundError(f"directory {ino} was removed")
+        return directory
+
+    def _insert_inode(self, new: NewInode, nlink: int) -> Inode:
+        ino, mode, uid, gid, now_ns, rdev, raw, target, xattrs = new
+        flags = UNSEALED if raw else 0
+        inode = Inode(
+            ino, mode, uid, gid, nlink, rdev, len(target), 0, now_ns, now_ns, now_ns, now_ns,
+            Generation(1), raw, NO_BLOB, flags, 0, None, now_ns,
+        )  # fmt: skip
+        self._write(INSERT_INODE, inode[:])
+        if mode & 0o170000 == stat.S_IFLNK:
+            self._write(INSERT_SYMLINK, (ino, target))
+        for name, value in xattrs:
+            self._write(PUT_XATTR, (ino, name, value))
+        self._totals[INODE_COUNT] += 1
+        if raw:
+            self._totals[RAW_COUNT] += 1
+        self._cache.put(inode)
+        return inode
+
+    async def link(self, ino: InodeNo, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
+        """See `Engine`."""
+        self._begin_change(grows=True)
+        inode = self._inode(ino)
+        directory = self._living_directory(parent)
+        _check_new_name(name)
+        if is_directory(inode):
+            raise NotPermittedError(f"inode {ino} is a directory: it has one name only")
+        cookie = self._take_id()
+        if not self._database.write_unique(INSERT_DENTRY, (parent, cookie, name, ino)):
+            raise AlreadyExistsError(f"{name!r} exists in directory {parent}")
+        self._set_links(directory, directory.nlink, now_ns, now_ns)
+        return self._set_links(inode, inode.nlink + 1, inode.mtime_ns, now_ns)
+
+    # --- removing --------------------------------------------------------------------------------
+    def _dentry(self, parent: InodeNo, name: bytes) -> tuple[int, Inode]:
+        row = self._row(_SELECT_DENTRY, (parent, name))
+        if row is None:
+            raise NotFoundError(f"no {name!r} in directory {parent}")
+        return row[0], self._inode(row[1])
+
+    async def unlink(self, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
+        """See `Engine`."""
+        self._begin_change()
+        directory = self._directory(parent)
+        cookie, inode = self._dentry(parent, name)
+        if is_directory(inode):
+            raise IsADirectoryInodeError(f"{name!r} in directory {parent} is a directory")
+        self._write(DELETE_DENTRY, (parent, cookie))
+        self._set_links(directory, directory.nlink, now_ns, now_ns)
+        return self._set_links(inode, inode.nlink - 1, inode.mtime_ns, now_ns)
+
+    async def rmdir(self, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
+        """See `Engine`."""
+        self._begin_change()
+        directory = self._directory(parent)
+        cookie, inode = self._dentry(parent, name)
+        if not is_directory(inode):
+            raise NotADirectoryInodeError(f"{name!r} in directory {parent} is not a directory")
+        self._check_empty(inode)
+        self._write(DELETE_DENTRY, (parent, cookie))
+        self._set_links(directory, directory.nlink - 1, now_ns, now_ns)
+        return self._set_links(inode, 0, inode.mtime_ns, now_ns)
+
+    def _check_empty(self, directory: Inode) -> None:
+        if self._row("select 1 from dentry where parent = ? limit 1", (directory.ino,)):
+            raise DirectoryNotEmptyError(f"directory {directory.ino} is not empty")
+
+    async def reap(self, inos: Sequence[InodeNo]) -> None:
+        """See `Engine`."""
+        self._begin_change()
+        for ino in inos:
+            inode = self._find_inode(ino)
+            if inode is None or inode.nlink > 0:
+                continue
+            self._write(DELETE_INODE, (ino,))
+            self._cache.forget(ino)
+            self._account(inode, -1)
+            if inode.raw:
+                self._discard_raw(inode.raw)
+            if inode.blob:
+                self._discard_blob_unless_used(inode.blob)
+
+    async def list_orphans(self, limit: int) -> list[InodeNo]:
+        """See `Engine`."""
+        rows = self._rows("select ino from inode where nlink = 0 order by ino limit ?", (limit,))
+        return [InodeNo(row[0]) for row in rows]
+
+    # --- renaming --------------------------------------------------------------------------------
+    async def rename(
+        self,
+        parent: InodeNo,
+        name: bytes,
+        new_parent: InodeNo,
+        new_name: bytes,
+        flags: int,
+        now_ns: int,
+    ) -> RenameResult:
+        """See `Engine`."""
+        self._begin_change()
+        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+            raise InvalidValueError(f"rename flags {flags:#x} are not known")
+        self._directory(parent)
+        self._living_directory(new_parent)
+        _check_new_name(new_name)
+        cookie, moved = self._dentry(parent, name)
+        target = self._row(_SELECT_DENTRY, (new_parent, new_name))
+        if target is None:
+            if flags == RENAME_EXCHANGE:
+                raise NotFoundError(f"no {new_name!r} in directory {new_parent}")
+            self._check_no_cycle(moved, new_parent)
+            self._write(MOVE_DENTRY, (new_parent, new_name, parent, cookie))
+            self._cross(parent, new_parent, int(is_directory(moved)), now_ns)
+            return RenameResult(self._set_ctime(moved, now_ns), None)
+        if flags == RENAME_NOREPLACE:
+            raise AlreadyExistsError(f"{new_name!r} exists in directory {new_parent}")
+        target_cookie, replaced = target[0], self._inode(target[1])
+        if replaced.ino == moved.ino:
+            return RenameResult(moved, None)
+        self._check_no_cycle(moved, new_parent)
+        if flags == RENAME_EXCHANGE:
+            self._check_no_cycle(replaced, parent)
+            self._write(POINT_DENTRY, (replaced.ino, parent, cookie))
+            self._write(POINT_DENTRY, (moved.ino, new_parent, target_cookie))
+            self._cross(parent, new_parent, is_directory(moved) - is_directory(replaced), now_ns)
+            replaced = self._set_ctime(replaced, now_ns)
+        else:
+            self._check_replaceable(moved, replaced)
+            self._write(DELETE_DENTRY, (new_parent, target_cookie))
+            self._write(MOVE_DENTRY, (new_parent, new_name, parent, cookie))
+            self._cross(parent, new_parent, int(is_directory(moved)), now_ns)
+            replaced = self._drop_link(replaced, new_parent, now_ns)
+        return RenameResult(self._set_ctime(moved, now_ns), replaced)
+
+    def _set_ctime(self, inode: Inode, now_ns: int) -> Inode:
+        return self._set_links(inode, inode.nlink, inode.mtime_ns, now_ns)
+
+    def _check_no_cycle(self, moved: Inode, new_parent: InodeNo) -> None:
+        if not is_directory(moved):
+            return
+        ino = new_parent
+        while ino != ROOT_INODE:
+            if ino == moved.ino:
+                raise InvalidValueError(f"directory {moved.ino} cannot move below itself")
+            ino = self._parent(ino)
+
+    def _check_replaceable(self, moved: Inode, replaced: Inode) -> None:
+        if is_directory(replaced):
+            if not is_directory(moved):
+                raise IsADirectoryInodeError(f"inode {replaced.ino} is a directory")
+            self._check_empty(replaced)
+        elif is_directory(moved):
+            raise NotADirectoryInodeError(f"inode {replaced.ino} is not a directory")
+
+    def _cross(self, parent: InodeNo, new_parent: InodeNo, gain: int, now_ns: int) -> None:
+        """Update both parents after `gain` more directories went from one to the other."""
+        if parent != new_parent:
+            source = self._inode(parent)
+            self._set_links(source, source.nlink - gain, now_ns, now_ns)
+        else:
+            gain = 0
+        target = self._inode(new_parent)
+        self._set_links(target, target.nlink + gain, now_ns, now_ns)
+
+    def _drop_link(self, replaced: Inode, parent: InodeNo, now_ns: int) -> Inode:
+        if not is_directory(replaced):
+            return self._set_links(replaced, replaced.nlink - 1, replaced.mtime_ns, now_ns)
+        directory = self._inode(parent)
+        self._set_links(directory, directory.nlink - 1, now_ns, now_ns)
+        return self._set_links(replaced, 0, replaced.mtime_ns, now_ns)

@@ -1,0 +1,169 @@
+"""Rows: what every group of engine methods does with inodes, contents and totals.
+
+Invariant: a change of an inode's row goes with the same change of the cache and of the totals.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from memfs.errors import NotADirectoryInodeError, StaleInodeError
+from memfs.metadata.records import Inode
+from memfs.metadata.sqlite.schema import INODE_COLUMNS
+from memfs.metadata.sqlite.statements import (
+    DELETE_BLOB,
+    DELETE_FORM,
+    INSERT_GARBAGE,
+    SET_LINKS,
+    SET_TIMES,
+)
+from memfs.types import BlobId, FormKind, InodeNo, RawId
+
+if TYPE_CHECKING:
+    from memfs.metadata.sqlite.database import Database
+    from memfs.metadata.sqlite.inode_cache import InodeCache
+    from memfs.metadata.sqlite.lease import IdLease
+
+UNSEALED, DURABLE = 1, 2
+"""`InodeFlags` as plain integers: an IntFlag costs half a microsecond for each `&`."""
+
+(
+    INODE_COUNT,
+    LOGICAL_BYTES,
+    RAW_COUNT,
+    RAW_BYTES,
+    PACKED_COUNT,
+    PACKED_BYTES,
+    REMOTE_COUNT,
+    REMOTE_BYTES,
+    GARBAGE_COUNT,
+) = range(9)
+"""Positions in `Database.totals`, which are those of `records.Usage`."""
+
+_COUNT_OF_KIND = {FormKind.PACKED: PACKED_COUNT, FormKind.REMOTE: REMOTE_COUNT}
+
+BLOCK_BYTES = 512
+SELECT_INODE = f"select {INODE_COLUMNS} from inode where ino = ?"
+
+
+def is_directory(inode: Inode) -> bool:
+    """Tell a directory by its mode."""
+    return inode[1] & 0o170000 == stat.S_IFDIR
+
+
+def is_regular(inode: Inode) -> bool:
+    """Tell a regular file by its mode."""
+    return inode[1] & 0o170000 == stat.S_IFREG
+
+
+def with_links(inode: Inode, nlink: int, mtime_ns: int, ctime_ns: int) -> Inode:
+    """Return the inode with these; half the time of `_replace`."""
+    return Inode._make((*inode[:4], nlink, *inode[5:9], mtime_ns, ctime_ns, *inode[11:]))
+
+
+class Rows:
+    """The tables with their cache; the groups of engine methods inherit it."""
+
+    def __init__(self, database: Database, lease: IdLease, cache: InodeCache) -> None:
+        self._database = database
+        self._lease = lease
+        self._cache = cache
+        self._row = database.row
+        self._rows = database.rows
+        self._write = database.write
+        self._begin_change = database.begin_change
+        self._totals = database.totals
+
+    def _take_id(self) -> int:
+        if self._lease.is_spent:
+            # Durable first: what older ids were used for is not looked at after a crash any more.
+            self._database.sync()
+            try:
+                self._lease.renew()
+            except OSError as error:
+                self._database.undo(error)
+        return self._lease.take()
+
+    # --- inodes ----------------------------------------------------------------------------------
+    def _inode(self, ino: int) -> Inode:
+        inode = self._cache.get(ino)
+        return inode if inode is not None else self._load_inode(ino)
+
+    def _load_inode(self, ino: int) -> Inode:
+        inode = self._find_inode(ino)
+        if inode is None:
+            raise StaleInodeError(f"inode {ino} does not exist")
+        return inode
+
+    def _find_inode(self, ino: int) -> Inode | None:
+        inode = self._cache.get(ino)
+        if inode is None:
+            row = self._row(SELECT_INODE, (ino,))
+            if row is not None:
+                inode = Inode._make(row)
+                self._cache.put(inode)
+        return inode
+
+    def _directory(self, ino: InodeNo) -> Inode:
+        inode = self._cache.get(ino)
+        if inode is None:
+            inode = self._load_inode(ino)
+        if inode[1] & 0o170000 != stat.S_IFDIR:
+            raise NotADirectoryInodeError(f"inode {ino} is not a directory")
+        return inode
+
+    def _set_links(self, inode: Inode, nlink: int, mtime_ns: int, ctime_ns: int) -> Inode:
+        """Store link count and times, and return the inode after it."""
+        if nlink == inode.nlink:
+            self._write(SET_TIMES, (mtime_ns, ctime_ns, inode.ino))
+        else:
+            self._write(SET_LINKS, (nlink, mtime_ns, ctime_ns, inode.ino))
+        changed = with_links(inode, nlink, mtime_ns, ctime_ns)
+        self._cache.put(changed)
+        return changed
+
+    def _account(self, inode: Inode, sign: int) -> None:
+        """Add (1) or take away (-1) an inode's share of the totals."""
+        totals = self._totals
+        totals[INODE_COUNT] += sign
+        if is_regular(inode):
+            if not inode.flags & UNSEALED:
+                totals[LOGICAL_BYTES] += sign * inode.size
+            if inode.raw:
+                totals[RAW_COUNT] += sign
+                totals[RAW_BYTES] += sign * inode.blocks * BLOCK_BYTES
+
+    def _replace(self, before: Inode, after: Inode) -> Inode:
+        """Follow a stored change of an inode in cache and totals."""
+        self._account(before, -1)
+        self._account(after, 1)
+        self._cache.put(after)
+        return after
+
+    # --- contents --------------------------------------------------------------------------------
+    def _add_garbage(self, kind: FormKind, location: str) -> None:
+        self._write(INSERT_GARBAGE, (self._take_id(), kind.value, location))
+        self._totals[GARBAGE_COUNT] += 1
+
+    def _discard_raw(self, raw: RawId) -> None:
+        self._add_garbage(FormKind.RAW, str(raw))
+
+    def _account_form(self, kind: FormKind, stored_bytes: int, sign: int) -> None:
+        count = _COUNT_OF_KIND[kind]
+        self._totals[count] += sign
+        self._totals[count + 1] += sign * stored_bytes
+
+    def _discard_form(self, blob: BlobId, kind: FormKind, location: str, size: int) -> None:
+        self._write(DELETE_FORM, (blob, kind.value))
+        self._account_form(kind, size, -1)
+        self._add_garbage(kind, location)
+
+    def _discard_blob_unless_used(self, blob: BlobId) -> None:
+        """Remove a blob that has just lost an inode, if that was its last one."""
+        if self._row("select 1 from inode where blob = ? and blob <> 0 limit 1", (blob,)):
+            return
+        forms = self._rows("select kind, location, stored_bytes from form where blob = ?", (blob,))
+        for kind, location, size in forms:
+            self._discard_form(blob, FormKind(kind), location, size)
+        self._write(DELETE_BLOB, (blob,))

@@ -1,0 +1,149 @@
+"""The tables of the SQLite engine: the canonical reference of the database in a state directory.
+
+Invariant: every change of this text is a change of the format (`sqlite.format.FORMAT_NUMBER`).
+"""
+
+from __future__ import annotations
+
+from memfs.metadata.records import Inode
+
+INODE_COLUMNS = ", ".join(Inode._fields)
+"""The columns of `inode` in the order of the record, so that `Inode._make(row)` works."""
+
+SCHEMA = (
+    # One row an inode; the root is row 1 and always there.
+    """
+    create table inode (
+        ino integer primary key,        -- from the id lease, never reused
+        mode integer not null,          -- type and permission bits, st_mode
+        uid integer not null,
+        gid integer not null,
+        nlink integer not null,         -- dentries; directory: 2 + subdirectories; 0: orphan
+        rdev integer not null,          -- device nodes only, else 0
+        size integer not null,          -- bytes at the last seal; symlink: bytes of its target
+        blocks integer not null,        -- of 512 bytes at the last seal; stays when raw goes
+        atime_ns integer not null,
+        mtime_ns integer not null,
+        ctime_ns integer not null,
+        btime_ns integer not null,
+        generation integer not null,    -- starts at 1; only grows
+        raw integer not null,           -- raw id, unique where not 0; 0: no raw file
+        blob integer not null,          -- blob.blob; 0: none; an unsealed inode has none
+        flags integer not null,         -- 1: unsealed, needs raw; 2: raw is durable; else 0
+        pin integer not null,           -- Tier; 0: no pin of its own
+        codec text,                     -- null: no codec of its own
+        accessed_ns integer not null,   -- for the mover
+        packed integer not null         -- 1 exactly if its blob has a packed form, else 0
+    ) strict
+    """,
+    "create index inode_orphan on inode (ino) where nlink = 0",
+    # Unsealed files (flags 1) and those not known to be durable (flags 0): the work lists.
+    "create index inode_unsettled on inode (flags) where raw <> 0 and flags <> 2",
+    "create index inode_raw_access on inode (accessed_ns) where raw <> 0 and flags <> 1",
+    "create index inode_packed_access on inode (accessed_ns) where packed = 1",
+    "create index inode_blob on inode (blob) where blob <> 0",
+    # Clustered by directory and cookie, so that readdir is one scan; names live in the index too.
+    """
+    create table dentry (
+        parent integer not null,        -- inode.ino of a directory
+        cookie integer not null,        -- readdir position; unique over all dentries, > 2
+        name blob not null,             -- 1..255 bytes, neither "/" nor NUL, not "." or ".."
+        ino integer not null,           -- inode.ino; a directory has exactly one dentry
+        primary key (parent, cookie)
+    ) without rowid, strict
+    """,
+    "create unique index dentry_name on dentry (parent, name)",
+    "create index dentry_ino on dentry (ino)",
+    """
+    create table symlink (
+        ino integer primary key,        -- inode.ino of a symbolic link; every one has a row
+        target blob not null
+    ) strict
+    """,
+    """
+    create table xattr (
+        ino integer not null,           -- inode.ino
+        name blob not null,             -- with its prefix, 1..255 bytes
+        value blob not null,            -- 0..65536 bytes
+        primary key (ino, name)
+    ) without rowid, strict
+    """,
+    # A blob lives exactly as long as it has a form, and has at least one inode.
+    """
+    create table blob (
+        blob integer primary key,       -- from the id lease, never reused
+        size integer not null,          -- uncompressed bytes
+        digest blob not null            -- BLAKE3-256, 32 bytes
+    ) strict
+    """,
+    """
+    create table form (
+        blob integer not null,          -- blob.blob
+        kind text not null,             -- 'packed' or 'remote'
+        location text not null,         -- packed: path below the state directory; remote: key
+        codec text not null,
+        stored_bytes integer not null,
+        primary key (blob, kind)
+    ) without rowid, strict
+    """,
+    """
+    create table garbage (
+        item integer primary key,       -- from the id lease: in order of age
+        kind text not null,             -- 'raw', 'packed' or 'remote'
+        location text not null          -- raw: decimal raw id; else as form.location
+    ) strict
+    """,
+    """
+    create table intent (
+        intent integer primary key,     -- from the id lease: in order of age
+        kind text not null,             -- 'pack', 'upload' or 'hydrate'
+        ino integer not null,           -- may be gone meanwhile
+        generation integer not null,
+        location text not null,         -- where the move writes
+        begun_ns integer not null
+    ) strict
+    """,
+    """
+    create table pending (
+        ino integer primary key,        -- inode.ino
+        wanted integer not null,        -- Tier
+        reason text not null,
+        attempt_count integer not null,
+        retry_ns integer not null
+    ) strict
+    """,
+    "create index pending_retry on pending (retry_ns)",
+    """
+    create table decision (
+        ino integer primary key,        -- inode.ino
+        rule text not null,
+        detail text not null,
+        moved_bytes integer not null,
+        decided_ns integer not null
+    ) strict
+    """,
+    # What an inode leaves behind when it is reaped; one statement instead of five.
+    """
+    create trigger inode_gone after delete on inode begin
+        delete from symlink where ino = old.ino;
+        delete from xattr where ino = old.ino;
+        delete from pending where ino = old.ino;
+        delete from decision where ino = old.ino;
+    end
+    """,
+    # One row: how far the journal has been applied, and the totals at that point.
+    """
+    create table state (
+        applied_sequence integer not null,  -- journal entries up to here are in the tables
+        inode_count integer not null,       -- from here on the fields of records.Usage
+        logical_bytes integer not null,
+        raw_count integer not null,
+        raw_bytes integer not null,
+        packed_count integer not null,
+        packed_bytes integer not null,
+        remote_count integer not null,
+        remote_bytes integer not null,
+        garbage_count integer not null
+    ) strict
+    """,
+)

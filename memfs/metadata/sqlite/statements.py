@@ -1,0 +1,82 @@
+"""Every SQL statement that changes a table, by number: the vocabulary of the journal.
+
+Invariant: a statement gives the same tables from the same tables and parameters, so that replaying
+it redoes the change: no clocks, no random numbers, no numbers chosen by SQLite.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from memfs.metadata.sqlite.schema import INODE_COLUMNS
+
+SqlValue = int | bytes | str | None
+Parameters = tuple[SqlValue, ...]
+
+_texts: list[str] = []
+
+
+def _statement(text: str) -> int:
+    _texts.append(text)
+    return len(_texts) - 1
+
+
+INSERT_INODE = _statement(f"insert into inode ({INODE_COLUMNS}, packed) values ({'?, ' * 19}0)")
+DELETE_INODE = _statement("delete from inode where ino = ?")
+SET_TIMES = _statement("update inode set mtime_ns = ?, ctime_ns = ? where ino = ?")
+SET_LINKS = _statement("update inode set nlink = ?, mtime_ns = ?, ctime_ns = ? where ino = ?")
+SET_ATTRIBUTES = _statement(
+    "update inode set mode = ?, uid = ?, gid = ?, size = ?, blocks = ?,"
+    " atime_ns = ?, mtime_ns = ?, ctime_ns = ? where ino = ?"
+)
+UNSEAL = _statement("update inode set generation = ?, raw = ?, flags = 1 where ino = ?")
+SEAL = _statement(
+    "update inode set size = ?, blocks = ?, atime_ns = ?, mtime_ns = ?, ctime_ns = ?, flags = 0"
+    " where ino = ?"
+)
+SET_RAW = _statement("update inode set raw = ?, blocks = ?, flags = 0 where ino = ?")
+SET_DURABLE = _statement("update inode set flags = 2 where ino = ?")
+SET_BLOB = _statement("update inode set blob = ?, packed = ? where ino = ?")
+SET_PACKED = _statement("update inode set packed = ? where blob = ? and blob <> 0")
+FORGET_BLOB = _statement("update inode set blob = 0, packed = 0 where blob = ? and blob <> 0")
+SET_PIN = _statement("update inode set pin = ? where ino = ?")
+SET_CODEC = _statement("update inode set codec = ? where ino = ?")
+SET_ACCESSED = _statement("update inode set accessed_ns = ? where ino = ?")
+
+INSERT_DENTRY = _statement("insert into dentry (parent, cookie, name, ino) values (?, ?, ?, ?)")
+DELETE_DENTRY = _statement("delete from dentry where parent = ? and cookie = ?")
+MOVE_DENTRY = _statement("update dentry set parent = ?, name = ? where parent = ? and cookie = ?")
+POINT_DENTRY = _statement("update dentry set ino = ? where parent = ? and cookie = ?")
+
+INSERT_SYMLINK = _statement("insert into symlink (ino, target) values (?, ?)")
+PUT_XATTR = _statement("insert or replace into xattr (ino, name, value) values (?, ?, ?)")
+DELETE_XATTR = _statement("delete from xattr where ino = ? and name = ?")
+
+INSERT_BLOB = _statement("insert into blob (blob, size, digest) values (?, ?, ?)")
+DELETE_BLOB = _statement("delete from blob where blob = ?")
+INSERT_FORM = _statement(
+    "insert into form (blob, kind, location, codec, stored_bytes) values (?, ?, ?, ?, ?)"
+)
+DELETE_FORM = _statement("delete from form where blob = ? and kind = ?")
+INSERT_GARBAGE = _statement("insert into garbage (item, kind, location) values (?, ?, ?)")
+DELETE_GARBAGE = _statement("delete from garbage where item = ?")
+
+INSERT_INTENT = _statement(
+    "insert into intent (intent, kind, ino, generation, location, begun_ns)"
+    " values (?, ?, ?, ?, ?, ?)"
+)
+DELETE_INTENT = _statement("delete from intent where intent = ?")
+PUT_PENDING = _statement(
+    "insert or replace into pending (ino, wanted, reason, attempt_count, retry_ns)"
+    " values (?, ?, ?, ?, ?)"
+)
+DELETE_PENDING = _statement("delete from pending where ino = ?")
+PUT_DECISION = _statement(
+    "insert or replace into decision (ino, rule, detail, moved_bytes, decided_ns)"
+    " values (?, ?, ?, ?, ?)"
+)
+
+TEXTS = tuple(_texts)
+
+FINGERPRINT = zlib.crc32("\n".join(TEXTS).encode())
+"""Tells a journal of other statements from ours: its numbers would mean something else."""
