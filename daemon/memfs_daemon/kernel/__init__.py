@@ -1,0 +1,1 @@
+"""The kernel driver: speaks the FUSE protocol over `/dev/fuse`, with passthrough."""

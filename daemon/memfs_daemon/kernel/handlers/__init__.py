@@ -1,0 +1,1 @@
+"""What each request of the kernel means as a call of `Operations`."""

@@ -1,0 +1,76 @@
+"""One request of the kernel, which is also the `Caller` that the file system sees.
+
+Invariant: `data` is immutable and the request's own, so a detached request may keep views of it.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import TYPE_CHECKING, Any, Final
+
+from memfs_daemon.kernel.protocol import HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
+
+    from memfs.content.opening import Handle
+    from memfs.types import InodeNo
+
+_unpack_header = HEADER.unpack_from
+
+
+class _Detach:
+    """The one thing that a handler may yield on the fast path."""
+
+
+DETACH: Final = _Detach()
+
+
+class Request:
+    """A request: its header's fields, and its bytes.
+
+    Attributes:
+        data: Header and body, as read from the device.
+        unique: The kernel's number of the request; the reply carries it.
+        node: The inode that the request is about.
+        uid: As `Caller.uid`; `gid`, `pid` and `umask` likewise.
+        detached: True once the request is, or is about to become, a task of its own.
+        opened: Inode and handle that the reply opens; given back if the reply does not arrive.
+    """
+
+    __slots__ = (
+        "data", "detached", "gid", "node", "opcode", "opened", "pid", "uid", "umask", "unique",
+    )  # fmt: skip
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.opcode: int
+        self.unique: int
+        self.node: InodeNo
+        self.uid: int
+        self.gid: int
+        self.pid: int
+        (
+            _, self.opcode, self.unique, self.node, self.uid, self.gid, self.pid, _, _,
+        ) = _unpack_header(data)  # fmt: skip
+        self.umask = 0
+        self.detached = False
+        self.opened: tuple[InodeNo, Handle] | None = None
+
+    async def detach(self) -> None:
+        """See `Caller.detach`; the second call does nothing."""
+        if not self.detached:
+            self.detached = True
+            await _leave_fast_path()
+
+
+@types.coroutine
+def _leave_fast_path() -> Generator[_Detach, None, None]:
+    yield DETACH
+
+
+@types.coroutine
+def resume(coroutine: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, bytes]:
+    """Run a coroutine on from where it detached, inside the task that awaits this."""
+    reply: bytes = yield from coroutine
+    return reply

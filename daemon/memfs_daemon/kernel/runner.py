@@ -1,0 +1,217 @@
+"""Running requests: at once where nothing suspends, as tasks where something waits.
+
+Invariant: no reply leaves while `Operations.uncommitted`; replies that wait share one commit.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from memfs.errors import MemfsError
+from memfs_daemon.kernel.channel import ConnectionClosedError
+from memfs_daemon.kernel.protocol import HEADER_BYTES, INTERRUPT_IN, Opcode
+from memfs_daemon.kernel.request import DETACH, Request, resume
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from memfs.filesystem.operations import Operations
+    from memfs_daemon.kernel.channel import Channel
+    from memfs_daemon.kernel.handlers.table import HandlerTable
+
+log = logging.getLogger(__name__)
+
+BATCH_COUNT_MAX = 64
+"""Requests served between two turns of trio's other tasks, and under one commit; guess."""
+HELD_BYTES_MAX = 4 << 20
+"""Replies that may wait for a commit; beyond it the commit comes at once. Bounds memory only."""
+EAGER_READ_COUNT = 1
+"""Attempts to read once more before waiting for the descriptor."""
+
+_INTERRUPT = int(Opcode.INTERRUPT)
+_Outcome = bytes | int
+"""The reply's own structure, or an errno."""
+
+
+class Runner:
+    """Serves the requests of one mount.
+
+    Args:
+        channel: The mount's descriptor, after INIT.
+        operations: What the requests mean.
+        table: The handlers, bound to the same operations.
+    """
+
+    def __init__(self, channel: Channel, operations: Operations, table: HandlerTable) -> None:
+        self._channel = channel
+        self._operations = operations
+        self._answered, self._silent = table
+        self._held: list[tuple[Request, _Outcome]] = []
+        self._held_bytes = 0
+        self._detached: dict[int, trio.CancelScope] = {}
+        self._bugs_seen: set[tuple[int, str]] = set()
+
+    async def run(self) -> None:
+        """Serve until the mount is gone.
+
+        Checkpoint: always. Cancel: requests under way stay unanswered until the descriptor closes.
+        """
+        wait_readable = trio.lowlevel.wait_readable
+        fd = self._channel.fd
+        async with trio.open_nursery() as nursery:
+            try:
+                while True:
+                    await wait_readable(fd)
+                    attempts = EAGER_READ_COUNT
+                    while attempts:
+                        count = self._serve_waiting(nursery)
+                        if count == BATCH_COUNT_MAX or self._detached:
+                            await trio.lowlevel.checkpoint()
+                        attempts = EAGER_READ_COUNT if count else attempts - 1
+            except ConnectionClosedError:
+                log.debug("the mount is gone")
+                # Nobody waits for what the tasks would answer; they undo or finish by themselves.
+                nursery.cancel_scope.cancel()
+
+    def _serve_waiting(self, nursery: trio.Nursery) -> int:
+        """Serve the requests that are waiting now, at most a batch; return how many there were."""
+        read = self._channel.read_nowait
+        operations = self._operations
+        answered = self._answered
+        count = 0
+        try:
+            while count < BATCH_COUNT_MAX:
+                data = read()
+                if data is None:
+                    break
+                count += 1
+                request = Request(data)
+                handler = answered.get(request.opcode)
+                if handler is None:
+                    self._serve_unanswered(request)
+                    continue
+                coroutine = handler(request)
+                outcome: _Outcome
+                try:
+                    trap = coroutine.send(None)
+                except StopIteration as stop:
+                    outcome = stop.value
+                except Exception as error:
+                    outcome = self._errno_of(request, error)
+                else:
+                    self._detach(nursery, request, coroutine, trap)
+                    continue
+                if self._held or operations.uncommitted:
+                    self._hold(request, outcome)
+                else:
+                    self._answer(request, outcome)
+        finally:
+            # Also when the mount is gone: what was done stays done.
+            self._flush()
+        return count
+
+    def _serve_unanswered(self, request: Request) -> None:
+        if request.opcode == _INTERRUPT:
+            # Interrupts come after the request that they name was read. Where it is not waiting, it
+            # is answered, or about to be: nothing is left to interrupt.
+            (unique,) = INTERRUPT_IN.unpack_from(request.data, HEADER_BYTES)
+            if (scope := self._detached.get(unique)) is not None:
+                scope.cancel()
+            return
+        silent = self._silent.get(request.opcode)
+        if silent is None:
+            log.debug("request %d: opcode %d is not served", request.unique, request.opcode)
+            self._hold(request, errno.ENOSYS)
+            return
+        try:
+            silent(request)
+        except Exception as error:
+            self._errno_of(request, error)
+
+    def _detach(
+        self,
+        nursery: trio.Nursery,
+        request: Request,
+        coroutine: Coroutine[Any, Any, bytes],
+        trap: object,
+    ) -> None:
+        """Let a coroutine that has to wait go on in a task of its own."""
+        if trap is DETACH:
+            scope = self._detached[request.unique] = trio.CancelScope()
+            nursery.start_soon(self._run_detached, request, coroutine, scope)
+            return
+        # It waits for trio inside of the loop's own task: nothing can wake it there.
+        coroutine.close()
+        bug = RuntimeError(f"suspended at {trap!r} without Caller.detach()")
+        self._hold(request, self._errno_of(request, bug))
+
+    async def _run_detached(
+        self, request: Request, coroutine: Coroutine[Any, Any, bytes], scope: trio.CancelScope
+    ) -> None:
+        outcome: _Outcome = errno.EINTR
+        try:
+            with scope:
+                try:
+                    outcome = await resume(coroutine)
+                except Exception as error:
+                    outcome = self._errno_of(request, error)
+        finally:
+            del self._detached[request.unique]
+        self._hold(request, outcome)
+        self._flush()
+
+    def _hold(self, request: Request, outcome: _Outcome) -> None:
+        self._held.append((request, outcome))
+        if not isinstance(outcome, int):
+            self._held_bytes += len(outcome)
+            if self._held_bytes > HELD_BYTES_MAX:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Commit what is uncommitted, then send the replies that waited for it."""
+        failure = 0
+        if self._operations.uncommitted:
+            try:
+                self._operations.commit_nowait()
+            except Exception as error:
+                failure = self._commit_errno(error)
+        if not self._held:
+            return
+        held, self._held, self._held_bytes = self._held, [], 0
+        for request, outcome in held:
+            self._answer(request, failure or outcome)
+
+    def _answer(self, request: Request, outcome: _Outcome) -> None:
+        if isinstance(outcome, int):
+            arrived = self._channel.write(request.unique, outcome, b"") and outcome == 0
+        else:
+            arrived = self._channel.write(request.unique, 0, outcome)
+        if not arrived and request.opened is not None:
+            # The kernel sends no RELEASE for an open that it never learned of.
+            self._operations.release(*request.opened)
+
+    def _commit_errno(self, error: Exception) -> int:
+        number = error.errno if isinstance(error, MemfsError | OSError) else None
+        log.error("commit failed, %d replies become errors: %s", len(self._held), error)
+        return number or errno.EIO
+
+    def _errno_of(self, request: Request, error: Exception) -> int:
+        """Return what the program sees; log what no program should have to see."""
+        if isinstance(error, MemfsError | OSError) and error.errno:
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("inode %d: opcode %d: %s", request.node, request.opcode, error)
+            return error.errno
+        bug = request.opcode, type(error).__qualname__
+        log.error(
+            "inode %d: opcode %d: %r is a bug; answered EIO",
+            request.node,
+            request.opcode,
+            error,
+            exc_info=None if bug in self._bugs_seen else error,
+        )
+        self._bugs_seen.add(bug)
+        return errno.EIO

@@ -1,0 +1,1 @@
+"""Stand-ins that behave: small, in memory, without the rest of memfs."""
