@@ -97,7 +97,7 @@ class ContentRequests(AttributeRequests):
 
     async def read(
         self, caller: Caller, ino: InodeNo, handle: Handle, offset: int, size: int
-    ) -> bytes:
+    ) -> bytes | bytearray:
         """READ."""
         inode = await self._engine.get_inode(ino)
         if not inode.raw:

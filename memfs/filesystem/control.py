@@ -105,7 +105,7 @@ class Control:
             if name in self._readers:
                 raise NotPermittedError(f"{name.decode()} only tells; it cannot be removed")
             raise NoXattrError(f"{name.decode(errors='backslashreplace')} is not set")
-        if name not in await self.list(ino):
+        if name not in await self.names(ino):
             raise NoXattrError(f"{name.decode()} is not set")
         if name == TIER_XATTR:
             await self._engine.set_pin(ino, None)
@@ -113,7 +113,7 @@ class Control:
             await self._engine.set_codec(ino, None)
         self._activity.note_pin(ino)
 
-    async def list(self, ino: InodeNo) -> list[bytes]:
+    async def names(self, ino: InodeNo) -> list[bytes]:
         """Return the names that are set on the inode itself and can be set again."""
         inode = await self._engine.get_inode(ino)
         names = ((TIER_XATTR, inode.pin), (CODEC_XATTR, inode.codec))

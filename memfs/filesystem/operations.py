@@ -180,7 +180,7 @@ class Operations(Protocol):
 
     async def read(
         self, caller: Caller, ino: InodeNo, handle: Handle, offset: int, size: int
-    ) -> bytes:
+    ) -> bytes | bytearray:
         """READ of modes that the daemon serves; fewer bytes only at the end of the file."""
         ...
 

@@ -34,6 +34,9 @@ changes pass through it, so only memory limits it."""
 _RELATIME_NS = 24 * 3600 * 1_000_000_000
 """An access time older than this is renewed by the next access (mount(8), relatime)."""
 
+_CLOCK_REALTIME_COARSE = 5
+"""linux/time.h; the time module has no name for it."""
+
 ATIMES_MAX = 50_000
 """Access times kept in memory until they are stored."""
 
@@ -44,7 +47,7 @@ def now_ns() -> int:
     The coarse clock, so that a time taken here never lies behind one that the backing file system
     takes later (up to 4 ms otherwise).
     """
-    return time.clock_gettime_ns(time.CLOCK_REALTIME_COARSE)
+    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
 @dataclass(frozen=True, slots=True)

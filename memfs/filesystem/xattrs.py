@@ -58,7 +58,7 @@ class XattrRequests(ContentRequests):
 
     async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
         """LISTXATTR."""
-        return [*await self._engine.list_xattrs(ino), *await self._control.list(ino)]
+        return [*await self._engine.list_xattrs(ino), *await self._control.names(ino)]
 
     async def remove_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> None:
         """REMOVEXATTR."""

@@ -1,0 +1,1 @@
+"""fsck: finds what should not be in a state directory."""

@@ -1,0 +1,49 @@
+"""fsck: the engine's own consistency, then its files against the stores.
+
+Invariant: changes nothing but what opening the engine changes (its own recovery).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memfs.fsck.files import FileCheck
+from memfs.fsck.report import Problem, Progress, Report, no_progress
+
+if TYPE_CHECKING:
+    from memfs.metadata.engine import Engine
+    from memfs.stores.packed import PackedStore
+    from memfs.stores.raw import RawStore
+    from memfs.stores.store import RemoteStore
+
+
+async def check(
+    engine: Engine,
+    raw_store: RawStore,
+    packed_store: PackedStore,
+    remote: RemoteStore | None,
+    *,
+    verify: bool = False,
+    progress: Progress = no_progress,
+) -> Report:
+    """Check a state directory that no daemon has mounted.
+
+    Args:
+        engine: Its engine, freshly opened.
+        raw_store: Its raw files.
+        packed_store: Its packed files.
+        remote: Its object store; None leaves remote forms out.
+        verify: Read packed and remote forms whole and compare with their checksums.
+        progress: Told how far it is.
+
+    Raises:
+        StoreUnavailableError: The object store cannot be reached; nothing is said of its objects.
+    """
+    progress("metadata", 0, 0)
+    problems = [
+        Problem("metadata", fault, "restore the state directory from a backup")
+        for fault in engine.check()
+    ]
+    files = FileCheck(engine, raw_store, packed_store, remote, verify=verify, progress=progress)
+    report = await files.run()
+    return report._replace(problems=problems + report.problems)

@@ -1,0 +1,222 @@
+"""Forms against inodes: is every file's content where the engine says, whole and as long?
+
+Invariant: reads only. It finds what a program would otherwise meet as EIO, and what takes up space
+for nothing.
+"""
+
+from __future__ import annotations
+
+import stat
+from array import array
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import MemfsError, ObjectMissingError, StoreUnavailableError
+from memfs.fsck.report import Problem, Progress, Report
+from memfs.metadata.records import InodeFlags, MoveKind
+from memfs.stores.reading import FrameReader, PackedFile
+from memfs.types import FormKind, InodeNo, RawId
+
+if TYPE_CHECKING:
+    from memfs.metadata.engine import Engine
+    from memfs.metadata.records import Form, Inode
+    from memfs.stores.packed import PackedStore
+    from memfs.stores.raw import RawStore
+    from memfs.stores.store import RemoteStore
+
+BATCH_COUNT = 1000
+"""Inodes read from the engine at a time."""
+
+_RESTORE = "restore it from a backup, or remove it"
+_HARMLESS = "no file needs it; it can be deleted"
+
+
+class FileCheck:
+    """One pass over all files and over all that the stores hold.
+
+    Args:
+        engine: Open, and not in use by a daemon.
+        raw_store: Raw files.
+        packed_store: Packed files.
+        remote: The object store; None: remote forms are not looked at.
+        verify: Read all packed and remote forms whole and check them.
+        progress: Told how far it is.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        raw_store: RawStore,
+        packed_store: PackedStore,
+        remote: RemoteStore | None,
+        *,
+        verify: bool,
+        progress: Progress,
+    ) -> None:
+        self._engine = engine
+        self._raw_store = raw_store
+        self._packed_store = packed_store
+        self._remote = remote
+        self._verify = verify
+        self._progress = progress
+        self._problems: list[Problem] = []
+        self._raws = array("Q")
+        self._packed: set[str] = set()
+        self._remote_keys: set[str] = set()
+        self._file_count = 0
+        self._form_count = 0
+        self._verified_bytes = 0
+        self._left_over_count = 0
+
+    async def run(self) -> Report:
+        """Check everything and report."""
+        total = (await self._engine.usage()).inode_count
+        after = InodeNo(0)
+        while inodes := await self._engine.list_files(after, BATCH_COUNT):
+            for inode in inodes:
+                await self._check_file(inode)
+            after = inodes[-1].ino
+            self._file_count += len(inodes)
+            self._progress("files", self._file_count, total)
+            await trio.lowlevel.checkpoint()
+        await self._note_unfinished()
+        self._check_raw_store()
+        self._check_packed_store()
+        await self._check_remote_store()
+        return Report(
+            self._problems,
+            self._file_count,
+            self._form_count,
+            self._verified_bytes,
+            self._left_over_count,
+        )
+
+    async def _check_file(self, inode: Inode) -> None:
+        if inode.raw:
+            self._form_count += 1
+            self._raws.append(inode.raw)
+            await self._check_raw(inode)
+        if inode.blob:
+            for form in await self._engine.list_forms(inode.blob):
+                self._form_count += 1
+                await self._check_form(inode, form)
+
+    async def _check_raw(self, inode: Inode) -> None:
+        try:
+            status = self._raw_store.stat(inode.raw)
+        except ObjectMissingError:
+            if not inode.flags & InodeFlags.UNSEALED or inode.size:
+                await self._complain(inode, f"its raw file {inode.raw} is missing", _RESTORE)
+            return
+        if not stat.S_ISREG(status.st_mode):
+            await self._complain(inode, f"raw file {inode.raw} is not a plain file", _RESTORE)
+        elif not inode.flags & InodeFlags.UNSEALED and status.st_size != inode.size:
+            await self._complain(
+                inode,
+                f"its raw file has {status.st_size} bytes, not {inode.size}",
+                "open it for writing once to accept the raw file as it is",
+            )
+
+    async def _check_form(self, inode: Inode, form: Form) -> None:
+        try:
+            if form.kind == FormKind.PACKED:
+                self._packed.add(form.location)
+                await self._check_packed(inode, form)
+            elif self._remote is not None:
+                self._remote_keys.add(form.location)
+                await self._check_remote(inode, form, self._remote)
+        except StoreUnavailableError:
+            raise
+        except MemfsError as error:
+            await self._complain(inode, f"its {form.kind} form is bad: {error}", _RESTORE)
+
+    async def _check_packed(self, inode: Inode, form: Form) -> None:
+        size = self._packed_store.stat(form.location).st_size
+        if size != form.stored_bytes:
+            await self._complain(
+                inode, f"{form.location} has {size} bytes, not {form.stored_bytes}", _RESTORE
+            )
+        elif self._verify:
+            await trio.to_thread.run_sync(self._verify_packed, form)
+            self._verified_bytes += size
+
+    def _verify_packed(self, form: Form) -> None:
+        with PackedFile.open(self._packed_store.path(form.location)) as packed:
+            packed.verify()
+
+    async def _check_remote(self, inode: Inode, form: Form, remote: RemoteStore) -> None:
+        size = (await remote.stat(form.location)).size
+        if size != form.stored_bytes:
+            await self._complain(
+                inode, f"object {form.location} has {size} bytes, not {form.stored_bytes}", _RESTORE
+            )
+        elif self._verify:
+
+            async def read_range(start: int, end: int) -> bytes:
+                return await remote.get_range(form.location, start, end)
+
+            reader = await FrameReader.open(read_range, form.stored_bytes, form.location)
+            await reader.verify()
+            self._verified_bytes += size
+
+    async def _note_unfinished(self) -> None:
+        """Garbage and intents name files that are about to go: they are not in the way."""
+        for item in await self._engine.list_garbage(2**31):
+            self._note_location(item.kind, item.location)
+        for intent in await self._engine.list_intents():
+            kind = {
+                MoveKind.PACK: FormKind.PACKED,
+                MoveKind.UPLOAD: FormKind.REMOTE,
+                MoveKind.HYDRATE: FormKind.RAW,
+            }[intent.kind]
+            self._note_location(kind, intent.location)
+        start, end = self._engine.unsettled_raw_range()
+        if start < end:
+            self._raws.extend(self._raw_store.list_range(start, end))
+
+    def _note_location(self, kind: FormKind, location: str) -> None:
+        self._left_over_count += 1
+        if kind == FormKind.RAW:
+            self._raws.append(int(location))
+        elif kind == FormKind.PACKED:
+            self._packed.add(location)
+        else:
+            self._remote_keys.add(location)
+
+    def _check_raw_store(self) -> None:
+        known = array("Q", sorted(self._raws))
+        for count, raw in enumerate(self._raw_store.iterate()):
+            if not _contains(known, raw):
+                self._problems.append(
+                    Problem(str(self._raw_store.path(raw)), "no inode has this raw file", _HARMLESS)
+                )
+            if count % BATCH_COUNT == 0:
+                self._progress("raw files", count, len(known))
+        for path in self._raw_store.strays():
+            self._problems.append(Problem(str(path), "not a raw file of memfs", "move it away"))
+
+    def _check_packed_store(self) -> None:
+        for location in self._packed_store.iterate():
+            if location not in self._packed:
+                path = str(self._packed_store.path(location))
+                self._problems.append(Problem(path, "no blob has this packed file", _HARMLESS))
+
+    async def _check_remote_store(self) -> None:
+        if self._remote is None:
+            return
+        async for found in self._remote.list(""):
+            if found.key not in self._remote_keys:
+                self._problems.append(
+                    Problem(f"{self._remote.url}/{found.key}", "no blob has this object", _HARMLESS)
+                )
+
+    async def _complain(self, inode: Inode, fault: str, remedy: str) -> None:
+        path = (await self._engine.get_path(inode.ino)).decode("utf-8", "backslashreplace")
+        self._problems.append(Problem(path, fault, remedy))
+
+
+def _contains(numbers: array[int], number: RawId) -> bool:
+    index = bisect_left(numbers, number)
+    return index < len(numbers) and numbers[index] == number

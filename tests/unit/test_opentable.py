@@ -1,0 +1,195 @@
+"""Open modes and backing ids: what the kernel would refuse must never be asked of it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memfs.content.opening import Handle, OpenMode
+from memfs.content.opentable import IDLE_BACKINGS_MAX, OpenTable
+from memfs.stores.raw import RawStore
+from memfs.types import NO_RAW, InodeNo, RawId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+INO = InodeNo(7)
+RAW = RawId(7)
+
+
+class FakeBacking:
+    """The kernel's registry: counts what is registered; can refuse."""
+
+    def __init__(self) -> None:
+        self.live: set[int] = set()
+        self.registered_count = 0
+        self.refuses = False
+
+    def register(self, fd: int) -> int:
+        os.fstat(fd)
+        if self.refuses:
+            raise PermissionError(1, "refused")
+        self.registered_count += 1
+        self.live.add(self.registered_count)
+        return self.registered_count
+
+    def release(self, backing: int) -> None:
+        self.live.remove(backing)
+
+
+@pytest.fixture
+def raw_store(tmp_path: Path) -> Iterator[RawStore]:
+    store = RawStore(tmp_path)
+    os.close(store.create(RAW))
+    os.close(store.create(RawId(8)))
+    yield store
+    store.close()
+
+
+def test_opens_of_one_inode_share_a_backing_id(raw_store: RawStore) -> None:
+    """Two passthrough opens with different backing files are EIO (fs/fuse/iomode.c)."""
+    backing = FakeBacking()
+    table = OpenTable(raw_store, backing)
+    first = table.choose(INO, RAW, direct=False)
+    table.add(INO, first[0], writable=False)
+    assert table.choose(INO, RAW, direct=False) == first == (OpenMode.PASSTHROUGH, 1)
+    assert table.choose(INO, RAW, direct=True) == (OpenMode.PASSTHROUGH_DIRECT, 1)
+    assert backing.registered_count == 1
+
+
+def test_backing_id_is_kept_for_the_next_open(raw_store: RawStore) -> None:
+    """Opening again needs no ioctl."""
+    backing = FakeBacking()
+    table = OpenTable(raw_store, backing)
+    mode, _ = table.choose(INO, RAW, direct=False)
+    table.remove(INO, table.add(INO, mode, writable=True))
+    assert not table.is_open(INO)
+    assert table.choose(INO, RAW, direct=False)[1] == 1
+    assert backing.registered_count == 1
+
+
+def test_another_raw_file_gets_another_backing_id(raw_store: RawStore) -> None:
+    """The old id would serve the old bytes, and keep their disk space."""
+    backing = FakeBacking()
+    table = OpenTable(raw_store, backing)
+    table.choose(INO, RAW, direct=False)
+    assert table.choose(INO, RawId(8), direct=False)[1] == 2
+    assert backing.live == {2}
+
+
+def test_idle_backing_ids_are_bounded(raw_store: RawStore) -> None:
+    """Each pins memory in the kernel."""
+    backing = FakeBacking()
+    table = OpenTable(raw_store, backing)
+    for number in range(IDLE_BACKINGS_MAX + 10):
+        ino = InodeNo(100 + number)
+        mode, _ = table.choose(ino, RAW, direct=False)
+        table.remove(ino, table.add(ino, mode, writable=False))
+    assert len(backing.live) == IDLE_BACKINGS_MAX
+    table.close()
+    assert backing.live == set()
+
+
+def test_without_raw_file_the_open_is_direct_and_later_ones_too(raw_store: RawStore) -> None:
+    """While a direct handle lives, a mapping of it may forbid passthrough."""
+    table = OpenTable(raw_store, FakeBacking())
+    mode, _ = table.choose(INO, NO_RAW, direct=False)
+    handle = table.add(INO, mode, writable=False)
+    assert mode == OpenMode.DIRECT
+    assert table.choose(INO, RAW, direct=False)[0] == OpenMode.DIRECT
+    table.remove(INO, handle)
+    assert table.choose(INO, RAW, direct=False)[0] == OpenMode.PASSTHROUGH
+
+
+def test_refused_backing_falls_back_to_cached_and_stays_there(raw_store: RawStore) -> None:
+    """Passthrough is refused while a cached handle lives; the reason is kept for the user."""
+    backing = FakeBacking()
+    backing.refuses = True
+    table = OpenTable(raw_store, backing)
+    mode, _ = table.choose(INO, RAW, direct=False)
+    table.add(INO, mode, writable=False)
+    backing.refuses = False
+    assert mode == OpenMode.CACHED
+    assert table.choose(INO, RAW, direct=False)[0] == OpenMode.CACHED
+    assert table.refusal is not None
+
+
+def test_last_writer_is_told_and_only_then(raw_store: RawStore) -> None:
+    """Sealing starts when the last handle for writing goes."""
+    table = OpenTable(raw_store, None)
+    first = table.add(INO, OpenMode.CACHED, writable=True)
+    second = table.add(INO, OpenMode.CACHED, writable=True)
+    reader = table.add(INO, OpenMode.CACHED, writable=False)
+    assert [table.remove(INO, handle) for handle in (first, reader, second)] == [False, False, True]
+    assert not table.is_open(INO)
+
+
+def test_unknown_handles_are_passed_over(raw_store: RawStore) -> None:
+    """A RELEASE of an open that an earlier daemon served must not unbalance the counts."""
+    table = OpenTable(raw_store, None)
+    assert table.remove(INO, Handle(15)) is False
+    reader = table.add(INO, OpenMode.CACHED, writable=False)
+    assert table.remove(INO, Handle(0)) is False
+    assert table.is_open(INO)
+    table.remove(INO, reader)
+    assert table.handle_count == 0
+
+
+def test_descriptors_close_with_the_handles_that_need_them(raw_store: RawStore) -> None:
+    """A writable descriptor of the daemon's own would make the lease see a writer for ever."""
+    table = OpenTable(raw_store, None)
+    writer = table.add(INO, OpenMode.CACHED, writable=True)
+    reader = table.add(INO, OpenMode.CACHED, writable=False)
+    write_fd, read_fd = table.write_fd(INO, RAW), table.read_fd(INO, RAW)
+    table.remove(INO, writer)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(write_fd)
+    os.fstat(read_fd)
+    table.remove(INO, reader)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(read_fd)
+
+
+class KernelModel:
+    """What the kernel allows, as fs/fuse/iomode.c decides it."""
+
+    def __init__(self) -> None:
+        self.handles: list[tuple[OpenMode, int]] = []
+
+    def admit(self, mode: OpenMode, backing: int) -> bool:
+        modes = [other for other, _ in self.handles]
+        backings = {other for _, other in self.handles if other}
+        if mode in (OpenMode.PASSTHROUGH, OpenMode.PASSTHROUGH_DIRECT):
+            return OpenMode.CACHED not in modes and backings <= {backing}
+        return OpenMode.PASSTHROUGH not in modes
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 30)), max_size=30))
+def test_no_sequence_of_opens_is_refused_by_the_kernel(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[bool, bool, int]]
+) -> None:
+    """Hydration in between, refusals, setuid files: the kernel never says EIO."""
+    store = RawStore(tmp_path_factory.mktemp("raw"))
+    os.close(store.create(RAW))
+    table = OpenTable(store, FakeBacking())
+    kernel = KernelModel()
+    open_handles: list[tuple[Handle, tuple[OpenMode, int]]] = []
+    raw_present = False
+    for hydrate, direct, close_index in steps:
+        raw_present = raw_present or hydrate
+        mode, backing = table.choose(INO, RAW if raw_present else NO_RAW, direct=direct)
+        assert kernel.admit(mode, backing)
+        kernel.handles.append((mode, backing))
+        open_handles.append((table.add(INO, mode, writable=direct), (mode, backing)))
+        if close_index < len(open_handles):
+            handle, known = open_handles.pop(close_index)
+            table.remove(INO, handle)
+            kernel.handles.remove(known)
+    table.close()
+    store.close()
