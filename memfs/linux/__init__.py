@@ -1,0 +1,1 @@
+"""System calls that Python lacks, and what the kernel tells about this machine."""

@@ -1,0 +1,121 @@
+"""System calls on open files that Python's `os` lacks.
+
+Invariant: every function works on descriptors only and keeps none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+import fcntl
+
+from memfs.linux.libc import LIBC, last_error
+
+_FICLONE = 0x40049409
+"""`_IOW(0x94, 9, int)` in linux/fs.h."""
+
+_CANNOT_CLONE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS})
+"""How file systems say that they share no blocks (ioctl_ficlone(2)); others are true failures."""
+
+_fallocate = LIBC.fallocate64
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_syncfs = LIBC.syncfs
+_syncfs.argtypes = (ctypes.c_int,)
+
+
+class FallocateMode(enum.IntFlag):
+    """`FALLOC_FL_*` in linux/falloc.h; 0 allocates and extends the file."""
+
+    KEEP_SIZE = 0x01
+    PUNCH_HOLE = 0x02
+    """Only together with `KEEP_SIZE`."""
+    COLLAPSE_RANGE = 0x08
+    ZERO_RANGE = 0x10
+    INSERT_RANGE = 0x20
+    UNSHARE_RANGE = 0x40
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Change the allocation of `[offset, offset + length)` of a file.
+
+    Blocks: as long as the file system needs.
+
+    Args:
+        fd: Open for writing.
+        mode: `FallocateMode` bits, or 0.
+        offset: First byte, >= 0.
+        length: Bytes, > 0.
+
+    Raises:
+        OSError: EOPNOTSUPP where the file system has no such mode, ENOSPC, EFBIG, EINVAL, ...
+
+    Source: fallocate(2).
+    """
+    while _fallocate(fd, mode, offset, length) != 0:
+        error = last_error()
+        if error.errno != errno.EINTR:
+            raise error
+
+
+def clone_file(source_fd: int, target_fd: int) -> bool:
+    """Let the target share all blocks of the source, copy on write.
+
+    Args:
+        source_fd: Open for reading.
+        target_fd: Open for writing, on the same file system; its content is replaced.
+
+    Returns:
+        False if the file system cannot; the target is then unchanged.
+
+    Raises:
+        OSError: The file system can, and failed: EIO, ENOSPC, EPERM, ...
+
+    Source: ioctl_ficlone(2).
+    """
+    try:
+        fcntl.ioctl(target_fd, _FICLONE, source_fd)
+    except OSError as error:
+        if error.errno in _CANNOT_CLONE:
+            return False
+        raise
+    return True
+
+
+def try_lease(fd: int) -> bool:
+    """Find out whether anybody can write to a file: descriptors and shared mappings count.
+
+    A read lease is taken and given back at once. Passthrough makes this the only witness of a
+    writer: a mapping outlives the close that the daemon sees.
+
+    Args:
+        fd: Open read-only; the caller owns the file or has CAP_LEASE.
+
+    Returns:
+        True if there was no writer at this instant.
+
+    Raises:
+        OSError: EACCES without ownership, EINVAL where the file system has no leases.
+
+    Source: fcntl(2), F_SETLEASE.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return True
+
+
+def syncfs(fd: int) -> None:
+    """Write everything of the file system that holds `fd` to stable storage.
+
+    Blocks: until the disk has it.
+
+    Raises:
+        OSError: EIO, ENOSPC or EDQUOT if anything could not be written since the last call.
+
+    Source: syncfs(2).
+    """
+    if _syncfs(fd) != 0:
+        raise last_error()

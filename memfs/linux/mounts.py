@@ -1,0 +1,132 @@
+"""The mounts of this process's namespace: finding them, tuning them, taking them away.
+
+Invariant: nothing here touches a mounted directory itself, so a dead or hanging mount does no harm.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from memfs.linux.libc import LIBC, last_error
+
+_MNT_DETACH = 2
+"""sys/mount.h."""
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+_umount2 = LIBC.umount2
+_umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+
+
+class Mount(NamedTuple):
+    """One line of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+
+    mountpoint: Path
+    source: str
+    """What was mounted, as the file system calls it."""
+    type: str
+    """`ext4`, `tmpfs`, `fuse.memfs`, ..."""
+    options: frozenset[str]
+    """Of the mount and of its superblock: `ro`, `nosuid`, `user_id=0`, ..."""
+    device: str
+    """`major:minor`, as in /sys/class/bdi."""
+
+
+def list_mounts() -> list[Mount]:
+    """Return all mounts, each after those that it covers."""
+    return [_parse(line) for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+
+
+def find_mount(mountpoint: Path) -> Mount | None:
+    """Return the topmost mount at exactly this directory, or None.
+
+    Only the parent directories are resolved: asking for the directory itself could hang.
+    """
+    wanted = Path(os.path.realpath(mountpoint.parent)) / mountpoint.name
+    return next((each for each in reversed(list_mounts()) if each.mountpoint == wanted), None)
+
+
+def find_containing_mount(path: Path) -> Mount:
+    """Return the mount that an existing path lies on.
+
+    Raises:
+        OSError: The path does not exist.
+    """
+    real = path.resolve(strict=True)
+    above = {real, *real.parents}
+    candidates = [each for each in list_mounts() if each.mountpoint in above]
+    # Of two at one directory the later covers the earlier; max() would return the earlier.
+    return max(reversed(candidates), key=lambda each: len(each.mountpoint.parts))
+
+
+def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
+    """Take a mount away; through fusermount3 where this process may not.
+
+    Blocks: while the kernel writes dirty pages, which a FUSE daemon must serve meanwhile: call it
+    from another thread or process than the one that serves.
+
+    Args:
+        mountpoint: Of the mount.
+        lazy: Take it from the tree at once even if it is in use (`MNT_DETACH`).
+
+    Raises:
+        OSError: EBUSY while in use, EINVAL if nothing is mounted there, EPERM if it is not ours.
+
+    Source: umount(2), fusermount3(1).
+    """
+    if _umount2(os.fsencode(mountpoint), _MNT_DETACH if lazy else 0) == 0:
+        return
+    error = last_error(str(mountpoint))
+    if error.errno != errno.EPERM:
+        raise error
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(mountpoint)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as missing:
+        raise error from missing
+    if done.returncode != 0:
+        # fusermount3 tells the reason in words only.
+        code = errno.EBUSY if "busy" in done.stderr else errno.EPERM
+        raise OSError(code, done.stderr.strip() or os.strerror(code), str(mountpoint))
+
+
+def set_readahead(mount: Mount, readahead_bytes: int) -> bool:
+    """Set how far the kernel reads ahead in cached files of a mount; needs root.
+
+    Returns:
+        False if this process may not, or the mount has no backing device of its own.
+
+    Source: Documentation/ABI/testing/sysfs-class-bdi, read_ahead_kb.
+    """
+    try:
+        Path(f"/sys/class/bdi/{mount.device}/read_ahead_kb").write_text(
+            f"{readahead_bytes // 1024}"
+        )
+    except OSError:
+        return False
+    return True
+
+
+def _parse(line: bytes) -> Mount:
+    """Parse one line; fields are separated by one space, a lone `-` ends the optional ones."""
+    fields = line.split(b" ")
+    separator = fields.index(b"-", 6)
+    kind, source, *super_options = fields[separator + 1 :]
+    options = {*fields[5].split(b","), *b"".join(super_options).split(b",")}
+    return Mount(
+        mountpoint=Path(_text(fields[4])),
+        source=_text(source),
+        type=_text(kind),
+        options=frozenset(_text(option) for option in options),
+        device=_text(fields[2]),
+    )
+
+
+def _text(field: bytes) -> str:
+    r"""Undo the escapes of blanks and backslashes (`\040`), which leave other bytes alone."""
+    return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field))

@@ -1,0 +1,135 @@
+"""System calls on files, against real ones on a disk file system and on tmpfs."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.linux.files import FallocateMode, clone_file, fallocate, syncfs, try_lease
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+from memfs.linux import memory
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    """A file of one MiB of ones."""
+    path = tmp_path / "file"
+    path.write_bytes(b"\1" * MIB)
+    fd = os.open(path, os.O_RDWR)
+    yield fd
+    os.close(fd)
+
+
+def test_fallocate_extends_a_file(file: int) -> None:
+    fallocate(file, 0, 0, 2 * MIB)
+    assert os.fstat(file).st_size == 2 * MIB
+    assert os.fstat(file).st_blocks * 512 >= 2 * MIB
+
+
+def test_fallocate_keeps_the_size_if_told(file: int) -> None:
+    fallocate(file, FallocateMode.KEEP_SIZE, 0, 2 * MIB)
+    assert os.fstat(file).st_size == MIB
+
+
+def test_fallocate_punches_a_hole(file: int) -> None:
+    fallocate(file, FallocateMode.PUNCH_HOLE | FallocateMode.KEEP_SIZE, 0, MIB // 2)
+    assert os.pread(file, MIB, 0) == bytes(MIB // 2) + b"\1" * (MIB // 2)
+
+
+def test_fallocate_takes_offsets_beyond_32_bits(file: int) -> None:
+    fallocate(file, 0, 5 << 30, 4096)
+    assert os.fstat(file).st_size == (5 << 30) + 4096
+
+
+def test_fallocate_reports_the_errno(file: int) -> None:
+    with pytest.raises(OSError, match="Invalid argument") as caught:
+        fallocate(file, 0, 0, 0)
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_clone_file_copies_or_leaves_the_target_alone(file: int, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"before")
+    fd = os.open(target, os.O_RDWR)
+    try:
+        cloned = clone_file(file, fd)
+    finally:
+        os.close(fd)
+    assert target.read_bytes() == (b"\1" * MIB if cloned else b"before")
+
+
+def test_clone_file_fails_on_a_descriptor_that_is_not_open(file: int) -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        clone_file(-1, file)
+
+
+@pytest.fixture(params=["disk", "tmpfs"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A small file, once on the disk and once on tmpfs."""
+    if request.param == "disk":
+        directory = tmp_path
+    elif not os.access("/dev/shm", os.W_OK):
+        pytest.skip("no tmpfs at /dev/shm")
+    else:
+        directory = Path("/dev/shm")
+    path = directory / f"memfs-test-lease-{os.getpid()}"
+    path.write_bytes(b"x" * 4096)
+    yield path
+    path.unlink()
+
+
+def lease_is_granted(path: Path) -> bool:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return try_lease(fd)
+    finally:
+        os.close(fd)
+
+
+def test_try_lease_succeeds_without_a_writer(path: Path) -> None:
+    with path.open("rb"):
+        assert lease_is_granted(path)
+
+
+def test_try_lease_sees_a_descriptor_open_for_writing(path: Path) -> None:
+    with path.open("r+b"):
+        assert not lease_is_granted(path)
+
+
+def test_try_lease_sees_a_shared_mapping_that_outlives_its_descriptor(path: Path) -> None:
+    # Python's mmap would keep a duplicate of the descriptor.
+    with path.open("r+b") as file:
+        address = memory._mmap(
+            None, 4096, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, file.fileno(), 0
+        )
+    assert not lease_is_granted(path)
+    memory._munmap(address, 4096)
+    assert lease_is_granted(path)
+
+
+def test_try_lease_gives_the_lease_back(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert try_lease(fd)
+        # Were the lease still held, this would block until it is broken.
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    finally:
+        os.close(fd)
+
+
+def test_syncfs_takes_any_descriptor_of_the_file_system(file: int) -> None:
+    syncfs(file)
+
+
+def test_syncfs_fails_on_a_descriptor_that_is_not_open() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        syncfs(-1)
