@@ -1,0 +1,1 @@
+"""Metadata: names, inodes and the whereabouts of contents."""

@@ -14,27 +14,29 @@ caller may run a coroutine of it to its end with one `send(None)`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from memfs.metadata.records import (
-    AttributeChanges,
-    Blob,
-    Decision,
-    DirectoryEntry,
-    EffectivePin,
-    Form,
-    GarbageItem,
-    Inode,
-    Intent,
-    MoveKind,
-    NewInode,
-    PendingMove,
-    RenameResult,
-    Seal,
-    Usage,
-)
-from memfs.types import BlobId, FormKind, Generation, InodeNo, IntentId, RawId, Tier
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.metadata.records import (
+        AttributeChanges,
+        Blob,
+        Decision,
+        DirectoryEntry,
+        EffectivePin,
+        Form,
+        GarbageItem,
+        Inode,
+        Intent,
+        MoveKind,
+        NewInode,
+        PendingMove,
+        RenameResult,
+        Seal,
+        Usage,
+    )
+    from memfs.types import BlobId, FormKind, Generation, InodeNo, IntentId, RawId, Tier
 
 
 class Engine(Protocol):
@@ -153,7 +155,7 @@ class Engine(Protocol):
         flags: int,
         now_ns: int,
     ) -> RenameResult:
-        """Do rename(2) with `RENAME_NOREPLACE` (1) or `RENAME_EXCHANGE` (2); other flags EINVAL.
+        """Move a dentry, flags `RENAME_NOREPLACE` (1) or `RENAME_EXCHANGE` (2), as the manual says.
 
         Renaming onto another hard link of the same inode does nothing (POSIX).
 
@@ -261,12 +263,12 @@ class Engine(Protocol):
         """Detach the raw file (it becomes garbage) of a sealed generation that has another form.
 
         Returns:
-            False, and nothing changes, if the generation moved on, is unsealed, or has no other form.
+            False, and nothing changes, if the generation moved on, is unsealed, or lacks a form.
         """
         ...
 
     async def drop_form(self, ino: InodeNo, generation: Generation, kind: FormKind) -> bool:
-        """Detach the packed or remote form, if another form or the raw file stays; as `drop_raw`."""
+        """Detach the packed or remote form as `drop_raw`, if another or the raw file stays."""
         ...
 
     async def list_garbage(self, limit: int) -> list[GarbageItem]:
@@ -390,7 +392,7 @@ class Engine(Protocol):
         ...
 
     def maintain(self) -> None:
-        """Move the journal into the database where that is due; at most milliseconds. Idempotent."""
+        """Move the journal into the database where that is due; milliseconds. Idempotent."""
         ...
 
     def check(self) -> list[str]:

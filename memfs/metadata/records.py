@@ -1,7 +1,7 @@
 """What the metadata engine stores and returns: immutable rows, by value.
 
-Invariant: a record is a snapshot; changing the file system means calling the engine, never a record.
-NamedTuple and not dataclass: `Inode._make(row)` costs a quarter of a frozen dataclass of this width.
+Invariant: a record is a snapshot; changing the file system means calling the engine, never a
+record. NamedTuple and not dataclass: `Inode._make(row)` costs a quarter of a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class RenameResult(NamedTuple):
 
     moved: Inode
     replaced: Inode | None
-    """The inode that lost its name, as it is afterwards (nlink may be 0); None if there was none."""
+    """The inode that lost its name, as it is afterwards (nlink may be 0), or that was exchanged;
+    None if there was none."""
 
 
 class Seal(NamedTuple):

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 BATCH_COUNT = 32
-"""Operations a commit in the rows marked `batched`: requests that were waiting together."""
+"""Operations a commit in the last row: requests that were waiting together."""
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -46,13 +47,15 @@ class Timings:
     def __init__(self) -> None:
         self.rows: dict[str, list[int]] = {}
 
-    def measure(self, name: str, operations: Iterable[Callable[[], object]]) -> None:
-        """Time each operation by itself."""
+    def measure(
+        self, name: str, operation: Callable[[Item], object], items: Iterable[Item]
+    ) -> None:
+        """Time the operation on each item by itself."""
         clock = time.perf_counter_ns
         row = self.rows.setdefault(name, [])
-        for operation in operations:
+        for item in items:
             begin = clock()
-            operation()
+            operation(item)
             row.append(clock() - begin)
 
     def summary(self) -> dict[str, dict[str, float]]:
@@ -103,21 +106,25 @@ def exercise(engine: SqliteEngine, timings: Timings, round_index: int, count: in
             run(engine.unlink(ROOT_INODE, name, now_ns))
         engine.commit_nowait()
 
-    timings.measure("lookup of a missing name", (lambda n=n: miss(n) for n in names))
-    timings.measure("create", (lambda n=n: create(n) for n in names))
-    timings.measure("seal", (lambda i=i: seal(i) for i in inodes))
-    timings.measure("lookup", (lambda n=n: run(engine.lookup(ROOT_INODE, n)) for n in names))
+    def find(name: bytes) -> None:
+        run(engine.lookup(ROOT_INODE, name))
+
+    def get(inode: Inode) -> None:
+        run(engine.get_inode(inode.ino))
+
+    timings.measure("lookup of a missing name", miss, names)
+    timings.measure("create", create, names)
+    timings.measure("seal", seal, inodes)
+    timings.measure("lookup", find, names)
     recent = inodes[-1000:]
     for inode in recent:
-        run(engine.get_inode(inode.ino))
-    timings.measure("get_inode, cached", (lambda i=i: run(engine.get_inode(i.ino)) for i in recent))
+        get(inode)
+    timings.measure("get_inode, cached", get, recent)
     half = count // 2
-    timings.measure("unlink", (lambda n=n: unlink(n) for n in names[:half]))
-    timings.measure("reap", (lambda i=i: reap(i) for i in inodes[:half]))
-    batches = [names[i : i + BATCH_COUNT] for i in range(half, count, BATCH_COUNT)]
-    timings.measure(
-        f"unlink, {BATCH_COUNT} batched", (lambda b=b: unlink_batch(b) for b in batches)
-    )
+    timings.measure("unlink", unlink, names[:half])
+    timings.measure("reap", reap, inodes[:half])
+    batches = [names[index : index + BATCH_COUNT] for index in range(half, count, BATCH_COUNT)]
+    timings.measure(f"{BATCH_COUNT} unlinks, one commit", unlink_batch, batches)
 
 
 def main() -> None:

@@ -116,7 +116,7 @@ class IdLease:
         return number
 
     def close(self, *, clean: bool) -> None:
-        """Close; `clean` says that everything that numbers were used for is recorded. Idempotent."""
+        """Close; `clean`: all that numbers were used for is recorded. Idempotent."""
         if self._fd < 0:
             return
         fd = self._fd
