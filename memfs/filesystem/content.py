@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.content.opening import OpenMode
 from memfs.errors import (
     InvalidValueError,
     IsADirectoryInodeError,
@@ -21,7 +22,7 @@ from memfs.errors import (
     NotSupportedError,
 )
 from memfs.filesystem.attributes import AttributeRequests, without_suidgid
-from memfs.filesystem.replies import Handle, Opened, OpenMode
+from memfs.filesystem.replies import Opened
 from memfs.filesystem.shared import now_ns
 from memfs.linux.files import fallocate, syncfs
 from memfs.metadata.records import AttributeChanges, Inode
@@ -29,6 +30,7 @@ from memfs.metadata.records import AttributeChanges, Inode
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from memfs.content.opening import Handle
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.shared import Parts
     from memfs.types import InodeNo
@@ -102,7 +104,7 @@ class ContentRequests(AttributeRequests):
         inode = await self._engine.get_inode(ino)
         if not inode.raw:
             if self._open_table.count_direct_read(ino, size) > inode.size * DIRECT_SHARE_MAX:
-                self._activity.note_wanted(ino)
+                self._moves.hydrate_later(ino)
             await caller.detach()
             return await self._form_reader.read(inode, offset, size)
         fd = self._open_table.read_fd(ino, inode.raw)

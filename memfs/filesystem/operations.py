@@ -17,12 +17,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from memfs.content.opening import Backing as Backing
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memfs.filesystem.replies import Attributes, Entry, FilesystemStatistics, Handle, Opened
+    from memfs.content.opening import Handle
+    from memfs.filesystem.replies import Attributes, Entry, FilesystemStatistics, Opened
     from memfs.metadata.records import DirectoryEntry
     from memfs.types import InodeNo
 

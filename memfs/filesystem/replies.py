@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from memfs.content.opening import Handle as Handle
-    from memfs.content.opening import OpenMode as OpenMode
+    from memfs.content.opening import Handle, OpenMode
     from memfs.metadata.records import Inode
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
+import trio.lowlevel
 
 from memfs.content.opening import Handle, OpenMode
 from memfs.errors import (
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from memfs.filesystem.operations import AttributeRequest, Backing, Caller
+    from memfs.content.opening import Backing
+    from memfs.filesystem.operations import AttributeRequest, Caller
 
 VALID_S = 3600.0
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
@@ -177,7 +179,7 @@ class FakeFilesystem:
         if name == b"bug":
             raise ZeroDivisionError("a bug in the file system")
         if name == b"bad-suspension":
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         return self._entry(self._child(parent, name))
 
     async def create(
