@@ -1,0 +1,244 @@
+"""Object stores through fsspec, whatever their protocol.
+
+Invariant: what fsspec raises never comes out as it is: callers see the errors of the store
+contract, with the store, the key, the cause and what to do.
+
+fsspec's asynchronous file systems live on asyncio, in a thread of their own; they are used here by
+their blocking methods, from worker threads.
+"""
+
+from __future__ import annotations
+
+import errno as codes
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import fsspec
+import fsspec.callbacks
+import fsspec.core
+from fsspec.exceptions import FSTimeoutError
+
+from memfs.errors import (
+    MemfsError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+    UsageError,
+)
+from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedError
+from memfs.stores.disk import write_all
+from memfs.stores.store import ObjectStat
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
+
+T = TypeVar("T")
+
+Page = tuple[list[ObjectStat], str | None]
+"""Objects, and where the next page begins; None: this was the last."""
+
+PART_BYTES = 8 << 20
+"""Bytes of one request of a transfer; at least 5 MiB for S3. guess: hides 50 ms round trips."""
+
+RATE_BYTES_S_MIN = 64 << 10
+"""Slowest link that is still served: a transfer's part may take this long beyond the time-out."""
+
+_TRANSIENT_ERRNOS = frozenset(
+    {
+        codes.EAGAIN,
+        codes.EBUSY,
+        codes.ECONNABORTED,
+        codes.ECONNREFUSED,
+        codes.ECONNRESET,
+        codes.EHOSTUNREACH,
+        codes.EINTR,
+        codes.ENETDOWN,
+        codes.ENETUNREACH,
+        codes.EPIPE,
+        codes.EREMOTEIO,
+        codes.ETIMEDOUT,
+    }
+)
+
+
+class UploadCallback(fsspec.callbacks.Callback):  # type: ignore[misc]  # fsspec has no types
+    """Passes an upload's progress on, and ends it when it was given up."""
+
+    def __init__(self, progress: TransferProgress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def relative_update(self, inc: int = 1) -> None:
+        """Take note of bytes sent; raises `TransferStoppedError` if nobody waits any more."""
+        super().relative_update(inc)
+        self._progress.beat()
+
+
+class FsspecStore:
+    """A `RemoteStore` over any fsspec file system that reads ranges.
+
+    Subclasses know one protocol better; they replace the blocking methods that begin with `_`.
+
+    Args:
+        url: Where objects lie: protocol, bucket or host, prefix.
+        options: For the fsspec file system.
+        timeout_s: Deadline of a request; longest pause within a transfer, besides slow links.
+        thread_count_max: Blocking calls at a time.
+
+    Raises:
+        UsageError: Protocol unknown, or its package not installed.
+    """
+
+    def __init__(
+        self, url: str, options: Mapping[str, object], timeout_s: float, thread_count_max: int
+    ) -> None:
+        self._url = _without_secrets(url)
+        try:
+            # Cached listings would hide what other nodes and lifecycle rules do; a cached
+            # instance would share its sessions with whoever uses fsspec in this process.
+            self._fs, root = fsspec.core.url_to_fs(
+                url, use_listings_cache=False, skip_instance_cache=True, **options
+            )
+        except (ImportError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"glacier.url {self._url}: {error}; install the fsspec package of that protocol, "
+                "or correct glacier.url and glacier.options"
+            ) from error
+        self._root: str = str(root).rstrip("/")
+        self._stall_s = timeout_s + PART_BYTES / RATE_BYTES_S_MIN
+        self._calls = BlockingCalls(self._url, timeout_s, thread_count_max)
+
+    @property
+    def url(self) -> str:
+        """The configured URL without user, password and query."""
+        return self._url
+
+    async def put_file(self, key: str, source: Path) -> None:
+        """Upload a file, in parts where it is large."""
+
+        def put(progress: TransferProgress) -> None:
+            self._put(key, source, UploadCallback(progress))
+
+        await self._transfer(f"put {key}", put)
+
+    async def get_range(self, key: str, start: int, end: int) -> bytes:
+        """Return bytes `[start, end)` by one ranged request."""
+        return await self._call(f"get {key}", self._get_range, key, start, end)
+
+    async def get_file(self, key: str, target: Path) -> None:
+        """Download an object by ranges; `target` must not exist and is removed on failure."""
+
+        def get(progress: TransferProgress) -> None:
+            size = self._stat(key).size
+            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                for start in range(0, size, PART_BYTES):
+                    end = min(start + PART_BYTES, size)
+                    part = self._get_range(key, start, end)
+                    if len(part) != end - start:
+                        raise StoreUnavailableError(
+                            f"store {self._url}: get {key}: changed while it was read"
+                        )
+                    write_all(fd, part)
+                    progress.beat()
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
+            finally:
+                os.close(fd)
+
+        await self._transfer(f"get {key}", get)
+
+    async def stat(self, key: str) -> ObjectStat:
+        """Return an object's size."""
+        return await self._call(f"stat {key}", self._stat, key)
+
+    async def delete(self, key: str) -> None:
+        """Remove an object."""
+        await self._call(f"delete {key}", self._delete, key)
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        """Yield the objects, a page a request."""
+        page: str | None = ""
+        while page is not None:
+            found, page = await self._call(f"list {prefix}", self._list_page, prefix, page)
+            for stat in found:
+                yield stat
+
+    async def aclose(self) -> None:
+        """Close the sessions."""
+        await self._call("close", self._close)
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    def _put(self, key: str, source: Path, callback: UploadCallback) -> None:
+        path = self._path(key)
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._fs.put_file(str(source), path, callback=callback)
+
+    def _get_range(self, key: str, start: int, end: int) -> bytes:
+        if end <= start:
+            return b""
+        return bytes(self._fs.cat_file(self._path(key), start=start, end=end))
+
+    def _stat(self, key: str) -> ObjectStat:
+        details: dict[str, Any] = self._fs.info(self._path(key))
+        if details["type"] != "file":
+            raise FileNotFoundError(codes.ENOENT, "not an object")
+        return ObjectStat(key, int(details["size"]))
+
+    def _delete(self, key: str) -> None:
+        try:
+            self._fs.rm_file(self._path(key))
+        except FileNotFoundError:
+            return
+
+    def _list_page(self, prefix: str, _page: str) -> Page:
+        """Return one page of objects; `page` is empty for the first."""
+        # fsspec lists directories, not prefixes, and only as a whole.
+        top = self._path(prefix).rpartition("/")[0]
+        found: dict[str, dict[str, Any]] = self._fs.find(top, detail=True)
+        skip = len(self._fs._strip_protocol(self._root)) + 1
+        stats = (ObjectStat(path[skip:], int(item["size"])) for path, item in found.items())
+        return [stat for stat in stats if stat.key.startswith(prefix)], None
+
+    def _close(self) -> None:
+        """Release what the file system keeps open; nothing in general."""
+
+    async def _transfer(self, what: str, function: Callable[[TransferProgress], None]) -> None:
+        await self._calls.transfer(
+            what, lambda progress: self._mapped(what, function, progress), self._stall_s
+        )
+
+    async def _call(self, what: str, function: Callable[..., T], *arguments: object) -> T:
+        return await self._calls.run(what, lambda: self._mapped(what, function, *arguments))
+
+    def _mapped(self, what: str, function: Callable[..., T], *arguments: object) -> T:
+        try:
+            return function(*arguments)
+        except (MemfsError, TransferStoppedError):
+            raise
+        # Adapters raise whatever their libraries do; all of it is the store's failure here.
+        except Exception as error:
+            raise self._translate(error, f"store {self._url}: {what}") from error
+
+    def _translate(self, error: Exception, what: str) -> MemfsError:
+        """Return the contract's error for what a file system raised."""
+        cause = f"{what}: {error or type(error).__name__}"
+        if isinstance(error, FileNotFoundError):
+            return ObjectMissingError(cause)
+        if isinstance(error, PermissionError):
+            return StoreError(f"{cause}; check the credentials and their rights")
+        if isinstance(error, TimeoutError | ConnectionError | FSTimeoutError) or (
+            isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS
+        ):
+            return StoreUnavailableError(f"{cause}; check the store and the network")
+        return StoreError(f"{cause} ({type(error).__name__}); check glacier.url and its options")
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,0 +1,135 @@
+"""The retrying decorator: what may pass is tried again, for a bounded time.
+
+Invariant: only errors that say so (`transient`) are tried again, and nothing else in memfs loops on
+an error of a store.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from memfs.errors import MemfsError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from memfs.stores.store import ObjectStat, RemoteStore
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long and how often a call is tried."""
+
+    deadline_s: float
+    """A small call ends by then, whatever happens; a transfer is not begun again after it."""
+    pause_s_min: float = 0.2
+    """First pause; doubles each time."""
+    pause_s_max: float = 5.0
+    """Longest pause."""
+
+    def pause_s(self, attempt: int, rng: random.Random) -> float:
+        """Return the pause after a failed attempt (0-based): half fixed, half at random.
+
+        Jitter keeps the nodes that a store's outage stopped together from coming back together.
+        """
+        ceiling = min(self.pause_s_max, self.pause_s_min * 2.0**attempt)
+        return ceiling * (0.5 + 0.5 * rng.random())
+
+
+class RetryingStore:
+    """A store that repeats transient failures with growing pauses.
+
+    Args:
+        inner: The store; its calls are idempotent, as the contract says.
+        policy: When to stop.
+        rng: For jitter; seeded in tests.
+    """
+
+    def __init__(self, inner: RemoteStore, policy: RetryPolicy, rng: random.Random) -> None:
+        self._inner = inner
+        self._policy = policy
+        self._rng = rng
+
+    @property
+    def url(self) -> str:
+        """The inner store's."""
+        return self._inner.url
+
+    async def put_file(self, key: str, source: Path) -> None:
+        """As the inner store; begun again within the deadline."""
+        await self._repeat(lambda: self._inner.put_file(key, source))
+
+    async def get_range(self, key: str, start: int, end: int) -> bytes:
+        """As the inner store; ends by the deadline."""
+        return await self._bounded(f"get {key}", lambda: self._inner.get_range(key, start, end))
+
+    async def get_file(self, key: str, target: Path) -> None:
+        """As the inner store; begun again within the deadline."""
+        await self._repeat(lambda: self._inner.get_file(key, target))
+
+    async def stat(self, key: str) -> ObjectStat:
+        """As the inner store; ends by the deadline."""
+        return await self._bounded(f"stat {key}", lambda: self._inner.stat(key))
+
+    async def delete(self, key: str) -> None:
+        """As the inner store; ends by the deadline."""
+        await self._bounded(f"delete {key}", lambda: self._inner.delete(key))
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        """As the inner store; begun again only until the first object came.
+
+        Later failures are the caller's: beginning again would yield objects twice.
+        """
+        deadline = trio.current_time() + self._policy.deadline_s
+        attempt = 0
+        begun = False
+        while True:
+            try:
+                async for stat in self._inner.list(prefix):
+                    begun = True
+                    yield stat
+            except MemfsError as error:
+                if begun or not await self._wait(error, attempt, deadline):
+                    raise
+                attempt += 1
+            else:
+                return
+
+    async def aclose(self) -> None:
+        """Close the inner store."""
+        await self._inner.aclose()
+
+    async def _bounded(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        with trio.move_on_after(self._policy.deadline_s):
+            return await self._repeat(call)
+        raise StoreUnavailableError(
+            f"store {self.url}: {what}: no answer within {self._policy.deadline_s:g} s, retries "
+            "and waiting included; check the store and the network, or raise glacier.timeout_s"
+        )
+
+    async def _repeat(self, call: Callable[[], Awaitable[T]]) -> T:
+        deadline = trio.current_time() + self._policy.deadline_s
+        attempt = 0
+        while True:
+            try:
+                return await call()
+            except MemfsError as error:
+                if not await self._wait(error, attempt, deadline):
+                    raise
+            attempt += 1
+
+    async def _wait(self, error: MemfsError, attempt: int, deadline: float) -> bool:
+        """Pause before the next attempt; False if there is to be none."""
+        pause_s = self._policy.pause_s(attempt, self._rng) if error.transient else math.inf
+        if trio.current_time() + pause_s >= deadline:
+            return False
+        await trio.sleep(pause_s)
+        return True
