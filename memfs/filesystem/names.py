@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import InvalidValueError, NoXattrError
 from memfs.filesystem.replies import Entry, Opened
-from memfs.filesystem.shared import Shared, now_ns
+from memfs.filesystem.shared import UNSEALED_VALID_S, VALID_S, Shared, now_ns
 from memfs.metadata.records import DirectoryEntry, Inode, InodeFlags, NewInode
 from memfs.namespace import acl
 from memfs.types import NO_RAW
@@ -51,7 +51,7 @@ class Names(Shared):
         new, fd = await self._new_file(caller, parent, mode)
         try:
             inode = await self._engine.create(parent, name, new)
-            return self._entry(inode), self._open_created(inode, fd, flags)
+            return _new_entry(inode), self._open_created(inode, fd, flags)
         except BaseException:
             self._raw_store.unlink(new.raw)
             raise
@@ -66,7 +66,7 @@ class Names(Shared):
         try:
             inode = await self._engine.create_orphan(new)
             self._note_orphan(inode)
-            return self._entry(inode), self._open_created(inode, fd, flags)
+            return _new_entry(inode), self._open_created(inode, fd, flags)
         except BaseException:
             self._raw_store.unlink(new.raw)
             raise
@@ -247,3 +247,8 @@ class Names(Shared):
         if len(self._default_acls) > DEFAULT_ACLS_MAX:
             self._default_acls.popitem(last=False)
         return value
+
+
+def _new_entry(inode: Inode) -> Entry:
+    """Answer a create: the raw file is empty, so the inode's attributes are those of now."""
+    return Entry(inode, VALID_S, UNSEALED_VALID_S)

@@ -31,6 +31,11 @@ VALID_S = 86400.0
 """How long the kernel may believe a name or the attributes of an inode without a writer: all
 changes pass through it, so only memory limits it."""
 
+UNSEALED_VALID_S = 1.0
+"""The same while a file may have a writer. The kernel forgets size and times by itself when it passes
+a write through; only the mtime of writes by a mapping is seen late. With 0 each open of a file just
+written costs a GETATTR more (counted by opcode)."""
+
 _RELATIME_NS = 24 * 3600 * 1_000_000_000
 """An access time older than this is renewed by the next access (mount(8), relatime)."""
 
@@ -131,8 +136,8 @@ class Shared:
         return inode
 
     def _valid_s(self, inode: Inode) -> float:
-        """How long the kernel may believe the attributes: not at all while somebody writes."""
-        return 0.0 if inode.flags & InodeFlags.UNSEALED else VALID_S
+        """How long the kernel may believe the attributes."""
+        return UNSEALED_VALID_S if inode.flags & InodeFlags.UNSEALED else VALID_S
 
     def _entry(self, inode: Inode) -> Entry:
         return Entry(self._live(inode), VALID_S, self._valid_s(inode))
