@@ -24,6 +24,7 @@ class Activity:
         self._accessed: dict[InodeNo, int] = {}
         self._sealed: dict[InodeNo, None] = {}
         self._pinned: dict[InodeNo, None] = {}
+        self._wanted: dict[InodeNo, None] = {}
         self._wake = trio.Event()
         self.rescan = False
         """Set when events were dropped; the mover resets it when it has looked at everything."""
@@ -40,6 +41,11 @@ class Activity:
     def note_pin(self, ino: InodeNo) -> None:
         """A pin, a codec, or an inherited pin (after a rename) may have changed."""
         self._note(self._pinned, ino)
+        self.wake()
+
+    def note_wanted(self, ino: InodeNo) -> None:
+        """So much of a file is read from its frames that its raw form would be cheaper."""
+        self._note(self._wanted, ino)
         self.wake()
 
     def wake(self) -> None:
@@ -59,6 +65,11 @@ class Activity:
     def take_pinned(self) -> list[InodeNo]:
         """Return and forget the inodes whose pin may have changed."""
         taken, self._pinned = self._pinned, {}
+        return list(taken)
+
+    def take_wanted(self) -> list[InodeNo]:
+        """Return and forget the files whose raw form is wanted."""
+        taken, self._wanted = self._wanted, {}
         return list(taken)
 
     def last_access_ns(self, ino: InodeNo) -> int | None:

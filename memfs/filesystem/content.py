@@ -104,7 +104,7 @@ class ContentRequests(AttributeRequests):
         inode = await self._engine.get_inode(ino)
         if not inode.raw:
             if self._open_table.count_direct_read(ino, size) > inode.size * DIRECT_SHARE_MAX:
-                self._moves.hydrate_later(ino)
+                self._activity.note_wanted(ino)
             await caller.detach()
             return await self._form_reader.read(inode, offset, size)
         fd = self._open_table.read_fd(ino, inode.raw)
