@@ -77,6 +77,7 @@ def _dress(axes: Axes, outcome: Outcome) -> None:
     axes.set_yticks(range(len(titles)), titles)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     low, high = axes.get_xlim()
     axes.set_xlim(low / 1.3, max(high, 1.6))
     axes.axvline(1, color="black", linewidth=1)

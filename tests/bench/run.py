@@ -6,14 +6,13 @@ removed by the next.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.metadata
 import os
 import shlex
-import shutil
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,7 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tests import scratch
 from tests.bench import figures
+from tests.bench.disk import DiskError, mount_image
 from tests.bench.machine import Machine
+from tests.bench.options import parse
 from tests.bench.outcome import Column, Outcome
 from tests.bench.places import (
     PLACES,
@@ -33,19 +34,13 @@ from tests.bench.places import (
 )
 from tests.bench.sampling import Sampler
 from tests.bench.table import render
-from tests.bench.workloads import Shape
 from tests.mounting import MountError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import FrameType
 
-FULL = Shape(duration_s=1.0, data_bytes=256 << 20, small_count=4000)
-FULL_ROUND_COUNT = 5
-QUICK = Shape(duration_s=0.15, data_bytes=64 << 20, small_count=1000)
-QUICK_ROUND_COUNT = 3
-DISK_BYTES_PER_DATA_BYTE = 5
-"""Disk that a place needs for each byte of its large file: JuiceFS keeps a cache and old blocks."""
+    from tests.bench.options import Options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,27 +49,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if a place or a figure failed; 2 if it could not start; 130 after Ctrl-C.
     """
-    options = _parse(arguments)
-    if refusal := _refusal(options):
+    options = parse(arguments)
+    if refusal := options.refusal():
         print(f"bench: {refusal}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, _exit_on_signal)
     signal.signal(signal.SIGHUP, _exit_on_signal)
     scratch.remove_leftovers(options.directory)
     words = sys.argv[1:] if arguments is None else arguments
-    outcome = Outcome(
-        command=shlex.join(["tools/bench.sh", *words]),
-        machine=Machine.here(options.directory),
-        settings={
-            "round_count": options.repeat,
-            "duration_s": options.shape.duration_s,
-            "data_bytes": options.shape.data_bytes,
-            "small_count": options.shape.small_count,
-        },
-    )
     try:
         with _workspace(options.directory) as workspace:
-            _measure(options, workspace, outcome)
+            disk = _disk(options, workspace)
+            outcome = Outcome(
+                command=shlex.join(["tools/bench.sh", *words]),
+                machine=Machine.here(disk),
+                settings={"round_count": options.round_count, **asdict(options.shape)},
+            )
+            _measure(options, disk, outcome)
     except KeyboardInterrupt:
         print("bench: interrupted; everything is unmounted and removed", file=sys.stderr)
         return 130
@@ -89,57 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if outcome.failed else 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tools/bench.sh", description=__doc__)
-    names = [place.name for place in PLACES]
-    parser.add_argument("--quick", action="store_true", help="small samples, under 2 minutes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios to native")
-    parser.add_argument("--places", default=",".join(names), help="some of: %(default)s")
-    parser.add_argument("--repeat", type=int, metavar="N", help="rounds; default 5, quick 3")
-    parser.add_argument(
-        "--million",
-        action="store_true",
-        help="also make a million inodes and read the daemon's memory; takes minutes",
-    )
-    parser.add_argument(
-        "--directory",
-        type=Path,
-        default=Path("/var/tmp"),
-        help="where the work directory is made, and so the disk that is compared; "
-        "default: %(default)s",
-    )
-    options = parser.parse_args(arguments)
-    options.shape = QUICK if options.quick else FULL
-    if options.repeat is None:
-        options.repeat = QUICK_ROUND_COUNT if options.quick else FULL_ROUND_COUNT
-    options.places = options.places.split(",")
-    if unknown := sorted(set(options.places) - set(names)):
-        parser.error(f"unknown place {', '.join(unknown)}; there are: {', '.join(names)}")
-    if options.repeat < 1:
-        parser.error("--repeat must be at least 1")
-    if options.plot is not None and "native" not in options.places:
-        parser.error("--plot needs the place `native` to compare with")
-    return options
-
-
-def _refusal(options: argparse.Namespace) -> str | None:
-    """Why this machine cannot run it; None if it can."""
-    if os.geteuid() != 0:
-        return "needs root, to mount, to use FUSE passthrough and to drop the kernel's caches"
-    if not Path("/dev/fuse").exists():
-        return "there is no /dev/fuse; load the kernel module: modprobe fuse"
-    if not options.directory.is_dir():
-        return f"{options.directory} is not a directory"
-    needed_bytes = len(options.places) * options.shape.data_bytes * DISK_BYTES_PER_DATA_BYTE
-    needed_bytes += figures.PROMOTED_BYTES
-    free_bytes = shutil.disk_usage(options.directory).free
-    if free_bytes < needed_bytes:
-        return (
-            f"{options.directory} has {free_bytes >> 20} MiB free, {needed_bytes >> 20} MiB are "
-            "needed; name another disk with --directory, or fewer places"
-        )
-    return None
+def _disk(options: Options, workspace: scratch.Scratch) -> Path:
+    """Where the places keep their bytes."""
+    base = workspace.directory("disk")
+    if options.image:
+        try:
+            return mount_image(base, options.disk_bytes)
+        except DiskError as error:
+            print(f"bench: no fresh image, {base} as it is: {error}", file=sys.stderr)
+    return base
 
 
 def _exit_on_signal(number: int, _frame: FrameType | None) -> NoReturn:
@@ -159,9 +108,9 @@ def _workspace(directory: Path) -> Iterator[scratch.Scratch]:
         workspace.close()
 
 
-def _measure(options: argparse.Namespace, workspace: scratch.Scratch, outcome: Outcome) -> None:
+def _measure(options: Options, disk: Path, outcome: Outcome) -> None:
     PassthroughfsPlace.script = _passthroughfs_script()
-    chosen = [place for place in PLACES if place.name in options.places]
+    chosen = [place for place in PLACES if place.name in options.place_names]
     opened: list[Place] = []
     # Without the refresh thread of rich, which would compete with the samples for the processor.
     with Progress(
@@ -174,19 +123,23 @@ def _measure(options: argparse.Namespace, workspace: scratch.Scratch, outcome: O
     ) as progress:
         try:
             for kind in chosen:
-                _open(kind, workspace, outcome, opened)
+                _open(kind, disk, outcome, opened)
             _sample(options, opened, outcome, progress)
         finally:
             for place in opened:
                 _close(place, outcome)
         if any(isinstance(place, MemfsPlace) for place in opened):
-            _measure_figures(options, workspace, outcome, progress)
+            _measure_figures(options, disk, outcome, progress)
 
 
-def _open(
-    kind: type[Place], workspace: scratch.Scratch, outcome: Outcome, opened: list[Place]
-) -> None:
-    place = kind(workspace.directory(kind.name))
+def _new_directory(disk: Path, name: str) -> Path:
+    base = disk / name
+    base.mkdir()
+    return base
+
+
+def _open(kind: type[Place], disk: Path, outcome: Outcome, opened: list[Place]) -> None:
+    place = kind(_new_directory(disk, kind.name))
     reason = place.lacks()
     if reason is None:
         # Listed before it is open: a mount that fails half-way is closed like the others.
@@ -204,12 +157,10 @@ def _open(
         outcome.columns.append(Column(place.name, place.title, place.version()))
 
 
-def _sample(
-    options: argparse.Namespace, opened: list[Place], outcome: Outcome, progress: Progress
-) -> None:
+def _sample(options: Options, opened: list[Place], outcome: Outcome, progress: Progress) -> None:
     if not opened:
         return
-    task = progress.add_task("", total=Sampler.step_count(len(opened), options.repeat))
+    task = progress.add_task("", total=Sampler.step_count(len(opened), options.round_count))
 
     def advance(description: str) -> None:
         progress.update(task, description=description, advance=1)
@@ -217,7 +168,7 @@ def _sample(
 
     sampler = Sampler(opened, options.shape, advance)
     sampler.prepare(outcome.samples)
-    sampler.run(options.repeat, outcome.samples)
+    sampler.run(options.round_count, outcome.samples)
 
 
 def _close(place: Place, outcome: Outcome) -> None:
@@ -228,13 +179,13 @@ def _close(place: Place, outcome: Outcome) -> None:
 
 
 def _measure_figures(
-    options: argparse.Namespace,
-    workspace: scratch.Scratch,
+    options: Options,
+    disk: Path,
     outcome: Outcome,
     progress: Progress,
 ) -> None:
     """Measure what concerns memfs alone; a figure that fails is noted."""
-    task = progress.add_task("memfs alone", total=options.repeat + 1)
+    task = progress.add_task("memfs alone", total=options.round_count + 1)
 
     def advance() -> None:
         progress.advance(task)
@@ -242,17 +193,18 @@ def _measure_figures(
 
     with _noting("ready", outcome):
         outcome.figures["ready"] = []
-        for _ in range(options.repeat):
-            outcome.figures["ready"].append(figures.ready_s(workspace.directory("ready")))
+        for number in range(options.round_count):
+            base = _new_directory(disk, f"ready-{number}")
+            outcome.figures["ready"].append(figures.ready_s(base))
             advance()
     with _noting("promotion", outcome):
-        base = workspace.directory("promotion")
-        outcome.figures["promotion"] = figures.promotion_ms(base, options.repeat)
+        base = _new_directory(disk, "promotion")
+        outcome.figures["promotion"] = figures.promotion_ms(base, options.round_count)
     advance()
     if options.million:
-        progress.update(task, total=options.repeat + 1 + 2 * figures.MILLION_DIRECTORY_COUNT)
+        progress.update(task, total=options.round_count + 1 + 2 * figures.MILLION_DIRECTORY_COUNT)
         with _noting("memory", outcome):
-            base = workspace.directory("million")
+            base = _new_directory(disk, "million")
             outcome.figures["memory"] = [figures.memory_mb(base, advance)]
 
 
