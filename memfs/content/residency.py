@@ -1,0 +1,350 @@
+"""Residency: which raw files are held in RAM, locked in the page cache, within a byte budget.
+
+Invariant: `used_bytes` is the sum over the held files, in whole pages, and never above the budget;
+a file is held at most once. This is the one owner of that account.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import mmap
+import os
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from memfs.errors import MemfsError, ObjectMissingError
+from memfs.linux.memory import PageLock, PageLockError, cachestat, map_count, max_map_count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from memfs.config import WarmConfig
+    from memfs.stores.raw import RawStore
+    from memfs.types import InodeNo, RawId
+
+log = logging.getLogger(__name__)
+
+MAPPINGS_MARGIN = 8192
+"""Mappings left to the rest of the process: libraries, thread stacks, SQLite. Guess, generous:
+a daemon without locks has about 300."""
+
+HELD_COUNT_MAX = 65_536
+"""Files held at a time, locked or not; about 20 MB of daemon memory."""
+
+RELEASE_INLINE_BYTES_MAX = 16 << 20
+"""Unlocking up to this size is done at once; larger ones in a thread (1 GiB: some 10 ms)."""
+
+_LOCK_THREADS = 2
+
+
+class LockOutcome(enum.Enum):
+    """How an attempt to hold a file in RAM ended."""
+
+    LOCKED = "locked"
+    """Its pages stay, whatever happens."""
+    CACHED = "cached"
+    """Its pages are read in and counted, but the kernel may take them: see `refusal`."""
+    NO_ROOM = "no room"
+    """It does not fit into the budget now."""
+    OFF = "off"
+    """There is no RAM tier."""
+    GONE = "gone"
+    """Its raw file vanished or it was released meanwhile."""
+
+
+class LockRequest(NamedTuple):
+    """A raw file to hold."""
+
+    ino: InodeNo
+    raw: RawId
+    size: int
+    """Bytes of the raw file now."""
+
+
+class _Held:
+    """One held file."""
+
+    __slots__ = ("charged_bytes", "lock", "locked", "raw", "size")
+
+    def __init__(self, request: LockRequest) -> None:
+        self.raw = request.raw
+        self.size = request.size
+        self.charged_bytes = page_bytes(request.size)
+        self.lock: PageLock | None = None
+        self.locked = False
+
+
+def page_bytes(size: int) -> int:
+    """Return the RAM that `size` bytes of a file take: whole pages."""
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def default_budget_bytes() -> int:
+    """Return a quarter of the machine's memory (sysconf(3), _SC_PHYS_PAGES)."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+
+class Residency:
+    """The RAM tier of one mount.
+
+    Args:
+        raw_store: Opens raw files.
+        config: The budget.
+    """
+
+    def __init__(self, raw_store: RawStore, config: WarmConfig) -> None:
+        self._raw_store = raw_store
+        size = config.size_bytes
+        self.budget_bytes = default_budget_bytes() if size is None else size
+        """Most bytes held; 0: no RAM tier."""
+        self.used_bytes = 0
+        """Bytes held, or about to be, in whole pages."""
+        self.locked_count = 0
+        """Files whose pages are really locked."""
+        self.refusal: str | None = None
+        """Why files are cached but not locked, with the remedy; None while locking works."""
+        self._held: OrderedDict[InodeNo, _Held] = OrderedDict()
+        limit = max_map_count()
+        self._mappings_max = max(limit - MAPPINGS_MARGIN, limit // 2) - map_count()
+        self._threads = trio.CapacityLimiter(_LOCK_THREADS)
+        self._releaser = ThreadPoolExecutor(1, thread_name_prefix="memfs-unlock")
+
+    # --- questions -------------------------------------------------------------------------------
+    @property
+    def locked_bytes(self) -> int:
+        """Bytes of the files whose pages are really locked, in whole pages."""
+        return sum(held.charged_bytes for held in self._held.values() if held.locked)
+
+    @property
+    def held_count(self) -> int:
+        """Files held, locked or only cached."""
+        return len(self._held)
+
+    def is_locked(self, ino: InodeNo) -> bool:
+        """True if a file's pages cannot leave RAM."""
+        held = self._held.get(ino)
+        return held is not None and held.locked
+
+    def is_held(self, ino: InodeNo) -> bool:
+        """True if a file counts as warm: locked, or cached where locking is refused."""
+        return ino in self._held
+
+    def holds(self, ino: InodeNo, raw: RawId, size: int) -> bool:
+        """True if exactly this raw file is held, in this size."""
+        held = self._held.get(ino)
+        return held is not None and held.raw == raw and held.size == size
+
+    def charged_bytes(self, ino: InodeNo) -> int:
+        """Return what a file takes of the budget."""
+        held = self._held.get(ino)
+        return held.charged_bytes if held is not None else 0
+
+    def coldest(self, limit: int) -> list[InodeNo]:
+        """Return up to `limit` held files, the one locked or touched longest ago first."""
+        found: list[InodeNo] = []
+        for ino in self._held:
+            if len(found) >= limit:
+                break
+            found.append(ino)
+        return found
+
+    def ram_bytes(self, path: Path) -> int:
+        """Return how much of a file is in the page cache; 0 if it is gone."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            return cachestat(fd).resident_bytes
+        finally:
+            os.close(fd)
+
+    def status(self) -> dict[str, object]:
+        """Return the RAM tier in numbers, for `memfs status`."""
+        return {
+            "budget_bytes": self.budget_bytes,
+            "used_bytes": self.used_bytes,
+            "locked_bytes": self.locked_bytes,
+            "file_count": len(self._held),
+            "locked_count": self.locked_count,
+            "refusal": self.refusal,
+        }
+
+    # --- changes ---------------------------------------------------------------------------------
+    def touch(self, ino: InodeNo) -> None:
+        """A file was used: it is the last of `coldest` now."""
+        if ino in self._held:
+            self._held.move_to_end(ino)
+
+    async def lock(self, ino: InodeNo, raw: RawId, size: int) -> LockOutcome:
+        """Hold a raw file's pages in RAM; see `lock_many`."""
+        return (await self.lock_many([LockRequest(ino, raw, size)]))[0]
+
+    async def lock_many(self, requests: Sequence[LockRequest]) -> list[LockOutcome]:
+        """Hold raw files' pages in RAM, reading in what is not there; one outcome each.
+
+        A file that is held already, but as another raw file or in another size, is locked anew.
+        One trip to a worker thread for all; cancelling waits for the thread.
+        """
+        outcomes = [self._reserve(request) for request in requests]
+        work = [
+            (request, held)
+            for request, held in zip(requests, outcomes, strict=True)
+            if isinstance(held, _Held)
+        ]
+        results: dict[InodeNo, LockOutcome] = {}
+        try:
+            if work:
+                raws = [(held.raw, held.size) for _, held in work]
+                locks = await trio.to_thread.run_sync(
+                    self._lock_all,
+                    raws,
+                    self._mappings_max - self.locked_count,
+                    limiter=self._threads,
+                )
+                for (request, held), lock in zip(work, locks, strict=True):
+                    results[request.ino] = self._settle(request.ino, held, lock)
+        finally:
+            for request, held in work:
+                if request.ino not in results and self._held.get(request.ino) is held:
+                    self._forget(request.ino)
+        return [
+            results[request.ino] if isinstance(outcome, _Held) else outcome
+            for request, outcome in zip(requests, outcomes, strict=True)
+        ]
+
+    def release(self, ino: InodeNo, drop_pages: bool) -> None:
+        """Give a file's pages back to the kernel; nothing happens if it is not held.
+
+        Args:
+            ino: The file.
+            drop_pages: Also throw clean pages out of the page cache; else the kernel does when it
+                needs the room.
+        """
+        held = self._forget(ino)
+        if held is None:
+            return
+        if held.charged_bytes <= RELEASE_INLINE_BYTES_MAX and not drop_pages:
+            self._unlock(held, drop_pages)
+        else:
+            self._releaser.submit(self._unlock, held, drop_pages)
+
+    async def unlock(self, ino: InodeNo, drop_pages: bool) -> int:
+        """Do as `release`, and wait until the kernel has the pages; returns the bytes given back.
+
+        Checkpoint: always.
+        """
+        held = self._forget(ino)
+        if held is None:
+            await trio.lowlevel.checkpoint()
+            return 0
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._unlock, held, drop_pages, limiter=self._threads)
+        return held.charged_bytes
+
+    def close(self) -> None:
+        """Give everything back; idempotent."""
+        for ino in list(self._held):
+            held = self._forget(ino)
+            if held is not None:
+                self._unlock(held, drop_pages=False)
+        self._releaser.shutdown(wait=True)
+
+    def _reserve(self, request: LockRequest) -> _Held | LockOutcome:
+        """Charge a file to the budget; its pages follow."""
+        if not self.budget_bytes:
+            return LockOutcome.OFF
+        held = self._held.get(request.ino)
+        if held is not None:
+            if held.raw == request.raw and held.size == request.size:
+                self._held.move_to_end(request.ino)
+                return LockOutcome.LOCKED if held.locked else LockOutcome.CACHED
+            self.release(request.ino, drop_pages=False)
+        fresh = _Held(request)
+        if (
+            self.used_bytes + fresh.charged_bytes > self.budget_bytes
+            or len(self._held) >= HELD_COUNT_MAX
+        ):
+            return LockOutcome.NO_ROOM
+        self._held[request.ino] = fresh
+        self.used_bytes += fresh.charged_bytes
+        return fresh
+
+    def _settle(self, ino: InodeNo, held: _Held, lock: PageLock | str | None) -> LockOutcome:
+        """Note what the thread came to."""
+        if self._held.get(ino) is not held:
+            # Released while the thread was locking it.
+            if isinstance(lock, PageLock):
+                lock.release()
+            return LockOutcome.GONE
+        if lock is None:
+            self._forget(ino)
+            return LockOutcome.GONE
+        if isinstance(lock, PageLock):
+            held.lock, held.locked = lock, True
+            self.locked_count += 1
+            return LockOutcome.LOCKED
+        if lock != self.refusal:
+            log.info("files are cached but not locked: %s", lock)
+            self.refusal = lock
+        return LockOutcome.CACHED
+
+    def _lock_all(
+        self, raws: Sequence[tuple[RawId, int]], mappings_left: int
+    ) -> list[PageLock | str | None]:
+        """Lock files, in a thread; a text says why one is only cached, None that it is gone."""
+        locks: list[PageLock | str | None] = []
+        for raw, size in raws:
+            lock = self._lock_one(raw, size, mappings_left)
+            mappings_left -= isinstance(lock, PageLock)
+            locks.append(lock)
+        return locks
+
+    def _lock_one(self, raw: RawId, size: int, mappings_left: int) -> PageLock | str | None:
+        try:
+            fd = self._raw_store.open(raw, os.O_RDONLY)
+        except ObjectMissingError:
+            return None
+        except MemfsError as error:
+            return str(error)
+        try:
+            if mappings_left > 0:
+                return PageLock(fd, size)
+            refusal = "the process has no mapping left for more files; raise vm.max_map_count"
+        except PageLockError as error:
+            refusal = str(error)
+        except OSError as error:
+            refusal = f"raw file {raw} cannot be mapped: {error.strerror}"
+        finally:
+            os.close(fd)
+        self._advise(raw, os.POSIX_FADV_WILLNEED)
+        return refusal
+
+    def _forget(self, ino: InodeNo) -> _Held | None:
+        held = self._held.pop(ino, None)
+        if held is not None:
+            self.used_bytes -= held.charged_bytes
+            self.locked_count -= held.locked
+        return held
+
+    def _unlock(self, held: _Held, drop_pages: bool) -> None:
+        if held.lock is not None:
+            held.lock.release()
+        if drop_pages:
+            self._advise(held.raw, os.POSIX_FADV_DONTNEED)
+
+    def _advise(self, raw: RawId, advice: int) -> None:
+        """Tell the kernel what becomes of a raw file's pages (posix_fadvise(2)); a hint only."""
+        try:
+            fd = self._raw_store.open(raw, os.O_RDONLY)
+        except MemfsError:
+            return
+        try:
+            os.posix_fadvise(fd, 0, 0, advice)
+        finally:
+            os.close(fd)

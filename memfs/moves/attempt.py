@@ -1,0 +1,125 @@
+"""Attempts: a move's intent, recorded before the first byte and ended with the last.
+
+Invariant: while anything of an unpublished move may exist on disk or in the store, the engine has
+an intent that names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import MemfsError
+from memfs.moves.faults import FaultPoints
+from memfs.moves.progress import ProgressTable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from memfs.config import Config
+    from memfs.content.opentable import OpenTable
+    from memfs.content.residency import Residency
+    from memfs.metadata.engine import Engine
+    from memfs.metadata.records import Blob, Form, Inode, MoveKind
+    from memfs.stores.packed import PackedStore
+    from memfs.stores.raw import RawStore
+    from memfs.stores.store import RemoteStore
+    from memfs.types import IntentId, RawId
+
+log = logging.getLogger(__name__)
+
+MOVE_THREADS_MAX = 4
+"""Worker threads of all moves together; each of them may use a few more to encode. Guess."""
+
+
+@dataclass(slots=True)
+class MoveParts:
+    """What all moves work with."""
+
+    engine: Engine
+    raw_store: RawStore
+    packed_store: PackedStore
+    remote: RemoteStore | None
+    """None: no glacier tier is configured."""
+    config: Config
+    open_table: OpenTable
+    residency: Residency
+    faults: FaultPoints = field(default_factory=FaultPoints)
+    progress: ProgressTable = field(default_factory=ProgressTable)
+    threads: trio.CapacityLimiter = field(
+        default_factory=lambda: trio.CapacityLimiter(MOVE_THREADS_MAX)
+    )
+
+
+class Attempt:
+    """One recorded move."""
+
+    def __init__(self, parts: MoveParts, inode: Inode, intent: IntentId) -> None:
+        self._parts = parts
+        self._inode = inode
+        self._intent = intent
+        self.ended = False
+        """True once the engine has ended the intent, published or not."""
+
+    async def publish_form(self, blob: Blob, form: Form) -> bool:
+        """Publish a verified form, committed; False if the file has moved on."""
+        inode, engine = self._inode, self._parts.engine
+        published = await engine.publish_form(inode.ino, inode.generation, blob, form, self._intent)
+        engine.commit_nowait()
+        self.ended = True
+        return published
+
+    async def publish_raw(self, raw: RawId, blocks: int) -> bool:
+        """Publish a verified raw file, committed; False if the file has moved on."""
+        inode, engine = self._inode, self._parts.engine
+        published = await engine.publish_raw(inode.ino, inode.generation, raw, blocks, self._intent)
+        if published:
+            # Its bytes and its name were made durable before; if the publishing itself is lost
+            # with power, so is this.
+            await engine.mark_durable([(inode.ino, inode.generation)])
+        engine.commit_nowait()
+        self.ended = True
+        return published
+
+    async def give_up(self) -> None:
+        """End the intent: what was written becomes garbage."""
+        engine = self._parts.engine
+        try:
+            await engine.cancel_intent(self._intent)
+            engine.commit_nowait()
+        except MemfsError as error:
+            # The intent stays, and the next start rolls it back.
+            log.warning("inode %d: a move could not be rolled back: %s", self._inode.ino, error)
+            return
+        self.ended = True
+        self._parts.faults.reach("cancel.recorded")
+
+
+@contextlib.asynccontextmanager
+async def recorded(
+    parts: MoveParts, kind: MoveKind, inode: Inode, location: str
+) -> AsyncIterator[Attempt]:
+    """Record a move for the block, and roll it back unless the block publishes.
+
+    Args:
+        parts: The engine among them.
+        kind: What the move does.
+        inode: The file as the move found it.
+        location: Where it will write; never used before, so rolling back harms nobody.
+    """
+    engine = parts.engine
+    intent = await engine.begin_intent(kind, inode.ino, inode.generation, location, time.time_ns())
+    engine.commit_nowait()
+    parts.faults.reach(f"{kind}.begun")
+    attempt = Attempt(parts, inode, intent)
+    try:
+        yield attempt
+    finally:
+        if not attempt.ended:
+            with trio.CancelScope(shield=True):
+                await attempt.give_up()

@@ -1,0 +1,100 @@
+"""Drop: a form goes because another one holds the same content.
+
+Invariant: no program loses what it holds: a file that is open or mapped keeps its raw file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from memfs.errors import InvalidValueError, ObjectMissingError
+from memfs.metadata.records import InodeFlags
+from memfs.moves.outcome import MoveOutcome, MoveResult
+from memfs.moves.packing import find_form
+from memfs.types import BLOCK_BYTES, FormKind
+
+if TYPE_CHECKING:
+    from memfs.moves.attempt import MoveParts
+    from memfs.types import InodeNo, RawId
+
+
+async def drop_raw(parts: MoveParts, ino: InodeNo) -> MoveResult:
+    """Detach the raw file of a sealed file that has another form.
+
+    From the second look at the open files to the engine's change nothing suspends, so no open can
+    come between (the engine does not suspend where the state is local).
+
+    Raises:
+        StaleInodeError: The file is gone.
+    """
+    engine = parts.engine
+    if parts.open_table.is_open(ino):
+        return MoveResult(MoveOutcome.BUSY)
+    # The lock and the backing id hold the raw file open and would look like a program's mapping.
+    await parts.residency.unlock(ino, drop_pages=False)
+    inode = await engine.get_inode(ino)
+    if not inode.raw:
+        return MoveResult(MoveOutcome.UNNEEDED)
+    if inode.flags & InodeFlags.UNSEALED or parts.open_table.is_open(ino):
+        return MoveResult(MoveOutcome.BUSY)
+    if not inode.blob:
+        return MoveResult(MoveOutcome.SUPERSEDED)
+    parts.open_table.forget_raw(ino)
+    if _is_mapped(parts, inode.raw):
+        return MoveResult(MoveOutcome.BUSY)
+    dropped = await engine.drop_raw(ino, inode.generation)
+    engine.commit_nowait()
+    parts.faults.reach("drop_raw.detached")
+    if not dropped:
+        return MoveResult(MoveOutcome.SUPERSEDED)
+    return MoveResult(MoveOutcome.DONE, inode.blocks * BLOCK_BYTES)
+
+
+async def drop_form(parts: MoveParts, ino: InodeNo, kind: FormKind) -> MoveResult:
+    """Detach the packed or remote form of a sealed file that has another form.
+
+    Readers of ranges need no guard: they turn to a form that is left.
+
+    Raises:
+        StaleInodeError: The file is gone.
+    """
+    if kind == FormKind.RAW:
+        raise InvalidValueError("a raw form is dropped by drop_raw")
+    engine = parts.engine
+    inode = await engine.get_inode(ino)
+    if inode.flags & InodeFlags.UNSEALED:
+        return MoveResult(MoveOutcome.BUSY)
+    form = await find_form(parts, inode, kind)
+    if form is None:
+        return MoveResult(MoveOutcome.UNNEEDED)
+    dropped = await engine.drop_form(ino, inode.generation, kind)
+    engine.commit_nowait()
+    parts.faults.reach(f"drop_{kind}.detached")
+    if not dropped:
+        return MoveResult(MoveOutcome.SUPERSEDED)
+    return MoveResult(MoveOutcome.DONE, form.stored_bytes)
+
+
+def _is_mapped(parts: MoveParts, raw: RawId) -> bool:
+    """Return True if a process has the raw file mapped or open, by way of the mount or not.
+
+    A mapping outlives its RELEASE under passthrough. Its bytes would stay readable without the
+    name, but a later writer's raw file would be another one and the mapping would never see it.
+    A write lease is granted exactly if nobody else has the file open (fcntl(2), F_SETLEASE).
+    """
+    try:
+        fd = parts.raw_store.open(raw, os.O_RDONLY)
+    except ObjectMissingError:
+        return False
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        # No leases on this file system, or not our file: then only handles are known.
+        return False
+    finally:
+        os.close(fd)
+    return False

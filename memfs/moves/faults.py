@@ -1,0 +1,41 @@
+"""Fault points: the named instants of every move at which a crash test kills the process.
+
+Invariant: `FAULT_POINTS` names every point that the code reaches, and no other; a test fails when
+one of them was never reached.
+"""
+
+from __future__ import annotations
+
+FAULT_POINTS = (
+    "pack.begun",
+    "pack.written",
+    "pack.verified",
+    "pack.published",
+    "upload.begun",
+    "upload.prepared",
+    "upload.stored",
+    "upload.verified",
+    "upload.published",
+    "hydrate.begun",
+    "hydrate.created",
+    "hydrate.written",
+    "hydrate.verified",
+    "hydrate.published",
+    "cancel.recorded",
+    "drop_raw.detached",
+    "drop_packed.detached",
+    "drop_remote.detached",
+    "garbage.synced",
+    "garbage.removed",
+    "garbage.cleared",
+    "recover.rolled_back",
+    "recover.swept",
+)
+"""Each point is named after what has just happened; in the order of the life of a move."""
+
+
+class FaultPoints:
+    """Told of every point reached; does nothing. Crash tests pass one that kills the process."""
+
+    def reach(self, point: str) -> None:
+        """A move has come to `point`, one of `FAULT_POINTS`."""

@@ -1,0 +1,208 @@
+"""Hydrate: a sealed file gets its raw form back from a packed or remote one.
+
+Invariant: the raw file was read back with the blob's digest, and is on stable storage, before it is
+published; from then on a writer may detach the other forms.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import (
+    CorruptDataError,
+    InvalidValueError,
+    NotFoundError,
+    NotSupportedError,
+    StoreError,
+)
+from memfs.metadata.records import MoveKind
+from memfs.moves.attempt import recorded
+from memfs.stores.disk import disk_errors
+from memfs.stores.packing import digest_file
+from memfs.stores.reading import FrameReader, PackedFile
+from memfs.types import FormKind
+
+if TYPE_CHECKING:
+    from memfs.errors import MemfsError
+    from memfs.metadata.records import Form, Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.progress import MoveProgress
+    from memfs.types import InodeNo, RawId
+
+log = logging.getLogger(__name__)
+
+
+DONE_COUNT_MAX = 10_000
+"""Hydrated files remembered for the mover, about 1 MB; of more it hears at its next full look."""
+
+
+class _Flight:
+    """A hydration under way, shared by all who wait for it."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: Exception | None = None
+
+
+class Hydrations:
+    """The hydrations under way: one for a file at a time, however many ask."""
+
+    def __init__(self, parts: MoveParts) -> None:
+        self._parts = parts
+        self._flights: dict[InodeNo, _Flight] = {}
+        self._done: dict[InodeNo, None] = {}
+
+    def take_done(self) -> list[InodeNo]:
+        """Return and forget the files hydrated since the last call."""
+        taken, self._done = self._done, {}
+        return list(taken)
+
+    async def hydrate(self, ino: InodeNo) -> Inode:
+        """Return the inode once it has a raw file; makes one if it has none.
+
+        Checkpoint: not if the raw file is there. Cancel: safe; another waiting caller takes over.
+
+        Raises:
+            StaleInodeError: The file is gone.
+            NoSpaceError: The disk is full; nothing is left behind.
+            StoreError: No form can be fetched.
+            CorruptDataError: No form is intact.
+        """
+        while True:
+            inode = await self._parts.engine.get_inode(ino)
+            if inode.raw:
+                return inode
+            flight = self._flights.get(ino)
+            if flight is None:
+                return await self._lead(inode)
+            await flight.done.wait()
+            if flight.error is not None:
+                raise type(flight.error)(*flight.error.args) from flight.error
+
+    async def _lead(self, inode: Inode) -> Inode:
+        flight = self._flights[inode.ino] = _Flight()
+        try:
+            hydrated = await _hydrate(self._parts, inode)
+        except Exception as error:
+            flight.error = error
+            raise
+        else:
+            if len(self._done) < DONE_COUNT_MAX:
+                self._done[inode.ino] = None
+            return hydrated
+        finally:
+            del self._flights[inode.ino]
+            flight.done.set()
+
+
+async def _hydrate(parts: MoveParts, inode: Inode) -> Inode:
+    engine = parts.engine
+    _, raw = engine.reserve_ids()
+    async with recorded(parts, MoveKind.HYDRATE, inode, str(int(raw))) as attempt:
+        with parts.progress.track("hydrate", inode.ino, inode.size) as progress:
+            blocks = await _fill(parts, inode, raw, progress)
+        published = await attempt.publish_raw(raw, blocks)
+    parts.faults.reach("hydrate.published")
+    after = await engine.get_inode(inode.ino)
+    if not after.raw:
+        raise StoreError(
+            f"inode {inode.ino}: its content changed while it was fetched; try again"
+            if not published
+            else f"inode {inode.ino}: its local copy was dropped while it was opened; try again"
+        )
+    return after
+
+
+async def _fill(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgress) -> int:
+    """Create and fill a raw file from the best intact form; returns its `st_blocks`."""
+    try:
+        blob = await parts.engine.get_blob(inode.blob)
+    except NotFoundError:
+        raise CorruptDataError(
+            f"inode {inode.ino}: no form of its content is known; run memfs fsck"
+        ) from None
+    fd = parts.raw_store.create(raw)
+    try:
+        parts.faults.reach("hydrate.created")
+        await _unpack(parts, inode, fd, progress)
+        blocks = await trio.to_thread.run_sync(
+            _finish, parts, inode, raw, fd, limiter=parts.threads
+        )
+        parts.faults.reach("hydrate.written")
+        digest = await trio.to_thread.run_sync(
+            digest_file, parts.raw_store.path(raw), _stop_if_cancelled, limiter=parts.threads
+        )
+    finally:
+        os.close(fd)
+    if digest != blob.digest:
+        raise CorruptDataError(
+            f"inode {inode.ino}: raw file {raw} reads back with another digest than was written"
+        )
+    parts.faults.reach("hydrate.verified")
+    return blocks
+
+
+async def _unpack(parts: MoveParts, inode: Inode, fd: int, progress: MoveProgress) -> None:
+    """Write the content into `fd` from the first form that is intact, packed before remote."""
+    failure: MemfsError | None = None
+    for form in await parts.engine.list_forms(inode.blob):
+        try:
+            await _unpack_form(parts, form, fd, progress)
+        except (StoreError, CorruptDataError, NotSupportedError, InvalidValueError) as error:
+            path = os.fsdecode(await parts.engine.get_path(inode.ino))
+            log.warning("%s: its %s form cannot be used: %s", path, form.kind, error)
+            # Corruption outranks absence: it needs a person, and waiting does not help.
+            if not isinstance(failure, CorruptDataError):
+                failure = error
+        else:
+            return
+    raise failure or CorruptDataError(f"inode {inode.ino}: no form of its content is left")
+
+
+async def _unpack_form(parts: MoveParts, form: Form, fd: int, progress: MoveProgress) -> None:
+    def advance(done_bytes: int) -> None:
+        progress.done_bytes = done_bytes
+
+    if form.kind == FormKind.PACKED:
+        await trio.to_thread.run_sync(
+            _unpack_packed, parts, form.location, fd, progress, limiter=parts.threads
+        )
+        return
+    remote = parts.remote
+    if remote is None:
+        raise NotSupportedError("the content is in a glacier tier that is not configured any more")
+    reader = await FrameReader.open(
+        functools.partial(remote.get_range, form.location),
+        form.stored_bytes,
+        f"{remote.url}/{form.location}",
+    )
+    await reader.unpack_to(fd, advance)
+
+
+def _unpack_packed(parts: MoveParts, location: str, fd: int, progress: MoveProgress) -> None:
+    def advance(done_bytes: int) -> None:
+        progress.done_bytes = done_bytes
+        trio.from_thread.check_cancelled()
+
+    with PackedFile.open(parts.packed_store.path(location)) as packed:
+        packed.unpack_to(fd, advance)
+
+
+def _finish(parts: MoveParts, inode: Inode, raw: RawId, fd: int) -> int:
+    """Set times, make the raw file durable, and return its `st_blocks`."""
+    with disk_errors(str(parts.raw_store.path(raw))):
+        # An unsealed inode reads its times from the raw file, so they must go on from here.
+        os.utime(fd, ns=(inode.atime_ns, inode.mtime_ns))
+        os.fsync(fd)
+        blocks = os.fstat(fd).st_blocks
+    parts.raw_store.sync_directory(raw)
+    return blocks
+
+
+def _stop_if_cancelled(_done_bytes: int) -> None:
+    trio.from_thread.check_cancelled()

@@ -1,0 +1,89 @@
+"""Moves: the changes of form that the file system and the mover ask for.
+
+Invariant: every move follows one protocol: record the intent, write under a name of its own, make
+it durable, read it back against the digest, publish in one engine call that checks generation and
+writers again; only a later move of its own drops the source form.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from memfs.moves.dropping import drop_form, drop_raw
+from memfs.moves.garbage import GarbageCollector
+from memfs.moves.hydrating import Hydrations
+from memfs.moves.packing import pack
+from memfs.moves.recovery import Sweep, roll_back
+from memfs.moves.uploading import upload
+
+if TYPE_CHECKING:
+    from memfs.metadata.records import Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.outcome import MoveResult
+    from memfs.types import FormKind, InodeNo
+
+
+class Moves:
+    """All moves of one state directory.
+
+    Args:
+        parts: What moves work with.
+        rng: Jitter of pauses; seeded by tests.
+    """
+
+    def __init__(self, parts: MoveParts, rng: random.Random | None = None) -> None:
+        self._parts = parts
+        self._hydrations = Hydrations(parts)
+        self._garbage = GarbageCollector(parts, rng or random.Random())
+        self._sweep = Sweep(parts)
+
+    # --- moves -----------------------------------------------------------------------------------
+    async def pack(self, ino: InodeNo) -> MoveResult:
+        """Give a sealed raw file its packed form; see `moves.packing`."""
+        return await pack(self._parts, ino)
+
+    async def upload(self, ino: InodeNo) -> MoveResult:
+        """Give a sealed file its remote form; see `moves.uploading`."""
+        return await upload(self._parts, ino)
+
+    async def hydrate(self, ino: InodeNo) -> Inode:
+        """Return the inode once it has a raw file; see `moves.hydrating`."""
+        return await self._hydrations.hydrate(ino)
+
+    async def drop_raw(self, ino: InodeNo) -> MoveResult:
+        """Detach the raw file of a file that is neither open nor mapped; see `moves.dropping`."""
+        return await drop_raw(self._parts, ino)
+
+    async def drop_form(self, ino: InodeNo, kind: FormKind) -> MoveResult:
+        """Detach the packed or remote form of a file that has another one."""
+        return await drop_form(self._parts, ino, kind)
+
+    # --- upkeep ----------------------------------------------------------------------------------
+    async def recover(self) -> int:
+        """Roll back the moves of a daemon that died; returns how many. Once, before any move."""
+        return await roll_back(self._parts)
+
+    async def collect_garbage(self, limit: int) -> int:
+        """Remove up to `limit` files and objects that nothing refers to; returns how many."""
+        return await self._garbage.collect(limit)
+
+    async def sweep_step(self) -> int:
+        """Look for unrecorded raw files a little; `sweep_done` tells when that is over."""
+        return await self._sweep.step()
+
+    @property
+    def sweep_done(self) -> bool:
+        """True when no unrecorded raw file can be left from an earlier daemon."""
+        return self._sweep.done
+
+    def take_hydrated(self) -> list[InodeNo]:
+        """Return and forget the files hydrated since the last call."""
+        return self._hydrations.take_done()
+
+    def status(self) -> dict[str, object]:
+        """Return the moves under way, for `memfs status`."""
+        return {
+            "in_progress": self._parts.progress.describe(),
+            "swept": self._sweep.done,
+        }

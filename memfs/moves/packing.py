@@ -1,0 +1,164 @@
+"""Pack: a sealed raw file also gets a compressed local form.
+
+Invariant: the packed file was decoded whole and has the raw file's digest before it is published.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.codecs.registry import get_codec, parse_codec
+from memfs.errors import CorruptDataError
+from memfs.metadata.records import Blob, Form, InodeFlags, MoveKind
+from memfs.moves.attempt import recorded
+from memfs.moves.outcome import MoveOutcome, MoveResult
+from memfs.stores.packing import pack_file
+from memfs.stores.reading import PackedFile
+from memfs.types import BLOCK_BYTES, FormKind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs.codecs.codec import Codec
+    from memfs.metadata.records import Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.progress import MoveProgress
+    from memfs.stores.packing import PackedSummary
+    from memfs.types import BlobId, InodeNo
+
+DISK_BLOCK_BYTES = 4096
+"""Unit in which common local file systems allocate; a packed file must save at least one."""
+
+
+class _DoesNotShrinkError(Exception):
+    """Stops the packing of a file that has no gain any more."""
+
+
+async def pack(parts: MoveParts, ino: InodeNo) -> MoveResult:
+    """Give a sealed raw file its packed form.
+
+    Raises:
+        StaleInodeError: The file is gone.
+        NoSpaceError: The disk is full; nothing is left behind.
+        CorruptDataError: What was written does not read back equal.
+    """
+    inode = await parts.engine.get_inode(ino)
+    if inode.flags & InodeFlags.UNSEALED:
+        return MoveResult(MoveOutcome.BUSY)
+    if (
+        not stat.S_ISREG(inode.mode)
+        or not inode.raw
+        or await find_form(parts, inode, FormKind.PACKED)
+    ):
+        return MoveResult(MoveOutcome.UNNEEDED)
+    stored_bytes_max = inode.blocks * BLOCK_BYTES - DISK_BLOCK_BYTES
+    codec = await codec_of(parts, ino, parts.config.cold.codec)
+    if stored_bytes_max <= 0 or codec.spec.name == "none":
+        return MoveResult(MoveOutcome.INCOMPRESSIBLE)
+    number = parts.engine.reserve_blob()
+    location = parts.packed_store.location(number)
+    async with recorded(parts, MoveKind.PACK, inode, location) as attempt:
+        with parts.progress.track("pack", ino, inode.size) as progress:
+            summary = await trio.to_thread.run_sync(
+                _write,
+                parts,
+                inode,
+                codec,
+                location,
+                stored_bytes_max,
+                progress,
+                limiter=parts.threads,
+            )
+            if summary is None:
+                return MoveResult(MoveOutcome.INCOMPRESSIBLE)
+            parts.faults.reach("pack.written")
+            await trio.to_thread.run_sync(
+                _verify,
+                parts.packed_store.path(location),
+                summary.digest,
+                progress,
+                limiter=parts.threads,
+            )
+            parts.faults.reach("pack.verified")
+        blob = await blob_of(parts, inode, number, summary)
+        form = Form(blob.blob, FormKind.PACKED, location, str(codec.spec), summary.stored_bytes)
+        published = await attempt.publish_form(blob, form)
+    parts.faults.reach("pack.published")
+    return MoveResult(
+        MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED, summary.stored_bytes
+    )
+
+
+async def find_form(parts: MoveParts, inode: Inode, kind: FormKind) -> Form | None:
+    """Return the form of one kind that an inode has, if it has one."""
+    if not inode.blob:
+        return None
+    forms = await parts.engine.list_forms(inode.blob)
+    return next((form for form in forms if form.kind == kind), None)
+
+
+async def codec_of(parts: MoveParts, ino: InodeNo, default: str) -> Codec:
+    """Return the codec in force on a file: its own, a directory's, else the tier's."""
+    text = await parts.engine.effective_codec(ino) or default
+    return get_codec(parse_codec(text))
+
+
+async def blob_of(parts: MoveParts, inode: Inode, number: BlobId, summary: PackedSummary) -> Blob:
+    """Return the blob that a new form of an inode belongs to: the one it has, or a new one.
+
+    Raises:
+        CorruptDataError: The raw file no longer has the digest of its other forms.
+    """
+    if not inode.blob:
+        return Blob(number, summary.size, summary.digest)
+    blob = await parts.engine.get_blob(inode.blob)
+    if blob.digest != summary.digest:
+        raise CorruptDataError(
+            f"inode {inode.ino}: raw file {inode.raw} differs from blob {blob.blob}, which was "
+            "made from it: the disk has altered one of them; run memfs fsck"
+        )
+    return blob
+
+
+def _write(
+    parts: MoveParts,
+    inode: Inode,
+    codec: Codec,
+    location: str,
+    stored_bytes_max: int,
+    progress: MoveProgress,
+) -> PackedSummary | None:
+    """Write the packed file, durable under its name; None if it would not be smaller."""
+
+    def advance(done_bytes: int, stored_bytes: int) -> None:
+        progress.done_bytes = done_bytes // 2
+        if stored_bytes > stored_bytes_max:
+            raise _DoesNotShrinkError
+        trio.from_thread.check_cancelled()
+
+    source = parts.raw_store.path(inode.raw)
+    with parts.packed_store.draft(location) as draft:
+        try:
+            summary = pack_file(source, draft.fd, codec, parts.config.cold.frame_bytes, advance)
+        except _DoesNotShrinkError:
+            return None
+        if summary.stored_bytes > stored_bytes_max:
+            return None
+        draft.publish()
+    return summary
+
+
+def _verify(path: Path, digest: bytes, progress: MoveProgress) -> None:
+    half = progress.done_bytes
+
+    def advance(done_bytes: int) -> None:
+        progress.done_bytes = half + done_bytes // 2
+        trio.from_thread.check_cancelled()
+
+    with PackedFile.open(path) as packed:
+        if packed.table.digest != digest:
+            raise CorruptDataError(f"{path}: reads back with another digest than was written")
+        packed.verify(advance)

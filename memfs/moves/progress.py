@@ -1,0 +1,59 @@
+"""Progress: which moves are under way and how far they are.
+
+Invariant: a move is listed from its begin to its end, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memfs.types import InodeNo
+
+
+class MoveProgress:
+    """How far one move is; read by status reports while a worker thread stores into it.
+
+    `done_bytes` is one reference that is replaced, so a reader sees the old or the new number.
+    """
+
+    __slots__ = ("done_bytes", "ino", "kind", "total_bytes")
+
+    def __init__(self, kind: str, ino: InodeNo, total_bytes: int) -> None:
+        self.kind = kind
+        self.ino = ino
+        self.total_bytes = total_bytes
+        """Uncompressed bytes of the file."""
+        self.done_bytes = 0
+
+
+class ProgressTable:
+    """The moves under way."""
+
+    def __init__(self) -> None:
+        self._moves: dict[MoveProgress, None] = {}
+
+    @contextlib.contextmanager
+    def track(self, kind: str, ino: InodeNo, total_bytes: int) -> Iterator[MoveProgress]:
+        """List a move for as long as the block runs."""
+        progress = MoveProgress(kind, ino, total_bytes)
+        self._moves[progress] = None
+        try:
+            yield progress
+        finally:
+            del self._moves[progress]
+
+    def describe(self) -> list[dict[str, object]]:
+        """Return the moves under way, oldest first, for `memfs status`."""
+        return [
+            {
+                "kind": move.kind,
+                "inode": int(move.ino),
+                "done_bytes": move.done_bytes,
+                "total_bytes": move.total_bytes,
+            }
+            for move in self._moves
+        ]

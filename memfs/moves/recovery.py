@@ -1,0 +1,82 @@
+"""Recovery: what a killed daemon left half done is undone.
+
+Invariant: `roll_back` looks only at unfinished moves, so that a mount of any size is ready at once;
+what needs a look at every file is done by `Sweep`, in slices, while the mount serves.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.types import InodeNo, RawId
+
+if TYPE_CHECKING:
+    from memfs.moves.attempt import MoveParts
+
+log = logging.getLogger(__name__)
+
+FILES_A_SLICE = 2000
+"""Inodes looked at before the event loop is given back; about 10 ms. Guess; never measured."""
+
+
+async def roll_back(parts: MoveParts) -> int:
+    """Undo the moves that were under way when the last daemon died; returns how many.
+
+    What they wrote becomes garbage. Only at start, before any move begins.
+    """
+    engine = parts.engine
+    intents = await engine.list_intents()
+    for intent in intents:
+        await engine.cancel_intent(intent.intent)
+        log.info("inode %d: unfinished %s was rolled back", intent.ino, intent.kind)
+    engine.commit_nowait()
+    parts.faults.reach("recover.rolled_back")
+    await trio.to_thread.run_sync(parts.packed_store.clear_temporary)
+    return len(intents)
+
+
+class Sweep:
+    """Removes raw files that were created but never recorded, once after an unclean end."""
+
+    def __init__(self, parts: MoveParts) -> None:
+        self._parts = parts
+        self._range = parts.engine.unsettled_raw_range()
+        self._unrecorded: set[RawId] | None = None
+        self._after = InodeNo(0)
+        self.done = self._range[0] >= self._range[1]
+        """True when nothing is left to look for."""
+
+    async def step(self) -> int:
+        """Look at one slice of the files; at the end remove what none of them names.
+
+        Returns:
+            Raw files removed.
+        """
+        if self.done:
+            return 0
+        if self._unrecorded is None:
+            found = await trio.to_thread.run_sync(
+                self._parts.raw_store.list_range, *self._range, limiter=self._parts.threads
+            )
+            self._unrecorded = set(found)
+        # Ids of this daemon lie beyond the range, so files that come or change now do not matter.
+        if self._unrecorded:
+            inodes = await self._parts.engine.list_files(self._after, FILES_A_SLICE)
+            self._unrecorded.difference_update(inode.raw for inode in inodes)
+            if inodes:
+                self._after = inodes[-1].ino
+                return 0
+        self.done = True
+        removed = sorted(self._unrecorded)
+        await trio.to_thread.run_sync(self._unlink, removed, limiter=self._parts.threads)
+        self._parts.faults.reach("recover.swept")
+        if removed:
+            log.info("%d raw files that were never recorded are removed", len(removed))
+        return len(removed)
+
+    def _unlink(self, raws: list[RawId]) -> None:
+        for raw in raws:
+            self._parts.raw_store.unlink(raw)

@@ -1,0 +1,188 @@
+"""A state directory with its stores and moves, as tests of moves and of the mover use it.
+
+Invariant: everything is the real thing; the object store is a directory behind the decorator that
+injects faults.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import TYPE_CHECKING
+
+from memfs.config import ColdConfig, Config, GlacierConfig, MetadataConfig, PolicyConfig, WarmConfig
+from memfs.content.opentable import OpenTable
+from memfs.content.residency import Residency
+from memfs.metadata.records import InodeFlags, NewInode, Seal
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.moves.attempt import MoveParts
+from memfs.moves.faults import FaultPoints
+from memfs.moves.moves import Moves
+from memfs.stores.directory import DirectoryStore
+from memfs.stores.faulty import FaultScript, FaultyStore
+from memfs.stores.packed import PackedStore
+from memfs.stores.raw import RawStore
+from memfs.types import ROOT_INODE, FormKind, InodeNo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs.metadata.records import Form, Inode
+
+STORE_THREADS_MAX = 4
+
+SMALL_FRAMES = Config(
+    metadata=MetadataConfig(),
+    warm=WarmConfig(size_bytes=64 << 20),
+    cold=ColdConfig(frame_bytes=4096),
+    glacier=GlacierConfig(),
+    policy=PolicyConfig(),
+)
+
+
+class State:
+    """An opened state directory.
+
+    Args:
+        state_dir: Created if it is missing.
+        config: What a test needs; frames are small by default.
+        faults: Told of the points that moves reach.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        config: Config = SMALL_FRAMES,
+        faults: FaultPoints | None = None,
+    ) -> None:
+        self.state_dir = state_dir
+        self.engine = SqliteEngine.open(state_dir, config.metadata)
+        self.raw_store = RawStore(state_dir)
+        self.packed_store = PackedStore(state_dir)
+        self.faults = FaultScript()
+        self.objects_dir = state_dir / "glacier"
+        self.remote = FaultyStore(
+            DirectoryStore(self.objects_dir, 30.0, STORE_THREADS_MAX), self.faults, deadline_s=30.0
+        )
+        self.open_table = OpenTable(self.raw_store, None)
+        self.residency = Residency(self.raw_store, config.warm)
+        self.config = config
+        self.parts = MoveParts(
+            engine=self.engine,
+            raw_store=self.raw_store,
+            packed_store=self.packed_store,
+            remote=self.remote,
+            config=config,
+            open_table=self.open_table,
+            residency=self.residency,
+            faults=faults or FaultPoints(),
+        )
+        self.moves = Moves(self.parts, random.Random(1))
+
+    def close(self) -> None:
+        self.residency.close()
+        self.open_table.close()
+        self.engine.close()
+        self.raw_store.close()
+
+    async def create(self, name: str, content: bytes) -> InodeNo:
+        """Create a sealed file below the root."""
+        ino, raw = self.engine.reserve_ids()
+        fd = self.raw_store.create(raw)
+        try:
+            os.write(fd, content)
+        finally:
+            os.close(fd)
+        new = NewInode(ino, 0o100644, 0, 0, time.time_ns(), raw=raw)
+        await self.engine.create(ROOT_INODE, name.encode(), new)
+        await self.seal(ino)
+        return ino
+
+    async def rewrite(self, ino: InodeNo, content: bytes) -> None:
+        """Open a file for writing, replace what it holds, and seal it."""
+        inode = await self.engine.get_inode(ino)
+        raw = inode.raw
+        if not raw:
+            _, raw = self.engine.reserve_ids()
+            os.close(self.raw_store.create(raw))
+        await self.engine.unseal(ino, raw)
+        self.engine.commit_nowait()
+        self.raw_store.path(raw).write_bytes(content)
+        await self.seal(ino)
+
+    async def seal(self, ino: InodeNo) -> None:
+        inode = await self.engine.get_inode(ino)
+        status = self.raw_store.stat(inode.raw)
+        seal = Seal(
+            ino,
+            inode.generation,
+            status.st_size,
+            status.st_blocks,
+            status.st_atime_ns,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+        await self.engine.seal([seal])
+        self.engine.commit_nowait()
+
+    async def unlink(self, name: str) -> None:
+        inode = await self.engine.unlink(ROOT_INODE, name.encode(), time.time_ns())
+        await self.engine.reap([inode.ino])
+        self.engine.commit_nowait()
+
+    async def forms(self, ino: InodeNo) -> set[FormKind]:
+        inode = await self.engine.get_inode(ino)
+        kinds = {form.kind for form in await self.engine.list_forms(inode.blob)}
+        return kinds | ({FormKind.RAW} if inode.raw else set())
+
+    async def form(self, ino: InodeNo, kind: FormKind) -> Form:
+        inode = await self.engine.get_inode(ino)
+        return next(form for form in await self.engine.list_forms(inode.blob) if form.kind == kind)
+
+    async def content(self, ino: InodeNo) -> bytes:
+        """Return a file's bytes, hydrating it if need be."""
+        inode = await self.engine.get_inode(ino)
+        if not inode.raw and not inode.blob and not inode.size:
+            return b""
+        inode = await self.moves.hydrate(ino)
+        return self.raw_store.path(inode.raw).read_bytes()
+
+    async def leaks(self) -> list[str]:
+        """Return what lies in the state directory or in the store that nothing refers to."""
+        raws, locations, keys = await self._referenced()
+        found = [f"raw {raw}" for raw in self.raw_store.iterate() if raw not in raws]
+        found += [name for name in self.packed_store.iterate() if name not in locations]
+        found += [stat.key async for stat in self.remote.list("") if stat.key not in keys]
+        found += [str(path) for path in (self.state_dir / "tmp").iterdir()]
+        found += [f"intent {intent}" for intent in await self.engine.list_intents()]
+        return found
+
+    async def _referenced(self) -> tuple[set[int], set[str], set[str]]:
+        raws: set[int] = set()
+        locations: set[str] = set()
+        keys: set[str] = set()
+        after = InodeNo(0)
+        while inodes := await self.engine.list_files(after, 1000):
+            for inode in inodes:
+                raws.add(int(inode.raw))
+                for form in await self.engine.list_forms(inode.blob):
+                    target = locations if form.kind == FormKind.PACKED else keys
+                    target.add(form.location)
+            after = inodes[-1].ino
+        return raws, locations, keys
+
+
+def sealed(inode: Inode) -> bool:
+    return not inode.flags & InodeFlags.UNSEALED
+
+
+def compressible(size: int, seed: int = 1) -> bytes:
+    """Return bytes that zstd makes some 4 times smaller, different for every seed."""
+    letters = random.Random(seed).choices(b"abcd", k=size)
+    return bytes(letters)
+
+
+def incompressible(size: int, seed: int = 1) -> bytes:
+    """Return bytes that no codec makes smaller."""
+    return random.Random(seed).randbytes(size)

@@ -1,0 +1,459 @@
+"""Moves between forms on a real engine and real stores: content is equal, nothing is left over."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from memfs.content.opening import OpenMode
+from memfs.errors import CorruptDataError, NoSpaceError, StoreError, StoreUnavailableError
+from memfs.metadata.records import InodeFlags
+from memfs.moves.faults import FAULT_POINTS, FaultPoints
+from memfs.moves.outcome import MoveOutcome
+from memfs.stores.faulty import Fault, FaultKind
+from memfs.types import FormKind
+from tests.moving import State, compressible, incompressible
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from memfs.types import InodeNo
+
+CONTENT = compressible(100_000)
+
+
+class Hook(FaultPoints):
+    """Runs a test's code at one fault point."""
+
+    def __init__(self) -> None:
+        self.actions: dict[str, Callable[[], None]] = {}
+
+    def reach(self, point: str) -> None:
+        assert point in FAULT_POINTS
+        if point in self.actions:
+            self.actions.pop(point)()
+
+
+@pytest.fixture
+def hook() -> Hook:
+    return Hook()
+
+
+@pytest.fixture
+def state(tmp_path: Path, hook: Hook) -> Iterator[State]:
+    state = State(tmp_path / "state", faults=hook)
+    yield state
+    state.close()
+
+
+def run_now(step: Callable[[], Awaitable[None]]) -> None:
+    """Run a coroutine that does not suspend to its end, as a driver does."""
+    with pytest.raises(StopIteration):
+        step().__await__().send(None)
+
+
+async def collect_all(state: State) -> None:
+    while await state.moves.collect_garbage(100):
+        pass
+
+
+async def to_glacier(state: State, ino: InodeNo) -> None:
+    await state.moves.upload(ino)
+    await state.moves.drop_raw(ino)
+    await state.moves.drop_form(ino, FormKind.PACKED)
+    await collect_all(state)
+
+
+async def test_a_packed_file_reads_back_equal(state: State) -> None:
+    """The raw file may go once the packed one is published."""
+    ino = await state.create("a", CONTENT)
+    result = await state.moves.pack(ino)
+    assert result.outcome == MoveOutcome.DONE
+    assert result.moved_bytes < len(CONTENT) // 2
+    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE
+    await collect_all(state)
+    assert await state.forms(ino) == {FormKind.PACKED}
+    assert await state.content(ino) == CONTENT
+    assert await state.leaks() == []
+
+
+async def test_a_remote_file_reads_back_equal(state: State) -> None:
+    """The local forms may go once the object is published."""
+    ino = await state.create("a", CONTENT)
+    await to_glacier(state, ino)
+    assert await state.forms(ino) == {FormKind.REMOTE}
+    assert await state.content(ino) == CONTENT
+    assert await state.leaks() == []
+
+
+async def test_an_empty_file_goes_to_glacier_and_back(state: State) -> None:
+    """No bytes are content too."""
+    ino = await state.create("a", b"")
+    await to_glacier(state, ino)
+    assert await state.content(ino) == b""
+
+
+async def test_upload_copies_the_packed_file_of_the_same_codec(state: State) -> None:
+    """Bytes that are compressed already are not compressed again."""
+    ino = await state.create("a", CONTENT)
+    await state.moves.pack(ino)
+    await state.moves.upload(ino)
+    packed = await state.form(ino, FormKind.PACKED)
+    remote = await state.form(ino, FormKind.REMOTE)
+    packed_bytes = state.packed_store.path(packed.location).read_bytes()
+    assert (state.objects_dir / remote.location).read_bytes() == packed_bytes
+
+
+async def test_upload_takes_the_codec_of_the_file(state: State) -> None:
+    """A codec set on the file holds for both of its stored forms."""
+    ino = await state.create("a", CONTENT)
+    await state.engine.set_codec(ino, "lz4")
+    await state.moves.upload(ino)
+    assert (await state.form(ino, FormKind.REMOTE)).codec == "lz4"
+
+
+async def test_object_keys_tell_no_names(state: State) -> None:
+    """Names of files are not given to the object store."""
+    ino = await state.create("secret-plan", CONTENT)
+    await state.moves.upload(ino)
+    assert "secret" not in (await state.form(ino, FormKind.REMOTE)).location
+
+
+async def test_a_file_that_does_not_shrink_stays_raw(state: State) -> None:
+    """Packing must save at least a block of disk."""
+    ino = await state.create("a", incompressible(100_000))
+    assert (await state.moves.pack(ino)).outcome == MoveOutcome.INCOMPRESSIBLE
+    await collect_all(state)
+    assert await state.forms(ino) == {FormKind.RAW}
+    assert await state.leaks() == []
+
+
+async def test_an_unsealed_file_is_not_moved(state: State) -> None:
+    """A file with a writer never leaves."""
+    ino = await state.create("a", CONTENT)
+    inode = await state.engine.get_inode(ino)
+    await state.engine.unseal(ino, inode.raw)
+    state.engine.commit_nowait()
+    assert (await state.moves.pack(ino)).outcome == MoveOutcome.BUSY
+    assert (await state.moves.upload(ino)).outcome == MoveOutcome.BUSY
+    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.BUSY
+
+
+@pytest.mark.parametrize("point", ["pack.begun", "pack.written", "pack.verified"])
+async def test_a_file_rewritten_while_it_is_packed_keeps_the_new_bytes(
+    state: State, hook: Hook, point: str
+) -> None:
+    """Publishing checks the generation again."""
+    ino = await state.create("a", CONTENT)
+    hook.actions[point] = lambda: run_now(lambda: state.rewrite(ino, b"new"))
+    if point == "pack.begun":
+        # It is shorter now: refused before or after packing, in any case not published.
+        assert (await state.moves.pack(ino)).outcome != MoveOutcome.DONE
+    else:
+        assert (await state.moves.pack(ino)).outcome == MoveOutcome.SUPERSEDED
+    await collect_all(state)
+    assert await state.content(ino) == b"new"
+    assert await state.forms(ino) == {FormKind.RAW}
+    assert await state.leaks() == []
+
+
+@pytest.mark.parametrize("point", ["upload.prepared", "upload.stored", "upload.verified"])
+async def test_a_file_deleted_while_it_is_uploaded_leaves_no_object(
+    state: State, hook: Hook, point: str
+) -> None:
+    """What a superseded move wrote is garbage."""
+    ino = await state.create("a", CONTENT)
+    hook.actions[point] = lambda: run_now(lambda: state.unlink("a"))
+    assert (await state.moves.upload(ino)).outcome == MoveOutcome.SUPERSEDED
+    await collect_all(state)
+    assert await state.leaks() == []
+
+
+async def test_a_file_truncated_while_it_is_hydrated_keeps_the_new_bytes(
+    state: State, hook: Hook
+) -> None:
+    """A writer that needs nothing of the old content does not wait for it, and wins."""
+    ino = await state.create("a", CONTENT)
+    await to_glacier(state, ino)
+    hook.actions["hydrate.verified"] = lambda: run_now(lambda: state.rewrite(ino, b"new"))
+    inode = await state.moves.hydrate(ino)
+    assert state.raw_store.path(inode.raw).read_bytes() == b"new"
+    await collect_all(state)
+    assert await state.leaks() == []
+
+
+async def test_an_open_file_keeps_its_raw_file(state: State) -> None:
+    """A passthrough reader must keep its backing file."""
+    ino = await state.create("a", CONTENT)
+    await state.moves.pack(ino)
+    handle = state.open_table.add(ino, OpenMode.CACHED, writable=False)
+    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.BUSY
+    state.open_table.remove(ino, handle)
+    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE
+
+
+async def test_a_mapped_file_keeps_its_raw_file(state: State) -> None:
+    """A mapping outlives the last handle, and must go on seeing what later writers write."""
+    ino = await state.create("a", CONTENT)
+    await state.moves.pack(ino)
+    inode = await state.engine.get_inode(ino)
+    fd = state.raw_store.open(inode.raw, os.O_RDONLY)
+    mapping = mmap.mmap(fd, len(CONTENT), prot=mmap.PROT_READ)
+    os.close(fd)
+    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.BUSY
+    mapping.close()
+    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE
+
+
+async def test_a_locked_file_is_unlocked_when_its_raw_file_goes(state: State) -> None:
+    """The RAM tier holds no pages of files that are elsewhere."""
+    ino = await state.create("a", CONTENT)
+    await state.moves.pack(ino)
+    inode = await state.engine.get_inode(ino)
+    await state.residency.lock(ino, inode.raw, inode.size)
+    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE
+    assert state.residency.used_bytes == 0
+
+
+async def test_the_only_form_is_never_dropped(state: State) -> None:
+    """A copy goes only when another one holds the same content."""
+    ino = await state.create("a", CONTENT)
+    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.SUPERSEDED
+    await to_glacier(state, ino)
+    assert (await state.moves.drop_form(ino, FormKind.REMOTE)).outcome == MoveOutcome.SUPERSEDED
+    assert await state.content(ino) == CONTENT
+
+
+async def test_holes_come_back_as_holes(state: State) -> None:
+    """A sparse file stays sparse on its way through glacier."""
+    ino = await state.create("a", b"x" * 4096)
+    inode = await state.engine.get_inode(ino)
+    await state.engine.unseal(ino, inode.raw)
+    os.truncate(state.raw_store.path(inode.raw), 10 << 20)
+    await state.seal(ino)
+    await to_glacier(state, ino)
+    after = await state.moves.hydrate(ino)
+    assert state.raw_store.stat(after.raw).st_size == 10 << 20
+    assert state.raw_store.stat(after.raw).st_blocks * 512 < 1 << 20
+
+
+async def test_a_hydrated_file_has_the_times_of_the_inode(state: State) -> None:
+    """An unsealed inode reads its times from the raw file."""
+    ino = await state.create("a", CONTENT)
+    before = await state.engine.get_inode(ino)
+    await to_glacier(state, ino)
+    after = await state.moves.hydrate(ino)
+    assert state.raw_store.stat(after.raw).st_mtime_ns == before.mtime_ns
+    assert after.flags & InodeFlags.DURABLE
+
+
+async def test_callers_at_a_time_share_one_hydration(state: State) -> None:
+    """Hydration is single-flight."""
+    ino = await state.create("a", CONTENT)
+    await to_glacier(state, ino)
+    raws = []
+
+    async def hydrate() -> None:
+        raws.append((await state.moves.hydrate(ino)).raw)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(hydrate)
+    assert len(raws) == 5
+    assert len(set(raws)) == 1
+    assert state.moves.take_hydrated() == [ino]
+    assert await state.leaks() == []
+
+
+async def test_another_caller_takes_over_a_cancelled_hydration(state: State) -> None:
+    """Who gives up waiting does not take the others along."""
+    ino = await state.create("a", CONTENT)
+    await to_glacier(state, ino)
+    state.faults.add(Fault(FaultKind.HANG, "get_range"))
+    contents = []
+
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def give_up() -> None:
+            with scope:
+                await state.moves.hydrate(ino)
+
+        async def wait() -> None:
+            contents.append(await state.content(ino))
+
+        nursery.start_soon(give_up)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+    assert contents == [CONTENT]
+    await collect_all(state)
+    assert await state.leaks() == []
+
+
+async def test_waiting_callers_share_the_failure(
+    state: State, mock_clock: trio.testing.MockClock
+) -> None:
+    """A dead store is asked once for all who wait, not once for each."""
+    ino = await state.create("a", CONTENT)
+    await to_glacier(state, ino)
+    state.faults.add(Fault(FaultKind.HANG, count=None))
+    failures = []
+
+    async def hydrate() -> None:
+        try:
+            await state.moves.hydrate(ino)
+        except StoreUnavailableError as error:
+            failures.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(hydrate)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(31)
+    assert len(failures) == 3
+    assert state.faults.hit_counts[FaultKind.HANG] == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(FaultKind.UNAVAILABLE, "put_file"),
+        Fault(FaultKind.REFUSED, "put_file"),
+        Fault(FaultKind.TORN, "put_file"),
+        Fault(FaultKind.LOST_ANSWER, "put_file"),
+        Fault(FaultKind.CUT, "put_file"),
+        Fault(FaultKind.BIT_FLIP, "get_range", count=None),
+        Fault(FaultKind.MISSING, "get_range"),
+    ],
+    ids=lambda fault: f"{fault.kind}-{fault.operation}",
+)
+async def test_a_failed_upload_publishes_and_leaves_nothing(state: State, fault: Fault) -> None:
+    """An object counts only when it was read back equal."""
+    ino = await state.create("a", CONTENT)
+    state.faults.add(fault)
+    with pytest.raises((StoreError, CorruptDataError)):
+        await state.moves.upload(ino)
+    assert await state.forms(ino) == {FormKind.RAW}
+    state.faults.clear()
+    await collect_all(state)
+    assert await state.leaks() == []
+    assert (await state.moves.upload(ino)).outcome == MoveOutcome.DONE
+
+
+async def test_a_packed_file_with_a_flipped_bit_is_replaced_by_the_remote_form(
+    state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wrong bytes are never hydrated, and the log names file and frame."""
+    ino = await state.create("a", CONTENT)
+    await state.moves.pack(ino)
+    await state.moves.upload(ino)
+    await state.moves.drop_raw(ino)
+    path = state.packed_store.path((await state.form(ino, FormKind.PACKED)).location)
+    flip_bit(path, 5000)
+    assert await state.content(ino) == CONTENT
+    assert "/a: its packed form cannot be used" in caplog.text
+    assert "frame " in caplog.text
+    await collect_all(state)
+    assert await state.leaks() == []
+
+
+async def test_a_flipped_bit_in_the_only_form_is_an_error(
+    state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    """EIO, never wrong bytes."""
+    ino = await state.create("a", CONTENT)
+    await state.moves.pack(ino)
+    await state.moves.drop_raw(ino)
+    flip_bit(state.packed_store.path((await state.form(ino, FormKind.PACKED)).location), 5000)
+    with pytest.raises(CorruptDataError, match="frame"):
+        await state.moves.hydrate(ino)
+    assert len(caplog.records) == 1
+    await collect_all(state)
+    assert await state.leaks() == []
+
+
+async def test_a_raw_file_that_differs_from_its_packed_form_is_not_uploaded(state: State) -> None:
+    """A disk that altered the raw file must not alter the object too."""
+    ino = await state.create("a", CONTENT)
+    await state.engine.set_codec(ino, "lz4")
+    await state.moves.pack(ino)
+    await state.engine.set_codec(ino, "zstd")
+    inode = await state.engine.get_inode(ino)
+    flip_bit(state.raw_store.path(inode.raw), 5000)
+    with pytest.raises(CorruptDataError, match="differs"):
+        await state.moves.upload(ino)
+    await collect_all(state)
+    assert await state.leaks() == []
+
+
+async def test_a_file_that_cannot_be_written_packed_is_left_as_it_was(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is an ordinary case."""
+
+    def full(*_arguments: object) -> None:
+        raise NoSpaceError("the disk is full")
+
+    ino = await state.create("a", CONTENT)
+    monkeypatch.setattr("memfs.moves.packing.pack_file", full)
+    with pytest.raises(NoSpaceError):
+        await state.moves.pack(ino)
+    await collect_all(state)
+    assert await state.content(ino) == CONTENT
+    assert await state.leaks() == []
+
+
+async def test_garbage_waits_for_a_store_that_is_down(state: State) -> None:
+    """Local garbage goes on being removed, and the store is not asked again at once."""
+    ino = await state.create("a", CONTENT)
+    await to_glacier(state, ino)
+    other = await state.create("b", CONTENT)
+    state.faults.add(Fault(FaultKind.UNAVAILABLE, "delete", count=None))
+    await state.unlink("a")
+    await state.unlink("b")
+    assert other
+    assert await state.moves.collect_garbage(1) == 0
+    assert await state.moves.collect_garbage(1) == 1
+    assert await state.moves.collect_garbage(1) == 0
+    assert state.faults.hit_counts[FaultKind.UNAVAILABLE] == 1
+    assert len(await state.leaks()) == 1
+
+
+async def test_garbage_is_removed_when_the_store_is_back(
+    state: State, mock_clock: trio.testing.MockClock
+) -> None:
+    """The pause ends."""
+    ino = await state.create("a", CONTENT)
+    await to_glacier(state, ino)
+    state.faults.add(Fault(FaultKind.UNAVAILABLE, "delete"))
+    await state.unlink("a")
+    assert await state.moves.collect_garbage(10) == 0
+    mock_clock.jump(2 * state.config.policy.retry_s_min)
+    assert await state.moves.collect_garbage(10) == 1
+    assert await state.leaks() == []
+
+
+async def test_a_file_without_a_glacier_tier_is_not_uploaded(state: State) -> None:
+    """The reason names the key to set."""
+    ino = await state.create("a", CONTENT)
+    state.parts.remote = None
+    with pytest.raises(Exception, match="glacier"):
+        await state.moves.upload(ino)
+
+
+def flip_bit(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def test_every_fault_point_is_named_once() -> None:
+    """Crash tests go by this list."""
+    assert len(FAULT_POINTS) == len(set(FAULT_POINTS))
