@@ -1,0 +1,238 @@
+"""All objects of a mount, built and wired in one place.
+
+Invariant: every object gets what it needs by its constructor, from here; what was opened is closed
+in the opposite order, whatever happens in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.content.forms import FormReader
+from memfs.mover.mover import Mover
+
+from memfs.codecs.registry import get_codec, parse_codec
+from memfs.content.activity import Activity
+from memfs.content.opentable import OpenTable
+from memfs.content.residency import Residency
+from memfs.content.sealing import Sealer
+from memfs.control.report import DriverReport
+from memfs.errors import MemfsError, UsageError
+from memfs.exit_codes import ExitCode
+from memfs.filesystem.filesystem import Filesystem
+from memfs.filesystem.shared import Features, Parts
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.moves.attempt import MoveParts
+from memfs.moves.moves import Moves
+from memfs.stores.packed import PackedStore
+from memfs.stores.raw import RawStore
+from memfs.stores.remote import open_remote_store
+from memfs_daemon.kernel import mounting
+from memfs_daemon.kernel.backing import BackingRegistry
+from memfs_daemon.kernel.driver import KernelDriver
+from memfs_daemon.kernel.probe import probe as probe_kernel
+from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
+from memfs_daemon.status import Status, StatusParts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from memfs.config import Config, MountConfig
+    from memfs.metadata.engine import Engine
+    from memfs.stores.store import RemoteStore
+    from memfs_daemon.driver import Driver
+    from memfs_daemon.options import MountOptions
+
+log = logging.getLogger(__name__)
+
+GLACIER_NAME = "glacier"
+"""Directory of the default object store in the state directory."""
+
+
+class DriverChoice(NamedTuple):
+    """Which driver serves the mount."""
+
+    name: str
+    """`kernel` or `pyfuse3`."""
+    refusal: str | None
+    """Why it is not the faster one; None if it is, or if it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The parts of a mount that its life is led by; see `lifecycle`."""
+
+    mountpoint: Path
+    state_dir: Path
+    engine: Engine
+    remote: RemoteStore | None
+    sealer: Sealer
+    moves: Moves
+    mover: Mover
+    filesystem: Filesystem
+    driver: Driver
+    status: Status
+
+
+def choose_driver(config: MountConfig) -> DriverChoice:
+    """Return the driver that is asked for, or the fastest one that can run here.
+
+    Raises:
+        UsageError: It cannot run, or none can.
+    """
+    if config.driver != "pyfuse3":
+        refusal = probe_kernel()
+        if refusal is None:
+            return DriverChoice("kernel", None)
+        if config.driver == "kernel":
+            raise UsageError(f"the kernel driver cannot run: {refusal}", ExitCode.CANNOT_MOUNT)
+        if (second := probe_pyfuse3()) is not None:
+            also = f"; nor can the pyfuse3 driver: {second}" if second != refusal else ""
+            raise UsageError(f"cannot mount: {refusal}{also}", ExitCode.CANNOT_MOUNT)
+        return DriverChoice("pyfuse3", f"the kernel driver cannot run: {refusal}")
+    if (refusal := probe_pyfuse3()) is not None:
+        raise UsageError(f"the pyfuse3 driver cannot run: {refusal}", ExitCode.CANNOT_MOUNT)
+    return DriverChoice("pyfuse3", None)
+
+
+@contextlib.contextmanager
+def assemble(
+    state_dir: Path, mountpoint: Path, config: Config, options: MountOptions, choice: DriverChoice
+) -> Iterator[Assembly]:
+    """Open a state directory and yield all that serves it; closes it at the end of the block.
+
+    Args:
+        state_dir: Locked by this process.
+        mountpoint: Absolute.
+        config: Of the mount.
+        options: Words for the kernel.
+        choice: From `choose_driver`.
+
+    Raises:
+        UsageError: The configuration asks for what is not there, or the state is unusable.
+    """
+    _check_codecs(config)
+    if choice.refusal is not None:
+        log.info("%s: no faster driver: %s", mountpoint, choice.refusal)
+    with contextlib.ExitStack() as stack:
+        engine = _open_engine(state_dir, config)
+        stack.callback(engine.close)
+        raw_store = RawStore(state_dir)
+        stack.callback(raw_store.close)
+        packed_store = PackedStore(state_dir)
+        remote = None
+        if config.glacier.enabled:
+            remote = open_remote_store(config.glacier, state_dir / GLACIER_NAME)
+        registry = BackingRegistry() if choice.name == "kernel" else None
+        open_table = OpenTable(raw_store, registry)
+        stack.callback(open_table.close)
+        residency = Residency(raw_store, config.warm)
+        stack.callback(residency.close)
+        activity = Activity()
+        sealer = Sealer(engine, raw_store, open_table, activity)
+        moves = Moves(
+            MoveParts(engine, raw_store, packed_store, remote, config, open_table, residency)
+        )
+        filesystem = Filesystem(
+            Parts(
+                engine=engine,
+                raw_store=raw_store,
+                open_table=open_table,
+                sealer=sealer,
+                activity=activity,
+                residency=residency,
+                moves=moves,
+                form_reader=FormReader(engine, packed_store, remote),
+                state_dir=state_dir,
+                features=_features(config, options, choice, residency),
+            )
+        )
+        driver, describe = _build_driver(
+            filesystem, registry, mountpoint, config.mount, state_dir, options, choice
+        )
+        yield Assembly(
+            mountpoint=mountpoint,
+            state_dir=state_dir,
+            engine=engine,
+            remote=remote,
+            sealer=sealer,
+            moves=moves,
+            mover=Mover(engine, moves, residency, activity, filesystem, config),
+            filesystem=filesystem,
+            driver=driver,
+            status=Status(
+                StatusParts(mountpoint, state_dir, config, engine, residency, remote, describe)
+            ),
+        )
+
+
+def _check_codecs(config: Config) -> None:
+    for key, text in (("cold.codec", config.cold.codec), ("glacier.codec", config.glacier.codec)):
+        try:
+            get_codec(parse_codec(text))
+        except MemfsError as error:
+            raise UsageError(f"{key}: {error}") from None
+
+
+def _open_engine(state_dir: Path, config: Config) -> SqliteEngine:
+    try:
+        return SqliteEngine.open(state_dir, config.metadata)
+    except UsageError as error:
+        raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from error
+
+
+def _features(
+    config: Config, options: MountOptions, choice: DriverChoice, residency: Residency
+) -> Features:
+    return Features(
+        acl=choice.name == "kernel",
+        atime=options.atime,
+        warm=residency.budget_bytes > 0,
+        glacier=config.glacier.enabled,
+        hydrate_bytes_max=config.cold.hydrate_bytes_max,
+        codec=config.cold.codec,
+    )
+
+
+def _build_driver(
+    filesystem: Filesystem,
+    registry: BackingRegistry | None,
+    mountpoint: Path,
+    config: MountConfig,
+    state_dir: Path,
+    options: MountOptions,
+    choice: DriverChoice,
+) -> tuple[Driver, Callable[[], DriverReport]]:
+    """Return the driver, and what tells of it in the status."""
+    source = str(state_dir)
+    if registry is not None:
+        depth = mounting.stack_depth_for(state_dir)
+        kernel = KernelDriver(
+            filesystem,
+            registry,
+            mountpoint,
+            config,
+            source,
+            options=options.words,
+            passthrough_stack_depth=depth,
+        )
+
+        def describe_kernel() -> DriverReport:
+            refusals = (registry.reason,) if registry.reason else ()
+            return DriverReport(kernel.name, registry.available, refusals, tuple(kernel.limits))
+
+        return kernel, describe_kernel
+    # Imported here: the library is an extra, and the kernel driver does without it.
+    from memfs_daemon.pyfuse3.driver import Pyfuse3Driver
+
+    portable = Pyfuse3Driver(filesystem, mountpoint, config, source, options=options.words)
+    refusal = choice.refusal or "the pyfuse3 driver was asked for"
+
+    def describe_portable() -> DriverReport:
+        return DriverReport(portable.name, False, (refusal,), tuple(portable.limits))
+
+    return portable, describe_portable

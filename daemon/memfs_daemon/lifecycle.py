@@ -1,0 +1,173 @@
+"""The life of a mount: recover, serve, drain.
+
+Invariant: whatever ends the serving (umount(8), a signal, a defect), the state is drained and
+closed before the process ends, within a bounded time.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.control.server import ControlServer
+from memfs.errors import MemfsError, UsageError
+from memfs.exit_codes import ExitCode
+from memfs.linux.mounts import find_mount
+from memfs_daemon.mount_users import describe_users
+
+if TYPE_CHECKING:
+    from memfs_daemon.assembly import Assembly
+    from memfs_daemon.notify import ServiceManager, Starter
+
+log = logging.getLogger(__name__)
+
+DETACHED_S_MAX = 5.0
+"""Programs that were in the mount when it was detached may go on so long."""
+
+DRAIN_S_MAX = 40.0
+"""Sealing and fsync at the end. What is not done then is done after the next mount."""
+
+_SETTLE_ROUNDS_MAX = 1000
+_MARK_COUNT_MAX = 100_000
+"""Files marked as durable at the end; a later mount finds that out for the others."""
+
+
+class _Daemon:
+    """The caller of requests that no program made."""
+
+    uid = 0
+    gid = 0
+    pid = 0
+    umask = 0
+
+    async def detach(self) -> None:
+        """It has a task of its own already."""
+
+
+async def run(parts: Assembly, starter: Starter, manager: ServiceManager) -> None:
+    """Serve until the mount is gone, then drain.
+
+    Raises:
+        UsageError: The system does not allow the mount.
+        MemfsError: The state directory cannot be recovered.
+    """
+    await parts.moves.recover()
+    await parts.filesystem.recover()
+    try:
+        _mount(parts)
+        await _serve_all(parts, starter, manager)
+    except BaseExceptionGroup as group:
+        # A nursery wraps even a lone exception; those who started us want that one.
+        raise _lone(group) from None
+    finally:
+        manager.notify("STOPPING=1\nSTATUS=closing")
+        with trio.CancelScope(shield=True):
+            await _leave(parts)
+            await _drain(parts)
+
+
+async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager) -> None:
+    """Run everything that lives as long as the mount."""
+    async with trio.open_nursery() as nursery:
+        server = ControlServer(parts.state_dir, parts.status.methods())
+        await nursery.start(server.serve)
+        await nursery.start(_end_on_signal, parts, nursery.cancel_scope)
+        await nursery.start(_serve, parts, nursery.cancel_scope)
+        nursery.start_soon(parts.mover.run)
+        nursery.start_soon(manager.beat)
+        # The objects made so far live as long as the process: no collection need look at them.
+        gc.collect()
+        gc.freeze()
+        log.info("%s: ready", parts.mountpoint)
+        starter.ready()
+        manager.notify(f"READY=1\nSTATUS=serving {parts.mountpoint}")
+
+
+def _mount(parts: Assembly) -> None:
+    try:
+        parts.driver.mount()
+    except OSError as error:
+        raise UsageError(
+            f"{parts.mountpoint} cannot be mounted: {error.strerror or error}; "
+            "it takes root, or the pyfuse3 driver with fusermount3",
+            ExitCode.CANNOT_MOUNT,
+        ) from error
+
+
+async def _serve(
+    parts: Assembly, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Serve the kernel; the end of the mount ends everything else."""
+    await parts.driver.serve(task_status=task_status)
+    log.info("%s: unmounted", parts.mountpoint)
+    scope.cancel()
+
+
+async def _end_on_signal(
+    parts: Assembly, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Unmount on SIGTERM or SIGINT; detach what programs keep busy."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("%s: unmounting on %s", parts.mountpoint, signal.Signals(number).name)
+            try:
+                await trio.to_thread.run_sync(parts.driver.unmount)
+            except OSError as error:
+                users = await trio.to_thread.run_sync(describe_users, parts.mountpoint)
+                log.warning("%s: %s; used by %s; detached", parts.mountpoint, error.strerror, users)
+                await _leave(parts)
+                await trio.sleep(DETACHED_S_MAX)
+                scope.cancel()
+
+
+async def _leave(parts: Assembly) -> None:
+    """Take the mount out of the tree if it still is there."""
+    mount = find_mount(parts.mountpoint)
+    if mount is None or mount.source != str(parts.state_dir):
+        return
+    try:
+        await trio.to_thread.run_sync(partial(parts.driver.unmount, lazy=True))
+    except OSError as error:
+        log.warning("%s: still in the tree: %s", parts.mountpoint, error.strerror)
+
+
+async def _drain(parts: Assembly) -> None:
+    """Seal what was written, and bring all of it to stable storage."""
+    with trio.move_on_after(DRAIN_S_MAX) as scope:
+        try:
+            await _settle(parts)
+            # Only what was sealed before the sync is on stable storage after it.
+            inodes = await parts.engine.list_not_durable(_MARK_COUNT_MAX)
+            files = [(inode.ino, inode.generation) for inode in inodes]
+            await parts.filesystem.sync(_Daemon())
+            await parts.engine.mark_durable(files)
+            parts.engine.commit_nowait()
+        except (MemfsError, OSError) as error:
+            log.error("%s: not drained, the next mount goes on: %s", parts.state_dir, error)
+    if scope.cancelled_caught:
+        log.info("%s: not drained in time, the next mount goes on", parts.state_dir)
+
+
+async def _settle(parts: Assembly) -> None:
+    """Reap and seal until nothing is left to do, or nothing changes any more."""
+    await parts.filesystem.reap_left_over()
+    waiting = -1
+    for _ in range(_SETTLE_ROUNDS_MAX):
+        await parts.filesystem.settle()
+        if parts.sealer.candidate_count in (0, waiting):
+            return
+        waiting = parts.sealer.candidate_count
+
+
+def _lone(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the only exception in nested groups, or the group itself if there are more."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found

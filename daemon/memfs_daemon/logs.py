@@ -1,0 +1,76 @@
+"""The daemon's log: one file in the state directory, bounded in size.
+
+Invariant: a log line is one line, `TIME LEVEL MODULE: MESSAGE`, except for a traceback below it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import logging.handlers
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOG_NAME = "daemon.log"
+
+LOG_BYTES_MAX = 8 << 20
+"""A log of this length is put aside as `daemon.log.1`; guess, never measured."""
+
+LOG_COUNT_KEPT = 3
+"""Older logs that are kept."""
+
+
+class _Formatter(logging.Formatter):
+    """Times in UTC, with milliseconds (RFC 3339)."""
+
+    @staticmethod
+    def converter(seconds: float | None) -> time.struct_time:
+        """See `logging.Formatter`."""
+        return time.gmtime(seconds)
+
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+
+def start_logging(state_dir: Path, *, foreground: bool, debug: bool) -> None:
+    """Send all log records of the process to the log file.
+
+    Args:
+        state_dir: Holds the log; locked by this process.
+        foreground: Log to standard error too. Otherwise standard output and error become the log
+            file: what Python or the C library print when they die is found there.
+        debug: Log every request (level DEBUG).
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    formatter = _Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    file = logging.handlers.RotatingFileHandler(
+        state_dir / LOG_NAME,
+        maxBytes=LOG_BYTES_MAX,
+        backupCount=LOG_COUNT_KEPT,
+        encoding="utf-8",
+        errors="backslashreplace",
+    )
+    handlers: list[logging.Handler] = [file]
+    if foreground:
+        handlers.append(logging.StreamHandler(sys.stderr))
+    else:
+        assert file.stream is not None
+        for fd in (1, 2):
+            os.dup2(file.stream.fileno(), fd)
+    root = logging.getLogger()
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    if debug:
+        for package in ("memfs", "memfs_daemon"):
+            logging.getLogger(package).setLevel(logging.DEBUG)
+    logging.captureWarnings(capture=True)
+    faulthandler.enable()

@@ -1,0 +1,65 @@
+"""The programs that keep a mount busy, to tell a user who is in the way.
+
+Invariant: only links and tables of /proc are read, never a path in the mount, which may hang.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SHOWN_COUNT_MAX = 10
+
+
+class MountUser(NamedTuple):
+    """A process with something of the mount open."""
+
+    pid: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.pid})"
+
+
+def list_users(mountpoint: Path) -> list[MountUser]:
+    """Return the processes with an open file, a mapping or a directory in a mount.
+
+    Only those that this user may look into; the others stay unnamed.
+    """
+    root = os.fspath(mountpoint)
+    users = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            if any(path == root or path.startswith(root + "/") for path in _paths_in_use(entry)):
+                users.append(MountUser(int(entry.name), (entry / "comm").read_text().strip()))
+    return users
+
+
+def describe_users(mountpoint: Path) -> str:
+    """Return the same as a list for a message: `bash (17), python3 (18)`."""
+    users = list_users(mountpoint)
+    if not users:
+        return "programs that only root may see"
+    more = len(users) - _SHOWN_COUNT_MAX
+    shown = ", ".join(str(user) for user in users[:_SHOWN_COUNT_MAX])
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _paths_in_use(process: Path) -> Iterator[str]:
+    """Yield what a process of /proc holds: directories, program, descriptors, mappings."""
+    for name in ("cwd", "root", "exe"):
+        with contextlib.suppress(OSError):
+            yield os.readlink(process / name)
+    for link in (process / "fd").iterdir():
+        with contextlib.suppress(OSError):
+            yield os.readlink(link)
+    for line in os.fsdecode((process / "maps").read_bytes()).splitlines():
+        _, slash, rest = line.partition("/")
+        yield slash + rest

@@ -1,0 +1,91 @@
+"""What the daemon tells those who started it: systemd, and a waiting `memfs mount`.
+
+Invariant: READY is said once, after the mount serves; without listeners all of it does nothing.
+
+Source: sd_notify(3), and its environment NOTIFY_SOCKET and WATCHDOG_USEC.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
+
+_MESSAGE_CHARACTERS_MAX = 600
+"""JSON writes a character in at most 6 bytes (RFC 8259), so a line stays below PIPE_BUF, 4096."""
+
+
+class ServiceManager:
+    """The service manager that started this process, if one did."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Take the address and the watchdog's period from the environment."""
+        address = environment.get("NOTIFY_SOCKET", "")
+        # A leading @ stands for the abstract namespace (unix(7)).
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        pid = environment.get("WATCHDOG_PID")
+        is_ours = pid is None or pid == str(os.getpid())
+        period_us = environment.get("WATCHDOG_USEC", "") if is_ours else ""
+        self._watchdog_s = int(period_us) / 1e6 if period_us.isdecimal() else 0.0
+
+    def notify(self, message: str) -> None:
+        """Send assignments, a line each: `READY=1`, `STOPPING=1`, `STATUS=...`."""
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            try:
+                sender.settimeout(1.0)
+                sender.sendto(message.encode(), self._address)
+            except OSError as error:
+                log.info("service manager: %s not delivered: %s", message.splitlines()[0], error)
+
+    async def beat(self) -> None:
+        """Send heartbeats at half of the watchdog's period, as sd_watchdog_enabled(3) advises.
+
+        They come from the event loop on purpose: a loop that hangs is a daemon to be restarted.
+        """
+        if not self._watchdog_s:
+            return
+        while True:
+            self.notify("WATCHDOG=1")
+            await trio.sleep(self._watchdog_s / 2)
+
+
+class Starter:
+    """The waiting end of `memfs mount`: a pipe that takes one line, ready or why not."""
+
+    def __init__(self, fd: int | None) -> None:
+        """Take the write end of the pipe; None: nobody waits."""
+        self._fd = fd
+        if fd is not None:
+            os.set_inheritable(fd, False)
+
+    def ready(self) -> None:
+        """Say that the mount serves."""
+        self._send({"ready": True})
+
+    def failed(self, message: str, exit_code: int) -> None:
+        """Say why the daemon ends instead of serving; nothing happens after `ready`."""
+        short = message[:_MESSAGE_CHARACTERS_MAX]
+        self._send({"ready": False, "message": short, "exit_code": exit_code})
+
+    def _send(self, content: dict[str, object]) -> None:
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        try:
+            # Below PIPE_BUF, into an empty pipe: it never blocks and is never torn (pipe(7)).
+            os.write(fd, json.dumps(content).encode("ascii") + b"\n")
+        except BrokenPipeError:
+            log.info("nobody waits for the start any more")
+        finally:
+            os.close(fd)

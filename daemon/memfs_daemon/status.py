@@ -1,0 +1,159 @@
+"""The answers of the control socket about the whole mount.
+
+Invariant: an answer is bounded work: totals are kept by their owners, lists stop at a limit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.control.report import (
+    COUNT_MAX,
+    DriverReport,
+    PendingReport,
+    StatusReport,
+    TierReport,
+    WorkReport,
+)
+from memfs.types import InodeNo, Tier
+from memfs_daemon.limits import resident_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from memfs.config import Config
+    from memfs.content.residency import Residency
+    from memfs.control.protocol import JsonValue
+    from memfs.control.server import Method
+    from memfs.metadata.engine import Engine
+    from memfs.metadata.records import PendingMove, Usage
+    from memfs.stores.store import RemoteStore
+
+DISTRIBUTION = "memfs-tiers"
+
+PENDING_SHOWN = 5
+"""Waiting moves in a status report; `pending` tells them all."""
+
+
+class StatusParts(NamedTuple):
+    """What a mount's status is read from."""
+
+    mountpoint: Path
+    state_dir: Path
+    config: Config
+    engine: Engine
+    residency: Residency
+    remote: RemoteStore | None
+    describe_driver: Callable[[], DriverReport]
+
+
+class Status:
+    """Answers `ping`, `status` and `pending`."""
+
+    def __init__(self, parts: StatusParts) -> None:
+        self._parts = parts
+        self._started_s = time.monotonic()
+
+    def methods(self) -> Mapping[str, Method]:
+        """Return the methods of the control socket by name."""
+        return {"ping": self.ping, "status": self.status, "pending": self.pending}
+
+    async def ping(self) -> JsonValue:
+        """Say who is there."""
+        return {"pid": os.getpid(), "mountpoint": os.fspath(self._parts.mountpoint)}
+
+    async def status(self) -> JsonValue:
+        """Return the `StatusReport`."""
+        parts = self._parts
+        usage = await parts.engine.usage()
+        return StatusReport(
+            version=importlib.metadata.version(DISTRIBUTION),
+            mountpoint=os.fspath(parts.mountpoint),
+            state_dir=os.fspath(parts.state_dir),
+            pid=os.getpid(),
+            uptime_s=time.monotonic() - self._started_s,
+            memory_bytes=resident_bytes(),
+            inode_count=usage.inode_count,
+            logical_bytes=usage.logical_bytes,
+            driver=parts.describe_driver(),
+            store_url=parts.remote.url if parts.remote is not None else None,
+            tiers=self._tiers(usage),
+            work=await self._work(usage),
+        ).to_json()
+
+    async def pending(self, limit: int = COUNT_MAX) -> JsonValue:
+        """Return the moves that wait, those due first.
+
+        Args:
+            limit: At most so many, and never more than `COUNT_MAX`.
+        """
+        moves = await self._parts.engine.list_pending(None, min(max(limit, 0), COUNT_MAX))
+        return [dataclasses.asdict(report) for report in await self._describe(moves)]
+
+    def _tiers(self, usage: Usage) -> tuple[TierReport, ...]:
+        parts = self._parts
+        warm = TierReport(
+            tier=Tier.WARM.label,
+            budget_bytes=parts.residency.budget_bytes,
+            used_bytes=parts.residency.used_bytes,
+            file_count=parts.residency.held_count,
+            note=parts.residency.refusal,
+        )
+        cold = TierReport(
+            tier=Tier.COLD.label,
+            budget_bytes=self._cold_budget_bytes(usage),
+            used_bytes=usage.raw_bytes + usage.packed_bytes,
+            file_count=usage.raw_count + usage.packed_count,
+            note=None,
+        )
+        glacier = TierReport(
+            tier=Tier.GLACIER.label,
+            budget_bytes=None,
+            used_bytes=usage.remote_bytes,
+            file_count=usage.remote_count,
+            note="turned off" if parts.remote is None else None,
+        )
+        return warm, cold, glacier
+
+    def _cold_budget_bytes(self, usage: Usage) -> int:
+        """Return the configured budget, else what the disk has for memfs, used bytes included."""
+        cold = self._parts.config.cold
+        if cold.size_bytes is not None:
+            return cold.size_bytes
+        disk = os.statvfs(self._parts.state_dir)
+        reserve_bytes = min(cold.reserve_bytes, disk.f_blocks * disk.f_frsize // 10)
+        used_bytes = usage.raw_bytes + usage.packed_bytes
+        return max(0, used_bytes + disk.f_bavail * disk.f_frsize - reserve_bytes)
+
+    async def _work(self, usage: Usage) -> WorkReport:
+        engine = self._parts.engine
+        pending = await engine.list_pending(None, COUNT_MAX)
+        return WorkReport(
+            unsealed_count=len(await engine.list_unsealed(InodeNo(0), COUNT_MAX)),
+            not_durable_count=len(await engine.list_not_durable(COUNT_MAX)),
+            intent_count=len(await engine.list_intents()),
+            pending_count=len(pending),
+            garbage_count=usage.garbage_count,
+            pending=tuple(await self._describe(pending[:PENDING_SHOWN])),
+        )
+
+    async def _describe(self, moves: Sequence[PendingMove]) -> list[PendingReport]:
+        now_ns = time.time_ns()
+        reports = []
+        for move in moves:
+            path = await self._parts.engine.get_path(move.ino)
+            reports.append(
+                PendingReport(
+                    path=os.fsdecode(path),
+                    wanted=move.wanted.label,
+                    reason=move.reason,
+                    attempt_count=move.attempt_count,
+                    retry_s=max(0.0, (move.retry_ns - now_ns) / 1e9),
+                )
+            )
+        return reports

@@ -1,0 +1,128 @@
+"""The status report: what `status` answers, and what `memfs status` shows.
+
+Invariant: a report is plain data; `StatusReport.from_json(report.to_json()) == report`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from memfs.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from memfs.control.protocol import JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class TierReport:
+    """One tier."""
+
+    tier: str
+    """`warm`, `cold` or `glacier`."""
+    budget_bytes: int | None
+    """None: without limit."""
+    used_bytes: int
+    file_count: int
+    note: str | None
+    """One sentence where the tier does not work as configured, else None."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverReport:
+    """How the kernel is served."""
+
+    name: str
+    """`kernel` or `pyfuse3`."""
+    passthrough: bool
+    """Reads and writes go to the local file within the kernel."""
+    refusals: tuple[str, ...]
+    """Why nothing faster, a sentence each; empty: it is the fastest."""
+    limits: tuple[str, ...]
+    """What programs miss under it, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingReport:
+    """A move that waits."""
+
+    path: str
+    wanted: str
+    """The tier that it is to reach."""
+    reason: str
+    attempt_count: int
+    retry_s: float
+    """Until the next attempt; 0 if it is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkReport:
+    """What is not done yet. A count that reached `COUNT_MAX` means that many, or more."""
+
+    unsealed_count: int
+    """Files that may have a writer."""
+    not_durable_count: int
+    """Closed files that are not known to be on stable storage yet."""
+    intent_count: int
+    """Moves under way."""
+    pending_count: int
+    """Moves that wait."""
+    garbage_count: int
+    """Files and objects to be removed."""
+    pending: tuple[PendingReport, ...]
+    """The first few of those that wait."""
+
+
+COUNT_MAX = 10_000
+"""Counting stops here: a report must not cost a walk over millions of rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """A mount at one moment."""
+
+    version: str
+    mountpoint: str
+    state_dir: str
+    pid: int
+    uptime_s: float
+    memory_bytes: int
+    """Resident anonymous memory of the daemon; the locked files of the warm tier not included."""
+    inode_count: int
+    logical_bytes: int
+    """Sum of the sizes of all closed files."""
+    driver: DriverReport
+    store_url: str | None
+    """Of the glacier tier, without secrets; None: there is none."""
+    tiers: tuple[TierReport, ...]
+    work: WorkReport
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the report as JSON values."""
+        return cast("dict[str, JsonValue]", dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, value: JsonValue) -> Self:
+        """Return the report that `to_json` gave.
+
+        Raises:
+            InvalidValueError: It is none, or one of another version of memfs.
+        """
+        # Untyped on purpose: the dataclasses check the names, and nobody computes with the values.
+        content = cast("Any", value)
+        try:
+            work = content["work"]
+            pending = tuple(PendingReport(**move) for move in work["pending"])
+            driver = content["driver"]
+            driver |= {name: tuple(driver[name]) for name in ("refusals", "limits")}
+            return cls(
+                **content
+                | {
+                    "driver": DriverReport(**driver),
+                    "tiers": tuple(TierReport(**tier) for tier in content["tiers"]),
+                    "work": WorkReport(**work | {"pending": pending}),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise InvalidValueError(f"the daemon is of another version of memfs: {error}") from None

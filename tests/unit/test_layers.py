@@ -1,0 +1,133 @@
+"""The layers: who may import whom, and where third-party libraries may be imported."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("memfs.types", "memfs.exit_codes"),
+    ("memfs.errors",),
+    ("memfs.config", "memfs.sizes"),
+    ("memfs.config_file",),
+    ("memfs.linux",),
+    ("memfs.codecs",),
+    ("memfs.stores", "memfs.metadata"),
+    ("memfs.content",),
+    ("memfs.moves",),
+    ("memfs.namespace",),
+    ("memfs.filesystem",),
+    ("memfs.mover",),
+    ("memfs.fsck",),
+    ("memfs.control",),
+    ("memfs_daemon",),
+    ("memfs_tools",),
+)
+"""Lowest first; the parts of one layer know nothing of each other."""
+
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "aiobotocore": ("memfs/stores/s3.py",),
+    "blake3": ("memfs/stores/", "memfs/moves/"),
+    "botocore": ("memfs/stores/s3.py",),
+    "click": ("tools/memfs_tools/main.py", "tools/memfs_tools/commands/"),
+    "cramjam": ("memfs/codecs/snappy.py",),
+    "fsspec": ("memfs/stores/objects.py",),
+    "lz4": ("memfs/codecs/lz4.py",),
+    "pyfuse3": ("daemon/memfs_daemon/pyfuse3/",),
+    "rich": ("tools/memfs_tools/display.py",),
+    "s3fs": ("memfs/stores/s3.py",),
+    "trio": ("memfs/", "daemon/memfs_daemon/", "tools/memfs_tools/commands/fsck.py"),
+    "xattr": ("tools/memfs_tools/pins.py",),
+    "xxhash": ("memfs/stores/",),
+    "zstandard": ("memfs/codecs/zstd.py",),
+}
+"""Where each third-party library may be imported; few places, so that it can be replaced."""
+
+
+BROUGHT_ALONG = {"aiobotocore", "botocore"}
+"""Dependencies of s3fs, whose errors and answers it passes on as they are."""
+
+
+class Import(NamedTuple):
+    """One imported module."""
+
+    importer: str
+    """Dotted module name."""
+    file: Path
+    line: int
+    imported: str
+
+    def __str__(self) -> str:
+        return f"{self.file.relative_to(ROOT)}:{self.line} imports {self.imported}"
+
+
+def _imports() -> list[Import]:
+    found = []
+    for source in (ROOT, ROOT / "daemon", ROOT / "tools"):
+        for package in ("memfs", "memfs_daemon", "memfs_tools"):
+            for file in sorted((source / package).rglob("*.py")):
+                module = ".".join(file.relative_to(source).with_suffix("").parts)
+                for node in ast.walk(ast.parse(file.read_bytes())):
+                    if isinstance(node, ast.Import):
+                        names = [alias.name for alias in node.names]
+                    elif isinstance(node, ast.ImportFrom):
+                        # `from memfs.linux import mounts` imports memfs.linux.mounts.
+                        names = [f"{node.module}.{alias.name}" for alias in node.names]
+                    else:
+                        continue
+                    found += [Import(module, file, node.lineno, name) for name in names]
+    assert len(found) > 100
+    return found
+
+
+def _layer(module: str) -> tuple[int, str] | None:
+    """The index of a module's layer and the part of it, or None for what is not ours."""
+    for index, parts in enumerate(LAYERS):
+        for part in parts:
+            if module == part or module.startswith(part + "."):
+                return index, part
+    return None
+
+
+def test_every_module_has_a_layer() -> None:
+    modules = {entry.importer for entry in _imports()}
+    assert [module for module in sorted(modules) if _layer(module) is None] == []
+
+
+def test_nobody_imports_upwards_or_sideways() -> None:
+    wrong = []
+    for entry in _imports():
+        here, there = _layer(entry.importer), _layer(entry.imported)
+        if here is None or there is None or here[1] == there[1]:
+            continue
+        if there[0] >= here[0]:
+            wrong.append(str(entry))
+    assert wrong == []
+
+
+def test_each_library_is_imported_where_the_table_says() -> None:
+    wrong = []
+    for entry in _imports():
+        library = entry.imported.partition(".")[0]
+        if library in sys.stdlib_module_names or library.startswith("memfs"):
+            continue
+        place = str(entry.file.relative_to(ROOT))
+        if not place.startswith(LIBRARIES.get(library, ())):
+            wrong.append(str(entry))
+    assert wrong == []
+
+
+def test_every_library_is_a_declared_dependency_and_every_dependency_is_used() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = {
+        text.partition(">")[0].partition("=")[0]
+        for text in [*project["dependencies"], *extras["s3"], *extras["pyfuse3"]]
+    }
+    imported = {entry.imported.partition(".")[0] for entry in _imports()}
+    assert imported & LIBRARIES.keys() - BROUGHT_ALONG == declared

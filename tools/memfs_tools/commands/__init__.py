@@ -1,0 +1,1 @@
+"""The subcommands of `memfs`, a module each."""

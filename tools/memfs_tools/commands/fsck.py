@@ -1,0 +1,94 @@
+"""`memfs fsck`."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from memfs.config_file import load_config
+from memfs.errors import MemfsError, UsageError
+from memfs.exit_codes import ExitCode
+from memfs.fsck.check import check
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.format import read_format
+from memfs.stores.packed import PackedStore
+from memfs.stores.raw import RawStore
+from memfs.stores.remote import open_remote_store
+from memfs_daemon.options import parse_options
+from memfs_daemon.state_lock import StateLock
+from memfs_tools.display import progress_bar
+
+if TYPE_CHECKING:
+    from memfs.config import Config
+    from memfs.fsck.report import Progress, Report
+
+
+@click.command()
+@click.argument("state", type=click.Path(path_type=Path))
+@click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="As of `memfs mount`.")
+@click.option("--verify", is_flag=True, help="Read packed and remote files whole; takes long.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def fsck(
+    state: Path, config: Path | None, options: tuple[str, ...], verify: bool, as_json: bool
+) -> None:
+    r"""Check a state directory that is not mounted; changes nothing.
+
+    \b
+    memfs fsck /var/lib/memfs/mnt-data
+    memfs fsck --verify -c /etc/memfs/data.toml /var/lib/memfs/mnt-data
+
+    Exits with 0 if all is well and 1 if not. Where the object store is not the local default, name
+    the configuration that the mount uses.
+    """
+    loaded = load_config(config, parse_options(options).overrides)
+    if not read_format(state):
+        raise UsageError(f"{state} is no state directory of memfs", ExitCode.STATE_UNUSABLE)
+    with StateLock(state, None), progress_bar(hidden=as_json) as progress:
+        try:
+            report = trio.run(partial(_check, state, loaded, verify=verify, progress=progress))
+        except UsageError:
+            raise
+        except MemfsError as error:
+            raise UsageError(f"{state}: {error}", ExitCode.STATE_UNUSABLE) from error
+    _show(report, state, as_json=as_json)
+    if not report.clean:
+        raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+async def _check(state: Path, config: Config, *, verify: bool, progress: Progress) -> Report:
+    remote = None
+    if config.glacier.enabled:
+        remote = open_remote_store(config.glacier, state / "glacier")
+    raw_store = RawStore(state)
+    try:
+        engine = SqliteEngine.open(state, config.metadata)
+        try:
+            return await check(
+                engine, raw_store, PackedStore(state), remote, verify=verify, progress=progress
+            )
+        finally:
+            engine.close()
+    finally:
+        raw_store.close()
+        if remote is not None:
+            await remote.aclose()
+
+
+def _show(report: Report, state: Path, *, as_json: bool) -> None:
+    if as_json:
+        content = report._asdict() | {
+            "clean": report.clean,
+            "problems": [problem._asdict() for problem in report.problems],
+        }
+        click.echo(json.dumps(content, indent=2))
+        return
+    for problem in report.problems:
+        click.echo(str(problem))
+    verdict = "clean" if report.clean else f"{len(report.problems)} problems"
+    click.echo(f"{state}: {verdict}; {report.file_count} files, {report.form_count} forms checked")

@@ -1,0 +1,36 @@
+"""`memfs status`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from memfs.control.client import ControlUnavailableError, call
+from memfs.control.report import StatusReport
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs_tools.display import print_status
+from memfs_tools.mounts import require_mount
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(mountpoint: Path, as_json: bool) -> None:
+    r"""Show tiers, driver and work of a mount.
+
+    \b
+    memfs status /mnt/data
+    memfs status --json /mnt/data | jq '.tiers[] | [.tier, .used_bytes]'
+    """
+    served = require_mount(mountpoint)
+    try:
+        answer = call(served.state_dir, "status")
+    except ControlUnavailableError as error:
+        raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        print_status(StatusReport.from_json(answer))

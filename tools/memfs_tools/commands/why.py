@@ -1,0 +1,56 @@
+"""`memfs why`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from memfs.sizes import format_duration, format_size
+from memfs_tools.pins import read_placement
+
+if TYPE_CHECKING:
+    from memfs_tools.pins import Placement
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def why(path: Path, as_json: bool) -> None:
+    r"""Tell where a file is, and the decision that brought it there.
+
+    \b
+    memfs why /mnt/data/model.safetensors
+    """
+    placement = read_placement(path)
+    if as_json:
+        click.echo(json.dumps(placement._asdict()))
+        return
+    for line in _lines(placement):
+        click.echo(line)
+
+
+def _lines(placement: Placement) -> list[str]:
+    why = placement.why
+    lines = [
+        f"tier     {placement.tier}",
+        f"pin      {placement.pin}",
+        f"state    {placement.state}",
+        f"why      {why.get('rule', 'none')}: {why.get('detail', '')}",
+    ]
+    if isinstance(decided_ns := why.get("time_ns"), int):
+        age_s = max(0.0, time.time() - decided_ns / 1e9)
+        moved = why.get("bytes")
+        size = f", {format_size(moved)} moved" if isinstance(moved, int) and moved else ""
+        lines.append(f"         {format_duration(age_s)} ago{size}")
+    pending = why.get("pending")
+    if isinstance(pending, dict):
+        wait_s = max(0.0, float(pending["retry_ns"]) / 1e9 - time.time())
+        lines.append(f"pending  {pending['wanted']}: {pending['reason']}")
+        lines.append(
+            f"         tried {pending['attempts']} times, again in {format_duration(wait_s)}"
+        )
+    return lines

@@ -1,0 +1,122 @@
+"""Tables and bars on a terminal, plain text elsewhere.
+
+Invariant: the only module that imports `rich`; what it prints to a pipe has no colours and is not
+cut to the width of a terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from memfs.control.report import COUNT_MAX
+from memfs.sizes import format_duration, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from memfs.control.report import StatusReport, TierReport, WorkReport
+
+_BAR_CELLS = 20
+_PIPE_WIDTH = 200
+"""Columns where there is no terminal: wide enough for every table."""
+
+
+def print_status(report: StatusReport) -> None:
+    """Print a mount's status for people."""
+    console = _console()
+    console.print(
+        f"[bold]{escape(report.mountpoint)}[/]  {report.inode_count} inodes, "
+        f"{format_size(report.logical_bytes)}, up {format_duration(report.uptime_s)}"
+    )
+    faster = "; ".join(report.driver.refusals)
+    path = "passthrough" if report.driver.passthrough else "served by the daemon"
+    rows = [
+        ("state", report.state_dir),
+        ("driver", f"{report.driver.name}, {path}" + (f" ({faster})" if faster else "")),
+        ("store", report.store_url or "none"),
+        ("daemon", f"process {report.pid}, {format_size(report.memory_bytes)} of memory"),
+    ]
+    for name, value in rows:
+        console.print(f"  {name:<8}{escape(value)}", soft_wrap=True)
+    console.print(_tier_table(report.tiers))
+    for tier in report.tiers:
+        if tier.note is not None:
+            console.print(f"  {tier.tier}: {escape(tier.note)}", soft_wrap=True)
+    for line in _work_lines(report.work):
+        console.print(f"  {escape(line)}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress_bar(*, hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that shows how far long work is, on a terminal's standard error.
+
+    It takes the stage, items done, and items in all (0: not known).
+    """
+    console = Console(stderr=True)
+    with Progress(
+        console=console, transient=True, disable=hidden or not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=stage, completed=done, total=total or None)
+
+        yield show
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+
+
+def _tier_table(tiers: tuple[TierReport, ...]) -> Table:
+    table = Table(box=None, pad_edge=True)
+    table.add_column("tier")
+    for heading in ("files", "used", "budget"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for tier in tiers:
+        budget = "-" if tier.budget_bytes is None else format_size(tier.budget_bytes)
+        table.add_row(
+            tier.tier, str(tier.file_count), format_size(tier.used_bytes), budget, _bar(tier)
+        )
+    return table
+
+
+def _bar(tier: TierReport) -> str:
+    if not tier.budget_bytes:
+        return ""
+    share = min(1.0, tier.used_bytes / tier.budget_bytes)
+    filled = round(share * _BAR_CELLS)
+    return f"{'█' * filled}{'░' * (_BAR_CELLS - filled)} {share:4.0%}"
+
+
+def _work_lines(work: WorkReport) -> list[str]:
+    counts = [
+        (work.unsealed_count, "open for writing"),
+        (work.not_durable_count, "not yet on stable storage"),
+        (work.intent_count, "moving"),
+        (work.pending_count, "waiting to move"),
+        (work.garbage_count, "to be removed"),
+    ]
+    busy = [f"{_count(number)} {what}" for number, what in counts if number]
+    lines = [f"work    {', '.join(busy) if busy else 'none'}"]
+    for move in work.pending:
+        when = f"again in {format_duration(move.retry_s)}" if move.retry_s else "due now"
+        lines.append(
+            f"        {move.path} -> {move.wanted}: {move.reason} "
+            f"(tried {move.attempt_count} times, {when})"
+        )
+    if work.pending_count > len(work.pending):
+        lines.append(f"        and {_count(work.pending_count - len(work.pending))} more")
+    return lines
+
+
+def _count(number: int) -> str:
+    return f"{COUNT_MAX} or more" if number >= COUNT_MAX else str(number)

@@ -1,0 +1,95 @@
+"""`memfs`: the command line.
+
+Invariant: what a user did wrong, or the system does not allow, is one line on standard error and an
+exit code of the table; a traceback is a defect.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from memfs.errors import MemfsError, UsageError
+from memfs.exit_codes import MEANINGS, ExitCode
+from memfs_tools.commands.fsck import fsck
+from memfs_tools.commands.mount import mount
+from memfs_tools.commands.pin import pin, unpin
+from memfs_tools.commands.status import status
+from memfs_tools.commands.umount import umount
+from memfs_tools.commands.version import version
+from memfs_tools.commands.why import why
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_EPILOG = "\b\nExit status:\n" + "\n".join(
+    f"  {code.value}  {meaning}" for code, meaning in MEANINGS.items()
+)
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    r"""One directory whose files live in RAM, on disk or in an object store.
+
+    \b
+    Start:   memfs mount /mnt/data
+    Use:     cp, mv, open(), mmap() as anywhere
+    Steer:   memfs pin warm /mnt/data/hot-set
+             setfattr -n user.memfs.tier -v glacier /mnt/data/old
+    Look:    memfs status /mnt/data
+             memfs why /mnt/data/old/file
+    Stop:    memfs umount /mnt/data
+    """
+
+
+for command in (mount, umount, status, pin, unpin, why, fsck, version):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit status."""
+    logging.basicConfig(format="memfs: %(message)s", level=logging.WARNING)
+    try:
+        outcome = cli.main(list(arguments), prog_name="memfs", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return ExitCode.USAGE
+    except click.UsageError as error:
+        place = error.ctx.command_path if error.ctx is not None else "memfs"
+        return _complain(f"{error.format_message()} See `{place} --help`.", ExitCode.USAGE)
+    except click.ClickException as error:
+        return _complain(error.format_message(), ExitCode.USAGE)
+    except UsageError as error:
+        return _complain(str(error), error.exit_code)
+    except MemfsError as error:
+        return _complain(str(error), ExitCode.PROBLEMS)
+    except (KeyboardInterrupt, click.Abort):
+        return 130  # 128 + SIGINT, as shells say it
+    except BrokenPipeError:
+        # Whoever read the output has gone (`memfs status X | head`); nothing more can be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except OSError as error:
+        subject = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{subject}{error.strerror or error}", ExitCode.PROBLEMS)
+    return outcome if isinstance(outcome, int) else ExitCode.OK
+
+
+def _complain(message: str, exit_code: int) -> int:
+    line = " ".join(message.splitlines())
+    click.echo(f"memfs: {line}", err=True)
+    return int(exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The memfs mounts of this machine, as the kernel lists them.
+
+Invariant: nothing here asks a daemon anything, so nothing here hangs on a dead or a busy one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs.linux.mounts import find_mount, list_mounts
+
+FILESYSTEM_TYPE = "fuse.memfs"
+"""How the kernel lists a mount, by either driver; its source is the state directory."""
+
+
+class ServedMount(NamedTuple):
+    """A mount of memfs."""
+
+    mountpoint: Path
+    state_dir: Path
+
+
+def find_mount_at(path: Path) -> ServedMount | None:
+    """Return the memfs mount whose root is the topmost at a path; None if there is none."""
+    mount = find_mount(Path(os.path.abspath(path)))
+    if mount is None or mount.type != FILESYSTEM_TYPE:
+        return None
+    return ServedMount(mount.mountpoint, Path(mount.source))
+
+
+def find_mount_above(path: Path) -> ServedMount | None:
+    """Return the memfs mount that a path, existing or not, lies in."""
+    place = Path(os.path.abspath(path))
+    for candidate in (place, *place.parents):
+        if (found := find_mount_at(candidate)) is not None:
+            return found
+    return None
+
+
+def require_mount(path: Path) -> ServedMount:
+    """Return the memfs mount that is at a path.
+
+    Raises:
+        UsageError: None is; the message names the one that the path lies in, or all there are.
+    """
+    if (found := find_mount_at(path)) is not None:
+        return found
+    if (above := find_mount_above(path)) is not None:
+        hint = f"it lies in the mount {above.mountpoint}"
+    else:
+        known = [str(mount.mountpoint) for mount in list_mounts() if mount.type == FILESYSTEM_TYPE]
+        hint = f"memfs is mounted at {', '.join(known)}" if known else "no memfs is mounted at all"
+    raise UsageError(f"{path} is no mountpoint of memfs; {hint}", ExitCode.NOT_MOUNTED)

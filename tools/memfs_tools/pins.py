@@ -1,0 +1,88 @@
+"""Pins and placements by extended attributes: the same door that any program has.
+
+Invariant: the only module that imports `xattr`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+import xattr
+
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs_tools.mounts import find_mount_above
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TIERS = ("hot", "warm", "cold", "glacier")
+_PREFIX = "user.memfs."
+_TIER = _PREFIX + "tier"
+
+
+class Placement(NamedTuple):
+    """Where a file is, and why."""
+
+    path: str
+    tier: str
+    pin: str
+    state: str
+    why: dict[str, object]
+    """The last decision and a pending move, as `user.memfs.why` tells them."""
+
+
+def pin_path(path: Path, tier: str) -> None:
+    """Pin a file, or a directory for all below it.
+
+    Raises:
+        UsageError: Not on memfs, no such tier there, or not allowed.
+    """
+    try:
+        xattr.setxattr(path, _TIER, tier.encode())
+    except OSError as error:
+        if error.errno == errno.ENOTSUP and find_mount_above(path) is not None:
+            message = f"{path}: this mount has no {tier} tier"
+            raise UsageError(message, ExitCode.PROBLEMS) from None
+        raise _explain(error, path) from None
+
+
+def unpin_path(path: Path) -> None:
+    """Remove a path's own pin, if there is one; one inherited from above stays in force.
+
+    Raises:
+        UsageError: Not on memfs, or not allowed.
+    """
+    try:
+        xattr.removexattr(path, _TIER)
+    except OSError as error:
+        if error.errno != errno.ENODATA or find_mount_above(path) is None:
+            raise _explain(error, path) from None
+
+
+def read_placement(path: Path) -> Placement:
+    """Return where a file is, and why.
+
+    Raises:
+        UsageError: Not on memfs, or not allowed.
+    """
+    try:
+        tier, pin, state, why = (
+            xattr.getxattr(path, _PREFIX + name).decode()
+            for name in ("tier", "pin", "state", "why")
+        )
+    except OSError as error:
+        raise _explain(error, path) from None
+    decision: dict[str, object] = {"detail": why}
+    with contextlib.suppress(ValueError):
+        decision = json.loads(why)
+    return Placement(str(path), tier, pin, state, decision)
+
+
+def _explain(error: OSError, path: Path) -> UsageError:
+    if error.errno in (errno.ENODATA, errno.ENOTSUP) and find_mount_above(path) is None:
+        return UsageError(f"{path} does not lie in a mount of memfs", ExitCode.NOT_MOUNTED)
+    return UsageError(f"{path}: {error.strerror}", ExitCode.PROBLEMS)
