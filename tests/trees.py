@@ -1,7 +1,7 @@
 """A directory tree as a comparable value: names, types, attributes, content.
 
-Invariant: two trees that a program could tell apart by anything but inode numbers, times and block
-counts have different descriptions.
+Invariant: two trees that a program could tell apart by anything but inode numbers, times, block
+counts, and sizes and link counts of directories have different descriptions.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ class Entry(NamedTuple):
 
     mode: int
     link_count: int
+    """0 for a directory: file systems disagree about it."""
     uid: int
     gid: int
     size_bytes: int
-    """0 for a directory: file systems disagree about it."""
+    """0 for a directory as well."""
     device: int
     content: str
     """Digest of a file, target of a symlink, else empty."""
@@ -61,7 +62,7 @@ def _entry(path: bytes, *, times: bool) -> Entry:
     names = sorted(os.listxattr(path, follow_symlinks=False))
     return Entry(
         mode=status.st_mode,
-        link_count=status.st_nlink,
+        link_count=0 if is_directory else status.st_nlink,
         uid=status.st_uid,
         gid=status.st_gid,
         size_bytes=0 if is_directory else status.st_size,

@@ -19,12 +19,16 @@ class Capability(enum.Enum):
     TMPFILE = "open(2) with O_TMPFILE"
     BIRTH_TIME = "statx(2) tells the time of birth"
     ACL = "POSIX access control lists (acl(5)), enforced by the kernel"
+    LARGE_XATTRS = "extended attributes with values of 64 KiB"
+    MEMFS_XATTRS = "tier, pin and state as extended attributes"
 
 
 REFUSALS: dict[Capability, int] = {
     Capability.FALLOCATE: errno.EOPNOTSUPP,
     Capability.TMPFILE: errno.EOPNOTSUPP,
     Capability.ACL: errno.EOPNOTSUPP,
+    Capability.LARGE_XATTRS: errno.ENOSPC,
+    Capability.MEMFS_XATTRS: errno.ENODATA,
 }
 """The error of the system call under a driver without the capability, where there is one."""
 
@@ -34,14 +38,15 @@ SERVED = "kernel-served"
 PYFUSE3 = "pyfuse3"
 DIRECTORY = "directory"
 
+_OURS = frozenset({Capability.LARGE_XATTRS, Capability.MEMFS_XATTRS})
 _EVERYTHING = frozenset(Capability)
 
 CAPABILITIES: dict[str, frozenset[Capability]] = {
-    LOCAL: _EVERYTHING,
+    LOCAL: _EVERYTHING - _OURS,
     KERNEL: _EVERYTHING,
     SERVED: _EVERYTHING - {Capability.PASSTHROUGH},
-    PYFUSE3: frozenset(),
-    DIRECTORY: _EVERYTHING,
+    PYFUSE3: _OURS,
+    DIRECTORY: _EVERYTHING - _OURS,
 }
 """By place: a local directory, the kernel driver with and without passthrough, the pyfuse3 driver,
 and the directory that `--directory` names.
@@ -52,9 +57,11 @@ libfuse's operations.
 
 
 def as_markdown() -> str:
-    """The table as the README shows it."""
+    """The difference between the drivers as the README shows it."""
     lines = ["| | kernel | pyfuse3 |", "|---|---|---|"]
     for capability in Capability:
-        cells = ("yes" if capability in CAPABILITIES[name] else "no" for name in (KERNEL, PYFUSE3))
-        lines.append(f"| {capability.value} | {' | '.join(cells)} |")
+        able = [capability in CAPABILITIES[name] for name in (KERNEL, PYFUSE3)]
+        if not all(able):
+            cells = " | ".join("yes" if each else "no" for each in able)
+            lines.append(f"| {capability.value} | {cells} |")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.processes import holding, in_child, together
+from tests.processes import holding, in_child, killed_by, together
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,19 +121,15 @@ def test_a_map_of_another_process_keeps_writing_after_its_close(place: Path) -> 
 def test_truncate_under_a_map_makes_the_lost_pages_sigbus(place: Path) -> None:
     (place / "f").write_bytes(b"x" * 2 * PAGE)
 
-    def touch_lost_page() -> None:
-        with (place / "f").open("r+b") as file:
-            shared = mmap.mmap(file.fileno(), 0)
-            os.ftruncate(file.fileno(), PAGE)
-            assert shared[PAGE - 1 : PAGE] == b"x"
-            os._exit(shared[PAGE])
+    with (place / "f").open("r+b") as file, mmap.mmap(file.fileno(), 0) as shared:
+        os.ftruncate(file.fileno(), PAGE)
+        assert shared[PAGE - 1 : PAGE] == b"x"
 
-    pid = os.fork()
-    if pid == 0:
-        signal.signal(signal.SIGBUS, signal.SIG_DFL)
-        touch_lost_page()
-    _, status = os.waitpid(pid, 0)
-    assert os.WTERMSIG(status) == signal.SIGBUS
+        def touch_lost_page() -> None:
+            signal.signal(signal.SIGBUS, signal.SIG_DFL)
+            shared[PAGE]
+
+        assert killed_by(touch_lost_page) == signal.SIGBUS
 
 
 def test_growing_again_after_truncate_shows_zeros_in_the_map(place: Path) -> None:

@@ -1,0 +1,51 @@
+"""statfs(2) and statvfs(3)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_the_numbers_are_consistent(place: Path) -> None:
+    status = os.statvfs(place)
+    assert status.f_bsize >= 512
+    assert status.f_frsize >= 512
+    assert 0 < status.f_bavail <= status.f_bfree <= status.f_blocks
+    assert 0 <= status.f_ffree <= status.f_files
+    assert status.f_favail <= status.f_ffree
+
+
+def test_every_path_and_handle_of_the_mount_tells_the_same(place: Path) -> None:
+    (place / "f").touch()
+    fd = os.open(place / "f", os.O_RDONLY)
+    sizes = {
+        (status.f_blocks, status.f_frsize)
+        for status in (os.statvfs(place), os.statvfs(place / "f"), os.statvfs(fd))
+    }
+    os.close(fd)
+    assert len(sizes) == 1
+
+
+def test_written_bytes_are_taken_from_the_free_room(place: Path) -> None:
+    before = os.statvfs(place)
+    size = 64 << 20
+    fd = os.open(place / "f", os.O_CREAT | os.O_RDWR, 0o600)
+    os.posix_fallocate(fd, 0, size)
+    os.fsync(fd)
+    after = os.statvfs(place)
+    os.close(fd)
+    taken = (before.f_bfree * before.f_frsize) - (after.f_bfree * after.f_frsize)
+    # Others use the disk meanwhile; half shows that the number is alive.
+    assert taken > size // 2
+
+
+def test_df_prints_the_mount(place: Path) -> None:
+    done = subprocess.run(
+        ["df", "--output=size,avail", "-B1", place], check=True, capture_output=True, text=True
+    )
+    size, available = map(int, done.stdout.splitlines()[1].split())
+    assert 0 < available <= size
