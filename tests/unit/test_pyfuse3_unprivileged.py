@@ -1,0 +1,109 @@
+"""The pyfuse3 driver as an ordinary user, through fusermount3.
+
+/dev/fuse is open to all on common distributions, but not in every container: the test runs in a
+mount namespace of its own, where a device node of mode 0666 covers it; nothing of it stays.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from memfs_daemon.pyfuse3.probe import probe
+
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.skipif(probe() is not None, reason=str(probe())),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user"),
+    pytest.mark.skipif(shutil.which("fusermount3") is None, reason="needs fusermount3"),
+]
+
+REPOSITORY = Path(__file__).parents[2]
+
+IN_NAMESPACE = """
+set -e
+mount -t tmpfs -o mode=0755 none "$1"
+mknod -m 0666 "$1/fuse" c 10 229
+mount --bind "$1/fuse" /dev/fuse
+install -d -o 65534 -g 65534 "$1/base"
+cd "$1/base"
+exec setpriv --reuid=65534 --regid=65534 --clear-groups "$2" -c "$3" "$1/base"
+"""
+
+AS_USER = """
+import os, sys
+from pathlib import Path
+from memfs.linux import mounts
+from memfs.linux.privileges import effective_capabilities
+from memfs_daemon.pyfuse3.probe import probe
+from memfs.types import ROOT_INODE
+from tests.unit.fakes.pyfuse3_mount import Pyfuse3Mount
+
+assert os.getuid() == 65534 and effective_capabilities() == 0
+assert probe() is None, probe()
+mounted = Pyfuse3Mount(Path(sys.argv[1]))
+mounted.filesystem.inodes[ROOT_INODE].uid = os.getuid()
+with mounted as mount:
+    (mount.root / "file").write_bytes(b"content")
+    os.setxattr(mount.root / "file", "user.a", b"b")
+    assert (mount.root / "file").read_bytes() == b"content"
+    assert os.stat(mount.root / "file").st_uid == 65534
+    found = mounts.find_mount(mount.root)
+    assert {"nosuid", "nodev", "user_id=65534"} <= found.options, found
+    print("allow_other" in found.options, mount.driver.limits[0])
+assert mounts.find_mount(mount.root) is None
+print("unmounted")
+"""
+
+
+def run(directory: Path, code: str) -> subprocess.CompletedProcess[str]:
+    shell = ["unshare", "--mount", "sh", "-c", IN_NAMESPACE, "sh"]
+    return subprocess.run(
+        [*shell, str(directory), sys.executable, code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mount namespaces are not allowed here")
+    for each in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        each.chmod(each.stat().st_mode | 0o011)
+    return tmp_path
+
+
+def test_an_ordinary_user_mounts_uses_and_unmounts(directory: Path) -> None:
+    done = run(directory, AS_USER)
+    assert done.returncode == 0, done.stderr
+    first, last = done.stdout.splitlines()
+    if first.startswith("False"):
+        assert "user_allow_other" in first
+    assert last == "unmounted"
+
+
+def test_a_mountpoint_of_another_user_is_refused_in_one_sentence(directory: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from memfs.config import MountConfig
+from memfs.errors import UsageError
+from memfs_daemon.pyfuse3.driver import Pyfuse3Driver
+from tests.unit.fakes.file_system import FakeFilesystem
+try:
+    Pyfuse3Driver(FakeFilesystem(Path(sys.argv[1])), Path("/etc"), MountConfig(), "s").mount()
+except UsageError as error:
+    print(error)
+"""
+    done = run(directory, code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("cannot mount at /etc: fusermount3: ")
+    assert len(done.stdout.splitlines()) == 1
