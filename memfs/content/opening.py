@@ -28,6 +28,11 @@ class OpenMode(enum.IntEnum):
 class Backing(Protocol):
     """The kernel's registry of files for passthrough; given by the kernel driver."""
 
+    @property
+    def available(self) -> bool:
+        """True if the kernel passes files through on this mount; known once it is served."""
+        ...
+
     def register(self, fd: int) -> int:
         """Return a backing id (> 0) for an open file; `OSError` where the kernel refuses."""
         ...

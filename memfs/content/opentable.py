@@ -84,7 +84,7 @@ class OpenTable:
     @property
     def passthrough(self) -> bool:
         """True if files can be passed through."""
-        return self._backing is not None
+        return self._backing is not None and self._backing.available
 
     @property
     def handle_count(self) -> int:
@@ -139,7 +139,7 @@ class OpenTable:
         """
         file = self._files.get(ino)
         counts = file.counts if file is not None else (0, 0, 0, 0)
-        if self._backing is None or counts[OpenMode.CACHED]:
+        if not self.passthrough or counts[OpenMode.CACHED]:
             return OpenMode.CACHED, 0
         # A mapping of a direct handle holds the inode in cached mode until it is unmapped, and its
         # RELEASE back as long: a passthrough open would fail with EIO, another direct one works.
@@ -195,8 +195,9 @@ class OpenTable:
     def forget_raw(self, ino: InodeNo) -> None:
         """The inode lets go of its raw file: give its backing id back. It must not be open."""
         known = self._backings.pop(ino, None)
-        if known is not None and self._backing is not None:
-            self._idle_backings.pop(ino, None)
+        self._idle_backings.pop(ino, None)
+        # When the mount is gone, the kernel has given all ids back by itself.
+        if known is not None and self._backing is not None and self._backing.available:
             self._backing.release(known[1])
 
     def close(self) -> None:
@@ -211,7 +212,7 @@ class OpenTable:
 
     def adopt_backing(self, ino: InodeNo, raw: RawId, fd: int) -> None:
         """Register the backing of a raw file that is open already (a created file)."""
-        if self._backing is None:
+        if self._backing is None or not self._backing.available:
             return
         try:
             self._backings[ino] = (raw, self._backing.register(fd))

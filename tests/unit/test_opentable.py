@@ -29,6 +29,7 @@ class FakeBacking:
         self.live: set[int] = set()
         self.registered_count = 0
         self.refuses = False
+        self.available = True
 
     def register(self, fd: int) -> int:
         os.fstat(fd)
