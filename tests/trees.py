@@ -39,7 +39,7 @@ def describe(root: Path, *, times: bool = False) -> dict[bytes, Entry]:
 
     Args:
         root: Directory to walk; symlinks are not followed.
-        times: Include the modification times of everything but directories.
+        times: Include the modification times of regular files.
     """
     top = os.fsencode(root)
     found = {b".": _entry(top, times=times)}
@@ -73,5 +73,5 @@ def _entry(path: bytes, *, times: bool) -> Entry:
             for name in names
             if name.startswith(("user.", "trusted.")) and not name.startswith("user.memfs.")
         ),
-        mtime_ns=status.st_mtime_ns if times and not is_directory else 0,
+        mtime_ns=status.st_mtime_ns if times and stat.S_ISREG(status.st_mode) else 0,
     )

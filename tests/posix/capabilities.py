@@ -1,24 +1,27 @@
-"""What only some drivers can do, and what the others answer instead.
+"""What only some places can do, derived from the table that the README shows.
 
-Invariant: this table is the only place from which the suite derives expected differences between
-drivers; `test_capabilities.py` checks every cell of it on a mount, in both directions.
+Invariant: the suite takes its expected differences between drivers from `memfs_daemon.capabilities`
+alone; `test_capabilities.py` checks each of its rows that a program can see, in both directions.
 """
 
 from __future__ import annotations
 
 import enum
 import errno
+import os
+
+from memfs_daemon.capabilities import CAPABILITIES as TABLE
 
 
 class Capability(enum.Enum):
-    """Something that a program can see, and that not every driver has."""
+    """Something that a program can see and that not every place has."""
 
-    PASSTHROUGH = "reads, writes and maps go straight to the local file, past the daemon"
-    FALLOCATE = "fallocate(2) with its modes; without it, posix_fallocate(3) writes zeros"
-    SEEK_HOLE = "lseek(2) finds holes; without it, a file is one run of data"
+    PASSTHROUGH = "reads, writes and maps go straight to the local file (passthrough)"
+    FALLOCATE = "fallocate(2) with its modes"
+    SEEK_HOLE = "lseek(2) finds data and holes"
     TMPFILE = "open(2) with O_TMPFILE"
     BIRTH_TIME = "statx(2) tells the time of birth"
-    ACL = "POSIX access control lists (acl(5)), enforced by the kernel"
+    ACL = "POSIX access control lists (acl(5))"
     LARGE_XATTRS = "extended attributes with values of 64 KiB"
     MEMFS_XATTRS = "tier, pin and state as extended attributes"
 
@@ -30,7 +33,7 @@ REFUSALS: dict[Capability, int] = {
     Capability.LARGE_XATTRS: errno.ENOSPC,
     Capability.MEMFS_XATTRS: errno.ENODATA,
 }
-"""The error of the system call under a driver without the capability, where there is one."""
+"""The error of the system call in a place without the capability, where there is one."""
 
 LOCAL = "local"
 KERNEL = "kernel"
@@ -38,30 +41,29 @@ SERVED = "kernel-served"
 PYFUSE3 = "pyfuse3"
 DIRECTORY = "directory"
 
+PASSTHROUGH_KERNEL = (6, 9)
+"""First Linux with FUSE passthrough; an older one runs the kernel driver without it."""
+
 _OURS = frozenset({Capability.LARGE_XATTRS, Capability.MEMFS_XATTRS})
-_EVERYTHING = frozenset(Capability)
+"""What memfs has under both drivers, and an ordinary local file system has not."""
+
+
+def _of_driver(driver: str) -> frozenset[Capability]:
+    able = {row.name for row in TABLE if getattr(row, driver) is True}
+    return _OURS | {capability for capability in Capability if capability.value in able}
+
+
+def _passthrough() -> frozenset[Capability]:
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    return frozenset({Capability.PASSTHROUGH} if release >= PASSTHROUGH_KERNEL else ())
+
 
 CAPABILITIES: dict[str, frozenset[Capability]] = {
-    LOCAL: _EVERYTHING - _OURS,
-    KERNEL: _EVERYTHING,
-    SERVED: _EVERYTHING - {Capability.PASSTHROUGH},
-    PYFUSE3: _OURS,
-    DIRECTORY: _EVERYTHING - _OURS,
+    LOCAL: frozenset(Capability) - _OURS,
+    KERNEL: _of_driver(KERNEL) | _passthrough(),
+    SERVED: _of_driver(KERNEL),
+    PYFUSE3: _of_driver(PYFUSE3),
+    DIRECTORY: frozenset(Capability) - _OURS,
 }
 """By place: a local directory, the kernel driver with and without passthrough, the pyfuse3 driver,
-and the directory that `--directory` names.
-
-pyfuse3 3.5 fills no `fallocate`, `lseek`, `copy_file_range`, `tmpfile`, `ioctl` or `statx` slot of
-libfuse's operations.
-"""
-
-
-def as_markdown() -> str:
-    """The difference between the drivers as the README shows it."""
-    lines = ["| | kernel | pyfuse3 |", "|---|---|---|"]
-    for capability in Capability:
-        able = [capability in CAPABILITIES[name] for name in (KERNEL, PYFUSE3)]
-        if not all(able):
-            cells = " | ".join("yes" if each else "no" for each in able)
-            lines.append(f"| {capability.value} | {cells} |")
-    return "\n".join(lines)
+and the directory that `--directory` names."""

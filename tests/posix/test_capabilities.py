@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs_daemon.capabilities import as_markdown
 from tests.outcomes import error_of
 from tests.posix import calls
-from tests.posix.capabilities import REFUSALS, Capability, as_markdown
+from tests.posix.capabilities import REFUSALS, Capability
 
 if TYPE_CHECKING:
     from collections.abc import Callable
