@@ -155,7 +155,7 @@ class Engine(Protocol):
         flags: int,
         now_ns: int,
     ) -> RenameResult:
-        """Move a dentry, flags `RENAME_NOREPLACE` (1) or `RENAME_EXCHANGE` (2), as the manual says.
+        """Move a dentry, flags `RENAME_NOREPLACE` (1) or `RENAME_EXCHANGE` (2), as Linux does.
 
         Renaming onto another hard link of the same inode does nothing (POSIX).
 

@@ -1,0 +1,422 @@
+"""Containers: any range of them alone, readable by others, and never wrong bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import struct
+import subprocess
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import blake3
+import cramjam
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memfs.codecs.registry import get_codec, parse_codec
+from memfs.errors import CorruptDataError, InvalidValueError, MemfsError, StoreError
+from memfs.stores.container import (
+    FRAME_COUNT_MAX,
+    SeekTable,
+    choose_frame_bytes,
+    parse_tail,
+)
+from memfs.stores.packing import PackedSummary, digest_file, pack_file
+from memfs.stores.reading import FrameReader, PackedFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CODECS = ["zstd:3", "lz4", "snappy", "none"]
+MIB, GIB = 1 << 20, 1 << 30
+
+
+def pack(source: Path, target: Path, codec: str, frame_bytes: int) -> PackedSummary:
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        return pack_file(source, fd, get_codec(parse_codec(codec)), frame_bytes)
+    finally:
+        os.close(fd)
+
+
+def pack_bytes(directory: Path, data: bytes, codec: str, frame_bytes: int) -> Path:
+    source, target = directory / "source", directory / "packed"
+    source.write_bytes(data)
+    pack(source, target, codec, frame_bytes)
+    return target
+
+
+def sample(size: int, seed: int = 1) -> bytes:
+    """Bytes of which every second hundred repeats."""
+    rng = random.Random(seed)
+    count = -(-size // 200)
+    parts = [bytes([index % 7]) * 100 + rng.randbytes(100) for index in range(count)]
+    return b"".join(parts)[:size]
+
+
+def unpack_bytes(packed: Path) -> bytes:
+    target = packed.with_name("unpacked")
+    with PackedFile.open(packed) as file, target.open("w+b", buffering=0) as opened:
+        file.unpack_to(opened.fileno())
+    return target.read_bytes()
+
+
+class Remote:
+    """Counts what is asked of an object."""
+
+    def __init__(self, stored: bytes) -> None:
+        self.stored = stored
+        self.ranges: list[tuple[int, int]] = []
+
+    async def read_range(self, start: int, end: int) -> bytes:
+        self.ranges.append((start, end))
+        return self.stored[start:end]
+
+    async def open(self, stored_bytes: int | None = None) -> FrameReader:
+        size = len(self.stored) if stored_bytes is None else stored_bytes
+        return await FrameReader.open(self.read_range, size, "object")
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.integers(0, 3000),
+    frame_bytes=st.integers(1, 1500),
+    offset=st.integers(0, 3200),
+    length=st.integers(0, 3200),
+)
+def test_any_range_reads_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    codec: str,
+    size: int,
+    frame_bytes: int,
+    offset: int,
+    length: int,
+) -> None:
+    directory = tmp_path_factory.mktemp("range")
+    data = sample(size)
+    packed = pack_bytes(directory, data, codec, frame_bytes)
+    with PackedFile.open(packed) as file:
+        assert data[offset : offset + length] == file.read(offset, length)
+        assert data == file.read(0, size)
+    assert data == unpack_bytes(packed)
+    shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 2000])
+async def test_a_remote_container_reads_back_like_a_local_one(
+    tmp_path: Path, codec: str, size: int
+) -> None:
+    data = sample(size)
+    remote = Remote(pack_bytes(tmp_path, data, codec, 100).read_bytes())
+    reader = await remote.open()
+    for offset in range(0, size + 150, 37):
+        assert data[offset : offset + 150] == await reader.read(offset, 150)
+    with (tmp_path / "out").open("w+b", buffering=0) as target:
+        await reader.unpack_to(target.fileno())
+    assert data == (tmp_path / "out").read_bytes()
+    await reader.verify()
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_summary_tells_what_was_written(tmp_path: Path, codec: str) -> None:
+    data = sample(2550)
+    (tmp_path / "source").write_bytes(data)
+    summary = pack(tmp_path / "source", tmp_path / "packed", codec, 1000)
+    assert summary.size == 2550
+    assert summary.frame_count == 3
+    assert summary.stored_bytes == (tmp_path / "packed").stat().st_size
+    assert summary.digest == blake3.blake3(data).digest() == digest_file(tmp_path / "source")
+    with PackedFile.open(tmp_path / "packed") as file:
+        assert summary.table == file.table
+
+
+@pytest.mark.parametrize("size", [0, 1, 2500])
+@pytest.mark.parametrize(
+    ("codec", "command"), [("zstd:3", ["zstd", "-dc"]), ("lz4", ["lz4", "-dc"])]
+)
+def test_the_codecs_own_tool_reads_our_files(
+    tmp_path: Path, codec: str, command: list[str], size: int
+) -> None:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"no {command[0]}: apt-get install zstd lz4")
+    data = sample(size)
+    packed = pack_bytes(tmp_path, data, codec, 1000)
+    with packed.open("rb") as stored:
+        done = subprocess.run(command, stdin=stored, capture_output=True, check=True)
+    assert data == done.stdout
+
+
+@pytest.mark.parametrize("size", [0, 1, 2500])
+def test_a_snappy_framing_decoder_reads_our_files(tmp_path: Path, size: int) -> None:
+    data = sample(size)
+    packed = pack_bytes(tmp_path, data, "snappy", 1000)
+    assert data == bytes(cramjam.snappy.decompress(packed.read_bytes()))
+
+
+def test_zstd_files_keep_the_public_seekable_format(tmp_path: Path) -> None:
+    """Parsed here as zstd_seekable_compression_format.md says, without our own code."""
+    data = sample(2500)
+    stored = pack_bytes(tmp_path, data, "zstd:3", 1000).read_bytes()
+    count, descriptor, magic = struct.unpack("<IBI", stored[-9:])
+    assert (magic, descriptor) == (0x8F92EAB1, 0x80)
+    table = stored[-9 - 12 * count - 8 : -9]
+    assert struct.unpack("<II", table[:8]) == (0x184D2A5E, 12 * count + 9)
+    entries = list(struct.iter_unpack("<III", table[8:]))
+    assert [entry[1] for entry in entries] == [1000, 1000, 500, 0]
+    hashes = [
+        xxhash.xxh64(part).intdigest() & 0xFFFFFFFF
+        for part in (data[:1000], data[1000:2000], data[2000:], b"")
+    ]
+    assert hashes == [entry[2] for entry in entries]
+    assert len(stored) == sum(entry[0] for entry in entries) + len(table) + 9
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_every_flipped_bit_is_found(tmp_path: Path, codec: str) -> None:
+    """Never wrong bytes; and since no byte is redundant, never a flip that passes either."""
+    packed = pack_bytes(tmp_path, sample(130), codec, 50)
+    stored = bytearray(packed.read_bytes())
+    for position in range(8 * len(stored)):
+        stored[position // 8] ^= 1 << position % 8
+        packed.write_bytes(stored)
+        with pytest.raises(CorruptDataError, match="packed"), PackedFile.open(packed) as file:
+            file.verify()
+        stored[position // 8] ^= 1 << position % 8
+
+
+def test_a_flipped_bit_is_told_with_file_and_frame(tmp_path: Path) -> None:
+    packed = pack_bytes(tmp_path, random.Random(2).randbytes(300), "none", 100)
+    stored = bytearray(packed.read_bytes())
+    stored[150] ^= 4
+    packed.write_bytes(stored)
+    with PackedFile.open(packed) as file:
+        assert len(file.read(0, 100)) == 100
+        assert len(file.read(200, 100)) == 100
+        with pytest.raises(CorruptDataError, match=f"{packed}: frame 1: "):
+            file.read(99, 2)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+async def test_a_file_cut_anywhere_is_found(tmp_path: Path, codec: str) -> None:
+    packed = pack_bytes(tmp_path, sample(130), codec, 50)
+    stored = packed.read_bytes()
+    for size in range(len(stored)):
+        packed.write_bytes(stored[:size])
+        with pytest.raises(CorruptDataError), PackedFile.open(packed):
+            pass
+        # The object ends earlier than its form says.
+        with pytest.raises(CorruptDataError):
+            await Remote(stored[:size]).open(len(stored))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_bytes_before_or_after_a_container_are_found(tmp_path: Path, codec: str) -> None:
+    packed = pack_bytes(tmp_path, sample(130), codec, 50)
+    stored = packed.read_bytes()
+    for changed in (b"x" + stored, stored + b"x", stored + stored):
+        packed.write_bytes(changed)
+        with pytest.raises(CorruptDataError), PackedFile.open(packed):
+            pass
+
+
+def test_a_wrong_digest_is_found_when_the_whole_is_read(tmp_path: Path) -> None:
+    packed = pack_bytes(tmp_path, sample(130), "none", 50)
+    with PackedFile.open(packed) as file:
+        table = file.table
+    sizes = table.stored_offsets[1:]
+    for index in range(len(sizes) - 1, 0, -1):
+        sizes[index] -= sizes[index - 1]
+    other = SeekTable.build(
+        table.codec,
+        table.frame_bytes,
+        table.size,
+        blake3.blake3(b"other").digest(),
+        (sizes, table.stored_checksums, table.content_checksums),
+    )
+    packed.write_bytes(sample(130) + other.serialise())
+    with PackedFile.open(packed) as file, pytest.raises(CorruptDataError, match="digest"):
+        file.verify()
+
+
+def test_an_unknown_codec_is_named(tmp_path: Path) -> None:
+    """A codec that is not installed here is no damage: the message says what is missing."""
+    packed = pack_bytes(tmp_path, sample(130), "none", 50)
+    with PackedFile.open(packed) as file:
+        table = file.table
+    other = SeekTable(
+        table.codec._replace(name="gone"),
+        table.frame_bytes,
+        table.size,
+        table.digest,
+        table.stored_offsets,
+        table.stored_checksums,
+        table.content_checksums,
+    )
+    stored = sample(130) + other.serialise()
+    with pytest.raises(InvalidValueError, match="object: no codec is named 'gone'"):
+        parse_tail(stored, len(stored), "object")
+
+
+@given(st.binary(max_size=400))
+def test_random_bytes_end_in_one_kind_of_error(stored: bytes) -> None:
+    with pytest.raises(CorruptDataError):
+        read_memory(stored)
+
+
+@given(
+    count=st.integers(0, 2**32 - 1),
+    description_bytes=st.integers(0, 2**32 - 1),
+    filler=st.binary(max_size=200),
+)
+def test_a_hostile_footer_is_refused(count: int, description_bytes: int, filler: bytes) -> None:
+    entry = struct.pack("<III", description_bytes, 0, 0)
+    with pytest.raises(CorruptDataError):
+        read_memory(filler + entry + struct.pack("<IBI", count, 0x80, 0x8F92EAB1))
+
+
+def read_memory(stored: bytes) -> None:
+    fd = os.memfd_create("container")
+    os.write(fd, stored)
+    with PackedFile(fd, "object") as file:
+        file.verify()
+
+
+async def test_a_small_object_costs_one_request(tmp_path: Path) -> None:
+    data = sample(100_000)
+    remote = Remote(pack_bytes(tmp_path, data, "zstd:3", 10_000).read_bytes())
+    reader = await remote.open()
+    assert data == await reader.read(0, len(data))
+    assert [(0, len(remote.stored))] == remote.ranges
+
+
+async def test_a_table_beyond_the_first_guess_costs_one_more_request(tmp_path: Path) -> None:
+    data = sample(200_000)
+    remote = Remote(pack_bytes(tmp_path, data, "none", 8).read_bytes())
+    reader = await remote.open()
+    assert len(remote.ranges) == 2
+    assert data[77_777:88_888] == await reader.read(77_777, 11_111)
+    assert len(remote.ranges) == 3
+
+
+@pytest.mark.parametrize(
+    "size", [GIB, pytest.param(10 * GIB, marks=pytest.mark.slow)], ids=["1GiB", "10GiB"]
+)
+async def test_a_range_of_a_large_file_costs_a_few_frames(tmp_path: Path, size: int) -> None:
+    words = random.Random(3).randbytes(3 * MIB)
+    place = size // 2 + 12345
+    with (tmp_path / "source").open("wb") as file:
+        file.truncate(size)
+        file.seek(place)
+        file.write(words)
+    summary = pack(tmp_path / "source", tmp_path / "packed", "zstd:3", MIB)
+    assert summary.frame_count == size // MIB
+    with (tmp_path / "packed").open("rb", buffering=0) as packed:
+        ranges: list[int] = []
+
+        async def read_range(start: int, end: int) -> bytes:
+            ranges.append(end - start)
+            return os.pread(packed.fileno(), end - start, start)
+
+        reader = await FrameReader.open(read_range, summary.stored_bytes, "object")
+        assert words[MIB : 2 * MIB] == await reader.read(place + MIB, MIB)
+    assert len(ranges) == 2
+    assert ranges[0] <= 256 * 1024
+    assert ranges[1] < 2 * MIB + 4096
+
+
+def test_holes_stay_holes(tmp_path: Path) -> None:
+    with (tmp_path / "source").open("wb") as file:
+        file.truncate(64 * MIB + 5)
+        file.seek(32 * MIB)
+        file.write(b"data")
+    pack(tmp_path / "source", tmp_path / "packed", "lz4", MIB)
+    with PackedFile.open(tmp_path / "packed") as packed, (tmp_path / "out").open("w+b") as target:
+        packed.unpack_to(target.fileno())
+    assert digest_file(tmp_path / "source") == digest_file(tmp_path / "out")
+    assert (tmp_path / "out").stat().st_size == 64 * MIB + 5
+    assert (tmp_path / "out").stat().st_blocks * 512 <= 2 * MIB
+
+
+def test_unpacking_replaces_what_the_target_held(tmp_path: Path) -> None:
+    packed = pack_bytes(tmp_path, bytes(100) + b"x" * 50, "zstd:3", 50)
+    (tmp_path / "unpacked").write_bytes(b"old" * 100)
+    with PackedFile.open(packed) as file, (tmp_path / "unpacked").open("r+b") as target:
+        file.unpack_to(target.fileno())
+    assert bytes(100) + b"x" * 50 == (tmp_path / "unpacked").read_bytes()
+
+
+def test_memory_stays_bounded_while_a_file_is_packed_and_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(random.Random(4).randbytes(MIB) * 64)
+    tracemalloc.start()
+    try:
+        pack(tmp_path / "source", tmp_path / "packed", "zstd:1", MIB)
+        with PackedFile.open(tmp_path / "packed") as file:
+            file.verify()
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 40 * MIB
+
+
+class StoppedError(Exception):
+    """Raised by a progress callback."""
+
+
+@pytest.mark.parametrize("frame_count", [1, 20])
+def test_a_progress_callback_stops_the_work(tmp_path: Path, frame_count: int) -> None:
+    (tmp_path / "source").write_bytes(sample(1000 * frame_count))
+    seen: list[tuple[int, int]] = []
+
+    def stop(done: int, stored: int) -> None:
+        seen.append((done, stored))
+        raise StoppedError
+
+    fd = os.open(tmp_path / "packed", os.O_WRONLY | os.O_CREAT, 0o600)
+    with pytest.raises(StoppedError):
+        pack_file(tmp_path / "source", fd, get_codec(parse_codec("none")), 1000, stop)
+    os.close(fd)
+    assert seen == [(1000, 1000)]
+
+
+def test_a_file_that_shrinks_while_it_is_packed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(sample(100_000))
+
+    def shrink(_done: int, _stored: int) -> None:
+        os.truncate(tmp_path / "source", 10)
+
+    fd = os.open(tmp_path / "packed", os.O_WRONLY | os.O_CREAT, 0o600)
+    with pytest.raises(StoreError, match="while it was packed"):
+        pack_file(tmp_path / "source", fd, get_codec(parse_codec("none")), 1000, shrink)
+    os.close(fd)
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(sample(100_000))
+    fd = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(MemfsError, match="No space left"):
+        pack_file(tmp_path / "source", fd, get_codec(parse_codec("none")), 1000)
+    os.close(fd)
+
+
+def test_huge_files_get_larger_frames() -> None:
+    assert choose_frame_bytes(10 * GIB, MIB) == MIB
+    assert choose_frame_bytes(FRAME_COUNT_MAX * MIB, MIB) == MIB
+    assert choose_frame_bytes(FRAME_COUNT_MAX * MIB + 1, MIB) == 2 * MIB
+    for wrong in (0, -1, 2 * GIB):
+        with pytest.raises(InvalidValueError, match="frames of"):
+            choose_frame_bytes(1, wrong)
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 * MIB + 3])
+def test_digest_file_is_blake3_of_the_bytes(tmp_path: Path, size: int) -> None:
+    data = sample(size)
+    (tmp_path / "file").write_bytes(data)
+    seen: list[int] = []
+    assert blake3.blake3(data).digest() == digest_file(tmp_path / "file", seen.append)
+    assert size == (seen[-1] if seen else 0)

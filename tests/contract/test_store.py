@@ -1,0 +1,521 @@
+"""Every remote store keeps the store contract; what is stored is checked behind its back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+import trio
+
+from memfs.config import GlacierConfig
+from memfs.errors import (
+    InvalidValueError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+    UsageError,
+)
+from memfs.stores.directory import UNFINISHED, DirectoryStore
+from memfs.stores.faulty import FaultScript, FaultyStore
+from memfs.stores.limit import LimitedStore
+from memfs.stores.objects import PART_BYTES, FsspecStore
+from memfs.stores.remote import open_remote_store
+from memfs.stores.retry import RetryingStore, RetryPolicy
+from memfs.stores.s3 import S3Store
+from tests.servers.seaweedfs import S3Server, running_seaweedfs
+from tests.unit.fakes.memory_store import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from memfs.stores.store import ObjectStat, RemoteStore
+
+BUCKET = "memfs-test"
+TIMEOUT_S = 60.0
+"""Generous: the machine may be busy, and no test waits for it to pass."""
+
+
+class Backing(Protocol):
+    """The place behind a store, reached without it."""
+
+    @property
+    def store(self) -> RemoteStore: ...
+
+    def put(self, key: str, data: bytes) -> None: ...
+
+    def get(self, key: str) -> bytes | None: ...
+
+    def keys(self) -> list[str]: ...
+
+
+class DirectoryBacking:
+    def __init__(self, store: RemoteStore, root: Path) -> None:
+        self.store = store
+        self._root = root
+
+    def put(self, key: str, data: bytes) -> None:
+        (self._root / key).parent.mkdir(parents=True, exist_ok=True)
+        (self._root / key).write_bytes(data)
+
+    def get(self, key: str) -> bytes | None:
+        path = self._root / key
+        return path.read_bytes() if path.exists() else None
+
+    def keys(self) -> list[str]:
+        files = (path for path in self._root.rglob("*") if path.is_file())
+        return sorted(str(path.relative_to(self._root)) for path in files)
+
+
+class MemoryBacking:
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+
+    def put(self, key: str, data: bytes) -> None:
+        self.store.objects[key] = data
+
+    def get(self, key: str) -> bytes | None:
+        return self.store.objects.get(key)
+
+    def keys(self) -> list[str]:
+        return sorted(self.store.objects)
+
+
+class BucketBacking:
+    def __init__(self, store: RemoteStore, server: S3Server, prefix: str) -> None:
+        self.store = store
+        self._client: Any = server.client()
+        self._prefix = prefix
+
+    def put(self, key: str, data: bytes) -> None:
+        self._client.put_object(Bucket=BUCKET, Key=self._prefix + key, Body=data)
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            answer = self._client.get_object(Bucket=BUCKET, Key=self._prefix + key)
+        except self._client.exceptions.NoSuchKey:
+            return None
+        with contextlib.closing(answer["Body"]) as body:
+            return bytes(body.read())
+
+    def keys(self) -> list[str]:
+        answer = self._client.list_objects_v2(Bucket=BUCKET, Prefix=self._prefix)
+        found = (item["Key"] for item in answer.get("Contents", ()))
+        return sorted(key.removeprefix(self._prefix) for key in found)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[S3Server]:
+    with running_seaweedfs(BUCKET) as server:
+        yield server
+
+
+@pytest.fixture(params=["directory", "fsspec", "s3", "limited", "retrying", "faulty", "memory"])
+async def backing(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backing]:
+    root = tmp_path / "store"
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("s3_server")
+        prefix = tmp_path.name
+        s3 = S3Store(f"s3://{BUCKET}/{prefix}", server.options, TIMEOUT_S, 8)
+        bucket = BucketBacking(s3, server, f"{prefix}/")
+        yield bucket
+        await s3.aclose()
+        bucket.close()
+        return
+    if request.param == "memory":
+        yield MemoryBacking()
+        return
+    if request.param == "fsspec":
+        root.mkdir()
+        yield DirectoryBacking(FsspecStore(f"file://{root}", {}, TIMEOUT_S, 8), root)
+        return
+    store: RemoteStore = DirectoryStore(root, TIMEOUT_S, 8)
+    if request.param == "limited":
+        store = LimitedStore(store, 2, 2)
+    if request.param == "retrying":
+        store = RetryingStore(store, RetryPolicy(TIMEOUT_S), random.Random(1))
+    if request.param == "faulty":
+        store = FaultyStore(store, FaultScript())
+    yield DirectoryBacking(store, root)
+    await store.aclose()
+
+
+def make_file(directory: Path, data: bytes) -> Path:
+    path = directory / "source"
+    path.write_bytes(data)
+    return path
+
+
+async def collect(objects: AsyncIterator[ObjectStat]) -> dict[str, int]:
+    return {stat.key: stat.size async for stat in objects}
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 2 * PART_BYTES + 17])
+async def test_put_file_stores_the_bytes(backing: Backing, tmp_path: Path, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    await backing.store.put_file("a/b/c", make_file(tmp_path, data))
+    assert data == backing.get("a/b/c")
+    assert backing.keys() == ["a/b/c"]
+
+
+async def test_put_file_replaces_an_object_whole(backing: Backing, tmp_path: Path) -> None:
+    backing.put("k", b"a longer object than the next")
+    await backing.store.put_file("k", make_file(tmp_path, b"short"))
+    assert backing.get("k") == b"short"
+
+
+async def test_put_file_of_a_missing_file_leaves_nothing(backing: Backing, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="put k"):
+        await backing.store.put_file("k", tmp_path / "absent")
+    assert backing.keys() == []
+
+
+async def test_get_range_returns_just_the_range(backing: Backing) -> None:
+    data = random.Random(5).randbytes(1000)
+    backing.put("x/y", data)
+    for start, end in [(0, 1000), (0, 1), (1, 999), (999, 1000), (500, 500), (0, 0)]:
+        assert data[start:end] == await backing.store.get_range("x/y", start, end)
+
+
+async def test_get_range_is_cut_at_the_end(backing: Backing) -> None:
+    backing.put("k", b"0123456789")
+    assert await backing.store.get_range("k", 8, 20) == b"89"
+    assert await backing.store.get_range("k", 10, 20) == b""
+    assert await backing.store.get_range("k", 15, 20) == b""
+
+
+@pytest.mark.parametrize("size", [0, 1, PART_BYTES, 2 * PART_BYTES + 17])
+async def test_get_file_writes_the_bytes(backing: Backing, tmp_path: Path, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    backing.put("a/k", data)
+    await backing.store.get_file("a/k", tmp_path / "target")
+    assert data == (tmp_path / "target").read_bytes()
+
+
+async def test_get_file_never_overwrites(backing: Backing, tmp_path: Path) -> None:
+    backing.put("k", b"new")
+    (tmp_path / "target").write_bytes(b"old")
+    with pytest.raises(StoreError):
+        await backing.store.get_file("k", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"old"
+
+
+async def test_a_missing_object_is_told_as_missing(backing: Backing, tmp_path: Path) -> None:
+    store = backing.store
+    backing.put("a/other", b"x")
+    for call in (store.get_range("a/k", 0, 5), store.stat("a/k"), store.stat("a")):
+        with pytest.raises(ObjectMissingError, match="a"):
+            await call
+    with pytest.raises(ObjectMissingError, match=f"{store.url}.*a/k"):
+        await store.get_file("a/k", tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+async def test_stat_returns_the_size(backing: Backing) -> None:
+    backing.put("a/b", b"12345")
+    stat = await backing.store.stat("a/b")
+    assert (stat.key, stat.size) == ("a/b", 5)
+
+
+async def test_delete_removes_and_may_be_repeated(backing: Backing) -> None:
+    backing.put("a/b", b"1")
+    backing.put("a/c", b"2")
+    await backing.store.delete("a/b")
+    await backing.store.delete("a/b")
+    await backing.store.delete("never/there")
+    assert backing.keys() == ["a/c"]
+
+
+async def test_list_yields_the_keys_with_the_prefix(backing: Backing) -> None:
+    keys = ["p/1", "p/10", "p/2/x", "p/2/y/z", "pq", "q/1"]
+    for key in keys:
+        backing.put(key, key.encode())
+    for prefix in ["", "p", "p/", "p/1", "p/2", "p/2/", "p/2/y/z", "nothing", "q/1/"]:
+        expected = {key: len(key) for key in keys if key.startswith(prefix)}
+        assert expected == await collect(backing.store.list(prefix))
+
+
+async def test_list_of_an_empty_store_yields_nothing(backing: Backing) -> None:
+    assert await collect(backing.store.list("")) == {}
+    assert await collect(backing.store.list("a/b")) == {}
+
+
+async def test_calls_run_side_by_side(backing: Backing) -> None:
+    for number in range(12):
+        backing.put(f"k/{number}", bytes([number]) * 1000)
+    answers: dict[int, bytes] = {}
+
+    async def get(number: int) -> None:
+        answers[number] = await backing.store.get_range(f"k/{number}", 100, 200)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(12):
+            nursery.start_soon(get, number)
+    assert answers == {number: bytes([number]) * 100 for number in range(12)}
+
+
+async def test_every_method_checkpoints(backing: Backing, tmp_path: Path) -> None:
+    store = backing.store
+    backing.put("k", b"data")
+    source = make_file(tmp_path, b"x")
+    for call in (
+        lambda: store.put_file("k2", source),
+        lambda: store.get_range("k", 0, 1),
+        lambda: store.get_range("k", 1, 1),
+        lambda: store.get_file("k", tmp_path / "target"),
+        lambda: store.stat("k"),
+        lambda: store.delete("k"),
+        lambda: collect(store.list("")),
+    ):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await call()
+        assert scope.cancelled_caught
+
+
+async def test_aclose_may_be_repeated(backing: Backing) -> None:
+    await backing.store.aclose()
+    await backing.store.aclose()
+
+
+# --- what only some stores have -------------------------------------------------------------------
+
+
+async def test_many_objects_are_listed_over_several_pages(s3_server: S3Server) -> None:
+    store = S3Store(f"s3://{BUCKET}/pages", s3_server.options, TIMEOUT_S, 8)
+    with contextlib.closing(s3_server.client()) as client:
+        for number in range(1005):
+            client.put_object(Bucket=BUCKET, Key=f"pages/{number}", Body=b"")
+        assert {str(number): 0 for number in range(1005)} == await collect(store.list(""))
+    await store.aclose()
+
+
+async def test_server_side_encryption_is_asked_for(s3_server: S3Server, tmp_path: Path) -> None:
+    store = S3Store(
+        f"s3://{BUCKET}/sse", s3_server.options, TIMEOUT_S, 8, server_side_encryption="AES256"
+    )
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(b"small")
+    large.write_bytes(bytes(2 * PART_BYTES + 1))
+    await store.put_file("small", small)
+    await store.put_file("large", large)
+    with contextlib.closing(s3_server.client()) as client:
+        for key in ("sse/small", "sse/large"):
+            head = client.head_object(Bucket=BUCKET, Key=key)
+            assert head["ServerSideEncryption"] == "AES256"
+    assert await store.get_range("small", 0, 5) == b"small"
+    await store.aclose()
+
+
+async def test_a_missing_bucket_is_no_missing_object(s3_server: S3Server) -> None:
+    """Whoever is told of a missing object takes its bytes for lost."""
+    store = S3Store("s3://memfs-no-such-bucket/x", s3_server.options, TIMEOUT_S, 8)
+    for call in (store.get_range("k", 0, 5), store.stat("k")):
+        with pytest.raises(StoreError, match="memfs-no-such-bucket does not exist") as caught:
+            await call
+        assert not isinstance(caught.value, ObjectMissingError)
+    await store.aclose()
+
+
+async def test_wrong_credentials_are_refused_for_good(s3_server: S3Server, tmp_path: Path) -> None:
+    options = {**s3_server.options, "secret": "wrong"}
+    store = S3Store(f"s3://{BUCKET}/x", options, TIMEOUT_S, 8)
+    for call in (
+        store.get_range("k", 0, 5),
+        store.stat("k"),
+        store.delete("k"),
+        store.put_file("k", make_file(tmp_path, b"x")),
+        collect(store.list("")),
+    ):
+        with pytest.raises(StoreError, match="check key, secret") as caught:
+            await call
+        assert not caught.value.transient
+        assert not isinstance(caught.value, ObjectMissingError)
+    await store.aclose()
+
+
+async def test_an_unreachable_server_may_come_back(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        server = S3Server(f"http://127.0.0.1:{closed.getsockname()[1]}")
+        store = S3Store(f"s3://{BUCKET}/x", server.options, TIMEOUT_S, 8)
+        for call in (
+            store.get_range("k", 0, 5),
+            store.stat("k"),
+            store.put_file("k", make_file(tmp_path, b"x")),
+        ):
+            with pytest.raises(StoreUnavailableError, match=BUCKET):
+                await call
+        await store.aclose()
+
+
+@contextlib.contextmanager
+def server_that_answers(answer: bytes) -> Iterator[str]:
+    """A server that gives every request on a connection the same answer; empty: none, ever."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    accepted: list[socket.socket] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            accepted.append(connection)
+            if answer:
+                connection.recv(65536)
+                connection.sendall(answer)
+                connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        # Closing alone does not wake the thread up in accept(2).
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+        for connection in accepted:
+            connection.close()
+
+
+async def test_a_server_that_never_answers_costs_the_deadline_and_no_more() -> None:
+    with server_that_answers(b"") as endpoint_url:
+        config = GlacierConfig(
+            url=f"s3://{BUCKET}/x", options=S3Server(endpoint_url).options, timeout_s=0.5
+        )
+        store = open_remote_store(config, default_dir=None)  # type: ignore[arg-type]  # not used
+        with pytest.raises(StoreUnavailableError, match=r"within 0\.5 s"):
+            await store.get_range("k", 0, 5)
+        await store.aclose()
+
+
+@pytest.mark.parametrize("status", [b"500 Internal", b"503 Slow Down", b"429 Too Many"])
+async def test_a_failing_server_may_come_back(status: bytes) -> None:
+    answer = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with server_that_answers(answer) as endpoint_url:
+        store = S3Store(f"s3://{BUCKET}", S3Server(endpoint_url).options, TIMEOUT_S, 8)
+        with pytest.raises(StoreUnavailableError):
+            await store.get_range("k", 0, 5)
+        with pytest.raises(StoreUnavailableError):
+            await store.stat("k")
+        await store.aclose()
+
+
+async def test_the_storage_class_goes_with_every_upload(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server knows no classes, so the requests are watched on their way to it."""
+    store = S3Store(
+        f"s3://{BUCKET}/class", s3_server.options, TIMEOUT_S, 8, storage_class="GLACIER"
+    )
+    requests: list[dict[str, object]] = []
+    send = store._fs._call_s3
+
+    async def watch(method: str, *arguments: object, **parameters: object) -> object:
+        requests.append({"method": method, **parameters})
+        return await send(method, *arguments, **parameters)
+
+    monkeypatch.setattr(store._fs, "_call_s3", watch)
+    (tmp_path / "small").write_bytes(b"x")
+    (tmp_path / "large").write_bytes(bytes(2 * PART_BYTES + 1))
+    await store.put_file("small", tmp_path / "small")
+    await store.put_file("large", tmp_path / "large")
+    classes = {str(request["method"]): request.get("StorageClass") for request in requests}
+    assert classes["put_object"] == "GLACIER"
+    assert classes["create_multipart_upload"] == "GLACIER"
+    await store.aclose()
+
+
+async def test_an_unmounted_directory_loses_no_object(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store", TIMEOUT_S, 8)
+    await store.put_file("k", make_file(tmp_path, b"x"))
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    for call in (
+        store.get_range("k", 0, 1),
+        store.stat("k"),
+        store.put_file("k2", tmp_path / "source"),
+        collect(store.list("")),
+    ):
+        with pytest.raises(StoreUnavailableError, match="mount it again"):
+            await call
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+    assert await store.get_range("k", 0, 1) == b"x"
+
+
+async def test_a_directory_store_syncs_before_it_publishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    real_fsync, real_rename = os.fsync, os.rename
+
+    def fsync(fd: int) -> None:
+        events.append(f"fsync {os.path.basename(os.readlink(f'/proc/self/fd/{fd}'))}")
+        real_fsync(fd)
+
+    def rename(source: Path, target: Path) -> None:
+        events.append("rename")
+        real_rename(source, target)
+
+    store = DirectoryStore(tmp_path / "store", TIMEOUT_S, 8)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    await store.put_file("a/b/k", make_file(tmp_path, b"x"))
+    assert events.index("rename") == 1
+    assert events[0].startswith("fsync ")
+    assert set(events[2:]) >= {"fsync b", "fsync a", "fsync store"}
+
+
+async def test_an_unfinished_upload_of_a_dead_process_is_cleared_in_time(tmp_path: Path) -> None:
+    unfinished = tmp_path / "store" / UNFINISHED
+    unfinished.mkdir(parents=True)
+    (unfinished / "old").write_bytes(b"x")
+    (unfinished / "new").write_bytes(b"x")
+    os.utime(unfinished / "old", (0, 0))
+    store = DirectoryStore(tmp_path / "store", TIMEOUT_S, 8)
+    assert [path.name for path in unfinished.iterdir()] == ["new"]
+    assert await collect(store.list("")) == {}
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/./b", f"{UNFINISHED}/a"])
+async def test_a_directory_store_refuses_keys_that_are_no_paths_below_it(
+    tmp_path: Path, key: str
+) -> None:
+    store = DirectoryStore(tmp_path / "store", TIMEOUT_S, 8)
+    with pytest.raises(InvalidValueError):
+        await store.stat(key)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [(None, "file://{dir}/glacier"), ("file://{dir}/other", "file://{dir}/other")],
+)
+async def test_the_configured_url_chooses_the_store(
+    tmp_path: Path, url: str | None, expected: str
+) -> None:
+    config = GlacierConfig(url=url and url.format(dir=tmp_path))
+    store = open_remote_store(config, tmp_path / "glacier")
+    assert expected.format(dir=tmp_path) == store.url
+    await store.put_file("k", make_file(tmp_path, b"x"))
+    assert (tmp_path / expected.removeprefix("file://{dir}/") / "k").read_bytes() == b"x"
+    await store.aclose()
+
+
+@pytest.mark.parametrize("url", ["file://host/dir", "file:dir", "nosuch://x", "s4://bucket"])
+def test_a_wrong_url_is_the_users_error(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UsageError, match=r"glacier\.url"):
+        open_remote_store(GlacierConfig(url=url), tmp_path)
+
+
+def test_a_url_is_shown_without_its_secrets() -> None:
+    store = FsspecStore("memory://user:password@host/dir?token=x", {}, TIMEOUT_S, 1)
+    assert store.url == "memory://host/dir"
