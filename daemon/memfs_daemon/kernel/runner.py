@@ -29,8 +29,10 @@ BATCH_COUNT_MAX = 64
 """Requests served between two turns of trio's other tasks, and under one commit; guess."""
 HELD_BYTES_MAX = 4 << 20
 """Replies that may wait for a commit; beyond it the commit comes at once. Bounds memory only."""
-EAGER_READ_COUNT = 1
-"""Attempts to read once more before waiting for the descriptor."""
+EAGER_READ_COUNT = 4
+"""Attempts to read once more before waiting for the descriptor: a client that is alone asks again
+within microseconds. Measured on 2 CPUs under load: 1 -> 4: +30 % open+read+close, +15 % stat;
+4 -> 20: nothing more."""
 
 _INTERRUPT = int(Opcode.INTERRUPT)
 _Outcome = bytes | int

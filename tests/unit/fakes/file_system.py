@@ -74,8 +74,8 @@ class FakeFilesystem:
         commit_error: Raised by the next commits while it is set.
         mode: Overrides the opening mode while it is set.
         released: Inodes whose handles were given back.
-        names_waiting: Lookups of this name detach and wait for `gate`.
-        gate: Set it to let them go on.
+        forgotten: Inodes that the kernel dropped.
+        gate: Reads and writes of files with the xattr `user.test.slow` detach and wait for it.
         waiting: Set when one of them waits.
     """
 
@@ -101,6 +101,19 @@ class FakeFilesystem:
     def path(self, ino: InodeNo) -> Path:
         """The raw file of an inode."""
         return self.directory / str(ino)
+
+    def add_file(self, name: bytes, content: bytes) -> FakeInode:
+        """Make a file in the root without the kernel's knowing, committed."""
+        node = self._make(None, ROOT_INODE, name, stat.S_IFREG | 0o644)
+        self.path(node.ino).write_bytes(content)
+        self._changed = False
+        return node
+
+    def add_fifos(self, parent: InodeNo, count: int) -> None:
+        """Fill a directory with many cheap inodes, `0` and up, committed."""
+        for index in range(count):
+            self._make(None, parent, b"%d" % index, stat.S_IFIFO | 0o644)
+        self._changed = False
 
     def inode(self, ino: InodeNo) -> FakeInode:
         """The inode of a number."""
@@ -129,10 +142,14 @@ class FakeFilesystem:
         valid_s = 0.0 if stat.S_ISREG(node.mode) else VALID_S
         return Entry(self.record(node), VALID_S, valid_s)
 
-    def _make(self, caller: Caller, parent: InodeNo, name: bytes | None, mode: int) -> FakeInode:
-        if not stat.S_ISLNK(mode):
-            mode &= ~caller.umask
-        node = FakeInode(InodeNo(self._next), mode, caller.uid, caller.gid, parent=parent)
+    def _make(
+        self, caller: Caller | None, parent: InodeNo, name: bytes | None, mode: int
+    ) -> FakeInode:
+        node = FakeInode(InodeNo(self._next), mode, parent=parent)
+        if caller is not None:
+            node.uid, node.gid = caller.uid, caller.gid
+            if not stat.S_ISLNK(mode):
+                node.mode &= ~caller.umask
         self._next += 1
         node.atime_ns = node.mtime_ns = node.ctime_ns = node.btime_ns = time.time_ns()
         if name is None:

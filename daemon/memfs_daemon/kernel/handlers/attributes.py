@@ -41,6 +41,8 @@ _ATIME, _MTIME, _CTIME = (
 )
 _ATIME_NOW, _MTIME_NOW = int(SetattrField.ATIME_NOW), int(SetattrField.MTIME_NOW)
 _KILL_SUIDGID = int(SetattrField.KILL_SUIDGID)
+_NO_FIELDS = int(SetattrField.FH | SetattrField.LOCKOWNER)
+"""Bits that say who asks, and ask for nothing."""
 _GETXATTR_NAME = HEADER_BYTES + GETXATTR_IN.size
 
 
@@ -113,6 +115,9 @@ class AttributeHandlers:
 def parse_attribute_request(data: bytes) -> AttributeRequest:
     """Read SETATTR (`struct fuse_setattr_in`).
 
+    Under HANDLE_KILLPRIV_V2 the kernel leaves setuid and setgid to the daemon. Before it passes a
+    write through to a file that has them, it sends a SETATTR that names no field at all.
+
     Args:
         data: The whole request with its header.
     """
@@ -134,7 +139,7 @@ def parse_attribute_request(data: bytes) -> AttributeRequest:
         atime_ns=atime,
         mtime_ns=mtime,
         ctime_ns=ctime_s * NANOSECONDS + ctime_ns if valid & _CTIME else None,
-        kill_suidgid=bool(valid & _KILL_SUIDGID),
+        kill_suidgid=bool(valid & _KILL_SUIDGID) or not valid & ~_NO_FIELDS,
     )
 
 

@@ -1,0 +1,250 @@
+"""The kernel driver's loop over a socket instead of `/dev/fuse`: batches, commits, tasks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from memfs.config import MountConfig
+from memfs.errors import NoSpaceError
+from memfs_daemon.kernel import protocol
+from memfs_daemon.kernel.channel import Channel
+from memfs_daemon.kernel.handlers.table import build_table
+from memfs_daemon.kernel.negotiation import KernelOffer, negotiate
+from memfs_daemon.kernel.protocol import InitFlag, Opcode
+from memfs_daemon.kernel.runner import BATCH_COUNT_MAX, Runner
+from tests.unit.fakes.file_system import FakeFilesystem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ROOT = 1
+SLOW = b"user.test.slow"
+
+
+class Kernel:
+    """Plays the kernel's end of the descriptor: one datagram a request, one a reply."""
+
+    def __init__(self, filesystem: FakeFilesystem) -> None:
+        self.end, self.daemon_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.end.setblocking(False)
+        self.filesystem = filesystem
+        self._unique = 0
+        channel = Channel(self.daemon_end.fileno())
+        channel.expect_writes(65536)
+        negotiated = negotiate(
+            KernelOffer(7, 45, 0, InitFlag((1 << 43) - 1)),
+            MountConfig(passthrough=False),
+            pages_limit=16,
+            stack_depth=1,
+            may_pass_through=False,
+        )
+        self.runner = Runner(channel, filesystem, build_table(filesystem, negotiated))
+
+    def send(self, opcode: int, node: int = ROOT, body: bytes = b"") -> int:
+        """Send a request; return its number."""
+        self._unique += 2
+        length = protocol.HEADER_BYTES + len(body)
+        header = protocol.HEADER.pack(length, opcode, self._unique, node, 0, 0, 1, 0, 0)
+        self.end.send(header + body)
+        return self._unique
+
+    def make_directory(self, name: bytes) -> int:
+        """Send MKDIR."""
+        return self.send(Opcode.MKDIR, ROOT, protocol.MKDIR_IN.pack(0o755, 0) + name + b"\0")
+
+    def read(self, node: int) -> int:
+        """Send READ of a page."""
+        return self.send(Opcode.READ, node, protocol.READ_IN.pack(1, 0, 4096, 0, 0, 0, 0))
+
+    def interrupt(self, unique: int) -> None:
+        """Send INTERRUPT."""
+        self.send(Opcode.INTERRUPT, 0, protocol.INTERRUPT_IN.pack(unique))
+
+    async def receive(self, count: int) -> dict[int, int]:
+        """Return the errors of the next replies by the number of their requests."""
+        replies = {}
+        with trio.fail_after(10):
+            while len(replies) < count:
+                await trio.lowlevel.wait_readable(self.end)
+                reply = self.end.recv(1 << 17)
+                length, error, unique = protocol.REPLY_HEADER.unpack_from(reply)
+                assert length == len(reply)
+                replies[unique] = -error
+        return replies
+
+    def nothing_to_receive(self) -> bool:
+        """Return True if no reply is waiting."""
+        try:
+            self.end.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        return False
+
+    def make_file(self, name: bytes, *, slow: bool) -> int:
+        """Put a file into the file system, behind the driver's back."""
+        filesystem = self.filesystem
+        node = filesystem.add_file(name, b"content")
+        if slow:
+            node.xattrs[SLOW] = b"1"
+        return node.ino
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Iterator[Kernel]:
+    kernel = Kernel(FakeFilesystem(tmp_path))
+    yield kernel
+    kernel.end.close()
+    kernel.daemon_end.close()
+
+
+async def test_requests_that_wait_together_share_one_commit(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    sent = [kernel.make_directory(b"a"), kernel.make_directory(b"b"), kernel.send(Opcode.STATFS)]
+    nursery.start_soon(kernel.runner.run)
+    assert await kernel.receive(3) == dict.fromkeys(sent, 0)
+    assert kernel.filesystem.commit_count == 1
+
+
+async def test_a_batch_is_bounded(kernel: Kernel, nursery: trio.Nursery) -> None:
+    """Else a busy client would keep the daemon's other tasks from running."""
+    sent = [kernel.make_directory(b"%d" % index) for index in range(BATCH_COUNT_MAX + 1)]
+    nursery.start_soon(kernel.runner.run)
+    assert await kernel.receive(len(sent)) == dict.fromkeys(sent, 0)
+    assert kernel.filesystem.commit_count == 2
+
+
+async def test_a_failed_commit_fails_all_that_waited_for_it(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    kernel.filesystem.commit_error = NoSpaceError("disk full")
+    sent = [kernel.make_directory(b"a"), kernel.send(Opcode.STATFS)]
+    nursery.start_soon(kernel.runner.run)
+    assert await kernel.receive(2) == dict.fromkeys(sent, errno.ENOSPC)
+    kernel.filesystem.commit_error = None
+    again = kernel.make_directory(b"c")
+    assert await kernel.receive(1) == {again: 0}
+
+
+async def test_an_open_whose_commit_failed_is_given_back(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    """The kernel sends no RELEASE for an open that failed."""
+    kernel.filesystem.commit_error = NoSpaceError("disk full")
+    body = protocol.CREATE_IN.pack(os.O_RDWR, 0o100644, 0, 0) + b"f\0"
+    sent = kernel.send(Opcode.CREATE, ROOT, body)
+    nursery.start_soon(kernel.runner.run)
+    assert await kernel.receive(1) == {sent: errno.ENOSPC}
+    assert kernel.filesystem.released == [2]
+
+
+async def test_a_request_that_waits_does_not_hold_up_the_next(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    slow = kernel.read(kernel.make_file(b"slow", slow=True))
+    fast = kernel.send(Opcode.STATFS)
+    nursery.start_soon(kernel.runner.run)
+    assert await kernel.receive(1) == {fast: 0}
+    kernel.filesystem.gate.set()
+    assert await kernel.receive(1) == {slow: 0}
+
+
+async def test_the_data_of_a_waiting_write_is_not_overwritten_by_the_next(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    node = kernel.make_file(b"slow", slow=True)
+    for offset, data in ((0, b"A" * 4096), (4096, b"B" * 4096)):
+        kernel.send(Opcode.WRITE, node, protocol.WRITE_IN.pack(1, offset, 4096, 0, 0, 0, 0) + data)
+    nursery.start_soon(kernel.runner.run)
+    await kernel.filesystem.waiting.wait()
+    kernel.filesystem.gate.set()
+    await kernel.receive(2)
+    assert kernel.filesystem.path(node).read_bytes() == b"A" * 4096 + b"B" * 4096
+
+
+async def test_an_interrupt_ends_a_request_that_waits(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    slow = kernel.read(kernel.make_file(b"slow", slow=True))
+    nursery.start_soon(kernel.runner.run)
+    await kernel.filesystem.waiting.wait()
+    kernel.interrupt(slow)
+    assert await kernel.receive(1) == {slow: errno.EINTR}
+
+
+async def test_an_interrupt_right_behind_its_request_ends_it(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    """Both are in one batch: the request's task has not begun when the interrupt is read."""
+    slow = kernel.read(kernel.make_file(b"slow", slow=True))
+    kernel.interrupt(slow)
+    nursery.start_soon(kernel.runner.run)
+    assert await kernel.receive(1) == {slow: errno.EINTR}
+
+
+async def test_an_interrupt_of_an_answered_request_has_no_reply(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    first = kernel.send(Opcode.STATFS)
+    kernel.interrupt(first)
+    second = kernel.send(Opcode.STATFS)
+    nursery.start_soon(kernel.runner.run)
+    assert await kernel.receive(2) == {first: 0, second: 0}
+    assert kernel.nothing_to_receive()
+
+
+@pytest.mark.parametrize(
+    "opcode", [Opcode.OPENDIR, Opcode.FLUSH, Opcode.ACCESS, Opcode.POLL, Opcode.IOCTL, 999]
+)
+async def test_what_is_not_served_is_enosys(
+    kernel: Kernel, nursery: trio.Nursery, opcode: int
+) -> None:
+    sent = kernel.send(opcode, ROOT, bytes(64))
+    nursery.start_soon(kernel.runner.run)
+    assert await kernel.receive(1) == {sent: errno.ENOSYS}
+
+
+async def test_forgets_reach_the_file_system_and_have_no_reply(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    kernel.send(Opcode.FORGET, 7, protocol.FORGET_IN.pack(3))
+    pairs = protocol.FORGET_ONE.pack(8, 1) + protocol.FORGET_ONE.pack(9, 2)
+    kernel.send(Opcode.BATCH_FORGET, 0, protocol.BATCH_FORGET_IN.pack(2, 0) + pairs)
+    last = kernel.send(Opcode.STATFS)
+    nursery.start_soon(kernel.runner.run)
+    assert await kernel.receive(1) == {last: 0}
+    assert kernel.filesystem.forgotten == [7, 8, 9]
+    assert kernel.nothing_to_receive()
+
+
+@pytest.mark.parametrize("name", [b"bug", b"bad-suspension"])
+async def test_a_bug_is_eio_with_one_traceback(
+    kernel: Kernel, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, name: bytes
+) -> None:
+    sent = [kernel.send(Opcode.LOOKUP, ROOT, name + b"\0") for _ in range(3)]
+    after = kernel.send(Opcode.STATFS)
+    nursery.start_soon(kernel.runner.run)
+    assert await kernel.receive(4) == {**dict.fromkeys(sent, errno.EIO), after: 0}
+    records = [record for record in caplog.records if "is a bug" in record.message]
+    assert [bool(record.exc_info) for record in records] == [True, False, False]
+    assert "inode 1: opcode 1" in records[0].message
+
+
+async def test_a_reply_that_does_not_arrive_gives_its_open_back(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    node = kernel.make_file(b"f", slow=False)
+    kernel.send(Opcode.OPEN, node, struct.pack("<II", os.O_RDONLY, 0))
+    kernel.end.shutdown(socket.SHUT_RD)
+    nursery.start_soon(kernel.runner.run)
+    await trio.testing.wait_all_tasks_blocked()
+    assert kernel.filesystem.released == [node]
