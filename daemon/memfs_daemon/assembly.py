@@ -146,7 +146,7 @@ def assemble(
                 activity=activity,
                 residency=residency,
                 moves=moves,
-                form_reader=FormReader(engine, packed_store, remote),
+                form_reader=FormReader(engine, packed_store, remote, raw_store),
                 state_dir=state_dir,
                 features=_features(config, options, choice, residency),
             )

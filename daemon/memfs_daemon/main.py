@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import logging
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,26 +19,19 @@ import trio
 from memfs.config_file import load_config
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.metadata.sqlite.format import read_format
 from memfs_daemon import limits
 from memfs_daemon.assembly import assemble, choose_driver
 from memfs_daemon.lifecycle import run
 from memfs_daemon.logs import LOG_NAME, start_logging
 from memfs_daemon.notify import ServiceManager, Starter
 from memfs_daemon.options import parse_options
+from memfs_daemon.state_dir import prepare_state
 from memfs_daemon.state_lock import StateLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 log = logging.getLogger(__name__)
-
-_CREATION_LEFTOVERS = re.compile(
-    r"lock|ids|format\.new|metadata\.db(-.*)?|journal\.\d|reserve|control\.sock|daemon\.log(\.\d)?"
-    r"|lost\+found"
-)
-"""What may lie in a directory without a format file: the first mount was killed early, or the
-directory is the root of a file system."""
 
 
 def main() -> None:
@@ -92,7 +84,7 @@ def _serve(arguments: argparse.Namespace, starter: Starter, manager: ServiceMana
     config = load_config(arguments.config, options.overrides)
     driver = choose_driver(config.mount)
     limits.keep_private()
-    _prepare_state(arguments.state)
+    prepare_state(arguments.state)
     with StateLock(arguments.state, arguments.mountpoint):
         start_logging(arguments.state, foreground=arguments.foreground, debug=arguments.debug)
         limits.raise_limits()
@@ -101,31 +93,6 @@ def _serve(arguments: argparse.Namespace, starter: Starter, manager: ServiceMana
         with assemble(arguments.state, arguments.mountpoint, config, options, driver) as parts:
             trio.run(run, parts, starter, manager)
         log.info("ended: everything is closed")
-
-
-def _prepare_state(state_dir: Path) -> None:
-    """Make the state directory, or see that an existing one is ours; touches nothing else.
-
-    Raises:
-        UsageError: It cannot be made, or it holds something else.
-    """
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if read_format(state_dir):
-            return
-        names = sorted(entry.name for entry in state_dir.iterdir())
-    except UsageError as error:
-        raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from None
-    except OSError as error:
-        message = f"{state_dir} cannot be the state directory: {error.strerror}"
-        raise UsageError(message, ExitCode.STATE_UNUSABLE) from None
-    foreign = [name for name in names if not _CREATION_LEFTOVERS.fullmatch(name)]
-    if foreign:
-        raise UsageError(
-            f"{state_dir} is no state directory of memfs, and holds {foreign[0]!r}; "
-            "name an empty or a new one with --state",
-            ExitCode.STATE_UNUSABLE,
-        )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def print_status(report: StatusReport) -> None:
     """Print a mount's status for people."""
     console = _console()
     console.print(
-        f"[bold]{escape(report.mountpoint)}[/]  {report.inode_count} inodes, "
+        f"[bold]{_safe(report.mountpoint)}[/]  {report.inode_count} inodes, "
         f"{format_size(report.logical_bytes)}, up {format_duration(report.uptime_s)}"
     )
     faster = "; ".join(report.driver.refusals)
@@ -44,13 +44,13 @@ def print_status(report: StatusReport) -> None:
         ("daemon", f"process {report.pid}, {format_size(report.memory_bytes)} of memory"),
     ]
     for name, value in rows:
-        console.print(f"  {name:<8}{escape(value)}", soft_wrap=True)
+        console.print(f"  {name:<8}{_safe(value)}", soft_wrap=True)
     console.print(_tier_table(report.tiers))
     for tier in report.tiers:
         if tier.note is not None:
-            console.print(f"  {tier.tier}: {escape(tier.note)}", soft_wrap=True)
+            console.print(f"  {tier.tier}: {_safe(tier.note)}", soft_wrap=True)
     for line in _work_lines(report.work):
-        console.print(f"  {escape(line)}", soft_wrap=True)
+        console.print(f"  {_safe(line)}", soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -73,6 +73,11 @@ def progress_bar(*, hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 def _console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+
+
+def _safe(text: str) -> str:
+    """Return text that neither markup nor the encoding of the output stumbles over."""
+    return escape(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _tier_table(tiers: tuple[TierReport, ...]) -> Table:

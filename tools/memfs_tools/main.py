@@ -6,6 +6,7 @@ exit code of the table; a traceback is a defect.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -52,6 +53,10 @@ for command in (mount, umount, status, pin, unpin, why, fsck, version):
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # File names need not be text, nor the terminal's encoding know a bar.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -14,7 +14,8 @@ import xattr
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs_tools.mounts import find_mount_above
+from memfs.linux.mounts import find_containing_mount
+from memfs_tools.mounts import FILESYSTEM_TYPE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,10 +42,11 @@ def pin_path(path: Path, tier: str) -> None:
     Raises:
         UsageError: Not on memfs, no such tier there, or not allowed.
     """
+    _require_memfs(path)
     try:
         xattr.setxattr(path, _TIER, tier.encode())
     except OSError as error:
-        if error.errno == errno.ENOTSUP and find_mount_above(path) is not None:
+        if error.errno == errno.ENOTSUP:
             message = f"{path}: this mount has no {tier} tier"
             raise UsageError(message, ExitCode.PROBLEMS) from None
         raise _explain(error, path) from None
@@ -56,10 +58,11 @@ def unpin_path(path: Path) -> None:
     Raises:
         UsageError: Not on memfs, or not allowed.
     """
+    _require_memfs(path)
     try:
         xattr.removexattr(path, _TIER)
     except OSError as error:
-        if error.errno != errno.ENODATA or find_mount_above(path) is None:
+        if error.errno != errno.ENODATA:
             raise _explain(error, path) from None
 
 
@@ -69,6 +72,7 @@ def read_placement(path: Path) -> Placement:
     Raises:
         UsageError: Not on memfs, or not allowed.
     """
+    _require_memfs(path)
     try:
         tier, pin, state, why = (
             xattr.getxattr(path, _PREFIX + name).decode()
@@ -82,7 +86,15 @@ def read_placement(path: Path) -> Placement:
     return Placement(str(path), tier, pin, state, decision)
 
 
+def _require_memfs(path: Path) -> None:
+    # Other file systems take the same xattr and do nothing about it.
+    try:
+        mount = find_containing_mount(path)
+    except OSError as error:
+        raise _explain(error, path) from None
+    if mount.type != FILESYSTEM_TYPE:
+        raise UsageError(f"{path} does not lie in a mount of memfs", ExitCode.NOT_MOUNTED)
+
+
 def _explain(error: OSError, path: Path) -> UsageError:
-    if error.errno in (errno.ENODATA, errno.ENOTSUP) and find_mount_above(path) is None:
-        return UsageError(f"{path} does not lie in a mount of memfs", ExitCode.NOT_MOUNTED)
     return UsageError(f"{path}: {error.strerror}", ExitCode.PROBLEMS)

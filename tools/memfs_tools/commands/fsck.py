@@ -15,11 +15,11 @@ from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.fsck.check import check
 from memfs.metadata.sqlite.engine import SqliteEngine
-from memfs.metadata.sqlite.format import read_format
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
 from memfs_daemon.options import parse_options
+from memfs_daemon.state_dir import require_state
 from memfs_daemon.state_lock import StateLock
 from memfs_tools.display import progress_bar
 
@@ -47,8 +47,7 @@ def fsck(
     the configuration that the mount uses.
     """
     loaded = load_config(config, parse_options(options).overrides)
-    if not read_format(state):
-        raise UsageError(f"{state} is no state directory of memfs", ExitCode.STATE_UNUSABLE)
+    require_state(state)
     with StateLock(state, None), progress_bar(hidden=as_json) as progress:
         try:
             report = trio.run(partial(_check, state, loaded, verify=verify, progress=progress))

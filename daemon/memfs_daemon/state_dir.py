@@ -1,0 +1,64 @@
+"""Whether a directory may serve as a state directory.
+
+Invariant: a directory that is refused is left as it was, to the last name.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs.metadata.sqlite.format import read_format
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CREATION_LEFTOVERS = re.compile(
+    r"lock|ids|format\.new|metadata\.db(-.*)?|journal\.\d|reserve|control\.sock"
+    r"|daemon\.log(\.\d)?|lost\+found"
+)
+"""What may lie in a directory without a format file: the first mount was killed early, or the
+directory is the root of a file system."""
+
+
+def prepare_state(state_dir: Path) -> None:
+    """Make a state directory, or see that an existing one is ours or empty.
+
+    Raises:
+        UsageError: It cannot be made, holds something else, or is of a format that this memfs does
+            not know.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if _is_state(state_dir):
+            return
+        names = sorted(entry.name for entry in state_dir.iterdir())
+    except OSError as error:
+        message = f"{state_dir} cannot be the state directory: {error.strerror}"
+        raise UsageError(message, ExitCode.STATE_UNUSABLE) from None
+    foreign = [name for name in names if not _CREATION_LEFTOVERS.fullmatch(name)]
+    if foreign:
+        raise UsageError(
+            f"{state_dir} is no state directory of memfs, and holds {foreign[0]!r}; "
+            "name an empty or a new one with --state",
+            ExitCode.STATE_UNUSABLE,
+        )
+
+
+def require_state(state_dir: Path) -> None:
+    """See that a directory is a state directory.
+
+    Raises:
+        UsageError: It is none, or one of a format that this memfs does not know.
+    """
+    if not _is_state(state_dir):
+        raise UsageError(f"{state_dir} is no state directory of memfs", ExitCode.STATE_UNUSABLE)
+
+
+def _is_state(state_dir: Path) -> bool:
+    try:
+        return read_format(state_dir)
+    except UsageError as error:
+        raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from None

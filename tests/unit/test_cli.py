@@ -1,0 +1,251 @@
+"""The command line without a mount: refusals, their exit codes, and what is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from memfs.config import MetadataConfig
+from memfs.errors import UsageError
+from memfs.exit_codes import MEANINGS, ExitCode
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs_daemon.state_lock import StateLock
+from memfs_tools import launch
+from memfs_tools.launch import start_daemon
+from memfs_tools.main import cli, run
+from memfs_tools.places import default_state_dir, escape_path
+
+
+def _refused(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+    """Run a command that must fail with one line; return its exit code and the line."""
+    code = run([str(argument) for argument in arguments])
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("memfs: ")
+    assert output.err.count("\n") == 1
+    return code, output.err
+
+
+@pytest.mark.parametrize("command", ["", *cli.commands])
+def test_every_command_explains_itself(capfd: pytest.CaptureFixture[str], command: str) -> None:
+    assert run([*command.split(), "--help"]) == 0
+    text = capfd.readouterr().out
+    if command != "version":
+        assert f"memfs {command or 'mount'} " in text.partition("Options:")[0].partition("\n\n")[2]
+    if not command:
+        assert all(meaning in text for meaning in MEANINGS.values())
+
+
+def test_without_a_command_the_help_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == ExitCode.USAGE
+    assert "Usage: memfs" in capfd.readouterr().out
+
+
+def test_version_names_memfs_python_and_kernel(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["version"]) == 0
+    assert capfd.readouterr().out.startswith("memfs 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["mont"], "No such command 'mont'"),
+        (["mount"], "Missing argument 'MOUNTPOINT'. See `memfs mount --help`."),
+        (["mount", "--driver", "fuse2", "/"], "'fuse2' is not one of"),
+        (["mount", "-o", "noatme", "{dir}"], "did you mean 'noatime'"),
+        (["mount", "-o", "warm.szie=1", "{dir}"], "did you mean 'size'"),
+        (["mount", "-o", "cold.frame=1", "{dir}"], "out of range: 4KiB to 64MiB"),
+        (["mount", "-c", "{dir}/none", "{dir}"], "cannot read the configuration"),
+        (["mount", "{dir}/none"], "does not exist; make it: mkdir -p"),
+        (["mount", "{dir}/file"], "is not a directory"),
+        (["mount", "{dir}/file/below"], "cannot be a mountpoint: Not a directory"),
+        (["mount", "--state", "{dir}/below", "{dir}"], "lies inside the mountpoint"),
+        (["mount", "--state", "{dir}", "{dir}"], "lies inside the mountpoint"),
+        (["mount", "--state", "{dir}/..", "{dir}"], "lies inside the state directory"),
+        (["pin", "lukewarm", "{dir}"], "'lukewarm' is not one of"),
+        (["pin", "warm"], "Missing argument 'PATH...'"),
+    ],
+)
+def test_a_wrong_call_is_one_clear_line(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.iterdir())
+    code, line = _refused(capfd, *[text.replace("{dir}", str(tmp_path)) for text in arguments])
+    assert code == ExitCode.USAGE
+    assert expected in line
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["umount", "{dir}"], ["status", "{dir}"], ["pin", "warm", "{dir}"], ["why", "{dir}"]],
+)
+def test_what_is_not_on_memfs_is_said_to_be_so(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str]
+) -> None:
+    code, line = _refused(capfd, *[text.replace("{dir}", str(tmp_path)) for text in arguments])
+    assert code == ExitCode.NOT_MOUNTED
+    assert str(tmp_path) in line
+
+
+def test_pin_goes_on_after_a_failure(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code = run(["pin", "warm", str(tmp_path / "none"), str(tmp_path)])
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "No such file" in lines[0]
+    assert code == ExitCode.PROBLEMS
+
+
+# --- fsck ----------------------------------------------------------------------------------------
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    path = tmp_path / "state"
+    SqliteEngine.open(path, MetadataConfig()).close()
+    return path
+
+
+def test_fsck_of_a_whole_state_finds_nothing(
+    capfd: pytest.CaptureFixture[str], state: Path
+) -> None:
+    assert run(["fsck", str(state)]) == ExitCode.OK
+    assert capfd.readouterr().out == f"{state}: clean; 0 files, 0 forms checked\n"
+
+
+def test_fsck_tells_programs_in_json(capfd: pytest.CaptureFixture[str], state: Path) -> None:
+    assert run(["fsck", "--json", str(state)]) == ExitCode.OK
+    report = json.loads(capfd.readouterr().out)
+    assert report["clean"] is True
+    assert report["problems"] == []
+
+
+def test_fsck_leaves_a_state_in_use_alone(capfd: pytest.CaptureFixture[str], state: Path) -> None:
+    with StateLock(state, Path("/mnt/data")):
+        code, line = _refused(capfd, "fsck", state)
+    assert code == ExitCode.STATE_IN_USE
+    assert f"process {os.getpid()}, which serves /mnt/data" in line
+
+
+@pytest.mark.parametrize("format_text", [None, "{", '{"format": 99, "engine": "sqlite"}'])
+def test_fsck_and_mount_leave_what_they_do_not_know_untouched(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, format_text: str | None
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "thesis.tex").write_text("x")
+    if format_text is not None:
+        (state / "format").write_text(format_text)
+    before = sorted(state.iterdir())
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    calls: list[list[str | Path]] = [["fsck", state], ["mount", "--state", state, mountpoint]]
+    for arguments in calls:
+        code, line = _refused(capfd, *arguments)
+        assert code == ExitCode.STATE_UNUSABLE, line
+        assert str(state) in line
+        assert sorted(state.iterdir()) == before
+
+
+# --- starting a daemon ---------------------------------------------------------------------------
+def _daemon_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Have `start_daemon` run a shell script, which finds its pipe as `$fd`."""
+    program = tmp_path / "daemon"
+    program.write_text(
+        '#!/bin/bash\nwhile [ "$1" != --ready-fd ]; do shift; done; fd=$2\n' + script + "\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
+def _start(tmp_path: Path) -> None:
+    start_daemon(["--state", str(tmp_path)], tmp_path / "mnt", tmp_path)
+
+
+def test_mount_returns_when_the_daemon_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _daemon_like(tmp_path, monkeypatch, "echo '{\"ready\": true}' >&$fd")
+    _start(tmp_path)
+
+
+def test_the_reason_of_the_daemon_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = '{"ready": false, "message": "no /dev/fuse", "exit_code": 6}'
+    _daemon_like(tmp_path, monkeypatch, f"echo '{answer}' >&$fd")
+    with pytest.raises(UsageError, match=r"^no /dev/fuse$") as caught:
+        _start(tmp_path)
+    assert caught.value.exit_code == ExitCode.CANNOT_MOUNT
+
+
+def test_a_daemon_that_dies_without_a_word_is_reported_with_its_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _daemon_like(tmp_path, monkeypatch, "echo Traceback >&2; echo 'E: no trio' >&2; exit 3")
+    with pytest.raises(UsageError, match=r"ended with status 3 before it served: E: no trio$"):
+        _start(tmp_path)
+
+
+def test_a_daemon_that_takes_too_long_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _daemon_like(tmp_path, monkeypatch, f"echo $$ >{tmp_path}/pid; exec sleep 600")
+    monkeypatch.setattr(launch, "START_S_MAX", 1.0)
+    with pytest.raises(UsageError, match=r"was not served within 1 s") as caught:
+        _start(tmp_path)
+    assert caught.value.exit_code == ExitCode.NO_ANSWER
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+# --- places --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("/mnt/data", "mnt-data"), ("/", "-"), ("/a-b/.c d", r"a\x2db-.c\x20d"), ("/.x", r"\x2ex")],
+)
+def test_names_of_mountpoints_are_those_of_systemd(path: str, expected: str) -> None:
+    assert escape_path(Path(path)) == expected
+
+
+def test_default_states_are_where_each_user_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert default_state_dir(Path("/mnt/data")) == tmp_path / "memfs/mnt-data"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_state_dir(Path("/mnt/data")) == Path("/var/lib/memfs/mnt-data")
+
+
+# --- as a process --------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["umount", "/"], ExitCode.NOT_MOUNTED),
+        (["status", "/nowhere"], ExitCode.NOT_MOUNTED),
+        (["mount", "/nowhere"], ExitCode.USAGE),
+        (["why", "/nowhere"], ExitCode.PROBLEMS),
+    ],
+)
+def test_the_process_ends_with_the_code_and_one_line(arguments: list[str], code: int) -> None:
+    command = [sys.executable, "-m", "memfs_tools.main", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr.startswith("memfs: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -m memfs_tools.main --help | head -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr == ""
+    assert done.stdout == "U0\n"

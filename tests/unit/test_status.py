@@ -1,0 +1,76 @@
+"""The status report: from the daemon's parts to what a user sees."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from memfs.control.report import (
+    COUNT_MAX,
+    DriverReport,
+    PendingReport,
+    StatusReport,
+    TierReport,
+    WorkReport,
+)
+from memfs.errors import InvalidValueError
+from memfs_tools.display import print_status
+
+REPORT = StatusReport(
+    version="0.1.0",
+    mountpoint="/mnt/[data]",
+    state_dir="/var/lib/memfs/data",
+    pid=17,
+    uptime_s=3700.0,
+    memory_bytes=50 << 20,
+    inode_count=12345,
+    logical_bytes=3 << 30,
+    driver=DriverReport("kernel", False, ("Linux 6.8 is older than 6.9",), ("no X: Y instead",)),
+    store_url="s3://bucket/prefix",
+    tiers=(
+        TierReport("warm", 1 << 30, 256 << 20, 7, "locking is refused: raise RLIMIT_MEMLOCK"),
+        TierReport("cold", 10 << 30, 1 << 30, 100, None),
+        TierReport("glacier", None, 5 << 40, COUNT_MAX, None),
+    ),
+    work=WorkReport(
+        unsealed_count=2,
+        not_durable_count=0,
+        intent_count=1,
+        pending_count=COUNT_MAX,
+        garbage_count=0,
+        pending=(PendingReport("/a\udcffb", "glacier", "the store refuses: 403", 3, 42.0),),
+    ),
+)
+
+
+def test_a_report_survives_the_socket() -> None:
+    assert StatusReport.from_json(json.loads(json.dumps(REPORT.to_json()))) == REPORT
+
+
+def test_a_report_of_another_version_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="another version of memfs"):
+        StatusReport.from_json({"version": "9"})
+
+
+def test_the_table_shows_use_reasons_and_waiting_work(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_status(REPORT)
+    text = capsys.readouterr().out
+    for expected in [
+        "/mnt/[data]  12345 inodes, 3.0 GiB, up 1 h 1 min",
+        "kernel, served by the daemon (Linux 6.8 is older than 6.9)",
+        "256.0 MiB",
+        "█████░░░░░░░░░░░░░░░  25%",
+        "warm: locking is refused: raise RLIMIT_MEMLOCK",
+        "2 open for writing, 1 moving, 10000 or more waiting to move",
+        "-> glacier: the store refuses: 403 (tried 3 times, again in 42 s)",
+    ]:
+        assert expected in text
+
+
+def test_a_mount_without_work_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(replace(REPORT, work=WorkReport(0, 0, 0, 0, 0, ())))
+    assert "work    none" in capsys.readouterr().out

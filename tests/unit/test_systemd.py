@@ -1,0 +1,78 @@
+"""The systemd units and the mount helper."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SYSTEMD = Path(__file__).parents[2] / "systemd"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+@pytest.mark.parametrize("unit", ["memfs@.service", "mnt-data.mount"])
+def test_systemd_accepts_the_unit(tmp_path: Path, unit: str) -> None:
+    text = (SYSTEMD / unit).read_text()
+    # Verified as installed: the program must exist where the unit says.
+    text = text.replace("/usr/local/bin/memfs", "/bin/true")
+    file = tmp_path / unit.replace("@", "@mnt-data")
+    file.write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"SYSTEMD_LOG_LEVEL": "warning"},
+    )
+    ours = [line for line in done.stderr.splitlines() if unit.partition("@")[0] in line]
+    assert ours == []
+    assert done.returncode == 0, done.stderr
+
+
+def _helper(tmp_path: Path, *arguments: str, status: int = 0) -> tuple[int, list[str]]:
+    """Run the mount helper with a `memfs` that writes its arguments down, a line each."""
+    program = tmp_path / "memfs"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/called\nexit {status}\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["sh", str(SYSTEMD / "mount.memfs"), *arguments],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    called = tmp_path / "called"
+    return done.returncode, called.read_text().splitlines() if called.exists() else []
+
+
+def test_the_helper_translates_what_mount_says(tmp_path: Path) -> None:
+    options = "rw,noatime,config=/etc/memfs/a b.toml,warm.size=2GiB,driver=pyfuse3"
+    code, called = _helper(tmp_path, "/var/lib/memfs/x", "/mnt/a b", "-n", "-o", options)
+    assert code == 0
+    assert called == [
+        *("mount", "--state", "/var/lib/memfs/x", "--config", "/etc/memfs/a b.toml"),
+        *("--driver", "pyfuse3", "-o", "rw,noatime,warm.size=2GiB", "/mnt/a b"),
+    ]
+
+
+def test_the_helper_needs_no_options(tmp_path: Path) -> None:
+    assert _helper(tmp_path, "/s", "/m") == (0, ["mount", "--state", "/s", "/m"])
+
+
+def test_a_fake_mount_mounts_nothing(tmp_path: Path) -> None:
+    assert _helper(tmp_path, "/s", "/m", "-f", "-o", "*") == (0, [])
+
+
+@pytest.mark.parametrize(("status", "expected"), [(2, 1), (6, 32), (4, 32)])
+def test_the_helper_fails_with_the_codes_of_mount(
+    tmp_path: Path, status: int, expected: int
+) -> None:
+    assert _helper(tmp_path, "/s", "/m", status=status)[0] == expected
+
+
+def test_a_helper_without_a_mountpoint_explains_itself(tmp_path: Path) -> None:
+    assert _helper(tmp_path, "/s") == (1, [])

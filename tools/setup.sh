@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Installs what memfs needs: Debian packages, and the package itself into .venv of this checkout.
+#
+#   tools/setup.sh            what mounting takes
+#   tools/setup.sh --tests    and what the test suite takes
+#
+# Does again only what is missing; needs root where Debian packages are missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# pyfuse3 has no wheel: it is compiled against libfuse's and Python's headers.
+packages=(fuse3 libfuse3-dev pkg-config gcc python3-dev python3-venv attr)
+extras=s3,pyfuse3
+if [[ ${1:-} == --tests ]]; then
+    packages+=(acl fio git lz4 rsync sqlite3 systemd util-linux zstd)
+    extras+=,dev
+elif [[ $# -gt 0 ]]; then
+    fail "no option $1; see the head of $0"
+fi
+
+is_installed() {
+    dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'
+}
+
+install_packages() {
+    local missing=() package attempt
+    for package in "${packages[@]}"; do
+        is_installed "$package" || missing+=("$package")
+    done
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+    command -v apt-get >/dev/null ||
+        fail "no apt-get here; install these by hand, then run this again: ${missing[*]}"
+    [[ $EUID -eq 0 ]] || fail "not root; as root: apt-get install ${missing[*]}"
+    say "installing ${missing[*]}"
+    # The package lists of a fresh machine are empty or old; mirrors fail now and then.
+    for attempt in 1 2 3; do
+        [[ $attempt -eq 1 ]] || { apt-get update -qq || true; }
+        if DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+            -o DPkg::Lock::Timeout=300 "${missing[@]}" >/dev/null; then
+            return 0
+        fi
+    done
+    fail "apt-get could not install ${missing[*]}"
+}
+
+install_venv() {
+    local python mark
+    mark=.venv/.setup-$(sha256sum pyproject.toml | cut -c1-16)-$extras
+    [[ ! -e $mark ]] || return 0
+    python=$(command -v python3) || fail "no python3; as root: apt-get install python3"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$("$python" --version) is too old; memfs needs 3.11 or newer"
+    say "installing memfs into .venv"
+    [[ -x .venv/bin/python ]] || "$python" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+    touch "$mark"
+}
+
+install_packages
+install_venv
