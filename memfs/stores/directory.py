@@ -7,6 +7,7 @@ root; unfinished files are in `.memfs-unfinished/`, which is no key's prefix.
 from __future__ import annotations
 
 import contextlib
+import errno as codes
 import os
 import secrets
 import stat as statmode
@@ -131,7 +132,10 @@ class DirectoryStore:
 
         def stat() -> ObjectStat:
             with self._errors(f"stat {key}"):
-                return ObjectStat(key, path.stat().st_size)
+                status = path.stat()
+                if not statmode.S_ISREG(status.st_mode):
+                    raise FileNotFoundError(codes.ENOENT, os.strerror(codes.ENOENT))
+                return ObjectStat(key, status.st_size)
 
         return await self._calls.run(f"stat {key}", stat)
 

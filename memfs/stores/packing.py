@@ -112,7 +112,11 @@ def pack_file(
         try:
             size = os.fstat(source_fd).st_size
             packer = _Packer(source, source_fd, size, choose_frame_bytes(size, frame_bytes), codec)
-            return packer.run(target_fd, on_progress)
+            summary = packer.run(target_fd, on_progress)
+            # A file cut short reads as one hole from there on, so its size is compared at the end.
+            if os.fstat(source_fd).st_size != size:
+                raise _changed(source, size)
+            return summary
         finally:
             os.close(source_fd)
 
@@ -217,10 +221,7 @@ class _Packer:
         while done < wanted:
             count = os.preadv(self._fd, [frame[done:]], start + done)
             if not count:
-                raise StoreError(
-                    f"{self._source}: ended at byte {start + done} of {self._size} while it was "
-                    "packed; it is packed again when it has settled"
-                )
+                raise _changed(self._source, self._size)
             done += count
         self._hasher.update(frame)
         return frame
@@ -240,3 +241,10 @@ class _Packer:
         if on_progress is not None:
             done = min(len(self._stored_sizes) * self._frame_bytes, self._size)
             on_progress(done, self._stored_bytes)
+
+
+def _changed(source: Path, size: int) -> StoreError:
+    return StoreError(
+        f"{source}: is no longer {size} bytes long: changed while it was packed; it is packed "
+        "again when it has settled"
+    )

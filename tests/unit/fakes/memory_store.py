@@ -25,7 +25,7 @@ class MemoryStore:
     async def put_file(self, key: str, source: Path) -> None:
         await trio.lowlevel.checkpoint()
         try:
-            self.objects[key] = source.read_bytes()
+            self.objects[key] = _read(source)
         except FileNotFoundError as error:
             raise StoreError(f"store {self.url}: put {key}: {error}") from error
 
@@ -64,3 +64,7 @@ class MemoryStore:
             return self.objects[key]
         except KeyError:
             raise ObjectMissingError(f"store {self.url}: {operation} {key}: no object") from None
+
+
+def _read(source: Path) -> bytes:
+    return source.read_bytes()

@@ -1,0 +1,137 @@
+"""Packed files appear whole or not at all, and copies of files are equal, holes kept."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.errors import InvalidValueError, NoSpaceError, ObjectMissingError
+from memfs.stores.disk import clone_file, translate_error
+from memfs.stores.packed import PackedStore
+from memfs.types import BlobId
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1 << 20
+
+
+def publish(store: PackedStore, blob: int, data: bytes) -> str:
+    location = store.location(BlobId(blob))
+    with store.draft(location) as draft:
+        os.write(draft.fd, data)
+        draft.publish()
+    return location
+
+
+def test_a_published_file_is_read_by_its_location(tmp_path: Path) -> None:
+    store = PackedStore(tmp_path)
+    location = publish(store, 0x1234, b"0123456789")
+    assert location == "packed/1/1234"
+    assert (tmp_path / location).read_bytes() == b"0123456789"
+    assert store.read_range(location, 2, 5) == b"234"
+    assert store.read_range(location, 8, 20) == b"89"
+    assert store.stat(location).st_size == 10
+    assert list(store.iterate()) == [location]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_draft_that_is_not_published_leaves_nothing(tmp_path: Path) -> None:
+    store = PackedStore(tmp_path)
+    location = store.location(BlobId(1))
+    with store.draft(location) as draft:
+        os.write(draft.fd, b"half")
+        assert not (tmp_path / location).exists()
+    assert list((tmp_path / "tmp").iterdir()) == []
+    with pytest.raises(ObjectMissingError, match=location):
+        store.open(location)
+
+
+def test_publishing_again_replaces_the_file(tmp_path: Path) -> None:
+    store = PackedStore(tmp_path)
+    publish(store, 1, b"first")
+    location = publish(store, 1, b"second")
+    assert store.read_range(location, 0, 10) == b"second"
+
+
+def test_bytes_are_durable_before_the_name_and_the_name_before_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    real_fsync, real_rename = os.fsync, os.rename
+
+    def fsync(fd: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        events.append("bytes" if os.path.isfile(path) else os.path.basename(path))
+        real_fsync(fd)
+
+    def rename(source: Path, target: Path) -> None:
+        events.append("rename")
+        real_rename(source, target)
+
+    store = PackedStore(tmp_path)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    publish(store, 1, b"x")
+    # The directories' own names up to the state directory are made durable once.
+    assert events == ["bytes", "rename", "0", "packed", tmp_path.name]
+    events.clear()
+    publish(store, 2, b"x")
+    assert events == ["bytes", "rename", "0"]
+
+
+def test_delete_may_be_repeated(tmp_path: Path) -> None:
+    store = PackedStore(tmp_path)
+    location = publish(store, 1, b"x")
+    store.delete(location)
+    store.delete(location)
+    assert list(store.iterate()) == []
+
+
+def test_unfinished_files_of_a_dead_process_are_cleared_at_start(tmp_path: Path) -> None:
+    store = PackedStore(tmp_path)
+    (tmp_path / "tmp" / "left").write_bytes(b"x")
+    assert store.clear_temporary() == 1
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("location", ["", "packed", "raw/0/1", "packed/../raw/1", "/packed/0/1"])
+def test_what_is_no_location_is_refused(tmp_path: Path, location: str) -> None:
+    with pytest.raises(InvalidValueError):
+        PackedStore(tmp_path).path(location)
+
+
+def test_a_full_disk_is_told_as_such() -> None:
+    assert isinstance(translate_error(OSError(errno.ENOSPC, "No space"), "x"), NoSpaceError)
+    assert isinstance(translate_error(OSError(errno.EDQUOT, "Quota"), "x"), NoSpaceError)
+
+
+@pytest.fixture(params=["as the file system can", "no FICLONE", "no copy_file_range"])
+def _abilities(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    if request.param != "as the file system can":
+        monkeypatch.setattr(fcntl, "ioctl", refuse)
+    if request.param == "no copy_file_range":
+        monkeypatch.setattr(os, "copy_file_range", refuse)
+
+
+@pytest.mark.usefixtures("_abilities")
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 3 * MIB + 5])
+def test_a_clone_is_equal_and_keeps_holes(tmp_path: Path, size: int, holes: bool) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    with source.open("wb") as file:
+        file.truncate(size)
+        for offset in range(0, size, 2 * MIB if holes else 1000):
+            file.seek(offset)
+            file.write(b"some data"[: size - offset])
+    with source.open("rb", buffering=0) as from_file, target.open("wb", buffering=0) as to_file:
+        clone_file(from_file.fileno(), to_file.fileno())
+    assert source.read_bytes() == target.read_bytes()
+    assert target.stat().st_blocks <= source.stat().st_blocks
