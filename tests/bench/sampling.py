@@ -41,24 +41,22 @@ class Sampler:
         self._places = places
         self._shape = shape
         self._advance = advance
-        self._hung: set[str] = set()
+        self._lost: dict[str, str] = {}
+        """Name of a place that takes no further part -> why."""
 
     @staticmethod
     def step_count(place_count: int, round_count: int) -> int:
         """How often a run calls `advance`, the discarded round included."""
         return place_count * (1 + (1 + round_count) * len(WORKLOADS))
 
-    def prepare(self, samples: Samples) -> None:
+    def prepare(self) -> None:
         """Make the shared files of every place; one that fails takes no further part."""
         for place in self._places:
             self._advance(f"prepare {place.name}")
             try:
                 self._take("prepare", place, self._shape.duration_s)
             except SampleError as error:
-                self._hung.add(place.name)
-                for _, metrics in WORKLOADS.values():
-                    for metric in metrics:
-                        samples.fail(metric, place.name, f"preparation: {error}")
+                self._lost[place.name] = f"preparation failed: {error}"
 
     def run(self, round_count: int, samples: Samples) -> None:
         """Take `round_count` samples of every workload in every place, after a discarded one."""
@@ -68,10 +66,10 @@ class Sampler:
                 turn = round_index % len(self._places)
                 for place in self._places[turn:] + self._places[:turn]:
                     self._advance(f"{workload} on {place.name}")
-                    if place.name in self._hung:
-                        continue
                     duration_s = self._shape.duration_s if round_index else WARM_UP_S
                     try:
+                        if place.name in self._lost:
+                            raise SampleError(self._lost[place.name])
                         values = self._take(workload, place, duration_s)
                     except SampleError as error:
                         for metric in metrics:
@@ -98,8 +96,8 @@ class Sampler:
         try:
             output, complaint = process.communicate(timeout=SAMPLE_S_MAX)
         except subprocess.TimeoutExpired as error:
-            self._hung.add(place.name)
-            raise SampleError(f"hung: no answer in {SAMPLE_S_MAX:.0f} s") from error
+            self._lost[place.name] = f"{workload} hung: no answer in {SAMPLE_S_MAX:.0f} s"
+            raise SampleError(self._lost[place.name]) from error
         finally:
             if process.poll() is None:
                 # A process that waits for a dead mount cannot be killed before the mount is broken.

@@ -115,8 +115,14 @@ def _bound_row(outcome: Outcome, aim: BoundAim) -> list[str] | None:
 
 def _remarks(outcome: Outcome) -> str:
     lines = [f"- {name} left out: {reason}" for name, reason in outcome.skipped.items()]
+    failed: dict[tuple[str, str], list[str]] = {}
     for metric, reasons in outcome.samples.failures.items():
-        lines += [f"- {metric} on {place} failed: {why}" for place, why in reasons.items()]
+        for place, why in reasons.items():
+            failed.setdefault((place, why), []).append(metric)
+    lines += [
+        f"- {', '.join(metrics)} on {place} failed: {why}"
+        for (place, why), metrics in failed.items()
+    ]
     lines += [f"- {name} not measured: {why}" for name, why in outcome.figure_failures.items()]
     return "\n".join(lines)
 

@@ -115,10 +115,11 @@ def test_missed_and_met_aims_are_told_apart(outcome: Outcome) -> None:
 def test_failed_and_left_out_places_are_explained(outcome: Outcome) -> None:
     """A gap in the table always has its reason below."""
     outcome.samples.fail("unlink", "kernel", "[Errno 5] Input/output error")
+    outcome.samples.fail("mmap_read", "kernel", "[Errno 5] Input/output error")
     outcome.figure_failures["memory"] = "no process serves it"
     report = render(outcome)
     assert "| unlink, /s | just written | - | failed | - |" in report
-    assert "- unlink on kernel failed: [Errno 5] Input/output error" in report
+    assert "- unlink, mmap_read on kernel failed: [Errno 5] Input/output error" in report
     assert "- juicefs left out: juicefs is not installed" in report
     assert "- memory not measured: no process serves it" in report
     assert outcome.failed
