@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -26,6 +27,8 @@ from tests.contract.engine.site import CONFIG, SMALL, SqliteSite, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from memfs.metadata.sqlite.statements import Parameters
 
 QUIET = Limits(checkpoint_bytes=64 * KIB, journal_bytes=64 * KIB, reserve_bytes=64 * KIB)
 """No checkpoint begins by itself."""
@@ -367,3 +370,63 @@ def test_journal_append_that_fails_leaves_the_journal_as_it_was(
     book.append(b"next")
     assert list(book.entries()) == [(1, b"kept"), (2, b"next")]
     book.close()
+
+
+class FailingStatement:
+    """Lets a database fail once at the n-th statement from now on."""
+
+    def __init__(self, engine: SqliteEngine, patch: pytest.MonkeyPatch, index: int) -> None:
+        self._countdown = index
+        self.reached = False
+        self._real = engine._database._execute
+        patch.setattr(engine._database, "_execute", self.execute)
+
+    def execute(self, text: str, parameters: Parameters = ()) -> sqlite3.Cursor:
+        self._countdown -= 1
+        if self._countdown < 0 and not self.reached:
+            self.reached = True
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._real(text, parameters)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_failure_in_the_middle_of_a_change_undoes_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: int
+) -> None:
+    engine = open_engine(tmp_path / "state")
+    create_and_commit(engine, [b"before"])
+    usage = run(engine.usage())
+    with monkeypatch.context() as patch:
+        failing = FailingStatement(engine, patch, index)
+        with pytest.raises(MetadataError, match="disk I/O error"):
+            run(make_file(engine, b"failed"))
+        assert failing.reached
+    assert not engine.uncommitted
+    assert run(names_in(engine)) == [b"before"]
+    assert usage == run(engine.usage())
+    create_and_commit(engine, [b"after"])
+    assert engine.check() == []
+    engine.close()
+
+
+def test_earlier_changes_of_a_failed_batch_fail_at_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were accepted and are undone: their commit has to say so, exactly once."""
+    engine = open_engine(tmp_path / "state")
+    create_and_commit(engine, [b"before"])
+    run(make_file(engine, b"accepted"))
+    with monkeypatch.context() as patch:
+        FailingStatement(engine, patch, 1)
+        with pytest.raises(MetadataError):
+            run(make_file(engine, b"failed"))
+    with pytest.raises(MetadataError):
+        run(make_file(engine, b"later in the batch"))
+    assert engine.uncommitted
+    with pytest.raises(MetadataError):
+        engine.commit_nowait()
+    assert not engine.uncommitted
+    create_and_commit(engine, [b"after"])
+    assert run(names_in(engine)) == [b"before", b"after"]
+    assert engine.check() == []
+    engine.close()
