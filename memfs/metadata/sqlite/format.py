@@ -50,6 +50,7 @@ def write_format(state_dir: Path) -> None:
     """Mark the directory as complete and ours, for good."""
     content = json.dumps({"format": FORMAT_NUMBER, "engine": ENGINE_NAME}) + "\n"
     temporary = state_dir / (FILE_NAME + ".new")
+    temporary.touch(mode=0o600)
     with temporary.open("w") as file:
         file.write(content)
         file.flush()

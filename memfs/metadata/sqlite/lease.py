@@ -63,6 +63,7 @@ class IdLease:
     def format(path: Path) -> None:
         """Create the lease file of a new state directory."""
         slot = _SLOT.pack(0, FIRST_ID, FIRST_ID, 1)
+        path.touch(mode=0o600)
         with path.open("wb") as file:
             file.write((slot + _CHECKSUM.pack(zlib.crc32(slot))).ljust(2 * _SLOT_BYTES, b"\0"))
             file.flush()

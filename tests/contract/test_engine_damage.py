@@ -1,0 +1,137 @@
+"""Check finds each kind of planted damage, and nothing on a sound engine."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.types import FormKind
+from tests.contract.engine.making import (
+    NOW_NS,
+    make_directory,
+    make_file,
+    make_sealed,
+    new_file,
+    publish,
+)
+from tests.contract.engine.site import SqliteSite, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs.metadata.engine import Engine
+
+NUMBER = "select ino from dentry where name = cast(? as blob)"
+
+DAMAGE = {
+    "names inode 9999, which does not exist": (
+        "insert into dentry values (1, 50000, x'61', 9999)",
+    ),
+    "which is no directory": (
+        "update dentry set parent = {sealed} where name = x'6c6f6f7365'",
+        "update inode set nlink = nlink",
+    ),
+    "has link count 7, but 1 names": ("update inode set nlink = 7 where ino = {sealed}",),
+    "has link count 9, but 1 subdirectories": (
+        "update inode set nlink = 9 where ino = {directory}",
+    ),
+    "still holds 2 names": ("update inode set nlink = 0 where ino = {directory}",),
+    "has 2 names": ("insert into dentry values (1, 50001, x'62', {inner})",),
+    "cannot be reached from the root": (
+        "update dentry set parent = {inner} where ino = {directory}",
+    ),
+    "has the impossible flags 3": ("update inode set flags = 3 where ino = {sealed}",),
+    "is unsealed without a raw file": ("update inode set raw = 0 where ino = {loose}",),
+    "is unsealed but has blob": ("update inode set flags = 1 where ino = {sealed}",),
+    "is no regular file but has raw file 60000": (
+        "update inode set raw = 60000 where ino = {directory}",
+    ),
+    "has 10000 bytes but neither a raw file nor a form": (
+        "update inode set raw = 0 where ino = {sealed}",
+        "delete from form",
+    ),
+    "belongs to 2 inodes": ("update inode set raw = {sealed} where ino = {loose}",),
+    "raw file {sealed} of inode {sealed} is marked as garbage": (
+        "insert into garbage values (50000, 'raw', '{sealed}')",
+    ),
+    "has blob 60000, which does not exist": ("update inode set blob = 60000 where ino = {sealed}",),
+    "belongs to no inode": ("update inode set blob = 0 where ino = {sealed}",),
+    "has no form": ("delete from form",),
+    "packed form {location} has blob": ("delete from blob",),
+    "packed form {location} is marked as garbage": (
+        "insert into garbage values (50000, 'packed', '{location}')",
+    ),
+    "packed form {location} belongs to 2 blobs": (
+        "insert into form values (50000, 'packed', '{location}', 'lz4', 1)",
+    ),
+    "is marked packed 0, which its forms contradict": ("update inode set packed = 0",),
+    "has no target": ("delete from symlink",),
+    "which is no symlink": ("insert into symlink values ({sealed}, x'61')",),
+    "xattr b'user.a' belongs to inode 9999": ("update xattr set ino = 9999",),
+    "a pending move belongs to inode 9999": ("insert into pending values (9999, 1, '', 0, 0)",),
+    "a decision belongs to inode 9999": ("insert into decision values (9999, '', '', 0, 0)",),
+    "logical_bytes is kept as 10001, but counts 10000": (
+        "update state set logical_bytes = logical_bytes + 1",
+    ),
+    "is beyond the numbers handed out": ("insert into garbage values (900000000, 'raw', '1')",),
+    "root directory 1 is missing": ("delete from inode where ino = 1",),
+}
+
+
+async def plant(engine: Engine) -> dict[str, object]:
+    """Make one of everything; return the numbers of what the damage is done to."""
+    directory = await make_directory(engine, b"directory")
+    inner = await make_directory(engine, b"inner", directory.ino)
+    await make_file(engine, b"file", directory.ino)
+    sealed = await make_sealed(engine, b"sealed")
+    assert await publish(engine, sealed, FormKind.PACKED, "packed/1")
+    loose = await make_file(engine, b"loose")
+    link = new_file(engine)._replace(mode=0o120777, raw=0, target=b"target")
+    await engine.create(1, b"link", link)
+    await engine.set_xattr(sealed.ino, b"user.a", b"value", 0, NOW_NS)
+    return {
+        "directory": directory.ino,
+        "inner": inner.ino,
+        "sealed": sealed.ino,
+        "loose": loose.ino,
+        "location": "packed/1",
+    }
+
+
+@pytest.mark.parametrize("sentence", DAMAGE)
+def test_check_finds(tmp_path: Path, sentence: str) -> None:
+    """Each sentence comes from its damage, and from nothing before."""
+    site = SqliteSite(tmp_path)
+    planted = run(plant(site.engine))
+    site.engine.commit_nowait()
+    assert site.engine.check() == []
+    site.engine.close()
+    connection = sqlite3.connect(site.state_dir / "metadata.db", isolation_level=None)
+    for statement in DAMAGE[sentence]:
+        connection.execute(statement.format(**planted))
+    connection.close()
+    engine = site.reopen()
+    found = engine.check()
+    engine.close()
+    assert [line for line in found if sentence.format(**planted) in line], found
+
+
+def test_check_finds_a_damaged_database_file(tmp_path: Path) -> None:
+    """An index that has lost a row is found by SQLite itself."""
+    site = SqliteSite(tmp_path)
+    run(make_file(site.engine, b"file"))
+    site.engine.close()
+    connection = sqlite3.connect(site.state_dir / "metadata.db", isolation_level=None)
+    connection.execute("pragma writable_schema = on")
+    # The rows that the index holds are no longer those that its condition asks for.
+    connection.execute(
+        "update sqlite_schema set sql = 'create index inode_orphan on inode (ino) where nlink = 1'"
+        " where name = 'inode_orphan'"
+    )
+    connection.close()
+    engine = site.reopen()
+    found = engine.check()
+    engine.close()
+    assert [line for line in found if line.startswith("the database file is damaged")]
