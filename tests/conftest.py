@@ -153,7 +153,7 @@ def site(request: pytest.FixtureRequest, scratch_area: scratch.Scratch) -> Itera
 @pytest.fixture
 def place(request: pytest.FixtureRequest, site: Site) -> Iterator[Path]:
     """An empty directory of the test's own, mode 0755, owned by root."""
-    test = re.sub(r"\W+", "-", request.node.originalname)[:80]
+    test = re.sub(r"\W+", "-", request.node.originalname)[:24]
     serial = sum(1 for _ in site.root.iterdir())
     directory = site.root / f"{serial:03}-{test}"
     directory.mkdir(mode=0o755)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,6 +70,7 @@ def test_rsync_updates_in_place_and_deletes(place: Path, source: Path) -> None:
     with (source / "sparse").open("r+b") as file:
         file.seek(1 << 20)
         file.write(b"changed")
+    os.utime(source / "sparse", ns=(10**18, 10**18))
     run("rsync", "-aHX", "--inplace", "--no-whole-file", "--delete", f"{source}/", place / "tree")
     assert describe(place / "tree", times=True) == describe(source, times=True)
 

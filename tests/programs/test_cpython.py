@@ -18,7 +18,6 @@ pytestmark = [pytest.mark.slow]
 MODULES = [
     "test_fileio",
     "test_glob",
-    "test_mailbox",
     "test_mmap",
     "test_os",
     "test_pathlib",
@@ -28,7 +27,6 @@ MODULES = [
     "test_sqlite3",
     "test_tarfile",
     "test_tempfile",
-    "test_zipfile",
 ]
 
 _FAILURE = re.compile(r"^(?:FAIL|ERROR): (.+)$", re.MULTILINE)
