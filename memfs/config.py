@@ -58,7 +58,9 @@ class ColdConfig:
     reserve_bytes: int = 1 * GIB
     """Free space of the disk that the mover leaves to others, at most a tenth of the disk."""
     high_watermark: float = 0.9
+    """Filled beyond this share of the budget, files are packed and moved to the object store."""
     low_watermark: float = 0.8
+    """That stops here."""
     codec: str = "zstd:3"
     """Of packed files: `none`, `lz4`, `snappy`, `zstd[:1-19]`, or one by an entry point."""
     frame_bytes: int = 1 * MIB
@@ -72,9 +74,11 @@ class GlacierConfig:
     """`[glacier]`: the object store."""
 
     enabled: bool = True
+    """False: there is no object store, and nothing leaves this machine's disk."""
     url: str | None = None
     """`s3://bucket/prefix`, `file:///dir`, any fsspec URL; None: `glacier/` in the state directory."""
     codec: str = "zstd:3"
+    """Of objects; as `cold.codec`."""
     options: dict[str, object] = field(default_factory=dict)
     """Passed to the fsspec file system: `endpoint_url`, `key`, `secret`, `region`, ..."""
     storage_class: str | None = None
@@ -102,6 +106,7 @@ class PolicyConfig:
     retry_s_min: float = 5.0
     """First pause after a failed move; doubles up to `retry_s_max`."""
     retry_s_max: float = 600.0
+    """Longest pause after failed moves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,9 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.content.forms import FormReader
-from memfs.mover.mover import Mover
-
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.content.activity import Activity
+from memfs.content.forms import FormReader
 from memfs.content.opentable import OpenTable
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
@@ -25,6 +23,7 @@ from memfs.exit_codes import ExitCode
 from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.shared import Features, Parts
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.mover.mover import Mover
 from memfs.moves.attempt import MoveParts
 from memfs.moves.moves import Moves
 from memfs.stores.packed import PackedStore
@@ -134,9 +133,10 @@ def assemble(
         stack.callback(residency.close)
         activity = Activity()
         sealer = Sealer(engine, raw_store, open_table, activity)
-        moves = Moves(
-            MoveParts(engine, raw_store, packed_store, remote, config, open_table, residency)
+        move_parts = MoveParts(
+            engine, raw_store, packed_store, remote, config, open_table, residency
         )
+        moves = Moves(move_parts)
         filesystem = Filesystem(
             Parts(
                 engine=engine,
@@ -161,7 +161,7 @@ def assemble(
             remote=remote,
             sealer=sealer,
             moves=moves,
-            mover=Mover(engine, moves, residency, activity, filesystem, config),
+            mover=Mover(move_parts, moves, activity, filesystem.settle, state_dir),
             filesystem=filesystem,
             driver=driver,
             status=Status(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,7 +38,9 @@ def test_every_command_explains_itself(capfd: pytest.CaptureFixture[str], comman
     assert run([*command.split(), "--help"]) == 0
     text = capfd.readouterr().out
     if command != "version":
-        assert f"memfs {command or 'mount'} " in text.partition("Options:")[0].partition("\n\n")[2]
+        example = rf"^  \S*.*memfs {command or 'mount'} \S+"
+        assert re.search(example, text.partition("Options:")[0], re.MULTILINE), text
+        assert "\\b" not in text
     if not command:
         assert all(meaning in text for meaning in MEANINGS.values())
 

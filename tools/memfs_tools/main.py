@@ -34,7 +34,7 @@ _EPILOG = "\b\nExit status:\n" + "\n".join(
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    r"""One directory whose files live in RAM, on disk or in an object store.
+    """One directory whose files live in RAM, on disk or in an object store.
 
     \b
     Start:   memfs mount /mnt/data
@@ -44,7 +44,7 @@ def cli() -> None:
     Look:    memfs status /mnt/data
              memfs why /mnt/data/old/file
     Stop:    memfs umount /mnt/data
-    """
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
 
 
 for command in (mount, umount, status, pin, unpin, why, fsck, version):

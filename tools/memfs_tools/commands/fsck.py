@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def fsck(
     state: Path, config: Path | None, options: tuple[str, ...], verify: bool, as_json: bool
 ) -> None:
-    r"""Check a state directory that is not mounted; changes nothing.
+    """Check a state directory that is not mounted; changes nothing.
 
     \b
     memfs fsck /var/lib/memfs/mnt-data
@@ -45,7 +45,7 @@ def fsck(
 
     Exits with 0 if all is well and 1 if not. Where the object store is not the local default, name
     the configuration that the mount uses.
-    """
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
     loaded = load_config(config, parse_options(options).overrides)
     require_state(state)
     with StateLock(state, None), progress_bar(hidden=as_json) as progress:

@@ -47,7 +47,7 @@ def mount(
     foreground: bool,
     debug: bool,
 ) -> None:
-    r"""Mount a directory; returns when it serves.
+    """Mount a directory; returns when it serves.
 
     \b
     memfs mount /mnt/data
@@ -56,7 +56,7 @@ def mount(
 
     The state directory holds everything; mounting it again, there or elsewhere, brings the files
     back, also after a crash.
-    """
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
     target = _check_mountpoint(mountpoint)
     state_dir = (state.absolute() if state is not None else default_state_dir(target)).resolve()
     _check_places(target, state_dir)

@@ -23,7 +23,7 @@ _PATHS = click.argument(
 @click.argument("tier", type=click.Choice(TIERS))
 @_PATHS
 def pin(tier: str, paths: tuple[Path, ...]) -> None:
-    r"""Send files to a tier and keep them there.
+    """Send files to a tier and keep them there.
 
     \b
     memfs pin warm /mnt/data/model.safetensors
@@ -32,18 +32,18 @@ def pin(tier: str, paths: tuple[Path, ...]) -> None:
 
     A directory's pin holds for all below it that has none of its own, now and later. The move
     itself goes on in the background: `memfs why PATH` tells how far it is.
-    """
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
     _for_each(paths, lambda path: pin_path(path, tier))
 
 
 @click.command()
 @_PATHS
 def unpin(paths: tuple[Path, ...]) -> None:
-    r"""Let memfs choose the tier of files again.
+    """Let memfs choose the tier of files again.
 
     \b
     memfs unpin /mnt/data/2024
-    """
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
     _for_each(paths, unpin_path)
 
 

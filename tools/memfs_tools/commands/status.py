@@ -19,12 +19,12 @@ from memfs_tools.mounts import require_mount
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(mountpoint: Path, as_json: bool) -> None:
-    r"""Show tiers, driver and work of a mount.
+    """Show tiers, driver and work of a mount.
 
     \b
     memfs status /mnt/data
     memfs status --json /mnt/data | jq '.tiers[] | [.tier, .used_bytes]'
-    """
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
     served = require_mount(mountpoint)
     try:
         answer = call(served.state_dir, "status")

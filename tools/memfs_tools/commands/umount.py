@@ -31,13 +31,13 @@ END_S_MAX = 90.0
 @click.command()
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 def umount(mountpoint: Path) -> None:
-    r"""Unmount; returns when everything is on disk and the daemon has ended.
+    """Unmount; returns when everything is on disk and the daemon has ended.
 
     \b
     memfs umount /mnt/data
 
     A mount whose daemon has died is taken away; its files are all there at the next mount.
-    """
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
     served = require_mount(mountpoint)
     holder = _find_holder(served)
     if holder is None:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def why(path: Path, as_json: bool) -> None:
-    r"""Tell where a file is, and the decision that brought it there.
+    """Tell where a file is, and the decision that brought it there.
 
     \b
     memfs why /mnt/data/model.safetensors
-    """
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
     placement = read_placement(path)
     if as_json:
         click.echo(json.dumps(placement._asdict()))
