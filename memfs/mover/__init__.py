@@ -1,0 +1,1 @@
+"""The mover: decides which file belongs into which tier, and has the moves made."""

@@ -1,0 +1,104 @@
+"""Lanes: the moves that are decided but not done, promotions apart from demotions.
+
+Invariant: a file is in one lane at most, waiting or under way, and the lanes are bounded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.mover.policy import Goal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from memfs.mover.policy import Move
+    from memfs.types import InodeNo
+
+WAITING_COUNT_MAX = 1024
+"""Moves that wait in one lane; the mover looks for no more before there is room."""
+
+
+class Lane:
+    """Moves in the order in which they were decided."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[InodeNo, Move] = {}
+        self.running: dict[InodeNo, Move] = {}
+        self._event = trio.Event()
+
+    def put(self, move: Move) -> None:
+        """Append a move."""
+        self.waiting[move.ino] = move
+        self._event.set()
+
+    async def run_next(self, place: Callable[[Move], Awaitable[None]]) -> bool:
+        """Make the first waiting move; False if none waits."""
+        if not self.waiting:
+            return False
+        ino = next(iter(self.waiting))
+        self.running[ino] = move = self.waiting.pop(ino)
+        try:
+            await place(move)
+        finally:
+            del self.running[ino]
+        return True
+
+    async def run(self, place: Callable[[Move], Awaitable[None]]) -> None:
+        """Make moves as they come, until cancelled; one of the lane's workers."""
+        while True:
+            if not await self.run_next(place):
+                await self._event.wait()
+                self._event = trio.Event()
+
+
+class Lanes:
+    """Both lanes: a file that a program wants never waits behind a slow upload."""
+
+    def __init__(self) -> None:
+        self.promotions = Lane()
+        self.demotions = Lane()
+
+    def __contains__(self, ino: object) -> bool:
+        return any(
+            ino in lane.waiting or ino in lane.running for lane in (self.promotions, self.demotions)
+        )
+
+    @property
+    def has_room(self) -> bool:
+        """True if both lanes take more."""
+        return all(
+            len(lane.waiting) < WAITING_COUNT_MAX for lane in (self.promotions, self.demotions)
+        )
+
+    @property
+    def freeing_bytes(self) -> int:
+        """What the demotions will free on the disk."""
+        lane = self.demotions
+        moves = [*lane.waiting.values(), *lane.running.values()]
+        return sum(move.bytes for move in moves if move.goal <= Goal.PACKED)
+
+    def put(self, move: Move) -> None:
+        """Append a move to its lane, unless the file is in one already."""
+        if move.ino not in self:
+            promotes = move.goal >= Goal.LOCAL
+            (self.promotions if promotes else self.demotions).put(move)
+
+    async def drain(self, place: Callable[[Move], Awaitable[None]]) -> int:
+        """Make all waiting moves one after the other; returns how many."""
+        count = 0
+        for lane in (self.promotions, self.demotions):
+            while await lane.run_next(place):
+                count += 1
+        return count
+
+    def status(self) -> dict[str, object]:
+        """Return the lanes in numbers, for `memfs status`."""
+        return {
+            "promotions_waiting": len(self.promotions.waiting),
+            "promotions_running": len(self.promotions.running),
+            "demotions_waiting": len(self.demotions.waiting),
+            "demotions_running": len(self.demotions.running),
+        }

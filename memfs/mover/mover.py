@@ -1,0 +1,117 @@
+"""The mover: rounds that decide, lanes that move, upkeep that keeps all sound.
+
+Invariant: moves run beside the rounds, so that none of them is late because of a slow store; what
+fails is tried again at its own pace and never at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from memfs.errors import MemfsError
+from memfs.mover.lanes import Lanes
+from memfs.mover.observation import Observer
+from memfs.mover.placement import Placer
+from memfs.mover.rounds import Rounds
+from memfs.mover.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from memfs.content.activity import Activity
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.moves import Moves
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BUSY_PAUSE_S = 0.05
+"""Pause between two rounds while there is a backlog: leaves programs the most of a core. Guess."""
+
+PROMOTION_WORKERS = 2
+
+
+class Mover:
+    """The background of one mount.
+
+    Args:
+        parts: The engine, the stores and the owners of state.
+        moves: Makes the moves.
+        activity: What programs did.
+        settle: Ends what requests began (`Filesystem.settle`); called first in every round.
+        state_dir: On the disk of the cold tier.
+        rng: Jitter of pauses; seeded by tests.
+    """
+
+    def __init__(
+        self,
+        parts: MoveParts,
+        moves: Moves,
+        activity: Activity,
+        settle: Callable[[], Awaitable[None]],
+        state_dir: Path,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._config = parts.config
+        self._moves = moves
+        self._activity = activity
+        self._settle = settle
+        self._lanes = Lanes()
+        observer = Observer(parts, self._lanes)
+        self._placer = Placer(parts, moves, observer, rng or random.Random())
+        self._rounds = Rounds(
+            parts, moves, activity, self._lanes, observer, self._placer, state_dir
+        )
+        self._upkeep = Upkeep(parts, moves, state_dir)
+
+    async def step(self) -> None:
+        """Do one bounded round, all moves that it decides, one after the other, and upkeep."""
+        await self._round()
+        await self._lanes.drain(self._placer.place)
+        await self._upkeep.step()
+
+    async def run(self) -> None:
+        """Do rounds, moves and upkeep until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(PROMOTION_WORKERS):
+                nursery.start_soon(self._lanes.promotions.run, self._placer.place)
+            for _ in range(self._config.glacier.transfer_count_max):
+                nursery.start_soon(self._lanes.demotions.run, self._placer.place)
+            nursery.start_soon(self._run_upkeep)
+            while True:
+                busy = await self._guarded(self._round)
+                if busy:
+                    await trio.sleep(BUSY_PAUSE_S)
+                    continue
+                with trio.move_on_after(self._config.policy.interval_s):
+                    await self._activity.wait()
+
+    def status(self) -> dict[str, object]:
+        """Return what the mover is at, for `memfs status`."""
+        return {"lanes": self._lanes.status(), "moves": self._moves.status()} | (
+            self._rounds.status()
+        )
+
+    async def _round(self) -> bool:
+        await self._settle()
+        return await self._rounds.step()
+
+    async def _run_upkeep(self) -> None:
+        while True:
+            done_count = await self._guarded(self._upkeep.step)
+            await trio.sleep(BUSY_PAUSE_S if done_count else self._config.policy.interval_s)
+
+    async def _guarded(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Run one step; what fails is logged and comes again with the next one, after a pause."""
+        try:
+            return await step()
+        except (MemfsError, OSError) as error:
+            log.warning("a round of the mover could not be finished: %s", error)
+            await trio.sleep(self._config.policy.retry_s_min)
+            return None

@@ -1,0 +1,192 @@
+"""Placement: carries one file to its goal, step by step, and says why where it cannot.
+
+Invariant: every attempt ends in a decision, in a pending record with reason and time, or in a file
+that has moved on; none is repeated at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from memfs.content.residency import LockOutcome
+from memfs.errors import MemfsError, StaleInodeError
+from memfs.metadata.records import Decision, PendingMove
+from memfs.mover.observation import UNPACKABLE_RULE, unpackable_detail
+from memfs.mover.policy import Goal, Step, make_room, next_step
+from memfs.moves.outcome import MoveOutcome, MoveResult
+from memfs.types import FormKind
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+    from memfs.mover.observation import Observer
+    from memfs.mover.policy import Candidate, Move
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.moves import Moves
+    from memfs.types import InodeNo, Tier
+
+log = logging.getLogger(__name__)
+
+STEPS_MAX = 8
+"""Steps of one placement: twice what the longest way takes, so that a race cannot make a loop."""
+
+VICTIMS_LOOKED_AT_MAX = 4096
+"""Held files among which room is looked for."""
+
+_OPEN = "a program has the file open or mapped; it moves when that ends"
+
+
+class Placer:
+    """Moves files.
+
+    Args:
+        parts: The engine and the owners of state among them.
+        moves: Makes the moves.
+        observer: Looks at files.
+        rng: Jitter of pauses; seeded by tests.
+    """
+
+    def __init__(
+        self, parts: MoveParts, moves: Moves, observer: Observer, rng: random.Random
+    ) -> None:
+        self._parts = parts
+        self._moves = moves
+        self._observer = observer
+        self._rng = rng
+
+    async def place(self, move: Move) -> None:
+        """Carry a file to its goal, or record why it waits."""
+        try:
+            await self._place(move)
+        except StaleInodeError:
+            return
+        except (MemfsError, OSError) as error:
+            await self.postpone(move.ino, move.goal.tier, str(error))
+
+    async def _place(self, move: Move) -> None:
+        moved_bytes = 0
+        for _ in range(STEPS_MAX):
+            candidate = await self._observer.observe(move.ino, time.time_ns())
+            if candidate is None:
+                return
+            step = next_step(candidate, move.goal)
+            if step is None:
+                await self.settle(move, moved_bytes)
+                return
+            result = await self._take(step, candidate, move)
+            if result.outcome == MoveOutcome.BUSY:
+                await self.postpone(move.ino, move.goal.tier, _OPEN)
+                return
+            if result.outcome == MoveOutcome.INCOMPRESSIBLE:
+                await self._note_unpackable(move.ino)
+                return
+            if result.outcome == MoveOutcome.SUPERSEDED:
+                return
+            moved_bytes += result.moved_bytes
+
+    async def settle(self, move: Move, moved_bytes: int) -> None:
+        """Record that a file is where it belongs, and why."""
+        engine = self._parts.engine
+        now_ns = time.time_ns()
+        try:
+            await engine.clear_pending(move.ino)
+            await engine.record_decision(
+                move.ino, Decision(move.rule, move.detail, moved_bytes, now_ns)
+            )
+            engine.commit_nowait()
+        except StaleInodeError:
+            return
+
+    async def postpone(
+        self, ino: InodeNo, wanted: Tier, reason: str, pause_s: float | None = None
+    ) -> None:
+        """Record why a file waits, and when it is tried again.
+
+        Args:
+            ino: The file.
+            wanted: Where it is to go.
+            reason: One sentence: cause and remedy.
+            pause_s: Until the next attempt; None: doubling from one failure to the next.
+        """
+        engine, policy = self._parts.engine, self._parts.config.policy
+        try:
+            earlier = await engine.get_pending(ino)
+            attempt_count = earlier.attempt_count if earlier is not None else 0
+            if pause_s is None:
+                attempt_count += 1
+                doubled_s = policy.retry_s_min * 2.0 ** min(attempt_count - 1, 30)
+                # Jitter keeps files that failed together from coming back together.
+                pause_s = min(policy.retry_s_max, doubled_s) * self._rng.uniform(0.8, 1.2)
+            retry_ns = time.time_ns() + int(pause_s * 1e9)
+            await engine.set_pending(PendingMove(ino, wanted, reason, attempt_count, retry_ns))
+            engine.commit_nowait()
+        except StaleInodeError:
+            return
+        except MemfsError as error:
+            log.info("inode %d waits (%s), which could not be recorded: %s", ino, reason, error)
+            return
+        log.info("inode %d: not %s yet, next try in %.0f s: %s", ino, wanted.label, pause_s, reason)
+
+    async def _note_unpackable(self, ino: InodeNo) -> None:
+        engine = self._parts.engine
+        inode = await engine.get_inode(ino)
+        codec = await engine.effective_codec(ino) or self._parts.config.cold.codec
+        detail = unpackable_detail(inode, codec)
+        await engine.clear_pending(ino)
+        await engine.record_decision(ino, Decision(UNPACKABLE_RULE, detail, 0, time.time_ns()))
+        engine.commit_nowait()
+
+    async def _take(self, step: Step, candidate: Candidate, move: Move) -> MoveResult:
+        ino = candidate.ino
+        match step:
+            case Step.HYDRATE:
+                inode = await self._moves.hydrate(ino)
+                return MoveResult(MoveOutcome.DONE, inode.size)
+            case Step.PACK:
+                return await self._moves.pack(ino)
+            case Step.UPLOAD:
+                return await self._moves.upload(ino)
+            case Step.DROP_RAW:
+                return await self._moves.drop_raw(ino)
+            case Step.DROP_PACKED:
+                return await self._moves.drop_form(ino, FormKind.PACKED)
+            case Step.UNLOCK:
+                # Under mere pressure of the budget the kernel may keep the pages while it can.
+                drop_pages = move.rule != "watermark"
+                freed_bytes = await self._parts.residency.unlock(ino, drop_pages=drop_pages)
+                return MoveResult(MoveOutcome.DONE, freed_bytes)
+            case Step.LOCK:
+                return await self._lock(candidate, move)
+
+    async def _lock(self, candidate: Candidate, move: Move) -> MoveResult:
+        """Hold a file in RAM; a pinned one may push unpinned ones out."""
+        residency = self._parts.residency
+        inode = await self._parts.engine.get_inode(candidate.ino)
+        outcome = await residency.lock(inode.ino, inode.raw, inode.size)
+        if outcome == LockOutcome.NO_ROOM and candidate.pin is not None:
+            needed_bytes = residency.used_bytes + candidate.ram_bytes - residency.budget_bytes
+            for victim in make_room(await self._held(), needed_bytes):
+                await residency.unlock(victim.ino, drop_pages=False)
+            outcome = await residency.lock(inode.ino, inode.raw, inode.size)
+        if outcome in (LockOutcome.LOCKED, LockOutcome.CACHED):
+            return MoveResult(MoveOutcome.DONE, candidate.ram_bytes)
+        if outcome == LockOutcome.NO_ROOM and candidate.pin is not None:
+            await self.postpone(
+                inode.ino,
+                Goal.WARM.tier,
+                f"the RAM tier ({residency.budget_bytes} bytes) is full of pinned files, or "
+                "smaller than this one; unpin others or raise warm.size",
+            )
+        return MoveResult(MoveOutcome.SUPERSEDED)
+
+    async def _held(self) -> Sequence[Candidate]:
+        now_ns = time.time_ns()
+        held = []
+        for ino in self._parts.residency.coldest(VICTIMS_LOOKED_AT_MAX):
+            candidate = await self._observer.observe(ino, now_ns)
+            if candidate is not None:
+                held.append(candidate)
+        return held

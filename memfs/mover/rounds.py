@@ -1,0 +1,290 @@
+"""Rounds: what programs did and what lies around, turned into decided moves.
+
+Invariant: every part of a round is bounded, and a round with nothing to do costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from memfs.content.residency import LockOutcome, LockRequest
+from memfs.content.space import measure_cold_space
+from memfs.errors import StaleInodeError
+from memfs.metadata.records import Decision
+from memfs.mover.policy import Budget, Goal, Limits, Move, TierView, is_draining, plan
+from memfs.mover.subtrees import SubtreeWalk
+from memfs.mover.surveys import AccessSurvey, PinSurvey
+from memfs.types import Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from memfs.config import Config
+    from memfs.content.activity import Activity
+    from memfs.mover.lanes import Lanes
+    from memfs.mover.observation import Observer
+    from memfs.mover.placement import Placer
+    from memfs.mover.policy import Candidate
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.moves import Moves
+    from memfs.types import InodeNo
+
+FRESH_A_ROUND = 512
+"""Files written or used just now that are looked at in one round: some 20 ms. The rest, an
+overload, is left to the kernel's own cache unless it is pinned."""
+
+PINS_A_ROUND = 512
+ACCESSES_A_ROUND = 128
+DUE_A_ROUND = 64
+HELD_A_ROUND = 32
+"""Held files, the coldest first, looked at for their age in every round."""
+
+HELD_A_DRAINING_ROUND = 512
+
+IDLE_COPY_S = 60.0
+"""The raw copy of a file that is pinned to a slower tier goes after so long without use. Guess:
+spans the pauses of a program that opens a file again and again."""
+
+_NS = 1_000_000_000
+
+
+def limits_of(config: Config, warm_bytes: int, cold_bytes: int, *, glacier: bool) -> Limits:
+    """Return the policy's limits for budgets as measured now."""
+    warm, cold, policy = config.warm, config.cold, config.policy
+    return Limits(
+        warm=Budget.of(warm_bytes, warm.high_watermark, warm.low_watermark),
+        cold=Budget.of(cold_bytes, cold.high_watermark, cold.low_watermark),
+        warm_to_cold_ns=int(policy.warm_to_cold_s * _NS),
+        pack_after_ns=int(policy.pack_after_s * _NS),
+        cold_to_glacier_ns=int(policy.cold_to_glacier_s * _NS),
+        glacier=glacier,
+    )
+
+
+class Rounds:
+    """Decides, round after round.
+
+    Args:
+        parts: The engine and the owners of state.
+        moves: Knows which files were hydrated.
+        activity: What programs did.
+        lanes: Take the decided moves.
+        observer: Looks at files.
+        placer: Records what waits.
+        state_dir: On the disk of the cold tier.
+    """
+
+    def __init__(
+        self,
+        parts: MoveParts,
+        moves: Moves,
+        activity: Activity,
+        lanes: Lanes,
+        observer: Observer,
+        placer: Placer,
+        state_dir: Path,
+    ) -> None:
+        self._parts = parts
+        self._engine = parts.engine
+        self._moves = moves
+        self._activity = activity
+        self._lanes = lanes
+        self._observer = observer
+        self._placer = placer
+        self._state_dir = state_dir
+        self._walk = SubtreeWalk(parts.engine)
+        # All pins once: what was pinned warm is not in RAM after a start.
+        self._pin_survey = PinSurvey(parts.engine)
+        self._access_survey = AccessSurvey(parts.engine)
+        self._limits = limits_of(parts.config, 0, 0, glacier=False)
+        self._cold_used_bytes = 0
+        self._warm_draining = False
+        self._cold_draining = False
+        self._now_ns = 0
+
+    async def step(self) -> bool:
+        """Look at what has happened and decide; returns True if there is more to look at."""
+        self._now_ns = time.time_ns()
+        await self._measure()
+        if self._activity.rescan:
+            self._activity.rescan = False
+            self._pin_survey.begin()
+        # First, so that a copy just fetched for a program is not taken away at once.
+        await self._put_off_hydrated()
+        await self._decide(await self._observe(await self._take_fresh(), fresh=True))
+        self._decide_wanted()
+        await self._take_pinned()
+        if self._lanes.has_room:
+            await self._decide(await self._observe(await self._walk.step(PINS_A_ROUND)))
+            await self._decide(await self._observe(await self._pin_survey.step(PINS_A_ROUND)))
+            await self._decide_due()
+            await self._decide_held()
+            await self._decide_unused()
+        return not (self._walk.done and self._pin_survey.done)
+
+    def status(self) -> dict[str, object]:
+        """Return budgets and what is under way, for `memfs status`."""
+        return {
+            "warm": self._parts.residency.status() | {"draining": self._warm_draining},
+            "cold": {
+                "budget_bytes": self._limits.cold.size_bytes,
+                "used_bytes": self._cold_used_bytes,
+                "draining": self._cold_draining,
+            },
+            "surveying_pins": not self._pin_survey.done,
+        }
+
+    # --- what there is to look at ----------------------------------------------------------------
+    async def _measure(self) -> None:
+        """Bring budgets, use and draining up to now."""
+        parts = self._parts
+        space = measure_cold_space(self._state_dir, parts.config.cold, await self._engine.usage())
+        self._limits = limits_of(
+            parts.config,
+            parts.residency.budget_bytes,
+            space.budget_bytes,
+            glacier=parts.remote is not None,
+        )
+        self._cold_used_bytes = max(0, space.used_bytes - self._lanes.freeing_bytes)
+        self._warm_draining = is_draining(
+            self._warm_draining, parts.residency.used_bytes, self._limits.warm
+        )
+        draining = is_draining(self._cold_draining, self._cold_used_bytes, self._limits.cold)
+        if draining and not self._cold_draining:
+            self._access_survey.hurry()
+        self._cold_draining = draining
+
+    async def _put_off_hydrated(self) -> None:
+        """Note when the raw copies of files pinned to slower tiers go again."""
+        for ino in self._moves.take_hydrated():
+            candidate = await self._observer.observe(ino, self._now_ns)
+            if candidate is None or candidate.pin is None or candidate.pin >= Tier.WARM:
+                continue
+            if ino not in self._lanes:
+                reason = f"it was used; its local copy goes after {IDLE_COPY_S:.0f} s without use"
+                await self._placer.postpone(ino, candidate.pin, reason, IDLE_COPY_S)
+
+    async def _take_fresh(self) -> list[InodeNo]:
+        """Store the last uses; returns files written or used since the last round."""
+        accesses = self._activity.take_accesses()
+        if accesses:
+            await self._engine.record_access(accesses)
+            self._engine.commit_nowait()
+        fresh = dict.fromkeys(self._activity.take_sealed())
+        if len(fresh) > FRESH_A_ROUND:
+            # Some of the rest may be pinned; that is what the survey is for.
+            self._pin_survey.begin()
+        for ino, _ in accesses:
+            if self._parts.residency.is_held(ino):
+                self._parts.residency.touch(ino)
+            elif len(fresh) < FRESH_A_ROUND:
+                fresh[ino] = None
+        return list(fresh)[:FRESH_A_ROUND]
+
+    async def _take_pinned(self) -> None:
+        """Start the walk through what a changed pin or codec concerns."""
+        for ino in self._activity.take_pinned():
+            try:
+                # The user has spoken: what failed under the former pin is tried at once.
+                await self._engine.clear_pending(ino)
+                self._engine.commit_nowait()
+            except StaleInodeError:
+                continue
+            self._walk.add(ino)
+
+    def _decide_wanted(self) -> None:
+        """Hydrate files of which programs read much from their frames."""
+        for ino in self._activity.take_wanted():
+            if self._lanes.has_room:
+                detail = "so much of it is read that a local copy is cheaper"
+                self._lanes.put(Move(ino, Goal.LOCAL, "read", detail, 0))
+
+    async def _decide_due(self) -> None:
+        """Look again at files whose time has come; those that are wanted elsewhere no more go."""
+        for pending in await self._engine.list_pending(self._now_ns, DUE_A_ROUND):
+            if pending.ino in self._lanes:
+                continue
+            candidate = await self._observer.observe(pending.ino, self._now_ns)
+            moves = await self._decide([candidate] if candidate is not None else [])
+            if not moves:
+                await self._engine.clear_pending(pending.ino)
+                self._engine.commit_nowait()
+
+    async def _decide_held(self) -> None:
+        """Look at the files in RAM that were not used for longest."""
+        residency = self._parts.residency
+        limit = HELD_A_DRAINING_ROUND if self._warm_draining else HELD_A_ROUND
+        candidates = await self._observe(residency.coldest(limit))
+        for candidate in candidates:
+            if not candidate.held:
+                # It was rewritten, and its end of writing was among events that were lost.
+                residency.release(candidate.ino, drop_pages=False)
+            elif candidate.pin is not None:
+                # It stays whatever its age; out of the way of those that may go.
+                residency.touch(candidate.ino)
+        await self._decide(candidates)
+
+    async def _decide_unused(self) -> None:
+        """Look at the files on the disk that were not used for longest."""
+        age_ns = 0 if self._cold_draining else self._age_ns_min()
+        inos = await self._access_survey.step(self._now_ns - age_ns, ACCESSES_A_ROUND)
+        if await self._decide(await self._observe(inos)):
+            self._access_survey.note_found()
+
+    def _age_ns_min(self) -> int:
+        return min(self._limits.pack_after_ns, self._limits.cold_to_glacier_ns)
+
+    # --- deciding --------------------------------------------------------------------------------
+    async def _observe(self, inos: Iterable[InodeNo], *, fresh: bool = False) -> list[Candidate]:
+        found = [await self._observer.observe(ino, self._now_ns, fresh) for ino in inos]
+        return [candidate for candidate in found if candidate is not None]
+
+    async def _decide(self, candidates: Sequence[Candidate]) -> list[Move]:
+        """Plan for some files, lock the fresh ones, and put the other moves into their lanes."""
+        if not candidates:
+            return []
+        residency = self._parts.residency
+        view = TierView(
+            self._now_ns,
+            residency.used_bytes,
+            self._cold_used_bytes,
+            self._warm_draining,
+            self._cold_draining,
+            candidates,
+        )
+        moves = plan(view, self._limits)
+        for move in moves:
+            if move.rule != "seal":
+                self._lanes.put(move)
+                if move.rule == "watermark" and move.goal <= Goal.PACKED:
+                    self._cold_used_bytes = max(0, self._cold_used_bytes - move.bytes)
+        await self._admit([move for move in moves if move.rule == "seal"])
+        return moves
+
+    async def _admit(self, moves: Sequence[Move]) -> None:
+        """Lock fresh files: they are cached, so this takes microseconds, in one thread for all."""
+        requests = []
+        for move in moves:
+            try:
+                inode = await self._engine.get_inode(move.ino)
+            except StaleInodeError:
+                continue
+            if inode.raw:
+                requests.append(LockRequest(inode.ino, inode.raw, inode.size))
+        if not requests:
+            return
+        outcomes = await self._parts.residency.lock_many(requests)
+        now_ns = time.time_ns()
+        details = {move.ino: move for move in moves}
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if outcome in (LockOutcome.LOCKED, LockOutcome.CACHED):
+                move = details[request.ino]
+                decision = Decision(move.rule, move.detail, move.bytes, now_ns)
+                try:
+                    await self._engine.record_decision(request.ino, decision)
+                except StaleInodeError:
+                    # Deleted while it was locked, after its own release: nobody else would.
+                    self._parts.residency.release(request.ino, drop_pages=False)
+        self._engine.commit_nowait()

@@ -1,0 +1,389 @@
+"""The mover on a real engine and real stores: files go where pins, ages and budgets want them."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.config import ColdConfig, PolicyConfig, WarmConfig
+from memfs.content.activity import Activity
+from memfs.content.opening import OpenMode
+from memfs.metadata.records import InodeFlags, NewInode
+from memfs.mover.mover import Mover
+from memfs.stores.faulty import Fault, FaultKind
+from memfs.types import ROOT_INODE, FormKind, InodeNo, Tier
+from tests.moving import SMALL_FRAMES, State, compressible, incompressible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from memfs.config import Config
+
+CONTENT = compressible(100_000)
+LONG_AGO_NS = 1
+RETRY_AT_ONCE = PolicyConfig(retry_s_min=0.0, retry_s_max=0.0)
+
+
+class Depot:
+    """A state directory with a mover."""
+
+    def __init__(self, state_dir: Path, config: Config) -> None:
+        self.state = State(state_dir, config)
+        self.activity = Activity()
+        self.mover = Mover(
+            self.state.parts,
+            self.state.moves,
+            self.activity,
+            self._settle,
+            state_dir,
+            random.Random(1),
+        )
+
+    async def create(self, name: str, content: bytes = CONTENT, idle: bool = False) -> InodeNo:
+        """Create a sealed file as the file system does; `idle`: last used long ago."""
+        ino = await self.state.create(name, content)
+        self.activity.note_sealed(ino)
+        if idle:
+            await self.state.engine.record_access([(ino, LONG_AGO_NS)])
+            self.state.engine.commit_nowait()
+            self.activity.take_sealed()
+        return ino
+
+    async def pin(self, ino: InodeNo, tier: Tier | None) -> None:
+        await self.state.engine.set_pin(ino, tier)
+        self.state.engine.commit_nowait()
+        self.activity.note_pin(ino)
+
+    async def reason(self, ino: InodeNo) -> str:
+        pending = await self.state.engine.get_pending(ino)
+        return pending.reason if pending is not None else ""
+
+    async def rule(self, ino: InodeNo) -> str:
+        decision = await self.state.engine.get_decision(ino)
+        return decision.rule if decision is not None else ""
+
+    async def steps(self, count: int) -> None:
+        for _ in range(count):
+            await self.mover.step()
+
+    async def _settle(self) -> None:
+        return None
+
+
+@pytest.fixture
+def open_depot(tmp_path: Path) -> Iterator[Callable[..., Depot]]:
+    depots: list[Depot] = []
+
+    def open_one(**sections: object) -> Depot:
+        depots.append(Depot(tmp_path / "state", replace(SMALL_FRAMES, **sections)))  # type: ignore[arg-type]
+        return depots[-1]
+
+    yield open_one
+    for depot in depots:
+        depot.state.close()
+
+
+@pytest.fixture
+def depot(open_depot: Callable[..., Depot]) -> Depot:
+    return open_depot()
+
+
+async def test_a_sealed_file_is_locked(depot: Depot) -> None:
+    """New data is warm."""
+    ino = await depot.create("a")
+    await depot.mover.step()
+    assert depot.state.residency.is_locked(ino)
+    assert await depot.rule(ino) == "seal"
+
+
+async def test_a_rewritten_file_is_locked_anew(depot: Depot) -> None:
+    """A lock of the size before would leave the rest to chance."""
+    ino = await depot.create("a")
+    await depot.mover.step()
+    await depot.state.rewrite(ino, CONTENT + CONTENT)
+    depot.activity.note_sealed(ino)
+    await depot.mover.step()
+    assert depot.state.residency.is_locked(ino)
+    assert depot.state.residency.used_bytes == 200_704
+
+
+async def test_a_file_larger_than_the_tier_is_not_locked(open_depot: Callable[..., Depot]) -> None:
+    """The budget holds, and a full RAM tier is no failure."""
+    depot = open_depot(warm=WarmConfig(size_bytes=64 << 10))
+    ino = await depot.create("a")
+    await depot.mover.step()
+    assert not depot.state.residency.is_held(ino)
+    assert await depot.reason(ino) == ""
+
+
+async def test_a_pinned_glacier_file_leaves_the_disk(depot: Depot) -> None:
+    """`setfattr -n user.memfs.tier -v glacier`."""
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.steps(2)
+    assert await depot.state.forms(ino) == {FormKind.REMOTE}
+    assert await depot.rule(ino) == "pin"
+    assert await depot.state.leaks() == []
+    assert depot.state.residency.used_bytes == 0
+
+
+async def test_a_pinned_cold_file_is_packed(depot: Depot) -> None:
+    """Pinned cold: compressed on the disk, out of RAM."""
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.COLD)
+    await depot.steps(2)
+    assert await depot.state.forms(ino) == {FormKind.PACKED}
+
+
+async def test_a_pinned_cold_file_comes_back_from_glacier(depot: Depot) -> None:
+    """Changing the pin brings the bytes back to the disk."""
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.steps(2)
+    await depot.pin(ino, Tier.COLD)
+    await depot.steps(2)
+    assert FormKind.PACKED in await depot.state.forms(ino)
+    assert FormKind.RAW not in await depot.state.forms(ino)
+    assert await depot.state.content(ino) == CONTENT
+
+
+async def test_a_pinned_cold_file_that_does_not_shrink_stays_raw_and_is_not_tried_again(
+    depot: Depot,
+) -> None:
+    """Why is on record, and the work is not repeated for the same generation."""
+    ino = await depot.create("a", incompressible(100_000))
+    await depot.pin(ino, Tier.COLD)
+    await depot.mover.step()
+    next_id = depot.state.engine.reserve_blob()
+    await depot.pin(ino, Tier.COLD)
+    await depot.steps(2)
+    assert await depot.state.forms(ino) == {FormKind.RAW}
+    assert await depot.rule(ino) == "incompressible"
+    assert depot.state.engine.reserve_blob() == next_id + 1
+
+
+async def test_a_pinned_warm_file_comes_back_from_glacier(depot: Depot) -> None:
+    """Pinned warm: raw again, and locked."""
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.steps(2)
+    await depot.pin(ino, Tier.WARM)
+    await depot.mover.step()
+    assert depot.state.residency.is_locked(ino)
+    assert await depot.state.content(ino) == CONTENT
+
+
+async def test_a_pin_on_a_directory_moves_all_below(depot: Depot) -> None:
+    """Files with a pin of their own excepted."""
+    engine = depot.state.engine
+    ino, _ = engine.reserve_ids()
+    now_ns = time.time_ns()
+    await engine.create(ROOT_INODE, b"d", NewInode(ino, 0o40755, 0, 0, now_ns))
+    below = [await depot.create(f"f{index}", compressible(10_000, index)) for index in range(20)]
+    for index, file in enumerate(below):
+        name = b"f%d" % index
+        await engine.rename(ROOT_INODE, name, ino, name, 0, now_ns)
+        assert file
+    outside = await depot.create("outside")
+    await engine.set_pin(below[3], Tier.WARM)
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.steps(3)
+    forms = [await depot.state.forms(file) for file in below]
+    assert forms.count({FormKind.REMOTE}) == 19
+    assert FormKind.RAW in forms[3]
+    assert FormKind.RAW in await depot.state.forms(outside)
+
+
+async def test_pins_are_found_after_a_restart(open_depot: Callable[..., Depot]) -> None:
+    """What was pinned warm is locked again, in the background."""
+    depot = open_depot()
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.WARM)
+    await depot.mover.step()
+    depot.state.close()
+    depot.state.residency.close()
+    again = open_depot()
+    await again.steps(2)
+    assert again.state.residency.is_locked(ino)
+
+
+async def test_a_pinned_file_pushes_unpinned_ones_out_of_ram(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """A pin is stronger than recency."""
+    depot = open_depot(warm=WarmConfig(size_bytes=256 << 10, high_watermark=1.0, low_watermark=1.0))
+    others = [await depot.create(f"f{index}") for index in range(2)]
+    await depot.mover.step()
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.WARM)
+    await depot.mover.step()
+    assert depot.state.residency.is_locked(ino)
+    assert sum(depot.state.residency.is_locked(other) for other in others) == 1
+
+
+async def test_a_pinned_file_without_room_waits_with_a_reason(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """Say why."""
+    depot = open_depot(warm=WarmConfig(size_bytes=64 << 10))
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.WARM)
+    await depot.mover.step()
+    assert "raise warm.size" in await depot.reason(ino)
+
+
+async def test_an_open_file_waits_with_a_reason_and_moves_later(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """A reader keeps its raw file; the pin is not forgotten."""
+    depot = open_depot(policy=RETRY_AT_ONCE)
+    ino = await depot.create("a")
+    handle = depot.state.open_table.add(ino, OpenMode.CACHED, writable=False)
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.mover.step()
+    assert "open" in await depot.reason(ino)
+    depot.state.open_table.remove(ino, handle)
+    await depot.steps(2)
+    assert await depot.state.forms(ino) == {FormKind.REMOTE}
+    assert await depot.reason(ino) == ""
+
+
+async def test_a_file_that_is_written_is_not_moved(depot: Depot) -> None:
+    """Demotion never touches a file with a writer."""
+    ino = await depot.create("a")
+    inode = await depot.state.engine.get_inode(ino)
+    await depot.state.engine.unseal(ino, inode.raw)
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.steps(2)
+    assert await depot.state.forms(ino) == {FormKind.RAW}
+    await depot.state.seal(ino)
+    depot.activity.note_sealed(ino)
+    await depot.mover.step()
+    assert await depot.state.forms(ino) == {FormKind.REMOTE}
+
+
+async def test_a_dead_store_delays_with_a_growing_pause(open_depot: Callable[..., Depot]) -> None:
+    """Pending, reason shown, never in a loop."""
+    depot = open_depot(policy=PolicyConfig(retry_s_min=100.0, retry_s_max=150.0))
+    depot.state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file", count=None))
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.steps(5)
+    pending = await depot.state.engine.get_pending(ino)
+    assert pending is not None
+    assert pending.attempt_count == 1
+    assert "unavailable" in pending.reason
+    assert 80 <= (pending.retry_ns - time.time_ns()) / 1e9 + 5 <= 130
+    assert depot.state.faults.hit_counts[FaultKind.UNAVAILABLE] == 1
+    assert await depot.state.content(ino) == CONTENT
+
+
+async def test_a_store_that_is_back_gets_what_waited(open_depot: Callable[..., Depot]) -> None:
+    """Due moves are tried again, and the record goes when they are done."""
+    depot = open_depot(policy=RETRY_AT_ONCE)
+    depot.state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.steps(3)
+    assert await depot.state.forms(ino) == {FormKind.REMOTE}
+    assert await depot.reason(ino) == ""
+
+
+async def test_the_copy_of_a_pinned_glacier_file_waits_before_it_goes(depot: Depot) -> None:
+    """A program that reads it again soon finds it on the disk."""
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.steps(2)
+    await depot.state.moves.hydrate(ino)
+    await depot.steps(3)
+    assert await depot.state.forms(ino) == {FormKind.RAW, FormKind.REMOTE}
+    assert "60 s" in await depot.reason(ino)
+
+
+async def test_unused_files_are_packed_and_then_sent_to_glacier(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """The age limits."""
+    depot = open_depot()
+    ino = await depot.create("a", idle=True)
+    await depot.steps(2)
+    assert await depot.state.forms(ino) == {FormKind.REMOTE}
+    assert await depot.rule(ino) == "age"
+
+
+async def test_files_unused_for_a_while_are_only_packed(open_depot: Callable[..., Depot]) -> None:
+    """The shorter age limit."""
+    depot = open_depot(policy=PolicyConfig(pack_after_s=0.0))
+    ino = await depot.create("a")
+    await depot.steps(3)
+    assert await depot.state.forms(ino) == {FormKind.PACKED}
+
+
+async def test_a_full_disk_tier_is_emptied_down_to_the_low_watermark(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """High and low watermark, the longest unused first."""
+    depot = open_depot(
+        cold=ColdConfig(size_bytes=1 << 20, frame_bytes=4096, high_watermark=0.8, low_watermark=0.5)
+    )
+    inos = [await depot.create(f"f{index}", incompressible(98_304, index)) for index in range(10)]
+    now_ns = time.time_ns()
+    await depot.state.engine.record_access(
+        [(ino, now_ns - (20 - at) * 10**9) for at, ino in enumerate(inos)]
+    )
+    depot.state.engine.commit_nowait()
+    await depot.steps(3)
+    forms = [FormKind.RAW in await depot.state.forms(ino) for ino in inos]
+    assert forms == [False] * 5 + [True] * 5
+    assert await depot.rule(inos[0]) == "watermark"
+
+
+async def test_sealed_files_become_durable(depot: Depot) -> None:
+    """What nobody fsynced is made durable in the background."""
+    ino = await depot.create("a")
+    depot.mover._upkeep._settling_ns = -(10**9)
+    await depot.mover.step()
+    assert (await depot.state.engine.get_inode(ino)).flags & InodeFlags.DURABLE
+
+
+async def test_a_deleted_file_leaves_nothing(depot: Depot) -> None:
+    """Queued moves of it are passed over."""
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.state.unlink("a")
+    await depot.steps(2)
+    assert await depot.state.leaks() == []
+
+
+async def test_a_file_read_much_from_frames_is_hydrated(depot: Depot) -> None:
+    """The file system asks by `note_wanted`."""
+    ino = await depot.create("a", idle=True)
+    await depot.state.moves.upload(ino)
+    await depot.state.moves.drop_raw(ino)
+    await depot.state.engine.record_access([(ino, time.time_ns())])
+    depot.state.engine.commit_nowait()
+    depot.activity.note_wanted(ino)
+    await depot.mover.step()
+    assert FormKind.RAW in await depot.state.forms(ino)
+
+
+async def test_an_idle_mover_writes_nothing(depot: Depot) -> None:
+    """A round with nothing to do is free."""
+    await depot.create("a")
+    await depot.steps(3)
+    journal = [path.stat().st_mtime_ns for path in depot.state.state_dir.glob("journal.*")]
+    await depot.steps(20)
+    assert [path.stat().st_mtime_ns for path in depot.state.state_dir.glob("journal.*")] == journal
+
+
+async def test_status_tells_budgets_and_work(depot: Depot) -> None:
+    """For `memfs status`."""
+    await depot.create("a")
+    await depot.mover.step()
+    status = depot.mover.status()
+    assert {"lanes", "moves", "warm", "cold", "surveying_pins"} == set(status)
