@@ -63,8 +63,9 @@ class ColdConfig:
     """That stops here."""
     codec: str = "zstd:3"
     """Of packed files: `none`, `lz4`, `snappy`, `zstd[:1-19]`, or one by an entry point."""
-    frame_bytes: int = 1 * MIB
-    """Uncompressed bytes of a frame, the unit of a ranged read."""
+    frame_bytes: int = 256 * KIB
+    """Uncompressed bytes of a frame, the unit of a ranged read. Against 1 MiB: ratio within 2 %, a
+    4 KiB read in 0.6 instead of 1.7 ms (zstd:3), measured by tests/bench."""
     hydrate_bytes_max: int = 16 * MIB
     """Files up to this size are made raw before `open` returns; larger ones are read by frames."""
 

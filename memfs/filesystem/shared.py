@@ -32,9 +32,9 @@ VALID_S = 86400.0
 changes pass through it, so only memory limits it."""
 
 UNSEALED_VALID_S = 1.0
-"""The same while a file may have a writer. The kernel forgets size and times by itself when it passes
-a write through; only the mtime of writes by a mapping is seen late. With 0 each open of a file just
-written costs a GETATTR more (counted by opcode)."""
+"""The same while a file may have a writer. The kernel forgets size and times by itself when it
+passes a write through; only the mtime of writes by a mapping is seen late. With 0 each open of a
+file just written costs a GETATTR more (counted by opcode)."""
 
 _RELATIME_NS = 24 * 3600 * 1_000_000_000
 """An access time older than this is renewed by the next access (mount(8), relatime)."""

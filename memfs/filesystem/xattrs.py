@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from memfs.errors import (
     InvalidValueError,
     NotSupportedError,
+    NoXattrError,
     TooBigError,
 )
+from memfs.filesystem.attributes import CAPABILITY_XATTR
 from memfs.filesystem.content import ContentRequests
 from memfs.filesystem.control import CONTROL_PREFIX, Control
 from memfs.filesystem.shared import now_ns
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from memfs.filesystem.shared import Parts
     from memfs.types import InodeNo
 
+WITHOUT_CAPABILITY_MAX = 4096
+"""Files remembered to have no `security.capability`: without passthrough the kernel asks before
+each write (`file_remove_privs`, fs/inode.c)."""
+
 _NAMESPACES = (b"user.", b"trusted.", b"security.", acl.ACCESS_XATTR, acl.DEFAULT_XATTR)
 
 
@@ -33,11 +39,14 @@ class XattrRequests(ContentRequests):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._control = Control(parts)
+        self._without_capability: dict[InodeNo, None] = {}
 
     async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
         """GETXATTR."""
         if name.startswith(CONTROL_PREFIX):
             return await self._control.get(ino, name)
+        if name == CAPABILITY_XATTR:
+            return await self._get_capability(ino)
         return await self._engine.get_xattr(ino, name)
 
     async def set_xattr(
@@ -51,6 +60,8 @@ class XattrRequests(ContentRequests):
             raise NotSupportedError(f"xattr {_printable(name)}: no such namespace here")
         if len(value) > XATTR_VALUE_BYTES_MAX:
             raise TooBigError(f"xattr {_printable(name)}: {len(value)} bytes are over 64 KiB")
+        if name == CAPABILITY_XATTR:
+            self._without_capability.pop(ino, None)
         if name in (acl.ACCESS_XATTR, acl.DEFAULT_XATTR):
             await self._set_acl(ino, name, value, kill_sgid)
         else:
@@ -68,6 +79,18 @@ class XattrRequests(ContentRequests):
         await self._engine.remove_xattr(ino, name, now_ns())
         if name == acl.DEFAULT_XATTR:
             self._default_acls.pop(ino, None)
+
+    async def _get_capability(self, ino: InodeNo) -> bytes:
+        """Answer what the kernel asks before a write: has the file capabilities to lose?"""
+        if ino in self._without_capability:
+            raise NoXattrError("no file capabilities")
+        try:
+            return await self._engine.get_xattr(ino, CAPABILITY_XATTR)
+        except NoXattrError:
+            if len(self._without_capability) >= WITHOUT_CAPABILITY_MAX:
+                self._without_capability.clear()
+            self._without_capability[ino] = None
+            raise
 
     async def _set_acl(self, ino: InodeNo, name: bytes, value: bytes, kill_sgid: bool) -> None:
         if not self._features.acl:
