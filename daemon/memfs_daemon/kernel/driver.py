@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import UsageError
+from memfs_daemon.capabilities import limits_of
 from memfs_daemon.kernel import mounting
 from memfs_daemon.kernel.channel import Channel, ConnectionClosedError
 from memfs_daemon.kernel.handlers.table import build_table
@@ -50,6 +51,8 @@ class KernelDriver:
         negotiated: What INIT agreed on; None before.
     """
 
+    name = "kernel"
+
     def __init__(
         self,
         operations: Operations,
@@ -70,6 +73,11 @@ class KernelDriver:
         self._stack_depth = passthrough_stack_depth
         self._channel: Channel | None = None
         self.negotiated: Negotiated | None = None
+
+    @property
+    def limits(self) -> Sequence[str]:
+        """See `memfs_daemon.driver.Driver`."""
+        return limits_of(self.name)
 
     def mount(self) -> None:
         """Mount; until `serve` runs, whoever touches the mountpoint waits.
