@@ -31,7 +31,7 @@ from memfs_daemon.state_lock import StateLock
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("memfs_daemon.main")  # not __main__
 
 
 def main() -> None:

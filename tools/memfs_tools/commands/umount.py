@@ -40,6 +40,8 @@ def umount(mountpoint: Path) -> None:
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     served = require_mount(mountpoint)
     holder = _find_holder(served)
+    # This command itself must not keep the mount busy.
+    os.chdir("/")
     if holder is None:
         _unmount(served, lazy=True)
         return
