@@ -1,0 +1,106 @@
+"""A life of a state directory in which every fault point is reached; kills itself at one of them.
+
+Run as a program: state directory, name of the fault point, and at which time it is reached. Started
+again on the same directory it goes on from what it finds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import AlreadyExistsError, StoreUnavailableError
+from memfs.moves.faults import FaultPoints
+from memfs.stores.faulty import Fault, FaultKind
+from memfs.types import ROOT_INODE, FormKind
+from tests.moving import State, compressible
+
+if TYPE_CHECKING:
+    from memfs.types import InodeNo
+
+
+class KillAt(FaultPoints):
+    """Kills the process when a point is reached for the n-th time."""
+
+    def __init__(self, point: str, count: int) -> None:
+        self._point = point
+        self._left_count = count
+
+    def reach(self, point: str) -> None:
+        if point != self._point:
+            return
+        self._left_count -= 1
+        if not self._left_count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def ensure(state: State, name: str, seed: int) -> InodeNo:
+    """Return a file, created if an earlier run did not get that far."""
+    try:
+        return await state.create(name, compressible(30_000, seed))
+    except AlreadyExistsError:
+        return (await state.engine.lookup(ROOT_INODE, name.encode())).ino
+
+
+async def live(state: State) -> None:
+    moves = state.moves
+    await moves.recover()
+    inos = [await ensure(state, name, seed) for seed, name in enumerate("abcd")]
+    while not moves.sweep_done:
+        await moves.sweep_step()
+    for ino in inos:
+        await moves.hydrate(ino)
+    state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
+    with contextlib.suppress(StoreUnavailableError):
+        await moves.upload(inos[0])
+    for ino in inos[:2]:
+        await moves.pack(ino)
+        await moves.upload(ino)
+        await moves.drop_raw(ino)
+    for ino in inos[2:]:
+        await moves.upload(ino)
+        await moves.drop_raw(ino)
+    await moves.drop_form(inos[0], FormKind.PACKED)
+    await moves.drop_form(inos[1], FormKind.REMOTE)
+    await collect(state)
+    for ino in inos:
+        await moves.hydrate(ino)
+    await moves.pack(inos[2])
+    await moves.drop_form(inos[2], FormKind.PACKED)
+    await moves.drop_form(inos[3], FormKind.REMOTE)
+    await collect(state)
+
+
+async def collect(state: State) -> None:
+    while await state.moves.collect_garbage(2):
+        pass
+
+
+def die_within_a_create(state_dir: Path) -> None:
+    """Leave a raw file that no inode names, by a process of its own that is killed."""
+    child = os.fork()
+    if not child:
+        state = State(state_dir)
+        _, raw = state.engine.reserve_ids()
+        os.close(state.raw_store.create(raw))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+async def run(state_dir: Path, point: str, count: int) -> None:
+    state = State(state_dir, faults=KillAt(point, count))
+    try:
+        await live(state)
+    finally:
+        state.close()
+
+
+if __name__ == "__main__":
+    die_within_a_create(Path(sys.argv[1]))
+    trio.run(run, Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
