@@ -1,0 +1,201 @@
+"""The RAM tier: what is locked, within which budget, and what happens where locking is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from memfs.config import WarmConfig
+from memfs.content.residency import LockOutcome, LockRequest, Residency, default_budget_bytes
+from memfs.linux.memory import PageLock, PageLockError, map_count
+from memfs.stores.raw import RawStore
+from memfs.types import InodeNo, RawId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture
+def raw_store(tmp_path: Path) -> Iterator[RawStore]:
+    raw_store = RawStore(tmp_path)
+    yield raw_store
+    raw_store.close()
+
+
+@pytest.fixture
+def residency(raw_store: RawStore) -> Iterator[Residency]:
+    residency = Residency(raw_store, WarmConfig(size_bytes=10 * PAGE))
+    yield residency
+    residency.close()
+
+
+def create(raw_store: RawStore, raw: int, size: int) -> LockRequest:
+    fd = raw_store.create(RawId(raw))
+    os.write(fd, b"x" * size)
+    os.close(fd)
+    return LockRequest(InodeNo(raw), RawId(raw), size)
+
+
+async def test_a_locked_file_stays_in_ram(residency: Residency, raw_store: RawStore) -> None:
+    """Its pages cannot be dropped from the cache."""
+    request = create(raw_store, 1, 3 * PAGE)
+    assert await residency.lock(*request) == LockOutcome.LOCKED
+    path = raw_store.path(request.raw)
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    assert residency.ram_bytes(path) == 3 * PAGE
+    assert residency.is_locked(request.ino)
+    assert (residency.used_bytes, residency.locked_bytes) == (3 * PAGE, 3 * PAGE)
+
+
+async def test_releasing_with_pages_empties_the_cache(
+    residency: Residency, raw_store: RawStore
+) -> None:
+    """Out of RAM means out of RAM."""
+    request = create(raw_store, 1, 3 * PAGE)
+    fd = raw_store.open(request.raw)
+    os.fsync(fd)
+    os.close(fd)
+    await residency.lock(*request)
+    assert await residency.unlock(request.ino, drop_pages=True) == 3 * PAGE
+    assert residency.ram_bytes(raw_store.path(request.raw)) == 0
+    assert residency.used_bytes == 0
+
+
+async def test_the_budget_is_never_exceeded(residency: Residency, raw_store: RawStore) -> None:
+    """In whole pages, files that are being locked included."""
+    requests = [create(raw_store, raw, 3 * PAGE + 1) for raw in range(1, 5)]
+    outcomes = await residency.lock_many(requests)
+    assert outcomes == [LockOutcome.LOCKED] * 2 + [LockOutcome.NO_ROOM] * 2
+    assert residency.used_bytes == 8 * PAGE
+    assert residency.held_count == 2
+
+
+async def test_an_empty_file_takes_no_room(residency: Residency, raw_store: RawStore) -> None:
+    """It has no pages, and is where it belongs."""
+    assert await residency.lock(*create(raw_store, 1, 0)) == LockOutcome.LOCKED
+    assert residency.used_bytes == 0
+
+
+async def test_a_grown_file_is_locked_anew(residency: Residency, raw_store: RawStore) -> None:
+    """The account follows."""
+    request = create(raw_store, 1, PAGE)
+    await residency.lock(*request)
+    os.truncate(raw_store.path(request.raw), 4 * PAGE)
+    await residency.lock(request.ino, request.raw, 4 * PAGE)
+    assert residency.used_bytes == 4 * PAGE
+    assert residency.holds(request.ino, request.raw, 4 * PAGE)
+    assert residency.locked_count == 1
+
+
+async def test_locking_twice_counts_once(residency: Residency, raw_store: RawStore) -> None:
+    """A file is held at most once, also within one call."""
+    request = create(raw_store, 1, PAGE)
+    await residency.lock_many([request, request])
+    await residency.lock(*request)
+    assert (residency.used_bytes, residency.locked_count) == (PAGE, 1)
+
+
+async def test_a_file_that_is_gone_is_not_counted(residency: Residency) -> None:
+    """Deleted between the decision and the lock."""
+    assert await residency.lock(InodeNo(7), RawId(7), PAGE) == LockOutcome.GONE
+    assert residency.used_bytes == 0
+
+
+async def test_a_file_released_while_it_is_locked_is_not_counted(
+    residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleted while the thread is at it."""
+    released = threading.Event()
+
+    class SlowLock(PageLock):
+        def __init__(self, fd: int, length: int) -> None:
+            released.wait()
+            super().__init__(fd, length)
+
+    monkeypatch.setattr("memfs.content.residency.PageLock", SlowLock)
+    request = create(raw_store, 1, PAGE)
+    outcomes = []
+
+    async def lock() -> None:
+        outcomes.append(await residency.lock(*request))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lock)
+        await trio.testing.wait_all_tasks_blocked()
+        residency.release(request.ino, drop_pages=False)
+        released.set()
+    assert outcomes == [LockOutcome.GONE]
+    assert (residency.used_bytes, residency.locked_count) == (0, 0)
+
+
+async def test_where_locking_is_refused_files_are_cached(
+    residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stated fallback, with its reason; the budget holds all the same."""
+
+    class RefusedLock(PageLock):
+        def __init__(self, fd: int, length: int) -> None:
+            raise PageLockError("RLIMIT_MEMLOCK is 0; raise it", errno.EPERM, permanent=True)
+
+    monkeypatch.setattr("memfs.content.residency.PageLock", RefusedLock)
+    request = create(raw_store, 1, PAGE)
+    assert await residency.lock(*request) == LockOutcome.CACHED
+    assert residency.refusal == "RLIMIT_MEMLOCK is 0; raise it"
+    assert residency.is_held(request.ino)
+    assert not residency.is_locked(request.ino)
+    assert (residency.used_bytes, residency.locked_bytes) == (PAGE, 0)
+
+
+async def test_near_the_map_limit_files_are_cached(
+    raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`vm.max_map_count` is the whole process's."""
+    monkeypatch.setattr("memfs.content.residency.max_map_count", lambda: 2 * (map_count() + 2))
+    residency = Residency(raw_store, WarmConfig(size_bytes=10 * PAGE))
+    try:
+        requests = [create(raw_store, raw, PAGE) for raw in range(1, 7)]
+        outcomes = await residency.lock_many(requests)
+        assert LockOutcome.CACHED in outcomes
+        assert residency.refusal is not None
+        assert "max_map_count" in residency.refusal
+    finally:
+        residency.close()
+
+
+async def test_the_coldest_come_first(residency: Residency, raw_store: RawStore) -> None:
+    """By lock and touch."""
+    for raw in range(1, 4):
+        await residency.lock(*create(raw_store, raw, PAGE))
+    residency.touch(InodeNo(1))
+    assert residency.coldest(2) == [2, 3]
+
+
+async def test_a_tier_of_no_bytes_is_off(raw_store: RawStore) -> None:
+    """`warm.size = 0`."""
+    residency = Residency(raw_store, WarmConfig(size_bytes=0))
+    assert await residency.lock(*create(raw_store, 1, PAGE)) == LockOutcome.OFF
+    residency.close()
+
+
+async def test_closing_gives_all_back(raw_store: RawStore) -> None:
+    """At shutdown; twice is once."""
+    residency = Residency(raw_store, WarmConfig())
+    assert residency.budget_bytes == default_budget_bytes()
+    before = map_count()
+    await residency.lock(*create(raw_store, 1, PAGE))
+    residency.close()
+    residency.close()
+    assert residency.used_bytes == 0
+    assert map_count() <= before + 2
