@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.types import FormKind
+from memfs.types import NO_RAW, ROOT_INODE, FormKind
 from tests.contract.engine.making import (
     NOW_NS,
     make_directory,
@@ -23,16 +23,11 @@ if TYPE_CHECKING:
 
     from memfs.metadata.engine import Engine
 
-NUMBER = "select ino from dentry where name = cast(? as blob)"
-
 DAMAGE = {
     "names inode 9999, which does not exist": (
         "insert into dentry values (1, 50000, x'61', 9999)",
     ),
-    "which is no directory": (
-        "update dentry set parent = {sealed} where name = x'6c6f6f7365'",
-        "update inode set nlink = nlink",
-    ),
+    "which is no directory": ("update dentry set parent = {sealed} where name = x'6c6f6f7365'",),
     "has link count 7, but 1 names": ("update inode set nlink = 7 where ino = {sealed}",),
     "has link count 9, but 1 subdirectories": (
         "update inode set nlink = 9 where ino = {directory}",
@@ -88,8 +83,8 @@ async def plant(engine: Engine) -> dict[str, object]:
     sealed = await make_sealed(engine, b"sealed")
     assert await publish(engine, sealed, FormKind.PACKED, "packed/1")
     loose = await make_file(engine, b"loose")
-    link = new_file(engine)._replace(mode=0o120777, raw=0, target=b"target")
-    await engine.create(1, b"link", link)
+    link = new_file(engine)._replace(mode=0o120777, raw=NO_RAW, target=b"target")
+    await engine.create(ROOT_INODE, b"link", link)
     await engine.set_xattr(sealed.ino, b"user.a", b"value", 0, NOW_NS)
     return {
         "directory": directory.ino,
