@@ -77,7 +77,7 @@ class GlacierConfig:
     enabled: bool = True
     """False: there is no object store, and nothing leaves this machine's disk."""
     url: str | None = None
-    """`s3://bucket/prefix`, `file:///dir`, any fsspec URL; None: `glacier/` in the state directory."""
+    """`s3://bucket/prefix`, `file:///dir`, any fsspec URL; None: `glacier/` in the state."""
     codec: str = "zstd:3"
     """Of objects; as `cold.codec`."""
     options: dict[str, object] = field(default_factory=dict)

@@ -221,7 +221,8 @@ class Names(Shared):
     async def _new_file(self, caller: Caller, parent: InodeNo, mode: int) -> tuple[NewInode, int]:
         """Prepare a regular file with its empty raw file; the caller closes the descriptor."""
         new = await self._new_inode(caller, parent, stat.S_IFREG | (mode & 0o7777))
-        return new, self._raw_store.create(new.raw)
+        # Read-only: as a backing file, a writable one would keep the file from ever being sealed.
+        return new, self._raw_store.create(new.raw, os.O_RDONLY)
 
     def _open_created(self, inode: Inode, fd: int, flags: int) -> Opened:
         self._open_table.adopt_backing(inode.ino, inode.raw, fd)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DIRECTORY_BITS = 12
 """Ids of a directory, as a power of two; part of the format of the state directory."""
 
-_CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_CREATE_FLAGS = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class RawStore:
@@ -55,8 +55,8 @@ class RawStore:
         """Return the path of a raw file, whether it exists or not."""
         return self.root / _relative_path(raw)
 
-    def create(self, raw: RawId) -> int:
-        """Create an empty raw file and return a descriptor for reading and writing.
+    def create(self, raw: RawId, access: int = os.O_RDWR) -> int:
+        """Create an empty raw file and return a descriptor; `access` as of open(2).
 
         Raises:
             StoreError: There is one of that id already.
@@ -65,9 +65,9 @@ class RawStore:
         directory = raw >> DIRECTORY_BITS
         path = f"{directory:x}/{raw:x}"
         try:
-            fd = os.open(path, _CREATE_FLAGS, 0o600, dir_fd=self._root_fd)
+            fd = os.open(path, _CREATE_FLAGS | access, 0o600, dir_fd=self._root_fd)
         except FileNotFoundError:
-            fd = self._create_first(directory, path)
+            fd = self._create_first(directory, path, access)
         except OSError as error:
             raise self._error(error, raw) from error
         # Counted after the entry exists: a sync that began before cannot claim to have covered it.
@@ -160,7 +160,7 @@ class RawStore:
                 if raw is None or raw >> DIRECTORY_BITS != directory:
                     yield self.root / f"{directory:x}" / name
 
-    def _create_first(self, directory: int, path: str) -> int:
+    def _create_first(self, directory: int, path: str, access: int) -> int:
         try:
             os.mkdir(f"{directory:x}", 0o700, dir_fd=self._root_fd)
         except FileExistsError:
@@ -168,7 +168,7 @@ class RawStore:
         except OSError as error:
             raise translate_error(error, f"{self.root}/{directory:x}") from error
         try:
-            return os.open(path, _CREATE_FLAGS, 0o600, dir_fd=self._root_fd)
+            return os.open(path, _CREATE_FLAGS | access, 0o600, dir_fd=self._root_fd)
         except OSError as error:
             raise translate_error(error, f"{self.root}/{path}") from error
 
