@@ -55,7 +55,9 @@ install_venv() {
         fail "$("$python" --version) is too old; memfs needs 3.11 or newer"
     say "installing memfs into .venv"
     [[ -x .venv/bin/python ]] || "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+    # What pip says is of interest only if it fails.
+    .venv/bin/python -m pip install --disable-pip-version-check --editable ".[$extras]" \
+        >.venv/setup.log 2>&1 || { cat .venv/setup.log >&2; fail "pip could not install memfs"; }
     touch "$mark"
 }
 
