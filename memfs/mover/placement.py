@@ -11,10 +11,11 @@ import time
 from typing import TYPE_CHECKING
 
 from memfs.content.residency import LockOutcome
-from memfs.errors import MemfsError, StaleInodeError
+from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreError
 from memfs.metadata.records import Decision, PendingMove
 from memfs.mover.observation import UNPACKABLE_RULE, unpackable_detail
 from memfs.mover.policy import Goal, Step, make_room, next_step
+from memfs.mover.store_gate import StoreGate
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.types import FormKind
 
@@ -56,6 +57,7 @@ class Placer:
         self._moves = moves
         self._observer = observer
         self._rng = rng
+        self.gate = StoreGate(parts.config.policy, rng)
 
     async def place(self, move: Move) -> None:
         """Carry a file to its goal, or record why it waits."""
@@ -76,7 +78,18 @@ class Placer:
             if step is None:
                 await self.settle(move, moved_bytes)
                 return
-            result = await self._take(step, candidate, move)
+            asks_store = step == Step.UPLOAD or (step == Step.HYDRATE and not candidate.packed)
+            if asks_store and self.gate.wait_s:
+                await self.wait_for_store(move.ino, move.goal.tier)
+                return
+            try:
+                result = await self._take(step, candidate, move)
+            except StoreError as error:
+                if asks_store and not isinstance(error, ObjectMissingError):
+                    self.gate.fail(str(error))
+                raise
+            if asks_store:
+                self.gate.succeed()
             if result.outcome == MoveOutcome.BUSY:
                 await self.postpone(move.ino, move.goal.tier, _OPEN)
                 return
@@ -86,6 +99,13 @@ class Placer:
             if result.outcome == MoveOutcome.SUPERSEDED:
                 return
             moved_bytes += result.moved_bytes
+
+    async def wait_for_store(self, ino: InodeNo, wanted: Tier) -> None:
+        """Have a file wait until the store is asked again, and a little longer than the first."""
+        pause_s = (
+            self.gate.wait_s + self._rng.uniform(0.0, 1.0) * self._parts.config.policy.retry_s_min
+        )
+        await self.postpone(ino, wanted, self.gate.reason or "the store is down", pause_s)
 
     async def settle(self, move: Move, moved_bytes: int) -> None:
         """Record that a file is where it belongs, and why."""

@@ -105,6 +105,8 @@ class Limits(NamedTuple):
     """Not used for so long: to the object store."""
     glacier: bool
     """There is an object store."""
+    store_ready: bool = True
+    """False: it is down, and only pinned files wait for it."""
     move_count_max: int = 256
     """Of one plan."""
 
@@ -251,7 +253,12 @@ def _by_admission(view: TierView, limits: Limits, free: list[Candidate]) -> list
 def _by_age(view: TierView, limits: Limits, free: list[Candidate]) -> list[Move]:
     moves = []
     ages = (
-        (limits.cold_to_glacier_ns, Goal.GLACIER, limits.glacier, "policy.cold_to_glacier"),
+        (
+            limits.cold_to_glacier_ns,
+            Goal.GLACIER,
+            limits.glacier and limits.store_ready,
+            "policy.cold_to_glacier",
+        ),
         (limits.pack_after_ns, Goal.PACKED, True, "policy.pack_after"),
         (limits.warm_to_cold_ns, Goal.COLD, True, "policy.warm_to_cold"),
     )
@@ -291,7 +298,7 @@ def _from_disk(view: TierView, limits: Limits, free: list[Candidate]) -> list[Mo
         return []
     moves = []
     used_bytes = view.cold_used_bytes
-    goal = Goal.GLACIER if limits.glacier else Goal.PACKED
+    goal = Goal.GLACIER if limits.glacier and limits.store_ready else Goal.PACKED
     detail = f"the disk tier was filled beyond {limits.cold.high_bytes} bytes"
     for candidate in eviction_order(c for c in free if c.local_bytes and not c.open):
         if used_bytes <= limits.cold.low_bytes:

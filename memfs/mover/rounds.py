@@ -133,6 +133,7 @@ class Rounds:
                 "used_bytes": self._cold_used_bytes,
                 "draining": self._cold_draining,
             },
+            "store_refusal": self._placer.gate.reason,
             "surveying_pins": not self._pin_survey.done,
         }
 
@@ -146,7 +147,7 @@ class Rounds:
             parts.residency.budget_bytes,
             space.budget_bytes,
             glacier=parts.remote is not None,
-        )
+        )._replace(store_ready=not self._placer.gate.wait_s)
         self._cold_used_bytes = max(0, space.used_bytes - self._lanes.freeing_bytes)
         self._warm_draining = is_draining(
             self._warm_draining, parts.residency.used_bytes, self._limits.warm
@@ -205,6 +206,9 @@ class Rounds:
         """Look again at files whose time has come; those that are wanted elsewhere no more go."""
         for pending in await self._engine.list_pending(self._now_ns, DUE_A_ROUND):
             if pending.ino in self._lanes:
+                continue
+            if pending.wanted == Tier.GLACIER and self._placer.gate.wait_s:
+                await self._placer.wait_for_store(pending.ino, pending.wanted)
                 continue
             candidate = await self._observer.observe(pending.ino, self._now_ns)
             moves = await self._decide([candidate] if candidate is not None else [])

@@ -283,6 +283,19 @@ async def test_a_dead_store_delays_with_a_growing_pause(open_depot: Callable[...
     assert await depot.state.content(ino) == CONTENT
 
 
+async def test_a_dead_store_is_asked_once_for_all_files(open_depot: Callable[..., Depot]) -> None:
+    """Thousands of waiting files do not make thousands of attempts."""
+    depot = open_depot(policy=PolicyConfig(retry_s_min=100.0, retry_s_max=150.0))
+    depot.state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file", count=None))
+    inos = [await depot.create(f"f{index}", compressible(10_000, index)) for index in range(20)]
+    for ino in inos:
+        await depot.pin(ino, Tier.GLACIER)
+    await depot.steps(3)
+    assert depot.state.faults.hit_counts[FaultKind.UNAVAILABLE] == 1
+    assert all(["unavailable" in await depot.reason(ino) for ino in inos])
+    assert "unavailable" in str(depot.mover.status()["store_refusal"])
+
+
 async def test_a_store_that_is_back_gets_what_waited(open_depot: Callable[..., Depot]) -> None:
     """Due moves are tried again, and the record goes when they are done."""
     depot = open_depot(policy=RETRY_AT_ONCE)
@@ -386,4 +399,4 @@ async def test_status_tells_budgets_and_work(depot: Depot) -> None:
     await depot.create("a")
     await depot.mover.step()
     status = depot.mover.status()
-    assert {"lanes", "moves", "warm", "cold", "surveying_pins"} == set(status)
+    assert {"lanes", "moves", "warm", "cold", "store_refusal", "surveying_pins"} == set(status)
