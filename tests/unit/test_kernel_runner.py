@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from memfs.types import InodeNo
+
 ROOT = 1
 SLOW = b"user.test.slow"
 
@@ -71,7 +73,7 @@ class Kernel:
 
     async def receive(self, count: int) -> dict[int, int]:
         """Return the errors of the next replies by the number of their requests."""
-        replies = {}
+        replies: dict[int, int] = {}
         with trio.fail_after(10):
             while len(replies) < count:
                 await trio.lowlevel.wait_readable(self.end)
@@ -89,7 +91,7 @@ class Kernel:
             return True
         return False
 
-    def make_file(self, name: bytes, *, slow: bool) -> int:
+    def make_file(self, name: bytes, *, slow: bool) -> InodeNo:
         """Put a file into the file system, behind the driver's back."""
         filesystem = self.filesystem
         node = filesystem.add_file(name, b"content")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from typing import TYPE_CHECKING
 
 from memfs_daemon.kernel.protocol import (
     READ_BUFFER_BYTES_MIN,
@@ -15,6 +16,9 @@ from memfs_daemon.kernel.protocol import (
     REPLY_HEADER_BYTES,
     WRITE_OVERHEAD_BYTES,
 )
+
+if TYPE_CHECKING:
+    from memfs_daemon.kernel.request import Payload
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +71,7 @@ class Channel:
                 if error.errno != errno.ENOENT:
                     raise
 
-    def write(self, unique: int, error: int, payload: bytes) -> bool:
+    def write(self, unique: int, error: int, payload: Payload) -> bool:
         """Answer a request.
 
         Args:

@@ -6,7 +6,7 @@ Invariant: `data` is immutable and the request's own, so a detached request may 
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from memfs_daemon.kernel.protocol import HEADER
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from memfs.content.opening import Handle
     from memfs.types import InodeNo
+
+Payload: TypeAlias = bytes | bytearray
+"""What follows the header of a reply."""
 
 _unpack_header = HEADER.unpack_from
 
@@ -70,7 +73,7 @@ def _leave_fast_path() -> Generator[_Detach, None, None]:
 
 
 @types.coroutine
-def resume(coroutine: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, bytes]:
+def resume(coroutine: Coroutine[Any, Any, Payload]) -> Generator[Any, Any, Payload]:
     """Run a coroutine on from where it detached, inside the task that awaits this."""
-    reply: bytes = yield from coroutine
+    reply: Payload = yield from coroutine
     return reply

@@ -14,7 +14,7 @@ import trio
 from memfs.errors import MemfsError
 from memfs_daemon.kernel.channel import ConnectionClosedError
 from memfs_daemon.kernel.protocol import HEADER_BYTES, INTERRUPT_IN, Opcode
-from memfs_daemon.kernel.request import DETACH, Request, resume
+from memfs_daemon.kernel.request import DETACH, Payload, Request, resume
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -35,7 +35,7 @@ within microseconds. Measured on 2 CPUs under load: 1 -> 4: +30 % open+read+clos
 4 -> 20: nothing more."""
 
 _INTERRUPT = int(Opcode.INTERRUPT)
-_Outcome = bytes | int
+_Outcome = Payload | int
 """The reply's own structure, or an errno."""
 
 
@@ -138,7 +138,7 @@ class Runner:
         self,
         nursery: trio.Nursery,
         request: Request,
-        coroutine: Coroutine[Any, Any, bytes],
+        coroutine: Coroutine[Any, Any, Payload],
         trap: object,
     ) -> None:
         """Let a coroutine that has to wait go on in a task of its own."""
@@ -152,7 +152,7 @@ class Runner:
         self._hold(request, self._errno_of(request, bug))
 
     async def _run_detached(
-        self, request: Request, coroutine: Coroutine[Any, Any, bytes], scope: trio.CancelScope
+        self, request: Request, coroutine: Coroutine[Any, Any, Payload], scope: trio.CancelScope
     ) -> None:
         outcome: _Outcome = errno.EINTR
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import errno
+import itertools
 import os
 import stat
 import time
@@ -282,7 +283,8 @@ class FakeFilesystem:
     ) -> list[DirectoryEntry]:
         self.calls["list_directory"] += 1
         begin = after_cookie - 2 if after_cookie else 0
-        children = list(self.inode(ino).children.items())[begin : begin + limit]
+        items = self.inode(ino).children.items()
+        children = list(itertools.islice(items, begin, begin + limit))
         return [
             DirectoryEntry(begin + index + 3, name, self.record(self.inodes[child]))
             for index, (name, child) in enumerate(children)

@@ -60,6 +60,7 @@ class KernelMount:
         self._thread = threading.Thread(target=self._run, name="kernel driver")
         self._serving = threading.Event()
         self._token: trio.lowlevel.TrioToken | None = None
+        self._scope = trio.CancelScope()
         self.failure: BaseException | None = None
 
     def __enter__(self) -> KernelMount:
@@ -79,10 +80,14 @@ class KernelMount:
         self.call(self.filesystem.gate.set)
         if mounting.find_mount(self.root) is not None:
             try:
-                mounting.unmount(self.root, lazy=error is not None)
+                mounting.unmount(self.root)
             except OSError:
+                # A descriptor was left open. Detach, and end the connection by closing its end:
+                # else this process would wait, when it exits, for an answer of its own.
                 mounting.unmount(self.root, lazy=True)
-                raise
+                self.call(self._scope.cancel)
+                if error is None:
+                    raise
         self._thread.join(_STOP_S)
         assert not self._thread.is_alive(), "the driver goes on after unmounting"
         if self.failure is not None:
@@ -108,6 +113,7 @@ class KernelMount:
 
     async def _serve(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.driver.serve)
-            self._serving.set()
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.driver.serve)
+                self._serving.set()

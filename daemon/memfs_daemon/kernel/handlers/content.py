@@ -25,7 +25,7 @@ from memfs_daemon.kernel.protocol import (
 
 if TYPE_CHECKING:
     from memfs.filesystem.operations import Operations
-    from memfs_daemon.kernel.request import Request
+    from memfs_daemon.kernel.request import Payload, Request
 
 _WRITE_DATA = HEADER_BYTES + WRITE_IN.size
 
@@ -51,7 +51,7 @@ class ContentHandlers:
         self._operations.release(request.node, handle)
         return b""
 
-    async def read(self, request: Request) -> bytes:
+    async def read(self, request: Request) -> Payload:
         """READ."""
         handle, offset, size, *_ = READ_IN.unpack_from(request.data, HEADER_BYTES)
         return await self._operations.read(request, request.node, handle, offset, size)

@@ -15,13 +15,13 @@ from memfs_daemon.kernel.handlers.content import ContentHandlers
 from memfs_daemon.kernel.handlers.directories import DirectoryHandlers
 from memfs_daemon.kernel.handlers.names import NameHandlers
 from memfs_daemon.kernel.protocol import InitFlag, Opcode
-from memfs_daemon.kernel.request import Request
+from memfs_daemon.kernel.request import Payload, Request
 
 if TYPE_CHECKING:
     from memfs.filesystem.operations import Operations
     from memfs_daemon.kernel.negotiation import Negotiated
 
-Handler = Callable[[Request], Coroutine[Any, Any, bytes]]
+Handler = Callable[[Request], Coroutine[Any, Any, Payload]]
 """Returns the reply's own structure, or raises."""
 SilentHandler = Callable[[Request], None]
 """Of a request that gets no reply."""
