@@ -141,21 +141,20 @@ def _new_directory(disk: Path, name: str) -> Path:
 def _open(kind: type[Place], disk: Path, outcome: Outcome, opened: list[Place]) -> None:
     place = kind(_new_directory(disk, kind.name))
     reason = place.lacks()
-    if reason is None:
-        # Listed before it is open: a mount that fails half-way is closed like the others.
-        opened.append(place)
-        try:
-            place.open()
-        except (PlaceError, MountError) as error:
-            opened.remove(place)
-            scratch.detach(place.base)
-            reason = str(error)
     if reason is not None:
-        # The whole story, a daemon's log perhaps, for whoever runs this; its end for the table.
         print(f"bench: {place.name} left out: {reason}", file=sys.stderr)
-        outcome.skipped[place.name] = reason.strip().splitlines()[-1]
-    else:
-        outcome.columns.append(Column(place.name, place.title, place.version()))
+        outcome.skipped[place.name] = reason
+        return
+    try:
+        place.open()
+    except (PlaceError, MountError) as error:
+        scratch.detach(place.base)
+        # The whole story, a daemon's log perhaps, for whoever runs this; its end for the table.
+        print(f"bench: {place.name} left out: {error}", file=sys.stderr)
+        outcome.samples.fail("mount", place.name, str(error).strip().splitlines()[-1])
+        return
+    opened.append(place)
+    outcome.columns.append(Column(place.name, place.title, place.version()))
 
 
 def _sample(options: Options, opened: list[Place], outcome: Outcome, progress: Progress) -> None:
