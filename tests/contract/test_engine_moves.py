@@ -69,7 +69,10 @@ async def test_sealed_files_are_listed_coldest_first_in_pages(engine: Engine) ->
     times = [30, 10, 20, 20, 50]
     accesses = [(file.ino, time) for file, time in zip(files, times, strict=True)]
     await engine.record_access([*accesses, (unsealed.ino, 1), (InodeNo(1 << 40), 1)])
-    assert (await engine.get_inode(files[0].ino)).accessed_ns == 30
+    for file, time in zip(files, times, strict=True):
+        assert (await engine.get_inode(file.ino)).accessed_ns == time
+    await engine.record_access([(files[4].ino, 60)])
+    assert (await engine.get_inode(files[4].ino)).accessed_ns == 60
     first = await engine.list_raw_by_access(50, (0, 0), 2)
     last = first[-1]
     rest = await engine.list_raw_by_access(50, (last.accessed_ns, last.ino), 10)
