@@ -71,9 +71,9 @@ class Limits:
     """Sizes of what the database keeps on disk beside the tables, bytes."""
 
     checkpoint_bytes: int = 512 * KIB
-    """A journal of this length is moved into the tables. 128 KiB, 512 KiB, 1 MiB measured on a loaded
-    2 vCPU machine: the loop stops for 15, 48, 52 ms CPU when removals are scattered over 200,000
-    files, 4, 7, 7 ms when files are created; a creation costs 51, 40, 41 us."""
+    """A journal of this length is moved into the tables. 128 KiB, 512 KiB, 1 MiB measured on a
+    loaded 2 vCPU machine: the loop stops for 15, 48, 52 ms of CPU when removals are scattered over
+    200,000 files, 4, 7, 7 ms when files are created; a creation costs 51, 40, 41 us."""
     journal_bytes: int = 4 * MIB
     """Preallocated for each of the two journals; more than `checkpoint_bytes`, so that a full disk
     stops nobody while a checkpoint is late."""
