@@ -78,9 +78,9 @@ class Actor:
         return os.read(self._fd(index), length)
 
     def seek_end(self, index: int) -> int:
-        """Move a handle's position to the end; that of a directory means nothing to programs."""
-        end = os.lseek(self._fd(index), 0, os.SEEK_END)
-        return 0 if stat.S_ISDIR(os.fstat(self._fd(index)).st_mode) else end
+        """Move a handle's position to the end, which a directory does not have."""
+        fd = self._fd(index)
+        return 0 if stat.S_ISDIR(os.fstat(fd).st_mode) else os.lseek(fd, 0, os.SEEK_END)
 
     def ftruncate(self, index: int, size: int) -> None:
         """Set a file's size through a handle."""

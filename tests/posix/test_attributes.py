@@ -266,6 +266,18 @@ def test_chown_keeps_the_setgid_bit_of_a_directory(place: Path) -> None:
     assert _mode(place / "d") == 0o2755
 
 
+def test_chown_to_the_same_ids_still_clears_those_of_files_and_not_of_directories(
+    place: Path,
+) -> None:
+    (place / "d").mkdir()
+    (place / "d").chmod(0o7777)
+    os.chown(place / "d", -1, -1)
+    assert _mode(place / "d") == 0o7777
+    file = _make(place / "f", 0o6755)
+    os.chown(file, -1, -1)
+    assert _mode(file) == 0o755
+
+
 def test_chmod_by_a_user_outside_the_group_drops_setgid(place: Path) -> None:
     file = _make(place / "f", 0o755, User(ALICE.uid, TEAM_GID))
     run_as(ALICE, file.chmod, 0o6755)
