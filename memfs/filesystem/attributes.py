@@ -12,6 +12,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from memfs.errors import InvalidValueError, IsADirectoryInodeError, NoXattrError, StaleInodeError
+from memfs.filesystem.operations import NOW_NS
 from memfs.filesystem.replies import Attributes, FilesystemStatistics
 from memfs.filesystem.shared import now_ns
 from memfs.filesystem.writing import Writing
@@ -41,8 +42,8 @@ class AttributeRequests(Writing):
         time_ns = now_ns()
         if request.size is not None:
             inode = await self._truncate(caller, inode, request.size)
-        atime_ns = time_ns if request.atime_ns == -1 else request.atime_ns
-        mtime_ns = time_ns if request.mtime_ns == -1 else request.mtime_ns
+        atime_ns = time_ns if request.atime_ns == NOW_NS else request.atime_ns
+        mtime_ns = time_ns if request.mtime_ns == NOW_NS else request.mtime_ns
         if (atime_ns is not None or mtime_ns is not None) and inode.raw:
             live = self._live(inode)
             os.utime(
@@ -110,7 +111,7 @@ class AttributeRequests(Writing):
         """Return the new permission bits, with setuid and setgid cleared where POSIX says so."""
         mode = request.mode
         owner_changes = request.uid is not None or request.gid is not None
-        if (owner_changes and not stat.S_ISDIR(inode.mode)) or request.kill_suidgid:
+        if (owner_changes or request.kill_suidgid) and not stat.S_ISDIR(inode.mode):
             # chown(2): the bits go, even for root; and so do file capabilities (capabilities(7)).
             before = inode.mode if mode is None else mode
             cleared = without_suidgid(before)

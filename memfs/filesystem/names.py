@@ -179,16 +179,27 @@ class Names(Shared):
             inos = self._reapable[:REAP_COUNT_MAX]
             del self._reapable[: len(inos)]
             for ino in inos:
-                self._content_vanishes(await self._engine.get_inode(ino))
-                self._atimes.pop(ino, None)
+                await self._vanish(ino)
             await self._engine.reap(inos)
             self._engine.commit_nowait()
 
     async def reap_left_over(self) -> None:
-        """Delete the orphans of an earlier mount; before the first request."""
+        """Delete all orphans: before the first request, and after the last."""
+        self._orphans.clear()
+        self._reapable.clear()
         while inos := await self._engine.list_orphans(REAP_COUNT_MAX):
+            for ino in inos:
+                await self._vanish(ino)
             await self._engine.reap(inos)
             self._engine.commit_nowait()
+
+    async def _vanish(self, ino: InodeNo) -> None:
+        """Let go of all that is kept in memory for an inode that is about to be deleted."""
+        inode = await self._engine.get_inode(ino)
+        self._atimes.pop(ino, None)
+        if stat.S_ISREG(inode.mode):
+            self._open_table.forget_raw(ino)
+            self._residency.release(ino, drop_pages=False)
 
     async def _new_inode(self, caller: Caller, parent: InodeNo, mode: int) -> NewInode:
         """Prepare an inode: number, owner, and permission bits as umask or ACL leave them."""

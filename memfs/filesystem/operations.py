@@ -43,6 +43,10 @@ class Caller(Protocol):
         ...
 
 
+NOW_NS = -(1 << 63)
+"""Stands for the present time; no file system stores a time so early (1677)."""
+
+
 class AttributeRequest(NamedTuple):
     """What setattr asks for; None leaves a field as it is."""
 
@@ -51,9 +55,9 @@ class AttributeRequest(NamedTuple):
     gid: int | None = None
     size: int | None = None
     atime_ns: int | None = None
-    """-1: now."""
+    """`NOW_NS`: now."""
     mtime_ns: int | None = None
-    """-1: now."""
+    """`NOW_NS`: now."""
     ctime_ns: int | None = None
     kill_suidgid: bool = False
     """Clear setuid, and setgid of group-executables, as a write by an ordinary user does."""

@@ -5,7 +5,6 @@ Invariant: size and times of an unsealed file come from its raw file, of all oth
 
 from __future__ import annotations
 
-import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -161,9 +160,3 @@ class Shared:
         """An inode may have lost its last name: it stays until nobody holds it any more."""
         if inode.nlink == 0:
             self._orphans[inode.ino] = False
-
-    def _content_vanishes(self, inode: Inode) -> None:
-        """A regular inode is about to be reaped: let go of what keeps its raw file alive."""
-        if stat.S_ISREG(inode.mode):
-            self._open_table.forget_raw(inode.ino)
-            self._residency.release(inode.ino, drop_pages=False)

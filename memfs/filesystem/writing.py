@@ -43,6 +43,9 @@ class Writing(Names):
                 await caller.detach()
                 inode = await self._moves.hydrate(ino)
                 raw = inode.raw
+        if raw != inode.raw:
+            # What is locked in RAM is another file's pages from now on.
+            self._residency.release(ino, drop_pages=False)
         inode = await self._engine.unseal(ino, raw)
         self._engine.commit_nowait()
         return inode

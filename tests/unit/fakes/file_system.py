@@ -25,6 +25,7 @@ from memfs.errors import (
     NoXattrError,
     StaleInodeError,
 )
+from memfs.filesystem.operations import NOW_NS
 from memfs.filesystem.replies import Attributes, Entry, FilesystemStatistics, Opened
 from memfs.metadata.records import DirectoryEntry, Inode
 from memfs.types import NO_BLOB, ROOT_INODE, Generation, InodeNo, RawId
@@ -333,8 +334,8 @@ class FakeFilesystem:
         record = self.record(node)
         atime = record.atime_ns if request.atime_ns is None else request.atime_ns
         mtime = record.mtime_ns if request.mtime_ns is None else request.mtime_ns
-        node.atime_ns = now_ns if atime == -1 else atime
-        node.mtime_ns = now_ns if mtime == -1 else mtime
+        node.atime_ns = now_ns if atime == NOW_NS else atime
+        node.mtime_ns = now_ns if mtime == NOW_NS else mtime
         if stat.S_ISREG(node.mode):
             os.utime(self.path(node.ino), ns=(node.atime_ns, node.mtime_ns))
 

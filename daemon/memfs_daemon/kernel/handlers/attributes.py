@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memfs.errors import BufferTooSmallError, TooBigError
-from memfs.filesystem.operations import AttributeRequest
+from memfs.filesystem.operations import NOW_NS, AttributeRequest
 from memfs.types import XATTR_VALUE_BYTES_MAX
 from memfs_daemon.kernel.convert import (
     NANOSECONDS,
@@ -27,9 +27,6 @@ from memfs_daemon.kernel.protocol import (
 if TYPE_CHECKING:
     from memfs.filesystem.operations import Operations
     from memfs_daemon.kernel.request import Request
-
-_NOW = -1
-"""What `AttributeRequest` means by the present time."""
 
 # Plain ints: testing a bit of an IntFlag makes a new enum member's lookup for each request.
 _MODE, _UID, _GID, _SIZE = (
@@ -128,9 +125,9 @@ def parse_attribute_request(data: bytes) -> AttributeRequest:
     atime: int | None = None
     mtime: int | None = None
     if valid & _ATIME:
-        atime = _NOW if valid & _ATIME_NOW else atime_s * NANOSECONDS + atime_ns
+        atime = NOW_NS if valid & _ATIME_NOW else atime_s * NANOSECONDS + atime_ns
     if valid & _MTIME:
-        mtime = _NOW if valid & _MTIME_NOW else mtime_s * NANOSECONDS + mtime_ns
+        mtime = NOW_NS if valid & _MTIME_NOW else mtime_s * NANOSECONDS + mtime_ns
     return AttributeRequest(
         mode=mode if valid & _MODE else None,
         uid=uid if valid & _UID else None,
