@@ -177,6 +177,16 @@ def test_times_set_on_an_open_written_handle_survive_its_close(place: Path) -> N
     assert (place / "f").stat().st_mtime_ns == 222
 
 
+def test_times_of_a_new_file_stay_when_its_unused_handle_is_closed(place: Path) -> None:
+    """Closing is no change, however late the file system hears of it."""
+    seen = {}
+    for number in range(100):
+        os.close(os.open(place / f"{number}", os.O_CREAT | os.O_WRONLY, 0o600))
+        seen[number] = (place / f"{number}").stat().st_mtime_ns
+        (place / f"{number}").rename(place / f"renamed-{number}")
+    assert seen == {n: (place / f"renamed-{n}").stat().st_mtime_ns for n in range(100)}
+
+
 def test_a_read_changes_no_time_but_atime(place: Path) -> None:
     (place / "f").write_bytes(b"x")
     os.utime(place / "f", ns=(1, 2))

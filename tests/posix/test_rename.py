@@ -45,16 +45,6 @@ def test_across_directories_times_and_counts_follow(place: Path) -> None:
     assert (place / "d2").stat().st_ino == (place / "d2" / "sub" / "..").stat().st_ino
 
 
-def test_times_of_a_closed_file_that_was_never_written_stay(place: Path) -> None:
-    """The close of the handle that made a file is not a change of its content."""
-    for number in range(20):
-        os.close(os.open(place / f"{number}", os.O_CREAT | os.O_WRONLY, 0o600))
-        before = (place / f"{number}").stat()
-        os.utime(place / f"{number}", ns=(before.st_atime_ns, before.st_mtime_ns))
-        (place / f"{number}").rename(place / "renamed")
-        assert (place / "renamed").stat().st_mtime_ns == before.st_mtime_ns
-
-
 def test_ctime_of_the_renamed_file_does_not_go_back(place: Path) -> None:
     (place / "a").touch()
     before = (place / "a").stat()

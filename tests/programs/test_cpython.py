@@ -60,7 +60,9 @@ def test_cpython_passes_what_it_passes_on_a_local_directory(
     place: Path, reference: Path, module: str
 ) -> None:
     """Failures that the machine causes, and not the file system, show up on both sides."""
-    expected_failures, expected_skips, _ = _run(module, reference / "tests")
+    # Tests that bind a socket skip themselves where the path is too long: be as long on both sides.
+    surplus = len(str(place)) - len(str(reference))
+    expected_failures, expected_skips, _ = _run(module, reference / ("tests" + "-" * surplus))
     failures, skips, output = _run(module, place / "tests")
     assert failures <= expected_failures, output[-8000:]
     assert skips <= expected_skips, f"skipped only on the mount: {skips - expected_skips}"
