@@ -75,7 +75,7 @@ def _label_bar(axes: Axes, position: float, ratio: float) -> None:
 def _dress(axes: Axes, outcome: Outcome) -> None:
     titles = [f"{metric.title}\n({metric.cache})" for metric in METRICS.values()]
     axes.set_yticks(range(len(titles)), titles)
-    axes.invert_yaxis()
+    axes.set_ylim(len(titles) - 0.4, -0.6)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     low, high = axes.get_xlim()
@@ -90,4 +90,4 @@ def _dress(axes: Axes, outcome: Outcome) -> None:
         f"{machine.cpu_count} CPUs, {machine.filesystem}",
         fontsize=10,
     )
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.07), ncols=3, fontsize=9, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.05), ncols=3, fontsize=9, frameon=False)
