@@ -26,6 +26,8 @@ class Activity:
         self._pinned: dict[InodeNo, None] = {}
         self._wanted: dict[InodeNo, None] = {}
         self._wake = trio.Event()
+        self.request_count = 0
+        """Requests that opened, made or removed something since `take_request_count`."""
         self.rescan = False
         """Set when events were dropped; the mover resets it when it has looked at everything."""
 
@@ -51,6 +53,11 @@ class Activity:
     def wake(self) -> None:
         """Have the mover begin its next round now."""
         self._wake.set()
+
+    def take_request_count(self) -> int:
+        """Return and forget how busy programs have kept the daemon."""
+        taken, self.request_count = self.request_count, 0
+        return taken
 
     def take_accesses(self) -> list[tuple[InodeNo, int]]:
         """Return and forget the last access of each file, wall-clock nanoseconds."""

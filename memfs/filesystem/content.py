@@ -63,6 +63,7 @@ class ContentRequests(AttributeRequests):
         """OPEN."""
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC)
+        self._activity.request_count += 1
         self._open_table.begin(ino)
         try:
             inode = await self._engine.get_inode(ino)

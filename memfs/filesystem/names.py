@@ -48,6 +48,7 @@ class Names(Shared):
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int, flags: int
     ) -> tuple[Entry, Opened]:
         """CREATE."""
+        self._activity.request_count += 1
         new, fd = await self._new_file(caller, parent, mode)
         try:
             inode = await self._engine.create(parent, name, new)
@@ -118,6 +119,7 @@ class Names(Shared):
 
     async def unlink(self, parent: InodeNo, name: bytes) -> None:
         """UNLINK."""
+        self._activity.request_count += 1
         self._note_orphan(await self._engine.unlink(parent, name, now_ns()))
 
     async def remove_directory(self, parent: InodeNo, name: bytes) -> None:
@@ -233,7 +235,10 @@ class Names(Shared):
         """Prepare a regular file with its empty raw file; the caller closes the descriptor."""
         new = await self._new_inode(caller, parent, stat.S_IFREG | (mode & 0o7777))
         # Read-only: as a backing file, a writable one would keep the file from ever being sealed.
-        return new, self._raw_store.create(new.raw, os.O_RDONLY)
+        self._note_without_capability(new.ino)
+        fd = self._raw_store.create(new.raw, os.O_RDONLY)
+        # The raw file's own time, so that stat says the same before and after sealing.
+        return new._replace(now_ns=os.fstat(fd).st_mtime_ns), fd
 
     def _open_created(self, inode: Inode, fd: int, flags: int) -> Opened:
         self._open_table.adopt_backing(inode.ino, inode.raw, fd)

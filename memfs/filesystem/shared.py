@@ -38,6 +38,10 @@ file just written costs a GETATTR more (counted by opcode)."""
 _RELATIME_NS = 24 * 3600 * 1_000_000_000
 """An access time older than this is renewed by the next access (mount(8), relatime)."""
 
+WITHOUT_CAPABILITY_MAX = 4096
+"""Files remembered to have no `security.capability`: the kernel asks before the first write to an
+inode, and without passthrough before each (`file_remove_privs`, fs/inode.c)."""
+
 _CLOCK_REALTIME_COARSE = 5
 """linux/time.h; the time module has no name for it."""
 
@@ -104,6 +108,7 @@ class Shared:
         self._features = parts.features
         self._atimes: dict[InodeNo, int] = {}
         """Access times that the engine does not know yet."""
+        self._without_capability: dict[InodeNo, None] = {}
         self._orphans: dict[InodeNo, bool] = {}
         """Nameless inodes; True: the kernel has forgotten the inode, only a handle keeps it."""
 
@@ -155,6 +160,11 @@ class Shared:
             or time_ns - atime_ns > _RELATIME_NS
         ):
             self._atimes[inode.ino] = time_ns
+
+    def _note_without_capability(self, ino: InodeNo) -> None:
+        if len(self._without_capability) >= WITHOUT_CAPABILITY_MAX:
+            self._without_capability.clear()
+        self._without_capability[ino] = None
 
     def _note_orphan(self, inode: Inode) -> None:
         """An inode may have lost its last name: it stays until nobody holds it any more."""

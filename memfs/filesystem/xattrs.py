@@ -26,11 +26,8 @@ if TYPE_CHECKING:
     from memfs.filesystem.shared import Parts
     from memfs.types import InodeNo
 
-WITHOUT_CAPABILITY_MAX = 4096
-"""Files remembered to have no `security.capability`: without passthrough the kernel asks before
-each write (`file_remove_privs`, fs/inode.c)."""
-
-_NAMESPACES = (b"user.", b"trusted.", b"security.", acl.ACCESS_XATTR, acl.DEFAULT_XATTR)
+_PREFIXES = (b"user.", b"trusted.", b"security.")
+_NAMESPACES = (*_PREFIXES, acl.ACCESS_XATTR, acl.DEFAULT_XATTR)
 
 
 class XattrRequests(ContentRequests):
@@ -39,7 +36,6 @@ class XattrRequests(ContentRequests):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._control = Control(parts)
-        self._without_capability: dict[InodeNo, None] = {}
 
     async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
         """GETXATTR."""
@@ -56,6 +52,8 @@ class XattrRequests(ContentRequests):
         if name.startswith(CONTROL_PREFIX):
             await self._control.set(ino, name, value)
             return
+        if name in _PREFIXES:
+            raise InvalidValueError(f"xattr {_printable(name)}: a name must follow the prefix")
         if not name.startswith(_NAMESPACES):
             raise NotSupportedError(f"xattr {_printable(name)}: no such namespace here")
         if len(value) > XATTR_VALUE_BYTES_MAX:
@@ -87,9 +85,7 @@ class XattrRequests(ContentRequests):
         try:
             return await self._engine.get_xattr(ino, CAPABILITY_XATTR)
         except NoXattrError:
-            if len(self._without_capability) >= WITHOUT_CAPABILITY_MAX:
-                self._without_capability.clear()
-            self._without_capability[ino] = None
+            self._note_without_capability(ino)
             raise
 
     async def _set_acl(self, ino: InodeNo, name: bytes, value: bytes, kill_sgid: bool) -> None:
