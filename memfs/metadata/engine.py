@@ -60,6 +60,14 @@ class Engine(Protocol):
         """Raw ids `[start, end)` that an earlier, killed process may have created unrecorded."""
         ...
 
+    def settle_raw_range(self) -> None:
+        """Note that nothing unrecorded is left in `unsettled_raw_range`.
+
+        Until then the range outlives a clean close too: fsck, or a mount that ends early, looks at
+        nothing in it.
+        """
+        ...
+
     # --- reading the namespace -------------------------------------------------------------------
     async def get_inode(self, ino: InodeNo) -> Inode:
         """Return an inode, orphans included."""

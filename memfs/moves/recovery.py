@@ -72,6 +72,7 @@ class Sweep:
         self.done = True
         removed = sorted(self._unrecorded)
         await trio.to_thread.run_sync(self._unlink, removed, limiter=self._parts.threads)
+        self._parts.engine.settle_raw_range()
         self._parts.faults.reach("recover.swept")
         if removed:
             log.info("%d raw files that were never recorded are removed", len(removed))

@@ -279,6 +279,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.model = copy.deepcopy(self.committed)
         start, end = self.engine.unsettled_raw_range()
         assert start < end
+        self.engine.settle_raw_range()
         self.compare_all()
 
     # --- comparing -------------------------------------------------------------------------------

@@ -87,6 +87,19 @@ def test_unsettled_range_survives_a_second_crash_before_it_was_looked_at(
     assert start <= raw < end
 
 
+def test_unsettled_range_survives_a_clean_close_before_it_was_looked_at(
+    engine_site: SqliteSite,
+) -> None:
+    """As after fsck, or a mount that ended early: the raw files would lie there for ever."""
+    raw = engine_site.engine.reserve_ids()[1]
+    engine_site.crash()
+    start, end = engine_site.reopen().unsettled_raw_range()
+    assert start <= raw < end
+    engine_site.engine.settle_raw_range()
+    start, end = engine_site.reopen().unsettled_raw_range()
+    assert start == end
+
+
 def test_unsettled_range_is_empty_after_a_clean_close(engine_site: SqliteSite) -> None:
     raw = engine_site.engine.reserve_ids()[1]
     start, end = engine_site.reopen().unsettled_raw_range()

@@ -81,6 +81,10 @@ class SqliteEngine(Moves):
         start, end = self._lease.unsettled
         return RawId(start), RawId(end)
 
+    def settle_raw_range(self) -> None:
+        """See `Engine`."""
+        self._lease.settle()
+
     # --- totals ----------------------------------------------------------------------------------
     async def usage(self) -> Usage:
         """See `Engine`."""

@@ -49,6 +49,7 @@ class IdLease:
             self._next = start if clean else end
             self.unsettled = (start, start) if clean else (start, end)
             """Numbers `[start, end)` that a killed process may have used without record."""
+            self._settled = bool(clean)
             self._start, self._end = start, self._next + LEASE_COUNT
             self._previous_end = self._next
             self._write(clean=False)
@@ -116,13 +117,17 @@ class IdLease:
         self._next = number + 1
         return number
 
+    def settle(self) -> None:
+        """Note that `unsettled` was looked through: only then can a close be a clean one."""
+        self._settled = True
+
     def close(self, *, clean: bool) -> None:
-        """Close; `clean`: all that numbers were used for is recorded. Idempotent."""
+        """Close; `clean`: all that this process used numbers for is recorded. Idempotent."""
         if self._fd < 0:
             return
         fd = self._fd
         try:
-            if clean:
+            if clean and self._settled:
                 self._write(clean=True)
         finally:
             self._fd = -1
