@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
-import tomllib
 import types
 import typing
 from typing import NamedTuple
@@ -19,13 +18,11 @@ from typing import NamedTuple
 from memfs.config import GIB, KIB, MIB, Config
 from memfs.errors import InvalidValueError, UsageError
 from memfs.sizes import parse_duration, parse_size
+from memfs.types import DRIVERS
 
 if typing.TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-DRIVERS = ("auto", "kernel", "pyfuse3")
-"""What `mount.driver` may be."""
 
 
 class KeyKind(enum.Enum):
@@ -176,6 +173,9 @@ def _read_file(file: Path | None) -> dict[str, object]:
     """Return the values of a TOML file by dotted key."""
     if file is None:
         return {}
+    # Imported here: most mounts have no file.
+    import tomllib
+
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -33,6 +33,9 @@ NAME_BYTES_MAX = 255
 XATTR_VALUE_BYTES_MAX = 65536
 """Longest value of an xattr (`XATTR_SIZE_MAX` in linux/limits.h)."""
 
+DRIVERS = ("auto", "kernel", "pyfuse3")
+"""How the kernel is served, as users write it; `auto` takes the first of the others that can."""
+
 BLOCK_BYTES = 512
 """Unit of `st_blocks` (stat(2))."""
 

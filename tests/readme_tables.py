@@ -16,7 +16,7 @@ from memfs.config_file import KeyKind, keys
 from memfs.exit_codes import MEANINGS
 from memfs.sizes import format_duration, format_size
 from memfs_daemon.capabilities import as_markdown
-from memfs_tools.main import cli
+from memfs_tools.main import list_commands
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -44,10 +44,10 @@ def insert(text: str) -> str:
 
 def _commands() -> str:
     rows = ["| command | |", "|---|---|"]
-    for name, command in cli.commands.items():
+    for command in list_commands():
         usage = " ".join(command.collect_usage_pieces(click.Context(command)))
         usage = usage.replace("|", r"\|")
-        rows.append(f"| `memfs {name} {usage}` | {command.get_short_help_str(200)} |")
+        rows.append(f"| `memfs {command.name} {usage}` | {command.get_short_help_str(200)} |")
     return "\n".join(rows)
 
 

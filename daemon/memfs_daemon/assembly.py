@@ -29,9 +29,7 @@ from memfs.moves.moves import Moves
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
-from memfs_daemon.kernel import mounting
 from memfs_daemon.kernel.backing import BackingRegistry
-from memfs_daemon.kernel.driver import KernelDriver
 from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
 from memfs_daemon.status import Status, StatusParts
@@ -209,7 +207,11 @@ def _build_driver(
 ) -> tuple[Driver, Callable[[], DriverReport]]:
     """Return the driver, and what tells of it in the status."""
     source = str(state_dir)
+    # Imported here: each mount has one of the two, and the library of one is an extra.
     if registry is not None:
+        from memfs_daemon.kernel import mounting
+        from memfs_daemon.kernel.driver import KernelDriver
+
         depth = mounting.stack_depth_for(state_dir)
         kernel = KernelDriver(
             filesystem,
@@ -226,7 +228,6 @@ def _build_driver(
             return DriverReport(kernel.name, registry.available, refusals, tuple(kernel.limits))
 
         return kernel, describe_kernel
-    # Imported here: the library is an extra, and the kernel driver does without it.
     from memfs_daemon.pyfuse3.driver import Pyfuse3Driver
 
     portable = Pyfuse3Driver(filesystem, mountpoint, config, source, options=options.words)

@@ -80,12 +80,13 @@ async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager)
         await nursery.start(_serve, parts, nursery.cancel_scope)
         nursery.start_soon(parts.mover.run)
         nursery.start_soon(manager.beat)
-        # The objects made so far live as long as the process: no collection need look at them.
-        gc.collect()
-        gc.freeze()
         log.info("%s: ready", parts.mountpoint)
         starter.ready()
         manager.notify(f"READY=1\nSTATUS=serving {parts.mountpoint}")
+        # The objects made so far live as long as the process: no collection need look at them.
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def _mount(parts: Assembly) -> None:

@@ -31,7 +31,7 @@ from memfs_daemon.state_lock import StateLock
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-log = logging.getLogger("memfs_daemon.main")  # not __main__
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -93,7 +93,3 @@ def _serve(arguments: argparse.Namespace, starter: Starter, manager: ServiceMana
         with assemble(arguments.state, arguments.mountpoint, config, options, driver) as parts:
             trio.run(run, parts, starter, manager)
         log.info("ended: everything is closed")
-
-
-if __name__ == "__main__":
-    main()

@@ -6,11 +6,11 @@ Invariant: an answer is bounded work: totals are kept by their owners, lists sto
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs import __version__
 from memfs.control.report import (
     COUNT_MAX,
     DriverReport,
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import PendingMove, Usage
     from memfs.stores.store import RemoteStore
-
-DISTRIBUTION = "memfs-tiers"
 
 PENDING_SHOWN = 5
 """Waiting moves in a status report; `pending` tells them all."""
@@ -72,7 +70,7 @@ class Status:
         parts = self._parts
         usage = await parts.engine.usage()
         return StatusReport(
-            version=importlib.metadata.version(DISTRIBUTION),
+            version=__version__,
             mountpoint=os.fspath(parts.mountpoint),
             state_dir=os.fspath(parts.state_dir),
             pid=os.getpid(),

@@ -6,7 +6,6 @@ Invariant: a name means one codec; the built-in ones cannot be replaced by an en
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from collections.abc import Callable
 from typing import cast
 
@@ -39,7 +38,9 @@ _BUILT_IN: dict[str, CodecFactory] = {
 
 def codec_names() -> list[str]:
     """Return the names of all codecs, built-in ones first; entry points are named, not loaded."""
-    added = {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    from importlib.metadata import entry_points
+
+    added = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}
     return [*_BUILT_IN, *sorted(added.difference(_BUILT_IN))]
 
 
@@ -84,7 +85,10 @@ def get_codec(spec: CodecSpec) -> Codec:
 
 
 def _load_entry_point(name: str) -> CodecFactory:
-    points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)
+    # Imported here, as above: 20 ms, for which only those who use such codecs should wait.
+    from importlib.metadata import entry_points
+
+    points = entry_points(group=ENTRY_POINT_GROUP, name=name)
     if not points:
         raise InvalidValueError(
             f"no codec is named {name!r}; there are {', '.join(codec_names())}, "

@@ -19,7 +19,7 @@ from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs_daemon.state_lock import StateLock
 from memfs_tools import launch
 from memfs_tools.launch import start_daemon
-from memfs_tools.main import cli, run
+from memfs_tools.main import list_commands, run
 from memfs_tools.places import default_state_dir, escape_path
 
 
@@ -33,7 +33,7 @@ def _refused(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple
     return code, output.err
 
 
-@pytest.mark.parametrize("command", ["", *cli.commands])
+@pytest.mark.parametrize("command", ["", *(command.name for command in list_commands())])
 def test_every_command_explains_itself(capfd: pytest.CaptureFixture[str], command: str) -> None:
     assert run([*command.split(), "--help"]) == 0
     text = capfd.readouterr().out

@@ -12,7 +12,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from typing import TYPE_CHECKING
 
@@ -43,8 +42,9 @@ def start_daemon(arguments: Sequence[str], mountpoint: Path, state_dir: Path) ->
         UsageError: The daemon said why it cannot serve, ended without a word, or took too long.
     """
     read_fd, write_fd = os.pipe()
-    with os.fdopen(read_fd, "rb", buffering=0) as reader, tempfile.TemporaryFile() as output:
-        command = [sys.executable, "-P", "-m", "memfs_daemon.main", *arguments]
+    output_fd = os.memfd_create("memfsd-output")
+    with os.fdopen(read_fd, "rb", buffering=0) as reader, os.fdopen(output_fd, "w+b") as output:
+        command = [sys.executable, "-P", "-m", "memfs_daemon", *arguments]
         try:
             daemon = subprocess.Popen(
                 [*command, "--ready-fd", str(write_fd), str(mountpoint)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ def fsck(
     Exits with 0 if all is well and 1 if not. Where the object store is not the local default, name
     the configuration that the mount uses.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
+    logging.basicConfig(format="memfs: %(message)s", level=logging.WARNING)
     loaded = load_config(config, parse_options(options).overrides)
     require_state(state)
     with StateLock(state, None), progress_bar(hidden=as_json) as progress:

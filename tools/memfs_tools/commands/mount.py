@@ -9,10 +9,9 @@ from pathlib import Path
 
 import click
 
-from memfs.config_file import DRIVERS, load_config
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs_daemon.options import parse_options
+from memfs.types import DRIVERS
 from memfs_tools.launch import start_daemon
 from memfs_tools.mounts import find_mount_at
 from memfs_tools.places import default_state_dir
@@ -61,8 +60,7 @@ def mount(
     state_dir = (state.absolute() if state is not None else default_state_dir(target)).resolve()
     _check_places(target, state_dir)
     asked = list(options) + ([f"mount.driver={driver}"] if driver is not None else [])
-    # Read here only to refuse at once; the daemon reads it again for itself.
-    load_config(config, parse_options(asked).overrides)
+    # The daemon reads options and configuration before it does anything, and refuses by itself.
     arguments = ["--state", str(state_dir)]
     if config is not None:
         arguments += ["--config", str(config.absolute())]
@@ -72,7 +70,7 @@ def mount(
         arguments.append("--debug")
     if foreground:
         sys.stdout.flush()
-        daemon = [sys.executable, "-P", "-m", "memfs_daemon.main", "--foreground"]
+        daemon = [sys.executable, "-P", "-m", "memfs_daemon", "--foreground"]
         os.execv(sys.executable, [*daemon, *arguments, str(target)])
     start_daemon(arguments, target, state_dir)
 

@@ -8,10 +8,8 @@ from pathlib import Path
 import click
 
 from memfs.control.client import ControlUnavailableError, call
-from memfs.control.report import StatusReport
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs_tools.display import print_status
 from memfs_tools.mounts import require_mount
 
 
@@ -32,5 +30,9 @@ def status(mountpoint: Path, as_json: bool) -> None:
         raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
     if as_json:
         click.echo(json.dumps(answer, indent=2))
-    else:
-        print_status(StatusReport.from_json(answer))
+        return
+    # Imported here: what draws tables takes 0.1 s, which programs that ask often need not pay.
+    from memfs.control.report import StatusReport
+    from memfs_tools.display import print_status
+
+    print_status(StatusReport.from_json(answer))
