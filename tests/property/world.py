@@ -1,0 +1,489 @@
+"""A whole file system without a mount, and the kernel's part in it.
+
+Invariant: every part is the real one; only the kernel is played: it keeps the passed-through files
+open itself, commits before it "replies", and refuses to mix open modes as fs/fuse/iomode.c does.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from memfs.config import KIB, MIB, ColdConfig, Config, GlacierConfig, PolicyConfig, WarmConfig
+from memfs.content.activity import Activity
+from memfs.content.forms import FormReader
+from memfs.content.opening import OpenMode
+from memfs.content.opentable import OpenTable
+from memfs.content.residency import Residency
+from memfs.content.sealing import Sealer
+from memfs.errors import MemfsError
+from memfs.filesystem.filesystem import Filesystem
+from memfs.filesystem.shared import Features, Parts
+from memfs.fsck.check import check
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.mover.mover import Mover
+from memfs.moves.attempt import MoveParts
+from memfs.moves.faults import FaultPoints
+from memfs.moves.moves import Moves
+from memfs.stores.packed import PackedStore
+from memfs.stores.raw import RawStore
+from memfs.stores.remote import open_remote_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    from memfs.content.opening import Handle
+    from memfs.types import InodeNo
+
+T = TypeVar("T")
+
+FRAME_BYTES = 4 * KIB
+HYDRATE_BYTES_MAX = 8 * KIB
+"""Longer files open in direct mode when they have no raw file."""
+
+ROOMY = Config(
+    warm=WarmConfig(size_bytes=16 * MIB),
+    cold=ColdConfig(frame_bytes=FRAME_BYTES, hydrate_bytes_max=HYDRATE_BYTES_MAX),
+    policy=PolicyConfig(retry_s_min=0.001, retry_s_max=0.002),
+)
+"""Files move only by pins."""
+
+CRAMPED = Config(
+    warm=WarmConfig(size_bytes=64 * KIB),
+    cold=ColdConfig(
+        size_bytes=96 * KIB, frame_bytes=FRAME_BYTES, hydrate_bytes_max=HYDRATE_BYTES_MAX
+    ),
+    policy=PolicyConfig(retry_s_min=0.001, retry_s_max=0.002),
+)
+"""Budgets that a few files fill."""
+
+HASTY = Config(
+    warm=WarmConfig(size_bytes=64 * KIB),
+    cold=ColdConfig(frame_bytes=FRAME_BYTES, hydrate_bytes_max=HYDRATE_BYTES_MAX, codec="lz4"),
+    glacier=GlacierConfig(codec="none"),
+    policy=PolicyConfig(
+        warm_to_cold_s=0.0,
+        pack_after_s=0.0,
+        cold_to_glacier_s=0.0,
+        retry_s_min=0.001,
+        retry_s_max=0.002,
+    ),
+)
+"""Every file is old at once."""
+
+IDLE_ROUNDS_MAX = 50
+
+
+class Refusal(Exception):  # noqa: N818  an answer to a request, and no defect
+    """What a program sees of a failed request."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(os.strerror(number))
+        self.errno = number
+
+
+class WouldWait(Exception):  # noqa: N818  likewise
+    """A request that came between two steps of a move has to wait for something."""
+
+
+class Clock(trio.abc.Clock):
+    """Monotonic time that goes on from one run of trio to the next, unlike trio's own."""
+
+    def start_clock(self) -> None:
+        """Nothing to start."""
+
+    def current_time(self) -> float:
+        """Seconds."""
+        return time.monotonic()
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """Seconds."""
+        return deadline - time.monotonic()
+
+
+class Program:
+    """The process behind all requests."""
+
+    uid = 0
+    gid = 0
+    pid = 1
+    umask = 0o022
+
+    def __init__(self, *, may_wait: bool) -> None:
+        self._may_wait = may_wait
+
+    async def detach(self) -> None:
+        """Go on, or say that the request cannot be answered at once."""
+        if not self._may_wait:
+            raise WouldWait
+
+
+class Interruptions(FaultPoints):
+    """Lets requests come in between two steps of a move."""
+
+    def __init__(self) -> None:
+        self._point = ""
+        self._request: Callable[[], None] | None = None
+
+    def arm(self, point: str, request: Callable[[], None]) -> None:
+        """Have a request come in when a move is next at `point`."""
+        self._point, self._request = point, request
+
+    def disarm(self) -> None:
+        """Forget it."""
+        self._request = None
+
+    def reach(self, point: str) -> None:
+        """A move has come to `point`."""
+        if point == self._point and self._request is not None:
+            request, self._request = self._request, None
+            request()
+
+
+class KernelBackings:
+    """The kernel's registry of backing files: it keeps each open until it is given back."""
+
+    available = True
+
+    def __init__(self) -> None:
+        self._fds: dict[int, int] = {}
+        self._last = 0
+
+    def register(self, fd: int) -> int:
+        """Keep a file."""
+        self._last += 1
+        self._fds[self._last] = os.dup(fd)
+        return self._last
+
+    def release(self, backing: int) -> None:
+        """Let it go."""
+        os.close(self._fds.pop(backing))
+
+    def open(self, backing: int, flags: int) -> int:
+        """Open the file once more for a handle, with the handle's own access mode."""
+        return os.open(f"/proc/self/fd/{self._fds[backing]}", flags & os.O_ACCMODE)
+
+    def close(self) -> None:
+        """The mount is gone."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+
+@dataclass
+class OpenFile:
+    """One open file of a program."""
+
+    ino: InodeNo
+    handle: Handle
+    mode: OpenMode
+    flags: int
+    """As of open(2)."""
+    kernel_fd: int
+    """The kernel's own file under passthrough, else -1."""
+
+    @property
+    def writable(self) -> bool:
+        """True if it may write."""
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+    @property
+    def readable(self) -> bool:
+        """True if it may read."""
+        return self.flags & os.O_ACCMODE != os.O_WRONLY
+
+
+class World:
+    """A state directory, the file system over it, and programs that have files open.
+
+    Args:
+        root: An empty directory of its own.
+        config: Of the file system.
+        passthrough: Whether the kernel moves the bytes.
+    """
+
+    def __init__(self, root: Path, config: Config, *, passthrough: bool) -> None:
+        self._root = root
+        self._config = config
+        self._passthrough = passthrough
+        self._clock = Clock()
+        self._running = False
+        self._crash_count = 0
+        self._captured: Path | None = None
+        self.interruptions = Interruptions()
+        self.state_dir = root / "state"
+        self.files: list[OpenFile] = []
+        self.mappings: list[tuple[InodeNo, mmap.mmap]] = []
+        self._assemble()
+
+    def _assemble(self) -> None:
+        state_dir, config = self.state_dir, self._config
+        self.engine = SqliteEngine.open(state_dir, config.metadata)
+        self.raw_store = RawStore(state_dir)
+        self.packed_store = PackedStore(state_dir)
+        self.remote = open_remote_store(config.glacier, state_dir / "glacier")
+        self._backings = KernelBackings()
+        self.open_table = OpenTable(self.raw_store, self._backings if self._passthrough else None)
+        self.residency = Residency(self.raw_store, config.warm)
+        self.activity = Activity()
+        self.sealer = Sealer(self.engine, self.raw_store, self.open_table, self.activity)
+        parts = MoveParts(
+            self.engine,
+            self.raw_store,
+            self.packed_store,
+            self.remote,
+            config,
+            self.open_table,
+            self.residency,
+            self.interruptions,
+        )
+        self.moves = Moves(parts, random.Random(1))
+        self.form_reader = FormReader(self.engine, self.packed_store, self.remote, self.raw_store)
+        self.filesystem = Filesystem(
+            Parts(
+                engine=self.engine,
+                raw_store=self.raw_store,
+                open_table=self.open_table,
+                sealer=self.sealer,
+                activity=self.activity,
+                residency=self.residency,
+                moves=self.moves,
+                form_reader=self.form_reader,
+                state_dir=state_dir,
+                features=Features(
+                    acl=True,
+                    atime=True,
+                    warm=self.residency.budget_bytes > 0,
+                    glacier=True,
+                    hydrate_bytes_max=config.cold.hydrate_bytes_max,
+                    codec=config.cold.codec,
+                ),
+            )
+        )
+        settle = self.filesystem.settle
+        self.mover = Mover(parts, self.moves, self.activity, settle, state_dir, random.Random(1))
+        self.run(self._recover())
+
+    async def _recover(self) -> None:
+        await self.moves.recover()
+        await self.filesystem.recover()
+
+    # --- calling ---------------------------------------------------------------------------------
+    @property
+    def program(self) -> Program:
+        """Who makes the next request."""
+        return Program(may_wait=not self._running)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a part of the daemon to its end."""
+
+        async def main() -> T:
+            return await work
+
+        self._running = True
+        try:
+            return trio.run(main, clock=self._clock)
+        finally:
+            self._running = False
+
+    def request(self, work: Coroutine[Any, Any, T]) -> T:
+        """Make a request as a driver does: the reply follows the commit.
+
+        Raises:
+            Refusal: The request failed.
+            WouldWait: It came in between two steps of a move, and cannot be answered there.
+        """
+        try:
+            answer = _to_its_end(work) if self._running else self.run(work)
+        except MemfsError as error:
+            raise Refusal(error.errno) from error
+        except OSError as error:
+            raise Refusal(error.errno or 0) from error
+        finally:
+            self.filesystem.commit_nowait()
+        return answer
+
+    # --- open files ------------------------------------------------------------------------------
+    def create(self, parent: InodeNo, name: bytes, mode: int, flags: int) -> OpenFile:
+        """Create and open a file."""
+        entry, opened = self.request(
+            self.filesystem.create(self.program, parent, name, mode, flags)
+        )
+        return self._opened(entry.inode.ino, opened.handle, opened.mode, opened.backing, flags)
+
+    def open(self, ino: InodeNo, flags: int) -> OpenFile:
+        """Open a file."""
+        opened = self.request(self.filesystem.open(self.program, ino, flags))
+        return self._opened(ino, opened.handle, opened.mode, opened.backing, flags)
+
+    def _opened(
+        self, ino: InodeNo, handle: Handle, mode: OpenMode, backing: int, flags: int
+    ) -> OpenFile:
+        others = {file.mode for file in self.files if file.ino == ino}
+        kernel_fd = -1
+        if mode in (OpenMode.PASSTHROUGH, OpenMode.PASSTHROUGH_DIRECT):
+            assert OpenMode.CACHED not in others, "EIO: passed through while cached"
+            kernel_fd = self._backings.open(backing, flags)
+            for other in self.files:
+                if other.ino == ino and other.kernel_fd >= 0:
+                    same = os.path.sameopenfile(other.kernel_fd, kernel_fd)
+                    assert same, "EIO: passed through to another file"
+        else:
+            assert not backing
+            passed = others & {OpenMode.PASSTHROUGH, OpenMode.PASSTHROUGH_DIRECT}
+            assert not passed, "EIO: cached or direct while passed through"
+        file = OpenFile(ino, handle, mode, flags, kernel_fd)
+        self.files.append(file)
+        return file
+
+    def read(self, file: OpenFile, offset: int, size: int) -> bytes:
+        """Read as the kernel or the daemon does, by the file's mode."""
+        if file.mode == OpenMode.PASSTHROUGH:
+            return os.pread(file.kernel_fd, size, offset)
+        reading = self.filesystem.read(self.program, file.ino, file.handle, offset, size)
+        return bytes(self.request(reading))
+
+    def write(self, file: OpenFile, offset: int, data: bytes) -> None:
+        """Write as the kernel or the daemon does, by the file's mode."""
+        if file.mode == OpenMode.PASSTHROUGH:
+            count = os.pwrite(file.kernel_fd, data, offset)
+        else:
+            view = memoryview(data)
+            count = self.request(
+                self.filesystem.write(self.program, file.ino, file.handle, offset, view)
+            )
+        assert len(data) == count
+
+    def map(self, file: OpenFile, size: int) -> None:
+        """Map the first bytes of a passed-through file, shared; the mapping outlives the handle."""
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if file.writable else 0)
+        mapping = mmap.mmap(file.kernel_fd, size, mmap.MAP_SHARED, protection)
+        self.mappings.append((file.ino, mapping))
+
+    def release(self, file: OpenFile) -> None:
+        """Close an open file."""
+        self.files.remove(file)
+        if file.kernel_fd >= 0:
+            os.close(file.kernel_fd)
+        self.filesystem.release(file.ino, file.handle)
+
+    def unmap(self, ino: InodeNo, mapping: mmap.mmap) -> None:
+        """Give a mapping up."""
+        self.mappings.remove((ino, mapping))
+        mapping.close()
+
+    def is_used(self, ino: InodeNo) -> bool:
+        """True while a program has the file open or mapped, so that the kernel keeps its inode."""
+        return any(ino == file.ino for file in self.files) or any(
+            ino == mapped for mapped, _ in self.mappings
+        )
+
+    # --- the daemon ------------------------------------------------------------------------------
+    def step(self) -> None:
+        """Let the mover do a round."""
+        self.run(self.mover.step())
+
+    async def read_all(self, ino: InodeNo) -> bytes:
+        """Return a file's bytes by its best form, leaving all as it is."""
+        inode = await self.engine.get_inode(ino)
+        if inode.raw:
+            return self.raw_store.path(inode.raw).read_bytes()
+        return await self.form_reader.read(inode, 0, inode.size) if inode.size else b""
+
+    def remount(self) -> None:
+        """Unmount in order, check, and mount again."""
+        self._let_programs_go()
+        self.run(self._drain())
+        self._close()
+        self.check()
+        self._assemble()
+
+    @property
+    def is_captured(self) -> bool:
+        """True if `capture` was called since the last crash."""
+        return self._captured is not None
+
+    def capture(self) -> None:
+        """Keep the files as they are now: `crash` goes on with them."""
+        self.engine.settle()
+        self._crash_count += 1
+        self._captured = self._root / f"crash-{self._crash_count}"
+        shutil.copytree(self.state_dir, self._captured)
+
+    def crash(self, *, checked: bool) -> None:
+        """Go on with the files as SIGKILL of the daemon left them, or leaves them now.
+
+        Args:
+            checked: Check them first, as a careful administrator does.
+        """
+        if self._captured is None:
+            self.capture()
+        assert self._captured is not None
+        self._let_programs_go()
+        self._close()
+        shutil.rmtree(self.state_dir)
+        self.state_dir, self._captured = self._captured, None
+        if checked:
+            self.check()
+        self._assemble()
+
+    def close(self) -> None:
+        """Unmount in order and check."""
+        self._let_programs_go()
+        self.run(self._drain())
+        self._close()
+        self.check()
+
+    def check(self) -> None:
+        """Run fsck over the closed state directory; fails if it finds anything."""
+        engine = SqliteEngine.open(self.state_dir, self._config.metadata)
+        raw_store = RawStore(self.state_dir)
+        try:
+            packed_store = PackedStore(self.state_dir)
+            remote = open_remote_store(self._config.glacier, self.state_dir / "glacier")
+            report = self.run(check(engine, raw_store, packed_store, remote, verify=True))
+        finally:
+            raw_store.close()
+            engine.close()
+        assert [str(problem) for problem in report.problems] == []
+
+    async def _drain(self) -> None:
+        """As the daemon does at its end."""
+        await self.filesystem.reap_left_over()
+        await self.filesystem.settle()
+        inodes = await self.engine.list_not_durable(1000)
+        await self.filesystem.sync(Program(may_wait=True))
+        await self.engine.mark_durable([(inode.ino, inode.generation) for inode in inodes])
+        self.engine.commit_nowait()
+
+    def _let_programs_go(self) -> None:
+        for ino, mapping in list(self.mappings):
+            self.unmap(ino, mapping)
+        for file in list(self.files):
+            self.release(file)
+
+    def _close(self) -> None:
+        self.residency.close()
+        self.open_table.close()
+        self.engine.close()
+        self.raw_store.close()
+        self._backings.close()
+
+
+def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run a request that suspends nowhere, inside of a run of trio."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        answer: T = stop.value
+        return answer
+    work.close()
+    raise AssertionError("a request suspended without having detached")
