@@ -86,7 +86,6 @@ async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager)
         # The objects made so far live as long as the process: no collection need look at them.
         gc.collect()
         gc.freeze()
-        gc.enable()
 
 
 def _mount(parts: Assembly) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,24 @@ def test_fsck_leaves_a_state_in_use_alone(capfd: pytest.CaptureFixture[str], sta
         code, line = _refused(capfd, "fsck", state)
     assert code == ExitCode.STATE_IN_USE
     assert f"process {os.getpid()}, which serves /mnt/data" in line
+
+
+def test_fsck_says_when_it_cannot_reach_the_object_store(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, state: Path
+) -> None:
+    """Objects that cannot be asked for are not missing: the state is neither whole nor damaged."""
+    pytest.importorskip("s3fs")
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        config = tmp_path / "config.toml"
+        config.write_text(
+            '[glacier]\nurl = "s3://bucket/prefix"\ntimeout = "1s"\n[glacier.options]\n'
+            f'endpoint_url = "http://127.0.0.1:{unheard.getsockname()[1]}"\n'
+            'key = "k"\nsecret = "s"\n'
+        )
+        code, line = _refused(capfd, "fsck", "-c", config, state)
+    assert code == ExitCode.NO_ANSWER
+    assert str(state) in line
 
 
 @pytest.mark.parametrize("format_text", [None, "{", '{"format": 99, "engine": "sqlite"}'])

@@ -12,7 +12,7 @@ import click
 import trio
 
 from memfs.config_file import load_config
-from memfs.errors import MemfsError, UsageError
+from memfs.errors import MemfsError, StoreUnavailableError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.fsck.check import check
 from memfs.metadata.sqlite.engine import SqliteEngine
@@ -44,7 +44,7 @@ def fsck(
     memfs fsck /var/lib/memfs/mnt-data
     memfs fsck --verify -c /etc/memfs/data.toml /var/lib/memfs/mnt-data
 
-    Exits with 0 if all is well and 1 if not. Where the object store is not the local default, name
+    Exits with 0 if all is well, 1 if not, and 8 if the object store cannot be reached. Where the object store is not the local default, name
     the configuration that the mount uses.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     logging.basicConfig(format="memfs: %(message)s", level=logging.WARNING)
@@ -55,6 +55,8 @@ def fsck(
             report = trio.run(partial(_check, state, loaded, verify=verify, progress=progress))
         except UsageError:
             raise
+        except StoreUnavailableError as error:
+            raise UsageError(f"{state}: {error}", ExitCode.NO_ANSWER) from error
         except MemfsError as error:
             raise UsageError(f"{state}: {error}", ExitCode.STATE_UNUSABLE) from error
     _show(report, state, as_json=as_json)
