@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "Compares memfs with the native file system and with its peers in one run."
 FULL = Shape(duration_s=1.0, data_bytes=256 << 20, small_count=2000)
 FULL_ROUND_COUNT = 5
-QUICK = Shape(duration_s=0.1, data_bytes=32 << 20, small_count=500)
+QUICK = Shape(duration_s=0.08, data_bytes=32 << 20, small_count=500)
 QUICK_ROUND_COUNT = 3
 DISK_BYTES_PER_DATA_BYTE = 5
 """Disk that a place needs for each byte of its large file: JuiceFS keeps a cache and old blocks."""

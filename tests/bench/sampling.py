@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests import scratch
+from tests.bench import quiet
 from tests.bench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Sampler:
         self._places = places
         self._shape = shape
         self._advance = advance
+        self._servers = [pid for place in places for pid in scratch.processes_naming(place.base)]
         self._lost: dict[str, str] = {}
         """Name of a place that takes no further part -> why."""
 
@@ -80,6 +82,7 @@ class Sampler:
                             samples.add(metric, place.name, value)
 
     def _take(self, workload: str, place: Place, duration_s: float) -> dict[str, float]:
+        quiet.await_rest(self._servers)
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.bench.workloads", workload, str(place.directory)),

@@ -64,7 +64,8 @@ CACHE_LEGEND = (
     "warm: the file was read to its end through the same place, closed, and opened again; "
     "dropped: dentries and inodes dropped (`/proc/sys/vm/drop_caches` 2) before each pass; "
     "new: names or files that no earlier sample used. "
-    "Writes are to the page cache, without fsync."
+    "Writes are to the page cache, without fsync. "
+    "A sample begins when the disk is synced and all servers rest."
 )
 
 

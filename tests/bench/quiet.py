@@ -1,0 +1,44 @@
+"""Waits until the servers of all places rest, so that none works on inside another's sample."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+WINDOW_S = 0.02
+BUSY_SHARE_MAX = 0.1
+"""Servers that use less of one processor over a window rest; their timers alone take some."""
+WAIT_S_MAX = 3.0
+"""Then the sample is taken all the same: one busy server must not stop the run."""
+
+
+def await_rest(pids: Iterable[int]) -> None:
+    """Return when the processes have all but stopped computing, or after `WAIT_S_MAX`."""
+    watched = list(pids)
+    deadline_s = time.monotonic() + WAIT_S_MAX
+    before_ns, before_s = processor_ns(watched), time.monotonic()
+    while before_s < deadline_s:
+        time.sleep(WINDOW_S)
+        now_ns, now_s = processor_ns(watched), time.monotonic()
+        if (now_ns - before_ns) * 1e-9 < BUSY_SHARE_MAX * (now_s - before_s):
+            return
+        before_ns, before_s = now_ns, now_s
+
+
+def processor_ns(pids: Iterable[int]) -> int:
+    """Processor time that all threads of the processes have used; ended ones count as 0.
+
+    Source: first field of /proc/PID/task/TID/schedstat, in ns.
+    """
+    total_ns = 0
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    total_ns += int((task / "schedstat").read_text().split()[0])
+    return total_ns

@@ -1,0 +1,55 @@
+"""Unit tests of how the benchmark waits for its servers."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from tests.bench import quiet
+
+
+def test_processor_time_of_a_busy_process_grows() -> None:
+    """Else every server would seem to rest."""
+    before_ns = quiet.processor_ns([os.getpid()])
+    begin_ns = time.process_time_ns()
+    while time.process_time_ns() - begin_ns < 5_000_000:
+        pass
+    assert quiet.processor_ns([os.getpid()]) - before_ns >= 4_000_000
+
+
+def test_process_that_has_ended_counts_as_resting() -> None:
+    """A server may end while it is watched."""
+    assert quiet.processor_ns([2**22 + 1]) == 0
+
+
+def test_waits_while_a_server_computes_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two busy windows, then a quiet one."""
+    now_s = 0.0
+    used_ns = iter([0, 20_000_000, 40_000_000, 41_000_000, 99_000_000])
+
+    def sleep(duration_s: float) -> None:
+        nonlocal now_s
+        now_s += duration_s
+
+    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    monkeypatch.setattr(quiet, "processor_ns", lambda _pids: next(used_ns))
+    quiet.await_rest([1])
+    assert now_s == pytest.approx(3 * quiet.WINDOW_S)
+
+
+def test_gives_up_on_a_server_that_never_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that spins must not stop the run."""
+    now_s = 0.0
+
+    def sleep(duration_s: float) -> None:
+        nonlocal now_s
+        now_s += duration_s
+
+    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    monkeypatch.setattr(quiet, "processor_ns", lambda _pids: round(now_s * 1e9))
+    quiet.await_rest([1])
+    assert quiet.WAIT_S_MAX <= now_s < quiet.WAIT_S_MAX + 2 * quiet.WINDOW_S
