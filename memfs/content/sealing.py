@@ -11,7 +11,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from memfs.errors import ObjectMissingError, StaleInodeError
+from memfs.errors import ObjectMissingError, StaleInodeError, StoreError
 from memfs.linux.files import try_lease
 from memfs.metadata.records import InodeFlags, Seal
 from memfs.types import InodeNo
@@ -40,6 +40,7 @@ class Sealer:
         self._open_table = open_table
         self._activity = activity
         self._candidates: dict[InodeNo, None] = {}
+        self._complaint = ""
 
     @property
     def candidate_count(self) -> int:
@@ -72,43 +73,57 @@ class Sealer:
         return count
 
     async def _seal(self, inos: list[InodeNo]) -> int:
-        seals: list[Seal] = []
         for ino in inos:
             del self._candidates[ino]
-            if self._open_table.has_writer(ino):
-                continue
-            try:
-                inode = await self._engine.get_inode(ino)
-            except StaleInodeError:
-                continue
-            if not inode.flags & InodeFlags.UNSEALED:
-                continue
-            fd = self._open(ino, inode.raw)
-            try:
-                if not try_lease(fd):
-                    # Mapped for writing: it goes to the end of the queue.
-                    self._candidates[ino] = None
-                    continue
-                status = os.fstat(fd)
-            finally:
-                os.close(fd)
-            seals.append(
-                Seal(
-                    ino,
-                    inode.generation,
-                    status.st_size,
-                    status.st_blocks,
-                    max(inode.atime_ns, status.st_atime_ns),
-                    status.st_mtime_ns,
-                    max(inode.ctime_ns, status.st_ctime_ns),
-                )
-            )
-        if seals:
-            await self._engine.seal(seals)
-            self._engine.commit_nowait()
-            for seal in seals:
-                self._activity.note_sealed(seal.ino)
+        try:
+            seals = [seal for ino in inos if (seal := await self._examine(ino)) is not None]
+            if seals:
+                await self._engine.seal(seals)
+                self._engine.commit_nowait()
+        except BaseException:
+            # Nothing was sealed (a full disk, no descriptor left): all of them come again.
+            self._candidates.update(dict.fromkeys(inos))
+            raise
+        for seal in seals:
+            self._activity.note_sealed(seal.ino)
         return len(seals)
+
+    async def _examine(self, ino: InodeNo) -> Seal | None:
+        """Return how a file is to be sealed; None if it is not to be, or not yet."""
+        if self._open_table.has_writer(ino):
+            return None
+        try:
+            inode = await self._engine.get_inode(ino)
+        except StaleInodeError:
+            return None
+        if not inode.flags & InodeFlags.UNSEALED:
+            return None
+        try:
+            fd = self._open(ino, inode.raw)
+        except StoreError as error:
+            # Its disk fails: the files behind it must not wait for that.
+            if str(error) != self._complaint:
+                log.warning("inode %d cannot be sealed: %s", ino, error)
+                self._complaint = str(error)
+            self._candidates[ino] = None
+            return None
+        try:
+            if not try_lease(fd):
+                # Mapped for writing: it goes to the end of the queue.
+                self._candidates[ino] = None
+                return None
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
+        return Seal(
+            ino,
+            inode.generation,
+            status.st_size,
+            status.st_blocks,
+            max(inode.atime_ns, status.st_atime_ns),
+            status.st_mtime_ns,
+            max(inode.ctime_ns, status.st_ctime_ns),
+        )
 
     def _open(self, ino: InodeNo, raw: RawId) -> int:
         try:

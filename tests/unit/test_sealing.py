@@ -1,0 +1,103 @@
+"""The end of writing: who is sealed, when, and what an error or a power cut leaves."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from memfs.content.activity import Activity
+from memfs.content.sealing import Sealer
+from memfs.errors import NoSpaceError, StoreError
+from memfs.metadata.records import InodeFlags
+from tests.moving import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memfs.metadata.records import Inode
+    from memfs.types import InodeNo, RawId
+
+
+class Bench:
+    """A state directory with a sealer."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state = State(state_dir)
+        self.activity = Activity()
+        self.sealer = Sealer(
+            self.state.engine, self.state.raw_store, self.state.open_table, self.activity
+        )
+
+    async def write(self, name: str, content: bytes) -> InodeNo:
+        """Leave a file unsealed, as its writer's close does."""
+        ino = await self.state.create(name, b"")
+        inode = await self.state.engine.get_inode(ino)
+        await self.state.engine.unseal(ino, inode.raw)
+        self.state.engine.commit_nowait()
+        self.state.raw_store.path(inode.raw).write_bytes(content)
+        self.sealer.add(ino)
+        return ino
+
+    async def inode(self, ino: InodeNo) -> Inode:
+        return await self.state.engine.get_inode(ino)
+
+    async def is_sealed(self, ino: InodeNo) -> bool:
+        return not (await self.inode(ino)).flags & InodeFlags.UNSEALED
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    opened = Bench(tmp_path / "state")
+    try:
+        yield opened
+    finally:
+        opened.state.close()
+
+
+async def test_files_whose_seal_was_not_committed_are_sealed_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inos = [await bench.write(str(number), b"content") for number in range(3)]
+
+    def refuse() -> None:
+        raise NoSpaceError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.state.engine, "commit_nowait", refuse)
+        with pytest.raises(NoSpaceError):
+            await bench.sealer.step()
+    assert bench.sealer.candidate_count == 3
+    await bench.sealer.step()
+    assert [await bench.is_sealed(ino) for ino in inos] == [True, True, True]
+
+
+async def test_a_raw_file_that_cannot_be_opened_holds_up_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = [await bench.write(name, b"content") for name in ("bad", "good")]
+    bad_raw = (await bench.inode(bad)).raw
+    open_raw = bench.state.raw_store.open
+
+    def fail(raw: RawId, flags: int = os.O_RDWR) -> int:
+        if raw == bad_raw:
+            raise StoreError("input/output error")
+        return open_raw(raw, flags)
+
+    monkeypatch.setattr(bench.state.raw_store, "open", fail)
+    assert await bench.sealer.step() == 1
+    assert await bench.is_sealed(good)
+    assert not await bench.is_sealed(bad)
+    assert bench.sealer.candidate_count == 1
+
+
+async def test_a_mapped_file_waits_for_its_mapping(bench: Bench) -> None:
+    ino = await bench.write("mapped", b"content")
+    fd = bench.state.raw_store.open((await bench.inode(ino)).raw)
+    assert await bench.sealer.step() == 0
+    os.close(fd)
+    await trio.lowlevel.checkpoint()
+    assert await bench.sealer.step() == 1
