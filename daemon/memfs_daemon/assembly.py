@@ -15,6 +15,7 @@ from memfs.codecs.registry import get_codec, parse_codec
 from memfs.content.activity import Activity
 from memfs.content.forms import FormReader
 from memfs.content.opentable import OpenTable
+from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
 from memfs.control.report import DriverReport
@@ -71,6 +72,7 @@ class Assembly:
     moves: Moves
     mover: Mover
     filesystem: Filesystem
+    raw_pool: RawPool
     driver: Driver
     status: Status
 
@@ -124,6 +126,8 @@ def assemble(
         remote = None
         if config.glacier.enabled:
             remote = open_remote_store(config.glacier, state_dir / GLACIER_NAME)
+        raw_pool = RawPool(engine, raw_store)
+        stack.callback(raw_pool.close)
         registry = BackingRegistry() if choice.name == "kernel" else None
         open_table = OpenTable(raw_store, registry)
         stack.callback(open_table.close)
@@ -139,6 +143,7 @@ def assemble(
             Parts(
                 engine=engine,
                 raw_store=raw_store,
+                raw_pool=raw_pool,
                 open_table=open_table,
                 sealer=sealer,
                 activity=activity,
@@ -161,6 +166,7 @@ def assemble(
             moves=moves,
             mover=Mover(move_parts, moves, activity, filesystem.settle, state_dir),
             filesystem=filesystem,
+            raw_pool=raw_pool,
             driver=driver,
             status=Status(
                 StatusParts(mountpoint, state_dir, config, engine, residency, remote, describe)

@@ -16,7 +16,6 @@ from memfs.filesystem.replies import Entry, Opened
 from memfs.filesystem.shared import UNSEALED_VALID_S, VALID_S, Shared, now_ns
 from memfs.metadata.records import DirectoryEntry, Inode, InodeFlags, NewInode
 from memfs.namespace import acl
-from memfs.types import NO_RAW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,21 +89,22 @@ class Names(Shared):
             return self._entry(inode)
         if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
             raise InvalidValueError(f"mknod cannot make a file of type {stat.S_IFMT(mode):o}")
-        new = await self._new_inode(caller, parent, mode)
+        new = await self._new_inode(caller, parent, mode, self._reserve_ino())
         return self._entry(await self._engine.create(parent, name, new._replace(rdev=rdev)))
 
     async def make_directory(
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int
     ) -> Entry:
         """MKDIR."""
-        new = await self._new_inode(caller, parent, stat.S_IFDIR | (mode & 0o7777))
+        mode = stat.S_IFDIR | (mode & 0o7777)
+        new = await self._new_inode(caller, parent, mode, self._reserve_ino())
         return self._entry(await self._engine.create(parent, name, new))
 
     async def make_symlink(
         self, caller: Caller, parent: InodeNo, name: bytes, target: bytes
     ) -> Entry:
         """SYMLINK."""
-        new = await self._new_inode(caller, parent, stat.S_IFLNK | 0o777)
+        new = await self._new_inode(caller, parent, stat.S_IFLNK | 0o777, self._reserve_ino())
         return self._entry(await self._engine.create(parent, name, new._replace(target=target)))
 
     async def read_link(self, ino: InodeNo) -> bytes:
@@ -203,8 +203,10 @@ class Names(Shared):
             self._open_table.forget_raw(ino)
             self._residency.release(ino, drop_pages=False)
 
-    async def _new_inode(self, caller: Caller, parent: InodeNo, mode: int) -> NewInode:
-        """Prepare an inode: number, owner, and permission bits as umask or ACL leave them."""
+    async def _new_inode(
+        self, caller: Caller, parent: InodeNo, mode: int, ino: InodeNo
+    ) -> NewInode:
+        """Prepare an inode: owner, and permission bits as umask or ACL leave them."""
         directory = await self._engine.get_inode(parent)
         is_directory = stat.S_ISDIR(mode)
         gid = caller.gid
@@ -226,19 +228,24 @@ class Names(Shared):
                     (acl.DEFAULT_XATTR, inherited.default),
                 )
                 xattrs = tuple((name, value) for name, value in pairs if value is not None)
-        ino, raw = self._engine.reserve_ids()
-        if not stat.S_ISREG(mode):
-            raw = NO_RAW
-        return NewInode(ino, mode, caller.uid, gid, now_ns(), raw=raw, xattrs=xattrs)
+        return NewInode(ino, mode, caller.uid, gid, now_ns(), xattrs=xattrs)
 
     async def _new_file(self, caller: Caller, parent: InodeNo, mode: int) -> tuple[NewInode, int]:
         """Prepare a regular file with its empty raw file; the caller closes the descriptor."""
-        new = await self._new_inode(caller, parent, stat.S_IFREG | (mode & 0o7777))
-        # Read-only: as a backing file, a writable one would keep the file from ever being sealed.
-        self._note_without_capability(new.ino)
-        fd = self._raw_store.create(new.raw, os.O_RDONLY)
-        # The raw file's own time, so that stat says the same before and after sealing.
-        return new._replace(now_ns=os.fstat(fd).st_mtime_ns), fd
+        ready = self._raw_pool.take()
+        try:
+            new = await self._new_inode(caller, parent, stat.S_IFREG | (mode & 0o7777), ready.ino)
+            # So that stat says the same before and after sealing.
+            os.utime(ready.fd, ns=(new.now_ns, new.now_ns))
+        except BaseException:
+            self._raw_pool.give_back(ready)
+            raise
+        self._note_without_capability(ready.ino)
+        return new._replace(raw=ready.raw), ready.fd
+
+    def _reserve_ino(self) -> InodeNo:
+        ino, _ = self._engine.reserve_ids()
+        return ino
 
     def _open_created(self, inode: Inode, fd: int, flags: int) -> Opened:
         self._open_table.adopt_backing(inode.ino, inode.raw, fd)

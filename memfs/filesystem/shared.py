@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memfs.content.activity import Activity
     from memfs.content.forms import FormReader
     from memfs.content.opentable import OpenTable
+    from memfs.content.rawpool import RawPool
     from memfs.content.residency import Residency
     from memfs.content.sealing import Sealer
     from memfs.metadata.engine import Engine
@@ -82,6 +83,7 @@ class Parts:
 
     engine: Engine
     raw_store: RawStore
+    raw_pool: RawPool
     open_table: OpenTable
     sealer: Sealer
     activity: Activity
@@ -98,6 +100,7 @@ class Shared:
     def __init__(self, parts: Parts) -> None:
         self._engine = parts.engine
         self._raw_store = parts.raw_store
+        self._raw_pool = parts.raw_pool
         self._open_table = parts.open_table
         self._sealer = parts.sealer
         self._activity = parts.activity

@@ -21,6 +21,7 @@ from memfs.content.activity import Activity
 from memfs.content.forms import FormReader
 from memfs.content.opening import OpenMode
 from memfs.content.opentable import OpenTable
+from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
 from memfs.errors import MemfsError
@@ -230,6 +231,7 @@ class World:
         self.raw_store = RawStore(state_dir)
         self.packed_store = PackedStore(state_dir)
         self.remote = open_remote_store(config.glacier, state_dir / "glacier")
+        self.raw_pool = RawPool(self.engine, self.raw_store)
         self._backings = KernelBackings()
         self.open_table = OpenTable(self.raw_store, self._backings if self._passthrough else None)
         self.residency = Residency(self.raw_store, config.warm)
@@ -251,6 +253,7 @@ class World:
             Parts(
                 engine=self.engine,
                 raw_store=self.raw_store,
+                raw_pool=self.raw_pool,
                 open_table=self.open_table,
                 sealer=self.sealer,
                 activity=self.activity,
