@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from memfs.content.activity import Activity
     from memfs.content.opentable import OpenTable
     from memfs.metadata.engine import Engine
+    from memfs.metadata.records import Inode
     from memfs.stores.raw import RawStore
     from memfs.types import RawId
 
@@ -27,6 +28,10 @@ log = logging.getLogger(__name__)
 
 SEALS_A_STEP_MAX = 512
 """Files looked at before the event loop is given back: about 10 us each."""
+
+DOUBTFUL_COUNT_MAX = 100_000
+"""Files looked at at a start; the background makes files durable within seconds, so that far fewer
+are not. About 3 us each."""
 
 
 class Sealer:
@@ -71,6 +76,33 @@ class Sealer:
             count += len(inodes)
             after = inodes[-1].ino
         return count
+
+    async def adopt_doubtful(self) -> int:
+        """Unseal the files that power loss has changed behind their seal; returns how many.
+
+        The engine's journal may reach the disk before the bytes of a file that nobody fsynced: the
+        inode then has a size that its raw file has not. Only files not yet durable can be such.
+        Where another form holds the content, the raw file goes; else the raw file is the truth.
+        """
+        count = 0
+        for inode in await self._engine.list_not_durable(DOUBTFUL_COUNT_MAX):
+            if self._is_as_sealed(inode):
+                continue
+            count += 1
+            if inode.blob and await self._engine.drop_raw(inode.ino, inode.generation):
+                log.info("inode %d: raw file %d was cut by power loss", inode.ino, inode.raw)
+                continue
+            await self._engine.unseal(inode.ino, inode.raw)
+            self.add(inode.ino)
+        self._engine.commit_nowait()
+        return count
+
+    def _is_as_sealed(self, inode: Inode) -> bool:
+        try:
+            status = self._raw_store.stat(inode.raw)
+        except ObjectMissingError:
+            return False
+        return status.st_size == inode.size and status.st_mtime_ns == inode.mtime_ns
 
     async def _seal(self, inos: list[InodeNo]) -> int:
         for ino in inos:

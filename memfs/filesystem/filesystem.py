@@ -20,6 +20,7 @@ class Filesystem(XattrRequests):
         """Take over what an earlier daemon left; before the first request."""
         await self.reap_left_over()
         await self._sealer.adopt_unsealed()
+        await self._sealer.adopt_doubtful()
 
     async def settle(self) -> None:
         """Do what follows from requests but need not be waited for: reap, seal, keep access times.

@@ -101,3 +101,41 @@ async def test_a_mapped_file_waits_for_its_mapping(bench: Bench) -> None:
     os.close(fd)
     await trio.lowlevel.checkpoint()
     assert await bench.sealer.step() == 1
+
+
+async def test_a_sealed_file_that_power_loss_cut_is_what_its_raw_file_is(bench: Bench) -> None:
+    ino = await bench.write("cut", b"never synced")
+    await bench.sealer.step()
+    os.truncate(bench.state.raw_store.path((await bench.inode(ino)).raw), 0)
+    assert await bench.sealer.adopt_doubtful() == 1
+    await bench.sealer.step()
+    assert (await bench.inode(ino)).size == 0
+    assert await bench.is_sealed(ino)
+
+
+async def test_a_sealed_file_whose_raw_file_power_loss_took_is_empty(bench: Bench) -> None:
+    ino = await bench.write("gone", b"never synced")
+    await bench.sealer.step()
+    bench.state.raw_store.unlink((await bench.inode(ino)).raw)
+    assert await bench.sealer.adopt_doubtful() == 1
+    await bench.sealer.step()
+    inode = await bench.inode(ino)
+    assert (inode.size, bench.state.raw_store.stat(inode.raw).st_size) == (0, 0)
+
+
+async def test_a_packed_file_outlives_the_loss_of_its_raw_file(bench: Bench) -> None:
+    content = b"packed before power was lost " * 4096
+    ino = await bench.write("packed", content)
+    await bench.sealer.step()
+    await bench.state.moves.pack(ino)
+    os.truncate(bench.state.raw_store.path((await bench.inode(ino)).raw), 100)
+    assert await bench.sealer.adopt_doubtful() == 1
+    inode = await bench.state.moves.hydrate(ino)
+    assert bench.state.raw_store.path(inode.raw).read_bytes() == content
+
+
+async def test_files_that_are_as_they_were_sealed_stay_sealed(bench: Bench) -> None:
+    inos = [await bench.write(str(number), b"content") for number in range(3)]
+    await bench.sealer.step()
+    assert await bench.sealer.adopt_doubtful() == 0
+    assert [await bench.is_sealed(ino) for ino in inos] == [True, True, True]
