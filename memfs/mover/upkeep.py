@@ -65,6 +65,9 @@ class Upkeep:
         if not self._moves.sweep_done:
             done_count += 1 + await self._moves.sweep_step()
         self._parts.engine.maintain()
+        # Names that nobody fsyncs are lost with power for a round at most, as with the journal
+        # of a local file system; it costs nothing where all is on stable storage.
+        await trio.to_thread.run_sync(self._parts.engine.sync, limiter=self._parts.prompt_threads)
         return done_count
 
     async def _make_durable(self) -> int:
@@ -79,20 +82,27 @@ class Upkeep:
             return 0
         whole = len(inodes) > SYNC_EACH_MAX
         synced = await trio.to_thread.run_sync(
-            self._sync_whole if whole else self._sync_each, inodes, limiter=self._parts.threads
+            self._sync_whole if whole else self._sync_each,
+            inodes,
+            limiter=self._parts.prompt_threads,
         )
-        await trio.to_thread.run_sync(engine.sync, limiter=self._parts.threads)
+        await trio.to_thread.run_sync(engine.sync, limiter=self._parts.prompt_threads)
         await engine.mark_durable([(inode.ino, inode.generation) for inode in synced])
         engine.commit_nowait()
         return len(synced)
 
     def _sync_whole(self, inodes: Sequence[Inode]) -> Sequence[Inode]:
-        with disk_errors(str(self._state_dir)):
-            fd = os.open(self._state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                syncfs(fd)
-            finally:
-                os.close(fd)
+        try:
+            with disk_errors(str(self._state_dir)):
+                fd = os.open(self._state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    syncfs(fd)
+                finally:
+                    os.close(fd)
+        except MemfsError as error:
+            # Whose bytes are lost only an fsync of each file tells; another syncfs would succeed.
+            log.warning("%s cannot be synced as a whole: %s", self._state_dir, error)
+            return self._sync_each(inodes)
         return inodes
 
     def _sync_each(self, inodes: Sequence[Inode]) -> Sequence[Inode]:

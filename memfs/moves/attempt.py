@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOVE_THREADS_MAX = 4
-"""Worker threads of all moves together; each of them may use a few more to encode. Guess."""
+"""Worker threads of the demotions together; each may use a few more to encode. Guess."""
+
+PROMPT_THREADS_MAX = 4
+"""Worker threads of all else. Guess: the mover takes two of them at most to hydrate."""
 
 
 @dataclass(slots=True)
@@ -54,6 +57,11 @@ class MoveParts:
     threads: trio.CapacityLimiter = field(
         default_factory=lambda: trio.CapacityLimiter(MOVE_THREADS_MAX)
     )
+    """For packing and uploading, which may hold one for minutes."""
+    prompt_threads: trio.CapacityLimiter = field(
+        default_factory=lambda: trio.CapacityLimiter(PROMPT_THREADS_MAX)
+    )
+    """For what programs wait for: hydration, durability, and room on the disk."""
 
 
 class Attempt:

@@ -57,7 +57,7 @@ class GarbageCollector:
             items = [item for item in items if item.kind != FormKind.REMOTE]
         if not items:
             return 0
-        await trio.to_thread.run_sync(engine.sync, limiter=self._parts.threads)
+        await trio.to_thread.run_sync(engine.sync, limiter=self._parts.prompt_threads)
         self._parts.faults.reach("garbage.synced")
         removed = await self._remove_local(items) + await self._remove_remote(items)
         self._parts.faults.reach("garbage.removed")
@@ -71,7 +71,9 @@ class GarbageCollector:
         removed: list[int] = []
         for start in range(0, len(local), UNLINKS_A_CALL_MAX):
             removed += await trio.to_thread.run_sync(
-                self._unlink, local[start : start + UNLINKS_A_CALL_MAX], limiter=self._parts.threads
+                self._unlink,
+                local[start : start + UNLINKS_A_CALL_MAX],
+                limiter=self._parts.prompt_threads,
             )
         gone = set(removed)
         self._put_aside([item for item in local if item.item not in gone])

@@ -131,11 +131,11 @@ async def _fill(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgre
         parts.faults.reach("hydrate.created")
         await _unpack(parts, inode, fd, progress)
         blocks = await trio.to_thread.run_sync(
-            _finish, parts, inode, raw, fd, limiter=parts.threads
+            _finish, parts, inode, raw, fd, limiter=parts.prompt_threads
         )
         parts.faults.reach("hydrate.written")
         digest = await trio.to_thread.run_sync(
-            digest_file, parts.raw_store.path(raw), _stop_if_cancelled, limiter=parts.threads
+            digest_file, parts.raw_store.path(raw), _stop_if_cancelled, limiter=parts.prompt_threads
         )
     finally:
         os.close(fd)
@@ -170,7 +170,7 @@ async def _unpack_form(parts: MoveParts, form: Form, fd: int, progress: MoveProg
 
     if form.kind == FormKind.PACKED:
         await trio.to_thread.run_sync(
-            _unpack_packed, parts, form.location, fd, progress, limiter=parts.threads
+            _unpack_packed, parts, form.location, fd, progress, limiter=parts.prompt_threads
         )
         return
     remote = parts.remote

@@ -59,7 +59,7 @@ class Sweep:
             return 0
         if self._unrecorded is None:
             found = await trio.to_thread.run_sync(
-                self._parts.raw_store.list_range, *self._range, limiter=self._parts.threads
+                self._parts.raw_store.list_range, *self._range, limiter=self._parts.prompt_threads
             )
             self._unrecorded = set(found)
         # Ids of this daemon lie beyond the range, so files that come or change now do not matter.
@@ -71,7 +71,7 @@ class Sweep:
                 return 0
         self.done = True
         removed = sorted(self._unrecorded)
-        await trio.to_thread.run_sync(self._unlink, removed, limiter=self._parts.threads)
+        await trio.to_thread.run_sync(self._unlink, removed, limiter=self._parts.prompt_threads)
         self._parts.engine.settle_raw_range()
         self._parts.faults.reach("recover.swept")
         if removed:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from memfs.config import ColdConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import Activity
@@ -362,6 +365,67 @@ async def test_sealed_files_become_durable(depot: Depot) -> None:
     depot.mover._upkeep._settling_ns = -(10**9)
     await depot.mover.step()
     assert (await depot.state.engine.get_inode(ino)).flags & InodeFlags.DURABLE
+
+
+async def test_a_file_whose_bytes_the_disk_lost_is_never_called_durable(
+    depot: Depot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync that failed succeeds when it is tried again, though the bytes are gone (fsync(2))."""
+    inos = [await depot.create(str(number)) for number in range(40)]
+    depot.mover._upkeep._settling_ns = -(10**9)
+    lost = depot.state.raw_store.path((await depot.state.engine.get_inode(inos[7])).raw)
+    failures = {"syncfs": 1, "fsync": 1}
+    fsync = os.fsync
+
+    def fail(call: str) -> None:
+        if failures[call]:
+            failures[call] = 0
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def fsync_once_lost(fd: int) -> None:
+        if os.path.samestat(os.fstat(fd), lost.stat()):
+            fail("fsync")
+        fsync(fd)
+
+    monkeypatch.setattr("memfs.mover.upkeep.syncfs", lambda _fd: fail("syncfs"))
+    monkeypatch.setattr(os, "fsync", fsync_once_lost)
+    await depot.steps(3)
+    durable = [
+        bool((await depot.state.engine.get_inode(ino)).flags & InodeFlags.DURABLE) for ino in inos
+    ]
+    assert durable == [ino != inos[7] for ino in inos]
+
+
+async def test_names_that_nobody_fsynced_are_durable_after_a_round(
+    depot: Depot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a directory tree would be lost with power minutes after it was made."""
+    depot.state.engine.sync()
+    synced: list[int] = []
+    fdatasync = os.fdatasync
+
+    def note(fd: int) -> None:
+        synced.append(fd)
+        fdatasync(fd)
+
+    ino, _ = depot.state.engine.reserve_ids()
+    await depot.state.engine.create(ROOT_INODE, b"d", NewInode(ino, 0o40755, 0, 0, 1))
+    depot.state.engine.commit_nowait()
+    monkeypatch.setattr(os, "fdatasync", note)
+    await depot.steps(3)
+    assert len(synced) == 1
+
+
+async def test_a_program_does_not_wait_for_packing(depot: Depot) -> None:
+    """Hydration has threads of its own: all others may be at work for minutes."""
+    ino = await depot.create("a")
+    await depot.state.moves.pack(ino)
+    await depot.state.moves.drop_raw(ino)
+    threads = depot.state.parts.threads
+    for _ in range(int(threads.total_tokens)):
+        threads.acquire_on_behalf_of_nowait(object())
+    with trio.fail_after(10):
+        assert (await depot.state.moves.hydrate(ino)).raw
 
 
 async def test_a_deleted_file_leaves_nothing(depot: Depot) -> None:
