@@ -17,6 +17,11 @@ ACTIVITY_COUNT_MAX = 100_000
 """Events of one kind kept until the mover takes them; about 10 MB at most. Guess, not measured."""
 
 
+FREED_BYTES_MIN = 8 << 20
+"""Disk space of removed files that is given back at once and not with the next round: programs that
+remove a file to make room write the next one right away. Guess."""
+
+
 class Activity:
     """A mailbox from the file system to the mover; both live in one thread."""
 
@@ -26,6 +31,7 @@ class Activity:
         self._pinned: dict[InodeNo, None] = {}
         self._wanted: dict[InodeNo, None] = {}
         self._wake = trio.Event()
+        self._freed_bytes = 0
         self.request_count = 0
         """Requests that opened, made or removed something since `take_request_count`."""
         self.rescan = False
@@ -49,6 +55,19 @@ class Activity:
         """So much of a file is read from its frames that its raw form would be cheaper."""
         self._note(self._wanted, ino)
         self.wake()
+
+    def note_freed(self, size: int) -> None:
+        """The last hold on a removed file is gone: its disk space can be given back, bytes."""
+        self._freed_bytes += size
+        if self._freed_bytes >= FREED_BYTES_MIN:
+            self.wake()
+
+    def take_freed(self) -> bool:
+        """Return, once, whether so much can be given back that it should not wait."""
+        much = self._freed_bytes >= FREED_BYTES_MIN
+        if much:
+            self._freed_bytes = 0
+        return much
 
     def wake(self) -> None:
         """Have the mover begin its next round now."""

@@ -95,8 +95,7 @@ class ContentRequests(AttributeRequests):
         """RELEASE."""
         if self._open_table.remove(ino, handle):
             self._sealer.add(ino)
-        if self._orphans.get(ino) and not self._open_table.is_open(ino):
-            self._let_go(ino)
+        self._let_go_if_unheld(ino)
 
     async def read(
         self, caller: Caller, ino: InodeNo, handle: Handle, offset: int, size: int

@@ -37,7 +37,6 @@ class Names(Shared):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._default_acls: OrderedDict[InodeNo, bytes | None] = OrderedDict()
-        self._reapable: list[InodeNo] = []
 
     async def lookup(self, parent: InodeNo, name: bytes) -> Entry:
         """LOOKUP."""
@@ -164,16 +163,10 @@ class Names(Shared):
     def forget(self, inos: Sequence[InodeNo]) -> None:
         """FORGET, BATCH_FORGET."""
         for ino in inos:
-            if ino in self._orphans:
-                if self._open_table.is_open(ino):
-                    self._orphans[ino] = True
-                else:
-                    self._let_go(ino)
-
-    def _let_go(self, ino: InodeNo) -> None:
-        """Nobody holds an orphan any more: have it reaped."""
-        del self._orphans[ino]
-        self._reapable.append(ino)
+            orphan = self._orphans.get(ino)
+            if orphan is not None:
+                self._orphans[ino] = orphan._replace(forgotten=True)
+                self._let_go_if_unheld(ino)
 
     async def reap(self) -> None:
         """Delete the orphans that nobody holds any more, and commit."""

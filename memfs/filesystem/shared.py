@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
 from memfs.metadata.records import Inode, InodeFlags
+from memfs.types import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
     from memfs.moves.moves import Moves
     from memfs.stores.raw import RawStore
-    from memfs.types import InodeNo
+    from memfs.types import InodeNo, RawId
 
 VALID_S = 86400.0
 """How long the kernel may believe a name or the attributes of an inode without a writer: all
@@ -94,6 +95,14 @@ class Parts:
     features: Features
 
 
+class Orphan(NamedTuple):
+    """An inode without a name that somebody may still hold."""
+
+    raw: RawId
+    forgotten: bool
+    """The kernel has forgotten the inode: only a handle keeps it."""
+
+
 class Shared:
     """Base of the groups of requests: holds the parts."""
 
@@ -112,8 +121,10 @@ class Shared:
         self._atimes: dict[InodeNo, int] = {}
         """Access times that the engine does not know yet."""
         self._without_capability: dict[InodeNo, None] = {}
-        self._orphans: dict[InodeNo, bool] = {}
-        """Nameless inodes; True: the kernel has forgotten the inode, only a handle keeps it."""
+        self._reapable: list[InodeNo] = []
+        """Orphans that nobody holds any more."""
+        self._orphans: dict[InodeNo, Orphan] = {}
+        """Inodes without a name, until they may be reaped."""
 
     @property
     def uncommitted(self) -> bool:
@@ -172,4 +183,20 @@ class Shared:
     def _note_orphan(self, inode: Inode) -> None:
         """An inode may have lost its last name: it stays until nobody holds it any more."""
         if inode.nlink == 0:
-            self._orphans[inode.ino] = False
+            self._orphans[inode.ino] = Orphan(inode.raw, forgotten=False)
+
+    def _let_go_if_unheld(self, ino: InodeNo) -> None:
+        """A handle of an inode is gone: have it reaped if it was the last hold on an orphan."""
+        orphan = self._orphans.get(ino)
+        if orphan is not None and orphan.forgotten and not self._open_table.is_open(ino):
+            self._let_go(ino)
+
+    def _let_go(self, ino: InodeNo) -> None:
+        """Nobody holds an orphan any more: have it reaped, at once if that frees much."""
+        raw = self._orphans.pop(ino).raw
+        self._reapable.append(ino)
+        if raw:
+            try:
+                self._activity.note_freed(self._raw_store.stat(raw).st_blocks * BLOCK_BYTES)
+            except ObjectMissingError:
+                return

@@ -53,5 +53,4 @@ class Writing(Names):
     def _end_opening(self, ino: InodeNo) -> None:
         """An open or truncation is over; an orphan that only it kept may go."""
         self._open_table.end(ino)
-        if self._orphans.get(ino) and not self._open_table.is_open(ino):
-            self._let_go(ino)
+        self._let_go_if_unheld(ino)

@@ -17,7 +17,7 @@ from memfs.mover.lanes import Lanes
 from memfs.mover.observation import Observer
 from memfs.mover.placement import Placer
 from memfs.mover.rounds import Rounds
-from memfs.mover.upkeep import Upkeep
+from memfs.mover.upkeep import GARBAGE_A_ROUND, Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -116,6 +116,8 @@ class Mover:
 
     async def _round(self) -> bool:
         await self._settle()
+        if self._activity.take_freed():
+            await self._moves.collect_garbage(GARBAGE_A_ROUND)
         return await self._rounds.step()
 
     async def _run_upkeep(self) -> None:

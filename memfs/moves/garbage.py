@@ -36,6 +36,7 @@ class GarbageCollector:
     def __init__(self, parts: MoveParts, rng: random.Random) -> None:
         self._parts = parts
         self._rng = rng
+        self._lock = trio.Lock()
         self._stuck: set[int] = set()
         self._pause_s = 0.0
         self._remote_again_s = 0.0
@@ -45,6 +46,10 @@ class GarbageCollector:
 
         An item that cannot be removed stays listed, and is tried again after a pause.
         """
+        async with self._lock:
+            return await self._collect(limit)
+
+    async def _collect(self, limit: int) -> int:
         engine = self._parts.engine
         remote_due = trio.current_time() >= self._remote_again_s
         if remote_due:

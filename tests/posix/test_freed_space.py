@@ -1,0 +1,53 @@
+"""Space of removed files: free at once, not with the next round of the mover."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import MountFactory
+
+SIZE_BYTES = 64 << 20
+DEADLINE_S = 20.0
+"""Far below the interval of the rounds in this test, far above what freeing takes."""
+
+_SLOW_ROUNDS = '[policy]\ninterval = "1h"\n'
+
+
+def raw_bytes(state: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in (state / "raw").rglob("*") if path.is_file())
+
+
+def wait_until_freed(state: Path) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while raw_bytes(state) >= SIZE_BYTES:
+        assert time.monotonic() < deadline, "the removed file still takes up space"
+        time.sleep(0.01)
+
+
+def test_space_of_a_removed_file_is_given_back_at_once(
+    driver: str, mount_factory: MountFactory
+) -> None:
+    """A program that removes a file to make room writes the next one right away."""
+    mount = mount_factory(driver, config=_SLOW_ROUNDS)
+    (mount.root / "big").write_bytes(b"x" * SIZE_BYTES)
+    (mount.root / "big").unlink()
+    wait_until_freed(mount.state)
+
+
+def test_space_is_kept_while_a_handle_is_open_and_given_back_at_its_close(
+    driver: str, mount_factory: MountFactory
+) -> None:
+    """The bytes of an open file outlive its name, and no longer."""
+    mount = mount_factory(driver, config=_SLOW_ROUNDS)
+    with (mount.root / "big").open("wb+") as file:
+        file.write(b"x" * SIZE_BYTES)
+        file.flush()
+        (mount.root / "big").unlink()
+        file.seek(SIZE_BYTES - 1)
+        assert file.read() == b"x"
+        assert raw_bytes(mount.state) >= SIZE_BYTES
+    wait_until_freed(mount.state)
