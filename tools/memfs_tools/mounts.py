@@ -12,6 +12,7 @@ from typing import NamedTuple
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import find_mount, list_mounts
+from memfs_daemon.state_lock import find_holder
 
 FILESYSTEM_TYPE = "fuse.memfs"
 """How the kernel lists a mount, by either driver; its source is the state directory."""
@@ -55,3 +56,20 @@ def require_mount(path: Path) -> ServedMount:
         known = [str(mount.mountpoint) for mount in list_mounts() if mount.type == FILESYSTEM_TYPE]
         hint = f"memfs is mounted at {', '.join(known)}" if known else "no memfs is mounted at all"
     raise UsageError(f"{path} is no mountpoint of memfs; {hint}", ExitCode.NOT_MOUNTED)
+
+
+def find_daemon(served: ServedMount) -> int | None:
+    """Return the process id of the daemon that serves a mount; None if it has died.
+
+    Raises:
+        UsageError: Only the user who mounted it, or root, may know.
+    """
+    try:
+        holder = find_holder(served.state_dir)
+    except PermissionError:
+        raise UsageError(
+            f"{served.mountpoint} was mounted by another user; unmount it as that user or as root"
+        ) from None
+    if holder is None or holder.mountpoint != os.fspath(served.mountpoint):
+        return None
+    return holder.pid

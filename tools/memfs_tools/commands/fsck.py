@@ -44,8 +44,8 @@ def fsck(
     memfs fsck /var/lib/memfs/mnt-data
     memfs fsck --verify -c /etc/memfs/data.toml /var/lib/memfs/mnt-data
 
-    Exits with 0 if all is well, 1 if not, and 8 if the object store cannot be reached. Where the object store is not the local default, name
-    the configuration that the mount uses.
+    Exits with 0 if all is well, 1 if not, and 8 if the object store cannot be reached. Where the
+    store is not the local default, name the configuration that the mount uses.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     logging.basicConfig(format="memfs: %(message)s", level=logging.WARNING)
     loaded = load_config(config, parse_options(options).overrides)

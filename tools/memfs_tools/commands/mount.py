@@ -11,9 +11,10 @@ import click
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
+from memfs.linux.mounts import unmount
 from memfs.types import DRIVERS
 from memfs_tools.launch import start_daemon
-from memfs_tools.mounts import find_mount_at
+from memfs_tools.mounts import find_daemon, find_mount_at
 from memfs_tools.places import default_state_dir
 
 
@@ -54,7 +55,7 @@ def mount(
     memfs mount -c /etc/memfs/data.toml -o ro,noatime /mnt/data
 
     The state directory holds everything; mounting it again, there or elsewhere, brings the files
-    back, also after a crash.
+    back, also after a crash. What a dead daemon left at the mountpoint is taken away.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     target = _check_mountpoint(mountpoint)
     state_dir = (state.absolute() if state is not None else default_state_dir(target)).resolve()
@@ -76,13 +77,15 @@ def mount(
 
 
 def _check_mountpoint(mountpoint: Path) -> Path:
-    """Return the mountpoint as the kernel will show it."""
-    if (served := find_mount_at(Path(os.path.abspath(mountpoint)))) is not None:
-        raise UsageError(
-            f"{mountpoint} already is a mount of {served.state_dir}; "
-            f"`memfs umount {mountpoint}` frees it",
-            ExitCode.STATE_IN_USE,
-        )
+    """Return the mountpoint as the kernel will show it; takes a dead mount away from there."""
+    if (served := find_mount_at(mountpoint)) is not None:
+        if find_daemon(served) is not None:
+            raise UsageError(
+                f"{mountpoint} already is a mount of {served.state_dir}; "
+                f"`memfs umount {mountpoint}` frees it",
+                ExitCode.STATE_IN_USE,
+            )
+        unmount(served.mountpoint, lazy=True)
     try:
         mode = mountpoint.stat().st_mode
     except FileNotFoundError:

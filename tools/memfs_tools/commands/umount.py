@@ -16,8 +16,7 @@ from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import unmount
 from memfs_daemon.mount_users import describe_users
-from memfs_daemon.state_lock import find_holder
-from memfs_tools.mounts import require_mount
+from memfs_tools.mounts import find_daemon, require_mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,33 +38,20 @@ def umount(mountpoint: Path) -> None:
     A mount whose daemon has died is taken away; its files are all there at the next mount.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     served = require_mount(mountpoint)
-    holder = _find_holder(served)
+    daemon = find_daemon(served)
     # This command itself must not keep the mount busy.
     os.chdir("/")
-    if holder is None:
+    if daemon is None:
         _unmount(served, lazy=True)
         return
-    with _watching(holder) as daemon_fd:
+    with _watching(daemon) as daemon_fd:
         _unmount(served, lazy=False)
         if daemon_fd is not None and not _wait(daemon_fd, END_S_MAX):
             raise UsageError(
-                f"{mountpoint} is unmounted, but its daemon {holder} has not ended within "
+                f"{mountpoint} is unmounted, but its daemon {daemon} has not ended within "
                 f"{END_S_MAX:g} s; see {served.state_dir}/daemon.log",
                 ExitCode.NO_ANSWER,
             )
-
-
-def _find_holder(served: ServedMount) -> int | None:
-    """Return the daemon's process id; None if it has died."""
-    try:
-        holder = find_holder(served.state_dir)
-    except PermissionError:
-        raise UsageError(
-            f"{served.mountpoint} was mounted by another user; unmount it as that user or as root"
-        ) from None
-    if holder is None or holder.mountpoint != os.fspath(served.mountpoint):
-        return None
-    return holder.pid
 
 
 @contextlib.contextmanager

@@ -1,0 +1,31 @@
+"""A mount that the test itself starts and stops."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import scratch
+from tests.mounting import Mount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def mount(
+    request: pytest.FixtureRequest, scratch_area: scratch.Scratch, driver: str
+) -> Iterator[Mount]:
+    """Not started; at the end it is stopped, its log checked and its state found whole."""
+    made = Mount(scratch_area.directory(driver), driver)
+    expected = tuple(
+        pattern for mark in request.node.iter_markers("expects_log") for pattern in mark.args
+    )
+    try:
+        yield made
+        made.stop()
+        made.check_log(expected)
+        made.fsck()
+    finally:
+        scratch.remove(made.base)

@@ -1,0 +1,106 @@
+"""`memfs mount` and `memfs umount` where something is in the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.exit_codes import ExitCode
+from tests.lifecycle.daemons import digest_tree, memfs, refused, write_tree
+from tests.processes import holding
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.mounting import Mount
+
+pytestmark = pytest.mark.mount
+
+
+def test_umount_of_a_mount_in_use_names_the_user_and_changes_nothing(mount: Mount) -> None:
+    mount.start()
+
+    def write_on() -> tuple[int, str]:
+        with open(mount.root / "half", "wb", buffering=0) as file:
+            file.write(b"half of it")
+            os.dup(file.fileno())
+        return os.getpid(), "written"
+
+    with holding(write_on) as (pid, _):
+        code, line = refused("umount", mount.root)
+        assert code == ExitCode.BUSY
+        assert f"({pid})" in line
+        assert mount.is_mounted()
+        assert (mount.root / "half").read_bytes() == b"half of it"
+    done = memfs("umount", mount.root)
+    assert (done.returncode, done.stderr) == (0, "")
+    mount.start()
+    assert (mount.root / "half").read_bytes() == b"half of it"
+
+
+def test_umount_right_after_writing_keeps_all_of_it(mount: Mount) -> None:
+    """Closed files whose pages are still dirty, and names that were made a moment ago."""
+    mount.start()
+    content = hashlib.shake_128(b"content").digest(16 << 20)
+    for index in range(200):
+        (mount.root / f"small-{index}").write_bytes(b"%d" % index)
+    (mount.root / "large").write_bytes(content)
+    done = memfs("umount", mount.root)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert mount.daemon_pids() == []
+    mount.start()
+    assert (mount.root / "large").read_bytes() == content
+    for index in range(200):
+        assert (mount.root / f"small-{index}").read_bytes() == b"%d" % index
+
+
+def test_a_second_mount_of_a_state_directory_names_the_first(mount: Mount) -> None:
+    mount.start()
+    (pid,) = mount.daemon_pids()
+    second = mount.base / "second"
+    second.mkdir()
+    code, line = refused("mount", "--driver", mount.driver, "--state", mount.state, second)
+    assert code == ExitCode.STATE_IN_USE
+    assert f"process {pid}, which serves {mount.root}" in line
+    code, line = refused("fsck", mount.state)
+    assert code == ExitCode.STATE_IN_USE
+    assert str(pid) in line
+
+
+def test_a_second_mount_at_a_mountpoint_names_the_first(mount: Mount) -> None:
+    mount.start()
+    other = mount.base / "other-state"
+    code, line = refused("mount", "--driver", mount.driver, "--state", other, mount.root)
+    assert code == ExitCode.STATE_IN_USE
+    assert str(mount.state) in line
+    assert not other.exists()
+
+
+def test_a_state_of_a_newer_format_is_refused_and_left_as_it_was(mount: Mount) -> None:
+    mount.start()
+    write_tree(mount.root)
+    mount.stop()
+    file = mount.state / "format"
+    original = file.read_text()
+    newer = json.loads(original)
+    newer["format"] += 1
+    file.write_text(json.dumps(newer))
+    before = _snapshot(mount.state)
+    code, line = refused("mount", "--driver", mount.driver, "--state", mount.state, mount.root)
+    assert code == ExitCode.STATE_UNUSABLE
+    assert "newer" in line
+    assert not mount.is_mounted()
+    code, _ = refused("fsck", mount.state)
+    assert code == ExitCode.STATE_UNUSABLE
+    assert _snapshot(mount.state) == before
+    file.write_text(original)
+
+
+def _snapshot(directory: Path) -> tuple[dict[str, str], list[tuple[str, int]]]:
+    """Content of all files, and the names and times of everything."""
+    entries = [directory, *sorted(directory.rglob("*"))]
+    return digest_tree(directory), [(os.fspath(each), each.stat().st_mtime_ns) for each in entries]
