@@ -66,6 +66,14 @@ class Lanes:
             ino in lane.waiting or ino in lane.running for lane in (self.promotions, self.demotions)
         )
 
+    def goal(self, ino: InodeNo) -> Goal | None:
+        """Return where a file is being moved to; None if it is in no lane."""
+        for lane in (self.promotions, self.demotions):
+            move = lane.running.get(ino) or lane.waiting.get(ino)
+            if move is not None:
+                return move.goal
+        return None
+
     @property
     def has_room(self) -> bool:
         """True if both lanes take more."""

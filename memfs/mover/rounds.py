@@ -5,6 +5,7 @@ Invariant: every part of a round is bounded, and a round with nothing to do cost
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,17 @@ from memfs.content.residency import LockOutcome, LockRequest
 from memfs.content.space import measure_cold_space
 from memfs.errors import StaleInodeError
 from memfs.metadata.records import Decision
-from memfs.mover.policy import Budget, Goal, Limits, Move, TierView, is_draining, plan
+from memfs.mover.policy import (
+    Budget,
+    Goal,
+    Limits,
+    Move,
+    TierView,
+    goal_of_pin,
+    is_draining,
+    next_step,
+    plan,
+)
 from memfs.mover.subtrees import SubtreeWalk
 from memfs.mover.surveys import AccessSurvey, PinSurvey
 from memfs.types import Tier
@@ -95,6 +106,8 @@ class Rounds:
         self._placer = placer
         self._state_dir = state_dir
         self._walk = SubtreeWalk(parts.engine)
+        self._repinned: dict[InodeNo, None] = {}
+        """Files whose pin changed while they were being moved by the former one."""
         # All pins once: what was pinned warm is not in RAM after a start.
         self._pin_survey = PinSurvey(parts.engine)
         self._access_survey = AccessSurvey(parts.engine)
@@ -117,7 +130,7 @@ class Rounds:
         self._decide_wanted()
         await self._take_pinned()
         if self._lanes.has_room:
-            await self._decide(await self._observe(await self._walk.step(PINS_A_ROUND)))
+            await self._decide_repinned()
             await self._decide(await self._observe(await self._pin_survey.step(PINS_A_ROUND)))
             await self._decide_due()
             await self._decide_held()
@@ -163,7 +176,10 @@ class Rounds:
             candidate = await self._observer.observe(ino, self._now_ns)
             if candidate is None or candidate.pin is None or candidate.pin >= Tier.WARM:
                 continue
-            if ino not in self._lanes:
+            # One that was rewritten is the only form of its content and no copy.
+            copied = candidate.packed or candidate.remote
+            settled = next_step(candidate, goal_of_pin(candidate.pin, self._limits)) is None
+            if copied and not settled and ino not in self._lanes:
                 reason = f"it was used; its local copy goes after {IDLE_COPY_S:.0f} s without use"
                 await self._placer.postpone(ino, candidate.pin, reason, IDLE_COPY_S)
 
@@ -194,6 +210,26 @@ class Rounds:
             except StaleInodeError:
                 continue
             self._walk.add(ino)
+
+    async def _decide_repinned(self) -> None:
+        """Look at files whose pin may have changed."""
+        left = [ino for ino in self._repinned if ino not in self._lanes]
+        for ino in left:
+            del self._repinned[ino]
+        found = left + await self._walk.step(PINS_A_ROUND)
+        for ino in found:
+            with contextlib.suppress(StaleInodeError):
+                if ino not in self._lanes:
+                    await self._engine.clear_pending(ino)
+                elif await self._is_moved_elsewhere(ino):
+                    self._repinned[ino] = None
+        self._engine.commit_nowait()
+        await self._decide(await self._observe(found))
+
+    async def _is_moved_elsewhere(self, ino: InodeNo) -> bool:
+        """Return whether a file is in a lane to another goal than its pin asks for."""
+        pin = (await self._engine.effective_pin(ino)).tier
+        return pin is not None and self._lanes.goal(ino) != goal_of_pin(pin, self._limits)
 
     def _decide_wanted(self) -> None:
         """Hydrate files of which programs read much from their frames."""
@@ -247,8 +283,14 @@ class Rounds:
 
     async def _decide(self, candidates: Sequence[Candidate]) -> list[Move]:
         """Plan for some files, lock the fresh ones, and put the other moves into their lanes."""
-        if not candidates:
-            return []
+        moves: list[Move] = []
+        # A plan for no more files than it has moves leaves none out: nobody would look again.
+        slice_count = self._limits.move_count_max
+        for at in range(0, len(candidates), slice_count):
+            moves += await self._decide_slice(candidates[at : at + slice_count])
+        return moves
+
+    async def _decide_slice(self, candidates: Sequence[Candidate]) -> list[Move]:
         residency = self._parts.residency
         view = TierView(
             self._now_ns,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.config import Config
+    from memfs.moves.outcome import MoveResult
 
 CONTENT = compressible(100_000)
 LONG_AGO_NS = 1
@@ -202,6 +203,48 @@ async def test_a_pin_on_a_directory_moves_all_below(depot: Depot) -> None:
     assert FormKind.RAW in await depot.state.forms(outside)
 
 
+async def test_a_pin_on_a_directory_reaches_more_files_than_a_plan_has_moves(depot: Depot) -> None:
+    """What one plan has no room for is not forgotten."""
+    inos = [await depot.create(f"file {number}", b"x") for number in range(300)]
+    depot.activity.take_sealed()
+    # The survey at start would find them as well.
+    await depot.steps(3)
+    await depot.pin(ROOT_INODE, Tier.WARM)
+    await depot.steps(2)
+    assert [ino for ino in inos if not depot.state.residency.is_held(ino)] == []
+
+
+async def test_a_pin_that_changes_during_a_move_is_acted_on_after_it(
+    depot: Depot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last word counts, whatever was under way when it was said."""
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.GLACIER)
+    upload = depot.state.moves.upload
+
+    async def upload_and_pin(inode: InodeNo) -> MoveResult:
+        await depot.pin(ino, Tier.WARM)
+        await depot.mover.step()
+        return await upload(inode)
+
+    monkeypatch.setattr(depot.state.moves, "upload", upload_and_pin)
+    await depot.steps(3)
+    assert depot.state.residency.is_held(ino)
+
+
+async def test_a_changed_pin_of_a_directory_ends_the_waiting_of_files_below(depot: Depot) -> None:
+    """As with a file's own pin: what waited under the former one is tried at once."""
+    ino = await depot.create("a")
+    await depot.pin(ROOT_INODE, Tier.GLACIER)
+    await depot.steps(2)
+    await depot.state.moves.hydrate(ino)
+    await depot.steps(2)
+    assert "60 s" in await depot.reason(ino)
+    await depot.pin(ROOT_INODE, Tier.WARM)
+    await depot.steps(2)
+    assert depot.state.residency.is_held(ino)
+
+
 async def test_pins_are_found_after_a_restart(open_depot: Callable[..., Depot]) -> None:
     """What was pinned warm is locked again, in the background."""
     depot = open_depot()
@@ -319,6 +362,19 @@ async def test_the_copy_of_a_pinned_glacier_file_waits_before_it_goes(depot: Dep
     await depot.steps(3)
     assert await depot.state.forms(ino) == {FormKind.RAW, FormKind.REMOTE}
     assert "60 s" in await depot.reason(ino)
+
+
+async def test_a_pinned_glacier_file_that_is_rewritten_goes_at_once(depot: Depot) -> None:
+    """It was fetched to be changed: what is local is no copy, and not safe in the store yet."""
+    ino = await depot.create("a")
+    await depot.pin(ino, Tier.GLACIER)
+    await depot.steps(2)
+    inode = await depot.state.moves.hydrate(ino)
+    await depot.state.engine.unseal(ino, inode.raw)
+    await depot.state.seal(ino)
+    depot.activity.note_sealed(ino)
+    await depot.steps(2)
+    assert await depot.state.forms(ino) == {FormKind.REMOTE}
 
 
 async def test_unused_files_are_packed_and_then_sent_to_glacier(
