@@ -36,6 +36,9 @@ XATTR_VALUE_BYTES_MAX = 65536
 DRIVERS = ("auto", "kernel", "pyfuse3")
 """How the kernel is served, as users write it; `auto` takes the first of the others that can."""
 
+FILESYSTEM_TYPE = "fuse.memfs"
+"""How the kernel lists a mount, by either driver; its source is the state directory."""
+
 BLOCK_BYTES = 512
 """Unit of `st_blocks` (stat(2))."""
 

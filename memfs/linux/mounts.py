@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from memfs.linux.libc import LIBC, last_error
 
-_MNT_DETACH = 2
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 """sys/mount.h."""
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
@@ -71,7 +71,7 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     from another thread or process than the one that serves.
 
     Args:
-        mountpoint: Of the mount.
+        mountpoint: Of the mount; not followed if it is a symbolic link.
         lazy: Take it from the tree at once even if it is in use (`MNT_DETACH`).
 
     Raises:
@@ -79,7 +79,8 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
 
     Source: umount(2), fusermount3(1).
     """
-    if _umount2(os.fsencode(mountpoint), _MNT_DETACH if lazy else 0) == 0:
+    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+    if _umount2(os.fsencode(mountpoint), flags) == 0:
         return
     error = last_error(str(mountpoint))
     if error.errno != errno.EPERM:

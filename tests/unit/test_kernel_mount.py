@@ -17,6 +17,8 @@ import pytest
 
 from memfs.config import MountConfig
 from memfs.content.opening import OpenMode
+from memfs.filesystem.operations import NOW_NS
+from memfs.linux import mounts
 from memfs.types import ROOT_INODE
 from memfs_daemon.kernel import mounting
 from memfs_daemon.kernel.probe import DEVICE, probe
@@ -172,7 +174,7 @@ def test_attributes_are_set_field_by_field(mount: KernelMount) -> None:
     before = time.time_ns()
     os.utime(path)
     assert path.stat().st_mtime_ns >= before
-    assert mount.filesystem.last_attribute_request.mtime_ns == -1
+    assert mount.filesystem.last_attribute_request.mtime_ns == NOW_NS
 
 
 def test_birth_time_reaches_statx(mount: KernelMount) -> None:
@@ -287,7 +289,7 @@ def test_locks_stay_in_the_kernel(mount: KernelMount) -> None:
 def test_each_open_is_released(mount: KernelMount) -> None:
     (mount.root / "file").write_bytes(b"1")
     (mount.root / "file").read_bytes()
-    mounting.unmount(mount.root)
+    mounts.unmount(mount.root)
     assert len(mount.filesystem.released) == 2
 
 
@@ -338,7 +340,7 @@ def test_a_failed_commit_reaches_the_program(mount: KernelMount) -> None:
 
 # --- the mount itself ----------------------------------------------------------------------------
 def test_a_mount_is_shown_with_its_type_and_source(mount: KernelMount) -> None:
-    entry = mounting.find_mount(mount.root)
+    entry = mounts.find_mount(mount.root)
     assert entry is not None
     assert (entry.type, entry.source) == ("fuse.memfs", os.fspath(mount.raw))
     bdi = Path(f"/sys/class/bdi/{entry.device}/read_ahead_kb")
@@ -354,18 +356,13 @@ def test_options_of_the_mount_are_kept(tmp_path: Path) -> None:
         )
 
 
-def test_the_mount_of_a_dead_daemon_is_detached(tmp_path: Path) -> None:
+def test_the_mount_of_a_dead_daemon_can_be_taken_away(tmp_path: Path) -> None:
     """SIGKILL closes the descriptor and leaves the mountpoint answering ENOTCONN."""
     fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     root = tmp_path / "with blank"
     root.mkdir()
     mounting.mount(fd, root, "state", flags=0, allow_other=True, read_bytes_max=1 << 20)
     os.close(fd)
-    assert mounting.detach_stale(root)
-    assert mounting.find_mount(root) is None
-    assert not mounting.detach_stale(root)
-
-
-def test_a_living_mount_is_not_detached(mount: KernelMount) -> None:
-    assert not mounting.detach_stale(mount.root)
-    assert mounting.find_mount(mount.root) is not None
+    assert mounts.find_mount(root) is not None
+    mounts.unmount(root, lazy=True)
+    assert mounts.find_mount(root) is None

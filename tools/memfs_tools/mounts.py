@@ -12,10 +12,8 @@ from typing import NamedTuple
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import find_mount, list_mounts
+from memfs.types import FILESYSTEM_TYPE
 from memfs_daemon.state_lock import find_holder
-
-FILESYSTEM_TYPE = "fuse.memfs"
-"""How the kernel lists a mount, by either driver; its source is the state directory."""
 
 
 class ServedMount(NamedTuple):

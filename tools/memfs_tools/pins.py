@@ -15,7 +15,7 @@ import xattr
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import find_containing_mount
-from memfs_tools.mounts import FILESYSTEM_TYPE
+from memfs.types import FILESYSTEM_TYPE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import UsageError
+from memfs.linux import mounts
+from memfs.linux.privileges import has_cap_sys_admin
 from memfs_daemon.capabilities import limits_of
 from memfs_daemon.kernel import mounting
 from memfs_daemon.kernel.channel import Channel, ConnectionClosedError
 from memfs_daemon.kernel.handlers.table import build_table
 from memfs_daemon.kernel.negotiation import PAGE_BYTES, negotiate, pack_reply, parse_offer
-from memfs_daemon.kernel.probe import DEVICE, may_administer, read_pages_limit
+from memfs_daemon.kernel.probe import DEVICE, read_pages_limit
 from memfs_daemon.kernel.protocol import HEADER_BYTES, Opcode
 from memfs_daemon.kernel.request import Request
 from memfs_daemon.kernel.runner import Runner
@@ -124,8 +126,8 @@ class KernelDriver:
             os.close(channel.fd)
 
     def unmount(self, *, lazy: bool = False) -> None:
-        """See `mounting.unmount`; from a thread, for the kernel may ask `serve` something."""
-        mounting.unmount(self._mountpoint, lazy=lazy)
+        """See `Driver.unmount`."""
+        mounts.unmount(self._mountpoint, lazy=lazy)
 
     async def _initialise(self, channel: Channel) -> Negotiated:
         """Answer the kernel's first request."""
@@ -143,7 +145,7 @@ class KernelDriver:
             self._config,
             pages_limit=read_pages_limit(),
             stack_depth=self._stack_depth,
-            may_pass_through=may_administer(),
+            may_pass_through=has_cap_sys_admin(),
         )
         channel.write(request.unique, 0, pack_reply(negotiated))
         self.negotiated = negotiated
@@ -163,7 +165,6 @@ class KernelDriver:
             self._backing.enable(channel.fd)
         else:
             self._backing.refuse(negotiated.passthrough_refusal)
-        try:
-            mounting.set_readahead(self._mountpoint, self._config.readahead_bytes)
-        except OSError as error:
-            log.debug("%s: read-ahead left as it is: %s", self._mountpoint, error)
+        mount = mounts.find_mount(self._mountpoint)
+        if mount is None or not mounts.set_readahead(mount, self._config.readahead_bytes):
+            log.debug("%s: read-ahead left as it is", self._mountpoint)

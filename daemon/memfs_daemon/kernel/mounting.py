@@ -1,4 +1,4 @@
-"""mount(2) and umount2(2) of FUSE file systems, and what the kernel tells about mounts.
+"""mount(2) of a FUSE file system.
 
 Invariant: nothing here touches a path inside a mount, which may hang while nobody serves it.
 """
@@ -6,20 +6,18 @@ Invariant: nothing here touches a path inside a mount, which may hang while nobo
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
-import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from memfs.errors import UsageError
+from memfs.linux.libc import LIBC, last_error
+from memfs.linux.mounts import list_mounts
+from memfs.types import FILESYSTEM_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-FILESYSTEM_TYPE = "fuse.memfs"
-
-_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _ROOT_MODE = "40000"
 """File type of the root in octal; its permissions come with its attributes."""
 
@@ -38,17 +36,11 @@ _IGNORED_OPTIONS = frozenset(
 )  # fmt: skip
 """Said to other programs by fstab, or the case anyway."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class MountEntry(NamedTuple):
-    """One line of `/proc/self/mountinfo` (proc(5))."""
-
-    device: str
-    """`major:minor`."""
-    mountpoint: str
-    type: str
-    source: str
+_mount = LIBC.mount
+_mount.argtypes = (
+    *(ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p),
+    *(ctypes.c_ulong, ctypes.c_char_p),
+)
 
 
 def parse_options(options: Sequence[str]) -> int:
@@ -92,81 +84,9 @@ def mount(
     )
     if allow_other:
         data += ",allow_other"
-    result = _libc.mount(
-        os.fsencode(source),
-        os.fsencode(mountpoint),
-        FILESYSTEM_TYPE.encode(),
-        ctypes.c_ulong(flags),
-        data.encode(),
-    )
-    _check(result, mountpoint)
-
-
-def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
-    """Unmount; call it from a thread if this process serves the mount.
-
-    Args:
-        mountpoint: Not followed if it is a symbolic link.
-        lazy: Take it out of the tree now, and let open files go on (MNT_DETACH).
-
-    Raises:
-        OSError: As of umount2(2): EBUSY with open files, EINVAL for no mountpoint.
-    """
-    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
-    _check(_libc.umount2(os.fsencode(mountpoint), flags), mountpoint)
-
-
-def _check(result: int, path: Path) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), os.fspath(path))
-
-
-def read_mounts() -> Iterator[MountEntry]:
-    """Yield the mounts of this namespace, in the order in which they were made."""
-    with open("/proc/self/mountinfo", "rb") as lines:
-        for line in lines:
-            before, _, after = line.rstrip(b"\n").partition(b" - ")
-            fields, tail = before.split(b" "), after.split(b" ")
-            yield MountEntry(
-                fields[2].decode(), _unescape(fields[4]), tail[0].decode(), _unescape(tail[1])
-            )
-
-
-def _unescape(field: bytes) -> str:
-    """Undo the octal escapes that proc(5) writes for blanks, tabs, line ends and backslashes."""
-    raw = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
-    return os.fsdecode(raw)
-
-
-def find_mount(mountpoint: Path) -> MountEntry | None:
-    """Return what is mounted on a directory, the topmost, without touching it."""
-    wanted = os.path.realpath(mountpoint.parent / "") if mountpoint.name else "/"
-    path = os.path.join(wanted, mountpoint.name)
-    found = None
-    for entry in read_mounts():
-        if entry.mountpoint == path:
-            found = entry
-    return found
-
-
-def detach_stale(mountpoint: Path) -> bool:
-    """Remove a memfs mount whose daemon has died (ENOTCONN); return True if there was one.
-
-    Raises:
-        OSError: EPERM without the right to unmount.
-    """
-    entry = find_mount(mountpoint)
-    if entry is None or entry.type != FILESYSTEM_TYPE:
-        return False
-    try:
-        os.statvfs(mountpoint)
-    except OSError as error:
-        if error.errno != errno.ENOTCONN:
-            raise
-        unmount(mountpoint, lazy=True)
-        return True
-    return False
+    target = os.fsencode(mountpoint)
+    if _mount(os.fsencode(source), target, FILESYSTEM_TYPE.encode(), flags, data.encode()) != 0:
+        raise last_error(os.fspath(mountpoint))
 
 
 def stack_depth_for(directory: Path) -> int:
@@ -176,18 +96,5 @@ def stack_depth_for(directory: Path) -> int:
     """
     device = os.stat(directory).st_dev
     name = f"{os.major(device)}:{os.minor(device)}"
-    stacked = any(entry.device == name and entry.type == "overlay" for entry in read_mounts())
+    stacked = any(entry.device == name and entry.type == "overlay" for entry in list_mounts())
     return 2 if stacked else 1
-
-
-def set_readahead(mountpoint: Path, readahead_bytes: int) -> None:
-    """Raise the read-ahead of a mount, which the kernel starts at 128 KiB.
-
-    Raises:
-        OSError: Not allowed, or no such device.
-    """
-    entry = find_mount(mountpoint)
-    if entry is None:
-        raise FileNotFoundError(errno.ENOENT, "not mounted", os.fspath(mountpoint))
-    with open(f"/sys/class/bdi/{entry.device}/read_ahead_kb", "w") as file:
-        file.write(str(readahead_bytes >> 10))

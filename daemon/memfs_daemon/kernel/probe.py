@@ -9,12 +9,13 @@ import os
 import re
 from pathlib import Path
 
+from memfs.linux.privileges import Capability, has_capability
+
 DEVICE = Path("/dev/fuse")
 _PAGES_LIMIT = Path("/proc/sys/fs/fuse/max_pages_limit")
 _PAGES_LIMIT_DEFAULT = 256
 """FUSE_MAX_MAX_PAGES, where the kernel (before 6.13) has no setting for it."""
 _KERNEL_MIN = (5, 4)
-_CAP_SYS_ADMIN = 21
 
 
 def probe() -> str | None:
@@ -28,20 +29,13 @@ def probe() -> str | None:
             "there is no /dev/fuse: load the module (modprobe fuse), "
             "or give the container the device (--device /dev/fuse)"
         )
-    if not may_administer():
+    if not has_capability(Capability.SYS_ADMIN):
         return "the daemon lacks CAP_SYS_ADMIN: run it as root, or use --driver pyfuse3"
     try:
         os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         return f"cannot open /dev/fuse ({error.strerror}): allow this process to use the device"
     return None
-
-
-def may_administer() -> bool:
-    """Return True if the process has CAP_SYS_ADMIN in effect (capabilities(7))."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
-    return effective is not None and bool(int(effective[1], 16) >> _CAP_SYS_ADMIN & 1)
 
 
 def read_pages_limit() -> int:

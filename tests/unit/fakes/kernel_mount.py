@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.config import MountConfig
+from memfs.linux import mounts
 from memfs_daemon.kernel import mounting
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.driver import KernelDriver
@@ -78,13 +79,13 @@ class KernelMount:
         trace: TracebackType | None,
     ) -> None:
         self.call(self.filesystem.gate.set)
-        if mounting.find_mount(self.root) is not None:
+        if mounts.find_mount(self.root) is not None:
             try:
-                mounting.unmount(self.root)
+                mounts.unmount(self.root)
             except OSError:
                 # A descriptor was left open. Detach, and end the connection by closing its end:
                 # else this process would wait, when it exits, for an answer of its own.
-                mounting.unmount(self.root, lazy=True)
+                mounts.unmount(self.root, lazy=True)
                 self.call(self._scope.cancel)
                 if error is None:
                     raise
