@@ -461,6 +461,10 @@ class FilesystemMachine(RuleBasedStateMachine):
         self.world.run(self.world.filesystem.settle())
 
     @rule()
+    def fill_pool(self) -> None:
+        self.world.run(self.world.raw_pool.step())
+
+    @rule()
     def mover_step(self) -> None:
         self.world.step()
 
@@ -552,6 +556,7 @@ class FilesystemMachine(RuleBasedStateMachine):
     @rule()
     def go_idle(self) -> None:
         """With time, nothing is left over on the disk."""
+        self.world.raw_pool.close()
         for _ in range(IDLE_ROUNDS_MAX):
             self.world.step()
             usage = self.world.run(self.world.engine.usage())

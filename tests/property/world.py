@@ -476,6 +476,7 @@ class World:
     def _close(self) -> None:
         self.residency.close()
         self.open_table.close()
+        self.raw_pool.close()
         self.engine.close()
         self.raw_store.close()
         self._backings.close()

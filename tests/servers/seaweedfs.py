@@ -41,6 +41,8 @@ class S3Server:
     endpoint_url: str
     access_key: str = ACCESS_KEY
     secret_key: str = SECRET_KEY
+    group: int | None = None
+    """Process group of the server, if it is one of ours."""
 
     @property
     def options(self) -> dict[str, object]:
@@ -51,6 +53,11 @@ class S3Server:
             "secret": self.secret_key,
             "region": "us-east-1",
         }
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send all of the server a signal: SIGSTOP leaves connections open and unanswered."""
+        assert self.group is not None, "there is no such server"
+        os.killpg(self.group, number)
 
     def client(self) -> Any:  # noqa: ANN401  botocore makes its classes at run time
         """Return a client that shares nothing with the code under test but the protocol."""
@@ -99,7 +106,7 @@ def running_seaweedfs(bucket: str) -> Iterator[S3Server]:
             # Dies with the test run even if that is killed and no clean-up runs.
             preexec_fn=_die_with_parent,
         )
-    server = S3Server(f"http://127.0.0.1:{ports[6]}")
+    server = S3Server(f"http://127.0.0.1:{ports[6]}", group=process.pid)
     try:
         _wait_until_ready(server, bucket, process, log)
         yield server

@@ -1,0 +1,120 @@
+"""An object store that goes away: moves wait and say why, reads fail in time, nothing hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.outcomes import error_of
+from tests.servers.seaweedfs import find_weed, running_seaweedfs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.conftest import MountFactory
+    from tests.servers.seaweedfs import S3Server
+
+BUCKET = "dead-store"
+CONTENT = bytes(random.Random(2).choices(b"abcdefgh", k=300_000))
+TIMEOUT_S = 2.0
+SLACK_S = 28.0
+"""Beyond the configured time-out, for a loaded machine; a hang is far longer."""
+
+REACHED_S_MAX = 240.0
+"""An upload may be silent for the time-out and what 8 MiB take on a slow line, 128 s."""
+
+CONFIG = """
+[warm]
+size = "0"
+[cold]
+frame = "64KiB"
+hydrate_max = "{hydrate_max}"
+[glacier]
+url = "s3://{bucket}/of-test"
+timeout = "{timeout}s"
+[glacier.options]
+endpoint_url = "{endpoint}"
+key = "{key}"
+secret = "{secret}"
+[policy]
+interval = "50ms"
+retry_min = "100ms"
+retry_max = "500ms"
+"""
+
+UNREACHABLE = r"WARNING.*/gone: its remote form can(not)? be (read|used): .*"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    if find_weed() is None:
+        pytest.skip("needs SeaweedFS")
+    with running_seaweedfs(BUCKET) as server:
+        yield server
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + REACHED_S_MAX
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def forms_of(path: Path) -> list[str]:
+    forms: list[str] = json.loads(os.getxattr(path, "user.memfs.residency"))["forms"]
+    return forms
+
+
+def pending_of(path: Path) -> dict[str, object]:
+    pending: dict[str, object] = json.loads(os.getxattr(path, "user.memfs.why")).get("pending", {})
+    return pending
+
+
+@pytest.mark.slow
+@pytest.mark.expects_log(UNREACHABLE)
+@pytest.mark.parametrize("hydrate_max", ["16KiB", "1MiB"])
+def test_a_store_that_does_not_answer_fails_reads_in_time_and_comes_back(
+    driver: str, hydrate_max: str, mount_factory: MountFactory, server: S3Server
+) -> None:
+    """Every process of the server is stopped: connections open, and no answer comes."""
+    mount = mount_factory(
+        driver,
+        config=CONFIG.format(
+            hydrate_max=hydrate_max,
+            bucket=BUCKET,
+            timeout=TIMEOUT_S,
+            endpoint=server.endpoint_url,
+            key=server.access_key,
+            secret=server.secret_key,
+        ),
+    )
+    gone, local = mount.root / "gone", mount.root / "local"
+    with mount.watched(600.0):
+        gone.write_bytes(CONTENT)
+        os.setxattr(gone, "user.memfs.tier", b"glacier")
+        wait_until(lambda: forms_of(gone) == ["remote"], "the file was not uploaded")
+        server.signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert error_of(gone.read_bytes) == "EIO"
+            assert time.monotonic() - began < TIMEOUT_S + SLACK_S
+            local.write_bytes(CONTENT)
+            os.setxattr(local, "user.memfs.tier", b"glacier")
+            wait_until(lambda: bool(pending_of(local)), "no reason is shown")
+            assert "s3://" in str(pending_of(local)["reason"])
+            assert local.read_bytes() == CONTENT
+        finally:
+            server.signal(signal.SIGCONT)
+        wait_until(lambda: forms_of(local) == ["remote"], "the upload was not tried again")
+        assert local.read_bytes() == CONTENT
+        assert gone.read_bytes() == CONTENT
+    # fsck at the end of the test is told of no object store.
+    gone.unlink()
+    local.unlink()

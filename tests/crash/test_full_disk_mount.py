@@ -1,0 +1,112 @@
+"""A full disk under a mount: ENOSPC to the program, nothing lost, and room again by unlink."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import scratch
+from tests.mounting import Mount
+from tests.outcomes import error_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DISK_MIB = 128
+ROOM_S_MAX = 30.0
+KEPT = b"kept" * 50_000
+
+
+class MountOnSmallDisk(Mount):
+    """A mount whose state directory lies apart from its mountpoint."""
+
+    @property
+    def state(self) -> Path:
+        """On the small disk."""
+        return self.base.parent / "disk" / "state"
+
+
+@pytest.fixture
+def small_mount(driver: str, scratch_area: scratch.Scratch) -> Iterator[Mount]:
+    """A mount whose state is on a file system of its own, of 128 MiB."""
+    base = scratch_area.directory(f"small-{driver}")
+    disk = base / "disk"
+    disk.mkdir()
+    (base / "mounted").mkdir()
+    size = f"size={DISK_MIB}m"
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "memfs-test", disk], check=False, capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("mounting a tmpfs takes root")
+    mount = MountOnSmallDisk(base / "mounted", driver)
+    try:
+        mount.start()
+        with mount.watched(100.0):
+            yield mount
+        mount.stop()
+        mount.check_log((r"is full: only removing works",))
+        mount.fsck()
+    finally:
+        scratch.remove(base)
+
+
+def fill(path: Path) -> int:
+    """Write until the disk is full; returns the error that says so."""
+    block = bytes(1 << 16)
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    try:
+        while True:
+            os.write(fd, block)
+    except OSError as error:
+        return error.errno or 0
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def test_a_full_disk_is_enospc_and_unlink_makes_room(small_mount: Mount) -> None:
+    """Whoever can remove nothing on a full disk cannot help himself."""
+    root = small_mount.root
+    (root / "kept").write_bytes(KEPT)
+    assert fill(root / "big") == errno.ENOSPC
+    assert fill(small_mount.state.parent / "ballast") == errno.ENOSPC
+    names = create_until_refused(root)
+    assert (root / "kept").read_bytes() == KEPT
+    assert sorted(os.listdir(root)) == sorted(["big", "kept", *names])
+    for name in names:
+        (root / name).unlink()
+    (root / "big").unlink()
+    (small_mount.state.parent / "ballast").unlink()
+    wait_for_room(root)
+    (root / "after").write_bytes(KEPT)
+    assert (root / "after").read_bytes() == KEPT
+    assert sorted(os.listdir(root)) == ["after", "kept"]
+
+
+def create_until_refused(root: Path) -> list[str]:
+    """Create empty files until that needs room, at most some thousand."""
+    names: list[str] = []
+    refusal = None
+    while refusal is None and len(names) < 5_000:
+        path = root / f"empty-{len(names)}"
+        refusal = error_of(path.touch)
+        if refusal is None:
+            names.append(path.name)
+    assert refusal in (None, "ENOSPC")
+    return names
+
+
+def wait_for_room(root: Path) -> None:
+    """The disk gets the bytes of a removed file back with the mover's next round."""
+    deadline = time.monotonic() + ROOM_S_MAX
+    while os.statvfs(root).f_bavail * os.statvfs(root).f_frsize < DISK_MIB << 18:
+        assert time.monotonic() < deadline, "what was removed still takes room"
+        time.sleep(0.05)
