@@ -143,7 +143,7 @@ class ContentRequests(AttributeRequests):
     async def fsync(self, caller: Caller, ino: InodeNo, data_only: bool) -> None:
         """FSYNC."""
         inode = await self._engine.get_inode(ino)
-        self.commit_nowait()
+        self._commit_early()
         await caller.detach()
         if inode.raw:
             fd = self._raw_store.open(inode.raw, os.O_RDONLY)
@@ -160,14 +160,14 @@ class ContentRequests(AttributeRequests):
 
     async def fsync_directory(self, caller: Caller, ino: InodeNo) -> None:
         """FSYNCDIR: the raw files' own names too, so that no durable dentry lacks its file."""
-        self.commit_nowait()
+        self._commit_early()
         await caller.detach()
         await trio.to_thread.run_sync(self._raw_store.sync_directories, limiter=self._threads)
         await trio.to_thread.run_sync(self._engine.sync, limiter=self._threads)
 
     async def sync(self, caller: Caller) -> None:
         """SYNCFS."""
-        self.commit_nowait()
+        self._commit_early()
         await caller.detach()
         await trio.to_thread.run_sync(_sync_filesystem, self._state_dir, limiter=self._threads)
         await trio.to_thread.run_sync(self._engine.sync, limiter=self._threads)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 DEFAULT_ACLS_MAX = 4096
 """Directories whose default ACL, or its absence, is remembered: one look-up less a create."""
 
+ORPHANS_RECOUNTED_MAX = 100_000
+"""Looked at after changes were undone; what lies beyond is deleted at the next mount."""
+
 REAP_COUNT_MAX = 256
 """Orphans deleted in one engine call."""
 
@@ -114,12 +117,15 @@ class Names(Shared):
         """LINK."""
         inode = await self._engine.link(ino, parent, name, now_ns())
         self._orphans.pop(ino, None)
+        self._note_names(inode)
         return self._entry(inode)
 
     async def unlink(self, parent: InodeNo, name: bytes) -> None:
         """UNLINK."""
         self._activity.request_count += 1
-        self._note_orphan(await self._engine.unlink(parent, name, now_ns()))
+        inode = await self._engine.unlink(parent, name, now_ns())
+        self._note_orphan(inode)
+        self._note_names(inode)
 
     async def remove_directory(self, parent: InodeNo, name: bytes) -> None:
         """RMDIR."""
@@ -134,6 +140,8 @@ class Names(Shared):
         result = await self._engine.rename(parent, name, new_parent, new_name, flags, now_ns())
         if result.replaced is not None:
             self._note_orphan(result.replaced)
+            if parent == new_parent:
+                self._note_names(result.replaced)
         if parent != new_parent:
             # Another directory may mean another inherited pin.
             self._activity.note_pin(result.moved.ino)
@@ -168,8 +176,23 @@ class Names(Shared):
                 self._orphans[ino] = orphan._replace(forgotten=True)
                 self._let_go_if_unheld(ino)
 
+    def _forget_undone(self) -> None:
+        super()._forget_undone()
+        self._default_acls.clear()
+
+    async def _recount_orphans(self) -> None:
+        """Bring the orphans in step with the engine after changes were undone."""
+        self._undone = False
+        nameless = set(await self._engine.list_orphans(ORPHANS_RECOUNTED_MAX))
+        for ino in self._orphans.keys() - nameless:
+            del self._orphans[ino]
+        for ino in nameless - self._orphans.keys() - set(self._reapable):
+            self._note_orphan(await self._engine.get_inode(ino))
+
     async def reap(self) -> None:
         """Delete the orphans that nobody holds any more, and commit."""
+        if self._undone:
+            await self._recount_orphans()
         while self._reapable:
             inos = self._reapable[:REAP_COUNT_MAX]
             del self._reapable[: len(inos)]
@@ -195,6 +218,11 @@ class Names(Shared):
         if stat.S_ISREG(inode.mode):
             self._open_table.forget_raw(ino)
             self._residency.release(ino, drop_pages=False)
+
+    def _note_names(self, inode: Inode) -> None:
+        """A file got or lost one of several names: it may inherit another pin now."""
+        if inode.nlink and stat.S_ISREG(inode.mode):
+            self._activity.note_pin(inode.ino)
 
     async def _new_inode(
         self, caller: Caller, parent: InodeNo, mode: int, ino: InodeNo

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.errors import ObjectMissingError
+from memfs.errors import MemfsError, ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
 from memfs.metadata.records import Inode, InodeFlags
 from memfs.types import BLOCK_BYTES
@@ -118,6 +118,9 @@ class Shared:
         self._form_reader = parts.form_reader
         self._state_dir = parts.state_dir
         self._features = parts.features
+        self._undone = False
+        """Changes were undone, and `_orphans` may not be what the engine has."""
+        self._early_failure: MemfsError | None = None
         self._atimes: dict[InodeNo, int] = {}
         """Access times that the engine does not know yet."""
         self._without_capability: dict[InodeNo, None] = {}
@@ -129,11 +132,38 @@ class Shared:
     @property
     def uncommitted(self) -> bool:
         """True if replies must wait for `commit_nowait`."""
-        return self._engine.uncommitted
+        return self._engine.uncommitted or self._early_failure is not None
 
     def commit_nowait(self) -> None:
         """Make the changes so far survive the death of the daemon."""
-        self._engine.commit_nowait()
+        failure, self._early_failure = self._early_failure, None
+        self._commit()
+        if failure is not None:
+            raise failure
+
+    def _commit_early(self) -> None:
+        """Commit before the replies of the batch are due.
+
+        A failure undoes what earlier requests of the batch did, too: it is theirs as well, and
+        comes again at the `commit_nowait` that their replies wait for.
+        """
+        try:
+            self._commit()
+        except MemfsError as error:
+            self._early_failure = error
+            raise
+
+    def _commit(self) -> None:
+        try:
+            self._engine.commit_nowait()
+        except MemfsError:
+            self._forget_undone()
+            raise
+
+    def _forget_undone(self) -> None:
+        """Drop what is remembered of changes that were undone."""
+        self._undone = True
+        self._without_capability.clear()
 
     def _live(self, inode: Inode) -> Inode:
         """Return the inode with its attributes as of now."""

@@ -47,7 +47,7 @@ class Writing(Names):
             # What is locked in RAM is another file's pages from now on.
             self._residency.release(ino, drop_pages=False)
         inode = await self._engine.unseal(ino, raw)
-        self._engine.commit_nowait()
+        self._commit_early()
         return inode
 
     def _end_opening(self, ino: InodeNo) -> None:

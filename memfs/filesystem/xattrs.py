@@ -40,6 +40,8 @@ class XattrRequests(ContentRequests):
     async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
         """GETXATTR."""
         if name.startswith(CONTROL_PREFIX):
+            # It may seal the file, and commit that: what came before is to fail by itself.
+            self._commit_early()
             return await self._control.get(ino, name)
         if name == CAPABILITY_XATTR:
             return await self._get_capability(ino)

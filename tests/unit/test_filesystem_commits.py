@@ -1,0 +1,104 @@
+"""Commits that fail: no reply says that something was done which was undone."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.errors import NoSpaceError, StaleInodeError
+from memfs.types import ROOT_INODE, InodeNo
+from tests.property.world import ROOMY, World
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+    from pathlib import Path
+    from typing import Any
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    opened = World(tmp_path, ROOMY, passthrough=False)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def sealed_file(world: World, name: bytes) -> InodeNo:
+    file = world.create(ROOT_INODE, name, 0o644, os.O_RDWR)
+    world.release(file)
+    world.step()
+    return file.ino
+
+
+def fail_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disk be full for the next entry of the journal."""
+    journal = world.engine._database._journal
+    append = journal.append
+
+    def refuse(_payload: bytes) -> None:
+        monkeypatch.setattr(journal, "append", append)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(journal, "append", refuse)
+
+
+@pytest.mark.parametrize("request_name", ["open", "truncate", "fsync", "fsync_directory", "tier"])
+def test_what_an_inner_commit_undid_is_told_to_the_replies_before(
+    world: World, monkeypatch: pytest.MonkeyPatch, request_name: str
+) -> None:
+    """A create waits for the commit of its batch; another request of the batch commits first."""
+    other = sealed_file(world, b"other")
+    filesystem, program = world.filesystem, world.program
+    world.run(filesystem.make_directory(program, ROOT_INODE, b"undone", 0o755))
+    fail_once(world, monkeypatch)
+    requests: dict[str, Coroutine[Any, Any, object]] = {
+        "open": filesystem.open(program, other, os.O_RDWR),
+        "truncate": filesystem.open(program, other, os.O_RDWR | os.O_TRUNC),
+        "fsync": filesystem.fsync(program, other, data_only=False),
+        "fsync_directory": filesystem.fsync_directory(program, ROOT_INODE),
+        "tier": filesystem.get_xattr(other, b"user.memfs.tier"),
+    }
+    asked = requests.pop(request_name)
+    for unasked in requests.values():
+        unasked.close()
+    with pytest.raises(NoSpaceError):
+        world.run(asked)
+    assert filesystem.uncommitted
+    with pytest.raises(NoSpaceError):
+        filesystem.commit_nowait()
+    assert not filesystem.uncommitted
+
+
+def test_a_file_whose_unlink_was_undone_is_no_orphan(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino = sealed_file(world, b"kept")
+    world.run(world.filesystem.unlink(ROOT_INODE, b"kept"))
+    fail_once(world, monkeypatch)
+    with pytest.raises(NoSpaceError):
+        world.filesystem.commit_nowait()
+    world.step()
+    assert ino not in world.filesystem._orphans
+
+
+def test_a_nameless_file_whose_link_was_undone_is_reaped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, opened = world.request(
+        world.filesystem.create_unnamed(world.program, ROOT_INODE, 0o600, os.O_RDWR)
+    )
+    ino = entry.inode.ino
+    world.run(world.filesystem.link(ino, ROOT_INODE, b"undone"))
+    fail_once(world, monkeypatch)
+    with pytest.raises(NoSpaceError):
+        world.filesystem.commit_nowait()
+    world.step()
+    world.filesystem.release(ino, opened.handle)
+    world.filesystem.forget([ino])
+    world.step()
+    with pytest.raises(StaleInodeError):
+        world.run(world.engine.get_inode(ino))
