@@ -457,3 +457,15 @@ def flip_bit(path: Path, offset: int) -> None:
 def test_every_fault_point_is_named_once() -> None:
     """Crash tests go by this list."""
     assert len(FAULT_POINTS) == len(set(FAULT_POINTS))
+
+
+async def test_a_raw_file_that_was_changed_after_sealing_is_not_dropped(state: State) -> None:
+    """Its packed form has other bytes."""
+    ino = await state.create("a", compressible(100_000))
+    await state.moves.pack(ino)
+    raw = (await state.engine.get_inode(ino)).raw
+    with state.raw_store.path(raw).open("ab") as file:
+        file.write(b"behind the engine's back")
+    with pytest.raises(CorruptDataError):
+        await state.moves.drop_raw(ino)
+    assert state.raw_store.stat(raw).st_size == 100_024
