@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from memfs.content.opening import Handle
     from memfs.filesystem.operations import Caller
+    from memfs.filesystem.replies import Entry
     from memfs.filesystem.shared import Parts
     from memfs.types import InodeNo
 
@@ -85,11 +86,22 @@ class ContentRequests(AttributeRequests):
             direct = writable and without_suidgid(inode.mode) != inode.mode
             mode, backing = self._open_table.choose(ino, inode.raw, direct=direct)
             handle = self._open_table.add(ino, mode, writable=writable)
+            if writable and flags & os.O_DSYNC:
+                await self._sync_before_writes(caller, inode, handle)
         finally:
             self._end_opening(ino)
             if (writable or truncate) and not self._open_table.has_writer(ino):
                 self._sealer.add(ino)
         return Opened(handle, mode, backing)
+
+    async def create(
+        self, caller: Caller, parent: InodeNo, name: bytes, mode: int, flags: int
+    ) -> tuple[Entry, Opened]:
+        """CREATE."""
+        entry, opened = await super().create(caller, parent, name, mode, flags)
+        if flags & os.O_ACCMODE != os.O_RDONLY and flags & os.O_DSYNC:
+            await self._sync_before_writes(caller, entry.inode, opened.handle)
+        return entry, opened
 
     def release(self, ino: InodeNo, handle: Handle) -> None:
         """RELEASE."""
@@ -157,6 +169,22 @@ class ContentRequests(AttributeRequests):
                 self._raw_store.sync_directory, inode.raw, limiter=self._threads
             )
         await trio.to_thread.run_sync(self._engine.sync, limiter=self._threads)
+
+    async def _sync_before_writes(self, caller: Caller, inode: Inode, handle: Handle) -> None:
+        """Make durable what leads to the bytes of a file that is opened with O_SYNC or O_DSYNC.
+
+        Passed-through writes then sync the raw file, and nobody here hears of them (open(2)).
+        """
+        try:
+            self._commit_early()
+            await caller.detach()
+            await trio.to_thread.run_sync(
+                self._raw_store.sync_directory, inode.raw, limiter=self._threads
+            )
+            await trio.to_thread.run_sync(self._engine.sync, limiter=self._threads)
+        except BaseException:
+            self.release(inode.ino, handle)
+            raise
 
     async def fsync_directory(self, caller: Caller, ino: InodeNo) -> None:
         """FSYNCDIR: the raw files' own names too, so that no durable dentry lacks its file."""

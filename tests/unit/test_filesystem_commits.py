@@ -102,3 +102,31 @@ def test_a_nameless_file_whose_link_was_undone_is_reaped(
     world.step()
     with pytest.raises(StaleInodeError):
         world.run(world.engine.get_inode(ino))
+
+
+@pytest.mark.parametrize("flag", [os.O_SYNC, os.O_DSYNC])
+def test_opening_for_synchronous_writes_makes_the_name_durable(
+    world: World, monkeypatch: pytest.MonkeyPatch, flag: int
+) -> None:
+    """The kernel syncs the raw file at each write, but would lose the file with its name."""
+    ino = sealed_file(world, b"log")
+    syncs: list[str] = []
+    monkeypatch.setattr(world.engine, "sync", lambda: syncs.append("engine"))
+    world.release(world.open(ino, os.O_RDWR | flag))
+    assert syncs == ["engine"]
+    world.release(world.create(ROOT_INODE, b"new", 0o644, os.O_RDWR | flag))
+    assert syncs == ["engine", "engine"]
+
+
+def test_an_open_whose_sync_fails_leaves_no_handle(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino = sealed_file(world, b"log")
+
+    def fail() -> None:
+        raise NoSpaceError("the disk is full")
+
+    monkeypatch.setattr(world.engine, "sync", fail)
+    with pytest.raises(NoSpaceError):
+        world.run(world.filesystem.open(world.program, ino, os.O_RDWR | os.O_SYNC))
+    assert not world.open_table.is_open(ino)
