@@ -67,8 +67,8 @@ CAPABILITIES: tuple[Capability, ...] = (
     ),
     Capability(
         "MAP_SHARED of a file that is read from its compressed or remote form",
-        "on Linux 6.6 or newer; else ENODEV until the file is local",
-        "ENODEV until the file is local",
+        "on Linux 6.6 or newer or without passthrough; else ENODEV until the file is local",
+        True,
     ),
 )
 """pyfuse3 3.5 fills no `fallocate`, `lseek`, `copy_file_range`, `tmpfile`, `ioctl` or `statx` slot
