@@ -136,7 +136,9 @@ def _command(weed: Path, directory: Path, ports: list[int]) -> list[str]:
         f"-s3.port={s3}",
         f"-s3.port.grpc={s3_grpc}",
         f"-s3.config={directory}/identities.json",
+        # Fixed ports otherwise: two servers at a time would not both start.
         "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
     ]
 
 
