@@ -6,6 +6,7 @@ to the namespace.
 
 from __future__ import annotations
 
+from memfs.content.sealing import SEALS_A_STEP_MAX
 from memfs.filesystem.xattrs import XattrRequests
 
 
@@ -22,11 +23,15 @@ class Filesystem(XattrRequests):
         await self._sealer.adopt_unsealed()
         await self._sealer.adopt_doubtful()
 
-    async def settle(self) -> None:
+    async def settle(self) -> bool:
         """Do what follows from requests but need not be waited for: reap, seal, keep access times.
 
         Called by the mover between two rounds. Every part is bounded.
+
+        Returns:
+            True if more is waiting.
         """
         await self.reap()
-        await self._sealer.step()
+        sealed_count = await self._sealer.step()
         await self.store_atimes()
+        return sealed_count == SEALS_A_STEP_MAX

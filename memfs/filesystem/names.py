@@ -11,7 +11,7 @@ import stat
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from memfs.errors import InvalidValueError, NoXattrError
+from memfs.errors import InvalidValueError, NoXattrError, StaleInodeError
 from memfs.filesystem.replies import Entry, Opened
 from memfs.filesystem.shared import UNSEALED_VALID_S, VALID_S, Shared, now_ns
 from memfs.metadata.records import DirectoryEntry, Inode, InodeFlags, NewInode
@@ -52,10 +52,9 @@ class Names(Shared):
         self._activity.request_count += 1
         new, fd = await self._new_file(caller, parent, mode)
         try:
-            inode = await self._engine.create(parent, name, new)
-            return _new_entry(inode), self._open_created(inode, fd, flags)
+            return self._opened(await self._engine.create(parent, name, new), fd, flags)
         except BaseException:
-            self._raw_store.unlink(new.raw)
+            await self._give_up(new)
             raise
         finally:
             os.close(fd)
@@ -68,9 +67,9 @@ class Names(Shared):
         try:
             inode = await self._engine.create_orphan(new)
             self._note_orphan(inode)
-            return _new_entry(inode), self._open_created(inode, fd, flags)
+            return self._opened(inode, fd, flags)
         except BaseException:
-            self._raw_store.unlink(new.raw)
+            await self._give_up(new)
             raise
         finally:
             os.close(fd)
@@ -85,7 +84,7 @@ class Names(Shared):
             try:
                 inode = await self._engine.create(parent, name, new)
             except BaseException:
-                self._raw_store.unlink(new.raw)
+                await self._give_up(new)
                 raise
             self._sealer.add(inode.ino)
             return self._entry(inode)
@@ -268,6 +267,20 @@ class Names(Shared):
         ino, _ = self._engine.reserve_ids()
         return ino
 
+    async def _give_up(self, new: NewInode) -> None:
+        """A file could not be made, or made but not opened: then it stays, closed and empty."""
+        try:
+            await self._engine.get_inode(new.ino)
+        except StaleInodeError:
+            self._raw_store.unlink(new.raw)
+        else:
+            self._sealer.add(new.ino)
+
+    def _opened(self, inode: Inode, fd: int, flags: int) -> tuple[Entry, Opened]:
+        """Open a file that was just made; its attributes are those of now, it being empty."""
+        opened = self._open_created(inode, fd, flags)
+        return Entry(inode, VALID_S, UNSEALED_VALID_S), opened
+
     def _open_created(self, inode: Inode, fd: int, flags: int) -> Opened:
         self._open_table.adopt_backing(inode.ino, inode.raw, fd)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
@@ -292,8 +305,3 @@ class Names(Shared):
         if len(self._default_acls) > DEFAULT_ACLS_MAX:
             self._default_acls.popitem(last=False)
         return value
-
-
-def _new_entry(inode: Inode) -> Entry:
-    """Answer a create: the raw file is empty, so the inode's attributes are those of now."""
-    return Entry(inode, VALID_S, UNSEALED_VALID_S)

@@ -51,7 +51,8 @@ class Mover:
         parts: The engine, the stores and the owners of state.
         moves: Makes the moves.
         activity: What programs did.
-        settle: Ends what requests began (`Filesystem.settle`); called first in every round.
+        settle: Ends what requests began (`Filesystem.settle`); called first in every round;
+            True if more is left for the next one.
         state_dir: On the disk of the cold tier.
         rng: Jitter of pauses; seeded by tests.
     """
@@ -61,7 +62,7 @@ class Mover:
         parts: MoveParts,
         moves: Moves,
         activity: Activity,
-        settle: Callable[[], Awaitable[None]],
+        settle: Callable[[], Awaitable[bool]],
         state_dir: Path,
         rng: random.Random | None = None,
     ) -> None:
@@ -115,10 +116,10 @@ class Mover:
             pause_s = self._config.policy.interval_s
 
     async def _round(self) -> bool:
-        await self._settle()
+        more = await self._settle()
         if self._activity.take_freed():
             await self._moves.collect_garbage(GARBAGE_A_ROUND)
-        return await self._rounds.step()
+        return await self._rounds.step() or more
 
     async def _run_upkeep(self) -> None:
         while True:

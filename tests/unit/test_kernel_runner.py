@@ -49,7 +49,13 @@ class Kernel:
             stack_depth=1,
             may_pass_through=False,
         )
-        self.runner = Runner(channel, filesystem, build_table(filesystem, negotiated))
+        self.programs_die = True
+        self.runner = Runner(
+            channel,
+            filesystem,
+            build_table(filesystem, negotiated),
+            is_dying=lambda pid: self.programs_die,
+        )
 
     def send(self, opcode: int, node: int = ROOT, body: bytes = b"") -> int:
         """Send a request; return its number."""
@@ -191,6 +197,21 @@ async def test_an_interrupt_right_behind_its_request_ends_it(
     kernel.interrupt(slow)
     nursery.start_soon(kernel.runner.run)
     assert await kernel.receive(1) == {slow: errno.EINTR}
+
+
+async def test_a_signal_that_does_not_kill_ends_no_request(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    """A program with a timer would get EINTR from fsync, or SIGBUS from a mapping."""
+    kernel.programs_die = False
+    slow = kernel.read(kernel.make_file(b"slow", slow=True))
+    nursery.start_soon(kernel.runner.run)
+    await kernel.filesystem.waiting.wait()
+    kernel.interrupt(slow)
+    other = kernel.send(Opcode.STATFS)
+    assert await kernel.receive(1) == {other: 0}
+    kernel.filesystem.gate.set()
+    assert await kernel.receive(1) == {slow: 0}
 
 
 async def test_an_interrupt_of_an_answered_request_has_no_reply(

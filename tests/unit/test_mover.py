@@ -75,8 +75,8 @@ class Depot:
         for _ in range(count):
             await self.mover.step()
 
-    async def _settle(self) -> None:
-        return None
+    async def _settle(self) -> bool:
+        return False
 
 
 @pytest.fixture

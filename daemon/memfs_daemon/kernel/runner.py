@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
 from memfs.errors import MemfsError
+from memfs.linux.processes import is_dying
 from memfs_daemon.kernel.channel import ConnectionClosedError
 from memfs_daemon.kernel.protocol import HEADER_BYTES, INTERRUPT_IN, Opcode
 from memfs_daemon.kernel.request import DETACH, Payload, Request, resume
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from memfs.filesystem.operations import Operations
     from memfs_daemon.kernel.channel import Channel
@@ -39,6 +40,14 @@ _Outcome = Payload | int
 """The reply's own structure, or an errno."""
 
 
+class _Waiting(NamedTuple):
+    """A request that waits in a task of its own."""
+
+    scope: trio.CancelScope
+    pid: int
+    """Thread id of the program that made it."""
+
+
 class Runner:
     """Serves the requests of one mount.
 
@@ -46,15 +55,23 @@ class Runner:
         channel: The mount's descriptor, after INIT.
         operations: What the requests mean.
         table: The handlers, bound to the same operations.
+        is_dying: Tells whether the program behind a thread id is being killed.
     """
 
-    def __init__(self, channel: Channel, operations: Operations, table: HandlerTable) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        operations: Operations,
+        table: HandlerTable,
+        is_dying: Callable[[int], bool] = is_dying,
+    ) -> None:
         self._channel = channel
+        self._is_dying = is_dying
         self._operations = operations
         self._answered, self._silent = table
         self._held: list[tuple[Request, _Outcome]] = []
         self._held_bytes = 0
-        self._detached: dict[int, trio.CancelScope] = {}
+        self._detached: dict[int, _Waiting] = {}
         self._bugs_seen: set[tuple[int, str]] = set()
 
     async def run(self) -> None:
@@ -121,8 +138,11 @@ class Runner:
             # Interrupts come after the request that they name was read. Where it is not waiting, it
             # is answered, or about to be: nothing is left to interrupt.
             (unique,) = INTERRUPT_IN.unpack_from(request.data, HEADER_BYTES)
-            if (scope := self._detached.get(unique)) is not None:
-                scope.cancel()
+            waiting = self._detached.get(unique)
+            # The kernel sends it for any signal. EINTR of a read, write or fsync, or SIGBUS of a
+            # mapping, is nothing that a program with a timer expects of a file (signal(7)).
+            if waiting is not None and self._is_dying(waiting.pid):
+                waiting.scope.cancel()
             return
         silent = self._silent.get(request.opcode)
         if silent is None:
@@ -143,7 +163,8 @@ class Runner:
     ) -> None:
         """Let a coroutine that has to wait go on in a task of its own."""
         if trap is DETACH:
-            scope = self._detached[request.unique] = trio.CancelScope()
+            scope = trio.CancelScope()
+            self._detached[request.unique] = _Waiting(scope, request.pid)
             nursery.start_soon(self._run_detached, request, coroutine, scope)
             return
         # It waits for trio inside of the loop's own task: nothing can wake it there.

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         XAttrNameT,
     )
 
+    from memfs.content.opening import Handle
     from memfs.filesystem.operations import Operations
 
 log = logging.getLogger(__name__)
@@ -144,6 +145,14 @@ class Requests(pyfuse3.Operations):
             except Exception as error:
                 raise pyfuse3.FUSEError(self.errno_of(request, error)) from error
 
+    def _commit_opened(self, request: str, ino: InodeNo, handle: Handle) -> None:
+        """Commit; a failure takes the handle back, of which the kernel will never learn."""
+        try:
+            self.commit(request)
+        except pyfuse3.FUSEError:
+            self._operations.release(ino, handle)
+            raise
+
     def errno_of(self, request: str, error: Exception) -> int:
         """Return what the program sees; log what no program should have to see."""
         if isinstance(error, pyfuse3.FUSEError):
@@ -191,6 +200,7 @@ class Requests(pyfuse3.Operations):
         entry, opened = await self._operations.create(
             Caller(ctx), InodeNo(parent_inode), name, mode, flags
         )
+        self._commit_opened("create", entry.inode.ino, opened.handle)
         file = to_file_info(entry.inode.ino, opened, privileged=ctx.uid == 0)
         return file, to_entry(*entry)
 
@@ -382,6 +392,7 @@ class Requests(pyfuse3.Operations):
         opened = await self._operations.open(
             Caller(ctx), ino, flags, kill_suidgid=is_truncating(flags) and not privileged
         )
+        self._commit_opened("open", ino, opened.handle)
         return to_file_info(ino, opened, privileged=privileged)
 
     @_answering

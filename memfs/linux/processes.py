@@ -1,0 +1,36 @@
+"""What /proc tells of other processes.
+
+Invariant: a process that is gone is an answer, not an error.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+_KILL_BIT = 1 << (signal.SIGKILL - 1)
+
+
+def is_dying(thread: int) -> bool:
+    """True if a thread is gone or about to be killed.
+
+    A signal that ends a process is turned into a pending SIGKILL of each of its threads
+    (`complete_signal`, kernel/signal.c); one that the program handles is not.
+
+    Args:
+        thread: Thread id in this process's pid namespace; 0: unknown, so not dying.
+
+    Source: proc_pid_status(5), SigPnd and ShdPnd.
+    """
+    if not thread:
+        return False
+    try:
+        status = Path(f"/proc/{thread}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    pending = 0
+    for line in status.splitlines():
+        name, _, value = line.partition(":")
+        if name in ("SigPnd", "ShdPnd"):
+            pending |= int(value, 16)
+    return bool(pending & _KILL_BIT)
