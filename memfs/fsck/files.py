@@ -31,6 +31,7 @@ BATCH_COUNT = 1000
 
 _RESTORE = "restore it from a backup, or remove it"
 _HARMLESS = "no file needs it; it can be deleted"
+_OURS_OR_NOT = "no file here needs it; delete it unless another state directory uses this store"
 
 
 class FileCheck:
@@ -208,9 +209,8 @@ class FileCheck:
             return
         async for found in self._remote.list(""):
             if found.key not in self._remote_keys:
-                self._problems.append(
-                    Problem(f"{self._remote.url}/{found.key}", "no blob has this object", _HARMLESS)
-                )
+                url = f"{self._remote.url}/{found.key}"
+                self._problems.append(Problem(url, "no blob has this object", _OURS_OR_NOT))
 
     async def _complain(self, inode: Inode, fault: str, remedy: str) -> None:
         path = (await self._engine.get_path(inode.ino)).decode("utf-8", "backslashreplace")
