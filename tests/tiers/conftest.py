@@ -21,7 +21,10 @@ _SERVED = "\n[mount]\npassthrough = false\n"
 
 @pytest.fixture(scope="module")
 def tier_config(request: pytest.FixtureRequest) -> str:
-    """The configuration of the module's mount; a module overrides it by a fixture of that name."""
+    """The configuration of the module's mount; a module overrides it by a fixture of that name.
+
+    `SITE` in it becomes the name of the site: fsck reports what others have below the same prefix.
+    """
     return SMALL_FRAMES
 
 
@@ -32,9 +35,9 @@ def site(
     """A mount whose state directory `memfs fsck --verify` finds whole in the end."""
     name = request.param
     base = scratch_area.directory(name)
-    driver, config = name, tier_config
+    driver, config = name, tier_config.replace("SITE", name)
     if name == SERVED:
-        driver, config = KERNEL, tier_config + _SERVED
+        driver, config = KERNEL, config + _SERVED
     mount = Mount(base, driver, config)
     try:
         mount.start()
