@@ -33,8 +33,8 @@ UNPINNED = "auto"
 class Control:
     """Reads and writes of `user.memfs.*`.
 
-    `tier` and `codec` can be written; the others only tell. All but the two, where set, stay out of
-    listxattr(2), so that `cp -a` copies nothing that it could not set.
+    `tier` and `codec` can be written; the others only tell. What cannot be set, or reads as another
+    value than was set, stays out of listxattr(2), so that `cp -a` neither fails nor lies.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -105,7 +105,8 @@ class Control:
             if name in self._readers:
                 raise NotPermittedError(f"{name.decode()} only tells; it cannot be removed")
             raise NoXattrError(f"{name.decode(errors='backslashreplace')} is not set")
-        if name not in await self.names(ino):
+        inode = await self._engine.get_inode(ino)
+        if not (inode.pin if name == TIER_XATTR else inode.codec):
             raise NoXattrError(f"{name.decode()} is not set")
         if name == TIER_XATTR:
             await self._engine.set_pin(ino, None)
@@ -114,9 +115,14 @@ class Control:
         self._activity.note_pin(ino)
 
     async def names(self, ino: InodeNo) -> list[bytes]:
-        """Return the names that are set on the inode itself and can be set again."""
+        """Return the names that listxattr(2) shows: set on the inode, and read as they were set.
+
+        The `tier` of a file is not among them: it reads as the tier now, so that a copy would be
+        pinned to wherever the original happened to be.
+        """
         inode = await self._engine.get_inode(ino)
-        names = ((TIER_XATTR, inode.pin), (CODEC_XATTR, inode.codec))
+        pinned = inode.pin and stat.S_ISDIR(inode.mode)
+        names = ((TIER_XATTR, pinned), (CODEC_XATTR, inode.codec))
         return [name for name, value in names if value]
 
     def _parse_tier(self, text: str) -> Tier | None:
