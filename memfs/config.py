@@ -63,8 +63,8 @@ class ColdConfig:
     """That stops here."""
     codec: str = "zstd:3"
     """Of packed files: `none`, `lz4`, `snappy`, `zstd[:1-19]`, or one by an entry point."""
-    # 256 KiB against 1 MiB, on 256 MiB of libraries with zstd:3 (2 vCPU, shared): ratio within 2 %, a
-    # 4 KiB read in 0.6 ms and not 1.7 ms.
+    # 256 KiB against 1 MiB, on 256 MiB of libraries with zstd:3 (2 vCPU, shared): ratio within 2 %,
+    # a 4 KiB read in 0.6 ms and not 1.7 ms.
     frame_bytes: int = 256 * KIB
     """Uncompressed bytes of a frame, the unit of a ranged read."""
     hydrate_bytes_max: int = 16 * MIB

@@ -107,7 +107,7 @@ class FsspecStore:
                 "or correct glacier.url and glacier.options"
             ) from error
         self._root: str = str(root).rstrip("/")
-        self._stall_s = timeout_s + PART_BYTES / RATE_BYTES_S_MIN
+        self._timeout_s = timeout_s
         self._calls = BlockingCalls(self._url, timeout_s, thread_count_max)
 
     @property
@@ -121,7 +121,8 @@ class FsspecStore:
         def put(progress: TransferProgress) -> None:
             self._put(key, source, UploadCallback(progress))
 
-        await self._transfer(f"put {key}", put)
+        size = await self._call(f"put {key}", os.path.getsize, source)
+        await self._transfer(f"put {key}", put, min(size, PART_BYTES))
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """Return bytes `[start, end)` by one ranged request."""
@@ -149,7 +150,7 @@ class FsspecStore:
             finally:
                 os.close(fd)
 
-        await self._transfer(f"get {key}", get)
+        await self._transfer(f"get {key}", get, PART_BYTES)
 
     async def stat(self, key: str) -> ObjectStat:
         """Return an object's size."""
@@ -208,9 +209,13 @@ class FsspecStore:
     def _close(self) -> None:
         """Release what the file system keeps open; nothing in general."""
 
-    async def _transfer(self, what: str, function: Callable[[TransferProgress], None]) -> None:
+    async def _transfer(
+        self, what: str, function: Callable[[TransferProgress], None], part_bytes: int
+    ) -> None:
+        """Run a transfer that may stand still for as long as a part takes on the slowest link."""
+        stall_s = self._timeout_s + part_bytes / RATE_BYTES_S_MIN
         await self._calls.transfer(
-            what, lambda progress: self._mapped(what, function, progress), self._stall_s
+            what, lambda progress: self._mapped(what, function, progress), stall_s
         )
 
     async def _call(self, what: str, function: Callable[..., T], *arguments: object) -> T:

@@ -27,8 +27,8 @@ TIMEOUT_S = 2.0
 SLACK_S = 28.0
 """Beyond the configured time-out, for a loaded machine; a hang is far longer."""
 
-REACHED_S_MAX = 240.0
-"""An upload may be silent for the time-out and what 8 MiB take on a slow line, 128 s."""
+REACHED_S_MAX = 90.0
+"""An upload may be silent for the time-out and what its bytes take on a slow line, 5 s."""
 
 CONFIG = """
 [warm]
