@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from memfs.config import ColdConfig, Config, GlacierConfig, MetadataConfig, PolicyConfig, WarmConfig
 from memfs.content.opentable import OpenTable
 from memfs.content.residency import Residency
+from memfs.content.syncer import Syncer
 from memfs.metadata.records import InodeFlags, NewInode, Seal
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.moves.attempt import MoveParts
@@ -76,6 +77,7 @@ class State:
             config=config,
             open_table=self.open_table,
             residency=self.residency,
+            syncer=Syncer(self.engine, self.raw_store),
             faults=faults or FaultPoints(),
         )
         self.moves = Moves(self.parts, random.Random(1))

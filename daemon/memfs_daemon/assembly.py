@@ -18,6 +18,7 @@ from memfs.content.opentable import OpenTable
 from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
+from memfs.content.syncer import Syncer
 from memfs.control.report import DriverReport
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
@@ -135,8 +136,9 @@ def assemble(
         stack.callback(residency.close)
         activity = Activity()
         sealer = Sealer(engine, raw_store, open_table, activity)
+        syncer = Syncer(engine, raw_store)
         move_parts = MoveParts(
-            engine, raw_store, packed_store, remote, config, open_table, residency
+            engine, raw_store, packed_store, remote, config, open_table, residency, syncer
         )
         moves = Moves(move_parts)
         filesystem = Filesystem(
@@ -146,6 +148,7 @@ def assemble(
                 raw_pool=raw_pool,
                 open_table=open_table,
                 sealer=sealer,
+                syncer=syncer,
                 activity=activity,
                 residency=residency,
                 moves=moves,

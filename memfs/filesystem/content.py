@@ -168,7 +168,7 @@ class ContentRequests(AttributeRequests):
             await trio.to_thread.run_sync(
                 self._raw_store.sync_directory, inode.raw, limiter=self._threads
             )
-        await trio.to_thread.run_sync(self._engine.sync, limiter=self._threads)
+        await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
 
     async def _sync_before_writes(self, caller: Caller, inode: Inode, handle: Handle) -> None:
         """Make durable what leads to the bytes of a file that is opened with O_SYNC or O_DSYNC.
@@ -181,7 +181,7 @@ class ContentRequests(AttributeRequests):
             await trio.to_thread.run_sync(
                 self._raw_store.sync_directory, inode.raw, limiter=self._threads
             )
-            await trio.to_thread.run_sync(self._engine.sync, limiter=self._threads)
+            await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
         except BaseException:
             self.release(inode.ino, handle)
             raise
@@ -191,14 +191,14 @@ class ContentRequests(AttributeRequests):
         self._commit_early()
         await caller.detach()
         await trio.to_thread.run_sync(self._raw_store.sync_directories, limiter=self._threads)
-        await trio.to_thread.run_sync(self._engine.sync, limiter=self._threads)
+        await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
 
     async def sync(self, caller: Caller) -> None:
         """SYNCFS."""
         self._commit_early()
         await caller.detach()
         await trio.to_thread.run_sync(_sync_filesystem, self._state_dir, limiter=self._threads)
-        await trio.to_thread.run_sync(self._engine.sync, limiter=self._threads)
+        await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
 
     async def allocate(
         self, caller: Caller, ino: InodeNo, mode: int, offset: int, length: int

@@ -11,6 +11,8 @@ import stat
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+import trio
+
 from memfs.errors import InvalidValueError, NoXattrError, StaleInodeError
 from memfs.filesystem.replies import Entry, Opened
 from memfs.filesystem.shared import UNSEALED_VALID_S, VALID_S, Shared, now_ns
@@ -31,7 +33,7 @@ ORPHANS_RECOUNTED_MAX = 100_000
 """Looked at after changes were undone; what lies beyond is deleted at the next mount."""
 
 REAP_COUNT_MAX = 256
-"""Orphans deleted in one engine call."""
+"""Orphans deleted in one engine call; requests are served before the next."""
 
 
 class Names(Shared):
@@ -138,6 +140,9 @@ class Names(Shared):
         """RENAME, RENAME2."""
         result = await self._engine.rename(parent, name, new_parent, new_name, flags, now_ns())
         if result.replaced is not None:
+            # The bytes of either, if they were exchanged, must not be later than its new name.
+            self._sync_first(result.moved)
+            self._sync_first(result.replaced)
             self._note_orphan(result.replaced)
             if parent == new_parent:
                 self._note_names(result.replaced)
@@ -189,16 +194,17 @@ class Names(Shared):
             self._note_orphan(await self._engine.get_inode(ino))
 
     async def reap(self) -> None:
-        """Delete the orphans that nobody holds any more, and commit."""
+        """Delete the orphans that nobody holds any more, and commit. Checkpoint: a batch each."""
         if self._undone:
             await self._recount_orphans()
-        while self._reapable:
+        for _ in range(0, len(self._reapable), REAP_COUNT_MAX):
             inos = self._reapable[:REAP_COUNT_MAX]
             del self._reapable[: len(inos)]
             for ino in inos:
                 await self._vanish(ino)
             await self._engine.reap(inos)
             self._engine.commit_nowait()
+            await trio.lowlevel.checkpoint()
 
     async def reap_left_over(self) -> None:
         """Delete all orphans: before the first request, and after the last."""
@@ -209,6 +215,7 @@ class Names(Shared):
                 await self._vanish(ino)
             await self._engine.reap(inos)
             self._engine.commit_nowait()
+            await trio.lowlevel.checkpoint()
 
     async def _vanish(self, ino: InodeNo) -> None:
         """Let go of all that is kept in memory for an inode that is about to be deleted."""
@@ -217,6 +224,11 @@ class Names(Shared):
         if stat.S_ISREG(inode.mode):
             self._open_table.forget_raw(ino)
             self._residency.release(ino, drop_pages=False)
+
+    def _sync_first(self, inode: Inode) -> None:
+        """Let a file that took another's name get there only with its bytes."""
+        if inode.raw and inode.nlink and not inode.flags & InodeFlags.DURABLE:
+            self._syncer.add(inode.raw)
 
     def _note_names(self, inode: Inode) -> None:
         """A file got or lost one of several names: it may inherit another pin now."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memfs.content.rawpool import RawPool
     from memfs.content.residency import Residency
     from memfs.content.sealing import Sealer
+    from memfs.content.syncer import Syncer
     from memfs.metadata.engine import Engine
     from memfs.moves.moves import Moves
     from memfs.stores.raw import RawStore
@@ -87,6 +88,7 @@ class Parts:
     raw_pool: RawPool
     open_table: OpenTable
     sealer: Sealer
+    syncer: Syncer
     activity: Activity
     residency: Residency
     moves: Moves
@@ -112,6 +114,7 @@ class Shared:
         self._raw_pool = parts.raw_pool
         self._open_table = parts.open_table
         self._sealer = parts.sealer
+        self._syncer = parts.syncer
         self._activity = parts.activity
         self._residency = parts.residency
         self._moves = parts.moves

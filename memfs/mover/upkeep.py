@@ -67,7 +67,7 @@ class Upkeep:
         self._parts.engine.maintain()
         # Names that nobody fsyncs are lost with power for a round at most, as with the journal
         # of a local file system; it costs nothing where all is on stable storage.
-        await trio.to_thread.run_sync(self._parts.engine.sync, limiter=self._parts.prompt_threads)
+        await trio.to_thread.run_sync(self._parts.syncer.sync, limiter=self._parts.prompt_threads)
         return done_count
 
     async def _make_durable(self) -> int:
@@ -86,7 +86,7 @@ class Upkeep:
             inodes,
             limiter=self._parts.prompt_threads,
         )
-        await trio.to_thread.run_sync(engine.sync, limiter=self._parts.prompt_threads)
+        await trio.to_thread.run_sync(self._parts.syncer.sync, limiter=self._parts.prompt_threads)
         await engine.mark_durable([(inode.ino, inode.generation) for inode in synced])
         engine.commit_nowait()
         return len(synced)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memfs.config import Config
     from memfs.content.opentable import OpenTable
     from memfs.content.residency import Residency
+    from memfs.content.syncer import Syncer
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Blob, Form, Inode, MoveKind
     from memfs.stores.packed import PackedStore
@@ -52,6 +53,7 @@ class MoveParts:
     config: Config
     open_table: OpenTable
     residency: Residency
+    syncer: Syncer
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)
     threads: trio.CapacityLimiter = field(

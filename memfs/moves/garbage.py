@@ -62,7 +62,7 @@ class GarbageCollector:
             items = [item for item in items if item.kind != FormKind.REMOTE]
         if not items:
             return 0
-        await trio.to_thread.run_sync(engine.sync, limiter=self._parts.prompt_threads)
+        await trio.to_thread.run_sync(self._parts.syncer.sync, limiter=self._parts.prompt_threads)
         self._parts.faults.reach("garbage.synced")
         removed = await self._remove_local(items) + await self._remove_remote(items)
         self._parts.faults.reach("garbage.removed")

@@ -67,7 +67,7 @@ async def upload(parts: MoveParts, ino: InodeNo) -> MoveResult:
     key = object_key(inode.blob or number, inode.generation)
     async with recorded(parts, MoveKind.UPLOAD, inode, key) as attempt:
         # A crash of the machine must not forget the intent and leave an object that nobody knows.
-        await trio.to_thread.run_sync(parts.engine.sync, limiter=parts.threads)
+        await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.threads)
         with parts.progress.track("upload", ino, inode.size) as progress:
             async with _source(parts, inode, number, progress) as (path, blob, codec):
                 parts.faults.reach("upload.prepared")

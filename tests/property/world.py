@@ -24,6 +24,7 @@ from memfs.content.opentable import OpenTable
 from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
+from memfs.content.syncer import Syncer
 from memfs.errors import MemfsError
 from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.shared import Features, Parts
@@ -237,6 +238,7 @@ class World:
         self.residency = Residency(self.raw_store, config.warm)
         self.activity = Activity()
         self.sealer = Sealer(self.engine, self.raw_store, self.open_table, self.activity)
+        syncer = Syncer(self.engine, self.raw_store)
         parts = MoveParts(
             self.engine,
             self.raw_store,
@@ -245,6 +247,7 @@ class World:
             config,
             self.open_table,
             self.residency,
+            syncer,
             self.interruptions,
         )
         self.moves = Moves(parts, random.Random(1))
@@ -256,6 +259,7 @@ class World:
                 raw_pool=self.raw_pool,
                 open_table=self.open_table,
                 sealer=self.sealer,
+                syncer=syncer,
                 activity=self.activity,
                 residency=self.residency,
                 moves=self.moves,
