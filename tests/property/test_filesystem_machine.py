@@ -638,7 +638,7 @@ QUICK = settings(
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
-LONG = settings(QUICK, max_examples=500, stateful_step_count=80)
+LONG = settings(QUICK, max_examples=150, stateful_step_count=80)
 
 
 @pytest.mark.parametrize("machine", [PassthroughMachine, ServedMachine])
