@@ -3,7 +3,7 @@
 #
 #   tools/test.sh [--fast] [ARGUMENTS OF PYTEST...]
 #
-#   --fast   leaves out the tests marked slow
+#   --fast   only the unit tests, and the system calls under the kernel driver
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,7 @@ for argument in "$@"; do
         sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
         exit 0
         ;;
-    --fast) arguments+=(-m "not slow") ;;
+    --fast) arguments+=(-m "not slow" --places kernel tests/unit tests/posix) ;;
     *) arguments+=("$argument") ;;
     esac
 done
