@@ -123,10 +123,14 @@ class Mount:
 
     def kill(self) -> None:
         """End the daemon as a crash would, and free the mountpoint."""
+        self.kill_daemon()
+        scratch.detach(self.root)
+
+    def kill_daemon(self) -> None:
+        """End the daemon as a crash would; the dead mount stays and answers ENOTCONN."""
         for pid in self.daemon_pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        scratch.detach(self.root)
 
     def fsck(self) -> None:
         """Check the state directory of a stopped mount.

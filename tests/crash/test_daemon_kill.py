@@ -64,7 +64,9 @@ def test_killing_the_daemon_loses_nothing_that_was_closed(
             writing(mount.root, log, WRITER_COUNT, seed=round_number) as progress,
         ):
             progress.wait(schedule.randrange(1, STEPS_MAX))
-            mount.kill()
+            # The dead mount stays while they write: else they would go on below it.
+            mount.kill_daemon()
+        mount.kill()
         run_memfs("fsck", mount.state)
         mount.start()
         mount.check_log()

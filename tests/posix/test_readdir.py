@@ -49,9 +49,12 @@ def test_every_entry_comes_exactly_once(place: Path) -> None:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_entries_come_exactly_once(place: Path) -> None:
-    names = _fill(place, 100_000)
+    names = {b"entry-%06d" % number for number in range(100_000)}
+    for name in names:
+        # The cheapest thing that has a name: the listing is what is tested.
+        os.mkfifo(os.fsencode(place) + b"/" + name)
     assert sorted(_records(place)) == sorted(names | {b".", b".."})
-    assert (place / "entry-054321").is_file()
+    assert (place / "entry-054321").is_fifo()
     for name in names:
         os.unlink(os.fsencode(place) + b"/" + name)
     assert os.listdir(place) == []
