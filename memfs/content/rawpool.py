@@ -51,11 +51,6 @@ class RawPool:
         self._ready: deque[ReadyRaw] = deque()
         self._wake = trio.Event()
 
-    @property
-    def ready_count(self) -> int:
-        """Raw files that wait to be taken."""
-        return len(self._ready)
-
     def take(self) -> ReadyRaw:
         """Return a raw file that is the caller's from now on, descriptor included.
 
