@@ -7,15 +7,14 @@ import errno
 import json
 import os
 import random
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.outcomes import error_of
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import MountFactory
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 CONTENT = bytes(random.Random(1).choices(b"abcdefgh", k=400_000))
 FRAME_BYTES = 64 << 10
-REACHED_S_MAX = 60.0
 
 CONFIG = """
 [warm]
@@ -41,13 +39,6 @@ retry_max = "50ms"
 DAMAGE = r"WARNING.*(/f|<inode \d+>): its (packed|remote) form can(not)? be (read|used): .*"
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + REACHED_S_MAX
-    while not condition():
-        assert time.monotonic() < deadline, "the mover did not come to it"
-        time.sleep(0.02)
-
-
 def forms_of(path: Path) -> list[str]:
     forms: list[str] = json.loads(os.getxattr(path, "user.memfs.residency"))["forms"]
     return forms
@@ -58,7 +49,7 @@ def demote(mount: Mount, tier: bytes, forms: list[str]) -> Path:
     path = mount.root / "f"
     path.write_bytes(CONTENT)
     os.setxattr(path, "user.memfs.tier", tier)
-    wait_until(lambda: forms_of(path) == forms)
+    wait_for(lambda: forms_of(path) == forms, lambda: forms_of(path))
     return path
 
 
@@ -79,6 +70,8 @@ def read_by_frames(path: Path) -> list[int]:
     outcomes = []
     fd = os.open(path, os.O_RDONLY)
     try:
+        # What was written may still be in the page cache of a driver without passthrough.
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         for offset in range(0, len(CONTENT), FRAME_BYTES):
             try:
                 data = os.pread(fd, FRAME_BYTES, offset)
@@ -142,7 +135,7 @@ def test_another_form_stands_in_for_a_damaged_one(
         path = demote(mount, b"glacier", ["remote"])
         # Pinned to cold it is fetched and packed; the object stays.
         os.setxattr(path, "user.memfs.tier", b"cold")
-        wait_until(lambda: forms_of(path) == ["packed", "remote"])
+        wait_for(lambda: forms_of(path) == ["packed", "remote"], lambda: forms_of(path))
         flip_bit(mount.state / "packed")
         assert set(read_by_frames(path)) == {0}
         path.unlink()

@@ -13,9 +13,10 @@ import pytest
 
 from tests.outcomes import error_of
 from tests.servers.seaweedfs import find_weed, running_seaweedfs
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import MountFactory
@@ -26,9 +27,6 @@ CONTENT = bytes(random.Random(2).choices(b"abcdefgh", k=300_000))
 TIMEOUT_S = 2.0
 SLACK_S = 28.0
 """Beyond the configured time-out, for a loaded machine; a hang is far longer."""
-
-REACHED_S_MAX = 90.0
-"""An upload may be silent for the time-out and what its bytes take on a slow line, 5 s."""
 
 CONFIG = """
 [warm]
@@ -58,13 +56,6 @@ def server() -> Iterator[S3Server]:
         pytest.skip("needs SeaweedFS")
     with running_seaweedfs(BUCKET) as server:
         yield server
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + REACHED_S_MAX
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def forms_of(path: Path) -> list[str]:
@@ -99,7 +90,7 @@ def test_a_store_that_does_not_answer_fails_reads_in_time_and_comes_back(
     with mount.watched(600.0):
         gone.write_bytes(CONTENT)
         os.setxattr(gone, "user.memfs.tier", b"glacier")
-        wait_until(lambda: forms_of(gone) == ["remote"], "the file was not uploaded")
+        wait_for(lambda: forms_of(gone) == ["remote"], "the file was not uploaded")
         server.signal(signal.SIGSTOP)
         try:
             began = time.monotonic()
@@ -107,12 +98,12 @@ def test_a_store_that_does_not_answer_fails_reads_in_time_and_comes_back(
             assert time.monotonic() - began < TIMEOUT_S + SLACK_S
             local.write_bytes(CONTENT)
             os.setxattr(local, "user.memfs.tier", b"glacier")
-            wait_until(lambda: bool(pending_of(local)), "no reason is shown")
+            wait_for(lambda: bool(pending_of(local)), "no reason is shown")
             assert "s3://" in str(pending_of(local)["reason"])
             assert local.read_bytes() == CONTENT
         finally:
             server.signal(signal.SIGCONT)
-        wait_until(lambda: forms_of(local) == ["remote"], "the upload was not tried again")
+        wait_for(lambda: forms_of(local) == ["remote"], "the upload was not tried again")
         assert local.read_bytes() == CONTENT
         assert gone.read_bytes() == CONTENT
     # fsck at the end of the test is told of no object store.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
+
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -11,8 +12,6 @@ if TYPE_CHECKING:
     from tests.conftest import MountFactory
 
 SIZE_BYTES = 64 << 20
-DEADLINE_S = 20.0
-"""Far below the interval of the rounds in this test, far above what freeing takes."""
 
 _SLOW_ROUNDS = '[policy]\ninterval = "1h"\n'
 
@@ -22,10 +21,7 @@ def raw_bytes(state: Path) -> int:
 
 
 def wait_until_freed(state: Path) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while raw_bytes(state) >= SIZE_BYTES:
-        assert time.monotonic() < deadline, "the removed file still takes up space"
-        time.sleep(0.01)
+    wait_for(lambda: raw_bytes(state) < SIZE_BYTES, "the removed file still takes up space")
 
 
 def test_space_of_a_removed_file_is_given_back_at_once(

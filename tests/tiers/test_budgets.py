@@ -17,10 +17,10 @@ from tests.tiers.tiering import (
     status,
     tier_status,
     told,
-    wait_for,
     wait_until_at,
     why,
 )
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from tests.conftest import MountFactory

@@ -20,10 +20,10 @@ from tests.tiers.tiering import (
     send,
     tell,
     told,
-    wait_for,
     wait_until_at,
     why,
 )
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,10 +15,10 @@ from tests.tiers.tiering import (
     residence,
     tell,
     told,
-    wait_for,
     wait_until_at,
     why,
 )
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path

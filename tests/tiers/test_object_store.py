@@ -19,9 +19,9 @@ from tests.tiers.tiering import (
     send,
     status,
     told,
-    wait_for,
     wait_until_at,
 )
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

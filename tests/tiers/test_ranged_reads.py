@@ -23,10 +23,10 @@ from tests.tiers.tiering import (
     send,
     status,
     tier_status,
-    wait_for,
     wait_until_at,
     why,
 )
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,9 +17,9 @@ from tests.tiers.tiering import (
     residence,
     send,
     told,
-    wait_for,
     wait_until_at,
 )
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,22 +9,15 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.mounting import run_memfs
+from tests.waiting import WAIT_S, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.mounting import Mount
-
-WAIT_S = 20.0
-"""Bound on what the mover is waited for; it needs milliseconds on an idle machine."""
-
-POLL_S = 0.02
 
 FRAME_BYTES = 64 << 10
 HYDRATE_BYTES_MAX = 256 << 10
@@ -88,20 +81,6 @@ def tier_status(mount: Mount, tier: str) -> dict[str, Any]:
     [found] = [each for each in status(mount)["tiers"] if each["tier"] == tier]
     answer: dict[str, Any] = found
     return answer
-
-
-def wait_for(
-    condition: Callable[[], object], describe: Callable[[], object], limit_s: float = WAIT_S
-) -> None:
-    """Return once `condition()` is true.
-
-    Raises:
-        AssertionError: It was not in `limit_s`; the message ends with `describe()`.
-    """
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not reached in {limit_s:.0f} s: {describe()}"
-        time.sleep(POLL_S)
 
 
 def is_at(path: Path, tier: str) -> bool:
