@@ -32,6 +32,8 @@ NAME_BYTES_MAX = 255
 
 XATTR_VALUE_BYTES_MAX = 65536
 """Longest value of an xattr (`XATTR_SIZE_MAX` in linux/limits.h)."""
+SETTING_VALUE_BYTES_MAX = 65536
+"""Longest value of a setting of the engine; guess: what is longer belongs into a file."""
 
 DRIVERS = ("auto", "kernel", "pyfuse3")
 """How the kernel is served, as users write it; `auto` takes the first of the others that can."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """Names, inodes, xattrs, forms and moves of one state directory.
+    """Names, inodes, xattrs, forms, moves and settings of one state directory.
 
     Every method that names an inode raises `StaleInodeError` if it does not exist. Names are bytes,
     any but `/` and NUL; longer than 255: `NameTooLongError`. `now_ns` is wall-clock time for the
@@ -372,6 +372,20 @@ class Engine(Protocol):
         """Return the last decision on an inode, if any."""
         ...
 
+    # --- settings --------------------------------------------------------------------------------
+    async def get_setting(self, name: str) -> bytes | None:
+        """Return a value that `put_setting` stored, or None."""
+        ...
+
+    async def put_setting(self, name: str, value: bytes | None) -> None:
+        """Store a small value under a name, which its owner keeps unique; None removes it.
+
+        Raises:
+            TooBigError: More than 64 KiB.
+        """
+        ...
+
+    # --- totals ----------------------------------------------------------------------------------
     async def usage(self) -> Usage:
         """Return the totals; O(1)."""
         ...

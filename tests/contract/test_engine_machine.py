@@ -45,6 +45,7 @@ INDEXES = st.integers(0, 11)
 """Taken modulo what there is."""
 NAMES = st.sampled_from([b"a", b"b", b"\xff\xfe", b"d" * 255])
 XATTRS = st.sampled_from([b"user.a", b"user.b"])
+SETTINGS = st.sampled_from(["clock", "cursor"])
 KINDS = st.sampled_from([FormKind.PACKED, FormKind.REMOTE])
 FLAGS = st.sampled_from([0, 1, 2])
 
@@ -189,6 +190,14 @@ class EngineMachine(RuleBasedStateMachine):
             self.engine.remove_xattr(ino, name, NOW_NS), lambda: self.model.remove_xattr(ino, name)
         )
 
+    # --- settings --------------------------------------------------------------------------------
+    @rule(name=SETTINGS, value=st.none() | st.binary(max_size=5000))
+    def put_setting(self, name: str, value: bytes | None) -> None:
+        run(self.engine.put_setting(name, value))
+        self.model.settings.pop(name, None)
+        if value is not None:
+            self.model.settings[name] = value
+
     # --- contents --------------------------------------------------------------------------------
     @rule(index=INDEXES, fresh=st.booleans())
     def unseal(self, index: int, fresh: bool) -> None:
@@ -312,6 +321,8 @@ class EngineMachine(RuleBasedStateMachine):
             if node.directory:
                 listed = run(self.engine.list_directory(ino, 0, 1000))
                 assert self.model.entries[number] == {e.name: e.inode.ino for e in listed}
+        for name in ("clock", "cursor"):
+            assert self.model.settings.get(name) == run(self.engine.get_setting(name))
         assert len(self.model.nodes) == run(self.engine.usage()).inode_count
         assert self.model.garbage == {(k.value, where) for k, where in run(garbage_in(self.engine))}
 

@@ -15,7 +15,7 @@ from memfs.metadata.records import Inode, Usage
 from memfs.metadata.sqlite.database import FILE_NAME
 from memfs.metadata.sqlite.format import sync_directory, write_format
 from memfs.metadata.sqlite.lease import IdLease
-from memfs.metadata.sqlite.schema import SCHEMA
+from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA
 from memfs.metadata.sqlite.statements import INSERT_INODE, TEXTS
 from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, Generation
 
@@ -57,7 +57,7 @@ def _create_tables(path: Path, now_ns: int) -> None:
             # The process was killed between here and the format file.
             connection.execute("rollback")
             return
-        for statement in SCHEMA:
+        for statement in SCHEMA + ADDITIONS:
             connection.execute(statement)
         root = Inode(
             ino=ROOT_INODE,

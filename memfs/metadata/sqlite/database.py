@@ -45,6 +45,7 @@ from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.checkpointer import Checkpointer
 from memfs.metadata.sqlite.journal import Journal
 from memfs.metadata.sqlite.reserve import Reserve
+from memfs.metadata.sqlite.schema import ADDITIONS
 from memfs.metadata.sqlite.statements import FINGERPRINT, TEXTS, Parameters
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ class Database:
         row = self._execute("select * from state").fetchone()
         if row is None:
             raise MetadataError(f"{self._path} has no state row: restore it from a backup")
+        for text in ADDITIONS:
+            self._execute(text)
         applied: int = row[0]
         self.totals = list(row[1:])
         journals = (self._journal, self._spare)

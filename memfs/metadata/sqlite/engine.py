@@ -16,7 +16,7 @@ from memfs.metadata.sqlite.database import FILE_NAME, Database, Limits
 from memfs.metadata.sqlite.format import read_format
 from memfs.metadata.sqlite.inode_cache import InodeCache
 from memfs.metadata.sqlite.lease import IdLease
-from memfs.metadata.sqlite.moves import Moves
+from memfs.metadata.sqlite.settings import Settings
 from memfs.types import BlobId, InodeNo, RawId
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from memfs.config import MetadataConfig
 
 
-class SqliteEngine(Moves):
+class SqliteEngine(Settings):
     """Implements `memfs.metadata.engine.Engine`; its methods are described there."""
 
     @classmethod

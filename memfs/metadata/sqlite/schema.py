@@ -1,6 +1,7 @@
 """The tables of the SQLite engine: the canonical reference of the database in a state directory.
 
-Invariant: every change of this text is a change of the format (`sqlite.format.FORMAT_NUMBER`).
+Invariant: every change of `SCHEMA` is a change of the format (`sqlite.format.FORMAT_NUMBER`). What
+a version of memfs without it can pass over is added to `ADDITIONS` instead.
 """
 
 from __future__ import annotations
@@ -147,3 +148,14 @@ SCHEMA = (
     ) strict
     """,
 )
+
+ADDITIONS = (
+    # Values that other parts keep under names of their own.
+    """
+    create table if not exists setting (
+        name text primary key,
+        value blob not null             -- 0..65536 bytes
+    ) without rowid, strict
+    """,
+)
+"""Tables that later versions added: made at each opening where they are missing."""

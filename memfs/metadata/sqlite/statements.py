@@ -76,6 +76,9 @@ PUT_DECISION = _statement(
     " values (?, ?, ?, ?, ?)"
 )
 
+PUT_SETTING = _statement("insert or replace into setting (name, value) values (?, ?)")
+DELETE_SETTING = _statement("delete from setting where name = ?")
+
 TEXTS = tuple(_texts)
 
 FINGERPRINT = zlib.crc32("\n".join(TEXTS).encode())

@@ -38,6 +38,7 @@ class Model:
     nodes: dict[int, Node] = field(default_factory=lambda: {1: Node(True, 2)})
     entries: dict[int, dict[bytes, int]] = field(default_factory=lambda: {1: {}})
     garbage: set[tuple[str, str]] = field(default_factory=set)
+    settings: dict[str, bytes] = field(default_factory=dict)
 
     # --- names -----------------------------------------------------------------------------------
     def create(self, parent: int, name: bytes, ino: int, *, directory: bool) -> None:

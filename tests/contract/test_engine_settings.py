@@ -1,0 +1,75 @@
+"""Settings are small values by name, as durable as names."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.errors import TooBigError
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.types import SETTING_VALUE_BYTES_MAX
+from tests.contract.engine.making import make_file, names_in
+from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs.metadata.engine import Engine
+    from tests.contract.engine.site import SqliteSite
+
+
+async def test_setting_is_stored_replaced_and_removed(engine: Engine) -> None:
+    assert await engine.get_setting("cursor") is None
+    await engine.put_setting("cursor", b"first")
+    await engine.put_setting("cursor", b"\x00second")
+    await engine.put_setting("clock", b"")
+    assert await engine.get_setting("cursor") == b"\x00second"
+    assert await engine.get_setting("clock") == b""
+    await engine.put_setting("cursor", None)
+    assert await engine.get_setting("cursor") is None
+    assert await engine.get_setting("clock") == b""
+
+
+async def test_committed_setting_survives_a_crash_and_others_do_not(
+    engine_site: SqliteSite,
+) -> None:
+    engine = engine_site.engine
+    await engine.put_setting("kept", b"1")
+    await engine.put_setting("dropped", b"2")
+    engine.commit_nowait()
+    await engine.put_setting("dropped", None)
+    engine.commit_nowait()
+    await engine.put_setting("kept", b"uncommitted")
+    engine = engine_site.crash()
+    assert await engine.get_setting("kept") == b"1"
+    assert await engine.get_setting("dropped") is None
+
+
+async def test_removing_a_setting_that_is_not_there_changes_nothing(engine: Engine) -> None:
+    await engine.put_setting("missing", None)
+    assert not engine.uncommitted
+
+
+async def test_setting_beyond_its_limit_is_refused(engine: Engine) -> None:
+    await engine.put_setting("long", bytes(SETTING_VALUE_BYTES_MAX))
+    with pytest.raises(TooBigError):
+        await engine.put_setting("long", bytes(SETTING_VALUE_BYTES_MAX + 1))
+    value = await engine.get_setting("long")
+    assert value is not None
+    assert len(value) == SETTING_VALUE_BYTES_MAX
+
+
+def test_directory_of_a_version_without_settings_gets_them(tmp_path: Path) -> None:
+    engine = SqliteEngine.open(tmp_path, CONFIG, BIRTH_NS, SMALL)
+    run(make_file(engine, b"file"))
+    engine.close()
+    with sqlite3.connect(tmp_path / "metadata.db") as connection:
+        connection.execute("drop table setting")
+    connection.close()
+    engine = SqliteEngine.open(tmp_path, CONFIG, BIRTH_NS, SMALL)
+    assert run(engine.get_setting("cursor")) is None
+    run(engine.put_setting("cursor", b"1"))
+    assert run(names_in(engine)) == [b"file"]
+    engine.close()
