@@ -14,6 +14,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.types", "memfs.exit_codes"),
     ("memfs.errors",),
     ("memfs.config", "memfs.sizes"),
+    ("memfs.policy",),
     ("memfs.config_file",),
     ("memfs.linux",),
     ("memfs.codecs",),
