@@ -24,8 +24,12 @@ IntentId = NewType("IntentId", int)
 """Number of a recorded move that is under way."""
 
 ROOT_INODE = InodeNo(1)
+NO_INODE = InodeNo(0)
 NO_RAW = RawId(0)
 NO_BLOB = BlobId(0)
+
+BATCH_SEPARATOR = "@"
+"""Between the key of a batch and the offset in it, in the location of a remote form; in no key."""
 
 NAME_BYTES_MAX = 255
 """Longest name of a dentry or an xattr (`NAME_MAX`, `XATTR_NAME_MAX` in linux/limits.h)."""

@@ -6,7 +6,6 @@ bounded in bytes, and one frame is fetched once however many ask for it at a tim
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from collections import OrderedDict
@@ -22,6 +21,7 @@ from memfs.errors import (
     StoreError,
 )
 from memfs.stores.disk import disk_errors, read_fully
+from memfs.stores.extent import Extent
 from memfs.stores.reading import FrameReader, PackedFile
 from memfs.types import FormKind
 
@@ -259,7 +259,7 @@ class FormReader:
                 self._open_packed, form.location, limiter=self._threads
             )
         remote = self._need_remote()
-        read_range = functools.partial(remote.get_range, form.location)
+        read_range = Extent.of(form.location, form.stored_bytes).reader(remote)
         reader = await FrameReader.open(read_range, form.stored_bytes, self._name(form))
         return reader.table
 
@@ -268,7 +268,8 @@ class FormReader:
             return await trio.to_thread.run_sync(
                 self._read_packed, form.location, table, offset, size, limiter=self._threads
             )
-        read_range = functools.partial(self._need_remote().get_range, form.location)
+        extent = Extent.of(form.location, form.stored_bytes)
+        read_range = extent.reader(self._need_remote())
         reader = FrameReader(read_range, form.stored_bytes, self._name(form), table)
         return await reader.read(offset, size)
 

@@ -16,7 +16,9 @@ import trio
 from memfs.errors import MemfsError, ObjectMissingError, StoreUnavailableError
 from memfs.fsck.report import Problem, Progress, Report
 from memfs.metadata.records import InodeFlags, MoveKind
+from memfs.stores.extent import Extent
 from memfs.stores.reading import FrameReader, PackedFile
+from memfs.stores.store import ObjectStat
 from memfs.types import FormKind, InodeNo, RawId
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class FileCheck:
         self._raws = array("Q")
         self._packed: set[str] = set()
         self._remote_keys: set[str] = set()
+        self._object = ObjectStat("", 0)
         self._file_count = 0
         self._form_count = 0
         self._verified_bytes = 0
@@ -126,8 +129,9 @@ class FileCheck:
                 self._packed.add(form.location)
                 await self._check_packed(inode, form)
             elif self._remote is not None:
-                self._remote_keys.add(form.location)
-                await self._check_remote(inode, form, self._remote)
+                extent = Extent.of(form.location, form.stored_bytes)
+                self._remote_keys.add(extent.key)
+                await self._check_remote(inode, form, extent, self._remote)
         except StoreUnavailableError:
             raise
         except MemfsError as error:
@@ -147,20 +151,23 @@ class FileCheck:
         with PackedFile.open(self._packed_store.path(form.location)) as packed:
             packed.verify()
 
-    async def _check_remote(self, inode: Inode, form: Form, remote: RemoteStore) -> None:
-        size = (await remote.stat(form.location)).size
-        if size != form.stored_bytes:
+    async def _check_remote(
+        self, inode: Inode, form: Form, extent: Extent, remote: RemoteStore
+    ) -> None:
+        if extent.key != self._object.key:
+            # Files of one batch lie next to each other more often than not.
+            self._object = await remote.stat(extent.key)
+        if not extent.fits(self._object.size):
             await self._complain(
-                inode, f"object {form.location} has {size} bytes, not {form.stored_bytes}", _RESTORE
+                inode,
+                f"object {extent.key} has {self._object.size} bytes, not {extent.end}",
+                _RESTORE,
             )
         elif self._verify:
-
-            async def read_range(start: int, end: int) -> bytes:
-                return await remote.get_range(form.location, start, end)
-
+            read_range = extent.reader(remote)
             reader = await FrameReader.open(read_range, form.stored_bytes, form.location)
             await reader.verify()
-            self._verified_bytes += size
+            self._verified_bytes += form.stored_bytes
 
     async def _note_unfinished(self) -> None:
         """Garbage and intents name files that are about to go: they are not in the way."""
@@ -170,6 +177,7 @@ class FileCheck:
             kind = {
                 MoveKind.PACK: FormKind.PACKED,
                 MoveKind.UPLOAD: FormKind.REMOTE,
+                MoveKind.BATCH: FormKind.REMOTE,
                 MoveKind.HYDRATE: FormKind.RAW,
             }[intent.kind]
             self._note_location(kind, intent.location)

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
     from memfs.metadata.records import (
         AttributeChanges,
+        Batch,
+        BatchMember,
         Blob,
         Decision,
         DirectoryEntry,
         EffectivePin,
         Form,
+        FormReplacement,
         GarbageItem,
         Inode,
         Intent,
@@ -292,6 +295,46 @@ class Engine(Protocol):
         self, kind: MoveKind, ino: InodeNo, generation: Generation, location: str, now_ns: int
     ) -> IntentId:
         """Record that a move begins to write at `location`."""
+        ...
+
+    async def begin_batch(self, key: str, now_ns: int) -> IntentId:
+        """Record that the object `key` begins to be written, for many files (`MoveKind.BATCH`)."""
+        ...
+
+    async def publish_batch(
+        self, intent: IntentId, key: str, size_bytes: int, members: Sequence[BatchMember]
+    ) -> list[bool]:
+        """Add verified remote forms that lie in one object, and end the intent, in one step.
+
+        Args:
+            intent: Of `begin_batch`.
+            key: Of the object; never used before.
+            size_bytes: Of the object.
+            members: Files and their forms; each location is `key`, `BATCH_SEPARATOR`, offset.
+
+        Returns:
+            For each member whether it was published; refused as by `publish_form`. If none was,
+            the object becomes garbage.
+        """
+        ...
+
+    async def replace_batched(
+        self, intent: IntentId, key: str, size_bytes: int, replacements: Sequence[FormReplacement]
+    ) -> list[bool]:
+        """Move remote forms into another object (compaction), and end the intent, in one step.
+
+        Returns:
+            For each whether its former form was still in force; else its part of the object is
+            dead from the start. Objects and batches without a form left become garbage.
+        """
+        ...
+
+    async def list_sparse_batches(self, live_percent: int, limit: int) -> list[Batch]:
+        """Return batches of which less than `live_percent` of the bytes is alive, worst first."""
+        ...
+
+    async def list_batched(self, key: str) -> list[Form]:
+        """Return the forms that lie in a batch."""
         ...
 
     async def cancel_intent(self, intent: IntentId) -> None:

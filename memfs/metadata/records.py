@@ -133,11 +133,39 @@ class Form(NamedTuple):
     blob: BlobId
     kind: FormKind
     location: str
-    """Packed: path below the state directory. Remote: object key in the store."""
+    """Packed: path below the state directory. Remote: object key in the store, or the key of a
+    batch, `BATCH_SEPARATOR` and the decimal offset in it."""
     codec: str
     """Codec spec that encoded it, as text."""
     stored_bytes: int
-    """Length of the file or object."""
+    """Length of the file, of the object, or of the part of a batch."""
+
+
+class BatchMember(NamedTuple):
+    """One file's verified part of a batch that was uploaded."""
+
+    ino: InodeNo
+    generation: Generation
+    blob: Blob
+    form: Form
+
+
+class FormReplacement(NamedTuple):
+    """A remote form and the equal one that takes its place."""
+
+    former: Form
+    form: Form
+
+
+class Batch(NamedTuple):
+    """An object that holds the remote forms of many small files."""
+
+    key: str
+    size_bytes: int
+    live_count: int
+    """Forms that lie in it; at least 1."""
+    live_bytes: int
+    """The sum of their `stored_bytes`; the rest of the object is dead."""
 
 
 class GarbageItem(NamedTuple):
@@ -159,6 +187,8 @@ class MoveKind(enum.StrEnum):
     """raw or packed -> remote"""
     HYDRATE = "hydrate"
     """packed or remote -> raw"""
+    BATCH = "batch"
+    """raw, packed or batched of many files -> one remote object"""
 
 
 class Intent(NamedTuple):
@@ -167,6 +197,7 @@ class Intent(NamedTuple):
     intent: IntentId
     kind: MoveKind
     ino: InodeNo
+    """The file; of a batch 0 (`NO_INODE`)."""
     generation: Generation
     location: str
     """Where the move writes: what to remove when it is rolled back (form as in `GarbageItem`)."""

@@ -6,7 +6,6 @@ published; from then on a writer may detach the other forms.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from memfs.errors import (
 from memfs.metadata.records import MoveKind
 from memfs.moves.attempt import recorded
 from memfs.stores.disk import disk_errors
+from memfs.stores.extent import Extent
 from memfs.stores.packing import digest_file
 from memfs.stores.reading import FrameReader, PackedFile
 from memfs.types import FormKind
@@ -177,7 +177,7 @@ async def _unpack_form(parts: MoveParts, form: Form, fd: int, progress: MoveProg
     if remote is None:
         raise NotSupportedError("the content is in a glacier tier that is not configured any more")
     reader = await FrameReader.open(
-        functools.partial(remote.get_range, form.location),
+        Extent.of(form.location, form.stored_bytes).reader(remote),
         form.stored_bytes,
         f"{remote.url}/{form.location}",
     )

@@ -58,8 +58,15 @@ DAMAGE = {
     "packed form {location} is marked as garbage": (
         "insert into garbage values (50000, 'packed', '{location}')",
     ),
-    "packed form {location} belongs to 2 blobs": (
-        "insert into form values (50000, 'packed', '{location}', 'lz4', 1)",
+    "batch b is kept with 2 forms of 9 bytes, but has 0 of 0": (
+        "insert into batch values ('b', 20, 2, 9)",
+    ),
+    "1 remote forms lie in the batch b, which does not exist": (
+        "insert into form values ({blob}, 'remote', 'b@0', 'lz4', 1)",
+    ),
+    "batch b is marked as garbage": (
+        "insert into batch values ('b', 20, 2, 9)",
+        "insert into garbage values (50000, 'remote', 'b')",
     ),
     "is marked packed 0, which its forms contradict": ("update inode set packed = 0",),
     "has no target": ("delete from symlink",),
@@ -92,6 +99,7 @@ async def plant(engine: Engine) -> dict[str, object]:
         "sealed": sealed.ino,
         "loose": loose.ino,
         "location": "packed/1",
+        "blob": (await engine.get_inode(sealed.ino)).blob,
     }
 
 

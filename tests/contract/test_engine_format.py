@@ -31,7 +31,7 @@ def test_fresh_directory_gets_a_root_and_a_format(tmp_path: Path) -> None:
     assert stat.S_ISDIR(root.mode)
     assert (2, BIRTH_NS, os.geteuid()) == (root.nlink, root.mtime_ns, root.uid)
     content = json.loads((tmp_path / "some/state/format").read_text())
-    assert content == {"format": 1, "engine": "sqlite"}
+    assert content == {"format": 2, "engine": "sqlite"}
 
 
 def test_files_of_the_engine_are_for_their_owner_only(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_files_of_the_engine_are_for_their_owner_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ('{"format": 2, "engine": "sqlite"}', "format 2"),
+        ('{"format": 3, "engine": "sqlite"}', "format 3"),
         ('{"format": "1", "engine": "sqlite"}', "format '1'"),
         ('{"format": 1, "engine": "postgresql"}', "postgresql"),
         ("{}", "cannot be read"),

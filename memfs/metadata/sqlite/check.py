@@ -10,6 +10,7 @@ from collections.abc import Callable
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.database import Row
 from memfs.metadata.sqlite.statements import Parameters
+from memfs.types import BATCH_SEPARATOR
 
 Rows = Callable[[str, Parameters], list[Row]]
 
@@ -19,6 +20,13 @@ SENTENCE_COUNT_MAX = 100
 _DIRECTORY = "mode & 61440 = 16384"
 _REGULAR = "mode & 61440 = 32768"
 _SYMLINK = "mode & 61440 = 40960"
+
+_BATCHED = f"""
+    select substr(location, 1, instr(location, '{BATCH_SEPARATOR}') - 1) as batch_key,
+        count(*) as forms, sum(stored_bytes) as bytes
+    from form where kind = 'remote' and instr(location, '{BATCH_SEPARATOR}') > 0
+    group by batch_key
+"""
 
 RECOUNT = f"""
     select
@@ -127,8 +135,18 @@ _CHECKS = (
         "select form.kind, form.location from form join garbage using (kind, location)",
     ),
     (
-        "the {} form {} belongs to {} blobs",
-        "select kind, location, count(*) from form group by kind, location having count(*) > 1",
+        "the batch {} is kept with {} forms of {} bytes, but has {} of {}",
+        f"""select key, live_count, live_bytes, coalesce(forms, 0), coalesce(bytes, 0)
+            from batch left join ({_BATCHED}) on batch_key = key
+            where live_count is not forms or live_bytes is not bytes""",
+    ),
+    (
+        "{} remote forms lie in the batch {}, which does not exist",
+        f"select forms, batch_key from ({_BATCHED}) where batch_key not in (select key from batch)",
+    ),
+    (
+        "the batch {} is marked as garbage",
+        "select key from batch where key in (select location from garbage where kind = 'remote')",
     ),
     (
         "inode {} is marked packed {}, which its forms contradict",

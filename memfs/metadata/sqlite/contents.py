@@ -139,11 +139,19 @@ class Contents(Attributes):
             raise InvalidValueError(f"form {form} is none of blob {blob.blob}")
         self._write(DELETE_INTENT, (intent,))
         inode = self._find_sealed(ino, generation)
+        if self._attach_form(inode, blob, form):
+            return True
+        former = self._row(_SELECT_FORM, (blob.blob, form.kind.value))
+        if former is None or former[0] != form.location:
+            self._add_garbage(form.kind, form.location)
+        return False
+
+    def _attach_form(self, inode: Inode | None, blob: Blob, form: Form) -> bool:
+        """Give a sealed inode a verified form; False if it has moved on or has one of that kind."""
         former = self._row(_SELECT_FORM, (blob.blob, form.kind.value))
         if former is not None and former[0] == form.location:
             return inode is not None and inode.blob == blob.blob
         if inode is None or inode.blob not in (NO_BLOB, blob.blob) or former is not None:
-            self._add_garbage(form.kind, form.location)
             return False
         if self._row("select 1 from blob where blob = ?", (blob.blob,)) is None:
             self._write(INSERT_BLOB, (blob.blob, blob.size, bytes(blob.digest)))
@@ -156,7 +164,7 @@ class Contents(Attributes):
             self._write(SET_PACKED, (1, blob.blob))
         if inode.blob == NO_BLOB:
             packed = self._row(_SELECT_FORM, (blob.blob, FormKind.PACKED.value)) is not None
-            self._write(SET_BLOB, (blob.blob, int(packed), ino))
+            self._write(SET_BLOB, (blob.blob, int(packed), inode.ino))
             self._cache.put(inode._replace(blob=blob.blob))
         return True
 

@@ -14,7 +14,7 @@ from memfs.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT_NUMBER = 1
+FORMAT_NUMBER = 2
 ENGINE_NAME = "sqlite"
 FILE_NAME = "format"
 

@@ -15,7 +15,7 @@ from memfs.metadata.records import (
     MoveKind,
     PendingMove,
 )
-from memfs.metadata.sqlite.contents import Contents
+from memfs.metadata.sqlite.batches import Batches
 from memfs.metadata.sqlite.schema import INODE_COLUMNS
 from memfs.metadata.sqlite.statements import (
     DELETE_INTENT,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _LOCATION_KIND = {
     MoveKind.PACK: FormKind.PACKED,
     MoveKind.UPLOAD: FormKind.REMOTE,
+    MoveKind.BATCH: FormKind.REMOTE,
     MoveKind.HYDRATE: FormKind.RAW,
 }
 # The conditions of the partial indexes stand there literally, else SQLite does not use them.
@@ -56,7 +57,7 @@ def _pending(row: tuple[int, int, str, int, int]) -> PendingMove:
     return PendingMove(InodeNo(row[0]), Tier(row[1]), *row[2:])
 
 
-class Moves(Contents):
+class Moves(Batches):
     """What the mover records and asks."""
 
     # --- intents ---------------------------------------------------------------------------------

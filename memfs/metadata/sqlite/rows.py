@@ -8,17 +8,19 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
-from memfs.errors import NotADirectoryInodeError, StaleInodeError
+from memfs.errors import MetadataError, NotADirectoryInodeError, StaleInodeError
 from memfs.metadata.records import Inode
 from memfs.metadata.sqlite.schema import INODE_COLUMNS
 from memfs.metadata.sqlite.statements import (
+    DELETE_BATCH,
     DELETE_BLOB,
     DELETE_FORM,
     INSERT_GARBAGE,
+    SET_BATCH,
     SET_LINKS,
     SET_TIMES,
 )
-from memfs.types import BlobId, FormKind, InodeNo, RawId
+from memfs.types import BATCH_SEPARATOR, BlobId, FormKind, InodeNo, RawId
 
 if TYPE_CHECKING:
     from memfs.metadata.sqlite.database import Database
@@ -157,7 +159,28 @@ class Rows:
     def _discard_form(self, blob: BlobId, kind: FormKind, location: str, size: int) -> None:
         self._write(DELETE_FORM, (blob, kind.value))
         self._account_form(kind, size, -1)
-        self._add_garbage(kind, location)
+        if kind == FormKind.REMOTE:
+            self._release_object(location, size)
+        else:
+            self._add_garbage(kind, location)
+
+    def _release_object(self, location: str, size: int) -> None:
+        """A remote form lets go of its object, or of its part of a batch."""
+        key, separator, _ = location.partition(BATCH_SEPARATOR)
+        if not separator:
+            self._add_garbage(FormKind.REMOTE, key)
+            return
+        row = self._row("select live_count, live_bytes from batch where key = ?", (key,))
+        if row is None:
+            raise MetadataError(f"the remote form {location} lies in a batch that does not exist")
+        if row[0] == 1:
+            self._discard_batch(key)
+        else:
+            self._write(SET_BATCH, (row[0] - 1, row[1] - size, key))
+
+    def _discard_batch(self, key: str) -> None:
+        self._write(DELETE_BATCH, (key,))
+        self._add_garbage(FormKind.REMOTE, key)
 
     def _discard_blob_unless_used(self, blob: BlobId) -> None:
         """Remove a blob that has just lost an inode, if that was its last one."""

@@ -81,10 +81,21 @@ SCHEMA = (
     create table form (
         blob integer not null,          -- blob.blob
         kind text not null,             -- 'packed' or 'remote'
-        location text not null,         -- packed: path below the state directory; remote: key
+        location text not null,         -- packed: path below the state directory; remote: key,
+                                        -- or batch.key, "@" and the offset in the batch
         codec text not null,
         stored_bytes integer not null,
         primary key (blob, kind)
+    ) without rowid, strict
+    """,
+    "create unique index form_location on form (kind, location)",
+    # An object that holds the containers of many small files, as long as one of them lives.
+    """
+    create table batch (
+        key text primary key,           -- of the object in the store
+        size_bytes integer not null,    -- of the object
+        live_count integer not null,    -- forms that lie in it; at least 1
+        live_bytes integer not null     -- the sum of their stored_bytes
     ) without rowid, strict
     """,
     """
@@ -97,8 +108,8 @@ SCHEMA = (
     """
     create table intent (
         intent integer primary key,     -- from the id lease: in order of age
-        kind text not null,             -- 'pack', 'upload' or 'hydrate'
-        ino integer not null,           -- may be gone meanwhile
+        kind text not null,             -- 'pack', 'upload', 'batch' or 'hydrate'
+        ino integer not null,           -- may be gone meanwhile; batch: 0
         generation integer not null,
         location text not null,         -- where the move writes
         begun_ns integer not null

@@ -58,6 +58,14 @@ INSERT_FORM = _statement(
     "insert into form (blob, kind, location, codec, stored_bytes) values (?, ?, ?, ?, ?)"
 )
 DELETE_FORM = _statement("delete from form where blob = ? and kind = ?")
+MOVE_FORM = _statement(
+    "update form set location = ?, codec = ?, stored_bytes = ? where blob = ? and kind = 'remote'"
+)
+INSERT_BATCH = _statement(
+    "insert into batch (key, size_bytes, live_count, live_bytes) values (?, ?, ?, ?)"
+)
+SET_BATCH = _statement("update batch set live_count = ?, live_bytes = ? where key = ?")
+DELETE_BATCH = _statement("delete from batch where key = ?")
 INSERT_GARBAGE = _statement("insert into garbage (item, kind, location) values (?, ?, ?)")
 DELETE_GARBAGE = _statement("delete from garbage where item = ?")
 
