@@ -6,12 +6,16 @@ everything once instead of at what it was told.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 if TYPE_CHECKING:
     from memfs.types import InodeNo
+
+OPENS_KEPT_MAX = 8192
+"""Opens for reading kept for prediction, the latest ones; about 2 MB."""
 
 ACTIVITY_COUNT_MAX = 100_000
 """Events of one kind kept until the mover takes them; about 10 MB at most. Guess, not measured."""
@@ -20,6 +24,17 @@ ACTIVITY_COUNT_MAX = 100_000
 FREED_BYTES_MIN = 8 << 20
 """Disk space of removed files that is given back at once and not with the next round: programs that
 remove a file to make room write the next one right away. Guess."""
+
+
+class Opening(NamedTuple):
+    """A program opened a file for reading."""
+
+    ino: InodeNo
+    uid: int
+    pid: int
+    """Of the opening thread; 0: not known."""
+    time_ns: int
+    """Wall clock."""
 
 
 class Activity:
@@ -31,6 +46,8 @@ class Activity:
         self._pinned: dict[InodeNo, None] = {}
         self._wanted: dict[InodeNo, None] = {}
         self._wake = trio.Event()
+        self._opens: deque[tuple[InodeNo, int, int, int]] = deque(maxlen=OPENS_KEPT_MAX)
+        self._opened = trio.Event()
         self._freed_bytes = 0
         self.request_count = 0
         """Requests that opened, made or removed something since `take_request_count`."""
@@ -41,6 +58,13 @@ class Activity:
         """A program opened a regular file."""
         if len(self._accessed) < ACTIVITY_COUNT_MAX or ino in self._accessed:
             self._accessed[ino] = now_ns
+
+    def note_open(self, ino: InodeNo, uid: int, pid: int, now_ns: int) -> None:
+        """A program opens a regular file for reading; in order, each time. The oldest are lost."""
+        if not self._opens:
+            self._opened.set()
+        # No `Opening` yet, which costs three times as much as a tuple.
+        self._opens.append((ino, uid, pid, now_ns))
 
     def note_sealed(self, ino: InodeNo) -> None:
         """A file's last writer is gone."""
@@ -82,6 +106,17 @@ class Activity:
         """Return and forget the last access of each file, wall-clock nanoseconds."""
         taken, self._accessed = self._accessed, {}
         return list(taken.items())
+
+    def take_opens(self, limit: int) -> list[Opening]:
+        """Return the latest `limit` opens for reading, in order, and forget all."""
+        taken = [Opening._make(each) for each in list(self._opens)[-limit:]]
+        self._opens.clear()
+        self._opened = trio.Event()
+        return taken
+
+    async def wait_opened(self) -> None:
+        """Wait until `take_opens` has something to return. Checkpoint: always."""
+        await self._opened.wait()
 
     def take_sealed(self) -> list[InodeNo]:
         """Return and forget the files sealed since the last call."""

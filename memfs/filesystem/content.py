@@ -70,6 +70,9 @@ class ContentRequests(AttributeRequests):
             inode = await self._engine.get_inode(ino)
             if not stat.S_ISREG(inode.mode):
                 raise IsADirectoryInodeError(f"inode {ino} is not a regular file")
+            if not writable:
+                # Before the file is fetched, so that the next ones are on their way meanwhile.
+                self._activity.note_open(ino, caller.uid, caller.pid, now_ns())
             if writable or truncate:
                 inode = await self._make_writable(caller, ino, truncate=truncate)
                 if truncate:

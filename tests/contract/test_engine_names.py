@@ -200,12 +200,15 @@ async def test_parent_and_path_are_found_upwards(engine: Engine) -> None:
     assert await engine.get_parent(ROOT_INODE) == ROOT_INODE
     assert await engine.get_path(file.ino) == b"/outer/inner/f\xff"
     assert await engine.get_path(ROOT_INODE) == b"/"
+    assert (inner.ino, b"f\xff") == await engine.get_dentry(file.ino)
+    assert await engine.get_dentry(ROOT_INODE) is None
 
 
 async def test_path_of_an_orphan_says_its_number(engine: Engine) -> None:
     orphan = await engine.create_orphan(new_file(engine))
     assert b"<inode %d>" % orphan.ino == await engine.get_path(orphan.ino)
     assert await engine.get_parent(orphan.ino) == ROOT_INODE
+    assert await engine.get_dentry(orphan.ino) is None
 
 
 # --- links ---------------------------------------------------------------------------------------

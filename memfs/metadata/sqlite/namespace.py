@@ -88,6 +88,12 @@ class Namespace(Rows):
         row = self._row("select parent from dentry where ino = ? limit 1", (ino,))
         return ROOT_INODE if row is None else InodeNo(row[0])
 
+    async def get_dentry(self, ino: InodeNo) -> tuple[InodeNo, bytes] | None:
+        """See `Engine`."""
+        self._inode(ino)
+        row = self._row("select parent, name from dentry where ino = ? limit 1", (ino,))
+        return None if row is None else (InodeNo(row[0]), row[1])
+
     async def get_path(self, ino: InodeNo) -> bytes:
         """See `Engine`."""
         self._inode(ino)

@@ -1,0 +1,1 @@
+"""Predictive caching: which files a program is about to open."""

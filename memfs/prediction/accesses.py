@@ -1,0 +1,61 @@
+"""Accesses and guesses: what prediction is told, and what it answers.
+
+Invariant: plain values; a guess names a file that may not exist.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from memfs.types import InodeNo
+
+
+class Access(NamedTuple):
+    """A program opened a regular file for reading."""
+
+    directory: InodeNo
+    name: bytes
+    ino: InodeNo
+    uid: int
+    """Of the user who opened it."""
+    process: int
+    """Thread group of the opener; 0: not known."""
+    time_ns: int
+    """Wall clock."""
+
+
+class Source(enum.IntFlag):
+    """What a guess was made from; several may agree on one file."""
+
+    SEQUENCE = 1
+    """Numbers in names, an equal step apart."""
+    LISTING = 2
+    """The order of the directory, by readdir or by name."""
+    SHARDS = 4
+    """`x-00001-of-00009`: all of the set once one is opened."""
+    SUCCESSOR = 8
+    """What followed at least twice among the last four times."""
+    HINT = 16
+    """A program or a user said so; exact, and never throttled."""
+
+    @property
+    def label(self) -> str:
+        """The word that users see: `sequence`, ..., `hint`."""
+        return (self.name or "several").lower()
+
+
+GUESSED = (Source.SEQUENCE, Source.LISTING, Source.SHARDS, Source.SUCCESSOR)
+"""The sources that can be wrong."""
+
+
+class Guess(NamedTuple):
+    """A file that may be opened soon, by name or by number."""
+
+    sources: Source
+    directory: InodeNo
+    name: bytes
+    """Empty if the guess is by number."""
+    ino: InodeNo
+    """0 if the guess is by name."""
