@@ -31,7 +31,7 @@ async def roll_back(parts: MoveParts) -> int:
     intents = await engine.list_intents()
     for intent in intents:
         await engine.cancel_intent(intent.intent)
-        log.info("inode %d: unfinished %s was rolled back", intent.ino, intent.kind)
+        log.info("%s: unfinished %s was rolled back", intent.location, intent.kind)
     engine.commit_nowait()
     parts.faults.reach("recover.rolled_back")
     await trio.to_thread.run_sync(parts.packed_store.clear_temporary)

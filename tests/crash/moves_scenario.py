@@ -75,6 +75,27 @@ async def live(state: State) -> None:
     await moves.drop_form(inos[2], FormKind.PACKED)
     await moves.drop_form(inos[3], FormKind.REMOTE)
     await collect(state)
+    await live_in_batches(state)
+
+
+async def live_in_batches(state: State) -> None:
+    """Small files share an object, and move to another one when half of them are rewritten."""
+    moves = state.moves
+    inos = [await ensure(state, name, seed) for seed, name in enumerate("efgh", start=4)]
+    state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
+    with contextlib.suppress(StoreUnavailableError):
+        await moves.upload_batch(inos)
+    await moves.upload_batch(inos)
+    for ino in inos:
+        await moves.drop_raw(ino)
+    await collect(state)
+    for ino, seed in zip(inos[:3], (4, 5, 6), strict=True):
+        await state.rewrite(ino, compressible(30_000, seed))
+    for batch in await state.engine.list_sparse_batches(50, 10):
+        await moves.compact(batch)
+    await collect(state)
+    for ino in inos:
+        await moves.hydrate(ino)
 
 
 async def collect(state: State) -> None:

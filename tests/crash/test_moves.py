@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo
 
 ROOT = Path(__file__).parents[2]
-CONTENTS = {name: compressible(30_000, seed) for seed, name in enumerate("abcd")}
+CONTENTS = {name: compressible(30_000, seed) for seed, name in enumerate("abcdefgh")}
 """The files of the scenario in `moves_scenario`, by name."""
 
 

@@ -1,0 +1,328 @@
+"""Batch: the containers of many small files in one object, and the compaction of such objects.
+
+Invariant: the object was fetched back whole, and every container in it decoded with its file's
+digest, before one engine call publishes them all; no two attempts ever write the same key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import secrets
+import stat
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from memfs.errors import (
+    CorruptDataError,
+    MemfsError,
+    NotFoundError,
+    NotSupportedError,
+    ObjectMissingError,
+    StaleInodeError,
+    StoreError,
+)
+from memfs.metadata.records import (
+    BatchMember,
+    Blob,
+    Form,
+    FormReplacement,
+    InodeFlags,
+)
+from memfs.moves.outcome import MoveOutcome, MoveResult
+from memfs.moves.packing import blob_of, codec_of, find_form
+from memfs.stores.disk import disk_errors, read_fully, write_all
+from memfs.stores.extent import Extent
+from memfs.stores.packing import pack_file
+from memfs.stores.reading import FrameReader
+from memfs.types import BATCH_SEPARATOR, FormKind
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from memfs.metadata.records import Batch, Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.types import InodeNo, IntentId
+
+log = logging.getLogger(__name__)
+
+COPY_BYTES = 1 << 20
+"""Bytes copied at a time from a packed file into a batch."""
+
+
+class _Part(NamedTuple):
+    """One file's container in the batch that is being made."""
+
+    inode: Inode
+    blob: Blob
+    form: Form
+
+
+class _BatchAttempt:
+    """The recorded making of one object for many files."""
+
+    def __init__(self, parts: MoveParts, key: str, intent: IntentId) -> None:
+        self.key = key
+        self._parts = parts
+        self._intent = intent
+        self.ended = False
+
+    async def publish(self, size_bytes: int, made: Sequence[_Part]) -> list[bool]:
+        """Publish all members, committed; False for those that have moved on."""
+        engine = self._parts.engine
+        members = [
+            BatchMember(part.inode.ino, part.inode.generation, part.blob, part.form)
+            for part in made
+        ]
+        published = await engine.publish_batch(self._intent, self.key, size_bytes, members)
+        engine.commit_nowait()
+        self.ended = True
+        return published
+
+    async def replace(self, size_bytes: int, replacements: Sequence[FormReplacement]) -> list[bool]:
+        """Publish moved forms, committed; False for those whose former form is gone."""
+        engine = self._parts.engine
+        replaced = await engine.replace_batched(self._intent, self.key, size_bytes, replacements)
+        engine.commit_nowait()
+        self.ended = True
+        return replaced
+
+    async def give_up(self) -> None:
+        """End the intent: the object becomes garbage."""
+        try:
+            await self._parts.engine.cancel_intent(self._intent)
+            self._parts.engine.commit_nowait()
+        except MemfsError as error:
+            # The intent stays, and the next start rolls it back.
+            log.warning("%s: a batch could not be rolled back: %s", self.key, error)
+            return
+        self._parts.faults.reach("cancel.recorded")
+
+
+def batch_key() -> str:
+    """Return a key that was never used: random, so that no state directory meets another."""
+    name = secrets.token_hex(12)
+    return f"batches/{name[:2]}/{name[2:]}"
+
+
+async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeNo, MoveResult]:
+    """Give sealed files their remote forms in one object.
+
+    Args:
+        parts: What moves work with.
+        inos: Small files: all of them are on the local disk once more while it is made.
+
+    Returns:
+        An outcome for each file; a file whose content cannot be read is `SUPERSEDED` here and
+        told apart by its own upload.
+
+    Raises:
+        NotSupportedError: There is no glacier tier.
+        StoreError: The store refused or cannot be reached.
+        NoSpaceError: The disk has no room for the batch.
+        CorruptDataError: The object does not read back equal.
+    """
+    remote = parts.remote
+    if remote is None:
+        raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    results: dict[InodeNo, MoveResult] = {}
+    chosen: list[Inode] = []
+    for ino in dict.fromkeys(inos):
+        inode, outcome = await _look_at(parts, ino)
+        if inode is not None:
+            chosen.append(inode)
+        results[ino] = MoveResult(outcome)
+    if not chosen:
+        return results
+    async with _recorded(parts) as attempt, _temporary(parts) as (path, fd):
+        made = await _fill(parts, attempt.key, chosen, fd)
+        if not made:
+            return results
+        parts.faults.reach("batch.prepared")
+        await remote.put_file(attempt.key, path)
+        parts.faults.reach("batch.stored")
+        await _verify(parts, attempt.key, path, [(part.form, part.blob.digest) for part in made])
+        parts.faults.reach("batch.verified")
+        size_bytes = sum(part.form.stored_bytes for part in made)
+        published = await attempt.publish(size_bytes, made)
+    parts.faults.reach("batch.published")
+    for part, yes in zip(made, published, strict=True):
+        outcome = MoveOutcome.DONE if yes else MoveOutcome.SUPERSEDED
+        results[part.inode.ino] = MoveResult(outcome, part.form.stored_bytes)
+    return results
+
+
+async def compact(parts: MoveParts, batch: Batch) -> int:
+    """Copy what is alive of a batch into a new object; the old one becomes garbage.
+
+    Returns:
+        The bytes that the old object frees.
+
+    Raises:
+        StoreError: The store refused or cannot be reached.
+        NoSpaceError: The disk has no room for the batch.
+        CorruptDataError: A container in it is damaged: nothing changes, so that what is still
+            readable of it stays where it is.
+    """
+    remote = parts.remote
+    if remote is None:
+        raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    forms = await parts.engine.list_batched(batch.key)
+    if not forms:
+        return 0
+    async with _recorded(parts) as attempt, _temporary(parts) as (path, fd):
+        replacements = []
+        digests = []
+        offset = 0
+        for form in forms:
+            try:
+                blob = await parts.engine.get_blob(form.blob)
+            except NotFoundError:
+                continue
+            extent = Extent.of(form.location, form.stored_bytes)
+            stored = await extent.reader(remote)(0, form.stored_bytes)
+            await trio.to_thread.run_sync(write_all, fd, stored, limiter=parts.threads)
+            moved = form._replace(location=f"{attempt.key}{BATCH_SEPARATOR}{offset}")
+            offset += form.stored_bytes
+            replacements.append(FormReplacement(form, moved))
+            digests.append((moved, blob.digest))
+        parts.faults.reach("compact.prepared")
+        await remote.put_file(attempt.key, path)
+        parts.faults.reach("compact.stored")
+        await _verify(parts, attempt.key, path, digests)
+        parts.faults.reach("compact.verified")
+        await attempt.replace(offset, replacements)
+    parts.faults.reach("compact.published")
+    return batch.size_bytes - offset
+
+
+async def _look_at(parts: MoveParts, ino: InodeNo) -> tuple[Inode | None, MoveOutcome]:
+    try:
+        inode = await parts.engine.get_inode(ino)
+    except StaleInodeError:
+        return None, MoveOutcome.SUPERSEDED
+    if inode.flags & InodeFlags.UNSEALED:
+        return None, MoveOutcome.BUSY
+    if not stat.S_ISREG(inode.mode) or await find_form(parts, inode, FormKind.REMOTE):
+        return None, MoveOutcome.UNNEEDED
+    return inode, MoveOutcome.SUPERSEDED
+
+
+@contextlib.asynccontextmanager
+async def _recorded(parts: MoveParts) -> AsyncIterator[_BatchAttempt]:
+    """Record a batch for the block, durably, and roll it back unless the block publishes."""
+    key = batch_key()
+    intent = await parts.engine.begin_batch(key, time.time_ns())
+    parts.engine.commit_nowait()
+    parts.faults.reach("batch.begun")
+    attempt = _BatchAttempt(parts, key, intent)
+    try:
+        # A crash of the machine must not forget the intent and leave an object that nobody knows.
+        await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.threads)
+        yield attempt
+    finally:
+        if not attempt.ended:
+            with trio.CancelScope(shield=True):
+                await attempt.give_up()
+
+
+@contextlib.asynccontextmanager
+async def _temporary(parts: MoveParts) -> AsyncIterator[tuple[Path, int]]:
+    """Give an empty file for the block: path and a descriptor for reading and writing."""
+    path = parts.packed_store.temporary_path("batch")
+    with disk_errors(str(path)):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        yield path, fd
+    finally:
+        os.close(fd)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(functools.partial(path.unlink, missing_ok=True))
+
+
+async def _fill(parts: MoveParts, key: str, inodes: Sequence[Inode], fd: int) -> list[_Part]:
+    """Append the containers of files; those that cannot be read now are left out."""
+    made: list[_Part] = []
+    offset = 0
+    for inode in inodes:
+        try:
+            blob, codec, stored_bytes = await _append(parts, inode, fd)
+        except (CorruptDataError, ObjectMissingError, StoreError) as error:
+            log.info("inode %d is left out of a batch: %s", inode.ino, error)
+            await trio.to_thread.run_sync(os.ftruncate, fd, offset)
+            os.lseek(fd, offset, os.SEEK_SET)
+            continue
+        location = f"{key}{BATCH_SEPARATOR}{offset}"
+        form = Form(blob.blob, FormKind.REMOTE, location, codec, stored_bytes)
+        made.append(_Part(inode, blob, form))
+        offset += stored_bytes
+    return made
+
+
+async def _append(parts: MoveParts, inode: Inode, fd: int) -> tuple[Blob, str, int]:
+    """Append one file's container, as the packed file has it or from the raw file."""
+    codec = await codec_of(parts, inode.ino, parts.config.glacier.codec)
+    packed = await find_form(parts, inode, FormKind.PACKED)
+    if packed is not None and (packed.codec == str(codec.spec) or not inode.raw):
+        path = parts.packed_store.path(packed.location)
+        await trio.to_thread.run_sync(_copy, path, fd, packed.stored_bytes, limiter=parts.threads)
+        return await parts.engine.get_blob(inode.blob), packed.codec, packed.stored_bytes
+    number = parts.engine.reserve_blob()
+    summary = await trio.to_thread.run_sync(
+        pack_file,
+        parts.raw_store.path(inode.raw),
+        fd,
+        codec,
+        parts.config.cold.frame_bytes,
+        limiter=parts.threads,
+    )
+    return await blob_of(parts, inode, number, summary), str(codec.spec), summary.stored_bytes
+
+
+def _copy(source: Path, target_fd: int, size: int) -> None:
+    with disk_errors(str(source)):
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for start in range(0, size, COPY_BYTES):
+                write_all(target_fd, read_fully(fd, min(COPY_BYTES, size - start), start))
+        finally:
+            os.close(fd)
+
+
+async def _verify(
+    parts: MoveParts, key: str, path: Path, forms: Sequence[tuple[Form, bytes]]
+) -> None:
+    """Fetch the object back over the local copy and decode every container in it."""
+    remote = parts.remote
+    assert remote is not None
+    fetched = path.with_name(path.name + ".back")
+    name = f"{remote.url}/{key}"
+    try:
+        await remote.get_file(key, fetched)
+        fd = os.open(fetched, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for form, digest in forms:
+                extent = Extent.of(form.location, form.stored_bytes)
+                reader = await FrameReader.open(_local_reader(fd, extent), extent.size, name)
+                if reader.table.digest != digest:
+                    raise CorruptDataError(
+                        f"{name}: the part at {extent.start} has another digest than its file"
+                    )
+                await reader.verify()
+        finally:
+            os.close(fd)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(functools.partial(fetched.unlink, missing_ok=True))
+
+
+def _local_reader(fd: int, extent: Extent) -> Callable[[int, int], Awaitable[bytes]]:
+    async def read_range(start: int, end: int) -> bytes:
+        return read_fully(fd, min(end, extent.size) - start, extent.start + start)
+
+    return read_range

@@ -1,0 +1,180 @@
+"""Batches of small files on a real engine and a real store, and their compaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.errors import CorruptDataError, NoSpaceError, StoreUnavailableError
+from memfs.moves.outcome import MoveOutcome
+from memfs.stores.extent import Extent
+from memfs.stores.faulty import Fault, FaultKind
+from memfs.types import FormKind
+from tests.moving import State, compressible, incompressible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memfs.types import InodeNo
+
+CONTENTS = [
+    b"",
+    b"x",
+    compressible(3000, 1),
+    incompressible(5000, 2),
+    compressible(100_000, 3),
+    compressible(4096, 4),
+]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    state = State(tmp_path / "state")
+    yield state
+    state.close()
+
+
+async def make(state: State, contents: list[bytes]) -> list[InodeNo]:
+    return [await state.create(f"{number}", content) for number, content in enumerate(contents)]
+
+
+async def objects(state: State) -> list[str]:
+    return [stat.key async for stat in state.remote.list("")]
+
+
+async def send(state: State, inos: list[InodeNo]) -> None:
+    """Batch files and leave only their remote forms."""
+    await state.moves.upload_batch(inos)
+    for ino in inos:
+        await state.moves.drop_raw(ino)
+    await collect_all(state)
+
+
+async def collect_all(state: State) -> None:
+    while await state.moves.collect_garbage(100):
+        pass
+
+
+async def test_files_of_one_batch_are_one_object_and_read_back_equal(state: State) -> None:
+    inos = await make(state, CONTENTS)
+    results = await state.moves.upload_batch(inos)
+    assert {result.outcome for result in results.values()} == {MoveOutcome.DONE}
+    assert len(await objects(state)) == 1
+    for ino in inos:
+        assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE
+        assert await state.forms(ino) == {FormKind.REMOTE}
+    for ino, content in zip(inos, CONTENTS, strict=True):
+        assert await state.content(ino) == content
+    await collect_all(state)
+    assert await state.leaks() == []
+
+
+async def test_a_packed_file_is_taken_as_it_is(state: State) -> None:
+    """It is not decoded: the object holds the packed file's bytes."""
+    [ino, other] = await make(state, [compressible(100_000, 1), compressible(50_000, 2)])
+    await state.moves.pack(ino)
+    packed = state.packed_store.path((await state.form(ino, FormKind.PACKED)).location)
+    await state.moves.drop_raw(ino)
+    await state.moves.upload_batch([other, ino])
+    form = await state.form(ino, FormKind.REMOTE)
+    extent = Extent.of(form.location, form.stored_bytes)
+    assert extent.start > 0
+    stored = await extent.reader(state.remote)(0, extent.size)
+    assert stored == packed.read_bytes()
+
+
+async def test_a_failed_upload_publishes_nothing_and_leaves_nothing(state: State) -> None:
+    inos = await make(state, CONTENTS)
+    state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
+    with pytest.raises(StoreUnavailableError):
+        await state.moves.upload_batch(inos)
+    await collect_all(state)
+    assert [await state.forms(ino) for ino in inos] == [{FormKind.RAW}] * len(inos)
+    assert await state.leaks() == []
+
+
+async def test_an_object_that_reads_back_changed_is_not_published(state: State) -> None:
+    inos = await make(state, CONTENTS)
+    state.faults.add(Fault(FaultKind.BIT_FLIP, "get_file"))
+    with pytest.raises(CorruptDataError):
+        await state.moves.upload_batch(inos)
+    await collect_all(state)
+    assert await objects(state) == []
+    assert await state.leaks() == []
+
+
+async def test_files_that_cannot_be_batched_do_not_stop_the_others(state: State) -> None:
+    """Gone, uploaded already, or with a raw file that the disk has lost."""
+    gone, uploaded, lost, good = await make(state, CONTENTS[2:6])
+    await state.unlink("0")
+    await state.moves.upload(uploaded)
+    inode = await state.engine.get_inode(lost)
+    state.raw_store.path(inode.raw).unlink()
+    results = await state.moves.upload_batch([gone, uploaded, lost, good, good])
+    assert {ino: result.outcome for ino, result in results.items()} == {
+        gone: MoveOutcome.SUPERSEDED,
+        uploaded: MoveOutcome.UNNEEDED,
+        lost: MoveOutcome.SUPERSEDED,
+        good: MoveOutcome.DONE,
+    }
+    await state.moves.drop_raw(good)
+    assert await state.content(good) == CONTENTS[5]
+
+
+async def test_a_batch_of_nothing_makes_no_object(state: State) -> None:
+    [ino] = await make(state, [b"content"])
+    await state.moves.upload(ino)
+    before = await objects(state)
+    await state.moves.upload_batch([ino])
+    assert await objects(state) == before
+    assert await state.engine.list_intents() == []
+
+
+async def test_compaction_keeps_what_lives_and_frees_the_rest(state: State) -> None:
+    contents = [incompressible(10_000, seed) for seed in range(6)]
+    inos = await make(state, contents)
+    await send(state, inos)
+    [before] = await objects(state)
+    for number in (0, 2, 3, 5):
+        await state.unlink(f"{number}")
+    [batch] = await state.engine.list_sparse_batches(50, 10)
+    assert await state.moves.compact(batch) > 40_000
+    await collect_all(state)
+    [after] = await objects(state)
+    assert before != after
+    assert await state.engine.list_sparse_batches(50, 10) == []
+    for number in (1, 4):
+        assert await state.content(inos[number]) == contents[number]
+    assert await state.leaks() == []
+
+
+async def test_a_damaged_part_is_not_copied_on(state: State) -> None:
+    """Compaction fails as a whole, and the other files stay readable where they are."""
+    contents = [incompressible(10_000, seed) for seed in range(4)]
+    inos = await make(state, contents)
+    await send(state, inos)
+    for number in (0, 1, 2):
+        await state.unlink(f"{number}")
+    [batch] = await state.engine.list_sparse_batches(50, 10)
+    state.faults.add(Fault(FaultKind.BIT_FLIP, "get_range"))
+    with pytest.raises(CorruptDataError):
+        await state.moves.compact(batch)
+    await collect_all(state)
+    assert await objects(state) == [batch.key]
+    assert await state.content(inos[3]) == contents[3]
+
+
+async def test_a_full_disk_stops_a_batch_and_nothing_is_left(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inos = await make(state, CONTENTS)
+
+    def refuse(*_: object) -> None:
+        raise NoSpaceError("the disk is full")
+
+    monkeypatch.setattr("memfs.moves.batching.pack_file", refuse)
+    with pytest.raises(NoSpaceError):
+        await state.moves.upload_batch(inos)
+    assert await state.leaks() == []
