@@ -12,8 +12,10 @@ import time
 from typing import TYPE_CHECKING
 
 from memfs.config import ColdConfig, Config, GlacierConfig, MetadataConfig, PolicyConfig, WarmConfig
+from memfs.content.activity import Activity
 from memfs.content.opentable import OpenTable
 from memfs.content.residency import Residency
+from memfs.content.sealing import Sealer
 from memfs.content.syncer import Syncer
 from memfs.metadata.records import InodeFlags, NewInode, Seal
 from memfs.metadata.sqlite.engine import SqliteEngine
@@ -21,6 +23,7 @@ from memfs.moves.attempt import MoveParts
 from memfs.moves.faults import FaultPoints
 from memfs.moves.moves import Moves
 from memfs.stores.directory import DirectoryStore
+from memfs.stores.extent import Extent
 from memfs.stores.faulty import FaultScript, FaultyStore
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
@@ -69,6 +72,8 @@ class State:
         self.open_table = OpenTable(self.raw_store, None)
         self.residency = Residency(self.raw_store, config.warm)
         self.config = config
+        self.activity = Activity()
+        self.sealer = Sealer(self.engine, self.raw_store, self.open_table, self.activity)
         self.parts = MoveParts(
             engine=self.engine,
             raw_store=self.raw_store,
@@ -78,6 +83,7 @@ class State:
             open_table=self.open_table,
             residency=self.residency,
             syncer=Syncer(self.engine, self.raw_store),
+            sealer=self.sealer,
             faults=faults or FaultPoints(),
         )
         self.moves = Moves(self.parts, random.Random(1))
@@ -169,8 +175,10 @@ class State:
             for inode in inodes:
                 raws.add(int(inode.raw))
                 for form in await self.engine.list_forms(inode.blob):
-                    target = locations if form.kind == FormKind.PACKED else keys
-                    target.add(form.location)
+                    if form.kind == FormKind.PACKED:
+                        locations.add(form.location)
+                    else:
+                        keys.add(Extent.of(form.location, form.stored_bytes).key)
             after = inodes[-1].ino
         return raws, locations, keys
 

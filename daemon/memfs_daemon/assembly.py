@@ -138,7 +138,7 @@ def assemble(
         sealer = Sealer(engine, raw_store, open_table, activity)
         syncer = Syncer(engine, raw_store)
         move_parts = MoveParts(
-            engine, raw_store, packed_store, remote, config, open_table, residency, syncer
+            engine, raw_store, packed_store, remote, config, open_table, residency, syncer, sealer
         )
         moves = Moves(move_parts)
         filesystem = Filesystem(

@@ -148,6 +148,7 @@ async def _drain(parts: Assembly) -> None:
             files = [(inode.ino, inode.generation) for inode in inodes]
             await parts.filesystem.sync(_Daemon())
             await parts.engine.mark_durable(files)
+            await parts.moves.note_drained()
             parts.engine.commit_nowait()
         except (MemfsError, OSError) as error:
             log.error("%s: not drained, the next mount goes on: %s", parts.state_dir, error)

@@ -86,7 +86,7 @@ class Sealer:
         """
         count = 0
         for inode in await self._engine.list_not_durable(DOUBTFUL_COUNT_MAX):
-            if self._is_as_sealed(inode):
+            if not self.is_changed(inode, missing=True):
                 continue
             count += 1
             if inode.blob and await self._engine.drop_raw(inode.ino, inode.generation):
@@ -97,12 +97,35 @@ class Sealer:
         self._engine.commit_nowait()
         return count
 
-    def _is_as_sealed(self, inode: Inode) -> bool:
+    async def adopt_if_changed(self, inode: Inode) -> bool:
+        """Unseal a sealed file, committed, if its raw file is not as it was sealed; True if so.
+
+        The raw file is the truth then, and the next seal takes it as it is: after power loss the
+        engine may not know that the file was opened for writing. What was fsynced is never such,
+        for fsync syncs the engine as well.
+        """
+        if inode.flags & InodeFlags.UNSEALED or not self.is_changed(inode):
+            return False
+        log.info("inode %d: raw file %d was written after its seal", inode.ino, inode.raw)
+        await self._engine.unseal(inode.ino, inode.raw)
+        self._engine.commit_nowait()
+        self.add(inode.ino)
+        return True
+
+    def is_changed(self, inode: Inode, *, missing: bool = False) -> bool:
+        """Return whether a sealed inode's raw file has another size or mtime; safe in threads.
+
+        Args:
+            inode: Without a raw file nothing has changed.
+            missing: The answer where the raw file is gone.
+        """
+        if not inode.raw or inode.flags & InodeFlags.UNSEALED:
+            return False
         try:
             status = self._raw_store.stat(inode.raw)
         except ObjectMissingError:
-            return False
-        return status.st_size == inode.size and status.st_mtime_ns == inode.mtime_ns
+            return missing
+        return (status.st_size, status.st_mtime_ns) != (inode.size, inode.mtime_ns)
 
     async def _seal(self, inos: list[InodeNo]) -> int:
         for ino in inos:

@@ -188,7 +188,9 @@ class Shared:
 
     def _valid_s(self, inode: Inode) -> float:
         """How long the kernel may believe the attributes."""
-        return UNSEALED_VALID_S if inode.flags & InodeFlags.UNSEALED else VALID_S
+        if inode.flags & InodeFlags.UNSEALED or not self._moves.rechecked:
+            return UNSEALED_VALID_S
+        return VALID_S
 
     def _entry(self, inode: Inode) -> Entry:
         return Entry(self._live(inode), VALID_S, self._valid_s(inode))

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import MemfsError
+from memfs.errors import MemfsError, StaleInodeError
 from memfs.moves.faults import FaultPoints
 from memfs.moves.progress import ProgressTable
+from memfs.stores.disk import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from memfs.config import Config
     from memfs.content.opentable import OpenTable
     from memfs.content.residency import Residency
+    from memfs.content.sealing import Sealer
     from memfs.content.syncer import Syncer
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Blob, Form, Inode, MoveKind
@@ -54,6 +57,7 @@ class MoveParts:
     open_table: OpenTable
     residency: Residency
     syncer: Syncer
+    sealer: Sealer
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)
     threads: trio.CapacityLimiter = field(
@@ -87,14 +91,33 @@ class Attempt:
     async def publish_raw(self, raw: RawId, blocks: int) -> bool:
         """Publish a verified raw file, committed; False if the file has moved on."""
         inode, engine = self._inode, self._parts.engine
+        # From here to the commit nothing suspends, so that no later utimensat(2) can come between.
+        late = await self._take_over_mtime(raw)
         published = await engine.publish_raw(inode.ino, inode.generation, raw, blocks, self._intent)
-        if published:
+        if published and not late:
             # Its bytes and its name were made durable before; if the publishing itself is lost
             # with power, so is this.
             await engine.mark_durable([(inode.ino, inode.generation)])
         engine.commit_nowait()
         self.ended = True
         return published
+
+    async def _take_over_mtime(self, raw: RawId) -> bool:
+        """Give a new raw file an mtime that was set while it was being written; True if one was.
+
+        Its own is the one that the move began with, and is durable.
+        """
+        inode, parts = self._inode, self._parts
+        try:
+            now = await parts.engine.get_inode(inode.ino)
+        except StaleInodeError:
+            return False
+        if now.generation != inode.generation or now.mtime_ns == inode.mtime_ns:
+            return False
+        path = parts.raw_store.path(raw)
+        with disk_errors(str(path)):
+            os.utime(path, ns=(now.atime_ns, now.mtime_ns))
+        return True
 
     async def give_up(self) -> None:
         """End the intent: what was written becomes garbage."""

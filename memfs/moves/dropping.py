@@ -9,14 +9,13 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from memfs.errors import CorruptDataError, InvalidValueError, ObjectMissingError
+from memfs.errors import InvalidValueError, ObjectMissingError
 from memfs.metadata.records import InodeFlags
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form
 from memfs.types import BLOCK_BYTES, FormKind
 
 if TYPE_CHECKING:
-    from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.types import InodeNo, RawId
 
@@ -29,7 +28,6 @@ async def drop_raw(parts: MoveParts, ino: InodeNo) -> MoveResult:
 
     Raises:
         StaleInodeError: The file is gone.
-        CorruptDataError: The raw file is not what was sealed; it stays.
     """
     engine = parts.engine
     if parts.open_table.is_open(ino):
@@ -46,7 +44,8 @@ async def drop_raw(parts: MoveParts, ino: InodeNo) -> MoveResult:
     parts.open_table.forget_raw(ino)
     if _is_mapped(parts, inode.raw):
         return MoveResult(MoveOutcome.BUSY)
-    _check_unchanged(parts, inode)
+    if await parts.sealer.adopt_if_changed(inode):
+        return MoveResult(MoveOutcome.SUPERSEDED)
     dropped = await engine.drop_raw(ino, inode.generation)
     engine.commit_nowait()
     parts.faults.reach("drop_raw.detached")
@@ -78,19 +77,6 @@ async def drop_form(parts: MoveParts, ino: InodeNo, kind: FormKind) -> MoveResul
     if not dropped:
         return MoveResult(MoveOutcome.SUPERSEDED)
     return MoveResult(MoveOutcome.DONE, form.stored_bytes)
-
-
-def _check_unchanged(parts: MoveParts, inode: Inode) -> None:
-    """Refuse to drop bytes that no form has: the raw file was changed behind the engine's back."""
-    try:
-        status = parts.raw_store.stat(inode.raw)
-    except ObjectMissingError:
-        return
-    if (status.st_size, status.st_mtime_ns) != (inode.size, inode.mtime_ns):
-        raise CorruptDataError(
-            f"inode {inode.ino}: raw file {inode.raw} was changed after it was sealed; "
-            "open it for writing once to accept it as it is"
-        )
 
 
 def _is_mapped(parts: MoveParts, raw: RawId) -> bool:

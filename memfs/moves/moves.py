@@ -14,6 +14,7 @@ from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.garbage import GarbageCollector
 from memfs.moves.hydrating import Hydrations
 from memfs.moves.packing import pack
+from memfs.moves.rechecking import Recheck
 from memfs.moves.recovery import Sweep, roll_back
 from memfs.moves.uploading import upload
 
@@ -37,6 +38,7 @@ class Moves:
         self._hydrations = Hydrations(parts)
         self._garbage = GarbageCollector(parts, rng or random.Random())
         self._sweep = Sweep(parts)
+        self._recheck = Recheck(parts)
 
     # --- moves -----------------------------------------------------------------------------------
     async def pack(self, ino: InodeNo) -> MoveResult:
@@ -62,20 +64,35 @@ class Moves:
     # --- upkeep ----------------------------------------------------------------------------------
     async def recover(self) -> int:
         """Roll back the moves of a daemon that died; returns how many. Once, before any move."""
-        return await roll_back(self._parts)
+        count = await roll_back(self._parts)
+        await self._recheck.begin()
+        return count
 
     async def collect_garbage(self, limit: int) -> int:
         """Remove up to `limit` files and objects that nothing refers to; returns how many."""
         return await self._garbage.collect(limit)
 
     async def sweep_step(self) -> int:
-        """Look for unrecorded raw files a little; `sweep_done` tells when that is over."""
-        return await self._sweep.step()
+        """Look a little for what an earlier daemon left; `sweep_done` tells when that is over.
+
+        Returns:
+            Raw files that were removed or adopted.
+        """
+        return await self._recheck.step() + await self._sweep.step()
 
     @property
     def sweep_done(self) -> bool:
-        """True when no unrecorded raw file can be left from an earlier daemon."""
-        return self._sweep.done
+        """True when nothing can be left to find from an earlier daemon."""
+        return self._sweep.done and self._recheck.done
+
+    @property
+    def rechecked(self) -> bool:
+        """True when every sealed raw file is known to be as its inode says."""
+        return self._recheck.done
+
+    async def note_drained(self) -> None:
+        """All is on stable storage, and this daemon writes no more: the next need not look."""
+        await self._recheck.note_drained()
 
     def take_hydrated(self) -> list[InodeNo]:
         """Return and forget the files hydrated since the last call."""
@@ -85,5 +102,5 @@ class Moves:
         """Return the moves under way, for `memfs status`."""
         return {
             "in_progress": self._parts.progress.describe(),
-            "swept": self._sweep.done,
+            "swept": self.sweep_done,
         }

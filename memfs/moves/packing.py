@@ -54,6 +54,8 @@ async def pack(parts: MoveParts, ino: InodeNo) -> MoveResult:
         or await find_form(parts, inode, FormKind.PACKED)
     ):
         return MoveResult(MoveOutcome.UNNEEDED)
+    if await parts.sealer.adopt_if_changed(inode):
+        return MoveResult(MoveOutcome.SUPERSEDED)
     stored_bytes_max = inode.blocks * BLOCK_BYTES - DISK_BLOCK_BYTES
     codec = await codec_of(parts, ino, parts.config.cold.codec)
     if stored_bytes_max <= 0 or codec.spec.name == "none":

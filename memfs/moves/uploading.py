@@ -63,6 +63,8 @@ async def upload(parts: MoveParts, ino: InodeNo) -> MoveResult:
         return MoveResult(MoveOutcome.BUSY)
     if not stat.S_ISREG(inode.mode) or await find_form(parts, inode, FormKind.REMOTE):
         return MoveResult(MoveOutcome.UNNEEDED)
+    if await parts.sealer.adopt_if_changed(inode):
+        return MoveResult(MoveOutcome.SUPERSEDED)
     number = parts.engine.reserve_blob()
     key = object_key(inode.blob or number, inode.generation)
     async with recorded(parts, MoveKind.UPLOAD, inode, key) as attempt:

@@ -248,6 +248,7 @@ class World:
             self.open_table,
             self.residency,
             syncer,
+            self.sealer,
             self.interruptions,
         )
         self.moves = Moves(parts, random.Random(1))
@@ -469,6 +470,7 @@ class World:
         inodes = await self.engine.list_not_durable(1000)
         await self.filesystem.sync(Program(may_wait=True))
         await self.engine.mark_durable([(inode.ino, inode.generation) for inode in inodes])
+        await self.moves.note_drained()
         self.engine.commit_nowait()
 
     def _let_programs_go(self) -> None:

@@ -11,7 +11,7 @@ import trio
 
 from memfs.content.opening import OpenMode
 from memfs.errors import CorruptDataError, NoSpaceError, StoreError, StoreUnavailableError
-from memfs.metadata.records import InodeFlags
+from memfs.metadata.records import AttributeChanges, InodeFlags
 from memfs.moves.faults import FAULT_POINTS, FaultPoints
 from memfs.moves.outcome import MoveOutcome
 from memfs.stores.faulty import Fault, FaultKind
@@ -449,9 +449,12 @@ async def test_a_file_without_a_glacier_tier_is_not_uploaded(state: State) -> No
 
 
 def flip_bit(path: Path, offset: int) -> None:
+    """Damage a file as a disk does, which leaves its times."""
+    status = path.stat()
     data = bytearray(path.read_bytes())
     data[offset] ^= 1
     path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_every_fault_point_is_named_once() -> None:
@@ -459,13 +462,40 @@ def test_every_fault_point_is_named_once() -> None:
     assert len(FAULT_POINTS) == len(set(FAULT_POINTS))
 
 
-async def test_a_raw_file_that_was_changed_after_sealing_is_not_dropped(state: State) -> None:
-    """Its packed form has other bytes."""
+@pytest.mark.parametrize("move", ["pack", "upload", "drop_raw"])
+async def test_a_raw_file_that_was_changed_after_sealing_is_a_new_generation(
+    state: State, move: str
+) -> None:
+    """Power loss may forget that it was opened for writing: its other form has other bytes."""
     ino = await state.create("a", compressible(100_000))
-    await state.moves.pack(ino)
+    await (state.moves.upload if move == "pack" else state.moves.pack)(ino)
     raw = (await state.engine.get_inode(ino)).raw
     with state.raw_store.path(raw).open("ab") as file:
-        file.write(b"behind the engine's back")
-    with pytest.raises(CorruptDataError):
-        await state.moves.drop_raw(ino)
-    assert state.raw_store.stat(raw).st_size == 100_024
+        file.write(b"written before power was lost")
+    result = await getattr(state.moves, move)(ino)
+    assert result.outcome == MoveOutcome.SUPERSEDED
+    assert await state.sealer.step() == 1
+    assert await state.forms(ino) == {FormKind.RAW}
+    inode = await state.engine.get_inode(ino)
+    assert (inode.raw, inode.size) == (raw, 100_029)
+    await state.moves.pack(ino)
+    await state.moves.drop_raw(ino)
+    assert (await state.content(ino)).endswith(b"written before power was lost")
+
+
+async def test_times_set_while_a_file_is_fetched_are_its_raw_files(
+    state: State, hook: Hook
+) -> None:
+    """Else the raw file would look like one that was written behind the engine's back."""
+    ino = await state.create("a", CONTENT)
+    await to_glacier(state, ino)
+
+    async def set_times() -> None:
+        await state.engine.set_attributes(ino, AttributeChanges(mtime_ns=10**18))
+
+    hook.actions["hydrate.verified"] = lambda: run_now(set_times)
+    inode = await state.moves.hydrate(ino)
+    assert inode.mtime_ns == 10**18
+    assert state.raw_store.stat(inode.raw).st_mtime_ns == 10**18
+    assert not inode.flags & InodeFlags.DURABLE
+    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE

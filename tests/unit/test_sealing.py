@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from memfs.content.activity import Activity
-from memfs.content.sealing import Sealer
 from memfs.errors import NoSpaceError, StoreError
 from memfs.metadata.records import InodeFlags
 from tests.moving import State
@@ -27,10 +25,7 @@ class Bench:
 
     def __init__(self, state_dir: Path) -> None:
         self.state = State(state_dir)
-        self.activity = Activity()
-        self.sealer = Sealer(
-            self.state.engine, self.state.raw_store, self.state.open_table, self.activity
-        )
+        self.sealer = self.state.sealer
 
     async def write(self, name: str, content: bytes) -> InodeNo:
         """Leave a file unsealed, as its writer's close does."""

@@ -1,0 +1,98 @@
+"""Recheck: raw files compared with their inodes, once after the machine went down with a mount.
+
+Invariant: until the engine says so on stable storage (`drained`, or this very boot), a raw file may
+be newer than its inode: power loss takes the end of the journal, and with it perhaps the note that
+a file was opened for writing, while its bytes are on the disk already.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import StaleInodeError
+from memfs.linux.boot import boot_id
+from memfs.types import InodeNo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.metadata.records import Inode
+    from memfs.moves.attempt import MoveParts
+
+log = logging.getLogger(__name__)
+
+SETTING = "recheck.boot"
+"""Holds the boot in which all raw files are as the engine says, or `DRAINED`."""
+
+DRAINED = b"drained"
+"""The last mount brought everything to stable storage before it ended."""
+
+FILES_A_SLICE = 1000
+"""Inodes compared before the event loop is given back; a stat(2) each, in a thread. Guess."""
+
+
+class Recheck:
+    """Finds the files whose writing the engine has forgotten, and adopts them as they are.
+
+    Args:
+        parts: The engine, the raw files and the sealer among them.
+        boot: Of this run of the kernel; given by tests.
+    """
+
+    def __init__(self, parts: MoveParts, boot: bytes | None = None) -> None:
+        self._parts = parts
+        self._boot = boot or boot_id()
+        self._after = InodeNo(0)
+        self._adopted_count = 0
+        self.done = False
+        """True when no raw file can be newer than its inode admits."""
+
+    async def begin(self) -> None:
+        """Find out whether there is anything to doubt. Once, before the first request."""
+        engine = self._parts.engine
+        known = await engine.get_setting(SETTING)
+        if known == DRAINED:
+            await engine.put_setting(SETTING, self._boot)
+            engine.commit_nowait()
+            # Before the first write: `drained` must not come back with power.
+            await trio.to_thread.run_sync(engine.sync)
+        self.done = known in (DRAINED, self._boot)
+
+    async def step(self) -> int:
+        """Compare one slice of the files; returns how many were adopted."""
+        if self.done:
+            return 0
+        engine = self._parts.engine
+        inodes = await engine.list_files(self._after, FILES_A_SLICE)
+        if not inodes:
+            await engine.put_setting(SETTING, self._boot)
+            engine.commit_nowait()
+            self.done = True
+            if self._adopted_count:
+                log.info("%d files were written before power loss", self._adopted_count)
+            return 0
+        changed = await trio.to_thread.run_sync(
+            self._find_changed, inodes, limiter=self._parts.prompt_threads
+        )
+        adopted_count = 0
+        for ino in changed:
+            try:
+                # Anew: programs may have opened it meanwhile.
+                inode = await engine.get_inode(ino)
+            except StaleInodeError:
+                continue
+            adopted_count += await self._parts.sealer.adopt_if_changed(inode)
+        self._after = inodes[-1].ino
+        self._adopted_count += adopted_count
+        return adopted_count
+
+    async def note_drained(self) -> None:
+        """Everything is on stable storage, and nothing will be written any more; not committed."""
+        if self.done:
+            await self._parts.engine.put_setting(SETTING, DRAINED)
+
+    def _find_changed(self, inodes: Sequence[Inode]) -> list[InodeNo]:
+        return [inode.ino for inode in inodes if self._parts.sealer.is_changed(inode)]
