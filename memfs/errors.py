@@ -130,6 +130,15 @@ class CorruptDataError(MemfsError):
     errno = codes.EIO
 
 
+class EncryptionKeyError(MemfsError):
+    """The key of an encrypted form is not configured; nothing is damaged, and a key brings it back.
+
+    Programs see ENOKEY, as of files of fscrypt whose key is not there (open(2)).
+    """
+
+    errno = codes.ENOKEY
+
+
 class StoreError(MemfsError):
     """A store refused for good: missing object, wrong credentials, bad request."""
 

@@ -6,7 +6,7 @@ Invariant: nothing here does I/O, and nothing here imports another module of mem
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple, NewType
+from typing import NamedTuple, NewType, Self
 
 InodeNo = NewType("InodeNo", int)
 """Number of an inode; never reused in the life of a state directory; 1 is the root."""
@@ -101,3 +101,29 @@ class ByteRange(NamedTuple):
 
     start: int
     end: int
+
+
+class FormCoding(NamedTuple):
+    """How a form is encoded, as the engine keeps it: `zstd:3`, `zstd:3 shuffle:2 key:1f2e...`."""
+
+    codec: str
+    """Codec spec as text."""
+    shuffle_bytes: int = 1
+    """Item size of the byte-shuffle filter; 1: there is none."""
+    key_id: str = ""
+    """Id of the key that encrypts it, as hexadecimal digits; empty: it is not encrypted."""
+
+    def __str__(self) -> str:
+        words = [self.codec]
+        if self.shuffle_bytes > 1:
+            words.append(f"shuffle:{self.shuffle_bytes}")
+        if self.key_id:
+            words.append(f"key:{self.key_id}")
+        return " ".join(words)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return what `str` gave; words that mean nothing here are passed over."""
+        codec, *words = text.split(" ")
+        values = dict(word.partition(":")[::2] for word in words)
+        return cls(codec, int(values.get("shuffle", "1")), values.get("key", ""))

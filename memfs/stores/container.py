@@ -15,21 +15,25 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, NoReturn, Self
 
 import xxhash
 
 from memfs.codecs.registry import parse_codec
+from memfs.codecs.shuffle import ITEM_BYTES, unshuffle
 from memfs.codecs.snappy import STREAM_IDENTIFIER
 from memfs.errors import CorruptDataError, InvalidValueError, MemfsError
-from memfs.types import ByteRange, CodecSpec
+from memfs.types import ByteRange, CodecSpec, FormCoding
 
 if TYPE_CHECKING:
     from memfs.codecs.codec import Codec
+    from memfs.encryption.cipher import ContainerCipher
 
 FORMAT_VERSION = 1
+FORMAT_VERSION_SHUFFLED = 2
+"""Of containers with the byte-shuffle filter, which readers of format 1 would not undo."""
 
 FRAME_COUNT_MAX = 1 << 20
 """Keeps a table under 16 MiB in memory, and in one snappy chunk; larger files get larger frames."""
@@ -40,7 +44,7 @@ FRAME_BYTES_MAX = 1 << 30
 TAIL_BYTES = 256 << 10
 """First read from the end: covers the tables of files up to 16 GiB at 1 MiB frames (16 B each)."""
 
-_DESCRIPTION = struct.Struct("<8sHBxIQQ32s")
+_DESCRIPTION = struct.Struct("<8sHBBIQQ32s")
 _SIGNATURE = b"memfspak"
 _CHECKSUM = struct.Struct("<Q")
 _FOOTER = struct.Struct("<IBI")
@@ -94,6 +98,12 @@ class SeekTable:
     """`checksum` of each frame as stored."""
     content_checksums: array[int]
     """`checksum` of each frame uncompressed."""
+    shuffle_bytes: int = 1
+    """Item size of the byte-shuffle filter (`codecs.shuffle`); 1: there is none."""
+    key_id: bytes = b""
+    """Of the key that encrypts the container (`envelope`); empty: it is not encrypted."""
+    cipher: ContainerCipher | None = field(default=None, compare=False, repr=False)
+    """Decrypts the frames of an encrypted container."""
 
     @classmethod
     def build(
@@ -103,6 +113,7 @@ class SeekTable:
         size: int,
         digest: bytes,
         frames: tuple[array[int], array[int], array[int]],
+        shuffle_bytes: int = 1,
     ) -> Self:
         """Make the table of a container whose frames are written.
 
@@ -112,10 +123,34 @@ class SeekTable:
             size: Uncompressed bytes of all.
             digest: BLAKE3-256 of the uncompressed bytes.
             frames: Stored sizes, checksums of the stored and of the uncompressed bytes, by frame.
+            shuffle_bytes: Item size of the filter; 1: none.
         """
         stored_sizes, stored_checksums, content_checksums = frames
         offsets = array("Q", accumulate(stored_sizes, initial=0))
-        return cls(codec, frame_bytes, size, digest, offsets, stored_checksums, content_checksums)
+        return cls(
+            codec,
+            frame_bytes,
+            size,
+            digest,
+            offsets,
+            stored_checksums,
+            content_checksums,
+            shuffle_bytes,
+        )
+
+    def encrypted(self, cipher: ContainerCipher, key_id: bytes) -> SeekTable:
+        """Return the table of the encrypted container whose frames decrypt to those of this one.
+
+        The checksums of stored bytes stay those of the frames before encryption.
+        """
+        longer = cipher.overhead_bytes
+        offsets = array("Q", (at + longer * count for count, at in enumerate(self.stored_offsets)))
+        return replace(self, stored_offsets=offsets, key_id=key_id, cipher=cipher)
+
+    @property
+    def coding(self) -> FormCoding:
+        """How the container is encoded, as the engine keeps it."""
+        return FormCoding(str(self.codec), self.shuffle_bytes, self.key_id.hex())
 
     @property
     def frame_count(self) -> int:
@@ -154,18 +189,32 @@ class SeekTable:
         Raises:
             CorruptDataError: Names file and frame.
         """
-        if checksum(stored) != self.stored_checksums[index]:
-            raise CorruptDataError(f"{name}: frame {index}: stored bytes fail their checksum")
         try:
+            stored = self.decrypt_frame(index, stored)
             content = codec.decode(stored, self.frame_size(index))
         except CorruptDataError as error:
             raise CorruptDataError(f"{name}: frame {index}: {error}") from error
+        if self.shuffle_bytes > 1:
+            content = unshuffle(content, self.shuffle_bytes)
         if checksum(content) != self.content_checksums[index]:
             raise CorruptDataError(f"{name}: frame {index}: decoded bytes fail their checksum")
         return content
 
+    def decrypt_frame(self, index: int, stored: memoryview) -> memoryview:
+        """Return one frame's encoded bytes, decrypted where they are encrypted, and checked.
+
+        Raises:
+            CorruptDataError: They do not decrypt, or fail their checksum.
+        """
+        if self.cipher is not None:
+            stored = memoryview(self.cipher.decrypt_frame(index, stored))
+        if checksum(stored) != self.stored_checksums[index]:
+            raise CorruptDataError("stored bytes fail their checksum")
+        return stored
+
     def serialise(self) -> bytes:
-        """Return what follows the frames: description and seek table."""
+        """Return what follows the frames before encryption: description and seek table."""
+        assert self.cipher is None, "its offsets are those of the encrypted container"
         chunked = self.codec.name in _CHUNK_CODECS
         codec_text = str(self.codec).encode()
         payload_bytes = _description_bytes(len(codec_text), self.frame_count)
@@ -175,8 +224,9 @@ class SeekTable:
             (
                 _DESCRIPTION.pack(
                     _SIGNATURE,
-                    FORMAT_VERSION,
+                    FORMAT_VERSION_SHUFFLED if self.shuffle_bytes > 1 else FORMAT_VERSION,
                     len(codec_text),
+                    self.shuffle_bytes if self.shuffle_bytes > 1 else 0,
                     self.frame_bytes,
                     self.size,
                     xxhash.xxh64_intdigest(table),
@@ -278,10 +328,11 @@ def _parse_description(
         xxhash.xxh64_intdigest(body)
     ):
         _refuse(name, "its description fails its checksum")
-    signature, version, codec_bytes, frame_bytes, size, table_checksum, digest = (
+    signature, version, codec_bytes, filter_bytes, frame_bytes, size, table_checksum, digest = (
         _DESCRIPTION.unpack_from(body)
     )
-    if signature != _SIGNATURE or version != FORMAT_VERSION:
+    filters = {FORMAT_VERSION: (0,), FORMAT_VERSION_SHUFFLED: ITEM_BYTES}
+    if signature != _SIGNATURE or filter_bytes not in filters.get(version, ()):
         _refuse(name, f"format {version} of packed files is unknown; a newer memfs may read it")
     if len(description) != _description_bytes(codec_bytes, frame_count):
         _refuse(name, "its description does not fit its seek table")
@@ -301,6 +352,7 @@ def _parse_description(
         size,
         digest,
         (entries[0:-3:3], _from_bytes(body[codec_end:]), entries[2:-3:3]),
+        max(1, filter_bytes),
     )
     if (
         chunked != (codec.name in _CHUNK_CODECS)

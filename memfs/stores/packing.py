@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import blake3
 
+from memfs.codecs.shuffle import shuffle
 from memfs.errors import StoreError
 from memfs.stores.container import SeekTable, checksum, choose_frame_bytes
 from memfs.stores.disk import ByteProgress, disk_errors, write_all
+from memfs.stores.envelope import Encryption, Envelope
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +58,11 @@ class PackedSummary(NamedTuple):
 
 class _EncodedFrame(NamedTuple):
     stored: bytes
-    stored_checksum: int
+    """As written: encoded, and encrypted where that is asked for."""
+    encoded_bytes: int
+    """Length before encryption."""
+    encoded_checksum: int
+    """Of the bytes before encryption."""
     content_checksum: int
 
 
@@ -100,6 +106,9 @@ def pack_file(
     codec: Codec,
     frame_bytes: int,
     on_progress: PackProgress | None = None,
+    *,
+    shuffle_bytes: int = 1,
+    encryption: Encryption | None = None,
 ) -> PackedSummary:
     """Write a container that holds a local file's bytes. Runs in a worker thread.
 
@@ -109,6 +118,8 @@ def pack_file(
         codec: Encodes the frames.
         frame_bytes: Uncompressed bytes of a frame; doubled for files of more than 2**20 frames.
         on_progress: Called after each frame; what it raises stops the work and comes out here.
+        shuffle_bytes: Item size of the byte-shuffle filter before the codec; 1: none.
+        encryption: Encrypts the container; None: it is not encrypted.
 
     Raises:
         NoSpaceError: The target's disk is full.
@@ -118,7 +129,9 @@ def pack_file(
         source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = os.fstat(source_fd).st_size
-            packer = _Packer(source, source_fd, size, choose_frame_bytes(size, frame_bytes), codec)
+            frame_bytes = choose_frame_bytes(size, frame_bytes)
+            coding = _Coding(codec, shuffle_bytes, encryption)
+            packer = _Packer(source, source_fd, size, frame_bytes, coding)
             summary = packer.run(target_fd, on_progress)
             # A file cut short reads as one hole from there on, so its size is compared at the end.
             if os.fstat(source_fd).st_size != size:
@@ -128,18 +141,28 @@ def pack_file(
             os.close(source_fd)
 
 
+class _Coding(NamedTuple):
+    codec: Codec
+    shuffle_bytes: int
+    encryption: Encryption | None
+
+
 class _Packer:
     """One file's way through reading, hashing, encoding (in threads) and writing, in order."""
 
     def __init__(
-        self, source: Path, source_fd: int, size: int, frame_bytes: int, codec: Codec
+        self, source: Path, source_fd: int, size: int, frame_bytes: int, coding: _Coding
     ) -> None:
         self._source = source
         self._fd = source_fd
         self._size = size
         self._frame_bytes = frame_bytes
-        self._codec = codec
+        self._codec, self._shuffle_bytes, encryption = coding
         self._frame_count = -(-size // frame_bytes)
+        self._envelope = self._cipher = None
+        if encryption is not None:
+            self._envelope = Envelope.begin(encryption, self._frame_count)
+            self._cipher = self._envelope.cipher(encryption.key)
         self._hasher = blake3.blake3()
         self._stored_sizes = array("I")
         self._stored_checksums = array("I")
@@ -154,7 +177,8 @@ class _Packer:
         if threads <= 1:
             for index in range(self._frame_count):
                 buffer = bytearray(self._frame_bytes)
-                self._write(target_fd, self._encode(self._read(index, buffer)), on_progress)
+                frame = self._encode(index, self._read(index, buffer))
+                self._write(target_fd, frame, on_progress)
         else:
             with ThreadPoolExecutor(threads, thread_name_prefix="memfs-pack") as pool:
                 self._run_threads(pool, threads, target_fd, on_progress)
@@ -164,8 +188,12 @@ class _Packer:
             self._size,
             self._hasher.digest(),
             (self._stored_sizes, self._stored_checksums, self._content_checksums),
+            self._shuffle_bytes,
         )
         trailer = table.serialise()
+        if self._envelope is not None and self._cipher is not None:
+            trailer = self._envelope.close(self._cipher, trailer)
+            table = table.encrypted(self._cipher, self._envelope.key_id)
         write_all(target_fd, trailer)
         stored_bytes = self._stored_bytes + len(trailer)
         return PackedSummary(self._size, stored_bytes, table.digest, self._frame_count, table)
@@ -199,15 +227,13 @@ class _Packer:
     ) -> Future[_EncodedFrame]:
         start = index * self._frame_bytes
         if not self._is_hole(start, start + self._frame_bytes):
-            return pool.submit(self._encode, self._read(index, buffer))
+            return pool.submit(self._encode, index, self._read(index, buffer))
         # A whole frame inside a hole is encoded once for the file, and never read.
         zeros = memoryview(bytes(self._frame_bytes))
         self._hasher.update(zeros)
         if self._hole_frame is None:
-            self._hole_frame = self._encode(zeros)
-        future: Future[_EncodedFrame] = Future()
-        future.set_result(self._hole_frame)
-        return future
+            self._hole_frame = self._compress(zeros)
+        return pool.submit(self._encrypt, index, self._hole_frame)
 
     def _is_hole(self, start: int, end: int) -> bool:
         if end > self._size:
@@ -233,16 +259,27 @@ class _Packer:
         self._hasher.update(frame)
         return frame
 
-    def _encode(self, frame: memoryview) -> _EncodedFrame:
-        stored = self._codec.encode(frame)
-        return _EncodedFrame(stored, checksum(stored), checksum(frame))
+    def _encode(self, index: int, frame: memoryview) -> _EncodedFrame:
+        return self._encrypt(index, self._compress(frame))
+
+    def _compress(self, frame: memoryview) -> _EncodedFrame:
+        filtered = frame
+        if self._shuffle_bytes > 1:
+            filtered = memoryview(shuffle(frame, self._shuffle_bytes))
+        stored = self._codec.encode(filtered)
+        return _EncodedFrame(stored, len(stored), checksum(stored), checksum(frame))
+
+    def _encrypt(self, index: int, frame: _EncodedFrame) -> _EncodedFrame:
+        if self._cipher is None:
+            return frame
+        return frame._replace(stored=self._cipher.encrypt_frame(index, frame.stored))
 
     def _write(
         self, target_fd: int, frame: _EncodedFrame, on_progress: PackProgress | None
     ) -> None:
         write_all(target_fd, frame.stored)
-        self._stored_sizes.append(len(frame.stored))
-        self._stored_checksums.append(frame.stored_checksum)
+        self._stored_sizes.append(frame.encoded_bytes)
+        self._stored_checksums.append(frame.encoded_checksum)
         self._content_checksums.append(frame.content_checksum)
         self._stored_bytes += len(frame.stored)
         if on_progress is not None:

@@ -17,8 +17,9 @@ import trio
 
 from memfs.codecs.registry import get_codec
 from memfs.errors import CorruptDataError
-from memfs.stores.container import TAIL_BYTES, SeekTable, parse_tail, tail_bytes_needed
+from memfs.stores.container import TAIL_BYTES, SeekTable
 from memfs.stores.disk import ByteProgress, disk_errors, read_fully
+from memfs.stores.envelope import Unlock, parse_table, table_bytes_needed
 from memfs.stores.packing import worker_count
 
 if TYPE_CHECKING:
@@ -79,27 +80,31 @@ class PackedFile:
         fd: Readable; owned from now on.
         name: The file, for messages.
         table: The parsed table where the caller has kept it; else it is read.
+        unlock: What decrypts the table that is read; None: nothing does.
 
     Raises:
         CorruptDataError: The table is damaged or the file truncated.
+        EncryptionKeyError: The key that decrypts it is not there.
     """
 
-    def __init__(self, fd: int, name: str, table: SeekTable | None = None) -> None:
+    def __init__(
+        self, fd: int, name: str, table: SeekTable | None = None, unlock: Unlock | None = None
+    ) -> None:
         self._fd = fd
         self._name = name
         try:
-            self.table = self._read_table() if table is None else table
+            self.table = self._read_table(unlock) if table is None else table
             self._codec = get_codec(self.table.codec)
         except BaseException:
             os.close(fd)
             raise
 
     @classmethod
-    def open(cls, path: Path, table: SeekTable | None = None) -> Self:
+    def open(cls, path: Path, table: SeekTable | None = None, unlock: Unlock | None = None) -> Self:
         """Open a container by its path; `ObjectMissingError` if it is not there."""
         with disk_errors(str(path)):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return cls(fd, str(path), table)
+        return cls(fd, str(path), table, unlock)
 
     def close(self) -> None:
         """Close the descriptor; idempotent."""
@@ -184,16 +189,16 @@ class PackedFile:
             for future in waiting:
                 future.cancel()
 
-    def _read_table(self) -> SeekTable:
+    def _read_table(self, unlock: Unlock | None) -> SeekTable:
         with disk_errors(self._name):
             stored_bytes = os.fstat(self._fd).st_size
             start = max(0, stored_bytes - TAIL_BYTES)
             tail = read_fully(self._fd, stored_bytes - start, start)
-            needed = tail_bytes_needed(tail, stored_bytes, self._name)
+            needed = table_bytes_needed(tail, stored_bytes, self._name)
             if needed > len(tail):
                 start = stored_bytes - needed
                 tail = read_fully(self._fd, needed, start)
-        return parse_tail(tail, stored_bytes, self._name)
+        return parse_table(tail, stored_bytes, self._name, unlock)
 
     def _read_stored(self, frames: range) -> bytes:
         start, end = self.table.stored_range(frames)
@@ -232,16 +237,23 @@ class FrameReader:
         self._codec = get_codec(table.codec)
 
     @classmethod
-    async def open(cls, read_range: RangeReader, stored_bytes: int, name: str) -> Self:
+    async def open(
+        cls,
+        read_range: RangeReader,
+        stored_bytes: int,
+        name: str,
+        unlock: Unlock | None = None,
+    ) -> Self:
         """Read the table, with one request as a rule and two for tables beyond 256 KiB.
 
         Raises:
             CorruptDataError: The table is damaged or the object truncated.
+            EncryptionKeyError: The key that decrypts it is not there.
             StoreError: As `read_range`.
         """
         start = max(0, stored_bytes - TAIL_BYTES)
         tail = await read_range(start, stored_bytes)
-        needed = tail_bytes_needed(tail, stored_bytes, name)
+        needed = table_bytes_needed(tail, stored_bytes, name)
         if len(tail) != stored_bytes - start:
             raise CorruptDataError(f"{name}: ends before byte {stored_bytes}")
         if needed > len(tail):
@@ -249,7 +261,7 @@ class FrameReader:
             tail = await read_range(start, start + needed - len(tail)) + tail
             if len(tail) != needed:
                 raise CorruptDataError(f"{name}: ends before byte {stored_bytes}")
-        table = await trio.to_thread.run_sync(parse_tail, tail, stored_bytes, name)
+        table = await trio.to_thread.run_sync(parse_table, tail, stored_bytes, name, unlock)
         return cls(read_range, stored_bytes, name, table, tail[-TAIL_BYTES:])
 
     async def read(self, offset: int, size: int) -> bytes:

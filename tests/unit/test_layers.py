@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.policy",),
     ("memfs.config_file",),
     ("memfs.linux",),
-    ("memfs.codecs",),
+    ("memfs.codecs", "memfs.encryption"),
     ("memfs.stores", "memfs.metadata"),
     ("memfs.content",),
     ("memfs.moves",),
@@ -37,6 +37,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "botocore": ("memfs/stores/s3.py",),
     "click": ("tools/memfs_tools/main.py", "tools/memfs_tools/commands/"),
     "cramjam": ("memfs/codecs/snappy.py",),
+    "cryptography": ("memfs/encryption/cipher.py",),
     "fsspec": ("memfs/stores/objects.py",),
     "lz4": ("memfs/codecs/lz4.py",),
     "pyfuse3": ("daemon/memfs_daemon/pyfuse3/",),
@@ -128,7 +129,7 @@ def test_every_library_is_a_declared_dependency_and_every_dependency_is_used() -
     extras = project["optional-dependencies"]
     declared = {
         text.partition(">")[0].partition("=")[0]
-        for text in [*project["dependencies"], *extras["s3"], *extras["pyfuse3"]]
+        for text in [*project["dependencies"], *extras["s3"], *extras["pyfuse3"], *extras["encryption"]]
     }
     imported = {entry.imported.partition(".")[0] for entry in _imports()}
     assert imported & LIBRARIES.keys() - BROUGHT_ALONG == declared
