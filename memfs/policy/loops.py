@@ -30,6 +30,9 @@ VARIATION_MAX = 0.7
 """Deviation of the distances by their mean up to which they are a loop. An order shuffled for each
 epoch has 0.58 at the start of its second epoch and 0.41 later; equally popular keys have 1."""
 
+FRESH_WINDOW_COUNT = 32
+"""The share of keys not seen before is averaged over about so many accesses of sampled keys."""
+
 FRESH_SHARE_MAX = 0.5
 """More accesses than this to keys not seen before: no loop, whatever the other ones do."""
 
@@ -74,6 +77,7 @@ class LoopDetector:
         """Keys are sampled whose hash is below."""
         self._window: deque[int] = deque()
         """Distances of the last accesses of sampled keys; -1 for keys not seen before."""
+        self._fresh_share = 1.0
         self._known_count = 0
         self._sum = 0.0
         self._square_sum = 0.0
@@ -110,6 +114,7 @@ class LoopDetector:
         self._clock_bytes += size_bytes
 
     def _note(self, distance_bytes: int) -> None:
+        self._fresh_share += ((distance_bytes < 0) - self._fresh_share) / FRESH_WINDOW_COUNT
         self._add(distance_bytes, 1)
         self._window.append(distance_bytes)
         if len(self._window) > WINDOW_COUNT:
@@ -141,10 +146,10 @@ class LoopDetector:
             self._window.clear()
             self._known_count, self._sum, self._square_sum = 0, 0.0, 0.0
             return
-        fresh_share = 1 - self._known_count / len(self._window)
-        if self._known_count < DISTANCES_MIN or fresh_share > FRESH_SHARE_MAX:
-            if fresh_share > FRESH_SHARE_MAX and len(self._window) >= DISTANCES_MIN:
-                self._end(outdated=True)
+        if self._fresh_share > FRESH_SHARE_MAX:
+            self._end(outdated=True)
+            return
+        if self._known_count < DISTANCES_MIN:
             return
         lap_bytes = self.lap_bytes
         variance = max(0.0, self._square_sum / self._known_count - lap_bytes**2)

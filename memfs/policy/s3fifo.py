@@ -4,8 +4,8 @@ Invariant: a key is in one of the two queues or a ghost or unknown; `used_bytes`
 sizes in both queues; each operation is O(1), apart from keys that eviction passes over
 and from the end of a loop.
 
-Source: Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023. Added here: sizes,
-a freeze of admission during loops (`loops`), and for disks an admission that asks for proof.
+Source: Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023. Added here:
+sizes, a freeze of admission during loops (`loops`), and for disks an admission that asks for proof.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Trace = list[tuple[int, int]]
 """Keys and their sizes, in the order of access."""
 
-FILE_COUNT = 800
+FILE_COUNT = 1000
 EPOCH_COUNT = 8
 
 
