@@ -18,12 +18,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.config_file",),
     ("memfs.linux",),
     ("memfs.codecs", "memfs.encryption"),
-    ("memfs.stores", "memfs.metadata"),
+    ("memfs.stores", "memfs.metadata", "memfs.traces"),
     ("memfs.content",),
     ("memfs.moves",),
     ("memfs.namespace",),
     ("memfs.filesystem",),
-    ("memfs.mover",),
+    ("memfs.mover", "memfs.simulation"),
     ("memfs.fsck",),
     ("memfs.control",),
     ("memfs_daemon",),
@@ -32,15 +32,22 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 """Lowest first; the parts of one layer know nothing of each other."""
 
 LIBRARIES: dict[str, tuple[str, ...]] = {
+    "adlfs": ("memfs/stores/azure.py",),
     "aiobotocore": ("memfs/stores/s3.py",),
+    "aiohttp": ("memfs/stores/gcs.py",),
+    "azure": ("memfs/stores/azure.py",),
     "blake3": ("memfs/stores/", "memfs/moves/"),
     "botocore": ("memfs/stores/s3.py",),
     "click": ("tools/memfs_tools/main.py", "tools/memfs_tools/commands/"),
     "cramjam": ("memfs/codecs/snappy.py",),
     "cryptography": ("memfs/encryption/cipher.py",),
     "fsspec": ("memfs/stores/objects.py",),
+    "gcsfs": ("memfs/stores/gcs.py",),
+    "google": ("memfs/stores/gcs.py",),
     "lz4": ("memfs/codecs/lz4.py",),
+    "pyarrow": ("memfs/traces/parquet.py",),
     "pyfuse3": ("daemon/memfs_daemon/pyfuse3/",),
+    "requests": ("memfs/stores/gcs.py",),
     "rich": ("tools/memfs_tools/display.py",),
     "s3fs": ("memfs/stores/s3.py",),
     "trio": ("memfs/", "daemon/memfs_daemon/", "tools/memfs_tools/commands/fsck.py"),
@@ -51,8 +58,12 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 """Where each third-party library may be imported; few places, so that it can be replaced."""
 
 
-BROUGHT_ALONG = {"aiobotocore", "botocore"}
-"""Dependencies of s3fs, whose errors and answers it passes on as they are."""
+BROUGHT_ALONG = {"aiobotocore", "aiohttp", "azure", "botocore", "google", "requests"}
+"""Dependencies of s3fs, gcsfs and adlfs, whose errors and answers these pass on as they are."""
+
+
+RUNTIME_EXTRAS = ("s3", "gcs", "azure", "pyfuse3", "encryption", "traces")
+"""Extras whose packages memfs itself imports."""
 
 
 class Import(NamedTuple):
@@ -129,7 +140,8 @@ def test_every_library_is_a_declared_dependency_and_every_dependency_is_used() -
     extras = project["optional-dependencies"]
     declared = {
         text.partition(">")[0].partition("=")[0]
-        for text in [*project["dependencies"], *extras["s3"], *extras["pyfuse3"], *extras["encryption"]]
+        for group in (project["dependencies"], *(extras[name] for name in RUNTIME_EXTRAS))
+        for text in group
     }
     imported = {entry.imported.partition(".")[0] for entry in _imports()}
     assert imported & LIBRARIES.keys() - BROUGHT_ALONG == declared
