@@ -118,12 +118,6 @@ class NoDataAtOffsetError(MemfsError):
     errno = codes.ENXIO
 
 
-class ReadOnlyError(MemfsError):
-    """The mount turned read-only after corruption was seen."""
-
-    errno = codes.EROFS
-
-
 class CorruptDataError(MemfsError):
     """Bytes that fail their checksum or their format; the message names file and frame."""
 

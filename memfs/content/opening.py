@@ -17,11 +17,9 @@ class OpenMode(enum.IntEnum):
 
     PASSTHROUGH = 0
     """The kernel, from the raw file, by the reply's backing id (`FOPEN_PASSTHROUGH`)."""
-    PASSTHROUGH_DIRECT = 1
-    """The daemon, though a backing id is given: `FOPEN_PASSTHROUGH | FOPEN_DIRECT_IO`."""
-    DIRECT = 2
+    DIRECT = 1
     """The daemon, past the kernel's page cache (`FOPEN_DIRECT_IO`)."""
-    CACHED = 3
+    CACHED = 2
     """The daemon, through the kernel's page cache, which stays valid (`FOPEN_KEEP_CACHE`)."""
 
 

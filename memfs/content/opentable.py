@@ -3,7 +3,7 @@
 Invariants:
 - The handles of one inode never mix modes that the kernel refuses together (fs/fuse/iomode.c):
   a passthrough open needs the absence of cached handles, a cached or direct open the absence of
-  passthrough ones. `PASSTHROUGH_DIRECT` mixes with `PASSTHROUGH`.
+  passthrough ones.
 - All passthrough handles of an inode use one backing id.
 - A backing id never keeps the disk space of a raw file that its inode has let go of.
 """
@@ -31,6 +31,7 @@ ioctl(2). Each pins one `struct file` in the kernel. Guess; never measured."""
 _HANDLE_VALID = 8
 _HANDLE_WRITABLE = 4
 _HANDLE_MODE = 3
+_NO_HANDLES = (0,) * len(OpenMode)
 
 
 class OpenFile:
@@ -41,15 +42,16 @@ class OpenFile:
         "direct_read_bytes",
         "opening_count",
         "read_fd",
+        "sync_errno",
         "write_fd",
         "writer_count",
     )
 
     def __init__(self) -> None:
-        self.counts = [0, 0, 0, 0]
+        self.counts = [0] * len(OpenMode)
         """Handles by `OpenMode`."""
         self.writer_count = 0
-        """Handles that may write."""
+        """Handles that may write, and openings under way that will."""
         self.opening_count = 0
         """Opens under way that have no handle yet."""
         self.read_fd = -1
@@ -57,6 +59,8 @@ class OpenFile:
         self.write_fd = -1
         self.direct_read_bytes = 0
         """Bytes that programs read from other forms than the raw file."""
+        self.sync_errno = 0
+        """Why an fsync has failed since the file was opened; 0: none has."""
 
     @property
     def idle(self) -> bool:
@@ -96,7 +100,7 @@ class OpenTable:
         return ino in self._files
 
     def has_writer(self, ino: InodeNo) -> bool:
-        """True while a handle of the inode may write."""
+        """True while a handle of the inode may write, or an opening under way will."""
         file = self._files.get(ino)
         return file is not None and file.writer_count > 0
 
@@ -113,32 +117,55 @@ class OpenTable:
         file.direct_read_bytes += size
         return file.direct_read_bytes
 
-    def begin(self, ino: InodeNo) -> None:
-        """An open is under way; `end` follows."""
+    def fail_syncs(self, ino: InodeNo, code: int) -> None:
+        """An fsync has failed with an errno: so do all that follow while the file is open.
+
+        The kernel reports a lost page once and calls it clean (fsync(2), NOTES), and an open file
+        is fsynced by a descriptor of the daemon's that is new each time: none after the first would
+        hear of it. What the program writes again is durable only after an open of its own.
+        """
+        file = self._files.get(ino)
+        if file is not None:
+            file.sync_errno = code
+
+    def sync_errno(self, ino: InodeNo) -> int:
+        """Return why an fsync has failed since the file was opened; 0: none has."""
+        file = self._files.get(ino)
+        return file.sync_errno if file is not None else 0
+
+    def begin(self, ino: InodeNo, *, writing: bool = False) -> None:
+        """An open, or a truncation, is under way; `end` with the same arguments follows.
+
+        Args:
+            ino: The inode.
+            writing: It may change bytes: until it ends, it counts as a writer.
+        """
         file = self._files.get(ino)
         if file is None:
             file = self._files[ino] = OpenFile()
         file.opening_count += 1
+        file.writer_count += writing
 
-    def end(self, ino: InodeNo) -> None:
+    def end(self, ino: InodeNo, *, writing: bool = False) -> None:
         """An open is over, with or without a handle."""
         file = self._files[ino]
         file.opening_count -= 1
+        if writing:
+            self._drop_writer(file)
         self._drop_if_idle(ino, file)
 
-    def choose(self, ino: InodeNo, raw: RawId, *, direct: bool) -> tuple[OpenMode, int]:
+    def choose(self, ino: InodeNo, raw: RawId) -> tuple[OpenMode, int]:
         """Choose the mode of one more handle.
 
         Args:
             ino: The inode.
             raw: Its raw file; 0: none, bytes come from another form.
-            direct: True: the daemon must see every write (setuid bits to clear).
 
         Returns:
-            The mode, and the backing id for the passthrough modes, else 0.
+            The mode, and the backing id for passthrough, else 0.
         """
         file = self._files.get(ino)
-        counts = file.counts if file is not None else (0, 0, 0, 0)
+        counts = file.counts if file is not None else _NO_HANDLES
         if not self.passthrough or counts[OpenMode.CACHED]:
             return OpenMode.CACHED, 0
         # A mapping of a direct handle holds the inode in cached mode until it is unmapped, and its
@@ -148,7 +175,7 @@ class OpenTable:
         backing = self._backing_id(ino, raw)
         if not backing:
             return OpenMode.CACHED, 0
-        return (OpenMode.PASSTHROUGH_DIRECT if direct else OpenMode.PASSTHROUGH), backing
+        return OpenMode.PASSTHROUGH, backing
 
     def add(self, ino: InodeNo, mode: OpenMode, *, writable: bool) -> Handle:
         """Count one more handle and return its number."""
@@ -170,11 +197,8 @@ class OpenTable:
         file.counts[mode] -= 1
         last_writer = False
         if handle & _HANDLE_WRITABLE:
-            file.writer_count -= 1
+            self._drop_writer(file)
             last_writer = file.writer_count == 0
-            if last_writer and file.write_fd >= 0:
-                os.close(file.write_fd)
-                file.write_fd = -1
         self._drop_if_idle(ino, file)
         return last_writer
 
@@ -240,6 +264,12 @@ class OpenTable:
         if self.refusal is None:
             log.info("passthrough refused by the kernel: %s; the daemon serves the bytes", error)
         self.refusal = f"the kernel refused a backing file: {os.strerror(error.errno or 0)}"
+
+    def _drop_writer(self, file: OpenFile) -> None:
+        file.writer_count -= 1
+        if not file.writer_count and file.write_fd >= 0:
+            os.close(file.write_fd)
+            file.write_fd = -1
 
     def _drop_if_idle(self, ino: InodeNo, file: OpenFile) -> None:
         if not file.idle:

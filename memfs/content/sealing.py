@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import ObjectMissingError, StaleInodeError, StoreError
 from memfs.linux.files import try_lease
+from memfs.linux.memory import cachestat
 from memfs.metadata.records import InodeFlags, Seal
 from memfs.types import InodeNo
 
@@ -22,16 +23,28 @@ if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
     from memfs.stores.raw import RawStore
-    from memfs.types import RawId
+    from memfs.types import Generation, RawId
 
 log = logging.getLogger(__name__)
 
 SEALS_A_STEP_MAX = 512
 """Files looked at before the event loop is given back: about 10 us each."""
 
+SYNCED_COUNT_MAX = 10_000
+"""Files remembered that were fsynced while they were written; about 2 MB."""
+
 DOUBTFUL_COUNT_MAX = 100_000
 """Files looked at at a start; the background makes files durable within seconds, so that far fewer
 are not. About 3 us each."""
+
+
+class _Synced(NamedTuple):
+    """A raw file when an fsync of it began."""
+
+    generation: Generation
+    size: int
+    mtime_ns: int
+    ctime_ns: int
 
 
 class Sealer:
@@ -45,6 +58,7 @@ class Sealer:
         self._open_table = open_table
         self._activity = activity
         self._candidates: dict[InodeNo, None] = {}
+        self._synced: dict[InodeNo, _Synced] = {}
         self._complaint = ""
 
     @property
@@ -55,6 +69,18 @@ class Sealer:
     def add(self, ino: InodeNo) -> None:
         """A file may have lost its last writer."""
         self._candidates[ino] = None
+
+    def note_synced(self, inode: Inode, status: os.stat_result) -> None:
+        """An unsealed file is on stable storage, its name included, as it was in `status`.
+
+        If nothing has been written since when it is sealed, it is durable then.
+        """
+        if len(self._synced) >= SYNCED_COUNT_MAX:
+            # The oldest is of a file that was removed, or has been open for long.
+            del self._synced[next(iter(self._synced))]
+        self._synced[inode.ino] = _Synced(
+            inode.generation, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
 
     async def step(self) -> int:
         """Seal what can be sealed now, commit, and return how many were."""
@@ -130,10 +156,14 @@ class Sealer:
     async def _seal(self, inos: list[InodeNo]) -> int:
         for ino in inos:
             del self._candidates[ino]
+        durable: list[tuple[InodeNo, Generation]] = []
         try:
-            seals = [seal for ino in inos if (seal := await self._examine(ino)) is not None]
+            seals = [
+                seal for ino in inos if (seal := await self._examine(ino, durable)) is not None
+            ]
             if seals:
                 await self._engine.seal(seals)
+                await self._engine.mark_durable(durable)
                 self._engine.commit_nowait()
         except BaseException:
             # Nothing was sealed (a full disk, no descriptor left): all of them come again.
@@ -143,8 +173,15 @@ class Sealer:
             self._activity.note_sealed(seal.ino)
         return len(seals)
 
-    async def _examine(self, ino: InodeNo) -> Seal | None:
-        """Return how a file is to be sealed; None if it is not to be, or not yet."""
+    async def _examine(
+        self, ino: InodeNo, durable: list[tuple[InodeNo, Generation]]
+    ) -> Seal | None:
+        """Return how a file is to be sealed; None if it is not to be, or not yet.
+
+        Args:
+            ino: A candidate.
+            durable: The file is added if it is on stable storage already.
+        """
         if self._open_table.has_writer(ino):
             return None
         try:
@@ -168,6 +205,8 @@ class Sealer:
                 self._candidates[ino] = None
                 return None
             status = os.fstat(fd)
+            if self._is_synced(inode, status, fd):
+                durable.append((ino, inode.generation))
         finally:
             os.close(fd)
         return Seal(
@@ -179,6 +218,19 @@ class Sealer:
             status.st_mtime_ns,
             max(inode.ctime_ns, status.st_ctime_ns),
         )
+
+    def _is_synced(self, inode: Inode, status: os.stat_result, fd: int) -> bool:
+        """Return whether nothing was written to a file since its last fsync.
+
+        Times alone do not tell: where they have a grain of milliseconds, a write right after the
+        fsync has the same. Its page is dirty then, as are pages written by a mapping.
+        """
+        synced = self._synced.pop(inode.ino, None)
+        now = _Synced(inode.generation, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if synced != now:
+            return False
+        pages = cachestat(fd)
+        return pages.dirty_bytes == 0 and pages.writeback_bytes == 0
 
     def _open(self, ino: InodeNo, raw: RawId) -> int:
         try:

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 QUEUED_COUNT_MAX = 128
 """Files synced one by one; where more wait, one syncfs(2) of the disk is cheaper. Guess."""
 
+FAILED_COUNT_MAX = 10_000
+"""Files remembered that could not be synced, until a program asks; about 1 MB."""
+
 ROUNDS_MAX = 3
 """Looks at the queue in one sync: files are added while others are synced. Guess."""
 
@@ -66,6 +69,8 @@ class Syncer:
         """Number of the latest `add` that found no room; 0: none."""
         self._reported: set[RawId | None] = set()
         """What failed before; None stands for the whole disk."""
+        self._failures: dict[RawId, int] = {}
+        """Errno of failed syncs that no program has been told of."""
         self._turn = threading.Lock()
         """Held while files are synced: a second sync waits, and need not do the same work again."""
 
@@ -85,6 +90,23 @@ class Syncer:
                 self._queue[raw] = self._add_count
             else:
                 self._overflow = self._add_count
+
+    def note_failure(self, raw: RawId, error: MemfsError) -> None:
+        """A sync of a raw file in the background has failed: a program that syncs it must hear.
+
+        The kernel tells of a lost page once and then calls it clean (fsync(2), NOTES).
+        """
+        with self._lock:
+            if len(self._failures) < FAILED_COUNT_MAX:
+                self._failures[raw] = error.errno
+
+    def take_failure(self, raw: RawId) -> int:
+        """Return, once, the errno of a failed sync in the background; 0: none has failed."""
+        # No lock for the usual case, an empty dict: this is asked by every fsync.
+        if not self._failures:
+            return 0
+        with self._lock:
+            return self._failures.pop(raw, 0)
 
     def sync(self) -> None:
         """Bring the added files and then all committed changes to stable storage. Blocks.
@@ -166,6 +188,8 @@ class Syncer:
         return True
 
     def _report(self, raw: RawId | None, error: MemfsError) -> None:
+        if raw is not None:
+            self.note_failure(raw, error)
         if raw in self._reported:
             return
         self._reported.add(raw)

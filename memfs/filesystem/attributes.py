@@ -106,14 +106,12 @@ class AttributeRequests(Writing):
             raise IsADirectoryInodeError(f"inode {inode.ino} is a directory; it has no size to set")
         if not stat.S_ISREG(inode.mode):
             raise InvalidValueError(f"inode {inode.ino} is not a regular file")
-        self._open_table.begin(inode.ino)
+        self._open_table.begin(inode.ino, writing=True)
         try:
             inode = await self._make_writable(caller, inode.ino, truncate=size == 0)
-            os.truncate(self._raw_store.path(inode.raw), size)
+            await self._cut(caller, inode, size)
         finally:
-            self._end_opening(inode.ino)
-            if not self._open_table.has_writer(inode.ino):
-                self._sealer.add(inode.ino)
+            self._end_opening(inode.ino, writing=True)
         return inode
 
     async def _changed_mode(self, inode: Inode, request: AttributeRequest) -> int | None:

@@ -25,7 +25,7 @@ from memfs.filesystem.attributes import AttributeRequests, without_suidgid
 from memfs.filesystem.replies import Opened
 from memfs.filesystem.shared import now_ns
 from memfs.linux.files import fallocate, syncfs
-from memfs.metadata.records import AttributeChanges, Inode
+from memfs.metadata.records import AttributeChanges, Inode, InodeFlags
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,11 +33,7 @@ if TYPE_CHECKING:
     from memfs.content.opening import Handle
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.replies import Entry
-    from memfs.filesystem.shared import Parts
     from memfs.types import InodeNo
-
-THREADS_MAX = 16
-"""Requests that wait for the disk at a time; more would only queue in the disk. Guess."""
 
 INLINE_WRITE_BYTES_MAX = 128 << 10
 """Writes up to this size are copied into the page cache by the event loop itself; the way to a
@@ -54,10 +50,6 @@ COPY_BYTES_MAX = 64 << 20
 class ContentRequests(AttributeRequests):
     """The requests that open files and touch their bytes."""
 
-    def __init__(self, parts: Parts) -> None:
-        super().__init__(parts)
-        self._threads = trio.CapacityLimiter(THREADS_MAX)
-
     async def open(
         self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
     ) -> Opened:
@@ -65,7 +57,8 @@ class ContentRequests(AttributeRequests):
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC)
         self._activity.request_count += 1
-        self._open_table.begin(ino)
+        changing = writable or truncate
+        self._open_table.begin(ino, writing=changing)
         try:
             inode = await self._engine.get_inode(ino)
             if not stat.S_ISREG(inode.mode):
@@ -73,10 +66,10 @@ class ContentRequests(AttributeRequests):
             if not writable:
                 # Before the file is fetched, so that the next ones are on their way meanwhile.
                 self._activity.note_open(ino, caller.uid, caller.pid, now_ns())
-            if writable or truncate:
+            if changing:
                 inode = await self._make_writable(caller, ino, truncate=truncate)
                 if truncate:
-                    os.truncate(self._raw_store.path(inode.raw), 0)
+                    await self._cut(caller, inode, 0)
                 if kill_suidgid:
                     inode = await self._kill_suidgid(inode)
             elif not inode.raw and inode.size <= self._features.hydrate_bytes_max:
@@ -85,16 +78,12 @@ class ContentRequests(AttributeRequests):
             self._activity.note_access(ino, time_ns)
             if not writable and not flags & os.O_NOATIME:
                 self._touch_atime(inode, time_ns)
-            # A passed-through write never gets here, where setuid would be cleared.
-            direct = writable and without_suidgid(inode.mode) != inode.mode
-            mode, backing = self._open_table.choose(ino, inode.raw, direct=direct)
+            mode, backing = self._open_table.choose(ino, inode.raw)
             handle = self._open_table.add(ino, mode, writable=writable)
             if writable and flags & os.O_DSYNC:
                 await self._sync_before_writes(caller, inode, handle)
         finally:
-            self._end_opening(ino)
-            if (writable or truncate) and not self._open_table.has_writer(ino):
-                self._sealer.add(ino)
+            self._end_opening(ino, writing=changing)
         return Opened(handle, mode, backing)
 
     async def create(
@@ -156,22 +145,45 @@ class ContentRequests(AttributeRequests):
         return await trio.to_thread.run_sync(os.pwrite, fd, data, offset, limiter=self._threads)
 
     async def fsync(self, caller: Caller, ino: InodeNo, data_only: bool) -> None:
-        """FSYNC."""
+        """FSYNC; an error that any sync of the file has met is reported until the file is closed.
+
+        That of the kernel's own writeback reaches the first descriptor that is fsynced after it
+        (errseq_t, in the kernel's Documentation/core-api), which is the one that is opened here.
+        """
         inode = await self._engine.get_inode(ino)
         self._commit_early()
         await caller.detach()
-        if inode.raw:
-            fd = self._raw_store.open(inode.raw, os.O_RDONLY)
-            try:
-                await trio.to_thread.run_sync(
-                    os.fdatasync if data_only else os.fsync, fd, limiter=self._threads
-                )
-            finally:
-                os.close(fd)
-            await trio.to_thread.run_sync(
-                self._raw_store.sync_directory, inode.raw, limiter=self._threads
-            )
+        if code := self._syncer.take_failure(inode.raw):
+            self._open_table.fail_syncs(ino, code)
+        if code := self._open_table.sync_errno(ino):
+            raise OSError(code, os.strerror(code))
+        status = await self._sync_raw(inode, data_only) if inode.raw else None
         await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
+        # fdatasync leaves out times, by which a raw file is known to be the one that was sealed.
+        if status is None or data_only:
+            return
+        if inode.flags & InodeFlags.UNSEALED:
+            self._sealer.note_synced(inode, status)
+        elif not inode.flags & InodeFlags.DURABLE:
+            await self._engine.mark_durable([(ino, inode.generation)])
+
+    async def _sync_raw(self, inode: Inode, data_only: bool) -> os.stat_result:
+        """Make a raw file and its name durable; returns its attributes from before."""
+        fd = self._raw_store.open(inode.raw, os.O_RDONLY)
+        try:
+            status = os.fstat(fd)
+            await trio.to_thread.run_sync(
+                os.fdatasync if data_only else os.fsync, fd, limiter=self._threads
+            )
+        except OSError as error:
+            self._open_table.fail_syncs(inode.ino, error.errno or errno.EIO)
+            raise
+        finally:
+            os.close(fd)
+        await trio.to_thread.run_sync(
+            self._raw_store.sync_directory, inode.raw, limiter=self._threads
+        )
+        return status
 
     async def _sync_before_writes(self, caller: Caller, inode: Inode, handle: Handle) -> None:
         """Make durable what leads to the bytes of a file that is opened with O_SYNC or O_DSYNC.

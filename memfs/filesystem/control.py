@@ -7,11 +7,18 @@ copy of it; and a value that makes no sense changes nothing.
 from __future__ import annotations
 
 import json
+import os
 import stat
 from typing import TYPE_CHECKING
 
 from memfs.codecs.registry import get_codec, parse_codec
-from memfs.errors import InvalidValueError, NotPermittedError, NotSupportedError, NoXattrError
+from memfs.errors import (
+    AlreadyExistsError,
+    InvalidValueError,
+    NotPermittedError,
+    NotSupportedError,
+    NoXattrError,
+)
 from memfs.metadata.records import Form, Inode, InodeFlags
 from memfs.types import Durability, FormKind, Tier
 
@@ -67,10 +74,13 @@ class Control:
         await self._sealer.seal(ino)
         return (await reader(await self._engine.get_inode(ino))).encode()
 
-    async def set(self, ino: InodeNo, name: bytes, value: bytes) -> None:
-        """Write a control xattr.
+    async def set(self, ino: InodeNo, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Write a control xattr; flags `XATTR_CREATE`, `XATTR_REPLACE` as in setxattr(2).
+
+        A pin or codec exists if it is the inode's own; one that is inherited does not.
 
         Raises:
+            AlreadyExistsError, NoXattrError: By the flags.
             InvalidValueError: Not a value of that xattr.
             NotPermittedError: It only tells.
             NotSupportedError: A tier or name that this mount does not have.
@@ -81,10 +91,12 @@ class Control:
             inode = await self._engine.get_inode(ino)
             if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
                 raise NotSupportedError("only files and directories have a tier")
+            _check_flags(name, bool(inode.pin), flags)
             await self._engine.set_pin(ino, tier)
             self._activity.note_pin(ino)
         elif name == CODEC_XATTR:
             get_codec(parse_codec(text))
+            _check_flags(name, bool((await self._engine.get_inode(ino)).codec), flags)
             await self._engine.set_codec(ino, text)
             self._activity.note_pin(ino)
         elif name in self._readers:
@@ -229,3 +241,10 @@ class Control:
 
     async def _forms(self, inode: Inode) -> list[Form]:
         return await self._engine.list_forms(inode.blob) if inode.blob else []
+
+
+def _check_flags(name: bytes, exists: bool, flags: int) -> None:
+    if flags & os.XATTR_CREATE and exists:
+        raise AlreadyExistsError(f"{name.decode()} is set already")
+    if flags & os.XATTR_REPLACE and not exists:
+        raise NoXattrError(f"{name.decode()} is not set")

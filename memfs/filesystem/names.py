@@ -193,17 +193,33 @@ class Names(Shared):
         for ino in nameless - self._orphans.keys() - set(self._reapable):
             self._note_orphan(await self._engine.get_inode(ino))
 
+    async def _remove_unmade(self) -> None:
+        """Remove the raw files whose inodes were undone."""
+        while self._unmade:
+            ino, raw = self._unmade[-1]
+            try:
+                used = (await self._engine.get_inode(ino)).raw == raw
+            except StaleInodeError:
+                used = False
+            if not used:
+                if not self._open_table.is_open(ino):
+                    self._open_table.forget_raw(ino)
+                self._raw_store.unlink(raw)
+            self._unmade.pop()
+
     async def reap(self) -> None:
         """Delete the orphans that nobody holds any more, and commit. Checkpoint: a batch each."""
         if self._undone:
             await self._recount_orphans()
+            await self._remove_unmade()
         for _ in range(0, len(self._reapable), REAP_COUNT_MAX):
             inos = self._reapable[:REAP_COUNT_MAX]
-            del self._reapable[: len(inos)]
             for ino in inos:
                 await self._vanish(ino)
             await self._engine.reap(inos)
             self._engine.commit_nowait()
+            # Not before: what a full disk has undone is to come again.
+            del self._reapable[: len(inos)]
             await trio.lowlevel.checkpoint()
 
     async def reap_left_over(self) -> None:
@@ -273,6 +289,7 @@ class Names(Shared):
             self._raw_pool.give_back(ready)
             raise
         self._note_without_capability(ready.ino)
+        self._made.append((ready.ino, ready.raw))
         return new._replace(raw=ready.raw), ready.fd
 
     def _reserve_ino(self) -> InodeNo:
@@ -296,7 +313,7 @@ class Names(Shared):
     def _open_created(self, inode: Inode, fd: int, flags: int) -> Opened:
         self._open_table.adopt_backing(inode.ino, inode.raw, fd)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
-        mode, backing = self._open_table.choose(inode.ino, inode.raw, direct=False)
+        mode, backing = self._open_table.choose(inode.ino, inode.raw)
         handle = self._open_table.add(inode.ino, mode, writable=writable)
         if not writable:
             self._sealer.add(inode.ino)

@@ -124,6 +124,10 @@ class Shared:
         self._undone = False
         """Changes were undone, and `_orphans` may not be what the engine has."""
         self._early_failure: MemfsError | None = None
+        self._made: list[tuple[InodeNo, RawId]] = []
+        """Raw files made for inodes by changes that are not committed yet."""
+        self._unmade: list[tuple[InodeNo, RawId]] = []
+        """The same of changes that were undone: no inode names them, and no sweep would look."""
         self._atimes: dict[InodeNo, int] = {}
         """Access times that the engine does not know yet."""
         self._without_capability: dict[InodeNo, None] = {}
@@ -162,10 +166,13 @@ class Shared:
         except MemfsError:
             self._forget_undone()
             raise
+        self._made.clear()
 
     def _forget_undone(self) -> None:
         """Drop what is remembered of changes that were undone."""
         self._undone = True
+        self._unmade += self._made
+        self._made.clear()
         self._without_capability.clear()
 
     def _live(self, inode: Inode) -> Inode:

@@ -9,16 +9,31 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import trio
+
 from memfs.filesystem.names import Names
 from memfs.metadata.records import Inode, InodeFlags
+from memfs.types import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from memfs.filesystem.operations import Caller
+    from memfs.filesystem.shared import Parts
     from memfs.types import InodeNo
 
 
+THREADS_MAX = 16
+"""Requests that wait for the disk at a time; more would only queue in the disk. Guess."""
+
+CUT_INLINE_BYTES_MAX = 16 << 20
+"""Truncations that free up to so much are done by the event loop itself."""
+
+
 class Writing(Names):
-    """The step that all changing requests share."""
+    """The steps that all changing requests share."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._threads = trio.CapacityLimiter(THREADS_MAX)
 
     async def _make_writable(self, caller: Caller, ino: InodeNo, *, truncate: bool) -> Inode:
         """Give a regular file a raw file and unseal it, committed.
@@ -39,6 +54,7 @@ class Writing(Names):
             if truncate or inode.size == 0:
                 _, raw = self._engine.reserve_ids()
                 os.close(self._raw_store.create(raw))
+                self._made.append((ino, raw))
             else:
                 await caller.detach()
                 inode = await self._moves.hydrate(ino)
@@ -50,7 +66,22 @@ class Writing(Names):
         self._commit_early()
         return inode
 
-    def _end_opening(self, ino: InodeNo) -> None:
+    async def _cut(self, caller: Caller, inode: Inode, size: int) -> None:
+        """Give an unsealed file another size, in a thread where that frees much.
+
+        Between `OpenTable.begin` and `end` as a writer, so that nobody seals it meanwhile.
+        """
+        path = self._raw_store.path(inode.raw)
+        held_bytes = self._raw_store.stat(inode.raw).st_blocks * BLOCK_BYTES
+        if held_bytes - size <= CUT_INLINE_BYTES_MAX:
+            os.truncate(path, size)
+            return
+        await caller.detach()
+        await trio.to_thread.run_sync(os.truncate, path, size, limiter=self._threads)
+
+    def _end_opening(self, ino: InodeNo, *, writing: bool) -> None:
         """An open or truncation is over; an orphan that only it kept may go."""
-        self._open_table.end(ino)
+        self._open_table.end(ino, writing=writing)
+        if writing and not self._open_table.has_writer(ino):
+            self._sealer.add(ino)
         self._let_go_if_unheld(ino)

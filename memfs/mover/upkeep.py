@@ -120,6 +120,7 @@ class Upkeep:
             except MemfsError as error:
                 # A later fsync would report success for pages that are lost (fsync(2), NOTES).
                 self._unsyncable.add((inode.ino, inode.generation))
+                self._parts.syncer.note_failure(inode.raw, error)
                 log.warning("inode %d cannot be made durable: %s", inode.ino, error)
             else:
                 synced.append(inode)

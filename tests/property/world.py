@@ -249,7 +249,7 @@ class World:
             self.residency,
             syncer,
             self.sealer,
-            self.interruptions,
+            faults=self.interruptions,
         )
         self.moves = Moves(parts, random.Random(1))
         self.form_reader = FormReader(self.engine, self.packed_store, self.remote, self.raw_store)
@@ -337,7 +337,7 @@ class World:
     ) -> OpenFile:
         others = {file.mode for file in self.files if file.ino == ino}
         kernel_fd = -1
-        if mode in (OpenMode.PASSTHROUGH, OpenMode.PASSTHROUGH_DIRECT):
+        if mode == OpenMode.PASSTHROUGH:
             assert OpenMode.CACHED not in others, "EIO: passed through while cached"
             kernel_fd = self._backings.open(backing, flags)
             for other in self.files:
@@ -346,8 +346,7 @@ class World:
                     assert same, "EIO: passed through to another file"
         else:
             assert not backing
-            passed = others & {OpenMode.PASSTHROUGH, OpenMode.PASSTHROUGH_DIRECT}
-            assert not passed, "EIO: cached or direct while passed through"
+            assert OpenMode.PASSTHROUGH not in others, "EIO: cached or direct while passed through"
         file = OpenFile(ino, handle, mode, flags, kernel_fd)
         self.files.append(file)
         return file

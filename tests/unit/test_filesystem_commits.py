@@ -130,3 +130,46 @@ def test_an_open_whose_sync_fails_leaves_no_handle(
     with pytest.raises(NoSpaceError):
         world.run(world.filesystem.open(world.program, ino, os.O_RDWR | os.O_SYNC))
     assert not world.open_table.is_open(ino)
+
+
+def test_the_raw_file_of_an_undone_create_is_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No inode names it, and after an orderly end nobody would look for it."""
+    fail_once(world, monkeypatch)
+    entry, opened = world.run(
+        world.filesystem.create(world.program, ROOT_INODE, b"undone", 0o644, os.O_RDWR)
+    )
+    with pytest.raises(NoSpaceError):
+        world.filesystem.commit_nowait()
+    world.filesystem.release(entry.inode.ino, opened.handle)
+    assert entry.inode.raw in set(world.raw_store.iterate())
+    world.step()
+    assert entry.inode.raw not in set(world.raw_store.iterate())
+
+
+def test_the_raw_file_of_a_create_that_was_committed_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino = sealed_file(world, b"kept")
+    world.run(world.filesystem.make_directory(world.program, ROOT_INODE, b"undone", 0o755))
+    fail_once(world, monkeypatch)
+    with pytest.raises(NoSpaceError):
+        world.filesystem.commit_nowait()
+    world.step()
+    assert world.run(world.engine.get_inode(ino)).raw in set(world.raw_store.iterate())
+
+
+def test_orphans_whose_deletion_was_undone_are_deleted_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk must not keep what would free it."""
+    ino = sealed_file(world, b"gone")
+    world.request(world.filesystem.unlink(ROOT_INODE, b"gone"))
+    world.filesystem.forget([ino])
+    fail_once(world, monkeypatch)
+    with pytest.raises(NoSpaceError):
+        world.run(world.filesystem.reap())
+    world.run(world.filesystem.reap())
+    with pytest.raises(StaleInodeError):
+        world.run(world.engine.get_inode(ino))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.config import MountConfig
-from memfs.content.opening import OpenMode
 from memfs.types import ROOT_INODE
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe
@@ -132,13 +131,6 @@ def test_a_write_of_root_keeps_setuid(mount: KernelMount) -> None:
     os.write(fd, b"x")
     os.close(fd)
     assert path.stat().st_mode & stat.S_ISUID
-
-
-def test_a_direct_open_beside_passthrough_is_served_by_the_daemon(mount: KernelMount) -> None:
-    path, _ = make_file(mount)
-    mount.filesystem.mode = OpenMode.PASSTHROUGH_DIRECT
-    assert path.read_bytes() == b"content" * 1000
-    assert mount.filesystem.calls["read"] > 0
 
 
 def test_a_removed_raw_file_is_still_read_by_who_has_it_open(mount: KernelMount) -> None:

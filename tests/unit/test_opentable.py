@@ -56,10 +56,9 @@ def test_opens_of_one_inode_share_a_backing_id(raw_store: RawStore) -> None:
     """Two passthrough opens with different backing files are EIO (fs/fuse/iomode.c)."""
     backing = FakeBacking()
     table = OpenTable(raw_store, backing)
-    first = table.choose(INO, RAW, direct=False)
+    first = table.choose(INO, RAW)
     table.add(INO, first[0], writable=False)
-    assert table.choose(INO, RAW, direct=False) == first == (OpenMode.PASSTHROUGH, 1)
-    assert table.choose(INO, RAW, direct=True) == (OpenMode.PASSTHROUGH_DIRECT, 1)
+    assert table.choose(INO, RAW) == first == (OpenMode.PASSTHROUGH, 1)
     assert backing.registered_count == 1
 
 
@@ -67,10 +66,10 @@ def test_backing_id_is_kept_for_the_next_open(raw_store: RawStore) -> None:
     """Opening again needs no ioctl."""
     backing = FakeBacking()
     table = OpenTable(raw_store, backing)
-    mode, _ = table.choose(INO, RAW, direct=False)
+    mode, _ = table.choose(INO, RAW)
     table.remove(INO, table.add(INO, mode, writable=True))
     assert not table.is_open(INO)
-    assert table.choose(INO, RAW, direct=False)[1] == 1
+    assert table.choose(INO, RAW)[1] == 1
     assert backing.registered_count == 1
 
 
@@ -78,8 +77,8 @@ def test_another_raw_file_gets_another_backing_id(raw_store: RawStore) -> None:
     """The old id would serve the old bytes, and keep their disk space."""
     backing = FakeBacking()
     table = OpenTable(raw_store, backing)
-    table.choose(INO, RAW, direct=False)
-    assert table.choose(INO, RawId(8), direct=False)[1] == 2
+    table.choose(INO, RAW)
+    assert table.choose(INO, RawId(8))[1] == 2
     assert backing.live == {2}
 
 
@@ -89,7 +88,7 @@ def test_idle_backing_ids_are_bounded(raw_store: RawStore) -> None:
     table = OpenTable(raw_store, backing)
     for number in range(IDLE_BACKINGS_MAX + 10):
         ino = InodeNo(100 + number)
-        mode, _ = table.choose(ino, RAW, direct=False)
+        mode, _ = table.choose(ino, RAW)
         table.remove(ino, table.add(ino, mode, writable=False))
     assert len(backing.live) == IDLE_BACKINGS_MAX
     table.close()
@@ -99,12 +98,12 @@ def test_idle_backing_ids_are_bounded(raw_store: RawStore) -> None:
 def test_without_raw_file_the_open_is_direct_and_later_ones_too(raw_store: RawStore) -> None:
     """While a direct handle lives, a mapping of it may forbid passthrough."""
     table = OpenTable(raw_store, FakeBacking())
-    mode, _ = table.choose(INO, NO_RAW, direct=False)
+    mode, _ = table.choose(INO, NO_RAW)
     handle = table.add(INO, mode, writable=False)
     assert mode == OpenMode.DIRECT
-    assert table.choose(INO, RAW, direct=False)[0] == OpenMode.DIRECT
+    assert table.choose(INO, RAW)[0] == OpenMode.DIRECT
     table.remove(INO, handle)
-    assert table.choose(INO, RAW, direct=False)[0] == OpenMode.PASSTHROUGH
+    assert table.choose(INO, RAW)[0] == OpenMode.PASSTHROUGH
 
 
 def test_refused_backing_falls_back_to_cached_and_stays_there(raw_store: RawStore) -> None:
@@ -112,11 +111,11 @@ def test_refused_backing_falls_back_to_cached_and_stays_there(raw_store: RawStor
     backing = FakeBacking()
     backing.refuses = True
     table = OpenTable(raw_store, backing)
-    mode, _ = table.choose(INO, RAW, direct=False)
+    mode, _ = table.choose(INO, RAW)
     table.add(INO, mode, writable=False)
     backing.refuses = False
     assert mode == OpenMode.CACHED
-    assert table.choose(INO, RAW, direct=False)[0] == OpenMode.CACHED
+    assert table.choose(INO, RAW)[0] == OpenMode.CACHED
     assert table.refusal is not None
 
 
@@ -165,7 +164,7 @@ class KernelModel:
     def admit(self, mode: OpenMode, backing: int) -> bool:
         modes = [other for other, _ in self.handles]
         backings = {other for _, other in self.handles if other}
-        if mode in (OpenMode.PASSTHROUGH, OpenMode.PASSTHROUGH_DIRECT):
+        if mode == OpenMode.PASSTHROUGH:
             return OpenMode.CACHED not in modes and backings <= {backing}
         return OpenMode.PASSTHROUGH not in modes
 
@@ -175,19 +174,19 @@ class KernelModel:
 def test_no_sequence_of_opens_is_refused_by_the_kernel(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[bool, bool, int]]
 ) -> None:
-    """Hydration in between, refusals, setuid files: the kernel never says EIO."""
+    """Hydration in between, refusals: the kernel never says EIO."""
     store = RawStore(tmp_path_factory.mktemp("raw"))
     os.close(store.create(RAW))
     table = OpenTable(store, FakeBacking())
     kernel = KernelModel()
     open_handles: list[tuple[Handle, tuple[OpenMode, int]]] = []
     raw_present = False
-    for hydrate, direct, close_index in steps:
+    for hydrate, writable, close_index in steps:
         raw_present = raw_present or hydrate
-        mode, backing = table.choose(INO, RAW if raw_present else NO_RAW, direct=direct)
+        mode, backing = table.choose(INO, RAW if raw_present else NO_RAW)
         assert kernel.admit(mode, backing)
         kernel.handles.append((mode, backing))
-        open_handles.append((table.add(INO, mode, writable=direct), (mode, backing)))
+        open_handles.append((table.add(INO, mode, writable=writable), (mode, backing)))
         if close_index < len(open_handles):
             handle, known = open_handles.pop(close_index)
             table.remove(INO, handle)

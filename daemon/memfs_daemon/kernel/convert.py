@@ -27,7 +27,6 @@ _RDEV_MASK = 0xFFFFFFFF
 
 _FOPEN_FLAGS = {
     OpenMode.PASSTHROUGH: protocol.FOPEN_PASSTHROUGH,
-    OpenMode.PASSTHROUGH_DIRECT: protocol.FOPEN_PASSTHROUGH | protocol.FOPEN_DIRECT_IO,
     OpenMode.DIRECT: protocol.FOPEN_DIRECT_IO,
     OpenMode.CACHED: protocol.FOPEN_KEEP_CACHE,
 }

@@ -172,12 +172,12 @@ class FakeFilesystem:
         mode = self.mode
         if mode is None:
             mode = OpenMode.CACHED if self._backing is None else OpenMode.PASSTHROUGH
-        if mode <= OpenMode.PASSTHROUGH_DIRECT and not node.backing:
+        if mode == OpenMode.PASSTHROUGH and not node.backing:
             assert self._backing is not None
             fd = os.open(self.path(node.ino), os.O_RDONLY)
             node.backing = self._backing.register(fd)
             os.close(fd)
-        backing = node.backing if mode <= OpenMode.PASSTHROUGH_DIRECT else 0
+        backing = node.backing if mode == OpenMode.PASSTHROUGH else 0
         return Opened(Handle(1), mode, backing)
 
     def _child(self, parent: InodeNo, name: bytes) -> FakeInode:

@@ -1,0 +1,162 @@
+"""fsync: what it has promised, when that is told, and that no failure is forgotten."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from memfs.errors import StoreError
+from memfs.filesystem import writing
+from memfs.metadata.records import InodeFlags
+from memfs.types import ROOT_INODE
+from tests.property.world import ROOMY, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memfs.types import InodeNo
+    from tests.property.world import OpenFile
+
+
+@pytest.fixture(params=[True, False], ids=["passthrough", "served"])
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    opened = World(tmp_path, ROOMY, passthrough=request.param)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def fsync(world: World, ino: InodeNo, *, data_only: bool = False) -> None:
+    world.run(world.filesystem.fsync(world.program, ino, data_only=data_only))
+    world.filesystem.commit_nowait()
+
+
+def state(world: World, ino: InodeNo) -> str:
+    return world.run(world.filesystem.get_xattr(ino, b"user.memfs.state")).decode()
+
+
+def written(world: World, name: bytes) -> OpenFile:
+    file = world.create(ROOT_INODE, name, 0o644, os.O_RDWR)
+    world.write(file, 0, b"content" * 1000)
+    return file
+
+
+def test_a_file_that_was_synced_and_closed_is_local_at_once(world: World) -> None:
+    file = written(world, b"file")
+    fsync(world, file.ino)
+    assert state(world, file.ino) == "dirty"
+    world.release(file)
+    assert state(world, file.ino) == "local"
+
+
+@pytest.mark.parametrize("late", ["write", "same_time", "data_only", "reopened"])
+def test_a_file_that_was_written_after_its_sync_is_dirty(world: World, late: str) -> None:
+    file = written(world, b"file")
+    fsync(world, file.ino, data_only=late == "data_only")
+    if late == "write":
+        world.write(file, 3, b"later")
+    if late == "same_time":
+        hide_times(world, file.ino)
+        world.write(file, 3, b"later")
+        hide_times(world, file.ino)
+    world.release(file)
+    if late == "reopened":
+        assert state(world, file.ino) == "local"
+        again = world.open(file.ino, os.O_RDWR)
+        world.release(again)
+    assert state(world, file.ino) == "dirty"
+
+
+def hide_times(world: World, ino: InodeNo) -> None:
+    """Have the sealer believe that the times of the last sync are those of now."""
+    raw = world.run(world.engine.get_inode(ino)).raw
+    inode = world.run(world.engine.get_inode(ino))
+    world.sealer.note_synced(inode, world.raw_store.stat(raw))
+
+
+def test_a_sealed_file_that_is_synced_is_local(world: World) -> None:
+    """A reader may fsync; nobody writes to the file meanwhile."""
+    file = written(world, b"file")
+    world.release(file)
+    assert state(world, file.ino) == "dirty"
+    reader = world.open(file.ino, os.O_RDONLY)
+    fsync(world, file.ino)
+    assert world.run(world.engine.get_inode(file.ino)).flags & InodeFlags.DURABLE
+    world.release(reader)
+
+
+def test_a_failed_sync_fails_again_until_the_file_is_closed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of a lost page once, to whoever asks first."""
+    file = written(world, b"file")
+
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            fsync(world, file.ino)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            fsync(world, file.ino)
+    world.release(file)
+    again = world.open(file.ino, os.O_RDWR)
+    fsync(world, file.ino)
+    world.release(again)
+
+
+def test_what_the_background_could_not_sync_fails_the_next_sync(world: World) -> None:
+    """It has taken the kernel's only report."""
+    file = written(world, b"file")
+    world.release(file)
+    reader = world.open(file.ino, os.O_RDONLY)
+    raw = world.run(world.engine.get_inode(file.ino)).raw
+    world.filesystem._syncer.note_failure(raw, StoreError("input/output error"))
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            fsync(world, file.ino)
+    world.release(reader)
+    reader = world.open(file.ino, os.O_RDONLY)
+    fsync(world, file.ino)
+    world.release(reader)
+
+
+@pytest.mark.parametrize("by", ["truncate", "open"])
+def test_nobody_seals_a_file_while_it_is_cut(
+    world: World, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """Freeing gigabytes takes the disk long, and the event loop goes on."""
+    file = written(world, b"file")
+    world.release(file)
+    monkeypatch.setattr(writing, "CUT_INLINE_BYTES_MAX", 0)
+    cut = os.truncate
+    flags: list[int] = []
+
+    async def look() -> None:
+        world.sealer.add(file.ino)
+        await world.sealer.step()
+        flags.append((await world.engine.get_inode(file.ino)).flags)
+
+    def cut_slowly(path: Path, size: int) -> None:
+        trio.from_thread.run(look)
+        cut(path, size)
+
+    monkeypatch.setattr(os, "truncate", cut_slowly)
+    if by == "truncate":
+        truncate = world.filesystem._truncate
+        inode = world.run(world.engine.get_inode(file.ino))
+        world.run(truncate(world.program, inode, 0))
+    else:
+        world.release(world.open(file.ino, os.O_RDWR | os.O_TRUNC))
+    assert flags == [InodeFlags.UNSEALED]
+    world.run(world.sealer.step())
+    inode = world.run(world.engine.get_inode(file.ino))
+    assert (inode.size, inode.flags) == (0, 0)
