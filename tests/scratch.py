@@ -33,12 +33,14 @@ class Scratch:
     """A locked directory below `root`, and the names in it."""
 
     def __init__(self, root: Path) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+        new = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=root))
         # Other users' processes take part in the permission tests, so they must get in.
-        self.path.chmod(0o755)
+        new.chmod(0o755)
         self._count = 0
-        self._lock_fd = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._lock_fd = os.open(new / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+        # Under its name only now: a session beside ours would take it for one left over.
+        self.path = new.rename(root / new.name.removeprefix("."))
 
     def directory(self, label: str) -> Path:
         """A new directory that every user can enter."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import MountFactory
 
-KILL_COUNT = 12
+KILL_COUNT = 8
 WRITER_COUNT = 3
 STEPS_MAX = 120
 

@@ -125,12 +125,14 @@ print("moved", flush=True)
 """
     program = subprocess.Popen(["python3", "-c", script], stdout=subprocess.PIPE)
     try:
-        moved = _reads_within(program, limit_s=5.0)
+        # Where bytes must move, only a hang reaches the limit; where they must not, all runs do.
+        passes = Capability.PASSTHROUGH in site.capabilities
+        moved = _reads_within(program, limit_s=60.0 if passes else 3.0)
     finally:
         for pid in daemon_pids:
             os.kill(pid, signal.SIGCONT)
         program.communicate()
-    assert moved == (Capability.PASSTHROUGH in site.capabilities)
+    assert moved == passes
 
 
 def _reads_within(program: subprocess.Popen[bytes], limit_s: float) -> bool:
