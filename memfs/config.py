@@ -78,19 +78,44 @@ class GlacierConfig:
     enabled: bool = True
     """False: there is no object store, and nothing leaves this machine's disk."""
     url: str | None = None
-    """`s3://bucket/prefix`, `file:///dir`, any fsspec URL; None: `glacier/` in the state."""
+    """`s3://`, `gs://`, `abfs://bucket/prefix`, `file:///dir`, any fsspec URL; None: `glacier/` in
+    the state."""
     codec: str = "zstd:3"
     """Of objects; as `cold.codec`."""
     options: dict[str, object] = field(default_factory=dict)
     """Passed to the fsspec file system: `endpoint_url`, `key`, `secret`, `region`, ..."""
     storage_class: str | None = None
-    """S3 storage class of new objects."""
+    """Of new objects: a storage class of S3 or Google, an access tier of Azure; None: the default.
+    Into `GLACIER`, `DEEP_ARCHIVE` and `Archive` they go after they were read back."""
+    restore_tier: str = "standard"
+    """How fast archived objects come back: `bulk`, `standard` or `expedited`, at growing cost."""
+    restore_days: int = 3
+    """Days for which S3 keeps the restored copy of an archived object."""
     server_side_encryption: str | None = None
     """S3 server-side encryption header: `AES256` or `aws:kms`."""
     timeout_s: float = 30.0
     """A read that the store has not answered by then is EIO."""
     transfer_count_max: int = 4
     """Uploads and fetches at a time."""
+    batch_file_bytes_max: int = 1 * MIB
+    """Files up to this size share objects; 0: each file is an object of its own."""
+    batch_size_bytes: int = 16 * MIB
+    """Size of the files at which a shared object is full and is written."""
+    batch_idle_s: float = 2.0
+    """A shared object that is not full is written when no file was added for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionConfig:
+    """`[encryption]`: on this machine, before anything is stored."""
+
+    keys: tuple[str, ...] = ()
+    """Where the keys are: `file:/path`, `env:NAME`, `credential:NAME`; the first one encrypts, all
+    of them decrypt. Without any, nothing is encrypted."""
+    remote: bool = True
+    """Encrypt what goes to the object store."""
+    packed: bool = False
+    """Encrypt packed files on the local disk as well; raw ones never are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +145,5 @@ class Config:
     warm: WarmConfig = field(default_factory=WarmConfig)
     cold: ColdConfig = field(default_factory=ColdConfig)
     glacier: GlacierConfig = field(default_factory=GlacierConfig)
+    encryption: EncryptionConfig = field(default_factory=EncryptionConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)

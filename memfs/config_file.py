@@ -34,6 +34,7 @@ class KeyKind(enum.Enum):
     COUNT = "count"
     SWITCH = "true or false"
     TEXT = "text"
+    TEXTS = "texts"
     TABLE = "table"
 
 
@@ -86,6 +87,11 @@ RANGES: dict[str, Range] = {
     "cold.hydrate_max": _SIZE,
     "glacier.timeout": Range(0.1, 3600.0),
     "glacier.transfer_count_max": Range(1, 256),
+    # A batch lies on the local disk twice while it is made and verified.
+    "glacier.batch_file_max": Range(0, 64 * MIB),
+    "glacier.batch_size": Range(64 * KIB, 1 * GIB),
+    "glacier.batch_idle": Range(0.0, 3600.0),
+    "glacier.restore_days": Range(1, 365),
     "policy.warm_to_cold": _AGE_S,
     "policy.pack_after": _AGE_S,
     "policy.cold_to_glacier": _AGE_S,
@@ -159,7 +165,13 @@ def _name_and_kind(field: str, plain: type) -> tuple[str, KeyKind]:
         if unit in words:
             words.remove(unit)
             return "_".join(words), kind
-    kinds = {bool: KeyKind.SWITCH, int: KeyKind.COUNT, float: KeyKind.NUMBER, str: KeyKind.TEXT}
+    kinds: dict[object, KeyKind] = {
+        bool: KeyKind.SWITCH,
+        int: KeyKind.COUNT,
+        float: KeyKind.NUMBER,
+        str: KeyKind.TEXT,
+        tuple[str, ...]: KeyKind.TEXTS,
+    }
     return field, kinds.get(plain, KeyKind.TABLE)
 
 
@@ -265,7 +277,11 @@ def _converted(key: Key, value: object) -> object:
             return float(value)
         case (KeyKind.TEXT, str()) | (KeyKind.TABLE, dict()):
             return value
-    shown = "" if key.section == "glacier" else f", not {value!r}"
+        case KeyKind.TEXTS, str():
+            return (value,)
+        case KeyKind.TEXTS, list() if all(isinstance(each, str) for each in value):
+            return tuple(value)
+    shown = "" if key.section in ("glacier", "encryption") else f", not {value!r}"
     raise InvalidValueError(f"must be {_KIND_WORDS[key.kind]}{shown}")
 
 
@@ -276,6 +292,7 @@ _KIND_WORDS = {
     KeyKind.COUNT: "a whole number",
     KeyKind.SWITCH: "true or false",
     KeyKind.TEXT: "a text in quotes",
+    KeyKind.TEXTS: "a text in quotes, or a list of them",
     KeyKind.TABLE: "a table of its own",
 }
 

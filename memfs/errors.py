@@ -149,6 +149,28 @@ class ObjectMissingError(StoreError):
     """The object or file that a form names is not there."""
 
 
+class ObjectArchivedError(StoreError):
+    """The object must be restored from its storage class first, and that is under way.
+
+    EBUSY, because programs report it and stop. With EAGAIN they would spin, or take what they have
+    read so far for all of it, as Python's `FileIO.readall` does; with EIO nobody could tell waiting
+    from loss; ENODATA means a missing xattr to many, and ESTALE has the kernel look names up again.
+
+    Args:
+        message: What is archived, since when it is being restored, and until when.
+        ready_estimate_s: When it can be read at the latest, as the provider says, from now on.
+    """
+
+    errno = codes.EBUSY
+
+    def __init__(self, message: str, ready_estimate_s: float) -> None:
+        super().__init__(message, ready_estimate_s)
+        self.ready_estimate_s = ready_estimate_s
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class MetadataError(MemfsError):
     """The metadata engine cannot go on: broken file, failed statement."""
 

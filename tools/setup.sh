@@ -16,7 +16,7 @@ packages=(fuse3 libfuse3-dev pkg-config gcc python3-dev python3-venv attr)
 extras=s3,pyfuse3
 if [[ ${1:-} == --tests ]]; then
     packages+=(acl fio git lz4 rsync sqlite3 systemd util-linux zstd)
-    extras+=,dev
+    extras+=,gcs,azure,dev
 elif [[ $# -gt 0 ]]; then
     fail "no option $1; see the head of $0"
 fi
@@ -61,5 +61,24 @@ install_venv() {
     touch "$mark"
 }
 
+# The server that the Azure tests run against is an npm package; Node itself comes with `dev`.
+install_azurite() {
+    local target=.venv/azurite version=3.35.0 mark attempt
+    mark=$target/.setup-$version
+    [[ ! -e $mark ]] || return 0
+    say "installing azurite into $target"
+    mkdir -p "$target"
+    for attempt in 1 2 3; do
+        if PATH="$PWD/.venv/bin:$PATH" npm install --prefix "$target" --no-fund --no-audit \
+            --no-save "azurite@$version" >.venv/azurite.log 2>&1; then
+            touch "$mark"
+            return 0
+        fi
+    done
+    cat .venv/azurite.log >&2
+    fail "npm could not install azurite"
+}
+
 install_packages
 install_venv
+[[ $extras != *dev* ]] || install_azurite

@@ -69,7 +69,7 @@ class BlockingCalls:
         self._timeout_s = timeout_s
         self._limiter = trio.CapacityLimiter(thread_count_max)
 
-    async def run(self, what: str, function: Callable[[], T]) -> T:
+    async def run(self, what: str, function: Callable[[], T], timeout_s: float | None = None) -> T:
         """Return what a function returns that makes one request.
 
         Cancel: at once; the thread is abandoned and its result dropped.
@@ -77,15 +77,17 @@ class BlockingCalls:
         Args:
             what: The call with its key, for messages: `get packs/1f`.
             function: Touches no object of the event loop.
+            timeout_s: Deadline of this call; None: that of all calls.
 
         Raises:
             StoreUnavailableError: No answer by the deadline.
         """
-        with trio.move_on_after(self._timeout_s):
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        with trio.move_on_after(limit_s):
             return await trio.to_thread.run_sync(
                 function, abandon_on_cancel=True, limiter=self._limiter
             )
-        raise self._late(what, self._timeout_s)
+        raise self._late(what, limit_s)
 
     async def transfer(
         self, what: str, function: Callable[[TransferProgress], T], stall_s: float

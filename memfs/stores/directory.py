@@ -149,6 +149,10 @@ class DirectoryStore:
 
         await self._calls.run(f"delete {key}", delete)
 
+    async def archive(self, key: str) -> None:
+        """Do nothing: a directory has no storage classes."""
+        await trio.lowlevel.checkpoint()
+
     async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         """Yield the objects; memory is bounded by one directory and the path down to it."""
         head, _, _ = prefix.rpartition("/")

@@ -77,6 +77,14 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
+def write_all_at(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at an offset and leave the file's position alone (pwrite(2))."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
 def read_fully(fd: int, size: int, offset: int) -> bytes:
     """Return `size` bytes from `offset`; fewer only at the end of the file (pread(2))."""
     data = os.pread(fd, size, offset)

@@ -202,6 +202,12 @@ class FaultyStore:
         await self._inner.delete(key)
         self._end(fault, f"delete {key}")
 
+    async def archive(self, key: str) -> None:
+        """As the inner store, unless a fault hits."""
+        fault = await self._begin("archive", key)
+        await self._inner.archive(key)
+        self._end(fault, f"archive {key}")
+
     async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         """As the inner store, unless a fault hits before the first object."""
         await self._begin("list", prefix)

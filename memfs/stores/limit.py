@@ -61,6 +61,11 @@ class LimitedStore:
         async with self._requests:
             await self._inner.delete(key)
 
+    async def archive(self, key: str) -> None:
+        """As the inner store, when it is this call's turn."""
+        async with self._transfers:
+            await self._inner.archive(key)
+
     def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         """As the inner store."""
         return self._inner.list(prefix)

@@ -10,13 +10,16 @@ their blocking methods, from worker threads.
 from __future__ import annotations
 
 import errno as codes
+import functools
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
+import fsspec.asyn
 import fsspec.callbacks
 import fsspec.core
+import trio
 from fsspec.exceptions import FSTimeoutError
 
 from memfs.errors import (
@@ -27,11 +30,11 @@ from memfs.errors import (
     UsageError,
 )
 from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedError
-from memfs.stores.disk import write_all
+from memfs.stores.disk import write_all_at
 from memfs.stores.store import ObjectStat
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
     from pathlib import Path
 
 T = TypeVar("T")
@@ -41,6 +44,10 @@ Page = tuple[list[ObjectStat], str | None]
 
 PART_BYTES = 8 << 20
 """Bytes of one request of a transfer; at least 5 MiB for S3. guess: hides 50 ms round trips."""
+
+PART_CONCURRENCY = 4
+"""Parts in flight of one transfer: 32 MiB of memory. More than 2 won nothing on a fast link (the
+client's one thread is busy then); on a slow one each hides another's round trip. guess."""
 
 RATE_BYTES_S_MIN = 64 << 10
 """Slowest link that is still served: a transfer's part may take this long beyond the time-out."""
@@ -96,17 +103,13 @@ class FsspecStore:
     ) -> None:
         self._url = _without_secrets(url)
         try:
-            # Cached listings would hide what other nodes and lifecycle rules do; a cached
-            # instance would share its sessions with whoever uses fsspec in this process.
-            self._fs, root = fsspec.core.url_to_fs(
-                url, use_listings_cache=False, skip_instance_cache=True, **options
-            )
+            self._fs, root = self._open(url, options)
         except (ImportError, ValueError, TypeError) as error:
             raise UsageError(
                 f"glacier.url {self._url}: {error}; install the fsspec package of that protocol, "
                 "or correct glacier.url and glacier.options"
             ) from error
-        self._root: str = str(root).rstrip("/")
+        self._root = root.rstrip("/")
         self._timeout_s = timeout_s
         self._calls = BlockingCalls(self._url, timeout_s, thread_count_max)
 
@@ -129,28 +132,47 @@ class FsspecStore:
         return await self._call(f"get {key}", self._get_range, key, start, end)
 
     async def get_file(self, key: str, target: Path) -> None:
-        """Download an object by ranges; `target` must not exist and is removed on failure."""
+        """Download an object by ranges, several at a time; `target` is removed on failure.
 
-        def get(progress: TransferProgress) -> None:
-            size = self._stat(key).size
-            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        Its size is settled first: parts of an object that is replaced meanwhile do not fit.
+        """
+        size = (await self.stat(key)).size
+        fd = await trio.to_thread.run_sync(self._mapped, f"get {key}", _create, target)
+        failures: list[MemfsError] = []
+        try:
+            starts = iter(range(0, size, PART_BYTES))
+            async with trio.open_nursery() as nursery:
+                for _ in range(PART_CONCURRENCY):
+                    nursery.start_soon(self._get_parts, key, size, fd, starts, failures)
+            if failures:
+                raise failures[0]
+        except BaseException:
+            os.unlink(target)
+            raise
+        finally:
+            os.close(fd)
+
+    async def _get_parts(
+        self, key: str, size: int, fd: int, starts: Iterator[int], failures: list[MemfsError]
+    ) -> None:
+        """Fetch parts into a file as long as some are left and none has failed."""
+        what = f"get {key}"
+        stall_s = self._timeout_s + PART_BYTES / RATE_BYTES_S_MIN
+        for start in starts:
+            end = min(start + PART_BYTES, size)
+            get = functools.partial(self._mapped, what, self._get_range, key, start, end)
             try:
-                for start in range(0, size, PART_BYTES):
-                    end = min(start + PART_BYTES, size)
-                    part = self._get_range(key, start, end)
-                    if len(part) != end - start:
-                        raise StoreUnavailableError(
-                            f"store {self._url}: get {key}: changed while it was read"
-                        )
-                    write_all(fd, part)
-                    progress.beat()
-            except BaseException:
-                target.unlink(missing_ok=True)
-                raise
-            finally:
-                os.close(fd)
-
-        await self._transfer(f"get {key}", get, PART_BYTES)
+                part = await self._calls.run(what, get, stall_s)
+                if len(part) != end - start:
+                    raise StoreUnavailableError(
+                        f"store {self._url}: {what}: changed while it was read"
+                    )
+                # Not to be abandoned: the number of the file would be another file's soon.
+                await trio.to_thread.run_sync(self._mapped, what, write_all_at, fd, part, start)
+            except MemfsError as error:
+                failures.append(error)
+            if failures:
+                return
 
     async def stat(self, key: str) -> ObjectStat:
         """Return an object's size."""
@@ -159,6 +181,10 @@ class FsspecStore:
     async def delete(self, key: str) -> None:
         """Remove an object."""
         await self._call(f"delete {key}", self._delete, key)
+
+    async def archive(self, key: str) -> None:
+        """Move an object into its final storage class, where that is not read from at once."""
+        await self._transfer(f"archive {key}", lambda beat: self._archive(key, beat), PART_BYTES)
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         """Yield the objects, a page a request."""
@@ -171,6 +197,20 @@ class FsspecStore:
     async def aclose(self) -> None:
         """Close the sessions."""
         await self._call("close", self._close)
+
+    def _open(self, url: str, options: Mapping[str, object]) -> tuple[Any, str]:
+        """Return the file system of a URL, and the path of the URL in it."""
+        # Cached listings would hide what other nodes and lifecycle rules do; a cached instance
+        # would share its sessions with whoever uses fsspec in this process.
+        fs, root = fsspec.core.url_to_fs(
+            url, use_listings_cache=False, skip_instance_cache=True, **options
+        )
+        return fs, str(root)
+
+    def _wait(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run one coroutine of an asynchronous file system in its thread, and wait for it."""
+        result: T = fsspec.asyn.sync(self._fs.loop, function)
+        return result
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
@@ -196,6 +236,9 @@ class FsspecStore:
             self._fs.rm_file(self._path(key))
         except FileNotFoundError:
             return
+
+    def _archive(self, key: str, progress: TransferProgress) -> None:
+        """Nothing in general: objects are where they belong when they are put."""
 
     def _list_page(self, prefix: str, _page: str) -> Page:
         """Return one page of objects; `page` is empty for the first."""
@@ -246,4 +289,11 @@ class FsspecStore:
 
 def _without_secrets(url: str) -> str:
     parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    user, _, host = parts.netloc.rpartition("@")
+    # The user of abfs://container@account.host/prefix names the container and is no secret.
+    place = f"{user}@{host}" if user and parts.scheme in ("abfs", "abfss") else host
+    return urlunsplit((parts.scheme, place, parts.path, "", ""))
+
+
+def _create(target: Path) -> int:
+    return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -6,6 +6,8 @@ bounded concurrency, retries of what may pass.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +16,17 @@ from urllib.parse import unquote, urlsplit
 from memfs.errors import UsageError
 from memfs.stores.directory import DirectoryStore
 from memfs.stores.limit import LimitedStore
+from memfs.stores.probing import ProbedStore
+from memfs.stores.restoring import RestoreTier
 from memfs.stores.retry import RetryingStore, RetryPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from memfs.config import GlacierConfig
     from memfs.stores.store import RemoteStore
+
+log = logging.getLogger(__name__)
 
 RANGE_COUNT_MAX = 16
 """Range reads at a time, besides transfers: readers of remote-only files; guess."""
@@ -55,22 +63,51 @@ def _open_plain(config: GlacierConfig, default_dir: Path) -> RemoteStore:
         if urlsplit(config.url).netloc or not path.is_absolute():
             raise UsageError(f"glacier.url {config.url}: write file:///absolute/path")
         return DirectoryStore(path, config.timeout_s, threads)
-    # Imported here: fsspec and s3fs cost 40 to 400 ms that a local glacier need not pay.
+    return _open_remote(scheme, config, threads)
+
+
+def _open_remote(scheme: str, config: GlacierConfig, threads: int) -> RemoteStore:
+    """Return the store of a protocol; its libraries, which cost 40 to 2000 ms, are loaded here."""
+    url, options, timeout_s = config.url, config.options, config.timeout_s
+    assert url is not None
+    restore_tier = RestoreTier.of(config.restore_tier)
     if scheme == "s3":
-        try:
+        with _extra("s3", url):
             from memfs.stores.s3 import S3Store
-        except ImportError as error:
-            raise UsageError(
-                f"glacier.url {config.url}: {error}; pip install 'memfs-tiers[s3]'"
-            ) from error
         return S3Store(
-            config.url,
-            config.options,
-            config.timeout_s,
+            url,
+            options,
+            timeout_s,
             threads,
             config.storage_class,
             config.server_side_encryption,
+            restore_tier,
+            config.restore_days,
         )
+    if scheme in ("gs", "gcs"):
+        with _extra("gcs", url):
+            from memfs.stores.gcs import GcsStore
+        return GcsStore(url, options, timeout_s, threads, config.storage_class)
+    if scheme in ("abfs", "abfss", "az"):
+        with _extra("azure", url):
+            from memfs.stores.azure import AzureStore
+        return AzureStore(url, options, timeout_s, threads, config.storage_class, restore_tier)
     from memfs.stores.objects import FsspecStore
 
-    return FsspecStore(config.url, config.options, config.timeout_s, threads)
+    log.warning(
+        "glacier.url with %s: memfs knows nothing of how durable this store is: what it reports "
+        "as written counts as written",
+        scheme,
+    )
+    return ProbedStore(FsspecStore(url, options, timeout_s, threads))
+
+
+@contextlib.contextmanager
+def _extra(name: str, url: str) -> Iterator[None]:
+    """Turn a missing package into one sentence with the command that installs it."""
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            f"glacier.url {url}: {error}; pip install 'memfs-tiers[{name}]'"
+        ) from error

@@ -83,6 +83,10 @@ class RetryingStore:
         """As the inner store; ends by the deadline."""
         await self._bounded(f"delete {key}", lambda: self._inner.delete(key))
 
+    async def archive(self, key: str) -> None:
+        """As the inner store; begun again within the deadline."""
+        await self._repeat(lambda: self._inner.archive(key))
+
     async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         """As the inner store; begun again only until the first object came.
 

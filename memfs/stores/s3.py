@@ -14,7 +14,14 @@ import botocore.parsers
 
 # Imported for its presence: fsspec loads it by the protocol of the URL.
 from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
-from memfs.stores.objects import PART_BYTES, FsspecStore, Page, UploadCallback
+from memfs.stores.objects import PART_BYTES, PART_CONCURRENCY, FsspecStore, Page, UploadCallback
+from memfs.stores.restoring import (
+    HOUR_S,
+    ArchivedObject,
+    RestoreDesk,
+    RestoreState,
+    RestoreTier,
+)
 from memfs.stores.store import ObjectStat
 
 if TYPE_CHECKING:
@@ -23,11 +30,25 @@ if TYPE_CHECKING:
 
     import s3fs
 
+    from memfs.stores.calls import TransferProgress
+
 PART_COUNT_MAX = 9_000
 """S3 allows 10,000 parts of an upload; beyond this count parts grow."""
 
-PART_CONCURRENCY = 2
-"""Parts in flight of one upload; guess: bounds memory to 16 MiB an upload."""
+COPY_BYTES_MAX = 1 << 30
+"""Copied inside S3 by one request; the largest that it takes is 5 GiB."""
+
+ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Whose objects have to be restored before they are read."""
+
+_RESTORE_S = {
+    ("GLACIER", RestoreTier.EXPEDITED): HOUR_S / 12,
+    ("GLACIER", RestoreTier.STANDARD): 5 * HOUR_S,
+    ("GLACIER", RestoreTier.BULK): 12 * HOUR_S,
+    ("DEEP_ARCHIVE", RestoreTier.STANDARD): 12 * HOUR_S,
+    ("DEEP_ARCHIVE", RestoreTier.BULK): 48 * HOUR_S,
+}
+"""Longest typical durations, from "Archive retrieval options" of the S3 user guide."""
 
 CLIENT_ATTEMPTS = 2
 """One retry inside the client for a reset connection; all others are `stores.retry`'s."""
@@ -65,6 +86,8 @@ class S3Store(FsspecStore):
         thread_count_max: As for `FsspecStore`.
         storage_class: Of new objects; None: the bucket's default.
         server_side_encryption: `AES256` or `aws:kms`; None: the bucket's default.
+        restore_tier: How fast archived objects come back.
+        restore_days: How long a restored copy is kept, >= 1.
     """
 
     def __init__(
@@ -75,6 +98,8 @@ class S3Store(FsspecStore):
         thread_count_max: int,
         storage_class: str | None = None,
         server_side_encryption: str | None = None,
+        restore_tier: RestoreTier = RestoreTier.STANDARD,
+        restore_days: int = 3,
     ) -> None:
         # The client's own time-outs end the thread that the deadline abandons.
         settings: dict[str, Any] = {
@@ -91,8 +116,18 @@ class S3Store(FsspecStore):
         self._fs: s3fs.S3FileSystem
         self._fs.retries = CLIENT_ATTEMPTS
         self._bucket, _, self._prefix = self._root.partition("/")
-        wanted = {"StorageClass": storage_class, "ServerSideEncryption": server_side_encryption}
-        self._upload_headers = {name: value for name, value in wanted.items() if value}
+        self._archive_class = storage_class if storage_class in ARCHIVE_CLASSES else None
+        self._encryption = (
+            {"ServerSideEncryption": server_side_encryption} if server_side_encryption else {}
+        )
+        # Objects of archive classes could not be read back, so they go there by `archive`.
+        first_class = None if self._archive_class else storage_class
+        self._upload_headers = self._encryption | (
+            {"StorageClass": first_class} if first_class else {}
+        )
+        self._restore_tier = restore_tier
+        self._restore_days = restore_days
+        self._desk = RestoreDesk(self, restore_tier)
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
@@ -112,15 +147,26 @@ class S3Store(FsspecStore):
         try:
             return super()._get_range(key, start, end)
         except OSError as error:
-            if _error_code(error) in ("InvalidRange", "416"):
+            code = _error_code(error)
+            if code in ("InvalidRange", "416"):
                 # The range begins at or beyond the end (RFC 9110 section 15.5.17).
                 return b""
+            if code == "InvalidObjectState":
+                refusal = self._desk.refuse(key, f"store {self._url}: get {key}")
+                if refusal is None:
+                    return super()._get_range(key, start, end)
+                raise refusal from error
             raise
 
     def _stat(self, key: str) -> ObjectStat:
         # Not `info`: it takes a prefix with objects below for a directory of that name.
-        head = self._fs.call_s3("head_object", Bucket=self._bucket, Key=self._key(key))
-        return ObjectStat(key, int(head["ContentLength"]))
+        return ObjectStat(key, int(self._head(key)["ContentLength"]))
+
+    def _head(self, key: str) -> dict[str, Any]:
+        head: dict[str, Any] = self._fs.call_s3(
+            "head_object", Bucket=self._bucket, Key=self._key(key)
+        )
+        return head
 
     def _delete(self, key: str) -> None:
         self._fs.call_s3("delete_object", Bucket=self._bucket, Key=self._key(key))
@@ -135,6 +181,97 @@ class S3Store(FsspecStore):
             ObjectStat(item["Key"][skip:], int(item["Size"])) for item in answer.get("Contents", ())
         ]
         return stats, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
+
+    # --- archive classes -------------------------------------------------------------------------
+    def _archive(self, key: str, progress: TransferProgress) -> None:
+        if self._archive_class is None:
+            return
+        head = self._head(key)
+        if head.get("StorageClass") == self._archive_class:
+            return
+        size = int(head["ContentLength"])
+        target: dict[str, Any] = {"Bucket": self._bucket, "Key": self._key(key)}
+        headers = {"StorageClass": self._archive_class, **self._encryption}
+        if size <= COPY_BYTES_MAX:
+            self._fs.call_s3("copy_object", CopySource=self._path(key), **target, **headers)
+        else:
+            self._copy_parts(target, headers, size, progress)
+        archived = self._head(key)
+        found = (archived.get("StorageClass"), int(archived["ContentLength"]))
+        if found != (self._archive_class, size):
+            raise StoreError(
+                f"store {self._url}: archive {key}: the store made {found} of it and not "
+                f"{(self._archive_class, size)}; choose a storage class that it has"
+            )
+
+    def _copy_parts(
+        self,
+        target: Mapping[str, Any],
+        headers: Mapping[str, Any],
+        size: int,
+        progress: TransferProgress,
+    ) -> None:
+        """Copy a large object onto itself; readers see the old one until the last request."""
+        part_bytes = max(COPY_BYTES_MAX, math.ceil(size / PART_COUNT_MAX))
+        upload = self._fs.call_s3("create_multipart_upload", **target, **headers)["UploadId"]
+        try:
+            parts = []
+            for number, start in enumerate(range(0, size, part_bytes), start=1):
+                answer = self._fs.call_s3(
+                    "upload_part_copy",
+                    **target,
+                    UploadId=upload,
+                    PartNumber=number,
+                    CopySource=f"{target['Bucket']}/{target['Key']}",
+                    CopySourceRange=f"bytes={start}-{min(start + part_bytes, size) - 1}",
+                )
+                parts.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
+                progress.beat()
+            self._fs.call_s3(
+                "complete_multipart_upload",
+                **target,
+                UploadId=upload,
+                MultipartUpload={"Parts": parts},
+            )
+        except BaseException:
+            self._fs.call_s3("abort_multipart_upload", **target, UploadId=upload)
+            raise
+
+    def look(self, key: str) -> ArchivedObject:
+        """Return how far an archived object is; blocks for one request."""
+        head = self._head(key)
+        storage_class = str(head.get("ArchiveStatus") or head.get("StorageClass", "STANDARD"))
+        restore = str(head.get("Restore", ""))
+        if 'ongoing-request="true"' in restore:
+            state = RestoreState.ONGOING
+        elif restore or not _is_archived(head):
+            state = RestoreState.READABLE
+        else:
+            state = RestoreState.ARCHIVED
+        depth = "DEEP_ARCHIVE" if "DEEP" in storage_class else "GLACIER"
+        # Deep archives have no expedited restore.
+        duration_s = _RESTORE_S.get((depth, self._restore_tier), 12 * HOUR_S)
+        return ArchivedObject(state, storage_class, duration_s)
+
+    def request_restore(self, key: str, found: ArchivedObject) -> None:
+        """Have an object restored; blocks for one request."""
+        tier = self._restore_tier
+        if tier is RestoreTier.EXPEDITED and "DEEP" in found.storage_class:
+            tier = RestoreTier.STANDARD
+        request: dict[str, Any] = {"GlacierJobParameters": {"Tier": tier.capitalize()}}
+        if found.storage_class in ARCHIVE_CLASSES:
+            # Of S3 Intelligent-Tiering the object itself comes back, for good.
+            request["Days"] = self._restore_days
+        try:
+            self._fs.call_s3(
+                "restore_object",
+                Bucket=self._bucket,
+                Key=self._key(key),
+                RestoreRequest=request,
+            )
+        except OSError as error:
+            if _error_code(error) != "RestoreAlreadyInProgress":
+                raise
 
     def _close(self) -> None:
         if self._fs._s3 is not None:
@@ -151,8 +288,8 @@ class S3Store(FsspecStore):
             return StoreUnavailableError(f"{cause}; check endpoint_url and the network")
         if isinstance(error, botocore.exceptions.NoCredentialsError):
             return StoreError(f"{cause}; set key and secret in glacier.options")
-        if code == "InvalidObjectState":
-            return StoreError(f"{cause}; the object is archived: restore it in S3 first")
+        if code == "GlacierExpeditedRetrievalNotAvailable":
+            return StoreUnavailableError(f"{cause}; try later, or lower glacier.restore_tier")
         if code == "NoSuchKey":
             return ObjectMissingError(cause)
         if code in ("NoSuchBucket", "404") or isinstance(error, FileNotFoundError):
@@ -178,6 +315,10 @@ class S3Store(FsspecStore):
                 f"{cause}; bucket {self._bucket} does not exist: create it or correct glacier.url"
             )
         return ObjectMissingError(cause)
+
+
+def _is_archived(head: Mapping[str, Any]) -> bool:
+    return bool(head.get("ArchiveStatus")) or head.get("StorageClass") in ARCHIVE_CLASSES
 
 
 def _response(error: BaseException | None) -> dict[str, Any]:

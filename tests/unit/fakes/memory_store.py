@@ -50,6 +50,9 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         self.objects.pop(key, None)
 
+    async def archive(self, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         await trio.lowlevel.checkpoint()
         for key, data in tuple(self.objects.items()):

@@ -1,0 +1,288 @@
+"""Azure Blob Storage, through adlfs, which connects, and the client that it connects with.
+
+Invariant: a missing container, a refused credential or an archived blob is never taken for a
+missing blob, because a missing blob means lost data to those who ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from typing import TYPE_CHECKING, Any
+
+# Imported for its presence: fsspec loads it by the protocol of the URL.
+import adlfs  # noqa: F401
+import azure.core.exceptions
+from azure.storage.blob import StandardBlobTier
+
+from memfs.errors import (
+    MemfsError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+    UsageError,
+)
+from memfs.stores.objects import PART_BYTES, PART_CONCURRENCY, FsspecStore, Page, UploadCallback
+from memfs.stores.restoring import (
+    HOUR_S,
+    ArchivedObject,
+    RestoreDesk,
+    RestoreState,
+    RestoreTier,
+)
+from memfs.stores.store import ObjectStat
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from memfs.stores.calls import TransferProgress
+
+WHOLE_BYTES_MAX = 1 << 20
+"""Blobs up to this size are put by one request; larger ones by blocks, several at a time."""
+
+BLOCK_COUNT_MAX = 45_000
+"""A blob has 50,000 blocks at most; beyond this count blocks grow."""
+
+_LIST_PAGE_COUNT = 1000
+_RESTORED_TIER = StandardBlobTier.HOT
+"""A blob that is rehydrated changes its tier for good; a cooler one would charge each read."""
+
+_PRIORITIES = {
+    RestoreTier.BULK: "Standard",
+    RestoreTier.STANDARD: "Standard",
+    RestoreTier.EXPEDITED: "High",
+}
+_DURATIONS_S = {"Standard": 15 * HOUR_S, "High": HOUR_S}
+"""Azure documentation, "Blob rehydration from the archive tier": High holds below 10 GB."""
+
+_THROTTLED = frozenset({"ServerBusy", "OperationTimedOut", "InternalError", "AccountBeingCreated"})
+
+
+class AzureStore(FsspecStore):
+    """A `RemoteStore` over a container.
+
+    Args:
+        url: `abfs://container/prefix`, `az://container/prefix`.
+        options: Of adlfs, as `account_name`, `account_key`, `sas_token`, `connection_string`.
+        timeout_s: As for `FsspecStore`; also of each wait for the socket.
+        thread_count_max: As for `FsspecStore`.
+        storage_class: Access tier of new blobs: `Hot`, `Cool`, `Cold`, `Archive`; None: the
+            account's default.
+        restore_tier: How fast archived blobs come back.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        options: Mapping[str, object],
+        timeout_s: float,
+        thread_count_max: int,
+        storage_class: str | None = None,
+        restore_tier: RestoreTier = RestoreTier.STANDARD,
+    ) -> None:
+        super().__init__(url, options, timeout_s, thread_count_max)
+        self._container, _, self._prefix = self._root.partition("/")
+        tier = _parse_tier(storage_class) if storage_class else None
+        self._archives = tier is StandardBlobTier.ARCHIVE
+        self._tier = None if self._archives else tier
+        self._priority = _PRIORITIES[restore_tier]
+        self._desk = RestoreDesk(self, restore_tier)
+        # The client's own time-outs end the thread that the deadline abandons; its own retries
+        # would begin with 15 s and hide what `stores.retry` should know.
+        self._limits: dict[str, Any] = {
+            "connection_timeout": min(timeout_s, 10.0),
+            "read_timeout": timeout_s,
+            "retry_total": 0,
+        }
+
+    def _key(self, key: str) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _blob(self, key: str) -> Any:  # noqa: ANN401  azure's classes differ by version
+        return self._fs.service_client.get_blob_client(self._container, self._key(key))
+
+    def _put(self, key: str, source: Path, callback: UploadCallback) -> None:
+        blob = self._blob(key)
+        tier = {"standard_blob_tier": self._tier} if self._tier else {}
+        with source.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= WHOLE_BYTES_MAX:
+                data = io.BytesIO(file.read())
+                self._wait(lambda: blob.upload_blob(data, overwrite=True, **tier, **self._limits))
+                callback.relative_update(size)
+                return
+            block_bytes = max(PART_BYTES, -(-size // BLOCK_COUNT_MAX))
+            ids = [f"{number:08}" for number in range(-(-size // block_bytes))]
+            waiting = iter(ids)
+
+            async def put_blocks() -> None:
+                # Taking an id and reading its bytes do not suspend: blocks stay in order.
+                for block_id in waiting:
+                    block = file.read(block_bytes)
+                    await blob.stage_block(
+                        block_id, io.BytesIO(block), length=len(block), **self._limits
+                    )
+                    callback.relative_update(len(block))
+
+            async def put_all() -> None:
+                tasks = [asyncio.ensure_future(put_blocks()) for _ in range(PART_CONCURRENCY)]
+                try:
+                    await asyncio.gather(*tasks)
+                finally:
+                    for task in tasks:
+                        task.cancel()
+                # Blocks that are never committed vanish after a week.
+                await blob.commit_block_list(ids, **tier, **self._limits)
+
+            self._wait(put_all)
+
+    def _get_range(self, key: str, start: int, end: int) -> bytes:
+        if end <= start:
+            return b""
+        blob = self._blob(key)
+
+        async def get() -> bytes:
+            stream = await blob.download_blob(
+                offset=start, length=end - start, max_concurrency=1, **self._limits
+            )
+            return bytes(await stream.readall())
+
+        try:
+            return self._wait(get)
+        except azure.core.exceptions.HttpResponseError as error:
+            if _error_code(error) == "InvalidRange":
+                # The range begins at or beyond the end (RFC 9110 section 15.5.17).
+                return b""
+            if _error_code(error) == "BlobArchived":
+                refusal = self._desk.refuse(key, f"store {self._url}: get {key}")
+                if refusal is None:
+                    return self._wait(get)
+                raise refusal from error
+            raise
+
+    def _stat(self, key: str) -> ObjectStat:
+        return ObjectStat(key, int(self._properties(key).size))
+
+    def _properties(self, key: str) -> Any:  # noqa: ANN401  as `_blob`
+        blob = self._blob(key)
+        return self._wait(lambda: blob.get_blob_properties(**self._limits))
+
+    def _delete(self, key: str) -> None:
+        blob = self._blob(key)
+        try:
+            self._wait(lambda: blob.delete_blob(delete_snapshots="include", **self._limits))
+        except azure.core.exceptions.ResourceNotFoundError as error:
+            if _error_code(error) != "BlobNotFound":
+                raise
+
+    def _list_page(self, prefix: str, page: str) -> Page:
+        container = self._fs.service_client.get_container_client(self._container)
+        skip = len(self._key(""))
+
+        async def list_page() -> Page:
+            pages = container.list_blobs(
+                name_starts_with=self._key(prefix) or None,
+                results_per_page=_LIST_PAGE_COUNT,
+                **self._limits,
+            ).by_page(page or None)
+            found = [
+                ObjectStat(item.name[skip:], int(item.size)) async for item in await anext(pages)
+            ]
+            return found, pages.continuation_token or None
+
+        return self._wait(list_page)
+
+    # --- archive tier ----------------------------------------------------------------------------
+    def _archive(self, key: str, progress: TransferProgress) -> None:
+        if self._archives:
+            self._set_tier(key, StandardBlobTier.ARCHIVE)
+
+    def look(self, key: str) -> ArchivedObject:
+        """Return how far an archived blob is; blocks for one request."""
+        properties = self._properties(key)
+        state = RestoreState.READABLE
+        if properties.archive_status:
+            state = RestoreState.ONGOING
+        elif properties.blob_tier == StandardBlobTier.ARCHIVE:
+            state = RestoreState.ARCHIVED
+        return ArchivedObject(state, str(properties.blob_tier), _DURATIONS_S[self._priority])
+
+    def request_restore(self, key: str, found: ArchivedObject) -> None:
+        """Have a blob rehydrated; blocks for one request."""
+        try:
+            self._set_tier(key, _RESTORED_TIER, rehydrate_priority=self._priority)
+        except azure.core.exceptions.HttpResponseError as error:
+            if _error_code(error) != "BlobBeingRehydrated":
+                raise
+
+    def _set_tier(self, key: str, tier: StandardBlobTier, **options: object) -> None:
+        blob = self._blob(key)
+        self._wait(lambda: blob.set_standard_blob_tier(tier, **options, **self._limits))
+
+    def _close(self) -> None:
+        self._wait(self._fs.service_client.close)
+
+    def _translate(self, error: Exception, what: str) -> MemfsError:
+        cause = f"{what}: {_first_line(error)}"
+        code = _error_code(error)
+        status = int(getattr(error, "status_code", None) or 0)
+        if code in _THROTTLED or status == 429 or status >= 500:
+            return StoreUnavailableError(f"{cause}; the store is overloaded or failing")
+        if isinstance(error, azure.core.exceptions.ClientAuthenticationError) or status in (
+            401,
+            403,
+        ):
+            return StoreError(f"{cause}; check account_name, account_key and the account's rights")
+        if code in ("ContainerNotFound", "ContainerBeingDeleted"):
+            return StoreError(
+                f"{cause}; container {self._container} does not exist: create it or correct "
+                "glacier.url"
+            )
+        if isinstance(error, azure.core.exceptions.ResourceNotFoundError):
+            return self._missing(cause, code)
+        if isinstance(
+            error,
+            azure.core.exceptions.ServiceRequestError | azure.core.exceptions.ServiceResponseError,
+        ):
+            return StoreUnavailableError(f"{cause}; check the account's host and the network")
+        return super()._translate(error, what)
+
+    def _missing(self, cause: str, code: str) -> MemfsError:
+        """Tell a missing container from a missing blob: the answer to HEAD may not (no body)."""
+        if code != "BlobNotFound":
+            container = self._fs.service_client.get_container_client(self._container)
+            try:
+                self._wait(lambda: container.get_container_properties(**self._limits))
+            except azure.core.exceptions.ResourceNotFoundError:
+                return StoreError(
+                    f"{cause}; container {self._container} does not exist: create it or correct "
+                    "glacier.url"
+                )
+            except azure.core.exceptions.ClientAuthenticationError:
+                # Rights on the container are not needed otherwise, so a refusal tells nothing.
+                return ObjectMissingError(cause)
+            except Exception as error:
+                return StoreUnavailableError(f"{cause}; and then: {_first_line(error)}")
+        return ObjectMissingError(cause)
+
+
+def _parse_tier(text: str) -> StandardBlobTier:
+    try:
+        return StandardBlobTier(text)
+    except ValueError:
+        known = ", ".join(tier.value for tier in StandardBlobTier)
+        raise UsageError(f"glacier.storage_class {text!r} is none of Azure's: {known}") from None
+
+
+def _error_code(error: Exception) -> str:
+    """Return Azure's name of an error, as `BlobNotFound`; empty if it came from elsewhere."""
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or "")
+
+
+def _first_line(error: Exception) -> str:
+    """Return what the client says, without the request ids and the XML that follow."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

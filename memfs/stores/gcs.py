@@ -1,0 +1,228 @@
+"""Google Cloud Storage, through gcsfs and the JSON API.
+
+Invariant: a missing bucket or a refused credential is never taken for a missing object, because a
+missing object means lost data to those who ask.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import aiohttp
+import google.auth.exceptions
+import requests.exceptions
+from gcsfs.core import GCSFileSystem
+from gcsfs.retry import HttpError
+
+from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
+from memfs.stores.objects import PART_BYTES, FsspecStore, Page, UploadCallback
+from memfs.stores.store import ObjectStat
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_OBJECT = "b/{}/o/{}"
+_OBJECTS = "b/{}/o"
+_TRANSIENT_CODES = (408, 429)
+_RANGE_NOT_SATISFIABLE = 416
+_NETWORK_ERRORS = (
+    aiohttp.ClientError,
+    google.auth.exceptions.TransportError,
+    requests.exceptions.RequestException,
+)
+
+
+class _FileSystem(GCSFileSystem):  # type: ignore[misc]  # gcsfs has no types
+    """gcsfs without its own retries, which go on for a minute: all are `stores.retry`'s.
+
+    It is also not the variant for zonal buckets that gcsfs registers, whose first look at a bucket
+    stalls for a minute where the control service cannot be reached.
+    """
+
+    _request = GCSFileSystem._request.__wrapped__
+
+
+class GcsStore(FsspecStore):
+    """A `RemoteStore` over a bucket of Google Cloud Storage.
+
+    Its archive classes are read at once, so that nothing has to be restored.
+
+    Args:
+        url: `gs://bucket/prefix`.
+        options: Of gcsfs, as `token`, `project`, `endpoint_url`, `requester_pays`.
+        timeout_s: As for `FsspecStore`; also of each wait for the socket.
+        thread_count_max: As for `FsspecStore`.
+        storage_class: `STANDARD`, `NEARLINE`, `COLDLINE` or `ARCHIVE`; None: the bucket's default.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        options: Mapping[str, object],
+        timeout_s: float,
+        thread_count_max: int,
+        storage_class: str | None = None,
+    ) -> None:
+        # The client's own time-outs end the thread that the deadline abandons.
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=min(timeout_s, 10.0), sock_read=timeout_s
+        )
+        super().__init__(url, {"requests_timeout": timeout, **options}, timeout_s, thread_count_max)
+        self._bucket, _, self._prefix = self._root.partition("/")
+        self._metadata = {"storageClass": storage_class} if storage_class else {}
+
+    def _open(self, url: str, options: Mapping[str, object]) -> tuple[Any, str]:
+        fs = _FileSystem(use_listings_cache=False, skip_instance_cache=True, **options)
+        return fs, str(fs._strip_protocol(url))
+
+    def _key(self, key: str) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _put(self, key: str, source: Path, callback: UploadCallback) -> None:
+        with source.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= PART_BYTES:
+                stored = self._put_small(key, file.read())
+                callback.relative_update(size)
+            else:
+                stored = self._put_parts(key, file, size, callback)
+        if int(stored["size"]) != size:
+            raise StoreUnavailableError(
+                f"store {self._url}: put {key}: {stored['size']} bytes of {size} arrived"
+            )
+
+    def _put_small(self, key: str, data: bytes) -> dict[str, Any]:
+        """Upload an object by one request (uploadType=multipart of the JSON API)."""
+        boundary = secrets.token_hex(16)
+        metadata = json.dumps({"name": self._key(key), **self._metadata})
+        head = (
+            f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{metadata}\r\n"
+            f"--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n"
+        )
+        answer: dict[str, Any] = self._fs.call(
+            "POST",
+            self._upload_url(),
+            uploadType="multipart",
+            headers={"Content-Type": f"multipart/related; boundary={boundary}"},
+            data=io.BytesIO(head.encode() + data + f"\r\n--{boundary}--\r\n".encode()),
+            json_out=True,
+        )
+        return answer
+
+    def _put_parts(
+        self,
+        key: str,
+        file: BinaryIO,
+        size: int,
+        callback: UploadCallback,
+    ) -> dict[str, Any]:
+        """Upload an object by a resumable session; one that is left ends by itself after a week."""
+        headers, _ = self._fs.call(
+            "POST",
+            self._upload_url(),
+            uploadType="resumable",
+            json={"name": self._key(key), **self._metadata},
+            headers={"X-Upload-Content-Type": "application/octet-stream"},
+        )
+        session = headers["Location"]
+        answer = b""
+        for start in range(0, size, PART_BYTES):
+            part = file.read(PART_BYTES)
+            end = start + len(part)
+            headers, answer = self._fs.call(
+                "PUT",
+                session,
+                headers={"Content-Range": f"bytes {start}-{end - 1}/{size}"},
+                data=io.BytesIO(part),
+            )
+            # The store may keep a part of the part only (308 with Range): begun anew, whole.
+            if end < size and headers.get("Range") != f"bytes=0-{end - 1}":
+                raise StoreUnavailableError(
+                    f"store {self._url}: put {key}: {headers.get('Range')} arrived, not {end} bytes"
+                )
+            callback.relative_update(len(part))
+        stored: dict[str, Any] = json.loads(answer)
+        return stored
+
+    def _upload_url(self) -> str:
+        return f"{self._fs._location}/upload/storage/v1/b/{self._bucket}/o"
+
+    def _get_range(self, key: str, start: int, end: int) -> bytes:
+        if end <= start:
+            return b""
+        try:
+            _, data = self._fs.call(
+                "GET",
+                _OBJECT,
+                self._bucket,
+                self._key(key),
+                alt="media",
+                headers={"Range": f"bytes={start}-{end - 1}"},
+            )
+        except HttpError as error:
+            if error.code == _RANGE_NOT_SATISFIABLE:
+                # The range begins at or beyond the end (RFC 9110 section 15.5.17).
+                return b""
+            raise
+        return bytes(data)
+
+    def _stat(self, key: str) -> ObjectStat:
+        found = self._fs.call("GET", _OBJECT, self._bucket, self._key(key), json_out=True)
+        return ObjectStat(key, int(found["size"]))
+
+    def _delete(self, key: str) -> None:
+        try:
+            self._fs.call("DELETE", _OBJECT, self._bucket, self._key(key))
+        except FileNotFoundError:
+            return
+
+    def _list_page(self, prefix: str, page: str) -> Page:
+        more = {"pageToken": page} if page else {}
+        answer: dict[str, Any] = self._fs.call(
+            "GET", _OBJECTS, self._bucket, prefix=self._key(prefix), json_out=True, **more
+        )
+        skip = len(self._key(""))
+        found = answer.get("items", ())
+        stats = [ObjectStat(item["name"][skip:], int(item["size"])) for item in found]
+        return stats, answer.get("nextPageToken")
+
+    def _close(self) -> None:
+        if self._fs._session is not None:
+            self._fs.close_session(self._fs.loop, self._fs._session)
+
+    def _translate(self, error: Exception, what: str) -> MemfsError:
+        cause = f"{what}: {error or type(error).__name__}"
+        code = int(error.code or 0) if isinstance(error, HttpError) else 0
+        if code in _TRANSIENT_CODES or code >= 500:
+            return StoreUnavailableError(f"{cause}; the store is overloaded or failing")
+        if isinstance(error, google.auth.exceptions.GoogleAuthError) and not isinstance(
+            error, google.auth.exceptions.TransportError
+        ):
+            return StoreError(f"{cause}; set token in glacier.options, or log in with gcloud")
+        if isinstance(error, _NETWORK_ERRORS):
+            return StoreUnavailableError(f"{cause}; check endpoint_url and the network")
+        if code in (401, 403) or str(error).startswith("Forbidden"):
+            return StoreError(f"{cause}; check token and the rights on the bucket")
+        if isinstance(error, FileNotFoundError) and not error.errno:
+            return self._missing(cause)
+        return super()._translate(error, what)
+
+    def _missing(self, cause: str) -> MemfsError:
+        """Tell a missing bucket from a missing object: both are a plain 404."""
+        try:
+            self._fs.call("GET", _OBJECTS, self._bucket, maxResults=1, json_out=True)
+        except FileNotFoundError:
+            return StoreError(
+                f"{cause}; bucket {self._bucket} does not exist: create it or correct glacier.url"
+            )
+        except Exception as error:
+            if isinstance(error, OSError) and str(error).startswith("Forbidden"):
+                # Rights to list a bucket are not needed otherwise, so a refusal tells nothing.
+                return ObjectMissingError(cause)
+            return StoreUnavailableError(f"{cause}; and then: {error}")
+        return ObjectMissingError(cause)

@@ -1,0 +1,135 @@
+"""The probing decorator: a store of unknown kind shows what it can before it is trusted.
+
+Invariant: nothing is stored before an object of our own was written, replaced, listed, read by a
+range and removed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from memfs.stores.store import ObjectStat, RemoteStore
+
+PROBE_PREFIX = "memfs-probe/"
+
+_FIRST, _SECOND = b"first content, the longer one", b"second content"
+
+
+class ProbedStore:
+    """A store that is tried out before the first upload; reads go through at once.
+
+    Args:
+        inner: The store.
+    """
+
+    def __init__(self, inner: RemoteStore) -> None:
+        self._inner = inner
+        self._lock = trio.Lock()
+        self._fit = False
+
+    @property
+    def url(self) -> str:
+        """The inner store's."""
+        return self._inner.url
+
+    async def put_file(self, key: str, source: Path) -> None:
+        """As the inner store, once that has shown that it can serve.
+
+        Raises:
+            StoreError: It cannot: the message names what it lacks.
+        """
+        async with self._lock:
+            if not self._fit:
+                await self._probe()
+                self._fit = True
+        await self._inner.put_file(key, source)
+
+    async def get_range(self, key: str, start: int, end: int) -> bytes:
+        """As the inner store."""
+        return await self._inner.get_range(key, start, end)
+
+    async def get_file(self, key: str, target: Path) -> None:
+        """As the inner store."""
+        await self._inner.get_file(key, target)
+
+    async def stat(self, key: str) -> ObjectStat:
+        """As the inner store."""
+        return await self._inner.stat(key)
+
+    async def delete(self, key: str) -> None:
+        """As the inner store."""
+        await self._inner.delete(key)
+
+    async def archive(self, key: str) -> None:
+        """As the inner store."""
+        await self._inner.archive(key)
+
+    def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        """As the inner store."""
+        return self._inner.list(prefix)
+
+    async def aclose(self) -> None:
+        """Close the inner store."""
+        await self._inner.aclose()
+
+    async def _probe(self) -> None:
+        key = f"{PROBE_PREFIX}{secrets.token_hex(8)}"
+        ability = "write an object"
+        try:
+            await self._put(key, _FIRST)
+            ability = "replace an object"
+            await self._put(key, _SECOND)
+            ability = "read a range of an object"
+            found = await self._inner.get_range(key, 3, 9)
+            _check(found == _SECOND[3:9], f"it returned {found!r}, not {_SECOND[3:9]!r}")
+            ability = "list objects"
+            listed = [stat async for stat in self._inner.list(PROBE_PREFIX)]
+            sizes = {stat.key: stat.size for stat in listed}
+            _check(sizes.get(key) == len(_SECOND), f"{key} is not in its list with its size")
+            ability = "remove an object"
+            await self._inner.delete(key)
+            await self._expect_missing(key)
+        except StoreUnavailableError:
+            raise
+        except MemfsError as error:
+            raise StoreError(
+                f"store {self.url} cannot be the glacier: it failed to {ability}: {error}; "
+                "choose another glacier.url"
+            ) from error
+
+    async def _put(self, key: str, data: bytes) -> None:
+        path = await trio.to_thread.run_sync(_write_temporary, data)
+        try:
+            await self._inner.put_file(key, path)
+        finally:
+            path.unlink()
+
+    async def _expect_missing(self, key: str) -> None:
+        try:
+            await self._inner.stat(key)
+        except ObjectMissingError:
+            return
+        raise StoreError(f"{key} is still there")
+
+
+def _check(fulfilled: bool, otherwise: str) -> None:
+    if not fulfilled:
+        raise StoreError(otherwise)
+
+
+def _write_temporary(data: bytes) -> Path:
+    fd, name = tempfile.mkstemp(prefix="memfs-probe-")
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+    return Path(name)

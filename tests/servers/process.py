@@ -1,0 +1,119 @@
+"""A server as a child process of the tests: on loopback, with files of its own, gone afterwards.
+
+Invariant: the server dies with the test run, however that ends; what a killed run left on disk is
+removed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+READY_S_MAX = 90.0
+"""SeaweedFS, the slowest, is ready in 4 to 12 s on an idle machine of two cores."""
+
+_PREFIX = "memfs-server-"
+_PR_SET_PDEATHSIG = 1
+
+
+class NotReadyError(Exception):
+    """The server does not answer as it will."""
+
+
+@contextlib.contextmanager
+def server_directory(name: str) -> Iterator[Path]:
+    """Give a directory for a server's files, removed afterwards."""
+    _remove_leftovers()
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{name}-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running_server(
+    command: Sequence[str],
+    directory: Path,
+    try_it: Callable[[], None],
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server for the block.
+
+    Args:
+        command: Program and arguments.
+        directory: Its working directory, where its log goes too.
+        try_it: Raises `NotReadyError` as long as the server cannot do its work.
+        environment: Added to the tests' own.
+
+    Raises:
+        RuntimeError: It did not become ready in time; the message ends with its log.
+    """
+    log = directory / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # Dies with the test run even if that is killed and no clean-up runs.
+            preexec_fn=_die_with_parent,
+        )
+    try:
+        _wait_until_ready(command[0], try_it, process, log)
+        yield process
+    finally:
+        # Killed outright: there is nothing to keep, and an orderly end may take more than 10 s.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback device that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for opened in sockets:
+            opened.bind(("127.0.0.1", 0))
+        return [opened.getsockname()[1] for opened in sockets]
+
+
+def _wait_until_ready(
+    name: str, try_it: Callable[[], None], process: subprocess.Popen[bytes], log: Path
+) -> None:
+    deadline = time.monotonic() + READY_S_MAX
+    while True:
+        try:
+            return try_it()
+        except NotReadyError as failure:
+            if process.poll() is not None or time.monotonic() > deadline:
+                tail = log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{name} is not ready: {failure}\n{tail}") from failure
+        time.sleep(0.1)
+
+
+def _remove_leftovers() -> None:
+    """Remove the files of servers whose test run was killed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
