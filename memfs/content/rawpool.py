@@ -81,6 +81,9 @@ class RawPool:
             ids = [self._engine.reserve_ids() for _ in range(REFILL_COUNT)]
             made = await trio.to_thread.run_sync(self._make, ids)
             self._ready.extend(made)
+            if self._ready:
+                # It may be long until the oldest is taken, and many numbers may go meanwhile.
+                self._engine.hold_raw_ids(self._ready[0].raw)
             if len(made) < REFILL_COUNT:
                 return
 

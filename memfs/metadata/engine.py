@@ -55,6 +55,13 @@ class Engine(Protocol):
         """Take the next inode number and raw id; never handed out again, even after a crash."""
         ...
 
+    def hold_raw_ids(self, oldest: RawId) -> None:
+        """Note that raw files from `oldest` on are kept ready: they stay unrecorded for long.
+
+        After a crash they are in `unsettled_raw_range`. Replaces what was noted before.
+        """
+        ...
+
     def reserve_blob(self) -> BlobId:
         """Take the next blob id; never handed out again, even after a crash."""
         ...
@@ -363,6 +370,10 @@ class Engine(Protocol):
 
     async def effective_codec(self, ino: InodeNo) -> str | None:
         """Return the inode's own codec, else that of the nearest directory above with one."""
+        ...
+
+    async def effective_xattr(self, ino: InodeNo, name: bytes) -> bytes | None:
+        """Return the inode's own xattr of a name, else that of the nearest directory with one."""
         ...
 
     async def record_access(self, accesses: Sequence[tuple[InodeNo, int]]) -> None:

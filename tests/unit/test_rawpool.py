@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memfs.config import MetadataConfig
 from memfs.content.rawpool import REFILL_COUNT, RawPool
+from memfs.metadata.sqlite import lease
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.stores.raw import RawStore
 
@@ -73,3 +75,27 @@ def test_what_is_given_back_is_taken_next_and_removed_at_the_end(
     pool.give_back(ready)
     pool.close()
     assert list(raw_store.iterate()) == []
+
+
+async def test_a_crash_forgets_no_file_of_a_pool_that_nobody_drew_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Directories and links take numbers too, and the sweep looks at the last ones only."""
+    monkeypatch.setattr(lease, "LEASE_COUNT", 100)
+    engine = SqliteEngine.open(tmp_path / "state", MetadataConfig())
+    raw_store = RawStore(tmp_path / "state")
+    pool = RawPool(engine, raw_store)
+    await pool.step()
+    ready = set(raw_store.iterate())
+    for _ in range(1000):
+        engine.reserve_ids()
+    engine.settle()
+    shutil.copytree(tmp_path / "state", tmp_path / "crashed")
+    after = SqliteEngine.open(tmp_path / "crashed", MetadataConfig())
+    start, end = after.unsettled_raw_range()
+    assert ready
+    assert ready <= set(range(start, end))
+    after.close()
+    pool.close()
+    raw_store.close()
+    engine.close()

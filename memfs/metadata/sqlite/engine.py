@@ -72,6 +72,10 @@ class SqliteEngine(Settings):
         number = self._take_id()
         return InodeNo(number), RawId(number)
 
+    def hold_raw_ids(self, oldest: RawId) -> None:
+        """See `Engine`."""
+        self._lease.hold(oldest)
+
     def reserve_blob(self) -> BlobId:
         """See `Engine`."""
         return BlobId(self._take_id())

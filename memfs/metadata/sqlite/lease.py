@@ -52,6 +52,7 @@ class IdLease:
             self._settled = bool(clean)
             self._start, self._end = start, self._next + LEASE_COUNT
             self._previous_end = self._next
+            self._held: int | None = None
             self._write(clean=False)
         except BlockingIOError:
             os.close(self._fd)
@@ -103,12 +104,18 @@ class IdLease:
     def renew(self) -> None:
         """Take the next range; blocks for one fsync.
 
-        What the range before the last one was used for must be durable by now: the numbers that
-        are looked at after a crash shrink to the last range and this one.
+        What the range before the last one was used for must be durable by now, but for what is
+        held: the numbers that are looked at after a crash shrink to the last range and this one.
         """
         self._start, self._previous_end = self._previous_end, self._end
+        if self._held is not None:
+            self._start = min(self._start, self._held)
         self._end += LEASE_COUNT
         self._write(clean=False)
+
+    def hold(self, oldest: int) -> None:
+        """Have the numbers from `oldest` on looked at after a crash, however many follow."""
+        self._held = oldest
 
     def take(self) -> int:
         """Return the next number; the caller has seen to `is_spent`."""
