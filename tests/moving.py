@@ -17,6 +17,7 @@ from memfs.content.opentable import OpenTable
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
 from memfs.content.syncer import Syncer
+from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.metadata.records import InodeFlags, NewInode, Seal
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.moves.attempt import MoveParts
@@ -52,6 +53,7 @@ class State:
         state_dir: Created if it is missing.
         config: What a test needs; frames are small by default.
         faults: Told of the points that moves reach.
+        keys: Of encrypted forms.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class State:
         state_dir: Path,
         config: Config = SMALL_FRAMES,
         faults: FaultPoints | None = None,
+        keys: KeyRing = NO_KEYS,
     ) -> None:
         self.state_dir = state_dir
         self.engine = SqliteEngine.open(state_dir, config.metadata)
@@ -85,6 +88,7 @@ class State:
             syncer=Syncer(self.engine, self.raw_store),
             sealer=self.sealer,
             faults=faults or FaultPoints(),
+            keys=keys,
         )
         self.moves = Moves(self.parts, random.Random(1))
 

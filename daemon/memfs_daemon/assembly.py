@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
 from memfs.content.syncer import Syncer
 from memfs.control.report import DriverReport
+from memfs.encryption.keys import load_key_ring
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.filesystem.filesystem import Filesystem
@@ -116,6 +118,7 @@ def assemble(
         UsageError: The configuration asks for what is not there, or the state is unusable.
     """
     _check_codecs(config)
+    keys = load_key_ring(config.encryption.keys, os.environ)
     if choice.refusal is not None:
         log.info("%s: no faster driver: %s", mountpoint, choice.refusal)
     with contextlib.ExitStack() as stack:
@@ -138,7 +141,8 @@ def assemble(
         sealer = Sealer(engine, raw_store, open_table, activity)
         syncer = Syncer(engine, raw_store)
         move_parts = MoveParts(
-            engine, raw_store, packed_store, remote, config, open_table, residency, syncer, sealer
+            engine, raw_store, packed_store, remote, config, open_table, residency, syncer, sealer,
+            keys=keys,
         )
         moves = Moves(move_parts)
         filesystem = Filesystem(
@@ -152,7 +156,7 @@ def assemble(
                 activity=activity,
                 residency=residency,
                 moves=moves,
-                form_reader=FormReader(engine, packed_store, remote, raw_store),
+                form_reader=FormReader(engine, packed_store, remote, raw_store, keys=keys),
                 state_dir=state_dir,
                 features=_features(config, options, choice, residency),
             )

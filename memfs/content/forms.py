@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import (
     CorruptDataError,
+    EncryptionKeyError,
     InvalidValueError,
     MemfsError,
     NotSupportedError,
     StoreError,
 )
 from memfs.stores.disk import disk_errors, read_fully
+from memfs.stores.envelope import Unlock
 from memfs.stores.extent import Extent
 from memfs.stores.reading import FrameReader, PackedFile
 from memfs.types import FormKind
@@ -46,7 +49,13 @@ COMPLAINT_COUNT_MAX = 1000
 """Damages remembered, so that each is logged once and not with every read."""
 
 _THREADS_MAX = 8
-_UNUSABLE = (StoreError, CorruptDataError, NotSupportedError, InvalidValueError)
+_UNUSABLE = (
+    StoreError,
+    CorruptDataError,
+    EncryptionKeyError,
+    NotSupportedError,
+    InvalidValueError,
+)
 """What makes a reader turn to the next form; a full disk or a bug is not among it."""
 
 
@@ -122,6 +131,7 @@ class FormReader:
         remote: Has the remote ones; None: there is no glacier tier.
         raw_store: Has the content if it was hydrated while it was read.
         frame_cache_bytes_max: Bound of the decoded frames kept.
+        keys: Of encrypted forms.
     """
 
     def __init__(
@@ -131,11 +141,13 @@ class FormReader:
         remote: RemoteStore | None,
         raw_store: RawStore,
         frame_cache_bytes_max: int = FRAME_CACHE_BYTES_MAX,
+        keys: KeyRing = NO_KEYS,
     ) -> None:
         self._engine = engine
         self._packed_store = packed_store
         self._remote = remote
         self._raw_store = raw_store
+        self._keys = keys
         self._frames = _FrameCache(frame_cache_bytes_max)
         self._tables = _TableCache(TABLE_CACHE_BYTES_MAX)
         self._flights: dict[_FrameKey, _Flight] = {}
@@ -161,6 +173,7 @@ class FormReader:
         Raises:
             StaleInodeError: The file is gone.
             CorruptDataError: No form has these bytes intact.
+            EncryptionKeyError: The key of the form that has them is not configured.
             StoreError: No form can be reached.
         """
         while True:
@@ -256,11 +269,12 @@ class FormReader:
     async def _open(self, form: Form) -> SeekTable:
         if form.kind == FormKind.PACKED:
             return await trio.to_thread.run_sync(
-                self._open_packed, form.location, limiter=self._threads
+                self._open_packed, form, limiter=self._threads
             )
         remote = self._need_remote()
         read_range = Extent.of(form.location, form.stored_bytes).reader(remote)
-        reader = await FrameReader.open(read_range, form.stored_bytes, self._name(form))
+        unlock = Unlock(self._keys, form.blob)
+        reader = await FrameReader.open(read_range, form.stored_bytes, self._name(form), unlock)
         return reader.table
 
     async def _read_frames(self, form: Form, table: SeekTable, offset: int, size: int) -> bytes:
@@ -273,8 +287,9 @@ class FormReader:
         reader = FrameReader(read_range, form.stored_bytes, self._name(form), table)
         return await reader.read(offset, size)
 
-    def _open_packed(self, location: str) -> SeekTable:
-        with PackedFile.open(self._packed_store.path(location)) as packed:
+    def _open_packed(self, form: Form) -> SeekTable:
+        path, unlock = self._packed_store.path(form.location), Unlock(self._keys, form.blob)
+        with PackedFile.open(path, unlock=unlock) as packed:
             return packed.table
 
     def _read_packed(self, location: str, table: SeekTable, offset: int, size: int) -> bytes:

@@ -70,7 +70,7 @@ class ContainerCipher:
         """What encryption adds to each message."""
         return TAG_BYTES
 
-    def encrypt_frame(self, index: int, frame: bytes) -> bytes:
+    def encrypt_frame(self, index: int, frame: bytes | memoryview) -> bytes:
         """Return a frame encrypted, `TAG_BYTES` longer; each index once in a container's life."""
         return self._aead.encrypt(_nonce(index), frame, self._data(_FRAME_LABEL, index))
 

@@ -96,6 +96,10 @@ class KeyRing:
         return key
 
 
+NO_KEYS = KeyRing()
+"""Of those who encrypt nothing."""
+
+
 def load_key_ring(sources: Sequence[str], environment: Mapping[str, str]) -> KeyRing:
     """Read keys.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.fsck.files import FileCheck
 from memfs.fsck.report import Problem, Progress, Report, no_progress
 
@@ -25,6 +26,7 @@ async def check(
     *,
     verify: bool = False,
     progress: Progress = no_progress,
+    keys: KeyRing = NO_KEYS,
 ) -> Report:
     """Check a state directory that no daemon has mounted.
 
@@ -35,6 +37,7 @@ async def check(
         remote: Its object store; None leaves remote forms out.
         verify: Read packed and remote forms whole and compare with their checksums.
         progress: Told how far it is.
+        keys: Of encrypted forms, to verify them.
 
     Raises:
         StoreUnavailableError: The object store cannot be reached; nothing is said of its objects.
@@ -44,6 +47,8 @@ async def check(
         Problem("metadata", fault, "restore the state directory from a backup")
         for fault in engine.check()
     ]
-    files = FileCheck(engine, raw_store, packed_store, remote, verify=verify, progress=progress)
+    files = FileCheck(
+        engine, raw_store, packed_store, remote, verify=verify, progress=progress, keys=keys
+    )
     report = await files.run()
     return report._replace(problems=problems + report.problems)

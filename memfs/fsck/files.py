@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import MemfsError, ObjectMissingError, StoreUnavailableError
+from memfs.encryption.keys import NO_KEYS, KeyRing
+from memfs.errors import EncryptionKeyError, MemfsError, ObjectMissingError, StoreUnavailableError
 from memfs.fsck.report import Problem, Progress, Report
 from memfs.metadata.records import InodeFlags, MoveKind
+from memfs.stores.envelope import Unlock
 from memfs.stores.extent import Extent
 from memfs.stores.reading import FrameReader, PackedFile
 from memfs.stores.store import ObjectStat
@@ -46,6 +48,7 @@ class FileCheck:
         remote: The object store; None: remote forms are not looked at.
         verify: Read all packed and remote forms whole and check them.
         progress: Told how far it is.
+        keys: Of encrypted forms, to verify them.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class FileCheck:
         *,
         verify: bool,
         progress: Progress,
+        keys: KeyRing = NO_KEYS,
     ) -> None:
         self._engine = engine
         self._raw_store = raw_store
@@ -64,6 +68,7 @@ class FileCheck:
         self._remote = remote
         self._verify = verify
         self._progress = progress
+        self._keys = keys
         self._problems: list[Problem] = []
         self._raws = array("Q")
         self._packed: set[str] = set()
@@ -134,6 +139,9 @@ class FileCheck:
                 await self._check_remote(inode, form, extent, self._remote)
         except StoreUnavailableError:
             raise
+        except EncryptionKeyError as error:
+            # The message has the remedy: what cannot be decrypted here is not damaged.
+            await self._complain(inode, f"its {form.kind} form is not verified", str(error))
         except MemfsError as error:
             await self._complain(inode, f"its {form.kind} form is bad: {error}", _RESTORE)
 
@@ -148,7 +156,8 @@ class FileCheck:
             self._verified_bytes += size
 
     def _verify_packed(self, form: Form) -> None:
-        with PackedFile.open(self._packed_store.path(form.location)) as packed:
+        path, unlock = self._packed_store.path(form.location), Unlock(self._keys, form.blob)
+        with PackedFile.open(path, unlock=unlock) as packed:
             packed.verify()
 
     async def _check_remote(
@@ -165,7 +174,9 @@ class FileCheck:
             )
         elif self._verify:
             read_range = extent.reader(remote)
-            reader = await FrameReader.open(read_range, form.stored_bytes, form.location)
+            reader = await FrameReader.open(
+                read_range, form.stored_bytes, form.location, Unlock(self._keys, form.blob)
+            )
             await reader.verify()
             self._verified_bytes += form.stored_bytes
 

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import MemfsError, StaleInodeError
 from memfs.moves.faults import FaultPoints
 from memfs.moves.progress import ProgressTable
+from memfs.moves.tally import CompressionTally
 from memfs.stores.disk import disk_errors
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ class MoveParts:
     residency: Residency
     syncer: Syncer
     sealer: Sealer
+    keys: KeyRing = NO_KEYS
+    """Of forms that are encrypted, or are to be."""
+    tally: CompressionTally = field(default_factory=CompressionTally)
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)
     threads: trio.CapacityLimiter = field(

@@ -19,10 +19,10 @@ import trio
 
 from memfs.errors import (
     CorruptDataError,
+    EncryptionKeyError,
     MemfsError,
     NotFoundError,
     NotSupportedError,
-    ObjectMissingError,
     StaleInodeError,
     StoreError,
 )
@@ -33,11 +33,12 @@ from memfs.metadata.records import (
     FormReplacement,
     InodeFlags,
 )
+from memfs.moves.coding import unlock
+from memfs.moves.containers import append_container
 from memfs.moves.outcome import MoveOutcome, MoveResult
-from memfs.moves.packing import blob_of, codec_of, find_form
+from memfs.moves.packing import find_form
 from memfs.stores.disk import disk_errors, read_fully, write_all
 from memfs.stores.extent import Extent
-from memfs.stores.packing import pack_file
 from memfs.stores.reading import FrameReader
 from memfs.types import BATCH_SEPARATOR, FormKind
 
@@ -50,9 +51,6 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo, IntentId
 
 log = logging.getLogger(__name__)
-
-COPY_BYTES = 1 << 20
-"""Bytes copied at a time from a packed file into a batch."""
 
 
 class _Part(NamedTuple):
@@ -251,47 +249,24 @@ async def _fill(parts: MoveParts, key: str, inodes: Sequence[Inode], fd: int) ->
     offset = 0
     for inode in inodes:
         try:
-            blob, codec, stored_bytes = await _append(parts, inode, fd)
-        except (CorruptDataError, ObjectMissingError, StoreError) as error:
+            number = parts.engine.reserve_blob()
+            blob, coding, stored_bytes = await append_container(
+                parts, inode, number, fd, _stop_if_cancelled
+            )
+        except (CorruptDataError, EncryptionKeyError, StoreError) as error:
             log.info("inode %d is left out of a batch: %s", inode.ino, error)
             await trio.to_thread.run_sync(os.ftruncate, fd, offset)
             os.lseek(fd, offset, os.SEEK_SET)
             continue
         location = f"{key}{BATCH_SEPARATOR}{offset}"
-        form = Form(blob.blob, FormKind.REMOTE, location, codec, stored_bytes)
+        form = Form(blob.blob, FormKind.REMOTE, location, coding, stored_bytes)
         made.append(_Part(inode, blob, form))
         offset += stored_bytes
     return made
 
 
-async def _append(parts: MoveParts, inode: Inode, fd: int) -> tuple[Blob, str, int]:
-    """Append one file's container, as the packed file has it or from the raw file."""
-    codec = await codec_of(parts, inode.ino, parts.config.glacier.codec)
-    packed = await find_form(parts, inode, FormKind.PACKED)
-    if packed is not None and (packed.codec == str(codec.spec) or not inode.raw):
-        path = parts.packed_store.path(packed.location)
-        await trio.to_thread.run_sync(_copy, path, fd, packed.stored_bytes, limiter=parts.threads)
-        return await parts.engine.get_blob(inode.blob), packed.codec, packed.stored_bytes
-    number = parts.engine.reserve_blob()
-    summary = await trio.to_thread.run_sync(
-        pack_file,
-        parts.raw_store.path(inode.raw),
-        fd,
-        codec,
-        parts.config.cold.frame_bytes,
-        limiter=parts.threads,
-    )
-    return await blob_of(parts, inode, number, summary), str(codec.spec), summary.stored_bytes
-
-
-def _copy(source: Path, target_fd: int, size: int) -> None:
-    with disk_errors(str(source)):
-        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            for start in range(0, size, COPY_BYTES):
-                write_all(target_fd, read_fully(fd, min(COPY_BYTES, size - start), start))
-        finally:
-            os.close(fd)
+def _stop_if_cancelled(_done_bytes: int) -> None:
+    trio.from_thread.check_cancelled()
 
 
 async def _verify(
@@ -308,7 +283,9 @@ async def _verify(
         try:
             for form, digest in forms:
                 extent = Extent.of(form.location, form.stored_bytes)
-                reader = await FrameReader.open(_local_reader(fd, extent), extent.size, name)
+                reader = await FrameReader.open(
+                    _local_reader(fd, extent), extent.size, name, unlock(parts, form.blob)
+                )
                 if reader.table.digest != digest:
                     raise CorruptDataError(
                         f"{name}: the part at {extent.start} has another digest than its file"

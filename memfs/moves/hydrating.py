@@ -14,6 +14,7 @@ import trio
 
 from memfs.errors import (
     CorruptDataError,
+    EncryptionKeyError,
     InvalidValueError,
     NotFoundError,
     NotSupportedError,
@@ -21,6 +22,7 @@ from memfs.errors import (
 )
 from memfs.metadata.records import MoveKind
 from memfs.moves.attempt import recorded
+from memfs.moves.coding import unlock
 from memfs.stores.disk import disk_errors
 from memfs.stores.extent import Extent
 from memfs.stores.packing import digest_file
@@ -39,6 +41,16 @@ log = logging.getLogger(__name__)
 
 DONE_COUNT_MAX = 10_000
 """Hydrated files remembered for the mover, about 1 MB; of more it hears at its next full look."""
+
+
+_UNUSABLE = (
+    StoreError,
+    CorruptDataError,
+    EncryptionKeyError,
+    NotSupportedError,
+    InvalidValueError,
+)
+"""What makes a hydration turn to the next form; a full disk or a bug is not among it."""
 
 
 class _Flight:
@@ -153,7 +165,7 @@ async def _unpack(parts: MoveParts, inode: Inode, fd: int, progress: MoveProgres
     for form in await parts.engine.list_forms(inode.blob):
         try:
             await _unpack_form(parts, form, fd, progress)
-        except (StoreError, CorruptDataError, NotSupportedError, InvalidValueError) as error:
+        except _UNUSABLE as error:
             path = os.fsdecode(await parts.engine.get_path(inode.ino))
             log.warning("%s: its %s form cannot be used: %s", path, form.kind, error)
             # Corruption outranks absence: it needs a person, and waiting does not help.
@@ -170,7 +182,7 @@ async def _unpack_form(parts: MoveParts, form: Form, fd: int, progress: MoveProg
 
     if form.kind == FormKind.PACKED:
         await trio.to_thread.run_sync(
-            _unpack_packed, parts, form.location, fd, progress, limiter=parts.prompt_threads
+            _unpack_packed, parts, form, fd, progress, limiter=parts.prompt_threads
         )
         return
     remote = parts.remote
@@ -180,16 +192,18 @@ async def _unpack_form(parts: MoveParts, form: Form, fd: int, progress: MoveProg
         Extent.of(form.location, form.stored_bytes).reader(remote),
         form.stored_bytes,
         f"{remote.url}/{form.location}",
+        unlock(parts, form.blob),
     )
     await reader.unpack_to(fd, advance)
 
 
-def _unpack_packed(parts: MoveParts, location: str, fd: int, progress: MoveProgress) -> None:
+def _unpack_packed(parts: MoveParts, form: Form, fd: int, progress: MoveProgress) -> None:
     def advance(done_bytes: int) -> None:
         progress.done_bytes = done_bytes
         trio.from_thread.check_cancelled()
 
-    with PackedFile.open(parts.packed_store.path(location)) as packed:
+    path = parts.packed_store.path(form.location)
+    with PackedFile.open(path, unlock=unlock(parts, form.blob)) as packed:
         packed.unpack_to(fd, advance)
 
 

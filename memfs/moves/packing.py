@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.codecs.registry import get_codec, parse_codec
 from memfs.errors import CorruptDataError
 from memfs.metadata.records import Blob, Form, InodeFlags, MoveKind
 from memfs.moves.attempt import recorded
+from memfs.moves.coding import choose_coding, encryption_of, unlock
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.stores.packing import pack_file
 from memfs.stores.reading import PackedFile
@@ -22,10 +22,11 @@ from memfs.types import BLOCK_BYTES, FormKind
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from memfs.codecs.codec import Codec
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
+    from memfs.moves.coding import Coding
     from memfs.moves.progress import MoveProgress
+    from memfs.stores.envelope import Encryption, Unlock
     from memfs.stores.packing import PackedSummary
     from memfs.types import BlobId, InodeNo
 
@@ -57,18 +58,23 @@ async def pack(parts: MoveParts, ino: InodeNo) -> MoveResult:
     if await parts.sealer.adopt_if_changed(inode):
         return MoveResult(MoveOutcome.SUPERSEDED)
     stored_bytes_max = inode.blocks * BLOCK_BYTES - DISK_BLOCK_BYTES
-    codec = await codec_of(parts, ino, parts.config.cold.codec)
-    if stored_bytes_max <= 0 or codec.spec.name == "none":
+    if stored_bytes_max <= 0:
+        return MoveResult(MoveOutcome.INCOMPRESSIBLE)
+    coding = await choose_coding(parts, inode, parts.config.cold.codec)
+    if not coding.worthwhile:
         return MoveResult(MoveOutcome.INCOMPRESSIBLE)
     number = parts.engine.reserve_blob()
     location = parts.packed_store.location(number)
+    blob_number = inode.blob or number
+    encryption = encryption_of(parts, FormKind.PACKED, inode, blob_number)
     async with recorded(parts, MoveKind.PACK, inode, location) as attempt:
         with parts.progress.track("pack", ino, inode.size) as progress:
             summary = await trio.to_thread.run_sync(
                 _write,
                 parts,
                 inode,
-                codec,
+                coding,
+                encryption,
                 location,
                 stored_bytes_max,
                 progress,
@@ -81,13 +87,16 @@ async def pack(parts: MoveParts, ino: InodeNo) -> MoveResult:
                 _verify,
                 parts.packed_store.path(location),
                 summary.digest,
+                unlock(parts, blob_number),
                 progress,
                 limiter=parts.threads,
             )
             parts.faults.reach("pack.verified")
         blob = await blob_of(parts, inode, number, summary)
-        form = Form(blob.blob, FormKind.PACKED, location, str(codec.spec), summary.stored_bytes)
+        written = str(summary.table.coding)
+        form = Form(blob.blob, FormKind.PACKED, location, written, summary.stored_bytes)
         published = await attempt.publish_form(blob, form)
+    parts.tally.note_packed(summary)
     parts.faults.reach("pack.published")
     return MoveResult(
         MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED, summary.stored_bytes
@@ -100,12 +109,6 @@ async def find_form(parts: MoveParts, inode: Inode, kind: FormKind) -> Form | No
         return None
     forms = await parts.engine.list_forms(inode.blob)
     return next((form for form in forms if form.kind == kind), None)
-
-
-async def codec_of(parts: MoveParts, ino: InodeNo, default: str) -> Codec:
-    """Return the codec in force on a file: its own, a directory's, else the tier's."""
-    text = await parts.engine.effective_codec(ino) or default
-    return get_codec(parse_codec(text))
 
 
 async def blob_of(parts: MoveParts, inode: Inode, number: BlobId, summary: PackedSummary) -> Blob:
@@ -128,7 +131,8 @@ async def blob_of(parts: MoveParts, inode: Inode, number: BlobId, summary: Packe
 def _write(
     parts: MoveParts,
     inode: Inode,
-    codec: Codec,
+    coding: Coding,
+    encryption: Encryption | None,
     location: str,
     stored_bytes_max: int,
     progress: MoveProgress,
@@ -144,7 +148,15 @@ def _write(
     source = parts.raw_store.path(inode.raw)
     with parts.packed_store.draft(location) as draft:
         try:
-            summary = pack_file(source, draft.fd, codec, parts.config.cold.frame_bytes, advance)
+            summary = pack_file(
+                source,
+                draft.fd,
+                coding.codec,
+                parts.config.cold.frame_bytes,
+                advance,
+                shuffle_bytes=coding.shuffle_bytes,
+                encryption=encryption,
+            )
         except _DoesNotShrinkError:
             return None
         if summary.stored_bytes > stored_bytes_max:
@@ -153,14 +165,14 @@ def _write(
     return summary
 
 
-def _verify(path: Path, digest: bytes, progress: MoveProgress) -> None:
+def _verify(path: Path, digest: bytes, unlocking: Unlock, progress: MoveProgress) -> None:
     half = progress.done_bytes
 
     def advance(done_bytes: int) -> None:
         progress.done_bytes = half + done_bytes // 2
         trio.from_thread.check_cancelled()
 
-    with PackedFile.open(path) as packed:
+    with PackedFile.open(path, unlock=unlocking) as packed:
         if packed.table.digest != digest:
             raise CorruptDataError(f"{path}: reads back with another digest than was written")
         packed.verify(advance)

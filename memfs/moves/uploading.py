@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import CorruptDataError, NotSupportedError
-from memfs.metadata.records import Blob, Form, InodeFlags, MoveKind
+from memfs.metadata.records import Form, InodeFlags, MoveKind
 from memfs.moves.attempt import recorded
+from memfs.moves.coding import unlock
+from memfs.moves.containers import Container, append_container, find_packed, fits_store
 from memfs.moves.outcome import MoveOutcome, MoveResult
-from memfs.moves.packing import blob_of, codec_of, find_form
+from memfs.moves.packing import find_form
 from memfs.stores.disk import disk_errors
-from memfs.stores.packing import pack_file
 from memfs.stores.reading import FrameReader
 from memfs.types import BlobId, FormKind
 
@@ -29,12 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from memfs.codecs.codec import Codec
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
-    from memfs.stores.packing import PackedSummary
-    from memfs.stores.store import RemoteStore
     from memfs.types import Generation, InodeNo
 
 
@@ -55,6 +53,7 @@ async def upload(parts: MoveParts, ino: InodeNo) -> MoveResult:
         StoreError: The store refused or cannot be reached.
         NoSpaceError: The disk has no room for the compressed copy.
         CorruptDataError: The object does not read back equal, or its source is damaged.
+        EncryptionKeyError: Its source is encrypted with a key that is not configured.
     """
     if parts.remote is None:
         raise NotSupportedError("no glacier tier is configured: set glacier.url")
@@ -71,15 +70,14 @@ async def upload(parts: MoveParts, ino: InodeNo) -> MoveResult:
         # A crash of the machine must not forget the intent and leave an object that nobody knows.
         await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.threads)
         with parts.progress.track("upload", ino, inode.size) as progress:
-            async with _source(parts, inode, number, progress) as (path, blob, codec):
+            async with _source(parts, inode, number, progress) as (path, container):
                 parts.faults.reach("upload.prepared")
-                with disk_errors(str(path)):
-                    stored_bytes = path.stat().st_size
                 await parts.remote.put_file(key, path)
             parts.faults.reach("upload.stored")
-            await _verify(parts.remote, key, stored_bytes, blob, progress)
+            await verify_object(parts, key, container, progress)
             parts.faults.reach("upload.verified")
-        form = Form(blob.blob, FormKind.REMOTE, key, codec, stored_bytes)
+        blob, coding, stored_bytes = container
+        form = Form(blob.blob, FormKind.REMOTE, key, coding, stored_bytes)
         published = await attempt.publish_form(blob, form)
     parts.faults.reach("upload.published")
     return MoveResult(MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED, stored_bytes)
@@ -88,55 +86,58 @@ async def upload(parts: MoveParts, ino: InodeNo) -> MoveResult:
 @contextlib.asynccontextmanager
 async def _source(
     parts: MoveParts, inode: Inode, number: BlobId, progress: MoveProgress
-) -> AsyncIterator[tuple[Path, Blob, str]]:
-    """Give a local container of the file for the block: path, blob, codec.
+) -> AsyncIterator[tuple[Path, Container]]:
+    """Give a local container of the file for the block, and where it is.
 
-    The packed file as it is where its codec is the wanted one or nothing else is local; otherwise
-    a temporary one from the raw file.
+    The packed file itself where it is as objects are to be; otherwise a temporary one.
     """
-    codec = await codec_of(parts, inode.ino, parts.config.glacier.codec)
-    packed = await find_form(parts, inode, FormKind.PACKED)
-    if packed is not None and (packed.codec == str(codec.spec) or not inode.raw):
+    packed = await find_packed(parts, inode)
+    if packed is not None and fits_store(parts, packed):
         blob = await parts.engine.get_blob(inode.blob)
-        yield parts.packed_store.path(packed.location), blob, packed.codec
+        path = parts.packed_store.path(packed.location)
+        yield path, Container(blob, packed.codec, packed.stored_bytes)
         return
-    temporary = parts.packed_store.temporary_path(f"upload-{inode.ino}")
-    try:
-        summary = await trio.to_thread.run_sync(
-            _write, parts, inode, codec, temporary, progress, limiter=parts.threads
-        )
-        yield temporary, await blob_of(parts, inode, number, summary), str(codec.spec)
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(functools.partial(temporary.unlink, missing_ok=True))
 
-
-def _write(
-    parts: MoveParts, inode: Inode, codec: Codec, target: Path, progress: MoveProgress
-) -> PackedSummary:
-    def advance(done_bytes: int, stored_bytes: int) -> None:
+    def advance(done_bytes: int) -> None:
         progress.done_bytes = done_bytes // 2
         trio.from_thread.check_cancelled()
 
-    with disk_errors(str(target)):
-        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    async with temporary_file(parts, f"upload-{inode.ino}") as (path, fd):
+        yield path, await append_container(parts, inode, number, fd, advance)
+
+
+@contextlib.asynccontextmanager
+async def temporary_file(parts: MoveParts, name: str) -> AsyncIterator[tuple[Path, int]]:
+    """Give an empty file for the block: path, and a descriptor for reading and writing."""
+    path = parts.packed_store.temporary_path(name)
+    with disk_errors(str(path)):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        source = parts.raw_store.path(inode.raw)
-        return pack_file(source, fd, codec, parts.config.cold.frame_bytes, advance)
+        yield path, fd
     finally:
         os.close(fd)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(functools.partial(path.unlink, missing_ok=True))
 
 
-async def _verify(
-    remote: RemoteStore, key: str, stored_bytes: int, blob: Blob, progress: MoveProgress
+async def verify_object(
+    parts: MoveParts, key: str, container: Container, progress: MoveProgress
 ) -> None:
+    """Read an object back whole; `CorruptDataError` unless it holds the container's blob."""
+    remote, blob = parts.remote, container.blob
+    assert remote is not None
     half = progress.done_bytes
 
     def advance(done_bytes: int) -> None:
         progress.done_bytes = half + (progress.total_bytes - half) * done_bytes // max(1, blob.size)
 
     name = f"{remote.url}/{key}"
-    reader = await FrameReader.open(functools.partial(remote.get_range, key), stored_bytes, name)
+    reader = await FrameReader.open(
+        functools.partial(remote.get_range, key),
+        container.stored_bytes,
+        name,
+        unlock(parts, blob.blob),
+    )
     if reader.table.digest != blob.digest:
         raise CorruptDataError(f"{name}: reads back with another digest than the file has")
     await reader.verify(advance)

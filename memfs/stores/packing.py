@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno as codes
 import os
+import time
 from array import array
 from collections import deque
 from collections.abc import Callable
@@ -54,6 +55,8 @@ class PackedSummary(NamedTuple):
     """BLAKE3-256 of the uncompressed bytes; 32 bytes."""
     frame_count: int
     table: SeekTable
+    elapsed_s: float
+    """From the first byte read to the last one written."""
 
 
 class _EncodedFrame(NamedTuple):
@@ -172,6 +175,7 @@ class _Packer:
         self._hole_frame: _EncodedFrame | None = None
 
     def run(self, target_fd: int, on_progress: PackProgress | None) -> PackedSummary:
+        begun_s = time.monotonic()
         threads = min(worker_count(), self._frame_count)
         # One thread needs no pool: starting it costs more than encoding a small file.
         if threads <= 1:
@@ -196,7 +200,10 @@ class _Packer:
             table = table.encrypted(self._cipher, self._envelope.key_id)
         write_all(target_fd, trailer)
         stored_bytes = self._stored_bytes + len(trailer)
-        return PackedSummary(self._size, stored_bytes, table.digest, self._frame_count, table)
+        elapsed_s = time.monotonic() - begun_s
+        return PackedSummary(
+            self._size, stored_bytes, table.digest, self._frame_count, table, elapsed_s
+        )
 
     def _run_threads(
         self,

@@ -21,12 +21,14 @@ from memfs.stores.container import TAIL_BYTES, SeekTable
 from memfs.stores.disk import ByteProgress, disk_errors, read_fully
 from memfs.stores.envelope import Unlock, parse_table, table_bytes_needed
 from memfs.stores.packing import worker_count
+from memfs.stores.reencrypting import Reencryption
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
     from memfs.codecs.codec import Codec
+    from memfs.stores.envelope import Encryption
 
 RangeReader = Callable[[int, int], Awaitable[bytes]]
 """Returns stored bytes `[start, end)` of one container; fewer only at its end."""
@@ -157,6 +159,30 @@ class PackedFile:
     def verify(self, on_progress: ByteProgress | None = None) -> None:
         """Read and check everything; raises `CorruptDataError` as `unpack_to`, writes nothing."""
         self._drain(None, on_progress)
+
+    def reencrypt_to(
+        self,
+        target_fd: int,
+        encryption: Encryption | None,
+        on_progress: ByteProgress | None = None,
+    ) -> tuple[int, SeekTable]:
+        """Append a copy under another key, or under none; returns its length and its table.
+
+        Args:
+            target_fd: Writable; not fsynced.
+            encryption: Of the copy; None: it is not encrypted.
+            on_progress: Told the uncompressed bytes done; may raise to stop.
+
+        Raises:
+            CorruptDataError: Names file and frame.
+            NoSpaceError: The target's disk is full.
+        """
+        copy = Reencryption(self.table, target_fd, encryption, self._name)
+        for index in range(self.table.frame_count):
+            copy.write(memoryview(self._read_stored(range(index, index + 1))))
+            if on_progress is not None:
+                on_progress(copy.done_bytes)
+        return copy.finish()
 
     def _drain(self, target_fd: int | None, on_progress: ByteProgress | None) -> None:
         with disk_errors(self._name):
@@ -305,6 +331,38 @@ class FrameReader:
     async def verify(self, on_progress: ByteProgress | None = None) -> None:
         """Read and check everything; raises `CorruptDataError` as `unpack_to`, writes nothing."""
         await self._drain(None, on_progress)
+
+    async def reencrypt_to(
+        self,
+        target_fd: int,
+        encryption: Encryption | None,
+        on_progress: ByteProgress | None = None,
+    ) -> tuple[int, SeekTable]:
+        """Append a copy under another key, or under none; returns its length and its table.
+
+        Cancel: safe; the target is partly written, and no thread uses it any more.
+
+        Args:
+            target_fd: Writable; not fsynced.
+            encryption: Of the copy; None: it is not encrypted.
+            on_progress: Told the uncompressed bytes done; may raise to stop.
+
+        Raises:
+            CorruptDataError: Names object and frame.
+            NoSpaceError: The target's disk is full.
+            StoreError: As `read_range`.
+        """
+        copy = Reencryption(self.table, target_fd, encryption, self._name)
+        for frames in self._batches():
+            stored = await self._read_stored(frames)
+            await trio.to_thread.run_sync(self._copy_batch, copy, frames, stored)
+            if on_progress is not None:
+                on_progress(copy.done_bytes)
+        return await trio.to_thread.run_sync(copy.finish)
+
+    def _copy_batch(self, copy: Reencryption, frames: range, stored: bytes) -> None:
+        for _, view in _split(self.table, frames, stored):
+            copy.write(view)
 
     async def _drain(self, target_fd: int | None, on_progress: ByteProgress | None) -> None:
         with disk_errors(self._name):

@@ -171,10 +171,10 @@ async def test_a_full_disk_stops_a_batch_and_nothing_is_left(
 ) -> None:
     inos = await make(state, CONTENTS)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **_options: object) -> None:
         raise NoSpaceError("the disk is full")
 
-    monkeypatch.setattr("memfs.moves.batching.pack_file", refuse)
+    monkeypatch.setattr("memfs.moves.containers.pack_file", refuse)
     with pytest.raises(NoSpaceError):
         await state.moves.upload_batch(inos)
     assert await state.leaks() == []

@@ -117,6 +117,18 @@ def test_a_refusal_names_file_key_and_remedy(file: Path, text: str, expected: st
     assert expected in refusal
 
 
+def test_keys_are_one_text_or_several_and_never_shown(file: Path) -> None:
+    file.write_text('[encryption]\nkeys = "env:A"')
+    assert load_config(file).encryption.keys == ("env:A",)
+    assert load_config(file, {"encryption.keys": "file:/b"}).encryption.keys == ("file:/b",)
+    file.write_text('[encryption]\nkeys = ["file:/a", "env:B"]')
+    assert load_config(file).encryption.keys == ("file:/a", "env:B")
+    file.write_text('[encryption]\nkeys = ["secret", 1]')
+    with pytest.raises(UsageError, match=r"encryption\.keys: .* list of them") as refused:
+        load_config(file)
+    assert "secret" not in str(refused.value)
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"cannot read the configuration .*none\.toml: No such file"

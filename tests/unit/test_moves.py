@@ -398,7 +398,7 @@ async def test_a_file_that_cannot_be_written_packed_is_left_as_it_was(
 ) -> None:
     """A full disk is an ordinary case."""
 
-    def full(*_arguments: object) -> None:
+    def full(*_arguments: object, **_options: object) -> None:
         raise NoSpaceError("the disk is full")
 
     ino = await state.create("a", CONTENT)

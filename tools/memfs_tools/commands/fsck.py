@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import click
 import trio
 
 from memfs.config_file import load_config
+from memfs.encryption.keys import load_key_ring
 from memfs.errors import MemfsError, StoreUnavailableError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.fsck.check import check
@@ -65,6 +67,7 @@ def fsck(
 
 
 async def _check(state: Path, config: Config, *, verify: bool, progress: Progress) -> Report:
+    keys = load_key_ring(config.encryption.keys, os.environ)
     remote = None
     if config.glacier.enabled:
         remote = open_remote_store(config.glacier, state / "glacier")
@@ -73,7 +76,13 @@ async def _check(state: Path, config: Config, *, verify: bool, progress: Progres
         engine = SqliteEngine.open(state, config.metadata)
         try:
             return await check(
-                engine, raw_store, PackedStore(state), remote, verify=verify, progress=progress
+                engine,
+                raw_store,
+                PackedStore(state),
+                remote,
+                verify=verify,
+                progress=progress,
+                keys=keys,
             )
         finally:
             engine.close()

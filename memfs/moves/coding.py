@@ -1,0 +1,99 @@
+"""Coding: how the next form of a file is compressed, filtered and encrypted.
+
+Invariant: a form that is to be encrypted is never written in clear, not even into a temporary file
+that is uploaded from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from memfs.codecs.registry import get_codec, parse_codec
+from memfs.stores.envelope import Encryption, Unlock
+from memfs.stores.sampling import judge
+from memfs.types import CodecSpec, FormCoding, FormKind
+
+if TYPE_CHECKING:
+    from memfs.codecs.codec import Codec
+    from memfs.encryption.keys import Key
+    from memfs.metadata.records import Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.types import BlobId, InodeNo
+
+NO_CODEC = CodecSpec("none", None)
+
+
+class Coding(NamedTuple):
+    """How a form is to be encoded."""
+
+    codec: Codec
+    shuffle_bytes: int
+    """Item size of the byte-shuffle filter; 1: none."""
+    worthwhile: bool
+    """False: compressing it saves too little, as a sample says, and `codec` is `none`."""
+    reason: str
+    """What that rests on, for users."""
+
+
+async def choose_coding(parts: MoveParts, inode: Inode, default: str) -> Coding:
+    """Choose codec and filter for a raw file: the codec in force on it, as far as that pays.
+
+    Args:
+        parts: The engine and the raw files among them.
+        inode: Has a raw file.
+        default: The tier's codec, as users write it.
+    """
+    codec = await codec_of(parts, inode.ino, default)
+    if codec.spec == NO_CODEC:
+        return Coding(codec, 1, False, "its codec is none")
+    source = parts.raw_store.path(inode.raw)
+    verdict = await trio.to_thread.run_sync(judge, source, codec, limiter=parts.threads)
+    if not verdict.worthwhile:
+        parts.tally.note_spared(str(codec.spec), inode.size)
+        return Coding(get_codec(NO_CODEC), 1, False, verdict.reason)
+    return Coding(codec, verdict.shuffle_bytes, True, verdict.reason)
+
+
+async def codec_of(parts: MoveParts, ino: InodeNo, default: str) -> Codec:
+    """Return the codec in force on a file: its own, a directory's, else the tier's."""
+    text = await parts.engine.effective_codec(ino) or default
+    return get_codec(parse_codec(text))
+
+
+def key_of(parts: MoveParts, kind: FormKind) -> Key | None:
+    """Return the key that new forms of a kind are encrypted with; None: they are not."""
+    config = parts.config.encryption
+    wanted = {FormKind.REMOTE: config.remote, FormKind.PACKED: config.packed}
+    return parts.keys.first if wanted.get(kind, False) else None
+
+
+def encryption_of(
+    parts: MoveParts, kind: FormKind, inode: Inode, blob: BlobId
+) -> Encryption | None:
+    """Return how a new form of a file is encrypted; None: it is not.
+
+    Args:
+        parts: Configuration and keys among them.
+        kind: Of the form.
+        inode: The file.
+        blob: Whose form it becomes.
+    """
+    key = key_of(parts, kind)
+    return None if key is None else Encryption(key, blob, inode.generation)
+
+
+def is_coded_so(coding: FormCoding, codec: Codec, key: Key | None) -> bool:
+    """Return whether a container may serve where this codec and this key are wanted."""
+    return coding.codec == str(codec.spec) and is_under(coding, key)
+
+
+def is_under(coding: FormCoding, key: Key | None) -> bool:
+    """Return whether a container is encrypted with just this key; None: not at all."""
+    return coding.key_id == ("" if key is None else key.id.hex())
+
+
+def unlock(parts: MoveParts, blob: BlobId) -> Unlock:
+    """Return what reading a form of a blob takes."""
+    return Unlock(parts.keys, blob)

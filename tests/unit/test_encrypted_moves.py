@@ -1,0 +1,186 @@
+"""Moves of encrypted forms: nothing in clear reaches the store, and keys are told by their ids."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.config import EncryptionConfig
+from memfs.content.forms import FormReader
+from memfs.encryption.keys import NO_KEYS, Key, KeyRing
+from memfs.errors import CorruptDataError, EncryptionKeyError
+from memfs.fsck.files import FileCheck
+from memfs.moves.outcome import MoveOutcome
+from memfs.types import FormCoding, FormKind
+from tests.moving import SMALL_FRAMES, State, compressible, incompressible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memfs.config import Config
+    from memfs.fsck.report import Report
+    from memfs.types import InodeNo
+
+OLD, NEW = Key(bytes(range(32)), "env:OLD"), Key(bytes(range(32, 64)), "env:NEW")
+CONTENT = compressible(30_000)
+
+
+def config(*, remote: bool = True, packed: bool = False) -> Config:
+    encryption = EncryptionConfig(remote=remote, packed=packed)
+    return dataclasses.replace(SMALL_FRAMES, encryption=encryption)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    opened = State(tmp_path / "state", config(), keys=KeyRing([OLD]))
+    yield opened
+    opened.close()
+
+
+def stored(state: State, location: str) -> bytes:
+    return (state.objects_dir / location.partition("@")[0]).read_bytes()
+
+
+async def coding(state: State, ino: InodeNo, kind: FormKind) -> FormCoding:
+    return FormCoding.parse((await state.form(ino, kind)).codec)
+
+
+async def check(state: State, keys: KeyRing) -> Report:
+    return await FileCheck(
+        state.engine,
+        state.raw_store,
+        state.packed_store,
+        state.remote,
+        verify=True,
+        progress=lambda *_: None,
+        keys=keys,
+    ).run()
+
+
+async def test_an_object_is_encrypted_and_comes_back(state: State) -> None:
+    name = "a name that nobody shall read"
+    ino = await state.create(name, CONTENT)
+    await state.moves.upload(ino)
+    await state.moves.drop_raw(ino)
+    form = await state.form(ino, FormKind.REMOTE)
+    assert FormCoding.parse(form.codec) == FormCoding("zstd:3", 1, OLD.id.hex())
+    data = stored(state, form.location)
+    assert bytes.fromhex("28b52ffd") not in data, "no zstd frame lies there in clear"
+    assert (await state.engine.get_blob(form.blob)).digest not in data
+    assert name not in form.location
+    assert name.encode() not in data
+    assert await state.content(ino) == CONTENT
+
+
+async def test_ranges_of_an_encrypted_object_are_read_alone(state: State) -> None:
+    ino = await state.create("a", CONTENT)
+    await state.moves.upload(ino)
+    await state.moves.drop_raw(ino)
+    reader = FormReader(
+        state.engine, state.packed_store, state.remote, state.raw_store, keys=state.parts.keys
+    )
+    inode = await state.engine.get_inode(ino)
+    for offset in (0, 4095, 20_000):
+        assert await reader.read(inode, offset, 5000) == CONTENT[offset : offset + 5000]
+
+
+async def test_packed_files_are_encrypted_on_request_alone(tmp_path: Path) -> None:
+    for packed in (False, True):
+        state = State(tmp_path / str(packed), config(packed=packed), keys=KeyRing([OLD]))
+        ino = await state.create("a", CONTENT)
+        await state.moves.pack(ino)
+        await state.moves.drop_raw(ino)
+        found = await coding(state, ino, FormKind.PACKED)
+        assert found.key_id == (OLD.id.hex() if packed else "")
+        assert await state.content(ino) == CONTENT
+        state.close()
+
+
+@pytest.mark.parametrize(("remote", "packed"), [(True, False), (False, True), (True, True)])
+async def test_a_packed_file_is_uploaded_under_the_key_of_objects(
+    tmp_path: Path, remote: bool, packed: bool
+) -> None:
+    """Without a raw file its frames are encrypted, or decrypted, and not compressed again."""
+    state = State(tmp_path / "state", config(remote=remote, packed=packed), keys=KeyRing([OLD]))
+    ino = await state.create("a", CONTENT)
+    await state.moves.pack(ino)
+    await state.moves.drop_raw(ino)
+    assert (await state.moves.upload(ino)).outcome is MoveOutcome.DONE
+    await state.moves.drop_form(ino, FormKind.PACKED)
+    assert (await coding(state, ino, FormKind.REMOTE)).key_id == (OLD.id.hex() if remote else "")
+    assert await state.content(ino) == CONTENT
+    assert not (await check(state, KeyRing([OLD]))).problems
+    state.close()
+
+
+async def test_batched_files_are_encrypted_each_by_itself(state: State) -> None:
+    inos = [await state.create(str(seed), compressible(3000, seed)) for seed in range(5)]
+    results = await state.moves.upload_batch(inos)
+    assert {result.outcome for result in results.values()} == {MoveOutcome.DONE}
+    for seed, ino in enumerate(inos):
+        await state.moves.drop_raw(ino)
+        assert (await coding(state, ino, FormKind.REMOTE)).key_id == OLD.id.hex()
+        assert await state.content(ino) == compressible(3000, seed)
+
+
+async def test_a_missing_key_is_told_and_is_no_damage(tmp_path: Path, state: State) -> None:
+    """Nothing is dropped or repaired for it; with the key everything is there again."""
+    ino = await state.create("a", CONTENT)
+    await state.moves.upload(ino)
+    await state.moves.drop_raw(ino)
+    for keys in (NO_KEYS, KeyRing([NEW])):
+        state.parts.keys = keys
+        with pytest.raises(EncryptionKeyError, match=rf"{OLD.id.hex()}.*encryption\.keys"):
+            await state.moves.hydrate(ino)
+        reader = FormReader(
+            state.engine, state.packed_store, state.remote, state.raw_store, keys=keys
+        )
+        with pytest.raises(EncryptionKeyError, match=OLD.id.hex()):
+            await reader.read(await state.engine.get_inode(ino), 0, 10)
+        [problem] = (await check(state, keys)).problems
+        assert "not verified" in str(problem)
+        assert "encryption.keys" in str(problem)
+    state.parts.keys = KeyRing([NEW, OLD])
+    assert await state.content(ino) == CONTENT
+
+
+async def test_objects_under_a_former_key_stay_readable(state: State) -> None:
+    first = await state.create("a", CONTENT)
+    await state.moves.upload(first)
+    state.parts.keys = KeyRing([NEW, OLD])
+    second = await state.create("b", compressible(9000, 7))
+    await state.moves.upload(second)
+    for ino, key in ((first, OLD), (second, NEW)):
+        assert (await coding(state, ino, FormKind.REMOTE)).key_id == key.id.hex()
+        await state.moves.drop_raw(ino)
+    assert await state.content(first) == CONTENT
+    assert await state.content(second) == compressible(9000, 7)
+
+
+async def test_an_object_of_another_file_is_refused(state: State) -> None:
+    """Whoever can write to the store cannot pass one file's object off as another's."""
+    inos = [await state.create(name, CONTENT) for name in "ab"]
+    for ino in inos:
+        await state.moves.upload(ino)
+        await state.moves.drop_raw(ino)
+    mine, other = [await state.form(ino, FormKind.REMOTE) for ino in inos]
+    (state.objects_dir / mine.location).write_bytes(stored(state, other.location))
+    with pytest.raises(CorruptDataError, match=f"holds blob {other.blob}"):
+        await state.moves.hydrate(inos[0])
+    assert await state.content(inos[1]) == CONTENT
+
+
+async def test_what_does_not_shrink_is_stored_as_it_is_and_found_out_by_a_sample(
+    state: State,
+) -> None:
+    content = incompressible(400_000)
+    ino = await state.create("a", content)
+    assert (await state.moves.pack(ino)).outcome is MoveOutcome.INCOMPRESSIBLE
+    assert await state.engine.list_intents() == []
+    await state.moves.upload(ino)
+    assert (await coding(state, ino, FormKind.REMOTE)).codec == "none"
+    assert state.parts.tally.totals()["zstd:3"].spared_count == 2
+    assert state.parts.tally.totals()["none"].content_bytes == len(content)
