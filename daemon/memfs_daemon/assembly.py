@@ -28,13 +28,16 @@ from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.shared import Features, Parts
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.mover.mover import Mover
+from memfs.mover.prefetching import Prefetcher
 from memfs.moves.attempt import MoveParts
 from memfs.moves.moves import Moves
+from memfs.prediction.predictor import Predictor
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
+from memfs_daemon.prefetch import PrefetchMethods
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
 from memfs_daemon.status import Status, StatusParts
 
@@ -74,10 +77,12 @@ class Assembly:
     sealer: Sealer
     moves: Moves
     mover: Mover
+    prefetcher: Prefetcher
     filesystem: Filesystem
     raw_pool: RawPool
     driver: Driver
     status: Status
+    prefetch: PrefetchMethods
 
 
 def choose_driver(config: MountConfig) -> DriverChoice:
@@ -141,7 +146,15 @@ def assemble(
         sealer = Sealer(engine, raw_store, open_table, activity)
         syncer = Syncer(engine, raw_store)
         move_parts = MoveParts(
-            engine, raw_store, packed_store, remote, config, open_table, residency, syncer, sealer,
+            engine,
+            raw_store,
+            packed_store,
+            remote,
+            config,
+            open_table,
+            residency,
+            syncer,
+            sealer,
             keys=keys,
         )
         moves = Moves(move_parts)
@@ -161,6 +174,7 @@ def assemble(
                 features=_features(config, options, choice, residency),
             )
         )
+        prefetcher = Prefetcher(move_parts, moves, activity, Predictor(), state_dir)
         driver, describe = _build_driver(
             filesystem, registry, mountpoint, config.mount, state_dir, options, choice
         )
@@ -172,12 +186,16 @@ def assemble(
             sealer=sealer,
             moves=moves,
             mover=Mover(move_parts, moves, activity, filesystem.settle, state_dir),
+            prefetcher=prefetcher,
             filesystem=filesystem,
             raw_pool=raw_pool,
             driver=driver,
             status=Status(
-                StatusParts(mountpoint, state_dir, config, engine, residency, remote, describe)
+                StatusParts(
+                    mountpoint, state_dir, config, engine, residency, remote, prefetcher, describe
+                )
             ),
+            prefetch=PrefetchMethods(engine, prefetcher),
         )
 
 

@@ -74,11 +74,13 @@ async def run(parts: Assembly, starter: Starter, manager: ServiceManager) -> Non
 async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager) -> None:
     """Run everything that lives as long as the mount."""
     async with trio.open_nursery() as nursery:
-        server = ControlServer(parts.state_dir, parts.status.methods())
+        methods = {**parts.status.methods(), **parts.prefetch.methods()}
+        server = ControlServer(parts.state_dir, methods)
         await nursery.start(server.serve)
         await nursery.start(_end_on_signal, parts, nursery.cancel_scope)
         await nursery.start(_serve, parts, nursery.cancel_scope)
         nursery.start_soon(parts.mover.run)
+        nursery.start_soon(parts.prefetcher.run)
         nursery.start_soon(parts.raw_pool.run)
         nursery.start_soon(manager.beat)
         log.info("%s: ready", parts.mountpoint)

@@ -15,6 +15,7 @@ from memfs.control.report import (
     COUNT_MAX,
     DriverReport,
     PendingReport,
+    PrefetchReport,
     StatusReport,
     TierReport,
     WorkReport,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from memfs.control.server import Method
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import PendingMove, Usage
+    from memfs.mover.prefetching import Prefetcher
     from memfs.stores.store import RemoteStore
 
 PENDING_SHOWN = 5
@@ -47,6 +49,7 @@ class StatusParts(NamedTuple):
     engine: Engine
     residency: Residency
     remote: RemoteStore | None
+    prefetcher: Prefetcher
     describe_driver: Callable[[], DriverReport]
 
 
@@ -82,6 +85,7 @@ class Status:
             store_url=parts.remote.url if parts.remote is not None else None,
             tiers=self._tiers(usage),
             work=await self._work(usage),
+            prefetch=PrefetchReport.from_json(parts.prefetcher.status()),
         ).to_json()
 
     async def pending(self, limit: int = COUNT_MAX) -> JsonValue:

@@ -74,6 +74,47 @@ class WorkReport:
     """The first few of those that wait."""
 
 
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """How often one source of guesses was right since the state directory was made."""
+
+    source: str
+    """`sequence`, `listing`, `shards`, `successor`, or `hint`, which is no guess."""
+    issued_count: int
+    hit_count: int
+    """Files that were opened within the window."""
+    wasted_count: int
+    """Files that were not."""
+    precision: float
+    """Moving average of hits among the guesses that ended; 0 to 1."""
+    stopped: bool
+    """It is wrong too often and only probes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefetchReport:
+    """What was brought near before it was used, since the daemon started."""
+
+    sources: tuple[SourceReport, ...]
+    learned_count: int
+    """Opens that were learned from."""
+    fetched_count: int
+    """Files that got a raw form."""
+    fetched_bytes: int
+    held_count: int
+    """Files that were brought into RAM."""
+    waiting_count: int
+    """Files that are to be fetched."""
+    stalled: str | None
+    """Why none is, cause and remedy; None while they are."""
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Return the report of `Prefetcher.status`, or of one that `to_json` gave."""
+        sources = tuple(SourceReport(**source) for source in value["sources"])
+        return cls(**value | {"sources": sources})
+
+
 COUNT_MAX = 10_000
 """Counting stops here: a report must not cost a walk over millions of rows."""
 
@@ -97,6 +138,7 @@ class StatusReport:
     """Of the glacier tier, without secrets; None: there is none."""
     tiers: tuple[TierReport, ...]
     work: WorkReport
+    prefetch: PrefetchReport
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the report as JSON values."""
@@ -122,6 +164,7 @@ class StatusReport:
                     "driver": DriverReport(**driver),
                     "tiers": tuple(TierReport(**tier) for tier in content["tiers"]),
                     "work": WorkReport(**work | {"pending": pending}),
+                    "prefetch": PrefetchReport.from_json(content["prefetch"]),
                 }
             )
         except (KeyError, TypeError) as error:

@@ -38,12 +38,12 @@ class Source(enum.IntFlag):
     SUCCESSOR = 8
     """What followed at least twice among the last four times."""
     HINT = 16
-    """A program or a user said so; exact, and never throttled."""
+    """A program or a user said so: no guess, and never throttled."""
 
     @property
     def label(self) -> str:
-        """The word that users see: `sequence`, ..., `hint`."""
-        return (self.name or "several").lower()
+        """The words that users see: `sequence`, `sequence|listing`, ..., `hint`."""
+        return (self.name or "none").lower()
 
 
 GUESSED = (Source.SEQUENCE, Source.LISTING, Source.SHARDS, Source.SUCCESSOR)

@@ -71,6 +71,7 @@ class _Job:
         self.failed_count = 0
         self.fetched_bytes = 0
         self.error: str | None = None
+        self.cancelled = False
 
     @property
     def waiting_count(self) -> int:
@@ -113,9 +114,11 @@ class Hints:
         """Append files to a job; returns how many of them, the first ones, there was room for.
 
         Raises:
-            InvalidValueError: There is no such job.
+            InvalidValueError: There is no such job, or it was cancelled.
         """
         job = self._find(number)
+        if job.cancelled:
+            raise InvalidValueError(f"list {number} of files to prefetch was cancelled")
         taken = inos[: HINT_COUNT_MAX - self.waiting_count]
         if taken:
             # What was handed out goes with the next addition, so that a long-lived job stays small.
@@ -141,6 +144,15 @@ class Hints:
         self._turns.pop(number, None)
         return dropped
 
+    def cancel(self, number: int) -> None:
+        """Forget the files of a job that wait, those too that are put back later.
+
+        Raises:
+            InvalidValueError: There is no such job.
+        """
+        self.drop(number)
+        self._find(number).cancelled = True
+
     def take(self) -> Hint | None:
         """Return the next file; None if none waits."""
         if not self._turns:
@@ -160,6 +172,9 @@ class Hints:
         """Have a file that was taken wait again, before the others of its job."""
         job = self._jobs.get(hint.job)
         if job is None:
+            return
+        if job.cancelled:
+            job.total_count -= 1
             return
         if job.next:
             job.next -= 1

@@ -63,7 +63,7 @@ class _Context:
 class Predictor:
     """Learns from accesses and guesses the next ones.
 
-    A guess is only a name until `issue` says that the file exists; from then on it is scored.
+    A guess is only a name until `scores.issue` is told that the file exists.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Predictor:
 
         A file that was hinted at is followed by the next hint, so nothing is guessed then.
         """
-        hinted = bool(self.scores.settle(access.ino, access.time_ns) & Source.HINT)
+        hinted = self.scores.settle(access.ino, access.time_ns)
         found: dict[bytes | InodeNo, Source] = {}
         for context in self._contexts_of(access):
             for source, target in self._follow(context, access):
@@ -97,10 +97,6 @@ class Predictor:
                 guesses.append(Guess(allowed, access.directory, b"", target))
         return guesses
 
-    def issue(self, sources: Source, ino: InodeNo, time_ns: int) -> bool:
-        """Note that a guessed file exists; False if it was guessed so before, and is open still."""
-        return self.scores.issue(sources, ino, time_ns)
-
     # --- listings --------------------------------------------------------------------------------
     def take_listing_wanted(self) -> list[InodeNo]:
         """Return and forget the directories whose order would help."""
@@ -108,17 +104,18 @@ class Predictor:
         return list(taken)
 
     def learn_listing(
-        self, directory: InodeNo, names: Sequence[bytes] | None, version: int, time_ns: int
+        self, directory: InodeNo, names: Sequence[bytes], version: int, time_ns: int
     ) -> None:
         """Take the order of a directory.
 
         Args:
             directory: One of `take_listing_wanted`.
-            names: Of its regular files, in the order of readdir; None: they are too many.
+            names: Of its regular files, in the order of readdir; more than `LISTED_COUNT_MAX` of
+                them are not kept.
             version: Differs when the directory has changed; see `check_listing`.
             time_ns: Wall clock.
         """
-        kept = () if names is None or len(names) > LISTED_COUNT_MAX else names
+        kept = () if len(names) > LISTED_COUNT_MAX else names
         self._listings.put(directory, Listing(kept, version, time_ns))
 
     def check_listing(self, directory: InodeNo, version: int, time_ns: int) -> None:

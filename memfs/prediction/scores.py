@@ -1,6 +1,7 @@
 """Scores: how often each source of guesses is right, and which guesses are still open.
 
 Invariant: every issued guess ends once, as a hit or as wasted, and the open ones are bounded.
+Hints are counted beside them: a list that a user gave is never wrong, only not used.
 """
 
 from __future__ import annotations
@@ -82,8 +83,11 @@ class Scores:
     """The scores of all sources."""
 
     def __init__(self) -> None:
-        self._scores = {source: Score() for source in (*GUESSED, Source.HINT)}
+        self._scores = {source: Score() for source in GUESSED}
+        self._scores[Source.HINT] = Score(precision=1.0)
         self._open: OrderedDict[InodeNo, _Open] = OrderedDict()
+        self._hinted: OrderedDict[InodeNo, None] = OrderedDict()
+        """The latest hints that were not followed yet."""
         self._wasted: list[InodeNo] = []
         self._serial = 0
 
@@ -125,15 +129,26 @@ class Scores:
                 self._waste_oldest()
         return bool(new)
 
-    def settle(self, ino: InodeNo, time_ns: int) -> Source:
-        """A file was opened: what guessed it was right; returns that."""
+    def issue_hint(self, ino: InodeNo) -> None:
+        """Note that a file is brought near because somebody said so."""
+        self._scores[Source.HINT].issued_count += 1
+        self._hinted[ino] = None
+        self._hinted.move_to_end(ino)
+        if len(self._hinted) > OPEN_COUNT_MAX:
+            self._hinted.popitem(last=False)
+
+    def settle(self, ino: InodeNo, time_ns: int) -> bool:
+        """A file was opened: what guessed it was right; returns whether it was hinted at."""
         self._serial += 1
         self.expire(time_ns)
         found = self._open.pop(ino, None)
-        if found is None:
-            return Source(0)
-        self._end(found, hit=True)
-        return found.sources
+        if found is not None:
+            self._end(found, hit=True)
+        hinted = ino in self._hinted
+        if hinted:
+            del self._hinted[ino]
+            self._scores[Source.HINT].hit_count += 1
+        return hinted
 
     def expire(self, time_ns: int) -> None:
         """End the guesses that came too early or were wrong."""

@@ -14,7 +14,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.types", "memfs.exit_codes"),
     ("memfs.errors",),
     ("memfs.config", "memfs.sizes"),
-    ("memfs.policy",),
+    ("memfs.policy", "memfs.prediction"),
     ("memfs.config_file",),
     ("memfs.linux",),
     ("memfs.codecs", "memfs.encryption"),

@@ -11,6 +11,8 @@ from memfs.control.report import (
     COUNT_MAX,
     DriverReport,
     PendingReport,
+    PrefetchReport,
+    SourceReport,
     StatusReport,
     TierReport,
     WorkReport,
@@ -42,6 +44,20 @@ REPORT = StatusReport(
         garbage_count=0,
         pending=(PendingReport("/a\udcffb", "glacier", "the store refuses: 403", 3, 42.0),),
     ),
+    prefetch=PrefetchReport(
+        sources=(
+            SourceReport("sequence", 120, 110, 10, 0.93, False),
+            SourceReport("successor", 40, 3, 30, 0.12, True),
+            SourceReport("listing", 0, 0, 0, 0.75, False),
+            SourceReport("hint", 9, 9, 0, 1.0, False),
+        ),
+        learned_count=500,
+        fetched_count=100,
+        fetched_bytes=1 << 20,
+        held_count=90,
+        waiting_count=1,
+        stalled="the disk tier has no room",
+    ),
 )
 
 
@@ -67,8 +83,21 @@ def test_the_table_shows_use_reasons_and_waiting_work(
         "warm: locking is refused: raise RLIMIT_MEMLOCK",
         "2 open for writing, 1 moving, 10000 or more waiting to move",
         "-> glacier: the store refuses: 403 (tried 3 times, again in 42 s)",
+        "prefetch waits: the disk tier has no room",
     ]:
         assert expected in text
+
+
+def test_the_sources_of_guesses_are_shown_with_their_precision(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those that never guessed are left out; a hint is no guess, so it has no precision."""
+    print_status(REPORT)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["sequence", "120", "110", "10", "93%"] in rows
+    assert ["successor", "40", "3", "30", "12%", "stopped"] in rows
+    assert ["hint", "9", "9", "0", "-"] in rows
+    assert not [row for row in rows if row and row[0] == "listing"]
 
 
 def test_a_mount_without_work_says_so(capsys: pytest.CaptureFixture[str]) -> None:

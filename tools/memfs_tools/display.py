@@ -21,7 +21,7 @@ from memfs.sizes import format_duration, format_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from memfs.control.report import StatusReport, TierReport, WorkReport
+    from memfs.control.report import PrefetchReport, StatusReport, TierReport, WorkReport
 
 _BAR_CELLS = 20
 _PIPE_WIDTH = 200
@@ -49,6 +49,10 @@ def print_status(report: StatusReport) -> None:
     for tier in report.tiers:
         if tier.note is not None:
             console.print(f"  {tier.tier}: {_safe(tier.note)}", soft_wrap=True)
+    if any(source.issued_count for source in report.prefetch.sources):
+        console.print(_prefetch_table(report.prefetch))
+    if report.prefetch.stalled is not None:
+        console.print(f"  prefetch waits: {_safe(report.prefetch.stalled)}", soft_wrap=True)
     for line in _work_lines(report.work):
         console.print(f"  {_safe(line)}", soft_wrap=True)
 
@@ -91,6 +95,25 @@ def _tier_table(tiers: tuple[TierReport, ...]) -> Table:
         table.add_row(
             tier.tier, str(tier.file_count), format_size(tier.used_bytes), budget, _bar(tier)
         )
+    return table
+
+
+def _prefetch_table(report: PrefetchReport) -> Table:
+    table = Table(box=None, pad_edge=True)
+    table.add_column("prefetch")
+    for heading in ("issued", "hit", "wasted", "precision"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for source in report.sources:
+        if source.issued_count:
+            table.add_row(
+                source.source,
+                str(source.issued_count),
+                str(source.hit_count),
+                str(source.wasted_count),
+                f"{source.precision:.0%}" if source.source != "hint" else "-",
+                "stopped" if source.stopped else "",
+            )
     return table
 
 

@@ -32,6 +32,7 @@ _MODULES = {
     "pin": "pin",
     "unpin": "pin",
     "why": "why",
+    "prefetch": "prefetch",
     "fsck": "fsck",
     "version": "version",
 }

@@ -1,0 +1,143 @@
+"""The answers of the control socket about prefetching: lists of files that will be used soon.
+
+Invariant: a call is bounded work, and lets requests of programs through between the files.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import InvalidValueError, MemfsError
+from memfs.types import ROOT_INODE, InodeNo, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memfs.control.protocol import JsonValue
+    from memfs.control.server import Method
+    from memfs.metadata.engine import Engine
+    from memfs.mover.prefetching import Prefetcher
+    from memfs.prediction.hints import JobProgress
+
+PATHS_A_CALL_MAX = 10_000
+"""More are sent in several calls; a request line ends at 1 MiB anyway."""
+
+PATHS_A_SLICE = 64
+"""Paths looked up between two checkpoints: about a millisecond."""
+
+SKIPPED_SHOWN_MAX = 20
+
+WAIT_POLL_S = 0.1
+
+_TIERS = (Tier.WARM.label, Tier.COLD.label)
+
+
+class PrefetchMethods:
+    """Answers `prefetch`, `prefetch_progress` and `prefetch_cancel`."""
+
+    def __init__(self, engine: Engine, prefetcher: Prefetcher) -> None:
+        self._engine = engine
+        self._prefetcher = prefetcher
+
+    def methods(self) -> Mapping[str, Method]:
+        """Return the methods of the control socket by name."""
+        return {
+            "prefetch": self.prefetch,
+            "prefetch_progress": self.progress,
+            "prefetch_cancel": self.cancel,
+        }
+
+    async def prefetch(
+        self,
+        paths: list[str],
+        tier: str = "warm",
+        job: int | None = None,
+        replace: bool = False,
+        wait: bool = False,
+    ) -> JsonValue:
+        """Bring files near, in the order in which they will be used.
+
+        Args:
+            paths: From the root of the mount, up to `PATHS_A_CALL_MAX`; regular files.
+            tier: `warm`: held in RAM as far as that has room; `cold`: on the local disk. Of a new
+                job.
+            job: Append to this one; None: begin a new one.
+            replace: First forget what waits in the job: the order of the next epoch.
+            wait: Answer when nothing is left to do, or nothing can be done at present.
+
+        Returns:
+            `job`; `taken_count`: paths dealt with, the first ones, fewer than all when the list is
+            full; `skipped_count` and the first few `skipped` among them with their reasons;
+            `progress` as of `prefetch_progress`.
+
+        Raises:
+            InvalidValueError: The parameters make no sense, or there is no such job.
+        """
+        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+            raise InvalidValueError("paths: not a list of texts")
+        if len(paths) > PATHS_A_CALL_MAX:
+            raise InvalidValueError(f"paths: {len(paths)}; {PATHS_A_CALL_MAX} a call are allowed")
+        if tier not in _TIERS:
+            raise InvalidValueError(f"tier: {tier!r} is none of {', '.join(_TIERS)}")
+        found, skipped = await self._find_all(paths)
+        number, accepted = self._prefetcher.hint(
+            [ino for _, ino in found], warm=tier == Tier.WARM.label, job=job, replace=replace
+        )
+        taken = found[accepted][0] if accepted < len(found) else len(paths)
+        skipped = [each for each in skipped if each[0] < taken]
+        progress = self._prefetcher.progress(number)
+        while wait and not progress.ended and progress.stalled is None:
+            await trio.sleep(WAIT_POLL_S)
+            progress = self._prefetcher.progress(number)
+        return {
+            "job": number,
+            "taken_count": taken,
+            "skipped_count": len(skipped),
+            "skipped": [f"{paths[at]}: {why}" for at, why in skipped[:SKIPPED_SHOWN_MAX]],
+            "progress": _describe(progress),
+        }
+
+    async def progress(self, job: int) -> JsonValue:
+        """Return how far a job is; the last 64 are known."""
+        return _describe(self._prefetcher.progress(job))
+
+    async def cancel(self, job: int) -> JsonValue:
+        """Forget what waits in a job; what has been fetched stays. Returns its progress."""
+        return _describe(self._prefetcher.cancel(job))
+
+    async def _find_all(
+        self, paths: list[str]
+    ) -> tuple[list[tuple[int, InodeNo]], list[tuple[int, str]]]:
+        """Return the files by index of their path, and why the others are skipped."""
+        found: list[tuple[int, InodeNo]] = []
+        skipped: list[tuple[int, str]] = []
+        directories: dict[bytes, InodeNo] = {b"": ROOT_INODE}
+        for at, path in enumerate(paths):
+            if at % PATHS_A_SLICE == 0:
+                await trio.lowlevel.checkpoint()
+            try:
+                found.append((at, await self._find(os.fsencode(path), directories)))
+            except (MemfsError, UnicodeEncodeError) as error:
+                skipped.append((at, str(error)))
+        return found, skipped
+
+    async def _find(self, path: bytes, directories: dict[bytes, InodeNo]) -> InodeNo:
+        directory, _, name = path.strip(b"/").rpartition(b"/")
+        parent = directories.get(directory)
+        if parent is None:
+            parent = ROOT_INODE
+            for part in directory.split(b"/"):
+                parent = (await self._engine.lookup(parent, part)).ino
+            directories[directory] = parent
+        inode = await self._engine.lookup(parent, name)
+        if not stat.S_ISREG(inode.mode):
+            raise InvalidValueError("not a regular file")
+        return inode.ino
+
+
+def _describe(progress: JobProgress) -> JsonValue:
+    return {**progress._asdict(), "ended": progress.ended}

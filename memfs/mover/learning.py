@@ -1,0 +1,149 @@
+"""Learning: what programs opened, told to the predictor, and its guesses as files.
+
+Invariant: a step is bounded, and nothing is looked at while programs open nothing.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from memfs.errors import MemfsError
+from memfs.linux.processes import thread_group
+from memfs.prediction.accesses import Access
+from memfs.prediction.listings import LISTED_COUNT_MAX
+
+if TYPE_CHECKING:
+    from memfs.content.activity import Activity, Opening
+    from memfs.metadata.engine import Engine
+    from memfs.prediction.accesses import Guess, Source
+    from memfs.prediction.predictor import Predictor
+    from memfs.types import InodeNo
+
+OPENS_A_STEP = 256
+"""Opens looked at in one step, the latest: some 10 ms. Of more, an overload, only these teach."""
+
+ENTRIES_A_SLICE = 256
+"""Directory entries or guesses between two checkpoints: about 2 ms."""
+
+PROCESS_COUNT_MAX = 1024
+"""Threads whose process is remembered."""
+
+
+class Issued(NamedTuple):
+    """A guess at a file that exists."""
+
+    ino: InodeNo
+    sources: Source
+    time_ns: int
+    """Wall clock of the access that it follows from."""
+
+
+class Learner:
+    """Feeds the predictor of one mount.
+
+    Args:
+        engine: Knows names and directories.
+        activity: What programs opened.
+        predictor: Learns and guesses.
+    """
+
+    def __init__(self, engine: Engine, activity: Activity, predictor: Predictor) -> None:
+        self._engine = engine
+        self._activity = activity
+        self._predictor = predictor
+        self._processes: OrderedDict[int, int] = OrderedDict()
+        self.learned_count = 0
+        """Accesses that the predictor was told of."""
+
+    async def step(self) -> list[Issued]:
+        """Take what was opened since the last step; returns the new guesses, in order."""
+        issued: list[Issued] = []
+        directories: dict[InodeNo, int] = {}
+        for opening in self._activity.take_opens(OPENS_A_STEP):
+            access = await self._resolve(opening)
+            if access is None:
+                continue
+            directories[access.directory] = access.time_ns
+            self.learned_count += 1
+            issued += await self._issue(self._predictor.observe(access), access.time_ns)
+        for directory, time_ns in directories.items():
+            await self._check_listing(directory, time_ns)
+        for directory in self._predictor.take_listing_wanted():
+            await self._list(directory, directories.get(directory, 0))
+        return issued
+
+    async def _resolve(self, opening: Opening) -> Access | None:
+        """Return what was opened, by name; None if it has gone."""
+        try:
+            dentry = await self._engine.get_dentry(opening.ino)
+        except MemfsError:
+            return None
+        if dentry is None:
+            return None
+        directory, name = dentry
+        process = self._process_of(opening.pid)
+        return Access(directory, name, opening.ino, opening.uid, process, opening.time_ns)
+
+    def _process_of(self, thread: int) -> int:
+        """Return the process of a thread, as it was when it was first seen."""
+        if not thread:
+            return 0
+        process = self._processes.get(thread)
+        if process is None:
+            process = self._processes[thread] = thread_group(thread)
+            if len(self._processes) > PROCESS_COUNT_MAX:
+                self._processes.popitem(last=False)
+        else:
+            self._processes.move_to_end(thread)
+        return process
+
+    async def _issue(self, guesses: list[Guess], time_ns: int) -> list[Issued]:
+        """Return the guesses that name a file and are new."""
+        found = []
+        for count, guess in enumerate(guesses, start=1):
+            if count % ENTRIES_A_SLICE == 0:
+                await trio.lowlevel.checkpoint()
+            ino = await self._find(guess)
+            if ino is not None and self._predictor.scores.issue(guess.sources, ino, time_ns):
+                found.append(Issued(ino, guess.sources, time_ns))
+        return found
+
+    async def _find(self, guess: Guess) -> InodeNo | None:
+        """Return the regular file that a guess names, if there is one."""
+        try:
+            if guess.name:
+                inode = await self._engine.lookup(guess.directory, guess.name)
+            else:
+                inode = await self._engine.get_inode(guess.ino)
+        except MemfsError:
+            return None
+        return inode.ino if stat.S_ISREG(inode.mode) else None
+
+    # --- the order of directories ----------------------------------------------------------------
+    async def _check_listing(self, directory: InodeNo, time_ns: int) -> None:
+        try:
+            inode = await self._engine.get_inode(directory)
+        except MemfsError:
+            return
+        self._predictor.check_listing(directory, inode.mtime_ns, time_ns)
+
+    async def _list(self, directory: InodeNo, time_ns: int) -> None:
+        """Tell the predictor the order of a directory, unless it is a huge one."""
+        names: list[bytes] = []
+        cookie = 0
+        try:
+            version = (await self._engine.get_inode(directory)).mtime_ns
+            while entries := await self._engine.list_directory(directory, cookie, ENTRIES_A_SLICE):
+                names += [entry.name for entry in entries if stat.S_ISREG(entry.inode.mode)]
+                if len(names) > LISTED_COUNT_MAX:
+                    break
+                cookie = entries[-1].cookie
+                await trio.lowlevel.checkpoint()
+        except MemfsError:
+            # It was removed meanwhile.
+            return
+        self._predictor.learn_listing(directory, names, version, time_ns)

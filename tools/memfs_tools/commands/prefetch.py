@@ -1,0 +1,244 @@
+"""`memfs prefetch`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memfs.control.client import ControlUnavailableError, call
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs.sizes import format_size
+from memfs_tools.mounts import find_mount_above
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from memfs_tools.mounts import ServedMount
+
+_PATHS_A_CALL = 2000
+_BYTES_A_CALL = 128 << 10
+"""Of a call's paths. JSON writes a byte that is no text as six, and a request has 1 MiB at most."""
+
+_POLL_S = 0.2
+
+_STALLED_S_MAX = 15.0
+"""The command gives up when nothing could be fetched for so long, for want of room or store."""
+
+_CALL_S_MAX = 60.0
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path(path_type=Path))
+@click.option("--from-file", metavar="LIST", help="Read paths from a file, one a line; -: stdin.")
+@click.option(
+    "--tier",
+    type=click.Choice(["warm", "cold"]),
+    default="warm",
+    show_default=True,
+    help="Into RAM as far as that has room, or onto the local disk only.",
+)
+@click.option("--wait/--no-wait", default=True, help="Return when all is there, or at once.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def prefetch(
+    paths: tuple[Path, ...], from_file: str | None, tier: str, wait: bool, as_json: bool
+) -> None:
+    """Bring files near before they are used, in the order given.
+
+    \b
+    memfs prefetch /mnt/data/train
+    memfs prefetch --from-file order.txt --no-wait
+    find /mnt/data -name '*.npy' | memfs prefetch --tier cold --from-file -
+
+    Trees are taken whole. Nothing is evicted for it: what finds no room is left out, with exit
+    status 1. Stopped by Ctrl-C, what was fetched stays, and running it again goes on from there.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    if not paths and from_file is None:
+        raise click.UsageError("name a path, or --from-file.")
+    given = [*map(os.fspath, paths), *(_read_list(from_file) if from_file is not None else ())]
+    if not given:
+        raise UsageError(f"{from_file} names no file")
+    served = _mount_of(given)
+    job = _Job(served, tier)
+    # Imported here: what draws bars takes 0.1 s, which programs that ask often need not pay.
+    from memfs_tools.display import progress_bar
+
+    with progress_bar(hidden=as_json) as show:
+        try:
+            for chunk in _chunks(_files(given, served)):
+                job.send(chunk, show)
+            if wait:
+                job.wait(show)
+        except KeyboardInterrupt:
+            job.cancel()
+            click.echo(f"memfs: stopped; {job.describe()}; run it again to go on", err=True)
+            raise
+    _report(job, wait=wait, as_json=as_json)
+
+
+class _Job:
+    """One list of files in the daemon."""
+
+    def __init__(self, served: ServedMount, tier: str) -> None:
+        self._served = served
+        self._tier = tier
+        self._number: int | None = None
+        self.progress: dict[str, Any] = {}
+        self.skipped: list[str] = []
+        self.skipped_count = 0
+        self.gave_up: str | None = None
+        """Why not all was fetched."""
+        self._moved = (-1, time.monotonic())
+        """Files ended, and when the last one did."""
+
+    def send(self, paths: list[str], show: Callable[[str, int, int], None]) -> None:
+        """Append files; waits while the daemon's list is full."""
+        while paths and self.gave_up is None:
+            answer = self._call(
+                "prefetch", {"paths": paths, "tier": self._tier, "job": self._number}
+            )
+            self._number = answer["job"]
+            self.progress = answer["progress"]
+            self.skipped += answer["skipped"]
+            self.skipped_count += answer["skipped_count"]
+            paths = paths[answer["taken_count"] :]
+            self._show(show)
+            if paths:
+                self._pause()
+
+    def wait(self, show: Callable[[str, int, int], None]) -> None:
+        """Return when all files are there, or nothing can be done for the rest."""
+        while self._number is not None and not self.progress["ended"] and self.gave_up is None:
+            self._pause()
+            self._show(show)
+
+    def cancel(self) -> None:
+        """Have the daemon forget the rest."""
+        if self._number is not None:
+            self.progress = self._call("prefetch_cancel", {"job": self._number})
+
+    def describe(self) -> str:
+        """Return in words how far it is."""
+        done, warm = self.progress.get("done_count", 0), self.progress.get("warm_count", 0)
+        fetched = format_size(self.progress.get("fetched_bytes", 0))
+        near = f"{done} of {self.progress.get('total_count', 0)} files are near"
+        return f"{near}, {warm} of them in RAM; {fetched} were fetched"
+
+    def _show(self, show: Callable[[str, int, int], None]) -> None:
+        ended = self.progress["done_count"] + self.progress["failed_count"]
+        stage = "waiting" if self.progress["stalled"] else "prefetching"
+        show(stage, ended, self.progress["total_count"])
+
+    def _pause(self) -> None:
+        """Wait a little, ask how far it is, and give up if it has stood still for long."""
+        time.sleep(_POLL_S)
+        self.progress = self._call("prefetch_progress", {"job": self._number})
+        ended = self.progress["done_count"] + self.progress["failed_count"]
+        if self.progress["stalled"] is None or ended != self._moved[0]:
+            self._moved = (ended, time.monotonic())
+        elif time.monotonic() - self._moved[1] > _STALLED_S_MAX:
+            self.gave_up = self.progress["stalled"]
+            self.cancel()
+
+    def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        try:
+            answer: Any = call(self._served.state_dir, method, parameters, timeout_s=_CALL_S_MAX)
+        except ControlUnavailableError as error:
+            message = f"{self._served.mountpoint}: {error}"
+            raise UsageError(message, ExitCode.NO_ANSWER) from None
+        return dict(answer)
+
+
+def _read_list(name: str) -> Iterator[str]:
+    """Yield the paths of a list."""
+    if name == "-":
+        lines = sys.stdin.buffer.read().split(b"\n")
+    else:
+        lines = Path(name).read_bytes().split(b"\n")
+    yield from (os.fsdecode(line) for line in lines if line)
+
+
+def _mount_of(paths: Iterable[str]) -> ServedMount:
+    """Return the mount that the first of some paths lies in.
+
+    Raises:
+        UsageError: It lies in none.
+    """
+    first = os.path.realpath(next(iter(paths)))
+    served = find_mount_above(Path(first))
+    if served is None:
+        raise UsageError(f"{first} does not lie in a mount of memfs", ExitCode.NOT_MOUNTED)
+    return served
+
+
+def _files(paths: Iterable[str], served: ServedMount) -> Iterator[str]:
+    """Yield files by their path from the root of the mount; trees are walked.
+
+    Raises:
+        UsageError: A path does not lie in the mount.
+    """
+    root = os.fspath(served.mountpoint)
+    for path in paths:
+        real = os.path.realpath(path)
+        if os.path.commonpath([root, real]) != root:
+            message = f"{path} does not lie in the mount {root}, as the first path does"
+            raise UsageError(message, ExitCode.USAGE)
+        for file in _walk(real) if os.path.isdir(real) else (real,):
+            yield os.path.relpath(file, root)
+
+
+def _walk(directory: str) -> Iterator[str]:
+    """Yield the regular files of a tree, each directory's own before those below it."""
+    below = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                below.append(entry.path)
+            elif entry.is_file(follow_symlinks=False):
+                yield entry.path
+    for path in below:
+        yield from _walk(path)
+
+
+def _chunks(paths: Iterable[str]) -> Iterator[list[str]]:
+    """Yield paths in lists that fit into a call."""
+    chunk: list[str] = []
+    size = 0
+    for path in paths:
+        if len(chunk) >= _PATHS_A_CALL or size >= _BYTES_A_CALL:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(path)
+        size += len(path)
+    if chunk:
+        yield chunk
+
+
+def _report(job: _Job, *, wait: bool, as_json: bool) -> None:
+    """Say how it ended, and exit with 1 if not all is as asked."""
+    progress = job.progress
+    failed_count = progress.get("failed_count", 0)
+    if as_json:
+        content = progress | {
+            "gave_up": job.gave_up,
+            "skipped_count": job.skipped_count,
+            "skipped": job.skipped,
+        }
+        click.echo(json.dumps(content, indent=2))
+    else:
+        for line in job.skipped:
+            click.echo(f"memfs: skipped {line}", err=True)
+        if failed_count:
+            click.echo(f"memfs: {failed_count} failed, the last: {progress['error']}", err=True)
+        if job.gave_up is not None:
+            click.echo(f"memfs: given up: {job.gave_up}", err=True)
+        files = f"{progress.get('total_count', 0)} files are being fetched"
+        click.echo(job.describe() if wait else files)
+    if failed_count or job.skipped_count or job.gave_up is not None:
+        raise click.exceptions.Exit(ExitCode.PROBLEMS)
