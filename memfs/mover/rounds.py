@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from memfs.config import Config
     from memfs.content.activity import Activity
+    from memfs.metadata.records import PendingMove
     from memfs.mover.lanes import Lanes
     from memfs.mover.observation import Observer
     from memfs.mover.placement import Placer
@@ -57,6 +58,9 @@ HELD_A_DRAINING_ROUND = 512
 IDLE_COPY_S = 60.0
 """The raw copy of a file that is pinned to a slower tier goes after so long without use. Guess:
 spans the pauses of a program that opens a file again and again."""
+
+FAILED_READS_MAX = 1024
+"""Files remembered that could not be fetched for their readers; some 200 kB."""
 
 _NS = 1_000_000_000
 
@@ -108,6 +112,7 @@ class Rounds:
         self._walk = SubtreeWalk(parts.engine)
         self._repinned: dict[InodeNo, None] = {}
         """Files whose pin changed while they were being moved by the former one."""
+        self._failed_reads: dict[InodeNo, PendingMove] = {}
         # All pins once: what was pinned warm is not in RAM after a start.
         self._pin_survey = PinSurvey(parts.engine)
         self._access_survey = AccessSurvey(parts.engine)
@@ -127,7 +132,7 @@ class Rounds:
         # First, so that a copy just fetched for a program is not taken away at once.
         await self._put_off_hydrated()
         await self._decide(await self._observe(await self._take_fresh(), fresh=True))
-        self._decide_wanted()
+        await self._decide_wanted()
         await self._take_pinned()
         if self._lanes.has_room:
             await self._decide_repinned()
@@ -231,9 +236,16 @@ class Rounds:
         pin = (await self._engine.effective_pin(ino)).tier
         return pin is not None and self._lanes.goal(ino) != goal_of_pin(pin, self._limits)
 
-    def _decide_wanted(self) -> None:
+    async def _decide_wanted(self) -> None:
         """Hydrate files of which programs read much from their frames."""
         for ino in self._activity.take_wanted():
+            candidate = await self._observer.observe(ino, self._now_ns)
+            if candidate is None or candidate.raw or candidate.waiting:
+                continue
+            if (failed := self._failed_reads.pop(ino, None)) is not None:
+                # So that the pause after another failure is twice as long.
+                await self._engine.set_pending(failed)
+                self._engine.commit_nowait()
             if self._lanes.has_room:
                 detail = "so much of it is read that a local copy is cheaper"
                 self._lanes.put(Move(ino, Goal.LOCAL, "read", detail, 0))
@@ -249,8 +261,16 @@ class Rounds:
             candidate = await self._observer.observe(pending.ino, self._now_ns)
             moves = await self._decide([candidate] if candidate is not None else [])
             if not moves:
+                if candidate is not None and not candidate.raw:
+                    self._note_failed_read(pending)
                 await self._engine.clear_pending(pending.ino)
                 self._engine.commit_nowait()
+
+    def _note_failed_read(self, pending: PendingMove) -> None:
+        """Remember how often a file could not be fetched for its readers, who may ask again."""
+        if len(self._failed_reads) >= FAILED_READS_MAX:
+            del self._failed_reads[next(iter(self._failed_reads))]
+        self._failed_reads[pending.ino] = pending
 
     async def _decide_held(self) -> None:
         """Look at the files in RAM that were not used for longest."""

@@ -505,6 +505,34 @@ async def test_a_file_read_much_from_frames_is_hydrated(depot: Depot) -> None:
     assert FormKind.RAW in await depot.state.forms(ino)
 
 
+async def test_a_damaged_file_that_is_read_much_is_tried_ever_more_rarely(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """Its readers ask with every read; each attempt fetches all of it in vain."""
+    depot = open_depot(policy=PolicyConfig(retry_s_min=1000.0, retry_s_max=1e6))
+    engine = depot.state.engine
+    ino = await depot.create("a", idle=True)
+    await depot.state.moves.pack(ino)
+    await depot.state.moves.drop_raw(ino)
+    await engine.record_access([(ino, time.time_ns())])
+    engine.commit_nowait()
+    form = await depot.state.form(ino, FormKind.PACKED)
+    path = depot.state.packed_store.path(form.location)
+    path.write_bytes(bytes(path.stat().st_size))
+    for attempt in (1, 2, 3):
+        for _ in range(3):
+            depot.activity.note_wanted(ino)
+            await depot.mover.step()
+        pending = await engine.get_pending(ino)
+        assert pending is not None
+        assert pending.attempt_count == attempt
+        # Its time comes, and nobody reads.
+        await engine.set_pending(pending._replace(retry_ns=1))
+        engine.commit_nowait()
+        await depot.mover.step()
+        assert await engine.get_pending(ino) is None
+
+
 async def test_an_idle_mover_writes_nothing(depot: Depot) -> None:
     """A round with nothing to do is free."""
     await depot.create("a")
