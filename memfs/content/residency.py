@@ -189,7 +189,7 @@ class Residency:
         """Hold raw files' pages in RAM, reading in what is not there; one outcome each.
 
         A file that is held already, but as another raw file or in another size, is locked anew.
-        One trip to a worker thread for all; cancelling waits for the thread.
+        One trip to a worker thread for all; cancelling waits for the piece that the thread is at.
         """
         outcomes = [self._reserve(request) for request in requests]
         work = [
@@ -299,10 +299,17 @@ class Residency:
     ) -> list[PageLock | str | None]:
         """Lock files, in a thread; a text says why one is only cached, None that it is gone."""
         locks: list[PageLock | str | None] = []
-        for raw, size in raws:
-            lock = self._lock_one(raw, size, mappings_left)
-            mappings_left -= isinstance(lock, PageLock)
-            locks.append(lock)
+        try:
+            for raw, size in raws:
+                lock = self._lock_one(raw, size, mappings_left)
+                mappings_left -= isinstance(lock, PageLock)
+                locks.append(lock)
+        except BaseException:
+            # Cancelled: nobody will know of them.
+            for lock in locks:
+                if isinstance(lock, PageLock):
+                    lock.release()
+            raise
         return locks
 
     def _lock_one(self, raw: RawId, size: int, mappings_left: int) -> PageLock | str | None:
@@ -314,7 +321,7 @@ class Residency:
             return str(error)
         try:
             if mappings_left > 0:
-                return PageLock(fd, size)
+                return PageLock(fd, size, trio.from_thread.check_cancelled)
             refusal = "the process has no mapping left for more files; raise vm.max_map_count"
         except PageLockError as error:
             refusal = str(error)

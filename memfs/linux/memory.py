@@ -12,11 +12,14 @@ import mmap
 import os
 import resource
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import MemfsError
 from memfs.linux.libc import LIBC, last_error
 from memfs.linux.privileges import Capability, has_capability
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SYS_CACHESTAT = 451
 """The same on every architecture (Linux 6.5, scripts/syscall.tbl)."""
@@ -37,6 +40,11 @@ _mincore = LIBC.mincore
 _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
 _syscall = LIBC.syscall
 _syscall.restype = ctypes.c_long
+
+
+LOCK_PIECE_BYTES = 256 << 20
+"""Locked by one system call, which nothing interrupts: 2.5 s from a disk of 100 MB/s, whole pages
+and whole huge ones."""
 
 
 class PageLockError(MemfsError):
@@ -65,6 +73,10 @@ class CacheStat(NamedTuple):
     """On the way to disk; None as above."""
 
 
+def _go_on() -> None:
+    """Pause for nothing."""
+
+
 class PageLock:
     """A file's pages, locked in RAM (mlock(2)) through a read-only shared mapping.
 
@@ -74,6 +86,7 @@ class PageLock:
     Args:
         fd: Open for reading; may be closed afterwards.
         length: Bytes from the start of the file; 0 locks nothing.
+        pause: Called before each piece of `LOCK_PIECE_BYTES`; what it raises ends the attempt.
 
     Raises:
         PageLockError: A limit was met.
@@ -82,17 +95,21 @@ class PageLock:
 
     __slots__ = ("_address", "length")
 
-    def __init__(self, fd: int, length: int) -> None:
+    def __init__(self, fd: int, length: int, pause: Callable[[], None] = _go_on) -> None:
         self.length = length
         self._address: int | None = None
         if length == 0:
             return
         address = _map_file(fd, 0, length)
-        # mlock(2) reads the missing pages in before it returns.
-        if _mlock(address, length) != 0:
-            error = last_error()
+        try:
+            for offset in range(0, length, LOCK_PIECE_BYTES):
+                pause()
+                # mlock(2) reads the missing pages in before it returns.
+                if _mlock(address + offset, min(LOCK_PIECE_BYTES, length - offset)) != 0:
+                    raise _lock_refusal(last_error(), length)
+        except BaseException:
             _munmap(address, length)
-            raise _lock_refusal(error, length)
+            raise
         self._address = address
 
     def release(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,13 +14,13 @@ import trio.testing
 
 from memfs.config import WarmConfig
 from memfs.content.residency import LockOutcome, LockRequest, Residency, default_budget_bytes
+from memfs.linux import memory
 from memfs.linux.memory import PageLock, PageLockError, map_count
 from memfs.stores.raw import RawStore
 from memfs.types import InodeNo, RawId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -43,6 +44,11 @@ def create(raw_store: RawStore, raw: int, size: int) -> LockRequest:
     os.write(fd, b"x" * size)
     os.close(fd)
     return LockRequest(InodeNo(raw), RawId(raw), size)
+
+
+def locked_kilobytes() -> int:
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmLck:"))
 
 
 async def test_a_locked_file_stays_in_ram(residency: Residency, raw_store: RawStore) -> None:
@@ -120,9 +126,9 @@ async def test_a_file_released_while_it_is_locked_is_not_counted(
     released = threading.Event()
 
     class SlowLock(PageLock):
-        def __init__(self, fd: int, length: int) -> None:
+        def __init__(self, fd: int, length: int, pause: Callable[[], None]) -> None:
             released.wait()
-            super().__init__(fd, length)
+            super().__init__(fd, length, pause)
 
     monkeypatch.setattr("memfs.content.residency.PageLock", SlowLock)
     request = create(raw_store, 1, PAGE)
@@ -146,7 +152,7 @@ async def test_where_locking_is_refused_files_are_cached(
     """The stated fallback, with its reason; the budget holds all the same."""
 
     class RefusedLock(PageLock):
-        def __init__(self, fd: int, length: int) -> None:
+        def __init__(self, fd: int, length: int, pause: Callable[[], None]) -> None:
             raise PageLockError("RLIMIT_MEMLOCK is 0; raise it", errno.EPERM, permanent=True)
 
     monkeypatch.setattr("memfs.content.residency.PageLock", RefusedLock)
@@ -199,3 +205,28 @@ async def test_closing_gives_all_back(raw_store: RawStore) -> None:
     residency.close()
     assert residency.used_bytes == 0
     assert map_count() <= before + 2
+
+
+async def test_locking_a_huge_file_can_be_cancelled_between_pieces(
+    residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drain does not wait until all of it was read from the disk; nothing stays locked."""
+    monkeypatch.setattr(memory, "LOCK_PIECE_BYTES", PAGE)
+    requests = [create(raw_store, 1, PAGE), create(raw_store, 2, 4 * PAGE)]
+    locked: list[int] = []
+    lock_pages = memory._mlock
+    with trio.CancelScope() as scope:
+
+        def lock(address: int, length: int) -> int:
+            locked.append(length)
+            if len(locked) == 3:
+                trio.from_thread.run_sync(scope.cancel)
+            result: int = lock_pages(address, length)
+            return result
+
+        monkeypatch.setattr(memory, "_mlock", lock)
+        await residency.lock_many(requests)
+    assert scope.cancelled_caught
+    assert locked == [PAGE] * 3
+    assert (residency.used_bytes, residency.held_count) == (0, 0)
+    assert locked_kilobytes() == 0
