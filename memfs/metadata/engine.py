@@ -340,6 +340,19 @@ class Engine(Protocol):
         """
         ...
 
+    async def replace_form(self, intent: IntentId, replacement: FormReplacement) -> bool:
+        """Put another object in the place of a remote form's, and end the intent, in one step.
+
+        Args:
+            intent: Of the move that wrote the new object, which is no batch.
+            replacement: The new form is verified and of the same blob.
+
+        Returns:
+            False if the former form is not in force any more: then only the intent ends and the
+            new object becomes garbage. Otherwise the former one does.
+        """
+        ...
+
     async def list_sparse_batches(self, live_percent: int, limit: int) -> list[Batch]:
         """Return batches of which less than `live_percent` of the bytes is alive, worst first."""
         ...

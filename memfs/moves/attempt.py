@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from memfs.content.sealing import Sealer
     from memfs.content.syncer import Syncer
     from memfs.metadata.engine import Engine
-    from memfs.metadata.records import Blob, Form, Inode, MoveKind
+    from memfs.metadata.records import Blob, Form, FormReplacement, Inode, MoveKind
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
     from memfs.stores.store import RemoteStore
@@ -92,6 +92,14 @@ class Attempt:
         engine.commit_nowait()
         self.ended = True
         return published
+
+    async def replace_form(self, replacement: FormReplacement) -> bool:
+        """Put a verified remote form in the place of another, committed; False if that is gone."""
+        engine = self._parts.engine
+        replaced = await engine.replace_form(self._intent, replacement)
+        engine.commit_nowait()
+        self.ended = True
+        return replaced
 
     async def publish_raw(self, raw: RawId, blocks: int) -> bool:
         """Publish a verified raw file, committed; False if the file has moved on."""

@@ -16,12 +16,14 @@ from memfs.moves.hydrating import Hydrations
 from memfs.moves.packing import pack
 from memfs.moves.rechecking import Recheck
 from memfs.moves.recovery import Sweep, roll_back
+from memfs.moves.rekeying import list_keyed, rekey
 from memfs.moves.uploading import upload
 
 if TYPE_CHECKING:
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.outcome import MoveResult
+    from memfs.moves.rekeying import KeyedForm
     from memfs.types import FormKind, InodeNo
 
 
@@ -52,6 +54,14 @@ class Moves:
     async def hydrate(self, ino: InodeNo) -> Inode:
         """Return the inode once it has a raw file; see `moves.hydrating`."""
         return await self._hydrations.hydrate(ino)
+
+    async def rekey(self, ino: InodeNo) -> MoveResult:
+        """Bring a file's forms under the key that new ones have; see `moves.rekeying`."""
+        return await rekey(self._parts, self._hydrations, ino)
+
+    async def list_keyed(self, ino: InodeNo) -> list[KeyedForm]:
+        """Return the packed and remote forms of a file with their keys."""
+        return await list_keyed(self._parts, ino)
 
     async def drop_raw(self, ino: InodeNo) -> MoveResult:
         """Detach the raw file of a file that is neither open nor mapped; see `moves.dropping`."""

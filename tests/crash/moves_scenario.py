@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import AlreadyExistsError, StoreUnavailableError
 from memfs.moves.faults import FaultPoints
 from memfs.stores.faulty import Fault, FaultKind
@@ -23,6 +24,11 @@ from tests.moving import State, compressible
 
 if TYPE_CHECKING:
     from memfs.types import InodeNo
+
+
+OLD_KEY, NEW_KEY = Key(bytes(range(32)), "old"), Key(bytes(range(32, 64)), "new")
+KEYS = KeyRing([OLD_KEY, NEW_KEY])
+"""Objects are encrypted; packed files are not."""
 
 
 class KillAt(FaultPoints):
@@ -66,6 +72,9 @@ async def live(state: State) -> None:
     for ino in inos[2:]:
         await moves.upload(ino)
         await moves.drop_raw(ino)
+    state.parts.keys = KeyRing([NEW_KEY, OLD_KEY])
+    await moves.rekey(inos[2])
+    state.parts.keys = KEYS
     await moves.drop_form(inos[0], FormKind.PACKED)
     await moves.drop_form(inos[1], FormKind.REMOTE)
     await collect(state)
@@ -107,7 +116,7 @@ def die_within_a_create(state_dir: Path) -> None:
     """Leave a raw file that no inode names, by a process of its own that is killed."""
     child = os.fork()
     if not child:
-        state = State(state_dir)
+        state = State(state_dir, keys=KEYS)
         _, raw = state.engine.reserve_ids()
         os.close(state.raw_store.create(raw))
         os.kill(os.getpid(), signal.SIGKILL)
@@ -115,7 +124,7 @@ def die_within_a_create(state_dir: Path) -> None:
 
 
 async def run(state_dir: Path, point: str, count: int) -> None:
-    state = State(state_dir, faults=KillAt(point, count))
+    state = State(state_dir, faults=KillAt(point, count), keys=KEYS)
     try:
         await live(state)
     finally:

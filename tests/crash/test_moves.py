@@ -13,6 +13,7 @@ import pytest
 
 from memfs.fsck.files import FileCheck
 from memfs.moves.faults import FAULT_POINTS
+from tests.crash.moves_scenario import KEYS
 from tests.moving import State, compressible
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ async def find_files(state: State) -> dict[str, InodeNo]:
 
 async def check(state_dir: Path) -> None:
     """Every file is there and equal, fsck is content, and nothing is left over."""
-    state = State(state_dir)
+    state = State(state_dir, keys=KEYS)
     try:
         await recover(state)
         assert await state.leaks() == []
@@ -64,6 +65,7 @@ async def check(state_dir: Path) -> None:
             state.remote,
             verify=True,
             progress=lambda *_: None,
+            keys=KEYS,
         ).run()
         assert list(report.problems) == []
         for name, ino in (await find_files(state)).items():

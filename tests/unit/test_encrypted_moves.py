@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from memfs.content.forms import FormReader
 from memfs.encryption.keys import NO_KEYS, Key, KeyRing
 from memfs.errors import CorruptDataError, EncryptionKeyError
 from memfs.fsck.files import FileCheck
+from memfs.moves.faults import FaultPoints
 from memfs.moves.outcome import MoveOutcome
 from memfs.types import FormCoding, FormKind
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
@@ -184,3 +186,106 @@ async def test_what_does_not_shrink_is_stored_as_it_is_and_found_out_by_a_sample
     assert (await coding(state, ino, FormKind.REMOTE)).codec == "none"
     assert state.parts.tally.totals()["zstd:3"].spared_count == 2
     assert state.parts.tally.totals()["none"].content_bytes == len(content)
+
+
+@pytest.mark.parametrize("keys", [KeyRing([NEW, OLD]), NO_KEYS])
+async def test_rekey_puts_a_new_object_in_the_place_of_the_old_one(
+    state: State, keys: KeyRing
+) -> None:
+    """Under the first key, or in clear where objects are not encrypted any more."""
+    ino = await state.create("a", CONTENT)
+    await state.moves.upload(ino)
+    await state.moves.drop_raw(ino)
+    former = await state.form(ino, FormKind.REMOTE)
+    state.parts.keys = keys
+    if keys is NO_KEYS:
+        state.parts.keys = KeyRing([OLD])
+        state.parts.config = config(remote=False)
+    result = await state.moves.rekey(ino)
+    form = await state.form(ino, FormKind.REMOTE)
+    assert (result.outcome, result.moved_bytes) == (MoveOutcome.DONE, form.stored_bytes)
+    assert form.location != former.location
+    wanted = NEW.id.hex() if keys.first is NEW else ""
+    assert FormCoding.parse(form.codec).key_id == wanted
+    assert (await state.moves.rekey(ino)).outcome is MoveOutcome.UNNEEDED
+    await state.moves.collect_garbage(10)
+    assert not (state.objects_dir / former.location).exists()
+    assert await state.leaks() == []
+    if wanted:
+        state.parts.keys = KeyRing([NEW])
+    assert await state.content(ino) == CONTENT
+    assert not (await check(state, state.parts.keys)).problems
+
+
+async def test_rekey_encrypts_what_was_stored_in_clear(tmp_path: Path) -> None:
+    state = State(tmp_path / "state", config())
+    ino = await state.create("a", CONTENT)
+    await state.moves.upload(ino)
+    await state.moves.drop_raw(ino)
+    state.parts.keys = KeyRing([NEW])
+    assert [form.current for form in await state.moves.list_keyed(ino)] == [False]
+    await state.moves.rekey(ino)
+    [keyed] = await state.moves.list_keyed(ino)
+    assert (keyed.kind, keyed.key_id, keyed.current) == (FormKind.REMOTE, NEW.id.hex(), True)
+    assert await state.content(ino) == CONTENT
+    state.close()
+
+
+async def test_rekey_takes_a_file_out_of_its_batch(state: State) -> None:
+    inos = [await state.create(str(seed), compressible(3000, seed)) for seed in range(3)]
+    await state.moves.upload_batch(inos)
+    for ino in inos:
+        await state.moves.drop_raw(ino)
+    state.parts.keys = KeyRing([NEW, OLD])
+    await state.moves.rekey(inos[1])
+    assert "@" not in (await state.form(inos[1], FormKind.REMOTE)).location
+    for seed, ino in enumerate(inos):
+        assert await state.content(ino) == compressible(3000, seed)
+    assert not (await check(state, state.parts.keys)).problems
+
+
+async def test_rekey_unpacks_what_is_packed_under_a_former_key(tmp_path: Path) -> None:
+    state = State(tmp_path / "state", config(packed=True), keys=KeyRing([OLD]))
+    ino = await state.create("a", CONTENT)
+    await state.moves.pack(ino)
+    await state.moves.drop_raw(ino)
+    state.parts.keys = KeyRing([NEW, OLD])
+    assert (await state.moves.rekey(ino)).outcome is MoveOutcome.DONE
+    assert await state.forms(ino) == {FormKind.RAW}
+    assert await state.content(ino) == CONTENT
+    state.close()
+
+
+async def test_a_damaged_object_is_not_replaced(state: State) -> None:
+    ino = await state.create("a", CONTENT)
+    await state.moves.upload(ino)
+    await state.moves.drop_raw(ino)
+    form = await state.form(ino, FormKind.REMOTE)
+    data = bytearray(stored(state, form.location))
+    data[100] ^= 1
+    (state.objects_dir / form.location).write_bytes(data)
+    state.parts.keys = KeyRing([NEW, OLD])
+    with pytest.raises(CorruptDataError, match="frame 0: does not decrypt"):
+        await state.moves.rekey(ino)
+    assert await state.form(ino, FormKind.REMOTE) == form
+    await state.moves.collect_garbage(10)
+    assert await state.leaks() == []
+
+
+async def test_a_file_rewritten_while_it_is_rekeyed_keeps_its_new_content(state: State) -> None:
+    ino = await state.create("a", CONTENT)
+    await state.moves.upload(ino)
+    state.parts.keys = KeyRing([NEW, OLD])
+
+    class Rewriting(FaultPoints):
+        def reach(self, point: str) -> None:
+            if point == "rekey.prepared":
+                # The engine does not suspend, so this ends at once.
+                with contextlib.suppress(StopIteration):
+                    state.rewrite(ino, b"new").send(None)
+
+    state.parts.faults = Rewriting()
+    assert (await state.moves.rekey(ino)).outcome is MoveOutcome.SUPERSEDED
+    assert await state.content(ino) == b"new"
+    await state.moves.collect_garbage(10)
+    assert await state.leaks() == []

@@ -83,6 +83,18 @@ class Batches(Contents):
         )
         return replaced
 
+    async def replace_form(self, intent: IntentId, replacement: FormReplacement) -> bool:
+        """See `Engine`."""
+        self._begin_change()
+        former, form = replacement
+        if former.blob != form.blob or {former.kind, form.kind} != {FormKind.REMOTE}:
+            raise InvalidValueError(f"form {form} cannot take the place of {former}")
+        self._write(DELETE_INTENT, (intent,))
+        if self._replace_form(replacement):
+            return True
+        self._add_garbage(FormKind.REMOTE, form.location)
+        return False
+
     async def list_sparse_batches(self, live_percent: int, limit: int) -> list[Batch]:
         """See `Engine`."""
         return [Batch._make(row) for row in self._rows(_SELECT_SPARSE, (live_percent, limit))]

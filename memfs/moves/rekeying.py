@@ -1,0 +1,130 @@
+"""Rekey: a file's forms get the key that new forms have, and the former key can be retired.
+
+Invariant: the former object stays until the new one was read back whole with the file's digest;
+then one engine call puts the new one in its place and makes the former one garbage.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from memfs.errors import NotSupportedError
+from memfs.metadata.records import Form, FormReplacement, InodeFlags, MoveKind
+from memfs.moves.attempt import recorded
+from memfs.moves.coding import encryption_of, is_under, key_of, unlock
+from memfs.moves.containers import Container
+from memfs.moves.dropping import drop_form
+from memfs.moves.outcome import MoveOutcome, MoveResult
+from memfs.moves.packing import find_form
+from memfs.moves.uploading import object_key, temporary_file, verify_object
+from memfs.stores.extent import Extent
+from memfs.stores.reading import FrameReader
+from memfs.types import FormCoding, FormKind
+
+if TYPE_CHECKING:
+    from memfs.metadata.records import Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.hydrating import Hydrations
+    from memfs.moves.progress import MoveProgress
+    from memfs.types import InodeNo
+
+
+class KeyedForm(NamedTuple):
+    """A form of a file, and whether its key is the one that new forms have."""
+
+    kind: FormKind
+    key_id: str
+    """As hexadecimal digits; empty: it is not encrypted."""
+    stored_bytes: int
+    current: bool
+
+
+async def list_keyed(parts: MoveParts, ino: InodeNo) -> list[KeyedForm]:
+    """Return the packed and remote forms of a file with their keys."""
+    inode = await parts.engine.get_inode(ino)
+    found = []
+    for form in await parts.engine.list_forms(inode.blob) if inode.blob else ():
+        coding = FormCoding.parse(form.codec)
+        current = is_under(coding, key_of(parts, form.kind))
+        found.append(KeyedForm(form.kind, coding.key_id, form.stored_bytes, current))
+    return found
+
+
+async def rekey(parts: MoveParts, hydrations: Hydrations, ino: InodeNo) -> MoveResult:
+    """Bring the forms of a sealed file under the key that new ones have, or under none.
+
+    The object is copied under its new key, a batched one into an object of its own. A packed file
+    is unpacked, and packed anew when the mover sees fit.
+
+    Raises:
+        StaleInodeError: The file is gone.
+        EncryptionKeyError: The key of a form is not configured.
+        StoreError: The store refused or cannot be reached.
+        NoSpaceError: The disk has no room for a copy.
+        CorruptDataError: A form is damaged; it stays as it is.
+    """
+    inode = await parts.engine.get_inode(ino)
+    if inode.flags & InodeFlags.UNSEALED:
+        return MoveResult(MoveOutcome.BUSY)
+    outcome, moved_bytes = MoveOutcome.UNNEEDED, 0
+    remote = await _find_old(parts, inode, FormKind.REMOTE)
+    if remote is not None:
+        outcome, moved_bytes = await _rekey_remote(parts, inode, remote)
+    if await _find_old(parts, inode, FormKind.PACKED) is not None:
+        await hydrations.hydrate(ino)
+        outcome, freed_bytes = await drop_form(parts, ino, FormKind.PACKED)
+        moved_bytes += freed_bytes
+    return MoveResult(outcome, moved_bytes)
+
+
+async def _find_old(parts: MoveParts, inode: Inode, kind: FormKind) -> Form | None:
+    form = await find_form(parts, inode, kind)
+    if form is None or is_under(FormCoding.parse(form.codec), key_of(parts, kind)):
+        return None
+    return form
+
+
+async def _rekey_remote(parts: MoveParts, inode: Inode, former: Form) -> MoveResult:
+    if parts.remote is None:
+        raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    key = object_key(former.blob, inode.generation)
+    async with recorded(parts, MoveKind.UPLOAD, inode, key) as attempt:
+        # A crash of the machine must not forget the intent and leave an object that nobody knows.
+        await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.threads)
+        with parts.progress.track("rekey", inode.ino, inode.size) as progress:
+            async with temporary_file(parts, f"rekey-{inode.ino}") as (path, fd):
+                container = await _copy(parts, inode, former, fd, progress)
+                parts.faults.reach("rekey.prepared")
+                await parts.remote.put_file(key, path)
+            parts.faults.reach("rekey.stored")
+            await verify_object(parts, key, container, progress)
+            parts.faults.reach("rekey.verified")
+        stored_bytes = container.stored_bytes
+        form = Form(former.blob, FormKind.REMOTE, key, container.coding, stored_bytes)
+        replaced = await attempt.replace_form(FormReplacement(former, form))
+    parts.faults.reach("rekey.published")
+    return MoveResult(MoveOutcome.DONE if replaced else MoveOutcome.SUPERSEDED, stored_bytes)
+
+
+async def _copy(
+    parts: MoveParts, inode: Inode, former: Form, fd: int, progress: MoveProgress
+) -> Container:
+    """Write an object's frames under the new key into a local file."""
+    remote = parts.remote
+    assert remote is not None
+
+    def advance(done_bytes: int) -> None:
+        progress.done_bytes = done_bytes // 2
+
+    blob = await parts.engine.get_blob(former.blob)
+    reader = await FrameReader.open(
+        Extent.of(former.location, former.stored_bytes).reader(remote),
+        former.stored_bytes,
+        f"{remote.url}/{former.location}",
+        unlock(parts, former.blob),
+    )
+    encryption = encryption_of(parts, FormKind.REMOTE, inode, former.blob)
+    stored_bytes, table = await reader.reencrypt_to(fd, encryption, advance)
+    return Container(blob, str(table.coding), stored_bytes)
