@@ -128,12 +128,29 @@ class PolicyConfig:
     """A cold file not opened for so long is packed."""
     cold_to_glacier_s: float = 30 * 86400.0
     """A file not opened for so long moves to the object store."""
+    name: str = "s3fifo"
+    """The policy in charge: `s3fifo`, or one by an entry point of the group `memfs.policies`."""
+    promote_count: int = 3
+    """A packed or remote file opened so often within `promote_window` gets a raw copy."""
+    promote_window_s: float = 3600.0
+    """See `promote_count`."""
     interval_s: float = 1.0
     """Pause between two rounds of the mover."""
     retry_s_min: float = 5.0
     """First pause after a failed move; doubles up to `retry_s_max`."""
     retry_s_max: float = 600.0
     """Longest pause after failed moves."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceConfig:
+    """`[trace]`: a record of what programs open, for `memfs what-if`."""
+
+    path: str | None = None
+    """Directory into which every access is recorded from the mount on; None: only when
+    `memfs trace start` says so."""
+    size_bytes_max: int = 1 * GIB
+    """Of one trace; above it the oldest part is removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,3 +164,4 @@ class Config:
     glacier: GlacierConfig = field(default_factory=GlacierConfig)
     encryption: EncryptionConfig = field(default_factory=EncryptionConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    trace: TraceConfig = field(default_factory=TraceConfig)

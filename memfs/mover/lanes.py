@@ -1,20 +1,22 @@
 """Lanes: the moves that are decided but not done, promotions apart from demotions.
 
-Invariant: a file is in one lane at most, waiting or under way, and the lanes are bounded.
+Invariant: a file is in one lane at most, waiting or under way, and the lanes are bounded. Of those
+that wait, the one of the highest priority is next.
 """
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.mover.policy import Goal
+from memfs.policy.view import Goal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from memfs.mover.policy import Move
+    from memfs.policy.view import Move
     from memfs.types import InodeNo
 
 WAITING_COUNT_MAX = 1024
@@ -22,23 +24,28 @@ WAITING_COUNT_MAX = 1024
 
 
 class Lane:
-    """Moves in the order in which they were decided."""
+    """Moves by priority, and among equals in the order in which they were decided."""
 
     def __init__(self) -> None:
         self.waiting: dict[InodeNo, Move] = {}
         self.running: dict[InodeNo, Move] = {}
+        self._order: list[tuple[int, int, InodeNo]] = []
+        """A heap: negative priority, number of the move, file."""
+        self._put_count = 0
         self._event = trio.Event()
 
     def put(self, move: Move) -> None:
-        """Append a move."""
+        """Add a move; its file has none that waits."""
         self.waiting[move.ino] = move
+        self._put_count += 1
+        heappush(self._order, (-move.priority, self._put_count, move.ino))
         self._event.set()
 
     async def run_next(self, place: Callable[[Move], Awaitable[None]]) -> bool:
-        """Make the first waiting move; False if none waits."""
+        """Make the next waiting move; False if none waits."""
         if not self.waiting:
             return False
-        ino = next(iter(self.waiting))
+        _, _, ino = heappop(self._order)
         self.running[ino] = move = self.waiting.pop(ino)
         try:
             await place(move)
@@ -89,7 +96,7 @@ class Lanes:
         return sum(move.bytes for move in moves if move.goal <= Goal.PACKED)
 
     def put(self, move: Move) -> None:
-        """Append a move to its lane, unless the file is in one already."""
+        """Add a move to its lane, unless the file is in one already."""
         if move.ino not in self:
             promotes = move.goal >= Goal.LOCAL
             (self.promotions if promotes else self.demotions).put(move)

@@ -14,10 +14,13 @@ import trio
 
 from memfs.errors import MemfsError
 from memfs.mover.lanes import Lanes
+from memfs.mover.memory import HeatMemory
 from memfs.mover.observation import Observer
 from memfs.mover.placement import Placer
 from memfs.mover.rounds import Rounds
 from memfs.mover.upkeep import GARBAGE_A_ROUND, Upkeep
+from memfs.policy.heat import Heat
+from memfs.policy.plugins import GuardedPlanner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -55,6 +58,8 @@ class Mover:
             True if more is left for the next one.
         state_dir: On the disk of the cold tier.
         rng: Jitter of pauses; seeded by tests.
+        heat: What is known of the use of files; None: nothing yet.
+        planner: The policy in charge; None: the built-in one.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class Mover:
         settle: Callable[[], Awaitable[bool]],
         state_dir: Path,
         rng: random.Random | None = None,
+        heat: Heat | None = None,
+        planner: GuardedPlanner | None = None,
     ) -> None:
         self._config = parts.config
         self._moves = moves
@@ -72,10 +79,21 @@ class Mover:
         self._settle = settle
         self._lanes = Lanes()
         self._giving_way = False
-        observer = Observer(parts, self._lanes)
-        self._placer = Placer(parts, moves, observer, rng or random.Random())
+        policy = parts.config.policy
+        heat = heat or Heat(policy.promote_count, policy.promote_window_s)
+        self._memory = HeatMemory(parts.engine, heat, parts.residency.budget_bytes)
+        observer = Observer(parts, self._lanes, heat)
+        self._placer = Placer(parts, moves, observer, heat, rng or random.Random())
         self._rounds = Rounds(
-            parts, moves, activity, self._lanes, observer, self._placer, state_dir
+            parts,
+            moves,
+            activity,
+            self._lanes,
+            observer,
+            self._placer,
+            heat,
+            planner or GuardedPlanner(),
+            state_dir,
         )
         self._upkeep = Upkeep(parts, moves, state_dir)
 
@@ -87,6 +105,14 @@ class Mover:
 
     async def run(self) -> None:
         """Do rounds, moves and upkeep until cancelled."""
+        try:
+            await self._run()
+        finally:
+            # The engine answers at once; nothing waits here for a store or a disk.
+            with trio.CancelScope(shield=True):
+                await self._guarded(self._memory.save)
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(PROMOTION_WORKERS):
                 nursery.start_soon(self._lanes.promotions.run, self._placer.place)
@@ -116,6 +142,7 @@ class Mover:
             pause_s = self._config.policy.interval_s
 
     async def _round(self) -> bool:
+        await self._memory.step()
         more = await self._settle()
         if self._activity.take_freed():
             await self._moves.collect_garbage(GARBAGE_A_ROUND)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from memfs.content.residency import page_bytes
 from memfs.errors import StaleInodeError
 from memfs.metadata.records import InodeFlags
-from memfs.mover.policy import Candidate
+from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR, parse_priority
+from memfs.policy.view import PRIORITY_DEFAULT, Candidate
 from memfs.types import BLOCK_BYTES, FormKind
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
+    from memfs.policy.heat import Heat
     from memfs.types import InodeNo
 
 SMALL_BYTES = 1 << 20
@@ -38,10 +40,12 @@ class Observer:
     Args:
         parts: The engine and the owners of state among them.
         moving: Files that are being moved.
+        heat: What is known of their use.
     """
 
-    def __init__(self, parts: MoveParts, moving: Container[InodeNo]) -> None:
+    def __init__(self, parts: MoveParts, moving: Container[InodeNo], heat: Heat) -> None:
         self._parts = parts
+        self._heat = heat
         self._moving = moving
 
     async def observe(self, ino: InodeNo, now_ns: int, fresh: bool = False) -> Candidate | None:
@@ -64,6 +68,8 @@ class Observer:
         raw_bytes = inode.blocks * BLOCK_BYTES if inode.raw else 0
         pending = await parts.engine.get_pending(ino)
         held = parts.residency.holds(ino, inode.raw, inode.size)
+        priority, pool = await self._marks(ino)
+        share = self._heat.shares.share(pool)
         return Candidate(
             ino=ino,
             accessed_ns=inode.accessed_ns,
@@ -78,6 +84,21 @@ class Observer:
             fresh=fresh and not held and self._is_cached(inode),
             open=parts.open_table.is_open(ino),
             waiting=ino in self._moving or (pending is not None and pending.retry_ns > now_ns),
+            priority=priority,
+            pool=share.name,
+            uses=share.queue.uses(ino),
+        )
+
+    async def _marks(self, ino: InodeNo) -> tuple[int, str]:
+        """Return the priority and the pool in force."""
+        if not self._heat.marked:
+            return PRIORITY_DEFAULT, ""
+        engine = self._parts.engine
+        priority = await engine.effective_xattr(ino, PRIORITY_XATTR)
+        pool = await engine.effective_xattr(ino, POOL_XATTR)
+        return (
+            PRIORITY_DEFAULT if priority is None else parse_priority(priority.decode()),
+            "" if pool is None else pool.decode(),
         )
 
     async def _is_packable(self, inode: Inode) -> bool:

@@ -11,12 +11,20 @@ import time
 from typing import TYPE_CHECKING
 
 from memfs.content.residency import LockOutcome
-from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreError
+from memfs.errors import (
+    MemfsError,
+    ObjectArchivedError,
+    ObjectMissingError,
+    StaleInodeError,
+    StoreError,
+)
 from memfs.metadata.records import Decision, PendingMove
 from memfs.mover.observation import UNPACKABLE_RULE, unpackable_detail
-from memfs.mover.policy import Goal, Step, make_room, next_step
 from memfs.mover.store_gate import StoreGate
 from memfs.moves.outcome import MoveOutcome, MoveResult
+from memfs.policy.goals import Step, next_step
+from memfs.policy.plan import make_room
+from memfs.policy.view import Goal
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
@@ -24,9 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.mover.observation import Observer
-    from memfs.mover.policy import Candidate, Move
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
+    from memfs.policy.heat import Heat
+    from memfs.policy.view import Candidate, Move
     from memfs.types import InodeNo, Tier
 
 log = logging.getLogger(__name__)
@@ -36,6 +45,9 @@ STEPS_MAX = 8
 
 VICTIMS_LOOKED_AT_MAX = 4096
 """Held files among which room is looked for."""
+
+RESTORING_COUNT_MAX = 10_000
+"""Files that are fetched by themselves once they are restored; more are when they are read."""
 
 _OPEN = "a program has the file open or mapped; it moves when that ends"
 
@@ -47,24 +59,38 @@ class Placer:
         parts: The engine and the owners of state among them.
         moves: Makes the moves.
         observer: Looks at files.
+        heat: Is told what comes into RAM and leaves it, and what leaves the disk.
         rng: Jitter of pauses; seeded by tests.
     """
 
     def __init__(
-        self, parts: MoveParts, moves: Moves, observer: Observer, rng: random.Random
+        self,
+        parts: MoveParts,
+        moves: Moves,
+        observer: Observer,
+        heat: Heat,
+        rng: random.Random,
     ) -> None:
         self._parts = parts
         self._moves = moves
         self._observer = observer
+        self._heat = heat
         self._rng = rng
         self.gate = StoreGate(parts.config.policy, rng)
+        self.restoring: set[InodeNo] = set()
+        """Files whose objects are being restored because a program or a pin wants them."""
 
     async def place(self, move: Move) -> None:
         """Carry a file to its goal, or record why it waits."""
+        self.restoring.discard(move.ino)
         try:
             await self._place(move)
         except StaleInodeError:
             return
+        except ObjectArchivedError as error:
+            if len(self.restoring) < RESTORING_COUNT_MAX:
+                self.restoring.add(move.ino)
+            await self.postpone(move.ino, move.goal.tier, str(error))
         except (MemfsError, OSError) as error:
             await self.postpone(move.ino, move.goal.tier, str(error))
 
@@ -85,7 +111,8 @@ class Placer:
             try:
                 result = await self._take(step, candidate, move)
             except StoreError as error:
-                if asks_store and not isinstance(error, ObjectMissingError):
+                # Of an archived object the store did all that it can for now.
+                if asks_store and not isinstance(error, ObjectMissingError | ObjectArchivedError):
                     self.gate.fail(str(error))
                 raise
             if asks_store:
@@ -111,6 +138,8 @@ class Placer:
         """Record that a file is where it belongs, and why."""
         engine = self._parts.engine
         now_ns = time.time_ns()
+        if move.goal == Goal.GLACIER:
+            self._heat.leave_disk(move.ino)
         try:
             await engine.clear_pending(move.ino)
             await engine.record_decision(
@@ -177,6 +206,7 @@ class Placer:
                 # Under mere pressure of the budget the kernel may keep the pages while it can.
                 drop_pages = move.rule != "watermark"
                 freed_bytes = await self._parts.residency.unlock(ino, drop_pages=drop_pages)
+                self._heat.shares.leave(ino)
                 return MoveResult(MoveOutcome.DONE, freed_bytes)
             case Step.LOCK:
                 return await self._lock(candidate, move)
@@ -188,10 +218,18 @@ class Placer:
         outcome = await residency.lock(inode.ino, inode.raw, inode.size)
         if outcome == LockOutcome.NO_ROOM and candidate.pin is not None:
             needed_bytes = residency.used_bytes + candidate.ram_bytes - residency.budget_bytes
-            for victim in make_room(await self._held(), needed_bytes):
+            for victim in make_room(await self._held(), needed_bytes, candidate.pool):
                 await residency.unlock(victim.ino, drop_pages=False)
+                self._heat.shares.leave(victim.ino)
             outcome = await residency.lock(inode.ino, inode.raw, inode.size)
         if outcome in (LockOutcome.LOCKED, LockOutcome.CACHED):
+            self._heat.shares.hold(
+                candidate.ino,
+                candidate.ram_bytes,
+                candidate.priority,
+                candidate.pool,
+                pinned=candidate.pin is not None,
+            )
             return MoveResult(MoveOutcome.DONE, candidate.ram_bytes)
         if outcome == LockOutcome.NO_ROOM and candidate.pin is not None:
             await self.postpone(

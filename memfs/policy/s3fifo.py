@@ -104,6 +104,10 @@ class S3Fifo:
         packed = self._small.get(key, self._main.get(key))
         return self._ghosts.uses(key) if packed is None else packed & _USES_MASK
 
+    def size_of(self, key: int) -> int:
+        """Return the bytes of a key; 0 if it is not in."""
+        return self._small.get(key, self._main.get(key, 0)) >> _USES_BITS
+
     def bytes_before(self, key: int) -> int | None:
         """Return the bytes that leave before a key if nothing is used again; None if it is not in.
 
@@ -149,11 +153,15 @@ class S3Fifo:
 
     def remove(self, key: int) -> None:
         """Take a key out, and forget it."""
+        self.discharge(key)
+        self._ghosts.forget(key)
+
+    def discharge(self, key: int) -> None:
+        """Take a key out, but leave what is known of it as a ghost."""
         for queue in (self._small, self._main):
             packed = queue.pop(key, None)
             if packed is not None:
                 self._account(queue, -(packed >> _USES_BITS))
-        self._ghosts.forget(key)
 
     def resize(self, capacity_bytes: int) -> None:
         """Set the capacity; nothing is evicted by that."""

@@ -6,20 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memfs.mover.policy import (
-    Budget,
-    Candidate,
-    Goal,
-    Limits,
-    Step,
-    TierView,
-    eviction_order,
-    goal_of_pin,
-    is_draining,
-    make_room,
-    next_step,
-    plan,
-)
+from memfs.policy.goals import Step, goal_of_pin, next_step
+from memfs.policy.plan import eviction_order, is_draining, make_room, plan
+from memfs.policy.view import Budget, Candidate, Goal, Limits, TierView
 from memfs.types import InodeNo, Tier
 
 NOW_NS = 10**18

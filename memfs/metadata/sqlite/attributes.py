@@ -140,6 +140,13 @@ class Attributes(Namespace):
                 self._write(PUT_XATTR, (ino, name, value))
         return self._change_attributes(inode, AttributeChanges(mode=mode, ctime_ns=now_ns))
 
+    async def effective_xattr(self, ino: InodeNo, name: bytes) -> bytes | None:
+        """See `Engine`."""
+        query = "select value from xattr where ino = ? and name = ?"
+        while (row := self._row(query, (ino, name))) is None and ino != ROOT_INODE:
+            ino = self._parent(ino)
+        return row[0] if row is not None else None
+
     # --- pins and codecs -------------------------------------------------------------------------
     async def set_pin(self, ino: InodeNo, tier: Tier | None) -> None:
         """See `Engine`."""

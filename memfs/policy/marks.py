@@ -1,0 +1,27 @@
+"""Marks: what users set on files and directories to steer the policy, beside pins.
+
+Invariant: a mark of a directory holds for all below it that has none of its own, as pins do; a mark
+that was stored can be parsed.
+"""
+
+from __future__ import annotations
+
+from memfs.errors import InvalidValueError
+from memfs.policy.view import PRIORITY_MAX
+
+PRIORITY_XATTR = b"user.memfs.priority"
+POOL_XATTR = b"user.memfs.pool"
+
+
+def parse_priority(text: str) -> int:
+    """Return a priority as users write it: a whole number, 0 to 100; the higher, the dearer.
+
+    Raises:
+        InvalidValueError: It is none.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= PRIORITY_MAX):
+        raise InvalidValueError(
+            f"priority {text!r} is no whole number from 0 to {PRIORITY_MAX}; 50 is the default, "
+            "files of a higher one move first and leave fast tiers last"
+        )
+    return int(text)

@@ -1,0 +1,213 @@
+"""Shares: the RAM tier as pools and the rest, each with a queue of its own.
+
+Invariant: a held file is charged to one share; a share's use is the sum of its unpinned files,
+which its queue holds, and of its pinned ones, which no queue evicts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from memfs.errors import InvalidValueError
+from memfs.policy.s3fifo import S3Fifo
+from memfs.policy.view import PRIORITY_DEFAULT, Budget, ShareView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+POOL_COUNT_MAX = 256
+"""Pools of one mount. Guess: a pool is a team or a project."""
+
+_POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class Share:
+    """One pool, or what no pool has reserved (the name is empty then)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.budget = Budget(0, 0, 0)
+        self.draining = False
+        self.queue = S3Fifo(0)
+        self.pinned: dict[int, int] = {}
+        """Bytes of held files that a pin keeps."""
+        self.pinned_bytes = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the files that are held for it."""
+        return self.queue.used_bytes + self.pinned_bytes
+
+    def resize(self, budget: Budget) -> None:
+        """Set the budget; the queue fills it to where demotion would begin, and not beyond."""
+        if budget != self.budget:
+            self.budget = budget
+            self.queue.resize(budget.high_bytes)
+
+    def view(self) -> ShareView:
+        """Return what a policy sees of it."""
+        return ShareView(self.budget, self.used_bytes, self.draining)
+
+
+class Shares:
+    """The shares of one mount, and which held file is charged to which."""
+
+    def __init__(self) -> None:
+        self.rest = Share("")
+        self.pools: dict[str, Share] = {}
+        self._sizes: dict[str, int] = {}
+        self._members: dict[int, Share] = {}
+        self._priorities: dict[int, int] = {}
+        """Of held files with another one than the default."""
+
+    def __contains__(self, ino: object) -> bool:
+        return ino in self._members
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    # --- pools -----------------------------------------------------------------------------------
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes by pool."""
+        return self._sizes
+
+    def create(self, name: str, size_bytes: int, warm_bytes: int) -> None:
+        """Reserve a share of the RAM tier.
+
+        Args:
+            name: Letters, digits, `.`, `_`, `-`; up to 63.
+            size_bytes: > 0. Of a pool that exists: its new size.
+            warm_bytes: Budget of the RAM tier.
+
+        Raises:
+            InvalidValueError: Not a name, no such room, or too many pools.
+        """
+        if _POOL_NAME.fullmatch(name) is None:
+            raise InvalidValueError(
+                f"pool {name!r}: a name has up to 63 letters, digits, '.', '_' and '-'"
+            )
+        reserved = sum(self._sizes.values()) - self._sizes.get(name, 0)
+        if not 0 < size_bytes <= warm_bytes - reserved:
+            raise InvalidValueError(
+                f"pool {name}: {size_bytes} bytes are not between 1 and the "
+                f"{max(0, warm_bytes - reserved)} bytes of the RAM tier ({warm_bytes}) that no "
+                "other pool has; make it smaller, remove a pool, or raise warm.size"
+            )
+        if len(self._sizes) >= POOL_COUNT_MAX and name not in self._sizes:
+            raise InvalidValueError(f"there are {POOL_COUNT_MAX} pools already; remove one first")
+        self._sizes[name] = size_bytes
+        self.pools.setdefault(name, Share(name))
+
+    def remove(self, name: str) -> None:
+        """Give a share back; its held files are charged to the rest.
+
+        Raises:
+            InvalidValueError: There is no such pool.
+        """
+        share = self.require(name)
+        del self._sizes[name], self.pools[name]
+        for ino, member in list(self._members.items()):
+            if member is share:
+                pinned_bytes = share.pinned.get(ino)
+                size = share.queue.size_of(ino) if pinned_bytes is None else pinned_bytes
+                self.hold(ino, size, self.priority(ino), "", pinned=pinned_bytes is not None)
+
+    def require(self, name: str) -> Share:
+        """Return a pool.
+
+        Raises:
+            InvalidValueError: There is none of that name.
+        """
+        share = self.pools.get(name)
+        if share is None:
+            known = ", ".join(self.pools) or "none yet"
+            raise InvalidValueError(
+                f"there is no pool {name!r} ({known}); `memfs pool create {name} --size SIZE`"
+            )
+        return share
+
+    def encode(self) -> bytes:
+        """Return the definitions, to be stored."""
+        return json.dumps(self._sizes).encode()
+
+    def decode(self, stored: bytes, warm_bytes: int) -> list[str]:
+        """Take the definitions of an earlier run; returns why some of them do not hold now."""
+        refusals = []
+        for name, size_bytes in json.loads(stored).items():
+            try:
+                self.create(name, size_bytes, warm_bytes)
+            except InvalidValueError as error:
+                refusals.append(str(error))
+        return refusals
+
+    # --- held files ------------------------------------------------------------------------------
+    def share(self, pool: str) -> Share:
+        """Return what files with this pool in force are charged to."""
+        return self.pools.get(pool, self.rest)
+
+    def share_of(self, ino: int) -> Share | None:
+        """Return what a held file is charged to."""
+        return self._members.get(ino)
+
+    def priority(self, ino: int) -> int:
+        """Return the priority of a held file, as it was when it was looked at last."""
+        return self._priorities.get(ino, PRIORITY_DEFAULT)
+
+    def hold(self, ino: int, size_bytes: int, priority: int, pool: str, *, pinned: bool) -> None:
+        """Charge a file that is held in RAM, or charge it anew."""
+        share = self.share(pool)
+        member = self._members.get(ino)
+        if member is share and not pinned and ino in share.queue:
+            share.queue.insert(ino, size_bytes)
+        else:
+            if member is not None:
+                self._discharge(ino, member)
+            self._members[ino] = share
+            if pinned:
+                share.pinned[ino] = size_bytes
+                share.pinned_bytes += size_bytes
+            else:
+                share.queue.insert(ino, size_bytes)
+        if priority != PRIORITY_DEFAULT:
+            self._priorities[ino] = priority
+        else:
+            self._priorities.pop(ino, None)
+
+    def leave(self, ino: int) -> None:
+        """A file is not held any more; nothing happens if it was not."""
+        member = self._members.pop(ino, None)
+        if member is not None:
+            self._discharge(ino, member)
+            self._priorities.pop(ino, None)
+
+    def retain(self, is_held: Callable[[int], bool]) -> None:
+        """Let go of files that ceased to be held without a word: removed or rewritten ones."""
+        for ino in [ino for ino in self._members if not is_held(ino)]:
+            self.leave(ino)
+
+    def next_to_leave(self, share: Share, needed_bytes: int, count_max: int) -> list[int]:
+        """Take the files out of a share's queue that leave next, those of low priority first.
+
+        They stay members: `hold` puts those back that stay after all, `leave` ends the others.
+        """
+        victims: list[int] = []
+        levels = {self.priority(ino) for ino in self._priorities if self.share_of(ino) is share}
+        for level in sorted(levels | {PRIORITY_DEFAULT}):
+            while needed_bytes > 0 and len(victims) < count_max:
+                before_bytes = share.queue.used_bytes
+                found = share.queue.evict(1, lambda ino: self.priority(ino) <= level)  # noqa: B023 - called within the iteration
+                if not found:
+                    break
+                victims += found
+                needed_bytes -= before_bytes - share.queue.used_bytes
+        return victims
+
+    def _discharge(self, ino: int, member: Share) -> None:
+        pinned_bytes = member.pinned.pop(ino, None)
+        if pinned_bytes is not None:
+            member.pinned_bytes -= pinned_bytes
+        else:
+            member.queue.discharge(ino)
