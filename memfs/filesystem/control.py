@@ -20,6 +20,9 @@ from memfs.errors import (
     NoXattrError,
 )
 from memfs.metadata.records import Form, Inode, InodeFlags
+from memfs.policy.marks import MARKED_SETTING, POOL_XATTR, PRIORITY_XATTR, parse_priority
+from memfs.policy.outlook import TRIGGERS, Facts, outlook
+from memfs.policy.view import PRIORITY_DEFAULT
 from memfs.types import Durability, FormKind, Tier
 
 if TYPE_CHECKING:
@@ -36,11 +39,14 @@ CODEC_XATTR = b"user.memfs.codec"
 UNPINNED = "auto"
 """What `pin` reads, and `tier` takes, where no pin is in force."""
 
+_MARKS = (PRIORITY_XATTR, POOL_XATTR)
+"""Stored as xattrs of the inode, and inherited by what is below a directory."""
+
 
 class Control:
     """Reads and writes of `user.memfs.*`.
 
-    `tier` and `codec` can be written; the others only tell. What cannot be set, or reads as another
+    `tier`, `codec`, `priority` and `pool` can be written; the others only tell. What cannot be set, or reads as another
     value than was set, stays out of listxattr(2), so that `cp -a` neither fails nor lies.
     """
 
@@ -52,6 +58,7 @@ class Control:
         self._activity = parts.activity
         self._residency = parts.residency
         self._features = parts.features
+        self._heat = parts.heat
         self._readers: dict[bytes, Callable[[Inode], Awaitable[str]]] = {
             TIER_XATTR: self._tier,
             b"user.memfs.pin": self._pin,
@@ -60,6 +67,8 @@ class Control:
             b"user.memfs.why": self._why,
             CODEC_XATTR: self._codec,
             b"user.memfs.digest": self._digest,
+            PRIORITY_XATTR: self._priority,
+            POOL_XATTR: self._pool,
         }
 
     async def get(self, ino: InodeNo, name: bytes) -> bytes:
@@ -99,12 +108,29 @@ class Control:
             _check_flags(name, bool((await self._engine.get_inode(ino)).codec), flags)
             await self._engine.set_codec(ino, text)
             self._activity.note_pin(ino)
+        elif name in _MARKS:
+            await self._set_mark(ino, name, text, flags)
         elif name in self._readers:
             raise NotPermittedError(f"{name.decode()} only tells; it cannot be set")
         else:
             raise NotSupportedError(
                 f"{name.decode(errors='backslashreplace')} is not one of memfs's"
             )
+
+    async def _set_mark(self, ino: InodeNo, name: bytes, text: str, flags: int) -> None:
+        """Store a priority or a pool, which holds for all below a directory."""
+        if name == PRIORITY_XATTR:
+            parse_priority(text)
+        else:
+            self._heat.shares.require(text)
+        inode = await self._engine.get_inode(ino)
+        if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
+            raise NotSupportedError("only files and directories have a priority or a pool")
+        await self._engine.set_xattr(ino, name, text.encode(), flags, inode.ctime_ns)
+        if not self._heat.marked:
+            await self._engine.put_setting(MARKED_SETTING, b"1")
+            self._heat.marked = True
+        self._activity.note_pin(ino)
 
     async def remove(self, ino: InodeNo, name: bytes) -> None:
         """Remove a control xattr: unpin, or go back to the configured codec.
@@ -113,6 +139,11 @@ class Control:
             NoXattrError: It is not set.
             NotPermittedError: It only tells.
         """
+        if name in _MARKS:
+            inode = await self._engine.get_inode(ino)
+            await self._engine.remove_xattr(ino, name, inode.ctime_ns)
+            self._activity.note_pin(ino)
+            return
         if name not in (TIER_XATTR, CODEC_XATTR):
             if name in self._readers:
                 raise NotPermittedError(f"{name.decode()} only tells; it cannot be removed")
@@ -215,6 +246,7 @@ class Control:
         if decision is not None:
             answer |= {
                 "rule": decision.rule,
+                "trigger": TRIGGERS.get(decision.rule, f"the policy's rule {decision.rule}"),
                 "detail": decision.detail,
                 "bytes": decision.moved_bytes,
                 "time_ns": decision.decided_ns,
@@ -226,9 +258,50 @@ class Control:
                 "attempts": pending.attempt_count,
                 "retry_ns": pending.retry_ns,
             }
+        if (waits := await self._wait_for_writer(inode)) is not None:
+            answer["pending"] = waits
         if not answer:
             answer = {"rule": "none", "detail": "no decision has been made on this file yet"}
+        if stat.S_ISREG(inode.mode):
+            answer |= await self._prospects(inode)
         return json.dumps(answer)
+
+    async def _prospects(self, inode: Inode) -> dict[str, object]:
+        """Return how dear a file is to the policy now, and what would change its place."""
+        pool = await self._engine.effective_xattr(inode.ino, POOL_XATTR)
+        tier, pool_name = await self.tier_of(inode), (pool or b"").decode()
+        queue = self._heat.shares.share(pool_name).queue
+        accessed_ns = self._activity.last_access_ns(inode.ino) or inode.accessed_ns
+        pin = (await self._engine.effective_pin(inode.ino)).tier
+        score = {
+            "priority": int(await self._priority(inode)),
+            "uses": queue.uses(inode.ino),
+            "pool": pool_name or None,
+        }
+        facts = Facts(inode.ino, tier, pin, accessed_ns, pool_name)
+        return {"score": score, "outlook": outlook(facts, self._heat)}
+
+    async def _wait_for_writer(self, inode: Inode) -> dict[str, object] | None:
+        """Return why a pinned file does not move yet, which no attempt has to find out."""
+        if not inode.flags & InodeFlags.UNSEALED:
+            return None
+        pin = (await self._engine.effective_pin(inode.ino)).tier
+        if pin is None or pin == await self.tier_of(inode):
+            return None
+        # A mapping outlives its handle, and keeps the file from being sealed as well.
+        how = "open" if self._open_table.has_writer(inode.ino) else "mapped"
+        reason = f"a program has it {how} for writing; it moves when that ends"
+        return {"wanted": pin.label, "reason": reason, "attempts": 0, "retry_ns": 0}
+
+    async def _priority(self, inode: Inode) -> str:
+        priority = await self._engine.effective_xattr(inode.ino, PRIORITY_XATTR)
+        return str(PRIORITY_DEFAULT) if priority is None else priority.decode()
+
+    async def _pool(self, inode: Inode) -> str:
+        pool = await self._engine.effective_xattr(inode.ino, POOL_XATTR)
+        if pool is None:
+            raise NoXattrError("it belongs to no pool")
+        return pool.decode()
 
     async def _codec(self, inode: Inode) -> str:
         codec = await self._engine.effective_codec(inode.ino)

@@ -25,7 +25,8 @@ THREADS_MAX = 16
 """Requests that wait for the disk at a time; more would only queue in the disk. Guess."""
 
 CUT_INLINE_BYTES_MAX = 16 << 20
-"""Truncations that free up to so much are done by the event loop itself."""
+"""Truncations that free up to so much are done by the event loop itself: 1-9 ms on ext4 of a
+virtual disk, where 256 MiB took 17-67 ms and 2 GiB 0.5-0.6 s."""
 
 
 class Writing(Names):

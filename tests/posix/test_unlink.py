@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.outcomes import error_of
 from tests.processes import ALICE, BOB, holding, run_as
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.data_path
 
@@ -91,6 +88,30 @@ def test_an_open_unlinked_file_can_be_opened_again_through_proc(place: Path) -> 
     os.close(fd)
     assert os.read(again, 100) == b"content"
     os.close(again)
+
+
+def test_a_file_held_by_its_path_alone_outlives_its_name(place: Path) -> None:
+    """O_PATH opens nothing in the file system: only the kernel's own inode is held."""
+    (place / "f").write_bytes(b"content")
+    fd = os.open(place / "f", os.O_PATH)
+    try:
+        (place / "f").unlink()
+        # Many other inodes come, are forgotten, and have the orphans looked through.
+        for number in range(50):
+            (place / f"other-{number}").write_bytes(b"x")
+            (place / f"other-{number}").unlink()
+        assert os.fstat(fd).st_nlink == 0
+        assert os.fstat(fd).st_size == 7
+        again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+        assert os.read(again, 100) == b"content"
+        os.close(again)
+        assert os.fstat(fd).st_size == 7
+        again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+        os.pwrite(again, b"C", 0)
+        os.close(again)
+        assert Path(f"/proc/self/fd/{fd}").read_bytes() == b"Content"
+    finally:
+        os.close(fd)
 
 
 def test_another_process_keeps_the_file_that_it_has_open(place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -142,6 +143,7 @@ def test_a_file_that_is_open_for_writing_stays(place: Path, tier: str) -> None:
         let_mover_look(place / "witness")
         assert residence(path).forms == ["raw"]
         assert told(path, "state") == "dirty"
+        assert "open for writing" in told(path, "why")
         file.write(b"last")
     wait_until_at(tier, path)
     assert path.read_bytes() == SMALL + b"last"
@@ -158,11 +160,45 @@ def test_a_file_that_is_mapped_for_writing_stays(place: Path, tier: str) -> None
         pin(path, tier)
         let_mover_look(place / "witness")
         assert residence(path).forms == ["raw"]
+        assert "for writing; it moves when that ends" in told(path, "why")
         mapped[-4:] = b"last"
     finally:
         mapped.close()
     wait_until_at(tier, path)
     assert path.read_bytes() == SMALL[:-4] + b"last"
+
+
+@pytest.mark.parametrize("tier", ["cold", "glacier"])
+def test_bytes_of_a_map_reach_all_forms_though_their_program_is_killed(
+    place: Path, tier: str
+) -> None:
+    """Pages that it has dirtied after closing its descriptor are written before the file goes."""
+    path = place / "file"
+    path.write_bytes(LARGE)
+    pin(path, tier)
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if not pid:
+        fd = os.open(path, os.O_RDWR)
+        mapped = mmap.mmap(fd, 0)
+        os.close(fd)
+        os.write(write_fd, b"mapped")
+        for offset in range(0, len(LARGE), mmap.PAGESIZE):
+            mapped[offset : offset + 6] = b"mapped"
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        assert os.read(read_fd, 6) == b"mapped"
+    finally:
+        os.waitpid(pid, 0)
+        os.close(read_fd)
+        os.close(write_fd)
+    wait_until_at(tier, path)
+    content = path.read_bytes()
+    assert len(content) == len(LARGE)
+    for offset in range(0, len(LARGE), mmap.PAGESIZE):
+        assert content[offset : offset + 6] == b"mapped"
+        end = offset + mmap.PAGESIZE
+        assert content[offset + 6 : end] == LARGE[offset + 6 : end]
 
 
 def test_a_file_that_is_open_for_reading_is_uploaded_and_dropped_later(place: Path) -> None:

@@ -48,9 +48,11 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"         {format_duration(age_s)} ago{size}")
     pending = why.get("pending")
     if isinstance(pending, dict):
-        wait_s = max(0.0, float(pending["retry_ns"]) / 1e9 - time.time())
         lines.append(f"pending  {pending['wanted']}: {pending['reason']}")
-        lines.append(
-            f"         tried {pending['attempts']} times, again in {format_duration(wait_s)}"
-        )
+        # 0: it waits for a program and not for a time.
+        if retry_ns := pending["retry_ns"]:
+            wait_s = max(0.0, float(retry_ns) / 1e9 - time.time())
+            lines.append(
+                f"         tried {pending['attempts']} times, again in {format_duration(wait_s)}"
+            )
     return lines
