@@ -23,7 +23,7 @@ from memfs.metadata.records import Form, Inode, InodeFlags
 from memfs.policy.marks import MARKED_SETTING, POOL_XATTR, PRIORITY_XATTR, parse_priority
 from memfs.policy.outlook import TRIGGERS, Facts, outlook
 from memfs.policy.view import PRIORITY_DEFAULT
-from memfs.types import Durability, FormKind, Tier
+from memfs.types import Durability, FormCoding, FormKind, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -226,7 +226,9 @@ class Control:
         return Durability.DIRTY if inode.raw else Durability.LOCAL
 
     async def _residency_json(self, inode: Inode) -> str:
-        kinds = [form.kind.value for form in await self._forms(inode)]
+        forms = await self._forms(inode)
+        kinds = [form.kind.value for form in forms]
+        keys = {form.kind.value: FormCoding.parse(form.codec).key_id for form in forms}
         if inode.raw:
             kinds.insert(0, FormKind.RAW.value)
         ram_bytes = self._residency.ram_bytes(self._raw_store.path(inode.raw)) if inode.raw else 0
@@ -236,6 +238,7 @@ class Control:
                 "ram_bytes": ram_bytes,
                 "locked": self._residency.is_locked(inode.ino),
                 "devices": [],
+                "keys": {kind: key_id for kind, key_id in keys.items() if key_id},
             }
         )
 

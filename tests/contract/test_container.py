@@ -18,27 +18,53 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memfs.codecs.registry import get_codec, parse_codec
-from memfs.errors import CorruptDataError, InvalidValueError, MemfsError, StoreError
+from memfs.encryption.keys import Key, KeyRing
+from memfs.errors import (
+    CorruptDataError,
+    EncryptionKeyError,
+    InvalidValueError,
+    MemfsError,
+    StoreError,
+)
 from memfs.stores.container import (
     FRAME_COUNT_MAX,
     SeekTable,
     choose_frame_bytes,
     parse_tail,
 )
+from memfs.stores.envelope import ENVELOPE_BYTES, Encryption, Unlock
 from memfs.stores.packing import PackedSummary, digest_file, pack_file
 from memfs.stores.reading import FrameReader, PackedFile
+from memfs.types import BlobId, Generation
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 CODECS = ["zstd:3", "lz4", "snappy", "none"]
+VARIANTS = [*CODECS, "zstd:3 shuffle:4", "zstd:3 encrypted", "snappy shuffle:2 encrypted"]
+"""Codecs, and containers with filter and encryption."""
+
+KEY, OTHER_KEY = Key(bytes(range(32)), "of this test"), Key(bytes(32), "another one")
+BLOB = BlobId(77)
+UNLOCK = Unlock(KeyRing([OTHER_KEY, KEY]), BLOB)
 MIB, GIB = 1 << 20, 1 << 30
 
 
-def pack(source: Path, target: Path, codec: str, frame_bytes: int) -> PackedSummary:
+def pack(
+    source: Path, target: Path, variant: str, frame_bytes: int, blob: BlobId = BLOB
+) -> PackedSummary:
+    codec, *words = variant.split()
+    shuffle_bytes = next((int(word[8:]) for word in words if word.startswith("shuffle:")), 1)
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        return pack_file(source, fd, get_codec(parse_codec(codec)), frame_bytes)
+        return pack_file(
+            source,
+            fd,
+            get_codec(parse_codec(codec)),
+            frame_bytes,
+            shuffle_bytes=shuffle_bytes,
+            encryption=Encryption(KEY, blob, Generation(3)) if "encrypted" in words else None,
+        )
     finally:
         os.close(fd)
 
@@ -58,9 +84,13 @@ def sample(size: int, seed: int = 1) -> bytes:
     return b"".join(parts)[:size]
 
 
+def open_packed(packed: Path) -> PackedFile:
+    return PackedFile.open(packed, unlock=UNLOCK)
+
+
 def unpack_bytes(packed: Path) -> bytes:
     target = packed.with_name("unpacked")
-    with PackedFile.open(packed) as file, target.open("w+b", buffering=0) as opened:
+    with open_packed(packed) as file, target.open("w+b", buffering=0) as opened:
         file.unpack_to(opened.fileno())
     return target.read_bytes()
 
@@ -78,10 +108,10 @@ class Remote:
 
     async def open(self, stored_bytes: int | None = None) -> FrameReader:
         size = len(self.stored) if stored_bytes is None else stored_bytes
-        return await FrameReader.open(self.read_range, size, "object")
+        return await FrameReader.open(self.read_range, size, "object", UNLOCK)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", VARIANTS)
 @settings(max_examples=25, deadline=None)
 @given(
     size=st.integers(0, 3000),
@@ -100,14 +130,14 @@ def test_any_range_reads_back(
     directory = tmp_path_factory.mktemp("range")
     data = sample(size)
     packed = pack_bytes(directory, data, codec, frame_bytes)
-    with PackedFile.open(packed) as file:
+    with open_packed(packed) as file:
         assert data[offset : offset + length] == file.read(offset, length)
         assert data == file.read(0, size)
     assert data == unpack_bytes(packed)
     shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", VARIANTS)
 @pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 2000])
 async def test_a_remote_container_reads_back_like_a_local_one(
     tmp_path: Path, codec: str, size: int
@@ -123,7 +153,7 @@ async def test_a_remote_container_reads_back_like_a_local_one(
     await reader.verify()
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", VARIANTS)
 def test_the_summary_tells_what_was_written(tmp_path: Path, codec: str) -> None:
     data = sample(2550)
     (tmp_path / "source").write_bytes(data)
@@ -132,7 +162,7 @@ def test_the_summary_tells_what_was_written(tmp_path: Path, codec: str) -> None:
     assert summary.frame_count == 3
     assert summary.stored_bytes == (tmp_path / "packed").stat().st_size
     assert summary.digest == blake3.blake3(data).digest() == digest_file(tmp_path / "source")
-    with PackedFile.open(tmp_path / "packed") as file:
+    with open_packed(tmp_path / "packed") as file:
         assert summary.table == file.table
 
 
@@ -177,7 +207,7 @@ def test_zstd_files_keep_the_public_seekable_format(tmp_path: Path) -> None:
     assert len(stored) == sum(entry[0] for entry in entries) + len(table) + 9
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", VARIANTS)
 def test_every_flipped_bit_is_found(tmp_path: Path, codec: str) -> None:
     """Never wrong bytes; and since no byte is redundant, never a flip that passes either."""
     packed = pack_bytes(tmp_path, sample(130), codec, 50)
@@ -185,7 +215,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path, codec: str) -> None:
     for position in range(8 * len(stored)):
         stored[position // 8] ^= 1 << position % 8
         packed.write_bytes(stored)
-        with pytest.raises(CorruptDataError, match="packed"), PackedFile.open(packed) as file:
+        with pytest.raises(CorruptDataError, match="packed"), open_packed(packed) as file:
             file.verify()
         stored[position // 8] ^= 1 << position % 8
 
@@ -195,39 +225,39 @@ def test_a_flipped_bit_is_told_with_file_and_frame(tmp_path: Path) -> None:
     stored = bytearray(packed.read_bytes())
     stored[150] ^= 4
     packed.write_bytes(stored)
-    with PackedFile.open(packed) as file:
+    with open_packed(packed) as file:
         assert len(file.read(0, 100)) == 100
         assert len(file.read(200, 100)) == 100
         with pytest.raises(CorruptDataError, match=f"{packed}: frame 1: "):
             file.read(99, 2)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", VARIANTS)
 async def test_a_file_cut_anywhere_is_found(tmp_path: Path, codec: str) -> None:
     packed = pack_bytes(tmp_path, sample(130), codec, 50)
     stored = packed.read_bytes()
     for size in range(len(stored)):
         packed.write_bytes(stored[:size])
-        with pytest.raises(CorruptDataError), PackedFile.open(packed):
+        with pytest.raises(CorruptDataError), open_packed(packed):
             pass
         # The object ends earlier than its form says.
         with pytest.raises(CorruptDataError):
             await Remote(stored[:size]).open(len(stored))
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", VARIANTS)
 def test_bytes_before_or_after_a_container_are_found(tmp_path: Path, codec: str) -> None:
     packed = pack_bytes(tmp_path, sample(130), codec, 50)
     stored = packed.read_bytes()
     for changed in (b"x" + stored, stored + b"x", stored + stored):
         packed.write_bytes(changed)
-        with pytest.raises(CorruptDataError), PackedFile.open(packed):
+        with pytest.raises(CorruptDataError), open_packed(packed):
             pass
 
 
 def test_a_wrong_digest_is_found_when_the_whole_is_read(tmp_path: Path) -> None:
     packed = pack_bytes(tmp_path, sample(130), "none", 50)
-    with PackedFile.open(packed) as file:
+    with open_packed(packed) as file:
         table = file.table
     sizes = table.stored_offsets[1:]
     for index in range(len(sizes) - 1, 0, -1):
@@ -240,14 +270,14 @@ def test_a_wrong_digest_is_found_when_the_whole_is_read(tmp_path: Path) -> None:
         (sizes, table.stored_checksums, table.content_checksums),
     )
     packed.write_bytes(sample(130) + other.serialise())
-    with PackedFile.open(packed) as file, pytest.raises(CorruptDataError, match="digest"):
+    with open_packed(packed) as file, pytest.raises(CorruptDataError, match="digest"):
         file.verify()
 
 
 def test_an_unknown_codec_is_named(tmp_path: Path) -> None:
     """A codec that is not installed here is no damage: the message says what is missing."""
     packed = pack_bytes(tmp_path, sample(130), "none", 50)
-    with PackedFile.open(packed) as file:
+    with open_packed(packed) as file:
         table = file.table
     other = SeekTable(
         table.codec._replace(name="gone"),
@@ -336,7 +366,7 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
         file.seek(32 * MIB)
         file.write(b"data")
     pack(tmp_path / "source", tmp_path / "packed", "lz4", MIB)
-    with PackedFile.open(tmp_path / "packed") as packed, (tmp_path / "out").open("w+b") as target:
+    with open_packed(tmp_path / "packed") as packed, (tmp_path / "out").open("w+b") as target:
         packed.unpack_to(target.fileno())
     assert digest_file(tmp_path / "source") == digest_file(tmp_path / "out")
     assert (tmp_path / "out").stat().st_size == 64 * MIB + 5
@@ -346,7 +376,7 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
 def test_unpacking_replaces_what_the_target_held(tmp_path: Path) -> None:
     packed = pack_bytes(tmp_path, bytes(100) + b"x" * 50, "zstd:3", 50)
     (tmp_path / "unpacked").write_bytes(b"old" * 100)
-    with PackedFile.open(packed) as file, (tmp_path / "unpacked").open("r+b") as target:
+    with open_packed(packed) as file, (tmp_path / "unpacked").open("r+b") as target:
         file.unpack_to(target.fileno())
     assert bytes(100) + b"x" * 50 == (tmp_path / "unpacked").read_bytes()
 
@@ -356,7 +386,7 @@ def test_memory_stays_bounded_while_a_file_is_packed_and_unpacked(tmp_path: Path
     tracemalloc.start()
     try:
         pack(tmp_path / "source", tmp_path / "packed", "zstd:1", MIB)
-        with PackedFile.open(tmp_path / "packed") as file:
+        with open_packed(tmp_path / "packed") as file:
             file.verify()
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
@@ -420,3 +450,117 @@ def test_digest_file_is_blake3_of_the_bytes(tmp_path: Path, size: int) -> None:
     seen: list[int] = []
     assert blake3.blake3(data).digest() == digest_file(tmp_path / "file", seen.append)
     assert size == (seen[-1] if seen else 0)
+
+
+async def test_an_encrypted_container_decrypts_to_the_plain_one(tmp_path: Path) -> None:
+    """What `envelope` promises: the format inside is the public one, frame by frame."""
+    data = sample(2500)
+    plain = pack_bytes(tmp_path, data, "zstd:3", 1000).read_bytes()
+    encrypted = pack_bytes(tmp_path, data, "zstd:3 encrypted", 1000)
+    with open_packed(encrypted) as file, (tmp_path / "copy").open("w+b", buffering=0) as copy:
+        assert file.reencrypt_to(copy.fileno(), None)[0] == len(plain)
+    assert plain == (tmp_path / "copy").read_bytes()
+    assert len(encrypted.read_bytes()) == len(plain) + 4 * 16 + ENVELOPE_BYTES
+
+
+@pytest.mark.parametrize("variant", ["zstd:3", "lz4 shuffle:2 encrypted"])
+async def test_a_container_is_encrypted_again_without_its_codec(
+    tmp_path: Path, variant: str
+) -> None:
+    data = sample(2500)
+    packed = pack_bytes(tmp_path, data, variant, 300)
+    target = Encryption(OTHER_KEY, BLOB, Generation(3))
+    reader = await Remote(packed.read_bytes()).open()
+    for name in ("local", "remote"):
+        with (tmp_path / name).open("w+b", buffering=0) as copy:
+            if name == "local":
+                with open_packed(packed) as file:
+                    size, table = file.reencrypt_to(copy.fileno(), target)
+            else:
+                size, table = await reader.reencrypt_to(copy.fileno(), target)
+        assert size == (tmp_path / name).stat().st_size
+        with open_packed(tmp_path / name) as file:
+            assert file.table == table
+            assert table.key_id == OTHER_KEY.id
+            assert file.read(0, 3000) == data
+            file.verify()
+
+
+@pytest.mark.parametrize("keys", [None, KeyRing(), KeyRing([OTHER_KEY])])
+def test_a_missing_key_is_no_damage(tmp_path: Path, keys: KeyRing | None) -> None:
+    packed = pack_bytes(tmp_path, sample(130), "none encrypted", 50)
+    unlock = None if keys is None else Unlock(keys, BLOB)
+    with pytest.raises(EncryptionKeyError, match=f"{packed}: encrypted with key {KEY.id.hex()}"):
+        PackedFile.open(packed, unlock=unlock)
+
+
+def test_one_content_is_never_encrypted_alike(tmp_path: Path) -> None:
+    """Each container has a data key of its own: no nonce is used twice under one."""
+    (tmp_path / "source").write_bytes(bytes(400))
+    for name in "ab":
+        pack(tmp_path / "source", tmp_path / name, "none encrypted", 100)
+    stored = [(tmp_path / name).read_bytes() for name in "ab"]
+    frames = {data[at : at + 116] for data in stored for at in range(0, 4 * 116, 116)}
+    assert len(frames) == 8
+
+
+def test_frames_that_change_places_do_not_decrypt(tmp_path: Path) -> None:
+    packed = pack_bytes(tmp_path, sample(300), "none encrypted", 100)
+    stored = bytearray(packed.read_bytes())
+    stored[:116], stored[116:232] = stored[116:232], stored[:116]
+    packed.write_bytes(stored)
+    with open_packed(packed) as file:
+        for index in (0, 1):
+            with pytest.raises(CorruptDataError, match=f"frame {index}: does not decrypt"):
+                file.frame(index)
+        assert file.frame(2) == sample(300)[200:]
+
+
+def test_frames_and_tables_of_other_containers_do_not_decrypt(tmp_path: Path) -> None:
+    """Not even those of the same content under the same key."""
+    one = pack_bytes(tmp_path, sample(300), "none encrypted", 100).read_bytes()
+    packed = pack_bytes(tmp_path, sample(300), "none encrypted", 100)
+    other = packed.read_bytes()
+    packed.write_bytes(one[:348] + other[348:])
+    with open_packed(packed) as file, pytest.raises(CorruptDataError, match="frame 0"):
+        file.verify()
+    packed.write_bytes(one[:-ENVELOPE_BYTES] + other[-ENVELOPE_BYTES:])
+    with pytest.raises(CorruptDataError, match="its table does not decrypt"):
+        open_packed(packed)
+
+
+def test_a_container_of_another_blob_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(sample(300))
+    pack(tmp_path / "source", tmp_path / "packed", "none encrypted", 100, BlobId(78))
+    with pytest.raises(CorruptDataError, match="holds blob 78 instead of 77"):
+        open_packed(tmp_path / "packed")
+
+
+@pytest.mark.parametrize(("offset", "what"), [(16, "blob"), (24, "generation"), (4, "frame_count")])
+def test_an_envelope_that_was_forged_does_not_open(tmp_path: Path, offset: int, what: str) -> None:
+    """Its checksum is no secret; the table's associated data is what counts."""
+    packed = pack_bytes(tmp_path, sample(300), "none encrypted", 100)
+    stored = bytearray(packed.read_bytes())
+    start = len(stored) - ENVELOPE_BYTES
+    stored[start + offset] ^= 1
+    stored[-16:-8] = struct.pack("<Q", xxhash.xxh64_intdigest(bytes(stored[start:-16])))
+    packed.write_bytes(stored)
+    blob = BlobId(BLOB ^ 1) if what == "blob" else BLOB
+    with pytest.raises(CorruptDataError, match="does not decrypt"):
+        PackedFile.open(packed, unlock=Unlock(KeyRing([KEY]), blob))
+
+
+def test_nothing_of_an_encrypted_content_shows(tmp_path: Path) -> None:
+    """Neither its bytes nor the digest that would tell a known file."""
+    data = b"secret " * 100
+    stored = pack_bytes(tmp_path, data, "none encrypted", 100).read_bytes()
+    assert b"secret" not in stored
+    assert blake3.blake3(data).digest() not in stored
+
+
+def test_a_filter_is_undone_for_frames_of_any_length(tmp_path: Path) -> None:
+    for size in range(1, 40):
+        packed = pack_bytes(tmp_path, sample(size), "lz4 shuffle:8", 13)
+        with open_packed(packed) as file:
+            assert file.table.shuffle_bytes == 8
+            assert file.read(0, size) == sample(size)

@@ -42,6 +42,8 @@ class Residence(NamedTuple):
     ram_bytes: int
     locked: bool
     devices: list[str]
+    keys: dict[str, str]
+    """Ids of the keys that forms are encrypted with, by form."""
 
 
 def told(path: Path, name: str) -> str:
