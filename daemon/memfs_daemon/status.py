@@ -20,6 +20,7 @@ from memfs.control.report import (
     TierReport,
     WorkReport,
 )
+from memfs.sizes import format_size
 from memfs.types import InodeNo, Tier
 from memfs_daemon.limits import resident_bytes
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from memfs.metadata.records import PendingMove, Usage
     from memfs.mover.prefetching import Prefetcher
     from memfs.stores.store import RemoteStore
+    from memfs_daemon.policy import PolicyMethods
 
 PENDING_SHOWN = 5
 """Waiting moves in a status report; `pending` tells them all."""
@@ -50,6 +52,7 @@ class StatusParts(NamedTuple):
     residency: Residency
     remote: RemoteStore | None
     prefetcher: Prefetcher
+    policy: PolicyMethods
     describe_driver: Callable[[], DriverReport]
 
 
@@ -86,6 +89,7 @@ class Status:
             tiers=self._tiers(usage),
             work=await self._work(usage),
             prefetch=PrefetchReport.from_json(parts.prefetcher.status()),
+            policy=parts.policy.report(),
         ).to_json()
 
     async def pending(self, limit: int = COUNT_MAX) -> JsonValue:
@@ -111,7 +115,7 @@ class Status:
             budget_bytes=self._cold_budget_bytes(usage),
             used_bytes=usage.raw_bytes + usage.packed_bytes,
             file_count=usage.raw_count + usage.packed_count,
-            note=None,
+            note=self._cold_note(usage),
         )
         glacier = TierReport(
             tier=Tier.GLACIER.label,
@@ -121,6 +125,18 @@ class Status:
             note="turned off" if parts.remote is None else None,
         )
         return warm, cold, glacier
+
+    def _cold_note(self, usage: Usage) -> str | None:
+        """Return why a full disk tier stays full, where no object store can take anything."""
+        cold = self._parts.config.cold
+        high_bytes = int(self._cold_budget_bytes(usage) * cold.high_watermark)
+        if self._parts.remote is not None or usage.raw_bytes + usage.packed_bytes <= high_bytes:
+            return None
+        return (
+            f"beyond its high watermark of {format_size(high_bytes)}: what shrinks is packed, the "
+            "rest can go nowhere without a glacier tier; turn that on, remove files or raise "
+            "cold.size"
+        )
 
     def _cold_budget_bytes(self, usage: Usage) -> int:
         """Return the configured budget, else what the disk has for memfs, used bytes included."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from memfs.config import ColdConfig
 from memfs.control.report import (
     COUNT_MAX,
     DriverReport,
     PendingReport,
+    PolicyReport,
+    PoolReport,
     PrefetchReport,
     SourceReport,
     StatusReport,
@@ -18,7 +22,12 @@ from memfs.control.report import (
     WorkReport,
 )
 from memfs.errors import InvalidValueError
+from memfs_daemon.status import Status, StatusParts
 from memfs_tools.display import print_status
+from tests.moving import SMALL_FRAMES, State, incompressible
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 REPORT = StatusReport(
     version="0.1.0",
@@ -57,6 +66,12 @@ REPORT = StatusReport(
         held_count=90,
         waiting_count=1,
         stalled="the disk tier has no room",
+    ),
+    policy=PolicyReport(
+        name="frugal",
+        note="policy frugal failed",
+        frozen=True,
+        pools=(PoolReport("training", 1 << 30, 512 << 20, 3),),
     ),
 )
 
@@ -103,3 +118,38 @@ def test_the_sources_of_guesses_are_shown_with_their_precision(
 def test_a_mount_without_work_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     print_status(replace(REPORT, work=WorkReport(0, 0, 0, 0, 0, ())))
     assert "work    none" in capsys.readouterr().out
+
+
+class QuietPrefetcher:
+    """Has guessed nothing."""
+
+    def status(self) -> dict[str, object]:
+        return asdict(REPORT.prefetch)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_full_disk_tier_without_a_store_says_what_helps(
+    tmp_path: Path, stored: bool
+) -> None:
+    """Its files do not shrink, and nothing in the list of waiting moves tells of that."""
+    config = replace(SMALL_FRAMES, cold=ColdConfig(size_bytes=100_000))
+    state = State(tmp_path / "state", config)
+    parts = StatusParts(
+        tmp_path / "mount",
+        state.state_dir,
+        config,
+        state.engine,
+        state.residency,
+        state.remote if stored else None,
+        QuietPrefetcher(),  # type: ignore[arg-type]  # it is asked for its status alone
+        lambda: REPORT.driver,
+    )
+    notes = []
+    for size in (1000, 200_000):
+        await state.create(f"of-{size}", incompressible(size))
+        report = StatusReport.from_json(cast("Any", await Status(parts).status()))
+        notes.append(next(tier.note for tier in report.tiers if tier.tier == "cold"))
+    state.close()
+    assert notes[0] is None
+    assert (notes[1] is None) == stored
+    assert stored or "raise cold.size" in str(notes[1])
