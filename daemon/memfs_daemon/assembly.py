@@ -35,11 +35,13 @@ from memfs.prediction.predictor import Predictor
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
+from memfs.traces.recorder import Recorder
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.prefetch import PrefetchMethods
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
 from memfs_daemon.status import Status, StatusParts
+from memfs_daemon.tracing import Tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,6 +85,7 @@ class Assembly:
     driver: Driver
     status: Status
     prefetch: PrefetchMethods
+    tracing: Tracing
 
 
 def choose_driver(config: MountConfig) -> DriverChoice:
@@ -156,6 +159,7 @@ def assemble(
             syncer,
             sealer,
             keys=keys,
+            access_log=activity.access_log,
         )
         moves = Moves(move_parts)
         filesystem = Filesystem(
@@ -174,6 +178,7 @@ def assemble(
                 features=_features(config, options, choice, residency),
             )
         )
+        recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
         prefetcher = Prefetcher(move_parts, moves, activity, Predictor(), state_dir)
         driver, describe = _build_driver(
             filesystem, registry, mountpoint, config.mount, state_dir, options, choice
@@ -196,6 +201,7 @@ def assemble(
                 )
             ),
             prefetch=PrefetchMethods(engine, prefetcher),
+            tracing=Tracing(recorder, mountpoint, config.trace),
         )
 
 

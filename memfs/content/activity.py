@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.traces.access_log import AccessLog
+
 if TYPE_CHECKING:
     from memfs.types import InodeNo
 
@@ -49,6 +51,8 @@ class Activity:
         self._opens: deque[tuple[InodeNo, int, int, int]] = deque(maxlen=OPENS_KEPT_MAX)
         self._opened = trio.Event()
         self._freed_bytes = 0
+        self.access_log = AccessLog()
+        """Every event with its time, while a trace is recorded."""
         self.request_count = 0
         """Requests that opened, made or removed something since `take_request_count`."""
         self.rescan = False

@@ -15,7 +15,8 @@ from memfs.errors import ObjectMissingError, StaleInodeError, StoreError
 from memfs.linux.files import try_lease
 from memfs.linux.memory import cachestat
 from memfs.metadata.records import InodeFlags, Seal
-from memfs.types import InodeNo
+from memfs.traces.access_log import Operation
+from memfs.types import InodeNo, Tier
 
 if TYPE_CHECKING:
     from memfs.content.activity import Activity
@@ -171,6 +172,9 @@ class Sealer:
             raise
         for seal in seals:
             self._activity.note_sealed(seal.ino)
+        if (access_log := self._activity.access_log).active:
+            for seal in seals:
+                access_log.note(Operation.WRITE, seal.ino, seal.size, Tier.COLD)
         return len(seals)
 
     async def _examine(

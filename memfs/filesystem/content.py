@@ -26,6 +26,7 @@ from memfs.filesystem.replies import Opened
 from memfs.filesystem.shared import now_ns
 from memfs.linux.files import fallocate, syncfs
 from memfs.metadata.records import AttributeChanges, Inode, InodeFlags
+from memfs.traces.access_log import Operation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,6 +64,8 @@ class ContentRequests(AttributeRequests):
             inode = await self._engine.get_inode(ino)
             if not stat.S_ISREG(inode.mode):
                 raise IsADirectoryInodeError(f"inode {ino} is not a regular file")
+            if self._access_log.active and not truncate:
+                await self._log(Operation.OPEN, inode, self._live(inode).size)
             if not writable:
                 # Before the file is fetched, so that the next ones are on their way meanwhile.
                 self._activity.note_open(ino, caller.uid, caller.pid, now_ns())
@@ -109,6 +112,8 @@ class ContentRequests(AttributeRequests):
         if not inode.raw:
             if self._open_table.count_direct_read(ino, size) > inode.size * DIRECT_SHARE_MAX:
                 self._activity.note_wanted(ino)
+            if self._access_log.active:
+                await self._log(Operation.READ, inode, min(size, max(0, inode.size - offset)))
             await caller.detach()
             return await self._form_reader.read(inode, offset, size)
         fd = self._open_table.read_fd(ino, inode.raw)

@@ -18,6 +18,8 @@ from memfs.filesystem.replies import Entry, Opened
 from memfs.filesystem.shared import UNSEALED_VALID_S, VALID_S, Shared, now_ns
 from memfs.metadata.records import DirectoryEntry, Inode, InodeFlags, NewInode
 from memfs.namespace import acl
+from memfs.traces.access_log import Operation
+from memfs.types import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +128,13 @@ class Names(Shared):
         self._activity.request_count += 1
         inode = await self._engine.unlink(parent, name, now_ns())
         self._note_orphan(inode)
+        await self._log_end(inode)
         self._note_names(inode)
+
+    async def _log_end(self, inode: Inode) -> None:
+        """A name of an inode is gone: the trace is told if it was a file's last."""
+        if self._access_log.active and not inode.nlink and stat.S_ISREG(inode.mode):
+            await self._log(Operation.UNLINK, inode, self._live(inode).size)
 
     async def remove_directory(self, parent: InodeNo, name: bytes) -> None:
         """RMDIR."""
@@ -144,6 +152,7 @@ class Names(Shared):
             self._sync_first(result.moved)
             self._sync_first(result.replaced)
             self._note_orphan(result.replaced)
+            await self._log_end(result.replaced)
             if parent == new_parent:
                 self._note_names(result.replaced)
         if parent != new_parent:
@@ -308,6 +317,8 @@ class Names(Shared):
     def _opened(self, inode: Inode, fd: int, flags: int) -> tuple[Entry, Opened]:
         """Open a file that was just made; its attributes are those of now, it being empty."""
         opened = self._open_created(inode, fd, flags)
+        if self._access_log.active:
+            self._access_log.note(Operation.CREATE, inode.ino, 0, Tier.COLD)
         return Entry(inode, VALID_S, UNSEALED_VALID_S), opened
 
     def _open_created(self, inode: Inode, fd: int, flags: int) -> Opened:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memfs.errors import MemfsError, ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
 from memfs.metadata.records import Inode, InodeFlags
-from memfs.types import BLOCK_BYTES
+from memfs.types import BLOCK_BYTES, FormKind, Tier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
     from memfs.moves.moves import Moves
     from memfs.stores.raw import RawStore
+    from memfs.traces.access_log import Operation
     from memfs.types import InodeNo, RawId
 
 VALID_S = 86400.0
@@ -116,6 +117,7 @@ class Shared:
         self._sealer = parts.sealer
         self._syncer = parts.syncer
         self._activity = parts.activity
+        self._access_log = parts.activity.access_log
         self._residency = parts.residency
         self._moves = parts.moves
         self._form_reader = parts.form_reader
@@ -221,6 +223,16 @@ class Shared:
         if len(self._without_capability) >= WITHOUT_CAPABILITY_MAX:
             self._without_capability.clear()
         self._without_capability[ino] = None
+
+    async def _log(self, operation: Operation, inode: Inode, size_bytes: int) -> None:
+        """Add a row to the trace that is being recorded; asked only if one is."""
+        if inode.raw:
+            tier = Tier.WARM if self._residency.is_held(inode.ino) else Tier.COLD
+        else:
+            forms = await self._engine.list_forms(inode.blob)
+            packed = any(form.kind == FormKind.PACKED for form in forms)
+            tier = Tier.COLD if packed else Tier.GLACIER
+        self._access_log.note(operation, inode.ino, size_bytes, tier)
 
     def _note_orphan(self, inode: Inode) -> None:
         """An inode may have lost its last name: it stays until nobody holds it any more."""

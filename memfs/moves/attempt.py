@@ -21,6 +21,7 @@ from memfs.moves.faults import FaultPoints
 from memfs.moves.progress import ProgressTable
 from memfs.moves.tally import CompressionTally
 from memfs.stores.disk import disk_errors
+from memfs.traces.access_log import AccessLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,6 +63,8 @@ class MoveParts:
     sealer: Sealer
     keys: KeyRing = NO_KEYS
     """Of forms that are encrypted, or are to be."""
+    access_log: AccessLog = field(default_factory=AccessLog)
+    """Told of hydrations while a trace is recorded."""
     tally: CompressionTally = field(default_factory=CompressionTally)
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)

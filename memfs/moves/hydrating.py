@@ -27,7 +27,8 @@ from memfs.stores.disk import disk_errors
 from memfs.stores.extent import Extent
 from memfs.stores.packing import digest_file
 from memfs.stores.reading import FrameReader, PackedFile
-from memfs.types import FormKind
+from memfs.traces.access_log import Operation
+from memfs.types import FormKind, Tier
 
 if TYPE_CHECKING:
     from memfs.errors import MemfsError
@@ -106,6 +107,11 @@ class Hydrations:
         else:
             if len(self._done) < DONE_COUNT_MAX:
                 self._done[inode.ino] = None
+            if (access_log := self._parts.access_log).active:
+                forms = await self._parts.engine.list_forms(inode.blob)
+                packed = any(form.kind == FormKind.PACKED for form in forms)
+                tier = Tier.COLD if packed else Tier.GLACIER
+                access_log.note(Operation.HYDRATE, inode.ino, inode.size, tier)
             return hydrated
         finally:
             del self._flights[inode.ino]

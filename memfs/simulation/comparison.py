@@ -59,6 +59,26 @@ class Comparison:
         """The same of the bytes."""
         return self.bound.hit_bytes / max(1, self.belady.accesses.size_bytes)
 
+    @property
+    def conclusion(self) -> str:
+        """What a user may take from it, as one sentence."""
+        first = self.figures[0]
+        share = first.byte_hit_ratio()
+        parts = [
+            f"With {format_size(self.budgets.warm_bytes)} of RAM, {first.policy} serves "
+            f"{share * 100:.1f} % of the bytes from RAM"
+        ]
+        if len(self.figures) > 1:
+            best = max(self.figures[1:], key=lambda figures: figures.byte_hit_ratio())
+            points = (share - best.byte_hit_ratio()) * 100
+            word = "more" if points >= 0 else "less"
+            parts.append(f"{abs(points):.1f} points {word} than {best.policy}")
+        possible = self.belady.byte_hit_ratio()
+        if possible > 0:
+            reached = f"{share / possible * 100:.0f} %"
+            parts.append(f"{reached} of what Belady reaches, who knows the future")
+        return ", ".join(parts) + "."
+
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values, ratios included."""
         return {
@@ -72,7 +92,7 @@ class Comparison:
                 "hit_ratio": self.bound_hit_ratio,
                 "byte_hit_ratio": self.bound_byte_hit_ratio,
             },
-            "conclusion": conclude(self),
+            "conclusion": self.conclusion,
         }
 
 
@@ -115,25 +135,6 @@ def compare(
         belady=belady,
         bound=bound_hits(trace, warm_bytes),
     )
-
-
-def conclude(comparison: Comparison) -> str:
-    """Return what a user may take from it, as one sentence."""
-    first = comparison.figures[0]
-    share = first.byte_hit_ratio()
-    parts = [
-        f"With {format_size(comparison.budgets.warm_bytes)} of RAM, {first.policy} serves "
-        f"{share * 100:.1f} % of the bytes from RAM"
-    ]
-    if len(comparison.figures) > 1:
-        best = max(comparison.figures[1:], key=lambda figures: figures.byte_hit_ratio())
-        points = (share - best.byte_hit_ratio()) * 100
-        word = "more" if points >= 0 else "less"
-        parts.append(f"{abs(points):.1f} points {word} than {best.policy}")
-    possible = comparison.belady.byte_hit_ratio()
-    if possible > 0:
-        parts.append(f"{share / possible * 100:.0f} % of what Belady reaches, who knows the future")
-    return ", ".join(parts) + "."
 
 
 def _shown(progress: Callable[[str, int, int], None], stage: str) -> Callable[[int, int], None]:

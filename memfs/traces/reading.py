@@ -24,9 +24,15 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _RECORDED_COLUMNS = ("inode", "path", "operation", "bytes")
-_EVENTS = {"open": Event.ACCESS, "write": Event.WRITE, "unlink": Event.REMOVE}
-"""What counts of a recorded trace: creations come again as writes, hydrations are consequences,
-and a read says nothing of its file's size."""
+_EVENTS = {
+    "open": Event.ACCESS,
+    # A file may be opened long before it is sealed: it must not look like one from the store.
+    "create": Event.WRITE,
+    "write": Event.WRITE,
+    "unlink": Event.REMOVE,
+}
+"""What counts of a recorded trace: hydrations are consequences, and a read of a form says nothing
+of its file's size."""
 
 _PROGRESS_ROW_COUNT = 1 << 15
 _PARQUET_MAGIC = b"PAR1"

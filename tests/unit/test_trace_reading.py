@@ -142,6 +142,7 @@ def test_a_recorded_trace_tells_accesses_writes_and_removals(tmp_path: Path) -> 
     writer.append(log.take(), {5: "/five"})
     assert writer.part_count == 2
     assert _rows(read_trace(tmp_path)) == [
+        ("Write", "/five", 0),
         ("Write", "/five", 10),
         ("Access", "6", 20),
         ("Access", "/five", 10),

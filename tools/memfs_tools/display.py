@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from memfs.control.report import PrefetchReport, StatusReport, TierReport, WorkReport
+    from memfs.simulation.comparison import Comparison
 
 _BAR_CELLS = 20
 _PIPE_WIDTH = 200
@@ -53,8 +54,42 @@ def print_status(report: StatusReport) -> None:
         console.print(_prefetch_table(report.prefetch))
     if report.prefetch.stalled is not None:
         console.print(f"  prefetch waits: {_safe(report.prefetch.stalled)}", soft_wrap=True)
+    if report.policy.note is not None:
+        console.print(f"  {_safe(report.policy.note)}", soft_wrap=True)
+    for pool in report.policy.pools:
+        used, size = format_size(pool.used_bytes), format_size(pool.size_bytes)
+        console.print(f"  pool {_safe(pool.name)}: {used} of {size}, {pool.file_count} files")
     for line in _work_lines(report.work):
         console.print(f"  {_safe(line)}", soft_wrap=True)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print what a trace would have met with under each policy, for people."""
+    console = _console()
+    warm_bytes, cold_bytes = comparison.budgets
+    disk = "all of it on the disk" if cold_bytes is None else f"{format_size(cold_bytes)} of disk"
+    console.print(
+        f"{comparison.belady.accesses.count} accesses to {comparison.file_count} files of "
+        f"{format_size(comparison.footprint_bytes)}; {format_size(warm_bytes)} of RAM, {disk}",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=True)
+    table.add_column("policy")
+    for heading in ("hits", "bytes hit", "into RAM", "from disk", "onto disk", "from store"):
+        table.add_column(heading, justify="right")
+    for figures in (*comparison.figures, comparison.belady):
+        moved = [
+            figures.warm.moved_in.size_bytes,
+            figures.cold.hits.size_bytes,
+            figures.cold.moved_in.size_bytes,
+            figures.fetched.size_bytes,
+        ]
+        ratios = (figures.hit_ratio(), figures.byte_hit_ratio())
+        table.add_row(figures.policy, *map(_percent, ratios), *map(format_size, moved))
+    bounds = (comparison.bound_hit_ratio, comparison.bound_byte_hit_ratio)
+    table.add_row("upper bound", *map(_percent, bounds))
+    console.print(table)
+    console.print(f"  {comparison.conclusion}", soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -144,6 +179,10 @@ def _work_lines(work: WorkReport) -> list[str]:
     if work.pending_count > len(work.pending):
         lines.append(f"        and {_count(work.pending_count - len(work.pending))} more")
     return lines
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f} %"
 
 
 def _count(number: int) -> str:

@@ -32,7 +32,10 @@ _MODULES = {
     "pin": "pin",
     "unpin": "pin",
     "why": "why",
+    "pool": "pool",
     "prefetch": "prefetch",
+    "trace": "trace",
+    "what-if": "what_if",
     "fsck": "fsck",
     "version": "version",
 }
@@ -51,7 +54,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in _MODULES:
             return None
         module = importlib.import_module(f"memfs_tools.commands.{_MODULES[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
 

@@ -1,0 +1,108 @@
+"""`memfs trace`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memfs.control.client import ControlUnavailableError, call
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs.sizes import format_duration, format_size
+from memfs_tools.mounts import require_mount
+
+if TYPE_CHECKING:
+    from memfs.control.protocol import JsonValue
+
+_STOP_S_MAX = 60.0
+"""The last rows are written before the answer comes."""
+
+_mountpoint = click.argument("mountpoint", type=click.Path(path_type=Path))
+_as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@click.group()
+def trace() -> None:
+    """Record what programs open in a mount, to ask `memfs what-if` about it.
+
+    \b
+    memfs trace start /var/tmp/monday /mnt/data
+    memfs trace status /mnt/data
+    memfs trace stop /mnt/data
+    memfs what-if --trace /var/tmp/monday --warm 16GiB
+
+    The trace is a directory of Parquet files with the columns time, inode, path, operation, bytes
+    and tier.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+
+
+@trace.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@_mountpoint
+@click.option("--paths/--no-paths", default=True, help="Record the path of each file, too.")
+@_as_json
+def start(directory: Path, mountpoint: Path, paths: bool, as_json: bool) -> None:
+    """Begin a trace in DIRECTORY, or continue the one that is there.
+
+    \b
+    memfs trace start /var/tmp/monday /mnt/data
+    """  # noqa: D301 - as above
+    place = os.path.abspath(directory)
+    report = _ask(mountpoint, "trace_start", {"path": place, "paths": paths})
+    _show(report, as_json)
+
+
+@trace.command()
+@_mountpoint
+@_as_json
+def stop(mountpoint: Path, as_json: bool) -> None:
+    """End the trace.
+
+    \b
+    memfs trace stop /mnt/data
+    """  # noqa: D301 - as above
+    _show(_ask(mountpoint, "trace_stop", {}), as_json)
+
+
+@trace.command()
+@_mountpoint
+@_as_json
+def status(mountpoint: Path, as_json: bool) -> None:
+    """Tell whether a trace is being recorded, and how large it is.
+
+    \b
+    memfs trace status /mnt/data
+    """  # noqa: D301 - as above
+    _show(_ask(mountpoint, "trace_status", {}), as_json)
+
+
+def _ask(mountpoint: Path, method: str, params: dict[str, JsonValue]) -> Any:  # noqa: ANN401 - JSON
+    served = require_mount(mountpoint)
+    try:
+        return call(served.state_dir, method, params, timeout_s=_STOP_S_MAX)
+    except ControlUnavailableError as error:
+        raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
+
+
+def _show(report: Any, as_json: bool) -> None:  # noqa: ANN401 - JSON
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+        return
+    if report["path"] is None:
+        click.echo("no trace was recorded since the mount")
+        return
+    state = "recording" if report["recording"] else "recorded"
+    click.echo(
+        f"{state} {report['path']}: {report['row_count']} rows, "
+        f"{format_size(report['size_bytes'])}, {format_duration(report['duration_s'])}"
+    )
+    if report["dropped_count"]:
+        click.echo(f"  {report['dropped_count']} rows came faster than the disk took them")
+    if report["removed_count"]:
+        click.echo(f"  {report['removed_count']} old parts were removed, to stay below the limit")
+    if report["reason"] is not None:
+        click.echo(f"  it ended by itself: {report['reason']}")
