@@ -6,8 +6,24 @@ to the namespace.
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
 from memfs.content.sealing import SEALS_A_STEP_MAX
+from memfs.errors import ObjectMissingError
 from memfs.filesystem.xattrs import XattrRequests
+from memfs.linux.files import start_writeback
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.metadata.records import Inode
+    from memfs.types import RawId
+
+WRITEBACK_PIECE_BYTES = 64 << 20
+"""Handed to the disk by one system call, which nothing interrupts: 0.6 s at 100 MB/s."""
 
 
 class Filesystem(XattrRequests):
@@ -35,3 +51,24 @@ class Filesystem(XattrRequests):
         sealed_count = await self._sealer.step()
         await self.store_atimes()
         return sealed_count == SEALS_A_STEP_MAX
+
+    async def write_out(self, inodes: Sequence[Inode]) -> None:
+        """Give the bytes of files to the disk before a sync, which nothing can interrupt, must.
+
+        Cancel: safe, and obeyed between two pieces. What follows from it is left to the sync.
+        """
+        raws = [inode.raw for inode in inodes if inode.raw]
+        await trio.to_thread.run_sync(self._write_out, raws, limiter=self._threads)
+
+    def _write_out(self, raws: Sequence[RawId]) -> None:
+        for raw in raws:
+            try:
+                fd = self._raw_store.open(raw, os.O_RDONLY)
+            except ObjectMissingError:
+                continue
+            try:
+                for offset in range(0, os.fstat(fd).st_size, WRITEBACK_PIECE_BYTES):
+                    trio.from_thread.check_cancelled()
+                    start_writeback(fd, offset, WRITEBACK_PIECE_BYTES)
+            finally:
+                os.close(fd)

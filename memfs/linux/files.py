@@ -20,6 +20,10 @@ _CANNOT_CLONE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.EN
 
 _fallocate = LIBC.fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_sync_file_range = LIBC.sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_SYNC_FILE_RANGE_WRITE = 2
+"""linux/fs.h"""
 _syncfs = LIBC.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
 
@@ -105,6 +109,20 @@ def try_lease(fd: int) -> bool:
         return False
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return True
+
+
+def start_writeback(fd: int, offset: int, length: int) -> None:
+    """Have the kernel begin to write the dirty pages of `[offset, offset + length)` to the disk.
+
+    Blocks: while the disk's queue is full; not until the pages are there. Makes nothing durable.
+
+    Raises:
+        OSError: EIO, ENOSPC.
+
+    Source: sync_file_range(2), SYNC_FILE_RANGE_WRITE.
+    """
+    if _sync_file_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE) != 0:
+        raise last_error()
 
 
 def syncfs(fd: int) -> None:

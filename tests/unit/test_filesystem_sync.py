@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from memfs.errors import StoreError
-from memfs.filesystem import writing
+from memfs.filesystem import filesystem, writing
+from memfs.linux.files import start_writeback
 from memfs.metadata.records import InodeFlags
 from memfs.types import ROOT_INODE
 from tests.property.world import ROOMY, World
@@ -160,3 +161,31 @@ def test_nobody_seals_a_file_while_it_is_cut(
     world.run(world.sealer.step())
     inode = world.run(world.engine.get_inode(file.ino))
     assert (inode.size, inode.flags) == (0, 0)
+
+
+def test_a_drain_can_be_cancelled_while_it_writes_a_huge_file(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon ends within a bounded time whatever there is to write."""
+    files = [written(world, b"one"), written(world, b"two")]
+    inodes = [world.run(world.engine.get_inode(file.ino)) for file in files]
+    monkeypatch.setattr(filesystem, "WRITEBACK_PIECE_BYTES", 1000)
+    offsets: list[int] = []
+
+    async def write_out() -> bool:
+        with trio.CancelScope() as scope:
+
+            def start(fd: int, offset: int, length: int) -> None:
+                offsets.append(offset)
+                start_writeback(fd, offset, length)
+                if len(offsets) == 9:
+                    trio.from_thread.run_sync(scope.cancel)
+
+            monkeypatch.setattr(filesystem, "start_writeback", start)
+            await world.filesystem.write_out(inodes)
+        return scope.cancelled_caught
+
+    assert world.run(write_out())
+    assert offsets == [*range(0, 7000, 1000), 0, 1000]
+    for file in files:
+        world.release(file)

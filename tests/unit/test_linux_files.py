@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.linux.files import FallocateMode, clone_file, fallocate, syncfs, try_lease
+from memfs.linux.files import (
+    FallocateMode,
+    clone_file,
+    fallocate,
+    start_writeback,
+    syncfs,
+    try_lease,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,3 +140,20 @@ def test_syncfs_takes_any_descriptor_of_the_file_system(file: int) -> None:
 def test_syncfs_fails_on_a_descriptor_that_is_not_open() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         syncfs(-1)
+
+
+def test_started_writeback_leaves_only_pages_outside_of_the_range_dirty(file: int) -> None:
+    syncfs(file)
+    os.pwrite(file, b"2" * MIB, 0)
+    start_writeback(file, MIB // 4, MIB // 2)
+    assert memory.cachestat(file, MIB // 4, MIB // 2).dirty_bytes == 0
+    start_writeback(file, 0, MIB)
+    assert memory.cachestat(file).dirty_bytes == 0
+
+
+def test_writeback_of_a_pipe_is_refused() -> None:
+    read_fd, write_fd = os.pipe()
+    with pytest.raises(OSError, match="Illegal seek"):
+        start_writeback(write_fd, 0, 1)
+    os.close(read_fd)
+    os.close(write_fd)
