@@ -59,6 +59,7 @@ async def run(parts: Assembly, starter: Starter, manager: ServiceManager) -> Non
     """
     await parts.moves.recover()
     await parts.filesystem.recover()
+    await parts.tracing.begin()
     try:
         _mount(parts)
         await _serve_all(parts, starter, manager)
@@ -75,13 +76,14 @@ async def run(parts: Assembly, starter: Starter, manager: ServiceManager) -> Non
 async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager) -> None:
     """Run everything that lives as long as the mount."""
     async with trio.open_nursery() as nursery:
-        methods = {**parts.status.methods(), **parts.prefetch.methods()}
+        methods = {**parts.status.methods(), **parts.prefetch.methods(), **parts.tracing.methods()}
         server = ControlServer(parts.state_dir, methods)
         await nursery.start(server.serve)
         await nursery.start(_end_on_signal, parts, nursery.cancel_scope)
         await nursery.start(_serve, parts, nursery.cancel_scope)
         nursery.start_soon(parts.mover.run)
         nursery.start_soon(parts.prefetcher.run)
+        nursery.start_soon(parts.tracing.run)
         nursery.start_soon(parts.raw_pool.run)
         nursery.start_soon(manager.beat)
         log.info("%s: ready", parts.mountpoint)
@@ -146,6 +148,7 @@ async def _drain(parts: Assembly) -> None:
     with trio.move_on_after(DRAIN_S_MAX) as scope:
         try:
             await _settle(parts)
+            await parts.tracing.end()
             # Only what was sealed before the sync is on stable storage after it.
             inodes = await parts.engine.list_not_durable(_MARK_COUNT_MAX)
             files = [(inode.ino, inode.generation) for inode in inodes]
