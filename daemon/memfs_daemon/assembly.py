@@ -31,6 +31,8 @@ from memfs.mover.mover import Mover
 from memfs.mover.prefetching import Prefetcher
 from memfs.moves.attempt import MoveParts
 from memfs.moves.moves import Moves
+from memfs.policy.heat import Heat
+from memfs.policy.plugins import GuardedPlanner, load_planner
 from memfs.prediction.predictor import Predictor
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
@@ -38,8 +40,10 @@ from memfs.stores.remote import open_remote_store
 from memfs.traces.recorder import Recorder
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
+from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.prefetch import PrefetchMethods
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
+from memfs_daemon.rekey import RekeyMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_daemon.tracing import Tracing
 
@@ -85,6 +89,11 @@ class Assembly:
     driver: Driver
     status: Status
     prefetch: PrefetchMethods
+    rekey: RekeyMethods
+    policy: PolicyMethods
+    heat: Heat
+    warm_bytes: int
+    """Budget of the RAM tier."""
     tracing: Tracing
 
 
@@ -126,6 +135,7 @@ def assemble(
         UsageError: The configuration asks for what is not there, or the state is unusable.
     """
     _check_codecs(config)
+    planner = _load_planner(config)
     keys = load_key_ring(config.encryption.keys, os.environ)
     if choice.refusal is not None:
         log.info("%s: no faster driver: %s", mountpoint, choice.refusal)
@@ -162,6 +172,8 @@ def assemble(
             access_log=activity.access_log,
         )
         moves = Moves(move_parts)
+        heat = Heat(config.policy.promote_count, config.policy.promote_window_s)
+        policy = PolicyMethods(engine, heat, planner, activity, residency.budget_bytes)
         filesystem = Filesystem(
             Parts(
                 engine=engine,
@@ -176,6 +188,7 @@ def assemble(
                 form_reader=FormReader(engine, packed_store, remote, raw_store, keys=keys),
                 state_dir=state_dir,
                 features=_features(config, options, choice, residency),
+                heat=heat,
             )
         )
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
@@ -190,17 +203,37 @@ def assemble(
             remote=remote,
             sealer=sealer,
             moves=moves,
-            mover=Mover(move_parts, moves, activity, filesystem.settle, state_dir),
+            mover=Mover(
+                move_parts,
+                moves,
+                activity,
+                filesystem.settle,
+                state_dir,
+                heat=heat,
+                planner=planner,
+            ),
             prefetcher=prefetcher,
             filesystem=filesystem,
             raw_pool=raw_pool,
             driver=driver,
             status=Status(
                 StatusParts(
-                    mountpoint, state_dir, config, engine, residency, remote, prefetcher, describe
+                    mountpoint,
+                    state_dir,
+                    config,
+                    engine,
+                    residency,
+                    remote,
+                    prefetcher,
+                    policy,
+                    describe,
                 )
             ),
             prefetch=PrefetchMethods(engine, prefetcher),
+            rekey=RekeyMethods(moves),
+            policy=policy,
+            heat=heat,
+            warm_bytes=residency.budget_bytes,
             tracing=Tracing(recorder, mountpoint, config.trace),
         )
 
@@ -211,6 +244,13 @@ def _check_codecs(config: Config) -> None:
             get_codec(parse_codec(text))
         except MemfsError as error:
             raise UsageError(f"{key}: {error}") from None
+
+
+def _load_planner(config: Config) -> GuardedPlanner:
+    try:
+        return GuardedPlanner(config.policy.name, load_planner(config.policy.name))
+    except MemfsError as error:
+        raise UsageError(f"policy.name: {error}") from None
 
 
 def _open_engine(state_dir: Path, config: Config) -> SqliteEngine:

@@ -18,6 +18,7 @@ from memfs.control.server import ControlServer
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import find_mount
+from memfs.mover.memory import load_pools
 from memfs_daemon.mount_users import describe_users
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ async def run(parts: Assembly, starter: Starter, manager: ServiceManager) -> Non
         UsageError: The system does not allow the mount.
         MemfsError: The state directory cannot be recovered.
     """
+    await load_pools(parts.engine, parts.heat, parts.warm_bytes)
     await parts.moves.recover()
     await parts.filesystem.recover()
     await parts.tracing.begin()
@@ -77,6 +79,8 @@ async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager)
     """Run everything that lives as long as the mount."""
     async with trio.open_nursery() as nursery:
         methods = {**parts.status.methods(), **parts.prefetch.methods(), **parts.tracing.methods()}
+        methods |= parts.policy.methods()
+        methods |= parts.rekey.methods()
         server = ControlServer(parts.state_dir, methods)
         await nursery.start(server.serve)
         await nursery.start(_end_on_signal, parts, nursery.cancel_scope)

@@ -115,6 +115,34 @@ class PrefetchReport:
         return cls(**value | {"sources": sources})
 
 
+@dataclass(frozen=True, slots=True)
+class PoolReport:
+    """A share of the RAM tier."""
+
+    name: str
+    size_bytes: int
+    used_bytes: int
+    file_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyReport:
+    """Who decides where files go."""
+
+    name: str
+    """As configured."""
+    note: str | None
+    """One sentence where that one does not work, else None."""
+    frozen: bool
+    """A loop over more than the RAM tier holds is being read: what is in RAM stays."""
+    pools: tuple[PoolReport, ...]
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Return the report that `to_json` gave."""
+        return cls(**value | {"pools": tuple(PoolReport(**pool) for pool in value["pools"])})
+
+
 COUNT_MAX = 10_000
 """Counting stops here: a report must not cost a walk over millions of rows."""
 
@@ -139,6 +167,7 @@ class StatusReport:
     tiers: tuple[TierReport, ...]
     work: WorkReport
     prefetch: PrefetchReport
+    policy: PolicyReport
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the report as JSON values."""
@@ -165,6 +194,7 @@ class StatusReport:
                     "tiers": tuple(TierReport(**tier) for tier in content["tiers"]),
                     "work": WorkReport(**work | {"pending": pending}),
                     "prefetch": PrefetchReport.from_json(content["prefetch"]),
+                    "policy": PolicyReport.from_json(content["policy"]),
                 }
             )
         except (KeyError, TypeError) as error:

@@ -40,14 +40,16 @@ UNPINNED = "auto"
 """What `pin` reads, and `tier` takes, where no pin is in force."""
 
 _MARKS = (PRIORITY_XATTR, POOL_XATTR)
-"""Stored as xattrs of the inode, and inherited by what is below a directory."""
+"""`user.memfs.priority` and `user.memfs.pool`: stored as xattrs of the inode, and inherited by all
+below a directory that has none of its own."""
 
 
 class Control:
     """Reads and writes of `user.memfs.*`.
 
-    `tier`, `codec`, `priority` and `pool` can be written; the others only tell. What cannot be set, or reads as another
-    value than was set, stays out of listxattr(2), so that `cp -a` neither fails nor lies.
+    `tier`, `codec`, `priority` and `pool` can be written; the others only tell. What cannot be set,
+    or reads as another value than was set, stays out of listxattr(2), so that `cp -a` neither fails
+    nor lies.
     """
 
     def __init__(self, parts: Parts) -> None:

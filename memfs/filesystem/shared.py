@@ -6,12 +6,13 @@ Invariant: size and times of an unsealed file come from its raw file, of all oth
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import MemfsError, ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
 from memfs.metadata.records import Inode, InodeFlags
+from memfs.policy.heat import Heat
 from memfs.types import BLOCK_BYTES, FormKind, Tier
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Parts:
     form_reader: FormReader
     state_dir: Path
     features: Features
+    heat: Heat = field(default_factory=Heat)
+    """Pools, and what is known of the use of files; the mover's."""
 
 
 class Orphan(NamedTuple):

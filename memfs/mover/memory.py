@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import InvalidValueError, MemfsError
+from memfs.policy.marks import MARKED_SETTING
 
 if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POOLS_SETTING = "policy.pools"
-MARKED_SETTING = "policy.marked"
 _WARM_SETTING = "policy.heat.warm"
 _COLD_SETTING = "policy.heat.cold"
 
@@ -34,13 +34,11 @@ class HeatMemory:
     Args:
         engine: Where settings are.
         heat: What is kept.
-        warm_bytes: Budget of the RAM tier, which the pools share.
     """
 
-    def __init__(self, engine: Engine, heat: Heat, warm_bytes: int) -> None:
+    def __init__(self, engine: Engine, heat: Heat) -> None:
         self._engine = engine
         self._heat = heat
-        self._warm_bytes = warm_bytes
         self._loaded = False
         self._saved_s = 0.0
 
@@ -64,7 +62,6 @@ class HeatMemory:
 
     async def _load(self) -> None:
         heat = self._heat
-        await load_pools(self._engine, heat, self._warm_bytes)
         decoders = ((_WARM_SETTING, heat.decode_warm), (_COLD_SETTING, heat.decode_cold))
         for name, decode in decoders:
             try:
@@ -76,7 +73,13 @@ class HeatMemory:
 
 
 async def load_pools(engine: Engine, heat: Heat, warm_bytes: int) -> None:
-    """Take the pools of an earlier run, and whether any file has a mark at all."""
+    """Take the pools of an earlier run, and whether any file has a mark at all.
+
+    Args:
+        engine: Where settings are.
+        heat: Gets them.
+        warm_bytes: Budget of the RAM tier, which the pools share.
+    """
     heat.marked = heat.marked or await engine.get_setting(MARKED_SETTING) is not None
     stored = await engine.get_setting(POOLS_SETTING)
     if stored is None:

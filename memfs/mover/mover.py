@@ -81,7 +81,7 @@ class Mover:
         self._giving_way = False
         policy = parts.config.policy
         heat = heat or Heat(policy.promote_count, policy.promote_window_s)
-        self._memory = HeatMemory(parts.engine, heat, parts.residency.budget_bytes)
+        self._memory = HeatMemory(parts.engine, heat)
         observer = Observer(parts, self._lanes, heat)
         self._placer = Placer(parts, moves, observer, heat, rng or random.Random())
         self._rounds = Rounds(

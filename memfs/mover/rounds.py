@@ -271,7 +271,11 @@ class Rounds:
                 elif await self._is_moved_elsewhere(ino):
                     self._repinned[ino] = None
         self._engine.commit_nowait()
-        await self._decide(await self._observe(found))
+        candidates = await self._observe(found)
+        for candidate in candidates:
+            if candidate.held:
+                self._account_held(candidate)
+        await self._decide(candidates)
 
     async def _is_moved_elsewhere(self, ino: InodeNo) -> bool:
         """Return whether a file is in a lane to another goal than its pin asks for."""
@@ -321,7 +325,14 @@ class Rounds:
     async def _decide_held(self) -> None:
         """Look at the files in RAM that were not used for longest, and at those that must leave."""
         shares = self._heat.shares
-        candidates = await self._observe(self._parts.residency.coldest(HELD_A_ROUND))
+        residency = self._parts.residency
+        if residency.held_count > len(shares):
+            # Files that were fetched ahead, say.
+            held = residency.coldest(residency.held_count)
+            unknown = [ino for ino in held if ino not in shares]
+            for candidate in await self._observe(unknown[:HELD_A_DRAINING_ROUND]):
+                self._account_held(candidate)
+        candidates = await self._observe(residency.coldest(HELD_A_ROUND))
         for candidate in candidates:
             self._account_held(candidate)
         await self._decide(candidates)

@@ -52,8 +52,8 @@ class Heat:
     """
 
     def __init__(self, promote_count: int = 3, promote_window_s: float = 3600.0) -> None:
-        self._promote_count = promote_count
-        self._promote_window_ns = int(promote_window_s * _NS)
+        self.promote_count = promote_count
+        self.promote_window_s = promote_window_s
         self.shares = Shares()
         """The RAM tier."""
         self.cold = S3Fifo(0, proof=True)
@@ -121,12 +121,12 @@ class Heat:
     def is_read_often(self, ino: int, size_bytes: int, now_ns: int) -> bool:
         """Count an open of a file without a raw form; True when a raw one is worth its room."""
         reads = self._reads.pop(ino, None)
-        if reads is None or now_ns - reads.since_ns > self._promote_window_ns:
+        if reads is None or now_ns - reads.since_ns > self.promote_window_s * _NS:
             reads = _Reads(0, now_ns)
         self._reads[ino] = reads = reads._replace(opens=reads.opens + 1)
         if len(self._reads) > READS_COUNT_MAX:
             self._reads.popitem(last=False)
-        return reads.opens >= self._promote_count and self.cold.admits(ino, size_bytes)
+        return reads.opens >= self.promote_count and self.cold.admits(ino, size_bytes)
 
     # --- from one run to the next ----------------------------------------------------------------
     def encode_warm(self) -> bytes:

@@ -12,6 +12,9 @@ from memfs.policy.view import PRIORITY_MAX
 PRIORITY_XATTR = b"user.memfs.priority"
 POOL_XATTR = b"user.memfs.pool"
 
+MARKED_SETTING = "policy.marked"
+"""Setting of the engine: some inode has one of them, or had one."""
+
 
 def parse_priority(text: str) -> int:
     """Return a priority as users write it: a whole number, 0 to 100; the higher, the dearer.

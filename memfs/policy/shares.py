@@ -40,6 +40,11 @@ class Share:
         """Bytes of the files that are held for it."""
         return self.queue.used_bytes + self.pinned_bytes
 
+    @property
+    def file_count(self) -> int:
+        """Files that are held for it."""
+        return len(self.queue) + len(self.pinned)
+
     def resize(self, budget: Budget) -> None:
         """Set the budget; the queue fills it to where demotion would begin, and not beyond."""
         if budget != self.budget:

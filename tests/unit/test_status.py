@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from memfs.config import ColdConfig
+from memfs.content.activity import Activity
 from memfs.control.report import (
     COUNT_MAX,
     DriverReport,
@@ -22,6 +23,9 @@ from memfs.control.report import (
     WorkReport,
 )
 from memfs.errors import InvalidValueError
+from memfs.policy.heat import Heat
+from memfs.policy.plugins import GuardedPlanner
+from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_tools.display import print_status
 from tests.moving import SMALL_FRAMES, State, incompressible
@@ -99,6 +103,8 @@ def test_the_table_shows_use_reasons_and_waiting_work(
         "2 open for writing, 1 moving, 10000 or more waiting to move",
         "-> glacier: the store refuses: 403 (tried 3 times, again in 42 s)",
         "prefetch waits: the disk tier has no room",
+        "policy frugal failed",
+        "pool training: 512.0 MiB of 1.0 GiB, 3 files",
     ]:
         assert expected in text
 
@@ -142,6 +148,7 @@ async def test_a_full_disk_tier_without_a_store_says_what_helps(
         state.residency,
         state.remote if stored else None,
         QuietPrefetcher(),  # type: ignore[arg-type]  # it is asked for its status alone
+        PolicyMethods(state.engine, Heat(), GuardedPlanner(), Activity(), 0),
         lambda: REPORT.driver,
     )
     notes = []

@@ -40,6 +40,15 @@ def find_mount_above(path: Path) -> ServedMount | None:
     return None
 
 
+def list_served() -> list[ServedMount]:
+    """Return all mounts of memfs."""
+    return [
+        ServedMount(mount.mountpoint, Path(mount.source))
+        for mount in list_mounts()
+        if mount.type == FILESYSTEM_TYPE
+    ]
+
+
 def require_mount(path: Path) -> ServedMount:
     """Return the memfs mount that is at a path.
 
@@ -51,7 +60,7 @@ def require_mount(path: Path) -> ServedMount:
     if (above := find_mount_above(path)) is not None:
         hint = f"it lies in the mount {above.mountpoint}"
     else:
-        known = [str(mount.mountpoint) for mount in list_mounts() if mount.type == FILESYSTEM_TYPE]
+        known = [str(mount.mountpoint) for mount in list_served()]
         hint = f"memfs is mounted at {', '.join(known)}" if known else "no memfs is mounted at all"
     raise UsageError(f"{path} is no mountpoint of memfs; {hint}", ExitCode.NOT_MOUNTED)
 

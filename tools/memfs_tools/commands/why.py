@@ -41,11 +41,19 @@ def _lines(placement: Placement) -> list[str]:
         f"state    {placement.state}",
         f"why      {why.get('rule', 'none')}: {why.get('detail', '')}",
     ]
+    if "trigger" in why:
+        lines.append(f"         because {why['trigger']}")
     if isinstance(decided_ns := why.get("time_ns"), int):
         age_s = max(0.0, time.time() - decided_ns / 1e9)
         moved = why.get("bytes")
         size = f", {format_size(moved)} moved" if isinstance(moved, int) and moved else ""
         lines.append(f"         {format_duration(age_s)} ago{size}")
+    score = why.get("score")
+    if isinstance(score, dict):
+        pool = f", pool {score['pool']}" if score["pool"] else ""
+        lines.append(f"score    priority {score['priority']}, {score['uses']} uses known{pool}")
+    if "outlook" in why:
+        lines.append(f"outlook  {why['outlook']}")
     pending = why.get("pending")
     if isinstance(pending, dict):
         lines.append(f"pending  {pending['wanted']}: {pending['reason']}")

@@ -1,0 +1,108 @@
+"""The answers of the control socket about pools, and the policy's part of the status.
+
+Invariant: a pool that was told to be there is stored: it survives the daemon.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memfs.control.report import PolicyReport, PoolReport
+from memfs.errors import InvalidValueError
+from memfs.mover.memory import POOLS_SETTING
+from memfs.sizes import parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memfs.content.activity import Activity
+    from memfs.control.protocol import JsonValue
+    from memfs.control.server import Method
+    from memfs.metadata.engine import Engine
+    from memfs.policy.heat import Heat
+    from memfs.policy.plugins import GuardedPlanner
+
+
+class PolicyMethods:
+    """Answers `pool_create`, `pool_list` and `pool_remove`.
+
+    Args:
+        engine: Keeps the definitions.
+        heat: Has the pools.
+        planner: The policy in charge.
+        activity: Wakes the mover.
+        warm_bytes: Budget of the RAM tier.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        heat: Heat,
+        planner: GuardedPlanner,
+        activity: Activity,
+        warm_bytes: int,
+    ) -> None:
+        self._engine = engine
+        self._heat = heat
+        self._planner = planner
+        self._activity = activity
+        self._warm_bytes = warm_bytes
+
+    def methods(self) -> Mapping[str, Method]:
+        """Return the methods of the control socket by name."""
+        return {
+            "pool_create": self.create,
+            "pool_list": self.list_pools,
+            "pool_remove": self.remove,
+        }
+
+    async def create(self, name: str, size: str | int) -> JsonValue:
+        """Reserve a share of the RAM tier, or give a pool another size; returns the pool."""
+        if not isinstance(name, str):
+            raise InvalidValueError("the name of a pool is a text")
+        self._heat.shares.create(name, parse_size(size), self._warm_bytes)
+        await self._store()
+        return self._describe(name)
+
+    async def remove(self, name: str) -> JsonValue:
+        """Give a pool's share back; its files are charged to the rest from now on."""
+        self._heat.shares.remove(name)
+        await self._store()
+        return None
+
+    async def list_pools(self) -> JsonValue:
+        """Return all pools, by name."""
+        return [self._describe(name) for name in sorted(self._heat.shares.pools)]
+
+    def report(self) -> PolicyReport:
+        """Return the policy's part of the status."""
+        pools = self._heat.shares.pools
+        return PolicyReport(
+            name=self._planner.name,
+            note=self._planner.note,
+            frozen=self._heat.shares.rest.queue.frozen,
+            pools=tuple(self._pool_report(name) for name in sorted(pools)),
+        )
+
+    def _pool_report(self, name: str) -> PoolReport:
+        share = self._heat.shares.pools[name]
+        return PoolReport(
+            name=name,
+            size_bytes=self._heat.shares.sizes[name],
+            used_bytes=share.used_bytes,
+            file_count=share.file_count,
+        )
+
+    def _describe(self, name: str) -> JsonValue:
+        report = self._pool_report(name)
+        return {
+            "name": report.name,
+            "size_bytes": report.size_bytes,
+            "used_bytes": report.used_bytes,
+            "file_count": report.file_count,
+        }
+
+    async def _store(self) -> None:
+        await self._engine.put_setting(POOLS_SETTING, self._heat.shares.encode())
+        self._engine.commit_nowait()
+        self._activity.wake()

@@ -1,0 +1,107 @@
+"""Outlook: what would change a file's place, told to users.
+
+Invariant: it tells what the queues and limits are at the moment, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.sizes import format_size
+from memfs.types import Tier
+
+if TYPE_CHECKING:
+    from memfs.policy.heat import Heat
+    from memfs.policy.view import Limits
+    from memfs.types import InodeNo
+
+TRIGGERS = {
+    "pin": "a pin of the file or of a directory above it",
+    "seal": "its last writer closed it, or a program opened it",
+    "age": "it was not used for longer than an age limit of [policy]",
+    "watermark": "a tier was filled beyond its high watermark",
+    "frequency": "it was opened again and again without a raw form",
+    "read": "programs read much of it without a raw form",
+    "incompressible": "it was to be packed",
+}
+"""What sets off each rule of the built-in policy."""
+
+
+class Facts(NamedTuple):
+    """What is known of the file that is asked about."""
+
+    ino: InodeNo
+    tier: Tier
+    pin: Tier | None
+    """In force."""
+    accessed_ns: int
+    pool: str
+    """In force; empty: none."""
+
+
+def outlook(facts: Facts, heat: Heat) -> str:
+    """Return what would change the place of a file, as one sentence."""
+    if facts.pin is not None:
+        return f"it stays {facts.pin.label} until its pin is removed or changed"
+    limits = heat.limits
+    if limits is None:
+        return "the mover has not looked around yet"
+    if facts.tier >= Tier.WARM:
+        return _of_warm(facts, heat, limits)
+    if facts.tier == Tier.COLD:
+        return f"{_into_ram(facts, heat)}; {_off_disk(facts, heat, limits)}"
+    return (
+        f"it comes back to the disk when it is opened; a large one that is read where it is gets a "
+        f"raw copy when it is opened {heat.promote_count} times within {heat.promote_window_s:g} s "
+        "or a quarter of it is read"
+    )
+
+
+def _of_warm(facts: Facts, heat: Heat, limits: Limits) -> str:
+    share = heat.shares.share_of(facts.ino) or heat.shares.share(facts.pool)
+    where = f"pool {share.name}" if share.name else "the RAM tier"
+    before_bytes = share.queue.bytes_before(facts.ino)
+    turn = "" if before_bytes is None else f" and {format_size(before_bytes)} before it have left"
+    idle = _time(facts.accessed_ns + limits.warm_to_cold_ns)
+    return (
+        f"it leaves RAM when not used until {idle} (policy.warm_to_cold), or when {where} passes "
+        f"{format_size(share.budget.high_bytes)}{turn} (it holds {format_size(share.used_bytes)})"
+    )
+
+
+def _into_ram(facts: Facts, heat: Heat) -> str:
+    queue = heat.shares.share(facts.pool).queue
+    if not queue.capacity_bytes:
+        return "there is no RAM tier to come into"
+    if queue.frozen:
+        return (
+            "a loop over more than the RAM tier holds is being read, so what is in RAM stays and "
+            "it comes in when that ends"
+        )
+    return "it comes into RAM when it is used again while its pages are cached"
+
+
+def _off_disk(facts: Facts, heat: Heat, limits: Limits) -> str:
+    goes, age_ns, key = "is packed", limits.pack_after_ns, "policy.pack_after"
+    if limits.glacier and limits.cold_to_glacier_ns <= age_ns:
+        goes, age_ns, key = (
+            "goes to the object store",
+            limits.cold_to_glacier_ns,
+            "policy.cold_to_glacier",
+        )
+    before_bytes = heat.cold.bytes_before(facts.ino)
+    turn = (
+        "files not used for longer have left"
+        if before_bytes is None
+        else f"{format_size(before_bytes)} of used files and all unused ones have left"
+    )
+    return (
+        f"it {goes} when not used until {_time(facts.accessed_ns + age_ns)} ({key}), or when the "
+        f"disk tier passes {format_size(limits.cold.high_bytes)} and {turn}"
+    )
+
+
+def _time(time_ns: int) -> str:
+    moment = datetime.fromtimestamp(time_ns / 1e9, UTC)
+    return moment.isoformat(sep=" ", timespec="seconds").replace("+00:00", " UTC")

@@ -1,0 +1,106 @@
+"""`memfs pool`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memfs.control.client import ControlUnavailableError, call
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs.sizes import format_size
+from memfs_tools.mounts import find_mount_above, list_served
+
+if TYPE_CHECKING:
+    from memfs.control.protocol import JsonValue
+    from memfs_tools.mounts import ServedMount
+
+_MOUNT = click.option(
+    "--mount",
+    "place",
+    type=click.Path(path_type=Path),
+    help="Any path in the mount; by default the one around the working directory, or the only one.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@click.group()
+def pool() -> None:
+    """Reserve shares of RAM for some of the files.
+
+    \b
+    memfs pool create training --size 8GiB
+    setfattr -n user.memfs.pool -v training /mnt/data/imagenet
+    memfs pool list
+
+    The files of a pool, and of all below a directory that belongs to it, are evicted against the
+    pool's own size; all others share what the pools leave.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+
+
+@pool.command()
+@click.argument("name")
+@click.option("--size", required=True, help="Of RAM, as in 512MiB; all pools fit into warm.size.")
+@_MOUNT
+@_JSON
+def create(name: str, size: str, place: Path | None, as_json: bool) -> None:
+    """Make a pool, or give one another size."""
+    made = _ask(place, "pool_create", {"name": name, "size": size})
+    if as_json:
+        click.echo(json.dumps(made))
+
+
+@pool.command("list")
+@_MOUNT
+@_JSON
+def list_pools(place: Path | None, as_json: bool) -> None:
+    """Show the pools of a mount."""
+    pools: Any = _ask(place, "pool_list", {})
+    if as_json:
+        click.echo(json.dumps(pools))
+        return
+    for each in pools:
+        used, size = format_size(each["used_bytes"]), format_size(each["size_bytes"])
+        click.echo(f"{each['name']}  {used} of {size}  {each['file_count']} files")
+
+
+@pool.command()
+@click.argument("name")
+@_MOUNT
+@_JSON
+def remove(name: str, place: Path | None, as_json: bool) -> None:
+    """Give a pool's share of RAM back to all; its files stay where they are."""
+    removed = _ask(place, "pool_remove", {"name": name})
+    if as_json:
+        click.echo(json.dumps(removed))
+
+
+def _ask(place: Path | None, method: str, params: dict[str, JsonValue]) -> JsonValue:
+    served = _find(place)
+    try:
+        return call(served.state_dir, method, params)
+    except ControlUnavailableError as error:
+        raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
+
+
+def _find(place: Path | None) -> ServedMount:
+    """Return the mount that is meant.
+
+    Raises:
+        UsageError: None is, or several could be.
+    """
+    found = find_mount_above(place if place is not None else Path(os.getcwd()))
+    if found is not None:
+        return found
+    if place is not None:
+        raise UsageError(f"{place} does not lie in a mount of memfs", ExitCode.NOT_MOUNTED)
+    served = list_served()
+    if len(served) == 1:
+        return served[0]
+    known = ", ".join(str(mount.mountpoint) for mount in served)
+    hint = f"there are {known}; name one with --mount" if served else "no memfs is mounted at all"
+    raise UsageError(f"which mount? {hint}", ExitCode.NOT_MOUNTED)
