@@ -208,6 +208,8 @@ async def _look_at(parts: MoveParts, ino: InodeNo) -> tuple[Inode | None, MoveOu
         return None, MoveOutcome.BUSY
     if not stat.S_ISREG(inode.mode) or await find_form(parts, inode, FormKind.REMOTE):
         return None, MoveOutcome.UNNEEDED
+    if await parts.sealer.adopt_if_changed(inode):
+        return None, MoveOutcome.SUPERSEDED
     return inode, MoveOutcome.SUPERSEDED
 
 
