@@ -138,7 +138,14 @@ class Operations(Protocol):
         ...
 
     def forget(self, inos: Sequence[InodeNo]) -> None:
-        """FORGET, BATCH_FORGET: the kernel has dropped these inodes; orphans among them may go."""
+        """FORGET, BATCH_FORGET: the kernel has dropped these inodes; orphans among them may go.
+
+        How many look-ups it gives back is not counted, which would take memory for each inode that
+        the kernel knows. It gives back fewer than all only where a look-up failed in the kernel
+        itself (fs/fuse/dir.c, readdir.c). What that leaves: a name that is looked up again while
+        the FORGET of its inode is still queued, and then removed, while nothing but O_PATH or a
+        working directory holds it: such a holder sees ESTALE, and no byte with a name is touched.
+        """
         ...
 
     # --- attributes ------------------------------------------------------------------------------
