@@ -101,7 +101,7 @@ class GlacierConfig:
     """Files up to this size share objects; 0: each file is an object of its own."""
     batch_size_bytes: int = 16 * MIB
     """Size of the files at which a shared object is full and is written."""
-    batch_idle_s: float = 2.0
+    batch_idle_s: float = 0.5
     """A shared object that is not full is written when no file was added for so long."""
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WAITING_COUNT_MAX = 1024
 """Moves that wait in one lane; the mover looks for no more before there is room."""
 
+GATHERED_COUNT_MAX = 8192
+"""Small files in batches that are gathered or written: two full ones."""
+
 
 class Lane:
     """Moves by priority, and among equals in the order in which they were decided."""
@@ -67,9 +70,11 @@ class Lanes:
     def __init__(self) -> None:
         self.promotions = Lane()
         self.demotions = Lane()
+        self.gathered: dict[InodeNo, Move] = {}
+        """Uploads of small files that have left their lane for a batch; see `batcher`."""
 
     def __contains__(self, ino: object) -> bool:
-        return any(
+        return ino in self.gathered or any(
             ino in lane.waiting or ino in lane.running for lane in (self.promotions, self.demotions)
         )
 
@@ -79,12 +84,13 @@ class Lanes:
             move = lane.running.get(ino) or lane.waiting.get(ino)
             if move is not None:
                 return move.goal
-        return None
+        gathered = self.gathered.get(ino)
+        return gathered.goal if gathered is not None else None
 
     @property
     def has_room(self) -> bool:
-        """True if both lanes take more."""
-        return all(
+        """True if both lanes take more, and the batches do."""
+        return len(self.gathered) < GATHERED_COUNT_MAX and all(
             len(lane.waiting) < WAITING_COUNT_MAX for lane in (self.promotions, self.demotions)
         )
 
@@ -92,7 +98,7 @@ class Lanes:
     def freeing_bytes(self) -> int:
         """What the demotions will free on the disk."""
         lane = self.demotions
-        moves = [*lane.waiting.values(), *lane.running.values()]
+        moves = [*lane.waiting.values(), *lane.running.values(), *self.gathered.values()]
         return sum(move.bytes for move in moves if move.goal <= Goal.PACKED)
 
     def put(self, move: Move) -> None:
@@ -116,4 +122,5 @@ class Lanes:
             "promotions_running": len(self.promotions.running),
             "demotions_waiting": len(self.demotions.waiting),
             "demotions_running": len(self.demotions.running),
+            "gathered": len(self.gathered),
         }

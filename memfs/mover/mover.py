@@ -45,6 +45,8 @@ GIVE_WAY_S_MAX = 5.0
 """How long rounds give way at most."""
 
 PROMOTION_WORKERS = 2
+BATCH_WORKERS = 2
+"""One fills its object while the other one uploads. Guess."""
 
 
 class Mover:
@@ -83,7 +85,9 @@ class Mover:
         heat = heat or Heat(policy.promote_count, policy.promote_window_s)
         self._memory = HeatMemory(parts.engine, heat)
         observer = Observer(parts, self._lanes, heat)
-        self._placer = Placer(parts, moves, observer, heat, rng or random.Random())
+        self._placer = Placer(
+            parts, moves, observer, heat, self._lanes.gathered, rng or random.Random()
+        )
         self._rounds = Rounds(
             parts,
             moves,
@@ -101,6 +105,7 @@ class Mover:
         """Do one bounded round, all moves that it decides, one after the other, and upkeep."""
         await self._round()
         await self._lanes.drain(self._placer.place)
+        await self._placer.batcher.flush()
         await self._upkeep.step()
 
     async def run(self) -> None:
@@ -118,6 +123,8 @@ class Mover:
                 nursery.start_soon(self._lanes.promotions.run, self._placer.place)
             for _ in range(self._config.glacier.transfer_count_max):
                 nursery.start_soon(self._lanes.demotions.run, self._placer.place)
+            for _ in range(BATCH_WORKERS):
+                nursery.start_soon(self._placer.batcher.run)
             nursery.start_soon(self._run_upkeep)
             while True:
                 busy = await self._guarded(self._round)

@@ -19,6 +19,7 @@ from memfs.errors import (
     StoreError,
 )
 from memfs.metadata.records import Decision, PendingMove
+from memfs.mover.batcher import Batcher
 from memfs.mover.observation import UNPACKABLE_RULE, unpackable_detail
 from memfs.mover.store_gate import StoreGate
 from memfs.moves.outcome import MoveOutcome, MoveResult
@@ -60,6 +61,7 @@ class Placer:
         moves: Makes the moves.
         observer: Looks at files.
         heat: Is told what comes into RAM and leaves it, and what leaves the disk.
+        gathered: Of the lanes: moves that wait for a batch.
         rng: Jitter of pauses; seeded by tests.
     """
 
@@ -69,6 +71,7 @@ class Placer:
         moves: Moves,
         observer: Observer,
         heat: Heat,
+        gathered: dict[InodeNo, Move],
         rng: random.Random,
     ) -> None:
         self._parts = parts
@@ -77,14 +80,22 @@ class Placer:
         self._heat = heat
         self._rng = rng
         self.gate = StoreGate(parts.config.policy, rng)
+        self.batcher = Batcher(
+            moves, parts.config.glacier, gathered, self.place, self._postpone_batch
+        )
         self.restoring: set[InodeNo] = set()
         """Files whose objects are being restored because a program or a pin wants them."""
 
-    async def place(self, move: Move) -> None:
-        """Carry a file to its goal, or record why it waits."""
+    async def place(self, move: Move, moved_bytes: int = 0) -> None:
+        """Carry a file to its goal, hand it to a batch on the way, or record why it waits.
+
+        Args:
+            move: The file and its goal.
+            moved_bytes: What a batch has moved of it already.
+        """
         self.restoring.discard(move.ino)
         try:
-            await self._place(move)
+            await self._place(move, moved_bytes)
         except StaleInodeError:
             return
         except ObjectArchivedError as error:
@@ -94,8 +105,15 @@ class Placer:
         except (MemfsError, OSError) as error:
             await self.postpone(move.ino, move.goal.tier, str(error))
 
-    async def _place(self, move: Move) -> None:
-        moved_bytes = 0
+    async def _postpone_batch(self, moves: Sequence[Move], error: MemfsError | OSError) -> None:
+        if isinstance(error, StoreError):
+            self.gate.fail(str(error))
+        for move in moves:
+            await self.postpone(move.ino, move.goal.tier, str(error))
+
+    async def _place(self, move: Move, moved_bytes: int) -> None:
+        if moved_bytes:
+            self.gate.succeed()
         for _ in range(STEPS_MAX):
             candidate = await self._observer.observe(move.ino, time.time_ns())
             if candidate is None:
@@ -107,6 +125,9 @@ class Placer:
             asks_store = step == Step.UPLOAD or (step == Step.HYDRATE and not candidate.packed)
             if asks_store and self.gate.wait_s:
                 await self.wait_for_store(move.ino, move.goal.tier)
+                return
+            if step == Step.UPLOAD and self.batcher.takes(move.ino, candidate.ram_bytes):
+                self.batcher.add(move, candidate.ram_bytes)
                 return
             try:
                 result = await self._take(step, candidate, move)

@@ -7,13 +7,14 @@ are on stable storage.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import MemfsError
+from memfs.errors import MemfsError, StoreUnavailableError
 from memfs.linux.files import syncfs
 from memfs.stores.disk import disk_errors
 
@@ -38,6 +39,13 @@ SYNC_EACH_MAX = 32
 
 GARBAGE_A_ROUND = 1024
 
+SPARSE_PERCENT = 50
+"""A batch with less than this share alive is compacted: at most twice the bytes are stored."""
+
+BATCHES_LOOKED_AT = 64
+COMPACT_PAUSE_S = 30.0
+"""Between two looks for sparse batches, a scan of one row a batch."""
+
 
 class Upkeep:
     """The work of the background that is no move.
@@ -57,6 +65,9 @@ class Upkeep:
         self._state_dir = state_dir
         self._settling_ns = int(settling_s * 1e9)
         self._unsyncable: set[tuple[InodeNo, Generation]] = set()
+        self._compact_again_s = -math.inf
+        self._uncompactable: set[str] = set()
+        """Batches that hold a damaged or archived part; looked at again by the next daemon."""
 
     async def step(self) -> int:
         """Do one bounded round; returns how much was done, 0 if nothing was left to do."""
@@ -64,11 +75,32 @@ class Upkeep:
         done_count += await self._moves.collect_garbage(GARBAGE_A_ROUND)
         if not self._moves.sweep_done:
             done_count += 1 + await self._moves.sweep_step()
+        done_count += await self._compact()
         self._parts.engine.maintain()
         # Names that nobody fsyncs are lost with power for a round at most, as with the journal
         # of a local file system; it costs nothing where all is on stable storage.
         await trio.to_thread.run_sync(self._parts.syncer.sync, limiter=self._parts.prompt_threads)
         return done_count
+
+    async def _compact(self) -> int:
+        """Copy what is alive of a sparse batch into a new object; returns 1 if one was."""
+        if self._parts.remote is None or trio.current_time() < self._compact_again_s:
+            return 0
+        batches = await self._parts.engine.list_sparse_batches(SPARSE_PERCENT, BATCHES_LOOKED_AT)
+        batch = next((each for each in batches if each.key not in self._uncompactable), None)
+        if batch is None:
+            self._compact_again_s = trio.current_time() + COMPACT_PAUSE_S
+            return 0
+        try:
+            freed_bytes = await self._moves.compact(batch)
+        except (MemfsError, OSError) as error:
+            log.info("%s is not compacted: %s", batch.key, error)
+            if not isinstance(error, StoreUnavailableError):
+                self._uncompactable.add(batch.key)
+            self._compact_again_s = trio.current_time() + COMPACT_PAUSE_S
+            return 0
+        log.info("%s: compacted, %d bytes of the store are free", batch.key, freed_bytes)
+        return 1
 
     async def _make_durable(self) -> int:
         engine = self._parts.engine

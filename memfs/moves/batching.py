@@ -146,6 +146,7 @@ async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeN
         parts.faults.reach("batch.stored")
         await _verify(parts, attempt.key, path, [(part.form, part.blob.digest) for part in made])
         parts.faults.reach("batch.verified")
+        await remote.archive(attempt.key)
         size_bytes = sum(part.form.stored_bytes for part in made)
         published = await attempt.publish(size_bytes, made)
     parts.faults.reach("batch.published")
@@ -194,6 +195,7 @@ async def compact(parts: MoveParts, batch: Batch) -> int:
         parts.faults.reach("compact.stored")
         await _verify(parts, attempt.key, path, digests)
         parts.faults.reach("compact.verified")
+        await remote.archive(attempt.key)
         await attempt.replace(offset, replacements)
     parts.faults.reach("compact.published")
     return batch.size_bytes - offset

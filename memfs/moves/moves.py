@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from memfs.moves.batching import compact, upload_batch
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.garbage import GarbageCollector
 from memfs.moves.hydrating import Hydrations
@@ -20,7 +21,9 @@ from memfs.moves.rekeying import list_keyed, rekey
 from memfs.moves.uploading import upload
 
 if TYPE_CHECKING:
-    from memfs.metadata.records import Inode
+    from collections.abc import Sequence
+
+    from memfs.metadata.records import Batch, Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.outcome import MoveResult
     from memfs.moves.rekeying import KeyedForm
@@ -50,6 +53,14 @@ class Moves:
     async def upload(self, ino: InodeNo) -> MoveResult:
         """Give a sealed file its remote form; see `moves.uploading`."""
         return await upload(self._parts, ino)
+
+    async def upload_batch(self, inos: Sequence[InodeNo]) -> dict[InodeNo, MoveResult]:
+        """Give small sealed files their remote forms in one object; see `moves.batching`."""
+        return await upload_batch(self._parts, inos)
+
+    async def compact(self, batch: Batch) -> int:
+        """Copy what is alive of a batch into a new object; returns the bytes that frees."""
+        return await compact(self._parts, batch)
 
     async def hydrate(self, ino: InodeNo) -> Inode:
         """Return the inode once it has a raw file; see `moves.hydrating`."""

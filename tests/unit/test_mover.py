@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from memfs.config import ColdConfig, PolicyConfig, WarmConfig
+from memfs.config import ColdConfig, GlacierConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import Activity
 from memfs.content.opening import OpenMode
 from memfs.metadata.records import InodeFlags, NewInode
@@ -22,7 +22,7 @@ from memfs.types import ROOT_INODE, FormKind, InodeNo, Tier
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from memfs.config import Config
@@ -39,12 +39,16 @@ class Depot:
     def __init__(self, state_dir: Path, config: Config) -> None:
         self.state = State(state_dir, config)
         self.activity = Activity()
-        self.mover = Mover(
+        self.mover = self.again()
+
+    def again(self) -> Mover:
+        """Return a mover that has seen nothing yet, as after a start."""
+        return Mover(
             self.state.parts,
             self.state.moves,
             self.activity,
             self._settle,
-            state_dir,
+            self.state.state_dir,
             random.Random(1),
         )
 
@@ -220,14 +224,14 @@ async def test_a_pin_that_changes_during_a_move_is_acted_on_after_it(
     """The last word counts, whatever was under way when it was said."""
     ino = await depot.create("a")
     await depot.pin(ino, Tier.GLACIER)
-    upload = depot.state.moves.upload
+    upload = depot.state.moves.upload_batch
 
-    async def upload_and_pin(inode: InodeNo) -> MoveResult:
+    async def upload_and_pin(inos: Sequence[InodeNo]) -> dict[InodeNo, MoveResult]:
         await depot.pin(ino, Tier.WARM)
         await depot.mover.step()
-        return await upload(inode)
+        return await upload(inos)
 
-    monkeypatch.setattr(depot.state.moves, "upload", upload_and_pin)
+    monkeypatch.setattr(depot.state.moves, "upload_batch", upload_and_pin)
     await depot.steps(3)
     assert depot.state.residency.is_held(ino)
 
@@ -548,3 +552,64 @@ async def test_status_tells_budgets_and_work(depot: Depot) -> None:
     await depot.mover.step()
     status = depot.mover.status()
     assert {"lanes", "moves", "warm", "cold", "store_refusal", "surveying_pins"} == set(status)
+
+
+# --- batches -------------------------------------------------------------------------------------
+async def object_sizes(depot: Depot) -> list[int]:
+    return [stat.size async for stat in depot.state.remote.list("")]
+
+
+async def test_small_files_leave_together_in_one_object(depot: Depot) -> None:
+    inos = [await depot.create(f"file {number}") for number in range(50)]
+    await depot.pin(ROOT_INODE, Tier.GLACIER)
+    await depot.steps(2)
+    assert [await depot.state.forms(ino) for ino in inos] == [{FormKind.REMOTE}] * 50
+    assert len(await object_sizes(depot)) == 1
+    assert await depot.rule(inos[0]) == "pin"
+
+
+async def test_a_store_that_refuses_a_batch_holds_up_all_its_files(depot: Depot) -> None:
+    inos = [await depot.create(f"file {number}") for number in range(5)]
+    depot.state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
+    await depot.pin(ROOT_INODE, Tier.GLACIER)
+    await depot.steps(2)
+    assert all([await depot.reason(ino) for ino in inos])
+    assert [await depot.state.forms(ino) for ino in inos] == [{FormKind.RAW}] * 5
+    assert await object_sizes(depot) == []
+
+
+async def test_a_file_that_cannot_be_batched_says_why(depot: Depot) -> None:
+    """The others leave; its own upload tells what is wrong with it."""
+    lost, good = await depot.create("lost"), await depot.create("good")
+    inode = await depot.state.engine.get_inode(lost)
+    depot.state.raw_store.path(inode.raw).unlink()
+    await depot.pin(ROOT_INODE, Tier.GLACIER)
+    await depot.steps(2)
+    assert await depot.state.forms(good) == {FormKind.REMOTE}
+    assert await depot.reason(lost)
+
+
+async def test_a_batch_that_is_half_dead_is_compacted(depot: Depot) -> None:
+    inos = [await depot.create(f"file {number}") for number in range(10)]
+    await depot.pin(ROOT_INODE, Tier.GLACIER)
+    await depot.steps(2)
+    [before] = await object_sizes(depot)
+    for number in range(7):
+        await depot.state.unlink(f"file {number}")
+    mover = depot.again()
+    await mover.step()
+    await mover.step()
+    [after] = await object_sizes(depot)
+    assert after < before // 2
+    assert await depot.state.content(inos[9]) == CONTENT
+
+
+async def test_a_large_file_has_an_object_of_its_own(tmp_path: Path) -> None:
+    config = replace(SMALL_FRAMES, glacier=GlacierConfig(batch_file_bytes_max=4096))
+    depot = Depot(tmp_path / "state", config)
+    small, large = await depot.create("small", b"x"), await depot.create("large", CONTENT)
+    await depot.pin(ROOT_INODE, Tier.GLACIER)
+    await depot.steps(2)
+    forms = [await depot.state.form(ino, FormKind.REMOTE) for ino in (small, large)]
+    assert ["@" in form.location for form in forms] == [True, False]
+    depot.state.close()

@@ -1,0 +1,119 @@
+"""Batcher: gathers the uploads of small files until one object is worth writing.
+
+Invariant: a gathered move leaves in a bounded time, uploaded, postponed with a reason, or given
+back to be made alone; while it is gathered, the file counts as being moved.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import MemfsError
+from memfs.moves.outcome import MoveOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from memfs.config import GlacierConfig
+    from memfs.moves.moves import Moves
+    from memfs.policy.view import Move
+    from memfs.types import InodeNo
+
+FILES_A_BATCH_MAX = 4096
+"""Bounds the engine's change that publishes them, some 60 ms. Guess."""
+
+
+class Batcher:
+    """Moves of small files on their way to the object store.
+
+    Args:
+        moves: Makes the object.
+        config: When a batch is full.
+        gathered: Of the lanes: holds each move from its coming to its end.
+        finish: Makes the rest of a move, with an upload of its own where the batch left it out.
+        fail: Told the moves that wait, and why; records that.
+    """
+
+    def __init__(
+        self,
+        moves: Moves,
+        config: GlacierConfig,
+        gathered: dict[InodeNo, Move],
+        finish: Callable[[Move, int], Awaitable[None]],
+        fail: Callable[[list[Move], MemfsError | OSError], Awaitable[None]],
+    ) -> None:
+        self._moves = moves
+        self._config = config
+        self._finish = finish
+        self._fail = fail
+        self._gathered = gathered
+        self._next: dict[InodeNo, Move] = {}
+        self._next_bytes = 0
+        self._alone: set[InodeNo] = set()
+        self._changed = trio.Event()
+
+    def takes(self, ino: InodeNo, size_bytes: int) -> bool:
+        """Return whether a file's upload belongs into a batch."""
+        return size_bytes <= self._config.batch_file_bytes_max and ino not in self._alone
+
+    def add(self, move: Move, size_bytes: int) -> None:
+        """Gather a move; it is made with the others."""
+        self._gathered[move.ino] = self._next[move.ino] = move
+        self._next_bytes += size_bytes
+        self._changed.set()
+
+    @property
+    def is_full(self) -> bool:
+        """True if the gathered files are worth an object."""
+        return (
+            self._next_bytes >= self._config.batch_size_bytes
+            or len(self._next) >= FILES_A_BATCH_MAX
+        )
+
+    async def run(self) -> None:
+        """Write a batch when it is full or no file has come for a while, until cancelled.
+
+        One of the workers; each writes a batch of its own.
+        """
+        while True:
+            while not self._next:
+                await self._wait()
+            while not self.is_full:
+                with trio.move_on_after(self._config.batch_idle_s) as idle:
+                    await self._wait()
+                if idle.cancelled_caught:
+                    break
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what is gathered now."""
+        moves, self._next = self._next, {}
+        self._next_bytes = 0
+        try:
+            await self._write(list(moves.values()))
+        finally:
+            for ino in moves:
+                self._gathered.pop(ino, None)
+
+    async def _wait(self) -> None:
+        await self._changed.wait()
+        self._changed = trio.Event()
+
+    async def _write(self, moves: list[Move]) -> None:
+        if not moves:
+            return
+        try:
+            results = await self._moves.upload_batch([move.ino for move in moves])
+        except (MemfsError, OSError) as error:
+            await self._fail(moves, error)
+            return
+        for move in moves:
+            outcome, moved_bytes = results[move.ino]
+            if outcome == MoveOutcome.SUPERSEDED:
+                # Its own upload tells what is wrong with it, if anything is.
+                self._alone.add(move.ino)
+            await self._finish(move, moved_bytes)
+            self._alone.discard(move.ino)
+            self._gathered.pop(move.ino, None)
