@@ -29,6 +29,7 @@ from memfs.filesystem.shared import Features, Parts
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.mover.mover import Mover
 from memfs.mover.prefetching import Prefetcher
+from memfs.mover.scrubber import Scrubber
 from memfs.moves.attempt import MoveParts
 from memfs.moves.moves import Moves
 from memfs.policy.heat import Heat
@@ -44,6 +45,7 @@ from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.prefetch import PrefetchMethods
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
 from memfs_daemon.rekey import RekeyMethods
+from memfs_daemon.scrub import ScrubMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_daemon.tracing import Tracing
 
@@ -95,6 +97,8 @@ class Assembly:
     warm_bytes: int
     """Budget of the RAM tier."""
     tracing: Tracing
+    scrubber: Scrubber
+    scrub: ScrubMethods
 
 
 def choose_driver(config: MountConfig) -> DriverChoice:
@@ -196,6 +200,7 @@ def assemble(
         driver, describe = _build_driver(
             filesystem, registry, mountpoint, config.mount, state_dir, options, choice
         )
+        scrubber = Scrubber(move_parts, moves)
         yield Assembly(
             mountpoint=mountpoint,
             state_dir=state_dir,
@@ -234,6 +239,8 @@ def assemble(
             policy=policy,
             heat=heat,
             warm_bytes=residency.budget_bytes,
+            scrubber=scrubber,
+            scrub=ScrubMethods(scrubber),
             tracing=Tracing(recorder, mountpoint, config.trace),
         )
 

@@ -78,7 +78,12 @@ async def run(parts: Assembly, starter: Starter, manager: ServiceManager) -> Non
 async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager) -> None:
     """Run everything that lives as long as the mount."""
     async with trio.open_nursery() as nursery:
-        methods = {**parts.status.methods(), **parts.prefetch.methods(), **parts.tracing.methods()}
+        methods = {
+            **parts.status.methods(),
+            **parts.prefetch.methods(),
+            **parts.tracing.methods(),
+            **parts.scrub.methods(),
+        }
         methods |= parts.policy.methods()
         methods |= parts.rekey.methods()
         server = ControlServer(parts.state_dir, methods)
@@ -88,6 +93,7 @@ async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager)
         nursery.start_soon(parts.mover.run)
         nursery.start_soon(parts.prefetcher.run)
         nursery.start_soon(parts.tracing.run)
+        nursery.start_soon(parts.scrubber.run)
         nursery.start_soon(parts.raw_pool.run)
         nursery.start_soon(manager.beat)
         log.info("%s: ready", parts.mountpoint)

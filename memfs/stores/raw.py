@@ -76,6 +76,24 @@ class RawStore:
             self._synced.discard(directory)
         return fd
 
+    def set_aside(self, raw: RawId, name: str) -> Path:
+        """Give a raw file a second name in `quarantine/`, out of the reach of moves; durable.
+
+        Args:
+            raw: The file; it stays where it is as well.
+            name: A file name; what bears it already is replaced.
+
+        Raises:
+            ObjectMissingError, StoreError: It is gone, or the disk refuses.
+        """
+        target = self.root.with_name("quarantine") / name
+        with disk_errors(str(target)):
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            target.unlink(missing_ok=True)
+            os.link(self.path(raw), target)
+            sync_directory(target.parent)
+        return target
+
     def open(self, raw: RawId, flags: int = os.O_RDWR) -> int:
         """Return a descriptor of an existing raw file; O_CLOEXEC is added.
 

@@ -36,6 +36,9 @@ _MODULES = {
     "prefetch": "prefetch",
     "trace": "trace",
     "what-if": "what_if",
+    "key": "key",
+    "rekey": "rekey",
+    "scrub": "scrub",
     "fsck": "fsck",
     "version": "version",
 }

@@ -1,0 +1,286 @@
+"""Scrub: every form of a file is read and checked, and a damaged one replaced from a sound one.
+
+Invariant: a form is given up only after another one of the same content was read whole and found
+sound, in the same look at the file; where none is, nothing is thrown away.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from memfs.errors import (
+    CorruptDataError,
+    EncryptionKeyError,
+    InvalidValueError,
+    MemfsError,
+    NotFoundError,
+    NotSupportedError,
+    ObjectMissingError,
+    StaleInodeError,
+    StoreError,
+)
+from memfs.metadata.records import Decision, InodeFlags
+from memfs.moves.coding import unlock
+from memfs.moves.dropping import drop_form, drop_raw
+from memfs.moves.outcome import MoveOutcome
+from memfs.stores.disk import disk_errors
+from memfs.stores.extent import Extent
+from memfs.stores.packing import digest_file
+from memfs.stores.reading import FrameReader, PackedFile
+from memfs.types import FormKind
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from memfs.metadata.records import Blob, Form, Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.types import InodeNo, RawId
+
+DAMAGED_RULE = "damaged"
+"""Of the decision on a file of which no sound form is left."""
+
+UNHURRIED = 1 << 62
+"""A rate that holds nothing back."""
+
+_DAMAGE = (CorruptDataError, ObjectMissingError, InvalidValueError)
+"""What speaks against a form, and not against the way to it."""
+
+
+class ScrubOutcome(enum.StrEnum):
+    """What came of looking at a file."""
+
+    SOUND = "sound"
+    """All its forms are as they should be."""
+    SKIPPED = "skipped"
+    """It is being written, is gone, or changed meanwhile."""
+    REPAIRED = "repaired"
+    """A damaged form was given up; another one is sound."""
+    WAITING = "waiting"
+    """A damaged form will be given up when no program has the file open."""
+    QUARANTINED = "quarantined"
+    """No form is sound: what is readable of it is still served, and nothing is thrown away."""
+
+
+class FormCheck(NamedTuple):
+    """One form's check."""
+
+    kind: FormKind
+    read_bytes: int
+    damage: str | None
+    """None: sound."""
+    unchecked: str | None = None
+    """Why it could not be checked; None: it was."""
+
+
+class Scrubbed(NamedTuple):
+    """One file's check."""
+
+    outcome: ScrubOutcome
+    checks: tuple[FormCheck, ...] = ()
+    detail: str = ""
+    """One sentence, where something is wrong."""
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read from disk and store."""
+        return sum(check.read_bytes for check in self.checks)
+
+
+class Pace:
+    """Holds the reading of one form back to a rate; its methods run in worker threads.
+
+    Args:
+        rate: Bytes a second, > 0.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._began_s = time.monotonic()
+
+    def wait(self, done_bytes: int) -> None:
+        """Return when so many bytes may have been read, or raise when the scrub was stopped."""
+        while True:
+            trio.from_thread.check_cancelled()
+            ahead_s = done_bytes / self._rate - (time.monotonic() - self._began_s)
+            if ahead_s <= 0:
+                return
+            # In short pieces, so that stopping takes no longer.
+            time.sleep(min(ahead_s, 0.2))
+
+
+async def scrub_file(
+    parts: MoveParts,
+    ino: InodeNo,
+    hydrate: Callable[[InodeNo], Awaitable[Inode]],
+    rate: int = UNHURRIED,
+) -> Scrubbed:
+    """Check all forms of one file, and repair what can be repaired.
+
+    A raw file that was never packed nor uploaded has no digest yet: it is read, so that a disk
+    that has lost it is found out, and believed.
+
+    Args:
+        parts: What moves work with.
+        ino: The file.
+        hydrate: Makes a raw file again (`Moves.hydrate`).
+        rate: Bytes a second read from the local disk at most.
+    """
+    try:
+        inode = await parts.engine.get_inode(ino)
+        if not stat.S_ISREG(inode.mode) or inode.flags & InodeFlags.UNSEALED:
+            return Scrubbed(ScrubOutcome.SKIPPED)
+        if await parts.sealer.adopt_if_changed(inode):
+            # Written before power was lost: what it was is no measure of what it is.
+            return Scrubbed(ScrubOutcome.SKIPPED)
+        checks = await _check_forms(parts, inode, rate)
+        if await parts.engine.get_inode(ino) != inode:
+            return Scrubbed(ScrubOutcome.SKIPPED, checks)
+        if not any(check.damage for check in checks):
+            return Scrubbed(ScrubOutcome.SOUND, checks)
+        try:
+            return await _repair(parts, inode, checks, hydrate)
+        except CorruptDataError as error:
+            # Its raw file was changed behind the engine's back: nobody can say which is right.
+            return Scrubbed(ScrubOutcome.QUARANTINED, checks, str(error))
+    except (StaleInodeError, NotFoundError):
+        return Scrubbed(ScrubOutcome.SKIPPED)
+
+
+async def _check_forms(parts: MoveParts, inode: Inode, rate: int) -> tuple[FormCheck, ...]:
+    blob = await parts.engine.get_blob(inode.blob) if inode.blob else None
+    forms = await parts.engine.list_forms(inode.blob) if inode.blob else []
+    checks = []
+    if inode.raw:
+        checks.append(await _check(FormKind.RAW, inode.size, _check_raw(parts, inode, blob, rate)))
+    for form in forms:
+        assert blob is not None
+        packed = form.kind == FormKind.PACKED
+        check = (
+            _check_packed(parts, form, blob, rate) if packed else _check_remote(parts, form, blob)
+        )
+        checks.append(await _check(form.kind, form.stored_bytes, check))
+    return tuple(checks)
+
+
+async def _check(kind: FormKind, size: int, check: Awaitable[None]) -> FormCheck:
+    try:
+        await check
+    except _DAMAGE as error:
+        return FormCheck(kind, size, str(error))
+    except (StoreError, NotSupportedError, EncryptionKeyError) as error:
+        if kind == FormKind.RAW:
+            # Its disk cannot read it: what the store of objects calls a pause is damage here.
+            return FormCheck(kind, 0, str(error))
+        return FormCheck(kind, 0, None, unchecked=str(error))
+    return FormCheck(kind, size, None)
+
+
+async def _check_raw(parts: MoveParts, inode: Inode, blob: Blob | None, rate: int) -> None:
+    path = parts.raw_store.path(inode.raw)
+    cached = parts.residency.ram_bytes(path)
+    digest = await trio.to_thread.run_sync(digest_file, path, Pace(rate).wait)
+    if not cached:
+        await trio.to_thread.run_sync(_let_go_of_pages, parts, inode.raw)
+    if blob is not None and digest != blob.digest:
+        raise CorruptDataError(f"raw file {inode.raw} differs from the digest of its content")
+
+
+def _let_go_of_pages(parts: MoveParts, raw: RawId) -> None:
+    """Leave the page cache as it was: a scrub must not push out what programs use."""
+    fd = parts.raw_store.open(raw, os.O_RDONLY)
+    try:
+        with disk_errors(str(parts.raw_store.path(raw))):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
+async def _check_packed(parts: MoveParts, form: Form, blob: Blob, rate: int) -> None:
+    def verify() -> None:
+        path = parts.packed_store.path(form.location)
+        with PackedFile.open(path, unlock=unlock(parts, form.blob)) as packed:
+            if packed.table.digest != blob.digest:
+                raise CorruptDataError(f"{form.location} has another digest than its content")
+            packed.verify(Pace(rate).wait)
+
+    await trio.to_thread.run_sync(verify)
+
+
+async def _check_remote(parts: MoveParts, form: Form, blob: Blob) -> None:
+    remote = parts.remote
+    if remote is None:
+        raise NotSupportedError("no glacier tier is configured")
+    extent = Extent.of(form.location, form.stored_bytes)
+    name = f"{remote.url}/{form.location}"
+    reader = await FrameReader.open(
+        extent.reader(remote), extent.size, name, unlock(parts, form.blob)
+    )
+    if reader.table.digest != blob.digest:
+        raise CorruptDataError(f"{name} has another digest than its content")
+    await reader.verify()
+
+
+async def _repair(
+    parts: MoveParts,
+    inode: Inode,
+    checks: tuple[FormCheck, ...],
+    hydrate: Callable[[InodeNo], Awaitable[Inode]],
+) -> Scrubbed:
+    damaged = [check for check in checks if check.damage]
+    reasons = "; ".join(f"{check.kind}: {check.damage}" for check in damaged)
+    sound = [check.kind for check in checks if not check.damage and not check.unchecked]
+    if not sound:
+        return await _quarantine(parts, inode, checks, reasons)
+    for check in damaged:
+        if check.kind == FormKind.RAW:
+            outcome = (await drop_raw(parts, inode.ino)).outcome
+        else:
+            outcome = (await drop_form(parts, inode.ino, check.kind)).outcome
+        if outcome == MoveOutcome.BUSY:
+            detail = f"{reasons}; a program has the file open, and it is repaired after that"
+            return Scrubbed(ScrubOutcome.WAITING, checks, detail)
+        if outcome == MoveOutcome.SUPERSEDED:
+            return Scrubbed(ScrubOutcome.SKIPPED, checks)
+    detail = f"{reasons}; given up for its {sound[0]} form"
+    if any(check.kind == FormKind.RAW for check in damaged):
+        try:
+            await hydrate(inode.ino)
+        except (MemfsError, OSError) as error:
+            detail += f"; it is read from there for now: {error}"
+    return Scrubbed(ScrubOutcome.REPAIRED, checks, detail)
+
+
+async def _quarantine(
+    parts: MoveParts, inode: Inode, checks: tuple[FormCheck, ...], reasons: str
+) -> Scrubbed:
+    """Keep everything, and see to it that no wrong byte is served.
+
+    Frames carry checksums, a raw file does not: it is set aside under a name of its own, and the
+    frames that are sound are read instead.
+    """
+    detail = f"no form of it is sound: {reasons}"
+    raw_damaged = any(check.kind == FormKind.RAW and check.damage for check in checks)
+    if raw_damaged and len(checks) > 1:
+        kept = await trio.to_thread.run_sync(
+            parts.raw_store.set_aside, inode.raw, f"inode-{inode.ino}-{inode.generation}"
+        )
+        outcome = (await drop_raw(parts, inode.ino)).outcome
+        if outcome == MoveOutcome.BUSY:
+            detail += "; a program has the file open, and may read wrong bytes until it closes it"
+            return Scrubbed(ScrubOutcome.WAITING, checks, detail)
+        detail += f"; its local copy is kept as {kept}"
+    detail += "; restore it from a backup"
+    try:
+        await parts.engine.record_decision(
+            inode.ino, Decision(DAMAGED_RULE, detail, 0, time.time_ns())
+        )
+        parts.engine.commit_nowait()
+    except StaleInodeError:
+        return Scrubbed(ScrubOutcome.SKIPPED, checks)
+    return Scrubbed(ScrubOutcome.QUARANTINED, checks, detail)

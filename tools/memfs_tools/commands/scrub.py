@@ -1,0 +1,116 @@
+"""`memfs scrub`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memfs.control.client import ControlUnavailableError, call
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs.sizes import format_size, parse_size
+from memfs_tools.mounts import require_mount
+
+if TYPE_CHECKING:
+    from memfs.control.protocol import JsonValue
+    from memfs_tools.mounts import ServedMount
+
+_POLL_S = 0.3
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--rate", default="64MiB", show_default=True, metavar="SIZE", help="Bytes a second at most."
+)
+@click.option("--restart", is_flag=True, help="From the first file, wherever the last one was.")
+@click.option("--wait/--no-wait", default=True, help="Return at the end, or at once.")
+@click.option("--status", "only_look", is_flag=True, help="Tell how far it is, and start nothing.")
+@click.option("--stop", is_flag=True, help="Stop one that runs; the next one goes on from there.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def scrub(
+    mountpoint: Path,
+    rate: str,
+    restart: bool,
+    wait: bool,
+    only_look: bool,
+    stop: bool,
+    as_json: bool,
+) -> None:
+    """Read all forms of all files, check their digests, and repair what is damaged.
+
+    \b
+    memfs scrub /mnt/data
+    memfs scrub --rate 500MiB --no-wait /mnt/data
+    memfs scrub --status /mnt/data
+
+    A damaged form is replaced from a sound one. Where no form is sound, nothing is thrown away:
+    the frames that can be read still are, the file is reported, and the exit status is 1. Ctrl-C
+    stops it; the next scrub goes on from there.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    served = require_mount(mountpoint)
+    if only_look or stop:
+        _report(_call(served, "scrub_stop" if stop else "scrub_progress"), as_json=as_json)
+        return
+    progress = _call(served, "scrub", {"rate": parse_size(rate), "restart": restart})
+    if wait:
+        progress = _follow(served, progress, hidden=as_json)
+    _report(progress, as_json=as_json)
+
+
+def _follow(served: ServedMount, progress: dict[str, Any], *, hidden: bool) -> dict[str, Any]:
+    """Show how far it is until it ends; Ctrl-C stops it."""
+    # Imported here: what draws bars takes 0.1 s, which a mere question need not pay.
+    from memfs_tools.display import progress_bar
+
+    with progress_bar(hidden=hidden) as show:
+        try:
+            while progress["running"]:
+                show("scrubbing", progress["file_count"], progress["total_count"])
+                time.sleep(_POLL_S)
+                progress = _call(served, "scrub_progress")
+        except KeyboardInterrupt:
+            progress = _call(served, "scrub_stop")
+            click.echo(f"memfs: stopped; {_summary(progress)}; run it again to go on", err=True)
+            raise
+    return progress
+
+
+def _report(progress: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(progress, indent=2))
+    else:
+        for finding in progress["findings"]:
+            click.echo(f"{finding['path']}: {finding['outcome']}: {finding['detail']}")
+        click.echo(_summary(progress))
+    if progress["error"] is not None:
+        raise UsageError(f"the scrub stopped: {progress['error']}", ExitCode.PROBLEMS)
+    if progress["outcomes"]["quarantined"]:
+        raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+def _summary(progress: dict[str, Any]) -> str:
+    outcomes = progress["outcomes"]
+    told = [f"{outcomes[name]} {name}" for name in ("repaired", "waiting", "quarantined")]
+    damaged = ", ".join(each for each in told if not each.startswith("0 ")) or "no damage"
+    unchecked = progress["unchecked_count"]
+    left_out = f", {unchecked} with forms out of reach" if unchecked else ""
+    running = "running; " if progress["running"] else ""
+    return (
+        f"{running}{progress['file_count']} files, {format_size(progress['read_bytes'])} read: "
+        f"{damaged}{left_out}"
+    )
+
+
+def _call(
+    served: ServedMount, method: str, parameters: dict[str, JsonValue] | None = None
+) -> dict[str, Any]:
+    try:
+        answer: Any = call(served.state_dir, method, parameters)
+    except ControlUnavailableError as error:
+        raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
+    return dict(answer)
