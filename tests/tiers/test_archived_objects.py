@@ -1,0 +1,129 @@
+"""Glacier in an archive class: a read starts the restore, and the file opens when that is done."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.posix.capabilities import Capability
+from tests.servers.moto import running_moto, set_restore_looks
+from tests.tiers.tiering import SMALL_FRAMES, compressible, pin, residence, send, told, why
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.servers.seaweedfs import S3Server
+
+pytestmark = [pytest.mark.needs(Capability.MEMFS_XATTRS), pytest.mark.slow]
+
+BUCKET = "tiers"
+NEVER = 1_000_000
+"""More requests than any test makes: a restore stays as it is."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with running_moto(BUCKET) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tier_config(server: S3Server) -> str:
+    options = "\n".join(f'{name} = "{value}"' for name, value in server.options.items())
+    return (
+        f'{SMALL_FRAMES}\n[glacier]\nurl = "s3://{BUCKET}/SITE"\nstorage_class = "GLACIER"\n'
+        f'restore_tier = "bulk"\n[glacier.options]\n{options}\n'
+    )
+
+
+@pytest.fixture(autouse=True)
+def restores(server: S3Server) -> Iterator[None]:
+    """Restores begin with the next request and then stay as they are until a test ends them."""
+    set_restore_looks(server, 1)
+    yield
+    set_restore_looks(server, 0)
+
+
+def archive(path: Path, server: S3Server, content: bytes) -> None:
+    """Send a new file to the archive class."""
+    path.write_bytes(content)
+    send("glacier", path)
+    with contextlib.closing(server.client()) as client:
+        found = client.list_objects_v2(Bucket=BUCKET)["Contents"]
+    assert {item["StorageClass"] for item in found} == {"GLACIER"}
+
+
+def begin_restore(path: Path, server: S3Server) -> None:
+    """Read twice: the first read asks for the restore, the second one lets the server begin it."""
+    for _ in range(2):
+        with pytest.raises(OSError, match="busy") as caught:
+            read(path)
+        assert caught.value.errno == errno.EBUSY
+    set_restore_looks(server, NEVER)
+
+
+def read(path: Path) -> bytes:
+    """Read a file by system calls; an error of any of them is raised as it is."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 20):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def pending_reason(path: Path) -> str:
+    return str(why(path).get("pending", {}).get("reason", ""))
+
+
+@pytest.mark.parametrize("size", [100_000, 1_000_000])
+def test_a_read_is_refused_until_the_object_is_restored(
+    place: Path, server: S3Server, size: int
+) -> None:
+    """A small file is made local by open, a large one read by ranges: both say EBUSY at once."""
+    path = place / "file"
+    content = compressible(size)
+    archive(path, server, content)
+    begin_restore(path, server)
+    wait_for(lambda: "ends by" in pending_reason(path), lambda: why(path))
+    assert "storage class GLACIER" in pending_reason(path)
+    assert "bulk" in pending_reason(path)
+    assert "12 h" in pending_reason(path)
+    assert told(path, "tier") == "glacier"
+    set_restore_looks(server, 0)
+    assert read(path) == content
+
+
+def test_a_file_that_was_wanted_comes_by_itself_when_it_is_restored(
+    place: Path, server: S3Server
+) -> None:
+    path = place / "file"
+    content = compressible(100_000)
+    archive(path, server, content)
+    pin(path, "auto")
+    begin_restore(path, server)
+    wait_for(lambda: "GLACIER" in pending_reason(path), lambda: why(path))
+    set_restore_looks(server, 0)
+    wait_for(lambda: "raw" in residence(path).forms, lambda: why(path))
+    assert "pending" not in why(path)
+    assert path.read_bytes() == content
+
+
+def test_a_pin_waits_for_the_restore_and_then_comes_true(place: Path, server: S3Server) -> None:
+    path = place / "file"
+    content = compressible(100_000)
+    archive(path, server, content)
+    pin(path, "cold")
+    wait_for(lambda: "GLACIER" in pending_reason(path), lambda: why(path))
+    set_restore_looks(server, 0)
+    wait_for(lambda: residence(path).forms != ["remote"], lambda: why(path))
+    wait_for(lambda: "pending" not in why(path), lambda: why(path))
+    assert path.read_bytes() == content
