@@ -20,6 +20,7 @@ from memfs.errors import (
     InvalidValueError,
     MemfsError,
     NotSupportedError,
+    ObjectArchivedError,
     StoreError,
 )
 from memfs.stores.disk import disk_errors, read_fully
@@ -323,4 +324,5 @@ class FormReader:
             self._complaints.clear()
         self._complaints.add(text)
         path = (await self._engine.get_path(inode.ino)).decode("utf-8", "backslashreplace")
-        log.warning("%s: its %s form cannot be read: %s", path, form.kind, text)
+        level = logging.INFO if isinstance(error, ObjectArchivedError) else logging.WARNING
+        log.log(level, "%s: its %s form cannot be read: %s", path, form.kind, text)

@@ -20,6 +20,7 @@ from memfs.errors import (
     NoDataAtOffsetError,
     NoSpaceError,
     NotSupportedError,
+    ObjectArchivedError,
 )
 from memfs.filesystem.attributes import AttributeRequests, without_suidgid
 from memfs.filesystem.replies import Opened
@@ -115,7 +116,12 @@ class ContentRequests(AttributeRequests):
             if self._access_log.active:
                 await self._log(Operation.READ, inode, min(size, max(0, inode.size - offset)))
             await caller.detach()
-            return await self._form_reader.read(inode, offset, size)
+            try:
+                return await self._form_reader.read(inode, offset, size)
+            except ObjectArchivedError:
+                # Fetched by the mover once it is restored, even if nobody asks again by then.
+                self._activity.note_wanted(ino)
+                raise
         fd = self._open_table.read_fd(ino, inode.raw)
         buffer = bytearray(size)
         try:
@@ -294,6 +300,9 @@ class ContentRequests(AttributeRequests):
             return await self._moves.hydrate(inode.ino)
         except NoSpaceError:
             return inode
+        except ObjectArchivedError:
+            self._activity.note_wanted(inode.ino)
+            raise
 
     async def _kill_suidgid(self, inode: Inode) -> Inode:
         mode = without_suidgid(inode.mode)

@@ -18,6 +18,7 @@ from memfs.errors import (
     InvalidValueError,
     NotFoundError,
     NotSupportedError,
+    ObjectArchivedError,
     StoreError,
 )
 from memfs.metadata.records import MoveKind
@@ -173,7 +174,8 @@ async def _unpack(parts: MoveParts, inode: Inode, fd: int, progress: MoveProgres
             await _unpack_form(parts, form, fd, progress)
         except _UNUSABLE as error:
             path = os.fsdecode(await parts.engine.get_path(inode.ino))
-            log.warning("%s: its %s form cannot be used: %s", path, form.kind, error)
+            level = logging.INFO if isinstance(error, ObjectArchivedError) else logging.WARNING
+            log.log(level, "%s: its %s form cannot be used: %s", path, form.kind, error)
             # Corruption outranks absence: it needs a person, and waiting does not help.
             if not isinstance(failure, CorruptDataError):
                 failure = error

@@ -76,6 +76,7 @@ async def upload(parts: MoveParts, ino: InodeNo) -> MoveResult:
             parts.faults.reach("upload.stored")
             await verify_object(parts, key, container, progress)
             parts.faults.reach("upload.verified")
+            await parts.remote.archive(key)
         blob, coding, stored_bytes = container
         form = Form(blob.blob, FormKind.REMOTE, key, coding, stored_bytes)
         published = await attempt.publish_form(blob, form)

@@ -47,9 +47,9 @@ def running_moto(bucket: str) -> Iterator[S3Server]:
 
 
 def set_restore_looks(server: S3Server, count: int) -> None:
-    """Have restores that begin from now on be over after `count` looks at the object; 0: at once.
+    """Have restores go one state further (begun, over) after `count` requests; 0: to the end at once.
 
-    Source: "State transitions" of moto's documentation.
+    Source: "State transitions" of moto's documentation; its state manager.
     """
     transition = (
         {"progression": "manual", "times": count} if count else {"progression": "immediate"}
