@@ -3,8 +3,8 @@
 Invariant: `unshuffle(shuffle(data, n), n) == data` for any length, multiples of `n` or not.
 
 Sign and exponent bytes of floats are alike, their mantissas are noise; side by side, the alike ones
-compress. Slices with a step and no library: they need none, and shuffling back, which is what
-readers wait for, is faster than numpy's transposition.
+compress. Slices with a step and no library: shuffling back, which is what readers wait for, is
+faster so than by numpy's transposition. The price: they hold the interpreter, 0.5 ms a frame.
 
 Measured 2026-11-22, 2 shared vCPU, normal-random weights, frames of 256 KiB; MB/s shuffled and
 shuffled back by slices / by numpy: bf16 505, 587 / 2048, 263; fp32 922, 572 / 1800, 415. With
