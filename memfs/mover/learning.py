@@ -19,7 +19,7 @@ from memfs.prediction.listings import LISTED_COUNT_MAX
 if TYPE_CHECKING:
     from memfs.content.activity import Activity, Opening
     from memfs.metadata.engine import Engine
-    from memfs.prediction.accesses import Guess, Source
+    from memfs.prediction.accesses import Guess
     from memfs.prediction.predictor import Predictor
     from memfs.types import InodeNo
 
@@ -37,7 +37,8 @@ class Issued(NamedTuple):
     """A guess at a file that exists."""
 
     ino: InodeNo
-    sources: Source
+    sources: int
+    """Bits of `Source`."""
     time_ns: int
     """Wall clock of the access that it follows from."""
 

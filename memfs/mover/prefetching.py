@@ -18,6 +18,7 @@ import trio
 from memfs.errors import MemfsError, StaleInodeError
 from memfs.mover.fetching import Fetcher, StalledError
 from memfs.mover.learning import Learner
+from memfs.prediction.accesses import describe
 from memfs.prediction.hints import Hints
 from memfs.prediction.storing import SETTING_NAMES, dump, restore
 
@@ -304,7 +305,7 @@ class Prefetcher:
                     fetched = await self._fetcher.bring(
                         ino,
                         warm=True,
-                        why=f"guessed from what was opened before ({issued.sources.label})",
+                        why=f"guessed from what was opened before ({describe(issued.sources)})",
                         heed_pins=True,
                     )
                     if fetched.accessed_ns:

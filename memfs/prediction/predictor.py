@@ -80,10 +80,10 @@ class Predictor:
         A file that was hinted at is followed by the next hint, so nothing is guessed then.
         """
         hinted = self.scores.settle(access.ino, access.time_ns)
-        found: dict[bytes | InodeNo, Source] = {}
+        found: dict[bytes | InodeNo, int] = {}
         for context in self._contexts_of(access):
             for source, target in self._follow(context, access):
-                found[target] = found.get(target, Source(0)) | source
+                found[target] = found.get(target, 0) | source
         if hinted:
             return []
         guesses = []

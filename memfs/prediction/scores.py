@@ -73,7 +73,7 @@ class Score:
 class _Open(NamedTuple):
     """A guess whose end is not known."""
 
-    sources: Source
+    sources: int
     serial: int
     """Number of the access at which it was issued."""
     time_ns: int
@@ -105,19 +105,19 @@ class Scores:
         """Return whether a file is guessed and was not opened since."""
         return ino in self._open
 
-    def allowed(self, sources: Source) -> Source:
-        """Return those of some sources that may make a guess now."""
+    def allowed(self, sources: int) -> int:
+        """Return those of some sources, as bits, that may make a guess now."""
         # Each is asked, so that each counts its own probes.
-        found = Source(0)
+        found = 0
         for source in GUESSED:
             if source & sources and self._scores[source].allow():
                 found |= source
         return found
 
-    def issue(self, sources: Source, ino: InodeNo, time_ns: int) -> bool:
+    def issue(self, sources: int, ino: InodeNo, time_ns: int) -> bool:
         """Note a guess at a file that exists; False if no source of it is new."""
         earlier = self._open.get(ino)
-        known = earlier.sources if earlier is not None else Source(0)
+        known = earlier.sources if earlier is not None else 0
         new = sources & ~known
         for source, score in self._scores.items():
             if source & new:
