@@ -5,7 +5,7 @@ Invariant: a guess counts as issued only if it names a file of the trace.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from memfs.prediction.accesses import Access
@@ -48,6 +48,23 @@ class Foresight:
     def wasted_per_100(self) -> float:
         """Wrong guesses by a hundred accesses."""
         return 100 * self.wasted_count / self.access_count
+
+    @property
+    def conclusion(self) -> str:
+        """What a user may take from it, as one sentence."""
+        return (
+            f"Prediction foresees {self.foreseen_ratio * 100:.1f} % of the accesses; "
+            f"{self.precision * 100:.0f} % of its guesses are right, and "
+            f"{self.wasted_per_100:.2f} per 100 accesses are wasted."
+        )
+
+    def to_json(self) -> dict[str, float]:
+        """Return counts and ratios as JSON values."""
+        return asdict(self) | {
+            "precision": self.precision,
+            "foreseen_ratio": self.foreseen_ratio,
+            "wasted_per_100": self.wasted_per_100,
+        }
 
 
 class _Names:

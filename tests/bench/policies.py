@@ -64,12 +64,7 @@ class TraceOutcome:
         return {
             "title": self.title,
             "sizes": {f"{share:g}": each.to_json() for share, each in self.comparisons.items()},
-            "prediction": asdict(self.foresight)
-            | {
-                "precision": self.foresight.precision,
-                "foreseen_ratio": self.foresight.foreseen_ratio,
-                "wasted_per_100": self.foresight.wasted_per_100,
-            },
+            "prediction": self.foresight.to_json(),
         }
 
 

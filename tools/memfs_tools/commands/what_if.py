@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import click
@@ -30,9 +31,15 @@ from memfs.sizes import format_size, parse_size
     show_default=True,
     help="s3fifo (what memfs does), lru, fifo or no-evict; may be given several times.",
 )
+@click.option("--predict", is_flag=True, help="Tell what prediction foresees, too; takes longer.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def what_if(
-    trace_path: Path, warm: str, cold: str | None, policies: tuple[str, ...], as_json: bool
+    trace_path: Path,
+    warm: str,
+    cold: str | None,
+    policies: tuple[str, ...],
+    predict: bool,
+    as_json: bool,
 ) -> None:
     """Replay a trace: what would other budgets, or another policy, have done?
 
@@ -45,6 +52,7 @@ def what_if(
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     # Imported here: the help needs none of it.
     from memfs.simulation.comparison import Budgets, compare
+    from memfs.simulation.foresight import foresee
     from memfs.simulation.policies import find_policy
     from memfs.traces.reading import read_trace
     from memfs_tools.display import print_comparison, progress_bar
@@ -65,12 +73,18 @@ def what_if(
                     f"{format_size(budgets.warm_bytes)}; files in RAM are on the disk, too"
                 )
             comparison = compare(trace, budgets, policies, show)
+            foresight = foresee(trace, partial(show, "prediction")) if predict else None
     except InvalidValueError as error:
         raise UsageError(str(error)) from None
     if as_json:
-        click.echo(json.dumps(comparison.to_json(), indent=2))
+        answer = comparison.to_json()
+        if foresight is not None:
+            answer["prediction"] = foresight.to_json()
+        click.echo(json.dumps(answer, indent=2))
         return
     print_comparison(comparison)
+    if foresight is not None:
+        click.echo(f"  {foresight.conclusion}")
 
 
 def _budget(option: str, text: str, footprint_bytes: int) -> int:
