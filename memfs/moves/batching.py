@@ -40,6 +40,7 @@ from memfs.moves.packing import find_form
 from memfs.stores.disk import disk_errors, read_fully, write_all
 from memfs.stores.extent import Extent
 from memfs.stores.reading import FrameReader
+from memfs.stores.restoring import without_restores
 from memfs.types import BATCH_SEPARATOR, FormKind
 
 if TYPE_CHECKING:
@@ -184,7 +185,8 @@ async def compact(parts: MoveParts, batch: Batch) -> int:
             except NotFoundError:
                 continue
             extent = Extent.of(form.location, form.stored_bytes)
-            stored = await extent.reader(remote)(0, form.stored_bytes)
+            with without_restores():
+                stored = await extent.reader(remote)(0, form.stored_bytes)
             await trio.to_thread.run_sync(write_all, fd, stored, limiter=parts.threads)
             moved = form._replace(location=f"{attempt.key}{BATCH_SEPARATOR}{offset}")
             offset += form.stored_bytes

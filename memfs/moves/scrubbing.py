@@ -33,6 +33,7 @@ from memfs.stores.disk import disk_errors
 from memfs.stores.extent import Extent
 from memfs.stores.packing import digest_file
 from memfs.stores.reading import FrameReader, PackedFile
+from memfs.stores.restoring import without_restores
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
@@ -218,12 +219,13 @@ async def _check_remote(parts: MoveParts, form: Form, blob: Blob) -> None:
         raise NotSupportedError("no glacier tier is configured")
     extent = Extent.of(form.location, form.stored_bytes)
     name = f"{remote.url}/{form.location}"
-    reader = await FrameReader.open(
-        extent.reader(remote), extent.size, name, unlock(parts, form.blob)
-    )
-    if reader.table.digest != blob.digest:
-        raise CorruptDataError(f"{name} has another digest than its content")
-    await reader.verify()
+    with without_restores():
+        reader = await FrameReader.open(
+            extent.reader(remote), extent.size, name, unlock(parts, form.blob)
+        )
+        if reader.table.digest != blob.digest:
+            raise CorruptDataError(f"{name} has another digest than its content")
+        await reader.verify()
 
 
 async def _repair(

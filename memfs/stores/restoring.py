@@ -8,17 +8,19 @@ Methods are called by the worker threads of a store and may block for a request 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import threading
 import time
 from collections import OrderedDict
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from memfs.errors import ObjectArchivedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 TICKET_COUNT_MAX = 10_000
 """Restores remembered, about 3 MB; of a forgotten one the provider is asked again."""
@@ -28,6 +30,23 @@ LOOK_PAUSE_S = 5.0
 and the mover does at growing intervals. Guess."""
 
 HOUR_S = 3600.0
+
+
+_restoring = ContextVar("restoring", default=True)
+
+
+@contextlib.contextmanager
+def without_restores() -> Iterator[None]:
+    """Have reads of archived objects within the block fail without restoring anything.
+
+    For whoever reads to check or to tidy up: the restores of a whole store cost a fortune. Holds
+    in the block's task and in the threads and tasks that it starts.
+    """
+    token = _restoring.set(False)
+    try:
+        yield
+    finally:
+        _restoring.reset(token)
 
 
 class RestoreTier(enum.StrEnum):
@@ -121,8 +140,11 @@ class RestoreDesk:
             what: The refused call, for the message.
 
         Returns:
-            The error to raise; None if the object has become readable meanwhile.
+            The error to raise; None if the object has become readable meanwhile. See also
+            `without_restores`.
         """
+        if not _restoring.get():
+            return ObjectArchivedError(f"{what}: the object is archived; nobody restores it", 0.0)
         with self._lock:
             ticket = self._tickets.get(key)
             if ticket is not None and (ticket.found is None or self._clock() < ticket.look_again_s):

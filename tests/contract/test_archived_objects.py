@@ -20,6 +20,7 @@ from memfs.stores.restoring import (
     RestoreDesk,
     RestoreState,
     RestoreTier,
+    without_restores,
 )
 from memfs.stores.s3 import S3Store
 from tests.servers.azurite import running_azurite
@@ -169,6 +170,19 @@ async def test_reading_an_archived_s3_object_restores_it_once(
     assert await other.get_range("k", 0, 5) == b"01234"
     await store.aclose()
     await other.aclose()
+
+
+async def test_who_only_checks_restores_nothing(
+    moto: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_s3(moto, tmp_path.name, "GLACIER")
+    await put(store, tmp_path)
+    await store.archive("k")
+    methods = watch_requests(store, monkeypatch)
+    with without_restores(), pytest.raises(ObjectArchivedError, match="nobody restores it"):
+        await store.get_range("k", 0, 5)
+    assert "restore_object" not in methods
+    await store.aclose()
 
 
 async def test_a_restored_s3_object_is_read_whole(moto: S3Server, tmp_path: Path) -> None:
