@@ -15,7 +15,7 @@ import trio.testing
 from memfs.config import MountConfig
 from memfs.errors import NoSpaceError
 from memfs_daemon.kernel import protocol
-from memfs_daemon.kernel.channel import Channel
+from memfs_daemon.kernel.channel import Channel, ConnectionClosedError
 from memfs_daemon.kernel.handlers.table import build_table
 from memfs_daemon.kernel.negotiation import KernelOffer, negotiate
 from memfs_daemon.kernel.protocol import InitFlag, Opcode
@@ -40,8 +40,8 @@ class Kernel:
         self.end.setblocking(False)
         self.filesystem = filesystem
         self._unique = 0
-        channel = Channel(self.daemon_end.fileno())
-        channel.expect_writes(65536)
+        self.channel = Channel(self.daemon_end.fileno())
+        self.channel.expect_writes(65536)
         negotiated = negotiate(
             KernelOffer(7, 45, 0, InitFlag((1 << 43) - 1)),
             MountConfig(passthrough=False),
@@ -51,7 +51,7 @@ class Kernel:
         )
         self.programs_die = True
         self.runner = Runner(
-            channel,
+            self.channel,
             filesystem,
             build_table(filesystem, negotiated),
             is_dying=lambda pid: self.programs_die,
@@ -129,6 +129,38 @@ async def test_a_batch_is_bounded(kernel: Kernel, nursery: trio.Nursery) -> None
     nursery.start_soon(kernel.runner.run)
     assert await kernel.receive(len(sent)) == dict.fromkeys(sent, 0)
     assert kernel.filesystem.commit_count == 2
+
+
+async def test_other_tasks_run_while_requests_keep_coming(
+    kernel: Kernel, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner waits for the next request outside of the loop, but not for ever."""
+    kernel.send(Opcode.STATFS)
+    request = kernel.channel.read_nowait()
+    kernel.send(Opcode.STATFS)
+    asked_count = 0
+    turned = trio.Event()
+
+    def ask_again() -> bytes | None:
+        nonlocal asked_count
+        asked_count += 1
+        if turned.is_set() or asked_count > 100_000:
+            raise ConnectionClosedError
+        return request
+
+    async def take_turns() -> None:
+        while not asked_count:
+            await trio.lowlevel.checkpoint()
+        turned.set()
+
+    monkeypatch.setattr(kernel.channel, "read_nowait", ask_again)
+    monkeypatch.setattr(kernel.channel, "wait", lambda wait_ms: True)
+    monkeypatch.setattr(kernel.channel, "write", lambda unique, error, payload: True)
+    nursery.start_soon(take_turns)
+    nursery.start_soon(kernel.runner.run)
+    with trio.fail_after(10):
+        await turned.wait()
+    assert asked_count <= 100_000
 
 
 async def test_a_failed_commit_fails_all_that_waited_for_it(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 from typing import TYPE_CHECKING
 
 from memfs_daemon.kernel.protocol import (
@@ -43,11 +44,21 @@ class Channel:
     def __init__(self, fd: int) -> None:
         os.set_blocking(fd, False)
         self.fd = fd
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        self._poll = poller.poll
         self._read_bytes = READ_BUFFER_BYTES_MIN
 
     def expect_writes(self, write_bytes_max: int) -> None:
         """Make room for WRITE requests of so many bytes; the kernel refuses reads into less."""
         self._read_bytes = max(write_bytes_max + WRITE_OVERHEAD_BYTES, READ_BUFFER_BYTES_MIN)
+
+    def wait(self, wait_ms: int) -> bool:
+        """Block until a request is waiting, at most so long; return whether one is.
+
+        Also True where the mount is gone: the next read tells.
+        """
+        return bool(self._poll(wait_ms))
 
     def read_nowait(self) -> bytes | None:
         """Return the next request, or None if none is waiting.
