@@ -71,6 +71,10 @@ class Sealer:
         """A file may have lost its last writer."""
         self._candidates[ino] = None
 
+    def discard(self, ino: InodeNo) -> None:
+        """A file is about to be deleted: it need not be sealed."""
+        self._candidates.pop(ino, None)
+
     def note_synced(self, inode: Inode, status: os.stat_result) -> None:
         """An unsealed file is on stable storage, its name included, as it was in `status`.
 

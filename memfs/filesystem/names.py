@@ -15,18 +15,18 @@ import trio
 
 from memfs.errors import InvalidValueError, NoXattrError, StaleInodeError
 from memfs.filesystem.replies import Entry, Opened
-from memfs.filesystem.shared import UNSEALED_VALID_S, VALID_S, Shared, now_ns
+from memfs.filesystem.shared import UNSEALED_VALID_S, VALID_S, Orphan, Shared, now_ns
 from memfs.metadata.records import DirectoryEntry, Inode, InodeFlags, NewInode
 from memfs.namespace import acl
 from memfs.traces.access_log import Operation
-from memfs.types import Tier
+from memfs.types import NO_RAW, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.shared import Parts
-    from memfs.types import InodeNo
+    from memfs.types import InodeNo, RawId
 
 DEFAULT_ACLS_MAX = 4096
 """Directories whose default ACL, or its absence, is remembered: one look-up less a create."""
@@ -45,9 +45,10 @@ class Names(Shared):
         super().__init__(parts)
         self._default_acls: OrderedDict[InodeNo, bytes | None] = OrderedDict()
 
-    async def lookup(self, parent: InodeNo, name: bytes) -> Entry:
-        """LOOKUP."""
-        return self._entry(await self._engine.lookup(parent, name))
+    async def lookup(self, parent: InodeNo, name: bytes) -> Entry | None:
+        """LOOKUP; None if the name is missing."""
+        inode = await self._engine.find(parent, name)
+        return None if inode is None else self._entry(inode)
 
     async def create(
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int, flags: int
@@ -94,8 +95,8 @@ class Names(Shared):
             return self._entry(inode)
         if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
             raise InvalidValueError(f"mknod cannot make a file of type {stat.S_IFMT(mode):o}")
-        new = await self._new_inode(caller, parent, mode, self._reserve_ino())
-        return self._entry(await self._engine.create(parent, name, new._replace(rdev=rdev)))
+        new = await self._new_inode(caller, parent, mode, self._reserve_ino(), rdev=rdev)
+        return self._entry(await self._engine.create(parent, name, new))
 
     async def make_directory(
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int
@@ -109,8 +110,9 @@ class Names(Shared):
         self, caller: Caller, parent: InodeNo, name: bytes, target: bytes
     ) -> Entry:
         """SYMLINK."""
-        new = await self._new_inode(caller, parent, stat.S_IFLNK | 0o777, self._reserve_ino())
-        return self._entry(await self._engine.create(parent, name, new._replace(target=target)))
+        mode = stat.S_IFLNK | 0o777
+        new = await self._new_inode(caller, parent, mode, self._reserve_ino(), target=target)
+        return self._entry(await self._engine.create(parent, name, new))
 
     async def read_link(self, ino: InodeNo) -> bytes:
         """READLINK."""
@@ -186,7 +188,7 @@ class Names(Shared):
         for ino in inos:
             orphan = self._orphans.get(ino)
             if orphan is not None:
-                self._orphans[ino] = orphan._replace(forgotten=True)
+                self._orphans[ino] = Orphan(orphan.raw, forgotten=True)
                 self._let_go_if_unheld(ino)
 
     def _forget_undone(self) -> None:
@@ -247,6 +249,7 @@ class Names(Shared):
         inode = await self._engine.get_inode(ino)
         self._atimes.pop(ino, None)
         if stat.S_ISREG(inode.mode):
+            self._sealer.discard(ino)
             self._open_table.forget_raw(ino)
             self._residency.release(ino, drop_pages=False)
 
@@ -261,7 +264,15 @@ class Names(Shared):
             self._activity.note_pin(inode.ino)
 
     async def _new_inode(
-        self, caller: Caller, parent: InodeNo, mode: int, ino: InodeNo
+        self,
+        caller: Caller,
+        parent: InodeNo,
+        mode: int,
+        ino: InodeNo,
+        *,
+        rdev: int = 0,
+        raw: RawId = NO_RAW,
+        target: bytes = b"",
     ) -> NewInode:
         """Prepare an inode: owner, and permission bits as umask or ACL leave them."""
         directory = await self._engine.get_inode(parent)
@@ -285,13 +296,14 @@ class Names(Shared):
                     (acl.DEFAULT_XATTR, inherited.default),
                 )
                 xattrs = tuple((name, value) for name, value in pairs if value is not None)
-        return NewInode(ino, mode, caller.uid, gid, now_ns(), xattrs=xattrs)
+        return NewInode(ino, mode, caller.uid, gid, now_ns(), rdev, raw, target, xattrs)
 
     async def _new_file(self, caller: Caller, parent: InodeNo, mode: int) -> tuple[NewInode, int]:
         """Prepare a regular file with its empty raw file; the caller closes the descriptor."""
         ready = self._raw_pool.take()
         try:
-            new = await self._new_inode(caller, parent, stat.S_IFREG | (mode & 0o7777), ready.ino)
+            mode = stat.S_IFREG | (mode & 0o7777)
+            new = await self._new_inode(caller, parent, mode, ready.ino, raw=ready.raw)
             # So that stat says the same before and after sealing.
             os.utime(ready.fd, ns=(new.now_ns, new.now_ns))
         except BaseException:
@@ -299,7 +311,7 @@ class Names(Shared):
             raise
         self._note_without_capability(ready.ino)
         self._made.append((ready.ino, ready.raw))
-        return new._replace(raw=ready.raw), ready.fd
+        return new, ready.fd
 
     def _reserve_ino(self) -> InodeNo:
         ino, _ = self._engine.reserve_ids()

@@ -67,8 +67,8 @@ class Operations(Protocol):
     """Every request of a mounted file system."""
 
     # --- names -----------------------------------------------------------------------------------
-    async def lookup(self, parent: InodeNo, name: bytes) -> Entry:
-        """LOOKUP; raises `NotFoundError` (cache the absence for `NEGATIVE_VALID_S`)."""
+    async def lookup(self, parent: InodeNo, name: bytes) -> Entry | None:
+        """LOOKUP; None for a missing name (cache the absence for `NEGATIVE_VALID_S`)."""
         ...
 
     async def create(

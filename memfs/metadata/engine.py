@@ -92,6 +92,13 @@ class Engine(Protocol):
         """
         ...
 
+    async def find(self, parent: InodeNo, name: bytes) -> Inode | None:
+        """Return what `lookup` does, or None where it would raise `NotFoundError`.
+
+        Most names that programs look up are missing, and an exception takes longer than the search.
+        """
+        ...
+
     async def list_directory(
         self, parent: InodeNo, after_cookie: int, limit: int
     ) -> list[DirectoryEntry]:

@@ -169,6 +169,16 @@ async def test_lookup_of_a_missing_name_is_not_found(engine: Engine) -> None:
         await engine.lookup(ROOT_INODE, b"missing")
 
 
+async def test_find_tells_a_missing_name_without_an_error(engine: Engine) -> None:
+    file = await make_file(engine, b"file")
+    assert file == await engine.find(ROOT_INODE, b"file")
+    assert await engine.find(ROOT_INODE, b"missing") is None
+    with pytest.raises(NotADirectoryInodeError):
+        await engine.find(file.ino, b"below")
+    with pytest.raises(NameTooLongError):
+        await engine.find(ROOT_INODE, b"n" * 256)
+
+
 # --- listing -------------------------------------------------------------------------------------
 async def test_listing_goes_on_after_a_cookie_while_names_come_and_go(engine: Engine) -> None:
     """A reader sees each name that stays exactly once."""

@@ -70,6 +70,15 @@ async def test_files_whose_seal_was_not_committed_are_sealed_later(
     assert [await bench.is_sealed(ino) for ino in inos] == [True, True, True]
 
 
+async def test_a_deleted_file_is_not_looked_at_again(bench: Bench) -> None:
+    deleted, kept = await bench.write("deleted", b"content"), await bench.write("kept", b"content")
+    bench.sealer.discard(deleted)
+    bench.sealer.discard(deleted)
+    assert await bench.sealer.step() == 1
+    assert not await bench.is_sealed(deleted)
+    assert await bench.is_sealed(kept)
+
+
 async def test_a_raw_file_that_cannot_be_opened_holds_up_no_other(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

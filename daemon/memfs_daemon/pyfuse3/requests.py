@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
-from memfs.errors import MemfsError, NotFoundError, NotSupportedError
+from memfs.errors import MemfsError, NotSupportedError
 from memfs.filesystem.operations import AttributeRequest
 from memfs.filesystem.replies import NEGATIVE_VALID_S
 from memfs.types import InodeNo
@@ -175,10 +175,8 @@ class Requests(pyfuse3.Operations):
         ino = InodeNo(parent_inode)
         if name == b"." or name == b"..":
             return await self._lookup_dots(ino, name)
-        try:
-            return to_entry(*await self._operations.lookup(ino, name))
-        except NotFoundError:
-            return negative_entry()
+        entry = await self._operations.lookup(ino, name)
+        return negative_entry() if entry is None else to_entry(*entry)
 
     async def _lookup_dots(self, ino: InodeNo, name: bytes) -> EntryAttributes:
         """Answer open_by_handle_at(2), for an inode that the kernel has forgotten."""

@@ -63,13 +63,20 @@ class Namespace(Rows):
 
     async def lookup(self, parent: InodeNo, name: bytes) -> Inode:
         """See `Engine`."""
-        row = self._row(_SELECT_DENTRY, (parent, name))
-        if row is None:
-            self._directory(parent)
-            if len(name) > NAME_BYTES_MAX:
-                raise NameTooLongError(f"name of {len(name)} bytes; {NAME_BYTES_MAX} are allowed")
+        inode = await self.find(parent, name)
+        if inode is None:
             raise NotFoundError(f"no {name!r} in directory {parent}")
-        return self._inode(row[1])
+        return inode
+
+    async def find(self, parent: InodeNo, name: bytes) -> Inode | None:
+        """See `Engine`."""
+        row = self._row(_SELECT_DENTRY, (parent, name))
+        if row is not None:
+            return self._inode(row[1])
+        self._directory(parent)
+        if len(name) > NAME_BYTES_MAX:
+            raise NameTooLongError(f"name of {len(name)} bytes; {NAME_BYTES_MAX} are allowed")
+        return None
 
     async def list_directory(
         self, parent: InodeNo, after_cookie: int, limit: int

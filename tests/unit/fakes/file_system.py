@@ -193,13 +193,16 @@ class FakeFilesystem:
         self._changed = True
 
     # --- names -----------------------------------------------------------------------------------
-    async def lookup(self, parent: InodeNo, name: bytes) -> Entry:
+    async def lookup(self, parent: InodeNo, name: bytes) -> Entry | None:
         self.calls["lookup"] += 1
         if name == b"bug":
             raise ZeroDivisionError("a bug in the file system")
         if name == b"bad-suspension":
             await trio.lowlevel.checkpoint()
-        return self._entry(self._child(parent, name))
+        try:
+            return self._entry(self._child(parent, name))
+        except NotFoundError:
+            return None
 
     async def create(
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int, flags: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memfs.errors import NotFoundError
 from memfs_daemon.kernel.convert import NEGATIVE_ENTRY, pack_entry, pack_opened
 from memfs_daemon.kernel.protocol import (
     BATCH_FORGET_IN,
@@ -43,11 +42,8 @@ class NameHandlers:
 
     async def lookup(self, request: Request) -> bytes:
         """LOOKUP; a missing name is an answer that the kernel keeps, not an error."""
-        try:
-            entry = await self._operations.lookup(request.node, request.data[HEADER_BYTES:-1])
-        except NotFoundError:
-            return NEGATIVE_ENTRY
-        return pack_entry(entry)
+        entry = await self._operations.lookup(request.node, request.data[HEADER_BYTES:-1])
+        return NEGATIVE_ENTRY if entry is None else pack_entry(entry)
 
     async def create(self, request: Request) -> bytes:
         """CREATE."""
