@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import ObjectMissingError, StoreError, StoreUnavailableError
+from memfs.errors import (
+    NoSpaceError,
+    ObjectArchivedError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+)
 
 if TYPE_CHECKING:
     import random
@@ -43,6 +49,17 @@ class FaultKind(enum.StrEnum):
     """The call is done, but its answer is lost."""
     BIT_FLIP = "bit_flip"
     """get_range, get_file: one bit of the bytes differs. Breaks the contract."""
+    FULL = "full"
+    """put_file: the store has no room left, as a directory on a full disk; nothing is stored."""
+    STALE_LIST = "stale_list"
+    """list: as it was before the last changes through this decorator: new objects are missing, and
+    removed ones are there. Breaks the contract."""
+    ARCHIVED = "archived"
+    """get_range, get_file: the object has to be restored first."""
+
+
+STALE_COUNT_MAX = 64
+"""Changes that a stale list does not know of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +146,11 @@ class FaultScript:
 def _applies(kind: FaultKind, operation: str) -> bool:
     if kind in (FaultKind.TORN, FaultKind.CUT):
         return operation == "put_file"
-    if kind is FaultKind.BIT_FLIP:
+    if kind is FaultKind.FULL:
+        return operation == "put_file"
+    if kind is FaultKind.STALE_LIST:
+        return operation == "list"
+    if kind in (FaultKind.BIT_FLIP, FaultKind.ARCHIVED):
         return operation in ("get_range", "get_file")
     return kind is not FaultKind.LOST_ANSWER or operation != "list"
 
@@ -155,6 +176,8 @@ class FaultyStore:
         self.script = script
         self._delay_s = delay_s
         self._deadline_s = deadline_s
+        self._changes: dict[str, ObjectStat | None] = {}
+        """By key what there was before one of the last changes; None: no object."""
 
     @property
     def url(self) -> str:
@@ -164,6 +187,7 @@ class FaultyStore:
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store, unless a fault hits."""
         fault = await self._begin("put_file", key)
+        await self._note_change(key)
         if fault in (FaultKind.TORN, FaultKind.CUT):
             await self._put_half(key, source)
         else:
@@ -199,6 +223,7 @@ class FaultyStore:
     async def delete(self, key: str) -> None:
         """As the inner store, unless a fault hits."""
         fault = await self._begin("delete", key)
+        await self._note_change(key)
         await self._inner.delete(key)
         self._end(fault, f"delete {key}")
 
@@ -210,9 +235,14 @@ class FaultyStore:
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         """As the inner store, unless a fault hits before the first object."""
-        await self._begin("list", prefix)
+        fault = await self._begin("list", prefix)
+        before = dict(self._changes) if fault is FaultKind.STALE_LIST else {}
         async for stat in self._inner.list(prefix):
-            yield stat
+            if stat.key not in before:
+                yield stat
+        for old in before.values():
+            if old is not None and old.key.startswith(prefix):
+                yield old
 
     async def aclose(self) -> None:
         """Close the inner store; never fails."""
@@ -229,6 +259,10 @@ class FaultyStore:
                 raise StoreError(what)
             case FaultKind.MISSING:
                 raise ObjectMissingError(what)
+            case FaultKind.FULL:
+                raise NoSpaceError(what)
+            case FaultKind.ARCHIVED:
+                raise ObjectArchivedError(what, self._delay_s)
             case FaultKind.DELAY:
                 await trio.sleep(self._delay_s)
             case FaultKind.HANG:
@@ -237,6 +271,16 @@ class FaultyStore:
             case _:
                 pass
         return fault
+
+    async def _note_change(self, key: str) -> None:
+        try:
+            before = await self._inner.stat(key)
+        except (ObjectMissingError, StoreUnavailableError):
+            before = None
+        self._changes.pop(key, None)
+        self._changes[key] = before
+        if len(self._changes) > STALE_COUNT_MAX:
+            del self._changes[next(iter(self._changes))]
 
     def _end(self, fault: FaultKind | None, what: str) -> None:
         if fault is FaultKind.LOST_ANSWER:

@@ -46,8 +46,8 @@ PART_BYTES = 8 << 20
 """Bytes of one request of a transfer; at least 5 MiB for S3. guess: hides 50 ms round trips."""
 
 PART_CONCURRENCY = 4
-"""Parts in flight of one transfer: 32 MiB of memory. More than 2 won nothing on a fast link (the
-client's one thread is busy then); on a slow one each hides another's round trip. guess."""
+"""Parts in flight of one transfer, 32 MiB of memory: each hides another's round trip. Guess; on
+loopback put reached 1.3 and get 0.8 of s3fs's own rate (tests/bench/transfers.py, 256 MiB)."""
 
 RATE_BYTES_S_MIN = 64 << 10
 """Slowest link that is still served: a transfer's part may take this long beyond the time-out."""

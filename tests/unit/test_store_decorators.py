@@ -11,7 +11,13 @@ import pytest
 import trio
 import trio.testing
 
-from memfs.errors import ObjectMissingError, StoreError, StoreUnavailableError
+from memfs.errors import (
+    NoSpaceError,
+    ObjectArchivedError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+)
 from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedError
 from memfs.stores.faulty import Fault, FaultKind, FaultScript, FaultyStore
 from memfs.stores.limit import LimitedStore
@@ -146,6 +152,41 @@ async def test_flipped_bits_differ_in_one_place(
     for wrong in (data, rig.target.read_bytes()):
         differing = [a ^ b for a, b in zip(wrong, b"0123456789", strict=True) if a != b]
         assert differing == [1]
+
+
+async def test_a_full_store_stores_nothing(
+    autojump_clock: trio.testing.MockClock, rig: Rig
+) -> None:
+    rig.script.add(Fault(FaultKind.FULL, count=None))
+    with pytest.raises(NoSpaceError):
+        await rig.retrying.put_file("k", rig.source)
+    assert rig.plain.objects == {}
+    assert rig.script.hit_counts[FaultKind.FULL] == 1
+
+
+async def test_a_stale_list_knows_nothing_of_the_last_changes(
+    autojump_clock: trio.testing.MockClock, rig: Rig
+) -> None:
+    rig.plain.objects.update({"a/old": b"1", "a/removed": b"22", "b/removed": b"333"})
+    await rig.faulty.put_file("a/new", rig.source)
+    await rig.faulty.delete("a/removed")
+    await rig.faulty.delete("b/removed")
+    rig.script.add(Fault(FaultKind.STALE_LIST))
+    stale = {stat.key: stat.size async for stat in rig.faulty.list("a/")}
+    assert stale == {"a/old": 1, "a/removed": 2}
+    assert {stat.key async for stat in rig.faulty.list("a/")} == {"a/old", "a/new"}
+
+
+async def test_an_archived_object_is_not_asked_for_again_and_again(
+    autojump_clock: trio.testing.MockClock, rig: Rig
+) -> None:
+    await rig.plain.put_file("k", rig.source)
+    rig.script.add(Fault(FaultKind.ARCHIVED, count=2))
+    with pytest.raises(ObjectArchivedError):
+        await rig.retrying.get_range("k", 0, 4)
+    with pytest.raises(ObjectArchivedError):
+        await rig.retrying.get_file("k", rig.target)
+    assert await rig.retrying.get_range("k", 0, 4) == b"0123"
 
 
 async def test_delays_are_only_delays(autojump_clock: trio.testing.MockClock, rig: Rig) -> None:
