@@ -231,6 +231,8 @@ def assemble(
                     remote,
                     prefetcher,
                     policy,
+                    move_parts.tally,
+                    keys,
                     describe,
                 )
             ),

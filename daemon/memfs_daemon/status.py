@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memfs import __version__
 from memfs.control.report import (
     COUNT_MAX,
+    CodecReport,
     DriverReport,
     PendingReport,
     PrefetchReport,
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from memfs.content.residency import Residency
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Method
+    from memfs.encryption.keys import KeyRing
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import PendingMove, Usage
     from memfs.mover.prefetching import Prefetcher
+    from memfs.moves.tally import CompressionTally
     from memfs.stores.store import RemoteStore
     from memfs_daemon.policy import PolicyMethods
 
@@ -53,6 +56,8 @@ class StatusParts(NamedTuple):
     remote: RemoteStore | None
     prefetcher: Prefetcher
     policy: PolicyMethods
+    tally: CompressionTally
+    keys: KeyRing
     describe_driver: Callable[[], DriverReport]
 
 
@@ -88,6 +93,8 @@ class Status:
             store_url=parts.remote.url if parts.remote is not None else None,
             tiers=self._tiers(usage),
             work=await self._work(usage),
+            codecs=_codecs(parts.tally),
+            keys=tuple(parts.keys.ids),
             prefetch=PrefetchReport.from_json(parts.prefetcher.status()),
             policy=parts.policy.report(),
         ).to_json()
@@ -175,3 +182,8 @@ class Status:
                 )
             )
         return reports
+
+
+def _codecs(tally: CompressionTally) -> tuple[CodecReport, ...]:
+    totals = sorted(tally.totals().items())
+    return tuple(CodecReport(codec, **dataclasses.asdict(total)) for codec, total in totals)

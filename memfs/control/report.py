@@ -143,6 +143,25 @@ class PolicyReport:
         return cls(**value | {"pools": tuple(PoolReport(**pool) for pool in value["pools"])})
 
 
+@dataclass(frozen=True, slots=True)
+class CodecReport:
+    """What one codec came to since the daemon started."""
+
+    codec: str
+    """With its level, and the filter before it: `zstd:3 shuffle:2`."""
+    file_count: int
+    """Files that it encoded."""
+    content_bytes: int
+    """Their uncompressed bytes."""
+    stored_bytes: int
+    """Their compressed bytes."""
+    elapsed_s: float
+    """Reading, encoding and writing; of files at the same time, the sum."""
+    spared_count: int
+    """Files that it did not encode, because a sample told that it would not pay."""
+    spared_bytes: int
+
+
 COUNT_MAX = 10_000
 """Counting stops here: a report must not cost a walk over millions of rows."""
 
@@ -168,6 +187,9 @@ class StatusReport:
     work: WorkReport
     prefetch: PrefetchReport
     policy: PolicyReport
+    codecs: tuple[CodecReport, ...]
+    keys: tuple[str, ...]
+    """Ids of the keys that are configured; the first one encrypts."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the report as JSON values."""
@@ -195,6 +217,8 @@ class StatusReport:
                     "work": WorkReport(**work | {"pending": pending}),
                     "prefetch": PrefetchReport.from_json(content["prefetch"]),
                     "policy": PolicyReport.from_json(content["policy"]),
+                    "codecs": tuple(CodecReport(**codec) for codec in content["codecs"]),
+                    "keys": tuple(content["keys"]),
                 }
             )
         except (KeyError, TypeError) as error:

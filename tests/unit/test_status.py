@@ -12,6 +12,7 @@ from memfs.config import ColdConfig
 from memfs.content.activity import Activity
 from memfs.control.report import (
     COUNT_MAX,
+    CodecReport,
     DriverReport,
     PendingReport,
     PolicyReport,
@@ -77,6 +78,11 @@ REPORT = StatusReport(
         frozen=True,
         pools=(PoolReport("training", 1 << 30, 512 << 20, 3),),
     ),
+    codecs=(
+        CodecReport("none", 0, 0, 0, 0.0, 2, 5 << 20),
+        CodecReport("zstd:3 shuffle:2", 4, 40 << 20, 20 << 20, 2.0, 0, 0),
+    ),
+    keys=("0123456789abcdef", "fedcba9876543210"),
 )
 
 
@@ -121,6 +127,15 @@ def test_the_sources_of_guesses_are_shown_with_their_precision(
     assert not [row for row in rows if row and row[0] == "listing"]
 
 
+def test_the_work_of_codecs_and_the_keys_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(REPORT)
+    text = capsys.readouterr().out
+    assert "0123456789abcdef encrypts; fedcba9876543210 can be read" in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "zstd:3 shuffle:2 4 40.0 MiB 20.0 MiB 2.00 20.0 MiB/s -" in lines
+    assert "none 0 0 B 0 B - - 2 (5.0 MiB)" in lines
+
+
 def test_a_mount_without_work_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     print_status(replace(REPORT, work=WorkReport(0, 0, 0, 0, 0, ())))
     assert "work    none" in capsys.readouterr().out
@@ -149,6 +164,8 @@ async def test_a_full_disk_tier_without_a_store_says_what_helps(
         state.remote if stored else None,
         QuietPrefetcher(),  # type: ignore[arg-type]  # it is asked for its status alone
         PolicyMethods(state.engine, Heat(), GuardedPlanner(), Activity(), 0),
+        state.parts.tally,
+        state.parts.keys,
         lambda: REPORT.driver,
     )
     notes = []

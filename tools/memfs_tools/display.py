@@ -21,7 +21,13 @@ from memfs.sizes import format_duration, format_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from memfs.control.report import PrefetchReport, StatusReport, TierReport, WorkReport
+    from memfs.control.report import (
+        CodecReport,
+        PrefetchReport,
+        StatusReport,
+        TierReport,
+        WorkReport,
+    )
     from memfs.simulation.comparison import Comparison
 
 _BAR_CELLS = 20
@@ -44,6 +50,8 @@ def print_status(report: StatusReport) -> None:
         ("store", report.store_url or "none"),
         ("daemon", f"process {report.pid}, {format_size(report.memory_bytes)} of memory"),
     ]
+    if report.keys:
+        rows.append(("keys", f"{report.keys[0]} encrypts" + _also(report.keys[1:])))
     for name, value in rows:
         console.print(f"  {name:<8}{_safe(value)}", soft_wrap=True)
     console.print(_tier_table(report.tiers))
@@ -59,6 +67,8 @@ def print_status(report: StatusReport) -> None:
     for pool in report.policy.pools:
         used, size = format_size(pool.used_bytes), format_size(pool.size_bytes)
         console.print(f"  pool {_safe(pool.name)}: {used} of {size}, {pool.file_count} files")
+    if report.codecs:
+        console.print(_codec_table(report.codecs))
     for line in _work_lines(report.work):
         console.print(f"  {_safe(line)}", soft_wrap=True)
 
@@ -129,6 +139,35 @@ def _tier_table(tiers: tuple[TierReport, ...]) -> Table:
         budget = "-" if tier.budget_bytes is None else format_size(tier.budget_bytes)
         table.add_row(
             tier.tier, str(tier.file_count), format_size(tier.used_bytes), budget, _bar(tier)
+        )
+    return table
+
+
+def _also(keys: tuple[str, ...]) -> str:
+    return f"; {', '.join(keys)} can be read" if keys else ""
+
+
+def _codec_table(codecs: tuple[CodecReport, ...]) -> Table:
+    """What was compressed since the start: a ratio of 2 is half of the bytes."""
+    table = Table(box=None, pad_edge=True)
+    table.add_column("codec")
+    for heading in ("files", "bytes in", "bytes out", "ratio", "speed", "spared"):
+        table.add_column(heading, justify="right")
+    for codec in codecs:
+        ratio = speed = "-"
+        if codec.stored_bytes:
+            ratio = f"{codec.content_bytes / codec.stored_bytes:.2f}"
+        if codec.elapsed_s > 0:
+            speed = f"{format_size(int(codec.content_bytes / codec.elapsed_s))}/s"
+        spared = f"{codec.spared_count} ({format_size(codec.spared_bytes)})"
+        table.add_row(
+            codec.codec,
+            str(codec.file_count),
+            format_size(codec.content_bytes),
+            format_size(codec.stored_bytes),
+            ratio,
+            speed,
+            spared if codec.spared_count else "-",
         )
     return table
 
