@@ -1,0 +1,68 @@
+"""Glacier at Google's and Azure's, under a mount: configuration, upload, ranges, hydration."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.posix.capabilities import Capability
+from tests.servers.azurite import running_azurite
+from tests.servers.fake_gcs import running_fake_gcs
+from tests.tiers.tiering import SMALL_FRAMES, compressible, pin, residence, send, wait_until_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.conftest import Site
+
+pytestmark = [pytest.mark.needs(Capability.MEMFS_XATTRS), pytest.mark.slow]
+
+BUCKET = "tiers"
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module", params=["gs", "az"])
+def provider(request: pytest.FixtureRequest) -> Iterator[tuple[str, Callable[[], list[str]]]]:
+    """The configuration of a provider, and what lists the keys of its bucket."""
+    with (running_fake_gcs if request.param == "gs" else running_azurite)(BUCKET) as server:
+        options = "\n".join(
+            f"{name} = {json.dumps(value)}" for name, value in server.options.items()
+        )
+        url = f'[glacier]\nurl = "{request.param}://{BUCKET}/SITE"\n'
+        yield f"{url}[glacier.options]\n{options}\n", lambda: server.keys(BUCKET, "")
+
+
+@pytest.fixture(scope="module")
+def tier_config(provider: tuple[str, Callable[[], list[str]]]) -> str:
+    return f"{SMALL_FRAMES}\n{provider[0]}"
+
+
+def test_files_go_there_and_come_back_to_another_mount(
+    place: Path, site: Site, provider: tuple[str, Callable[[], list[str]]]
+) -> None:
+    """Small and large, by ranges and whole, with the store named by the configuration only."""
+    small, large = place / "small", place / "large"
+    small.write_bytes(compressible(100_000))
+    large.write_bytes(compressible(8 * MIB))
+    send("glacier", small, large)
+    assert provider[1]()
+    assert all(key.startswith(f"{site.name}/") for key in provider[1]())
+    assert site.mount is not None
+    site.mount.stop()
+    site.mount.start()
+    assert small.read_bytes() == compressible(100_000)
+    fd = os.open(large, os.O_RDONLY)
+    try:
+        for offset in (0, 3 * MIB - 5, 8 * MIB - 100):
+            expected = compressible(8 * MIB)[offset : offset + 1000]
+            assert os.pread(fd, 1000, offset) == expected
+    finally:
+        os.close(fd)
+    assert residence(large).forms == ["remote"]
+    pin(large, "warm")
+    wait_until_at("warm", large)
+    assert large.read_bytes() == compressible(8 * MIB)
