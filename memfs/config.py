@@ -92,7 +92,7 @@ class GlacierConfig:
     restore_days: int = 3
     """Days for which S3 keeps the restored copy of an archived object."""
     server_side_encryption: str | None = None
-    """S3 server-side encryption header: `AES256` or `aws:kms`."""
+    """S3 server-side encryption: `AES256`, `aws:kms`, or `aws:kms:` and the id or ARN of a key."""
     timeout_s: float = 30.0
     """A read that the store has not answered by then is EIO."""
     transfer_count_max: int = 4

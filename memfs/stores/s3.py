@@ -13,7 +13,13 @@ import botocore.exceptions
 import botocore.parsers
 
 # Imported for its presence: fsspec loads it by the protocol of the URL.
-from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
+from memfs.errors import (
+    MemfsError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+    UsageError,
+)
 from memfs.stores.objects import PART_BYTES, PART_CONCURRENCY, FsspecStore, Page, UploadCallback
 from memfs.stores.restoring import (
     HOUR_S,
@@ -50,6 +56,11 @@ _RESTORE_S = {
 }
 """Longest typical durations, from "Archive retrieval options" of the S3 user guide."""
 
+SERVER_SIDE_ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
+"""Values of x-amz-server-side-encryption."""
+
+_KMS_KEY_PREFIX = "aws:kms:"
+
 CLIENT_ATTEMPTS = 2
 """One retry inside the client for a reset connection; all others are `stores.retry`'s."""
 
@@ -85,7 +96,8 @@ class S3Store(FsspecStore):
         timeout_s: As for `FsspecStore`; also of each wait for the socket.
         thread_count_max: As for `FsspecStore`.
         storage_class: Of new objects; None: the bucket's default.
-        server_side_encryption: `AES256` or `aws:kms`; None: the bucket's default.
+        server_side_encryption: `AES256`, `aws:kms`, or `aws:kms:` and the id or ARN of a key;
+            None: the bucket's default.
         restore_tier: How fast archived objects come back.
         restore_days: How long a restored copy is kept, >= 1.
     """
@@ -117,9 +129,7 @@ class S3Store(FsspecStore):
         self._fs.retries = CLIENT_ATTEMPTS
         self._bucket, _, self._prefix = self._root.partition("/")
         self._archive_class = storage_class if storage_class in ARCHIVE_CLASSES else None
-        self._encryption = (
-            {"ServerSideEncryption": server_side_encryption} if server_side_encryption else {}
-        )
+        self._encryption = _encryption_headers(server_side_encryption)
         # Objects of archive classes could not be read back, so they go there by `archive`.
         first_class = None if self._archive_class else storage_class
         self._upload_headers = self._encryption | (
@@ -319,6 +329,21 @@ class S3Store(FsspecStore):
 
 def _is_archived(head: Mapping[str, Any]) -> bool:
     return bool(head.get("ArchiveStatus")) or head.get("StorageClass") in ARCHIVE_CLASSES
+
+
+def _encryption_headers(wanted: str | None) -> dict[str, str]:
+    """Return the parameters of an upload that ask for encryption by the store."""
+    if wanted is None:
+        return {}
+    if wanted not in SERVER_SIDE_ENCRYPTIONS and not wanted.startswith(_KMS_KEY_PREFIX):
+        raise UsageError(
+            f"glacier.server_side_encryption: no {wanted!r}; "
+            f"write {', '.join(SERVER_SIDE_ENCRYPTIONS)} or {_KMS_KEY_PREFIX}KEY-ID"
+        )
+    if wanted in SERVER_SIDE_ENCRYPTIONS:
+        return {"ServerSideEncryption": wanted}
+    key_id = wanted.removeprefix(_KMS_KEY_PREFIX)
+    return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key_id}
 
 
 def _response(error: BaseException | None) -> dict[str, Any]:
