@@ -33,12 +33,12 @@ HELD_BYTES_MAX = 4 << 20
 """Replies that may wait for a commit; beyond it the commit comes at once. Bounds memory only."""
 EAGER_LOOK_COUNT = 5
 """Looks for the next request before the thread sleeps, about 1 us each: a program that is alone
-asks again within microseconds. Medians and best of 9 interleaved rounds on 2 CPUs with a load of 6:
-20, 60 and 200 looks took more processor time for each request, and no less time."""
+asks again within microseconds. Medians of 9 interleaved rounds on 2 CPUs with a load of 6: 20, 60
+and 200 looks took more processor time and more time; the best rounds differ by noise alone."""
 PAUSE_MS = 1
 """How long the thread waits for the next request before it goes back to trio's loop, if nothing
 else wants it: a program that does one thing after the other asks again within 0.1 ms, and the way
-through the loop and back costs 20 us or more. 1 is the least that poll(2) takes."""
+through the loop and back costs more (20 us: guess). 1 is the least that poll(2) takes."""
 TURN_S = 0.002
 """Time after which trio's other tasks get their turn although requests keep coming. Guess: the way
 through the loop then takes 1 % of the time."""
