@@ -196,7 +196,9 @@ def assemble(
             )
         )
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
-        prefetcher = Prefetcher(move_parts, moves, activity, Predictor(), state_dir)
+        prefetcher = Prefetcher(
+            move_parts, moves, activity, Predictor(), heat.shares, state_dir
+        )
         driver, describe = _build_driver(
             filesystem, registry, mountpoint, config.mount, state_dir, options, choice
         )

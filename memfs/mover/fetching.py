@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
+    from memfs.policy.shares import Shares
     from memfs.types import InodeNo
 
 GIVE_WAY_S = 0.05
@@ -59,14 +60,18 @@ class Fetcher:
     Args:
         parts: The engine, the stores and the owners of state.
         moves: Hydrates.
+        shares: Of the RAM tier; what a pool has reserved is no free room.
         state_dir: On the disk of the cold tier.
         rng: Jitter of pauses.
     """
 
-    def __init__(self, parts: MoveParts, moves: Moves, state_dir: Path, rng: random.Random) -> None:
+    def __init__(
+        self, parts: MoveParts, moves: Moves, shares: Shares, state_dir: Path, rng: random.Random
+    ) -> None:
         self._parts = parts
         self._engine = parts.engine
         self._moves = moves
+        self._shares = shares
         self._state_dir = state_dir
         self._gate = StoreGate(parts.config.policy, rng)
         self._hydrating_count = 0
@@ -193,8 +198,11 @@ class Fetcher:
         residency = self._parts.residency
         if not inode.raw or residency.is_held(inode.ino):
             return False
-        free_bytes = int(residency.budget_bytes * self._parts.config.warm.high_watermark)
-        if residency.used_bytes + page_bytes(inode.size) > free_bytes:
+        room_bytes = int(residency.budget_bytes * self._parts.config.warm.high_watermark)
+        room_bytes -= residency.used_bytes
+        for name, size_bytes in self._shares.sizes.items():
+            room_bytes -= max(0, size_bytes - self._shares.pools[name].used_bytes)
+        if page_bytes(inode.size) > room_bytes:
             return False
         outcome = await residency.lock(inode.ino, inode.raw, inode.size)
         held = outcome in (LockOutcome.LOCKED, LockOutcome.CACHED)

@@ -21,6 +21,7 @@ from memfs.mover.learning import Learner
 from memfs.prediction.accesses import describe
 from memfs.prediction.hints import Hints
 from memfs.prediction.storing import SETTING_NAMES, dump, restore
+from memfs.stores.restoring import without_restores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from memfs.mover.learning import Issued
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
+    from memfs.policy.shares import Shares
     from memfs.prediction.hints import JobProgress
     from memfs.prediction.predictor import Predictor
     from memfs.types import InodeNo
@@ -69,6 +71,7 @@ class Prefetcher:
         moves: Hydrates.
         activity: What programs opened.
         predictor: Learns and guesses; restored from the engine by `load`.
+        shares: Of the RAM tier.
         state_dir: On the disk of the cold tier.
         rng: Jitter of pauses; seeded by tests.
     """
@@ -79,6 +82,7 @@ class Prefetcher:
         moves: Moves,
         activity: Activity,
         predictor: Predictor,
+        shares: Shares,
         state_dir: Path,
         rng: random.Random | None = None,
     ) -> None:
@@ -87,7 +91,7 @@ class Prefetcher:
         self._activity = activity
         self._predictor = predictor
         self._learner = Learner(parts.engine, activity, predictor)
-        self._fetcher = Fetcher(parts, moves, state_dir, rng or random.Random())
+        self._fetcher = Fetcher(parts, moves, shares, state_dir, rng or random.Random())
         self._hints = Hints()
         self._guessed: OrderedDict[InodeNo, Issued] = OrderedDict()
         self._brought: dict[InodeNo, Fetched] = {}
@@ -301,7 +305,8 @@ class Prefetcher:
             if stale or not self._predictor.scores.is_open(ino):
                 continue
             try:
-                with trio.move_on_after(FETCH_S_MAX):
+                # A guess is not worth what the restore of an archived object costs.
+                with trio.move_on_after(FETCH_S_MAX), without_restores():
                     fetched = await self._fetcher.bring(
                         ino,
                         warm=True,

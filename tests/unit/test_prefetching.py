@@ -12,6 +12,7 @@ import pytest
 from memfs.config import ColdConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import OPENS_KEPT_MAX, Activity
 from memfs.mover.prefetching import Prefetcher
+from memfs.policy.shares import Shares
 from memfs.prediction.accesses import Source
 from memfs.prediction.predictor import Predictor
 from memfs.prediction.scores import WINDOW_NS
@@ -39,11 +40,13 @@ class Depot:
 
     def restart(self) -> None:
         self.predictor = Predictor()
+        self.shares = Shares()
         self.prefetcher = Prefetcher(
             self.state.parts,
             self.state.moves,
             self.activity,
             self.predictor,
+            self.shares,
             self.state.state_dir,
             random.Random(1),
         )
@@ -172,6 +175,18 @@ async def test_a_guess_takes_no_room_from_others(open_depot: Callable[..., Depot
     assert len(await depot.raw(inos)) <= 1
     assert depot.state.residency.is_held(kept)
     assert depot.state.residency.held_count == 1
+
+
+async def test_a_guess_takes_no_room_that_a_pool_has_reserved(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """A pool's share is its own, used or not."""
+    depot = open_depot(warm=WarmConfig(size_bytes=1 << 20))
+    inos = await depot.create_remote(12)
+    depot.shares.create("team", 1 << 20, 1 << 20)
+    await depot.open(*inos[:3])
+    assert await depot.raw(inos) == [3, 4]
+    assert depot.state.residency.held_count == 0
 
 
 async def test_a_dead_store_stalls_a_list_and_fails_no_file(
