@@ -232,9 +232,20 @@ class Rounds:
 
     async def _observe_fresh(self, inos: Iterable[InodeNo]) -> list[Candidate]:
         """Return files that were written or used just now, with what their queues make of that."""
-        return [self._weigh(candidate) for candidate in await self._observe(inos, fresh=True)]
+        room_bytes = {
+            share.name: share.queue.capacity_bytes - share.queue.used_bytes
+            for share in (self._heat.shares.rest, *self._heat.shares.pools.values())
+        }
+        weighed = []
+        for candidate in await self._observe(inos, fresh=True):
+            candidate = self._weigh(candidate, room_bytes.get(candidate.pool, 0))
+            if candidate.admitted and candidate.pool in room_bytes:
+                room_bytes[candidate.pool] -= candidate.ram_bytes
+            weighed.append(candidate)
+        return weighed
 
-    def _weigh(self, candidate: Candidate) -> Candidate:
+    def _weigh(self, candidate: Candidate, room_bytes: int) -> Candidate:
+        """Count a use; `room_bytes` are left of the file's share of RAM by those before it."""
         heat, ino = self._heat, candidate.ino
         read_often = False
         if candidate.raw or candidate.packed:
@@ -245,6 +256,8 @@ class Rounds:
             read_often = heat.is_read_often(ino, candidate.ram_bytes, self._now_ns)
         queue = heat.shares.share(candidate.pool).queue
         admitted = queue.access(ino, candidate.ram_bytes) or queue.admits(ino, candidate.ram_bytes)
+        if queue.frozen and ino not in queue and candidate.ram_bytes > room_bytes:
+            admitted = False
         return candidate._replace(admitted=admitted, read_often=read_often)
 
     async def _take_pinned(self) -> None:
@@ -360,7 +373,7 @@ class Rounds:
         shares, used = self._heat.shares, share.view()
         needed_bytes = share.used_bytes - share.budget.low_bytes
         inos = shares.next_to_leave(share, needed_bytes, HELD_A_DRAINING_ROUND)
-        candidates = await self._observe_ranked([InodeNo(ino) for ino in inos])
+        candidates = await self._observe_ranked([InodeNo(ino) for ino in inos], Tier.WARM)
         for gone in set(inos).difference(candidate.ino for candidate in candidates):
             shares.leave(gone)
         moved = {move.ino for move in await self._decide(candidates, {share.name: used})}
@@ -379,7 +392,7 @@ class Rounds:
         visitors = [InodeNo(ino) for ino in self._heat.take_visitors(ACCESSES_A_ROUND)]
         # Files that nobody used since the start go first, the longest unused first of all.
         first = [*visitors, *(ino for ino in inos if ino not in self._heat.cold)]
-        if await self._decide(await self._observe_ranked(dict.fromkeys(first))):
+        if await self._decide(await self._observe_ranked(dict.fromkeys(first), Tier.COLD)):
             self._access_survey.note_found()
         elif self._lanes.has_room:
             await self._drain_disk()
@@ -388,15 +401,21 @@ class Rounds:
         """Have the files leave the disk that its queue lets go."""
         needed_bytes = self._cold_used_bytes - self._limits.cold.low_bytes
         inos = self._heat.next_to_leave_disk(needed_bytes, ACCESSES_A_ROUND)
-        candidates = await self._observe_ranked([InodeNo(ino) for ino in inos])
+        candidates = await self._observe_ranked([InodeNo(ino) for ino in inos], Tier.COLD)
         moved = {move.ino for move in await self._decide(candidates)}
         for candidate in candidates:
             if candidate.ino not in moved and candidate.local_bytes:
                 self._heat.keep_local(candidate.ino, candidate.local_bytes)
 
-    async def _observe_ranked(self, inos: Iterable[InodeNo]) -> list[Candidate]:
+    async def _observe_ranked(self, inos: Iterable[InodeNo], tier: Tier) -> list[Candidate]:
+        """Return files in the order in which they are to leave a tier."""
         found = await self._observe(inos)
-        return [candidate._replace(rank=rank) for rank, candidate in enumerate(found)]
+        return [
+            candidate._replace(
+                rank=rank, leaves_ram=tier == Tier.WARM, leaves_disk=tier == Tier.COLD
+            )
+            for rank, candidate in enumerate(found)
+        ]
 
     def _age_ns_min(self) -> int:
         return min(self._limits.pack_after_ns, self._limits.cold_to_glacier_ns)
@@ -404,7 +423,12 @@ class Rounds:
     # --- deciding --------------------------------------------------------------------------------
     async def _observe(self, inos: Iterable[InodeNo], *, fresh: bool = False) -> list[Candidate]:
         found = [await self._observer.observe(ino, self._now_ns, fresh) for ino in inos]
-        return [candidate for candidate in found if candidate is not None]
+        # Only what the queues offer leaves by a watermark; see `_observe_ranked`.
+        return [
+            candidate._replace(leaves_ram=False, leaves_disk=False)
+            for candidate in found
+            if candidate is not None
+        ]
 
     async def _decide(
         self, candidates: Sequence[Candidate], shares: Mapping[str, ShareView] | None = None

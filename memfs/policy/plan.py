@@ -166,7 +166,7 @@ def _by_age(view: TierView, limits: Limits, free: list[Candidate]) -> list[Move]
 def _from_ram(view: TierView, limits: Limits, free: list[Candidate]) -> list[Move]:
     moves = []
     freed_bytes: dict[str, int] = {}
-    for candidate in eviction_order(c for c in free if c.held):
+    for candidate in eviction_order(c for c in free if c.held and c.leaves_ram):
         pool = candidate.pool if candidate.pool in view.pools else ""
         share = _share(view, limits, pool)
         freed = freed_bytes.get(pool, 0)
@@ -189,7 +189,9 @@ def _from_disk(view: TierView, limits: Limits, free: list[Candidate]) -> list[Mo
     used_bytes = view.cold_used_bytes
     goal = Goal.GLACIER if limits.glacier and limits.store_ready else Goal.PACKED
     detail = f"the disk tier was filled beyond {limits.cold.high_bytes} bytes"
-    for candidate in eviction_order(c for c in free if c.local_bytes and not c.open):
+    for candidate in eviction_order(
+        c for c in free if c.local_bytes and not c.open and c.leaves_disk
+    ):
         if used_bytes <= limits.cold.low_bytes:
             break
         if next_step(candidate, goal) is None:

@@ -78,6 +78,10 @@ class Candidate(NamedTuple):
     """0 to 3: how often it was used since its queue last passed over it."""
     rank: int = 0
     """Its place in the order in which the queues let files go; the lower leave first."""
+    leaves_ram: bool = True
+    """The RAM tier's queue lets it go, should a watermark ask for that."""
+    leaves_disk: bool = True
+    """The disk tier's queue does."""
     admitted: bool = True
     """False: its queue does not let it into RAM now; see `EvictionQueue.admits`."""
     read_often: bool = False

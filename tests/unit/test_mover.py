@@ -17,6 +17,7 @@ from memfs.content.activity import Activity
 from memfs.content.opening import OpenMode
 from memfs.metadata.records import InodeFlags, NewInode
 from memfs.mover.mover import Mover
+from memfs.policy.heat import Heat
 from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import ROOT_INODE, FormKind, InodeNo, Tier
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
@@ -43,6 +44,8 @@ class Depot:
 
     def again(self) -> Mover:
         """Return a mover that has seen nothing yet, as after a start."""
+        policy = self.state.config.policy
+        self.heat = Heat(policy.promote_count, policy.promote_window_s)
         return Mover(
             self.state.parts,
             self.state.moves,
@@ -50,6 +53,7 @@ class Depot:
             self._settle,
             self.state.state_dir,
             random.Random(1),
+            heat=self.heat,
         )
 
     async def create(self, name: str, content: bytes = CONTENT, idle: bool = False) -> InodeNo:
@@ -484,7 +488,7 @@ async def test_a_program_does_not_wait_for_packing(depot: Depot) -> None:
     threads = depot.state.parts.threads
     for _ in range(int(threads.total_tokens)):
         threads.acquire_on_behalf_of_nowait(object())
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         assert (await depot.state.moves.hydrate(ino)).raw
 
 
