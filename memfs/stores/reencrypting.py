@@ -10,7 +10,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from memfs.errors import CorruptDataError
-from memfs.stores.disk import write_all
+from memfs.stores.disk import disk_errors, write_all
 from memfs.stores.envelope import Encryption, Envelope
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Reencryption:
             raise CorruptDataError(f"{self._name}: frame {index}: {error}") from error
         self._sizes.append(len(plain))
         written = plain if self._cipher is None else self._cipher.encrypt_frame(index, plain)
-        write_all(self._target_fd, written)
+        self._append(written)
         self._written_bytes += len(written)
 
     def finish(self) -> tuple[int, SeekTable]:
@@ -78,5 +78,9 @@ class Reencryption:
         if self._envelope is not None and self._cipher is not None:
             trailer = self._envelope.close(self._cipher, trailer)
             table = plain.encrypted(self._cipher, self._envelope.key_id)
-        write_all(self._target_fd, trailer)
+        self._append(trailer)
         return self._written_bytes + len(trailer), table
+
+    def _append(self, data: bytes | memoryview) -> None:
+        with disk_errors(f"a copy of {self._name}"):
+            write_all(self._target_fd, data)

@@ -335,14 +335,14 @@ def _encryption_headers(wanted: str | None) -> dict[str, str]:
     """Return the parameters of an upload that ask for encryption by the store."""
     if wanted is None:
         return {}
-    if wanted not in SERVER_SIDE_ENCRYPTIONS and not wanted.startswith(_KMS_KEY_PREFIX):
+    key_id = wanted.removeprefix(_KMS_KEY_PREFIX)
+    if wanted not in SERVER_SIDE_ENCRYPTIONS and key_id in ("", wanted):
         raise UsageError(
             f"glacier.server_side_encryption: no {wanted!r}; "
             f"write {', '.join(SERVER_SIDE_ENCRYPTIONS)} or {_KMS_KEY_PREFIX}KEY-ID"
         )
     if wanted in SERVER_SIDE_ENCRYPTIONS:
         return {"ServerSideEncryption": wanted}
-    key_id = wanted.removeprefix(_KMS_KEY_PREFIX)
     return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key_id}
 
 

@@ -24,6 +24,7 @@ from memfs.errors import (
     EncryptionKeyError,
     InvalidValueError,
     MemfsError,
+    NoSpaceError,
     StoreError,
 )
 from memfs.stores.container import (
@@ -484,6 +485,14 @@ async def test_a_container_is_encrypted_again_without_its_codec(
             assert table.key_id == OTHER_KEY.id
             assert file.read(0, 3000) == data
             file.verify()
+
+
+def test_a_full_disk_stops_a_copy_and_is_told_as_such(tmp_path: Path) -> None:
+    packed = pack_bytes(tmp_path, sample(300), "none encrypted", 100)
+    fd = os.open("/dev/full", os.O_WRONLY)
+    with open_packed(packed) as file, pytest.raises(NoSpaceError, match="No space left"):
+        file.reencrypt_to(fd, None)
+    os.close(fd)
 
 
 @pytest.mark.parametrize("keys", [None, KeyRing(), KeyRing([OTHER_KEY])])

@@ -57,7 +57,7 @@ async def test_uploads_ask_for_the_encryption_and_its_key(
     await store.aclose()
 
 
-@pytest.mark.parametrize("wanted", ["AES-256", "kms", "aws:kms2"])
+@pytest.mark.parametrize("wanted", ["AES-256", "kms", "aws:kms2", "aws:kms:"])
 def test_an_unknown_encryption_is_refused_at_once(moto: S3Server, wanted: str) -> None:
     with pytest.raises(UsageError, match="write AES256, aws:kms"):
         open_s3(moto, wanted)
