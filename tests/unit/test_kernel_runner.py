@@ -80,7 +80,7 @@ class Kernel:
     async def receive(self, count: int) -> dict[int, int]:
         """Return the errors of the next replies by the number of their requests."""
         replies: dict[int, int] = {}
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len(replies) < count:
                 await trio.lowlevel.wait_readable(self.end)
                 reply = self.end.recv(1 << 17)
