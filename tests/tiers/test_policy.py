@@ -279,6 +279,13 @@ def test_a_policy_that_is_not_there_is_refused_at_the_mount(tmp_path: Path, driv
     """With the names that there are, before anything is mounted."""
     (tmp_path / "config.toml").write_text('[policy]\nname = "missing"\n')
     (tmp_path / "mount").mkdir()
-    arguments = ["--state", tmp_path / "state", "--driver", driver, "-c", tmp_path / "config.toml"]
+    arguments: list[str | Path] = [
+        "--state",
+        tmp_path / "state",
+        "--driver",
+        driver,
+        "-c",
+        tmp_path / "config.toml",
+    ]
     with pytest.raises(MountError, match=r"policy\.name: no policy is named 'missing'"):
         run_memfs("mount", *arguments, tmp_path / "mount")

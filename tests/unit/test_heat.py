@@ -246,9 +246,8 @@ def test_what_is_no_priority_is_refused(text: str) -> None:
         parse_priority(text)
 
 
-def facts(**changes: object) -> Facts:
-    plain = Facts(InodeNo(1), Tier.WARM, None, NOW_NS, "")
-    return plain._replace(**changes)
+def facts(tier: Tier = Tier.WARM, pin: Tier | None = None) -> Facts:
+    return Facts(InodeNo(1), tier, pin, NOW_NS, "")
 
 
 def test_what_would_change_a_place_is_told() -> None:

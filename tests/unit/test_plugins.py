@@ -36,7 +36,8 @@ VIEW = view(HELD, PINNED, FRESH, LARGE, WAITING)
 
 
 def move(ino: int, goal: Goal, /, **changes: object) -> Move:
-    return Move(InodeNo(ino), goal, "mine", "because", 100)._replace(**changes)
+    plain = Move(InodeNo(ino), goal, "mine", "because", 100)
+    return Move(**(plain._asdict() | changes))
 
 
 def pack_all(tier_view: TierView, limits: Limits) -> list[Move]:
