@@ -47,7 +47,7 @@ def running_moto(bucket: str) -> Iterator[S3Server]:
 
 
 def set_restore_looks(server: S3Server, count: int) -> None:
-    """Have restores go one state further (begun, over) after `count` requests; 0: to the end at once.
+    """Have restores go a state further (begun, over) after `count` requests; 0: to the end.
 
     Source: "State transitions" of moto's documentation; its state manager.
     """
