@@ -37,7 +37,8 @@ from memfs.moves.coding import unlock
 from memfs.moves.containers import append_container
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form
-from memfs.stores.disk import disk_errors, read_fully, write_all
+from memfs.moves.uploading import temporary_file
+from memfs.stores.disk import read_fully, write_all
 from memfs.stores.extent import Extent
 from memfs.stores.reading import FrameReader
 from memfs.stores.restoring import without_restores
@@ -138,7 +139,7 @@ async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeN
         results[ino] = MoveResult(outcome)
     if not chosen:
         return results
-    async with _recorded(parts) as attempt, _temporary(parts) as (path, fd):
+    async with _recorded(parts) as attempt, temporary_file(parts, "batch") as (path, fd):
         made = await _fill(parts, attempt.key, chosen, fd)
         if not made:
             return results
@@ -175,7 +176,7 @@ async def compact(parts: MoveParts, batch: Batch) -> int:
     forms = await parts.engine.list_batched(batch.key)
     if not forms:
         return 0
-    async with _recorded(parts) as attempt, _temporary(parts) as (path, fd):
+    async with _recorded(parts) as attempt, temporary_file(parts, "batch") as (path, fd):
         replacements = []
         digests = []
         offset = 0
@@ -233,20 +234,6 @@ async def _recorded(parts: MoveParts) -> AsyncIterator[_BatchAttempt]:
         if not attempt.ended:
             with trio.CancelScope(shield=True):
                 await attempt.give_up()
-
-
-@contextlib.asynccontextmanager
-async def _temporary(parts: MoveParts) -> AsyncIterator[tuple[Path, int]]:
-    """Give an empty file for the block: path and a descriptor for reading and writing."""
-    path = parts.packed_store.temporary_path("batch")
-    with disk_errors(str(path)):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        yield path, fd
-    finally:
-        os.close(fd)
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(functools.partial(path.unlink, missing_ok=True))
 
 
 async def _fill(parts: MoveParts, key: str, inodes: Sequence[Inode], fd: int) -> list[_Part]:
