@@ -13,18 +13,18 @@ from memfs.content.residency import LockOutcome, LockRequest
 from memfs.content.space import measure_cold_space
 from memfs.errors import StaleInodeError
 from memfs.metadata.records import Decision
+from memfs.mover.limits import limits_of
 from memfs.mover.subtrees import SubtreeWalk
 from memfs.mover.surveys import AccessSurvey, PinSurvey
 from memfs.policy.goals import goal_of_pin, next_step
 from memfs.policy.plan import is_draining
-from memfs.policy.view import Budget, Goal, Limits, Move, TierView
+from memfs.policy.view import Budget, Goal, Move, TierView
 from memfs.types import InodeNo, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from memfs.config import Config
     from memfs.content.activity import Activity
     from memfs.metadata.records import PendingMove
     from memfs.mover.lanes import Lanes
@@ -55,21 +55,6 @@ spans the pauses of a program that opens a file again and again."""
 
 FAILED_READS_MAX = 1024
 """Files remembered that could not be fetched for their readers; some 200 kB."""
-
-_NS = 1_000_000_000
-
-
-def limits_of(config: Config, warm_bytes: int, cold_bytes: int, *, glacier: bool) -> Limits:
-    """Return the policy's limits for budgets as measured now."""
-    warm, cold, policy = config.warm, config.cold, config.policy
-    return Limits(
-        warm=Budget.of(warm_bytes, warm.high_watermark, warm.low_watermark),
-        cold=Budget.of(cold_bytes, cold.high_watermark, cold.low_watermark),
-        warm_to_cold_ns=int(policy.warm_to_cold_s * _NS),
-        pack_after_ns=int(policy.pack_after_s * _NS),
-        cold_to_glacier_ns=int(policy.cold_to_glacier_s * _NS),
-        glacier=glacier,
-    )
 
 
 class Rounds:
