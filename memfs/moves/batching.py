@@ -38,14 +38,14 @@ from memfs.moves.containers import append_container
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form
 from memfs.moves.uploading import temporary_file
-from memfs.stores.disk import read_fully, write_all
+from memfs.stores.disk import disk_errors, write_all
 from memfs.stores.extent import Extent
-from memfs.stores.reading import FrameReader
+from memfs.stores.reading import PackedFile
 from memfs.stores.restoring import without_restores
 from memfs.types import BATCH_SEPARATOR, FormKind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from memfs.metadata.records import Batch, Inode
@@ -272,27 +272,34 @@ async def _verify(
     name = f"{remote.url}/{key}"
     try:
         await remote.get_file(key, fetched)
-        fd = os.open(fetched, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            for form, digest in forms:
-                extent = Extent.of(form.location, form.stored_bytes)
-                reader = await FrameReader.open(
-                    _local_reader(fd, extent), extent.size, name, unlock(parts, form.blob)
-                )
-                if reader.table.digest != digest:
-                    raise CorruptDataError(
-                        f"{name}: the part at {extent.start} has another digest than its file"
-                    )
-                await reader.verify()
-        finally:
-            os.close(fd)
+        await trio.to_thread.run_sync(
+            _verify_fetched, parts, fetched, name, forms, limiter=parts.threads
+        )
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(functools.partial(fetched.unlink, missing_ok=True))
 
 
-def _local_reader(fd: int, extent: Extent) -> Callable[[int, int], Awaitable[bytes]]:
-    async def read_range(start: int, end: int) -> bytes:
-        return read_fully(fd, min(end, extent.size) - start, extent.start + start)
-
-    return read_range
+def _verify_fetched(
+    parts: MoveParts, path: Path, name: str, forms: Sequence[tuple[Form, bytes]]
+) -> None:
+    with disk_errors(str(path)):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for form, digest in forms:
+            trio.from_thread.check_cancelled()
+            extent = Extent.of(form.location, form.stored_bytes)
+            with PackedFile(
+                os.dup(fd),
+                f"{name} at {extent.start}",
+                unlock=unlock(parts, form.blob),
+                start=extent.start,
+                stored_bytes=extent.size,
+            ) as packed:
+                if packed.table.digest != digest:
+                    raise CorruptDataError(
+                        f"{name}: the part at {extent.start} has another digest than its file"
+                    )
+                packed.verify()
+    finally:
+        os.close(fd)

@@ -35,7 +35,11 @@ RangeReader = Callable[[int, int], Awaitable[bytes]]
 
 BATCH_BYTES = 8 << 20
 """Stored bytes of one request when a whole object is read; guess: hides a round trip of 50 ms at
-150 MB/s, and two of them are in memory at a time."""
+150 MB/s, and `AHEAD_COUNT` + 2 of them are in memory at a time."""
+
+AHEAD_COUNT = 3
+"""Requests under way while the answer to an earlier one is decoded. As many parts at a time as
+`stores.objects` moves of a transfer; see `tests.bench.transfers`."""
 
 
 class ContentSink:
@@ -83,6 +87,8 @@ class PackedFile:
         name: The file, for messages.
         table: The parsed table where the caller has kept it; else it is read.
         unlock: What decrypts the table that is read; None: nothing does.
+        start: Where the container begins in the file.
+        stored_bytes: Its length; None: up to the end of the file.
 
     Raises:
         CorruptDataError: The table is damaged or the file truncated.
@@ -90,10 +96,18 @@ class PackedFile:
     """
 
     def __init__(
-        self, fd: int, name: str, table: SeekTable | None = None, unlock: Unlock | None = None
+        self,
+        fd: int,
+        name: str,
+        table: SeekTable | None = None,
+        unlock: Unlock | None = None,
+        start: int = 0,
+        stored_bytes: int | None = None,
     ) -> None:
         self._fd = fd
         self._name = name
+        self._start = start
+        self._stored_bytes = stored_bytes
         try:
             self.table = self._read_table(unlock) if table is None else table
             self._codec = get_codec(self.table.codec)
@@ -217,19 +231,21 @@ class PackedFile:
 
     def _read_table(self, unlock: Unlock | None) -> SeekTable:
         with disk_errors(self._name):
-            stored_bytes = os.fstat(self._fd).st_size
+            stored_bytes = self._stored_bytes
+            if stored_bytes is None:
+                stored_bytes = os.fstat(self._fd).st_size - self._start
             start = max(0, stored_bytes - TAIL_BYTES)
-            tail = read_fully(self._fd, stored_bytes - start, start)
+            tail = read_fully(self._fd, stored_bytes - start, self._start + start)
             needed = table_bytes_needed(tail, stored_bytes, self._name)
             if needed > len(tail):
                 start = stored_bytes - needed
-                tail = read_fully(self._fd, needed, start)
+                tail = read_fully(self._fd, needed, self._start + start)
         return parse_table(tail, stored_bytes, self._name, unlock)
 
     def _read_stored(self, frames: range) -> bytes:
         start, end = self.table.stored_range(frames)
         with disk_errors(self._name):
-            stored = read_fully(self._fd, end - start, start)
+            stored = read_fully(self._fd, end - start, self._start + start)
         return _whole(stored, end - start, frames, self._name)
 
 
@@ -353,31 +369,65 @@ class FrameReader:
             StoreError: As `read_range`.
         """
         copy = Reencryption(self.table, target_fd, encryption, self._name)
-        for frames in self._batches():
-            stored = await self._read_stored(frames)
-            await trio.to_thread.run_sync(self._copy_batch, copy, frames, stored)
-            if on_progress is not None:
-                on_progress(copy.done_bytes)
-        return await trio.to_thread.run_sync(copy.finish)
 
-    def _copy_batch(self, copy: Reencryption, frames: range, stored: bytes) -> None:
-        for _, view in _split(self.table, frames, stored):
-            copy.write(view)
+        def take(frames: range, stored: bytes) -> int:
+            for _, view in _split(self.table, frames, stored):
+                copy.write(view)
+            return copy.done_bytes
+
+        await self._for_each_batch(take, on_progress)
+        return await trio.to_thread.run_sync(copy.finish)
 
     async def _drain(self, target_fd: int | None, on_progress: ByteProgress | None) -> None:
         with disk_errors(self._name):
             sink = ContentSink(self.table, target_fd, self._name)
-        for frames in self._batches():
-            stored = await self._read_stored(frames)
-            await trio.to_thread.run_sync(self._take_batch, sink, frames, stored)
-            if on_progress is not None:
-                on_progress(sink.done_bytes)
+
+        def take(frames: range, stored: bytes) -> int:
+            with disk_errors(self._name):
+                for index, view in _split(self.table, frames, stored):
+                    sink.write(self.table.decode_frame(self._codec, index, view, self._name))
+            return sink.done_bytes
+
+        await self._for_each_batch(take, on_progress)
         await trio.to_thread.run_sync(sink.finish)
 
-    def _take_batch(self, sink: ContentSink, frames: range, stored: bytes) -> None:
-        with disk_errors(self._name):
-            for index, view in _split(self.table, frames, stored):
-                sink.write(self.table.decode_frame(self._codec, index, view, self._name))
+    async def _for_each_batch(
+        self, take: Callable[[range, bytes], int], on_progress: ByteProgress | None
+    ) -> None:
+        """Fetch all stored bytes, some ahead, and hand them over in order, in a worker thread."""
+        batches = self._batches()
+        fetched: dict[int, bytes | Exception] = {}
+        arrived = [trio.Event() for _ in batches]
+
+        async def fetch(index: int) -> None:
+            try:
+                fetched[index] = await self._read_stored(batches[index])
+            except Exception as error:
+                fetched[index] = error
+            arrived[index].set()
+
+        begun = 0
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            for index, frames in enumerate(batches):
+                while begun < min(index + 1 + AHEAD_COUNT, len(batches)):
+                    nursery.start_soon(fetch, begun)
+                    begun += 1
+                await arrived[index].wait()
+                stored = fetched.pop(index)
+                try:
+                    if isinstance(stored, Exception):
+                        raise stored
+                    done_bytes = await trio.to_thread.run_sync(take, frames, stored)
+                    if on_progress is not None:
+                        on_progress(done_bytes)
+                except Exception as error:
+                    # Raised below: the nursery would wrap it.
+                    failure = error
+                    nursery.cancel_scope.cancel()
+                    break
+        if failure is not None:
+            raise failure
 
     def _batches(self) -> list[range]:
         """Return all frames in runs of at most `BATCH_BYTES` stored bytes, or of one frame."""
