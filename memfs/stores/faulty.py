@@ -288,11 +288,11 @@ class FaultyStore:
 
     async def _put_half(self, key: str, source: Path) -> None:
         half = source.with_name(f"{source.name}.half")
-        await trio.to_thread.run_sync(_copy_half, source, half)
         try:
+            await trio.to_thread.run_sync(_copy_half, source, half)
             await self._inner.put_file(key, half)
         finally:
-            half.unlink()
+            half.unlink(missing_ok=True)
 
 
 def _copy_half(source: Path, target: Path) -> None:
