@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.content.activity import Activity
@@ -30,6 +30,7 @@ from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.mover.mover import Mover
 from memfs.mover.prefetching import Prefetcher
 from memfs.mover.scrubber import Scrubber
+from memfs.mover.spending import Spending
 from memfs.moves.attempt import MoveParts
 from memfs.moves.moves import Moves
 from memfs.policy.heat import Heat
@@ -44,18 +45,18 @@ from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.prefetch import PrefetchMethods
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
-from memfs_daemon.rekey import RekeyMethods
 from memfs_daemon.scrub import ScrubMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_daemon.tracing import Tracing
+from memfs_daemon.tree_work import TreeMethods
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
     from memfs.config import Config, MountConfig
+    from memfs.control.server import Method
     from memfs.metadata.engine import Engine
-    from memfs.stores.store import RemoteStore
     from memfs_daemon.driver import Driver
     from memfs_daemon.options import MountOptions
 
@@ -81,24 +82,25 @@ class Assembly:
     mountpoint: Path
     state_dir: Path
     engine: Engine
-    remote: RemoteStore | None
     sealer: Sealer
     moves: Moves
-    mover: Mover
-    prefetcher: Prefetcher
     filesystem: Filesystem
-    raw_pool: RawPool
     driver: Driver
-    status: Status
-    prefetch: PrefetchMethods
-    rekey: RekeyMethods
-    policy: PolicyMethods
+    tracing: Tracing
+    spending: Spending
     heat: Heat
     warm_bytes: int
     """Budget of the RAM tier."""
-    tracing: Tracing
-    scrubber: Scrubber
-    scrub: ScrubMethods
+    methods: Mapping[str, Method]
+    """What the control socket answers, by name."""
+    background: tuple[Callable[[], Awaitable[None]], ...]
+    """Runs beside the requests until it is cancelled."""
+
+
+class _Provider(Protocol):
+    """What answers some methods of the control socket."""
+
+    def methods(self) -> Mapping[str, Method]: ...
 
 
 def choose_driver(config: MountConfig) -> DriverChoice:
@@ -149,9 +151,11 @@ def assemble(
         raw_store = RawStore(state_dir)
         stack.callback(raw_store.close)
         packed_store = PackedStore(state_dir)
+        spending = Spending(config.budgets, engine)
         remote = None
         if config.glacier.enabled:
-            remote = open_remote_store(config.glacier, state_dir / GLACIER_NAME)
+            objects_dir = state_dir / GLACIER_NAME
+            remote = open_remote_store(config.glacier, objects_dir, config.budgets, spending)
         raw_pool = RawPool(engine, raw_store)
         stack.callback(raw_pool.close)
         registry = BackingRegistry() if choice.name == "kernel" else None
@@ -197,55 +201,65 @@ def assemble(
         )
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
         prefetcher = Prefetcher(
-            move_parts, moves, activity, Predictor(), heat.shares, state_dir
+            move_parts, moves, activity, Predictor(), heat.shares, state_dir, spending=spending
         )
         driver, describe = _build_driver(
             filesystem, registry, mountpoint, config.mount, state_dir, options, choice
         )
+        mover = Mover(
+            move_parts,
+            moves,
+            activity,
+            filesystem.settle,
+            state_dir,
+            heat=heat,
+            planner=planner,
+            spending=spending,
+        )
         scrubber = Scrubber(move_parts, moves)
+        tracing = Tracing(recorder, mountpoint, config.trace)
+        status = Status(
+            StatusParts(
+                mountpoint,
+                state_dir,
+                config,
+                engine,
+                residency,
+                remote,
+                prefetcher,
+                spending,
+                policy,
+                move_parts.tally,
+                keys,
+                describe,
+            )
+        )
+        providers: tuple[_Provider, ...] = (
+            status,
+            policy,
+            tracing,
+            PrefetchMethods(engine, prefetcher),
+            ScrubMethods(scrubber),
+            TreeMethods(move_parts, moves, mover, heat),
+        )
         yield Assembly(
             mountpoint=mountpoint,
             state_dir=state_dir,
             engine=engine,
-            remote=remote,
             sealer=sealer,
             moves=moves,
-            mover=Mover(
-                move_parts,
-                moves,
-                activity,
-                filesystem.settle,
-                state_dir,
-                heat=heat,
-                planner=planner,
-            ),
-            prefetcher=prefetcher,
             filesystem=filesystem,
-            raw_pool=raw_pool,
             driver=driver,
-            status=Status(
-                StatusParts(
-                    mountpoint,
-                    state_dir,
-                    config,
-                    engine,
-                    residency,
-                    remote,
-                    prefetcher,
-                    policy,
-                    move_parts.tally,
-                    keys,
-                    describe,
-                )
-            ),
-            prefetch=PrefetchMethods(engine, prefetcher),
-            rekey=RekeyMethods(moves),
-            policy=policy,
+            tracing=tracing,
+            spending=spending,
             heat=heat,
             warm_bytes=residency.budget_bytes,
-            scrubber=scrubber,
-            scrub=ScrubMethods(scrubber),
-            tracing=Tracing(recorder, mountpoint, config.trace),
+            methods={
+                name: method
+                for provider in providers
+                for name, method in provider.methods().items()
+            },
+            background=(mover.run, prefetcher.run, tracing.run, scrubber.run, raw_pool.run),
         )
 
 

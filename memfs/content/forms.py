@@ -269,9 +269,7 @@ class FormReader:
 
     async def _open(self, form: Form) -> SeekTable:
         if form.kind == FormKind.PACKED:
-            return await trio.to_thread.run_sync(
-                self._open_packed, form, limiter=self._threads
-            )
+            return await trio.to_thread.run_sync(self._open_packed, form, limiter=self._threads)
         remote = self._need_remote()
         read_range = Extent.of(form.location, form.stored_bytes).reader(remote)
         unlock = Unlock(self._keys, form.blob)
