@@ -143,6 +143,28 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetsConfig:
+    """`[budgets]`: what the mover may spend; None: without limit.
+
+    A day is the last 24 hours. What programs wait for counts, and is never refused.
+    """
+
+    upload_rate_bytes: int | None = None
+    """Bytes a second to the object store, for all transfers together."""
+    download_rate_bytes: int | None = None
+    """Bytes a second from the object store, for all transfers together; programs come first."""
+    requests_per_day: int | None = None
+    """Requests to the object store."""
+    upload_bytes_per_day: int | None = None
+    """Bytes to the object store."""
+    egress_bytes_per_day: int | None = None
+    """Bytes from the object store; each upload is read back once, and that counts as well."""
+    disk_writes_bytes_per_day: int | None = None
+    """Bytes that the mover itself writes to the local disk: packing, fetching in advance, copies
+    made for uploads. What programs write, or have fetched by reading it, is not limited."""
+
+
+@dataclass(frozen=True, slots=True)
 class TraceConfig:
     """`[trace]`: a record of what programs open, for `memfs what-if`."""
 
@@ -164,4 +186,5 @@ class Config:
     glacier: GlacierConfig = field(default_factory=GlacierConfig)
     encryption: EncryptionConfig = field(default_factory=EncryptionConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)

@@ -145,6 +145,20 @@ class StoreUnavailableError(StoreError):
     transient = True
 
 
+class BudgetSpentError(StoreError):
+    """The mover does not begin something, since a budget of the day has no room for it.
+
+    Args:
+        message: Which budget, what is spent of it, and when there is more.
+        wait_s: Seconds until there is room; 0: once what is under way has ended; infinite:
+            a day allows less than it takes.
+    """
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
 class ObjectMissingError(StoreError):
     """The object or file that a form names is not there."""
 

@@ -59,6 +59,7 @@ async def run(parts: Assembly, starter: Starter, manager: ServiceManager) -> Non
         MemfsError: The state directory cannot be recovered.
     """
     await load_pools(parts.engine, parts.heat, parts.warm_bytes)
+    await parts.spending.load()
     await parts.moves.recover()
     await parts.filesystem.recover()
     await parts.tracing.begin()

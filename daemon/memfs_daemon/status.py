@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memfs import __version__
 from memfs.control.report import (
     COUNT_MAX,
+    BudgetReport,
     CodecReport,
     DriverReport,
     PendingReport,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import PendingMove, Usage
     from memfs.mover.prefetching import Prefetcher
+    from memfs.mover.spending import Spending
     from memfs.moves.tally import CompressionTally
     from memfs.stores.store import RemoteStore
     from memfs_daemon.policy import PolicyMethods
@@ -55,6 +57,7 @@ class StatusParts(NamedTuple):
     residency: Residency
     remote: RemoteStore | None
     prefetcher: Prefetcher
+    spending: Spending
     policy: PolicyMethods
     tally: CompressionTally
     keys: KeyRing
@@ -97,6 +100,7 @@ class Status:
             keys=tuple(parts.keys.ids),
             prefetch=PrefetchReport.from_json(parts.prefetcher.status()),
             policy=parts.policy.report(),
+            budgets=_budgets(parts.spending),
         ).to_json()
 
     async def pending(self, limit: int = COUNT_MAX) -> JsonValue:
@@ -182,6 +186,13 @@ class Status:
                 )
             )
         return reports
+
+
+def _budgets(spending: Spending) -> tuple[BudgetReport, ...]:
+    return tuple(
+        BudgetReport(str(use.spent), use.limit, use.used, use.reserved, use.frees_s)
+        for use in spending.uses()
+    )
 
 
 def _codecs(tally: CompressionTally) -> tuple[CodecReport, ...]:

@@ -162,6 +162,21 @@ class CodecReport:
     spared_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetReport:
+    """What may be spent in a day."""
+
+    budget: str
+    """The key in `[budgets]`: `requests_per_day` is in requests, the others are in bytes."""
+    limit: int
+    used: int
+    """In the last day, by the mover and by programs."""
+    reserved: int
+    """For what is under way."""
+    frees_s: float
+    """Until some of what is used comes back; 0 if nothing is."""
+
+
 COUNT_MAX = 10_000
 """Counting stops here: a report must not cost a walk over millions of rows."""
 
@@ -187,6 +202,8 @@ class StatusReport:
     work: WorkReport
     prefetch: PrefetchReport
     policy: PolicyReport
+    budgets: tuple[BudgetReport, ...]
+    """Those that are configured."""
     codecs: tuple[CodecReport, ...]
     keys: tuple[str, ...]
     """Ids of the keys that are configured; the first one encrypts."""
@@ -217,6 +234,7 @@ class StatusReport:
                     "work": WorkReport(**work | {"pending": pending}),
                     "prefetch": PrefetchReport.from_json(content["prefetch"]),
                     "policy": PolicyReport.from_json(content["policy"]),
+                    "budgets": tuple(BudgetReport(**budget) for budget in content["budgets"]),
                     "codecs": tuple(CodecReport(**codec) for codec in content["codecs"]),
                     "keys": tuple(content["keys"]),
                 }

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import MemfsError
+from memfs.mover.costs import cost_of_part, cost_of_upload, stored_bytes_max
 from memfs.moves.outcome import MoveOutcome
+from memfs.policy.budgets import Spent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from memfs.config import GlacierConfig
+    from memfs.mover.spending import Spending
     from memfs.moves.moves import Moves
+    from memfs.policy.budgets import Cost
     from memfs.policy.view import Move
     from memfs.types import InodeNo
 
@@ -32,6 +36,7 @@ class Batcher:
         moves: Makes the object.
         config: When a batch is full.
         gathered: Of the lanes: holds each move from its coming to its end.
+        spending: Keeps room in the budgets for what is gathered.
         finish: Makes the rest of a move, with an upload of its own where the batch left it out.
         fail: Told the moves that wait, and why; records that.
     """
@@ -41,6 +46,7 @@ class Batcher:
         moves: Moves,
         config: GlacierConfig,
         gathered: dict[InodeNo, Move],
+        spending: Spending,
         finish: Callable[[Move, int], Awaitable[None]],
         fail: Callable[[list[Move], MemfsError | OSError], Awaitable[None]],
     ) -> None:
@@ -49,8 +55,11 @@ class Batcher:
         self._finish = finish
         self._fail = fail
         self._gathered = gathered
+        self._spending = spending
         self._next: dict[InodeNo, Move] = {}
         self._next_bytes = 0
+        self._next_costs: list[Cost] = []
+        """Reserved for them."""
         self._alone: set[InodeNo] = set()
         self._changed = trio.Event()
 
@@ -59,7 +68,17 @@ class Batcher:
         return size_bytes <= self._config.batch_file_bytes_max and ino not in self._alone
 
     def add(self, move: Move, size_bytes: int) -> None:
-        """Gather a move; it is made with the others."""
+        """Gather a move; it is made with the others.
+
+        Raises:
+            BudgetSpentError: A budget has no room for it; it is not gathered.
+        """
+        cost = cost_of_part(size_bytes)
+        if not self._next:
+            requests = cost_of_upload(stored_bytes_max(self._config.batch_size_bytes), copied=True)
+            cost[Spent.REQUESTS] = requests[Spent.REQUESTS]
+        self._spending.reserve(cost)
+        self._next_costs.append(cost)
         self._gathered[move.ino] = self._next[move.ino] = move
         self._next_bytes += size_bytes
         self._changed.set()
@@ -90,10 +109,13 @@ class Batcher:
     async def flush(self) -> None:
         """Write what is gathered now."""
         moves, self._next = self._next, {}
+        costs, self._next_costs = self._next_costs, []
         self._next_bytes = 0
         try:
-            await self._write(list(moves.values()))
+            await self._write(list(moves.values()), costs)
         finally:
+            for cost in costs:
+                self._spending.release(cost)
             for ino in moves:
                 self._gathered.pop(ino, None)
 
@@ -101,14 +123,19 @@ class Batcher:
         await self._changed.wait()
         self._changed = trio.Event()
 
-    async def _write(self, moves: list[Move]) -> None:
+    async def _write(self, moves: list[Move], costs: list[Cost]) -> None:
         if not moves:
             return
         try:
             results = await self._moves.upload_batch([move.ino for move in moves])
         except (MemfsError, OSError) as error:
+            # How much of it was written is not known.
+            self._spending.spend(Spent.DISK_WRITES, sum(cost[Spent.DISK_WRITES] for cost in costs))
             await self._fail(moves, error)
             return
+        # The object, and what was read back of it.
+        written_bytes = 2 * sum(result.moved_bytes for result in results.values())
+        self._spending.spend(Spent.DISK_WRITES, written_bytes)
         for move in moves:
             outcome, moved_bytes = results[move.ino]
             if outcome == MoveOutcome.SUPERSEDED:

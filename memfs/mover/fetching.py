@@ -6,6 +6,7 @@ that wait for the store come first.
 
 from __future__ import annotations
 
+import math
 import stat
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,9 +15,17 @@ import trio
 
 from memfs.content.residency import LockOutcome, page_bytes
 from memfs.content.space import measure_cold_space
-from memfs.errors import NoSpaceError, ObjectMissingError, StaleInodeError, StoreError
+from memfs.errors import (
+    BudgetSpentError,
+    NoSpaceError,
+    ObjectMissingError,
+    StaleInodeError,
+    StoreError,
+)
 from memfs.metadata.records import Decision, InodeFlags
+from memfs.mover.costs import cost_of_fetch, stored_bytes_max
 from memfs.mover.store_gate import StoreGate
+from memfs.policy.budgets import Spent
 from memfs.types import FormKind, Tier
 
 if TYPE_CHECKING:
@@ -24,8 +33,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.records import Inode
+    from memfs.mover.spending import Spending
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
+    from memfs.policy.budgets import Cost
     from memfs.policy.shares import Shares
     from memfs.types import InodeNo
 
@@ -62,17 +73,25 @@ class Fetcher:
         moves: Hydrates.
         shares: Of the RAM tier; what a pool has reserved is no free room.
         state_dir: On the disk of the cold tier.
+        spending: The budgets.
         rng: Jitter of pauses.
     """
 
     def __init__(
-        self, parts: MoveParts, moves: Moves, shares: Shares, state_dir: Path, rng: random.Random
+        self,
+        parts: MoveParts,
+        moves: Moves,
+        shares: Shares,
+        state_dir: Path,
+        spending: Spending,
+        rng: random.Random,
     ) -> None:
         self._parts = parts
         self._engine = parts.engine
         self._moves = moves
         self._shares = shares
         self._state_dir = state_dir
+        self._spending = spending
         self._gate = StoreGate(parts.config.policy, rng)
         self._hydrating_count = 0
         self._reserved_bytes = 0
@@ -153,10 +172,15 @@ class Fetcher:
             await self._give_way()
             self._hydrating_count += 1
             try:
-                hydrated = await self._moves.hydrate(inode.ino)
+                with self._spending.reserved(_cost(inode, asks_store=asks_store)):
+                    hydrated = await self._moves.hydrate(inode.ino)
             finally:
                 self._hydrating_count -= 1
         except NoSpaceError as error:
+            raise StalledError(str(error)) from error
+        except BudgetSpentError as error:
+            if math.isinf(error.wait_s):
+                raise
             raise StalledError(str(error)) from error
         except StoreError as error:
             if asks_store and error.transient and not isinstance(error, ObjectMissingError):
@@ -208,3 +232,8 @@ class Fetcher:
         held = outcome in (LockOutcome.LOCKED, LockOutcome.CACHED)
         self.held_count += held
         return held
+
+
+def _cost(inode: Inode, *, asks_store: bool) -> Cost:
+    written: Cost = {Spent.DISK_WRITES: inode.size}
+    return written | cost_of_fetch(stored_bytes_max(inode.size)) if asks_store else written

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from memfs.config import BudgetsConfig
 from memfs.errors import MemfsError
 from memfs.mover.lanes import Lanes
 from memfs.mover.memory import HeatMemory
 from memfs.mover.observation import Observer
 from memfs.mover.placement import Placer
 from memfs.mover.rounds import Rounds
+from memfs.mover.spending import Spending
 from memfs.mover.upkeep import GARBAGE_A_ROUND, Upkeep
 from memfs.policy.heat import Heat
 from memfs.policy.plugins import GuardedPlanner
+from memfs.stores.paced import unhurried
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -62,6 +65,7 @@ class Mover:
         rng: Jitter of pauses; seeded by tests.
         heat: What is known of the use of files; None: nothing yet.
         planner: The policy in charge; None: the built-in one.
+        spending: The budgets; None: nothing is limited.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Mover:
         rng: random.Random | None = None,
         heat: Heat | None = None,
         planner: GuardedPlanner | None = None,
+        spending: Spending | None = None,
     ) -> None:
         self._config = parts.config
         self._moves = moves
@@ -85,8 +90,15 @@ class Mover:
         heat = heat or Heat(policy.promote_count, policy.promote_window_s)
         self._memory = HeatMemory(parts.engine, heat)
         observer = Observer(parts, self._lanes, heat)
+        self._spending = spending or Spending(BudgetsConfig(), parts.engine)
         self._placer = Placer(
-            parts, moves, observer, heat, self._lanes.gathered, rng or random.Random()
+            parts,
+            moves,
+            observer,
+            heat,
+            self._lanes.gathered,
+            self._spending,
+            rng or random.Random(),
         )
         self._rounds = Rounds(
             parts,
@@ -111,11 +123,13 @@ class Mover:
     async def run(self) -> None:
         """Do rounds, moves and upkeep until cancelled."""
         try:
-            await self._run()
+            with unhurried():
+                await self._run()
         finally:
             # The engine answers at once; nothing waits here for a store or a disk.
             with trio.CancelScope(shield=True):
                 await self._guarded(self._memory.save)
+                await self._guarded(self._spending.save)
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -150,6 +164,7 @@ class Mover:
 
     async def _round(self) -> bool:
         await self._memory.step()
+        await self._spending.step()
         more = await self._settle()
         if self._activity.take_freed():
             await self._moves.collect_garbage(GARBAGE_A_ROUND)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from memfs.content.residency import LockOutcome
 from memfs.errors import (
+    BudgetSpentError,
     MemfsError,
     ObjectArchivedError,
     ObjectMissingError,
@@ -20,9 +21,11 @@ from memfs.errors import (
 )
 from memfs.metadata.records import Decision, PendingMove
 from memfs.mover.batcher import Batcher
+from memfs.mover.costs import cost_of_step
 from memfs.mover.observation import UNPACKABLE_RULE, unpackable_detail
 from memfs.mover.store_gate import StoreGate
 from memfs.moves.outcome import MoveOutcome, MoveResult
+from memfs.policy.budgets import Spent
 from memfs.policy.goals import Step, next_step
 from memfs.policy.plan import make_room
 from memfs.policy.view import Goal
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.mover.observation import Observer
+    from memfs.mover.spending import Spending
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
     from memfs.policy.heat import Heat
@@ -62,6 +66,7 @@ class Placer:
         observer: Looks at files.
         heat: Is told what comes into RAM and leaves it, and what leaves the disk.
         gathered: Of the lanes: moves that wait for a batch.
+        spending: What moves may take.
         rng: Jitter of pauses; seeded by tests.
     """
 
@@ -72,16 +77,18 @@ class Placer:
         observer: Observer,
         heat: Heat,
         gathered: dict[InodeNo, Move],
+        spending: Spending,
         rng: random.Random,
     ) -> None:
         self._parts = parts
         self._moves = moves
         self._observer = observer
         self._heat = heat
+        self._spending = spending
         self._rng = rng
         self.gate = StoreGate(parts.config.policy, rng)
         self.batcher = Batcher(
-            moves, parts.config.glacier, gathered, self.place, self._postpone_batch
+            moves, parts.config.glacier, gathered, spending, self.place, self._postpone_batch
         )
         self.restoring: set[InodeNo] = set()
         """Files whose objects are being restored because a program or a pin wants them."""
@@ -98,6 +105,8 @@ class Placer:
             await self._place(move, moved_bytes)
         except StaleInodeError:
             return
+        except BudgetSpentError as error:
+            await self.wait_for_budget(move.ino, move.goal.tier, error)
         except ObjectArchivedError as error:
             if len(self.restoring) < RESTORING_COUNT_MAX:
                 self.restoring.add(move.ino)
@@ -130,7 +139,9 @@ class Placer:
                 self.batcher.add(move, candidate.ram_bytes)
                 return
             try:
-                result = await self._take(step, candidate, move)
+                result = await self._take_within_budgets(step, candidate, move)
+            except BudgetSpentError:
+                raise
             except StoreError as error:
                 # Of an archived object the store did all that it can for now.
                 if asks_store and not isinstance(error, ObjectMissingError | ObjectArchivedError):
@@ -148,12 +159,32 @@ class Placer:
                 return
             moved_bytes += result.moved_bytes
 
+    @property
+    def store_ready(self) -> bool:
+        """True if the store is worth asking, and the budgets of the day leave something to ask."""
+        return not self.gate.wait_s and self._spending.store_refusal() is None
+
     async def wait_for_store(self, ino: InodeNo, wanted: Tier) -> None:
         """Have a file wait until the store is asked again, and a little longer than the first."""
+        refusal = self._spending.store_refusal()
+        if refusal is not None and not self.gate.wait_s:
+            await self.wait_for_budget(ino, wanted, refusal)
+            return
         pause_s = (
             self.gate.wait_s + self._rng.uniform(0.0, 1.0) * self._parts.config.policy.retry_s_min
         )
         await self.postpone(ino, wanted, self.gate.reason or "the store is down", pause_s)
+
+    async def wait_for_budget(self, ino: InodeNo, wanted: Tier, error: BudgetSpentError) -> None:
+        """Have a file wait until there is room in a budget, or until the longest pause is over.
+
+        Not longer than that: by then the budget may have been raised.
+        """
+        policy = self._parts.config.policy
+        pause_s = min(max(error.wait_s, policy.retry_s_min), policy.retry_s_max)
+        # After the others of its hour by chance: not all of them are looked at in one round.
+        pause_s += self._rng.uniform(0.0, 1.0) * policy.retry_s_min
+        await self.postpone(ino, wanted, str(error), pause_s)
 
     async def settle(self, move: Move, moved_bytes: int) -> None:
         """Record that a file is where it belongs, and why."""
@@ -208,6 +239,16 @@ class Placer:
         await engine.clear_pending(ino)
         await engine.record_decision(ino, Decision(UNPACKABLE_RULE, detail, 0, time.time_ns()))
         engine.commit_nowait()
+
+    async def _take_within_budgets(
+        self, step: Step, candidate: Candidate, move: Move
+    ) -> MoveResult:
+        cost = cost_of_step(step, candidate)
+        with self._spending.reserved(cost) as actual:
+            result = await self._take(step, candidate, move)
+            if Spent.DISK_WRITES in actual:
+                actual[Spent.DISK_WRITES] = min(actual[Spent.DISK_WRITES], result.moved_bytes)
+            return result
 
     async def _take(self, step: Step, candidate: Candidate, move: Move) -> MoveResult:
         ino = candidate.ino

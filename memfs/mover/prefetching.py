@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.config import BudgetsConfig
 from memfs.errors import MemfsError, StaleInodeError
 from memfs.mover.fetching import Fetcher, StalledError
 from memfs.mover.learning import Learner
+from memfs.mover.spending import Spending
 from memfs.prediction.accesses import describe
 from memfs.prediction.hints import Hints
 from memfs.prediction.storing import SETTING_NAMES, dump, restore
+from memfs.stores.paced import unhurried
 from memfs.stores.restoring import without_restores
 
 if TYPE_CHECKING:
@@ -74,6 +77,7 @@ class Prefetcher:
         shares: Of the RAM tier.
         state_dir: On the disk of the cold tier.
         rng: Jitter of pauses; seeded by tests.
+        spending: The budgets; None: nothing is limited.
     """
 
     def __init__(
@@ -85,13 +89,21 @@ class Prefetcher:
         shares: Shares,
         state_dir: Path,
         rng: random.Random | None = None,
+        spending: Spending | None = None,
     ) -> None:
         self._engine = parts.engine
         self._worker_count = parts.config.glacier.transfer_count_max
         self._activity = activity
         self._predictor = predictor
         self._learner = Learner(parts.engine, activity, predictor)
-        self._fetcher = Fetcher(parts, moves, shares, state_dir, rng or random.Random())
+        self._fetcher = Fetcher(
+            parts,
+            moves,
+            shares,
+            state_dir,
+            spending or Spending(BudgetsConfig(), parts.engine),
+            rng or random.Random(),
+        )
         self._hints = Hints()
         self._guessed: OrderedDict[InodeNo, Issued] = OrderedDict()
         self._brought: dict[InodeNo, Fetched] = {}
@@ -165,14 +177,18 @@ class Prefetcher:
         """Learn and fetch until cancelled; stores what was learned at the end."""
         await self.load()
         try:
-            async with trio.open_nursery() as nursery:
-                for index in range(self._worker_count):
-                    # One worker looks at guesses first, so that a long list delays none.
-                    nursery.start_soon(self._run_worker, index > 0)
-                await self._run_learning()
+            with unhurried():
+                await self._run()
         finally:
             with trio.CancelScope(shield=True):
                 await self.save()
+
+    async def _run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for index in range(self._worker_count):
+                # One worker looks at guesses first, so that a long list delays none.
+                nursery.start_soon(self._run_worker, index > 0)
+            await self._run_learning()
 
     async def step(self) -> None:
         """Learn what was opened and fetch all that follows from it, one file after the other."""

@@ -150,7 +150,7 @@ class Rounds:
             max(0, parts.residency.budget_bytes - sum(shares.sizes.values())),
             space.budget_bytes,
             glacier=parts.remote is not None,
-        )._replace(store_ready=not self._placer.gate.wait_s)
+        )._replace(store_ready=self._placer.store_ready)
         self._cold_used_bytes = max(0, space.used_bytes - self._lanes.freeing_bytes)
         self._heat.limits = self._limits
         self._heat.cold.resize(self._limits.cold.high_bytes)
@@ -299,7 +299,7 @@ class Rounds:
         for pending in await self._engine.list_pending(self._now_ns, DUE_A_ROUND):
             if pending.ino in self._lanes:
                 continue
-            if pending.wanted == Tier.GLACIER and self._placer.gate.wait_s:
+            if pending.wanted == Tier.GLACIER and not self._placer.store_ready:
                 await self._placer.wait_for_store(pending.ino, pending.wanted)
                 continue
             candidate = await self._observer.observe(pending.ino, self._now_ns)

@@ -22,6 +22,7 @@ from memfs.types import BLOCK_BYTES, FormKind
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from memfs.codecs.codec import Codec
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.coding import Coding
@@ -38,8 +39,13 @@ class _DoesNotShrinkError(Exception):
     """Stops the packing of a file that has no gain any more."""
 
 
-async def pack(parts: MoveParts, ino: InodeNo) -> MoveResult:
+async def pack(parts: MoveParts, ino: InodeNo, codec: Codec | None = None) -> MoveResult:
     """Give a sealed raw file its packed form.
+
+    Args:
+        parts: What moves work with.
+        ino: The file.
+        codec: For this form; None: the one in force on the file.
 
     Raises:
         StaleInodeError: The file is gone.
@@ -57,10 +63,10 @@ async def pack(parts: MoveParts, ino: InodeNo) -> MoveResult:
         return MoveResult(MoveOutcome.UNNEEDED)
     if await parts.sealer.adopt_if_changed(inode):
         return MoveResult(MoveOutcome.SUPERSEDED)
-    stored_bytes_max = inode.blocks * BLOCK_BYTES - DISK_BLOCK_BYTES
+    stored_bytes_max = stored_bytes_limit(inode)
     if stored_bytes_max <= 0:
         return MoveResult(MoveOutcome.INCOMPRESSIBLE)
-    coding = await choose_coding(parts, inode, parts.config.cold.codec)
+    coding = await choose_coding(parts, inode, parts.config.cold.codec, codec)
     if not coding.worthwhile:
         return MoveResult(MoveOutcome.INCOMPRESSIBLE)
     number = parts.engine.reserve_blob()
@@ -81,7 +87,8 @@ async def pack(parts: MoveParts, ino: InodeNo) -> MoveResult:
                 limiter=parts.threads,
             )
             if summary is None:
-                return MoveResult(MoveOutcome.INCOMPRESSIBLE)
+                # So much was written at most, and is gone again.
+                return MoveResult(MoveOutcome.INCOMPRESSIBLE, stored_bytes_max)
             parts.faults.reach("pack.written")
             await trio.to_thread.run_sync(
                 _verify,
@@ -101,6 +108,11 @@ async def pack(parts: MoveParts, ino: InodeNo) -> MoveResult:
     return MoveResult(
         MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED, summary.stored_bytes
     )
+
+
+def stored_bytes_limit(inode: Inode) -> int:
+    """Return what the packed form of a raw file may take up at most to be worth having."""
+    return inode.blocks * BLOCK_BYTES - DISK_BLOCK_BYTES
 
 
 async def find_form(parts: MoveParts, inode: Inode, kind: FormKind) -> Form | None:

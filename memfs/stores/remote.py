@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from memfs.config import BudgetsConfig
 from memfs.errors import UsageError
 from memfs.stores.directory import DirectoryStore
 from memfs.stores.limit import LimitedStore
+from memfs.stores.metered import MeteredStore
+from memfs.stores.paced import PacedStore
 from memfs.stores.probing import ProbedStore
 from memfs.stores.restoring import RestoreTier
 from memfs.stores.retry import RetryingStore, RetryPolicy
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memfs.config import GlacierConfig
+    from memfs.stores.metered import Meter
     from memfs.stores.store import RemoteStore
 
 log = logging.getLogger(__name__)
@@ -32,7 +36,12 @@ RANGE_COUNT_MAX = 16
 """Range reads at a time, besides transfers: readers of remote-only files; guess."""
 
 
-def open_remote_store(config: GlacierConfig, default_dir: Path) -> RemoteStore:
+def open_remote_store(
+    config: GlacierConfig,
+    default_dir: Path,
+    budgets: BudgetsConfig | None = None,
+    meter: Meter | None = None,
+) -> RemoteStore:
     """Return the configured store, ready for use.
 
     Blocks: creates a local directory, imports a protocol's package. No network yet.
@@ -40,15 +49,21 @@ def open_remote_store(config: GlacierConfig, default_dir: Path) -> RemoteStore:
     Args:
         config: Of the mount.
         default_dir: Where objects lie if `config.url` is None.
+        budgets: Rates of transfers; None: without limit.
+        meter: Counts what is spent; None: nobody does.
 
     Raises:
         UsageError: The URL is wrong, or the package of its protocol is not installed.
     """
     policy = RetryPolicy(deadline_s=config.timeout_s)
-    limited = LimitedStore(
-        _open_plain(config, default_dir), config.transfer_count_max, RANGE_COUNT_MAX
-    )
-    return RetryingStore(limited, policy, random.Random())
+    plain = _open_plain(config, default_dir)
+    metered = MeteredStore(plain, meter) if meter is not None else plain
+    limited = LimitedStore(metered, config.transfer_count_max, RANGE_COUNT_MAX)
+    retrying = RetryingStore(limited, policy, random.Random())
+    budgets = budgets or BudgetsConfig()
+    rates = budgets.upload_rate_bytes, budgets.download_rate_bytes
+    # Outermost: waiting for one's turn takes nothing of a call's deadline.
+    return retrying if rates == (None, None) else PacedStore(retrying, *rates)
 
 
 def _open_plain(config: GlacierConfig, default_dir: Path) -> RemoteStore:

@@ -12,6 +12,7 @@ from memfs.config import ColdConfig
 from memfs.content.activity import Activity
 from memfs.control.report import (
     COUNT_MAX,
+    BudgetReport,
     CodecReport,
     DriverReport,
     PendingReport,
@@ -24,6 +25,7 @@ from memfs.control.report import (
     WorkReport,
 )
 from memfs.errors import InvalidValueError
+from memfs.mover.spending import Spending
 from memfs.policy.heat import Heat
 from memfs.policy.plugins import GuardedPlanner
 from memfs_daemon.policy import PolicyMethods
@@ -78,6 +80,10 @@ REPORT = StatusReport(
         frozen=True,
         pools=(PoolReport("training", 1 << 30, 512 << 20, 3),),
     ),
+    budgets=(
+        BudgetReport("egress_per_day", 100 << 30, 50 << 30, 1 << 30, 3600.0),
+        BudgetReport("requests_per_day", 1000, 0, 0, 0.0),
+    ),
     codecs=(
         CodecReport("none", 0, 0, 0, 0.0, 2, 5 << 20),
         CodecReport("zstd:3 shuffle:2", 4, 40 << 20, 20 << 20, 2.0, 0, 0),
@@ -105,6 +111,9 @@ def test_the_table_shows_use_reasons_and_waiting_work(
         "kernel, served by the daemon (Linux 6.8 is older than 6.9)",
         "256.0 MiB",
         "█████░░░░░░░░░░░░░░░  25%",
+        "egress_per_day: 50.0 GiB of 100.0 GiB used, 1.0 GiB kept",
+        "for what is under way, more in 1 h",
+        "requests_per_day: 0 of 1000 used",
         "warm: locking is refused: raise RLIMIT_MEMLOCK",
         "2 open for writing, 1 moving, 10000 or more waiting to move",
         "-> glacier: the store refuses: 403 (tried 3 times, again in 42 s)",
@@ -163,6 +172,7 @@ async def test_a_full_disk_tier_without_a_store_says_what_helps(
         state.residency,
         state.remote if stored else None,
         QuietPrefetcher(),  # type: ignore[arg-type]  # it is asked for its status alone
+        Spending(config.budgets, state.engine),
         PolicyMethods(state.engine, Heat(), GuardedPlanner(), Activity(), 0),
         state.parts.tally,
         state.parts.keys,

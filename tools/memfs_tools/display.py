@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from memfs.control.report import (
+        BudgetReport,
         CodecReport,
         PrefetchReport,
         StatusReport,
@@ -67,10 +68,22 @@ def print_status(report: StatusReport) -> None:
     for pool in report.policy.pools:
         used, size = format_size(pool.used_bytes), format_size(pool.size_bytes)
         console.print(f"  pool {_safe(pool.name)}: {used} of {size}, {pool.file_count} files")
+    for budget in report.budgets:
+        console.print(f"  {_safe(_budget_line(budget))}", soft_wrap=True)
     if report.codecs:
         console.print(_codec_table(report.codecs))
     for line in _work_lines(report.work):
         console.print(f"  {_safe(line)}", soft_wrap=True)
+
+
+def _budget_line(budget: BudgetReport) -> str:
+    amount = str if budget.budget == "requests_per_day" else format_size
+    line = f"budget {budget.budget}: {amount(budget.used)} of {amount(budget.limit)} used"
+    if budget.reserved:
+        line += f", {amount(budget.reserved)} kept for what is under way"
+    if budget.frees_s:
+        line += f", more in {format_duration(budget.frees_s)}"
+    return line
 
 
 def print_comparison(comparison: Comparison) -> None:
