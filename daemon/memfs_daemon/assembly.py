@@ -216,7 +216,7 @@ def assemble(
             planner=planner,
             spending=spending,
         )
-        scrubber = Scrubber(move_parts, moves)
+        scrubber = Scrubber(move_parts, moves, spending)
         tracing = Tracing(recorder, mountpoint, config.trace)
         status = Status(
             StatusParts(

@@ -79,23 +79,12 @@ async def run(parts: Assembly, starter: Starter, manager: ServiceManager) -> Non
 async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager) -> None:
     """Run everything that lives as long as the mount."""
     async with trio.open_nursery() as nursery:
-        methods = {
-            **parts.status.methods(),
-            **parts.prefetch.methods(),
-            **parts.tracing.methods(),
-            **parts.scrub.methods(),
-        }
-        methods |= parts.policy.methods()
-        methods |= parts.rekey.methods()
-        server = ControlServer(parts.state_dir, methods)
+        server = ControlServer(parts.state_dir, parts.methods)
         await nursery.start(server.serve)
         await nursery.start(_end_on_signal, parts, nursery.cancel_scope)
         await nursery.start(_serve, parts, nursery.cancel_scope)
-        nursery.start_soon(parts.mover.run)
-        nursery.start_soon(parts.prefetcher.run)
-        nursery.start_soon(parts.tracing.run)
-        nursery.start_soon(parts.scrubber.run)
-        nursery.start_soon(parts.raw_pool.run)
+        for run_on in parts.background:
+            nursery.start_soon(run_on)
         nursery.start_soon(manager.beat)
         log.info("%s: ready", parts.mountpoint)
         starter.ready()

@@ -108,6 +108,10 @@ class Syncer:
         with self._lock:
             return self._failures.pop(raw, 0)
 
+    def failure_of(self, raw: RawId) -> int:
+        """Return what `take_failure` would, and leave it to be taken."""
+        return self._failures.get(raw, 0)
+
     def sync(self) -> None:
         """Bring the added files and then all committed changes to stable storage. Blocks.
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.content.activity import Activity
+    from memfs.mover.durability import Durability
+    from memfs.mover.store_gate import StoreGate
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
 
@@ -111,7 +113,7 @@ class Mover:
             planner or GuardedPlanner(),
             state_dir,
         )
-        self._upkeep = Upkeep(parts, moves, state_dir)
+        self._upkeep = Upkeep(parts, moves, state_dir, self._spending)
 
     async def step(self) -> None:
         """Do one bounded round, all moves that it decides, one after the other, and upkeep."""
@@ -143,6 +145,16 @@ class Mover:
             while True:
                 busy = await self._guarded(self._round)
                 await self._pause(BUSY_PAUSE_S if busy else self._config.policy.interval_s)
+
+    @property
+    def gate(self) -> StoreGate:
+        """Whether the object store is worth asking, as the moves have found."""
+        return self._placer.gate
+
+    @property
+    def durability(self) -> Durability:
+        """What makes files durable in the background."""
+        return self._upkeep.durability
 
     def status(self) -> dict[str, object]:
         """Return what the mover is at, for `memfs status`."""

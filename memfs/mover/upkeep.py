@@ -1,31 +1,27 @@
 """Upkeep: what keeps a state directory sound between moves: durability, garbage, the engine.
 
-Invariant: a file is called durable only after its bytes, its name and what the engine knows of it
-are on stable storage.
+Invariant: one round is bounded work, and what cannot be done now does not stop the rest.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import MemfsError, StoreUnavailableError
-from memfs.linux.files import syncfs
-from memfs.stores.disk import disk_errors
+from memfs.errors import BudgetSpentError, MemfsError, StoreUnavailableError
+from memfs.mover.costs import cost_of_compaction
+from memfs.mover.durability import Durability
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from memfs.metadata.records import Inode
+    from memfs.mover.spending import Spending
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
-    from memfs.types import Generation, InodeNo
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +30,6 @@ SETTLING_S = 5.0
 kernel has begun to write the others (dirty_writeback_centisecs is 5 s by default)."""
 
 FILES_A_ROUND = 4096
-SYNC_EACH_MAX = 32
-"""More files than this are made durable by one syncfs(2) and not by an fsync(2) each. Guess."""
 
 GARBAGE_A_ROUND = 1024
 
@@ -54,17 +48,23 @@ class Upkeep:
         parts: The engine and the stores among them.
         moves: Removes garbage.
         state_dir: On the file system that holds all local files.
+        spending: The budgets.
         settling_s: See `SETTLING_S`.
     """
 
     def __init__(
-        self, parts: MoveParts, moves: Moves, state_dir: Path, settling_s: float = SETTLING_S
+        self,
+        parts: MoveParts,
+        moves: Moves,
+        state_dir: Path,
+        spending: Spending,
+        settling_s: float = SETTLING_S,
     ) -> None:
         self._parts = parts
         self._moves = moves
-        self._state_dir = state_dir
+        self._spending = spending
+        self.durability = Durability(parts, state_dir)
         self._settling_ns = int(settling_s * 1e9)
-        self._unsyncable: set[tuple[InodeNo, Generation]] = set()
         self._compact_again_s = -math.inf
         self._uncompactable: set[str] = set()
         """Batches that hold a damaged or archived part; looked at again by the next daemon."""
@@ -92,7 +92,13 @@ class Upkeep:
             self._compact_again_s = trio.current_time() + COMPACT_PAUSE_S
             return 0
         try:
-            freed_bytes = await self._moves.compact(batch)
+            with self._spending.reserved(cost_of_compaction(batch.live_bytes, batch.live_count)):
+                freed_bytes = await self._moves.compact(batch)
+        except BudgetSpentError as error:
+            log.info("%s is not compacted yet: %s", batch.key, error)
+            pause_s = min(error.wait_s, self._parts.config.policy.retry_s_max)
+            self._compact_again_s = trio.current_time() + max(COMPACT_PAUSE_S, pause_s)
+            return 0
         except (MemfsError, OSError) as error:
             log.info("%s is not compacted: %s", batch.key, error)
             if not isinstance(error, StoreUnavailableError):
@@ -103,57 +109,13 @@ class Upkeep:
         return 1
 
     async def _make_durable(self) -> int:
-        engine = self._parts.engine
         before_ns = time.time_ns() - self._settling_ns
         inodes = [
             inode
-            for inode in await engine.list_not_durable(FILES_A_ROUND)
-            if inode.ctime_ns <= before_ns and (inode.ino, inode.generation) not in self._unsyncable
+            for inode in await self._parts.engine.list_not_durable(FILES_A_ROUND)
+            if inode.ctime_ns <= before_ns and self.durability.refusal(inode) is None
         ]
         if not inodes:
             return 0
-        whole = len(inodes) > SYNC_EACH_MAX
-        synced = await trio.to_thread.run_sync(
-            self._sync_whole if whole else self._sync_each,
-            inodes,
-            limiter=self._parts.prompt_threads,
-        )
-        await trio.to_thread.run_sync(self._parts.syncer.sync, limiter=self._parts.prompt_threads)
-        await engine.mark_durable([(inode.ino, inode.generation) for inode in synced])
-        engine.commit_nowait()
-        return len(synced)
-
-    def _sync_whole(self, inodes: Sequence[Inode]) -> Sequence[Inode]:
-        try:
-            with disk_errors(str(self._state_dir)):
-                fd = os.open(self._state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    syncfs(fd)
-                finally:
-                    os.close(fd)
-        except MemfsError as error:
-            # Whose bytes are lost only an fsync of each file tells; another syncfs would succeed.
-            log.warning("%s cannot be synced as a whole: %s", self._state_dir, error)
-            return self._sync_each(inodes)
-        return inodes
-
-    def _sync_each(self, inodes: Sequence[Inode]) -> Sequence[Inode]:
-        raw_store = self._parts.raw_store
-        synced = []
-        for inode in inodes:
-            try:
-                fd = raw_store.open(inode.raw, os.O_RDONLY)
-                try:
-                    with disk_errors(str(raw_store.path(inode.raw))):
-                        os.fsync(fd)
-                finally:
-                    os.close(fd)
-                raw_store.sync_directory(inode.raw)
-            except MemfsError as error:
-                # A later fsync would report success for pages that are lost (fsync(2), NOTES).
-                self._unsyncable.add((inode.ino, inode.generation))
-                self._parts.syncer.note_failure(inode.raw, error)
-                log.warning("inode %d cannot be made durable: %s", inode.ino, error)
-            else:
-                synced.append(inode)
-        return synced
+        failures = await self.durability.make_durable(inodes)
+        return len(inodes) - len(failures)

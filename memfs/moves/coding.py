@@ -37,15 +37,18 @@ class Coding(NamedTuple):
     """What that rests on, for users."""
 
 
-async def choose_coding(parts: MoveParts, inode: Inode, default: str) -> Coding:
+async def choose_coding(
+    parts: MoveParts, inode: Inode, default: str, codec: Codec | None = None
+) -> Coding:
     """Choose codec and filter for a raw file: the codec in force on it, as far as that pays.
 
     Args:
         parts: The engine and the raw files among them.
         inode: Has a raw file.
         default: The tier's codec, as users write it.
+        codec: Instead of the one in force.
     """
-    codec = await codec_of(parts, inode.ino, default)
+    codec = codec or await codec_of(parts, inode.ino, default)
     if codec.spec == NO_CODEC:
         return Coding(codec, 1, False, "its codec is none")
     source = parts.raw_store.path(inode.raw)

@@ -23,6 +23,7 @@ from memfs.moves.uploading import upload
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memfs.codecs.codec import Codec
     from memfs.metadata.records import Batch, Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.outcome import MoveResult
@@ -46,9 +47,9 @@ class Moves:
         self._recheck = Recheck(parts)
 
     # --- moves -----------------------------------------------------------------------------------
-    async def pack(self, ino: InodeNo) -> MoveResult:
+    async def pack(self, ino: InodeNo, codec: Codec | None = None) -> MoveResult:
         """Give a sealed raw file its packed form; see `moves.packing`."""
-        return await pack(self._parts, ino)
+        return await pack(self._parts, ino, codec)
 
     async def upload(self, ino: InodeNo) -> MoveResult:
         """Give a sealed file its remote form; see `moves.uploading`."""

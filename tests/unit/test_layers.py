@@ -38,7 +38,11 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "azure": ("memfs/stores/azure.py",),
     "blake3": ("memfs/stores/", "memfs/moves/"),
     "botocore": ("memfs/stores/s3.py",),
-    "click": ("tools/memfs_tools/main.py", "tools/memfs_tools/commands/"),
+    "click": (
+        "tools/memfs_tools/main.py",
+        "tools/memfs_tools/tree_work.py",
+        "tools/memfs_tools/commands/",
+    ),
     "cramjam": ("memfs/codecs/snappy.py",),
     "cryptography": ("memfs/encryption/cipher.py",),
     "fsspec": ("memfs/stores/objects.py",),

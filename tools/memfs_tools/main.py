@@ -38,6 +38,8 @@ _MODULES = {
     "what-if": "what_if",
     "key": "key",
     "rekey": "rekey",
+    "compress": "compress",
+    "barrier": "barrier",
     "scrub": "scrub",
     "fsck": "fsck",
     "version": "version",

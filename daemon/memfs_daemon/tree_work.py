@@ -1,0 +1,171 @@
+"""The answers of the control socket to work on trees: rekey, compress, barrier.
+
+The client walks the tree and sends inode numbers; a call works on them for some seconds and says
+how many it took.
+
+Invariant: a call keeps no state: who asks again for the same files finds those done as unneeded.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.codecs.registry import get_codec, parse_codec
+from memfs.errors import InvalidValueError, MemfsError, StaleInodeError
+from memfs.mover.barriers import LocalBarrier, RemoteBarrier
+from memfs.mover.compression import Compression, CompressionRequest
+from memfs.mover.rekeying import Rekeying
+from memfs.moves.file_work import FAILED, WorkResults
+from memfs.moves.outcome import MoveOutcome
+from memfs.types import Durability as Level
+from memfs.types import InodeNo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from memfs.control.protocol import JsonValue
+    from memfs.control.server import Method
+    from memfs.mover.mover import Mover
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.file_work import FileWork
+    from memfs.moves.moves import Moves
+    from memfs.policy.heat import Heat
+
+FILES_A_CALL_MAX = 4096
+
+SLICE_S = 2.0
+"""No file is begun in a call after so long, so that its caller can show how far it is."""
+
+CONCURRENT_COUNT_MAX = 4
+"""Files at a time: hides the store's round trips; guess."""
+
+_LEVELS = (Level.LOCAL.value, Level.REMOTE.value)
+
+
+class TreeMethods:
+    """Answers `rekey`, `compress` and `barrier`.
+
+    All of them take `inos`, up to `FILES_A_CALL_MAX` inode numbers, and return: `taken_count`, how
+    many of them, from the first, are done; `outcomes`, counts by `MoveOutcome` and the words of
+    `moves.file_work`; `before_bytes`, `after_bytes`, `moved_bytes`; and `left`, outcome and reason
+    by inode number of the files that are not as they were asked to be.
+
+    Args:
+        parts: What moves work with.
+        moves: Makes them.
+        mover: Knows the state of store and disk.
+        heat: Is told what leaves RAM.
+    """
+
+    def __init__(self, parts: MoveParts, moves: Moves, mover: Mover, heat: Heat) -> None:
+        self._parts = parts
+        self._moves = moves
+        self._mover = mover
+        self._heat = heat
+
+    def methods(self) -> Mapping[str, Method]:
+        """Return the methods of the control socket by name."""
+        return {"rekey": self.rekey, "compress": self.compress, "barrier": self.barrier}
+
+    async def rekey(self, inos: list[int], dry_run: bool = False) -> JsonValue:
+        """Bring files under the key that new forms have.
+
+        Args:
+            inos: Inode numbers.
+            dry_run: Only count their forms by key.
+
+        Returns:
+            `keys` as well: forms and stored bytes by the key id that they had.
+        """
+        work = Rekeying(self._moves, dry_run=bool(dry_run))
+        answer = await _run(inos, work)
+        answer["keys"] = {key_id: [*counts] for key_id, counts in work.keys.items()}
+        return answer
+
+    async def compress(
+        self,
+        inos: list[int],
+        codec: str | None = None,
+        drop_raw: bool = True,
+        dry_run: bool = False,
+    ) -> JsonValue:
+        """Pack files now.
+
+        Args:
+            inos: Inode numbers.
+            codec: As users write it, for this once; None: the one in force on each file.
+            drop_raw: Remove raw files that are packed.
+            dry_run: Only estimate, from a sample of each file.
+
+        Raises:
+            InvalidValueError: There is no such codec, or it compresses nothing.
+        """
+        chosen = None if codec is None else get_codec(parse_codec(codec))
+        request = CompressionRequest(chosen, bool(drop_raw), bool(dry_run))
+        return await _run(inos, Compression(self._parts, self._moves, self._heat, request))
+
+    async def barrier(self, inos: list[int], level: str) -> JsonValue:
+        """Bring files to a level of safety; see `mover.barriers` for what that promises.
+
+        Args:
+            inos: Inode numbers; without any, `local` still brings all names to stable storage.
+            level: `local` or `remote`.
+
+        Raises:
+            InvalidValueError: There is no such level.
+            NotSupportedError: `remote`, and there is no object store.
+        """
+        if level not in _LEVELS:
+            raise InvalidValueError(f"level: {level!r} is none of {', '.join(_LEVELS)}")
+        if level == Level.LOCAL:
+            return await _run(inos, LocalBarrier(self._parts, self._mover.durability))
+        return await _run(inos, RemoteBarrier(self._parts, self._moves, self._mover.gate))
+
+
+async def _run(inos: Sequence[int], work: FileWork) -> dict[str, JsonValue]:
+    """Do a work to as many files as are begun in `SLICE_S`."""
+    if not isinstance(inos, list) or not all(type(ino) is int for ino in inos):
+        raise InvalidValueError("inos: not a list of inode numbers")
+    if len(inos) > FILES_A_CALL_MAX:
+        raise InvalidValueError(f"inos: {len(inos)}; {FILES_A_CALL_MAX} a call are allowed")
+    results = WorkResults()
+    taken: list[InodeNo] = []
+    waiting = _take(inos, taken)
+    async with trio.open_nursery() as nursery:
+        for _ in range(CONCURRENT_COUNT_MAX):
+            nursery.start_soon(_do_all, waiting, work, results)
+    await work.finish(results)
+    return {
+        "taken_count": len(taken),
+        "outcomes": {**results.outcomes},
+        "before_bytes": results.before_bytes,
+        "after_bytes": results.after_bytes,
+        "moved_bytes": results.moved_bytes,
+        "left": {str(ino): [*told] for ino, told in results.left.items()},
+    }
+
+
+def _take(inos: Sequence[int], taken: list[InodeNo]) -> Iterator[InodeNo]:
+    """Yield the first of the numbers until the time is over; at least one."""
+    end_s = time.monotonic() + SLICE_S
+    for number in inos:
+        if taken and time.monotonic() > end_s:
+            return
+        taken.append(InodeNo(number))
+        yield taken[-1]
+
+
+async def _do_all(waiting: Iterator[InodeNo], work: FileWork, results: WorkResults) -> None:
+    for ino in waiting:
+        # Work that finds nothing to do suspends nowhere, and requests of programs come first.
+        await trio.lowlevel.checkpoint()
+        try:
+            await work.do(ino, results)
+        except StaleInodeError:
+            # Deleted since its name was listed: nothing is left to be done.
+            results.note(ino, MoveOutcome.UNNEEDED)
+        except (MemfsError, OSError) as error:
+            results.note(ino, FAILED, str(error))

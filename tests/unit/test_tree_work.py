@@ -1,0 +1,293 @@
+"""Barriers and compression on a real engine and real stores, file by file, without a mount."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.codecs.registry import get_codec, parse_codec
+from memfs.config import Config, GlacierConfig
+from memfs.errors import InvalidValueError, StaleInodeError
+from memfs.mover.barriers import LocalBarrier, RemoteBarrier
+from memfs.mover.compression import Compression, CompressionRequest
+from memfs.mover.durability import Durability
+from memfs.mover.store_gate import StoreGate
+from memfs.moves.file_work import WorkResults
+from memfs.policy.heat import Heat
+from memfs.stores.faulty import Fault, FaultKind
+from memfs.types import FormKind, InodeNo, Tier
+from tests.moving import SMALL_FRAMES, State, compressible, incompressible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memfs.moves.file_work import FileWork
+
+CONTENT = compressible(100_000)
+
+ZSTD_9 = get_codec(parse_codec("zstd:9"))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    state = State(tmp_path / "state")
+    yield state
+    state.close()
+
+
+@pytest.fixture
+def gate(state: State) -> StoreGate:
+    return StoreGate(state.config.policy, random.Random(1))
+
+
+async def run(work: FileWork, *inos: InodeNo) -> WorkResults:
+    """Do a work to files, one after the other."""
+    results = WorkResults()
+    for ino in inos:
+        await work.do(ino, results)
+    await work.finish(results)
+    return results
+
+
+def compression(state: State, request: CompressionRequest) -> Compression:
+    return Compression(state.parts, state.moves, Heat(), request)
+
+
+async def unseal(state: State, ino: InodeNo) -> None:
+    inode = await state.engine.get_inode(ino)
+    await state.engine.unseal(ino, inode.raw)
+    state.engine.commit_nowait()
+
+
+# --- local ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("count", [3, 100])
+async def test_a_local_barrier_makes_files_durable(
+    state: State, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Few by an fsync each, many by one syncfs; the engine only after them."""
+    calls: list[str] = []
+    engine_sync = state.engine.sync
+
+    def note_fsync(fd: int) -> None:
+        calls.append(
+            "fsync" if str(state.raw_store.root) in os.readlink(f"/proc/self/fd/{fd}") else ""
+        )
+
+    def note_engine() -> None:
+        calls.append("engine")
+        engine_sync()
+
+    inos = [await state.create(f"{number}", CONTENT) for number in range(count)]
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr("memfs.mover.durability.syncfs", lambda _fd: calls.append("syncfs"))
+    monkeypatch.setattr(state.engine, "sync", note_engine)
+    barrier = LocalBarrier(state.parts, Durability(state.parts, state.state_dir))
+    results = await run(barrier, *inos)
+    assert results.outcomes == {"done": count}
+    assert calls.count("syncfs") == (count > 32)
+    assert calls.count("fsync") >= (count if count <= 32 else 0)
+    assert calls[-1] == "engine"
+    assert await state.engine.list_not_durable(1000) == []
+
+
+async def test_a_local_barrier_syncs_names_without_any_file(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tree of empty directories has names, too."""
+    calls: list[str] = []
+    monkeypatch.setattr(state.engine, "sync", lambda: calls.append("engine"))
+    results = await run(LocalBarrier(state.parts, Durability(state.parts, state.state_dir)))
+    assert (results.outcomes, calls) == ({}, ["engine"])
+
+
+async def test_a_local_barrier_takes_an_open_file_as_it_is(state: State) -> None:
+    """Its bytes so far are safe, and it is told apart from those that are closed."""
+    ino = await state.create("a", CONTENT)
+    await unseal(state, ino)
+    state.open_table.begin(ino, writing=True)
+    barrier = LocalBarrier(state.parts, Durability(state.parts, state.state_dir))
+    assert (await run(barrier, ino)).outcomes == {"open": 1}
+
+
+async def test_a_local_barrier_reports_a_file_that_the_disk_refuses(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And goes on reporting it: the kernel says so only once."""
+    lost, sound = await state.create("a", CONTENT), await state.create("b", CONTENT)
+    raw = (await state.engine.get_inode(lost)).raw
+    refusals = ["Input/output error"]
+    fsync = os.fsync
+
+    def refuse_once(fd: int) -> None:
+        if os.path.samestat(os.fstat(fd), state.raw_store.stat(raw)) and refusals:
+            raise OSError(5, refusals.pop())
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", refuse_once)
+    durability = Durability(state.parts, state.state_dir)
+    for _ in range(2):
+        results = await run(LocalBarrier(state.parts, durability), lost, sound)
+        assert results.outcomes["failed"] == 1
+        assert results.left[lost][0] == "failed"
+    assert [inode.ino for inode in await state.engine.list_not_durable(10)] == [lost]
+
+
+# --- remote --------------------------------------------------------------------------------------
+async def test_a_remote_barrier_uploads_what_is_not_there(state: State, gate: StoreGate) -> None:
+    """Small files share one object, local forms stay, and nothing is done twice."""
+    inos = [await state.create(f"{number}", compressible(5000, number)) for number in range(10)]
+    results = await run(RemoteBarrier(state.parts, state.moves, gate), *inos)
+    assert results.outcomes == {"done": 10}
+    assert len([stat async for stat in state.remote.list("")]) == 1
+    for ino in inos:
+        assert await state.forms(ino) == {FormKind.RAW, FormKind.REMOTE}
+    again = await run(RemoteBarrier(state.parts, state.moves, gate), *inos)
+    assert again.outcomes == {"unneeded": 10}
+
+
+async def test_what_a_remote_barrier_uploaded_outlives_its_raw_files(
+    state: State, gate: StoreGate
+) -> None:
+    """That is the promise: the store alone is enough."""
+    inos = [await state.create(f"{number}", compressible(5000, number)) for number in range(4)]
+    await run(RemoteBarrier(state.parts, state.moves, gate), *inos)
+    for ino in inos:
+        inode = await state.engine.get_inode(ino)
+        state.raw_store.unlink(inode.raw)
+    assert await state.sealer.adopt_doubtful() == len(inos)
+    for number, ino in enumerate(inos):
+        assert await state.content(ino) == compressible(5000, number)
+
+
+async def test_large_files_get_objects_of_their_own(tmp_path: Path) -> None:
+    """By the same bound as the mover's uploads."""
+    config = Config(cold=SMALL_FRAMES.cold, glacier=GlacierConfig(batch_file_bytes_max=10_000))
+    state = State(tmp_path / "state", config)
+    try:
+        inos = [await state.create(str(size), compressible(size)) for size in (100, 20_000, 30_000)]
+        gate = StoreGate(config.policy, random.Random(1))
+        await run(RemoteBarrier(state.parts, state.moves, gate), *inos)
+        assert len([stat async for stat in state.remote.list("blobs/")]) == 3
+    finally:
+        state.close()
+
+
+async def test_a_remote_barrier_reports_a_file_that_is_being_written(
+    state: State, gate: StoreGate
+) -> None:
+    """Its content has no end yet that could be uploaded."""
+    ino = await state.create("a", CONTENT)
+    await unseal(state, ino)
+    results = await run(RemoteBarrier(state.parts, state.moves, gate), ino)
+    assert results.outcomes == {"busy": 1}
+    assert "open for writing" in results.left[ino][1]
+
+
+async def test_a_store_that_is_down_is_asked_once_for_many_files(
+    tmp_path: Path,
+) -> None:
+    """The files wait with its reason, and get there when it is back."""
+    config = Config(cold=SMALL_FRAMES.cold, glacier=GlacierConfig(batch_file_bytes_max=0))
+    state = State(tmp_path / "state", config)
+    gate = StoreGate(config.policy, random.Random(1))
+    try:
+        inos = [await state.create(str(number), CONTENT) for number in range(5)]
+        state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
+        results = await run(RemoteBarrier(state.parts, state.moves, gate), *inos)
+        assert results.outcomes == {"waiting": 5}
+        gate.succeed()
+        results = await run(RemoteBarrier(state.parts, state.moves, gate), *inos)
+        assert results.outcomes == {"done": 5}
+    finally:
+        state.close()
+
+
+# --- compress ------------------------------------------------------------------------------------
+async def test_compress_packs_and_gives_back_the_raw_file(state: State) -> None:
+    """Before and after are what the file takes up on the disk."""
+    ino = await state.create("a", CONTENT)
+    blocks = (await state.engine.get_inode(ino)).blocks
+    results = await run(compression(state, CompressionRequest()), ino)
+    packed = await state.form(ino, FormKind.PACKED)
+    assert results.outcomes == {"done": 1}
+    assert (results.before_bytes, results.after_bytes) == (blocks * 512, packed.stored_bytes)
+    assert await state.forms(ino) == {FormKind.PACKED}
+    decision = await state.engine.get_decision(ino)
+    assert decision is not None
+    assert decision.rule == "compress"
+    assert await state.content(ino) == CONTENT
+
+
+async def test_compress_keeps_raw_files_on_request_and_drops_them_later(state: State) -> None:
+    """What a first run has packed, a second one need not."""
+    ino = await state.create("a", CONTENT)
+    await run(compression(state, CompressionRequest(drop_raw=False)), ino)
+    assert await state.forms(ino) == {FormKind.RAW, FormKind.PACKED}
+    location = (await state.form(ino, FormKind.PACKED)).location
+    again = await run(compression(state, CompressionRequest(drop_raw=False)), ino)
+    assert again.outcomes == {"unneeded": 1}
+    await run(compression(state, CompressionRequest()), ino)
+    assert await state.forms(ino) == {FormKind.PACKED}
+    assert (await state.form(ino, FormKind.PACKED)).location == location
+
+
+async def test_a_codec_for_this_once_packs_anew_and_sets_nothing(state: State) -> None:
+    """The codec in force is the user's to set, by user.memfs.codec."""
+    ino = await state.create("a", CONTENT)
+    await run(compression(state, CompressionRequest()), ino)
+    results = await run(compression(state, CompressionRequest(ZSTD_9)), ino)
+    assert results.outcomes == {"done": 1}
+    assert (await state.form(ino, FormKind.PACKED)).codec == "zstd:9"
+    assert await state.engine.effective_codec(ino) is None
+    assert await state.content(ino) == CONTENT
+    again = await run(compression(state, CompressionRequest(ZSTD_9, drop_raw=False)), ino)
+    assert again.outcomes == {"unneeded": 1}
+
+
+async def test_compress_tells_why_files_are_left_alone(state: State) -> None:
+    """Each kind by its own word, and only those that are open count as undone."""
+    noise = await state.create("noise", incompressible(100_000))
+    written = await state.create("written", CONTENT)
+    await unseal(state, written)
+    read = await state.create("read", CONTENT)
+    state.open_table.begin(read)
+    pinned = await state.create("pinned", CONTENT)
+    await state.engine.set_pin(pinned, Tier.WARM)
+    gone = await state.create("gone", CONTENT)
+    await state.moves.upload(gone)
+    await state.moves.drop_raw(gone)
+    results = await run(
+        compression(state, CompressionRequest()), noise, written, read, pinned, gone
+    )
+    assert results.outcomes == {"incompressible": 1, "busy": 2, "pinned": 1, "absent": 1}
+    assert results.left.keys() == {written, read}
+    assert await state.forms(read) == {FormKind.RAW, FormKind.PACKED}
+
+
+async def test_a_dry_run_estimates_and_changes_nothing(state: State) -> None:
+    """Within a tenth of what packing comes to, for content that is alike throughout."""
+    ino, noise = await state.create("a", CONTENT), await state.create("b", incompressible(50_000))
+    told = await run(compression(state, CompressionRequest(dry_run=True)), ino, noise)
+    assert told.outcomes == {"due": 1, "incompressible": 1}
+    assert await state.forms(ino) == {FormKind.RAW}
+    made = await run(compression(state, CompressionRequest()), ino, noise)
+    assert told.before_bytes == made.before_bytes
+    assert told.after_bytes == pytest.approx(made.after_bytes, rel=0.1)
+
+
+async def test_the_codec_none_is_refused(state: State) -> None:
+    """It would pack nothing, and unpack what is packed."""
+    with pytest.raises(InvalidValueError, match="compresses nothing"):
+        compression(state, CompressionRequest(get_codec(parse_codec("none"))))
+
+
+async def test_a_deleted_file_is_left_to_the_caller(state: State, gate: StoreGate) -> None:
+    """The caller counts it as done: nothing is left to do."""
+    ino = await state.create("a", CONTENT)
+    await state.unlink("a")
+    with pytest.raises(StaleInodeError):
+        await run(RemoteBarrier(state.parts, state.moves, gate), ino)

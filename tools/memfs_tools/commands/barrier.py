@@ -1,0 +1,75 @@
+"""`memfs barrier`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from memfs.exit_codes import ExitCode
+from memfs.sizes import format_size
+from memfs_tools.tree_work import Totals, TreeWork, Work
+
+_FILES_A_CALL = 4096
+"""As many as share an object at most."""
+
+_WORDS = {
+    "done": "brought there",
+    "unneeded": "there before",
+    "open": "there as they were, and still open for writing",
+    "busy": "being written",
+    "superseded": "changed meanwhile",
+    "waiting": "waiting for the store",
+    "failed": "failed",
+}
+
+
+@click.command()
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path)
+)
+@click.option(
+    "--level",
+    type=click.Choice(["local", "remote"]),
+    required=True,
+    help="On this machine's disk, or in the object store.",
+)
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up then."
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def barrier(paths: tuple[Path, ...], level: str, timeout_s: float | None, as_json: bool) -> None:
+    """Return when all files below some paths are safe, as they are now.
+
+    \b
+    memfs barrier --level local /mnt/data/run-7
+    memfs barrier --level remote --timeout 600 /mnt/data/checkpoints
+
+    local: bytes and names are on stable storage, as after fsync of every file and directory;
+    neither a crash of memfs nor loss of power takes them away. Files that are open for writing are
+    taken as they are, and counted.
+
+    remote: each file has an object in the store that was read back and compared, small files in
+    shared ones, and its local copy is not needed any more; it stays all the same. Files that are
+    open for writing are reported. While the store is down, this waits.
+
+    Exits with 0 only if all files are there. What is done stays done: stopped by Ctrl-C or by
+    --timeout, running it again goes on from there.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    totals = Totals()
+    work = TreeWork(Work("barrier", {"level": level}, _FILES_A_CALL, timeout_s), totals)
+    work.run(
+        paths,
+        lambda done: f"{format_size(done.moved_bytes)} uploaded" if level == "remote" else "synced",
+        hidden=as_json,
+    )
+    if as_json:
+        click.echo(json.dumps(totals.to_json() | {"level": level}, indent=2))
+    else:
+        totals.tell_failures()
+        if totals.timed_out:
+            click.echo("memfs: the time is over; run it again to go on", err=True)
+        click.echo(f"{totals.file_count} files, level {level}: {totals.count(_WORDS)}")
+    if not totals.complete:
+        raise click.exceptions.Exit(ExitCode.PROBLEMS)

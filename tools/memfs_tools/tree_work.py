@@ -1,0 +1,314 @@
+"""Work on trees: walks paths, has the daemon work on the files, shows how far it is, and reports.
+
+Invariant: what is done stays done, and the daemon keeps nothing of a call: a command that was
+stopped by Ctrl-C, or that gave up waiting, goes on from there when it is run again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from memfs.control.client import ControlUnavailableError, call
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs_tools.mounts import find_mount_above
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from memfs.control.protocol import JsonValue
+    from memfs_tools.mounts import ServedMount
+
+_CALL_S_MAX = 24 * 3600.0
+"""One file may be terabytes; the daemon answers after some seconds otherwise."""
+
+_FAILURES_SHOWN_MAX = 20
+_FAILURES_KEPT_MAX = 10_000
+
+_BUSY_S = 1.0
+"""How long a file that is being written is asked for again: the daemon hears of a close(2) a little
+later than the program that made it."""
+
+_BUSY_POLL_S = 0.05
+_WAITING_POLL_S = 0.5
+
+_UNDONE = ("failed", "busy", "superseded", "waiting")
+_TRANSIENT = ("busy", "superseded")
+
+
+class Work(NamedTuple):
+    """What the daemon is asked to do."""
+
+    method: str
+    """Of the control socket; takes `inos` and answers as `memfs_daemon.tree_work` says."""
+    parameters: dict[str, JsonValue]
+    """The others."""
+    files_a_call: int = 256
+    timeout_s: float | None = None
+    """For all of it; None: as long as it takes."""
+
+
+class Totals:
+    """What all calls came to."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.before_bytes = 0
+        self.after_bytes = 0
+        self.moved_bytes = 0
+        self.failures: list[str] = []
+        self.failure_count = 0
+        self.waits_for: str | None = None
+        """Why files wait at present."""
+        self.timed_out = False
+
+    @property
+    def file_count(self) -> int:
+        """Files that are dealt with."""
+        return sum(self.outcomes.values())
+
+    @property
+    def complete(self) -> bool:
+        """True if every file is as it was asked to be."""
+        return not self.timed_out and not any(self.outcomes[outcome] for outcome in _UNDONE)
+
+    def add(self, answer: dict[str, Any]) -> None:
+        """Add the answer to one call; what of it comes again is taken back by `expect`."""
+        self.outcomes.update(answer["outcomes"])
+        self.before_bytes += answer["before_bytes"]
+        self.after_bytes += answer["after_bytes"]
+        self.moved_bytes += answer["moved_bytes"]
+
+    def expect(self, outcome: str) -> None:
+        """Forget a file that is asked for again."""
+        self.outcomes[outcome] -= 1
+
+    def note_left(self, path: str, outcome: str, reason: str) -> None:
+        """Keep why a file is not as it was asked to be."""
+        self.failure_count += 1
+        if len(self.failures) < _FAILURES_KEPT_MAX:
+            self.failures.append(f"{path}: {outcome}: {reason}")
+
+    def note_unseen(self, error: OSError) -> None:
+        """Count what could not be looked at."""
+        self.outcomes["failed"] += 1
+        self.note_left(os.fspath(error.filename), "failed", error.strerror or str(error))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the totals for programs."""
+        return {
+            "files": self.file_count,
+            "complete": self.complete,
+            "timed_out": self.timed_out,
+            "outcomes": dict(+self.outcomes),
+            "before_bytes": self.before_bytes,
+            "after_bytes": self.after_bytes,
+            "moved_bytes": self.moved_bytes,
+            "failures": self.failures,
+        }
+
+    def tell_failures(self) -> None:
+        """Print the first reasons, and how many more there are, on standard error."""
+        for failure in self.failures[:_FAILURES_SHOWN_MAX]:
+            click.echo(f"memfs: {failure}", err=True)
+        if self.failure_count > _FAILURES_SHOWN_MAX:
+            click.echo(f"memfs: and {self.failure_count - _FAILURES_SHOWN_MAX} more", err=True)
+
+    def count(self, words: dict[str, str]) -> str:
+        """Return the counts of outcomes in words, those of nothing left out."""
+        counts = [f"{self.outcomes[name]} {word}" for name, word in words.items()]
+        return ", ".join(count for count in counts if not count.startswith("0 ")) or "none"
+
+
+class TreeWork:
+    """One command's work on the trees that it was given.
+
+    Args:
+        work: What the daemon is asked to do.
+        totals: Filled while it runs.
+        on_answer: Told each answer, for what only this command counts.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        totals: Totals,
+        on_answer: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> None:
+        self._work = work
+        self._totals = totals
+        self._on_answer = on_answer
+        self._deadline_s = (
+            None if work.timeout_s is None else time.monotonic() + max(0.0, work.timeout_s)
+        )
+
+    def run(
+        self, paths: tuple[Path, ...], describe: Callable[[Totals], str], *, hidden: bool
+    ) -> None:
+        """Have it done to all files below some paths, or until the time is over.
+
+        Args:
+            paths: All in one mount.
+            describe: Says for the progress bar what was done so far.
+            hidden: Show no progress bar.
+
+        Raises:
+            UsageError: No mount, or several, or its daemon does not answer.
+            ControlError: The daemon refuses this work.
+        """
+        served = _mount_of(paths)
+        # Imported here: what draws bars takes 0.1 s.
+        from memfs_tools.display import progress_bar
+
+        totals = self._totals
+        with progress_bar(hidden=hidden) as show:
+
+            def show_progress() -> None:
+                waiting = f", waiting: {totals.waits_for}" if totals.waits_for else ""
+                show(f"{describe(totals)}{waiting}", totals.file_count, 0)
+
+            try:
+                for files in _chunks(_files(paths, totals), self._work.files_a_call):
+                    self._send(served, files, show_progress)
+                    if totals.timed_out:
+                        break
+            except KeyboardInterrupt:
+                click.echo(
+                    f"memfs: stopped; {totals.file_count} files, {describe(totals)}; "
+                    "run it again to go on",
+                    err=True,
+                )
+                raise
+
+    def _send(self, served: ServedMount, files: dict[int, str], show: Callable[[], None]) -> None:
+        """Have all files of a chunk done, those that have to wait again and again."""
+        busy_until_s = time.monotonic() + _BUSY_S
+        inos = [*files]
+        while True:
+            left: dict[str, list[str]] = {}
+            while True:
+                answer = self._call(served, inos)
+                if answer is None:
+                    self._give_up(files, left)
+                    return
+                self._totals.add(answer)
+                self._on_answer(answer)
+                left |= answer["left"]
+                inos = inos[answer["taken_count"] :]
+                show()
+                if not inos:
+                    break
+            inos = self._retry(files, left, busy_until_s)
+            show()
+            if not inos:
+                return
+
+    def _retry(
+        self, files: dict[int, str], left: dict[str, list[str]], busy_until_s: float
+    ) -> list[int]:
+        """Note what is left for good, and return after a pause what is asked for again."""
+        now_s = time.monotonic()
+        again: list[int] = []
+        pause_s = _BUSY_POLL_S
+        self._totals.waits_for = None
+        for number, (outcome, reason) in left.items():
+            if (outcome in _TRANSIENT and now_s < busy_until_s) or (
+                outcome == "waiting" and not self._is_over()
+            ):
+                again.append(int(number))
+                self._totals.expect(outcome)
+            else:
+                self._totals.note_left(files[int(number)], outcome, reason)
+            if outcome == "waiting":
+                self._totals.waits_for, pause_s = reason, _WAITING_POLL_S
+                self._totals.timed_out = self._is_over()
+        if again:
+            time.sleep(pause_s if self._deadline_s is None else min(pause_s, self._left_s()))
+        return again
+
+    def _give_up(self, files: dict[int, str], left: dict[str, list[str]]) -> None:
+        self._totals.timed_out = True
+        for number, (outcome, reason) in left.items():
+            self._totals.note_left(files[int(number)], outcome, reason)
+
+    def _call(self, served: ServedMount, inos: list[int]) -> dict[str, Any] | None:
+        """Return the answer to one call; None if the time is over."""
+        timeout_s = _CALL_S_MAX if self._deadline_s is None else self._left_s()
+        if timeout_s <= 0:
+            return None
+        parameters: dict[str, JsonValue] = {"inos": [*inos], **self._work.parameters}
+        try:
+            answer: Any = call(served.state_dir, self._work.method, parameters, timeout_s=timeout_s)
+        except ControlUnavailableError as error:
+            if self._is_over():
+                return None
+            raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
+        return dict(answer)
+
+    def _is_over(self) -> bool:
+        return self._deadline_s is not None and self._left_s() <= 0
+
+    def _left_s(self) -> float:
+        assert self._deadline_s is not None
+        return max(0.0, self._deadline_s - time.monotonic())
+
+
+def _mount_of(paths: Iterable[Path]) -> ServedMount:
+    """Return the mount that all paths lie in."""
+    mounts = {path: find_mount_above(path) for path in paths}
+    for path, served in mounts.items():
+        if served is None:
+            raise UsageError(f"{path} does not lie in a mount of memfs", ExitCode.NOT_MOUNTED)
+    found = {served for served in mounts.values() if served is not None}
+    if len(found) > 1:
+        raise UsageError("the paths lie in several mounts; give one call for each")
+    return found.pop()
+
+
+def _files(paths: Iterable[Path], totals: Totals) -> Iterator[tuple[int, str]]:
+    """Yield inode numbers and paths of regular files; hard links once."""
+    linked: set[int] = set()
+    for path in paths:
+        for name in _walk(path, totals):
+            try:
+                status = os.lstat(name)
+            except OSError as error:
+                totals.note_unseen(error)
+                continue
+            if not stat.S_ISREG(status.st_mode) or status.st_ino in linked:
+                continue
+            if status.st_nlink > 1:
+                linked.add(status.st_ino)
+            yield status.st_ino, name
+
+
+def _walk(path: Path, totals: Totals) -> Iterator[str]:
+    if not path.is_dir() or path.is_symlink():
+        yield os.fspath(path)
+        return
+    for directory, _, names in os.walk(path, onerror=totals.note_unseen):
+        for name in names:
+            yield os.path.join(directory, name)
+
+
+def _chunks(files: Iterator[tuple[int, str]], files_a_call: int) -> Iterator[dict[int, str]]:
+    """Yield files in dictionaries that fit into a call; at least one, if only an empty one.
+
+    Names of directories without files are brought to stable storage by that.
+    """
+    chunk: dict[int, str] = {}
+    sent = False
+    for ino, name in files:
+        chunk[ino] = name
+        if len(chunk) == files_a_call:
+            yield chunk
+            chunk, sent = {}, True
+    if chunk or not sent:
+        yield chunk
