@@ -131,8 +131,7 @@ class Heat:
     # --- from one run to the next ----------------------------------------------------------------
     def encode_warm(self) -> bytes:
         """Return what is stored of the RAM tier's queues."""
-        shares = (self.shares.rest, *self.shares.pools.values())
-        return encode(entry for share in shares for entry in share.queue.entries())
+        return encode(entry for share in self.shares.all() for entry in share.queue.entries())
 
     def encode_cold(self) -> bytes:
         """Return what is stored of the disk tier's queue."""

@@ -73,6 +73,10 @@ class Shares:
     def __len__(self) -> int:
         return len(self._members)
 
+    def all(self) -> list[Share]:
+        """Return what no pool has reserved, and the pools."""
+        return [self.rest, *self.pools.values()]
+
     # --- pools -----------------------------------------------------------------------------------
     @property
     def sizes(self) -> Mapping[str, int]:

@@ -1,0 +1,74 @@
+"""Unused: the files on the disk that nobody used for long, sent on by age and watermark.
+
+Invariant: nothing is looked for while no file is old enough and the disk has room.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memfs.mover.surveys import AccessSurvey
+from memfs.types import InodeNo, Tier
+
+if TYPE_CHECKING:
+    from memfs.metadata.engine import Engine
+    from memfs.mover.decisions import Decider
+    from memfs.mover.lanes import Lanes
+    from memfs.mover.levels import Levels
+    from memfs.policy.heat import Heat
+
+FILES_A_STEP = 128
+
+
+class UnusedFiles:
+    """Looks at files on the disk.
+
+    Args:
+        engine: Knows when each was used last.
+        heat: Has those in a queue that were used since the start.
+        levels: How full the disk is.
+        lanes: Take no more moves than they have room for.
+        decider: Looks at files and decides.
+    """
+
+    def __init__(
+        self, engine: Engine, heat: Heat, levels: Levels, lanes: Lanes, decider: Decider
+    ) -> None:
+        self._heat = heat
+        self._levels = levels
+        self._lanes = lanes
+        self._decider = decider
+        self._survey = AccessSurvey(engine)
+        self._draining = False
+
+    async def step(self) -> None:
+        """Look at the files that were not used for longest."""
+        levels, began = self._levels, self._levels.cold_draining and not self._draining
+        self._draining = levels.cold_draining
+        if began:
+            self._survey.hurry()
+        if not self._draining:
+            limits = levels.limits
+            age_ns = min(limits.pack_after_ns, limits.cold_to_glacier_ns)
+            inos = await self._survey.step(levels.now_ns - age_ns, FILES_A_STEP)
+            if await self._decider.decide(await self._decider.observe(inos)):
+                self._survey.note_found()
+            return
+        inos = await self._survey.step(levels.now_ns, FILES_A_STEP)
+        visitors = [InodeNo(ino) for ino in self._heat.take_visitors(FILES_A_STEP)]
+        # Files that nobody used since the start go first, the longest unused first of all.
+        first = [*visitors, *(ino for ino in inos if ino not in self._heat.cold)]
+        candidates = await self._decider.observe_ranked(dict.fromkeys(first), Tier.COLD)
+        if await self._decider.decide(candidates):
+            self._survey.note_found()
+        elif self._lanes.has_room:
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Have the files leave the disk that its queue lets go."""
+        inos = self._heat.next_to_leave_disk(self._levels.cold_excess_bytes, FILES_A_STEP)
+        candidates = await self._decider.observe_ranked([InodeNo(ino) for ino in inos], Tier.COLD)
+        moved = {move.ino for move in await self._decider.decide(candidates)}
+        for candidate in candidates:
+            if candidate.ino not in moved and candidate.local_bytes:
+                self._heat.keep_local(candidate.ino, candidate.local_bytes)
