@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import InvalidValueError, MemfsError
-from memfs.moves.scrubbing import ScrubOutcome, scrub_file
-from memfs.types import InodeNo
+from memfs.config import BudgetsConfig
+from memfs.errors import BudgetSpentError, InvalidValueError, MemfsError
+from memfs.mover.costs import cost_of_fetch
+from memfs.mover.spending import Spending
+from memfs.moves.scrubbing import FormCheck, Scrubbed, ScrubOutcome, scrub_file
+from memfs.stores.paced import unhurried
+from memfs.types import FormKind, InodeNo
 
 if TYPE_CHECKING:
+    from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
-    from memfs.moves.scrubbing import Scrubbed
+    from memfs.policy.budgets import Cost
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +49,13 @@ class Scrubber:
     Args:
         parts: What moves work with.
         moves: Makes raw files again.
+        spending: The budgets; None: nothing is limited.
     """
 
-    def __init__(self, parts: MoveParts, moves: Moves) -> None:
+    def __init__(self, parts: MoveParts, moves: Moves, spending: Spending | None = None) -> None:
         self._parts = parts
         self._moves = moves
+        self._spending = spending or Spending(BudgetsConfig(), parts.engine)
         self._wake = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
@@ -117,7 +125,7 @@ class Scrubber:
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
-            with trio.CancelScope() as self._scope:
+            with trio.CancelScope() as self._scope, unhurried():
                 try:
                     await self._walk()
                 except (MemfsError, OSError) as error:
@@ -134,7 +142,7 @@ class Scrubber:
         while inodes := await engine.list_files(self._after, FILES_A_STEP):
             for inode in inodes:
                 began_s = trio.current_time()
-                scrubbed = await scrub_file(self._parts, inode.ino, self._moves.hydrate, self._rate)
+                scrubbed = await self._scrub(inode)
                 await self._note(inode.ino, scrubbed)
                 self._after = inode.ino
                 # For what was fetched from the store; local forms were read at the rate.
@@ -144,6 +152,25 @@ class Scrubber:
                     await self._save()
         self._after = InodeNo(0)
         log.info("scrub: %d files, %d bytes read", self._file_count, self._read_bytes)
+
+    async def _scrub(self, inode: Inode) -> Scrubbed:
+        """Check one file, as soon as the budgets have room for what it has in the store."""
+        forms = await self._parts.engine.list_forms(inode.blob) if inode.blob else []
+        cost: Cost = {}
+        for form in forms:
+            if form.kind == FormKind.REMOTE:
+                cost = cost_of_fetch(form.stored_bytes)
+        while True:
+            try:
+                with self._spending.reserved(cost):
+                    return await scrub_file(self._parts, inode.ino, self._moves.hydrate, self._rate)
+            except BudgetSpentError as error:
+                if math.isinf(error.wait_s):
+                    log.info("inode %d is not scrubbed: %s", inode.ino, error)
+                    check = FormCheck(FormKind.REMOTE, 0, None, unchecked=str(error))
+                    return Scrubbed(ScrubOutcome.SKIPPED, (check,))
+                policy = self._parts.config.policy
+                await trio.sleep(min(max(error.wait_s, policy.retry_s_min), policy.retry_s_max))
 
     async def _note(self, ino: InodeNo, scrubbed: Scrubbed) -> None:
         self._file_count += 1
