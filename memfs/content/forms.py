@@ -184,7 +184,8 @@ class FormReader:
                 f"inode {inode.ino}: no form of its content is known; run memfs fsck"
             )
             error: MemfsError = failure
-            for form in await self._engine.list_forms(inode.blob):
+            forms = await self._engine.list_forms(inode.blob)
+            for form in forms:
                 try:
                     return await self._read_form(form, offset, min(size, inode.size - offset))
                 except _UNUSABLE as unusable:
@@ -197,7 +198,8 @@ class FormReader:
                 return await trio.to_thread.run_sync(
                     self._read_raw, now.raw, offset, size, limiter=self._threads
                 )
-            if now.blob == inode.blob:
+            # A form that was replaced meanwhile, as by a compaction, is read where it lies now.
+            if now.blob == inode.blob and await self._engine.list_forms(now.blob) == forms:
                 raise error
             inode = now
 
@@ -316,7 +318,8 @@ class FormReader:
     async def _complain(self, inode: Inode, form: Form, error: MemfsError) -> None:
         """Log a form that cannot be used: file, frame and reason, once."""
         text = str(error)
-        if text in self._complaints:
+        # One that was replaced while it was read has nothing to be blamed for.
+        if text in self._complaints or form not in await self._engine.list_forms(inode.blob):
             return
         if len(self._complaints) >= COMPLAINT_COUNT_MAX:
             self._complaints.clear()

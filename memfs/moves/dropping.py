@@ -16,15 +16,26 @@ from memfs.moves.packing import find_form
 from memfs.types import BLOCK_BYTES, FormKind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.metadata.records import Form
     from memfs.moves.attempt import MoveParts
     from memfs.types import InodeNo, RawId
 
 
-async def drop_raw(parts: MoveParts, ino: InodeNo) -> MoveResult:
+async def drop_raw(
+    parts: MoveParts, ino: InodeNo, forms: Sequence[Form] | None = None
+) -> MoveResult:
     """Detach the raw file of a sealed file that has another form.
 
     From the second look at the open files to the engine's change nothing suspends, so no open can
     come between (the engine does not suspend where the state is local).
+
+    Args:
+        parts: What moves work with.
+        ino: The file.
+        forms: The packed and remote forms that the caller looked at; if the file has others by
+            now, nothing is dropped. None: those that the engine knows are trusted.
 
     Raises:
         StaleInodeError: The file is gone.
@@ -45,6 +56,8 @@ async def drop_raw(parts: MoveParts, ino: InodeNo) -> MoveResult:
     if _is_mapped(parts, inode.raw):
         return MoveResult(MoveOutcome.BUSY)
     if await parts.sealer.adopt_if_changed(inode):
+        return MoveResult(MoveOutcome.SUPERSEDED)
+    if forms is not None and await engine.list_forms(inode.blob) != forms:
         return MoveResult(MoveOutcome.SUPERSEDED)
     dropped = await engine.drop_raw(ino, inode.generation)
     engine.commit_nowait()

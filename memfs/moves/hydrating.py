@@ -16,6 +16,7 @@ from memfs.errors import (
     CorruptDataError,
     EncryptionKeyError,
     InvalidValueError,
+    MemfsError,
     NotFoundError,
     NotSupportedError,
     ObjectArchivedError,
@@ -32,10 +33,10 @@ from memfs.traces.access_log import Operation
 from memfs.types import FormKind, Tier
 
 if TYPE_CHECKING:
-    from memfs.errors import MemfsError
-    from memfs.metadata.records import Form, Inode
+    from memfs.metadata.records import Blob, Form, Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
+    from memfs.stores.container import SeekTable
     from memfs.types import InodeNo, RawId
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,14 @@ async def _hydrate(parts: MoveParts, inode: Inode) -> Inode:
     _, raw = engine.reserve_ids()
     async with recorded(parts, MoveKind.HYDRATE, inode, str(int(raw))) as attempt:
         with parts.progress.track("hydrate", inode.ino, inode.size) as progress:
-            blocks = await _fill(parts, inode, raw, progress)
+            try:
+                blocks = await _fill(parts, inode, raw, progress)
+            except MemfsError:
+                now = await engine.get_inode(inode.ino)
+                if now.raw:
+                    # Written anew meanwhile, so that the forms that were fetched from went.
+                    return now
+                raise
         published = await attempt.publish_raw(raw, blocks)
     parts.faults.reach("hydrate.published")
     after = await engine.get_inode(inode.ino)
@@ -148,7 +156,7 @@ async def _fill(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgre
     fd = parts.raw_store.create(raw)
     try:
         parts.faults.reach("hydrate.created")
-        await _unpack(parts, inode, fd, progress)
+        await _unpack(parts, inode, blob, fd, progress)
         blocks = await trio.to_thread.run_sync(
             _finish, parts, inode, raw, fd, limiter=parts.prompt_threads
         )
@@ -166,31 +174,44 @@ async def _fill(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgre
     return blocks
 
 
-async def _unpack(parts: MoveParts, inode: Inode, fd: int, progress: MoveProgress) -> None:
+async def _unpack(
+    parts: MoveParts, inode: Inode, blob: Blob, fd: int, progress: MoveProgress
+) -> None:
     """Write the content into `fd` from the first form that is intact, packed before remote."""
     failure: MemfsError | None = None
-    for form in await parts.engine.list_forms(inode.blob):
-        try:
-            await _unpack_form(parts, form, fd, progress)
-        except _UNUSABLE as error:
-            path = os.fsdecode(await parts.engine.get_path(inode.ino))
-            level = logging.INFO if isinstance(error, ObjectArchivedError) else logging.WARNING
-            log.log(level, "%s: its %s form cannot be used: %s", path, form.kind, error)
-            # Corruption outranks absence: it needs a person, and waiting does not help.
-            if not isinstance(failure, CorruptDataError):
-                failure = error
-        else:
-            return
+    tried: list[Form] = []
+    # Again where forms were replaced meanwhile: a batch is compacted, an object gets a new key.
+    while (forms := await parts.engine.list_forms(inode.blob)) != tried:
+        tried, failure = forms, None
+        for form in forms:
+            try:
+                await _unpack_form(parts, form, blob, fd, progress)
+            except _UNUSABLE as error:
+                if form in await parts.engine.list_forms(inode.blob):
+                    await _complain(parts, inode, form, error)
+                # Corruption outranks absence: it needs a person, and waiting does not help.
+                if not isinstance(failure, CorruptDataError):
+                    failure = error
+            else:
+                return
     raise failure or CorruptDataError(f"inode {inode.ino}: no form of its content is left")
 
 
-async def _unpack_form(parts: MoveParts, form: Form, fd: int, progress: MoveProgress) -> None:
+async def _complain(parts: MoveParts, inode: Inode, form: Form, error: MemfsError) -> None:
+    path = os.fsdecode(await parts.engine.get_path(inode.ino))
+    level = logging.INFO if isinstance(error, ObjectArchivedError) else logging.WARNING
+    log.log(level, "%s: its %s form cannot be used: %s", path, form.kind, error)
+
+
+async def _unpack_form(
+    parts: MoveParts, form: Form, blob: Blob, fd: int, progress: MoveProgress
+) -> None:
     def advance(done_bytes: int) -> None:
         progress.done_bytes = done_bytes
 
     if form.kind == FormKind.PACKED:
         await trio.to_thread.run_sync(
-            _unpack_packed, parts, form, fd, progress, limiter=parts.prompt_threads
+            _unpack_packed, parts, form, blob, fd, progress, limiter=parts.prompt_threads
         )
         return
     remote = parts.remote
@@ -202,17 +223,27 @@ async def _unpack_form(parts: MoveParts, form: Form, fd: int, progress: MoveProg
         f"{remote.url}/{form.location}",
         unlock(parts, form.blob),
     )
+    _check_digest(reader.table, blob, form)
     await reader.unpack_to(fd, advance)
 
 
-def _unpack_packed(parts: MoveParts, form: Form, fd: int, progress: MoveProgress) -> None:
+def _unpack_packed(
+    parts: MoveParts, form: Form, blob: Blob, fd: int, progress: MoveProgress
+) -> None:
     def advance(done_bytes: int) -> None:
         progress.done_bytes = done_bytes
         trio.from_thread.check_cancelled()
 
     path = parts.packed_store.path(form.location)
     with PackedFile.open(path, unlock=unlock(parts, form.blob)) as packed:
+        _check_digest(packed.table, blob, form)
         packed.unpack_to(fd, advance)
+
+
+def _check_digest(table: SeekTable, blob: Blob, form: Form) -> None:
+    """Refuse a container of another content while there may be a form of the right one."""
+    if table.digest != blob.digest:
+        raise CorruptDataError(f"{form.location} has another digest than its content")
 
 
 def _finish(parts: MoveParts, inode: Inode, raw: RawId, fd: int) -> int:

@@ -37,7 +37,7 @@ from memfs.stores.restoring import without_restores
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from memfs.metadata.records import Blob, Form, Inode
     from memfs.moves.attempt import MoveParts
@@ -139,13 +139,14 @@ async def scrub_file(
         if await parts.sealer.adopt_if_changed(inode):
             # Written before power was lost: what it was is no measure of what it is.
             return Scrubbed(ScrubOutcome.SKIPPED)
-        checks = await _check_forms(parts, inode, rate)
-        if await parts.engine.get_inode(ino) != inode:
+        forms = await parts.engine.list_forms(inode.blob) if inode.blob else []
+        checks = await _check_forms(parts, inode, forms, rate)
+        if not await _is_as_before(parts, inode, forms):
             return Scrubbed(ScrubOutcome.SKIPPED, checks)
         if not any(check.damage for check in checks):
             return Scrubbed(ScrubOutcome.SOUND, checks)
         try:
-            return await _repair(parts, inode, checks, hydrate)
+            return await _repair(parts, inode, forms, checks, hydrate)
         except CorruptDataError as error:
             # Its raw file was changed behind the engine's back: nobody can say which is right.
             return Scrubbed(ScrubOutcome.QUARANTINED, checks, str(error))
@@ -153,9 +154,20 @@ async def scrub_file(
         return Scrubbed(ScrubOutcome.SKIPPED)
 
 
-async def _check_forms(parts: MoveParts, inode: Inode, rate: int) -> tuple[FormCheck, ...]:
+async def _is_as_before(parts: MoveParts, inode: Inode, forms: Sequence[Form]) -> bool:
+    """Return whether a file is what the checks looked at.
+
+    Its forms are compared as well: a compaction replaces one without a change of the inode, and
+    what was found of the former one says nothing of the new one.
+    """
+    now = await parts.engine.get_inode(inode.ino)
+    return now == inode and (not inode.blob or await parts.engine.list_forms(inode.blob) == forms)
+
+
+async def _check_forms(
+    parts: MoveParts, inode: Inode, forms: Sequence[Form], rate: int
+) -> tuple[FormCheck, ...]:
     blob = await parts.engine.get_blob(inode.blob) if inode.blob else None
-    forms = await parts.engine.list_forms(inode.blob) if inode.blob else []
     checks = []
     if inode.raw:
         checks.append(await _check(FormKind.RAW, inode.size, _check_raw(parts, inode, blob, rate)))
@@ -231,6 +243,7 @@ async def _check_remote(parts: MoveParts, form: Form, blob: Blob) -> None:
 async def _repair(
     parts: MoveParts,
     inode: Inode,
+    forms: list[Form],
     checks: tuple[FormCheck, ...],
     hydrate: Callable[[InodeNo], Awaitable[Inode]],
 ) -> Scrubbed:
@@ -241,9 +254,12 @@ async def _repair(
         return await _quarantine(parts, inode, checks, reasons)
     for check in damaged:
         if check.kind == FormKind.RAW:
-            outcome = (await drop_raw(parts, inode.ino)).outcome
+            outcome = (await drop_raw(parts, inode.ino, forms)).outcome
+        elif await parts.engine.list_forms(inode.blob) != forms:
+            outcome = MoveOutcome.SUPERSEDED
         else:
             outcome = (await drop_form(parts, inode.ino, check.kind)).outcome
+            forms = [form for form in forms if form.kind != check.kind]
         if outcome == MoveOutcome.BUSY:
             detail = f"{reasons}; a program has the file open, and it is repaired after that"
             return Scrubbed(ScrubOutcome.WAITING, checks, detail)

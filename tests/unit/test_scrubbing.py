@@ -124,6 +124,24 @@ async def test_no_wrong_byte_of_a_raw_file_is_served_when_all_is_damaged(state: 
     assert str(kept) in scrubbed.detail
 
 
+async def test_a_sound_form_that_goes_during_the_repair_saves_the_others(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mover trusts the damaged object and drops the packed form: the raw file must stay."""
+    ino = await make(state, RAW, PACKED, REMOTE)
+    await damage(state, ino, RAW)
+    await damage(state, ino, REMOTE)
+    unlock = state.residency.unlock
+
+    async def unlock_slowly(ino: InodeNo, drop_pages: bool) -> int:
+        await state.moves.drop_form(ino, PACKED)
+        return await unlock(ino, drop_pages)
+
+    monkeypatch.setattr(state.residency, "unlock", unlock_slowly)
+    assert (await scrub(state, ino)).outcome == ScrubOutcome.SKIPPED
+    assert await state.forms(ino) == {RAW, REMOTE}
+
+
 async def test_an_open_file_is_repaired_when_it_is_closed(state: State) -> None:
     ino = await make(state, RAW, PACKED)
     await damage(state, ino, RAW)
