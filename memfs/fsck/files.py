@@ -10,6 +10,7 @@ import contextlib
 import stat
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,7 +30,7 @@ from memfs.stores.extent import Extent
 from memfs.stores.reading import FrameReader, PackedFile
 from memfs.stores.restoring import without_restores
 from memfs.stores.store import ObjectStat
-from memfs.types import FormKind, InodeNo, RawId
+from memfs.types import FormCoding, FormKind, InodeNo, RawId
 
 if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
@@ -83,6 +84,8 @@ class FileCheck:
         self._packed: set[str] = set()
         self._remote_keys: set[str] = set()
         self._object = ObjectStat("", 0)
+        self._locked_out: Counter[str] = Counter()
+        """Forms that cannot be verified, by the id of the key that is missing."""
         self._file_count = 0
         self._form_count = 0
         self._verified_bytes = 0
@@ -99,6 +102,7 @@ class FileCheck:
             self._file_count += len(inodes)
             self._progress("files", self._file_count, total)
             await trio.lowlevel.checkpoint()
+        self._complain_of_keys()
         await self._note_unfinished()
         self._check_raw_store()
         self._check_packed_store()
@@ -148,11 +152,21 @@ class FileCheck:
                 await self._check_remote(inode, form, extent, self._remote)
         except StoreUnavailableError:
             raise
-        except EncryptionKeyError as error:
-            # The message has the remedy: what cannot be decrypted here is not damaged.
-            await self._complain(inode, f"its {form.kind} form is not verified", str(error))
+        except EncryptionKeyError:
+            # What cannot be decrypted here is not damaged; and there may be a million of it.
+            self._locked_out[FormCoding.parse(form.codec).key_id] += 1
         except MemfsError as error:
             await self._complain(inode, f"its {form.kind} form is bad: {error}", _RESTORE)
+
+    def _complain_of_keys(self) -> None:
+        for key_id, count in sorted(self._locked_out.items()):
+            self._problems.append(
+                Problem(
+                    f"key {key_id}",
+                    f"not configured, so that {count} encrypted forms were not verified",
+                    "name the mount's configuration with -c, or add the key to encryption.keys",
+                )
+            )
 
     async def _check_packed(self, inode: Inode, form: Form) -> None:
         size = self._packed_store.stat(form.location).st_size
