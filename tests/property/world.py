@@ -25,6 +25,7 @@ from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
 from memfs.content.syncer import Syncer
+from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import MemfsError
 from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.shared import Features, Parts
@@ -34,15 +35,18 @@ from memfs.mover.mover import Mover
 from memfs.moves.attempt import MoveParts
 from memfs.moves.faults import FaultPoints
 from memfs.moves.moves import Moves
+from memfs.policy.heat import Heat
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
+from tests.property.backings import KernelBackings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from memfs.content.opening import Handle
+    from memfs.stores.store import RemoteStore
     from memfs.types import InodeNo
 
 T = TypeVar("T")
@@ -150,36 +154,6 @@ class Interruptions(FaultPoints):
             request()
 
 
-class KernelBackings:
-    """The kernel's registry of backing files: it keeps each open until it is given back."""
-
-    available = True
-
-    def __init__(self) -> None:
-        self._fds: dict[int, int] = {}
-        self._last = 0
-
-    def register(self, fd: int) -> int:
-        """Keep a file."""
-        self._last += 1
-        self._fds[self._last] = os.dup(fd)
-        return self._last
-
-    def release(self, backing: int) -> None:
-        """Let it go."""
-        os.close(self._fds.pop(backing))
-
-    def open(self, backing: int, flags: int) -> int:
-        """Open the file once more for a handle, with the handle's own access mode."""
-        return os.open(f"/proc/self/fd/{self._fds[backing]}", flags & os.O_ACCMODE)
-
-    def close(self) -> None:
-        """The mount is gone."""
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
-
-
 @dataclass
 class OpenFile:
     """One open file of a program."""
@@ -210,12 +184,16 @@ class World:
         root: An empty directory of its own.
         config: Of the file system.
         passthrough: Whether the kernel moves the bytes.
+        keys: Of encrypted forms.
     """
 
-    def __init__(self, root: Path, config: Config, *, passthrough: bool) -> None:
+    def __init__(
+        self, root: Path, config: Config, *, passthrough: bool, keys: KeyRing = NO_KEYS
+    ) -> None:
         self._root = root
         self._config = config
         self._passthrough = passthrough
+        self.keys = keys
         self._clock = Clock()
         self._running = False
         self._crash_count = 0
@@ -231,7 +209,7 @@ class World:
         self.engine = SqliteEngine.open(state_dir, config.metadata)
         self.raw_store = RawStore(state_dir)
         self.packed_store = PackedStore(state_dir)
-        self.remote = open_remote_store(config.glacier, state_dir / "glacier")
+        self.remote = self._open_store()
         self.raw_pool = RawPool(self.engine, self.raw_store)
         self._backings = KernelBackings()
         self.open_table = OpenTable(self.raw_store, self._backings if self._passthrough else None)
@@ -239,7 +217,7 @@ class World:
         self.activity = Activity()
         self.sealer = Sealer(self.engine, self.raw_store, self.open_table, self.activity)
         syncer = Syncer(self.engine, self.raw_store)
-        parts = MoveParts(
+        self.move_parts = parts = MoveParts(
             self.engine,
             self.raw_store,
             self.packed_store,
@@ -249,10 +227,14 @@ class World:
             self.residency,
             syncer,
             self.sealer,
+            keys=self.keys,
             faults=self.interruptions,
         )
         self.moves = Moves(parts, random.Random(1))
-        self.form_reader = FormReader(self.engine, self.packed_store, self.remote, self.raw_store)
+        self.form_reader = FormReader(
+            self.engine, self.packed_store, self.remote, self.raw_store, keys=self.keys
+        )
+        self.heat = Heat()
         self.filesystem = Filesystem(
             Parts(
                 engine=self.engine,
@@ -274,11 +256,17 @@ class World:
                     hydrate_bytes_max=config.cold.hydrate_bytes_max,
                     codec=config.cold.codec,
                 ),
+                heat=self.heat,
             )
         )
         settle = self.filesystem.settle
-        self.mover = Mover(parts, self.moves, self.activity, settle, state_dir, random.Random(1))
+        self.mover = Mover(
+            parts, self.moves, self.activity, settle, state_dir, random.Random(1), self.heat
+        )
         self.run(self._recover())
+
+    def _open_store(self) -> RemoteStore:
+        return open_remote_store(self._config.glacier, self.state_dir / "glacier")
 
     async def _recover(self) -> None:
         await self.moves.recover()
@@ -456,7 +444,9 @@ class World:
         try:
             packed_store = PackedStore(self.state_dir)
             remote = open_remote_store(self._config.glacier, self.state_dir / "glacier")
-            report = self.run(check(engine, raw_store, packed_store, remote, verify=True))
+            report = self.run(
+                check(engine, raw_store, packed_store, remote, verify=True, keys=self.keys)
+            )
         finally:
             raw_store.close()
             engine.close()

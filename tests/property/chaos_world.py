@@ -1,0 +1,143 @@
+"""A world with weather: a store that fails by turns, and a disk that fills up.
+
+Invariant: with calm weather and room on the disk nothing fails that a healthy machine would do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from memfs.config import KIB
+from memfs.errors import MemfsError
+from memfs.mover.prefetching import Prefetcher
+from memfs.prediction.predictor import Predictor
+from memfs.stores.directory import DirectoryStore
+from memfs.stores.faulty import FaultScript, FaultyStore
+from tests.property.world import Refusal, World
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+    from pathlib import Path
+
+    from memfs.config import Config
+    from memfs.encryption.keys import KeyRing
+    from memfs.stores.faulty import FaultKind
+    from memfs.stores.store import RemoteStore
+
+T = TypeVar("T")
+
+STORE_THREADS_MAX = 4
+STORE_DEADLINE_S = 30.0
+FAULT_DELAY_S = 0.001
+BLOCK = bytes(64 * KIB)
+BALLAST_NAME = "ballast"
+
+
+class Weather(FaultScript):
+    """What the store does: faults at random, calm, and shelter for those who compare."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rough: FaultScript | None = None
+        self._sheltered = False
+
+    @property
+    def is_rough(self) -> bool:
+        """True while calls may fail."""
+        return self._rough is not None
+
+    def spoil(self, rng: random.Random, rates: dict[FaultKind, float]) -> None:
+        """Have calls fail from now on, at these rates."""
+        self._rough = FaultScript((), rng, rates)
+
+    def clear(self) -> None:
+        """Calm down."""
+        self._rough = None
+
+    def next_fault(self, operation: str, key: str) -> FaultKind | None:
+        """As the weather is."""
+        if self._rough is None or self._sheltered:
+            return None
+        kind = self._rough.next_fault(operation, key)
+        if kind is not None:
+            self.hit_counts[kind] += 1
+        return kind
+
+    @contextlib.contextmanager
+    def shelter(self) -> Iterator[None]:
+        """Have no faults in the block."""
+        self._sheltered = True
+        try:
+            yield
+        finally:
+            self._sheltered = False
+
+
+class ChaosWorld(World):
+    """A world whose store and disk fail when they are told to.
+
+    Args:
+        root: An empty directory, or one that a killed process left.
+        config: Of the file system.
+        passthrough: Whether the kernel moves the bytes.
+        keys: Of encrypted forms.
+        weather: What the store does.
+    """
+
+    def __init__(
+        self, root: Path, config: Config, *, passthrough: bool, keys: KeyRing, weather: Weather
+    ) -> None:
+        self.weather = weather
+        self._ballast = root / BALLAST_NAME
+        super().__init__(root, config, passthrough=passthrough, keys=keys)
+
+    def _assemble(self) -> None:
+        super()._assemble()
+        self.prefetcher = Prefetcher(
+            self.move_parts,
+            self.moves,
+            self.activity,
+            Predictor(),
+            self.heat.shares,
+            self.state_dir,
+            random.Random(1),
+        )
+
+    def _open_store(self) -> RemoteStore:
+        inner = DirectoryStore(self.state_dir / "glacier", STORE_DEADLINE_S, STORE_THREADS_MAX)
+        return FaultyStore(inner, self.weather, FAULT_DELAY_S, FAULT_DELAY_S)
+
+    # --- calling ---------------------------------------------------------------------------------
+    @property
+    def is_calm(self) -> bool:
+        """True if nothing may fail."""
+        return not self.weather.is_rough and not self.is_full
+
+    def request(self, work: Coroutine[Any, Any, T]) -> T:
+        """Make a request; a commit that fails is its failure."""
+        try:
+            return super().request(work)
+        except MemfsError as error:
+            raise Refusal(error.errno) from error
+
+    # --- the disk --------------------------------------------------------------------------------
+    @property
+    def is_full(self) -> bool:
+        """True while the ballast lies on the disk."""
+        return self._ballast.exists()
+
+    def fill_disk(self, left_bytes: int) -> None:
+        """Leave so little of the disk, which must be a small one of the world's own."""
+        with self._ballast.open("ab", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while file.write(BLOCK):
+                    pass
+            size = file.tell()
+            os.ftruncate(file.fileno(), max(0, size - left_bytes))
+
+    def free_disk(self) -> None:
+        """Give the room back."""
+        self._ballast.unlink(missing_ok=True)

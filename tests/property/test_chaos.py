@@ -1,0 +1,110 @@
+"""Chaos: thousands of steps over a store and a disk that fail, with crashes among them.
+
+A failing life is made shorter by leaving steps out, and printed; it can be pasted into a test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.config import EncryptionConfig
+from tests.property.life import Life, draw_steps
+from tests.property.world import CRAMPED, HASTY, ROOMY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SEEDS = [int(seed) for seed in os.environ.get("MEMFS_CHAOS_SEEDS", "1").split(",")]
+STEP_COUNT = int(os.environ.get("MEMFS_CHAOS_STEPS", "400"))
+"""Of each life."""
+
+SHRINK_RUNS_MAX = 60
+
+CONFIGS = {
+    "roomy": ROOMY,
+    "cramped": CRAMPED,
+    "hasty": replace(HASTY, encryption=EncryptionConfig(packed=True)),
+}
+
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+@contextlib.contextmanager
+def own_disk() -> Iterator[tuple[Path, bool]]:
+    """Yield an empty directory, and whether it is a small disk of its own."""
+    base = Path(tempfile.mkdtemp(prefix="memfs-chaos-", dir=IN_MEMORY))
+    try:
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=160m", "memfs-test", base],
+            check=False,
+            capture_output=True,
+        )
+        try:
+            yield base, not made.returncode
+        finally:
+            if not made.returncode:
+                subprocess.run(["umount", "--lazy", base], check=True)
+    finally:
+        shutil.rmtree(base)
+
+
+def live(steps: list[tuple[str, int]], name: str, *, passthrough: bool, encrypted: bool) -> None:
+    """Live a whole life in a directory of its own."""
+    with own_disk() as (root, small_disk):
+        life = Life(
+            root,
+            CONFIGS[name],
+            passthrough=passthrough,
+            encrypted=encrypted,
+            small_disk=small_disk,
+        )
+        life.live(steps)
+        life.end()
+
+
+def shorten(
+    steps: list[tuple[str, int]], name: str, *, passthrough: bool, encrypted: bool
+) -> list[tuple[str, int]]:
+    """Leave out steps, many at a time at first, as long as the life still fails."""
+    size, run_count = max(1, len(steps) // 2), 0
+    while run_count < SHRINK_RUNS_MAX:
+        start = 0
+        while start < len(steps) and run_count < SHRINK_RUNS_MAX:
+            fewer = steps[:start] + steps[start + size :]
+            run_count += 1
+            try:
+                live(fewer, name, passthrough=passthrough, encrypted=encrypted)
+            except Exception:
+                steps = fewer
+            else:
+                start += size
+        if size == 1:
+            break
+        size //= 2
+    return steps
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("passthrough", [False, True], ids=["served", "passthrough"])
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_chaos_loses_no_byte_and_leaves_nothing_over(
+    name: str, passthrough: bool, encrypted: bool, seed: int
+) -> None:
+    """Whatever fails: what was answered is there, sums are right, and all that is dead goes."""
+    steps = draw_steps(seed, STEP_COUNT)
+    try:
+        live(steps, name, passthrough=passthrough, encrypted=encrypted)
+    except Exception as error:
+        short = shorten(steps, name, passthrough=passthrough, encrypted=encrypted)
+        error.add_note(f"the shortest life that fails has {len(short)} steps: {short}")
+        raise
