@@ -54,6 +54,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LEFT_OUT = (
+    CorruptDataError,
+    EncryptionKeyError,
+    NotFoundError,
+    StaleInodeError,
+    StoreError,
+)
+"""What speaks against one file, which may also have gone meanwhile, and not against the batch."""
+
 
 class _Part(NamedTuple):
     """One file's container in the batch that is being made."""
@@ -213,7 +222,11 @@ async def _look_at(parts: MoveParts, ino: InodeNo) -> tuple[Inode | None, MoveOu
         return None, MoveOutcome.BUSY
     if not stat.S_ISREG(inode.mode) or await find_form(parts, inode, FormKind.REMOTE):
         return None, MoveOutcome.UNNEEDED
-    if await parts.sealer.adopt_if_changed(inode):
+    try:
+        if await parts.sealer.adopt_if_changed(inode):
+            return None, MoveOutcome.SUPERSEDED
+    except StoreError as error:
+        log.info("inode %d is left out of a batch: %s", ino, error)
         return None, MoveOutcome.SUPERSEDED
     return inode, MoveOutcome.SUPERSEDED
 
@@ -246,7 +259,7 @@ async def _fill(parts: MoveParts, key: str, inodes: Sequence[Inode], fd: int) ->
             blob, coding, stored_bytes = await append_container(
                 parts, inode, number, fd, _stop_if_cancelled
             )
-        except (CorruptDataError, EncryptionKeyError, StoreError) as error:
+        except _LEFT_OUT as error:
             log.info("inode %d is left out of a batch: %s", inode.ino, error)
             await trio.to_thread.run_sync(os.ftruncate, fd, offset)
             os.lseek(fd, offset, os.SEEK_SET)

@@ -101,6 +101,7 @@ async def _rekey_remote(parts: MoveParts, inode: Inode, former: Form) -> MoveRes
             parts.faults.reach("rekey.stored")
             await verify_object(parts, key, container, progress)
             parts.faults.reach("rekey.verified")
+            await parts.remote.archive(key)
         stored_bytes = container.stored_bytes
         form = Form(former.blob, FormKind.REMOTE, key, container.coding, stored_bytes)
         replaced = await attempt.replace_form(FormReplacement(former, form))

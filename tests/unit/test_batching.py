@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
-from memfs.errors import CorruptDataError, NoSpaceError, StoreUnavailableError
+from memfs.errors import CorruptDataError, NoSpaceError, StoreError, StoreUnavailableError
 from memfs.moves.outcome import MoveOutcome
 from memfs.stores.extent import Extent
 from memfs.stores.faulty import Fault, FaultKind
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from memfs.types import InodeNo
+    from memfs.types import InodeNo, RawId
 
 CONTENTS = [
     b"",
@@ -178,3 +180,43 @@ async def test_a_full_disk_stops_a_batch_and_nothing_is_left(
     with pytest.raises(NoSpaceError):
         await state.moves.upload_batch(inos)
     assert await state.leaks() == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_a_file_that_goes_while_its_batch_is_made_does_not_stop_the_others(
+    state: State, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    gone, good = await make(state, [compressible(50_000, 1), compressible(50_000, 2)])
+    if packed:
+        await state.moves.pack(gone)
+        await state.moves.drop_raw(gone)
+    sync = state.parts.syncer.sync
+
+    def remove_and_sync() -> None:
+        # The first wait after the look at the files.
+        trio.from_thread.run(state.unlink, "0")
+        monkeypatch.undo()
+        sync()
+
+    monkeypatch.setattr(state.parts.syncer, "sync", remove_and_sync)
+    results = await state.moves.upload_batch([gone, good])
+    assert results[gone].outcome == MoveOutcome.SUPERSEDED
+    assert results[good].outcome == MoveOutcome.DONE
+
+
+async def test_a_raw_file_that_its_disk_cannot_look_at_does_not_stop_the_others(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = await make(state, [compressible(50_000, 1), compressible(50_000, 2)])
+    bad_raw = (await state.engine.get_inode(bad)).raw
+    stat = state.raw_store.stat
+
+    def fail(raw: RawId) -> os.stat_result:
+        if raw == bad_raw:
+            raise StoreError("Input/output error")
+        return stat(raw)
+
+    monkeypatch.setattr(state.raw_store, "stat", fail)
+    results = await state.moves.upload_batch([bad, good])
+    assert results[bad].outcome == MoveOutcome.SUPERSEDED
+    assert results[good].outcome == MoveOutcome.DONE
