@@ -136,6 +136,9 @@ class PolicyConfig:
     """See `promote_count`."""
     interval_s: float = 1.0
     """Pause between two rounds of the mover."""
+    give_way: bool = True
+    """Pack and upload slowly while programs use the disk, unless it is filled beyond
+    `cold.high_watermark`."""
     retry_s_min: float = 5.0
     """First pause after a failed move; doubles up to `retry_s_max`."""
     retry_s_max: float = 600.0

@@ -55,6 +55,9 @@ class Activity:
         """Every event with its time, while a trace is recorded."""
         self.request_count = 0
         """Requests that opened, made or removed something since `take_request_count`."""
+        self.served_bytes = 0
+        """Bytes that went through the daemon since `take_served_bytes`, in reads and writes that
+        the kernel does not pass to the local file by itself."""
         self.rescan = False
         """Set when events were dropped; the mover resets it when it has looked at everything."""
 
@@ -104,6 +107,11 @@ class Activity:
     def take_request_count(self) -> int:
         """Return and forget how busy programs have kept the daemon."""
         taken, self.request_count = self.request_count, 0
+        return taken
+
+    def take_served_bytes(self) -> int:
+        """Return and forget how much programs have read and written through the daemon."""
+        taken, self.served_bytes = self.served_bytes, 0
         return taken
 
     def take_accesses(self) -> list[tuple[InodeNo, int]]:

@@ -110,6 +110,7 @@ class ContentRequests(AttributeRequests):
     ) -> bytes | bytearray:
         """READ."""
         inode = await self._engine.get_inode(ino)
+        self._activity.served_bytes += size
         if not inode.raw:
             if self._open_table.count_direct_read(ino, size) > inode.size * DIRECT_SHARE_MAX:
                 self._activity.note_wanted(ino)
@@ -147,6 +148,7 @@ class ContentRequests(AttributeRequests):
     ) -> int:
         """WRITE."""
         inode = await self._engine.get_inode(ino)
+        self._activity.served_bytes += len(data)
         if kill_suidgid:
             inode = await self._kill_suidgid(inode)
         fd = self._open_table.write_fd(ino, inode.raw)

@@ -18,6 +18,8 @@ class Capability(enum.IntEnum):
     """Lock memory without limit (mlock(2))."""
     SYS_ADMIN = 21
     """Mount, and register files for FUSE passthrough."""
+    SYS_NICE = 23
+    """Raise a thread's priority again (setpriority(2))."""
     LEASE = 28
     """Take leases on other users' files (fcntl(2))."""
 

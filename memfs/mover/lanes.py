@@ -95,6 +95,11 @@ class Lanes:
         )
 
     @property
+    def demoting(self) -> bool:
+        """True if files are on their way to slower tiers."""
+        return bool(self.demotions.waiting or self.demotions.running or self.gathered)
+
+    @property
     def freeing_bytes(self) -> int:
         """What the demotions will free on the disk."""
         lane = self.demotions

@@ -18,6 +18,7 @@ from memfs.mover.lanes import Lanes
 from memfs.mover.memory import HeatMemory
 from memfs.mover.observation import Observer
 from memfs.mover.placement import Placer
+from memfs.mover.program_watch import LOOK_S, ProgramWatch
 from memfs.mover.rounds import Rounds
 from memfs.mover.spending import Spending
 from memfs.mover.upkeep import GARBAGE_A_ROUND, Upkeep
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from memfs.mover.store_gate import StoreGate
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
+    from memfs.policy.view import Move
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +115,8 @@ class Mover:
             planner or GuardedPlanner(),
             state_dir,
         )
+        self._courtesy = parts.courtesy
+        self._watch = ProgramWatch(parts, activity, state_dir)
         self._upkeep = Upkeep(parts, moves, state_dir, self._spending)
 
     async def step(self) -> None:
@@ -138,10 +142,11 @@ class Mover:
             for _ in range(PROMOTION_WORKERS):
                 nursery.start_soon(self._lanes.promotions.run, self._placer.place)
             for _ in range(self._config.glacier.transfer_count_max):
-                nursery.start_soon(self._lanes.demotions.run, self._placer.place)
+                nursery.start_soon(self._lanes.demotions.run, self._place_courteously)
             for _ in range(BATCH_WORKERS):
                 nursery.start_soon(self._placer.batcher.run)
             nursery.start_soon(self._run_upkeep)
+            nursery.start_soon(self._run_watch)
             while True:
                 busy = await self._guarded(self._round)
                 await self._pause(BUSY_PAUSE_S if busy else self._config.policy.interval_s)
@@ -158,9 +163,11 @@ class Mover:
 
     def status(self) -> dict[str, object]:
         """Return what the mover is at, for `memfs status`."""
-        return {"lanes": self._lanes.status(), "moves": self._moves.status()} | (
-            self._rounds.status()
-        )
+        return {
+            "giving_way": self._courtesy.giving_way,
+            "lanes": self._lanes.status(),
+            "moves": self._moves.status(),
+        } | (self._rounds.status())
 
     async def _pause(self, pause_s: float) -> None:
         """Wait before the next round: longer while programs are busy, not at all for a pin."""
@@ -181,6 +188,19 @@ class Mover:
         if self._activity.take_freed():
             await self._moves.collect_garbage(GARBAGE_A_ROUND)
         return await self._rounds.step() or more
+
+    async def _place_courteously(self, move: Move) -> None:
+        """Carry a file to a slower tier, after the one before it while programs use the disk."""
+        async with self._courtesy.turn():
+            await self._placer.place(move)
+
+    async def _run_watch(self) -> None:
+        while True:
+            await trio.sleep(LOOK_S)
+            await self._guarded(self._look_at_programs)
+
+    async def _look_at_programs(self) -> None:
+        await self._watch.look(moving=self._lanes.demoting)
 
     async def _run_upkeep(self) -> None:
         while True:

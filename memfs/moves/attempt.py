@@ -17,6 +17,7 @@ import trio
 
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import MemfsError, StaleInodeError
+from memfs.moves.courtesy import Courtesy
 from memfs.moves.faults import FaultPoints
 from memfs.moves.progress import ProgressTable
 from memfs.moves.tally import CompressionTally
@@ -65,6 +66,7 @@ class MoveParts:
     """Of forms that are encrypted, or are to be."""
     access_log: AccessLog = field(default_factory=AccessLog)
     """Told of hydrations while a trace is recorded."""
+    courtesy: Courtesy = field(default_factory=Courtesy)
     tally: CompressionTally = field(default_factory=CompressionTally)
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)

@@ -94,21 +94,23 @@ async def _pack(
     coding = await choose_coding(parts, inode, parts.config.glacier.codec)
     encryption = encryption_of(parts, FormKind.REMOTE, inode, inode.blob or number)
 
-    def advance(done_bytes: int, stored_bytes: int) -> None:
-        on_progress(done_bytes)
-
     def write() -> PackedSummary:
+        def advance(done_bytes: int, stored_bytes: int) -> None:
+            on_progress(done_bytes)
+            rest()
+
         source = parts.raw_store.path(inode.raw)
         frame_bytes = parts.config.cold.frame_bytes
-        return pack_file(
-            source,
-            fd,
-            coding.codec,
-            frame_bytes,
-            advance,
-            shuffle_bytes=coding.shuffle_bytes,
-            encryption=encryption,
-        )
+        with parts.courtesy.stint() as rest:
+            return pack_file(
+                source,
+                fd,
+                coding.codec,
+                frame_bytes,
+                advance,
+                shuffle_bytes=coding.shuffle_bytes,
+                encryption=encryption,
+            )
 
     summary = await trio.to_thread.run_sync(write, limiter=parts.threads)
     parts.tally.note_packed(summary)
@@ -128,12 +130,13 @@ def _reencrypt(
 
 def _copy(parts: MoveParts, packed: Form, target_fd: int, on_progress: ByteProgress) -> None:
     path = parts.packed_store.path(packed.location)
-    with disk_errors(str(path)):
+    with disk_errors(str(path)), parts.courtesy.stint() as rest:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             for start in range(0, packed.stored_bytes, COPY_BYTES):
                 size = min(COPY_BYTES, packed.stored_bytes - start)
                 write_all(target_fd, read_fully(fd, size, start))
                 on_progress(start + size)
+                rest()
         finally:
             os.close(fd)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.coding import Coding
+    from memfs.moves.courtesy import Courtesy
     from memfs.moves.progress import MoveProgress
     from memfs.stores.envelope import Encryption, Unlock
     from memfs.stores.packing import PackedSummary
@@ -92,6 +93,7 @@ async def pack(parts: MoveParts, ino: InodeNo, codec: Codec | None = None) -> Mo
             parts.faults.reach("pack.written")
             await trio.to_thread.run_sync(
                 _verify,
+                parts.courtesy,
                 parts.packed_store.path(location),
                 summary.digest,
                 unlock(parts, blob_number),
@@ -155,10 +157,10 @@ def _write(
         progress.done_bytes = done_bytes // 2
         if stored_bytes > stored_bytes_max:
             raise _DoesNotShrinkError
-        trio.from_thread.check_cancelled()
+        rest()
 
     source = parts.raw_store.path(inode.raw)
-    with parts.packed_store.draft(location) as draft:
+    with parts.courtesy.stint() as rest, parts.packed_store.draft(location) as draft:
         try:
             summary = pack_file(
                 source,
@@ -177,14 +179,16 @@ def _write(
     return summary
 
 
-def _verify(path: Path, digest: bytes, unlocking: Unlock, progress: MoveProgress) -> None:
+def _verify(
+    courtesy: Courtesy, path: Path, digest: bytes, unlocking: Unlock, progress: MoveProgress
+) -> None:
     half = progress.done_bytes
 
     def advance(done_bytes: int) -> None:
         progress.done_bytes = half + done_bytes // 2
-        trio.from_thread.check_cancelled()
+        rest()
 
-    with PackedFile.open(path, unlock=unlocking) as packed:
+    with courtesy.stint() as rest, PackedFile.open(path, unlock=unlocking) as packed:
         if packed.table.digest != digest:
             raise CorruptDataError(f"{path}: reads back with another digest than was written")
         packed.verify(advance)

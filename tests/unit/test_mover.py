@@ -555,7 +555,15 @@ async def test_status_tells_budgets_and_work(depot: Depot) -> None:
     await depot.create("a")
     await depot.mover.step()
     status = depot.mover.status()
-    assert {"lanes", "moves", "warm", "cold", "store_refusal", "surveying_pins"} == set(status)
+    assert {
+        "giving_way",
+        "lanes",
+        "moves",
+        "warm",
+        "cold",
+        "store_refusal",
+        "surveying_pins",
+    } == set(status)
 
 
 # --- batches -------------------------------------------------------------------------------------

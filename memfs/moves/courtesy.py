@@ -1,0 +1,81 @@
+"""Courtesy: moves that nobody waits for go slowly while programs use the disk.
+
+Invariant: a slow move still moves on, and one that keeps the disk from running full is not slow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.linux.priorities import low_priority
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+REST_FACTOR = 9
+"""A worker rests so many times as long as it has worked: a tenth of its speed. Guess."""
+
+REST_S_MAX = 5.0
+"""Longest rest after one piece of work."""
+
+LOOK_S = 0.1
+"""A rest ends so soon after the programs have, or the move was given up."""
+
+
+class Courtesy:
+    """Whether demotions go slowly; set by the mover, heeded by the moves."""
+
+    def __init__(self) -> None:
+        self.giving_way = False
+        """Programs use the disk, and it has room. One reference, read by worker threads."""
+        self.urgent = False
+        """The disk is filled beyond its high watermark: nothing gives way."""
+        self._turn_count = 0
+        self._changed = trio.Event()
+
+    def decide(self, *, giving_way: bool, urgent: bool) -> None:
+        """Set how the moves go from now on."""
+        self.giving_way, self.urgent = giving_way, urgent
+        self._wake()
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Make one demotion at a time while giving way, and as many as there are otherwise."""
+        while self.giving_way and self._turn_count:
+            await self._changed.wait()
+        self._turn_count += 1
+        try:
+            yield
+        finally:
+            self._turn_count -= 1
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    @contextlib.contextmanager
+    def stint(self) -> Iterator[Callable[[], None]]:
+        """Work in a worker thread for the block, at low priority.
+
+        The function that it gets is called after each piece of work; it rests, and raises
+        `trio.Cancelled` if the move was given up.
+        """
+        since_s = time.monotonic()
+
+        def rest() -> None:
+            nonlocal since_s
+            trio.from_thread.check_cancelled()
+            worked_s = time.monotonic() - since_s
+            end_s = time.monotonic() + min(REST_S_MAX, worked_s * REST_FACTOR)
+            while self.giving_way and (left_s := end_s - time.monotonic()) > 0:
+                time.sleep(min(left_s, LOOK_S))
+                trio.from_thread.check_cancelled()
+            since_s = time.monotonic()
+
+        with contextlib.nullcontext() if self.urgent else low_priority():
+            yield rest
