@@ -274,7 +274,7 @@ class FormReader:
             return await trio.to_thread.run_sync(self._open_packed, form, limiter=self._threads)
         remote = self._need_remote()
         read_range = Extent.of(form.location, form.stored_bytes).reader(remote)
-        unlock = Unlock(self._keys, form.blob)
+        unlock = Unlock.of(self._keys, form.blob, form.codec)
         reader = await FrameReader.open(read_range, form.stored_bytes, self._name(form), unlock)
         return reader.table
 
@@ -289,7 +289,8 @@ class FormReader:
         return await reader.read(offset, size)
 
     def _open_packed(self, form: Form) -> SeekTable:
-        path, unlock = self._packed_store.path(form.location), Unlock(self._keys, form.blob)
+        path = self._packed_store.path(form.location)
+        unlock = Unlock.of(self._keys, form.blob, form.codec)
         with PackedFile.open(path, unlock=unlock) as packed:
             return packed.table
 

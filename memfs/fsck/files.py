@@ -179,7 +179,8 @@ class FileCheck:
             self._verified_bytes += size
 
     def _verify_packed(self, form: Form) -> None:
-        path, unlock = self._packed_store.path(form.location), Unlock(self._keys, form.blob)
+        path = self._packed_store.path(form.location)
+        unlock = Unlock.of(self._keys, form.blob, form.codec)
         with PackedFile.open(path, unlock=unlock) as packed:
             packed.verify()
 
@@ -201,9 +202,8 @@ class FileCheck:
                 await self._verify_object(extent.reader(remote), form)
 
     async def _verify_object(self, read_range: RangeReader, form: Form) -> None:
-        reader = await FrameReader.open(
-            read_range, form.stored_bytes, form.location, Unlock(self._keys, form.blob)
-        )
+        unlock = Unlock.of(self._keys, form.blob, form.codec)
+        reader = await FrameReader.open(read_range, form.stored_bytes, form.location, unlock)
         await reader.verify()
         self._verified_bytes += form.stored_bytes
 

@@ -305,7 +305,7 @@ def _verify_fetched(
             with PackedFile(
                 os.dup(fd),
                 f"{name} at {extent.start}",
-                unlock=unlock(parts, form.blob),
+                unlock=unlock(parts, form.blob, form.codec),
                 start=extent.start,
                 stored_bytes=extent.size,
             ) as packed:

@@ -97,6 +97,12 @@ def is_under(coding: FormCoding, key: Key | None) -> bool:
     return coding.key_id == ("" if key is None else key.id.hex())
 
 
-def unlock(parts: MoveParts, blob: BlobId) -> Unlock:
-    """Return what reading a form of a blob takes."""
-    return Unlock(parts.keys, blob)
+def unlock(parts: MoveParts, blob: BlobId, coding: str) -> Unlock:
+    """Return what reading a form of a blob takes.
+
+    Args:
+        parts: The keys among them.
+        blob: Whose form it is.
+        coding: As in `Form.codec`; a container that is encrypted otherwise is refused.
+    """
+    return Unlock.of(parts.keys, blob, coding)

@@ -123,7 +123,7 @@ def _reencrypt(
 ) -> tuple[int, str]:
     encryption = encryption_of(parts, FormKind.REMOTE, inode, packed.blob)
     path = parts.packed_store.path(packed.location)
-    with PackedFile.open(path, unlock=unlock(parts, packed.blob)) as source:
+    with PackedFile.open(path, unlock=unlock(parts, packed.blob, packed.codec)) as source:
         stored_bytes, table = source.reencrypt_to(fd, encryption, on_progress)
     return stored_bytes, str(table.coding)
 

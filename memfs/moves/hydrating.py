@@ -221,7 +221,7 @@ async def _unpack_form(
         Extent.of(form.location, form.stored_bytes).reader(remote),
         form.stored_bytes,
         f"{remote.url}/{form.location}",
-        unlock(parts, form.blob),
+        unlock(parts, form.blob, form.codec),
     )
     _check_digest(reader.table, blob, form)
     await reader.unpack_to(fd, advance)
@@ -235,7 +235,7 @@ def _unpack_packed(
         trio.from_thread.check_cancelled()
 
     path = parts.packed_store.path(form.location)
-    with PackedFile.open(path, unlock=unlock(parts, form.blob)) as packed:
+    with PackedFile.open(path, unlock=unlock(parts, form.blob, form.codec)) as packed:
         _check_digest(packed.table, blob, form)
         packed.unpack_to(fd, advance)
 

@@ -96,7 +96,7 @@ async def pack(parts: MoveParts, ino: InodeNo, codec: Codec | None = None) -> Mo
                 parts.courtesy,
                 parts.packed_store.path(location),
                 summary.digest,
-                unlock(parts, blob_number),
+                unlock(parts, blob_number, str(summary.table.coding)),
                 progress,
                 limiter=parts.threads,
             )

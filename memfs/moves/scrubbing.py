@@ -217,7 +217,7 @@ def _let_go_of_pages(parts: MoveParts, raw: RawId) -> None:
 async def _check_packed(parts: MoveParts, form: Form, blob: Blob, rate: int) -> None:
     def verify() -> None:
         path = parts.packed_store.path(form.location)
-        with PackedFile.open(path, unlock=unlock(parts, form.blob)) as packed:
+        with PackedFile.open(path, unlock=unlock(parts, form.blob, form.codec)) as packed:
             if packed.table.digest != blob.digest:
                 raise CorruptDataError(f"{form.location} has another digest than its content")
             packed.verify(Pace(rate).wait)
@@ -233,7 +233,7 @@ async def _check_remote(parts: MoveParts, form: Form, blob: Blob) -> None:
     name = f"{remote.url}/{form.location}"
     with without_restores():
         reader = await FrameReader.open(
-            extent.reader(remote), extent.size, name, unlock(parts, form.blob)
+            extent.reader(remote), extent.size, name, unlock(parts, form.blob, form.codec)
         )
         if reader.table.digest != blob.digest:
             raise CorruptDataError(f"{name} has another digest than its content")

@@ -137,7 +137,7 @@ async def verify_object(
         functools.partial(remote.get_range, key),
         container.stored_bytes,
         name,
-        unlock(parts, blob.blob),
+        unlock(parts, blob.blob, container.coding),
     )
     if reader.table.digest != blob.digest:
         raise CorruptDataError(f"{name}: reads back with another digest than the file has")

@@ -20,6 +20,7 @@ import xxhash
 
 from memfs.errors import CorruptDataError, EncryptionKeyError
 from memfs.stores.container import FRAME_COUNT_MAX, SeekTable, parse_tail, tail_bytes_needed
+from memfs.types import FormCoding
 
 if TYPE_CHECKING:
     from memfs.encryption.cipher import ContainerCipher
@@ -51,6 +52,16 @@ class Unlock(NamedTuple):
     keys: KeyRing
     blob: BlobId
     """The content that it must hold; an object of another one is refused."""
+    key_id: str = ""
+    """Of the key that it must be encrypted with, as hexadecimal digits; empty: any, or none.
+
+    Where it is known, a container in clear is refused: anybody could have written that.
+    """
+
+    @classmethod
+    def of(cls, keys: KeyRing, blob: BlobId, coding: str) -> Self:
+        """Return what reading a form takes whose coding the engine keeps as this text."""
+        return cls(keys, blob, FormCoding.parse(coding).key_id)
 
 
 class Envelope(NamedTuple):
@@ -176,6 +187,8 @@ def parse_table(tail: bytes, stored_bytes: int, name: str, unlock: Unlock | None
         InvalidValueError: The codec is not installed here.
     """
     envelope = find_envelope(tail, name)
+    if unlock is not None and unlock.key_id:
+        _check_key_id(envelope, unlock.key_id, name)
     if envelope is None:
         return parse_tail(tail, stored_bytes, name)
     if unlock is None:
@@ -200,3 +213,12 @@ def parse_table(tail: bytes, stored_bytes: int, name: str, unlock: Unlock | None
             f"{name}: has {table.frame_count} frames, its envelope another count"
         )
     return table.encrypted(cipher, envelope.key_id)
+
+
+def _check_key_id(envelope: Envelope | None, key_id: str, name: str) -> None:
+    if envelope is None:
+        raise CorruptDataError(f"{name}: is in clear, and was encrypted with key {key_id}")
+    if envelope.key_id.hex() != key_id:
+        raise CorruptDataError(
+            f"{name}: is encrypted with key {envelope.key_id.hex()}, and was with key {key_id}"
+        )

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from memfs.config import EncryptionConfig
 from memfs.content.forms import FormReader
 from memfs.encryption.keys import NO_KEYS, Key, KeyRing
 from memfs.errors import CorruptDataError, EncryptionKeyError
 from memfs.fsck.files import FileCheck
+from memfs.moves.coding import unlock
 from memfs.moves.faults import FaultPoints
 from memfs.moves.outcome import MoveOutcome
+from memfs.stores.reading import FrameReader
 from memfs.types import FormCoding, FormKind
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
 
@@ -289,3 +293,42 @@ async def test_a_file_rewritten_while_it_is_rekeyed_keeps_its_new_content(state:
     assert await state.content(ino) == b"new"
     await state.moves.collect_garbage(10)
     assert await state.leaks() == []
+
+
+async def test_a_copy_under_another_key_gets_the_storage_class_of_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State(tmp_path / "state", config(), keys=KeyRing([OLD]))
+    ino = await state.create("f", CONTENT)
+    await state.moves.upload(ino)
+    state.parts.keys = KeyRing([NEW, OLD])
+    archived = []
+
+    async def archive(key: str) -> None:
+        archived.append(key)
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(state.remote, "archive", archive)
+    assert (await state.moves.rekey(ino)).outcome == MoveOutcome.DONE
+    assert archived == [(await state.form(ino, FormKind.REMOTE)).location]
+    state.close()
+
+
+async def test_an_object_in_clear_is_not_taken_for_an_encrypted_one(state: State) -> None:
+    """Whoever can write to the store cannot write what memfs then serves."""
+    ino = await state.create("f", CONTENT)
+    await state.moves.upload(ino)
+    form = await state.form(ino, FormKind.REMOTE)
+    forged = State(state.state_dir.with_name("forged"))
+    other = await forged.create("f", incompressible(30_000, 9))
+    await forged.moves.upload(other)
+    data = stored(forged, (await forged.form(other, FormKind.REMOTE)).location)
+    forged.close()
+    (state.objects_dir / form.location).write_bytes(data)
+    with pytest.raises(CorruptDataError, match="in clear"):
+        await FrameReader.open(
+            functools.partial(state.remote.get_range, form.location),
+            len(data),
+            form.location,
+            unlock(state.parts, form.blob, form.codec),
+        )
