@@ -30,8 +30,11 @@ class Checkpointer:
         wal_path = database_path.with_name(database_path.name + "-wal")
         self._wal_fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC)
         self._thread: threading.Thread | None = None
+        self._started_over = False
         self.frame_count = 0
         """Pages in the log after the last run: it starts over only when asked to."""
+        self.added_count = 0
+        """Those of them that came since the run before; 0: not known."""
         self.failure: OSError | None = None
         """Why the log could not be made durable, if ever; nothing more can be promised then."""
 
@@ -48,16 +51,29 @@ class Checkpointer:
         )
         self._thread.start()
 
+    def note_started_over(self) -> None:
+        """The log was copied to its end, and the next commit begins it anew; no run is under way.
+
+        SQLite goes on to tell the old length until then.
+        """
+        self.frame_count = 0
+        self._started_over = True
+
     def run(self, on_durable: Callable[[], None]) -> None:
         """Make the log durable, then copy it into the database file. Blocks."""
+        self.added_count = 0
         try:
             os.fdatasync(self._wal_fd)
         except OSError as error:
             self.failure = error
             return
         on_durable()
+        if self._started_over:
+            self._started_over = False
+            return
         try:
             row = self._connection.execute("pragma wal_checkpoint(passive)").fetchone()
+            self.added_count = max(0, row[1] - self.frame_count)
             self.frame_count = max(0, row[1])
         except sqlite3.Error:
             # Mostly a full disk. The log holds everything; the next run copies it.

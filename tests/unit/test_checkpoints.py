@@ -1,0 +1,77 @@
+"""When the journal is moved into the tables, and when SQLite's log starts over."""
+
+from __future__ import annotations
+
+import random
+import stat
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from memfs.config import KIB, MetadataConfig
+from memfs.metadata.records import NewInode
+from memfs.metadata.sqlite.database import Limits
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.types import ROOT_INODE
+from tests.contract.engine.site import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs.types import InodeNo
+
+LIMITS = Limits(
+    checkpoint_bytes=64 * KIB,
+    checkpoint_page_count=1024,
+    journal_bytes=256 * KIB,
+    reserve_bytes=64 * KIB,
+)
+FILE_COUNT = 2000
+
+
+def make_files(engine: SqliteEngine) -> list[tuple[InodeNo, bytes]]:
+    files = []
+    for number in range(FILE_COUNT):
+        ino, raw = engine.reserve_ids()
+        new = NewInode(ino, stat.S_IFREG | 0o644, 0, 0, 1, raw=raw)
+        run(engine.create(ROOT_INODE, b"%06d" % number, new))
+        engine.commit_nowait()
+        engine.settle()
+        files.append((ino, b"%06d" % number))
+    return files
+
+
+def checkpoints_of_removals(state_dir: Path, limits: Limits) -> int:
+    """Remove files in random order; return how often the journals took turns."""
+    engine = SqliteEngine.open(state_dir, MetadataConfig(), limits=limits)
+    files = make_files(engine)
+    random.Random(1).shuffle(files)
+    first_sequences = set()
+    for _, name in files:
+        run(engine.unlink(ROOT_INODE, name, 2))
+        engine.commit_nowait()
+        engine.settle()
+        first_sequences.add(engine._database._journal.first_sequence)
+    assert engine.check() == []
+    engine.close()
+    return len(first_sequences)
+
+
+def test_scattered_changes_are_moved_in_shorter_journals(tmp_path: Path) -> None:
+    """Else the event loop stops for the longest where removals touch a page each."""
+    shorter = replace(LIMITS, checkpoint_page_count=16)
+    often = checkpoints_of_removals(tmp_path / "shorter", shorter)
+    seldom = checkpoints_of_removals(tmp_path / "longer", LIMITS)
+    assert often > 4 * seldom
+
+
+def test_log_starts_over_while_changes_keep_coming(tmp_path: Path) -> None:
+    """Else it grows without bound under a program that never rests."""
+    log_bytes = {}
+    for log_page_count in (64, 1_000_000):
+        limits = replace(LIMITS, checkpoint_bytes=8 * KIB, log_page_count=log_page_count)
+        state_dir = tmp_path / str(log_page_count)
+        engine = SqliteEngine.open(state_dir, MetadataConfig(), limits=limits)
+        make_files(engine)
+        log_bytes[log_page_count] = (state_dir / "metadata.db-wal").stat().st_size
+        engine.close()
+    assert log_bytes[64] < 2 * 64 * 4 * KIB < log_bytes[1_000_000]
