@@ -106,6 +106,12 @@ class NoSpaceError(MemfsError):
     errno = codes.ENOSPC
 
 
+class RamFullError(MemfsError):
+    """Pinned files fill a share of the RAM tier; a move meets it, no program does."""
+
+    errno = codes.ENOMEM
+
+
 class FileTooLargeError(MemfsError):
     """Beyond the largest file that the backing file system carries."""
 

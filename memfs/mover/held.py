@@ -1,4 +1,4 @@
-"""Held: the files in RAM, charged to their shares, and let go by age and watermark.
+"""Held: the files in RAM, charged to their shares, and let go by age and as shares fill.
 
 Invariant: after a step every held file that was looked at is charged to one share as it is now.
 """
@@ -53,6 +53,7 @@ class HeldFiles:
             self.charge(candidate)
         await self._decider.decide(candidates)
         for share in shares.all():
+            await self._let_pinned_go(share)
             if share.draining:
                 await self._drain(share)
 
@@ -70,6 +71,23 @@ class HeldFiles:
             residency.touch(ino)
         if ino not in self._lanes:
             shares.hold(ino, candidate.ram_bytes, candidate.priority, candidate.pool, pinned=pinned)
+
+    async def _let_pinned_go(self, share: Share) -> None:
+        """Bring the pinned files of a share down to its size, which a new pool may have cut.
+
+        Those that were charged to it last go, and come again as far as there is room by then.
+        """
+        excess_bytes = share.pinned_bytes - share.budget.size_bytes
+        gone = []
+        for ino, size_bytes in reversed(share.pinned.items()):
+            if excess_bytes <= 0:
+                break
+            excess_bytes -= size_bytes
+            gone.append(InodeNo(ino))
+        for ino in gone:
+            await self._residency.unlock(ino, drop_pages=False)
+            self._shares.leave(ino)
+        await self._decider.decide(await self._decider.observe(gone))
 
     async def _drain(self, share: Share) -> None:
         """Have the files of a share leave RAM that its queue lets go."""

@@ -81,7 +81,7 @@ class Levels:
             max(0, parts.residency.budget_bytes - sum(shares.sizes.values())),
             space.budget_bytes,
             glacier=parts.remote is not None,
-        )._replace(store_ready=self._placer.store_ready)
+        )._replace(ram=parts.residency.budget_bytes > 0, store_ready=self._placer.store_ready)
         self.cold_used_bytes = max(0, space.used_bytes - self._lanes.freeing_bytes)
         self._heat.limits = self.limits
         self._heat.cold.resize(self.limits.cold.high_bytes)

@@ -10,7 +10,6 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from memfs.content.residency import LockOutcome
 from memfs.errors import (
     BudgetSpentError,
     MemfsError,
@@ -22,12 +21,12 @@ from memfs.errors import (
 from memfs.metadata.records import Decision, PendingMove
 from memfs.mover.batcher import Batcher
 from memfs.mover.costs import cost_of_step
+from memfs.mover.locking import Locker
 from memfs.mover.observation import UNPACKABLE_RULE, unpackable_detail
 from memfs.mover.store_gate import StoreGate
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.policy.budgets import Spent
 from memfs.policy.goals import Step, next_step
-from memfs.policy.plan import make_room
 from memfs.policy.view import Goal
 from memfs.types import FormKind
 
@@ -48,9 +47,6 @@ log = logging.getLogger(__name__)
 STEPS_MAX = 8
 """Steps of one placement: twice what the longest way takes, so that a race cannot make a loop."""
 
-VICTIMS_LOOKED_AT_MAX = 4096
-"""Held files among which room is looked for."""
-
 RESTORING_COUNT_MAX = 10_000
 """Files that are fetched by themselves once they are restored; more are when they are read."""
 
@@ -64,7 +60,7 @@ class Placer:
         parts: The engine and the owners of state among them.
         moves: Makes the moves.
         observer: Looks at files.
-        heat: Is told what comes into RAM and leaves it, and what leaves the disk.
+        heat: Is told what leaves the disk; its shares, what comes into RAM and leaves it.
         gathered: Of the lanes: moves that wait for a batch.
         spending: What moves may take.
         rng: Jitter of pauses; seeded by tests.
@@ -84,6 +80,7 @@ class Placer:
         self._moves = moves
         self._observer = observer
         self._heat = heat
+        self._locker = Locker(parts, observer, heat.shares)
         self._spending = spending
         self._rng = rng
         self.gate = StoreGate(parts.config.policy, rng)
@@ -267,46 +264,9 @@ class Placer:
             case Step.UNLOCK:
                 # Under mere pressure of the budget the kernel may keep the pages while it can.
                 drop_pages = move.rule != "watermark"
-                freed_bytes = await self._parts.residency.unlock(ino, drop_pages=drop_pages)
-                self._heat.shares.leave(ino)
+                freed_bytes = await self._locker.unlock(ino, drop_pages=drop_pages)
                 return MoveResult(MoveOutcome.DONE, freed_bytes)
             case Step.LOCK:
-                return await self._lock(candidate, move)
-
-    async def _lock(self, candidate: Candidate, move: Move) -> MoveResult:
-        """Hold a file in RAM; a pinned one may push unpinned ones out."""
-        residency = self._parts.residency
-        inode = await self._parts.engine.get_inode(candidate.ino)
-        outcome = await residency.lock(inode.ino, inode.raw, inode.size)
-        if outcome == LockOutcome.NO_ROOM and candidate.pin is not None:
-            needed_bytes = residency.used_bytes + candidate.ram_bytes - residency.budget_bytes
-            for victim in make_room(await self._held(), needed_bytes, candidate.pool):
-                await residency.unlock(victim.ino, drop_pages=False)
-                self._heat.shares.leave(victim.ino)
-            outcome = await residency.lock(inode.ino, inode.raw, inode.size)
-        if outcome in (LockOutcome.LOCKED, LockOutcome.CACHED):
-            self._heat.shares.hold(
-                candidate.ino,
-                candidate.ram_bytes,
-                candidate.priority,
-                candidate.pool,
-                pinned=candidate.pin is not None,
-            )
-            return MoveResult(MoveOutcome.DONE, candidate.ram_bytes)
-        if outcome == LockOutcome.NO_ROOM and candidate.pin is not None:
-            await self.postpone(
-                inode.ino,
-                Goal.WARM.tier,
-                f"the RAM tier ({residency.budget_bytes} bytes) is full of pinned files, or "
-                "smaller than this one; unpin others or raise warm.size",
-            )
-        return MoveResult(MoveOutcome.SUPERSEDED)
-
-    async def _held(self) -> Sequence[Candidate]:
-        now_ns = time.time_ns()
-        held = []
-        for ino in self._parts.residency.coldest(VICTIMS_LOOKED_AT_MAX):
-            candidate = await self._observer.observe(ino, now_ns)
-            if candidate is not None:
-                held.append(candidate)
-        return held
+                if await self._locker.lock(candidate):
+                    return MoveResult(MoveOutcome.DONE, candidate.ram_bytes)
+                return MoveResult(MoveOutcome.SUPERSEDED)

@@ -30,7 +30,7 @@ class Step(enum.Enum):
 def goal_of_pin(pin: Tier, limits: Limits) -> Goal:
     """Return what a pin asks for, as far as the configured tiers reach."""
     if pin >= Tier.WARM:
-        return Goal.WARM if limits.warm.size_bytes else Goal.LOCAL
+        return Goal.WARM if limits.ram else Goal.LOCAL
     if pin == Tier.GLACIER and limits.glacier:
         return Goal.GLACIER
     return Goal.PACKED

@@ -12,7 +12,7 @@ from memfs.policy.goals import goal_of_pin, next_step
 from memfs.policy.view import Budget, Candidate, Goal, Limits, Move, ShareView, TierView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
 
 def is_draining(draining: bool, used_bytes: int, budget: Budget) -> bool:
@@ -57,21 +57,21 @@ def plan(view: TierView, limits: Limits) -> list[Move]:
 
 
 def make_room(
-    candidates: Iterable[Candidate], needed_bytes: int, pool: str = ""
+    candidates: Iterable[Candidate], needed_bytes: int, pools: Container[str]
 ) -> list[Candidate]:
     """Return the held, unpinned files that leave RAM for one that must be there.
 
     Args:
         candidates: Held files.
         needed_bytes: To be freed.
-        pool: Of the file that must be there: what another pool has reserved is left to that.
+        pools: Whose files may leave; the empty name stands for what no pool has reserved.
 
     Returns:
         Files of `needed_bytes` together, in eviction order; empty if that is not possible.
     """
     victims: list[Candidate] = []
     freed_bytes = 0
-    free = (c for c in candidates if c.held and c.pin is None and c.pool in ("", pool))
+    free = (c for c in candidates if c.held and c.pin is None and c.pool in pools)
     for candidate in eviction_order(free):
         if freed_bytes >= needed_bytes:
             break

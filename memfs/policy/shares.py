@@ -32,7 +32,7 @@ class Share:
         self.draining = False
         self.queue = S3Fifo(0)
         self.pinned: dict[int, int] = {}
-        """Bytes of held files that a pin keeps."""
+        """Bytes of held files that a pin keeps, in the order in which they were charged."""
         self.pinned_bytes = 0
 
     @property
@@ -169,17 +169,14 @@ class Shares:
         """Charge a file that is held in RAM, or charge it anew."""
         share = self.share(pool)
         member = self._members.get(ino)
-        if member is share and not pinned and ino in share.queue:
-            share.queue.insert(ino, size_bytes)
+        if member is not None and (member is not share or pinned != (ino in share.pinned)):
+            self._discharge(ino, member)
+        self._members[ino] = share
+        if pinned:
+            share.pinned_bytes += size_bytes - share.pinned.get(ino, 0)
+            share.pinned[ino] = size_bytes
         else:
-            if member is not None:
-                self._discharge(ino, member)
-            self._members[ino] = share
-            if pinned:
-                share.pinned[ino] = size_bytes
-                share.pinned_bytes += size_bytes
-            else:
-                share.queue.insert(ino, size_bytes)
+            share.queue.insert(ino, size_bytes)
         if priority != PRIORITY_DEFAULT:
             self._priorities[ino] = priority
         else:

@@ -108,6 +108,7 @@ class Limits(NamedTuple):
     """What the configuration allows."""
 
     warm: Budget
+    """What no pool has reserved of the RAM tier."""
     cold: Budget
     warm_to_cold_ns: int
     """Not used for so long: out of RAM."""
@@ -117,6 +118,8 @@ class Limits(NamedTuple):
     """Not used for so long: to the object store."""
     glacier: bool
     """There is an object store."""
+    ram: bool = True
+    """There is a RAM tier; pools may have reserved all of it, and `warm` is 0 then."""
     store_ready: bool = True
     """False: it is down, and only pinned files wait for it."""
     move_count_max: int = 256

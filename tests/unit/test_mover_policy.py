@@ -9,14 +9,14 @@ import trio
 
 from memfs.config import ColdConfig, PolicyConfig, WarmConfig
 from memfs.mover.lanes import Lanes
-from memfs.policy.marks import PRIORITY_XATTR
+from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR
 from memfs.policy.view import Goal, Move
 from memfs.types import FormKind, InodeNo, Tier
 from tests.moving import incompressible
-from tests.unit.test_mover import CONTENT, Depot, open_depot
+from tests.unit.test_mover import CONTENT, RETRY_AT_ONCE, Depot, open_depot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import pytest
 
@@ -41,6 +41,28 @@ async def archived(depot: Depot, name: str) -> InodeNo:
     await depot.pin(ino, None)
     await depot.mover.step()
     return ino
+
+
+def create_pool(depot: Depot, size_bytes: int) -> None:
+    """Reserve a share of RAM for the pool `team`."""
+    depot.heat.shares.create("team", size_bytes, depot.state.residency.budget_bytes)
+    depot.heat.marked = True
+
+
+async def create_many(depot: Depot, count: int, pool: str = "") -> list[InodeNo]:
+    """Files of `SIZE` bytes, written just now."""
+    inos = []
+    for seed in range(count):
+        ino = await depot.create(f"{pool}{time.monotonic_ns()}", incompressible(SIZE, seed))
+        if pool:
+            engine = depot.state.engine
+            await engine.set_xattr(ino, POOL_XATTR, pool.encode(), 0, time.time_ns())
+        inos.append(ino)
+    return inos
+
+
+def held_count(depot: Depot, inos: Iterable[InodeNo]) -> int:
+    return sum(depot.state.residency.is_held(ino) for ino in inos)
 
 
 async def test_a_file_fetched_once_does_not_cost_proven_ones_their_place(
@@ -101,6 +123,80 @@ async def test_files_of_low_priority_leave_ram_first(open_depot: Callable[..., D
     await depot.steps(3)
     held = [depot.state.residency.is_held(ino) for ino in inos]
     assert held == [True, True, True, False, False]
+
+
+async def test_pins_do_not_take_what_a_pool_has_reserved(open_depot: Callable[..., Depot]) -> None:
+    """Those beyond the rest of the RAM tier wait, and say so; the pool's own files come in."""
+    depot = open_depot(warm=WarmConfig(size_bytes=6 * SIZE, high_watermark=1, low_watermark=1))
+    create_pool(depot, 3 * SIZE)
+    pinned = await create_many(depot, 6)
+    for ino in pinned:
+        await depot.pin(ino, Tier.WARM)
+    await depot.steps(2)
+    assert held_count(depot, pinned) == 3
+    late = next(ino for ino in pinned if not depot.state.residency.is_held(ino))
+    assert "unpin others or raise warm.size" in await depot.reason(late)
+    ours = await create_many(depot, 3, pool="team")
+    await depot.steps(2)
+    assert held_count(depot, ours) == 3
+    assert held_count(depot, pinned) == 3
+
+
+async def test_pins_in_a_pool_stay_within_it(open_depot: Callable[..., Depot]) -> None:
+    """They push its unpinned files out, and nobody else's."""
+    depot = open_depot(warm=WarmConfig(size_bytes=6 * SIZE, high_watermark=1, low_watermark=1))
+    create_pool(depot, 3 * SIZE)
+    others = await create_many(depot, 3)
+    ours = await create_many(depot, 3, pool="team")
+    await depot.steps(2)
+    assert held_count(depot, [*others, *ours]) == 6
+    pinned = await create_many(depot, 4, pool="team")
+    for ino in pinned:
+        await depot.pin(ino, Tier.WARM)
+    await depot.steps(2)
+    assert held_count(depot, pinned) == 3
+    assert held_count(depot, ours) == 0
+    assert held_count(depot, others) == 3
+    late = next(ino for ino in pinned if not depot.state.residency.is_held(ino))
+    assert "pool team" in await depot.reason(late)
+
+
+async def test_a_new_pool_makes_pinned_files_give_its_share_back(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """The first ones stay; the others wait, and come again when the pool is removed."""
+    depot = open_depot(
+        warm=WarmConfig(size_bytes=4 * SIZE, high_watermark=1, low_watermark=1),
+        policy=RETRY_AT_ONCE,
+    )
+    pinned = await create_many(depot, 4)
+    for ino in pinned:
+        await depot.pin(ino, Tier.WARM)
+    await depot.steps(2)
+    assert held_count(depot, pinned) == 4
+    create_pool(depot, 3 * SIZE)
+    await depot.steps(2)
+    assert held_count(depot, pinned) == 1
+    ours = await create_many(depot, 3, pool="team")
+    await depot.steps(2)
+    assert held_count(depot, ours) == 3
+    depot.heat.shares.remove("team")
+    for ino in ours:
+        await depot.pin(ino, Tier.COLD)
+    await depot.steps(3)
+    assert held_count(depot, pinned) == 4
+
+
+async def test_a_pin_holds_although_pools_have_all_of_ram(open_depot: Callable[..., Depot]) -> None:
+    """It asks for RAM where its pool has some."""
+    depot = open_depot(warm=WarmConfig(size_bytes=4 * SIZE))
+    create_pool(depot, 4 * SIZE)
+    [ours] = await create_many(depot, 1, pool="team")
+    await depot.state.engine.record_access([(ours, 1)])
+    await depot.pin(ours, Tier.WARM)
+    await depot.steps(2)
+    assert await depot.rule(ours) == "pin"
+    assert depot.state.residency.is_held(ours)
 
 
 async def test_waiting_moves_are_made_by_priority() -> None:

@@ -131,7 +131,7 @@ def test_a_pinned_file_goes_where_its_pin_says(
 def test_a_pin_to_a_tier_that_is_not_there_asks_for_the_next_one() -> None:
     """A configuration that lost a tier leaves the files on the disk."""
     assert goal_of_pin(Tier.GLACIER, NO_GLACIER) == Goal.PACKED
-    assert goal_of_pin(Tier.WARM, LIMITS._replace(warm=Budget(0, 0, 0))) == Goal.LOCAL
+    assert goal_of_pin(Tier.WARM, LIMITS._replace(ram=False)) == Goal.LOCAL
 
 
 def test_fresh_files_are_admitted_as_far_as_the_budget_reaches() -> None:
@@ -194,8 +194,9 @@ def test_room_is_made_by_the_longest_unused_unpinned_files() -> None:
     """And not at all if they are not enough."""
     held = [candidate(ino, held=True, accessed_ns=NOW_NS - ino) for ino in (1, 2, 3)]
     held.append(candidate(4, held=True, accessed_ns=0, pin=Tier.WARM))
-    assert [c.ino for c in make_room(held, 150)] == [3, 2]
-    assert make_room(held, 301) == []
+    assert [c.ino for c in make_room(held, 150, {""})] == [3, 2]
+    assert make_room(held, 301, {""}) == []
+    assert make_room(held, 1, {"team"}) == []
 
 
 tiers = st.sampled_from([None, None, Tier.GLACIER, Tier.COLD, Tier.WARM])
