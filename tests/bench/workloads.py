@@ -31,6 +31,11 @@ NEW_FILE_COUNT_MAX = 20_000
 """Bound on the files that one sample of `create_unlink` makes (80 MiB)."""
 OPENED_COUNT_MAX = 1000
 """Files that one sample of `open_read_close` warms and opens; the slowest place warms 1,400 a s."""
+FREED_SHARE_MIN = 15 / 16
+"""Share of a removed file's space that is to be free again before the next is written; the rest is
+left to what others write meanwhile."""
+FREED_S_MAX = 3.0
+"""Longest wait for that; memfs took 0.05-0.1 s for 128 MiB, and a place may not tell its space."""
 _BATCH_S = 0.005
 """The clock is read about this often; measured: reading it for each call costs up to 10 %."""
 
@@ -64,7 +69,8 @@ CACHE_LEGEND = (
     "warm: the file was read to its end through the same place, closed, and opened again; "
     "dropped: dentries and inodes dropped (`/proc/sys/vm/drop_caches` 2) before each pass; "
     "new: names or files that no earlier sample used. "
-    "Writes are to the page cache, without fsync. "
+    "Writes are to the page cache, without fsync; each sequential one begins when the space of the "
+    "file before, which was removed, is free again. "
     "A sample begins when the disk is synced and all servers rest."
 )
 
@@ -194,7 +200,12 @@ def sequential_read(directory: Path, shape: Shape) -> dict[str, float]:
 
 
 def sequential_write(directory: Path, shape: Shape) -> dict[str, float]:
-    """Write a new file of the large size from begin to end, 1 MiB a call."""
+    """Write a new file of the large size from begin to end, 1 MiB a call.
+
+    Each pass begins when the space of the file before is free again. A local file system frees it
+    inside of unlink(2), which is not timed; another may go on behind the next pass, where it
+    would be timed and slow it down.
+    """
     rate = Rate(shape.duration_s)
     chunk = os.urandom(CHUNK_BYTES)
     path = directory / "sequential-write"
@@ -209,10 +220,12 @@ def sequential_write(directory: Path, shape: Shape) -> dict[str, float]:
         return shape.data_bytes
 
     while rate.open:
+        free_bytes = _free_bytes(directory)
         try:
             rate.time(work)
         finally:
             path.unlink(missing_ok=True)
+        _await_space(directory, free_bytes - int((1 - FREED_SHARE_MIN) * shape.data_bytes))
     return {"sequential_write": rate.per_second / CHUNK_BYTES}
 
 
@@ -344,6 +357,18 @@ def _block_offsets(shape: Shape) -> Iterator[int]:
     offsets = list(range(0, shape.data_bytes, BLOCK_BYTES))
     random.shuffle(offsets)
     return itertools.cycle(offsets)
+
+
+def _free_bytes(directory: Path) -> int:
+    status = os.statvfs(directory)
+    return status.f_bfree * status.f_frsize
+
+
+def _await_space(directory: Path, free_bytes: int) -> None:
+    """Return when so much space is free, or after `FREED_S_MAX`."""
+    deadline_s = time.monotonic() + FREED_S_MAX
+    while _free_bytes(directory) < free_bytes and time.monotonic() < deadline_s:
+        time.sleep(0.005)
 
 
 def _open_warm(path: Path, flags: int) -> int:
