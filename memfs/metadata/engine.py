@@ -300,8 +300,8 @@ class Engine(Protocol):
         """Detach the packed or remote form as `drop_raw`, if another or the raw file stays."""
         ...
 
-    async def list_garbage(self, limit: int) -> list[GarbageItem]:
-        """Return what is to be removed, oldest first."""
+    async def list_garbage(self, limit: int, *, remote: bool = True) -> list[GarbageItem]:
+        """Return what is to be removed, oldest first; without `remote` only local files."""
         ...
 
     async def clear_garbage(self, items: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.config import BudgetsConfig
-from memfs.errors import BudgetSpentError, InvalidValueError, MemfsError
+from memfs.errors import BudgetSpentError, InvalidValueError, MemfsError, StaleInodeError
 from memfs.mover.costs import cost_of_fetch
 from memfs.mover.spending import Spending
 from memfs.moves.scrubbing import FormCheck, Scrubbed, ScrubOutcome, scrub_file
@@ -180,7 +180,11 @@ class Scrubber:
         self._unchecked_count += bool(unchecked)
         if not scrubbed.detail:
             return
-        path = (await self._parts.engine.get_path(ino)).decode("utf-8", "backslashreplace")
+        try:
+            path = (await self._parts.engine.get_path(ino)).decode("utf-8", "backslashreplace")
+        except StaleInodeError:
+            # Deleted during its repair.
+            return
         log.warning("%s: %s: %s", path, scrubbed.outcome, scrubbed.detail)
         if len(self._findings) < FINDINGS_MAX:
             self._findings.append(

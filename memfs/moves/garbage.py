@@ -30,6 +30,11 @@ STUCK_COUNT_MAX = 20_000
 """Items that cannot be removed now and that a look at the list passes over; bounds its memory."""
 
 
+REFUSALS_MAX = 8
+"""Objects of one look that the store may refuse to remove, as under a legal hold, before it is
+taken to refuse them all."""
+
+
 class GarbageCollector:
     """Removes what the engine lists as garbage."""
 
@@ -54,12 +59,9 @@ class GarbageCollector:
         remote_due = trio.current_time() >= self._remote_again_s
         if remote_due:
             self._stuck.clear()
-        listed = await engine.list_garbage(limit + len(self._stuck))
+        # Objects that wait for the store must not hide what takes up room here.
+        listed = await engine.list_garbage(limit + len(self._stuck), remote=remote_due)
         items = [item for item in listed if item.item not in self._stuck]
-        if not remote_due:
-            waiting = [item for item in items if item.kind == FormKind.REMOTE]
-            self._put_aside(waiting)
-            items = [item for item in items if item.kind != FormKind.REMOTE]
         if not items:
             return 0
         await trio.to_thread.run_sync(self._parts.syncer.sync, limiter=self._parts.prompt_threads)
@@ -105,21 +107,29 @@ class GarbageCollector:
             self._put_aside(objects)
             return []
         removed: list[int] = []
-        for item in objects:
+        kept: list[GarbageItem] = []
+        for number, item in enumerate(objects, start=1):
             try:
                 await remote.delete(item.location)
             except StoreError as error:
-                self._pause()
-                log.info(
-                    "object %s cannot be removed, next try in %.0f s: %s",
-                    item.location,
-                    self._pause_s,
-                    error,
-                )
-                self._put_aside(objects[len(removed) :])
-                return removed
-            removed.append(item.item)
-        self._pause_s = 0.0
+                kept.append(item)
+                failure = error
+                if error.transient or len(kept) == REFUSALS_MAX:
+                    kept += objects[number:]
+                    break
+            else:
+                removed.append(item.item)
+        if removed:
+            self._pause_s = 0.0
+        if kept:
+            self._pause()
+            self._put_aside(kept)
+            log.info(
+                "%d objects cannot be removed, next try in %.0f s: %s",
+                len(kept),
+                self._pause_s,
+                failure,
+            )
         return removed
 
     def _put_aside(self, items: Sequence[GarbageItem]) -> None:

@@ -7,6 +7,7 @@ sound, in the same look at the file; where none is, nothing is thrown away.
 from __future__ import annotations
 
 import enum
+import errno as codes
 import os
 import stat
 import time
@@ -49,8 +50,12 @@ DAMAGED_RULE = "damaged"
 UNHURRIED = 1 << 62
 """A rate that holds nothing back."""
 
-_DAMAGE = (CorruptDataError, ObjectMissingError, InvalidValueError)
+_DAMAGE = (CorruptDataError, ObjectMissingError)
 """What speaks against a form, and not against the way to it."""
+
+
+_SHORTAGES = (codes.EMFILE, codes.ENFILE, codes.ENOMEM)
+"""What keeps a sound file from being read."""
 
 
 class ScrubOutcome(enum.StrEnum):
@@ -186,12 +191,18 @@ async def _check(kind: FormKind, size: int, check: Awaitable[None]) -> FormCheck
         await check
     except _DAMAGE as error:
         return FormCheck(kind, size, str(error))
-    except (StoreError, NotSupportedError, EncryptionKeyError) as error:
-        if kind == FormKind.RAW:
+    # An invalid value is the name of a codec that is not installed here.
+    except (StoreError, NotSupportedError, EncryptionKeyError, InvalidValueError) as error:
+        if kind == FormKind.RAW and not _is_shortage(error):
             # Its disk cannot read it: what the store of objects calls a pause is damage here.
             return FormCheck(kind, 0, str(error))
         return FormCheck(kind, 0, None, unchecked=str(error))
     return FormCheck(kind, size, None)
+
+
+def _is_shortage(error: MemfsError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _SHORTAGES
 
 
 async def _check_raw(parts: MoveParts, inode: Inode, blob: Blob | None, rate: int) -> None:

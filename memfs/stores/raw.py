@@ -92,6 +92,7 @@ class RawStore:
             target.unlink(missing_ok=True)
             os.link(self.path(raw), target)
             sync_directory(target.parent)
+            sync_directory(target.parent.parent)
         return target
 
     def open(self, raw: RawId, flags: int = os.O_RDWR) -> int:

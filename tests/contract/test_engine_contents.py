@@ -279,3 +279,12 @@ async def test_garbage_is_listed_oldest_first_until_it_is_cleared(engine: Engine
     await engine.clear_garbage([item.item for item in items] * 2)
     assert (await engine.usage()).garbage_count == 1
     assert [file.raw] == [int(item.location) for item in await engine.list_garbage(10)]
+
+
+async def test_local_garbage_is_listed_alone_where_that_is_asked_for(engine: Engine) -> None:
+    file = await make_sealed(engine, b"1")
+    await publish(engine, file, FormKind.REMOTE)
+    await engine.unlink(ROOT_INODE, b"1", NOW_NS)
+    await engine.reap([file.ino])
+    assert {item.kind for item in await engine.list_garbage(10)} == {FormKind.RAW, FormKind.REMOTE}
+    assert [item.kind for item in await engine.list_garbage(1, remote=False)] == [FormKind.RAW]

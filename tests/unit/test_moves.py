@@ -13,6 +13,7 @@ from memfs.content.opening import OpenMode
 from memfs.errors import CorruptDataError, NoSpaceError, StoreError, StoreUnavailableError
 from memfs.metadata.records import AttributeChanges, InodeFlags
 from memfs.moves.faults import FAULT_POINTS, FaultPoints
+from memfs.moves.garbage import REFUSALS_MAX
 from memfs.moves.outcome import MoveOutcome
 from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import FormKind
@@ -424,6 +425,47 @@ async def test_garbage_waits_for_a_store_that_is_down(state: State) -> None:
     assert await state.moves.collect_garbage(1) == 0
     assert state.faults.hit_counts[FaultKind.UNAVAILABLE] == 1
     assert len(await state.leaks()) == 1
+
+
+async def test_an_object_that_the_store_keeps_does_not_hold_up_the_others(state: State) -> None:
+    """As one under a legal hold: it is tried again later, the rest goes now."""
+    for number in range(3):
+        ino = await state.create(f"{number}", CONTENT)
+        await state.moves.upload(ino)
+        await state.unlink(f"{number}")
+    state.faults.add(Fault(FaultKind.REFUSED, "delete"))
+    while await state.moves.collect_garbage(10):
+        pass
+    assert len([stat async for stat in state.remote.list("")]) == 1
+
+
+async def test_objects_that_wait_for_the_store_do_not_hide_local_garbage(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are: the disk must not fill up because the store is down."""
+    monkeypatch.setattr("memfs.moves.garbage.STUCK_COUNT_MAX", 2)
+    for number in range(8):
+        ino = await state.create(f"{number}", CONTENT)
+        await to_glacier(state, ino)
+    await collect_all(state)
+    state.faults.add(Fault(FaultKind.UNAVAILABLE, "delete", count=None))
+    for number in range(8):
+        await state.unlink(f"{number}")
+    await state.create("local", CONTENT)
+    await state.unlink("local")
+    assert await state.moves.collect_garbage(3) == 0
+    assert await state.moves.collect_garbage(3) == 1
+
+
+async def test_a_store_that_refuses_everything_is_not_asked_for_each_object(state: State) -> None:
+    for number in range(20):
+        ino = await state.create(f"{number}", CONTENT)
+        await state.moves.upload(ino)
+        await state.unlink(f"{number}")
+    fault = Fault(FaultKind.REFUSED, "delete", count=REFUSALS_MAX)
+    state.faults.add(fault)
+    await state.moves.collect_garbage(100)
+    assert len([stat async for stat in state.remote.list("")]) == 20
 
 
 async def test_garbage_is_removed_when_the_store_is_back(

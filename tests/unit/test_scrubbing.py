@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno as codes
 import itertools
 import os
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from memfs.content.opening import OpenMode
 from memfs.errors import InvalidValueError
 from memfs.mover.scrubber import Scrubber
 from memfs.moves.scrubbing import DAMAGED_RULE, Scrubbed, ScrubOutcome, scrub_file
+from memfs.stores.disk import disk_errors
 from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import FormKind
 from tests.moving import State, compressible
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from memfs.metadata.records import Inode
     from memfs.types import InodeNo
 
 CONTENT = compressible(50_000)
@@ -161,6 +164,40 @@ async def test_a_store_that_is_down_is_no_damage(state: State) -> None:
     assert await state.forms(ino) == {REMOTE}
 
 
+@pytest.mark.parametrize(
+    ("number", "outcome"), [(codes.EMFILE, ScrubOutcome.SOUND), (codes.EIO, ScrubOutcome.REPAIRED)]
+)
+async def test_a_lack_of_descriptors_is_no_damage(
+    state: State, monkeypatch: pytest.MonkeyPatch, number: int, outcome: ScrubOutcome
+) -> None:
+    ino = await make(state, RAW, REMOTE)
+    raw = (await state.engine.get_inode(ino)).raw
+
+    def fail(path: Path, _progress: object) -> bytes:
+        with disk_errors(str(path)):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("memfs.moves.scrubbing.digest_file", fail)
+    assert (await scrub(state, ino)).outcome == outcome
+    assert ((await state.engine.get_inode(ino)).raw == raw) is (outcome == ScrubOutcome.SOUND)
+
+
+@pytest.mark.parametrize("kinds", [(PACKED,), (RAW, PACKED, REMOTE)])
+async def test_a_codec_that_is_not_installed_is_no_damage(
+    state: State, monkeypatch: pytest.MonkeyPatch, kinds: tuple[FormKind, ...]
+) -> None:
+    ino = await make(state, *kinds)
+
+    def refuse(_spec: object) -> None:
+        raise InvalidValueError("no codec of that name is installed")
+
+    monkeypatch.setattr("memfs.stores.reading.get_codec", refuse)
+    scrubbed = await scrub(state, ino)
+    assert scrubbed.outcome == ScrubOutcome.SOUND
+    assert {check.kind for check in scrubbed.checks if check.unchecked} == {*kinds} - {RAW}
+    assert await state.forms(ino) == {*kinds}
+
+
 async def test_a_raw_file_that_was_never_packed_is_believed(state: State) -> None:
     ino = await state.create("f", CONTENT)
     await damage(state, ino, RAW)
@@ -227,6 +264,26 @@ async def test_a_stopped_scrub_goes_on_where_it_was(state: State) -> None:
     assert status["file_count"] == 50 - done
     await second.start(rate=1 << 40, restart=True)
     assert (await finish(second))["file_count"] == 50
+
+
+async def test_a_file_that_is_deleted_during_its_repair_does_not_end_the_scrub(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino = await make(state, RAW, REMOTE)
+    await state.create("other", CONTENT)
+    await damage(state, ino, RAW)
+    hydrate = state.moves.hydrate
+
+    async def hydrate_late(ino: InodeNo) -> Inode:
+        await state.unlink("f")
+        return await hydrate(ino)
+
+    monkeypatch.setattr(state.moves, "hydrate", hydrate_late)
+    scrubber = Scrubber(state.parts, state.moves)
+    await scrubber.start(rate=1 << 40)
+    status = await finish(scrubber)
+    assert status["error"] is None
+    assert status["file_count"] == 2
 
 
 async def test_a_rate_of_nothing_is_refused(state: State) -> None:

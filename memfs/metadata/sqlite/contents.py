@@ -226,10 +226,11 @@ class Contents(Attributes):
         return True
 
     # --- garbage ---------------------------------------------------------------------------------
-    async def list_garbage(self, limit: int) -> list[GarbageItem]:
+    async def list_garbage(self, limit: int, *, remote: bool = True) -> list[GarbageItem]:
         """See `Engine`."""
+        local = "" if remote else " where kind <> 'remote'"
         rows = self._rows(
-            "select item, kind, location from garbage order by item limit ?", (limit,)
+            f"select item, kind, location from garbage{local} order by item limit ?", (limit,)
         )
         return [GarbageItem(item, FormKind(kind), location) for item, kind, location in rows]
 
