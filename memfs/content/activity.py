@@ -78,7 +78,7 @@ class Activity:
         self._note(self._sealed, ino)
 
     def note_pin(self, ino: InodeNo) -> None:
-        """A pin, a codec, or an inherited pin (after a rename) may have changed."""
+        """A pin, a codec, a priority or a pool, inherited ones too (a rename), may have changed."""
         self._note(self._pinned, ino)
         self.wake()
 

@@ -74,7 +74,7 @@ class Pins:
         self._survey.begin()
 
     async def take_changed(self) -> None:
-        """Note what a changed pin or codec concerns."""
+        """Note what a changed pin, codec or mark concerns."""
         for ino in self._activity.take_pinned():
             try:
                 # The user has spoken: what failed under the former pin is tried at once.

@@ -1,4 +1,4 @@
-"""Subtrees: the files below directories whose pin has changed, a slice at a time.
+"""Subtrees: the files below directories whose pin, codec or marks have changed, a slice at a time.
 
 Invariant: memory is bounded by the depth of the tree, whatever the number of files.
 """
@@ -18,9 +18,10 @@ ENTRIES_A_SLICE = 256
 
 
 class SubtreeWalk:
-    """Finds the files that a changed pin concerns: named files, and what directories hold.
+    """Finds the files that a change may concern: named files, and what directories hold.
 
-    Files and directories with a pin of their own inherit nothing and are passed over.
+    Files with a pin of their own are among them: they inherit no other pin, but codec, priority and
+    pool.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -58,8 +59,6 @@ class SubtreeWalk:
             for entry in entries:
                 seen_count += 1
                 cookie = entry.cookie
-                if entry.inode.pin:
-                    continue
                 if stat.S_ISDIR(entry.inode.mode):
                     self._path.append((directory, cookie))
                     self._path.append((entry.inode.ino, 0))

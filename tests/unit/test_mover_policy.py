@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.config import ColdConfig, PolicyConfig, WarmConfig
+from memfs.mover.held import FILES_A_STEP
 from memfs.mover.lanes import Lanes
 from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR
 from memfs.policy.view import Goal, Move
-from memfs.types import FormKind, InodeNo, Tier
+from memfs.types import ROOT_INODE, FormKind, InodeNo, Tier
 from tests.moving import incompressible
 from tests.unit.test_mover import CONTENT, RETRY_AT_ONCE, Depot, open_depot
 
@@ -197,6 +198,27 @@ async def test_a_pin_holds_although_pools_have_all_of_ram(open_depot: Callable[.
     await depot.steps(2)
     assert await depot.rule(ours) == "pin"
     assert depot.state.residency.is_held(ours)
+
+
+async def test_a_mark_of_a_directory_reaches_files_with_a_pin_of_their_own(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """They inherit no pin, but they do inherit its pool: they are charged to it at once."""
+    # More than a round looks at by itself.
+    count = FILES_A_STEP + 8
+    depot = open_depot(warm=WarmConfig(size_bytes=2 * count * SIZE))
+    create_pool(depot, count * SIZE)
+    engine = depot.state.engine
+    pinned = await create_many(depot, count)
+    for ino in pinned:
+        await engine.set_pin(ino, Tier.WARM)
+    await depot.steps(2)
+    assert held_count(depot, pinned) == count
+    assert depot.heat.shares.rest.file_count == count
+    await engine.set_xattr(ROOT_INODE, POOL_XATTR, b"team", 0, time.time_ns())
+    depot.activity.note_pin(ROOT_INODE)
+    await depot.mover.step()
+    assert depot.heat.shares.pools["team"].file_count == count
 
 
 async def test_waiting_moves_are_made_by_priority() -> None:
