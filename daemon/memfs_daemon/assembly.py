@@ -40,6 +40,7 @@ from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
 from memfs.traces.recorder import Recorder
+from memfs_daemon.gc import GcMethods
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.policy import PolicyMethods
@@ -241,6 +242,7 @@ def assemble(
             PrefetchMethods(engine, prefetcher),
             ScrubMethods(scrubber),
             TreeMethods(move_parts, moves, mover, heat),
+            GcMethods(move_parts, moves, mover.compaction),
         )
         yield Assembly(
             mountpoint=mountpoint,

@@ -308,6 +308,15 @@ class Engine(Protocol):
         """Forget garbage that has been removed."""
         ...
 
+    async def find_unreferenced(self, kind: FormKind, locations: Sequence[str]) -> list[str]:
+        """Return those of the locations that no form, batch, garbage or intent names.
+
+        Args:
+            kind: Packed or remote; of a batch the key of its object.
+            locations: Which exist already: what an intent precedes is named from then on.
+        """
+        ...
+
     # --- moves -----------------------------------------------------------------------------------
     async def begin_intent(
         self, kind: MoveKind, ino: InodeNo, generation: Generation, location: str, now_ns: int

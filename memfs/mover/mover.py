@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.content.activity import Activity
+    from memfs.mover.compaction import Compaction
     from memfs.mover.durability import Durability
     from memfs.mover.store_gate import StoreGate
     from memfs.moves.attempt import MoveParts
@@ -160,6 +161,11 @@ class Mover:
     def durability(self) -> Durability:
         """What makes files durable in the background."""
         return self._upkeep.durability
+
+    @property
+    def compaction(self) -> Compaction:
+        """What compacts sparse batches in the background."""
+        return self._upkeep.compaction
 
     def status(self) -> dict[str, object]:
         """Return what the mover is at, for `memfs status`."""

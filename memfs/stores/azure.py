@@ -188,7 +188,8 @@ class AzureStore(FsspecStore):
                 **self._limits,
             ).by_page(page or None)
             found = [
-                ObjectStat(item.name[skip:], int(item.size)) async for item in await anext(pages)
+                ObjectStat(item.name[skip:], int(item.size), item.last_modified.timestamp())
+                async for item in await anext(pages)
             ]
             return found, pages.continuation_token or None
 

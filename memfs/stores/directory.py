@@ -97,7 +97,7 @@ class DirectoryStore:
                 progress.beat()
                 draft.publish()
 
-        await self._calls.transfer(f"put {key}", put, self._timeout_s)
+        await self._calls.transfer(f"put {key}", put, self._timeout_s, writes=key)
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """Return bytes `[start, end)`."""
@@ -147,7 +147,7 @@ class DirectoryStore:
             with disk_errors(f"store {self.url}: delete {key}"):
                 path.unlink(missing_ok=True)
 
-        await self._calls.run(f"delete {key}", delete)
+        await self._calls.run(f"delete {key}", delete, writes=key)
 
     async def archive(self, key: str) -> None:
         """Do nothing: a directory has no storage classes."""
@@ -188,7 +188,7 @@ class DirectoryStore:
                         # Deleted meanwhile: no object any more.
                         continue
                     if statmode.S_ISREG(status.st_mode):
-                        found.append(ObjectStat(key, status.st_size))
+                        found.append(ObjectStat(key, status.st_size, status.st_mtime))
                     elif statmode.S_ISDIR(status.st_mode) and key != UNFINISHED:
                         below.append(key)
             return scanned

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import secrets
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import aiohttp
@@ -188,7 +189,10 @@ class GcsStore(FsspecStore):
         )
         skip = len(self._key(""))
         found = answer.get("items", ())
-        stats = [ObjectStat(item["name"][skip:], int(item["size"])) for item in found]
+        stats = [
+            ObjectStat(item["name"][skip:], int(item["size"]), _seconds(item["updated"]))
+            for item in found
+        ]
         return stats, answer.get("nextPageToken")
 
     def _close(self) -> None:
@@ -226,3 +230,8 @@ class GcsStore(FsspecStore):
                 return ObjectMissingError(cause)
             return StoreUnavailableError(f"{cause}; and then: {error}")
         return ObjectMissingError(cause)
+
+
+def _seconds(time: str) -> float:
+    """Return a time of the JSON API (RFC 3339) in seconds since the epoch."""
+    return datetime.fromisoformat(time).timestamp()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno as codes
 import functools
 import os
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -41,6 +42,8 @@ T = TypeVar("T")
 
 Page = tuple[list[ObjectStat], str | None]
 """Objects, and where the next page begins; None: this was the last."""
+
+_MODIFIED_KEYS = ("mtime", "LastModified", "last_modified", "modified", "updated", "created")
 
 PART_BYTES = 8 << 20
 """Bytes of one request of a transfer; at least 5 MiB for S3. guess: hides 50 ms round trips."""
@@ -125,7 +128,7 @@ class FsspecStore:
             self._put(key, source, UploadCallback(progress))
 
         size = await self._call(f"put {key}", os.path.getsize, source)
-        await self._transfer(f"put {key}", put, min(size, PART_BYTES))
+        await self._transfer(f"put {key}", put, min(size, PART_BYTES), writes=key)
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """Return bytes `[start, end)` by one ranged request."""
@@ -180,11 +183,14 @@ class FsspecStore:
 
     async def delete(self, key: str) -> None:
         """Remove an object."""
-        await self._call(f"delete {key}", self._delete, key)
+        what = f"delete {key}"
+        await self._calls.run(what, lambda: self._mapped(what, self._delete, key), writes=key)
 
     async def archive(self, key: str) -> None:
         """Move an object into its final storage class, where that is not read from at once."""
-        await self._transfer(f"archive {key}", lambda beat: self._archive(key, beat), PART_BYTES)
+        await self._transfer(
+            f"archive {key}", lambda beat: self._archive(key, beat), PART_BYTES, writes=key
+        )
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         """Yield the objects, a page a request."""
@@ -246,19 +252,26 @@ class FsspecStore:
         top = self._path(prefix).rpartition("/")[0]
         found: dict[str, dict[str, Any]] = self._fs.find(top, detail=True)
         skip = len(self._fs._strip_protocol(self._root)) + 1
-        stats = (ObjectStat(path[skip:], int(item["size"])) for path, item in found.items())
+        stats = (
+            ObjectStat(path[skip:], int(item["size"]), _modified_s(item))
+            for path, item in found.items()
+        )
         return [stat for stat in stats if stat.key.startswith(prefix)], None
 
     def _close(self) -> None:
         """Release what the file system keeps open; nothing in general."""
 
     async def _transfer(
-        self, what: str, function: Callable[[TransferProgress], None], part_bytes: int
+        self,
+        what: str,
+        function: Callable[[TransferProgress], None],
+        part_bytes: int,
+        writes: str | None = None,
     ) -> None:
         """Run a transfer that may stand still for as long as a part takes on the slowest link."""
         stall_s = self._timeout_s + part_bytes / RATE_BYTES_S_MIN
         await self._calls.transfer(
-            what, lambda progress: self._mapped(what, function, progress), stall_s
+            what, lambda progress: self._mapped(what, function, progress), stall_s, writes
         )
 
     async def _call(self, what: str, function: Callable[..., T], *arguments: object) -> T:
@@ -293,6 +306,14 @@ def _without_secrets(url: str) -> str:
     # The user of abfs://container@account.host/prefix names the container and is no secret.
     place = f"{user}@{host}" if user and parts.scheme in ("abfs", "abfss") else host
     return urlunsplit((parts.scheme, place, parts.path, "", ""))
+
+
+def _modified_s(item: Mapping[str, Any]) -> float | None:
+    """Return when an object was written, under whichever name a file system tells it."""
+    told = next((item[name] for name in _MODIFIED_KEYS if item.get(name) is not None), None)
+    if isinstance(told, datetime):
+        return told.timestamp()
+    return float(told) if isinstance(told, int | float) else None
 
 
 def _create(target: Path) -> int:

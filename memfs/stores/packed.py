@@ -73,6 +73,13 @@ class PackedStore:
                 count += 1
         return count
 
+    def foreign_temporary(self) -> list[Path]:
+        """Return the unfinished files of other processes: all of them are dead."""
+        mine = f"{os.getpid():x}"
+        with disk_errors(str(self._temporary_dir)):
+            paths = list(self._temporary_dir.iterdir())
+        return [path for path in paths if path.name.split("-")[-2:-1] != [mine]]
+
     def open(self, location: str) -> int:
         """Return a descriptor for reading; `ObjectMissingError` if there is no such file."""
         path = self.path(location)

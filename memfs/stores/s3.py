@@ -188,7 +188,8 @@ class S3Store(FsspecStore):
         )
         skip = len(self._key(""))
         stats = [
-            ObjectStat(item["Key"][skip:], int(item["Size"])) for item in answer.get("Contents", ())
+            ObjectStat(item["Key"][skip:], int(item["Size"]), item["LastModified"].timestamp())
+            for item in answer.get("Contents", ())
         ]
         return stats, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
 

@@ -7,7 +7,7 @@ injected faults are decorators of this contract (`stores.retry`, ...).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ class ObjectStat:
     key: str
     size: int
     """Bytes."""
+    modified_s: float | None = field(default=None, compare=False)
+    """When it was written, by the store's clock, seconds since the epoch; told by `list`, and None
+    where the store does not know."""
 
 
 class RemoteStore(Protocol):

@@ -41,6 +41,7 @@ _MODULES = {
     "compress": "compress",
     "barrier": "barrier",
     "scrub": "scrub",
+    "gc": "gc",
     "fsck": "fsck",
     "version": "version",
 }

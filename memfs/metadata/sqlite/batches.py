@@ -6,6 +6,7 @@ becomes garbage in the same change.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from memfs.errors import InvalidValueError
@@ -34,6 +35,15 @@ _SELECT_SPARSE = (
     "select key, size_bytes, live_count, live_bytes from batch"
     " where live_bytes * 100 < size_bytes * ? order by live_bytes * 1.0 / size_bytes limit ?"
 )
+
+# The lists in parentheses are read once for each call; only `garbage` and `intent` are.
+_UNREFERENCED = """
+    select value from json_each(?)
+    where not exists (select 1 from form where kind = ? and location = value)
+        and not exists (select 1 from batch where key = value)
+        and value not in (select location from garbage where kind = ?)
+        and value not in (select location from intent)
+"""
 
 
 class Batches(Contents):
@@ -103,6 +113,11 @@ class Batches(Contents):
         """See `Engine`."""
         rows = self._rows(_SELECT_FORMS, (key + BATCH_SEPARATOR, key + _AFTER_SEPARATOR))
         return [Form(row[0], FormKind(row[1]), *row[2:]) for row in rows]
+
+    async def find_unreferenced(self, kind: FormKind, locations: Sequence[str]) -> list[str]:
+        """See `Engine`."""
+        rows = self._rows(_UNREFERENCED, (json.dumps([*locations]), kind.value, kind.value))
+        return [row[0] for row in rows]
 
     def _replace_form(self, replacement: FormReplacement) -> bool:
         former, form = replacement

@@ -1,0 +1,228 @@
+"""Orphans: files and objects that nothing refers to and that no garbage names.
+
+There are none unless a state directory was put back from a backup, or somebody has copied files
+into it: whatever moves write is named by an intent before its first byte.
+
+Invariant: names are listed before it is asked who refers to them. Numbers and keys are never used
+twice, so a name that existed and that nothing refers to later is referred to by nobody ever again.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import re
+import time
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import InvalidValueError, NotSupportedError
+from memfs.metadata.records import MoveKind
+from memfs.stores.disk import disk_errors
+from memfs.types import FormKind, InodeNo, RawId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from memfs.moves.attempt import MoveParts
+
+log = logging.getLogger(__name__)
+
+AGE_S_MIN = 3600.0
+"""Younger objects are left alone, by the clocks of both sides: another state directory with the
+same prefix may be writing them. Guess: no upload takes so long from its object to its form."""
+
+FILES_A_SLICE = 2000
+NAMES_A_LOOK = 1000
+"""Names that the engine is asked for at once: some milliseconds."""
+
+SHOWN_MAX = 100
+
+_BLOB_KEY = re.compile(r"blobs/[0-9a-f]{2}/([0-9a-f]+)-[0-9a-f]+-[0-9a-f]{16}")
+_BATCH_KEY = re.compile(r"batches/[0-9a-f]{2}/[0-9a-f]{22}")
+_PREFIX = re.compile(r"(blobs|batches)/[0-9a-f]{0,2}")
+_PACKED = re.compile(r"packed/[0-9a-f]+/[0-9a-f]+")
+
+
+class Place(enum.StrEnum):
+    """Where to look."""
+
+    RAW = "raw"
+    PACKED = "packed"
+    TEMPORARY = "tmp"
+    REMOTE = "remote"
+
+
+@dataclass(slots=True)
+class Orphans:
+    """What was found in one place."""
+
+    names: list[str] = field(default_factory=list)
+    """The first `SHOWN_MAX`."""
+    count: int = 0
+    bytes: int = 0
+    removed_count: int = 0
+    young_count: int = 0
+    """Objects that nothing here refers to and that are too young, or of unknown age."""
+    foreign_count: int = 0
+    """Objects that another state directory has written: their numbers were never given here."""
+
+    def add(self, name: str, size: int) -> None:
+        """Note an orphan."""
+        self.count += 1
+        self.bytes += size
+        if len(self.names) < SHOWN_MAX:
+            self.names.append(name)
+
+
+class OrphanSearch:
+    """Finds orphans, and removes them on request, beside all that programs do.
+
+    Args:
+        parts: The engine and the stores.
+        clock: Seconds since the epoch; tests give their own.
+    """
+
+    def __init__(self, parts: MoveParts, clock: Callable[[], float] = time.time) -> None:
+        self._parts = parts
+        self._clock = clock
+        # Raw files of this process stand ready for long before an inode has them.
+        self._raw_end = parts.engine.unsettled_raw_range()[1]
+
+    async def look(self, place: Place, prefix: str = "", *, remove: bool = False) -> Orphans:
+        """Look at one place.
+
+        Args:
+            place: Where.
+            prefix: Of the keys in the store, in memfs's layout: `blobs/` or `batches/` and up to
+                two digits.
+            remove: Remove what is found; never what is young or foreign.
+
+        Raises:
+            InvalidValueError: The prefix is none of memfs's.
+            NotSupportedError: There is no object store.
+            StoreError: The store cannot be listed.
+        """
+        match place:
+            case Place.RAW:
+                return await self._look_at_raw(remove)
+            case Place.PACKED:
+                return await self._look_at_packed(remove)
+            case Place.TEMPORARY:
+                return await self._look_at_temporary(remove)
+            case Place.REMOTE:
+                return await self._look_at_remote(prefix, remove)
+
+    async def _look_at_raw(self, remove: bool) -> Orphans:
+        parts, engine = self._parts, self._parts.engine
+        listed = await trio.to_thread.run_sync(
+            lambda: array("Q", parts.raw_store.list_range(RawId(0), self._raw_end))
+        )
+        referenced = bytearray(len(listed))
+
+        def mark(raws: Iterable[int]) -> None:
+            for raw in raws:
+                index = bisect_left(listed, raw)
+                if index < len(listed) and listed[index] == raw:
+                    referenced[index] = 1
+
+        after = InodeNo(0)
+        while inodes := await engine.list_files(after, FILES_A_SLICE):
+            mark(inode.raw for inode in inodes)
+            after = inodes[-1].ino
+            await trio.lowlevel.checkpoint()
+        # Afterwards: what an inode lost meanwhile is garbage by now, and not removed before that
+        # is durable.
+        garbage = await engine.list_garbage(2**31)
+        mark(int(item.location) for item in garbage if item.kind == FormKind.RAW)
+        intents = await engine.list_intents()
+        mark(int(each.location) for each in intents if each.kind == MoveKind.HYDRATE)
+        raws = [RawId(raw) for raw, kept in zip(listed, referenced, strict=True) if not kept]
+        return await self._finish_local([parts.raw_store.path(raw) for raw in raws], remove)
+
+    async def _look_at_packed(self, remove: bool) -> Orphans:
+        store = self._parts.packed_store
+        names = await trio.to_thread.run_sync(lambda: [*store.iterate()])
+        ours = [name for name in names if _PACKED.fullmatch(name)]
+        found = await self._find_unreferenced(FormKind.PACKED, ours)
+        return await self._finish_local([store.path(name) for name in found], remove)
+
+    async def _look_at_temporary(self, remove: bool) -> Orphans:
+        paths = await trio.to_thread.run_sync(self._parts.packed_store.foreign_temporary)
+        return await self._finish_local(paths, remove)
+
+    async def _look_at_remote(self, prefix: str, remove: bool) -> Orphans:
+        parts = self._parts
+        if parts.remote is None:
+            raise NotSupportedError("no glacier tier is configured: set glacier.url")
+        if not _PREFIX.fullmatch(prefix):
+            raise InvalidValueError(f"prefix: {prefix!r} is not one of memfs's keys")
+        before_s = self._clock() - AGE_S_MIN
+        sizes: dict[str, int] = {}
+        young: set[str] = set()
+        async for stat in parts.remote.list(prefix):
+            if not (_BLOB_KEY.fullmatch(stat.key) or _BATCH_KEY.fullmatch(stat.key)):
+                continue
+            sizes[stat.key] = stat.size
+            if stat.modified_s is None or stat.modified_s > before_s:
+                young.add(stat.key)
+        # After the listing: no blob of this state directory has a higher number in it.
+        blob_end = int(parts.engine.reserve_blob())
+        orphans = Orphans()
+        due = []
+        for key in await self._find_unreferenced(FormKind.REMOTE, [*sizes]):
+            blob = _BLOB_KEY.fullmatch(key)
+            if blob is not None and int(blob[1], 16) >= blob_end:
+                orphans.foreign_count += 1
+            elif key in young:
+                orphans.young_count += 1
+            else:
+                orphans.add(key, sizes[key])
+                due.append(key)
+        if remove:
+            await self._sync()
+            for key in due:
+                await parts.remote.delete(key)
+                log.info("object %s was removed: nothing refers to it", key)
+                orphans.removed_count += 1
+        return orphans
+
+    async def _find_unreferenced(self, kind: FormKind, names: Sequence[str]) -> list[str]:
+        found: list[str] = []
+        for start in range(0, len(names), NAMES_A_LOOK):
+            part = names[start : start + NAMES_A_LOOK]
+            found += await self._parts.engine.find_unreferenced(kind, part)
+            await trio.lowlevel.checkpoint()
+        return found
+
+    async def _finish_local(self, paths: Sequence[Path], remove: bool) -> Orphans:
+        if remove and paths:
+            await self._sync()
+        return await trio.to_thread.run_sync(_finish_local, paths, remove)
+
+    async def _sync(self) -> None:
+        """After power loss the engine must not be older than what is removed now."""
+        parts = self._parts
+        await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.prompt_threads)
+
+
+def _finish_local(paths: Sequence[Path], remove: bool) -> Orphans:
+    orphans = Orphans()
+    for path in paths:
+        with disk_errors(str(path)):
+            try:
+                size = path.stat().st_blocks * 512
+            except FileNotFoundError:
+                # Garbage by the time that it was listed, and removed since.
+                continue
+            orphans.add(str(path), size)
+            if remove:
+                path.unlink(missing_ok=True)
+                log.info("%s was removed: nothing refers to it", path)
+                orphans.removed_count += 1
+    return orphans

@@ -1,0 +1,135 @@
+"""Orphans and compaction on a real engine and real stores: what nobody needs goes, and no more."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.errors import InvalidValueError
+from memfs.metadata.records import MoveKind
+from memfs.mover.orphans import AGE_S_MIN, OrphanSearch, Place
+from memfs.types import FormKind, RawId
+from tests.moving import State, compressible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CONTENT = compressible(20_000)
+LATER_S = 2 * AGE_S_MIN
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    # Raw files of the process that searches are never orphans: this is one that came before.
+    earlier = State(tmp_path / "state")
+    earlier.close()
+    state = State(tmp_path / "state")
+    yield state
+    state.close()
+
+
+def search(state: State, later_s: float = LATER_S) -> OrphanSearch:
+    return OrphanSearch(state.parts, lambda: time.time() + later_s)
+
+
+async def names(state: State, place: Place, prefix: str = "") -> list[str]:
+    return (await search(state).look(place, prefix)).names
+
+
+def put(state: State, key: str) -> None:
+    path = state.objects_dir / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"object")
+
+
+async def test_what_files_need_is_no_orphan(state: State) -> None:
+    """In any form, alone or in a batch, nor is garbage."""
+    inos = [await state.create(f"{number}", compressible(20_000, number)) for number in range(6)]
+    await state.moves.pack(inos[0])
+    await state.moves.upload(inos[1])
+    await state.moves.upload_batch(inos[2:4])
+    await state.moves.upload(inos[4])
+    await state.unlink("4")
+    for place in (Place.RAW, Place.PACKED, Place.TEMPORARY):
+        assert await names(state, place) == []
+    for prefix in ("blobs/", "batches/"):
+        assert await names(state, Place.REMOTE, prefix) == []
+
+
+async def test_what_a_move_is_writing_is_no_orphan(state: State) -> None:
+    """Its intent comes before the first byte."""
+    ino = await state.create("a", CONTENT)
+    key = "blobs/01/1-1-0123456789abcdef"
+    put(state, key)
+    assert await names(state, Place.REMOTE, "blobs/0") == [key]
+    generation = (await state.engine.get_inode(ino)).generation
+    await state.engine.begin_intent(MoveKind.UPLOAD, ino, generation, key, time.time_ns())
+    assert await names(state, Place.REMOTE, "blobs/0") == []
+
+
+async def test_local_files_that_nobody_names_are_removed_on_request(state: State) -> None:
+    """Those of memfs's own names: others are fsck's to report."""
+    kept = await state.create("a", CONTENT)
+    await state.moves.pack(kept)
+    os.close(state.raw_store.create(RawId(3)))
+    packed = state.packed_store.path((await state.form(kept, FormKind.PACKED)).location)
+    orphan = packed.with_name(f"{0xABC:x}")
+    orphan.write_bytes(b"x")
+    stray = packed.with_name("README")
+    stray.write_bytes(b"x")
+    left_over = state.state_dir / "tmp" / "upload-7-1-0"
+    left_over.write_bytes(b"x")
+    mine = state.packed_store.temporary_path("upload-8")
+    mine.write_bytes(b"x")
+    expected = {
+        Place.RAW: state.raw_store.path(RawId(3)),
+        Place.PACKED: orphan,
+        Place.TEMPORARY: left_over,
+    }
+    for place, path in expected.items():
+        assert (await search(state).look(place)).names == [str(path)]
+        assert path.exists()
+        assert (await search(state).look(place, remove=True)).removed_count == 1
+        assert not path.exists()
+        assert (await search(state).look(place)).count == 0
+    assert stray.exists()
+    assert mine.exists()
+    assert await state.content(kept) == CONTENT
+
+
+async def test_raw_files_of_this_process_are_not_looked_at(state: State) -> None:
+    """They stand ready before an inode has them."""
+    _, raw = state.engine.reserve_ids()
+    os.close(state.raw_store.create(raw))
+    assert (await search(state).look(Place.RAW, remove=True)).count == 0
+    assert state.raw_store.stat(raw).st_size == 0
+
+
+async def test_old_objects_that_nobody_names_are_removed_on_request(state: State) -> None:
+    """Young ones, those of others, and what is not of memfs's layout stay."""
+    ino = await state.create("a", CONTENT)
+    await state.moves.upload(ino)
+    number = int(state.engine.reserve_blob())
+    orphan = f"blobs/00/{number:x}-1-0123456789abcdef"
+    batch = "batches/0a/0123456789abcdef012345"
+    foreign = f"blobs/00/{number + 1000:x}-1-0123456789abcdef"
+    strange = "blobs/00/notes.txt"
+    for key in (orphan, batch, foreign, strange):
+        put(state, key)
+    young = await search(state, 0.0).look(Place.REMOTE, "blobs/", remove=True)
+    assert (young.count, young.young_count, young.foreign_count) == (0, 1, 1)
+    for prefix, key in (("blobs/", orphan), ("batches/0", batch)):
+        found = await search(state).look(Place.REMOTE, prefix, remove=True)
+        assert (found.names, found.removed_count) == ([key], 1)
+    left = {stat.key async for stat in state.remote.list("")}
+    assert left == {foreign, strange, (await state.form(ino, FormKind.REMOTE)).location}
+
+
+async def test_other_prefixes_are_refused(state: State) -> None:
+    """Whatever else lies in the bucket is none of our business."""
+    with pytest.raises(InvalidValueError, match="not one of memfs's keys"):
+        await search(state).look(Place.REMOTE, "backup/")

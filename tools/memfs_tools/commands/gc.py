@@ -1,0 +1,224 @@
+"""`memfs gc`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memfs.control.client import ControlUnavailableError, call
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs.sizes import format_size
+from memfs_tools.mounts import require_mount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memfs.control.protocol import JsonValue
+    from memfs_tools.mounts import ServedMount
+
+_CALL_S_MAX = 24 * 3600.0
+"""A listing of the store, or one batch, may take long; the daemon answers soon otherwise."""
+
+_LOCAL = ("raw", "packed", "tmp")
+_PREFIXES = [f"{kind}/{digit:x}" for kind in ("blobs", "batches") for digit in range(16)]
+"""The store is listed in parts, so that the bar moves and Ctrl-C is obeyed."""
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Only tell what there is to remove.")
+@click.option("--orphans", is_flag=True, help="Look for what nothing refers to, too.")
+@click.option("--yes", is_flag=True, help="Remove the orphans: this cannot be undone.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def gc(mountpoint: Path, dry_run: bool, orphans: bool, yes: bool, as_json: bool) -> None:
+    """Remove now what would be removed in the background: deleted files, dead parts of batches.
+
+    \b
+    memfs gc /mnt/data
+    memfs gc --orphans /mnt/data          list what nothing refers to
+    memfs gc --orphans --yes /mnt/data    and remove it
+
+    It also counts the accounts of space again and reports where they have drifted.
+
+    Orphans are files of the state directory and objects of the store that neither a file nor
+    garbage refers to. Normally there are none. In the store only keys of memfs's own layout below
+    glacier.url are looked at (blobs/, batches/), and only those older than an hour are removed.
+    OTHER STATE DIRECTORIES THAT USE THE SAME glacier.url HAVE THEIR OBJECTS THERE: to this one
+    those are orphans, and --yes removes the only copy of their files. So nothing of the store is
+    removed if a key shows that another one has written it; but not every key shows that. Give
+    --yes only where no other state directory, and no backup of one, uses the prefix.
+
+    Exits with 1 if something is left, or accounts have drifted. Ctrl-C stops it between two steps;
+    what is removed stays removed.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    if yes and not orphans:
+        raise click.UsageError("--yes is for --orphans.")
+    collection = _Collection(require_mount(mountpoint), dry_run=dry_run)
+    # Imported here: what draws bars takes 0.1 s.
+    from memfs_tools.display import progress_bar
+
+    with progress_bar(hidden=as_json) as show:
+        collection.remove_garbage(show)
+        collection.compact(show)
+        if orphans:
+            collection.look_for_orphans(show, remove=yes and not dry_run)
+            # What compaction left behind is garbage since.
+            collection.remove_garbage(show)
+        collection.count_again()
+    if as_json:
+        click.echo(json.dumps(collection.to_json(), indent=2))
+    else:
+        collection.report()
+    if not collection.complete:
+        raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+class _Collection:
+    """One run."""
+
+    def __init__(self, served: ServedMount, *, dry_run: bool) -> None:
+        self._served = served
+        self._dry_run = dry_run
+        self._removed_count = 0
+        self._left_count = 0
+        self._compacted_count = 0
+        self._freed_bytes = 0
+        self._sparse: dict[str, Any] = {}
+        self._failures: list[str] = []
+        self._drift: dict[str, list[int]] = {}
+        self._orphans: dict[str, dict[str, Any]] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """True if nothing is left, and nothing has drifted."""
+        left = sum(
+            found["count"] - found["removed_count"] for found in (self._orphans or {}).values()
+        )
+        return not (
+            self._failures or self._drift or left or (self._left_count and not self._dry_run)
+        )
+
+    def remove_garbage(self, show: Callable[[str, int, int], None]) -> None:
+        """Drain the list of garbage, as far as it can be removed at present."""
+        while True:
+            answer = self._call("gc_garbage", {"dry_run": self._dry_run})
+            self._removed_count += answer["removed_count"]
+            self._left_count = answer["left_count"]
+            total_count = self._removed_count + self._left_count
+            show("removing garbage", self._removed_count, total_count)
+            if not answer["removed_count"]:
+                return
+
+    def compact(self, show: Callable[[str, int, int], None]) -> None:
+        """Compact sparse batches until none is left; a store that is down ends it."""
+        while True:
+            self._sparse = self._call("gc_batches", {"dry_run": self._dry_run})
+            compacted = self._sparse.pop("compacted")
+            if compacted is None:
+                return
+            if compacted["failure"] is not None:
+                failure = f"{compacted['key']} is not compacted: {compacted['failure']}"
+                if failure in self._failures:
+                    return
+                self._failures.append(failure)
+                continue
+            self._compacted_count += 1
+            self._freed_bytes += compacted["freed_bytes"]
+            show("compacting", self._compacted_count, 0)
+
+    def look_for_orphans(self, show: Callable[[str, int, int], None], *, remove: bool) -> None:
+        """List all that nothing refers to, and then remove it, if nobody else seems to be there."""
+        self._orphans = self._look([*_LOCAL, *self._prefixes()], show, remove=False)
+        if not remove:
+            return
+        shared = any(found["foreign_count"] for found in self._orphans.values())
+        places = [place for place in self._orphans if self._orphans[place]["count"]]
+        if shared:
+            places = [place for place in places if place in _LOCAL]
+            self._failures.append(
+                "objects of another state directory lie below the same glacier.url: nothing of the "
+                "store is removed"
+            )
+        self._orphans |= self._look(places, show, remove=True)
+
+    def count_again(self) -> None:
+        """Compare the accounts of space with a fresh count."""
+        self._drift = self._call("gc_accounts")["drift"]
+        self._failures += [
+            f"{name} is kept as {kept}, but counts {counted}"
+            for name, (kept, counted) in self._drift.items()
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it for programs."""
+        return {
+            "complete": self.complete,
+            "removed_count": self._removed_count,
+            "left_count": self._left_count,
+            "compacted_count": self._compacted_count,
+            "freed_bytes": self._freed_bytes,
+            "sparse": self._sparse,
+            "drift": self._drift,
+            "orphans": self._orphans,
+            "failures": self._failures,
+        }
+
+    def report(self) -> None:
+        """Print all of it for people."""
+        for failure in self._failures:
+            click.echo(f"memfs: {failure}", err=True)
+        click.echo(f"garbage: {self._removed_count} removed, {self._left_count} left")
+        click.echo(
+            f"batches: {self._compacted_count} compacted, {format_size(self._freed_bytes)} freed; "
+            f"{self._sparse['left_count']} sparse ones left"
+        )
+        if self._orphans is not None:
+            self._report_orphans(self._orphans)
+        click.echo(f"accounts: {'drifted' if self._drift else 'as counted'}")
+
+    def _report_orphans(self, orphans: dict[str, dict[str, Any]]) -> None:
+        for found in orphans.values():
+            for name in found["names"]:
+                click.echo(name)
+        names = ("count", "bytes", "removed_count", "young_count", "foreign_count")
+        total = {name: sum(found[name] for found in orphans.values()) for name in names}
+        line = (
+            f"orphans: {total['count']}, {format_size(total['bytes'])}; "
+            f"{total['removed_count']} removed"
+        )
+        if total["count"] > total["removed_count"]:
+            line += "; --orphans --yes removes them"
+        if total["young_count"]:
+            line += f"; {total['young_count']} objects are too young to tell"
+        if total["foreign_count"]:
+            line += f"; {total['foreign_count']} of another state directory"
+        click.echo(line)
+
+    def _prefixes(self) -> list[str]:
+        """Return the parts of the store; none where there is no store."""
+        stored = self._call("status")["store_url"] is not None
+        return _PREFIXES if stored else []
+
+    def _look(
+        self, places: list[str], show: Callable[[str, int, int], None], *, remove: bool
+    ) -> dict[str, dict[str, Any]]:
+        found = {}
+        for number, place in enumerate(places):
+            show("removing orphans" if remove else "looking for orphans", number, len(places))
+            parameters: dict[str, JsonValue] = {"place": place, "remove": remove}
+            if place not in _LOCAL:
+                parameters |= {"place": "remote", "prefix": place}
+            found[place] = self._call("gc_orphans", parameters)
+        return found
+
+    def _call(self, method: str, parameters: dict[str, JsonValue] | None = None) -> dict[str, Any]:
+        served = self._served
+        try:
+            answer: Any = call(served.state_dir, method, parameters, timeout_s=_CALL_S_MAX)
+        except ControlUnavailableError as error:
+            raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
+        return dict(answer)
