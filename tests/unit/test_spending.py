@@ -8,11 +8,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from memfs.config import BudgetsConfig, ColdConfig, GlacierConfig, PolicyConfig
 from memfs.content.activity import Activity
 from memfs.mover.mover import Mover
 from memfs.mover.prefetching import Prefetcher
+from memfs.mover.scrubber import Scrubber
 from memfs.mover.spending import SETTING, Spending
 from memfs.policy.budgets import Spent
 from memfs.policy.shares import Shares
@@ -62,15 +64,7 @@ class Depot:
         self.activity = Activity()
         self.spending = Spending(config.budgets, self.state.engine, clock)
         self.state.parts.remote = MeteredStore(self.state.remote, self.spending)
-        self.mover = Mover(
-            self.state.parts,
-            self.state.moves,
-            self.activity,
-            self._settle,
-            state_dir,
-            random.Random(1),
-            spending=self.spending,
-        )
+        self.mover = self.again()
         self.prefetcher = Prefetcher(
             self.state.parts,
             self.state.moves,
@@ -78,6 +72,18 @@ class Depot:
             Predictor(),
             Shares(),
             state_dir,
+            random.Random(1),
+            spending=self.spending,
+        )
+
+    def again(self) -> Mover:
+        """Return a mover that has seen nothing yet, as after a start."""
+        return Mover(
+            self.state.parts,
+            self.state.moves,
+            self.activity,
+            self._settle,
+            self.state.state_dir,
             random.Random(1),
             spending=self.spending,
         )
@@ -320,3 +326,47 @@ async def test_a_full_disk_is_packed_when_the_store_has_no_budget_left(
     forms = [await depot.state.forms(ino) for ino in inos]
     assert {FormKind.PACKED} in forms
     assert {FormKind.REMOTE} not in forms
+
+
+async def test_compaction_waits_for_egress(
+    open_depot: Callable[..., Depot], clock: HandClock
+) -> None:
+    """Dead bytes in the store cost less than what the user has set a limit to."""
+    depot = open_depot(GlacierConfig(), egress_bytes_per_day=2_000_000)
+    inos = [await depot.pinned(f"file {number}", Tier.GLACIER) for number in range(10)]
+    await depot.steps(2)
+    [batch] = await depot.state.engine.list_sparse_batches(101, 10)
+    for number in range(7):
+        await depot.state.unlink(f"file {number}")
+    depot.spending.spend(Spent.EGRESS, 1_990_000 - depot.used(Spent.EGRESS))
+    await depot.steps(2)
+    assert [each.key for each in await depot.state.engine.list_sparse_batches(101, 10)] == [
+        batch.key
+    ]
+    clock.wait(25 * HOUR_S)
+    await depot.again().step()
+    [compacted] = await depot.state.engine.list_sparse_batches(101, 10)
+    assert compacted.key != batch.key
+    assert await depot.state.content(inos[9]) == CONTENT
+
+
+async def test_a_scrub_waits_for_egress_and_goes_on(
+    open_depot: Callable[..., Depot], clock: HandClock
+) -> None:
+    """Checking what is in the store is the mover's own reading."""
+    depot = open_depot(egress_bytes_per_day=250_000)
+    await depot.pinned("a", Tier.GLACIER)
+    await depot.steps(2)
+    depot.spending.spend(Spent.EGRESS, 250_000 - depot.used(Spent.EGRESS))
+    scrubber = Scrubber(depot.state.parts, depot.state.moves, depot.spending)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scrubber.run)
+        await scrubber.start()
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
+        assert scrubber.status()["file_count"] == 0
+        clock.wait(25 * HOUR_S)
+        await scrubber.wait()
+        nursery.cancel_scope.cancel()
+    assert scrubber.status()["file_count"] == 1
+    assert depot.used(Spent.EGRESS) > 100_000
