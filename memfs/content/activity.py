@@ -47,6 +47,9 @@ class Activity:
         self._sealed: dict[InodeNo, None] = {}
         self._pinned: dict[InodeNo, None] = {}
         self._wanted: dict[InodeNo, None] = {}
+        self._wanted_before: dict[InodeNo, None] = {}
+        """Those that the mover was told of last."""
+        self._archived: dict[InodeNo, None] = {}
         self._wake = trio.Event()
         self._opens: deque[tuple[InodeNo, int, int, int]] = deque(maxlen=OPENS_KEPT_MAX)
         self._opened = trio.Event()
@@ -85,6 +88,13 @@ class Activity:
     def note_wanted(self, ino: InodeNo) -> None:
         """So much of a file is read from its frames that its raw form would be cheaper."""
         self._note(self._wanted, ino)
+        # Each further read says the same, and the mover may have left the file where it is.
+        if ino not in self._wanted_before:
+            self.wake()
+
+    def note_archived(self, ino: InodeNo) -> None:
+        """A program wanted a file whose object is archived, and was turned away."""
+        self._note(self._archived, ino)
         self.wake()
 
     def note_freed(self, size: int) -> None:
@@ -143,6 +153,12 @@ class Activity:
     def take_wanted(self) -> list[InodeNo]:
         """Return and forget the files whose raw form is wanted."""
         taken, self._wanted = self._wanted, {}
+        self._wanted_before = taken
+        return list(taken)
+
+    def take_archived(self) -> list[InodeNo]:
+        """Return and forget the files that wait for their restore."""
+        taken, self._archived = self._archived, {}
         return list(taken)
 
     def last_access_ns(self, ino: InodeNo) -> int | None:

@@ -121,7 +121,7 @@ class ContentRequests(AttributeRequests):
                 return await self._form_reader.read(inode, offset, size)
             except ObjectArchivedError:
                 # Fetched by the mover once it is restored, even if nobody asks again by then.
-                self._activity.note_wanted(ino)
+                self._activity.note_archived(ino)
                 raise
         fd = self._open_table.read_fd(ino, inode.raw)
         buffer = bytearray(size)
@@ -303,7 +303,7 @@ class ContentRequests(AttributeRequests):
         except NoSpaceError:
             return inode
         except ObjectArchivedError:
-            self._activity.note_wanted(inode.ino)
+            self._activity.note_archived(inode.ino)
             raise
 
     async def _kill_suidgid(self, inode: Inode) -> Inode:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from memfs.mover.levels import Levels
     from memfs.mover.observation import Observer
     from memfs.mover.placement import Placer
+    from memfs.policy.heat import Heat
+    from memfs.policy.view import Candidate
     from memfs.types import InodeNo
 
 DUE_A_STEP = 64
@@ -37,6 +39,7 @@ class PendingFiles:
         lanes: Take moves that readers want.
         observer: Looks at files.
         decider: Decides.
+        heat: Knows which files are worth a raw form.
         placer: Knows what is being restored, and whether the store is worth asking.
     """
 
@@ -48,6 +51,7 @@ class PendingFiles:
         lanes: Lanes,
         observer: Observer,
         decider: Decider,
+        heat: Heat,
         placer: Placer,
     ) -> None:
         self._engine = engine
@@ -56,14 +60,18 @@ class PendingFiles:
         self._lanes = lanes
         self._observer = observer
         self._decider = decider
+        self._heat = heat
         self._placer = placer
         self._failed_reads: dict[InodeNo, PendingMove] = {}
 
     async def take_wanted(self) -> None:
-        """Hydrate files of which programs read much from their frames."""
+        """Hydrate files that programs were refused, and those of which they read much."""
+        for ino in self._activity.take_archived():
+            if await self._find_unraw(ino) is not None:
+                self._put_read(ino, "a program wanted it while it was archived")
         for ino in self._activity.take_wanted():
-            candidate = await self._observer.observe(ino, self._levels.now_ns)
-            if candidate is None or candidate.raw or candidate.waiting:
+            candidate = await self._find_unraw(ino)
+            if candidate is None or not self._heat.is_worth_raw(ino, candidate.ram_bytes):
                 continue
             if (failed := self._failed_reads.pop(ino, None)) is not None:
                 # So that the pause after another failure is twice as long.
@@ -80,6 +88,11 @@ class PendingFiles:
                 await self._placer.wait_for_store(pending.ino, pending.wanted)
                 continue
             await self._decide(pending)
+
+    async def _find_unraw(self, ino: InodeNo) -> Candidate | None:
+        """Return a file that has no raw form and waits for none."""
+        candidate = await self._observer.observe(ino, self._levels.now_ns)
+        return None if candidate is None or candidate.raw or candidate.waiting else candidate
 
     async def _decide(self, pending: PendingMove) -> None:
         ino = pending.ino

@@ -64,7 +64,9 @@ class Rounds:
         self._held = HeldFiles(parts.residency, heat, lanes, decider)
         self._pins = Pins(engine, activity, levels, lanes, decider, self._held)
         self._uses = Uses(parts, moves, activity, levels, lanes, decider, placer, self._pins, heat)
-        self._pending = PendingFiles(engine, activity, levels, lanes, observer, decider, placer)
+        self._pending = PendingFiles(
+            engine, activity, levels, lanes, observer, decider, heat, placer
+        )
         self._unused = UnusedFiles(engine, heat, levels, lanes, decider)
 
     async def step(self) -> bool:

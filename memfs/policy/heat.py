@@ -126,7 +126,17 @@ class Heat:
         self._reads[ino] = reads = reads._replace(opens=reads.opens + 1)
         if len(self._reads) > READS_COUNT_MAX:
             self._reads.popitem(last=False)
-        return reads.opens >= self.promote_count and self.cold.admits(ino, size_bytes)
+        return reads.opens >= self.promote_count and self.is_worth_raw(ino, size_bytes)
+
+    def is_worth_raw(self, ino: int, size_bytes: int) -> bool:
+        """Return whether a file without a raw form may get one.
+
+        Args:
+            ino: The file.
+            size_bytes: What it takes of the disk: room that nobody else has, or it has proved to
+                be used more than once.
+        """
+        return self.cold.admits(ino, size_bytes)
 
     # --- from one run to the next ----------------------------------------------------------------
     def encode_warm(self) -> bytes:

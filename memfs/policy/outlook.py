@@ -54,7 +54,7 @@ def outlook(facts: Facts, heat: Heat) -> str:
     return (
         f"it comes back to the disk when it is opened; a large one that is read where it is gets a "
         f"raw copy when it is opened {heat.promote_count} times within {heat.promote_window_s:g} s "
-        "or a quarter of it is read"
+        "or a quarter of it is read, if the disk tier has room or it is used again and again"
     )
 
 

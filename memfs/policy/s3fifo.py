@@ -138,7 +138,7 @@ class S3Fifo:
             return True
         if size_bytes > self._capacity_bytes or self.frozen:
             return False
-        return not self._proof or self._ghosts.uses(key) >= PROVEN_USES
+        return not self._proof or self.uses(key) >= PROVEN_USES
 
     def insert(self, key: int, size_bytes: int) -> None:
         """Put a key in: on trial, or into the main queue if it was used before it left."""

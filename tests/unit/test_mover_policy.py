@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.config import ColdConfig, PolicyConfig, WarmConfig
+from memfs.content.activity import Activity
 from memfs.mover.held import FILES_A_STEP
 from memfs.mover.lanes import Lanes
 from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import pytest
+    from trio.testing import MockClock
 
 __all__ = ["open_depot"]
 
@@ -110,6 +112,68 @@ async def test_a_file_that_is_opened_often_without_a_raw_form_gets_one(
     await use(depot, ino)
     assert FormKind.RAW in await depot.state.forms(ino)
     assert await depot.rule(ino) == "frequency"
+
+
+async def test_a_file_read_much_once_does_not_cost_proven_ones_their_place(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """Its frames serve a single pass; the second one within memory is worth a raw form."""
+    cold = ColdConfig(size_bytes=7 * SIZE, high_watermark=0.9, low_watermark=0.86)
+    depot = open_depot(cold=cold, warm=WarmConfig(size_bytes=0))
+    scanned = await archived(depot, "scanned")
+    proven = [await depot.create(f"f{seed}", incompressible(SIZE, seed)) for seed in range(6)]
+    await use(depot, *proven)
+    depot.activity.note_wanted(scanned)
+    await use(depot, scanned)
+    assert await depot.state.forms(scanned) == {FormKind.REMOTE}
+    depot.activity.note_wanted(scanned)
+    await use(depot, scanned)
+    assert FormKind.RAW in await depot.state.forms(scanned)
+    assert await depot.rule(scanned) == "read"
+
+
+async def test_a_packed_file_that_is_read_again_is_proven(open_depot: Callable[..., Depot]) -> None:
+    """Its uses count where it is, in the queue of the disk."""
+    depot = open_depot(warm=WarmConfig(size_bytes=0))
+    ino = await depot.create("a", CONTENT)
+    await depot.state.moves.pack(ino)
+    await depot.state.moves.drop_raw(ino)
+    depot.activity.take_sealed()
+    await use(depot, ino)
+    depot.heat.cold.resize(1)
+    assert not depot.heat.is_worth_raw(ino, 1)
+    depot.heat.cold.resize(1 << 20)
+    depot.heat.cold.insert(99, 1 << 20)
+    for _ in range(2):
+        assert not depot.heat.is_worth_raw(ino, 4096)
+        depot.heat.use_local(ino, 4096, copied=False)
+    assert depot.heat.is_worth_raw(ino, 4096)
+
+
+async def test_a_program_that_was_refused_an_archived_file_gets_it_although_the_disk_is_full(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """It cannot read frames meanwhile."""
+    cold = ColdConfig(size_bytes=7 * SIZE, high_watermark=0.9, low_watermark=0.86)
+    depot = open_depot(cold=cold, warm=WarmConfig(size_bytes=0))
+    wanted = await archived(depot, "wanted")
+    await use(depot, *[await depot.create(f"f{n}", incompressible(SIZE, n)) for n in range(6)])
+    depot.activity.note_archived(wanted)
+    await use(depot, wanted)
+    assert await depot.rule(wanted) == "read"
+
+
+async def test_reads_that_say_nothing_new_do_not_hurry_the_mover(
+    autojump_clock: MockClock,
+) -> None:
+    """Else each read of a file that stays where it is would begin a round."""
+    activity = Activity()
+    for ino, expected in ((1, True), (1, False), (2, True), (1, True)):
+        activity.note_wanted(InodeNo(ino))
+        with trio.move_on_after(1.0) as waiting:
+            await activity.wait()
+        assert waiting.cancelled_caught is not expected
+        activity.take_wanted()
 
 
 async def test_files_of_low_priority_leave_ram_first(open_depot: Callable[..., Depot]) -> None:
