@@ -61,6 +61,9 @@ class FaultKind(enum.StrEnum):
 STALE_COUNT_MAX = 64
 """Changes that a stale list does not know of."""
 
+FLIP_STRIDE = 7919
+"""Bits from one flip to the next; a prime, so that no bit comes again soon."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -176,6 +179,7 @@ class FaultyStore:
         self.script = script
         self._delay_s = delay_s
         self._deadline_s = deadline_s
+        self._flip_count = 0
         self._changes: dict[str, ObjectStat | None] = {}
         """By key what there was before one of the last changes; None: no object."""
 
@@ -200,14 +204,15 @@ class FaultyStore:
         fault = await self._begin("get_range", key)
         data = await self._inner.get_range(key, start, end)
         self._end(fault, f"get {key}")
-        return _flip_bit(data) if fault is FaultKind.BIT_FLIP else data
+        return self._flip_bit(data) if fault is FaultKind.BIT_FLIP else data
 
     async def get_file(self, key: str, target: Path) -> None:
         """As the inner store, unless a fault hits."""
         fault = await self._begin("get_file", key)
         await self._inner.get_file(key, target)
         if fault is FaultKind.BIT_FLIP:
-            await trio.to_thread.run_sync(_flip_bit_of_file, target)
+            flipped = self._flip_bit(await trio.to_thread.run_sync(target.read_bytes))
+            await trio.to_thread.run_sync(target.write_bytes, flipped)
         if fault is FaultKind.LOST_ANSWER:
             # A failed get_file leaves no target.
             await trio.to_thread.run_sync(target.unlink)
@@ -286,6 +291,15 @@ class FaultyStore:
         if fault is FaultKind.LOST_ANSWER:
             raise StoreUnavailableError(f"store {self.url}: {what}: injected: {fault}")
 
+    def _flip_bit(self, data: bytes) -> bytes:
+        """Return the data with one bit changed: each time another one, so that no two cancel."""
+        if not data:
+            return data
+        self._flip_count += 1
+        byte, bit = divmod(len(data) * 4 + self._flip_count * FLIP_STRIDE, 8)
+        byte %= len(data)
+        return data[:byte] + bytes([data[byte] ^ (1 << bit)]) + data[byte + 1 :]
+
     async def _put_half(self, key: str, source: Path) -> None:
         half = source.with_name(f"{source.name}.half")
         try:
@@ -298,14 +312,3 @@ class FaultyStore:
 def _copy_half(source: Path, target: Path) -> None:
     data = source.read_bytes()
     target.write_bytes(data[: len(data) // 2])
-
-
-def _flip_bit(data: bytes) -> bytes:
-    if not data:
-        return data
-    middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-
-
-def _flip_bit_of_file(path: Path) -> None:
-    path.write_bytes(_flip_bit(path.read_bytes()))
