@@ -1,11 +1,13 @@
 """Blocking calls of stores, run in threads under a deadline.
 
 Invariant: nobody waits longer than the deadline, and threads that outlive it are bounded: each
-keeps its token until it really ends, so a store that hangs costs `thread_count_max` threads.
+keeps its token until it really ends, so a store that hangs costs `thread_count_max` threads. No
+two of them write one object at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +16,7 @@ import trio
 from memfs.errors import StoreError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -55,6 +57,43 @@ class TransferProgress:
         self._scope.deadline = trio.current_time() + self._stall_s
 
 
+class _Turns:
+    """Lets one thread at a time write or remove an object, those included that nobody waits for.
+
+    An upload that was given up may still end in the store. A second attempt beside it could have
+    its object cut after it was read back, and a removal could come before the object does, which
+    then stays for ever.
+
+    Args:
+        url: The store, for messages.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._taken: set[str] = set()
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def of(self, key: str | None, wait_s: float) -> Iterator[None]:
+        """Hold a key for the block; None: nothing is written."""
+        if key is None:
+            yield
+            return
+        with self._changed:
+            if not self._changed.wait_for(lambda: key not in self._taken, wait_s):
+                raise StoreUnavailableError(
+                    f"store {self._url}: an earlier upload of {key} has not ended after "
+                    f"{wait_s:g} s; check the store and the network"
+                )
+            self._taken.add(key)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken.remove(key)
+                self._changed.notify_all()
+
+
 class BlockingCalls:
     """Runs one store's blocking calls.
 
@@ -68,8 +107,15 @@ class BlockingCalls:
         self._url = url
         self._timeout_s = timeout_s
         self._limiter = trio.CapacityLimiter(thread_count_max)
+        self._turns = _Turns(url)
 
-    async def run(self, what: str, function: Callable[[], T], timeout_s: float | None = None) -> T:
+    async def run(
+        self,
+        what: str,
+        function: Callable[[], T],
+        timeout_s: float | None = None,
+        writes: str | None = None,
+    ) -> T:
         """Return what a function returns that makes one request.
 
         Cancel: at once; the thread is abandoned and its result dropped.
@@ -78,32 +124,56 @@ class BlockingCalls:
             what: The call with its key, for messages: `get packs/1f`.
             function: Touches no object of the event loop.
             timeout_s: Deadline of this call; None: that of all calls.
+            writes: Key of the object that it writes or removes; it begins when no thread does so
+                any more.
 
         Raises:
             StoreUnavailableError: No answer by the deadline.
         """
         limit_s = self._timeout_s if timeout_s is None else timeout_s
+
+        def call() -> T:
+            with self._turns.of(writes, limit_s):
+                return function()
+
         with trio.move_on_after(limit_s):
             return await trio.to_thread.run_sync(
-                function, abandon_on_cancel=True, limiter=self._limiter
+                call, abandon_on_cancel=True, limiter=self._limiter
             )
         raise self._late(what, limit_s)
 
     async def transfer(
-        self, what: str, function: Callable[[TransferProgress], T], stall_s: float
+        self,
+        what: str,
+        function: Callable[[TransferProgress], T],
+        stall_s: float,
+        writes: str | None = None,
     ) -> T:
         """Return what a function returns that moves many bytes and reports its progress.
 
         Cancel: at once; the thread ends at its next `TransferProgress.beat`.
+
+        Args:
+            what: As for `run`.
+            function: As for `run`.
+            stall_s: Longest silence.
+            writes: As for `run`.
 
         Raises:
             StoreUnavailableError: No progress for `stall_s` seconds.
         """
         with trio.CancelScope() as scope:
             progress = TransferProgress(scope, stall_s)
+
+            def call() -> T:
+                with self._turns.of(writes, stall_s):
+                    # Given up while it waited: the store must not see it any more.
+                    progress.beat()
+                    return function(progress)
+
             try:
                 return await trio.to_thread.run_sync(
-                    function, progress, abandon_on_cancel=True, limiter=self._limiter
+                    call, abandon_on_cancel=True, limiter=self._limiter
                 )
             finally:
                 progress.stop()
