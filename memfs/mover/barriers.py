@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo
 
 OPEN = "open"
-"""On stable storage as it was, but a program has it open for writing and may go on."""
+"""On stable storage as it was, but a program has it open for writing or mapped, and may go on."""
 
 _WRITTEN = "a program has it open for writing or mapped; it is uploaded when that ends"
 _CHANGED = "it was changed meanwhile"
@@ -78,7 +78,8 @@ class LocalBarrier:
         for inode in self._files:
             if reason := failures.get(inode.ino) or self._earlier_failure(inode):
                 results.note(inode.ino, FAILED, reason)
-            elif self._parts.open_table.has_writer(inode.ino):
+            elif inode.flags & InodeFlags.UNSEALED:
+                # It could not be sealed: a writer, or a mapping that outlives its handle.
                 results.note(inode.ino, OPEN)
             else:
                 results.note(inode.ino, MoveOutcome.DONE)

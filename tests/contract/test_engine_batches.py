@@ -107,6 +107,25 @@ async def test_files_that_moved_on_are_left_out(engine: Engine) -> None:
     assert engine.check() == []
 
 
+async def test_what_nothing_names_is_found_among_other_locations(engine: Engine) -> None:
+    """Forms alone and in batches, garbage, and what a move writes are all named."""
+    alone, batched, deleted, moving = await make_files(engine, 4)
+    assert await publish(engine, alone, FormKind.REMOTE)
+    assert await publish(engine, deleted, FormKind.REMOTE)
+    await publish_batch(engine, batched)
+    await engine.unlink(ROOT_INODE, b"file-2", NOW_NS)
+    await engine.reap([deleted.ino])
+    await engine.begin_intent(MoveKind.UPLOAD, moving.ino, moving.generation, "blobs/new", NOW_NS)
+    inode = await engine.get_inode(alone.ino)
+    [form] = await engine.list_forms(inode.blob)
+    garbage = [location for kind, location in await garbage_in(engine) if kind == FormKind.REMOTE]
+    assert len(garbage) == 1
+    named = [form.location, KEY, *garbage, "blobs/new"]
+    assert await engine.find_unreferenced(FormKind.REMOTE, [*named, "blobs/lost"]) == ["blobs/lost"]
+    assert await engine.find_unreferenced(FormKind.PACKED, [form.location]) == [form.location]
+    assert await engine.find_unreferenced(FormKind.REMOTE, []) == []
+
+
 async def test_a_batch_that_nobody_wants_is_garbage_at_once(engine: Engine) -> None:
     [file] = await make_files(engine, 1)
     await engine.unseal(file.ino, file.raw)

@@ -108,7 +108,6 @@ async def test_a_local_barrier_takes_an_open_file_as_it_is(state: State) -> None
     """Its bytes so far are safe, and it is told apart from those that are closed."""
     ino = await state.create("a", CONTENT)
     await unseal(state, ino)
-    state.open_table.begin(ino, writing=True)
     barrier = LocalBarrier(state.parts, Durability(state.parts, state.state_dir))
     assert (await run(barrier, ino)).outcomes == {"open": 1}
 
