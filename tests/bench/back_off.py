@@ -80,11 +80,11 @@ def _run_fio(root: Path, options: argparse.Namespace) -> dict[str, float]:
             "--time_based",
             f"--runtime={options.seconds}",
             "--ioengine=psync",
-            "--invalidate=1",
             "--name=reads",
             f"--filename={root}/data",
             "--rw=randread",
             "--bs=4k",
+            "--direct=1",
             "--name=writes",
             f"--filename={root}/written",
             "--rw=write",
@@ -138,7 +138,7 @@ def _describe(samples: Samples) -> dict[str, object]:
             summary = samples.summary(metric, arm)
             assert summary is not None
             answer[f"{metric} {arm}"] = [
-                round(number, 2) for number in (summary.median, summary.minimum, summary.maximum)
+                round(number, 3) for number in (summary.median, summary.minimum, summary.maximum)
             ]
     return answer
 
