@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from memfs.moves.coding import choose_coding, codec_of, encryption_of, is_under, key_of, unlock
-from memfs.moves.packing import blob_of, find_form
+from memfs.moves.packing import blob_of, find_form, live_blob
 from memfs.stores.disk import disk_errors, read_fully, write_all
 from memfs.stores.packing import pack_file
 from memfs.stores.reading import PackedFile
@@ -75,7 +75,7 @@ async def append_container(
     """
     packed = await find_packed(parts, inode)
     if packed is not None:
-        blob = await parts.engine.get_blob(inode.blob)
+        blob = await live_blob(parts, inode)
         if fits_store(parts, packed):
             await trio.to_thread.run_sync(
                 _copy, parts, packed, fd, on_progress, limiter=parts.threads

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import CorruptDataError
+from memfs.errors import CorruptDataError, NotFoundError, StaleInodeError
 from memfs.metadata.records import Blob, Form, InodeFlags, MoveKind
 from memfs.moves.attempt import recorded
 from memfs.moves.coding import choose_coding, encryption_of, unlock
@@ -125,15 +125,31 @@ async def find_form(parts: MoveParts, inode: Inode, kind: FormKind) -> Form | No
     return next((form for form in forms if form.kind == kind), None)
 
 
+async def live_blob(parts: MoveParts, inode: Inode) -> Blob:
+    """Return the blob that an inode had when a move began.
+
+    Raises:
+        StaleInodeError: The file has moved on, and the blob went with its last form. That is no
+            failure: whoever wants the move looks at the file again.
+    """
+    try:
+        return await parts.engine.get_blob(inode.blob)
+    except NotFoundError:
+        raise StaleInodeError(
+            f"inode {inode.ino}: its content or its forms changed while it was moved"
+        ) from None
+
+
 async def blob_of(parts: MoveParts, inode: Inode, number: BlobId, summary: PackedSummary) -> Blob:
     """Return the blob that a new form of an inode belongs to: the one it has, or a new one.
 
     Raises:
         CorruptDataError: The raw file no longer has the digest of its other forms.
+        StaleInodeError: The file has moved on.
     """
     if not inode.blob:
         return Blob(number, summary.size, summary.digest)
-    blob = await parts.engine.get_blob(inode.blob)
+    blob = await live_blob(parts, inode)
     if blob.digest != summary.digest:
         raise CorruptDataError(
             f"inode {inode.ino}: raw file {inode.raw} differs from blob {blob.blob}, which was "

@@ -17,7 +17,7 @@ from memfs.moves.coding import encryption_of, is_under, key_of, unlock
 from memfs.moves.containers import Container
 from memfs.moves.dropping import drop_form
 from memfs.moves.outcome import MoveOutcome, MoveResult
-from memfs.moves.packing import find_form
+from memfs.moves.packing import find_form, live_blob
 from memfs.moves.uploading import object_key, temporary_file, verify_object
 from memfs.stores.extent import Extent
 from memfs.stores.reading import FrameReader
@@ -119,7 +119,7 @@ async def _copy(
     def advance(done_bytes: int) -> None:
         progress.done_bytes = done_bytes // 2
 
-    blob = await parts.engine.get_blob(former.blob)
+    blob = await live_blob(parts, inode)
     reader = await FrameReader.open(
         Extent.of(former.location, former.stored_bytes).reader(remote),
         former.stored_bytes,

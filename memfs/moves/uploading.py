@@ -21,7 +21,7 @@ from memfs.moves.attempt import recorded
 from memfs.moves.coding import unlock
 from memfs.moves.containers import Container, append_container, find_packed, fits_store
 from memfs.moves.outcome import MoveOutcome, MoveResult
-from memfs.moves.packing import find_form
+from memfs.moves.packing import find_form, live_blob
 from memfs.stores.disk import disk_errors
 from memfs.stores.reading import FrameReader
 from memfs.types import BlobId, FormKind
@@ -94,7 +94,7 @@ async def _source(
     """
     packed = await find_packed(parts, inode)
     if packed is not None and fits_store(parts, packed):
-        blob = await parts.engine.get_blob(inode.blob)
+        blob = await live_blob(parts, inode)
         path = parts.packed_store.path(packed.location)
         yield path, Container(blob, packed.codec, packed.stored_bytes)
         return

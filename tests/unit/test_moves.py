@@ -10,7 +10,13 @@ import pytest
 import trio
 
 from memfs.content.opening import OpenMode
-from memfs.errors import CorruptDataError, NoSpaceError, StoreError, StoreUnavailableError
+from memfs.errors import (
+    CorruptDataError,
+    NoSpaceError,
+    StaleInodeError,
+    StoreError,
+    StoreUnavailableError,
+)
 from memfs.metadata.records import AttributeChanges, InodeFlags
 from memfs.moves.faults import FAULT_POINTS, FaultPoints
 from memfs.moves.garbage import REFUSALS_MAX
@@ -52,7 +58,7 @@ def state(tmp_path: Path, hook: Hook) -> Iterator[State]:
     state.close()
 
 
-def run_now(step: Callable[[], Awaitable[None]]) -> None:
+def run_now(step: Callable[[], Awaitable[object]]) -> None:
     """Run a coroutine that does not suspend to its end, as a driver does."""
     with pytest.raises(StopIteration):
         step().__await__().send(None)
@@ -161,6 +167,27 @@ async def test_a_file_rewritten_while_it_is_packed_keeps_the_new_bytes(
     assert await state.content(ino) == b"new"
     assert await state.forms(ino) == {FormKind.RAW}
     assert await state.leaks() == []
+
+
+@pytest.mark.parametrize("kind", [FormKind.PACKED, FormKind.REMOTE])
+async def test_a_file_whose_other_form_goes_while_it_is_moved_has_moved_on(
+    state: State, hook: Hook, kind: FormKind
+) -> None:
+    """Its blob goes with its last form: that is no failure of the move, nor of the store."""
+    ino = await state.create("a", CONTENT)
+    first, second, point = (
+        (state.moves.pack, state.moves.upload, "upload.begun")
+        if kind == FormKind.PACKED
+        else (state.moves.upload, state.moves.pack, "pack.begun")
+    )
+    await first(ino)
+    hook.actions[point] = lambda: run_now(lambda: state.moves.drop_form(ino, kind))
+    with pytest.raises(StaleInodeError):
+        await second(ino)
+    await collect_all(state)
+    assert await state.forms(ino) == {FormKind.RAW}
+    assert await state.leaks() == []
+    assert (await second(ino)).outcome == MoveOutcome.DONE
 
 
 @pytest.mark.parametrize("point", ["upload.prepared", "upload.stored", "upload.verified"])
