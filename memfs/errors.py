@@ -210,3 +210,13 @@ class UsageError(MemfsError):
     def __init__(self, message: str, exit_code: int = 2) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+FORM_ERRORS = (
+    StoreError,
+    CorruptDataError,
+    EncryptionKeyError,
+    NotSupportedError,
+    InvalidValueError,
+)
+"""What makes a reader turn to a file's next form; a full disk or a bug is not among it."""

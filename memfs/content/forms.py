@@ -15,13 +15,11 @@ import trio
 
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import (
+    FORM_ERRORS,
     CorruptDataError,
-    EncryptionKeyError,
-    InvalidValueError,
     MemfsError,
     NotSupportedError,
     ObjectArchivedError,
-    StoreError,
 )
 from memfs.stores.disk import disk_errors, read_fully
 from memfs.stores.envelope import Unlock
@@ -50,14 +48,6 @@ COMPLAINT_COUNT_MAX = 1000
 """Damages remembered, so that each is logged once and not with every read."""
 
 _THREADS_MAX = 8
-_UNUSABLE = (
-    StoreError,
-    CorruptDataError,
-    EncryptionKeyError,
-    NotSupportedError,
-    InvalidValueError,
-)
-"""What makes a reader turn to the next form; a full disk or a bug is not among it."""
 
 
 class _FrameKey(NamedTuple):
@@ -188,7 +178,7 @@ class FormReader:
             for form in forms:
                 try:
                     return await self._read_form(form, offset, min(size, inode.size - offset))
-                except _UNUSABLE as unusable:
+                except FORM_ERRORS as unusable:
                     await self._complain(inode, form, unusable)
                     # Corruption outranks absence: it needs a person, and waiting does not help.
                     if error is failure or isinstance(unusable, CorruptDataError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from memfs.policy.budgets import Cost, Spent
 from memfs.policy.goals import Step
+from memfs.stores.container import TAIL_BYTES
 from memfs.stores.metered import transfer_request_count
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ TABLE_BYTES = 1024
 FRAMES_PART = 64
 """A 64th of the content is more than what frames of 4 KiB add to it, the smallest ones: 12 bytes
 each in the table, and 28 for encryption."""
-
-TAIL_BYTES = 256 << 10
-"""Read before the rest of a large object; see `stores.reading`."""
 
 
 def stored_bytes_max(size: int) -> int:
@@ -48,6 +46,7 @@ def cost_of_step(step: Step, candidate: Candidate) -> Cost:
 
 def cost_of_fetch(stored_bytes: int) -> Cost:
     """Return what it takes to read a whole object, or a part of one."""
+    # Read before the rest of a large object.
     tail_bytes = TAIL_BYTES if stored_bytes > TAIL_BYTES else 0
     return {
         Spent.REQUESTS: transfer_request_count(stored_bytes),

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import (
+    FORM_ERRORS,
     CorruptDataError,
-    EncryptionKeyError,
-    InvalidValueError,
     MemfsError,
     NotFoundError,
     NotSupportedError,
@@ -44,16 +43,6 @@ log = logging.getLogger(__name__)
 
 DONE_COUNT_MAX = 10_000
 """Hydrated files remembered for the mover, about 1 MB; of more it hears at its next full look."""
-
-
-_UNUSABLE = (
-    StoreError,
-    CorruptDataError,
-    EncryptionKeyError,
-    NotSupportedError,
-    InvalidValueError,
-)
-"""What makes a hydration turn to the next form; a full disk or a bug is not among it."""
 
 
 class _Flight:
@@ -186,7 +175,7 @@ async def _unpack(
         for form in forms:
             try:
                 await _unpack_form(parts, form, blob, fd, progress)
-            except _UNUSABLE as error:
+            except FORM_ERRORS as error:
                 if form in await parts.engine.list_forms(inode.blob):
                     await _complain(parts, inode, form, error)
                 # Corruption outranks absence: it needs a person, and waiting does not help.

@@ -23,7 +23,7 @@ from memfs.errors import (
     StoreUnavailableError,
     UsageError,
 )
-from memfs.stores.objects import PART_BYTES, PART_CONCURRENCY, FsspecStore, Page, UploadCallback
+from memfs.stores.objects import PART_CONCURRENCY, FsspecStore, Page, UploadCallback
 from memfs.stores.restoring import (
     HOUR_S,
     ArchivedObject,
@@ -31,7 +31,7 @@ from memfs.stores.restoring import (
     RestoreState,
     RestoreTier,
 )
-from memfs.stores.store import ObjectStat
+from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

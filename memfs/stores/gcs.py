@@ -20,8 +20,8 @@ from gcsfs.core import GCSFileSystem
 from gcsfs.retry import HttpError
 
 from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
-from memfs.stores.objects import PART_BYTES, FsspecStore, Page, UploadCallback
-from memfs.stores.store import ObjectStat
+from memfs.stores.objects import FsspecStore, Page, UploadCallback
+from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

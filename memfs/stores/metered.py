@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from memfs.policy.budgets import Spent
+from memfs.stores.store import PART_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from memfs.policy.budgets import Cost
     from memfs.stores.store import ObjectStat, RemoteStore
-
-PART_BYTES = 8 << 20
-"""Bytes of one request of a transfer, as `stores.objects` makes them."""
 
 PAGE_COUNT = 1000
 """Objects on one page of a listing, the maximum of S3 and the default of others."""

@@ -32,7 +32,7 @@ from memfs.errors import (
 )
 from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedError
 from memfs.stores.disk import write_all_at
-from memfs.stores.store import ObjectStat
+from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -44,9 +44,6 @@ Page = tuple[list[ObjectStat], str | None]
 """Objects, and where the next page begins; None: this was the last."""
 
 _MODIFIED_KEYS = ("mtime", "LastModified", "last_modified", "modified", "updated", "created")
-
-PART_BYTES = 8 << 20
-"""Bytes of one request of a transfer; at least 5 MiB for S3. guess: hides 50 ms round trips."""
 
 PART_CONCURRENCY = 4
 """Parts in flight of one transfer, 32 MiB of memory: each hides another's round trip. Guess; on

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+PART_BYTES = 8 << 20
+"""Bytes of one request of a transfer; at least 5 MiB for S3. Guess: hides 50 ms round trips."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectStat:

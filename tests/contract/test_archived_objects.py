@@ -12,7 +12,6 @@ import trio
 
 from memfs.errors import ObjectArchivedError, StoreError, StoreUnavailableError
 from memfs.stores.azure import AzureStore
-from memfs.stores.objects import PART_BYTES
 from memfs.stores.restoring import (
     HOUR_S,
     LOOK_PAUSE_S,
@@ -23,6 +22,7 @@ from memfs.stores.restoring import (
     without_restores,
 )
 from memfs.stores.s3 import S3Store
+from memfs.stores.store import PART_BYTES
 from tests.servers.azurite import running_azurite
 from tests.servers.moto import running_moto, set_restore_looks
 

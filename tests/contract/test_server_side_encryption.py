@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import UsageError
-from memfs.stores.objects import PART_BYTES
 from memfs.stores.s3 import S3Store
+from memfs.stores.store import PART_BYTES
 from tests.servers.moto import running_moto
 
 if TYPE_CHECKING:

@@ -27,11 +27,12 @@ from memfs.stores.directory import UNFINISHED, DirectoryStore
 from memfs.stores.faulty import Fault, FaultKind, FaultScript, FaultyStore
 from memfs.stores.gcs import GcsStore
 from memfs.stores.limit import LimitedStore
-from memfs.stores.objects import PART_BYTES, FsspecStore
+from memfs.stores.objects import FsspecStore
 from memfs.stores.probing import ProbedStore
 from memfs.stores.remote import open_remote_store
 from memfs.stores.retry import RetryingStore, RetryPolicy
 from memfs.stores.s3 import S3Store
+from memfs.stores.store import PART_BYTES
 from tests.servers.azurite import AzureServer, running_azurite
 from tests.servers.fake_gcs import GcsServer, running_fake_gcs
 from tests.servers.seaweedfs import S3Server, running_seaweedfs

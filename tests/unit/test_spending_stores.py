@@ -10,8 +10,9 @@ import trio.testing
 
 from memfs.errors import BudgetSpentError
 from memfs.policy.budgets import Cost, Spent
-from memfs.stores.metered import PART_BYTES, MeteredStore, transfer_request_count
+from memfs.stores.metered import MeteredStore, transfer_request_count
 from memfs.stores.paced import PacedStore, unhurried
+from memfs.stores.store import PART_BYTES
 from tests.unit.fakes.memory_store import MemoryStore
 
 if TYPE_CHECKING:
