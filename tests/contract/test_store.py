@@ -8,6 +8,7 @@ import random
 import socket
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import fsspec
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 BUCKET = "memfs-test"
 TIMEOUT_S = 60.0
+AN_HOUR_S = 3600.0
 """Generous: the machine may be busy, and no test waits for it to pass."""
 
 
@@ -339,6 +341,13 @@ async def test_list_yields_the_keys_with_the_prefix(backing: Backing) -> None:
     for prefix in ["", "p", "p/", "p/1", "p/2", "p/2/", "p/2/y/z", "nothing", "q/1/"]:
         expected = {key: len(key) for key in keys if key.startswith(prefix)}
         assert expected == await collect(backing.store.list(prefix))
+
+
+async def test_list_tells_how_old_an_object_is(backing: Backing) -> None:
+    """In seconds since the epoch, where the store knows: what is young is not taken for rubbish."""
+    backing.put("k", b"content")
+    [stat] = [stat async for stat in backing.store.list("k")]
+    assert stat.modified_s is None or abs(stat.modified_s - time.time()) < AN_HOUR_S
 
 
 async def test_list_of_an_empty_store_yields_nothing(backing: Backing) -> None:
