@@ -22,7 +22,7 @@ from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.journal import Journal
 from memfs.metadata.sqlite.statements import FINGERPRINT
 from memfs.types import ROOT_INODE
-from tests.contract.engine.making import make_file, names_in
+from tests.contract.engine.making import NOW_NS, make_file, names_in, new_file
 from tests.contract.engine.site import CONFIG, SMALL, SqliteSite, run
 
 if TYPE_CHECKING:
@@ -412,7 +412,8 @@ def test_failure_in_the_middle_of_a_change_undoes_it_whole(
     with monkeypatch.context() as patch:
         failing = FailingStatement(engine, patch, index)
         with pytest.raises(MetadataError, match="disk I/O error"):
-            run(make_file(engine, b"failed"))
+            # At another time than the last change, which the directory would not be told again.
+            run(engine.create(ROOT_INODE, b"failed", new_file(engine, NOW_NS + 1)))
         assert failing.reached
     assert not engine.uncommitted
     assert run(names_in(engine)) == [b"before"]
