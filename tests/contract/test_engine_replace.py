@@ -62,3 +62,21 @@ async def test_forms_of_two_contents_do_not_change_places(engine_site: SqliteSit
         with pytest.raises(InvalidValueError, match="cannot take the place"):
             await engine.replace_form(intent, FormReplacement(former, form))
     assert await engine.list_forms(former.blob) == [former]
+
+
+async def test_a_form_that_has_moved_already_is_not_moved_again(engine_site: SqliteSite) -> None:
+    """Two moves began with the same object: the later one must not take the earlier one's away."""
+    engine = engine_site.engine
+    inode, former = await make_remote(engine)
+    intents = [
+        await engine.begin_intent(MoveKind.UPLOAD, inode.ino, inode.generation, key, NOW_NS)
+        for key in ("first", "second")
+    ]
+    first, second = (former._replace(location=key) for key in ("first", "second"))
+    assert await engine.replace_form(intents[0], FormReplacement(former, first))
+    assert not await engine.replace_form(intents[1], FormReplacement(former, second))
+    assert await engine.list_forms(former.blob) == [first]
+    assert await garbage_in(engine) == {
+        (FormKind.REMOTE, former.location),
+        (FormKind.REMOTE, "second"),
+    }

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from memfs.errors import CorruptDataError, NoSpaceError, StoreError, StoreUnavailableError
+from memfs.moves.faults import FaultPoints
 from memfs.moves.outcome import MoveOutcome
 from memfs.stores.extent import Extent
 from memfs.stores.faulty import Fault, FaultKind
@@ -220,3 +221,54 @@ async def test_a_raw_file_that_its_disk_cannot_look_at_does_not_stop_the_others(
     results = await state.moves.upload_batch([bad, good])
     assert results[bad].outcome == MoveOutcome.SUPERSEDED
     assert results[good].outcome == MoveOutcome.DONE
+
+
+def swap_halves(path: Path) -> None:
+    """Have two containers of equal length change places, each of them intact."""
+    data = path.read_bytes()
+    half = len(data) // 2
+    assert 2 * half == len(data)
+    path.write_bytes(data[half:] + data[:half])
+
+
+class Swap(FaultPoints):
+    """Swaps the containers of each object once it is stored."""
+
+    def __init__(self, objects_dir: Path, point: str) -> None:
+        self._objects_dir = objects_dir
+        self._point = point
+
+    def reach(self, point: str) -> None:
+        if point == self._point:
+            for path in (self._objects_dir / "batches").glob("*/*"):
+                swap_halves(path)
+
+
+async def test_intact_containers_of_other_files_are_not_published(state: State) -> None:
+    """Their checksums are right: only the digests tell that a store has mixed them up."""
+    inos = await make(state, [incompressible(5000, 1), incompressible(5000, 2)])
+    state.parts.faults = Swap(state.objects_dir, "batch.stored")
+    with pytest.raises(CorruptDataError, match="another digest"):
+        await state.moves.upload_batch(inos)
+    assert [await state.forms(ino) for ino in inos] == [{FormKind.RAW}] * 2
+
+
+async def test_a_batch_is_known_on_stable_storage_before_its_object_is(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else power loss leaves an object that nobody knows."""
+    inos = await make(state, CONTENTS)
+    known: list[bool] = []
+    sync, put_file = state.parts.syncer.sync, state.remote.put_file
+
+    def note_sync() -> None:
+        sync()
+        known.append(bool(trio.from_thread.run(state.engine.list_intents)))
+
+    async def note_put(key: str, source: Path) -> None:
+        assert known == [True]
+        await put_file(key, source)
+
+    monkeypatch.setattr(state.parts.syncer, "sync", note_sync)
+    monkeypatch.setattr(state.remote, "put_file", note_put)
+    await state.moves.upload_batch(inos)

@@ -438,6 +438,69 @@ async def test_a_file_that_cannot_be_written_packed_is_left_as_it_was(
     assert await state.leaks() == []
 
 
+async def test_an_intact_object_of_another_file_is_not_published(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a store that mixes objects up: all checksums are right, the digest is not."""
+    first = await state.create("first", incompressible(5000, 1))
+    await state.moves.upload(first)
+    other = state.objects_dir / (await state.form(first, FormKind.REMOTE)).location
+    second = await state.create("second", incompressible(5000, 2))
+    put_file = state.remote.put_file
+
+    async def put_other(key: str, _source: Path) -> None:
+        await put_file(key, other)
+
+    monkeypatch.setattr(state.remote, "put_file", put_other)
+    with pytest.raises(CorruptDataError, match="another digest"):
+        await state.moves.upload(second)
+    assert await state.forms(second) == {FormKind.RAW}
+
+
+async def test_an_upload_is_known_on_stable_storage_before_its_object_is(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else power loss leaves an object that nobody knows."""
+    ino = await state.create("a", CONTENT)
+    known: list[bool] = []
+    sync, put_file = state.parts.syncer.sync, state.remote.put_file
+
+    def note_sync() -> None:
+        sync()
+        known.append(bool(trio.from_thread.run(state.engine.list_intents)))
+
+    async def note_put(key: str, source: Path) -> None:
+        assert known == [True]
+        await put_file(key, source)
+
+    monkeypatch.setattr(state.parts.syncer, "sync", note_sync)
+    monkeypatch.setattr(state.remote, "put_file", note_put)
+    assert (await state.moves.upload(ino)).outcome == MoveOutcome.DONE
+
+
+async def test_nothing_is_removed_before_its_removal_is_on_stable_storage(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else power loss brings back an inode whose bytes are gone."""
+    local, remote = [await state.create(name, CONTENT) for name in ("local", "remote")]
+    await to_glacier(state, remote)
+    await collect_all(state)
+    raw = state.raw_store.path((await state.engine.get_inode(local)).raw)
+    key = (await state.form(remote, FormKind.REMOTE)).location
+    await state.unlink("local")
+    await state.unlink("remote")
+    there: list[bool] = []
+    sync = state.parts.syncer.sync
+
+    def note_sync() -> None:
+        there.append(raw.exists() and (state.objects_dir / key).exists())
+        sync()
+
+    monkeypatch.setattr(state.parts.syncer, "sync", note_sync)
+    assert await state.moves.collect_garbage(10) == 2
+    assert there == [True]
+
+
 async def test_garbage_waits_for_a_store_that_is_down(state: State) -> None:
     """Local garbage goes on being removed, and the store is not asked again at once."""
     ino = await state.create("a", CONTENT)
