@@ -9,6 +9,7 @@ import ctypes
 import enum
 import errno
 import fcntl
+import signal
 
 from memfs.linux.libc import LIBC, last_error
 
@@ -86,6 +87,26 @@ def clone_file(source_fd: int, target_fd: int) -> bool:
     return True
 
 
+def take_lease(fd: int, kind: int) -> None:
+    """Take a lease whose break harms nobody; closing the descriptor gives it back.
+
+    Whoever opens the file meanwhile, one of our own threads say, has the kernel signal the holder:
+    by default with SIGIO, which ends a process. SIGURG is ignored by default.
+
+    Args:
+        fd: Open read-only; the caller owns the file or has CAP_LEASE.
+        kind: `fcntl.F_RDLCK` or `fcntl.F_WRLCK`.
+
+    Raises:
+        OSError: EAGAIN where others have the file open, EACCES without ownership, EINVAL where the
+            file system has no leases.
+
+    Source: fcntl(2), F_SETLEASE and F_SETSIG.
+    """
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, kind)
+
+
 def try_lease(fd: int) -> bool:
     """Find out whether anybody can write to a file: descriptors and shared mappings count.
 
@@ -104,7 +125,7 @@ def try_lease(fd: int) -> bool:
     Source: fcntl(2), F_SETLEASE.
     """
     try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        take_lease(fd, fcntl.F_RDLCK)
     except BlockingIOError:
         return False
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from memfs.errors import InvalidValueError, ObjectMissingError
+from memfs.linux.files import take_lease
 from memfs.metadata.records import InodeFlags
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form
@@ -104,7 +105,7 @@ def _is_mapped(parts: MoveParts, raw: RawId) -> bool:
     except ObjectMissingError:
         return False
     try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        take_lease(fd, fcntl.F_WRLCK)
     except BlockingIOError:
         return True
     except OSError:

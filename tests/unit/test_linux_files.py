@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 from pathlib import Path
@@ -16,8 +17,10 @@ from memfs.linux.files import (
     fallocate,
     start_writeback,
     syncfs,
+    take_lease,
     try_lease,
 )
+from tests.processes import killed_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,3 +160,18 @@ def test_writeback_of_a_pipe_is_refused() -> None:
         start_writeback(write_fd, 0, 1)
     os.close(read_fd)
     os.close(write_fd)
+
+
+@pytest.mark.parametrize("kind", [fcntl.F_RDLCK, fcntl.F_WRLCK])
+def test_whoever_opens_a_leased_file_does_not_kill_the_holder(tmp_path: Path, kind: int) -> None:
+    """A thread of the daemon opens what another one asks a lease for: SIGIO would end them all."""
+    path = tmp_path / "leased"
+    path.touch()
+
+    def hold_and_open() -> None:
+        fd = os.open(path, os.O_RDONLY)
+        take_lease(fd, kind)
+        with pytest.raises(BlockingIOError):
+            os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    assert killed_by(hold_and_open) == 0
