@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SEEDS = [int(seed) for seed in os.environ.get("MEMFS_CHAOS_SEEDS", "1").split(",")]
-STEP_COUNT = int(os.environ.get("MEMFS_CHAOS_STEPS", "400"))
+STEP_COUNT = int(os.environ.get("MEMFS_CHAOS_STEPS", "300"))
 """Of each life."""
 
 SHRINK_RUNS_MAX = 60
