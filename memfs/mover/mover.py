@@ -126,6 +126,7 @@ class Mover:
         await self._lanes.drain(self._placer.place)
         await self._placer.batcher.flush()
         await self._upkeep.step()
+        await self._upkeep.tidy_store()
 
     async def run(self) -> None:
         """Do rounds, moves and upkeep until cancelled."""
@@ -146,7 +147,9 @@ class Mover:
                 nursery.start_soon(self._lanes.demotions.run, self._place_courteously)
             for _ in range(BATCH_WORKERS):
                 nursery.start_soon(self._placer.batcher.run)
-            nursery.start_soon(self._run_upkeep)
+            nursery.start_soon(self._run_upkeep, self._upkeep.step)
+            # Apart: a store that does not answer must not keep files from becoming durable.
+            nursery.start_soon(self._run_upkeep, self._upkeep.tidy_store)
             nursery.start_soon(self._run_watch)
             while True:
                 busy = await self._guarded(self._round)
@@ -192,7 +195,7 @@ class Mover:
         await self._spending.step()
         more = await self._settle()
         if self._activity.take_freed():
-            await self._moves.collect_garbage(GARBAGE_A_ROUND)
+            await self._moves.collect_local_garbage(GARBAGE_A_ROUND)
         return await self._rounds.step() or more
 
     async def _place_courteously(self, move: Move) -> None:
@@ -208,9 +211,9 @@ class Mover:
     async def _look_at_programs(self) -> None:
         await self._watch.look(moving=self._lanes.demoting)
 
-    async def _run_upkeep(self) -> None:
+    async def _run_upkeep(self, step: Callable[[], Awaitable[int]]) -> None:
         while True:
-            done_count = await self._guarded(self._upkeep.step)
+            done_count = await self._guarded(step)
             hurried = done_count and not self._giving_way
             await trio.sleep(BUSY_PAUSE_S if hurried else self._config.policy.interval_s)
 

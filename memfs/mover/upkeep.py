@@ -60,17 +60,24 @@ class Upkeep:
         self._compact_again_s = -math.inf
 
     async def step(self) -> int:
-        """Do one bounded round; returns how much was done, 0 if nothing was left to do."""
+        """Do one bounded round of what no store can hold up.
+
+        Returns:
+            How much was done, 0 if nothing was left to do.
+        """
         done_count = await self._make_durable()
-        done_count += await self._moves.collect_garbage(GARBAGE_A_ROUND)
+        done_count += await self._moves.collect_local_garbage(GARBAGE_A_ROUND)
         if not self._moves.sweep_done:
             done_count += 1 + await self._moves.sweep_step()
-        done_count += await self._compact()
         self._parts.engine.maintain()
         # Names that nobody fsyncs are lost with power for a round at most, as with the journal
         # of a local file system; it costs nothing where all is on stable storage.
         await trio.to_thread.run_sync(self._parts.syncer.sync, limiter=self._parts.prompt_threads)
         return done_count
+
+    async def tidy_store(self) -> int:
+        """Remove objects that nothing refers to, and compact a sparse batch; returns as `step`."""
+        return await self._moves.collect_garbage(GARBAGE_A_ROUND) + await self._compact()
 
     async def _compact(self) -> int:
         """Compact a sparse batch; returns 1 if one was."""

@@ -42,6 +42,7 @@ class GarbageCollector:
         self._parts = parts
         self._rng = rng
         self._lock = trio.Lock()
+        self._local_lock = trio.Lock()
         self._stuck: set[int] = set()
         self._pause_s = 0.0
         self._remote_again_s = 0.0
@@ -54,16 +55,27 @@ class GarbageCollector:
         async with self._lock:
             return await self._collect(limit)
 
+    async def collect_local(self, limit: int) -> int:
+        """Remove up to `limit` local files, whatever a look at the store waits for beside this.
+
+        Where both meet the same file, the second finds it gone, which is what it wants.
+        """
+        async with self._local_lock:
+            listed = await self._parts.engine.list_garbage(limit + len(self._stuck), remote=False)
+            items = [item for item in listed if item.item not in self._stuck]
+            return await self._remove(items) if items else 0
+
     async def _collect(self, limit: int) -> int:
-        engine = self._parts.engine
         remote_due = trio.current_time() >= self._remote_again_s
         if remote_due:
             self._stuck.clear()
         # Objects that wait for the store must not hide what takes up room here.
-        listed = await engine.list_garbage(limit + len(self._stuck), remote=remote_due)
+        listed = await self._parts.engine.list_garbage(limit + len(self._stuck), remote=remote_due)
         items = [item for item in listed if item.item not in self._stuck]
-        if not items:
-            return 0
+        return await self._remove(items) if items else 0
+
+    async def _remove(self, items: Sequence[GarbageItem]) -> int:
+        engine = self._parts.engine
         await trio.to_thread.run_sync(self._parts.syncer.sync, limiter=self._parts.prompt_threads)
         self._parts.faults.reach("garbage.synced")
         removed = await self._remove_local(items) + await self._remove_remote(items)

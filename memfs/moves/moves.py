@@ -94,6 +94,10 @@ class Moves:
         """Remove up to `limit` files and objects that nothing refers to; returns how many."""
         return await self._garbage.collect(limit)
 
+    async def collect_local_garbage(self, limit: int) -> int:
+        """Remove up to `limit` local files that nothing refers to; the store cannot hold it up."""
+        return await self._garbage.collect_local(limit)
+
     async def sweep_step(self) -> int:
         """Look a little for what an earlier daemon left; `sweep_done` tells when that is over.
 

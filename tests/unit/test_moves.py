@@ -517,6 +517,31 @@ async def test_garbage_waits_for_a_store_that_is_down(state: State) -> None:
     assert len(await state.leaks()) == 1
 
 
+async def test_a_store_that_does_not_answer_holds_up_no_local_file(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino = await state.create("a", CONTENT)
+    await state.moves.upload(ino)
+    await state.create("b", CONTENT)
+    await state.unlink("a")
+    asked = trio.Event()
+
+    async def hang(key: str) -> None:
+        asked.set()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(state.remote, "delete", hang)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(state.moves.collect_garbage, 10)
+        await asked.wait()
+        await state.unlink("b")
+        # The raw file of the first one is gone, and its row waits with that of its object.
+        with trio.fail_after(60):
+            assert await state.moves.collect_local_garbage(10) == 2
+        assert list(state.raw_store.iterate()) == []
+        nursery.cancel_scope.cancel()
+
+
 async def test_an_object_that_the_store_keeps_does_not_hold_up_the_others(state: State) -> None:
     """As one under a legal hold: it is tried again later, the rest goes now."""
     for number in range(3):
