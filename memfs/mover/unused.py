@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 FILES_A_STEP = 128
 
+DRAIN_PAUSE_NS = 5_000_000_000
+"""Between two looks for files that may leave a full disk, once one has found none: a third of the
+CPU time of a daemon whose tiers are full for good went there. Files that come meanwhile wait."""
+
 
 class UnusedFiles:
     """Looks at files on the disk.
@@ -40,6 +44,7 @@ class UnusedFiles:
         self._decider = decider
         self._survey = AccessSurvey(engine)
         self._draining = False
+        self._drain_again_ns = 0
 
     async def step(self) -> None:
         """Look at the files that were not used for longest."""
@@ -47,6 +52,7 @@ class UnusedFiles:
         self._draining = levels.cold_draining
         if began:
             self._survey.hurry()
+            self._drain_again_ns = 0
         if not self._draining:
             limits = levels.limits
             age_ns = min(limits.pack_after_ns, limits.cold_to_glacier_ns)
@@ -61,7 +67,7 @@ class UnusedFiles:
         candidates = await self._decider.observe_ranked(dict.fromkeys(first), Tier.COLD)
         if await self._decider.decide(candidates):
             self._survey.note_found()
-        elif self._lanes.has_room:
+        elif self._lanes.has_room and levels.now_ns >= self._drain_again_ns:
             await self._drain()
 
     async def _drain(self) -> None:
@@ -72,3 +78,5 @@ class UnusedFiles:
         for candidate in candidates:
             if candidate.ino not in moved and candidate.local_bytes:
                 self._heat.keep_local(candidate.ino, candidate.local_bytes)
+        if candidates and not moved:
+            self._drain_again_ns = self._levels.now_ns + DRAIN_PAUSE_NS
