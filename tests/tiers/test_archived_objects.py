@@ -72,6 +72,8 @@ def read(path: Path) -> bytes:
     """Read a file by system calls; an error of any of them is raised as it is."""
     fd = os.open(path, os.O_RDONLY)
     try:
+        # What was written may still be in the page cache of a driver without passthrough.
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         parts = []
         while part := os.read(fd, 1 << 20):
             parts.append(part)
