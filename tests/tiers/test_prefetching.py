@@ -11,8 +11,11 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from memfs.control.client import call
 from tests.mounting import run_memfs
+from tests.posix.capabilities import Capability
 from tests.tiers.tiering import compressible, residence, status, tell, wait_until_at
 from tests.waiting import wait_for
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from memfs.control.protocol import JsonValue
     from tests.conftest import MountFactory
     from tests.mounting import Mount
+
+pytestmark = [pytest.mark.needs(Capability.MEMFS_XATTRS)]
 
 FILE_BYTES = 20_000
 QUICK = '[policy]\ninterval = "100ms"\nretry_min = "100ms"\nretry_max = "400ms"\n'
@@ -136,7 +141,13 @@ def test_an_interrupted_command_leaves_what_was_fetched(
     directory.mkdir()
     files = make_remote(directory, 12)
     command = [sys.executable, "-m", "memfs_tools.main", "prefetch", str(directory)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A run in the background of a shell ignores SIGINT, and its children would as well.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    ) as running:
         wait_for(lambda: prefetched(mount)["stalled"] is not None, "the disk tier is full")
         near = raw(files)
         running.send_signal(signal.SIGINT)
