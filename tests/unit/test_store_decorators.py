@@ -309,9 +309,10 @@ async def test_a_transfer_lives_while_it_makes_progress(
 
 async def test_a_transfer_without_progress_is_stopped(mock_clock: trio.testing.MockClock) -> None:
     calls = BlockingCalls("file:///x", 5.0, 2)
-    resume, ended = threading.Event(), threading.Event()
+    begun, resume, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work(progress: TransferProgress) -> None:
+        begun.set()
         resume.wait()
         try:
             progress.beat()
@@ -319,8 +320,12 @@ async def test_a_transfer_without_progress_is_stopped(mock_clock: trio.testing.M
             ended.set()
             raise
 
+    async def jump_when_begun() -> None:
+        await trio.to_thread.run_sync(begun.wait)
+        mock_clock.jump(9.0)
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_jump_when_waiting, mock_clock, 9.0)
+        nursery.start_soon(jump_when_begun)
         with pytest.raises(StoreUnavailableError, match="put k: no answer within 8 s"):
             await calls.transfer("put k", work, 8.0)
     resume.set()
