@@ -112,7 +112,8 @@ def test_waiting_ends_with_the_time_given(daemon: Daemon, tmp_path: Path) -> Non
     plant(tmp_path, 2)
     daemon.judge = lambda _: "waiting"
     totals = run(tmp_path, timeout_s=0.05)
-    assert (totals.timed_out, totals.complete) == (True, False)
+    assert (totals.timed_out, totals.complete, totals.file_count) == (True, False, 2)
+    assert totals.failure_count == 2
 
 
 def test_files_that_stay_busy_are_reported(

@@ -80,14 +80,14 @@ class Totals:
         return not self.timed_out and not any(self.outcomes[outcome] for outcome in _UNDONE)
 
     def add(self, answer: dict[str, Any]) -> None:
-        """Add the answer to one call; what of it comes again is taken back by `expect`."""
+        """Add the answer to one call; a later answer on a file makes `retract` due."""
         self.outcomes.update(answer["outcomes"])
         self.before_bytes += answer["before_bytes"]
         self.after_bytes += answer["after_bytes"]
         self.moved_bytes += answer["moved_bytes"]
 
-    def expect(self, outcome: str) -> None:
-        """Forget a file that is asked for again."""
+    def retract(self, outcome: str) -> None:
+        """Forget what was said of a file: there is a later answer."""
         self.outcomes[outcome] -= 1
 
     def note_left(self, path: str, outcome: str, reason: str) -> None:
@@ -191,21 +191,28 @@ class TreeWork:
         """Have all files of a chunk done, those that have to wait again and again."""
         busy_until_s = time.monotonic() + _BUSY_S
         inos = [*files]
+        asked_again: dict[str, list[str]] = {}
+        # Asked once even without files: a barrier brings names of directories to the disk as well.
         while True:
             left: dict[str, list[str]] = {}
             while True:
                 answer = self._call(served, inos)
                 if answer is None:
-                    self._give_up(files, left)
+                    self._give_up(files, asked_again | left)
                     return
+                taken, inos = inos[: answer["taken_count"]], inos[answer["taken_count"] :]
+                for ino in taken:
+                    if (before := asked_again.pop(str(ino), None)) is not None:
+                        self._totals.retract(before[0])
                 self._totals.add(answer)
                 self._on_answer(answer)
                 left |= answer["left"]
-                inos = inos[answer["taken_count"] :]
                 show()
                 if not inos:
                     break
             inos = self._retry(files, left, busy_until_s)
+            # They count as they are until another answer comes: the time may be over before.
+            asked_again = {str(ino): left[str(ino)] for ino in inos}
             show()
             if not inos:
                 return
@@ -223,7 +230,6 @@ class TreeWork:
                 outcome == "waiting" and not self._is_over()
             ):
                 again.append(int(number))
-                self._totals.expect(outcome)
             else:
                 self._totals.note_left(files[int(number)], outcome, reason)
             if outcome == "waiting":
