@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memfs.control.client import ControlUnavailableError, call
-from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
+from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
 
 if TYPE_CHECKING:
@@ -216,9 +215,4 @@ class _Collection:
         return found
 
     def _call(self, method: str, parameters: dict[str, JsonValue] | None = None) -> dict[str, Any]:
-        served = self._served
-        try:
-            answer: Any = call(served.state_dir, method, parameters, timeout_s=_CALL_S_MAX)
-        except ControlUnavailableError as error:
-            raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
-        return dict(answer)
+        return dict(ask(self._served, method, parameters, timeout_s=_CALL_S_MAX))

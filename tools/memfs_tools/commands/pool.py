@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memfs.control.client import ControlUnavailableError, call
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
+from memfs_tools.asking import ask
 from memfs_tools.mounts import find_mount_above, list_served
 
 if TYPE_CHECKING:
@@ -80,11 +80,8 @@ def remove(name: str, place: Path | None, as_json: bool) -> None:
 
 
 def _ask(place: Path | None, method: str, params: dict[str, JsonValue]) -> JsonValue:
-    served = _find(place)
-    try:
-        return call(served.state_dir, method, params)
-    except ControlUnavailableError as error:
-        raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
+    answer: JsonValue = ask(_find(place), method, params)
+    return answer
 
 
 def _find(place: Path | None) -> ServedMount:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memfs.control.client import ControlUnavailableError, call
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
+from memfs_tools.asking import ask
 from memfs_tools.mounts import find_mount_above
 
 if TYPE_CHECKING:
@@ -147,12 +147,7 @@ class _Job:
             self.cancel()
 
     def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        try:
-            answer: Any = call(self._served.state_dir, method, parameters, timeout_s=_CALL_S_MAX)
-        except ControlUnavailableError as error:
-            message = f"{self._served.mountpoint}: {error}"
-            raise UsageError(message, ExitCode.NO_ANSWER) from None
-        return dict(answer)
+        return dict(ask(self._served, method, parameters, timeout_s=_CALL_S_MAX))
 
 
 def _read_list(name: str) -> Iterator[str]:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memfs.control.client import ControlUnavailableError, call
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size, parse_size
+from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
 
 if TYPE_CHECKING:
-    from memfs.control.protocol import JsonValue
     from memfs_tools.mounts import ServedMount
 
 _POLL_S = 0.3
@@ -54,9 +53,9 @@ def scrub(
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     served = require_mount(mountpoint)
     if only_look or stop:
-        _report(_call(served, "scrub_stop" if stop else "scrub_progress"), as_json=as_json)
+        _report(ask(served, "scrub_stop" if stop else "scrub_progress"), as_json=as_json)
         return
-    progress = _call(served, "scrub", {"rate": parse_size(rate), "restart": restart})
+    progress = ask(served, "scrub", {"rate": parse_size(rate), "restart": restart})
     if wait:
         progress = _follow(served, progress, hidden=as_json)
     _report(progress, as_json=as_json)
@@ -72,9 +71,9 @@ def _follow(served: ServedMount, progress: dict[str, Any], *, hidden: bool) -> d
             while progress["running"]:
                 show("scrubbing", progress["file_count"], progress["total_count"])
                 time.sleep(_POLL_S)
-                progress = _call(served, "scrub_progress")
+                progress = ask(served, "scrub_progress")
         except KeyboardInterrupt:
-            progress = _call(served, "scrub_stop")
+            progress = ask(served, "scrub_stop")
             click.echo(f"memfs: stopped; {_summary(progress)}; run it again to go on", err=True)
             raise
     return progress
@@ -104,13 +103,3 @@ def _summary(progress: dict[str, Any]) -> str:
         f"{running}{progress['file_count']} files, {format_size(progress['read_bytes'])} read: "
         f"{damaged}{left_out}"
     )
-
-
-def _call(
-    served: ServedMount, method: str, parameters: dict[str, JsonValue] | None = None
-) -> dict[str, Any]:
-    try:
-        answer: Any = call(served.state_dir, method, parameters)
-    except ControlUnavailableError as error:
-        raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
-    return dict(answer)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import click
 
-from memfs.control.client import ControlUnavailableError, call
-from memfs.errors import UsageError
-from memfs.exit_codes import ExitCode
+from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
 
 
@@ -24,10 +22,7 @@ def status(mountpoint: Path, as_json: bool) -> None:
     memfs status --json /mnt/data | jq '.tiers[] | [.tier, .used_bytes]'
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     served = require_mount(mountpoint)
-    try:
-        answer = call(served.state_dir, "status")
-    except ControlUnavailableError as error:
-        raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
+    answer = ask(served, "status")
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memfs.control.client import ControlUnavailableError, call
-from memfs.errors import UsageError
-from memfs.exit_codes import ExitCode
 from memfs.sizes import format_duration, format_size
+from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
 
 if TYPE_CHECKING:
@@ -81,11 +79,7 @@ def status(mountpoint: Path, as_json: bool) -> None:
 
 
 def _ask(mountpoint: Path, method: str, params: dict[str, JsonValue]) -> Any:  # noqa: ANN401 - JSON
-    served = require_mount(mountpoint)
-    try:
-        return call(served.state_dir, method, params, timeout_s=_STOP_S_MAX)
-    except ControlUnavailableError as error:
-        raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
+    return ask(require_mount(mountpoint), method, params, timeout_s=_STOP_S_MAX)
 
 
 def _show(report: Any, as_json: bool) -> None:  # noqa: ANN401 - JSON
