@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.stores.forwarding import ForwardingStore
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from memfs.stores.store import ObjectStat, RemoteStore
 
 
-class LimitedStore:
+class LimitedStore(ForwardingStore):
     """A store that lets only so many calls through at a time; others wait, in order.
 
     Args:
@@ -27,14 +28,9 @@ class LimitedStore:
     """
 
     def __init__(self, inner: RemoteStore, transfer_count_max: int, request_count_max: int) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._transfers = trio.CapacityLimiter(transfer_count_max)
         self._requests = trio.CapacityLimiter(request_count_max)
-
-    @property
-    def url(self) -> str:
-        """The inner store's."""
-        return self._inner.url
 
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store, when it is this call's turn."""
@@ -65,11 +61,3 @@ class LimitedStore:
         """As the inner store, when it is this call's turn."""
         async with self._transfers:
             await self._inner.archive(key)
-
-    def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
-        """As the inner store."""
-        return self._inner.list(prefix)
-
-    async def aclose(self) -> None:
-        """Close the inner store."""
-        await self._inner.aclose()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from memfs.policy.budgets import Spent
+from memfs.stores.forwarding import ForwardingStore
 from memfs.stores.store import PART_BYTES
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def transfer_request_count(size: int) -> int:
     return 2 + -(-size // PART_BYTES)
 
 
-class MeteredStore:
+class MeteredStore(ForwardingStore):
     """A store whose calls are counted, each attempt of those that are repeated.
 
     Args:
@@ -51,13 +52,8 @@ class MeteredStore:
     """
 
     def __init__(self, inner: RemoteStore, meter: Meter) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._meter = meter
-
-    @property
-    def url(self) -> str:
-        """The inner store's."""
-        return self._inner.url
 
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store; counted as sent whole, even if it fails on the way."""
@@ -108,7 +104,3 @@ class MeteredStore:
                 self._meter.spend(Spent.REQUESTS, 1)
             count += 1
             yield stat
-
-    async def aclose(self) -> None:
-        """Close the inner store."""
-        await self._inner.aclose()

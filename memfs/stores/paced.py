@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.policy.budgets import Pace
+from memfs.stores.forwarding import ForwardingStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from memfs.stores.store import ObjectStat, RemoteStore
+    from memfs.stores.store import RemoteStore
 
 _unhurried = ContextVar("unhurried", default=False)
 
@@ -37,7 +38,7 @@ def unhurried() -> Iterator[None]:
         _unhurried.reset(token)
 
 
-class PacedStore:
+class PacedStore(ForwardingStore):
     """A store whose transfers wait until those before them are paid for.
 
     An object is sent or fetched at the speed of the link, and the next one waits the longer; large
@@ -52,16 +53,11 @@ class PacedStore:
     def __init__(
         self, inner: RemoteStore, upload_rate: int | None, download_rate: int | None
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._uploads = Pace(upload_rate) if upload_rate is not None else None
         self._downloads = Pace(download_rate) if download_rate is not None else None
         # Programs wait for each other alone, and the mover waits for all.
         self._hurried = Pace(download_rate) if download_rate is not None else None
-
-    @property
-    def url(self) -> str:
-        """The inner store's."""
-        return self._inner.url
 
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store, when the uploads before it are paid for."""
@@ -82,26 +78,6 @@ class PacedStore:
         if self._downloads is not None:
             size = (await trio.to_thread.run_sync(os.stat, target)).st_size
             self._downloads.charge(size, trio.current_time())
-
-    async def stat(self, key: str) -> ObjectStat:
-        """As the inner store."""
-        return await self._inner.stat(key)
-
-    async def delete(self, key: str) -> None:
-        """As the inner store."""
-        await self._inner.delete(key)
-
-    async def archive(self, key: str) -> None:
-        """As the inner store: the bytes stay within it."""
-        await self._inner.archive(key)
-
-    def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
-        """As the inner store."""
-        return self._inner.list(prefix)
-
-    async def aclose(self) -> None:
-        """Close the inner store."""
-        await self._inner.aclose()
 
     async def _wait(self, size: int) -> None:
         if self._downloads is None or self._hurried is None:

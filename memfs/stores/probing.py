@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
+from memfs.stores.forwarding import ForwardingStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from memfs.stores.store import ObjectStat, RemoteStore
+    from memfs.stores.store import RemoteStore
 
 PROBE_PREFIX = "memfs-probe/"
 
 _FIRST, _SECOND = b"first content, the longer one", b"second content"
 
 
-class ProbedStore:
+class ProbedStore(ForwardingStore):
     """A store that is tried out before the first upload; reads go through at once.
 
     Args:
@@ -34,14 +33,9 @@ class ProbedStore:
     """
 
     def __init__(self, inner: RemoteStore) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._lock = trio.Lock()
         self._fit = False
-
-    @property
-    def url(self) -> str:
-        """The inner store's."""
-        return self._inner.url
 
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store, once that has shown that it can serve.
@@ -54,34 +48,6 @@ class ProbedStore:
                 await self._probe()
                 self._fit = True
         await self._inner.put_file(key, source)
-
-    async def get_range(self, key: str, start: int, end: int) -> bytes:
-        """As the inner store."""
-        return await self._inner.get_range(key, start, end)
-
-    async def get_file(self, key: str, target: Path) -> None:
-        """As the inner store."""
-        await self._inner.get_file(key, target)
-
-    async def stat(self, key: str) -> ObjectStat:
-        """As the inner store."""
-        return await self._inner.stat(key)
-
-    async def delete(self, key: str) -> None:
-        """As the inner store."""
-        await self._inner.delete(key)
-
-    async def archive(self, key: str) -> None:
-        """As the inner store."""
-        await self._inner.archive(key)
-
-    def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
-        """As the inner store."""
-        return self._inner.list(prefix)
-
-    async def aclose(self) -> None:
-        """Close the inner store."""
-        await self._inner.aclose()
 
     async def _probe(self) -> None:
         key = f"{PROBE_PREFIX}{secrets.token_hex(8)}"

@@ -1,0 +1,62 @@
+"""The forwarding decorator: hands every call on; others override what they add to.
+
+Invariant: a call that is new in the contract is handed on here once, for all decorators.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from memfs.stores.store import ObjectStat, RemoteStore
+
+
+class ForwardingStore:
+    """A store that is another one.
+
+    Args:
+        inner: The store.
+    """
+
+    def __init__(self, inner: RemoteStore) -> None:
+        self._inner = inner
+
+    @property
+    def url(self) -> str:
+        """The inner store's."""
+        return self._inner.url
+
+    async def put_file(self, key: str, source: Path) -> None:
+        """As the inner store."""
+        await self._inner.put_file(key, source)
+
+    async def get_range(self, key: str, start: int, end: int) -> bytes:
+        """As the inner store."""
+        return await self._inner.get_range(key, start, end)
+
+    async def get_file(self, key: str, target: Path) -> None:
+        """As the inner store."""
+        await self._inner.get_file(key, target)
+
+    async def stat(self, key: str) -> ObjectStat:
+        """As the inner store."""
+        return await self._inner.stat(key)
+
+    async def delete(self, key: str) -> None:
+        """As the inner store."""
+        await self._inner.delete(key)
+
+    async def archive(self, key: str) -> None:
+        """As the inner store."""
+        await self._inner.archive(key)
+
+    def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
+        """As the inner store."""
+        return self._inner.list(prefix)
+
+    async def aclose(self) -> None:
+        """Close the inner store."""
+        await self._inner.aclose()
