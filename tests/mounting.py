@@ -127,10 +127,14 @@ class Mount:
         scratch.detach(self.root)
 
     def kill_daemon(self) -> None:
-        """End the daemon as a crash would; the dead mount stays and answers ENOTCONN."""
+        """End the daemon as a crash would; the dead mount stays and answers ENOTCONN.
+
+        Returns when its descriptors are closed, locks included. Its arguments, by which it is
+        found, vanish from /proc before that.
+        """
         for pid in self.daemon_pids():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                scratch.kill_and_wait(pid)
 
     def fsck(self) -> None:
         """Check the state directory of a stopped mount.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -83,6 +84,22 @@ def processes_naming(path: Path) -> list[int]:
                 if any(a == wanted or wanted + b"/" in a + b"/" for a in arguments):
                     found.append(int(entry.name))
     return found
+
+
+def kill_and_wait(pid: int, limit_s: float = 60.0) -> None:
+    """Kill a process, a child or not, and return when it is gone (pidfd_open(2)).
+
+    Raises:
+        ProcessLookupError: There is none.
+        AssertionError: It was still there after `limit_s`.
+    """
+    pidfd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        readable, _, _ = select.select([pidfd], [], [], limit_s)
+        assert readable, f"process {pid} outlived SIGKILL by {limit_s:.0f} s"
+    finally:
+        os.close(pidfd)
 
 
 def abort_connection(minor: int) -> None:

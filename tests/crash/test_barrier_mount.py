@@ -15,7 +15,6 @@ from memfs.exit_codes import ExitCode
 from memfs.metadata.sqlite.engine import SqliteEngine
 from tests.mounting import run_memfs
 from tests.tiers.tiering import SMALL_FRAMES, compressible, residence
-from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +71,6 @@ async def test_a_local_barrier_holds_when_the_daemon_is_killed_at_once(
     contents = plant(mount.root, count)
     code, answer = barrier("--level", "local", mount.root)
     mount.kill()
-    wait_for(lambda: not mount.daemon_pids(), "the end of the daemon")
     assert (code, answer["complete"], answer["files"]) == (0, True, len(contents))
     assert await not_durable(mount.state) == 0
     mount.start()
