@@ -139,11 +139,11 @@ def test_full_disk_lets_everything_be_removed(disk: Path) -> None:
 
 
 def test_engine_accepts_creations_again_once_there_is_room(disk: Path) -> None:
+    """At once: who has made room writes right away, and not after the next upkeep."""
     engine = open_engine(disk)
     ballast = fill(disk)
     made = create_until_refused(engine)
     ballast.unlink()
-    engine.maintain()
     run(make_file(engine, b"again"))
     engine.commit_nowait()
     assert [*made, b"again"] == names_in(engine)

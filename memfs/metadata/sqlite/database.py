@@ -241,7 +241,7 @@ class Database:
         """
         if self._failure is not None or self._lost is not None:
             raise _again(self._failure or self._lost)  # type: ignore[arg-type]  # one is set
-        if grows and not self._reserve.held:
+        if grows and not self._regain_reserve():
             raise NoSpaceError(f"the disk under {self._path.parent} is full: remove files from it")
         self._change_begin = len(self._records)
 
@@ -322,8 +322,7 @@ class Database:
                 f"the database cannot be made durable: {self._checkpointer.failure}"
             )
             return
-        if not self._reserve.held and self._reserve.acquire():
-            self._execute("pragma cache_spill = on").fetchone()
+        self._regain_reserve()
         self._adapt()
         starts_over = self._log_is_long()
         size = self._journal.size_bytes
@@ -395,6 +394,12 @@ class Database:
         # Keep changed pages in memory until the commit, so that no read can need disk space.
         self._execute("pragma cache_spill = off").fetchone()
         return True
+
+    def _regain_reserve(self) -> bool:
+        """Take the reserve back as soon as the disk has room again; return whether it is held."""
+        if not self._reserve.held and self._reserve.acquire():
+            self._execute("pragma cache_spill = on").fetchone()
+        return self._reserve.held
 
     def _restore(self) -> None:
         """Bring the tables back to the committed entries and what was written since."""
