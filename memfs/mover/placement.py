@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from memfs.moves.moves import Moves
     from memfs.policy.heat import Heat
     from memfs.policy.view import Candidate, Move
-    from memfs.types import InodeNo, Tier
+    from memfs.types import Generation, InodeNo, Tier
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,7 @@ class Placer:
             candidate = await self._observer.observe(move.ino, time.time_ns())
             if candidate is None:
                 return
+            generation = (await self._parts.engine.get_inode(move.ino)).generation
             step = next_step(candidate, move.goal)
             if step is None:
                 await self.settle(move, moved_bytes)
@@ -150,7 +151,7 @@ class Placer:
                 await self.postpone(move.ino, move.goal.tier, _OPEN)
                 return
             if result.outcome == MoveOutcome.INCOMPRESSIBLE:
-                await self._note_unpackable(move.ino)
+                await self._note_unpackable(move.ino, generation)
                 return
             if result.outcome == MoveOutcome.SUPERSEDED:
                 return
@@ -228,9 +229,12 @@ class Placer:
             return
         log.info("inode %d: not %s yet, next try in %.0f s: %s", ino, wanted.label, pause_s, reason)
 
-    async def _note_unpackable(self, ino: InodeNo) -> None:
+    async def _note_unpackable(self, ino: InodeNo, generation: Generation) -> None:
         engine = self._parts.engine
         inode = await engine.get_inode(ino)
+        if inode.generation != generation:
+            # What was tried is not what the file is now.
+            return
         codec = await engine.effective_codec(ino) or self._parts.config.cold.codec
         detail = unpackable_detail(inode, codec)
         await engine.clear_pending(ino)

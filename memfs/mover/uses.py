@@ -72,6 +72,8 @@ class Uses:
         self._placer = placer
         self._pins = pins
         self._heat = heat
+        self._sealed_moving: dict[InodeNo, None] = {}
+        """Files sealed while they were being moved."""
 
     async def step(self) -> None:
         """Look at what was written or used, and decide."""
@@ -100,7 +102,7 @@ class Uses:
         if accesses:
             await self._engine.record_access(accesses)
             self._engine.commit_nowait()
-        fresh = dict.fromkeys(self._activity.take_sealed())
+        fresh = dict.fromkeys(self._take_sealed())
         if len(fresh) > FRESH_A_ROUND:
             # Some of the rest may be pinned.
             self._pins.survey()
@@ -110,6 +112,16 @@ class Uses:
             elif len(fresh) < FRESH_A_ROUND:
                 fresh[ino] = None
         return list(fresh)[:FRESH_A_ROUND]
+
+    def _take_sealed(self) -> list[InodeNo]:
+        """Return the files sealed since the last round that are not being moved.
+
+        A move that began before the file was rewritten ends without a result, and nobody would look
+        at the file again: such files come back when their move has ended.
+        """
+        sealed = self._sealed_moving | dict.fromkeys(self._activity.take_sealed())
+        self._sealed_moving = {ino: None for ino in sealed if ino in self._lanes}
+        return [ino for ino in sealed if ino not in self._sealed_moving]
 
     def _use_held(self, ino: InodeNo) -> None:
         self._residency.touch(ino)

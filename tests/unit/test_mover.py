@@ -17,6 +17,7 @@ from memfs.content.activity import Activity
 from memfs.content.opening import OpenMode
 from memfs.metadata.records import InodeFlags, NewInode
 from memfs.mover.mover import Mover
+from memfs.moves.outcome import MoveOutcome
 from memfs.policy.heat import Heat
 from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import ROOT_INODE, FormKind, InodeNo, Tier
@@ -238,6 +239,31 @@ async def test_a_pin_that_changes_during_a_move_is_acted_on_after_it(
     monkeypatch.setattr(depot.state.moves, "upload_batch", upload_and_pin)
     await depot.steps(3)
     assert depot.state.residency.is_held(ino)
+
+
+@pytest.mark.parametrize("before", [incompressible, compressible])
+async def test_a_file_that_is_rewritten_during_a_move_is_moved_after_it(
+    depot: Depot, monkeypatch: pytest.MonkeyPatch, before: Callable[[int], bytes]
+) -> None:
+    """The round that is told of its seal finds it under way, and that move ends without result."""
+    ino = await depot.create("a", before(100_000))
+    pack = depot.state.moves.pack
+
+    async def pack_while_rewritten(packed: InodeNo) -> MoveResult:
+        monkeypatch.setattr(depot.state.moves, "pack", pack)
+        outcome = await pack(packed)
+        if before is compressible:
+            outcome = outcome._replace(outcome=MoveOutcome.SUPERSEDED)
+        await depot.state.rewrite(ino, compressible(90_000, seed=2))
+        depot.activity.note_sealed(ino)
+        await depot.mover.step()
+        return outcome
+
+    monkeypatch.setattr(depot.state.moves, "pack", pack_while_rewritten)
+    await depot.pin(ino, Tier.COLD)
+    await depot.steps(3)
+    assert await depot.state.forms(ino) == {FormKind.PACKED}
+    assert await depot.state.content(ino) == compressible(90_000, seed=2)
 
 
 async def test_a_changed_pin_of_a_directory_ends_the_waiting_of_files_below(depot: Depot) -> None:
