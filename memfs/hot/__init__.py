@@ -1,0 +1,1 @@
+"""The hot tier: tensors of files, resident on a device and shared between processes."""

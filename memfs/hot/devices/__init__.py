@@ -1,0 +1,1 @@
+"""Devices that hold slabs: GPU memory by CUDA's virtual memory management, and its CPU twin."""

@@ -1,0 +1,175 @@
+"""Tensors as data: element types, and where each tensor of a file or a slab lies.
+
+Invariant: nothing here knows a device, a file format or torch; a `TensorIndex` that was checked has
+every tensor within its bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from memfs.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ALIGNMENT_BYTES = 256
+"""Of each tensor in a slab: what cudaMalloc promises (CUDA C++ Programming Guide, "Device Memory
+Accesses"), enough for every vector load."""
+
+TENSOR_COUNT_MAX = 1_000_000
+"""Of one file; guess: the largest mixture-of-experts checkpoints have some 100,000."""
+
+DIMENSIONS_MAX = 64
+"""As numpy 2 (`NPY_MAXDIMS`) and the safetensors format allow at the most that any reader takes."""
+
+
+class FormatError(InvalidValueError, ValueError):
+    """A file that is not tensors, or whose header lies; the message names the file and the flaw."""
+
+
+class DType(enum.Enum):
+    """Element types, by the names of the safetensors format, with their size in bits."""
+
+    BOOL = ("BOOL", 8)
+    U8 = ("U8", 8)
+    I8 = ("I8", 8)
+    I16 = ("I16", 16)
+    U16 = ("U16", 16)
+    I32 = ("I32", 32)
+    U32 = ("U32", 32)
+    I64 = ("I64", 64)
+    U64 = ("U64", 64)
+    F8_E4M3 = ("F8_E4M3", 8)
+    F8_E5M2 = ("F8_E5M2", 8)
+    F16 = ("F16", 16)
+    BF16 = ("BF16", 16)
+    F32 = ("F32", 32)
+    F64 = ("F64", 64)
+    C64 = ("C64", 64)
+    C128 = ("C128", 128)
+
+    @property
+    def label(self) -> str:
+        """The name in the safetensors format."""
+        return self.value[0]
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one element."""
+        return self.value[1] // 8
+
+    @property
+    def castable(self) -> bool:
+        """True if a precision view may convert it: plain floats of 16 bits and more."""
+        return self in _CASTABLE
+
+    @classmethod
+    def of_label(cls, label: str) -> Self:
+        """Return the type of a name.
+
+        Raises:
+            FormatError: No such type.
+        """
+        try:
+            return cls[label]
+        except KeyError:
+            raise FormatError(f"element type {label!r} is not known") from None
+
+
+_CASTABLE = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64})
+
+PRECISIONS: Mapping[str, DType] = {
+    "float32": DType.F32,
+    "float16": DType.F16,
+    "bfloat16": DType.BF16,
+}
+"""What floats can be viewed as, by torch's names."""
+
+
+class Tensor(NamedTuple):
+    """One tensor: its name, shape and place."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    """Elements in each dimension; () for a scalar."""
+    stride: tuple[int, ...]
+    """Elements between neighbours in each dimension."""
+    offset: int
+    """Of the first element, in bytes from the start of the file or slab."""
+    size_bytes: int
+    """From the first element to behind the last one."""
+
+    @property
+    def element_count(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def end(self) -> int:
+        """Offset behind the last byte."""
+        return self.offset + self.size_bytes
+
+
+class TensorIndex(NamedTuple):
+    """All tensors of a file or a slab."""
+
+    format: str
+    """`safetensors`, `npy`, `npz`, `pt` or `raw`."""
+    tensors: tuple[Tensor, ...]
+    """In the order of the file."""
+    metadata: dict[str, str]
+    """What the file's header says besides (safetensors' `__metadata__`)."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The sizes of all tensors, together."""
+        return sum(tensor.size_bytes for tensor in self.tensors)
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of row-major order, in elements."""
+    strides = []
+    step = 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= max(extent, 1)
+    return tuple(reversed(strides))
+
+
+def align(offset: int, alignment: int = ALIGNMENT_BYTES) -> int:
+    """Return the next multiple of an alignment."""
+    return -(-offset // alignment) * alignment
+
+
+def dump_index(index: TensorIndex) -> dict[str, object]:
+    """Return an index as values of JSON."""
+    return {
+        "format": index.format,
+        "tensors": [
+            [t.name, t.dtype.label, list(t.shape), list(t.stride), t.offset, t.size_bytes]
+            for t in index.tensors
+        ],
+        "metadata": index.metadata,
+    }
+
+
+def load_index(value: Mapping[str, object]) -> TensorIndex:
+    """Return what `dump_index` gave.
+
+    Raises:
+        FormatError: It is no index.
+    """
+    try:
+        rows: list[list[object]] = value["tensors"]  # type: ignore[assignment]  # checked by use
+        tensors = tuple(
+            Tensor(str(n), DType.of_label(str(d)), tuple(s), tuple(st), int(o), int(b))  # type: ignore[call-overload, arg-type]  # raises what is caught here
+            for n, d, s, st, o, b in rows
+        )
+        metadata: dict[str, str] = dict(value["metadata"])  # type: ignore[call-overload]  # ditto
+        return TensorIndex(str(value["format"]), tensors, metadata)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"not an index of tensors: {error}") from None
