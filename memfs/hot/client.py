@@ -1,0 +1,297 @@
+"""The client: how a program attaches to tensors that are in the hot tier.
+
+Invariants:
+- A program talks to the server that the daemon named, run by the user that the daemon named.
+- One connection a server and process; after a fork, or when the server has died, a new one.
+
+Knows no torch. Blocking sockets, so that it works in any program and in any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.hot.protocol import (
+    HotGoneError,
+    Packet,
+    ProtocolError,
+    peer_uid,
+    raise_error,
+    receive,
+    send,
+)
+from memfs.hot.tensors import load_index
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from memfs.hot.tensors import TensorIndex
+
+TICKET_XATTR = "user.memfs.lease"
+"""Read through an open descriptor of a file, for whose permissions the kernel then stands."""
+
+REPLY_S = 30.0
+"""A server that has not answered by then, beyond what a call may wait, is taken to hang."""
+
+_NO_TICKET = {errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.ENOSYS}
+
+
+class Ticket(NamedTuple):
+    """What a file's `user.memfs.lease` says."""
+
+    address: str
+    """Abstract unix socket of the server, without the leading NUL."""
+    uid: int
+    """Whom the server runs as."""
+    token: str
+    """Good once, for a minute."""
+    generation: int
+    resident: bool
+    """The file was in the hot tier when the ticket was made."""
+    kind: str
+    """Of the devices: `cuda` or `cpu`."""
+    uuids: tuple[str, ...]
+    """Devices of the tier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A slab that the program may map, until its lease is released."""
+
+    lease: int
+    kind: str
+    uuid: str
+    size_bytes: int
+    slab_fd: int
+    """The caller's."""
+    index: TensorIndex
+    """Of the slab."""
+    generation: int
+    report: Mapping[str, object]
+    """Of a precision view: `cast_count`, `overflow_count`."""
+
+
+def read_ticket(fd: int) -> Ticket | None:
+    """Return the ticket of an open file; None if it is not on memfs, or memfs has no hot tier.
+
+    Raises:
+        OSError: Any other failure of fgetxattr(2).
+    """
+    try:
+        value = os.getxattr(fd, TICKET_XATTR)
+    except OSError as error:
+        if error.errno in _NO_TICKET:
+            return None
+        raise
+    fields = json.loads(value)
+    fields["uuids"] = tuple(fields["uuids"])
+    return Ticket(**fields)
+
+
+class HotClient:
+    """One connection.
+
+    Args:
+        connection: To the server.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._last_id = 0
+        self.pid = os.getpid()
+        self.closed = False
+
+    @classmethod
+    def connect(cls, address: str, uid: int) -> HotClient:
+        """Connect to a server.
+
+        Args:
+            address: Abstract unix socket, without the leading NUL.
+            uid: Whom it has to run as.
+
+        Raises:
+            HotGoneError: Nobody serves there, or somebody else does.
+        """
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.settimeout(REPLY_S)
+            connection.connect(f"\0{address}")
+            if (found := peer_uid(connection)) != uid:
+                raise HotGoneError(f"the hot server is run by user {found}, not by {uid}")
+        except OSError as error:
+            connection.close()
+            raise HotGoneError(f"no hot server answers: {error}") from None
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection)
+
+    def attach(
+        self,
+        token: str,
+        *,
+        dtype: str | None = None,
+        layout: str | None = None,
+        snapshot: str | None = None,
+        demand: bool = False,
+        device: str | None = None,
+        timeout_s: float = 30.0,
+    ) -> Attachment:
+        """Lease the slab of a file.
+
+        Args:
+            token: Of a ticket.
+            dtype: Precision of its floats: one of `PRECISIONS`; None: as in the file.
+            layout: `channels_last`; None: as in the file.
+            snapshot: As it was when this snapshot was made.
+            demand: Have it loaded if it is not there, and wait.
+            device: UUID, where it is to be loaded; None: the server chooses.
+            timeout_s: Longest wait.
+
+        Raises:
+            HotMissError: It is not there, and was not loaded in time.
+            HotTierFullError: It, or the view, has no room.
+            FormatError: The file holds no tensors.
+            NotPermittedError: The token is spent.
+            HotGoneError: The server has ended.
+        """
+        packet = self._call(
+            {
+                "op": "attach",
+                "token": token,
+                "dtype": dtype,
+                "layout": layout,
+                "snapshot": snapshot,
+                "demand": demand,
+                "device": device,
+                "timeout_s": timeout_s,
+            },
+            timeout_s + REPLY_S,
+        )
+        fds = packet.take_fds()
+        with contextlib.ExitStack() as undo:
+            for fd in fds:
+                undo.callback(os.close, fd)
+            if len(fds) != 2:
+                raise ProtocolError("the hot server sent no slab")
+            slab_fd, index_fd = fds
+            index = load_index(json.loads(os.pread(index_fd, os.fstat(index_fd).st_size, 0)))
+            message = packet.message
+            attachment = Attachment(
+                lease=_number(message, "lease"),
+                kind=str(message["kind"]),
+                uuid=str(message["uuid"]),
+                size_bytes=_number(message, "size_bytes"),
+                slab_fd=slab_fd,
+                index=index,
+                generation=_number(message, "generation"),
+                report=dict(message["report"]),  # type: ignore[call-overload]  # checked by use
+            )
+            undo.pop_all()
+        os.close(index_fd)
+        return attachment
+
+    def release(self, lease: int) -> None:
+        """Give a lease back; nothing happens if it or the server is gone."""
+        with contextlib.suppress(HotGoneError, OSError):
+            self._call({"op": "release", "lease": lease})
+
+    def stats(self) -> dict[str, object]:
+        """Return budgets, slabs and counters of the server."""
+        return self._call({"op": "stats"}).message
+
+    def snapshot(self, name: str, tokens: Sequence[str]) -> dict[str, object]:
+        """Keep the slabs of files as they are, whatever becomes of the files.
+
+        Args:
+            name: Added to it if it exists and is the caller's.
+            tokens: One a file; all of them are in the hot tier.
+
+        Returns:
+            `count` and `size_bytes`.
+        """
+        return self._call({"op": "snapshot", "name": name, "tokens": list(tokens)}).message
+
+    def drop_snapshot(self, name: str) -> None:
+        """Let the slabs of a snapshot go."""
+        self._call({"op": "drop_snapshot", "name": name})
+
+    def close(self) -> None:
+        """Close the connection, which releases all its leases; idempotent."""
+        self.closed = True
+        self._connection.close()
+
+    def _call(self, message: dict[str, object], timeout_s: float = REPLY_S) -> Packet:
+        with self._lock:
+            if self.closed:
+                raise HotGoneError("the connection to the hot server is closed")
+            self._last_id += 1
+            deadline_s = time.monotonic() + timeout_s
+            try:
+                self._connection.settimeout(timeout_s)
+                send(self._connection, {"id": self._last_id, **message})
+                packet = receive(self._connection)
+            except TimeoutError:
+                # An answer that comes later would be taken for that of the next call.
+                self.close()
+                waited_s = timeout_s + time.monotonic() - deadline_s
+                raise HotGoneError(f"the hot server was silent for {waited_s:.0f} s") from None
+            except (HotGoneError, OSError) as error:
+                self.close()
+                raise HotGoneError(f"the hot server has ended: {error}") from None
+            except ProtocolError:
+                self.close()
+                raise
+        try:
+            if packet.message.get("id") != self._last_id:
+                self.close()
+                raise ProtocolError("the hot server answered something else")
+            raise_error(packet.message)
+        except BaseException:
+            packet.close()
+            raise
+        return packet
+
+
+_clients: dict[str, HotClient] = {}
+_clients_lock = threading.Lock()
+
+
+def client_for(ticket: Ticket) -> HotClient:
+    """Return this process's connection to the server of a ticket.
+
+    Raises:
+        HotGoneError: Nobody serves there.
+    """
+    with _clients_lock:
+        client = _clients.get(ticket.address)
+        if client is None or client.closed:
+            client = _clients[ticket.address] = HotClient.connect(ticket.address, ticket.uid)
+        return client
+
+
+def _forget_clients() -> None:
+    """In the child of a fork: let go of the parent's connections, so that its end is their end."""
+    global _clients_lock
+    _clients_lock = threading.Lock()
+    while _clients:
+        _clients.popitem()[1].close()
+
+
+os.register_at_fork(after_in_child=_forget_clients)
+
+
+def _number(message: Mapping[str, object], name: str) -> int:
+    value = message[name]
+    if not isinstance(value, int):
+        raise ProtocolError(f"the hot server sent no {name}")
+    return value

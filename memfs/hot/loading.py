@@ -1,0 +1,294 @@
+"""Loading: files become slabs, slabs become precision views, and what must leaves.
+
+Invariant: an entry of the pool that is not loading has a slab here, and the other way round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from memfs.hot.devices.device import DeviceFullError
+from memfs.hot.formats.detecting import read_index
+from memfs.hot.formats.source import FileSource
+from memfs.hot.pool import EntryState, HotTierFullError, SlabKey
+from memfs.hot.protocol import HotMissError
+from memfs.hot.slabs import BuildReport, Layout, build_slab, file_reader, plan_slab
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from memfs.hot.devices.device import Device, Slab
+    from memfs.hot.pool import Entry, Pool
+    from memfs.hot.slabs import SlabPlan
+    from memfs.hot.tensors import TensorIndex
+
+THREADS_A_DEVICE = 2
+"""Loads at a time: one reads from the disk while the other one copies to the device. Guess."""
+
+ALLOCATION_ATTEMPTS = 3
+"""Where others take memory between the measuring and the allocation. Guess."""
+
+GONE_COUNT_MAX = 65_536
+"""Entries that left and were not told of yet; the daemon asks for all when some were lost."""
+
+
+class LoadRequest(NamedTuple):
+    """A file that is to be loaded."""
+
+    key: SlabKey
+    fd: int
+    """Of its raw file; open until the load ends."""
+    name: str
+    """Its path, for messages."""
+    dtype: str | None
+    """Of a raw file of numbers; None: the file says."""
+    shape: str | None
+    """Likewise, extents separated by commas."""
+    priority: int
+    pinned: bool
+    device: str | None
+    """UUID; None: any."""
+
+
+class Resident(NamedTuple):
+    """A slab with what is in it."""
+
+    entry: Entry
+    slab: Slab
+    tensors: TensorIndex
+    report: BuildReport
+
+
+class Loader:
+    """Fills and empties the pool.
+
+    Args:
+        pool: With a budget for each device.
+        devices: What it has budgets for.
+        reserve_bytes: Of each device's memory, left to others.
+    """
+
+    def __init__(self, pool: Pool, devices: list[Device], reserve_bytes: int) -> None:
+        self.pool = pool
+        self._devices = {device.uuid: device for device in devices}
+        self._reserve_bytes = reserve_bytes
+        self._residents: dict[SlabKey, Resident] = {}
+        self._building: dict[SlabKey, trio.Event] = {}
+        self._threads = {device.uuid: trio.CapacityLimiter(THREADS_A_DEVICE) for device in devices}
+        self._gone: deque[SlabKey] = deque(maxlen=GONE_COUNT_MAX)
+        self._gone_event = trio.Event()
+        self.loaded_count = 0
+        self.loaded_bytes = 0
+        self.evicted_count = 0
+        self.refused_count = 0
+
+    # --- questions -------------------------------------------------------------------------------
+    @property
+    def devices(self) -> Mapping[str, Device]:
+        """The devices by UUID."""
+        return self._devices
+
+    def device(self, entry: Entry) -> Device:
+        """Return the device of an entry."""
+        return self._devices[entry.device]
+
+    def resident(self, entry: Entry) -> Resident:
+        """Return the slab of an entry that is not loading."""
+        return self._residents[entry.key]
+
+    async def next_gone(self) -> SlabKey:
+        """Wait for a published file to leave, and return it; views are not told of."""
+        while not self._gone:
+            await self._gone_event.wait()
+            self._gone_event = trio.Event()
+        return self._gone.popleft()
+
+    # --- files -----------------------------------------------------------------------------------
+    async def load(self, request: LoadRequest) -> Resident:
+        """Load a file; nobody can attach to it before `publish`.
+
+        Raises:
+            FormatError: It holds no tensors.
+            HotTierFullError: It has no room.
+            DeviceError: The device failed.
+            HotMissError: It is loaded or being loaded already.
+        """
+        key = request.key
+        if self.pool.get(key) is not None or key in self._building:
+            raise HotMissError(f"inode {key.ino} is being loaded already")
+        source = FileSource(request.fd, request.name)
+        shape = None
+        if request.shape is not None:
+            shape = tuple(int(extent) for extent in request.shape.split(",") if extent)
+
+        def look() -> SlabPlan:
+            return plan_slab(read_index(source, dtype=request.dtype, shape=shape), Layout())
+
+        self._building[key] = trio.Event()
+        try:
+            plan = await trio.to_thread.run_sync(look)
+            return await self._build(
+                key,
+                plan,
+                file_reader(request.fd, request.name),
+                request.priority,
+                pinned=request.pinned,
+                device=request.device,
+            )
+        finally:
+            self._building.pop(key).set()
+
+    def publish(self, key: SlabKey) -> None:
+        """Let programs attach to a file that was loaded.
+
+        Raises:
+            HotMissError: It is not loaded.
+        """
+        entry = self.pool.get(key)
+        if entry is None or key not in self._residents:
+            raise HotMissError(f"inode {key.ino} is not loaded")
+        if entry.state == EntryState.LOADING:
+            for gone in self.pool.publish(entry):
+                self._drop(gone)
+            self.collect(entry.device)
+
+    def discard(self, key: SlabKey) -> None:
+        """Take a file out that was loaded and has changed meanwhile."""
+        entry = self.pool.get(key)
+        if entry is not None and key in self._residents and self.pool.doom(entry):
+            self._drop(entry)
+
+    def evict(self, ino: int) -> None:
+        """Take a file out, all generations that no snapshot keeps; leases go on."""
+        for entry in self.pool.of_inode(ino):
+            if entry.state == EntryState.READY and not entry.snapshots and self.pool.doom(entry):
+                self._drop(entry)
+
+    def release(self, entry: Entry) -> None:
+        """Count one lease less."""
+        if self.pool.release(entry):
+            self._drop(entry)
+        elif entry.evictable:
+            self.collect(entry.device)
+
+    def forget_snapshot(self, name: str) -> None:
+        """Let what a snapshot keeps go."""
+        for entry in self.pool:
+            if name in entry.snapshots and self.pool.forget(entry, name):
+                self._drop(entry)
+
+    def collect(self, device: str) -> None:
+        """Bring a device below its watermark."""
+        self._measure(device)
+        for entry in self.pool.collect(device):
+            self._leave(entry)
+
+    # --- views -----------------------------------------------------------------------------------
+    async def variant(self, base: Resident, layout: Layout) -> Resident:
+        """Return a file in a precision and layout, made from its slab if need be.
+
+        Raises:
+            HotTierFullError: The view has no room.
+            HotMissError: The file left meanwhile.
+        """
+        key = base.entry.key._replace(dtype=layout.dtype, layout=layout.layout)
+        if key == base.entry.key:
+            return base
+        while (building := self._building.get(key)) is not None:
+            await building.wait()
+        known = self._residents.get(key)
+        if known is not None and known.entry.state == EntryState.READY:
+            return known
+        plan = plan_slab(base.tensors, layout)
+        if not plan.cast_count and not plan.moved_count:
+            return base
+        self._building[key] = trio.Event()
+        # So that its source is there to the end.
+        self.pool.attach(base.entry)
+        try:
+            entry = base.entry
+            made = await self._build(
+                key, plan, base.slab.read, entry.priority, pinned=False, device=entry.device
+            )
+            if base.entry.state != EntryState.READY:
+                self.pool.doom(made.entry)
+                self._drop(made.entry)
+                raise HotMissError(f"inode {key.ino} was rewritten or left the hot tier")
+            self.pool.publish(made.entry)
+            return made
+        finally:
+            self._building.pop(key).set()
+            self.release(base.entry)
+
+    # --- parts -----------------------------------------------------------------------------------
+    async def _build(
+        self,
+        key: SlabKey,
+        plan: SlabPlan,
+        read: Callable[[int, memoryview], None],
+        priority: int,
+        *,
+        pinned: bool,
+        device: str | None,
+    ) -> Resident:
+        granularity = max(each.granularity_bytes for each in self._devices.values())
+        size_bytes = math.ceil(plan.size_bytes / granularity) * granularity
+        full: DeviceFullError | None = None
+        for _ in range(ALLOCATION_ATTEMPTS):
+            try:
+                entry = self._take_room(key, size_bytes, priority, pinned=pinned, device=device)
+            except HotTierFullError:
+                self.refused_count += 1
+                raise
+            try:
+                slab, report = await trio.to_thread.run_sync(
+                    build_slab,
+                    self._devices[entry.device],
+                    plan,
+                    read,
+                    limiter=self._threads[entry.device],
+                )
+            except DeviceFullError as error:
+                # Somebody else was faster: what is measured next counts that.
+                self.pool.remove(entry)
+                full = error
+            except BaseException:
+                self.pool.remove(entry)
+                raise
+            else:
+                made = self._residents[key] = Resident(entry, slab, plan.index, report)
+                self.loaded_count += 1
+                self.loaded_bytes += size_bytes
+                return made
+        self.refused_count += 1
+        raise HotTierFullError(f"inode {key.ino}: {full}") from full
+
+    def _take_room(
+        self, key: SlabKey, size_bytes: int, priority: int, *, pinned: bool, device: str | None
+    ) -> Entry:
+        for uuid in self._devices:
+            self._measure(uuid)
+        uuid = self.pool.place(key, size_bytes, device, pinned=pinned)
+        for gone in self.pool.make_room(uuid, size_bytes):
+            self._leave(gone)
+        return self.pool.begin(key, uuid, size_bytes, priority, pinned=pinned)
+
+    def _measure(self, uuid: str) -> None:
+        memory = self._devices[uuid].memory()
+        self.pool.measure(uuid, memory.free_bytes - self._reserve_bytes)
+
+    def _leave(self, entry: Entry) -> None:
+        self.evicted_count += 1
+        self._drop(entry)
+
+    def _drop(self, entry: Entry) -> None:
+        """Give the memory of an entry back that has left the pool."""
+        resident = self._residents.pop(entry.key)
+        resident.slab.release()
+        if not entry.key.dtype and not entry.key.layout:
+            self._gone.append(entry.key)
+            self._gone_event.set()
