@@ -38,6 +38,25 @@ class MetadataConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HotConfig:
+    """`[hot]`: tensors in GPU memory."""
+
+    devices: tuple[str, ...] = ()
+    """`auto`: all GPUs; `cuda:0` or a GPU's UUID; `cpu`: shared memory instead of a GPU. Without
+    any, there is no hot tier."""
+    size_bytes: int | None = None
+    """Budget of each device; needed where there are devices."""
+    reserve_bytes: int = 512 * MIB
+    """Memory of each device that is left to others, whatever the budget."""
+    high_watermark: float = 0.8
+    """Filled beyond this share of the budget, slabs that nobody uses leave."""
+    low_watermark: float = 0.7
+    """That stops here."""
+    admission_share: float = 0.5
+    """An unpinned file larger than this share of the budget is not loaded."""
+
+
+@dataclass(frozen=True, slots=True)
 class WarmConfig:
     """`[warm]`: the RAM tier, by locked page cache."""
 
@@ -184,6 +203,7 @@ class Config:
 
     mount: MountConfig = field(default_factory=MountConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
+    hot: HotConfig = field(default_factory=HotConfig)
     warm: WarmConfig = field(default_factory=WarmConfig)
     cold: ColdConfig = field(default_factory=ColdConfig)
     glacier: GlacierConfig = field(default_factory=GlacierConfig)

@@ -75,6 +75,11 @@ RANGES: dict[str, Range] = {
     "mount.readahead": Range(0, 256 * MIB),
     "metadata.cache": Range(1 * MIB, 64 * GIB),
     "metadata.inode_cache_count": Range(100, 100_000_000),
+    "hot.size": _SIZE,
+    "hot.reserve": _SIZE,
+    "hot.high_watermark": _SHARE,
+    "hot.low_watermark": _SHARE,
+    "hot.admission_share": _SHARE,
     "warm.size": _SIZE,
     "warm.high_watermark": _SHARE,
     "warm.low_watermark": _SHARE,
@@ -111,6 +116,7 @@ RANGES: dict[str, Range] = {
 """Bounds by dotted key: bytes, seconds or plain numbers."""
 
 _ORDERED = (
+    ("hot.low_watermark", "hot.high_watermark"),
     ("warm.low_watermark", "warm.high_watermark"),
     ("cold.low_watermark", "cold.high_watermark"),
     ("policy.retry_min", "policy.retry_max"),

@@ -26,6 +26,7 @@ from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.shared import Features, Parts
+from memfs.hot.board import HotBoard
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.mover.mover import Mover
 from memfs.mover.prefetching import Prefetcher
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
-    from memfs.config import Config, MountConfig
+    from memfs.config import Config, HotConfig, MountConfig
     from memfs.control.server import Method
     from memfs.metadata.engine import Engine
     from memfs_daemon.driver import Driver
@@ -104,6 +105,13 @@ class _Provider(Protocol):
     def methods(self) -> Mapping[str, Method]: ...
 
 
+class _HotParts(NamedTuple):
+    """What a hot tier adds; empty where there is none."""
+
+    providers: tuple[_Provider, ...]
+    background: tuple[Callable[[], Awaitable[None]], ...]
+
+
 def choose_driver(config: MountConfig) -> DriverChoice:
     """Return the driver that is asked for, or the fastest one that can run here.
 
@@ -142,6 +150,8 @@ def assemble(
         UsageError: The configuration asks for what is not there, or the state is unusable.
     """
     _check_codecs(config)
+    if config.hot.devices and config.hot.size_bytes is None:
+        raise UsageError("hot.devices needs hot.size, the budget of each device, such as 20GiB")
     planner = _load_planner(config)
     keys = load_key_ring(config.encryption.keys, os.environ)
     if choice.refusal is not None:
@@ -181,6 +191,8 @@ def assemble(
             access_log=activity.access_log,
         )
         moves = Moves(move_parts)
+        board = HotBoard() if config.hot.devices else None
+        move_parts.hot = board
         heat = Heat(config.policy.promote_count, config.policy.promote_window_s)
         policy = PolicyMethods(engine, heat, planner, activity, residency.budget_bytes)
         filesystem = Filesystem(
@@ -198,6 +210,7 @@ def assemble(
                 state_dir=state_dir,
                 features=_features(config, options, choice, residency),
                 heat=heat,
+                hot=board,
             )
         )
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
@@ -233,16 +246,19 @@ def assemble(
                 move_parts.tally,
                 keys,
                 describe,
+                board,
             )
         )
+        hot = _build_hot(config.hot, state_dir, board, move_parts, moves, activity)
         providers: tuple[_Provider, ...] = (
             status,
             policy,
             tracing,
-            PrefetchMethods(engine, prefetcher),
+            PrefetchMethods(engine, prefetcher, board),
             ScrubMethods(scrubber),
             TreeMethods(move_parts, moves, mover, heat),
             GcMethods(move_parts, moves, mover.compaction),
+            *hot.providers,
         )
         yield Assembly(
             mountpoint=mountpoint,
@@ -261,7 +277,14 @@ def assemble(
                 for provider in providers
                 for name, method in provider.methods().items()
             },
-            background=(mover.run, prefetcher.run, tracing.run, scrubber.run, raw_pool.run),
+            background=(
+                mover.run,
+                prefetcher.run,
+                tracing.run,
+                scrubber.run,
+                raw_pool.run,
+                *hot.background,
+            ),
         )
 
 
@@ -278,6 +301,30 @@ def _load_planner(config: Config) -> GuardedPlanner:
         return GuardedPlanner(config.policy.name, load_planner(config.policy.name))
     except MemfsError as error:
         raise UsageError(f"policy.name: {error}") from None
+
+
+def _build_hot(
+    config: HotConfig,
+    state_dir: Path,
+    board: HotBoard | None,
+    parts: MoveParts,
+    moves: Moves,
+    activity: Activity,
+) -> _HotParts:
+    if board is None:
+        return _HotParts((), ())
+    # Imported here: most mounts have no hot tier.
+    from memfs.mover.hot_tier import HotTier
+    from memfs_daemon.hot.methods import HotMethods
+    from memfs_daemon.hot.supervisor import HotSupervisor
+
+    def look_at_all_pins() -> None:
+        activity.rescan = True
+        activity.wake()
+
+    supervisor = HotSupervisor(config, state_dir, board, look_at_all_pins)
+    tier = HotTier(parts, moves, board, supervisor)
+    return _HotParts((HotMethods(supervisor, board),), (supervisor.run, tier.run))
 
 
 def _open_engine(state_dir: Path, config: Config) -> SqliteEngine:

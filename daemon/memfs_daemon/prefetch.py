@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import InvalidValueError, MemfsError
+from memfs.errors import InvalidValueError, MemfsError, NotSupportedError
+from memfs.hot.board import Want
 from memfs.types import ROOT_INODE, InodeNo, Tier
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Method
+    from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
     from memfs.mover.prefetching import Prefetcher
     from memfs.prediction.hints import JobProgress
@@ -33,15 +35,22 @@ SKIPPED_SHOWN_MAX = 20
 
 WAIT_POLL_S = 0.1
 
-_TIERS = (Tier.WARM.label, Tier.COLD.label)
+_TIERS = (Tier.HOT.label, Tier.WARM.label, Tier.COLD.label)
 
 
 class PrefetchMethods:
-    """Answers `prefetch`, `prefetch_progress` and `prefetch_cancel`."""
+    """Answers `prefetch`, `prefetch_progress`, `prefetch_cancel` and `done`.
 
-    def __init__(self, engine: Engine, prefetcher: Prefetcher) -> None:
+    Args:
+        engine: Knows names.
+        prefetcher: Fetches.
+        board: Of the hot tier; None: there is none.
+    """
+
+    def __init__(self, engine: Engine, prefetcher: Prefetcher, board: HotBoard | None) -> None:
         self._engine = engine
         self._prefetcher = prefetcher
+        self._board = board
 
     def methods(self) -> Mapping[str, Method]:
         """Return the methods of the control socket by name."""
@@ -49,6 +58,7 @@ class PrefetchMethods:
             "prefetch": self.prefetch,
             "prefetch_progress": self.progress,
             "prefetch_cancel": self.cancel,
+            "done": self.done,
         }
 
     async def prefetch(
@@ -63,8 +73,8 @@ class PrefetchMethods:
 
         Args:
             paths: From the root of the mount, up to `PATHS_A_CALL_MAX`; regular files.
-            tier: `warm`: held in RAM as far as that has room; `cold`: on the local disk. Of a new
-                job.
+            tier: `warm`: held in RAM as far as that has room; `cold`: on the local disk; `hot`: on
+                the local disk, and then on a device, which the job does not wait for. Of a new job.
             job: Append to this one; None: begin a new one.
             replace: First forget what waits in the job: the order of the next epoch.
             wait: Answer when nothing is left to do, or nothing can be done at present.
@@ -77,16 +87,19 @@ class PrefetchMethods:
         Raises:
             InvalidValueError: The parameters make no sense, or there is no such job.
         """
-        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-            raise InvalidValueError("paths: not a list of texts")
-        if len(paths) > PATHS_A_CALL_MAX:
-            raise InvalidValueError(f"paths: {len(paths)}; {PATHS_A_CALL_MAX} a call are allowed")
+        _check_paths(paths)
+        if tier == Tier.HOT.label and self._board is None:
+            raise NotSupportedError("this mount has no hot tier; set hot.devices and hot.size")
         if tier not in _TIERS:
             raise InvalidValueError(f"tier: {tier!r} is none of {', '.join(_TIERS)}")
         found, skipped = await self._find_all(paths)
         number, accepted = self._prefetcher.hint(
             [ino for _, ino in found], warm=tier == Tier.WARM.label, job=job, replace=replace
         )
+        if tier == Tier.HOT.label and self._board is not None:
+            for _, ino in found[:accepted]:
+                generation = (await self._engine.get_inode(ino)).generation
+                self._board.want(Want(ino, generation))
         taken = found[accepted][0] if accepted < len(found) else len(paths)
         skipped = [each for each in skipped if each[0] < taken]
         progress = self._prefetcher.progress(number)
@@ -100,6 +113,23 @@ class PrefetchMethods:
             "skipped": [f"{paths[at]}: {why}" for at, why in skipped[:SKIPPED_SHOWN_MAX]],
             "progress": _describe(progress),
         }
+
+    async def done(self, paths: list[str]) -> JsonValue:
+        """Note that files are not used again for now; they make room for those that are fetched.
+
+        Args:
+            paths: From the root of the mount, up to `PATHS_A_CALL_MAX`.
+
+        Returns:
+            `taken_count`, and how many were `skipped_count`, being no files.
+
+        Raises:
+            InvalidValueError: The parameters make no sense.
+        """
+        _check_paths(paths)
+        found, skipped = await self._find_all(paths)
+        self._prefetcher.note_done([ino for _, ino in found])
+        return {"taken_count": len(found), "skipped_count": len(skipped)}
 
     async def progress(self, job: int) -> JsonValue:
         """Return how far a job is; the last 64 are known."""
@@ -137,6 +167,13 @@ class PrefetchMethods:
         if not stat.S_ISREG(inode.mode):
             raise InvalidValueError("not a regular file")
         return inode.ino
+
+
+def _check_paths(paths: list[str]) -> None:
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise InvalidValueError("paths: not a list of texts")
+    if len(paths) > PATHS_A_CALL_MAX:
+        raise InvalidValueError(f"paths: {len(paths)}; {PATHS_A_CALL_MAX} a call are allowed")
 
 
 def _describe(progress: JobProgress) -> JsonValue:

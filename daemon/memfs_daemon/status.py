@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Method
     from memfs.encryption.keys import KeyRing
+    from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import PendingMove, Usage
     from memfs.mover.prefetching import Prefetcher
@@ -62,6 +63,7 @@ class StatusParts(NamedTuple):
     tally: CompressionTally
     keys: KeyRing
     describe_driver: Callable[[], DriverReport]
+    hot: HotBoard | None
 
 
 class Status:
@@ -135,7 +137,22 @@ class Status:
             file_count=usage.remote_count,
             note="turned off" if parts.remote is None else None,
         )
-        return warm, cold, glacier
+        return *self._hot_tier(), warm, cold, glacier
+
+    def _hot_tier(self) -> tuple[TierReport, ...]:
+        """Return the hot tier, if one is configured."""
+        board = self._parts.hot
+        if board is None:
+            return ()
+        devices = board.server.devices if board.server is not None else ()
+        report = TierReport(
+            tier=Tier.HOT.label,
+            budget_bytes=sum(device.budget_bytes for device in devices),
+            used_bytes=sum(each.size_bytes for each in board.residents.values()),
+            file_count=len(board.residents),
+            note=board.note,
+        )
+        return (report,)
 
     def _cold_note(self, usage: Usage) -> str | None:
         """Return why a full disk tier stays full, where no object store can take anything."""

@@ -20,7 +20,7 @@ class TierReport:
     """One tier."""
 
     tier: str
-    """`warm`, `cold` or `glacier`."""
+    """`hot` where there is one, `warm`, `cold` or `glacier`."""
     budget_bytes: int | None
     """None: without limit."""
     used_bytes: int

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from memfs.codecs.registry import get_codec, parse_codec
@@ -19,15 +21,25 @@ from memfs.errors import (
     NotSupportedError,
     NoXattrError,
 )
-from memfs.metadata.records import Form, Inode, InodeFlags
-from memfs.policy.marks import MARKED_SETTING, POOL_XATTR, PRIORITY_XATTR, parse_priority
-from memfs.policy.outlook import TRIGGERS, Facts, outlook
+from memfs.filesystem.tensor_headers import TensorHeaders
+from memfs.hot.tensors import FormatError, parse_dtype, parse_shape
+from memfs.metadata.records import Decision, Form, Inode, InodeFlags
+from memfs.policy.marks import (
+    MARKED_SETTING,
+    POOL_XATTR,
+    PRIORITY_XATTR,
+    TENSOR_DTYPE_XATTR,
+    TENSOR_SHAPE_XATTR,
+    parse_priority,
+)
+from memfs.policy.outlook import NOT_TENSORS_RULE, TRIGGERS, Facts, outlook
 from memfs.policy.view import PRIORITY_DEFAULT
 from memfs.types import Durability, FormCoding, FormKind, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from memfs.filesystem.operations import Caller
     from memfs.filesystem.shared import Parts
     from memfs.types import InodeNo
 
@@ -35,6 +47,8 @@ CONTROL_PREFIX = b"user.memfs."
 
 TIER_XATTR = b"user.memfs.tier"
 CODEC_XATTR = b"user.memfs.codec"
+LEASE_XATTR = b"user.memfs.lease"
+"""What a program needs to attach to a file in the hot tier (`memfs.hot.client`)."""
 
 UNPINNED = "auto"
 """What `pin` reads, and `tier` takes, where no pin is in force."""
@@ -42,6 +56,9 @@ UNPINNED = "auto"
 _MARKS = (PRIORITY_XATTR, POOL_XATTR)
 """`user.memfs.priority` and `user.memfs.pool`: stored as xattrs of the inode, and inherited by all
 below a directory that has none of its own."""
+
+_TENSOR_MARKS = (TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR)
+"""`user.memfs.dtype` and `user.memfs.shape`, stored and inherited likewise."""
 
 
 class Control:
@@ -61,6 +78,8 @@ class Control:
         self._residency = parts.residency
         self._features = parts.features
         self._heat = parts.heat
+        self._hot = parts.hot
+        self._headers = TensorHeaders(parts)
         self._readers: dict[bytes, Callable[[Inode], Awaitable[str]]] = {
             TIER_XATTR: self._tier,
             b"user.memfs.pin": self._pin,
@@ -71,21 +90,27 @@ class Control:
             b"user.memfs.digest": self._digest,
             PRIORITY_XATTR: self._priority,
             POOL_XATTR: self._pool,
+            TENSOR_DTYPE_XATTR: partial(self._tensor_mark, TENSOR_DTYPE_XATTR),
+            TENSOR_SHAPE_XATTR: partial(self._tensor_mark, TENSOR_SHAPE_XATTR),
         }
 
-    async def get(self, ino: InodeNo, name: bytes) -> bytes:
+    async def get(self, caller: Caller, ino: InodeNo, name: bytes) -> bytes:
         """Return the value of a control xattr.
 
         Raises:
             NoXattrError: No such name, or nothing to tell (no digest yet).
         """
+        if name == LEASE_XATTR:
+            return await self._lease(caller, ino)
         reader = self._readers.get(name)
         if reader is None:
             raise NoXattrError(f"{name.decode(errors='backslashreplace')} is not one of memfs's")
         await self._sealer.seal(ino)
         return (await reader(await self._engine.get_inode(ino))).encode()
 
-    async def set(self, ino: InodeNo, name: bytes, value: bytes, flags: int = 0) -> None:
+    async def set(
+        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int = 0
+    ) -> None:
         """Write a control xattr; flags `XATTR_CREATE`, `XATTR_REPLACE` as in setxattr(2).
 
         A pin or codec exists if it is the inode's own; one that is inherited does not.
@@ -103,6 +128,8 @@ class Control:
             if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
                 raise NotSupportedError("only files and directories have a tier")
             _check_flags(name, bool(inode.pin), flags)
+            if tier == Tier.HOT and stat.S_ISREG(inode.mode):
+                await self._check_tensors(caller, ino)
             await self._engine.set_pin(ino, tier)
             self._activity.note_pin(ino)
         elif name == CODEC_XATTR:
@@ -110,9 +137,9 @@ class Control:
             _check_flags(name, bool((await self._engine.get_inode(ino)).codec), flags)
             await self._engine.set_codec(ino, text)
             self._activity.note_pin(ino)
-        elif name in _MARKS:
+        elif name in (*_MARKS, *_TENSOR_MARKS):
             await self._set_mark(ino, name, text, flags)
-        elif name in self._readers:
+        elif name in self._readers or name == LEASE_XATTR:
             raise NotPermittedError(f"{name.decode()} only tells; it cannot be set")
         else:
             raise NotSupportedError(
@@ -120,14 +147,18 @@ class Control:
             )
 
     async def _set_mark(self, ino: InodeNo, name: bytes, text: str, flags: int) -> None:
-        """Store a priority or a pool, which holds for all below a directory."""
+        """Store a mark, which holds for all below a directory."""
         if name == PRIORITY_XATTR:
             parse_priority(text)
-        else:
+        elif name == POOL_XATTR:
             self._heat.shares.require(text)
+        elif name == TENSOR_DTYPE_XATTR:
+            parse_dtype(text)
+        else:
+            parse_shape(text)
         inode = await self._engine.get_inode(ino)
         if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
-            raise NotSupportedError("only files and directories have a priority or a pool")
+            raise NotSupportedError(f"only files and directories have {name.decode()}")
         await self._engine.set_xattr(ino, name, text.encode(), flags, inode.ctime_ns)
         if not self._heat.marked:
             await self._engine.put_setting(MARKED_SETTING, b"1")
@@ -141,7 +172,7 @@ class Control:
             NoXattrError: It is not set.
             NotPermittedError: It only tells.
         """
-        if name in _MARKS:
+        if name in (*_MARKS, *_TENSOR_MARKS):
             inode = await self._engine.get_inode(ino)
             await self._engine.remove_xattr(ino, name, inode.ctime_ns)
             self._activity.note_pin(ino)
@@ -180,14 +211,45 @@ class Control:
                 f"tier {text!r} is none of hot, warm, cold, glacier, auto"
             ) from None
         available = {
-            Tier.HOT: False,
+            Tier.HOT: self._hot is not None,
             Tier.WARM: self._features.warm,
             Tier.COLD: True,
             Tier.GLACIER: self._features.glacier,
         }
         if not available[tier]:
-            raise NotSupportedError(f"this mount has no {tier.label} tier")
+            remedy = "; set hot.devices and hot.size" if tier == Tier.HOT else ""
+            raise NotSupportedError(f"this mount has no {tier.label} tier{remedy}")
         return tier
+
+    async def _check_tensors(self, caller: Caller, ino: InodeNo) -> None:
+        """Refuse a pin to hot of a file without tensors, and note why for `why`.
+
+        A file that has a writer is looked at when it is closed.
+        """
+        await self._sealer.seal(ino)
+        inode = await self._engine.get_inode(ino)
+        if inode.flags & InodeFlags.UNSEALED:
+            return
+        try:
+            await self._headers.check(caller, inode)
+        except FormatError as error:
+            decision = Decision(NOT_TENSORS_RULE, str(error), 0, time.time_ns())
+            await self._engine.record_decision(ino, decision)
+            raise
+
+    async def _lease(self, caller: Caller, ino: InodeNo) -> bytes:
+        if self._hot is None:
+            raise NoXattrError("this mount has no hot tier; set hot.devices and hot.size")
+        await self._sealer.seal(ino)
+        inode = await self._engine.get_inode(ino)
+        if not stat.S_ISREG(inode.mode) or inode.flags & InodeFlags.UNSEALED:
+            raise NoXattrError("only a file that nobody writes can be attached to")
+        return self._hot.ticket(ino, inode.generation, caller.uid).encode()
+
+    def _hot_devices(self, inode: Inode) -> list[str]:
+        if self._hot is None or inode.flags & InodeFlags.UNSEALED:
+            return []
+        return self._hot.devices(inode.ino, inode.generation)
 
     async def _tier(self, inode: Inode) -> str:
         if stat.S_ISREG(inode.mode):
@@ -196,6 +258,8 @@ class Control:
 
     async def tier_of(self, inode: Inode) -> Tier:
         """Return the fastest residency of a regular file."""
+        if self._hot_devices(inode):
+            return Tier.HOT
         if not inode.raw:
             forms = await self._engine.list_forms(inode.blob)
             packed = any(form.kind == FormKind.PACKED for form in forms)
@@ -239,7 +303,7 @@ class Control:
                 "forms": kinds,
                 "ram_bytes": ram_bytes,
                 "locked": self._residency.is_locked(inode.ino),
-                "devices": [],
+                "devices": self._hot_devices(inode),
                 "keys": {kind: key_id for kind, key_id in keys.items() if key_id},
             }
         )
@@ -307,6 +371,12 @@ class Control:
         if pool is None:
             raise NoXattrError("it belongs to no pool")
         return pool.decode()
+
+    async def _tensor_mark(self, name: bytes, inode: Inode) -> str:
+        value = await self._engine.effective_xattr(inode.ino, name)
+        if value is None:
+            raise NoXattrError(f"{name.decode()} is not set")
+        return value.decode()
 
     async def _codec(self, inode: Inode) -> str:
         codec = await self._engine.effective_codec(inode.ino)

@@ -159,7 +159,7 @@ class Operations(Protocol):
         """SETATTR: chmod, chown, truncate, utimensat."""
         ...
 
-    async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
+    async def get_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> bytes:
         """GETXATTR; the driver compares with the caller's buffer (ERANGE)."""
         ...
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from memfs.content.residency import Residency
     from memfs.content.sealing import Sealer
     from memfs.content.syncer import Syncer
+    from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
     from memfs.moves.moves import Moves
     from memfs.stores.raw import RawStore
@@ -97,6 +98,8 @@ class Parts:
     form_reader: FormReader
     state_dir: Path
     features: Features
+    hot: HotBoard | None = None
+    """None: there is no hot tier."""
     heat: Heat = field(default_factory=Heat)
     """Pools, and what is known of the use of files; the mover's."""
 

@@ -37,12 +37,12 @@ class XattrRequests(ContentRequests):
         super().__init__(parts)
         self._control = Control(parts)
 
-    async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
+    async def get_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> bytes:
         """GETXATTR."""
         if name.startswith(CONTROL_PREFIX):
             # It may seal the file, and commit that: what came before is to fail by itself.
             self._commit_early()
-            return await self._control.get(ino, name)
+            return await self._control.get(caller, ino, name)
         if name == CAPABILITY_XATTR:
             return await self._get_capability(ino)
         return await self._engine.get_xattr(ino, name)
@@ -52,7 +52,7 @@ class XattrRequests(ContentRequests):
     ) -> None:
         """SETXATTR."""
         if name.startswith(CONTROL_PREFIX):
-            await self._control.set(ino, name, value, flags)
+            await self._control.set(caller, ino, name, value, flags)
             return
         if name in _PREFIXES:
             raise InvalidValueError(f"xattr {_printable(name)}: a name must follow the prefix")

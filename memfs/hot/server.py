@@ -29,6 +29,7 @@ from memfs.hot.protocol import (
     ProtocolError,
     error_reply,
     peer_uid,
+    raise_error,
     receive_async,
     send_async,
 )
@@ -172,8 +173,10 @@ class HotServer:
         return {}
 
     async def _refuse(self, packet: Packet) -> dict[str, object]:
-        message = str(packet.message["message"])
-        self._end_waiting(_key(packet.message), HotMissError(message))
+        try:
+            raise_error(packet.message)
+        except MemfsError as error:
+            self._end_waiting(_key(packet.message), error)
         return {}
 
     async def _evict(self, packet: Packet) -> dict[str, object]:

@@ -89,6 +89,49 @@ PRECISIONS: Mapping[str, DType] = {
 """What floats can be viewed as, by torch's names."""
 
 
+_TORCH_NAMES = {
+    "bool": DType.BOOL,
+    "uint8": DType.U8,
+    "int8": DType.I8,
+    "int16": DType.I16,
+    "uint16": DType.U16,
+    "int32": DType.I32,
+    "uint32": DType.U32,
+    "int64": DType.I64,
+    "uint64": DType.U64,
+    "float8_e4m3fn": DType.F8_E4M3,
+    "float8_e5m2": DType.F8_E5M2,
+    "complex64": DType.C64,
+    "complex128": DType.C128,
+    "float64": DType.F64,
+    **PRECISIONS,
+}
+
+
+def parse_dtype(text: str) -> DType:
+    """Return an element type as users write it: torch's name, or that of the safetensors format.
+
+    Raises:
+        FormatError: No such type.
+    """
+    known = _TORCH_NAMES.get(text)
+    return known if known is not None else DType.of_label(text)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Return a shape as users write it: extents separated by commas; empty for a scalar.
+
+    Raises:
+        FormatError: It is none.
+    """
+    extents = [extent.strip() for extent in text.split(",")] if text.strip() else []
+    if len(extents) > DIMENSIONS_MAX or not all(
+        extent.isascii() and extent.isdigit() and len(extent) <= 18 for extent in extents
+    ):
+        raise FormatError(f"shape {text!r} is no list of whole numbers such as 1024,768")
+    return tuple(map(int, extents))
+
+
 class Tensor(NamedTuple):
     """One tensor: its name, shape and place."""
 

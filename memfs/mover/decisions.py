@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from memfs.content.residency import LockOutcome, LockRequest
 from memfs.errors import StaleInodeError
+from memfs.hot.board import Want
 from memfs.metadata.records import Decision
 from memfs.policy.view import Goal
 from memfs.types import Tier
@@ -51,6 +52,7 @@ class Decider:
     ) -> None:
         self._engine = parts.engine
         self._residency = parts.residency
+        self._hot = parts.hot
         self._levels = levels
         self._lanes = lanes
         self._observer = observer
@@ -108,6 +110,7 @@ class Decider:
     ) -> list[Move]:
         moves = self._planner.plan(self._levels.view(candidates, shares), self._levels.limits)
         shown = {candidate.ino: candidate for candidate in candidates}
+        self._tell_hot_tier(candidates)
         admitted = []
         for move in moves:
             candidate = shown[move.ino]
@@ -119,6 +122,13 @@ class Decider:
                 self._levels.note_leaving(move.bytes)
         await self._admit(admitted, shown)
         return moves
+
+    def _tell_hot_tier(self, candidates: Sequence[Candidate]) -> None:
+        """Have the files that are pinned to it looked at by the hot tier, which moves no forms."""
+        if self._hot is not None:
+            for candidate in candidates:
+                if candidate.pin == Tier.HOT:
+                    self._hot.want(Want(candidate.ino))
 
     async def _admit(self, moves: Sequence[Move], shown: Mapping[InodeNo, Candidate]) -> None:
         """Lock fresh files: they are cached, so this takes microseconds, in one thread for all."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.records import Inode
+    from memfs.mover.done_files import DoneFiles
     from memfs.mover.spending import Spending
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
@@ -75,6 +76,7 @@ class Fetcher:
         state_dir: On the disk of the cold tier.
         spending: The budgets.
         rng: Jitter of pauses.
+        done: Files that make room.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class Fetcher:
         state_dir: Path,
         spending: Spending,
         rng: random.Random,
+        done: DoneFiles,
     ) -> None:
         self._parts = parts
+        self._done = done
         self._engine = parts.engine
         self._moves = moves
         self._shares = shares
@@ -196,16 +200,23 @@ class Fetcher:
         return hydrated
 
     async def _check_room(self, size: int) -> None:
-        cold = self._parts.config.cold
-        space = measure_cold_space(self._state_dir, cold, await self._engine.usage())
-        room_bytes = int(space.budget_bytes * cold.high_watermark)
+        room_bytes, free_bytes = await self._disk_room()
         if size > room_bytes:
             raise NoSpaceError(f"{size} bytes are more than the disk tier takes ({room_bytes})")
-        if size > room_bytes - space.used_bytes - self._reserved_bytes:
+        while size > free_bytes and await self._done.drop_next():
+            _, free_bytes = await self._disk_room()
+        if size > free_bytes:
             raise StalledError(
                 f"the disk tier has no room for {size} bytes more; raise cold.size, or wait until "
                 "files that are not used have left it"
             )
+
+    async def _disk_room(self) -> tuple[int, int]:
+        """Return what the disk tier takes without draining, and what is free of that, in bytes."""
+        cold = self._parts.config.cold
+        space = measure_cold_space(self._state_dir, cold, await self._engine.usage())
+        room_bytes = int(space.budget_bytes * cold.high_watermark)
+        return room_bytes, room_bytes - space.used_bytes - self._reserved_bytes
 
     async def _give_way(self) -> None:
         """Leave the store to programs that wait for it, but for one fetch."""
@@ -222,16 +233,22 @@ class Fetcher:
         residency = self._parts.residency
         if not inode.raw or residency.is_held(inode.ino):
             return False
-        room_bytes = int(residency.budget_bytes * self._parts.config.warm.high_watermark)
-        room_bytes -= residency.used_bytes
-        for name, size_bytes in self._shares.sizes.items():
-            room_bytes -= max(0, size_bytes - self._shares.pools[name].used_bytes)
-        if page_bytes(inode.size) > room_bytes:
-            return False
+        while page_bytes(inode.size) > self._ram_room_bytes():
+            if not await self._done.unlock_next():
+                return False
         outcome = await residency.lock(inode.ino, inode.raw, inode.size)
         held = outcome in (LockOutcome.LOCKED, LockOutcome.CACHED)
         self.held_count += held
         return held
+
+    def _ram_room_bytes(self) -> int:
+        """Return what is free of the RAM tier and reserved by no pool, without draining."""
+        residency = self._parts.residency
+        room_bytes = int(residency.budget_bytes * self._parts.config.warm.high_watermark)
+        room_bytes -= residency.used_bytes
+        for name, size_bytes in self._shares.sizes.items():
+            room_bytes -= max(0, size_bytes - self._shares.pools[name].used_bytes)
+        return room_bytes
 
 
 def _cost(inode: Inode, *, asks_store: bool) -> Cost:

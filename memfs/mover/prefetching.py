@@ -17,6 +17,7 @@ import trio
 
 from memfs.config import BudgetsConfig
 from memfs.errors import MemfsError, StaleInodeError
+from memfs.mover.done_files import DoneFiles
 from memfs.mover.fetching import Fetcher, StalledError
 from memfs.mover.learning import Learner
 from memfs.mover.spending import Spending
@@ -96,6 +97,7 @@ class Prefetcher:
         self._activity = activity
         self._predictor = predictor
         self._learner = Learner(parts.engine, activity, predictor)
+        self._done = DoneFiles(parts, moves, shares)
         self._fetcher = Fetcher(
             parts,
             moves,
@@ -103,6 +105,7 @@ class Prefetcher:
             state_dir,
             spending or Spending(BudgetsConfig(), parts.engine),
             rng or random.Random(),
+            self._done,
         )
         self._hints = Hints()
         self._guessed: OrderedDict[InodeNo, Issued] = OrderedDict()
@@ -135,10 +138,18 @@ class Prefetcher:
         if replace:
             self._hints.drop(number)
         accepted = self._hints.add(number, inos)
+        self._done.discard(inos[:accepted])
         self._hints.stalled = None
         self._stall_s = STALL_S_MIN
         self._work.set()
         return number, accepted
+
+    def note_done(self, inos: Sequence[InodeNo]) -> None:
+        """Programs will not use files again for now: they make room for those that wait."""
+        self._done.add(inos)
+        if self._hints.waiting_count:
+            self._stall_s = STALL_S_MIN
+            self._work.set()
 
     def progress(self, job: int) -> JobProgress:
         """Return how far a job is; `InvalidValueError` if there is no such job."""

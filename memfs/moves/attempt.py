@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from memfs.content.residency import Residency
     from memfs.content.sealing import Sealer
     from memfs.content.syncer import Syncer
+    from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Blob, Form, FormReplacement, Inode, MoveKind
     from memfs.stores.packed import PackedStore
@@ -70,6 +71,8 @@ class MoveParts:
     tally: CompressionTally = field(default_factory=CompressionTally)
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)
+    hot: HotBoard | None = None
+    """None: there is no hot tier."""
     threads: trio.CapacityLimiter = field(
         default_factory=lambda: trio.CapacityLimiter(MOVE_THREADS_MAX)
     )

@@ -28,7 +28,12 @@ class Step(enum.Enum):
 
 
 def goal_of_pin(pin: Tier, limits: Limits) -> Goal:
-    """Return what a pin asks for, as far as the configured tiers reach."""
+    """Return what a pin asks for, as far as the configured tiers reach.
+
+    The hot tier loads from the raw file by itself, and takes no RAM for that.
+    """
+    if pin == Tier.HOT:
+        return Goal.LOCAL
     if pin >= Tier.WARM:
         return Goal.WARM if limits.ram else Goal.LOCAL
     if pin == Tier.GLACIER and limits.glacier:

@@ -12,6 +12,10 @@ from memfs.policy.view import PRIORITY_MAX
 PRIORITY_XATTR = b"user.memfs.priority"
 POOL_XATTR = b"user.memfs.pool"
 
+TENSOR_DTYPE_XATTR = b"user.memfs.dtype"
+TENSOR_SHAPE_XATTR = b"user.memfs.shape"
+"""What a file of plain numbers is, for the hot tier: `float32` and `1024,768`."""
+
 MARKED_SETTING = "policy.marked"
 """Setting of the engine: some inode has one of them, or had one."""
 

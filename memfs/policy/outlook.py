@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from memfs.policy.view import Limits
     from memfs.types import InodeNo
 
+HOT_RULE = "hot"
+"""Of a file whose tensors were loaded."""
+
+NOT_TENSORS_RULE = "not tensors"
+"""Of a file that was to be loaded and holds none."""
+
 TRIGGERS = {
     "pin": "a pin of the file or of a directory above it",
     "seal": "its last writer closed it, or a program opened it",
@@ -24,6 +30,9 @@ TRIGGERS = {
     "frequency": "it was opened again and again without a raw form",
     "read": "programs read much of it without a raw form",
     "incompressible": "it was to be packed",
+    "done": "a program said that it will not use it again for now",
+    HOT_RULE: "a pin to hot, or a program that loads it on a device",
+    NOT_TENSORS_RULE: "it was to be loaded into the hot tier",
 }
 """What sets off each rule of the built-in policy."""
 

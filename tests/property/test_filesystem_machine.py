@@ -334,12 +334,16 @@ class FilesystemMachine(RuleBasedStateMachine):
         """Reading what the control xattrs tell changes nothing that a program sees."""
         ino, filesystem = self.pick_file(index), self.world.filesystem
         for name in (b"tier", b"pin", b"state", b"residency", b"why", b"codec"):
-            self.world.request(filesystem.get_xattr(ino, b"user.memfs." + name))
+            self.world.request(filesystem.get_xattr(self.world.program, ino, b"user.memfs." + name))
         if ino in self.tree.codecs:
-            told = self.world.request(filesystem.get_xattr(ino, b"user.memfs.codec"))
+            told = self.world.request(
+                filesystem.get_xattr(self.world.program, ino, b"user.memfs.codec")
+            )
             assert self.tree.codecs[ino] == told.decode()
         if self.tree.pins.get(ino, "auto") != "auto":
-            told = self.world.request(filesystem.get_xattr(ino, b"user.memfs.pin"))
+            told = self.world.request(
+                filesystem.get_xattr(self.world.program, ino, b"user.memfs.pin")
+            )
             assert self.tree.pins[ino] == told.decode()
 
     # --- content ---------------------------------------------------------------------------------
@@ -615,7 +619,9 @@ class FilesystemMachine(RuleBasedStateMachine):
             assert content.mtime_ns in (None, inode.mtime_ns)
             assert content.data == await self.world.read_all(ino)
         own = await self.world.engine.list_xattrs(ino)
-        assert node.xattrs == {name: await filesystem.get_xattr(ino, name) for name in own}
+        assert node.xattrs == {
+            name: await filesystem.get_xattr(self.world.program, ino, name) for name in own
+        }
 
 
 class PassthroughMachine(FilesystemMachine):

@@ -60,7 +60,7 @@ def test_what_an_inner_commit_undid_is_told_to_the_replies_before(
         "truncate": filesystem.open(program, other, os.O_RDWR | os.O_TRUNC),
         "fsync": filesystem.fsync(program, other, data_only=False),
         "fsync_directory": filesystem.fsync_directory(program, ROOT_INODE),
-        "tier": filesystem.get_xattr(other, b"user.memfs.tier"),
+        "tier": filesystem.get_xattr(program, other, b"user.memfs.tier"),
     }
     asked = requests.pop(request_name)
     for unasked in requests.values():

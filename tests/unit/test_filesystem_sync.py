@@ -39,7 +39,8 @@ def fsync(world: World, ino: InodeNo, *, data_only: bool = False) -> None:
 
 
 def state(world: World, ino: InodeNo) -> str:
-    return world.run(world.filesystem.get_xattr(ino, b"user.memfs.state")).decode()
+    request = world.filesystem.get_xattr(world.program, ino, b"user.memfs.state")
+    return world.run(request).decode()
 
 
 def written(world: World, name: bytes) -> OpenFile:

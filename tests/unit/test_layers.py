@@ -17,6 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.policy", "memfs.prediction"),
     ("memfs.config_file",),
     ("memfs.linux",),
+    ("memfs.hot",),
     ("memfs.codecs", "memfs.encryption"),
     ("memfs.stores", "memfs.metadata", "memfs.traces"),
     ("memfs.content",),
@@ -26,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.mover", "memfs.simulation"),
     ("memfs.fsck",),
     ("memfs.control",),
+    ("memfs.torch",),
     ("memfs_daemon",),
     ("memfs_tools",),
 )
@@ -45,15 +47,18 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     ),
     "cramjam": ("memfs/codecs/snappy.py",),
     "cryptography": ("memfs/encryption/cipher.py",),
+    "cuda": ("memfs/hot/devices/cuda.py",),
     "fsspec": ("memfs/stores/objects.py",),
     "gcsfs": ("memfs/stores/gcs.py",),
     "google": ("memfs/stores/gcs.py",),
     "lz4": ("memfs/codecs/lz4.py",),
+    "numpy": ("memfs/hot/casting.py", "memfs/torch/"),
     "pyarrow": ("memfs/traces/parquet.py",),
     "pyfuse3": ("daemon/memfs_daemon/pyfuse3/",),
     "requests": ("memfs/stores/gcs.py",),
     "rich": ("tools/memfs_tools/display.py",),
     "s3fs": ("memfs/stores/s3.py",),
+    "torch": ("memfs/torch/",),
     "trio": ("memfs/", "daemon/memfs_daemon/", "tools/memfs_tools/commands/fsck.py"),
     "xattr": ("tools/memfs_tools/pins.py",),
     "xxhash": ("memfs/stores/",),
@@ -66,8 +71,12 @@ BROUGHT_ALONG = {"aiobotocore", "aiohttp", "azure", "botocore", "google", "reque
 """Dependencies of s3fs, gcsfs and adlfs, whose errors and answers these pass on as they are."""
 
 
-RUNTIME_EXTRAS = ("s3", "gcs", "azure", "pyfuse3", "encryption", "traces")
+RUNTIME_EXTRAS = ("s3", "gcs", "azure", "pyfuse3", "encryption", "traces", "hot", "cuda", "torch")
 """Extras whose packages memfs itself imports."""
+
+
+IMPORT_NAMES = {"cuda-bindings": "cuda"}
+"""Packages that are imported by another name than they are installed by."""
 
 
 class Import(NamedTuple):
@@ -142,10 +151,11 @@ def test_each_library_is_imported_where_the_table_says() -> None:
 def test_every_library_is_a_declared_dependency_and_every_dependency_is_used() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = {
+    names = {
         text.partition(">")[0].partition("=")[0]
         for group in (project["dependencies"], *(extras[name] for name in RUNTIME_EXTRAS))
         for text in group
     }
+    declared = {IMPORT_NAMES.get(name, name) for name in names}
     imported = {entry.imported.partition(".")[0] for entry in _imports()}
     assert imported & LIBRARIES.keys() - BROUGHT_ALONG == declared

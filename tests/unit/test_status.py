@@ -177,6 +177,7 @@ async def test_a_full_disk_tier_without_a_store_says_what_helps(
         state.parts.tally,
         state.parts.keys,
         lambda: REPORT.driver,
+        None,
     )
     notes = []
     for size in (1000, 200_000):

@@ -357,7 +357,7 @@ class Requests(pyfuse3.Operations):
     @_answering
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         """GETXATTR; pyfuse3 also asks before SETXATTR with XATTR_CREATE or XATTR_REPLACE."""
-        return await self._operations.get_xattr(InodeNo(inode), name)
+        return await self._operations.get_xattr(Caller(ctx), InodeNo(inode), name)
 
     @_answering
     async def setxattr(

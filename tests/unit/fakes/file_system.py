@@ -342,7 +342,7 @@ class FakeFilesystem:
         if stat.S_ISREG(node.mode):
             os.utime(self.path(node.ino), ns=(node.atime_ns, node.mtime_ns))
 
-    async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
+    async def get_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> bytes:
         self.calls["get_xattr"] += 1
         try:
             return self.inode(ino).xattrs[name]

@@ -74,7 +74,7 @@ class AttributeHandlers:
         """GETXATTR."""
         size, _ = GETXATTR_IN.unpack_from(request.data, HEADER_BYTES)
         name = request.data[_GETXATTR_NAME:-1]
-        return _fit(await self._operations.get_xattr(request.node, name), size)
+        return _fit(await self._operations.get_xattr(request, request.node, name), size)
 
     async def list_xattrs(self, request: Request) -> bytes:
         """LISTXATTR."""

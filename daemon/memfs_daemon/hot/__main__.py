@@ -1,0 +1,100 @@
+"""`python -m memfs_daemon.hot STATE`: the process that owns the devices of one mount.
+
+Invariant: it ends when its standard input, the connection to the daemon, is closed.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import trio
+from memfs.hot.devices.opening import open_devices
+
+from memfs.errors import MemfsError
+from memfs.hot.loading import Loader
+from memfs.hot.pool import DeviceBudget, Pool
+from memfs.hot.protocol import HotGoneError, error_reply, receive_async, send_async
+from memfs.hot.server import HotServer, listen
+from memfs.hot.tokens import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memfs.hot.devices.device import Device
+
+log = logging.getLogger("memfs.hot")
+
+DAEMON_FD = 0
+
+
+def main() -> None:
+    """Serve until the daemon is gone."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
+    )
+    # The daemon decides when it ends: a Ctrl-C at the terminal is meant for that.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    trio.run(_serve)
+
+
+async def _serve() -> None:
+    daemon = trio.socket.from_stdlib_socket(socket.socket(fileno=DAEMON_FD))
+    try:
+        packet = await receive_async(daemon)
+    except (HotGoneError, OSError):
+        return
+    message = packet.message
+    devices: list[Device] = []
+    try:
+        devices = open_devices([str(name) for name in _list(message, "devices")])
+        listener = await listen(str(message["address"]))
+    except (MemfsError, OSError) as error:
+        failure = error if isinstance(error, MemfsError) else MemfsError(str(error))
+        await send_async(daemon, error_reply(failure))
+        return
+    budgets = [_budget(message, device) for device in devices]
+    loader = Loader(Pool(budgets), devices, int(str(message["reserve_bytes"])))
+    gate = Gate(bytes.fromhex(str(message["secret"])))
+    described = [
+        {
+            "uuid": device.uuid,
+            "name": device.name,
+            "kind": device.kind,
+            "budget_bytes": budget.size_bytes,
+        }
+        for device, budget in zip(devices, budgets, strict=True)
+    ]
+    await send_async(daemon, {"devices": described})
+    log.info("serving %s", ", ".join(device.name for device in devices))
+    try:
+        await HotServer(loader, gate, daemon).run(listener)
+    finally:
+        for device in devices:
+            device.close()
+
+
+def _budget(message: Mapping[str, object], device: Device) -> DeviceBudget:
+    """Return what the tier may take of a device: as configured, and not more than it has."""
+    reserve_bytes = int(str(message["reserve_bytes"]))
+    size_bytes = min(int(str(message["size_bytes"])), device.memory().total_bytes - reserve_bytes)
+    return DeviceBudget(
+        device.uuid,
+        max(0, size_bytes),
+        float(str(message["high_watermark"])),
+        float(str(message["low_watermark"])),
+        float(str(message["admission_share"])),
+    )
+
+
+def _list(message: Mapping[str, object], name: str) -> list[object]:
+    value = message[name]
+    assert isinstance(value, list), f"{name}: not a list"
+    return value
+
+
+if __name__ == "__main__":
+    main()

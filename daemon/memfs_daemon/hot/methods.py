@@ -1,0 +1,45 @@
+"""The answers of the control socket about the hot tier.
+
+Invariant: an answer comes from the server itself, or says why there is none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from memfs.hot.protocol import HotGoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memfs.control.protocol import JsonValue
+    from memfs.control.server import Method
+    from memfs.hot.board import HotBoard
+    from memfs_daemon.hot.supervisor import HotSupervisor
+
+
+class HotMethods:
+    """Answers `hot`."""
+
+    def __init__(self, supervisor: HotSupervisor, board: HotBoard) -> None:
+        self._supervisor = supervisor
+        self._board = board
+
+    def methods(self) -> Mapping[str, Method]:
+        """Return the methods of the control socket by name."""
+        return {"hot": self.hot}
+
+    async def hot(self) -> JsonValue:
+        """Return devices, slabs and counters; `note` says why there are none."""
+        answer: dict[str, object] = {
+            "note": self._board.note,
+            "pid": self._supervisor.pid,
+            "start_count": self._supervisor.start_count,
+        }
+        try:
+            stats = await self._supervisor.call("stats")
+        except HotGoneError as error:
+            answer["note"] = str(error)
+        else:
+            answer |= {name: value for name, value in stats.items() if name != "id"}
+        return cast("JsonValue", answer)

@@ -1,0 +1,172 @@
+"""The supervisor: starts the hot server, watches it, and starts it again.
+
+Invariant: the server's end, for whatever reason, ends nothing else: the board says that nothing is
+resident, and a new server is started after a pause that grows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import MemfsError
+from memfs.hot.board import HotDevice, HotServerInfo, Want
+from memfs.hot.link import HotLink
+from memfs.hot.protocol import HotGoneError, raise_error, receive_async, send_async
+from memfs.hot.tokens import SECRET_BYTES, Mint
+from memfs.types import Generation, InodeNo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from memfs.config import HotConfig
+    from memfs.hot.board import HotBoard
+
+log = logging.getLogger(__name__)
+
+START_S_MAX = 60.0
+"""A server that serves no device by then is killed: initialising a GPU takes seconds. Guess."""
+
+END_S_MAX = 5.0
+"""A server whose daemon has gone ends at once, but for a copy to a device that is under way."""
+
+RESTART_S_MIN, RESTART_S_MAX = 1.0, 60.0
+"""Pauses before a new server is started; doubled with each that ends before it served so long."""
+
+
+class HotSupervisor:
+    """Keeps one hot server running.
+
+    Args:
+        config: With devices and their budget.
+        state_dir: Of the mount, by which its server is told from others.
+        board: Told of what the server has.
+        on_start: Called when a server serves, with nothing resident.
+    """
+
+    def __init__(
+        self, config: HotConfig, state_dir: Path, board: HotBoard, on_start: Callable[[], None]
+    ) -> None:
+        self._config = config
+        self._state_dir = state_dir
+        self._board = board
+        self._on_start = on_start
+        self.link: HotLink | None = None
+        self.start_count = 0
+        self.pid: int | None = None
+
+    async def run(self) -> None:
+        """Have a server running until cancelled."""
+        pause_s = RESTART_S_MIN
+        while True:
+            began_s = trio.current_time()
+            note = await self._run_one()
+            if trio.current_time() - began_s > RESTART_S_MAX:
+                pause_s = RESTART_S_MIN
+            log.warning("the hot tier is away, next try in %.0f s: %s", pause_s, note)
+            await trio.sleep(pause_s)
+            pause_s = min(RESTART_S_MAX, 2 * pause_s)
+
+    async def call(self, op: str, *fds: int, **fields: object) -> dict[str, object]:
+        """Call the server.
+
+        Raises:
+            HotGoneError: None runs, or it ended meanwhile.
+            MemfsError: It answered with an error.
+        """
+        if self.link is None:
+            raise HotGoneError(f"the hot tier does not serve: {self._board.note}")
+        return await self.link.call(op, fds, **fields)
+
+    async def _run_one(self) -> str:
+        """Start a server and serve it to its end; returns why it ended."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                process = await trio.lowlevel.open_process(
+                    [sys.executable, "-m", "memfs_daemon.hot", os.fspath(self._state_dir)],
+                    stdin=theirs,
+                    stdout=subprocess.DEVNULL,
+                    # Its log goes where the daemon's own standard error goes: daemon.log.
+                    stderr=None,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            ours.close()
+            return self._end(f"the hot server cannot be started: {error}")
+        connection = trio.socket.from_stdlib_socket(ours)
+        self.pid = process.pid
+        try:
+            with trio.move_on_after(START_S_MAX) as start:
+                self._board.begin(await self._configure(connection))
+                self.start_count += 1
+            if start.cancelled_caught:
+                return self._end(f"the hot server was not ready within {START_S_MAX:.0f} s")
+            self.link = HotLink(connection, self._take_event)
+            self._on_start()
+            await self.link.run()
+        except (MemfsError, OSError) as error:
+            return self._end(str(error))
+        finally:
+            self.link = None
+            connection.close()
+            with trio.CancelScope(shield=True):
+                await _end_process(process)
+            self.pid = None
+        code = process.returncode
+        how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"status {code}"
+        return self._end(f"the hot server has ended with {how}")
+
+    async def _configure(self, connection: trio.socket.SocketType) -> HotServerInfo:
+        config, secret = self._config, secrets.token_bytes(SECRET_BYTES)
+        address = f"memfs-hot-{secrets.token_hex(8)}"
+        await send_async(
+            connection,
+            {
+                "devices": list(config.devices),
+                "size_bytes": config.size_bytes,
+                "reserve_bytes": config.reserve_bytes,
+                "high_watermark": config.high_watermark,
+                "low_watermark": config.low_watermark,
+                "admission_share": config.admission_share,
+                "secret": secret.hex(),
+                "address": address,
+            },
+        )
+        answer = (await receive_async(connection)).message
+        raise_error(answer)
+        described = answer["devices"]
+        assert isinstance(described, list), "the hot server describes no devices"
+        devices = tuple(HotDevice(**device) for device in described)
+        return HotServerInfo(address, os.geteuid(), Mint(secret), devices)
+
+    def _take_event(self, message: dict[str, object]) -> None:
+        ino = InodeNo(int(str(message["ino"])))
+        generation = Generation(int(str(message["generation"])))
+        if message["event"] == "gone":
+            self._board.note_gone(ino, generation)
+        elif message["event"] == "wanted":
+            device = message.get("device")
+            self._board.want(Want(ino, generation, None if device is None else str(device)))
+
+    def _end(self, note: str) -> str:
+        self._board.end(note)
+        return note
+
+
+async def _end_process(process: trio.Process) -> None:
+    """Wait for a server whose connection is closed, and kill it where it does not end."""
+    with trio.move_on_after(END_S_MAX):
+        await process.wait()
+    if process.returncode is None:
+        process.kill()
+        await process.wait()

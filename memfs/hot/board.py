@@ -1,0 +1,143 @@
+"""The board: what the daemon knows of the hot tier, between requests, mover and server.
+
+Invariant: `devices` names a device only for a generation that the server has published and not
+reported as gone; without a server nothing is resident and no ticket is given.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from memfs.errors import NoXattrError
+
+if TYPE_CHECKING:
+    from memfs.hot.tokens import Mint
+    from memfs.types import Generation, InodeNo
+
+WANTED_COUNT_MAX = 65_536
+"""Files that wait to be looked at; more are found again by the next survey of pins."""
+
+
+class HotDevice(NamedTuple):
+    """A device of the running server."""
+
+    uuid: str
+    name: str
+    kind: str
+    """`cuda` or `cpu`."""
+    budget_bytes: int
+
+
+class HotServerInfo(NamedTuple):
+    """The running server."""
+
+    address: str
+    """Abstract unix socket, without the leading NUL."""
+    uid: int
+    mint: Mint
+    devices: tuple[HotDevice, ...]
+
+
+class Want(NamedTuple):
+    """A file that may have to be loaded."""
+
+    ino: InodeNo
+    generation: Generation | None = None
+    """That a program waits for; None: nobody waits, and only a pin counts."""
+    device: str | None = None
+    """UUID that the program asks for."""
+
+
+class Residence(NamedTuple):
+    """A file in the hot tier."""
+
+    generation: Generation
+    device: str
+    size_bytes: int
+    pinned: bool
+
+
+class HotBoard:
+    """The hot tier as the daemon's thread sees it."""
+
+    def __init__(self) -> None:
+        self.server: HotServerInfo | None = None
+        self.note: str | None = "the hot server has not started yet"
+        """Why the tier does not serve at present, for `memfs status`; None while it does."""
+        self.residents: dict[InodeNo, Residence] = {}
+        self._demanded: dict[tuple[InodeNo, Generation | None], Want] = {}
+        self._pinned: dict[InodeNo, Want] = {}
+        self._wake = trio.Event()
+
+    # --- the server ------------------------------------------------------------------------------
+    def begin(self, server: HotServerInfo) -> None:
+        """A server runs; nothing is in it."""
+        self.residents.clear()
+        self.server = server
+        self.note = None
+
+    def end(self, note: str) -> None:
+        """The server is gone, and with it all that it held."""
+        self.server = None
+        self.note = note
+        self.residents.clear()
+        self._demanded.clear()
+        self._pinned.clear()
+
+    def note_gone(self, ino: InodeNo, generation: Generation) -> None:
+        """A slab has left the server."""
+        known = self.residents.get(ino)
+        if known is not None and known.generation == generation:
+            del self.residents[ino]
+
+    # --- questions -------------------------------------------------------------------------------
+    def devices(self, ino: InodeNo, generation: Generation) -> list[str]:
+        """Return where a generation of a file is resident; empty: nowhere."""
+        known = self.residents.get(ino)
+        return [known.device] if known is not None and known.generation == generation else []
+
+    def ticket(self, ino: InodeNo, generation: Generation, uid: int) -> str:
+        """Return what a program needs to attach to a file, as JSON.
+
+        Raises:
+            NoXattrError: No server runs.
+        """
+        server = self.server
+        if server is None:
+            raise NoXattrError(f"the hot tier does not serve: {self.note}")
+        return json.dumps(
+            {
+                "address": server.address,
+                "uid": server.uid,
+                "token": server.mint.mint(ino, generation, uid),
+                "generation": generation,
+                "resident": bool(self.devices(ino, generation)),
+                "kind": server.devices[0].kind,
+                "uuids": [device.uuid for device in server.devices],
+            }
+        )
+
+    # --- wants -----------------------------------------------------------------------------------
+    def want(self, want: Want) -> None:
+        """Have a file looked at, and loaded if it is pinned hot or a program waits for it."""
+        if self.server is None or len(self._pinned) + len(self._demanded) >= WANTED_COUNT_MAX:
+            return
+        if want.generation is None:
+            self._pinned[want.ino] = want
+        else:
+            self._demanded[want.ino, want.generation] = want
+        self._wake.set()
+
+    def take_wanted(self) -> Want | None:
+        """Return the next file to look at, those that programs wait for first; None: none waits."""
+        if self._demanded:
+            return self._demanded.pop(next(iter(self._demanded)))
+        return self._pinned.pop(next(iter(self._pinned))) if self._pinned else None
+
+    async def wait(self) -> None:
+        """Wait for a file to be wanted. Checkpoint: always."""
+        await self._wake.wait()
+        self._wake = trio.Event()

@@ -1,0 +1,313 @@
+"""The hot tier: which files are loaded into GPU memory, and which leave it again.
+
+Invariant: a file is published only if its generation is the one whose raw file was read, and it is
+sealed; what is resident and has changed or gone in the engine leaves within a round.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import trio
+
+from memfs.errors import MemfsError, StaleInodeError
+from memfs.hot.board import Residence
+from memfs.hot.protocol import HotGoneError, HotMissError, error_reply
+from memfs.hot.tensors import FormatError
+from memfs.metadata.records import Decision, InodeFlags, PendingMove
+from memfs.policy.marks import (
+    PRIORITY_XATTR,
+    TENSOR_DTYPE_XATTR,
+    TENSOR_SHAPE_XATTR,
+    parse_priority,
+)
+from memfs.policy.outlook import HOT_RULE, NOT_TENSORS_RULE
+from memfs.policy.view import PRIORITY_DEFAULT
+from memfs.types import Tier
+
+if TYPE_CHECKING:
+    from memfs.hot.board import HotBoard, Want
+    from memfs.metadata.records import Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.moves import Moves
+    from memfs.types import Generation, InodeNo
+
+log = logging.getLogger(__name__)
+
+RESIDENTS_A_ROUND = 256
+"""Looked at whether they still belong where they are: some 20 ms."""
+
+REMEMBERED_COUNT_MAX = 4096
+"""Files of which failures are remembered."""
+
+WORKERS = 2
+"""Files brought at a time: one is fetched while the other one is copied to a device. Guess."""
+
+
+class HotCaller(Protocol):
+    """Calls the hot server."""
+
+    async def call(self, op: str, *fds: int, **fields: object) -> dict[str, object]:
+        """Return its answer; `HotGoneError` if there is none."""
+        ...
+
+
+class _Failure(NamedTuple):
+    """What is remembered of a file that could not be loaded."""
+
+    generation: Generation
+    attempts: int
+
+
+class HotTier:
+    """Loads and evicts, for one mount.
+
+    Args:
+        parts: The engine and the stores.
+        moves: Gives files their raw form.
+        board: What is wanted and what is resident.
+        server: The hot server.
+    """
+
+    def __init__(self, parts: MoveParts, moves: Moves, board: HotBoard, server: HotCaller) -> None:
+        self._engine = parts.engine
+        self._raw_store = parts.raw_store
+        self._policy = parts.config.policy
+        self._moves = moves
+        self._board = board
+        self._server = server
+        self._failures: dict[InodeNo, _Failure] = {}
+        self._busy: set[InodeNo] = set()
+        self._after = 0
+        """The last resident that was looked at."""
+
+    async def run(self) -> None:
+        """Bring what is wanted and let go of what has changed, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(WORKERS):
+                nursery.start_soon(self._run_worker)
+            while True:
+                await trio.sleep(self._policy.interval_s)
+                await self._guarded_review()
+
+    async def step(self) -> None:
+        """Bring all that is wanted, one file after the other, and look at what is resident."""
+        while (want := self._board.take_wanted()) is not None:
+            await self.bring(want)
+        await self.review()
+
+    async def _run_worker(self) -> None:
+        while True:
+            want = self._board.take_wanted()
+            if want is None:
+                await self._board.wait()
+                continue
+            if want.ino in self._busy:
+                # The other worker has it: what it does is seen when it is done.
+                await trio.sleep(self._policy.interval_s)
+                self._board.want(want)
+                continue
+            self._busy.add(want.ino)
+            try:
+                await self.bring(want)
+            except (MemfsError, OSError) as error:
+                log.warning("inode %d could not be looked at for the hot tier: %s", want.ino, error)
+            finally:
+                self._busy.discard(want.ino)
+
+    async def _guarded_review(self) -> None:
+        try:
+            await self.review()
+        except HotGoneError:
+            return
+        except (MemfsError, OSError) as error:
+            log.warning("the hot tier could not be looked at: %s", error)
+
+    # --- bringing --------------------------------------------------------------------------------
+    async def bring(self, want: Want) -> None:
+        """Load a file if it is pinned hot or a program waits for it, and tell who waits.
+
+        Raises:
+            MemfsError: Of the engine.
+        """
+        try:
+            error = await self._bring(want)
+        except StaleInodeError:
+            error = HotMissError(f"inode {want.ino} is gone")
+        except HotGoneError:
+            return
+        if want.generation is not None:
+            await self._answer(want, error)
+
+    async def _answer(self, want: Want, error: MemfsError | None) -> None:
+        """Tell the programs that wait for a file how it ended."""
+        try:
+            if error is None:
+                await self._server.call("publish", ino=want.ino, generation=want.generation)
+            else:
+                await self._server.call(
+                    "refuse", ino=want.ino, generation=want.generation, **error_reply(error)
+                )
+        except HotMissError as gone:
+            await self._server.call(
+                "refuse", ino=want.ino, generation=want.generation, **error_reply(gone)
+            )
+        except HotGoneError:
+            return
+
+    async def _bring(self, want: Want) -> MemfsError | None:
+        """Return why a file is not loaded; None if it is, or need not be."""
+        ino, engine = want.ino, self._engine
+        inode = await engine.get_inode(ino)
+        if not stat.S_ISREG(inode.mode) or inode.flags & InodeFlags.UNSEALED or not inode.nlink:
+            # When it is sealed, it is looked at again.
+            return HotMissError(f"inode {ino} is open for writing")
+        if want.generation is not None and want.generation != inode.generation:
+            return HotMissError(f"inode {ino} was rewritten")
+        pinned = (await engine.effective_pin(ino)).tier == Tier.HOT
+        if want.generation is None and not pinned:
+            return None
+        if self._board.devices(ino, inode.generation):
+            return None
+        if want.generation is None and await self._must_wait(inode):
+            return None
+        try:
+            await self._load(inode, want.device, pinned=pinned)
+        except FormatError as error:
+            self._note_failure(inode)
+            await self._record(ino, Decision(NOT_TENSORS_RULE, str(error), 0, time.time_ns()))
+            return error
+        except (StaleInodeError, HotGoneError):
+            raise
+        except (MemfsError, OSError) as error:
+            failure = error if isinstance(error, MemfsError) else MemfsError(str(error))
+            if pinned:
+                await self._postpone(inode, str(failure))
+            return failure
+        return None
+
+    async def _must_wait(self, inode: Inode) -> bool:
+        """Return whether a pinned file failed before and its time has not come."""
+        pending = await self._engine.get_pending(inode.ino)
+        if pending is not None and pending.wanted == Tier.HOT:
+            return pending.retry_ns > time.time_ns()
+        decision = await self._engine.get_decision(inode.ino)
+        failure = self._failures.get(inode.ino)
+        known = failure is not None and failure.generation == inode.generation
+        return known and decision is not None and decision.rule == NOT_TENSORS_RULE
+
+    async def _load(self, inode: Inode, device: str | None, *, pinned: bool) -> None:
+        """Load a generation, and publish it if it still is the one.
+
+        Raises:
+            FormatError: It holds no tensors.
+            HotTierFullError: It has no room.
+            HotGoneError: The server has ended.
+            HotMissError: It was rewritten meanwhile.
+            MemfsError, OSError: It could not be fetched or read.
+        """
+        ino, generation = inode.ino, inode.generation
+        if not inode.size:
+            raise FormatError("an empty file holds no tensors")
+        if not inode.raw:
+            inode = await self._moves.hydrate(ino)
+        fd = self._raw_store.open(inode.raw, os.O_RDONLY)
+        try:
+            answer = await self._server.call(
+                "load",
+                fd,
+                ino=ino,
+                generation=generation,
+                name=os.fsdecode(await self._engine.get_path(ino)),
+                tensor_dtype=await self._text(ino, TENSOR_DTYPE_XATTR),
+                tensor_shape=await self._text(ino, TENSOR_SHAPE_XATTR),
+                priority=await self._priority(ino),
+                pinned=pinned,
+                device=device,
+            )
+        finally:
+            os.close(fd)
+        now = await self._engine.get_inode(ino)
+        if now.generation != generation or now.flags & InodeFlags.UNSEALED or not now.nlink:
+            await self._server.call("discard", ino=ino, generation=generation)
+            raise HotMissError(f"inode {ino} was rewritten while it was loaded")
+        await self._server.call("publish", ino=ino, generation=generation)
+        size_bytes = int(str(answer["size_bytes"]))
+        uuid = str(answer["device"])
+        self._board.residents[ino] = Residence(generation, uuid, size_bytes, pinned)
+        self._failures.pop(ino, None)
+        why = "pinned to hot" if pinned else "a program asked for it on a device"
+        detail = f"{why}: {answer['tensor_count']} tensors on {uuid}"
+        await self._record(ino, Decision(HOT_RULE, detail, size_bytes, time.time_ns()))
+
+    async def _record(self, ino: InodeNo, decision: Decision) -> None:
+        await self._engine.clear_pending(ino)
+        await self._engine.record_decision(ino, decision)
+        self._engine.commit_nowait()
+
+    async def _postpone(self, inode: Inode, reason: str) -> None:
+        count = self._note_failure(inode)
+        pause_s = min(
+            self._policy.retry_s_max, self._policy.retry_s_min * 2.0 ** min(count - 1, 30)
+        )
+        retry_ns = time.time_ns() + int(pause_s * 1e9)
+        pending = PendingMove(inode.ino, Tier.HOT, reason, count, retry_ns)
+        await self._engine.set_pending(pending)
+        self._engine.commit_nowait()
+        log.info("inode %d: not hot yet, next try in %.0f s: %s", inode.ino, pause_s, reason)
+
+    def _note_failure(self, inode: Inode) -> int:
+        """Return how often a generation has failed, this time included."""
+        known = self._failures.pop(inode.ino, None)
+        count = known.attempts + 1 if known and known.generation == inode.generation else 1
+        if len(self._failures) >= REMEMBERED_COUNT_MAX:
+            del self._failures[next(iter(self._failures))]
+        self._failures[inode.ino] = _Failure(inode.generation, count)
+        return count
+
+    async def _text(self, ino: InodeNo, name: bytes) -> str | None:
+        value = await self._engine.effective_xattr(ino, name)
+        return None if value is None else value.decode()
+
+    async def _priority(self, ino: InodeNo) -> int:
+        value = await self._engine.effective_xattr(ino, PRIORITY_XATTR)
+        return PRIORITY_DEFAULT if value is None else parse_priority(value.decode())
+
+    # --- reviewing -------------------------------------------------------------------------------
+    async def review(self) -> None:
+        """Let go of files that were rewritten, removed or pinned elsewhere; note changed pins.
+
+        Raises:
+            HotGoneError: The server has ended.
+        """
+        residents = sorted(ino for ino in self._board.residents if ino > self._after)
+        slice_ = residents[:RESIDENTS_A_ROUND]
+        self._after = slice_[-1] if len(residents) > RESIDENTS_A_ROUND else 0
+        for ino in slice_:
+            known = self._board.residents.get(ino)
+            if known is not None and ino not in self._busy:
+                await self._review(ino, known)
+
+    async def _review(self, ino: InodeNo, known: Residence) -> None:
+        try:
+            inode = await self._engine.get_inode(ino)
+            pin = (await self._engine.effective_pin(ino)).tier
+        except StaleInodeError:
+            await self._evict(ino)
+            return
+        changed = inode.generation != known.generation or not inode.nlink
+        if changed or (pin is not None and pin != Tier.HOT):
+            await self._evict(ino)
+        elif (pin == Tier.HOT) != known.pinned:
+            self._board.residents[ino] = known._replace(pinned=pin == Tier.HOT)
+            await self._server.call(
+                "mark", ino=ino, priority=await self._priority(ino), pinned=pin == Tier.HOT
+            )
+
+    async def _evict(self, ino: InodeNo) -> None:
+        del self._board.residents[ino]
+        await self._server.call("evict", ino=ino)
