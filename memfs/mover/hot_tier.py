@@ -76,6 +76,7 @@ class HotTier:
     def __init__(self, parts: MoveParts, moves: Moves, board: HotBoard, server: HotCaller) -> None:
         self._engine = parts.engine
         self._raw_store = parts.raw_store
+        self._sealer = parts.sealer
         self._policy = parts.config.policy
         self._moves = moves
         self._board = board
@@ -162,6 +163,7 @@ class HotTier:
     async def _bring(self, want: Want) -> MemfsError | None:
         """Return why a file is not loaded; None if it is, or need not be."""
         ino, engine = want.ino, self._engine
+        await self._sealer.seal(ino)
         inode = await engine.get_inode(ino)
         if not stat.S_ISREG(inode.mode) or inode.flags & InodeFlags.UNSEALED or not inode.nlink:
             # When it is sealed, it is looked at again.

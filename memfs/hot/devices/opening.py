@@ -1,0 +1,75 @@
+"""Opening devices by the names that users write, and mapping slabs of any kind.
+
+Invariant: CUDA is imported only where a CUDA device is named.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from memfs.hot.devices.device import DeviceError
+from memfs.hot.devices.memfd import MemfdDevice, map_memfd
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.hot.devices.device import Device, SlabMapping
+
+
+def open_devices(names: Sequence[str]) -> list[Device]:
+    """Return the devices of some names: `cpu`, `cpu:1`, `auto`, `cuda`, `cuda:0`, `GPU-...`.
+
+    Raises:
+        DeviceError: One is not there, cannot be shared, or is named twice.
+    """
+    devices: list[Device] = []
+    try:
+        for name in names:
+            devices += _open(name)
+        uuids = [device.uuid for device in devices]
+        if len(set(uuids)) < len(uuids):
+            raise DeviceError(f"hot.devices names a device twice: {', '.join(names)}")
+    except BaseException:
+        for device in devices:
+            device.close()
+        raise
+    return devices
+
+
+def _open(name: str) -> list[Device]:
+    kind, _, index = name.partition(":")
+    if kind == "cpu" and (not index or index.isdigit()):
+        return [MemfdDevice(int(index or 0))]
+    try:
+        from memfs.hot.devices import cuda
+    except ImportError as error:
+        raise DeviceError(
+            f"hot.devices: {name} needs the extra `cuda` (pip install 'memfs-tiers[cuda]'): {error}"
+        ) from None
+    return [*cuda.open_named(name)]
+
+
+def map_slab(kind: str, uuid: str, fd: int, size_bytes: int, *, private: bool) -> SlabMapping:
+    """Map a slab of another process.
+
+    Args:
+        kind: Of its device.
+        uuid: Of its device.
+        fd: As it was received; the callee's: it is closed.
+        size_bytes: As its owner says.
+        private: Writable copy-on-write; only of kind `cpu`.
+
+    Raises:
+        DeviceError: It cannot be mapped here.
+    """
+    try:
+        if kind == "cpu":
+            return map_memfd(fd, size_bytes, private=private)
+        if private:
+            raise DeviceError("memory of a GPU is shared read-only; clone the tensors instead")
+        from memfs.hot.devices import cuda
+
+        return cuda.map_cuda(fd, size_bytes, uuid)
+    finally:
+        os.close(fd)

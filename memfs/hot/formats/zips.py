@@ -1,0 +1,141 @@
+"""Zip files as .npz and .pt are: members that are stored as they are, at known places.
+
+Invariant: a member's bytes lie within the file, behind its local header; no two members overlap.
+
+Source: PKWARE's APPNOTE.TXT, sections 4.3.7 and 4.3.12.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.hot.formats.npy import read_array
+from memfs.hot.tensors import TENSOR_COUNT_MAX, FormatError, TensorIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memfs.hot.formats.source import Source
+
+MAGIC = b"PK\x03\x04"
+
+NPZ_FORMAT = "npz"
+
+DIRECTORY_BYTES_MAX = 256 << 20
+"""Of the zip's directory, which is read whole: a million members of 256 bytes."""
+
+_LOCAL = struct.Struct("<4s2xHH16xHH")
+"""Magic, flags, compression, length of the name, length of the extra field."""
+
+_ENCRYPTED = 1
+
+
+class Member(NamedTuple):
+    """One member of a zip file."""
+
+    offset: int
+    """Of its first byte in the file."""
+    size_bytes: int
+
+    @property
+    def end(self) -> int:
+        """Offset behind its last byte."""
+        return self.offset + self.size_bytes
+
+
+class _File(io.RawIOBase):
+    """A source as `zipfile` reads it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position}.get(whence, self._source.size_bytes)
+        if base + offset < 0:
+            raise FormatError(f"{self._source.name}: the zip's directory points before the file")
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._source.size_bytes - self._position)
+        count = left if size is None or size < 0 else min(size, left)
+        if count > DIRECTORY_BYTES_MAX:
+            raise FormatError(f"{self._source.name}: the zip's directory has {count} bytes")
+        data = self._source.read(self._position, count)
+        self._position += count
+        return data
+
+
+def read_members(source: Source) -> dict[str, Member]:
+    """Return the members of a zip file by name.
+
+    Raises:
+        FormatError: It is none, or its members are compressed, encrypted or overlap.
+    """
+    try:
+        with zipfile.ZipFile(_File(source)) as archive:
+            listed = archive.infolist()
+    except FormatError:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, OSError) as error:
+        raise FormatError(f"{source.name} is no sound zip file: {error}") from None
+    if len(listed) > TENSOR_COUNT_MAX:
+        raise FormatError(f"{source.name} has {len(listed)} members; {TENSOR_COUNT_MAX} are taken")
+    members: dict[str, Member] = {}
+    for entry in listed:
+        if entry.filename in members:
+            raise FormatError(f"{source.name}: member {entry.filename[:200]!r} is there twice")
+        members[entry.filename] = _locate(source, entry)
+    end, last = 0, ""
+    for name, member in sorted(members.items(), key=lambda item: item[1]):
+        if member.offset < end:
+            raise FormatError(f"{source.name}: members {last[:200]!r} and {name[:200]!r} overlap")
+        end, last = member.end, name
+    return members
+
+
+def _locate(source: Source, entry: zipfile.ZipInfo) -> Member:
+    place = f"{source.name}: member {entry.filename[:200]!r}"
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise FormatError(
+            f"{place} is compressed, so that it cannot be used in place; save it with numpy.savez "
+            "(not savez_compressed), or torch.save"
+        )
+    if entry.header_offset + _LOCAL.size > source.size_bytes:
+        raise FormatError(f"{place} lies beyond the end of the file")
+    magic, flags, method, name_bytes, extra_bytes = _LOCAL.unpack(
+        source.read(entry.header_offset, _LOCAL.size)
+    )
+    if magic != MAGIC or method != zipfile.ZIP_STORED or flags & _ENCRYPTED:
+        raise FormatError(f"{place} is not where the directory says, or is encrypted")
+    offset = entry.header_offset + _LOCAL.size + name_bytes + extra_bytes
+    if entry.file_size != entry.compress_size or offset + entry.file_size > source.size_bytes:
+        raise FormatError(f"{place} lies beyond the end of the file")
+    return Member(offset, entry.file_size)
+
+
+def read_npz(source: Source, members: Mapping[str, Member]) -> TensorIndex:
+    """Return the arrays of a .npz file.
+
+    Raises:
+        FormatError: A member is no array.
+    """
+    tensors = []
+    for name, member in members.items():
+        if not name.endswith(".npy"):
+            raise FormatError(f"{source.name}: member {name[:200]!r} is no array")
+        tensors.append(read_array(source, member.offset, member.end, name.removesuffix(".npy")))
+    return TensorIndex(NPZ_FORMAT, tuple(tensors), {})

@@ -1,0 +1,379 @@
+"""The hot tier under a mount, on the CPU twin: pins, tickets, generations, budgets, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from memfs.control.client import call
+from memfs.errors import NotPermittedError
+from memfs.hot.client import read_ticket
+from memfs.hot.pool import HotTierFullError
+from memfs.hot.protocol import HotMissError
+from memfs.hot.tensors import FormatError
+from tests.mounting import run_memfs
+from tests.outcomes import error_of
+from tests.processes import ALICE, run_as
+from tests.tiers.tensors import HOT, Attached, bytes_of, safetensors_of, tensors, ticket_of
+from tests.tiers.tiering import pin, residence, send, tell, tier_status, told, wait_until_at, why
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from tests.conftest import MountFactory
+    from tests.mounting import Mount
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def mount(driver: str, mount_factory: MountFactory) -> Mount:
+    made = mount_factory(driver, config=HOT)
+    wait_for(lambda: tier_status(made, "hot")["note"] is None, lambda: tier_status(made, "hot"))
+    return made
+
+
+def wait_until_hot(*paths: Path) -> None:
+    for path in paths:
+        wait_for(
+            lambda path=path: told(path, "tier") == "hot",  # type: ignore[misc]  # bound at once
+            lambda path=path: (told(path, "tier"), residence(path), why(path)),  # type: ignore[misc]  # ditto
+        )
+
+
+def hot_status(mount: Mount) -> dict[str, Any]:
+    answer = call(mount.state, "hot")
+    assert isinstance(answer, dict)
+    return answer
+
+
+def lease_count(mount: Mount) -> int:
+    return int(hot_status(mount)["lease_count"])
+
+
+def test_a_pinned_file_is_on_the_device_and_equal_to_the_file(mount: Mount) -> None:
+    """`setfattr -n user.memfs.tier -v hot`; a program attaches to it and sees its tensors."""
+    path = mount.root / "model.safetensors"
+    path.write_bytes(safetensors_of(MIB))
+    assert ticket_of(path).resident is False
+    pin(path, "hot")
+    wait_until_hot(path)
+    assert residence(path).devices == ["CPU-0"]
+    assert (told(path, "pin"), why(path)["rule"]) == ("hot", "hot")
+    assert "3 tensors on CPU-0" in why(path)["detail"]
+    attached = Attached(path)
+    assert attached.tensors() == bytes_of(tensors(MIB))
+    assert attached.attachment.index.metadata == {"seed": "1"}
+    assert lease_count(mount) == 1
+    attached.close()
+    assert lease_count(mount) == 0
+    shown = tier_status(mount, "hot")
+    assert (shown["file_count"], shown["budget_bytes"]) == (1, 64 * MIB)
+    assert MIB <= shown["used_bytes"] < 2 * MIB
+    assert path.read_bytes() == safetensors_of(MIB)
+
+
+def test_unpinning_leaves_it_until_room_is_needed(mount: Mount) -> None:
+    """And a pin to another tier takes it away."""
+    path = mount.root / "model.safetensors"
+    path.write_bytes(safetensors_of(MIB))
+    pin(path, "hot")
+    wait_until_hot(path)
+    run_memfs("unpin", path)
+    wait_for(lambda: not hot_status(mount)["slabs"][0]["pinned"], lambda: hot_status(mount))
+    assert told(path, "tier") == "hot"
+    send("glacier", path)
+    wait_for(lambda: hot_status(mount)["slab_count"] == 0, lambda: hot_status(mount))
+    assert residence(path).devices == []
+    pin(path, "hot")
+    wait_until_hot(path)
+    assert "raw" in residence(path).forms
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"plain text " * 1000, "no tensors"),
+        (safetensors_of(5000)[:-3], "model.safetensors"),
+    ],
+)
+def test_what_is_no_tensors_is_einval_and_says_why(
+    mount: Mount, content: bytes, reason: str
+) -> None:
+    """And the pin that was in force stays."""
+    path = mount.root / "model.safetensors"
+    path.write_bytes(content)
+    pin(path, "warm")
+    assert error_of(lambda: pin(path, "hot")) == "EINVAL"
+    assert told(path, "pin") == "warm"
+    wait_until_at("warm", path)
+    assert error_of(lambda: pin(path, "hot")) == "EINVAL"
+    told_why = why(path)
+    assert told_why["rule"] == "not tensors"
+    assert reason in told_why["detail"]
+
+
+def test_a_header_is_checked_without_fetching_the_file(mount: Mount) -> None:
+    """Of a file in the object store too: that is a matter of a few frames."""
+    path = mount.root / "model.safetensors"
+    path.write_bytes(safetensors_of(MIB)[:-1])
+    send("glacier", path)
+    assert error_of(lambda: pin(path, "hot")) == "EINVAL"
+    assert residence(path).forms == ["remote"]
+
+
+def test_a_directory_sends_all_tensors_below_it(mount: Mount) -> None:
+    """Those that are none say so and stay where they are; new files follow."""
+    below = mount.root / "models" / "deep"
+    below.mkdir(parents=True)
+    (below / "a.safetensors").write_bytes(safetensors_of(50_000))
+    (below / "notes.txt").write_bytes(b"not tensors" * 100)
+    pin(mount.root / "models", "hot")
+    wait_until_hot(below / "a.safetensors")
+    wait_for(lambda: why(below / "notes.txt")["rule"] == "not tensors", "the reason")
+    assert told(below / "notes.txt", "tier") in ("warm", "cold")
+    np.save(below / "b.npy", np.arange(1000, dtype=np.float32))
+    wait_until_hot(below / "b.npy")
+
+
+def test_a_rewritten_file_is_a_new_generation(mount: Mount) -> None:
+    """Programs that have the old one mapped keep it; its memory goes with their leases."""
+    path = mount.root / "model.safetensors"
+    path.write_bytes(safetensors_of(MIB, seed=1))
+    pin(path, "hot")
+    wait_until_hot(path)
+    old = Attached(path)
+    with path.open("r+b") as file:
+        file.write(safetensors_of(MIB, seed=2))
+        assert told(path, "tier") != "hot"
+        assert error_of(lambda: os.getxattr(path, "user.memfs.lease")) == "ENODATA"
+    wait_until_hot(path)
+    new = Attached(path)
+    assert old.tensors() == bytes_of(tensors(MIB, seed=1))
+    assert new.tensors() == bytes_of(tensors(MIB, seed=2))
+    assert new.attachment.generation > old.attachment.generation
+    assert hot_status(mount)["slab_count"] == 2
+    old.close()
+    wait_for(lambda: hot_status(mount)["slab_count"] == 1, lambda: hot_status(mount))
+    new.close()
+
+
+def test_a_ticket_of_before_the_rewrite_opens_nothing(mount: Mount) -> None:
+    """It was for another generation."""
+    path = mount.root / "model.safetensors"
+    path.write_bytes(safetensors_of(MIB, seed=1))
+    pin(path, "hot")
+    wait_until_hot(path)
+    attached = Attached(path)
+    ticket = ticket_of(path)
+    path.write_bytes(safetensors_of(MIB, seed=2))
+    wait_until_hot(path)
+    with pytest.raises(HotMissError):
+        attached.client.attach(ticket.token)
+    with pytest.raises(NotPermittedError, match="used before"):
+        attached.client.attach(ticket.token, demand=True)
+    attached.close()
+
+
+def test_a_removed_file_leaves_the_device(mount: Mount) -> None:
+    """Within a round; who has it mapped keeps it."""
+    path = mount.root / "model.safetensors"
+    path.write_bytes(safetensors_of(MIB))
+    pin(path, "hot")
+    wait_until_hot(path)
+    attached = Attached(path)
+    path.unlink()
+    wait_for(lambda: hot_status(mount)["slabs"][0]["state"] == "doomed", lambda: hot_status(mount))
+    assert attached.tensors() == bytes_of(tensors(MIB))
+    attached.close()
+    wait_for(lambda: hot_status(mount)["slab_count"] == 0, lambda: hot_status(mount))
+
+
+def test_a_program_that_asks_gets_a_file_that_nobody_pinned(mount: Mount) -> None:
+    """It is loaded on demand, and can leave again; without asking it is a miss."""
+    path = mount.root / "model.npy"
+    np.save(path, np.arange(5000, dtype=np.int16))
+    send("glacier", path)
+    with pytest.raises(HotMissError):
+        Attached(path)
+    attached = Attached(path, demand=True)
+    assert attached.tensors() == {"array": np.arange(5000, dtype=np.int16).tobytes()}
+    assert "a program asked for it" in why(path)["detail"]
+    attached.close()
+    text = mount.root / "text"
+    text.write_bytes(b"text" * 100)
+    with pytest.raises(FormatError, match="text"):
+        Attached(text, demand=True)
+
+
+def test_a_precision_view_is_made_once_for_all_programs(mount: Mount) -> None:
+    """The file stays as it is."""
+    path = mount.root / "model.safetensors"
+    path.write_bytes(safetensors_of(MIB))
+    pin(path, "hot")
+    wait_until_hot(path)
+    first, second = (Attached(path, dtype="float16") for _ in range(2))
+    expected = {
+        name: array.astype(np.float16) if array.dtype == np.float32 else array
+        for name, array in tensors(MIB).items()
+    }
+    assert first.tensors() == second.tensors() == bytes_of(expected)
+    assert hot_status(mount)["slab_count"] == 2
+    assert first.attachment.report == {"cast_count": 1, "overflow_count": 0}
+    first.close()
+    second.close()
+    assert path.read_bytes() == safetensors_of(MIB)
+
+
+def test_a_full_tier_refuses_with_a_reason_and_loads_when_there_is_room(mount: Mount) -> None:
+    """Pinned files never push each other out; the file is served from disk meanwhile."""
+    paths = [mount.root / f"{number}.safetensors" for number in range(3)]
+    for number, path in enumerate(paths):
+        path.write_bytes(safetensors_of(25 * MIB, seed=number))
+        pin(path, "hot")
+        if number < 2:
+            wait_until_hot(path)
+    wait_for(lambda: "pending" in why(paths[2]), lambda: why(paths[2]))
+    pending = why(paths[2])["pending"]
+    assert pending["wanted"] == "hot"
+    assert "unpin others, close programs that hold tensors, or raise hot.size" in pending["reason"]
+    with pytest.raises(HotTierFullError):
+        Attached(paths[2], demand=True)
+    run_memfs("unpin", paths[0])
+    wait_until_hot(paths[1], paths[2])
+    wait_for(lambda: told(paths[0], "tier") != "hot", lambda: hot_status(mount))
+
+
+def test_a_snapshot_keeps_tensors_through_a_rewrite(mount: Mount) -> None:
+    """No copy is made, and dropping it gives the memory back."""
+    path = mount.root / "model.safetensors"
+    path.write_bytes(safetensors_of(MIB, seed=1))
+    pin(path, "hot")
+    wait_until_hot(path)
+    client = (attached := Attached(path)).client
+    attached.close()
+    assert client.snapshot("before", [ticket_of(path).token])["count"] == 1
+    path.write_bytes(safetensors_of(MIB, seed=2))
+    wait_until_hot(path)
+    old, new = Attached(path, snapshot="before"), Attached(path)
+    assert old.tensors() == bytes_of(tensors(MIB, seed=1))
+    assert new.tensors() == bytes_of(tensors(MIB, seed=2))
+    old.close()
+    new.close()
+    client.drop_snapshot("before")
+    wait_for(lambda: hot_status(mount)["slab_count"] == 1, lambda: hot_status(mount))
+
+
+def test_a_file_of_plain_numbers_says_what_it_is_by_xattrs(mount: Mount) -> None:
+    """`user.memfs.dtype` and `user.memfs.shape`; nonsense is EINVAL and changes nothing."""
+    path = mount.root / "numbers.bin"
+    numbers = np.arange(600, dtype=np.float32)
+    path.write_bytes(numbers.tobytes())
+    assert error_of(lambda: pin(path, "hot")) == "EINVAL"
+    for name, value in (("dtype", "float99"), ("shape", "20,x")):
+        assert error_of(lambda name=name, value=value: tell(path, name, value)) == "EINVAL"  # type: ignore[misc]  # bound at once
+        assert error_of(lambda name=name: told(path, name)) == "ENODATA"  # type: ignore[misc]  # ditto
+    tell(path, "dtype", "float32")
+    tell(path, "shape", "20,30")
+    pin(path, "hot")
+    wait_until_hot(path)
+    attached = Attached(path)
+    [tensor] = attached.attachment.index.tensors
+    assert (tensor.shape, list(attached.tensors().values())) == ((20, 30), [numbers.tobytes()])
+    attached.close()
+
+
+def test_who_may_not_read_a_file_gets_no_ticket_and_uses_no_other_ones(mount: Mount) -> None:
+    """The kernel checks the first, and the server by the kernel's word the second."""
+    path = mount.root / "model.safetensors"
+    path.write_bytes(safetensors_of(50_000))
+    path.chmod(0o600)
+    pin(path, "hot")
+    wait_until_hot(path)
+
+    def try_path() -> str | None:
+        return error_of(lambda: os.getxattr(path, "user.memfs.lease"))
+
+    assert run_as(ALICE, try_path) == "EACCES"
+    ticket = ticket_of(path)
+
+    def steal() -> str:
+        from memfs.hot.client import HotClient
+
+        try:
+            HotClient.connect(ticket.address, ticket.uid).attach(ticket.token)
+        except NotPermittedError as error:
+            return str(error)
+        return "attached"
+
+    assert f"of user 0, not of {ALICE.uid}" in run_as(ALICE, steal)
+    path.chmod(0o644)
+
+    def attach() -> bool:
+        attached = Attached(path)
+        same = attached.tensors() == bytes_of(tensors(50_000))
+        attached.close()
+        return same
+
+    assert run_as(ALICE, attach)
+
+
+def test_a_mapping_of_the_tensors_cannot_be_written(mount: Mount) -> None:
+    """Whoever tries is killed by the kernel; nobody else sees anything of it."""
+    path = mount.root / "model.safetensors"
+    path.write_bytes(safetensors_of(50_000))
+    pin(path, "hot")
+    wait_until_hot(path)
+    attached = Attached(path)
+    pid = os.fork()
+    if not pid:
+        import ctypes
+
+        ctypes.memset(attached.mapping.address, 0, 8)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.WTERMSIG(status) == signal.SIGSEGV
+    assert attached.tensors() == bytes_of(tensors(50_000))
+    attached.close()
+
+
+def test_prefetching_brings_files_into_the_hot_tier(mount: Mount) -> None:
+    """`memfs prefetch --tier hot`."""
+    paths = [mount.root / f"{number}.safetensors" for number in range(3)]
+    for number, path in enumerate(paths):
+        path.write_bytes(safetensors_of(50_000, seed=number))
+    call(mount.state, "prefetch", {"paths": [path.name for path in paths], "tier": "hot"})
+    wait_until_hot(*paths)
+
+
+def test_other_files_and_directories_have_no_ticket(mount: Mount) -> None:
+    """ENODATA, which programs take for: no hot tier here. It is not listed, and only tells."""
+    directory = mount.root / "directory"
+    directory.mkdir()
+    assert error_of(lambda: os.getxattr(directory, "user.memfs.lease")) == "ENODATA"
+    path = mount.root / "file"
+    path.write_bytes(b"x")
+    assert "user.memfs.lease" not in os.listxattr(path)
+    with pytest.raises(OSError, match="not permitted"):
+        tell(path, "lease", "x")
+    fd = os.open("/proc/self/status", os.O_RDONLY)
+    try:
+        assert read_ticket(fd) is None
+    finally:
+        os.close(fd)
+    ticket = json.loads(os.getxattr(path, "user.memfs.lease"))
+    assert ticket["kind"] == "cpu"
+
+
+def test_a_hot_tier_without_a_budget_is_refused(driver: str, mount_factory: MountFactory) -> None:
+    """Memory of a GPU is nothing to take without being told how much."""
+    with pytest.raises(AssertionError, match=r"hot\.devices needs hot\.size"):
+        mount_factory(driver, config='[hot]\ndevices = ["cpu"]\n')
