@@ -15,7 +15,7 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 packages=(fuse3 libfuse3-dev pkg-config gcc python3-dev python3-venv attr)
 extras=s3,pyfuse3
 if [[ ${1:-} == --tests ]]; then
-    packages+=(acl fio git lz4 rsync sqlite3 systemd util-linux zstd)
+    packages+=(acl dbench fio git lz4 rsync sqlite3 stress-ng systemd util-linux zstd)
     extras+=,gcs,azure,encryption,traces,hot,cuda,torch,dev
 elif [[ $# -gt 0 ]]; then
     fail "no option $1; see the head of $0"

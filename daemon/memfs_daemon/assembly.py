@@ -324,7 +324,7 @@ def _build_hot(
 
     supervisor = HotSupervisor(config, state_dir, board, look_at_all_pins)
     tier = HotTier(parts, moves, board, supervisor)
-    return _HotParts((HotMethods(supervisor, board),), (supervisor.run, tier.run))
+    return _HotParts((HotMethods(config, supervisor, board),), (supervisor.run, tier.run))
 
 
 def _open_engine(state_dir: Path, config: Config) -> SqliteEngine:

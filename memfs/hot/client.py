@@ -31,7 +31,7 @@ from memfs.hot.protocol import (
 from memfs.hot.tensors import load_index
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from memfs.hot.tensors import TensorIndex
 
@@ -141,7 +141,6 @@ class HotClient:
         *,
         dtype: str | None = None,
         layout: str | None = None,
-        snapshot: str | None = None,
         demand: bool = False,
         device: str | None = None,
         timeout_s: float = 30.0,
@@ -152,7 +151,6 @@ class HotClient:
             token: Of a ticket.
             dtype: Precision of its floats: one of `PRECISIONS`; None: as in the file.
             layout: `channels_last`; None: as in the file.
-            snapshot: As it was when this snapshot was made.
             demand: Have it loaded if it is not there, and wait.
             device: UUID, where it is to be loaded; None: the server chooses.
             timeout_s: Longest wait.
@@ -164,19 +162,48 @@ class HotClient:
             NotPermittedError: The token is spent.
             HotGoneError: The server has ended.
         """
-        packet = self._call(
+        return self._attach(
             {
                 "op": "attach",
                 "token": token,
                 "dtype": dtype,
                 "layout": layout,
-                "snapshot": snapshot,
                 "demand": demand,
                 "device": device,
                 "timeout_s": timeout_s,
             },
             timeout_s + REPLY_S,
         )
+
+    def attach_snapshot(
+        self, name: str, label: str, *, dtype: str | None = None, layout: str | None = None
+    ) -> Attachment:
+        """Lease a slab that a snapshot keeps.
+
+        Args:
+            name: Of the snapshot, which has to be the caller's.
+            label: What the slab was called when it was made.
+            dtype: As of `attach`.
+            layout: As of `attach`.
+
+        Raises:
+            HotMissError: There is no such snapshot, or it has no such slab.
+            NotPermittedError: It is another user's.
+            HotGoneError: The server has ended, and its snapshots with it.
+        """
+        return self._attach(
+            {
+                "op": "attach_snapshot",
+                "name": name,
+                "label": label,
+                "dtype": dtype,
+                "layout": layout,
+            },
+            REPLY_S,
+        )
+
+    def _attach(self, message: dict[str, object], timeout_s: float) -> Attachment:
+        packet = self._call(message, timeout_s)
         fds = packet.take_fds()
         with contextlib.ExitStack() as undo:
             for fd in fds:
@@ -185,16 +212,16 @@ class HotClient:
                 raise ProtocolError("the hot server sent no slab")
             slab_fd, index_fd = fds
             index = load_index(json.loads(os.pread(index_fd, os.fstat(index_fd).st_size, 0)))
-            message = packet.message
+            answer = packet.message
             attachment = Attachment(
-                lease=_number(message, "lease"),
-                kind=str(message["kind"]),
-                uuid=str(message["uuid"]),
-                size_bytes=_number(message, "size_bytes"),
+                lease=_number(answer, "lease"),
+                kind=str(answer["kind"]),
+                uuid=str(answer["uuid"]),
+                size_bytes=_number(answer, "size_bytes"),
                 slab_fd=slab_fd,
                 index=index,
-                generation=_number(message, "generation"),
-                report=dict(message["report"]),  # type: ignore[call-overload]  # checked by use
+                generation=_number(answer, "generation"),
+                report=dict(answer["report"]),  # type: ignore[call-overload]  # checked by use
             )
             undo.pop_all()
         os.close(index_fd)
@@ -209,17 +236,21 @@ class HotClient:
         """Return budgets, slabs and counters of the server."""
         return self._call({"op": "stats"}).message
 
-    def snapshot(self, name: str, tokens: Sequence[str]) -> dict[str, object]:
+    def snapshot(self, name: str, tokens: Mapping[str, str]) -> dict[str, object]:
         """Keep the slabs of files as they are, whatever becomes of the files.
 
         Args:
             name: Added to it if it exists and is the caller's.
-            tokens: One a file; all of them are in the hot tier.
+            tokens: Of files in the hot tier, by labels of the caller's choice.
 
         Returns:
             `count` and `size_bytes`.
+
+        Raises:
+            HotMissError: One is not in the hot tier; nothing is kept.
+            NotPermittedError: The snapshot is another user's.
         """
-        return self._call({"op": "snapshot", "name": name, "tokens": list(tokens)}).message
+        return self._call({"op": "snapshot", "name": name, "tokens": dict(tokens)}).message
 
     def drop_snapshot(self, name: str) -> None:
         """Let the slabs of a snapshot go."""
@@ -272,10 +303,15 @@ def client_for(ticket: Ticket) -> HotClient:
     Raises:
         HotGoneError: Nobody serves there.
     """
+    return client_at(ticket.address, ticket.uid)
+
+
+def client_at(address: str, uid: int) -> HotClient:
+    """Return this process's connection to a server; see `HotClient.connect`."""
     with _clients_lock:
-        client = _clients.get(ticket.address)
+        client = _clients.get(address)
         if client is None or client.closed:
-            client = _clients[ticket.address] = HotClient.connect(ticket.address, ticket.uid)
+            client = _clients[address] = HotClient.connect(address, uid)
         return client
 
 

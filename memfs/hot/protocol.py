@@ -49,6 +49,12 @@ class HotMissError(MemfsError):
     errno = errno.ENOENT
 
 
+class HotTimeoutError(HotMissError):
+    """The tensors were not on a device in time; they may be later."""
+
+    errno = errno.ETIMEDOUT
+
+
 class HotGoneError(MemfsError):
     """The hot server has ended or closed the connection; tensors that are mapped stay readable."""
 
@@ -59,6 +65,7 @@ ERRORS: Mapping[str, type[MemfsError]] = {
     "format": FormatError,
     "full": HotTierFullError,
     "device": DeviceError,
+    "late": HotTimeoutError,
     "miss": HotMissError,
     "denied": NotPermittedError,
     "unsupported": NotSupportedError,

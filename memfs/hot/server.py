@@ -25,6 +25,7 @@ from memfs.hot.pool import EntryState, SlabKey
 from memfs.hot.protocol import (
     HotGoneError,
     HotMissError,
+    HotTimeoutError,
     Packet,
     ProtocolError,
     error_reply,
@@ -63,6 +64,14 @@ class _Waiting(NamedTuple):
     """Why it is not, if it is not."""
 
 
+class _Snapshot(NamedTuple):
+    """Slabs that are kept, by what their owner calls them."""
+
+    uid: int
+    """Whose it is: only this user, and root, get at it."""
+    keys: dict[str, SlabKey]
+
+
 class _Connection:
     """One program."""
 
@@ -89,8 +98,7 @@ class HotServer:
         self._daemon_lock = trio.Lock()
         self._lease_numbers = itertools.count(1)
         self._waiting: dict[tuple[int, int], _Waiting] = {}
-        self._snapshots: dict[str, int] = {}
-        """Who made each snapshot, by name."""
+        self._snapshots: dict[str, _Snapshot] = {}
         self._daemon_calls: dict[str, Callable[[Packet], Awaitable[dict[str, object]]]] = {
             "load": self._load,
             "publish": self._publish,
@@ -238,6 +246,7 @@ class HotServer:
             "release": self._release,
             "stats": self._program_stats,
             "snapshot": self._snapshot,
+            "attach_snapshot": self._attach_snapshot,
             "drop_snapshot": self._drop_snapshot,
         }
         fds: list[int] = []
@@ -265,23 +274,36 @@ class HotServer:
         layout = _layout(message)
         with trio.move_on_after(min(WAIT_S_MAX, float(str(message["timeout_s"])))) as waited:
             base = await self._base(claim, message)
-            resident = await self._loader.variant(base, layout)
-            # Nothing suspends from here to the lease.
-            lease, fds = self._lease(connection, resident)
-        if waited.cancelled_caught:
-            raise HotMissError(f"inode {claim.ino} was not loaded in time")
-        entry = resident.entry
-        reply: dict[str, object] = {
-            "lease": lease,
-            "kind": self._loader.device(entry).kind,
-            "uuid": entry.device,
-            "size_bytes": resident.slab.size_bytes,
-            "generation": entry.key.generation,
-            "report": resident.report._asdict(),
-        }
-        return reply, fds
+            # Nothing suspends between the view and its lease.
+            return self._lease(connection, await self._loader.variant(base, layout))
+        assert waited.cancelled_caught, "only the deadline leads here"
+        raise HotTimeoutError(f"inode {claim.ino} was not loaded in time")
 
-    def _lease(self, connection: _Connection, resident: Resident) -> tuple[int, list[int]]:
+    async def _attach_snapshot(
+        self, connection: _Connection, message: dict[str, object]
+    ) -> tuple[dict[str, object], list[int]]:
+        if len(connection.leases) >= LEASES_A_CONNECTION_MAX:
+            raise ProtocolError("too many leases on one connection")
+        name, label = str(message["name"]), str(message["label"])
+        key = self._own_snapshot(connection, name).keys.get(label)
+        entry = None if key is None else self._pool.get(key)
+        if entry is None:
+            raise HotMissError(f"snapshot {name!r} has nothing that is called {label!r}")
+        base = self._loader.resident(entry)
+        return self._lease(connection, await self._loader.variant(base, _layout(message)))
+
+    def _own_snapshot(self, connection: _Connection, name: str) -> _Snapshot:
+        snapshot = self._snapshots.get(name)
+        if snapshot is None:
+            raise HotMissError(f"there is no snapshot {name!r}")
+        if connection.uid not in (0, snapshot.uid):
+            raise NotPermittedError(f"snapshot {name!r} is another user's")
+        return snapshot
+
+    def _lease(
+        self, connection: _Connection, resident: Resident
+    ) -> tuple[dict[str, object], list[int]]:
+        """Return the reply to an attachment, with the descriptors of slab and index."""
         slab_fd = resident.slab.export()
         try:
             index_fd = _index_fd(json.dumps(dump_index(resident.tensors)).encode())
@@ -292,17 +314,19 @@ class HotServer:
         self._pool.attach(resident.entry)
         connection.leases[lease] = resident.entry
         self.attach_count += 1
-        return lease, [slab_fd, index_fd]
+        entry = resident.entry
+        reply: dict[str, object] = {
+            "lease": lease,
+            "kind": self._loader.device(entry).kind,
+            "uuid": entry.device,
+            "size_bytes": resident.slab.size_bytes,
+            "generation": entry.key.generation,
+            "report": resident.report._asdict(),
+        }
+        return reply, [slab_fd, index_fd]
 
     async def _base(self, claim: Claim, message: dict[str, object]) -> Resident:
         """Return the slab of a file as it is, waiting for it if that is asked for."""
-        snapshot = message.get("snapshot")
-        if snapshot is not None:
-            for entry in self._pool.of_inode(claim.ino):
-                plain = not entry.key.dtype and not entry.key.layout
-                if plain and str(snapshot) in entry.snapshots:
-                    return self._loader.resident(entry)
-            raise HotMissError(f"snapshot {snapshot!r} does not have inode {claim.ino}")
         key = SlabKey(claim.ino, claim.generation)
         entry_now = self._pool.get(key)
         if entry_now is None or entry_now.state != EntryState.READY:
@@ -356,33 +380,31 @@ class HotServer:
         self, connection: _Connection, message: dict[str, object]
     ) -> tuple[dict[str, object], list[int]]:
         name, tokens = str(message["name"]), message["tokens"]
-        if not isinstance(tokens, list):
-            raise ProtocolError("tokens: not a list")
-        if self._snapshots.get(name, connection.uid) != connection.uid:
-            raise NotPermittedError(f"snapshot {name!r} is another user's")
-        if name not in self._snapshots and len(self._snapshots) >= SNAPSHOT_COUNT_MAX:
+        if not isinstance(tokens, dict):
+            raise ProtocolError("tokens: not tokens by labels")
+        if name in self._snapshots:
+            self._own_snapshot(connection, name)
+        elif len(self._snapshots) >= SNAPSHOT_COUNT_MAX:
             raise NotPermittedError(f"there are {SNAPSHOT_COUNT_MAX} snapshots already")
-        claims = [self._gate.redeem(str(token), connection.uid) for token in tokens]
-        found = []
-        for claim in claims:
+        found: dict[str, Entry] = {}
+        for label, token in tokens.items():
+            claim = self._gate.redeem(str(token), connection.uid)
             entry = self._pool.get(SlabKey(claim.ino, claim.generation))
             if entry is None or entry.state != EntryState.READY:
-                raise HotMissError(f"inode {claim.ino} is not in the hot tier")
-            found.append(entry)
-        for entry in found:
+                raise HotMissError(f"{label} (inode {claim.ino}) is not in the hot tier")
+            found[label] = entry
+        snapshot = self._snapshots.setdefault(name, _Snapshot(connection.uid, {}))
+        for label, entry in found.items():
             self._pool.keep(entry, name)
-        self._snapshots[name] = connection.uid
-        return {"size_bytes": sum(entry.size_bytes for entry in found), "count": len(found)}, []
+            snapshot.keys[label] = entry.key
+        size_bytes = sum(entry.size_bytes for entry in found.values())
+        return {"size_bytes": size_bytes, "count": len(found)}, []
 
     async def _drop_snapshot(
         self, connection: _Connection, message: dict[str, object]
     ) -> tuple[dict[str, object], list[int]]:
         name = str(message["name"])
-        owner = self._snapshots.get(name)
-        if owner is None:
-            raise HotMissError(f"there is no snapshot {name!r}")
-        if connection.uid not in (0, owner):
-            raise NotPermittedError(f"snapshot {name!r} is another user's")
+        self._own_snapshot(connection, name)
         del self._snapshots[name]
         self._loader.forget_snapshot(name)
         return {}, []

@@ -59,11 +59,12 @@ def ticket_of(path: Path) -> Ticket:
 class Attached:
     """A slab that is attached to and mapped, until `close`."""
 
-    def __init__(self, path: Path, **wishes: object) -> None:
+    def __init__(self, path: Path, attachment: Attachment | None = None, **wishes: object) -> None:
         ticket = ticket_of(path)
         self.client: HotClient = client_for(ticket)
-        self.attachment: Attachment = self.client.attach(ticket.token, **wishes)  # type: ignore[arg-type]  # as the test says
-        attachment = self.attachment
+        if attachment is None:
+            attachment = self.client.attach(ticket.token, **wishes)  # type: ignore[arg-type]  # as the test says
+        self.attachment = attachment
         self.mapping = map_slab(
             attachment.kind,
             attachment.uuid,

@@ -12,9 +12,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import trio
-from memfs.hot.devices.opening import open_devices
 
 from memfs.errors import MemfsError
+from memfs.hot.devices.opening import open_devices
 from memfs.hot.loading import Loader
 from memfs.hot.pool import DeviceBudget, Pool
 from memfs.hot.protocol import HotGoneError, error_reply, receive_async, send_async

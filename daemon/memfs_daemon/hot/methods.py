@@ -12,6 +12,7 @@ from memfs.hot.protocol import HotGoneError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from memfs.config import HotConfig
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Method
     from memfs.hot.board import HotBoard
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 class HotMethods:
     """Answers `hot`."""
 
-    def __init__(self, supervisor: HotSupervisor, board: HotBoard) -> None:
+    def __init__(self, config: HotConfig, supervisor: HotSupervisor, board: HotBoard) -> None:
+        self._config = config
         self._supervisor = supervisor
         self._board = board
 
@@ -31,10 +33,15 @@ class HotMethods:
 
     async def hot(self) -> JsonValue:
         """Return devices, slabs and counters; `note` says why there are none."""
+        server = self._board.server
         answer: dict[str, object] = {
+            "address": None if server is None else server.address,
+            "uid": None if server is None else server.uid,
             "note": self._board.note,
             "pid": self._supervisor.pid,
             "start_count": self._supervisor.start_count,
+            "high_watermark": self._config.high_watermark,
+            "low_watermark": self._config.low_watermark,
         }
         try:
             stats = await self._supervisor.call("stats")

@@ -1,0 +1,85 @@
+"""Datasets: a directory of tensor files, one file an item.
+
+Invariant: an item is loaded in the process that asks for it; a dataset that is pickled or forked
+carries paths and nothing that is open.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import Dataset
+
+from memfs.control.client import ControlError
+from memfs.torch.loading import load
+from memfs.torch.tiers import prefetch
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Sequence
+
+    import torch
+
+    from memfs.torch.tiers import PrefetchJob
+
+log = logging.getLogger(__name__)
+
+
+class TensorDirectory(Dataset[Any]):
+    """The tensor files below a directory, sorted by path.
+
+    Args:
+        root: On memfs or not.
+        pattern: Of the files, as `pathlib.Path.glob` takes it.
+        transform: Applied to the dictionary of each file; must pickle for workers that are spawned.
+        device: Where items are; workers of a DataLoader return CPU tensors.
+        lookahead: Files that `__getitems__` has brought near beyond those that it loads.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        pattern: str = "**/*.safetensors",
+        transform: Callable[[dict[str, torch.Tensor]], Any] | None = None,
+        device: str = "cpu",
+        lookahead: int = 32,
+    ) -> None:
+        self.root = Path(root)
+        self.paths = [str(path) for path in sorted(self.root.glob(pattern)) if path.is_file()]
+        if not self.paths:
+            raise FileNotFoundError(f"no file below {self.root} matches {pattern}")
+        self.transform = transform
+        self.device = device
+        self.lookahead = lookahead
+
+    def __len__(self) -> int:
+        """Return how many files there are."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return the tensors of one file, transformed; a copy of the caller's own."""
+        # Batches are sent between processes, and trained on: neither suits read-only memory.
+        tensors = load(self.paths[index], device=self.device, share=False)
+        return tensors if self.transform is None else self.transform(tensors)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return several items; a DataLoader asks for a batch by one call."""
+        return [self[index] for index in indices]
+
+    def hint(self, indices: Iterable[int]) -> PrefetchJob | None:
+        """Tell memfs the order in which items will be used.
+
+        Args:
+            indices: A sampler, or a list.
+
+        Returns:
+            What is being fetched; None where memfs may not be told.
+        """
+        try:
+            return prefetch([self.paths[index] for index in indices])
+        except ControlError as error:
+            log.warning("%s: no hints: %s", self.root, error)
+            return None

@@ -1,0 +1,69 @@
+"""The mount behind a path, and its daemon.
+
+Invariant: paths that go to the daemon are those of the mount's root on.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.control.client import call
+from memfs.linux.mounts import list_mounts
+from memfs.types import FILESYSTEM_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from memfs.control.protocol import JsonValue
+
+
+class TensorMount(NamedTuple):
+    """A mount of memfs."""
+
+    root: Path
+    state_dir: Path
+
+    def inner(self, path: str | os.PathLike[str]) -> str:
+        """Return a path as the daemon knows it.
+
+        Raises:
+            ValueError: It is not on this mount.
+        """
+        return str(Path(os.path.abspath(path)).relative_to(self.root))
+
+    def call(self, method: str, timeout_s: float = 30.0, **params: JsonValue) -> Any:
+        """Call the daemon.
+
+        Raises:
+            ControlError: It refuses, does not answer, or may not be spoken to.
+        """
+        return call(self.state_dir, method, params, timeout_s=timeout_s)
+
+
+def mount_of(path: str | os.PathLike[str]) -> TensorMount | None:
+    """Return the mount that a path is on; None if that is not memfs."""
+    place = Path(os.path.abspath(path))
+    above = {place, *place.parents}
+    candidates = [each for each in list_mounts() if each.mountpoint in above]
+    # Of two at one directory the later covers the earlier; max() would return the earlier.
+    found = max(reversed(candidates), key=lambda each: len(each.mountpoint.parts))
+    if found.type != FILESYSTEM_TYPE:
+        return None
+    return TensorMount(found.mountpoint, Path(found.source))
+
+
+def by_mount(paths: Iterable[str | os.PathLike[str]]) -> dict[TensorMount, list[str]]:
+    """Return paths by their mounts, as the daemons know them; others are left out."""
+    found: dict[TensorMount, list[str]] = {}
+    mounts: dict[str, TensorMount | None] = {}
+    for path in paths:
+        parent = os.path.dirname(os.path.abspath(path))
+        if parent not in mounts:
+            mounts[parent] = mount_of(path)
+        mount = mounts[parent]
+        if mount is not None:
+            found.setdefault(mount, []).append(mount.inner(path))
+    return found

@@ -1,0 +1,110 @@
+"""Saving: a dictionary of tensors as a safetensors file, whole or not at all.
+
+Invariant: under the path there is the former file or the whole new one, whatever happens meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+import torch
+
+from memfs.hot.formats.safetensors import NewTensor, build_header
+from memfs.torch.dtypes import memfs_type
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_TIER_XATTR = "user.memfs.tier"
+
+WRITE_BYTES = 64 << 20
+"""Bytes of one write(2): of a tensor on a GPU so much is in host memory at a time. Guess."""
+
+
+def save(
+    tensors: Mapping[str, torch.Tensor],
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    tier: str | None = None,
+    fsync: bool = False,
+) -> None:
+    """Write tensors to a file, by way of a temporary one beside it.
+
+    Args:
+        tensors: By name; dense, on any device. They are written row-major, each of its own.
+        path: The new file; one that is there is replaced, its permissions are kept.
+        metadata: Texts for the header.
+        tier: Pin the file to it: `hot`, `warm`, `cold` or `glacier`; only on memfs.
+        fsync: Return when the file and its name are on stable storage.
+
+    Raises:
+        ValueError: A tensor cannot be stored: sparse, quantized, without memory.
+        OSError: The file cannot be written; nothing is left of it.
+    """
+    target = os.fspath(path)
+    directory, name = os.path.split(target)
+    new = [
+        NewTensor(key, memfs_type(_checked(key, tensor).dtype), tuple(tensor.shape))
+        for key, tensor in tensors.items()
+    ]
+    header, ordered = build_header(new, metadata)
+    temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(4)}.tmp")
+    mode = 0o666
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(target).st_mode & 0o777
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        try:
+            _write(fd, memoryview(header))
+            for each in ordered:
+                _write_tensor(fd, tensors[each.name])
+            if tier is not None:
+                # Before the rename: a pin that is refused leaves the former file as it was.
+                os.setxattr(fd, _TIER_XATTR, tier.encode())
+            if fsync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if fsync:
+        _sync_directory(directory or ".")
+
+
+def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"{name!r} is no tensor but {type(tensor).__name__}")
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        raise ValueError(f"{name!r} is {tensor.layout}: only dense tensors can be stored")
+    if tensor.is_meta:
+        raise ValueError(f"{name!r} has no memory (meta device)")
+    return tensor
+
+
+def _write_tensor(fd: int, tensor: torch.Tensor) -> None:
+    flat = tensor.detach().contiguous().reshape(-1)
+    step = max(1, WRITE_BYTES // max(1, flat.element_size()))
+    for begin in range(0, flat.numel(), step):
+        piece = flat[begin : begin + step].cpu()
+        _write(fd, piece.view(torch.uint8).numpy().data)
+
+
+def _write(fd: int, data: memoryview) -> None:
+    done = 0
+    while done < len(data):
+        done += os.write(fd, data[done:])
+
+
+def _sync_directory(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

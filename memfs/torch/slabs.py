@@ -1,0 +1,151 @@
+"""Slabs of the hot tier in this process: attached, mapped, and given back with their last tensor.
+
+Invariant: a lease ends when no tensor of its slab is left in the process that took it, or with the
+process.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from memfs.hot.client import client_for, read_ticket
+from memfs.hot.devices.opening import map_slab
+from memfs.torch.borrowing import borrow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memfs.hot.client import Attachment, HotClient, Ticket
+    from memfs.hot.devices.device import SlabMapping
+    from memfs.hot.tensors import TensorIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """A slab that is mapped."""
+
+    base: torch.Tensor
+    """Shape `(n,)`, dtype uint8."""
+    tensors: TensorIndex
+    generation: int
+    uuid: str
+    report: Mapping[str, object]
+
+
+def ticket_for(fd: int, device: torch.device) -> Ticket | None:
+    """Return the ticket of an open file if the hot tier can serve a device; None if it cannot."""
+    ticket = read_ticket(fd)
+    if ticket is None or ticket.kind != device.type:
+        return None
+    if ticket.kind == "cuda" and _uuid_of(device) not in ticket.uuids:
+        return None
+    return ticket
+
+
+def attach(
+    ticket: Ticket,
+    device: torch.device,
+    *,
+    precision: str | None = None,
+    layout: str | None = None,
+    demand: bool = False,
+    private: bool = False,
+    timeout_s: float = 30.0,
+) -> Slab:
+    """Attach to a file and map it.
+
+    Args:
+        ticket: Of `ticket_for`; it is spent by this.
+        device: Where its tensors are to be.
+        precision: Of its floats; None: as in the file.
+        layout: `channels_last`; None: as in the file.
+        demand: Have it loaded if need be.
+        private: Writable, copy-on-write; on a GPU it is cloned instead.
+        timeout_s: Longest wait.
+
+    Raises:
+        MemfsError: As of `HotClient.attach`, and `DeviceError`.
+    """
+    client = client_for(ticket)
+    attachment = client.attach(
+        ticket.token,
+        dtype=precision,
+        layout=layout,
+        demand=demand,
+        device=_uuid_of(device) if device.type == "cuda" else None,
+        timeout_s=timeout_s,
+    )
+    return _mapped(client, attachment, device, private=private)
+
+
+def attach_snapshot(
+    client: HotClient,
+    device: torch.device,
+    name: str,
+    label: str,
+    *,
+    precision: str | None = None,
+    layout: str | None = None,
+    private: bool = False,
+) -> Slab:
+    """Attach to what a snapshot keeps and map it; see `attach`.
+
+    Raises:
+        MemfsError: As of `HotClient.attach_snapshot`, and `DeviceError`.
+    """
+    attachment = client.attach_snapshot(name, label, dtype=precision, layout=layout)
+    return _mapped(client, attachment, device, private=private)
+
+
+def _mapped(
+    client: HotClient, attachment: Attachment, device: torch.device, *, private: bool
+) -> Slab:
+    on_cpu = attachment.kind == "cpu"
+    try:
+        mapping = map_slab(
+            attachment.kind,
+            attachment.uuid,
+            attachment.slab_fd,
+            attachment.size_bytes,
+            private=private and on_cpu,
+        )
+    except BaseException:
+        client.release(attachment.lease)
+        raise
+    giving_back = _GivingBack(client, attachment, mapping, device)
+    base = borrow(mapping.address, mapping.size_bytes, device, giving_back)
+    if private and not on_cpu:
+        base = base.clone()
+    return Slab(base, attachment.index, attachment.generation, attachment.uuid, attachment.report)
+
+
+class _GivingBack:
+    """Unmaps a slab and ends its lease, in the process that took it."""
+
+    def __init__(
+        self, client: HotClient, attachment: Attachment, mapping: SlabMapping, device: torch.device
+    ) -> None:
+        self._client = client
+        self._lease = attachment.lease
+        self._mapping = mapping
+        self._device = device
+        self._pid = os.getpid()
+
+    def __call__(self) -> None:
+        if os.getpid() != self._pid:
+            # The mapping and the lease are the parent's; this process's copy goes with it.
+            return
+        if self._device.type == "cuda":
+            # Kernels that use it may be queued still; foreign memory is not ordered by streams.
+            torch.cuda.synchronize(self._device)
+        self._mapping.unmap()
+        self._client.release(self._lease)
+
+
+def _uuid_of(device: torch.device) -> str:
+    """Return the UUID of a CUDA device as nvidia-smi prints it."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"

@@ -1,0 +1,256 @@
+"""Tiers of files, as training programs steer them: pins, prefetching, and what is where.
+
+Invariant: what is told is read from memfs when it is asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memfs.control.client import ControlError
+from memfs.torch.errors import DeviceUnavailableError, FormatError, HotTierFullError
+from memfs.torch.files import TensorFile
+from memfs.torch.loading import report_of
+from memfs.torch.mounts import by_mount, mount_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from memfs.torch.mounts import TensorMount
+
+POLL_S = 0.05
+PATHS_A_CALL = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """Where a file is."""
+
+    tier: str | None
+    """`hot`, `warm`, `cold` or `glacier`; None: it is not on memfs."""
+    pinned: str | None
+    """The pin in force, own or inherited; None: there is none."""
+    generation: int | None
+    """Counts how often it was rewritten; None: no hot tier is configured."""
+    nbytes: int
+    """Size of the file."""
+    devices: tuple[str, ...]
+    """UUIDs of the devices that have it."""
+    leases: int | None
+    """Programs that have its tensors mapped from a device; None: it may not be asked."""
+    source: str | None
+    """Where this process's last load took it from: `hot`, `mapped`, `pipeline`, `read`; None: it
+    has loaded none."""
+    why: str | None
+    """Why it is where it is, as one sentence."""
+
+
+def info(path: str | os.PathLike[str]) -> FileInfo:
+    """Return where a file is.
+
+    Raises:
+        OSError: As of open(2).
+    """
+    report = report_of(path)
+    with TensorFile(path) as file:
+        nbytes = os.fstat(file.fd).st_size
+        tier = _xattr(file.fd, "tier")
+        pin_now = _xattr(file.fd, "pin")
+        residency = json.loads(_xattr(file.fd, "residency") or "{}")
+        why = json.loads(_xattr(file.fd, "why") or "{}")
+        ticket = json.loads(_xattr(file.fd, "lease") or "{}")
+        ino = os.fstat(file.fd).st_ino
+    return FileInfo(
+        tier=tier,
+        pinned=None if pin_now == "auto" else pin_now,
+        generation=ticket.get("generation"),
+        nbytes=nbytes,
+        devices=tuple(residency.get("devices", ())),
+        leases=_leases(path, ino),
+        source=None if report is None else report.source,
+        why=why.get("detail"),
+    )
+
+
+def stats(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return devices, slabs and counters of the hot tier of a mount.
+
+    Args:
+        path: Anything on it.
+
+    Raises:
+        DeviceUnavailableError: It is not on memfs, or its daemon may not be asked.
+    """
+    mount = mount_of(path)
+    if mount is None:
+        raise DeviceUnavailableError(f"{os.fspath(path)} is not on a mount of memfs")
+    try:
+        answer: dict[str, Any] = mount.call("hot")
+    except ControlError as error:
+        raise DeviceUnavailableError(f"{os.fspath(path)}: {error}") from None
+    return answer
+
+
+def pin(path: str | os.PathLike[str], *, tier: str = "hot", priority: int | None = None) -> None:
+    """Send a file, or all below a directory, to a tier and keep it there.
+
+    Args:
+        path: On memfs.
+        tier: `hot`, `warm`, `cold` or `glacier`.
+        priority: 0 to 100; higher ones leave a full tier last. None: as it is.
+
+    Raises:
+        FormatError: `hot`, and the file holds no tensors; the reason is in the message.
+        DeviceUnavailableError: `hot`, and the mount has no such tier.
+        OSError: As of setxattr(2).
+    """
+    name = os.fspath(path)
+    if priority is not None:
+        os.setxattr(name, "user.memfs.priority", str(priority).encode())
+    try:
+        os.setxattr(name, "user.memfs.tier", tier.encode())
+    except OSError as error:
+        if tier == "hot" and error.errno == errno.EINVAL:
+            why = json.loads(os.getxattr(name, "user.memfs.why"))
+            raise FormatError(str(why.get("detail", error))) from None
+        if tier == "hot" and error.errno == errno.ENOTSUP:
+            raise DeviceUnavailableError(
+                f"{name}: no hot tier here; mount with hot.devices and hot.size"
+            ) from None
+        raise
+
+
+def unpin(path: str | os.PathLike[str]) -> None:
+    """Let memfs choose the tier of a file again; nothing happens if it had no pin of its own.
+
+    Raises:
+        OSError: As of removexattr(2).
+    """
+    try:
+        os.removexattr(path, "user.memfs.tier")
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+
+
+def wait_hot(path: str | os.PathLike[str], timeout: float = 60.0) -> None:
+    """Return when a file that is pinned hot is on a device.
+
+    Raises:
+        HotTierFullError: It waits for room.
+        TimeoutError: It was not there in time.
+    """
+    deadline_s = time.monotonic() + timeout
+    while (_tier := os.getxattr(path, "user.memfs.tier")) != b"hot":
+        why = json.loads(os.getxattr(path, "user.memfs.why"))
+        pending = why.get("pending")
+        if (
+            pending is not None
+            and pending["wanted"] == "hot"
+            and "fit nowhere" in pending["reason"]
+        ):
+            raise HotTierFullError(f"{os.fspath(path)}: {pending['reason']}")
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"{os.fspath(path)} is {_tier.decode()} after {timeout:g} s: {why}")
+        time.sleep(POLL_S)
+
+
+class PrefetchJob:
+    """Files that are being brought near, in order.
+
+    Args:
+        jobs: Mounts with the numbers of their lists.
+    """
+
+    def __init__(self, jobs: dict[TensorMount, int]) -> None:
+        self._jobs = jobs
+
+    def progress(self) -> list[dict[str, Any]]:
+        """Return how far each mount is; see `memfs prefetch --json`."""
+        return [mount.call("prefetch_progress", job=job) for mount, job in self._jobs.items()]
+
+    @property
+    def done(self) -> bool:
+        """True if nothing is left to do."""
+        return all(progress["ended"] for progress in self.progress())
+
+    @property
+    def failed_count(self) -> int:
+        """Files that could not be fetched so far."""
+        return sum(progress["failed_count"] for progress in self.progress())
+
+    def wait(self, timeout: float = 600.0) -> None:
+        """Return when nothing is left to do.
+
+        Raises:
+            TimeoutError: That takes longer; the reason is in the message.
+        """
+        deadline_s = time.monotonic() + timeout
+        while not self.done:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"not fetched within {timeout:g} s: {self.progress()}")
+            time.sleep(POLL_S)
+
+    def cancel(self) -> None:
+        """Forget what waits; what was fetched stays."""
+        for mount, job in self._jobs.items():
+            mount.call("prefetch_cancel", job=job)
+
+
+def prefetch(
+    paths: Iterable[str | os.PathLike[str]], *, tier: str = "warm", wait: bool = False
+) -> PrefetchJob:
+    """Have files brought near in the order in which they will be used.
+
+    Args:
+        paths: Those that are not on memfs are passed over.
+        tier: `warm`: into RAM as far as that has room; `cold`: onto the local disk; `hot`: onto a
+            device.
+        wait: Return when all are there.
+
+    Raises:
+        ControlError: The daemon refuses, or may not be asked by this user.
+    """
+    jobs: dict[TensorMount, int] = {}
+    for mount, inner in by_mount(paths).items():
+        at = 0
+        while at < len(inner):
+            answer = mount.call(
+                "prefetch",
+                paths=list(inner[at : at + PATHS_A_CALL]),
+                tier=tier,
+                job=jobs.get(mount),
+            )
+            jobs[mount] = answer["job"]
+            at += answer["taken_count"]
+            if not answer["taken_count"]:
+                # The list is full: it goes on as it is worked off.
+                time.sleep(POLL_S)
+    job = PrefetchJob(jobs)
+    if wait:
+        job.wait()
+    return job
+
+
+def _xattr(fd: int, name: str) -> str | None:
+    try:
+        return os.getxattr(fd, f"user.memfs.{name}").decode()
+    except OSError:
+        return None
+
+
+def _leases(path: str | os.PathLike[str], ino: int) -> int | None:
+    mount = mount_of(path)
+    if mount is None:
+        return None
+    try:
+        answer = mount.call("hot")
+    except ControlError:
+        return None
+    return sum(int(slab["leases"]) for slab in answer.get("slabs", ()) if slab["ino"] == ino)
