@@ -25,7 +25,10 @@ LOG_COUNT_KEPT = 3
 """Older logs that are kept."""
 
 
-class _Formatter(logging.Formatter):
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class LogFormatter(logging.Formatter):
     """Times in UTC, with milliseconds (RFC 3339)."""
 
     @staticmethod
@@ -49,7 +52,7 @@ def start_logging(state_dir: Path, *, foreground: bool, debug: bool) -> None:
     Raises:
         OSError: The file cannot be opened.
     """
-    formatter = _Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    formatter = LogFormatter(LOG_FORMAT)
     file = logging.handlers.RotatingFileHandler(
         state_dir / LOG_NAME,
         maxBytes=LOG_BYTES_MAX,

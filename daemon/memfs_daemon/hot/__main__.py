@@ -20,6 +20,7 @@ from memfs.hot.pool import DeviceBudget, Pool
 from memfs.hot.protocol import HotGoneError, error_reply, receive_async, send_async
 from memfs.hot.server import HotServer, listen
 from memfs.hot.tokens import Gate
+from memfs_daemon.logs import LOG_FORMAT, LogFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,9 +34,9 @@ DAEMON_FD = 0
 
 def main() -> None:
     """Serve until the daemon is gone."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter(LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     # The daemon decides when it ends: a Ctrl-C at the terminal is meant for that.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     trio.run(_serve)

@@ -116,9 +116,12 @@ class Device(Protocol):
 class SlabMapping(Protocol):
     """A slab of another process, readable in this one."""
 
-    address: int
-    """Where its first byte is, in the address space of its kind of device."""
     size_bytes: int
+
+    @property
+    def address(self) -> int:
+        """Where its first byte is, in the address space of its kind of device."""
+        ...
 
     def unmap(self) -> None:
         """Take the mapping away; nobody may use its addresses any more; idempotent."""

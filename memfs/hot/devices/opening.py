@@ -42,12 +42,12 @@ def _open(name: str) -> list[Device]:
     if kind == "cpu" and (not index or index.isdigit()):
         return [MemfdDevice(int(index or 0))]
     try:
-        from memfs.hot.devices import cuda
+        from memfs.hot.devices.cuda import open_named
     except ImportError as error:
         raise DeviceError(
             f"hot.devices: {name} needs the extra `cuda` (pip install 'memfs-tiers[cuda]'): {error}"
         ) from None
-    return [*cuda.open_named(name)]
+    return [*open_named(name)]
 
 
 def map_slab(kind: str, uuid: str, fd: int, size_bytes: int, *, private: bool) -> SlabMapping:
@@ -68,8 +68,8 @@ def map_slab(kind: str, uuid: str, fd: int, size_bytes: int, *, private: bool) -
             return map_memfd(fd, size_bytes, private=private)
         if private:
             raise DeviceError("memory of a GPU is shared read-only; clone the tensors instead")
-        from memfs.hot.devices import cuda
+        from memfs.hot.devices.cuda import map_cuda
 
-        return cuda.map_cuda(fd, size_bytes, uuid)
+        return map_cuda(fd, size_bytes, uuid)
     finally:
         os.close(fd)

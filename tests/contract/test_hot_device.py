@@ -1,0 +1,305 @@
+"""What every device of the hot tier does: the CPU twin, CUDA on a fake driver, and CUDA on a GPU.
+
+Each test is a program of its own: the CUDA bindings keep the first driver that they find.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.gpu.driver import build, run_with
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PRELUDE = """
+import ctypes, os, signal, socket, subprocess, sys
+from memfs.hot.devices.device import DeviceError, DeviceFullError
+from memfs.hot.devices.opening import map_slab, open_devices
+
+NAME = {name!r}
+
+def fds():
+    return sorted(os.listdir("/proc/self/fd"))
+
+def left():
+    return ctypes.CDLL("libcuda.so.1").fake_cuda_left() if {fake} else 0
+
+def content(mapping, size):
+    if {gpu}:
+        from cuda.bindings import driver
+        device.enter()
+        target = bytearray(size)
+        assert driver.cuMemcpyDtoH(target, mapping.address, size)[0] == 0
+        return bytes(target)
+    return ctypes.string_at(mapping.address, size)
+
+READER = '''
+import ctypes, socket, sys
+from memfs.hot.devices.opening import map_slab, open_devices
+sock = socket.socket(fileno=globals().get("FD") or int(sys.argv[1]))
+size, [fd], _, _ = socket.recv_fds(sock, 20, 1)
+assert sock.recv(20) == b"released"
+[device] = open_devices(["%s"])
+mapping = map_slab(device.kind, device.uuid, fd, int(size), private=False)
+if %s:
+    from cuda.bindings import driver
+    device.enter()
+    found = bytearray(7)
+    assert driver.cuMemcpyDtoH(found, mapping.address + 4_000_000, 7)[0] == 0
+else:
+    found = ctypes.string_at(mapping.address + 4_000_000, 7)
+assert found == b"content", found
+mapping.unmap()
+mapping.unmap()
+''' % (NAME, {gpu})
+
+[device] = open_devices([NAME])
+"""
+
+
+@pytest.fixture(scope="session")
+def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture(
+    params=["cpu", "fake cuda", pytest.param("gpu", marks=pytest.mark.gpu)],
+)
+def run(request: pytest.FixtureRequest, fake_driver: Path) -> Callable[..., str]:
+    """Runs a program in which `device` is open."""
+    kind = request.param
+    if kind == "gpu" and ctypes.util.find_library("cuda") is None:
+        pytest.skip("no CUDA driver here: needs a machine with a GPU")
+    name = "cpu" if kind == "cpu" else "cuda:0"
+
+    def run_one(program: str, **settings: str) -> str:
+        prelude = PRELUDE.format(name=name, fake=kind == "fake cuda", gpu=kind == "gpu")
+        driver = fake_driver if kind == "fake cuda" else None
+        return run_with(driver, prelude + program, **settings)
+
+    return run_one
+
+
+def test_what_is_written_is_read_sealed_or_not(run: Callable[..., str]) -> None:
+    """At any offset; a slab is as large as asked for, or larger."""
+    run("""
+slab = device.allocate(3_000_001)
+assert slab.size_bytes >= 3_000_001 and slab.size_bytes % device.granularity_bytes == 0
+data = bytes(range(256)) * 4096
+slab.write(0, memoryview(data)); slab.write(2_000_000, memoryview(data[:1_000_001]))
+for _ in range(2):
+    target = bytearray(1000)
+    slab.read(2_000_100, memoryview(target))
+    assert bytes(target) == data[100:1100]
+    slab.seal()
+slab.release(); slab.release()
+device.close(); device.close()
+""")
+
+
+def test_a_sealed_slab_takes_no_more(run: Callable[..., str]) -> None:
+    """Whoever maps it can rely on that."""
+    run("""
+slab = device.allocate(10)
+slab.seal()
+try:
+    slab.write(0, memoryview(b"x"))
+except DeviceError as error:
+    assert "sealed" in str(error)
+else:
+    raise SystemExit("written")
+""")
+
+
+def test_another_process_maps_what_its_owner_has_let_go_of(run: Callable[..., str]) -> None:
+    """The descriptor keeps the memory, and then the mapping does."""
+    run("""
+ours, theirs = socket.socketpair()
+child = os.fork() if NAME == "cpu" else None
+if child is None:
+    # CUDA does not survive a fork: the reader is a program of its own.
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+    )
+elif not child:
+    exec(READER, {"sys": sys, "FD": theirs.fileno()})
+    os._exit(0)
+slab = device.allocate(5_000_000)
+slab.write(4_000_000, memoryview(b"content"))
+slab.seal()
+fd = slab.export()
+assert not os.get_inheritable(fd)
+socket.send_fds(ours, [b"%d" % slab.size_bytes], [fd])
+os.close(fd)
+slab.release()
+ours.send(b"released")
+status = reader.wait() if child is None else os.waitpid(child, 0)[1]
+assert status == 0, status
+""")
+
+
+def test_a_mapping_is_read_only(run: Callable[..., str], request: pytest.FixtureRequest) -> None:
+    """Writing ends the process that tries, and nobody else sees anything."""
+    if "gpu" in request.node.callspec.id:
+        pytest.skip("a kernel that writes there ends the context: seen with torch alone")
+    run("""
+slab = device.allocate(4096)
+slab.write(0, memoryview(b"content"))
+slab.seal()
+mapping = map_slab(device.kind, device.uuid, slab.export(), slab.size_bytes, private=False)
+pid = os.fork()
+if not pid:
+    ctypes.memset(mapping.address, 0, 1)
+    os._exit(0)
+_, status = os.waitpid(pid, 0)
+assert os.WTERMSIG(status) == signal.SIGSEGV, status
+assert content(mapping, 7) == b"content"
+""")
+
+
+def test_a_full_device_says_so_and_has_room_again(run: Callable[..., str]) -> None:
+    """A slab that does not fit takes nothing."""
+    run("""
+before = device.memory()
+assert 0 < before.free_bytes <= before.total_bytes
+slab = device.allocate(device.granularity_bytes)
+assert before.free_bytes - device.memory().free_bytes >= device.granularity_bytes
+try:
+    device.allocate(before.total_bytes * 2)
+except DeviceFullError:
+    pass
+else:
+    raise SystemExit("no refusal")
+slab.release()
+assert device.memory() == before or NAME == "cuda:0"
+""")
+
+
+def test_nothing_is_left_open(run: Callable[..., str]) -> None:
+    """Descriptors, handles and ranges of addresses: all are given back."""
+    run("""
+before = fds()
+for _ in range(20):
+    slab = device.allocate(100_000)
+    slab.write(0, memoryview(b"x" * 1000))
+    slab.seal()
+    slab.read(0, memoryview(bytearray(10)))
+    mapping = map_slab(device.kind, device.uuid, slab.export(), slab.size_bytes, private=False)
+    mapping.unmap()
+    slab.release()
+assert fds() == before
+device.close()
+assert left() == 0
+""")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "cuMemCreate:1",
+        "cuMemAddressReserve:1",
+        "cuMemMap:1",
+        "cuMemSetAccess:1",
+        "cuMemcpyHtoD_v2:1",
+        "cuCtxSynchronize:1",
+        "cuMemExportToShareableHandle:1",
+        "cuMemImportFromShareableHandle:1",
+        "cuMemAddressReserve:2",
+        "cuMemMap:2",
+        "cuMemSetAccess:2",
+        "cuDevicePrimaryCtxRetain:1",
+        "cuInit:1",
+    ],
+)
+def test_a_call_of_the_driver_that_fails_leaves_nothing(fake_driver: Path, call: str) -> None:
+    """Whatever was made before it is given back, and the error names the call."""
+    program = PRELUDE.replace("[device] = open_devices([NAME])", "").format(
+        name="cuda:0", fake=True, gpu=False
+    )
+    name = call.partition(":")[0].removesuffix("_v2")
+    program += f"""
+before = fds()
+device = slab = None
+try:
+    [device] = open_devices([NAME])
+    slab = device.allocate(100)
+    slab.write(0, memoryview(b"x"))
+    slab.seal()
+    map_slab(device.kind, device.uuid, slab.export(), slab.size_bytes, private=False)
+except DeviceError as error:
+    assert {name!r} in str(error), error
+else:
+    raise SystemExit("nothing failed")
+if slab is not None:
+    slab.release()
+if device is not None:
+    device.close()
+assert fds() == before
+assert left() == 0, left()
+"""
+    run_with(fake_driver, program, FAKE_CUDA_FAIL=call)
+
+
+def test_devices_are_found_by_all_their_names(fake_driver: Path) -> None:
+    """And none twice; what is not there is told with what is."""
+    program = """
+from memfs.hot.devices.device import DeviceError
+from memfs.hot.devices.opening import open_devices
+names = lambda *wanted: [device.name for device in open_devices(wanted)]
+assert names("auto") == ["cuda:0", "cuda:1", "cuda:2"]
+assert names("cuda") == ["cuda:0"]
+assert names("cuda:2", "cpu:1", "cpu") == ["cuda:2", "cpu:1", "cpu:0"]
+[device] = open_devices(["cuda:1"])
+assert names(device.uuid) == ["cuda:1"]
+for wanted, message in [
+    (["cuda:3"], "shows 3 devices"),
+    (["GPU-x"], "there is no GPU-x"),
+    (["tpu"], "none of auto"),
+    (["cuda:0", "auto"], "twice"),
+]:
+    try:
+        open_devices(wanted)
+    except DeviceError as error:
+        assert message in str(error), error
+    else:
+        raise SystemExit(wanted)
+"""
+    run_with(fake_driver, program, FAKE_CUDA_DEVICES="3")
+
+
+@pytest.mark.parametrize("attribute", ["102", "103"])
+def test_a_device_that_cannot_share_memory_is_refused(fake_driver: Path, attribute: str) -> None:
+    """Some virtual GPUs, and WSL 2."""
+    program = """
+from memfs.hot.devices.device import DeviceError
+from memfs.hot.devices.opening import open_devices
+try:
+    open_devices(["cuda:0"])
+except DeviceError as error:
+    assert "which the hot tier needs" in str(error), error
+else:
+    raise SystemExit("opened")
+"""
+    run_with(fake_driver, program, FAKE_CUDA_WITHOUT=attribute)
+
+
+def test_a_machine_without_a_driver_says_what_is_missing(tmp_path: Path) -> None:
+    """The bindings are there, the driver is not."""
+    if ctypes.util.find_library("cuda") is not None:
+        pytest.skip("this machine has a CUDA driver")
+    program = """
+from memfs.hot.devices.device import DeviceError
+from memfs.hot.devices.opening import open_devices
+try:
+    open_devices(["auto"])
+except DeviceError as error:
+    assert "is the NVIDIA driver installed?" in str(error), error
+else:
+    raise SystemExit("opened")
+"""
+    run_with(tmp_path, program)
