@@ -19,7 +19,7 @@ from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import find_mount
 from memfs.mover.memory import load_pools
-from memfs_daemon.mount_users import describe_users
+from memfs_daemon.mount_users import describe_users, unmount_unused
 
 if TYPE_CHECKING:
     from memfs_daemon.assembly import Assembly
@@ -123,7 +123,9 @@ async def _end_on_signal(
         async for number in signals:
             log.info("%s: unmounting on %s", parts.mountpoint, signal.Signals(number).name)
             try:
-                await trio.to_thread.run_sync(parts.driver.unmount)
+                await trio.to_thread.run_sync(
+                    unmount_unused, parts.driver.unmount, parts.mountpoint
+                )
             except OSError as error:
                 users = await trio.to_thread.run_sync(describe_users, parts.mountpoint)
                 log.warning("%s: %s; used by %s; detached", parts.mountpoint, error.strerror, users)

@@ -6,12 +6,17 @@ Invariant: only links and tables of /proc are read, never a path in the mount, w
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+LETTING_GO_S = 2.0
+"""Guess: a hundred times what was seen."""
 
 _SHOWN_COUNT_MAX = 10
 
@@ -40,6 +45,27 @@ def list_users(mountpoint: Path) -> list[MountUser]:
             if any(path == root or path.startswith(root + "/") for path in _paths_in_use(entry)):
                 users.append(MountUser(int(entry.name), (entry / "comm").read_text().strip()))
     return users
+
+
+def unmount_unused(unmount: Callable[[], None], mountpoint: Path) -> None:
+    """Unmount; where it is busy and nobody uses it, try again for `LETTING_GO_S`.
+
+    The kernel lets go of what a program had open a moment after the program's end
+    (`task_work_add`, fs/file_table.c); on a loaded machine that takes milliseconds.
+
+    Raises:
+        OSError: As of `unmount`; EBUSY where a program uses it, or one that cannot be seen.
+    """
+    end_s = time.monotonic() + LETTING_GO_S
+    while True:
+        try:
+            unmount()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > end_s or list_users(mountpoint):
+                raise
+            time.sleep(LETTING_GO_S / 40)
+        else:
+            return
 
 
 def describe_users(mountpoint: Path) -> str:

@@ -36,7 +36,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as ano
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Pyfuse3Mount]:
     # Other users take part in the tests of permissions.
-    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+    for directory in (tmp_path, *tmp_path.parents[:3]):
         directory.chmod(directory.stat().st_mode | 0o011)
     with Pyfuse3Mount(tmp_path) as mounted:
         yield mounted

@@ -76,7 +76,7 @@ def run(directory: Path, code: str) -> subprocess.CompletedProcess[str]:
 def directory(tmp_path: Path) -> Path:
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
         pytest.skip("mount namespaces are not allowed here")
-    for each in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+    for each in (tmp_path, *tmp_path.parents[:3]):
         each.chmod(each.stat().st_mode | 0o011)
     return tmp_path
 

@@ -62,7 +62,7 @@ class _File(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position}.get(whence, self._source.size_bytes)
         if base + offset < 0:
-            raise FormatError(f"{self._source.name}: the zip's directory points before the file")
+            raise OSError("its directory points before the file")
         self._position = base + offset
         return self._position
 

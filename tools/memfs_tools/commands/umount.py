@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import click
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import unmount
-from memfs_daemon.mount_users import describe_users
+from memfs_daemon.mount_users import describe_users, unmount_unused
 from memfs_tools.mounts import find_daemon, require_mount
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _wait(process_fd: int, timeout_s: float) -> bool:
 
 def _unmount(served: ServedMount, *, lazy: bool) -> None:
     try:
-        unmount(served.mountpoint, lazy=lazy)
+        unmount_unused(partial(unmount, served.mountpoint, lazy=lazy), served.mountpoint)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise UsageError(

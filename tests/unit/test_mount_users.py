@@ -1,0 +1,56 @@
+"""Unmounting: patient with the kernel, and not with programs."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs_daemon import mount_users
+from memfs_daemon.mount_users import list_users, unmount_unused
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Busy:
+    """A mount that is busy the first few times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.tries = 0
+
+    def __call__(self) -> None:
+        self.tries += 1
+        if self.tries <= self.times:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mount_users, "LETTING_GO_S", 0.2)
+
+
+def test_what_an_ended_program_had_open_is_waited_for(tmp_path: Path) -> None:
+    """The kernel closes it a moment later, and nobody is to be blamed."""
+    unmount = Busy(3)
+    unmount_unused(unmount, tmp_path)
+    assert unmount.tries == 4
+
+
+def test_a_program_that_uses_the_mount_is_told_of_at_once(tmp_path: Path) -> None:
+    """It may stay for hours."""
+    unmount = Busy(3)
+    with (tmp_path / "file").open("w"):
+        assert [user.pid for user in list_users(tmp_path)] == [os.getpid()]
+        with pytest.raises(OSError, match="busy"):
+            unmount_unused(unmount, tmp_path)
+    assert unmount.tries == 1
+
+
+def test_patience_ends(tmp_path: Path) -> None:
+    """A user that cannot be seen: somebody else's, in another namespace."""
+    with pytest.raises(OSError, match="busy"):
+        unmount_unused(Busy(10_000), tmp_path)
