@@ -68,6 +68,7 @@ class PrefetchMethods:
         job: int | None = None,
         replace: bool = False,
         wait: bool = False,
+        exact: bool = False,
     ) -> JsonValue:
         """Bring files near, in the order in which they will be used.
 
@@ -77,6 +78,8 @@ class PrefetchMethods:
                 the local disk, and then on a device, which the job does not wait for. Of a new job.
             job: Append to this one; None: begin a new one.
             replace: First forget what waits in the job: the order of the next epoch.
+            exact: The paths are all that will be used, in this order: where there is no room, those
+                that come last make room for those that come first.
             wait: Answer when nothing is left to do, or nothing can be done at present.
 
         Returns:
@@ -94,7 +97,11 @@ class PrefetchMethods:
             raise InvalidValueError(f"tier: {tier!r} is none of {', '.join(_TIERS)}")
         found, skipped = await self._find_all(paths)
         number, accepted = self._prefetcher.hint(
-            [ino for _, ino in found], warm=tier == Tier.WARM.label, job=job, replace=replace
+            [ino for _, ino in found],
+            warm=tier == Tier.WARM.label,
+            job=job,
+            replace=replace,
+            exact=exact,
         )
         if tier == Tier.HOT.label and self._board is not None:
             for _, ino in found[:accepted]:

@@ -1,11 +1,10 @@
-"""Done files: those that programs have said they will not use again for now.
+"""Files that make room in a known order: those that programs are done with, then those used last.
 
 Invariant: a file leaves because of that only when files that were asked for in advance need its
 room, and only where another form of it stays.
 
-What training reads once an epoch is never evicted before it was read, and right after it: with the
-order known, that is what Belady's rule comes to ("A study of replacement algorithms for a
-virtual-storage computer", IBM Systems Journal 5(2), 1966).
+With the order known, what leaves is what is used again last: Belady's rule ("A study of replacement
+algorithms for a virtual-storage computer", IBM Systems Journal 5(2), 1966).
 """
 
 from __future__ import annotations
@@ -34,8 +33,24 @@ DONE_COUNT_MAX = 524_288
 RULE = "done"
 
 
+class _Leaving:
+    """Files in the order in which they leave one tier."""
+
+    def __init__(self) -> None:
+        self.done: OrderedDict[InodeNo, None] = OrderedDict()
+        """The first one has been done for longest."""
+        self.coming: OrderedDict[InodeNo, None] = OrderedDict()
+        """Of exact orders; the last one is used last."""
+
+    def take(self) -> InodeNo | None:
+        """Return the file that leaves next, and forget it."""
+        if self.done:
+            return self.done.popitem(last=False)[0]
+        return self.coming.popitem(last=True)[0] if self.coming else None
+
+
 class DoneFiles:
-    """Files in the order in which programs were done with them.
+    """Files by when they are used again, as far as programs have told.
 
     Args:
         parts: The engine and the RAM tier among them.
@@ -48,42 +63,52 @@ class DoneFiles:
         self._engine = parts.engine
         self._moves = moves
         self._shares = shares
-        self._disk: OrderedDict[InodeNo, None] = OrderedDict()
-        self._ram: OrderedDict[InodeNo, None] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._disk)
+        self._disk = _Leaving()
+        self._ram = _Leaving()
 
     def add(self, inos: Iterable[InodeNo]) -> None:
-        """Note files; the oldest are forgotten where there are too many."""
+        """Programs are done with files; the oldest are forgotten where there are too many."""
         for ino in inos:
-            for files in (self._disk, self._ram):
-                files[ino] = None
-                if len(files) > DONE_COUNT_MAX:
-                    files.popitem(last=False)
+            for leaving in (self._disk, self._ram):
+                leaving.coming.pop(ino, None)
+                leaving.done[ino] = None
+                if len(leaving.done) > DONE_COUNT_MAX:
+                    leaving.done.popitem(last=False)
 
-    def discard(self, inos: Iterable[InodeNo]) -> None:
-        """They are to be used again."""
+    def expect(self, inos: Iterable[InodeNo], *, exact: bool) -> None:
+        """Files are to be used, after those that are expected already.
+
+        Args:
+            inos: In order; as many as `prediction.hints` takes.
+            exact: Nothing else will be used before them: the last ones may make room.
+        """
         for ino in inos:
-            self._disk.pop(ino, None)
-            self._ram.pop(ino, None)
+            for leaving in (self._disk, self._ram):
+                leaving.done.pop(ino, None)
+                leaving.coming.pop(ino, None)
+                if exact:
+                    leaving.coming[ino] = None
+
+    def forget(self, inos: Iterable[InodeNo]) -> None:
+        """Files are not expected any more, or are there."""
+        for ino in inos:
+            self._disk.coming.pop(ino, None)
+            self._ram.coming.pop(ino, None)
 
     async def drop_next(self) -> bool:
-        """Drop the local copy of the file that has been done for longest; False if none is left.
+        """Drop the local copy of the file that is used last; False if none is left.
 
         Files that cannot leave now are passed over; the mover comes to them by its own rules.
         """
-        while self._disk:
-            ino, _ = self._disk.popitem(last=False)
+        while (ino := self._disk.take()) is not None:
             with contextlib.suppress(MemfsError):
                 if await self._drop(ino):
                     return True
         return False
 
     async def unlock_next(self) -> bool:
-        """Let the file that has been done for longest go from RAM; False if none is left."""
-        while self._ram:
-            ino, _ = self._ram.popitem(last=False)
+        """Let the file that is used last go from RAM; False if none is left."""
+        while (ino := self._ram.take()) is not None:
             if self._parts.residency.is_held(ino) and not await self._is_pinned(ino):
                 await self._parts.residency.unlock(ino, drop_pages=False)
                 self._shares.leave(ino)
@@ -103,7 +128,7 @@ class DoneFiles:
         if FormKind.PACKED in kinds:
             await self._moves.drop_form(ino, FormKind.PACKED)
         self._shares.leave(ino)
-        detail = "a program was done with it, and files that it uses next needed the room"
+        detail = "files that a program uses before it needed the room"
         decision = Decision(RULE, detail, result.moved_bytes, time.time_ns())
         await self._engine.record_decision(ino, decision)
         self._engine.commit_nowait()

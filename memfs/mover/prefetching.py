@@ -118,7 +118,13 @@ class Prefetcher:
 
     # --- hints -----------------------------------------------------------------------------------
     def hint(
-        self, inos: Sequence[InodeNo], *, warm: bool, job: int | None, replace: bool
+        self,
+        inos: Sequence[InodeNo],
+        *,
+        warm: bool,
+        job: int | None,
+        replace: bool,
+        exact: bool = False,
     ) -> tuple[int, int]:
         """Have files brought near in the given order, after those that the job has already.
 
@@ -127,6 +133,7 @@ class Prefetcher:
             warm: Hold them in RAM where that has room; for a new job.
             job: To go on with; None begins a new one.
             replace: First forget what waits in the job.
+            exact: Nothing else will be used meanwhile: the last ones may make room for the first.
 
         Returns:
             The job, and how many of the files, the first ones, there was room for in the list.
@@ -136,9 +143,10 @@ class Prefetcher:
         """
         number = self._hints.begin(warm=warm) if job is None else job
         if replace:
+            self._done.forget(self._hints.waiting(number))
             self._hints.drop(number)
         accepted = self._hints.add(number, inos)
-        self._done.discard(inos[:accepted])
+        self._done.expect(inos[:accepted], exact=exact)
         self._hints.stalled = None
         self._stall_s = STALL_S_MIN
         self._work.set()
@@ -305,6 +313,7 @@ class Prefetcher:
         hint = self._hints.take()
         if hint is None:
             return False
+        self._done.forget([hint.ino])
         try:
             fetched = await self._fetcher.bring(
                 hint.ino, warm=hint.warm, why="it was asked for in advance", heed_pins=False

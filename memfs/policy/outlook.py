@@ -30,7 +30,7 @@ TRIGGERS = {
     "frequency": "it was opened again and again without a raw form",
     "read": "programs read much of it without a raw form",
     "incompressible": "it was to be packed",
-    "done": "a program said that it will not use it again for now",
+    "done": "a program told the order in which it uses files",
     HOT_RULE: "a pin to hot, or a program that loads it on a device",
     NOT_TENSORS_RULE: "it was to be loaded into the hot tier",
 }

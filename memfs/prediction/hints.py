@@ -144,6 +144,15 @@ class Hints:
         self._turns.pop(number, None)
         return dropped
 
+    def waiting(self, number: int) -> list[InodeNo]:
+        """Return the files of a job that wait, in order.
+
+        Raises:
+            InvalidValueError: There is no such job.
+        """
+        job = self._find(number)
+        return [InodeNo(ino) for ino in job.inos[job.next :]]
+
     def cancel(self, number: int) -> None:
         """Forget the files of a job that wait, those too that are put back later.
 

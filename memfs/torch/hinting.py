@@ -10,6 +10,7 @@ come `lookahead` before they are used, and make room when they have been (Dryden
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Sampler
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DONE_A_CALL = 16
-"""Files that are told of together when they were used: a call takes a fraction of a millisecond."""
+DONE_S = 0.01
+"""Files that were used are told of after so long, or as soon as there are so many: a call takes a
+fraction of a millisecond, and what waits for their room should not wait for that."""
 
 PATHS_A_CALL = 5000
 
@@ -71,13 +74,15 @@ class HintSampler(Sampler[int]):
         order = list(self.sampler)
         self._publish(order)
         done: list[int] = []
+        told_s = time.monotonic()
         for at, index in enumerate(order):
             yield index
             if at >= self._behind:
                 done.append(order[at - self._behind])
-            if len(done) >= DONE_A_CALL:
+            if len(done) >= DONE_A_CALL or (done and time.monotonic() > told_s + DONE_S):
                 self._tell_done(done)
                 done.clear()
+                told_s = time.monotonic()
         self._tell_done(done + order[max(0, len(order) - self._behind) :])
 
     def _publish(self, order: Sequence[int]) -> None:
@@ -91,6 +96,7 @@ class HintSampler(Sampler[int]):
                     tier=self._tier,
                     job=self._jobs.get(mount),
                     replace=replace,
+                    exact=True,
                 )
                 if answer is None:
                     return

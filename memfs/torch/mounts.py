@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.control.client import call
 from memfs.linux.mounts import list_mounts
+from memfs.torch.errors import DeviceUnavailableError
 from memfs.types import FILESYSTEM_TYPE
 
 if TYPE_CHECKING:
@@ -53,6 +54,18 @@ def mount_of(path: str | os.PathLike[str]) -> TensorMount | None:
     if found.type != FILESYSTEM_TYPE:
         return None
     return TensorMount(found.mountpoint, Path(found.source))
+
+
+def require_mount(path: str | os.PathLike[str]) -> TensorMount:
+    """Return the mount that a path is on.
+
+    Raises:
+        DeviceUnavailableError: That is not memfs: its files have no tiers.
+    """
+    found = mount_of(path)
+    if found is None:
+        raise DeviceUnavailableError(f"{os.fspath(path)} is not on a mount of memfs")
+    return found
 
 
 def by_mount(paths: Iterable[str | os.PathLike[str]]) -> dict[TensorMount, list[str]]:

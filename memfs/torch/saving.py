@@ -14,6 +14,7 @@ import torch
 
 from memfs.hot.formats.safetensors import NewTensor, build_header
 from memfs.torch.dtypes import memfs_type
+from memfs.torch.mounts import require_mount
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +44,7 @@ def save(
 
     Raises:
         ValueError: A tensor cannot be stored: sparse, quantized, without memory.
+        DeviceUnavailableError: A tier is asked for, and the path is not on memfs.
         OSError: The file cannot be written; nothing is left of it.
     """
     target = os.fspath(path)
@@ -52,6 +54,8 @@ def save(
         for key, tensor in tensors.items()
     ]
     header, ordered = build_header(new, metadata)
+    if tier is not None:
+        require_mount(target)
     temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(4)}.tmp")
     mode = 0o666
     with contextlib.suppress(FileNotFoundError):

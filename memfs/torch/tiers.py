@@ -16,7 +16,7 @@ from memfs.control.client import ControlError
 from memfs.torch.errors import DeviceUnavailableError, FormatError, HotTierFullError
 from memfs.torch.files import TensorFile
 from memfs.torch.loading import report_of
-from memfs.torch.mounts import by_mount, mount_of
+from memfs.torch.mounts import by_mount, mount_of, require_mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,9 +87,7 @@ def stats(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         DeviceUnavailableError: It is not on memfs, or its daemon may not be asked.
     """
-    mount = mount_of(path)
-    if mount is None:
-        raise DeviceUnavailableError(f"{os.fspath(path)} is not on a mount of memfs")
+    mount = require_mount(path)
     try:
         answer: dict[str, Any] = mount.call("hot")
     except ControlError as error:
@@ -107,10 +105,11 @@ def pin(path: str | os.PathLike[str], *, tier: str = "hot", priority: int | None
 
     Raises:
         FormatError: `hot`, and the file holds no tensors; the reason is in the message.
-        DeviceUnavailableError: `hot`, and the mount has no such tier.
+        DeviceUnavailableError: It is not on memfs; or `hot`, and the mount has no such tier.
         OSError: As of setxattr(2).
     """
     name = os.fspath(path)
+    require_mount(name)
     if priority is not None:
         os.setxattr(name, "user.memfs.priority", str(priority).encode())
     try:
@@ -130,8 +129,10 @@ def unpin(path: str | os.PathLike[str]) -> None:
     """Let memfs choose the tier of a file again; nothing happens if it had no pin of its own.
 
     Raises:
+        DeviceUnavailableError: It is not on memfs.
         OSError: As of removexattr(2).
     """
+    require_mount(path)
     try:
         os.removexattr(path, "user.memfs.tier")
     except OSError as error:
