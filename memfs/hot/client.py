@@ -23,6 +23,7 @@ from memfs.hot.protocol import (
     HotGoneError,
     Packet,
     ProtocolError,
+    number_in,
     peer_uid,
     raise_error,
     receive,
@@ -214,13 +215,13 @@ class HotClient:
             index = load_index(json.loads(os.pread(index_fd, os.fstat(index_fd).st_size, 0)))
             answer = packet.message
             attachment = Attachment(
-                lease=_number(answer, "lease"),
+                lease=number_in(answer, "lease"),
                 kind=str(answer["kind"]),
                 uuid=str(answer["uuid"]),
-                size_bytes=_number(answer, "size_bytes"),
+                size_bytes=number_in(answer, "size_bytes"),
                 slab_fd=slab_fd,
                 index=index,
-                generation=_number(answer, "generation"),
+                generation=number_in(answer, "generation"),
                 report=dict(answer["report"]),  # type: ignore[call-overload]  # checked by use
             )
             undo.pop_all()
@@ -324,10 +325,3 @@ def _forget_clients() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_clients)
-
-
-def _number(message: Mapping[str, object], name: str) -> int:
-    value = message[name]
-    if not isinstance(value, int):
-        raise ProtocolError(f"the hot server sent no {name}")
-    return value

@@ -154,7 +154,6 @@ class Loader:
         if entry.state == EntryState.LOADING:
             for gone in self.pool.publish(entry):
                 self._drop(gone)
-            self.collect(entry.device)
 
     def discard(self, key: SlabKey) -> None:
         """Take a file out that was loaded and has changed meanwhile."""
@@ -165,7 +164,7 @@ class Loader:
     def evict(self, ino: int) -> None:
         """Take a file out, all generations that no snapshot keeps; leases go on."""
         for entry in self.pool.of_inode(ino):
-            if entry.state == EntryState.READY and not entry.snapshots and self.pool.doom(entry):
+            if entry.state == EntryState.READY and self.pool.retire(entry):
                 self._drop(entry)
 
     def release(self, entry: Entry) -> None:
@@ -200,6 +199,8 @@ class Loader:
             return base
         while (building := self._building.get(key)) is not None:
             await building.wait()
+        if self.pool.get(base.entry.key) is not base.entry or base.entry.state != EntryState.READY:
+            raise HotMissError(f"inode {key.ino} was rewritten or left the hot tier")
         known = self._residents.get(key)
         if known is not None and known.entry.state == EntryState.READY:
             return known
@@ -274,6 +275,9 @@ class Loader:
             self._measure(uuid)
         uuid = self.pool.place(key, size_bytes, device, pinned=pinned)
         for gone in self.pool.make_room(uuid, size_bytes):
+            self._leave(gone)
+        # Before it is there, so that what comes is not what leaves.
+        for gone in self.pool.collect(uuid, size_bytes):
             self._leave(gone)
         return self.pool.begin(key, uuid, size_bytes, priority, pinned=pinned)
 

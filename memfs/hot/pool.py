@@ -247,12 +247,22 @@ class Pool:
             # One that is still loading is dealt with by who loads it.
             if each.key.generation >= entry.key.generation or each.state == EntryState.LOADING:
                 continue
-            self._discharge(each)
-            if not each.snapshots and self.doom(each):
+            if self.retire(each):
                 gone.append(each)
         entry.state = EntryState.READY
         self._enqueue(entry)
         return gone
+
+    def retire(self, entry: Entry) -> bool:
+        """A file is no more what a slab holds; True if the entry has left the pool by that.
+
+        A snapshot that has it keeps it; otherwise it is doomed.
+        """
+        if not entry.snapshots:
+            return self.doom(entry)
+        self._discharge(entry)
+        entry.pinned = False
+        return False
 
     def keep(self, entry: Entry, snapshot: str) -> None:
         """Add a slab to a snapshot, which keeps it whatever becomes of its file."""
@@ -306,17 +316,22 @@ class Pool:
         self._devices[entry.device].used_bytes -= entry.size_bytes
         self._discharge(entry)
 
-    def collect(self, device: str) -> list[Entry]:
+    def collect(self, device: str, coming_bytes: int = 0) -> list[Entry]:
         """Bring a device that is filled beyond the high watermark down to the low one.
+
+        Args:
+            device: UUID.
+            coming_bytes: Of a slab that is about to be added.
 
         Returns:
             The entries that left; fewer than that takes if the others are held.
         """
         here = self._devices[device]
-        if here.used_bytes <= here.budget.high_watermark * here.limit_bytes:
+        used_bytes = here.used_bytes + coming_bytes
+        if used_bytes <= here.budget.high_watermark * here.limit_bytes:
             return []
         low_bytes = int(here.budget.low_watermark * here.limit_bytes)
-        return self._evict(device, here.used_bytes - low_bytes)
+        return self._evict(device, used_bytes - low_bytes)
 
     # --- parts -----------------------------------------------------------------------------------
     def _evict(self, device: str, needed_bytes: int) -> list[Entry]:

@@ -94,6 +94,18 @@ class Packet(NamedTuple):
         return taken
 
 
+def number_in(message: Mapping[str, object], name: str) -> int:
+    """Return a number of a message.
+
+    Raises:
+        ProtocolError: It has none of that name.
+    """
+    value = message.get(name)
+    if not isinstance(value, int):
+        raise ProtocolError(f"{name}: not a number")
+    return value
+
+
 def encode(message: Mapping[str, object]) -> bytes:
     """Return a message as a packet.
 

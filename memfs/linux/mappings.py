@@ -5,20 +5,9 @@ Invariant: a mapping is taken away once, by `unmap`, and its address means nothi
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 
-from memfs.linux.libc import LIBC, last_error
-
-_MAP_FAILED = ctypes.c_void_p(-1).value
-
-_mmap = LIBC.mmap64
-_mmap.restype = ctypes.c_void_p
-_mmap.argtypes = (
-    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
-)  # fmt: skip
-_munmap = LIBC.munmap
-_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+from memfs.linux.libc import MAP_FAILED, last_error, mmap64, munmap
 
 
 class Mapping:
@@ -37,8 +26,8 @@ class Mapping:
         protection, flags = mmap.PROT_READ, mmap.MAP_SHARED
         if private:
             protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE
-        address = _mmap(None, size_bytes, protection, flags, fd, 0)
-        if address == _MAP_FAILED:
+        address = mmap64(None, size_bytes, protection, flags, fd, 0)
+        if address == MAP_FAILED:
             raise last_error()
         self.address = int(address)
         self.size_bytes = size_bytes
@@ -47,4 +36,4 @@ class Mapping:
         """Take the mapping away; idempotent."""
         address, self.address = self.address, 0
         if address:
-            _munmap(address, self.size_bytes)
+            munmap(address, self.size_bytes)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import MemfsError
-from memfs.linux.libc import LIBC, last_error
+from memfs.linux.libc import LIBC, MAP_FAILED, last_error, mmap64, munmap
 from memfs.linux.privileges import Capability, has_capability
 
 if TYPE_CHECKING:
@@ -23,17 +23,9 @@ if TYPE_CHECKING:
 
 _SYS_CACHESTAT = 451
 """The same on every architecture (Linux 6.5, scripts/syscall.tbl)."""
-_MAP_FAILED = ctypes.c_void_p(-1).value
 _MINCORE_WINDOW_BYTES = 1 << 30
 """Bytes asked of mincore(2) at a time: 256 KiB of its answer, one byte a page of 4 KiB."""
 
-_mmap = LIBC.mmap64
-_mmap.restype = ctypes.c_void_p
-_mmap.argtypes = (
-    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
-)  # fmt: skip
-_munmap = LIBC.munmap
-_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _mlock = LIBC.mlock
 _mlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _mincore = LIBC.mincore
@@ -108,14 +100,14 @@ class PageLock:
                 if _mlock(address + offset, min(LOCK_PIECE_BYTES, length - offset)) != 0:
                     raise _lock_refusal(last_error(), length)
         except BaseException:
-            _munmap(address, length)
+            munmap(address, length)
             raise
         self._address = address
 
     def release(self) -> None:
         """Unlock and unmap; the pages stay cached until the kernel wants them. Idempotent."""
         if self._address is not None:
-            _munmap(self._address, self.length)
+            munmap(self._address, self.length)
             self._address = None
 
 
@@ -162,7 +154,7 @@ def resident_bytes_by_mincore(fd: int, offset: int = 0, length: int = 0) -> int:
             if _mincore(address, window, vector) != 0:
                 raise last_error()
         finally:
-            _munmap(address, window)
+            munmap(address, window)
         # Only the lowest bit is defined (mincore(2)).
         resident_pages += sum(page & 1 for page in vector.raw)
         start += window
@@ -188,8 +180,8 @@ def map_count() -> int:
 
 
 def _map_file(fd: int, offset: int, length: int) -> int:
-    address: int = _mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, offset)
-    if address == _MAP_FAILED:
+    address: int = mmap64(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, offset)
+    if address == MAP_FAILED:
         error = last_error()
         if error.errno == errno.ENOMEM:
             raise PageLockError(

@@ -104,16 +104,17 @@ def test_a_killed_server_is_started_again_and_loads_what_is_pinned(
 
 
 @pytest.mark.expects_log(AWAY)
-def test_a_program_that_waits_for_a_server_that_dies_is_told(mount: Mount, path: Path) -> None:
-    """It does not hang: its connection is closed."""
+def test_a_program_whose_server_has_died_is_told(mount: Mount, path: Path) -> None:
+    """It does not hang: its connection is closed, and there is no other one."""
     from memfs.hot.client import HotClient
     from memfs.hot.protocol import HotGoneError
 
     ticket = ticket_of(path)
     client = HotClient.connect(ticket.address, ticket.uid)
-    os.kill(hot(mount)["pid"], signal.SIGKILL)
+    scratch.kill_and_wait(hot(mount)["pid"])
     with pytest.raises(HotGoneError):
         client.attach(ticket.token, demand=True, timeout_s=50)
+    assert client.closed
     with pytest.raises(HotGoneError):
         HotClient.connect(ticket.address, ticket.uid)
     wait_until_hot(path)

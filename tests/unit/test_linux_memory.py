@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.linux import memory
+from memfs.linux.libc import MAP_FAILED
 from memfs.linux.memory import (
     PageLock,
     PageLockError,
@@ -140,9 +141,9 @@ def test_a_full_mapping_table_is_named(file: int, monkeypatch: pytest.MonkeyPatc
     # 65530 real mappings would take the time limit of a unit test many times over.
     def refuse(*_: object) -> int:
         ctypes.set_errno(errno.ENOMEM)
-        return int(memory._MAP_FAILED or 0)
+        return int(MAP_FAILED or 0)
 
-    monkeypatch.setattr(memory, "_mmap", refuse)
+    monkeypatch.setattr(memory, "mmap64", refuse)
     with pytest.raises(PageLockError, match=r"raise vm\.max_map_count") as caught:
         PageLock(file, MIB)
     assert caught.value.permanent
