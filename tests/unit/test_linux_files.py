@@ -25,6 +25,7 @@ from tests.processes import killed_by
 if TYPE_CHECKING:
     from collections.abc import Iterator
 from memfs.linux import memory
+from memfs.linux.libc import mmap64, munmap
 
 MIB = 1 << 20
 
@@ -118,11 +119,11 @@ def test_try_lease_sees_a_descriptor_open_for_writing(path: Path) -> None:
 def test_try_lease_sees_a_shared_mapping_that_outlives_its_descriptor(path: Path) -> None:
     # Python's mmap would keep a duplicate of the descriptor.
     with path.open("r+b") as file:
-        address = memory._mmap(
+        address = mmap64(
             None, 4096, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, file.fileno(), 0
         )
     assert not lease_is_granted(path)
-    memory._munmap(address, 4096)
+    munmap(address, 4096)
     assert lease_is_granted(path)
 
 
