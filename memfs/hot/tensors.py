@@ -51,15 +51,11 @@ class DType(enum.Enum):
     C64 = ("C64", 64)
     C128 = ("C128", 128)
 
-    @property
-    def label(self) -> str:
+    def __init__(self, label: str, bits: int) -> None:
+        self.label = label
         """The name in the safetensors format."""
-        return self.value[0]
-
-    @property
-    def item_bytes(self) -> int:
+        self.item_bytes = bits // 8
         """Bytes of one element."""
-        return self.value[1] // 8
 
     @property
     def castable(self) -> bool:

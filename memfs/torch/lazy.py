@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from memfs.torch.files import TensorFile
 from memfs.torch.loading import check_names, resolve_device
-from memfs.torch.views import view_of
+from memfs.torch.views import Views
 
 if TYPE_CHECKING:
     import os
@@ -56,7 +56,7 @@ class LazyFile:
         with TensorFile(path) as file:
             self._path = file.path
             self._index = file.index()
-            self._base: torch.Tensor | None = file.map(private=False)
+            self._views: Views | None = Views(file.map(private=False))
         self._by_name: dict[str, Tensor] = {t.name: t for t in self._index.tensors}
 
     def __enter__(self) -> Self:
@@ -72,7 +72,7 @@ class LazyFile:
 
     def close(self) -> None:
         """Let go of the file; tensors that were taken keep the mapping. Idempotent."""
-        self._base = None
+        self._views = None
 
     def keys(self) -> list[str]:
         """Return the names of the tensors, sorted."""
@@ -106,10 +106,10 @@ class LazyFile:
         return TensorSlice(self._view(name), self._device, self._by_name[name].dtype.label)
 
     def _view(self, name: str) -> torch.Tensor:
-        if self._base is None:
+        if self._views is None:
             raise ValueError(f"{self._path} is closed")
         check_names([name], self._by_name, self._path)
-        return view_of(self._base, self._by_name[name])
+        return self._views.view(self._by_name[name])
 
 
 def open(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> LazyFile:

@@ -24,7 +24,7 @@ from memfs.torch.dtypes import precision_of
 from memfs.torch.errors import DeviceUnavailableError, HotTierFullError, LoadTimeoutError
 from memfs.torch.files import TensorFile
 from memfs.torch.slabs import attach, ticket_for
-from memfs.torch.views import cast, view_of
+from memfs.torch.views import cast, views_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -193,7 +193,7 @@ def _load(file: TensorFile, wish: _Wish) -> tuple[dict[str, torch.Tensor], LoadR
     else:
         source = "pipeline"
         base = file.read(max((tensor.end for tensor in tensors), default=0), wish.device)
-    found = {tensor.name: view_of(base, tensor) for tensor in tensors}
+    found = views_of(base, tensors)
     report = _report(source, found, wish)
     if wish.layout == "channels_last":
         for name, tensor in found.items():
@@ -254,7 +254,7 @@ def _try_hot(file: TensorFile, wish: _Wish) -> Slab | None:
 
 def _from_slab(slab: Slab, wish: _Wish) -> tuple[dict[str, torch.Tensor], LoadReport]:
     tensors = choose(slab.tensors, wish.names, wish.path)
-    found = {tensor.name: view_of(slab.base, tensor) for tensor in tensors}
+    found = views_of(slab.base, tensors)
     report = LoadReport(
         "hot",
         sum(tensor.size_bytes for tensor in tensors),
