@@ -31,6 +31,12 @@ def protect_from_oom() -> None:
             file.write_text(str(OOM_SCORE_ADJUSTMENT))
 
 
+def give_up_protection_from_oom() -> None:
+    """Undo `protect_from_oom`, which children inherit: a copy of what is on disk is no loss."""
+    with contextlib.suppress(OSError, ValueError):
+        Path("/proc/self/oom_score_adj").write_text("0")
+
+
 def resident_bytes() -> int:
     """Return the process's resident anonymous memory (proc_pid_status(5), RssAnon)."""
     with open("/proc/self/status", "rb") as lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +17,6 @@ from tests.tiers.tiering import pin, residence, tier_status, told, why
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import MountFactory
     from tests.mounting import Mount
 
@@ -80,6 +79,16 @@ def test_a_fork_keeps_no_lease_of_its_parent(mount: Mount, path: Path) -> None:
         scratch.kill_and_wait(child)
         os.close(read_fd)
         os.close(write_fd)
+
+
+def test_the_server_is_first_to_go_when_memory_runs_out(mount: Mount, path: Path) -> None:
+    """What it holds is a copy; what the daemon holds is the mount."""
+    server = hot(mount)["pid"]
+    (daemon,) = set(mount.daemon_pids()) - {server}
+    scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (server, daemon)]
+    assert scores[0] == 0
+    assert scores[1] <= scores[0]
+    assert told(path, "tier") == "hot"
 
 
 @pytest.mark.expects_log(AWAY)

@@ -1,0 +1,183 @@
+"""Shuffled epochs over a slow store, with and without hints: `python -m tests.bench.epochs`.
+
+Invariant: each epoch reads every file once, whole, in the order of a seeded sampler; a hit is a
+file that was on the local disk when the loop asked for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils.data import RandomSampler
+
+import memfs.torch as mt
+from memfs.simulation.comparison import Budgets, compare
+from memfs.traces.trace import Event, Trace
+from tests.bench.throttle import throttled
+from tests.mounting import Mount
+from tests.servers.moto import running_moto
+from tests.tiers.tiering import residence, send
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+BUCKET = "epochs"
+MIB = 1 << 20
+SHARE = 0.3
+"""Of the data, what the local disk and RAM take."""
+
+
+class Setting(NamedTuple):
+    """What is measured."""
+
+    file_count: int
+    file_bytes: int
+    step_s: float
+    """What the training does with each file, without the disk or the store."""
+    store_bytes_per_s: float
+    epoch_count: int
+
+    @property
+    def data_bytes(self) -> int:
+        """All files together."""
+        return self.file_count * self.file_bytes
+
+    def orders(self) -> list[list[int]]:
+        """The order of each epoch."""
+        generator = torch.Generator().manual_seed(11)
+        sampler = RandomSampler(range(self.file_count), generator=generator)
+        return [list(sampler) for _ in range(self.epoch_count)]
+
+
+def config(setting: Setting, port: int) -> str:
+    """The mount: a store behind the proxy, a disk and RAM for a share of the data."""
+    # The mover keeps the disk below its high watermark.
+    size = int(setting.data_bytes * SHARE / 0.9)
+    return f"""
+[warm]
+size = {size}
+[cold]
+size = {size}
+[glacier]
+url = "s3://{BUCKET}/epochs"
+codec = "none"
+batch_file_max = 0
+[glacier.options]
+endpoint_url = "http://127.0.0.1:{port}"
+key = "key"
+secret = "secret"
+region = "us-east-1"
+[policy]
+interval = "100ms"
+"""
+
+
+def train(data: mt.TensorDirectory, order: Iterable[int], setting: Setting) -> tuple[float, int]:
+    """Do one epoch; returns its seconds, and how many files were on the disk when asked for."""
+    begin_s, hit_count = time.perf_counter(), 0
+    for index in order:
+        hit_count += "raw" in residence(Path(data.paths[index])).forms
+        data[index]
+        time.sleep(setting.step_s)
+    return time.perf_counter() - begin_s, hit_count
+
+
+def simulate(setting: Setting, orders: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Return the hit ratios of queues without foresight, and of Belady's, in the last epochs."""
+    trace = Trace(names=[str(number) for number in range(setting.file_count)])
+    for order in orders:
+        for index in order:
+            trace.add(Event.ACCESS, index, setting.file_bytes)
+    held_bytes = int(setting.data_bytes * SHARE)
+    found = compare(trace, Budgets(held_bytes, None), ["lru", "s3fifo"], lambda *_: None)
+    figures = (*found.figures, found.belady)
+    # The first epoch misses all files whatever the policy.
+    scale = len(orders) / (len(orders) - 1)
+    return {each.policy: round(each.hit_ratio() * scale, 3) for each in figures}
+
+
+def run(setting: Setting, directory: Path) -> dict[str, Any]:
+    """Return epochs with and without hints."""
+    orders = setting.orders()
+    result: dict[str, Any] = {"setting": setting._asdict(), "simulated": simulate(setting, orders)}
+    with running_moto(BUCKET) as server:
+        port = int(server.endpoint_url.rpartition(":")[2])
+        with throttled(port, setting.store_bytes_per_s) as slow:
+            for name in ("without hints", "with hints"):
+                base = directory / name.replace(" ", "-")
+                base.mkdir()
+                mount = Mount(base, "kernel", config(setting, slow))
+                mount.start()
+                try:
+                    result[name] = _epochs(mount, setting, orders, hinted=name == "with hints")
+                finally:
+                    mount.stop()
+    ideal_s = setting.file_count * setting.step_s
+    fetched_bytes = setting.data_bytes * (1 - SHARE)
+    result["bound_s"] = round(max(ideal_s, fetched_bytes / setting.store_bytes_per_s), 2)
+    return result
+
+
+def _epochs(
+    mount: Mount, setting: Setting, orders: Sequence[Sequence[int]], *, hinted: bool
+) -> list[dict[str, float]]:
+    generator = torch.Generator().manual_seed(5)
+    for number in range(setting.file_count):
+        noise = torch.randint(
+            0, 256, (setting.file_bytes - 1000,), dtype=torch.uint8, generator=generator
+        )
+        mt.save({"noise": noise}, mount.root / f"{number:04}.safetensors")
+    paths = sorted(mount.root.iterdir())
+    send("glacier", *paths)
+    for path in paths:
+        mt.unpin(path)
+    data = mt.TensorDirectory(mount.root)
+    epochs = []
+    remaining = iter(orders)
+
+    class Next:
+        def __iter__(self) -> Any:  # noqa: ANN401  as samplers are
+            return iter(next(remaining))
+
+    order = mt.HintSampler(Next(), data.paths) if hinted else Next()
+    for _ in orders:
+        elapsed_s, hit_count = train(data, order, setting)
+        epochs.append(
+            {"epoch_s": round(elapsed_s, 2), "hit_ratio": round(hit_count / len(paths), 3)}
+        )
+    return epochs
+
+
+def main() -> None:
+    """Measure, and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=100)
+    parser.add_argument("--file-mib", type=float, default=1.0)
+    parser.add_argument("--step-ms", type=float, default=60.0)
+    parser.add_argument("--store-mib-per-s", type=float, default=20.0)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    setting = Setting(
+        arguments.files,
+        int(arguments.file_mib * MIB),
+        arguments.step_ms / 1000,
+        arguments.store_mib_per_s * MIB,
+        arguments.epochs,
+    )
+    with tempfile.TemporaryDirectory(prefix="memfs-bench-", dir="/var/tmp") as directory:
+        result = run(setting, Path(directory))
+    text = json.dumps(result, indent=1)
+    if arguments.json is not None:
+        arguments.json.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
