@@ -31,7 +31,9 @@ typedef struct { Location location; int flags; } Access;
 typedef struct { int type, handle_types; Location location; } Properties; /* its beginning */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static size_t used_bytes;
+enum { DEVICES_MAX = 8, HANDLES_MAX = 65536 };
+static size_t used_bytes[DEVICES_MAX];
+static signed char owner[HANDLES_MAX]; /* 1 + the device of a handle that was made here; 0: imported */
 static int handle_count, range_count, mapped_count, context_count;
 static __thread void *current_context;
 
@@ -89,7 +91,7 @@ CUresult cuCtxSynchronize_v2(void *context) { (void)context; return cuCtxSynchro
 CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes) {
     if (!current_context) return INVALID;
     *total_bytes = capacity();
-    *free_bytes = used_bytes < capacity() ? capacity() - used_bytes : 0;
+    *free_bytes = capacity() - used_bytes[(long)current_context - 1];
     return OK;
 }
 CUresult cuMemGetAllocationGranularity(size_t *bytes, const Properties *properties, int option) {
@@ -101,12 +103,14 @@ CUresult cuMemCreate(CUhandle *handle, size_t bytes, const Properties *p, unsign
     MAY_FAIL;
     (void)flags;
     if (bytes % GRANULARITY || p->handle_types != 1 || p->location.type != 1) return INVALID;
-    if (used_bytes + bytes > capacity()) return OUT_OF_MEMORY;
+    if (p->location.id < 0 || p->location.id >= DEVICES_MAX) return INVALID;
+    if (used_bytes[p->location.id] + bytes > capacity()) return OUT_OF_MEMORY;
     int fd = memfd_create("fake-cuda", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, bytes)) return OUT_OF_MEMORY;
+    if (fd < 0 || fd >= HANDLES_MAX || ftruncate(fd, bytes)) return OUT_OF_MEMORY;
     *handle = fd;
     pthread_mutex_lock(&lock);
-    used_bytes += bytes;
+    owner[fd] = 1 + p->location.id;
+    used_bytes[p->location.id] += bytes;
     handle_count++;
     pthread_mutex_unlock(&lock);
     return OK;
@@ -115,7 +119,8 @@ CUresult cuMemRelease(CUhandle handle) {
     struct stat status;
     if (fstat(handle, &status)) return INVALID;
     pthread_mutex_lock(&lock);
-    used_bytes -= status.st_size < (off_t)used_bytes ? (size_t)status.st_size : used_bytes;
+    if (owner[handle]) used_bytes[owner[handle] - 1] -= status.st_size;
+    owner[handle] = 0;
     handle_count--;
     pthread_mutex_unlock(&lock);
     return close(handle) ? INVALID : OK;
@@ -137,7 +142,6 @@ CUresult cuMemImportFromShareableHandle(CUhandle *handle, void *fd, int type) {
     if (type != 1 || copy < 0 || fstat(copy, &status)) return INVALID;
     *handle = copy;
     pthread_mutex_lock(&lock);
-    used_bytes += status.st_size;
     handle_count++;
     pthread_mutex_unlock(&lock);
     return OK;

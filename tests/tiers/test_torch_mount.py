@@ -262,3 +262,20 @@ def test_transformers_style_loading_by_path(mount: Mount) -> None:
     safetensors.torch.save_file(STATE, directory / "model.safetensors", {"format": "pt"})
     assert equal(safetensors.torch.load_file(directory / "model.safetensors"), STATE)
     assert equal(mt.load(directory / "model.safetensors"), STATE)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.distributed is disabled")
+def test_distributed_checkpoints_are_written_and_read_on_the_mount(mount: Mount) -> None:
+    """By torch's own reader and writer, unchanged."""
+    from torch.distributed.checkpoint.state_dict_loader import load
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    directory = mount.root / "checkpoint"
+    save(dict(STATE), checkpoint_id=directory, no_dist=True)
+    found = {name: torch.zeros_like(tensor) for name, tensor in STATE.items()}
+    load(found, checkpoint_id=directory, no_dist=True)
+    assert equal(found, STATE)
+    send("glacier", *(path for path in directory.iterdir() if path.is_file()))
+    found = {name: torch.zeros_like(tensor) for name, tensor in STATE.items()}
+    load(found, checkpoint_id=directory, no_dist=True)
+    assert equal(found, STATE)

@@ -18,6 +18,7 @@ from memfs.hot.tensors import (
     TensorIndex,
     contiguous_strides,
 )
+from tests.unit.fakes.hot_devices import MemoryDevice, MemorySlab
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,53 +31,6 @@ TORCH = {
 }
 AS_IN_THE_FILE = Layout()
 WANTED = {"float16": DType.F16, "bfloat16": DType.BF16, "float32": DType.F32}
-
-
-class MemorySlab:
-    """A slab of this process's own memory."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self.content = bytearray(size_bytes)
-        self.sealed = self.released = False
-        self.writes: list[tuple[int, int]] = []
-
-    def write(self, offset: int, data: memoryview) -> None:
-        assert not self.sealed
-        assert offset + len(data) <= self.size_bytes
-        self.content[offset : offset + len(data)] = data
-        self.writes.append((offset, len(data)))
-
-    def read(self, offset: int, target: memoryview) -> None:
-        target[:] = self.content[offset : offset + len(target)]
-
-    def seal(self) -> None:
-        self.sealed = True
-
-    def export(self) -> int:
-        raise NotImplementedError
-
-    def release(self) -> None:
-        self.released = True
-
-
-class MemoryDevice:
-    """Makes such slabs, and remembers them."""
-
-    kind, uuid, name, granularity_bytes = "cpu", "CPU-test", "cpu:0", 4096
-
-    def __init__(self) -> None:
-        self.slabs: list[MemorySlab] = []
-
-    def memory(self) -> None:
-        raise NotImplementedError
-
-    def allocate(self, size_bytes: int) -> MemorySlab:
-        self.slabs.append(MemorySlab(size_bytes))
-        return self.slabs[-1]
-
-    def close(self) -> None:
-        raise NotImplementedError
 
 
 def index_of(*tensors: tuple[str, DType, tuple[int, ...]], begin: int = 3) -> TensorIndex:
@@ -104,7 +58,7 @@ def build(
 ) -> tuple[MemorySlab, TensorIndex, int]:
     device = MemoryDevice()
     plan = plan_slab(index, layout)
-    slab, report = build_slab(device, plan, reader(content))  # type: ignore[arg-type]  # of memory
+    slab, report = build_slab(device, plan, reader(content))
     assert isinstance(slab, MemorySlab)
     return slab, plan.index, report.overflow_count
 
@@ -240,5 +194,5 @@ def test_a_file_that_is_cut_meanwhile_leaves_no_slab() -> None:
     index = index_of(("a", DType.U8, (100,)))
     device = MemoryDevice()
     with pytest.raises(FormatError, match="ends here"):
-        build_slab(device, plan_slab(index, Layout()), reader(bytes(50)))  # type: ignore[arg-type]  # of memory
+        build_slab(device, plan_slab(index, Layout()), reader(bytes(50)))
     assert [slab.released for slab in device.slabs] == [True]
