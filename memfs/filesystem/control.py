@@ -233,6 +233,8 @@ class Control:
         try:
             await self._headers.check(caller, inode)
         except FormatError as error:
+            if self._hot is not None:
+                self._hot.note_refusal(ino, inode.generation, str(error))
             decision = Decision(NOT_TENSORS_RULE, str(error), 0, time.time_ns())
             await self._engine.record_decision(ino, decision)
             raise
@@ -331,6 +333,9 @@ class Control:
             answer["pending"] = waits
         if not answer:
             answer = {"rule": "none", "detail": "no decision has been made on this file yet"}
+        if self._hot is not None and (refusal := self._hot.refusal(inode.ino, inode.generation)):
+            # Beside the last decision, which others replace.
+            answer["hot"] = refusal
         if stat.S_ISREG(inode.mode):
             answer |= await self._prospects(inode)
         return json.dumps(answer)

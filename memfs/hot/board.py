@@ -7,6 +7,7 @@ reported as gone; without a server nothing is resident and no ticket is given.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 WANTED_COUNT_MAX = 65_536
 """Files that wait to be looked at; more are found again by the next survey of pins."""
+
+
+REFUSALS_KEPT_MAX = 4096
+"""Files of which it is remembered why they cannot be hot; the oldest are forgotten."""
 
 
 class HotDevice(NamedTuple):
@@ -68,6 +73,7 @@ class HotBoard:
         self.note: str | None = "the hot server has not started yet"
         """Why the tier does not serve at present, for `memfs status`; None while it does."""
         self.residents: dict[InodeNo, Residence] = {}
+        self._refusals: OrderedDict[InodeNo, tuple[Generation, str]] = OrderedDict()
         self._demanded: dict[tuple[InodeNo, Generation | None], Want] = {}
         self._pinned: dict[InodeNo, Want] = {}
         self._wake = trio.Event()
@@ -93,11 +99,23 @@ class HotBoard:
         if known is not None and known.generation == generation:
             del self.residents[ino]
 
+    def note_refusal(self, ino: InodeNo, generation: Generation, reason: str) -> None:
+        """A generation of a file holds no tensors."""
+        self._refusals[ino] = (generation, reason)
+        self._refusals.move_to_end(ino)
+        if len(self._refusals) > REFUSALS_KEPT_MAX:
+            self._refusals.popitem(last=False)
+
     # --- questions -------------------------------------------------------------------------------
     def devices(self, ino: InodeNo, generation: Generation) -> list[str]:
         """Return where a generation of a file is resident; empty: nowhere."""
         known = self.residents.get(ino)
         return [known.device] if known is not None and known.generation == generation else []
+
+    def refusal(self, ino: InodeNo, generation: Generation) -> str | None:
+        """Return why a generation of a file cannot be hot, as far as that was tried."""
+        known = self._refusals.get(ino)
+        return known[1] if known is not None and known[0] == generation else None
 
     def ticket(self, ino: InodeNo, generation: Generation, uid: int) -> str:
         """Return what a program needs to attach to a file, as JSON.

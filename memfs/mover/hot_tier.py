@@ -180,7 +180,7 @@ class HotTier:
         try:
             await self._load(inode, want.device, pinned=pinned)
         except FormatError as error:
-            self._note_failure(inode)
+            self._board.note_refusal(ino, inode.generation, str(error))
             await self._record(ino, Decision(NOT_TENSORS_RULE, str(error), 0, time.time_ns()))
             return error
         except (StaleInodeError, HotGoneError):
@@ -193,14 +193,11 @@ class HotTier:
         return None
 
     async def _must_wait(self, inode: Inode) -> bool:
-        """Return whether a pinned file failed before and its time has not come."""
+        """Return whether a pinned file is known to hold no tensors, or its time has not come."""
         pending = await self._engine.get_pending(inode.ino)
         if pending is not None and pending.wanted == Tier.HOT:
             return pending.retry_ns > time.time_ns()
-        decision = await self._engine.get_decision(inode.ino)
-        failure = self._failures.get(inode.ino)
-        known = failure is not None and failure.generation == inode.generation
-        return known and decision is not None and decision.rule == NOT_TENSORS_RULE
+        return self._board.refusal(inode.ino, inode.generation) is not None
 
     async def _load(self, inode: Inode, device: str | None, *, pinned: bool) -> None:
         """Load a generation, and publish it if it still is the one.

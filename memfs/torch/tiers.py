@@ -117,7 +117,7 @@ def pin(path: str | os.PathLike[str], *, tier: str = "hot", priority: int | None
     except OSError as error:
         if tier == "hot" and error.errno == errno.EINVAL:
             why = json.loads(os.getxattr(name, "user.memfs.why"))
-            raise FormatError(str(why.get("detail", error))) from None
+            raise FormatError(str(why.get("hot", error))) from None
         if tier == "hot" and error.errno == errno.ENOTSUP:
             raise DeviceUnavailableError(
                 f"{name}: no hot tier here; mount with hot.devices and hot.size"

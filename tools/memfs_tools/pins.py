@@ -47,8 +47,12 @@ def pin_path(path: Path, tier: str) -> None:
         xattr.setxattr(path, _TIER, tier.encode())
     except OSError as error:
         if error.errno == errno.ENOTSUP:
-            message = f"{path}: this mount has no {tier} tier"
+            remedy = "; set hot.devices and hot.size in its configuration" if tier == "hot" else ""
+            message = f"{path}: this mount has no {tier} tier{remedy}"
             raise UsageError(message, ExitCode.PROBLEMS) from None
+        if error.errno == errno.EINVAL and tier == "hot":
+            reason = read_placement(path).why.get("hot", error.strerror)
+            raise UsageError(f"{path} cannot be hot: {reason}", ExitCode.PROBLEMS) from None
         raise _explain(error, path) from None
 
 

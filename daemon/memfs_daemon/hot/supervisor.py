@@ -66,13 +66,15 @@ class HotSupervisor:
 
     async def run(self) -> None:
         """Have a server running until cancelled."""
-        pause_s = RESTART_S_MIN
+        pause_s, told = RESTART_S_MIN, ""
         while True:
             began_s = trio.current_time()
             note = await self._run_one()
             if trio.current_time() - began_s > RESTART_S_MAX:
                 pause_s = RESTART_S_MIN
-            log.warning("the hot tier is away, next try in %.0f s: %s", pause_s, note)
+            level = logging.INFO if note == told else logging.WARNING
+            log.log(level, "the hot tier is away, next try in %.0f s: %s", pause_s, note)
+            told = note
             await trio.sleep(pause_s)
             pause_s = min(RESTART_S_MAX, 2 * pause_s)
 

@@ -48,7 +48,7 @@ def _call(name: str, *arguments: Any) -> Any:  # noqa: ANN401  the driver's stru
         code, *values = getattr(driver, name)(*arguments)
     except RuntimeError as error:
         # Without libcuda.so.1 the bindings raise at the first call.
-        raise DeviceError(f"no CUDA driver: {error}; is the NVIDIA driver installed?") from None
+        raise DeviceError(f"no CUDA driver here, install NVIDIA's ({error})") from None
     if code != driver.CUresult.CUDA_SUCCESS:
         message = f"{name}: {code.name}"
         if code == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:

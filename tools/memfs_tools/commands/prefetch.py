@@ -39,10 +39,10 @@ _CALL_S_MAX = 60.0
 @click.option("--from-file", metavar="LIST", help="Read paths from a file, one a line; -: stdin.")
 @click.option(
     "--tier",
-    type=click.Choice(["warm", "cold"]),
+    type=click.Choice(["hot", "warm", "cold"]),
     default="warm",
     show_default=True,
-    help="Into RAM as far as that has room, or onto the local disk only.",
+    help="Into RAM as far as that has room, or onto the local disk only; hot: then onto a device.",
 )
 @click.option("--wait/--no-wait", default=True, help="Return when all is there, or at once.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")

@@ -54,6 +54,8 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"score    priority {score['priority']}, {score['uses']} uses known{pool}")
     if "outlook" in why:
         lines.append(f"outlook  {why['outlook']}")
+    if "hot" in why:
+        lines.append(f"not hot  {why['hot']}")
     pending = why.get("pending")
     if isinstance(pending, dict):
         lines.append(f"pending  {pending['wanted']}: {pending['reason']}")
