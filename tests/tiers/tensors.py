@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import TYPE_CHECKING
 
@@ -75,8 +76,6 @@ class Attached:
 
     def tensors(self) -> dict[str, bytes]:
         """The bytes of each tensor as they are in the slab now."""
-        import ctypes
-
         return {
             tensor.name: ctypes.string_at(self.mapping.address + tensor.offset, tensor.size_bytes)
             for tensor in self.attachment.index.tensors

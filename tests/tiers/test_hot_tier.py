@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import json
 import os
 import signal
@@ -18,7 +20,7 @@ from memfs.hot.protocol import HotMissError
 from memfs.hot.tensors import FormatError
 from tests.mounting import Mount, MountError, run_memfs
 from tests.outcomes import error_of
-from tests.processes import ALICE, run_as
+from tests.processes import ALICE, killed_by, run_as
 from tests.tiers.tensors import HOT, Attached, bytes_of, safetensors_of, tensors, ticket_of
 from tests.tiers.tiering import pin, residence, send, tell, tier_status, told, why
 from tests.waiting import wait_for
@@ -354,14 +356,12 @@ def test_a_mapping_of_the_tensors_cannot_be_written(mount: Mount) -> None:
     pin(path, "hot")
     wait_until_hot(path)
     attached = Attached(path)
-    pid = os.fork()
-    if not pid:
-        import ctypes
 
+    def write() -> None:
+        faulthandler.disable()
         ctypes.memset(attached.mapping.address, 0, 8)
-        os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    assert os.WTERMSIG(status) == signal.SIGSEGV
+
+    assert killed_by(write) == signal.SIGSEGV
     assert attached.tensors() == bytes_of(tensors(50_000))
     attached.close()
 
