@@ -5,6 +5,7 @@ Invariant: an entry of the pool that is not loading has a slab here, and the oth
 
 from __future__ import annotations
 
+import json
 import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +18,7 @@ from memfs.hot.formats.source import FileSource
 from memfs.hot.pool import EntryState, HotTierFullError, SlabKey
 from memfs.hot.protocol import HotMissError
 from memfs.hot.slabs import BuildReport, Layout, build_slab, file_reader, plan_slab
+from memfs.hot.tensors import dump_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,6 +62,8 @@ class Resident(NamedTuple):
     entry: Entry
     slab: Slab
     tensors: TensorIndex
+    encoded: bytes
+    """The index as programs get it: encoding 160 tensors takes 0.3 ms, an attachment 1.5 ms."""
     report: BuildReport
 
 
@@ -261,7 +265,9 @@ class Loader:
                 self.pool.remove(entry)
                 raise
             else:
-                made = self._residents[key] = Resident(entry, slab, plan.index, report)
+                made = self._residents[key] = Resident(
+                    entry, slab, plan.index, json.dumps(dump_index(plan.index)).encode(), report
+                )
                 self.loaded_count += 1
                 self.loaded_bytes += size_bytes
                 return made

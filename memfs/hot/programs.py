@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import json
 import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,7 +30,7 @@ from memfs.hot.protocol import (
 )
 from memfs.hot.reports import describe_pool
 from memfs.hot.slabs import Layout
-from memfs.hot.tensors import PRECISIONS, dump_index
+from memfs.hot.tensors import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -202,7 +201,7 @@ class Programs:
         """Return the reply to an attachment, with the descriptors of slab and index."""
         slab_fd = resident.slab.export()
         try:
-            index_fd = _index_fd(json.dumps(dump_index(resident.tensors)).encode())
+            index_fd = _index_fd(resident.encoded)
         except BaseException:
             os.close(slab_fd)
             raise

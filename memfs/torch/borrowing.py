@@ -49,6 +49,13 @@ class _Freeing:
                 self._started = True
                 threading.Thread(target=self._run, name="memfs-free", daemon=True).start()
 
+    def wait(self) -> None:
+        """Return when all that was put so far is freed."""
+        done = threading.Event()
+        self.put(done.set)
+        self.start()
+        done.wait()
+
     def _run(self) -> None:
         while True:
             on_free = self._queue.get()
@@ -70,6 +77,11 @@ def _start_anew() -> None:
 
 
 os.register_at_fork(after_in_child=_start_anew)
+
+
+def wait_freed() -> None:
+    """Return when all memory whose tensors are gone has been given back."""
+    _freeing.wait()
 
 
 class _Memory:
