@@ -52,12 +52,13 @@ def precision_of(dtype: torch.dtype | str | None) -> str | None:
 
 
 def memfs_type(dtype: torch.dtype) -> DType:
-    """Return the type of the file format for a torch type.
+    """Return the type of the safetensors format for a torch type.
 
     Raises:
         ValueError: The format has none.
     """
     found = MEMFS_TYPES.get(dtype)
-    if found is None:
+    # C128 is memfs's own, for numpy's files: no other reader opens a safetensors file that has it.
+    if found is None or found is DType.C128:
         raise ValueError(f"{dtype} cannot be stored; convert the tensor first")
     return found

@@ -31,6 +31,7 @@ def save(
     *,
     metadata: Mapping[str, str] | None = None,
     tier: str | None = None,
+    pin: bool = False,
     fsync: bool = False,
 ) -> None:
     """Write tensors to a file, by way of a temporary one beside it.
@@ -40,10 +41,11 @@ def save(
         path: The new file; one that is there is replaced, its permissions are kept.
         metadata: Texts for the header.
         tier: Pin the file to it: `hot`, `warm`, `cold` or `glacier`; only on memfs.
+        pin: The same as `tier="hot"`, where no tier is given.
         fsync: Return when the file and its name are on stable storage.
 
     Raises:
-        ValueError: A tensor cannot be stored: sparse, quantized, without memory.
+        ValueError: A tensor cannot be stored: sparse, quantized, without memory, complex128.
         DeviceUnavailableError: A tier is asked for, and the path is not on memfs.
         OSError: The file cannot be written; nothing is left of it.
     """
@@ -54,15 +56,26 @@ def save(
         for key, tensor in tensors.items()
     ]
     header, ordered = build_header(new, metadata)
+    if pin and tier is None:
+        tier = "hot"
     if tier is not None:
         require_mount(target)
-    temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(4)}.tmp")
-    mode = 0o666
+    # Names are up to 255 bytes long, and a character up to four.
+    temporary = os.path.join(directory, f".{name[:50]}.{secrets.token_hex(4)}.tmp")
+    mode = None
     with contextlib.suppress(FileNotFoundError):
         mode = os.stat(target).st_mode & 0o777
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    # Never more than the former file allowed, not even for a moment.
+    fd = os.open(
+        temporary,
+        os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+        0o666 if mode is None else mode,
+    )
     try:
         try:
+            if mode is not None:
+                # What the umask took away from it.
+                os.fchmod(fd, mode)
             _write(fd, memoryview(header))
             for each in ordered:
                 _write_tensor(fd, tensors[each.name])
@@ -93,7 +106,10 @@ def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _write_tensor(fd: int, tensor: torch.Tensor) -> None:
-    flat = tensor.detach().contiguous().reshape(-1)
+    # A conjugated or negated view is a bit of the tensor, which its bytes do not have.
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    # A single element counts as contiguous at any stride, and cannot be viewed as bytes then.
+    flat = flat.as_strided((flat.numel(),), (1,))
     step = max(1, WRITE_BYTES // max(1, flat.element_size()))
     for begin in range(0, flat.numel(), step):
         piece = flat[begin : begin + step].cpu()
