@@ -16,6 +16,7 @@ from memfs.hot.formats.source import FileSource
 from memfs.hot.tensors import FormatError, parse_shape
 from memfs.linux.mappings import Mapping
 from memfs.torch.borrowing import borrow
+from memfs.torch.packing import pack
 from memfs.torch.pipeline import read_to_device
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from memfs.hot.tensors import TensorIndex
+    from memfs.hot.tensors import Tensor, TensorIndex
 
 _DTYPE_XATTR, _SHAPE_XATTR = "user.memfs.dtype", "user.memfs.shape"
 
@@ -89,17 +90,26 @@ class TensorFile:
         mapping = Mapping(self.fd, size_bytes, private=private)
         return borrow(mapping.address, size_bytes, torch.device("cpu"), mapping.unmap)
 
-    def read(self, end: int, device: torch.device) -> torch.Tensor:
-        """Return the first bytes of the file in memory of a device.
+    def read(
+        self, tensors: Sequence[Tensor], device: torch.device
+    ) -> tuple[torch.Tensor, list[Tensor]]:
+        """Read tensors into memory of a device that is nobody else's.
+
+        Args:
+            tensors: Of `index`; others are not read.
+            device: Of the memory.
 
         Returns:
-            Shape `(end,)`, dtype uint8, on the device; nobody else's.
+            Shape `(n,)`, dtype uint8, on the device; and the tensors with their places in it.
 
         Raises:
             FormatError: The file is shorter.
         """
-        target = torch.empty(end, dtype=torch.uint8, device=device)
-        return read_to_device(self.fd, self.path, target)
+        packing = pack(tensors)
+        target = torch.empty(packing.size_bytes, dtype=torch.uint8, device=device)
+        if packing.runs:
+            read_to_device(self.fd, self.path, target, packing.runs)
+        return target, packing.tensors
 
     def unpickle(self, device: torch.device) -> dict[str, torch.Tensor]:
         """Return the tensors of what only torch itself can read: its old formats.

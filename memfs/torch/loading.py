@@ -24,7 +24,7 @@ from memfs.torch.dtypes import precision_of
 from memfs.torch.errors import DeviceUnavailableError, HotTierFullError, LoadTimeoutError
 from memfs.torch.files import TensorFile
 from memfs.torch.slabs import attach, ticket_for
-from memfs.torch.views import cast, views_of
+from memfs.torch.views import Views, cast, views_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -56,6 +56,8 @@ class LoadReport:
     """Tensors whose type was changed."""
     overflow_count: int = 0
     """Finite values that became infinite by that."""
+    copied_count: int = 0
+    """Tensors that were copied out of the mapping: the file misplaces them for their type."""
     fallback: str | None = None
     """Why the hot tier did not serve it although it was asked."""
 
@@ -192,9 +194,10 @@ def _load(file: TensorFile, wish: _Wish) -> tuple[dict[str, torch.Tensor], LoadR
         base = file.map(private=wish.mutable)
     else:
         source = "pipeline"
-        base = file.read(max((tensor.end for tensor in tensors), default=0), wish.device)
-    found = views_of(base, tensors)
-    report = _report(source, found, wish)
+        base, tensors = file.read(tensors, wish.device)
+    views = Views(base)
+    found = {tensor.name: views.view(tensor) for tensor in tensors}
+    report = _report(source, found, wish, views.copied_count)
     if wish.layout == "channels_last":
         for name, tensor in found.items():
             if tensor.dim() == 4:
@@ -284,13 +287,16 @@ def _by_torch(file: TensorFile, wish: _Wish) -> tuple[dict[str, torch.Tensor], L
     return found, _report("read", found, wish)
 
 
-def _report(source: Source, found: dict[str, torch.Tensor], wish: _Wish) -> LoadReport:
+def _report(
+    source: Source, found: dict[str, torch.Tensor], wish: _Wish, copied_count: int = 0
+) -> LoadReport:
     cast_count, overflow_count = cast(found, wish.dtype)
     return LoadReport(
         source,
         sum(tensor.numel() * tensor.element_size() for tensor in found.values()),
         cast_count=cast_count,
         overflow_count=overflow_count,
+        copied_count=copied_count,
         fallback=wish.fallback,
     )
 

@@ -31,6 +31,8 @@ class Views:
         self._base = base
         self._address = base.data_ptr() if base.numel() else 0
         self._typed: dict[DType, torch.Tensor] = {}
+        self.copied_count = 0
+        """Tensors that were copied, being misplaced for their type."""
 
     def view(self, tensor: Tensor) -> torch.Tensor:
         """Return one tensor.
@@ -43,6 +45,7 @@ class Views:
             return torch.empty(tensor.shape, dtype=TORCH_TYPES[dtype], device=self._base.device)
         if tensor.offset % item_bytes or (self._address + tensor.offset) % item_bytes:
             # A safetensors file aligns to 8 bytes at the most, and other writers to nothing.
+            self.copied_count += 1
             part = self._base[tensor.offset : tensor.end].clone().view(TORCH_TYPES[dtype])
             return part.as_strided(tensor.shape, tensor.stride)
         typed = self._typed.get(dtype)

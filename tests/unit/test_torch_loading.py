@@ -19,6 +19,7 @@ import torch
 import memfs.torch as mt
 from memfs.torch.borrowing import borrow
 from memfs.torch.loading import resolve_device
+from memfs.torch.packing import Run
 from memfs.torch.pipeline import BUFFER_BYTES, BUFFER_COUNT, NullStream, read_to_device
 from tests.waiting import wait_for
 
@@ -287,7 +288,7 @@ def test_a_buffer_is_filled_again_only_after_its_copy(large: Path) -> None:
     stream = RecordingStream()
     with large.open("rb") as file:
         target = torch.zeros(size, dtype=torch.uint8)
-        read_to_device(file.fileno(), "large", target, stream)
+        read_to_device(file.fileno(), "large", target, [Run(0, 0, target.numel())], stream)
     assert target.numpy().tobytes() == large.read_bytes()
     assert (stream.buffers, stream.copied, stream.joined) == (BUFFER_COUNT, BUFFER_COUNT + 3, True)
 
@@ -299,7 +300,11 @@ def test_a_file_that_ends_early_ends_the_pipeline(large: Path, stream: str | Non
     target = torch.zeros(large.stat().st_size + 1, dtype=torch.uint8)
     with large.open("rb") as file, pytest.raises(mt.FormatError, match="large ends at"):
         read_to_device(
-            file.fileno(), "large", target, RecordingStream() if stream is not None else None
+            file.fileno(),
+            "large",
+            target,
+            [Run(0, 0, target.numel())],
+            RecordingStream() if stream is not None else None,
         )
     assert threading.active_count() == before
 
@@ -311,7 +316,7 @@ def test_a_device_that_fails_ends_the_pipeline(large: Path, at: int) -> None:
     stream = RecordingStream(fail_at=at)
     target = torch.zeros(large.stat().st_size, dtype=torch.uint8)
     with large.open("rb") as file, pytest.raises(RuntimeError, match="the device failed"):
-        read_to_device(file.fileno(), "large", target, stream)
+        read_to_device(file.fileno(), "large", target, [Run(0, 0, target.numel())], stream)
     assert stream.waiting == []
     assert threading.active_count() == before
 
