@@ -157,6 +157,8 @@ class HotSupervisor:
         if message["event"] == "gone":
             self._board.note_gone(ino, generation)
         elif message["event"] == "wanted":
+            # It would not ask for what it has: news of an eviction may come late.
+            self._board.note_gone(ino, generation)
             device = message.get("device")
             self._board.want(Want(ino, generation, None if device is None else str(device)))
 
