@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from memfs.torch.files import TensorFile
 from memfs.torch.loading import check_names, resolve_device
+from memfs.torch.tiers import info
 from memfs.torch.views import Views
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from memfs.hot.tensors import Tensor
+    from memfs.torch.tiers import FileInfo
 
 
 class TensorSlice:
@@ -90,6 +92,15 @@ class LazyFile:
     def format(self) -> str:
         """`safetensors`, `npy`, `npz`, `pt` or `raw`."""
         return self._index.format
+
+    @property
+    def info(self) -> FileInfo:
+        """Where the file of that path is now.
+
+        Raises:
+            OSError: There is none any more.
+        """
+        return info(self._path)
 
     def get_tensor(self, name: str) -> torch.Tensor:
         """Return a tensor: on the CPU a read-only view of the page cache.

@@ -213,7 +213,13 @@ def _try_hot(file: TensorFile, wish: _Wish) -> Slab | None:
         FormatError: The file holds no tensors.
     """
     required = wish.share == "require"
-    ticket = ticket_for(file.fd, wish.device)
+    try:
+        ticket = ticket_for(file.fd, wish.device)
+    except OSError as error:
+        if required:
+            raise
+        wish.fallback = str(error)
+        return None
     if ticket is None:
         if required:
             raise DeviceUnavailableError(

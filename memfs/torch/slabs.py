@@ -6,6 +6,7 @@ process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from memfs.hot.devices.opening import map_slab
 from memfs.torch.borrowing import borrow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from memfs.hot.client import Attachment, HotClient, Ticket
     from memfs.hot.devices.device import SlabMapping
@@ -37,8 +38,16 @@ class Slab:
 
 
 def ticket_for(fd: int, device: torch.device) -> Ticket | None:
-    """Return the ticket of an open file if the hot tier can serve a device; None if it cannot."""
-    ticket = read_ticket(fd)
+    """Return the ticket of an open file if the hot tier can serve a device; None if it cannot.
+
+    Raises:
+        OSError: As of `read_ticket`.
+    """
+    try:
+        ticket = read_ticket(fd)
+    except (ValueError, TypeError, KeyError):
+        # Anyone may give a file of another file system an attribute of that name.
+        return None
     if ticket is None or ticket.kind != device.type:
         return None
     if ticket.kind == "cuda" and _uuid_of(device) not in ticket.uuids:
@@ -99,6 +108,40 @@ def attach_snapshot(
     """
     attachment = client.attach_snapshot(name, label, dtype=precision, layout=layout)
     return _mapped(client, attachment, device, private=private)
+
+
+@contextlib.contextmanager
+def leased(ticket: Ticket, device: torch.device, timeout_s: float) -> Iterator[str]:
+    """Have a file loaded, and keep it where it is meanwhile, without mapping it.
+
+    Args:
+        ticket: Of `ticket_for`; it is spent by this.
+        device: Where it is loaded, unless it is on another one already.
+        timeout_s: Longest wait.
+
+    Yields:
+        The UUID of the device where it is.
+
+    Raises:
+        MemfsError: As of `HotClient.attach`.
+    """
+    client = client_for(ticket)
+    attachment = client.attach(
+        ticket.token,
+        demand=True,
+        device=_uuid_of(device) if device.type == "cuda" else None,
+        timeout_s=timeout_s,
+    )
+    os.close(attachment.slab_fd)
+    try:
+        yield attachment.uuid
+    finally:
+        client.release(attachment.lease)
+
+
+def serves(uuid: str, device: torch.device) -> bool:
+    """Return whether a device of the hot tier is the one that torch calls so."""
+    return device.type == "cpu" or uuid == _uuid_of(device)
 
 
 def _mapped(

@@ -5,6 +5,7 @@ Invariant: what is told is read from memfs when it is asked for.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -13,14 +14,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memfs.control.client import ControlError
-from memfs.torch.errors import DeviceUnavailableError, FormatError, HotTierFullError
+from memfs.hot.devices.device import DeviceError
+from memfs.hot.pool import HotTierFullError as TierFullError
+from memfs.hot.protocol import HotGoneError, HotMissError, HotTimeoutError
+from memfs.torch.errors import (
+    DeviceUnavailableError,
+    FormatError,
+    HotTierFullError,
+    LoadTimeoutError,
+)
 from memfs.torch.files import TensorFile
-from memfs.torch.loading import report_of
+from memfs.torch.loading import report_of, resolve_device
 from memfs.torch.mounts import by_mount, mount_of, require_mount
+from memfs.torch.slabs import leased, serves, ticket_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any
+
+    import torch
 
     from memfs.torch.mounts import TensorMount
 
@@ -58,8 +70,13 @@ def info(path: str | os.PathLike[str]) -> FileInfo:
         OSError: As of open(2).
     """
     report = report_of(path)
+    source = None if report is None else report.source
+    mount = mount_of(path)
     with TensorFile(path) as file:
         nbytes = os.fstat(file.fd).st_size
+        if mount is None:
+            # Attributes that came with a copy, say, are those of another file.
+            return FileInfo(None, None, None, nbytes, (), None, source, None)
         tier = _xattr(file.fd, "tier")
         pin_now = _xattr(file.fd, "pin")
         residency = json.loads(_xattr(file.fd, "residency") or "{}")
@@ -72,8 +89,8 @@ def info(path: str | os.PathLike[str]) -> FileInfo:
         generation=ticket.get("generation"),
         nbytes=nbytes,
         devices=tuple(residency.get("devices", ())),
-        leases=_leases(path, ino),
-        source=None if report is None else report.source,
+        leases=_leases(mount, ino),
+        source=source,
         why=why.get("detail"),
     )
 
@@ -95,21 +112,44 @@ def stats(path: str | os.PathLike[str]) -> dict[str, Any]:
     return answer
 
 
-def pin(path: str | os.PathLike[str], *, tier: str = "hot", priority: int | None = None) -> None:
+def pin(
+    path: str | os.PathLike[str],
+    *,
+    tier: str = "hot",
+    device: torch.device | str = "auto",
+    priority: int | None = None,
+    timeout: float = 30.0,
+) -> None:
     """Send a file, or all below a directory, to a tier and keep it there.
 
     Args:
         path: On memfs.
         tier: `hot`, `warm`, `cold` or `glacier`.
+        device: `auto`: memfs chooses one, and `pin` does not wait for it. `cuda:1`, `cpu`: a file
+            is loaded there before it is pinned; only with `hot`.
         priority: 0 to 100; higher ones leave a full tier last. None: as it is.
+        timeout: Seconds; bounds the wait for a device that was named.
 
     Raises:
+        ValueError: A device is named for another tier than `hot`.
+        HotTierFullError: The device that was named has no room.
+        LoadTimeoutError: The file was not there in time.
         FormatError: `hot`, and the file holds no tensors; the reason is in the message.
-        DeviceUnavailableError: It is not on memfs; or `hot`, and the mount has no such tier.
+        DeviceUnavailableError: It is not on memfs; or `hot`, and the mount has no such tier;
+            or the file is on another device already, where programs may use it.
         OSError: As of setxattr(2).
     """
     name = os.fspath(path)
+    if device != "auto" and tier != "hot":
+        raise ValueError(f"device={device!r}: files of the tier {tier} are on none")
     require_mount(name)
+    with contextlib.ExitStack() as keeping:
+        if device != "auto":
+            keeping.enter_context(_on_device(name, resolve_device(device), timeout))
+        _pin(name, tier, priority)
+
+
+def _pin(name: str, tier: str, priority: int | None) -> None:
     if priority is not None:
         os.setxattr(name, "user.memfs.priority", str(priority).encode())
     try:
@@ -123,6 +163,29 @@ def pin(path: str | os.PathLike[str], *, tier: str = "hot", priority: int | None
                 f"{name}: no hot tier here; mount with hot.devices and hot.size"
             ) from None
         raise
+
+
+@contextlib.contextmanager
+def _on_device(name: str, device: torch.device, timeout_s: float) -> Iterator[None]:
+    """Have a file loaded to a device, and keep it there meanwhile."""
+    with TensorFile(name) as file:
+        ticket = ticket_for(file.fd, device)
+    if ticket is None:
+        raise DeviceUnavailableError(f"{name}: no hot tier serves {device}; see hot.devices")
+    try:
+        with leased(ticket, device, timeout_s) as uuid:
+            if not serves(uuid, device):
+                raise DeviceUnavailableError(
+                    f"{name} is on {uuid} already, and not on {device}; unpin it, and pin it again "
+                    "when it has left"
+                )
+            yield
+    except HotTimeoutError as error:
+        raise LoadTimeoutError(f"{name}: {error}") from None
+    except TierFullError as error:
+        raise HotTierFullError(f"{name}: {error}") from None
+    except (HotMissError, HotGoneError, DeviceError) as error:
+        raise DeviceUnavailableError(f"{name}: {error}") from None
 
 
 def unpin(path: str | os.PathLike[str]) -> None:
@@ -186,6 +249,11 @@ class PrefetchJob:
         """Files that could not be fetched so far."""
         return sum(progress["failed_count"] for progress in self.progress())
 
+    @property
+    def failed(self) -> bool:
+        """True if a file could not be fetched so far."""
+        return self.failed_count > 0
+
     def wait(self, timeout: float = 600.0) -> None:
         """Return when nothing is left to do.
 
@@ -246,10 +314,7 @@ def _xattr(fd: int, name: str) -> str | None:
         return None
 
 
-def _leases(path: str | os.PathLike[str], ino: int) -> int | None:
-    mount = mount_of(path)
-    if mount is None:
-        return None
+def _leases(mount: TensorMount, ino: int) -> int | None:
     try:
         answer = mount.call("hot")
     except ControlError:
