@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Sampler
 
-from memfs.control.client import ControlError
+from memfs.control.client import ControlError, ControlUnavailableError
 from memfs.torch.mounts import by_mount
 
 if TYPE_CHECKING:
@@ -57,7 +57,11 @@ class HintSampler(Sampler[int]):
         self._behind = behind
         self._tier = tier
         self._jobs: dict[TensorMount, int] = {}
-        self._silent = False
+        self._untold: dict[TensorMount, list[str]] = {}
+        """What comes last in an order and had no room in the daemon's list; by mount, reversed."""
+        self._silent: set[TensorMount] = set()
+        """Mounts that may not be told of this epoch."""
+        self._warned = False
 
     def __len__(self) -> int:
         """Return the length of an epoch."""
@@ -86,36 +90,61 @@ class HintSampler(Sampler[int]):
         self._tell_done(done + order[max(0, len(order) - self._behind) :])
 
     def _publish(self, order: Sequence[int]) -> None:
+        # A daemon that was away in the last epoch may be back in this one.
+        self._silent.clear()
+        self._untold.clear()
         for mount, inner in self._by_mount(order).items():
-            replace = mount in self._jobs
-            for at in range(0, len(inner), PATHS_A_CALL):
-                answer = self._call(
-                    mount,
-                    "prefetch",
-                    paths=list(inner[at : at + PATHS_A_CALL]),
-                    tier=self._tier,
-                    job=self._jobs.get(mount),
-                    replace=replace,
-                    exact=True,
-                )
-                if answer is None:
-                    return
-                self._jobs[mount] = answer["job"]
-                replace = False
+            self._untold[mount] = inner[::-1]
+            self._tell_coming(mount, replace=mount in self._jobs)
+
+    def _tell_coming(self, mount: TensorMount, *, replace: bool = False) -> None:
+        """Tell of as many files as the daemon's list has room for; the others are told of later."""
+        untold = self._untold.get(mount)
+        while untold:
+            paths = untold[: -PATHS_A_CALL - 1 : -1]
+            answer = self._prefetch(mount, paths, replace=replace)
+            if answer is None:
+                return
+            self._jobs[mount] = answer["job"]
+            del untold[len(untold) - answer["taken_count"] :]
+            replace = False
+            if answer["taken_count"] < len(paths):
+                return
+
+    def _prefetch(self, mount: TensorMount, paths: list[str], *, replace: bool) -> Any:
+        params: dict[str, Any] = {"paths": list(paths), "tier": self._tier, "exact": True}
+        job = self._jobs.pop(mount, None)
+        if job is not None:
+            try:
+                return mount.call("prefetch", **params, job=job, replace=replace)
+            except ControlUnavailableError as error:
+                self._give_up(mount, error)
+                return None
+            except ControlError as error:
+                # It remembers so many lists, and none from before it was started anew.
+                log.debug("%s: a new list is begun: %s", mount.root, error)
+        return self._call(mount, "prefetch", **params)
 
     def _tell_done(self, indices: Sequence[int]) -> None:
         for mount, inner in self._by_mount(indices).items():
-            self._call(mount, "done", paths=list(inner))
+            if self._call(mount, "done", paths=inner) is not None:
+                self._tell_coming(mount)
 
     def _by_mount(self, indices: Sequence[int]) -> dict[TensorMount, list[str]]:
-        if self._silent or not indices:
-            return {}
-        return by_mount(self._paths[index] for index in indices)
+        found = by_mount(self._paths[index] for index in indices) if indices else {}
+        return {mount: inner for mount, inner in found.items() if mount not in self._silent}
 
     def _call(self, mount: TensorMount, method: str, **params: Any) -> Any:
         try:
             return mount.call(method, **params)
         except ControlError as error:
-            self._silent = True
-            log.warning("%s: the epoch goes on without hints: %s", mount.root, error)
+            self._give_up(mount, error)
             return None
+
+    def _give_up(self, mount: TensorMount, error: ControlError) -> None:
+        """Go on without hints until the next epoch; said once."""
+        self._silent.add(mount)
+        self._untold.pop(mount, None)
+        if not self._warned:
+            self._warned = True
+            log.warning("%s: the epoch goes on without hints: %s", mount.root, error)

@@ -1,0 +1,242 @@
+"""What memfs is told of an epoch: all of it, in order, and again after a daemon was away."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import memfs.torch as mt
+from memfs.control.client import ControlError, ControlUnavailableError
+from memfs.errors import InvalidValueError
+from memfs.prediction import hints
+from memfs.prediction.hints import Hints
+from memfs.torch import datasets, hinting, loading
+from memfs.types import InodeNo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PATHS = [f"/data/{number:03}" for number in range(100)]
+
+
+class FakeDaemon:
+    """A mount whose daemon has the real lists; inode numbers are those of `PATHS`."""
+
+    root = Path("/data")
+
+    def __init__(self) -> None:
+        self.away = False
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all lists, as a new daemon does."""
+        self.hints = Hints()
+        self.done: list[int] = []
+        self.calls: list[str] = []
+
+    def call(
+        self,
+        method: str,
+        paths: list[str],
+        tier: str = "warm",
+        job: int | None = None,
+        replace: bool = False,
+        exact: bool = False,
+    ) -> dict[str, Any]:
+        """See `TensorMount.call`."""
+        if self.away:
+            raise ControlUnavailableError("no daemon answers")
+        self.calls.append(method)
+        inos = [InodeNo(PATHS.index(path)) for path in paths]
+        if method == "done":
+            self.done += inos
+            return {"taken_count": len(inos), "skipped_count": 0}
+        assert exact
+        try:
+            number = self.hints.begin(warm=tier == "warm") if job is None else job
+            if replace:
+                self.hints.drop(number)
+            return {"job": number, "taken_count": self.hints.add(number, inos)}
+        except InvalidValueError as error:
+            raise ControlError(str(error)) from None
+
+    def take(self, count: int = 1000) -> list[int]:
+        """Fetch files as the mover does: those that come next."""
+        taken = [self.hints.take() for _ in range(min(count, self.hints.waiting_count))]
+        for hint in taken:
+            assert hint is not None
+            self.hints.finish(hint, 0, warm=hint.warm)
+        return [hint.ino for hint in taken if hint is not None]
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
+    daemon = FakeDaemon()
+
+    def by_mount(paths: Iterable[str]) -> dict[FakeDaemon, list[str]]:
+        return {daemon: list(paths)}
+
+    monkeypatch.setattr(hinting, "by_mount", by_mount)
+    return daemon
+
+
+def order(seed: int) -> list[int]:
+    return torch.randperm(100, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def test_the_whole_order_is_told_before_the_first_index(daemon: FakeDaemon) -> None:
+    """In slices; the order of the next epoch takes the place of what waits."""
+    sampler = mt.HintSampler(order(1), PATHS)
+    hinting_calls = iter(sampler)
+    assert next(hinting_calls) == order(1)[0]
+    assert daemon.take(30) == order(1)[:30]
+    sampler.sampler = order(2)
+    next(iter(sampler))
+    assert daemon.take() == order(2)
+
+
+def test_long_orders_are_told_in_slices(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call has a bound; only the first one takes the place of the last epoch."""
+    monkeypatch.setattr(hinting, "PATHS_A_CALL", 7)
+    sampler = mt.HintSampler([], PATHS)
+    for seed in (1, 2):
+        daemon.calls.clear()
+        sampler.sampler = order(seed)
+        next(iter(sampler))
+        assert daemon.calls == ["prefetch"] * 15
+        assert daemon.take() == order(seed)
+
+
+def test_what_is_used_is_done(daemon: FakeDaemon) -> None:
+    """After as many more as the loader has in flight; and all of it at the end."""
+    sampler = iter(mt.HintSampler(order(3), PATHS, behind=10))
+    for _ in range(60):
+        next(sampler)
+    assert daemon.done == order(3)[: len(daemon.done)]
+    assert 0 < len(daemon.done) <= 50
+    assert list(sampler) == order(3)[60:]
+    assert daemon.done == order(3)
+
+
+def test_what_the_list_has_no_room_for_is_told_as_it_is_worked_off(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the end of a long epoch would come without hints."""
+    monkeypatch.setattr(hints, "HINT_COUNT_MAX", 25)
+    monkeypatch.setattr(hinting, "PATHS_A_CALL", 10)
+    told: list[int] = []
+    for _ in mt.HintSampler(order(4), PATHS):
+        assert daemon.hints.waiting_count <= 25
+        told += daemon.take(2)
+    assert told == order(4)
+
+
+def test_a_list_that_the_daemon_has_forgotten_is_begun_anew(daemon: FakeDaemon) -> None:
+    """It remembers the last 64, and none from before it was started."""
+    sampler = mt.HintSampler(order(5), PATHS)
+    assert list(sampler) == order(5)
+    daemon.restart()
+    for _ in range(5):
+        assert list(sampler) == order(5)
+        assert daemon.take() == order(5)
+    daemon.hints = Hints()
+    assert list(sampler) == order(5)
+    assert daemon.take() == order(5)
+
+
+def test_a_daemon_that_is_away_is_said_once_and_tried_each_epoch(
+    daemon: FakeDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The epoch goes on meanwhile, without waiting for it again and again."""
+    sampler = mt.HintSampler(order(6), PATHS)
+    middle = iter(sampler)
+    next(middle)
+    daemon.away = True
+    attempts = itertools.count()
+    call = daemon.call
+    daemon.call = lambda *a, **k: (next(attempts), call(*a, **k))[1]  # type: ignore[method-assign]  # counted
+    with caplog.at_level(logging.WARNING):
+        assert [*middle] == order(6)[1:]
+        assert list(sampler) == order(6)
+    assert next(attempts) == 2
+    assert [record.message for record in caplog.records] == [
+        "/data: the epoch goes on without hints: no daemon answers"
+    ]
+    daemon.away = False
+    daemon.restart()
+    assert list(sampler) == order(6)
+    assert daemon.take() == order(6)
+    assert daemon.done == order(6)
+
+
+def test_samplers_of_any_kind_are_wrapped(daemon: FakeDaemon) -> None:
+    """A generator has no length and one epoch."""
+    sampler = mt.HintSampler((index for index in order(7)), PATHS)
+    with pytest.raises(TypeError):
+        len(sampler)
+    sampler.set_epoch(3)
+    assert list(sampler) == order(7)
+    assert daemon.take() == order(7)
+    assert list(sampler) == []
+
+
+# --- batches -------------------------------------------------------------------------------------
+@pytest.fixture
+def data(tmp_path: Path) -> mt.TensorDirectory:
+    for number in range(6):
+        mt.save({"n": torch.tensor([number])}, tmp_path / f"{number}.safetensors")
+    return mt.TensorDirectory(tmp_path, transform=lambda tensors: int(tensors["n"][0]))
+
+
+def test_a_batch_of_near_files_is_read_by_one_thread(
+    data: mt.TensorDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads would cost more than they bring."""
+    monkeypatch.setattr(datasets, "SLOW_S", float("inf"))
+    monkeypatch.setattr(datasets, "ThreadPoolExecutor", None)
+    assert data.__getitems__([3, 1, 2]) == [3, 1, 2]
+    assert data.__getitems__([]) == []
+
+
+def test_the_waits_for_far_files_overlap(
+    data: mt.TensorDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first one that was slow; no more than `lookahead` of them, and in order."""
+    monkeypatch.setattr(datasets, "SLOW_S", -1.0)
+    together = threading.Barrier(2, timeout=30)
+    first = iter([True])
+
+    def load(path: str, *, device: str, share: bool) -> dict[str, torch.Tensor]:
+        if not next(first, False):
+            together.wait()
+        return loading.load(path, device=device, share=share)
+
+    monkeypatch.setattr(datasets, "load", load)
+    data.lookahead = 2
+    before = threading.active_count()
+    assert data.__getitems__([4, 5, 0, 3, 1]) == [4, 5, 0, 3, 1]
+    assert threading.active_count() == before
+    data.lookahead = 1
+    monkeypatch.setattr(datasets, "load", loading.load)
+    monkeypatch.setattr(datasets, "ThreadPoolExecutor", None)
+    assert data.__getitems__([4, 5]) == [4, 5]
+
+
+def test_a_file_that_is_missing_fails_its_batch(
+    data: mt.TensorDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the error of the file, and no thread is left."""
+    monkeypatch.setattr(datasets, "SLOW_S", -1.0)
+    Path(data.paths[3]).unlink()
+    before = threading.active_count()
+    with pytest.raises(FileNotFoundError, match=r"3\.safetensors"):
+        data.__getitems__([0, 1, 3, 2])
+    assert threading.active_count() == before
