@@ -160,6 +160,8 @@ class Control:
         if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
             raise NotSupportedError(f"only files and directories have {name.decode()}")
         await self._engine.set_xattr(ino, name, text.encode(), flags, inode.ctime_ns)
+        if name in _TENSOR_MARKS and self._hot is not None:
+            self._hot.clear_refusals()
         if not self._heat.marked:
             await self._engine.put_setting(MARKED_SETTING, b"1")
             self._heat.marked = True
@@ -238,6 +240,9 @@ class Control:
             decision = Decision(NOT_TENSORS_RULE, str(error), 0, time.time_ns())
             await self._engine.record_decision(ino, decision)
             raise
+        if self._hot is not None:
+            # Its type and shape may have been told since.
+            self._hot.clear_refusals(ino)
 
     async def _lease(self, caller: Caller, ino: InodeNo) -> bytes:
         if self._hot is None:

@@ -106,6 +106,13 @@ class HotBoard:
         if len(self._refusals) > REFUSALS_KEPT_MAX:
             self._refusals.popitem(last=False)
 
+    def clear_refusals(self, ino: InodeNo | None = None) -> None:
+        """What is known of a file, or of any of them (None), may not hold any more."""
+        if ino is None:
+            self._refusals.clear()
+        else:
+            self._refusals.pop(ino, None)
+
     # --- questions -------------------------------------------------------------------------------
     def devices(self, ino: InodeNo, generation: Generation) -> list[str]:
         """Return where a generation of a file is resident; empty: nowhere."""
