@@ -92,7 +92,7 @@ class TensorFile:
 
     def read(
         self, tensors: Sequence[Tensor], device: torch.device
-    ) -> tuple[torch.Tensor, list[Tensor]]:
+    ) -> tuple[torch.Tensor, list[int]]:
         """Read tensors into memory of a device that is nobody else's.
 
         Args:
@@ -100,7 +100,7 @@ class TensorFile:
             device: Of the memory.
 
         Returns:
-            Shape `(n,)`, dtype uint8, on the device; and the tensors with their places in it.
+            Shape `(n,)`, dtype uint8, on the device; and the offset of each tensor in it.
 
         Raises:
             FormatError: The file is shorter.
@@ -109,7 +109,7 @@ class TensorFile:
         target = torch.empty(packing.size_bytes, dtype=torch.uint8, device=device)
         if packing.runs:
             read_to_device(self.fd, self.path, target, packing.runs)
-        return target, packing.tensors
+        return target, packing.offsets
 
     def unpickle(self, device: torch.device) -> dict[str, torch.Tensor]:
         """Return the tensors of what only torch itself can read: its old formats.

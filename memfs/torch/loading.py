@@ -191,12 +191,16 @@ def _load(file: TensorFile, wish: _Wish) -> tuple[dict[str, torch.Tensor], LoadR
     tensors = choose(index, wish.names, wish.path)
     if wish.share and wish.device.type == "cpu":
         source: Source = "mapped"
-        base = file.map(private=wish.mutable)
+        views = Views(file.map(private=wish.mutable))
+        found = {tensor.name: views.view(tensor) for tensor in tensors}
     else:
         source = "pipeline"
-        base, tensors = file.read(tensors, wish.device)
-    views = Views(base)
-    found = {tensor.name: views.view(tensor) for tensor in tensors}
+        base, offsets = file.read(tensors, wish.device)
+        views = Views(base)
+        found = {
+            tensor.name: views.view(tensor, offset)
+            for tensor, offset in zip(tensors, offsets, strict=True)
+        }
     report = _report(source, found, wish, views.copied_count)
     if wish.layout == "channels_last":
         for name, tensor in found.items():

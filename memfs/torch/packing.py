@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.hot.tensors import align
+from memfs.hot.tensors import ALIGNMENT_BYTES, align
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,8 +39,8 @@ class Window(NamedTuple):
 class Packing(NamedTuple):
     """Where everything goes."""
 
-    tensors: list[Tensor]
-    """In the order asked for, with their offsets in the memory."""
+    offsets: list[int]
+    """In the memory, of each tensor in the order asked for."""
     runs: list[Run]
     """Ascending in the file and in the memory."""
     size_bytes: int
@@ -55,25 +55,25 @@ def pack(tensors: Sequence[Tensor]) -> Packing:
             to each other.
     """
     runs: list[Run] = []
-    offsets = {}
-    size_bytes = 0
-    for tensor in sorted(tensors, key=lambda each: each.offset):
-        if not tensor.size_bytes:
+    offsets = [0] * len(tensors)
+    # Of the run that may go on: its beginnings, and its end in the file.
+    source = target = end = 0
+    for at in sorted(range(len(tensors)), key=lambda at: tensors[at].offset):
+        begin, size_bytes = tensors[at].offset, tensors[at].size_bytes
+        if not size_bytes:
             continue
-        run = runs[-1] if runs else None
-        if run is not None and tensor.offset < run.source + run.size_bytes:
-            longer = max(run.size_bytes, tensor.end - run.source)
-            run = runs[-1] = run._replace(size_bytes=longer)
-        else:
-            run = Run(tensor.offset, align(size_bytes), tensor.size_bytes)
-            runs.append(run)
-        size_bytes = run.target + run.size_bytes
-        offsets[tensor.offset] = run.target + tensor.offset - run.source
-    placed = [
-        tensor._replace(offset=offsets[tensor.offset] if tensor.size_bytes else 0)
-        for tensor in tensors
-    ]
-    return Packing(placed, runs, size_bytes)
+        within = begin - source
+        # Neighbours that are aligned as they lie are read in one piece: nearly all of a model.
+        if begin > end or (begin == end and (target + within) % ALIGNMENT_BYTES) or not end:
+            if end:
+                runs.append(Run(source, target, end - source))
+                target = align(target + end - source)
+            source, end, within = begin, begin, 0
+        offsets[at] = target + within
+        end = max(end, begin + size_bytes)
+    if end:
+        runs.append(Run(source, target, end - source))
+    return Packing(offsets, runs, target + end - source)
 
 
 def windows(runs: Iterable[Run], size_bytes: int) -> Iterator[Window]:

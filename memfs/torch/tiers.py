@@ -125,10 +125,11 @@ def pin(
     Args:
         path: On memfs.
         tier: `hot`, `warm`, `cold` or `glacier`.
-        device: `auto`: memfs chooses one, and `pin` does not wait for it. `cuda:1`, `cpu`: a file
-            is loaded there before it is pinned; only with `hot`.
+        device: `auto`: memfs chooses one. `cuda:1`, `cpu`: a file, not a directory, goes there;
+            only with `hot`. Of several GPUs: it is loaded there first, so that it has to fit as
+            unpinned files have to, and only then pinned. Otherwise `pin` does not wait.
         priority: 0 to 100; higher ones leave a full tier last. None: as it is.
-        timeout: Seconds; bounds the wait for a device that was named.
+        timeout: Seconds; bounds the wait for a GPU that was named.
 
     Raises:
         ValueError: A device is named for another tier than `hot`.
@@ -172,6 +173,10 @@ def _on_device(name: str, device: torch.device, timeout_s: float) -> Iterator[No
         ticket = ticket_for(file.fd, device)
     if ticket is None:
         raise DeviceUnavailableError(f"{name}: no hot tier serves {device}; see hot.devices")
+    if len(ticket.uuids) == 1:
+        # It goes nowhere else, and a pinned file may take more room than one that is asked for.
+        yield
+        return
     try:
         with leased(ticket, device, timeout_s) as uuid:
             if not serves(uuid, device):

@@ -34,25 +34,30 @@ class Views:
         self.copied_count = 0
         """Tensors that were copied, being misplaced for their type."""
 
-    def view(self, tensor: Tensor) -> torch.Tensor:
+    def view(self, tensor: Tensor, offset: int | None = None) -> torch.Tensor:
         """Return one tensor.
+
+        Args:
+            tensor: Of the file or slab.
+            offset: In the base, where it is not at the tensor's own.
 
         Returns:
             Of the tensor's shape, strides and type, on the device of the base.
         """
         dtype, item_bytes = tensor.dtype, tensor.dtype.item_bytes
+        begin = tensor.offset if offset is None else offset
         if not tensor.size_bytes:
             return torch.empty(tensor.shape, dtype=TORCH_TYPES[dtype], device=self._base.device)
-        if tensor.offset % item_bytes or (self._address + tensor.offset) % item_bytes:
+        if begin % item_bytes or (self._address + begin) % item_bytes:
             # A safetensors file aligns to 8 bytes at the most, and other writers to nothing.
             self.copied_count += 1
-            part = self._base[tensor.offset : tensor.end].clone().view(TORCH_TYPES[dtype])
+            part = self._base[begin : begin + tensor.size_bytes].clone().view(TORCH_TYPES[dtype])
             return part.as_strided(tensor.shape, tensor.stride)
         typed = self._typed.get(dtype)
         if typed is None:
             whole = self._base.numel() // item_bytes * item_bytes
             typed = self._typed[dtype] = self._base[:whole].view(TORCH_TYPES[dtype])
-        return typed.as_strided(tensor.shape, tensor.stride, tensor.offset // item_bytes)
+        return typed.as_strided(tensor.shape, tensor.stride, begin // item_bytes)
 
 
 def views_of(base: torch.Tensor, tensors: Iterable[Tensor]) -> dict[str, torch.Tensor]:

@@ -54,9 +54,11 @@ def test_every_tensor_has_the_bytes_of_the_file(
         for run in window.runs:
             at = window.begin + run.target
             memory[at : at + run.size_bytes] = content[run.source : run.source + run.size_bytes]
-    for (offset, size), placed in zip(places, packing.tensors, strict=True):
-        assert placed.size_bytes == size
-        assert memory[placed.offset : placed.offset + size] == content[offset : offset + size]
+    for (offset, size), target in zip(places, packing.offsets, strict=True):
+        assert memory[target : target + size] == content[offset : offset + size]
+    ends = [0, *(run.source + run.size_bytes for run in packing.runs)]
+    assert all(run.source >= end for run, end in zip(packing.runs, ends, strict=False))
+    assert all(run.target % ALIGNMENT_BYTES == 0 for run in packing.runs)
     assert packing.size_bytes <= sum(size + ALIGNMENT_BYTES for _, size in places)
 
 
@@ -64,7 +66,20 @@ def test_tensors_that_share_bytes_go_on_sharing_them() -> None:
     """Tied weights are stored once, and stay tied."""
     packing = pack([tensor("whole", 100, 40), tensor("tied", 100, 40), tensor("part", 110, 8)])
     assert packing.runs == [Run(100, 0, 40)]
-    assert [each.offset for each in packing.tensors] == [0, 0, 10]
+    assert packing.offsets == [0, 0, 10]
+
+
+def test_neighbours_that_are_aligned_are_one_run() -> None:
+    """As most of a model; the others begin a run each, so that all are aligned."""
+    sizes = [256, 512, 100, 256, 256]
+    starts = [56, 312, 824, 924, 1180]
+    packing = pack(
+        [tensor(str(at), *place) for at, place in enumerate(zip(starts, sizes, strict=True))]
+    )
+    assert packing.runs == [Run(56, 0, 868), Run(924, 1024, 512)]
+    assert packing.offsets == [0, 256, 768, 1024, 1280]
+    assert pack([]) == ([], [], 0)
+    assert pack([tensor("empty", 5, 0)]) == ([0], [], 0)
 
 
 def test_tied_weights_of_a_checkpoint_are_one_memory(tmp_path: Path) -> None:
@@ -132,8 +147,9 @@ def test_parts_of_a_file_are_read_whatever_they_cross(
     with path.open("rb") as file:
         read_to_device(file.fileno(), "file", target, packing.runs, stream)
     found = target.numpy().tobytes()
-    for source, placed in zip(near + far, packing.tensors, strict=True):
-        assert found[placed.offset : placed.end] == content[source.offset : source.end], source.name
+    for source, at in zip(near + far, packing.offsets, strict=True):
+        expected = content[source.offset : source.end]
+        assert found[at : at + source.size_bytes] == expected, source.name
 
 
 def test_many_small_neighbours_are_read_by_few_calls(
@@ -156,8 +172,8 @@ def test_many_small_neighbours_are_read_by_few_calls(
     with path.open("rb") as file:
         read_to_device(file.fileno(), "file", target, packing.runs)
     assert len(calls) == 3
-    for at, placed in enumerate(packing.tensors):
-        assert target[placed.offset].item() == 4 * at % 256
+    for at, offset in enumerate(packing.offsets):
+        assert target[offset].item() == 4 * at % 256
 
 
 def test_a_small_file_starts_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

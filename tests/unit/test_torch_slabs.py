@@ -20,7 +20,7 @@ import memfs.torch as mt
 from memfs.hot.client import TICKET_XATTR
 from memfs.hot.devices.device import DeviceError
 from memfs.hot.devices.opening import map_slab
-from memfs.torch import slabs
+from memfs.torch import slabs, tiers
 from memfs.torch.borrowing import wait_freed
 from tests.unit.fakes.hot_station import GENERATION, HotStation
 from tests.waiting import wait_for
@@ -335,3 +335,77 @@ def test_a_file_that_never_comes_ends_in_a_timeout(station: HotStation, path: Pa
         mt.load(path, share="require", timeout=0.05)
     assert equal(mt.load(path))
     assert threading.active_count() < 20
+
+
+# --- pins to a device ----------------------------------------------------------------------------
+CPU = torch.device("cpu")
+
+
+def test_a_file_is_kept_on_the_device_until_it_is_pinned_there(
+    station: HotStation, path: Path
+) -> None:
+    """Of several: else it could leave, and come back on another one."""
+    station.uuids = ["CPU-0", "CPU-1"]
+    station.give(path, resident=False)
+    with tiers._on_device(str(path), CPU, 5.0):
+        assert station.leases() == 1
+    assert station.leases() == 0
+
+
+def test_the_only_device_is_not_waited_for(station: HotStation, path: Path) -> None:
+    """Where else should it go? And a pinned file may take more room than others."""
+    station.answers = False
+    station.give(path, resident=False)
+    with tiers._on_device(str(path), CPU, 5.0):
+        assert len(station.pool) == 0
+
+
+def test_a_file_that_does_not_come_to_a_device_is_not_pinned(
+    station: HotStation, tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reason by an exception of its kind, with the path."""
+    station.uuids = ["CPU-0", "CPU-1"]
+
+    def attempt(where: Path) -> None:
+        station.give(where, resident=False)
+        with tiers._on_device(str(where), CPU, 0.05):
+            raise AssertionError("it was pinned")
+
+    big = tmp_path / "big.safetensors"
+    mt.save({"big": torch.zeros(9 << 20, dtype=torch.uint8)}, big)
+    with pytest.raises(mt.HotTierFullError, match=r"big.safetensors: .*fit nowhere"):
+        attempt(big)
+    text = tmp_path / "text"
+    text.write_text("text" * 100)
+    with pytest.raises(mt.FormatError, match="text"):
+        attempt(text)
+    with monkeypatch.context() as patch:
+        patch.setattr(tiers, "serves", lambda *_: False)
+        with pytest.raises(mt.DeviceUnavailableError, match="is on CPU-0 already, and not on cpu"):
+            attempt(path)
+    other = tmp_path / "other.safetensors"
+    mt.save(STATE, other)
+    station.answers = False
+    with pytest.raises(mt.LoadTimeoutError, match=r"other.safetensors: .*in time"):
+        attempt(other)
+    assert station.leases() == 0
+    plain = tmp_path / "plain.safetensors"
+    mt.save(STATE, plain)
+    with (
+        pytest.raises(mt.DeviceUnavailableError, match="no hot tier serves cpu"),
+        tiers._on_device(str(plain), CPU, 5.0),
+    ):
+        raise AssertionError("it was pinned")
+    station.give(path)
+    station.stop()
+    with (
+        pytest.raises(mt.DeviceUnavailableError, match=r"model.safetensors: .*hot server"),
+        tiers._on_device(str(path), CPU, 5.0),
+    ):
+        raise AssertionError("it was pinned")
+
+
+def test_a_device_is_of_the_hot_tier_alone(path: Path) -> None:
+    """Files of other tiers are on none; said before the mount is asked."""
+    with pytest.raises(ValueError, match="files of the tier warm are on none"):
+        mt.pin(path, tier="warm", device="cpu")

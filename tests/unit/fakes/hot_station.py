@@ -43,6 +43,8 @@ class HotStation:
         self.address = f"memfs-test-{os.getpid()}-{secrets.token_hex(6)}"
         self.answers = True
         """False: a file that is asked for never comes."""
+        self.uuids = ["CPU-0"]
+        """What tickets say that the tier has."""
         self._mint = Mint(secret)
         device = MemfdDevice(0, size_bytes)
         self.pool = Pool([DeviceBudget(device.uuid, size_bytes)])
@@ -84,7 +86,7 @@ class HotStation:
             "generation": GENERATION,
             "resident": resident,
             "kind": "cpu",
-            "uuids": ["CPU-0"],
+            "uuids": self.uuids,
         }
         os.setxattr(path, TICKET_XATTR, json.dumps(ticket).encode())
 
