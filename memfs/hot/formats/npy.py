@@ -12,8 +12,8 @@ import math
 import struct
 from typing import TYPE_CHECKING
 
+from memfs.hot.formats.shapes import check_shape
 from memfs.hot.tensors import (
-    DIMENSIONS_MAX,
     DType,
     FormatError,
     Tensor,
@@ -87,7 +87,9 @@ def read_array(source: Source, begin: int, end: int, name: str) -> Tensor:
         raise FormatError(f"{place} says that its header has {length} bytes")
     header = _parse(place, source.read(header_begin, length), latin=prefix[6] < 3)
     dtype = _dtype(place, header["descr"])
-    shape = _shape(place, header["shape"])
+    if not isinstance(header["shape"], tuple):
+        raise FormatError(f"{place}: the shape is no tuple")
+    shape = check_shape(f"{place}: the shape is no tuple for a tensor", header["shape"], dtype)
     if math.prod(shape) * dtype.item_bytes != end - offset:
         raise FormatError(
             f"{place} of shape {list(shape)[:8]} takes {math.prod(shape) * dtype.item_bytes} "
@@ -123,13 +125,3 @@ def _dtype(place: str, descr: object) -> DType:
     if dtype is None or order not in ("<", "|", "="):
         raise FormatError(f"{place} is of the type {descr[:40]!r}, which no tensor has")
     return dtype
-
-
-def _shape(place: str, shape: object) -> tuple[int, ...]:
-    if (
-        not isinstance(shape, tuple)
-        or len(shape) > DIMENSIONS_MAX
-        or not all(type(extent) is int and 0 <= extent < 1 << 63 for extent in shape)
-    ):
-        raise FormatError(f"{place}: the shape is no tuple of whole numbers from 0 on")
-    return shape

@@ -1,6 +1,6 @@
 """Files of torch.save: a zip with a pickle that names storages, and a member for each storage.
 
-Invariant: unpickling runs no code but that of this module; whatever else a pickle asks for is
+Invariant: unpickling runs no code but that of this package; whatever else a pickle asks for is
 refused by name.
 
 What is in nested mappings and sequences is named by its path: `{"model": {"w": tensor}}` holds the
@@ -11,13 +11,11 @@ Source: torch/serialization.py and torch/_weights_only_unpickler.py of torch 2.1
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from memfs.hot.formats.pickles import Maker, RefusedError, load_pickle
+from memfs.hot.formats.shapes import check_numbers, check_shape
 from memfs.hot.tensors import (
-    DIMENSIONS_MAX,
     TENSOR_COUNT_MAX,
     DType,
     FormatError,
@@ -42,6 +40,10 @@ PICKLE_BYTES_MAX = 64 << 20
 
 DEPTH_MAX = 100
 """Mappings and sequences within each other."""
+
+NAMES_CHARACTERS_MAX = 64 << 20
+"""Of all paths within a file: a long key of many tensors is in each of their names. Guess: 300
+characters for as many tensors as a pickle can have."""
 
 _STORAGES = {
     "FloatStorage": DType.F32,
@@ -79,10 +81,6 @@ class _View(NamedTuple):
     stride: tuple[int, ...]
 
 
-class _Refused(Exception):  # noqa: N818  it never leaves this module
-    """What a pickle asks for that is not taken."""
-
-
 def is_pt(members: Mapping[str, Member]) -> bool:
     """Return whether a zip is of torch.save."""
     return any(name.endswith("/data.pkl") for name in members)
@@ -107,17 +105,14 @@ def read_pt(source: Source, members: Mapping[str, Member]) -> TensorIndex:
     if member.size_bytes > PICKLE_BYTES_MAX:
         raise FormatError(f"{source.name}: a pickle of {member.size_bytes} bytes")
     try:
-        content = _Unpickler(source.read(member.offset, member.size_bytes)).load()
-    except _Refused as refusal:
+        content = load_pickle(source.read(member.offset, member.size_bytes), _find, _storage)
+    except RefusedError as refusal:
         raise FormatError(
             f"{source.name}: its pickle asks for {refusal}, which is not taken; save a dict of "
             "tensors, or use .safetensors"
         ) from None
-    except FormatError:
-        raise
-    # Hostile pickles raise about anything out of the unpickler: AttributeError, EOFError, ...
-    except Exception as error:
-        raise FormatError(f"{source.name}: its pickle cannot be read: {error!r:.200}") from None
+    except ValueError as error:
+        raise FormatError(f"{source.name}: its pickle cannot be read: {str(error)[:100]}") from None
     tensors = []
     for name, view in _flatten(source.name, content):
         tensors.append(_place(source.name, name, view, members, root))
@@ -135,48 +130,42 @@ def _check_byte_order(source: Source, member: Member | None) -> None:
         raise FormatError(f"{source.name} is not of a little-endian machine")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors, parameters, storages and mappings, and nothing else."""
+def _find(module: str, name: str) -> object:
+    known = _GLOBALS.get((module, name))
+    if known is not None:
+        return known
+    if module == "torch" and name in _STORAGES:
+        return _STORAGES[name]
+    if module == "torch":
+        try:
+            return parse_dtype(name)
+        except FormatError:
+            pass
+    raise RefusedError(f"{module}.{name}"[:200])
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
-        self._known: dict[tuple[str, str], object] = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_tensor_v3"): _rebuild_untyped_tensor,
-            ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-            ("torch", "Size"): tuple,
-            ("torch.storage", "UntypedStorage"): _UNTYPED,
-        }
 
-    def find_class(self, module: str, name: str) -> object:
-        known = self._known.get((module, name))
-        if known is not None:
-            return known
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
-        if module == "torch":
-            try:
-                return parse_dtype(name)
-            except FormatError:
-                pass
-        raise _Refused(f"{module}.{name}"[:200])
-
-    def persistent_load(self, pid: object) -> _Storage:
-        if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
-            raise _Refused(f"the object {pid!r:.100}")
-        _, kind, key, _location, _count = pid
-        if not isinstance(key, str) or not (isinstance(kind, DType) or kind == _UNTYPED):
-            raise _Refused(f"a storage of {kind!r:.100}")
-        return _Storage(key, kind if isinstance(kind, DType) else None)
+def _storage(pid: object) -> _Storage:
+    # Nothing of it is printed: a few bytes can be a text of gigabytes.
+    if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
+        raise RefusedError("an object that is no storage")
+    _, kind, key, _location, _count = pid
+    if not isinstance(key, str) or not (isinstance(kind, DType) or kind == _UNTYPED):
+        raise RefusedError("a storage of a type that is none")
+    return _Storage(key, kind if isinstance(kind, DType) else None)
 
 
 def _rebuild_tensor(
-    storage: object, offset: object, shape: object, stride: object, *_: object
+    storage: object,
+    offset: object,
+    shape: object,
+    stride: object,
+    _requires_grad: object,
+    _hooks: object,
+    state: object = None,
 ) -> _View:
     if not isinstance(storage, _Storage) or storage.dtype is None:
-        raise _Refused("a tensor without a storage")
-    return _view(storage, storage.dtype, offset, shape, stride)
+        raise RefusedError("a tensor without a storage")
+    return _view(storage, storage.dtype, offset, shape, stride, state)
 
 
 def _rebuild_untyped_tensor(
@@ -187,39 +176,64 @@ def _rebuild_untyped_tensor(
     _requires_grad: object,
     _hooks: object,
     dtype: object,
-    *_: object,
+    state: object = None,
 ) -> _View:
     if not isinstance(storage, _Storage) or not isinstance(dtype, DType):
-        raise _Refused("a tensor without a storage or a type")
-    return _view(storage, dtype, offset, shape, stride)
+        raise RefusedError("a tensor without a storage or a type")
+    return _view(storage, dtype, offset, shape, stride, state)
 
 
-def _rebuild_parameter(data: object, *_: object) -> _View:
+def _rebuild_parameter(data: object, _requires_grad: object, _hooks: object) -> _View:
     if not isinstance(data, _View):
-        raise _Refused("a parameter without a tensor")
+        raise RefusedError("a parameter without a tensor")
     return data
 
 
-def _view(storage: _Storage, dtype: DType, offset: object, shape: object, stride: object) -> _View:
-    def numbers(value: object) -> tuple[int, ...]:
-        if not isinstance(value, tuple) or len(value) > DIMENSIONS_MAX:
-            raise _Refused("a tensor whose shape is none")
-        if not all(type(each) is int and 0 <= each < 1 << 63 for each in value):
-            raise _Refused("a tensor with a negative shape or stride")
-        return value
+def _mapping() -> dict[str, object]:
+    return {}
 
-    [begin] = numbers((offset,))
-    extents, steps = numbers(shape), numbers(stride)
+
+def _size(extents: object) -> object:
+    # Not a copy: a long tuple would be as long again for each few bytes.
+    if not isinstance(extents, tuple):
+        raise RefusedError("a torch.Size that is none")
+    return extents
+
+
+_GLOBALS: Mapping[tuple[str, str], object] = {
+    ("collections", "OrderedDict"): Maker(_mapping),
+    ("torch._utils", "_rebuild_tensor_v2"): Maker(_rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v3"): Maker(_rebuild_untyped_tensor),
+    ("torch._utils", "_rebuild_parameter"): Maker(_rebuild_parameter),
+    ("torch", "Size"): Maker(_size),
+    ("torch.storage", "UntypedStorage"): _UNTYPED,
+}
+
+
+def _view(
+    storage: _Storage, dtype: DType, offset: object, shape: object, stride: object, state: object
+) -> _View:
+    if state:
+        # torch writes the bytes of what the view was made of, and the bit here.
+        raise RefusedError(
+            "a conjugated or negated view (save tensor.resolve_conj().resolve_neg())"
+        )
+    try:
+        [begin] = check_numbers("its offset", (offset,))
+        extents = check_shape("its shape", shape, dtype)
+        steps = check_numbers("its strides", stride)
+    except FormatError as error:
+        raise RefusedError(f"a tensor that cannot be ({error})") from None
     if len(extents) != len(steps):
-        raise _Refused("a tensor with more strides than dimensions")
+        raise RefusedError("a tensor with more strides than dimensions, or fewer")
     return _View(storage, dtype, begin, extents, steps)
 
 
 def _flatten(file: str, content: object) -> Iterator[tuple[str, _View]]:
     """Yield all tensors with their paths."""
-    waiting: list[tuple[str, object, int]] = [("", content, 0)]
+    waiting = [("", content, 0)] if _holds_tensors(content) else []
     # A pickle can name one list from many places: what grows without end is no state_dict.
-    seen_count = 0
+    seen_count = character_count = 0
     while waiting:
         path, value, depth = waiting.pop()
         if depth > DEPTH_MAX:
@@ -227,21 +241,26 @@ def _flatten(file: str, content: object) -> Iterator[tuple[str, _View]]:
         if isinstance(value, _View):
             yield path or "tensor", value
             continue
-        items: list[tuple[object, object]]
-        if isinstance(value, dict):
-            items = list(value.items())
-        elif isinstance(value, list | tuple) and not isinstance(value, _Storage):
-            items = list(enumerate(value))
-        else:
-            # A number, a text, a type: beside the tensors.
-            continue
-        seen_count += len(items)
+        assert isinstance(value, dict | list | tuple)
+        seen_count += len(value)
         if seen_count > 2 * TENSOR_COUNT_MAX:
             raise FormatError(f"{file}: its mappings have too many entries")
-        for key, each in reversed(items):
-            if not isinstance(key, str | int):
-                raise FormatError(f"{file}: a mapping has keys that are no names")
-            waiting.append((f"{path}.{key}" if path else str(key), each, depth + 1))
+        first = len(waiting)
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            if not _holds_tensors(each):
+                continue
+            name = f"{path}.{key}" if path else str(key)
+            character_count += len(name)
+            if character_count > NAMES_CHARACTERS_MAX:
+                raise FormatError(f"{file}: the names of its tensors are too long")
+            waiting.append((name, each, depth + 1))
+        # The last is taken first.
+        waiting[first:] = reversed(waiting[first:])
+
+
+def _holds_tensors(value: object) -> bool:
+    """Return whether a value is a tensor, a mapping or a sequence; not a number, text or type."""
+    return isinstance(value, dict | list | tuple) and not isinstance(value, _Storage)
 
 
 def _place(file: str, name: str, view: _View, members: Mapping[str, Member], root: str) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from memfs.hot.formats.shapes import check_shape
 from memfs.hot.tensors import (
     FormatError,
     Tensor,
@@ -32,11 +33,12 @@ def read_raw(source: Source, dtype: str, shape: tuple[int, ...] | None) -> Tenso
         shape: None: one dimension, as long as the file.
 
     Raises:
-        FormatError: The file is not so large, or there is no such type.
+        FormatError: The file is not so large, or there is no such type or shape.
     """
     kind = parse_dtype(dtype)
     if shape is None:
         shape = (source.size_bytes // kind.item_bytes,)
+    shape = check_shape(source.name, shape, kind)
     size_bytes = math.prod(shape) * kind.item_bytes
     if size_bytes != source.size_bytes:
         raise FormatError(

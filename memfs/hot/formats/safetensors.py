@@ -13,8 +13,8 @@ import math
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.hot.formats.shapes import check_numbers, check_shape
 from memfs.hot.tensors import (
-    DIMENSIONS_MAX,
     TENSOR_COUNT_MAX,
     DType,
     FormatError,
@@ -32,6 +32,15 @@ FORMAT = "safetensors"
 
 HEADER_BYTES_MAX = 100_000_000
 """The same as the limit of the safetensors library."""
+
+_STRUCTURE_COUNTS_MAX = {
+    b"{": 2 * TENSOR_COUNT_MAX,
+    b"[": 3 * TENSOR_COUNT_MAX,
+    b":": 5 * TENSOR_COUNT_MAX,
+    b",": 10 * TENSOR_COUNT_MAX,
+}
+"""Of a header, before it is parsed: 100 MB of `[],` would take 3 GB. A tensor has 1, 2, 4 and, with
+four dimensions, 7 of them; the rest is for the texts of the metadata."""
 
 _LENGTH = struct.Struct("<Q")
 _METADATA = "__metadata__"
@@ -92,6 +101,8 @@ def _parse(name: str, header: bytes) -> dict[str, object]:
             raise FormatError(f"{name}: a name is twice in the header")
         return found
 
+    if any(header.count(mark) > limit for mark, limit in _STRUCTURE_COUNTS_MAX.items()):
+        raise FormatError(f"{name}: the header has more parts than {TENSOR_COUNT_MAX} tensors have")
     try:
         parsed = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
@@ -121,8 +132,8 @@ def _tensor(file: str, name: str, fields: object, begin: int) -> Tensor:
         dtype = DType.of_label(fields["dtype"])
     except FormatError as error:
         raise FormatError(f"{place}: {error}") from None
-    shape = _numbers(place, fields["shape"], DIMENSIONS_MAX)
-    offsets = _numbers(place, fields["data_offsets"], 2)
+    shape = check_shape(place, fields["shape"], dtype)
+    offsets = check_numbers(place, fields["data_offsets"], 2)
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise FormatError(f"{place} ends before it begins")
     size_bytes = math.prod(shape) * dtype.item_bytes
@@ -133,15 +144,6 @@ def _tensor(file: str, name: str, fields: object, begin: int) -> Tensor:
         )
     strides = contiguous_strides(shape)
     return Tensor(name, dtype, shape, strides, begin + offsets[0], size_bytes)
-
-
-def _numbers(place: str, value: object, count_max: int) -> tuple[int, ...]:
-    if not isinstance(value, list) or len(value) > count_max:
-        raise FormatError(f"{place}: not a list of at most {count_max} numbers")
-    # A bool is an int to Python, and JSON's true is no number.
-    if not all(type(each) is int and 0 <= each < 1 << 63 for each in value):
-        raise FormatError(f"{place}: not whole numbers from 0 on")
-    return tuple(value)
 
 
 class NewTensor(NamedTuple):
@@ -170,11 +172,13 @@ def build_header(
         metadata: Texts by name.
 
     Raises:
-        FormatError: A name is taken twice or reserved.
+        FormatError: A name is taken twice or reserved, or a text of the metadata is none.
     """
     names = [tensor.name for tensor in tensors]
     if len(set(names)) < len(names) or _METADATA in names:
         raise FormatError(f"names of tensors are unique, and {_METADATA} is none")
+    if metadata:
+        _metadata("metadata", dict(metadata))
     ordered = sorted(tensors, key=lambda tensor: (-tensor.dtype.item_bytes, tensor.name))
     header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
     offset = 0
