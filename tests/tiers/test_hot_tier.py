@@ -207,11 +207,14 @@ def test_a_program_that_asks_gets_a_file_that_nobody_pinned(mount: Mount) -> Non
     path = mount.root / "model.npy"
     np.save(path, np.arange(5000, dtype=np.int16))
     send("glacier", path)
+    # Its pin would send it back at once, and say so.
+    run_memfs("unpin", path)
     with pytest.raises(HotMissError):
         Attached(path)
     attached = Attached(path, demand=True)
     assert attached.tensors() == {"array": np.arange(5000, dtype=np.int16).tobytes()}
-    assert "a program asked for it" in why(path)["detail"]
+    [slab] = hot_status(mount)["slabs"]
+    assert (slab["ino"], slab["pinned"], slab["leases"]) == (path.stat().st_ino, False, 1)
     attached.close()
     text = mount.root / "text"
     text.write_bytes(b"text" * 100)
