@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from memfs.errors import MemfsError, NotPermittedError
+from memfs.hot.devices.memfd import SEALS
 from memfs.hot.pool import LAYOUTS, EntryState, SlabKey
 from memfs.hot.protocol import (
     HotGoneError,
@@ -45,8 +46,6 @@ LEASES_A_CONNECTION_MAX = 100_000
 SNAPSHOT_COUNT_MAX = 1024
 WAIT_S_MAX = 3600.0
 """A program waits for a file to be loaded at most so long."""
-
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 Answer = tuple[dict[str, object], list[int]]
 """A reply, and the descriptors that ride with it, which are closed when it is sent."""
@@ -136,7 +135,7 @@ class Programs:
             stream.close()
 
     async def _answer_program(self, connection: _Connection, message: dict[str, object]) -> None:
-        calls: dict[str, Callable[..., Awaitable[tuple[dict[str, object], list[int]]]]] = {
+        calls: dict[str, Callable[..., Awaitable[Answer]]] = {
             "attach": self._attach,
             "release": self._release,
             "stats": self._program_stats,
@@ -160,9 +159,7 @@ class Programs:
             for fd in fds:
                 os.close(fd)
 
-    async def _attach(
-        self, connection: _Connection, message: dict[str, object]
-    ) -> tuple[dict[str, object], list[int]]:
+    async def _attach(self, connection: _Connection, message: dict[str, object]) -> Answer:
         if len(connection.leases) >= LEASES_A_CONNECTION_MAX:
             raise ProtocolError("too many leases on one connection")
         claim = self._gate.redeem(str(message["token"]), connection.uid)
@@ -174,9 +171,7 @@ class Programs:
         assert waited.cancelled_caught, "only the deadline leads here"
         raise HotTimeoutError(f"inode {claim.ino} was not loaded in time")
 
-    async def _attach_snapshot(
-        self, connection: _Connection, message: dict[str, object]
-    ) -> tuple[dict[str, object], list[int]]:
+    async def _attach_snapshot(self, connection: _Connection, message: dict[str, object]) -> Answer:
         if len(connection.leases) >= LEASES_A_CONNECTION_MAX:
             raise ProtocolError("too many leases on one connection")
         name, label = str(message["name"]), str(message["label"])
@@ -195,9 +190,7 @@ class Programs:
             raise NotPermittedError(f"snapshot {name!r} is another user's")
         return snapshot
 
-    def _lease(
-        self, connection: _Connection, resident: Resident
-    ) -> tuple[dict[str, object], list[int]]:
+    def _lease(self, connection: _Connection, resident: Resident) -> Answer:
         """Return the reply to an attachment, with the descriptors of slab and index."""
         slab_fd = resident.slab.export()
         try:
@@ -205,11 +198,10 @@ class Programs:
         except BaseException:
             os.close(slab_fd)
             raise
-        lease = next(self._lease_numbers)
-        self._pool.attach(resident.entry)
-        connection.leases[lease] = resident.entry
+        lease, entry = next(self._lease_numbers), resident.entry
+        self._pool.attach(entry)
+        connection.leases[lease] = entry
         self.attach_count += 1
-        entry = resident.entry
         reply: dict[str, object] = {
             "lease": lease,
             "kind": self._loader.device(entry).kind,
@@ -252,22 +244,16 @@ class Programs:
                 waiting.errors.append(error)
             waiting.event.set()
 
-    async def _release(
-        self, connection: _Connection, message: dict[str, object]
-    ) -> tuple[dict[str, object], list[int]]:
+    async def _release(self, connection: _Connection, message: dict[str, object]) -> Answer:
         entry = connection.leases.pop(number_in(message, "lease"), None)
         if entry is not None:
             self._loader.release(entry)
         return {}, []
 
-    async def _program_stats(
-        self, connection: _Connection, message: dict[str, object]
-    ) -> tuple[dict[str, object], list[int]]:
+    async def _program_stats(self, connection: _Connection, message: dict[str, object]) -> Answer:
         return self.stats(), []
 
-    async def _snapshot(
-        self, connection: _Connection, message: dict[str, object]
-    ) -> tuple[dict[str, object], list[int]]:
+    async def _snapshot(self, connection: _Connection, message: dict[str, object]) -> Answer:
         name, tokens = str(message["name"]), message["tokens"]
         if not isinstance(tokens, dict):
             raise ProtocolError("tokens: not tokens by labels")
@@ -289,9 +275,7 @@ class Programs:
         size_bytes = sum(entry.size_bytes for entry in found.values())
         return {"size_bytes": size_bytes, "count": len(found)}, []
 
-    async def _drop_snapshot(
-        self, connection: _Connection, message: dict[str, object]
-    ) -> tuple[dict[str, object], list[int]]:
+    async def _drop_snapshot(self, connection: _Connection, message: dict[str, object]) -> Answer:
         name = str(message["name"])
         self._own_snapshot(connection, name)
         del self._snapshots[name]
@@ -314,7 +298,7 @@ def _index_fd(content: bytes) -> int:
     try:
         with os.fdopen(fd, "wb", closefd=False) as file:
             file.write(content)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
     except BaseException:
         os.close(fd)
         raise

@@ -7,7 +7,6 @@ every tensor within its bytes.
 from __future__ import annotations
 
 import enum
-import math
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from memfs.errors import InvalidValueError
@@ -141,11 +140,6 @@ class Tensor(NamedTuple):
     """Of the first element, in bytes from the start of the file or slab."""
     size_bytes: int
     """From the first element to behind the last one."""
-
-    @property
-    def element_count(self) -> int:
-        """Elements."""
-        return math.prod(self.shape)
 
     @property
     def end(self) -> int:

@@ -57,8 +57,12 @@ def find_containing_mount(path: Path) -> Mount:
     Raises:
         OSError: The path does not exist.
     """
-    real = path.resolve(strict=True)
-    above = {real, *real.parents}
+    return topmost_mount(path.resolve(strict=True))
+
+
+def topmost_mount(path: Path) -> Mount:
+    """Return the mount that an absolute path lies on as it is written; it need not exist."""
+    above = {path, *path.parents}
     candidates = [each for each in list_mounts() if each.mountpoint in above]
     # Of two at one directory the later covers the earlier; max() would return the earlier.
     return max(reversed(candidates), key=lambda each: len(each.mountpoint.parts))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.control.client import call
-from memfs.linux.mounts import list_mounts
+from memfs.linux.mounts import topmost_mount
 from memfs.torch.errors import DeviceUnavailableError
 from memfs.types import FILESYSTEM_TYPE
 
@@ -46,11 +46,7 @@ class TensorMount(NamedTuple):
 
 def mount_of(path: str | os.PathLike[str]) -> TensorMount | None:
     """Return the mount that a path is on; None if that is not memfs."""
-    place = Path(os.path.abspath(path))
-    above = {place, *place.parents}
-    candidates = [each for each in list_mounts() if each.mountpoint in above]
-    # Of two at one directory the later covers the earlier; max() would return the earlier.
-    found = max(reversed(candidates), key=lambda each: len(each.mountpoint.parts))
+    found = topmost_mount(Path(os.path.abspath(path)))
     if found.type != FILESYSTEM_TYPE:
         return None
     return TensorMount(found.mountpoint, Path(found.source))
