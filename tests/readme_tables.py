@@ -62,8 +62,8 @@ def _configuration() -> str:
     for key in keys():
         default = "none" if key.default is None else _written(key.kind, key.default)
         text = texts[key.section, key.field].replace("None:", "without it:")
-        for other in keys():
-            # The texts name fields; users know them without the unit.
+        # The texts name fields, first those of their own section; users know them without the unit.
+        for other in sorted(keys(), key=lambda other: other.section != key.section):
             text = text.replace(f"`{other.field}`", f"`{other.dotted}`")
         rows.append(f"| `{key.dotted}` | {default} | {text} |")
     return "\n".join(rows)

@@ -33,3 +33,9 @@ def test_every_file_that_the_readme_names_is_there() -> None:
     named = re.findall(r"\]\(([^)#:]+)\)|`((?:tools|systemd|tests)/[^`\s<>]+)`", TEXT)
     missing = [path for pair in named for path in pair if path and not (ROOT / path).exists()]
     assert missing == []
+
+
+def test_a_key_is_explained_by_keys_of_its_own_section() -> None:
+    """Two sections have a `reserve`, and two a high watermark."""
+    [row] = [line for line in TEXT.splitlines() if line.startswith("| `cold.size` |")]
+    assert row.endswith("less `cold.reserve`. |")
