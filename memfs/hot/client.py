@@ -9,6 +9,7 @@ Knows no torch. Blocking sockets, so that it works in any program and in any thr
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import json
@@ -316,12 +317,19 @@ def client_at(address: str, uid: int) -> HotClient:
         return client
 
 
+def close_clients() -> None:
+    """Close this process's connections to all servers, and with them all leases that it holds."""
+    with _clients_lock:
+        while _clients:
+            _clients.popitem()[1].close()
+
+
 def _forget_clients() -> None:
     """In the child of a fork: let go of the parent's connections, so that its end is their end."""
     global _clients_lock
     _clients_lock = threading.Lock()
-    while _clients:
-        _clients.popitem()[1].close()
+    close_clients()
 
 
 os.register_at_fork(after_in_child=_forget_clients)
+atexit.register(close_clients)

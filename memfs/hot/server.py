@@ -66,9 +66,8 @@ class HotServer:
         """Serve until the daemon closes its connection.
 
         Args:
-            listener: Bound; for programs.
+            listener: Of `listen`; for programs.
         """
-        listener.listen(BACKLOG)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._programs.accept, listener, nursery)
             nursery.start_soon(self._report_evictions)
@@ -174,7 +173,15 @@ def _optional(message: Mapping[str, object], name: str) -> str | None:
 
 
 async def listen(address: str) -> trio.socket.SocketType:
-    """Return a socket that is bound to an abstract address (unix(7)), for `HotServer.run`."""
+    """Return a socket that listens at an abstract address (unix(7)), for `HotServer.run`.
+
+    Programs may connect from here on, before `run` was called: they wait in the backlog.
+    """
     listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    await listener.bind(f"\0{address}")
+    try:
+        await listener.bind(f"\0{address}")
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
     return listener

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from memfs.errors import NotPermittedError
+from memfs.hot.client import HotClient
 from memfs.hot.pool import HotTierFullError
 from memfs.hot.protocol import (
     PACKET_BYTES_MAX,
@@ -22,6 +25,7 @@ from memfs.hot.protocol import (
     receive,
     send,
 )
+from memfs.hot.server import listen
 from memfs.hot.tensors import FormatError
 
 if TYPE_CHECKING:
@@ -95,6 +99,15 @@ def test_the_end_of_a_connection_is_told_from_a_message(pair: Pair) -> None:
 def test_the_kernel_says_who_is_there(pair: Pair) -> None:
     """SO_PEERCRED."""
     assert peer_uid(pair[0]) == os.geteuid()
+
+
+def test_a_program_may_connect_before_its_server_runs() -> None:
+    """The daemon gives tickets out as soon as the address is there."""
+    address = f"memfs-test-{os.getpid()}-{secrets.token_hex(6)}"
+    with trio.run(listen, address):
+        HotClient.connect(address, os.getuid()).close()
+    with pytest.raises(HotGoneError, match="no hot server answers"):
+        HotClient.connect(address, os.getuid())
 
 
 @pytest.mark.parametrize(
