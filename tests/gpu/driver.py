@@ -5,6 +5,7 @@ Invariant: this process itself never loads it: the bindings keep the first drive
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -48,3 +49,17 @@ def run_with(driver: Path | None, program: str, **settings: str) -> str:
     )
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+@functools.cache
+def gpu_count() -> int:
+    """Return how many GPUs this machine's own driver shows; 0: there is none, or no driver."""
+    program = """
+from memfs.hot.devices.cuda_calls import device_count
+from memfs.hot.devices.device import DeviceError
+try:
+    print(device_count())
+except DeviceError:
+    print(0)
+"""
+    return int(run_with(None, program))

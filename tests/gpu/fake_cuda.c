@@ -3,10 +3,11 @@
  * FAKE_CUDA_DEVICES  how many devices there are (default 1)
  * FAKE_CUDA_BYTES    memory of each, in this process (default 64 MiB)
  * FAKE_CUDA_FAIL     CALL:N  the N-th call of that name fails with CUDA_ERROR_UNKNOWN
- * FAKE_CUDA_WITHOUT  an attribute (a number) that no device has
+ * FAKE_CUDA_WITHOUT  ATTRIBUTE (a number): no device has it; ATTRIBUTE@DEVICE: that one has not
  *
  * Handles are memfds, address ranges are mappings, exporting is dup(2): the life of the memory is the
- * same as on a device. What is left is told by fake_cuda_left(). */
+ * same as on a device. Stricter than a driver where its manual is silent: whatever touches addresses needs
+ * a context. What is left is told by fake_cuda_left(). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -22,20 +23,28 @@
 typedef int CUresult;
 typedef int CUdevice;
 typedef unsigned long long CUdeviceptr, CUhandle;
-enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, UNKNOWN = 999 };
-enum { GRANULARITY = 2 << 20, ATTRIBUTE_VMM = 102, ATTRIBUTE_POSIX_FD = 103 };
+enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, NO_CONTEXT = 201, NOT_FOUND = 500, UNKNOWN = 999 };
+enum { GRANULARITY = 2 << 20, ATTRIBUTE_RDMA = 110 };
 
 typedef struct { char bytes[16]; } CUuuid;
 typedef struct { int type, id; } Location;
 typedef struct { Location location; int flags; } Access;
-typedef struct { int type, handle_types; Location location; } Properties; /* its beginning */
+typedef struct {
+    int type, handle_types;
+    Location location;
+    void *win32;
+    unsigned char compression, rdma;
+} Properties; /* its beginning */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 enum { DEVICES_MAX = 8, HANDLES_MAX = 65536 };
 static size_t used_bytes[DEVICES_MAX];
 static signed char owner[HANDLES_MAX]; /* 1 + the device of a handle that was made here; 0: imported */
 static int handle_count, range_count, mapped_count, context_count;
-static __thread void *current_context;
+enum { CONTEXTS_MAX = 16 };
+static __thread void *contexts[CONTEXTS_MAX]; /* of the thread: a stack, never empty */
+static __thread int context_depth;
+#define current_context contexts[context_depth]
 
 static size_t capacity(void) {
     const char *text = getenv("FAKE_CUDA_BYTES");
@@ -55,10 +64,18 @@ static int fails(const char *name) {
     return ++count == atoi(text + length + 1);
 }
 #define MAY_FAIL if (fails(__func__)) return UNKNOWN
+#define IN_CONTEXT if (!current_context) return NO_CONTEXT
+
+static int has(int attribute, CUdevice device) {
+    const char *text = getenv("FAKE_CUDA_WITHOUT");
+    if (!text || atoi(text) != attribute) return 1;
+    const char *only = strchr(text, '@');
+    return only && atoi(only + 1) != device;
+}
 
 int fake_cuda_left(void) { return handle_count + range_count + mapped_count + context_count; }
 
-CUresult cuInit(unsigned flags) { (void)flags; MAY_FAIL; return OK; }
+CUresult cuInit(unsigned flags) { (void)flags; MAY_FAIL; return device_count() ? OK : NO_DEVICE; }
 CUresult cuDriverGetVersion(int *version) { *version = 13000; return OK; }
 CUresult cuDeviceGetCount(int *count) { *count = device_count(); return OK; }
 CUresult cuDeviceGet(CUdevice *device, int ordinal) {
@@ -73,9 +90,8 @@ CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice device) {
 }
 CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice device) { return cuDeviceGetUuid_v2(uuid, device); }
 CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice device) {
-    const char *missing = getenv("FAKE_CUDA_WITHOUT");
-    (void)device;
-    *value = !(missing && atoi(missing) == attribute);
+    MAY_FAIL;
+    *value = has(attribute, device);
     return OK;
 }
 CUresult cuDevicePrimaryCtxRetain(void **context, CUdevice device) {
@@ -86,15 +102,29 @@ CUresult cuDevicePrimaryCtxRetain(void **context, CUdevice device) {
 }
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) { (void)device; context_count--; return OK; }
 CUresult cuCtxSetCurrent(void *context) { MAY_FAIL; current_context = context; return OK; }
-CUresult cuCtxSynchronize(void) { MAY_FAIL; return current_context ? OK : INVALID; }
+CUresult cuCtxGetCurrent(void **context) { *context = current_context; return OK; }
+CUresult cuCtxPushCurrent_v2(void *context) {
+    MAY_FAIL;
+    if (context_depth + 1 == CONTEXTS_MAX) return INVALID;
+    contexts[++context_depth] = context;
+    return OK;
+}
+CUresult cuCtxPopCurrent_v2(void **context) {
+    if (!context_depth) return NO_CONTEXT;
+    *context = contexts[context_depth--];
+    return OK;
+}
+CUresult cuCtxSynchronize(void) { MAY_FAIL; IN_CONTEXT; return OK; }
 CUresult cuCtxSynchronize_v2(void *context) { (void)context; return cuCtxSynchronize(); }
 CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes) {
-    if (!current_context) return INVALID;
+    MAY_FAIL;
+    IN_CONTEXT;
     *total_bytes = capacity();
     *free_bytes = capacity() - used_bytes[(long)current_context - 1];
     return OK;
 }
 CUresult cuMemGetAllocationGranularity(size_t *bytes, const Properties *properties, int option) {
+    MAY_FAIL;
     (void)properties, (void)option;
     *bytes = GRANULARITY;
     return OK;
@@ -104,6 +134,7 @@ CUresult cuMemCreate(CUhandle *handle, size_t bytes, const Properties *p, unsign
     (void)flags;
     if (bytes % GRANULARITY || p->handle_types != 1 || p->location.type != 1) return INVALID;
     if (p->location.id < 0 || p->location.id >= DEVICES_MAX) return INVALID;
+    if (p->rdma != has(ATTRIBUTE_RDMA, p->location.id)) return INVALID;
     if (used_bytes[p->location.id] + bytes > capacity()) return OUT_OF_MEMORY;
     int fd = memfd_create("fake-cuda", MFD_CLOEXEC);
     if (fd < 0 || fd >= HANDLES_MAX || ftruncate(fd, bytes)) return OUT_OF_MEMORY;
@@ -149,6 +180,7 @@ CUresult cuMemImportFromShareableHandle(CUhandle *handle, void *fd, int type) {
 CUresult cuMemAddressReserve(CUdeviceptr *pointer, size_t bytes, size_t alignment, CUdeviceptr hint,
                              unsigned long long flags) {
     MAY_FAIL;
+    IN_CONTEXT;
     (void)alignment, (void)hint, (void)flags;
     void *address = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED) return OUT_OF_MEMORY;
@@ -163,6 +195,7 @@ CUresult cuMemAddressFree(CUdeviceptr pointer, size_t bytes) {
 CUresult cuMemMap(CUdeviceptr pointer, size_t bytes, size_t offset, CUhandle handle,
                   unsigned long long flags) {
     MAY_FAIL;
+    IN_CONTEXT;
     (void)flags;
     struct stat status;
     if (fstat(handle, &status) || (off_t)(offset + bytes) > status.st_size) return INVALID;
@@ -172,6 +205,7 @@ CUresult cuMemMap(CUdeviceptr pointer, size_t bytes, size_t offset, CUhandle han
     return OK;
 }
 CUresult cuMemUnmap(CUdeviceptr pointer, size_t bytes) {
+    IN_CONTEXT;
     void *address = mmap((void *)pointer, bytes, PROT_NONE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     mapped_count--;
@@ -179,19 +213,20 @@ CUresult cuMemUnmap(CUdeviceptr pointer, size_t bytes) {
 }
 CUresult cuMemSetAccess(CUdeviceptr pointer, size_t bytes, const Access *access, size_t count) {
     MAY_FAIL;
+    IN_CONTEXT;
     if (count != 1 || access->location.type != 1) return INVALID;
     int protection = access->flags == 3 ? PROT_READ | PROT_WRITE : PROT_READ;
     return mprotect((void *)pointer, bytes, protection) ? UNKNOWN : OK;
 }
 CUresult cuMemcpyHtoD_v2(CUdeviceptr target, const void *source, size_t bytes) {
     MAY_FAIL;
-    if (!current_context) return INVALID;
+    IN_CONTEXT;
     memcpy((void *)target, source, bytes);
     return OK;
 }
 CUresult cuMemcpyDtoH_v2(void *target, CUdeviceptr source, size_t bytes) {
     MAY_FAIL;
-    if (!current_context) return INVALID;
+    IN_CONTEXT;
     memcpy(target, (void *)source, bytes);
     return OK;
 }

@@ -47,7 +47,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     ),
     "cramjam": ("memfs/codecs/snappy.py",),
     "cryptography": ("memfs/encryption/cipher.py",),
-    "cuda": ("memfs/hot/devices/cuda.py",),
+    "cuda": ("memfs/hot/devices/cuda_calls.py",),
     "fsspec": ("memfs/stores/objects.py",),
     "gcsfs": ("memfs/stores/gcs.py",),
     "google": ("memfs/stores/gcs.py",),

@@ -6,13 +6,19 @@ process can change it, and none that maps it can meet its end.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memfs.hot.devices.device import DeviceError, DeviceFullError, DeviceMemory
 from memfs.linux.mappings import Mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -31,59 +37,68 @@ class MemfdSlab:
         self._device = device
         self.size_bytes = size_bytes
         self._sealed = False
-        try:
+        with self._telling("memfd_create"):
             self._fd = os.memfd_create("memfs-slab", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        except OSError as error:
-            raise DeviceError(f"{device.name}: memfd_create: {error.strerror}") from error
         try:
             # So that memory that is not there is found out here, and not by a signal later.
-            os.posix_fallocate(self._fd, 0, size_bytes)
-        except OSError as error:
+            with self._telling("fallocate"):
+                os.posix_fallocate(self._fd, 0, size_bytes)
+        except BaseException:
             os.close(self._fd)
-            if error.errno in (errno.ENOSPC, errno.ENOMEM):
-                raise DeviceFullError(f"{device.name}: {error.strerror}") from error
-            raise DeviceError(f"{device.name}: fallocate: {error.strerror}") from error
+            raise
+
+    @contextlib.contextmanager
+    def _telling(self, call: str) -> Iterator[None]:
+        """Raise what the kernel says to a call as an error of the device."""
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.ENOMEM)
+            kind = DeviceFullError if full else DeviceError
+            raise kind(f"{self._device.name}: {call}: {error.strerror}") from error
 
     def write(self, offset: int, data: memoryview) -> None:
         """See `Slab`."""
         if self._sealed:
             raise DeviceError(f"{self._device.name}: a sealed slab cannot be written")
+        assert 0 <= offset <= self.size_bytes - len(data)
         done = 0
-        while done < len(data):
-            try:
+        with self._telling("pwrite"):
+            while done < len(data):
                 done += os.pwrite(self._fd, data[done:], offset + done)
-            except OSError as error:
-                raise DeviceError(f"{self._device.name}: pwrite: {error.strerror}") from error
 
     def read(self, offset: int, target: memoryview) -> None:
         """See `Slab`."""
+        assert 0 <= offset <= self.size_bytes - len(target)
         done = 0
-        while done < len(target):
-            count = os.preadv(self._fd, [target[done:]], offset + done)
-            if not count:
-                raise DeviceError(f"{self._device.name}: the slab ends at {offset + done}")
-            done += count
+        with self._telling("preadv"):
+            while done < len(target):
+                done += os.preadv(self._fd, [target[done:]], offset + done)
 
     def seal(self) -> None:
         """See `Slab`."""
         if not self._sealed:
-            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, SEALS)
+            with self._telling("F_ADD_SEALS"):
+                fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, SEALS)
             self._sealed = True
 
     def export(self) -> int:
-        """See `Slab`; the descriptor is read-only."""
-        return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+        """See `Slab`."""
+        # Read-only, and not a duplicate: before Linux 6.7 a write-sealed file cannot be mapped
+        # shared by a descriptor that is open for writing, not even for reading.
+        with self._telling("open"):
+            return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def release(self) -> None:
         """See `Slab`."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
             self._device.give_back(self.size_bytes)
 
 
 class MemfdDevice:
-    """Shared memory as a device.
+    """Shared memory as a device; slabs may come and go in several threads.
 
     Args:
         index: Tells several of them apart.
@@ -97,6 +112,7 @@ class MemfdDevice:
         self.uuid = f"CPU-{index}"
         self.name = f"cpu:{index}"
         self._capacity_bytes = available_bytes() if capacity_bytes is None else capacity_bytes
+        self._lock = threading.Lock()
         self._used_bytes = 0
 
     def memory(self) -> DeviceMemory:
@@ -106,15 +122,20 @@ class MemfdDevice:
     def allocate(self, size_bytes: int) -> MemfdSlab:
         """See `Device`."""
         rounded_bytes = -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
-        if self._used_bytes + rounded_bytes > self._capacity_bytes:
-            raise DeviceFullError(f"{self.name} has no {rounded_bytes} bytes left")
-        slab = MemfdSlab(self, rounded_bytes)
-        self._used_bytes += rounded_bytes
-        return slab
+        with self._lock:
+            if self._used_bytes + rounded_bytes > self._capacity_bytes:
+                raise DeviceFullError(f"{self.name} has no {rounded_bytes} bytes left")
+            self._used_bytes += rounded_bytes
+        try:
+            return MemfdSlab(self, rounded_bytes)
+        except BaseException:
+            self.give_back(rounded_bytes)
+            raise
 
     def give_back(self, size_bytes: int) -> None:
         """A slab was released."""
-        self._used_bytes -= size_bytes
+        with self._lock:
+            self._used_bytes -= size_bytes
 
     def close(self) -> None:
         """See `Device`."""

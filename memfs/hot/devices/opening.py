@@ -6,6 +6,7 @@ Invariant: CUDA is imported only where a CUDA device is named.
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from memfs.hot.devices.device import DeviceError
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.hot.devices.device import Device, SlabMapping
+
+_NEEDS_EXTRA = "needs the extra `cuda` (pip install 'memfs-tiers[cuda]')"
+
+_NAME = re.compile(r"auto|(cpu|cuda)(:\d+)?|GPU-.+")
 
 
 def open_devices(names: Sequence[str]) -> list[Device]:
@@ -38,15 +43,15 @@ def open_devices(names: Sequence[str]) -> list[Device]:
 
 
 def _open(name: str) -> list[Device]:
+    if not _NAME.fullmatch(name):
+        raise DeviceError(f"hot.devices: {name!r} is none of auto, cpu, cuda:N, GPU-UUID")
     kind, _, index = name.partition(":")
-    if kind == "cpu" and (not index or index.isdigit()):
+    if kind == "cpu":
         return [MemfdDevice(int(index or 0))]
     try:
         from memfs.hot.devices.cuda import open_named
     except ImportError as error:
-        raise DeviceError(
-            f"hot.devices: {name} needs the extra `cuda` (pip install 'memfs-tiers[cuda]'): {error}"
-        ) from None
+        raise DeviceError(f"hot.devices: {name} {_NEEDS_EXTRA}: {error}") from None
     return [*open_named(name)]
 
 
@@ -66,10 +71,14 @@ def map_slab(kind: str, uuid: str, fd: int, size_bytes: int, *, private: bool) -
     try:
         if kind == "cpu":
             return map_memfd(fd, size_bytes, private=private)
+        if kind != "cuda":
+            raise DeviceError(f"memory of a device of kind {kind!r} cannot be mapped here")
         if private:
             raise DeviceError("memory of a GPU is shared read-only; clone the tensors instead")
-        from memfs.hot.devices.cuda import map_cuda
-
+        try:
+            from memfs.hot.devices.cuda import map_cuda
+        except ImportError as error:
+            raise DeviceError(f"memory of a GPU {_NEEDS_EXTRA}: {error}") from None
         return map_cuda(fd, size_bytes, uuid)
     finally:
         os.close(fd)
