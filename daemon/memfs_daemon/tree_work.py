@@ -1,4 +1,4 @@
-"""The answers of the control socket to work on trees: rekey, compress, barrier.
+"""The answers of the control socket to work on trees: rekey, compress, barrier; and moves.
 
 The client walks the tree and sends inode numbers; a call works on them for some seconds and says
 how many it took.
@@ -15,10 +15,11 @@ import trio
 
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.errors import InvalidValueError, MemfsError, StaleInodeError
-from memfs.mover.barriers import LocalBarrier, RemoteBarrier
 from memfs.mover.compression import Compression, CompressionRequest
+from memfs.mover.local_barrier import LocalBarrier
 from memfs.mover.rekeying import Rekeying
-from memfs.moves.file_work import FAILED, WorkResults
+from memfs.mover.remote_barrier import RemoteBarrier
+from memfs.moves.file_work import WorkResults, refusal_outcome
 from memfs.moves.outcome import MoveOutcome
 from memfs.types import Durability as Level
 from memfs.types import InodeNo
@@ -46,10 +47,10 @@ _LEVELS = (Level.LOCAL.value, Level.REMOTE.value)
 
 
 class TreeMethods:
-    """Answers `rekey`, `compress` and `barrier`.
+    """Answers `rekey`, `compress` and `barrier`, and `moves` to who shows how far they are.
 
-    All of them take `inos`, up to `FILES_A_CALL_MAX` inode numbers, and return: `taken_count`, how
-    many of them, from the first, are done; `outcomes`, counts by `MoveOutcome` and the words of
+    The first three take `inos`, up to `FILES_A_CALL_MAX` inode numbers, and return: `taken_count`,
+    how many of them, from the first, are done; `outcomes`, counts by `MoveOutcome` and the words of
     `moves.file_work`; `before_bytes`, `after_bytes`, `moved_bytes`; and `left`, outcome and reason
     by inode number of the files that are not as they were asked to be.
 
@@ -68,7 +69,18 @@ class TreeMethods:
 
     def methods(self) -> Mapping[str, Method]:
         """Return the methods of the control socket by name."""
-        return {"rekey": self.rekey, "compress": self.compress, "barrier": self.barrier}
+        return {
+            "rekey": self.rekey,
+            "compress": self.compress,
+            "barrier": self.barrier,
+            "moves": self.moves,
+        }
+
+    async def moves(self) -> JsonValue:
+        """Return how many moves are under way, whoever wants them, and how far they are."""
+        await trio.lowlevel.checkpoint()
+        count, done_bytes, total_bytes = self._parts.progress.sum()
+        return {"count": count, "done_bytes": done_bytes, "total_bytes": total_bytes}
 
     async def rekey(self, inos: list[int], dry_run: bool = False) -> JsonValue:
         """Bring files under the key that new forms have.
@@ -80,7 +92,7 @@ class TreeMethods:
         Returns:
             `keys` as well: forms and stored bytes by the key id that they had.
         """
-        work = Rekeying(self._moves, dry_run=bool(dry_run))
+        work = Rekeying(self._moves, self._mover.spending, dry_run=bool(dry_run))
         answer = await _run(inos, work)
         answer["keys"] = {key_id: [*counts] for key_id, counts in work.keys.items()}
         return answer
@@ -105,10 +117,11 @@ class TreeMethods:
         """
         chosen = None if codec is None else get_codec(parse_codec(codec))
         request = CompressionRequest(chosen, bool(drop_raw), bool(dry_run))
-        return await _run(inos, Compression(self._parts, self._moves, self._heat, request))
+        work = Compression(self._parts, self._moves, self._heat, self._mover.spending, request)
+        return await _run(inos, work)
 
     async def barrier(self, inos: list[int], level: str) -> JsonValue:
-        """Bring files to a level of safety; see `mover.barriers` for what that promises.
+        """Bring files to a level of safety; `LocalBarrier` and `RemoteBarrier` say to which.
 
         Args:
             inos: Inode numbers; without any, `local` still brings all names to stable storage.
@@ -122,7 +135,9 @@ class TreeMethods:
             raise InvalidValueError(f"level: {level!r} is none of {', '.join(_LEVELS)}")
         if level == Level.LOCAL:
             return await _run(inos, LocalBarrier(self._parts, self._mover.durability))
-        return await _run(inos, RemoteBarrier(self._parts, self._moves, self._mover.gate))
+        mover = self._mover
+        work = RemoteBarrier(self._parts, self._moves, mover.gate, mover.spending)
+        return await _run(inos, work)
 
 
 async def _run(inos: Sequence[int], work: FileWork) -> dict[str, JsonValue]:
@@ -168,4 +183,4 @@ async def _do_all(waiting: Iterator[InodeNo], work: FileWork, results: WorkResul
             # Deleted since its name was listed: nothing is left to be done.
             results.note(ino, MoveOutcome.UNNEEDED)
         except (MemfsError, OSError) as error:
-            results.note(ino, FAILED, str(error))
+            results.note(ino, refusal_outcome(error), str(error))

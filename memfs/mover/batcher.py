@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import MemfsError
-from memfs.mover.costs import cost_of_part, cost_of_upload, stored_bytes_max
+from memfs.mover.batch_budget import BatchBudget
 from memfs.moves.outcome import MoveOutcome
-from memfs.policy.budgets import Spent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from memfs.config import GlacierConfig
     from memfs.mover.spending import Spending
     from memfs.moves.moves import Moves
-    from memfs.policy.budgets import Cost
     from memfs.policy.view import Move
     from memfs.types import InodeNo
 
@@ -58,8 +56,7 @@ class Batcher:
         self._spending = spending
         self._next: dict[InodeNo, Move] = {}
         self._next_bytes = 0
-        self._next_costs: list[Cost] = []
-        """Reserved for them."""
+        self._next_budget = self._new_budget()
         self._alone: set[InodeNo] = set()
         self._changed = trio.Event()
 
@@ -73,12 +70,7 @@ class Batcher:
         Raises:
             BudgetSpentError: A budget has no room for it; it is not gathered.
         """
-        cost = cost_of_part(size_bytes)
-        if not self._next:
-            requests = cost_of_upload(stored_bytes_max(self._config.batch_size_bytes), copied=True)
-            cost[Spent.REQUESTS] = requests[Spent.REQUESTS]
-        self._spending.reserve(cost)
-        self._next_costs.append(cost)
+        self._next_budget.add(size_bytes)
         self._gathered[move.ino] = self._next[move.ino] = move
         self._next_bytes += size_bytes
         self._changed.set()
@@ -109,13 +101,12 @@ class Batcher:
     async def flush(self) -> None:
         """Write what is gathered now."""
         moves, self._next = self._next, {}
-        costs, self._next_costs = self._next_costs, []
+        budget, self._next_budget = self._next_budget, self._new_budget()
         self._next_bytes = 0
         try:
-            await self._write(list(moves.values()), costs)
+            await self._write(list(moves.values()), budget)
         finally:
-            for cost in costs:
-                self._spending.release(cost)
+            budget.close()
             for ino in moves:
                 self._gathered.pop(ino, None)
 
@@ -123,19 +114,19 @@ class Batcher:
         await self._changed.wait()
         self._changed = trio.Event()
 
-    async def _write(self, moves: list[Move], costs: list[Cost]) -> None:
+    def _new_budget(self) -> BatchBudget:
+        return BatchBudget(self._spending, self._config.batch_size_bytes)
+
+    async def _write(self, moves: list[Move], budget: BatchBudget) -> None:
         if not moves:
             return
         try:
             results = await self._moves.upload_batch([move.ino for move in moves])
         except (MemfsError, OSError) as error:
-            # How much of it was written is not known.
-            self._spending.spend(Spent.DISK_WRITES, sum(cost[Spent.DISK_WRITES] for cost in costs))
+            budget.close(None)
             await self._fail(moves, error)
             return
-        # The object, and what was read back of it.
-        written_bytes = 2 * sum(result.moved_bytes for result in results.values())
-        self._spending.spend(Spent.DISK_WRITES, written_bytes)
+        budget.close(sum(result.moved_bytes for result in results.values()))
         for move in moves:
             outcome, moved_bytes = results[move.ino]
             if outcome == MoveOutcome.SUPERSEDED:

@@ -18,15 +18,18 @@ from memfs.moves.coding import NO_CODEC, codec_of
 from memfs.moves.file_work import DUE
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import find_form, stored_bytes_limit
+from memfs.policy.budgets import Spent
 from memfs.stores.sampling import judge
 from memfs.types import BLOCK_BYTES, FormCoding, FormKind, Tier
 
 if TYPE_CHECKING:
     from memfs.codecs.codec import Codec
     from memfs.metadata.records import Form, Inode
+    from memfs.mover.spending import Spending
     from memfs.moves.attempt import MoveParts
     from memfs.moves.file_work import WorkResults
     from memfs.moves.moves import Moves
+    from memfs.moves.outcome import MoveResult
     from memfs.policy.heat import Heat
     from memfs.types import InodeNo
 
@@ -60,6 +63,7 @@ class Compression:
         parts: The engine and the stores among them.
         moves: Packs and drops.
         heat: Is told what leaves RAM.
+        spending: The budgets.
         request: What is asked for.
 
     Raises:
@@ -67,13 +71,19 @@ class Compression:
     """
 
     def __init__(
-        self, parts: MoveParts, moves: Moves, heat: Heat, request: CompressionRequest
+        self,
+        parts: MoveParts,
+        moves: Moves,
+        heat: Heat,
+        spending: Spending,
+        request: CompressionRequest,
     ) -> None:
         if request.codec is not None and request.codec.spec == NO_CODEC:
             raise InvalidValueError("the codec none compresses nothing")
         self._parts = parts
         self._moves = moves
         self._heat = heat
+        self._spending = spending
         self._request = request
 
     async def do(self, ino: InodeNo, results: WorkResults) -> None:
@@ -115,20 +125,17 @@ class Compression:
     async def _pack(
         self, inode: Inode, packed: Form | None, recode: bool, results: WorkResults
     ) -> None:
-        ino, moves, moved_bytes = inode.ino, self._moves, 0
+        ino, moved_bytes = inode.ino, 0
         before_bytes = _local_bytes(inode, packed)
-        if recode:
-            await moves.hydrate(ino)
-            await moves.drop_form(ino, FormKind.PACKED)
         if packed is None or recode:
-            outcome, moved_bytes = await moves.pack(ino, self._request.codec)
+            outcome, moved_bytes = await self._make_packed(inode, recode=recode)
             if outcome not in (MoveOutcome.DONE, MoveOutcome.UNNEEDED):
                 reasons = {MoveOutcome.BUSY: _OPEN, MoveOutcome.SUPERSEDED: _CHANGED}
                 results.note(ino, outcome, reasons.get(outcome, ""))
                 return
         kept = False
         if self._request.drop_raw:
-            kept = (await moves.drop_raw(ino)).outcome == MoveOutcome.BUSY
+            kept = (await self._moves.drop_raw(ino)).outcome == MoveOutcome.BUSY
             if not kept:
                 self._heat.shares.leave(ino)
         now = await self._parts.engine.get_inode(ino)
@@ -143,6 +150,16 @@ class Compression:
             after_bytes=_local_bytes(now, form),
             moved_bytes=moved_bytes,
         )
+
+    async def _make_packed(self, inode: Inode, *, recode: bool) -> MoveResult:
+        unpacked_bytes = inode.size if recode and not inode.raw else 0
+        with self._spending.reserved({Spent.DISK_WRITES: unpacked_bytes + inode.size}) as actual:
+            if recode:
+                await self._moves.hydrate(inode.ino)
+                await self._moves.drop_form(inode.ino, FormKind.PACKED)
+            result = await self._moves.pack(inode.ino, self._request.codec)
+            actual[Spent.DISK_WRITES] = unpacked_bytes + min(inode.size, result.moved_bytes)
+            return result
 
     async def _record(self, ino: InodeNo, form: Form, moved_bytes: int) -> None:
         detail = f"memfs compress packed it with {FormCoding.parse(form.codec).codec}"

@@ -5,14 +5,19 @@ Invariant: never less than a step takes when it succeeds at the first attempt.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from memfs.policy.budgets import Cost, Spent
 from memfs.policy.goals import Step
 from memfs.stores.container import TAIL_BYTES
 from memfs.stores.metered import transfer_request_count
+from memfs.types import FormKind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memfs.moves.rekeying import KeyedForm
     from memfs.policy.view import Candidate
 
 TABLE_BYTES = 1024
@@ -80,6 +85,20 @@ def cost_of_part(size: int) -> Cost:
         Spent.EGRESS: stored_bytes,
         Spent.DISK_WRITES: 2 * stored_bytes,
     }
+
+
+def cost_of_rekey(forms: Iterable[KeyedForm]) -> Cost:
+    """Return what it takes to bring a file's forms under another key."""
+    total: Counter[Spent] = Counter()
+    for form in forms:
+        if form.current:
+            continue
+        if form.kind == FormKind.REMOTE:
+            total.update(cost_of_fetch(form.stored_bytes))
+            total.update(cost_of_upload(stored_bytes_max(form.stored_bytes), copied=True))
+        else:
+            total[Spent.DISK_WRITES] += form.content_bytes
+    return total
 
 
 def cost_of_compaction(stored_bytes: int, part_count: int) -> Cost:

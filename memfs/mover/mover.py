@@ -161,6 +161,11 @@ class Mover:
         return self._placer.gate
 
     @property
+    def spending(self) -> Spending:
+        """The budgets of the day, which work on request keeps as well."""
+        return self._spending
+
+    @property
     def durability(self) -> Durability:
         """What makes files durable in the background."""
         return self._upkeep.durability

@@ -84,10 +84,18 @@ class PendingFiles:
         for pending in await self._engine.list_pending(self._levels.now_ns, DUE_A_STEP):
             if pending.ino in self._lanes:
                 continue
-            if pending.wanted == Tier.GLACIER and not self._placer.store_ready:
+            if (
+                pending.wanted == Tier.GLACIER
+                and not self._placer.store_ready
+                and await self._needs_store(pending.ino)
+            ):
                 await self._placer.wait_for_store(pending.ino, pending.wanted)
                 continue
             await self._decide(pending)
+
+    async def _needs_store(self, ino: InodeNo) -> bool:
+        candidate = await self._observer.observe(ino, self._levels.now_ns)
+        return candidate is not None and not candidate.remote
 
     async def _find_unraw(self, ino: InodeNo) -> Candidate | None:
         """Return a file that has no raw form and waits for none."""

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.mover.costs import cost_of_rekey
 from memfs.moves.file_work import DUE
 from memfs.moves.outcome import MoveOutcome
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.mover.spending import Spending
     from memfs.moves.file_work import WorkResults
     from memfs.moves.moves import Moves
+    from memfs.moves.rekeying import KeyedForm
     from memfs.types import InodeNo
 
-_REASONS = {
+_REASONS: dict[MoveOutcome | str, str] = {
     MoveOutcome.BUSY: "a program has it open for writing",
     MoveOutcome.SUPERSEDED: "it was changed meanwhile",
 }
@@ -28,29 +33,38 @@ class Rekeying:
 
     Args:
         moves: Makes the moves.
+        spending: The budgets.
         dry_run: Only count forms by key.
     """
 
-    def __init__(self, moves: Moves, *, dry_run: bool) -> None:
+    def __init__(self, moves: Moves, spending: Spending, *, dry_run: bool) -> None:
         self._moves = moves
+        self._spending = spending
         self._dry_run = dry_run
         self.keys: dict[str, list[int]] = {}
-        """Forms and stored bytes by key id as they were found; empty id: in clear."""
+        """Forms and stored bytes by key id as they were found; empty id: in clear. Those of files
+        that are to be asked for again are not counted."""
 
     async def do(self, ino: InodeNo, results: WorkResults) -> None:
         """See `FileWork`."""
         forms = await self._moves.list_keyed(ino)
-        for form in forms:
-            counts = self.keys.setdefault(form.key_id, [0, 0])
-            counts[0] += 1
-            counts[1] += form.stored_bytes
+        outcome, moved_bytes = await self._rekey(ino, forms)
+        if outcome not in _REASONS:
+            for form in forms:
+                counts = self.keys.setdefault(form.key_id, [0, 0])
+                counts[0] += 1
+                counts[1] += form.stored_bytes
+        results.note(ino, outcome, _REASONS.get(outcome, ""), moved_bytes=moved_bytes)
+
+    async def _rekey(
+        self, ino: InodeNo, forms: Sequence[KeyedForm]
+    ) -> tuple[MoveOutcome | str, int]:
         if all(form.current for form in forms):
-            results.note(ino, MoveOutcome.UNNEEDED)
-        elif self._dry_run:
-            results.note(ino, DUE)
-        else:
-            outcome, moved_bytes = await self._moves.rekey(ino)
-            results.note(ino, outcome, _REASONS.get(outcome, ""), moved_bytes=moved_bytes)
+            return MoveOutcome.UNNEEDED, 0
+        if self._dry_run:
+            return DUE, 0
+        with self._spending.reserved(cost_of_rekey(forms)):
+            return await self._moves.rekey(ino)
 
     async def finish(self, results: WorkResults) -> None:
         """See `FileWork`."""

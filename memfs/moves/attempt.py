@@ -21,6 +21,7 @@ from memfs.moves.courtesy import Courtesy
 from memfs.moves.faults import FaultPoints
 from memfs.moves.progress import ProgressTable
 from memfs.moves.tally import CompressionTally
+from memfs.moves.turns import UploadTurns
 from memfs.stores.disk import disk_errors
 from memfs.traces.access_log import AccessLog
 
@@ -71,6 +72,7 @@ class MoveParts:
     tally: CompressionTally = field(default_factory=CompressionTally)
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)
+    turns: UploadTurns = field(default_factory=UploadTurns)
     hot: HotBoard | None = None
     """None: there is no hot tier."""
     threads: trio.CapacityLimiter = field(

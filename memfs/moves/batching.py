@@ -45,11 +45,13 @@ from memfs.stores.restoring import without_restores
 from memfs.types import BATCH_SEPARATOR, FormKind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
     from pathlib import Path
 
     from memfs.metadata.records import Batch, Inode
     from memfs.moves.attempt import MoveParts
+    from memfs.moves.progress import MoveProgress
+    from memfs.stores.store import RemoteStore
     from memfs.types import InodeNo, IntentId
 
 log = logging.getLogger(__name__)
@@ -127,8 +129,8 @@ async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeN
         inos: Small files: all of them are on the local disk once more while it is made.
 
     Returns:
-        An outcome for each file; a file whose content cannot be read is `SUPERSEDED` here and
-        told apart by its own upload.
+        An outcome for each file; one whose content cannot be read, or that is being uploaded by
+        somebody else, is `SUPERSEDED` here and told apart by its own upload.
 
     Raises:
         NotSupportedError: There is no glacier tier.
@@ -139,9 +141,19 @@ async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeN
     remote = parts.remote
     if remote is None:
         raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    with parts.turns.claim(inos) as free:
+        return await _upload_batch(parts, remote, inos, free)
+
+
+async def _upload_batch(
+    parts: MoveParts, remote: RemoteStore, inos: Sequence[InodeNo], free: Collection[InodeNo]
+) -> dict[InodeNo, MoveResult]:
     results: dict[InodeNo, MoveResult] = {}
     chosen: list[Inode] = []
     for ino in dict.fromkeys(inos):
+        if ino not in free:
+            results[ino] = MoveResult(MoveOutcome.SUPERSEDED)
+            continue
         inode, outcome = await _look_at(parts, ino)
         if inode is not None:
             chosen.append(inode)
@@ -149,13 +161,16 @@ async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeN
     if not chosen:
         return results
     async with _recorded(parts) as attempt, temporary_file(parts, "batch") as (path, fd):
-        made = await _fill(parts, attempt.key, chosen, fd)
-        if not made:
-            return results
-        parts.faults.reach("batch.prepared")
-        await remote.put_file(attempt.key, path)
-        parts.faults.reach("batch.stored")
-        await _verify(parts, attempt.key, path, [(part.form, part.blob.digest) for part in made])
+        with parts.progress.track("upload", None, sum(inode.size for inode in chosen)) as progress:
+            made = await _fill(parts, attempt.key, chosen, fd, progress)
+            if not made:
+                return results
+            parts.faults.reach("batch.prepared")
+            await remote.put_file(attempt.key, path)
+            parts.faults.reach("batch.stored")
+            digests = [(part.form, part.blob.digest) for part in made]
+            await _verify(parts, attempt.key, path, digests)
+            progress.done_bytes = progress.total_bytes
         parts.faults.reach("batch.verified")
         await remote.archive(attempt.key)
         size_bytes = sum(part.form.stored_bytes for part in made)
@@ -249,8 +264,13 @@ async def _recorded(parts: MoveParts) -> AsyncIterator[_BatchAttempt]:
                 await attempt.give_up()
 
 
-async def _fill(parts: MoveParts, key: str, inodes: Sequence[Inode], fd: int) -> list[_Part]:
-    """Append the containers of files; those that cannot be read now are left out."""
+async def _fill(
+    parts: MoveParts, key: str, inodes: Sequence[Inode], fd: int, progress: MoveProgress
+) -> list[_Part]:
+    """Append the containers of files; those that cannot be read now are left out.
+
+    That is the first half of the way: the other one is to store the object and to read it back.
+    """
     made: list[_Part] = []
     offset = 0
     for inode in inodes:
@@ -264,6 +284,7 @@ async def _fill(parts: MoveParts, key: str, inodes: Sequence[Inode], fd: int) ->
             await trio.to_thread.run_sync(os.ftruncate, fd, offset)
             os.lseek(fd, offset, os.SEEK_SET)
             continue
+        progress.done_bytes += inode.size // 2
         location = f"{key}{BATCH_SEPARATOR}{offset}"
         form = Form(blob.blob, FormKind.REMOTE, location, coding, stored_bytes)
         made.append(_Part(inode, blob, form))

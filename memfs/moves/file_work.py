@@ -6,9 +6,11 @@ asked again, which is all that makes it resumable.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from memfs.errors import BudgetSpentError, MemfsError, StoreUnavailableError
 from memfs.moves.outcome import MoveOutcome
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 FAILED = "failed"
 """It cannot be done; the reason says why, and what to do."""
 WAITING = "waiting"
-"""It cannot be done at present: the store is down. Asking again later helps."""
+"""It cannot be done at present: the store is down, or a budget of the day is spent. Asking again
+later helps."""
 DUE = "due"
 """It would be done, were this not a mere look."""
 
@@ -54,6 +57,13 @@ class WorkResults:
         self.moved_bytes += moved_bytes
         if reason:
             self.left[ino] = (word, reason)
+
+
+def refusal_outcome(error: MemfsError | OSError) -> str:
+    """Return whether something that could not be done has to wait, or has failed."""
+    if isinstance(error, BudgetSpentError):
+        return FAILED if math.isinf(error.wait_s) else WAITING
+    return WAITING if isinstance(error, StoreUnavailableError) else FAILED
 
 
 class FileWork(Protocol):

@@ -22,11 +22,12 @@ class MoveProgress:
 
     __slots__ = ("done_bytes", "ino", "kind", "total_bytes")
 
-    def __init__(self, kind: str, ino: InodeNo, total_bytes: int) -> None:
+    def __init__(self, kind: str, ino: InodeNo | None, total_bytes: int) -> None:
         self.kind = kind
         self.ino = ino
+        """None: many files in one object."""
         self.total_bytes = total_bytes
-        """Uncompressed bytes of the file."""
+        """Uncompressed bytes."""
         self.done_bytes = 0
 
 
@@ -37,8 +38,8 @@ class ProgressTable:
         self._moves: dict[MoveProgress, None] = {}
 
     @contextlib.contextmanager
-    def track(self, kind: str, ino: InodeNo, total_bytes: int) -> Iterator[MoveProgress]:
-        """List a move for as long as the block runs."""
+    def track(self, kind: str, ino: InodeNo | None, total_bytes: int) -> Iterator[MoveProgress]:
+        """List a move for as long as the block runs; without `ino`, one of many files."""
         progress = MoveProgress(kind, ino, total_bytes)
         self._moves[progress] = None
         try:
@@ -46,12 +47,18 @@ class ProgressTable:
         finally:
             del self._moves[progress]
 
+    def sum(self) -> tuple[int, int, int]:
+        """Return the moves under way: how many, their bytes done, and their bytes in all."""
+        moves = [*self._moves]
+        done_bytes = sum(move.done_bytes for move in moves)
+        return len(moves), done_bytes, sum(move.total_bytes for move in moves)
+
     def describe(self) -> list[dict[str, object]]:
         """Return the moves under way, oldest first, for `memfs status`."""
         return [
             {
                 "kind": move.kind,
-                "inode": int(move.ino),
+                "inode": None if move.ino is None else int(move.ino),
                 "done_bytes": move.done_bytes,
                 "total_bytes": move.total_bytes,
             }

@@ -37,6 +37,8 @@ class KeyedForm(NamedTuple):
     kind: FormKind
     key_id: str
     """As hexadecimal digits; empty: it is not encrypted."""
+    content_bytes: int
+    """Of the file."""
     stored_bytes: int
     current: bool
 
@@ -48,7 +50,7 @@ async def list_keyed(parts: MoveParts, ino: InodeNo) -> list[KeyedForm]:
     for form in await parts.engine.list_forms(inode.blob) if inode.blob else ():
         coding = FormCoding.parse(form.codec)
         current = is_under(coding, key_of(parts, form.kind))
-        found.append(KeyedForm(form.kind, coding.key_id, form.stored_bytes, current))
+        found.append(KeyedForm(form.kind, coding.key_id, inode.size, form.stored_bytes, current))
     return found
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
+    from memfs.stores.store import RemoteStore
     from memfs.types import Generation, InodeNo
 
 
@@ -45,7 +46,7 @@ def object_key(blob: BlobId, generation: Generation) -> str:
 
 
 async def upload(parts: MoveParts, ino: InodeNo) -> MoveResult:
-    """Give a sealed file its remote form.
+    """Give a sealed file its remote form; waits while another upload of it is under way.
 
     Raises:
         NotSupportedError: There is no glacier tier.
@@ -57,6 +58,11 @@ async def upload(parts: MoveParts, ino: InodeNo) -> MoveResult:
     """
     if parts.remote is None:
         raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    async with parts.turns.turn(ino):
+        return await _upload(parts, parts.remote, ino)
+
+
+async def _upload(parts: MoveParts, remote: RemoteStore, ino: InodeNo) -> MoveResult:
     inode = await parts.engine.get_inode(ino)
     if inode.flags & InodeFlags.UNSEALED:
         return MoveResult(MoveOutcome.BUSY)
@@ -72,11 +78,11 @@ async def upload(parts: MoveParts, ino: InodeNo) -> MoveResult:
         with parts.progress.track("upload", ino, inode.size) as progress:
             async with _source(parts, inode, number, progress) as (path, container):
                 parts.faults.reach("upload.prepared")
-                await parts.remote.put_file(key, path)
+                await remote.put_file(key, path)
             parts.faults.reach("upload.stored")
             await verify_object(parts, key, container, progress)
             parts.faults.reach("upload.verified")
-            await parts.remote.archive(key)
+            await remote.archive(key)
         blob, coding, stored_bytes = container
         form = Form(blob.blob, FormKind.REMOTE, key, coding, stored_bytes)
         published = await attempt.publish_form(blob, form)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.mounting import run_memfs
+import pytest
+
+from tests.mounting import MountError, run_memfs
 from tests.tiers.tiering import incompressible, pin, status, told, why
 from tests.waiting import wait_for
 
@@ -61,6 +63,10 @@ def test_uploads_wait_for_the_egress_that_reading_them_back_takes(
     assert "budget egress_per_day: " in text
     assert "of 5.0 MiB used" in text
     left = len(gone())
+    with pytest.raises(MountError, match=r"waiting: .*budgets\.egress_per_day"):
+        run_memfs("barrier", "--level", "remote", "--timeout", "1", mount.root)
+    assert len(gone()) == left
+    assert egress(mount)["used"] <= 5 * MIB
     mount.stop()
     mount.start()
     assert egress(mount)["used"] >= left * MIB

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from memfs.errors import UsageError
 from memfs_tools import tree_work
 from memfs_tools.mounts import ServedMount
 from memfs_tools.tree_work import Totals, TreeWork, Work
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +116,72 @@ def test_waiting_ends_with_the_time_given(daemon: Daemon, tmp_path: Path) -> Non
     totals = run(tmp_path, timeout_s=0.05)
     assert (totals.timed_out, totals.complete, totals.file_count) == (True, False, 2)
     assert totals.failure_count == 2
+
+
+def test_what_is_not_answered_in_time_is_unfinished(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The daemon may do it all the same, but nobody knows; earlier answers count as they were."""
+    plant(tmp_path, 4)
+    daemon.taken_max = 2
+    over = False
+    answer = daemon.call
+
+    def answer_once(*args: Any, **options: Any) -> Answer:  # noqa: ANN401
+        nonlocal over
+        if daemon.calls:
+            over = True
+            raise ControlUnavailableError("no answer in time")
+        return answer(*args, **options)
+
+    monkeypatch.setattr(tree_work, "call", answer_once)
+    monkeypatch.setattr(TreeWork, "_is_over", lambda _: over)
+    totals = Totals()
+    TreeWork(Work("work", {}, timeout_s=60.0), totals).run((tmp_path,), lambda _: "", hidden=True)
+    assert totals.outcomes == {"done": 2, "unfinished": 2}
+    assert totals.timed_out
+    assert not totals.complete
+
+
+def test_a_pause_for_what_is_busy_begins_with_the_first_answer(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which may come long after the question, and is out of date then."""
+    plant(tmp_path, 1)
+    now_s = [0.0]
+
+    def answer_late(*args: Any, **options: Any) -> Answer:  # noqa: ANN401
+        now_s[0] += 100.0 if not daemon.calls else 0.1
+        daemon.judge = lambda _: "superseded" if len(daemon.calls) == 1 else "done"
+        return daemon.call(*args, **options)
+
+    monkeypatch.setattr(tree_work, "call", answer_late)
+    monkeypatch.setattr(tree_work.time, "monotonic", lambda: now_s[0])
+    totals = Totals()
+    TreeWork(Work("work", {}), totals).run((tmp_path,), lambda _: "", hidden=True)
+    assert +totals.outcomes == {"done": 1}
+
+
+def test_moves_under_way_are_shown_while_a_call_waits(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a terminal."""
+    plant(tmp_path, 1)
+    asked = threading.Event()
+
+    def answer(*args: Any, **options: Any) -> Answer:  # noqa: ANN401
+        if args[1] == "moves":
+            asked.set()
+            return {"count": 1, "done_bytes": 3 << 20, "total_bytes": 10 << 20}
+        assert asked.wait(30)
+        return daemon.call(*args, **options)
+
+    monkeypatch.setattr(tree_work, "call", answer)
+    monkeypatch.setattr(tree_work, "_MOVES_POLL_S", 0.01)
+    monkeypatch.setattr(tree_work.sys.stderr, "isatty", lambda: True, raising=False)
+    totals = Totals()
+    TreeWork(Work("work", {}), totals).run((tmp_path,), lambda _: "", hidden=False)
+    wait_for(lambda: totals.under_way == ", under way: 3.0 MiB of 10.0 MiB", lambda: totals)
 
 
 def test_files_that_stay_busy_are_reported(

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from memfs.codecs.registry import get_codec, parse_codec
-from memfs.config import Config, GlacierConfig
-from memfs.errors import InvalidValueError, StaleInodeError
-from memfs.mover.barriers import LocalBarrier, RemoteBarrier
+from memfs.config import BudgetsConfig, Config, GlacierConfig
+from memfs.errors import BudgetSpentError, InvalidValueError, StaleInodeError
+from memfs.metadata.records import PendingMove
 from memfs.mover.compression import Compression, CompressionRequest
 from memfs.mover.durability import Durability
+from memfs.mover.local_barrier import LocalBarrier
+from memfs.mover.remote_barrier import RemoteBarrier
+from memfs.mover.spending import Spending
 from memfs.mover.store_gate import StoreGate
 from memfs.moves.file_work import WorkResults
+from memfs.policy.budgets import Spent
 from memfs.policy.heat import Heat
 from memfs.stores.faulty import Fault, FaultKind
+from memfs.stores.metered import MeteredStore
 from memfs.types import FormKind, InodeNo, Tier
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
 
@@ -54,7 +61,19 @@ async def run(work: FileWork, *inos: InodeNo) -> WorkResults:
 
 
 def compression(state: State, request: CompressionRequest) -> Compression:
-    return Compression(state.parts, state.moves, Heat(), request)
+    spending = spending_of(state)
+    return Compression(state.parts, state.moves, Heat(), spending, request)
+
+
+def spending_of(state: State) -> Spending:
+    """Return the budgets of a state's configuration, of which nothing is spent."""
+    return Spending(state.config.budgets, state.engine)
+
+
+def remote_barrier(
+    state: State, gate: StoreGate, spending: Spending | None = None
+) -> RemoteBarrier:
+    return RemoteBarrier(state.parts, state.moves, gate, spending or spending_of(state))
 
 
 async def unseal(state: State, ino: InodeNo) -> None:
@@ -139,12 +158,12 @@ async def test_a_local_barrier_reports_a_file_that_the_disk_refuses(
 async def test_a_remote_barrier_uploads_what_is_not_there(state: State, gate: StoreGate) -> None:
     """Small files share one object, local forms stay, and nothing is done twice."""
     inos = [await state.create(f"{number}", compressible(5000, number)) for number in range(10)]
-    results = await run(RemoteBarrier(state.parts, state.moves, gate), *inos)
+    results = await run(remote_barrier(state, gate), *inos)
     assert results.outcomes == {"done": 10}
     assert len([stat async for stat in state.remote.list("")]) == 1
     for ino in inos:
         assert await state.forms(ino) == {FormKind.RAW, FormKind.REMOTE}
-    again = await run(RemoteBarrier(state.parts, state.moves, gate), *inos)
+    again = await run(remote_barrier(state, gate), *inos)
     assert again.outcomes == {"unneeded": 10}
 
 
@@ -153,7 +172,7 @@ async def test_what_a_remote_barrier_uploaded_outlives_its_raw_files(
 ) -> None:
     """That is the promise: the store alone is enough."""
     inos = [await state.create(f"{number}", compressible(5000, number)) for number in range(4)]
-    await run(RemoteBarrier(state.parts, state.moves, gate), *inos)
+    await run(remote_barrier(state, gate), *inos)
     for ino in inos:
         inode = await state.engine.get_inode(ino)
         state.raw_store.unlink(inode.raw)
@@ -169,7 +188,7 @@ async def test_large_files_get_objects_of_their_own(tmp_path: Path) -> None:
     try:
         inos = [await state.create(str(size), compressible(size)) for size in (100, 20_000, 30_000)]
         gate = StoreGate(config.policy, random.Random(1))
-        await run(RemoteBarrier(state.parts, state.moves, gate), *inos)
+        await run(remote_barrier(state, gate), *inos)
         assert len([stat async for stat in state.remote.list("blobs/")]) == 3
     finally:
         state.close()
@@ -181,7 +200,7 @@ async def test_a_remote_barrier_reports_a_file_that_is_being_written(
     """Its content has no end yet that could be uploaded."""
     ino = await state.create("a", CONTENT)
     await unseal(state, ino)
-    results = await run(RemoteBarrier(state.parts, state.moves, gate), ino)
+    results = await run(remote_barrier(state, gate), ino)
     assert results.outcomes == {"busy": 1}
     assert "open for writing" in results.left[ino][1]
 
@@ -196,13 +215,103 @@ async def test_a_store_that_is_down_is_asked_once_for_many_files(
     try:
         inos = [await state.create(str(number), CONTENT) for number in range(5)]
         state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
-        results = await run(RemoteBarrier(state.parts, state.moves, gate), *inos)
+        results = await run(remote_barrier(state, gate), *inos)
         assert results.outcomes == {"waiting": 5}
         gate.succeed()
-        results = await run(RemoteBarrier(state.parts, state.moves, gate), *inos)
+        results = await run(remote_barrier(state, gate), *inos)
         assert results.outcomes == {"done": 5}
     finally:
         state.close()
+
+
+async def test_a_file_that_the_mover_uploads_as_well_is_uploaded_once(
+    tmp_path: Path,
+) -> None:
+    """Who comes second waits, and finds the object: alone, and in a batch."""
+    config = Config(cold=SMALL_FRAMES.cold, glacier=GlacierConfig(batch_file_bytes_max=10_000))
+    state = State(tmp_path / "state", config)
+    gate = StoreGate(config.policy, random.Random(1))
+    try:
+        sizes = (100, 200, 20_000)
+        inos = [await state.create(str(size), compressible(size)) for size in sizes]
+        stored = trio.Event()
+        results = []
+
+        async def upload() -> None:
+            async with trio.open_nursery() as nursery:
+                for ino in inos:
+                    nursery.start_soon(state.moves.upload, ino)
+                while not state.parts.progress.describe():
+                    await trio.lowlevel.checkpoint()
+                stored.set()
+
+        async def wait_behind() -> None:
+            await stored.wait()
+            results.append(await run(remote_barrier(state, gate), *inos))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upload)
+            nursery.start_soon(wait_behind)
+        assert results[0].outcomes == {"unneeded": len(inos)}
+        assert len([stat async for stat in state.remote.list("")]) == len(inos)
+        assert not await state.leaks()
+    finally:
+        state.close()
+
+
+BUDGETS = Config(
+    cold=SMALL_FRAMES.cold,
+    glacier=GlacierConfig(batch_file_bytes_max=10_000),
+    budgets=BudgetsConfig(upload_bytes_per_day=150_000, disk_writes_bytes_per_day=1 << 20),
+)
+
+
+@pytest.mark.parametrize("size", [9_000, 20_000])
+async def test_a_remote_barrier_stays_inside_the_budgets(tmp_path: Path, size: int) -> None:
+    """What there is no room for waits with the name of the budget; small files in part as well."""
+    state = State(tmp_path / "state", BUDGETS)
+    gate = StoreGate(BUDGETS.policy, random.Random(1))
+    spending = spending_of(state)
+    state.parts.remote = MeteredStore(state.remote, spending)
+    try:
+        inos = [await state.create(str(n), incompressible(size, n)) for n in range(20)]
+        results = await run(remote_barrier(state, gate, spending), *inos)
+        assert results.outcomes.keys() == {"done", "waiting"}
+        assert 0 < results.outcomes["done"] <= 150_000 // size
+        assert all("budgets.upload_per_day" in reason for _, reason in results.left.values())
+        used = {use.spent: use for use in spending.uses()}
+        assert used[Spent.UPLOAD].used <= 150_000
+        assert used[Spent.DISK_WRITES].used >= results.outcomes["done"] * size
+        assert not any(use.reserved for use in used.values())
+        assert gate.wait_s == 0
+    finally:
+        state.close()
+
+
+async def test_what_a_budget_never_has_room_for_has_failed(tmp_path: Path) -> None:
+    """Waiting would not help: the budget has to be raised."""
+    state = State(tmp_path / "state", BUDGETS)
+    gate = StoreGate(BUDGETS.policy, random.Random(1))
+    try:
+        ino = await state.create("a", incompressible(200_000))
+        results = await run(remote_barrier(state, gate), ino)
+        assert results.outcomes == {"failed": 1}
+        assert "raise it" in results.left[ino][1]
+    finally:
+        state.close()
+
+
+async def test_a_file_that_waits_for_a_budget_is_looked_at_once_it_is_uploaded(
+    state: State, gate: StoreGate
+) -> None:
+    """Else its reason would stand for an hour."""
+    ino = await state.create("a", CONTENT)
+    later_ns = time.time_ns() + 3600 * 10**9
+    await state.engine.set_pending(PendingMove(ino, Tier.GLACIER, "a budget is spent", 1, later_ns))
+    await run(remote_barrier(state, gate), ino)
+    pending = await state.engine.get_pending(ino)
+    assert pending is not None
+    assert pending.retry_ns <= time.time_ns()
 
 
 # --- compress ------------------------------------------------------------------------------------
@@ -278,6 +387,28 @@ async def test_a_dry_run_estimates_and_changes_nothing(state: State) -> None:
     assert told.after_bytes == pytest.approx(made.after_bytes, rel=0.1)
 
 
+async def test_compression_stays_inside_the_budget_of_disk_writes(tmp_path: Path) -> None:
+    """The caller is told by the error, and has the file wait."""
+    config = Config(
+        cold=SMALL_FRAMES.cold, budgets=BudgetsConfig(disk_writes_bytes_per_day=150_000)
+    )
+    state = State(tmp_path / "state", config)
+    try:
+        first, second = [await state.create(str(n), compressible(100_000, n)) for n in range(2)]
+        work = Compression(
+            state.parts, state.moves, Heat(), spending_of(state), CompressionRequest()
+        )
+        results = await run(work, first)
+        assert results.outcomes == {"done": 1}
+        third = await state.create("3", incompressible(140_000))
+        with pytest.raises(BudgetSpentError, match=r"budgets.disk_writes_per_day"):
+            await run(work, third)
+        assert (await run(work, second)).outcomes == {"done": 1}
+        assert await state.forms(third) == {FormKind.RAW}
+    finally:
+        state.close()
+
+
 async def test_the_codec_none_is_refused(state: State) -> None:
     """It would pack nothing, and unpack what is packed."""
     with pytest.raises(InvalidValueError, match="compresses nothing"):
@@ -289,4 +420,4 @@ async def test_a_deleted_file_is_left_to_the_caller(state: State, gate: StoreGat
     ino = await state.create("a", CONTENT)
     await state.unlink("a")
     with pytest.raises(StaleInodeError):
-        await run(RemoteBarrier(state.parts, state.moves, gate), ino)
+        await run(remote_barrier(state, gate), ino)

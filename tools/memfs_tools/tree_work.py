@@ -6,8 +6,11 @@ stopped by Ctrl-C, or that gave up waiting, goes on from there when it is run ag
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import sys
+import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from memfs.control.client import ControlUnavailableError, call
-from memfs.errors import UsageError
+from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs.sizes import format_size
 from memfs_tools.mounts import find_mount_above
 
 if TYPE_CHECKING:
@@ -38,8 +42,15 @@ later than the program that made it."""
 
 _BUSY_POLL_S = 0.05
 _WAITING_POLL_S = 0.5
+_MOVES_POLL_S = 1.0
+"""So often is asked how far the moves are that a call waits for."""
 
-_UNDONE = ("failed", "busy", "superseded", "waiting")
+_MOVES_ANSWER_S = 5.0
+
+_UNFINISHED = "unfinished"
+"""Sent to the daemon, which had not answered when the time was over."""
+
+_UNDONE = ("failed", "busy", "superseded", "waiting", _UNFINISHED)
 _TRANSIENT = ("busy", "superseded")
 
 
@@ -67,6 +78,8 @@ class Totals:
         self.failure_count = 0
         self.waits_for: str | None = None
         """Why files wait at present."""
+        self.under_way = ""
+        """What moves at present, for the progress bar."""
         self.timed_out = False
 
     @property
@@ -145,6 +158,7 @@ class TreeWork:
         self._work = work
         self._totals = totals
         self._on_answer = on_answer
+        self._told_waiting = False
         self._deadline_s = (
             None if work.timeout_s is None else time.monotonic() + max(0.0, work.timeout_s)
         )
@@ -172,13 +186,14 @@ class TreeWork:
 
             def show_progress() -> None:
                 waiting = f", waiting: {totals.waits_for}" if totals.waits_for else ""
-                show(f"{describe(totals)}{waiting}", totals.file_count, 0)
+                show(f"{describe(totals)}{totals.under_way}{waiting}", totals.file_count, 0)
 
             try:
-                for files in _chunks(_files(paths, totals), self._work.files_a_call):
-                    self._send(served, files, show_progress)
-                    if totals.timed_out:
-                        break
+                with self._watched(served, show_progress, hidden=hidden):
+                    for files in _chunks(_files(paths, totals), self._work.files_a_call):
+                        self._send(served, files, show_progress)
+                        if totals.timed_out:
+                            break
             except KeyboardInterrupt:
                 click.echo(
                     f"memfs: stopped; {totals.file_count} files, {describe(totals)}; "
@@ -187,9 +202,37 @@ class TreeWork:
                 )
                 raise
 
+    @contextlib.contextmanager
+    def _watched(
+        self, served: ServedMount, show: Callable[[], None], *, hidden: bool
+    ) -> Iterator[None]:
+        """Show in the block how far the moves are: a call that waits for a large file is silent."""
+        if hidden or not sys.stderr.isatty():
+            yield
+            return
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(_MOVES_POLL_S):
+                try:
+                    moves: Any = call(served.state_dir, "moves", {}, timeout_s=_MOVES_ANSWER_S)
+                except MemfsError:
+                    continue
+                far = f"{format_size(moves['done_bytes'])} of {format_size(moves['total_bytes'])}"
+                self._totals.under_way = f", under way: {far}" if moves["count"] else ""
+                show()
+
+        watcher = threading.Thread(target=watch, name="moves", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join(_MOVES_ANSWER_S)
+
     def _send(self, served: ServedMount, files: dict[int, str], show: Callable[[], None]) -> None:
         """Have all files of a chunk done, those that have to wait again and again."""
-        busy_until_s = time.monotonic() + _BUSY_S
+        busy_until_s: float | None = None
         inos = [*files]
         asked_again: dict[str, list[str]] = {}
         # Asked once even without files: a barrier brings names of directories to the disk as well.
@@ -198,7 +241,7 @@ class TreeWork:
             while True:
                 answer = self._call(served, inos)
                 if answer is None:
-                    self._give_up(files, asked_again | left)
+                    self._give_up(files, inos, asked_again | left)
                     return
                 taken, inos = inos[: answer["taken_count"]], inos[answer["taken_count"] :]
                 for ino in taken:
@@ -210,6 +253,9 @@ class TreeWork:
                 show()
                 if not inos:
                     break
+            if busy_until_s is None:
+                # From the first answer on: it may have waited for a large upload.
+                busy_until_s = time.monotonic() + _BUSY_S
             inos = self._retry(files, left, busy_until_s)
             # They count as they are until another answer comes: the time may be over before.
             asked_again = {str(ino): left[str(ino)] for ino in inos}
@@ -235,12 +281,22 @@ class TreeWork:
             if outcome == "waiting":
                 self._totals.waits_for, pause_s = reason, _WAITING_POLL_S
                 self._totals.timed_out = self._is_over()
+        if self._totals.waits_for and not self._told_waiting and not sys.stderr.isatty():
+            # A bar shows it otherwise, with all reasons that follow.
+            self._told_waiting = True
+            click.echo(f"memfs: files wait: {self._totals.waits_for}", err=True)
         if again:
             time.sleep(pause_s if self._deadline_s is None else min(pause_s, self._left_s()))
         return again
 
-    def _give_up(self, files: dict[int, str], left: dict[str, list[str]]) -> None:
+    def _give_up(
+        self, files: dict[int, str], unanswered: list[int], left: dict[str, list[str]]
+    ) -> None:
         self._totals.timed_out = True
+        # What was asked again has an earlier answer that counts.
+        count = sum(str(ino) not in left for ino in unanswered)
+        if count:
+            self._totals.outcomes[_UNFINISHED] += count
         for number, (outcome, reason) in left.items():
             self._totals.note_left(files[int(number)], outcome, reason)
 

@@ -20,7 +20,8 @@ _WORDS = {
     "open": "there as they were, and still open for writing",
     "busy": "being written",
     "superseded": "changed meanwhile",
-    "waiting": "waiting for the store",
+    "waiting": "waiting for the store or a budget",
+    "unfinished": "under way when the time was over",
     "failed": "failed",
 }
 
@@ -52,7 +53,8 @@ def barrier(paths: tuple[Path, ...], level: str, timeout_s: float | None, as_jso
 
     remote: each file has an object in the store that was read back and compared, small files in
     shared ones, and its local copy is not needed any more; it stays all the same. Files that are
-    open for writing are reported. While the store is down, this waits.
+    open for writing are reported. While the store is down, or a budget of the day is
+    spent, this waits.
 
     Exits with 0 only if all files are there. What is done stays done: stopped by Ctrl-C or by
     --timeout, running it again goes on from there.

@@ -18,6 +18,7 @@ _WORDS = {
     "absent": "in the object store alone",
     "busy": "open",
     "superseded": "changed meanwhile",
+    "waiting": "waiting for a budget",
     "failed": "failed",
 }
 

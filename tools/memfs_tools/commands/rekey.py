@@ -16,6 +16,7 @@ _WORDS = {
     "unneeded": "as they should be",
     "busy": "being written",
     "superseded": "changed meanwhile",
+    "waiting": "waiting for a budget",
     "failed": "failed",
 }
 
