@@ -130,6 +130,12 @@ class CorruptDataError(MemfsError):
     errno = codes.EIO
 
 
+class CodecMissingError(MemfsError):
+    """The codec of a form is not installed here; nothing is damaged, its package brings it back."""
+
+    errno = codes.EIO
+
+
 class EncryptionKeyError(MemfsError):
     """The key of an encrypted form is not configured; nothing is damaged, and a key brings it back.
 

@@ -142,7 +142,9 @@ class Mount:
         Raises:
             MountError: It is not whole.
         """
-        run_memfs("fsck", self.state)
+        file = self.base / "config.toml"
+        config = ["-c", str(file)] if self.config is not None and file.exists() else []
+        run_memfs("fsck", *config, self.state)
 
     def is_mounted(self) -> bool:
         """Whether the kernel has a mount at `root`."""

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
-    from memfs.config import Config, HotConfig, MountConfig
+    from memfs.config import Config, GlacierConfig, HotConfig, MountConfig
     from memfs.control.server import Method
     from memfs.metadata.engine import Engine
     from memfs_daemon.driver import Driver
@@ -93,6 +93,7 @@ class Assembly:
     heat: Heat
     warm_bytes: int
     """Budget of the RAM tier."""
+    glacier: GlacierConfig
     methods: Mapping[str, Method]
     """What the control socket answers, by name."""
     background: tuple[Callable[[], Awaitable[None]], ...]
@@ -272,6 +273,7 @@ def assemble(
             spending=spending,
             heat=heat,
             warm_bytes=residency.budget_bytes,
+            glacier=config.glacier,
             methods={
                 name: method
                 for provider in providers

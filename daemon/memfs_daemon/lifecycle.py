@@ -18,6 +18,7 @@ from memfs.control.server import ControlServer
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import find_mount
+from memfs.metadata.store_record import describe_store, record_store
 from memfs.mover.memory import load_pools
 from memfs_daemon.mount_users import describe_users, unmount_unused
 
@@ -59,6 +60,7 @@ async def run(parts: Assembly, starter: Starter, manager: ServiceManager) -> Non
         MemfsError: The state directory cannot be recovered.
     """
     await load_pools(parts.engine, parts.heat, parts.warm_bytes)
+    await _note_store(parts)
     await parts.spending.load()
     await parts.moves.recover()
     await parts.filesystem.recover()
@@ -92,6 +94,24 @@ async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager)
         # The objects made so far live as long as the process: no collection need look at them.
         gc.collect()
         gc.freeze()
+
+
+async def _note_store(parts: Assembly) -> None:
+    """Keep which store the objects are in, so that fsck does not take another one for it."""
+    if not parts.glacier.enabled:
+        return
+    try:
+        former = await record_store(parts.engine, parts.glacier.url)
+    except MemfsError as error:
+        log.info("which object store this is could not be recorded: %s", error)
+        return
+    if former is not None:
+        log.warning(
+            "%s: the last mount had another object store, %s; what is there alone cannot be read "
+            "until glacier.url names it again or its objects were copied",
+            parts.mountpoint,
+            describe_store(former),
+        )
 
 
 def _mount(parts: Assembly) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import InvalidValueError, MemfsError, NotSupportedError
+from memfs.errors import InvalidValueError, MemfsError, NotFoundError, NotSupportedError
 from memfs.hot.board import Want
 from memfs.types import ROOT_INODE, InodeNo, Tier
 
@@ -158,6 +158,8 @@ class PrefetchMethods:
                 await trio.lowlevel.checkpoint()
             try:
                 found.append((at, await self._find(os.fsencode(path), directories)))
+            except NotFoundError:
+                skipped.append((at, "no such file"))
             except (MemfsError, UnicodeEncodeError) as error:
                 skipped.append((at, str(error)))
         return found, skipped

@@ -60,9 +60,9 @@ class StateLock:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, *_WHOLE))
         except BlockingIOError:
             os.close(self._fd)
+            other = ", or name another state directory with --state" if mountpoint else ""
             raise UsageError(
-                f"{state_dir} is in use by {_read_holder(state_dir)}; "
-                "unmount that first, or name another state directory with --state",
+                f"{state_dir} is in use by {_read_holder(state_dir)}; end that first{other}",
                 ExitCode.STATE_IN_USE,
             ) from None
         place = os.fspath(mountpoint) if mountpoint is not None else None

@@ -357,7 +357,7 @@ class Control:
             "uses": queue.uses(inode.ino),
             "pool": pool_name or None,
         }
-        facts = Facts(inode.ino, tier, pin, accessed_ns, pool_name)
+        facts = Facts(inode.ino, tier, pin, accessed_ns, pool_name, bool(inode.raw))
         return {"score": score, "outlook": outlook(facts, self._heat)}
 
     async def _wait_for_writer(self, inode: Inode) -> dict[str, object] | None:

@@ -17,6 +17,7 @@ import trio
 
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import (
+    CodecMissingError,
     EncryptionKeyError,
     MemfsError,
     ObjectArchivedError,
@@ -44,6 +45,10 @@ BATCH_COUNT = 1000
 """Inodes read from the engine at a time."""
 
 _RESTORE = "restore it from a backup, or remove it"
+_RESTORE_OBJECT = (
+    "see that glacier.url and glacier.options are the mount's; else restore it from a backup, or "
+    "remove it"
+)
 _HARMLESS = "no file needs it; it can be deleted"
 _OURS_OR_NOT = "no file here needs it; delete it unless another state directory uses this store"
 
@@ -86,6 +91,8 @@ class FileCheck:
         self._object = ObjectStat("", 0)
         self._locked_out: Counter[str] = Counter()
         """Forms that cannot be verified, by the id of the key that is missing."""
+        self._undecodable: Counter[str] = Counter()
+        """Forms that cannot be verified, by the codec that is missing."""
         self._file_count = 0
         self._form_count = 0
         self._verified_bytes = 0
@@ -102,7 +109,7 @@ class FileCheck:
             self._file_count += len(inodes)
             self._progress("files", self._file_count, total)
             await trio.lowlevel.checkpoint()
-        self._complain_of_keys()
+        self._complain_of_what_is_missing()
         await self._note_unfinished()
         self._check_raw_store()
         self._check_packed_store()
@@ -155,10 +162,21 @@ class FileCheck:
         except EncryptionKeyError:
             # What cannot be decrypted here is not damaged; and there may be a million of it.
             self._locked_out[FormCoding.parse(form.codec).key_id] += 1
+        except CodecMissingError:
+            self._undecodable[FormCoding.parse(form.codec).codec] += 1
         except MemfsError as error:
-            await self._complain(inode, f"its {form.kind} form is bad: {error}", _RESTORE)
+            remedy = _RESTORE if form.kind == FormKind.PACKED else _RESTORE_OBJECT
+            await self._complain(inode, f"its {form.kind} form is bad: {error}", remedy)
 
-    def _complain_of_keys(self) -> None:
+    def _complain_of_what_is_missing(self) -> None:
+        for codec, count in sorted(self._undecodable.items()):
+            self._problems.append(
+                Problem(
+                    f"codec {codec}",
+                    f"not installed, so that {count} compressed forms were not verified",
+                    "install the package that provides it",
+                )
+            )
         for key_id, count in sorted(self._locked_out.items()):
             self._problems.append(
                 Problem(

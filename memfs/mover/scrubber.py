@@ -17,7 +17,7 @@ from memfs.config import BudgetsConfig
 from memfs.errors import BudgetSpentError, InvalidValueError, MemfsError, StaleInodeError
 from memfs.mover.costs import cost_of_fetch
 from memfs.mover.spending import Spending
-from memfs.moves.scrubbing import FormCheck, Scrubbed, ScrubOutcome, scrub_file
+from memfs.moves.scrubbing import FormCheck, Pace, Scrubbed, ScrubOutcome, scrub_file
 from memfs.stores.paced import unhurried
 from memfs.types import FormKind, InodeNo
 
@@ -67,6 +67,8 @@ class Scrubber:
         self._file_count = 0
         self._read_bytes = 0
         self._unchecked_count = 0
+        self._unchecked_reason: str | None = None
+        self._pace = Pace()
         self._outcomes = dict.fromkeys(ScrubOutcome, 0)
         self._findings: list[dict[str, str]] = []
         self._error: str | None = None
@@ -89,6 +91,7 @@ class Scrubber:
         self._after = InodeNo(0) if restart else await self._load()
         if not self._after:
             self._file_count = self._read_bytes = self._unchecked_count = 0
+            self._unchecked_reason = None
             self._outcomes = dict.fromkeys(ScrubOutcome, 0)
             self._findings = []
         self._error = None
@@ -107,14 +110,20 @@ class Scrubber:
         await self._idle.wait()
 
     def status(self) -> dict[str, object]:
-        """Return how far it is and what it found."""
+        """Return how far it is and what it found.
+
+        `read_bytes` grows within a file; `unchecked_count` files have forms that could not be
+        checked, and `unchecked_reason` is the first reason that a restore of an archived object
+        would not mend.
+        """
         return {
             "running": self._running,
             "file_count": self._file_count,
             "total_count": max(self._total_count, self._file_count),
-            "read_bytes": self._read_bytes,
+            "read_bytes": self._read_bytes + self._pace.read_bytes,
             "rate": self._rate,
             "unchecked_count": self._unchecked_count,
+            "unchecked_reason": self._unchecked_reason,
             "outcomes": {str(outcome): count for outcome, count in self._outcomes.items()},
             "findings": list(self._findings),
             "error": self._error,
@@ -161,9 +170,10 @@ class Scrubber:
             if form.kind == FormKind.REMOTE:
                 cost = cost_of_fetch(form.stored_bytes)
         while True:
+            self._pace = Pace(self._rate)
             try:
                 with self._spending.reserved(cost):
-                    return await scrub_file(self._parts, inode.ino, self._moves.hydrate, self._rate)
+                    return await scrub_file(self._parts, inode.ino, self._moves.hydrate, self._pace)
             except BudgetSpentError as error:
                 if math.isinf(error.wait_s):
                     log.info("inode %d is not scrubbed: %s", inode.ino, error)
@@ -175,9 +185,14 @@ class Scrubber:
     async def _note(self, ino: InodeNo, scrubbed: Scrubbed) -> None:
         self._file_count += 1
         self._read_bytes += scrubbed.read_bytes
+        self._pace = Pace(self._rate)
         self._outcomes[scrubbed.outcome] += 1
         unchecked = [check for check in scrubbed.checks if check.unchecked]
         self._unchecked_count += bool(unchecked)
+        if self._unchecked_reason is None:
+            self._unchecked_reason = next(
+                (check.unchecked for check in unchecked if not check.archived), None
+            )
         if not scrubbed.detail:
             return
         try:

@@ -24,9 +24,9 @@ from memfs.errors import (
 from memfs.metadata.records import MoveKind
 from memfs.moves.attempt import recorded
 from memfs.moves.coding import unlock
+from memfs.stores.digesting import digest_file
 from memfs.stores.disk import disk_errors
 from memfs.stores.extent import Extent
-from memfs.stores.packing import digest_file
 from memfs.stores.reading import FrameReader, PackedFile
 from memfs.traces.access_log import Operation
 from memfs.types import FormKind, Tier

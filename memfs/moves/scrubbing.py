@@ -11,17 +11,19 @@ import errno as codes
 import os
 import stat
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from memfs.errors import (
+    CodecMissingError,
     CorruptDataError,
     EncryptionKeyError,
-    InvalidValueError,
     MemfsError,
     NotFoundError,
     NotSupportedError,
+    ObjectArchivedError,
     ObjectMissingError,
     StaleInodeError,
     StoreError,
@@ -30,15 +32,16 @@ from memfs.metadata.records import Decision, InodeFlags
 from memfs.moves.coding import unlock
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.outcome import MoveOutcome
+from memfs.stores.digesting import digest_file, read_file
 from memfs.stores.disk import disk_errors
 from memfs.stores.extent import Extent
-from memfs.stores.packing import digest_file
 from memfs.stores.reading import FrameReader, PackedFile
 from memfs.stores.restoring import without_restores
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
 
     from memfs.metadata.records import Blob, Form, Inode
     from memfs.moves.attempt import MoveParts
@@ -82,6 +85,8 @@ class FormCheck(NamedTuple):
     """None: sound."""
     unchecked: str | None = None
     """Why it could not be checked; None: it was."""
+    archived: bool = False
+    """It was not checked because its object is archived: to read it would cost a restore."""
 
 
 class Scrubbed(NamedTuple):
@@ -99,20 +104,41 @@ class Scrubbed(NamedTuple):
 
 
 class Pace:
-    """Holds the reading of one form back to a rate; its methods run in worker threads.
+    """Holds the reading of one file's local forms back to a rate.
 
     Args:
         rate: Bytes a second, > 0.
     """
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int = UNHURRIED) -> None:
         self._rate = rate
+        self._began_s = 0.0
+        self._earlier_bytes = 0
+        self.form_bytes = 0
+        """Read of the form that is being read."""
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read of all forms so far."""
+        return self._earlier_bytes + self.form_bytes
+
+    def begin(self) -> None:
+        """The next form is to be read."""
+        self._earlier_bytes, self.form_bytes = self.read_bytes, 0
         self._began_s = time.monotonic()
 
-    def wait(self, done_bytes: int) -> None:
-        """Return when so many bytes may have been read, or raise when the scrub was stopped."""
+    def wait(self, path: Path, done_bytes: int) -> None:
+        """Return when so many bytes of a form may have been read; runs in a worker thread.
+
+        Raises:
+            ObjectMissingError: It was removed meanwhile: nobody needs to know what is in it.
+            trio.Cancelled: The scrub was stopped.
+        """
+        self.form_bytes = done_bytes
         while True:
             trio.from_thread.check_cancelled()
+            if not path.exists():
+                raise ObjectMissingError(f"{path}: removed while it was read")
             ahead_s = done_bytes / self._rate - (time.monotonic() - self._began_s)
             if ahead_s <= 0:
                 return
@@ -124,7 +150,7 @@ async def scrub_file(
     parts: MoveParts,
     ino: InodeNo,
     hydrate: Callable[[InodeNo], Awaitable[Inode]],
-    rate: int = UNHURRIED,
+    pace: Pace | None = None,
 ) -> Scrubbed:
     """Check all forms of one file, and repair what can be repaired.
 
@@ -135,17 +161,18 @@ async def scrub_file(
         parts: What moves work with.
         ino: The file.
         hydrate: Makes a raw file again (`Moves.hydrate`).
-        rate: Bytes a second read from the local disk at most.
+        pace: Of reading from the local disk; tells how far it is. None: as fast as can be.
     """
+    pace = pace or Pace()
     try:
         inode = await parts.engine.get_inode(ino)
-        if not stat.S_ISREG(inode.mode) or inode.flags & InodeFlags.UNSEALED:
+        if not stat.S_ISREG(inode.mode) or inode.flags & InodeFlags.UNSEALED or not inode.nlink:
             return Scrubbed(ScrubOutcome.SKIPPED)
         if await parts.sealer.adopt_if_changed(inode):
             # Written before power was lost: what it was is no measure of what it is.
             return Scrubbed(ScrubOutcome.SKIPPED)
         forms = await parts.engine.list_forms(inode.blob) if inode.blob else []
-        checks = await _check_forms(parts, inode, forms, rate)
+        checks = await _check_forms(parts, inode, forms, pace)
         if not await _is_as_before(parts, inode, forms):
             return Scrubbed(ScrubOutcome.SKIPPED, checks)
         if not any(check.damage for check in checks):
@@ -170,34 +197,32 @@ async def _is_as_before(parts: MoveParts, inode: Inode, forms: Sequence[Form]) -
 
 
 async def _check_forms(
-    parts: MoveParts, inode: Inode, forms: Sequence[Form], rate: int
+    parts: MoveParts, inode: Inode, forms: Sequence[Form], pace: Pace
 ) -> tuple[FormCheck, ...]:
     blob = await parts.engine.get_blob(inode.blob) if inode.blob else None
     checks = []
     if inode.raw:
-        checks.append(await _check(FormKind.RAW, inode.size, _check_raw(parts, inode, blob, rate)))
+        checks.append(await _check(FormKind.RAW, pace, _check_raw(parts, inode, blob, pace)))
     for form in forms:
         assert blob is not None
-        packed = form.kind == FormKind.PACKED
-        check = (
-            _check_packed(parts, form, blob, rate) if packed else _check_remote(parts, form, blob)
-        )
-        checks.append(await _check(form.kind, form.stored_bytes, check))
+        check = _check_packed if form.kind == FormKind.PACKED else _check_remote
+        checks.append(await _check(form.kind, pace, check(parts, form, blob, pace)))
     return tuple(checks)
 
 
-async def _check(kind: FormKind, size: int, check: Awaitable[None]) -> FormCheck:
+async def _check(kind: FormKind, pace: Pace, check: Awaitable[None]) -> FormCheck:
+    pace.begin()
     try:
         await check
     except _DAMAGE as error:
-        return FormCheck(kind, size, str(error))
-    # An invalid value is the name of a codec that is not installed here.
-    except (StoreError, NotSupportedError, EncryptionKeyError, InvalidValueError) as error:
+        return FormCheck(kind, pace.form_bytes, str(error))
+    except (StoreError, NotSupportedError, EncryptionKeyError, CodecMissingError) as error:
         if kind == FormKind.RAW and not _is_shortage(error):
             # Its disk cannot read it: what the store of objects calls a pause is damage here.
             return FormCheck(kind, 0, str(error))
-        return FormCheck(kind, 0, None, unchecked=str(error))
-    return FormCheck(kind, size, None)
+        archived = isinstance(error, ObjectArchivedError)
+        return FormCheck(kind, 0, None, unchecked=str(error), archived=archived)
+    return FormCheck(kind, pace.form_bytes, None)
 
 
 def _is_shortage(error: MemfsError) -> bool:
@@ -205,10 +230,15 @@ def _is_shortage(error: MemfsError) -> bool:
     return isinstance(cause, OSError) and cause.errno in _SHORTAGES
 
 
-async def _check_raw(parts: MoveParts, inode: Inode, blob: Blob | None, rate: int) -> None:
+async def _check_raw(parts: MoveParts, inode: Inode, blob: Blob | None, pace: Pace) -> None:
     path = parts.raw_store.path(inode.raw)
     cached = parts.residency.ram_bytes(path)
-    digest = await trio.to_thread.run_sync(digest_file, path, Pace(rate).wait)
+    wait = partial(pace.wait, path)
+    digest = None
+    if blob is None:
+        await trio.to_thread.run_sync(read_file, path, wait)
+    else:
+        digest = await trio.to_thread.run_sync(digest_file, path, wait)
     if not cached:
         await trio.to_thread.run_sync(_let_go_of_pages, parts, inode.raw)
     if blob is not None and digest != blob.digest:
@@ -225,18 +255,25 @@ def _let_go_of_pages(parts: MoveParts, raw: RawId) -> None:
         os.close(fd)
 
 
-async def _check_packed(parts: MoveParts, form: Form, blob: Blob, rate: int) -> None:
+async def _check_packed(parts: MoveParts, form: Form, blob: Blob, pace: Pace) -> None:
+    path = parts.packed_store.path(form.location)
+
+    def wait(content_bytes: int) -> None:
+        pace.wait(path, form.stored_bytes * content_bytes // max(1, blob.size))
+
     def verify() -> None:
-        path = parts.packed_store.path(form.location)
         with PackedFile.open(path, unlock=unlock(parts, form.blob, form.codec)) as packed:
             if packed.table.digest != blob.digest:
                 raise CorruptDataError(f"{form.location} has another digest than its content")
-            packed.verify(Pace(rate).wait)
+            packed.verify(wait)
 
     await trio.to_thread.run_sync(verify)
 
 
-async def _check_remote(parts: MoveParts, form: Form, blob: Blob) -> None:
+async def _check_remote(parts: MoveParts, form: Form, blob: Blob, pace: Pace) -> None:
+    def advance(content_bytes: int) -> None:
+        pace.form_bytes = form.stored_bytes * content_bytes // max(1, blob.size)
+
     remote = parts.remote
     if remote is None:
         raise NotSupportedError("no glacier tier is configured")
@@ -248,7 +285,8 @@ async def _check_remote(parts: MoveParts, form: Form, blob: Blob) -> None:
         )
         if reader.table.digest != blob.digest:
             raise CorruptDataError(f"{name} has another digest than its content")
-        await reader.verify()
+        await reader.verify(advance)
+        pace.form_bytes = form.stored_bytes
 
 
 async def _repair(

@@ -47,6 +47,8 @@ class Facts(NamedTuple):
     accessed_ns: int
     pool: str
     """In force; empty: none."""
+    raw: bool
+    """It has a raw form; on the disk without one, it is packed already."""
 
 
 def outlook(facts: Facts, heat: Heat) -> str:
@@ -93,7 +95,9 @@ def _into_ram(facts: Facts, heat: Heat) -> str:
 
 def _off_disk(facts: Facts, heat: Heat, limits: Limits) -> str:
     goes, age_ns, key = "is packed", limits.pack_after_ns, "policy.pack_after"
-    if limits.glacier and limits.cold_to_glacier_ns <= age_ns:
+    if not facts.raw and not limits.glacier:
+        return "it stays packed"
+    if limits.glacier and (limits.cold_to_glacier_ns <= age_ns or not facts.raw):
         goes, age_ns, key = (
             "goes to the object store",
             limits.cold_to_glacier_ns,

@@ -24,7 +24,7 @@ import xxhash
 from memfs.codecs.registry import parse_codec
 from memfs.codecs.shuffle import ITEM_BYTES, unshuffle
 from memfs.codecs.snappy import STREAM_IDENTIFIER
-from memfs.errors import CorruptDataError, InvalidValueError, MemfsError
+from memfs.errors import CodecMissingError, CorruptDataError, InvalidValueError, MemfsError
 from memfs.types import ByteRange, CodecSpec, FormCoding
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ def parse_tail(tail: bytes, stored_bytes: int, name: str) -> SeekTable:
 
     Raises:
         CorruptDataError: The table fails a checksum, or does not fit the container.
-        InvalidValueError: The codec is not installed here.
+        CodecMissingError: The codec is not installed here.
     """
     table_bytes = _ENTRY_BYTES * _FOOTER.unpack_from(tail, len(tail) - FOOTER_BYTES)[0]
     table_bytes += FOOTER_BYTES
@@ -345,7 +345,7 @@ def _parse_description(
     except UnicodeDecodeError:
         _refuse(name, "its codec's name is no text")
     except MemfsError as error:
-        raise InvalidValueError(f"{name}: {error}") from error
+        raise CodecMissingError(f"{name}: {error}") from error
     seek_table = SeekTable.build(
         codec,
         frame_bytes,

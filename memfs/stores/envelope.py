@@ -184,7 +184,7 @@ def parse_table(tail: bytes, stored_bytes: int, name: str, unlock: Unlock | None
     Raises:
         CorruptDataError: The table is damaged, does not fit the container, or is of another blob.
         EncryptionKeyError: The key that decrypts it is not configured.
-        InvalidValueError: The codec is not installed here.
+        CodecMissingError: The codec is not installed here.
     """
     envelope = find_envelope(tail, name)
     if unlock is not None and unlock.key_id:

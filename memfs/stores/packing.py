@@ -1,4 +1,4 @@
-"""Packing: a local file into a container, and digests of local files.
+"""Packing: a local file into a container.
 
 Invariant: memory is bounded by a few frames, whatever the size of the file.
 
@@ -26,7 +26,7 @@ import blake3
 from memfs.codecs.shuffle import shuffle
 from memfs.errors import StoreError
 from memfs.stores.container import SeekTable, checksum, choose_frame_bytes
-from memfs.stores.disk import ByteProgress, disk_errors, write_all
+from memfs.stores.disk import disk_errors, write_all
 from memfs.stores.envelope import Encryption, Envelope
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 WORKER_COUNT_MAX = 4
 """Encoders or decoders of a file at a time; guess: leaves cores to programs on large machines."""
-
-DIGEST_STEP_BYTES = 4 << 20
-"""Bytes read between two updates of a digest; enough for BLAKE3's threads, small for memory."""
 
 PackProgress = Callable[[int, int], None]
 """Told source bytes done and stored bytes written, after each frame; may raise to stop the work."""
@@ -72,35 +69,6 @@ class _EncodedFrame(NamedTuple):
 def worker_count() -> int:
     """Return how many threads encode or decode one file: the usable cores, at most 4."""
     return min(WORKER_COUNT_MAX, len(os.sched_getaffinity(0)))
-
-
-def digest_file(source: Path, on_progress: ByteProgress | None = None) -> bytes:
-    """Return BLAKE3-256 of a local file's bytes; 32 bytes. Runs in a worker thread.
-
-    Args:
-        source: Read as it is; a file that changes meanwhile gives the digest of a mixture.
-        on_progress: Told the bytes done, at least every 4 MiB.
-
-    Raises:
-        ObjectMissingError, StoreError: It cannot be read.
-    """
-    # read(2) and not mmap: a raw file that a program truncates meanwhile would end the daemon by
-    # SIGBUS. The price, measured 2026-11-22 on 2 shared vCPU, cached: 2.7 GB/s instead of 5.
-    hasher = blake3.blake3(max_threads=worker_count())
-    with disk_errors(str(source)):
-        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size = os.fstat(fd).st_size
-            buffer = memoryview(bytearray(max(1, min(DIGEST_STEP_BYTES, size))))
-            done = 0
-            while count := os.preadv(fd, [buffer], done):
-                hasher.update(buffer[:count])
-                done += count
-                if on_progress is not None:
-                    on_progress(done)
-        finally:
-            os.close(fd)
-    return hasher.digest()
 
 
 def pack_file(

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_WITH_CLASSES = ("s3", "gs", "gcs", "abfs", "abfss", "az")
+
 RANGE_COUNT_MAX = 16
 """Range reads at a time, besides transfers: readers of remote-only files; guess."""
 
@@ -70,15 +72,29 @@ def _open_plain(config: GlacierConfig, default_dir: Path) -> RemoteStore:
     """Return the store of a URL without retries and limits."""
     # Abandoned calls keep their threads for a while, so there are twice as many as are wanted.
     threads = 2 * (config.transfer_count_max + RANGE_COUNT_MAX)
+    scheme = urlsplit(config.url or "file:").scheme
+    _check_classes(config, scheme)
     if config.url is None:
         return DirectoryStore(default_dir, config.timeout_s, threads)
-    scheme = urlsplit(config.url).scheme
     if scheme == "file":
         path = Path(unquote(urlsplit(config.url).path))
         if urlsplit(config.url).netloc or not path.is_absolute():
             raise UsageError(f"glacier.url {config.url}: write file:///absolute/path")
         return DirectoryStore(path, config.timeout_s, threads)
     return _open_remote(scheme, config, threads)
+
+
+def _check_classes(config: GlacierConfig, scheme: str) -> None:
+    """Refuse what this kind of store would silently not do."""
+    if config.server_side_encryption is not None and scheme != "s3":
+        raise UsageError(
+            f"glacier.server_side_encryption is of S3 alone, and glacier.url is {scheme}:; "
+            "encryption.keys encrypts on this machine, for every store"
+        )
+    if config.storage_class is not None and scheme not in _WITH_CLASSES:
+        raise UsageError(
+            f"glacier.storage_class: a store of {scheme}: has no storage classes; remove it"
+        )
 
 
 def _open_remote(scheme: str, config: GlacierConfig, threads: int) -> RemoteStore:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import (
+    CodecMissingError,
     CorruptDataError,
     EncryptionKeyError,
     InvalidValueError,
@@ -33,8 +34,9 @@ from memfs.stores.container import (
     choose_frame_bytes,
     parse_tail,
 )
+from memfs.stores.digesting import digest_file, read_file
 from memfs.stores.envelope import ENVELOPE_BYTES, Encryption, Unlock
-from memfs.stores.packing import PackedSummary, digest_file, pack_file
+from memfs.stores.packing import PackedSummary, pack_file
 from memfs.stores.reading import FrameReader, PackedFile
 from memfs.types import BlobId, Generation
 
@@ -290,7 +292,7 @@ def test_an_unknown_codec_is_named(tmp_path: Path) -> None:
         table.content_checksums,
     )
     stored = sample(130) + other.serialise()
-    with pytest.raises(InvalidValueError, match="object: no codec is named 'gone'"):
+    with pytest.raises(CodecMissingError, match="object: no codec is named 'gone'"):
         parse_tail(stored, len(stored), "object")
 
 
@@ -451,6 +453,23 @@ def test_digest_file_is_blake3_of_the_bytes(tmp_path: Path, size: int) -> None:
     seen: list[int] = []
     assert blake3.blake3(data).digest() == digest_file(tmp_path / "file", seen.append)
     assert size == (seen[-1] if seen else 0)
+
+
+def test_holes_are_digested_and_not_read(tmp_path: Path) -> None:
+    """As zeros; a file may have them anywhere, and be nothing else."""
+    for name, spots in {"none": [], "ends": [0, 40], "middle": [17], "last": [40]}.items():
+        path = tmp_path / name
+        with path.open("wb") as file:
+            for spot in spots:
+                file.seek(spot * MIB)
+                file.write(sample(MIB))
+            file.truncate(41 * MIB)
+        seen: list[int] = []
+        assert digest_file(path, seen.append) == blake3.blake3(path.read_bytes()).digest()
+        assert seen[-1] == len(spots) * MIB
+        seen.clear()
+        read_file(path, seen.append)
+        assert seen[-1] == len(spots) * MIB
 
 
 async def test_an_encrypted_container_decrypts_to_the_plain_one(tmp_path: Path) -> None:

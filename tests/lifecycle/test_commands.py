@@ -58,6 +58,20 @@ def test_umount_right_after_writing_keeps_all_of_it(mount: Mount) -> None:
         assert (mount.root / f"small-{index}").read_bytes() == b"%d" % index
 
 
+def test_another_object_store_is_warned_of_and_known_to_fsck(mount: Mount) -> None:
+    """What lies in the former one alone cannot be read; nobody takes that for damage."""
+    stores = [f"file://{mount.base}/{name}" for name in ("first", "second")]
+    for url in stores:
+        mount.config = f'[glacier]\nurl = "{url}"\n'
+        mount.start()
+        mount.stop()
+    mount.check_log(("the last mount had another object store",))
+    code, line = refused("fsck", mount.state)
+    assert code == ExitCode.USAGE
+    assert f"the last mount had {stores[1]}" in line
+    mount.fsck()
+
+
 def test_a_second_mount_of_a_state_directory_names_the_first(mount: Mount) -> None:
     mount.start()
     (pid,) = mount.daemon_pids()

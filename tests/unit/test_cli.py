@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 from memfs.config import MetadataConfig
 from memfs.errors import UsageError
 from memfs.exit_codes import MEANINGS, ExitCode
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.store_record import record_store
 from memfs_daemon.state_lock import StateLock
 from memfs_tools import launch
 from memfs_tools.launch import start_daemon
@@ -127,6 +129,39 @@ def test_fsck_tells_programs_in_json(capfd: pytest.CaptureFixture[str], state: P
     report = json.loads(capfd.readouterr().out)
     assert report["clean"] is True
     assert report["problems"] == []
+
+
+def test_fsck_refuses_another_object_store_than_the_last_mount_had(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, state: Path
+) -> None:
+    """Every object would seem lost, and sound files would be given up for it."""
+
+    async def record() -> None:
+        engine = SqliteEngine.open(state, MetadataConfig())
+        try:
+            await record_store(engine, f"file://{tmp_path}/objects")
+        finally:
+            engine.close()
+
+    trio.run(record)
+    code, line = _refused(capfd, "fsck", state)
+    assert code == ExitCode.USAGE
+    assert f"the last mount had file://{tmp_path}/objects" in line
+    option = f"glacier.url=file://{tmp_path}/objects"
+    assert run(["fsck", "-o", option, str(state)]) == ExitCode.OK
+    assert run(["fsck", "-o", "glacier.enabled=false", str(state)]) == ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    "option", ["glacier.storage_class=GLACIER", "glacier.server_side_encryption=AES256"]
+)
+def test_what_a_store_does_not_know_is_refused(
+    capfd: pytest.CaptureFixture[str], state: Path, option: str
+) -> None:
+    """A directory would take it and do nothing."""
+    code, line = _refused(capfd, "fsck", "-o", option, state)
+    assert code == ExitCode.USAGE
+    assert option.partition("=")[0] in line
 
 
 def test_fsck_leaves_a_state_in_use_alone(capfd: pytest.CaptureFixture[str], state: Path) -> None:

@@ -13,7 +13,7 @@ import trio
 from memfs.config import EncryptionConfig
 from memfs.content.forms import FormReader
 from memfs.encryption.keys import NO_KEYS, Key, KeyRing
-from memfs.errors import CorruptDataError, EncryptionKeyError
+from memfs.errors import CodecMissingError, CorruptDataError, EncryptionKeyError
 from memfs.fsck.files import FileCheck
 from memfs.moves.coding import unlock
 from memfs.moves.faults import FaultPoints
@@ -151,6 +151,23 @@ async def test_a_missing_key_is_told_and_is_no_damage(tmp_path: Path, state: Sta
         assert "encryption.keys" in str(problem)
     state.parts.keys = KeyRing([NEW, OLD])
     assert await state.content(ino) == CONTENT
+
+
+async def test_fsck_takes_a_missing_codec_for_no_damage(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what to install, once for all files, and not to remove them."""
+    for name in "ab":
+        ino = await state.create(name, CONTENT)
+        await state.moves.upload(ino)
+
+    def refuse(_spec: object) -> None:
+        raise CodecMissingError("no codec of that name is installed")
+
+    monkeypatch.setattr("memfs.stores.reading.get_codec", refuse)
+    [problem] = (await check(state, KeyRing([OLD]))).problems
+    assert "2 compressed forms were not verified" in str(problem)
+    assert "install" in str(problem)
 
 
 async def test_objects_under_a_former_key_stay_readable(state: State) -> None:

@@ -246,8 +246,8 @@ def test_what_is_no_priority_is_refused(text: str) -> None:
         parse_priority(text)
 
 
-def facts(tier: Tier = Tier.WARM, pin: Tier | None = None) -> Facts:
-    return Facts(InodeNo(1), tier, pin, NOW_NS, "")
+def facts(tier: Tier = Tier.WARM, pin: Tier | None = None, *, raw: bool = True) -> Facts:
+    return Facts(InodeNo(1), tier, pin, NOW_NS, "", raw)
 
 
 def test_what_would_change_a_place_is_told() -> None:
@@ -266,5 +266,10 @@ def test_what_would_change_a_place_is_told() -> None:
     assert "comes into RAM when it is used again" in cold
     assert "policy.pack_after" in cold
     assert "200 B of used files" in cold
+    packed = outlook(facts(tier=Tier.COLD, raw=False), heat)
+    assert "is packed" not in packed
+    assert "policy.cold_to_glacier" in packed
+    heat.limits = LIMITS._replace(glacier=False)
+    assert "it stays packed" in outlook(facts(tier=Tier.COLD, raw=False), heat)
     assert "until its pin is removed" in outlook(facts(pin=Tier.COLD), heat)
     assert "opened 3 times within 3600 s" in outlook(facts(tier=Tier.GLACIER), heat)

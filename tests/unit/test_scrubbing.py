@@ -11,9 +11,9 @@ import pytest
 import trio
 
 from memfs.content.opening import OpenMode
-from memfs.errors import InvalidValueError
+from memfs.errors import CodecMissingError, InvalidValueError
 from memfs.mover.scrubber import Scrubber
-from memfs.moves.scrubbing import DAMAGED_RULE, Scrubbed, ScrubOutcome, scrub_file
+from memfs.moves.scrubbing import DAMAGED_RULE, Pace, Scrubbed, ScrubOutcome, scrub_file
 from memfs.stores.disk import disk_errors
 from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import FormKind
@@ -189,7 +189,7 @@ async def test_a_codec_that_is_not_installed_is_no_damage(
     ino = await make(state, *kinds)
 
     def refuse(_spec: object) -> None:
-        raise InvalidValueError("no codec of that name is installed")
+        raise CodecMissingError("no codec of that name is installed")
 
     monkeypatch.setattr("memfs.stores.reading.get_codec", refuse)
     scrubbed = await scrub(state, ino)
@@ -217,6 +217,57 @@ async def test_a_file_that_changes_meanwhile_is_skipped(state: State) -> None:
     assert (await scrub(state, ino)).outcome == ScrubOutcome.SKIPPED
     await state.unlink("f")
     assert (await scrub(state, ino)).outcome == ScrubOutcome.SKIPPED
+
+
+async def make_sparse(state: State, *, size: int, data_bytes: int) -> InodeNo:
+    """Return a file with data at its begin, in its middle and nowhere else."""
+    ino = await state.create("sparse", CONTENT[:data_bytes])
+    inode = await state.engine.get_inode(ino)
+    with state.raw_store.path(inode.raw).open("r+b") as file:
+        file.seek(size // 2)
+        file.write(CONTENT[:data_bytes])
+        file.truncate(size)
+    await state.engine.unseal(ino, inode.raw)
+    await state.seal(ino)
+    return ino
+
+
+async def test_holes_are_not_read(state: State) -> None:
+    """15 TiB would take days at any rate."""
+    ino = await make_sparse(state, size=15 << 40, data_bytes=4096)
+    pace = Pace(1 << 20)
+    scrubbed = await scrub_file(state.parts, ino, state.moves.hydrate, pace)
+    assert scrubbed.outcome == ScrubOutcome.SOUND
+    assert scrubbed.read_bytes == pace.read_bytes == 2 * 4096
+
+
+async def test_holes_of_a_packed_file_count_to_its_digest(state: State) -> None:
+    """All forms have the same one; a packed file takes the bytes that it has."""
+    ino = await make_sparse(state, size=1 << 20, data_bytes=40960)
+    await state.moves.pack(ino)
+    stored_bytes = (await state.form(ino, PACKED)).stored_bytes
+    scrubbed = await scrub(state, ino)
+    assert scrubbed.outcome == ScrubOutcome.SOUND
+    assert scrubbed.read_bytes == 2 * 40960 + stored_bytes
+
+
+async def test_a_file_that_is_removed_while_it_is_read_ends_its_scrub(state: State) -> None:
+    """Its space is held as long as it is read."""
+    ino = await state.create("f", CONTENT)
+    pace = Pace(1)
+    found = []
+
+    async def scrub_slowly() -> None:
+        found.append(await scrub_file(state.parts, ino, state.moves.hydrate, pace))
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scrub_slowly)
+            while not pace.read_bytes:  # noqa: ASYNC110 - nothing else tells
+                await trio.sleep(0.01)
+            await state.unlink("f")
+            await state.moves.collect_garbage(100)
+    assert [scrubbed.outcome for scrubbed in found] == [ScrubOutcome.SKIPPED]
 
 
 # --- the walk ------------------------------------------------------------------------------------
@@ -284,6 +335,35 @@ async def test_a_file_that_is_deleted_during_its_repair_does_not_end_the_scrub(
     status = await finish(scrubber)
     assert status["error"] is None
     assert status["file_count"] == 2
+
+
+async def test_a_scrub_tells_why_forms_could_not_be_read(state: State) -> None:
+    """The first reason; and that of archived objects, which nobody can mend, is none."""
+    await make(state, RAW, REMOTE)
+    state.faults.add(Fault(FaultKind.UNAVAILABLE, "get_range"))
+    scrubber = Scrubber(state.parts, state.moves)
+    await scrubber.start(rate=1 << 40)
+    status = await finish(scrubber)
+    assert status["unchecked_count"] == 1
+    assert "get_range" in str(status["unchecked_reason"])
+    await scrubber.start(rate=1 << 40)
+    status = await finish(scrubber)
+    assert (status["unchecked_count"], status["unchecked_reason"]) == (0, None)
+
+
+async def test_a_scrub_tells_how_far_it_is_within_a_file(state: State) -> None:
+    """A file may take hours."""
+    await state.create("f", CONTENT)
+    scrubber = Scrubber(state.parts, state.moves)
+    await scrubber.start(rate=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scrubber.run)
+        with trio.fail_after(30):
+            while not scrubber.status()["read_bytes"]:  # noqa: ASYNC110 - nothing else tells
+                await trio.sleep(0.01)
+        assert scrubber.status()["file_count"] == 0
+        await scrubber.stop()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_rate_of_nothing_is_refused(state: State) -> None:

@@ -101,4 +101,7 @@ def _require_memfs(path: Path) -> None:
 
 
 def _explain(error: OSError, path: Path) -> UsageError:
+    if error.errno in (errno.ENODATA, errno.EPERM) and not (path.is_file() or path.is_dir()):
+        # The kernel lets nobody ask for user.* of other files (xattr(7)).
+        return UsageError(f"{path}: only files and directories have a place", ExitCode.PROBLEMS)
     return UsageError(f"{path}: {error.strerror}", ExitCode.PROBLEMS)

@@ -425,7 +425,7 @@ class Database:
 
     def undo(self, error: sqlite3.Error | OSError) -> NoReturn:
         """Go back to the last commit and raise; earlier changes of the batch fail at its commit."""
-        explained = _explain(error, f"{self._path} could not be changed")
+        explained = _explain(error, f"{self._path} cannot be used")
         if self._change_begin > 0:
             self._lost = explained
         self._records.clear()

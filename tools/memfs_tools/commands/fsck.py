@@ -18,6 +18,7 @@ from memfs.errors import MemfsError, StoreUnavailableError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.fsck.check import check
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.store_record import describe_store, recall_store
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
@@ -27,7 +28,7 @@ from memfs_daemon.state_lock import StateLock
 from memfs_tools.display import progress_bar
 
 if TYPE_CHECKING:
-    from memfs.config import Config
+    from memfs.config import Config, GlacierConfig
     from memfs.fsck.report import Progress, Report
 
 
@@ -75,6 +76,7 @@ async def _check(state: Path, config: Config, *, verify: bool, progress: Progres
     try:
         engine = SqliteEngine.open(state, config.metadata)
         try:
+            await _require_store(engine, config.glacier)
             return await check(
                 engine,
                 raw_store,
@@ -90,6 +92,18 @@ async def _check(state: Path, config: Config, *, verify: bool, progress: Progres
         raw_store.close()
         if remote is not None:
             await remote.aclose()
+
+
+async def _require_store(engine: SqliteEngine, glacier: GlacierConfig) -> None:
+    """See that the store is the one of the last mount: every object would seem lost otherwise."""
+    last = await recall_store(engine)
+    if not glacier.enabled or last is None or last == (glacier.url or ""):
+        return
+    raise UsageError(
+        f"the objects are in another store than {describe_store(glacier.url or '')}: the last "
+        f"mount had {describe_store(last)}; name its configuration with -c, or mount once with "
+        "the new store"
+    )
 
 
 def _show(report: Report, state: Path, *, as_json: bool) -> None:

@@ -48,8 +48,11 @@ def scrub(
     memfs scrub --status /mnt/data
 
     A damaged form is replaced from a sound one. Where no form is sound, nothing is thrown away:
-    the frames that can be read still are, the file is reported, and the exit status is 1. Ctrl-C
-    stops it; the next scrub goes on from there.
+    the frames that can be read still are, and the file is reported. Ctrl-C stops it; the next
+    scrub goes on with the file that it was at.
+
+    Exits with 1 if a file is damaged beyond repair, or if a form could not be read: a key or a
+    codec is missing, the store is down. Archived objects are left out, and counted.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     served = require_mount(mountpoint)
     if only_look or stop:
@@ -69,7 +72,11 @@ def _follow(served: ServedMount, progress: dict[str, Any], *, hidden: bool) -> d
     with progress_bar(hidden=hidden) as show:
         try:
             while progress["running"]:
-                show("scrubbing", progress["file_count"], progress["total_count"])
+                show(
+                    f"{format_size(progress['read_bytes'])} read",
+                    progress["file_count"],
+                    progress["total_count"],
+                )
                 time.sleep(_POLL_S)
                 progress = ask(served, "scrub_progress")
         except KeyboardInterrupt:
@@ -88,7 +95,9 @@ def _report(progress: dict[str, Any], *, as_json: bool) -> None:
         click.echo(_summary(progress))
     if progress["error"] is not None:
         raise UsageError(f"the scrub stopped: {progress['error']}", ExitCode.PROBLEMS)
-    if progress["outcomes"]["quarantined"]:
+    if progress["unchecked_reason"] is not None and not as_json:
+        click.echo(f"memfs: not all could be read: {progress['unchecked_reason']}", err=True)
+    if progress["outcomes"]["quarantined"] or progress["unchecked_reason"] is not None:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
 
 

@@ -1,0 +1,113 @@
+"""Digests of local files, and mere reading of them; holes are never read.
+
+Invariant: reads the file as it is; what another program does to it meanwhile ends no process.
+"""
+
+from __future__ import annotations
+
+import errno as codes
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import blake3
+
+from memfs.stores.disk import ByteProgress, disk_errors
+from memfs.stores.packing import worker_count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STEP_BYTES = 4 << 20
+"""Bytes read between two updates of a digest; enough for BLAKE3's threads, small for memory."""
+
+
+class _Piece(NamedTuple):
+    """What comes next in a file."""
+
+    data: memoryview | None
+    """None: a hole."""
+    size_bytes: int
+
+
+def digest_file(source: Path, on_progress: ByteProgress | None = None) -> bytes:
+    """Return BLAKE3-256 of a local file's bytes; 32 bytes. Runs in a worker thread.
+
+    Args:
+        source: Read as it is; a file that changes meanwhile gives the digest of a mixture.
+        on_progress: Told the bytes read, at least every 4 MiB and between two holes; may raise.
+
+    Raises:
+        ObjectMissingError, StoreError: It cannot be read.
+    """
+    hasher = blake3.blake3(max_threads=worker_count())
+    zeros = memoryview(b"")
+    read_bytes = 0
+    for data, size_bytes in _pieces(source):
+        if data is not None:
+            hasher.update(data)
+            read_bytes += size_bytes
+        else:
+            if len(zeros) < size_bytes:
+                zeros = memoryview(bytes(size_bytes))
+            hasher.update(zeros[:size_bytes])
+        if on_progress is not None:
+            on_progress(read_bytes)
+    return hasher.digest()
+
+
+def read_file(source: Path, on_progress: ByteProgress) -> None:
+    """Read a local file once, to find out whether it can be read. Runs in a worker thread.
+
+    Args:
+        source: Of any size.
+        on_progress: As of `digest_file`.
+
+    Raises:
+        ObjectMissingError, StoreError: It cannot be read.
+    """
+    read_bytes = 0
+    for data, size_bytes in _pieces(source, hole_bytes_max=1 << 62):
+        read_bytes += size_bytes if data is not None else 0
+        on_progress(read_bytes)
+
+
+def _pieces(source: Path, hole_bytes_max: int = STEP_BYTES) -> Iterator[_Piece]:
+    # read(2) and not mmap: a raw file that a program truncates meanwhile would end the daemon by
+    # SIGBUS. The price, measured 2026-11-22 on 2 shared vCPU, cached: 2.7 GB/s instead of 5.
+    with disk_errors(str(source)):
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            buffer = memoryview(bytearray(max(1, min(STEP_BYTES, size))))
+            at = 0
+            while at < size:
+                start = _seek(fd, at, os.SEEK_DATA, size)
+                while at < start:
+                    hole_bytes = min(start - at, hole_bytes_max)
+                    at += hole_bytes
+                    yield _Piece(None, hole_bytes)
+                end = _seek(fd, at, os.SEEK_HOLE, size) if at < size else size
+                while at < end:
+                    count = os.preadv(fd, [buffer[: min(len(buffer), end - at)]], at)
+                    if not count:
+                        # Truncated meanwhile.
+                        return
+                    at += count
+                    yield _Piece(buffer[:count], count)
+        finally:
+            os.close(fd)
+
+
+def _seek(fd: int, at: int, whence: int, size: int) -> int:
+    """Return where the next data or the next hole begins; `size` if none does before."""
+    try:
+        return min(os.lseek(fd, at, whence), size)
+    except OSError as error:
+        if error.errno == codes.ENXIO:
+            # No data up to the end.
+            return size
+        if error.errno == codes.EINVAL:
+            # A file system that knows no holes: all of it is data (lseek(2)).
+            return at if whence == os.SEEK_DATA else size
+        raise
