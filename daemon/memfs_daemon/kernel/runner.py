@@ -15,6 +15,7 @@ import trio
 from memfs.errors import MemfsError
 from memfs.linux.processes import is_dying
 from memfs_daemon.kernel.channel import ConnectionClosedError
+from memfs_daemon.kernel.lookout import Lookout
 from memfs_daemon.kernel.protocol import HEADER_BYTES, INTERRUPT_IN, Opcode
 from memfs_daemon.kernel.request import DETACH, Payload, Request, resume
 
@@ -31,14 +32,6 @@ BATCH_COUNT_MAX = 64
 """Requests served under one commit; guess."""
 HELD_BYTES_MAX = 4 << 20
 """Replies that may wait for a commit; beyond it the commit comes at once. Bounds memory only."""
-EAGER_LOOK_COUNT = 5
-"""Looks for the next request before the thread sleeps, about 1 us each: a program that is alone
-asks again within microseconds. Medians of 9 interleaved rounds on 2 CPUs with a load of 6: 20, 60
-and 200 looks took more processor time and more time; the best rounds differ by noise alone."""
-PAUSE_MS = 1
-"""How long the thread waits for the next request before it goes back to trio's loop, if nothing
-else wants it: a program that does one thing after the other asks again within 0.1 ms, and the way
-through the loop and back costs more (20 us: guess). 1 is the least that poll(2) takes."""
 TURN_S = 0.002
 """Time after which trio's other tasks get their turn although requests keep coming. Guess: the way
 through the loop then takes 1 % of the time."""
@@ -74,6 +67,7 @@ class Runner:
         is_dying: Callable[[int], bool] = is_dying,
     ) -> None:
         self._channel = channel
+        self._lookout = Lookout(channel.wait)
         self._is_dying = is_dying
         self._operations = operations
         self._answered, self._silent = table
@@ -100,7 +94,7 @@ class Runner:
                 nursery.cancel_scope.cancel()
 
     async def _serve_burst(self, nursery: trio.Nursery) -> None:
-        """Serve requests until none comes for `PAUSE_MS`. Checkpoint: every `TURN_S`."""
+        """Serve requests until none comes for a while. Checkpoint: every `TURN_S`."""
         wait = self._channel.wait
         clock = time.monotonic
         turn_end_s = clock() + TURN_S
@@ -115,10 +109,7 @@ class Runner:
                 continue
             # A program that is alone has no second request waiting: that need not be looked for.
             batch_count_max = 1
-            looks = EAGER_LOOK_COUNT
-            while looks and not wait(0):
-                looks -= 1
-            if not looks and (self._detached or not wait(PAUSE_MS)):
+            if not self._lookout.find_next(may_sleep=not self._detached):
                 return
 
     def _serve_waiting(self, nursery: trio.Nursery, count_max: int) -> None:
