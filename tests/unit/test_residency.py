@@ -15,6 +15,7 @@ import trio.testing
 from memfs.config import WarmConfig
 from memfs.content.residency import LockOutcome, LockRequest, Residency, default_budget_bytes
 from memfs.linux import memory
+from memfs.linux.locking import lock_pages
 from memfs.linux.memory import PageLock, PageLockError, map_count
 from memfs.stores.raw import RawStore
 from memfs.types import InodeNo, RawId
@@ -214,17 +215,15 @@ async def test_locking_a_huge_file_can_be_cancelled_between_pieces(
     monkeypatch.setattr(memory, "LOCK_PIECE_BYTES", PAGE)
     requests = [create(raw_store, 1, PAGE), create(raw_store, 2, 4 * PAGE)]
     locked: list[int] = []
-    lock_pages = memory._mlock
     with trio.CancelScope() as scope:
 
-        def lock(address: int, length: int) -> int:
+        def lock(address: int, length: int) -> None:
             locked.append(length)
             if len(locked) == 3:
                 trio.from_thread.run_sync(scope.cancel)
-            result: int = lock_pages(address, length)
-            return result
+            lock_pages(address, length)
 
-        monkeypatch.setattr(memory, "_mlock", lock)
+        monkeypatch.setattr(memory, "lock_pages", lock)
         await residency.lock_many(requests)
     assert scope.cancelled_caught
     assert locked == [PAGE] * 3
