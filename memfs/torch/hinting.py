@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import Sampler
 
 from memfs.control.client import ControlError, ControlUnavailableError
-from memfs.torch.mounts import by_mount
+from memfs.torch.mounts import PATHS_A_CALL, by_mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,8 +29,6 @@ DONE_A_CALL = 16
 DONE_S = 0.01
 """Files that were used are told of after so long, or as soon as there are so many: a call takes a
 fraction of a millisecond, and what waits for their room should not wait for that."""
-
-PATHS_A_CALL = 5000
 
 
 class HintSampler(Sampler[int]):

@@ -1,6 +1,6 @@
 """The mount behind a path, and its daemon.
 
-Invariant: paths that go to the daemon are those of the mount's root on.
+Invariant: paths that go to the daemon are those of the mount's root on, symbolic links followed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from memfs.control.protocol import JsonValue
 
 
+PATHS_A_CALL = 5000
+"""Sent to the daemon at a time."""
+
+
 class TensorMount(NamedTuple):
     """A mount of memfs."""
 
@@ -33,7 +37,7 @@ class TensorMount(NamedTuple):
         Raises:
             ValueError: It is not on this mount.
         """
-        return str(Path(os.path.abspath(path)).relative_to(self.root))
+        return str(Path(os.path.realpath(path)).relative_to(self.root))
 
     def call(self, method: str, timeout_s: float = 30.0, **params: JsonValue) -> Any:
         """Call the daemon.
@@ -46,7 +50,7 @@ class TensorMount(NamedTuple):
 
 def mount_of(path: str | os.PathLike[str]) -> TensorMount | None:
     """Return the mount that a path is on; None if that is not memfs."""
-    found = topmost_mount(Path(os.path.abspath(path)))
+    found = topmost_mount(Path(os.path.realpath(path)))
     if found.type != FILESYSTEM_TYPE:
         return None
     return TensorMount(found.mountpoint, Path(found.source))
@@ -65,14 +69,19 @@ def require_mount(path: str | os.PathLike[str]) -> TensorMount:
 
 
 def by_mount(paths: Iterable[str | os.PathLike[str]]) -> dict[TensorMount, list[str]]:
-    """Return paths by their mounts, as the daemons know them; others are left out."""
+    """Return paths by their mounts, as the daemons know them; others are left out.
+
+    Links are followed once for each directory: a data set has millions of files in a few of them.
+    """
     found: dict[TensorMount, list[str]] = {}
-    mounts: dict[str, TensorMount | None] = {}
+    places: dict[str, tuple[TensorMount, str] | None] = {}
     for path in paths:
-        parent = os.path.dirname(os.path.abspath(path))
-        if parent not in mounts:
-            mounts[parent] = mount_of(path)
-        mount = mounts[parent]
-        if mount is not None:
-            found.setdefault(mount, []).append(mount.inner(path))
+        parent, name = os.path.split(os.fspath(path))
+        if parent not in places:
+            mount = mount_of(parent)
+            places[parent] = None if mount is None else (mount, mount.inner(parent))
+        place = places[parent]
+        if place is not None:
+            mount, inner = place
+            found.setdefault(mount, []).append(os.path.join(inner, name))
     return found

@@ -25,7 +25,7 @@ from memfs.torch.errors import (
 )
 from memfs.torch.files import TensorFile
 from memfs.torch.loading import report_of, resolve_device
-from memfs.torch.mounts import by_mount, mount_of, require_mount
+from memfs.torch.mounts import PATHS_A_CALL, by_mount, mount_of, require_mount
 from memfs.torch.slabs import leased, serves, ticket_for
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from memfs.torch.mounts import TensorMount
 
 POLL_S = 0.05
-PATHS_A_CALL = 5000
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,3 +279,20 @@ def test_distributed_checkpoints_are_written_and_read_on_the_mount(mount: Mount)
     found = {name: torch.zeros_like(tensor) for name, tensor in STATE.items()}
     load(found, checkpoint_id=directory, no_dist=True)
     assert equal(found, STATE)
+
+
+def test_a_path_through_a_link_is_that_of_the_mount(mount: Mount, tmp_path: Path) -> None:
+    """As `~/data` often is one: of the file, and of a directory above it."""
+    path = mount.root / "runs" / "model.safetensors"
+    path.parent.mkdir()
+    mt.save(STATE, path)
+    (tmp_path / "file").symlink_to(path)
+    (tmp_path / "directory").symlink_to(path.parent)
+    through = tmp_path / "directory" / path.name
+    for linked in (tmp_path / "file", through):
+        assert mt.info(linked).tier is not None
+        mt.pin(linked)
+        mt.wait_hot(linked)
+        mt.unpin(linked)
+    job = mt.prefetch([through, tmp_path / "nothing"], wait=True)
+    assert [progress["total_count"] for progress in job.progress()] == [1]
