@@ -156,7 +156,7 @@ def test_a_pause_for_what_is_busy_begins_with_the_first_answer(
         return daemon.call(*args, **options)
 
     monkeypatch.setattr(tree_work, "call", answer_late)
-    monkeypatch.setattr(tree_work.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr("memfs_tools.tree_work.time.monotonic", lambda: now_s[0])
     totals = Totals()
     TreeWork(Work("work", {}), totals).run((tmp_path,), lambda _: "", hidden=True)
     assert +totals.outcomes == {"done": 1}
@@ -178,7 +178,7 @@ def test_moves_under_way_are_shown_while_a_call_waits(
 
     monkeypatch.setattr(tree_work, "call", answer)
     monkeypatch.setattr(tree_work, "_MOVES_POLL_S", 0.01)
-    monkeypatch.setattr(tree_work.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("memfs_tools.tree_work.sys.stderr.isatty", lambda: True, raising=False)
     totals = Totals()
     TreeWork(Work("work", {}), totals).run((tmp_path,), lambda _: "", hidden=False)
     wait_for(lambda: totals.under_way == ", under way: 3.0 MiB of 10.0 MiB", lambda: totals)
