@@ -37,7 +37,7 @@ class TensorMount(NamedTuple):
         Raises:
             ValueError: It is not on this mount.
         """
-        return str(Path(os.path.realpath(path)).relative_to(self.root))
+        return "/".join(Path(os.path.realpath(path)).relative_to(self.root).parts)
 
     def call(self, method: str, timeout_s: float = 30.0, **params: JsonValue) -> Any:
         """Call the daemon.
