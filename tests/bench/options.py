@@ -24,6 +24,8 @@ QUICK_ROUND_COUNT = 3
 DISK_BYTES_PER_DATA_BYTE = 5
 """Disk that a place needs for each byte of its large file: JuiceFS keeps a cache and old blocks."""
 SLACK_BYTES = 2 << 30
+MILLION_BYTES = 10 << 30
+"""A raw file each, of which an image has one for `disk.BYTES_PER_INODE`, and the metadata."""
 """For small files, logs and journals; guess."""
 
 
@@ -48,7 +50,9 @@ class Options:
     def disk_bytes(self) -> int:
         """Disk that the run needs at most."""
         place_bytes = self.shape.data_bytes * DISK_BYTES_PER_DATA_BYTE
-        return len(self.place_names) * place_bytes + figures.PROMOTED_BYTES + SLACK_BYTES
+        million_bytes = MILLION_BYTES if self.million else 0
+        figure_bytes = figures.PROMOTED_BYTES + million_bytes
+        return len(self.place_names) * place_bytes + figure_bytes + SLACK_BYTES
 
     def refusal(self) -> str | None:
         """Why this machine cannot run it; None if it can."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.bench.disk import BYTES_PER_INODE
 from tests.bench.options import FULL, QUICK, parse
 from tests.bench.places import PLACES
 
@@ -20,6 +21,12 @@ def test_defaults_are_a_full_run_of_all_places() -> None:
     assert options.shape == FULL
     assert options.round_count >= 5
     assert tuple(place.name for place in PLACES) == options.place_names
+
+
+def test_an_image_has_room_for_a_million_files() -> None:
+    """The quickest run of one place, and the raw files that are made ahead of need."""
+    options = parse(["--quick", "--places", "kernel", "--million"])
+    assert options.disk_bytes // BYTES_PER_INODE >= 1_100_000
 
 
 def test_quick_keeps_an_explicit_number_of_rounds() -> None:
