@@ -24,9 +24,9 @@ QUICK_ROUND_COUNT = 3
 DISK_BYTES_PER_DATA_BYTE = 5
 """Disk that a place needs for each byte of its large file: JuiceFS keeps a cache and old blocks."""
 SLACK_BYTES = 2 << 30
+"""For small files, logs and journals; guess."""
 MILLION_BYTES = 10 << 30
 """A raw file each, of which an image has one for `disk.BYTES_PER_INODE`, and the metadata."""
-"""For small files, logs and journals; guess."""
 
 
 @dataclass(frozen=True, slots=True)
