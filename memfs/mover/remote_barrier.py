@@ -146,7 +146,7 @@ class RemoteBarrier:
             try:
                 budget.add(file.size)
             except BudgetSpentError as error:
-                results.note(file.ino, refusal_outcome(error), str(error))
+                self._note_refusal([file], error, results)
             else:
                 chosen.append(file)
         return chosen
@@ -161,8 +161,6 @@ class RemoteBarrier:
             with self._spending.reserved(cost) as actual:
                 outcome, moved_bytes = await self._moves.upload(file.ino)
                 actual[Spent.DISK_WRITES] = min(actual[Spent.DISK_WRITES], moved_bytes)
-        except BudgetSpentError as error:
-            results.note(file.ino, refusal_outcome(error), str(error))
         except (MemfsError, OSError) as error:
             self._note_refusal([file], error, results)
         else:
@@ -198,7 +196,7 @@ class RemoteBarrier:
     def _note_refusal(
         self, files: Sequence[Inode], error: MemfsError | OSError, results: WorkResults
     ) -> None:
-        if isinstance(error, StoreError):
+        if isinstance(error, StoreError) and not isinstance(error, BudgetSpentError):
             self._gate.fail(str(error))
         for file in files:
             results.note(file.ino, refusal_outcome(error), str(error))
