@@ -23,6 +23,9 @@ Generation = NewType("Generation", int)
 IntentId = NewType("IntentId", int)
 """Number of a recorded move that is under way."""
 
+StateId = NewType("StateId", bytes)
+"""Identity of a state directory: 16 random bytes, for good; tells what is another one's."""
+
 ROOT_INODE = InodeNo(1)
 NO_INODE = InodeNo(0)
 NO_RAW = RawId(0)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         Seal,
         Usage,
     )
-    from memfs.types import BlobId, FormKind, Generation, InodeNo, IntentId, RawId, Tier
+    from memfs.types import BlobId, FormKind, Generation, InodeNo, IntentId, RawId, StateId, Tier
 
 
 class Engine(Protocol):
@@ -470,6 +470,11 @@ class Engine(Protocol):
         Raises:
             TooBigError: More than 64 KiB.
         """
+        ...
+
+    @property
+    def state_id(self) -> StateId:
+        """Identity of the state directory that this engine has open."""
         ...
 
     # --- totals ----------------------------------------------------------------------------------

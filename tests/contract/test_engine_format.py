@@ -27,11 +27,42 @@ def open_engine(state_dir: Path) -> SqliteEngine:
 def test_fresh_directory_gets_a_root_and_a_format(tmp_path: Path) -> None:
     engine = open_engine(tmp_path / "some/state")
     root = run(engine.get_inode(ROOT_INODE))
+    state_id = engine.state_id
     engine.close()
     assert stat.S_ISDIR(root.mode)
     assert (2, BIRTH_NS, os.geteuid()) == (root.nlink, root.mtime_ns, root.uid)
     content = json.loads((tmp_path / "some/state/format").read_text())
-    assert content == {"format": 2, "engine": "sqlite"}
+    assert content == {"format": 2, "engine": "sqlite", "id": state_id.hex()}
+
+
+def test_identity_stays_and_every_state_has_its_own(tmp_path: Path) -> None:
+    identities = []
+    for name in ("one", "one", "other"):
+        engine = open_engine(tmp_path / name)
+        identities.append(engine.state_id)
+        engine.close()
+    assert identities[0] == identities[1] != identities[2]
+    assert len(identities[0]) == 16
+
+
+def test_older_state_gets_an_identity(tmp_path: Path) -> None:
+    open_engine(tmp_path).close()
+    (tmp_path / "format").write_text('{"format": 2, "engine": "sqlite"}\n')
+    engine = open_engine(tmp_path)
+    given = engine.state_id
+    engine.close()
+    assert json.loads((tmp_path / "format").read_text())["id"] == given.hex()
+    engine = open_engine(tmp_path)
+    assert engine.state_id == given
+    engine.close()
+
+
+@pytest.mark.parametrize("text", ['"00ff"', '"no hex"', "17"])
+def test_damaged_identity_is_refused(tmp_path: Path, text: str) -> None:
+    open_engine(tmp_path).close()
+    (tmp_path / "format").write_text(f'{{"format": 2, "engine": "sqlite", "id": {text}}}\n')
+    with pytest.raises(UsageError, match="no valid id"):
+        open_engine(tmp_path)
 
 
 def test_files_of_the_engine_are_for_their_owner_only(tmp_path: Path) -> None:

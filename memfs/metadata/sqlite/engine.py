@@ -13,7 +13,7 @@ from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.check import RECOUNT, find_damage
 from memfs.metadata.sqlite.creation import LEASE_NAME, create
 from memfs.metadata.sqlite.database import FILE_NAME, Database, Limits
-from memfs.metadata.sqlite.format import read_format
+from memfs.metadata.sqlite.format import ensure_state_id, read_format
 from memfs.metadata.sqlite.inode_cache import InodeCache
 from memfs.metadata.sqlite.lease import IdLease
 from memfs.metadata.sqlite.settings import Settings
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.config import MetadataConfig
+    from memfs.types import StateId
 
 
 class SqliteEngine(Settings):
@@ -60,11 +61,12 @@ class SqliteEngine(Settings):
             raise MetadataError(f"{state_dir / LEASE_NAME} cannot be used: {error}") from error
         cache = InodeCache(config.inode_cache_count)
         try:
+            state_id = ensure_state_id(state_dir)
             database = Database(state_dir, config.cache_bytes, limits or Limits(), cache.clear)
         except BaseException:
             lease.close(clean=False)
             raise
-        return cls(database, lease, cache)
+        return cls(database, lease, cache, state_id)
 
     # --- ids -------------------------------------------------------------------------------------
     def reserve_ids(self) -> tuple[InodeNo, RawId]:
@@ -88,6 +90,11 @@ class SqliteEngine(Settings):
     def settle_raw_range(self) -> None:
         """See `Engine`."""
         self._lease.settle()
+
+    @property
+    def state_id(self) -> StateId:
+        """See `Engine`."""
+        return self._state_id
 
     # --- totals ----------------------------------------------------------------------------------
     async def usage(self) -> Usage:

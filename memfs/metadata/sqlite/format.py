@@ -1,4 +1,4 @@
-"""The format file: says which engine and which version of it a state directory belongs to.
+"""The format file: which engine and version of it a state directory belongs to, and its identity.
 
 Invariant: a directory of another engine, a newer version or an unreadable format is not touched.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from typing import TYPE_CHECKING
 
 from memfs.errors import UsageError
+from memfs.types import StateId
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 FORMAT_NUMBER = 2
 ENGINE_NAME = "sqlite"
 FILE_NAME = "format"
+STATE_ID_BYTES = 16
 
 
 def read_format(state_dir: Path) -> bool:
@@ -46,17 +49,49 @@ def read_format(state_dir: Path) -> bool:
     return True
 
 
-def write_format(state_dir: Path) -> None:
-    """Mark the directory as complete and ours, for good."""
-    content = json.dumps({"format": FORMAT_NUMBER, "engine": ENGINE_NAME}) + "\n"
+def read_state_id(state_dir: Path) -> StateId | None:
+    """Return the identity of a state directory; None if it was made before there were any.
+
+    Raises:
+        UsageError: The format file cannot be read, or what it has is no identity.
+    """
+    path = state_dir / FILE_NAME
+    try:
+        text = json.loads(path.read_bytes()).get("id")
+        if text is None:
+            return None
+        state_id = bytes.fromhex(text)
+        if len(state_id) == STATE_ID_BYTES:
+            return StateId(state_id)
+        error: Exception = ValueError(f"{len(state_id)} bytes")
+    except (OSError, ValueError, AttributeError, TypeError) as caught:
+        error = caught
+    raise UsageError(f"{path} has no valid id ({error}): restore the file from a backup")
+
+
+def ensure_state_id(state_dir: Path) -> StateId:
+    """Return the identity of a state directory, giving it one if it was made before there were any.
+
+    Raises:
+        UsageError: As `read_state_id`.
+        OSError: The identity cannot be written.
+    """
+    return read_state_id(state_dir) or write_format(state_dir)
+
+
+def write_format(state_dir: Path) -> StateId:
+    """Mark the directory as complete and ours, for good; returns its new identity."""
+    state_id = secrets.token_bytes(STATE_ID_BYTES)
+    content = json.dumps({"format": FORMAT_NUMBER, "engine": ENGINE_NAME, "id": state_id.hex()})
     temporary = state_dir / (FILE_NAME + ".new")
     temporary.touch(mode=0o600)
     with temporary.open("w") as file:
-        file.write(content)
+        file.write(content + "\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(state_dir / FILE_NAME)
     sync_directory(state_dir)
+    return StateId(state_id)
 
 
 def sync_directory(path: Path) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from memfs.metadata.sqlite.database import Database
     from memfs.metadata.sqlite.inode_cache import InodeCache
     from memfs.metadata.sqlite.lease import IdLease
+    from memfs.types import StateId
 
 UNSEALED, DURABLE = InodeFlags.UNSEALED, InodeFlags.DURABLE
 
@@ -66,10 +67,13 @@ def with_links(inode: Inode, nlink: int, mtime_ns: int, ctime_ns: int) -> Inode:
 class Rows:
     """The tables with their cache; the groups of engine methods inherit it."""
 
-    def __init__(self, database: Database, lease: IdLease, cache: InodeCache) -> None:
+    def __init__(
+        self, database: Database, lease: IdLease, cache: InodeCache, state_id: StateId
+    ) -> None:
         self._database = database
         self._lease = lease
         self._cache = cache
+        self._state_id = state_id
         self._row = database.row
         self._rows = database.rows
         self._write = database.write
