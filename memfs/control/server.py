@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import math
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import trio
@@ -30,6 +31,7 @@ from memfs.control.protocol import (
     parse_request,
 )
 from memfs.errors import MemfsError
+from memfs.linux.accepting import Acceptor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,13 +42,39 @@ Method = Callable[..., Awaitable[JsonValue]]
 """One method of the socket; parameters are passed by name."""
 
 CONNECTION_COUNT_MAX = 32
-"""Further clients wait in the socket's queue; guess: people and scripts, not load."""
+"""Guess: people and scripts, not load. A further client takes the place of the one that has been
+idle longest; while none is, it waits."""
 
 IDLE_S_MAX = 60.0
 """A client that sends nothing for so long, or does not take its reply, is let go."""
 
+IDLE_S_MIN = 1.0
+"""So long a client keeps its place in any case: it may be about to send its request."""
+
 _RECEIVE_BYTES = 64 << 10
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
+
+
+class _Connection:
+    """One client."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.scope = trio.CancelScope()
+        self.idle_since_s: float | None = trio.current_time()
+        """Since when the server waits for the client; None while the client waits."""
+
+    @contextlib.contextmanager
+    def idle(self) -> Iterator[None]:
+        """Bound what waits for the client.
+
+        Raises:
+            trio.TooSlowError: It let the server wait for `IDLE_S_MAX`.
+        """
+        self.idle_since_s = trio.current_time()
+        with trio.fail_after(IDLE_S_MAX):
+            yield
+        self.idle_since_s = None
 
 
 class ControlServer:
@@ -61,6 +89,7 @@ class ControlServer:
         """
         self._state_dir = state_dir
         self._methods = dict(methods)
+        self._connections: set[_Connection] = set()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen until cancelled; started when clients can connect. Removes the socket at the end.
@@ -74,10 +103,15 @@ class ControlServer:
             try:
                 async with trio.open_nursery() as nursery:
                     slots = trio.Semaphore(CONNECTION_COUNT_MAX)
+                    acceptor = Acceptor(listener, "control socket", self._end_idlest)
                     while True:
-                        await slots.acquire()
-                        connection, _ = await listener.accept()
-                        nursery.start_soon(self._serve_connection, connection, slots)
+                        stream = trio.SocketStream(await acceptor.accept())
+                        try:
+                            await self._take_slot(slots)
+                        except BaseException:
+                            stream.socket.close()
+                            raise
+                        nursery.start_soon(self._serve_connection, _Connection(stream), slots)
             finally:
                 path.unlink(missing_ok=True)
 
@@ -95,17 +129,44 @@ class ControlServer:
             listener.close()
             raise
 
-    async def _serve_connection(
-        self, connection: trio.socket.SocketType, slots: trio.Semaphore
-    ) -> None:
+    async def _take_slot(self, slots: trio.Semaphore) -> None:
+        """Wait until a client may be served, and end an idle one for it."""
+        while True:
+            with contextlib.suppress(trio.WouldBlock):
+                slots.acquire_nowait()
+                return
+            self._end_idlest()
+            with trio.move_on_after(IDLE_S_MIN):
+                await slots.acquire()
+                return
+
+    def _end_idlest(self) -> None:
+        """End the connection that has been idle longest, if one has been for `IDLE_S_MIN`."""
+        idle = [
+            (connection.idle_since_s, connection.scope)
+            for connection in self._connections
+            if connection.idle_since_s is not None and not connection.scope.cancel_called
+        ]
+        since_s, scope = min(idle, key=lambda pair: pair[0], default=(math.inf, None))
+        if scope is not None and trio.current_time() - since_s >= IDLE_S_MIN:
+            scope.cancel()
+
+    async def _serve_connection(self, connection: _Connection, slots: trio.Semaphore) -> None:
+        self._connections.add(connection)
         try:
-            async with trio.SocketStream(connection) as stream:
-                with contextlib.suppress(trio.BrokenResourceError, trio.TooSlowError):
-                    await self._serve_stream(stream)
+            with connection.scope:
+                async with connection.stream:
+                    with contextlib.suppress(trio.BrokenResourceError, trio.TooSlowError):
+                        await self._serve_stream(connection)
+        except Exception:
+            # One client's end, and nobody else's.
+            log.exception("control: a connection ended because of a defect")
         finally:
+            self._connections.discard(connection)
             slots.release()
 
-    async def _serve_stream(self, stream: trio.SocketStream) -> None:
+    async def _serve_stream(self, connection: _Connection) -> None:
+        stream = connection.stream
         credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         assert isinstance(credentials, bytes)
         pid, uid, _ = _CREDENTIALS.unpack(credentials)
@@ -114,7 +175,7 @@ class ControlServer:
             return
         buffer = bytearray()
         while True:
-            with trio.fail_after(IDLE_S_MAX):
+            with connection.idle():
                 data = await stream.receive_some(_RECEIVE_BYTES)
             if not data:
                 return
@@ -123,11 +184,11 @@ class ControlServer:
                 line = bytes(buffer[:end])
                 del buffer[: end + 1]
                 reply = await self._answer(line)
-                with trio.fail_after(IDLE_S_MAX):
+                with connection.idle():
                     await stream.send_all(reply)
             if len(buffer) > REQUEST_BYTES_MAX:
                 message = f"the request is longer than {REQUEST_BYTES_MAX} bytes"
-                with trio.fail_after(IDLE_S_MAX):
+                with connection.idle():
                     await stream.send_all(format_error(None, ErrorCode.INVALID_REQUEST, message))
                 return
 

@@ -32,6 +32,7 @@ from memfs.hot.protocol import (
 from memfs.hot.reports import describe_pool
 from memfs.hot.slabs import Layout
 from memfs.hot.tensors import PRECISIONS
+from memfs.linux.accepting import Acceptor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -110,15 +111,9 @@ class Programs:
 
     async def accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         """Serve all programs that connect, until cancelled."""
+        acceptor = Acceptor(listener, "hot server")
         while True:
-            try:
-                stream, _ = await listener.accept()
-            except OSError as error:
-                # No descriptor is left: others may end.
-                log.warning("a program could not be served: %s", error)
-                await trio.sleep(0.1)
-                continue
-            nursery.start_soon(self._serve_program, stream)
+            nursery.start_soon(self._serve_program, await acceptor.accept())
 
     async def _serve_program(self, stream: trio.socket.SocketType) -> None:
         connection = _Connection(stream)

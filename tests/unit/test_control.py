@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import socket
 import stat
 from contextlib import asynccontextmanager
@@ -18,12 +19,19 @@ from memfs.control import client
 from memfs.control.address import socket_address
 from memfs.control.client import ControlError, ControlUnavailableError
 from memfs.control.protocol import REQUEST_BYTES_MAX, SOCKET_NAME, JsonValue, format_request
-from memfs.control.server import ControlServer, Method
+from memfs.control.server import (
+    CONNECTION_COUNT_MAX,
+    IDLE_S_MAX,
+    IDLE_S_MIN,
+    ControlServer,
+    Method,
+)
 from memfs.errors import InvalidValueError
 from tests.processes import ALICE, ROOT, run_as
+from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 
@@ -193,6 +201,117 @@ async def test_a_silent_client_is_let_go(
 ) -> None:
     async with _serving(tmp_path):
         assert await _exchange(tmp_path, b'{"half') == []
+
+
+async def _connect(state_dir: Path, text: str) -> trio.SocketStream:
+    """Return a connection that has had one answer, and says nothing since."""
+    with socket_address(state_dir) as address:
+        stream = await trio.open_unix_socket(address)
+    await stream.send_all(format_request(1, "echo", {"text": text}))
+    assert json.loads(await stream.receive_some())["result"] == [text]
+    return stream
+
+
+async def test_idle_clients_make_room_for_one_that_asks(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """As many as are served at once sit there: the one that has been idle longest goes."""
+    async with _serving(tmp_path), contextlib.AsyncExitStack() as stack:
+        idle = []
+        for number in range(CONNECTION_COUNT_MAX):
+            idle.append(await stack.enter_async_context(await _connect(tmp_path, f"{number}")))
+            await trio.sleep(0.1)
+        begin_s = trio.current_time()
+        for number in (0, 1):
+            await stack.enter_async_context(await _connect(tmp_path, "late"))
+            assert await idle[number].receive_some() == b""
+        assert trio.current_time() - begin_s <= IDLE_S_MIN + 0.1
+        await idle[2].send_all(format_request(1, "echo", {"text": "still there"}))
+        assert b"still there" in await idle[2].receive_some()
+
+
+async def test_a_client_that_is_being_served_is_never_ended_for_another(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    release = trio.Event()
+
+    async def wait() -> JsonValue:
+        await release.wait()
+        return "done"
+
+    async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
+        await nursery.start(ControlServer(tmp_path, {"echo": _echo, "wait": wait}).serve)
+        busy = []
+        with socket_address(tmp_path) as address:
+            for _ in range(CONNECTION_COUNT_MAX):
+                stream = await stack.enter_async_context(await trio.open_unix_socket(address))
+                await stream.send_all(format_request(1, "wait", {}))
+                busy.append(stream)
+            late = await stack.enter_async_context(await trio.open_unix_socket(address))
+        await late.send_all(format_request(1, "echo", {"text": "late"}))
+        with trio.move_on_after(IDLE_S_MAX / 2) as waited:
+            await late.receive_some()
+        assert waited.cancelled_caught
+        release.set()
+        for stream in busy:
+            assert b"done" in await stream.receive_some()
+        assert b"late" in await late.receive_some()
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.contextmanager
+def _without_descriptors() -> Iterator[None]:
+    """Let this process open nothing more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    fillers = [lowest]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for fd in fillers:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_without_descriptors_the_server_waits_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """accept(2) fails with EMFILE while the daemon has as many files open as it may."""
+    async with _serving(tmp_path):
+        with socket.socket(socket.AF_UNIX) as client_socket, socket_address(tmp_path) as address:
+            client_socket.setblocking(False)
+            with _without_descriptors():
+                client_socket.connect(address)
+                with trio.fail_after(WAIT_S):
+                    while "a client has to wait" not in caplog.text:
+                        await trio.testing.wait_all_tasks_blocked(0.01)
+            assert caplog.text.count("a client has to wait") == 1
+            client_socket.send(format_request(1, "echo", {"text": "x"}))
+            with trio.fail_after(WAIT_S):
+                await trio.lowlevel.wait_readable(client_socket)
+            assert json.loads(client_socket.recv(1 << 16))["result"] == ["x"]
+
+
+async def test_a_shortage_ends_idle_connections_first(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Their descriptors are those that the one who asks needs."""
+    async with _serving(tmp_path), await _connect(tmp_path, "idle") as idle:
+        await trio.sleep(IDLE_S_MIN)
+        with socket.socket(socket.AF_UNIX) as client_socket, socket_address(tmp_path) as address:
+            client_socket.setblocking(False)
+            with _without_descriptors():
+                client_socket.connect(address)
+                client_socket.send(format_request(1, "echo", {"text": "x"}))
+                assert await idle.receive_some() == b""
+                with trio.fail_after(WAIT_S):
+                    await trio.lowlevel.wait_readable(client_socket)
+                assert json.loads(client_socket.recv(1 << 16))["result"] == ["x"]
 
 
 def test_without_a_daemon_the_client_says_so(tmp_path: Path) -> None:
