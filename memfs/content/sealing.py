@@ -7,6 +7,7 @@ descriptor or shared writable mapping exists (fcntl(2), F_SETLEASE). A mapping o
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple
@@ -120,9 +121,20 @@ class Sealer:
             if not self.is_changed(inode, missing=True):
                 continue
             count += 1
-            if inode.blob and await self._engine.drop_raw(inode.ino, inode.generation):
-                log.info("inode %d: raw file %d was cut by power loss", inode.ino, inode.raw)
-                continue
+            if inode.blob:
+                # Kept under another name: nobody has asked whether the other form is still there.
+                with contextlib.suppress(ObjectMissingError):
+                    kept = self._raw_store.set_aside(
+                        inode.raw, f"inode-{inode.ino}-{inode.generation}"
+                    )
+                    log.warning(
+                        "inode %d: raw file %d was cut by power loss, and is kept as %s",
+                        inode.ino,
+                        inode.raw,
+                        kept,
+                    )
+                if await self._engine.drop_raw(inode.ino, inode.generation):
+                    continue
             await self._engine.unseal(inode.ino, inode.raw)
             self.add(inode.ino)
         self._engine.commit_nowait()

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from memfs.policy.budgets import Cost, Spent
-from memfs.policy.goals import Step
+from memfs.policy.goals import Step, drops_last_copy
 from memfs.stores.container import TAIL_BYTES
 from memfs.stores.metered import transfer_request_count
 from memfs.types import FormKind
@@ -46,7 +46,8 @@ def cost_of_step(step: Step, candidate: Candidate) -> Cost:
         packed_alone = candidate.packed and not candidate.raw
         size = candidate.local_bytes if packed_alone else candidate.ram_bytes
         return cost_of_upload(stored_bytes_max(size), copied=not packed_alone)
-    return {}
+    # Of those that leave together in a batch, all but the first ask nothing.
+    return {Spent.REQUESTS: 1} if drops_last_copy(step, candidate) else {}
 
 
 def cost_of_fetch(stored_bytes: int) -> Cost:

@@ -9,12 +9,12 @@ algorithms for a virtual-storage computer", IBM Systems Journal 5(2), 1966).
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from memfs.errors import MemfsError, StaleInodeError
+from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreError
 from memfs.metadata.records import Decision
 from memfs.moves.outcome import MoveOutcome
 from memfs.types import FormKind
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from memfs.moves.moves import Moves
     from memfs.policy.shares import Shares
     from memfs.types import InodeNo
+
+log = logging.getLogger(__name__)
 
 DONE_COUNT_MAX = 524_288
 """As many as wait to be fetched at most (`prediction.hints`); some 60 MB."""
@@ -47,6 +49,11 @@ class _Leaving:
         if self.done:
             return self.done.popitem(last=False)[0]
         return self.coming.popitem(last=True)[0] if self.coming else None
+
+    def put_back(self, ino: InodeNo) -> None:
+        """A file that was taken could not leave, and leaves next."""
+        self.done[ino] = None
+        self.done.move_to_end(ino, last=False)
 
 
 class DoneFiles:
@@ -98,12 +105,22 @@ class DoneFiles:
     async def drop_next(self) -> bool:
         """Drop the local copy of the file that is used last; False if none is left.
 
-        Files that cannot leave now are passed over; the mover comes to them by its own rules.
+        Files that cannot leave now are passed over; the mover comes to them by its own rules. While
+        the store does not answer, nothing leaves.
         """
         while (ino := self._disk.take()) is not None:
-            with contextlib.suppress(MemfsError):
+            try:
                 if await self._drop(ino):
                     return True
+            except ObjectMissingError:
+                continue
+            except StoreError as error:
+                # The others would ask the same store.
+                log.info("inode %d makes no room for others: %s", ino, error)
+                self._disk.put_back(ino)
+                return False
+            except MemfsError:
+                continue
         return False
 
     async def unlock_next(self) -> bool:

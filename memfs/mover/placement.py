@@ -26,7 +26,7 @@ from memfs.mover.observation import UNPACKABLE_RULE, unpackable_detail
 from memfs.mover.store_gate import StoreGate
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.policy.budgets import Spent
-from memfs.policy.goals import Step, next_step
+from memfs.policy.goals import Step, drops_last_copy, next_step
 from memfs.policy.view import Goal
 from memfs.types import FormKind
 
@@ -129,7 +129,11 @@ class Placer:
             if step is None:
                 await self.settle(move, moved_bytes)
                 return
-            asks_store = step == Step.UPLOAD or (step == Step.HYDRATE and not candidate.packed)
+            asks_store = (
+                step == Step.UPLOAD
+                or (step == Step.HYDRATE and not candidate.packed)
+                or drops_last_copy(step, candidate)
+            )
             if asks_store and self.gate.wait_s:
                 await self.wait_for_store(move.ino, move.goal.tier)
                 return

@@ -20,6 +20,7 @@ from memfs.errors import MemfsError, StaleInodeError
 from memfs.moves.courtesy import Courtesy
 from memfs.moves.faults import FaultPoints
 from memfs.moves.progress import ProgressTable
+from memfs.moves.sightings import Sightings
 from memfs.moves.tally import CompressionTally
 from memfs.moves.turns import UploadTurns
 from memfs.stores.disk import disk_errors
@@ -73,6 +74,8 @@ class MoveParts:
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)
     turns: UploadTurns = field(default_factory=UploadTurns)
+    sightings: Sightings = field(default_factory=Sightings)
+    """Asked before the last local copy of a file goes."""
     hot: HotBoard | None = None
     """None: there is no hot tier."""
     threads: trio.CapacityLimiter = field(

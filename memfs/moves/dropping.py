@@ -1,6 +1,8 @@
 """Drop: a form goes because another one holds the same content.
 
-Invariant: no program loses what it holds: a file that is open or mapped keeps its raw file.
+Invariant: no program loses what it holds: a file that is open or mapped keeps its raw file. A form
+goes only after another one was seen where it lies: a packed file on the disk, or else the object in
+the store, within the same call. While the store does not answer, the last local copy stays.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from memfs.errors import InvalidValueError, ObjectMissingError
+from memfs.errors import InvalidValueError, NotSupportedError, ObjectMissingError
 from memfs.linux.files import take_lease
 from memfs.metadata.records import InodeFlags
 from memfs.moves.outcome import MoveOutcome, MoveResult
@@ -19,13 +21,17 @@ from memfs.types import BLOCK_BYTES, FormKind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memfs.metadata.records import Form
+    from memfs.metadata.records import Form, Inode
     from memfs.moves.attempt import MoveParts
     from memfs.types import InodeNo, RawId
 
 
 async def drop_raw(
-    parts: MoveParts, ino: InodeNo, forms: Sequence[Form] | None = None
+    parts: MoveParts,
+    ino: InodeNo,
+    forms: Sequence[Form] | None = None,
+    *,
+    set_aside: bool = False,
 ) -> MoveResult:
     """Detach the raw file of a sealed file that has another form.
 
@@ -36,14 +42,24 @@ async def drop_raw(
         parts: What moves work with.
         ino: The file.
         forms: The packed and remote forms that the caller looked at; if the file has others by
-            now, nothing is dropped. None: those that the engine knows are trusted.
+            now, nothing is dropped. None: whichever it has.
+        set_aside: The raw file keeps another name, so that no byte goes with this one.
 
     Raises:
         StaleInodeError: The file is gone.
+        StoreError: It is the last local copy, and the store has not shown that it has the object.
+        CorruptDataError: The object is not as large as it was.
     """
     engine = parts.engine
     if parts.open_table.is_open(ino):
         return MoveResult(MoveOutcome.BUSY)
+    if not set_aside:
+        inode = await engine.get_inode(ino)
+        if inode.raw and inode.blob and not inode.flags & InodeFlags.UNSEALED:
+            seen = await _see_another(parts, inode, FormKind.RAW)
+            if forms is not None and seen != forms:
+                return MoveResult(MoveOutcome.SUPERSEDED)
+            forms = seen
     # The lock and the backing id hold the raw file open and would look like a program's mapping.
     await parts.residency.unlock(ino, drop_pages=False)
     inode = await engine.get_inode(ino)
@@ -75,6 +91,8 @@ async def drop_form(parts: MoveParts, ino: InodeNo, kind: FormKind) -> MoveResul
 
     Raises:
         StaleInodeError: The file is gone.
+        StoreError: It is the last local copy, and the store has not shown that it has the object.
+        CorruptDataError: The object is not as large as it was.
     """
     if kind == FormKind.RAW:
         raise InvalidValueError("a raw form is dropped by drop_raw")
@@ -85,12 +103,46 @@ async def drop_form(parts: MoveParts, ino: InodeNo, kind: FormKind) -> MoveResul
     form = await find_form(parts, inode, kind)
     if form is None:
         return MoveResult(MoveOutcome.UNNEEDED)
+    seen = await _see_another(parts, inode, kind)
+    now = await engine.get_inode(ino)
+    if now.raw != inode.raw or await engine.list_forms(inode.blob) != seen:
+        return MoveResult(MoveOutcome.SUPERSEDED)
     dropped = await engine.drop_form(ino, inode.generation, kind)
     engine.commit_nowait()
     parts.faults.reach(f"drop_{kind}.detached")
     if not dropped:
         return MoveResult(MoveOutcome.SUPERSEDED)
     return MoveResult(MoveOutcome.DONE, form.stored_bytes)
+
+
+async def _see_another(parts: MoveParts, inode: Inode, leaving: FormKind) -> list[Form]:
+    """Return the forms of a file, once one of those that stay was seen where it lies.
+
+    Raises:
+        ObjectMissingError: None of them is there.
+        StoreError, CorruptDataError: As `Sightings.require`.
+    """
+    forms = await parts.engine.list_forms(inode.blob)
+    if leaving != FormKind.RAW and inode.raw and not parts.sealer.is_changed(inode, missing=True):
+        return forms
+    staying = {form.kind: form for form in forms if form.kind != leaving}
+    packed, remote = staying.get(FormKind.PACKED), staying.get(FormKind.REMOTE)
+    if packed is not None and parts.packed_store.holds(packed.location, packed.stored_bytes):
+        return forms
+    if remote is not None:
+        if parts.remote is None:
+            raise NotSupportedError(
+                f"inode {inode.ino}: its object is in a store that is not configured any more; the "
+                "local copy is the last one and stays"
+            )
+        await parts.sightings.require(parts.remote, remote)
+        parts.faults.reach("drop.seen")
+    elif packed is not None:
+        raise ObjectMissingError(
+            f"inode {inode.ino}: {packed.location} is not on the disk as it was packed; its "
+            f"{leaving} copy stays; run memfs scrub"
+        )
+    return forms
 
 
 def _is_mapped(parts: MoveParts, raw: RawId) -> bool:

@@ -35,6 +35,7 @@ FAULT_POINTS = (
     "hydrate.verified",
     "hydrate.published",
     "cancel.recorded",
+    "drop.seen",
     "drop_raw.detached",
     "drop_packed.detached",
     "drop_remote.detached",

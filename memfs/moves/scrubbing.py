@@ -179,6 +179,9 @@ async def scrub_file(
             return Scrubbed(ScrubOutcome.SOUND, checks)
         try:
             return await _repair(parts, inode, forms, checks, hydrate)
+        except StoreError as error:
+            # The store was read a moment ago and does not answer now: nothing is given up for it.
+            return Scrubbed(ScrubOutcome.WAITING, checks, str(error))
         except CorruptDataError as error:
             # Its raw file was changed behind the engine's back: nobody can say which is right.
             return Scrubbed(ScrubOutcome.QUARANTINED, checks, str(error))
@@ -337,7 +340,7 @@ async def _quarantine(
         kept = await trio.to_thread.run_sync(
             parts.raw_store.set_aside, inode.raw, f"inode-{inode.ino}-{inode.generation}"
         )
-        outcome = (await drop_raw(parts, inode.ino)).outcome
+        outcome = (await drop_raw(parts, inode.ino, set_aside=True)).outcome
         if outcome == MoveOutcome.BUSY:
             detail += "; a program has the file open, and may read wrong bytes until it closes it"
             return Scrubbed(ScrubOutcome.WAITING, checks, detail)

@@ -41,6 +41,13 @@ def goal_of_pin(pin: Tier, limits: Limits) -> Goal:
     return Goal.PACKED
 
 
+def drops_last_copy(step: Step, candidate: Candidate) -> bool:
+    """Return whether a step lets the last local copy of a file go: the store is asked first."""
+    if step == Step.DROP_RAW:
+        return not candidate.packed
+    return step == Step.DROP_PACKED and not candidate.raw
+
+
 def next_step(candidate: Candidate, goal: Goal) -> Step | None:
     """Return the next move towards a goal; None if it is reached."""
     local = candidate.raw or candidate.packed

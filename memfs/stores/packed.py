@@ -10,7 +10,7 @@ import itertools
 import os
 from typing import TYPE_CHECKING
 
-from memfs.errors import InvalidValueError
+from memfs.errors import InvalidValueError, StoreError
 from memfs.stores.disk import DirectoryTree, Draft, disk_errors, read_fully
 
 if TYPE_CHECKING:
@@ -91,6 +91,13 @@ class PackedStore:
         path = self.path(location)
         with disk_errors(str(path)):
             return path.stat()
+
+    def holds(self, location: str, stored_bytes: int) -> bool:
+        """Return whether a packed file lies where a form says, as large as it was written."""
+        try:
+            return self.stat(location).st_size == stored_bytes
+        except StoreError:
+            return False
 
     def read_range(self, location: str, start: int, end: int) -> bytes:
         """Return stored bytes `[start, end)`; fewer only at the end of the file."""

@@ -1,0 +1,112 @@
+"""Sightings: what the store was just seen to hold, before the last local copy of it goes.
+
+Invariant: an object counts as seen for `SEEN_S` at most, and not after a look that failed. A record
+of an object is no proof of it: its store may be unmounted, emptied or another one by now.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import (
+    CorruptDataError,
+    MemfsError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+)
+from memfs.stores.extent import Extent
+
+if TYPE_CHECKING:
+    from memfs.metadata.records import Form
+    from memfs.stores.store import RemoteStore
+
+SEEN_S = 1.0
+"""One look serves all files of a batch that leave within it. Guess: a request a second for each."""
+
+SEEN_COUNT_MAX = 1000
+"""Objects that are remembered as seen."""
+
+
+class _Look:
+    """A look under way, shared by all who want it."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: MemfsError | None = None
+
+
+class Sightings:
+    """Looks at objects; one request serves all files that share one."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        """By key: when the look began, and the bytes that were seen."""
+        self._looks: dict[str, _Look] = {}
+
+    async def require(self, store: RemoteStore, form: Form) -> None:
+        """Return once the store has shown that it has the object of a remote form, whole.
+
+        Raises:
+            ObjectMissingError: The store has no such object.
+            CorruptDataError: It has one of another size.
+            StoreUnavailableError, StoreError: It did not say.
+        """
+        extent = Extent.of(form.location, form.stored_bytes)
+        while (size := self._fresh_size(extent.key)) is None:
+            look = self._looks.get(extent.key)
+            if look is None:
+                await self._look(store, extent.key)
+                continue
+            await look.done.wait()
+            if look.error is not None:
+                raise type(look.error)(*look.error.args) from look.error
+        if not extent.fits(size):
+            raise CorruptDataError(
+                f"store {store.url}: {extent.key} has {size} bytes, not {extent.end}: the local "
+                "copy stays; memfs scrub uploads it again"
+            )
+
+    def _fresh_size(self, key: str) -> int | None:
+        looked_s, size = self._seen.get(key, (float("-inf"), 0))
+        return size if trio.current_time() - looked_s < SEEN_S else None
+
+    async def _look(self, store: RemoteStore, key: str) -> None:
+        look = self._looks[key] = _Look()
+        began_s = trio.current_time()
+        try:
+            size = (await store.stat(key)).size
+        except MemfsError as error:
+            # What was seen before says nothing of a store that fails now.
+            self._seen.clear()
+            look.error = _explained(error)
+            raise look.error from error
+        else:
+            # However long the answer took, those who waited for it may act on it once.
+            self._seen[key] = max(began_s, trio.current_time() - SEEN_S / 2), size
+            self._seen.move_to_end(key)
+            if len(self._seen) > SEEN_COUNT_MAX:
+                self._seen.popitem(last=False)
+        finally:
+            del self._looks[key]
+            look.done.set()
+
+
+def _explained(error: MemfsError) -> MemfsError:
+    """Return the error with what it means for the local copy."""
+    if isinstance(error, ObjectMissingError):
+        return ObjectMissingError(
+            f"{error}; the local copy is the last one and stays; memfs scrub uploads it again"
+        )
+    if isinstance(error, StoreUnavailableError):
+        return StoreUnavailableError(
+            f"{error}; the local copy stays until the store shows that it has the object"
+        )
+    if type(error) is StoreError:
+        return StoreError(
+            f"{error}; the local copy stays until the store shows that it has the object"
+        )
+    return error
