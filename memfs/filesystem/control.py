@@ -22,6 +22,7 @@ from memfs.errors import (
     NoXattrError,
 )
 from memfs.filesystem.tensor_headers import TensorHeaders
+from memfs.hot.protocol import shorten
 from memfs.hot.tensors import FormatError, parse_dtype, parse_shape
 from memfs.metadata.records import Decision, Form, Inode, InodeFlags
 from memfs.policy.marks import (
@@ -235,9 +236,10 @@ class Control:
         try:
             await self._headers.check(caller, inode)
         except FormatError as error:
+            reason = shorten(str(error))
             if self._hot is not None:
-                self._hot.note_refusal(ino, inode.generation, str(error))
-            decision = Decision(NOT_TENSORS_RULE, str(error), 0, time.time_ns())
+                self._hot.note_refusal(ino, inode.generation, reason)
+            decision = Decision(NOT_TENSORS_RULE, reason, 0, time.time_ns())
             await self._engine.record_decision(ino, decision)
             raise
         if self._hot is not None:

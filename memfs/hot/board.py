@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from memfs.types import Generation, InodeNo
 
 WANTED_COUNT_MAX = 65_536
-"""Files that wait to be looked at; more are found again by the next survey of pins."""
-
+"""Pinned files that wait to be looked at, and files that programs wait for, each; more of the first
+are found again by the next survey of pins, and the others by the next program that asks."""
 
 REFUSALS_KEPT_MAX = 4096
 """Files of which it is remembered why they cannot be hot; the oldest are forgotten."""
@@ -148,11 +148,12 @@ class HotBoard:
     # --- wants -----------------------------------------------------------------------------------
     def want(self, want: Want) -> None:
         """Have a file looked at, and loaded if it is pinned hot or a program waits for it."""
-        if self.server is None or len(self._pinned) + len(self._demanded) >= WANTED_COUNT_MAX:
+        if self.server is None:
             return
-        if want.generation is None:
+        # Each by itself: no number of pins turns a program away that waits.
+        if want.generation is None and len(self._pinned) < WANTED_COUNT_MAX:
             self._pinned[want.ino] = want
-        else:
+        elif want.generation is not None and len(self._demanded) < WANTED_COUNT_MAX:
             self._demanded[want.ino, want.generation] = want
         self._wake.set()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from memfs.hot.devices.device import DeviceFullError
+from memfs.hot.devices.device import DeviceError, DeviceFullError
 from memfs.hot.formats.detecting import read_index
 from memfs.hot.formats.source import FileSource
 from memfs.hot.pool import EntryState, HotTierFullError, SlabKey
@@ -122,6 +122,8 @@ class Loader:
             HotMissError: It is loaded or being loaded already.
         """
         key = request.key
+        if request.device is not None and request.device not in self._devices:
+            raise DeviceError(f"this hot tier has no device {request.device!r}")
         if self.pool.get(key) is not None or key in self._building:
             raise HotMissError(f"inode {key.ino} is being loaded already")
         source = FileSource(request.fd, request.name)

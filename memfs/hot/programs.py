@@ -3,6 +3,7 @@
 Invariants:
 - A program gets a slab only by a token that the daemon gave it, or from a snapshot of its own user.
 - The end of a connection ends its leases.
+- Whatever a program sends, and whatever fails in answering it, ends its own connection at most.
 """
 
 from __future__ import annotations
@@ -11,69 +12,84 @@ import fcntl
 import itertools
 import logging
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from collections import Counter
+from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import MemfsError, NotPermittedError
+from memfs.errors import MemfsError
+from memfs.hot.devices.device import DeviceError
 from memfs.hot.devices.memfd import SEALS
-from memfs.hot.pool import LAYOUTS, EntryState, SlabKey
+from memfs.hot.pool import EntryState, SlabKey
 from memfs.hot.protocol import (
     HotGoneError,
     HotMissError,
     HotTimeoutError,
     ProtocolError,
     error_reply,
-    number_in,
     peer_uid,
     receive_async,
     send_async,
 )
-from memfs.hot.reports import describe_pool
-from memfs.hot.slabs import Layout
-from memfs.hot.tensors import PRECISIONS
+from memfs.hot.reports import describe_pool, list_slabs, list_snapshots
+from memfs.hot.requests import (
+    read_attach,
+    read_attach_snapshot,
+    read_call,
+    read_id,
+    read_lease,
+    read_snapshot,
+    read_snapshot_name,
+)
+from memfs.hot.snapshots import ROOT_UID, Snapshots
 from memfs.linux.accepting import Acceptor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from memfs.hot.loading import Loader, Resident
     from memfs.hot.pool import Entry
+    from memfs.hot.requests import Attach
     from memfs.hot.tokens import Claim, Gate
 
 log = logging.getLogger(__name__)
 
 LEASES_A_CONNECTION_MAX = 100_000
-SNAPSHOT_COUNT_MAX = 1024
-WAIT_S_MAX = 3600.0
-"""A program waits for a file to be loaded at most so long."""
+
+CONNECTIONS_A_USER_MAX = 1024
+"""A process has one. Guess: the processes of a large machine, and far below the descriptors that a
+server has, so that nobody takes them from the others."""
 
 Answer = tuple[dict[str, object], list[int]]
 """A reply, and the descriptors that ride with it, which are closed when it is sent."""
 
 
-class _Waiting(NamedTuple):
-    """Programs wait for a file to be loaded."""
+class _Demand:
+    """Programs wait for a file to be loaded.
 
-    event: trio.Event
-    errors: list[MemfsError]
-    """Why it is not, if it is not."""
+    Args:
+        device: The first of them asked for; None: any.
+    """
 
-
-class _Snapshot(NamedTuple):
-    """Slabs that are kept, by what their owner calls them."""
-
-    uid: int
-    """Whose it is: only this user, and root, get at it."""
-    keys: dict[str, SlabKey]
+    def __init__(self, device: str | None) -> None:
+        self.device = device
+        self.ended = trio.Event()
+        self.error: MemfsError | None = None
+        """Why it is not, if it is not."""
+        self.program_count = 0
 
 
 class _Connection:
-    """One program."""
+    """One program.
 
-    def __init__(self, stream: trio.socket.SocketType) -> None:
+    Args:
+        stream: To it.
+        uid: Of its user.
+    """
+
+    def __init__(self, stream: trio.socket.SocketType, uid: int) -> None:
         self.stream = stream
-        self.uid = peer_uid(stream)
+        self.uid = uid
         self.leases: dict[int, Entry] = {}
 
 
@@ -90,22 +106,28 @@ class Programs:
         self,
         loader: Loader,
         gate: Gate,
-        demand: Callable[[SlabKey, object], Awaitable[None]],
+        demand: Callable[[SlabKey, str | None], Awaitable[None]],
     ) -> None:
         self._loader = loader
         self._pool = loader.pool
         self._gate = gate
         self._ask_daemon = demand
         self._lease_numbers = itertools.count(1)
-        self._waiting: dict[tuple[int, int], _Waiting] = {}
-        self._snapshots: dict[str, _Snapshot] = {}
+        self._demands: dict[tuple[int, int], _Demand] = {}
+        """By inode and generation; each has a program that waits."""
+        self._snapshots = Snapshots(self._pool)
+        self._connection_counts: Counter[int] = Counter()
+        """By user."""
         self.attach_count = 0
 
-    def stats(self) -> dict[str, object]:
-        """Return budgets, slabs and counters."""
+    def stats(self, uid: int = ROOT_UID) -> dict[str, object]:
+        """Return budgets and counters, with the slabs and snapshots that are a user's business."""
+        snapshots = self._snapshots.describe(uid)
         return {
             **describe_pool(self._loader),
-            "snapshots": sorted(self._snapshots),
+            "slabs": list_slabs(self._pool),
+            "snapshots": list_snapshots(snapshots),
+            "snapshot_count": len(snapshots),
             "attach_count": self.attach_count,
         }
 
@@ -116,21 +138,40 @@ class Programs:
             nursery.start_soon(self._serve_program, await acceptor.accept())
 
     async def _serve_program(self, stream: trio.socket.SocketType) -> None:
-        connection = _Connection(stream)
+        with stream:
+            try:
+                uid = peer_uid(stream)
+            except OSError as error:
+                log.debug("a connection ended at once: %s", error)
+                return
+            if self._connection_counts[uid] >= CONNECTIONS_A_USER_MAX:
+                log.debug("user %d has %d connections already", uid, CONNECTIONS_A_USER_MAX)
+                return
+            self._connection_counts[uid] += 1
+            try:
+                await self._serve_connection(_Connection(stream, uid))
+            finally:
+                self._connection_counts[uid] -= 1
+                # Counter keeps zeros.
+                self._connection_counts += Counter()
+
+    async def _serve_connection(self, connection: _Connection) -> None:
         try:
             while True:
-                packet = await receive_async(stream)
+                packet = await receive_async(connection.stream)
                 packet.close()
                 await self._answer_program(connection, packet.message)
         except (ProtocolError, HotGoneError, OSError) as error:
             log.debug("a connection of user %d ended: %s", connection.uid, error)
+        except Exception:
+            # A defect: its program sees the end of its connection, and the others nothing.
+            log.exception("a connection of user %d ended by a defect", connection.uid)
         finally:
             for entry in connection.leases.values():
                 self._loader.release(entry)
-            stream.close()
 
     async def _answer_program(self, connection: _Connection, message: dict[str, object]) -> None:
-        calls: dict[str, Callable[..., Awaitable[Answer]]] = {
+        calls: dict[str, Callable[[_Connection, dict[str, object]], Awaitable[Answer]]] = {
             "attach": self._attach,
             "release": self._release,
             "stats": self._program_stats,
@@ -138,52 +179,43 @@ class Programs:
             "attach_snapshot": self._attach_snapshot,
             "drop_snapshot": self._drop_snapshot,
         }
+        # Without a number an answer is of no use.
+        number = read_id(message)
         fds: list[int] = []
         try:
-            call = calls.get(str(message.get("op")))
+            call = calls.get(name := read_call(message))
             if call is None:
-                raise ProtocolError(f"there is no call {message.get('op')!r}")
+                raise ProtocolError(f"there is no call {name!r}")
             reply, fds = await call(connection, message)
         except MemfsError as error:
             reply = error_reply(error)
-        except (KeyError, TypeError, ValueError) as error:
-            reply = error_reply(ProtocolError(f"{message.get('op')}: {error!r}"))
         try:
-            await send_async(connection.stream, {"id": message.get("id"), **reply}, fds)
+            await send_async(connection.stream, {"id": number, **reply}, fds)
         finally:
             for fd in fds:
                 os.close(fd)
 
     async def _attach(self, connection: _Connection, message: dict[str, object]) -> Answer:
+        wish = read_attach(message)
         if len(connection.leases) >= LEASES_A_CONNECTION_MAX:
             raise ProtocolError("too many leases on one connection")
-        claim = self._gate.redeem(str(message["token"]), connection.uid)
-        layout = _layout(message)
-        with trio.move_on_after(min(WAIT_S_MAX, float(str(message["timeout_s"])))) as waited:
-            base = await self._base(claim, message)
+        if wish.device is not None and wish.device not in self._loader.devices:
+            raise DeviceError(f"this hot tier has no device {wish.device!r}")
+        claim = self._gate.redeem(wish.token, connection.uid)
+        with trio.move_on_after(wish.timeout_s) as waited:
+            base = await self._base(claim, wish)
             # Nothing suspends between the view and its lease.
-            return self._lease(connection, await self._loader.variant(base, layout))
+            return self._lease(connection, await self._loader.variant(base, wish.layout))
         assert waited.cancelled_caught, "only the deadline leads here"
         raise HotTimeoutError(f"inode {claim.ino} was not loaded in time")
 
     async def _attach_snapshot(self, connection: _Connection, message: dict[str, object]) -> Answer:
+        wish = read_attach_snapshot(message)
         if len(connection.leases) >= LEASES_A_CONNECTION_MAX:
             raise ProtocolError("too many leases on one connection")
-        name, label = str(message["name"]), str(message["label"])
-        key = self._own_snapshot(connection, name).keys.get(label)
-        entry = None if key is None else self._pool.get(key)
-        if entry is None:
-            raise HotMissError(f"snapshot {name!r} has nothing that is called {label!r}")
+        entry = self._snapshots.find(connection.uid, wish.name, wish.label)
         base = self._loader.resident(entry)
-        return self._lease(connection, await self._loader.variant(base, _layout(message)))
-
-    def _own_snapshot(self, connection: _Connection, name: str) -> _Snapshot:
-        snapshot = self._snapshots.get(name)
-        if snapshot is None:
-            raise HotMissError(f"there is no snapshot {name!r}")
-        if connection.uid not in (0, snapshot.uid):
-            raise NotPermittedError(f"snapshot {name!r} is another user's")
-        return snapshot
+        return self._lease(connection, await self._loader.variant(base, wish.layout))
 
     def _lease(self, connection: _Connection, resident: Resident) -> Answer:
         """Return the reply to an attachment, with the descriptors of slab and index."""
@@ -207,84 +239,72 @@ class Programs:
         }
         return reply, [slab_fd, index_fd]
 
-    async def _base(self, claim: Claim, message: dict[str, object]) -> Resident:
+    async def _base(self, claim: Claim, wish: Attach) -> Resident:
         """Return the slab of a file as it is, waiting for it if that is asked for."""
         key = SlabKey(claim.ino, claim.generation)
         entry_now = self._pool.get(key)
         if entry_now is None or entry_now.state != EntryState.READY:
-            if not message.get("demand"):
+            if not wish.demand:
                 raise HotMissError(f"inode {claim.ino} is not in the hot tier")
-            await self._demand(key, message.get("device"))
+            await self._demand(key, wish.device)
             entry_now = self._pool.get(key)
         if entry_now is None or entry_now.state != EntryState.READY:
             raise HotMissError(f"inode {claim.ino} left the hot tier again, or was rewritten")
         return self._loader.resident(entry_now)
 
-    async def _demand(self, key: SlabKey, device: object) -> None:
-        """Have the daemon load a file, and wait for it."""
+    async def _demand(self, key: SlabKey, device: str | None) -> None:
+        """Have the daemon load a file, and wait for it.
+
+        It is asked by each program: it may have dropped what the one before asked for.
+        """
         name = (key.ino, key.generation)
-        waiting = self._waiting.get(name)
-        if waiting is None:
-            waiting = self._waiting[name] = _Waiting(trio.Event(), [])
-            await self._ask_daemon(key, device)
-        await waiting.event.wait()
-        if waiting.errors:
-            raise waiting.errors[0]
+        demand = self._demands.setdefault(name, _Demand(device))
+        demand.program_count += 1
+        try:
+            await self._ask_daemon(key, demand.device)
+            await demand.ended.wait()
+        finally:
+            demand.program_count -= 1
+            if not demand.program_count and self._demands.get(name) is demand:
+                del self._demands[name]
+        if demand.error is not None:
+            raise demand.error
 
     def end_waiting(self, key: SlabKey, error: MemfsError | None) -> None:
         """Tell the programs that wait for a file that it is loaded, or why it is not."""
-        waiting = self._waiting.pop((key.ino, key.generation), None)
-        if waiting is not None:
-            if error is not None:
-                waiting.errors.append(error)
-            waiting.event.set()
+        demand = self._demands.pop((key.ino, key.generation), None)
+        if demand is not None:
+            demand.error = error
+            demand.ended.set()
 
     async def _release(self, connection: _Connection, message: dict[str, object]) -> Answer:
-        entry = connection.leases.pop(number_in(message, "lease"), None)
+        entry = connection.leases.pop(read_lease(message), None)
         if entry is not None:
             self._loader.release(entry)
         return {}, []
 
     async def _program_stats(self, connection: _Connection, message: dict[str, object]) -> Answer:
-        return self.stats(), []
+        return self.stats(connection.uid), []
 
     async def _snapshot(self, connection: _Connection, message: dict[str, object]) -> Answer:
-        name, tokens = str(message["name"]), message["tokens"]
-        if not isinstance(tokens, dict):
-            raise ProtocolError("tokens: not tokens by labels")
-        if name in self._snapshots:
-            self._own_snapshot(connection, name)
-        elif len(self._snapshots) >= SNAPSHOT_COUNT_MAX:
-            raise NotPermittedError(f"there are {SNAPSHOT_COUNT_MAX} snapshots already")
+        wish = read_snapshot(message)
+        self._snapshots.check(connection.uid, wish.name, len(wish.tokens))
         found: dict[str, Entry] = {}
-        for label, token in tokens.items():
-            claim = self._gate.redeem(str(token), connection.uid)
+        for label, token in wish.tokens.items():
+            claim = self._gate.redeem(token, connection.uid)
             entry = self._pool.get(SlabKey(claim.ino, claim.generation))
             if entry is None or entry.state != EntryState.READY:
                 raise HotMissError(f"{label} (inode {claim.ino}) is not in the hot tier")
             found[label] = entry
-        snapshot = self._snapshots.setdefault(name, _Snapshot(connection.uid, {}))
-        for label, entry in found.items():
-            self._pool.keep(entry, name)
-            snapshot.keys[label] = entry.key
+        self._snapshots.add(connection.uid, wish.name, found)
         size_bytes = sum(entry.size_bytes for entry in found.values())
         return {"size_bytes": size_bytes, "count": len(found)}, []
 
     async def _drop_snapshot(self, connection: _Connection, message: dict[str, object]) -> Answer:
-        name = str(message["name"])
-        self._own_snapshot(connection, name)
-        del self._snapshots[name]
+        name = read_snapshot_name(message)
+        self._snapshots.forget(connection.uid, name)
         self._loader.forget_snapshot(name)
         return {}, []
-
-
-def _layout(message: Mapping[str, object]) -> Layout:
-    dtype, layout = str(message.get("dtype") or ""), str(message.get("layout") or "")
-    if dtype and dtype not in PRECISIONS:
-        raise ProtocolError(f"dtype {dtype!r} is none of {', '.join(PRECISIONS)}")
-    if layout not in LAYOUTS:
-        raise ProtocolError(f"layout {layout!r} is not known")
-    return Layout(dtype, layout)
 
 
 def _index_fd(content: bytes) -> int:

@@ -34,6 +34,9 @@ DESCRIPTORS_MAX = 2
 
 ANCILLARY_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * 4)
 
+MESSAGE_CHARS_MAX = 2000
+"""Of an error's text: 12 KB in JSON at the most, where each character is six."""
+
 _UCRED = struct.Struct("3i")
 
 
@@ -101,7 +104,8 @@ def number_in(message: Mapping[str, object], name: str) -> int:
         ProtocolError: It has none of that name.
     """
     value = message.get(name)
-    if not isinstance(value, int):
+    # True is an int to Python.
+    if not isinstance(value, int) or isinstance(value, bool):
         raise ProtocolError(f"{name}: not a number")
     return value
 
@@ -190,7 +194,18 @@ def peer_uid(connection: socket.socket | trio.socket.SocketType) -> int:
 def error_reply(error: MemfsError) -> dict[str, object]:
     """Return what tells the other end of an error."""
     kind = next((name for name, known in ERRORS.items() if isinstance(error, known)), "device")
-    return {"error": kind, "message": str(error)}
+    return {"error": kind, "message": shorten(str(error))}
+
+
+def shorten(text: str) -> str:
+    """Return a text with its middle left out where it is too long to be told.
+
+    Causes stand at the beginning, and remedies at the end.
+    """
+    if len(text) <= MESSAGE_CHARS_MAX:
+        return text
+    half = MESSAGE_CHARS_MAX // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 def raise_error(message: Mapping[str, object]) -> None:

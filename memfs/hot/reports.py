@@ -1,25 +1,38 @@
-"""Reports: what the hot tier holds, in numbers.
+"""Reports: what the hot tier holds, in numbers, as far as it concerns who asks.
 
-Invariant: what is shown is derived from the pool when it is asked for.
+Invariants:
+- What is shown is derived from the pool when it is asked for.
+- A report fits a packet, however many slabs and snapshots there are and whatever they are called.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, TypeVar
 
 from memfs.hot.pool import EntryState
+from memfs.hot.protocol import PACKET_BYTES_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from memfs.hot.loading import Loader
     from memfs.hot.pool import Entry
+    from memfs.hot.snapshots import SnapshotReport
 
-ENTRIES_SHOWN_MAX = 200
-"""The largest slabs are listed, so that a report fits a packet."""
+T = TypeVar("T")
+
+SLABS_BYTES_MAX = PACKET_BYTES_MAX // 2
+SNAPSHOTS_BYTES_MAX = PACKET_BYTES_MAX // 4
+"""Of the lists in a report; the rest is for devices and numbers."""
+
+SNAPSHOTS_A_SLAB_MAX = 4
+"""Names that are shown beside a slab; a name has up to 1.5 KiB in JSON."""
 
 
 def describe_pool(loader: Loader) -> dict[str, object]:
-    """Return devices, slabs and counters as values of JSON."""
-    entries = sorted(loader.pool, key=lambda entry: -entry.size_bytes)
+    """Return devices and counters as values of JSON; they concern all users alike."""
+    entries = list(loader.pool)
     return {
         "devices": [_describe_device(loader, uuid, entries) for uuid in loader.devices],
         "slab_count": len(entries),
@@ -28,11 +41,35 @@ def describe_pool(loader: Loader) -> dict[str, object]:
         "loaded_bytes": loader.loaded_bytes,
         "evicted_count": loader.evicted_count,
         "refused_count": loader.refused_count,
-        "slabs": [_describe_entry(entry) for entry in entries[:ENTRIES_SHOWN_MAX]],
     }
 
 
-def _describe_device(loader: Loader, uuid: str, entries: list[Entry]) -> dict[str, object]:
+def list_slabs(entries: Iterable[Entry]) -> list[dict[str, object]]:
+    """Return slabs as values of JSON, the largest first, as many as fit."""
+    ordered = sorted(entries, key=lambda entry: -entry.size_bytes)
+    return _fitting(ordered, _describe_entry, SLABS_BYTES_MAX)
+
+
+def list_snapshots(snapshots: Sequence[SnapshotReport]) -> list[dict[str, object]]:
+    """Return snapshots as values of JSON, the largest first, as many as fit."""
+    ordered = sorted(snapshots, key=lambda snapshot: -snapshot.size_bytes)
+    return _fitting(ordered, lambda snapshot: snapshot._asdict(), SNAPSHOTS_BYTES_MAX)
+
+
+def _fitting(
+    items: Iterable[T], describe: Callable[[T], dict[str, object]], room_bytes: int
+) -> list[dict[str, object]]:
+    rows = []
+    for item in items:
+        row = describe(item)
+        room_bytes -= len(json.dumps(row))
+        if room_bytes < 0:
+            break
+        rows.append(row)
+    return rows
+
+
+def _describe_device(loader: Loader, uuid: str, entries: Sequence[Entry]) -> dict[str, object]:
     device, pool = loader.devices[uuid], loader.pool
     here = [entry for entry in entries if entry.device == uuid]
     memory = device.memory()
@@ -65,5 +102,6 @@ def _describe_entry(entry: Entry) -> dict[str, object]:
         "pinned": entry.pinned,
         "priority": entry.priority,
         "leases": entry.lease_count,
-        "snapshots": sorted(entry.snapshots),
+        "snapshots": sorted(entry.snapshots)[:SNAPSHOTS_A_SLAB_MAX],
+        "snapshot_count": len(entry.snapshots),
     }

@@ -9,12 +9,14 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from typing import TYPE_CHECKING
 
 import trio
 
 from memfs.errors import MemfsError
+from memfs.hot.devices.device import DeviceError
 from memfs.hot.loading import Loader, LoadRequest
 from memfs.hot.pool import SlabKey
 from memfs.hot.programs import Programs
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from memfs.hot.tokens import Gate
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 128
 
@@ -91,6 +95,10 @@ class HotServer:
             reply = error_reply(error)
         except (KeyError, TypeError, ValueError) as error:
             reply = error_reply(ProtocolError(f"{call}: {error!r}"))
+        except Exception as error:
+            # A defect in dealing with one file is no reason to give up all others.
+            log.exception("%s failed by a defect", call)
+            reply = error_reply(DeviceError(f"{call}: {error!r}"))
         finally:
             packet.close()
         await self._tell_daemon({"id": packet.message.get("id"), **reply})
@@ -151,7 +159,7 @@ class HotServer:
     async def _stats(self, packet: Packet) -> dict[str, object]:
         return self._programs.stats()
 
-    async def _demand(self, key: SlabKey, device: object) -> None:
+    async def _demand(self, key: SlabKey, device: str | None) -> None:
         await self._tell_daemon(
             {"event": "wanted", "ino": key.ino, "generation": key.generation, "device": device}
         )

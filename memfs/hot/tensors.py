@@ -25,6 +25,10 @@ DIMENSIONS_MAX = 64
 """As numpy 2 (`NPY_MAXDIMS`) and the safetensors format allow at the most that any reader takes."""
 
 
+SHAPE_CHARS_MAX = 2000
+"""Of a shape as users write it: 64 numbers of 19 digits, with commas and spaces."""
+
+
 class FormatError(InvalidValueError, ValueError):
     """A file that is not tensors, or whose header lies; the message names the file and the flaw."""
 
@@ -71,7 +75,7 @@ class DType(enum.Enum):
         try:
             return cls[label]
         except KeyError:
-            raise FormatError(f"element type {label!r} is not known") from None
+            raise FormatError(f"element type {label[:40]!r} is not known") from None
 
 
 _CASTABLE = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64})
@@ -119,11 +123,13 @@ def parse_shape(text: str) -> tuple[int, ...]:
     Raises:
         FormatError: It is none.
     """
+    if len(text) > SHAPE_CHARS_MAX:
+        raise FormatError(f"a shape of {len(text)} characters; {SHAPE_CHARS_MAX} are allowed")
     extents = [extent.strip() for extent in text.split(",")] if text.strip() else []
     if len(extents) > DIMENSIONS_MAX or not all(
         extent.isascii() and extent.isdigit() and len(extent) <= 18 for extent in extents
     ):
-        raise FormatError(f"shape {text!r} is no list of whole numbers such as 1024,768")
+        raise FormatError(f"shape {text[:80]!r} is no list of whole numbers such as 1024,768")
     return tuple(map(int, extents))
 
 

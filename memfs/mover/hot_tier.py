@@ -16,7 +16,7 @@ import trio
 
 from memfs.errors import MemfsError, StaleInodeError
 from memfs.hot.board import Residence
-from memfs.hot.protocol import HotGoneError, HotMissError, error_reply
+from memfs.hot.protocol import HotGoneError, HotMissError, error_reply, number_in, shorten
 from memfs.hot.tensors import FormatError
 from memfs.metadata.records import Decision, InodeFlags, PendingMove
 from memfs.policy.marks import (
@@ -117,6 +117,9 @@ class HotTier:
                 await self.bring(want)
             except (MemfsError, OSError) as error:
                 log.warning("inode %d could not be looked at for the hot tier: %s", want.ino, error)
+            except Exception:
+                # A defect in dealing with one file: the others, and the daemon, go on.
+                log.exception("inode %d could not be looked at for the hot tier", want.ino)
             finally:
                 self._busy.discard(want.ino)
 
@@ -127,6 +130,8 @@ class HotTier:
             return
         except (MemfsError, OSError) as error:
             log.warning("the hot tier could not be looked at: %s", error)
+        except Exception:
+            log.exception("the hot tier could not be looked at")
 
     # --- bringing --------------------------------------------------------------------------------
     async def bring(self, want: Want) -> None:
@@ -180,8 +185,9 @@ class HotTier:
         try:
             await self._load(inode, want.device, pinned=pinned)
         except FormatError as error:
-            self._board.note_refusal(ino, inode.generation, str(error))
-            await self._record(ino, Decision(NOT_TENSORS_RULE, str(error), 0, time.time_ns()))
+            reason = shorten(str(error))
+            self._board.note_refusal(ino, inode.generation, reason)
+            await self._record(ino, Decision(NOT_TENSORS_RULE, reason, 0, time.time_ns()))
             return error
         except (StaleInodeError, HotGoneError):
             raise
@@ -221,7 +227,8 @@ class HotTier:
                 fd,
                 ino=ino,
                 generation=generation,
-                name=os.fsdecode(await self._engine.get_path(ino)),
+                # For messages only, and a path has no limit to its length.
+                name=shorten(os.fsdecode(await self._engine.get_path(ino))),
                 tensor_dtype=await self._text(ino, TENSOR_DTYPE_XATTR),
                 tensor_shape=await self._text(ino, TENSOR_SHAPE_XATTR),
                 priority=await self._priority(ino),
@@ -235,12 +242,12 @@ class HotTier:
             await self._server.call("discard", ino=ino, generation=generation)
             raise HotMissError(f"inode {ino} was rewritten while it was loaded")
         await self._server.call("publish", ino=ino, generation=generation)
-        size_bytes = int(str(answer["size_bytes"]))
-        uuid = str(answer["device"])
+        size_bytes = number_in(answer, "size_bytes")
+        uuid = str(answer.get("device"))
         self._board.residents[ino] = Residence(generation, uuid, size_bytes, pinned)
         self._failures.pop(ino, None)
         why = "pinned to hot" if pinned else "a program asked for it on a device"
-        detail = f"{why}: {answer['tensor_count']} tensors on {uuid}"
+        detail = f"{why}: {answer.get('tensor_count')} tensors on {uuid}"
         await self._record(ino, Decision(HOT_RULE, detail, size_bytes, time.time_ns()))
 
     async def _record(self, ino: InodeNo, decision: Decision) -> None:

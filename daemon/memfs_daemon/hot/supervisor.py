@@ -20,7 +20,14 @@ import trio
 from memfs.errors import MemfsError
 from memfs.hot.board import HotDevice, HotServerInfo, Want
 from memfs.hot.link import HotLink
-from memfs.hot.protocol import HotGoneError, raise_error, receive_async, send_async
+from memfs.hot.protocol import (
+    HotGoneError,
+    ProtocolError,
+    number_in,
+    raise_error,
+    receive_async,
+    send_async,
+)
 from memfs.hot.tokens import SECRET_BYTES, Mint
 from memfs.types import Generation, InodeNo
 
@@ -146,25 +153,35 @@ class HotSupervisor:
         )
         answer = (await receive_async(connection)).message
         raise_error(answer)
-        described = answer["devices"]
-        assert isinstance(described, list), "the hot server describes no devices"
-        devices = tuple(HotDevice(**device) for device in described)
+        described = answer.get("devices")
+        if not isinstance(described, list) or not described:
+            raise ProtocolError("the hot server describes no devices")
+        devices = tuple(_device_in(each) for each in described)
         return HotServerInfo(address, os.geteuid(), Mint(secret), devices)
 
     def _take_event(self, message: dict[str, object]) -> None:
-        ino = InodeNo(int(str(message["ino"])))
-        generation = Generation(int(str(message["generation"])))
-        if message["event"] == "gone":
-            self._board.note_gone(ino, generation)
-        elif message["event"] == "wanted":
-            # It would not ask for what it has: news of an eviction may come late.
-            self._board.note_gone(ino, generation)
+        ino = InodeNo(number_in(message, "ino"))
+        generation = Generation(number_in(message, "generation"))
+        # The server would not ask for what it has: news of an eviction may come late.
+        self._board.note_gone(ino, generation)
+        if message.get("event") == "wanted":
             device = message.get("device")
             self._board.want(Want(ino, generation, None if device is None else str(device)))
 
     def _end(self, note: str) -> str:
         self._board.end(note)
         return note
+
+
+def _device_in(described: object) -> HotDevice:
+    if not isinstance(described, dict):
+        raise ProtocolError("the hot server describes no device")
+    return HotDevice(
+        uuid=str(described.get("uuid")),
+        name=str(described.get("name")),
+        kind=str(described.get("kind")),
+        budget_bytes=number_in(described, "budget_bytes"),
+    )
 
 
 async def _end_process(process: trio.Process) -> None:

@@ -1,0 +1,123 @@
+"""Snapshots: slabs that a user has kept as they are, whatever becomes of their files.
+
+Invariant: a snapshot is of one user; only that user, and root, get at it or change it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.errors import NotPermittedError
+from memfs.hot.protocol import HotMissError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memfs.hot.pool import Entry, Pool, SlabKey
+
+ROOT_UID = 0
+
+SNAPSHOTS_A_USER_MAX = 256
+LABELS_A_USER_MAX = 100_000
+"""Of all snapshots of a user together: some 30 MB. Guess."""
+
+
+class _Snapshot(NamedTuple):
+    """Slabs by what their owner calls them."""
+
+    uid: int
+    keys: dict[str, SlabKey]
+
+
+class SnapshotReport(NamedTuple):
+    """What a snapshot keeps."""
+
+    name: str
+    uid: int
+    slab_count: int
+    size_bytes: int
+
+
+class Snapshots:
+    """The snapshots of all users.
+
+    Args:
+        pool: Has the slabs.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._snapshots: dict[str, _Snapshot] = {}
+
+    def check(self, uid: int, name: str, label_count: int) -> None:
+        """Raise NotPermittedError if a user may not add so many slabs to a snapshot.
+
+        Args:
+            uid: Of the user.
+            name: Of the snapshot, which need not be there yet.
+            label_count: Slabs to be added.
+        """
+        own = [each for each in self._snapshots.values() if each.uid == uid]
+        if name in self._snapshots:
+            self._own(uid, name)
+        elif len(own) >= SNAPSHOTS_A_USER_MAX:
+            raise NotPermittedError(
+                f"user {uid} has {SNAPSHOTS_A_USER_MAX} snapshots already; drop one"
+            )
+        if sum(len(each.keys) for each in own) + label_count > LABELS_A_USER_MAX:
+            raise NotPermittedError(
+                f"the snapshots of user {uid} may have {LABELS_A_USER_MAX} entries; drop one"
+            )
+
+    def add(self, uid: int, name: str, entries: Mapping[str, Entry]) -> None:
+        """Keep slabs, by labels; the snapshot is made if it is not there.
+
+        Raises:
+            NotPermittedError: As of `check`; nothing is kept.
+        """
+        self.check(uid, name, len(entries))
+        snapshot = self._snapshots.setdefault(name, _Snapshot(uid, {}))
+        for label, entry in entries.items():
+            self._pool.keep(entry, name)
+            snapshot.keys[label] = entry.key
+
+    def find(self, uid: int, name: str, label: str) -> Entry:
+        """Return a slab.
+
+        Raises:
+            HotMissError: There is no such snapshot, or it has no such slab.
+            NotPermittedError: It is another user's.
+        """
+        key = self._own(uid, name).keys.get(label)
+        entry = None if key is None else self._pool.get(key)
+        if entry is None:
+            raise HotMissError(f"snapshot {name!r} has nothing that is called {label!r}")
+        return entry
+
+    def forget(self, uid: int, name: str) -> None:
+        """Forget a snapshot; its slabs are the caller's to let go. Raises as `find`."""
+        self._own(uid, name)
+        del self._snapshots[name]
+
+    def describe(self, uid: int = ROOT_UID) -> list[SnapshotReport]:
+        """Return the snapshots that a user gets at, by name."""
+        counts: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
+        for entry in self._pool:
+            for name in entry.snapshots:
+                counts[name] += 1
+                sizes[name] += entry.size_bytes
+        return [
+            SnapshotReport(name, snapshot.uid, counts[name], sizes[name])
+            for name, snapshot in sorted(self._snapshots.items())
+            if uid in (ROOT_UID, snapshot.uid)
+        ]
+
+    def _own(self, uid: int, name: str) -> _Snapshot:
+        snapshot = self._snapshots.get(name)
+        if snapshot is None:
+            raise HotMissError(f"there is no snapshot {name!r}")
+        if uid not in (ROOT_UID, snapshot.uid):
+            raise NotPermittedError(f"snapshot {name!r} is another user's")
+        return snapshot

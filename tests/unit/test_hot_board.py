@@ -1,0 +1,62 @@
+"""The board: what is wanted, in order, however much of it there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.config import HotConfig
+from memfs.hot import board as module
+from memfs.hot.board import HotBoard, HotDevice, HotServerInfo, Residence, Want
+from memfs.hot.protocol import ProtocolError
+from memfs.hot.tokens import Mint
+from memfs.types import Generation, InodeNo
+from memfs_daemon.hot.supervisor import HotSupervisor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ONE = InodeNo(1)
+GENERATION = Generation(1)
+
+
+@pytest.fixture
+def board() -> HotBoard:
+    """Of a server that runs."""
+    made = HotBoard()
+    made.begin(HotServerInfo("address", 0, Mint(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),)))
+    return made
+
+
+def test_no_number_of_pins_turns_a_program_away(
+    board: HotBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that a program waits for has room of its own, and comes first."""
+    monkeypatch.setattr(module, "WANTED_COUNT_MAX", 3)
+    for number in range(10):
+        board.want(Want(InodeNo(number)))
+    asked = Want(InodeNo(99), GENERATION)
+    board.want(asked)
+    assert board.take_wanted() == asked
+    assert [board.take_wanted() for _ in range(4)] == [Want(InodeNo(n)) for n in range(3)] + [None]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "gone"},
+        {"event": "gone", "ino": "1", "generation": 1},
+        {"event": "wanted", "ino": 1, "generation": True},
+        {"event": "wanted", "ino": None, "generation": 1},
+    ],
+)
+def test_an_event_that_is_none_is_an_error_of_the_server(
+    board: HotBoard, tmp_path: Path, event: dict[str, object]
+) -> None:
+    """The supervisor ends that server then; the daemon goes on."""
+    board.residents[ONE] = Residence(GENERATION, "CPU-0", 1, False)
+    supervisor = HotSupervisor(HotConfig(), tmp_path, board, lambda: None)
+    with pytest.raises(ProtocolError):
+        supervisor._take_event(event)
+    assert (board.take_wanted(), list(board.residents)) == (None, [ONE])
