@@ -59,7 +59,7 @@ class Scratch:
 def mounts_below(path: Path) -> list[MountEntry]:
     """The mounts whose mountpoint is `path` or below, the deepest first."""
     entries = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).rstrip("\n").split("\n"):
         fields = line.split(" ")
         mountpoint = Path(fields[4].encode().decode("unicode_escape"))
         if mountpoint == path or path in mountpoint.parents:

@@ -72,7 +72,7 @@ async def run(parts: Assembly, starter: Starter, manager: ServiceManager) -> Non
         # A nursery wraps even a lone exception; those who started us want that one.
         raise _lone(group) from None
     finally:
-        manager.notify("STOPPING=1\nSTATUS=closing")
+        manager.notify("STOPPING=1", "STATUS=closing")
         with trio.CancelScope(shield=True):
             await _leave(parts)
             await _drain(parts)
@@ -90,7 +90,7 @@ async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager)
         nursery.start_soon(manager.beat)
         log.info("%s: ready", parts.mountpoint)
         starter.ready()
-        manager.notify(f"READY=1\nSTATUS=serving {parts.mountpoint}")
+        manager.notify("READY=1", f"STATUS=serving {parts.mountpoint}")
         # The objects made so far live as long as the process: no collection need look at them.
         gc.collect()
         gc.freeze()

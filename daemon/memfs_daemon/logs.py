@@ -1,6 +1,7 @@
 """The daemon's log: one file in the state directory, bounded in size.
 
-Invariant: a log line is one line, `TIME LEVEL MODULE: MESSAGE`, except for a traceback below it.
+Invariant: a log line is one line, `TIME LEVEL MODULE: MESSAGE`; what stands indented below it is
+its traceback. Nothing that a message holds makes another line.
 """
 
 from __future__ import annotations
@@ -10,11 +11,16 @@ import logging
 import logging.handlers
 import os
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
+from memfs.log_lines import EscapingFormatter
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 LOG_NAME = "daemon.log"
 
@@ -28,7 +34,7 @@ LOG_COUNT_KEPT = 3
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-class LogFormatter(logging.Formatter):
+class LogFormatter(EscapingFormatter):
     """Times in UTC, with milliseconds (RFC 3339)."""
 
     @staticmethod
@@ -76,4 +82,16 @@ def start_logging(state_dir: Path, *, foreground: bool, debug: bool) -> None:
         for package in ("memfs", "memfs_daemon"):
             logging.getLogger(package).setLevel(logging.DEBUG)
     logging.captureWarnings(capture=True)
+    threading.excepthook = _log_end_of_thread
+    sys.unraisablehook = _log_unraisable
     faulthandler.enable()
+
+
+# Python itself would write the two tracebacks as they are, names in them included.
+def _log_end_of_thread(end: threading.ExceptHookArgs) -> None:
+    error = end.exc_value
+    log.error("a thread ended because of a defect", exc_info=error)
+
+
+def _log_unraisable(event: sys.UnraisableHookArgs) -> None:
+    log.error("%s: %r", event.err_msg or "ignored", event.object, exc_info=event.exc_value)

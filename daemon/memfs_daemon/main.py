@@ -18,6 +18,7 @@ import trio
 
 from memfs.config_file import load_config
 from memfs.errors import MemfsError, UsageError
+from memfs.escaping import escape_text
 from memfs.exit_codes import ExitCode
 from memfs_daemon import limits
 from memfs_daemon.assembly import assemble, choose_driver
@@ -44,7 +45,7 @@ def main() -> None:
     except UsageError as error:
         starter.failed(str(error), error.exit_code)
         if arguments.ready_fd is None:
-            print(f"memfsd: {error}", file=sys.stderr)
+            print(f"memfsd: {escape_text(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BaseException:
         log.exception("the daemon ends because of a defect")

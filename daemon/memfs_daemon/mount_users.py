@@ -43,7 +43,8 @@ def list_users(mountpoint: Path) -> list[MountUser]:
             continue
         with contextlib.suppress(OSError):
             if any(path == root or path.startswith(root + "/") for path in _paths_in_use(entry)):
-                users.append(MountUser(int(entry.name), (entry / "comm").read_text().strip()))
+                name = os.fsdecode((entry / "comm").read_bytes()).strip()
+                users.append(MountUser(int(entry.name), name))
     return users
 
 
@@ -86,6 +87,6 @@ def _paths_in_use(process: Path) -> Iterator[str]:
     for link in (process / "fd").iterdir():
         with contextlib.suppress(OSError):
             yield os.readlink(link)
-    for line in os.fsdecode((process / "maps").read_bytes()).splitlines():
+    for line in os.fsdecode((process / "maps").read_bytes()).split("\n"):
         _, slash, rest = line.partition("/")
         yield slash + rest

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.escaping import escape_text
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -37,16 +39,17 @@ class ServiceManager:
         period_us = environment.get("WATCHDOG_USEC", "") if is_ours else ""
         self._watchdog_s = int(period_us) / 1e6 if period_us.isdecimal() else 0.0
 
-    def notify(self, message: str) -> None:
-        """Send assignments, a line each: `READY=1`, `STOPPING=1`, `STATUS=...`."""
+    def notify(self, *assignments: str) -> None:
+        """Send assignments: `READY=1`, `STOPPING=1`, `STATUS=...`."""
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             try:
                 sender.settimeout(1.0)
-                sender.sendto(message.encode(), self._address)
+                lines = [escape_text(line) for line in assignments]
+                sender.sendto("\n".join(lines).encode(), self._address)
             except OSError as error:
-                log.info("service manager: %s not delivered: %s", message.splitlines()[0], error)
+                log.info("service manager: %s not delivered: %s", assignments[0], error)
 
     async def beat(self) -> None:
         """Send heartbeats at half of the watchdog's period, as sd_watchdog_enabled(3) advises.

@@ -39,7 +39,9 @@ class Mount(NamedTuple):
 
 def list_mounts() -> list[Mount]:
     """Return all mounts, each after those that it covers."""
-    return [_parse(line) for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+    table = Path("/proc/self/mountinfo").read_bytes()
+    # By newlines alone: the kernel escapes those in paths, and carriage returns not.
+    return [_parse(line) for line in table.split(b"\n") if line]
 
 
 def find_mount(mountpoint: Path) -> Mount | None:

@@ -26,7 +26,7 @@ class Capability(enum.IntEnum):
 
 def effective_capabilities() -> int:
     """Return the calling thread's effective set as a bit mask (proc_pid_status(5), CapEff)."""
-    for line in Path("/proc/thread-self/status").read_bytes().splitlines():
+    for line in Path("/proc/thread-self/status").read_bytes().split(b"\n"):
         if line.startswith(b"CapEff:"):
             return int(line.split()[1], 16)
     raise OSError("/proc/thread-self/status has no CapEff line")

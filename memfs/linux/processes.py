@@ -25,13 +25,12 @@ def is_dying(thread: int) -> bool:
     if not thread:
         return False
     try:
-        status = Path(f"/proc/{thread}/status").read_text()
+        status = _read_status(thread)
     except (FileNotFoundError, ProcessLookupError):
         return True
     pending = 0
-    for line in status.splitlines():
-        name, _, value = line.partition(":")
-        if name in ("SigPnd", "ShdPnd"):
+    for name, value in status:
+        if name in (b"SigPnd", b"ShdPnd"):
             pending |= int(value, 16)
     return bool(pending & _KILL_BIT)
 
@@ -42,11 +41,13 @@ def thread_group(thread: int) -> int:
     Source: proc_pid_status(5), Tgid. Takes some 20 us.
     """
     try:
-        status = Path(f"/proc/{thread}/status").read_text()
+        status = _read_status(thread)
     except (FileNotFoundError, ProcessLookupError):
         return thread
-    for line in status.splitlines():
-        name, _, value = line.partition(":")
-        if name == "Tgid":
-            return int(value)
-    return thread
+    return next((int(value) for name, value in status if name == b"Tgid"), thread)
+
+
+def _read_status(thread: int) -> list[tuple[bytes, bytes]]:
+    """Return names and values; bytes, and by newlines alone, since the program chose its name."""
+    lines = Path(f"/proc/{thread}/status").read_bytes().split(b"\n")
+    return [(name, value) for name, _, value in (line.partition(b":") for line in lines)]

@@ -11,8 +11,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("memfs.types", "memfs.exit_codes"),
-    ("memfs.errors",),
+    ("memfs.types", "memfs.exit_codes", "memfs.escaping"),
+    ("memfs.errors", "memfs.log_lines"),
     ("memfs.config", "memfs.sizes"),
     ("memfs.policy", "memfs.prediction"),
     ("memfs.config_file",),
@@ -42,6 +42,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "botocore": ("memfs/stores/s3.py",),
     "click": (
         "tools/memfs_tools/main.py",
+        "tools/memfs_tools/terminal.py",
         "tools/memfs_tools/tree_work.py",
         "tools/memfs_tools/commands/",
     ),

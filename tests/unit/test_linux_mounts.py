@@ -24,15 +24,13 @@ from memfs.linux.privileges import has_cap_sys_admin
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MOUNTINFO = (
-    rb"""21 1 8:1 / / rw,relatime shared:1 master:7 - ext4 /dev/sda1 rw,errors=remount-ro
+MOUNTINFO = rb"""21 1 8:1 / / rw,relatime shared:1 master:7 - ext4 /dev/sda1 rw,errors=remount-ro
 30 21 0:25 / /tmp rw - tmpfs tmpfs rw
 31 30 0:26 / /tmp/a\040b\134c rw,nosuid - fuse.memfs mem\011fs rw,user_id=0
 32 30 0:27 / /tmp/a\040b\134c ro - tmpfs over
 33 30 0:28 / /tmp/%s rw - tmpfs none rw
-"""
-    % b"\xff"
-)
+34 30 0:29 / /tmp/%s rw - tmpfs none rw
+""" % (b"\xff", b"a\rb\x0b")
 
 
 @pytest.fixture
@@ -58,6 +56,12 @@ def test_escaped_names_are_decoded(parsed: list[Mount]) -> None:
 
 def test_names_that_are_not_utf_8_survive(parsed: list[Mount]) -> None:
     assert os.fsencode(parsed[4].mountpoint) == b"/tmp/\xff"
+
+
+def test_only_a_newline_ends_a_mount(parsed: list[Mount]) -> None:
+    """Others that Python takes for ends of lines may stand in a path, which anybody chooses."""
+    assert os.fsencode(parsed[5].mountpoint) == b"/tmp/a\rb\x0b"
+    assert len(parsed) == 6
 
 
 def test_a_mount_without_superblock_options_is_parsed(parsed: list[Mount]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 
-from memfs.linux.processes import is_dying
+from memfs.linux.processes import is_dying, thread_group
 
 
 def test_a_living_process_is_not_dying_even_with_a_handled_signal_pending() -> None:
@@ -27,3 +28,16 @@ def test_a_process_that_is_gone_counts_as_dying_and_an_unknown_one_not() -> None
         child.wait()
     assert is_dying(child.pid)
     assert not is_dying(0)
+
+
+def test_the_name_that_a_program_gives_itself_changes_nothing() -> None:
+    """It may hold what looks like a line of its own, and bytes that are no text."""
+    script = "open('/proc/self/comm', 'wb').write(b'\\xff\\rTgid:\\t1'); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert thread_group(child.pid) == child.pid
+        assert not is_dying(child.pid)
+        child.communicate(b"\n")

@@ -29,8 +29,8 @@ def test_a_service_manager_hears_every_message(
     tmp_path: Path, manager_socket: socket.socket
 ) -> None:
     with manager_socket:
-        ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "notify")}).notify("READY=1\nSTATUS=on")
-        assert manager_socket.recv(100) == b"READY=1\nSTATUS=on"
+        ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "notify")}).notify("READY=1", "STATUS=a\nb")
+        assert manager_socket.recv(100) == b"READY=1\nSTATUS=a\\nb"
 
 
 def test_an_abstract_address_is_understood() -> None:

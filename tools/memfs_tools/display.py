@@ -1,21 +1,22 @@
 """Tables and bars on a terminal, plain text elsewhere.
 
 Invariant: the only module that imports `rich`; what it prints to a pipe has no colours and is not
-cut to the width of a terminal.
+cut to the width of a terminal; no text is taken for markup, and all of it is escaped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from memfs.control.report import COUNT_MAX
+from memfs.escaping import escape_text
 from memfs.sizes import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ def print_status(report: StatusReport) -> None:
     """Print a mount's status for people."""
     console = _console()
     console.print(
-        f"[bold]{_safe(report.mountpoint)}[/]  {report.inode_count} inodes, "
-        f"{format_size(report.logical_bytes)}, up {format_duration(report.uptime_s)}"
+        Text(escape_text(report.mountpoint), style="bold"),
+        f" {report.inode_count} inodes, {format_size(report.logical_bytes)}, "
+        f"up {format_duration(report.uptime_s)}",
+        soft_wrap=True,
     )
     faster = "; ".join(report.driver.refusals)
     path = "passthrough" if report.driver.passthrough else "served by the daemon"
@@ -54,26 +57,26 @@ def print_status(report: StatusReport) -> None:
     if report.keys:
         rows.append(("keys", f"{report.keys[0]} encrypts" + _also(report.keys[1:])))
     for name, value in rows:
-        console.print(f"  {name:<8}{_safe(value)}", soft_wrap=True)
+        console.print(f"  {name:<8}{value}", soft_wrap=True)
     console.print(_tier_table(report.tiers))
     for tier in report.tiers:
         if tier.note is not None:
-            console.print(f"  {tier.tier}: {_safe(tier.note)}", soft_wrap=True)
+            console.print(f"  {tier.tier}: {tier.note}", soft_wrap=True)
     if any(source.issued_count for source in report.prefetch.sources):
         console.print(_prefetch_table(report.prefetch))
     if report.prefetch.stalled is not None:
-        console.print(f"  prefetch waits: {_safe(report.prefetch.stalled)}", soft_wrap=True)
+        console.print(f"  prefetch waits: {report.prefetch.stalled}", soft_wrap=True)
     if report.policy.note is not None:
-        console.print(f"  {_safe(report.policy.note)}", soft_wrap=True)
+        console.print(f"  {report.policy.note}", soft_wrap=True)
     for pool in report.policy.pools:
         used, size = format_size(pool.used_bytes), format_size(pool.size_bytes)
-        console.print(f"  pool {_safe(pool.name)}: {used} of {size}, {pool.file_count} files")
+        console.print(f"  pool {pool.name}: {used} of {size}, {pool.file_count} files")
     for budget in report.budgets:
-        console.print(f"  {_safe(_budget_line(budget))}", soft_wrap=True)
+        console.print(f"  {_budget_line(budget)}", soft_wrap=True)
     if report.codecs:
         console.print(_codec_table(report.codecs))
     for line in _work_lines(report.work):
-        console.print(f"  {_safe(line)}", soft_wrap=True)
+        console.print(f"  {line}", soft_wrap=True)
 
 
 def _budget_line(budget: BudgetReport) -> str:
@@ -123,23 +126,34 @@ def progress_bar(*, hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
     """
     console = Console(stderr=True)
     with Progress(
-        console=console, transient=True, disable=hidden or not console.is_terminal
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=hidden or not console.is_terminal,
     ) as bar:
         task = bar.add_task("", total=None)
 
         def show(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=stage, completed=done, total=total or None)
+            bar.update(task, description=escape_text(stage), completed=done, total=total or None)
 
         yield show
 
 
+class _EscapingConsole(Console):
+    """Shows strings, in tables too, as they are but for `escape_text`."""
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - as rich has them
+        """See `Console.render_str`, which every string comes through."""
+        return super().render_str(
+            escape_text(text), **(options | {"markup": False, "emoji": False})
+        )
+
+
 def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
-
-
-def _safe(text: str) -> str:
-    """Return text that neither markup nor the encoding of the output stumbles over."""
-    return escape(text.encode("utf-8", "backslashreplace").decode())
+    return _EscapingConsole(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def _tier_table(tiers: tuple[TierReport, ...]) -> Table:

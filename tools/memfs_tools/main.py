@@ -16,6 +16,7 @@ import click
 
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import MEANINGS, ExitCode
+from memfs_tools.terminal import complain, tell_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,13 +104,13 @@ def run(arguments: Sequence[str]) -> int:
         outcome = cli.main(list(arguments), prog_name="memfs", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
+        tell_lines(error.format_message())
         return ExitCode.USAGE
     except click.UsageError as error:
         place = error.ctx.command_path if error.ctx is not None else "memfs"
-        return _complain(f"{error.format_message()} See `{place} --help`.", ExitCode.USAGE)
+        return _complain(f"{_one_line(error)} See `{place} --help`.", ExitCode.USAGE)
     except click.ClickException as error:
-        return _complain(error.format_message(), ExitCode.USAGE)
+        return _complain(_one_line(error), ExitCode.USAGE)
     except UsageError as error:
         return _complain(str(error), error.exit_code)
     except MemfsError as error:
@@ -126,9 +127,13 @@ def run(arguments: Sequence[str]) -> int:
     return outcome if isinstance(outcome, int) else ExitCode.OK
 
 
+def _one_line(error: click.ClickException) -> str:
+    """Return what click says of an error; it lists choices on lines of their own."""
+    return " ".join(line.strip() for line in error.format_message().split("\n"))
+
+
 def _complain(message: str, exit_code: int) -> int:
-    line = " ".join(message.splitlines())
-    click.echo(f"memfs: {line}", err=True)
+    complain(message)
     return int(exit_code)
 
 

@@ -15,13 +15,12 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import click
-
 from memfs.control.client import ControlUnavailableError, call
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
 from memfs_tools.mounts import find_mount_above
+from memfs_tools.terminal import complain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -130,9 +129,9 @@ class Totals:
     def tell_failures(self) -> None:
         """Print the first reasons, and how many more there are, on standard error."""
         for failure in self.failures[:_FAILURES_SHOWN_MAX]:
-            click.echo(f"memfs: {failure}", err=True)
+            complain(str(failure))
         if self.failure_count > _FAILURES_SHOWN_MAX:
-            click.echo(f"memfs: and {self.failure_count - _FAILURES_SHOWN_MAX} more", err=True)
+            complain(f"and {self.failure_count - _FAILURES_SHOWN_MAX} more")
 
     def count(self, words: dict[str, str]) -> str:
         """Return the counts of outcomes in words, those of nothing left out."""
@@ -195,10 +194,8 @@ class TreeWork:
                         if totals.timed_out:
                             break
             except KeyboardInterrupt:
-                click.echo(
-                    f"memfs: stopped; {totals.file_count} files, {describe(totals)}; "
-                    "run it again to go on",
-                    err=True,
+                complain(
+                    f"stopped; {totals.file_count} files, {describe(totals)}; run it again to go on"
                 )
                 raise
 
@@ -284,7 +281,7 @@ class TreeWork:
         if self._totals.waits_for and not self._told_waiting and not sys.stderr.isatty():
             # A bar shows it otherwise, with all reasons that follow.
             self._told_waiting = True
-            click.echo(f"memfs: files wait: {self._totals.waits_for}", err=True)
+            complain(f"files wait: {self._totals.waits_for}")
         if again:
             time.sleep(pause_s if self._deadline_s is None else min(pause_s, self._left_s()))
         return again

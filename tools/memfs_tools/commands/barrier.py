@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
+from memfs_tools.terminal import complain, tell, tell_json
 from memfs_tools.tree_work import Totals, TreeWork, Work
 
 _FILES_A_CALL = 4096
@@ -67,11 +67,11 @@ def barrier(paths: tuple[Path, ...], level: str, timeout_s: float | None, as_jso
         hidden=as_json,
     )
     if as_json:
-        click.echo(json.dumps(totals.to_json() | {"level": level}, indent=2))
+        tell_json(totals.to_json() | {"level": level})
     else:
         totals.tell_failures()
         if totals.timed_out:
-            click.echo("memfs: the time is over; run it again to go on", err=True)
-        click.echo(f"{totals.file_count} files, level {level}: {totals.count(_WORDS)}")
+            complain("the time is over; run it again to go on")
+        tell(f"{totals.file_count} files, level {level}: {totals.count(_WORDS)}")
     if not totals.complete:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)

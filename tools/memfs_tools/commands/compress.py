@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
+from memfs_tools.terminal import tell, tell_json
 from memfs_tools.tree_work import Totals, TreeWork, Work
 
 _WORDS = {
@@ -62,11 +62,11 @@ def compress(
     )
     if as_json:
         ratio = _quotient(totals)
-        click.echo(json.dumps(totals.to_json() | {"ratio": ratio, "dry_run": dry_run}, indent=2))
+        tell_json(totals.to_json() | {"ratio": ratio, "dry_run": dry_run})
     else:
         totals.tell_failures()
         done = f"{totals.outcomes['due']} to be" if dry_run else str(totals.outcomes["done"])
-        click.echo(
+        tell(
             f"{totals.file_count} files: {done} compressed, {_ratio(totals)}; "
             f"others: {totals.count(_WORDS)}"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from functools import partial
@@ -17,6 +16,7 @@ from memfs.encryption.keys import load_key_ring
 from memfs.errors import MemfsError, StoreUnavailableError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.fsck.check import check
+from memfs.log_lines import EscapingFormatter
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.store_record import describe_store, recall_store
 from memfs.stores.packed import PackedStore
@@ -26,6 +26,7 @@ from memfs_daemon.options import parse_options
 from memfs_daemon.state_dir import require_state
 from memfs_daemon.state_lock import StateLock
 from memfs_tools.display import progress_bar
+from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
     from memfs.config import Config, GlacierConfig
@@ -50,7 +51,9 @@ def fsck(
     Exits with 0 if all is well, 1 if not, and 8 if the object store cannot be reached. Where the
     store is not the local default, name the configuration that the mount uses.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    logging.basicConfig(format="memfs: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(EscapingFormatter("memfs: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     loaded = load_config(config, parse_options(options).overrides)
     require_state(state)
     with StateLock(state, None), progress_bar(hidden=as_json) as progress:
@@ -112,9 +115,9 @@ def _show(report: Report, state: Path, *, as_json: bool) -> None:
             "clean": report.clean,
             "problems": [problem._asdict() for problem in report.problems],
         }
-        click.echo(json.dumps(content, indent=2))
+        tell_json(content)
         return
     for problem in report.problems:
-        click.echo(str(problem))
+        tell(str(problem))
     verdict = "clean" if report.clean else f"{len(report.problems)} problems"
-    click.echo(f"{state}: {verdict}; {report.file_count} files, {report.form_count} forms checked")
+    tell(f"{state}: {verdict}; {report.file_count} files, {report.form_count} forms checked")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
 from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
+from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ def gc(mountpoint: Path, dry_run: bool, orphans: bool, yes: bool, as_json: bool)
             collection.remove_garbage(show)
         collection.count_again()
     if as_json:
-        click.echo(json.dumps(collection.to_json(), indent=2))
+        tell_json(collection.to_json())
     else:
         collection.report()
     if not collection.complete:
@@ -169,20 +169,20 @@ class _Collection:
     def report(self) -> None:
         """Print all of it for people."""
         for failure in self._failures:
-            click.echo(f"memfs: {failure}", err=True)
-        click.echo(f"garbage: {self._removed_count} removed, {self._left_count} left")
-        click.echo(
+            complain(str(failure))
+        tell(f"garbage: {self._removed_count} removed, {self._left_count} left")
+        tell(
             f"batches: {self._compacted_count} compacted, {format_size(self._freed_bytes)} freed; "
             f"{self._sparse['left_count']} sparse ones left"
         )
         if self._orphans is not None:
             self._report_orphans(self._orphans)
-        click.echo(f"accounts: {'drifted' if self._drift else 'as counted'}")
+        tell(f"accounts: {'drifted' if self._drift else 'as counted'}")
 
     def _report_orphans(self, orphans: dict[str, dict[str, Any]]) -> None:
         for found in orphans.values():
             for name in found["names"]:
-                click.echo(name)
+                tell(name)
         names = ("count", "bytes", "removed_count", "young_count", "foreign_count")
         total = {name: sum(found[name] for found in orphans.values()) for name in names}
         line = (
@@ -195,7 +195,7 @@ class _Collection:
             line += f"; {total['young_count']} objects are too young to tell"
         if total["foreign_count"]:
             line += f"; {total['foreign_count']} of another state directory"
-        click.echo(line)
+        tell(line)
 
     def _prefixes(self) -> list[str]:
         """Return the parts of the store; none where there is no store."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from memfs.encryption.keys import generate_key_file
+from memfs_tools.terminal import tell
 
 
 @click.group()
@@ -30,4 +31,4 @@ def generate(file: Path) -> None:
     Keep a copy of it elsewhere: without it nobody can read what it encrypts.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     made = generate_key_file(file.absolute())
-    click.echo(f"{file}: key {made.id.hex()}")
+    tell(f"{file}: key {made.id.hex()}")

@@ -10,6 +10,7 @@ import click
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs_tools.pins import TIERS, pin_path, unpin_path
+from memfs_tools.terminal import complain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ def _for_each(paths: Sequence[Path], action: Callable[[Path], None]) -> None:
         try:
             action(path)
         except UsageError as error:
-            click.echo(f"memfs: {error}", err=True)
+            complain(str(error))
             failure = failure or ExitCode(error.exit_code)
     if failure:
         raise click.exceptions.Exit(failure)

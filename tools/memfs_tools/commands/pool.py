@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
 from memfs_tools.asking import ask
 from memfs_tools.mounts import find_mount_above, list_served
+from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
     from memfs.control.protocol import JsonValue
@@ -51,7 +51,7 @@ def create(name: str, size: str, place: Path | None, as_json: bool) -> None:
     """Make a pool, or give one another size."""
     made = _ask(place, "pool_create", {"name": name, "size": size})
     if as_json:
-        click.echo(json.dumps(made))
+        tell_json(made, indent=None)
 
 
 @pool.command("list")
@@ -61,11 +61,11 @@ def list_pools(place: Path | None, as_json: bool) -> None:
     """Show the pools of a mount."""
     pools: Any = _ask(place, "pool_list", {})
     if as_json:
-        click.echo(json.dumps(pools))
+        tell_json(pools, indent=None)
         return
     for each in pools:
         used, size = format_size(each["used_bytes"]), format_size(each["size_bytes"])
-        click.echo(f"{each['name']}  {used} of {size}  {each['file_count']} files")
+        tell(f"{each['name']}  {used} of {size}  {each['file_count']} files")
 
 
 @pool.command()
@@ -76,7 +76,7 @@ def remove(name: str, place: Path | None, as_json: bool) -> None:
     """Give a pool's share of RAM back to all; its files stay where they are."""
     removed = _ask(place, "pool_remove", {"name": name})
     if as_json:
-        click.echo(json.dumps(removed))
+        tell_json(removed, indent=None)
 
 
 def _ask(place: Path | None, method: str, params: dict[str, JsonValue]) -> JsonValue:

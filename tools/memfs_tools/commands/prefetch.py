@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
 from memfs_tools.asking import ask
 from memfs_tools.mounts import find_mount_above
+from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -77,7 +77,7 @@ def prefetch(
                 job.wait(show)
         except KeyboardInterrupt:
             job.cancel()
-            click.echo(f"memfs: stopped; {job.describe()}; run it again to go on", err=True)
+            complain(f"stopped; {job.describe()}; run it again to go on")
             raise
     _report(job, wait=wait, as_json=as_json)
 
@@ -225,15 +225,15 @@ def _report(job: _Job, *, wait: bool, as_json: bool) -> None:
             "skipped_count": job.skipped_count,
             "skipped": job.skipped,
         }
-        click.echo(json.dumps(content, indent=2))
+        tell_json(content)
     else:
         for line in job.skipped:
-            click.echo(f"memfs: skipped {line}", err=True)
+            complain(f"skipped {line}")
         if failed_count:
-            click.echo(f"memfs: {failed_count} failed, the last: {progress['error']}", err=True)
+            complain(f"{failed_count} failed, the last: {progress['error']}")
         if job.gave_up is not None:
-            click.echo(f"memfs: given up: {job.gave_up}", err=True)
+            complain(f"given up: {job.gave_up}")
         files = f"{progress.get('total_count', 0)} files are being fetched"
-        click.echo(job.describe() if wait else files)
+        tell(job.describe() if wait else files)
     if failed_count or job.skipped_count or job.gave_up is not None:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)

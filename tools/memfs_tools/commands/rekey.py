@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import click
 
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
+from memfs_tools.terminal import tell, tell_json
 from memfs_tools.tree_work import Totals, TreeWork, Work
 
 _WORDS = {
@@ -51,14 +51,14 @@ def rekey(paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     work = TreeWork(Work("rekey", {"dry_run": dry_run}), totals, add_keys)
     work.run(paths, lambda done: f"{format_size(done.moved_bytes)} rekeyed", hidden=as_json)
     if as_json:
-        click.echo(json.dumps(totals.to_json() | {"keys": keys}, indent=2))
+        tell_json(totals.to_json() | {"keys": keys})
     else:
         totals.tell_failures()
         for key_id, (count, size) in sorted(keys.items()):
             name = f"key {key_id}" if key_id else "in clear"
             before = "" if dry_run else " before"
-            click.echo(f"{name}: {count} forms, {format_size(size)}{before}")
+            tell(f"{name}: {count} forms, {format_size(size)}{before}")
         done = f"{totals.outcomes['due']} to be" if dry_run else str(totals.outcomes["done"])
-        click.echo(f"{totals.file_count} files: {done} rekeyed; others: {totals.count(_WORDS)}")
+        tell(f"{totals.file_count} files: {done} rekeyed; others: {totals.count(_WORDS)}")
     if not totals.complete:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)

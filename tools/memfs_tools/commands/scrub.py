@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size, parse_size
 from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
+from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
     from memfs_tools.mounts import ServedMount
@@ -81,22 +81,22 @@ def _follow(served: ServedMount, progress: dict[str, Any], *, hidden: bool) -> d
                 progress = ask(served, "scrub_progress")
         except KeyboardInterrupt:
             progress = ask(served, "scrub_stop")
-            click.echo(f"memfs: stopped; {_summary(progress)}; run it again to go on", err=True)
+            complain(f"stopped; {_summary(progress)}; run it again to go on")
             raise
     return progress
 
 
 def _report(progress: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(progress, indent=2))
+        tell_json(progress)
     else:
         for finding in progress["findings"]:
-            click.echo(f"{finding['path']}: {finding['outcome']}: {finding['detail']}")
-        click.echo(_summary(progress))
+            tell(f"{finding['path']}: {finding['outcome']}: {finding['detail']}")
+        tell(_summary(progress))
     if progress["error"] is not None:
         raise UsageError(f"the scrub stopped: {progress['error']}", ExitCode.PROBLEMS)
     if progress["unchecked_reason"] is not None and not as_json:
-        click.echo(f"memfs: not all could be read: {progress['unchecked_reason']}", err=True)
+        complain(f"not all could be read: {progress['unchecked_reason']}")
     if progress["outcomes"]["quarantined"] or progress["unchecked_reason"] is not None:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
+from memfs_tools.terminal import tell_json
 
 
 @click.command()
@@ -24,7 +24,7 @@ def status(mountpoint: Path, as_json: bool) -> None:
     served = require_mount(mountpoint)
     answer = ask(served, "status")
     if as_json:
-        click.echo(json.dumps(answer, indent=2))
+        tell_json(answer)
         return
     # Imported here: what draws tables takes 0.1 s, which programs that ask often need not pay.
     from memfs.control.report import StatusReport

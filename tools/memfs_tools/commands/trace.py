@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 from memfs.sizes import format_duration, format_size
 from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
+from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
     from memfs.control.protocol import JsonValue
@@ -84,19 +84,19 @@ def _ask(mountpoint: Path, method: str, params: dict[str, JsonValue]) -> Any:  #
 
 def _show(report: Any, as_json: bool) -> None:  # noqa: ANN401 - JSON
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        tell_json(report)
         return
     if report["path"] is None:
-        click.echo("no trace was recorded since the mount")
+        tell("no trace was recorded since the mount")
         return
     state = "recording" if report["recording"] else "recorded"
-    click.echo(
+    tell(
         f"{state} {report['path']}: {report['row_count']} rows, "
         f"{format_size(report['size_bytes'])}, {format_duration(report['duration_s'])}"
     )
     if report["dropped_count"]:
-        click.echo(f"  {report['dropped_count']} rows came faster than the disk took them")
+        tell(f"  {report['dropped_count']} rows came faster than the disk took them")
     if report["removed_count"]:
-        click.echo(f"  {report['removed_count']} old parts were removed, to stay below the limit")
+        tell(f"  {report['removed_count']} old parts were removed, to stay below the limit")
     if report["reason"] is not None:
-        click.echo(f"  it ended by itself: {report['reason']}")
+        tell(f"  it ended by itself: {report['reason']}")

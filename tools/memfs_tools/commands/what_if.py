@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from memfs.errors import InvalidValueError, UsageError
 from memfs.sizes import format_size, parse_size
+from memfs_tools.terminal import tell, tell_json
 
 
 @click.command("what-if")
@@ -80,11 +80,11 @@ def what_if(
         answer = comparison.to_json()
         if foresight is not None:
             answer["prediction"] = foresight.to_json()
-        click.echo(json.dumps(answer, indent=2))
+        tell_json(answer)
         return
     print_comparison(comparison)
     if foresight is not None:
-        click.echo(f"  {foresight.conclusion}")
+        tell(f"  {foresight.conclusion}")
 
 
 def _budget(option: str, text: str, footprint_bytes: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import click
 
 from memfs.sizes import format_duration, format_size
 from memfs_tools.pins import read_placement
+from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
     from memfs_tools.pins import Placement
@@ -27,10 +27,10 @@ def why(path: Path, as_json: bool) -> None:
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     placement = read_placement(path)
     if as_json:
-        click.echo(json.dumps(placement._asdict()))
+        tell_json(placement._asdict(), indent=None)
         return
     for line in _lines(placement):
-        click.echo(line)
+        tell(line)
 
 
 def _lines(placement: Placement) -> list[str]:

@@ -1,0 +1,34 @@
+"""What commands print: lines that a terminal only shows.
+
+Invariant: all output of commands goes through here, or through `display` where it is a table or a
+bar (`tests/unit/test_escaping.py`).
+"""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from memfs.escaping import escape_text
+
+
+def tell(line: str) -> None:
+    """Print one line on standard output."""
+    click.echo(escape_text(line))
+
+
+def tell_lines(text: str) -> None:
+    """Print text of memfs's own on standard output, whose newlines are meant."""
+    for line in text.split("\n"):
+        tell(line)
+
+
+def complain(message: str) -> None:
+    """Print one line on standard error: `memfs: MESSAGE`."""
+    click.echo(f"memfs: {escape_text(message)}", err=True)
+
+
+def tell_json(content: object, *, indent: int | None = 2) -> None:
+    """Print a value for programs. JSON escapes by itself, but for DEL."""
+    click.echo(json.dumps(content, indent=indent).replace("\x7f", "\\u007f"))
