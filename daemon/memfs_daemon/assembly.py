@@ -27,6 +27,7 @@ from memfs.exit_codes import ExitCode
 from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.shared import Features, Parts
 from memfs.hot.board import HotBoard
+from memfs.hot.environment import child_environment
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.mover.mover import Mover
 from memfs.mover.prefetching import Prefetcher
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
     from memfs.config import Config, GlacierConfig, HotConfig, MountConfig
     from memfs.control.server import Method
+    from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
     from memfs_daemon.driver import Driver
     from memfs_daemon.options import MountOptions
@@ -212,6 +214,7 @@ def assemble(
                 features=_features(config, options, choice, residency),
                 heat=heat,
                 hot=board,
+                header_reader=_header_reader(config.hot),
             )
         )
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
@@ -324,9 +327,20 @@ def _build_hot(
         activity.rescan = True
         activity.wake()
 
-    supervisor = HotSupervisor(config, state_dir, board, look_at_all_pins)
+    supervisor = HotSupervisor(
+        config, state_dir, board, look_at_all_pins, child_environment(os.environ)
+    )
     tier = HotTier(parts, moves, board, supervisor)
     return _HotParts((HotMethods(config, supervisor, board),), (supervisor.run, tier.run))
+
+
+def _header_reader(config: HotConfig) -> HeaderReader | None:
+    if not config.devices:
+        return None
+    # Imported here: most mounts have no hot tier.
+    from memfs.hot.headers import HeaderReader
+
+    return HeaderReader(child_environment(os.environ))
 
 
 def _open_engine(state_dir: Path, config: Config) -> SqliteEngine:

@@ -80,7 +80,9 @@ class Control:
         self._features = parts.features
         self._heat = parts.heat
         self._hot = parts.hot
-        self._headers = TensorHeaders(parts)
+        self._headers = (
+            None if parts.header_reader is None else TensorHeaders(parts, parts.header_reader)
+        )
         self._readers: dict[bytes, Callable[[Inode], Awaitable[str]]] = {
             TIER_XATTR: self._tier,
             b"user.memfs.pin": self._pin,
@@ -231,7 +233,7 @@ class Control:
         """
         await self._sealer.seal(ino)
         inode = await self._engine.get_inode(ino)
-        if inode.flags & InodeFlags.UNSEALED:
+        if inode.flags & InodeFlags.UNSEALED or self._headers is None:
             return
         try:
             await self._headers.check(caller, inode)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from memfs.content.sealing import Sealer
     from memfs.content.syncer import Syncer
     from memfs.hot.board import HotBoard
+    from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
     from memfs.moves.moves import Moves
     from memfs.stores.raw import RawStore
@@ -100,6 +101,8 @@ class Parts:
     features: Features
     hot: HotBoard | None = None
     """None: there is no hot tier."""
+    header_reader: HeaderReader | None = None
+    """Of files that are to go there; None: there is no hot tier."""
     heat: Heat = field(default_factory=Heat)
     """Pools, and what is known of the use of files; the mover's."""
 

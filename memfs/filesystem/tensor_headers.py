@@ -1,24 +1,22 @@
 """Tensor headers: whether a sealed file holds tensors, by its header alone.
 
-Invariant: reads the header and no content; of a file without a raw form, a few frames.
+Invariant: reads the header and no content; of a file without a raw form, a few frames. Nothing of
+the header is parsed in the thread that answers requests.
 """
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
-import trio
-
-from memfs.hot.tensors import FormatError, parse_shape
+from memfs.hot.tensors import FormatError
 from memfs.policy.marks import TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR
 
 if TYPE_CHECKING:
-    from memfs.content.forms import FormReader
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.shared import Parts
-    from memfs.hot.formats.source import Source
-    from memfs.hot.tensors import TensorIndex
+    from memfs.hot.headers import HeaderReader
     from memfs.metadata.records import Inode
 
 
@@ -27,22 +25,24 @@ class TensorHeaders:
 
     Args:
         parts: The engine and the stores among them.
+        reader: Reads them.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, reader: HeaderReader) -> None:
         self._engine = parts.engine
         self._raw_store = parts.raw_store
         self._form_reader = parts.form_reader
+        self._reader = reader
 
-    async def check(self, caller: Caller, inode: Inode) -> TensorIndex:
-        """Return what tensors a sealed file holds.
+    async def check(self, caller: Caller, inode: Inode) -> None:
+        """Return if a sealed file holds tensors.
 
         Args:
             caller: Detached, since the header may come from the store.
             inode: Sealed, regular.
 
         Raises:
-            FormatError: None that memfs knows.
+            FormatError: It holds none that memfs knows.
         """
         if not inode.size:
             raise FormatError("an empty file holds no tensors")
@@ -51,38 +51,20 @@ class TensorHeaders:
         name = os.fsdecode(await self._engine.get_path(inode.ino))
         await caller.detach()
         # Imported here: most mounts have no hot tier.
-        from memfs.hot.formats.detecting import read_index
-        from memfs.hot.formats.source import FileSource
+        from memfs.hot.headers import HeaderFile
 
-        def look(source: Source) -> TensorIndex:
-            return read_index(
-                source,
-                dtype=None if dtype is None else dtype.decode(),
-                shape=None if shape is None else parse_shape(shape.decode()),
-            )
-
-        if not inode.raw:
-            source = _FormSource(self._form_reader, inode, name)
-            return await trio.to_thread.run_sync(look, source)
-        fd = self._raw_store.open(inode.raw, os.O_RDONLY)
+        fd = self._raw_store.open(inode.raw, os.O_RDONLY) if inode.raw else None
         try:
-            return await trio.to_thread.run_sync(look, FileSource(fd, name))
+            await self._reader.read(
+                HeaderFile(
+                    name=name,
+                    size_bytes=inode.size,
+                    fd=fd,
+                    read=partial(self._form_reader.read, inode),
+                    dtype=None if dtype is None else dtype.decode(),
+                    shape=None if shape is None else shape.decode(),
+                )
+            )
         finally:
-            os.close(fd)
-
-
-class _FormSource:
-    """A packed or remote file as a source, for a worker thread."""
-
-    def __init__(self, reader: FormReader, inode: Inode, name: str) -> None:
-        self._reader = reader
-        self._inode = inode
-        self.name = name
-        self.size_bytes = inode.size
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return bytes of the file; see `Source`."""
-        content = trio.from_thread.run(self._reader.read, self._inode, offset, size)
-        if len(content) != size:
-            raise FormatError(f"{self.name} ends at {offset + len(content)}, within its header")
-        return bytes(content)
+            if fd is not None:
+                os.close(fd)

@@ -5,34 +5,37 @@ Invariant: an entry of the pool that is not loading has a slab here, and the oth
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from memfs.hot.devices.device import DeviceError, DeviceFullError
-from memfs.hot.formats.detecting import read_index
-from memfs.hot.formats.source import FileSource
+from memfs.hot.headers import HeaderFile
+from memfs.hot.indexes import decode_index, encode_index
 from memfs.hot.pool import EntryState, HotTierFullError, SlabKey
 from memfs.hot.protocol import HotMissError
 from memfs.hot.slabs import BuildReport, Layout, build_slab, file_reader, plan_slab
-from memfs.hot.tensors import dump_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from memfs.hot.devices.device import Device, Slab
+    from memfs.hot.headers import HeaderReader
     from memfs.hot.pool import Entry, Pool
-    from memfs.hot.slabs import SlabPlan
-    from memfs.hot.tensors import TensorIndex
+    from memfs.hot.slabs import SlabPlan, Traits
 
 THREADS_A_DEVICE = 2
 """Loads at a time: one reads from the disk while the other one copies to the device. Guess."""
 
 ALLOCATION_ATTEMPTS = 3
 """Where others take memory between the measuring and the allocation. Guess."""
+
+LARGE_INDEX_BYTES = 1 << 20
+"""Of an encoded index: slabs of larger ones are built one after the other, since plans of 10,000
+tensors take some 20 MB meanwhile."""
 
 GONE_COUNT_MAX = 65_536
 """Entries that left and were not told of yet; the daemon asks for all when some were lost."""
@@ -61,9 +64,10 @@ class Resident(NamedTuple):
 
     entry: Entry
     slab: Slab
-    tensors: TensorIndex
+    tensor_count: int
     encoded: bytes
-    """The index as programs get it: encoding 160 tensors takes 0.3 ms, an attachment 1.5 ms."""
+    """The index as programs get it (`hot.indexes`): as objects it is ten times as large."""
+    traits: Traits
     report: BuildReport
 
 
@@ -74,10 +78,15 @@ class Loader:
         pool: With a budget for each device.
         devices: What it has budgets for.
         reserve_bytes: Of each device's memory, left to others.
+        headers: Reads what files hold.
     """
 
-    def __init__(self, pool: Pool, devices: list[Device], reserve_bytes: int) -> None:
+    def __init__(
+        self, pool: Pool, devices: list[Device], reserve_bytes: int, headers: HeaderReader
+    ) -> None:
         self.pool = pool
+        self._headers = headers
+        self._large = trio.Lock()
         self._devices = {device.uuid: device for device in devices}
         self._reserve_bytes = reserve_bytes
         self._residents: dict[SlabKey, Resident] = {}
@@ -126,21 +135,24 @@ class Loader:
             raise DeviceError(f"this hot tier has no device {request.device!r}")
         if self.pool.get(key) is not None or key in self._building:
             raise HotMissError(f"inode {key.ino} is being loaded already")
-        source = FileSource(request.fd, request.name)
-        shape = None
-        if request.shape is not None:
-            shape = tuple(int(extent) for extent in request.shape.split(",") if extent)
-
-        def look() -> SlabPlan:
-            return plan_slab(read_index(source, dtype=request.dtype, shape=shape), Layout())
-
         self._building[key] = trio.Event()
         try:
-            plan = await trio.to_thread.run_sync(look)
+            name = request.name
+            index = await self._headers.read(
+                HeaderFile(
+                    name=name,
+                    size_bytes=os.fstat(request.fd).st_size,
+                    fd=request.fd,
+                    read=None,
+                    dtype=request.dtype,
+                    shape=request.shape,
+                )
+            )
             return await self._build(
                 key,
-                plan,
-                file_reader(request.fd, request.name),
+                index,
+                Layout(),
+                file_reader(request.fd, name),
                 request.priority,
                 pinned=request.pinned,
                 device=request.device,
@@ -210,8 +222,7 @@ class Loader:
         known = self._residents.get(key)
         if known is not None and known.entry.state == EntryState.READY:
             return known
-        plan = plan_slab(base.tensors, layout)
-        if not plan.cast_count and not plan.moved_count:
+        if not base.traits.differ(layout):
             return base
         self._building[key] = trio.Event()
         # So that its source is there to the end.
@@ -219,7 +230,13 @@ class Loader:
         try:
             entry = base.entry
             made = await self._build(
-                key, plan, base.slab.read, entry.priority, pinned=False, device=entry.device
+                key,
+                base.encoded,
+                layout,
+                base.slab.read,
+                entry.priority,
+                pinned=False,
+                device=entry.device,
             )
             if base.entry.state != EntryState.READY:
                 self.pool.doom(made.entry)
@@ -235,19 +252,39 @@ class Loader:
     async def _build(
         self,
         key: SlabKey,
-        plan: SlabPlan,
+        index: bytes,
+        layout: Layout,
         read: Callable[[int, memoryview], None],
         priority: int,
         *,
         pinned: bool,
         device: str | None,
     ) -> Resident:
+        """Return a slab with the tensors of an encoded index."""
+        if len(index) <= LARGE_INDEX_BYTES:
+            return await self._build_now(key, index, layout, read, priority, pinned, device)
+        async with self._large:
+            return await self._build_now(key, index, layout, read, priority, pinned, device)
+
+    async def _build_now(
+        self,
+        key: SlabKey,
+        index: bytes,
+        layout: Layout,
+        read: Callable[[int, memoryview], None],
+        priority: int,
+        pinned: bool,
+        device: str | None,
+    ) -> Resident:
+        plan, encoded = await trio.to_thread.run_sync(_plan, index, layout)
         granularity = max(each.granularity_bytes for each in self._devices.values())
-        size_bytes = math.ceil(plan.size_bytes / granularity) * granularity
+        size_bytes = math.ceil(plan.size_bytes / granularity) * granularity + len(encoded)
         full: DeviceFullError | None = None
         for _ in range(ALLOCATION_ATTEMPTS):
             try:
-                entry = self._take_room(key, size_bytes, priority, pinned=pinned, device=device)
+                entry = self._take_room(
+                    key, size_bytes, len(encoded), priority, pinned=pinned, device=device
+                )
             except HotTierFullError:
                 self.refused_count += 1
                 raise
@@ -267,9 +304,8 @@ class Loader:
                 self.pool.remove(entry)
                 raise
             else:
-                made = self._residents[key] = Resident(
-                    entry, slab, plan.index, json.dumps(dump_index(plan.index)).encode(), report
-                )
+                made = Resident(entry, slab, len(plan.placed), encoded, plan.traits, report)
+                self._residents[key] = made
                 self.loaded_count += 1
                 self.loaded_bytes += size_bytes
                 return made
@@ -277,7 +313,14 @@ class Loader:
         raise HotTierFullError(f"inode {key.ino}: {full}") from full
 
     def _take_room(
-        self, key: SlabKey, size_bytes: int, priority: int, *, pinned: bool, device: str | None
+        self,
+        key: SlabKey,
+        size_bytes: int,
+        index_bytes: int,
+        priority: int,
+        *,
+        pinned: bool,
+        device: str | None,
     ) -> Entry:
         for uuid in self._devices:
             self._measure(uuid)
@@ -287,7 +330,9 @@ class Loader:
         # Before it is there, so that what comes is not what leaves.
         for gone in self.pool.collect(uuid, size_bytes):
             self._leave(gone)
-        return self.pool.begin(key, uuid, size_bytes, priority, pinned=pinned)
+        return self.pool.begin(
+            key, uuid, size_bytes, priority, pinned=pinned, index_bytes=index_bytes
+        )
 
     def _measure(self, uuid: str) -> None:
         memory = self._devices[uuid].memory()
@@ -304,3 +349,9 @@ class Loader:
         if not entry.key.dtype and not entry.key.layout:
             self._gone.append(entry.key)
             self._gone_event.set()
+
+
+def _plan(index: bytes, layout: Layout) -> tuple[SlabPlan, bytes]:
+    """Return where everything goes in a slab, and that as an encoded index."""
+    plan = plan_slab(decode_index(index), layout)
+    return plan, encode_index(plan.index)

@@ -66,6 +66,7 @@ class Entry:
 
     __slots__ = (
         "device",
+        "index_bytes",
         "key",
         "lease_count",
         "pinned",
@@ -77,12 +78,22 @@ class Entry:
     )
 
     def __init__(
-        self, key: SlabKey, device: str, size_bytes: int, priority: int, *, pinned: bool
+        self,
+        key: SlabKey,
+        device: str,
+        size_bytes: int,
+        priority: int,
+        *,
+        pinned: bool,
+        index_bytes: int = 0,
     ) -> None:
         self.key = key
         self.device = device
         """UUID."""
         self.size_bytes = size_bytes
+        """What it takes of the budget, its index included."""
+        self.index_bytes = index_bytes
+        """The part that is not on the device but in the server's memory."""
         self.priority = priority
         """0 to 100; higher leaves later."""
         self.pinned = pinned
@@ -122,6 +133,8 @@ class _DeviceQueues:
         self.limit_bytes = budget.size_bytes
         """The budget as far as the device has it now."""
         self.used_bytes = 0
+        self.index_bytes = 0
+        """The part of `used_bytes` that is not on the device."""
         self._classes: dict[int, S3Fifo] = {}
 
     def queue(self, priority: int) -> S3Fifo:
@@ -184,7 +197,8 @@ class Pool:
             free_bytes: Left to us, less what is to be left to others.
         """
         here = self._devices[device]
-        here.limit_bytes = max(0, min(here.budget.size_bytes, here.used_bytes + free_bytes))
+        held_bytes = here.used_bytes - here.index_bytes
+        here.limit_bytes = max(0, min(here.budget.size_bytes, held_bytes + free_bytes))
 
     def place(
         self, key: SlabKey, size_bytes: int, device: str | None = None, *, pinned: bool = False
@@ -227,13 +241,32 @@ class Pool:
         return self._evict(device, needed_bytes)
 
     def begin(
-        self, key: SlabKey, device: str, size_bytes: int, priority: int, *, pinned: bool
+        self,
+        key: SlabKey,
+        device: str,
+        size_bytes: int,
+        priority: int,
+        *,
+        pinned: bool,
+        index_bytes: int = 0,
     ) -> Entry:
-        """Add a slab that is being loaded; there is room for it (`make_room`)."""
+        """Add a slab that is being loaded; there is room for it (`make_room`).
+
+        Args:
+            key: Not in the pool.
+            device: UUID.
+            size_bytes: Of the slab and its index.
+            priority: 0 to 100.
+            pinned: It is.
+            index_bytes: Of its index.
+        """
         assert key not in self._entries, f"{key} is in the pool already"
         assert size_bytes <= self._room_bytes(device), f"no room was made for {key}"
-        entry = self._entries[key] = Entry(key, device, size_bytes, priority, pinned=pinned)
+        entry = self._entries[key] = Entry(
+            key, device, size_bytes, priority, pinned=pinned, index_bytes=index_bytes
+        )
         self._devices[device].used_bytes += size_bytes
+        self._devices[device].index_bytes += index_bytes
         return entry
 
     def publish(self, entry: Entry) -> list[Entry]:
@@ -314,6 +347,7 @@ class Pool:
         """Take an entry out: its memory is free again."""
         del self._entries[entry.key]
         self._devices[entry.device].used_bytes -= entry.size_bytes
+        self._devices[entry.device].index_bytes -= entry.index_bytes
         self._discharge(entry)
 
     def collect(self, device: str, coming_bytes: int = 0) -> list[Entry]:

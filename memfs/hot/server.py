@@ -126,7 +126,7 @@ class HotServer:
         return {
             "device": resident.entry.device,
             "size_bytes": resident.entry.size_bytes,
-            "tensor_count": len(resident.tensors.tensors),
+            "tensor_count": resident.tensor_count,
         }
 
     async def _publish(self, packet: Packet) -> dict[str, object]:

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from memfs.hot.devices.device import Device, Slab
+    from memfs.hot.tensors import DType
 
 STAGING_BYTES = 16 << 20
 """Host memory through which a slab is filled. Guess: amortises a call of the driver over 16 MiB."""
+
+CHANNELS_LAST = "channels_last"
 
 _CAST_BYTES = 4 << 20
 """Source bytes of one cast: numpy's temporaries are a few times that."""
@@ -40,6 +43,20 @@ class Layout(NamedTuple):
     """`channels_last`: 4-D tensors with their channels innermost."""
     order: tuple[str, ...] = ()
     """Names of tensors that come first, in that order; the others follow as in the file."""
+
+
+class Traits(NamedTuple):
+    """What of a slab's tensors a layout can change."""
+
+    castable: frozenset[DType]
+    """Types of plain floats among them."""
+    turnable: bool
+    """One could have its channels innermost, and has not."""
+
+    def differ(self, wanted: Layout) -> bool:
+        """Return whether a layout is another one than that of the slab."""
+        cast = bool(wanted.dtype) and bool(self.castable - {PRECISIONS[wanted.dtype]})
+        return cast or (wanted.layout == CHANNELS_LAST and self.turnable)
 
 
 class Placed(NamedTuple):
@@ -62,6 +79,8 @@ class SlabPlan:
     """Tensors that change their type."""
     moved_count: int
     """Tensors that change their layout."""
+    traits: Traits
+    """Of the slab."""
 
 
 class BuildReport(NamedTuple):
@@ -97,7 +116,11 @@ def plan_slab(index: TensorIndex, wanted: Layout) -> SlabPlan:
         offset = align(target.end)
     tensors = tuple(each.target for each in placed)
     slab_index = TensorIndex(index.format, tensors, index.metadata)
-    return SlabPlan(slab_index, tuple(placed), max(offset, 1), cast_count, moved_count)
+    traits = Traits(
+        frozenset(tensor.dtype for tensor in tensors if tensor.dtype.castable),
+        any(_turnable(tensor) for tensor in tensors),
+    )
+    return SlabPlan(slab_index, tuple(placed), max(offset, 1), cast_count, moved_count, traits)
 
 
 def build_slab(
@@ -246,10 +269,13 @@ def _in_order(index: TensorIndex, order: Sequence[str]) -> list[Tensor]:
 
 
 def _turns(tensor: Tensor, wanted: Layout) -> bool:
-    """Return whether a tensor is to get its channels innermost: 4-D, row-major, not empty."""
+    return wanted.layout == CHANNELS_LAST and _turnable(tensor)
+
+
+def _turnable(tensor: Tensor) -> bool:
+    """Return whether a tensor can get its channels innermost: 4-D, row-major, not empty."""
     return (
-        wanted.layout == "channels_last"
-        and len(tensor.shape) == 4
+        len(tensor.shape) == 4
         and tensor.size_bytes > 0
         and tensor.stride == contiguous_strides(tensor.shape)
         and tensor.shape[1] > 1

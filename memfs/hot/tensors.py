@@ -18,8 +18,12 @@ ALIGNMENT_BYTES = 256
 """Of each tensor in a slab: what cudaMalloc promises (CUDA C++ Programming Guide, "Device Memory
 Accesses"), enough for every vector load."""
 
-TENSOR_COUNT_MAX = 1_000_000
-"""Of one file; guess: the largest mixture-of-experts checkpoints have some 100,000."""
+TENSOR_COUNT_MAX = 100_000
+"""Of one file; guess: the largest mixture-of-experts checkpoints have as many, in many files."""
+
+HEADER_BYTES_MAX = 25_000_000
+"""Of one file's header, directory or pickle: 250 bytes a tensor. The safetensors library takes
+100 MB, whose names and shapes would be 4 GB of objects."""
 
 DIMENSIONS_MAX = 64
 """As numpy 2 (`NPY_MAXDIMS`) and the safetensors format allow at the most that any reader takes."""
@@ -184,31 +188,32 @@ def align(offset: int, alignment: int = ALIGNMENT_BYTES) -> int:
     return -(-offset // alignment) * alignment
 
 
-def dump_index(index: TensorIndex) -> dict[str, object]:
-    """Return an index as values of JSON."""
-    return {
-        "format": index.format,
-        "tensors": [
-            [t.name, t.dtype.label, list(t.shape), list(t.stride), t.offset, t.size_bytes]
-            for t in index.tensors
-        ],
-        "metadata": index.metadata,
-    }
-
-
 def load_index(value: Mapping[str, object]) -> TensorIndex:
-    """Return what `dump_index` gave.
+    """Return an index from values of JSON, as `hot.indexes` writes them.
 
     Raises:
         FormatError: It is no index.
     """
     try:
         rows: list[list[object]] = value["tensors"]  # type: ignore[assignment]  # checked by use
-        tensors = tuple(
-            Tensor(str(n), DType.of_label(str(d)), tuple(s), tuple(st), int(o), int(b))  # type: ignore[call-overload, arg-type]  # raises what is caught here
-            for n, d, s, st, o, b in rows
-        )
+        tensors = tuple(map(load_tensor, rows))
         metadata: dict[str, str] = dict(value["metadata"])  # type: ignore[call-overload]  # ditto
         return TensorIndex(str(value["format"]), tensors, metadata)
     except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"not an index of tensors: {error}") from None
+
+
+def load_tensor(row: object) -> Tensor:
+    """Return one tensor of an index.
+
+    Raises:
+        FormatError: It is none.
+    """
+    try:
+        if not isinstance(row, list):
+            raise TypeError("no list")
+        name, dtype, shape, stride, offset, size_bytes = row
+        kind = DType.of_label(str(dtype))
+        return Tensor(str(name), kind, tuple(shape), tuple(stride), int(offset), int(size_bytes))
+    except (TypeError, ValueError) as error:
         raise FormatError(f"not an index of tensors: {error}") from None

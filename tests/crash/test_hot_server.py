@@ -91,6 +91,20 @@ def test_the_server_is_first_to_go_when_memory_runs_out(mount: Mount, path: Path
     assert told(path, "tier") == "hot"
 
 
+def test_the_server_gets_no_secret_of_the_daemon(
+    driver: str, mount_factory: MountFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its environment has what it needs for devices and Python, and nothing else."""
+    for name in ("AWS_SECRET_ACCESS_KEY", "MEMFS_KEY", "CREDENTIALS_DIRECTORY", "NVIDIA_API_KEY"):
+        monkeypatch.setenv(name, "a-secret")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    made = mount_factory(driver, config=HOT)
+    wait_for(lambda: tier_status(made, "hot")["note"] is None, lambda: tier_status(made, "hot"))
+    environment = Path(f"/proc/{hot(made)['pid']}/environ").read_bytes()
+    assert b"a-secret" not in environment
+    assert b"CUDA_VISIBLE_DEVICES=0\0" in environment
+
+
 @pytest.mark.expects_log(AWAY)
 def test_a_killed_server_is_started_again_and_loads_what_is_pinned(
     mount: Mount, path: Path

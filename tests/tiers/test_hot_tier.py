@@ -397,6 +397,39 @@ def test_other_files_and_directories_have_no_ticket(mount: Mount) -> None:
     assert ticket["kind"] == "cpu"
 
 
+def test_a_header_of_many_tensors_costs_the_daemon_and_others_little(mount: Mount) -> None:
+    """It is read by a process of its own, and its index is charged to the budget."""
+    text = json.dumps(
+        {
+            f"{number:06}{'x' * 100}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+            for number in range(95_000)
+        }
+    ).encode()
+    pids = mount.daemon_pids()
+    before = {pid: peak_bytes(pid) for pid in pids}
+    assert len(before) == 2, "the daemon and its hot server"
+    path = mount.root / "hostile.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    pin(path, "hot")
+    wait_until_hot(path)
+    grown = {pid: peak_bytes(pid) - before[pid] for pid in pids}
+    server = hot_status(mount)["pid"]
+    assert grown[next(pid for pid in pids if pid != server)] < 100 * MIB
+    # It keeps the index as bytes; objects of tensors are made and forgotten.
+    assert grown[server] < 300 * MIB
+    assert 10 * MIB < hot_status(mount)["devices"][0]["used_bytes"] < 20 * MIB
+    attached = Attached(path)
+    assert len(attached.attachment.index.tensors) == 95_000
+    attached.close()
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has had (proc_pid_status(5), VmHWM)."""
+    with open(f"/proc/{pid}/status") as lines:
+        [line] = [line for line in lines if line.startswith("VmHWM")]
+    return int(line.split()[1]) << 10
+
+
 def test_a_hot_tier_without_a_budget_is_refused(driver: str, scratch_area: Scratch) -> None:
     """Memory of a GPU is nothing to take without being told how much."""
     mount = Mount(scratch_area.directory(driver), driver, '[hot]\ndevices = ["cpu"]\n')

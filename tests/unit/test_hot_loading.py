@@ -10,6 +10,7 @@ import trio
 from safetensors.numpy import save
 
 from memfs.hot.devices.device import DeviceError, DeviceFullError
+from memfs.hot.headers import HeaderReader
 from memfs.hot.loading import Loader, LoadRequest, Resident
 from memfs.hot.pool import DeviceBudget, HotTierFullError, Pool, SlabKey
 from memfs.hot.protocol import HotMissError
@@ -32,7 +33,7 @@ class Depot:
         self.devices = [MemoryDevice(size, index) for index, size in enumerate(capacities)]
         budgets = [DeviceBudget(device.uuid, budget) for device in self.devices]
         self.pool = Pool(budgets)
-        self.loader = Loader(self.pool, [*self.devices], reserve)
+        self.loader = Loader(self.pool, [*self.devices], reserve, HeaderReader(os.environ))
 
     async def load(
         self, ino: int, size: int, *, generation: int = 1, pinned: bool = True, publish: bool = True
@@ -54,7 +55,9 @@ class Depot:
     def check(self) -> None:
         """The pool and the devices agree."""
         for device in self.devices:
-            assert self.pool.used_bytes(device.uuid) == device.used_bytes
+            here = [entry for entry in self.pool if entry.device == device.uuid]
+            index_bytes = sum(entry.index_bytes for entry in here)
+            assert self.pool.used_bytes(device.uuid) == device.used_bytes + index_bytes
 
     def inos(self) -> set[int]:
         return {entry.key.ino for entry in self.pool}

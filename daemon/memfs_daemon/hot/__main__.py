@@ -6,6 +6,7 @@ Invariant: it ends when its standard input, the connection to the daemon, is clo
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ import trio
 
 from memfs.errors import MemfsError
 from memfs.hot.devices.opening import open_devices
+from memfs.hot.headers import HeaderReader
 from memfs.hot.loading import Loader
 from memfs.hot.pool import DeviceBudget, Pool
 from memfs.hot.protocol import HotGoneError, error_reply, receive_async, send_async
@@ -61,7 +63,9 @@ async def _serve() -> None:
         await send_async(daemon, error_reply(failure))
         return
     budgets = [_budget(message, device) for device in devices]
-    loader = Loader(Pool(budgets), devices, int(str(message["reserve_bytes"])))
+    # The daemon has left nothing in it that its children may not know.
+    headers = HeaderReader(os.environ)
+    loader = Loader(Pool(budgets), devices, int(str(message["reserve_bytes"])), headers)
     gate = Gate(bytes.fromhex(str(message["secret"])))
     described = [
         {

@@ -32,7 +32,7 @@ from memfs.hot.tokens import SECRET_BYTES, Mint
 from memfs.types import Generation, InodeNo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from memfs.config import HotConfig
@@ -58,15 +58,22 @@ class HotSupervisor:
         state_dir: Of the mount, by which its server is told from others.
         board: Told of what the server has.
         on_start: Called when a server serves, with nothing resident.
+        environment: Of the server, and of the processes that it starts.
     """
 
     def __init__(
-        self, config: HotConfig, state_dir: Path, board: HotBoard, on_start: Callable[[], None]
+        self,
+        config: HotConfig,
+        state_dir: Path,
+        board: HotBoard,
+        on_start: Callable[[], None],
+        environment: Mapping[str, str],
     ) -> None:
         self._config = config
         self._state_dir = state_dir
         self._board = board
         self._on_start = on_start
+        self._environment = dict(environment)
         self.link: HotLink | None = None
         self.start_count = 0
         self.pid: int | None = None
@@ -107,6 +114,7 @@ class HotSupervisor:
                     stdout=subprocess.DEVNULL,
                     # Its log goes where the daemon's own standard error goes: daemon.log.
                     stderr=None,
+                    env=self._environment,
                     start_new_session=True,
                 )
         except OSError as error:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-OPERATION_COUNT_MAX = 1 << 23
-"""Of one pickle: torch.save takes 32 a tensor (counted, torch 2.13), so 260,000 tensors. As many
-lists take 0.6 GiB (measured)."""
+OPERATION_COUNT_MAX = 1 << 22
+"""Of one pickle: torch.save takes 32 a tensor (counted, torch 2.13), so 130,000 tensors. As many
+lists take 0.3 GiB (measured for twice as many)."""
 
 _PROTOCOL_MAX = 5
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from memfs.hot.formats.pickles import Maker, RefusedError, load_pickle
 from memfs.hot.formats.shapes import check_numbers, check_shape
 from memfs.hot.tensors import (
+    HEADER_BYTES_MAX,
     TENSOR_COUNT_MAX,
     DType,
     FormatError,
@@ -35,15 +36,11 @@ FORMAT = "pt"
 LEGACY_MAGICS = (b"\x80\x02\x8a\x0al\xfc\x9cF", b"\x80\x02c")
 """How pickles begin that torch wrote before 1.6."""
 
-PICKLE_BYTES_MAX = 64 << 20
-"""Of the pickle, which has names and shapes and no content. Guess: some 100 bytes a tensor."""
-
 DEPTH_MAX = 100
 """Mappings and sequences within each other."""
 
-NAMES_CHARACTERS_MAX = 64 << 20
-"""Of all paths within a file: a long key of many tensors is in each of their names. Guess: 300
-characters for as many tensors as a pickle can have."""
+NAMES_CHARACTERS_MAX = HEADER_BYTES_MAX
+"""Of all paths within a file: a long key of many tensors is in each of their names."""
 
 _STORAGES = {
     "FloatStorage": DType.F32,
@@ -102,7 +99,7 @@ def read_pt(source: Source, members: Mapping[str, Member]) -> TensorIndex:
     root = names[0].removesuffix("data.pkl")
     _check_byte_order(source, members.get(f"{root}byteorder"))
     member = members[names[0]]
-    if member.size_bytes > PICKLE_BYTES_MAX:
+    if member.size_bytes > HEADER_BYTES_MAX:
         raise FormatError(f"{source.name}: a pickle of {member.size_bytes} bytes")
     try:
         content = load_pickle(source.read(member.offset, member.size_bytes), _find, _storage)

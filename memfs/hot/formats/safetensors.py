@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.hot.formats.shapes import check_numbers, check_shape
 from memfs.hot.tensors import (
+    HEADER_BYTES_MAX,
     TENSOR_COUNT_MAX,
     DType,
     FormatError,
@@ -30,17 +31,17 @@ if TYPE_CHECKING:
 
 FORMAT = "safetensors"
 
-HEADER_BYTES_MAX = 100_000_000
-"""The same as the limit of the safetensors library."""
-
 _STRUCTURE_COUNTS_MAX = {
     b"{": 2 * TENSOR_COUNT_MAX,
     b"[": 3 * TENSOR_COUNT_MAX,
     b":": 5 * TENSOR_COUNT_MAX,
     b",": 10 * TENSOR_COUNT_MAX,
 }
-"""Of a header, before it is parsed: 100 MB of `[],` would take 3 GB. A tensor has 1, 2, 4 and, with
-four dimensions, 7 of them; the rest is for the texts of the metadata."""
+"""Of a header, before it is parsed: 25 MB of `[],` would take 0.7 GB. A tensor has 1, 2, 4 and,
+with four dimensions, 7 of them; the rest is for the texts of the metadata."""
+
+_LIBRARY_BYTES_MAX = 100_000_000
+"""The library's limit: a longer header is of another format, a shorter one may be too much here."""
 
 _LENGTH = struct.Struct("<Q")
 _METADATA = "__metadata__"
@@ -55,7 +56,7 @@ def looks_like(source: Source) -> bool:
         return False
     begin = source.read(0, _LENGTH.size + 1)
     (length,) = _LENGTH.unpack_from(begin)
-    return 2 <= length <= HEADER_BYTES_MAX and begin[-1:] == b"{"
+    return 2 <= length <= _LIBRARY_BYTES_MAX and begin[-1:] == b"{"
 
 
 def read_safetensors(source: Source) -> TensorIndex:

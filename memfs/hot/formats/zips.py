@@ -14,7 +14,7 @@ import zipfile
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.hot.formats.npy import read_array
-from memfs.hot.tensors import TENSOR_COUNT_MAX, FormatError, TensorIndex
+from memfs.hot.tensors import HEADER_BYTES_MAX, TENSOR_COUNT_MAX, FormatError, TensorIndex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,9 +25,6 @@ MAGIC = b"PK\x03\x04"
 _DIRECTORY_MAGIC = b"PK\x01\x02"
 
 NPZ_FORMAT = "npz"
-
-DIRECTORY_BYTES_MAX = 256 << 20
-"""Of the zip's directory, which is read whole: a million members of 256 bytes."""
 
 _LOCAL = struct.Struct("<4s2xHH16xHH")
 """Magic, flags, compression, length of the name, length of the extra field."""
@@ -78,7 +75,7 @@ class _File(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         left = max(0, self._source.size_bytes - self._position)
         count = left if size is None or size < 0 else min(size, left)
-        if count > DIRECTORY_BYTES_MAX:
+        if count > HEADER_BYTES_MAX:
             raise FormatError(f"{self._source.name}: the zip's directory has {count} bytes")
         data = self._source.read(self._position, count)
         # Counted before zipfile makes 0.3 KiB of each 46 bytes, at 20 us.

@@ -16,6 +16,7 @@ from memfs.config import HotConfig
 from memfs.errors import MemfsError
 from memfs.hot.board import HotBoard, Want
 from memfs.hot.client import HotClient
+from memfs.hot.environment import child_environment
 from memfs.hot.protocol import error_reply
 from memfs_daemon.hot.supervisor import HotSupervisor
 
@@ -91,7 +92,11 @@ class HotProcess:
         self._trio_token = trio.lowlevel.current_trio_token()
         self._board = HotBoard()
         self._supervisor = HotSupervisor(
-            self._config, self._state_dir, self._board, self._ready.set
+            self._config,
+            self._state_dir,
+            self._board,
+            self._ready.set,
+            child_environment(os.environ),
         )
         with trio.CancelScope() as self._scope:
             async with trio.open_nursery() as nursery:

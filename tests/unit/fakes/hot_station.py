@@ -18,6 +18,7 @@ import trio
 from memfs.errors import MemfsError
 from memfs.hot.client import TICKET_XATTR
 from memfs.hot.devices.memfd import MemfdDevice
+from memfs.hot.headers import HeaderReader
 from memfs.hot.loading import Loader, LoadRequest
 from memfs.hot.pool import DeviceBudget, Pool, SlabKey
 from memfs.hot.protocol import HotGoneError, error_reply, receive_async, send_async
@@ -48,7 +49,7 @@ class HotStation:
         self._mint = Mint(secret)
         device = MemfdDevice(0, size_bytes)
         self.pool = Pool([DeviceBudget(device.uuid, size_bytes)])
-        self._loader = Loader(self.pool, [device], 0)
+        self._loader = Loader(self.pool, [device], 0, HeaderReader(os.environ))
         self._gate = Gate(secret)
         self._paths: dict[int, Path] = {}
         self._ready = threading.Event()
