@@ -54,6 +54,9 @@ class HotConfig:
     """That stops here."""
     admission_share: float = 0.5
     """An unpinned file larger than this share of the budget is not loaded."""
+    snapshot_share: float = 0.25
+    """Snapshots of one user keep at most this share of a device's budget; root's are not limited.
+    `memfs snapshots` lists and drops them."""
 
 
 @dataclass(frozen=True, slots=True)

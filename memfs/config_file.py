@@ -80,6 +80,7 @@ RANGES: dict[str, Range] = {
     "hot.high_watermark": _SHARE,
     "hot.low_watermark": _SHARE,
     "hot.admission_share": _SHARE,
+    "hot.snapshot_share": _SHARE,
     "warm.size": _SIZE,
     "warm.high_watermark": _SHARE,
     "warm.low_watermark": _SHARE,

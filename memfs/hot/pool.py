@@ -123,6 +123,8 @@ class DeviceBudget(NamedTuple):
     """That stops here."""
     admission_share: float = 0.5
     """An unpinned slab larger than this share of the budget is not taken."""
+    snapshot_share: float = 1.0
+    """Snapshots of one user keep no larger share of the budget."""
 
 
 class _DeviceQueues:
@@ -182,6 +184,10 @@ class Pool:
     def limit_bytes(self, device: str) -> int:
         """The budget of a device as far as it has that now."""
         return self._devices[device].limit_bytes
+
+    def budget(self, device: str) -> DeviceBudget:
+        """The budget of a device as configured."""
+        return self._devices[device].budget
 
     def held_bytes(self, device: str) -> int:
         """Bytes of a device that cannot be made free now."""

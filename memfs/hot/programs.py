@@ -12,7 +12,6 @@ import fcntl
 import itertools
 import logging
 import os
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -116,20 +115,54 @@ class Programs:
         self._demands: dict[tuple[int, int], _Demand] = {}
         """By inode and generation; each has a program that waits."""
         self._snapshots = Snapshots(self._pool)
-        self._connection_counts: Counter[int] = Counter()
-        """By user."""
+        self._connections: set[_Connection] = set()
         self.attach_count = 0
 
     def stats(self, uid: int = ROOT_UID) -> dict[str, object]:
-        """Return budgets and counters, with the slabs and snapshots that are a user's business."""
+        """Return budgets and counters, with the slabs and snapshots that a user may open.
+
+        Args:
+            uid: Of the user; those of all users are root's to see.
+        """
+        entries = list(self._pool) if uid == ROOT_UID else self._opened_by(uid)
         snapshots = self._snapshots.describe(uid)
+        shown = {snapshot.name for snapshot in snapshots}
         return {
             **describe_pool(self._loader),
-            "slabs": list_slabs(self._pool),
+            "slab_count": len(entries),
+            "lease_count": sum(entry.lease_count for entry in entries),
+            "slabs": list_slabs(entries, shown),
             "snapshots": list_snapshots(snapshots),
             "snapshot_count": len(snapshots),
             "attach_count": self.attach_count,
         }
+
+    def _opened_by(self, uid: int) -> list[Entry]:
+        """Return what programs of a user lease, and what the user's snapshots keep."""
+        leased = {
+            entry
+            for connection in self._connections
+            if connection.uid == uid
+            for entry in connection.leases.values()
+        }
+        own = self._snapshots.names(uid)
+        return [
+            entry for entry in self._pool if entry in leased or not own.isdisjoint(entry.snapshots)
+        ]
+
+    def list_snapshots(self) -> list[dict[str, object]]:
+        """Return the snapshots of all users, the largest first, as many as a packet holds."""
+        return list_snapshots(self._snapshots.describe())
+
+    def drop_snapshot(self, name: str, uid: int = ROOT_UID) -> None:
+        """Let a snapshot go.
+
+        Raises:
+            HotMissError: There is none of that name.
+            NotPermittedError: It is not the user's.
+        """
+        self._snapshots.forget(uid, name)
+        self._loader.forget_snapshot(name)
 
     async def accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         """Serve all programs that connect, until cancelled."""
@@ -144,16 +177,15 @@ class Programs:
             except OSError as error:
                 log.debug("a connection ended at once: %s", error)
                 return
-            if self._connection_counts[uid] >= CONNECTIONS_A_USER_MAX:
+            if sum(each.uid == uid for each in self._connections) >= CONNECTIONS_A_USER_MAX:
                 log.debug("user %d has %d connections already", uid, CONNECTIONS_A_USER_MAX)
                 return
-            self._connection_counts[uid] += 1
+            connection = _Connection(stream, uid)
+            self._connections.add(connection)
             try:
-                await self._serve_connection(_Connection(stream, uid))
+                await self._serve_connection(connection)
             finally:
-                self._connection_counts[uid] -= 1
-                # Counter keeps zeros.
-                self._connection_counts += Counter()
+                self._connections.discard(connection)
 
     async def _serve_connection(self, connection: _Connection) -> None:
         try:
@@ -301,9 +333,7 @@ class Programs:
         return {"size_bytes": size_bytes, "count": len(found)}, []
 
     async def _drop_snapshot(self, connection: _Connection, message: dict[str, object]) -> Answer:
-        name = read_snapshot_name(message)
-        self._snapshots.forget(connection.uid, name)
-        self._loader.forget_snapshot(name)
+        self.drop_snapshot(read_snapshot_name(message), connection.uid)
         return {}, []
 
 

@@ -14,7 +14,7 @@ from memfs.hot.pool import EntryState
 from memfs.hot.protocol import PACKET_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence, Set
 
     from memfs.hot.loading import Loader
     from memfs.hot.pool import Entry
@@ -35,8 +35,6 @@ def describe_pool(loader: Loader) -> dict[str, object]:
     entries = list(loader.pool)
     return {
         "devices": [_describe_device(loader, uuid, entries) for uuid in loader.devices],
-        "slab_count": len(entries),
-        "lease_count": sum(entry.lease_count for entry in entries),
         "loaded_count": loader.loaded_count,
         "loaded_bytes": loader.loaded_bytes,
         "evicted_count": loader.evicted_count,
@@ -44,10 +42,15 @@ def describe_pool(loader: Loader) -> dict[str, object]:
     }
 
 
-def list_slabs(entries: Iterable[Entry]) -> list[dict[str, object]]:
-    """Return slabs as values of JSON, the largest first, as many as fit."""
+def list_slabs(entries: Iterable[Entry], snapshots: Set[str]) -> list[dict[str, object]]:
+    """Return slabs as values of JSON, the largest first, as many as fit.
+
+    Args:
+        entries: The slabs.
+        snapshots: Names that may be shown beside them.
+    """
     ordered = sorted(entries, key=lambda entry: -entry.size_bytes)
-    return _fitting(ordered, _describe_entry, SLABS_BYTES_MAX)
+    return _fitting(ordered, lambda entry: _describe_entry(entry, snapshots), SLABS_BYTES_MAX)
 
 
 def list_snapshots(snapshots: Sequence[SnapshotReport]) -> list[dict[str, object]]:
@@ -90,7 +93,7 @@ def _describe_device(loader: Loader, uuid: str, entries: Sequence[Entry]) -> dic
     }
 
 
-def _describe_entry(entry: Entry) -> dict[str, object]:
+def _describe_entry(entry: Entry, snapshots: Set[str]) -> dict[str, object]:
     return {
         "ino": entry.key.ino,
         "generation": entry.key.generation,
@@ -102,6 +105,5 @@ def _describe_entry(entry: Entry) -> dict[str, object]:
         "pinned": entry.pinned,
         "priority": entry.priority,
         "leases": entry.lease_count,
-        "snapshots": sorted(entry.snapshots)[:SNAPSHOTS_A_SLAB_MAX],
-        "snapshot_count": len(entry.snapshots),
+        "snapshots": sorted(entry.snapshots & snapshots)[:SNAPSHOTS_A_SLAB_MAX],
     }

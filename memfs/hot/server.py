@@ -64,6 +64,8 @@ class HotServer:
             "evict": self._evict,
             "mark": self._mark,
             "stats": self._stats,
+            "snapshots": self._snapshots,
+            "drop_snapshot": self._drop_snapshot,
         }
 
     async def run(self, listener: trio.socket.SocketType) -> None:
@@ -158,6 +160,13 @@ class HotServer:
 
     async def _stats(self, packet: Packet) -> dict[str, object]:
         return self._programs.stats()
+
+    async def _snapshots(self, packet: Packet) -> dict[str, object]:
+        return {"snapshots": self._programs.list_snapshots()}
+
+    async def _drop_snapshot(self, packet: Packet) -> dict[str, object]:
+        self._programs.drop_snapshot(str(packet.message["name"]))
+        return {}
 
     async def _demand(self, key: SlabKey, device: str | None) -> None:
         await self._tell_daemon(

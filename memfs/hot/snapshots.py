@@ -1,6 +1,8 @@
 """Snapshots: slabs that a user has kept as they are, whatever becomes of their files.
 
-Invariant: a snapshot is of one user; only that user, and root, get at it or change it.
+Invariants:
+- A snapshot is of one user; only that user, and root, get at it or change it.
+- What the snapshots of one user other than root keep on a device is within that user's share of it.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import NotPermittedError
+from memfs.hot.pool import HotTierFullError
 from memfs.hot.protocol import HotMissError
+from memfs.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from memfs.hot.pool import Entry, Pool, SlabKey
 
@@ -54,14 +58,14 @@ class Snapshots:
         """Raise NotPermittedError if a user may not add so many slabs to a snapshot.
 
         Args:
-            uid: Of the user.
+            uid: Of the user; what root adds to the snapshot of another counts as that user's.
             name: Of the snapshot, which need not be there yet.
             label_count: Slabs to be added.
         """
-        own = [each for each in self._snapshots.values() if each.uid == uid]
         if name in self._snapshots:
-            self._own(uid, name)
-        elif len(own) >= SNAPSHOTS_A_USER_MAX:
+            uid = self._own(uid, name).uid
+        own = [each for each in self._snapshots.values() if each.uid == uid]
+        if name not in self._snapshots and len(own) >= SNAPSHOTS_A_USER_MAX:
             raise NotPermittedError(
                 f"user {uid} has {SNAPSHOTS_A_USER_MAX} snapshots already; drop one"
             )
@@ -75,9 +79,13 @@ class Snapshots:
 
         Raises:
             NotPermittedError: As of `check`; nothing is kept.
+            HotTierFullError: They are more than the user's share of a device; likewise.
         """
         self.check(uid, name, len(entries))
-        snapshot = self._snapshots.setdefault(name, _Snapshot(uid, {}))
+        snapshot = self._snapshots.get(name, _Snapshot(uid, {}))
+        if snapshot.uid != ROOT_UID:
+            self._check_share(snapshot.uid, entries.values())
+        self._snapshots[name] = snapshot
         for label, entry in entries.items():
             self._pool.keep(entry, name)
             snapshot.keys[label] = entry.key
@@ -100,6 +108,10 @@ class Snapshots:
         self._own(uid, name)
         del self._snapshots[name]
 
+    def names(self, uid: int) -> set[str]:
+        """Return the names of a user's own snapshots."""
+        return {name for name, snapshot in self._snapshots.items() if snapshot.uid == uid}
+
     def describe(self, uid: int = ROOT_UID) -> list[SnapshotReport]:
         """Return the snapshots that a user gets at, by name."""
         counts: Counter[str] = Counter()
@@ -113,6 +125,22 @@ class Snapshots:
             for name, snapshot in sorted(self._snapshots.items())
             if uid in (ROOT_UID, snapshot.uid)
         ]
+
+    def _check_share(self, uid: int, entries: Iterable[Entry]) -> None:
+        own = self.names(uid)
+        kept = {entry for entry in self._pool if not own.isdisjoint(entry.snapshots)}
+        sizes: Counter[str] = Counter()
+        for entry in kept | set(entries):
+            sizes[entry.device] += entry.size_bytes
+        for device, size_bytes in sizes.items():
+            budget = self._pool.budget(device)
+            limit_bytes = int(budget.snapshot_share * budget.size_bytes)
+            if size_bytes > limit_bytes:
+                raise HotTierFullError(
+                    f"snapshots of user {uid} would keep {format_size(size_bytes)} of {device}, "
+                    f"and may keep {format_size(limit_bytes)}: drop some, or raise "
+                    "hot.snapshot_share"
+                )
 
     def _own(self, uid: int, name: str) -> _Snapshot:
         snapshot = self._snapshots.get(name)

@@ -14,7 +14,7 @@ import pytest
 
 from memfs.control.client import call
 from memfs.errors import NotPermittedError
-from memfs.hot.client import read_ticket
+from memfs.hot.client import HotClient, read_ticket
 from memfs.hot.pool import HotTierFullError
 from memfs.hot.protocol import HotMissError
 from memfs.hot.tensors import FormatError
@@ -285,8 +285,6 @@ def test_a_snapshot_keeps_tensors_through_a_rewrite(mount: Mount) -> None:
     ticket = ticket_of(path)
 
     def steal() -> str:
-        from memfs.hot.client import HotClient
-
         try:
             HotClient.connect(ticket.address, ticket.uid).attach_snapshot("before", "it")
         except NotPermittedError as error:
@@ -296,6 +294,75 @@ def test_a_snapshot_keeps_tensors_through_a_rewrite(mount: Mount) -> None:
     assert "another user's" in run_as(ALICE, steal)
     client.drop_snapshot("before")
     wait_for(lambda: hot_status(mount)["slab_count"] == 1, lambda: hot_status(mount))
+
+
+def test_snapshots_of_a_user_have_a_share_and_root_lists_and_drops_them(mount: Mount) -> None:
+    """No ordinary user fills the device for good; `memfs snapshots` shows who keeps what."""
+    paths = [mount.root / f"{number}.safetensors" for number in range(3)]
+    for number, path in enumerate(paths):
+        path.write_bytes(safetensors_of(7 * MIB, seed=number))
+        pin(path, "hot")
+    wait_until_hot(*paths)
+
+    def keep(count: int, name: str = "alices") -> str:
+        client = HotClient.connect(ticket_of(paths[0]).address, 0)
+        try:
+            for path in paths[:count]:
+                client.snapshot(name, {path.name: ticket_of(path).token})
+        except HotTierFullError as error:
+            return str(error)
+        finally:
+            client.close()
+        return "kept"
+
+    assert run_as(ALICE, keep, 2) == "kept"
+    refusal = run_as(ALICE, keep, 3)
+    assert f"user {ALICE.uid} would keep" in refusal
+    assert "may keep 16.0 MiB: drop some, or raise hot.snapshot_share" in refusal
+    assert "would keep" in keep(3)
+    assert keep(3, "roots") == "kept"
+    listed = run_memfs("snapshots", mount.root)
+    assert listed == f"roots  root  21.0 MiB in 3 slabs\nalices  {ALICE.uid}  14.0 MiB in 2 slabs\n"
+    run_memfs("snapshots", "--drop", "alices", "--drop", "roots", mount.root)
+    assert run_memfs("snapshots", mount.root) == ""
+    with pytest.raises(MountError, match="there is no snapshot"):
+        run_memfs("snapshots", "--drop", "alices", mount.root)
+    assert run_as(ALICE, keep, 2) == "kept"
+
+
+def test_a_user_is_shown_what_he_may_open(mount: Mount) -> None:
+    """Slabs that his programs lease or his snapshots keep; root is shown all."""
+    secret, open_to_all = (mount.root / f"{name}.safetensors" for name in ("secret", "open"))
+    for path in (secret, open_to_all):
+        path.write_bytes(safetensors_of(MIB))
+        pin(path, "hot")
+    secret.chmod(0o600)
+    wait_until_hot(secret, open_to_all)
+    root = HotClient.connect(ticket_of(secret).address, 0)
+    root.snapshot("of-root", {"it": ticket_of(secret).token, "other": ticket_of(open_to_all).token})
+    ino = open_to_all.stat().st_ino
+
+    def look() -> list[dict[str, Any]]:
+        client = HotClient.connect(ticket_of(open_to_all).address, 0)
+        before = client.stats()
+        os.close(client.attach(ticket_of(open_to_all).token).slab_fd)
+        after = client.stats()
+        client.snapshot("of-alice", {"it": ticket_of(open_to_all).token})
+        client.close()
+        again = HotClient.connect(ticket_of(open_to_all).address, 0)
+        last = again.stats()
+        again.close()
+        return [before, after, last]
+
+    before, after, last = run_as(ALICE, look)
+    assert [before[name] for name in ("slabs", "snapshots", "lease_count")] == [[], [], 0]
+    assert [(slab["ino"], slab["snapshots"]) for slab in after["slabs"]] == [(ino, [])]
+    assert [(slab["ino"], slab["snapshots"]) for slab in last["slabs"]] == [(ino, ["of-alice"])]
+    assert [snapshot["name"] for snapshot in last["snapshots"]] == ["of-alice"]
+    assert before["devices"][0]["used_bytes"] > MIB
+    assert root.stats()["slab_count"] == 2
+    assert root.stats()["snapshot_count"] == 2
+    root.close()
 
 
 def test_a_file_of_plain_numbers_says_what_it_is_by_xattrs(mount: Mount) -> None:
@@ -332,8 +399,6 @@ def test_who_may_not_read_a_file_gets_no_ticket_and_uses_no_other_ones(mount: Mo
     ticket = ticket_of(path)
 
     def steal() -> str:
-        from memfs.hot.client import HotClient
-
         try:
             HotClient.connect(ticket.address, ticket.uid).attach(ticket.token)
         except NotPermittedError as error:

@@ -35,6 +35,7 @@ _MODULES = {
     "why": "why",
     "pool": "pool",
     "prefetch": "prefetch",
+    "snapshots": "snapshots",
     "trace": "trace",
     "what-if": "what_if",
     "key": "key",

@@ -95,6 +95,7 @@ def _budget(message: Mapping[str, object], device: Device) -> DeviceBudget:
         float(str(message["high_watermark"])),
         float(str(message["low_watermark"])),
         float(str(message["admission_share"])),
+        float(str(message["snapshot_share"])),
     )
 
 

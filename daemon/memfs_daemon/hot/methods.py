@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class HotMethods:
-    """Answers `hot`."""
+    """Answers `hot`, `hot_snapshots` and `hot_drop_snapshot`."""
 
     def __init__(self, config: HotConfig, supervisor: HotSupervisor, board: HotBoard) -> None:
         self._config = config
@@ -29,7 +29,24 @@ class HotMethods:
 
     def methods(self) -> Mapping[str, Method]:
         """Return the methods of the control socket by name."""
-        return {"hot": self.hot}
+        return {
+            "hot": self.hot,
+            "hot_snapshots": self.snapshots,
+            "hot_drop_snapshot": self.drop_snapshot,
+        }
+
+    async def snapshots(self) -> JsonValue:
+        """Return the snapshots of all users, the largest first."""
+        return cast("JsonValue", (await self._supervisor.call("snapshots"))["snapshots"])
+
+    async def drop_snapshot(self, name: str) -> JsonValue:
+        """Let a snapshot go, whosever it is.
+
+        Raises:
+            HotMissError: There is none of that name.
+        """
+        await self._supervisor.call("drop_snapshot", name=name)
+        return None
 
     async def hot(self) -> JsonValue:
         """Return devices, slabs and counters; `note` says why there are none."""

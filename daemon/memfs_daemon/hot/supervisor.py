@@ -155,6 +155,7 @@ class HotSupervisor:
                 "high_watermark": config.high_watermark,
                 "low_watermark": config.low_watermark,
                 "admission_share": config.admission_share,
+                "snapshot_share": config.snapshot_share,
                 "secret": secret.hex(),
                 "address": address,
             },
