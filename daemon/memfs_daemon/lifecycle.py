@@ -48,6 +48,10 @@ class _Daemon:
     pid = 0
     umask = 0
 
+    def is_alone(self) -> bool:
+        """It shares the event loop with the requests."""
+        return False
+
     async def detach(self) -> None:
         """It has a task of its own already."""
 

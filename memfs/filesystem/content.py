@@ -30,12 +30,13 @@ from memfs.metadata.records import AttributeChanges, Inode, InodeFlags
 from memfs.traces.access_log import Operation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from memfs.content.opening import Handle
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.replies import Entry
-    from memfs.types import InodeNo
+    from memfs.types import InodeNo, RawId
 
 INLINE_WRITE_BYTES_MAX = 128 << 10
 """Writes up to this size are copied into the page cache by the event loop itself; the way to a
@@ -165,38 +166,65 @@ class ContentRequests(AttributeRequests):
         """
         inode = await self._engine.get_inode(ino)
         self._commit_early()
-        await caller.detach()
         if code := self._syncer.take_failure(inode.raw):
             self._open_table.fail_syncs(ino, code)
         if code := self._open_table.sync_errno(ino):
             raise OSError(code, os.strerror(code))
-        status = await self._sync_raw(inode, data_only) if inode.raw else None
-        await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
+        if not inode.raw:
+            await caller.detach()
+            await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
+            return
+        status = await self._sync_raw(caller, inode, data_only)
         # fdatasync leaves out times, by which a raw file is known to be the one that was sealed.
-        if status is None or data_only:
+        if data_only:
             return
         if inode.flags & InodeFlags.UNSEALED:
             self._sealer.note_synced(inode, status)
         elif not inode.flags & InodeFlags.DURABLE:
             await self._engine.mark_durable([(ino, inode.generation)])
 
-    async def _sync_raw(self, inode: Inode, data_only: bool) -> os.stat_result:
-        """Make a raw file and its name durable; returns its attributes from before."""
+    async def _sync_raw(self, caller: Caller, inode: Inode, data_only: bool) -> os.stat_result:
+        """Make a raw file, its name and its inode durable; returns its attributes from before."""
+        quick = self._quick_syncs
+        sync = os.fdatasync if data_only else os.fsync
         fd = self._raw_store.open(inode.raw, os.O_RDONLY)
         try:
             status = os.fstat(fd)
-            await trio.to_thread.run_sync(
-                os.fdatasync if data_only else os.fsync, fd, limiter=self._threads
-            )
+            # Where name and inode are durable already, as a database's are, its bytes are all.
+            bytes_only = self._engine.synced and self._raw_store.is_name_synced(inode.raw)
+            begin_s = quick.clock()
+            if (
+                bytes_only
+                and quick.are_expected(inode.ino, fd, status.st_size)
+                and caller.is_alone()
+            ):
+                sync(fd)
+                end_s = quick.clock()
+                if not caller.is_alone():
+                    quick.note_waiting()
+            else:
+                await caller.detach()
+                begin_s, end_s = await trio.to_thread.run_sync(
+                    self._sync_in_thread, inode.raw, fd, sync, limiter=self._threads
+                )
+            quick.note(inode.ino, begin_s, end_s)
         except OSError as error:
             self._open_table.fail_syncs(inode.ino, error.errno or errno.EIO)
             raise
         finally:
             os.close(fd)
-        await trio.to_thread.run_sync(
-            self._raw_store.sync_directory, inode.raw, limiter=self._threads
-        )
         return status
+
+    def _sync_in_thread(
+        self, raw: RawId, fd: int, sync: Callable[[int], None]
+    ) -> tuple[float, float]:
+        """Sync a raw file and all that leads to it; returns when its own sync began and ended."""
+        begin_s = self._quick_syncs.clock()
+        sync(fd)
+        end_s = self._quick_syncs.clock()
+        self._raw_store.sync_directory(raw)
+        self._syncer.sync()
+        return begin_s, end_s
 
     async def _sync_before_writes(self, caller: Caller, inode: Inode, handle: Handle) -> None:
         """Make durable what leads to the bytes of a file that is opened with O_SYNC or O_DSYNC.
@@ -205,21 +233,26 @@ class ContentRequests(AttributeRequests):
         """
         try:
             self._commit_early()
-            await caller.detach()
-            await trio.to_thread.run_sync(
-                self._raw_store.sync_directory, inode.raw, limiter=self._threads
-            )
-            await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
+            if not (self._engine.synced and self._raw_store.is_name_synced(inode.raw)):
+                await caller.detach()
+                await trio.to_thread.run_sync(self._sync_name, inode.raw, limiter=self._threads)
         except BaseException:
             self.release(inode.ino, handle)
             raise
+
+    def _sync_name(self, raw: RawId) -> None:
+        self._raw_store.sync_directory(raw)
+        self._syncer.sync()
 
     async def fsync_directory(self, caller: Caller, ino: InodeNo) -> None:
         """FSYNCDIR: the raw files' own names too, so that no durable dentry lacks its file."""
         self._commit_early()
         await caller.detach()
-        await trio.to_thread.run_sync(self._raw_store.sync_directories, limiter=self._threads)
-        await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
+        await trio.to_thread.run_sync(self._sync_names, limiter=self._threads)
+
+    def _sync_names(self) -> None:
+        self._raw_store.sync_directories()
+        self._syncer.sync()
 
     async def sync(self, caller: Caller) -> None:
         """SYNCFS."""

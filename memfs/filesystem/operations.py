@@ -38,6 +38,13 @@ class Caller(Protocol):
     umask: int
     """Of the process (only set for creating requests, else 0)."""
 
+    def is_alone(self) -> bool:
+        """Return whether nobody else is waiting for the event loop at this moment.
+
+        If so, the request may keep it for about a millisecond.
+        """
+        ...
+
     async def detach(self) -> None:
         """Await once before the first suspension: from here on the request runs as a task."""
         ...

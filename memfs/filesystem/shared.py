@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.content.quick_syncs import QuickSyncs
 from memfs.errors import MemfsError, ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
 from memfs.metadata.records import Inode, InodeFlags
@@ -105,6 +106,7 @@ class Parts:
     """Of files that are to go there; None: there is no hot tier."""
     heat: Heat = field(default_factory=Heat)
     """Pools, and what is known of the use of files; the mover's."""
+    quick_syncs: QuickSyncs = field(default_factory=QuickSyncs)
 
 
 class Orphan(NamedTuple):
@@ -125,6 +127,7 @@ class Shared:
         self._open_table = parts.open_table
         self._sealer = parts.sealer
         self._syncer = parts.syncer
+        self._quick_syncs = parts.quick_syncs
         self._activity = parts.activity
         self._access_log = parts.activity.access_log
         self._residency = parts.residency

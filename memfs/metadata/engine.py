@@ -501,6 +501,11 @@ class Engine(Protocol):
         """
         ...
 
+    @property
+    def synced(self) -> bool:
+        """True if all mutations survive power loss already: `sync` has nothing to do."""
+        ...
+
     def sync(self) -> None:
         """Make all committed mutations survive power loss (fsync). Blocks; called from a thread."""
         ...

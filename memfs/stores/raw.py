@@ -34,9 +34,10 @@ class RawStore:
     def __init__(self, state_dir: Path) -> None:
         self.root = state_dir / "raw"
         self._lock = threading.Lock()
-        self._create_counts: dict[int, int] = {}
-        # Directories whose every entry is known durable. Empty at start: a process that was
-        # killed may have left entries behind that no fsync has seen.
+        # By directory: the files created in it since its last sync, a bit each.
+        self._unsynced: dict[int, int] = {}
+        # Directories synced by this process. Empty at start: a process that was killed may have
+        # left entries behind that no fsync has seen.
         self._synced: set[int] = set()
         self._linked: set[int] = set()
         with disk_errors(str(self.root)):
@@ -70,10 +71,9 @@ class RawStore:
             fd = self._create_first(directory, path, access)
         except OSError as error:
             raise self._error(error, raw) from error
-        # Counted after the entry exists: a sync that began before cannot claim to have covered it.
+        # Noted after the entry exists: a sync that began before cannot claim to have covered it.
         with self._lock:
-            self._create_counts[directory] = self._create_counts.get(directory, 0) + 1
-            self._synced.discard(directory)
+            self._unsynced[directory] = self._unsynced.get(directory, 0) | _bit(raw)
         return fd
 
     def set_aside(self, raw: RawId, name: str) -> Path:
@@ -122,17 +122,23 @@ class RawStore:
         except OSError as error:
             raise self._error(error, raw) from error
 
+    def is_name_synced(self, raw: RawId) -> bool:
+        """Return whether the name of a raw file is known to be durable."""
+        directory = raw >> DIRECTORY_BITS
+        with self._lock:
+            return directory in self._synced and not self._unsynced.get(directory, 0) & _bit(raw)
+
     def sync_directory(self, raw: RawId) -> None:
         """Make the name of a raw file durable, with all names created before in its directory.
 
-        Costs nothing when that was done since the last create there. The bytes are the caller's
+        Costs nothing when that was done since the file was created. The bytes are the caller's
         own fsync of the file.
         """
+        if self.is_name_synced(raw):
+            return
         directory = raw >> DIRECTORY_BITS
         with self._lock:
-            if directory in self._synced:
-                return
-            create_count = self._create_counts.get(directory, 0)
+            created = self._unsynced.get(directory, 0)
         try:
             sync_directory(f"{directory:x}", dir_fd=self._root_fd)
             if directory not in self._linked:
@@ -141,14 +147,17 @@ class RawStore:
             raise self._error(error, raw) from error
         with self._lock:
             self._linked.add(directory)
-            # A create in the meantime is not covered; a concurrent sync leaves the count alone.
-            if self._create_counts.get(directory, 0) == create_count:
-                self._synced.add(directory)
+            self._synced.add(directory)
+            # What was created in the meantime is not covered.
+            if left := self._unsynced.get(directory, 0) & ~created:
+                self._unsynced[directory] = left
+            else:
+                self._unsynced.pop(directory, None)
 
     def sync_directories(self) -> None:
         """Make the names of all raw files created so far by this process durable."""
         with self._lock:
-            directories = [number for number in self._create_counts if number not in self._synced]
+            directories = list(self._unsynced)
         for directory in directories:
             self.sync_directory(RawId(directory << DIRECTORY_BITS))
 
@@ -211,6 +220,11 @@ class RawStore:
         if isinstance(error, FileExistsError):
             return StoreError(f"raw file {raw} exists already at {self.path(raw)}; run memfs fsck")
         return translate_error(error, f"raw file {raw} at {self.path(raw)}")
+
+
+def _bit(raw: RawId) -> int:
+    """Return the bit of a file among those of its directory."""
+    return 1 << (raw & (1 << DIRECTORY_BITS) - 1)
 
 
 def _relative_path(raw: int) -> str:

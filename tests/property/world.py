@@ -126,6 +126,10 @@ class Program:
     def __init__(self, *, may_wait: bool) -> None:
         self._may_wait = may_wait
 
+    def is_alone(self) -> bool:
+        """Nobody else makes requests."""
+        return True
+
     async def detach(self) -> None:
         """Go on, or say that the request cannot be answered at once."""
         if not self._may_wait:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
+from memfs.config import MetadataConfig
+from memfs.content.quick_syncs import QuickSyncs
+from memfs.content.syncer import Syncer
 from memfs.errors import StoreError
 from memfs.filesystem import filesystem, writing
+from memfs.filesystem.operations import AttributeRequest
 from memfs.linux.files import start_writeback
-from memfs.metadata.records import InodeFlags
+from memfs.metadata.records import InodeFlags, NewInode
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE
-from tests.property.world import ROOMY, World
+from tests.property.world import ROOMY, Program, World
+from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from memfs.types import InodeNo
@@ -93,8 +101,9 @@ def test_a_sealed_file_that_is_synced_is_local(world: World) -> None:
     world.release(reader)
 
 
+@pytest.mark.parametrize("quick", [True, False], ids=["quick", "slow"])
 def test_a_failed_sync_fails_again_until_the_file_is_closed(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
     """The kernel tells of a lost page once, to whoever asks first."""
     file = written(world, b"file")
@@ -102,8 +111,11 @@ def test_a_failed_sync_fails_again_until_the_file_is_closed(
     def fail(_fd: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
+    if quick:
+        fsync(world, file.ino)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
+        patch.setattr(QuickSyncs, "are_expected", lambda *_: quick)
         with pytest.raises(OSError, match="Input/output"):
             fsync(world, file.ino)
     for _ in range(2):
@@ -113,6 +125,135 @@ def test_a_failed_sync_fails_again_until_the_file_is_closed(
     again = world.open(file.ino, os.O_RDWR)
     fsync(world, file.ino)
     world.release(again)
+
+
+class SyncSpy:
+    """Counts syncs of the disk, and how many threads were asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.syncs: list[str] = []
+        self.thread_count = 0
+        real = {name: getattr(os, name) for name in ("fsync", "fdatasync")}
+        run_sync = trio.to_thread.run_sync
+
+        def spy(name: str) -> Callable[[int], None]:
+            def sync(fd: int) -> None:
+                self.syncs.append(name)
+                real[name](fd)
+
+            return sync
+
+        async def count(
+            work: Callable[..., object], *arguments: object, limiter: trio.CapacityLimiter
+        ) -> object:
+            self.thread_count += 1
+            return await run_sync(work, *arguments, limiter=limiter)
+
+        for name in real:
+            monkeypatch.setattr(os, name, spy(name))
+        monkeypatch.setattr(trio.to_thread, "run_sync", count)
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["quick", "slow"])
+def test_a_sync_of_a_file_whose_name_is_durable_is_one_of_its_bytes(
+    world: World, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    """As a database does it all the time: nothing else is to be written, and no thread needed."""
+    file = written(world, b"file")
+    fsync(world, file.ino)
+    monkeypatch.setattr(QuickSyncs, "are_expected", lambda *_: quick)
+    spy = SyncSpy(monkeypatch)
+    for count in (1, 2):
+        world.write(file, 0, b"other")
+        fsync(world, file.ino, data_only=True)
+        assert spy.syncs == ["fdatasync"] * count
+    assert spy.thread_count == (0 if quick else 2)
+
+
+def test_a_sync_of_a_new_file_takes_one_turn_of_a_thread(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(world, b"file")
+    spy = SyncSpy(monkeypatch)
+    fsync(world, file.ino)
+    assert spy.thread_count == 1
+    assert spy.syncs[0] == "fsync", "the bytes come before the name"
+
+
+@pytest.mark.parametrize("change", ["rename", "link", "mode", "other"])
+def test_a_sync_after_a_change_of_names_is_one_of_the_journal_too(
+    world: World, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    file = written(world, b"file")
+    fsync(world, file.ino)
+    monkeypatch.setattr(QuickSyncs, "are_expected", lambda *_: True)
+    filesystem = world.filesystem
+    if change == "rename":
+        world.request(filesystem.rename(ROOT_INODE, b"file", ROOT_INODE, b"new", 0))
+    elif change == "link":
+        world.request(filesystem.link(file.ino, ROOT_INODE, b"new"))
+    elif change == "mode":
+        request = AttributeRequest(mode=0o600)
+        world.request(filesystem.set_attributes(world.program, file.ino, request))
+    else:
+        world.request(filesystem.make_directory(world.program, ROOT_INODE, b"new", 0o755))
+    assert not world.engine.synced
+    fsync(world, file.ino, data_only=True)
+    assert world.engine.synced
+
+
+def test_others_that_come_during_a_sync_by_the_loop_have_threads_do_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(world, b"file")
+    fsync(world, file.ino)
+    quick = world.filesystem._quick_syncs
+    quick.note(file.ino, 0.0, 0.0)
+    now_s = quick.clock()
+    monkeypatch.setattr(quick, "clock", lambda: now_s)
+    quick._expected_s = 0.0
+    answers = iter([True, False])
+    monkeypatch.setattr(Program, "is_alone", lambda _: next(answers))
+    spy = SyncSpy(monkeypatch)
+    for thread_count in (0, 1, 2):
+        fsync(world, file.ino, data_only=True)
+        assert spy.thread_count == thread_count
+
+
+async def test_syncs_that_wait_together_share_one_of_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Group commit: the first syncs for itself, the second for all that came meanwhile."""
+    engine = SqliteEngine.open(tmp_path, MetadataConfig())
+    engine.sync()
+    syncer = Syncer(engine, RawStore(tmp_path))
+    begun, gate = threading.Event(), threading.Event()
+    sync_count = 0
+    fdatasync = os.fdatasync
+
+    def wait_and_sync(fd: int) -> None:
+        nonlocal sync_count
+        sync_count += 1
+        begun.set()
+        assert gate.wait(WAIT_S)
+        fdatasync(fd)
+
+    async def change_and_sync(nursery: trio.Nursery) -> None:
+        ino, _ = engine.reserve_ids()
+        await engine.create(ROOT_INODE, b"%d" % ino, NewInode(ino, 0o40755, 0, 0, 1))
+        engine.commit_nowait()
+        nursery.start_soon(trio.to_thread.run_sync, syncer.sync)
+
+    monkeypatch.setattr(os, "fdatasync", wait_and_sync)
+    async with trio.open_nursery() as nursery:
+        await change_and_sync(nursery)
+        assert await trio.to_thread.run_sync(begun.wait, WAIT_S)
+        for _ in range(8):
+            await change_and_sync(nursery)
+        gate.set()
+    assert sync_count == 2
+    assert engine.synced
+    engine.close()
 
 
 def test_what_the_background_could_not_sync_fails_the_next_sync(world: World) -> None:

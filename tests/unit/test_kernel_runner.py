@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from memfs.filesystem.operations import Caller
     from memfs.types import InodeNo
 
 ROOT = 1
@@ -194,6 +195,42 @@ async def test_a_request_that_waits_does_not_hold_up_the_next(
     fast = kernel.send(Opcode.STATFS)
     nursery.start_soon(kernel.runner.run)
     assert await kernel.receive(1) == {fast: 0}
+    kernel.filesystem.gate.set()
+    assert await kernel.receive(1) == {slow: 0}
+
+
+async def test_a_request_knows_whether_it_is_alone(kernel: Kernel, nursery: trio.Nursery) -> None:
+    """Only then may it keep the loop: nothing else waits, is under way, or is to be answered."""
+    alone: list[bool] = []
+    sync = kernel.filesystem.fsync
+
+    async def fsync(caller: Caller, ino: InodeNo, data_only: bool) -> None:
+        alone.append(caller.is_alone())
+        if len(alone) == 2:
+            await caller.detach()
+            alone.append(caller.is_alone())
+            await sync(caller, ino, data_only)
+
+    kernel.filesystem.fsync = fsync  # type: ignore[method-assign]  # the one method that asks
+    body = protocol.FSYNC_IN.pack(1, 0, 0)
+    node = kernel.make_file(b"f", slow=False)
+    nursery.start_soon(kernel.runner.run)
+    kernel.send(Opcode.FSYNC, node, body)
+    await kernel.receive(1)
+    assert alone == [True]
+    kernel.send(Opcode.FSYNC, node, body)
+    kernel.send(Opcode.STATFS)
+    await kernel.receive(2)
+    assert alone == [True, False, False]
+    kernel.make_directory(b"a")
+    kernel.send(Opcode.FSYNC, node, body)
+    await kernel.receive(2)
+    assert alone == [True, False, False, False], "a reply waits for its commit"
+    slow = kernel.read(kernel.make_file(b"slow", slow=True))
+    await kernel.filesystem.waiting.wait()
+    kernel.send(Opcode.FSYNC, node, body)
+    await kernel.receive(1)
+    assert alone[4:] == [False]
     kernel.filesystem.gate.set()
     assert await kernel.receive(1) == {slow: 0}
 

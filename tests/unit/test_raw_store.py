@@ -102,18 +102,21 @@ def test_what_is_no_raw_file_is_a_stray(store: RawStore, tmp_path: Path) -> None
     assert expected == {path.name for path in store.strays()}
 
 
-def test_a_name_is_synced_once_until_the_next_create(store: RawStore, synced: list[str]) -> None:
+def test_a_name_is_synced_once(store: RawStore, synced: list[str]) -> None:
     create(store, 1, 2)
     store.sync_directory(RawId(1))
     assert synced == ["0", "raw"]
     store.sync_directory(RawId(1))
     store.sync_directory(RawId(2))
     assert synced == ["0", "raw"]
-    create(store, 3)
+    create(store, 3, 4)
     store.sync_directory(RawId(1))
+    assert synced == ["0", "raw"], "files are made ahead all the time"
+    assert [store.is_name_synced(RawId(raw)) for raw in (1, 3, 4)] == [True, False, False]
+    store.sync_directory(RawId(3))
     assert synced == ["0", "raw", "0"]
     create(store, PER_DIRECTORY)
-    store.sync_directory(RawId(3))
+    store.sync_directory(RawId(4))
     assert synced == ["0", "raw", "0"]
     store.sync_directory(RawId(PER_DIRECTORY))
     assert synced == ["0", "raw", "0", "1", "raw"]

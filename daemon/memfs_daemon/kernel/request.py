@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from memfs_daemon.kernel.protocol import HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Callable, Coroutine, Generator
 
     from memfs.content.opening import Handle
     from memfs.types import InodeNo
@@ -29,6 +29,11 @@ class _Detach:
 DETACH: Final = _Detach()
 
 
+def _never_alone() -> bool:
+    """Stands for whoever does not know."""
+    return False
+
+
 class Request:
     """A request: its header's fields, and its bytes.
 
@@ -42,11 +47,13 @@ class Request:
     """
 
     __slots__ = (
-        "data", "detached", "gid", "node", "opcode", "opened", "pid", "uid", "umask", "unique",
+        "_is_alone", "data", "detached", "gid", "node", "opcode", "opened", "pid", "uid", "umask",
+        "unique",
     )  # fmt: skip
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, is_alone: Callable[[], bool] = _never_alone) -> None:
         self.data = data
+        self._is_alone = is_alone
         self.opcode: int
         self.unique: int
         self.node: InodeNo
@@ -59,6 +66,10 @@ class Request:
         self.umask = 0
         self.detached = False
         self.opened: tuple[InodeNo, Handle] | None = None
+
+    def is_alone(self) -> bool:
+        """See `Caller.is_alone`; a request that has detached shares the event loop."""
+        return not self.detached and self._is_alone()
 
     async def detach(self) -> None:
         """See `Caller.detach`; the second call does nothing."""

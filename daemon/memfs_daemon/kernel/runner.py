@@ -117,6 +117,7 @@ class Runner:
         read = self._channel.read_nowait
         operations = self._operations
         answered = self._answered
+        is_alone = self._is_alone
         count = 0
         try:
             while count < count_max:
@@ -124,7 +125,7 @@ class Runner:
                 if data is None:
                     break
                 count += 1
-                request = Request(data)
+                request = Request(data, is_alone)
                 handler = answered.get(request.opcode)
                 if handler is None:
                     self._serve_unanswered(request)
@@ -147,6 +148,10 @@ class Runner:
         finally:
             # Also when the mount is gone: what was done stays done.
             self._flush()
+
+    def _is_alone(self) -> bool:
+        """Return whether no other request is under way, waiting, or held for a commit."""
+        return not self._detached and not self._held and not self._channel.wait(0)
 
     def _serve_unanswered(self, request: Request) -> None:
         if request.opcode == _INTERRUPT:

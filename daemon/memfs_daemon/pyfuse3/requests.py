@@ -74,6 +74,10 @@ class Caller:
         # libfuse does not ask for FUSE_DONT_MASK here: the kernel has applied the umask already.
         self.umask = 0
 
+    def is_alone(self) -> bool:
+        """Nobody knows what waits in libfuse."""
+        return False
+
     async def detach(self) -> None:
         """Go on."""
 

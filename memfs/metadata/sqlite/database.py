@@ -293,6 +293,12 @@ class Database:
         if size >= self._late_offset and (size >= self._due_bytes or self._log_is_long()):
             self.maintain()
 
+    @property
+    def synced(self) -> bool:
+        """True if everything that was written survives power loss; see `Engine.synced`."""
+        # No lock: the number only grows, and it is set once the disk has answered.
+        return not self.uncommitted and self._synced_sequence >= self._journal.next_sequence - 1
+
     def sync(self) -> None:
         """Make all committed entries survive power loss. Blocks; any thread may call it."""
         target = self._journal.next_sequence - 1

@@ -119,6 +119,11 @@ class SqliteEngine(Settings):
         """See `Engine`."""
         self._database.commit_nowait()
 
+    @property
+    def synced(self) -> bool:
+        """See `Engine`."""
+        return self._database.synced
+
     def sync(self) -> None:
         """See `Engine`."""
         self._database.sync()

@@ -1,0 +1,113 @@
+"""Quick syncs: which fsyncs the event loop does by itself, and which need a thread.
+
+Invariant: the loop syncs only what is expected to take no longer than its other work does; where
+that was wrong, or where it kept others waiting, threads do the next ones.
+
+The way to a thread and back costs two wake-ups of sleeping threads, 0.15-0.2 ms on a virtual
+machine; an fdatasync of a page took 0.12-0.3 ms there, so that databases ran at half the disk's
+speed (`tests.bench.databases`).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from memfs.config import KIB, MIB
+from memfs.linux.memory import cachestat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memfs.types import InodeNo
+
+QUICK_S = 0.001
+"""What a sync may be expected to take; truncations that the loop does take up to 9 ms."""
+
+RECENT_S = 0.005
+"""So long after a quick sync a file is taken to be as clean as it was: a program dirties some
+10 MB in that time at the most."""
+
+LOOKED_BYTES_MAX = 16 * MIB
+"""Else the page cache is asked, for files up to this size: 47 us for 16 MiB of single pages."""
+
+DIRTY_BYTES_MAX = 256 * KIB
+"""Unwritten bytes that a disk takes within `QUICK_S`. Guess."""
+
+CALM_S = 0.02
+"""So long threads do all syncs after one by the loop that others had to wait for, as in
+`kernel/lookout.py`: beside other programs, 1 of some 50 is done by the loop."""
+
+RECENT_COUNT_MAX = 1024
+"""Files whose last sync is remembered."""
+
+_WEIGHT = 8
+"""A sync has one part in so many of what the next is expected to take: one of 5 ms, in which the
+processor was another's perhaps, does not put an end to syncs by the loop; one of 0.1 s does for
+some twenty. Guess."""
+
+
+class QuickSyncs:
+    """Learns how long syncs take.
+
+    One thread asks and is told; `clock` may be asked by any.
+
+    Args:
+        clock: Seconds; replaced by tests.
+        dirty_bytes: Returns what of an open file is not on the disk yet; None: unknown.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        dirty_bytes: Callable[[int], int | None] | None = None,
+    ) -> None:
+        self.clock = clock
+        self._dirty_bytes = dirty_bytes or _dirty_bytes
+        self._expected_s = float("inf")
+        self._calm_end_s = float("-inf")
+        self._quick_until_s: dict[InodeNo, float] = {}
+
+    def are_expected(self, ino: InodeNo, fd: int, size: int) -> bool:
+        """Return whether a sync of a file would be over soon.
+
+        Args:
+            ino: The file.
+            fd: Open at its raw file.
+            size: Of it, bytes.
+        """
+        if self._expected_s > QUICK_S:
+            return False
+        now_s = self.clock()
+        if now_s < self._calm_end_s:
+            return False
+        if now_s <= self._quick_until_s.get(ino, now_s - 1):
+            return True
+        if size > LOOKED_BYTES_MAX:
+            return False
+        dirty_bytes = self._dirty_bytes(fd)
+        return dirty_bytes is not None and dirty_bytes <= DIRTY_BYTES_MAX
+
+    def note(self, ino: InodeNo, begin_s: float, end_s: float) -> None:
+        """A sync of a file has been done, here or by a thread; times by `clock`."""
+        took_s = end_s - begin_s
+        if self._expected_s == float("inf"):
+            self._expected_s = took_s
+        self._expected_s += (took_s - self._expected_s) / _WEIGHT
+        if took_s > QUICK_S:
+            self._quick_until_s.pop(ino, None)
+            return
+        if len(self._quick_until_s) >= RECENT_COUNT_MAX:
+            self._quick_until_s.clear()
+        self._quick_until_s[ino] = end_s + RECENT_S
+
+    def note_waiting(self) -> None:
+        """A request came while the loop was in a sync: it would have been served."""
+        self._calm_end_s = self.clock() + CALM_S
+
+
+def _dirty_bytes(fd: int) -> int | None:
+    pages = cachestat(fd)
+    if pages.dirty_bytes is None or pages.writeback_bytes is None:
+        return None
+    return pages.dirty_bytes + pages.writeback_bytes
