@@ -20,11 +20,18 @@ from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import find_mount
 from memfs.metadata.store_record import describe_store, record_store
 from memfs.mover.memory import load_pools
-from memfs_daemon.mount_users import describe_users, unmount_unused
+from memfs_daemon.mount_users import (
+    describe_copies,
+    describe_users,
+    list_copies,
+    unmount_unused,
+)
+from memfs_daemon.state_lock import Phase
 
 if TYPE_CHECKING:
     from memfs_daemon.assembly import Assembly
     from memfs_daemon.notify import ServiceManager, Starter
+    from memfs_daemon.state_lock import StateLock
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +63,14 @@ class _Daemon:
         """It has a task of its own already."""
 
 
-async def run(parts: Assembly, starter: Starter, manager: ServiceManager) -> None:
+async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: ServiceManager) -> None:
     """Serve until the mount is gone, then drain.
+
+    Args:
+        parts: The mount.
+        lock: Of its state directory; told what those who wait for it are to know.
+        starter: Told when the mount serves.
+        manager: Told that as well, and of the end.
 
     Raises:
         UsageError: The system does not allow the mount.
@@ -71,11 +84,13 @@ async def run(parts: Assembly, starter: Starter, manager: ServiceManager) -> Non
     await parts.tracing.begin()
     try:
         _mount(parts)
+        lock.note(Phase.SERVING)
         await _serve_all(parts, starter, manager)
     except BaseExceptionGroup as group:
         # A nursery wraps even a lone exception; those who started us want that one.
         raise _lone(group) from None
     finally:
+        lock.note(Phase.CLOSING)
         manager.notify("STOPPING=1", "STATUS=closing")
         with trio.CancelScope(shield=True):
             await _leave(parts)
@@ -146,22 +161,33 @@ async def _end_on_signal(
         task_status.started()
         async for number in signals:
             log.info("%s: unmounting on %s", parts.mountpoint, signal.Signals(number).name)
-            try:
-                await trio.to_thread.run_sync(
-                    unmount_unused, parts.driver.unmount, parts.mountpoint
-                )
-            except OSError as error:
-                users = await trio.to_thread.run_sync(describe_users, parts.mountpoint)
-                log.warning("%s: %s; used by %s; detached", parts.mountpoint, error.strerror, users)
-                await _leave(parts)
-                await trio.sleep(DETACHED_S_MAX)
-                scope.cancel()
+            await _unmount_or_detach(parts)
+            if copies := await trio.to_thread.run_sync(list_copies, parts.state_dir):
+                log.warning("%s: %s; they end now", parts.mountpoint, describe_copies(copies))
+            # The end of the mount, if it comes, ends this task.
+            await trio.sleep(DETACHED_S_MAX)
+            scope.cancel()
+
+
+async def _unmount_or_detach(parts: Assembly) -> None:
+    if not _is_in_tree(parts):
+        return
+    try:
+        await trio.to_thread.run_sync(unmount_unused, parts.driver.unmount, parts.mountpoint)
+    except OSError as error:
+        users = await trio.to_thread.run_sync(describe_users, parts.mountpoint)
+        log.warning("%s: %s; used by %s; detached", parts.mountpoint, error.strerror, users)
+        await _leave(parts)
+
+
+def _is_in_tree(parts: Assembly) -> bool:
+    mount = find_mount(parts.mountpoint)
+    return mount is not None and mount.source == str(parts.state_dir)
 
 
 async def _leave(parts: Assembly) -> None:
     """Take the mount out of the tree if it still is there."""
-    mount = find_mount(parts.mountpoint)
-    if mount is None or mount.source != str(parts.state_dir):
+    if not _is_in_tree(parts):
         return
     try:
         await trio.to_thread.run_sync(partial(parts.driver.unmount, lazy=True))

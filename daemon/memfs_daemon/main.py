@@ -86,11 +86,11 @@ def _serve(arguments: argparse.Namespace, starter: Starter, manager: ServiceMana
     driver = choose_driver(config.mount)
     limits.keep_private()
     prepare_state(arguments.state)
-    with StateLock(arguments.state, arguments.mountpoint):
+    with StateLock(arguments.state, arguments.mountpoint) as lock:
         start_logging(arguments.state, foreground=arguments.foreground, debug=arguments.debug)
         limits.raise_limits()
         limits.protect_from_oom()
         log.info("serving %s from %s", arguments.mountpoint, arguments.state)
         with assemble(arguments.state, arguments.mountpoint, config, options, driver) as parts:
-            trio.run(run, parts, starter, manager)
+            trio.run(run, parts, lock, starter, manager)
         log.info("ended: everything is closed")

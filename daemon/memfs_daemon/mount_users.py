@@ -1,4 +1,4 @@
-"""The programs that keep a mount busy, to tell a user who is in the way.
+"""The programs that keep a mount busy or alive, to tell a user who is in the way.
 
 Invariant: only links and tables of /proc are read, never a path in the mount, which may hang.
 """
@@ -12,8 +12,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.linux.namespaces import Resident, list_residents
+from memfs.types import FILESYSTEM_TYPE
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 LETTING_GO_S = 2.0
 """Guess: a hundred times what was seen."""
@@ -72,8 +75,21 @@ def unmount_unused(unmount: Callable[[], None], mountpoint: Path) -> None:
 def describe_users(mountpoint: Path) -> str:
     """Return the same as a list for a message: `bash (17), python3 (18)`."""
     users = list_users(mountpoint)
-    if not users:
-        return "programs that only root may see"
+    return _enumerate(users) if users else "programs that only root may see"
+
+
+def list_copies(state_dir: Path) -> list[Resident]:
+    """Return the processes of other mount namespaces that have a mount of a state directory."""
+    source = os.fspath(state_dir)
+    return list_residents(lambda mount: mount.type == FILESYSTEM_TYPE and mount.source == source)
+
+
+def describe_copies(copies: Sequence[Resident]) -> str:
+    """Return what is to be known of copies of a mount, for a message."""
+    return f"copies of it are in other mount namespaces, those of {_enumerate(copies)}"
+
+
+def _enumerate(users: Sequence[object]) -> str:
     more = len(users) - _SHOWN_COUNT_MAX
     shown = ", ".join(str(user) for user in users[:_SHOWN_COUNT_MAX])
     return f"{shown} and {more} more" if more > 0 else shown

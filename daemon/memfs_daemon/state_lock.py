@@ -6,14 +6,19 @@ holder however that dies; the file's text only says who the holder is.
 
 from __future__ import annotations
 
+import enum
 import fcntl
 import json
 import os
 import struct
+import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
+from memfs.linux.mounts import list_mounts
+from memfs.types import FILESYSTEM_TYPE
+from memfs_daemon.mount_users import describe_copies, list_copies
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +31,25 @@ _FLOCK = struct.Struct("@hhqqi4x")
 _WHOLE = (os.SEEK_SET, 0, 0, 0)
 
 
+CLOSING_S_MAX = 60.0
+"""A daemon that closes is waited for so long; it bounds its end to less."""
+
+UNMOUNTED_S_MAX = 5.0
+"""A daemon whose mount has just been taken away notices within milliseconds; guess."""
+
+_POLL_S = 0.05
+
+
+class Phase(enum.StrEnum):
+    """How far a holder is."""
+
+    STARTING = "starting"
+    """Before its mount is in the tree; fsck always."""
+    SERVING = "serving"
+    CLOSING = "closing"
+    """It brings everything to the disk, and ends by itself."""
+
+
 class Holder(NamedTuple):
     """The process that has the state directory in use."""
 
@@ -33,12 +57,15 @@ class Holder(NamedTuple):
     """0 if it has not written its name yet."""
     mountpoint: str | None
     """Where it serves the state directory; None: it works on it otherwise (fsck)."""
+    phase: Phase = Phase.STARTING
 
     def __str__(self) -> str:
         if not self.pid:
             return "another process"
-        work = f"serves {self.mountpoint}" if self.mountpoint else "checks it (fsck)"
-        return f"process {self.pid}, which {work}"
+        if self.mountpoint is None:
+            return f"process {self.pid}, which checks it (fsck)"
+        work = "closes after serving" if self.phase == Phase.CLOSING else "serves"
+        return f"process {self.pid}, which {work} {self.mountpoint}"
 
 
 class StateLock:
@@ -51,24 +78,62 @@ class StateLock:
             state_dir: Must exist.
             mountpoint: Where it is going to be served; None: nowhere.
 
+        Waits for a holder that is about to end.
+
         Raises:
             UsageError: Another process has it; the message names that process.
             OSError: The lock file cannot be made.
         """
+        self._state_dir = state_dir
+        self._place = os.fspath(mountpoint) if mountpoint is not None else None
         self._fd = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            begin_s = time.monotonic()
+            while not self._try_to_take():
+                self._require_patience(time.monotonic() - begin_s)
+                time.sleep(_POLL_S)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.note(Phase.STARTING)
+
+    def note(self, phase: Phase) -> None:
+        """Tell those who look at the lock how far this holder is."""
+        content = {"pid": os.getpid(), "mountpoint": self._place, "phase": phase}
+        text = json.dumps(content).encode()
+        # Blanks behind it, and not truncated first: who reads meanwhile finds one or the other.
+        size = os.fstat(self._fd).st_size
+        os.pwrite(self._fd, text.ljust(size), 0)
+
+    def _try_to_take(self) -> bool:
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, *_WHOLE))
         except BlockingIOError:
-            os.close(self._fd)
-            other = ", or name another state directory with --state" if mountpoint else ""
-            raise UsageError(
-                f"{state_dir} is in use by {_read_holder(state_dir)}; end that first{other}",
-                ExitCode.STATE_IN_USE,
-            ) from None
-        place = os.fspath(mountpoint) if mountpoint is not None else None
-        text = json.dumps({"pid": os.getpid(), "mountpoint": place}).encode()
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, text, 0)
+            return False
+        return True
+
+    def _require_patience(self, waited_s: float) -> None:
+        """Refuse the lock unless the holder is about to end.
+
+        Raises:
+            UsageError: It is not, or did not in time.
+        """
+        holder = _read_holder(self._state_dir)
+        other = ", or name another state directory with --state" if self._place else ""
+        remedy = f"end that first{other}"
+        if holder.phase == Phase.CLOSING and waited_s < CLOSING_S_MAX:
+            return
+        if holder.phase == Phase.SERVING and not _is_mounted(self._state_dir):
+            if copies := list_copies(self._state_dir):
+                remedy = (
+                    f"its mount is not here, but {describe_copies(copies)}: end them, or the mount "
+                    f"for all by `memfs umount --force {self._state_dir}`"
+                )
+            elif waited_s < UNMOUNTED_S_MAX:
+                return
+        raise UsageError(
+            f"{self._state_dir} is in use by {holder}; {remedy}", ExitCode.STATE_IN_USE
+        )
 
     def release(self) -> None:
         """Let others in; idempotent."""
@@ -103,11 +168,21 @@ def find_holder(state_dir: Path) -> Holder | None:
     return None if found[0] == fcntl.F_UNLCK else _read_holder(state_dir)
 
 
+def _is_mounted(state_dir: Path) -> bool:
+    """True if a mount of a state directory is in this process's mount namespace."""
+    source = os.fspath(state_dir)
+    return any(mount.type == FILESYSTEM_TYPE and mount.source == source for mount in list_mounts())
+
+
 def _read_holder(state_dir: Path) -> Holder:
     try:
         content = json.loads((state_dir / LOCK_NAME).read_bytes())
         place = content["mountpoint"]
-        return Holder(int(content["pid"]), str(place) if place is not None else None)
+        return Holder(
+            int(content["pid"]),
+            str(place) if place is not None else None,
+            Phase(content.get("phase", Phase.STARTING)),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         # Locked a moment ago, and the holder has not written its name yet.
         return Holder(0, None)

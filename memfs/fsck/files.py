@@ -22,6 +22,7 @@ from memfs.errors import (
     MemfsError,
     ObjectArchivedError,
     ObjectMissingError,
+    StoreError,
     StoreUnavailableError,
 )
 from memfs.fsck.report import Problem, Progress, Report
@@ -271,10 +272,18 @@ class FileCheck:
     async def _check_remote_store(self) -> None:
         if self._remote is None:
             return
-        async for found in self._remote.list(""):
-            if found.key not in self._remote_keys:
-                url = f"{self._remote.url}/{found.key}"
-                self._problems.append(Problem(url, "no blob has this object", _OURS_OR_NOT))
+        try:
+            async for found in self._remote.list(""):
+                if found.key not in self._remote_keys:
+                    url = f"{self._remote.url}/{found.key}"
+                    self._problems.append(Problem(url, "no blob has this object", _OURS_OR_NOT))
+        except StoreUnavailableError:
+            raise
+        except StoreError as error:
+            # Rights to list are not needed otherwise: each form was looked at by its own key.
+            fault = f"not listed, so that nobody looked for objects without a blob: {error}"
+            remedy = "no file is touched by it; allow the listing to look for them"
+            self._problems.append(Problem(self._remote.url, fault, remedy))
 
     async def _complain(self, inode: Inode, fault: str, remedy: str) -> None:
         path = (await self._engine.get_path(inode.ino)).decode("utf-8", "backslashreplace")

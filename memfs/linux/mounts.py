@@ -39,7 +39,11 @@ class Mount(NamedTuple):
 
 def list_mounts() -> list[Mount]:
     """Return all mounts, each after those that it covers."""
-    table = Path("/proc/self/mountinfo").read_bytes()
+    return parse_mounts(Path("/proc/self/mountinfo").read_bytes())
+
+
+def parse_mounts(table: bytes) -> list[Mount]:
+    """Return the mounts of a mountinfo table (proc_pid_mountinfo(5)), in its order."""
     # By newlines alone: the kernel escapes those in paths, and carriage returns not.
     return [_parse(line) for line in table.split(b"\n") if line]
 

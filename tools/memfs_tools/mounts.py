@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs.linux.mounts import find_mount, list_mounts
+from memfs.linux.mounts import Mount, find_mount, list_mounts
+from memfs.linux.namespaces import list_residents
 from memfs.types import FILESYSTEM_TYPE
 from memfs_daemon.state_lock import find_holder
 
@@ -21,6 +22,10 @@ class ServedMount(NamedTuple):
 
     mountpoint: Path
     state_dir: Path
+    device: str = ""
+    """`major:minor`: of it and all its copies."""
+    is_here: bool = True
+    """In this process's mount namespace; elsewhere it may be at another place."""
 
 
 def find_mount_at(path: Path) -> ServedMount | None:
@@ -28,7 +33,27 @@ def find_mount_at(path: Path) -> ServedMount | None:
     mount = find_mount(Path(os.path.abspath(path)))
     if mount is None or mount.type != FILESYSTEM_TYPE:
         return None
-    return ServedMount(mount.mountpoint, Path(mount.source))
+    return _served(mount)
+
+
+def find_mount_of(path: Path) -> ServedMount | None:
+    """Return the mount at a path, or the last one of the state directory that the path is."""
+    if (found := find_mount_at(path)) is not None:
+        return found
+    state_dir = Path(os.path.realpath(path))
+    return next((each for each in reversed(list_served()) if each.state_dir == state_dir), None)
+
+
+def find_mount_elsewhere(path: Path) -> ServedMount | None:
+    """Return a mount that is in other mount namespaces only, by mountpoint or state directory."""
+    places = {Path(os.path.abspath(path)), Path(os.path.realpath(path))}
+
+    def wanted(mount: Mount) -> bool:
+        is_memfs = mount.type == FILESYSTEM_TYPE
+        return is_memfs and bool(places & {mount.mountpoint, Path(mount.source)})
+
+    found = next((_served(each.mount) for each in list_residents(wanted)), None)
+    return None if found is None else found._replace(is_here=False)
 
 
 def find_mount_above(path: Path) -> ServedMount | None:
@@ -42,11 +67,11 @@ def find_mount_above(path: Path) -> ServedMount | None:
 
 def list_served() -> list[ServedMount]:
     """Return all mounts of memfs."""
-    return [
-        ServedMount(mount.mountpoint, Path(mount.source))
-        for mount in list_mounts()
-        if mount.type == FILESYSTEM_TYPE
-    ]
+    return [_served(mount) for mount in list_mounts() if mount.type == FILESYSTEM_TYPE]
+
+
+def _served(mount: Mount) -> ServedMount:
+    return ServedMount(mount.mountpoint, Path(mount.source), mount.device)
 
 
 def require_mount(path: Path) -> ServedMount:
@@ -77,6 +102,8 @@ def find_daemon(served: ServedMount) -> int | None:
         raise UsageError(
             f"{served.mountpoint} was mounted by another user; unmount it as that user or as root"
         ) from None
-    if holder is None or holder.mountpoint != os.fspath(served.mountpoint):
+    if holder is None or holder.mountpoint is None:
         return None
-    return holder.pid
+    if not served.is_here:
+        return holder.pid
+    return holder.pid if holder.mountpoint == os.fspath(served.mountpoint) else None

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import select
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,13 @@ import click
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import unmount
-from memfs_daemon.mount_users import describe_users, unmount_unused
-from memfs_tools.mounts import find_daemon, require_mount
+from memfs_daemon.mount_users import (
+    describe_copies,
+    describe_users,
+    list_copies,
+    unmount_unused,
+)
+from memfs_tools.mounts import find_daemon, find_mount_elsewhere, find_mount_of, require_mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,43 +33,100 @@ if TYPE_CHECKING:
 END_S_MAX = 90.0
 """The daemon bounds its own end to less than 60 s."""
 
+_LOOK_S = 1.0
+"""A daemon that goes on for so long may be kept by copies of its mount."""
+
+_CONNECTIONS = Path("/sys/fs/fuse/connections")
+
 
 @click.command()
 @click.argument("mountpoint", type=click.Path(path_type=Path))
-def umount(mountpoint: Path) -> None:
+@click.option("--force", is_flag=True, help="For all at once: programs in the mount get errors.")
+def umount(mountpoint: Path, force: bool) -> None:
     """Unmount; returns when everything is on disk and the daemon has ended.
 
     \b
     memfs umount /mnt/data
+    memfs umount /var/lib/memfs/mnt-data      the same, by the state directory
+    memfs umount --force /mnt/data
 
-    A mount whose daemon has died is taken away; its files are all there at the next mount.
+    A mount whose daemon has died is taken away; its files are all there at the next mount. A mount
+    lives on in copies, in the mount namespaces of containers and services that began while it was
+    there; --force ends it for all of them, and for programs that use it.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    served = require_mount(mountpoint)
+    served = find_mount_of(mountpoint) or find_mount_elsewhere(mountpoint)
+    if served is None:
+        served = require_mount(mountpoint)
     daemon = find_daemon(served)
     # This command itself must not keep the mount busy.
     os.chdir("/")
-    if daemon is None:
-        _unmount(served, lazy=True)
-        return
     with _watching(daemon) as daemon_fd:
-        _unmount(served, lazy=False)
-        if daemon_fd is not None and not _wait(daemon_fd, END_S_MAX):
+        if served.is_here:
+            _unmount(served, lazy=force or daemon is None)
+        if force:
+            _end_connection(served, daemon_fd)
+        if daemon_fd is not None:
+            _await_end(served, daemon_fd, forced=force)
+
+
+def _end_connection(served: ServedMount, daemon_fd: int | None) -> None:
+    """End the connection between the kernel and the daemon, which then ends by itself.
+
+    Where the kernel's switch is not at hand, the daemon is asked: a signal ends it within seconds,
+    whoever has copies of the mount.
+
+    Raises:
+        UsageError: Only root, or the user who mounted it, may.
+
+    Source: Documentation/filesystems/fuse/fuse.rst, control filesystem.
+    """
+    abort = _CONNECTIONS / served.device.partition(":")[2] / "abort"
+    try:
+        abort.write_text("1")
+    except FileNotFoundError:
+        if daemon_fd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(daemon_fd, signal.SIGTERM)
+    except PermissionError:
+        raise UsageError(
+            f"{served.mountpoint}: end it as the user who mounted it, or as root"
+        ) from None
+
+
+def _await_end(served: ServedMount, daemon_fd: int, *, forced: bool) -> None:
+    """Return when the daemon has ended.
+
+    Raises:
+        UsageError: Copies of the mount keep it, or it takes too long.
+    """
+    deadline_s = time.monotonic() + END_S_MAX
+    while not _wait(daemon_fd, _LOOK_S):
+        copies = [] if forced else list_copies(served.state_dir)
+        if copies:
             raise UsageError(
-                f"{mountpoint} is unmounted, but its daemon {daemon} has not ended within "
+                f"{served.mountpoint} is unmounted here, but {describe_copies(copies)}: end them, "
+                f"or the mount for all by `memfs umount --force {served.state_dir}`",
+                ExitCode.BUSY,
+            )
+        if time.monotonic() > deadline_s:
+            raise UsageError(
+                f"{served.mountpoint} is unmounted, but its daemon has not ended within "
                 f"{END_S_MAX:g} s; see {served.state_dir}/daemon.log",
                 ExitCode.NO_ANSWER,
             )
 
 
 @contextlib.contextmanager
-def _watching(pid: int) -> Iterator[int | None]:
+def _watching(pid: int | None) -> Iterator[int | None]:
     """Yield a descriptor that becomes readable when the process ends (pidfd_open(2)).
 
     None if it has ended. Opened before the unmount, it cannot mean a later process of that id.
     """
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    fd = None
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(pid)
+    if fd is None:
         yield None
         return
     try:

@@ -1,0 +1,144 @@
+"""Mounts that live on in other mount namespaces, as any container makes them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.exit_codes import ExitCode
+from memfs.linux.mounts import list_mounts
+from memfs.linux.namespaces import list_residents
+from tests.lifecycle.daemons import END_S, foreground, memfs, refused
+from tests.mounting import COMMAND_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.mounting import Mount
+
+CONNECTIONS = "/sys/fs/fuse/connections"
+
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a mount namespace"),
+    pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare"),
+]
+
+
+@contextlib.contextmanager
+def copied(mount: Mount) -> Iterator[int]:
+    """Have a copy of all mounts in a namespace of its own; yields the process that is in it."""
+    held = subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert held.stdout is not None
+        if held.stdout.readline() != b"\n":
+            pytest.skip("mount namespaces are not allowed here")
+        source = str(mount.state)
+        assert [each.pid for each in list_residents(lambda m: m.source == source)] == [held.pid]
+        yield held.pid
+    finally:
+        held.communicate()
+
+
+@pytest.mark.expects_log("in other mount namespaces")
+def test_umount_names_who_keeps_a_copy_and_force_ends_it_for_all(mount: Mount) -> None:
+    mount.start()
+    (mount.root / "file").write_bytes(b"content")
+    with copied(mount) as pid:
+        begin_s = time.monotonic()
+        code, line = refused("umount", mount.root)
+        assert code == ExitCode.BUSY
+        assert f"({pid})" in line
+        assert f"memfs umount --force {mount.state}" in line
+        assert not mount.is_mounted()
+        # The next mount says the same, and so does another attempt, by whichever name.
+        code, line = refused("mount", "--driver", mount.driver, "--state", mount.state, mount.root)
+        assert code == ExitCode.STATE_IN_USE
+        assert f"({pid})" in line
+        for name in (mount.root, mount.state):
+            code, line = refused("umount", name)
+            assert code == ExitCode.BUSY
+        assert time.monotonic() - begin_s < END_S
+        done = memfs("umount", "--force", mount.state)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert mount.daemon_pids() == []
+        mount.start()
+        assert (mount.root / "file").read_bytes() == b"content"
+
+
+@pytest.fixture(params=["abort", "signal"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How --force ends a connection: by the kernel's switch, or where that is not mounted."""
+    before = any(each.type == "fusectl" for each in list_mounts())
+    if request.param == "signal":
+        if before:
+            pytest.skip("the kernel's switch is there for all")
+        yield "signal"
+        return
+    if (
+        not before
+        and subprocess.run(
+            ["mount", "-t", "fusectl", "none", CONNECTIONS], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("no fusectl here")
+    yield "abort"
+    if not before:
+        subprocess.run(["umount", "--lazy", CONNECTIONS], check=True)
+
+
+@pytest.mark.usefixtures("way")
+def test_force_ends_a_mount_that_programs_use(mount: Mount) -> None:
+    mount.start()
+    with (mount.root / "file").open("wb", buffering=0) as file:
+        file.write(b"content")
+        done = memfs("umount", "--force", mount.root)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not mount.is_mounted()
+        assert mount.daemon_pids() == []
+    mount.start()
+    assert (mount.root / "file").read_bytes() == b"content"
+
+
+@pytest.mark.expects_log("in other mount namespaces")
+def test_a_signal_ends_the_daemon_whatever_has_copies(mount: Mount) -> None:
+    """A service manager would kill it otherwise."""
+    with foreground(mount) as daemon:
+        (mount.root / "file").write_bytes(b"content")
+        with copied(mount):
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(END_S) == 0
+    mount.start()
+    assert (mount.root / "file").read_bytes() == b"content"
+
+
+def test_a_mount_waits_for_the_daemon_before_it_to_close(mount: Mount) -> None:
+    """umount(8) returns before the daemon has brought everything to the disk."""
+    mount.start()
+    for turn in range(3):
+        for number in range(200):
+            (mount.root / f"{turn}-{number}").write_bytes(b"%d" % number)
+        subprocess.run(["umount", mount.root], check=True, timeout=COMMAND_TIMEOUT_S)
+        mount.start()
+    assert (mount.root / "2-7").read_bytes() == b"7"
+
+
+def test_umount_takes_the_state_directory_for_its_mount(mount: Mount) -> None:
+    mount.start()
+    done = memfs("umount", mount.state)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not mount.is_mounted()
+    assert mount.daemon_pids() == []
+    code, _ = refused("umount", mount.state)
+    assert code == ExitCode.NOT_MOUNTED
