@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.control.server import ControlServer
+from memfs.defects import as_failure
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import find_mount
@@ -209,8 +210,9 @@ async def _drain(parts: Assembly) -> None:
             await parts.engine.mark_durable(files)
             await parts.moves.note_drained()
             parts.engine.commit_nowait()
-        except (MemfsError, OSError) as error:
-            log.error("%s: not drained, the next mount goes on: %s", parts.state_dir, error)
+        except Exception as error:
+            reason = as_failure(error, f"the end of {parts.state_dir}")
+            log.error("%s: not drained, the next mount goes on: %s", parts.state_dir, reason)
     if scope.cancelled_caught:
         log.info("%s: not drained in time, the next mount goes on", parts.state_dir)
 

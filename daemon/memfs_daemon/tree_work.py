@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.codecs.registry import get_codec, parse_codec
-from memfs.errors import InvalidValueError, MemfsError, StaleInodeError
+from memfs.defects import as_failure
+from memfs.errors import InvalidValueError, StaleInodeError
 from memfs.mover.compression import Compression, CompressionRequest
 from memfs.mover.local_barrier import LocalBarrier
 from memfs.mover.rekeying import Rekeying
@@ -182,5 +183,6 @@ async def _do_all(waiting: Iterator[InodeNo], work: FileWork, results: WorkResul
         except StaleInodeError:
             # Deleted since its name was listed: nothing is left to be done.
             results.note(ino, MoveOutcome.UNNEEDED)
-        except (MemfsError, OSError) as error:
-            results.note(ino, refusal_outcome(error), str(error))
+        except Exception as error:
+            reason = as_failure(error, f"inode {ino} in work on a tree")
+            results.note(ino, refusal_outcome(reason), str(reason))

@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections import OrderedDict
@@ -192,7 +193,8 @@ class OpenTable:
         """Count one handle less; True if it was the inode's last writer."""
         file = self._files.get(ino)
         mode = handle & _HANDLE_MODE
-        if file is None or not handle & _HANDLE_VALID or not file.counts[mode]:
+        known = file is not None and handle & _HANDLE_VALID and mode < len(OpenMode)
+        if file is None or not known or not file.counts[mode]:
             return False
         file.counts[mode] -= 1
         last_writer = False
@@ -202,16 +204,22 @@ class OpenTable:
         self._drop_if_idle(ino, file)
         return last_writer
 
+    def _open_file(self, ino: InodeNo) -> OpenFile:
+        file = self._files.get(ino)
+        if file is None:
+            raise OSError(errno.EBADF, f"inode {ino} is not open")
+        return file
+
     def read_fd(self, ino: InodeNo, raw: RawId) -> int:
         """Return the daemon's descriptor for reading an open file's raw file."""
-        file = self._files[ino]
+        file = self._open_file(ino)
         if file.read_fd < 0:
             file.read_fd = self._raw_store.open(raw, os.O_RDONLY)
         return file.read_fd
 
     def write_fd(self, ino: InodeNo, raw: RawId) -> int:
         """Return the daemon's descriptor for writing an open file's raw file."""
-        file = self._files[ino]
+        file = self._open_file(ino)
         if file.write_fd < 0:
             file.write_fd = self._raw_store.open(raw, os.O_RDWR)
         return file.write_fd

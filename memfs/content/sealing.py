@@ -10,12 +10,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.errors import ObjectMissingError, StaleInodeError, StoreError
+import trio
+
+from memfs.defects import as_failure
+from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreError
 from memfs.linux.files import try_lease
 from memfs.linux.memory import cachestat
-from memfs.metadata.records import InodeFlags, Seal
+from memfs.linux.times import storable_ns
+from memfs.metadata.records import InodeFlags, PendingMove, Seal
 from memfs.traces.access_log import Operation
 from memfs.types import InodeNo, Tier
 
@@ -34,6 +39,9 @@ SEALS_A_STEP_MAX = 512
 
 SYNCED_COUNT_MAX = 10_000
 """Files remembered that were fsynced while they were written; about 2 MB."""
+
+PUT_OFF_S_MIN, PUT_OFF_S_MAX = 1.0, 600.0
+"""How long a file waits after a defect, doubling from one attempt to the next. Guess."""
 
 DOUBTFUL_COUNT_MAX = 100_000
 """Files looked at at a start; the background makes files durable within seconds, so that far fewer
@@ -62,6 +70,9 @@ class Sealer:
         self._candidates: dict[InodeNo, None] = {}
         self._synced: dict[InodeNo, _Synced] = {}
         self._complaint = ""
+        self._put_off: dict[InodeNo, float] = {}
+        """Files that a defect kept from being sealed, and trio's time of the next attempt."""
+        self._attempts: dict[InodeNo, int] = {}
 
     @property
     def candidate_count(self) -> int:
@@ -75,6 +86,8 @@ class Sealer:
     def discard(self, ino: InodeNo) -> None:
         """A file is about to be deleted: it need not be sealed."""
         self._candidates.pop(ino, None)
+        self._put_off.pop(ino, None)
+        self._attempts.pop(ino, None)
 
     def note_synced(self, inode: Inode, status: os.stat_result) -> None:
         """An unsealed file is on stable storage, its name included, as it was in `status`.
@@ -90,6 +103,8 @@ class Sealer:
 
     async def step(self) -> int:
         """Seal what can be sealed now, commit, and return how many were."""
+        if self._put_off:
+            self._take_again()
         candidates = list(self._candidates)[:SEALS_A_STEP_MAX]
         return await self._seal(candidates)
 
@@ -118,27 +133,32 @@ class Sealer:
         """
         count = 0
         for inode in await self._engine.list_not_durable(DOUBTFUL_COUNT_MAX):
-            if not self.is_changed(inode, missing=True):
-                continue
-            count += 1
-            if inode.blob:
-                # Kept under another name: nobody has asked whether the other form is still there.
-                with contextlib.suppress(ObjectMissingError):
-                    kept = self._raw_store.set_aside(
-                        inode.raw, f"inode-{inode.ino}-{inode.generation}"
-                    )
-                    log.warning(
-                        "inode %d: raw file %d was cut by power loss, and is kept as %s",
-                        inode.ino,
-                        inode.raw,
-                        kept,
-                    )
-                if await self._engine.drop_raw(inode.ino, inode.generation):
-                    continue
-            await self._engine.unseal(inode.ino, inode.raw)
-            self.add(inode.ino)
+            try:
+                count += await self._adopt_if_doubtful(inode)
+            except Exception as error:
+                # One file must not keep all the others from being mounted.
+                await self._put_off_file(inode.ino, error)
         self._engine.commit_nowait()
         return count
+
+    async def _adopt_if_doubtful(self, inode: Inode) -> bool:
+        if not self.is_changed(inode, missing=True):
+            return False
+        if inode.blob:
+            # Kept under another name: nobody has asked whether the other form is still there.
+            with contextlib.suppress(ObjectMissingError):
+                kept = self._raw_store.set_aside(inode.raw, f"inode-{inode.ino}-{inode.generation}")
+                log.warning(
+                    "inode %d: raw file %d was cut by power loss, and is kept as %s",
+                    inode.ino,
+                    inode.raw,
+                    kept,
+                )
+            if await self._engine.drop_raw(inode.ino, inode.generation):
+                return True
+        await self._engine.unseal(inode.ino, inode.raw)
+        self.add(inode.ino)
+        return True
 
     async def adopt_if_changed(self, inode: Inode) -> bool:
         """Unseal a sealed file, committed, if its raw file is not as it was sealed; True if so.
@@ -168,7 +188,7 @@ class Sealer:
             status = self._raw_store.stat(inode.raw)
         except ObjectMissingError:
             return missing
-        return (status.st_size, status.st_mtime_ns) != (inode.size, inode.mtime_ns)
+        return (status.st_size, storable_ns(status.st_mtime_ns)) != (inode.size, inode.mtime_ns)
 
     async def _seal(self, inos: list[InodeNo]) -> int:
         for ino in inos:
@@ -176,7 +196,9 @@ class Sealer:
         durable: list[tuple[InodeNo, Generation]] = []
         try:
             seals = [
-                seal for ino in inos if (seal := await self._examine(ino, durable)) is not None
+                seal
+                for ino in inos
+                if (seal := await self._examine_guarded(ino, durable)) is not None
             ]
             if seals:
                 await self._engine.seal(seals)
@@ -184,7 +206,7 @@ class Sealer:
                 self._engine.commit_nowait()
         except BaseException:
             # Nothing was sealed (a full disk, no descriptor left): all of them come again.
-            self._candidates.update(dict.fromkeys(inos))
+            self._candidates.update(dict.fromkeys(ino for ino in inos if ino not in self._put_off))
             raise
         for seal in seals:
             self._activity.note_sealed(seal.ino)
@@ -192,6 +214,41 @@ class Sealer:
             for seal in seals:
                 access_log.note(Operation.WRITE, seal.ino, seal.size, Tier.COLD)
         return len(seals)
+
+    async def _examine_guarded(
+        self, ino: InodeNo, durable: list[tuple[InodeNo, Generation]]
+    ) -> Seal | None:
+        """Examine a file; one that a defect keeps from being sealed keeps no other from it."""
+        try:
+            seal = await self._examine(ino, durable)
+        except (MemfsError, OSError):
+            raise
+        except Exception as error:
+            await self._put_off_file(ino, error)
+            return None
+        self._attempts.pop(ino, None)
+        return seal
+
+    async def _put_off_file(self, ino: InodeNo, error: Exception) -> None:
+        """Try a file again later, and have `why` say so."""
+        reason = as_failure(error, f"inode {ino} at the end of its writing")
+        attempt_count = self._attempts[ino] = self._attempts.get(ino, 0) + 1
+        pause_s = min(PUT_OFF_S_MAX, PUT_OFF_S_MIN * 2.0 ** min(attempt_count - 1, 30))
+        self._put_off[ino] = trio.current_time() + pause_s
+        retry_ns = time.time_ns() + int(pause_s * 1e9)
+        pending = PendingMove(ino, Tier.COLD, str(reason), attempt_count, retry_ns)
+        try:
+            await self._engine.set_pending(pending)
+            self._engine.commit_nowait()
+        except MemfsError as refusal:
+            log.info("inode %d waits (%s), which was not recorded: %s", ino, reason, refusal)
+
+    def _take_again(self) -> None:
+        """Make candidates of the files that were put off until now."""
+        now_s = trio.current_time()
+        for ino in [ino for ino, time_s in self._put_off.items() if time_s <= now_s]:
+            del self._put_off[ino]
+            self.add(ino)
 
     async def _examine(
         self, ino: InodeNo, durable: list[tuple[InodeNo, Generation]]
@@ -234,9 +291,9 @@ class Sealer:
             inode.generation,
             status.st_size,
             status.st_blocks,
-            max(inode.atime_ns, status.st_atime_ns),
-            status.st_mtime_ns,
-            max(inode.ctime_ns, status.st_ctime_ns),
+            max(inode.atime_ns, storable_ns(status.st_atime_ns)),
+            storable_ns(status.st_mtime_ns),
+            max(inode.ctime_ns, storable_ns(status.st_ctime_ns)),
         )
 
     def _is_synced(self, inode: Inode, status: os.stat_result, fd: int) -> bool:

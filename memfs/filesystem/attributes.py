@@ -17,15 +17,15 @@ import trio
 from memfs.errors import InvalidValueError, IsADirectoryInodeError, NoXattrError, StaleInodeError
 from memfs.filesystem.operations import NOW_NS
 from memfs.filesystem.replies import Attributes, FilesystemStatistics
-from memfs.filesystem.shared import now_ns
 from memfs.filesystem.writing import Writing
+from memfs.linux.times import storable_ns
 from memfs.metadata.records import AttributeChanges, Inode
 from memfs.namespace import acl
 from memfs.types import NAME_BYTES_MAX
 
 if TYPE_CHECKING:
     from memfs.filesystem.operations import AttributeRequest, Caller
-    from memfs.types import InodeNo
+    from memfs.types import InodeNo, RawId
 
 CAPABILITY_XATTR = b"security.capability"
 
@@ -45,20 +45,19 @@ class AttributeRequests(Writing):
     ) -> Attributes:
         """SETATTR."""
         inode = await self._engine.get_inode(ino)
-        time_ns = now_ns()
         if request.size is not None:
             inode = await self._truncate(caller, inode, request.size)
-        atime_ns = time_ns if request.atime_ns == NOW_NS else request.atime_ns
-        mtime_ns = time_ns if request.mtime_ns == NOW_NS else request.mtime_ns
+        live = self._live(inode)
+        time_ns = self._next_ctime_ns(live)
+        atime_ns = _time_asked_for(request.atime_ns, time_ns)
+        mtime_ns = _time_asked_for(request.mtime_ns, time_ns)
         if (atime_ns is not None or mtime_ns is not None) and inode.raw:
-            live = self._live(inode)
-            os.utime(
-                self._raw_store.path(inode.raw),
-                ns=(
-                    live.atime_ns if atime_ns is None else atime_ns,
-                    live.mtime_ns if mtime_ns is None else mtime_ns,
-                ),
+            stored_ns = self._set_raw_times(
+                inode.raw,
+                live.atime_ns if atime_ns is None else atime_ns,
+                live.mtime_ns if mtime_ns is None else mtime_ns,
             )
+            mtime_ns = None if mtime_ns is None else stored_ns
         if atime_ns is not None:
             self._atimes.pop(ino, None)
         changes = AttributeChanges(
@@ -101,11 +100,18 @@ class AttributeRequests(Writing):
             self.commit_nowait()
             await trio.lowlevel.checkpoint()
 
+    def _set_raw_times(self, raw: RawId, atime_ns: int, mtime_ns: int) -> int:
+        """Set the times of a raw file; returns its mtime as the disk has cut it."""
+        os.utime(self._raw_store.path(raw), ns=(atime_ns, mtime_ns))
+        return storable_ns(self._raw_store.stat(raw).st_mtime_ns)
+
     async def _truncate(self, caller: Caller, inode: Inode, size: int) -> Inode:
         if stat.S_ISDIR(inode.mode):
             raise IsADirectoryInodeError(f"inode {inode.ino} is a directory; it has no size to set")
         if not stat.S_ISREG(inode.mode):
             raise InvalidValueError(f"inode {inode.ino} is not a regular file")
+        if size < 0:
+            raise InvalidValueError(f"a file cannot have {size} bytes")
         self._open_table.begin(inode.ino, writing=True)
         try:
             inode = await self._make_writable(caller, inode.ino, truncate=size == 0)
@@ -125,7 +131,7 @@ class AttributeRequests(Writing):
             if cleared != before:
                 mode = cleared & 0o7777
             with contextlib.suppress(NoXattrError):
-                await self._engine.remove_xattr(inode.ino, CAPABILITY_XATTR, now_ns())
+                await self._engine.remove_xattr(inode.ino, CAPABILITY_XATTR, inode.ctime_ns)
         return mode
 
     async def _chmod_acl(self, inode: Inode, mode: int, time_ns: int) -> None:
@@ -136,6 +142,13 @@ class AttributeRequests(Writing):
         await self._engine.set_mode_and_xattrs(
             inode.ino, mode & 0o7777, [(acl.ACCESS_XATTR, acl.with_mode(value, mode))], time_ns
         )
+
+
+def _time_asked_for(asked_ns: int | None, now_ns: int) -> int | None:
+    """Return the time to store, which is cut to what can be; None: the former one stays."""
+    if asked_ns is None:
+        return None
+    return now_ns if asked_ns == NOW_NS else storable_ns(asked_ns)
 
 
 def without_suidgid(mode: int) -> int:

@@ -24,7 +24,6 @@ from memfs.errors import (
 )
 from memfs.filesystem.attributes import AttributeRequests, without_suidgid
 from memfs.filesystem.replies import Opened
-from memfs.filesystem.shared import now_ns
 from memfs.linux.files import fallocate, syncfs
 from memfs.metadata.records import AttributeChanges, Inode, InodeFlags
 from memfs.traces.access_log import Operation
@@ -70,7 +69,7 @@ class ContentRequests(AttributeRequests):
                 await self._log(Operation.OPEN, inode, self._live(inode).size)
             if not writable:
                 # Before the file is fetched, so that the next ones are on their way meanwhile.
-                self._activity.note_open(ino, caller.uid, caller.pid, now_ns())
+                self._activity.note_open(ino, caller.uid, caller.pid, self._now_ns())
             if changing:
                 inode = await self._make_writable(caller, ino, truncate=truncate)
                 if truncate:
@@ -79,7 +78,7 @@ class ContentRequests(AttributeRequests):
                     inode = await self._kill_suidgid(inode)
             elif not inode.raw and inode.size <= self._features.hydrate_bytes_max:
                 inode = await self._hydrate_for_reading(caller, inode)
-            time_ns = now_ns()
+            time_ns = self._now_ns()
             self._activity.note_access(ino, time_ns)
             if not writable and not flags & os.O_NOATIME:
                 self._touch_atime(inode, time_ns)
@@ -113,6 +112,8 @@ class ContentRequests(AttributeRequests):
         inode = await self._engine.get_inode(ino)
         self._activity.served_bytes += size
         if not inode.raw:
+            if not stat.S_ISREG(inode.mode):
+                raise IsADirectoryInodeError(f"inode {ino} is not a regular file")
             if self._open_table.count_direct_read(ino, size) > inode.size * DIRECT_SHARE_MAX:
                 self._activity.note_wanted(ino)
             if self._access_log.active:
@@ -266,6 +267,8 @@ class ContentRequests(AttributeRequests):
     ) -> None:
         """FALLOCATE."""
         inode = await self._engine.get_inode(ino)
+        if not inode.raw:
+            raise OSError(errno.EBADF, f"inode {ino} is not open for writing")
         fd = self._raw_store.open(inode.raw, os.O_RDWR)
         try:
             await caller.detach()
@@ -288,8 +291,8 @@ class ContentRequests(AttributeRequests):
                 return os.lseek(fd, offset, whence)
             finally:
                 os.close(fd)
-        if offset >= inode.size:
-            raise NoDataAtOffsetError(f"offset {offset} is at or beyond the end ({inode.size})")
+        if not 0 <= offset < inode.size:
+            raise NoDataAtOffsetError(f"offset {offset} is not below the end ({inode.size})")
         return offset if whence == os.SEEK_DATA else inode.size
 
     async def copy_range(
@@ -343,7 +346,9 @@ class ContentRequests(AttributeRequests):
         mode = without_suidgid(inode.mode)
         if mode == inode.mode:
             return inode
-        changes = AttributeChanges(mode=mode & 0o7777, ctime_ns=now_ns())
+        changes = AttributeChanges(
+            mode=mode & 0o7777, ctime_ns=self._next_ctime_ns(self._live(inode))
+        )
         return await self._engine.set_attributes(inode.ino, changes)
 
 

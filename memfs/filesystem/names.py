@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import InvalidValueError, NoXattrError, StaleInodeError
+from memfs.defects import as_failure
+from memfs.errors import InvalidValueError, MemfsError, NoXattrError, StaleInodeError
 from memfs.filesystem.replies import Entry, Opened
-from memfs.filesystem.shared import UNSEALED_VALID_S, VALID_S, Orphan, Shared, now_ns
+from memfs.filesystem.shared import UNSEALED_VALID_S, VALID_S, Orphan, Shared
 from memfs.metadata.records import DirectoryEntry, Inode, InodeFlags, NewInode
 from memfs.namespace import acl
 from memfs.traces.access_log import Operation
@@ -120,7 +121,7 @@ class Names(Shared):
 
     async def link(self, ino: InodeNo, parent: InodeNo, name: bytes) -> Entry:
         """LINK."""
-        inode = await self._engine.link(ino, parent, name, now_ns())
+        inode = await self._engine.link(ino, parent, name, self._now_ns())
         self._orphans.pop(ino, None)
         self._note_names(inode)
         return self._entry(inode)
@@ -128,7 +129,7 @@ class Names(Shared):
     async def unlink(self, parent: InodeNo, name: bytes) -> None:
         """UNLINK."""
         self._activity.request_count += 1
-        inode = await self._engine.unlink(parent, name, now_ns())
+        inode = await self._engine.unlink(parent, name, self._now_ns())
         self._note_orphan(inode)
         await self._log_end(inode)
         self._note_names(inode)
@@ -140,7 +141,7 @@ class Names(Shared):
 
     async def remove_directory(self, parent: InodeNo, name: bytes) -> None:
         """RMDIR."""
-        inode = await self._engine.rmdir(parent, name, now_ns())
+        inode = await self._engine.rmdir(parent, name, self._now_ns())
         self._default_acls.pop(inode.ino, None)
         self._note_orphan(inode)
 
@@ -148,7 +149,9 @@ class Names(Shared):
         self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes, flags: int
     ) -> None:
         """RENAME, RENAME2."""
-        result = await self._engine.rename(parent, name, new_parent, new_name, flags, now_ns())
+        result = await self._engine.rename(
+            parent, name, new_parent, new_name, flags, self._now_ns()
+        )
         if result.replaced is not None:
             # The bytes of either, if they were exchanged, must not be later than its new name.
             self._sync_first(result.moved)
@@ -168,6 +171,8 @@ class Names(Shared):
     ) -> list[DirectoryEntry]:
         """READDIR, READDIRPLUS."""
         entries = await self._engine.list_directory(ino, after_cookie, limit)
+        if entries:
+            self._clock.note_shown(max(entry.inode.ctime_ns for entry in entries))
         return [
             entry._replace(inode=self._live(entry.inode))
             if entry.inode.flags & InodeFlags.UNSEALED
@@ -225,10 +230,7 @@ class Names(Shared):
             await self._remove_unmade()
         for _ in range(0, len(self._reapable), REAP_COUNT_MAX):
             inos = self._reapable[:REAP_COUNT_MAX]
-            for ino in inos:
-                await self._vanish(ino)
-            await self._engine.reap(inos)
-            self._engine.commit_nowait()
+            await self._reap_all(inos)
             # Not before: what a full disk has undone is to come again.
             del self._reapable[: len(inos)]
             await trio.lowlevel.checkpoint()
@@ -238,11 +240,28 @@ class Names(Shared):
         self._orphans.clear()
         self._reapable.clear()
         while inos := await self._engine.list_orphans(REAP_COUNT_MAX):
-            for ino in inos:
-                await self._vanish(ino)
-            await self._engine.reap(inos)
-            self._engine.commit_nowait()
+            if not await self._reap_all(inos):
+                return
             await trio.lowlevel.checkpoint()
+
+    async def _reap_all(self, inos: Sequence[InodeNo]) -> bool:
+        """Delete orphans, committed; False if a defect keeps one: it stays until the next mount."""
+        try:
+            await self._reap(inos)
+        except (MemfsError, OSError):
+            raise
+        except Exception as error:
+            if len(inos) == 1:
+                as_failure(error, f"inode {inos[0]}, which has no name any more")
+                return False
+            return all([await self._reap_all([ino]) for ino in inos])
+        return True
+
+    async def _reap(self, inos: Sequence[InodeNo]) -> None:
+        for ino in inos:
+            await self._vanish(ino)
+        await self._engine.reap(inos)
+        self._engine.commit_nowait()
 
     async def _vanish(self, ino: InodeNo) -> None:
         """Let go of all that is kept in memory for an inode that is about to be deleted."""
@@ -287,7 +306,7 @@ class Names(Shared):
         if not stat.S_ISLNK(mode):
             default = await self._default_acl(parent)
             if default is None:
-                mode &= ~caller.umask
+                mode &= ~(caller.umask & 0o777)
             else:
                 inherited = acl.inherit(default, mode, directory=is_directory)
                 mode = inherited.mode
@@ -296,7 +315,7 @@ class Names(Shared):
                     (acl.DEFAULT_XATTR, inherited.default),
                 )
                 xattrs = tuple((name, value) for name, value in pairs if value is not None)
-        return NewInode(ino, mode, caller.uid, gid, now_ns(), rdev, raw, target, xattrs)
+        return NewInode(ino, mode, caller.uid, gid, self._now_ns(), rdev, raw, target, xattrs)
 
     async def _new_file(self, caller: Caller, parent: InodeNo, mode: int) -> tuple[NewInode, int]:
         """Prepare a regular file with its empty raw file; the caller closes the descriptor."""

@@ -50,8 +50,8 @@ class Caller(Protocol):
         ...
 
 
-NOW_NS = -(1 << 63)
-"""Stands for the present time; no file system stores a time so early (1677)."""
+NOW_NS = -(1 << 127)
+"""Stands for the present time; no request can say a time so early in its 64 bits of seconds."""
 
 
 class AttributeRequest(NamedTuple):

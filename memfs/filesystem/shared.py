@@ -5,13 +5,13 @@ Invariant: size and times of an unsealed file come from its raw file, of all oth
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.content.quick_syncs import QuickSyncs
 from memfs.errors import MemfsError, ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
+from memfs.linux.times import Clock, storable_ns
 from memfs.metadata.records import Inode, InodeFlags
 from memfs.policy.heat import Heat
 from memfs.types import BLOCK_BYTES, FormKind, Tier
@@ -50,20 +50,8 @@ WITHOUT_CAPABILITY_MAX = 4096
 """Files remembered to have no `security.capability`: the kernel asks before the first write to an
 inode, and without passthrough before each (`file_remove_privs`, fs/inode.c)."""
 
-_CLOCK_REALTIME_COARSE = 5
-"""linux/time.h; the time module has no name for it."""
-
 ATIMES_MAX = 50_000
 """Access times kept in memory until they are stored."""
-
-
-def now_ns() -> int:
-    """Return the wall-clock time by the clock that file systems stamp with, nanoseconds.
-
-    The coarse clock, so that a time taken here never lies behind one that the backing file system
-    takes later (up to 4 ms otherwise).
-    """
-    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +95,8 @@ class Parts:
     heat: Heat = field(default_factory=Heat)
     """Pools, and what is known of the use of files; the mover's."""
     quick_syncs: QuickSyncs = field(default_factory=QuickSyncs)
+    clock: Clock = field(default_factory=Clock)
+    """Of all times that the file system sets."""
 
 
 class Orphan(NamedTuple):
@@ -135,6 +125,8 @@ class Shared:
         self._form_reader = parts.form_reader
         self._state_dir = parts.state_dir
         self._features = parts.features
+        self._clock = parts.clock
+        self._now_ns = parts.clock.now_ns
         self._undone = False
         """Changes were undone, and `_orphans` may not be what the engine has."""
         self._early_failure: MemfsError | None = None
@@ -199,13 +191,22 @@ class Shared:
             inode = inode._replace(
                 size=status.st_size,
                 blocks=status.st_blocks,
-                mtime_ns=status.st_mtime_ns,
-                ctime_ns=max(inode.ctime_ns, status.st_ctime_ns),
+                mtime_ns=storable_ns(status.st_mtime_ns),
+                ctime_ns=max(inode.ctime_ns, storable_ns(status.st_ctime_ns)),
             )
+        self._clock.note_shown(inode.ctime_ns)
         atime_ns = self._atimes.get(inode.ino)
         if atime_ns is not None and atime_ns > inode.atime_ns:
             inode = inode._replace(atime_ns=atime_ns)
         return inode
+
+    def _next_ctime_ns(self, live: Inode) -> int:
+        """Return the time of a change of an inode: later than the one before, whatever the clock.
+
+        Args:
+            live: Its attributes as of now.
+        """
+        return storable_ns(max(self._now_ns(), live.ctime_ns + 1))
 
     def _valid_s(self, inode: Inode) -> float:
         """How long the kernel may believe the attributes."""

@@ -17,7 +17,6 @@ from memfs.errors import (
 from memfs.filesystem.attributes import CAPABILITY_XATTR
 from memfs.filesystem.content import ContentRequests
 from memfs.filesystem.control import CONTROL_PREFIX, Control
-from memfs.filesystem.shared import now_ns
 from memfs.namespace import acl
 from memfs.types import XATTR_VALUE_BYTES_MAX
 
@@ -65,7 +64,7 @@ class XattrRequests(ContentRequests):
         if name in (acl.ACCESS_XATTR, acl.DEFAULT_XATTR):
             await self._set_acl(ino, name, value, kill_sgid)
         else:
-            await self._engine.set_xattr(ino, name, value, flags, now_ns())
+            await self._engine.set_xattr(ino, name, value, flags, await self._change_ns(ino))
 
     async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
         """LISTXATTR."""
@@ -76,9 +75,12 @@ class XattrRequests(ContentRequests):
         if name.startswith(CONTROL_PREFIX):
             await self._control.remove(ino, name)
             return
-        await self._engine.remove_xattr(ino, name, now_ns())
+        await self._engine.remove_xattr(ino, name, await self._change_ns(ino))
         if name == acl.DEFAULT_XATTR:
             self._default_acls.pop(ino, None)
+
+    async def _change_ns(self, ino: InodeNo) -> int:
+        return self._next_ctime_ns(self._live(await self._engine.get_inode(ino)))
 
     async def _get_capability(self, ino: InodeNo) -> bytes:
         """Answer what the kernel asks before a write: has the file capabilities to lose?"""
@@ -95,12 +97,13 @@ class XattrRequests(ContentRequests):
             raise NotSupportedError("POSIX ACLs need the kernel driver")
         entries = acl.parse(value)
         inode = await self._engine.get_inode(ino)
+        time_ns = self._next_ctime_ns(self._live(inode))
         if name == acl.DEFAULT_XATTR:
             if not stat.S_ISDIR(inode.mode):
                 raise InvalidValueError("only a directory has a default ACL")
             self._default_acls.pop(ino, None)
             stored = value if entries else None
-            await self._engine.set_mode_and_xattrs(ino, None, [(name, stored)], now_ns())
+            await self._engine.set_mode_and_xattrs(ino, None, [(name, stored)], time_ns)
             return
         mode = inode.mode & 0o7777
         if entries:
@@ -108,7 +111,7 @@ class XattrRequests(ContentRequests):
         if kill_sgid:
             mode &= ~stat.S_ISGID
         stored = value if acl.is_extended(entries) else None
-        await self._engine.set_mode_and_xattrs(ino, mode, [(name, stored)], now_ns())
+        await self._engine.set_mode_and_xattrs(ino, mode, [(name, stored)], time_ns)
 
 
 def _printable(name: bytes) -> str:

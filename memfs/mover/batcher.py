@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.defects import as_failure
 from memfs.errors import MemfsError
 from memfs.mover.batch_budget import BatchBudget
 from memfs.moves.outcome import MoveOutcome
@@ -110,6 +111,15 @@ class Batcher:
             for ino in moves:
                 self._gathered.pop(ino, None)
 
+    async def _write_alone(self, moves: list[Move]) -> None:
+        """Upload files one by one, so that what is wrong with one of them keeps no other."""
+        for move in moves:
+            self._alone.add(move.ino)
+            try:
+                await self._finish(move, 0)
+            finally:
+                self._alone.discard(move.ino)
+
     async def _wait(self) -> None:
         await self._changed.wait()
         self._changed = trio.Event()
@@ -125,6 +135,11 @@ class Batcher:
         except (MemfsError, OSError) as error:
             budget.close(None)
             await self._fail(moves, error)
+            return
+        except Exception as error:
+            budget.close(None)
+            as_failure(error, f"a batch of {len(moves)} files")
+            await self._write_alone(moves)
             return
         budget.close(sum(result.moved_bytes for result in results.values()))
         for move in moves:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
+from memfs.defects import as_failure
 from memfs.errors import MemfsError, StaleInodeError
 from memfs.hot.board import Residence
 from memfs.hot.protocol import HotGoneError, HotMissError, error_reply, number_in, shorten
@@ -115,11 +116,11 @@ class HotTier:
             self._busy.add(want.ino)
             try:
                 await self.bring(want)
-            except (MemfsError, OSError) as error:
-                log.warning("inode %d could not be looked at for the hot tier: %s", want.ino, error)
-            except Exception:
-                # A defect in dealing with one file: the others, and the daemon, go on.
-                log.exception("inode %d could not be looked at for the hot tier", want.ino)
+            except Exception as error:
+                reason = as_failure(error, f"inode {want.ino} for the hot tier")
+                log.warning(
+                    "inode %d could not be looked at for the hot tier: %s", want.ino, reason
+                )
             finally:
                 self._busy.discard(want.ino)
 
@@ -128,10 +129,9 @@ class HotTier:
             await self.review()
         except HotGoneError:
             return
-        except (MemfsError, OSError) as error:
-            log.warning("the hot tier could not be looked at: %s", error)
-        except Exception:
-            log.exception("the hot tier could not be looked at")
+        except Exception as error:
+            reason = as_failure(error, "the hot tier")
+            log.warning("the hot tier could not be looked at: %s", reason)
 
     # --- bringing --------------------------------------------------------------------------------
     async def bring(self, want: Want) -> None:
@@ -191,8 +191,9 @@ class HotTier:
             return error
         except (StaleInodeError, HotGoneError):
             raise
-        except (MemfsError, OSError) as error:
-            failure = error if isinstance(error, MemfsError) else MemfsError(str(error))
+        except Exception as error:
+            reason = as_failure(error, f"inode {ino} on its way to the hot tier")
+            failure = reason if isinstance(reason, MemfsError) else MemfsError(str(reason))
             if pinned:
                 await self._postpone(inode, str(failure))
             return failure

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from memfs.config import BudgetsConfig
-from memfs.errors import MemfsError
+from memfs.defects import as_failure
 from memfs.mover.lanes import Lanes
 from memfs.mover.memory import HeatMemory
 from memfs.mover.observation import Observer
@@ -226,7 +226,8 @@ class Mover:
         """Run one step; what fails is logged and comes again with the next one, after a pause."""
         try:
             return await step()
-        except (MemfsError, OSError) as error:
-            log.warning("a round of the mover could not be finished: %s", error)
+        except Exception as error:
+            reason = as_failure(error, "a round of the mover")
+            log.warning("a round of the mover could not be finished: %s", reason)
             await trio.sleep(self._config.policy.retry_s_min)
             return None

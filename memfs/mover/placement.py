@@ -10,6 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from memfs.defects import as_failure
 from memfs.errors import (
     BudgetSpentError,
     MemfsError,
@@ -108,8 +109,9 @@ class Placer:
             if len(self.restoring) < RESTORING_COUNT_MAX:
                 self.restoring.add(move.ino)
             await self.postpone(move.ino, move.goal.tier, str(error))
-        except (MemfsError, OSError) as error:
-            await self.postpone(move.ino, move.goal.tier, str(error))
+        except Exception as error:
+            reason = as_failure(error, f"inode {move.ino} on its way to {move.goal.tier.label}")
+            await self.postpone(move.ino, move.goal.tier, str(reason))
 
     async def _postpone_batch(self, moves: Sequence[Move], error: MemfsError | OSError) -> None:
         if isinstance(error, StoreError):

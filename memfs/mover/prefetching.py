@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.config import BudgetsConfig
+from memfs.defects import as_failure
 from memfs.errors import MemfsError, StaleInodeError
 from memfs.mover.done_files import DoneFiles
 from memfs.mover.fetching import Fetcher, StalledError
@@ -251,8 +252,9 @@ class Prefetcher:
                 await self.learn()
                 if begin_s >= self._saved_s + SAVE_S:
                     await self.save()
-            except (MemfsError, OSError) as error:
-                log.warning("prediction could not look at what was opened: %s", error)
+            except Exception as error:
+                reason = as_failure(error, "prediction")
+                log.warning("prediction could not look at what was opened: %s", reason)
             spent_s = trio.current_time() - begin_s
             await trio.sleep(min(PAUSE_S_MAX, max(PAUSE_S, spent_s * REST_FACTOR)))
 
@@ -324,9 +326,10 @@ class Prefetcher:
             raise
         except StaleInodeError:
             self._hints.finish(hint, 0, warm=False)
-        except (MemfsError, OSError) as error:
-            log.info("inode %d could not be prefetched: %s", hint.ino, error)
-            self._hints.fail(hint, str(error))
+        except Exception as error:
+            reason = as_failure(error, f"inode {hint.ino} in a prefetch")
+            log.info("inode %d could not be prefetched: %s", hint.ino, reason)
+            self._hints.fail(hint, str(reason))
         else:
             self._predictor.scores.issue_hint(hint.ino)
             self._hints.finish(hint, fetched.fetched_bytes, warm=fetched.warm)
@@ -351,7 +354,10 @@ class Prefetcher:
                     )
                     if fetched.accessed_ns:
                         self._brought[ino] = fetched
-            except (MemfsError, OSError, StalledError) as error:
+            except StalledError as error:
                 log.debug("inode %d was guessed and not fetched: %s", ino, error)
+            except Exception as error:
+                reason = as_failure(error, f"inode {ino} that was guessed")
+                log.debug("inode %d was guessed and not fetched: %s", ino, reason)
             return True
         return False

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import StaleInodeError
+from memfs.defects import as_failure
+from memfs.errors import MemfsError, StaleInodeError
 from memfs.linux.boot import boot_id
 from memfs.types import InodeNo
 
@@ -82,9 +83,14 @@ class Recheck:
             try:
                 # Anew: programs may have opened it meanwhile.
                 inode = await engine.get_inode(ino)
+                adopted_count += await self._parts.sealer.adopt_if_changed(inode)
             except StaleInodeError:
                 continue
-            adopted_count += await self._parts.sealer.adopt_if_changed(inode)
+            except (MemfsError, OSError):
+                raise
+            except Exception as error:
+                # The files behind it must not wait for it for ever.
+                as_failure(error, f"inode {ino} after an unclean end")
         self._after = inodes[-1].ino
         self._adopted_count += adopted_count
         return adopted_count

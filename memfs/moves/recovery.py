@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.defects import as_failure
+from memfs.errors import MemfsError
 from memfs.types import InodeNo, RawId
 
 if TYPE_CHECKING:
@@ -30,9 +32,16 @@ async def roll_back(parts: MoveParts) -> int:
     engine = parts.engine
     intents = await engine.list_intents()
     for intent in intents:
-        await engine.cancel_intent(intent.intent)
+        try:
+            await engine.cancel_intent(intent.intent)
+            engine.commit_nowait()
+        except (MemfsError, OSError):
+            raise
+        except Exception as error:
+            # It stays, and comes again with the next mount.
+            as_failure(error, f"{intent.location}: rolling an unfinished {intent.kind} back")
+            continue
         log.info("%s: unfinished %s was rolled back", intent.location, intent.kind)
-    engine.commit_nowait()
     parts.faults.reach("recover.rolled_back")
     await trio.to_thread.run_sync(parts.packed_store.clear_temporary)
     return len(intents)

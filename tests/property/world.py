@@ -454,7 +454,8 @@ class World:
         finally:
             raw_store.close()
             engine.close()
-        assert [str(problem) for problem in report.problems] == []
+        problems = [str(problem) for problem in report.problems]
+        assert problems == [], problems
 
     async def _drain(self) -> None:
         """As the daemon does at its end."""

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.types", "memfs.exit_codes", "memfs.escaping"),
     ("memfs.errors", "memfs.log_lines"),
+    ("memfs.defects",),
     ("memfs.config", "memfs.sizes"),
     ("memfs.policy", "memfs.prediction"),
     ("memfs.config_file",),

@@ -2,6 +2,8 @@
 
 Invariant: each layout has the size and the offsets of its C structure (little endian, which every
 machine that memfs supports is); `tests/unit/test_kernel_protocol.py` compares them with the header.
+Node ids, offsets and sizes of files are read with a sign, though the header has none: the kernel's
+own are signed (`loff_t`), and no inode has a number of 64 bits.
 
 Source: include/uapi/linux/fuse.h of Linux 6.18.
 """
@@ -138,10 +140,12 @@ REPLY_HEADER_BYTES = 16
 """`struct fuse_out_header` before every reply's own structure."""
 WRITE_OVERHEAD_BYTES = 4096
 """Room beside the data of the largest WRITE; the kernel asks for 80."""
+REQUEST_BYTES_MAX = 65535 * 4096
+"""Largest READ or listing that a kernel can ask for: its `max_pages` has 16 bits."""
 READ_BUFFER_BYTES_MIN = 8192
 """Least buffer for a read of the device (FUSE_MIN_READ_BUFFER)."""
 
-HEADER = Struct("<IIQQIIIHH")
+HEADER = Struct("<IIQqIIIHH")
 """len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding."""
 REPLY_HEADER = Struct("<IiQ")
 """len, error (0 or negative errno), unique."""
@@ -172,28 +176,28 @@ rdev_minor, dev_major, dev_minor."""
 FORGET_IN = Struct("<Q")
 BATCH_FORGET_IN = Struct("<II")
 """count, dummy; `FORGET_ONE` follows count times."""
-FORGET_ONE = Struct("<QQ")
+FORGET_ONE = Struct("<qQ")
 """nodeid, nlookup."""
-SETATTR_IN = Struct("<IIQQQqqqIIIIIIII")
+SETATTR_IN = Struct("<IIQqQqqqIIIIIIII")
 """valid, padding, fh, size, lock_owner, atime, mtime, ctime, three nanoseconds, mode, unused, uid,
 gid, unused."""
 MKNOD_IN = Struct("<IIII")
 """mode, rdev, umask, padding."""
 MKDIR_IN = Struct("<II")
 """mode, umask."""
-RENAME_IN = Struct("<Q")
-RENAME2_IN = Struct("<QII")
+RENAME_IN = Struct("<q")
+RENAME2_IN = Struct("<qII")
 """newdir, flags, padding."""
-LINK_IN = Struct("<Q")
+LINK_IN = Struct("<q")
 OPEN_IN = Struct("<II")
 """flags, open_flags."""
 CREATE_IN = Struct("<IIII")
 """flags, mode, umask, open_flags."""
 OPEN_OUT = Struct("<QIi")
 """fh, open_flags, backing_id."""
-READ_IN = Struct("<QQIIQII")
+READ_IN = Struct("<QqIIQII")
 """fh, offset, size, read_flags, lock_owner, flags, padding; READDIR and READDIRPLUS too."""
-WRITE_IN = Struct("<QQIIQII")
+WRITE_IN = Struct("<QqIIQII")
 """fh, offset, size, write_flags, lock_owner, flags, padding."""
 WRITE_OUT = Struct("<II")
 """size, padding."""
@@ -212,12 +216,12 @@ GETXATTR_IN = Struct("<II")
 GETXATTR_OUT = Struct("<II")
 """size, padding: when the caller asks with size 0."""
 INTERRUPT_IN = Struct("<Q")
-FALLOCATE_IN = Struct("<QQQII")
+FALLOCATE_IN = Struct("<QqqII")
 """fh, offset, length, mode, padding."""
-LSEEK_IN = Struct("<QQII")
+LSEEK_IN = Struct("<QqII")
 """fh, offset, whence, padding."""
 LSEEK_OUT = Struct("<Q")
-COPY_FILE_RANGE_IN = Struct("<QQQQQQQ")
+COPY_FILE_RANGE_IN = Struct("<QqqQqQQ")
 """fh_in, off_in, nodeid_out, fh_out, off_out, len, flags."""
 COPY_FILE_RANGE_OUT = Struct("<Q")
 """bytes_copied: the reply to COPY_FILE_RANGE_64."""

@@ -32,6 +32,9 @@ BATCH_COUNT_MAX = 64
 """Requests served under one commit; guess."""
 HELD_BYTES_MAX = 4 << 20
 """Replies that may wait for a commit; beyond it the commit comes at once. Bounds memory only."""
+ERRNO_END = 512
+"""The kernel takes no reply with this errno or a greater one (fs/fuse/dev.c, fuse_dev_do_write),
+and the program would wait for ever."""
 TURN_S = 0.002
 """Time after which trio's other tasks get their turn although requests keep coming. Guess: the way
 through the loop then takes 1 % of the time."""
@@ -235,19 +238,28 @@ class Runner:
             arrived = self._channel.write(request.unique, 0, outcome)
         if not arrived and request.opened is not None:
             # The kernel sends no RELEASE for an open that it never learned of.
-            self._operations.release(*request.opened)
+            try:
+                self._operations.release(*request.opened)
+            except Exception as error:
+                self._errno_of(request, error)
 
     def _commit_errno(self, error: Exception) -> int:
+        deliberate = isinstance(error, MemfsError | OSError)
         number = error.errno if isinstance(error, MemfsError | OSError) else None
-        log.error("commit failed, %d replies become errors: %s", len(self._held), error)
+        log.error(
+            "commit failed, %d replies become errors: %s",
+            len(self._held),
+            error,
+            exc_info=None if deliberate else error,
+        )
         return number or errno.EIO
 
     def _errno_of(self, request: Request, error: Exception) -> int:
         """Return what the program sees; log what no program should have to see."""
-        if isinstance(error, MemfsError | OSError) and error.errno:
+        if isinstance(error, MemfsError | OSError) and 0 < (error.errno or 0) < ERRNO_END:
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("inode %d: opcode %d: %s", request.node, request.opcode, error)
-            return error.errno
+            return error.errno or errno.EIO
         bug = request.opcode, type(error).__qualname__
         log.error(
             "inode %d: opcode %d: %r is a bug; answered EIO",

@@ -219,6 +219,9 @@ class Database:
             row: Row | None = self._execute(text, parameters).fetchone()
         except sqlite3.Error as error:
             return self._rescue(error, text, parameters)
+        except OverflowError:
+            # A number of 64 bits without a sign, from a file handle say: no row has it.
+            return None
         return row
 
     def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
@@ -256,6 +259,8 @@ class Database:
             self._execute(TEXTS[statement], parameters)
         except sqlite3.Error as error:
             self._rescue(error, TEXTS[statement], parameters)
+        except OverflowError as error:
+            self.undo(error)
         self._records.append((statement, parameters))
 
     def write_unique(self, statement: int, parameters: Parameters) -> bool:
@@ -266,6 +271,8 @@ class Database:
             return False
         except sqlite3.Error as error:
             self._rescue(error, TEXTS[statement], parameters)
+        except OverflowError as error:
+            self.undo(error)
         self._records.append((statement, parameters))
         return True
 
@@ -429,7 +436,7 @@ class Database:
                 return row
         return self.undo(error)
 
-    def undo(self, error: sqlite3.Error | OSError) -> NoReturn:
+    def undo(self, error: sqlite3.Error | OSError | OverflowError) -> NoReturn:
         """Go back to the last commit and raise; earlier changes of the batch fail at its commit."""
         explained = _explain(error, f"{self._path} cannot be used")
         if self._change_begin > 0:
@@ -471,13 +478,13 @@ class Database:
         return self._failure is None
 
 
-def _is_full(error: sqlite3.Error | OSError) -> bool:
+def _is_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "sqlite_errorcode", 0) in _FULL_CODES
 
 
-def _explain(error: sqlite3.Error | OSError, what: str) -> NoSpaceError | MetadataError:
+def _explain(error: Exception, what: str) -> NoSpaceError | MetadataError:
     if _is_full(error):
         return NoSpaceError(f"{what}: the disk is full; remove files from it")
     return MetadataError(f"{what}: {error}")

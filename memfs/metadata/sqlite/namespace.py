@@ -52,6 +52,11 @@ def _check_new_name(name: bytes) -> None:
         raise InvalidValueError(f"{name!r} cannot be a name")
 
 
+def _later(inode: Inode, now_ns: int) -> int:
+    """Return the ctime of a change now: never that of the change before, whatever the clock."""
+    return max(now_ns, inode.ctime_ns + 1)
+
+
 class Namespace(Rows):
     """Reading and changing names."""
 
@@ -179,7 +184,7 @@ class Namespace(Rows):
         if not self._database.write_unique(INSERT_DENTRY, (parent, cookie, name, ino)):
             raise AlreadyExistsError(f"{name!r} exists in directory {parent}")
         self._set_links(directory, directory.nlink, now_ns, now_ns)
-        return self._set_links(inode, inode.nlink + 1, inode.mtime_ns, now_ns)
+        return self._set_links(inode, inode.nlink + 1, inode.mtime_ns, _later(inode, now_ns))
 
     # --- removing --------------------------------------------------------------------------------
     def _dentry(self, parent: InodeNo, name: bytes) -> tuple[int, Inode]:
@@ -197,7 +202,7 @@ class Namespace(Rows):
             raise IsADirectoryInodeError(f"{name!r} in directory {parent} is a directory")
         self._write(DELETE_DENTRY, (parent, cookie))
         self._set_links(directory, directory.nlink, now_ns, now_ns)
-        return self._set_links(inode, inode.nlink - 1, inode.mtime_ns, now_ns)
+        return self._set_links(inode, inode.nlink - 1, inode.mtime_ns, _later(inode, now_ns))
 
     async def rmdir(self, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
         """See `Engine`."""
@@ -282,7 +287,7 @@ class Namespace(Rows):
         return RenameResult(self._set_ctime(moved, now_ns), replaced)
 
     def _set_ctime(self, inode: Inode, now_ns: int) -> Inode:
-        return self._set_links(inode, inode.nlink, inode.mtime_ns, now_ns)
+        return self._set_links(inode, inode.nlink, inode.mtime_ns, _later(inode, now_ns))
 
     def _check_no_cycle(self, moved: Inode, new_parent: InodeNo) -> None:
         if not is_directory(moved):
@@ -313,7 +318,8 @@ class Namespace(Rows):
 
     def _drop_link(self, replaced: Inode, parent: InodeNo, now_ns: int) -> Inode:
         if not is_directory(replaced):
-            return self._set_links(replaced, replaced.nlink - 1, replaced.mtime_ns, now_ns)
+            nlink = replaced.nlink - 1
+            return self._set_links(replaced, nlink, replaced.mtime_ns, _later(replaced, now_ns))
         directory = self._inode(parent)
         self._set_links(directory, directory.nlink - 1, now_ns, now_ns)
         return self._set_links(replaced, 0, replaced.mtime_ns, now_ns)

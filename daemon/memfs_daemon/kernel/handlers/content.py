@@ -18,6 +18,7 @@ from memfs_daemon.kernel.protocol import (
     OPEN_KILL_SUIDGID,
     READ_IN,
     RELEASE_IN,
+    REQUEST_BYTES_MAX,
     WRITE_IN,
     WRITE_KILL_SUIDGID,
     WRITE_OUT,
@@ -54,7 +55,9 @@ class ContentHandlers:
     async def read(self, request: Request) -> Payload:
         """READ."""
         handle, offset, size, *_ = READ_IN.unpack_from(request.data, HEADER_BYTES)
-        return await self._operations.read(request, request.node, handle, offset, size)
+        return await self._operations.read(
+            request, request.node, handle, offset, min(size, REQUEST_BYTES_MAX)
+        )
 
     async def write(self, request: Request) -> bytes:
         """WRITE; the data is a view of the request, not a copy."""

@@ -16,6 +16,7 @@ from memfs_daemon.kernel.protocol import (
     ENTRY_OUT,
     HEADER_BYTES,
     READ_IN,
+    REQUEST_BYTES_MAX,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class DirectoryHandlers:
         """READDIR."""
         _, offset, size, *_ = READ_IN.unpack_from(request.data, HEADER_BYTES)
         records = await self._dots(request.node, offset)
-        room = size - sum(map(len, records))
+        room = min(size, REQUEST_BYTES_MAX) - sum(map(len, records))
         for entry in await self._operations.list_directory(
             request.node, _resume_at(offset), room // _DIRENT_BYTES_LEAST
         ):
@@ -63,7 +64,7 @@ class DirectoryHandlers:
         """READDIRPLUS: each record is a whole LOOKUP reply, and the kernel counts it as one."""
         _, offset, size, *_ = READ_IN.unpack_from(request.data, HEADER_BYTES)
         records = [NO_ENTRY + record for record in await self._dots(request.node, offset)]
-        room = size - sum(map(len, records))
+        room = min(size, REQUEST_BYTES_MAX) - sum(map(len, records))
         valid_s = self._operations.attributes_valid_s
         for entry in await self._operations.list_directory(
             request.node, _resume_at(offset), room // _PLUS_BYTES_LEAST
@@ -82,12 +83,12 @@ class DirectoryHandlers:
         return b""
 
     async def _dots(self, ino: InodeNo, offset: int) -> list[bytes]:
-        records = []
+        if offset >= DOT_DOT_COOKIE:
+            return []
+        parent = await self._operations.get_parent(ino)
+        records = [pack_dirent(parent, DOT_DOT_COOKIE, b"..", _DIRECTORY_TYPE)]
         if offset < DOT_COOKIE:
-            records.append(pack_dirent(ino, DOT_COOKIE, b".", _DIRECTORY_TYPE))
-        if offset < DOT_DOT_COOKIE:
-            parent = await self._operations.get_parent(ino)
-            records.append(pack_dirent(parent, DOT_DOT_COOKIE, b"..", _DIRECTORY_TYPE))
+            records.insert(0, pack_dirent(ino, DOT_COOKIE, b".", _DIRECTORY_TYPE))
         return records
 
 
