@@ -192,8 +192,8 @@ class HotTier:
         except (StaleInodeError, HotGoneError):
             raise
         except Exception as error:
-            reason = as_failure(error, f"inode {ino} on its way to the hot tier")
-            failure = reason if isinstance(reason, MemfsError) else MemfsError(str(reason))
+            caught = as_failure(error, f"inode {ino} on its way to the hot tier")
+            failure = caught if isinstance(caught, MemfsError) else MemfsError(str(caught))
             if pinned:
                 await self._postpone(inode, str(failure))
             return failure
