@@ -157,6 +157,13 @@ class StoreUnavailableError(StoreError):
     transient = True
 
 
+class StoreUnreachableError(StoreUnavailableError):
+    """Nobody listens where a store should be: connection refused, no such host, no directory.
+
+    That is known at once; only of a store that was well a moment ago it is to be waited for.
+    """
+
+
 class BudgetSpentError(StoreError):
     """The mover does not begin something, since a budget of the day has no room for it.
 

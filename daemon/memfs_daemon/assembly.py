@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from memfs.codecs.registry import get_codec, parse_codec
@@ -38,6 +39,7 @@ from memfs.moves.moves import Moves
 from memfs.policy.heat import Heat
 from memfs.policy.plugins import GuardedPlanner, load_planner
 from memfs.prediction.predictor import Predictor
+from memfs.stores.health import StoreHealth, ask_at_mount
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
@@ -166,10 +168,12 @@ def assemble(
         stack.callback(raw_store.close)
         packed_store = PackedStore(state_dir)
         spending = Spending(config.budgets, engine)
-        remote = None
+        remote, health = None, StoreHealth()
         if config.glacier.enabled:
             objects_dir = state_dir / GLACIER_NAME
-            remote = open_remote_store(config.glacier, objects_dir, config.budgets, spending)
+            remote = open_remote_store(
+                config.glacier, objects_dir, config.budgets, spending, health
+            )
         raw_pool = RawPool(engine, raw_store)
         stack.callback(raw_pool.close)
         registry = BackingRegistry() if choice.name == "kernel" else None
@@ -215,6 +219,7 @@ def assemble(
                 heat=heat,
                 hot=board,
                 header_reader=_header_reader(config.hot),
+                health=health,
             )
         )
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
@@ -251,6 +256,7 @@ def assemble(
                 keys,
                 describe,
                 board,
+                health,
             )
         )
         hot = _build_hot(config.hot, state_dir, board, move_parts, moves, activity)
@@ -288,6 +294,7 @@ def assemble(
                 tracing.run,
                 scrubber.run,
                 raw_pool.run,
+                *((partial(ask_at_mount, remote, health),) if remote is not None else ()),
                 *hot.background,
             ),
         )

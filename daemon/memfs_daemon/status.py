@@ -19,6 +19,7 @@ from memfs.control.report import (
     PendingReport,
     PrefetchReport,
     StatusReport,
+    StoreReport,
     TierReport,
     WorkReport,
 )
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from memfs.mover.prefetching import Prefetcher
     from memfs.mover.spending import Spending
     from memfs.moves.tally import CompressionTally
+    from memfs.stores.health import StoreHealth
     from memfs.stores.store import RemoteStore
     from memfs_daemon.policy import PolicyMethods
 
@@ -64,6 +66,8 @@ class StatusParts(NamedTuple):
     keys: KeyRing
     describe_driver: Callable[[], DriverReport]
     hot: HotBoard | None
+    health: StoreHealth
+    """Of `remote`."""
 
 
 class Status:
@@ -96,6 +100,7 @@ class Status:
             logical_bytes=usage.logical_bytes,
             driver=parts.describe_driver(),
             store_url=parts.remote.url if parts.remote is not None else None,
+            store=self._store(),
             tiers=self._tiers(usage),
             work=await self._work(usage),
             codecs=_codecs(parts.tally),
@@ -113,6 +118,12 @@ class Status:
         """
         moves = await self._parts.engine.list_pending(None, min(max(limit, 0), COUNT_MAX))
         return [dataclasses.asdict(report) for report in await self._describe(moves)]
+
+    def _store(self) -> StoreReport | None:
+        if self._parts.remote is None:
+            return None
+        health = self._parts.health
+        return StoreReport(health.well, health.lasts_s, health.reason)
 
     def _tiers(self, usage: Usage) -> tuple[TierReport, ...]:
         parts = self._parts

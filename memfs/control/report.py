@@ -30,6 +30,18 @@ class TierReport:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreReport:
+    """How the object store answers."""
+
+    well: bool | None
+    """None: it has not been asked yet."""
+    lasts_s: float | None
+    """Seconds since it has been so; None: it has not been asked yet."""
+    reason: str | None
+    """What it failed with last; None while it is well."""
+
+
+@dataclass(frozen=True, slots=True)
 class DriverReport:
     """How the kernel is served."""
 
@@ -198,6 +210,8 @@ class StatusReport:
     driver: DriverReport
     store_url: str | None
     """Of the glacier tier, without secrets; None: there is none."""
+    store: StoreReport | None
+    """None: there is none."""
     tiers: tuple[TierReport, ...]
     work: WorkReport
     prefetch: PrefetchReport
@@ -224,12 +238,13 @@ class StatusReport:
         try:
             work = content["work"]
             pending = tuple(PendingReport(**move) for move in work["pending"])
-            driver = content["driver"]
+            driver, store = content["driver"], content["store"]
             driver |= {name: tuple(driver[name]) for name in ("refusals", "limits")}
             return cls(
                 **content
                 | {
                     "driver": DriverReport(**driver),
+                    "store": StoreReport(**store) if store is not None else None,
                     "tiers": tuple(TierReport(**tier) for tier in content["tiers"]),
                     "work": WorkReport(**work | {"pending": pending}),
                     "prefetch": PrefetchReport.from_json(content["prefetch"]),

@@ -83,6 +83,7 @@ class Control:
         self._headers = (
             None if parts.header_reader is None else TensorHeaders(parts, parts.header_reader)
         )
+        self._health = parts.health
         self._readers: dict[bytes, Callable[[Inode], Awaitable[str]]] = {
             TIER_XATTR: self._tier,
             b"user.memfs.pin": self._pin,
@@ -345,6 +346,12 @@ class Control:
         if self._hot is not None and (refusal := self._hot.refusal(inode.ino, inode.generation)):
             # Beside the last decision, which others replace.
             answer["hot"] = refusal
+        if self._health.well is False:
+            # Whatever else is told: what this file waits for may be just that.
+            answer["store"] = {
+                "fails_s": round(self._health.lasts_s or 0.0, 1),
+                "reason": self._health.reason,
+            }
         if stat.S_ISREG(inode.mode):
             answer |= await self._prospects(inode)
         return json.dumps(answer)

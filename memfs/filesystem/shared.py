@@ -14,6 +14,7 @@ from memfs.filesystem.replies import Attributes, Entry
 from memfs.linux.times import Clock, storable_ns
 from memfs.metadata.records import Inode, InodeFlags
 from memfs.policy.heat import Heat
+from memfs.stores.health import StoreHealth
 from memfs.types import BLOCK_BYTES, FormKind, Tier
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class Parts:
     quick_syncs: QuickSyncs = field(default_factory=QuickSyncs)
     clock: Clock = field(default_factory=Clock)
     """Of all times that the file system sets."""
+    health: StoreHealth = field(default_factory=StoreHealth)
+    """Of the object store."""
 
 
 class Orphan(NamedTuple):

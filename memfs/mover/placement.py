@@ -26,6 +26,7 @@ from memfs.mover.locking import Locker
 from memfs.mover.observation import UNPACKABLE_RULE, unpackable_detail
 from memfs.mover.store_gate import StoreGate
 from memfs.moves.outcome import MoveOutcome, MoveResult
+from memfs.moves.sightings import SEEN_S
 from memfs.policy.budgets import Spent
 from memfs.policy.goals import Step, drops_last_copy, next_step
 from memfs.policy.view import Goal
@@ -120,6 +121,8 @@ class Placer:
             await self.postpone(move.ino, move.goal.tier, str(error))
 
     async def _place(self, move: Move, moved_bytes: int) -> None:
+        # The object of a batch was written just now, and one look serves all of its files.
+        seen_within_s = SEEN_S if moved_bytes else 0.0
         if moved_bytes:
             self.gate.succeed()
         for _ in range(STEPS_MAX):
@@ -143,7 +146,7 @@ class Placer:
                 self.batcher.add(move, candidate.ram_bytes)
                 return
             try:
-                result = await self._take_within_budgets(step, candidate, move)
+                result = await self._take_within_budgets(step, candidate, move, seen_within_s)
             except BudgetSpentError:
                 raise
             except StoreError as error:
@@ -248,16 +251,18 @@ class Placer:
         engine.commit_nowait()
 
     async def _take_within_budgets(
-        self, step: Step, candidate: Candidate, move: Move
+        self, step: Step, candidate: Candidate, move: Move, seen_within_s: float
     ) -> MoveResult:
         cost = cost_of_step(step, candidate)
         with self._spending.reserved(cost) as actual:
-            result = await self._take(step, candidate, move)
+            result = await self._take(step, candidate, move, seen_within_s)
             if Spent.DISK_WRITES in actual:
                 actual[Spent.DISK_WRITES] = min(actual[Spent.DISK_WRITES], result.moved_bytes)
             return result
 
-    async def _take(self, step: Step, candidate: Candidate, move: Move) -> MoveResult:
+    async def _take(
+        self, step: Step, candidate: Candidate, move: Move, seen_within_s: float
+    ) -> MoveResult:
         ino = candidate.ino
         match step:
             case Step.HYDRATE:
@@ -268,9 +273,11 @@ class Placer:
             case Step.UPLOAD:
                 return await self._moves.upload(ino)
             case Step.DROP_RAW:
-                return await self._moves.drop_raw(ino)
+                return await self._moves.drop_raw(ino, seen_within_s=seen_within_s)
             case Step.DROP_PACKED:
-                return await self._moves.drop_form(ino, FormKind.PACKED)
+                return await self._moves.drop_form(
+                    ino, FormKind.PACKED, seen_within_s=seen_within_s
+                )
             case Step.UNLOCK:
                 # Under mere pressure of the budget the kernel may keep the pages while it can.
                 drop_pages = move.rule != "watermark"

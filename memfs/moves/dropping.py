@@ -32,6 +32,7 @@ async def drop_raw(
     forms: Sequence[Form] | None = None,
     *,
     set_aside: bool = False,
+    seen_within_s: float = 0.0,
 ) -> MoveResult:
     """Detach the raw file of a sealed file that has another form.
 
@@ -44,6 +45,7 @@ async def drop_raw(
         forms: The packed and remote forms that the caller looked at; if the file has others by
             now, nothing is dropped. None: whichever it has.
         set_aside: The raw file keeps another name, so that no byte goes with this one.
+        seen_within_s: The object may have been looked at so long ago, for a file of its batch.
 
     Raises:
         StaleInodeError: The file is gone.
@@ -56,7 +58,7 @@ async def drop_raw(
     if not set_aside:
         inode = await engine.get_inode(ino)
         if inode.raw and inode.blob and not inode.flags & InodeFlags.UNSEALED:
-            seen = await _see_another(parts, inode, FormKind.RAW)
+            seen = await _see_another(parts, inode, FormKind.RAW, seen_within_s)
             if forms is not None and seen != forms:
                 return MoveResult(MoveOutcome.SUPERSEDED)
             forms = seen
@@ -84,7 +86,9 @@ async def drop_raw(
     return MoveResult(MoveOutcome.DONE, inode.blocks * BLOCK_BYTES)
 
 
-async def drop_form(parts: MoveParts, ino: InodeNo, kind: FormKind) -> MoveResult:
+async def drop_form(
+    parts: MoveParts, ino: InodeNo, kind: FormKind, *, seen_within_s: float = 0.0
+) -> MoveResult:
     """Detach the packed or remote form of a sealed file that has another form.
 
     Readers of ranges need no guard: they turn to a form that is left.
@@ -103,7 +107,7 @@ async def drop_form(parts: MoveParts, ino: InodeNo, kind: FormKind) -> MoveResul
     form = await find_form(parts, inode, kind)
     if form is None:
         return MoveResult(MoveOutcome.UNNEEDED)
-    seen = await _see_another(parts, inode, kind)
+    seen = await _see_another(parts, inode, kind, seen_within_s)
     now = await engine.get_inode(ino)
     if now.raw != inode.raw or await engine.list_forms(inode.blob) != seen:
         return MoveResult(MoveOutcome.SUPERSEDED)
@@ -115,7 +119,9 @@ async def drop_form(parts: MoveParts, ino: InodeNo, kind: FormKind) -> MoveResul
     return MoveResult(MoveOutcome.DONE, form.stored_bytes)
 
 
-async def _see_another(parts: MoveParts, inode: Inode, leaving: FormKind) -> list[Form]:
+async def _see_another(
+    parts: MoveParts, inode: Inode, leaving: FormKind, seen_within_s: float
+) -> list[Form]:
     """Return the forms of a file, once one of those that stay was seen where it lies.
 
     Raises:
@@ -135,7 +141,7 @@ async def _see_another(parts: MoveParts, inode: Inode, leaving: FormKind) -> lis
                 f"inode {inode.ino}: its object is in a store that is not configured any more; the "
                 "local copy is the last one and stays"
             )
-        await parts.sightings.require(parts.remote, remote)
+        await parts.sightings.require(parts.remote, remote, seen_within_s)
         parts.faults.reach("drop.seen")
     elif packed is not None:
         raise ObjectMissingError(

@@ -75,13 +75,15 @@ class Moves:
         """Return the packed and remote forms of a file with their keys."""
         return await list_keyed(self._parts, ino)
 
-    async def drop_raw(self, ino: InodeNo) -> MoveResult:
+    async def drop_raw(self, ino: InodeNo, *, seen_within_s: float = 0.0) -> MoveResult:
         """Detach the raw file of a file that is neither open nor mapped; see `moves.dropping`."""
-        return await drop_raw(self._parts, ino)
+        return await drop_raw(self._parts, ino, seen_within_s=seen_within_s)
 
-    async def drop_form(self, ino: InodeNo, kind: FormKind) -> MoveResult:
+    async def drop_form(
+        self, ino: InodeNo, kind: FormKind, *, seen_within_s: float = 0.0
+    ) -> MoveResult:
         """Detach the packed or remote form of a file that has another one."""
-        return await drop_form(self._parts, ino, kind)
+        return await drop_form(self._parts, ino, kind, seen_within_s=seen_within_s)
 
     # --- upkeep ----------------------------------------------------------------------------------
     async def recover(self) -> int:

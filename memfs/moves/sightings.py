@@ -1,6 +1,7 @@
 """Sightings: what the store was just seen to hold, before the last local copy of it goes.
 
-Invariant: an object counts as seen for `SEEN_S` at most, and not after a look that failed. A record
+Invariant: who lets a copy go has a look that ended after it asked; only the files of a batch, whose
+object was written a moment ago, share one for `SEEN_S`, and none after a look that failed. A record
 of an object is no proof of it: its store may be unmounted, emptied or another one by now.
 """
 
@@ -37,6 +38,8 @@ class _Look:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.error: MemfsError | None = None
+        self.size: int | None = None
+        """Bytes that were seen."""
 
 
 class Sightings:
@@ -47,8 +50,13 @@ class Sightings:
         """By key: when the look began, and the bytes that were seen."""
         self._looks: dict[str, _Look] = {}
 
-    async def require(self, store: RemoteStore, form: Form) -> None:
+    async def require(self, store: RemoteStore, form: Form, within_s: float = 0.0) -> None:
         """Return once the store has shown that it has the object of a remote form, whole.
+
+        Args:
+            store: Has it, as the engine says.
+            form: A remote one.
+            within_s: An earlier look serves as well if it began so long ago at most.
 
         Raises:
             ObjectMissingError: The store has no such object.
@@ -56,40 +64,40 @@ class Sightings:
             StoreUnavailableError, StoreError: It did not say.
         """
         extent = Extent.of(form.location, form.stored_bytes)
-        while (size := self._fresh_size(extent.key)) is None:
-            look = self._looks.get(extent.key)
-            if look is None:
-                await self._look(store, extent.key)
-                continue
+        size = self._seen_size(extent.key, within_s)
+        # Again where whoever looked was cancelled.
+        while size is None:
+            look = self._looks.get(extent.key) or await self._look(store, extent.key)
             await look.done.wait()
             if look.error is not None:
                 raise type(look.error)(*look.error.args) from look.error
+            size = look.size
         if not extent.fits(size):
             raise CorruptDataError(
                 f"store {store.url}: {extent.key} has {size} bytes, not {extent.end}: the local "
                 "copy stays; memfs scrub uploads it again"
             )
 
-    def _fresh_size(self, key: str) -> int | None:
+    def _seen_size(self, key: str, within_s: float) -> int | None:
         looked_s, size = self._seen.get(key, (float("-inf"), 0))
-        return size if trio.current_time() - looked_s < SEEN_S else None
+        return size if trio.current_time() - looked_s < within_s else None
 
-    async def _look(self, store: RemoteStore, key: str) -> None:
+    async def _look(self, store: RemoteStore, key: str) -> _Look:
         look = self._looks[key] = _Look()
         began_s = trio.current_time()
         try:
-            size = (await store.stat(key)).size
+            look.size = (await store.stat(key)).size
         except MemfsError as error:
             # What was seen before says nothing of a store that fails now.
             self._seen.clear()
             look.error = _explained(error)
             raise look.error from error
         else:
-            # However long the answer took, those who waited for it may act on it once.
-            self._seen[key] = max(began_s, trio.current_time() - SEEN_S / 2), size
+            self._seen[key] = began_s, look.size
             self._seen.move_to_end(key)
             if len(self._seen) > SEEN_COUNT_MAX:
                 self._seen.popitem(last=False)
+            return look
         finally:
             del self._looks[key]
             look.done.set()

@@ -23,7 +23,13 @@ from memfs.errors import (
     StoreUnavailableError,
     UsageError,
 )
-from memfs.stores.objects import PART_CONCURRENCY, FsspecStore, Page, UploadCallback
+from memfs.stores.objects import (
+    PART_CONCURRENCY,
+    FsspecStore,
+    Page,
+    UploadCallback,
+    unanswered,
+)
 from memfs.stores.restoring import (
     HOUR_S,
     ArchivedObject,
@@ -247,7 +253,7 @@ class AzureStore(FsspecStore):
             error,
             azure.core.exceptions.ServiceRequestError | azure.core.exceptions.ServiceResponseError,
         ):
-            return StoreUnavailableError(f"{cause}; check the account's host and the network")
+            return unanswered(error, f"{cause}; check the account's host and the network")
         return super()._translate(error, what)
 
     def _missing(self, cause: str, code: str) -> MemfsError:

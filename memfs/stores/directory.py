@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from memfs.errors import InvalidValueError, ObjectMissingError, StoreUnavailableError
+from memfs.errors import InvalidValueError, ObjectMissingError, StoreUnreachableError
 from memfs.stores.calls import BlockingCalls
 from memfs.stores.disk import (
     COPY_STEP_BYTES,
@@ -213,7 +213,7 @@ class DirectoryStore:
     def _check_root(self) -> None:
         """Tell a missing object from a missing store: an unmounted disk loses no object."""
         if not self._unfinished.is_dir():
-            raise StoreUnavailableError(
+            raise StoreUnreachableError(
                 f"store {self.url}: the directory is gone; mount it again or correct glacier.url"
             )
 

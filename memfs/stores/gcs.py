@@ -20,7 +20,7 @@ from gcsfs.core import GCSFileSystem
 from gcsfs.retry import HttpError
 
 from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
-from memfs.stores.objects import FsspecStore, Page, UploadCallback
+from memfs.stores.objects import FsspecStore, Page, UploadCallback, unanswered
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class GcsStore(FsspecStore):
         ):
             return StoreError(f"{cause}; set token in glacier.options, or log in with gcloud")
         if isinstance(error, _NETWORK_ERRORS):
-            return StoreUnavailableError(f"{cause}; check endpoint_url and the network")
+            return unanswered(error, f"{cause}; check endpoint_url and the network")
         if code in (401, 403) or str(error).startswith("Forbidden"):
             return StoreError(f"{cause}; check token and the rights on the bucket")
         if isinstance(error, FileNotFoundError) and not error.errno:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno as codes
 import functools
 import os
+import socket
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -28,6 +29,7 @@ from memfs.errors import (
     ObjectMissingError,
     StoreError,
     StoreUnavailableError,
+    StoreUnreachableError,
     UsageError,
 )
 from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedError
@@ -68,6 +70,9 @@ _TRANSIENT_ERRNOS = frozenset(
         codes.ETIMEDOUT,
     }
 )
+
+
+_UNREACHABLE_ERRNOS = frozenset({codes.ECONNREFUSED, codes.EHOSTUNREACH, codes.ENETUNREACH})
 
 
 class UploadCallback(fsspec.callbacks.Callback):  # type: ignore[misc]  # fsspec has no types
@@ -293,8 +298,25 @@ class FsspecStore:
         if isinstance(error, TimeoutError | ConnectionError | FSTimeoutError) or (
             isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS
         ):
-            return StoreUnavailableError(f"{cause}; check the store and the network")
+            return unanswered(error, f"{cause}; check the store and the network")
         return StoreError(f"{cause} ({type(error).__name__}); check glacier.url and its options")
+
+
+def unanswered(error: BaseException, message: str) -> StoreUnavailableError:
+    """Return the contract's error for a request that was not answered.
+
+    Args:
+        error: Its causes tell whether anybody listens there.
+        message: For users.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, socket.gaierror) or (
+            isinstance(found, OSError) and found.errno in _UNREACHABLE_ERRNOS
+        ):
+            return StoreUnreachableError(message)
+        found = found.__cause__ or found.__context__
+    return StoreUnavailableError(message)
 
 
 def _without_secrets(url: str) -> str:

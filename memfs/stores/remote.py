@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memfs.config import GlacierConfig
+    from memfs.stores.health import StoreHealth
     from memfs.stores.metered import Meter
     from memfs.stores.store import RemoteStore
 
@@ -43,6 +44,7 @@ def open_remote_store(
     default_dir: Path,
     budgets: BudgetsConfig | None = None,
     meter: Meter | None = None,
+    health: StoreHealth | None = None,
 ) -> RemoteStore:
     """Return the configured store, ready for use.
 
@@ -53,6 +55,7 @@ def open_remote_store(
         default_dir: Where objects lie if `config.url` is None.
         budgets: Rates of transfers; None: without limit.
         meter: Counts what is spent; None: nobody does.
+        health: Told how the store answers; None: nobody wants to know.
 
     Raises:
         UsageError: The URL is wrong, or the package of its protocol is not installed.
@@ -61,7 +64,7 @@ def open_remote_store(
     plain = _open_plain(config, default_dir)
     metered = MeteredStore(plain, meter) if meter is not None else plain
     limited = LimitedStore(metered, config.transfer_count_max, RANGE_COUNT_MAX)
-    retrying = RetryingStore(limited, policy, random.Random())
+    retrying = RetryingStore(limited, policy, random.Random(), health)
     budgets = budgets or BudgetsConfig()
     rates = budgets.upload_rate_bytes, budgets.download_rate_bytes
     # Outermost: waiting for one's turn takes nothing of a call's deadline.

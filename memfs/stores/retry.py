@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from memfs.errors import MemfsError, StoreUnavailableError
+from memfs.errors import MemfsError, StoreUnavailableError, StoreUnreachableError
+from memfs.stores.health import StoreHealth
 
 if TYPE_CHECKING:
     import random
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from memfs.stores.store import ObjectStat, RemoteStore
 
 T = TypeVar("T")
+
+
+UNREACHABLE_RETRIES = 1
+"""Where nobody listens, and nobody did lately, programs need not wait for the deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +56,20 @@ class RetryingStore:
         inner: The store; its calls are idempotent, as the contract says.
         policy: When to stop.
         rng: For jitter; seeded in tests.
+        health: Told how each attempt ended; None: of its own.
     """
 
-    def __init__(self, inner: RemoteStore, policy: RetryPolicy, rng: random.Random) -> None:
+    def __init__(
+        self,
+        inner: RemoteStore,
+        policy: RetryPolicy,
+        rng: random.Random,
+        health: StoreHealth | None = None,
+    ) -> None:
         self._inner = inner
         self._policy = policy
         self._rng = rng
+        self._health = health or StoreHealth()
 
     @property
     def url(self) -> str:
@@ -100,6 +113,7 @@ class RetryingStore:
                 async for stat in self._inner.list(prefix):
                     begun = True
                     yield stat
+                self._health.note()
             except MemfsError as error:
                 if begun or not await self._wait(error, attempt, deadline):
                     raise
@@ -114,24 +128,36 @@ class RetryingStore:
     async def _bounded(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
         with trio.move_on_after(self._policy.deadline_s):
             return await self._repeat(call)
-        raise StoreUnavailableError(
+        error = StoreUnavailableError(
             f"store {self.url}: {what}: no answer within {self._policy.deadline_s:g} s, retries "
             "and waiting included; check the store and the network, or raise glacier.timeout_s"
         )
+        self._health.note(error)
+        raise error
 
     async def _repeat(self, call: Callable[[], Awaitable[T]]) -> T:
         deadline = trio.current_time() + self._policy.deadline_s
         attempt = 0
         while True:
             try:
-                return await call()
+                result = await call()
             except MemfsError as error:
                 if not await self._wait(error, attempt, deadline):
                     raise
+            else:
+                self._health.note()
+                return result
             attempt += 1
 
     async def _wait(self, error: MemfsError, attempt: int, deadline: float) -> bool:
         """Pause before the next attempt; False if there is to be none."""
+        self._health.note(error)
+        if (
+            isinstance(error, StoreUnreachableError)
+            and attempt >= UNREACHABLE_RETRIES
+            and not self._health.was_well_lately
+        ):
+            return False
         pause_s = self._policy.pause_s(attempt, self._rng) if error.transient else math.inf
         if trio.current_time() + pause_s >= deadline:
             return False

@@ -20,7 +20,13 @@ from memfs.errors import (
     StoreUnavailableError,
     UsageError,
 )
-from memfs.stores.objects import PART_CONCURRENCY, FsspecStore, Page, UploadCallback
+from memfs.stores.objects import (
+    PART_CONCURRENCY,
+    FsspecStore,
+    Page,
+    UploadCallback,
+    unanswered,
+)
 from memfs.stores.restoring import (
     HOUR_S,
     ArchivedObject,
@@ -296,7 +302,7 @@ class S3Store(FsspecStore):
         if code in _THROTTLED or status == 429 or status >= 500:
             return StoreUnavailableError(f"{cause}; the store is overloaded or failing")
         if isinstance(error, _NETWORK_ERRORS):
-            return StoreUnavailableError(f"{cause}; check endpoint_url and the network")
+            return unanswered(error, f"{cause}; check endpoint_url and the network")
         if isinstance(error, botocore.exceptions.NoCredentialsError):
             return StoreError(f"{cause}; set key and secret in glacier.options")
         if code == "GlacierExpeditedRetrievalNotAvailable":

@@ -249,7 +249,7 @@ async def test_files_of_one_batch_cost_one_look(
     async with trio.open_nursery() as nursery:
         for number in range(100):
             nursery.start_soon(sightings.require, store, part(number))  # type: ignore[arg-type]
-    await sightings.require(store, part(100))  # type: ignore[arg-type]  # all that is asked of it
+    await sightings.require(store, part(100), SEEN_S + 1)  # type: ignore[arg-type]  # all that is asked of it
     assert len(store.looks) == 1
     store.failure = StoreUnavailableError("gone")
     await trio.sleep(SEEN_S)
@@ -271,11 +271,32 @@ async def test_a_look_is_not_trusted_for_long(autojump_clock: trio.testing.MockC
     """What was there a while ago may be gone; nor is anything once a look has failed."""
     store, sightings = CountingStore(), Sightings()
     await sightings.require(store, part(1))  # type: ignore[arg-type]  # all that is asked of it
-    await trio.sleep(SEEN_S)
     await sightings.require(store, part(1))  # type: ignore[arg-type]
     assert len(store.looks) == 2
     store.failure = StoreUnavailableError("gone")
     with pytest.raises(StoreUnavailableError):
         await sightings.require(store, Form(BlobId(9), FormKind.REMOTE, "other", "none", 1))  # type: ignore[arg-type]
     with pytest.raises(StoreUnavailableError):
-        await sightings.require(store, part(1))  # type: ignore[arg-type]
+        await sightings.require(store, part(1), 100.0)  # type: ignore[arg-type]
+
+
+async def test_who_waits_for_a_look_that_is_cancelled_looks(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The others are not let down."""
+    store, sightings = CountingStore(), Sightings()
+    done: list[int] = []
+
+    async def look(number: int) -> None:
+        await sightings.require(store, part(number))  # type: ignore[arg-type]  # all it is asked
+        done.append(number)
+
+    async with trio.open_nursery() as nursery, trio.open_nursery() as first:
+        first.start_soon(look, 1)
+        await trio.sleep(0.5)
+        nursery.start_soon(look, 2)
+        nursery.start_soon(look, 3)
+        await trio.sleep(0.1)
+        first.cancel_scope.cancel()
+    assert sorted(done) == [2, 3]
+    assert len(store.looks) == 2

@@ -21,6 +21,7 @@ from memfs.control.report import (
     PrefetchReport,
     SourceReport,
     StatusReport,
+    StoreReport,
     TierReport,
     WorkReport,
 )
@@ -28,6 +29,7 @@ from memfs.errors import InvalidValueError
 from memfs.mover.spending import Spending
 from memfs.policy.heat import Heat
 from memfs.policy.plugins import GuardedPlanner
+from memfs.stores.health import StoreHealth
 from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_tools.display import print_status
@@ -47,6 +49,7 @@ REPORT = StatusReport(
     logical_bytes=3 << 30,
     driver=DriverReport("kernel", False, ("Linux 6.8 is older than 6.9",), ("no X: Y instead",)),
     store_url="s3://bucket/prefix",
+    store=StoreReport(False, 90.0, "bucket does not exist"),
     tiers=(
         TierReport("warm", 1 << 30, 256 << 20, 7, "locking is refused: raise RLIMIT_MEMLOCK"),
         TierReport("cold", 10 << 30, 1 << 30, 100, None),
@@ -108,6 +111,7 @@ def test_the_table_shows_use_reasons_and_waiting_work(
     text = capsys.readouterr().out
     for expected in [
         "/mnt/[data]  12345 inodes, 3.0 GiB, up 1 h 1 min",
+        "s3://bucket/prefix, fails for 1 min 30 s: bucket does not exist",
         "kernel, served by the daemon (Linux 6.8 is older than 6.9)",
         "256.0 MiB",
         "█████░░░░░░░░░░░░░░░  25%",
@@ -178,6 +182,7 @@ async def test_a_full_disk_tier_without_a_store_says_what_helps(
         state.parts.keys,
         lambda: REPORT.driver,
         None,
+        StoreHealth(),
     )
     notes = []
     for size in (1000, 200_000):

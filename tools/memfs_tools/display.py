@@ -51,7 +51,7 @@ def print_status(report: StatusReport) -> None:
     rows = [
         ("state", report.state_dir),
         ("driver", f"{report.driver.name}, {path}" + (f" ({faster})" if faster else "")),
-        ("store", report.store_url or "none"),
+        ("store", _store_line(report)),
         ("daemon", f"process {report.pid}, {format_size(report.memory_bytes)} of memory"),
     ]
     if report.keys:
@@ -77,6 +77,16 @@ def print_status(report: StatusReport) -> None:
         console.print(_codec_table(report.codecs))
     for line in _work_lines(report.work):
         console.print(f"  {line}", soft_wrap=True)
+
+
+def _store_line(report: StatusReport) -> str:
+    url, store = report.store_url or "none", report.store
+    if store is None:
+        return url
+    if store.lasts_s is None:
+        return f"{url}, not asked yet"
+    lasts = format_duration(store.lasts_s)
+    return f"{url}, answers" if store.well else f"{url}, fails for {lasts}: {store.reason}"
 
 
 def _budget_line(budget: BudgetReport) -> str:

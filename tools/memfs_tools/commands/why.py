@@ -56,6 +56,9 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"outlook  {why['outlook']}")
     if "hot" in why:
         lines.append(f"not hot  {why['hot']}")
+    store = why.get("store")
+    if isinstance(store, dict):
+        lines.append(f"store    fails for {format_duration(store['fails_s'])}: {store['reason']}")
     pending = why.get("pending")
     if isinstance(pending, dict):
         lines.append(f"pending  {pending['wanted']}: {pending['reason']}")
