@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import os
+import stat
 import types
 import typing
 from typing import NamedTuple
@@ -205,7 +207,9 @@ def _read_file(file: Path | None) -> dict[str, object]:
     import tomllib
 
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as opened:
+            _require_trusted(file, os.fstat(opened.fileno()))
+            document = tomllib.loads(opened.read().decode("utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the configuration {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -221,6 +225,27 @@ def _read_file(file: Path | None) -> dict[str, object]:
             )
         values.update({f"{section}.{name}": value for name, value in content.items()})
     return values
+
+
+def _require_trusted(file: Path, status: os.stat_result) -> None:
+    """See that root does not do what another user wrote: a configuration names stores and keys.
+
+    Raises:
+        UsageError: Another user owns it, or may write to it.
+    """
+    if os.geteuid() != 0 or stat.S_ISCHR(status.st_mode):
+        return
+    if status.st_uid != 0:
+        raise UsageError(
+            f"the configuration {file} belongs to user {status.st_uid}, who can change it; "
+            "chown it to root, or run memfs as that user"
+        )
+    foreign_group = stat.S_IWGRP if status.st_gid != 0 else 0
+    if status.st_mode & (stat.S_IWOTH | foreign_group):
+        raise UsageError(
+            f"others may write to the configuration {file} (mode "
+            f"{stat.S_IMODE(status.st_mode):04o}); chmod go-w {file}"
+        )
 
 
 def _find_key(known: Mapping[str, Key], dotted: str, place: str) -> Key:

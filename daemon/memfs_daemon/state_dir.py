@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
+from memfs.linux.ownership import require_own_tree
 from memfs.metadata.sqlite.format import read_format
 
 if TYPE_CHECKING:
@@ -22,16 +23,20 @@ _CREATION_LEFTOVERS = re.compile(
 """What may lie in a directory without a format file: the first mount was killed early, or the
 directory is the root of a file system."""
 
+_DEPTH = 3
+"""The directories of all stores: `glacier/blobs/ff` are three levels."""
+
 
 def prepare_state(state_dir: Path) -> None:
     """Make a state directory, or see that an existing one is ours or empty.
 
     Raises:
-        UsageError: It cannot be made, holds something else, or is of a format that this memfs does
-            not know.
+        UsageError: It cannot be made, holds something else, is of a format that this memfs does not
+            know, or others could change it.
     """
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        require_own_tree(state_dir.resolve(), _DEPTH)
         if _is_state(state_dir):
             return
         names = sorted(entry.name for entry in state_dir.iterdir())
@@ -51,8 +56,14 @@ def require_state(state_dir: Path) -> None:
     """See that a directory is a state directory.
 
     Raises:
-        UsageError: It is none, or one of a format that this memfs does not know.
+        UsageError: It is none, or one of a format that this memfs does not know, or others could
+            change it.
     """
+    try:
+        require_own_tree(state_dir.resolve(strict=True), _DEPTH)
+    except OSError as error:
+        message = f"{state_dir} is no state directory of memfs: {error.strerror}"
+        raise UsageError(message, ExitCode.STATE_UNUSABLE) from None
     if not _is_state(state_dir):
         raise UsageError(f"{state_dir} is no state directory of memfs", ExitCode.STATE_UNUSABLE)
 

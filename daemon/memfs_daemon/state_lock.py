@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import list_mounts
+from memfs.linux.ownership import open_own
 from memfs.types import FILESYSTEM_TYPE
 from memfs_daemon.mount_users import describe_copies, list_copies
 
@@ -38,6 +39,8 @@ UNMOUNTED_S_MAX = 5.0
 """A daemon whose mount has just been taken away notices within milliseconds; guess."""
 
 _POLL_S = 0.05
+_TEXT_BYTES_MAX = 64 << 10
+"""Far above what the longest path takes."""
 
 
 class Phase(enum.StrEnum):
@@ -86,7 +89,7 @@ class StateLock:
         """
         self._state_dir = state_dir
         self._place = os.fspath(mountpoint) if mountpoint is not None else None
-        self._fd = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = _open_lock(state_dir, os.O_RDWR | os.O_CREAT)
         try:
             begin_s = time.monotonic()
             while not self._try_to_take():
@@ -157,7 +160,7 @@ class StateLock:
 def find_holder(state_dir: Path) -> Holder | None:
     """Return who has a state directory in use, without taking part: nobody is disturbed by it."""
     try:
-        fd = os.open(state_dir / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        fd = _open_lock(state_dir, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
@@ -168,6 +171,14 @@ def find_holder(state_dir: Path) -> Holder | None:
     return None if found[0] == fcntl.F_UNLCK else _read_holder(state_dir)
 
 
+def _open_lock(state_dir: Path, flags: int) -> int:
+    directory_fd = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return open_own(directory_fd, LOCK_NAME, flags)
+    finally:
+        os.close(directory_fd)
+
+
 def _is_mounted(state_dir: Path) -> bool:
     """True if a mount of a state directory is in this process's mount namespace."""
     source = os.fspath(state_dir)
@@ -176,13 +187,14 @@ def _is_mounted(state_dir: Path) -> bool:
 
 def _read_holder(state_dir: Path) -> Holder:
     try:
-        content = json.loads((state_dir / LOCK_NAME).read_bytes())
+        with open(_open_lock(state_dir, os.O_RDONLY), "rb") as file:
+            content = json.loads(file.read(_TEXT_BYTES_MAX))
         place = content["mountpoint"]
         return Holder(
             int(content["pid"]),
             str(place) if place is not None else None,
             Phase(content.get("phase", Phase.STARTING)),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UsageError, ValueError, KeyError, TypeError):
         # Locked a moment ago, and the holder has not written its name yet.
         return Holder(0, None)

@@ -84,7 +84,7 @@ class PackedStore:
         """Return a descriptor for reading; `ObjectMissingError` if there is no such file."""
         path = self.path(location)
         with disk_errors(str(path)):
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def stat(self, location: str) -> os.stat_result:
         """Return the attributes of a packed file; `ObjectMissingError` if it is gone."""

@@ -102,7 +102,8 @@ class RawStore:
             ObjectMissingError: There is none of that id.
         """
         try:
-            return os.open(_relative_path(raw), flags | os.O_CLOEXEC, dir_fd=self._root_fd)
+            safe = os.O_CLOEXEC | os.O_NOFOLLOW
+            return os.open(_relative_path(raw), flags | safe, dir_fd=self._root_fd)
         except OSError as error:
             raise self._error(error, raw) from error
 

@@ -119,7 +119,7 @@ class PackedFile:
     def open(cls, path: Path, table: SeekTable | None = None, unlock: Unlock | None = None) -> Self:
         """Open a container by its path; `ObjectMissingError` if it is not there."""
         with disk_errors(str(path)):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         return cls(fd, str(path), table, unlock)
 
     def close(self) -> None:
