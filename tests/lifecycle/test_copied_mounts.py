@@ -35,8 +35,15 @@ pytestmark = [
 @contextlib.contextmanager
 def copied(mount: Mount) -> Iterator[int]:
     """Have a copy of all mounts in a namespace of its own; yields the process that is in it."""
+    # Those of tests beside this one would keep their daemons.
+    script = """
+    awk -v own="$1" '/ fuse.memfs / && $5 != own { print $5 }' /proc/self/mountinfo |
+        xargs -r umount --lazy
+    echo
+    exec cat
+    """
     held = subprocess.Popen(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec cat"],
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", mount.root],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -34,6 +34,11 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare"),
 ]
 
+LEAVE_OTHERS = """
+# The copies of mounts of tests beside this one would keep their daemons.
+awk '/ fuse.memfs / { print $5 }' /proc/self/mountinfo | xargs -r umount --lazy || true
+"""
+
 AS_NOBODY = """
 mount -t tmpfs -o mode=0755 none devices
 mknod -m 0666 devices/fuse c 10 229
@@ -84,8 +89,9 @@ def run(base: Path, prepare: str, script: str) -> list[str]:
     memfs.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m memfs_tools.main "$@"\n')
     memfs.chmod(0o755)
     helper = str(REPOSITORY / "systemd/mount.memfs")
+    python = sys.executable
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-euc", prepare, "sh", script, helper, sys.executable],
+        ["unshare", "--mount", "sh", "-euc", LEAVE_OTHERS + prepare, "sh", script, helper, python],
         cwd=base,
         env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(base)},
         stdin=subprocess.DEVNULL,

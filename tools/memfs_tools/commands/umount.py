@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 END_S_MAX = 90.0
 """The daemon bounds its own end to less than 60 s."""
 
-_LOOK_S = 1.0
-"""A daemon that goes on for so long may be kept by copies of its mount."""
+COPIES_S_MAX = 3.0
+"""Copies of the mount may keep the daemon for so long: their namespace may be ending as well."""
+
+_LOOK_S = 0.5
 
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
 
@@ -99,16 +101,17 @@ def _await_end(served: ServedMount, daemon_fd: int, *, forced: bool) -> None:
     Raises:
         UsageError: Copies of the mount keep it, or it takes too long.
     """
-    deadline_s = time.monotonic() + END_S_MAX
+    begin_s = time.monotonic()
     while not _wait(daemon_fd, _LOOK_S):
+        waited_s = time.monotonic() - begin_s
         copies = [] if forced else list_copies(served.state_dir)
-        if copies:
+        if copies and waited_s > COPIES_S_MAX:
             raise UsageError(
                 f"{served.mountpoint} is unmounted here, but {describe_copies(copies)}: end them, "
                 f"or the mount for all by `memfs umount --force {served.state_dir}`",
                 ExitCode.BUSY,
             )
-        if time.monotonic() > deadline_s:
+        if waited_s > END_S_MAX:
             raise UsageError(
                 f"{served.mountpoint} is unmounted, but its daemon has not ended within "
                 f"{END_S_MAX:g} s; see {served.state_dir}/daemon.log",
