@@ -11,7 +11,7 @@ speed (`tests.bench.databases`).
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.config import KIB, MIB
 from memfs.linux.memory import cachestat
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from memfs.types import InodeNo
 
-QUICK_S = 0.001
-"""What a sync may be expected to take; truncations that the loop does take up to 9 ms."""
+QUICK_S = 0.002
+"""What a sync may be expected to take: as long as the serving of requests keeps the loop from its
+other tasks in any case (`TURN_S` of `kernel/runner.py`)."""
 
 RECENT_S = 0.005
 """So long after a quick sync a file is taken to be as clean as it was: a program dirties some
@@ -34,23 +35,31 @@ LOOKED_BYTES_MAX = 16 * MIB
 DIRTY_BYTES_MAX = 256 * KIB
 """Unwritten bytes that a disk takes within `QUICK_S`. Guess."""
 
-CALM_S = 0.02
-"""So long threads do all syncs after one by the loop that others had to wait for, as in
-`kernel/lookout.py`: beside other programs, 1 of some 50 is done by the loop."""
+CALM_TIMES = 50
+"""Threads do all syncs for so many times the length of one by the loop that others had to wait
+for: beside other programs the loop spends 2 % of its time in syncs."""
 
 RECENT_COUNT_MAX = 1024
 """Files whose last sync is remembered."""
 
 _WEIGHT = 8
-"""A sync has one part in so many of what the next is expected to take: one of 5 ms, in which the
+"""A sync has one part in so many of what the next is expected to take: one of 10 ms, in which the
 processor was another's perhaps, does not put an end to syncs by the loop; one of 0.1 s does for
 some twenty. Guess."""
 
 
-class QuickSyncs:
-    """Learns how long syncs take.
+class Unsynced(NamedTuple):
+    """What is to be synced."""
 
-    One thread asks and is told; `clock` may be asked by any.
+    ino: InodeNo
+    size: int = 0
+    """Bytes of its raw file."""
+    fd: int = -1
+    """Open at its raw file; -1: names alone are synced."""
+
+
+class QuickSyncs:
+    """Learns how long syncs take. One thread calls everything but `time`, which any may call.
 
     Args:
         clock: Seconds; replaced by tests.
@@ -62,48 +71,47 @@ class QuickSyncs:
         clock: Callable[[], float] = time.monotonic,
         dirty_bytes: Callable[[int], int | None] | None = None,
     ) -> None:
-        self.clock = clock
+        self._clock = clock
         self._dirty_bytes = dirty_bytes or _dirty_bytes
         self._expected_s = float("inf")
         self._calm_end_s = float("-inf")
         self._quick_until_s: dict[InodeNo, float] = {}
 
-    def are_expected(self, ino: InodeNo, fd: int, size: int) -> bool:
-        """Return whether a sync of a file would be over soon.
-
-        Args:
-            ino: The file.
-            fd: Open at its raw file.
-            size: Of it, bytes.
-        """
+    def are_expected(self, unsynced: Unsynced) -> bool:
+        """Return whether a sync would be over soon."""
         if self._expected_s > QUICK_S:
             return False
-        now_s = self.clock()
+        now_s = self._clock()
         if now_s < self._calm_end_s:
             return False
-        if now_s <= self._quick_until_s.get(ino, now_s - 1):
+        if unsynced.fd < 0 or now_s <= self._quick_until_s.get(unsynced.ino, now_s - 1):
             return True
-        if size > LOOKED_BYTES_MAX:
+        if unsynced.size > LOOKED_BYTES_MAX:
             return False
-        dirty_bytes = self._dirty_bytes(fd)
+        dirty_bytes = self._dirty_bytes(unsynced.fd)
         return dirty_bytes is not None and dirty_bytes <= DIRTY_BYTES_MAX
 
-    def note(self, ino: InodeNo, begin_s: float, end_s: float) -> None:
-        """A sync of a file has been done, here or by a thread; times by `clock`."""
-        took_s = end_s - begin_s
+    def time(self, work: Callable[[], None]) -> float:
+        """Do the work and return how many seconds it took."""
+        begin_s = self._clock()
+        work()
+        return self._clock() - begin_s
+
+    def note(self, unsynced: Unsynced, took_s: float) -> None:
+        """A sync has just been done, here or by a thread."""
         if self._expected_s == float("inf"):
             self._expected_s = took_s
         self._expected_s += (took_s - self._expected_s) / _WEIGHT
         if took_s > QUICK_S:
-            self._quick_until_s.pop(ino, None)
+            self._quick_until_s.pop(unsynced.ino, None)
             return
         if len(self._quick_until_s) >= RECENT_COUNT_MAX:
             self._quick_until_s.clear()
-        self._quick_until_s[ino] = end_s + RECENT_S
+        self._quick_until_s[unsynced.ino] = self._clock() + RECENT_S
 
-    def note_waiting(self) -> None:
-        """A request came while the loop was in a sync: it would have been served."""
-        self._calm_end_s = self.clock() + CALM_S
+    def note_waiting(self, took_s: float) -> None:
+        """A request came while the loop was in a sync of such a length."""
+        self._calm_end_s = self._clock() + CALM_TIMES * took_s
 
 
 def _dirty_bytes(fd: int) -> int | None:

@@ -79,6 +79,11 @@ class Syncer:
         """Files that the next sync will sync one by one."""
         return len(self._queue)
 
+    @property
+    def idle(self) -> bool:
+        """True if no file is to be synced before the engine, nor is one being synced."""
+        return not (self._queue or self._overflow or self._turn.locked())
+
     def add(self, raw: RawId) -> None:
         """Have the bytes of a raw file precede all names of the next sync. Does not block.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.content.opening import OpenMode
+from memfs.content.quick_syncs import Unsynced
 from memfs.errors import (
     InvalidValueError,
     IsADirectoryInodeError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from memfs.content.opening import Handle
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.replies import Entry
-    from memfs.types import InodeNo, RawId
+    from memfs.types import InodeNo
 
 INLINE_WRITE_BYTES_MAX = 128 << 10
 """Writes up to this size are copied into the page cache by the event loop itself; the way to a
@@ -186,29 +187,19 @@ class ContentRequests(AttributeRequests):
 
     async def _sync_raw(self, caller: Caller, inode: Inode, data_only: bool) -> os.stat_result:
         """Make a raw file, its name and its inode durable; returns its attributes from before."""
-        quick = self._quick_syncs
         sync = os.fdatasync if data_only else os.fsync
         fd = self._raw_store.open(inode.raw, os.O_RDONLY)
+
+        def sync_all() -> None:
+            # The last two cost nothing where they were done since anything changed: a database's
+            # files have nothing but bytes to write.
+            sync(fd)
+            self._raw_store.sync_directory(inode.raw)
+            self._syncer.sync()
+
         try:
             status = os.fstat(fd)
-            # Where name and inode are durable already, as a database's are, its bytes are all.
-            bytes_only = self._engine.synced and self._raw_store.is_name_synced(inode.raw)
-            begin_s = quick.clock()
-            if (
-                bytes_only
-                and quick.are_expected(inode.ino, fd, status.st_size)
-                and caller.is_alone()
-            ):
-                sync(fd)
-                end_s = quick.clock()
-                if not caller.is_alone():
-                    quick.note_waiting()
-            else:
-                await caller.detach()
-                begin_s, end_s = await trio.to_thread.run_sync(
-                    self._sync_in_thread, inode.raw, fd, sync, limiter=self._threads
-                )
-            quick.note(inode.ino, begin_s, end_s)
+            await self._sync(caller, Unsynced(inode.ino, status.st_size, fd), sync_all)
         except OSError as error:
             self._open_table.fail_syncs(inode.ino, error.errno or errno.EIO)
             raise
@@ -216,16 +207,17 @@ class ContentRequests(AttributeRequests):
             os.close(fd)
         return status
 
-    def _sync_in_thread(
-        self, raw: RawId, fd: int, sync: Callable[[int], None]
-    ) -> tuple[float, float]:
-        """Sync a raw file and all that leads to it; returns when its own sync began and ended."""
-        begin_s = self._quick_syncs.clock()
-        sync(fd)
-        end_s = self._quick_syncs.clock()
-        self._raw_store.sync_directory(raw)
-        self._syncer.sync()
-        return begin_s, end_s
+    async def _sync(self, caller: Caller, unsynced: Unsynced, work: Callable[[], None]) -> None:
+        """Wait for the disk: in a thread, or here where that is soon over and nobody else waits."""
+        quick = self._quick_syncs
+        if self._syncer.idle and quick.are_expected(unsynced) and caller.is_alone():
+            took_s = quick.time(work)
+            if not caller.is_alone():
+                quick.note_waiting(took_s)
+        else:
+            await caller.detach()
+            took_s = await trio.to_thread.run_sync(quick.time, work, limiter=self._threads)
+        quick.note(unsynced, took_s)
 
     async def _sync_before_writes(self, caller: Caller, inode: Inode, handle: Handle) -> None:
         """Make durable what leads to the bytes of a file that is opened with O_SYNC or O_DSYNC.
@@ -234,26 +226,25 @@ class ContentRequests(AttributeRequests):
         """
         try:
             self._commit_early()
-            if not (self._engine.synced and self._raw_store.is_name_synced(inode.raw)):
-                await caller.detach()
-                await trio.to_thread.run_sync(self._sync_name, inode.raw, limiter=self._threads)
+
+            def sync_name() -> None:
+                self._raw_store.sync_directory(inode.raw)
+                self._syncer.sync()
+
+            await self._sync(caller, Unsynced(inode.ino), sync_name)
         except BaseException:
             self.release(inode.ino, handle)
             raise
 
-    def _sync_name(self, raw: RawId) -> None:
-        self._raw_store.sync_directory(raw)
-        self._syncer.sync()
-
     async def fsync_directory(self, caller: Caller, ino: InodeNo) -> None:
         """FSYNCDIR: the raw files' own names too, so that no durable dentry lacks its file."""
         self._commit_early()
-        await caller.detach()
-        await trio.to_thread.run_sync(self._sync_names, limiter=self._threads)
 
-    def _sync_names(self) -> None:
-        self._raw_store.sync_directories()
-        self._syncer.sync()
+        def sync_names() -> None:
+            self._raw_store.sync_directories()
+            self._syncer.sync()
+
+        await self._sync(caller, Unsynced(ino), sync_names)
 
     async def sync(self, caller: Caller) -> None:
         """SYNCFS."""

@@ -170,14 +170,37 @@ def test_a_sync_of_a_file_whose_name_is_durable_is_one_of_its_bytes(
     assert spy.thread_count == (0 if quick else 2)
 
 
-def test_a_sync_of_a_new_file_takes_one_turn_of_a_thread(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("quick", [True, False], ids=["quick", "slow"])
+@pytest.mark.parametrize("request_name", ["file", "directory", "open"])
+def test_a_sync_of_bytes_and_names_takes_one_turn_of_a_thread_at_most(
+    world: World, monkeypatch: pytest.MonkeyPatch, request_name: str, quick: bool
 ) -> None:
     file = written(world, b"file")
+    monkeypatch.setattr(QuickSyncs, "are_expected", lambda *_: quick)
     spy = SyncSpy(monkeypatch)
-    fsync(world, file.ino)
-    assert spy.thread_count == 1
-    assert spy.syncs[0] == "fsync", "the bytes come before the name"
+    if request_name == "file":
+        fsync(world, file.ino)
+        assert spy.syncs[0] == "fsync", "the bytes come before the name"
+    elif request_name == "directory":
+        world.request(world.filesystem.fsync_directory(world.program, ROOT_INODE))
+    else:
+        world.release(world.open(file.ino, os.O_RDWR | os.O_DSYNC))
+    assert spy.thread_count == (0 if quick else 1)
+    assert world.engine.synced
+
+
+def test_files_that_replaced_others_are_left_to_a_thread(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their bytes come first, and nobody has learned how long that takes."""
+    for name in (b"old", b"new"):
+        world.release(written(world, name))
+    world.request(world.filesystem.rename(ROOT_INODE, b"new", ROOT_INODE, b"old", 0))
+    monkeypatch.setattr(QuickSyncs, "are_expected", lambda *_: True)
+    spy = SyncSpy(monkeypatch)
+    for thread_count in (1, 1):
+        world.request(world.filesystem.fsync_directory(world.program, ROOT_INODE))
+        assert spy.thread_count == thread_count
 
 
 @pytest.mark.parametrize("change", ["rename", "link", "mode", "other"])
@@ -208,10 +231,9 @@ def test_others_that_come_during_a_sync_by_the_loop_have_threads_do_the_next(
     file = written(world, b"file")
     fsync(world, file.ino)
     quick = world.filesystem._quick_syncs
-    quick.note(file.ino, 0.0, 0.0)
-    now_s = quick.clock()
-    monkeypatch.setattr(quick, "clock", lambda: now_s)
-    quick._expected_s = 0.0
+    now_s = iter(range(100))
+    monkeypatch.setattr(quick, "_clock", lambda: next(now_s) * 1e-6)
+    monkeypatch.setattr(quick, "_expected_s", 0.0)
     answers = iter([True, False])
     monkeypatch.setattr(Program, "is_alone", lambda _: next(answers))
     spy = SyncSpy(monkeypatch)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from memfs.content.quick_syncs import (
-    CALM_S,
+    CALM_TIMES,
     DIRTY_BYTES_MAX,
     LOOKED_BYTES_MAX,
     QUICK_S,
     RECENT_COUNT_MAX,
     RECENT_S,
     QuickSyncs,
+    Unsynced,
 )
 from memfs.types import InodeNo
 
@@ -33,12 +34,13 @@ class Disk:
         return self.dirty_bytes
 
     def sync(self, took_s: float = SHORT_S, ino: InodeNo = FILE) -> None:
-        begin_s = self.now_s
-        self.now_s += took_s
-        self.quick.note(ino, begin_s, self.now_s)
+        def work() -> None:
+            self.now_s += took_s
+
+        self.quick.note(Unsynced(ino), self.quick.time(work))
 
     def expected(self, size: int = 0, ino: InodeNo = FILE) -> bool:
-        return self.quick.are_expected(ino, 0, size)
+        return self.quick.are_expected(Unsynced(ino, size, 0))
 
 
 @pytest.fixture
@@ -100,6 +102,13 @@ def test_a_file_with_much_to_write_is_left_to_threads(
     assert disk.expected(size, OTHER) is quick
 
 
+def test_names_have_no_bytes_to_look_at(disk: Disk) -> None:
+    disk.sync()
+    disk.dirty_bytes = None
+    assert disk.quick.are_expected(Unsynced(OTHER))
+    assert disk.looked_count == 0
+
+
 def test_a_slow_sync_of_a_file_is_no_reason_to_trust_it(disk: Disk) -> None:
     for _ in range(10):
         disk.sync()
@@ -110,10 +119,10 @@ def test_a_slow_sync_of_a_file_is_no_reason_to_trust_it(disk: Disk) -> None:
 
 def test_after_keeping_others_waiting_threads_do_it_for_a_while(disk: Disk) -> None:
     disk.sync()
-    disk.quick.note_waiting()
-    disk.now_s += CALM_S * 0.9
+    disk.quick.note_waiting(SHORT_S)
+    disk.now_s += CALM_TIMES * SHORT_S * 0.9
     assert not disk.expected()
-    disk.now_s += CALM_S * 0.2
+    disk.now_s += CALM_TIMES * SHORT_S * 0.2
     assert disk.expected()
 
 
