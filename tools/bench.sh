@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Measures memfs against the native file system and against its peers, in one run, as root.
 #
+#   tools/bench.sh --databases [--repeat N] [--duration-s S] [--json FILE] [--directory DIR]
 #   tools/bench.sh [--quick] [--places native,kernel,...] [--repeat N] [--million]
 #                  [--json FILE] [--plot FILE] [--directory DIR] [--no-image]
 #
+#   --databases  only SQLite, PostgreSQL and programs that wait for the disk, against native
 #   --quick      small samples, under 2 minutes; without it about 10
 #   --places     some of native, kernel, kernel-plain, pyfuse3, passthroughfs, mergerfs, juicefs
 #   --repeat     rounds; default 5, with --quick 3
@@ -26,6 +28,12 @@ for argument in "$@"; do
         ;;
     esac
 done
+
+databases=
+if [[ ${1-} == --databases ]]; then
+    databases=yes
+    shift
+fi
 
 say() { printf 'bench: %s\n' "$*" >&2; }
 
@@ -56,7 +64,17 @@ fetch_passthroughfs() {
         say "could not download pyfuse3 $version"
 }
 
+install_postgres() {
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && return 0
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=300 \
+        postgresql >/dev/null
+}
+
 tools/setup.sh --tests
+if [[ -n $databases ]]; then
+    install_postgres
+    exec .venv/bin/python -m tests.bench.databases "$@"
+fi
 install_mergerfs
 install_juicefs
 fetch_passthroughfs
