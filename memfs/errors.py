@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno as codes
 from typing import ClassVar
 
+from memfs.exit_codes import ExitCode
+
 
 class MemfsError(Exception):
     """Root of all deliberate errors.
@@ -223,6 +225,25 @@ class UsageError(MemfsError):
     def __init__(self, message: str, exit_code: int = 2) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class StateDamagedError(UsageError):
+    """The files of a state directory are damaged, missing, or do not belong together.
+
+    Args:
+        what: Which file, and what is wrong with it.
+        state_dir: The state directory, for the remedy.
+    """
+
+    errno = codes.EIO
+
+    def __init__(self, what: str, state_dir: str) -> None:
+        super().__init__(
+            f"{what}; nothing was changed: put the metadata back from a backup, or run "
+            f"`memfs fsck --repair {state_dir}`, which rebuilds what can be rebuilt and names what "
+            "is lost",
+            ExitCode.STATE_UNUSABLE,
+        )
 
 
 FORM_ERRORS = (

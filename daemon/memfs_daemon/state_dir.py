@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CREATION_LEFTOVERS = re.compile(
-    r"lock|ids|format\.new|metadata\.db(-.*)?|journal\.\d|reserve|control\.sock"
+    r"lock|ids|format\.new|metadata\.db(-.*)?|metadata\.sums|journal\.\d|reserve|control\.sock"
     r"|daemon\.log(\.\d)?|lost\+found"
 )
 """What may lie in a directory without a format file: the first mount was killed early, or the

@@ -14,7 +14,7 @@ from memfs.metadata.sqlite import creation
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.types import ROOT_INODE
 from tests.contract.engine.making import make_file, names_in
-from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, run
+from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, make_older, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def test_identity_stays_and_every_state_has_its_own(tmp_path: Path) -> None:
 
 def test_older_state_gets_an_identity(tmp_path: Path) -> None:
     open_engine(tmp_path).close()
-    (tmp_path / "format").write_text('{"format": 2, "engine": "sqlite"}\n')
+    make_older(tmp_path)
     engine = open_engine(tmp_path)
     given = engine.state_id
     engine.close()
@@ -110,7 +110,7 @@ def test_missing_file_is_refused_and_not_made_anew(tmp_path: Path, missing: str)
 def test_creation_that_was_killed_starts_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(_state_dir: Path) -> None:
+    def killed(_state_dir: Path, _state_id: bytes) -> None:
         raise MemfsError("killed")
 
     with monkeypatch.context() as patch:

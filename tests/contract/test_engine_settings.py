@@ -11,7 +11,7 @@ from memfs.errors import TooBigError
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.types import SETTING_VALUE_BYTES_MAX
 from tests.contract.engine.making import make_file, names_in
-from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, run
+from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, make_older, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +68,7 @@ def test_directory_of_a_version_without_settings_gets_them(tmp_path: Path) -> No
     with sqlite3.connect(tmp_path / "metadata.db") as connection:
         connection.execute("drop table setting")
     connection.close()
+    make_older(tmp_path)
     engine = SqliteEngine.open(tmp_path, CONFIG, BIRTH_NS, SMALL)
     assert run(engine.get_setting("cursor")) is None
     run(engine.put_setting("cursor", b"1"))

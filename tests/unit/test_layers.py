@@ -63,7 +63,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "torch": ("memfs/torch/",),
     "trio": ("memfs/", "daemon/memfs_daemon/", "tools/memfs_tools/commands/fsck.py"),
     "xattr": ("tools/memfs_tools/pins.py",),
-    "xxhash": ("memfs/stores/",),
+    "xxhash": ("memfs/stores/", "memfs/metadata/sqlite/pages.py"),
     "zstandard": ("memfs/codecs/zstd.py",),
 }
 """Where each third-party library may be imported; few places, so that it can be replaced."""

@@ -1,7 +1,8 @@
 """The checkpointer: a thread that makes committed changes durable in the write-ahead log.
 
 Invariant: `on_durable` is called only after the log, with all that was committed before `begin`,
-is on stable storage. Copying the log into the database file comes after that and is only tidying.
+is on stable storage. Copying the log into the database file comes after that, and after what
+`on_durable` keeps of the pages (`sqlite.pages`).
 """
 
 from __future__ import annotations
@@ -60,14 +61,18 @@ class Checkpointer:
         self._started_over = True
 
     def run(self, on_durable: Callable[[], None]) -> None:
-        """Make the log durable, then copy it into the database file. Blocks."""
+        """Make the log durable, then copy it into the database file. Blocks.
+
+        Args:
+            on_durable: Called in between; an OSError of it is a failure of the whole.
+        """
         self.added_count = 0
         try:
-            os.fdatasync(self._wal_fd)
+            self.sync_log()
+            on_durable()
         except OSError as error:
             self.failure = error
             return
-        on_durable()
         if self._started_over:
             self._started_over = False
             return
@@ -78,6 +83,10 @@ class Checkpointer:
         except sqlite3.Error:
             # Mostly a full disk. The log holds everything; the next run copies it.
             return
+
+    def sync_log(self) -> None:
+        """Make the log durable; OSError if that cannot be. Blocks."""
+        os.fdatasync(self._wal_fd)
 
     def join(self) -> None:
         """Wait until no run is under way."""

@@ -1,6 +1,7 @@
 """Creation of a state directory.
 
-Invariant: the format file is written last and durably; until then, creation starts over safely.
+Invariant: the format file is written last and durably; until then, creation starts over safely. A
+directory that was in use is never taken for one whose creation was interrupted.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import sqlite3
 import stat
 from typing import TYPE_CHECKING
 
-from memfs.errors import MetadataError, NoSpaceError, UsageError
+from memfs.errors import MetadataError, NoSpaceError, StateDamagedError, UsageError
 from memfs.metadata.records import Inode, Usage
-from memfs.metadata.sqlite.database import FILE_NAME
-from memfs.metadata.sqlite.format import sync_directory, write_format
+from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
+from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
+from memfs.metadata.sqlite.format import new_state_id, sync_directory, write_format
+from memfs.metadata.sqlite.journal import NO_ORIGIN, Journal
 from memfs.metadata.sqlite.lease import IdLease
 from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA
-from memfs.metadata.sqlite.statements import INSERT_INODE, TEXTS
+from memfs.metadata.sqlite.statements import FINGERPRINT, INSERT_INODE, TEXTS
 from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, Generation
 
 if TYPE_CHECKING:
@@ -30,21 +33,51 @@ def create(state_dir: Path, now_ns: int) -> None:
 
     Raises:
         UsageError: The directory cannot be made or written.
+        StateDamagedError: It was in use, and has lost its format file.
         NoSpaceError: The disk is full.
     """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_used(state_dir)
         if not (state_dir / LEASE_NAME).exists() and not (state_dir / FILE_NAME).exists():
             IdLease.format(state_dir / LEASE_NAME)
         _create_tables(state_dir / FILE_NAME, now_ns)
+        state_id = new_state_id()
+        create_journals(state_dir, state_id, 0)
         sync_directory(state_dir)
-        write_format(state_dir)
+        write_format(state_dir, state_id)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
             raise NoSpaceError(f"{state_dir} cannot be created: the disk is full") from error
         raise MetadataError(f"{state_dir / FILE_NAME} cannot be created: {error}") from error
     except OSError as error:
         raise UsageError(f"{state_dir} cannot be created: {error.strerror}") from error
+
+
+def create_journals(state_dir: Path, state_id: bytes, applied: int) -> None:
+    """Make both journals, empty, for tables that have everything up to a sequence; durable."""
+    before = 0
+    for sequence, name in enumerate(reversed(JOURNAL_NAMES), applied + 1):
+        journal = Journal(state_dir / name)
+        try:
+            origin = NO_ORIGIN._replace(state_id=state_id, predecessor=before)
+            journal.start(sequence, FINGERPRINT, origin)
+            journal.sync()
+        finally:
+            journal.close()
+        before = journal.salt
+
+
+def _refuse_used(state_dir: Path) -> None:
+    """See that no journal has ever been opened: the format file is older than that."""
+    for name in JOURNAL_NAMES:
+        path = state_dir / name
+        if path.exists():
+            journal = Journal(path, create=False)
+            used = journal.first_sequence > len(JOURNAL_NAMES) or any(journal.entries())
+            journal.close()
+            if used:
+                raise StateDamagedError(f"{state_dir / FORMAT_NAME} is missing", str(state_dir))
 
 
 def _create_tables(path: Path, now_ns: int) -> None:

@@ -9,59 +9,80 @@ run ahead in an open transaction, and two journal files take turns to make it sa
 2. `commit_nowait` appends what was kept as one journal entry.
    *Killed from here on*: opening redoes all entries beyond `state.applied_sequence`.
    *Power lost*: a prefix of the entries is left, and that counts; see 3.
-3. `sync` fsyncs the journal in use, and the retiring one of step 6 if there is one.
-   *Power lost from here on*: all entries up to here are on the disk, without a gap.
+3. `sync` fsyncs the journal in use, and the retiring one of step 6 if there is one. Then it notes
+   in the other file how far that was, so that damage can be told from an end that was never synced.
+   *Power lost from here on*: all entries up to here are on the disk, without a gap. The note may be
+   lost: it claims less than there is, never more.
 4. `maintain`, once the journal is long enough, stores `applied_sequence` and the totals, and
    COMMITs to SQLite's write-ahead log, which is in the page cache only.
    *Killed here*: the entries up to `applied_sequence` are skipped at opening.
    *Power lost*: the log may be lost or torn back to an older commit; the journal is still whole.
 5. `maintain` begins the next transaction, and the other journal file is started. It is free: step 6
    of the former round ended before, else step 4 would not have begun.
-6. A thread fsyncs the write-ahead log; only then is the retiring journal free to be overwritten.
+6. A thread fsyncs the write-ahead log, the new journal, the sums of the log's pages (`pages`), and
+   in the retiring journal the name of its successor; only then may that one be overwritten.
    *Power lost before*: both journals are redone, in order of sequence, from wherever the tables
    are. A journal that does not join the one before without a gap is later than all `sync` promised
    of that one, and so are all its entries: they are dropped.
 7. The thread copies the log into the database file; SQLite orders its own fsyncs there.
 
-Opening redoes the entries, commits, makes the tables durable, and only then starts both journals
-afresh, with new salts: an entry of an abandoned future can never be taken for a new one.
+Opening compares the pages with their sums before SQLite sees them, sees that the journals continue
+the tables (`chain`), redoes the entries, commits, makes the tables durable, and only then starts
+both journals afresh, one after the other, with new salts: an entry of an abandoned future can never
+be taken for a new one. What a kill or a power cut cannot explain is damage: nothing is touched.
 
 Invariant: the tables hold exactly the committed entries plus what `write` kept since.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import marshal
 import sqlite3
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from memfs.config import KIB, MIB
-from memfs.errors import MetadataError, NoSpaceError, UsageError
+from memfs.errors import MetadataError, NoSpaceError, StateDamagedError, UsageError
 from memfs.metadata.records import Usage
+from memfs.metadata.sqlite.chain import join
 from memfs.metadata.sqlite.checkpointer import Checkpointer
-from memfs.metadata.sqlite.journal import Journal
+from memfs.metadata.sqlite.journal import Journal, Origin
+from memfs.metadata.sqlite.pages import PageSums
 from memfs.metadata.sqlite.reserve import Reserve
 from memfs.metadata.sqlite.schema import ADDITIONS
-from memfs.metadata.sqlite.statements import FINGERPRINT, TEXTS, Parameters
+from memfs.metadata.sqlite.statements import FINGERPRINT, TEXTS, UNDERSTOOD, Parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from memfs.metadata.sqlite.chain import Joined
+    from memfs.metadata.sqlite.lease import IdLease
+
 log = logging.getLogger(__name__)
 
 FILE_NAME = "metadata.db"
+JOURNAL_NAMES = ("journal.0", "journal.1")
 MARSHAL_VERSION = 2
 """The oldest that has all the types of a record; its encoding of them has never changed."""
 
 _SET_STATE = "update state set applied_sequence = ?, " + ", ".join(
     f"{name} = ?" for name in Usage._fields
 )
+_HIGHEST_NUMBER = """
+    select max(
+        (select coalesce(max(ino), 0) from inode), (select coalesce(max(blob), 0) from blob),
+        (select coalesce(max(item), 0) from garbage), (select coalesce(max(intent), 0) from intent)
+    )
+"""
 _FULL_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+_DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+"""SQLITE_ERROR: a table is missing."""
+MIN_JOURNAL_BYTES = 64 * KIB
 
 Row = tuple[Any, ...]
 Record = tuple[int, Parameters]
@@ -89,6 +110,26 @@ class Limits:
     """A checkpoint that failed is tried again after so much more journal."""
 
 
+class Identity(NamedTuple):
+    """What ties the files of one state directory together."""
+
+    state_id: bytes
+    boot: bytes
+    """Name of this run of the kernel, 16 bytes; zeros where it is not known."""
+    lease: IdLease
+    """Opened, and not begun."""
+
+
+class _Refusal:
+    """Refuses a state directory at the first complaint."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+
+    def __call__(self, damage: str) -> None:
+        raise StateDamagedError(damage, str(self._state_dir))
+
+
 class Database:
     """Tables, journals, and the way back to the last committed state.
 
@@ -96,7 +137,13 @@ class Database:
     """
 
     def __init__(
-        self, state_dir: Path, cache_bytes: int, limits: Limits, on_undo: Callable[[], None]
+        self,
+        state_dir: Path,
+        cache_bytes: int,
+        limits: Limits,
+        on_undo: Callable[[], None],
+        identity: Identity,
+        complain: Callable[[str], None] | None = None,
     ) -> None:
         """Open the tables of a state directory and redo what the journal has beyond them.
 
@@ -105,50 +152,121 @@ class Database:
             cache_bytes: SQLite's page cache.
             limits: Sizes on disk.
             on_undo: Called when changes were undone: whoever caches rows must forget them.
+            identity: What the journals must belong to.
+            complain: Told of damage, and what can be used is used (repair); None: it is refused.
 
         Raises:
             UsageError: The journal was written by another version of memfs.
-            MetadataError: The files are broken.
+            StateDamagedError: The files are damaged or do not belong together; none was changed.
+            MetadataError: The files cannot be used.
             NoSpaceError: The disk is too full even to open.
         """
         self._limits = limits
         self._on_undo = on_undo
+        self._identity = identity
+        self._complain = complain or _Refusal(state_dir)
         self._records: list[Record] = []
         self._change_begin = 0
         self._lost: NoSpaceError | MetadataError | None = None
         self._failure: MetadataError | None = None
         self._closed = False
         self._lock = threading.Lock()
+        self._note_lock = threading.Lock()
         self._synced_sequence = 0
         self._retiring: Journal | None = None
+        self._starts_over = False
         self._late_offset = 0
         self._due_bytes = limits.checkpoint_bytes
         self._retired_bytes = 0
         self._reserve = Reserve(state_dir / "reserve", limits.reserve_bytes)
         self._path = state_dir / FILE_NAME
+        with contextlib.ExitStack() as opened:
+            try:
+                self._open(opened, cache_bytes)
+            except (sqlite3.Error, OSError) as error:
+                raise _explain(error, f"{self._path} cannot be opened") from error
+            opened.pop_all()
+
+    def _open(self, opened: contextlib.ExitStack, cache_bytes: int) -> None:
+        journals = [self._open_journal(self._path.with_name(name)) for name in JOURNAL_NAMES]
+        for journal in journals:
+            opened.callback(journal.close)
+        self._sums = PageSums(self._path, self._identity.state_id)
+        opened.callback(self._sums.release)
+        self._check_pages(journals)
         self._connection = sqlite3.connect(
             self._path, isolation_level=None, cached_statements=256, check_same_thread=False
         )
+        opened.callback(self._connection.close)
         self._execute = self._connection.cursor().execute
-        opened: list[Journal | Checkpointer] = []
         try:
             self._configure(cache_bytes)
             self._execute("begin immediate")
-            self._journal = Journal(state_dir / "journal.0", limits.journal_bytes)
-            opened.append(self._journal)
-            self._spare = Journal(state_dir / "journal.1", limits.journal_bytes)
-            opened.append(self._spare)
-            self._reserve.acquire()
-            self._checkpointer = Checkpointer(self._path)
-            opened.append(self._checkpointer)
-            self._recover()
-        except BaseException as error:
-            for closable in opened:
-                closable.close()
-            self._connection.close()
-            if isinstance(error, sqlite3.Error | OSError):
-                raise _explain(error, f"{self._path} cannot be opened") from error
-            raise
+            joined = self._read_state(journals)
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGE_CODES:
+                raise
+            raise StateDamagedError(f"{self._path}: {error}", str(self._path.parent)) from error
+        self._check_lease(journals)
+        self._reserve.acquire()
+        for journal in journals:
+            self._allocate(journal)
+        # The one that was begun first is begun anew first: see `chain`.
+        self._spare, self._journal = sorted(journals, key=lambda each: each.first_sequence)
+        ((page_bytes,),) = self._execute("pragma page_size").fetchall()
+        self._sums.begin(page_bytes)
+        self._checkpointer = Checkpointer(self._path)
+        opened.callback(self._checkpointer.close)
+        self._recover(joined)
+
+    def _open_journal(self, path: Path) -> Journal:
+        try:
+            return Journal(path, create=False)
+        except FileNotFoundError:
+            self._complain(f"{path} is missing")
+            return Journal(path)
+
+    def _check_pages(self, journals: Sequence[Journal]) -> None:
+        """Compare the database with its sums, before SQLite acts on what it finds."""
+        if any(journal.origin is None and journal.first_sequence for journal in journals):
+            self._sums.forget()
+        if (damage := self._sums.find_damage()) is not None:
+            self._complain(damage)
+            self._sums.forget()
+        newest = max(journal.first_sequence for journal in journals)
+        if self._sums.known and newest < self._sums.covered.journal_sequence:
+            self._complain(
+                f"{journals[0].path} and {journals[1].path} are older than the database: they "
+                f"begin at change {newest}, not {self._sums.covered.journal_sequence}"
+            )
+
+    def _check_lease(self, journals: Sequence[Journal]) -> None:
+        """See that no number will be handed out twice."""
+        turns = [journal.origin.lease_turn for journal in journals if journal.origin is not None]
+        if self._identity.lease.found.turn < max(turns, default=0):
+            self._complain(f"{self._path.with_name('ids')} is damaged, or an older copy")
+
+    def _check_numbers(self) -> None:
+        """See that all numbers in use were handed out; in the open transaction."""
+        ((highest,),) = self._execute(_HIGHEST_NUMBER).fetchall()
+        if highest >= self._identity.lease.found.next_id:
+            self._complain(
+                f"{self._path.with_name('ids')} is damaged, or an older copy: it says "
+                f"{self._identity.lease.found.next_id}, and {highest} is in use"
+            )
+
+    def _allocate(self, journal: Journal) -> None:
+        """Give a journal its room, or what the disk has: a start must not need any."""
+        size_bytes = self._limits.journal_bytes
+        while size_bytes >= MIN_JOURNAL_BYTES:
+            try:
+                journal.allocate(size_bytes)
+            except OSError as error:
+                if not _is_full(error):
+                    raise
+                size_bytes //= 4
+            else:
+                return
 
     def _configure(self, cache_bytes: int) -> None:
         for pragma in (
@@ -162,50 +280,82 @@ class Database:
             self._execute("pragma " + pragma).fetchone()
 
     # --- opening ---------------------------------------------------------------------------------
-    def _recover(self) -> None:
+    def _read_state(self, journals: Sequence[Journal]) -> Joined:
+        """Read how far the tables are, and see which entries continue them."""
+        row = self._execute("select * from state").fetchone()
+        if row is None:
+            raise StateDamagedError(f"{self._path} has no state row", str(self._path.parent))
+        self._applied: int = row[0]
+        self.totals = list(row[1:])
+        joined = join(
+            journals, self._applied, self._identity.state_id, self._identity.boot, self._complain
+        )
+        for journal in joined.usable:
+            if journal.fingerprint not in UNDERSTOOD and any(
+                sequence > self._applied for sequence, _payload in journal.entries()
+            ):
+                raise UsageError(
+                    f"{journal.path} was written by another version of memfs: "
+                    "mount and unmount once with that version"
+                )
+        return joined
+
+    def _recover(self, joined: Joined) -> None:
         try:
-            applied = self._redo_journals()
+            self._redo_journals(joined)
         except sqlite3.Error as error:
-            if not self._give_up_reserve(error):
+            if not self._give_up_room(error):
                 raise
             if self._connection.in_transaction:
                 self._execute("rollback")
             self._execute("begin immediate")
-            applied = self._redo_journals()
+            self.totals[:] = self._execute("select * from state").fetchone()[1:]
+            self._redo_journals(joined)
         # Durable before the journals that hold the same are overwritten.
-        self._checkpointer.run(lambda: None)
+        self._checkpointer.run(lambda: self._sums.note_log(self._sums.covered.journal_sequence))
         if self._checkpointer.failure is not None:
             raise self._checkpointer.failure
-        for journal in (self._journal, self._spare):
-            journal.start(applied + 1, FINGERPRINT)
+        self._begin_journals(joined.last_sequence + 1)
         self._execute("begin immediate")
 
-    def _redo_journals(self) -> int:
-        """Redo and COMMIT all entries that the tables lack; return the sequence of the last one."""
-        row = self._execute("select * from state").fetchone()
-        if row is None:
-            raise MetadataError(f"{self._path} has no state row: restore it from a backup")
+    def _redo_journals(self, joined: Joined) -> None:
+        """Redo and COMMIT all entries that the tables lack."""
         for text in ADDITIONS:
             self._execute(text)
-        applied: int = row[0]
-        self.totals = list(row[1:])
-        journals = (self._journal, self._spare)
-        for journal in sorted(journals, key=lambda journal: journal.first_sequence):
+        for journal in joined.usable:
             for sequence, payload in journal.entries():
-                if sequence <= applied:
-                    continue
-                if sequence != applied + 1:
-                    break
-                if journal.fingerprint != FINGERPRINT:
-                    raise UsageError(
-                        f"{journal.path} was written by another version of memfs: "
-                        "mount and unmount once with that version"
-                    )
-                self._redo(*marshal.loads(payload))
-                applied = sequence
+                if sequence > self._applied:
+                    self._redo(*marshal.loads(payload))
+        self._check_numbers()
         self._committed_totals = tuple(self.totals)
-        self._commit_tables(applied)
-        return applied
+        # One more, for the header of the file that is not in use: no other one has its number.
+        self._commit_tables(joined.last_sequence + 1)
+
+    def _begin_journals(self, applied: int) -> None:
+        """Begin both files afresh, one on stable storage before the other; see `chain`.
+
+        Args:
+            applied: The tables have everything up to here.
+        """
+        self._synced_sequence = applied
+        self._identity.lease.begin()
+        self._begin_journal(self._spare, applied, self._journal)
+        self._spare.sync()
+        self._begin_journal(self._journal, applied + 1, self._spare)
+        self._journal.sync()
+        self._spare.note(self._journal.salt, applied)
+        self._spare.sync()
+        self._sums.note_journal(self._journal.first_sequence)
+
+    def _begin_journal(self, journal: Journal, first_sequence: int, before: Journal) -> None:
+        origin = Origin(
+            self._identity.state_id,
+            self._identity.boot,
+            before.salt,
+            self._synced_sequence,
+            self._identity.lease.turn,
+        )
+        journal.start(first_sequence, FINGERPRINT, origin)
 
     def _redo(self, records: Iterable[Record], totals: Sequence[int]) -> None:
         for statement, parameters in records:
@@ -290,7 +440,8 @@ class Database:
         if not self._records:
             return
         try:
-            self._journal.append(marshal.dumps((self._records, self.totals), MARSHAL_VERSION))
+            payload = marshal.dumps((self._records, self.totals), MARSHAL_VERSION)
+            self._journal.append(payload, self._synced_sequence)
         except OSError as error:
             self._change_begin = 0
             self.undo(error)
@@ -325,6 +476,16 @@ class Database:
                 self._failure = MetadataError(f"the journal cannot be made durable: {error}")
                 raise _again(self._failure) from error
             self._synced_sequence = end
+            self._note_synced(journals[-1], end)
+
+    def _note_synced(self, journal: Journal, sequence: int) -> None:
+        """Note in the file that is not in use how far a journal was synced, its header included."""
+        with self._note_lock, contextlib.suppress(OSError):
+            if journal is self._journal:
+                self._spare.note(journal.salt, sequence)
+            else:
+                # Its turn has ended meanwhile, and the other file is in use.
+                journal.note(journal.successor, sequence)
 
     def maintain(self) -> None:
         """Move the journal into the tables if that is due; see `Engine.maintain`."""
@@ -378,19 +539,33 @@ class Database:
         try:
             if starts_over:
                 # Only a log that is copied to its end, with no transaction open, can start over.
+                self._checkpointer.sync_log()
+                self._sums.note_log(self._journal.first_sequence)
                 self._execute("pragma wal_checkpoint(passive)").fetchone()
                 self._checkpointer.note_started_over()
             self._execute("begin immediate")
             self._retiring = self._journal
-            self._spare.start(applied + 1, FINGERPRINT)
-            self._journal, self._spare = self._spare, self._journal
+            with self._note_lock:
+                self._begin_journal(self._spare, applied + 1, self._journal)
+                self._journal, self._spare = self._spare, self._journal
         except (sqlite3.Error, OSError) as error:
             self._failure = MetadataError(f"{self._path} cannot go on: {error}")
             raise _again(self._failure) from error
+        self._starts_over = starts_over
         self._checkpointer.begin(self._retire)
 
     def _retire(self) -> None:
-        # Runs in the checkpoint thread; one reference is replaced, which is atomic.
+        # Runs in the checkpoint thread, and no other journal is begun meanwhile.
+        self._journal.sync()
+        if self._starts_over:
+            # The log was covered when it was copied, and the next commit begins it anew.
+            self._sums.note_journal(self._journal.first_sequence)
+        else:
+            self._sums.note_log(self._journal.first_sequence)
+        with self._note_lock:
+            self._spare.note(self._journal.salt, self._synced_sequence)
+        self._spare.sync()
+        # One reference is replaced, which is atomic.
         self._retiring = None
 
     def _commit_tables(self, applied: int) -> None:
@@ -406,6 +581,18 @@ class Database:
         self._reserve.release()
         # Keep changed pages in memory until the commit, so that no read can need disk space.
         self._execute("pragma cache_spill = off").fetchone()
+        return True
+
+    def _give_up_room(self, error: sqlite3.Error) -> bool:
+        """Make room for an opening: the reserve, else what the journals have beyond their ends."""
+        if self._give_up_reserve(error):
+            return True
+        if not _is_full(error):
+            return False
+        log.warning("the disk under %s is full: only removing works", self._path.parent)
+        self._execute("pragma cache_spill = off").fetchone()
+        for journal in (self._journal, self._spare):
+            journal.trim()
         return True
 
     def _regain_reserve(self) -> bool:
@@ -470,9 +657,19 @@ class Database:
                 except sqlite3.Error as error:
                     # All is in the journal, durably; the next opening redoes it.
                     log.warning("%s: closed with its journal not applied: %s", self._path, error)
+                else:
+                    # SQLite copies the log when it closes.
+                    self._checkpointer.sync_log()
+                    self._sums.note_log(self._journal.first_sequence)
+        except OSError as error:
+            self._failure = MetadataError(f"{self._path} cannot be made durable: {error}")
         finally:
             self._checkpointer.close()
+            if self._failure is not None:
+                # SQLite copies a log when it closes that nobody has covered.
+                self._sums.give_up()
             self._connection.close()
+            self._sums.close()
             for journal in (self._journal, self._spare):
                 journal.close()
         return self._failure is None

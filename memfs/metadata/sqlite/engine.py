@@ -8,18 +8,22 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from memfs.errors import MetadataError, UsageError
+from memfs.errors import MetadataError, StateDamagedError
+from memfs.linux.boot import boot_id
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.check import RECOUNT, find_damage
 from memfs.metadata.sqlite.creation import LEASE_NAME, create
-from memfs.metadata.sqlite.database import FILE_NAME, Database, Limits
-from memfs.metadata.sqlite.format import ensure_state_id, read_format
+from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES, Database, Identity, Limits
+from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
+from memfs.metadata.sqlite.format import new_state_id, read_format, read_state_id, write_format
 from memfs.metadata.sqlite.inode_cache import InodeCache
+from memfs.metadata.sqlite.journal import BOOT_BYTES, Journal
 from memfs.metadata.sqlite.lease import IdLease
 from memfs.metadata.sqlite.settings import Settings
 from memfs.types import BlobId, InodeNo, RawId
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from memfs.config import MetadataConfig
@@ -36,6 +40,7 @@ class SqliteEngine(Settings):
         config: MetadataConfig,
         now_ns: int | None = None,
         limits: Limits | None = None,
+        complain: Callable[[str], None] | None = None,
     ) -> SqliteEngine:
         """Open the metadata of a state directory, creating them if it has none.
 
@@ -44,25 +49,30 @@ class SqliteEngine(Settings):
             config: Sizes in memory.
             now_ns: Times of a new root directory; None: now.
             limits: Sizes on disk; None: the defaults.
+            complain: Told of damage (repair); None: it is refused.
 
         Raises:
             UsageError: The format is unreadable, newer or of another engine, or another process
                 uses the directory; then nothing was touched.
+            StateDamagedError: The files are damaged or do not belong together; nothing was touched.
             MetadataError: The files are broken.
             NoSpaceError: The disk is too full even to open.
         """
         if not read_format(state_dir):
             create(state_dir, time.time_ns() if now_ns is None else now_ns)
         if not (state_dir / FILE_NAME).exists():
-            raise UsageError(f"{state_dir / FILE_NAME} is missing: restore it from a backup")
+            raise StateDamagedError(f"{state_dir / FILE_NAME} is missing", str(state_dir))
         try:
             lease = IdLease(state_dir / LEASE_NAME)
         except OSError as error:
             raise MetadataError(f"{state_dir / LEASE_NAME} cannot be used: {error}") from error
         cache = InodeCache(config.inode_cache_count)
         try:
-            state_id = ensure_state_id(state_dir)
-            database = Database(state_dir, config.cache_bytes, limits or Limits(), cache.clear)
+            state_id = _state_id(state_dir)
+            identity = Identity(state_id, _boot(), lease)
+            database = Database(
+                state_dir, config.cache_bytes, limits or Limits(), cache.clear, identity, complain
+            )
         except BaseException:
             lease.close(clean=False)
             raise
@@ -148,3 +158,34 @@ class SqliteEngine(Settings):
             clean = self._database.close()
         finally:
             self._lease.close(clean=clean)
+
+
+def _state_id(state_dir: Path) -> StateId:
+    """Return the identity of a state directory, giving it one if it was made before there were any.
+
+    Raises:
+        StateDamagedError: It had one.
+        OSError: It cannot be written.
+    """
+    state_id = read_state_id(state_dir)
+    if state_id is not None:
+        return state_id
+    for name in JOURNAL_NAMES:
+        if (state_dir / name).exists():
+            journal = Journal(state_dir / name, create=False)
+            journal.close()
+            if journal.origin is not None:
+                raise StateDamagedError(
+                    f"{state_dir / FORMAT_NAME} has lost its id", str(state_dir)
+                )
+    state_id = new_state_id()
+    write_format(state_dir, state_id)
+    return state_id
+
+
+def _boot() -> bytes:
+    """Return the name of this run of the kernel as journals have it; zeros if it has none."""
+    try:
+        return bytes.fromhex(boot_id().decode().replace("-", "")).ljust(BOOT_BYTES, b"\0")
+    except (OSError, ValueError):
+        return bytes(BOOT_BYTES)

@@ -5,12 +5,15 @@ Invariant: a directory of another engine, a newer version or an unreadable forma
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import secrets
 from typing import TYPE_CHECKING
 
-from memfs.errors import UsageError
+from memfs.errors import StateDamagedError, UsageError
+from memfs.exit_codes import ExitCode
 from memfs.types import StateId
 
 if TYPE_CHECKING:
@@ -37,14 +40,20 @@ def read_format(state_dir: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} cannot be read ({error}): this is no state directory of memfs, or a damaged "
-            "one; name another with --state, or restore the file from a backup"
+            "one; name another with --state, restore the file from a backup, or run "
+            f"`memfs fsck --repair {state_dir}`",
+            ExitCode.STATE_UNUSABLE,
         ) from None
     if engine != ENGINE_NAME:
-        raise UsageError(f"{path} names the engine {engine!r}, not {ENGINE_NAME!r}: mount it so")
+        raise UsageError(
+            f"{path} names the engine {engine!r}, not {ENGINE_NAME!r}: mount it so",
+            ExitCode.STATE_UNUSABLE,
+        )
     if type(number) is not int or number != FORMAT_NUMBER:
         raise UsageError(
             f"{path} says format {number!r}, this memfs knows {FORMAT_NUMBER}: "
-            "use the version of memfs that wrote it, or a newer one"
+            "use the version of memfs that wrote it, or a newer one",
+            ExitCode.STATE_UNUSABLE,
         )
     return True
 
@@ -53,7 +62,7 @@ def read_state_id(state_dir: Path) -> StateId | None:
     """Return the identity of a state directory; None if it was made before there were any.
 
     Raises:
-        UsageError: The format file cannot be read, or what it has is no identity.
+        StateDamagedError: The format file cannot be read, or what it has is no identity.
     """
     path = state_dir / FILE_NAME
     try:
@@ -66,32 +75,38 @@ def read_state_id(state_dir: Path) -> StateId | None:
         error: Exception = ValueError(f"{len(state_id)} bytes")
     except (OSError, ValueError, AttributeError, TypeError) as caught:
         error = caught
-    raise UsageError(f"{path} has no valid id ({error}): restore the file from a backup")
+    raise StateDamagedError(f"{path} has no valid id ({error})", str(state_dir))
 
 
-def ensure_state_id(state_dir: Path) -> StateId:
-    """Return the identity of a state directory, giving it one if it was made before there were any.
-
-    Raises:
-        UsageError: As `read_state_id`.
-        OSError: The identity cannot be written.
-    """
-    return read_state_id(state_dir) or write_format(state_dir)
+def new_state_id() -> StateId:
+    """Return an identity that no other state directory has."""
+    return StateId(secrets.token_bytes(STATE_ID_BYTES))
 
 
-def write_format(state_dir: Path) -> StateId:
-    """Mark the directory as complete and ours, for good; returns its new identity."""
-    state_id = secrets.token_bytes(STATE_ID_BYTES)
+def write_format(state_dir: Path, state_id: StateId) -> None:
+    """Mark the directory as complete and ours, for good."""
     content = json.dumps({"format": FORMAT_NUMBER, "engine": ENGINE_NAME, "id": state_id.hex()})
     temporary = state_dir / (FILE_NAME + ".new")
-    temporary.touch(mode=0o600)
-    with temporary.open("w") as file:
-        file.write(content + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(state_dir / FILE_NAME)
+    try:
+        _write(temporary, content, os.O_CREAT | os.O_TRUNC)
+        temporary.rename(state_dir / FILE_NAME)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if error.errno != errno.ENOSPC or not (state_dir / FILE_NAME).exists():
+            raise
+        # A full disk has no block for a second file. One sector is written whole or not at all.
+        _write(state_dir / FILE_NAME, content, 0)
     sync_directory(state_dir)
-    return StateId(state_id)
+
+
+def _write(path: Path, content: str, flags: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    try:
+        os.write(fd, (content + "\n").encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_directory(path: Path) -> None:

@@ -1,7 +1,9 @@
 """The id lease: numbers that are never handed out twice, not even after power loss.
 
 Invariant: every number handed out is below the lease's end, which was on stable storage before.
-One counter serves inodes, raw files, blobs, dentry cookies, garbage and intents.
+One counter serves inodes, raw files, blobs, dentry cookies, garbage and intents. The file has it
+twice, in a sector each: the second is written once the first is on stable storage, so that a torn
+write, or one damaged sector, leaves the other.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ import fcntl
 import os
 import struct
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.errors import UsageError
+from memfs.errors import StateDamagedError, UsageError
+from memfs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,23 +32,33 @@ _CHECKSUM = struct.Struct("<I")
 _SLOT_BYTES = 512  # a sector, the unit that a disk writes whole
 
 
+class Found(NamedTuple):
+    """What the file said before this process changed it."""
+
+    turn: int
+    next_id: int
+    """All numbers that were ever handed out are below."""
+
+
 class IdLease:
     """Hands out numbers from a range that is stored ahead of use."""
 
     def __init__(self, path: Path) -> None:
-        """Open the lease file of an existing state directory and take a fresh range.
+        """Open the lease file of an existing state directory; `begin` takes a fresh range.
 
         Raises:
-            UsageError: The file is missing, damaged, or in use by another process.
+            StateDamagedError: The file is missing or damaged.
+            UsageError: It is in use by another process.
             OSError: It cannot be read or written.
         """
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
-            raise UsageError(f"{path} is missing: restore it from a backup") from None
+            raise StateDamagedError(f"{path} is missing", str(path.parent)) from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._turn, start, end, clean = self._read(path)
+            self.found = Found(self._turn, start if clean else end)
             self._next = start if clean else end
             self.unsettled = (start, start) if clean else (start, end)
             """Numbers `[start, end)` that a killed process may have used without record."""
@@ -53,21 +66,33 @@ class IdLease:
             self._start, self._end = start, self._next + LEASE_COUNT
             self._previous_end = self._next
             self._held: int | None = None
-            self._write(clean=False)
         except BlockingIOError:
             os.close(self._fd)
-            raise UsageError(f"{path.parent} is in use by another process") from None
+            raise UsageError(
+                f"{path.parent} is in use by another process", ExitCode.STATE_IN_USE
+            ) from None
         except BaseException:
             os.close(self._fd)
             raise
 
+    def begin(self) -> None:
+        """Make the fresh range durable; nothing was changed before."""
+        self._write(clean=False)
+
     @staticmethod
-    def format(path: Path) -> None:
-        """Create the lease file of a new state directory."""
-        slot = _SLOT.pack(0, FIRST_ID, FIRST_ID, 1)
+    def format(path: Path, first: int = FIRST_ID, turn: int = 0) -> None:
+        """Create the lease file of a new state directory, or of one that lost it.
+
+        Args:
+            path: The file.
+            first: The first number that was never handed out.
+            turn: Beyond all that the journals have seen.
+        """
+        slot = _SLOT.pack(turn, first, first, 1)
+        sector = (slot + _CHECKSUM.pack(zlib.crc32(slot))).ljust(_SLOT_BYTES, b"\0")
         path.touch(mode=0o600)
         with path.open("wb") as file:
-            file.write((slot + _CHECKSUM.pack(zlib.crc32(slot))).ljust(2 * _SLOT_BYTES, b"\0"))
+            file.write(2 * sector)
             file.flush()
             os.fsync(file.fileno())
 
@@ -80,16 +105,21 @@ class IdLease:
                 if checksum == zlib.crc32(data[: _SLOT.size]):
                     slots.append(_SLOT.unpack_from(data))
         if not slots:
-            raise UsageError(f"{path} is damaged: restore it from a backup")
+            raise StateDamagedError(f"{path} is damaged", str(path.parent))
         return max(slots)
 
     def _write(self, *, clean: bool) -> None:
         # In place and in turn: it needs no room on a full disk, and a torn write leaves the other.
         self._turn += 1
         slot = _SLOT.pack(self._turn, self._next if clean else self._start, self._end, int(clean))
-        offset = _SLOT_BYTES * (self._turn % 2)
-        os.pwrite(self._fd, slot + _CHECKSUM.pack(zlib.crc32(slot)), offset)
-        os.fdatasync(self._fd)
+        for turn in (self._turn, self._turn + 1):
+            os.pwrite(self._fd, slot + _CHECKSUM.pack(zlib.crc32(slot)), _SLOT_BYTES * (turn % 2))
+            os.fdatasync(self._fd)
+
+    @property
+    def turn(self) -> int:
+        """Grows with each write of the file: an older copy has a lower one."""
+        return self._turn
 
     @property
     def is_spent(self) -> bool:

@@ -89,5 +89,21 @@ DELETE_SETTING = _statement("delete from setting where name = ?")
 
 TEXTS = tuple(_texts)
 
-FINGERPRINT = zlib.crc32("\n".join(TEXTS).encode())
-"""Tells a journal of other statements from ours: its numbers would mean something else."""
+FINGERPRINT = zlib.crc32("\n".join(("layout 2", *TEXTS)).encode())
+"""Tells a journal of other statements from ours: its numbers would mean something else. It differs
+from what versions with the first layout of the journal know, so that they refuse one of the second.
+"""
+
+
+def _fingerprints(first: tuple[str, ...]) -> frozenset[int]:
+    return frozenset(
+        zlib.crc32("\n".join((*first, *TEXTS[:count])).encode())
+        for count in range(1, len(TEXTS) + 1)
+    )
+
+
+SECOND_LAYOUT = _fingerprints(("layout 2",))
+"""Fingerprints of journals whose statements are ours, or the first ones of ours."""
+
+UNDERSTOOD = SECOND_LAYOUT | _fingerprints(())
+"""Those, and of the journals of the first layout."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+import struct
+import zlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memfs.config import KIB, MetadataConfig
 from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.statements import TEXTS
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
     from pathlib import Path
 
     from memfs.metadata.engine import Engine
@@ -41,6 +45,29 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         result: T = stop.value
         return result
     raise AssertionError("the engine suspended")
+
+
+def make_older(state_dir: Path) -> None:
+    """Turn a closed state directory into one of a version without identities and page sums."""
+    (state_dir / "format").write_text('{"format": 2, "engine": "sqlite"}\n')
+    (state_dir / "metadata.sums").unlink()
+    with sqlite3.connect(state_dir / "metadata.db") as connection:
+        ((applied,),) = connection.execute("select applied_sequence from state").fetchall()
+    connection.close()
+    for name in ("journal.0", "journal.1"):
+        write_first_layout(state_dir / name, applied + 1, ())
+
+
+def write_first_layout(path: Path, first_sequence: int, payloads: Sequence[bytes]) -> None:
+    """Write a journal as versions before the second layout did."""
+    fingerprint, salt = zlib.crc32("\n".join(TEXTS).encode()), 0x1234
+    header = struct.pack("<8sIIQI", b"memfsjnl", 1, fingerprint, first_sequence, salt)
+    content = header + struct.pack("<I", zlib.crc32(header))
+    for sequence, payload in enumerate(payloads, first_sequence):
+        prefix = struct.pack("<QI", sequence, len(payload))
+        checksum = zlib.crc32(payload, zlib.crc32(prefix, salt))
+        content += prefix + struct.pack("<I", checksum) + payload
+    path.write_bytes(content.ljust(64 * KIB, b"\0"))
 
 
 class SqliteSite:
