@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.content.activity import Activity
 from memfs.content.forms import FormReader
+from memfs.content.kernel_attributes import KernelAttributes
 from memfs.content.opentable import OpenTable
 from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
@@ -182,7 +183,8 @@ def assemble(
         residency = Residency(raw_store, config.warm)
         stack.callback(residency.close)
         activity = Activity()
-        sealer = Sealer(engine, raw_store, open_table, activity)
+        kernel_attributes = KernelAttributes()
+        sealer = Sealer(engine, raw_store, open_table, activity, kernel_attributes)
         syncer = Syncer(engine, raw_store)
         move_parts = MoveParts(
             engine,
@@ -220,6 +222,7 @@ def assemble(
                 hot=board,
                 header_reader=_header_reader(config.hot),
                 health=health,
+                kernel_attributes=kernel_attributes,
             )
         )
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
@@ -227,7 +230,14 @@ def assemble(
             move_parts, moves, activity, Predictor(), heat.shares, state_dir, spending=spending
         )
         driver, describe = _build_driver(
-            filesystem, registry, mountpoint, config.mount, state_dir, options, choice
+            filesystem,
+            registry,
+            mountpoint,
+            config.mount,
+            state_dir,
+            options,
+            choice,
+            kernel_attributes,
         )
         mover = Mover(
             move_parts,
@@ -378,6 +388,7 @@ def _build_driver(
     state_dir: Path,
     options: MountOptions,
     choice: DriverChoice,
+    kernel_attributes: KernelAttributes,
 ) -> tuple[Driver, Callable[[], DriverReport]]:
     """Return the driver, and what tells of it in the status."""
     source = str(state_dir)
@@ -395,6 +406,7 @@ def _build_driver(
             source,
             options=options.words,
             passthrough_stack_depth=depth,
+            kernel_attributes=kernel_attributes,
         )
 
         def describe_kernel() -> DriverReport:
@@ -404,7 +416,14 @@ def _build_driver(
         return kernel, describe_kernel
     from memfs_daemon.pyfuse3.driver import Pyfuse3Driver
 
-    portable = Pyfuse3Driver(filesystem, mountpoint, config, source, options=options.words)
+    portable = Pyfuse3Driver(
+        filesystem,
+        mountpoint,
+        config,
+        source,
+        options=options.words,
+        kernel_attributes=kernel_attributes,
+    )
     refusal = choice.refusal or "the pyfuse3 driver was asked for"
 
     def describe_portable() -> DriverReport:

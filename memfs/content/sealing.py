@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.content.kernel_attributes import KernelAttributes
 from memfs.defects import as_failure
 from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreError
 from memfs.linux.files import try_lease
@@ -61,7 +62,12 @@ class Sealer:
     """Seals files whose last writer is gone."""
 
     def __init__(
-        self, engine: Engine, raw_store: RawStore, open_table: OpenTable, activity: Activity
+        self,
+        engine: Engine,
+        raw_store: RawStore,
+        open_table: OpenTable,
+        activity: Activity,
+        kernel_attributes: KernelAttributes | None = None,
     ) -> None:
         self._engine = engine
         self._raw_store = raw_store
@@ -70,6 +76,9 @@ class Sealer:
         self._candidates: dict[InodeNo, None] = {}
         self._synced: dict[InodeNo, _Synced] = {}
         self._complaint = ""
+        self._kernel_attributes = kernel_attributes or KernelAttributes()
+        self._mapped: set[InodeNo] = set()
+        """Candidates that a mapping has kept from being sealed."""
         self._put_off: dict[InodeNo, float] = {}
         """Files that a defect kept from being sealed, and trio's time of the next attempt."""
         self._attempts: dict[InodeNo, int] = {}
@@ -86,6 +95,7 @@ class Sealer:
     def discard(self, ino: InodeNo) -> None:
         """A file is about to be deleted: it need not be sealed."""
         self._candidates.pop(ino, None)
+        self._mapped.discard(ino)
         self._put_off.pop(ino, None)
         self._attempts.pop(ino, None)
 
@@ -172,6 +182,7 @@ class Sealer:
         log.info("inode %d: raw file %d was written after its seal", inode.ino, inode.raw)
         await self._engine.unseal(inode.ino, inode.raw)
         self._engine.commit_nowait()
+        self._kernel_attributes.forget(inode.ino)
         self.add(inode.ino)
         return True
 
@@ -210,6 +221,10 @@ class Sealer:
             raise
         for seal in seals:
             self._activity.note_sealed(seal.ino)
+            if seal.ino in self._mapped:
+                # What it wrote last may have changed the times after they were asked for.
+                self._mapped.discard(seal.ino)
+                self._kernel_attributes.forget(seal.ino)
         if (access_log := self._activity.access_log).active:
             for seal in seals:
                 access_log.note(Operation.WRITE, seal.ino, seal.size, Tier.COLD)
@@ -280,6 +295,7 @@ class Sealer:
             if not try_lease(fd):
                 # Mapped for writing: it goes to the end of the queue.
                 self._candidates[ino] = None
+                self._mapped.add(ino)
                 return None
             status = os.fstat(fd)
             if self._is_synced(inode, status, fd):

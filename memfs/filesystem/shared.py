@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.content.kernel_attributes import KernelAttributes
 from memfs.content.quick_syncs import QuickSyncs
 from memfs.errors import MemfsError, ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
@@ -40,9 +41,10 @@ VALID_S = 86400.0
 changes pass through it, so only memory limits it."""
 
 UNSEALED_VALID_S = 1.0
-"""The same while a file may have a writer. The kernel forgets size and times by itself when it
-passes a write through; only the mtime of writes by a mapping is seen late. With 0 each open of a
-file just written costs a GETATTR more (counted by opcode)."""
+"""The same of a file that was written and is closed, but may be mapped still. With 0 each open of a
+file just written costs a GETATTR more (counted by opcode). While a handle for writing is open it
+is 0: the kernel forgets size and times by itself when it passes a write through, but not when a
+mapping writes."""
 
 _RELATIME_NS = 24 * 3600 * 1_000_000_000
 """An access time older than this is renewed by the next access (mount(8), relatime)."""
@@ -96,6 +98,7 @@ class Parts:
     heat: Heat = field(default_factory=Heat)
     """Pools, and what is known of the use of files; the mover's."""
     quick_syncs: QuickSyncs = field(default_factory=QuickSyncs)
+    kernel_attributes: KernelAttributes = field(default_factory=KernelAttributes)
     clock: Clock = field(default_factory=Clock)
     """Of all times that the file system sets."""
     health: StoreHealth = field(default_factory=StoreHealth)
@@ -129,6 +132,7 @@ class Shared:
         self._state_dir = parts.state_dir
         self._features = parts.features
         self._clock = parts.clock
+        self._kernel_attributes = parts.kernel_attributes
         self._now_ns = parts.clock.now_ns
         self._undone = False
         """Changes were undone, and `_orphans` may not be what the engine has."""
@@ -213,9 +217,9 @@ class Shared:
 
     def _valid_s(self, inode: Inode) -> float:
         """How long the kernel may believe the attributes."""
-        if inode.flags & InodeFlags.UNSEALED or not self._moves.rechecked:
-            return UNSEALED_VALID_S
-        return VALID_S
+        if inode.flags & InodeFlags.UNSEALED:
+            return 0.0 if self._open_table.has_writer(inode.ino) else UNSEALED_VALID_S
+        return VALID_S if self._moves.rechecked else UNSEALED_VALID_S
 
     def _entry(self, inode: Inode) -> Entry:
         return Entry(self._live(inode), VALID_S, self._valid_s(inode))

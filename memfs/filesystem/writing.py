@@ -65,6 +65,9 @@ class Writing(Names):
             self._residency.release(ino, drop_pages=False)
         inode = await self._engine.unseal(ino, raw)
         self._commit_early()
+        if not truncate:
+            # It may believe for a day what it was told while nobody could write.
+            self._kernel_attributes.forget(ino)
         return inode
 
     async def _cut(self, caller: Caller, inode: Inode, size: int) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import mmap
+import operator
 import os
 import shutil
 import signal
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.posix.calls import mtime_alone
+from tests.posix.capabilities import Capability
 from tests.processes import holding, in_child, killed_by, together
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -193,3 +198,78 @@ def test_a_running_program_may_be_replaced_by_rename(place: Path) -> None:
         assert running.poll() is None
         running.kill()
     assert subprocess.run([program, "x"], capture_output=True, check=True).stdout == b"x\n"
+
+
+def _make_sparse(path: Path) -> None:
+    path.write_bytes(b"")
+    os.truncate(path, 64 * PAGE)
+
+
+def _let_it_be_sealed(path: Path, capabilities: frozenset[Capability]) -> None:
+    """Have memfs take a file for one that nobody writes, whose attributes the kernel keeps."""
+    if Capability.MEMFS_XATTRS in capabilities:
+        assert os.getxattr(path, "user.memfs.tier")
+    os.utime(path, (5, 5))
+
+
+def _wait_for_a_tick(since_ns: int) -> None:
+    coarse = 5  # CLOCK_REALTIME_COARSE
+    wait_for(lambda: time.clock_gettime_ns(coarse) > since_ns, "a tick of the clock")
+
+
+def _times_and_blocks(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_blocks
+
+
+@pytest.mark.parametrize("looked_at", [False, True], ids=["", "looked-at-between"])
+def test_a_write_by_a_map_shows_once_it_is_unmapped_and_closed(
+    place: Path, capabilities: frozenset[Capability], looked_at: bool
+) -> None:
+    path = place / "f"
+    for serial in range(5):
+        _make_sparse(path)
+        _let_it_be_sealed(path, capabilities)
+        before = _times_and_blocks(path)
+        with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as shared:
+            if looked_at:
+                shared[0] = 1
+                shared.flush()
+                before = _times_and_blocks(path)
+                _wait_for_a_tick(before[1])
+            shared[32 * PAGE] = serial + 1
+            shared.flush()
+        after = _times_and_blocks(path)
+        assert all(now > then for now, then in zip(after, before, strict=True)), serial
+
+
+def test_a_write_by_a_map_that_outlives_its_handle_shows_within_a_second(
+    place: Path, capabilities: frozenset[Capability]
+) -> None:
+    path = place / "f"
+    _make_sparse(path)
+    _let_it_be_sealed(path, capabilities)
+    before = _times_and_blocks(path)
+    with path.open("r+b") as file:
+        shared = mmap.mmap(file.fileno(), 0)
+    with shared:
+        _times_and_blocks(path)
+        shared[32 * PAGE] = 1
+        shared.flush()
+        written_s = time.monotonic()
+        wait_for(lambda: all(map(operator.gt, _times_and_blocks(path), before)), "times")
+        assert time.monotonic() - written_s < 2.0, "1 s, and as much for a loaded machine"
+
+
+def test_a_write_by_a_map_shows_to_who_asks_for_the_mtime_alone(
+    place: Path, capabilities: frozenset[Capability]
+) -> None:
+    """The kernel then has no reason of its own to ask again: nothing read the file."""
+    path = place / "f"
+    _make_sparse(path)
+    _let_it_be_sealed(path, capabilities)
+    before_ns = mtime_alone(path)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as shared:
+        shared[32 * PAGE] = 1
+        shared.flush()
+        wait_for(lambda: mtime_alone(path) > before_ns, "the mtime", 2.0)

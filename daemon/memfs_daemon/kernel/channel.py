@@ -5,6 +5,7 @@ Invariant: a request is read whole and a reply is written whole, each by one sys
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -12,6 +13,8 @@ import select
 from typing import TYPE_CHECKING
 
 from memfs_daemon.kernel.protocol import (
+    NOTIFY_INVAL_INODE,
+    NOTIFY_INVAL_INODE_OUT,
     READ_BUFFER_BYTES_MIN,
     REPLY_HEADER,
     REPLY_HEADER_BYTES,
@@ -19,6 +22,9 @@ from memfs_daemon.kernel.protocol import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memfs.types import InodeNo
     from memfs_daemon.kernel.request import Payload
 
 log = logging.getLogger(__name__)
@@ -81,6 +87,27 @@ class Channel:
                 # ENOENT: the request was interrupted while it was copied out; take the next.
                 if error.errno != errno.ENOENT:
                     raise
+
+    @contextlib.contextmanager
+    def duplicate(self) -> Iterator[Channel]:
+        """Yield a second descriptor of the same mount, for another thread."""
+        fd = os.dup(self.fd)
+        try:
+            yield Channel(fd)
+        finally:
+            os.close(fd)
+
+    def forget_attributes(self, ino: InodeNo) -> None:
+        """Have the kernel ask for an inode's attributes again; its pages stay.
+
+        Blocks: on the kernel's locks; never call it from the event loop.
+
+        Raises:
+            OSError: ENOENT: it does not know the inode; ENODEV: the mount is gone.
+        """
+        body = NOTIFY_INVAL_INODE_OUT.pack(ino, -1, 0)
+        header = _pack_header(REPLY_HEADER_BYTES + len(body), NOTIFY_INVAL_INODE, 0)
+        os.write(self.fd, header + body)
 
     def write(self, unique: int, error: int, payload: Payload) -> bool:
         """Answer a request.

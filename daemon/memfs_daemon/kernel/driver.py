@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.content.kernel_attributes import KernelAttributes
 from memfs.errors import UsageError
 from memfs.linux import mounts
 from memfs.linux.privileges import has_cap_sys_admin
@@ -48,6 +49,7 @@ class KernelDriver:
         source: Shown as the device in `/proc/mounts`: the state directory.
         options: Words of mount(8): `ro`, `nosuid`, `nodev`, `noexec`, `noatime`, ...
         passthrough_stack_depth: `mounting.stack_depth_for` the state directory.
+        kernel_attributes: What `operations` wants the kernel to forget.
 
     Attributes:
         negotiated: What INIT agreed on; None before.
@@ -65,6 +67,7 @@ class KernelDriver:
         *,
         options: Sequence[str] = (),
         passthrough_stack_depth: int = 1,
+        kernel_attributes: KernelAttributes | None = None,
     ) -> None:
         self._operations = operations
         self._backing = backing
@@ -73,6 +76,7 @@ class KernelDriver:
         self._source = source
         self._flags = mounting.parse_options(options)
         self._stack_depth = passthrough_stack_depth
+        self._kernel_attributes = kernel_attributes or KernelAttributes()
         self._channel: Channel | None = None
         self.negotiated: Negotiated | None = None
 
@@ -117,7 +121,11 @@ class KernelDriver:
             self._apply(channel, negotiated)
             task_status.started()
             table = build_table(self._operations, negotiated)
-            await Runner(channel, self._operations, table).run()
+            with (
+                channel.duplicate() as second,
+                self._kernel_attributes.told_by(second.forget_attributes),
+            ):
+                await Runner(channel, self._operations, table).run()
         except ConnectionClosedError:
             log.info("%s: unmounted before it was served", self._mountpoint)
         finally:

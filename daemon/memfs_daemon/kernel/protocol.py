@@ -226,6 +226,12 @@ COPY_FILE_RANGE_IN = Struct("<QqqQqQQ")
 COPY_FILE_RANGE_OUT = Struct("<Q")
 """bytes_copied: the reply to COPY_FILE_RANGE_64."""
 
+NOTIFY_INVAL_INODE = 2
+"""`enum fuse_notify_code`: the error field of a message that answers no request."""
+NOTIFY_INVAL_INODE_OUT = Struct("<Qqq")
+"""ino, off, len; a negative offset: the attributes alone, no pages (fs/fuse/inode.c,
+fuse_reverse_inval_inode)."""
+
 BACKING_MAP = Struct("<iIQ")
 """fd, flags, padding: the argument of DEV_IOC_BACKING_OPEN."""
 BACKING_ID = Struct("<I")

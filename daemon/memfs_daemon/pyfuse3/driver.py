@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
+from memfs.content.kernel_attributes import KernelAttributes
 from memfs.errors import UsageError
 from memfs.linux import mounts
 from memfs_daemon.capabilities import limits_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from memfs.config import MountConfig
     from memfs.filesystem.operations import Operations
+    from memfs.types import InodeNo
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Pyfuse3Driver:
         config: `[mount]`.
         source: Shown as the device in `/proc/mounts`: the state directory.
         options: Words of mount(8): `ro`, `nosuid`, `nodev`, `noexec`, `noatime`, ...
+        kernel_attributes: What `operations` wants the kernel to forget.
 
     Raises:
         UsageError: An option that this driver does not know.
@@ -62,6 +65,7 @@ class Pyfuse3Driver:
         source: str,
         *,
         options: Sequence[str] = (),
+        kernel_attributes: KernelAttributes | None = None,
     ) -> None:
         self._requests = Requests(operations)
         self._mountpoint = mountpoint
@@ -73,6 +77,7 @@ class Pyfuse3Driver:
             allow_other=self._allow_other,
             privileged=os.geteuid() == 0,
         )
+        self._kernel_attributes = kernel_attributes or KernelAttributes()
         self._mount: mounts.Mount | None = None
 
     @property
@@ -119,7 +124,8 @@ class Pyfuse3Driver:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._announce, task_status)
-                await pyfuse3.main(TASK_COUNT_IDLE, TASK_COUNT_MAX)
+                with self._kernel_attributes.told_by(_forget_attributes):
+                    await pyfuse3.main(TASK_COUNT_IDLE, TASK_COUNT_MAX)
                 nursery.cancel_scope.cancel()
         finally:
             # After a lazy unmount another mount may stand at the same place: it is not ours.
@@ -140,6 +146,10 @@ class Pyfuse3Driver:
             log.debug("%s: read-ahead left as it is", self._mountpoint)
         log.info("%s: served by pyfuse3 %s", self._mountpoint, pyfuse3.__version__)
         task_status.started()
+
+
+def _forget_attributes(ino: InodeNo) -> None:
+    pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attr_only=True)
 
 
 class _UnmountNoise(logging.Filter):
