@@ -132,6 +132,10 @@ class CorruptDataError(MemfsError):
     errno = codes.EIO
 
 
+class OtherContentError(CorruptDataError):
+    """A form holds another content than it must, though each of its frames is sound by itself."""
+
+
 class CodecMissingError(MemfsError):
     """The codec of a form is not installed here; nothing is damaged, its package brings it back."""
 

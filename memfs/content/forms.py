@@ -21,6 +21,7 @@ from memfs.errors import (
     NotSupportedError,
     ObjectArchivedError,
 )
+from memfs.metadata.quarantine import why_quarantined
 from memfs.stores.disk import disk_errors, read_fully
 from memfs.stores.envelope import Unlock
 from memfs.stores.extent import Extent
@@ -194,6 +195,10 @@ class FormReader:
             inode = now
 
     async def _read_form(self, form: Form, offset: int, size: int) -> bytes:
+        # Before the caches: they may have got what they hold before the form was found out.
+        reason = await why_quarantined(self._engine, form)
+        if reason is not None:
+            raise CorruptDataError(f"{form.location}: in quarantine: {reason}")
         table = self._tables.get(form.location)
         if table is None:
             table = await self._open(form)
@@ -260,11 +265,14 @@ class FormReader:
         return frames
 
     async def _open(self, form: Form) -> SeekTable:
+        blob = await self._engine.get_blob(form.blob)
+        unlock = Unlock.of(self._keys, blob, form.codec, self._engine.state_id)
         if form.kind == FormKind.PACKED:
-            return await trio.to_thread.run_sync(self._open_packed, form, limiter=self._threads)
+            return await trio.to_thread.run_sync(
+                self._open_packed, form, unlock, limiter=self._threads
+            )
         remote = self._need_remote()
         read_range = Extent.of(form.location, form.stored_bytes).reader(remote)
-        unlock = Unlock.of(self._keys, form.blob, form.codec)
         reader = await FrameReader.open(read_range, form.stored_bytes, self._name(form), unlock)
         return reader.table
 
@@ -278,9 +286,8 @@ class FormReader:
         reader = FrameReader(read_range, form.stored_bytes, self._name(form), table)
         return await reader.read(offset, size)
 
-    def _open_packed(self, form: Form) -> SeekTable:
+    def _open_packed(self, form: Form, unlock: Unlock) -> SeekTable:
         path = self._packed_store.path(form.location)
-        unlock = Unlock.of(self._keys, form.blob, form.codec)
         with PackedFile.open(path, unlock=unlock) as packed:
             return packed.table
 

@@ -16,9 +16,11 @@ machine. Each is encrypted once: a container is written in one pass, and one tha
 anew with a new salt. Limits there: 2**32 messages a key (here at most 2**20 + 1), and 2**36 - 32
 bytes a message (here at most some 2**30).
 
-**Associated data.** Format, blob, generation, count of frames, and place of the message, so that a
-frame decrypts only where it was put: not at another place, nor in another file, nor for another
-generation, nor in a container that was cut short. The table's also has the whole of the envelope.
+**Associated data.** Format, blob, generation, count of frames, place of the message, and the id of
+the state directory, so that a frame decrypts only where it was put: not at another place, nor in
+another file, nor for another generation, nor in a container that was cut short, nor in another
+state directory with the same key. The table's also has the whole of the envelope. The id of the
+state directory goes into the derivation of the data key as well; older containers have none.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ TAG_BYTES = 16
 """What encryption adds to a message; the full tag (NIST SP 800-38D section 5.2.1.2)."""
 
 _DATA_KEY_LABEL = b"memfs container data key 1"
+_DATA_KEY_LABEL_OF_STATES = b"memfs container data key 2"
 _FRAME_DATA = struct.Struct("<8sQQII")
 _FRAME_LABEL = b"memfsfrm"
 _TABLE_LABEL = b"memfstab"
@@ -49,6 +52,8 @@ class Place(NamedTuple):
     blob: int
     generation: int
     frame_count: int
+    state_id: bytes = b""
+    """Of the state directory; empty: the container is older than such ids."""
 
 
 class ContainerCipher:
@@ -61,7 +66,9 @@ class ContainerCipher:
     """
 
     def __init__(self, secret: bytes, salt: bytes, place: Place) -> None:
-        derivation = HKDF(algorithm=SHA256(), length=32, salt=salt, info=_DATA_KEY_LABEL)
+        label = _DATA_KEY_LABEL_OF_STATES if place.state_id else _DATA_KEY_LABEL
+        purpose = label + place.state_id
+        derivation = HKDF(algorithm=SHA256(), length=32, salt=salt, info=purpose)
         self._aead = AESGCM(derivation.derive(secret))
         self._place = place
 
@@ -98,7 +105,8 @@ class ContainerCipher:
 
     def _data(self, label: bytes, index: int) -> bytes:
         place = self._place
-        return _FRAME_DATA.pack(label, place.blob, place.generation, place.frame_count, index)
+        numbers = (place.blob, place.generation, place.frame_count, index)
+        return _FRAME_DATA.pack(label, *numbers) + place.state_id
 
 
 def _nonce(index: int) -> bytes:

@@ -194,12 +194,15 @@ class FileCheck:
                 inode, f"{form.location} has {size} bytes, not {form.stored_bytes}", _RESTORE
             )
         elif self._verify:
-            await trio.to_thread.run_sync(self._verify_packed, form)
+            await trio.to_thread.run_sync(self._verify_packed, form, await self._unlock(form))
             self._verified_bytes += size
 
-    def _verify_packed(self, form: Form) -> None:
+    async def _unlock(self, form: Form) -> Unlock:
+        blob = await self._engine.get_blob(form.blob)
+        return Unlock.of(self._keys, blob, form.codec, self._engine.state_id)
+
+    def _verify_packed(self, form: Form, unlock: Unlock) -> None:
         path = self._packed_store.path(form.location)
-        unlock = Unlock.of(self._keys, form.blob, form.codec)
         with PackedFile.open(path, unlock=unlock) as packed:
             packed.verify()
 
@@ -221,7 +224,7 @@ class FileCheck:
                 await self._verify_object(extent.reader(remote), form)
 
     async def _verify_object(self, read_range: RangeReader, form: Form) -> None:
-        unlock = Unlock.of(self._keys, form.blob, form.codec)
+        unlock = await self._unlock(form)
         reader = await FrameReader.open(read_range, form.stored_bytes, form.location, unlock)
         await reader.verify()
         self._verified_bytes += form.stored_bytes

@@ -18,7 +18,7 @@ from memfs.types import CodecSpec, FormCoding, FormKind
 if TYPE_CHECKING:
     from memfs.codecs.codec import Codec
     from memfs.encryption.keys import Key
-    from memfs.metadata.records import Inode
+    from memfs.metadata.records import Blob, Inode
     from memfs.moves.attempt import MoveParts
     from memfs.types import BlobId, InodeNo
 
@@ -84,7 +84,9 @@ def encryption_of(
         blob: Whose form it becomes.
     """
     key = key_of(parts, kind)
-    return None if key is None else Encryption(key, blob, inode.generation)
+    if key is None:
+        return None
+    return Encryption(key, blob, inode.generation, parts.engine.state_id)
 
 
 def is_coded_so(coding: FormCoding, codec: Codec, key: Key | None) -> bool:
@@ -97,12 +99,12 @@ def is_under(coding: FormCoding, key: Key | None) -> bool:
     return coding.key_id == ("" if key is None else key.id.hex())
 
 
-def unlock(parts: MoveParts, blob: BlobId, coding: str) -> Unlock:
+def unlock(parts: MoveParts, blob: Blob, coding: str) -> Unlock:
     """Return what reading a form of a blob takes.
 
     Args:
         parts: The keys among them.
-        blob: Whose form it is.
+        blob: Whose form it is; a container of another content is refused.
         coding: As in `Form.codec`; a container that is encrypted otherwise is refused.
     """
-    return Unlock.of(parts.keys, blob, coding)
+    return Unlock.of(parts.keys, blob, coding, parts.engine.state_id)

@@ -78,11 +78,11 @@ async def append_container(
         blob = await live_blob(parts, inode)
         if fits_store(parts, packed):
             await trio.to_thread.run_sync(
-                _copy, parts, packed, fd, on_progress, limiter=parts.threads
+                _copy, parts, blob, packed, fd, on_progress, limiter=parts.threads
             )
             return Container(blob, packed.codec, packed.stored_bytes)
         stored_bytes, coding = await trio.to_thread.run_sync(
-            _reencrypt, parts, inode, packed, fd, on_progress, limiter=parts.threads
+            _reencrypt, parts, inode, blob, packed, fd, on_progress, limiter=parts.threads
         )
         return Container(blob, coding, stored_bytes)
     return await _pack(parts, inode, number, fd, on_progress)
@@ -119,17 +119,21 @@ async def _pack(
 
 
 def _reencrypt(
-    parts: MoveParts, inode: Inode, packed: Form, fd: int, on_progress: ByteProgress
+    parts: MoveParts, inode: Inode, blob: Blob, packed: Form, fd: int, on_progress: ByteProgress
 ) -> tuple[int, str]:
     encryption = encryption_of(parts, FormKind.REMOTE, inode, packed.blob)
     path = parts.packed_store.path(packed.location)
-    with PackedFile.open(path, unlock=unlock(parts, packed.blob, packed.codec)) as source:
+    with PackedFile.open(path, unlock=unlock(parts, blob, packed.codec)) as source:
         stored_bytes, table = source.reencrypt_to(fd, encryption, on_progress)
     return stored_bytes, str(table.coding)
 
 
-def _copy(parts: MoveParts, packed: Form, target_fd: int, on_progress: ByteProgress) -> None:
+def _copy(
+    parts: MoveParts, blob: Blob, packed: Form, target_fd: int, on_progress: ByteProgress
+) -> None:
     path = parts.packed_store.path(packed.location)
+    # One that holds another content is found before it is sent, and spoils no batch.
+    PackedFile.open(path, unlock=unlock(parts, blob, packed.codec)).close()
     with disk_errors(str(path)), parts.courtesy.stint() as rest:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

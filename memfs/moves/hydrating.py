@@ -19,8 +19,10 @@ from memfs.errors import (
     NotFoundError,
     NotSupportedError,
     ObjectArchivedError,
+    OtherContentError,
     StoreError,
 )
+from memfs.metadata.quarantine import quarantine, release
 from memfs.metadata.records import MoveKind
 from memfs.moves.attempt import recorded
 from memfs.moves.coding import unlock
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Blob, Form, Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
-    from memfs.stores.container import SeekTable
     from memfs.types import InodeNo, RawId
 
 log = logging.getLogger(__name__)
@@ -176,12 +177,15 @@ async def _unpack(
             try:
                 await _unpack_form(parts, form, blob, fd, progress)
             except FORM_ERRORS as error:
+                if isinstance(error, OtherContentError):
+                    await quarantine(parts.engine, form, str(error))
                 if form in await parts.engine.list_forms(inode.blob):
                     await _complain(parts, inode, form, error)
                 # Corruption outranks absence: it needs a person, and waiting does not help.
                 if not isinstance(failure, CorruptDataError):
                     failure = error
             else:
+                await release(parts.engine, form)
                 return
     raise failure or CorruptDataError(f"inode {inode.ino}: no form of its content is left")
 
@@ -210,9 +214,8 @@ async def _unpack_form(
         Extent.of(form.location, form.stored_bytes).reader(remote),
         form.stored_bytes,
         f"{remote.url}/{form.location}",
-        unlock(parts, form.blob, form.codec),
+        unlock(parts, blob, form.codec),
     )
-    _check_digest(reader.table, blob, form)
     await reader.unpack_to(fd, advance)
 
 
@@ -224,15 +227,8 @@ def _unpack_packed(
         trio.from_thread.check_cancelled()
 
     path = parts.packed_store.path(form.location)
-    with PackedFile.open(path, unlock=unlock(parts, form.blob, form.codec)) as packed:
-        _check_digest(packed.table, blob, form)
+    with PackedFile.open(path, unlock=unlock(parts, blob, form.codec)) as packed:
         packed.unpack_to(fd, advance)
-
-
-def _check_digest(table: SeekTable, blob: Blob, form: Form) -> None:
-    """Refuse a container of another content while there may be a form of the right one."""
-    if table.digest != blob.digest:
-        raise CorruptDataError(f"{form.location} has another digest than its content")
 
 
 def _finish(parts: MoveParts, inode: Inode, raw: RawId, fd: int) -> int:

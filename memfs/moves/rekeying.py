@@ -126,7 +126,7 @@ async def _copy(
         Extent.of(former.location, former.stored_bytes).reader(remote),
         former.stored_bytes,
         f"{remote.url}/{former.location}",
-        unlock(parts, former.blob, former.codec),
+        unlock(parts, blob, former.codec),
     )
     encryption = encryption_of(parts, FormKind.REMOTE, inode, former.blob)
     stored_bytes, table = await reader.reencrypt_to(fd, encryption, advance)

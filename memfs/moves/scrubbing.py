@@ -25,9 +25,11 @@ from memfs.errors import (
     NotSupportedError,
     ObjectArchivedError,
     ObjectMissingError,
+    OtherContentError,
     StaleInodeError,
     StoreError,
 )
+from memfs.metadata.quarantine import quarantine, release
 from memfs.metadata.records import Decision, InodeFlags
 from memfs.moves.coding import unlock
 from memfs.moves.dropping import drop_form, drop_raw
@@ -87,6 +89,8 @@ class FormCheck(NamedTuple):
     """Why it could not be checked; None: it was."""
     archived: bool = False
     """It was not checked because its object is archived: to read it would cost a restore."""
+    foreign: bool = False
+    """It is damaged since it holds another content, so that nothing of it may be served."""
 
 
 class Scrubbed(NamedTuple):
@@ -209,7 +213,12 @@ async def _check_forms(
     for form in forms:
         assert blob is not None
         check = _check_packed if form.kind == FormKind.PACKED else _check_remote
-        checks.append(await _check(form.kind, pace, check(parts, form, blob, pace)))
+        found = await _check(form.kind, pace, check(parts, form, blob, pace))
+        checks.append(found)
+        if found.foreign and found.damage:
+            await quarantine(parts.engine, form, found.damage)
+        elif not found.damage and not found.unchecked:
+            await release(parts.engine, form)
     return tuple(checks)
 
 
@@ -218,7 +227,8 @@ async def _check(kind: FormKind, pace: Pace, check: Awaitable[None]) -> FormChec
     try:
         await check
     except _DAMAGE as error:
-        return FormCheck(kind, pace.form_bytes, str(error))
+        foreign = isinstance(error, OtherContentError)
+        return FormCheck(kind, pace.form_bytes, str(error), foreign=foreign)
     except (StoreError, NotSupportedError, EncryptionKeyError, CodecMissingError) as error:
         if kind == FormKind.RAW and not _is_shortage(error):
             # Its disk cannot read it: what the store of objects calls a pause is damage here.
@@ -265,9 +275,7 @@ async def _check_packed(parts: MoveParts, form: Form, blob: Blob, pace: Pace) ->
         pace.wait(path, form.stored_bytes * content_bytes // max(1, blob.size))
 
     def verify() -> None:
-        with PackedFile.open(path, unlock=unlock(parts, form.blob, form.codec)) as packed:
-            if packed.table.digest != blob.digest:
-                raise CorruptDataError(f"{form.location} has another digest than its content")
+        with PackedFile.open(path, unlock=unlock(parts, blob, form.codec)) as packed:
             packed.verify(wait)
 
     await trio.to_thread.run_sync(verify)
@@ -284,10 +292,8 @@ async def _check_remote(parts: MoveParts, form: Form, blob: Blob, pace: Pace) ->
     name = f"{remote.url}/{form.location}"
     with without_restores():
         reader = await FrameReader.open(
-            extent.reader(remote), extent.size, name, unlock(parts, form.blob, form.codec)
+            extent.reader(remote), extent.size, name, unlock(parts, blob, form.codec)
         )
-        if reader.table.digest != blob.digest:
-            raise CorruptDataError(f"{name} has another digest than its content")
         await reader.verify(advance)
         pace.form_bytes = form.stored_bytes
 

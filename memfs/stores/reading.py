@@ -16,7 +16,7 @@ import blake3
 import trio
 
 from memfs.codecs.registry import get_codec
-from memfs.errors import CorruptDataError
+from memfs.errors import CorruptDataError, OtherContentError
 from memfs.stores.container import TAIL_BYTES, SeekTable
 from memfs.stores.disk import ByteProgress, disk_errors, read_fully
 from memfs.stores.envelope import Unlock, parse_table, table_bytes_needed
@@ -74,9 +74,9 @@ class ContentSink:
         self.done_bytes += len(frame)
 
     def finish(self) -> None:
-        """Raise `CorruptDataError` unless the whole content was taken and has its digest."""
+        """Raise `OtherContentError` unless the whole content was taken and has its digest."""
         if self.done_bytes != self._table.size or self._hasher.digest() != self._table.digest:
-            raise CorruptDataError(f"{self._name}: the content fails its digest")
+            raise OtherContentError(f"{self._name}: the content fails its digest")
 
 
 class PackedFile:

@@ -347,5 +347,5 @@ async def test_an_object_in_clear_is_not_taken_for_an_encrypted_one(state: State
             functools.partial(state.remote.get_range, form.location),
             len(data),
             form.location,
-            unlock(state.parts, form.blob, form.codec),
+            unlock(state.parts, await state.engine.get_blob(form.blob), form.codec),
         )

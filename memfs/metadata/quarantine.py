@@ -1,0 +1,42 @@
+"""Which forms hold another content than they must, so that nothing of them may be served.
+
+Invariant: a form is in quarantine only because all of it was looked at; it leaves it in the same
+way. The frames of a form that is merely damaged carry checksums, and are judged one by one instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memfs.metadata.engine import Engine
+    from memfs.metadata.records import Form
+
+_SETTING = "quarantine."
+"""Before the location of a form, which is never used again."""
+
+
+async def why_quarantined(engine: Engine, form: Form) -> str | None:
+    """Return why nothing of a form may be served; None if it may."""
+    reason = await engine.get_setting(_SETTING + form.location)
+    return None if reason is None else reason.decode("utf-8", "replace")
+
+
+async def quarantine(engine: Engine, form: Form, reason: str) -> None:
+    """Serve nothing of a form from now on, committed.
+
+    Args:
+        engine: Of the state directory.
+        form: Looked at as a whole.
+        reason: For users, a sentence without full stop.
+    """
+    if await why_quarantined(engine, form) is None:
+        await engine.put_setting(_SETTING + form.location, reason.encode("utf-8", "replace"))
+        engine.commit_nowait()
+
+
+async def release(engine: Engine, form: Form) -> None:
+    """End a quarantine, committed: all of the form is what it must be."""
+    if await why_quarantined(engine, form) is not None:
+        await engine.put_setting(_SETTING + form.location, None)
+        engine.commit_nowait()
