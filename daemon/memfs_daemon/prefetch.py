@@ -16,7 +16,7 @@ from memfs.hot.board import Want
 from memfs.types import ROOT_INODE, InodeNo, Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Method
@@ -31,6 +31,13 @@ PATHS_A_CALL_MAX = 10_000
 PATHS_A_SLICE = 64
 """Paths looked up between two checkpoints: about a millisecond."""
 
+INODES_A_CALL_MAX = 50_000
+INODES_A_SLICE = 500
+"""Dealt with between two checkpoints: about a millisecond."""
+
+INODE_MAX = (1 << 63) - 1
+"""As the engine stores them."""
+
 SKIPPED_SHOWN_MAX = 20
 
 WAIT_POLL_S = 0.1
@@ -39,7 +46,7 @@ _TIERS = (Tier.HOT.label, Tier.WARM.label, Tier.COLD.label)
 
 
 class PrefetchMethods:
-    """Answers `prefetch`, `prefetch_progress`, `prefetch_cancel` and `done`.
+    """Answers `prefetch`, `prefetch_progress`, `prefetch_cancel`, `done` and `hint`.
 
     Args:
         engine: Knows names.
@@ -59,6 +66,7 @@ class PrefetchMethods:
             "prefetch_progress": self.progress,
             "prefetch_cancel": self.cancel,
             "done": self.done,
+            "hint": self.hint,
         }
 
     async def prefetch(
@@ -138,6 +146,70 @@ class PrefetchMethods:
         self._prefetcher.note_done([ino for _, ino in found])
         return {"taken_count": len(found), "skipped_count": len(skipped)}
 
+    async def hint(
+        self,
+        coming: list[int],
+        done: list[int],
+        tier: str = "warm",
+        job: int | None = None,
+        replace: bool = False,
+    ) -> JsonValue:
+        """Note in which order files will be used, and which ones were; as `prefetch` and `done`.
+
+        Nothing is looked up: numbers that are no files are passed over when their turn comes.
+
+        Args:
+            coming: Inode numbers, in order; nothing else will be used meanwhile.
+            done: Those of files that are not used again for now. Both together are up to
+                `INODES_A_CALL_MAX`.
+            tier: `warm` or `cold`, of a new job.
+            job: Append to this one; None: begin a new one.
+            replace: First forget what waits in the job: the order of the next epoch.
+
+        Returns:
+            `job`; `taken_count`, of `coming`, fewer than all when the list is full; `stalled`:
+            files wait for room or for the store.
+
+        Raises:
+            InvalidValueError: The parameters make no sense, or there is no such job.
+        """
+        _check_inodes(coming, done)
+        if tier not in (Tier.WARM.label, Tier.COLD.label):
+            raise InvalidValueError(f"tier: {tier!r} is neither warm nor cold")
+        for piece in _pieces(done):
+            self._prefetcher.note_done(piece)
+            await trio.lowlevel.checkpoint()
+        warm = tier == Tier.WARM.label
+        if warm and coming and await self._are_near(coming):
+            number = self._prefetcher.pass_over(len(coming), job=job, replace=replace)
+            return {"job": number, "taken_count": len(coming), "stalled": False}
+        number, taken_count = await self._expect(coming, warm=warm, job=job, replace=replace)
+        stalled = self._prefetcher.progress(number).stalled is not None
+        return {"job": number, "taken_count": taken_count, "stalled": stalled}
+
+    async def _are_near(self, inodes: list[int]) -> bool:
+        for piece in _pieces(inodes):
+            if not self._prefetcher.are_near(piece):
+                return False
+            await trio.lowlevel.checkpoint()
+        return True
+
+    async def _expect(
+        self, inodes: list[int], *, warm: bool, job: int | None, replace: bool
+    ) -> tuple[int, int]:
+        """Add files to a job; returns its number, and how many there was room for."""
+        number, _ = self._prefetcher.hint([], warm=warm, job=job, replace=replace, exact=True)
+        taken_count = 0
+        for piece in _pieces(inodes):
+            _, accepted = self._prefetcher.hint(
+                piece, warm=warm, job=number, replace=False, exact=True
+            )
+            taken_count += accepted
+            if accepted < len(piece):
+                break
+            await trio.lowlevel.checkpoint()
+        return number, taken_count
+
     async def progress(self, job: int) -> JsonValue:
         """Return how far a job is; the last 64 are known."""
         return _describe(self._prefetcher.progress(job))
@@ -183,6 +255,22 @@ def _check_paths(paths: list[str]) -> None:
         raise InvalidValueError("paths: not a list of texts")
     if len(paths) > PATHS_A_CALL_MAX:
         raise InvalidValueError(f"paths: {len(paths)}; {PATHS_A_CALL_MAX} a call are allowed")
+
+
+def _pieces(inodes: list[int]) -> Iterator[list[InodeNo]]:
+    for at in range(0, len(inodes), INODES_A_SLICE):
+        yield [InodeNo(number) for number in inodes[at : at + INODES_A_SLICE]]
+
+
+def _check_inodes(*lists: list[int]) -> None:
+    for inodes in lists:
+        # True is an int to Python.
+        if not isinstance(inodes, list) or not all(
+            type(number) is int and 0 < number <= INODE_MAX for number in inodes
+        ):
+            raise InvalidValueError("coming, done: not lists of inode numbers")
+    if sum(map(len, lists)) > INODES_A_CALL_MAX:
+        raise InvalidValueError(f"more than {INODES_A_CALL_MAX} inode numbers in a call")
 
 
 def _describe(progress: JobProgress) -> JsonValue:

@@ -105,6 +105,10 @@ class Fetcher:
         self.held_count = 0
         """Files that were brought into RAM."""
 
+    def is_held(self, ino: InodeNo) -> bool:
+        """Return whether a file is in RAM already, so that nothing has to be brought."""
+        return self._parts.residency.is_held(ino)
+
     async def bring(self, ino: InodeNo, *, warm: bool, why: str, heed_pins: bool) -> Fetched:
         """Give a file its raw form, and hold it in RAM if that has room.
 

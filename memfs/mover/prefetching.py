@@ -61,6 +61,9 @@ GUESS_NS_MAX = 60 * 1_000_000_000
 FETCH_S_MAX = 300.0
 """A guessed file that takes longer to fetch is given up."""
 
+NEAR_A_SLICE = 128
+"""Hints at files that are in RAM already, between two checkpoints: half a millisecond."""
+
 STALL_S_MIN, STALL_S_MAX = 1.0, 30.0
 """Pauses of a list of files while the disk is full or the store is down; doubled each time."""
 
@@ -152,6 +155,22 @@ class Prefetcher:
         self._stall_s = STALL_S_MIN
         self._work.set()
         return number, accepted
+
+    def are_near(self, inos: Sequence[InodeNo]) -> bool:
+        """Return whether all of some files are in RAM, so that nothing is to be done for them."""
+        return all(map(self._fetcher.is_held, inos))
+
+    def pass_over(self, count: int, *, job: int | None, replace: bool) -> int:
+        """Count files of a job that are in RAM already; returns the job, as `hint`.
+
+        None of them has to make room, since none is to come.
+        """
+        number = self._hints.begin(warm=True) if job is None else job
+        if replace:
+            self._done.forget(self._hints.waiting(number))
+            self._hints.drop(number)
+        self._hints.pass_over(number, count)
+        return number
 
     def note_done(self, inos: Sequence[InodeNo]) -> None:
         """Programs will not use files again for now: they make room for those that wait."""
@@ -312,10 +331,19 @@ class Prefetcher:
         return False
 
     async def _fetch_hint(self) -> bool:
-        hint = self._hints.take()
-        if hint is None:
-            return False
-        self._done.forget([hint.ino])
+        for _ in range(NEAR_A_SLICE):
+            hint = self._hints.take()
+            if hint is None:
+                return False
+            self._done.forget([hint.ino])
+            if not (hint.warm and self._fetcher.is_held(hint.ino)):
+                break
+            # What is near costs no more than being passed over.
+            self._predictor.scores.issue_hint(hint.ino)
+            self._hints.finish(hint, 0, warm=True)
+        else:
+            await trio.lowlevel.checkpoint()
+            return True
         try:
             fetched = await self._fetcher.bring(
                 hint.ino, warm=hint.warm, why="it was asked for in advance", heed_pins=False

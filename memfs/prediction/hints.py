@@ -130,6 +130,17 @@ class Hints:
             self._turns[number] = job
         return len(taken)
 
+    def pass_over(self, number: int, count: int) -> None:
+        """Count files as done that need not be handed out.
+
+        Raises:
+            InvalidValueError: There is no such job.
+        """
+        job = self._find(number)
+        job.total_count += count
+        job.done_count += count
+        job.warm_count += count if job.warm else 0
+
     def drop(self, number: int) -> int:
         """Forget the files of a job that wait; returns how many.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +23,8 @@ from memfs.traces.trace import Event, Trace
 from tests.bench.throttle import throttled
 from tests.mounting import Mount
 from tests.servers.moto import running_moto
-from tests.tiers.tiering import residence, send
+from tests.tiers.tiering import residence, send, told
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -154,6 +156,60 @@ def _epochs(
     return epochs
 
 
+class NearSetting(NamedTuple):
+    """An epoch over files that are near already: there, hints can only cost."""
+
+    file_count: int
+    file_bytes: int
+    pair_count: int
+    """Epochs without hints and with, one after the other."""
+
+
+def run_near(setting: NearSetting, directory: Path) -> dict[str, Any]:
+    """Return files a second without hints and with, by pairs, and the median of their ratios."""
+    mount = Mount(directory, "kernel")
+    mount.start()
+    try:
+        paths = _write_small(mount.root, setting)
+        generator = torch.Generator().manual_seed(11)
+        plain = RandomSampler(range(setting.file_count), generator=generator)
+        hinted = mt.HintSampler(plain, paths)
+        # The first epoch of each is another matter: files are opened for the first time.
+        pairs = [
+            (_rate(plain, paths), _rate(hinted, paths)) for _ in range(setting.pair_count + 1)
+        ][1:]
+    finally:
+        mount.stop()
+    return {
+        "setting": setting._asdict(),
+        "pairs": [[round(rate) for rate in pair] for pair in pairs],
+        "files_per_s": {
+            "without hints": round(statistics.median(pair[0] for pair in pairs)),
+            "with hints": round(statistics.median(pair[1] for pair in pairs)),
+        },
+        "ratio": round(statistics.median(with_ / without for without, with_ in pairs), 3),
+    }
+
+
+def _write_small(root: Path, setting: NearSetting) -> list[str]:
+    content = bytes(setting.file_bytes)
+    paths = [root / f"{number // 5000}" / f"{number:06}" for number in range(setting.file_count)]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    wait_for(lambda: all(told(path, "tier") == "warm" for path in paths[-100:]), "a warm tier")
+    return [str(path) for path in paths]
+
+
+def _rate(order: Iterable[int], paths: Sequence[str]) -> float:
+    """Return files a second of one epoch that reads each of them."""
+    begin_s = time.perf_counter()
+    for index in order:
+        with open(paths[index], "rb", buffering=0) as file:
+            file.read()
+    return len(paths) / (time.perf_counter() - begin_s)
+
+
 def main() -> None:
     """Measure, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -162,6 +218,9 @@ def main() -> None:
     parser.add_argument("--step-ms", type=float, default=60.0)
     parser.add_argument("--store-mib-per-s", type=float, default=20.0)
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--near", type=int, help="only this: as many files that are near already")
+    parser.add_argument("--near-bytes", type=int, default=4096)
+    parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     setting = Setting(
@@ -172,7 +231,11 @@ def main() -> None:
         arguments.epochs,
     )
     with tempfile.TemporaryDirectory(prefix="memfs-bench-", dir="/var/tmp") as directory:
-        result = run(setting, Path(directory))
+        if arguments.near is not None:
+            near = NearSetting(arguments.near, arguments.near_bytes, arguments.pairs)
+            result = run_near(near, Path(directory))
+        else:
+            result = run(setting, Path(directory))
     text = json.dumps(result, indent=1)
     if arguments.json is not None:
         arguments.json.write_text(text + "\n")

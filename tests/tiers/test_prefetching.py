@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memfs.control.client import call
+from memfs.control.client import ControlError, call
 from tests.mounting import run_memfs
 from tests.posix.capabilities import Capability
 from tests.tiers.tiering import compressible, residence, status, tell, wait_until_at
@@ -117,6 +117,47 @@ def test_a_sampler_gives_its_order_and_the_next_one_replaces_it(mount: Mount, pl
     )
     assert (again["taken_count"], again["skipped_count"]) == (len(rest) + 2, 2)
     assert raw(files) == files
+
+
+def test_an_order_is_told_by_inode_numbers(mount: Mount, place: Path) -> None:
+    """Numbers that are no files are passed over, and files that are near cost nothing."""
+    files = make_remote(place, 12)
+    numbers = [file.stat().st_ino for file in files]
+    coming: list[JsonValue] = [*numbers[:5], place.stat().st_ino, 1 << 40]
+    told = ask(mount, "hint", coming=coming, done=[], tier="cold")
+    assert told["taken_count"] == 7
+    wait_for(
+        lambda: ask(mount, "prefetch_progress", job=told["job"])["ended"],
+        lambda: ask(mount, "prefetch_progress", job=told["job"]),
+    )
+    assert raw(files) == files[:5]
+    rest: list[JsonValue] = [*numbers[5:]]
+    again = ask(mount, "hint", coming=rest, done=rest, job=told["job"], replace=True)
+    assert again["job"] == told["job"]
+    wait_for(lambda: raw(files) == files, lambda: raw(files))
+
+
+def test_what_is_held_is_passed_over_at_once(mount: Mount, place: Path) -> None:
+    """Its job ends with the call that began it."""
+    files = [place / f"near_{number}" for number in range(20)]
+    for file in files:
+        file.write_bytes(b"near")
+    wait_until_at("warm", *files)
+    numbers: list[JsonValue] = [file.stat().st_ino for file in files]
+    job = ask(mount, "hint", coming=numbers, done=[])["job"]
+    progress = ask(mount, "prefetch_progress", job=job)
+    assert (progress["ended"], progress["warm_count"], progress["total_count"]) == (True, 20, 20)
+
+
+@pytest.mark.parametrize("numbers", [[0], [-1], [1 << 63], [True], ["1"], [None], "1", {}, [1.5]])
+def test_numbers_that_can_be_no_inodes_are_refused(
+    mount: Mount, place: Path, numbers: JsonValue
+) -> None:
+    for parameters in ({"coming": numbers, "done": []}, {"coming": [], "done": numbers}):
+        with pytest.raises(ControlError, match="not lists of inode numbers"):
+            ask(mount, "hint", **parameters)
+    with pytest.raises(ControlError, match="neither warm nor cold"):
+        ask(mount, "hint", coming=[], done=[], tier="hot")
 
 
 def test_the_command_takes_trees_and_goes_on_where_it_was(mount: Mount, place: Path) -> None:

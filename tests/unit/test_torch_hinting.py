@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,19 @@ from memfs.control.client import ControlError, ControlUnavailableError
 from memfs.errors import InvalidValueError
 from memfs.prediction import hints
 from memfs.prediction.hints import Hints
-from memfs.torch import datasets, hinting, loading
+from memfs.torch import datasets, hinting, loading, telling
+from memfs.torch.places import MountedFiles
 from memfs.types import InodeNo
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 PATHS = [f"/data/{number:03}" for number in range(100)]
 
 
 class FakeDaemon:
-    """A mount whose daemon has the real lists; inode numbers are those of `PATHS`."""
+    """A mount whose daemon has the real lists; the inode number of a file is its index plus 1."""
 
     root = Path("/data")
 
@@ -38,33 +41,33 @@ class FakeDaemon:
         """Forget all lists, as a new daemon does."""
         self.hints = Hints()
         self.done: list[int] = []
-        self.calls: list[str] = []
+        self.call_count = 0
+        self.threads: set[threading.Thread] = set()
 
     def call(
         self,
         method: str,
-        paths: list[str],
+        coming: list[int],
+        done: list[int],
         tier: str = "warm",
         job: int | None = None,
         replace: bool = False,
-        exact: bool = False,
     ) -> dict[str, Any]:
         """See `TensorMount.call`."""
         if self.away:
             raise ControlUnavailableError("no daemon answers")
-        self.calls.append(method)
-        inos = [InodeNo(PATHS.index(path)) for path in paths]
-        if method == "done":
-            self.done += inos
-            return {"taken_count": len(inos), "skipped_count": 0}
-        assert exact
+        assert method == "hint"
+        self.call_count += 1
+        self.threads.add(threading.current_thread())
+        self.done += [number - 1 for number in done]
         try:
             number = self.hints.begin(warm=tier == "warm") if job is None else job
             if replace:
                 self.hints.drop(number)
-            return {"job": number, "taken_count": self.hints.add(number, inos)}
+            taken = self.hints.add(number, [InodeNo(each) for each in coming])
         except InvalidValueError as error:
             raise ControlError(str(error)) from None
+        return {"job": number, "taken_count": taken, "stalled": bool(self.hints.stalled)}
 
     def take(self, count: int = 1000) -> list[int]:
         """Fetch files as the mover does: those that come next."""
@@ -72,17 +75,22 @@ class FakeDaemon:
         for hint in taken:
             assert hint is not None
             self.hints.finish(hint, 0, warm=hint.warm)
-        return [hint.ino for hint in taken if hint is not None]
+        return [hint.ino - 1 for hint in taken if hint is not None]
 
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
     daemon = FakeDaemon()
 
-    def by_mount(paths: Iterable[str]) -> dict[FakeDaemon, list[str]]:
-        return {daemon: list(paths)}
+    class FakePlaces:
+        def __init__(self, paths: Sequence[str]) -> None:
+            assert paths is PATHS
 
-    monkeypatch.setattr(hinting, "by_mount", by_mount)
+        def locate(self, order: Sequence[int]) -> list[MountedFiles]:
+            numbers = array("Q", [index + 1 for index in order])
+            return [MountedFiles(daemon, numbers, range(len(order)))]  # type: ignore[arg-type]  # a stand-in
+
+    monkeypatch.setattr(hinting, "Places", FakePlaces)
     return daemon
 
 
@@ -90,40 +98,82 @@ def order(seed: int) -> list[int]:
     return torch.randperm(100, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def test_the_whole_order_is_told_before_the_first_index(daemon: FakeDaemon) -> None:
-    """In slices; the order of the next epoch takes the place of what waits."""
+def test_the_order_is_told_while_the_first_index_is_used(daemon: FakeDaemon) -> None:
+    """The order of the next epoch takes the place of what waits."""
     sampler = mt.HintSampler(order(1), PATHS)
-    hinting_calls = iter(sampler)
-    assert next(hinting_calls) == order(1)[0]
+    first = iter(sampler)
+    assert next(first) == order(1)[0]
+    wait_for(lambda: daemon.hints.waiting_count == 100, "the order")
     assert daemon.take(30) == order(1)[:30]
+    assert list(first) == order(1)[1:]
     sampler.sampler = order(2)
-    next(iter(sampler))
+    second = iter(sampler)
+    next(second)
+    wait_for(lambda: daemon.hints.waiting_count == 100, "the other order")
     assert daemon.take() == order(2)
+    assert list(second) == order(2)[1:]
+
+
+def test_who_trains_waits_for_no_call(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are another thread's, and few."""
+    monkeypatch.setattr(telling, "CALM_S", 30.0)
+    assert list(mt.HintSampler(order(1), PATHS)) == order(1)
+    assert threading.current_thread() not in daemon.threads
+    assert daemon.call_count <= 3
 
 
 def test_long_orders_are_told_in_slices(
     daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call has a bound; only the first one takes the place of the last epoch."""
-    monkeypatch.setattr(hinting, "PATHS_A_CALL", 7)
+    monkeypatch.setattr(telling, "FILES_A_CALL", 7)
     sampler = mt.HintSampler([], PATHS)
     for seed in (1, 2):
-        daemon.calls.clear()
+        before = daemon.call_count
         sampler.sampler = order(seed)
-        next(iter(sampler))
-        assert daemon.calls == ["prefetch"] * 15
+        epoch = iter(sampler)
+        next(epoch)
+        wait_for(lambda: daemon.hints.waiting_count == 100, "the order")
+        assert daemon.call_count - before >= 15
         assert daemon.take() == order(seed)
+        assert list(epoch) == order(seed)[1:]
+    assert daemon.done == order(1) + order(2)
 
 
-def test_what_is_used_is_done(daemon: FakeDaemon) -> None:
+def test_what_is_used_is_done(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """After as many more as the loader has in flight; and all of it at the end."""
+    monkeypatch.setattr(telling, "CALM_S", 0.01)
     sampler = iter(mt.HintSampler(order(3), PATHS, behind=10))
     for _ in range(60):
         next(sampler)
-    assert daemon.done == order(3)[: len(daemon.done)]
-    assert 0 < len(daemon.done) <= 50
+    # Who asked for the 60th has used the 59 before; 10 of them may be on their way.
+    wait_for(lambda: len(daemon.done) == 49, lambda: daemon.done)
+    assert daemon.done == order(3)[:49]
     assert list(sampler) == order(3)[60:]
     assert daemon.done == order(3)
+
+
+def test_who_waits_for_room_is_told_soon(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that wait for the room of others do not wait for the calm pace."""
+    monkeypatch.setattr(telling, "CALM_S", 1000.0)
+    daemon.hints.stalled = "no room"
+    sampler = iter(mt.HintSampler(order(3), PATHS))
+    for count in range(1, 50):
+        next(sampler)
+        wait_for(lambda count=count: len(daemon.done) == count - 1, "what was used")  # type: ignore[misc]  # bound at once
+    sampler.close()  # type: ignore[attr-defined]  # a generator
+
+
+def test_an_epoch_that_is_given_up_says_so_of_what_was_used(daemon: FakeDaemon) -> None:
+    """Nobody has used the rest; no thread is left."""
+    sampler = iter(mt.HintSampler(order(3), PATHS))
+    for _ in range(30):
+        next(sampler)
+    sampler.close()  # type: ignore[attr-defined]  # a generator
+    wait_for(lambda: not any(t.name == "memfs-hints" for t in threading.enumerate()), "its end")
+    assert daemon.done == order(3)[:29]
 
 
 def test_what_the_list_has_no_room_for_is_told_as_it_is_worked_off(
@@ -131,12 +181,13 @@ def test_what_the_list_has_no_room_for_is_told_as_it_is_worked_off(
 ) -> None:
     """Else the end of a long epoch would come without hints."""
     monkeypatch.setattr(hints, "HINT_COUNT_MAX", 25)
-    monkeypatch.setattr(hinting, "PATHS_A_CALL", 10)
+    monkeypatch.setattr(telling, "FILES_A_CALL", 10)
     told: list[int] = []
-    for _ in mt.HintSampler(order(4), PATHS):
+    for at, _ in enumerate(mt.HintSampler(order(4), PATHS)):
+        wait_for(lambda: daemon.hints.waiting_count, "more hints")
         assert daemon.hints.waiting_count <= 25
-        told += daemon.take(2)
-    assert told == order(4)
+        told += daemon.take(1)
+        assert told == order(4)[: at + 1]
 
 
 def test_a_list_that_the_daemon_has_forgotten_is_begun_anew(daemon: FakeDaemon) -> None:
@@ -153,12 +204,14 @@ def test_a_list_that_the_daemon_has_forgotten_is_begun_anew(daemon: FakeDaemon) 
 
 
 def test_a_daemon_that_is_away_is_said_once_and_tried_each_epoch(
-    daemon: FakeDaemon, caplog: pytest.LogCaptureFixture
+    daemon: FakeDaemon, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The epoch goes on meanwhile, without waiting for it again and again."""
+    """The epoch goes on meanwhile, without asking it again and again."""
+    monkeypatch.setattr(telling, "CALM_S", 0.001)
     sampler = mt.HintSampler(order(6), PATHS)
     middle = iter(sampler)
     next(middle)
+    wait_for(lambda: daemon.call_count, "the order")
     daemon.away = True
     attempts = itertools.count()
     call = daemon.call
