@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.signals import Signal
 from memfs.traces.access_log import AccessLog
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ class Activity:
         self._wanted_before: dict[InodeNo, None] = {}
         """Those that the mover was told of last."""
         self._archived: dict[InodeNo, None] = {}
-        self._wake = trio.Event()
+        self._wake = Signal()
+        self._seen_wake = 0
         self._opens: deque[tuple[InodeNo, int, int, int]] = deque(maxlen=OPENS_KEPT_MAX)
-        self._opened = trio.Event()
+        self._opened = Signal()
         self._freed_bytes = 0
         self.access_log = AccessLog()
         """Every event with its time, while a trace is recorded."""
@@ -133,12 +135,13 @@ class Activity:
         """Return the latest `limit` opens for reading, in order, and forget all."""
         taken = [Opening._make(each) for each in list(self._opens)[-limit:]]
         self._opens.clear()
-        self._opened = trio.Event()
         return taken
 
     async def wait_opened(self) -> None:
         """Wait until `take_opens` has something to return. Checkpoint: always."""
-        await self._opened.wait()
+        await trio.lowlevel.checkpoint()
+        while not self._opens:
+            await self._opened.wait(self._opened.count)
 
     def take_sealed(self) -> list[InodeNo]:
         """Return and forget the files sealed since the last call."""
@@ -166,9 +169,8 @@ class Activity:
         return self._accessed.get(ino)
 
     async def wait(self) -> None:
-        """Wait for `wake`. Checkpoint: always."""
-        await self._wake.wait()
-        self._wake = trio.Event()
+        """Wait for a `wake` since the last wait; the mover alone does. Checkpoint: always."""
+        self._seen_wake = await self._wake.wait(self._seen_wake)
 
     def _note(self, events: dict[InodeNo, None], ino: InodeNo) -> None:
         if len(events) < ACTIVITY_COUNT_MAX:

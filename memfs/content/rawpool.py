@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from memfs.errors import MemfsError
+from memfs.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,7 @@ class RawPool:
         self._engine = engine
         self._raw_store = raw_store
         self._ready: deque[ReadyRaw] = deque()
-        self._wake = trio.Event()
+        self._wake = Signal()
 
     def take(self) -> ReadyRaw:
         """Return a raw file that is the caller's from now on, descriptor included.
@@ -70,9 +71,9 @@ class RawPool:
 
     async def run(self) -> None:
         """Keep the pool filled, until cancelled. A full disk is left to `take` to tell."""
+        seen = 0
         while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
+            seen = await self._wake.wait(seen)
             await self.step()
 
     async def step(self) -> None:

@@ -10,9 +10,8 @@ import json
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
-import trio
-
 from memfs.errors import NoXattrError
+from memfs.signals import Signal
 
 if TYPE_CHECKING:
     from memfs.hot.tokens import Mint
@@ -76,7 +75,7 @@ class HotBoard:
         self._refusals: OrderedDict[InodeNo, tuple[Generation, str]] = OrderedDict()
         self._demanded: dict[tuple[InodeNo, Generation | None], Want] = {}
         self._pinned: dict[InodeNo, Want] = {}
-        self._wake = trio.Event()
+        self._wanted = Signal()
 
     # --- the server ------------------------------------------------------------------------------
     def begin(self, server: HotServerInfo) -> None:
@@ -155,7 +154,7 @@ class HotBoard:
             self._pinned[want.ino] = want
         elif want.generation is not None and len(self._demanded) < WANTED_COUNT_MAX:
             self._demanded[want.ino, want.generation] = want
-        self._wake.set()
+        self._wanted.set()
 
     def take_wanted(self) -> Want | None:
         """Return the next file to look at, those that programs wait for first; None: none waits."""
@@ -164,6 +163,5 @@ class HotBoard:
         return self._pinned.pop(next(iter(self._pinned))) if self._pinned else None
 
     async def wait(self) -> None:
-        """Wait for a file to be wanted. Checkpoint: always."""
-        await self._wake.wait()
-        self._wake = trio.Event()
+        """Wait for the next file to be wanted, where `take_wanted` had none. Checkpoint: always."""
+        await self._wanted.wait(self._wanted.count)

@@ -18,6 +18,7 @@ from memfs.hot.indexes import decode_index, encode_index
 from memfs.hot.pool import EntryState, HotTierFullError, SlabKey
 from memfs.hot.protocol import HotMissError
 from memfs.hot.slabs import BuildReport, Layout, build_slab, file_reader, plan_slab
+from memfs.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,7 +94,7 @@ class Loader:
         self._building: dict[SlabKey, trio.Event] = {}
         self._threads = {device.uuid: trio.CapacityLimiter(THREADS_A_DEVICE) for device in devices}
         self._gone: deque[SlabKey] = deque(maxlen=GONE_COUNT_MAX)
-        self._gone_event = trio.Event()
+        self._left = Signal()
         self.loaded_count = 0
         self.loaded_bytes = 0
         self.evicted_count = 0
@@ -116,8 +117,7 @@ class Loader:
     async def next_gone(self) -> SlabKey:
         """Wait for a published file to leave, and return it; views are not told of."""
         while not self._gone:
-            await self._gone_event.wait()
-            self._gone_event = trio.Event()
+            await self._left.wait(self._left.count)
         return self._gone.popleft()
 
     # --- files -----------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ class Loader:
         resident.slab.release()
         if not entry.key.dtype and not entry.key.layout:
             self._gone.append(entry.key)
-            self._gone_event.set()
+            self._left.set()
 
 
 def _plan(index: bytes, layout: Layout) -> tuple[SlabPlan, bytes]:

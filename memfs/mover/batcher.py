@@ -14,6 +14,7 @@ from memfs.defects import as_failure
 from memfs.errors import MemfsError
 from memfs.mover.batch_budget import BatchBudget
 from memfs.moves.outcome import MoveOutcome
+from memfs.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -59,7 +60,7 @@ class Batcher:
         self._next_bytes = 0
         self._next_budget = self._new_budget()
         self._alone: set[InodeNo] = set()
-        self._changed = trio.Event()
+        self._added = Signal()
 
     def takes(self, ino: InodeNo, size_bytes: int) -> bool:
         """Return whether a file's upload belongs into a batch."""
@@ -74,7 +75,7 @@ class Batcher:
         self._next_budget.add(size_bytes)
         self._gathered[move.ino] = self._next[move.ino] = move
         self._next_bytes += size_bytes
-        self._changed.set()
+        self._added.set()
 
     @property
     def is_full(self) -> bool:
@@ -91,10 +92,10 @@ class Batcher:
         """
         while True:
             while not self._next:
-                await self._wait()
+                await self._added.wait(self._added.count)
             while not self.is_full:
                 with trio.move_on_after(self._config.batch_idle_s) as idle:
-                    await self._wait()
+                    await self._added.wait(self._added.count)
                 if idle.cancelled_caught:
                     break
             await self.flush()
@@ -119,10 +120,6 @@ class Batcher:
                 await self._finish(move, 0)
             finally:
                 self._alone.discard(move.ino)
-
-    async def _wait(self) -> None:
-        await self._changed.wait()
-        self._changed = trio.Event()
 
     def _new_budget(self) -> BatchBudget:
         return BatchBudget(self._spending, self._config.batch_size_bytes)

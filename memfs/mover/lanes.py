@@ -9,9 +9,8 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-import trio
-
 from memfs.policy.view import Goal
+from memfs.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,14 +34,14 @@ class Lane:
         self._order: list[tuple[int, int, InodeNo]] = []
         """A heap: negative priority, number of the move, file."""
         self._put_count = 0
-        self._event = trio.Event()
+        self._put = Signal()
 
     def put(self, move: Move) -> None:
         """Add a move; its file has none that waits."""
         self.waiting[move.ino] = move
         self._put_count += 1
         heappush(self._order, (-move.priority, self._put_count, move.ino))
-        self._event.set()
+        self._put.set()
 
     async def run_next(self, place: Callable[[Move], Awaitable[None]]) -> bool:
         """Make the next waiting move; False if none waits."""
@@ -59,9 +58,9 @@ class Lane:
     async def run(self, place: Callable[[Move], Awaitable[None]]) -> None:
         """Make moves as they come, until cancelled; one of the lane's workers."""
         while True:
+            seen = self._put.count
             if not await self.run_next(place):
-                await self._event.wait()
-                self._event = trio.Event()
+                await self._put.wait(seen)
 
 
 class Lanes:

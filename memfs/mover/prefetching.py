@@ -25,6 +25,7 @@ from memfs.mover.spending import Spending
 from memfs.prediction.accesses import describe
 from memfs.prediction.hints import Hints
 from memfs.prediction.storing import SETTING_NAMES, dump, restore
+from memfs.signals import Signal
 from memfs.stores.paced import unhurried
 from memfs.stores.restoring import without_restores
 
@@ -115,7 +116,7 @@ class Prefetcher:
         self._guessed: OrderedDict[InodeNo, Issued] = OrderedDict()
         self._brought: dict[InodeNo, Fetched] = {}
         """Guessed files that were fetched or held and not opened yet."""
-        self._work = trio.Event()
+        self._work = Signal()
         self._stall_s = STALL_S_MIN
         self._saved_count = 0
         self._saved_s = 0.0
@@ -308,6 +309,7 @@ class Prefetcher:
     async def _run_worker(self, hints_first: bool) -> None:
         while True:
             pause_s = float("inf")
+            seen = self._work.count
             try:
                 if await self._fetch_next(hints_first=hints_first):
                     continue
@@ -315,8 +317,7 @@ class Prefetcher:
                 pause_s = self._stall_s
                 self._stall_s = min(STALL_S_MAX, 2 * self._stall_s)
             with trio.move_on_after(pause_s):
-                await self._work.wait()
-                self._work = trio.Event()
+                await self._work.wait(seen)
 
     async def _fetch_next(self, *, hints_first: bool) -> bool:
         """Fetch one file; False if none waits.

@@ -18,6 +18,7 @@ from memfs.errors import BudgetSpentError, InvalidValueError, MemfsError, StaleI
 from memfs.mover.costs import cost_of_fetch
 from memfs.mover.spending import Spending
 from memfs.moves.scrubbing import FormCheck, Pace, Scrubbed, ScrubOutcome, scrub_file
+from memfs.signals import Signal
 from memfs.stores.paced import unhurried
 from memfs.types import FormKind, InodeNo
 
@@ -56,9 +57,8 @@ class Scrubber:
         self._parts = parts
         self._moves = moves
         self._spending = spending or Spending(BudgetsConfig(), parts.engine)
-        self._wake = trio.Event()
-        self._idle = trio.Event()
-        self._idle.set()
+        self._changed = Signal()
+        """`_running` has."""
         self._scope: trio.CancelScope | None = None
         self._running = False
         self._after = InodeNo(0)
@@ -96,8 +96,7 @@ class Scrubber:
             self._findings = []
         self._error = None
         self._running = True
-        self._idle = trio.Event()
-        self._wake.set()
+        self._changed.set()
 
     async def stop(self) -> None:
         """Stop in the middle of a file; `start` goes on with it. Returns when it has stopped."""
@@ -107,7 +106,9 @@ class Scrubber:
 
     async def wait(self) -> None:
         """Return when no scrub runs."""
-        await self._idle.wait()
+        await trio.lowlevel.checkpoint()
+        while self._running:
+            await self._changed.wait(self._changed.count)
 
     def status(self) -> dict[str, object]:
         """Return how far it is and what it found.
@@ -132,8 +133,8 @@ class Scrubber:
     async def run(self) -> None:
         """Scrub whenever it was started, until cancelled."""
         while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
+            while not self._running:
+                await self._changed.wait(self._changed.count)
             with trio.CancelScope() as self._scope, unhurried():
                 try:
                     await self._walk()
@@ -143,7 +144,7 @@ class Scrubber:
             self._scope = None
             await self._save()
             self._running = False
-            self._idle.set()
+            self._changed.set()
 
     async def _walk(self) -> None:
         engine = self._parts.engine

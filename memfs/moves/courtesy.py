@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.linux.priorities import low_priority
+from memfs.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -35,28 +36,24 @@ class Courtesy:
         self.urgent = False
         """The disk is filled beyond its high watermark: nothing gives way."""
         self._turn_count = 0
-        self._changed = trio.Event()
+        self._changed = Signal()
 
     def decide(self, *, giving_way: bool, urgent: bool) -> None:
         """Set how the moves go from now on."""
         self.giving_way, self.urgent = giving_way, urgent
-        self._wake()
+        self._changed.set()
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Make one demotion at a time while giving way, and as many as there are otherwise."""
         while self.giving_way and self._turn_count:
-            await self._changed.wait()
+            await self._changed.wait(self._changed.count)
         self._turn_count += 1
         try:
             yield
         finally:
             self._turn_count -= 1
-            self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+            self._changed.set()
 
     @contextlib.contextmanager
     def stint(self) -> Iterator[Callable[[], None]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-import trio
+from memfs.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -21,13 +21,13 @@ class UploadTurns:
 
     def __init__(self) -> None:
         self._held: set[InodeNo] = set()
-        self._ended = trio.Event()
+        self._ended = Signal()
 
     @contextlib.asynccontextmanager
     async def turn(self, ino: InodeNo) -> AsyncIterator[None]:
         """Hold a file for the block, once nobody else does."""
         while ino in self._held:
-            await self._ended.wait()
+            await self._ended.wait(self._ended.count)
         with self.claim([ino]):
             yield
 
@@ -41,4 +41,3 @@ class UploadTurns:
         finally:
             self._held -= free
             self._ended.set()
-            self._ended = trio.Event()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.signals import Signal
+
 if TYPE_CHECKING:
     from memfs.types import InodeNo, Tier
 
@@ -75,7 +77,8 @@ class AccessLog:
         self.dropped_count = 0
         """Rows that did not fit, since `clear`."""
         self._rows = Rows()
-        self._ready = trio.Event()
+        self._ready = Signal()
+        self._seen = 0
 
     def note(self, operation: Operation, ino: InodeNo, size_bytes: int, tier: Tier) -> None:
         """Add a row with the present time."""
@@ -105,5 +108,4 @@ class AccessLog:
     async def wait(self, timeout_s: float) -> None:
         """Wait until there is much to write, but not longer than that. Checkpoint: always."""
         with trio.move_on_after(timeout_s):
-            await self._ready.wait()
-        self._ready = trio.Event()
+            self._seen = await self._ready.wait(self._seen)

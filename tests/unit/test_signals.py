@@ -1,0 +1,267 @@
+"""Signals, and the workers that wait for them: who was idle once works again, all of them."""
+
+from __future__ import annotations
+
+import ast
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from memfs.config import GlacierConfig
+from memfs.content.activity import Activity
+from memfs.hot.board import HotBoard, HotDevice, HotServerInfo, Want
+from memfs.hot.tokens import Mint
+from memfs.mover.fetching import Fetched
+from memfs.mover.hot_tier import WORKERS, HotTier
+from memfs.mover.mover import BATCH_WORKERS, PROMOTION_WORKERS, Mover
+from memfs.mover.prefetching import Prefetcher
+from memfs.policy.shares import Shares
+from memfs.policy.view import Goal, Move
+from memfs.prediction.predictor import Predictor
+from memfs.signals import Signal
+from memfs.types import Generation, InodeNo
+from tests.moving import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio.testing import MockClock
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 1000.0
+"""Of the mock clock, which runs ahead while worker threads do their work."""
+
+
+class Crowd:
+    """Counts who works at a time; nobody ends before `open` is set."""
+
+    def __init__(self) -> None:
+        self.working_count = 0
+        self._open = False
+        self._changed = Signal()
+
+    async def work(self) -> None:
+        """Work until the crowd may go."""
+        self.working_count += 1
+        self._changed.set()
+        while not self._open:
+            await self._changed.wait(self._changed.count)
+        self.working_count -= 1
+        self._changed.set()
+
+    async def reach(self, count: int) -> None:
+        """Return once so many work at a time."""
+        with trio.fail_after(LIMIT_S):
+            while self.working_count < count:
+                await self._changed.wait(self._changed.count)
+
+    async def gather(self, count: int) -> None:
+        """Return once so many work at a time and have ended after that."""
+        await self.reach(count)
+        self._open = True
+        self._changed.set()
+        with trio.fail_after(LIMIT_S):
+            while self.working_count:
+                await self._changed.wait(self._changed.count)
+        self._open = False
+
+
+class TestSignal:
+    async def test_all_who_wait_are_woken_each_time(self) -> None:
+        """Nobody's turn takes another's away."""
+        signal, woken = Signal(), []
+
+        async def wait(number: int) -> None:
+            seen = signal.count
+            for _ in range(3):
+                seen = await signal.wait(seen)
+                woken.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(wait, number)
+            for turn in range(1, 4):
+                await trio.testing.wait_all_tasks_blocked()
+                signal.set()
+                await trio.testing.wait_all_tasks_blocked()
+                assert sorted(woken) == sorted([*range(4)] * turn)
+
+    async def test_what_was_set_since_the_look_ends_the_wait(self) -> None:
+        """Between a look and a wait there may be a checkpoint."""
+        signal = Signal()
+        seen = signal.count
+        signal.set()
+        with trio.fail_after(1.0):
+            assert await signal.wait(seen) == 1
+
+    async def test_a_cancelled_waiter_takes_nothing_along(self) -> None:
+        signal = Signal()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(signal.wait, 0)
+            with trio.move_on_after(0.0):
+                await signal.wait(0)
+            await trio.testing.wait_all_tasks_blocked()
+            signal.set()
+
+
+def _replaced_events() -> Iterator[str]:
+    """Name each place that gives an attribute a new event after its object was made."""
+    for source in ("memfs", "daemon/memfs_daemon", "tools/memfs_tools"):
+        for file in sorted((ROOT / source).rglob("*.py")):
+            if file == ROOT / "memfs/signals.py":
+                continue
+            for function in ast.walk(ast.parse(file.read_bytes())):
+                if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                    continue
+                if function.name == "__init__":
+                    continue
+                for node in ast.walk(function):
+                    if not isinstance(node, ast.Assign):
+                        continue
+                    made = ast.unparse(node.value) in ("trio.Event()", "Event()")
+                    if made and any(isinstance(target, ast.Attribute) for target in node.targets):
+                        yield f"{file.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_nobody_replaces_an_event() -> None:
+    """A waiter that does loses the wake-ups of the others; `Signal` is there for that."""
+    assert list(_replaced_events()) == []
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    opened = State(tmp_path / "state")
+    yield opened
+    opened.close()
+
+
+class NoServer:
+    """A hot server that nothing is asked of here."""
+
+    async def call(self, op: str, *_fds: int, **_fields: object) -> dict[str, object]:
+        raise AssertionError(op)
+
+
+def _moves(goal: Goal, begin: int, count: int) -> list[Move]:
+    return [Move(InodeNo(begin + n), goal, "pin", "", 1) for n in range(count)]
+
+
+async def _settle() -> bool:
+    return False
+
+
+async def test_lanes_that_were_idle_use_all_their_workers(
+    state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane of 4 that had been idle once ran 2 moves at a time, and then 1."""
+    mover = Mover(
+        state.parts, state.moves, Activity(), _settle, state.state_dir, rng=random.Random(1)
+    )
+    crowds = {True: Crowd(), False: Crowd()}
+
+    async def place(move: Move) -> None:
+        await crowds[move.goal >= Goal.LOCAL].work()
+
+    monkeypatch.setattr(mover._placer, "place", place)
+    counts = {Goal.LOCAL: PROMOTION_WORKERS, Goal.GLACIER: GlacierConfig().transfer_count_max}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mover.run)
+        number = 1000
+        for wave in range(4):
+            for goal, worker_count in counts.items():
+                # One move and an idle lane again; then more than there are workers.
+                count = 1 if wave % 2 == 0 else worker_count
+                for move in _moves(goal, number, count):
+                    mover._lanes.put(move)
+                number += count
+                await crowds[goal >= Goal.LOCAL].gather(count)
+        nursery.cancel_scope.cancel()
+
+
+async def test_batches_are_written_by_all_their_workers(
+    state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one object is uploaded, the other worker fills the next one."""
+    mover = Mover(
+        state.parts, state.moves, Activity(), _settle, state.state_dir, rng=random.Random(1)
+    )
+    crowd = Crowd()
+    batcher = mover._placer.batcher
+
+    async def write(moves: list[Move], _budget: object) -> None:
+        if moves:
+            await crowd.work()
+
+    monkeypatch.setattr(batcher, "_write", write)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mover.run)
+        number = 1000
+        for wave in range(4):
+            count = 1 if wave % 2 == 0 else BATCH_WORKERS
+            for expected in range(1, count + 1):
+                (move,) = _moves(Goal.GLACIER, number, 1)
+                batcher.add(move, 1)
+                number += 1
+                await crowd.reach(expected)
+            await crowd.gather(count)
+        nursery.cancel_scope.cancel()
+
+
+async def test_hints_are_fetched_by_all_workers(
+    state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of files that comes after a pause is brought as fast as the first one."""
+    prefetcher = Prefetcher(
+        state.parts,
+        state.moves,
+        state.activity,
+        Predictor(),
+        Shares(),
+        state.state_dir,
+        random.Random(1),
+    )
+    crowd = Crowd()
+
+    async def bring(_ino: InodeNo, **_: object) -> Fetched:
+        await crowd.work()
+        return Fetched()
+
+    monkeypatch.setattr(prefetcher._fetcher, "bring", bring)
+    worker_count = GlacierConfig().transfer_count_max
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prefetcher.run)
+        for wave in range(4):
+            count = 1 if wave % 2 == 0 else worker_count
+            inos = [InodeNo(1000 + wave * 100 + n) for n in range(count)]
+            prefetcher.hint(inos, warm=False, job=None, replace=False)
+            await crowd.gather(count)
+        nursery.cancel_scope.cancel()
+
+
+async def test_files_for_the_hot_tier_are_brought_by_all_workers(
+    state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file that fills a device for minutes keeps no other from being looked at."""
+    board = HotBoard()
+    board.begin(
+        HotServerInfo("address", 0, Mint(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),))
+    )
+    tier = HotTier(state.parts, state.moves, board, NoServer())
+    crowd = Crowd()
+
+    async def bring(_want: Want) -> None:
+        await crowd.work()
+
+    monkeypatch.setattr(tier, "bring", bring)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tier.run)
+        for wave in range(4):
+            count = 1 if wave % 2 == 0 else WORKERS
+            for n in range(count):
+                board.want(Want(InodeNo(1000 + wave * 100 + n), Generation(1)))
+            await crowd.gather(count)
+        nursery.cancel_scope.cancel()
