@@ -51,6 +51,7 @@ from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.prefetch import PrefetchMethods
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
+from memfs_daemon.remounting import RemountMethods
 from memfs_daemon.scrub import ScrubMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_daemon.tracing import Tracing
@@ -204,6 +205,7 @@ def assemble(
         move_parts.hot = board
         heat = Heat(config.policy.promote_count, config.policy.promote_window_s)
         policy = PolicyMethods(engine, heat, planner, activity, residency.budget_bytes)
+        features = _features(config, options, choice, residency)
         filesystem = Filesystem(
             Parts(
                 engine=engine,
@@ -217,7 +219,7 @@ def assemble(
                 moves=moves,
                 form_reader=FormReader(engine, packed_store, remote, raw_store, keys=keys),
                 state_dir=state_dir,
-                features=_features(config, options, choice, residency),
+                features=features,
                 heat=heat,
                 hot=board,
                 header_reader=_header_reader(config.hot),
@@ -278,6 +280,7 @@ def assemble(
             ScrubMethods(scrubber),
             TreeMethods(move_parts, moves, mover, heat),
             GcMethods(move_parts, moves, mover.compaction),
+            RemountMethods(features),
             *hot.providers,
         )
         yield Assembly(

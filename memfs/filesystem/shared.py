@@ -57,14 +57,17 @@ ATIMES_MAX = 50_000
 """Access times kept in memory until they are stored."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Features:
-    """What of the file system is switched on, as configured and as the driver can."""
+    """What of the file system is switched on, as configured and as the driver can.
+
+    Nothing of it changes while the file system is mounted, but for `atime`.
+    """
 
     acl: bool
     """The kernel checks POSIX ACLs: they are inherited and kept in step with the mode."""
     atime: bool
-    """Keep access times, as with relatime (mount(8)); False: noatime."""
+    """Keep access times, as with relatime (mount(8)); False: noatime. A remount changes it."""
     warm: bool
     """There is a RAM tier."""
     glacier: bool

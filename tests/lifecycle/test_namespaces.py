@@ -61,6 +61,7 @@ AS_MOUNT_TYPE = """
 mount -t tmpfs -o mode=0755 none devices
 # mount(8) hands on a path of its own, with /usr/sbin in it.
 install -m 755 "$2" programs/memfs devices
+ln -s mount.memfs devices/mount.fuse.memfs
 mount --bind devices /sbin
 mkdir -p mount
 eval "$1"
@@ -151,6 +152,21 @@ def test_mount_8_mounts_type_memfs_by_the_helper(base: Path) -> None:
     cat mount/file
     touch mount/file 2>&1 | grep -o 'Read-only file system'
     memfs umount mount
+    mount -t memfs -o nonempty,fsname=x,subtype=y,auto_unmount,default_permissions,max_read=131072,\
+strictatime,allow_root,context=system_u:object_r:x:s0 "$PWD/state" "$PWD/mount"
+    mount -t memfs -o remount,ro "$PWD/state" "$PWD/mount"
+    touch mount/file 2>&1 | grep -o 'Read-only file system'
+    findmnt -n -o VFS-OPTIONS mount
+    mount -o remount,rw,noatime mount
+    findmnt -n -o VFS-OPTIONS mount
+    touch -a -d 2001-01-01 mount/file
+    cat mount/file
+    stat -c %x mount/file | cut -c1-4
+    mount -o remount,relatime,nosuid mount
+    cat mount/file
+    stat -c %x mount/file | cut -c1-2
+    findmnt -n -o VFS-OPTIONS mount
+    memfs umount "$PWD/state"
     mount -t memfs "$PWD/state" "$PWD/nowhere" 2>/dev/null || echo "refused: $?"
     """
     assert run(base, AS_MOUNT_TYPE, script) == [
@@ -159,5 +175,13 @@ def test_mount_8_mounts_type_memfs_by_the_helper(base: Path) -> None:
         '"budget_bytes": 67108864',
         "content",
         "Read-only file system",
+        "Read-only file system",
+        "ro",
+        "rw,noatime",
+        "content",
+        "2001",
+        "content",
+        "20",
+        "rw,nosuid,relatime",
         "refused: 1",
     ]

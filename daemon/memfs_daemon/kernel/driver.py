@@ -74,6 +74,7 @@ class KernelDriver:
         self._mountpoint = mountpoint
         self._config = config
         self._source = source
+        self._options = options
         self._flags = mounting.parse_options(options)
         self._stack_depth = passthrough_stack_depth
         self._kernel_attributes = kernel_attributes or KernelAttributes()
@@ -100,6 +101,7 @@ class KernelDriver:
                 flags=self._flags,
                 allow_other=self._config.allow_other,
                 read_bytes_max=self._config.request_bytes_max,
+                options=self._options,
             )
         except OSError:
             os.close(fd)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import UsageError
 from memfs.linux.libc import LIBC, last_error
-from memfs.linux.mounts import list_mounts
+from memfs.linux.mounts import Mount, list_mounts
 from memfs.types import FILESYSTEM_TYPE
 
 if TYPE_CHECKING:
@@ -27,14 +27,15 @@ _MOUNT_FLAGS = {
     "lazytime": 1 << 25,
 }  # fmt: skip
 """MS_... of mount(2) by the words of mount(8)."""
-_CLEARED_FLAGS = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec", "async": "sync"}
-_IGNORED_OPTIONS = frozenset(
-    {
-        "defaults", "auto", "noauto", "nofail", "user", "nouser", "users", "owner", "group",
-        "_netdev", "atime", "diratime", "norelatime", "allow_other", "default_permissions",
-    }
-)  # fmt: skip
-"""Said to other programs by fstab, or the case anyway."""
+_CLEARED_FLAGS = {
+    "rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec", "async": "sync",
+    "atime": "noatime", "norelatime": "relatime", "nostrictatime": "strictatime",
+    "diratime": "nodiratime", "nolazytime": "lazytime",
+}  # fmt: skip
+_FOR_SECURITY = ("context=", "fscontext=", "defcontext=", "rootcontext=")
+_ATIME_FLAGS = (1 << 10) | (1 << 21) | (1 << 24)
+"""Of `noatime`, `relatime` and `strictatime`, of which one holds."""
+_MS_REMOUNT = 32
 
 _mount = LIBC.mount
 _mount.argtypes = (
@@ -52,16 +53,46 @@ def parse_options(options: Sequence[str]) -> int:
     flags = 0
     for option in options:
         if option in _MOUNT_FLAGS:
+            if _MOUNT_FLAGS[option] & _ATIME_FLAGS:
+                flags &= ~_ATIME_FLAGS
             flags |= _MOUNT_FLAGS[option]
         elif option in _CLEARED_FLAGS:
             flags &= ~_MOUNT_FLAGS[_CLEARED_FLAGS[option]]
-        elif option not in _IGNORED_OPTIONS and not option.startswith(("x-", "comment=")):
+        elif not option.startswith(_FOR_SECURITY):
             raise UsageError(f"unknown mount option {option!r}; see memfs mount --help")
     return flags
 
 
+def words_of(mount: Mount) -> tuple[str, ...]:
+    """Return the options of mount(8) that a mount has, as far as they are flags."""
+    return tuple(word for word in _MOUNT_FLAGS if word in mount.options)
+
+
+def remount(mountpoint: Path, flags: int) -> None:
+    """Give a mount, and its file system, other flags of mount(2).
+
+    Args:
+        mountpoint: Of a FUSE mount.
+        flags: All that are to hold from now on.
+
+    Raises:
+        OSError: As of mount(2): EPERM for others than root, EBUSY if `ro` is asked for while files
+            are open for writing.
+    """
+    target = os.fsencode(mountpoint)
+    if _mount(None, target, None, _MS_REMOUNT | flags, None) != 0:
+        raise last_error(os.fspath(mountpoint))
+
+
 def mount(
-    fd: int, mountpoint: Path, source: str, *, flags: int, allow_other: bool, read_bytes_max: int
+    fd: int,
+    mountpoint: Path,
+    source: str,
+    *,
+    flags: int,
+    allow_other: bool,
+    read_bytes_max: int,
+    options: Sequence[str] = (),
 ) -> None:
     """Mount an open `/dev/fuse` descriptor.
 
@@ -72,6 +103,7 @@ def mount(
         flags: Of mount(2).
         allow_other: Let users other than the mounting one in.
         read_bytes_max: Largest READ.
+        options: As of `parse_options`, for those that are no flags: SELinux contexts.
 
     Raises:
         OSError: As of mount(2).
@@ -84,6 +116,10 @@ def mount(
     )
     if allow_other:
         data += ",allow_other"
+    for option in options:
+        if option.startswith(_FOR_SECURITY):
+            name, _, context = option.partition("=")
+            data += f',{name}="{context}"'
     target = os.fsencode(mountpoint)
     if _mount(os.fsencode(source), target, FILESYSTEM_TYPE.encode(), flags, data.encode()) != 0:
         raise last_error(os.fspath(mountpoint))

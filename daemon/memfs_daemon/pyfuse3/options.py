@@ -20,8 +20,14 @@ _OPPOSITES = {
 _UNSAID = frozenset({"atime", "rw", "exec", "async"})
 """The case anyway; `atime` libfuse does not know."""
 _PASSED_ON = frozenset({"dirsync", "nodiratime"})
-_DROPPED = frozenset({"relatime", "strictatime", "lazytime", "diratime", "norelatime"})
+_DROPPED = frozenset(
+    {
+        "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime",
+        "diratime",
+    }
+)  # fmt: skip
 """About access times, which the daemon keeps, not the kernel."""
+_FOR_SECURITY = ("context=", "fscontext=", "defcontext=", "rootcontext=")
 
 
 def libfuse_options(
@@ -53,6 +59,9 @@ def libfuse_options(
             chosen[negative] = word
         elif word in _PASSED_ON:
             chosen[word] = word
+        elif word.startswith(_FOR_SECURITY):
+            name, _, context = word.partition("=")
+            chosen[name] = f"{name}={_escape(context)}"
         elif word not in _DROPPED:
             raise UsageError(f"-o {word}: the pyfuse3 driver knows no such mount option")
     options = {word for word in chosen.values() if word not in _UNSAID}

@@ -13,9 +13,11 @@ from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import unmount
 from memfs.types import DRIVERS
+from memfs_daemon.options import parse_options
 from memfs_tools.launch import start_daemon
 from memfs_tools.mounts import find_daemon, find_mount_at
 from memfs_tools.places import default_state_dir
+from memfs_tools.remounting import remount
 
 
 @click.command()
@@ -53,10 +55,15 @@ def mount(
     memfs mount /mnt/data
     memfs mount --state /srv/memfs/data -o warm.size=8GiB /mnt/data
     memfs mount -c /etc/memfs/data.toml -o ro,noatime /mnt/data
+    memfs mount -o remount,ro /mnt/data          and rw, atime, noatime, nosuid, ... of mount(8)
 
     The state directory holds everything; mounting it again, there or elsewhere, brings the files
     back, also after a crash. What a dead daemon left at the mountpoint is taken away.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
+    parsed = parse_options(options)
+    if parsed.remount:
+        remount(mountpoint, parsed)
+        return
     target = _check_mountpoint(mountpoint)
     state_dir = (state.absolute() if state is not None else default_state_dir(target)).resolve()
     _check_places(target, state_dir)

@@ -1,0 +1,35 @@
+"""The daemon's part of `mount -o remount`: what the kernel leaves to it.
+
+Invariant: the kernel's flags are changed by those who remount; nothing here asks the kernel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memfs.control.protocol import JsonValue
+    from memfs.control.server import Method
+    from memfs.filesystem.shared import Features
+
+
+class RemountMethods:
+    """Answers `remount`.
+
+    Args:
+        features: Of the mounted file system.
+    """
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+
+    def methods(self) -> Mapping[str, Method]:
+        """Return the methods of the control socket by name."""
+        return {"remount": self.remount}
+
+    async def remount(self, atime: bool) -> JsonValue:
+        """Keep access times from now on, or do not."""
+        self._features.atime = atime
+        return {}

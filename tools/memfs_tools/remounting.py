@@ -1,0 +1,49 @@
+"""Other options for a mount that is there: `memfs mount -o remount,ro`.
+
+Invariant: what changes is what the options name; all others of the mount stay.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs.linux.mounts import find_mount
+from memfs_daemon.kernel import mounting
+from memfs_tools.asking import ask
+from memfs_tools.mounts import require_mount
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs_daemon.options import MountOptions
+
+
+def remount(mountpoint: Path, options: MountOptions) -> None:
+    """Give a mount other options.
+
+    Keys of the configuration are passed over, since mount(8) repeats those of fstab(5): they take
+    a new mount.
+
+    Raises:
+        UsageError: No memfs is mounted there, or files are open for writing, or it takes root.
+    """
+    served = require_mount(mountpoint)
+    mount = find_mount(served.mountpoint)
+    assert mount is not None, "it was found by this"
+    former = mounting.words_of(mount)
+    words = (*former, *options.words)
+    try:
+        mounting.remount(served.mountpoint, mounting.parse_options(words))
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise UsageError(
+                f"{served.mountpoint}: files are open for writing; close them, then remount",
+                ExitCode.BUSY,
+            ) from None
+        if error.errno == errno.EPERM:
+            raise UsageError(f"{served.mountpoint}: to remount takes root") from None
+        raise
+    ask(served, "remount", {"atime": options._replace(words=words).atime})
