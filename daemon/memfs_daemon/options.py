@@ -29,9 +29,11 @@ _FOR_OTHERS = frozenset(
 """Of mount(8) and fstab(5); the file system has nothing to do with them."""
 
 _OF_LIBFUSE = frozenset(
-    ["nonempty", "fsname", "subtype", "auto_unmount", "default_permissions", "max_read"]
-    # What mount(8) reads from /proc and repeats for a remount.
-    + ["user_id", "group_id"]
+    [
+        *("nonempty", "fsname", "subtype", "auto_unmount", "default_permissions", "max_read"),
+        # What mount(8) reads from /proc and repeats for a remount.
+        *("user_id", "group_id"),
+    ]
 )
 """Of all programs of libfuse (mount.fuse3(8)): the case anyway, or said by memfs itself. The source
 of a mount is its state directory; a mount goes with its daemon."""
