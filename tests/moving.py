@@ -26,6 +26,7 @@ from memfs.moves.moves import Moves
 from memfs.stores.directory import DirectoryStore
 from memfs.stores.extent import Extent
 from memfs.stores.faulty import FaultScript, FaultyStore
+from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE, FormKind, InodeNo
@@ -87,6 +88,7 @@ class State:
             residency=self.residency,
             syncer=Syncer(self.engine, self.raw_store),
             sealer=self.sealer,
+            lost_found=LostFound(state_dir),
             faults=faults or FaultPoints(),
             keys=keys,
         )

@@ -41,6 +41,7 @@ from memfs.policy.heat import Heat
 from memfs.policy.plugins import GuardedPlanner, load_planner
 from memfs.prediction.predictor import Predictor
 from memfs.stores.health import StoreHealth, ask_at_mount
+from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
@@ -187,6 +188,7 @@ def assemble(
         kernel_attributes = KernelAttributes()
         sealer = Sealer(engine, raw_store, open_table, activity, kernel_attributes)
         syncer = Syncer(engine, raw_store)
+        lost_found = LostFound(state_dir)
         move_parts = MoveParts(
             engine,
             raw_store,
@@ -197,6 +199,7 @@ def assemble(
             residency,
             syncer,
             sealer,
+            lost_found,
             keys=keys,
             access_log=activity.access_log,
         )
@@ -268,6 +271,7 @@ def assemble(
                 keys,
                 describe,
                 board,
+                lost_found,
                 health,
             )
         )

@@ -5,12 +5,16 @@ Invariant: a call keeps no state: who asks again is told what is left.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
-from memfs.errors import InvalidValueError
-from memfs.mover.orphans import OrphanSearch, Place
+import trio
+
+from memfs.errors import InvalidValueError, MetadataError, NotSupportedError
+from memfs.mover.orphans import SHOWN_MAX, OrphanSearch, Place
+from memfs.types import FormKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
 
+log = logging.getLogger(__name__)
+
 SLICE_S = 1.0
 """Garbage is removed for so long in a call, so that its caller can show how far it is."""
 
@@ -28,7 +34,7 @@ ITEMS_A_STEP = 256
 
 
 class GcMethods:
-    """Answers `gc_garbage`, `gc_batches`, `gc_accounts` and `gc_orphans`.
+    """Answers `gc_garbage`, `gc_batches`, `gc_accounts`, `gc_orphans` and `gc_lost_found`.
 
     Args:
         parts: The engine and the stores.
@@ -49,6 +55,7 @@ class GcMethods:
             "gc_batches": self.batches,
             "gc_accounts": self.accounts,
             "gc_orphans": self.orphans,
+            "gc_lost_found": self.lost_found,
         }
 
     async def garbage(self, dry_run: bool = False) -> JsonValue:
@@ -95,13 +102,13 @@ class GcMethods:
         drift = {name: [kept[name], counted[name]] for name in kept if kept[name] != counted[name]}
         return cast("JsonValue", {"accounts": kept, "drift": drift})
 
-    async def orphans(self, place: str, prefix: str = "", remove: bool = False) -> JsonValue:
+    async def orphans(self, place: str, prefix: str = "", take: bool = False) -> JsonValue:
         """Find what nothing refers to; see `mover.orphans`.
 
         Args:
             place: `raw`, `packed`, `tmp` or `remote`.
             prefix: Of the keys in the store.
-            remove: And remove it.
+            take: And put it into lost+found.
 
         Raises:
             InvalidValueError: There is no such place.
@@ -109,5 +116,47 @@ class GcMethods:
         """
         if place not in [each.value for each in Place] or not isinstance(prefix, str):
             raise InvalidValueError(f"place: {place!r} is none of {', '.join(Place)}")
-        found = await self._orphans.look(Place(place), prefix, remove=bool(remove))
+        found = await self._orphans.look(Place(place), prefix, take=bool(take))
         return cast("JsonValue", asdict(found))
+
+    async def lost_found(self, clear: bool = False) -> JsonValue:
+        """Tell what lies in lost+found, and remove it for good on request.
+
+        Args:
+            clear: Remove the files, and those objects that still nothing refers to.
+
+        Returns:
+            `count`, `bytes` and `object_count` as they were, `names` of the first files, and
+            `removed_count`, objects included.
+
+        Raises:
+            MetadataError: `clear`, while the metadata are not sound: what lies there may be needed.
+            MemfsError: The disk or the store refuses.
+        """
+        lost_found = self._parts.lost_found
+        usage = await trio.to_thread.run_sync(lost_found.usage)
+        names = await trio.to_thread.run_sync(lost_found.names)
+        removed_count = 0
+        if clear:
+            if damage := self._parts.engine.check():
+                raise MetadataError(
+                    f"nothing is removed from lost+found while a repair is due: {damage[0]}"
+                )
+            removed_count = await self._remove_objects()
+            removed_count += await trio.to_thread.run_sync(lost_found.clear)
+        answer = asdict(usage) | {"names": names[:SHOWN_MAX], "removed_count": removed_count}
+        return cast("JsonValue", answer)
+
+    async def _remove_objects(self) -> int:
+        """Remove the noted objects that still nothing refers to; returns how many."""
+        parts = self._parts
+        keys = [key for key, _size in await trio.to_thread.run_sync(parts.lost_found.objects)]
+        if not keys:
+            return 0
+        if parts.remote is None:
+            raise NotSupportedError("lost+found names objects, and no store is configured")
+        due = await parts.engine.find_unreferenced(FormKind.REMOTE, keys)
+        for key in due:
+            await parts.remote.delete(key)
+            log.info("object %s was removed: nothing refers to it", key)
+        return len(due)

@@ -10,6 +10,8 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+import trio
+
 from memfs import __version__
 from memfs.control.report import (
     COUNT_MAX,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from memfs.mover.spending import Spending
     from memfs.moves.tally import CompressionTally
     from memfs.stores.health import StoreHealth
+    from memfs.stores.lost_found import LostFound
     from memfs.stores.store import RemoteStore
     from memfs_daemon.policy import PolicyMethods
 
@@ -66,6 +69,7 @@ class StatusParts(NamedTuple):
     keys: KeyRing
     describe_driver: Callable[[], DriverReport]
     hot: HotBoard | None
+    lost_found: LostFound
     health: StoreHealth
     """Of `remote`."""
 
@@ -190,6 +194,7 @@ class Status:
     async def _work(self, usage: Usage) -> WorkReport:
         engine = self._parts.engine
         pending = await engine.list_pending(None, COUNT_MAX)
+        lost = await trio.to_thread.run_sync(self._parts.lost_found.usage)
         return WorkReport(
             unsealed_count=len(await engine.list_unsealed(InodeNo(0), COUNT_MAX)),
             not_durable_count=len(await engine.list_not_durable(COUNT_MAX)),
@@ -197,6 +202,8 @@ class Status:
             pending_count=len(pending),
             garbage_count=usage.garbage_count,
             pending=tuple(await self._describe(pending[:PENDING_SHOWN])),
+            lost_count=lost.count,
+            lost_bytes=lost.bytes,
         )
 
     async def _describe(self, moves: Sequence[PendingMove]) -> list[PendingReport]:

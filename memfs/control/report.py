@@ -84,6 +84,10 @@ class WorkReport:
     """Files and objects to be removed."""
     pending: tuple[PendingReport, ...]
     """The first few of those that wait."""
+    lost_count: int = 0
+    """Files in lost+found, and objects that it names; see `memfs gc --lost-found`."""
+    lost_bytes: int = 0
+    """What these files take up on the disk."""
 
 
 @dataclass(frozen=True, slots=True)

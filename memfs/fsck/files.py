@@ -50,8 +50,12 @@ _RESTORE_OBJECT = (
     "see that glacier.url and glacier.options are the mount's; else restore it from a backup, or "
     "remove it"
 )
-_HARMLESS = "no file needs it; it can be deleted"
-_OURS_OR_NOT = "no file here needs it; delete it unless another state directory uses this store"
+_UNKNOWN = (
+    "its record may be what is lost: `memfs gc --orphans --yes` on the mount moves it to lost+found"
+)
+_OURS_OR_NOT = (
+    "another state directory uses this store, or its record is lost: see `memfs gc --orphans`"
+)
 
 
 class FileCheck:
@@ -259,7 +263,7 @@ class FileCheck:
         for count, raw in enumerate(self._raw_store.iterate()):
             if not _contains(known, raw):
                 self._problems.append(
-                    Problem(str(self._raw_store.path(raw)), "no inode has this raw file", _HARMLESS)
+                    Problem(str(self._raw_store.path(raw)), "no inode has this raw file", _UNKNOWN)
                 )
             if count % BATCH_COUNT == 0:
                 self._progress("raw files", count, len(known))
@@ -270,7 +274,7 @@ class FileCheck:
         for location in self._packed_store.iterate():
             if location not in self._packed:
                 path = str(self._packed_store.path(location))
-                self._problems.append(Problem(path, "no blob has this packed file", _HARMLESS))
+                self._problems.append(Problem(path, "no blob has this packed file", _UNKNOWN))
 
     async def _check_remote_store(self) -> None:
         if self._remote is None:

@@ -1,7 +1,8 @@
 """Orphans: files and objects that nothing refers to and that no garbage names.
 
 There are none unless a state directory was put back from a backup, or somebody has copied files
-into it: whatever moves write is named by an intent before its first byte.
+into it: whatever moves write is named by an intent before its first byte. Since the record may be
+what is lost, they are not removed: files go to `lost+found/`, where the keys of objects are kept.
 
 Invariant: names are listed before it is asked who refers to them. Numbers and keys are never used
 twice, so a name that existed and that nothing refers to later is referred to by nobody ever again.
@@ -66,7 +67,8 @@ class Orphans:
     """The first `SHOWN_MAX`."""
     count: int = 0
     bytes: int = 0
-    removed_count: int = 0
+    taken_count: int = 0
+    """Those that are in lost+found now: files moved, keys of objects noted."""
     young_count: int = 0
     """Objects that nothing here refers to and that are too young, or of unknown age."""
     foreign_count: int = 0
@@ -81,7 +83,7 @@ class Orphans:
 
 
 class OrphanSearch:
-    """Finds orphans, and removes them on request, beside all that programs do.
+    """Finds orphans, and puts them away on request, beside all that programs do.
 
     Args:
         parts: The engine and the stores.
@@ -94,14 +96,14 @@ class OrphanSearch:
         # Raw files of this process stand ready for long before an inode has them.
         self._raw_end = parts.engine.unsettled_raw_range()[1]
 
-    async def look(self, place: Place, prefix: str = "", *, remove: bool = False) -> Orphans:
+    async def look(self, place: Place, prefix: str = "", *, take: bool = False) -> Orphans:
         """Look at one place.
 
         Args:
             place: Where.
             prefix: Of the keys in the store, in memfs's layout: `blobs/` or `batches/` and up to
                 two digits.
-            remove: Remove what is found; never what is young or foreign.
+            take: Put what is found into lost+found; never what is young or foreign.
 
         Raises:
             InvalidValueError: The prefix is none of memfs's.
@@ -110,15 +112,15 @@ class OrphanSearch:
         """
         match place:
             case Place.RAW:
-                return await self._look_at_raw(remove)
+                return await self._look_at_raw(take)
             case Place.PACKED:
-                return await self._look_at_packed(remove)
+                return await self._look_at_packed(take)
             case Place.TEMPORARY:
-                return await self._look_at_temporary(remove)
+                return await self._look_at_temporary(take)
             case Place.REMOTE:
-                return await self._look_at_remote(prefix, remove)
+                return await self._look_at_remote(prefix, take)
 
-    async def _look_at_raw(self, remove: bool) -> Orphans:
+    async def _look_at_raw(self, take: bool) -> Orphans:
         parts, engine = self._parts, self._parts.engine
         listed = await trio.to_thread.run_sync(
             lambda: array("Q", parts.raw_store.list_range(RawId(0), self._raw_end))
@@ -143,20 +145,20 @@ class OrphanSearch:
         intents = await engine.list_intents()
         mark(int(each.location) for each in intents if each.kind == MoveKind.HYDRATE)
         raws = [RawId(raw) for raw, kept in zip(listed, referenced, strict=True) if not kept]
-        return await self._finish_local([parts.raw_store.path(raw) for raw in raws], remove)
+        return await self._finish_local([parts.raw_store.path(raw) for raw in raws], take)
 
-    async def _look_at_packed(self, remove: bool) -> Orphans:
+    async def _look_at_packed(self, take: bool) -> Orphans:
         store = self._parts.packed_store
         names = await trio.to_thread.run_sync(lambda: [*store.iterate()])
         ours = [name for name in names if _PACKED.fullmatch(name)]
         found = await self._find_unreferenced(FormKind.PACKED, ours)
-        return await self._finish_local([store.path(name) for name in found], remove)
+        return await self._finish_local([store.path(name) for name in found], take)
 
-    async def _look_at_temporary(self, remove: bool) -> Orphans:
+    async def _look_at_temporary(self, take: bool) -> Orphans:
         paths = await trio.to_thread.run_sync(self._parts.packed_store.foreign_temporary)
-        return await self._finish_local(paths, remove)
+        return await self._finish_local(paths, take)
 
-    async def _look_at_remote(self, prefix: str, remove: bool) -> Orphans:
+    async def _look_at_remote(self, prefix: str, take: bool) -> Orphans:
         parts = self._parts
         if parts.remote is None:
             raise NotSupportedError("no glacier tier is configured: set glacier.url")
@@ -184,12 +186,12 @@ class OrphanSearch:
             else:
                 orphans.add(key, sizes[key])
                 due.append(key)
-        if remove:
+        if take and due:
             await self._sync()
-            for key in due:
-                await parts.remote.delete(key)
-                log.info("object %s was removed: nothing refers to it", key)
-                orphans.removed_count += 1
+            await trio.to_thread.run_sync(
+                parts.lost_found.note_objects, [(key, sizes[key]) for key in due]
+            )
+            orphans.taken_count += len(due)
         return orphans
 
     async def _find_unreferenced(self, kind: FormKind, names: Sequence[str]) -> list[str]:
@@ -200,29 +202,26 @@ class OrphanSearch:
             await trio.lowlevel.checkpoint()
         return found
 
-    async def _finish_local(self, paths: Sequence[Path], remove: bool) -> Orphans:
-        if remove and paths:
+    async def _finish_local(self, paths: Sequence[Path], take: bool) -> Orphans:
+        if take and paths:
             await self._sync()
-        return await trio.to_thread.run_sync(_finish_local, paths, remove)
+        return await trio.to_thread.run_sync(self._finish_files, paths, take)
+
+    def _finish_files(self, paths: Sequence[Path], take: bool) -> Orphans:
+        orphans = Orphans()
+        for path in paths:
+            with disk_errors(str(path)):
+                try:
+                    size = path.stat().st_blocks * 512
+                except FileNotFoundError:
+                    # Garbage by the time that it was listed, and removed since.
+                    continue
+                orphans.add(str(path), size)
+        if take:
+            orphans.taken_count = self._parts.lost_found.take(paths)
+        return orphans
 
     async def _sync(self) -> None:
         """After power loss the engine must not be older than what is removed now."""
         parts = self._parts
         await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.prompt_threads)
-
-
-def _finish_local(paths: Sequence[Path], remove: bool) -> Orphans:
-    orphans = Orphans()
-    for path in paths:
-        with disk_errors(str(path)):
-            try:
-                size = path.stat().st_blocks * 512
-            except FileNotFoundError:
-                # Garbage by the time that it was listed, and removed since.
-                continue
-            orphans.add(str(path), size)
-            if remove:
-                path.unlink(missing_ok=True)
-                log.info("%s was removed: nothing refers to it", path)
-                orphans.removed_count += 1
-    return orphans

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Blob, Form, FormReplacement, Inode, MoveKind
+    from memfs.stores.lost_found import LostFound
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
     from memfs.stores.store import RemoteStore
@@ -65,6 +66,7 @@ class MoveParts:
     residency: Residency
     syncer: Syncer
     sealer: Sealer
+    lost_found: LostFound
     keys: KeyRing = NO_KEYS
     """Of forms that are encrypted, or are to be."""
     access_log: AccessLog = field(default_factory=AccessLog)

@@ -7,12 +7,13 @@ what needs a look at every file is done by `Sweep`, in slices, while the mount s
 from __future__ import annotations
 
 import logging
+import stat
 from typing import TYPE_CHECKING
 
 import trio
 
 from memfs.defects import as_failure
-from memfs.errors import MemfsError
+from memfs.errors import MemfsError, ObjectMissingError
 from memfs.types import InodeNo, RawId
 
 if TYPE_CHECKING:
@@ -48,7 +49,11 @@ async def roll_back(parts: MoveParts) -> int:
 
 
 class Sweep:
-    """Removes raw files that were created but never recorded, once after an unclean end."""
+    """Looks for raw files that were created but never recorded, once after an unclean end.
+
+    Empty ones are removed: they were made ahead, and no program had them. One with bytes has lost
+    its record, with power as a rule, and goes to `lost+found/`.
+    """
 
     def __init__(self, parts: MoveParts) -> None:
         self._parts = parts
@@ -59,10 +64,10 @@ class Sweep:
         """True when nothing is left to look for."""
 
     async def step(self) -> int:
-        """Look at one slice of the files; at the end remove what none of them names.
+        """Look at one slice of the files; at the end put away what none of them names.
 
         Returns:
-            Raw files removed.
+            Raw files put away.
         """
         if self.done:
             return 0
@@ -79,14 +84,39 @@ class Sweep:
                 self._after = inodes[-1].ino
                 return 0
         self.done = True
-        removed = sorted(self._unrecorded)
-        await trio.to_thread.run_sync(self._unlink, removed, limiter=self._parts.prompt_threads)
+        raws = sorted(self._unrecorded)
+        try:
+            kept_count = await trio.to_thread.run_sync(
+                self._put_away, raws, limiter=self._parts.prompt_threads
+            )
+        except MemfsError as error:
+            # They lie where they are, and the next mount looks again.
+            log.warning("%d raw files without a record stay: %s", len(raws), error)
+            return 0
         self._parts.engine.settle_raw_range()
         self._parts.faults.reach("recover.swept")
-        if removed:
-            log.info("%d raw files that were never recorded are removed", len(removed))
-        return len(removed)
+        if len(raws) > kept_count:
+            log.info("%d raw files that were made ahead are removed", len(raws) - kept_count)
+        if kept_count:
+            log.warning(
+                "%d raw files with bytes have no record and were moved to %s: see what they are, "
+                "then `memfs gc --lost-found --yes` removes them",
+                kept_count,
+                self._parts.lost_found.root,
+            )
+        return len(raws)
 
-    def _unlink(self, raws: list[RawId]) -> None:
+    def _put_away(self, raws: list[RawId]) -> int:
+        """Remove the empty ones, keep the others; returns how many these are."""
+        store = self._parts.raw_store
+        kept = []
         for raw in raws:
-            self._parts.raw_store.unlink(raw)
+            try:
+                status = store.stat(raw)
+            except ObjectMissingError:
+                continue
+            if stat.S_ISREG(status.st_mode) and status.st_size == 0 and status.st_blocks == 0:
+                store.unlink(raw)
+            else:
+                kept.append(store.path(raw))
+        return self._parts.lost_found.take(kept) if kept else 0

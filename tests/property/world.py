@@ -36,6 +36,7 @@ from memfs.moves.attempt import MoveParts
 from memfs.moves.faults import FaultPoints
 from memfs.moves.moves import Moves
 from memfs.policy.heat import Heat
+from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
@@ -231,6 +232,7 @@ class World:
             self.residency,
             syncer,
             self.sealer,
+            LostFound(self.state_dir),
             keys=self.keys,
             faults=self.interruptions,
         )

@@ -13,7 +13,7 @@ import pytest
 
 from memfs.exit_codes import ExitCode
 from memfs.mover.orphans import AGE_S_MIN
-from tests.tiers.tiering import SMALL_FRAMES, compressible, send
+from tests.tiers.tiering import SMALL_FRAMES, compressible, send, status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +83,7 @@ def test_dead_parts_of_batches_and_deleted_files_are_removed_now(mount: Mount) -
         assert path.read_bytes() == content
 
 
-def test_orphans_are_listed_first_and_removed_on_request(mount: Mount) -> None:
+def test_orphans_are_listed_first_and_kept_in_lost_found(mount: Mount) -> None:
     """Young ones stay, and so does all that files need."""
     contents = fill(mount)
     old, young = put(mount, ORPHAN, 2 * AGE_S_MIN), put(mount, ORPHAN[:-1] + "0", 0)
@@ -99,7 +99,16 @@ def test_orphans_are_listed_first_and_removed_on_request(mount: Mount) -> None:
     assert raw.exists()
     code, answer = gc(mount, "--orphans", "--yes")
     assert (code, answer["complete"]) == (ExitCode.OK, True)
-    assert [path.exists() for path in (old, young, raw)] == [False, True, False]
+    assert [path.exists() for path in (old, young, raw)] == [True, True, False]
+    kept = mount.state / "lost+found" / "raw-3"
+    assert kept.read_bytes() == b"x"
+    assert status(mount)["work"]["lost_count"] == 2
+    code, answer = gc(mount, "--lost-found")
+    assert (code, answer["count"], answer["object_count"]) == (ExitCode.OK, 2, 1)
+    assert (answer["names"], kept.exists(), old.exists()) == (["raw-3"], True, True)
+    code, answer = gc(mount, "--lost-found", "--yes")
+    assert (code, answer["removed_count"]) == (ExitCode.OK, 2)
+    assert [path.exists() for path in (old, young, kept)] == [False, True, False]
     for path, content in contents.items():
         assert path.read_bytes() == content
     young.unlink()

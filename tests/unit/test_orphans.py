@@ -71,7 +71,7 @@ async def test_what_a_move_is_writing_is_no_orphan(state: State) -> None:
     assert await names(state, Place.REMOTE, "blobs/0") == []
 
 
-async def test_local_files_that_nobody_names_are_removed_on_request(state: State) -> None:
+async def test_local_files_that_nobody_names_go_to_lost_found_on_request(state: State) -> None:
     """Those of memfs's own names: others are fsck's to report."""
     kept = await state.create("a", CONTENT)
     await state.moves.pack(kept)
@@ -93,8 +93,9 @@ async def test_local_files_that_nobody_names_are_removed_on_request(state: State
     for place, path in expected.items():
         assert (await search(state).look(place)).names == [str(path)]
         assert path.exists()
-        assert (await search(state).look(place, remove=True)).removed_count == 1
+        assert (await search(state).look(place, take=True)).taken_count == 1
         assert not path.exists()
+        assert (state.state_dir / "lost+found" / f"{place}-{path.name}").exists()
         assert (await search(state).look(place)).count == 0
     assert stray.exists()
     assert mine.exists()
@@ -105,11 +106,11 @@ async def test_raw_files_of_this_process_are_not_looked_at(state: State) -> None
     """They stand ready before an inode has them."""
     _, raw = state.engine.reserve_ids()
     os.close(state.raw_store.create(raw))
-    assert (await search(state).look(Place.RAW, remove=True)).count == 0
+    assert (await search(state).look(Place.RAW, take=True)).count == 0
     assert state.raw_store.stat(raw).st_size == 0
 
 
-async def test_old_objects_that_nobody_names_are_removed_on_request(state: State) -> None:
+async def test_old_objects_that_nobody_names_are_noted_on_request(state: State) -> None:
     """Young ones, those of others, and what is not of memfs's layout stay."""
     ino = await state.create("a", CONTENT)
     await state.moves.upload(ino)
@@ -120,13 +121,20 @@ async def test_old_objects_that_nobody_names_are_removed_on_request(state: State
     strange = "blobs/00/notes.txt"
     for key in (orphan, batch, foreign, strange):
         put(state, key)
-    young = await search(state, 0.0).look(Place.REMOTE, "blobs/", remove=True)
+    young = await search(state, 0.0).look(Place.REMOTE, "blobs/", take=True)
     assert (young.count, young.young_count, young.foreign_count) == (0, 1, 1)
     for prefix, key in (("blobs/", orphan), ("batches/0", batch)):
-        found = await search(state).look(Place.REMOTE, prefix, remove=True)
-        assert (found.names, found.removed_count) == ([key], 1)
+        found = await search(state).look(Place.REMOTE, prefix, take=True)
+        assert (found.names, found.taken_count) == ([key], 1)
     left = {stat.key async for stat in state.remote.list("")}
-    assert left == {foreign, strange, (await state.form(ino, FormKind.REMOTE)).location}
+    assert left == {
+        orphan,
+        batch,
+        foreign,
+        strange,
+        (await state.form(ino, FormKind.REMOTE)).location,
+    }
+    assert state.parts.lost_found.objects() == [(orphan, 6), (batch, 6)]
 
 
 async def test_other_prefixes_are_refused(state: State) -> None:

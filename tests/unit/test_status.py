@@ -182,6 +182,7 @@ async def test_a_full_disk_tier_without_a_store_says_what_helps(
         state.parts.keys,
         lambda: REPORT.driver,
         None,
+        state.parts.lost_found,
         StoreHealth(),
     )
     notes = []

@@ -246,6 +246,12 @@ def _work_lines(work: WorkReport) -> list[str]:
     ]
     busy = [f"{_count(number)} {what}" for number, what in counts if number]
     lines = [f"work    {', '.join(busy) if busy else 'none'}"]
+    if work.lost_count:
+        size = format_size(work.lost_bytes)
+        lines.append(
+            f"        {_count(work.lost_count)} without a record, {size}, in lost+found: see "
+            "`memfs gc --lost-found`"
+        )
     for move in work.pending:
         when = f"again in {format_duration(move.retry_s)}" if move.retry_s else "due now"
         lines.append(

@@ -31,31 +31,42 @@ _PREFIXES = [f"{kind}/{digit:x}" for kind in ("blobs", "batches") for digit in r
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Only tell what there is to remove.")
 @click.option("--orphans", is_flag=True, help="Look for what nothing refers to, too.")
-@click.option("--yes", is_flag=True, help="Remove the orphans: this cannot be undone.")
+@click.option("--lost-found", is_flag=True, help="Show what lies in lost+found.")
+@click.option("--yes", is_flag=True, help="Put orphans into lost+found; or empty that, for good.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def gc(mountpoint: Path, dry_run: bool, orphans: bool, yes: bool, as_json: bool) -> None:
+def gc(
+    mountpoint: Path, dry_run: bool, orphans: bool, lost_found: bool, yes: bool, as_json: bool
+) -> None:
     """Remove now what would be removed in the background: deleted files, dead parts of batches.
 
     \b
     memfs gc /mnt/data
-    memfs gc --orphans /mnt/data          list what nothing refers to
-    memfs gc --orphans --yes /mnt/data    and remove it
+    memfs gc --orphans /mnt/data             list what nothing refers to
+    memfs gc --orphans --yes /mnt/data       put it into lost+found
+    memfs gc --lost-found --yes /mnt/data    empty lost+found: this cannot be undone
 
     It also counts the accounts of space again and reports where they have drifted.
 
     Orphans are files of the state directory and objects of the store that neither a file nor
-    garbage refers to. Normally there are none. In the store only keys of memfs's own layout below
-    glacier.url are looked at (blobs/, batches/), and only those older than an hour are removed.
-    OTHER STATE DIRECTORIES THAT USE THE SAME glacier.url HAVE THEIR OBJECTS THERE: to this one
-    those are orphans, and --yes removes the only copy of their files. So nothing of the store is
-    removed if a key shows that another one has written it; but not every key shows that. Give
-    --yes only where no other state directory, and no backup of one, uses the prefix.
+    garbage refers to. Normally there are none, and it may be their record that is lost: so files
+    are moved to lost+found/ of the state directory, and of objects the keys are kept there. In the
+    store only keys of memfs's own layout below glacier.url are looked at (blobs/, batches/), and
+    only those older than an hour are kept.
+
+    --lost-found --yes removes those files, and those objects that still nothing refers to, unless a
+    repair is due. OTHER STATE DIRECTORIES THAT USE THE SAME glacier.url HAVE THEIR OBJECTS THERE:
+    to this one those are orphans. So no object comes into lost+found if a key shows that another
+    one has written it; but not every key shows that. Empty it only where no other state directory,
+    and no backup of one, uses the prefix.
 
     Exits with 1 if something is left, or accounts have drifted. Ctrl-C stops it between two steps;
     what is removed stays removed.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    if yes and not orphans:
-        raise click.UsageError("--yes is for --orphans.")
+    if yes and orphans == lost_found:
+        raise click.UsageError("--yes is for --orphans, or for --lost-found.")
+    if lost_found:
+        _show_lost_found(require_mount(mountpoint), clear=yes and not dry_run, as_json=as_json)
+        return
     collection = _Collection(require_mount(mountpoint), dry_run=dry_run)
     # Imported here: what draws bars takes 0.1 s.
     from memfs_tools.display import progress_bar
@@ -64,7 +75,7 @@ def gc(mountpoint: Path, dry_run: bool, orphans: bool, yes: bool, as_json: bool)
         collection.remove_garbage(show)
         collection.compact(show)
         if orphans:
-            collection.look_for_orphans(show, remove=yes and not dry_run)
+            collection.look_for_orphans(show, take=yes and not dry_run)
             # What compaction left behind is garbage since.
             collection.remove_garbage(show)
         collection.count_again()
@@ -95,7 +106,7 @@ class _Collection:
     def complete(self) -> bool:
         """True if nothing is left, and nothing has drifted."""
         left = sum(
-            found["count"] - found["removed_count"] for found in (self._orphans or {}).values()
+            found["count"] - found["taken_count"] for found in (self._orphans or {}).values()
         )
         return not (
             self._failures or self._drift or left or (self._left_count and not self._dry_run)
@@ -129,10 +140,10 @@ class _Collection:
             self._freed_bytes += compacted["freed_bytes"]
             show("compacting", self._compacted_count, 0)
 
-    def look_for_orphans(self, show: Callable[[str, int, int], None], *, remove: bool) -> None:
-        """List all that nothing refers to, and then remove it, if nobody else seems to be there."""
-        self._orphans = self._look([*_LOCAL, *self._prefixes()], show, remove=False)
-        if not remove:
+    def look_for_orphans(self, show: Callable[[str, int, int], None], *, take: bool) -> None:
+        """List all that nothing refers to, then put it away, if nobody else seems to be there."""
+        self._orphans = self._look([*_LOCAL, *self._prefixes()], show, take=False)
+        if not take:
             return
         shared = any(found["foreign_count"] for found in self._orphans.values())
         places = [place for place in self._orphans if self._orphans[place]["count"]]
@@ -140,9 +151,9 @@ class _Collection:
             places = [place for place in places if place in _LOCAL]
             self._failures.append(
                 "objects of another state directory lie below the same glacier.url: nothing of the "
-                "store is removed"
+                "store is put into lost+found"
             )
-        self._orphans |= self._look(places, show, remove=True)
+        self._orphans |= self._look(places, show, take=True)
 
     def count_again(self) -> None:
         """Compare the accounts of space with a fresh count."""
@@ -183,14 +194,14 @@ class _Collection:
         for found in orphans.values():
             for name in found["names"]:
                 tell(name)
-        names = ("count", "bytes", "removed_count", "young_count", "foreign_count")
+        names = ("count", "bytes", "taken_count", "young_count", "foreign_count")
         total = {name: sum(found[name] for found in orphans.values()) for name in names}
         line = (
             f"orphans: {total['count']}, {format_size(total['bytes'])}; "
-            f"{total['removed_count']} removed"
+            f"{total['taken_count']} put into lost+found"
         )
-        if total["count"] > total["removed_count"]:
-            line += "; --orphans --yes removes them"
+        if total["count"] > total["taken_count"]:
+            line += "; --orphans --yes puts them there"
         if total["young_count"]:
             line += f"; {total['young_count']} objects are too young to tell"
         if total["foreign_count"]:
@@ -203,12 +214,12 @@ class _Collection:
         return _PREFIXES if stored else []
 
     def _look(
-        self, places: list[str], show: Callable[[str, int, int], None], *, remove: bool
+        self, places: list[str], show: Callable[[str, int, int], None], *, take: bool
     ) -> dict[str, dict[str, Any]]:
         found = {}
         for number, place in enumerate(places):
-            show("removing orphans" if remove else "looking for orphans", number, len(places))
-            parameters: dict[str, JsonValue] = {"place": place, "remove": remove}
+            show("putting orphans away" if take else "looking for orphans", number, len(places))
+            parameters: dict[str, JsonValue] = {"place": place, "take": take}
             if place not in _LOCAL:
                 parameters |= {"place": "remote", "prefix": place}
             found[place] = self._call("gc_orphans", parameters)
@@ -216,3 +227,20 @@ class _Collection:
 
     def _call(self, method: str, parameters: dict[str, JsonValue] | None = None) -> dict[str, Any]:
         return dict(ask(self._served, method, parameters, timeout_s=_CALL_S_MAX))
+
+
+def _show_lost_found(served: ServedMount, *, clear: bool, as_json: bool) -> None:
+    answer = dict(ask(served, "gc_lost_found", {"clear": clear}, timeout_s=_CALL_S_MAX))
+    if as_json:
+        tell_json(answer)
+        return
+    for name in answer["names"]:
+        tell(name)
+    line = f"lost+found: {answer['count']}, {format_size(answer['bytes'])}"
+    if answer["object_count"]:
+        line += f"; {answer['object_count']} of them objects of the store"
+    if clear:
+        line += f"; {answer['removed_count']} removed"
+    elif answer["count"]:
+        line += "; --lost-found --yes removes them for good"
+    tell(line)
