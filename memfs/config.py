@@ -79,6 +79,9 @@ class ColdConfig:
     """Budget; None: what the disk has, less `reserve_bytes`."""
     reserve_bytes: int = 1 * GIB
     """Free space of the disk that the mover leaves to others, at most a tenth of the disk."""
+    wait_for_room_s: float = 0.0
+    """How long a program that begins to write may wait for room on a full disk that nothing
+    relieves; 0: it is ENOSPC at once."""
     high_watermark: float = 0.9
     """Filled beyond this share of the budget, files are packed and moved to the object store."""
     low_watermark: float = 0.8

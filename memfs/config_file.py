@@ -88,6 +88,7 @@ RANGES: dict[str, Range] = {
     "warm.low_watermark": _SHARE,
     "cold.size": _SIZE,
     "cold.reserve": _SIZE,
+    "cold.wait_for_room": Range(0, 3600.0),
     "cold.high_watermark": _SHARE,
     "cold.low_watermark": _SHARE,
     # Frames are held in memory whole; below 4 KiB the seek table outgrows the gain.

@@ -20,6 +20,7 @@ from memfs.content.kernel_attributes import KernelAttributes
 from memfs.content.opentable import OpenTable
 from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
+from memfs.content.room import Room
 from memfs.content.sealing import Sealer
 from memfs.content.syncer import Syncer
 from memfs.control.report import DriverReport
@@ -44,7 +45,7 @@ from memfs.stores.health import StoreHealth, ask_at_mount
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
-from memfs.stores.remote import open_remote_store
+from memfs.stores.remote import lies_on_disk_of, open_remote_store
 from memfs.traces.recorder import Recorder
 from memfs_daemon.gc import GcMethods
 from memfs_daemon.kernel.backing import BackingRegistry
@@ -189,6 +190,7 @@ def assemble(
         sealer = Sealer(engine, raw_store, open_table, activity, kernel_attributes)
         syncer = Syncer(engine, raw_store)
         lost_found = LostFound(state_dir)
+        room = Room(state_dir, config.cold.wait_for_room_s, activity.wake)
         move_parts = MoveParts(
             engine,
             raw_store,
@@ -202,6 +204,8 @@ def assemble(
             lost_found,
             keys=keys,
             access_log=activity.access_log,
+            room=room,
+            store_elsewhere=remote is not None and not lies_on_disk_of(remote, state_dir),
         )
         moves = Moves(move_parts)
         board = HotBoard() if config.hot.devices else None
@@ -228,6 +232,7 @@ def assemble(
                 header_reader=_header_reader(config.hot),
                 health=health,
                 kernel_attributes=kernel_attributes,
+                room=room,
             )
         )
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
@@ -273,6 +278,7 @@ def assemble(
                 board,
                 lost_found,
                 health,
+                room,
             )
         )
         hot = _build_hot(config.hot, state_dir, board, move_parts, moves, activity)

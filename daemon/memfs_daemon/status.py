@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from memfs.config import Config
     from memfs.content.residency import Residency
+    from memfs.content.room import Room
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Method
     from memfs.encryption.keys import KeyRing
@@ -72,6 +73,8 @@ class StatusParts(NamedTuple):
     lost_found: LostFound
     health: StoreHealth
     """Of `remote`."""
+    room: Room | None = None
+    """Holds writers back; None: nobody is."""
 
 
 class Status:
@@ -170,7 +173,12 @@ class Status:
         return (report,)
 
     def _cold_note(self, usage: Usage) -> str | None:
-        """Return why a full disk tier stays full, where no object store can take anything."""
+        """Return why a full disk tier stays full, or who waits until it is less so."""
+        if (room := self._parts.room) is not None and room.held_count:
+            return (
+                f"{room.held_count} requests of programs that write are held back: less than "
+                f"{format_size(room.floor_bytes)} are free, and files are on their way to the store"
+            )
         cold = self._parts.config.cold
         high_bytes = int(self._cold_budget_bytes(usage) * cold.high_watermark)
         if self._parts.remote is not None or usage.raw_bytes + usage.packed_bytes <= high_bytes:

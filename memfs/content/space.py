@@ -24,6 +24,10 @@ class ColdSpace(NamedTuple):
     budget_bytes: int
     used_bytes: int
     """Raw and packed files."""
+    available_bytes: int
+    """What the disk has for memfs, used bytes included and the reserve not."""
+    reserve_bytes: int
+    """Left to others."""
 
 
 def measure_cold_space(state_dir: Path, config: ColdConfig, usage: Usage) -> ColdSpace:
@@ -44,6 +48,7 @@ def measure_cold_space(state_dir: Path, config: ColdConfig, usage: Usage) -> Col
     )
     available_bytes = max(0, used_bytes + disk.f_bavail * disk.f_frsize - reserve_bytes)
     if config.size_bytes is None:
-        return ColdSpace(available_bytes, used_bytes)
+        return ColdSpace(available_bytes, used_bytes, available_bytes, reserve_bytes)
     # A disk that is smaller than the configured size, or filled by others, counts as well.
-    return ColdSpace(min(config.size_bytes, available_bytes), used_bytes)
+    budget_bytes = min(config.size_bytes, available_bytes)
+    return ColdSpace(budget_bytes, used_bytes, available_bytes, reserve_bytes)

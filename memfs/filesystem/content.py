@@ -58,6 +58,8 @@ class ContentRequests(AttributeRequests):
     ) -> Opened:
         """OPEN."""
         writable = flags & os.O_ACCMODE != os.O_RDONLY
+        if writable:
+            await self._wait_for_room(caller, ino)
         truncate = bool(flags & os.O_TRUNC)
         self._activity.request_count += 1
         changing = writable or truncate
@@ -95,6 +97,7 @@ class ContentRequests(AttributeRequests):
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int, flags: int
     ) -> tuple[Entry, Opened]:
         """CREATE."""
+        await self._wait_for_room(caller, parent)
         entry, opened = await super().create(caller, parent, name, mode, flags)
         if flags & os.O_ACCMODE != os.O_RDONLY and flags & os.O_DSYNC:
             await self._sync_before_writes(caller, entry.inode, opened.handle)
@@ -150,6 +153,7 @@ class ContentRequests(AttributeRequests):
         kill_suidgid: bool = False,
     ) -> int:
         """WRITE."""
+        await self._wait_for_room(caller, ino)
         inode = await self._engine.get_inode(ino)
         self._activity.served_bytes += len(data)
         if kill_suidgid:
@@ -159,6 +163,11 @@ class ContentRequests(AttributeRequests):
             return os.pwrite(fd, data, offset)
         await caller.detach()
         return await trio.to_thread.run_sync(os.pwrite, fd, data, offset, limiter=self._threads)
+
+    async def _wait_for_room(self, caller: Caller, ino: InodeNo) -> None:
+        """Hold a program back that is to write, while the disk is nearly full and room is made."""
+        if self._room is not None and self._room.is_tight:
+            await self._room.wait(caller, ino)
 
     async def fsync(self, caller: Caller, ino: InodeNo, data_only: bool) -> None:
         """FSYNC; an error that any sync of the file has met is reported until the file is closed.
@@ -257,6 +266,7 @@ class ContentRequests(AttributeRequests):
         self, caller: Caller, ino: InodeNo, mode: int, offset: int, length: int
     ) -> None:
         """FALLOCATE."""
+        await self._wait_for_room(caller, ino)
         inode = await self._engine.get_inode(ino)
         if not inode.raw:
             raise OSError(errno.EBADF, f"inode {ino} is not open for writing")

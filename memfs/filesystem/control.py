@@ -84,6 +84,7 @@ class Control:
             None if parts.header_reader is None else TensorHeaders(parts, parts.header_reader)
         )
         self._health = parts.health
+        self._room = parts.room
         self._readers: dict[bytes, Callable[[Inode], Awaitable[str]]] = {
             TIER_XATTR: self._tier,
             b"user.memfs.pin": self._pin,
@@ -341,6 +342,11 @@ class Control:
             }
         if (waits := await self._wait_for_writer(inode)) is not None:
             answer["pending"] = waits
+        if self._room is not None and self._room.is_held(inode.ino):
+            answer["room"] = (
+                "a program that writes here is held back: the disk is nearly full, and files are "
+                "on their way to the object store"
+            )
         if not answer:
             answer = {"rule": "none", "detail": "no decision has been made on this file yet"}
         if self._hot is not None and (refusal := self._hot.refusal(inode.ino, inode.generation)):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from memfs.content.opentable import OpenTable
     from memfs.content.rawpool import RawPool
     from memfs.content.residency import Residency
+    from memfs.content.room import Room
     from memfs.content.sealing import Sealer
     from memfs.content.syncer import Syncer
     from memfs.hot.board import HotBoard
@@ -104,6 +105,8 @@ class Parts:
     kernel_attributes: KernelAttributes = field(default_factory=KernelAttributes)
     clock: Clock = field(default_factory=Clock)
     """Of all times that the file system sets."""
+    room: Room | None = None
+    """Holds writers back while the disk is nearly full; None: nobody is."""
     health: StoreHealth = field(default_factory=StoreHealth)
     """Of the object store."""
 
@@ -130,6 +133,7 @@ class Shared:
         self._activity = parts.activity
         self._access_log = parts.activity.access_log
         self._residency = parts.residency
+        self._room = parts.room
         self._moves = parts.moves
         self._form_reader = parts.form_reader
         self._state_dir = parts.state_dir

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.config import Config
+    from memfs.content.space import ColdSpace
     from memfs.mover.lanes import Lanes
     from memfs.mover.placement import Placer
     from memfs.moves.attempt import MoveParts
@@ -75,18 +76,35 @@ class Levels:
         """Bring budgets, use and draining up to now."""
         self.now_ns = time.time_ns()
         parts, shares = self._parts, self._heat.shares
-        space = measure_cold_space(self._state_dir, parts.config.cold, await parts.engine.usage())
+        cold = parts.config.cold
+        space = measure_cold_space(self._state_dir, cold, await parts.engine.usage())
         self.limits = limits_of(
             parts.config,
             max(0, parts.residency.budget_bytes - sum(shares.sizes.values())),
             space.budget_bytes,
             glacier=parts.remote is not None,
         )._replace(ram=parts.residency.budget_bytes > 0, store_ready=self._placer.store_ready)
+        # A budget that the user has set is relieved wherever the store lies, a disk is not.
+        if cold.size_bytes is None or space.budget_bytes < cold.size_bytes:
+            self.limits = self.limits._replace(store_frees=parts.store_elsewhere)
+        self._measure_room(space)
         self.cold_used_bytes = max(0, space.used_bytes - self._lanes.freeing_bytes)
         self._heat.limits = self.limits
         self._heat.cold.resize(self.limits.cold.high_bytes)
         self._measure_shares()
         self.cold_draining = is_draining(self.cold_draining, self.cold_used_bytes, self.limits.cold)
+
+    def _measure_room(self, space: ColdSpace) -> None:
+        """Tell who holds writers back when to, and whether that helps."""
+        room = self._parts.room
+        if room is None:
+            return
+        room.relief = (
+            self.limits.glacier and self.limits.store_ready and self._parts.store_elsewhere
+        )
+        # Of the disk, not of a budget: beyond `cold.size` there is still room to write to.
+        unfilled = 1.0 - self._parts.config.cold.high_watermark
+        room.floor_bytes = space.reserve_bytes + int(space.available_bytes * unfilled)
 
     def note_leaving(self, size_bytes: int) -> None:
         """Count what a move that was just decided will free on the disk."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from memfs.config import Config
     from memfs.content.opentable import OpenTable
     from memfs.content.residency import Residency
+    from memfs.content.room import Room
     from memfs.content.sealing import Sealer
     from memfs.content.syncer import Syncer
     from memfs.hot.board import HotBoard
@@ -78,6 +79,11 @@ class MoveParts:
     turns: UploadTurns = field(default_factory=UploadTurns)
     sightings: Sightings = field(default_factory=Sightings)
     """Asked before the last local copy of a file goes."""
+    room: Room | None = None
+    """Holds writers back; None: nobody is."""
+    store_elsewhere: bool = True
+    """False: the store lies on the disk of the state directory, and moving there frees nothing but
+    what compression saves."""
     hot: HotBoard | None = None
     """None: there is no hot tier."""
     threads: trio.CapacityLimiter = field(

@@ -187,8 +187,11 @@ def _from_disk(view: TierView, limits: Limits, free: list[Candidate]) -> list[Mo
         return []
     moves = []
     used_bytes = view.cold_used_bytes
-    goal = Goal.GLACIER if limits.glacier and limits.store_ready else Goal.PACKED
+    store = limits.glacier and limits.store_ready and limits.store_frees
+    goal = Goal.GLACIER if store else Goal.PACKED
     detail = f"the disk tier was filled beyond {limits.cold.high_bytes} bytes"
+    if limits.glacier and not limits.store_frees:
+        detail += "; the object store lies on the same disk, and moving there would free nothing"
     for candidate in eviction_order(
         c for c in free if c.local_bytes and not c.open and c.leaves_disk
     ):

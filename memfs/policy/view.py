@@ -122,6 +122,8 @@ class Limits(NamedTuple):
     """There is a RAM tier; pools may have reserved all of it, and `warm` is 0 then."""
     store_ready: bool = True
     """False: it is down, and only pinned files wait for it."""
+    store_frees: bool = True
+    """False: it lies on the disk that is to be relieved."""
     move_count_max: int = 256
     """Of one plan."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +70,18 @@ def open_remote_store(
     rates = budgets.upload_rate_bytes, budgets.download_rate_bytes
     # Outermost: waiting for one's turn takes nothing of a call's deadline.
     return retrying if rates == (None, None) else PacedStore(retrying, *rates)
+
+
+def lies_on_disk_of(store: RemoteStore, directory: Path) -> bool:
+    """Return whether a store is a directory on the same file system as another directory."""
+    url = urlsplit(store.url)
+    if url.scheme != "file":
+        return False
+    try:
+        return os.stat(unquote(url.path)).st_dev == directory.stat().st_dev
+    except OSError:
+        # It is not there now; a disk that is not mounted is another one.
+        return False
 
 
 def _open_plain(config: GlacierConfig, default_dir: Path) -> RemoteStore:

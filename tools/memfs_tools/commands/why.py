@@ -56,6 +56,8 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"outlook  {why['outlook']}")
     if "hot" in why:
         lines.append(f"not hot  {why['hot']}")
+    if "room" in why:
+        lines.append(f"room     {why['room']}")
     store = why.get("store")
     if isinstance(store, dict):
         lines.append(f"store    fails for {format_duration(store['fails_s'])}: {store['reason']}")

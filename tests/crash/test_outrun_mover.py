@@ -1,0 +1,96 @@
+"""A program that writes faster than files leave a small disk: it is paced, and loses nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import scratch
+from tests.mounting import Mount, run_memfs
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DISK_MIB = 720
+FILE_BYTES = 20 << 20
+FILE_COUNT = 75
+"""1.5 GiB: more than twice the disk."""
+
+CONFIG = """
+[warm]
+size = "0"
+[glacier]
+url = "file://{store}"
+[policy]
+interval = "100ms"
+"""
+
+
+class MountOnSmallDisk(Mount):
+    """A mount whose state directory lies apart from its mountpoint."""
+
+    @property
+    def state(self) -> Path:
+        """On the small disk."""
+        return self.base.parent / "disk" / "state"
+
+
+@pytest.fixture
+def small_mount(driver: str, scratch_area: scratch.Scratch) -> Iterator[Mount]:
+    """A mount whose state is on an ext4 of its own, with the store beside it."""
+    base = scratch_area.directory(f"outrun-{driver}")
+    disk, image = base / "disk", base / "image"
+    for directory in (disk, base / "mounted", base / "store"):
+        directory.mkdir()
+    with image.open("wb") as file:
+        file.truncate(DISK_MIB << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True, capture_output=True)
+    made = subprocess.run(["mount", "-o", "loop", image, disk], check=False, capture_output=True)
+    if made.returncode:
+        pytest.skip("mounting an image takes root and a loop device")
+    mount = MountOnSmallDisk(base / "mounted", driver, CONFIG.format(store=base / "store"))
+    try:
+        mount.start()
+        with mount.watched(500.0):
+            yield mount
+        mount.stop()
+        mount.check_log()
+    finally:
+        scratch.remove(base)
+
+
+def content(number: int) -> bytes:
+    """Bytes that nothing makes smaller, different for every file."""
+    block = random.Random(number).randbytes(1 << 20)
+    return block * (FILE_BYTES >> 20)
+
+
+def low_watermark_bytes(state: Path) -> int:
+    disk = os.statvfs(state)
+    usable = disk.f_blocks * disk.f_frsize * 9 // 10
+    return usable - usable * 8 // 10
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_the_disk_is_written_without_a_sync(small_mount: Mount) -> None:
+    """1.5 GiB to a disk of 720 MiB, all of which may go to the store; then it drains."""
+    root = small_mount.root
+    for number in range(FILE_COUNT):
+        (root / f"file-{number}").write_bytes(content(number))
+
+    def free_bytes() -> int:
+        disk = os.statvfs(small_mount.state)
+        return disk.f_bavail * disk.f_frsize
+
+    wait_for(
+        lambda: free_bytes() > low_watermark_bytes(small_mount.state),
+        lambda: f"{free_bytes()} free: {run_memfs('status', root)}",
+    )
+    for number in range(FILE_COUNT):
+        assert (root / f"file-{number}").read_bytes() == content(number), number
