@@ -18,8 +18,10 @@ from memfs.types import FILESYSTEM_TYPE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-LETTING_GO_S = 2.0
-"""Guess: a hundred times what was seen."""
+TRIES_MAX = 40
+PAUSE_S = 0.05
+"""Between two of them: 2 s in all, a hundred times what was seen, and longer where the machine is
+so busy that looking through /proc takes its time."""
 
 _SHOWN_COUNT_MAX = 10
 
@@ -52,7 +54,7 @@ def list_users(mountpoint: Path) -> list[MountUser]:
 
 
 def unmount_unused(unmount: Callable[[], None], mountpoint: Path) -> None:
-    """Unmount; where it is busy and nobody uses it, try again for `LETTING_GO_S`.
+    """Unmount; where it is busy and nobody uses it, try again, `TRIES_MAX` times in all.
 
     The kernel lets go of what a program had open a moment after the program's end
     (`task_work_add`, fs/file_table.c); on a loaded machine that takes milliseconds.
@@ -60,14 +62,13 @@ def unmount_unused(unmount: Callable[[], None], mountpoint: Path) -> None:
     Raises:
         OSError: As of `unmount`; EBUSY where a program uses it, or one that cannot be seen.
     """
-    end_s = time.monotonic() + LETTING_GO_S
-    while True:
+    for tried_count in range(1, TRIES_MAX + 1):
         try:
             unmount()
         except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > end_s or list_users(mountpoint):
+            if error.errno != errno.EBUSY or tried_count == TRIES_MAX or list_users(mountpoint):
                 raise
-            time.sleep(LETTING_GO_S / 40)
+            time.sleep(PAUSE_S)
         else:
             return
 

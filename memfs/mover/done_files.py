@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreError
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 DONE_COUNT_MAX = 524_288
 """As many as wait to be fetched at most (`prediction.hints`); some 60 MB."""
 
+LOOKS_MAX = 256
+"""Files looked at for room at a time, should all of them be open; the others have their turn next.
+Guess."""
+
 RULE = "done"
 
 
@@ -50,10 +55,26 @@ class _Leaving:
             return self.done.popitem(last=False)[0]
         return self.coming.popitem(last=True)[0] if self.coming else None
 
-    def put_back(self, ino: InodeNo) -> None:
-        """A file that was taken could not leave, and leaves next."""
-        self.done[ino] = None
-        self.done.move_to_end(ino, last=False)
+    def list_next(self, limit: int) -> list[InodeNo]:
+        """Return the files that leave next, at most so many, in that order."""
+        found = list(islice(self.done, limit))
+        return found + list(islice(reversed(self.coming), limit - len(found)))
+
+    def knows(self, ino: InodeNo) -> bool:
+        """Return whether a file is to leave at some time."""
+        return ino in self.done or ino in self.coming
+
+    def forget(self, ino: InodeNo) -> None:
+        """A file has left, or will not because of this."""
+        self.done.pop(ino, None)
+        self.coming.pop(ino, None)
+
+    def postpone(self, ino: InodeNo) -> None:
+        """A file cannot leave now: all others come first, and then it."""
+        if ino in self.done:
+            self.done.move_to_end(ino)
+        elif ino in self.coming:
+            self.coming.move_to_end(ino, last=False)
 
 
 class DoneFiles:
@@ -72,6 +93,9 @@ class DoneFiles:
         self._shares = shares
         self._disk = _Leaving()
         self._ram = _Leaving()
+        self._dropping: set[InodeNo] = set()
+        self.open_count = 0
+        """Files that would have made room when `drop_next` was called last, and were open."""
 
     def add(self, inos: Iterable[InodeNo]) -> None:
         """Programs are done with files; the oldest are forgotten where there are too many."""
@@ -105,22 +129,36 @@ class DoneFiles:
     async def drop_next(self) -> bool:
         """Drop the local copy of the file that is used last; False if none is left.
 
-        Files that cannot leave now are passed over; the mover comes to them by its own rules. While
-        the store does not answer, nothing leaves.
+        A file that a program has open or mapped leaves with a later call: programs say that they
+        are done with a file before the kernel tells that it is closed. While the store does not
+        answer, nothing leaves.
         """
-        while (ino := self._disk.take()) is not None:
+        open_count = 0
+        for ino in self._disk.list_next(LOOKS_MAX):
+            if ino in self._dropping or not self._disk.knows(ino):
+                continue
+            self._dropping.add(ino)
             try:
-                if await self._drop(ino):
-                    return True
-            except ObjectMissingError:
-                continue
+                outcome = await self._drop(ino)
             except StoreError as error:
-                # The others would ask the same store.
-                log.info("inode %d makes no room for others: %s", ino, error)
-                self._disk.put_back(ino)
-                return False
+                if isinstance(error, ObjectMissingError):
+                    outcome = MoveOutcome.SUPERSEDED
+                else:
+                    # The others would ask the same store.
+                    log.info("inode %d makes no room for others: %s", ino, error)
+                    break
             except MemfsError:
+                outcome = MoveOutcome.SUPERSEDED
+            finally:
+                self._dropping.discard(ino)
+            if outcome == MoveOutcome.BUSY:
+                open_count += 1
+                self._disk.postpone(ino)
                 continue
+            self._disk.forget(ino)
+            if outcome == MoveOutcome.DONE:
+                return True
+        self.open_count = open_count
         return False
 
     async def unlock_next(self) -> bool:
@@ -132,16 +170,16 @@ class DoneFiles:
                 return True
         return False
 
-    async def _drop(self, ino: InodeNo) -> bool:
+    async def _drop(self, ino: InodeNo) -> MoveOutcome:
         inode = await self._engine.get_inode(ino)
         if not inode.raw or not inode.blob or await self._is_pinned(ino):
-            return False
+            return MoveOutcome.UNNEEDED
         kinds = {form.kind for form in await self._engine.list_forms(inode.blob)}
         if FormKind.REMOTE not in kinds:
-            return False
+            return MoveOutcome.UNNEEDED
         result = await self._moves.drop_raw(ino)
         if result.outcome != MoveOutcome.DONE:
-            return False
+            return result.outcome
         if FormKind.PACKED in kinds:
             await self._moves.drop_form(ino, FormKind.PACKED)
         self._shares.leave(ino)
@@ -149,7 +187,7 @@ class DoneFiles:
         decision = Decision(RULE, detail, result.moved_bytes, time.time_ns())
         await self._engine.record_decision(ino, decision)
         self._engine.commit_nowait()
-        return True
+        return result.outcome
 
     async def _is_pinned(self, ino: InodeNo) -> bool:
         try:

@@ -210,9 +210,14 @@ class Fetcher:
         while size > free_bytes and await self._done.drop_next():
             _, free_bytes = await self._disk_room()
         if size > free_bytes:
+            open_count = self._done.open_count
             raise StalledError(
                 f"the disk tier has no room for {size} bytes more; raise cold.size, or wait until "
-                "files that are not used have left it"
+                + (
+                    f"programs close {open_count} files that they are done with"
+                    if open_count
+                    else "files that are not used have left it"
+                )
             )
 
     async def _disk_room(self) -> tuple[int, int]:

@@ -68,6 +68,9 @@ NEAR_A_SLICE = 128
 STALL_S_MIN, STALL_S_MAX = 1.0, 30.0
 """Pauses of a list of files while the disk is full or the store is down; doubled each time."""
 
+CLOSING_S = 0.2
+"""Pause while files that are open would make room: mostly they are being closed. Guess."""
+
 SAVE_S = 300.0
 """What was learned is stored so often, if there is news, and at the end."""
 
@@ -118,6 +121,7 @@ class Prefetcher:
         """Guessed files that were fetched or held and not opened yet."""
         self._work = Signal()
         self._stall_s = STALL_S_MIN
+        self._stalled_until_s = 0.0
         self._saved_count = 0
         self._saved_s = 0.0
 
@@ -314,10 +318,19 @@ class Prefetcher:
                 if await self._fetch_next(hints_first=hints_first):
                     continue
             except StalledError:
-                pause_s = self._stall_s
-                self._stall_s = min(STALL_S_MAX, 2 * self._stall_s)
+                pause_s = self._stall()
             with trio.move_on_after(pause_s):
                 await self._work.wait(seen)
+
+    def _stall(self) -> float:
+        """Return how long a worker waits for room or for the store, the same for all of them."""
+        now_s = trio.current_time()
+        if now_s >= self._stalled_until_s:
+            # Files that are being closed leave in a moment.
+            pause_s = min(self._stall_s, CLOSING_S if self._done.open_count else STALL_S_MAX)
+            self._stalled_until_s = now_s + pause_s
+            self._stall_s = min(STALL_S_MAX, 2 * self._stall_s)
+        return self._stalled_until_s - now_s
 
     async def _fetch_next(self, *, hints_first: bool) -> bool:
         """Fetch one file; False if none waits.

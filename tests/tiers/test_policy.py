@@ -96,12 +96,17 @@ def test_a_pool_keeps_its_share_of_ram(mount_factory: MountFactory, driver: str)
         "file_count": 1,
     }
     for number in range(6):
-        write(ours / f"more-{number}", seed=number)
+        more = write(ours / f"more-{number}", seed=number)
+        # It has come into RAM, and so much has left that nothing else will.
+        wait_for(
+            lambda more=more: why(more)["rule"] in ("seal", "watermark"),  # type: ignore[misc]  # bound at once
+            lambda more=more: why(more),  # type: ignore[misc]  # ditto
+        )
         wait_for(lambda: pool_used_bytes(mount) <= 0.95 * 3 * MIB, lambda: status(mount)["policy"])
     assert is_warm(rest)
     survivors = [path for path in ours.iterdir() if is_warm(path)]
     fill(mount, mount.root, count=12)
-    assert not is_warm(rest)
+    wait_for(lambda: not is_warm(rest), lambda: why(rest))
     assert [path for path in ours.iterdir() if is_warm(path)] == survivors
     assert survivors
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.mover import done_files as module
 from memfs.mover.done_files import RULE, DoneFiles
 from memfs.policy.heat import Heat
 from memfs.types import FormKind, InodeNo, Tier
@@ -96,6 +97,39 @@ async def test_an_only_form_an_open_file_and_a_pinned_one_stay(
     assert (await state.forms(opened), await state.forms(pinned)) == (LOCAL, LOCAL)
     assert await state.forms(free) == GONE
     state.open_table.end(opened)
+
+
+async def test_a_file_that_is_open_when_its_room_is_needed_leaves_once_it_is_closed(
+    state: State, done: DoneFiles
+) -> None:
+    """A program tells that it is done before the kernel tells that the file is closed."""
+    inos = await stored(state, "a", "bb", "ccc")
+    for ino in inos:
+        state.open_table.begin(ino)
+    done.add(inos[:2])
+    done.expect(inos[2:], exact=True)
+    assert not await done.drop_next()
+    assert done.open_count == 3
+    for ino in inos:
+        state.open_table.end(ino)
+    assert [await done.drop_next() for _ in range(4)] == [True, True, True, False]
+    assert [await state.forms(ino) for ino in inos] == [GONE] * 3
+    assert done.open_count == 0
+
+
+async def test_open_files_keep_no_others_from_their_turn(
+    state: State, done: DoneFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are open: a look is bounded, and the next one goes on behind it."""
+    monkeypatch.setattr(module, "LOOKS_MAX", 2)
+    inos = await stored(state, "a", "bb", "ccc", "dddd", "eeeee")
+    for ino in inos[:4]:
+        state.open_table.begin(ino)
+    done.add(inos)
+    assert [await done.drop_next() for _ in range(3)] == [False, False, True]
+    assert await state.forms(inos[4]) == GONE
+    for ino in inos[:4]:
+        state.open_table.end(ino)
 
 
 async def test_ram_is_freed_likewise(state: State, done: DoneFiles) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,7 +31,8 @@ class Busy:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mount_users, "LETTING_GO_S", 0.2)
+    monkeypatch.setattr(mount_users, "PAUSE_S", 0.0)
+    monkeypatch.setattr(mount_users, "TRIES_MAX", 5)
 
 
 def test_what_an_ended_program_had_open_is_waited_for(tmp_path: Path) -> None:
@@ -52,5 +54,16 @@ def test_a_program_that_uses_the_mount_is_told_of_at_once(tmp_path: Path) -> Non
 
 def test_patience_ends(tmp_path: Path) -> None:
     """A user that cannot be seen: somebody else's, in another namespace."""
+    unmount = Busy(10_000)
     with pytest.raises(OSError, match="busy"):
-        unmount_unused(Busy(10_000), tmp_path)
+        unmount_unused(unmount, tmp_path)
+    assert unmount.tries == 5
+
+
+def test_patience_is_counted_in_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine, where one look through /proc takes seconds, makes nobody less patient."""
+    clock = iter(range(0, 10**9, 10))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    unmount = Busy(3)
+    unmount_unused(unmount, tmp_path)
+    assert unmount.tries == 4

@@ -8,9 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
+import trio.testing
 
 from memfs.config import ColdConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import OPENS_KEPT_MAX, Activity
+from memfs.mover import prefetching as module
 from memfs.mover.prefetching import Prefetcher
 from memfs.policy.shares import Shares
 from memfs.prediction.accesses import Source
@@ -160,6 +163,31 @@ async def test_hints_are_fetched_in_order_as_far_as_there_is_room(
     await depot.state.moves.drop_raw(inos[5])
     await depot.prefetcher.step()
     assert await depot.raw(inos) == [0, 2, 7]
+
+
+async def test_hints_go_on_when_files_that_were_done_too_early_are_closed(
+    open_depot: Callable[..., Depot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All workers at once: each file is said to be done while the kernel has it open still."""
+    monkeypatch.setattr(module, "STALL_S_MIN", 0.01)
+    monkeypatch.setattr(module, "CLOSING_S", 0.01)
+    depot = open_depot(cold=ColdConfig(size_bytes=200_000, high_watermark=0.9, frame_bytes=4096))
+    inos = await depot.create_remote(12)
+    prefetcher = depot.prefetcher
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prefetcher.run)
+        job, _ = prefetcher.hint(inos, warm=False, job=None, replace=False, exact=True)
+        for ino in inos:
+            with trio.fail_after(60.0):
+                while FormKind.RAW not in await depot.state.forms(ino):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            depot.state.open_table.begin(ino)
+            prefetcher.note_done([ino])
+            # The workers look for room at once.
+            await trio.testing.wait_all_tasks_blocked()
+            depot.state.open_table.end(ino)
+        nursery.cancel_scope.cancel()
+    assert prefetcher.progress(job).done_count == 12
 
 
 async def test_a_guess_takes_no_room_from_others(open_depot: Callable[..., Depot]) -> None:
