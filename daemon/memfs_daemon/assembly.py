@@ -390,6 +390,7 @@ def _features(
         glacier=config.glacier.enabled,
         hydrate_bytes_max=config.cold.hydrate_bytes_max,
         codec=config.cold.codec,
+        cold=config.cold,
     )
 
 

@@ -20,6 +20,7 @@ from memfs.config_file import load_config
 from memfs.errors import MemfsError, UsageError
 from memfs.escaping import escape_text
 from memfs.exit_codes import ExitCode
+from memfs.linux.processes import name_process
 from memfs_daemon import limits
 from memfs_daemon.assembly import assemble, choose_driver
 from memfs_daemon.lifecycle import run
@@ -85,6 +86,7 @@ def _serve(arguments: argparse.Namespace, starter: Starter, manager: ServiceMana
     config = load_config(arguments.config, options.overrides)
     driver = choose_driver(config.mount)
     limits.keep_private()
+    name_process("memfsd")
     prepare_state(arguments.state)
     with StateLock(arguments.state, arguments.mountpoint) as lock:
         start_logging(arguments.state, foreground=arguments.foreground, debug=arguments.debug)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.content.space import measure_cold_space
 from memfs.errors import InvalidValueError, IsADirectoryInodeError, NoXattrError, StaleInodeError
 from memfs.filesystem.operations import NOW_NS
 from memfs.filesystem.replies import Attributes, FilesystemStatistics
@@ -73,15 +74,25 @@ class AttributeRequests(Writing):
         return self._attributes(await self._engine.set_attributes(ino, changes))
 
     async def statistics(self) -> FilesystemStatistics:
-        """STATFS: the disk under the state directory, and an inode for each 4 KiB still free."""
+        """STATFS: the disk under the state directory, or the part of it that memfs may fill.
+
+        And an inode for each 4 KiB still free.
+        """
         disk = os.statvfs(self._state_dir)
         usage = await self._engine.usage()
-        files_free = disk.f_bavail * disk.f_frsize // 4096
+        blocks, free, available = disk.f_blocks, disk.f_bfree, disk.f_bavail
+        cold = self._features.cold
+        if cold.size_bytes is not None:
+            space = measure_cold_space(self._state_dir, cold, usage)
+            blocks = space.budget_bytes // disk.f_frsize
+            free = max(0, space.budget_bytes - space.used_bytes) // disk.f_frsize
+            available = min(free, available)
+        files_free = available * disk.f_frsize // 4096
         return FilesystemStatistics(
             disk.f_frsize,
-            disk.f_blocks,
-            disk.f_bfree,
-            disk.f_bavail,
+            blocks,
+            free,
+            available,
             usage.inode_count + files_free,
             files_free,
             NAME_BYTES_MAX,

@@ -35,6 +35,9 @@ DEFAULT_ACLS_MAX = 4096
 ORPHANS_RECOUNTED_MAX = 100_000
 """Looked at after changes were undone; what lies beyond is deleted at the next mount."""
 
+RENAME_WHITEOUT = 4
+"""linux/fs.h: leave a character device 0/0, the sign of overlayfs for a removed name."""
+
 REAP_COUNT_MAX = 256
 """Orphans deleted in one engine call; requests are served before the next."""
 
@@ -149,8 +152,13 @@ class Names(Shared):
         self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes, flags: int
     ) -> None:
         """RENAME, RENAME2."""
+        now_ns = self._now_ns()
+        whiteout = None
+        if flags & RENAME_WHITEOUT:
+            # Root's, as only who may make device nodes can ask for it (renameat2(2)).
+            whiteout = NewInode(self._reserve_ino(), stat.S_IFCHR, 0, 0, now_ns)
         result = await self._engine.rename(
-            parent, name, new_parent, new_name, flags, self._now_ns()
+            parent, name, new_parent, new_name, flags, now_ns, whiteout
         )
         if result.replaced is not None:
             # The bytes of either, if they were exchanged, must not be later than its new name.
@@ -175,7 +183,7 @@ class Names(Shared):
             self._clock.note_shown(max(entry.inode.ctime_ns for entry in entries))
         return [
             entry._replace(inode=self._live(entry.inode))
-            if entry.inode.flags & InodeFlags.UNSEALED
+            if entry.inode.flags & InodeFlags.UNSEALED or stat.S_ISDIR(entry.inode.mode)
             else entry
             for entry in entries
         ]

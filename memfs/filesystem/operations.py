@@ -127,7 +127,7 @@ class Operations(Protocol):
     async def rename(
         self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes, flags: int
     ) -> None:
-        """RENAME, RENAME2: `RENAME_NOREPLACE` (1), `RENAME_EXCHANGE` (2)."""
+        """RENAME, RENAME2: `RENAME_NOREPLACE` (1), `RENAME_EXCHANGE` (2), `RENAME_WHITEOUT` (4)."""
         ...
 
     async def list_directory(

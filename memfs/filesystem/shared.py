@@ -5,9 +5,11 @@ Invariant: size and times of an unsealed file come from its raw file, of all oth
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.config import ColdConfig
 from memfs.content.kernel_attributes import KernelAttributes
 from memfs.content.quick_syncs import QuickSyncs
 from memfs.errors import MemfsError, ObjectMissingError
@@ -54,6 +56,9 @@ WITHOUT_CAPABILITY_MAX = 4096
 """Files remembered to have no `security.capability`: the kernel asks before the first write to an
 inode, and without passthrough before each (`file_remove_privs`, fs/inode.c)."""
 
+DIRECTORY_BYTES = 4096
+"""`st_size` of a directory, as on ext4."""
+
 ATIMES_MAX = 50_000
 """Access times kept in memory until they are stored."""
 
@@ -77,6 +82,8 @@ class Features:
     """Files up to this size are made raw before they are opened."""
     codec: str
     """Codec of packed files where none is set."""
+    cold: ColdConfig = field(default_factory=ColdConfig)
+    """Its size is what statfs(2) shows, where one is set."""
 
 
 @dataclass(slots=True)
@@ -109,6 +116,14 @@ class Parts:
     """Holds writers back while the disk is nearly full; None: nobody is."""
     health: StoreHealth = field(default_factory=StoreHealth)
     """Of the object store."""
+
+
+def with_directory_size(directory: Inode) -> Inode:
+    """Return a directory with the size of one that is small, whatever it holds.
+
+    Some programs take a directory of size 0 for an empty or a broken one; its names are rows.
+    """
+    return directory._replace(size=DIRECTORY_BYTES, blocks=DIRECTORY_BYTES // BLOCK_BYTES)
 
 
 class Orphan(NamedTuple):
@@ -208,6 +223,8 @@ class Shared:
                 mtime_ns=storable_ns(status.st_mtime_ns),
                 ctime_ns=max(inode.ctime_ns, storable_ns(status.st_ctime_ns)),
             )
+        elif stat.S_ISDIR(inode.mode):
+            inode = with_directory_size(inode)
         self._clock.note_shown(inode.ctime_ns)
         atime_ns = self._atimes.get(inode.ino)
         if atime_ns is not None and atime_ns > inode.atime_ns:

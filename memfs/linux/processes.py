@@ -1,10 +1,11 @@
-"""What /proc tells of other processes.
+"""What /proc tells of processes, and what this one tells of itself there.
 
 Invariant: a process that is gone is an answer, not an error.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 
@@ -45,6 +46,18 @@ def thread_group(thread: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return thread
     return next((int(value) for name, value in status if name == b"Tgid"), thread)
+
+
+def name_process(name: str) -> None:
+    """Call this process so in ps(1) and top(1), which would show the interpreter; main thread.
+
+    Args:
+        name: At most 15 bytes.
+
+    Source: proc_pid_comm(5).
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_bytes(name.encode())
 
 
 def _read_status(thread: int) -> list[tuple[bytes, bytes]]:

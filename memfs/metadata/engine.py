@@ -183,8 +183,11 @@ class Engine(Protocol):
         new_name: bytes,
         flags: int,
         now_ns: int,
+        whiteout: NewInode | None = None,
     ) -> RenameResult:
         """Move a dentry, flags `RENAME_NOREPLACE` (1) or `RENAME_EXCHANGE` (2), as Linux does.
+
+        With `whiteout`, and `RENAME_WHITEOUT` (4) in the flags, that inode takes the former name.
 
         Renaming onto another hard link of the same inode does nothing (POSIX).
 

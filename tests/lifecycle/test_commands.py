@@ -118,3 +118,10 @@ def _snapshot(directory: Path) -> tuple[dict[str, str], list[tuple[str, int]]]:
     """Content of all files, and the names and times of everything."""
     entries = [directory, *sorted(directory.rglob("*"))]
     return digest_tree(directory), [(os.fspath(each), each.stat().st_mtime_ns) for each in entries]
+
+
+def test_the_process_is_called_memfsd(mount: Mount) -> None:
+    mount.start()
+    (pid,) = mount.daemon_pids()
+    with open(f"/proc/{pid}/comm") as file:
+        assert file.read() == "memfsd\n"

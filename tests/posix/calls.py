@@ -173,3 +173,19 @@ def getdents(fd: int, buffer_bytes: int = 32768) -> Iterator[RawDirent]:
             name = buffer.raw[position + 19 : position + length].split(b"\0", 1)[0]
             yield RawDirent(inode, offset, kind, name)
             position += length
+
+
+def name_to_handle(path: Path) -> bytes:
+    """name_to_handle_at(2); the `struct file_handle` that open_by_handle_at(2) takes."""
+    room = 128
+    buffer = ctypes.create_string_buffer(8 + room)
+    struct.pack_into("=Ii", buffer, 0, room, 0)
+    mount = ctypes.c_int()
+    _check(_libc.name_to_handle_at(AT_FDCWD, os.fsencode(path), buffer, ctypes.byref(mount), 0))
+    (length,) = struct.unpack_from("=I", buffer, 0)
+    return buffer.raw[: 8 + length]
+
+
+def open_by_handle(mount_fd: int, handle: bytes, flags: int) -> int:
+    """open_by_handle_at(2); needs CAP_DAC_READ_SEARCH."""
+    return _check(_libc.open_by_handle_at(mount_fd, handle, flags))

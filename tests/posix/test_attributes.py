@@ -362,3 +362,13 @@ def test_permissions_to_change_attributes(place: Path) -> None:
     assert run_as(BOB, error_of, os.chown, file, ALICE.uid, -1) == "EPERM"
     assert run_as(BOB, error_of, os.chown, file, -1, TEAM_GID) == "EPERM"
     assert run_as(BOB, error_of, file.chmod, 0o700) is None
+
+
+def test_directories_have_a_size(place: Path) -> None:
+    (place / "d").mkdir()
+    sizes = {(place / "d").stat().st_size, os.stat(place / "d").st_size}
+    with os.scandir(place) as entries:
+        sizes |= {entry.stat().st_size for entry in entries}
+    assert len(sizes) == 1
+    assert sizes.pop() > 0
+    assert (place / "d").stat().st_blocks > 0

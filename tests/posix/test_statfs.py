@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.conftest import MountFactory
+
 
 def test_the_numbers_are_consistent(place: Path) -> None:
     status = os.statvfs(place)
@@ -53,3 +55,18 @@ def test_df_prints_the_mount(place: Path) -> None:
     )
     size, available = map(int, done.stdout.splitlines()[1].split())
     assert 0 < available <= size
+
+
+def test_df_shows_the_budget_where_one_is_set(mount_factory: MountFactory, driver: str) -> None:
+    budget = 64 << 20
+    mount = mount_factory(driver, config='[cold]\nsize = "64MiB"\n')
+    empty = os.statvfs(mount.root)
+    assert empty.f_blocks * empty.f_frsize == budget
+    assert empty.f_bavail == empty.f_blocks
+    (mount.root / "f").write_bytes(os.urandom(4 << 20))
+    os.getxattr(mount.root / "f", "user.memfs.tier")  # what is closed is counted
+    used = os.statvfs(mount.root)
+    assert (used.f_blocks - used.f_bfree) * used.f_frsize == (
+        mount.root / "f"
+    ).stat().st_blocks * 512
+    assert used.f_bavail == used.f_bfree

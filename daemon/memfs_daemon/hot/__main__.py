@@ -22,6 +22,7 @@ from memfs.hot.pool import DeviceBudget, Pool
 from memfs.hot.protocol import HotGoneError, error_reply, receive_async, send_async
 from memfs.hot.server import HotServer, listen
 from memfs.hot.tokens import Gate
+from memfs.linux.processes import name_process
 from memfs_daemon.limits import give_up_protection_from_oom, raise_limits
 from memfs_daemon.logs import LOG_FORMAT, LogFormatter
 
@@ -42,6 +43,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # The daemon decides when it ends: a Ctrl-C at the terminal is meant for that.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    name_process("memfs-hot")
     raise_limits()
     give_up_protection_from_oom()
     trio.run(_serve)

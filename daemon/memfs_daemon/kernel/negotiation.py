@@ -25,6 +25,7 @@ _CONGESTION_COUNT = 48
 _WANTED = (
     InitFlag.ASYNC_READ
     | InitFlag.ATOMIC_O_TRUNC
+    | InitFlag.EXPORT_SUPPORT
     | InitFlag.BIG_WRITES
     | InitFlag.DONT_MASK
     | InitFlag.DO_READDIRPLUS

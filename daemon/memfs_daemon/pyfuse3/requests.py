@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
-from memfs.errors import MemfsError, NotSupportedError
+from memfs.errors import MemfsError, NotSupportedError, StaleInodeError
 from memfs.filesystem.operations import AttributeRequest
 from memfs.filesystem.replies import NEGATIVE_VALID_S
 from memfs.types import InodeNo
@@ -187,6 +187,8 @@ class Requests(pyfuse3.Operations):
         if name == b"..":
             ino = await self._operations.get_parent(ino)
         inode, valid_s = await self._operations.get_attributes(ino)
+        if not inode.nlink:
+            raise StaleInodeError(f"inode {ino} was removed")
         return to_entry(inode, NEGATIVE_VALID_S, valid_s)
 
     @_answering

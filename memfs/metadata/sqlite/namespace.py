@@ -35,7 +35,7 @@ from memfs.types import NAME_BYTES_MAX, NO_BLOB, ROOT_INODE, Generation, InodeNo
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # linux/fs.h, rename(2)
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4  # linux/fs.h, rename(2)
 
 _SELECT_DENTRY = "select cookie, ino from dentry where parent = ? and name = ?"
 _LIST_DIRECTORY = (
@@ -249,10 +249,16 @@ class Namespace(Rows):
         new_name: bytes,
         flags: int,
         now_ns: int,
+        whiteout: NewInode | None = None,
     ) -> RenameResult:
         """See `Engine`."""
-        self._begin_change()
-        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+        self._begin_change(grows=whiteout is not None)
+        if (flags & RENAME_WHITEOUT != 0) != (whiteout is not None):
+            raise InvalidValueError(f"rename flags {flags:#x} ask for another inode than is given")
+        kind = flags & ~RENAME_WHITEOUT
+        if kind not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE) or (
+            whiteout is not None and kind == RENAME_EXCHANGE
+        ):
             raise InvalidValueError(f"rename flags {flags:#x} are not known")
         self._directory(parent)
         self._living_directory(new_parent)
@@ -260,19 +266,20 @@ class Namespace(Rows):
         cookie, moved = self._dentry(parent, name)
         target = self._row(_SELECT_DENTRY, (new_parent, new_name))
         if target is None:
-            if flags == RENAME_EXCHANGE:
+            if kind == RENAME_EXCHANGE:
                 raise NotFoundError(f"no {new_name!r} in directory {new_parent}")
             self._check_no_cycle(moved, new_parent)
             self._write(MOVE_DENTRY, (new_parent, new_name, parent, cookie))
+            self._leave_whiteout(parent, name, whiteout)
             self._cross(parent, new_parent, int(is_directory(moved)), now_ns)
             return RenameResult(self._set_ctime(moved, now_ns), None)
-        if flags == RENAME_NOREPLACE:
+        if kind == RENAME_NOREPLACE:
             raise AlreadyExistsError(f"{new_name!r} exists in directory {new_parent}")
         target_cookie, replaced = target[0], self._inode(target[1])
         if replaced.ino == moved.ino:
             return RenameResult(moved, None)
         self._check_no_cycle(moved, new_parent)
-        if flags == RENAME_EXCHANGE:
+        if kind == RENAME_EXCHANGE:
             self._check_no_cycle(replaced, parent)
             self._write(POINT_DENTRY, (replaced.ino, parent, cookie))
             self._write(POINT_DENTRY, (moved.ino, new_parent, target_cookie))
@@ -282,9 +289,16 @@ class Namespace(Rows):
             self._check_replaceable(moved, replaced)
             self._write(DELETE_DENTRY, (new_parent, target_cookie))
             self._write(MOVE_DENTRY, (new_parent, new_name, parent, cookie))
+            self._leave_whiteout(parent, name, whiteout)
             self._cross(parent, new_parent, int(is_directory(moved)), now_ns)
             replaced = self._drop_link(replaced, new_parent, now_ns)
         return RenameResult(self._set_ctime(moved, now_ns), replaced)
+
+    def _leave_whiteout(self, parent: InodeNo, name: bytes, whiteout: NewInode | None) -> None:
+        """Put the inode that tells overlayfs of a removal where a dentry has left."""
+        if whiteout is not None:
+            self._write(INSERT_DENTRY, (parent, whiteout.ino, name, whiteout.ino))
+            self._insert_inode(whiteout, 1)
 
     def _set_ctime(self, inode: Inode, now_ns: int) -> Inode:
         return self._set_links(inode, inode.nlink, inode.mtime_ns, _later(inode, now_ns))

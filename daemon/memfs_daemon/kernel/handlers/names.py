@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memfs_daemon.kernel.convert import NEGATIVE_ENTRY, pack_entry, pack_opened
+from memfs.errors import StaleInodeError
+from memfs.filesystem.replies import NEGATIVE_VALID_S
+from memfs_daemon.kernel.convert import NEGATIVE_ENTRY, pack_entry, pack_inode_entry, pack_opened
 from memfs_daemon.kernel.protocol import (
     BATCH_FORGET_IN,
     CREATE_IN,
@@ -20,6 +22,7 @@ from memfs_daemon.kernel.protocol import (
 if TYPE_CHECKING:
     from memfs.filesystem.operations import Operations
     from memfs.filesystem.replies import Entry, Opened
+    from memfs.types import InodeNo
     from memfs_daemon.kernel.request import Request
 
 _CREATE_NAME = HEADER_BYTES + CREATE_IN.size
@@ -29,6 +32,10 @@ _RENAME_NAMES = HEADER_BYTES + RENAME_IN.size
 _RENAME2_NAMES = HEADER_BYTES + RENAME2_IN.size
 _LINK_NAME = HEADER_BYTES + LINK_IN.size
 _FORGET_LIST = HEADER_BYTES + BATCH_FORGET_IN.size
+
+
+_DOTS = (b".", b"..")
+"""Asked for by number of inode where EXPORT_SUPPORT was agreed on (fs/fuse/inode.c)."""
 
 
 class NameHandlers:
@@ -42,8 +49,20 @@ class NameHandlers:
 
     async def lookup(self, request: Request) -> bytes:
         """LOOKUP; a missing name is an answer that the kernel keeps, not an error."""
-        entry = await self._operations.lookup(request.node, request.data[HEADER_BYTES:-1])
+        name = request.data[HEADER_BYTES:-1]
+        if name in _DOTS:
+            return await self._lookup_dots(request.node, name)
+        entry = await self._operations.lookup(request.node, name)
         return NEGATIVE_ENTRY if entry is None else pack_entry(entry)
+
+    async def _lookup_dots(self, node: InodeNo, name: bytes) -> bytes:
+        """Answer open_by_handle_at(2) for an inode that the kernel has forgotten."""
+        if name == b"..":
+            node = await self._operations.get_parent(node)
+        inode, valid_s = await self._operations.get_attributes(node)
+        if not inode.nlink:
+            raise StaleInodeError(f"inode {node} was removed")
+        return pack_inode_entry(inode, NEGATIVE_VALID_S, valid_s)
 
     async def create(self, request: Request) -> bytes:
         """CREATE."""
