@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Measures memfs against the native file system and against its peers, in one run, as root.
 #
+#   tools/bench.sh --soak [--minutes M] [--workers N] [--s3] [--json FILE] [--directory DIR]
 #   tools/bench.sh --databases [--repeat N] [--duration-s S] [--json FILE] [--directory DIR]
 #   tools/bench.sh [--quick] [--places native,kernel,...] [--repeat N] [--million]
 #                  [--json FILE] [--plot FILE] [--directory DIR] [--no-image]
 #
+#   --soak       only memory, descriptors and CPU of a daemon under mixed load over time
 #   --databases  only SQLite, PostgreSQL and programs that wait for the disk, against native
 #   --quick      small samples, under 2 minutes; without it about 10
 #   --places     some of native, kernel, kernel-plain, pyfuse3, passthroughfs, mergerfs, juicefs
@@ -29,9 +31,9 @@ for argument in "$@"; do
     esac
 done
 
-databases=
-if [[ ${1-} == --databases ]]; then
-    databases=yes
+only=
+if [[ ${1-} == --databases || ${1-} == --soak ]]; then
+    only=${1#--}
     shift
 fi
 
@@ -71,9 +73,9 @@ install_postgres() {
 }
 
 tools/setup.sh --tests
-if [[ -n $databases ]]; then
-    install_postgres
-    exec .venv/bin/python -m tests.bench.databases "$@"
+if [[ -n $only ]]; then
+    [[ $only != databases ]] || install_postgres
+    exec .venv/bin/python -m "tests.bench.$only" "$@"
 fi
 install_mergerfs
 install_juicefs

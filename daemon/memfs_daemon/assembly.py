@@ -48,6 +48,7 @@ from memfs.stores.raw import RawStore
 from memfs.stores.remote import lies_on_disk_of, open_remote_store
 from memfs.traces.recorder import Recorder
 from memfs_daemon.gc import GcMethods
+from memfs_daemon.heap_keeper import HeapKeeper
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.policy import PolicyMethods
@@ -313,6 +314,7 @@ def assemble(
             },
             background=(
                 mover.run,
+                HeapKeeper(lambda: activity.request_count).run,
                 prefetcher.run,
                 tracing.run,
                 scrubber.run,

@@ -37,7 +37,7 @@ def give_up_protection_from_oom() -> None:
         Path("/proc/self/oom_score_adj").write_text("0")
 
 
-def resident_bytes() -> int:
+def anonymous_bytes() -> int:
     """Return the process's resident anonymous memory (proc_pid_status(5), RssAnon)."""
     with open("/proc/self/status", "rb") as lines:
         for line in lines:

@@ -20,6 +20,7 @@ from memfs.config_file import load_config
 from memfs.errors import MemfsError, UsageError
 from memfs.escaping import escape_text
 from memfs.exit_codes import ExitCode
+from memfs.linux.heap import bound_heap
 from memfs.linux.processes import name_process
 from memfs_daemon import limits
 from memfs_daemon.assembly import assemble, choose_driver
@@ -91,6 +92,7 @@ def _serve(arguments: argparse.Namespace, starter: Starter, manager: ServiceMana
     with StateLock(arguments.state, arguments.mountpoint) as lock:
         start_logging(arguments.state, foreground=arguments.foreground, debug=arguments.debug)
         limits.raise_limits()
+        bound_heap(config.mount.request_bytes_max)
         limits.protect_from_oom()
         log.info("serving %s from %s", arguments.mountpoint, arguments.state)
         with assemble(arguments.state, arguments.mountpoint, config, options, driver) as parts:

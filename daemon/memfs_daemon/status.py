@@ -27,7 +27,7 @@ from memfs.control.report import (
 )
 from memfs.sizes import format_size
 from memfs.types import InodeNo, Tier
-from memfs_daemon.limits import resident_bytes
+from memfs_daemon.limits import anonymous_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -102,7 +102,7 @@ class Status:
             state_dir=os.fspath(parts.state_dir),
             pid=os.getpid(),
             uptime_s=time.monotonic() - self._started_s,
-            memory_bytes=resident_bytes(),
+            memory_bytes=anonymous_bytes(),
             inode_count=usage.inode_count,
             logical_bytes=usage.logical_bytes,
             driver=parts.describe_driver(),
