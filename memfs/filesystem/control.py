@@ -22,6 +22,7 @@ from memfs.errors import (
     NoXattrError,
 )
 from memfs.filesystem.tensor_headers import TensorHeaders
+from memfs.hot.pool import FULL_CODE
 from memfs.hot.protocol import shorten
 from memfs.hot.tensors import FormatError, parse_dtype, parse_shape
 from memfs.metadata.records import Decision, Form, Inode, InodeFlags
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.shared import Parts
+    from memfs.metadata.records import PendingMove
     from memfs.types import InodeNo
 
 CONTROL_PREFIX = b"user.memfs."
@@ -339,7 +341,7 @@ class Control:
                 "reason": pending.reason,
                 "attempts": pending.attempt_count,
                 "retry_ns": pending.retry_ns,
-            }
+            } | self._code_of(inode, pending)
         if (waits := await self._wait_for_writer(inode)) is not None:
             answer["pending"] = waits
         if self._room is not None and self._room.is_held(inode.ino):
@@ -361,6 +363,13 @@ class Control:
         if stat.S_ISREG(inode.mode):
             answer |= await self._prospects(inode)
         return json.dumps(answer)
+
+    def _code_of(self, inode: Inode, pending: PendingMove) -> dict[str, str]:
+        """Return `code`, for programs, where a reason has one: `full`."""
+        if pending.wanted != Tier.HOT or self._hot is None:
+            return {}
+        full = self._hot.is_full_for(inode.ino, inode.generation)
+        return {"code": FULL_CODE} if full else {}
 
     async def _prospects(self, inode: Inode) -> dict[str, object]:
         """Return how dear a file is to the policy now, and what would change its place."""

@@ -73,6 +73,7 @@ class HotBoard:
         """Why the tier does not serve at present, for `memfs status`; None while it does."""
         self.residents: dict[InodeNo, Residence] = {}
         self._refusals: OrderedDict[InodeNo, tuple[Generation, str]] = OrderedDict()
+        self._full: OrderedDict[InodeNo, Generation] = OrderedDict()
         self._demanded: dict[tuple[InodeNo, Generation | None], Want] = {}
         self._pinned: dict[InodeNo, Want] = {}
         self._wanted = Signal()
@@ -89,6 +90,7 @@ class HotBoard:
         self.server = None
         self.note = note
         self.residents.clear()
+        self._full.clear()
         self._demanded.clear()
         self._pinned.clear()
 
@@ -112,6 +114,17 @@ class HotBoard:
         else:
             self._refusals.pop(ino, None)
 
+    def note_full(self, ino: InodeNo, generation: Generation) -> None:
+        """A generation of a file had no room on any device."""
+        self._full[ino] = generation
+        self._full.move_to_end(ino)
+        if len(self._full) > REFUSALS_KEPT_MAX:
+            self._full.popitem(last=False)
+
+    def clear_full(self, ino: InodeNo) -> None:
+        """A file was tried again and met with something else than a lack of room."""
+        self._full.pop(ino, None)
+
     # --- questions -------------------------------------------------------------------------------
     def devices(self, ino: InodeNo, generation: Generation) -> list[str]:
         """Return where a generation of a file is resident; empty: nowhere."""
@@ -122,6 +135,10 @@ class HotBoard:
         """Return why a generation of a file cannot be hot, as far as that was tried."""
         known = self._refusals.get(ino)
         return known[1] if known is not None and known[0] == generation else None
+
+    def is_full_for(self, ino: InodeNo, generation: Generation) -> bool:
+        """Return whether a generation of a file had no room when it was last tried."""
+        return self._full.get(ino) == generation
 
     def ticket(self, ino: InodeNo, generation: Generation, uid: int) -> str:
         """Return what a program needs to attach to a file, as JSON.

@@ -29,6 +29,10 @@ PRECISION_LABELS = ("", "float32", "float16", "bfloat16")
 """Precision views; the empty one is the file's own."""
 
 
+FULL_CODE = "full"
+"""In `user.memfs.why`: the file waits for room on a device."""
+
+
 class HotTierFullError(MemfsError):
     """No device has room for a slab beside what is pinned, leased or being loaded."""
 

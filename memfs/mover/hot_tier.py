@@ -17,6 +17,7 @@ import trio
 from memfs.defects import as_failure
 from memfs.errors import MemfsError, StaleInodeError
 from memfs.hot.board import Residence
+from memfs.hot.pool import HotTierFullError
 from memfs.hot.protocol import HotGoneError, HotMissError, error_reply, number_in, shorten
 from memfs.hot.tensors import FormatError
 from memfs.metadata.records import Decision, InodeFlags, PendingMove
@@ -84,6 +85,8 @@ class HotTier:
         self._server = server
         self._failures: dict[InodeNo, _Failure] = {}
         self._busy: set[InodeNo] = set()
+        self._again: dict[InodeNo, Want] = {}
+        """Files that were wanted while they were brought."""
         self._after = 0
         """The last resident that was looked at."""
 
@@ -109,9 +112,9 @@ class HotTier:
                 await self._board.wait()
                 continue
             if want.ino in self._busy:
-                # The other worker has it: what it does is seen when it is done.
-                await trio.sleep(self._policy.interval_s)
-                self._board.want(want)
+                # Another worker has it: it is looked at again when that one is done.
+                if want.generation is not None or want.ino not in self._again:
+                    self._again[want.ino] = want
                 continue
             self._busy.add(want.ino)
             try:
@@ -123,6 +126,9 @@ class HotTier:
                 )
             finally:
                 self._busy.discard(want.ino)
+                again = self._again.pop(want.ino, None)
+                if again is not None:
+                    self._board.want(again)
 
     async def _guarded_review(self) -> None:
         try:
@@ -194,6 +200,10 @@ class HotTier:
         except Exception as error:
             caught = as_failure(error, f"inode {ino} on its way to the hot tier")
             failure = caught if isinstance(caught, MemfsError) else MemfsError(str(caught))
+            if isinstance(failure, HotTierFullError):
+                self._board.note_full(ino, inode.generation)
+            else:
+                self._board.clear_full(ino)
             if pinned:
                 await self._postpone(inode, str(failure))
             return failure
@@ -247,6 +257,7 @@ class HotTier:
         uuid = str(answer.get("device"))
         self._board.residents[ino] = Residence(generation, uuid, size_bytes, pinned)
         self._failures.pop(ino, None)
+        self._board.clear_full(ino)
         why = "pinned to hot" if pinned else "a program asked for it on a device"
         detail = f"{why}: {answer.get('tensor_count')} tensors on {uuid}"
         await self._record(ino, Decision(HOT_RULE, detail, size_bytes, time.time_ns()))

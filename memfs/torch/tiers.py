@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from memfs.control.client import ControlError
 from memfs.hot.devices.device import DeviceError
+from memfs.hot.pool import FULL_CODE
 from memfs.hot.pool import HotTierFullError as TierFullError
 from memfs.hot.protocol import HotGoneError, HotMissError, HotTimeoutError
 from memfs.torch.errors import (
@@ -218,11 +219,7 @@ def wait_hot(path: str | os.PathLike[str], timeout: float = 60.0) -> None:
     while (_tier := os.getxattr(path, "user.memfs.tier")) != b"hot":
         why = json.loads(os.getxattr(path, "user.memfs.why"))
         pending = why.get("pending")
-        if (
-            pending is not None
-            and pending["wanted"] == "hot"
-            and "fit nowhere" in pending["reason"]
-        ):
+        if pending is not None and pending.get("code") == FULL_CODE:
             raise HotTierFullError(f"{os.fspath(path)}: {pending['reason']}")
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"{os.fspath(path)} is {_tier.decode()} after {timeout:g} s: {why}")

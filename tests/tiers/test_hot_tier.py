@@ -251,7 +251,7 @@ def test_a_full_tier_refuses_with_a_reason_and_loads_when_there_is_room(mount: M
             wait_until_hot(path)
     wait_for(lambda: "pending" in why(paths[2]), lambda: why(paths[2]))
     pending = why(paths[2])["pending"]
-    assert pending["wanted"] == "hot"
+    assert (pending["wanted"], pending["code"]) == ("hot", "full")
     assert "unpin others, close programs that hold tensors, or raise hot.size" in pending["reason"]
     with pytest.raises(HotTierFullError):
         Attached(paths[2], demand=True)

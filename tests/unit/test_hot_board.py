@@ -42,6 +42,18 @@ def test_no_number_of_pins_turns_a_program_away(
     assert [board.take_wanted() for _ in range(4)] == [Want(InodeNo(n)) for n in range(3)] + [None]
 
 
+def test_a_lack_of_room_is_of_one_generation_and_of_one_server(board: HotBoard) -> None:
+    """Until the file is tried again."""
+    board.note_full(ONE, GENERATION)
+    assert board.is_full_for(ONE, GENERATION)
+    assert not board.is_full_for(ONE, Generation(2))
+    board.clear_full(ONE)
+    assert not board.is_full_for(ONE, GENERATION)
+    board.note_full(ONE, GENERATION)
+    board.end("it has ended")
+    assert not board.is_full_for(ONE, GENERATION)
+
+
 @pytest.mark.parametrize(
     "event",
     [

@@ -265,3 +265,40 @@ async def test_files_for_the_hot_tier_are_brought_by_all_workers(
                 board.want(Want(InodeNo(1000 + wave * 100 + n), Generation(1)))
             await crowd.gather(count)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_file_that_is_wanted_again_keeps_no_worker_from_others(
+    state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at once more when it was brought, however often it was wanted meanwhile."""
+    board = HotBoard()
+    board.begin(
+        HotServerInfo("address", 0, Mint(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),))
+    )
+    tier = HotTier(state.parts, state.moves, board, NoServer())
+    slow, brought = Want(InodeNo(1), Generation(1)), list[Want]()
+    end_of_slow = trio.Event()
+
+    async def bring(want: Want) -> None:
+        brought.append(want)
+        if want == slow:
+            await end_of_slow.wait()
+
+    monkeypatch.setattr(tier, "bring", bring)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tier.run)
+        board.want(slow)
+        await trio.testing.wait_all_tasks_blocked()
+        begin_s = trio.current_time()
+        for number in range(2, 5):
+            board.want(slow)
+            await trio.testing.wait_all_tasks_blocked()
+            board.want(other := Want(InodeNo(number), Generation(1)))
+            await trio.testing.wait_all_tasks_blocked()
+            assert brought[-1] == other
+        assert trio.current_time() == begin_s
+        assert brought.count(slow) == 1
+        end_of_slow.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert brought.count(slow) == 2
+        nursery.cancel_scope.cancel()
