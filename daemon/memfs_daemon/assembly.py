@@ -279,6 +279,7 @@ def assemble(
                 board,
                 lost_found,
                 health,
+                mover.count_queued,
                 room,
             )
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from memfs import __version__
+from memfs.content.space import measure_cold_space
 from memfs.control.report import (
     COUNT_MAX,
     BudgetReport,
@@ -26,7 +27,7 @@ from memfs.control.report import (
     WorkReport,
 )
 from memfs.sizes import format_size
-from memfs.types import InodeNo, Tier
+from memfs.types import Tier
 from memfs_daemon.limits import anonymous_bytes
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from memfs.config import Config
     from memfs.content.residency import Residency
     from memfs.content.room import Room
+    from memfs.content.space import ColdSpace
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Method
     from memfs.encryption.keys import KeyRing
@@ -73,6 +75,8 @@ class StatusParts(NamedTuple):
     lost_found: LostFound
     health: StoreHealth
     """Of `remote`."""
+    count_queued: Callable[[], int]
+    """Moves that are decided and not begun."""
     room: Room | None = None
     """Holds writers back; None: nobody is."""
 
@@ -134,6 +138,7 @@ class Status:
 
     def _tiers(self, usage: Usage) -> tuple[TierReport, ...]:
         parts = self._parts
+        space = measure_cold_space(parts.state_dir, parts.config.cold, usage)
         warm = TierReport(
             tier=Tier.WARM.label,
             budget_bytes=parts.residency.budget_bytes,
@@ -143,10 +148,10 @@ class Status:
         )
         cold = TierReport(
             tier=Tier.COLD.label,
-            budget_bytes=self._cold_budget_bytes(usage),
-            used_bytes=usage.raw_bytes + usage.packed_bytes,
+            budget_bytes=space.budget_bytes,
+            used_bytes=space.used_bytes,
             file_count=usage.raw_count + usage.packed_count,
-            note=self._cold_note(usage),
+            note=self._cold_note(space),
         )
         glacier = TierReport(
             tier=Tier.GLACIER.label,
@@ -172,44 +177,39 @@ class Status:
         )
         return (report,)
 
-    def _cold_note(self, usage: Usage) -> str | None:
+    def _cold_note(self, space: ColdSpace) -> str | None:
         """Return why a full disk tier stays full, or who waits until it is less so."""
         if (room := self._parts.room) is not None and room.held_count:
             return (
                 f"{room.held_count} requests of programs that write are held back: less than "
                 f"{format_size(room.floor_bytes)} are free, and files are on their way to the store"
             )
-        cold = self._parts.config.cold
-        high_bytes = int(self._cold_budget_bytes(usage) * cold.high_watermark)
-        if self._parts.remote is not None or usage.raw_bytes + usage.packed_bytes <= high_bytes:
+        high_bytes = int(space.budget_bytes * self._parts.config.cold.high_watermark)
+        if space.used_bytes <= high_bytes:
             return None
-        return (
-            f"beyond its high watermark of {format_size(high_bytes)}: what shrinks is packed, the "
-            "rest can go nowhere without a glacier tier; turn that on, remove files or raise "
-            "cold.size"
-        )
-
-    def _cold_budget_bytes(self, usage: Usage) -> int:
-        """Return the configured budget, else what the disk has for memfs, used bytes included."""
-        cold = self._parts.config.cold
-        if cold.size_bytes is not None:
-            return cold.size_bytes
-        disk = os.statvfs(self._parts.state_dir)
-        reserve_bytes = min(cold.reserve_bytes, disk.f_blocks * disk.f_frsize // 10)
-        used_bytes = usage.raw_bytes + usage.packed_bytes
-        return max(0, used_bytes + disk.f_bavail * disk.f_frsize - reserve_bytes)
+        beyond = f"beyond its high watermark of {format_size(high_bytes)}: "
+        if self._parts.remote is None:
+            return (
+                f"{beyond}what shrinks is packed, the rest can go nowhere without a glacier tier; "
+                "turn that on, remove files or raise cold.size"
+            )
+        if self._parts.health.well is False:
+            return f"{beyond}files leave it when the object store answers again"
+        return f"{beyond}files leave it, but for those that are open, pinned or held by a budget"
 
     async def _work(self, usage: Usage) -> WorkReport:
         engine = self._parts.engine
-        pending = await engine.list_pending(None, COUNT_MAX)
+        counts = await engine.count_work(COUNT_MAX)
+        pending = await engine.list_pending(None, PENDING_SHOWN)
         lost = await trio.to_thread.run_sync(self._parts.lost_found.usage)
         return WorkReport(
-            unsealed_count=len(await engine.list_unsealed(InodeNo(0), COUNT_MAX)),
-            not_durable_count=len(await engine.list_not_durable(COUNT_MAX)),
-            intent_count=len(await engine.list_intents()),
-            pending_count=len(pending),
+            unsealed_count=counts.unsealed_count,
+            not_durable_count=counts.not_durable_count,
+            intent_count=counts.intent_count,
+            pending_count=counts.pending_count,
             garbage_count=usage.garbage_count,
-            pending=tuple(await self._describe(pending[:PENDING_SHOWN])),
+            pending=tuple(await self._describe(pending)),
+            queued_count=self._parts.count_queued(),
             lost_count=lost.count,
             lost_bytes=lost.bytes,
         )

@@ -69,7 +69,7 @@ class LockRequest(NamedTuple):
 class _Held:
     """One held file."""
 
-    __slots__ = ("charged_bytes", "lock", "locked", "raw", "size")
+    __slots__ = ("charged_bytes", "lock", "locked", "raw", "refused", "size")
 
     def __init__(self, request: LockRequest) -> None:
         self.raw = request.raw
@@ -77,11 +77,19 @@ class _Held:
         self.charged_bytes = page_bytes(request.size)
         self.lock: PageLock | None = None
         self.locked = False
+        self.refused = False
+        """Its pages are cached, and not locked."""
 
 
 def page_bytes(size: int) -> int:
     """Return the RAM that `size` bytes of a file take: whole pages."""
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _is_shorter(fd: int, size: int) -> bool:
+    """Return whether a raw file was removed, or cut, since it had `size` bytes."""
+    status = os.fstat(fd)
+    return status.st_nlink == 0 or status.st_size < size
 
 
 def default_budget_bytes() -> int:
@@ -106,8 +114,10 @@ class Residency:
         """Bytes held, or about to be, in whole pages."""
         self.locked_count = 0
         """Files whose pages are really locked."""
-        self.refusal: str | None = None
-        """Why files are cached but not locked, with the remedy; None while locking works."""
+        self._refusal: str | None = None
+        """Of the last file that was refused."""
+        self._refused_count = 0
+        """Held files that are cached and not locked."""
         self._held: OrderedDict[InodeNo, _Held] = OrderedDict()
         limit = max_map_count()
         self._mappings_max = max(limit - MAPPINGS_MARGIN, limit // 2) - map_count()
@@ -130,9 +140,19 @@ class Residency:
         held = self._held.get(ino)
         return held is not None and held.locked
 
+    @property
+    def refusal(self) -> str | None:
+        """Why files are cached but not locked, with the remedy; None while all are locked."""
+        return self._refusal if self._refused_count else None
+
     def is_held(self, ino: InodeNo) -> bool:
-        """True if a file counts as warm: locked, or cached where locking is refused."""
+        """True if a file counts to the tier: its pages are in RAM, or on their way into it."""
         return ino in self._held
+
+    def is_resident(self, ino: InodeNo) -> bool:
+        """True if all of a file is in RAM: locked, or read in where locking is refused."""
+        held = self._held.get(ino)
+        return held is not None and (held.locked or held.refused)
 
     def holds(self, ino: InodeNo, raw: RawId, size: int) -> bool:
         """True if exactly this raw file is held, in this size."""
@@ -289,9 +309,11 @@ class Residency:
             held.lock, held.locked = lock, True
             self.locked_count += 1
             return LockOutcome.LOCKED
-        if lock != self.refusal:
+        held.refused = True
+        self._refused_count += 1
+        if lock != self._refusal:
             log.info("files are cached but not locked: %s", lock)
-            self.refusal = lock
+            self._refusal = lock
         return LockOutcome.CACHED
 
     def _lock_all(
@@ -328,7 +350,11 @@ class Residency:
         except OSError as error:
             refusal = f"raw file {raw} cannot be mapped: {error.strerror}"
         finally:
+            shrunk = _is_shorter(fd, size)
             os.close(fd)
+        if shrunk:
+            # The kernel refuses what is not there any more: no fault of the tier's.
+            return None
         self._advise(raw, os.POSIX_FADV_WILLNEED)
         return refusal
 
@@ -337,6 +363,7 @@ class Residency:
         if held is not None:
             self.used_bytes -= held.charged_bytes
             self.locked_count -= held.locked
+            self._refused_count -= held.refused
         return held
 
     def _unlock(self, held: _Held, drop_pages: bool) -> None:

@@ -84,6 +84,8 @@ class WorkReport:
     """Files and objects to be removed."""
     pending: tuple[PendingReport, ...]
     """The first few of those that wait."""
+    queued_count: int = 0
+    """Moves that are decided and not begun."""
     lost_count: int = 0
     """Files in lost+found, and objects that it names; see `memfs gc --lost-found`."""
     lost_bytes: int = 0

@@ -279,7 +279,7 @@ class Control:
             forms = await self._engine.list_forms(inode.blob)
             packed = any(form.kind == FormKind.PACKED for form in forms)
             return Tier.COLD if packed else Tier.GLACIER
-        if self._residency.is_held(inode.ino):
+        if self._residency.is_resident(inode.ino):
             return Tier.WARM
         if inode.flags & InodeFlags.UNSEALED and self._features.warm:
             # Being written: warm as long as the kernel has all of it in memory.

@@ -271,7 +271,7 @@ class Shared:
     async def _log(self, operation: Operation, inode: Inode, size_bytes: int) -> None:
         """Add a row to the trace that is being recorded; asked only if one is."""
         if inode.raw:
-            tier = Tier.WARM if self._residency.is_held(inode.ino) else Tier.COLD
+            tier = Tier.WARM if self._residency.is_resident(inode.ino) else Tier.COLD
         else:
             forms = await self._engine.list_forms(inode.blob)
             packed = any(form.kind == FormKind.PACKED for form in forms)

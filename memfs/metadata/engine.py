@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         RenameResult,
         Seal,
         Usage,
+        WorkCounts,
     )
     from memfs.types import BlobId, FormKind, Generation, InodeNo, IntentId, RawId, StateId, Tier
 
@@ -483,6 +484,10 @@ class Engine(Protocol):
     # --- totals ----------------------------------------------------------------------------------
     async def usage(self) -> Usage:
         """Return the totals; O(1)."""
+        ...
+
+    async def count_work(self, limit: int) -> WorkCounts:
+        """Return how much is not done yet; O(limit), without reading a row of it."""
         ...
 
     async def recount(self) -> Usage:

@@ -237,6 +237,19 @@ class EffectivePin(NamedTuple):
     """The inode that carries the pin; the asked one itself if none does."""
 
 
+class WorkCounts(NamedTuple):
+    """What is not done yet; each number stops at a limit."""
+
+    unsealed_count: int
+    """Files that may have a writer."""
+    not_durable_count: int
+    """Sealed files whose raw bytes are not known to be on stable storage."""
+    intent_count: int
+    """Moves under way."""
+    pending_count: int
+    """Moves that wait."""
+
+
 class Usage(NamedTuple):
     """What the namespace holds, by the engine's own accounting in O(1)."""
 

@@ -94,6 +94,12 @@ class Lanes:
         )
 
     @property
+    def queued_count(self) -> int:
+        """Moves that wait for a worker, or for their batch to be full."""
+        lanes = (self.promotions, self.demotions)
+        return len(self.gathered) + sum(len(lane.waiting) for lane in lanes)
+
+    @property
     def demoting(self) -> bool:
         """True if files are on their way to slower tiers."""
         return bool(self.demotions.waiting or self.demotions.running or self.gathered)

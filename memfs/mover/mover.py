@@ -175,6 +175,10 @@ class Mover:
         """What compacts sparse batches in the background."""
         return self._upkeep.compaction
 
+    def count_queued(self) -> int:
+        """Return how many moves are decided and not begun."""
+        return self._lanes.queued_count
+
     def status(self) -> dict[str, object]:
         """Return what the mover is at, for `memfs status`."""
         return {

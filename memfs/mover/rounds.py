@@ -83,6 +83,8 @@ class Rounds:
             await self._pending.step()
             await self._held.step()
             await self._unused.step()
+            return not self._pins.done or self._unused.hurried
+        # The lanes are full: what leaves them makes room for more.
         return not self._pins.done
 
     def status(self) -> dict[str, object]:

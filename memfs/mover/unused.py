@@ -45,9 +45,12 @@ class UnusedFiles:
         self._survey = AccessSurvey(engine)
         self._draining = False
         self._drain_again_ns = 0
+        self.hurried = False
+        """The last step has found files to move: the next one need not wait."""
 
     async def step(self) -> None:
         """Look at the files that were not used for longest."""
+        self.hurried = False
         levels, began = self._levels, self._levels.cold_draining and not self._draining
         self._draining = levels.cold_draining
         if began:
@@ -59,6 +62,7 @@ class UnusedFiles:
             inos = await self._survey.step(levels.now_ns - age_ns, FILES_A_STEP)
             if await self._decider.decide(await self._decider.observe(inos)):
                 self._survey.note_found()
+                self.hurried = True
             return
         inos = await self._survey.step(levels.now_ns, FILES_A_STEP)
         visitors = [InodeNo(ino) for ino in self._heat.take_visitors(FILES_A_STEP)]
@@ -67,6 +71,7 @@ class UnusedFiles:
         candidates = await self._decider.observe_ranked(dict.fromkeys(first), Tier.COLD)
         if await self._decider.decide(candidates):
             self._survey.note_found()
+            self.hurried = True
         elif self._lanes.has_room and levels.now_ns >= self._drain_again_ns:
             await self._drain()
 
@@ -78,5 +83,6 @@ class UnusedFiles:
         for candidate in candidates:
             if candidate.ino not in moved and candidate.local_bytes:
                 self._heat.keep_local(candidate.ino, candidate.local_bytes)
+        self.hurried = bool(moved)
         if candidates and not moved:
             self._drain_again_ns = self._levels.now_ns + DRAIN_PAUSE_NS

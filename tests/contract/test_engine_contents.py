@@ -7,8 +7,27 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import InvalidValueError, NotFoundError
-from memfs.metadata.records import Blob, Form, Inode, InodeFlags, MoveKind, Seal
-from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, BlobId, FormKind, Generation, InodeNo, RawId
+from memfs.metadata.records import (
+    Blob,
+    Form,
+    Inode,
+    InodeFlags,
+    MoveKind,
+    PendingMove,
+    Seal,
+    WorkCounts,
+)
+from memfs.types import (
+    NO_BLOB,
+    NO_RAW,
+    ROOT_INODE,
+    BlobId,
+    FormKind,
+    Generation,
+    InodeNo,
+    RawId,
+    Tier,
+)
 from tests.contract.engine.making import (
     DIGEST,
     NOW_NS,
@@ -109,6 +128,19 @@ async def test_files_are_listed_until_they_are_durable(engine: Engine) -> None:
     await engine.unseal(other.ino, other.raw)
     await seal(engine, await fresh(engine, other))
     assert len(await engine.list_not_durable(10)) == 2
+
+
+async def test_work_is_counted_up_to_a_limit(engine: Engine) -> None:
+    """What the lists would return, without their rows."""
+    sealed = [await make_sealed(engine, b"sealed-%d" % number) for number in range(3)]
+    for number in range(2):
+        await make_file(engine, b"open-%d" % number)
+    await engine.mark_durable([(sealed[0].ino, sealed[0].generation)])
+    await engine.set_pending(PendingMove(sealed[0].ino, Tier.GLACIER, "down", 1, 10))
+    file = sealed[1]
+    await engine.begin_intent(MoveKind.UPLOAD, file.ino, file.generation, "key", NOW_NS)
+    assert await engine.count_work(10) == WorkCounts(2, 2, 1, 1)
+    assert await engine.count_work(1) == WorkCounts(1, 1, 1, 1)
 
 
 # --- forms ---------------------------------------------------------------------------------------

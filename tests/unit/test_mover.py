@@ -7,7 +7,7 @@ import os
 import random
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -447,6 +447,25 @@ async def test_a_full_disk_tier_is_emptied_down_to_the_low_watermark(
     forms = [FormKind.RAW in await depot.state.forms(ino) for ino in inos]
     assert forms == [False] * 5 + [True] * 5
     assert await depot.rule(inos[0]) == "watermark"
+
+
+async def test_a_tier_far_beyond_its_budget_is_emptied_without_pauses(
+    open_depot: Callable[..., Depot],
+) -> None:
+    """A round that has found what to move is followed by the next one: by the store's speed."""
+    depot = open_depot(cold=ColdConfig(size_bytes=1 << 20, frame_bytes=4096))
+    for number in range(400):
+        await depot.create(f"f{number}", incompressible(5000, seed=number), idle=True)
+    round_count = 0
+    while await depot.mover._round():
+        round_count += 1
+    status: Any = depot.mover.status()
+    decided_count = status["lanes"]["demotions_waiting"] + status["lanes"]["gathered"]
+    assert round_count >= 2
+    # 400 files of two blocks each are 3.3 MB; down to the low watermark.
+    assert decided_count > 250
+    assert not status["cold"]["draining"]
+    assert depot.mover.count_queued() == decided_count
 
 
 async def test_sealed_files_become_durable(depot: Depot) -> None:

@@ -165,6 +165,63 @@ async def test_where_locking_is_refused_files_are_cached(
     assert (residency.used_bytes, residency.locked_bytes) == (PAGE, 0)
 
 
+async def test_a_file_that_is_cut_or_removed_while_it_is_locked_is_no_refusal(
+    residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is wrong with the tier: `status` has nothing to tell."""
+    cut, removed = create(raw_store, 1, PAGE), create(raw_store, 2, PAGE)
+
+    class LateLock(PageLock):
+        def __init__(self, fd: int, length: int, pause: Callable[[], None]) -> None:
+            os.truncate(raw_store.path(cut.raw), 0)
+            raw_store.unlink(removed.raw)
+            raise PageLockError("the kernel could not bring it in", errno.EAGAIN, permanent=False)
+
+    monkeypatch.setattr("memfs.content.residency.PageLock", LateLock)
+    for request in (removed, cut):
+        assert await residency.lock(*request) == LockOutcome.GONE
+        raw_store.path(removed.raw).touch()
+    assert residency.refusal is None
+    assert residency.held_count == 0
+
+
+async def test_a_refusal_is_told_while_a_file_suffers_from_it(
+    residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once that file has left, or is locked after all, nothing is wrong any more."""
+
+    class RefusedLock(PageLock):
+        def __init__(self, fd: int, length: int, pause: Callable[[], None]) -> None:
+            raise PageLockError("RLIMIT_MEMLOCK is 0; raise it", errno.EPERM, permanent=True)
+
+    request = create(raw_store, 1, PAGE)
+    with monkeypatch.context() as patch:
+        patch.setattr("memfs.content.residency.PageLock", RefusedLock)
+        await residency.lock(*request)
+    assert residency.refusal is not None
+    assert residency.is_resident(request.ino)
+    residency.release(request.ino, drop_pages=False)
+    assert residency.refusal is None
+
+
+async def test_a_file_is_resident_once_its_pages_are_locked(
+    residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then it counts to the budget, and its pages may be anywhere."""
+    request = create(raw_store, 1, PAGE)
+    seen: list[tuple[bool, bool]] = []
+
+    class WatchedLock(PageLock):
+        def __init__(self, fd: int, length: int, pause: Callable[[], None]) -> None:
+            seen.append((residency.is_held(request.ino), residency.is_resident(request.ino)))
+            super().__init__(fd, length, pause)
+
+    monkeypatch.setattr("memfs.content.residency.PageLock", WatchedLock)
+    assert await residency.lock(*request) == LockOutcome.LOCKED
+    assert seen == [(True, False)]
+    assert residency.is_resident(request.ino)
+
+
 async def test_near_the_map_limit_files_are_cached(
     raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

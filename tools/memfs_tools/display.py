@@ -231,8 +231,8 @@ def _prefetch_table(report: PrefetchReport) -> Table:
 def _bar(tier: TierReport) -> str:
     if not tier.budget_bytes:
         return ""
-    share = min(1.0, tier.used_bytes / tier.budget_bytes)
-    filled = round(share * _BAR_CELLS)
+    share = tier.used_bytes / tier.budget_bytes
+    filled = min(_BAR_CELLS, round(share * _BAR_CELLS))
     return f"{'█' * filled}{'░' * (_BAR_CELLS - filled)} {share:4.0%}"
 
 
@@ -241,6 +241,7 @@ def _work_lines(work: WorkReport) -> list[str]:
         (work.unsealed_count, "open for writing"),
         (work.not_durable_count, "not yet on stable storage"),
         (work.intent_count, "moving"),
+        (work.queued_count, "to be moved"),
         (work.pending_count, "waiting to move"),
         (work.garbage_count, "to be removed"),
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import MetadataError, StateDamagedError
 from memfs.linux.boot import boot_id
-from memfs.metadata.records import Usage
+from memfs.metadata.records import Usage, WorkCounts
 from memfs.metadata.sqlite.check import RECOUNT, find_damage
 from memfs.metadata.sqlite.creation import LEASE_NAME, create
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES, Database, Identity, Limits
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 
     from memfs.config import MetadataConfig
     from memfs.types import StateId
+
+
+COUNT_WORK = """
+    select
+        (select count(*) from (
+            select 1 from inode where raw <> 0 and flags <> 2 and flags = 1 limit ?)),
+        (select count(*) from (
+            select 1 from inode where raw <> 0 and flags <> 2 and flags = 0 limit ?)),
+        (select count(*) from (select 1 from intent limit ?)),
+        (select count(*) from (select 1 from pending limit ?))
+"""
+"""By the index `inode_unsettled`, as the lists of the same files."""
 
 
 class SqliteEngine(Settings):
@@ -110,6 +122,10 @@ class SqliteEngine(Settings):
     async def usage(self) -> Usage:
         """See `Engine`."""
         return Usage._make(self._totals)
+
+    async def count_work(self, limit: int) -> WorkCounts:
+        """See `Engine`."""
+        return WorkCounts._make(self._rows(COUNT_WORK, (limit,) * 4)[0])
 
     async def recount(self) -> Usage:
         """See `Engine`."""
