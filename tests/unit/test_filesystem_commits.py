@@ -39,7 +39,7 @@ def fail_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = world.engine._database._journal
     append = journal.append
 
-    def refuse(_payload: bytes) -> None:
+    def refuse(*_arguments: object) -> None:
         monkeypatch.setattr(journal, "append", append)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
