@@ -69,6 +69,9 @@ class AttributeRequests(Writing):
             mtime_ns=mtime_ns,
             ctime_ns=time_ns,
         )
+        if request.uid is not None:
+            # Another owner may inherit other pins: see `Engine.effective_pin`.
+            self._activity.note_pin(ino)
         if changes.mode is not None and self._features.acl:
             await self._chmod_acl(inode, changes.mode, time_ns)
         return self._attributes(await self._engine.set_attributes(ino, changes))

@@ -67,9 +67,8 @@ _TENSOR_MARKS = (TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR)
 class Control:
     """Reads and writes of `user.memfs.*`.
 
-    `tier`, `codec`, `priority` and `pool` can be written; the others only tell. What cannot be set,
-    or reads as another value than was set, stays out of listxattr(2), so that `cp -a` neither fails
-    nor lies.
+    `tier`, `codec`, `priority` and `pool` can be written; the others only tell. None is listed by
+    listxattr(2): `cp -a` and `rsync -X` neither fail on them, nor spread them, nor take them away.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -198,17 +197,6 @@ class Control:
         else:
             await self._engine.set_codec(ino, None)
         self._activity.note_pin(ino)
-
-    async def names(self, ino: InodeNo) -> list[bytes]:
-        """Return the names that listxattr(2) shows: set on the inode, and read as they were set.
-
-        The `tier` of a file is not among them: it reads as the tier now, so that a copy would be
-        pinned to wherever the original happened to be.
-        """
-        inode = await self._engine.get_inode(ino)
-        pinned = inode.pin and stat.S_ISDIR(inode.mode)
-        names = ((TIER_XATTR, pinned), (CODEC_XATTR, inode.codec))
-        return [name for name, value in names if value]
 
     def _parse_tier(self, text: str) -> Tier | None:
         if text == UNPINNED:

@@ -176,7 +176,7 @@ class Operations(Protocol):
         """SETXATTR; `kill_sgid`: FUSE_SETXATTR_ACL_KILL_SGID."""
         ...
 
-    async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
+    async def list_xattrs(self, caller: Caller, ino: InodeNo) -> list[bytes]:
         """LISTXATTR."""
         ...
 

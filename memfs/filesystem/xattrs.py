@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from memfs.filesystem.shared import Parts
     from memfs.types import InodeNo
 
-_PREFIXES = (b"user.", b"trusted.", b"security.")
+TRUSTED_PREFIX = b"trusted."
+_PREFIXES = (b"user.", TRUSTED_PREFIX, b"security.")
 _NAMESPACES = (*_PREFIXES, acl.ACCESS_XATTR, acl.DEFAULT_XATTR)
 
 
@@ -66,9 +67,15 @@ class XattrRequests(ContentRequests):
         else:
             await self._engine.set_xattr(ino, name, value, flags, await self._change_ns(ino))
 
-    async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
-        """LISTXATTR."""
-        return [*await self._engine.list_xattrs(ino), *await self._control.names(ino)]
+    async def list_xattrs(self, caller: Caller, ino: InodeNo) -> list[bytes]:
+        """LISTXATTR; what controls memfs is not listed.
+
+        Programs that copy attributes would spread it, and take it from what they copy onto.
+        `trusted.*` is there for root alone (xattr(7)), which the kernel checks for all but this.
+        """
+        hidden = CONTROL_PREFIX if caller.uid == 0 else (CONTROL_PREFIX, TRUSTED_PREFIX)
+        names = await self._engine.list_xattrs(ino)
+        return [name for name in names if not name.startswith(hidden)]
 
     async def remove_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> None:
         """REMOVEXATTR."""

@@ -394,7 +394,11 @@ class Engine(Protocol):
         ...
 
     async def effective_pin(self, ino: InodeNo) -> EffectivePin:
-        """Return the inode's own pin, else that of the nearest pinned directory above."""
+        """Return the inode's own pin, else that of the nearest pinned directory above.
+
+        Of the directories above, those count that root owns, or the inode's own user; so it is
+        with codecs and xattrs.
+        """
         ...
 
     async def set_codec(self, ino: InodeNo, codec: str | None) -> None:

@@ -136,6 +136,9 @@ def test_trusted_attributes_are_root_s_even_on_symlinks(place: Path, file: Path)
     file.chmod(0o666)
     assert run_as(ALICE, error_of, os.setxattr, file, "trusted.k", b"w") == "EPERM"
     assert run_as(ALICE, error_of, os.getxattr, file, "trusted.k") == "ENODATA"
+    os.setxattr(file, "user.k", b"v")
+    assert sorted(os.listxattr(file)) == ["trusted.k", "user.k"]
+    assert run_as(ALICE, os.listxattr, file) == ["user.k"]
 
 
 def test_security_attributes_are_kept(file: Path) -> None:

@@ -178,15 +178,16 @@ def test_names_that_memfs_does_not_have_stay_its_own(file: Path) -> None:
     assert os.getxattr(file, "user.memfsx") == b"mine"
 
 
-def test_only_what_is_set_and_can_be_set_is_listed(file: Path) -> None:
-    """Else `cp -a` would fail on what it cannot copy, or pin a copy to the tier of the moment."""
+def test_nothing_that_controls_memfs_is_listed(file: Path) -> None:
+    """Else `cp -a` would fail on what it cannot copy, spread it, or take it from its target."""
     assert os.listxattr(file) == []
     os.setxattr(file, "user.note", b"mine")
     pin(file, "cold")
     tell(file, "codec", "lz4")
-    assert sorted(os.listxattr(file)) == ["user.memfs.codec", "user.note"]
+    tell(file, "priority", "7")
+    assert os.listxattr(file) == ["user.note"]
     wait_until_at("cold", file)
-    assert sorted(os.listxattr(file)) == ["user.memfs.codec", "user.note"]
+    assert os.listxattr(file) == ["user.note"]
 
 
 def test_directories_tell_their_pin_and_refuse_what_files_have(place: Path) -> None:
@@ -237,7 +238,7 @@ COPIES = {
 def test_copies_keep_the_users_own_and_do_not_fail(
     place: Path, reference: Path, copy: str, tier: str
 ) -> None:
-    """A directory's pin goes along, a file's does not; nothing of the user's is lost."""
+    """No pin goes along; nothing of the user's is lost."""
     source = place / "source"
     source.mkdir()
     for number in range(3):
@@ -262,8 +263,8 @@ def test_copies_keep_the_users_own_and_do_not_fail(
             assert os.getxattr(path, "user.note") == b"of file %d" % number
             assert path.stat().st_mtime_ns == 10**18 + number
     for copied in (place / "within", place / "back"):
-        assert told(copied / "file-0", "pin") == tier
-        assert told(copied / "file-1", "pin") == tier
+        assert told(copied, "pin") == "auto"
+        assert {told(copied / f"file-{number}", "pin") for number in range(3)} == {"auto"}
 
 
 def test_the_command_pins_unpins_and_explains(file: Path, place: Path) -> None:

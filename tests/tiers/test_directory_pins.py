@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -186,3 +187,59 @@ def test_a_pin_reaches_many_files(place: Path) -> None:
     pin(place, "glacier")
     wait_until_at("glacier", *files)
     assert all(path.read_bytes() == CONTENT for path in files[::50])
+
+
+ATTRIBUTES = {"tier": "cold", "codec": "lz4", "priority": "7"}
+
+
+def test_rsync_takes_no_pin_away_and_spreads_none(place: Path, tmp_path: Path) -> None:
+    """`-X` removes what the source lacks, and brings what it lists."""
+    source, target, back = tmp_path / "source", place / "target", place / "back"
+    make(source / "sub" / "file")
+    os.setxattr(source / "sub", "user.mine", b"v")
+    (target / "sub").mkdir(parents=True)
+    for directory in (target, target / "sub"):
+        for name, value in ATTRIBUTES.items():
+            tell(directory, name, value)
+
+    def rsync(source: Path, target: Path) -> str:
+        command = ["rsync", "-aX", "--itemize-changes", f"{source}/", str(target)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    assert rsync(source, target)
+    assert rsync(source, target) == ""
+    for directory in (target, target / "sub"):
+        assert {name: told(directory, name) for name in ATTRIBUTES} == ATTRIBUTES
+    assert os.listxattr(target / "sub") == ["user.mine"]
+    rsync(target, back)
+    subprocess.run(["cp", "-a", target, place / "copied"], check=True)
+    for copy in (back, back / "sub", place / "copied", place / "copied" / "sub"):
+        assert told(copy, "tier") == "auto"
+        assert told(copy, "priority") == "50"
+    os.removexattr(target, "user.memfs.tier")
+    assert told(target, "tier") == "auto"
+
+
+@pytest.mark.parametrize(
+    ("directory_owner", "file_owner", "inherits"),
+    [(0, 1001, True), (1001, 1001, True), (1002, 1001, False), (1002, 0, False)],
+)
+def test_a_directory_of_another_user_decides_nothing(
+    place: Path, directory_owner: int, file_owner: int, inherits: bool
+) -> None:
+    directory = place / "directory"
+    file = make(directory / "file")
+    os.chown(file, file_owner, file_owner)
+    os.chown(directory, directory_owner, directory_owner)
+    tell(directory, "tier", "cold")
+    tell(directory, "codec", "lz4")
+    tell(directory, "priority", "7")
+    found = (told(file, "pin"), told(file, "codec"), told(file, "priority"))
+    assert (found == ("cold", "lz4", "7")) is inherits
+    if not inherits:
+        assert found[0] == "auto"
+        assert "lz4" not in found[1]
+        assert found[2] == "50"
+    # What is set further up by one who may is in force again.
+    tell(place, "tier", "warm")
+    assert told(file, "pin") == ("cold" if inherits else "warm")

@@ -378,7 +378,7 @@ class Requests(pyfuse3.Operations):
     @_answering
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         """LISTXATTR."""
-        names = await self._operations.list_xattrs(InodeNo(inode))
+        names = await self._operations.list_xattrs(Caller(ctx), InodeNo(inode))
         return [pyfuse3.XAttrNameT(name) for name in names]
 
     @_answering

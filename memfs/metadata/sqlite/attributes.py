@@ -34,6 +34,8 @@ from memfs.types import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+ROOT_UID = 0
+
 XATTR_CREATE, XATTR_REPLACE = 1, 2  # setxattr(2)
 
 _SELECT_XATTR = "select value from xattr where ino = ? and name = ?"
@@ -46,6 +48,14 @@ def _check_xattr(name: bytes, value: bytes) -> None:
         raise InvalidValueError(f"{name!r} cannot be the name of an xattr")
     if len(value) > XATTR_VALUE_BYTES_MAX:
         raise TooBigError(f"xattr of {len(value)} bytes; {XATTR_VALUE_BYTES_MAX} are allowed")
+
+
+def _rules(above: Inode, inode: Inode) -> bool:
+    """Return whether what is set on a directory holds for an inode below: by its own user or root.
+
+    In a directory that all may write to, its owner would else send others' files to the store.
+    """
+    return above.uid in (ROOT_UID, inode.uid) or above.ino == inode.ino
 
 
 class Attributes(Namespace):
@@ -142,10 +152,12 @@ class Attributes(Namespace):
 
     async def effective_xattr(self, ino: InodeNo, name: bytes) -> bytes | None:
         """See `Engine`."""
-        query = "select value from xattr where ino = ? and name = ?"
-        while (row := self._row(query, (ino, name))) is None and ino != ROOT_INODE:
-            ino = self._parent(ino)
-        return row[0] if row is not None else None
+        inode = above = self._inode(ino)
+        while True:
+            row = self._row(_SELECT_XATTR, (above.ino, name)) if _rules(above, inode) else None
+            if row is not None or above.ino == ROOT_INODE:
+                return row[0] if row is not None else None
+            above = self._inode(self._parent(above.ino))
 
     # --- pins and codecs -------------------------------------------------------------------------
     async def set_pin(self, ino: InodeNo, tier: Tier | None) -> None:
@@ -158,11 +170,12 @@ class Attributes(Namespace):
 
     async def effective_pin(self, ino: InodeNo) -> EffectivePin:
         """See `Engine`."""
-        above, inode = ino, self._inode(ino)
-        while not inode.pin and above != ROOT_INODE:
-            above = self._parent(above)
-            inode = self._inode(above)
-        return EffectivePin(Tier(inode.pin), above) if inode.pin else EffectivePin(None, ino)
+        inode = above = self._inode(ino)
+        while not (above.pin and _rules(above, inode)):
+            if above.ino == ROOT_INODE:
+                return EffectivePin(None, ino)
+            above = self._inode(self._parent(above.ino))
+        return EffectivePin(Tier(above.pin), above.ino)
 
     async def set_codec(self, ino: InodeNo, codec: str | None) -> None:
         """See `Engine`."""
@@ -173,7 +186,9 @@ class Attributes(Namespace):
 
     async def effective_codec(self, ino: InodeNo) -> str | None:
         """See `Engine`."""
-        inode = self._inode(ino)
-        while inode.codec is None and inode.ino != ROOT_INODE:
-            inode = self._inode(self._parent(inode.ino))
-        return inode.codec
+        inode = above = self._inode(ino)
+        while above.codec is None or not _rules(above, inode):
+            if above.ino == ROOT_INODE:
+                return None
+            above = self._inode(self._parent(above.ino))
+        return above.codec

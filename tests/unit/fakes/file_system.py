@@ -361,7 +361,7 @@ class FakeFilesystem:
         xattrs[name] = value
         self._changed = True
 
-    async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
+    async def list_xattrs(self, caller: Caller, ino: InodeNo) -> list[bytes]:
         self.calls["list_xattrs"] += 1
         return list(self.inode(ino).xattrs)
 

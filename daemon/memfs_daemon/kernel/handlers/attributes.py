@@ -79,7 +79,7 @@ class AttributeHandlers:
     async def list_xattrs(self, request: Request) -> bytes:
         """LISTXATTR."""
         size, _ = GETXATTR_IN.unpack_from(request.data, HEADER_BYTES)
-        names = await self._operations.list_xattrs(request.node)
+        names = await self._operations.list_xattrs(request, request.node)
         value = b"".join(name + b"\0" for name in names)
         if len(value) > XATTR_VALUE_BYTES_MAX:
             # E2BIG is what listxattr(2) says for a list beyond XATTR_LIST_MAX.
