@@ -41,7 +41,7 @@ def create(state_dir: Path, now_ns: int) -> None:
         _refuse_used(state_dir)
         if not (state_dir / LEASE_NAME).exists() and not (state_dir / FILE_NAME).exists():
             IdLease.format(state_dir / LEASE_NAME)
-        _create_tables(state_dir / FILE_NAME, now_ns)
+        create_tables(state_dir / FILE_NAME, now_ns)
         state_id = new_state_id()
         create_journals(state_dir, state_id, 0)
         sync_directory(state_dir)
@@ -80,7 +80,8 @@ def _refuse_used(state_dir: Path) -> None:
                 raise StateDamagedError(f"{state_dir / FORMAT_NAME} is missing", str(state_dir))
 
 
-def _create_tables(path: Path, now_ns: int) -> None:
+def create_tables(path: Path, now_ns: int) -> None:
+    """Make an empty database, unless there is one."""
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("pragma journal_mode = wal").fetchone()

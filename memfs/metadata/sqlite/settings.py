@@ -32,5 +32,6 @@ class Settings(Moves):
             raise TooBigError(
                 f"setting {name!r} of {len(value)} bytes; {SETTING_VALUE_BYTES_MAX} are allowed"
             )
-        self._begin_change(grows=True)
+        # A start stores some, and must not need room for good: a full disk can be mounted.
+        self._begin_change()
         self._write(PUT_SETTING, (name, value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +17,11 @@ from memfs.encryption.keys import load_key_ring
 from memfs.errors import MemfsError, StoreUnavailableError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.fsck.check import check
+from memfs.fsck.repair import Repaired, repair
 from memfs.log_lines import EscapingFormatter
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.store_record import describe_store, recall_store
+from memfs.stores.lost_found import DIRECTORY_NAME, LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
@@ -38,15 +41,26 @@ if TYPE_CHECKING:
 @click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file.")
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="As of `memfs mount`.")
 @click.option("--verify", is_flag=True, help="Read packed and remote files whole; takes long.")
+@click.option("--repair", "mends", is_flag=True, help="Rebuild damaged metadata first.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def fsck(
-    state: Path, config: Path | None, options: tuple[str, ...], verify: bool, as_json: bool
+    state: Path,
+    config: Path | None,
+    options: tuple[str, ...],
+    verify: bool,
+    mends: bool,
+    as_json: bool,
 ) -> None:
-    """Check a state directory that is not mounted; changes nothing.
+    """Check a state directory that is not mounted; changes nothing without --repair.
 
     \b
     memfs fsck /var/lib/memfs/mnt-data
     memfs fsck --verify -c /etc/memfs/data.toml /var/lib/memfs/mnt-data
+    memfs fsck --repair /var/lib/memfs/mnt-data
+
+    --repair is for a state directory that the mount refuses as damaged. It copies the metadata to
+    lost+found/, applies all entries of the journals that join, makes what is left agree, says what
+    is lost, and moves files without a record to lost+found/. A backup of the metadata has more.
 
     Exits with 0 if all is well, 1 if not, and 8 if the object store cannot be reached. Where the
     store is not the local default, name the configuration that the mount uses.
@@ -55,9 +69,15 @@ def fsck(
     handler.setFormatter(EscapingFormatter("memfs: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     loaded = load_config(config, parse_options(options).overrides)
-    require_state(state)
+    if not mends:
+        require_state(state)
+    elif not state.is_dir():
+        raise UsageError(f"{state} is no directory", ExitCode.STATE_UNUSABLE)
+    repaired = None
     with StateLock(state, None), progress_bar(hidden=as_json) as progress:
         try:
+            if mends:
+                repaired = trio.run(_repair, state, loaded)
             report = trio.run(partial(_check, state, loaded, verify=verify, progress=progress))
         except UsageError:
             raise
@@ -65,9 +85,24 @@ def fsck(
             raise UsageError(f"{state}: {error}", ExitCode.NO_ANSWER) from error
         except MemfsError as error:
             raise UsageError(f"{state}: {error}", ExitCode.STATE_UNUSABLE) from error
-    _show(report, state, as_json=as_json)
+    _show(report, repaired, state, as_json=as_json)
     if not report.clean:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+async def _repair(state: Path, config: Config) -> Repaired:
+    raw_store = RawStore(state)
+    try:
+        return await repair(
+            state,
+            config.metadata,
+            raw_store,
+            PackedStore(state),
+            LostFound(state),
+            time.time_ns(),
+        )
+    finally:
+        raw_store.close()
 
 
 async def _check(state: Path, config: Config, *, verify: bool, progress: Progress) -> Report:
@@ -109,15 +144,32 @@ async def _require_store(engine: SqliteEngine, glacier: GlacierConfig) -> None:
     )
 
 
-def _show(report: Report, state: Path, *, as_json: bool) -> None:
+def _show(report: Report, repaired: Repaired | None, state: Path, *, as_json: bool) -> None:
     if as_json:
         content = report._asdict() | {
             "clean": report.clean,
             "problems": [problem._asdict() for problem in report.problems],
         }
+        if repaired is not None:
+            content["repaired"] = repaired._asdict()
         tell_json(content)
         return
+    if repaired is not None:
+        _show_repaired(repaired, state)
     for problem in report.problems:
         tell(str(problem))
     verdict = "clean" if report.clean else f"{len(report.problems)} problems"
     tell(f"{state}: {verdict}; {report.file_count} files, {report.form_count} forms checked")
+
+
+def _show_repaired(repaired: Repaired, state: Path) -> None:
+    for action in repaired.actions:
+        tell(f"repaired: {action}")
+    for path in repaired.lost:
+        tell(f"lost: {path}: its bytes are gone; restore it from a backup, or remove it")
+    for name in repaired.moved:
+        tell(f"moved: {state / DIRECTORY_NAME / name} has no record")
+    tell(
+        f"repair: {len(repaired.actions)} faults, {len(repaired.lost)} files lost, "
+        f"{len(repaired.moved)} moved to lost+found; the metadata as they were: {repaired.copy}"
+    )

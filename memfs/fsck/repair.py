@@ -1,0 +1,149 @@
+"""Repair: damaged metadata are rebuilt, and what they no longer name goes to lost+found.
+
+Invariant: the metadata are copied to `lost+found/` before the first change, and no file that has
+bytes is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.errors import ObjectMissingError
+from memfs.metadata.records import MoveKind
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.rebuild import metadata_files, rebuild
+from memfs.stores.disk import disk_errors, sync_directory
+from memfs.types import FormKind, InodeNo, RawId
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs.config import MetadataConfig
+    from memfs.metadata.engine import Engine
+    from memfs.stores.lost_found import LostFound
+    from memfs.stores.packed import PackedStore
+    from memfs.stores.raw import RawStore
+
+BATCH_COUNT = 1000
+
+
+class Repaired(NamedTuple):
+    """What a repair did."""
+
+    actions: list[str]
+    """What was damaged, and what was made of it, a sentence each."""
+    lost: list[str]
+    """Paths of files whose bytes are gone here; another form or a backup may have them."""
+    moved: list[str]
+    """Files that have no record, as they are called in lost+found now."""
+    copy: str
+    """Where the metadata were copied to before."""
+
+
+async def repair(
+    state_dir: Path,
+    config: MetadataConfig,
+    raw_store: RawStore,
+    packed_store: PackedStore,
+    lost_found: LostFound,
+    now_ns: int,
+) -> Repaired:
+    """Rebuild the metadata of a state directory that no daemon has mounted.
+
+    Raises:
+        UsageError: It is of another version or engine.
+        MetadataError: Nothing helps; the copy is as it was.
+        StoreError: The disk refuses.
+    """
+    copy = _copy_away(state_dir, lost_found)
+    highest = max(raw_store.iterate(), default=0)
+    actions, names = rebuild(state_dir, config, highest, now_ns)
+    engine = SqliteEngine.open(state_dir, config, now_ns)
+    try:
+        known_raws, known_packed, lost = await _look_at_files(engine, raw_store)
+        moved: list[str] = []
+        for raw in list(raw_store.iterate()):
+            if raw in known_raws or _is_empty(raw_store, raw):
+                continue
+            name = names.get(raw, "")
+            note = "-" + name.replace("/", "_")[:100] if name else ""
+            path = raw_store.path(raw)
+            lost_found.take([path], note)
+            moved.append(f"raw-{path.name}{note}")
+        for location in list(packed_store.iterate()):
+            if location not in known_packed:
+                path = packed_store.path(location)
+                lost_found.take([path])
+                moved.append(f"packed-{path.name}")
+    finally:
+        engine.close()
+    return Repaired(actions, lost, moved, str(copy))
+
+
+def _copy_away(state_dir: Path, lost_found: LostFound) -> Path:
+    with disk_errors(str(lost_found.root)):
+        lost_found.root.mkdir(mode=0o700, exist_ok=True)
+        number = 1
+        while (lost_found.root / f"metadata-{number}").exists():
+            number += 1
+        copy = lost_found.root / f"metadata-{number}"
+        copy.mkdir(mode=0o700)
+        for path in metadata_files(state_dir):
+            with (copy / path.name).open("xb") as target, path.open("rb") as source:
+                shutil.copyfileobj(source, target)
+                target.flush()
+                os.fsync(target.fileno())
+        for directory in (copy, lost_found.root, state_dir):
+            sync_directory(directory)
+    return copy
+
+
+async def _look_at_files(
+    engine: Engine, raw_store: RawStore
+) -> tuple[set[int], set[str], list[str]]:
+    """Return the raw and packed files that something names, and the paths that lack their bytes."""
+    raws: set[int] = set()
+    packed: set[str] = set()
+    lost: list[str] = []
+    after = InodeNo(0)
+    while inodes := await engine.list_files(after, BATCH_COUNT):
+        for inode in inodes:
+            forms = await engine.list_forms(inode.blob) if inode.blob else []
+            packed.update(form.location for form in forms if form.kind == FormKind.PACKED)
+            gone = inode.size > 0
+            if inode.raw:
+                raws.add(inode.raw)
+                gone = not _exists(raw_store, inode.raw)
+            if gone and not forms:
+                path = await engine.get_path(inode.ino)
+                lost.append(os.fsdecode(path))
+        after = inodes[-1].ino
+    for item in await engine.list_garbage(2**31):
+        if item.kind == FormKind.RAW:
+            raws.add(int(item.location))
+        elif item.kind == FormKind.PACKED:
+            packed.add(item.location)
+    for intent in await engine.list_intents():
+        if intent.kind == MoveKind.HYDRATE:
+            raws.add(int(intent.location))
+        elif intent.kind == MoveKind.PACK:
+            packed.add(intent.location)
+    return raws, packed, lost
+
+
+def _exists(raw_store: RawStore, raw: RawId) -> bool:
+    try:
+        raw_store.stat(raw)
+    except ObjectMissingError:
+        return False
+    return True
+
+
+def _is_empty(raw_store: RawStore, raw: RawId) -> bool:
+    """Tell whether a raw file was made ahead, and no program had it: the next mount removes it."""
+    try:
+        return raw_store.stat(raw).st_size == 0
+    except ObjectMissingError:
+        return True

@@ -1,0 +1,170 @@
+"""Mending: rows that contradict each other are made to agree, and nothing with bytes is dropped.
+
+Invariant: after it the checks of `sqlite.check` find nothing but files whose bytes are gone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from memfs.metadata.records import Usage
+from memfs.metadata.sqlite.check import RECOUNT
+from memfs.types import BATCH_SEPARATOR, ROOT_INODE
+
+if TYPE_CHECKING:
+    import sqlite3
+
+_DIRECTORY = "mode & 61440 = 16384"
+_REGULAR = "mode & 61440 = 32768"
+
+_TOLD = (
+    (
+        "the name {!r} in directory {} is lost: its inode {} is",
+        "select name, parent, ino from dentry where ino not in (select ino from inode)",
+        "delete from dentry where ino not in (select ino from inode)",
+    ),
+    (
+        "the name {!r} of inode {} is lost: its directory {} is",
+        f"""select name, ino, parent from dentry
+            where parent not in (select ino from inode where {_DIRECTORY})""",
+        f"""delete from dentry
+            where parent not in (select ino from inode where {_DIRECTORY})""",
+    ),
+    (
+        "directory {} had a second name {!r}",
+        f"""select ino, name from dentry where ino in (select ino from inode where {_DIRECTORY})
+            and exists (select 1 from dentry as other
+                        where other.ino = dentry.ino and other.cookie < dentry.cookie)""",
+        f"""delete from dentry where ino in (select ino from inode where {_DIRECTORY})
+            and exists (select 1 from dentry as other
+                        where other.ino = dentry.ino and other.cookie < dentry.cookie)""",
+    ),
+    (
+        "inode {} shared its raw file {} with another",
+        """select ino, raw from inode where raw <> 0 and exists (
+            select 1 from inode as other where other.raw = inode.raw and other.ino < inode.ino)""",
+        """update inode set raw = 0, flags = 0 where raw <> 0 and exists (
+            select 1 from inode as other where other.raw = inode.raw and other.ino < inode.ino)""",
+    ),
+    (
+        "inode {} has lost its blob {}",
+        "select ino, blob from inode where blob <> 0 and blob not in (select blob from form)",
+        "update inode set blob = 0 where blob <> 0 and blob not in (select blob from form)",
+    ),
+    (
+        "the {} form {} belongs to no file any more",
+        """select kind, location from form where blob not in (
+            select blob from inode where blob <> 0) or blob not in (select blob from blob)""",
+        """delete from form where blob not in (
+            select blob from inode where blob <> 0) or blob not in (select blob from blob)""",
+    ),
+)
+
+_FORM_BATCH = f"substr(location, 1, instr(location, '{BATCH_SEPARATOR}') - 1)"
+_BATCHED = f"kind = 'remote' and instr(location, '{BATCH_SEPARATOR}') > 0"
+
+_SILENT = (
+    "update inode set flags = 0 where flags not in (0, 1, 2)",
+    "update inode set flags = 0 where flags & 1 and raw = 0",
+    "update inode set blob = 0 where flags & 1",
+    f"update inode set raw = 0, blob = 0, flags = 0 where not {_REGULAR}",
+    "update inode set blob = 0 where blob <> 0 and blob not in (select blob from blob)",
+    "delete from form where blob not in (select blob from inode where blob <> 0)",
+    "delete from blob where blob not in (select blob from form)",
+    """delete from garbage where (kind = 'raw' and cast(location as integer) in (
+        select raw from inode where raw <> 0))
+        or exists (select 1 from form where form.kind = garbage.kind
+                   and form.location = garbage.location)""",
+    f"""delete from garbage where kind = 'remote' and location in (
+        select {_FORM_BATCH} from form where {_BATCHED})""",
+    f"delete from batch where key not in (select {_FORM_BATCH} from form where {_BATCHED})",
+    f"""insert or ignore into batch select {_FORM_BATCH}, sum(stored_bytes), count(*),
+        sum(stored_bytes) from form where {_BATCHED} group by 1""",
+    f"""update batch set
+        live_count = (select count(*) from form where {_BATCHED} and {_FORM_BATCH} = key),
+        live_bytes = (select sum(stored_bytes) from form where {_BATCHED} and {_FORM_BATCH} = key)
+    """,
+    """update inode set packed = exists (
+        select 1 from form where form.blob = inode.blob and kind = 'packed')""",
+    "delete from symlink where ino not in (select ino from inode where mode & 61440 = 40960)",
+    """insert into symlink select ino, x'3f' from inode
+        where mode & 61440 = 40960 and ino not in (select ino from symlink)""",
+    "delete from xattr where ino not in (select ino from inode)",
+    "delete from pending where ino not in (select ino from inode)",
+    "delete from decision where ino not in (select ino from inode)",
+)
+
+_LINKS = (
+    f"""update inode set nlink = (select count(*) from dentry where dentry.ino = inode.ino)
+        where not {_DIRECTORY}""",
+    f"""update inode set nlink = 2 + (
+            select count(*) from dentry join inode as child on child.ino = dentry.ino
+            where dentry.parent = inode.ino and child.{_DIRECTORY})
+        where {_DIRECTORY} and (ino = 1 or ino in (select ino from dentry))""",
+)
+
+_NAMELESS = f"""
+    select ino, mode from inode where ino <> 1 and nlink > 0 and (
+        ino not in (select ino from dentry) or ({_DIRECTORY} and ino not in (
+            with recursive reached(ino) as (
+                values (1)
+                union select inode.ino from reached
+                join dentry on dentry.parent = reached.ino
+                join inode on inode.ino = dentry.ino and {_DIRECTORY}
+            ) select ino from reached)))
+    order by ino limit 1
+"""
+
+
+def mend(connection: sqlite3.Connection, first_free: int, now_ns: int) -> list[str]:
+    """Make the rows agree, in the open transaction; returns a sentence for each loss.
+
+    Args:
+        connection: To the database, with the journals applied.
+        first_free: All numbers from here on are free, for cookies.
+        now_ns: Time of a root directory that has to be made anew.
+    """
+    told: list[str] = []
+    if not connection.execute("select 1 from inode where ino = 1").fetchone():
+        told.append("the root directory is made anew")
+        _make_root(connection, now_ns)
+    for sentence, look, change in _TOLD:
+        told += [sentence.format(*row) for row in connection.execute(look)]
+        connection.execute(change)
+    for change in _SILENT:
+        connection.execute(change)
+    told += _name_nameless(connection, first_free)
+    for change in _LINKS:
+        connection.execute(change)
+    counted = connection.execute(RECOUNT).fetchone()
+    columns = ", ".join(f"{name} = ?" for name in Usage._fields)
+    connection.execute(f"update state set {columns}", counted)
+    return told
+
+
+def _make_root(connection: sqlite3.Connection, now_ns: int) -> None:
+    width = len(connection.execute("pragma table_info(inode)").fetchall())
+    row: list[int | None] = [0] * width
+    row[:5] = [ROOT_INODE, stat.S_IFDIR | 0o755, os.geteuid(), os.getegid(), 2]
+    row[8:13] = [now_ns, now_ns, now_ns, now_ns, 1]
+    row[17] = None
+    connection.execute(f"insert into inode values ({', '.join('?' * width)})", row)
+
+
+def _name_nameless(connection: sqlite3.Connection, first_free: int) -> list[str]:
+    """Give what no directory leads to a name in the root."""
+    told: list[str] = []
+    cookie = first_free
+    while (row := connection.execute(_NAMELESS).fetchone()) is not None:
+        ino, mode = row
+        if stat.S_ISDIR(mode):
+            # It may be part of a ring.
+            connection.execute("delete from dentry where ino = ?", (ino,))
+        name = b"lost+found-%x" % ino
+        connection.execute("delete from dentry where parent = 1 and name = ?", (name,))
+        connection.execute("insert into dentry values (1, ?, ?, ?)", (cookie, name, ino))
+        told.append(f"inode {ino} has lost its name: it is in the root as {name.decode()}")
+        cookie += 1
+    return told

@@ -1,0 +1,254 @@
+"""Rebuilding: what can be made of damaged metadata, with a sentence for all that is lost.
+
+Invariant: nothing but metadata is written. Whoever calls this has copied them away before.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sqlite3
+import stat
+from typing import TYPE_CHECKING
+
+from memfs.errors import MetadataError, UsageError
+from memfs.metadata.sqlite.creation import LEASE_NAME, create_tables
+from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
+from memfs.metadata.sqlite.format import new_state_id, read_format, read_state_id, write_format
+from memfs.metadata.sqlite.journal import Journal
+from memfs.metadata.sqlite.lease import LEASE_COUNT, IdLease
+from memfs.metadata.sqlite.mending import mend
+from memfs.metadata.sqlite.pages import FILE_NAME as SUMS_NAME
+from memfs.metadata.sqlite.pages import PageSums
+from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA
+from memfs.metadata.sqlite.statements import INSERT_DENTRY, INSERT_INODE, UNDERSTOOD
+from memfs.types import StateId
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs.config import MetadataConfig
+
+BATCH_COUNT = 500
+_RAW_FIELD = 13
+"""Of `Inode`, as `INSERT_INODE` has it."""
+
+
+def metadata_files(state_dir: Path) -> list[Path]:
+    """Return the files that `rebuild` may change and that are there."""
+    names = (FORMAT_NAME, LEASE_NAME, FILE_NAME, f"{FILE_NAME}-wal", SUMS_NAME, *JOURNAL_NAMES)
+    return [state_dir / name for name in names if (state_dir / name).exists()]
+
+
+def rebuild(
+    state_dir: Path, config: MetadataConfig, highest_raw: int, now_ns: int
+) -> tuple[list[str], dict[int, str]]:
+    """Make the metadata of a state directory usable again.
+
+    Args:
+        state_dir: Locked by this process; its metadata were copied away.
+        config: Sizes in memory.
+        highest_raw: The highest number of a raw file.
+        now_ns: Time of what is made anew.
+
+    Returns:
+        A sentence for each thing that was damaged or is lost; and the names of raw files that only
+        entries of a journal tell that nothing could be done with.
+
+    Raises:
+        UsageError: It is of another version or engine.
+        MetadataError: Nothing helps.
+    """
+    told: list[str] = []
+    journals = [Journal(state_dir / name) for name in JOURNAL_NAMES]
+    try:
+        state_id = _settle_identity(state_dir, journals, told)
+        names = _names_of_stranded(journals)
+        turn = max((each.origin.lease_turn for each in journals if each.origin), default=0)
+    finally:
+        for journal in journals:
+            journal.close()
+    path = state_dir / FILE_NAME
+    _settle_tables(path, state_id, now_ns, told)
+    _settle_lease(state_dir / LEASE_NAME, max(_highest_number(path), highest_raw), turn, told)
+    SqliteEngine.open(state_dir, config, now_ns, complain=told.append).close()
+    with sqlite3.connect(path, isolation_level=None) as connection:
+        connection.execute("begin immediate")
+        highest = _highest_number(path) + 1
+        told += mend(connection, highest, now_ns)
+        connection.execute("commit")
+    connection.close()
+    # Written past the engine: the next opening makes the sums of what is there.
+    (state_dir / SUMS_NAME).unlink(missing_ok=True)
+    engine = SqliteEngine.open(state_dir, config, now_ns)
+    try:
+        told += [f"still wrong: {sentence}" for sentence in engine.check()]
+    finally:
+        engine.close()
+    return told, names
+
+
+def _settle_identity(state_dir: Path, journals: list[Journal], told: list[str]) -> StateId:
+    """Return the identity of the directory, written anew if the format file has lost it."""
+    known = [
+        each.origin.state_id
+        for each in journals
+        if each.origin is not None and each.fingerprint in UNDERSTOOD
+    ]
+    try:
+        stored = read_state_id(state_dir) if read_format(state_dir) else None
+        if stored is not None and (not known or stored in known):
+            return stored
+        what = "has lost the identity of the state directory"
+    except UsageError as error:
+        if not known:
+            raise
+        what = str(error)
+    state_id = StateId(known[0]) if known else new_state_id()
+    write_format(state_dir, state_id)
+    if known:
+        told.append(f"{state_dir / FORMAT_NAME} {what}: written anew with that of the journals")
+    return state_id
+
+
+def _names_of_stranded(journals: list[Journal]) -> dict[int, str]:
+    """Return the names of raw files that entries name behind a broken one."""
+    raws: dict[int, int] = {}
+    names: dict[int, str] = {}
+    # By inode; the entry of a creation has the name first.
+    for journal in journals:
+        for _sequence, payload in [*journal.entries(), *journal.behind()]:
+            try:
+                records, _totals = marshal.loads(payload)
+                for statement, parameters in records:
+                    if statement == INSERT_INODE:
+                        raws[parameters[0]] = parameters[_RAW_FIELD]
+                    elif statement == INSERT_DENTRY:
+                        names[parameters[3]] = os.fsdecode(parameters[2])
+            except (ValueError, TypeError, EOFError, IndexError):
+                continue
+    return {raws[ino]: name for ino, name in names.items() if ino in raws}
+
+
+def _settle_tables(path: Path, state_id: StateId, now_ns: int, told: list[str]) -> None:
+    if not path.exists():
+        told.append(f"{path} is missing: begun anew")
+        create_tables(path, now_ns)
+        return
+    sums = PageSums(path, state_id)
+    damage = sums.find_damage()
+    if _is_sound(path):
+        if damage is not None:
+            told.append(f"{damage}; SQLite finds nothing wrong with it")
+    else:
+        told.append(f"{damage or str(path) + ' is damaged'}: rows are read one by one")
+        _salvage(path, now_ns, told)
+    # Whatever it says is of another file by now, or was looked at.
+    sums.path.unlink(missing_ok=True)
+
+
+def _is_sound(path: Path) -> bool:
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        found = connection.execute("pragma integrity_check(1)").fetchone()
+        known = connection.execute("select count(*) from state").fetchone()
+    except sqlite3.Error:
+        return False
+    else:
+        return tuple(found) == ("ok",) and tuple(known) == (1,)
+    finally:
+        connection.close()
+
+
+def _salvage(path: Path, now_ns: int, told: list[str]) -> None:
+    """Copy all rows that can be read into a new database, and put it in the place of the old."""
+    new = path.with_name(path.name + ".new")
+    for suffix in ("", "-wal", "-shm"):
+        new.with_name(new.name + suffix).unlink(missing_ok=True)
+    create_tables(new, now_ns)
+    source, target = sqlite3.connect(path), sqlite3.connect(new, isolation_level=None)
+    try:
+        target.execute("begin immediate")
+        for statement in SCHEMA + ADDITIONS:
+            words = statement.split()
+            if words[:2] != ["create", "table"]:
+                continue
+            table = words[2] if words[2] != "if" else words[5]
+            row_count, whole = _copy_rows(source, target, table)
+            if not whole:
+                told.append(f"table {table}: only {row_count} rows can be read")
+        target.execute("commit")
+    finally:
+        source.close()
+        target.close()
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    new.rename(path)
+
+
+def _copy_rows(
+    source: sqlite3.Connection, target: sqlite3.Connection, table: str
+) -> tuple[int, bool]:
+    """Copy a table from both its ends up to what cannot be read; returns rows, and if it is all."""
+    fields = target.execute(f"pragma table_info({table})").fetchall()
+    key = ", ".join(name for _, name, *_, rank in sorted(fields, key=lambda f: f[5]) if rank)
+    marks = ", ".join("?" * len(fields))
+    if table == "state":
+        target.execute("delete from state")
+    whole = False
+    for order in ("", " desc") if key else ("",):
+        by = f" order by {key.replace(',', order + ',')}{order}" if key else ""
+        try:
+            rows = source.execute(f"select * from {table}{by}")
+            while batch := rows.fetchmany(BATCH_COUNT):
+                target.executemany(f"insert or replace into {table} values ({marks})", batch)
+            whole = True
+            break
+        except sqlite3.Error:
+            continue
+    if table == "state" and not target.execute("select 1 from state").fetchone():
+        width = len(fields) - 1
+        target.execute(f"insert into state values (0{', 0' * width})")
+    return target.execute(f"select count(*) from {table}").fetchone()[0], whole
+
+
+def _highest_number(path: Path) -> int:
+    """Return the highest number in use in the tables."""
+    columns = (
+        ("inode", "ino"),
+        ("inode", "raw"),
+        ("blob", "blob"),
+        ("dentry", "cookie"),
+        ("garbage", "item"),
+        ("intent", "intent"),
+    )
+    connection = sqlite3.connect(path)
+    try:
+        return max(
+            int(connection.execute(f"select coalesce(max({column}), 0) from {table}").fetchone()[0])
+            for table, column in columns
+        )
+    except sqlite3.Error as error:
+        raise MetadataError(f"{path} cannot be read: {error}") from error
+    finally:
+        connection.close()
+
+
+def _settle_lease(path: Path, highest: int, turn: int, told: list[str]) -> None:
+    try:
+        lease = IdLease(path)
+    except UsageError as error:
+        if path.exists() and not stat.S_ISREG(path.lstat().st_mode):
+            raise
+        what = str(error).partition(";")[0]
+    else:
+        found = lease.found
+        lease.close(clean=False)
+        if found.next_id > highest and found.turn >= turn:
+            return
+        what = f"{path} is an older copy"
+    told.append(f"{what}: numbers go on far beyond those in use")
+    # Entries that are lost may have used numbers that nothing shows any more.
+    IdLease.format(path, max(highest, 16) + 2 * LEASE_COUNT, turn + 2)

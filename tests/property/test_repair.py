@@ -1,0 +1,156 @@
+"""A repair makes any damaged state usable again, and no byte of a file is removed on the way."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.config import MetadataConfig
+from memfs.errors import MemfsError
+from memfs.fsck.repair import Repaired, repair
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.stores.lost_found import LostFound
+from memfs.stores.packed import PackedStore
+from memfs.stores.raw import RawStore
+from tests.moving import State, compressible
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE_COUNT = 30
+FILES = ("format", "ids", "metadata.db", "metadata.db-wal", "metadata.sums", "journal.0")
+
+
+def content_of(index: int) -> bytes:
+    return compressible(20_000, index) if index == 0 else b"content %d" % index
+
+
+async def make_killed(root: Path) -> Path:
+    """Return a state directory as a kill leaves it: files with bytes, one of them packed only."""
+    state = State(root / "state")
+    for index in range(FILE_COUNT):
+        ino = await state.create(f"{index}", content_of(index))
+        if index == 0:
+            await state.moves.pack(ino)
+            await state.moves.drop_raw(ino)
+        if index == FILE_COUNT // 2:
+            state.engine._database._checkpoint(starts_over=False)
+            state.engine.settle()
+        state.engine.sync()
+    killed = root / "killed"
+    shutil.copytree(state.state_dir, killed)
+    state.close()
+    return killed
+
+
+async def mend(state_dir: Path) -> Repaired:
+    raw_store = RawStore(state_dir)
+    try:
+        return await repair(
+            state_dir,
+            MetadataConfig(),
+            raw_store,
+            PackedStore(state_dir),
+            LostFound(state_dir),
+            time.time_ns(),
+        )
+    finally:
+        raw_store.close()
+
+
+async def check_nothing_is_lost(state_dir: Path, what: str) -> int:
+    """See that each content is in the mount or in lost+found; returns how many are in the latter.
+
+    The packed file counts as there with its container.
+    """
+    state = State(state_dir)
+    assert state.engine.check() == [], what
+    found: set[bytes] = set()
+    after = 0
+    while inodes := await state.engine.list_files(after, 100):  # type: ignore[arg-type]
+        for inode in inodes:
+            try:
+                found.add(await state.content(inode.ino))
+            except MemfsError:
+                continue
+        after = inodes[-1].ino
+    root = state.parts.lost_found.root
+    lost = {path.read_bytes() for path in root.glob("raw-*")}
+    packed = [*root.glob("packed-*"), *(state_dir / "packed").glob("*/*")]
+    state.close()
+    expected = {content_of(index) for index in range(1, FILE_COUNT)}
+    assert expected <= found | lost, what
+    assert packed, what
+    return len(expected & lost)
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_repair_after_flips_zeros_and_cuts(tmp_path: Path, name: str) -> None:
+    killed = await make_killed(tmp_path)
+    content = (killed / name).read_bytes()
+    used = len(content.rstrip(b"\0"))
+    rng = random.Random(name)
+    copy = tmp_path / "copy"
+    damages: list[tuple[str, bytes | None]] = [("dropped", None), ("cut", content[: used // 2])]
+    for _ in range(6):
+        offset = rng.randrange(used)
+        flipped = bytearray(content)
+        flipped[offset] ^= 1 << rng.randrange(8)
+        damages.append((f"bit at {offset}", bytes(flipped)))
+        zeroed = bytearray(content)
+        start = offset // 512 * 512
+        zeroed[start : start + 512] = bytes(512)
+        damages.append((f"zeros at {start}", bytes(zeroed[: len(content)])))
+    for what, changed in damages:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(killed, copy)
+        if changed is None:
+            (copy / name).unlink()
+        else:
+            (copy / name).write_bytes(changed)
+        repaired = await mend(copy)
+        # What was there before is kept.
+        if changed is not None:
+            kept = copy / "lost+found" / "metadata-1" / name
+            assert kept.read_bytes() == changed, what
+        await check_nothing_is_lost(copy, f"{name}: {what}: {repaired}")
+
+
+async def test_repair_tells_names_of_what_it_cannot_join(tmp_path: Path) -> None:
+    """The entries behind a broken one join nothing, and still tell what the files were called."""
+    killed = await make_killed(tmp_path)
+    path = max(
+        (killed / name for name in ("journal.0", "journal.1")),
+        key=lambda each: int.from_bytes(each.read_bytes()[16:24], "little"),
+    )
+    content = bytearray(path.read_bytes())
+    content[1536 + 200] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(MemfsError, match="memfs fsck --repair"):
+        SqliteEngine.open(killed, MetadataConfig())
+    repaired = await mend(killed)
+    assert any("is damaged behind change" in action for action in repaired.actions)
+    moved_count = await check_nothing_is_lost(killed, str(repaired))
+    assert moved_count > 0
+    assert any(name.endswith(f"-{FILE_COUNT - 1}") for name in repaired.moved)
+
+
+async def test_repair_of_a_sound_state_changes_nothing(tmp_path: Path) -> None:
+    killed = await make_killed(tmp_path)
+    repaired = await mend(killed)
+    assert (repaired.actions, repaired.lost, repaired.moved) == ([], [], [])
+    assert await check_nothing_is_lost(killed, "") == 0
+
+
+async def test_repair_names_files_whose_bytes_are_gone(tmp_path: Path) -> None:
+    killed = await make_killed(tmp_path)
+    state = State(killed)
+    [inode] = [each for each in await state.engine.list_files(0, 100) if each.size == 9][:1]  # type: ignore[arg-type]
+    path = (await state.engine.get_path(inode.ino)).decode()
+    state.raw_store.unlink(inode.raw)
+    state.close()
+    assert (await mend(killed)).lost == [path]
