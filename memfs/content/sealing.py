@@ -17,7 +17,13 @@ import trio
 
 from memfs.content.kernel_attributes import KernelAttributes
 from memfs.defects import as_failure
-from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreError
+from memfs.errors import (
+    CorruptDataError,
+    MemfsError,
+    ObjectMissingError,
+    StaleInodeError,
+    StoreError,
+)
 from memfs.linux.files import try_lease
 from memfs.linux.memory import cachestat
 from memfs.linux.times import storable_ns
@@ -73,6 +79,7 @@ class Sealer:
         self._raw_store = raw_store
         self._open_table = open_table
         self._activity = activity
+        self._clean_ns = 0
         self._candidates: dict[InodeNo, None] = {}
         self._synced: dict[InodeNo, _Synced] = {}
         self._complaint = ""
@@ -176,7 +183,12 @@ class Sealer:
         The raw file is the truth then, and the next seal takes it as it is: after power loss the
         engine may not know that the file was opened for writing. What was fsynced is never such,
         for fsync syncs the engine as well.
+
+        Raises:
+            CorruptDataError: It was changed while no daemon ran (`damage_of`).
         """
+        if (damage := self.damage_of(inode)) is not None:
+            raise CorruptDataError(damage)
         if inode.flags & InodeFlags.UNSEALED or not self.is_changed(inode):
             return False
         log.info("inode %d: raw file %d was written after its seal", inode.ino, inode.raw)
@@ -185,6 +197,45 @@ class Sealer:
         self._kernel_attributes.forget(inode.ino)
         self.add(inode.ino)
         return True
+
+    def note_clean(self, clean_ns: int) -> None:
+        """Tell when the raw files of all durable files were known to be as the engine says.
+
+        Args:
+            clean_ns: By the wall clock, in ns since the epoch; 0: never.
+        """
+        self._clean_ns = clean_ns
+
+    def damage_of(self, inode: Inode) -> str | None:
+        """Return what was done to a raw file while no daemon ran; None: nothing. Safe in threads.
+
+        Only its last change tells when it was made: what is younger than the last orderly end may
+        be a write that the engine has forgotten with power, and `adopt_if_changed` judges that. No
+        program can set the time that tells it (`st_ctime`).
+
+        Returns:
+            For users: path, what is wrong, and the remedy.
+        """
+        if not inode.raw or inode.flags != InodeFlags.DURABLE or not self._clean_ns:
+            return None
+        path = self._raw_store.path(inode.raw)
+        try:
+            status = self._raw_store.stat(inode.raw)
+        except ObjectMissingError:
+            return f"its raw file {path} is missing; restore it from a backup"
+        found = status.st_size, storable_ns(status.st_mtime_ns)
+        if found == (inode.size, inode.mtime_ns) or status.st_ctime_ns > self._clean_ns:
+            return None
+        what = (
+            f"has {found[0]} bytes instead of {inode.size}"
+            if found[0] != inode.size
+            else f"was modified at {found[1]} ns since the epoch instead of {inode.mtime_ns}"
+        )
+        return (
+            f"its raw file {path} {what}: it was changed while the state was not mounted; restore "
+            "it from a backup with its times (a copy of a state directory needs `cp -a`), or copy "
+            "from there what you trust"
+        )
 
     def is_changed(self, inode: Inode, *, missing: bool = False) -> bool:
         """Return whether a sealed inode's raw file has another size or mtime; safe in threads.

@@ -53,6 +53,9 @@ class AttributeRequests(Writing):
         atime_ns = _time_asked_for(request.atime_ns, time_ns)
         mtime_ns = _time_asked_for(request.mtime_ns, time_ns)
         if (atime_ns is not None or mtime_ns is not None) and inode.raw:
+            # Else a damaged raw file would look as if a program had changed it just now.
+            inode = await self._sound(caller, ino)
+        if (atime_ns is not None or mtime_ns is not None) and inode.raw:
             stored_ns = self._set_raw_times(
                 inode.raw,
                 live.atime_ns if atime_ns is None else atime_ns,

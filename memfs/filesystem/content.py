@@ -65,7 +65,8 @@ class ContentRequests(AttributeRequests):
         changing = writable or truncate
         self._open_table.begin(ino, writing=changing)
         try:
-            inode = await self._engine.get_inode(ino)
+            # What is to be cut to nothing may be damaged.
+            inode = await (self._engine.get_inode(ino) if truncate else self._sound(caller, ino))
             if not stat.S_ISREG(inode.mode):
                 raise IsADirectoryInodeError(f"inode {ino} is not a regular file")
             if self._access_log.active and not truncate:

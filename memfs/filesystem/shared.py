@@ -206,6 +206,7 @@ class Shared:
     def _forget_undone(self) -> None:
         """Drop what is remembered of changes that were undone."""
         self._undone = True
+        self._moves.doubt()
         self._unmade += self._made
         self._made.clear()
         self._without_capability.clear()

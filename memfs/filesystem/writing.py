@@ -47,7 +47,7 @@ class Writing(Names):
             truncate: The content is about to be dropped: nothing needs to be fetched. The raw file
                 is not cut here, so that the caller can order that after the commit.
         """
-        inode = await self._engine.get_inode(ino)
+        inode = await (self._engine.get_inode(ino) if truncate else self._sound(caller, ino))
         if inode.flags & InodeFlags.UNSEALED:
             return inode
         raw = inode.raw
@@ -69,6 +69,18 @@ class Writing(Names):
             # It may believe for a day what it was told while nobody could write.
             self._kernel_attributes.forget(ino)
         return inode
+
+    async def _sound(self, caller: Caller, ino: InodeNo) -> Inode:
+        """Return an inode whose raw file was not changed while no daemon ran.
+
+        Raises:
+            CorruptDataError: It was, and there is no other form of its content.
+        """
+        inode = await self._engine.get_inode(ino)
+        if self._sealer.damage_of(inode) is None:
+            return inode
+        await caller.detach()
+        return await self._moves.replace_damaged(ino)
 
     async def _cut(self, caller: Caller, inode: Inode, size: int) -> None:
         """Give an unsealed file another size, in a thread where that frees much.

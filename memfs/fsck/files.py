@@ -26,7 +26,9 @@ from memfs.errors import (
     StoreUnavailableError,
 )
 from memfs.fsck.report import Problem, Progress, Report
+from memfs.linux.times import storable_ns
 from memfs.metadata.records import InodeFlags, MoveKind
+from memfs.moves.rechecking import DRAINED, SETTING
 from memfs.stores.envelope import Unlock
 from memfs.stores.extent import Extent
 from memfs.stores.reading import FrameReader, PackedFile
@@ -46,6 +48,7 @@ BATCH_COUNT = 1000
 """Inodes read from the engine at a time."""
 
 _RESTORE = "restore it from a backup, or remove it"
+_RESTORE_RAW = "the next mount reads another form of it, or else restore it with its times"
 _RESTORE_OBJECT = (
     "see that glacier.url and glacier.options are the mount's; else restore it from a backup, or "
     "remove it"
@@ -102,10 +105,13 @@ class FileCheck:
         self._form_count = 0
         self._verified_bytes = 0
         self._left_over_count = 0
+        self._clean = False
+        """The last mount ended in order: what differs from the engine was changed since."""
 
     async def run(self) -> Report:
         """Check everything and report."""
         total = (await self._engine.usage()).inode_count
+        self._clean = await self._engine.get_setting(SETTING) == DRAINED
         after = InodeNo(0)
         while inodes := await self._engine.list_files(after, BATCH_COUNT):
             for inode in inodes:
@@ -146,6 +152,14 @@ class FileCheck:
             return
         if not stat.S_ISREG(status.st_mode):
             await self._complain(inode, f"raw file {inode.raw} is not a plain file", _RESTORE)
+        elif self._clean and inode.flags == InodeFlags.DURABLE:
+            found = status.st_size, storable_ns(status.st_mtime_ns)
+            if found != (inode.size, inode.mtime_ns):
+                fault = (
+                    f"its raw file {inode.raw} has {found[0]} bytes and mtime {found[1]} ns, not "
+                    f"{inode.size} and {inode.mtime_ns}: changed after the last mount"
+                )
+                await self._complain(inode, fault, _RESTORE_RAW)
         elif not inode.flags & InodeFlags.UNSEALED and status.st_size != inode.size:
             await self._complain(
                 inode,

@@ -240,7 +240,7 @@ async def _look_at(parts: MoveParts, ino: InodeNo) -> tuple[Inode | None, MoveOu
     try:
         if await parts.sealer.adopt_if_changed(inode):
             return None, MoveOutcome.SUPERSEDED
-    except StoreError as error:
+    except (StoreError, CorruptDataError) as error:
         log.info("inode %d is left out of a batch: %s", ino, error)
         return None, MoveOutcome.SUPERSEDED
     return inode, MoveOutcome.SUPERSEDED

@@ -26,6 +26,7 @@ from memfs.metadata.quarantine import quarantine, release
 from memfs.metadata.records import MoveKind
 from memfs.moves.attempt import recorded
 from memfs.moves.coding import unlock
+from memfs.moves.damage import replace_damaged
 from memfs.stores.digesting import digest_file
 from memfs.stores.disk import disk_errors
 from memfs.stores.extent import Extent
@@ -76,10 +77,10 @@ class Hydrations:
             StaleInodeError: The file is gone.
             NoSpaceError: The disk is full; nothing is left behind.
             StoreError: No form can be fetched.
-            CorruptDataError: No form is intact.
+            CorruptDataError: No form is intact, or the raw file is damaged and alone.
         """
         while True:
-            inode = await self._parts.engine.get_inode(ino)
+            inode = await replace_damaged(self._parts, ino)
             if inode.raw:
                 return inode
             flight = self._flights.get(ino)

@@ -11,6 +11,7 @@ import random
 from typing import TYPE_CHECKING
 
 from memfs.moves.batching import compact, upload_batch
+from memfs.moves.damage import replace_damaged
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.garbage import GarbageCollector
 from memfs.moves.hydrating import Hydrations
@@ -67,6 +68,10 @@ class Moves:
         """Return the inode once it has a raw file; see `moves.hydrating`."""
         return await self._hydrations.hydrate(ino)
 
+    async def replace_damaged(self, ino: InodeNo) -> Inode:
+        """Return the inode without a raw file that is known to be damaged; see `moves.damage`."""
+        return await replace_damaged(self._parts, ino)
+
     async def rekey(self, ino: InodeNo) -> MoveResult:
         """Bring a file's forms under the key that new ones have; see `moves.rekeying`."""
         return await rekey(self._parts, self._hydrations, ino)
@@ -111,12 +116,16 @@ class Moves:
     @property
     def sweep_done(self) -> bool:
         """True when nothing can be left to find from an earlier daemon."""
-        return self._sweep.done and self._recheck.done
+        return self._sweep.done and self._recheck.proven
 
     @property
     def rechecked(self) -> bool:
-        """True when every sealed raw file is known to be as its inode says."""
+        """True when no write is left that the engine has forgotten with power."""
         return self._recheck.done
+
+    def doubt(self) -> None:
+        """Changes of the engine were undone: raw files may differ from it until the next mount."""
+        self._recheck.doubt()
 
     async def note_drained(self) -> None:
         """All is on stable storage, and this daemon writes no more: the next need not look."""

@@ -8,22 +8,31 @@ a file was opened for writing, while its bytes are on the disk already.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import trio
 
 from memfs.defects import as_failure
-from memfs.errors import MemfsError, StaleInodeError
+from memfs.errors import CorruptDataError, MemfsError, StaleInodeError
 from memfs.linux.boot import boot_id
+from memfs.moves.damage import record_damage
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
 
 log = logging.getLogger(__name__)
+
+CLEAN_SETTING = "recheck.clean"
+"""Holds when all raw files of durable files were last known to be as the engine says, in ns since
+the epoch: at the start of the first mount after an orderly end. Missing: never."""
+
+CLEAN_MARGIN_NS = 50_000_000
+"""The clock of a file system lags behind by up to a tick, which is 10 ms at most (time(7))."""
 
 SETTING = "recheck.boot"
 """Holds the boot in which all raw files are as the engine says, or `DRAINED`."""
@@ -41,37 +50,52 @@ class Recheck:
     Args:
         parts: The engine, the raw files and the sealer among them.
         boot: Of this run of the kernel; given by tests.
+        clock: Returns the wall clock's time in ns.
     """
 
-    def __init__(self, parts: MoveParts, boot: bytes | None = None) -> None:
+    def __init__(
+        self,
+        parts: MoveParts,
+        boot: bytes | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._parts = parts
+        self._clock = clock
         self._boot = boot or boot_id()
         self._after = InodeNo(0)
         self._adopted_count = 0
+        self._doubted = False
         self.done = False
-        """True when no raw file can be newer than its inode admits."""
+        """True when no raw file can be newer than its inode admits by more than an answer that was
+        never given: SIGKILL of a daemon loses no note."""
+        self.proven = False
+        """True when every sealed raw file is as its inode says."""
 
     async def begin(self) -> None:
         """Find out whether there is anything to doubt. Once, before the first request."""
         engine = self._parts.engine
         known = await engine.get_setting(SETTING)
         if known == DRAINED:
+            clean_ns = self._clock() - CLEAN_MARGIN_NS
+            await engine.put_setting(CLEAN_SETTING, str(clean_ns).encode())
             await engine.put_setting(SETTING, self._boot)
             engine.commit_nowait()
             # Before the first write: `drained` must not come back with power.
             await trio.to_thread.run_sync(engine.sync)
+        self._parts.sealer.note_clean(int(await engine.get_setting(CLEAN_SETTING) or 0))
+        self.proven = known == DRAINED
         self.done = known in (DRAINED, self._boot)
 
     async def step(self) -> int:
         """Compare one slice of the files; returns how many were adopted."""
-        if self.done:
+        if self.proven:
             return 0
         engine = self._parts.engine
         inodes = await engine.list_files(self._after, FILES_A_SLICE)
         if not inodes:
             await engine.put_setting(SETTING, self._boot)
             engine.commit_nowait()
-            self.done = True
+            self.done = self.proven = True
             if self._adopted_count:
                 log.info("%d files were written before power loss", self._adopted_count)
             return 0
@@ -86,6 +110,8 @@ class Recheck:
                 adopted_count += await self._parts.sealer.adopt_if_changed(inode)
             except StaleInodeError:
                 continue
+            except CorruptDataError as error:
+                await record_damage(self._parts, ino, str(error))
             except (MemfsError, OSError):
                 raise
             except Exception as error:
@@ -97,8 +123,12 @@ class Recheck:
 
     async def note_drained(self) -> None:
         """Everything is on stable storage, and nothing will be written any more; not committed."""
-        if self.done:
+        if self.proven and not self._doubted:
             await self._parts.engine.put_setting(SETTING, DRAINED)
+
+    def doubt(self) -> None:
+        """Changes of the engine were undone, and perhaps not those of raw files (their times)."""
+        self._doubted = True
 
     def _find_changed(self, inodes: Sequence[Inode]) -> list[InodeNo]:
         return [inode.ino for inode in inodes if self._parts.sealer.is_changed(inode)]

@@ -30,8 +30,9 @@ from memfs.errors import (
     StoreError,
 )
 from memfs.metadata.quarantine import quarantine, release
-from memfs.metadata.records import Decision, InodeFlags
+from memfs.metadata.records import InodeFlags
 from memfs.moves.coding import unlock
+from memfs.moves.damage import record_damage, replace_damaged
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.outcome import MoveOutcome
 from memfs.stores.digesting import digest_file, read_file
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Blob, Form, Inode
     from memfs.moves.attempt import MoveParts
     from memfs.types import InodeNo, RawId
-
-DAMAGED_RULE = "damaged"
-"""Of the decision on a file of which no sound form is left."""
 
 UNHURRIED = 1 << 62
 """A rate that holds nothing back."""
@@ -172,6 +170,8 @@ async def scrub_file(
         inode = await parts.engine.get_inode(ino)
         if not stat.S_ISREG(inode.mode) or inode.flags & InodeFlags.UNSEALED or not inode.nlink:
             return Scrubbed(ScrubOutcome.SKIPPED)
+        if damage := parts.sealer.damage_of(inode):
+            return await _replace_raw(parts, inode, damage, hydrate)
         if await parts.sealer.adopt_if_changed(inode):
             # Written before power was lost: what it was is no measure of what it is.
             return Scrubbed(ScrubOutcome.SKIPPED)
@@ -191,6 +191,23 @@ async def scrub_file(
             return Scrubbed(ScrubOutcome.QUARANTINED, checks, str(error))
     except (StaleInodeError, NotFoundError):
         return Scrubbed(ScrubOutcome.SKIPPED)
+
+
+async def _replace_raw(
+    parts: MoveParts, inode: Inode, damage: str, hydrate: Callable[[InodeNo], Awaitable[Inode]]
+) -> Scrubbed:
+    """Have another form take the place of a raw file that was changed while no daemon ran."""
+    checks = (FormCheck(FormKind.RAW, 0, damage),)
+    try:
+        await replace_damaged(parts, inode.ino)
+        await hydrate(inode.ino)
+    except CorruptDataError as error:
+        await record_damage(parts, inode.ino, str(error))
+        return Scrubbed(ScrubOutcome.QUARANTINED, checks, str(error))
+    except MemfsError as error:
+        detail = f"{damage}; another form is read for now: {error}"
+        return Scrubbed(ScrubOutcome.REPAIRED, checks, detail)
+    return Scrubbed(ScrubOutcome.REPAIRED, checks, f"{damage}; made again from another form")
 
 
 async def _is_as_before(parts: MoveParts, inode: Inode, forms: Sequence[Form]) -> bool:
@@ -352,11 +369,5 @@ async def _quarantine(
             return Scrubbed(ScrubOutcome.WAITING, checks, detail)
         detail += f"; its local copy is kept as {kept}"
     detail += "; restore it from a backup"
-    try:
-        await parts.engine.record_decision(
-            inode.ino, Decision(DAMAGED_RULE, detail, 0, time.time_ns())
-        )
-        parts.engine.commit_nowait()
-    except StaleInodeError:
-        return Scrubbed(ScrubOutcome.SKIPPED, checks)
+    await record_damage(parts, inode.ino, detail)
     return Scrubbed(ScrubOutcome.QUARANTINED, checks, detail)

@@ -95,6 +95,28 @@ class RawStore:
             sync_directory(target.parent.parent)
         return target
 
+    def move_aside(self, raw: RawId, name: str) -> Path:
+        """Move a raw file to `quarantine/`; durable.
+
+        Not by a second name, which would make the file's last change look like one of today.
+
+        Args:
+            raw: The file; it is missing from then on.
+            name: A file name; what bears it already is replaced.
+
+        Raises:
+            ObjectMissingError, StoreError: It is gone, or the disk refuses.
+        """
+        source = self.path(raw)
+        target = self.root.with_name("quarantine") / name
+        with disk_errors(str(source)):
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            os.rename(source, target)
+            sync_directory(target.parent)
+            sync_directory(source.parent)
+            sync_directory(target.parent.parent)
+        return target
+
     def open(self, raw: RawId, flags: int = os.O_RDWR) -> int:
         """Return a descriptor of an existing raw file; O_CLOEXEC is added.
 

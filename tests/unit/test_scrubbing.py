@@ -13,7 +13,8 @@ import trio
 from memfs.content.opening import OpenMode
 from memfs.errors import CodecMissingError, InvalidValueError
 from memfs.mover.scrubber import Scrubber
-from memfs.moves.scrubbing import DAMAGED_RULE, Pace, Scrubbed, ScrubOutcome, scrub_file
+from memfs.moves.damage import DAMAGED_RULE
+from memfs.moves.scrubbing import Pace, Scrubbed, ScrubOutcome, scrub_file
 from memfs.stores.disk import disk_errors
 from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import FormKind

@@ -1,0 +1,84 @@
+"""Damage: raw files that were changed while no daemon ran, after it had ended in order.
+
+Invariant: what such a raw file holds is never served, moved or taken for the file's content; it is
+never removed either. Another form takes its place, or the file is unreadable and says why.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import CorruptDataError, ObjectMissingError, StaleInodeError
+from memfs.metadata.records import Decision
+
+if TYPE_CHECKING:
+    from memfs.metadata.records import Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.types import InodeNo
+
+log = logging.getLogger(__name__)
+
+DAMAGED_RULE = "damaged"
+"""Of the decision on a file of which no sound form is left."""
+
+
+async def replace_damaged(parts: MoveParts, ino: InodeNo) -> Inode:
+    """Return an inode whose raw file is not known to be damaged: where it is, it is set aside.
+
+    Checkpoint: only if it is damaged.
+
+    Args:
+        parts: What moves work with.
+        ino: The file; any kind of it.
+
+    Raises:
+        StaleInodeError: The file is gone.
+        CorruptDataError: Its raw file is damaged, and it has no other form; `why` tells.
+    """
+    inode = await parts.engine.get_inode(ino)
+    reason = parts.sealer.damage_of(inode)
+    if reason is None:
+        return inode
+    if not inode.blob:
+        await record_damage(parts, ino, reason)
+        raise CorruptDataError(reason)
+    # Its pages must go before its name does; they are nobody's, for no handle was ever given.
+    await parts.residency.unlock(ino, drop_pages=False)
+    kept = await trio.to_thread.run_sync(_set_aside, parts, inode)
+    now = await parts.engine.get_inode(ino)
+    if (now.raw, now.generation) != (inode.raw, inode.generation):
+        # Somebody else did the same meanwhile.
+        return now
+    parts.open_table.forget_raw(ino)
+    if await parts.engine.drop_raw(ino, inode.generation):
+        path = os.fsdecode(await parts.engine.get_path(ino))
+        log.warning("%s: %s; it is kept as %s, another form is read", path, reason, kept)
+    parts.engine.commit_nowait()
+    return await parts.engine.get_inode(ino)
+
+
+async def record_damage(parts: MoveParts, ino: InodeNo, reason: str) -> None:
+    """Have `why` and the log say that a file cannot be read, once."""
+    former = await parts.engine.get_decision(ino)
+    if former is not None and (former.rule, former.detail) == (DAMAGED_RULE, reason):
+        return
+    try:
+        path = os.fsdecode(await parts.engine.get_path(ino))
+        await parts.engine.record_decision(ino, Decision(DAMAGED_RULE, reason, 0, time.time_ns()))
+    except StaleInodeError:
+        return
+    parts.engine.commit_nowait()
+    log.error("%s: %s", path, reason)
+
+
+def _set_aside(parts: MoveParts, inode: Inode) -> str:
+    try:
+        name = f"inode-{inode.ino}-{inode.generation}"
+        return str(parts.raw_store.move_aside(inode.raw, name))
+    except ObjectMissingError:
+        return "nothing"
