@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Batch, Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
+    from memfs.stores.envelope import Unlock
     from memfs.stores.store import RemoteStore
     from memfs.types import InodeNo, IntentId
 
@@ -209,9 +210,7 @@ async def compact(parts: MoveParts, batch: Batch) -> int:
                 blob = await parts.engine.get_blob(form.blob)
             except NotFoundError:
                 continue
-            extent = Extent.of(form.location, form.stored_bytes)
-            with without_restores():
-                stored = await extent.reader(remote)(0, form.stored_bytes)
+            stored = await _fetch_part(parts, remote, form, blob)
             await trio.to_thread.run_sync(write_all, fd, stored, limiter=parts.threads)
             moved = form._replace(location=f"{attempt.key}{BATCH_SEPARATOR}{offset}")
             offset += form.stored_bytes
@@ -226,6 +225,37 @@ async def compact(parts: MoveParts, batch: Batch) -> int:
         await attempt.replace(offset, replacements)
     parts.faults.reach("compact.published")
     return batch.size_bytes - offset
+
+
+async def _fetch_part(parts: MoveParts, remote: RemoteStore, form: Form, blob: Blob) -> bytes:
+    """Return one file's container out of a batch, checked; asked for once more if it is wrong."""
+    read_range = Extent.of(form.location, form.stored_bytes).reader(remote)
+    name = f"{remote.url}/{form.location}"
+
+    async def fetch() -> bytes:
+        with without_restores():
+            stored = await read_range(0, form.stored_bytes)
+        await trio.to_thread.run_sync(
+            _check_part, stored, name, unlock(parts, blob, form.codec), limiter=parts.threads
+        )
+        return stored
+
+    try:
+        return await fetch()
+    except CorruptDataError as error:
+        log.info("%s; it is asked for again", error)
+        return await fetch()
+
+
+def _check_part(stored: bytes, name: str, unlocking: Unlock) -> None:
+    fd = os.memfd_create("memfs-part", os.MFD_CLOEXEC)
+    try:
+        write_all(fd, stored)
+    except BaseException:
+        os.close(fd)
+        raise
+    with PackedFile(fd, name, unlock=unlocking) as packed:
+        packed.verify()
 
 
 async def _look_at(parts: MoveParts, ino: InodeNo) -> tuple[Inode | None, MoveOutcome]:
@@ -299,7 +329,17 @@ def _stop_if_cancelled(_done_bytes: int) -> None:
 async def _verify(
     parts: MoveParts, key: str, path: Path, forms: Sequence[tuple[Form, Blob]]
 ) -> None:
-    """Fetch the object back over the local copy and decode every container in it."""
+    """Fetch the object back and decode every container in it; once more if one is wrong."""
+    try:
+        await _verify_once(parts, key, path, forms)
+    except CorruptDataError as error:
+        log.info("%s; the batch is fetched again", error)
+        await _verify_once(parts, key, path, forms)
+
+
+async def _verify_once(
+    parts: MoveParts, key: str, path: Path, forms: Sequence[tuple[Form, Blob]]
+) -> None:
     remote = parts.remote
     assert remote is not None
     fetched = path.with_name(path.name + ".back")

@@ -6,6 +6,7 @@ against its digest as well.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from memfs.codecs.codec import Codec
     from memfs.stores.envelope import Encryption
+
+log = logging.getLogger(__name__)
 
 RangeReader = Callable[[int, int], Awaitable[bytes]]
 """Returns stored bytes `[start, end)` of one container; fewer only at its end."""
@@ -255,6 +258,9 @@ class FrameReader:
     Keeps the tail of the object that the table came from, at most 256 KiB, and answers small
     objects from it: they cost one request in all. Callers that cache keep `table`, not the reader.
 
+    What proves wrong is asked for once more: proxies and networks give single bad answers (a short
+    body, the whole object instead of a range, a page of their own, a flipped bit).
+
     Args:
         read_range: Fetches stored bytes.
         stored_bytes: Length of the container.
@@ -293,8 +299,21 @@ class FrameReader:
             EncryptionKeyError: The key that decrypts it is not there.
             StoreError: As `read_range`.
         """
+        try:
+            return await cls._open(read_range, stored_bytes, name, unlock)
+        except CorruptDataError as error:
+            reader = await cls._open(read_range, stored_bytes, name, unlock)
+            _note_bad_answer(error)
+            return reader
+
+    @classmethod
+    async def _open(
+        cls, read_range: RangeReader, stored_bytes: int, name: str, unlock: Unlock | None
+    ) -> Self:
         start = max(0, stored_bytes - TAIL_BYTES)
         tail = await read_range(start, stored_bytes)
+        if len(tail) > stored_bytes - start:
+            raise CorruptDataError(f"{name}: more bytes came than were asked for")
         needed = table_bytes_needed(tail, stored_bytes, name)
         if len(tail) != stored_bytes - start:
             raise CorruptDataError(f"{name}: ends before byte {stored_bytes}")
@@ -319,10 +338,23 @@ class FrameReader:
         if not frames:
             await trio.lowlevel.checkpoint()
             return b""
+        try:
+            return await self._read(frames, offset, size)
+        except CorruptDataError as error:
+            self._forget_tail()
+            content = await self._read(frames, offset, size)
+            _note_bad_answer(error)
+            return content
+
+    async def _read(self, frames: range, offset: int, size: int) -> bytes:
         stored = await self._read_stored(frames)
         return await trio.to_thread.run_sync(
             _decode_range, self.table, self._codec, frames, stored, (offset, size), self._name
         )
+
+    def _forget_tail(self) -> None:
+        self._tail_start += len(self._tail)
+        self._tail = b""
 
     async def frame(self, index: int) -> bytes:
         """Return one frame's uncompressed bytes; index is 0-based."""
@@ -370,9 +402,8 @@ class FrameReader:
         """
         copy = Reencryption(self.table, target_fd, encryption, self._name)
 
-        def take(frames: range, stored: bytes) -> int:
-            for _, view in _split(self.table, frames, stored):
-                copy.write(view)
+        def take(_index: int, view: memoryview) -> int:
+            copy.write(view)
             return copy.done_bytes
 
         await self._for_each_batch(take, on_progress)
@@ -382,19 +413,24 @@ class FrameReader:
         with disk_errors(self._name):
             sink = ContentSink(self.table, target_fd, self._name)
 
-        def take(frames: range, stored: bytes) -> int:
+        def take(index: int, view: memoryview) -> int:
             with disk_errors(self._name):
-                for index, view in _split(self.table, frames, stored):
-                    sink.write(self.table.decode_frame(self._codec, index, view, self._name))
+                sink.write(self.table.decode_frame(self._codec, index, view, self._name))
             return sink.done_bytes
 
         await self._for_each_batch(take, on_progress)
         await trio.to_thread.run_sync(sink.finish)
 
     async def _for_each_batch(
-        self, take: Callable[[range, bytes], int], on_progress: ByteProgress | None
+        self, take: Callable[[int, memoryview], int], on_progress: ByteProgress | None
     ) -> None:
-        """Fetch all stored bytes, some ahead, and hand them over in order, in a worker thread."""
+        """Fetch all stored bytes, some ahead, and hand them over in order, in a worker thread.
+
+        Args:
+            take: Takes the next frame, or raises `CorruptDataError` and takes nothing of it;
+                returns the uncompressed bytes done.
+            on_progress: Told these.
+        """
         batches = self._batches()
         fetched: dict[int, bytes | Exception] = {}
         arrived = [trio.Event() for _ in batches]
@@ -416,9 +452,7 @@ class FrameReader:
                 await arrived[index].wait()
                 stored = fetched.pop(index)
                 try:
-                    if isinstance(stored, Exception):
-                        raise stored
-                    done_bytes = await trio.to_thread.run_sync(take, frames, stored)
+                    done_bytes = await self._take_batch(take, frames, stored)
                     if on_progress is not None:
                         on_progress(done_bytes)
                 except Exception as error:
@@ -428,6 +462,29 @@ class FrameReader:
                     break
         if failure is not None:
             raise failure
+
+    async def _take_batch(
+        self, take: Callable[[int, memoryview], int], frames: range, stored: bytes | Exception
+    ) -> int:
+        """Hand over the frames of a batch; from the first bad one on they are fetched anew once."""
+        taken_count = done_bytes = 0
+
+        def take_all(stored: bytes) -> None:
+            nonlocal taken_count, done_bytes
+            for index, view in _split(self.table, frames[taken_count:], stored):
+                done_bytes = take(index, view)
+                taken_count += 1
+
+        try:
+            if isinstance(stored, Exception):
+                raise stored
+            await trio.to_thread.run_sync(take_all, stored)
+        except CorruptDataError as error:
+            self._forget_tail()
+            again = await self._read_stored(frames[taken_count:])
+            await trio.to_thread.run_sync(take_all, again)
+            _note_bad_answer(error)
+        return done_bytes
 
     def _batches(self) -> list[range]:
         """Return all frames in runs of at most `BATCH_BYTES` stored bytes, or of one frame."""
@@ -448,11 +505,15 @@ class FrameReader:
         return _whole(stored, end - start, frames, self._name)
 
 
+def _note_bad_answer(error: CorruptDataError) -> None:
+    log.warning("%s; asked again, the answer was right: look at the network and its proxies", error)
+
+
 def _whole(stored: bytes, size: int, frames: range, name: str) -> bytes:
     if len(stored) != size:
         raise CorruptDataError(
-            f"{name}: truncated: frames {frames[0]} to {frames[-1]} have {len(stored)} of "
-            f"{size} stored bytes"
+            f"{name}: frames {frames[0]} to {frames[-1]} have {len(stored)} instead of {size} "
+            "stored bytes: truncated, or the range was ignored"
         )
     return stored
 

@@ -23,6 +23,7 @@ from memfs.stores.paced import PacedStore
 from memfs.stores.probing import ProbedStore
 from memfs.stores.restoring import RestoreTier
 from memfs.stores.retry import RetryingStore, RetryPolicy
+from memfs.stores.settling import SettlingStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +66,9 @@ def open_remote_store(
     plain = _open_plain(config, default_dir)
     metered = MeteredStore(plain, meter) if meter is not None else plain
     limited = LimitedStore(metered, config.transfer_count_max, RANGE_COUNT_MAX)
-    retrying = RetryingStore(limited, policy, random.Random(), health)
+    retrying: RemoteStore = RetryingStore(limited, policy, random.Random(), health)
+    if not isinstance(plain, DirectoryStore):
+        retrying = SettlingStore(retrying)
     budgets = budgets or BudgetsConfig()
     rates = budgets.upload_rate_bytes, budgets.download_rate_bytes
     # Outermost: waiting for one's turn takes nothing of a call's deadline.

@@ -89,6 +89,11 @@ class LyingS3:
         """Lies that nobody was told yet."""
         return len(self._lies)
 
+    def forget_lies(self) -> None:
+        """Lie no more."""
+        with self.lock:
+            self._lies.clear()
+
     def take_lie(self, operation: str) -> Lie | None:
         """Return what is to be wrong with the next answer to an operation, once."""
         with self.lock:

@@ -100,7 +100,7 @@ async def test_a_failed_upload_publishes_nothing_and_leaves_nothing(state: State
 
 async def test_an_object_that_reads_back_changed_is_not_published(state: State) -> None:
     inos = await make(state, CONTENTS)
-    state.faults.add(Fault(FaultKind.BIT_FLIP, "get_file"))
+    state.faults.add(Fault(FaultKind.BIT_FLIP, "get_file", count=2))
     with pytest.raises(CorruptDataError):
         await state.moves.upload_batch(inos)
     await collect_all(state)
@@ -161,7 +161,7 @@ async def test_a_damaged_part_is_not_copied_on(state: State) -> None:
     for number in (0, 1, 2):
         await state.unlink(f"{number}")
     [batch] = await state.engine.list_sparse_batches(50, 10)
-    state.faults.add(Fault(FaultKind.BIT_FLIP, "get_range"))
+    state.faults.add(Fault(FaultKind.BIT_FLIP, "get_range", count=2))
     with pytest.raises(CorruptDataError):
         await state.moves.compact(batch)
     await collect_all(state)

@@ -1,0 +1,153 @@
+"""Single bad answers of an object store: they are asked again, and nobody gets what was wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from memfs.config import GlacierConfig
+from memfs.content.forms import FormReader
+from memfs.errors import MemfsError, ObjectMissingError
+from memfs.moves.outcome import MoveOutcome
+from memfs.stores.remote import open_remote_store
+from memfs.stores.settling import SETTLE_S, SettlingStore
+from memfs.stores.store import ObjectStat
+from memfs.types import FormKind
+from tests.moving import State, compressible, incompressible
+from tests.servers.lying_s3 import Lie, LyingS3, running_lying_s3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memfs.types import InodeNo
+
+LIES = [Lie.SHORT, Lie.CUT, Lie.WHOLE, Lie.HTML, Lie.FLIP, Lie.OTHER]
+SMALL, LARGE = compressible(30_000), incompressible(1_200_000)
+"""Answered from one request, and from several."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LyingS3]:
+    with running_lying_s3("bucket") as lying:
+        yield lying
+
+
+@pytest.fixture
+def lying(server: LyingS3) -> LyingS3:
+    server.objects = {"another": incompressible(2_000_000, 9)}
+    server.refuses_checksums = False
+    assert server.lies_left == 0
+    return server
+
+
+@pytest.fixture
+def state(tmp_path: Path, lying: LyingS3) -> Iterator[State]:
+    opened = State(tmp_path / "state")
+    config = GlacierConfig(url="s3://bucket/memfs", options=lying.server.options, timeout_s=10.0)
+    opened.parts.remote = open_remote_store(config, tmp_path / "unused")
+    yield opened
+    opened.close()
+
+
+async def stored(state: State, content: bytes) -> InodeNo:
+    ino = await state.create("f", content)
+    assert (await state.moves.upload(ino)).outcome == MoveOutcome.DONE
+    await state.moves.drop_raw(ino)
+    assert await state.forms(ino) == {FormKind.REMOTE}
+    return ino
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("lie", LIES)
+async def test_one_bad_answer_is_asked_again(
+    state: State, lying: LyingS3, lie: Lie, content: bytes
+) -> None:
+    """At the table, at a frame, and while all is fetched."""
+    ino = await stored(state, content)
+    assert state.parts.remote is not None
+    for _ in range(2):
+        reader = FormReader(state.engine, state.packed_store, state.parts.remote, state.raw_store)
+        inode = await state.engine.get_inode(ino)
+        for offset in (100, len(content) // 2):
+            lying.lie("GET", lie)
+            assert await reader.read(inode, offset, 9000) == content[offset : offset + 9000]
+            lying.forget_lies()
+    lying.lie("GET", lie)
+    assert await state.content(ino) == content
+    assert lying.lies_left == 0
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_an_upload_is_not_given_up_for_one_bad_answer(
+    state: State, lying: LyingS3, lie: Lie
+) -> None:
+    ino = await state.create("f", LARGE)
+    lying.lie("GET", lie)
+    assert (await state.moves.upload(ino)).outcome == MoveOutcome.DONE
+    inos = [await state.create(f"{number}", SMALL) for number in range(3)]
+    lying.lie("GET", lie)
+    results = await state.moves.upload_batch(inos)
+    assert {result.outcome for result in results.values()} == {MoveOutcome.DONE}
+    assert lying.lies_left == 0
+    assert len(lying.objects) == 3, "nothing was uploaded twice"
+
+
+async def test_a_second_bad_answer_is_an_error(state: State, lying: LyingS3) -> None:
+    ino = await stored(state, SMALL)
+    lying.lie("GET", Lie.FLIP, times=2)
+    with pytest.raises(MemfsError):
+        await state.content(ino)
+    assert lying.lies_left == 0
+
+
+async def test_a_new_object_may_come_late(state: State, lying: LyingS3) -> None:
+    """It is waited for, and not uploaded again."""
+    ino = await state.create("f", SMALL)
+    lying.lie("GET", Lie.MISSING, times=2)
+    assert (await state.moves.upload(ino)).outcome == MoveOutcome.DONE
+    assert lying.lies_left == 0
+    assert len(lying.objects) == 2
+
+
+class LateStore:
+    """Shows an object some time after it was stored."""
+
+    url = "late://"
+
+    def __init__(self, late_s: float) -> None:
+        self._late_s = late_s
+        self._shown_s: dict[str, float] = {}
+        self.look_count = 0
+
+    async def put_file(self, key: str, source: Path) -> None:
+        self._shown_s[key] = trio.current_time() + self._late_s
+
+    async def stat(self, key: str) -> ObjectStat:
+        self.look_count += 1
+        if trio.current_time() < self._shown_s.get(key, float("inf")):
+            raise ObjectMissingError(key)
+        return ObjectStat(key, 1)
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.05, 1.0, SETTLE_S - 4, SETTLE_S + 1])
+async def test_waiting_for_a_new_object_is_bounded(
+    tmp_path: Path, late_s: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    late = LateStore(late_s)
+    store = SettlingStore(late)  # type: ignore[arg-type]  # it has what is called here
+    await store.put_file("a", tmp_path)
+    begin_s = trio.current_time()
+    if late_s <= SETTLE_S:
+        assert (await store.stat("a")).size == 1
+    else:
+        with pytest.raises(ObjectMissingError):
+            await store.stat("a")
+    assert trio.current_time() - begin_s <= SETTLE_S
+    assert late.look_count <= 15
+    begin_s = trio.current_time()
+    with pytest.raises(ObjectMissingError):
+        await store.stat("never stored")
+    assert trio.current_time() == begin_s
