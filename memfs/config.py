@@ -118,6 +118,9 @@ class GlacierConfig:
     """Days for which S3 keeps the restored copy of an archived object."""
     server_side_encryption: str | None = None
     """S3 server-side encryption: `AES256`, `aws:kms`, or `aws:kms:` and the id or ARN of a key."""
+    checksums: str = "when_supported"
+    """S3 checksum headers: `when_supported`, or `when_required` for stores that refuse newer ones;
+    memfs turns to the latter by itself when a store's error names such a header."""
     timeout_s: float = 30.0
     """A read that the store has not answered by then is EIO."""
     transfer_count_max: int = 4

@@ -133,6 +133,7 @@ def _open_remote(scheme: str, config: GlacierConfig, threads: int) -> RemoteStor
             config.server_side_encryption,
             restore_tier,
             config.restore_days,
+            config.checksums,
         )
     if scheme in ("gs", "gcs"):
         with _extra("gcs", url):

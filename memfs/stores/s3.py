@@ -6,8 +6,10 @@ object, because a missing object means lost data to those who ask.
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import botocore.exceptions
 import botocore.parsers
@@ -37,12 +39,16 @@ from memfs.stores.restoring import (
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import s3fs
 
     from memfs.stores.calls import TransferProgress
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PART_COUNT_MAX = 9_000
 """S3 allows 10,000 parts of an upload; beyond this count parts grow."""
@@ -66,6 +72,18 @@ SERVER_SIDE_ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 """Values of x-amz-server-side-encryption."""
 
 _KMS_KEY_PREFIX = "aws:kms:"
+
+CHECKSUMS = ("when_supported", "when_required")
+"""Values of botocore's `request_checksum_calculation` and `response_checksum_validation`."""
+
+_CHECKSUM_WORDS = (
+    "x-amz-sdk-checksum-algorithm",
+    "x-amz-checksum-",
+    "x-amz-trailer",
+    "aws-chunked",
+    "streaming-unsigned-payload-trailer",
+)
+"""What names the newer checksums in the error of a store that does not know them, in lower case."""
 
 CLIENT_ATTEMPTS = 2
 """One retry inside the client for a reset connection; all others are `stores.retry`'s."""
@@ -106,6 +124,10 @@ class S3Store(FsspecStore):
             None: the bucket's default.
         restore_tier: How fast archived objects come back.
         restore_days: How long a restored copy is kept, >= 1.
+        checksums: One of `CHECKSUMS`.
+
+    Raises:
+        UsageError: As `FsspecStore`; or a value is none of those.
     """
 
     def __init__(
@@ -118,21 +140,25 @@ class S3Store(FsspecStore):
         server_side_encryption: str | None = None,
         restore_tier: RestoreTier = RestoreTier.STANDARD,
         restore_days: int = 3,
+        checksums: str = CHECKSUMS[0],
     ) -> None:
-        # The client's own time-outs end the thread that the deadline abandons.
-        settings: dict[str, Any] = {
-            "config_kwargs": {
-                "connect_timeout": min(timeout_s, 10.0),
-                "read_timeout": timeout_s,
-                "retries": {"total_max_attempts": 1},
-            },
-            **options,
+        settings: dict[str, Any] = dict(options)
+        settings["config_kwargs"] = {
+            # The client's own time-outs end the thread that the deadline abandons.
+            "connect_timeout": min(timeout_s, 10.0),
+            "read_timeout": timeout_s,
+            "retries": {"total_max_attempts": 1},
+            **_checksum_settings(checksums),
+            **settings.get("config_kwargs", {}),
         }
         if region := settings.pop("region", None):
             settings["client_kwargs"] = {"region_name": region, **settings.get("client_kwargs", {})}
         super().__init__(url, settings, timeout_s, thread_count_max)
         self._fs: s3fs.S3FileSystem
         self._fs.retries = CLIENT_ATTEMPTS
+        self._checksums = checksums
+        self._reconnecting = threading.Lock()
+        self._former_clients: list[Any] = []
         self._bucket, _, self._prefix = self._root.partition("/")
         self._archive_class = storage_class if storage_class in ARCHIVE_CLASSES else None
         self._encryption = _encryption_headers(server_side_encryption)
@@ -290,9 +316,38 @@ class S3Store(FsspecStore):
             if _error_code(error) != "RestoreAlreadyInProgress":
                 raise
 
+    def _mapped(self, what: str, function: Callable[..., T], *arguments: object) -> T:
+        checksums = self._checksums
+        try:
+            return super()._mapped(what, function, *arguments)
+        except MemfsError as error:
+            told = str(error).lower()
+            if checksums == CHECKSUMS[1] or not any(word in told for word in _CHECKSUM_WORDS):
+                raise
+        self._do_without_checksums()
+        return super()._mapped(what, function, *arguments)
+
+    def _do_without_checksums(self) -> None:
+        """Send the newer checksum headers only where S3 demands one, from now on."""
+        with self._reconnecting:
+            if self._checksums == CHECKSUMS[1]:
+                return
+            log.info(
+                "store %s refuses checksum headers and gets them only where they are required; "
+                'glacier.checksums = "when_required" says so from the start',
+                self._url,
+            )
+            self._fs.config_kwargs.update(_checksum_settings(CHECKSUMS[1]))
+            # Others are using it: it is closed with the store.
+            self._former_clients.append(self._fs._s3)
+            self._fs.connect(refresh=True)
+            self._checksums = CHECKSUMS[1]
+
     def _close(self) -> None:
-        if self._fs._s3 is not None:
-            self._fs.close_session(self._fs.loop, self._fs._s3)
+        for client in (*self._former_clients, self._fs._s3):
+            if client is not None:
+                self._fs.close_session(self._fs.loop, client)
+        self._former_clients.clear()
 
     def _translate(self, error: Exception, what: str) -> MemfsError:
         response = _response(error)
@@ -332,6 +387,13 @@ class S3Store(FsspecStore):
                 f"{cause}; bucket {self._bucket} does not exist: create it or correct glacier.url"
             )
         return ObjectMissingError(cause)
+
+
+def _checksum_settings(checksums: str) -> dict[str, str]:
+    if checksums not in CHECKSUMS:
+        raise UsageError(f"glacier.checksums: no {checksums!r}; write {' or '.join(CHECKSUMS)}")
+    names = ("request_checksum_calculation", "response_checksum_validation")
+    return dict.fromkeys(names, checksums)
 
 
 def _is_archived(head: Mapping[str, Any]) -> bool:

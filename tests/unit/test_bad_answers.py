@@ -9,14 +9,15 @@ import trio
 
 from memfs.config import GlacierConfig
 from memfs.content.forms import FormReader
-from memfs.errors import MemfsError, ObjectMissingError
+from memfs.errors import MemfsError, ObjectMissingError, UsageError
 from memfs.moves.outcome import MoveOutcome
-from memfs.stores.remote import open_remote_store
+from memfs.stores.remote import _open_plain, open_remote_store
+from memfs.stores.s3 import S3Store
 from memfs.stores.settling import SETTLE_S, SettlingStore
 from memfs.stores.store import ObjectStat
 from memfs.types import FormKind
 from tests.moving import State, compressible, incompressible
-from tests.servers.lying_s3 import Lie, LyingS3, running_lying_s3
+from tests.servers.lying_s3 import CHECKSUM_HEADER, Lie, LyingS3, running_lying_s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,3 +152,47 @@ async def test_waiting_for_a_new_object_is_bounded(
     with pytest.raises(ObjectMissingError):
         await store.stat("never stored")
     assert trio.current_time() == begin_s
+
+
+@pytest.mark.parametrize("checksums", ["when_supported", "when_required"])
+async def test_a_store_that_refuses_newer_checksums_can_be_used(
+    tmp_path: Path, lying: LyingS3, checksums: str
+) -> None:
+    """By the switch, and by itself when the error names the header; time-outs stay."""
+    lying.refuses_checksums = True
+    lying.headers.clear()
+    config = GlacierConfig(
+        url="s3://bucket/memfs",
+        options={**lying.server.options, "config_kwargs": {"max_pool_connections": 7}},
+        timeout_s=9.0,
+        checksums=checksums,
+    )
+    store = open_remote_store(config, tmp_path / "unused")
+    source = tmp_path / "source"
+    source.write_bytes(LARGE)
+    for key in ("a", "b"):
+        await store.put_file(key, source)
+        assert await store.get_range(key, 5, 10) == LARGE[5:10]
+    refused = [
+        operation
+        for operation, headers in lying.headers
+        if CHECKSUM_HEADER in headers or "x-amz-trailer" in headers
+    ]
+    assert len(refused) == (1 if checksums == "when_supported" else 0)
+    plain = _open_plain(config, tmp_path)
+    assert isinstance(plain, S3Store)
+    plain._do_without_checksums()
+    plain._fs.connect()
+    settings = plain._fs._s3.meta.config
+    assert (settings.read_timeout, settings.connect_timeout) == (9.0, 9.0)
+    assert settings.retries["total_max_attempts"] == 1
+    assert settings.max_pool_connections == 7
+    assert settings.request_checksum_calculation == "when_required"
+    for opened in (store, plain):
+        await opened.aclose()
+
+
+def test_an_unknown_switch_is_refused(tmp_path: Path, lying: LyingS3) -> None:
+    config = GlacierConfig(url="s3://bucket/x", options=lying.server.options, checksums="never")
+    with pytest.raises(UsageError, match="no 'never'"):
+        open_remote_store(config, tmp_path)
