@@ -62,8 +62,17 @@ async def replace_damaged(parts: MoveParts, ino: InodeNo) -> Inode:
     return await parts.engine.get_inode(ino)
 
 
-async def record_damage(parts: MoveParts, ino: InodeNo, reason: str) -> None:
-    """Have `why` and the log say that a file cannot be read, once."""
+async def record_damage(
+    parts: MoveParts, ino: InodeNo, reason: str, *, logged: bool = True
+) -> None:
+    """Have `why` say that a file cannot be read, and the log, once.
+
+    Args:
+        parts: What moves work with.
+        ino: The file.
+        reason: For users.
+        logged: False: the caller's caller logs it.
+    """
     former = await parts.engine.get_decision(ino)
     if former is not None and (former.rule, former.detail) == (DAMAGED_RULE, reason):
         return
@@ -73,7 +82,8 @@ async def record_damage(parts: MoveParts, ino: InodeNo, reason: str) -> None:
     except StaleInodeError:
         return
     parts.engine.commit_nowait()
-    log.error("%s: %s", path, reason)
+    if logged:
+        log.error("%s: %s", path, reason)
 
 
 def _set_aside(parts: MoveParts, inode: Inode) -> str:

@@ -202,7 +202,7 @@ async def _replace_raw(
         await replace_damaged(parts, inode.ino)
         await hydrate(inode.ino)
     except CorruptDataError as error:
-        await record_damage(parts, inode.ino, str(error))
+        await record_damage(parts, inode.ino, str(error), logged=False)
         return Scrubbed(ScrubOutcome.QUARANTINED, checks, str(error))
     except MemfsError as error:
         detail = f"{damage}; another form is read for now: {error}"
@@ -369,5 +369,5 @@ async def _quarantine(
             return Scrubbed(ScrubOutcome.WAITING, checks, detail)
         detail += f"; its local copy is kept as {kept}"
     detail += "; restore it from a backup"
-    await record_damage(parts, inode.ino, detail)
+    await record_damage(parts, inode.ino, detail, logged=False)
     return Scrubbed(ScrubOutcome.QUARANTINED, checks, detail)
