@@ -19,6 +19,7 @@ from memfs.errors import InvalidValueError, IsADirectoryInodeError, NoXattrError
 from memfs.filesystem.operations import NOW_NS
 from memfs.filesystem.replies import Attributes, FilesystemStatistics
 from memfs.filesystem.writing import Writing
+from memfs.linux.processes import groups_of
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import AttributeChanges, Inode
 from memfs.namespace import acl
@@ -65,7 +66,7 @@ class AttributeRequests(Writing):
         if atime_ns is not None:
             self._atimes.pop(ino, None)
         changes = AttributeChanges(
-            mode=await self._changed_mode(inode, request),
+            mode=await self._changed_mode(caller, inode, request),
             uid=request.uid,
             gid=request.gid,
             atime_ns=atime_ns,
@@ -137,14 +138,16 @@ class AttributeRequests(Writing):
             self._end_opening(inode.ino, writing=True)
         return inode
 
-    async def _changed_mode(self, inode: Inode, request: AttributeRequest) -> int | None:
+    async def _changed_mode(
+        self, caller: Caller, inode: Inode, request: AttributeRequest
+    ) -> int | None:
         """Return the new permission bits, with setuid and setgid cleared where POSIX says so."""
         mode = request.mode
         owner_changes = request.uid is not None or request.gid is not None
         if (owner_changes or request.kill_suidgid) and not stat.S_ISDIR(inode.mode):
             # chown(2): the bits go, even for root; and so do file capabilities (capabilities(7)).
             before = inode.mode if mode is None else mode
-            cleared = without_suidgid(before)
+            cleared = without_suidgid(caller, inode, before)
             if cleared != before:
                 mode = cleared & 0o7777
             with contextlib.suppress(NoXattrError):
@@ -168,9 +171,18 @@ def _time_asked_for(asked_ns: int | None, now_ns: int) -> int | None:
     return now_ns if asked_ns == NOW_NS else storable_ns(asked_ns)
 
 
-def without_suidgid(mode: int) -> int:
-    """Return a mode as a write by an ordinary user leaves it: no setuid, no setgid with exec."""
+def without_suidgid(caller: Caller, inode: Inode, mode: int) -> int:
+    """Return a mode as a change of the bytes by an ordinary user leaves it (write(2), inode(7)).
+
+    Setgid of a file that its group cannot run is kept for root and members of the group.
+
+    Source: setattr_should_drop_suidgid, fs/attr.c.
+    """
     mode &= ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
+    if mode & stat.S_ISGID and (mode & stat.S_IXGRP or not _is_member(caller, inode.gid)):
         mode &= ~stat.S_ISGID
     return mode
+
+
+def _is_member(caller: Caller, gid: int) -> bool:
+    return caller.uid == 0 or gid == caller.gid or gid in groups_of(caller.pid)

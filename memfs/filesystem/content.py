@@ -79,7 +79,7 @@ class ContentRequests(AttributeRequests):
                 if truncate:
                     await self._cut(caller, inode, 0)
                 if kill_suidgid:
-                    inode = await self._kill_suidgid(inode)
+                    inode = await self._kill_suidgid(caller, inode)
             elif not inode.raw and inode.size <= self._features.hydrate_bytes_max:
                 inode = await self._hydrate_for_reading(caller, inode)
             time_ns = self._now_ns()
@@ -158,7 +158,7 @@ class ContentRequests(AttributeRequests):
         inode = await self._engine.get_inode(ino)
         self._activity.served_bytes += len(data)
         if kill_suidgid:
-            inode = await self._kill_suidgid(inode)
+            inode = await self._kill_suidgid(caller, inode)
         fd = self._open_table.write_fd(ino, inode.raw)
         if len(data) <= INLINE_WRITE_BYTES_MAX:
             return os.pwrite(fd, data, offset)
@@ -344,8 +344,8 @@ class ContentRequests(AttributeRequests):
             self._activity.note_archived(inode.ino)
             raise
 
-    async def _kill_suidgid(self, inode: Inode) -> Inode:
-        mode = without_suidgid(inode.mode)
+    async def _kill_suidgid(self, caller: Caller, inode: Inode) -> Inode:
+        mode = without_suidgid(caller, inode, inode.mode)
         if mode == inode.mode:
             return inode
         changes = AttributeChanges(

@@ -48,6 +48,19 @@ def thread_group(thread: int) -> int:
     return next((int(value) for name, value in status if name == b"Tgid"), thread)
 
 
+def groups_of(thread: int) -> frozenset[int]:
+    """Return the supplementary groups of a thread; none if it is gone.
+
+    Source: proc_pid_status(5), Groups. Takes some 20 us.
+    """
+    try:
+        status = _read_status(thread)
+    except (FileNotFoundError, ProcessLookupError):
+        return frozenset()
+    groups = next((value for name, value in status if name == b"Groups"), b"")
+    return frozenset(map(int, groups.split()))
+
+
 def name_process(name: str) -> None:
     """Call this process so in ps(1) and top(1), which would show the interpreter; main thread.
 
