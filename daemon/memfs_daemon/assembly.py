@@ -389,6 +389,7 @@ def _features(
     return Features(
         acl=choice.name == "kernel",
         atime=options.atime,
+        strict_atime=bool(options.strict_atime),
         warm=residency.budget_bytes > 0,
         glacier=config.glacier.enabled,
         hydrate_bytes_max=config.cold.hydrate_bytes_max,

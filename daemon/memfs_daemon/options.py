@@ -67,9 +67,17 @@ class MountOptions(NamedTuple):
 
     @property
     def atime(self) -> bool:
-        """Whether access times are kept: the last word on it counts."""
+        """Whether access times are kept: the last word on it counts; never read-only."""
+        if [word for word in self.words if word in ("ro", "rw")][-1:] == ["ro"]:
+            return False
         about = [_ABOUT_ATIME[word] for word in self.words if word in _ABOUT_ATIME]
         return not about or about[-1]
+
+    @property
+    def strict_atime(self) -> bool | None:
+        """Whether each access is kept (`strictatime`); None: nothing is said of access times."""
+        about = [word for word in self.words if word in (*_ABOUT_ATIME, "nostrictatime")]
+        return about[-1] == "strictatime" if about else None
 
 
 def parse_options(texts: Iterable[str]) -> MountOptions:

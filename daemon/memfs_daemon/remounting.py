@@ -29,7 +29,9 @@ class RemountMethods:
         """Return the methods of the control socket by name."""
         return {"remount": self.remount}
 
-    async def remount(self, atime: bool) -> JsonValue:
-        """Keep access times from now on, or do not."""
+    async def remount(self, atime: bool, strict_atime: bool | None = None) -> JsonValue:
+        """Keep access times from now on, or do not; None: as often as before."""
         self._features.atime = atime
+        if strict_atime is not None:
+            self._features.strict_atime = strict_atime
         return {}

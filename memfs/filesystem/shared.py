@@ -67,7 +67,7 @@ ATIMES_MAX = 50_000
 class Features:
     """What of the file system is switched on, as configured and as the driver can.
 
-    Nothing of it changes while the file system is mounted, but for `atime`.
+    Nothing of it changes while the file system is mounted, but for access times.
     """
 
     acl: bool
@@ -82,6 +82,8 @@ class Features:
     """Files up to this size are made raw before they are opened."""
     codec: str
     """Codec of packed files where none is set."""
+    strict_atime: bool = False
+    """Renew access times at each open (mount(8), strictatime). A remount changes it."""
     cold: ColdConfig = field(default_factory=ColdConfig)
     """Its size is what statfs(2) shows, where one is set."""
 
@@ -253,16 +255,23 @@ class Shared:
         return Attributes(self._live(inode), self._valid_s(inode))
 
     def _touch_atime(self, inode: Inode, time_ns: int) -> None:
-        """Renew the access time if it is not newer than the change times, or a day old."""
+        """Renew the access time if it is not newer than the change times, or a day old.
+
+        Under `strictatime` at each open: what passes through is not heard of.
+        """
         if not self._features.atime or len(self._atimes) >= ATIMES_MAX:
             return
         atime_ns = self._atimes.get(inode.ino, inode.atime_ns)
         if (
-            atime_ns <= inode.mtime_ns
+            self._features.strict_atime
+            or atime_ns <= inode.mtime_ns
             or atime_ns <= inode.ctime_ns
             or time_ns - atime_ns > _RELATIME_NS
         ):
             self._atimes[inode.ino] = time_ns
+            if self._features.strict_atime:
+                # Pages that are cached are read without a word to it or to us.
+                self._kernel_attributes.forget(inode.ino)
 
     def _note_without_capability(self, ino: InodeNo) -> None:
         if len(self._without_capability) >= WITHOUT_CAPABILITY_MAX:

@@ -46,4 +46,5 @@ def remount(mountpoint: Path, options: MountOptions) -> None:
         if error.errno == errno.EPERM:
             raise UsageError(f"{served.mountpoint}: to remount takes root") from None
         raise
-    ask(served, "remount", {"atime": options._replace(words=words).atime})
+    atime = options._replace(words=words).atime
+    ask(served, "remount", {"atime": atime, "strict_atime": options.strict_atime})
