@@ -6,6 +6,7 @@ holder however that dies; the file's text only says who the holder is.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import fcntl
 import json
@@ -106,7 +107,9 @@ class StateLock:
         text = json.dumps(content).encode()
         # Blanks behind it, and not truncated first: who reads meanwhile finds one or the other.
         size = os.fstat(self._fd).st_size
-        os.pwrite(self._fd, text.ljust(size), 0)
+        # A full disk may have no block for it: what holds the lock is the descriptor.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._fd, text.ljust(size), 0)
 
     def _try_to_take(self) -> bool:
         try:
@@ -141,7 +144,9 @@ class StateLock:
     def release(self) -> None:
         """Let others in; idempotent."""
         if self._fd >= 0:
-            os.ftruncate(self._fd, 0)
+            # Blanks, not truncated: the next holder needs no new block of a disk that is full.
+            with contextlib.suppress(OSError):
+                os.pwrite(self._fd, b" " * os.fstat(self._fd).st_size, 0)
             os.close(self._fd)
             self._fd = -1
 

@@ -6,6 +6,7 @@ before the inode that names it, and garbage-collected if the inode never came to
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections import OrderedDict
@@ -37,6 +38,11 @@ ORPHANS_RECOUNTED_MAX = 100_000
 
 RENAME_WHITEOUT = 4
 """linux/fs.h: leave a character device 0/0, the sign of overlayfs for a removed name."""
+
+log = logging.getLogger(__name__)
+
+GARBAGE_A_CALL = 256
+"""Local files removed at a time until those of a request are gone."""
 
 REAP_COUNT_MAX = 256
 """Orphans deleted in one engine call; requests are served before the next."""
@@ -136,6 +142,31 @@ class Names(Shared):
         self._note_orphan(inode)
         await self._log_end(inode)
         self._note_names(inode)
+
+    async def give_back(self, caller: Caller) -> None:
+        """After UNLINK or RENAME: what it freed of a large file is free when this returns.
+
+        Who removes to make room writes at once, and looks at the free space before. A file that is
+        open stays, and goes with its last handle.
+        """
+        while self._large:
+            ino, raw = self._large.pop()
+            if ino not in self._orphans or self._open_table.is_open(ino):
+                continue
+            self._commit_early()
+            await caller.detach()
+            if ino not in self._orphans or self._open_table.is_open(ino):
+                continue
+            try:
+                if not await self._reap_all([ino]):
+                    continue
+                self._orphans.pop(ino, None)
+                while self._raw_store.exists(raw):
+                    if not await self._moves.collect_local_garbage(GARBAGE_A_CALL):
+                        break
+            except (MemfsError, OSError) as error:
+                # The name is gone; the mover makes the room.
+                log.info("inode %d: its space is given back later: %s", ino, error)
 
     async def _log_end(self, inode: Inode) -> None:
         """A name of an inode is gone: the trace is told if it was a file's last."""

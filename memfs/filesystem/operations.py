@@ -120,6 +120,10 @@ class Operations(Protocol):
         """UNLINK."""
         ...
 
+    async def give_back(self, caller: Caller) -> None:
+        """After UNLINK, RENAME and RENAME2: give the space of what is gone back to the disk."""
+        ...
+
     async def remove_directory(self, parent: InodeNo, name: bytes) -> None:
         """RMDIR."""
         ...

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.config import ColdConfig
+from memfs.content.activity import FREED_BYTES_MIN
 from memfs.content.kernel_attributes import KernelAttributes
 from memfs.content.quick_syncs import QuickSyncs
 from memfs.errors import MemfsError, ObjectMissingError
@@ -170,6 +171,8 @@ class Shared:
         self._without_capability: dict[InodeNo, None] = {}
         self._reapable: list[InodeNo] = []
         """Orphans that nobody holds any more."""
+        self._large: list[tuple[InodeNo, RawId]] = []
+        """Orphans of the request under way whose space is to be free when it is answered."""
         self._orphans: dict[InodeNo, Orphan] = {}
         """Inodes without a name, until they may be reaped."""
 
@@ -211,6 +214,7 @@ class Shared:
         self._moves.doubt()
         self._unmade += self._made
         self._made.clear()
+        self._large.clear()
         self._without_capability.clear()
 
     def _live(self, inode: Inode) -> Inode:
@@ -292,6 +296,18 @@ class Shared:
         """An inode may have lost its last name: it stays until nobody holds it any more."""
         if inode.nlink == 0:
             self._orphans[inode.ino] = Orphan(inode.raw, forgotten=False)
+            if inode.raw and (
+                inode.flags & InodeFlags.UNSEALED or inode.blocks * BLOCK_BYTES >= FREED_BYTES_MIN
+            ):
+                self._note_large(inode)
+
+    def _note_large(self, inode: Inode) -> None:
+        try:
+            size = self._raw_store.stat(inode.raw).st_blocks * BLOCK_BYTES
+        except ObjectMissingError:
+            return
+        if size >= FREED_BYTES_MIN:
+            self._large.append((inode.ino, inode.raw))
 
     def _let_go_if_unheld(self, ino: InodeNo) -> None:
         """A handle of an inode is gone: have it reaped if it was the last hold on an orphan."""

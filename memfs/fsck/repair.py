@@ -115,7 +115,7 @@ async def _look_at_files(
             gone = inode.size > 0
             if inode.raw:
                 raws.add(inode.raw)
-                gone = not _exists(raw_store, inode.raw)
+                gone = not raw_store.exists(inode.raw)
             if gone and not forms:
                 path = await engine.get_path(inode.ino)
                 lost.append(os.fsdecode(path))
@@ -131,14 +131,6 @@ async def _look_at_files(
         elif intent.kind == MoveKind.PACK:
             packed.add(intent.location)
     return raws, packed, lost
-
-
-def _exists(raw_store: RawStore, raw: RawId) -> bool:
-    try:
-        raw_store.stat(raw)
-    except ObjectMissingError:
-        return False
-    return True
 
 
 def _is_empty(raw_store: RawStore, raw: RawId) -> bool:

@@ -10,7 +10,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from memfs.errors import MemfsError, StoreError
+from memfs.errors import MemfsError, ObjectMissingError, StoreError
 from memfs.stores.disk import disk_errors, sync_directory, translate_error
 from memfs.types import RawId
 
@@ -128,6 +128,14 @@ class RawStore:
             return os.open(_relative_path(raw), flags | safe, dir_fd=self._root_fd)
         except OSError as error:
             raise self._error(error, raw) from error
+
+    def exists(self, raw: RawId) -> bool:
+        """Tell whether there is a raw file of that id."""
+        try:
+            self.stat(raw)
+        except ObjectMissingError:
+            return False
+        return True
 
     def stat(self, raw: RawId) -> os.stat_result:
         """Return the attributes of a raw file (stat(2)); `ObjectMissingError` if it is gone."""

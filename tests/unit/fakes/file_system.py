@@ -258,6 +258,9 @@ class FakeFilesystem:
         self.calls["unlink"] += 1
         self._drop_name(parent, name)
 
+    async def give_back(self, caller: Caller) -> None:
+        self.calls["give_back"] += 1
+
     async def remove_directory(self, parent: InodeNo, name: bytes) -> None:
         self.calls["remove_directory"] += 1
         if self._child(parent, name).children:

@@ -1,0 +1,103 @@
+"""A state that was filled to the last block can be mounted, and things can be removed from it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import scratch
+from tests.mounting import Mount
+from tests.outcomes import error_of
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DISK_BYTES = 160 << 20
+BIG_BYTES = 48 << 20
+
+
+class MountOnImage(Mount):
+    """A mount whose state directory is on a disk of its own."""
+
+    @property
+    def state(self) -> Path:
+        return self.base.parent / "disk" / "state"
+
+
+@pytest.fixture
+def image_mount(driver: str, scratch_area: scratch.Scratch) -> Iterator[Mount]:
+    """A mount whose state is on an ext4 of 160 MiB in a file."""
+    base = scratch_area.directory(f"image-{driver}")
+    disk, image = base / "disk", base / "image"
+    disk.mkdir()
+    (base / "mounted").mkdir()
+    with image.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    # No blocks for root alone: it is root who writes here.
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True, capture_output=True)
+    made = subprocess.run(["mount", "-o", "loop", image, disk], check=False, capture_output=True)
+    if made.returncode:
+        pytest.skip("mounting an image takes root and a loop device")
+    mount = MountOnImage(base / "mounted", driver)
+    try:
+        mount.start()
+        with mount.watched(200.0):
+            yield mount
+        mount.stop()
+    finally:
+        scratch.remove(base)
+
+
+def fill(path: Path) -> None:
+    """Write to the disk itself until not even a block is left."""
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    try:
+        for size in (1 << 20, 4096, 512):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.write(fd, bytes(size))
+    finally:
+        os.close(fd)
+
+
+def free_bytes(path: Path) -> int:
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_full_state_mounts_and_gives_room_back(image_mount: Mount, killed: bool) -> None:
+    root = image_mount.root
+    big, small = root / "big", root / "small"
+    big.write_bytes(b"b" * BIG_BYTES)
+    small.write_bytes(b"s" * 1000)
+    fd = os.open(small, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+    ballast = image_mount.state.parent / "ballast"
+    fill(ballast)
+    # The reserve goes with the first change that finds no room.
+    for index in range(200):
+        if error_of((root / f"empty-{index}").touch) == "ENOSPC":
+            break
+    if killed:
+        image_mount.kill()
+    else:
+        image_mount.stop()
+    (image_mount.state / "reserve").unlink(missing_ok=True)
+    fill(ballast)
+    image_mount.start()
+    assert small.read_bytes() == b"s" * 1000
+    assert big.stat().st_size == BIG_BYTES
+    big.unlink()
+    # At once, but for a move of the mover's that has the file open at this moment.
+    wait_for(lambda: free_bytes(image_mount.state) > BIG_BYTES // 2, "the room of a removed file")
+    (root / "after").write_bytes(b"a" * (BIG_BYTES // 4))
+    assert (root / "after").read_bytes() == b"a" * (BIG_BYTES // 4)
+    ballast.unlink()
