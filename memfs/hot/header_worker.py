@@ -9,6 +9,7 @@ descriptor of.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -48,6 +49,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The daemon is protected from the OOM killer, which its children inherit.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("0")
     with socket.socket(fileno=0) as connection:
         packet = receive(connection)
         try:
