@@ -5,6 +5,7 @@ Invariant: what `format_size` and `format_duration` print, `parse_size` and `par
 
 from __future__ import annotations
 
+import math
 import re
 
 from memfs.errors import InvalidValueError
@@ -42,6 +43,10 @@ _DURATION_UNITS_S = {
 }
 
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
+
+_STEPS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
+"""A unit, and the one below it, with their seconds."""
 
 
 def parse_size(text: str | int) -> int:
@@ -76,21 +81,27 @@ def parse_duration(text: str | float) -> float:
     """Return seconds.
 
     Args:
-        text: A number of seconds, or a number with a unit: `500ms`, `90s`, `72h`, `30d`. Not
-            negative, not infinite.
+        text: A number of seconds, or a number with a unit: `500ms`, `90s`, `72h`, `30d`, or several
+            of these, the largest unit first: `1h 30min`. Not negative, not infinite.
 
     Raises:
         InvalidValueError: Neither of these.
     """
     if isinstance(text, int | float) and not isinstance(text, bool) and 0 <= text < float("inf"):
         return float(text)
-    number, unit = _split(
-        text, f"{text!r} is no duration: write seconds, or a number like 90s or 72h"
-    )
-    factor_s = _DURATION_UNITS_S.get(unit.lower())
-    if factor_s is None:
-        raise InvalidValueError(f"{text!r}: no unit {unit!r}; use ms, s, min, h, d or w")
-    return float(number) * factor_s
+    complaint = f"{text!r} is no duration: write seconds, or a number like 90s or 72h"
+    parts = _PART.findall(text) if isinstance(text, str) else []
+    if len(parts) < 2 or _PART.sub("", str(text)).strip():
+        parts = [_split(text, complaint)]
+    total_s, last_s = 0.0, math.inf
+    for number, unit in parts:
+        factor_s = _DURATION_UNITS_S.get(unit.lower())
+        if factor_s is None:
+            raise InvalidValueError(f"{text!r}: no unit {unit!r}; use ms, s, min, h, d or w")
+        if factor_s >= last_s:
+            raise InvalidValueError(complaint)
+        total_s, last_s = total_s + float(number) * factor_s, factor_s
+    return total_s
 
 
 def _split(text: object, complaint: str) -> tuple[str, str]:
@@ -112,13 +123,16 @@ def format_size(size: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration by its two largest units: `3 d 4 h`, `2 min 5 s`; for people."""
-    rest = round(seconds)
-    parts: list[str] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, rest = divmod(rest, length)
-        if count or (parts and unit != "d"):
-            parts.append(f"{count} {unit}")
-        if len(parts) == 2:
-            break
-    return " ".join(part for part in parts if not part.startswith("0 ")) or "0 s"
+    """Return a duration by its two largest units: `3 d 4 h`, `2 min 5 s`, `2.5 s`, `500 ms`.
+
+    For people: rounded to the lower unit, or below a minute to three digits. `parse_duration` reads
+    it.
+    """
+    for unit, length, lower_unit, lower_length in _STEPS:
+        count, rest = divmod(round(seconds / lower_length), length // lower_length)
+        if count:
+            return f"{count} {unit} {rest} {lower_unit}" if rest else f"{count} {unit}"
+    if seconds >= 0.9995:
+        return f"{seconds:.3g} s"
+    milliseconds = round(seconds * 1000, 2 if seconds < 0.01 else 0)
+    return f"{milliseconds:g} ms" if milliseconds else "0 s"

@@ -149,6 +149,11 @@ class Residency:
         """True if a file counts to the tier: its pages are in RAM, or on their way into it."""
         return ino in self._held
 
+    def is_refused(self, ino: InodeNo) -> bool:
+        """True if a file's pages were read in, and the kernel refused to lock them."""
+        held = self._held.get(ino)
+        return held is not None and held.refused
+
     def is_resident(self, ino: InodeNo) -> bool:
         """True if all of a file is in RAM: locked, or read in where locking is refused."""
         held = self._held.get(ino)

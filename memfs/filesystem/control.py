@@ -26,6 +26,7 @@ from memfs.hot.pool import FULL_CODE
 from memfs.hot.protocol import shorten
 from memfs.hot.tensors import FormatError, parse_dtype, parse_shape
 from memfs.metadata.records import Decision, Form, Inode, InodeFlags
+from memfs.policy import rules
 from memfs.policy.marks import (
     MARKED_SETTING,
     POOL_XATTR,
@@ -34,8 +35,9 @@ from memfs.policy.marks import (
     TENSOR_SHAPE_XATTR,
     parse_priority,
 )
-from memfs.policy.outlook import NOT_TENSORS_RULE, TRIGGERS, Facts, outlook
+from memfs.policy.outlook import Facts, outlook
 from memfs.policy.view import PRIORITY_DEFAULT
+from memfs.sizes import format_size
 from memfs.types import Durability, FormCoding, FormKind, Tier
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ class Control:
             None if parts.header_reader is None else TensorHeaders(parts, parts.header_reader)
         )
         self._health = parts.health
+        self._progress = parts.moves.progress
         self._room = parts.room
         self._readers: dict[bytes, Callable[[Inode], Awaitable[str]]] = {
             TIER_XATTR: self._tier,
@@ -233,7 +236,7 @@ class Control:
             reason = shorten(str(error))
             if self._hot is not None:
                 self._hot.note_refusal(ino, inode.generation, reason)
-            decision = Decision(NOT_TENSORS_RULE, reason, 0, time.time_ns())
+            decision = Decision(rules.NOT_TENSORS, reason, 0, time.time_ns())
             await self._engine.record_decision(ino, decision)
             raise
         if self._hot is not None:
@@ -314,15 +317,7 @@ class Control:
     async def _why(self, inode: Inode) -> str:
         decision = await self._engine.get_decision(inode.ino)
         pending = await self._engine.get_pending(inode.ino)
-        answer: dict[str, object] = {}
-        if decision is not None:
-            answer |= {
-                "rule": decision.rule,
-                "trigger": TRIGGERS.get(decision.rule, f"the policy's rule {decision.rule}"),
-                "detail": decision.detail,
-                "bytes": decision.moved_bytes,
-                "time_ns": decision.decided_ns,
-            }
+        answer = await self._decided(inode, decision)
         if pending is not None:
             answer["pending"] = {
                 "wanted": pending.wanted.label,
@@ -330,6 +325,8 @@ class Control:
                 "attempts": pending.attempt_count,
                 "retry_ns": pending.retry_ns,
             } | self._code_of(inode, pending)
+        if (moving := self._under_way(inode.ino)) is not None:
+            answer["pending"] = moving
         if (waits := await self._wait_for_writer(inode)) is not None:
             answer["pending"] = waits
         if self._room is not None and self._room.is_held(inode.ino):
@@ -337,8 +334,8 @@ class Control:
                 "a program that writes here is held back: the disk is nearly full, and files are "
                 "on their way to the object store"
             )
-        if not answer:
-            answer = {"rule": "none", "detail": "no decision has been made on this file yet"}
+        if self._residency.is_refused(inode.ino):
+            answer["ram"] = self._residency.refusal
         if self._hot is not None and (refusal := self._hot.refusal(inode.ino, inode.generation)):
             # Beside the last decision, which others replace.
             answer["hot"] = refusal
@@ -358,6 +355,40 @@ class Control:
             return {}
         full = self._hot.is_full_for(inode.ino, inode.generation)
         return {"code": FULL_CODE} if full else {}
+
+    async def _decided(self, inode: Inode, decision: Decision | None) -> dict[str, object]:
+        """Return the decision that put a file where it is, or the pin that will move it."""
+        pin = (await self._engine.effective_pin(inode.ino)).tier
+        name = None if decision is None else rules.name_of(decision.rule)
+        if pin is not None and stat.S_ISREG(inode.mode):
+            there = await self.tier_of(inode) == pin
+            # What was decided before it was pinned, or by an earlier pin, is the reason no more.
+            if name is None or name in rules.BY_ITSELF or (name == rules.PIN and not there):
+                detail = f"pinned to {pin.label}" + (", where it is" if there else "; on its way")
+                return {"rule": rules.PIN, "trigger": rules.TRIGGERS[rules.PIN], "detail": detail}
+        if decision is None or name is None:
+            return {"rule": "none", "detail": "no decision has been made on this file yet"}
+        return {
+            "rule": name,
+            "trigger": rules.TRIGGERS.get(name, f"the policy's rule {name}"),
+            "detail": decision.detail,
+            "bytes": decision.moved_bytes,
+            "time_ns": decision.decided_ns,
+        }
+
+    def _under_way(self, ino: InodeNo) -> dict[str, object] | None:
+        """Return how far the move of a file is that somebody has decided on."""
+        progress = self._progress
+        move, wanted = progress.find(ino), progress.wanted(ino)
+        if move is None and wanted is None:
+            return None
+        if move is not None:
+            done, total = format_size(move.done_bytes), format_size(move.total_bytes)
+            reason = f"{move.kind} under way: {done} of {total}"
+        else:
+            reason = "it waits for its turn, or is written into an object with others"
+        label = wanted.label if wanted is not None else Tier.COLD.label
+        return {"wanted": label, "reason": reason, "attempts": 0, "retry_ns": 0}
 
     async def _prospects(self, inode: Inode) -> dict[str, object]:
         """Return how dear a file is to the policy now, and what would change its place."""

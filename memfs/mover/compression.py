@@ -18,6 +18,7 @@ from memfs.moves.coding import NO_CODEC, codec_of
 from memfs.moves.file_work import DUE
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import find_form, stored_bytes_limit
+from memfs.policy import rules
 from memfs.policy.budgets import Spent
 from memfs.stores.sampling import judge
 from memfs.types import BLOCK_BYTES, FormCoding, FormKind, Tier
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from memfs.moves.outcome import MoveResult
     from memfs.policy.heat import Heat
     from memfs.types import InodeNo
-
-RULE = "compress"
-"""Of the decision on a file that was packed on request."""
 
 PINNED = "pinned"
 """A pin wants it uncompressed, or in the store."""
@@ -164,7 +162,9 @@ class Compression:
     async def _record(self, ino: InodeNo, form: Form, moved_bytes: int) -> None:
         detail = f"memfs compress packed it with {FormCoding.parse(form.codec).codec}"
         engine = self._parts.engine
-        await engine.record_decision(ino, Decision(RULE, detail, moved_bytes, time.time_ns()))
+        await engine.record_decision(
+            ino, Decision(rules.COMPRESS, detail, moved_bytes, time.time_ns())
+        )
         engine.commit_nowait()
 
     async def _estimate(

@@ -13,6 +13,7 @@ from memfs.content.residency import LockOutcome, LockRequest
 from memfs.errors import StaleInodeError
 from memfs.hot.board import Want
 from memfs.metadata.records import Decision
+from memfs.policy import rules
 from memfs.policy.view import Goal
 from memfs.types import Tier
 
@@ -118,7 +119,7 @@ class Decider:
                 admitted.append(move)
                 continue
             self._lanes.put(move)
-            if move.rule == "watermark" and move.goal <= Goal.PACKED:
+            if move.rule == rules.WATERMARK and move.goal <= Goal.PACKED:
                 self._levels.note_leaving(move.bytes)
         await self._admit(admitted, shown)
         return moves

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreError
 from memfs.metadata.records import Decision
 from memfs.moves.outcome import MoveOutcome
+from memfs.policy import rules
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ DONE_COUNT_MAX = 524_288
 LOOKS_MAX = 256
 """Files looked at for room at a time, should all of them be open; the others have their turn next.
 Guess."""
-
-RULE = "done"
 
 
 class _Leaving:
@@ -184,7 +183,7 @@ class DoneFiles:
             await self._moves.drop_form(ino, FormKind.PACKED)
         self._shares.leave(ino)
         detail = "files that a program uses before it needed the room"
-        decision = Decision(RULE, detail, result.moved_bytes, time.time_ns())
+        decision = Decision(rules.DONE, detail, result.moved_bytes, time.time_ns())
         await self._engine.record_decision(ino, decision)
         self._engine.commit_nowait()
         return result.outcome

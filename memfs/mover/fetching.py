@@ -25,6 +25,7 @@ from memfs.errors import (
 from memfs.metadata.records import Decision, InodeFlags
 from memfs.mover.costs import cost_of_fetch, stored_bytes_max
 from memfs.mover.store_gate import StoreGate
+from memfs.policy import rules
 from memfs.policy.budgets import Spent
 from memfs.types import FormKind, Tier
 
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
 
 GIVE_WAY_S = 0.05
 """Pause of a fetch while programs wait for as many of their own. Guess."""
-
-RULE = "prefetch"
-"""Of the decisions that are recorded here."""
 
 
 class StalledError(Exception):
@@ -142,7 +140,9 @@ class Fetcher:
             return Fetched(warm=self._parts.residency.is_held(ino))
         now_ns = time.time_ns()
         try:
-            await self._engine.record_decision(ino, Decision(RULE, why, fetched_bytes, now_ns))
+            await self._engine.record_decision(
+                ino, Decision(rules.PREFETCH, why, fetched_bytes, now_ns)
+            )
         except StaleInodeError:
             # Deleted while it was locked, after its own release: nobody else would.
             self._parts.residency.release(ino, drop_pages=False)

@@ -21,13 +21,13 @@ from memfs.hot.pool import HotTierFullError
 from memfs.hot.protocol import HotGoneError, HotMissError, error_reply, number_in, shorten
 from memfs.hot.tensors import FormatError
 from memfs.metadata.records import Decision, InodeFlags, PendingMove
+from memfs.policy import rules
 from memfs.policy.marks import (
     PRIORITY_XATTR,
     TENSOR_DTYPE_XATTR,
     TENSOR_SHAPE_XATTR,
     parse_priority,
 )
-from memfs.policy.outlook import HOT_RULE, NOT_TENSORS_RULE
 from memfs.policy.view import PRIORITY_DEFAULT
 from memfs.types import Tier
 
@@ -193,7 +193,7 @@ class HotTier:
         except FormatError as error:
             reason = shorten(str(error))
             self._board.note_refusal(ino, inode.generation, reason)
-            await self._record(ino, Decision(NOT_TENSORS_RULE, reason, 0, time.time_ns()))
+            await self._record(ino, Decision(rules.NOT_TENSORS, reason, 0, time.time_ns()))
             return error
         except (StaleInodeError, HotGoneError):
             raise
@@ -260,7 +260,7 @@ class HotTier:
         self._board.clear_full(ino)
         why = "pinned to hot" if pinned else "a program asked for it on a device"
         detail = f"{why}: {answer.get('tensor_count')} tensors on {uuid}"
-        await self._record(ino, Decision(HOT_RULE, detail, size_bytes, time.time_ns()))
+        await self._record(ino, Decision(rules.HOT, detail, size_bytes, time.time_ns()))
 
     async def _record(self, ino: InodeNo, decision: Decision) -> None:
         await self._engine.clear_pending(ino)

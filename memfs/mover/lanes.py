@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from memfs.policy.view import Move
-    from memfs.types import InodeNo
+    from memfs.types import InodeNo, Tier
 
 WAITING_COUNT_MAX = 1024
 """Moves that wait in one lane; the mover looks for no more before there is room."""
@@ -85,6 +85,11 @@ class Lanes:
                 return move.goal
         gathered = self.gathered.get(ino)
         return gathered.goal if gathered is not None else None
+
+    def wanted(self, ino: InodeNo) -> Tier | None:
+        """Return the tier that a file is on its way to; None if it is in no lane."""
+        goal = self.goal(ino)
+        return goal.tier if goal is not None else None
 
     @property
     def has_room(self) -> bool:

@@ -116,6 +116,7 @@ class Mover:
             planner or GuardedPlanner(),
             state_dir,
         )
+        parts.progress.queue = self._lanes
         self._courtesy = parts.courtesy
         self._watch = ProgramWatch(parts, activity, state_dir)
         self._upkeep = Upkeep(parts, moves, state_dir, self._spending)

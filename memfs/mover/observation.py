@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from memfs.content.residency import page_bytes
 from memfs.errors import StaleInodeError
 from memfs.metadata.records import InodeFlags
+from memfs.policy import rules
 from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR, parse_priority
 from memfs.policy.view import PRIORITY_DEFAULT, Candidate
 from memfs.types import BLOCK_BYTES, FormKind
@@ -26,12 +27,10 @@ if TYPE_CHECKING:
 SMALL_BYTES = 1 << 20
 """Files up to this size are taken into RAM whole when a program uses them. Guess."""
 
-UNPACKABLE_RULE = "incompressible"
 
-
-def unpackable_detail(inode: Inode, codec: str) -> str:
-    """Return what is recorded of a generation that does not shrink, for users and for us."""
-    return f"generation {inode.generation} does not shrink with {codec}; it stays raw"
+def unpackable_rule(inode: Inode, codec: str) -> str:
+    """Return the rule by which a generation of a file that does not shrink is left raw."""
+    return rules.qualified(rules.INCOMPRESSIBLE, inode.generation, codec)
 
 
 class Observer:
@@ -110,7 +109,7 @@ class Observer:
         if codec == "none":
             return False
         decision = await engine.get_decision(inode.ino)
-        return decision is None or decision.detail != unpackable_detail(inode, codec)
+        return decision is None or decision.rule != unpackable_rule(inode, codec)
 
     def _is_cached(self, inode: Inode) -> bool:
         """Return whether at least half of a file is in the page cache: locking it reads little."""

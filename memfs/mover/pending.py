@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memfs.policy import rules
 from memfs.policy.view import Goal, Move
 from memfs.types import Tier
 
@@ -120,7 +121,7 @@ class PendingFiles:
 
     def _put_read(self, ino: InodeNo, detail: str) -> None:
         if self._lanes.has_room:
-            self._lanes.put(Move(ino, Goal.LOCAL, "read", detail, 0))
+            self._lanes.put(Move(ino, Goal.LOCAL, rules.READ, detail, 0))
 
     def _note_failed_read(self, pending: PendingMove) -> None:
         """Remember how often a file could not be fetched for its readers, who may ask again."""

@@ -23,10 +23,11 @@ from memfs.metadata.records import Decision, PendingMove
 from memfs.mover.batcher import Batcher
 from memfs.mover.costs import cost_of_step
 from memfs.mover.locking import Locker
-from memfs.mover.observation import UNPACKABLE_RULE, unpackable_detail
+from memfs.mover.observation import unpackable_rule
 from memfs.mover.store_gate import StoreGate
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.sightings import SEEN_S
+from memfs.policy import rules
 from memfs.policy.budgets import Spent
 from memfs.policy.goals import Step, drops_last_copy, next_step
 from memfs.policy.view import Goal
@@ -164,7 +165,8 @@ class Placer:
                 return
             if result.outcome == MoveOutcome.SUPERSEDED:
                 return
-            moved_bytes += result.moved_bytes
+            # Uploading it and dropping its raw file move the same bytes.
+            moved_bytes = max(moved_bytes, result.moved_bytes)
 
     @property
     def store_ready(self) -> bool:
@@ -245,9 +247,10 @@ class Placer:
             # What was tried is not what the file is now.
             return
         codec = await engine.effective_codec(ino) or self._parts.config.cold.codec
-        detail = unpackable_detail(inode, codec)
+        detail = f"generation {generation} does not shrink with {codec}; it stays raw"
+        decision = Decision(unpackable_rule(inode, codec), detail, 0, time.time_ns())
         await engine.clear_pending(ino)
-        await engine.record_decision(ino, Decision(UNPACKABLE_RULE, detail, 0, time.time_ns()))
+        await engine.record_decision(ino, decision)
         engine.commit_nowait()
 
     async def _take_within_budgets(
@@ -280,7 +283,7 @@ class Placer:
                 )
             case Step.UNLOCK:
                 # Under mere pressure of the budget the kernel may keep the pages while it can.
-                drop_pages = move.rule != "watermark"
+                drop_pages = move.rule != rules.WATERMARK
                 freed_bytes = await self._locker.unlock(ino, drop_pages=drop_pages)
                 return MoveResult(MoveOutcome.DONE, freed_bytes)
             case Step.LOCK:

@@ -15,6 +15,7 @@ import trio
 
 from memfs.errors import CorruptDataError, ObjectMissingError, StaleInodeError
 from memfs.metadata.records import Decision
+from memfs.policy import rules
 
 if TYPE_CHECKING:
     from memfs.metadata.records import Inode
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo
 
 log = logging.getLogger(__name__)
-
-DAMAGED_RULE = "damaged"
-"""Of the decision on a file of which no sound form is left."""
 
 
 async def replace_damaged(parts: MoveParts, ino: InodeNo) -> Inode:
@@ -74,11 +72,11 @@ async def record_damage(
         logged: False: the caller's caller logs it.
     """
     former = await parts.engine.get_decision(ino)
-    if former is not None and (former.rule, former.detail) == (DAMAGED_RULE, reason):
+    if former is not None and (former.rule, former.detail) == (rules.DAMAGED, reason):
         return
     try:
         path = os.fsdecode(await parts.engine.get_path(ino))
-        await parts.engine.record_decision(ino, Decision(DAMAGED_RULE, reason, 0, time.time_ns()))
+        await parts.engine.record_decision(ino, Decision(rules.DAMAGED, reason, 0, time.time_ns()))
     except StaleInodeError:
         return
     parts.engine.commit_nowait()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Batch, Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.outcome import MoveResult
+    from memfs.moves.progress import ProgressTable
     from memfs.moves.rekeying import KeyedForm
     from memfs.types import FormKind, InodeNo
 
@@ -134,6 +135,11 @@ class Moves:
     def take_hydrated(self) -> list[InodeNo]:
         """Return and forget the files hydrated since the last call."""
         return self._hydrations.take_done()
+
+    @property
+    def progress(self) -> ProgressTable:
+        """The moves under way, and those that wait for their turn."""
+        return self._parts.progress
 
     def status(self) -> dict[str, object]:
         """Return the moves under way, for `memfs status`."""

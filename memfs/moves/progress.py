@@ -6,12 +6,20 @@ Invariant: a move is listed from its begin to its end, however it ends.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memfs.types import InodeNo
+    from memfs.types import InodeNo, Tier
+
+
+class MoveQueue(Protocol):
+    """Moves that are decided, under way or not."""
+
+    def wanted(self, ino: InodeNo) -> Tier | None:
+        """Return the tier that a file is on its way to; None if it is on none."""
+        ...
 
 
 class MoveProgress:
@@ -36,6 +44,8 @@ class ProgressTable:
 
     def __init__(self) -> None:
         self._moves: dict[MoveProgress, None] = {}
+        self.queue: MoveQueue | None = None
+        """Of the mover; None: there is none."""
 
     @contextlib.contextmanager
     def track(self, kind: str, ino: InodeNo | None, total_bytes: int) -> Iterator[MoveProgress]:
@@ -46,6 +56,14 @@ class ProgressTable:
             yield progress
         finally:
             del self._moves[progress]
+
+    def find(self, ino: InodeNo) -> MoveProgress | None:
+        """Return the move of one file that is under way; those in a shared object are not found."""
+        return next((move for move in self._moves if move.ino == ino), None)
+
+    def wanted(self, ino: InodeNo) -> Tier | None:
+        """Return the tier that a file is on its way to; None if nobody has decided that."""
+        return self.queue.wanted(ino) if self.queue is not None else None
 
     def sum(self) -> tuple[int, int, int]:
         """Return the moves under way: how many, their bytes done, and their bytes in all."""

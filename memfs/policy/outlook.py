@@ -16,26 +16,6 @@ if TYPE_CHECKING:
     from memfs.policy.view import Limits
     from memfs.types import InodeNo
 
-HOT_RULE = "hot"
-"""Of a file whose tensors were loaded."""
-
-NOT_TENSORS_RULE = "not tensors"
-"""Of a file that was to be loaded and holds none."""
-
-TRIGGERS = {
-    "pin": "a pin of the file or of a directory above it",
-    "seal": "its last writer closed it, or a program opened it",
-    "age": "it was not used for longer than an age limit of [policy]",
-    "watermark": "a tier was filled beyond its high watermark",
-    "frequency": "it was opened again and again without a raw form",
-    "read": "programs read much of it without a raw form",
-    "incompressible": "it was to be packed",
-    "done": "a program told the order in which it uses files",
-    HOT_RULE: "a pin to hot, or a program that loads it on a device",
-    NOT_TENSORS_RULE: "it was to be loaded into the hot tier",
-}
-"""What sets off each rule of the built-in policy."""
-
 
 class Facts(NamedTuple):
     """What is known of the file that is asked about."""
@@ -54,7 +34,10 @@ class Facts(NamedTuple):
 def outlook(facts: Facts, heat: Heat) -> str:
     """Return what would change the place of a file, as one sentence."""
     if facts.pin is not None:
-        return f"it stays {facts.pin.label} until its pin is removed or changed"
+        until = "until its pin is removed or changed"
+        if facts.tier == facts.pin:
+            return f"it stays {facts.pin.label} {until}"
+        return f"it is to be {facts.pin.label} and stays so {until}"
     limits = heat.limits
     if limits is None:
         return "the mover has not looked around yet"

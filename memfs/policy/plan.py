@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memfs.policy import rules
 from memfs.policy.goals import goal_of_pin, next_step
 from memfs.policy.view import Budget, Candidate, Goal, Limits, Move, ShareView, TierView
 
@@ -93,7 +94,7 @@ def _by_pin(view: TierView, limits: Limits) -> list[Move]:
         if next_step(candidate, goal) is not None:
             size = candidate.ram_bytes if goal == Goal.WARM else candidate.local_bytes
             detail = f"pinned to {candidate.pin.label}"
-            moves.append(_move(candidate, goal, "pin", detail, size))
+            moves.append(_move(candidate, goal, rules.PIN, detail, size))
     return moves
 
 
@@ -117,7 +118,7 @@ def _by_admission(view: TierView, limits: Limits, free: list[Candidate]) -> list
         taken_bytes[pool] = taken
         where = f"pool {pool}" if pool else "the RAM tier"
         detail = f"written or used just now, and {where} has room"
-        moves.append(_move(candidate, Goal.WARM, "seal", detail, candidate.ram_bytes))
+        moves.append(_move(candidate, Goal.WARM, rules.SEAL, detail, candidate.ram_bytes))
     return moves
 
 
@@ -130,7 +131,7 @@ def _by_frequency(limits: Limits, free: list[Candidate]) -> list[Move]:
         if not candidate.packed and not limits.store_ready:
             continue
         detail = "opened so often within policy.promote_window that a raw copy is cheaper"
-        moves.append(_move(candidate, Goal.LOCAL, "frequency", detail, candidate.ram_bytes))
+        moves.append(_move(candidate, Goal.LOCAL, rules.FREQUENCY, detail, candidate.ram_bytes))
     return moves
 
 
@@ -158,7 +159,7 @@ def _by_age(view: TierView, limits: Limits, free: list[Candidate]) -> list[Move]
                 break
             detail = f"not used for {idle_ns // 1_000_000_000} s, beyond {key}"
             size = candidate.ram_bytes if goal == Goal.COLD else candidate.local_bytes
-            moves.append(_move(candidate, goal, "age", detail, size))
+            moves.append(_move(candidate, goal, rules.AGE, detail, size))
             break
     return moves
 
@@ -178,7 +179,7 @@ def _from_ram(view: TierView, limits: Limits, free: list[Candidate]) -> list[Mov
             f"{where} was filled beyond {share.budget.high_bytes} bytes, and this file is the "
             f"next to leave: priority {candidate.priority}, {candidate.uses} uses on record"
         )
-        moves.append(_move(candidate, Goal.COLD, "watermark", detail, candidate.ram_bytes))
+        moves.append(_move(candidate, Goal.COLD, rules.WATERMARK, detail, candidate.ram_bytes))
     return moves
 
 
@@ -200,5 +201,5 @@ def _from_disk(view: TierView, limits: Limits, free: list[Candidate]) -> list[Mo
         if next_step(candidate, goal) is None:
             continue
         used_bytes -= candidate.local_bytes
-        moves.append(_move(candidate, goal, "watermark", detail, candidate.local_bytes))
+        moves.append(_move(candidate, goal, rules.WATERMARK, detail, candidate.local_bytes))
     return moves

@@ -11,10 +11,10 @@ import pytest
 from memfs.errors import CorruptDataError
 from memfs.fsck.files import FileCheck
 from memfs.metadata.records import InodeFlags
-from memfs.moves.damage import DAMAGED_RULE
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.rechecking import CLEAN_MARGIN_NS, Recheck
 from memfs.moves.scrubbing import ScrubOutcome, scrub_file
+from memfs.policy import rules
 from memfs.types import FormKind
 from tests.moving import State, compressible
 
@@ -143,7 +143,7 @@ async def test_it_is_damage_and_no_truth(
     )
     decision = await state.engine.get_decision(ino)
     assert decision is not None
-    assert decision.rule == DAMAGED_RULE
+    assert decision.rule == rules.DAMAGED
     assert await state.engine.get_inode(ino) == before
     assert await state.forms(ino) == {FormKind.RAW}
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]

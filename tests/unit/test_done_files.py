@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.mover import done_files as module
-from memfs.mover.done_files import RULE, DoneFiles
+from memfs.mover.done_files import DoneFiles
+from memfs.policy import rules
 from memfs.policy.heat import Heat
 from memfs.types import FormKind, InodeNo, Tier
 from tests.moving import State, compressible
@@ -50,7 +51,7 @@ async def test_what_is_done_leaves_in_the_order_in_which_it_was(
     assert (await state.forms(first), await state.forms(second)) == (LOCAL, GONE)
     decision = await state.engine.get_decision(second)
     assert decision is not None
-    assert decision.rule == RULE
+    assert decision.rule == rules.DONE
     assert await done.drop_next()
     assert not await done.drop_next()
 

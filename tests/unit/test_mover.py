@@ -18,6 +18,7 @@ from memfs.content.opening import OpenMode
 from memfs.metadata.records import InodeFlags, NewInode
 from memfs.mover.mover import Mover
 from memfs.moves.outcome import MoveOutcome
+from memfs.policy import rules
 from memfs.policy.heat import Heat
 from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import ROOT_INODE, FormKind, InodeNo, Tier
@@ -78,7 +79,7 @@ class Depot:
 
     async def rule(self, ino: InodeNo) -> str:
         decision = await self.state.engine.get_decision(ino)
-        return decision.rule if decision is not None else ""
+        return rules.name_of(decision.rule) if decision is not None else ""
 
     async def steps(self, count: int) -> None:
         for _ in range(count):

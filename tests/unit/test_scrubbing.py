@@ -13,8 +13,8 @@ import trio
 from memfs.content.opening import OpenMode
 from memfs.errors import CodecMissingError, InvalidValueError
 from memfs.mover.scrubber import Scrubber
-from memfs.moves.damage import DAMAGED_RULE
 from memfs.moves.scrubbing import Pace, Scrubbed, ScrubOutcome, scrub_file
+from memfs.policy import rules
 from memfs.stores.disk import disk_errors
 from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import FormKind
@@ -109,7 +109,7 @@ async def test_the_last_form_is_kept_however_damaged(state: State, kind: FormKin
     assert await state.forms(ino) == {kind}
     decision = await state.engine.get_decision(ino)
     assert decision is not None
-    assert decision.rule == DAMAGED_RULE
+    assert decision.rule == rules.DAMAGED
 
 
 async def test_no_wrong_byte_of_a_raw_file_is_served_when_all_is_damaged(state: State) -> None:

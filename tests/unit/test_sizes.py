@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from memfs.errors import InvalidValueError
 from memfs.sizes import format_duration, format_size, parse_duration, parse_size
@@ -45,13 +47,31 @@ def test_what_is_no_size_is_refused(text: str | int) -> None:
         ("500ms", 0.5),
         ("72h", 259200.0),
         ("30d", 2592000.0),
+        ("4 d 4 h", 360000.0),
+        ("1h30min", 5400.0),
+        ("2 min 5 s", 125.0),
     ],
 )
 def test_durations_are_read_in_seconds(text: str | float, expected: float) -> None:
     assert parse_duration(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "h", "-1s", "3 fortnights", float("inf"), float("nan"), True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "h",
+        "-1s",
+        "3 fortnights",
+        "4h 4d",
+        "4d 4d",
+        "4d 4",
+        "4 d and 4 h",
+        float("inf"),
+        float("nan"),
+        True,
+    ],
+)
 def test_what_is_no_duration_is_refused(text: str | float) -> None:
     with pytest.raises(InvalidValueError):
         parse_duration(text)
@@ -74,7 +94,42 @@ def test_sizes_are_printed_in_the_unit_that_fits(size: int, expected: str) -> No
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(0, "0 s"), (59.6, "1 min"), (125, "2 min 5 s"), (90000, "1 d 1 h"), (86410, "1 d")],
+    [
+        (0, "0 s"),
+        (0.5, "500 ms"),
+        (0.0025, "2.5 ms"),
+        (0.9996, "1 s"),
+        (2.5, "2.5 s"),
+        (59.6, "1 min"),
+        (125, "2 min 5 s"),
+        (90000, "1 d 1 h"),
+        (86410, "1 d"),
+        (86399.9, "1 d"),
+        (360_000, "4 d 4 h"),
+    ],
 )
 def test_durations_are_printed_by_two_units(seconds: float, expected: str) -> None:
     assert format_duration(seconds) == expected
+
+
+@given(st.floats(0.0, 1e10))
+def test_what_is_printed_can_be_read(seconds: float) -> None:
+    """And means the same, within the rounding; printed again it is the same text."""
+    text = format_duration(seconds)
+    read_s = parse_duration(text)
+    assert read_s == pytest.approx(seconds, rel=0.025, abs=5.1e-6)
+    assert format_duration(read_s) == text
+
+
+@given(st.integers(0, 1 << 60))
+def test_sizes_that_are_printed_can_be_read(size: int) -> None:
+    """A size of whole units to the byte."""
+    text = format_size(size).replace(" B", "B")
+    factor = parse_size("1" + text.split()[-1].lstrip("0123456789.")) if " " in text else 1
+    number = float(text.split()[0].rstrip("B"))
+    assert number * factor == pytest.approx(size, rel=0.06)
+
+
+@given(st.integers(1, 1023), st.sampled_from(["KiB", "MiB", "GiB", "TiB"]))
+def test_whole_sizes_are_printed_as_they_were_written(count: int, unit: str) -> None:
+    assert parse_size(format_size(parse_size(f"{count}{unit}"))) == parse_size(f"{count}{unit}")

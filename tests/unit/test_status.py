@@ -110,7 +110,7 @@ def test_the_table_shows_use_reasons_and_waiting_work(
     print_status(REPORT)
     text = capsys.readouterr().out
     for expected in [
-        "/mnt/[data]  12345 inodes, 3.0 GiB, up 1 h 1 min",
+        "/mnt/[data]  12345 inodes, 3.0 GiB, up 1 h 2 min",
         "s3://bucket/prefix, fails for 1 min 30 s: bucket does not exist",
         "kernel, served by the daemon (Linux 6.8 is older than 6.9)",
         "256.0 MiB",

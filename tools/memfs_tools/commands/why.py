@@ -56,6 +56,8 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"outlook  {why['outlook']}")
     if "hot" in why:
         lines.append(f"not hot  {why['hot']}")
+    if "ram" in why:
+        lines.append(f"ram      cached and not locked: {why['ram']}")
     if "room" in why:
         lines.append(f"room     {why['room']}")
     store = why.get("store")
@@ -67,7 +69,7 @@ def _lines(placement: Placement) -> list[str]:
         # 0: it waits for a program and not for a time.
         if retry_ns := pending["retry_ns"]:
             wait_s = max(0.0, float(retry_ns) / 1e9 - time.time())
-            lines.append(
-                f"         tried {pending['attempts']} times, again in {format_duration(wait_s)}"
-            )
+            # 0: nothing has failed; it is only kept for a while.
+            tried = f"tried {count} times, again" if (count := pending["attempts"]) else "due"
+            lines.append(f"         {tried} in {format_duration(wait_s)}")
     return lines
