@@ -17,12 +17,14 @@ import trio
 
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import MemfsError, StaleInodeError
+from memfs.metadata.records import MoveKind
 from memfs.moves.courtesy import Courtesy
 from memfs.moves.faults import FaultPoints
 from memfs.moves.progress import ProgressTable
 from memfs.moves.sightings import Sightings
 from memfs.moves.tally import CompressionTally
 from memfs.moves.turns import UploadTurns
+from memfs.moves.unfinished import note_unfinished
 from memfs.stores.disk import disk_errors
 from memfs.traces.access_log import AccessLog
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from memfs.content.syncer import Syncer
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
-    from memfs.metadata.records import Blob, Form, FormReplacement, Inode, MoveKind
+    from memfs.metadata.records import Blob, Form, FormReplacement, Inode
     from memfs.stores.lost_found import LostFound
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
@@ -99,10 +101,13 @@ class MoveParts:
 class Attempt:
     """One recorded move."""
 
-    def __init__(self, parts: MoveParts, inode: Inode, intent: IntentId) -> None:
+    def __init__(
+        self, parts: MoveParts, inode: Inode, intent: IntentId, upload_key: str | None
+    ) -> None:
         self._parts = parts
         self._inode = inode
         self._intent = intent
+        self._upload_key = upload_key
         self.ended = False
         """True once the engine has ended the intent, published or not."""
 
@@ -158,6 +163,8 @@ class Attempt:
         engine = self._parts.engine
         try:
             await engine.cancel_intent(self._intent)
+            if self._upload_key is not None:
+                await note_unfinished(engine, [self._upload_key])
             engine.commit_nowait()
         except MemfsError as error:
             # The intent stays, and the next start rolls it back.
@@ -183,7 +190,8 @@ async def recorded(
     intent = await engine.begin_intent(kind, inode.ino, inode.generation, location, time.time_ns())
     engine.commit_nowait()
     parts.faults.reach(f"{kind}.begun")
-    attempt = Attempt(parts, inode, intent)
+    upload_key = location if kind == MoveKind.UPLOAD else None
+    attempt = Attempt(parts, inode, intent, upload_key)
     try:
         yield attempt
     finally:

@@ -37,11 +37,13 @@ from memfs.moves.coding import unlock
 from memfs.moves.containers import append_container
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form
-from memfs.moves.uploading import temporary_file
+from memfs.moves.unfinished import note_unfinished
+from memfs.moves.uploading import container_bytes_max, temporary_file
 from memfs.stores.disk import disk_errors, write_all
 from memfs.stores.extent import Extent
 from memfs.stores.reading import PackedFile
 from memfs.stores.restoring import without_restores
+from memfs.stores.store import PART_BYTES
 from memfs.types import BATCH_SEPARATOR, FormKind
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ class _BatchAttempt:
         """End the intent: the object becomes garbage."""
         try:
             await self._parts.engine.cancel_intent(self._intent)
+            await note_unfinished(self._parts.engine, [self.key])
             self._parts.engine.commit_nowait()
         except MemfsError as error:
             # The intent stays, and the next start rolls it back.
@@ -161,7 +164,11 @@ async def _upload_batch(
         results[ino] = MoveResult(outcome)
     if not chosen:
         return results
-    async with _recorded(parts) as attempt, temporary_file(parts, "batch") as (path, fd):
+    size_max = sum(container_bytes_max(inode.size) for inode in chosen)
+    async with (
+        _recorded(parts) as attempt,
+        temporary_file(parts, "batch", size_max) as (path, fd),
+    ):
         with parts.progress.track("upload", None, sum(inode.size for inode in chosen)) as progress:
             made = await _fill(parts, attempt.key, chosen, fd, progress)
             if not made:
@@ -201,7 +208,11 @@ async def compact(parts: MoveParts, batch: Batch) -> int:
     forms = await parts.engine.list_batched(batch.key)
     if not forms:
         return 0
-    async with _recorded(parts) as attempt, temporary_file(parts, "batch") as (path, fd):
+    size_max = sum(form.stored_bytes for form in forms)
+    async with (
+        _recorded(parts) as attempt,
+        temporary_file(parts, "batch", size_max) as (path, fd),
+    ):
         replacements = []
         blobs = []
         offset = 0
@@ -340,10 +351,22 @@ async def _verify(
 async def _verify_once(
     parts: MoveParts, key: str, path: Path, forms: Sequence[tuple[Form, Blob]]
 ) -> None:
+    """Fetch the object back beside the local copy and decode every container in it."""
     remote = parts.remote
     assert remote is not None
-    fetched = path.with_name(path.name + ".back")
     name = f"{remote.url}/{key}"
+    if path.parent != parts.packed_store.temporary_dir:
+        # There was no room on the disk for the copy either.
+        size = (await trio.to_thread.run_sync(path.stat)).st_size
+        async with temporary_file(parts, "batch-back", size) as (fetched, fd):
+            for start in range(0, size, PART_BYTES):
+                data = await remote.get_range(key, start, min(start + PART_BYTES, size))
+                await trio.to_thread.run_sync(write_all, fd, data, limiter=parts.threads)
+            await trio.to_thread.run_sync(
+                _verify_fetched, parts, fetched, name, forms, limiter=parts.threads
+            )
+        return
+    fetched = path.with_name(path.name + ".back")
     try:
         await remote.get_file(key, fetched)
         await trio.to_thread.run_sync(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import MemfsError, StoreError
+from memfs.moves.unfinished import abort_unfinished
 from memfs.types import FormKind, RawId
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class GarbageCollector:
         remote_due = trio.current_time() >= self._remote_again_s
         if remote_due:
             self._stuck.clear()
+            remote = self._parts.remote
+            if remote is not None and not await abort_unfinished(self._parts.engine, remote):
+                self._pause()
+                remote_due = False
         # Objects that wait for the store must not hide what takes up room here.
         listed = await self._parts.engine.list_garbage(limit + len(self._stuck), remote=remote_due)
         items = [item for item in listed if item.item not in self._stuck]

@@ -14,6 +14,8 @@ import trio
 
 from memfs.defects import as_failure
 from memfs.errors import MemfsError, ObjectMissingError
+from memfs.metadata.records import MoveKind
+from memfs.moves.unfinished import note_unfinished
 from memfs.types import InodeNo, RawId
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ async def roll_back(parts: MoveParts) -> int:
     """
     engine = parts.engine
     intents = await engine.list_intents()
+    uploads = (MoveKind.UPLOAD, MoveKind.BATCH)
+    await note_unfinished(engine, [each.location for each in intents if each.kind in uploads])
     for intent in intents:
         try:
             await engine.cancel_intent(intent.intent)

@@ -11,6 +11,7 @@ import functools
 import os
 import secrets
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,19 +23,28 @@ from memfs.moves.coding import unlock
 from memfs.moves.containers import Container, append_container, find_packed, fits_store
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form, live_blob
+from memfs.moves.streaming import is_short, stream_container
 from memfs.stores.disk import disk_errors
 from memfs.stores.reading import FrameReader
 from memfs.types import BlobId, FormKind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
     from memfs.stores.store import RemoteStore
     from memfs.types import Generation, InodeNo
+
+
+MEMORY_BYTES_MAX = 24 << 20
+"""Of a temporary file in memory: a batch of the default size and one more file."""
+
+
+def container_bytes_max(size: int) -> int:
+    """Return what a container of `size` bytes takes at most, its table included."""
+    return size + size // 32 + 4096
 
 
 def object_key(blob: BlobId, generation: Generation) -> str:
@@ -76,9 +86,7 @@ async def _upload(parts: MoveParts, remote: RemoteStore, ino: InodeNo) -> MoveRe
         # A crash of the machine must not forget the intent and leave an object that nobody knows.
         await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.threads)
         with parts.progress.track("upload", ino, inode.size) as progress:
-            async with _source(parts, inode, number, progress) as (path, container):
-                parts.faults.reach("upload.prepared")
-                await remote.put_file(key, path)
+            container = await _store(parts, remote, key, inode, number, progress)
             parts.faults.reach("upload.stored")
             await verify_object(parts, key, container, progress)
             parts.faults.reach("upload.verified")
@@ -88,6 +96,32 @@ async def _upload(parts: MoveParts, remote: RemoteStore, ino: InodeNo) -> MoveRe
         published = await attempt.publish_form(blob, form)
     parts.faults.reach("upload.published")
     return MoveResult(MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED, stored_bytes)
+
+
+async def _store(
+    parts: MoveParts,
+    remote: RemoteStore,
+    key: str,
+    inode: Inode,
+    number: BlobId,
+    progress: MoveProgress,
+) -> Container:
+    """Store a file's container: from a copy on the disk, or while it is made if that is full."""
+    size_max = container_bytes_max(inode.size)
+    packed = await find_packed(parts, inode)
+    if (packed is None or not fits_store(parts, packed)) and is_short(
+        parts.packed_store.temporary_dir, size_max
+    ):
+
+        def advance(done_bytes: int) -> None:
+            progress.done_bytes = done_bytes // 2
+            trio.from_thread.check_cancelled()
+
+        return await stream_container(parts, remote, key, inode, number, size_max, advance)
+    async with _source(parts, inode, number, progress) as (path, container):
+        parts.faults.reach("upload.prepared")
+        await remote.put_file(key, path)
+        return container
 
 
 @contextlib.asynccontextmanager
@@ -114,8 +148,28 @@ async def _source(
 
 
 @contextlib.asynccontextmanager
-async def temporary_file(parts: MoveParts, name: str) -> AsyncIterator[tuple[Path, int]]:
-    """Give an empty file for the block: path, and a descriptor for reading and writing."""
+async def temporary_file(
+    parts: MoveParts, name: str, size_max: int | None = None
+) -> AsyncIterator[tuple[Path, int]]:
+    """Give an empty file for the block: path, and a descriptor for reading and writing.
+
+    Args:
+        parts: What moves work with.
+        name: Of the file.
+        size_max: What may be written to it; where the disk has no room for that and it is little,
+            the file is one in memory. None: it is on the disk.
+    """
+    if (
+        size_max is not None
+        and size_max <= MEMORY_BYTES_MAX
+        and is_short(parts.packed_store.temporary_dir, 2 * size_max)
+    ):
+        fd = os.memfd_create(f"memfs-{name}", os.MFD_CLOEXEC)
+        try:
+            yield Path(f"/proc/self/fd/{fd}"), fd
+        finally:
+            os.close(fd)
+        return
     path = parts.packed_store.temporary_path(name)
     with disk_errors(str(path)):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -70,6 +70,14 @@ def disk_errors(subject: str) -> Iterator[None]:
         raise translate_error(error, subject) from error
 
 
+def path_of(fd: int) -> str:
+    """Return the name of an open file, for messages (proc(5), /proc/PID/fd)."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return f"descriptor {fd}"
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write all of `data` at the file's position, however many calls that takes (write(2))."""
     view = memoryview(data)

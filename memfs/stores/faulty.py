@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
-    from memfs.stores.store import ObjectStat, RemoteStore
+    from memfs.stores.store import ByteSource, ObjectStat, RemoteStore
 
 
 class FaultKind(enum.StrEnum):
@@ -50,7 +50,7 @@ class FaultKind(enum.StrEnum):
     BIT_FLIP = "bit_flip"
     """get_range, get_file: one bit of the bytes differs. Breaks the contract."""
     FULL = "full"
-    """put_file: the store has no room left, as a directory on a full disk; nothing is stored."""
+    """put_file, put_stream: the store has no room left, as a directory on a full disk."""
     STALE_LIST = "stale_list"
     """list: as it was before the last changes through this decorator: new objects are missing, and
     removed ones are there. Breaks the contract."""
@@ -150,7 +150,7 @@ def _applies(kind: FaultKind, operation: str) -> bool:
     if kind in (FaultKind.TORN, FaultKind.CUT):
         return operation == "put_file"
     if kind is FaultKind.FULL:
-        return operation == "put_file"
+        return operation in ("put_file", "put_stream")
     if kind is FaultKind.STALE_LIST:
         return operation == "list"
     if kind in (FaultKind.BIT_FLIP, FaultKind.ARCHIVED):
@@ -198,6 +198,20 @@ class FaultyStore:
             await self._inner.put_file(key, source)
         if fault in (FaultKind.TORN, FaultKind.LOST_ANSWER):
             raise StoreUnavailableError(f"store {self.url}: put {key}: injected: {fault}")
+
+    async def put_stream(self, key: str, source: ByteSource) -> None:
+        """As the inner store, unless a fault hits."""
+        fault = await self._begin("put_stream", key)
+        await self._note_change(key)
+        await self._inner.put_stream(key, source)
+        self._end(fault, f"put {key}")
+
+    async def abort_uploads(self, key: str) -> int:
+        """As the inner store, unless a fault hits."""
+        fault = await self._begin("abort_uploads", key)
+        count = await self._inner.abort_uploads(key)
+        self._end(fault, f"abort {key}")
+        return count
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """As the inner store, unless a fault hits."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from memfs.stores.store import ObjectStat, RemoteStore
+    from memfs.stores.store import ByteSource, ObjectStat, RemoteStore
 
 
 class ForwardingStore:
@@ -32,6 +32,14 @@ class ForwardingStore:
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store."""
         await self._inner.put_file(key, source)
+
+    async def put_stream(self, key: str, source: ByteSource) -> None:
+        """As the inner store."""
+        await self._inner.put_stream(key, source)
+
+    async def abort_uploads(self, key: str) -> int:
+        """As the inner store."""
+        return await self._inner.abort_uploads(key)
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """As the inner store."""

@@ -6,12 +6,14 @@ missing object means lost data to those who ask.
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 import json
 import os
 import secrets
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import google.auth.exceptions
@@ -20,12 +22,14 @@ from gcsfs.core import GCSFileSystem
 from gcsfs.retry import HttpError
 
 from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
-from memfs.stores.objects import FsspecStore, Page, UploadCallback, unanswered
+from memfs.stores.objects import FsspecStore, Page, UploadCallback, gathered, unanswered
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from memfs.stores.store import ByteSource
 
 _OBJECT = "b/{}/o/{}"
 _OBJECTS = "b/{}/o"
@@ -91,11 +95,9 @@ class GcsStore(FsspecStore):
                 stored = self._put_small(key, file.read())
                 callback.relative_update(size)
             else:
-                stored = self._put_parts(key, file, size, callback)
-        if int(stored["size"]) != size:
-            raise StoreUnavailableError(
-                f"store {self._url}: put {key}: {stored['size']} bytes of {size} arrived"
-            )
+                parts = iter(functools.partial(file.read, PART_BYTES), b"")
+                stored, _ = self._put_parts(key, parts, callback)
+        self._check_arrived(key, stored, size)
 
     def _put_small(self, key: str, data: bytes) -> dict[str, Any]:
         """Upload an object by one request (uploadType=multipart of the JSON API)."""
@@ -116,13 +118,13 @@ class GcsStore(FsspecStore):
         return answer
 
     def _put_parts(
-        self,
-        key: str,
-        file: BinaryIO,
-        size: int,
-        callback: UploadCallback,
-    ) -> dict[str, Any]:
-        """Upload an object by a resumable session; one that is left ends by itself after a week."""
+        self, key: str, parts: Iterator[bytes], callback: UploadCallback
+    ) -> tuple[dict[str, Any], int]:
+        """Upload an object by a resumable session; one that is left ends by itself after a week.
+
+        Returns:
+            What the store says of it, and the bytes that were sent.
+        """
         headers, _ = self._fs.call(
             "POST",
             self._upload_url(),
@@ -131,27 +133,49 @@ class GcsStore(FsspecStore):
             headers={"X-Upload-Content-Type": "application/octet-stream"},
         )
         session = headers["Location"]
-        answer = b""
-        for start in range(0, size, PART_BYTES):
-            part = file.read(PART_BYTES)
+        answer, start = b"", 0
+        part = next(parts, b"")
+        while part:
+            following = next(parts, b"")
             end = start + len(part)
+            # The length is told with the last part: it may not be known before.
+            total = "*" if following else str(end)
             headers, answer = self._fs.call(
                 "PUT",
                 session,
-                headers={"Content-Range": f"bytes {start}-{end - 1}/{size}"},
+                headers={"Content-Range": f"bytes {start}-{end - 1}/{total}"},
                 data=io.BytesIO(part),
             )
             # The store may keep a part of the part only (308 with Range): begun anew, whole.
-            if end < size and headers.get("Range") != f"bytes=0-{end - 1}":
+            if following and headers.get("Range") != f"bytes=0-{end - 1}":
                 raise StoreUnavailableError(
                     f"store {self._url}: put {key}: {headers.get('Range')} arrived, not {end} bytes"
                 )
             callback.relative_update(len(part))
+            part, start = following, end
         stored: dict[str, Any] = json.loads(answer)
-        return stored
+        return stored, start
+
+    def _check_arrived(self, key: str, stored: Mapping[str, Any], size: int) -> None:
+        if int(stored["size"]) != size:
+            raise StoreUnavailableError(
+                f"store {self._url}: put {key}: {stored['size']} bytes of {size} arrived"
+            )
+
+    def _put_stream(self, key: str, source: ByteSource, callback: UploadCallback) -> None:
+        parts = gathered(source, PART_BYTES, callback)
+        first = next(parts, b"")
+        if len(first) < PART_BYTES:
+            stored, size = self._put_small(key, first), len(first)
+        else:
+            stored, size = self._put_parts(key, itertools.chain([first], parts), callback)
+        self._check_arrived(key, stored, size)
 
     def _upload_url(self) -> str:
         return f"{self._fs._location}/upload/storage/v1/b/{self._bucket}/o"
+
+    def _make_directories(self, path: str) -> None:
+        """Nothing: names have no directories here, and a missing bucket shows by itself."""
 
     def _get_range(self, key: str, start: int, end: int) -> bytes:
         if end <= start:

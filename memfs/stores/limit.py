@@ -14,7 +14,7 @@ from memfs.stores.forwarding import ForwardingStore
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from memfs.stores.store import ObjectStat, RemoteStore
+    from memfs.stores.store import ByteSource, ObjectStat, RemoteStore
 
 
 class LimitedStore(ForwardingStore):
@@ -36,6 +36,16 @@ class LimitedStore(ForwardingStore):
         """As the inner store, when it is this call's turn."""
         async with self._transfers:
             await self._inner.put_file(key, source)
+
+    async def put_stream(self, key: str, source: ByteSource) -> None:
+        """As the inner store, when it is this call's turn."""
+        async with self._transfers:
+            await self._inner.put_stream(key, source)
+
+    async def abort_uploads(self, key: str) -> int:
+        """As the inner store, when it is this call's turn."""
+        async with self._requests:
+            return await self._inner.abort_uploads(key)
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """As the inner store, when it is this call's turn."""

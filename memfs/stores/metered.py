@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.policy.budgets import Cost
-    from memfs.stores.store import ObjectStat, RemoteStore
+    from memfs.stores.store import ByteSource, ObjectStat, RemoteStore
 
 PAGE_COUNT = 1000
 """Objects on one page of a listing, the maximum of S3 and the default of others."""
@@ -43,6 +43,26 @@ def transfer_request_count(size: int) -> int:
     return 2 + -(-size // PART_BYTES)
 
 
+class _CountingSource:
+    """A source that knows how much was taken of it."""
+
+    def __init__(self, inner: ByteSource) -> None:
+        self._inner = inner
+        self.taken_bytes = 0
+
+    @property
+    def size_max(self) -> int:
+        return self._inner.size_max
+
+    def read(self) -> bytes:
+        data = self._inner.read()
+        self.taken_bytes += len(data)
+        return data
+
+    def close(self) -> None:
+        self._inner.close()
+
+
 class MeteredStore(ForwardingStore):
     """A store whose calls are counted, each attempt of those that are repeated.
 
@@ -61,6 +81,20 @@ class MeteredStore(ForwardingStore):
         self._meter.spend(Spent.REQUESTS, transfer_request_count(size))
         self._meter.spend(Spent.UPLOAD, size)
         await self._inner.put_file(key, source)
+
+    async def put_stream(self, key: str, source: ByteSource) -> None:
+        """As the inner store; counted is what was taken of it, even if it fails on the way."""
+        counting = _CountingSource(source)
+        try:
+            await self._inner.put_stream(key, counting)
+        finally:
+            self._meter.spend(Spent.REQUESTS, transfer_request_count(counting.taken_bytes))
+            self._meter.spend(Spent.UPLOAD, counting.taken_bytes)
+
+    async def abort_uploads(self, key: str) -> int:
+        """As the inner store."""
+        self._meter.spend(Spent.REQUESTS, 1)
+        return await self._inner.abort_uploads(key)
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """As the inner store."""

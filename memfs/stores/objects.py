@@ -9,6 +9,7 @@ their blocking methods, from worker threads.
 
 from __future__ import annotations
 
+import contextlib
 import errno as codes
 import functools
 import os
@@ -39,6 +40,8 @@ from memfs.stores.store import PART_BYTES, ObjectStat
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
     from pathlib import Path
+
+    from memfs.stores.store import ByteSource
 
 T = TypeVar("T")
 
@@ -116,6 +119,7 @@ class FsspecStore:
             ) from error
         self._root = root.rstrip("/")
         self._timeout_s = timeout_s
+        self._top_seen = False
         self._calls = BlockingCalls(self._url, timeout_s, thread_count_max)
 
     @property
@@ -131,6 +135,19 @@ class FsspecStore:
 
         size = await self._call(f"put {key}", os.path.getsize, source)
         await self._transfer(f"put {key}", put, min(size, PART_BYTES), writes=key)
+
+    async def put_stream(self, key: str, source: ByteSource) -> None:
+        """Upload an object in parts, as its bytes come."""
+
+        def put(progress: TransferProgress) -> None:
+            with contextlib.closing(source):
+                self._put_stream(key, source, UploadCallback(progress))
+
+        await self._transfer(f"put {key}", put, PART_BYTES, writes=key)
+
+    async def abort_uploads(self, key: str) -> int:
+        """Remove the parts of unfinished uploads, where the store keeps them for ever."""
+        return await self._call(f"abort {key}", self._abort_uploads, key)
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """Return bytes `[start, end)` by one ranged request."""
@@ -225,8 +242,43 @@ class FsspecStore:
 
     def _put(self, key: str, source: Path, callback: UploadCallback) -> None:
         path = self._path(key)
-        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._make_directories(path)
         self._fs.put_file(str(source), path, callback=callback)
+
+    def _put_stream(self, key: str, source: ByteSource, callback: UploadCallback) -> None:
+        path = self._path(key)
+        self._make_directories(path)
+        file = self._fs.open(path, "wb", block_size=PART_BYTES)
+        try:
+            while data := source.read():
+                file.write(data)
+                callback.relative_update(len(data))
+        except BaseException:
+            # Where it cannot be thrown away, closing makes an object of what has come so far.
+            for undo in (file.discard, file.close, lambda: self._fs.rm_file(path)):
+                with contextlib.suppress(Exception):
+                    undo()
+            raise
+        file.close()
+
+    def _make_directories(self, path: str) -> None:
+        """Make the directories of an object; what holds them all is its owner's to make.
+
+        Raises:
+            StoreError: There is none: a bucket or directory that is mistyped is not made.
+        """
+        # Of a bucket the prefix is no directory; a path is one from the root on.
+        top = self._root if self._root.startswith("/") else self._root.partition("/")[0]
+        if not self._top_seen and top and not self._fs.exists(top):
+            raise StoreError(
+                f"store {self._url}: {top} does not exist: create it or correct glacier.url"
+            )
+        self._top_seen = True
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+
+    def _abort_uploads(self, _key: str) -> int:
+        """Nothing in general: what is unfinished vanishes by itself."""
+        return 0
 
     def _get_range(self, key: str, start: int, end: int) -> bytes:
         if end <= start:
@@ -300,6 +352,20 @@ class FsspecStore:
         ):
             return unanswered(error, f"{cause}; check the store and the network")
         return StoreError(f"{cause} ({type(error).__name__}); check glacier.url and its options")
+
+
+def gathered(source: ByteSource, size: int, callback: UploadCallback) -> Iterator[bytes]:
+    """Yield parts of a size of what comes from a source; the last one is the rest, if any."""
+    part = bytearray()
+    while data := source.read():
+        part += data
+        # A sign of life: making a part may take a while.
+        callback.relative_update(0)
+        while len(part) >= size:
+            yield bytes(part[:size])
+            del part[:size]
+    if part:
+        yield bytes(part)
 
 
 def unanswered(error: BaseException, message: str) -> StoreUnavailableError:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from memfs.stores.store import RemoteStore
+    from memfs.stores.store import ByteSource, RemoteStore
 
 _unhurried = ContextVar("unhurried", default=False)
 
@@ -65,6 +65,12 @@ class PacedStore(ForwardingStore):
             size = (await trio.to_thread.run_sync(os.stat, source)).st_size
             await trio.sleep(self._uploads.take(size, trio.current_time()))
         await self._inner.put_file(key, source)
+
+    async def put_stream(self, key: str, source: ByteSource) -> None:
+        """As the inner store, when the uploads before it are paid for."""
+        if self._uploads is not None:
+            await trio.sleep(self._uploads.take(source.size_max, trio.current_time()))
+        await self._inner.put_stream(key, source)
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """As the inner store, when the downloads before it are paid for."""

@@ -60,6 +60,11 @@ class PackedStore:
         target = self.path(location)
         return Draft(self.temporary_path(target.name), target, self._tree)
 
+    @property
+    def temporary_dir(self) -> Path:
+        """Where unfinished files lie."""
+        return self._temporary_dir
+
     def temporary_path(self, name: str) -> Path:
         """Return a name in `tmp/` that this process has not used, for any unfinished file."""
         return self._temporary_dir / f"{name}-{os.getpid():x}-{next(self._draft_numbers):x}"

@@ -26,7 +26,7 @@ import blake3
 from memfs.codecs.shuffle import shuffle
 from memfs.errors import StoreError
 from memfs.stores.container import SeekTable, checksum, choose_frame_bytes
-from memfs.stores.disk import disk_errors, write_all
+from memfs.stores.disk import disk_errors, path_of, translate_error, write_all
 from memfs.stores.envelope import Encryption, Envelope
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class _Packer:
         if self._envelope is not None and self._cipher is not None:
             trailer = self._envelope.close(self._cipher, trailer)
             table = table.encrypted(self._cipher, self._envelope.key_id)
-        write_all(target_fd, trailer)
+        _write_out(target_fd, trailer)
         stored_bytes = self._stored_bytes + len(trailer)
         elapsed_s = time.monotonic() - begun_s
         return PackedSummary(
@@ -252,7 +252,7 @@ class _Packer:
     def _write(
         self, target_fd: int, frame: _EncodedFrame, on_progress: PackProgress | None
     ) -> None:
-        write_all(target_fd, frame.stored)
+        _write_out(target_fd, frame.stored)
         self._stored_sizes.append(frame.encoded_bytes)
         self._stored_checksums.append(frame.encoded_checksum)
         self._content_checksums.append(frame.content_checksum)
@@ -260,6 +260,14 @@ class _Packer:
         if on_progress is not None:
             done = min(len(self._stored_sizes) * self._frame_bytes, self._size)
             on_progress(done, self._stored_bytes)
+
+
+def _write_out(target_fd: int, data: bytes) -> None:
+    """Write to the target; an error is the target's, and not the source's that is read."""
+    try:
+        write_all(target_fd, data)
+    except OSError as error:
+        raise translate_error(error, path_of(target_fd)) from error
 
 
 def _changed(source: Path, size: int) -> StoreError:

@@ -18,7 +18,7 @@ from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavai
 from memfs.stores.forwarding import ForwardingStore
 
 if TYPE_CHECKING:
-    from memfs.stores.store import RemoteStore
+    from memfs.stores.store import ByteSource, RemoteStore
 
 PROBE_PREFIX = "memfs-probe/"
 
@@ -48,6 +48,14 @@ class ProbedStore(ForwardingStore):
                 await self._probe()
                 self._fit = True
         await self._inner.put_file(key, source)
+
+    async def put_stream(self, key: str, source: ByteSource) -> None:
+        """As `put_file`."""
+        async with self._lock:
+            if not self._fit:
+                await self._probe()
+                self._fit = True
+        await self._inner.put_stream(key, source)
 
     async def _probe(self) -> None:
         key = f"{PROBE_PREFIX}{secrets.token_hex(8)}"

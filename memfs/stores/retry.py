@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from memfs.stores.store import ObjectStat, RemoteStore
+    from memfs.stores.store import ByteSource, ObjectStat, RemoteStore
 
 T = TypeVar("T")
 
@@ -79,6 +79,19 @@ class RetryingStore:
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store; begun again within the deadline."""
         await self._repeat(lambda: self._inner.put_file(key, source))
+
+    async def put_stream(self, key: str, source: ByteSource) -> None:
+        """As the inner store: bytes that come once are sent once."""
+        try:
+            await self._inner.put_stream(key, source)
+        except MemfsError as error:
+            self._health.note(error)
+            raise
+        self._health.note()
+
+    async def abort_uploads(self, key: str) -> int:
+        """As the inner store; ends by the deadline."""
+        return await self._bounded(f"abort {key}", lambda: self._inner.abort_uploads(key))
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """As the inner store; ends by the deadline."""

@@ -6,6 +6,10 @@ object, because a missing object means lost data to those who ask.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
+import itertools
 import logging
 import math
 import threading
@@ -27,6 +31,7 @@ from memfs.stores.objects import (
     FsspecStore,
     Page,
     UploadCallback,
+    gathered,
     unanswered,
 )
 from memfs.stores.restoring import (
@@ -39,12 +44,13 @@ from memfs.stores.restoring import (
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import s3fs
 
     from memfs.stores.calls import TransferProgress
+    from memfs.stores.store import ByteSource
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +181,13 @@ class S3Store(FsspecStore):
         return f"{self._prefix}/{key}" if self._prefix else key
 
     def _put(self, key: str, source: Path, callback: UploadCallback) -> None:
-        part_bytes = max(PART_BYTES, math.ceil(source.stat().st_size / PART_COUNT_MAX))
+        size = source.stat().st_size
+        part_bytes = max(PART_BYTES, math.ceil(size / PART_COUNT_MAX))
+        if size > 2 * part_bytes:
+            with source.open("rb") as file:
+                parts = iter(functools.partial(file.read, part_bytes), b"")
+                self._put_parts(key, parts, callback)
+            return
         self._fs.put_file(
             str(source),
             self._path(key),
@@ -184,6 +196,73 @@ class S3Store(FsspecStore):
             max_concurrency=PART_CONCURRENCY,
             **self._upload_headers,
         )
+
+    def _put_stream(self, key: str, source: ByteSource, callback: UploadCallback) -> None:
+        part_bytes = max(PART_BYTES, math.ceil(source.size_max / PART_COUNT_MAX))
+        parts = gathered(source, part_bytes, callback)
+        first = next(parts, b"")
+        if len(first) < part_bytes:
+            self._fs.call_s3(
+                "put_object",
+                Bucket=self._bucket,
+                Key=self._key(key),
+                Body=first,
+                **self._upload_headers,
+            )
+            return
+        self._put_parts(key, itertools.chain([first], parts), callback)
+
+    def _put_parts(self, key: str, parts: Iterator[bytes], callback: UploadCallback) -> None:
+        """Upload an object in parts, some at a time; one that does not end leaves nothing.
+
+        An upload that is left alone stays in the bucket, and is paid for, for ever.
+        """
+        target = {"Bucket": self._bucket, "Key": self._key(key)}
+        upload = self._fs.call_s3("create_multipart_upload", **target, **self._upload_headers)
+        upload_id = upload["UploadId"]
+        stored: list[dict[str, Any]] = []
+
+        async def put_part(number: int, part: bytes) -> dict[str, Any]:
+            answer = await self._fs._call_s3(
+                "upload_part", **target, UploadId=upload_id, PartNumber=number, Body=part
+            )
+            callback.relative_update(len(part))
+            return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        async def put_some(window: list[bytes]) -> list[dict[str, Any]]:
+            numbers = range(len(stored) + 1, len(stored) + 1 + len(window))
+            tasks = [asyncio.ensure_future(each) for each in map(put_part, numbers, window)]
+            try:
+                return list(await asyncio.gather(*tasks))
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+        try:
+            while window := list(itertools.islice(parts, PART_CONCURRENCY)):
+                stored += self._wait(functools.partial(put_some, window))
+            # Nobody waits any more: the object would come late.
+            callback.relative_update(0)
+            self._fs.call_s3(
+                "complete_multipart_upload",
+                **target,
+                UploadId=upload_id,
+                MultipartUpload={"Parts": stored},
+            )
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._fs.call_s3("abort_multipart_upload", **target, UploadId=upload_id)
+            raise
+
+    def _abort_uploads(self, key: str) -> int:
+        target = {"Bucket": self._bucket, "Key": self._key(key)}
+        answer = self._fs.call_s3(
+            "list_multipart_uploads", Bucket=self._bucket, Prefix=target["Key"]
+        )
+        found = [each for each in answer.get("Uploads", ()) if each["Key"] == target["Key"]]
+        for each in found:
+            self._fs.call_s3("abort_multipart_upload", **target, UploadId=each["UploadId"])
+        return len(found)
 
     def _get_range(self, key: str, start: int, end: int) -> bytes:
         try:

@@ -30,6 +30,27 @@ class ObjectStat:
     where the store does not know."""
 
 
+class ByteSource(Protocol):
+    """Bytes of an object that are made while it is uploaded; read by one worker thread."""
+
+    @property
+    def size_max(self) -> int:
+        """No more bytes than this will come."""
+        ...
+
+    def read(self) -> bytes:
+        """Return the next bytes, as they come; empty: that was all.
+
+        Raises:
+            StoreError: Whoever makes them has failed; what was sent is to be thrown away.
+        """
+        ...
+
+    def close(self) -> None:
+        """No more is wanted, whether all came or not; idempotent."""
+        ...
+
+
 class RemoteStore(Protocol):
     """An object store as memfs uses it. Keys are ASCII, `/`-separated, made by memfs itself.
 
@@ -48,6 +69,13 @@ class RemoteStore(Protocol):
 
     async def put_file(self, key: str, source: Path) -> None:
         """Store a local file's bytes as an object, replacing an older one whole."""
+        ...
+
+    async def put_stream(self, key: str, source: ByteSource) -> None:
+        """Store bytes as an object while they are made; tried once, since they come once.
+
+        Closes the source once its thread ends. Memory is bounded by some parts.
+        """
         ...
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
@@ -69,6 +97,13 @@ class RemoteStore(Protocol):
 
     async def delete(self, key: str) -> None:
         """Remove an object; no error if there is none."""
+        ...
+
+    async def abort_uploads(self, key: str) -> int:
+        """Remove what unfinished uploads of an object have left; returns how many there were.
+
+        Only of keys that nobody uploads any more: of intents that were rolled back.
+        """
         ...
 
     async def archive(self, key: str) -> None:

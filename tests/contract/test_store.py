@@ -17,6 +17,7 @@ import trio
 
 from memfs.config import GlacierConfig
 from memfs.errors import (
+    CorruptDataError,
     InvalidValueError,
     ObjectMissingError,
     StoreError,
@@ -28,7 +29,7 @@ from memfs.stores.directory import UNFINISHED, DirectoryStore
 from memfs.stores.faulty import Fault, FaultKind, FaultScript, FaultyStore
 from memfs.stores.gcs import GcsStore
 from memfs.stores.limit import LimitedStore
-from memfs.stores.objects import FsspecStore
+from memfs.stores.objects import FsspecStore, UploadCallback
 from memfs.stores.probing import ProbedStore
 from memfs.stores.remote import open_remote_store
 from memfs.stores.retry import RetryingStore, RetryPolicy
@@ -118,6 +119,13 @@ class BucketBacking:
         found = (item["Key"] for item in answer.get("Contents", ()))
         return sorted(key.removeprefix(self._prefix) for key in found)
 
+    def begin_upload(self, key: str) -> None:
+        self._client.create_multipart_upload(Bucket=BUCKET, Key=self._prefix + key)
+
+    def unfinished(self) -> list[str]:
+        answer = self._client.list_multipart_uploads(Bucket=BUCKET, Prefix=self._prefix)
+        return [each["Key"].removeprefix(self._prefix) for each in answer.get("Uploads", ())]
+
     def close(self) -> None:
         self._client.close()
 
@@ -201,6 +209,7 @@ async def backing(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         return
     if request.param == "other":
         name = f"/{tmp_path.name}"
+        fsspec.filesystem("memory").makedirs(name)
         yield FileSystemBacking(FsspecStore(f"memory:/{name}", {}, TIMEOUT_S, 8), name)
         memory = fsspec.filesystem("memory")
         if memory.exists(name):
@@ -276,6 +285,109 @@ async def test_put_file_of_a_missing_file_leaves_nothing(backing: Backing, tmp_p
     with pytest.raises(StoreError, match="put k"):
         await backing.store.put_file("k", tmp_path / "absent")
     assert backing.keys() == []
+
+
+class Pieces:
+    """A source of an object's bytes; fails at its end if it is told to."""
+
+    def __init__(self, data: bytes, *, fails: bool = False) -> None:
+        self._left = data
+        self._fails = fails
+        self.size_max = len(data)
+        self.closed = False
+
+    def read(self) -> bytes:
+        piece, self._left = self._left[:300_000], self._left[300_000:]
+        if not piece and self._fails:
+            raise CorruptDataError("the source broke")
+        return piece
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("size", [0, 1, PART_BYTES, 5 * PART_BYTES + 17])
+async def test_put_stream_stores_the_bytes(backing: Backing, size: int) -> None:
+    """However many pieces they come in."""
+    data = random.Random(size).randbytes(size)
+    source = Pieces(data)
+    await backing.store.put_stream("a/b/c", source)
+    assert data == backing.get("a/b/c")
+    assert backing.keys() == ["a/b/c"]
+    assert source.closed
+
+
+@pytest.mark.parametrize("size", [0, 1, 2 * PART_BYTES])
+async def test_a_source_that_breaks_makes_no_object(backing: Backing, size: int) -> None:
+    """What came until then is thrown away, and no unfinished upload stays."""
+    source = Pieces(random.Random(size).randbytes(size), fails=True)
+    with pytest.raises(CorruptDataError, match="the source broke"):
+        await backing.store.put_stream("a/b", source)
+    assert backing.get("a/b") is None
+    assert source.closed
+    if isinstance(backing, BucketBacking):
+        assert backing.unfinished() == []
+
+
+async def test_unfinished_uploads_of_a_key_are_removed(s3_server: S3Server, tmp_path: Path) -> None:
+    """Those of others stay, of keys that begin alike as well."""
+    store = S3Store(f"s3://{BUCKET}/{tmp_path.name}", s3_server.options, TIMEOUT_S, 8)
+    bucket = BucketBacking(store, s3_server, f"{tmp_path.name}/")
+    for key in ("k", "k", "k2"):
+        bucket.begin_upload(key)
+    assert await store.abort_uploads("k") == 2
+    assert await store.abort_uploads("k") == 0
+    assert bucket.unfinished() == ["k2"]
+    await store.aclose()
+    bucket.close()
+
+
+@pytest.mark.parametrize("how", ["file", "stream"])
+async def test_an_upload_that_is_given_up_leaves_nothing(
+    s3_server: S3Server, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread ends the upload in the bucket when it notices."""
+    store = S3Store(f"s3://{BUCKET}/{tmp_path.name}", s3_server.options, TIMEOUT_S, 8)
+    bucket = BucketBacking(store, s3_server, f"{tmp_path.name}/")
+    data = random.Random(1).randbytes(6 * PART_BYTES)
+    began = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    update = UploadCallback.relative_update
+
+    def tell(callback: UploadCallback, inc: int = 1) -> None:
+        if inc:
+            trio.from_thread.run_sync(began.set, trio_token=token)
+        update(callback, inc)
+
+    monkeypatch.setattr(UploadCallback, "relative_update", tell)
+    async with trio.open_nursery() as nursery:
+        if how == "file":
+            nursery.start_soon(store.put_file, "k", make_file(tmp_path, data))
+        else:
+            nursery.start_soon(store.put_stream, "k", Pieces(data))
+        await began.wait()
+        nursery.cancel_scope.cancel()
+    # The removal waits until no thread writes that key any more.
+    await store.delete("k")
+    assert bucket.unfinished() == []
+    assert bucket.keys() == []
+    await store.aclose()
+    bucket.close()
+
+
+@pytest.mark.parametrize("how", ["file", "stream"])
+async def test_a_container_that_is_missing_is_not_made(tmp_path: Path, how: str) -> None:
+    """A mistyped name would be a new place that nobody looks for."""
+    memory = fsspec.filesystem("memory")
+    store = FsspecStore(f"memory://{tmp_path.name}-mistyped/x", {}, TIMEOUT_S, 8)
+    put = (
+        store.put_file("k", make_file(tmp_path, b"data"))
+        if how == "file"
+        else store.put_stream("k", Pieces(b"data"))
+    )
+    with pytest.raises(StoreError, match=r"does not exist: create it or correct glacier\.url"):
+        await put
+    assert not memory.exists(f"/{tmp_path.name}-mistyped")
 
 
 async def test_get_range_returns_just_the_range(backing: Backing) -> None:

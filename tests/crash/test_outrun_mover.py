@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -94,3 +95,23 @@ def test_what_does_not_fit_the_disk_is_written_without_a_sync(small_mount: Mount
     )
     for number in range(FILE_COUNT):
         assert (root / f"file-{number}").read_bytes() == content(number), number
+
+
+@pytest.mark.slow
+def test_a_file_larger_than_half_of_the_disk_leaves_it(small_mount: Mount) -> None:
+    """Its container has no room beside it."""
+    path = small_mount.root / "large"
+    blocks = DISK_MIB * 6 // 10
+    with path.open("wb") as file:
+        for number in range(blocks):
+            file.write(random.Random(number).randbytes(1 << 20))
+    os.setxattr(path, "user.memfs.tier", b"glacier")
+
+    def forms() -> list[str]:
+        found: list[str] = json.loads(os.getxattr(path, "user.memfs.residency"))["forms"]
+        return found
+
+    wait_for(lambda: forms() == ["remote"], lambda: os.getxattr(path, "user.memfs.why"))
+    with path.open("rb") as stored:
+        for number in range(blocks):
+            assert stored.read(1 << 20) == random.Random(number).randbytes(1 << 20), number

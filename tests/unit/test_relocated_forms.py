@@ -9,57 +9,33 @@ import pytest
 from memfs.content.forms import FormReader
 from memfs.errors import ObjectMissingError
 from memfs.moves.scrubbing import ScrubOutcome, scrub_file
+from memfs.stores.forwarding import ForwardingStore
 from memfs.types import FormKind
 from tests.moving import State, compressible, incompressible
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-    from memfs.stores.store import ObjectStat, RemoteStore
+    from memfs.stores.store import RemoteStore
     from memfs.types import InodeNo
 
 CONTENT = incompressible(50_000, 1)
 RAW, PACKED, REMOTE = FormKind.RAW, FormKind.PACKED, FormKind.REMOTE
 
 
-class InterruptedStore:
+class InterruptedStore(ForwardingStore):
     """A store before whose first range read something else happens."""
 
     def __init__(self, inner: RemoteStore, interrupt: Callable[[], Awaitable[None]]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._interrupt: Callable[[], Awaitable[None]] | None = interrupt
-
-    @property
-    def url(self) -> str:
-        return self._inner.url
-
-    async def put_file(self, key: str, source: Path) -> None:
-        await self._inner.put_file(key, source)
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         interrupt, self._interrupt = self._interrupt, None
         if interrupt is not None:
             await interrupt()
-        return await self._inner.get_range(key, start, end)
-
-    async def get_file(self, key: str, target: Path) -> None:
-        await self._inner.get_file(key, target)
-
-    async def stat(self, key: str) -> ObjectStat:
-        return await self._inner.stat(key)
-
-    async def delete(self, key: str) -> None:
-        await self._inner.delete(key)
-
-    async def archive(self, key: str) -> None:
-        await self._inner.archive(key)
-
-    def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
-        return self._inner.list(prefix)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+        return await super().get_range(key, start, end)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,6 +13,8 @@ from memfs.stores.store import ObjectStat
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from memfs.stores.store import ByteSource
 
 
 class MemoryStore:
@@ -28,6 +31,15 @@ class MemoryStore:
             self.objects[key] = _read(source)
         except FileNotFoundError as error:
             raise StoreError(f"store {self.url}: put {key}: {error}") from error
+
+    async def put_stream(self, key: str, source: ByteSource) -> None:
+        await trio.lowlevel.checkpoint()
+        with contextlib.closing(source):
+            self.objects[key] = b"".join(iter(source.read, b""))
+
+    async def abort_uploads(self, key: str) -> int:
+        await trio.lowlevel.checkpoint()
+        return 0
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         await trio.lowlevel.checkpoint()

@@ -1,0 +1,74 @@
+"""Unfinished uploads: keys whose parts may lie in the bucket, although no object came of them.
+
+Invariant: a key is noted in the change that gives its intent up, and forgotten only after the store
+has said that nothing of it is left. An upload in parts that nobody ends is kept, and paid for, for
+ever ("Aborting a multipart upload", S3 user guide).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING
+
+from memfs.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memfs.metadata.engine import Engine
+    from memfs.stores.store import RemoteStore
+
+log = logging.getLogger(__name__)
+
+SETTING = "moves.unfinished_uploads"
+
+KEY_COUNT_MAX = 1000
+"""Keys that are remembered, some 60 KB; `memfs gc --orphans` finds what is beyond."""
+
+
+async def note_unfinished(engine: Engine, keys: Iterable[str]) -> None:
+    """Remember keys whose uploads were given up; the caller commits."""
+    known = await _load(engine)
+    added = [key for key in keys if key not in known]
+    if added:
+        await _save(engine, [*known, *added][-KEY_COUNT_MAX:])
+
+
+async def abort_unfinished(engine: Engine, store: RemoteStore) -> bool:
+    """End the uploads that were given up; False if the store does not answer for all of them."""
+    keys = await _load(engine)
+    ended_count = done_count = 0
+    answered = True
+    for key in keys:
+        try:
+            ended_count += await store.abort_uploads(key)
+        except StoreError as error:
+            log.info("an unfinished upload of %s is not removed yet: %s", key, error)
+            if error.transient:
+                answered = False
+                break
+            # Without the right to list uploads nothing can be done, now or later.
+        done_count += 1
+    if done_count:
+        done = set(keys[:done_count])
+        await _save(engine, [key for key in await _load(engine) if key not in done])
+        engine.commit_nowait()
+    if ended_count:
+        log.info("%d unfinished uploads were removed from the store", ended_count)
+    return answered
+
+
+async def _load(engine: Engine) -> list[str]:
+    saved = await engine.get_setting(SETTING)
+    if saved is None:
+        return []
+    try:
+        return [str(key) for key in json.loads(saved)]
+    except (ValueError, TypeError):
+        log.warning("the list of unfinished uploads is damaged: memfs gc --orphans finds them")
+        return []
+
+
+async def _save(engine: Engine, keys: list[str]) -> None:
+    await engine.put_setting(SETTING, json.dumps(keys).encode() if keys else None)

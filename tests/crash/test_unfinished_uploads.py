@@ -1,0 +1,90 @@
+"""Uploads in parts that the end of the daemon cuts off: nothing of them stays in the bucket."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.servers.seaweedfs import find_weed, running_seaweedfs
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import MountFactory
+    from tests.servers.seaweedfs import S3Server
+
+BUCKET = "unfinished"
+MIB = 1 << 20
+
+CONFIG = """
+[warm]
+size = "0"
+[cold]
+codec = "none"
+[glacier]
+url = "s3://{bucket}/of-{how}"
+codec = "none"
+[glacier.options]
+endpoint_url = "{server.endpoint_url}"
+key = "{server.access_key}"
+secret = "{server.secret_key}"
+[policy]
+interval = "50ms"
+retry_min = "100ms"
+retry_max = "500ms"
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    if find_weed() is None:
+        pytest.skip("needs SeaweedFS")
+    with running_seaweedfs(BUCKET) as server:
+        yield server
+
+
+def uploads_below(server: S3Server, prefix: str) -> list[str]:
+    client = server.client()
+    try:
+        answer = client.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
+        return [each["Key"] for each in answer.get("Uploads", ())]
+    finally:
+        client.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill", "umount"])
+def test_an_upload_that_was_cut_off_leaves_no_parts(
+    driver: str, mount_factory: MountFactory, server: S3Server, how: str
+) -> None:
+    """They would be paid for, for ever; the next mount removes them by the record of the move."""
+    place = f"{how}-{driver}"
+    mount = mount_factory(driver, config=CONFIG.format(bucket=BUCKET, server=server, how=place))
+
+    def uploads() -> list[str]:
+        return uploads_below(server, f"of-{place}/")
+
+    path = mount.root / "file"
+    with mount.watched(600.0):
+        with path.open("wb") as file:
+            for number in range(256):
+                file.write(random.Random(number).randbytes(MIB))
+        os.setxattr(path, "user.memfs.tier", b"glacier")
+        wait_for(uploads, "no upload in parts has begun")
+        if how == "kill":
+            mount.kill_daemon()
+            assert uploads()
+        else:
+            mount.stop()
+        mount.start()
+        # Its own new upload comes and goes as well.
+        wait_for(
+            lambda: os.getxattr(path, "user.memfs.tier") == b"glacier",
+            lambda: os.getxattr(path, "user.memfs.why"),
+        )
+        wait_for(lambda: not uploads(), uploads)
+        path.unlink()
