@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.utils.data import RandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 import memfs.torch as mt
 from memfs.simulation.comparison import Budgets, compare
@@ -191,13 +191,69 @@ def run_near(setting: NearSetting, directory: Path) -> dict[str, Any]:
     }
 
 
+class _Small(Dataset[int]):
+    """Reads files as most data sets do: by `open`."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> int:
+        with open(self._paths[index], "rb") as file:
+            return len(file.read())
+
+
+def run_loader(setting: NearSetting, directory: Path, worker_count: int) -> dict[str, Any]:
+    """Return seconds of a DataLoader on the state's own disk and on a mount, by pairs.
+
+    The first pair is told apart: there, files are opened for the first time after they were
+    written, while they are made durable and brought into RAM.
+    """
+    (directory / "native").mkdir()
+    native = _write(directory / "native", setting)
+    (directory / "memfs").mkdir()
+    mount = Mount(directory / "memfs", "kernel")
+    mount.start()
+    try:
+        mounted = _write(mount.root, setting)
+        pairs = [
+            (_loaded_s(native, worker_count), _loaded_s(mounted, worker_count))
+            for _ in range(setting.pair_count + 1)
+        ]
+    finally:
+        mount.stop()
+    first, *rest = [[round(elapsed_s, 2) for elapsed_s in pair] for pair in pairs]
+    return {
+        "setting": setting._asdict() | {"worker_count": worker_count},
+        "first_pair_s": first,
+        "pairs_s": rest,
+        "ratio": round(statistics.median(ours / theirs for theirs, ours in rest), 2),
+    }
+
+
+def _loaded_s(paths: Sequence[str], worker_count: int) -> float:
+    loader = DataLoader(_Small(paths), batch_size=64, shuffle=True, num_workers=worker_count)
+    begin_s = time.perf_counter()
+    for _ in loader:
+        pass
+    return time.perf_counter() - begin_s
+
+
 def _write_small(root: Path, setting: NearSetting) -> list[str]:
+    paths = _write(root, setting)
+    last = [Path(path) for path in paths[-100:]]
+    wait_for(lambda: all(told(path, "tier") == "warm" for path in last), "a warm tier")
+    return paths
+
+
+def _write(root: Path, setting: NearSetting) -> list[str]:
     content = bytes(setting.file_bytes)
     paths = [root / f"{number // 5000}" / f"{number:06}" for number in range(setting.file_count)]
     for path in paths:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-    wait_for(lambda: all(told(path, "tier") == "warm" for path in paths[-100:]), "a warm tier")
     return [str(path) for path in paths]
 
 
@@ -220,6 +276,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--near", type=int, help="only this: as many files that are near already")
     parser.add_argument("--near-bytes", type=int, default=4096)
+    parser.add_argument(
+        "--workers", type=int, help="with --near: a DataLoader with so many, and the bare disk"
+    )
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -233,7 +292,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="memfs-bench-", dir="/var/tmp") as directory:
         if arguments.near is not None:
             near = NearSetting(arguments.near, arguments.near_bytes, arguments.pairs)
-            result = run_near(near, Path(directory))
+            if arguments.workers is not None:
+                result = run_loader(near, Path(directory), arguments.workers)
+            else:
+                result = run_near(near, Path(directory))
         else:
             result = run(setting, Path(directory))
     text = json.dumps(result, indent=1)
