@@ -6,6 +6,7 @@ Invariant: a record is one line, except for its traceback, which stands indented
 from __future__ import annotations
 
 import logging
+import time
 
 from memfs.escaping import escape_text
 
@@ -32,3 +33,32 @@ class EscapingFormatter(logging.Formatter):
 
     def _below(self, text: str) -> list[str]:
         return [self._INDENT + escape_text(line) for line in text.split("\n")]
+
+
+class SeldomLog:
+    """Lines that many files may cause: one of a kind in a while, with how many were left out.
+
+    Args:
+        log: Where they go.
+        period_s: Between two lines of a kind.
+    """
+
+    KINDS_MAX = 64
+
+    def __init__(self, log: logging.Logger, period_s: float = 60.0) -> None:
+        self._log = log
+        self._period_s = period_s
+        self._kinds: dict[str, tuple[float, int]] = {}
+        """Of each kind when its last line was, and the lines left out since."""
+
+    def info(self, kind: str, line: str) -> None:
+        """Log a line, unless one of its kind was logged just now."""
+        now_s = time.monotonic()
+        last_s, count = self._kinds.pop(kind, (-self._period_s, 0))
+        if now_s < last_s + self._period_s:
+            self._kinds[kind] = (last_s, count + 1)
+            return
+        if len(self._kinds) >= self.KINDS_MAX:
+            del self._kinds[next(iter(self._kinds))]
+        self._kinds[kind] = (now_s, 0)
+        self._log.info("%s%s", line, f" (and {count} more like it)" if count else "")

@@ -144,7 +144,7 @@ class Status:
             budget_bytes=parts.residency.budget_bytes,
             used_bytes=parts.residency.used_bytes,
             file_count=parts.residency.held_count,
-            note=parts.residency.refusal,
+            note=parts.residency.note,
         )
         cold = TierReport(
             tier=Tier.COLD.label,

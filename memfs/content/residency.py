@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from memfs.errors import MemfsError, ObjectMissingError
-from memfs.linux.memory import PageLock, PageLockError, cachestat, map_count, max_map_count
+from memfs.linux.memory import (
+    PageLock,
+    PageLockError,
+    cachestat,
+    map_count,
+    max_map_count,
+    memlock_limit,
+)
+from memfs.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,6 +129,7 @@ class Residency:
         self._held: OrderedDict[InodeNo, _Held] = OrderedDict()
         limit = max_map_count()
         self._mappings_max = max(limit - MAPPINGS_MARGIN, limit // 2) - map_count()
+        self._lock_limit_bytes = memlock_limit()
         self._threads = trio.CapacityLimiter(_LOCK_THREADS)
         self._releaser = ThreadPoolExecutor(1, thread_name_prefix="memfs-unlock")
 
@@ -144,6 +153,18 @@ class Residency:
     def refusal(self) -> str | None:
         """Why files are cached but not locked, with the remedy; None while all are locked."""
         return self._refusal if self._refused_count else None
+
+    @property
+    def note(self) -> str | None:
+        """Why the tier does not hold all that it should, with the remedy; before that happens."""
+        limit = self._lock_limit_bytes
+        if self.refusal is not None or limit is None or limit >= self.budget_bytes:
+            return self.refusal
+        return (
+            f"at most {format_size(limit)} of {format_size(self.budget_bytes)} can be locked "
+            "(RLIMIT_MEMLOCK); the kernel may take the rest: raise it (`ulimit -l`, "
+            "/etc/security/limits.conf, LimitMEMLOCK= in the unit) or lower warm.size"
+        )
 
     def is_held(self, ino: InodeNo) -> bool:
         """True if a file counts to the tier: its pages are in RAM, or on their way into it."""

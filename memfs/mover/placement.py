@@ -19,6 +19,7 @@ from memfs.errors import (
     StaleInodeError,
     StoreError,
 )
+from memfs.log_lines import SeldomLog
 from memfs.metadata.records import Decision, PendingMove
 from memfs.mover.batcher import Batcher
 from memfs.mover.costs import cost_of_step
@@ -90,6 +91,7 @@ class Placer:
         self.batcher = Batcher(
             moves, parts.config.glacier, gathered, spending, self.place, self._postpone_batch
         )
+        self._waits = SeldomLog(log)
         self.restoring: set[InodeNo] = set()
         """Files whose objects are being restored because a program or a pin wants them."""
 
@@ -222,6 +224,7 @@ class Placer:
             pause_s: Until the next attempt; None: doubling from one failure to the next.
         """
         engine, policy = self._parts.engine, self._parts.config.policy
+        failed = pause_s is None
         try:
             earlier = await engine.get_pending(ino)
             attempt_count = earlier.attempt_count if earlier is not None else 0
@@ -238,7 +241,12 @@ class Placer:
         except MemfsError as error:
             log.info("inode %d waits (%s), which could not be recorded: %s", ino, reason, error)
             return
-        log.info("inode %d: not %s yet, next try in %.0f s: %s", ino, wanted.label, pause_s, reason)
+        line = f"inode {ino}: not {wanted.label} yet, next try in {pause_s:.0f} s: {reason}"
+        if failed:
+            log.info("%s", line)
+        else:
+            # It waits for nothing that went wrong: each read of a pinned file would leave a line.
+            self._waits.info(reason, line)
 
     async def _note_unpackable(self, ino: InodeNo, generation: Generation) -> None:
         engine = self._parts.engine

@@ -283,6 +283,23 @@ def test_the_command_pins_unpins_and_explains(file: Path, place: Path) -> None:
         run_memfs("pin", "cold", "/proc/self/status")
 
 
+def test_the_command_waits_until_files_are_there(mount_factory: MountFactory, driver: str) -> None:
+    """A directory with all below it; a file that cannot move is told with its reason."""
+    mount = mount_factory(driver, config='[policy]\ninterval = "100ms"\n')
+    directory = mount.root / "directory"
+    directory.mkdir()
+    for number in range(5):
+        (directory / f"file-{number}").write_bytes(compressible(50_000, seed=number))
+    (directory / "empty").touch()
+    assert "5 of 5 files are glacier" in run_memfs("pin", "--wait", "glacier", directory)
+    assert {told(directory / f"file-{number}", "tier") for number in range(5)} == {"glacier"}
+    assert "in the background" in run_memfs("pin", "cold", directory)
+    with (directory / "file-0").open("rb"):
+        match = r"(?s)exit 1\n.*file-0: a program has the file open"
+        with pytest.raises(MountError, match=match):
+            run_memfs("pin", "--wait", "glacier", directory / "file-0")
+
+
 def test_tiers_that_are_turned_off_are_enotsup(mount_factory: MountFactory, driver: str) -> None:
     """`warm.size = 0` and `glacier.enabled = false`: what cannot be is said when it is asked."""
     mount = mount_factory(driver, config="[warm]\nsize = 0\n[glacier]\nenabled = false\n")

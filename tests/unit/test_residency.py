@@ -222,6 +222,20 @@ async def test_a_file_is_resident_once_its_pages_are_locked(
     assert residency.is_resident(request.ino)
 
 
+@pytest.mark.parametrize(("limit", "told"), [(None, False), (10 * PAGE, False), (PAGE, True)])
+def test_a_limit_of_locked_memory_below_the_budget_is_told_before_it_hurts(
+    raw_store: RawStore, monkeypatch: pytest.MonkeyPatch, limit: int | None, told: bool
+) -> None:
+    """An ordinary user who pins a file to warm learns that at once."""
+    monkeypatch.setattr("memfs.content.residency.memlock_limit", lambda: limit)
+    residency = Residency(raw_store, WarmConfig(size_bytes=10 * PAGE))
+    try:
+        assert (residency.note is not None) == told
+        assert residency.refusal is None
+    finally:
+        residency.close()
+
+
 async def test_near_the_map_limit_files_are_cached(
     raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,15 @@ def read_placement(path: Path) -> Placement:
     return Placement(str(path), tier, pin, state, decision)
 
 
+def is_safe(level: str, path: str) -> bool:
+    """Return whether a file is as safe as a barrier of a level makes it, as far as it tells."""
+    try:
+        state = xattr.getxattr(path, _PREFIX + "state").decode()
+    except OSError:
+        return False
+    return state in ("remote", level)
+
+
 def _require_memfs(path: Path) -> None:
     # Other file systems take the same xattr and do nothing about it.
     try:

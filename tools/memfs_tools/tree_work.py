@@ -63,6 +63,8 @@ class Work(NamedTuple):
     files_a_call: int = 256
     timeout_s: float | None = None
     """For all of it; None: as long as it takes."""
+    is_done: Callable[[str], bool] | None = None
+    """Whether a file is as it was asked to be, for those without an answer; None: nobody knows."""
 
 
 class Totals:
@@ -158,6 +160,8 @@ class TreeWork:
         self._totals = totals
         self._on_answer = on_answer
         self._told_waiting = False
+        self._unanswered: dict[int, str] = {}
+        """Files by inode number that the daemon was asked for and has not answered yet."""
         self._deadline_s = (
             None if work.timeout_s is None else time.monotonic() + max(0.0, work.timeout_s)
         )
@@ -194,10 +198,13 @@ class TreeWork:
                         if totals.timed_out:
                             break
             except KeyboardInterrupt:
-                complain(
-                    f"stopped; {totals.file_count} files, {describe(totals)}; run it again to go on"
-                )
+                found = sum(self._is_done(path) for path in self._unanswered.values())
+                count = totals.file_count + found
+                complain(f"stopped; {count} files, {describe(totals)}; run it again to go on")
                 raise
+
+    def _is_done(self, path: str) -> bool:
+        return self._work.is_done is not None and self._work.is_done(path)
 
     @contextlib.contextmanager
     def _watched(
@@ -236,7 +243,9 @@ class TreeWork:
         while True:
             left: dict[str, list[str]] = {}
             while True:
+                self._unanswered = {ino: files[ino] for ino in inos if str(ino) not in asked_again}
                 answer = self._call(served, inos)
+                self._unanswered = {}
                 if answer is None:
                     self._give_up(files, inos, asked_again | left)
                     return
@@ -290,10 +299,10 @@ class TreeWork:
         self, files: dict[int, str], unanswered: list[int], left: dict[str, list[str]]
     ) -> None:
         self._totals.timed_out = True
-        # What was asked again has an earlier answer that counts.
-        count = sum(str(ino) not in left for ino in unanswered)
-        if count:
-            self._totals.outcomes[_UNFINISHED] += count
+        for ino in unanswered:
+            # What was asked again has an earlier answer that counts.
+            if str(ino) not in left:
+                self._totals.outcomes["done" if self._is_done(files[ino]) else _UNFINISHED] += 1
         for number, (outcome, reason) in left.items():
             self._totals.note_left(files[int(number)], outcome, reason)
 

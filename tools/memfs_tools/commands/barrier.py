@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
+from memfs_tools.pins import is_safe
 from memfs_tools.terminal import complain, tell, tell_json
 from memfs_tools.tree_work import Totals, TreeWork, Work
 
@@ -60,7 +62,9 @@ def barrier(paths: tuple[Path, ...], level: str, timeout_s: float | None, as_jso
     --timeout, running it again goes on from there.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     totals = Totals()
-    work = TreeWork(Work("barrier", {"level": level}, _FILES_A_CALL, timeout_s), totals)
+    work = TreeWork(
+        Work("barrier", {"level": level}, _FILES_A_CALL, timeout_s, partial(is_safe, level)), totals
+    )
     work.run(
         paths,
         lambda done: f"{format_size(done.moved_bytes)} uploaded" if level == "remote" else "synced",

@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memfs.errors import UsageError
+from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs_tools.asking import ask
+from memfs_tools.mounts import find_mount_above
+from memfs_tools.pin_wait import wait_until_there
 from memfs_tools.pins import TIERS, pin_path, unpin_path
-from memfs_tools.terminal import complain
+from memfs_tools.terminal import complain, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from memfs_tools.pin_wait import Waited
+
+_REFUSALS_SHOWN_MAX = 10
 
 _PATHS = click.argument(
     "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path)
@@ -23,7 +30,8 @@ _PATHS = click.argument(
 @click.command()
 @click.argument("tier", type=click.Choice(TIERS))
 @_PATHS
-def pin(tier: str, paths: tuple[Path, ...]) -> None:
+@click.option("--wait", is_flag=True, help="Return when all files are there, or cannot get there.")
+def pin(tier: str, paths: tuple[Path, ...], wait: bool) -> None:
     """Send files to a tier and keep them there.
 
     \b
@@ -32,9 +40,58 @@ def pin(tier: str, paths: tuple[Path, ...]) -> None:
     setfattr -n user.memfs.tier -v warm FILE      the same, from anywhere
 
     A directory's pin holds for all below it that has none of its own, now and later. The move
-    itself goes on in the background: `memfs why PATH` tells how far it is.
+    itself goes on in the background: `memfs why PATH` tells how far it is, and --wait waits for it.
+    Stopped by Ctrl-C, the pin stays and the move goes on.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    _for_each(paths, lambda path: pin_path(path, tier))
+    failure = _for_each(paths, lambda path: pin_path(path, tier))
+    note = _tier_note(paths[0], tier)
+    if note is not None:
+        complain(f"{tier}: {note}")
+    if wait:
+        failure = _wait(paths, tier) or failure
+    elif not failure:
+        tell(f"pinned to {tier}; the move goes on in the background: see `memfs why`, or `--wait`")
+    if failure:
+        raise click.exceptions.Exit(failure)
+
+
+def _wait(paths: Sequence[Path], tier: str) -> ExitCode:
+    """Wait with a progress bar, and say what is there."""
+    # Imported here: what draws bars takes 0.1 s.
+    from memfs_tools.display import progress_bar
+
+    told = "nothing was looked at yet"
+    with progress_bar(hidden=False) as show:
+
+        def show_progress(waited: Waited) -> None:
+            nonlocal told
+            told = f"{waited.there_count} of {waited.total_count} files are {tier}"
+            show(told, waited.there_count, waited.total_count)
+
+        try:
+            waited = wait_until_there(paths, tier, show_progress)
+        except KeyboardInterrupt:
+            complain(f"stopped; {told}; the move goes on in the background")
+            raise
+    for path, reason in list(waited.refusals.items())[:_REFUSALS_SHOWN_MAX]:
+        complain(f"{path}: {reason}")
+    if (more := len(waited.refusals) - _REFUSALS_SHOWN_MAX) > 0:
+        complain(f"and {more} more")
+    tell(told)
+    return ExitCode.PROBLEMS if waited.refusals else ExitCode.OK
+
+
+def _tier_note(path: Path, tier: str) -> str | None:
+    """Return what keeps a tier from working as it should; None also where nobody tells."""
+    served = find_mount_above(path)
+    if served is None:
+        return None
+    try:
+        report = ask(served, "status")
+    except MemfsError:
+        # Of another user's daemon: pins are for whoever may write the file.
+        return None
+    return next((each["note"] for each in report["tiers"] if each["tier"] == tier), None)
 
 
 @click.command()
@@ -45,11 +102,12 @@ def unpin(paths: tuple[Path, ...]) -> None:
     \b
     memfs unpin /mnt/data/2024
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    _for_each(paths, unpin_path)
+    if failure := _for_each(paths, unpin_path):
+        raise click.exceptions.Exit(failure)
 
 
-def _for_each(paths: Sequence[Path], action: Callable[[Path], None]) -> None:
-    """Do it for all, say what failed, and exit with the first failure's code."""
+def _for_each(paths: Sequence[Path], action: Callable[[Path], None]) -> ExitCode:
+    """Do it for all, say what failed, and return the first failure's code."""
     failure = ExitCode.OK
     for path in paths:
         try:
@@ -57,5 +115,4 @@ def _for_each(paths: Sequence[Path], action: Callable[[Path], None]) -> None:
         except UsageError as error:
             complain(str(error))
             failure = failure or ExitCode(error.exit_code)
-    if failure:
-        raise click.exceptions.Exit(failure)
+    return failure

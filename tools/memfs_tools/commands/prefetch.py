@@ -31,6 +31,9 @@ _POLL_S = 0.2
 _STALLED_S_MAX = 15.0
 """The command gives up when nothing could be fetched for so long, for want of room or store."""
 
+_ENDING_S_MAX = 5.0
+"""A stopped command waits so long for the files that are under way, to count them."""
+
 _CALL_S_MAX = 60.0
 
 
@@ -119,16 +122,25 @@ class _Job:
             self._show(show)
 
     def cancel(self) -> None:
-        """Have the daemon forget the rest."""
-        if self._number is not None:
-            self.progress = self._call("prefetch_cancel", {"job": self._number})
+        """Have the daemon forget the rest, and wait a moment for what is under way."""
+        if self._number is None:
+            return
+        job: dict[str, Any] = {"job": self._number}
+        self.progress = self._call("prefetch_cancel", job)
+        end_s = time.monotonic() + _ENDING_S_MAX
+        while not self.progress["ended"] and time.monotonic() < end_s:
+            time.sleep(_POLL_S)
+            self.progress = self._call("prefetch_progress", job)
 
     def describe(self) -> str:
         """Return in words how far it is."""
         done, warm = self.progress.get("done_count", 0), self.progress.get("warm_count", 0)
         fetched = format_size(self.progress.get("fetched_bytes", 0))
-        near = f"{done} of {self.progress.get('total_count', 0)} files are near"
-        return f"{near}, {warm} of them in RAM; {fetched} were fetched"
+        total, waiting = (self.progress.get(f"{what}_count", 0) for what in ("total", "waiting"))
+        near = f"{done} of {total} files are near"
+        left = total - waiting - done - self.progress.get("failed_count", 0)
+        under_way = f"; {left} more are under way" if left else ""
+        return f"{near}, {warm} of them in RAM; {fetched} were fetched{under_way}"
 
     def _show(self, show: Callable[[str, int, int], None]) -> None:
         ended = self.progress["done_count"] + self.progress["failed_count"]
