@@ -26,6 +26,7 @@ from memfs.moves.tally import CompressionTally
 from memfs.moves.turns import UploadTurns
 from memfs.moves.unfinished import note_unfinished
 from memfs.stores.disk import disk_errors
+from memfs.stores.zeros import ZeroRuns
 from memfs.traces.access_log import AccessLog
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class MoveParts:
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)
     turns: UploadTurns = field(default_factory=UploadTurns)
+    zeros: ZeroRuns = field(default_factory=ZeroRuns)
+    """Hashes the holes of files."""
     sightings: Sightings = field(default_factory=Sightings)
     """Asked before the last local copy of a file goes."""
     room: Room | None = None

@@ -13,7 +13,7 @@ import trio
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.stores.envelope import Encryption, Unlock
 from memfs.stores.sampling import judge
-from memfs.types import CodecSpec, FormCoding, FormKind
+from memfs.types import BLOCK_BYTES, CodecSpec, FormCoding, FormKind
 
 if TYPE_CHECKING:
     from memfs.codecs.codec import Codec
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from memfs.types import BlobId, InodeNo
 
 NO_CODEC = CodecSpec("none", None)
+
+SPARSE_SHARE_MIN = 0.1
+"""Share of holes from which on a file is compressed whatever its data are. Guess."""
 
 
 class Coding(NamedTuple):
@@ -53,10 +56,17 @@ async def choose_coding(
         return Coding(codec, 1, False, "its codec is none")
     source = parts.raw_store.path(inode.raw)
     verdict = await trio.to_thread.run_sync(judge, source, codec, limiter=parts.threads)
+    if not verdict.worthwhile and _is_sparse(inode):
+        # The sample met data alone; in a container without a codec holes cost all their bytes.
+        return Coding(codec, verdict.shuffle_bytes, True, "it has holes")
     if not verdict.worthwhile:
         parts.tally.note_spared(str(codec.spec), inode.size)
         return Coding(get_codec(NO_CODEC), 1, False, verdict.reason)
     return Coding(codec, verdict.shuffle_bytes, True, verdict.reason)
+
+
+def _is_sparse(inode: Inode) -> bool:
+    return inode.blocks * BLOCK_BYTES < inode.size * (1 - SPARSE_SHARE_MIN)
 
 
 async def codec_of(parts: MoveParts, ino: InodeNo, default: str) -> Codec:

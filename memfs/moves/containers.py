@@ -110,6 +110,7 @@ async def _pack(
                 advance,
                 shuffle_bytes=coding.shuffle_bytes,
                 encryption=encryption,
+                zeros=parts.zeros,
             )
 
     summary = await trio.to_thread.run_sync(write, limiter=parts.threads)

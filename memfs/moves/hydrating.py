@@ -153,7 +153,11 @@ async def _fill(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgre
         )
         parts.faults.reach("hydrate.written")
         digest = await trio.to_thread.run_sync(
-            digest_file, parts.raw_store.path(raw), _stop_if_cancelled, limiter=parts.prompt_threads
+            digest_file,
+            parts.raw_store.path(raw),
+            _stop_if_cancelled,
+            parts.zeros,
+            limiter=parts.prompt_threads,
         )
     finally:
         os.close(fd)
@@ -217,7 +221,7 @@ async def _unpack_form(
         f"{remote.url}/{form.location}",
         unlock(parts, blob, form.codec),
     )
-    await reader.unpack_to(fd, advance)
+    await reader.unpack_to(fd, advance, parts.zeros)
 
 
 def _unpack_packed(
@@ -229,7 +233,7 @@ def _unpack_packed(
 
     path = parts.packed_store.path(form.location)
     with PackedFile.open(path, unlock=unlock(parts, blob, form.codec)) as packed:
-        packed.unpack_to(fd, advance)
+        packed.unpack_to(fd, advance, parts.zeros)
 
 
 def _finish(parts: MoveParts, inode: Inode, raw: RawId, fd: int) -> int:

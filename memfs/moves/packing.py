@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from memfs.moves.progress import MoveProgress
     from memfs.stores.envelope import Encryption, Unlock
     from memfs.stores.packing import PackedSummary
+    from memfs.stores.zeros import ZeroRuns
     from memfs.types import BlobId, InodeNo
 
 DISK_BLOCK_BYTES = 4096
@@ -98,6 +99,7 @@ async def pack(parts: MoveParts, ino: InodeNo, codec: Codec | None = None) -> Mo
                 parts.packed_store.path(location),
                 unlock(parts, written_blob, str(summary.table.coding)),
                 progress,
+                parts.zeros,
                 limiter=parts.threads,
             )
             parts.faults.reach("pack.verified")
@@ -186,6 +188,7 @@ def _write(
                 advance,
                 shuffle_bytes=coding.shuffle_bytes,
                 encryption=encryption,
+                zeros=parts.zeros,
             )
         except _DoesNotShrinkError:
             return None
@@ -195,7 +198,9 @@ def _write(
     return summary
 
 
-def _verify(courtesy: Courtesy, path: Path, unlocking: Unlock, progress: MoveProgress) -> None:
+def _verify(
+    courtesy: Courtesy, path: Path, unlocking: Unlock, progress: MoveProgress, zeros: ZeroRuns
+) -> None:
     half = progress.done_bytes
 
     def advance(done_bytes: int) -> None:
@@ -203,4 +208,4 @@ def _verify(courtesy: Courtesy, path: Path, unlocking: Unlock, progress: MovePro
         rest()
 
     with courtesy.stint() as rest, PackedFile.open(path, unlock=unlocking) as packed:
-        packed.verify(advance)
+        packed.verify(advance, zeros)

@@ -268,7 +268,7 @@ async def _check_raw(parts: MoveParts, inode: Inode, blob: Blob | None, pace: Pa
     if blob is None:
         await trio.to_thread.run_sync(read_file, path, wait)
     else:
-        digest = await trio.to_thread.run_sync(digest_file, path, wait)
+        digest = await trio.to_thread.run_sync(digest_file, path, wait, parts.zeros)
     if not cached:
         await trio.to_thread.run_sync(_let_go_of_pages, parts, inode.raw)
     if blob is not None and digest != blob.digest:
@@ -293,7 +293,7 @@ async def _check_packed(parts: MoveParts, form: Form, blob: Blob, pace: Pace) ->
 
     def verify() -> None:
         with PackedFile.open(path, unlock=unlock(parts, blob, form.codec)) as packed:
-            packed.verify(wait)
+            packed.verify(wait, parts.zeros)
 
     await trio.to_thread.run_sync(verify)
 
@@ -311,7 +311,7 @@ async def _check_remote(parts: MoveParts, form: Form, blob: Blob, pace: Pace) ->
         reader = await FrameReader.open(
             extent.reader(remote), extent.size, name, unlock(parts, blob, form.codec)
         )
-        await reader.verify(advance)
+        await reader.verify(advance, parts.zeros)
         pace.form_bytes = form.stored_bytes
 
 

@@ -199,4 +199,4 @@ async def verify_object(
         name,
         unlock(parts, blob, container.coding),
     )
-    await reader.verify(advance)
+    await reader.verify(advance, parts.zeros)

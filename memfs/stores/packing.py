@@ -12,6 +12,7 @@ verified, ratio, ms to read 4 KiB at random from the local container (its table 
 
 from __future__ import annotations
 
+import contextlib
 import errno as codes
 import os
 import time
@@ -28,6 +29,7 @@ from memfs.errors import StoreError
 from memfs.stores.container import SeekTable, checksum, choose_frame_bytes
 from memfs.stores.disk import disk_errors, path_of, translate_error, write_all
 from memfs.stores.envelope import Encryption, Envelope
+from memfs.stores.zeros import ZeroRuns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 WORKER_COUNT_MAX = 4
 """Encoders or decoders of a file at a time; guess: leaves cores to programs on large machines."""
+
+HOLE_STEP_BYTES = 1 << 20
+"""Stored bytes of a hole written at a time."""
 
 PackProgress = Callable[[int, int], None]
 """Told source bytes done and stored bytes written, after each frame; may raise to stop the work."""
@@ -80,6 +85,7 @@ def pack_file(
     *,
     shuffle_bytes: int = 1,
     encryption: Encryption | None = None,
+    zeros: ZeroRuns | None = None,
 ) -> PackedSummary:
     """Write a container that holds a local file's bytes. Runs in a worker thread.
 
@@ -91,6 +97,7 @@ def pack_file(
         on_progress: Called after each frame; what it raises stops the work and comes out here.
         shuffle_bytes: Item size of the byte-shuffle filter before the codec; 1: none.
         encryption: Encrypts the container; None: it is not encrypted.
+        zeros: Hashes holes; None: nothing is known of them.
 
     Raises:
         NoSpaceError: The target's disk is full.
@@ -102,7 +109,7 @@ def pack_file(
             size = os.fstat(source_fd).st_size
             frame_bytes = choose_frame_bytes(size, frame_bytes)
             coding = _Coding(codec, shuffle_bytes, encryption)
-            packer = _Packer(source, source_fd, size, frame_bytes, coding)
+            packer = _Packer(source, source_fd, size, frame_bytes, coding, zeros or ZeroRuns())
             summary = packer.run(target_fd, on_progress)
             # A file cut short reads as one hole from there on, so its size is compared at the end.
             if os.fstat(source_fd).st_size != size:
@@ -122,7 +129,13 @@ class _Packer:
     """One file's way through reading, hashing, encoding (in threads) and writing, in order."""
 
     def __init__(
-        self, source: Path, source_fd: int, size: int, frame_bytes: int, coding: _Coding
+        self,
+        source: Path,
+        source_fd: int,
+        size: int,
+        frame_bytes: int,
+        coding: _Coding,
+        zeros: ZeroRuns,
     ) -> None:
         self._source = source
         self._fd = source_fd
@@ -134,7 +147,8 @@ class _Packer:
         if encryption is not None:
             self._envelope = Envelope.begin(encryption, self._frame_count)
             self._cipher = self._envelope.cipher(encryption.key)
-        self._hasher = blake3.blake3()
+        self._zeros = zeros
+        self._hasher = blake3.blake3(max_threads=worker_count())
         self._stored_sizes = array("I")
         self._stored_checksums = array("I")
         self._content_checksums = array("I")
@@ -146,14 +160,13 @@ class _Packer:
         begun_s = time.monotonic()
         threads = min(worker_count(), self._frame_count)
         # One thread needs no pool: starting it costs more than encoding a small file.
-        if threads <= 1:
-            for index in range(self._frame_count):
-                buffer = bytearray(self._frame_bytes)
-                frame = self._encode(index, self._read(index, buffer))
-                self._write(target_fd, frame, on_progress)
-        else:
-            with ThreadPoolExecutor(threads, thread_name_prefix="memfs-pack") as pool:
-                self._run_threads(pool, threads, target_fd, on_progress)
+        with contextlib.ExitStack() as stack:
+            pool = None
+            if threads > 1:
+                pool = stack.enter_context(
+                    ThreadPoolExecutor(threads, thread_name_prefix="memfs-pack")
+                )
+            self._run(pool, max(1, threads), target_fd, on_progress)
         table = SeekTable.build(
             self._codec.spec,
             self._frame_bytes,
@@ -173,9 +186,9 @@ class _Packer:
             self._size, stored_bytes, table.digest, self._frame_count, table, elapsed_s
         )
 
-    def _run_threads(
+    def _run(
         self,
-        pool: ThreadPoolExecutor,
+        pool: ThreadPoolExecutor | None,
         threads: int,
         target_fd: int,
         on_progress: PackProgress | None,
@@ -183,43 +196,75 @@ class _Packer:
         # Two buffers a thread: one is encoded while the next one is read.
         buffers = deque(bytearray(self._frame_bytes) for _ in range(2 * threads))
         waiting: deque[tuple[Future[_EncodedFrame], bytearray]] = deque()
+
+        def write_next() -> None:
+            future, buffer = waiting.popleft()
+            self._write(target_fd, future.result(), on_progress)
+            buffers.append(buffer)
+
+        index = 0
         try:
-            for index in range(self._frame_count):
+            while index < self._frame_count:
+                if count := self._hole_frame_count(index):
+                    while waiting:
+                        write_next()
+                    self._write_hole(target_fd, index, count, on_progress)
+                    index += count
+                    continue
                 if not buffers:
-                    future, buffer = waiting.popleft()
-                    self._write(target_fd, future.result(), on_progress)
-                    buffers.append(buffer)
-                buffer = buffers.popleft()
-                waiting.append((self._submit(pool, index, buffer), buffer))
+                    write_next()
+                frame = self._read(index, buffers[0])
+                if pool is None:
+                    self._write(target_fd, self._encode(index, frame), on_progress)
+                else:
+                    future = pool.submit(self._encode, index, frame)
+                    waiting.append((future, buffers.popleft()))
+                index += 1
             while waiting:
-                self._write(target_fd, waiting.popleft()[0].result(), on_progress)
+                write_next()
         finally:
             for future, _ in waiting:
                 future.cancel()
 
-    def _submit(
-        self, pool: ThreadPoolExecutor, index: int, buffer: bytearray
-    ) -> Future[_EncodedFrame]:
+    def _hole_frame_count(self, index: int) -> int:
+        """Return how many whole frames from one on lie inside a hole."""
         start = index * self._frame_bytes
-        if not self._is_hole(start, start + self._frame_bytes):
-            return pool.submit(self._encode, index, self._read(index, buffer))
-        # A whole frame inside a hole is encoded once for the file, and never read.
-        zeros = memoryview(bytes(self._frame_bytes))
-        self._hasher.update(zeros)
-        if self._hole_frame is None:
-            self._hole_frame = self._compress(zeros)
-        return pool.submit(self._encrypt, index, self._hole_frame)
-
-    def _is_hole(self, start: int, end: int) -> bool:
-        if end > self._size:
-            return False
         if self._data_start < start:
             try:
                 self._data_start = os.lseek(self._fd, start, os.SEEK_DATA)
             except OSError as error:
                 # ENXIO: no data up to the end. A file system without holes says EINVAL.
                 self._data_start = self._size if error.errno == codes.ENXIO else start
-        return self._data_start >= end
+        return max(0, min(self._data_start, self._size) - start) // self._frame_bytes
+
+    def _write_hole(
+        self, target_fd: int, index: int, count: int, on_progress: PackProgress | None
+    ) -> None:
+        """Write frames of zeros: encoded once for the file, never read, and hashed as one run."""
+
+        def tell() -> None:
+            if on_progress is not None:
+                done = min(len(self._stored_sizes) * self._frame_bytes, self._size)
+                on_progress(done, self._stored_bytes)
+
+        self._hasher = self._zeros.update(self._hasher, count * self._frame_bytes, tell)
+        if self._hole_frame is None:
+            self._hole_frame = self._compress(memoryview(bytes(self._frame_bytes)))
+        frame = self._hole_frame
+        step_max = max(1, HOLE_STEP_BYTES // max(1, frame.encoded_bytes))
+        for first in range(index, index + count, step_max):
+            step = min(step_max, index + count - first)
+            if self._cipher is None:
+                stored = frame.stored * step
+            else:
+                frames = (self._encrypt(number, frame) for number in range(first, first + step))
+                stored = b"".join(each.stored for each in frames)
+            write_all(target_fd, stored)
+            self._stored_bytes += len(stored)
+            self._stored_sizes.extend(array("I", [frame.encoded_bytes]) * step)
+            self._stored_checksums.extend(array("I", [frame.encoded_checksum]) * step)
+            self._content_checksums.extend(array("I", [frame.content_checksum]) * step)
+            tell()
 
     def _read(self, index: int, buffer: bytearray) -> memoryview:
         start = index * self._frame_bytes

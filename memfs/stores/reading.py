@@ -23,6 +23,7 @@ from memfs.stores.disk import ByteProgress, disk_errors, read_fully
 from memfs.stores.envelope import Unlock, parse_table, table_bytes_needed
 from memfs.stores.packing import worker_count
 from memfs.stores.reencrypting import Reencryption
+from memfs.stores.zeros import ZeroRuns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,14 +53,19 @@ class ContentSink:
         table: Of the container that the frames come from.
         target_fd: Writable file, emptied first; None only checks. Not fsynced.
         name: The file or object, for messages.
+        zeros: Hashes runs of zeros; None: nothing is known of them.
     """
 
-    def __init__(self, table: SeekTable, target_fd: int | None, name: str) -> None:
+    def __init__(
+        self, table: SeekTable, target_fd: int | None, name: str, zeros: ZeroRuns | None = None
+    ) -> None:
         self._table = table
         self._target_fd = target_fd
         self._name = name
-        self._hasher = blake3.blake3()
-        self._zeros = bytes(table.frame_bytes if table.size >= table.frame_bytes else 0)
+        self._hasher = blake3.blake3(max_threads=worker_count())
+        self._zero_runs = zeros or ZeroRuns()
+        self._pending_zero_bytes = 0
+        self._zeros = bytes(min(table.frame_bytes, table.size))
         self.done_bytes = 0
         if target_fd is not None:
             os.ftruncate(target_fd, 0)
@@ -67,9 +73,15 @@ class ContentSink:
 
     def write(self, frame: bytes) -> None:
         """Take the next frame."""
-        self._hasher.update(frame)
         # A frame of zeros stays a hole; the comparison ends at the first byte that differs.
-        if self._target_fd is not None and frame != self._zeros:
+        zeros = self._zeros if len(frame) == len(self._zeros) else self._zeros[: len(frame)]
+        if frame == zeros:
+            self._pending_zero_bytes += len(frame)
+            self.done_bytes += len(frame)
+            return
+        self._hash_zeros()
+        self._hasher.update(frame)
+        if self._target_fd is not None:
             view, offset = memoryview(frame), self.done_bytes
             while view:
                 count = os.pwrite(self._target_fd, view, offset)
@@ -78,8 +90,57 @@ class ContentSink:
 
     def finish(self) -> None:
         """Raise `OtherContentError` unless the whole content was taken and has its digest."""
+        self._hash_zeros()
         if self.done_bytes != self._table.size or self._hasher.digest() != self._table.digest:
             raise OtherContentError(f"{self._name}: the content fails its digest")
+
+    def _hash_zeros(self) -> None:
+        if self._pending_zero_bytes:
+            self._hasher = self._zero_runs.update(self._hasher, self._pending_zero_bytes)
+            self._pending_zero_bytes = 0
+
+
+class _Decoder:
+    """Decodes the frames of a whole container: those of zeros once, however many there are.
+
+    Safe for threads. A frame whose encoded bytes are those that decoded to zeros, and whose
+    checksum in the table is that of zeros, is one of zeros.
+    """
+
+    def __init__(self, table: SeekTable, codec: Codec, name: str) -> None:
+        self._table = table
+        self._codec = codec
+        self._name = name
+        self._zeros = bytes(table.frame_bytes if table.size >= table.frame_bytes else 0)
+        self._known: tuple[bytes, int] | None = None
+        """Encoded bytes, and the checksum of the content, of a frame of zeros."""
+
+    def decode(self, index: int, stored: memoryview) -> bytes:
+        """Return one frame's content; see `SeekTable.decode_frame`."""
+        if self.may_be_zeros(index) and self._is_known(index, stored):
+            return self._zeros
+        content = self._table.decode_frame(self._codec, index, stored, self._name)
+        if self._known is None and content and content == self._zeros:
+            encoded = bytes(self._table.decrypt_frame(index, stored))
+            self._known = encoded, self._table.content_checksums[index]
+        return content
+
+    def may_be_zeros(self, index: int) -> bool:
+        """Return whether a frame has the length and checksum of a known one of zeros."""
+        table, known = self._table, self._known
+        if known is None or table.content_checksums[index] != known[1]:
+            return False
+        overhead = table.cipher.overhead_bytes if table.cipher is not None else 0
+        length = table.stored_offsets[index + 1] - table.stored_offsets[index] - overhead
+        return length == len(known[0]) and table.frame_size(index) == table.frame_bytes
+
+    def _is_known(self, index: int, stored: memoryview) -> bool:
+        assert self._known is not None
+        try:
+            return self._table.decrypt_frame(index, stored) == self._known[0]
+        except CorruptDataError:
+            # Told with the frame's name by who decodes it.
+            return False
 
 
 class PackedFile:
@@ -160,22 +221,30 @@ class PackedFile:
         stored = memoryview(self._read_stored(frames))
         return self.table.decode_frame(self._codec, index, stored, self._name)
 
-    def unpack_to(self, target_fd: int, on_progress: ByteProgress | None = None) -> None:
+    def unpack_to(
+        self,
+        target_fd: int,
+        on_progress: ByteProgress | None = None,
+        zeros: ZeroRuns | None = None,
+    ) -> None:
         """Write the whole content into a file, which is emptied first and not fsynced.
 
         Args:
             target_fd: Writable; frames of zeros become holes.
             on_progress: Told the bytes done, after each frame; may raise to stop.
+            zeros: Hashes runs of zeros; None: nothing is known of them.
 
         Raises:
             CorruptDataError: Checksum, digest or length; the target is then partly written.
             NoSpaceError: The target's disk is full.
         """
-        self._drain(target_fd, on_progress)
+        self._drain(target_fd, on_progress, zeros)
 
-    def verify(self, on_progress: ByteProgress | None = None) -> None:
+    def verify(
+        self, on_progress: ByteProgress | None = None, zeros: ZeroRuns | None = None
+    ) -> None:
         """Read and check everything; raises `CorruptDataError` as `unpack_to`, writes nothing."""
-        self._drain(None, on_progress)
+        self._drain(None, on_progress, zeros)
 
     def reencrypt_to(
         self,
@@ -201,29 +270,43 @@ class PackedFile:
                 on_progress(copy.done_bytes)
         return copy.finish()
 
-    def _drain(self, target_fd: int | None, on_progress: ByteProgress | None) -> None:
+    def _drain(
+        self, target_fd: int | None, on_progress: ByteProgress | None, zeros: ZeroRuns | None
+    ) -> None:
         with disk_errors(self._name):
-            sink = ContentSink(self.table, target_fd, self._name)
+            sink = ContentSink(self.table, target_fd, self._name, zeros)
+            decoder = _Decoder(self.table, self._codec, self._name)
+
+            def decode(index: int) -> bytes:
+                stored = self._read_stored(range(index, index + 1))
+                return decoder.decode(index, memoryview(stored))
+
             threads = min(worker_count(), self.table.frame_count)
             if threads <= 1:
                 for index in range(self.table.frame_count):
-                    _deliver(sink, self.frame(index), on_progress)
+                    _deliver(sink, decode(index), on_progress)
             else:
                 with ThreadPoolExecutor(threads, thread_name_prefix="memfs-unpack") as pool:
-                    self._drain_threads(pool, threads, sink, on_progress)
+                    self._drain_threads(pool, threads, decoder, decode, sink, on_progress)
             sink.finish()
 
     def _drain_threads(
         self,
         pool: ThreadPoolExecutor,
         threads: int,
+        decoder: _Decoder,
+        decode: Callable[[int], bytes],
         sink: ContentSink,
         on_progress: ByteProgress | None,
     ) -> None:
         waiting: deque[Future[bytes]] = deque()
         try:
             for index in range(self.table.frame_count):
-                waiting.append(pool.submit(self.frame, index))
+                if decoder.may_be_zeros(index):
+                    # The way to a thread and back costs more than such a frame does.
+                    waiting.append(_ended(decode(index)))
+                else:
+                    waiting.append(pool.submit(decode, index))
                 if len(waiting) > 2 * threads:
                     _deliver(sink, waiting.popleft().result(), on_progress)
             while waiting:
@@ -360,7 +443,12 @@ class FrameReader:
         """Return one frame's uncompressed bytes; index is 0-based."""
         return await self.read(index * self.table.frame_bytes, self.table.frame_size(index))
 
-    async def unpack_to(self, target_fd: int, on_progress: ByteProgress | None = None) -> None:
+    async def unpack_to(
+        self,
+        target_fd: int,
+        on_progress: ByteProgress | None = None,
+        zeros: ZeroRuns | None = None,
+    ) -> None:
         """Write the whole content into a file, which is emptied first and not fsynced.
 
         Cancel: safe; the target is partly written, and no thread uses it any more.
@@ -368,17 +456,20 @@ class FrameReader:
         Args:
             target_fd: Writable; frames of zeros become holes.
             on_progress: Told the bytes done; may raise to stop.
+            zeros: Hashes runs of zeros; None: nothing is known of them.
 
         Raises:
             CorruptDataError: Checksum, digest or length; the target is then partly written.
             NoSpaceError: The target's disk is full.
             StoreError: As `read_range`.
         """
-        await self._drain(target_fd, on_progress)
+        await self._drain(target_fd, on_progress, zeros)
 
-    async def verify(self, on_progress: ByteProgress | None = None) -> None:
+    async def verify(
+        self, on_progress: ByteProgress | None = None, zeros: ZeroRuns | None = None
+    ) -> None:
         """Read and check everything; raises `CorruptDataError` as `unpack_to`, writes nothing."""
-        await self._drain(None, on_progress)
+        await self._drain(None, on_progress, zeros)
 
     async def reencrypt_to(
         self,
@@ -409,13 +500,16 @@ class FrameReader:
         await self._for_each_batch(take, on_progress)
         return await trio.to_thread.run_sync(copy.finish)
 
-    async def _drain(self, target_fd: int | None, on_progress: ByteProgress | None) -> None:
+    async def _drain(
+        self, target_fd: int | None, on_progress: ByteProgress | None, zeros: ZeroRuns | None
+    ) -> None:
         with disk_errors(self._name):
-            sink = ContentSink(self.table, target_fd, self._name)
+            sink = ContentSink(self.table, target_fd, self._name, zeros)
+        decoder = _Decoder(self.table, self._codec, self._name)
 
         def take(index: int, view: memoryview) -> int:
             with disk_errors(self._name):
-                sink.write(self.table.decode_frame(self._codec, index, view, self._name))
+                sink.write(decoder.decode(index, view))
             return sink.done_bytes
 
         await self._for_each_batch(take, on_progress)
@@ -507,6 +601,12 @@ class FrameReader:
 
 def _note_bad_answer(error: CorruptDataError) -> None:
     log.warning("%s; asked again, the answer was right: look at the network and its proxies", error)
+
+
+def _ended(frame: bytes) -> Future[bytes]:
+    future: Future[bytes] = Future()
+    future.set_result(frame)
+    return future
 
 
 def _whole(stored: bytes, size: int, frames: range, name: str) -> bytes:

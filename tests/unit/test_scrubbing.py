@@ -174,7 +174,7 @@ async def test_a_lack_of_descriptors_is_no_damage(
     ino = await make(state, RAW, REMOTE)
     raw = (await state.engine.get_inode(ino)).raw
 
-    def fail(path: Path, _progress: object) -> bytes:
+    def fail(path: Path, *_: object) -> bytes:
         with disk_errors(str(path)):
             raise OSError(number, os.strerror(number))
 
