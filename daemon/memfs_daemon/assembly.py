@@ -37,6 +37,7 @@ from memfs.mover.prefetching import Prefetcher
 from memfs.mover.scrubber import Scrubber
 from memfs.mover.spending import Spending
 from memfs.moves.attempt import MoveParts
+from memfs.moves.generation import StateGeneration
 from memfs.moves.moves import Moves
 from memfs.policy.heat import Heat
 from memfs.policy.plugins import GuardedPlanner, load_planner
@@ -103,6 +104,10 @@ class Assembly:
     warm_bytes: int
     """Budget of the RAM tier."""
     glacier: GlacierConfig
+    generation: StateGeneration | None
+    """None: there is no store, or it lies within the state directory."""
+    take_stale_state: bool
+    """As the mount option says."""
     methods: Mapping[str, Method]
     """What the control socket answers, by name."""
     background: tuple[Callable[[], Awaitable[None]], ...]
@@ -179,6 +184,9 @@ def assemble(
             remote = open_remote_store(
                 config.glacier, objects_dir, config.budgets, spending, health
             )
+        generation = None
+        if remote is not None and config.glacier.url is not None:
+            generation = StateGeneration(engine, remote, packed_store.temporary_path)
         raw_pool = RawPool(engine, raw_store)
         stack.callback(raw_pool.close)
         registry = BackingRegistry() if choice.name == "kernel" else None
@@ -308,6 +316,8 @@ def assemble(
             heat=heat,
             warm_bytes=residency.budget_bytes,
             glacier=config.glacier,
+            generation=generation,
+            take_stale_state=options.take_stale_state,
             methods={
                 name: method
                 for provider in providers
@@ -321,6 +331,7 @@ def assemble(
                 scrubber.run,
                 raw_pool.run,
                 *((partial(ask_at_mount, remote, health),) if remote is not None else ()),
+                *((generation.run,) if generation is not None else ()),
                 *hot.background,
             ),
         )

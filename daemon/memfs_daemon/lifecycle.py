@@ -79,6 +79,8 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
     """
     await load_pools(parts.engine, parts.heat, parts.warm_bytes)
     await _note_store(parts)
+    if parts.generation is not None:
+        await parts.generation.begin(take_stale=parts.take_stale_state)
     await parts.spending.load()
     await parts.moves.recover()
     await parts.filesystem.recover()

@@ -38,6 +38,8 @@ _OF_LIBFUSE = frozenset(
 """Of all programs of libfuse (mount.fuse3(8)): the case anyway, or said by memfs itself. The source
 of a mount is its state directory; a mount goes with its daemon."""
 
+_TAKE_STALE = "take_stale_state"
+
 _CONTEXTS = ("context", "fscontext", "defcontext", "rootcontext")
 """For SELinux, which the kernel strips from the options before FUSE sees them (mount(8))."""
 
@@ -64,6 +66,8 @@ class MountOptions(NamedTuple):
     """Configuration by dotted key, as text."""
     remount: bool = False
     """Change the words of a mount that is there."""
+    take_stale_state: bool = False
+    """Serve a state directory although its store has seen a later mount of it."""
 
     @property
     def atime(self) -> bool:
@@ -91,13 +95,15 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
     """
     words: list[str] = []
     overrides: dict[str, str] = {}
-    remount = False
+    remount = take_stale_state = False
     for option in (part.strip() for text in texts for part in _split(text)):
         name, equals, value = option.partition("=")
         if option in _WORDS:
             words.append(option)
         elif option == "remount":
             remount = True
+        elif option == _TAKE_STALE:
+            take_stale_state = True
         elif equals and name in _CONTEXTS:
             if _SELINUX.exists():
                 words.append(option)
@@ -109,10 +115,10 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
         elif equals and "." in name and not name.startswith("x-"):
             overrides[name] = value
         elif option and option not in _FOR_OTHERS and not name.startswith(("x-", "comment")):
-            near = difflib.get_close_matches(option, [*_WORDS, *_SHORTCUTS], n=1)
+            near = difflib.get_close_matches(option, [*_WORDS, *_SHORTCUTS, _TAKE_STALE], n=1)
             hint = f"did you mean {near[0]!r}?" if near else "keys are written section.key=value"
             raise UsageError(f"-o {option}: no such option; {hint}")
-    return MountOptions(tuple(words), overrides, remount)
+    return MountOptions(tuple(words), overrides, remount, take_stale_state)
 
 
 def _split(text: str) -> list[str]:

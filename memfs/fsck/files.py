@@ -28,6 +28,7 @@ from memfs.errors import (
 from memfs.fsck.report import Problem, Progress, Report
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import InodeFlags, MoveKind
+from memfs.moves.generation import PREFIX
 from memfs.moves.rechecking import DRAINED, SETTING
 from memfs.stores.envelope import Unlock
 from memfs.stores.extent import Extent
@@ -295,6 +296,8 @@ class FileCheck:
             return
         try:
             async for found in self._remote.list(""):
+                if found.key.startswith(PREFIX):
+                    continue
                 if found.key not in self._remote_keys:
                     url = f"{self._remote.url}/{found.key}"
                     self._problems.append(Problem(url, "no blob has this object", _OURS_OR_NOT))
