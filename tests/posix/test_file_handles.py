@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.outcomes import error_of
 from tests.posix.calls import name_to_handle, open_by_handle
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,3 +67,27 @@ def test_a_handle_of_any_number_is_stale(mount_factory: MountFactory, driver: st
     for node in (1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1):
         struct.pack_into("=II", handle, 8, node >> 32, node & 0xFFFFFFFF)
         assert error_of(_read_by, mount.root, bytes(handle)) == "ESTALE"
+
+
+def test_handles_follow_names_and_last_as_long_as_somebody_holds_the_file(
+    mount_factory: MountFactory, driver: str
+) -> None:
+    mount = mount_factory(driver)
+    directory = mount.root / "a" / "b"
+    directory.mkdir(parents=True)
+    (directory / "file").write_bytes(b"content")
+    handle, place = name_to_handle(directory / "file"), name_to_handle(directory)
+    os.link(directory / "file", mount.root / "linked")
+    (directory / "file").unlink()
+    assert _read_by(mount.root, handle) == b"content"
+    (mount.root / "a").rename(mount.root / "renamed")
+    (mount.root / "linked").rename(mount.root / "renamed" / "b" / "moved")
+    mount.stop()
+    mount.start()
+    assert _read_by(mount.root, handle) == b"content"
+    assert _names_by(mount.root, place) == ["moved"]
+    with (mount.root / "renamed" / "b" / "moved").open("rb"):
+        (mount.root / "renamed" / "b" / "moved").unlink()
+        assert _read_by(mount.root, handle) == b"content"
+    # The kernel tells of the last close later, and knows the inode until then.
+    wait_for(lambda: error_of(_read_by, mount.root, handle) == "ESTALE", "the end of the inode")
