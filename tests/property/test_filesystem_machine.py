@@ -27,6 +27,7 @@ from memfs.content.opening import OpenMode
 from memfs.errors import MemfsError, NotFoundError, StaleInodeError
 from memfs.filesystem.operations import AttributeRequest
 from memfs.linux.files import FallocateMode
+from memfs.linux.times import TIME_NS_MAX, TIME_NS_MIN, storable_ns
 from memfs.types import ROOT_INODE, FormKind, InodeNo
 from tests.property.tree import FileContent, Tree
 from tests.property.world import (
@@ -52,6 +53,12 @@ NAMES = st.sampled_from([b"a", b"b", b"\xff\xfe", b"d" * 255])
 SIZES = st.sampled_from([0, 1, 100, 4096, HYDRATE_BYTES_MAX, HYDRATE_BYTES_MAX + 1, 40_000])
 OFFSETS = st.sampled_from([0, 1, 4095, 4096, 10_000, 30_000])
 SEEDS = st.integers(0, 255)
+SET_NS = 1_000_000_000_000_000_000
+"""A time that no clock shows during the test."""
+TIMES_NS = st.integers(0, 1000).map(lambda second: SET_NS + second * 10**9 + 1) | st.sampled_from(
+    [0, -1, TIME_NS_MIN, TIME_NS_MIN - 1, TIME_NS_MAX, TIME_NS_MAX + 1, 1 << 93, -(1 << 93)]
+)
+"""Times that a program sets, those beyond what can be stored among them."""
 ACCESS = st.sampled_from([os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
 XATTRS = st.sampled_from([b"user.a", b"user.b", b"trusted.c"])
 TIERS = st.sampled_from([b"warm", b"cold", b"glacier", b"auto"])
@@ -74,9 +81,6 @@ POINTS = st.sampled_from(
     ]
 )
 """Instants of a move with a suspension just before, where a request can come in."""
-
-SET_NS = 1_000_000_000_000_000_000
-"""A time that no clock shows during the test."""
 
 
 IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -273,12 +277,18 @@ class FilesystemMachine(RuleBasedStateMachine):
         self.set_attributes(ino, AttributeRequest(size=size))
         self.content_of(ino).truncate(size)
 
-    @rule(index=INDEXES, seconds=st.integers(0, 1000))
+    @rule(index=INDEXES, mtime_ns=TIMES_NS)
     @precondition(lambda self: self.has_file)
-    def set_mtime(self, index: int, seconds: int) -> None:
-        ino, mtime_ns = self.pick_file(index), SET_NS + seconds * 10**9 + 1
-        self.set_attributes(ino, AttributeRequest(mtime_ns=mtime_ns, atime_ns=SET_NS))
-        self.content_of(ino).mtime_ns = mtime_ns
+    def set_mtime(self, index: int, mtime_ns: int) -> None:
+        ino = self.pick_file(index)
+        self.set_attributes(ino, AttributeRequest(mtime_ns=mtime_ns, atime_ns=mtime_ns))
+        self.content_of(ino).mtime_ns = storable_ns(mtime_ns)
+
+    @rule(index=INDEXES, size=st.sampled_from([-1, -(1 << 63)]))
+    @precondition(lambda self: self.has_file)
+    def refuse_size(self, index: int, size: int) -> None:
+        with pytest.raises(Refusal):
+            self.set_attributes(self.pick_file(index), AttributeRequest(size=size))
 
     @rule(index=INDEXES, mode=st.sampled_from([0o644, 0o600, 0o4755]))
     @precondition(lambda self: self.has_file)
