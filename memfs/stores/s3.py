@@ -13,6 +13,7 @@ import itertools
 import logging
 import math
 import threading
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import botocore.exceptions
@@ -76,6 +77,28 @@ _RESTORE_S = {
 
 SERVER_SIDE_ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 """Values of x-amz-server-side-encryption."""
+
+RENEW_PAUSE_S = 10.0
+"""Credentials that are refused are not read again sooner; bounds what a wrong key costs. Guess."""
+
+FORMER_COUNT_MAX = 3
+"""Clients that are kept for calls that use them still: `RENEW_PAUSE_S` apart, for half a minute."""
+
+_STALE_CODES = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "RequestExpired",
+        "TokenRefreshRequired",
+        # The answer to HEAD has no body that would tell.
+        "400",
+        "401",
+        "403",
+    }
+)
+"""What credentials may be answered with that were renewed meanwhile, where they are kept."""
 
 _KMS_KEY_PREFIX = "aws:kms:"
 
@@ -165,6 +188,8 @@ class S3Store(FsspecStore):
         self._checksums = checksums
         self._reconnecting = threading.Lock()
         self._former_clients: list[Any] = []
+        self._session_number = 0
+        self._renew_again_s = float("-inf")
         self._bucket, _, self._prefix = self._root.partition("/")
         self._archive_class = storage_class if storage_class in ARCHIVE_CLASSES else None
         self._encryption = _encryption_headers(server_side_encryption)
@@ -396,15 +421,38 @@ class S3Store(FsspecStore):
                 raise
 
     def _mapped(self, what: str, function: Callable[..., T], *arguments: object) -> T:
-        checksums = self._checksums
+        checksums, session_number = self._checksums, self._session_number
         try:
             return super()._mapped(what, function, *arguments)
         except MemfsError as error:
             told = str(error).lower()
-            if checksums == CHECKSUMS[1] or not any(word in told for word in _CHECKSUM_WORDS):
+            if _is_stale(error.__cause__):
+                if not self._renew_session(session_number):
+                    raise
+            elif checksums != CHECKSUMS[1] and any(word in told for word in _CHECKSUM_WORDS):
+                self._do_without_checksums()
+            else:
                 raise
-        self._do_without_checksums()
         return super()._mapped(what, function, *arguments)
+
+    def _renew_session(self, session_number: int) -> bool:
+        """Read the credentials anew, wherever they come from; False if that was done just now.
+
+        Files, credential processes and instance roles are read when a session is made, and keys of
+        a file are not looked at again.
+
+        Args:
+            session_number: Of the session that was refused.
+        """
+        with self._reconnecting:
+            if session_number != self._session_number:
+                return True
+            if time.monotonic() < self._renew_again_s:
+                return False
+            self._renew_again_s = time.monotonic() + RENEW_PAUSE_S
+            log.info("store %s refuses the credentials: they are read again", self._url)
+            self._connect_anew()
+            return True
 
     def _do_without_checksums(self) -> None:
         """Send the newer checksum headers only where S3 demands one, from now on."""
@@ -417,15 +465,24 @@ class S3Store(FsspecStore):
                 self._url,
             )
             self._fs.config_kwargs.update(_checksum_settings(CHECKSUMS[1]))
-            # Others are using it: it is closed with the store.
-            self._former_clients.append(self._fs._s3)
-            self._fs.connect(refresh=True)
+            self._connect_anew()
             self._checksums = CHECKSUMS[1]
+
+    def _connect_anew(self) -> None:
+        # Others are using it: it is closed with the store, or when nobody can be using it.
+        self._former_clients.append(self._fs._s3)
+        if len(self._former_clients) > FORMER_COUNT_MAX:
+            self._close_client(self._former_clients.pop(0))
+        self._fs.connect(refresh=True)
+        self._session_number += 1
+
+    def _close_client(self, client: Any) -> None:  # noqa: ANN401  botocore makes its class
+        if client is not None:
+            self._fs.close_session(self._fs.loop, client)
 
     def _close(self) -> None:
         for client in (*self._former_clients, self._fs._s3):
-            if client is not None:
-                self._fs.close_session(self._fs.loop, client)
+            self._close_client(client)
         self._former_clients.clear()
 
     def _translate(self, error: Exception, what: str) -> MemfsError:
@@ -473,6 +530,16 @@ def _checksum_settings(checksums: str) -> dict[str, str]:
         raise UsageError(f"glacier.checksums: no {checksums!r}; write {' or '.join(CHECKSUMS)}")
     names = ("request_checksum_calculation", "response_checksum_validation")
     return dict.fromkeys(names, checksums)
+
+
+def _is_stale(error: BaseException | None) -> bool:
+    """Return whether a request may go well with the credentials as they are kept now."""
+    found = error
+    while found is not None:
+        if isinstance(found, botocore.exceptions.NoCredentialsError):
+            return True
+        found = found.__cause__
+    return error is not None and _error_code(error) in _STALE_CODES
 
 
 def _is_archived(head: Mapping[str, Any]) -> bool:
