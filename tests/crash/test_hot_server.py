@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from memfs.control.client import call
+from memfs.hot.protocol import send
 from tests import scratch
 from tests.processes import holding
 from tests.tiers.tensors import HOT, Attached, bytes_of, safetensors_of, tensors, ticket_of
@@ -192,6 +196,36 @@ def test_a_device_that_is_not_there_leaves_a_mount_that_works(
     pin(path, "hot")
     assert (told(path, "pin"), told(path, "tier")) in (("hot", "warm"), ("hot", "cold"))
     assert path.read_bytes() == safetensors_of(5000)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_a_daemon_that_goes_while_its_server_starts_is_no_defect(
+    tmp_path: Path, device: str
+) -> None:
+    """Whether the server has a device to tell of or an error: nobody is left to be told."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    config: dict[str, object] = {
+        "devices": [device],
+        "size_bytes": MIB,
+        "reserve_bytes": 0,
+        "high_watermark": 0.8,
+        "low_watermark": 0.7,
+        "admission_share": 0.5,
+        "snapshot_share": 0.25,
+        "secret": "00",
+        "address": f"memfs-test-{os.getpid()}-{device}",
+    }
+    with theirs:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "memfs_daemon.hot", str(tmp_path)],
+            stdin=theirs.fileno(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    with ours:
+        send(ours, config)
+    _, log = server.communicate(timeout=60)
+    assert (server.returncode, log.count("Traceback"), "WARNING" in log) == (0, 0, False)
 
 
 def _is_alive(process_fd: int) -> bool:

@@ -5,6 +5,7 @@ Invariant: it ends when its standard input, the connection to the daemon, is clo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -62,7 +63,7 @@ async def _serve() -> None:
         listener = await listen(str(message["address"]))
     except (MemfsError, OSError) as error:
         failure = error if isinstance(error, MemfsError) else MemfsError(str(error))
-        await send_async(daemon, error_reply(failure))
+        await _tell(daemon, error_reply(failure))
         return
     budgets = [_budget(message, device) for device in devices]
     # The daemon has left nothing in it that its children may not know.
@@ -78,13 +79,19 @@ async def _serve() -> None:
         }
         for device, budget in zip(devices, budgets, strict=True)
     ]
-    await send_async(daemon, {"devices": described})
+    await _tell(daemon, {"devices": described})
     log.info("serving %s", ", ".join(device.name for device in devices))
     try:
         await HotServer(loader, gate, daemon).run(listener)
     finally:
         for device in devices:
             device.close()
+
+
+async def _tell(daemon: trio.socket.SocketType, message: Mapping[str, object]) -> None:
+    """Send the daemon a message; one that has gone meanwhile is noticed when it is listened to."""
+    with contextlib.suppress(OSError):
+        await send_async(daemon, message)
 
 
 def _budget(message: Mapping[str, object], device: Device) -> DeviceBudget:
