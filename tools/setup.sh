@@ -14,9 +14,11 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 # pyfuse3 has no wheel: it is compiled against libfuse's and Python's headers.
 packages=(fuse3 libfuse3-dev pkg-config gcc python3-dev python3-venv attr)
 extras=s3,pyfuse3
+lock=mount
 if [[ ${1:-} == --tests ]]; then
     packages+=(acl dbench fio git lz4 rsync sqlite3 stress-ng systemd util-linux zstd)
-    extras+=,gcs,azure,encryption,traces,hot,cuda,torch,dev
+    extras+=,gcs,azure,encryption,traces,hot,cuda,torch,dev,dev-torch
+    lock=tests
 elif [[ $# -gt 0 ]]; then
     fail "no option $1; see the head of $0"
 fi
@@ -48,7 +50,7 @@ install_packages() {
 
 install_venv() {
     local python mark
-    mark=.venv/.setup-$(sha256sum pyproject.toml | cut -c1-16)-$extras
+    mark=.venv/.setup-$(cat pyproject.toml "locks/$lock.txt" | sha256sum | cut -c1-16)-$extras
     [[ ! -e $mark ]] || return 0
     python=$(command -v python3) || fail "no python3; as root: apt-get install python3"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
@@ -56,9 +58,22 @@ install_venv() {
     say "installing memfs into .venv"
     [[ -x .venv/bin/python ]] || "$python" -m venv .venv
     # What pip says is of interest only if it fails.
-    .venv/bin/python -m pip install --disable-pip-version-check --editable ".[$extras]" \
-        >.venv/setup.log 2>&1 || { cat .venv/setup.log >&2; fail "pip could not install memfs"; }
+    install_python_packages >.venv/setup.log 2>&1 ||
+        { cat .venv/setup.log >&2; fail "pip could not install memfs"; }
     touch "$mark"
+}
+
+# First what is locked, each file by its hash; then memfs itself, and torch, which is in no lock.
+install_python_packages() {
+    local pip=(.venv/bin/python -m pip install --disable-pip-version-check) isolation=()
+    if .venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
+        "${pip[@]}" --require-hashes --requirement "locks/$lock.txt" || return
+        # What builds memfs is locked as well.
+        isolation=(--no-build-isolation)
+    else
+        say "the locks are for Python 3.11: taking what pyproject.toml lets in"
+    fi
+    "${pip[@]}" "${isolation[@]}" --editable ".[$extras]"
 }
 
 # The server that the Azure tests run against is an npm package; Node itself comes with `dev`.
