@@ -281,6 +281,12 @@ def test_the_command_pins_unpins_and_explains(file: Path, place: Path) -> None:
         run_memfs("pin", "cold", place / "missing")
     with pytest.raises(MountError, match=r"exit 3\n"):
         run_memfs("pin", "cold", "/proc/self/status")
+    # What is not pinned is not waited for.
+    for failing in (place / "missing", "/proc/self/status"):
+        with pytest.raises(MountError) as caught:
+            run_memfs("pin", "--wait", "cold", failing)
+        assert "files are cold" not in str(caught.value)
+        assert "Traceback" not in str(caught.value)
 
 
 def test_the_command_waits_until_files_are_there(mount_factory: MountFactory, driver: str) -> None:

@@ -44,11 +44,11 @@ def pin(tier: str, paths: tuple[Path, ...], wait: bool) -> None:
     Stopped by Ctrl-C, the pin stays and the move goes on.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     failure = _for_each(paths, lambda path: pin_path(path, tier))
-    note = _tier_note(paths[0], tier)
+    note = None if failure else _tier_note(paths[0], tier)
     if note is not None:
         complain(f"{tier}: {note}")
-    if wait:
-        failure = _wait(paths, tier) or failure
+    if not failure and wait:
+        failure = _wait(paths, tier)
     elif not failure:
         tell(f"pinned to {tier}; the move goes on in the background: see `memfs why`, or `--wait`")
     if failure:
