@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -71,3 +73,22 @@ def test_bounds_are_read_for_what_is_shut_out() -> None:
         for each in requirement.specifier:
             if each.operator == "<":
                 assert bounds[canonicalize_name(requirement.name)] == each.version
+
+
+@pytest.mark.parametrize(("latest", "all_let_in"), [("1.99", True), ("2.0", False)])
+def test_what_is_outdated_is_told_with_what_the_bounds_say(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    latest: str,
+    all_let_in: bool,
+) -> None:
+    listed = [
+        {"name": "Blake3", "version": "1.0.0", "latest_version": latest},
+        # Not locked, so not memfs's business.
+        {"name": "pip", "version": "1", "latest_version": "99"},
+    ]
+    answer = subprocess.CompletedProcess([], 0, stdout=json.dumps(listed))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    assert dependencies.outdated() is all_let_in
+    verdict = "`lock` takes it" if all_let_in else "shut out by <2"
+    assert capsys.readouterr().out == f"blake3 1.0.0 -> {latest}: {verdict}\n"

@@ -29,7 +29,7 @@ class Checkpointer:
         # The first read opens the log, which has to exist before it can be opened here.
         self._connection.execute("select count(*) from state").fetchone()
         wal_path = database_path.with_name(database_path.name + "-wal")
-        self._wal_fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC)
+        self._wal_fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._thread: threading.Thread | None = None
         self._started_over = False
         self.frame_count = 0

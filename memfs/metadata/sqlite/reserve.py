@@ -30,7 +30,9 @@ class Reserve:
                     disk.f_bavail * disk.f_frsize < 2 * self._size_bytes
                 ):
                     return False
-                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fd = os.open(
+                    self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+                )
                 try:
                     os.posix_fallocate(fd, 0, self._size_bytes)
                 finally:
