@@ -30,6 +30,8 @@ from memfs_daemon.mount_users import (
 from memfs_daemon.state_lock import Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from memfs_daemon.assembly import Assembly
     from memfs_daemon.notify import ServiceManager, Starter
     from memfs_daemon.state_lock import StateLock
@@ -42,6 +44,9 @@ DETACHED_S_MAX = 5.0
 DRAIN_S_MAX = 40.0
 """Sealing and fsync at the end. What is not done then is done after the next mount; what one system
 call is at, a piece of a file or a disk that does not answer, is waited for."""
+
+RESTART_S_MIN, RESTART_S_MAX = 1.0, 60.0
+"""Pause before a part of the background that a defect has stopped begins anew. Guess."""
 
 _SETTLE_ROUNDS_MAX = 1000
 _MARK_COUNT_MAX = 100_000
@@ -108,7 +113,7 @@ async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager)
         await nursery.start(_end_on_signal, parts, nursery.cancel_scope)
         await nursery.start(_serve, parts, nursery.cancel_scope)
         for run_on in parts.background:
-            nursery.start_soon(run_on)
+            nursery.start_soon(keep_running, run_on)
         nursery.start_soon(manager.beat)
         log.info("%s: ready", parts.mountpoint)
         starter.ready()
@@ -116,6 +121,27 @@ async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager)
         # The objects made so far live as long as the process: no collection need look at them.
         gc.collect()
         gc.freeze()
+
+
+async def keep_running(run_on: Callable[[], Awaitable[None]]) -> None:
+    """Run a part of the background until cancelled: a defect in it ends neither it nor the mount.
+
+    What it was at is lost; it begins anew after a pause, which doubles while it does not live long.
+    """
+    pause_s = RESTART_S_MIN
+    while True:
+        begun_s = trio.current_time()
+        try:
+            await run_on()
+        except Exception as error:
+            what = getattr(run_on, "__qualname__", "the background")
+            reason = as_failure(error, what)
+            log.error("%s has stopped, and begins anew in %.0f s: %s", what, pause_s, reason)
+        else:
+            return
+        lived_s = trio.current_time() - begun_s
+        await trio.sleep(pause_s)
+        pause_s = RESTART_S_MIN if lived_s > RESTART_S_MAX else min(2 * pause_s, RESTART_S_MAX)
 
 
 async def _note_store(parts: Assembly) -> None:

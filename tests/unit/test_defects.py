@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from memfs.metadata.records import InodeFlags
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE, Tier
+from memfs_daemon.lifecycle import keep_running
 from tests.property.world import ROOMY, World
 
 if TYPE_CHECKING:
@@ -123,6 +125,28 @@ def test_an_orphan_that_cannot_be_deleted_keeps_no_other(
         assert world.run(world.engine.list_orphans(9)) == [inos[1]]
     world.run(world.filesystem.reap_left_over())
     assert world.run(world.engine.list_orphans(9)) == []
+
+
+async def test_a_part_of_the_background_begins_anew_after_a_defect(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun_s: list[float] = []
+
+    async def fail_in_a_task() -> None:
+        begun_s.append(trio.current_time())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            raise ZeroDivisionError("defect")
+
+    with trio.move_on_after(10.0):
+        await keep_running(fail_in_a_task)
+    assert begun_s == [0.0, 1.0, 3.0, 7.0]
+    assert any(record.exc_info for record in caplog.records)
+
+    async def end() -> None:
+        await trio.lowlevel.checkpoint()
+
+    await keep_running(end)
 
 
 @pytest.mark.parametrize("batched", [False, True])
