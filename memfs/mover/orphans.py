@@ -23,6 +23,7 @@ import trio
 
 from memfs.errors import InvalidValueError, NotSupportedError
 from memfs.metadata.records import MoveKind
+from memfs.sizes import format_duration
 from memfs.stores.disk import disk_errors
 from memfs.types import FormKind, InodeNo, RawId
 
@@ -57,6 +58,8 @@ class Place(enum.StrEnum):
     PACKED = "packed"
     TEMPORARY = "tmp"
     REMOTE = "remote"
+    UPLOADS = "uploads"
+    """Unfinished ones in the store."""
 
 
 @dataclass(slots=True)
@@ -119,6 +122,8 @@ class OrphanSearch:
                 return await self._look_at_temporary(take)
             case Place.REMOTE:
                 return await self._look_at_remote(prefix, take)
+            case Place.UPLOADS:
+                return await self._look_at_uploads(take)
 
     async def _look_at_raw(self, take: bool) -> Orphans:
         parts, engine = self._parts, self._parts.engine
@@ -192,6 +197,32 @@ class OrphanSearch:
                 parts.lost_found.note_objects, [(key, sizes[key]) for key in due]
             )
             orphans.taken_count += len(due)
+        return orphans
+
+    async def _look_at_uploads(self, take: bool) -> Orphans:
+        """Find uploads that no move is making; what is taken of them is gone: no file has it."""
+        parts = self._parts
+        if parts.remote is None:
+            raise NotSupportedError("no glacier tier is configured: set glacier.url")
+        listed = await parts.remote.list_uploads("")
+        # After the listing: an upload that began before is named by its intent until it ends.
+        uploading = {each.location for each in await parts.engine.list_intents()}
+        blob_end = int(parts.engine.reserve_blob())
+        now_s = self._clock()
+        orphans = Orphans()
+        for stat in listed:
+            blob = _BLOB_KEY.fullmatch(stat.key)
+            if stat.key in uploading or not (blob or _BATCH_KEY.fullmatch(stat.key)):
+                continue
+            age_s = 0.0 if stat.modified_s is None else now_s - stat.modified_s
+            if blob is not None and int(blob[1], 16) >= blob_end:
+                orphans.foreign_count += 1
+            elif age_s < AGE_S_MIN:
+                orphans.young_count += 1
+            else:
+                orphans.add(f"unfinished upload of {stat.key}, {format_duration(age_s)} old", 0)
+                if take:
+                    orphans.taken_count += bool(await parts.remote.abort_uploads(stat.key))
         return orphans
 
     async def _find_unreferenced(self, kind: FormKind, names: Sequence[str]) -> list[str]:

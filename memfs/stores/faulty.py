@@ -206,6 +206,11 @@ class FaultyStore:
         await self._inner.put_stream(key, source)
         self._end(fault, f"put {key}")
 
+    async def list_uploads(self, prefix: str) -> list[ObjectStat]:
+        """As the inner store, unless a fault hits."""
+        await self._begin("list_uploads", prefix)
+        return await self._inner.list_uploads(prefix)
+
     async def abort_uploads(self, key: str) -> int:
         """As the inner store, unless a fault hits."""
         fault = await self._begin("abort_uploads", key)

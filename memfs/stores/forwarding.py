@@ -37,6 +37,10 @@ class ForwardingStore:
         """As the inner store."""
         await self._inner.put_stream(key, source)
 
+    async def list_uploads(self, prefix: str) -> list[ObjectStat]:
+        """As the inner store."""
+        return await self._inner.list_uploads(prefix)
+
     async def abort_uploads(self, key: str) -> int:
         """As the inner store."""
         return await self._inner.abort_uploads(key)

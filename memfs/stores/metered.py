@@ -91,6 +91,11 @@ class MeteredStore(ForwardingStore):
             self._meter.spend(Spent.REQUESTS, transfer_request_count(counting.taken_bytes))
             self._meter.spend(Spent.UPLOAD, counting.taken_bytes)
 
+    async def list_uploads(self, prefix: str) -> list[ObjectStat]:
+        """As the inner store."""
+        self._meter.spend(Spent.REQUESTS, 1)
+        return await self._inner.list_uploads(prefix)
+
     async def abort_uploads(self, key: str) -> int:
         """As the inner store."""
         self._meter.spend(Spent.REQUESTS, 1)

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Uploads = list[ObjectStat]
+
 Page = tuple[list[ObjectStat], str | None]
 """Objects, and where the next page begins; None: this was the last."""
 
@@ -144,6 +146,10 @@ class FsspecStore:
                 self._put_stream(key, source, UploadCallback(progress))
 
         await self._transfer(f"put {key}", put, PART_BYTES, writes=key)
+
+    async def list_uploads(self, prefix: str) -> list[ObjectStat]:
+        """Return unfinished uploads, where the store keeps them for ever."""
+        return await self._call(f"list uploads {prefix}", self._list_uploads, prefix)
 
     async def abort_uploads(self, key: str) -> int:
         """Remove the parts of unfinished uploads, where the store keeps them for ever."""
@@ -275,6 +281,10 @@ class FsspecStore:
             )
         self._top_seen = True
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+
+    def _list_uploads(self, _prefix: str) -> Uploads:
+        """None in general: what is unfinished vanishes by itself."""
+        return []
 
     def _abort_uploads(self, _key: str) -> int:
         """Nothing in general: what is unfinished vanishes by itself."""

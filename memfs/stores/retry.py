@@ -89,6 +89,10 @@ class RetryingStore:
             raise
         self._health.note()
 
+    async def list_uploads(self, prefix: str) -> list[ObjectStat]:
+        """As the inner store; ends by the deadline."""
+        return await self._bounded(f"list {prefix}", lambda: self._inner.list_uploads(prefix))
+
     async def abort_uploads(self, key: str) -> int:
         """As the inner store; ends by the deadline."""
         return await self._bounded(f"abort {key}", lambda: self._inner.abort_uploads(key))

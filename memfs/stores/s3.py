@@ -279,12 +279,22 @@ class S3Store(FsspecStore):
                 self._fs.call_s3("abort_multipart_upload", **target, UploadId=upload_id)
             raise
 
+    def _uploads(self, prefix: str) -> list[dict[str, Any]]:
+        answer: dict[str, Any] = self._fs.call_s3(
+            "list_multipart_uploads", Bucket=self._bucket, Prefix=self._key(prefix)
+        )
+        return list(answer.get("Uploads", ()))
+
+    def _list_uploads(self, prefix: str) -> list[ObjectStat]:
+        skip = len(self._key(""))
+        return [
+            ObjectStat(each["Key"][skip:], 0, each["Initiated"].timestamp())
+            for each in self._uploads(prefix)
+        ]
+
     def _abort_uploads(self, key: str) -> int:
         target = {"Bucket": self._bucket, "Key": self._key(key)}
-        answer = self._fs.call_s3(
-            "list_multipart_uploads", Bucket=self._bucket, Prefix=target["Key"]
-        )
-        found = [each for each in answer.get("Uploads", ()) if each["Key"] == target["Key"]]
+        found = [each for each in self._uploads(key) if each["Key"] == target["Key"]]
         for each in found:
             self._fs.call_s3("abort_multipart_upload", **target, UploadId=each["UploadId"])
         return len(found)

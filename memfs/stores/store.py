@@ -99,6 +99,13 @@ class RemoteStore(Protocol):
         """Remove an object; no error if there is none."""
         ...
 
+    async def list_uploads(self, prefix: str) -> list[ObjectStat]:
+        """Return unfinished uploads whose key starts with `prefix`, the first 1000.
+
+        Their size is not known and 0; `modified_s` is when they were begun.
+        """
+        ...
+
     async def abort_uploads(self, key: str) -> int:
         """Remove what unfinished uploads of an object have left; returns how many there were.
 

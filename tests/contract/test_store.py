@@ -335,6 +335,9 @@ async def test_unfinished_uploads_of_a_key_are_removed(s3_server: S3Server, tmp_
     bucket = BucketBacking(store, s3_server, f"{tmp_path.name}/")
     for key in ("k", "k", "k2"):
         bucket.begin_upload(key)
+    told = await store.list_uploads("")
+    assert sorted(stat.key for stat in told) == ["k", "k", "k2"]
+    assert all(abs(time.time() - (stat.modified_s or 0.0)) < AN_HOUR_S for stat in told)
     assert await store.abort_uploads("k") == 2
     assert await store.abort_uploads("k") == 0
     assert bucket.unfinished() == ["k2"]

@@ -11,6 +11,7 @@ import pytest
 from memfs.errors import InvalidValueError
 from memfs.metadata.records import MoveKind
 from memfs.mover.orphans import AGE_S_MIN, OrphanSearch, Place
+from memfs.stores.store import ObjectStat
 from memfs.types import FormKind, RawId
 from tests.moving import State, compressible
 
@@ -141,3 +142,34 @@ async def test_other_prefixes_are_refused(state: State) -> None:
     """Whatever else lies in the bucket is none of our business."""
     with pytest.raises(InvalidValueError, match="not one of memfs's keys"):
         await search(state).look(Place.REMOTE, "backup/")
+
+
+async def test_unfinished_uploads_are_told_with_their_age_and_ended(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those that a move is making, that are young, or that are another state's."""
+    ours, batch = "blobs/01/1-1-0123456789abcdef", "batches/01/0123456789abcdef012345"
+    foreign = "blobs/ff/ffffffffff-1-0123456789abcdef"
+    moving = "blobs/01/1-2-0123456789abcdef"
+    inode = await state.engine.get_inode(await state.create("a", CONTENT))
+    await state.engine.begin_intent(MoveKind.UPLOAD, inode.ino, inode.generation, moving, 1)
+    state.engine.commit_nowait()
+    uploads = [ours, batch, foreign, moving, "somebody/elses"]
+    ended: list[str] = []
+
+    async def list_uploads(_prefix: str) -> list[ObjectStat]:
+        return [ObjectStat(key, 0, time.time()) for key in uploads]
+
+    async def abort_uploads(key: str) -> int:
+        ended.append(key)
+        return 1
+
+    monkeypatch.setattr(state.remote, "list_uploads", list_uploads)
+    monkeypatch.setattr(state.remote, "abort_uploads", abort_uploads)
+    young = await search(state, 0.0).look(Place.UPLOADS, take=True)
+    assert (young.count, young.young_count, young.foreign_count, ended) == (0, 2, 1, [])
+    found = await search(state).look(Place.UPLOADS)
+    assert (found.count, found.taken_count, ended) == (2, 0, [])
+    assert found.names[0] == f"unfinished upload of {ours}, 2 h old"
+    taken = await search(state).look(Place.UPLOADS, take=True)
+    assert (taken.taken_count, ended) == (2, [ours, batch])

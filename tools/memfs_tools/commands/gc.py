@@ -23,6 +23,7 @@ _CALL_S_MAX = 24 * 3600.0
 """A listing of the store, or one batch, may take long; the daemon answers soon otherwise."""
 
 _LOCAL = ("raw", "packed", "tmp")
+_UPLOADS = "uploads"
 _PREFIXES = [f"{kind}/{digit:x}" for kind in ("blobs", "batches") for digit in range(16)]
 """The store is listed in parts, so that the bar moves and Ctrl-C is obeyed."""
 
@@ -198,7 +199,7 @@ class _Collection:
         total = {name: sum(found[name] for found in orphans.values()) for name in names}
         line = (
             f"orphans: {total['count']}, {format_size(total['bytes'])}; "
-            f"{total['taken_count']} put into lost+found"
+            f"{total['taken_count']} put into lost+found, or ended as unfinished uploads"
         )
         if total["count"] > total["taken_count"]:
             line += "; --orphans --yes puts them there"
@@ -211,7 +212,7 @@ class _Collection:
     def _prefixes(self) -> list[str]:
         """Return the parts of the store; none where there is no store."""
         stored = self._call("status")["store_url"] is not None
-        return _PREFIXES if stored else []
+        return [*_PREFIXES, _UPLOADS] if stored else []
 
     def _look(
         self, places: list[str], show: Callable[[str, int, int], None], *, take: bool
@@ -220,7 +221,7 @@ class _Collection:
         for number, place in enumerate(places):
             show("putting orphans away" if take else "looking for orphans", number, len(places))
             parameters: dict[str, JsonValue] = {"place": place, "take": take}
-            if place not in _LOCAL:
+            if place not in (*_LOCAL, _UPLOADS):
                 parameters |= {"place": "remote", "prefix": place}
             found[place] = self._call("gc_orphans", parameters)
         return found
