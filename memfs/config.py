@@ -125,6 +125,9 @@ class GlacierConfig:
     """A read that the store has not answered by then is EIO."""
     transfer_count_max: int = 4
     """Uploads and fetches at a time."""
+    buffer_bytes: int = 40 * MIB
+    """What of objects is in memory at a time, of all uploads and fetches together; each has 8 MiB
+    at the least. An S3 client takes twice that."""
     batch_file_bytes_max: int = 1 * MIB
     """Files up to this size share objects; 0: each file is an object of its own."""
     batch_size_bytes: int = 16 * MIB

@@ -96,6 +96,7 @@ RANGES: dict[str, Range] = {
     "cold.hydrate_max": _SIZE,
     "glacier.timeout": Range(0.1, 3600.0),
     "glacier.transfer_count_max": Range(1, 256),
+    "glacier.buffer": Range(8 * MIB, 1 << 40),
     # A batch lies on the local disk twice while it is made and verified.
     "glacier.batch_file_max": Range(0, 64 * MIB),
     "glacier.batch_size": Range(64 * KIB, 1 * GIB),

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.stores.calls import TransferProgress
+    from memfs.stores.parts import PartSlots
     from memfs.stores.store import ByteSource
 
 WHOLE_BYTES_MAX = 1 << 20
@@ -77,6 +78,7 @@ class AzureStore(FsspecStore):
         options: Of adlfs, as `account_name`, `account_key`, `sas_token`, `connection_string`.
         timeout_s: As for `FsspecStore`; also of each wait for the socket.
         thread_count_max: As for `FsspecStore`.
+        parts: As for `FsspecStore`.
         storage_class: Access tier of new blobs: `Hot`, `Cool`, `Cold`, `Archive`; None: the
             account's default.
         restore_tier: How fast archived blobs come back.
@@ -90,8 +92,10 @@ class AzureStore(FsspecStore):
         thread_count_max: int,
         storage_class: str | None = None,
         restore_tier: RestoreTier = RestoreTier.STANDARD,
+        *,
+        parts: PartSlots | None = None,
     ) -> None:
-        super().__init__(url, options, timeout_s, thread_count_max)
+        super().__init__(url, options, timeout_s, thread_count_max, parts=parts)
         self._container, _, self._prefix = self._root.partition("/")
         tier = _parse_tier(storage_class) if storage_class else None
         self._archives = tier is StandardBlobTier.ARCHIVE
@@ -136,7 +140,7 @@ class AzureStore(FsspecStore):
                     callback.relative_update(len(block))
 
             async def put_all() -> None:
-                tasks = [asyncio.ensure_future(put_blocks()) for _ in range(PART_CONCURRENCY)]
+                tasks = [asyncio.ensure_future(put_blocks()) for _ in range(count)]
                 try:
                     await asyncio.gather(*tasks)
                 finally:
@@ -145,7 +149,8 @@ class AzureStore(FsspecStore):
                 # Blocks that are never committed vanish after a week.
                 await blob.commit_block_list(ids, **tier, **self._limits)
 
-            self._wait(put_all)
+            with self._parts.take(PART_CONCURRENCY) as count:
+                self._wait(put_all)
 
     def _put_stream(self, key: str, source: ByteSource, callback: UploadCallback) -> None:
         blob = self._blob(key)

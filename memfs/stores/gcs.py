@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from memfs.stores.parts import PartSlots
     from memfs.stores.store import ByteSource
 
 _OBJECT = "b/{}/o/{}"
@@ -62,6 +63,7 @@ class GcsStore(FsspecStore):
         options: Of gcsfs, as `token`, `project`, `endpoint_url`, `requester_pays`.
         timeout_s: As for `FsspecStore`; also of each wait for the socket.
         thread_count_max: As for `FsspecStore`.
+        parts: As for `FsspecStore`.
         storage_class: `STANDARD`, `NEARLINE`, `COLDLINE` or `ARCHIVE`; None: the bucket's default.
     """
 
@@ -72,12 +74,16 @@ class GcsStore(FsspecStore):
         timeout_s: float,
         thread_count_max: int,
         storage_class: str | None = None,
+        *,
+        parts: PartSlots | None = None,
     ) -> None:
         # The client's own time-outs end the thread that the deadline abandons.
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=min(timeout_s, 10.0), sock_read=timeout_s
         )
-        super().__init__(url, {"requests_timeout": timeout, **options}, timeout_s, thread_count_max)
+        super().__init__(
+            url, {"requests_timeout": timeout, **options}, timeout_s, thread_count_max, parts=parts
+        )
         self._bucket, _, self._prefix = self._root.partition("/")
         self._metadata = {"storageClass": storage_class} if storage_class else {}
 

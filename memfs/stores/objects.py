@@ -35,6 +35,7 @@ from memfs.errors import (
 )
 from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedError
 from memfs.stores.disk import write_all_at
+from memfs.stores.parts import PartSlots
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ Page = tuple[list[ObjectStat], str | None]
 _MODIFIED_KEYS = ("mtime", "LastModified", "last_modified", "modified", "updated", "created")
 
 PART_CONCURRENCY = 4
-"""Parts in flight of one transfer, 32 MiB of memory: each hides another's round trip. Guess; on
-loopback put reached 1.3 and get 0.8 of s3fs's own rate (tests/bench/transfers.py, 256 MiB)."""
+"""Parts in flight of one transfer at the most, 32 MiB of memory: each hides another's round trip.
+Guess; on loopback put reached 1.3 and get 0.8 of s3fs's own rate (tests/bench/transfers.py, 256
+MiB)."""
 
 RATE_BYTES_S_MIN = 64 << 10
 """Slowest link that is still served: a transfer's part may take this long beyond the time-out."""
@@ -103,13 +105,20 @@ class FsspecStore:
         options: For the fsspec file system.
         timeout_s: Deadline of a request; longest pause within a transfer, besides slow links.
         thread_count_max: Blocking calls at a time.
+        parts: Bounds what is in memory of all transfers; None: nothing but `PART_CONCURRENCY` does.
 
     Raises:
         UsageError: Protocol unknown, or its package not installed.
     """
 
     def __init__(
-        self, url: str, options: Mapping[str, object], timeout_s: float, thread_count_max: int
+        self,
+        url: str,
+        options: Mapping[str, object],
+        timeout_s: float,
+        thread_count_max: int,
+        *,
+        parts: PartSlots | None = None,
     ) -> None:
         self._url = _without_secrets(url)
         try:
@@ -123,6 +132,7 @@ class FsspecStore:
         self._timeout_s = timeout_s
         self._top_seen = False
         self._calls = BlockingCalls(self._url, timeout_s, thread_count_max)
+        self._parts = parts or PartSlots(thread_count_max * PART_CONCURRENCY * PART_BYTES, 1)
 
     @property
     def url(self) -> str:
@@ -169,9 +179,10 @@ class FsspecStore:
         failures: list[MemfsError] = []
         try:
             starts = iter(range(0, size, PART_BYTES))
-            async with trio.open_nursery() as nursery:
-                for _ in range(PART_CONCURRENCY):
-                    nursery.start_soon(self._get_parts, key, size, fd, starts, failures)
+            with self._parts.take(PART_CONCURRENCY) as count:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(count):
+                        nursery.start_soon(self._get_parts, key, size, fd, starts, failures)
             if failures:
                 raise failures[0]
         except BaseException:

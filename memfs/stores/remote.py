@@ -20,6 +20,7 @@ from memfs.stores.directory import DirectoryStore
 from memfs.stores.limit import LimitedStore
 from memfs.stores.metered import MeteredStore
 from memfs.stores.paced import PacedStore
+from memfs.stores.parts import PartSlots
 from memfs.stores.probing import ProbedStore
 from memfs.stores.restoring import RestoreTier
 from memfs.stores.retry import RetryingStore, RetryPolicy
@@ -121,6 +122,7 @@ def _open_remote(scheme: str, config: GlacierConfig, threads: int) -> RemoteStor
     url, options, timeout_s = config.url, config.options, config.timeout_s
     assert url is not None
     restore_tier = RestoreTier.of(config.restore_tier)
+    parts = PartSlots(config.buffer_bytes, config.transfer_count_max)
     if scheme == "s3":
         with _extra("s3", url):
             from memfs.stores.s3 import S3Store
@@ -134,15 +136,18 @@ def _open_remote(scheme: str, config: GlacierConfig, threads: int) -> RemoteStor
             restore_tier,
             config.restore_days,
             config.checksums,
+            parts=parts,
         )
     if scheme in ("gs", "gcs"):
         with _extra("gcs", url):
             from memfs.stores.gcs import GcsStore
-        return GcsStore(url, options, timeout_s, threads, config.storage_class)
+        return GcsStore(url, options, timeout_s, threads, config.storage_class, parts=parts)
     if scheme in ("abfs", "abfss", "az"):
         with _extra("azure", url):
             from memfs.stores.azure import AzureStore
-        return AzureStore(url, options, timeout_s, threads, config.storage_class, restore_tier)
+        return AzureStore(
+            url, options, timeout_s, threads, config.storage_class, restore_tier, parts=parts
+        )
     from memfs.stores.objects import FsspecStore
 
     log.warning(
@@ -150,7 +155,7 @@ def _open_remote(scheme: str, config: GlacierConfig, threads: int) -> RemoteStor
         "as written counts as written",
         scheme,
     )
-    return ProbedStore(FsspecStore(url, options, timeout_s, threads))
+    return ProbedStore(FsspecStore(url, options, timeout_s, threads, parts=parts))
 
 
 @contextlib.contextmanager

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     import s3fs
 
     from memfs.stores.calls import TransferProgress
+    from memfs.stores.parts import PartSlots
     from memfs.stores.store import ByteSource
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,7 @@ class S3Store(FsspecStore):
             `region`, which s3fs would want deeper down.
         timeout_s: As for `FsspecStore`; also of each wait for the socket.
         thread_count_max: As for `FsspecStore`.
+        parts: As for `FsspecStore`.
         storage_class: Of new objects; None: the bucket's default.
         server_side_encryption: `AES256`, `aws:kms`, or `aws:kms:` and the id or ARN of a key;
             None: the bucket's default.
@@ -170,6 +172,8 @@ class S3Store(FsspecStore):
         restore_tier: RestoreTier = RestoreTier.STANDARD,
         restore_days: int = 3,
         checksums: str = CHECKSUMS[0],
+        *,
+        parts: PartSlots | None = None,
     ) -> None:
         settings: dict[str, Any] = dict(options)
         settings["config_kwargs"] = {
@@ -182,7 +186,7 @@ class S3Store(FsspecStore):
         }
         if region := settings.pop("region", None):
             settings["client_kwargs"] = {"region_name": region, **settings.get("client_kwargs", {})}
-        super().__init__(url, settings, timeout_s, thread_count_max)
+        super().__init__(url, settings, timeout_s, thread_count_max, parts=parts)
         self._fs: s3fs.S3FileSystem
         self._fs.retries = CLIENT_ATTEMPTS
         self._checksums = checksums
@@ -213,14 +217,15 @@ class S3Store(FsspecStore):
                 parts = iter(functools.partial(file.read, part_bytes), b"")
                 self._put_parts(key, parts, callback)
             return
-        self._fs.put_file(
-            str(source),
-            self._path(key),
-            callback=callback,
-            chunksize=part_bytes,
-            max_concurrency=PART_CONCURRENCY,
-            **self._upload_headers,
-        )
+        with self._parts.take(PART_CONCURRENCY) as count:
+            self._fs.put_file(
+                str(source),
+                self._path(key),
+                callback=callback,
+                chunksize=part_bytes,
+                max_concurrency=count,
+                **self._upload_headers,
+            )
 
     def _put_stream(self, key: str, source: ByteSource, callback: UploadCallback) -> None:
         part_bytes = max(PART_BYTES, math.ceil(source.size_max / PART_COUNT_MAX))
@@ -264,8 +269,9 @@ class S3Store(FsspecStore):
                     task.cancel()
 
         try:
-            while window := list(itertools.islice(parts, PART_CONCURRENCY)):
-                stored += self._wait(functools.partial(put_some, window))
+            with self._parts.take(PART_CONCURRENCY) as count:
+                while window := list(itertools.islice(parts, count)):
+                    stored += self._wait(functools.partial(put_some, window))
             # Nobody waits any more: the object would come late.
             callback.relative_update(0)
             self._fs.call_s3(
