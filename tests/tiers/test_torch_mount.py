@@ -13,7 +13,7 @@ import torch
 import memfs.torch as mt
 from memfs.control.client import call
 from tests.tiers.tensors import HOT
-from tests.tiers.tiering import residence, send, status, tier_status, told
+from tests.tiers.tiering import incompressible, residence, send, status, tier_status, told
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -252,6 +252,26 @@ def test_a_hinted_epoch_reads_files_that_are_there_already(
         assert near == 40
     used_bytes = tier_status(mount, "cold")["used_bytes"]
     assert used_bytes <= 3 * MIB
+
+
+def test_hints_that_wait_for_room_hold_up_no_unmount(
+    driver: str, mount_factory: MountFactory
+) -> None:
+    """All that is near was read and not said to be done, so that nothing makes room."""
+    mount = mount_factory(driver, config=SMALL_DISK)
+    for number in range(24):
+        (mount.root / f"{number:02}").write_bytes(incompressible(200_000, seed=number))
+    paths = sorted(mount.root.iterdir())
+    send("glacier", *paths)
+    for path in paths:
+        mt.unpin(path)
+    mt.prefetch(paths, tier="cold")
+    wait_for(
+        lambda: "no room" in str(status(mount)["prefetch"]["stalled"]),
+        lambda: status(mount)["prefetch"],
+    )
+    # Fails by its own limit.
+    mount.stop()
 
 
 def test_transformers_style_loading_by_path(mount: Mount) -> None:
