@@ -98,8 +98,11 @@ def test_a_store_that_does_not_answer_fails_reads_in_time_and_comes_back(
             assert time.monotonic() - began < TIMEOUT_S + SLACK_S
             local.write_bytes(CONTENT)
             os.setxattr(local, "user.memfs.tier", b"glacier")
-            wait_for(lambda: bool(pending_of(local)), "no reason is shown")
-            assert "s3://" in str(pending_of(local)["reason"])
+            # It waits for its turn first, and for the store when that is known.
+            wait_for(
+                lambda: "s3://" in str(pending_of(local).get("reason")),
+                lambda: pending_of(local),
+            )
             assert local.read_bytes() == CONTENT
         finally:
             server.signal(signal.SIGCONT)
