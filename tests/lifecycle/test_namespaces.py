@@ -118,7 +118,7 @@ def test_an_ordinary_user_mounts_by_the_command_alone(base: Path) -> None:
     memfs status --json mount | grep -o '"name": "[a-z0-9]*"' | head -1
     mkdir mount/directory
     echo content >mount/directory/file
-    memfs pin cold mount/directory
+    memfs pin cold mount/directory >/dev/null
     stat -c '%u:%g' mount/directory/file
     memfs umount mount
     ls mount
