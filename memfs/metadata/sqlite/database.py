@@ -19,8 +19,8 @@ run ahead in an open transaction, and two journal files take turns to make it sa
    *Power lost*: the log may be lost or torn back to an older commit; the journal is still whole.
 5. `maintain` begins the next transaction, and the other journal file is started. It is free: step 6
    of the former round ended before, else step 4 would not have begun.
-6. A thread fsyncs the write-ahead log, the new journal, the sums of the log's pages (`pages`), and
-   in the retiring journal the name of its successor; only then may that one be overwritten.
+6. A thread fsyncs the write-ahead log and the new journal, notes the name of that in the retiring
+   one, and takes the sums of the log's pages (`pages`); only then may the latter be overwritten.
    *Power lost before*: both journals are redone, in order of sequence, from wherever the tables
    are. A journal that does not join the one before without a gap is later than all `sync` promised
    of that one, and so are all its entries: they are dropped.
@@ -173,6 +173,8 @@ class Database:
         self._lock = threading.Lock()
         self._note_lock = threading.Lock()
         self._synced_sequence = 0
+        self._known_sequence = 0
+        """First sequence of the newest journal whose header is on stable storage."""
         self._retiring: Journal | None = None
         self._starts_over = False
         self._late_offset = 0
@@ -345,7 +347,8 @@ class Database:
         self._journal.sync()
         self._spare.note(self._journal.salt, applied)
         self._spare.sync()
-        self._sums.note_journal(self._journal.first_sequence)
+        self._known_sequence = self._journal.first_sequence
+        self._sums.note_journal(self._known_sequence)
 
     def _begin_journal(self, journal: Journal, first_sequence: int, before: Journal) -> None:
         origin = Origin(
@@ -480,7 +483,9 @@ class Database:
 
     def _note_synced(self, journal: Journal, sequence: int) -> None:
         """Note in the file that is not in use how far a journal was synced, its header included."""
+        self._known_sequence = max(self._known_sequence, journal.first_sequence)
         with self._note_lock, contextlib.suppress(OSError):
+            sequence = max(sequence, self._synced_sequence)
             if journal is self._journal:
                 self._spare.note(journal.salt, sequence)
             else:
@@ -540,7 +545,7 @@ class Database:
             if starts_over:
                 # Only a log that is copied to its end, with no transaction open, can start over.
                 self._checkpointer.sync_log()
-                self._sums.note_log(self._journal.first_sequence)
+                self._sums.note_log(self._known_sequence)
                 self._execute("pragma wal_checkpoint(passive)").fetchone()
                 self._checkpointer.note_started_over()
             self._execute("begin immediate")
@@ -555,16 +560,13 @@ class Database:
         self._checkpointer.begin(self._retire)
 
     def _retire(self) -> None:
-        # Runs in the checkpoint thread, and no other journal is begun meanwhile.
+        # Runs in the checkpoint thread. The header has to be on stable storage before the next one
+        # is begun: whatever power loss leaves must be linked; see `chain`.
         self._journal.sync()
-        if self._starts_over:
-            # The log was covered when it was copied, and the next commit begins it anew.
-            self._sums.note_journal(self._journal.first_sequence)
-        else:
-            self._sums.note_log(self._journal.first_sequence)
-        with self._note_lock:
-            self._spare.note(self._journal.salt, self._synced_sequence)
-        self._spare.sync()
+        self._note_synced(self._journal, self._synced_sequence)
+        # A log that starts over was covered when it was copied.
+        if not self._starts_over:
+            self._sums.note_log(self._known_sequence, durably=False)
         # One reference is replaced, which is atomic.
         self._retiring = None
 
@@ -660,7 +662,7 @@ class Database:
                 else:
                     # SQLite copies the log when it closes.
                     self._checkpointer.sync_log()
-                    self._sums.note_log(self._journal.first_sequence)
+                    self._sums.note_log(self._known_sequence)
         except OSError as error:
             self._failure = MetadataError(f"{self._path} cannot be made durable: {error}")
         finally:

@@ -5,10 +5,11 @@ reach the file by way of the write-ahead log alone, so the checkpoint thread rea
 the log, once that is on stable storage and before SQLite copies it:
 
 1. The log is fsynced. *Power lost*: the sums know nothing of the new frames, nor does the file.
-2. `note_log` puts the sums of the new pages into `metadata.sums`, and after them how much of the
-   log they cover. *Power lost in between*: pages that the log has are not compared with the file.
+2. `note_log` puts the sums of the new pages into `metadata.sums`, and how much of the log they
+   cover; without an fsync. *Power lost from here on*: any part of that may be on the disk. Pages
+   that the log has, covered or not, are not compared with the file.
 3. SQLite copies the pages. *Power lost*: the log still has them, and is checked as far as covered.
-4. The log starts over only after all of it was covered and copied.
+4. The log starts over only after all of it was covered, durably, and copied.
 
 Invariant: a page of the file that the log does not have is as its sum says, if it has one. What
 was covered of a log is as it was, until the log starts over.
@@ -113,8 +114,7 @@ class PageSums:
     def find_damage(self) -> str | None:
         """Compare the closed database with its sums; returns what differs, a phrase.
 
-        Reads all of it: 0.2 s for a million files. SQLite has not opened it yet, since it would
-        already act on a damaged log.
+        Reads all of it. SQLite has not opened it yet, since it would already act on a damaged log.
         """
         if not self.known:
             return None
@@ -154,19 +154,29 @@ class PageSums:
                 return f"{self._log_path} does not belong here: the database was closed without one"
             covered = self.covered
             if covered.salts == (0, 0):
-                return set()
+                return self._pages_of_frames(fd, header[16:24])
             salts = _LOG_HEADER.unpack(header)[4:6] if len(header) == _LOG_HEADER.size else (0, 0)
             if salts[0] == (covered.salts[0] + 1) & 0xFFFFFFFF:
-                return set()  # It has started over since, and the file has all of the former one.
+                # It has started over since, and the file has all of the former one.
+                return self._pages_of_frames(fd, header[16:24])
             end = _LOG_HEADER.size + covered.frame_count * self._frame_bytes
             if salts != covered.salts or not self._hash_log(fd, end, covered.log_sum):
                 return f"{self._log_path} is damaged, cut, or an older copy"
-            return {
-                int.from_bytes(os.pread(fd, 4, offset), "big")
-                for offset in range(_LOG_HEADER.size, end, self._frame_bytes)
-            }
+            return self._pages_of_frames(fd, header[16:24])
         finally:
             os.close(fd)
+
+    def _pages_of_frames(self, fd: int, salts: bytes) -> set[int]:
+        """Return the pages of all frames of the log, those beyond what is covered included.
+
+        SQLite may have copied these, and power loss may have taken the note that covers them.
+        """
+        pages: set[int] = set()
+        offset = _LOG_HEADER.size
+        while len(frame := os.pread(fd, 16, offset)) == 16 and frame[8:16] == salts:
+            pages.add(int.from_bytes(frame[:4], "big"))
+            offset += self._frame_bytes
+        return pages
 
     def _hash_log(self, fd: int, end: int, wanted: int) -> bool:
         self._log_hash = xxhash.xxh3_64()
@@ -226,19 +236,22 @@ class PageSums:
         return sums
 
     # --- following the log -----------------------------------------------------------------------
-    def note_log(self, journal_sequence: int) -> None:
-        """Cover what was committed to the log, which is on stable storage; durable. Blocks.
+    def note_log(self, journal_sequence: int, *, durably: bool = True) -> None:
+        """Cover what was committed to the log, which is on stable storage. Blocks.
 
         Nothing may commit meanwhile. A disk that is full costs the sums, and nothing else: the
         next opening makes them anew.
 
         Args:
-            journal_sequence: First sequence of the journal in use.
+            journal_sequence: First sequence of the newest journal that is on stable storage.
+            durably: As it must be before the log starts over or goes; else within some seconds.
         """
         if self._fd < 0:
             return
         try:
             self._note_log(journal_sequence)
+            if durably:
+                os.fdatasync(self._fd)
         except OSError as error:
             log.warning(
                 "%s cannot be kept, damage of the database would not be noticed until the next "
@@ -265,11 +278,8 @@ class PageSums:
             os.close(fd)
         if changed:
             self._write_sums(sorted(changed))
-            # Before the slot that says so: torn apart by power loss, they would contradict.
-            os.fdatasync(self._fd)
         self.covered = Covered(salts, frame_count, self._log_hash.intdigest(), journal_sequence)
         self._write_slot()
-        os.fdatasync(self._fd)
 
     def note_journal(self, journal_sequence: int) -> None:
         """Note which journal is in use, where the log has nothing new; durable. Blocks."""

@@ -1,0 +1,54 @@
+"""Page sums after power loss: what was not fsynced may be older, and that is no damage."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.metadata.sqlite.engine import SqliteEngine
+from tests.contract.engine.making import make_file, names_in
+from tests.contract.engine.site import CONFIG, SMALL, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.mark.parametrize("lagging", ["metadata.sums", "journal.0", "journal.1"])
+def test_files_as_of_their_last_fsync_beside_newer_ones_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lagging: str
+) -> None:
+    """A disk may keep each file as of its last fsync, and the others as they are by now."""
+    state = tmp_path / "state"
+    engine = SqliteEngine.open(state, CONFIG, 1, SMALL)
+    kept = tmp_path / "kept"
+    shutil.copyfile(state / lagging, kept)
+    fdatasync: Callable[[int], None] = os.fdatasync
+
+    def watch(fd: int) -> None:
+        fdatasync(fd)
+        if Path(os.readlink(f"/proc/self/fd/{fd}")).name == lagging:
+            shutil.copyfile(state / lagging, kept)
+
+    monkeypatch.setattr(os, "fdatasync", watch)
+    for index in range(150):
+        run(make_file(engine, b"%d" % index))
+        engine.commit_nowait()
+        if index % 3 == 0:
+            engine.sync()
+        if index % 7 == 0:
+            engine.settle()
+        if index % 10 == 9:
+            engine.settle()
+            engine.sync()
+            copy = tmp_path / f"cut-{index}"
+            shutil.copytree(state, copy)
+            shutil.copyfile(kept, copy / lagging)
+            survivor = SqliteEngine.open(copy, CONFIG, 1, SMALL)
+            assert len(run(names_in(survivor))) == index + 1
+            assert survivor.check() == []
+            survivor.close()
+    engine.close()
