@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from memfs.stores.store import ObjectStat, RemoteStore
+    from memfs.stores.store import ByteSource, ObjectStat, RemoteStore
 
 T = TypeVar("T")
 
@@ -48,9 +48,14 @@ class SettlingStore(ForwardingStore):
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store."""
         await self._inner.put_file(key, source)
-        self.note_stored(key)
+        self._note_stored(key)
 
-    def note_stored(self, key: str) -> None:
+    async def put_stream(self, key: str, source: ByteSource) -> None:
+        """As the inner store."""
+        await self._inner.put_stream(key, source)
+        self._note_stored(key)
+
+    def _note_stored(self, key: str) -> None:
         """An object was stored just now."""
         self._stored_s[key] = trio.current_time()
         self._stored_s.move_to_end(key)

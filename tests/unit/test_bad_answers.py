@@ -123,8 +123,10 @@ class LateStore:
         self._shown_s: dict[str, float] = {}
         self.look_count = 0
 
-    async def put_file(self, key: str, source: Path) -> None:
+    async def put_file(self, key: str, source: object) -> None:
         self._shown_s[key] = trio.current_time() + self._late_s
+
+    put_stream = put_file
 
     async def stat(self, key: str) -> ObjectStat:
         self.look_count += 1
@@ -133,13 +135,14 @@ class LateStore:
         return ObjectStat(key, 1)
 
 
+@pytest.mark.parametrize("put", ["put_file", "put_stream"])
 @pytest.mark.parametrize("late_s", [0.0, 0.05, 1.0, SETTLE_S - 4, SETTLE_S + 1])
 async def test_waiting_for_a_new_object_is_bounded(
-    tmp_path: Path, late_s: float, autojump_clock: trio.testing.MockClock
+    tmp_path: Path, put: str, late_s: float, autojump_clock: trio.testing.MockClock
 ) -> None:
     late = LateStore(late_s)
     store = SettlingStore(late)  # type: ignore[arg-type]  # it has what is called here
-    await store.put_file("a", tmp_path)
+    await getattr(store, put)("a", tmp_path)
     begin_s = trio.current_time()
     if late_s <= SETTLE_S:
         assert (await store.stat("a")).size == 1
