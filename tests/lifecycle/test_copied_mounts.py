@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
 
 CONNECTIONS = "/sys/fs/fuse/connections"
 
+HOLD = """
+import sys
+from pathlib import Path
+from memfs.linux.mounts import list_mounts, unmount
+# The copies of mounts of tests beside this one would keep their daemons.
+for mount in list_mounts():
+    if mount.type == "fuse.memfs" and mount.mountpoint != Path(sys.argv[1]):
+        unmount(mount.mountpoint, lazy=True)
+print(flush=True)
+sys.stdin.read()
+"""
+
 pytestmark = [
     pytest.mark.mount,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a mount namespace"),
@@ -35,15 +48,11 @@ pytestmark = [
 @contextlib.contextmanager
 def copied(mount: Mount) -> Iterator[int]:
     """Have a copy of all mounts in a namespace of its own; yields the process that is in it."""
-    # Those of tests beside this one would keep their daemons.
-    script = """
-    awk -v own="$1" '/ fuse.memfs / && $5 != own { print $5 }' /proc/self/mountinfo |
-        xargs -r umount --lazy
-    echo
-    exec cat
-    """
     held = subprocess.Popen(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", mount.root],
+        [
+            *("unshare", "--mount", "--propagation", "private"),
+            *(sys.executable, "-c", HOLD, mount.root),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

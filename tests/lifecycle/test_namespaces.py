@@ -36,7 +36,7 @@ pytestmark = [
 
 LEAVE_OTHERS = """
 # The copies of mounts of tests beside this one would keep their daemons.
-awk '/ fuse.memfs / { print $5 }' /proc/self/mountinfo | xargs -r umount --lazy || true
+umount --all --lazy --types fuse.memfs || true
 """
 
 AS_NOBODY = """

@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 IN_NAMESPACE = """
 # The copies of mounts of tests beside this one would keep their daemons.
-awk '/ fuse.memfs / { print $5 }' /proc/self/mountinfo | xargs -r umount --lazy || true
+umount --all --lazy --types fuse.memfs || true
 set -e
 mount -t tmpfs -o mode=0755 none "$1"
 mknod -m 0666 "$1/fuse" c 10 229
