@@ -46,6 +46,15 @@ class LogFormatter(EscapingFormatter):
     default_msec_format = "%s.%03dZ"
 
 
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """The log file; a line that its disk has no room for is lost."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - of `logging.Handler`
+        """Tell of what is wrong with a record, but not of the disk: where it would go is full."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def start_logging(state_dir: Path, *, foreground: bool, debug: bool) -> None:
     """Send all log records of the process to the log file.
 
@@ -59,7 +68,7 @@ def start_logging(state_dir: Path, *, foreground: bool, debug: bool) -> None:
         OSError: The file cannot be opened.
     """
     formatter = LogFormatter(LOG_FORMAT)
-    file = logging.handlers.RotatingFileHandler(
+    file = _LogFile(
         state_dir / LOG_NAME,
         maxBytes=LOG_BYTES_MAX,
         backupCount=LOG_COUNT_KEPT,

@@ -100,6 +100,30 @@ def test_threads_and_destructors_cannot_write_past_the_log(tmp_path: Path) -> No
         assert_harmless(text)
 
 
+_FULL_DISK = """
+import logging, sys
+from pathlib import Path
+from memfs_daemon.logs import start_logging
+
+start_logging(Path(sys.argv[1]), foreground=True, debug=False)
+logging.getLogger("memfs").error("no room for me")
+"""
+
+
+def test_a_log_on_a_full_disk_loses_lines_and_says_nothing_else(tmp_path: Path) -> None:
+    """A traceback for each line that did not fit would be the next thing to find no room."""
+    (tmp_path / "daemon.log").symlink_to("/dev/full")
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL_DISK, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    [line] = done.stderr.splitlines()
+    assert line.endswith("ERROR memfs: no room for me")
+
+
 def test_commands_print_lines_that_do_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     tell(HOSTILE)
     complain(HOSTILE)
