@@ -293,7 +293,7 @@ if device is not None:
 assert fds() == before
 assert left() == 0, left()
 """
-    run_with(fake_driver, program, FAKE_CUDA_FAIL=call)
+    run_with(fake_driver, program, CUDA_FAKE_FAIL=call)
 
 
 def test_a_mapping_waits_for_the_device_before_it_goes(fake_driver: Path) -> None:
@@ -317,7 +317,7 @@ slab.release()
 device.close()
 assert left() == 0
 """
-    run_with(fake_driver, program, FAKE_CUDA_FAIL="cuCtxSynchronize:2")
+    run_with(fake_driver, program, CUDA_FAKE_FAIL="cuCtxSynchronize:2")
 
 
 def test_mapping_leaves_the_thread_the_context_that_it_had(fake_driver: Path) -> None:
@@ -340,7 +340,7 @@ assert current() == before
 mapping.unmap()
 assert current() == before
 """
-    run_with(fake_driver, program, FAKE_CUDA_DEVICES="2")
+    run_with(fake_driver, program, CUDA_FAKE_DEVICES="2")
 
 
 def test_devices_are_found_by_all_their_names(fake_driver: Path) -> None:
@@ -368,7 +368,7 @@ for wanted, message in [
     else:
         raise SystemExit(wanted)
 """
-    run_with(fake_driver, program, FAKE_CUDA_DEVICES="3")
+    run_with(fake_driver, program, CUDA_FAKE_DEVICES="3")
 
 
 @pytest.mark.parametrize("name", ["cuda:0", "auto"])
@@ -388,7 +388,7 @@ except DeviceError as error:
 else:
     raise SystemExit("opened")
 """
-    run_with(fake_driver, program, FAKE_CUDA_WITHOUT=attribute)
+    run_with(fake_driver, program, CUDA_FAKE_WITHOUT=attribute)
 
 
 def test_auto_leaves_out_what_cannot_share_memory(fake_driver: Path) -> None:
@@ -397,7 +397,7 @@ def test_auto_leaves_out_what_cannot_share_memory(fake_driver: Path) -> None:
 from memfs.hot.devices.opening import open_devices
 print(*[device.name for device in open_devices(["auto"])])
 """
-    settings = {"FAKE_CUDA_DEVICES": "3", "FAKE_CUDA_WITHOUT": "102@1"}
+    settings = {"CUDA_FAKE_DEVICES": "3", "CUDA_FAKE_WITHOUT": "102@1"}
     assert run_with(fake_driver, program, **settings) == "cuda:0 cuda:2\n"
 
 
@@ -408,7 +408,7 @@ from memfs.hot.devices.opening import open_devices
 [device] = open_devices(["cuda:0"])
 device.allocate(100).release()
 """
-    run_with(fake_driver, program, FAKE_CUDA_WITHOUT="110")
+    run_with(fake_driver, program, CUDA_FAKE_WITHOUT="110")
 
 
 def test_a_driver_without_a_gpu_says_what_to_look_at(fake_driver: Path) -> None:
@@ -423,7 +423,7 @@ except DeviceError as error:
 else:
     raise SystemExit("opened")
 """
-    run_with(fake_driver, program, FAKE_CUDA_DEVICES="0")
+    run_with(fake_driver, program, CUDA_FAKE_DEVICES="0")
 
 
 def test_a_machine_without_a_driver_says_what_is_missing(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 /* A CUDA driver without a GPU: the calls that the hot tier makes, on shared memory.
  *
- * FAKE_CUDA_DEVICES  how many devices there are (default 1)
- * FAKE_CUDA_BYTES    memory of each, in this process (default 64 MiB)
- * FAKE_CUDA_FAIL     CALL:N  the N-th call of that name fails with CUDA_ERROR_UNKNOWN
- * FAKE_CUDA_WITHOUT  ATTRIBUTE (a number): no device has it; ATTRIBUTE@DEVICE: that one has not
+ * CUDA_FAKE_DEVICES  how many devices there are (default 1)
+ * CUDA_FAKE_BYTES    memory of each, in this process (default 64 MiB)
+ * CUDA_FAKE_FAIL     CALL:N  the N-th call of that name fails with CUDA_ERROR_UNKNOWN
+ * CUDA_FAKE_WITHOUT  ATTRIBUTE (a number): no device has it; ATTRIBUTE@DEVICE: that one has not
  *
  * Handles are memfds, address ranges are mappings, exporting is dup(2): the life of the memory is the
  * same as on a device. Stricter than a driver where its manual is silent: whatever touches addresses needs
@@ -47,18 +47,18 @@ static __thread int context_depth;
 #define current_context contexts[context_depth]
 
 static size_t capacity(void) {
-    const char *text = getenv("FAKE_CUDA_BYTES");
+    const char *text = getenv("CUDA_FAKE_BYTES");
     return text ? strtoull(text, NULL, 10) : (size_t)64 << 20;
 }
 
 static int device_count(void) {
-    const char *text = getenv("FAKE_CUDA_DEVICES");
+    const char *text = getenv("CUDA_FAKE_DEVICES");
     return text ? atoi(text) : 1;
 }
 
 static int fails(const char *name) {
     static int count;
-    const char *text = getenv("FAKE_CUDA_FAIL");
+    const char *text = getenv("CUDA_FAKE_FAIL");
     size_t length = strlen(name);
     if (!text || strncmp(text, name, length) || text[length] != ':') return 0;
     return ++count == atoi(text + length + 1);
@@ -67,7 +67,7 @@ static int fails(const char *name) {
 #define IN_CONTEXT if (!current_context) return NO_CONTEXT
 
 static int has(int attribute, CUdevice device) {
-    const char *text = getenv("FAKE_CUDA_WITHOUT");
+    const char *text = getenv("CUDA_FAKE_WITHOUT");
     if (!text || atoi(text) != attribute) return 1;
     const char *only = strchr(text, '@');
     return only && atoi(only + 1) != device;

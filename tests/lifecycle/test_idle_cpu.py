@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.lifecycle.idling import wait_until_idle
 from tests.tiers.tiering import incompressible, pin, why
 from tests.waiting import wait_for
@@ -75,6 +77,7 @@ def test_a_daemon_with_full_tiers_and_no_store_is_idle(
         wait_until_idle(mount)
 
 
+@pytest.mark.expects_log(r"WARNING memfs\.stores\.health: the store does not serve: ")
 def test_a_daemon_whose_store_refuses_is_idle(driver: str, mount_factory: MountFactory) -> None:
     """Hundreds of files that wait for the store cost one attempt from time to time."""
     mount = mount_factory(driver, config=REFUSING_STORE.format(port=closed_port()))

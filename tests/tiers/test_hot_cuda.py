@@ -84,7 +84,7 @@ def cuda(
             pytest.skip("no CUDA driver here: needs a machine with a GPU")
         return None
     monkeypatch.setenv("LD_LIBRARY_PATH", str(fake_driver))
-    monkeypatch.setenv("FAKE_CUDA_DEVICES", "2")
+    monkeypatch.setenv("CUDA_FAKE_DEVICES", "2")
     return fake_driver
 
 
@@ -129,11 +129,11 @@ def test_files_are_spread_over_the_devices_and_stay_within_their_budgets(
         pytest.skip("needs two devices of a known size: the fake ones")
     paths = [mount.root / f"{number}.safetensors" for number in range(5)]
     for number, path in enumerate(paths[:4]):
-        path.write_bytes(safetensors_of(14 * MIB, number))
+        path.write_bytes(safetensors_of(12 * MIB, number))
         pin(path, "hot")
         wait_until_hot(path)
     assert len({residence(path).devices[0] for path in paths[:2]}) == 2
-    paths[4].write_bytes(safetensors_of(14 * MIB, 4))
+    paths[4].write_bytes(safetensors_of(12 * MIB, 4))
     pin(paths[4], "hot")
     wait_for(lambda: "fit nowhere" in str(why(paths[4])), lambda: why(paths[4]))
     for device in hot(mount)["devices"]:

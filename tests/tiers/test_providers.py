@@ -51,7 +51,7 @@ def test_files_go_there_and_come_back_to_another_mount(
     send("glacier", small, large)
     # Other sites have prefixes of their own in the same bucket.
     keys = [key for key in provider[1]() if key.startswith(f"{site.name}/")]
-    assert {key.split("/")[1] for key in keys} == {"batches", "blobs"}
+    assert {key.split("/")[1] for key in keys} == {"batches", "blobs", "states"}
     assert site.mount is not None
     site.mount.stop()
     site.mount.start()
