@@ -45,11 +45,20 @@ def reader(limits: HeaderLimits | None = None) -> HeaderReader:
 
 
 def children() -> set[int]:
-    found = set()
+    """Return the processes of this one, but for multiprocessing's, which others leave behind."""
+    found: set[int] = set()
     for task in os.listdir("/proc/self/task"):
         with open(f"/proc/self/task/{task}/children") as file:
             found |= set(map(int, file.read().split()))
-    return found
+    return {each for each in found if b"resource_tracker" not in _command_of(each)}
+
+
+def _command_of(process: int) -> bytes:
+    try:
+        with open(f"/proc/{process}/cmdline", "rb") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 @pytest.mark.parametrize("count", [3, 500, 5000])
