@@ -1,4 +1,4 @@
-"""The heap keeper: gives memory back that the daemon has used and needs no more.
+"""The heap keeper: gives the system back memory that the daemon has freed.
 
 Invariant: it changes nothing but where free memory lies, and costs nothing while the daemon rests.
 """

@@ -5,6 +5,7 @@ Invariant: an entry of the pool that is not loading has a slab here, and the oth
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections import deque
@@ -261,56 +262,46 @@ class Loader:
         device: str | None,
     ) -> Resident:
         """Return a slab with the tensors of an encoded index."""
-        if len(index) <= LARGE_INDEX_BYTES:
-            return await self._build_now(key, index, layout, read, priority, pinned, device)
-        async with self._large:
-            return await self._build_now(key, index, layout, read, priority, pinned, device)
-
-    async def _build_now(
-        self,
-        key: SlabKey,
-        index: bytes,
-        layout: Layout,
-        read: Callable[[int, memoryview], None],
-        priority: int,
-        pinned: bool,
-        device: str | None,
-    ) -> Resident:
-        plan, encoded = await trio.to_thread.run_sync(_plan, index, layout)
-        granularity = max(each.granularity_bytes for each in self._devices.values())
-        size_bytes = math.ceil(plan.size_bytes / granularity) * granularity + len(encoded)
-        full: DeviceFullError | None = None
-        for _ in range(ALLOCATION_ATTEMPTS):
-            try:
-                entry = self._take_room(
-                    key, size_bytes, len(encoded), priority, pinned=pinned, device=device
-                )
-            except HotTierFullError:
-                self.refused_count += 1
-                raise
-            try:
-                slab, report = await trio.to_thread.run_sync(
-                    build_slab,
-                    self._devices[entry.device],
-                    plan,
-                    read,
-                    limiter=self._threads[entry.device],
-                )
-            except DeviceFullError as error:
-                # Somebody else was faster: what is measured next counts that.
-                self.pool.remove(entry)
-                full = error
-            except BaseException:
-                self.pool.remove(entry)
-                raise
-            else:
-                made = Resident(entry, slab, len(plan.placed), encoded, plan.traits, report)
-                self._residents[key] = made
-                self.loaded_count += 1
-                self.loaded_bytes += size_bytes
-                return made
-        self.refused_count += 1
-        raise HotTierFullError(f"inode {key.ino}: {full}") from full
+        # Large indexes take memory of the server: one at a time.
+        turn: contextlib.AbstractAsyncContextManager[object] = (
+            self._large if len(index) > LARGE_INDEX_BYTES else contextlib.nullcontext()
+        )
+        async with turn:
+            plan, encoded = await trio.to_thread.run_sync(_plan, index, layout)
+            granularity = max(each.granularity_bytes for each in self._devices.values())
+            size_bytes = math.ceil(plan.size_bytes / granularity) * granularity + len(encoded)
+            full: DeviceFullError | None = None
+            for _ in range(ALLOCATION_ATTEMPTS):
+                try:
+                    entry = self._take_room(
+                        key, size_bytes, len(encoded), priority, pinned=pinned, device=device
+                    )
+                except HotTierFullError:
+                    self.refused_count += 1
+                    raise
+                try:
+                    slab, report = await trio.to_thread.run_sync(
+                        build_slab,
+                        self._devices[entry.device],
+                        plan,
+                        read,
+                        limiter=self._threads[entry.device],
+                    )
+                except DeviceFullError as error:
+                    # Somebody else was faster: what is measured next counts that.
+                    self.pool.remove(entry)
+                    full = error
+                except BaseException:
+                    self.pool.remove(entry)
+                    raise
+                else:
+                    made = Resident(entry, slab, len(plan.placed), encoded, plan.traits, report)
+                    self._residents[key] = made
+                    self.loaded_count += 1
+                    self.loaded_bytes += size_bytes
+                    return made
+            self.refused_count += 1
+            raise HotTierFullError(f"inode {key.ino}: {full}") from full
 
     def _take_room(
         self,

@@ -58,7 +58,7 @@ class HotSupervisor:
         state_dir: Of the mount, by which its server is told from others.
         board: Told of what the server has.
         on_start: Called when a server serves, with nothing resident.
-        environment: Of the server, and of the processes that it starts.
+        environment: Variables that the server and its child processes get.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ def remount(mountpoint: Path, flags: int) -> None:
     """Give a mount, and its file system, other flags of mount(2).
 
     Args:
-        mountpoint: Of a FUSE mount.
+        mountpoint: Where a FUSE file system is mounted.
         flags: All that are to hold from now on.
 
     Raises:

@@ -30,7 +30,7 @@ DETACH: Final = _Detach()
 
 
 def _never_alone() -> bool:
-    """Stands for whoever does not know."""
+    """The caller is not known."""
     return False
 
 
