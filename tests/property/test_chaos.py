@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,8 @@ SEEDS = [int(seed) for seed in os.environ.get("MEMFS_CHAOS_SEEDS", "1").split(",
 STEP_COUNT = int(os.environ.get("MEMFS_CHAOS_STEPS", "300"))
 """Of each life."""
 
-SHRINK_RUNS_MAX = 60
+SHRINK_S = float(os.environ.get("MEMFS_CHAOS_SHRINK_S", "60"))
+"""For making a failing life shorter; a slow machine stops early and prints a longer life."""
 
 CONFIGS = {
     "roomy": ROOMY,
@@ -75,12 +77,11 @@ def shorten(
     steps: list[tuple[str, int]], name: str, *, passthrough: bool, encrypted: bool
 ) -> list[tuple[str, int]]:
     """Leave out steps, many at a time at first, as long as the life still fails."""
-    size, run_count = max(1, len(steps) // 2), 0
-    while run_count < SHRINK_RUNS_MAX:
+    size, end = max(1, len(steps) // 2), time.monotonic() + SHRINK_S
+    while time.monotonic() < end:
         start = 0
-        while start < len(steps) and run_count < SHRINK_RUNS_MAX:
+        while start < len(steps) and time.monotonic() < end:
             fewer = steps[:start] + steps[start + size :]
-            run_count += 1
             try:
                 live(fewer, name, passthrough=passthrough, encrypted=encrypted)
             except Exception:
