@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from memfs.content.activity import Activity
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Method
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Local
     from memfs.policy.heat import Heat
     from memfs.policy.plugins import GuardedPlanner
 
@@ -36,7 +36,7 @@ class PolicyMethods:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Local,
         heat: Heat,
         planner: GuardedPlanner,
         activity: Activity,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Method
     from memfs.hot.board import HotBoard
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Namespace
     from memfs.mover.prefetching import Prefetcher
     from memfs.prediction.hints import JobProgress
 
@@ -54,7 +54,7 @@ class PrefetchMethods:
         board: Of the hot tier; None: there is none.
     """
 
-    def __init__(self, engine: Engine, prefetcher: Prefetcher, board: HotBoard | None) -> None:
+    def __init__(self, engine: Namespace, prefetcher: Prefetcher, board: HotBoard | None) -> None:
         self._engine = engine
         self._prefetcher = prefetcher
         self._board = board

@@ -18,7 +18,7 @@ from memfs.signals import Signal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Local
     from memfs.stores.raw import RawStore
     from memfs.types import InodeNo, RawId
 
@@ -46,7 +46,7 @@ class RawPool:
         raw_store: Makes the files.
     """
 
-    def __init__(self, engine: Engine, raw_store: RawStore) -> None:
+    def __init__(self, engine: Local, raw_store: RawStore) -> None:
         self._engine = engine
         self._raw_store = raw_store
         self._ready: deque[ReadyRaw] = deque()

@@ -19,7 +19,7 @@ from memfs.stores.raw import DIRECTORY_BITS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Local
     from memfs.stores.raw import RawStore
     from memfs.types import RawId
 
@@ -56,7 +56,7 @@ class Syncer:
         raw_store: Has the bytes.
     """
 
-    def __init__(self, engine: Engine, raw_store: RawStore) -> None:
+    def __init__(self, engine: Local, raw_store: RawStore) -> None:
         self._engine = engine
         self._raw_store = raw_store
         self._lock = threading.Lock()

@@ -43,43 +43,15 @@ if TYPE_CHECKING:
     from memfs.types import BlobId, FormKind, Generation, InodeNo, IntentId, RawId, StateId, Tier
 
 
-class Engine(Protocol):
-    """Names, inodes, xattrs, forms, moves and settings of one state directory.
+class Namespace(Protocol):
+    """Names, attributes, xattrs and pins: what every node of a mount sees alike.
 
     Every method that names an inode raises `StaleInodeError` if it does not exist. Names are bytes,
     any but `/` and NUL; longer than 255: `NameTooLongError`. `now_ns` is wall-clock time for the
     mtime/ctime that POSIX wants updated on the inodes and parents involved.
     """
 
-    # --- ids -------------------------------------------------------------------------------------
-    def reserve_ids(self) -> tuple[InodeNo, RawId]:
-        """Take the next inode number and raw id; never handed out again, even after a crash."""
-        ...
-
-    def hold_raw_ids(self, oldest: RawId) -> None:
-        """Note that raw files from `oldest` on are kept ready: they stay unrecorded for long.
-
-        After a crash they are in `unsettled_raw_range`. Replaces what was noted before.
-        """
-        ...
-
-    def reserve_blob(self) -> BlobId:
-        """Take the next blob id; never handed out again, even after a crash."""
-        ...
-
-    def unsettled_raw_range(self) -> tuple[RawId, RawId]:
-        """Raw ids `[start, end)` that an earlier, killed process may have created unrecorded."""
-        ...
-
-    def settle_raw_range(self) -> None:
-        """Note that nothing unrecorded is left in `unsettled_raw_range`.
-
-        Until then the range outlives a clean close too: fsck, or a mount that ends early, looks at
-        nothing in it.
-        """
-        ...
-
-    # --- reading the namespace -------------------------------------------------------------------
+    # --- reading names ----------------------------------------------------------------------------
     async def get_inode(self, ino: InodeNo) -> Inode:
         """Return an inode, orphans included."""
         ...
@@ -122,15 +94,11 @@ class Engine(Protocol):
         """Return a symlink's target; `InvalidValueError` if it is not a symlink."""
         ...
 
-    async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
-        """Return an xattr's value; `NoXattrError` if there is none."""
+    async def list_orphans(self, limit: int) -> list[InodeNo]:
+        """Return up to `limit` inodes with nlink 0."""
         ...
 
-    async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
-        """Return the names of all xattrs of an inode, in order of name."""
-        ...
-
-    # --- changing the namespace ------------------------------------------------------------------
+    # --- changing names ---------------------------------------------------------------------------
     async def create(self, parent: InodeNo, name: bytes, new: NewInode) -> Inode:
         """Create an inode (any type; type from `new.mode`) and its dentry.
 
@@ -206,6 +174,19 @@ class Engine(Protocol):
         """Change attributes; returns the inode after it."""
         ...
 
+    async def reap(self, inos: Sequence[InodeNo]) -> None:
+        """Delete those of the inodes that are orphans; their contents become garbage."""
+        ...
+
+    # --- xattrs -----------------------------------------------------------------------------------
+    async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
+        """Return an xattr's value; `NoXattrError` if there is none."""
+        ...
+
+    async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
+        """Return the names of all xattrs of an inode, in order of name."""
+        ...
+
     async def set_xattr(
         self, ino: InodeNo, name: bytes, value: bytes, flags: int, now_ns: int
     ) -> None:
@@ -231,15 +212,40 @@ class Engine(Protocol):
         """Change permission bits and xattrs in one step (ACLs); a None value removes, if there."""
         ...
 
-    async def reap(self, inos: Sequence[InodeNo]) -> None:
-        """Delete those of the inodes that are orphans; their contents become garbage."""
+    async def effective_xattr(self, ino: InodeNo, name: bytes) -> bytes | None:
+        """Return the inode's own xattr of a name, else that of the nearest directory with one."""
         ...
 
-    async def list_orphans(self, limit: int) -> list[InodeNo]:
-        """Return up to `limit` inodes with nlink 0."""
+    # --- pins and codecs --------------------------------------------------------------------------
+    async def set_pin(self, ino: InodeNo, tier: Tier | None) -> None:
+        """Set or remove the inode's own pin."""
         ...
 
-    # --- content ---------------------------------------------------------------------------------
+    async def effective_pin(self, ino: InodeNo) -> EffectivePin:
+        """Return the inode's own pin, else that of the nearest pinned directory above.
+
+        Of the directories above, those count that root owns, or the inode's own user; so it is
+        with codecs and xattrs.
+        """
+        ...
+
+    async def set_codec(self, ino: InodeNo, codec: str | None) -> None:
+        """Set or remove the inode's own codec."""
+        ...
+
+    async def effective_codec(self, ino: InodeNo) -> str | None:
+        """Return the inode's own codec, else that of the nearest directory above with one."""
+        ...
+
+
+class Contents(Protocol):
+    """Generations of files, blobs, their forms in the object store, and batches.
+
+    Every method that names an inode raises `StaleInodeError` if it does not exist, but for those
+    that tell by their answer that the generation has moved on.
+    """
+
+    # --- generations ------------------------------------------------------------------------------
     async def unseal(self, ino: InodeNo, raw: RawId) -> Inode:
         """Begin a new generation for writing, its bytes in `raw` (present, or the one it has).
 
@@ -257,8 +263,13 @@ class Engine(Protocol):
         """Return unsealed inodes in order of number."""
         ...
 
-    async def mark_durable(self, files: Sequence[tuple[InodeNo, Generation]]) -> None:
-        """Record that the raw files of these sealed generations are on stable storage."""
+    async def list_files(self, after: InodeNo, limit: int) -> list[Inode]:
+        """Return regular files in order of number."""
+        ...
+
+    # --- blobs and their forms --------------------------------------------------------------------
+    def reserve_blob(self) -> BlobId:
+        """Take the next blob id; never handed out again, even after a crash."""
         ...
 
     async def get_blob(self, blob: BlobId) -> Blob:
@@ -282,34 +293,21 @@ class Engine(Protocol):
         """
         ...
 
-    async def publish_raw(
-        self, ino: InodeNo, generation: Generation, raw: RawId, blocks: int, intent: IntentId
-    ) -> bool:
-        """Add a hydrated raw file to a sealed generation that has none, and end the intent.
-
-        Returns:
-            False, and the raw file becomes garbage, as for `publish_form`.
-        """
-        ...
-
-    async def drop_raw(self, ino: InodeNo, generation: Generation) -> bool:
-        """Detach the raw file (it becomes garbage) of a sealed generation that has another form.
-
-        Returns:
-            False, and nothing changes, if the generation moved on, is unsealed, or lacks a form.
-        """
-        ...
-
     async def drop_form(self, ino: InodeNo, generation: Generation, kind: FormKind) -> bool:
         """Detach the packed or remote form as `drop_raw`, if another or the raw file stays."""
         ...
 
-    async def list_garbage(self, limit: int, *, remote: bool = True) -> list[GarbageItem]:
-        """Return what is to be removed, oldest first; without `remote` only local files."""
-        ...
+    async def replace_form(self, intent: IntentId, replacement: FormReplacement) -> bool:
+        """Put another object in the place of a remote form's, and end the intent, in one step.
 
-    async def clear_garbage(self, items: Sequence[int]) -> None:
-        """Forget garbage that has been removed."""
+        Args:
+            intent: Of the move that wrote the new object, which is no batch.
+            replacement: The new form is verified and of the same blob.
+
+        Returns:
+            False if the former form is not in force any more: then only the intent ends and the
+            new object becomes garbage. Otherwise the former one does.
+        """
         ...
 
     async def find_unreferenced(self, kind: FormKind, locations: Sequence[str]) -> list[str]:
@@ -321,13 +319,7 @@ class Engine(Protocol):
         """
         ...
 
-    # --- moves -----------------------------------------------------------------------------------
-    async def begin_intent(
-        self, kind: MoveKind, ino: InodeNo, generation: Generation, location: str, now_ns: int
-    ) -> IntentId:
-        """Record that a move begins to write at `location`."""
-        ...
-
+    # --- batches ----------------------------------------------------------------------------------
     async def begin_batch(self, key: str, now_ns: int) -> IntentId:
         """Record that the object `key` begins to be written, for many files (`MoveKind.BATCH`)."""
         ...
@@ -360,19 +352,6 @@ class Engine(Protocol):
         """
         ...
 
-    async def replace_form(self, intent: IntentId, replacement: FormReplacement) -> bool:
-        """Put another object in the place of a remote form's, and end the intent, in one step.
-
-        Args:
-            intent: Of the move that wrote the new object, which is no batch.
-            replacement: The new form is verified and of the same blob.
-
-        Returns:
-            False if the former form is not in force any more: then only the intent ends and the
-            new object becomes garbage. Otherwise the former one does.
-        """
-        ...
-
     async def list_sparse_batches(self, live_percent: int, limit: int) -> list[Batch]:
         """Return batches of which less than `live_percent` of the bytes is alive, worst first."""
         ...
@@ -381,40 +360,64 @@ class Engine(Protocol):
         """Return the forms that lie in a batch."""
         ...
 
-    async def cancel_intent(self, intent: IntentId) -> None:
-        """End a move that is given up: its location becomes garbage of the right kind."""
+
+class Local(Protocol):
+    """What belongs to one node: its raw and packed forms, its moves, settings and journal."""
+
+    # --- ids --------------------------------------------------------------------------------------
+    @property
+    def state_id(self) -> StateId:
+        """Identity of the state directory that this engine has open."""
         ...
 
-    async def list_intents(self) -> list[Intent]:
-        """Return the moves under way, oldest first; at start: those that a crash interrupted."""
+    def reserve_ids(self) -> tuple[InodeNo, RawId]:
+        """Take the next inode number and raw id; never handed out again, even after a crash."""
         ...
 
-    async def set_pin(self, ino: InodeNo, tier: Tier | None) -> None:
-        """Set or remove the inode's own pin."""
-        ...
+    def hold_raw_ids(self, oldest: RawId) -> None:
+        """Note that raw files from `oldest` on are kept ready: they stay unrecorded for long.
 
-    async def effective_pin(self, ino: InodeNo) -> EffectivePin:
-        """Return the inode's own pin, else that of the nearest pinned directory above.
-
-        Of the directories above, those count that root owns, or the inode's own user; so it is
-        with codecs and xattrs.
+        After a crash they are in `unsettled_raw_range`. Replaces what was noted before.
         """
         ...
 
-    async def set_codec(self, ino: InodeNo, codec: str | None) -> None:
-        """Set or remove the inode's own codec."""
+    def unsettled_raw_range(self) -> tuple[RawId, RawId]:
+        """Raw ids `[start, end)` that an earlier, killed process may have created unrecorded."""
         ...
 
-    async def effective_codec(self, ino: InodeNo) -> str | None:
-        """Return the inode's own codec, else that of the nearest directory above with one."""
+    def settle_raw_range(self) -> None:
+        """Note that nothing unrecorded is left in `unsettled_raw_range`.
+
+        Until then the range outlives a clean close too: fsck, or a mount that ends early, looks at
+        nothing in it.
+        """
         ...
 
-    async def effective_xattr(self, ino: InodeNo, name: bytes) -> bytes | None:
-        """Return the inode's own xattr of a name, else that of the nearest directory with one."""
+    # --- raw and packed forms ---------------------------------------------------------------------
+    async def publish_raw(
+        self, ino: InodeNo, generation: Generation, raw: RawId, blocks: int, intent: IntentId
+    ) -> bool:
+        """Add a hydrated raw file to a sealed generation that has none, and end the intent.
+
+        Returns:
+            False, and the raw file becomes garbage, as for `publish_form`.
+        """
         ...
 
-    async def record_access(self, accesses: Sequence[tuple[InodeNo, int]]) -> None:
-        """Store the last access times (ns) of inodes that still exist; others are passed over."""
+    async def drop_raw(self, ino: InodeNo, generation: Generation) -> bool:
+        """Detach the raw file (it becomes garbage) of a sealed generation that has another form.
+
+        Returns:
+            False, and nothing changes, if the generation moved on, is unsealed, or lacks a form.
+        """
+        ...
+
+    async def mark_durable(self, files: Sequence[tuple[InodeNo, Generation]]) -> None:
+        """Record that the raw files of these sealed generations are on stable storage."""
+        ...
+
+    async def list_not_durable(self, limit: int) -> list[Inode]:
+        """Return sealed regular files with a raw file that is not known to be on stable storage."""
         ...
 
     async def list_raw_by_access(
@@ -435,14 +438,34 @@ class Engine(Protocol):
         """Return sealed regular files with a packed form, as `list_raw_by_access`."""
         ...
 
-    async def list_not_durable(self, limit: int) -> list[Inode]:
-        """Return sealed regular files with a raw file that is not known to be on stable storage."""
+    async def record_access(self, accesses: Sequence[tuple[InodeNo, int]]) -> None:
+        """Store the last access times (ns) of inodes that still exist; others are passed over."""
         ...
 
-    async def list_files(self, after: InodeNo, limit: int) -> list[Inode]:
-        """Return regular files in order of number."""
+    # --- intents and garbage ----------------------------------------------------------------------
+    async def begin_intent(
+        self, kind: MoveKind, ino: InodeNo, generation: Generation, location: str, now_ns: int
+    ) -> IntentId:
+        """Record that a move begins to write at `location`."""
         ...
 
+    async def cancel_intent(self, intent: IntentId) -> None:
+        """End a move that is given up: its location becomes garbage of the right kind."""
+        ...
+
+    async def list_intents(self) -> list[Intent]:
+        """Return the moves under way, oldest first; at start: those that a crash interrupted."""
+        ...
+
+    async def list_garbage(self, limit: int, *, remote: bool = True) -> list[GarbageItem]:
+        """Return what is to be removed, oldest first; without `remote` only local files."""
+        ...
+
+    async def clear_garbage(self, items: Sequence[int]) -> None:
+        """Forget garbage that has been removed."""
+        ...
+
+    # --- why a file is where it is ----------------------------------------------------------------
     async def set_pending(self, pending: PendingMove) -> None:
         """Record why a move waits; replaces the inode's earlier record."""
         ...
@@ -467,7 +490,7 @@ class Engine(Protocol):
         """Return the last decision on an inode, if any."""
         ...
 
-    # --- settings --------------------------------------------------------------------------------
+    # --- settings ---------------------------------------------------------------------------------
     async def get_setting(self, name: str) -> bytes | None:
         """Return a value that `put_setting` stored, or None."""
         ...
@@ -480,12 +503,7 @@ class Engine(Protocol):
         """
         ...
 
-    @property
-    def state_id(self) -> StateId:
-        """Identity of the state directory that this engine has open."""
-        ...
-
-    # --- totals ----------------------------------------------------------------------------------
+    # --- totals -----------------------------------------------------------------------------------
     async def usage(self) -> Usage:
         """Return the totals; O(1)."""
         ...
@@ -498,7 +516,7 @@ class Engine(Protocol):
         """Re-derive the totals from the rows (fsck); does not store them."""
         ...
 
-    # --- transactions ----------------------------------------------------------------------------
+    # --- durability -------------------------------------------------------------------------------
     @property
     def uncommitted(self) -> bool:
         """True if a mutation awaits its commit: replies to programs wait for that too."""
@@ -533,3 +551,7 @@ class Engine(Protocol):
     def close(self) -> None:
         """Commit, make durable and close; idempotent."""
         ...
+
+
+class Engine(Namespace, Contents, Local, Protocol):
+    """All three parts, as one state directory has them."""

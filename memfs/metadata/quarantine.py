@@ -9,20 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Local
     from memfs.metadata.records import Form
 
 _SETTING = "quarantine."
 """Before the location of a form, which is never used again."""
 
 
-async def why_quarantined(engine: Engine, form: Form) -> str | None:
+async def why_quarantined(engine: Local, form: Form) -> str | None:
     """Return why nothing of a form may be served; None if it may."""
     reason = await engine.get_setting(_SETTING + form.location)
     return None if reason is None else reason.decode("utf-8", "replace")
 
 
-async def quarantine(engine: Engine, form: Form, reason: str) -> None:
+async def quarantine(engine: Local, form: Form, reason: str) -> None:
     """Serve nothing of a form from now on, committed.
 
     Args:
@@ -35,7 +35,7 @@ async def quarantine(engine: Engine, form: Form, reason: str) -> None:
         engine.commit_nowait()
 
 
-async def release(engine: Engine, form: Form) -> None:
+async def release(engine: Local, form: Form) -> None:
     """End a quarantine, committed: all of the form is what it must be."""
     if await why_quarantined(engine, form) is not None:
         await engine.put_setting(_SETTING + form.location, None)

@@ -8,18 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Local
 
 SETTING = "store"
 
 
-async def recall_store(engine: Engine) -> str | None:
+async def recall_store(engine: Local) -> str | None:
     """Return `glacier.url` of the last mount with a store; empty: the default; None: unknown."""
     stored = await engine.get_setting(SETTING)
     return None if stored is None else stored.decode()
 
 
-async def record_store(engine: Engine, url: str | None) -> str | None:
+async def record_store(engine: Local, url: str | None) -> str | None:
     """Keep what a mount uses; returns what the former one used, if that was another one.
 
     Args:

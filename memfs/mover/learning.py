@@ -18,7 +18,7 @@ from memfs.prediction.listings import LISTED_COUNT_MAX
 
 if TYPE_CHECKING:
     from memfs.content.activity import Activity, Opening
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Namespace
     from memfs.prediction.accesses import Guess
     from memfs.prediction.predictor import Predictor
     from memfs.types import InodeNo
@@ -52,7 +52,7 @@ class Learner:
         predictor: Learns and guesses.
     """
 
-    def __init__(self, engine: Engine, activity: Activity, predictor: Predictor) -> None:
+    def __init__(self, engine: Namespace, activity: Activity, predictor: Predictor) -> None:
         self._engine = engine
         self._activity = activity
         self._predictor = predictor

@@ -15,7 +15,7 @@ from memfs.errors import InvalidValueError, MemfsError
 from memfs.policy.marks import MARKED_SETTING
 
 if TYPE_CHECKING:
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Local
     from memfs.policy.heat import Heat
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class HeatMemory:
         heat: What is kept.
     """
 
-    def __init__(self, engine: Engine, heat: Heat) -> None:
+    def __init__(self, engine: Local, heat: Heat) -> None:
         self._engine = engine
         self._heat = heat
         self._loaded = False
@@ -72,7 +72,7 @@ class HeatMemory:
                 log.warning("%s: %s; files count as not used so far", name, error)
 
 
-async def load_pools(engine: Engine, heat: Heat, warm_bytes: int) -> None:
+async def load_pools(engine: Local, heat: Heat, warm_bytes: int) -> None:
     """Take the pools of an earlier run, and whether any file has a mark at all.
 
     Args:

@@ -13,7 +13,7 @@ from memfs.types import Tier
 
 if TYPE_CHECKING:
     from memfs.content.activity import Activity
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Local
     from memfs.metadata.records import PendingMove
     from memfs.mover.decisions import Decider
     from memfs.mover.lanes import Lanes
@@ -46,7 +46,7 @@ class PendingFiles:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Local,
         activity: Activity,
         levels: Levels,
         lanes: Lanes,

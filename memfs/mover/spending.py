@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from memfs.config import BudgetsConfig
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Local
     from memfs.policy.budgets import Refusal
 
     class Clock(Protocol):
@@ -77,7 +77,7 @@ class Spending:
         clock: Tells the time.
     """
 
-    def __init__(self, config: BudgetsConfig, engine: Engine, clock: Clock | None = None) -> None:
+    def __init__(self, config: BudgetsConfig, engine: Local, clock: Clock | None = None) -> None:
         limits = {
             Spent.REQUESTS: config.requests_per_day,
             Spent.UPLOAD: config.upload_bytes_per_day,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from memfs.errors import MemfsError, StaleInodeError
 
 if TYPE_CHECKING:
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Namespace
     from memfs.types import InodeNo
 
 ENTRIES_A_SLICE = 256
@@ -24,7 +24,7 @@ class SubtreeWalk:
     pool.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Namespace) -> None:
         self._engine = engine
         self._roots: dict[InodeNo, None] = {}
         self._path: list[tuple[InodeNo, int]] = []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Local
     from memfs.stores.store import RemoteStore
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class StateGeneration:
     """
 
     def __init__(
-        self, engine: Engine, remote: RemoteStore, temporary_path: Callable[[str], Path]
+        self, engine: Local, remote: RemoteStore, temporary_path: Callable[[str], Path]
     ) -> None:
         self._engine = engine
         self._remote = remote

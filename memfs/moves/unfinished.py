@@ -16,7 +16,7 @@ from memfs.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from memfs.metadata.engine import Engine
+    from memfs.metadata.engine import Local
     from memfs.stores.store import RemoteStore
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ KEY_COUNT_MAX = 1000
 """Keys that are remembered, some 60 KB; `memfs gc --orphans` finds what is beyond."""
 
 
-async def note_unfinished(engine: Engine, keys: Iterable[str]) -> None:
+async def note_unfinished(engine: Local, keys: Iterable[str]) -> None:
     """Remember keys whose uploads were given up; the caller commits."""
     known = await _load(engine)
     added = [key for key in keys if key not in known]
@@ -35,7 +35,7 @@ async def note_unfinished(engine: Engine, keys: Iterable[str]) -> None:
         await _save(engine, [*known, *added][-KEY_COUNT_MAX:])
 
 
-async def abort_unfinished(engine: Engine, store: RemoteStore) -> bool:
+async def abort_unfinished(engine: Local, store: RemoteStore) -> bool:
     """End the uploads that were given up; False if the store does not answer for all of them."""
     keys = await _load(engine)
     ended_count = done_count = 0
@@ -59,7 +59,7 @@ async def abort_unfinished(engine: Engine, store: RemoteStore) -> bool:
     return answered
 
 
-async def _load(engine: Engine) -> list[str]:
+async def _load(engine: Local) -> list[str]:
     saved = await engine.get_setting(SETTING)
     if saved is None:
         return []
@@ -70,5 +70,5 @@ async def _load(engine: Engine) -> list[str]:
         return []
 
 
-async def _save(engine: Engine, keys: list[str]) -> None:
+async def _save(engine: Local, keys: list[str]) -> None:
     await engine.put_setting(SETTING, json.dumps(keys).encode() if keys else None)
