@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tests.mounting import Mount
 
 FILE_COUNT = 60
+JOURNAL_NAMES = ("journal.0", "journal.1")
 
 
 def memfs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -33,7 +35,7 @@ def memfs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def newest_journal(state: Path) -> Path:
-    paths = (state / "journal.0", state / "journal.1")
+    paths = [state / name for name in JOURNAL_NAMES]
     return max(paths, key=lambda each: int.from_bytes(each.read_bytes()[16:24], "little"))
 
 
@@ -83,3 +85,28 @@ def test_damage_refuses_the_mount_and_a_repair_loses_no_bytes(
     assert set(contents.values()) <= kept | set(there.values())
     shown = json.loads(memfs("status", "--json", mount.root).stdout)
     assert shown["work"]["lost_count"] >= FILE_COUNT - len(there)
+
+
+def test_older_copies_of_both_journals_refuse_the_mount(
+    driver: str, mount_factory: MountFactory, tmp_path: Path
+) -> None:
+    """They agree with each other and with the tables, which have not changed since."""
+    mount: Mount = mount_factory(driver)
+    for number in range(FILE_COUNT):
+        if number == FILE_COUNT // 2:
+            for name in JOURNAL_NAMES:
+                shutil.copy(mount.state / name, tmp_path)
+        with (mount.root / f"{number}").open("wb", buffering=0) as file:
+            file.write(b"content %d" % number)
+            os.fsync(file.fileno())
+    mount.kill()
+    newer = [(mount.state / name).read_bytes() for name in JOURNAL_NAMES]
+    for name in JOURNAL_NAMES:
+        shutil.copy(tmp_path / name, mount.state)
+    refused = memfs("mount", "--state", mount.state, mount.root)
+    assert refused.returncode == ExitCode.STATE_UNUSABLE, refused.stderr
+    assert "were synced and are missing" in refused.stderr
+    for name, content in zip(JOURNAL_NAMES, newer, strict=True):
+        (mount.state / name).write_bytes(content)
+    mount.start()
+    assert len(list(mount.root.iterdir())) == FILE_COUNT

@@ -13,6 +13,8 @@ from memfs.config import MetadataConfig
 from memfs.errors import MemfsError
 from memfs.fsck.repair import Repaired, repair
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.format import read_state_id
+from memfs.metadata.sqlite.pages import PageSums
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
@@ -137,6 +139,30 @@ async def test_repair_tells_names_of_what_it_cannot_join(tmp_path: Path) -> None
     moved_count = await check_nothing_is_lost(killed, str(repaired))
     assert moved_count > 0
     assert any(name.endswith(f"-{FILE_COUNT - 1}") for name in repaired.moved)
+
+
+async def test_repair_says_what_older_copies_of_both_journals_lack(tmp_path: Path) -> None:
+    """Also when it was killed before: what it does first must not make the state look sound."""
+    state = State(tmp_path / "state")
+    for index in range(FILE_COUNT):
+        if index == FILE_COUNT // 2:
+            for name in ("journal.0", "journal.1"):
+                shutil.copy(state.state_dir / name, tmp_path)
+        await state.create(f"{index}", content_of(index))
+        state.engine.sync()
+    await state.moves.pack((await state.engine.list_files(0, 1))[0].ino)  # type: ignore[arg-type]
+    killed = tmp_path / "killed"
+    shutil.copytree(state.state_dir, killed)
+    state.close()
+    for name in ("journal.0", "journal.1"):
+        shutil.copy(tmp_path / name, killed)
+    state_id = read_state_id(killed)
+    assert state_id is not None
+    PageSums(killed / "metadata.db", state_id).drop_sums()
+    repaired = await mend(killed)
+    assert any("were synced and are missing" in action for action in repaired.actions)
+    assert await check_nothing_is_lost(killed, str(repaired)) >= FILE_COUNT // 2
+    assert (await mend(killed)).actions == []
 
 
 async def test_repair_of_a_sound_state_changes_nothing(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ class Book(NamedTuple):
 def join(
     journals: Sequence[Journal],
     applied: int,
+    synced: int,
     state_id: bytes,
     boot: bytes,
     complain: Complain,
@@ -59,6 +60,7 @@ def join(
     Args:
         journals: Both files.
         applied: Sequence up to which the tables have everything.
+        synced: Sequence that was synced, as a third file knows; 0: it is not known.
         state_id: Of the state directory.
         boot: Name of this run of the kernel, as in `Origin.boot`.
         complain: Called with a sentence for each damage; where it returns, the rest is read.
@@ -95,11 +97,11 @@ def join(
                 f"{book.extent.behind_count} valid ones follow"
             )
         position = max(position, book.extent.last_sequence)
-    synced = max((book.extent.synced_sequence for book in books), default=0)
+    synced = max(synced, *(book.extent.synced_sequence for book in books), 0)
     if position < synced:
         complain(
-            f"the changes {position + 1} to {synced} were synced and are missing: a journal in "
-            "this directory is damaged, cut or an older copy"
+            f"the changes {position + 1} to {synced} were synced and are missing: the journals in "
+            "this directory are damaged, cut or older copies"
         )
     return Joined(tuple(usable), tuple(stranded), position)
 

@@ -10,7 +10,8 @@ run ahead in an open transaction, and two journal files take turns to make it sa
    *Killed from here on*: opening redoes all entries beyond `state.applied_sequence`.
    *Power lost*: a prefix of the entries is left, and that counts; see 3.
 3. `sync` fsyncs the journal in use, and the retiring one of step 6 if there is one. Then it notes
-   in the other file how far that was, so that damage can be told from an end that was never synced.
+   in the other file, and beside the page sums, how far that was, so that damage and older copies
+   can be told from an end that was never synced.
    *Power lost from here on*: all entries up to here are on the disk, without a gap. The note may be
    lost: it claims less than there is, never more.
 4. `maintain`, once the journal is long enough, stores `applied_sequence` and the totals, and
@@ -290,7 +291,12 @@ class Database:
         self._applied: int = row[0]
         self.totals = list(row[1:])
         joined = join(
-            journals, self._applied, self._identity.state_id, self._identity.boot, self._complain
+            journals,
+            self._applied,
+            self._sums.synced_sequence,
+            self._identity.state_id,
+            self._identity.boot,
+            self._complain,
         )
         for journal in joined.usable:
             if journal.fingerprint not in UNDERSTOOD and any(
@@ -486,6 +492,7 @@ class Database:
         self._known_sequence = max(self._known_sequence, journal.first_sequence)
         with self._note_lock, contextlib.suppress(OSError):
             sequence = max(sequence, self._synced_sequence)
+            self._sums.note_synced(sequence)
             if journal is self._journal:
                 self._spare.note(journal.salt, sequence)
             else:

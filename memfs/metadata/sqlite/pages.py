@@ -11,6 +11,9 @@ the log, once that is on stable storage and before SQLite copies it:
 3. SQLite copies the pages. *Power lost*: the log still has them, and is checked as far as covered.
 4. The log starts over only after all of it was covered, durably, and copied.
 
+The file also has a note of how far the journals were synced. The journals have the same note, but
+older copies of both of them agree with each other, and with the tables as well.
+
 Invariant: a page of the file that the log does not have is as its sum says, if it has one. What
 was covered of a log is as it was, until the log starts over.
 
@@ -24,6 +27,7 @@ import errno
 import logging
 import os
 import struct
+import threading
 import zlib
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
@@ -42,6 +46,9 @@ _SLOT = struct.Struct("<8s16sQIIIIIQQ")
 _MAGIC = b"memfsum1"
 _CLOSED = 1
 _SLOT_OFFSETS = (0, 512)
+_NOTE = struct.Struct("<Q")
+"""Sequence that was synced (the higher of two valid notes counts); CRC-32, from the state id's."""
+_NOTE_OFFSETS = (1024, 1536)
 _SUMS_OFFSET = 4096
 _SUM_BYTES = 8
 _BLOCK_COUNT = 512
@@ -67,7 +74,7 @@ class Covered(NamedTuple):
 
 
 class PageSums:
-    """The sums of one database; used by one thread at a time."""
+    """The sums of one database; used by one thread at a time, but for `note_synced`."""
 
     def __init__(self, database_path: Path, state_id: bytes) -> None:
         self._database_path = database_path
@@ -82,9 +89,14 @@ class PageSums:
         self._page_bytes = 0
         self._sums = array("Q")
         self._log_hash = xxhash.xxh3_64()
+        self._note_count = 0
+        self._lock = threading.Lock()
+        """Held while notes are written, and while the file is closed."""
         self.covered = Covered()
         self.known = False
         """False: there are no sums that can be trusted; `begin` makes them from what is there."""
+        self.synced_sequence = 0
+        """All entries of the journals up to here were synced, as the file said when opened."""
         self._load()
 
     # --- opening ---------------------------------------------------------------------------------
@@ -104,8 +116,15 @@ class PageSums:
                 self._closed = bool(flags & _CLOSED)
                 self.covered = Covered((first, second), *rest)
                 self.known = True
+        for offset in _NOTE_OFFSETS:
+            note, end = data[offset : offset + _NOTE.size], offset + _NOTE.size
+            if len(note) == _NOTE.size and data[end : end + 4] == self._sum_note(note):
+                self.synced_sequence = max(self.synced_sequence, *_NOTE.unpack(note))
         sums = data[_SUMS_OFFSET:]
         self._sums.frombytes(sums[: len(sums) // _SUM_BYTES * _SUM_BYTES])
+
+    def _sum_note(self, note: bytes) -> bytes:
+        return zlib.crc32(note, zlib.crc32(self._state_id)).to_bytes(4, "little")
 
     def forget(self) -> None:
         """Trust nothing of the sums: what wrote the database last did not keep them."""
@@ -281,9 +300,28 @@ class PageSums:
         self.covered = Covered(salts, frame_count, self._log_hash.intdigest(), journal_sequence)
         self._write_slot()
 
+    def note_synced(self, sequence: int) -> None:
+        """Note how far the journals were synced. Any thread may call it.
+
+        Not durable by itself: a note that is lost claims less than there is.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        note = _NOTE.pack(sequence)
+        with self._lock:
+            if self._fd >= 0:
+                self._note_count += 1
+                self._write(note + self._sum_note(note), _NOTE_OFFSETS[self._note_count % 2])
+
     def note_journal(self, journal_sequence: int) -> None:
-        """Note which journal is in use, where the log has nothing new; durable. Blocks."""
+        """Note which journal is in use, where the log has nothing new; durable. Blocks.
+
+        What was noted of synced entries before is replaced: a repair begins with lower numbers.
+        """
         if self._fd >= 0:
+            for _ in _NOTE_OFFSETS:
+                self.note_synced(journal_sequence)
             self.covered = self.covered._replace(journal_sequence=journal_sequence)
             self._write_slot()
             os.fdatasync(self._fd)
@@ -324,6 +362,23 @@ class PageSums:
         )
         self._write(slot + _checksum(slot), _SLOT_OFFSETS[self._turn % 2])
 
+    def drop_sums(self) -> None:
+        """Remove the sums from the file, and leave the note of what was synced (repair).
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        if not self.path.exists():
+            return
+        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            for offset in _SLOT_OFFSETS:
+                os.pwrite(fd, bytes(_SLOT.size), offset)
+            os.ftruncate(fd, _SUMS_OFFSET)
+        finally:
+            os.close(fd)
+        self.known = False
+
     def give_up(self) -> None:
         """Have the next opening make the sums anew."""
         with contextlib.suppress(OSError):
@@ -348,9 +403,10 @@ class PageSums:
 
     def release(self) -> None:
         """Close the file as it is; idempotent."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._lock:
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def _page_sum(page: bytes | memoryview) -> int:

@@ -145,8 +145,8 @@ def _settle_tables(path: Path, state_id: StateId, now_ns: int, told: list[str]) 
     else:
         told.append(f"{damage or str(path) + ' is damaged'}: rows are read one by one")
         _salvage(path, now_ns, told)
-    # Whatever it says is of another file by now, or was looked at.
-    sums.path.unlink(missing_ok=True)
+    # They are of another file by now, or were looked at.
+    sums.drop_sums()
 
 
 def _is_sound(path: Path) -> bool:
