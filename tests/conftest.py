@@ -7,6 +7,7 @@ mounts of its own.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,19 @@ import pytest
 from tests import scratch
 from tests.mounting import Mount
 from tests.posix.capabilities import CAPABILITIES, DIRECTORY, KERNEL, LOCAL, PYFUSE3, SERVED
+from tests.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
+
+    from pytest_timeout import Settings
 
     from tests.posix.capabilities import Capability
 
-HANG_S = 120.0
-"""A test that takes longer is taken to hang; far above the slowest test on a loaded machine."""
+SLOW_LIMIT_S = 900
+"""The limit of a test marked slow; the others have that of pyproject.toml."""
 
-HANG_SLOW_S = 900.0
-"""The same for tests marked slow."""
+_WATCHDOG = pytest.StashKey[Watchdog]()
 
 _NO_PASSTHROUGH = "[mount]\npassthrough = false\n"
 
@@ -59,6 +62,25 @@ def pytest_configure(config: pytest.Config) -> None:
         "expects_log(*patterns): regular expressions of alarming log lines that the test causes",
     ]:
         config.addinivalue_line("markers", line)
+    # Before capturing begins again: what is printed when a test hangs is to be seen.
+    config.stash[_WATCHDOG] = Watchdog(os.dup(2))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Settings) -> bool | None:
+    item.config.stash[_WATCHDOG].begin(settings.timeout)
+    # An exception out of a signal leaves trio such that no later test can run in the process:
+    # a test in its loop is left to the watchdog.
+    return True if item.get_closest_marker("trio") else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    try:
+        return (yield)
+    finally:
+        # Not when pytest-timeout's timer is cancelled: a failure does that, before its clean-up.
+        item.config.stash[_WATCHDOG].begin(0)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -82,6 +104,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = getattr(item, "fixturenames", ())
         if site in (KERNEL, SERVED, PYFUSE3) or "mount_factory" in fixtures:
             item.add_marker(pytest.mark.mount)
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))
 
 
 def _chosen_places(config: pytest.Config) -> list[str]:
@@ -121,6 +145,18 @@ def scratch_area(request: pytest.FixtureRequest) -> Iterator[scratch.Scratch]:
     area = scratch.Scratch(root)
     yield area
     area.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _watchdog(
+    request: pytest.FixtureRequest,
+    scratch_area: scratch.Scratch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    watchdog = request.config.stash[_WATCHDOG]
+    watchdog.start(scratch_area.path, tmp_path_factory.getbasetemp())
+    yield
+    watchdog.stop()
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +200,7 @@ def place(request: pytest.FixtureRequest, site: Site) -> Iterator[Path]:
     expected = tuple(
         pattern for mark in request.node.iter_markers("expects_log") for pattern in mark.args
     )
-    slow = request.node.get_closest_marker("slow") is not None
-    with site.mount.watched(HANG_SLOW_S if slow else HANG_S):
-        yield directory
+    yield directory
     site.mount.check_log(expected)
 
 

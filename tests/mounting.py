@@ -7,9 +7,7 @@ its state directory whole.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -18,7 +16,6 @@ from typing import TYPE_CHECKING
 from tests import scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 COMMAND_TIMEOUT_S = 60.0
@@ -182,39 +179,6 @@ class Mount:
         ]
         if alarming:
             raise MountError("the daemon logged:\n" + "\n".join(alarming[:20]))
-
-    @contextlib.contextmanager
-    def watched(self, limit_s: float) -> Iterator[None]:
-        """Break the mount when the body takes longer than `limit_s`, so that it cannot hang.
-
-        The watchdog is a process: a test that waits in the kernel runs no Python code, and tests
-        fork, which they should not do beside threads.
-        """
-        minors = [entry.minor for entry in scratch.mounts_below(self.root)]
-        pids = " ".join(map(str, self.daemon_pids()))
-        script = "".join(
-            [
-                f"sleep {limit_s};",
-                *(f"echo 1 > /sys/fs/fuse/connections/{minor}/abort;" for minor in minors),
-                f"kill -9 {pids}" if pids else "",
-            ]
-        )
-        watchdog = subprocess.Popen(
-            ["sh", "-c", script],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            yield
-        finally:
-            expired = watchdog.poll() is not None
-            if not expired:
-                os.killpg(watchdog.pid, signal.SIGKILL)
-            watchdog.wait()
-        if expired:
-            raise MountError(f"the test hung: its mount was broken after {limit_s:.0f} s")
 
     def _log_tail(self) -> str:
         if not self.log.exists():

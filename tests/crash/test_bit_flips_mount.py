@@ -94,16 +94,15 @@ def test_a_flipped_bit_fails_the_reads_of_its_frame_only(
 ) -> None:
     """The other frames have checksums of their own; the log names file and frame, once."""
     mount = mount_factory(driver, config=CONFIG.format(hydrate_max="4KiB"))
-    with mount.watched(90.0):
-        path = demote(mount, tier, [form])
-        stored = flip_bit(mount.state / store)
-        outcomes = read_by_frames(path)
-        assert set(outcomes) == {0, errno.EIO}
-        with contextlib.suppress(OSError):
-            read_by_frames(path)
-        lines = [line for line in mount.log.read_text().splitlines() if f"its {form} form" in line]
-        assert any(stored.name in line and "frame" in line for line in lines)
-        path.unlink()
+    path = demote(mount, tier, [form])
+    stored = flip_bit(mount.state / store)
+    outcomes = read_by_frames(path)
+    assert set(outcomes) == {0, errno.EIO}
+    with contextlib.suppress(OSError):
+        read_by_frames(path)
+    lines = [line for line in mount.log.read_text().splitlines() if f"its {form} form" in line]
+    assert any(stored.name in line and "frame" in line for line in lines)
+    path.unlink()
 
 
 @pytest.mark.expects_log(DAMAGE)
@@ -115,13 +114,12 @@ def test_a_file_that_cannot_be_made_raw_does_not_open(
 ) -> None:
     """Small files are unpacked whole before open(2) returns, so that fails; writing over works."""
     mount = mount_factory(driver, config=CONFIG.format(hydrate_max="1MiB"))
-    with mount.watched(90.0):
-        path = demote(mount, tier, [form])
-        flip_bit(mount.state / store)
-        assert error_of(path.read_bytes) == "EIO"
-        assert error_of(os.truncate, path, 10) == "EIO"
-        path.write_bytes(b"new")
-        assert path.read_bytes() == b"new"
+    path = demote(mount, tier, [form])
+    flip_bit(mount.state / store)
+    assert error_of(path.read_bytes) == "EIO"
+    assert error_of(os.truncate, path, 10) == "EIO"
+    path.write_bytes(b"new")
+    assert path.read_bytes() == b"new"
 
 
 @pytest.mark.expects_log(DAMAGE)
@@ -131,11 +129,10 @@ def test_another_form_stands_in_for_a_damaged_one(
 ) -> None:
     """The packed file is damaged and the object is not: no program sees an error."""
     mount = mount_factory(driver, config=CONFIG.format(hydrate_max=hydrate_max))
-    with mount.watched(90.0):
-        path = demote(mount, b"glacier", ["remote"])
-        # Pinned to cold it is fetched and packed; the object stays.
-        os.setxattr(path, "user.memfs.tier", b"cold")
-        wait_for(lambda: forms_of(path) == ["packed", "remote"], lambda: forms_of(path))
-        flip_bit(mount.state / "packed")
-        assert set(read_by_frames(path)) == {0}
-        path.unlink()
+    path = demote(mount, b"glacier", ["remote"])
+    # Pinned to cold it is fetched and packed; the object stays.
+    os.setxattr(path, "user.memfs.tier", b"cold")
+    wait_for(lambda: forms_of(path) == ["packed", "remote"], lambda: forms_of(path))
+    flip_bit(mount.state / "packed")
+    assert set(read_by_frames(path)) == {0}
+    path.unlink()

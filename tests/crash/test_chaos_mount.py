@@ -81,7 +81,6 @@ def test_programs_lose_nothing_while_the_store_stops_and_the_daemon_dies(
     compared_count = 0
     for round_number in range(KILL_COUNT):
         with (
-            mount.watched(200.0),
             writing(mount.root, log, WRITER_COUNT, seed=round_number) as progress,
         ):
             try:

@@ -60,7 +60,6 @@ def test_killing_the_daemon_loses_nothing_that_was_closed(
     compared_count = 0
     for round_number in range(KILL_COUNT):
         with (
-            mount.watched(120.0),
             writing(mount.root, log, WRITER_COUNT, seed=round_number) as progress,
         ):
             progress.wait(schedule.randrange(1, STEPS_MAX))

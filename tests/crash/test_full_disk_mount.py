@@ -48,8 +48,7 @@ def small_mount(driver: str, scratch_area: scratch.Scratch) -> Iterator[Mount]:
     mount = MountOnSmallDisk(base / "mounted", driver)
     try:
         mount.start()
-        with mount.watched(100.0):
-            yield mount
+        yield mount
         mount.stop()
         mount.check_log((r"is full: only removing works",))
         mount.fsck()

@@ -49,30 +49,29 @@ def test_a_file_read_again_stays_while_its_store_is_away(
     store = tmp_path / "store"
     mount = mount_factory(driver, config=CONFIG.format(store=store))
     path = mount.root / "file"
-    with mount.watched(600.0):
-        path.write_bytes(CONTENT)
-        os.setxattr(path, "user.memfs.tier", b"glacier")
-        wait_for(lambda: forms_of(path) == ["remote"], "the file was not uploaded")
-        # Local again, as after `read`; then the pin sends it away once more.
-        os.setxattr(path, "user.memfs.tier", b"cold")
-        wait_for(lambda: "remote" in forms_of(path) and len(forms_of(path)) > 1, "not fetched")
-        store.rename(tmp_path / "away")
-        os.setxattr(path, "user.memfs.tier", b"glacier")
-        wait_for(
-            lambda: "gone" in str(why_of(path).get("pending", "")),
-            lambda: (why_of(path), forms_of(path)),
-        )
-        assert forms_of(path) != ["remote"]
-        assert path.read_bytes() == CONTENT
-        told = json.loads(run_memfs("status", "--json", mount.root))["store"]
-        assert told["well"] is False
-        assert told["lasts_s"] >= 0
-        assert "the directory is gone" in told["reason"]
-        assert "the directory is gone" in why_of(path)["store"]["reason"]
-        assert "store    fails for" in run_memfs("why", path)
-        assert "the directory is gone" in run_memfs("status", mount.root)
-        (tmp_path / "away").rename(store)
-        wait_for(lambda: forms_of(path) == ["remote"], "it does not leave again")
-        assert path.read_bytes() == CONTENT
-        assert json.loads(run_memfs("status", "--json", mount.root))["store"]["well"] is True
+    path.write_bytes(CONTENT)
+    os.setxattr(path, "user.memfs.tier", b"glacier")
+    wait_for(lambda: forms_of(path) == ["remote"], "the file was not uploaded")
+    # Local again, as after `read`; then the pin sends it away once more.
+    os.setxattr(path, "user.memfs.tier", b"cold")
+    wait_for(lambda: "remote" in forms_of(path) and len(forms_of(path)) > 1, "not fetched")
+    store.rename(tmp_path / "away")
+    os.setxattr(path, "user.memfs.tier", b"glacier")
+    wait_for(
+        lambda: "gone" in str(why_of(path).get("pending", "")),
+        lambda: (why_of(path), forms_of(path)),
+    )
+    assert forms_of(path) != ["remote"]
+    assert path.read_bytes() == CONTENT
+    told = json.loads(run_memfs("status", "--json", mount.root))["store"]
+    assert told["well"] is False
+    assert told["lasts_s"] >= 0
+    assert "the directory is gone" in told["reason"]
+    assert "the directory is gone" in why_of(path)["store"]["reason"]
+    assert "store    fails for" in run_memfs("why", path)
+    assert "the directory is gone" in run_memfs("status", mount.root)
+    (tmp_path / "away").rename(store)
+    wait_for(lambda: forms_of(path) == ["remote"], "it does not leave again")
+    assert path.read_bytes() == CONTENT
+    assert json.loads(run_memfs("status", "--json", mount.root))["store"]["well"] is True
     path.unlink()

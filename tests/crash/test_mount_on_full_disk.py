@@ -47,8 +47,7 @@ def image_mount(driver: str, scratch_area: scratch.Scratch) -> Iterator[Mount]:
     mount = MountOnImage(base / "mounted", driver)
     try:
         mount.start()
-        with mount.watched(200.0):
-            yield mount
+        yield mount
         mount.stop()
     finally:
         scratch.remove(base)

@@ -69,22 +69,21 @@ def test_an_upload_that_was_cut_off_leaves_no_parts(
         return uploads_below(server, f"of-{place}/")
 
     path = mount.root / "file"
-    with mount.watched(600.0):
-        with path.open("wb") as file:
-            for number in range(256):
-                file.write(random.Random(number).randbytes(MIB))
-        os.setxattr(path, "user.memfs.tier", b"glacier")
-        wait_for(uploads, "no upload in parts has begun")
-        if how == "kill":
-            mount.kill_daemon()
-            assert uploads()
-        else:
-            mount.stop()
-        mount.start()
-        # Its own new upload comes and goes as well.
-        wait_for(
-            lambda: os.getxattr(path, "user.memfs.tier") == b"glacier",
-            lambda: os.getxattr(path, "user.memfs.why"),
-        )
-        wait_for(lambda: not uploads(), uploads)
-        path.unlink()
+    with path.open("wb") as file:
+        for number in range(256):
+            file.write(random.Random(number).randbytes(MIB))
+    os.setxattr(path, "user.memfs.tier", b"glacier")
+    wait_for(uploads, "no upload in parts has begun")
+    if how == "kill":
+        mount.kill_daemon()
+        assert uploads()
+    else:
+        mount.stop()
+    mount.start()
+    # Its own new upload comes and goes as well.
+    wait_for(
+        lambda: os.getxattr(path, "user.memfs.tier") == b"glacier",
+        lambda: os.getxattr(path, "user.memfs.why"),
+    )
+    wait_for(lambda: not uploads(), uploads)
+    path.unlink()

@@ -71,17 +71,15 @@ def test_a_daemon_with_full_tiers_and_no_store_is_idle(
 ) -> None:
     """A tier over its budget with nothing that may leave it is not looked at all the time."""
     mount = mount_factory(driver, config=NOWHERE_TO_GO)
-    with mount.watched(300.0):
-        paths = write_files(mount, ("warm", "auto"))
-        wait_for(lambda: waiting_count(paths), "no file waits for room in RAM")
-        wait_until_idle(mount)
+    paths = write_files(mount, ("warm", "auto"))
+    wait_for(lambda: waiting_count(paths), "no file waits for room in RAM")
+    wait_until_idle(mount)
 
 
 @pytest.mark.expects_log(r"WARNING memfs\.stores\.health: the store does not serve: ")
 def test_a_daemon_whose_store_refuses_is_idle(driver: str, mount_factory: MountFactory) -> None:
     """Hundreds of files that wait for the store cost one attempt from time to time."""
     mount = mount_factory(driver, config=REFUSING_STORE.format(port=closed_port()))
-    with mount.watched(300.0):
-        paths = write_files(mount, ("warm", "glacier", "auto"))
-        wait_for(lambda: waiting_count(paths) > FILE_COUNT // 3, "too few files wait")
-        wait_until_idle(mount)
+    paths = write_files(mount, ("warm", "glacier", "auto"))
+    wait_for(lambda: waiting_count(paths) > FILE_COUNT // 3, "too few files wait")
+    wait_until_idle(mount)
