@@ -65,9 +65,6 @@ class _Daemon:
         """It shares the event loop with the requests."""
         return False
 
-    async def detach(self) -> None:
-        """It has a task of its own already."""
-
 
 async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: ServiceManager) -> None:
     """Serve until the mount is gone, then drain.

@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
+
+from memfs.waiting import leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,14 +36,6 @@ POLL_S = 0.05
 
 FULL_BYTES = 4 << 20
 """Less than this is no room at all: what `cold.wait_for_room` waits for."""
-
-
-class Detachable(Protocol):
-    """A request that can wait."""
-
-    async def detach(self) -> None:
-        """Let other requests go on meanwhile."""
-        ...
 
 
 class Room:
@@ -88,18 +82,17 @@ class Room:
         """True if a writer is to be held back: cheap enough for every request."""
         return self._short(self.floor_bytes) if self.relief else self._is_full
 
-    async def wait(self, caller: Detachable, ino: InodeNo) -> None:
+    async def wait(self, ino: InodeNo) -> None:
         """Return when a writer may go on; at once where there is room or nothing makes any.
 
         Cancel: safe; that is how a program that is being killed leaves.
 
         Args:
-            caller: Detached if it is held back.
             ino: The file, or the directory of a new one; for `why`.
         """
         if not self.is_tight:
             return
-        await caller.detach()
+        await leave()
         self._wake()
         with self._holding(ino):
             began_s = progress_s = trio.current_time()

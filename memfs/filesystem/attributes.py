@@ -48,14 +48,14 @@ class AttributeRequests(Writing):
         """SETATTR."""
         inode = await self._engine.get_inode(ino)
         if request.size is not None:
-            inode = await self._truncate(caller, inode, request.size)
+            inode = await self._truncate(inode, request.size)
         live = self._live(inode)
         time_ns = self._next_ctime_ns(live)
         atime_ns = _time_asked_for(request.atime_ns, time_ns)
         mtime_ns = _time_asked_for(request.mtime_ns, time_ns)
         if (atime_ns is not None or mtime_ns is not None) and inode.raw:
             # Else a damaged raw file would look as if a program had changed it just now.
-            inode = await self._sound(caller, ino)
+            inode = await self._sound(ino)
         if (atime_ns is not None or mtime_ns is not None) and inode.raw:
             stored_ns = self._set_raw_times(
                 inode.raw,
@@ -123,7 +123,7 @@ class AttributeRequests(Writing):
         os.utime(self._raw_store.path(raw), ns=(atime_ns, mtime_ns))
         return storable_ns(self._raw_store.stat(raw).st_mtime_ns)
 
-    async def _truncate(self, caller: Caller, inode: Inode, size: int) -> Inode:
+    async def _truncate(self, inode: Inode, size: int) -> Inode:
         if stat.S_ISDIR(inode.mode):
             raise IsADirectoryInodeError(f"inode {inode.ino} is a directory; it has no size to set")
         if not stat.S_ISREG(inode.mode):
@@ -132,8 +132,8 @@ class AttributeRequests(Writing):
             raise InvalidValueError(f"a file cannot have {size} bytes")
         self._open_table.begin(inode.ino, writing=True)
         try:
-            inode = await self._make_writable(caller, inode.ino, truncate=size == 0)
-            await self._cut(caller, inode, size)
+            inode = await self._make_writable(inode.ino, truncate=size == 0)
+            await self._cut(inode, size)
         finally:
             self._end_opening(inode.ino, writing=True)
         return inode

@@ -28,6 +28,7 @@ from memfs.filesystem.replies import Opened
 from memfs.linux.files import fallocate, syncfs
 from memfs.metadata.records import AttributeChanges, Inode, InodeFlags
 from memfs.traces.access_log import Operation
+from memfs.waiting import leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,14 +60,14 @@ class ContentRequests(AttributeRequests):
         """OPEN."""
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable:
-            await self._wait_for_room(caller, ino)
+            await self._wait_for_room(ino)
         truncate = bool(flags & os.O_TRUNC)
         self._activity.request_count += 1
         changing = writable or truncate
         self._open_table.begin(ino, writing=changing)
         try:
             # What is to be cut to nothing may be damaged.
-            inode = await (self._engine.get_inode(ino) if truncate else self._sound(caller, ino))
+            inode = await (self._engine.get_inode(ino) if truncate else self._sound(ino))
             if not stat.S_ISREG(inode.mode):
                 raise IsADirectoryInodeError(f"inode {ino} is not a regular file")
             if self._access_log.active and not truncate:
@@ -75,13 +76,13 @@ class ContentRequests(AttributeRequests):
                 # Before the file is fetched, so that the next ones are on their way meanwhile.
                 self._activity.note_open(ino, caller.uid, caller.pid, self._now_ns())
             if changing:
-                inode = await self._make_writable(caller, ino, truncate=truncate)
+                inode = await self._make_writable(ino, truncate=truncate)
                 if truncate:
-                    await self._cut(caller, inode, 0)
+                    await self._cut(inode, 0)
                 if kill_suidgid:
                     inode = await self._kill_suidgid(caller, inode)
             elif not inode.raw and inode.size <= self._features.hydrate_bytes_max:
-                inode = await self._hydrate_for_reading(caller, inode)
+                inode = await self._hydrate_for_reading(inode)
             time_ns = self._now_ns()
             self._activity.note_access(ino, time_ns)
             if not writable and not flags & os.O_NOATIME:
@@ -98,7 +99,7 @@ class ContentRequests(AttributeRequests):
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int, flags: int
     ) -> tuple[Entry, Opened]:
         """CREATE."""
-        await self._wait_for_room(caller, parent)
+        await self._wait_for_room(parent)
         entry, opened = await super().create(caller, parent, name, mode, flags)
         if flags & os.O_ACCMODE != os.O_RDONLY and flags & os.O_DSYNC:
             await self._sync_before_writes(caller, entry.inode, opened.handle)
@@ -123,7 +124,7 @@ class ContentRequests(AttributeRequests):
                 self._activity.note_wanted(ino)
             if self._access_log.active:
                 await self._log(Operation.READ, inode, min(size, max(0, inode.size - offset)))
-            await caller.detach()
+            await leave()
             try:
                 return await self._form_reader.read(inode, offset, size)
             except ObjectArchivedError:
@@ -141,7 +142,7 @@ class ContentRequests(AttributeRequests):
         if count == size:
             return buffer
         # Not all of it is in the page cache, or the file ends here: a thread may wait for the disk.
-        await caller.detach()
+        await leave()
         return await trio.to_thread.run_sync(os.pread, fd, size, offset, limiter=self._threads)
 
     async def write(
@@ -154,7 +155,7 @@ class ContentRequests(AttributeRequests):
         kill_suidgid: bool = False,
     ) -> int:
         """WRITE."""
-        await self._wait_for_room(caller, ino)
+        await self._wait_for_room(ino)
         inode = await self._engine.get_inode(ino)
         self._activity.served_bytes += len(data)
         if kill_suidgid:
@@ -162,13 +163,13 @@ class ContentRequests(AttributeRequests):
         fd = self._open_table.write_fd(ino, inode.raw)
         if len(data) <= INLINE_WRITE_BYTES_MAX:
             return os.pwrite(fd, data, offset)
-        await caller.detach()
+        await leave()
         return await trio.to_thread.run_sync(os.pwrite, fd, data, offset, limiter=self._threads)
 
-    async def _wait_for_room(self, caller: Caller, ino: InodeNo) -> None:
+    async def _wait_for_room(self, ino: InodeNo) -> None:
         """Hold a program back that is to write, while the disk is nearly full and room is made."""
         if self._room is not None and self._room.is_tight:
-            await self._room.wait(caller, ino)
+            await self._room.wait(ino)
 
     async def fsync(self, caller: Caller, ino: InodeNo, data_only: bool) -> None:
         """FSYNC; an error that any sync of the file has met is reported until the file is closed.
@@ -183,7 +184,7 @@ class ContentRequests(AttributeRequests):
         if code := self._open_table.sync_errno(ino):
             raise OSError(code, os.strerror(code))
         if not inode.raw:
-            await caller.detach()
+            await leave()
             await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
             return
         status = await self._sync_raw(caller, inode, data_only)
@@ -225,7 +226,7 @@ class ContentRequests(AttributeRequests):
             if not caller.is_alone():
                 quick.note_waiting(took_s)
         else:
-            await caller.detach()
+            await leave()
             took_s = await trio.to_thread.run_sync(quick.time, work, limiter=self._threads)
         quick.note(unsynced, took_s)
 
@@ -259,7 +260,7 @@ class ContentRequests(AttributeRequests):
     async def sync(self, caller: Caller) -> None:
         """SYNCFS."""
         self._commit_early()
-        await caller.detach()
+        await leave()
         await trio.to_thread.run_sync(_sync_filesystem, self._state_dir, limiter=self._threads)
         await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
 
@@ -267,13 +268,13 @@ class ContentRequests(AttributeRequests):
         self, caller: Caller, ino: InodeNo, mode: int, offset: int, length: int
     ) -> None:
         """FALLOCATE."""
-        await self._wait_for_room(caller, ino)
+        await self._wait_for_room(ino)
         inode = await self._engine.get_inode(ino)
         if not inode.raw:
             raise OSError(errno.EBADF, f"inode {ino} is not open for writing")
         fd = self._raw_store.open(inode.raw, os.O_RDWR)
         try:
-            await caller.detach()
+            await leave()
             await trio.to_thread.run_sync(
                 fallocate, fd, mode, offset, length, limiter=self._threads
             )
@@ -316,7 +317,7 @@ class ContentRequests(AttributeRequests):
         try:
             target_fd = self._raw_store.open(target_inode.raw, os.O_RDWR)
             try:
-                await caller.detach()
+                await leave()
                 return await trio.to_thread.run_sync(
                     os.copy_file_range,
                     source_fd,
@@ -331,11 +332,11 @@ class ContentRequests(AttributeRequests):
         finally:
             os.close(source_fd)
 
-    async def _hydrate_for_reading(self, caller: Caller, inode: Inode) -> Inode:
+    async def _hydrate_for_reading(self, inode: Inode) -> Inode:
         """Make a small file raw before it is opened; on a full disk its frames serve it instead."""
         if self._open_table.has_mode(inode.ino, OpenMode.DIRECT):
             return inode
-        await caller.detach()
+        await leave()
         try:
             return await self._moves.hydrate(inode.ino)
         except NoSpaceError:

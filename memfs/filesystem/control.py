@@ -117,9 +117,7 @@ class Control:
         await self._sealer.seal(ino)
         return (await reader(await self._engine.get_inode(ino))).encode()
 
-    async def set(
-        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int = 0
-    ) -> None:
+    async def set(self, ino: InodeNo, name: bytes, value: bytes, flags: int = 0) -> None:
         """Write a control xattr; flags `XATTR_CREATE`, `XATTR_REPLACE` as in setxattr(2).
 
         A pin or codec exists if it is the inode's own; one that is inherited does not.
@@ -138,7 +136,7 @@ class Control:
                 raise NotSupportedError("only files and directories have a tier")
             _check_flags(name, bool(inode.pin), flags)
             if tier == Tier.HOT and stat.S_ISREG(inode.mode):
-                await self._check_tensors(caller, ino)
+                await self._check_tensors(ino)
             await self._engine.set_pin(ino, tier)
             self._activity.note_pin(ino)
         elif name == CODEC_XATTR:
@@ -221,7 +219,7 @@ class Control:
             raise NotSupportedError(f"this mount has no {tier.label} tier{remedy}")
         return tier
 
-    async def _check_tensors(self, caller: Caller, ino: InodeNo) -> None:
+    async def _check_tensors(self, ino: InodeNo) -> None:
         """Refuse a pin to hot of a file without tensors, and note why for `why`.
 
         A file that has a writer is looked at when it is closed.
@@ -231,7 +229,7 @@ class Control:
         if inode.flags & InodeFlags.UNSEALED or self._headers is None:
             return
         try:
-            await self._headers.check(caller, inode)
+            await self._headers.check(inode)
         except FormatError as error:
             reason = shorten(str(error))
             if self._hot is not None:

@@ -30,7 +30,8 @@ class Filesystem(XattrRequests):
     """One mounted file system.
 
     The groups of requests build on each other, a module each: `names` < `writing` < `attributes` <
-    `content` < `xattrs`. All run in one thread; none suspends before `caller.detach()`.
+    `content` < `xattrs`. All run in one thread; none suspends before `leave()`
+    (`memfs.waiting`).
     """
 
     async def recover(self) -> None:

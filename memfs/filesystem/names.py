@@ -22,6 +22,7 @@ from memfs.metadata.records import DirectoryEntry, Inode, InodeFlags, NewInode
 from memfs.namespace import acl
 from memfs.traces.access_log import Operation
 from memfs.types import NO_RAW, Tier
+from memfs.waiting import leave
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,7 +155,7 @@ class Names(Shared):
             if ino not in self._orphans or self._open_table.is_open(ino):
                 continue
             self._commit_early()
-            await caller.detach()
+            await leave()
             if ino not in self._orphans or self._open_table.is_open(ino):
                 continue
             try:

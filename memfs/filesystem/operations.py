@@ -5,8 +5,8 @@ Invariant: a driver converts, calls, and converts back; every decision is behind
 Rules for drivers:
 - Methods raise `MemfsError` (answer its `errno`) or `OSError` from the backing file (answer its
   `errno`); anything else is a bug: log the traceback once, answer EIO, go on.
-- Run a method by `send(None)`: nearly all end without suspending. One that must wait first awaits
-  `caller.detach()`; there a driver moves the coroutine into a task of its own.
+- Run a method by `send(None)` within `waiting.fast_path`: nearly all end without suspending. One
+  that must wait yields `waiting.LEAVE` first; there a driver moves it into a task of its own.
 - Before the reply to any request is written, `uncommitted` must be False: call `commit_nowait`,
   once for all requests that were read together. If it raises, answer its errno to all of them.
 - The payload of `write` must stay unchanged until the coroutine has ended, detached or not.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Caller(Protocol):
-    """The process behind a request, and the request's way off the fast path."""
+    """The process behind a request."""
 
     uid: int
     """fsuid, in the mount's user namespace."""
@@ -43,10 +43,6 @@ class Caller(Protocol):
 
         If so, the request may keep it for about a millisecond.
         """
-        ...
-
-    async def detach(self) -> None:
-        """Await once before the first suspension: from here on the request runs as a task."""
         ...
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from memfs.hot.tensors import FormatError
 from memfs.policy.marks import TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR
+from memfs.waiting import leave
 
 if TYPE_CHECKING:
-    from memfs.filesystem.operations import Caller
     from memfs.filesystem.shared import Parts
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.records import Inode
@@ -34,11 +34,10 @@ class TensorHeaders:
         self._form_reader = parts.form_reader
         self._reader = reader
 
-    async def check(self, caller: Caller, inode: Inode) -> None:
+    async def check(self, inode: Inode) -> None:
         """Return if a sealed file holds tensors.
 
         Args:
-            caller: Detached, since the header may come from the store.
             inode: Sealed, regular.
 
         Raises:
@@ -49,7 +48,7 @@ class TensorHeaders:
         dtype = await self._engine.effective_xattr(inode.ino, TENSOR_DTYPE_XATTR)
         shape = await self._engine.effective_xattr(inode.ino, TENSOR_SHAPE_XATTR)
         name = os.fsdecode(await self._engine.get_path(inode.ino))
-        await caller.detach()
+        await leave()
         # Imported here: most mounts have no hot tier.
         from memfs.hot.headers import HeaderFile
 

@@ -14,9 +14,9 @@ import trio
 from memfs.filesystem.names import Names
 from memfs.metadata.records import Inode, InodeFlags
 from memfs.types import BLOCK_BYTES
+from memfs.waiting import leave
 
 if TYPE_CHECKING:
-    from memfs.filesystem.operations import Caller
     from memfs.filesystem.shared import Parts
     from memfs.types import InodeNo
 
@@ -36,18 +36,17 @@ class Writing(Names):
         super().__init__(parts)
         self._threads = trio.CapacityLimiter(THREADS_MAX)
 
-    async def _make_writable(self, caller: Caller, ino: InodeNo, *, truncate: bool) -> Inode:
+    async def _make_writable(self, ino: InodeNo, *, truncate: bool) -> Inode:
         """Give a regular file a raw file and unseal it, committed.
 
         The caller holds the inode open (`OpenTable.begin`), so the raw file stays.
 
         Args:
-            caller: Detached if the content has to be fetched first.
             ino: The inode.
             truncate: The content is about to be dropped: nothing needs to be fetched. The raw file
                 is not cut here, so that the caller can order that after the commit.
         """
-        inode = await (self._engine.get_inode(ino) if truncate else self._sound(caller, ino))
+        inode = await (self._engine.get_inode(ino) if truncate else self._sound(ino))
         if inode.flags & InodeFlags.UNSEALED:
             return inode
         raw = inode.raw
@@ -57,7 +56,7 @@ class Writing(Names):
                 os.close(self._raw_store.create(raw))
                 self._made.append((ino, raw))
             else:
-                await caller.detach()
+                await leave()
                 inode = await self._moves.hydrate(ino)
                 raw = inode.raw
         if raw != inode.raw:
@@ -70,7 +69,7 @@ class Writing(Names):
             self._kernel_attributes.forget(ino)
         return inode
 
-    async def _sound(self, caller: Caller, ino: InodeNo) -> Inode:
+    async def _sound(self, ino: InodeNo) -> Inode:
         """Return an inode whose raw file was not changed while no daemon ran.
 
         Raises:
@@ -79,10 +78,10 @@ class Writing(Names):
         inode = await self._engine.get_inode(ino)
         if self._sealer.damage_of(inode) is None:
             return inode
-        await caller.detach()
+        await leave()
         return await self._moves.replace_damaged(ino)
 
-    async def _cut(self, caller: Caller, inode: Inode, size: int) -> None:
+    async def _cut(self, inode: Inode, size: int) -> None:
         """Give an unsealed file another size, in a thread where that frees much.
 
         Between `OpenTable.begin` and `end` as a writer, so that nobody seals it meanwhile.
@@ -92,7 +91,7 @@ class Writing(Names):
         if held_bytes - size <= CUT_INLINE_BYTES_MAX:
             os.truncate(path, size)
             return
-        await caller.detach()
+        await leave()
         await trio.to_thread.run_sync(os.truncate, path, size, limiter=self._threads)
 
     def _end_opening(self, ino: InodeNo, *, writing: bool) -> None:

@@ -52,7 +52,7 @@ class XattrRequests(ContentRequests):
     ) -> None:
         """SETXATTR."""
         if name.startswith(CONTROL_PREFIX):
-            await self._control.set(caller, ino, name, value, flags)
+            await self._control.set(ino, name, value, flags)
             return
         if name in _PREFIXES:
             raise InvalidValueError(f"xattr {_printable(name)}: a name must follow the prefix")

@@ -40,6 +40,7 @@ from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
+from memfs.waiting import LEAVE, fast_path
 from tests.property.backings import KernelBackings
 
 if TYPE_CHECKING:
@@ -124,17 +125,9 @@ class Program:
     pid = 1
     umask = 0o022
 
-    def __init__(self, *, may_wait: bool) -> None:
-        self._may_wait = may_wait
-
     def is_alone(self) -> bool:
         """Nobody else makes requests."""
         return True
-
-    async def detach(self) -> None:
-        """Go on, or say that the request cannot be answered at once."""
-        if not self._may_wait:
-            raise WouldWait
 
 
 class Interruptions(FaultPoints):
@@ -282,7 +275,7 @@ class World:
     @property
     def program(self) -> Program:
         """Who makes the next request."""
-        return Program(may_wait=not self._running)
+        return Program()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a part of the daemon to its end."""
@@ -464,7 +457,7 @@ class World:
         await self.filesystem.reap_left_over()
         await self.filesystem.settle()
         inodes = await self.engine.list_not_durable(1000)
-        await self.filesystem.sync(Program(may_wait=True))
+        await self.filesystem.sync(Program())
         await self.engine.mark_durable([(inode.ino, inode.generation) for inode in inodes])
         await self.moves.note_drained()
         self.engine.commit_nowait()
@@ -487,9 +480,11 @@ class World:
 def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Run a request that suspends nowhere, inside of a run of trio."""
     try:
-        work.send(None)
+        with fast_path():
+            trap = work.send(None)
+            assert trap is LEAVE, "a request suspended without leave()"
+            work.throw(WouldWait())
     except StopIteration as stop:
         answer: T = stop.value
         return answer
-    work.close()
-    raise AssertionError("a request suspended without having detached")
+    raise AssertionError("a request went on without being waited for")

@@ -318,7 +318,7 @@ def test_nobody_seals_a_file_while_it_is_cut(
     if by == "truncate":
         truncate = world.filesystem._truncate
         inode = world.run(world.engine.get_inode(file.ino))
-        world.run(truncate(world.program, inode, 0))
+        world.run(truncate(inode, 0))
     else:
         world.release(world.open(file.ino, os.O_RDWR | os.O_TRUNC))
     assert flags == [InodeFlags.UNSEALED]

@@ -14,6 +14,7 @@ import trio.testing
 
 from memfs.config import MountConfig
 from memfs.errors import NoSpaceError
+from memfs.waiting import leave
 from memfs_daemon.kernel import protocol
 from memfs_daemon.kernel.channel import Channel, ConnectionClosedError
 from memfs_daemon.kernel.handlers.table import build_table
@@ -207,7 +208,7 @@ async def test_a_request_knows_whether_it_is_alone(kernel: Kernel, nursery: trio
     async def fsync(caller: Caller, ino: InodeNo, data_only: bool) -> None:
         alone.append(caller.is_alone())
         if len(alone) == 2:
-            await caller.detach()
+            await leave()
             alone.append(caller.is_alone())
             await sync(caller, ino, data_only)
 

@@ -6,7 +6,7 @@ Invariant: `data` is immutable and the request's own, so a detached request may 
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from memfs_daemon.kernel.protocol import HEADER
 
@@ -22,13 +22,6 @@ Payload: TypeAlias = bytes | bytearray
 _unpack_header = HEADER.unpack_from
 
 
-class _Detach:
-    """The one thing that a handler may yield on the fast path."""
-
-
-DETACH: Final = _Detach()
-
-
 def _never_alone() -> bool:
     """The caller is not known."""
     return False
@@ -42,7 +35,7 @@ class Request:
         unique: The kernel's number of the request; the reply carries it.
         node: The inode that the request is about.
         uid: As `Caller.uid`; `gid`, `pid` and `umask` likewise.
-        detached: True once the request is, or is about to become, a task of its own.
+        detached: True once the request has left the fast path, for a task of its own.
         opened: Inode and handle that the reply opens; given back if the reply does not arrive.
     """
 
@@ -71,20 +64,9 @@ class Request:
         """See `Caller.is_alone`; a request that has detached shares the event loop."""
         return not self.detached and self._is_alone()
 
-    async def detach(self) -> None:
-        """See `Caller.detach`; the second call does nothing."""
-        if not self.detached:
-            self.detached = True
-            await _leave_fast_path()
-
-
-@types.coroutine
-def _leave_fast_path() -> Generator[_Detach, None, None]:
-    yield DETACH
-
 
 @types.coroutine
 def resume(coroutine: Coroutine[Any, Any, Payload]) -> Generator[Any, Any, Payload]:
-    """Run a coroutine on from where it detached, inside the task that awaits this."""
+    """Run a coroutine on from where it left the fast path, inside the task that awaits this."""
     reply: Payload = yield from coroutine
     return reply

@@ -14,10 +14,11 @@ import trio
 
 from memfs.errors import MemfsError
 from memfs.linux.processes import is_dying
+from memfs.waiting import LEAVE, fast_path
 from memfs_daemon.kernel.channel import ConnectionClosedError
 from memfs_daemon.kernel.lookout import Lookout
 from memfs_daemon.kernel.protocol import HEADER_BYTES, INTERRUPT_IN, Opcode
-from memfs_daemon.kernel.request import DETACH, Payload, Request, resume
+from memfs_daemon.kernel.request import Payload, Request, resume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -88,9 +89,10 @@ class Runner:
         fd = self._channel.fd
         async with trio.open_nursery() as nursery:
             try:
-                while True:
-                    await wait_readable(fd)
-                    await self._serve_burst(nursery)
+                with fast_path():
+                    while True:
+                        await wait_readable(fd)
+                        await self._serve_burst(nursery)
             except ConnectionClosedError:
                 log.debug("the mount is gone")
                 # Nobody waits for what the tasks would answer; they undo or finish by themselves.
@@ -185,14 +187,15 @@ class Runner:
         trap: object,
     ) -> None:
         """Let a coroutine that has to wait go on in a task of its own."""
-        if trap is DETACH:
+        if trap is LEAVE:
+            request.detached = True
             scope = trio.CancelScope()
             self._detached[request.unique] = _Waiting(scope, request.pid)
             nursery.start_soon(self._run_detached, request, coroutine, scope)
             return
         # It waits for trio inside of the loop's own task: nothing can wake it there.
         coroutine.close()
-        bug = RuntimeError(f"suspended at {trap!r} without Caller.detach()")
+        bug = RuntimeError(f"suspended at {trap!r} without leave()")
         self._hold(request, self._errno_of(request, bug))
 
     async def _run_detached(

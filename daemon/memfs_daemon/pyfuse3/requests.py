@@ -63,7 +63,7 @@ R = TypeVar("R")
 
 
 class Caller:
-    """See `operations.Caller`; each request is a task already, so there is nothing to detach."""
+    """See `operations.Caller`; each request is a task already."""
 
     __slots__ = ("gid", "pid", "uid", "umask")
 
@@ -77,9 +77,6 @@ class Caller:
     def is_alone(self) -> bool:
         """Nobody knows what waits in libfuse."""
         return False
-
-    async def detach(self) -> None:
-        """Go on."""
 
 
 class _Kernel(Caller):

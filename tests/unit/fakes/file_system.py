@@ -29,6 +29,7 @@ from memfs.filesystem.operations import NOW_NS
 from memfs.filesystem.replies import Attributes, Entry, FilesystemStatistics, Opened
 from memfs.metadata.records import DirectoryEntry, Inode
 from memfs.types import NO_BLOB, ROOT_INODE, Generation, InodeNo, RawId
+from memfs.waiting import leave
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +78,7 @@ class FakeFilesystem:
         mode: Overrides the opening mode while it is set.
         released: Inodes whose handles were given back.
         forgotten: Inodes that the kernel dropped.
-        gate: Reads and writes of files with the xattr `user.test.slow` detach and wait for it.
+        gate: Reads and writes of files with the xattr `user.test.slow` leave and wait for it.
         waiting: Set when one of them waits.
     """
 
@@ -393,15 +394,15 @@ class FakeFilesystem:
     ) -> bytes:
         self.calls["read"] += 1
         if self.inode(ino).xattrs.get(b"user.test.slow"):
-            await self._wait(caller)
+            await self._wait()
         fd = os.open(self.path(ino), os.O_RDONLY)
         try:
             return os.pread(fd, size, offset)
         finally:
             os.close(fd)
 
-    async def _wait(self, caller: Caller) -> None:
-        await caller.detach()
+    async def _wait(self) -> None:
+        await leave()
         self.waiting.set()
         await self.gate.wait()
 
@@ -418,7 +419,7 @@ class FakeFilesystem:
         if kill_suidgid:
             self.inode(ino).mode &= ~stat.S_ISUID
         if self.inode(ino).xattrs.get(b"user.test.slow"):
-            await self._wait(caller)
+            await self._wait()
         fd = os.open(self.path(ino), os.O_WRONLY)
         try:
             return os.pwrite(fd, data, offset)
@@ -427,7 +428,7 @@ class FakeFilesystem:
 
     async def fsync(self, caller: Caller, ino: InodeNo, data_only: bool) -> None:
         self.calls["fdatasync" if data_only else "fsync"] += 1
-        await caller.detach()
+        await leave()
         await trio.to_thread.run_sync(self._fsync_nowait, ino)
 
     def _fsync_nowait(self, ino: InodeNo) -> None:
