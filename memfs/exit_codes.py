@@ -1,4 +1,4 @@
-"""What the exit status of `memfs` and `memfsd` means: one table for code, help and README.
+"""What the exit status of `memfs` and `memfsd` means: one table for code, help and documents.
 
 Invariant: a number keeps its meaning for ever; scripts depend on it.
 """
@@ -35,4 +35,4 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.NO_ANSWER: "the daemon, or the object store of `fsck`, did not answer in time",
     ExitCode.INTERNAL: "a defect of memfs; the traceback is in the daemon's log",
 }
-"""By exit code, in the order of the README's table."""
+"""By exit code, in the order of the table in docs/reference/exit-codes.md."""

@@ -1,4 +1,4 @@
-"""What each driver can do: one table for `memfs status`, the README and the tests.
+"""What each driver can do: one table for `memfs status`, the documents and the tests.
 
 Invariant: a cell is True, or it says in words what a program meets instead.
 """
@@ -90,7 +90,7 @@ def limits_of(driver: str) -> tuple[str, ...]:
 
 
 def as_markdown() -> str:
-    """Return the table as the README shows it."""
+    """Return the table as docs/reference/drivers.md shows it."""
     rows = ["| | kernel | pyfuse3 |", "|---|---|---|"]
     for name, *abilities in CAPABILITIES:
         cells = ["yes" if ability is True else str(ability) for ability in abilities]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
 ANONYMOUS_MB_MAX = 150.0
-"""What the daemon may take for itself, as the README promises."""
+"""What the daemon may take for itself, as docs/internals/benchmarks.md promises."""
 STEADY_S = 120.0
 """From the third minute on it is to be flat."""
 GROWTH_MAX = 1.1

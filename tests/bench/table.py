@@ -1,4 +1,4 @@
-"""The outcome as Markdown, ready for the README."""
+"""The outcome as Markdown, ready for docs/internals/benchmarks.md."""
 
 from __future__ import annotations
 

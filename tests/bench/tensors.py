@@ -142,7 +142,7 @@ def _spread(seconds: list[float]) -> list[float]:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """Return the result as the table of the README."""
+    """Return the result as the table of docs/guide/tensors.md."""
     base = result["attach_ms"]["safetensors load_file, tmpfs"][0]
     copied = result["copied_ms"]["safetensors load_file, ext4"][0]
     lines = [

@@ -1,4 +1,4 @@
-"""What only some places can do, derived from the table that the README shows.
+"""What only some places can do, derived from the table in docs/reference/drivers.md.
 
 Invariant: the suite takes its expected differences between drivers from `memfs_daemon.capabilities`
 alone; `test_capabilities.py` checks each of its rows that a program can see, in both directions.

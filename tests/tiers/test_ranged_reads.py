@@ -130,7 +130,7 @@ def test_private_maps_read_equal(direct_fd: int) -> None:
 
 
 def test_shared_maps_read_equal_or_are_enodev(site: Site, direct_fd: int) -> None:
-    """MAP_SHARED as the table of drivers in the README says."""
+    """MAP_SHARED as the table in docs/reference/drivers.md says."""
     release = tuple(int(part) for part in os.uname().release.split(".")[:2])
     if site.name == KERNEL and release < MMAP_OF_DIRECT_KERNEL:
         with pytest.raises(OSError, match="No such device") as caught:

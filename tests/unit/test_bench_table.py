@@ -126,7 +126,7 @@ def test_failed_and_left_out_places_are_explained(outcome: Outcome) -> None:
 
 
 def test_every_row_has_as_many_cells_as_its_head(outcome: Outcome) -> None:
-    """A row of another width breaks the table in the README."""
+    """A row of another width breaks the table of the document."""
     for block in render(outcome).split("\n\n"):
         rows = [line for line in block.splitlines() if line.startswith("|")]
         assert len({row.count("|") for row in rows}) <= 1

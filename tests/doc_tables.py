@@ -1,6 +1,6 @@
-"""The README's tables, made from the code that they describe.
+"""The tables of the reference, made from the code that they describe.
 
-`python -m tests.readme_tables` writes them into README.md; `unit/test_readme.py` compares.
+`python -m tests.doc_tables` writes them into docs/reference/; `unit/test_docs.py` compares.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from memfs.sizes import format_duration, format_size
 from memfs_daemon.capabilities import as_markdown
 from memfs_tools.main import list_commands
 
-README = Path(__file__).parents[1] / "README.md"
+REFERENCE = Path(__file__).parents[1] / "docs/reference"
 
 
 def tables() -> dict[str, str]:
@@ -31,15 +31,20 @@ def tables() -> dict[str, str]:
     }
 
 
-def insert(text: str) -> str:
-    """The README with its tables as the code has them."""
+def pages() -> dict[Path, str]:
+    """The pages that hold a table, as they are with the tables of the code.
+
+    The page of a table is named after it, and has one place for it.
+    """
+    found = {}
     for name, table in tables().items():
+        path = REFERENCE / f"{name.replace(' ', '-')}.md"
         begin, end = f"<!-- table: {name} -->", "<!-- end of table -->"
-        pattern = re.escape(begin) + ".*?" + re.escape(end)
-        places = re.findall(pattern, text, flags=re.DOTALL)
-        assert len(places) == 1, f"README.md has {len(places)} places for the table {name!r}"
-        text = text.replace(places[0], f"{begin}\n{table}\n{end}")
-    return text
+        text = path.read_text()
+        places = re.findall(re.escape(begin) + ".*?" + re.escape(end), text, flags=re.DOTALL)
+        assert len(places) == 1, f"{path} has {len(places)} places for the table {name!r}"
+        found[path] = text.replace(places[0], f"{begin}\n{table}\n{end}")
+    return found
 
 
 def _commands() -> str:
@@ -97,4 +102,5 @@ def _field_texts() -> dict[tuple[str, str], str]:
 
 
 if __name__ == "__main__":
-    README.write_text(insert(README.read_text()))
+    for page, text in pages().items():
+        page.write_text(text)
