@@ -232,9 +232,9 @@ async def _drain(parts: Assembly) -> None:
             files = [(inode.ino, inode.generation) for inode in inodes]
             await parts.filesystem.write_out(inodes)
             await parts.filesystem.sync(_Daemon())
-            await parts.engine.mark_durable(files)
-            await parts.moves.note_drained()
-            parts.engine.commit_nowait()
+            async with parts.engine.change():
+                await parts.engine.mark_durable(files)
+                await parts.moves.note_drained()
         except Exception as error:
             reason = as_failure(error, f"the end of {parts.state_dir}")
             log.error("%s: not drained, the next mount goes on: %s", parts.state_dir, reason)

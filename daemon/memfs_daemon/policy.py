@@ -103,6 +103,6 @@ class PolicyMethods:
         }
 
     async def _store(self) -> None:
-        await self._engine.put_setting(POOLS_SETTING, self._heat.shares.encode())
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            await self._engine.put_setting(POOLS_SETTING, self._heat.shares.encode())
         self._activity.wake()

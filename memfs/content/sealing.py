@@ -149,13 +149,13 @@ class Sealer:
         Where another form holds the content, the raw file goes; else the raw file is the truth.
         """
         count = 0
-        for inode in await self._engine.list_not_durable(DOUBTFUL_COUNT_MAX):
-            try:
-                count += await self._adopt_if_doubtful(inode)
-            except Exception as error:
-                # One file must not keep all the others from being mounted.
-                await self._put_off_file(inode.ino, error)
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            for inode in await self._engine.list_not_durable(DOUBTFUL_COUNT_MAX):
+                try:
+                    count += await self._adopt_if_doubtful(inode)
+                except Exception as error:
+                    # One file must not keep all the others from being mounted.
+                    await self._put_off_file(inode.ino, error)
         return count
 
     async def _adopt_if_doubtful(self, inode: Inode) -> bool:
@@ -192,8 +192,8 @@ class Sealer:
         if inode.flags & InodeFlags.UNSEALED or not self.is_changed(inode):
             return False
         log.info("inode %d: raw file %d was written after its seal", inode.ino, inode.raw)
-        await self._engine.unseal(inode.ino, inode.raw)
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            await self._engine.unseal(inode.ino, inode.raw, inode.generation)
         self._kernel_attributes.forget(inode.ino)
         self.add(inode.ino)
         return True
@@ -263,9 +263,9 @@ class Sealer:
                 if (seal := await self._examine_guarded(ino, durable)) is not None
             ]
             if seals:
-                await self._engine.seal(seals)
-                await self._engine.mark_durable(durable)
-                self._engine.commit_nowait()
+                async with self._engine.change():
+                    await self._engine.seal(seals)
+                    await self._engine.mark_durable(durable)
         except BaseException:
             # Nothing was sealed (a full disk, no descriptor left): all of them come again.
             self._candidates.update(dict.fromkeys(ino for ino in inos if ino not in self._put_off))
@@ -304,8 +304,8 @@ class Sealer:
         retry_ns = time.time_ns() + int(pause_s * 1e9)
         pending = PendingMove(ino, Tier.COLD, str(reason), attempt_count, retry_ns)
         try:
-            await self._engine.set_pending(pending)
-            self._engine.commit_nowait()
+            async with self._engine.change():
+                await self._engine.set_pending(pending)
         except MemfsError as refusal:
             log.info("inode %d waits (%s), which was not recorded: %s", ino, reason, refusal)
 

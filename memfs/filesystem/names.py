@@ -300,8 +300,8 @@ class Names(Shared):
     async def _reap(self, inos: Sequence[InodeNo]) -> None:
         for ino in inos:
             await self._vanish(ino)
-        await self._engine.reap(inos)
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            await self._engine.reap(inos)
 
     async def _vanish(self, ino: InodeNo) -> None:
         """Let go of all that is kept in memory for an inode that is about to be deleted."""

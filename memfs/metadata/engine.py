@@ -4,12 +4,15 @@ Invariant: a call either happens whole or raises and changes nothing. Callers va
 the engine can check itself (existence, type, emptiness, cycles of rename); the engine checks no
 permissions (the kernel does, `default_permissions`) and touches no content.
 
-Durability: a mutation is recoverable after the death of the process as soon as `commit_nowait`
-returned, and after power loss as soon as `sync` returned. Nothing may await between a mutation and
-its commit, because another task's commit would carry it, and another's failure undo it.
+Atomicity: one call is atomic by itself, and what it presumes of a file (generation, raw file) is an
+argument that the engine checks. Calls that belong together stand in `async with engine.change()`.
 
-Methods are `async` because a later engine talks to a server; the SQLite engine never suspends, so a
-caller may run a coroutine of it to its end with one `send(None)`.
+Durability: a mutation survives the death of the process as soon as the block of `change` ended, or
+`commit_nowait` returned for mutations outside of one; and power loss as soon as `sync` returned.
+
+Suspension: methods are `async` because a later engine talks to a server. The SQLite engine never
+suspends, so that a caller may run a coroutine of it to its end with one `send(None)`; one that does
+awaits `waiting.leave` itself. No caller may take "does not suspend" for a lock.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from memfs.metadata.records import (
         AttributeChanges,
@@ -43,7 +47,27 @@ if TYPE_CHECKING:
     from memfs.types import BlobId, FormKind, Generation, InodeNo, IntentId, RawId, StateId, Tier
 
 
-class Namespace(Protocol):
+class Changes(Protocol):
+    """Mutations that belong together; every part of an engine has it."""
+
+    def change(self, *, deferred: bool = False) -> AbstractAsyncContextManager[None]:
+        """Collect the mutations of one step: all of them happen at the end of the block, or none.
+
+        What is read within the block has its mutations, and stays as it is until its end. The block
+        awaits nothing but the engine. If it raises, nothing of it happens. A block within another
+        one is a part of it.
+
+        Args:
+            deferred: Its commit may wait for the replies of the batch (`Local.commit_nowait`), as
+                that of a single mutation does.
+
+        Raises:
+            NoSpaceError, MetadataError: At the end; as `Local.commit_nowait`.
+        """
+        ...
+
+
+class Namespace(Changes, Protocol):
     """Names, attributes, xattrs and pins: what every node of a mount sees alike.
 
     Every method that names an inode raises `StaleInodeError` if it does not exist. Names are bytes,
@@ -238,7 +262,7 @@ class Namespace(Protocol):
         ...
 
 
-class Contents(Protocol):
+class Contents(Changes, Protocol):
     """Generations of files, blobs, their forms in the object store, and batches.
 
     Every method that names an inode raises `StaleInodeError` if it does not exist, but for those
@@ -246,12 +270,21 @@ class Contents(Protocol):
     """
 
     # --- generations ------------------------------------------------------------------------------
-    async def unseal(self, ino: InodeNo, raw: RawId) -> Inode:
+    async def unseal(self, ino: InodeNo, raw: RawId, generation: Generation | None = None) -> Inode:
         """Begin a new generation for writing, its bytes in `raw` (present, or the one it has).
 
         Sets UNSEALED, clears DURABLE, adds 1 to the generation, detaches the blob (its forms become
         garbage where nothing else refers to them), and makes the former raw file garbage if another
         one was given. On an unsealed inode with the same raw: nothing happens.
+
+        Args:
+            ino: A regular file.
+            raw: Its raw file from now on.
+            generation: What the caller looked at; if the inode has moved on, nothing happens. None:
+                whichever it has.
+
+        Returns:
+            The inode after it, or as it is if it has moved on.
         """
         ...
 
@@ -361,7 +394,7 @@ class Contents(Protocol):
         ...
 
 
-class Local(Protocol):
+class Local(Changes, Protocol):
     """What belongs to one node: its raw and packed forms, its moves, settings and journal."""
 
     # --- ids --------------------------------------------------------------------------------------
@@ -404,11 +437,19 @@ class Local(Protocol):
         """
         ...
 
-    async def drop_raw(self, ino: InodeNo, generation: Generation) -> bool:
+    async def drop_raw(
+        self, ino: InodeNo, generation: Generation, raw: RawId | None = None
+    ) -> bool:
         """Detach the raw file (it becomes garbage) of a sealed generation that has another form.
 
+        Args:
+            ino: The inode.
+            generation: What the caller looked at.
+            raw: The raw file that the caller looked at; None: whichever it has.
+
         Returns:
-            False, and nothing changes, if the generation moved on, is unsealed, or lacks a form.
+            False, and nothing changes, if the generation moved on, is unsealed, has another raw
+            file, or lacks a form.
         """
         ...
 

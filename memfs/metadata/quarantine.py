@@ -31,12 +31,12 @@ async def quarantine(engine: Local, form: Form, reason: str) -> None:
         reason: For users, a sentence without full stop.
     """
     if await why_quarantined(engine, form) is None:
-        await engine.put_setting(_SETTING + form.location, reason.encode("utf-8", "replace"))
-        engine.commit_nowait()
+        async with engine.change():
+            await engine.put_setting(_SETTING + form.location, reason.encode("utf-8", "replace"))
 
 
 async def release(engine: Local, form: Form) -> None:
     """End a quarantine, committed: all of the form is what it must be."""
     if await why_quarantined(engine, form) is not None:
-        await engine.put_setting(_SETTING + form.location, None)
-        engine.commit_nowait()
+        async with engine.change():
+            await engine.put_setting(_SETTING + form.location, None)

@@ -30,8 +30,8 @@ async def record_store(engine: Local, url: str | None) -> str | None:
     now = url or ""
     if former == now:
         return None
-    await engine.put_setting(SETTING, now.encode())
-    engine.commit_nowait()
+    async with engine.change():
+        await engine.put_setting(SETTING, now.encode())
     return former
 
 

@@ -162,10 +162,10 @@ class Compression:
     async def _record(self, ino: InodeNo, form: Form, moved_bytes: int) -> None:
         detail = f"memfs compress packed it with {FormCoding.parse(form.codec).codec}"
         engine = self._parts.engine
-        await engine.record_decision(
-            ino, Decision(rules.COMPRESS, detail, moved_bytes, time.time_ns())
-        )
-        engine.commit_nowait()
+        async with engine.change():
+            await engine.record_decision(
+                ino, Decision(rules.COMPRESS, detail, moved_bytes, time.time_ns())
+            )
 
     async def _estimate(
         self, inode: Inode, packed: Form | None, recode: bool, results: WorkResults

@@ -146,10 +146,10 @@ class Decider:
         outcomes = await self._residency.lock_many(requests)
         now_ns = time.time_ns()
         by_ino = {move.ino: move for move in moves}
-        for request, outcome in zip(requests, outcomes, strict=True):
-            if outcome in (LockOutcome.LOCKED, LockOutcome.CACHED):
-                await self._record_admission(by_ino[request.ino], shown[request.ino], now_ns)
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            for request, outcome in zip(requests, outcomes, strict=True):
+                if outcome in (LockOutcome.LOCKED, LockOutcome.CACHED):
+                    await self._record_admission(by_ino[request.ino], shown[request.ino], now_ns)
 
     async def _record_admission(self, move: Move, candidate: Candidate, now_ns: int) -> None:
         shares, ino = self._heat.shares, move.ino

@@ -184,8 +184,8 @@ class DoneFiles:
         self._shares.leave(ino)
         detail = "files that a program uses before it needed the room"
         decision = Decision(rules.DONE, detail, result.moved_bytes, time.time_ns())
-        await self._engine.record_decision(ino, decision)
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            await self._engine.record_decision(ino, decision)
         return result.outcome
 
     async def _is_pinned(self, ino: InodeNo) -> bool:

@@ -81,14 +81,14 @@ class Durability:
             )
             failures |= await self._note_refused(refused)
         await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.prompt_threads)
-        await engine.mark_durable(
-            [
-                (inode.ino, inode.generation)
-                for inode in files
-                if inode.ino not in failures and not inode.flags & InodeFlags.UNSEALED
-            ]
-        )
-        engine.commit_nowait()
+        async with engine.change():
+            await engine.mark_durable(
+                [
+                    (inode.ino, inode.generation)
+                    for inode in files
+                    if inode.ino not in failures and not inode.flags & InodeFlags.UNSEALED
+                ]
+            )
         for inode, status in unsealed:
             if inode.ino not in failures:
                 parts.sealer.note_synced(inode, status)

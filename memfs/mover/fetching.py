@@ -140,17 +140,17 @@ class Fetcher:
             return Fetched(warm=self._parts.residency.is_held(ino))
         now_ns = time.time_ns()
         try:
-            await self._engine.record_decision(
-                ino, Decision(rules.PREFETCH, why, fetched_bytes, now_ns)
-            )
+            async with self._engine.change():
+                await self._engine.record_decision(
+                    ino, Decision(rules.PREFETCH, why, fetched_bytes, now_ns)
+                )
+                if not slower:
+                    # Else its age would take it away again before it is used.
+                    await self._engine.record_access([(ino, now_ns)])
         except StaleInodeError:
             # Deleted while it was locked, after its own release: nobody else would.
             self._parts.residency.release(ino, drop_pages=False)
             raise
-        if not slower:
-            # Else its age would take it away again before it is used.
-            await self._engine.record_access([(ino, now_ns)])
-        self._engine.commit_nowait()
         warm_now = self._parts.residency.is_held(ino)
         return Fetched(fetched_bytes, warm_now, held, before_ns, now_ns)
 
@@ -164,8 +164,8 @@ class Fetcher:
         used = inode.accessed_ns != fetched.accessed_ns or self._parts.open_table.is_open(ino)
         if used or pin is not None:
             return
-        await self._engine.record_access([(ino, fetched.accessed_before_ns)])
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            await self._engine.record_access([(ino, fetched.accessed_before_ns)])
         if fetched.held:
             self._parts.residency.release(ino, drop_pages=False)
 

@@ -263,9 +263,9 @@ class HotTier:
         await self._record(ino, Decision(rules.HOT, detail, size_bytes, time.time_ns()))
 
     async def _record(self, ino: InodeNo, decision: Decision) -> None:
-        await self._engine.clear_pending(ino)
-        await self._engine.record_decision(ino, decision)
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            await self._engine.clear_pending(ino)
+            await self._engine.record_decision(ino, decision)
 
     async def _postpone(self, inode: Inode, reason: str) -> None:
         count = self._note_failure(inode)
@@ -274,8 +274,8 @@ class HotTier:
         )
         retry_ns = time.time_ns() + int(pause_s * 1e9)
         pending = PendingMove(inode.ino, Tier.HOT, reason, count, retry_ns)
-        await self._engine.set_pending(pending)
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            await self._engine.set_pending(pending)
         log.info("inode %d: not hot yet, next try in %.0f s: %s", inode.ino, pause_s, reason)
 
     def _note_failure(self, inode: Inode) -> int:

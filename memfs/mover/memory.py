@@ -56,9 +56,9 @@ class HeatMemory:
         if not self._loaded:
             return
         self._saved_s = trio.current_time()
-        await self._engine.put_setting(_WARM_SETTING, self._heat.encode_warm())
-        await self._engine.put_setting(_COLD_SETTING, self._heat.encode_cold())
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            await self._engine.put_setting(_WARM_SETTING, self._heat.encode_warm())
+            await self._engine.put_setting(_COLD_SETTING, self._heat.encode_cold())
 
     async def _load(self) -> None:
         heat = self._heat

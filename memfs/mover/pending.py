@@ -76,8 +76,8 @@ class PendingFiles:
                 continue
             if (failed := self._failed_reads.pop(ino, None)) is not None:
                 # So that the pause after another failure is twice as long.
-                await self._engine.set_pending(failed)
-                self._engine.commit_nowait()
+                async with self._engine.change():
+                    await self._engine.set_pending(failed)
             self._put_read(ino, "so much of it is read that a local copy is cheaper")
 
     async def step(self) -> None:
@@ -116,8 +116,8 @@ class PendingFiles:
             return
         if candidate is not None and not candidate.raw:
             self._note_failed_read(pending)
-        await self._engine.clear_pending(ino)
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            await self._engine.clear_pending(ino)
 
     def _put_read(self, ino: InodeNo, detail: str) -> None:
         if self._lanes.has_room:

@@ -78,8 +78,8 @@ class Pins:
         for ino in self._activity.take_pinned():
             try:
                 # The user has spoken: what failed under the former pin is tried at once.
-                await self._engine.clear_pending(ino)
-                self._engine.commit_nowait()
+                async with self._engine.change():
+                    await self._engine.clear_pending(ino)
             except StaleInodeError:
                 continue
             self._walk.add(ino)
@@ -90,13 +90,13 @@ class Pins:
         for ino in left:
             del self._moved_elsewhere[ino]
         found = left + await self._walk.step(FILES_A_STEP)
-        for ino in found:
-            with contextlib.suppress(StaleInodeError):
-                if ino not in self._lanes:
-                    await self._engine.clear_pending(ino)
-                elif await self._is_moved_elsewhere(ino):
-                    self._moved_elsewhere[ino] = None
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            for ino in found:
+                with contextlib.suppress(StaleInodeError):
+                    if ino not in self._lanes:
+                        await self._engine.clear_pending(ino)
+                    elif await self._is_moved_elsewhere(ino):
+                        self._moved_elsewhere[ino] = None
         candidates = await self._decider.observe(found)
         for candidate in candidates:
             if candidate.held:

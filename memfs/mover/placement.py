@@ -204,11 +204,11 @@ class Placer:
         if move.goal == Goal.GLACIER:
             self._heat.leave_disk(move.ino)
         try:
-            await engine.clear_pending(move.ino)
-            await engine.record_decision(
-                move.ino, Decision(move.rule, move.detail, moved_bytes, now_ns)
-            )
-            engine.commit_nowait()
+            async with engine.change():
+                await engine.clear_pending(move.ino)
+                await engine.record_decision(
+                    move.ino, Decision(move.rule, move.detail, moved_bytes, now_ns)
+                )
         except StaleInodeError:
             return
 
@@ -234,8 +234,8 @@ class Placer:
                 # Jitter keeps files that failed together from coming back together.
                 pause_s = min(policy.retry_s_max, doubled_s) * self._rng.uniform(0.8, 1.2)
             retry_ns = time.time_ns() + int(pause_s * 1e9)
-            await engine.set_pending(PendingMove(ino, wanted, reason, attempt_count, retry_ns))
-            engine.commit_nowait()
+            async with engine.change():
+                await engine.set_pending(PendingMove(ino, wanted, reason, attempt_count, retry_ns))
         except StaleInodeError:
             return
         except MemfsError as error:
@@ -257,9 +257,9 @@ class Placer:
         codec = await engine.effective_codec(ino) or self._parts.config.cold.codec
         detail = f"generation {generation} does not shrink with {codec}; it stays raw"
         decision = Decision(unpackable_rule(inode, codec), detail, 0, time.time_ns())
-        await engine.clear_pending(ino)
-        await engine.record_decision(ino, decision)
-        engine.commit_nowait()
+        async with engine.change():
+            await engine.clear_pending(ino)
+            await engine.record_decision(ino, decision)
 
     async def _take_within_budgets(
         self, step: Step, candidate: Candidate, move: Move, seen_within_s: float

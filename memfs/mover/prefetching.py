@@ -261,8 +261,8 @@ class Prefetcher:
         self._saved_count = self._learner.learned_count
         try:
             for name, value in dump(self._predictor):
-                await self._engine.put_setting(name, value)
-                self._engine.commit_nowait()
+                async with self._engine.change():
+                    await self._engine.put_setting(name, value)
                 await trio.lowlevel.checkpoint()
         except MemfsError as error:
             log.info("what prediction has learned could not be stored: %s", error)

@@ -179,10 +179,10 @@ class RemoteBarrier:
         """Have the mover look at a file that waits for what was done just now."""
         engine = self._parts.engine
         try:
-            pending = await engine.get_pending(ino)
-            if pending is not None and pending.wanted == Tier.GLACIER:
-                await engine.set_pending(pending._replace(retry_ns=time.time_ns()))
-                engine.commit_nowait()
+            async with engine.change():
+                pending = await engine.get_pending(ino)
+                if pending is not None and pending.wanted == Tier.GLACIER:
+                    await engine.set_pending(pending._replace(retry_ns=time.time_ns()))
         except StaleInodeError:
             return
 

@@ -220,7 +220,7 @@ class Scrubber:
     async def _save(self) -> None:
         value = json.dumps({"after": self._after}).encode() if self._after else None
         try:
-            await self._parts.engine.put_setting(SETTING, value)
-            self._parts.engine.commit_nowait()
+            async with self._parts.engine.change():
+                await self._parts.engine.put_setting(SETTING, value)
         except MemfsError as error:
             log.info("the position of the scrub is not kept: %s", error)

@@ -191,8 +191,8 @@ class Spending:
         self._changed = False
         moment = Moment(now_s, self._clock.wall_s(), self._clock.boot_s(), self._boot_id)
         stored = json.dumps({"moment": moment.encode(), "spent": self._budgets.encode()})
-        await self._engine.put_setting(SETTING, stored.encode())
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            await self._engine.put_setting(SETTING, stored.encode())
 
     def _now_s(self) -> float:
         begun = self._begun

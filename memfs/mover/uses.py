@@ -100,8 +100,8 @@ class Uses:
         """Store the last uses; returns files written or used since the last round."""
         accesses = self._activity.take_accesses()
         if accesses:
-            await self._engine.record_access(accesses)
-            self._engine.commit_nowait()
+            async with self._engine.change():
+                await self._engine.record_access(accesses)
         fresh = dict.fromkeys(self._take_sealed())
         if len(fresh) > FRESH_A_ROUND:
             # Some of the rest may be pinned.

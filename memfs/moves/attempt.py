@@ -117,30 +117,33 @@ class Attempt:
     async def publish_form(self, blob: Blob, form: Form) -> bool:
         """Publish a verified form, committed; False if the file has moved on."""
         inode, engine = self._inode, self._parts.engine
-        published = await engine.publish_form(inode.ino, inode.generation, blob, form, self._intent)
-        engine.commit_nowait()
+        async with engine.change():
+            published = await engine.publish_form(
+                inode.ino, inode.generation, blob, form, self._intent
+            )
         self.ended = True
         return published
 
     async def replace_form(self, replacement: FormReplacement) -> bool:
         """Put a verified remote form in the place of another, committed; False if that is gone."""
         engine = self._parts.engine
-        replaced = await engine.replace_form(self._intent, replacement)
-        engine.commit_nowait()
+        async with engine.change():
+            replaced = await engine.replace_form(self._intent, replacement)
         self.ended = True
         return replaced
 
     async def publish_raw(self, raw: RawId, blocks: int) -> bool:
         """Publish a verified raw file, committed; False if the file has moved on."""
         inode, engine = self._inode, self._parts.engine
-        # From here to the commit nothing suspends, so that no later utimensat(2) can come between.
-        late = await self._take_over_mtime(raw)
-        published = await engine.publish_raw(inode.ino, inode.generation, raw, blocks, self._intent)
-        if published and not late:
-            # Its bytes and its name were made durable before; if the publishing itself is lost
-            # with power, so is this.
-            await engine.mark_durable([(inode.ino, inode.generation)])
-        engine.commit_nowait()
+        async with engine.change():
+            late = await self._take_over_mtime(raw)
+            published = await engine.publish_raw(
+                inode.ino, inode.generation, raw, blocks, self._intent
+            )
+            if published and not late:
+                # Its bytes and its name were made durable before; if the publishing itself is lost
+                # with power, so is this.
+                await engine.mark_durable([(inode.ino, inode.generation)])
         self.ended = True
         return published
 
@@ -165,10 +168,10 @@ class Attempt:
         """End the intent: what was written becomes garbage."""
         engine = self._parts.engine
         try:
-            await engine.cancel_intent(self._intent)
-            if self._upload_key is not None:
-                await note_unfinished(engine, [self._upload_key])
-            engine.commit_nowait()
+            async with engine.change():
+                await engine.cancel_intent(self._intent)
+                if self._upload_key is not None:
+                    await note_unfinished(engine, [self._upload_key])
         except MemfsError as error:
             # The intent stays, and the next start rolls it back.
             log.warning("inode %d: a move could not be rolled back: %s", self._inode.ino, error)
@@ -190,8 +193,10 @@ async def recorded(
         location: Where it will write; never used before, so rolling back harms nobody.
     """
     engine = parts.engine
-    intent = await engine.begin_intent(kind, inode.ino, inode.generation, location, time.time_ns())
-    engine.commit_nowait()
+    async with engine.change():
+        intent = await engine.begin_intent(
+            kind, inode.ino, inode.generation, location, time.time_ns()
+        )
     parts.faults.reach(f"{kind}.begun")
     upload_key = location if kind == MoveKind.UPLOAD else None
     attempt = Attempt(parts, inode, intent, upload_key)

@@ -93,25 +93,28 @@ class _BatchAttempt:
             BatchMember(part.inode.ino, part.inode.generation, part.blob, part.form)
             for part in made
         ]
-        published = await engine.publish_batch(self._intent, self.key, size_bytes, members)
-        engine.commit_nowait()
+        async with engine.change():
+            published = await engine.publish_batch(self._intent, self.key, size_bytes, members)
         self.ended = True
         return published
 
     async def replace(self, size_bytes: int, replacements: Sequence[FormReplacement]) -> list[bool]:
         """Publish moved forms, committed; False for those whose former form is gone."""
         engine = self._parts.engine
-        replaced = await engine.replace_batched(self._intent, self.key, size_bytes, replacements)
-        engine.commit_nowait()
+        async with engine.change():
+            replaced = await engine.replace_batched(
+                self._intent, self.key, size_bytes, replacements
+            )
         self.ended = True
         return replaced
 
     async def give_up(self) -> None:
         """End the intent: the object becomes garbage."""
+        engine = self._parts.engine
         try:
-            await self._parts.engine.cancel_intent(self._intent)
-            await note_unfinished(self._parts.engine, [self.key])
-            self._parts.engine.commit_nowait()
+            async with engine.change():
+                await engine.cancel_intent(self._intent)
+                await note_unfinished(engine, [self.key])
         except MemfsError as error:
             # The intent stays, and the next start rolls it back.
             log.warning("%s: a batch could not be rolled back: %s", self.key, error)
@@ -291,8 +294,8 @@ async def _look_at(parts: MoveParts, ino: InodeNo) -> tuple[Inode | None, MoveOu
 async def _recorded(parts: MoveParts) -> AsyncIterator[_BatchAttempt]:
     """Record a batch for the block, durably, and roll it back unless the block publishes."""
     key = batch_key()
-    intent = await parts.engine.begin_batch(key, time.time_ns())
-    parts.engine.commit_nowait()
+    async with parts.engine.change():
+        intent = await parts.engine.begin_batch(key, time.time_ns())
     parts.faults.reach("batch.begun")
     attempt = _BatchAttempt(parts, key, intent)
     try:

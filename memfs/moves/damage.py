@@ -53,10 +53,11 @@ async def replace_damaged(parts: MoveParts, ino: InodeNo) -> Inode:
         # Somebody else did the same meanwhile.
         return now
     parts.open_table.forget_raw(ino)
-    if await parts.engine.drop_raw(ino, inode.generation):
+    async with parts.engine.change():
+        dropped = await parts.engine.drop_raw(ino, inode.generation, inode.raw)
+    if dropped:
         path = os.fsdecode(await parts.engine.get_path(ino))
         log.warning("%s: %s; it is kept as %s, another form is read", path, reason, kept)
-    parts.engine.commit_nowait()
     return await parts.engine.get_inode(ino)
 
 
@@ -76,10 +77,11 @@ async def record_damage(
         return
     try:
         path = os.fsdecode(await parts.engine.get_path(ino))
-        await parts.engine.record_decision(ino, Decision(rules.DAMAGED, reason, 0, time.time_ns()))
+        decision = Decision(rules.DAMAGED, reason, 0, time.time_ns())
+        async with parts.engine.change():
+            await parts.engine.record_decision(ino, decision)
     except StaleInodeError:
         return
-    parts.engine.commit_nowait()
     if logged:
         log.error("%s: %s", path, reason)
 

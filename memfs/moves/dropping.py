@@ -78,8 +78,8 @@ async def drop_raw(
         return MoveResult(MoveOutcome.SUPERSEDED)
     if forms is not None and await engine.list_forms(inode.blob) != forms:
         return MoveResult(MoveOutcome.SUPERSEDED)
-    dropped = await engine.drop_raw(ino, inode.generation)
-    engine.commit_nowait()
+    async with engine.change():
+        dropped = await engine.drop_raw(ino, inode.generation, inode.raw)
     parts.faults.reach("drop_raw.detached")
     if not dropped:
         return MoveResult(MoveOutcome.SUPERSEDED)
@@ -111,8 +111,8 @@ async def drop_form(
     now = await engine.get_inode(ino)
     if now.raw != inode.raw or await engine.list_forms(inode.blob) != seen:
         return MoveResult(MoveOutcome.SUPERSEDED)
-    dropped = await engine.drop_form(ino, inode.generation, kind)
-    engine.commit_nowait()
+    async with engine.change():
+        dropped = await engine.drop_form(ino, inode.generation, kind)
     parts.faults.reach(f"drop_{kind}.detached")
     if not dropped:
         return MoveResult(MoveOutcome.SUPERSEDED)

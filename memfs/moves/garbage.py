@@ -85,8 +85,8 @@ class GarbageCollector:
         self._parts.faults.reach("garbage.synced")
         removed = await self._remove_local(items) + await self._remove_remote(items)
         self._parts.faults.reach("garbage.removed")
-        await engine.clear_garbage(removed)
-        engine.commit_nowait()
+        async with engine.change():
+            await engine.clear_garbage(removed)
         self._parts.faults.reach("garbage.cleared")
         return len(removed)
 

@@ -88,8 +88,8 @@ class StateGeneration:
                 raise UsageError(self._refusal(own, seen), ExitCode.STATE_UNUSABLE)
             log.info("taking an older copy: mount %d, and the store has seen %d", own, seen)
         self._number = max(own, seen or 0) + 1
-        await self._engine.put_setting(SETTING, str(self._number).encode())
-        self._engine.commit_nowait()
+        async with self._engine.change():
+            await self._engine.put_setting(SETTING, str(self._number).encode())
         await trio.to_thread.run_sync(self._engine.sync)
 
     def _refusal(self, own: int, seen: int) -> str:

@@ -77,9 +77,9 @@ class Recheck:
         known = await engine.get_setting(SETTING)
         if known == DRAINED:
             clean_ns = self._clock() - CLEAN_MARGIN_NS
-            await engine.put_setting(CLEAN_SETTING, str(clean_ns).encode())
-            await engine.put_setting(SETTING, self._boot)
-            engine.commit_nowait()
+            async with engine.change():
+                await engine.put_setting(CLEAN_SETTING, str(clean_ns).encode())
+                await engine.put_setting(SETTING, self._boot)
             # Before the first write: `drained` must not come back with power.
             await trio.to_thread.run_sync(engine.sync)
         self._parts.sealer.note_clean(int(await engine.get_setting(CLEAN_SETTING) or 0))
@@ -93,8 +93,8 @@ class Recheck:
         engine = self._parts.engine
         inodes = await engine.list_files(self._after, FILES_A_SLICE)
         if not inodes:
-            await engine.put_setting(SETTING, self._boot)
-            engine.commit_nowait()
+            async with engine.change():
+                await engine.put_setting(SETTING, self._boot)
             self.done = self.proven = True
             if self._adopted_count:
                 log.info("%d files were written before power loss", self._adopted_count)

@@ -35,11 +35,12 @@ async def roll_back(parts: MoveParts) -> int:
     engine = parts.engine
     intents = await engine.list_intents()
     uploads = (MoveKind.UPLOAD, MoveKind.BATCH)
-    await note_unfinished(engine, [each.location for each in intents if each.kind in uploads])
+    async with engine.change():
+        await note_unfinished(engine, [each.location for each in intents if each.kind in uploads])
     for intent in intents:
         try:
-            await engine.cancel_intent(intent.intent)
-            engine.commit_nowait()
+            async with engine.change():
+                await engine.cancel_intent(intent.intent)
         except (MemfsError, OSError):
             raise
         except Exception as error:

@@ -28,7 +28,7 @@ KEY_COUNT_MAX = 1000
 
 
 async def note_unfinished(engine: Local, keys: Iterable[str]) -> None:
-    """Remember keys whose uploads were given up; the caller commits."""
+    """Remember keys whose uploads were given up; within the caller's change."""
     known = await _load(engine)
     added = [key for key in keys if key not in known]
     if added:
@@ -52,8 +52,8 @@ async def abort_unfinished(engine: Local, store: RemoteStore) -> bool:
         done_count += 1
     if done_count:
         done = set(keys[:done_count])
-        await _save(engine, [key for key in await _load(engine) if key not in done])
-        engine.commit_nowait()
+        async with engine.change():
+            await _save(engine, [key for key in await _load(engine) if key not in done])
     if ended_count:
         log.info("%d unfinished uploads were removed from the store", ended_count)
     return answered

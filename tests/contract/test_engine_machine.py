@@ -28,6 +28,7 @@ from tests.contract.engine.making import (
     garbage_in,
     make_directory,
     make_file,
+    new_directory,
     publish,
     seal,
 )
@@ -48,6 +49,10 @@ XATTRS = st.sampled_from([b"user.a", b"user.b"])
 SETTINGS = st.sampled_from(["clock", "cursor"])
 KINDS = st.sampled_from([FormKind.PACKED, FormKind.REMOTE])
 FLAGS = st.sampled_from([0, 1, 2])
+
+
+class GivenUpError(Exception):
+    """What a step raises that is to leave nothing."""
 
 
 def outcome(call: Callable[[], T]) -> T | type[MemfsError]:
@@ -254,6 +259,42 @@ class EngineMachine(RuleBasedStateMachine):
         )
 
     # --- transactions ----------------------------------------------------------------------------
+    @rule(index=INDEXES, name=NAMES, value=st.binary(max_size=50), kept=st.booleans())
+    def change(self, index: int, name: bytes, value: bytes, kept: bool) -> None:
+        """A step of several calls, some of which are refused, is kept or given up."""
+        where, ino = self.pick(index), self.pick_file(index)
+        directory, entry = self.pick_entry(index)
+        before = copy.deepcopy(self.model)
+        model = self.model
+
+        async def step() -> None:
+            engine = self.engine
+            with suppress(MemfsError):
+                model.create(where, name, number := engine.reserve_ids()[0], directory=True)
+                await engine.create(where, name, new_directory(engine)._replace(ino=number))
+            with suppress(MemfsError):
+                model.unlink(directory, entry)
+                await engine.unlink(directory, entry, NOW_NS)
+            with suppress(MemfsError):
+                model.unseal(ino, raw := engine.reserve_ids()[1])
+                await engine.unseal(ino, raw)
+            await engine.put_setting("cursor", value)
+            model.settings["cursor"] = value
+            if not kept:
+                raise GivenUpError
+
+        async def change() -> None:
+            with suppress(GivenUpError):
+                async with self.engine.change():
+                    await step()
+
+        run(change())
+        if kept:
+            self.committed = copy.deepcopy(self.model)
+        else:
+            self.model = before
+            assert self.engine.check() == []
+
     @rule(name=NAMES)
     def churn(self, name: bytes) -> None:
         """Fill the journal until it goes through a checkpoint."""

@@ -10,6 +10,7 @@ import trio
 
 from memfs.errors import NoSpaceError, StoreError
 from memfs.metadata.records import InodeFlags
+from memfs.metadata.sqlite.database import Database
 from tests.moving import State
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ async def test_files_whose_seal_was_not_committed_are_sealed_later(
 ) -> None:
     inos = [await bench.write(str(number), b"content") for number in range(3)]
 
-    def refuse() -> None:
+    def refuse(_database: Database) -> None:
         raise NoSpaceError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bench.state.engine, "commit_nowait", refuse)
+        patch.setattr(Database, "commit_nowait", refuse)
         with pytest.raises(NoSpaceError):
             await bench.sealer.step()
     assert bench.sealer.candidate_count == 3

@@ -47,13 +47,15 @@ _SELECT_FORM = "select location, stored_bytes from form where blob = ? and kind 
 class Contents(Attributes):
     """Raw files, blobs and forms."""
 
-    async def unseal(self, ino: InodeNo, raw: RawId) -> Inode:
+    async def unseal(self, ino: InodeNo, raw: RawId, generation: Generation | None = None) -> Inode:
         """See `Engine`."""
         self._begin_change()
         inode = self._inode(ino)
         if not is_regular(inode) or raw == NO_RAW:
             raise InvalidValueError(f"inode {ino} cannot be written in raw file {raw}")
         if inode.flags & UNSEALED and inode.raw == raw:
+            return inode
+        if generation is not None and inode.generation != generation:
             return inode
         after = inode._replace(
             generation=Generation(inode.generation + 1), raw=raw, blob=NO_BLOB, flags=UNSEALED
@@ -184,11 +186,15 @@ class Contents(Attributes):
         self._replace(inode, inode._replace(raw=raw, blocks=blocks, flags=0))
         return True
 
-    async def drop_raw(self, ino: InodeNo, generation: Generation) -> bool:
+    async def drop_raw(
+        self, ino: InodeNo, generation: Generation, raw: RawId | None = None
+    ) -> bool:
         """See `Engine`."""
         self._begin_change()
         inode = self._find_sealed(ino, generation)
         if inode is None or not inode.raw or not inode.blob:
+            return False
+        if raw is not None and inode.raw != raw:
             return False
         if self._row("select 1 from form where blob = ? limit 1", (inode.blob,)) is None:
             return False

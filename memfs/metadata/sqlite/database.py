@@ -121,6 +121,15 @@ class Identity(NamedTuple):
     """Opened, and not begun."""
 
 
+class Mark(NamedTuple):
+    """A point between two changes, to go back to."""
+
+    record_count: int
+    totals: tuple[int, ...]
+    entry: int
+    """The journal entry that the next commit writes."""
+
+
 class _Refusal:
     """Refuses a state directory at the first complaint."""
 
@@ -459,6 +468,30 @@ class Database:
         size = self._journal.size_bytes
         if size >= self._late_offset and (size >= self._due_bytes or self._log_is_long()):
             self.maintain()
+
+    def mark(self) -> Mark:
+        """Return the present point, for `take_back`."""
+        return Mark(len(self._records), tuple(self.totals), self._journal.next_sequence)
+
+    def take_back(self, mark: Mark) -> None:
+        """Undo what was written since a mark, and keep what was uncommitted before it.
+
+        Raises:
+            MetadataError: The engine cannot go on.
+        """
+        if len(self._records) <= mark.record_count:
+            # Nothing was written, or a failure has undone it already.
+            return
+        assert mark.entry == self._journal.next_sequence, "a change was committed half done"
+        del self._records[mark.record_count :]
+        self._change_begin = len(self._records)
+        self.totals[:] = mark.totals
+        self._on_undo()
+        try:
+            self._restore()
+        except sqlite3.Error as error:
+            self._failure = MetadataError(f"{self._path} cannot go on: {error}")
+            raise _again(self._failure) from error
 
     @property
     def synced(self) -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.config import MetadataConfig
+    from memfs.metadata.sqlite.change import Change
     from memfs.types import StateId
 
 
@@ -136,6 +137,10 @@ class SqliteEngine(Settings):
         return find_damage(self._rows, Usage._make(self._totals), self._lease.next_id)
 
     # --- transactions ----------------------------------------------------------------------------
+    def change(self, *, deferred: bool = False) -> Change:
+        """See `Engine`."""
+        return self._deferred_changes if deferred else self._changes
+
     @property
     def uncommitted(self) -> bool:
         """See `Engine`."""

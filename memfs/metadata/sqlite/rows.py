@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import MetadataError, NotADirectoryInodeError, StaleInodeError
 from memfs.metadata.records import Inode, InodeFlags
+from memfs.metadata.sqlite.change import Change
 from memfs.metadata.sqlite.schema import INODE_COLUMNS
 from memfs.metadata.sqlite.statements import (
     DELETE_BATCH,
@@ -23,7 +24,7 @@ from memfs.metadata.sqlite.statements import (
 from memfs.types import BATCH_SEPARATOR, BlobId, FormKind, InodeNo, RawId
 
 if TYPE_CHECKING:
-    from memfs.metadata.sqlite.database import Database
+    from memfs.metadata.sqlite.database import Database, Mark
     from memfs.metadata.sqlite.inode_cache import InodeCache
     from memfs.metadata.sqlite.lease import IdLease
     from memfs.types import StateId
@@ -78,6 +79,9 @@ class Rows:
         self._rows = database.rows
         self._write = database.write
         self._begin_change = database.begin_change
+        marks: list[Mark] = []
+        self._changes = Change(database, marks, commits=True)
+        self._deferred_changes = Change(database, marks, commits=False)
         self._totals = database.totals
 
     def _take_id(self) -> int:
