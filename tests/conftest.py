@@ -59,6 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in [
         "needs(*capabilities): runs only under drivers that have them, by the capability table",
         "data_path: runs also under the kernel driver without passthrough",
+        "only_at(*places): runs at these places and in what `--directory` names",
         "expects_log(*patterns): regular expressions of alarming log lines that the test causes",
     ]:
         config.addinivalue_line("markers", line)
@@ -90,6 +91,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         needed = {capability for mark in marks for capability in mark.args}
         if metafunc.definition.get_closest_marker("data_path") is None:
             places = [name for name in places if name != SERVED]
+        for mark in metafunc.definition.iter_markers("only_at"):
+            places = [name for name in places if name in (*mark.args, DIRECTORY)]
         able = [name for name in places if needed <= CAPABILITIES[name]]
         metafunc.parametrize("site", able, indirect=True, scope="module")
     if "driver" in metafunc.fixturenames:

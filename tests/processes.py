@@ -74,6 +74,27 @@ def killed_by(action: Callable[[], object]) -> int:
     return os.WTERMSIG(status)
 
 
+def outlived(action: Callable[[], object]) -> int:
+    """Call `action` in a child; return the number of the signal that ended it, 0 if it came back.
+
+    Raises:
+        Exception: Whatever `action` raised.
+    """
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read_fd)
+        _answer(write_fd, None, action)
+        os._exit(0)
+    os.close(write_fd)
+    with os.fdopen(read_fd, "rb") as file:
+        answer = file.read()
+    _, status = os.waitpid(pid, 0)
+    if not os.WIFSIGNALED(status):
+        _unwrap(answer)
+    return os.WTERMSIG(status)
+
+
 def together(count: int, action: Callable[[int], T]) -> list[T]:
     """Run `action(index)` in `count` children at the same time.
 

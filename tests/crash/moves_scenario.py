@@ -1,7 +1,9 @@
 """A life of a state directory in which every fault point is reached; kills itself at one of them.
 
-Run as a program: state directory, name of the fault point, and at which time it is reached. Started
-again on the same directory it goes on from what it finds.
+Started again on the same directory it goes on from what it finds.
+
+Invariant: it runs in a child of the test process, which has all modules already: to start Python
+for each fault point took longer than the scenario.
 """
 
 from __future__ import annotations
@@ -9,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,8 +21,11 @@ from memfs.moves.faults import FaultPoints
 from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import ROOT_INODE, FormKind
 from tests.moving import State, compressible
+from tests.processes import outlived
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.types import InodeNo
 
 
@@ -124,6 +127,7 @@ def die_within_a_create(state_dir: Path) -> None:
 
 
 async def run(state_dir: Path, point: str, count: int) -> None:
+    """Live, and be killed when a point is reached for the n-th time."""
     state = State(state_dir, faults=KillAt(point, count), keys=KEYS)
     try:
         await live(state)
@@ -131,6 +135,15 @@ async def run(state_dir: Path, point: str, count: int) -> None:
         state.close()
 
 
-if __name__ == "__main__":
-    die_within_a_create(Path(sys.argv[1]))
-    trio.run(run, Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+def ended_by(state_dir: Path, point: str, count: int) -> int:
+    """Live in a child; return the number of the signal that ended it, 0 if it came to its end.
+
+    Raises:
+        Exception: Whatever the scenario raised.
+    """
+
+    def scenario() -> None:
+        die_within_a_create(state_dir)
+        trio.run(run, state_dir, point, count)
+
+    return outlived(scenario)

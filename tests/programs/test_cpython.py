@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests import scratch
+from tests.posix.capabilities import KERNEL, PYFUSE3
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,6 +96,7 @@ def run_locally(scratch_area: scratch.Scratch) -> Iterator[Callable[[str], Outco
     scratch.remove(base)
 
 
+@pytest.mark.only_at(KERNEL, PYFUSE3)
 @pytest.mark.parametrize("module", MODULES)
 def test_cpython_passes_what_it_passes_on_a_local_directory(
     place: Path, run_locally: Callable[[str], Outcome], module: str
