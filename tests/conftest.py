@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from pytest_timeout import Settings
 
     from tests.posix.capabilities import Capability
+
+# Containers are often told to keep no bytecode. Each of the thousand processes of a run would then
+# compile all modules of memfs, which is half of a daemon's start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 SLOW_LIMIT_S = 900
 """The limit of a test marked slow; the others have that of pyproject.toml."""
