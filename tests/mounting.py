@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests import scratch
+from tests.warm import run_warm
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMAND_TIMEOUT_S = 60.0
+COMMAND_TIMEOUT_S = 120.0
 """Bound on one `memfs` command; only a hang reaches it."""
 
 _ALARMING = re.compile(r"\b(WARNING|ERROR|CRITICAL|Traceback)\b")
@@ -34,16 +34,8 @@ def run_memfs(*arguments: str | Path, timeout_s: float = COMMAND_TIMEOUT_S) -> s
     Raises:
         MountError: It exited with another status than 0, or hung.
     """
-    command = [sys.executable, "-m", "memfs_tools.main", *map(str, arguments)]
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        done = run_warm(*arguments, timeout_s=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise MountError(f"memfs {' '.join(map(str, arguments))}: hung") from error
     if done.returncode != 0:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 """Far above what anything here takes on a busy machine; a condition never met ends in a failure."""
 
 _POLL_S = 0.02

@@ -70,8 +70,14 @@ def _stress(place: Path, stressors: dict[str, int], workers: int, time_s_max: in
         for option in (f"--{name}", str(workers), f"--{name}-ops", str(operations))
     ]
     run(
-        *("stress-ng", "--temp-path", place, *options),
-        *("--verify", "--timeout", str(time_s_max), "--metrics-brief"),
+        "stress-ng",
+        "--temp-path",
+        place,
+        *options,
+        "--verify",
+        "--timeout",
+        str(time_s_max),
+        "--metrics-brief",
     )
 
 
