@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.engine.site import SqliteSite
+from tests.contract.engine.site import SqliteSite, SuspendingSite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.engine import Engine
 
-SITES = {"sqlite": SqliteSite}
+SITES: dict[str, type[SqliteSite]] = {"sqlite": SqliteSite, "suspending": SuspendingSite}
 
 
 @pytest.fixture(params=SITES)

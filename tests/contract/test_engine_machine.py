@@ -8,7 +8,7 @@ import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
@@ -33,7 +33,7 @@ from tests.contract.engine.making import (
     seal,
 )
 from tests.contract.engine.model import Model
-from tests.contract.engine.site import SqliteSite, run
+from tests.contract.engine.site import SqliteSite, SuspendingSite, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -66,10 +66,12 @@ def outcome(call: Callable[[], T]) -> T | type[MemfsError]:
 class EngineMachine(RuleBasedStateMachine):
     """Every rule runs one call on the engine and on the model, and compares the outcome."""
 
+    site_class: ClassVar[type[SqliteSite]] = SqliteSite
+
     def __init__(self) -> None:
         super().__init__()
         self.root = Path(tempfile.mkdtemp(prefix="memfs-engine-"))
-        self.site = SqliteSite(self.root)
+        self.site = self.site_class(self.root)
         self.model = Model()
         self.committed = Model()
         self.location_count = 0
@@ -91,7 +93,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def both(self, call: Coroutine[None, None, object], model: Callable[[], object]) -> None:
         expected = outcome(model)
-        actual = outcome(lambda: run(call))
+        actual = outcome(lambda: self.site.run(call))
         if isinstance(expected, type) or isinstance(actual, type):
             assert expected == actual
         elif isinstance(expected, bool):
@@ -132,7 +134,7 @@ class EngineMachine(RuleBasedStateMachine):
         async def create() -> None:
             made.append((await make(self.engine, name, where)).ino)
 
-        actual = outcome(lambda: run(create()))
+        actual = outcome(lambda: self.site.run(create()))
         # A refused number is lost, so the model gets one that nothing else has.
         number = made[0] if made else -1
         expected = outcome(lambda: self.model.create(where, name, number, directory=directory))
@@ -198,7 +200,7 @@ class EngineMachine(RuleBasedStateMachine):
     # --- settings --------------------------------------------------------------------------------
     @rule(name=SETTINGS, value=st.none() | st.binary(max_size=5000))
     def put_setting(self, name: str, value: bytes | None) -> None:
-        run(self.engine.put_setting(name, value))
+        self.site.run(self.engine.put_setting(name, value))
         self.model.settings.pop(name, None)
         if value is not None:
             self.model.settings[name] = value
@@ -215,7 +217,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(index=INDEXES, size=st.integers(0, 1 << 40))
     def seal(self, index: int, size: int) -> None:
         ino = self.pick_file(index)
-        inode = run(self.engine.get_inode(ino))
+        inode = self.site.run(self.engine.get_inode(ino))
         self.both(seal(self.engine, inode, size), lambda: self.model.seal(ino, size))
 
     @rule(index=INDEXES, kind=KINDS)
@@ -223,7 +225,7 @@ class EngineMachine(RuleBasedStateMachine):
         ino = self.pick_file(index)
         self.location_count += 1
         location = f"{kind.value}/{self.location_count}"
-        inode = run(self.engine.get_inode(ino))
+        inode = self.site.run(self.engine.get_inode(ino))
         self.both(
             publish(self.engine, inode, kind, location),
             lambda: self.model.publish_form(ino, kind.value, location),
@@ -232,7 +234,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(index=INDEXES)
     def publish_raw(self, index: int) -> None:
         ino = self.pick_file(index)
-        inode = run(self.engine.get_inode(ino))
+        inode = self.site.run(self.engine.get_inode(ino))
         raw = self.engine.reserve_ids()[1]
 
         async def publish_raw() -> bool:
@@ -246,13 +248,13 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(index=INDEXES)
     def drop_raw(self, index: int) -> None:
         ino = self.pick_file(index)
-        inode = run(self.engine.get_inode(ino))
+        inode = self.site.run(self.engine.get_inode(ino))
         self.both(self.engine.drop_raw(ino, inode.generation), lambda: self.model.drop_raw(ino))
 
     @rule(index=INDEXES, kind=KINDS)
     def drop_form(self, index: int, kind: FormKind) -> None:
         ino = self.pick_file(index)
-        inode = run(self.engine.get_inode(ino))
+        inode = self.site.run(self.engine.get_inode(ino))
         self.both(
             self.engine.drop_form(ino, inode.generation, kind),
             lambda: self.model.drop_form(ino, kind.value),
@@ -288,7 +290,7 @@ class EngineMachine(RuleBasedStateMachine):
                 async with self.engine.change():
                     await step()
 
-        run(change())
+        self.site.run(change())
         if kept:
             self.committed = copy.deepcopy(self.model)
         else:
@@ -325,6 +327,8 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
+        if self.site.commits_each_call:
+            self.committed = copy.deepcopy(self.model)
         self.site.crash()
         self.model = copy.deepcopy(self.committed)
         start, end = self.engine.unsettled_raw_range()
@@ -368,10 +372,19 @@ class EngineMachine(RuleBasedStateMachine):
         assert self.model.garbage == {(k.value, where) for k, where in run(garbage_in(self.engine))}
 
 
-EngineMachine.TestCase.settings = settings(
+class SuspendingMachine(EngineMachine):
+    """The engine suspends at random and commits late."""
+
+    site_class = SuspendingSite
+
+
+QUICK = settings(
     max_examples=100,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+EngineMachine.TestCase.settings = QUICK
 TestEngineMachine = EngineMachine.TestCase
+SuspendingMachine.TestCase.settings = settings(QUICK, max_examples=30)
+TestSuspendingMachine = SuspendingMachine.TestCase

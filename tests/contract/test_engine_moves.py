@@ -18,6 +18,7 @@ from tests.contract.engine.making import (
     names_in,
     publish,
 )
+from tests.contract.engine.site import local_only
 
 if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
@@ -172,6 +173,7 @@ async def test_usage_counts_what_there_is(engine_site: SqliteSite) -> None:
     assert expected == await engine_site.reopen().usage()
 
 
+@local_only
 async def test_uncommitted_tells_changes_from_reads_and_refusals(engine: Engine) -> None:
     await engine.get_inode(ROOT_INODE)
     with pytest.raises(NotFoundError):

@@ -11,7 +11,7 @@ from memfs.errors import TooBigError
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.types import SETTING_VALUE_BYTES_MAX
 from tests.contract.engine.making import make_file, names_in
-from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, make_older, run
+from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, local_only, make_older, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +32,7 @@ async def test_setting_is_stored_replaced_and_removed(engine: Engine) -> None:
     assert await engine.get_setting("clock") == b""
 
 
+@local_only
 async def test_committed_setting_survives_a_crash_and_others_do_not(
     engine_site: SqliteSite,
 ) -> None:

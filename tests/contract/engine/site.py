@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import sqlite3
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import pytest
+import trio
 
 from memfs.config import KIB, MetadataConfig
 from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.statements import TEXTS
+from tests.contract.engine.suspending import SuspendingEngine
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -35,6 +40,10 @@ SMALL = Limits(
 
 CONFIG = MetadataConfig(cache_bytes=256 * KIB, inode_cache_count=3)
 """A cache so small that tests see rows as well as cached inodes."""
+
+
+local_only = pytest.mark.parametrize("engine_site", ["sqlite"], indirect=True)
+"""Of what an engine need not promise that commits each call by itself."""
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -73,6 +82,9 @@ def write_first_layout(path: Path, first_sequence: int, payloads: Sequence[bytes
 class SqliteSite:
     """A state directory with its SQLite engine open."""
 
+    commits_each_call: ClassVar = False
+    """A call is committed when it is answered, if it is in no change."""
+
     def __init__(self, root: Path, limits: Limits = SMALL) -> None:
         self._root = root
         self._limits = limits
@@ -80,7 +92,7 @@ class SqliteSite:
         self.state_dir = root / "state"
         self.engine: Engine = self._open()
 
-    def _open(self) -> SqliteEngine:
+    def _open(self) -> Engine:
         self._sqlite = SqliteEngine.open(self.state_dir, CONFIG, BIRTH_NS, self._limits)
         return self._sqlite
 
@@ -103,8 +115,29 @@ class SqliteSite:
         self.engine = self._open()
         return self.engine
 
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the engine to its end."""
+        return run(coroutine)
+
     def close(self) -> None:
         """Close the engine, check it before."""
         damage = self.engine.check()
         self.engine.close()
         assert damage == []
+
+
+class SuspendingSite(SqliteSite):
+    """The same engine, which suspends at random at each call and commits late."""
+
+    commits_each_call: ClassVar = True
+
+    def _open(self) -> Engine:
+        return SuspendingEngine(super()._open(), random.Random(1)).as_engine
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the engine to its end."""
+
+        async def main() -> T:
+            return await coroutine
+
+        return trio.run(main)

@@ -1,0 +1,161 @@
+"""An engine that suspends at each call and commits late, as one that talks to a server does.
+
+Invariant: what it does to the engine behind it is what that could be asked by one caller after the
+other: a call, or a whole change, has the engine to itself until it is committed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, cast
+
+import trio
+
+from memfs.waiting import leave
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from memfs.metadata.engine import Engine
+
+PAUSES = (0, 0, 1, 1, 2, 5)
+"""Checkpoints at a time, of which one is drawn."""
+
+
+class SuspendingEngine:
+    """Wraps an engine. Outside of trio nothing suspends.
+
+    Args:
+        engine: Does the work.
+        rng: Draws how long each wait is; None: nothing waits but where a hook does.
+    """
+
+    def __init__(self, engine: Engine, rng: random.Random | None) -> None:
+        self._engine = engine
+        self._rng = rng
+        self._owner: trio.lowlevel.Task | None = None
+        """Who has the engine to itself."""
+        self._queue = trio.lowlevel.ParkingLot()
+        self._before: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._after: dict[str, Callable[[], Awaitable[None]]] = {}
+
+    @property
+    def as_engine(self) -> Engine:
+        """This, as what it stands for."""
+        return cast("Engine", self)
+
+    def before(self, method: str, hook: Callable[[], Awaitable[None]]) -> None:
+        """Await something before the next call of a method, once."""
+        self._before[method] = hook
+
+    def after(self, method: str, hook: Callable[[], Awaitable[None]]) -> None:
+        """Await something between the end of the next call of a method and its answer, once."""
+        self._after[method] = hook
+
+    def __getattr__(self, name: str) -> object:
+        found = getattr(self._engine, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+
+        async def call(*arguments: object, **options: object) -> object:
+            return await self._call(name, lambda: found(*arguments, **options))
+
+        self.__dict__[name] = call
+        return call
+
+    async def _call(self, name: str, method: Callable[[], Awaitable[object]]) -> object:
+        if not trio.lowlevel.in_trio_task():
+            return await method()
+        await leave()
+        await self._pause()
+        if (hook := self._before.pop(name, None)) is not None:
+            await hook()
+        if self._owner is trio.lowlevel.current_task():
+            answer = await method()
+        else:
+            await self._acquire()
+            try:
+                answer = await method()
+                await self._commit_late()
+            finally:
+                self._release()
+        if (hook := self._after.pop(name, None)) is not None:
+            await hook()
+        await self._pause()
+        return answer
+
+    async def _commit_late(self) -> None:
+        """Others wait for their turn meanwhile; nobody was told of anything yet."""
+        if self._engine.uncommitted:
+            with trio.CancelScope(shield=True):
+                await self._pause()
+            self._engine.commit_nowait()
+
+    async def _pause(self) -> None:
+        if self._rng is not None:
+            for _ in range(self._rng.choice(PAUSES)):
+                await trio.lowlevel.checkpoint()
+
+    async def _acquire(self) -> None:
+        while self._owner is not None:
+            await self._queue.park()
+        self._owner = trio.lowlevel.current_task()
+
+    def _release(self) -> None:
+        self._owner = None
+        self._queue.unpark()
+
+    def change(self, *, deferred: bool = False) -> _Change:
+        """See `Engine`; nothing is deferred to a batch here."""
+        return _Change(self)
+
+    @property
+    def uncommitted(self) -> bool:
+        """A call or change that was answered is committed."""
+        return self._owner is None and self._engine.uncommitted
+
+    def commit_nowait(self) -> None:
+        """See `Engine`; what others are about to do is left to them."""
+        if self._owner is None:
+            self._engine.commit_nowait()
+
+
+class _Change:
+    """See `Engine.change`."""
+
+    def __init__(self, engine: SuspendingEngine) -> None:
+        self._engine = engine
+        self._inner = engine._engine.change()
+        self._nested = False
+
+    async def __aenter__(self) -> None:
+        engine = self._engine
+        if trio.lowlevel.in_trio_task():
+            self._nested = engine._owner is trio.lowlevel.current_task()
+            if not self._nested:
+                await leave()
+                await engine._pause()
+                await engine._acquire()
+        await self._inner.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        engine = self._engine
+        if not trio.lowlevel.in_trio_task() or self._nested:
+            await self._inner.__aexit__(kind, error, traceback)
+            return
+        try:
+            if error is None:
+                with trio.CancelScope(shield=True):
+                    await engine._pause()
+            await self._inner.__aexit__(kind, error, traceback)
+        finally:
+            engine._release()
+        if error is None:
+            await engine._pause()
