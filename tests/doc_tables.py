@@ -65,7 +65,7 @@ def _configuration() -> str:
     texts = _field_texts()
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for key in keys():
-        default = "none" if key.default is None else _written(key.kind, key.default)
+        default = "not set" if key.default is None else _written(key.kind, key.default)
         text = texts[key.section, key.field].replace("None:", "without it:")
         # The texts name fields, first those of their own section; users know them without the unit.
         for other in sorted(keys(), key=lambda other: other.section != key.section):

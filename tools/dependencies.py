@@ -5,9 +5,9 @@
     .venv/bin/python tools/dependencies.py outdated  list what has a newer version; exits with 1 if
                                                      pyproject.toml shuts one out
 
-`locks/mount.txt` is what mounting takes, `daemon.txt` all extras of the daemon, `tests.txt` these
-and `dev`. They are made for Linux and Python 3.11, the oldest that memfs runs on. They name no
-index: any will do that has the same files. torch is in none: its builds differ between indexes.
+`locks/mount.txt` is what mounting takes, `daemon.txt` all extras of the daemon, `tests.txt` these,
+`dev` and `docs`. They are made for Linux and Python 3.11, the oldest that memfs runs on. They name
+no index: any will do that has the same files. torch is in none: its builds differ between indexes.
 
 Invariant: the smaller locks are parts of `tests.txt`, line by line.
 """
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "locks"
 LARGEST = "tests"
 DAEMON = ("s3", "gcs", "azure", "pyfuse3", "encryption", "traces", "hot", "cuda")
-EXTRAS = {LARGEST: (*DAEMON, "dev"), "daemon": DAEMON, "mount": ("s3", "pyfuse3")}
+EXTRAS = {LARGEST: (*DAEMON, "dev", "docs"), "daemon": DAEMON, "mount": ("s3", "pyfuse3")}
 """Of pyproject.toml, by lock; the build's own requirements are in each."""
 TOOLS = ("pip-tools>=7.4,<8",)
 
