@@ -19,6 +19,7 @@ import pytest
 from tests import scratch
 from tests.mounting import Mount
 from tests.posix.capabilities import CAPABILITIES, DIRECTORY, KERNEL, LOCAL, PYFUSE3, SERVED
+from tests.servers.process import READY
 from tests.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from pytest_timeout import Settings
 
     from tests.posix.capabilities import Capability
+    from tests.servers.azurite import AzureServer
+    from tests.servers.fake_gcs import GcsServer
+    from tests.servers.seaweedfs import S3Server
 
 # Containers are often told to keep no bytecode. Each of the thousand processes of a run would then
 # compile all modules of memfs, which is half of a daemon's start.
@@ -166,6 +170,41 @@ def _watchdog(
     watchdog.start(scratch_area.path, tmp_path_factory.getbasetemp())
     yield
     watchdog.stop()
+
+
+# The servers hold the empty bucket `READY`; a module makes one of its own where it lists a bucket.
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    from tests.servers.seaweedfs import running_seaweedfs
+
+    with running_seaweedfs(READY) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    from tests.servers.moto import running_moto
+
+    with running_moto(READY) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[GcsServer]:
+    from tests.servers.fake_gcs import running_fake_gcs
+
+    with running_fake_gcs(READY) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure_server() -> Iterator[AzureServer]:
+    from tests.servers.azurite import running_azurite
+
+    with running_azurite(READY) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

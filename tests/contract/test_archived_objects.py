@@ -23,11 +23,10 @@ from memfs.stores.restoring import (
 )
 from memfs.stores.s3 import S3Store
 from memfs.stores.store import PART_BYTES
-from tests.servers.azurite import running_azurite
-from tests.servers.moto import running_moto, set_restore_looks
+from tests.servers.moto import set_restore_looks
+from tests.servers.seaweedfs import make_bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.servers.azurite import AzureServer
@@ -40,15 +39,15 @@ NEVER = 1_000_000
 
 
 @pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    with running_moto(BUCKET) as server:
-        yield server
+def moto(moto_server: S3Server) -> S3Server:
+    make_bucket(moto_server, BUCKET)
+    return moto_server
 
 
 @pytest.fixture(scope="module")
-def azurite() -> Iterator[AzureServer]:
-    with running_azurite(BUCKET) as server:
-        yield server
+def azurite(azure_server: AzureServer) -> AzureServer:
+    azure_server.make_bucket(BUCKET)
+    return azure_server
 
 
 def open_s3(server: S3Server, prefix: str, storage_class: str, **options: Any) -> S3Store:  # noqa: ANN401

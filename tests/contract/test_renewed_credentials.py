@@ -10,10 +10,10 @@ import pytest
 from memfs.errors import StoreError
 from memfs.stores import s3
 from memfs.stores.s3 import S3Store
-from tests.servers.seaweedfs import find_weed, running_seaweedfs
+from tests.servers.seaweedfs import find_weed, make_bucket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.servers.seaweedfs import S3Server
@@ -63,9 +63,9 @@ class Keys:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with running_seaweedfs(BUCKET) as server:
-        yield server
+def server(s3_server: S3Server) -> S3Server:
+    make_bucket(s3_server, BUCKET)
+    return s3_server
 
 
 @pytest.fixture(params=["file", "process"])

@@ -10,10 +10,9 @@ import pytest
 from memfs.errors import UsageError
 from memfs.stores.s3 import S3Store
 from memfs.stores.store import PART_BYTES
-from tests.servers.moto import running_moto
+from tests.servers.seaweedfs import make_bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.servers.seaweedfs import S3Server
@@ -23,9 +22,9 @@ KEY_ID = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-5555555
 
 
 @pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    with running_moto(BUCKET) as server:
-        yield server
+def moto(moto_server: S3Server) -> S3Server:
+    make_bucket(moto_server, BUCKET)
+    return moto_server
 
 
 def open_s3(server: S3Server, wanted: str) -> S3Store:

@@ -35,9 +35,10 @@ from memfs.stores.remote import open_remote_store
 from memfs.stores.retry import RetryingStore, RetryPolicy
 from memfs.stores.s3 import S3Store
 from memfs.stores.store import PART_BYTES
-from tests.servers.azurite import AzureServer, running_azurite
-from tests.servers.fake_gcs import GcsServer, running_fake_gcs
-from tests.servers.seaweedfs import S3Server, running_seaweedfs
+from tests.servers.azurite import AzureServer
+from tests.servers.fake_gcs import GcsServer
+from tests.servers.process import READY
+from tests.servers.seaweedfs import S3Server
 from tests.unit.fakes.memory_store import MemoryStore
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
     from memfs.stores.store import ObjectStat, RemoteStore
 
-BUCKET = "memfs-test"
+BUCKET = READY
 TIMEOUT_S = 60.0
 AN_HOUR_S = 3600.0
 """Generous: the machine may be busy, and no test waits for it to pass."""
@@ -166,24 +167,6 @@ class FileSystemBacking:
 
     def keys(self) -> list[str]:
         return sorted(path.removeprefix(f"{self._root}/") for path in self._fs.find(self._root))
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[S3Server]:
-    with running_seaweedfs(BUCKET) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def gcs_server() -> Iterator[GcsServer]:
-    with running_fake_gcs(BUCKET) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def azure_server() -> Iterator[AzureServer]:
-    with running_azurite(BUCKET) as server:
-        yield server
 
 
 STORES = ["directory", "fsspec", "other", "s3", "gcs", "azure"]

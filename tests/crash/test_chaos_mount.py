@@ -11,14 +11,15 @@ import pytest
 from tests.crash.test_daemon_kill import check_promises
 from tests.crash.writers import Log, writing
 from tests.mounting import run_memfs
-from tests.servers.seaweedfs import find_weed, running_seaweedfs
+from tests.servers.seaweedfs import find_weed, make_bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import MountFactory
     from tests.servers.seaweedfs import S3Server
+
+pytestmark = pytest.mark.skipif(find_weed() is None, reason="SeaweedFS is not installed")
 
 BUCKET = "chaos"
 KILL_COUNT = 4
@@ -56,11 +57,9 @@ STORE_STOPPED = (
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    if find_weed() is None:
-        pytest.skip("needs SeaweedFS")
-    with running_seaweedfs(BUCKET) as server:
-        yield server
+def server(s3_server: S3Server) -> S3Server:
+    make_bucket(s3_server, BUCKET)
+    return s3_server
 
 
 @pytest.mark.expects_log(*STORE_STOPPED)

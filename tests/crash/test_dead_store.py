@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.outcomes import error_of
-from tests.servers.seaweedfs import find_weed, running_seaweedfs
+from tests.servers.seaweedfs import find_weed, make_bucket
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import MountFactory
     from tests.servers.seaweedfs import S3Server
+
+pytestmark = pytest.mark.skipif(find_weed() is None, reason="SeaweedFS is not installed")
 
 BUCKET = "dead-store"
 CONTENT = bytes(random.Random(2).choices(b"abcdefgh", k=300_000))
@@ -51,11 +52,9 @@ UNREACHABLE = r"WARNING.*/gone: its remote form can(not)? be (read|used): .*"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    if find_weed() is None:
-        pytest.skip("needs SeaweedFS")
-    with running_seaweedfs(BUCKET) as server:
-        yield server
+def server(s3_server: S3Server) -> S3Server:
+    make_bucket(s3_server, BUCKET)
+    return s3_server
 
 
 def forms_of(path: Path) -> list[str]:

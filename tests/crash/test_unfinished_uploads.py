@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.servers.seaweedfs import find_weed, running_seaweedfs
+from tests.servers.seaweedfs import find_weed, make_bucket
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.conftest import MountFactory
     from tests.servers.seaweedfs import S3Server
+
+pytestmark = pytest.mark.skipif(find_weed() is None, reason="SeaweedFS is not installed")
 
 BUCKET = "unfinished"
 MIB = 1 << 20
@@ -40,11 +40,9 @@ retry_max = "500ms"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    if find_weed() is None:
-        pytest.skip("needs SeaweedFS")
-    with running_seaweedfs(BUCKET) as server:
-        yield server
+def server(s3_server: S3Server) -> S3Server:
+    make_bucket(s3_server, BUCKET)
+    return s3_server
 
 
 def uploads_below(server: S3Server, prefix: str) -> list[str]:

@@ -50,6 +50,11 @@ class AzureServer:
             self.connection_string(), retry_total=0, connection_timeout=5, read_timeout=30
         )
 
+    def make_bucket(self, name: str) -> None:
+        """Make an empty container."""
+        with self.client() as client:
+            client.create_container(name)
+
     def put(self, container: str, key: str, data: bytes) -> None:
         """Store a blob."""
         with self.client() as client:
@@ -95,8 +100,7 @@ def running_azurite(container: str) -> Iterator[AzureServer]:
 
     def try_it() -> None:
         try:
-            with server.client() as client:
-                client.create_container(container)
+            server.make_bucket(container)
         except AzureError as error:
             raise NotReadyError(str(error)) from error
 

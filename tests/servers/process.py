@@ -21,7 +21,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-READY_S_MAX = 90.0
+READY = "memfs-test"
+"""The bucket by which a server shows that it is ready; the tests of a session share a server."""
+
+READY_S_MAX = 180.0
 """SeaweedFS, the slowest, is ready in 4 to 12 s on an idle machine of two cores."""
 
 _PREFIX = "memfs-server-"

@@ -112,7 +112,8 @@ def _command(weed: Path, directory: Path, ports: list[int]) -> list[str]:
         f"-filer.port={filer}",
         f"-filer.port.grpc={filer_grpc}",
         "-master.volumeSizeLimitMB=256",
-        "-volume.max=40",
+        # Each bucket takes seven.
+        "-volume.max=200",
         "-s3",
         f"-s3.port={s3}",
         f"-s3.port.grpc={s3_grpc}",

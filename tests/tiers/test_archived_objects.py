@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.posix.capabilities import Capability
-from tests.servers.moto import running_moto, set_restore_looks
+from tests.servers.moto import set_restore_looks
+from tests.servers.seaweedfs import make_bucket
 from tests.tiers.tiering import SMALL_FRAMES, compressible, pin, residence, send, told, why
 from tests.waiting import wait_for
 
@@ -28,9 +29,9 @@ NEVER = 1_000_000
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with running_moto(BUCKET) as running:
-        yield running
+def server(moto_server: S3Server) -> S3Server:
+    make_bucket(moto_server, BUCKET)
+    return moto_server
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.mounting import MountError, run_memfs
 from tests.posix.capabilities import Capability
-from tests.servers.seaweedfs import find_weed, running_seaweedfs
+from tests.servers.seaweedfs import find_weed, make_bucket
 from tests.tiers.tiering import (
     SMALL_FRAMES,
     compressible,
@@ -24,7 +24,6 @@ from tests.tiers.tiering import (
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import Site
@@ -43,9 +42,9 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with running_seaweedfs(BUCKET) as running:
-        yield running
+def server(s3_server: S3Server) -> S3Server:
+    make_bucket(s3_server, BUCKET)
+    return s3_server
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.posix.capabilities import Capability
-from tests.servers.azurite import running_azurite
-from tests.servers.fake_gcs import running_fake_gcs
 from tests.tiers.tiering import SMALL_FRAMES, compressible, pin, residence, send, wait_until_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Site
+    from tests.servers.azurite import AzureServer
+    from tests.servers.fake_gcs import GcsServer
 
 pytestmark = [pytest.mark.needs(Capability.MEMFS_XATTRS), pytest.mark.slow]
 
@@ -26,14 +26,14 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module", params=["gs", "az"])
-def provider(request: pytest.FixtureRequest) -> Iterator[tuple[str, Callable[[], list[str]]]]:
+def provider(request: pytest.FixtureRequest) -> tuple[str, Callable[[], list[str]]]:
     """The configuration of a provider, and what lists the keys of its bucket."""
-    with (running_fake_gcs if request.param == "gs" else running_azurite)(BUCKET) as server:
-        options = "\n".join(
-            f"{name} = {json.dumps(value)}" for name, value in server.options.items()
-        )
-        url = f'[glacier]\nurl = "{request.param}://{BUCKET}/SITE"\n'
-        yield f"{url}[glacier.options]\n{options}\n", lambda: server.keys(BUCKET, "")
+    fixture = "gcs_server" if request.param == "gs" else "azure_server"
+    server: GcsServer | AzureServer = request.getfixturevalue(fixture)
+    server.make_bucket(BUCKET)
+    options = "\n".join(f"{name} = {json.dumps(value)}" for name, value in server.options.items())
+    url = f'[glacier]\nurl = "{request.param}://{BUCKET}/SITE"\n'
+    return f"{url}[glacier.options]\n{options}\n", lambda: server.keys(BUCKET, "")
 
 
 @pytest.fixture(scope="module")
