@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import scratch
-from tests.mounting import Mount
+from tests.crash.small_disks import MountOnDisk, make_tmpfs
 from tests.outcomes import error_of
 from tests.waiting import wait_for
 
@@ -19,33 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.mounting import Mount
+
 DISK_MIB = 128
 KEPT = b"kept" * 50_000
-
-
-class MountOnSmallDisk(Mount):
-    """A mount whose state directory lies apart from its mountpoint."""
-
-    @property
-    def state(self) -> Path:
-        """On the small disk."""
-        return self.base.parent / "disk" / "state"
 
 
 @pytest.fixture
 def small_mount(driver: str, scratch_area: scratch.Scratch) -> Iterator[Mount]:
     """A mount whose state is on a file system of its own, of 128 MiB."""
     base = scratch_area.directory(f"small-{driver}")
-    disk = base / "disk"
-    disk.mkdir()
-    (base / "mounted").mkdir()
-    size = f"size={DISK_MIB}m"
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", size, "memfs-test", disk], check=False, capture_output=True
-    )
-    if made.returncode:
-        pytest.skip("mounting a tmpfs takes root")
-    mount = MountOnSmallDisk(base / "mounted", driver)
+    make_tmpfs(base, DISK_MIB << 20)
+    mount = MountOnDisk(base / "mounted", driver)
     try:
         mount.start()
         yield mount

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import scratch
-from tests.mounting import Mount
+from tests.crash.small_disks import MountOnDisk, make_ext4
 from tests.outcomes import error_of
 from tests.waiting import wait_for
 
@@ -18,33 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.mounting import Mount
+
 DISK_BYTES = 160 << 20
 BIG_BYTES = 48 << 20
-
-
-class MountOnImage(Mount):
-    """A mount whose state directory is on a disk of its own."""
-
-    @property
-    def state(self) -> Path:
-        return self.base.parent / "disk" / "state"
 
 
 @pytest.fixture
 def image_mount(driver: str, scratch_area: scratch.Scratch) -> Iterator[Mount]:
     """A mount whose state is on an ext4 of 160 MiB in a file."""
     base = scratch_area.directory(f"image-{driver}")
-    disk, image = base / "disk", base / "image"
-    disk.mkdir()
-    (base / "mounted").mkdir()
-    with image.open("wb") as file:
-        file.truncate(DISK_BYTES)
-    # No blocks for root alone: it is root who writes here.
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True, capture_output=True)
-    made = subprocess.run(["mount", "-o", "loop", image, disk], check=False, capture_output=True)
-    if made.returncode:
-        pytest.skip("mounting an image takes root and a loop device")
-    mount = MountOnImage(base / "mounted", driver)
+    make_ext4(base, DISK_BYTES)
+    mount = MountOnDisk(base / "mounted", driver)
     try:
         mount.start()
         yield mount

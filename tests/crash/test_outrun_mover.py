@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import scratch
+from tests.crash.small_disks import MountOnDisk, make_ext4
 from tests.mounting import Mount, run_memfs
 from tests.waiting import wait_for
 
@@ -33,29 +33,13 @@ interval = "100ms"
 """
 
 
-class MountOnSmallDisk(Mount):
-    """A mount whose state directory lies apart from its mountpoint."""
-
-    @property
-    def state(self) -> Path:
-        """On the small disk."""
-        return self.base.parent / "disk" / "state"
-
-
 @pytest.fixture
 def small_mount(driver: str, scratch_area: scratch.Scratch) -> Iterator[Mount]:
     """A mount whose state is on an ext4 of its own, with the store beside it."""
     base = scratch_area.directory(f"outrun-{driver}")
-    disk, image = base / "disk", base / "image"
-    for directory in (disk, base / "mounted", base / "store"):
-        directory.mkdir()
-    with image.open("wb") as file:
-        file.truncate(DISK_MIB << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True, capture_output=True)
-    made = subprocess.run(["mount", "-o", "loop", image, disk], check=False, capture_output=True)
-    if made.returncode:
-        pytest.skip("mounting an image takes root and a loop device")
-    mount = MountOnSmallDisk(base / "mounted", driver, CONFIG.format(store=base / "store"))
+    (base / "store").mkdir()
+    make_ext4(base, DISK_MIB << 20)
+    mount = MountOnDisk(base / "mounted", driver, CONFIG.format(store=base / "store"))
     try:
         mount.start()
         yield mount

@@ -14,22 +14,10 @@ from memfs.metadata.records import InodeFlags
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE, Tier
 from memfs_daemon.lifecycle import keep_running
-from tests.property.world import ROOMY, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from memfs.types import InodeNo, RawId
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    opened = World(tmp_path, ROOMY, passthrough=False)
-    try:
-        yield opened
-    finally:
-        opened.close()
+    from tests.property.world import World
 
 
 def write(world: World, name: bytes) -> InodeNo:

@@ -26,12 +26,12 @@ from memfs_daemon.kernel.handlers.table import build_table
 from memfs_daemon.kernel.negotiation import KernelOffer, negotiate
 from memfs_daemon.kernel.protocol import InitFlag, Opcode
 from memfs_daemon.kernel.runner import Runner
-from tests.property.world import ROOMY, World
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from pathlib import Path
     from struct import Struct
+
+    from tests.property.world import World
 
 ENDS: dict[str, tuple[int, ...]] = {
     "I": (0, 1, 1 << 31, (1 << 32) - 1),
@@ -142,15 +142,6 @@ class Kernel:
         _, error, unique = protocol.REPLY_HEADER.unpack_from(self.end.recv(1 << 18))
         assert unique == self._unique
         return -error
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    opened = World(tmp_path, ROOMY, passthrough=False)
-    try:
-        yield opened
-    finally:
-        opened.close()
 
 
 def drive(world: World, body: Callable[[Kernel], Awaitable[None]]) -> None:

@@ -10,21 +10,12 @@ import pytest
 
 from memfs.errors import NoSpaceError, StaleInodeError
 from memfs.types import ROOT_INODE, InodeNo
-from tests.property.world import ROOMY, World
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
-    from pathlib import Path
+    from collections.abc import Coroutine
     from typing import Any
 
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    opened = World(tmp_path, ROOMY, passthrough=False)
-    try:
-        yield opened
-    finally:
-        opened.close()
+    from tests.property.world import World
 
 
 def sealed_file(world: World, name: bytes) -> InodeNo:

@@ -9,22 +9,10 @@ import pytest
 
 from memfs.errors import AlreadyExistsError, NoXattrError
 from memfs.types import ROOT_INODE
-from tests.property.world import ROOMY, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from memfs.types import InodeNo
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    opened = World(tmp_path, ROOMY, passthrough=False)
-    try:
-        yield opened
-    finally:
-        opened.close()
+    from tests.property.world import World
 
 
 def set_xattr(world: World, ino: InodeNo, name: str, value: str, flags: int = 0) -> None:

@@ -11,23 +11,13 @@ import pytest
 from memfs.filesystem.operations import NOW_NS, AttributeRequest
 from memfs.linux.times import TIME_NS_MAX, TIME_NS_MIN, Clock, storable_ns
 from memfs.types import ROOT_INODE
-from tests.property.world import ROOMY, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from memfs.metadata.records import Inode
     from memfs.types import InodeNo
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    opened = World(tmp_path, ROOMY, passthrough=False)
-    try:
-        yield opened
-    finally:
-        opened.close()
+    from tests.property.world import World
 
 
 @pytest.fixture(params=["of this file system", "stands still", "is behind", "was set back"])

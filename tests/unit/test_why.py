@@ -13,13 +13,10 @@ from memfs.policy import rules
 from memfs.types import ROOT_INODE, Tier
 from memfs_tools.commands.why import _lines
 from memfs_tools.pins import Placement
-from tests.property.world import ROOMY, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from memfs.types import InodeNo
+    from tests.property.world import World
 
 SEALED = Decision(rules.SEAL, "written or used just now", 4096, 1)
 
@@ -32,15 +29,6 @@ class Queue:
 
     def wanted(self, ino: InodeNo) -> Tier | None:
         return Tier.GLACIER if ino == self._ino else None
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    opened = World(tmp_path, ROOMY, passthrough=False)
-    try:
-        yield opened
-    finally:
-        opened.close()
 
 
 @pytest.fixture
