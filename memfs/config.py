@@ -87,7 +87,7 @@ class ColdConfig:
     low_watermark: float = 0.8
     """That stops here."""
     codec: str = "zstd:3"
-    """Of packed files: `none`, `lz4`, `snappy`, `zstd[:1-19]`, or one by an entry point."""
+    """Codec of packed files: `none`, `lz4`, `snappy`, `zstd[:1-19]`, or one by an entry point."""
     # 256 KiB against 1 MiB, on 256 MiB of libraries with zstd:3 (2 vCPU, shared): ratio within 2 %,
     # a 4 KiB read in 0.6 ms and not 1.7 ms.
     frame_bytes: int = 256 * KIB
@@ -106,12 +106,12 @@ class GlacierConfig:
     """`s3://`, `gs://`, `abfs://bucket/prefix`, `file:///dir`, any fsspec URL; None: `glacier/` in
     the state."""
     codec: str = "zstd:3"
-    """Of objects; as `cold.codec`."""
+    """Codec of objects; as `cold.codec`."""
     options: dict[str, object] = field(default_factory=dict)
     """Passed to the fsspec file system: `endpoint_url`, `key`, `secret`, `region`, ..."""
     storage_class: str | None = None
-    """Of new objects: a storage class of S3 or Google, an access tier of Azure; None: the default.
-    Into `GLACIER`, `DEEP_ARCHIVE` and `Archive` they go after they were read back."""
+    """A storage class of S3 or Google, or an access tier of Azure, for new objects; None: the
+    default. Objects are read back before they go into `GLACIER`, `DEEP_ARCHIVE` or `Archive`."""
     restore_tier: str = "standard"
     """How fast archived objects come back: `bulk`, `standard` or `expedited`, at growing cost."""
     restore_days: int = 3
@@ -126,8 +126,8 @@ class GlacierConfig:
     transfer_count_max: int = 4
     """Uploads and fetches at a time."""
     buffer_bytes: int = 40 * MIB
-    """What of objects is in memory at a time, of all uploads and fetches together; each has 8 MiB
-    at the least. An S3 client takes twice that."""
+    """Bytes of objects in memory at a time, for all uploads and fetches together; each has 8 MiB at
+    the least. An S3 client takes twice that."""
     batch_file_bytes_max: int = 1 * MIB
     """Files up to this size share objects; 0: each file is an object of its own."""
     batch_size_bytes: int = 16 * MIB
@@ -195,7 +195,7 @@ class BudgetsConfig:
     """Bytes from the object store; each upload is read back once, and that counts as well."""
     disk_writes_bytes_per_day: int | None = None
     """Bytes that the mover itself writes to the local disk: packing, fetching in advance, copies
-    made for uploads. What programs write, or have fetched by reading it, is not limited."""
+    made for uploads. Writes of programs, and fetches that a read causes, are not limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ class TraceConfig:
     """Directory into which every access is recorded from the mount on; None: only when
     `memfs trace start` says so."""
     size_bytes_max: int = 1 * GIB
-    """Of one trace; above it the oldest part is removed."""
+    """Size of one trace; above it the oldest part is removed."""
 
 
 @dataclass(frozen=True, slots=True)

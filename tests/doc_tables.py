@@ -1,6 +1,6 @@
-"""The tables of the reference, made from the code that they describe.
+"""The parts of the documents that are made from the code and from the results of the benchmarks.
 
-`python -m tests.doc_tables` writes them into docs/reference/; `unit/test_docs.py` compares.
+`python -m tests.doc_tables` writes them into their places; `unit/test_docs.py` compares.
 """
 
 from __future__ import annotations
@@ -17,34 +17,90 @@ from memfs.exit_codes import MEANINGS
 from memfs.sizes import format_duration, format_size
 from memfs_daemon.capabilities import as_markdown
 from memfs_tools.main import list_commands
+from tests.bench import table
+from tests.bench.outcome import Outcome
+from tests.bench.workloads import METRICS
 
-REFERENCE = Path(__file__).parents[1] / "docs/reference"
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "docs/reference"
+RESULTS = ROOT / "docs/benchmark.json"
+HELP_WIDTH = 90
 
 
 def tables() -> dict[str, str]:
-    """Every generated table by the name in its markers."""
+    """Every part that is made, by the name in its markers."""
+    outcome = Outcome.read_json(RESULTS)
     return {
+        "benchmarks": table.render(outcome).strip(),
         "commands": _commands(),
         "configuration": _configuration(),
         "drivers": as_markdown().strip(),
         "exit codes": _exit_codes(),
+        "help": _help(),
+        "measured": _measured(outcome),
     }
 
 
-def pages() -> dict[Path, str]:
-    """The pages that hold a table, as they are with the tables of the code.
+PAGES = {
+    "benchmarks": ROOT / "docs/internals/benchmarks.md",
+    "commands": REFERENCE / "commands.md",
+    "configuration": REFERENCE / "configuration.md",
+    "drivers": REFERENCE / "drivers.md",
+    "exit codes": REFERENCE / "exit-codes.md",
+    "help": REFERENCE / "commands.md",
+    "measured": ROOT / "README.md",
+}
+"""Where each of them stands, between its markers and once."""
 
-    The page of a table is named after it, and has one place for it.
-    """
-    found = {}
-    for name, table in tables().items():
-        path = REFERENCE / f"{name.replace(' ', '-')}.md"
+
+def pages() -> dict[Path, str]:
+    """The pages that have such parts, as they are with those of today."""
+    found: dict[Path, str] = {}
+    for name, made in tables().items():
+        path = PAGES[name]
+        text = found[path] if path in found else path.read_text()
         begin, end = f"<!-- table: {name} -->", "<!-- end of table -->"
-        text = path.read_text()
         places = re.findall(re.escape(begin) + ".*?" + re.escape(end), text, flags=re.DOTALL)
         assert len(places) == 1, f"{path} has {len(places)} places for the table {name!r}"
-        found[path] = text.replace(places[0], f"{begin}\n{table}\n{end}")
+        found[path] = text.replace(places[0], f"{begin}\n{made}\n{end}")
     return found
+
+
+def _measured(outcome: Outcome) -> str:
+    """The peers beside memfs, as shares of the native speed, and what made the numbers."""
+    names = ("kernel", "mergerfs", "juicefs", "passthroughfs")
+    columns = [each for name in names for each in outcome.columns if each.name == name]
+    heads = [f"{each.title} {each.version}".strip() for each in columns]
+    rows = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    for name, metric in METRICS.items():
+        ratios = [outcome.samples.ratio(name, each.name, table.NATIVE) for each in columns]
+        if any(ratio is not None for ratio in ratios):
+            cells = [table.ABSENT if ratio is None else f"{ratio:.2g}" for ratio in ratios]
+            rows.append(f"| {metric.title} | {' | '.join(cells)} |")
+    return "\n".join(rows) + (
+        f"\n\nMade by `{outcome.command}` on {outcome.machine.date}, "
+        f"{outcome.machine.cpu_count} CPUs of a shared virtual machine, Linux "
+        f"{outcome.machine.kernel}, {outcome.machine.filesystem}; medians of "
+        f"{outcome.settings['round_count']:.0f} rounds in turns."
+    )
+
+
+def _help() -> str:
+    """The help of each command, the smaller ones of a group behind it."""
+    parts = []
+    for command in list_commands():
+        family = [(f"memfs {command.name}", command)]
+        if isinstance(command, click.Group):
+            family += [(f"{family[0][0]} {name}", each) for name, each in command.commands.items()]
+        for name, each in family:
+            context = click.Context(
+                each,
+                info_name=name,
+                terminal_width=HELP_WIDTH,
+                help_option_names=["-h", "--help"],
+            )
+            parts.append(f"## {name}\n\n```text\n{each.get_help(context).strip()}\n```")
+    return "\n\n".join(parts)
 
 
 def _commands() -> str:

@@ -96,7 +96,7 @@ def anchor(heading: str) -> str:
     """Return the name that a heading has in a link.
 
     Source: the `toc` extension of Python-Markdown, which makes the site. Forges do the same for
-    letters, digits, spaces and single hyphens, and all headings are made of these.
+    letters, digits, spaces, single hyphens and the marks that are left out.
     """
     plain = re.sub(r"[^\w\s-]", "", heading).strip().lower()
     return re.sub(r"[-\s]+", "-", plain)

@@ -6,12 +6,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.bench.machine import Machine
 from tests.bench.samples import Samples
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.bench.machine import Machine
 
 JSON_FORMAT = 1
 """Version of the JSON file; raised with every change that a reader would notice."""
@@ -54,3 +53,13 @@ class Outcome:
         """Write everything, every sample included."""
         document = {"format": JSON_FORMAT, **asdict(self)}
         path.write_text(json.dumps(document, indent=1) + "\n")
+
+    @classmethod
+    def read_json(cls, path: Path) -> Outcome:
+        """Return what `write_json` wrote."""
+        document = json.loads(path.read_text())
+        assert document.pop("format") == JSON_FORMAT, path
+        document["machine"] = Machine(**document["machine"])
+        document["columns"] = [Column(**each) for each in document["columns"]]
+        document["samples"] = Samples(**document["samples"])
+        return cls(**document)

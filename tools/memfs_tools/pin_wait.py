@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import UsageError
@@ -15,7 +16,6 @@ from memfs_tools.pins import read_placement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from memfs_tools.pins import Placement
 
@@ -44,7 +44,7 @@ def wait_until_there(paths: Iterable[Path], tier: str, show: Callable[[Waited], 
         tier: Where they are pinned to.
         show: Told after each look.
     """
-    waiting, there_count = list(_files(paths)), 0
+    waiting, there_count = list(files_below(paths)), 0
     total_count = len(waiting)
     while True:
         left, refusals = [], {}
@@ -81,7 +81,7 @@ def _refusal(placement: Placement) -> str | None:
     return str(pending["reason"])
 
 
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
+def files_below(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield the regular files that have bytes to move."""
     for path in paths:
         for file in _walk(path) if path.is_dir() else (path,):
@@ -92,4 +92,4 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 def _walk(directory: Path) -> Iterator[Path]:
     for below, _, names in os.walk(directory):
-        yield from (directory / below / name for name in names)
+        yield from (Path(below, name) for name in names)

@@ -1,0 +1,72 @@
+"""The documents are in plain English: a few words and turns that make a reader stop are refused."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests import documents
+from tests.documents import Document
+
+WORDS = ("whoever", "none", "no more", "by that", "as far as", "dear")
+"""Another word is plainer: "not set", "nothing", "no longer", "so", "as long as", "costly"."""
+
+_WORD = re.compile(rf"\b(?:{'|'.join(WORDS)})\b", re.IGNORECASE)
+_BEGINS_WITH_OF = re.compile(r"^\W*Of\b")
+_CLAUSE_WITHOUT_NOUN = re.compile(r"^\W*(?:What|Who|Whose|Whom)\b.*[^?]$")
+
+
+def faults(document: Document) -> list[str]:
+    """Return the sentences that are not plain."""
+    return [
+        sentence
+        for sentence in document.sentences
+        if _WORD.search(sentence)
+        or _BEGINS_WITH_OF.search(sentence)
+        or (sentence.endswith((".", ":")) and _CLAUSE_WITHOUT_NOUN.search(sentence))
+    ]
+
+
+@pytest.mark.parametrize("document", documents.load(), ids=lambda each: each.name)
+def test_every_sentence_is_plain(document: Document) -> None:
+    assert faults(document) == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Whoever mounts is root.",
+        "There is none.",
+        "It holds no more than that.",
+        "- By that the tier is full.",
+        "It is safe as far as the disk is.",
+        "A dear request.",
+        "Of these files the last one stays.",
+        "| cell | Of packed files. |",
+        "What fsck cannot explain is damage.",
+        "It ends. Who reads meanwhile sees both.",
+    ],
+)
+def test_a_turn_that_makes_a_reader_stop_is_found(sentence: str) -> None:
+    assert len(faults(_written(sentence))) == 1
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "## What holds always",
+        "What does it cost? A round trip.",
+        "The codec is `none`.",
+        "A digest of the content: of the bytes, not of the names.",
+        "| what is left | repair |",
+        "Nonetheless it starts; it offers often.",
+        "```\nnone of these, whoever asks\n```",
+    ],
+)
+def test_plain_sentences_pass(sentence: str) -> None:
+    assert faults(_written(sentence)) == []
+
+
+def _written(text: str) -> Document:
+    return Document(documents.ROOT / "README.md", f"{text}\n")
