@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from memfs.config import KIB
 from memfs.errors import MemfsError
+from memfs.metadata.sqlite.database import Limits
 from memfs.mover.prefetching import Prefetcher
 from memfs.prediction.predictor import Predictor
 from memfs.stores.directory import DirectoryStore
@@ -19,7 +20,7 @@ from memfs.stores.faulty import FaultScript, FaultyStore
 from tests.property.world import Refusal, World
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
     from memfs.config import Config
@@ -34,6 +35,15 @@ STORE_DEADLINE_S = 30.0
 FAULT_DELAY_S = 0.001
 BLOCK = bytes(64 * KIB)
 BALLAST_NAME = "ballast"
+
+SMALL = Limits(
+    checkpoint_bytes=16 * KIB,
+    journal_bytes=256 * KIB,
+    reserve_bytes=64 * KIB,
+    log_page_count=64,
+    late_bytes=8 * KIB,
+)
+"""Sizes at which a life goes through every part of a checkpoint."""
 
 
 class Weather(FaultScript):
@@ -76,6 +86,37 @@ class Weather(FaultScript):
             self._sheltered = False
 
 
+class Steps:
+    """Counts the steps of requests that need the disk, and does something at one of them."""
+
+    def __init__(self) -> None:
+        self._left_count = 0
+        self._action: Callable[[], None] | None = None
+
+    def arm(self, count: int, action: Callable[[], None]) -> None:
+        """Do something right before the step with this number, the next one is 1."""
+        self._left_count, self._action = count, action
+
+    def disarm(self) -> None:
+        """Forget it."""
+        self._action = None
+
+    def watch(self, owner: object, *names: str) -> None:
+        """Have the calls of an object's methods be steps."""
+        for name in names:
+            setattr(owner, name, self._watched(getattr(owner, name)))
+
+    def _watched(self, call: Callable[..., T]) -> Callable[..., T]:
+        def watched(*args: object, **kwargs: object) -> T:
+            self._left_count -= 1
+            if self._action is not None and self._left_count <= 0:
+                action, self._action = self._action, None
+                action()
+            return call(*args, **kwargs)
+
+        return watched
+
+
 class ChaosWorld(World):
     """A world whose store and disk fail when they are told to.
 
@@ -87,10 +128,15 @@ class ChaosWorld(World):
         weather: What the store does.
     """
 
+    _limits = SMALL
+
     def __init__(
         self, root: Path, config: Config, *, passthrough: bool, keys: KeyRing, weather: Weather
     ) -> None:
         self.weather = weather
+        self.steps = Steps()
+        self.is_exchanged = False
+        """True while containers lie in each other's places."""
         self._ballast = root / BALLAST_NAME
         super().__init__(root, config, passthrough=passthrough, keys=keys)
 
@@ -105,6 +151,10 @@ class ChaosWorld(World):
             self.state_dir,
             random.Random(1),
         )
+        # The engine's database has no name of its own that is public.
+        database = self.engine._database
+        self.steps.watch(database, "write", "commit_nowait", "sync")
+        self.steps.watch(self.raw_store, "create", "open", "stat", "sync_directory")
 
     def _open_store(self) -> RemoteStore:
         inner = DirectoryStore(self.state_dir / "glacier", STORE_DEADLINE_S, STORE_THREADS_MAX)
@@ -114,7 +164,7 @@ class ChaosWorld(World):
     @property
     def is_calm(self) -> bool:
         """True if nothing may fail."""
-        return not self.weather.is_rough and not self.is_full
+        return not (self.weather.is_rough or self.is_full or self.is_exchanged)
 
     def request(self, work: Coroutine[Any, Any, T]) -> T:
         """Make a request; a commit that fails is its failure."""

@@ -74,9 +74,15 @@ WEIGHTS = {
     "calm_down": 4,
     "fill_disk": 2,
     "free_disk": 3,
+    "fill_in_move": 4,
+    "fill_in_request": 6,
+    "exchange_objects": 3,
+    "exchange_packed": 3,
     # Ends.
     "crash": 2,
     "crash_midway": 3,
+    "keep_copy": 2,
+    "damage_metadata": 3,
     "remount": 1,
     "rest": 1,
 }

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.config import EncryptionConfig
-from tests.property.life import Life, draw_steps
+from tests.property.harsh_life import HarshLife
+from tests.property.life import draw_steps
 from tests.property.world import CRAMPED, HASTY, ROOMY
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def own_disk() -> Iterator[tuple[Path, bool]]:
 def live(steps: list[tuple[str, int]], name: str, *, passthrough: bool, encrypted: bool) -> None:
     """Live a whole life in a directory of its own."""
     with own_disk() as (root, small_disk):
-        life = Life(
+        life = HarshLife(
             root,
             CONFIGS[name],
             passthrough=passthrough,

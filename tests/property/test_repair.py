@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 import time
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from memfs.metadata.sqlite.pages import PageSums
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
+from memfs.types import ROOT_INODE
 from tests.moving import State, compressible
 
 if TYPE_CHECKING:
@@ -163,6 +165,28 @@ async def test_repair_says_what_older_copies_of_both_journals_lack(tmp_path: Pat
     assert any("were synced and are missing" in action for action in repaired.actions)
     assert await check_nothing_is_lost(killed, str(repaired)) >= FILE_COUNT // 2
     assert (await mend(killed)).actions == []
+
+
+async def test_repair_of_tables_that_contradict_the_journals(tmp_path: Path) -> None:
+    """As where some pages of the database are older: what the journals say is newer."""
+    killed = await make_killed(tmp_path)
+    name = b"%d" % (FILE_COUNT - 1)
+    with sqlite3.connect(killed / "metadata.db") as connection:
+        ((ino,),) = connection.execute("select ino from dentry where name = ?", (b"1",))
+        connection.execute("insert into dentry values (1, 50000, ?, ?)", (name, ino))
+    connection.close()
+    with pytest.raises(MemfsError, match="memfs fsck --repair"):
+        SqliteEngine.open(killed, MetadataConfig())
+    (killed / "metadata.sums").unlink()
+    with pytest.raises(MemfsError, match="memfs fsck --repair"):
+        SqliteEngine.open(killed, MetadataConfig())
+    repaired = await mend(killed)
+    assert any("contradicts the tables" in action for action in repaired.actions)
+    assert await check_nothing_is_lost(killed, str(repaired)) == 0
+    state = State(killed)
+    found = await state.engine.lookup(ROOT_INODE, name)
+    assert await state.content(found.ino) == content_of(FILE_COUNT - 1)
+    state.close()
 
 
 async def test_repair_of_a_sound_state_changes_nothing(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.content.opening import Handle
+    from memfs.metadata.sqlite.database import Limits
     from memfs.stores.store import RemoteStore
     from memfs.types import InodeNo
 
@@ -185,6 +186,9 @@ class World:
         keys: Of encrypted forms.
     """
 
+    _limits: Limits | None = None
+    """Of the engine; None: its own."""
+
     def __init__(
         self, root: Path, config: Config, *, passthrough: bool, keys: KeyRing = NO_KEYS
     ) -> None:
@@ -204,7 +208,7 @@ class World:
 
     def _assemble(self) -> None:
         state_dir, config = self.state_dir, self._config
-        self.engine = SqliteEngine.open(state_dir, config.metadata)
+        self.engine = self._open_engine()
         self.raw_store = RawStore(state_dir)
         self.packed_store = PackedStore(state_dir)
         self.remote = self._open_store()
@@ -263,6 +267,9 @@ class World:
             parts, self.moves, self.activity, settle, state_dir, random.Random(1), self.heat
         )
         self.run(self._recover())
+
+    def _open_engine(self) -> SqliteEngine:
+        return SqliteEngine.open(self.state_dir, self._config.metadata, limits=self._limits)
 
     def _open_store(self) -> RemoteStore:
         return open_remote_store(self._config.glacier, self.state_dir / "glacier")
@@ -394,10 +401,21 @@ class World:
 
     def remount(self) -> None:
         """Unmount in order, check, and mount again."""
+        self.end(killed=False)
+        self.check()
+        self.begin()
+
+    def end(self, *, killed: bool) -> None:
+        """Have the daemon end, in order or by SIGKILL, and leave its files as they are then."""
+        if killed:
+            self._die()
+            return
         self._let_programs_go()
         self.run(self._drain())
         self._close()
-        self.check()
+
+    def begin(self) -> None:
+        """Mount what `end` has left."""
         self._assemble()
 
     @property
@@ -418,6 +436,12 @@ class World:
         Args:
             checked: Check them first, as a careful administrator does.
         """
+        self.end(killed=True)
+        if checked:
+            self.check()
+        self.begin()
+
+    def _die(self) -> None:
         if self._captured is None:
             self.capture()
         assert self._captured is not None
@@ -425,20 +449,15 @@ class World:
         self._close()
         shutil.rmtree(self.state_dir)
         self.state_dir, self._captured = self._captured, None
-        if checked:
-            self.check()
-        self._assemble()
 
     def close(self) -> None:
         """Unmount in order and check."""
-        self._let_programs_go()
-        self.run(self._drain())
-        self._close()
+        self.end(killed=False)
         self.check()
 
     def check(self) -> None:
         """Run fsck over the closed state directory; fails if it finds anything."""
-        engine = SqliteEngine.open(self.state_dir, self._config.metadata)
+        engine = self._open_engine()
         raw_store = RawStore(self.state_dir)
         try:
             packed_store = PackedStore(self.state_dir)

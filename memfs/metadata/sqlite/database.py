@@ -206,6 +206,12 @@ class Database:
         self._sums = PageSums(self._path, self._identity.state_id)
         opened.callback(self._sums.release)
         self._check_pages(journals)
+        # SQLite moves the log into the database when the last connection closes. It must not where
+        # the state is refused: this one closes last, and may not write.
+        reader = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
+        )
+        opened.callback(reader.close)
         self._connection = sqlite3.connect(
             self._path, isolation_level=None, cached_statements=256, check_same_thread=False
         )
@@ -213,6 +219,7 @@ class Database:
         self._execute = self._connection.cursor().execute
         try:
             self._configure(cache_bytes)
+            reader.execute("select count(*) from state").fetchone()
             self._execute("begin immediate")
             joined = self._read_state(journals)
         except sqlite3.DatabaseError as error:
@@ -230,6 +237,7 @@ class Database:
         self._checkpointer = Checkpointer(self._path)
         opened.callback(self._checkpointer.close)
         self._recover(joined)
+        reader.close()
 
     def _open_journal(self, path: Path) -> Journal:
         try:
@@ -342,7 +350,15 @@ class Database:
         for journal in joined.usable:
             for sequence, payload in journal.entries():
                 if sequence > self._applied:
-                    self._redo(*marshal.loads(payload))
+                    records, totals = marshal.loads(payload)
+                    try:
+                        self._redo(records, totals)
+                    except sqlite3.IntegrityError as error:
+                        self._complain(
+                            f"change {sequence} of {journal.path} contradicts the tables "
+                            f"({error}): {self._path} is damaged, or older in part"
+                        )
+                        self._redo_forcibly(records, totals)
         self._check_numbers()
         self._committed_totals = tuple(self.totals)
         # One more, for the header of the file that is not in use: no other one has its number.
@@ -378,6 +394,15 @@ class Database:
     def _redo(self, records: Iterable[Record], totals: Sequence[int]) -> None:
         for statement, parameters in records:
             self._execute(TEXTS[statement], parameters)
+        self.totals[:] = totals
+
+    def _redo_forcibly(self, records: Iterable[Record], totals: Sequence[int]) -> None:
+        """Redo a change of which a part may be done; rows that it contradicts give way (repair)."""
+        for statement, parameters in records:
+            verb, rest = TEXTS[statement].split(maxsplit=1)
+            forcible = verb in ("insert", "update") and not rest.startswith("or ")
+            text = f"{verb} or replace {rest}" if forcible else TEXTS[statement]
+            self._execute(text, parameters)
         self.totals[:] = totals
 
     # --- reading and changing --------------------------------------------------------------------
