@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memfs.config import KIB
@@ -87,7 +88,10 @@ class Weather(FaultScript):
 
 
 class Steps:
-    """Counts the steps of requests that need the disk, and does something at one of them."""
+    """Counts the steps of requests that need the disk, and does something at one of them.
+
+    Those of other threads do not count: a thread that makes raw files ahead ends with no request.
+    """
 
     def __init__(self) -> None:
         self._left_count = 0
@@ -101,6 +105,12 @@ class Steps:
         """Forget it."""
         self._action = None
 
+    def _take(self) -> None:
+        self._left_count -= 1
+        if self._action is not None and self._left_count <= 0:
+            action, self._action = self._action, None
+            action()
+
     def watch(self, owner: object, *names: str) -> None:
         """Have the calls of an object's methods be steps."""
         for name in names:
@@ -108,10 +118,8 @@ class Steps:
 
     def _watched(self, call: Callable[..., T]) -> Callable[..., T]:
         def watched(*args: object, **kwargs: object) -> T:
-            self._left_count -= 1
-            if self._action is not None and self._left_count <= 0:
-                action, self._action = self._action, None
-                action()
+            if threading.current_thread() is threading.main_thread():
+                self._take()
             return call(*args, **kwargs)
 
         return watched

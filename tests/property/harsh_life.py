@@ -28,6 +28,7 @@ from tests.property.world import Refusal
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from memfs.config import Config
@@ -39,6 +40,8 @@ REQUEST_STEPS_MAX = 12
 
 READ_BYTES = 7000
 """No multiple of a frame."""
+
+PAIR_SIZES = [300, 20_000]
 
 COPY_COUNT_MAX = 4
 
@@ -105,14 +108,36 @@ class HarshLife(Life):
     # --- containers ------------------------------------------------------------------------------
     def exchange_objects(self, rng: random.Random) -> None:
         """Two objects lie in each other's places for a while."""
+        self._make_pair(rng, self.world.moves.upload)
         self._exchange(self.world.state_dir / "glacier", rng)
 
     def exchange_packed(self, rng: random.Random) -> None:
         """Two packed files do."""
+        self._make_pair(rng, self.world.moves.pack)
         self._exchange(self.world.state_dir / "packed", rng)
+
+    def _make_pair(self, rng: random.Random, move: Callable[[InodeNo], Awaitable[object]]) -> None:
+        """Give two files contents that nothing but a digest tells apart, and one form."""
+        size = rng.choice(PAIR_SIZES)
+        for ino in self.pick_some(rng)[:2]:
+            file = self._open(ino, os.O_WRONLY | os.O_TRUNC)
+            if file is None:
+                return
+            self.tree.contents[ino].truncate(0)
+            self._write(file, 0, rng.randbytes(size))
+            self.world.release(file)
+            self._run(self.world.filesystem.settle())
+            self._run(move(ino))
+            self._run(self.world.moves.drop_raw(ino))
 
     def _exchange(self, root: Path, rng: random.Random) -> None:
         paths = sorted(path for path in root.rglob("*") if path.is_file())
+        by_size: dict[int, list[Path]] = {}
+        for path in paths:
+            by_size.setdefault(path.stat().st_size, []).append(path)
+        equal = [same for same in by_size.values() if len(same) > 1]
+        if equal and rng.random() < 0.7:
+            paths = rng.choice(equal)
         if len(paths) < 2:
             return
         self.world.free_disk()

@@ -215,8 +215,9 @@ class Database:
         self._connection = sqlite3.connect(
             self._path, isolation_level=None, cached_statements=256, check_same_thread=False
         )
-        opened.callback(self._connection.close)
-        self._execute = self._connection.cursor().execute
+        cursor = self._connection.cursor()
+        opened.callback(self._abandon, cursor)
+        self._execute = cursor.execute
         try:
             self._configure(cache_bytes)
             reader.execute("select count(*) from state").fetchone()
@@ -238,6 +239,14 @@ class Database:
         opened.callback(self._checkpointer.close)
         self._recover(joined)
         reader.close()
+
+    def _abandon(self, cursor: sqlite3.Cursor) -> None:
+        """Close SQLite's connection at once, whatever a traceback still refers to."""
+        # A statement that is left would keep it open, and the lock of its transaction with it.
+        cursor.close()
+        if self._connection.in_transaction:
+            self._connection.rollback()
+        self._connection.close()
 
     def _open_journal(self, path: Path) -> Journal:
         try:
