@@ -25,11 +25,11 @@ from memfs.moves.faults import FaultPoints
 from memfs.moves.moves import Moves
 from memfs.stores.directory import DirectoryStore
 from memfs.stores.extent import Extent
-from memfs.stores.faulty import FaultScript, FaultyStore
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE, FormKind, InodeNo
+from tests.faulty_store import FaultScript, FaultyStore
 
 if TYPE_CHECKING:
     from pathlib import Path

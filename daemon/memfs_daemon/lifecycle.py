@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.backoff import Backoff
 from memfs.control.server import ControlServer
 from memfs.defects import as_failure
 from memfs.errors import MemfsError, UsageError
@@ -125,20 +126,21 @@ async def keep_running(run_on: Callable[[], Awaitable[None]]) -> None:
 
     What it was at is lost; it begins anew after a pause, which doubles while it does not live long.
     """
-    pause_s = RESTART_S_MIN
+    backoff = Backoff(RESTART_S_MIN, RESTART_S_MAX)
     while True:
         begun_s = trio.current_time()
         try:
             await run_on()
         except Exception as error:
+            if trio.current_time() - begun_s > RESTART_S_MAX:
+                backoff.reset()
+            pause_s = backoff.fail()
             what = getattr(run_on, "__qualname__", "the background")
             reason = as_failure(error, what)
             log.error("%s has stopped, and begins anew in %.0f s: %s", what, pause_s, reason)
         else:
             return
-        lived_s = trio.current_time() - begun_s
         await trio.sleep(pause_s)
-        pause_s = RESTART_S_MIN if lived_s > RESTART_S_MAX else min(2 * pause_s, RESTART_S_MAX)
 
 
 async def _note_store(parts: Assembly) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.backoff import pause_after
 from memfs.content.kernel_attributes import KernelAttributes
 from memfs.defects import as_failure
 from memfs.errors import (
@@ -299,7 +300,7 @@ class Sealer:
         """Try a file again later, and have `why` say so."""
         reason = as_failure(error, f"inode {ino} at the end of its writing")
         attempt_count = self._attempts[ino] = self._attempts.get(ino, 0) + 1
-        pause_s = min(PUT_OFF_S_MAX, PUT_OFF_S_MIN * 2.0 ** min(attempt_count - 1, 30))
+        pause_s = pause_after(attempt_count, PUT_OFF_S_MIN, PUT_OFF_S_MAX)
         self._put_off[ino] = trio.current_time() + pause_s
         retry_ns = time.time_ns() + int(pause_s * 1e9)
         pending = PendingMove(ino, Tier.COLD, str(reason), attempt_count, retry_ns)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.bounded import BoundedDict
 from memfs.defects import as_failure
 from memfs.errors import InvalidValueError, MemfsError, NoXattrError, StaleInodeError
 from memfs.filesystem.replies import Entry, Opened
@@ -54,7 +54,7 @@ class Names(Shared):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self._default_acls: OrderedDict[InodeNo, bytes | None] = OrderedDict()
+        self._default_acls: BoundedDict[InodeNo, bytes | None] = BoundedDict(DEFAULT_ACLS_MAX)
 
     async def lookup(self, parent: InodeNo, name: bytes) -> Entry | None:
         """LOOKUP; None if the name is missing."""
@@ -413,6 +413,4 @@ class Names(Shared):
         except NoXattrError:
             value = None
         self._default_acls[directory] = value
-        if len(self._default_acls) > DEFAULT_ACLS_MAX:
-            self._default_acls.popitem(last=False)
         return value

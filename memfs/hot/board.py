@@ -7,9 +7,9 @@ reported as gone; without a server nothing is resident and no ticket is given.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.bounded import BoundedDict
 from memfs.errors import NoXattrError
 from memfs.signals import Signal
 
@@ -72,8 +72,10 @@ class HotBoard:
         self.note: str | None = "the hot server has not started yet"
         """Why the tier does not serve at present, for `memfs status`; None while it does."""
         self.residents: dict[InodeNo, Residence] = {}
-        self._refusals: OrderedDict[InodeNo, tuple[Generation, str]] = OrderedDict()
-        self._full: OrderedDict[InodeNo, Generation] = OrderedDict()
+        self._refusals: BoundedDict[InodeNo, tuple[Generation, str]] = BoundedDict(
+            REFUSALS_KEPT_MAX
+        )
+        self._full: BoundedDict[InodeNo, Generation] = BoundedDict(REFUSALS_KEPT_MAX)
         self._demanded: dict[tuple[InodeNo, Generation | None], Want] = {}
         self._pinned: dict[InodeNo, Want] = {}
         self._wanted = Signal()
@@ -103,9 +105,6 @@ class HotBoard:
     def note_refusal(self, ino: InodeNo, generation: Generation, reason: str) -> None:
         """A generation of a file holds no tensors."""
         self._refusals[ino] = (generation, reason)
-        self._refusals.move_to_end(ino)
-        if len(self._refusals) > REFUSALS_KEPT_MAX:
-            self._refusals.popitem(last=False)
 
     def clear_refusals(self, ino: InodeNo | None = None) -> None:
         """What is known of a file, or of any of them (None), may not hold any more."""
@@ -117,9 +116,6 @@ class HotBoard:
     def note_full(self, ino: InodeNo, generation: Generation) -> None:
         """A generation of a file had no room on any device."""
         self._full[ino] = generation
-        self._full.move_to_end(ino)
-        if len(self._full) > REFUSALS_KEPT_MAX:
-            self._full.popitem(last=False)
 
     def clear_full(self, ino: InodeNo) -> None:
         """A file was tried again and met with something else than a lack of room."""

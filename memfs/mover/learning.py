@@ -6,11 +6,11 @@ Invariant: a step is bounded, and nothing is looked at while programs open nothi
 from __future__ import annotations
 
 import stat
-from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.bounded import BoundedDict
 from memfs.errors import MemfsError
 from memfs.linux.processes import thread_group
 from memfs.prediction.accesses import Access
@@ -56,7 +56,7 @@ class Learner:
         self._engine = engine
         self._activity = activity
         self._predictor = predictor
-        self._processes: OrderedDict[int, int] = OrderedDict()
+        self._processes: BoundedDict[int, int] = BoundedDict(PROCESS_COUNT_MAX)
         self.learned_count = 0
         """Accesses that the predictor was told of."""
 
@@ -93,13 +93,9 @@ class Learner:
         """Return the process of a thread, as it was when it was first seen."""
         if not thread:
             return 0
-        process = self._processes.get(thread)
+        process = self._processes.touch(thread)
         if process is None:
             process = self._processes[thread] = thread_group(thread)
-            if len(self._processes) > PROCESS_COUNT_MAX:
-                self._processes.popitem(last=False)
-        else:
-            self._processes.move_to_end(thread)
         return process
 
     async def _issue(self, guesses: list[Guess], time_ns: int) -> list[Issued]:

@@ -10,6 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from memfs.backoff import pause_after
 from memfs.defects import as_failure
 from memfs.errors import (
     BudgetSpentError,
@@ -230,9 +231,9 @@ class Placer:
             attempt_count = earlier.attempt_count if earlier is not None else 0
             if pause_s is None:
                 attempt_count += 1
-                doubled_s = policy.retry_s_min * 2.0 ** min(attempt_count - 1, 30)
-                # Jitter keeps files that failed together from coming back together.
-                pause_s = min(policy.retry_s_max, doubled_s) * self._rng.uniform(0.8, 1.2)
+                pause_s = pause_after(
+                    attempt_count, policy.retry_s_min, policy.retry_s_max, self._rng
+                )
             retry_ns = time.time_ns() + int(pause_s * 1e9)
             async with engine.change():
                 await engine.set_pending(PendingMove(ino, wanted, reason, attempt_count, retry_ns))

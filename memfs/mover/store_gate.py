@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
+from memfs.backoff import Backoff
 
 if TYPE_CHECKING:
     import random
@@ -25,31 +25,23 @@ class StoreGate:
     """
 
     def __init__(self, policy: PolicyConfig, rng: random.Random) -> None:
-        self._policy = policy
-        self._rng = rng
-        self._pause_s = 0.0
-        self._open_s = float("-inf")
+        self._backoff = Backoff(policy.retry_s_min, policy.retry_s_max, rng)
         self.reason: str | None = None
         """Why the store failed last; None while it works."""
 
     @property
     def wait_s(self) -> float:
         """Seconds until the store is asked again; 0: now."""
-        return max(0.0, self._open_s - trio.current_time())
+        return self._backoff.wait_s
 
     def fail(self, reason: str) -> None:
         """The store refused or did not answer."""
         self.reason = reason
-        if self.wait_s:
-            # One of those that were under way when it closed: that is no second failure.
-            return
-        self._pause_s = min(
-            self._policy.retry_s_max, max(self._policy.retry_s_min, 2 * self._pause_s)
-        )
-        self._open_s = trio.current_time() + self._pause_s * self._rng.uniform(0.8, 1.2)
+        # Otherwise it was one of those that were under way when it closed: no second failure.
+        if not self.wait_s:
+            self._backoff.fail()
 
     def succeed(self) -> None:
         """The store did what it was asked."""
         self.reason = None
-        self._pause_s = 0.0
-        self._open_s = float("-inf")
+        self._backoff.reset()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.backoff import Backoff
 from memfs.errors import MemfsError, StoreError
 from memfs.moves.unfinished import abort_unfinished
 from memfs.types import FormKind, RawId
@@ -41,12 +42,12 @@ class GarbageCollector:
 
     def __init__(self, parts: MoveParts, rng: random.Random) -> None:
         self._parts = parts
-        self._rng = rng
         self._lock = trio.Lock()
         self._local_lock = trio.Lock()
         self._stuck: set[int] = set()
-        self._pause_s = 0.0
-        self._remote_again_s = 0.0
+        policy = parts.config.policy
+        # Jitter, so that many mounts do not come back as one.
+        self._backoff = Backoff(policy.retry_s_min, policy.retry_s_max, rng)
 
     async def collect(self, limit: int) -> int:
         """Remove up to `limit` items for good; returns how many were.
@@ -67,12 +68,12 @@ class GarbageCollector:
             return await self._remove(items) if items else 0
 
     async def _collect(self, limit: int) -> int:
-        remote_due = trio.current_time() >= self._remote_again_s
+        remote_due = not self._backoff.wait_s
         if remote_due:
             self._stuck.clear()
             remote = self._parts.remote
             if remote is not None and not await abort_unfinished(self._parts.engine, remote):
-                self._pause()
+                self._backoff.fail()
                 remote_due = False
         # Objects that wait for the store must not hide what takes up room here.
         listed = await self._parts.engine.list_garbage(limit + len(self._stuck), remote=remote_due)
@@ -137,26 +138,20 @@ class GarbageCollector:
             else:
                 removed.append(item.item)
         if removed:
-            self._pause_s = 0.0
+            self._backoff.reset()
         if kept:
-            self._pause()
+            pause_s = self._backoff.fail()
             self._put_aside(kept)
             log.info(
                 "%d objects cannot be removed, next try in %.0f s: %s",
                 len(kept),
-                self._pause_s,
+                pause_s,
                 failure,
             )
         return removed
 
     def _put_aside(self, items: Sequence[GarbageItem]) -> None:
-        if items and trio.current_time() >= self._remote_again_s:
-            self._pause()
+        if items and not self._backoff.wait_s:
+            self._backoff.fail()
         for item in items[: STUCK_COUNT_MAX - len(self._stuck)]:
             self._stuck.add(item.item)
-
-    def _pause(self) -> None:
-        """Double the pause, with jitter so that many mounts do not come back as one."""
-        policy = self._parts.config.policy
-        self._pause_s = min(policy.retry_s_max, max(policy.retry_s_min, 2 * self._pause_s))
-        self._remote_again_s = trio.current_time() + self._pause_s * self._rng.uniform(0.8, 1.2)

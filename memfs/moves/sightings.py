@@ -7,11 +7,11 @@ of an object is no proof of it: its store may be unmounted, emptied or another o
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.bounded import BoundedDict
 from memfs.errors import (
     CorruptDataError,
     MemfsError,
@@ -46,7 +46,7 @@ class Sightings:
     """Looks at objects; one request serves all files that share one."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._seen: BoundedDict[str, tuple[float, int]] = BoundedDict(SEEN_COUNT_MAX)
         """By key: when the look began, and the bytes that were seen."""
         self._looks: dict[str, _Look] = {}
 
@@ -94,9 +94,6 @@ class Sightings:
             raise look.error from error
         else:
             self._seen[key] = began_s, look.size
-            self._seen.move_to_end(key)
-            if len(self._seen) > SEEN_COUNT_MAX:
-                self._seen.popitem(last=False)
             return look
         finally:
             del self._looks[key]

@@ -10,6 +10,7 @@ import zlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.bounded import BoundedDict
 from memfs.errors import InvalidValueError
 from memfs.policy.s3fifo import QueueEntry, S3Fifo
 from memfs.policy.shares import Shares
@@ -64,7 +65,7 @@ class Heat:
         self.marked = False
         """Some inode has a priority or a pool; while none has, nobody looks for them."""
         self._visitors: OrderedDict[int, None] = OrderedDict()
-        self._reads: OrderedDict[int, _Reads] = OrderedDict()
+        self._reads: BoundedDict[int, _Reads] = BoundedDict(READS_COUNT_MAX)
 
     # --- the disk tier ---------------------------------------------------------------------------
     def use_local(self, ino: int, local_bytes: int, *, copied: bool) -> None:
@@ -121,12 +122,10 @@ class Heat:
 
     def is_read_often(self, ino: int, size_bytes: int, now_ns: int) -> bool:
         """Count an open of a file without a raw form; True when a raw one is worth its room."""
-        reads = self._reads.pop(ino, None)
+        reads = self._reads.get(ino)
         if reads is None or now_ns - reads.since_ns > self.promote_window_s * _NS:
             reads = _Reads(0, now_ns)
         self._reads[ino] = reads = reads._replace(opens=reads.opens + 1)
-        if len(self._reads) > READS_COUNT_MAX:
-            self._reads.popitem(last=False)
         return reads.opens >= self.promote_count and self.is_worth_raw(ino, size_bytes)
 
     def is_worth_raw(self, ino: int, size_bytes: int) -> bool:

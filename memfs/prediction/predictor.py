@@ -6,9 +6,9 @@ bounded, however many files and programs there are.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from memfs.bounded import BoundedDict
 from memfs.prediction.accesses import Guess, Source
 from memfs.prediction.listings import LISTED_COUNT_MAX, Listing, Listings
 from memfs.prediction.names import find_numbers, find_shards
@@ -53,7 +53,7 @@ class _Context:
 
     def __init__(self) -> None:
         self.previous = InodeNo(0)
-        self.series: OrderedDict[bytes, Series] = OrderedDict()
+        self.series: BoundedDict[bytes, Series] = BoundedDict(SERIES_COUNT_MAX)
         self.by_readdir: Run | None = None
         self.by_name: Run | None = None
         self.unordered_count = 0
@@ -70,8 +70,10 @@ class Predictor:
         self.scores = Scores()
         self.successors = SuccessorTable()
         self._listings = Listings()
-        self._contexts: OrderedDict[tuple[InodeNo, int, int], _Context] = OrderedDict()
-        self._shard_sets: OrderedDict[tuple[InodeNo, bytes], int] = OrderedDict()
+        self._contexts: BoundedDict[tuple[InodeNo, int, int], _Context] = BoundedDict(
+            CONTEXT_COUNT_MAX
+        )
+        self._shard_sets: BoundedDict[tuple[InodeNo, bytes], int] = BoundedDict(SHARD_SETS_MAX)
         self._listing_wanted: dict[InodeNo, None] = {}
 
     def observe(self, access: Access) -> list[Guess]:
@@ -142,13 +144,9 @@ class Predictor:
         yield self._context((access.directory, access.uid, 0))
 
     def _context(self, key: tuple[InodeNo, int, int]) -> _Context:
-        context = self._contexts.get(key)
+        context = self._contexts.touch(key)
         if context is None:
             context = self._contexts[key] = _Context()
-            if len(self._contexts) > CONTEXT_COUNT_MAX:
-                self._contexts.popitem(last=False)
-        else:
-            self._contexts.move_to_end(key)
         return context
 
     def _follow(
@@ -178,14 +176,11 @@ class Predictor:
         if numbered is None:
             context.unordered_count += 1
             return []
-        series = context.series.get(numbered.template)
+        series = context.series.touch(numbered.template)
         if series is None:
             context.series[numbered.template] = Series(numbered)
-            if len(context.series) > SERIES_COUNT_MAX:
-                context.series.popitem(last=False)
             context.unordered_count += 1
             return []
-        context.series.move_to_end(numbered.template)
         names = series.advance(numbered)
         context.unordered_count = 0 if series.going else context.unordered_count + 1
         return names
@@ -220,7 +215,4 @@ class Predictor:
         if queued_ns is not None and access.time_ns - queued_ns < SHARD_SET_NS:
             return ()
         self._shard_sets[key] = access.time_ns
-        self._shard_sets.move_to_end(key)
-        if len(self._shard_sets) > SHARD_SETS_MAX:
-            self._shard_sets.popitem(last=False)
         return shards.names

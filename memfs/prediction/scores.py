@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.bounded import BoundedDict
 from memfs.prediction.accesses import GUESSED, Source
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Scores:
         self._scores = {source: Score() for source in GUESSED}
         self._scores[Source.HINT] = Score(precision=1.0)
         self._open: OrderedDict[InodeNo, _Open] = OrderedDict()
-        self._hinted: OrderedDict[InodeNo, None] = OrderedDict()
+        self._hinted: BoundedDict[InodeNo, None] = BoundedDict(OPEN_COUNT_MAX)
         """The latest hints that were not followed yet."""
         self._wasted: list[InodeNo] = []
         self._serial = 0
@@ -133,9 +134,6 @@ class Scores:
         """Note that a file is brought near because somebody said so."""
         self._scores[Source.HINT].issued_count += 1
         self._hinted[ino] = None
-        self._hinted.move_to_end(ino)
-        if len(self._hinted) > OPEN_COUNT_MAX:
-            self._hinted.popitem(last=False)
 
     def settle(self, ino: InodeNo, time_ns: int) -> bool:
         """A file was opened: what guessed it was right; returns whether it was hinted at."""

@@ -12,11 +12,11 @@ import contextlib
 import enum
 import threading
 import time
-from collections import OrderedDict
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from memfs.bounded import BoundedDict
 from memfs.errors import ObjectArchivedError, UsageError
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class RestoreDesk:
         self._tier = tier
         self._clock = clock
         self._lock = threading.Lock()
-        self._tickets: OrderedDict[str, _Ticket] = OrderedDict()
+        self._tickets: BoundedDict[str, _Ticket] = BoundedDict(TICKET_COUNT_MAX)
 
     def refuse(self, key: str, what: str) -> ObjectArchivedError | None:
         """Have an object restored whose read was refused because it is archived.
@@ -151,9 +151,6 @@ class RestoreDesk:
                 return self._error(ticket, what)
             ticket = _Ticket(requested_s=ticket.requested_s if ticket is not None else None)
             self._tickets[key] = ticket
-            self._tickets.move_to_end(key)
-            if len(self._tickets) > TICKET_COUNT_MAX:
-                self._tickets.popitem(last=False)
         try:
             found = self._provider.look(key)
             if found.state is RestoreState.ARCHIVED:

@@ -7,11 +7,12 @@ would make another key that is late in the same way.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from memfs.backoff import Backoff
+from memfs.bounded import BoundedDict
 from memfs.errors import ObjectMissingError
 from memfs.stores.forwarding import ForwardingStore
 
@@ -42,7 +43,7 @@ class SettlingStore(ForwardingStore):
 
     def __init__(self, inner: RemoteStore) -> None:
         super().__init__(inner)
-        self._stored_s: OrderedDict[str, float] = OrderedDict()
+        self._stored_s: BoundedDict[str, float] = BoundedDict(KEY_COUNT_MAX)
         """When each new object was stored, by trio's clock, the latest last."""
 
     async def put_file(self, key: str, source: Path) -> None:
@@ -58,9 +59,6 @@ class SettlingStore(ForwardingStore):
     def _note_stored(self, key: str) -> None:
         """An object was stored just now."""
         self._stored_s[key] = trio.current_time()
-        self._stored_s.move_to_end(key)
-        while len(self._stored_s) > KEY_COUNT_MAX:
-            self._stored_s.popitem(last=False)
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """As the inner store; waits for a new object."""
@@ -84,14 +82,14 @@ class SettlingStore(ForwardingStore):
         await self._inner.delete(key)
 
     async def _settled(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
-        pause_s = PAUSE_S_MIN
+        backoff = Backoff(PAUSE_S_MIN, PAUSE_S_MAX)
         while True:
             try:
                 return await call()
             except ObjectMissingError:
                 stored_s = self._stored_s.get(key)
+                pause_s = backoff.fail()
                 if stored_s is None or trio.current_time() + pause_s > stored_s + SETTLE_S:
                     self._stored_s.pop(key, None)
                     raise
             await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, PAUSE_S_MAX)

@@ -10,8 +10,9 @@ the hasher after a run is kept, under the digest of all before it and the length
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING
+
+from memfs.bounded import BoundedDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,7 @@ class ZeroRuns:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._zeros = memoryview(bytes(STEP_BYTES))
-        self._kept: OrderedDict[tuple[bytes, int], blake3.blake3] = OrderedDict()
+        self._kept: BoundedDict[tuple[bytes, int], blake3.blake3] = BoundedDict(KEPT_COUNT_MAX)
 
     def update(
         self,
@@ -54,9 +55,8 @@ class ZeroRuns:
             # The length before is part of what the digest says: no two prefixes share one.
             key = hasher.digest(), size_bytes
             with self._lock:
-                kept = self._kept.get(key)
+                kept = self._kept.touch(key)
                 if kept is not None:
-                    self._kept.move_to_end(key)
                     return kept.copy()
         left = size_bytes
         while left:
@@ -68,6 +68,4 @@ class ZeroRuns:
         if size_bytes >= KEPT_BYTES_MIN:
             with self._lock:
                 self._kept[key] = hasher.copy()
-                if len(self._kept) > KEPT_COUNT_MAX:
-                    self._kept.popitem(last=False)
         return hasher

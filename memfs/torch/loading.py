@@ -10,12 +10,12 @@ memory of one's own is asked for, by the pipeline. What cannot be used in place 
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from memfs.bounded import BoundedDict
 from memfs.errors import MemfsError
 from memfs.hot.pool import HotTierFullError as TierFullError
 from memfs.hot.protocol import HotGoneError, HotMissError, HotTimeoutError
@@ -80,7 +80,7 @@ class _Wish:
     fallback: str | None = field(default=None, init=False)
 
 
-_reports: OrderedDict[str, LoadReport] = OrderedDict()
+_reports: BoundedDict[str, LoadReport] = BoundedDict(SOURCES_KEPT_MAX)
 
 
 def load(
@@ -146,8 +146,6 @@ def load(
     with TensorFile(wish.path) as file:
         tensors, report = _load(file, wish)
     _reports[os.path.abspath(wish.path)] = report
-    if len(_reports) > SOURCES_KEPT_MAX:
-        _reports.popitem(last=False)
     return tensors
 
 

@@ -26,7 +26,6 @@ from memfs.errors import (
 )
 from memfs.stores.azure import AzureStore
 from memfs.stores.directory import UNFINISHED, DirectoryStore
-from memfs.stores.faulty import Fault, FaultKind, FaultScript, FaultyStore
 from memfs.stores.gcs import GcsStore
 from memfs.stores.limit import LimitedStore
 from memfs.stores.objects import FsspecStore, UploadCallback
@@ -35,6 +34,7 @@ from memfs.stores.remote import open_remote_store
 from memfs.stores.retry import RetryingStore, RetryPolicy
 from memfs.stores.s3 import S3Store
 from memfs.stores.store import PART_BYTES
+from tests.faulty_store import Fault, FaultKind, FaultScript, FaultyStore
 from tests.servers.azurite import AzureServer
 from tests.servers.fake_gcs import GcsServer
 from tests.servers.process import READY

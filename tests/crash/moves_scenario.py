@@ -18,8 +18,8 @@ import trio
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import AlreadyExistsError, StoreUnavailableError
 from memfs.moves.faults import FaultPoints
-from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import ROOT_INODE, FormKind
+from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
 from tests.processes import outlived
 

@@ -17,7 +17,7 @@ from memfs.metadata.sqlite.database import Limits
 from memfs.mover.prefetching import Prefetcher
 from memfs.prediction.predictor import Predictor
 from memfs.stores.directory import DirectoryStore
-from memfs.stores.faulty import FaultScript, FaultyStore
+from tests.faulty_store import FaultScript, FaultyStore
 from tests.property.world import Refusal, World
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from memfs.config import Config
     from memfs.encryption.keys import KeyRing
-    from memfs.stores.faulty import FaultKind
     from memfs.stores.store import RemoteStore
+    from tests.faulty_store import FaultKind
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from memfs.errors import MemfsError, NotFoundError, StaleInodeError
 from memfs.moves.faults import FAULT_POINTS
 from memfs.moves.scrubbing import ScrubOutcome, scrub_file
 from memfs.stores.extent import Extent
-from memfs.stores.faulty import FaultKind
 from memfs.types import FormKind, InodeNo
+from tests.faulty_store import FaultKind
 from tests.property.chaos_world import ChaosWorld, Weather
 from tests.property.programs import Programs
 from tests.property.tree import Tree

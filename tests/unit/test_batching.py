@@ -11,8 +11,8 @@ from memfs.errors import CorruptDataError, NoSpaceError, StoreError, StoreUnavai
 from memfs.moves.faults import FaultPoints
 from memfs.moves.outcome import MoveOutcome
 from memfs.stores.extent import Extent
-from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import FormKind
+from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible, incompressible
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import trio.testing
 
 from memfs.content.forms import FormReader
 from memfs.errors import CorruptDataError, ObjectMissingError, StoreUnavailableError
-from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import FormKind
+from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from memfs.mover.done_files import DoneFiles
 from memfs.mover.mover import Mover
 from memfs.moves.sightings import SEEN_S, Sightings
 from memfs.policy.heat import Heat
-from memfs.stores.faulty import Fault, FaultKind
 from memfs.stores.store import ObjectStat
 from memfs.types import BlobId, FormKind, Tier
+from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible
 
 if TYPE_CHECKING:

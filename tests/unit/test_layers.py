@@ -11,7 +11,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("memfs.types", "memfs.exit_codes", "memfs.escaping", "memfs.signals", "memfs.waiting"),
+    (
+        *("memfs.types", "memfs.exit_codes", "memfs.escaping", "memfs.signals", "memfs.waiting"),
+        *("memfs.backoff", "memfs.bounded"),
+    ),
     ("memfs.errors", "memfs.log_lines"),
     ("memfs.defects",),
     ("memfs.config", "memfs.sizes"),

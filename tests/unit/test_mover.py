@@ -20,8 +20,8 @@ from memfs.mover.mover import Mover
 from memfs.moves.outcome import MoveOutcome
 from memfs.policy import rules
 from memfs.policy.heat import Heat
-from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import ROOT_INODE, FormKind, InodeNo, Tier
+from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
 
 if TYPE_CHECKING:

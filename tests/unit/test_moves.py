@@ -21,8 +21,8 @@ from memfs.metadata.records import AttributeChanges, InodeFlags
 from memfs.moves.faults import FAULT_POINTS, FaultPoints
 from memfs.moves.garbage import REFUSALS_MAX
 from memfs.moves.outcome import MoveOutcome
-from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import FormKind
+from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible, incompressible
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from memfs.policy.shares import Shares
 from memfs.prediction.accesses import Source
 from memfs.prediction.predictor import Predictor
 from memfs.prediction.scores import WINDOW_NS
-from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import FormKind, InodeNo, Tier
+from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible
 
 if TYPE_CHECKING:

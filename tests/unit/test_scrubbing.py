@@ -16,8 +16,8 @@ from memfs.mover.scrubber import Scrubber
 from memfs.moves.scrubbing import Pace, Scrubbed, ScrubOutcome, scrub_file
 from memfs.policy import rules
 from memfs.stores.disk import disk_errors
-from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import FormKind
+from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from memfs.errors import (
     StoreUnavailableError,
 )
 from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedError
-from memfs.stores.faulty import Fault, FaultKind, FaultScript, FaultyStore
 from memfs.stores.limit import LimitedStore
 from memfs.stores.retry import RetryingStore, RetryPolicy
+from tests.faulty_store import Fault, FaultKind, FaultScript, FaultyStore
 from tests.unit.fakes.memory_store import MemoryStore
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import trio
 from memfs.errors import MemfsError, StoreError
 from memfs.moves import streaming, uploading
 from memfs.moves.outcome import MoveOutcome
-from memfs.stores.faulty import Fault, FaultKind
 from memfs.types import FormKind
+from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible, incompressible
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from memfs.mover.store_gate import StoreGate
 from memfs.moves.file_work import WorkResults
 from memfs.policy.budgets import Spent
 from memfs.policy.heat import Heat
-from memfs.stores.faulty import Fault, FaultKind
 from memfs.stores.metered import MeteredStore
 from memfs.types import FormKind, InodeNo, Tier
+from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
 
 if TYPE_CHECKING:

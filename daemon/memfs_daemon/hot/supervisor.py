@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.backoff import Backoff
 from memfs.errors import MemfsError
 from memfs.hot.board import HotDevice, HotServerInfo, Want
 from memfs.hot.link import HotLink
@@ -80,17 +81,17 @@ class HotSupervisor:
 
     async def run(self) -> None:
         """Have a server running until cancelled."""
-        pause_s, told = RESTART_S_MIN, ""
+        backoff, told = Backoff(RESTART_S_MIN, RESTART_S_MAX), ""
         while True:
             began_s = trio.current_time()
             note = await self._run_one()
             if trio.current_time() - began_s > RESTART_S_MAX:
-                pause_s = RESTART_S_MIN
+                backoff.reset()
+            pause_s = backoff.fail()
             level = logging.INFO if note == told else logging.WARNING
             log.log(level, "the hot tier is away, next try in %.0f s: %s", pause_s, note)
             told = note
             await trio.sleep(pause_s)
-            pause_s = min(RESTART_S_MAX, 2 * pause_s)
 
     async def call(self, op: str, *fds: int, **fields: object) -> dict[str, object]:
         """Call the server.

@@ -1,0 +1,47 @@
+"""Back-off."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.backoff import JITTER, Backoff, pause_after
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    pauses = [pause_after(count, 0.5, 6.0) for count in range(1, 8)]
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 6.0, 6.0, 6.0]
+    assert pause_after(100_000, 0.5, 6.0) == 6.0
+
+
+def test_jitter_stays_within_its_bounds_and_differs() -> None:
+    rng = random.Random(1)
+    pauses = [pause_after(1, 10.0, 60.0, rng) for _ in range(200)]
+    assert all(10.0 * (1 - JITTER) <= pause <= 10.0 * (1 + JITTER) for pause in pauses)
+    assert len(set(pauses)) > 100
+
+
+async def test_the_next_attempt_is_due_when_the_pause_is_over(mock_clock: MockClock) -> None:
+    backoff = Backoff(2.0, 10.0)
+    assert backoff.wait_s == 0.0
+    assert backoff.fail() == 2.0
+    mock_clock.jump(1.5)
+    assert backoff.wait_s == pytest.approx(0.5)
+    mock_clock.jump(1.0)
+    assert backoff.wait_s == 0.0
+    assert backoff.fail() == 4.0
+
+
+async def test_after_a_reset_it_begins_anew(mock_clock: MockClock) -> None:
+    backoff = Backoff(2.0, 10.0)
+    for _ in range(5):
+        backoff.fail()
+    backoff.reset()
+    assert backoff.wait_s == 0.0
+    mock_clock.jump(0.1)
+    assert backoff.fail() == 2.0
