@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
+from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -16,6 +20,9 @@ from memfs.sizes import parse_duration, parse_size
 from memfs_tools.main import cli
 from tests import doc_tables, documents
 from tests.documents import ROOT, Document
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DOCUMENTS = documents.load()
 CONFIGURATION = (doc_tables.REFERENCE / "configuration.md").read_text()
@@ -100,6 +107,13 @@ def test_every_link_of_a_document_leads_somewhere(document: Document) -> None:
 
 
 @each_document
+def test_a_list_begins_behind_an_empty_line(document: Document) -> None:
+    """The site would show its items as one paragraph (Python-Markdown)."""
+    joined = re.findall(r"^(?![-*#|>\s]|\d+\. ).+\n(?:[-*]|\d+\.) .*$", document.body, re.MULTILINE)
+    assert joined == []
+
+
+@each_document
 def test_headings_are_plain_and_differ(document: Document) -> None:
     """Forges and the site then give them the same names in links."""
     odd = [each for each in document.headings if re.search(r"[^\w\s,.?'`()+-]| -|--", each)]
@@ -162,6 +176,34 @@ def test_every_command_of_a_document_is_one_of_memfs(document: Document) -> None
 )
 def test_a_command_that_does_not_exist_is_found(line: str, fault: str | None) -> None:
     assert _fault(shlex.split(line)) == fault
+
+
+def test_every_message_that_troubleshooting_quotes_is_one_of_memfs() -> None:
+    """Between its `...` each quotation is in a string of the source, as it is written there."""
+    strings = []
+    for folder in ("memfs", "daemon", "tools"):
+        for path in (ROOT / folder).rglob("*.py"):
+            tree = ast.walk(ast.parse(path.read_bytes()))
+            constants = [node.value for node in tree if isinstance(node, ast.Constant)]
+            strings += [each for each in constants if isinstance(each, str)]
+    source = "\n".join(strings)
+    text = (ROOT / "docs/guide/troubleshooting.md").read_text()
+    quoted = re.findall(r"^\| `([^`]+)`(?: \(exit status \d\))? \|", text, re.MULTILINE)
+    assert len(quoted) > 10
+    parts = [part.strip(" :;()`") for each in quoted for part in each.split("...")]
+    assert [part for part in parts if part not in source] == []
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly_and_asks_for_nothing(tmp_path: Path) -> None:
+    """Pages are read from a disk, without a network: no script, style or picture is elsewhere."""
+    pytest.importorskip("material")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    fetched = r"<(?:script|img|link|iframe)\b[^>]*(?:src|href)=[\"']?(https?:[^\"' >]+)"
+    pages = [page.read_text() for page in tmp_path.rglob("*.html")]
+    assert len(pages) > len(DOCUMENTS) - 3
+    assert [url for page in pages for url in re.findall(fetched, page)] == []
 
 
 @each_document
