@@ -1,4 +1,4 @@
-"""The fault-injecting decorator: a store that fails on purpose, for tests and chaos runs.
+"""A store that fails on purpose, for tests: a decorator that injects faults.
 
 Invariant: the same script or the same seed gives the same faults at the same calls; each fault is
 one that a real store has shown, and stays within the store contract unless its text says otherwise.
