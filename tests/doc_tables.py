@@ -14,6 +14,7 @@ import click
 from memfs import config
 from memfs.config_file import KeyKind, keys
 from memfs.exit_codes import MEANINGS
+from memfs.filesystem.control_names import CONTROL_XATTRS
 from memfs.sizes import format_duration, format_size
 from memfs_daemon.capabilities import as_markdown
 from memfs_tools.main import list_commands
@@ -38,6 +39,7 @@ def tables() -> dict[str, str]:
         "exit codes": _exit_codes(),
         "help": _help(),
         "measured": _measured(outcome),
+        "xattrs": _xattrs(),
     }
 
 
@@ -49,6 +51,7 @@ PAGES = {
     "exit codes": REFERENCE / "exit-codes.md",
     "help": REFERENCE / "commands.md",
     "measured": ROOT / "README.md",
+    "xattrs": REFERENCE / "xattrs.md",
 }
 """Where each of them stands, between its markers and once."""
 
@@ -109,6 +112,14 @@ def _commands() -> str:
         usage = " ".join(command.collect_usage_pieces(click.Context(command)))
         usage = usage.replace("|", r"\|")
         rows.append(f"| `memfs {command.name} {usage}` | {command.get_short_help_str(200)} |")
+    return "\n".join(rows)
+
+
+def _xattrs() -> str:
+    rows = ["| name | access | meaning |", "|---|---|---|"]
+    for name, xattr in CONTROL_XATTRS.items():
+        access = "read, write" if xattr.is_writable else "read"
+        rows.append(f"| `{name.decode()}` | {access} | {xattr.meaning} |")
     return "\n".join(rows)
 
 

@@ -21,6 +21,17 @@ from memfs.errors import (
     NotSupportedError,
     NoXattrError,
 )
+from memfs.filesystem.control_names import (
+    CODEC_XATTR,
+    CONTROL_XATTRS,
+    DIGEST_XATTR,
+    LEASE_XATTR,
+    PIN_XATTR,
+    RESIDENCY_XATTR,
+    STATE_XATTR,
+    TIER_XATTR,
+    WHY_XATTR,
+)
 from memfs.filesystem.tensor_headers import TensorHeaders
 from memfs.hot.pool import FULL_CODE
 from memfs.hot.protocol import shorten
@@ -48,13 +59,6 @@ if TYPE_CHECKING:
     from memfs.metadata.records import PendingMove
     from memfs.types import InodeNo
 
-CONTROL_PREFIX = b"user.memfs."
-
-TIER_XATTR = b"user.memfs.tier"
-CODEC_XATTR = b"user.memfs.codec"
-LEASE_XATTR = b"user.memfs.lease"
-"""What a program needs to attach to a file in the hot tier (`memfs.hot.client`)."""
-
 UNPINNED = "auto"
 """What `pin` reads, and `tier` takes, where no pin is in force."""
 
@@ -69,7 +73,7 @@ _TENSOR_MARKS = (TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR)
 class Control:
     """Reads and writes of `user.memfs.*`.
 
-    `tier`, `codec`, `priority` and `pool` can be written; the others only tell. None is listed by
+    `CONTROL_XATTRS` has their names and tells which can be written. Not one is listed by
     listxattr(2): `cp -a` and `rsync -X` neither fail on them, nor spread them, nor take them away.
     """
 
@@ -91,12 +95,12 @@ class Control:
         self._room = parts.room
         self._readers: dict[bytes, Callable[[Inode], Awaitable[str]]] = {
             TIER_XATTR: self._tier,
-            b"user.memfs.pin": self._pin,
-            b"user.memfs.state": self._state,
-            b"user.memfs.residency": self._residency_json,
-            b"user.memfs.why": self._why,
+            PIN_XATTR: self._pin,
+            STATE_XATTR: self._state,
+            RESIDENCY_XATTR: self._residency_json,
+            WHY_XATTR: self._why,
             CODEC_XATTR: self._codec,
-            b"user.memfs.digest": self._digest,
+            DIGEST_XATTR: self._digest,
             PRIORITY_XATTR: self._priority,
             POOL_XATTR: self._pool,
             TENSOR_DTYPE_XATTR: partial(self._tensor_mark, TENSOR_DTYPE_XATTR),
@@ -146,7 +150,7 @@ class Control:
             self._activity.note_pin(ino)
         elif name in (*_MARKS, *_TENSOR_MARKS):
             await self._set_mark(ino, name, text, flags)
-        elif name in self._readers or name == LEASE_XATTR:
+        elif name in CONTROL_XATTRS:
             raise NotPermittedError(f"{name.decode()} only tells; it cannot be set")
         else:
             raise NotSupportedError(
@@ -187,7 +191,7 @@ class Control:
             self._activity.note_pin(ino)
             return
         if name not in (TIER_XATTR, CODEC_XATTR):
-            if name in self._readers:
+            if name in CONTROL_XATTRS:
                 raise NotPermittedError(f"{name.decode()} only tells; it cannot be removed")
             raise NoXattrError(f"{name.decode(errors='backslashreplace')} is not set")
         inode = await self._engine.get_inode(ino)

@@ -16,7 +16,8 @@ from memfs.errors import (
 )
 from memfs.filesystem.attributes import CAPABILITY_XATTR
 from memfs.filesystem.content import ContentRequests
-from memfs.filesystem.control import CONTROL_PREFIX, Control
+from memfs.filesystem.control import Control
+from memfs.filesystem.control_names import CONTROL_PREFIX
 from memfs.namespace import acl
 from memfs.types import XATTR_VALUE_BYTES_MAX
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests import documents
+from tests import doc_tables, documents
 from tests.documents import Document
 
 WORDS = ("whoever", "none", "no more", "by that", "as far as", "dear")
@@ -31,6 +31,11 @@ def faults(document: Document) -> list[str]:
 @pytest.mark.parametrize("document", documents.load(), ids=lambda each: each.name)
 def test_every_sentence_is_plain(document: Document) -> None:
     assert faults(document) == []
+
+
+def test_every_help_is_plain() -> None:
+    text = doc_tables.tables()["help"].replace("```", "")
+    assert faults(_written(re.sub(r"^ +", "", text, flags=re.MULTILINE))) == []
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def barrier(paths: tuple[Path, ...], level: str, timeout_s: float | None, as_jso
     open for writing are reported. While the store is down, or a budget of the day is
     spent, this waits.
 
-    Exits with 0 only if all files are there. What is done stays done: stopped by Ctrl-C or by
+    Exits with 0 only if all files are there. Finished work stays: stopped by Ctrl-C or by
     --timeout, running it again goes on from there.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     totals = Totals()

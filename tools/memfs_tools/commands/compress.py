@@ -52,7 +52,7 @@ def compress(
     the store, and those that are in the store alone. With --keep-raw both copies stay until the
     disk fills, and the uncompressed one can then go at once.
 
-    Trees are taken whole. What is done stays done: stopped by Ctrl-C, running it again goes on
+    Trees are taken whole. Finished work stays: stopped by Ctrl-C, running it again goes on
     from there. Exits with 1 if a file failed or was open.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     totals = Totals()

@@ -49,10 +49,10 @@ def gc(
     It also counts the accounts of space again and reports where they have drifted.
 
     Orphans are files of the state directory and objects of the store that neither a file nor
-    garbage refers to. Normally there are none, and it may be their record that is lost: so files
-    are moved to lost+found/ of the state directory, and of objects the keys are kept there. In the
-    store only keys of memfs's own layout below glacier.url are looked at (blobs/, batches/), and
-    only those older than an hour are kept.
+    garbage refers to. Normally there are no orphans, and perhaps their record was lost. So files
+    are moved to lost+found/ of the state directory; for objects only the keys are kept there. In
+    the store this looks only at keys of memfs's own layout below glacier.url (blobs/, batches/),
+    and takes only those older than an hour.
 
     --lost-found --yes removes those files, and those objects that still nothing refers to, unless a
     repair is due. OTHER STATE DIRECTORIES THAT USE THE SAME glacier.url HAVE THEIR OBJECTS THERE:

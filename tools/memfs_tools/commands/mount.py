@@ -58,7 +58,7 @@ def mount(
     memfs mount -o remount,ro /mnt/data          and rw, atime, noatime, nosuid, ... of mount(8)
 
     The state directory holds everything; mounting it again, there or elsewhere, brings the files
-    back, also after a crash. What a dead daemon left at the mountpoint is taken away.
+    back, also after a crash. The dead mountpoint of a killed daemon is taken away.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     parsed = parse_options(options)
     if parsed.remount:

@@ -39,7 +39,7 @@ def pin(tier: str, paths: tuple[Path, ...], wait: bool) -> None:
     memfs pin glacier /mnt/data/2024
     setfattr -n user.memfs.tier -v warm FILE      the same, from anywhere
 
-    A directory's pin holds for all below it that has none of its own, now and later. The move
+    A directory's pin holds for all below it without a pin of its own, now and later. The move
     itself goes on in the background: `memfs why PATH` tells how far it is, and --wait waits for it.
     Stopped by Ctrl-C, the pin stays and the move goes on.
     """  # noqa: D301 - \b is for click: keep the lines below as they are

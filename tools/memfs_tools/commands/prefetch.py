@@ -45,7 +45,7 @@ _CALL_S_MAX = 60.0
     type=click.Choice(["hot", "warm", "cold"]),
     default="warm",
     show_default=True,
-    help="Into RAM as far as that has room, or onto the local disk only; hot: then onto a device.",
+    help="warm: into RAM while it has room; cold: onto the local disk; hot: onto a device too.",
 )
 @click.option("--wait/--no-wait", default=True, help="Return when all is there, or at once.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -59,7 +59,7 @@ def prefetch(
     memfs prefetch --from-file order.txt --no-wait
     find /mnt/data -name '*.npy' | memfs prefetch --tier cold --from-file -
 
-    Trees are taken whole. Nothing is evicted for it: what finds no room is left out, with exit
+    Trees are taken whole. Nothing is evicted for it: a file without room is left out, with exit
     status 1. Stopped by Ctrl-C, what was fetched stays, and running it again goes on from there.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     if not paths and from_file is None:

@@ -36,7 +36,7 @@ def rekey(paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     memfs rekey /mnt/data                          then the former key can go
     memfs rekey --dry-run /mnt/data                what is under which key
 
-    Trees are taken whole. What is done stays done: stopped by Ctrl-C, running it again goes on
+    Trees are taken whole. Finished work stays: stopped by Ctrl-C, running it again goes on
     from there. Exits with 1 if a file failed or was being written.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     totals = Totals()

@@ -24,7 +24,7 @@ def snapshots(mountpoint: Path, dropped: tuple[str, ...], as_json: bool) -> None
     memfs snapshots /mnt/data
     memfs snapshots --drop before-tuning /mnt/data
 
-    The largest come first. What is dropped stays readable for programs that have it open.
+    The largest come first. A dropped one stays readable for programs that have it open.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     served = require_mount(mountpoint)
     for name in dropped:

@@ -1,0 +1,88 @@
+"""The names of the xattrs that control memfs, and their meanings: one table for code and documents.
+
+Invariant: a name that is not in the table is refused, and so is a write to one that only tells.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from memfs.policy.marks import (
+    POOL_XATTR,
+    PRIORITY_XATTR,
+    TENSOR_DTYPE_XATTR,
+    TENSOR_SHAPE_XATTR,
+)
+
+CONTROL_PREFIX = b"user.memfs."
+
+TIER_XATTR = b"user.memfs.tier"
+PIN_XATTR = b"user.memfs.pin"
+STATE_XATTR = b"user.memfs.state"
+RESIDENCY_XATTR = b"user.memfs.residency"
+WHY_XATTR = b"user.memfs.why"
+CODEC_XATTR = b"user.memfs.codec"
+DIGEST_XATTR = b"user.memfs.digest"
+LEASE_XATTR = b"user.memfs.lease"
+"""What a program needs to attach to a file in the hot tier (`memfs.hot.client`)."""
+
+
+class ControlXattr(NamedTuple):
+    """One of them."""
+
+    is_writable: bool
+    meaning: str
+    """In Markdown, for docs/reference/xattrs.md."""
+
+
+CONTROL_XATTRS: dict[bytes, ControlXattr] = {
+    TIER_XATTR: ControlXattr(
+        True,
+        "Read: the tier now. Write `hot`, `warm`, `cold` or `glacier`: go there and stay (a pin). "
+        "Write `auto`, or remove it: unpin. A directory's holds for all below that have no pin of "
+        "their own, now and later.",
+    ),
+    PIN_XATTR: ControlXattr(False, "The pin in force, own or inherited, else `auto`."),
+    STATE_XATTR: ControlXattr(
+        False,
+        "How safe the file is: `dirty`, then `local` (on stable disk), then `remote` (a verified "
+        "object of this generation exists).",
+    ),
+    RESIDENCY_XATTR: ControlXattr(
+        False, "JSON: forms, bytes in RAM, whether locked, devices that have its tensors."
+    ),
+    WHY_XATTR: ControlXattr(
+        False,
+        "JSON: the last placement decision, a pending move with its reason, and the reason why a "
+        "file cannot be hot.",
+    ),
+    PRIORITY_XATTR: ControlXattr(
+        True,
+        "0 to 100, by default 50. Higher moves first and leaves fast tiers last. A directory's "
+        "holds for all below.",
+    ),
+    POOL_XATTR: ControlXattr(
+        True,
+        "The pool whose share of RAM the file is charged to. A directory's holds for all below.",
+    ),
+    CODEC_XATTR: ControlXattr(
+        True,
+        "Codec of packed and remote forms: `zstd:9`, `lz4`, `snappy`, `none`. A directory's holds "
+        "for all below.",
+    ),
+    DIGEST_XATTR: ControlXattr(False, "BLAKE3 of the content of this generation, where known."),
+    TENSOR_DTYPE_XATTR: ControlXattr(
+        True,
+        "Element type of a file of plain numbers, for the hot tier: `float32`. A directory's holds "
+        "for all below.",
+    ),
+    TENSOR_SHAPE_XATTR: ControlXattr(
+        True, "Shape of such a file: `1024,768`; without it, one dimension."
+    ),
+    LEASE_XATTR: ControlXattr(
+        False,
+        "JSON: the ticket of a program to the tensors of the file on a device; `memfs.torch` reads "
+        "it.",
+    ),
+}
+"""By name, in the order of the table in the reference."""
