@@ -110,7 +110,7 @@ def _commands() -> str:
     rows = ["| command | |", "|---|---|"]
     for command in list_commands():
         usage = " ".join(command.collect_usage_pieces(click.Context(command)))
-        usage = usage.replace("|", r"\|")
+        usage = usage.replace("|", "/")  # A pipe would end the cell.
         rows.append(f"| `memfs {command.name} {usage}` | {command.get_short_help_str(200)} |")
     return "\n".join(rows)
 

@@ -116,6 +116,12 @@ def test_a_list_begins_behind_an_empty_line(document: Document) -> None:
 
 
 @each_document
+def test_no_code_has_an_escaped_pipe(document: Document) -> None:
+    """Forges show `|` for it, and the site shows the backslash as well."""
+    assert [span for span in document.code_spans if r"\|" in span] == []
+
+
+@each_document
 def test_headings_are_plain_and_differ(document: Document) -> None:
     """Forges and the site then give them the same names in links."""
     odd = [each for each in document.headings if re.search(r"[^\w\s,.?'`()+-]| -|--", each)]
