@@ -18,8 +18,10 @@ from memfs.errors import (
     FORM_ERRORS,
     CorruptDataError,
     MemfsError,
+    NotFoundError,
     NotSupportedError,
     ObjectArchivedError,
+    ObjectMissingError,
 )
 from memfs.metadata.quarantine import why_quarantined
 from memfs.stores.disk import disk_errors, read_fully
@@ -265,7 +267,11 @@ class FormReader:
         return frames
 
     async def _open(self, form: Form) -> SeekTable:
-        blob = await self._engine.get_blob(form.blob)
+        try:
+            blob = await self._engine.get_blob(form.blob)
+        except NotFoundError:
+            # The file was written anew since its forms were listed.
+            raise ObjectMissingError(f"{form.location}: nothing refers to it any more") from None
         unlock = Unlock.of(self._keys, blob, form.codec, self._engine.state_id)
         if form.kind == FormKind.PACKED:
             return await trio.to_thread.run_sync(

@@ -4,7 +4,8 @@ What one looks at (who has the file open, its raw file, a lease on that) and the
 on it are a step; between the two an engine may suspend.
 
 Invariants:
-- Within a gate nothing but the engine is awaited, and no other gate: nobody waits for ever.
+- Within a gate nothing but the engine is awaited, and no further gate but of a greater number, so
+  that nobody waits for ever. A change of the engine may begin within a gate, and no gate within it.
 - A gate that nobody holds is entered without suspending.
 """
 
@@ -37,6 +38,12 @@ class InodeGates:
     def hold(self, ino: InodeNo) -> _Gate:
         """Return the gate of an inode, for `async with`."""
         return _Gate(self, ino)
+
+    async def wait_open(self, ino: InodeNo) -> None:
+        """Return once nobody is within the gate who was there at the call. Cancel: safe."""
+        if ino in self._waiting:
+            async with self.hold(ino):
+                pass
 
     def try_enter(self, ino: InodeNo) -> bool:
         """Enter the gate unless it is held; `exit` follows if it was not."""
@@ -82,7 +89,8 @@ class _Gate:
         self._ino = ino
 
     async def __aenter__(self) -> None:
-        await self._gates.enter(self._ino)
+        if not self._gates.try_enter(self._ino):
+            await self._gates.enter(self._ino)
 
     async def __aexit__(
         self,

@@ -16,6 +16,7 @@ import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from memfs.content.gates import InodeGates
 from memfs.content.opening import Handle, OpenMode
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class OpenTable:
     def __init__(self, raw_store: RawStore, backing: Backing | None) -> None:
         self._raw_store = raw_store
         self._backing = backing
+        self.gates = InodeGates()
+        """For steps that rest on who has an inode open, on its raw file, or on a lease of that."""
         self._files: dict[InodeNo, OpenFile] = {}
         self._backings: dict[InodeNo, tuple[RawId, int]] = {}
         self._idle_backings: OrderedDict[InodeNo, None] = OrderedDict()

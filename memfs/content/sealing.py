@@ -128,8 +128,12 @@ class Sealer:
 
     async def seal(self, ino: InodeNo) -> None:
         """Seal one file now if it is a candidate and nobody can write to it."""
-        if ino in self._candidates:
-            await self._seal([ino])
+        gates = self._open_table.gates
+        # A gate that is held may be that of a seal under way.
+        if ino in self._candidates or gates.is_held(ino):
+            async with gates.hold(ino):
+                if ino in self._candidates:
+                    await self._seal_entered([ino])
 
     async def adopt_unsealed(self) -> int:
         """Make candidates of all files that an earlier daemon left unsealed; returns how many."""
@@ -188,6 +192,15 @@ class Sealer:
         Raises:
             CorruptDataError: It was changed while no daemon ran (`damage_of`).
         """
+        async with self._open_table.gates.hold(inode.ino):
+            try:
+                now = await self._engine.get_inode(inode.ino)
+            except StaleInodeError:
+                return True
+            return await self.adopt_entered(now)
+
+    async def adopt_entered(self, inode: Inode) -> bool:
+        """Do as `adopt_if_changed` within the inode's gate, for the inode as it is now."""
         if (damage := self.damage_of(inode)) is not None:
             raise CorruptDataError(damage)
         if inode.flags & InodeFlags.UNSEALED or not self.is_changed(inode):
@@ -254,6 +267,17 @@ class Sealer:
         return (status.st_size, storable_ns(status.st_mtime_ns)) != (inode.size, inode.mtime_ns)
 
     async def _seal(self, inos: list[InodeNo]) -> int:
+        """Seal those of the candidates that nothing else is being done with."""
+        gates = self._open_table.gates
+        entered = [ino for ino in inos if gates.try_enter(ino)]
+        try:
+            return await self._seal_entered(entered)
+        finally:
+            for ino in entered:
+                gates.exit(ino)
+
+    async def _seal_entered(self, inos: list[InodeNo]) -> int:
+        """Seal candidates whose gates are held: else one could be opened for writing meanwhile."""
         for ino in inos:
             del self._candidates[ino]
         durable: list[tuple[InodeNo, Generation]] = []

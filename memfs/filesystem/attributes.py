@@ -46,16 +46,33 @@ class AttributeRequests(Writing):
         self, caller: Caller, ino: InodeNo, request: AttributeRequest
     ) -> Attributes:
         """SETATTR."""
-        inode = await self._engine.get_inode(ino)
+        times = request.atime_ns is not None or request.mtime_ns is not None
         if request.size is not None:
-            inode = await self._truncate(inode, request.size)
-        live = self._live(inode)
+            await self._truncate(await self._engine.get_inode(ino), request.size)
+        if times:
+            # Else a damaged raw file would look as if a program had changed it just now.
+            await self._sound(ino)
+        if request.uid is not None:
+            # Another owner may inherit other pins: see `Engine.effective_pin`.
+            self._activity.note_pin(ino)
+        # A seal, or a hydration, would store other times than those of the raw file.
+        async with self._open_table.gates.hold(ino):
+            inode = await self._engine.get_inode(ino)
+            owner_changes = request.uid is not None or request.gid is not None
+            if request.mode is None and not owner_changes and not request.kill_suidgid:
+                return self._attributes(await self._change_attributes(caller, inode, request))
+            # ACL and capabilities go with the mode, or nothing does.
+            async with self._engine.change(deferred=True):
+                return self._attributes(await self._change_attributes(caller, inode, request))
+
+    async def _change_attributes(
+        self, caller: Caller, inode: Inode, request: AttributeRequest
+    ) -> Inode:
+        """Change all but the size of an inode whose gate is held."""
+        ino, live = inode.ino, self._live(inode)
         time_ns = self._next_ctime_ns(live)
         atime_ns = _time_asked_for(request.atime_ns, time_ns)
         mtime_ns = _time_asked_for(request.mtime_ns, time_ns)
-        if (atime_ns is not None or mtime_ns is not None) and inode.raw:
-            # Else a damaged raw file would look as if a program had changed it just now.
-            inode = await self._sound(ino)
         if (atime_ns is not None or mtime_ns is not None) and inode.raw:
             stored_ns = self._set_raw_times(
                 inode.raw,
@@ -73,12 +90,9 @@ class AttributeRequests(Writing):
             mtime_ns=mtime_ns,
             ctime_ns=time_ns,
         )
-        if request.uid is not None:
-            # Another owner may inherit other pins: see `Engine.effective_pin`.
-            self._activity.note_pin(ino)
         if changes.mode is not None and self._features.acl:
             await self._chmod_acl(inode, changes.mode, time_ns)
-        return self._attributes(await self._engine.set_attributes(ino, changes))
+        return await self._engine.set_attributes(ino, changes)
 
     async def statistics(self) -> FilesystemStatistics:
         """STATFS: the disk under the state directory, or the part of it that memfs may fill.
@@ -111,10 +125,12 @@ class AttributeRequests(Writing):
         Checkpoint: a batch each. What waits for the next batch stays where requests look for it.
         """
         for _ in range(0, len(self._atimes), ATIMES_BATCH_MAX):
-            for ino in list(itertools.islice(self._atimes, ATIMES_BATCH_MAX)):
-                changes = AttributeChanges(atime_ns=self._atimes.pop(ino))
+            for ino, atime_ns in list(itertools.islice(self._atimes.items(), ATIMES_BATCH_MAX)):
                 with contextlib.suppress(StaleInodeError):
-                    await self._engine.set_attributes(ino, changes)
+                    await self._engine.set_attributes(ino, AttributeChanges(atime_ns=atime_ns))
+                # Not before: whoever asks meanwhile would see the former one again.
+                if self._atimes.get(ino) == atime_ns:
+                    del self._atimes[ino]
             self.commit_nowait()
             await trio.lowlevel.checkpoint()
 

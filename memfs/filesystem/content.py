@@ -67,7 +67,7 @@ class ContentRequests(AttributeRequests):
         self._open_table.begin(ino, writing=changing)
         try:
             # What is to be cut to nothing may be damaged.
-            inode = await (self._engine.get_inode(ino) if truncate else self._sound(ino))
+            inode = await (self._begun(ino) if truncate else self._sound(ino))
             if not stat.S_ISREG(inode.mode):
                 raise IsADirectoryInodeError(f"inode {ino} is not a regular file")
             if self._access_log.active and not truncate:
@@ -87,13 +87,23 @@ class ContentRequests(AttributeRequests):
             self._activity.note_access(ino, time_ns)
             if not writable and not flags & os.O_NOATIME:
                 self._touch_atime(inode, time_ns)
-            mode, backing = self._open_table.choose(ino, inode.raw)
-            handle = self._open_table.add(ino, mode, writable=writable)
+            if inode.raw:
+                # It stays: nobody drops it, or gives the inode another one, while that is open.
+                mode, backing, handle = self._add_handle(inode, writable=writable)
+            else:
+                async with self._open_table.gates.hold(ino):
+                    # Others may have made one meanwhile.
+                    inode = await self._engine.get_inode(ino)
+                    mode, backing, handle = self._add_handle(inode, writable=writable)
             if writable and flags & os.O_DSYNC:
                 await self._sync_before_writes(caller, inode, handle)
         finally:
             self._end_opening(ino, writing=changing)
         return Opened(handle, mode, backing)
+
+    def _add_handle(self, inode: Inode, *, writable: bool) -> tuple[OpenMode, int, Handle]:
+        mode, backing = self._open_table.choose(inode.ino, inode.raw)
+        return mode, backing, self._open_table.add(inode.ino, mode, writable=writable)
 
     async def create(
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int, flags: int

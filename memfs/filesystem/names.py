@@ -6,6 +6,7 @@ before the inode that names it, and garbage-collected if the inode never came to
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
@@ -159,7 +160,9 @@ class Names(Shared):
             if ino not in self._orphans or self._open_table.is_open(ino):
                 continue
             try:
-                if not await self._reap_all([ino]):
+                if not await self._reap_all([ino], spare_open=True):
+                    continue
+                if self._open_table.is_open(ino):
                     continue
                 self._orphans.pop(ino, None)
                 while self._raw_store.exists(raw):
@@ -243,11 +246,13 @@ class Names(Shared):
     async def _recount_orphans(self) -> None:
         """Bring the orphans in step with the engine after changes were undone."""
         self._undone = False
+        known = set(self._orphans)
         nameless = set(await self._engine.list_orphans(ORPHANS_RECOUNTED_MAX))
-        for ino in self._orphans.keys() - nameless:
-            del self._orphans[ino]
+        for ino in known - nameless:
+            self._orphans.pop(ino, None)
         for ino in nameless - self._orphans.keys() - set(self._reapable):
-            self._note_orphan(await self._engine.get_inode(ino))
+            with contextlib.suppress(StaleInodeError):
+                self._note_orphan(await self._engine.get_inode(ino))
 
     async def _remove_unmade(self) -> None:
         """Remove the raw files whose inodes were undone."""
@@ -261,7 +266,7 @@ class Names(Shared):
                 if not self._open_table.is_open(ino):
                     self._open_table.forget_raw(ino)
                 self._raw_store.unlink(raw)
-            self._unmade.pop()
+            self._unmade.remove((ino, raw))
 
     async def reap(self) -> None:
         """Delete the orphans that nobody holds any more, and commit. Checkpoint: a batch each."""
@@ -284,28 +289,43 @@ class Names(Shared):
                 return
             await trio.lowlevel.checkpoint()
 
-    async def _reap_all(self, inos: Sequence[InodeNo]) -> bool:
-        """Delete orphans, committed; False if a defect keeps one: it stays until the next mount."""
+    async def _reap_all(self, inos: Sequence[InodeNo], *, spare_open: bool = False) -> bool:
+        """Delete orphans, committed; False if a defect keeps one: it stays until the next mount.
+
+        Args:
+            inos: Orphans; one that got a name again stays.
+            spare_open: One that is open by now stays, too.
+        """
         try:
-            await self._reap(inos)
+            await self._reap(inos, spare_open=spare_open)
         except (MemfsError, OSError):
             raise
         except Exception as error:
             if len(inos) == 1:
                 as_failure(error, f"inode {inos[0]}, which has no name any more")
                 return False
-            return all([await self._reap_all([ino]) for ino in inos])
+            return all([await self._reap_all([ino], spare_open=spare_open) for ino in inos])
         return True
 
-    async def _reap(self, inos: Sequence[InodeNo]) -> None:
-        for ino in inos:
-            await self._vanish(ino)
-        async with self._engine.change():
-            await self._engine.reap(inos)
+    async def _reap(self, inos: Sequence[InodeNo], *, spare_open: bool) -> None:
+        gates = self._open_table.gates
+        async with contextlib.AsyncExitStack() as entered:
+            for ino in sorted(set(inos)):
+                await entered.enter_async_context(gates.hold(ino))
+            gone = [ino for ino in inos if not (spare_open and self._open_table.is_open(ino))]
+            for ino in gone:
+                await self._vanish(ino)
+            async with self._engine.change():
+                await self._engine.reap(gone)
 
     async def _vanish(self, ino: InodeNo) -> None:
         """Let go of all that is kept in memory for an inode that is about to be deleted."""
-        inode = await self._engine.get_inode(ino)
+        try:
+            inode = await self._engine.get_inode(ino)
+        except StaleInodeError:
+            return
+        if inode.nlink:
+            return
         self._atimes.pop(ino, None)
         if stat.S_ISREG(inode.mode):
             self._sealer.discard(ino)
@@ -408,9 +428,11 @@ class Names(Shared):
             return self._default_acls[directory]
         except KeyError:
             pass
-        try:
-            value: bytes | None = await self._engine.get_xattr(directory, acl.DEFAULT_XATTR)
-        except NoXattrError:
-            value = None
-        self._default_acls[directory] = value
+        # Else what is stored meanwhile would be followed here by what was there before.
+        async with self._open_table.gates.hold(directory):
+            try:
+                value: bytes | None = await self._engine.get_xattr(directory, acl.DEFAULT_XATTR)
+            except NoXattrError:
+                value = None
+            self._default_acls[directory] = value
         return value

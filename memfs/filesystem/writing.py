@@ -46,28 +46,45 @@ class Writing(Names):
             truncate: The content is about to be dropped: nothing needs to be fetched. The raw file
                 is not cut here, so that the caller can order that after the commit.
         """
-        inode = await (self._engine.get_inode(ino) if truncate else self._sound(ino))
+        inode = await (self._begun(ino) if truncate else self._sound(ino))
         if inode.flags & InodeFlags.UNSEALED:
             return inode
-        raw = inode.raw
-        while not raw:
-            if truncate or inode.size == 0:
-                _, raw = self._engine.reserve_ids()
-                os.close(self._raw_store.create(raw))
-                self._made.append((ino, raw))
-            else:
-                await leave()
-                inode = await self._moves.hydrate(ino)
-                raw = inode.raw
-        if raw != inode.raw:
-            # What is locked in RAM is another file's pages from now on.
-            self._residency.release(ino, drop_pages=False)
-        inode = await self._engine.unseal(ino, raw)
-        self._commit_early()
+        while True:
+            # Another opener may give it a raw file, or a hydration.
+            async with self._open_table.gates.hold(ino):
+                inode = await self._engine.get_inode(ino)
+                if inode.flags & InodeFlags.UNSEALED:
+                    return inode
+                if inode.raw or truncate or inode.size == 0:
+                    inode = await self._unseal(inode)
+                    break
+            await leave()
+            await self._moves.hydrate(ino)
         if not truncate:
             # It may believe for a day what it was told while nobody could write.
             self._kernel_attributes.forget(ino)
         return inode
+
+    async def _unseal(self, inode: Inode) -> Inode:
+        """Unseal a sealed inode, committed, with a new raw file if it has none; in its gate."""
+        ino, raw = inode.ino, inode.raw
+        if not raw:
+            _, raw = self._engine.reserve_ids()
+            os.close(self._raw_store.create(raw))
+            self._made.append((ino, raw))
+            # What is locked in RAM is another file's pages from now on.
+            self._residency.release(ino, drop_pages=False)
+        after = await self._engine.unseal(ino, raw, inode.generation)
+        self._commit_early()
+        return after
+
+    async def _begun(self, ino: InodeNo) -> Inode:
+        """Return an inode that is being opened: nobody seals it or drops its raw file any more.
+
+        One who had looked at the open files before has done it by now.
+        """
+        await self._open_table.gates.wait_open(ino)
+        return await self._engine.get_inode(ino)
 
     async def _sound(self, ino: InodeNo) -> Inode:
         """Return an inode whose raw file was not changed while no daemon ran.
@@ -75,7 +92,7 @@ class Writing(Names):
         Raises:
             CorruptDataError: It was, and there is no other form of its content.
         """
-        inode = await self._engine.get_inode(ino)
+        inode = await self._begun(ino)
         if self._sealer.damage_of(inode) is None:
             return inode
         await leave()

@@ -61,12 +61,13 @@ class XattrRequests(ContentRequests):
             raise NotSupportedError(f"xattr {_printable(name)}: no such namespace here")
         if len(value) > XATTR_VALUE_BYTES_MAX:
             raise TooBigError(f"xattr {_printable(name)}: {len(value)} bytes are over 64 KiB")
-        if name == CAPABILITY_XATTR:
-            self._without_capability.pop(ino, None)
         if name in (acl.ACCESS_XATTR, acl.DEFAULT_XATTR):
             await self._set_acl(ino, name, value, kill_sgid)
         else:
-            await self._engine.set_xattr(ino, name, value, flags, await self._change_ns(ino))
+            async with self._open_table.gates.hold(ino):
+                await self._engine.set_xattr(ino, name, value, flags, await self._change_ns(ino))
+                if name == CAPABILITY_XATTR:
+                    self._without_capability.pop(ino, None)
 
     async def list_xattrs(self, caller: Caller, ino: InodeNo) -> list[bytes]:
         """LISTXATTR; what controls memfs is not listed.
@@ -83,9 +84,10 @@ class XattrRequests(ContentRequests):
         if name.startswith(CONTROL_PREFIX):
             await self._control.remove(ino, name)
             return
-        await self._engine.remove_xattr(ino, name, await self._change_ns(ino))
-        if name == acl.DEFAULT_XATTR:
-            self._default_acls.pop(ino, None)
+        async with self._open_table.gates.hold(ino):
+            await self._engine.remove_xattr(ino, name, await self._change_ns(ino))
+            if name == acl.DEFAULT_XATTR:
+                self._default_acls.pop(ino, None)
 
     async def _change_ns(self, ino: InodeNo) -> int:
         return self._next_ctime_ns(self._live(await self._engine.get_inode(ino)))
@@ -94,24 +96,37 @@ class XattrRequests(ContentRequests):
         """Answer what the kernel asks before a write: has the file capabilities to lose?"""
         if ino in self._without_capability:
             raise NoXattrError("no file capabilities")
-        try:
-            return await self._engine.get_xattr(ino, CAPABILITY_XATTR)
-        except NoXattrError:
-            self._note_without_capability(ino)
-            raise
+        # Else what is set meanwhile would be followed here by what was there before.
+        async with self._open_table.gates.hold(ino):
+            try:
+                return await self._engine.get_xattr(ino, CAPABILITY_XATTR)
+            except NoXattrError:
+                self._note_without_capability(ino)
+                raise
 
     async def _set_acl(self, ino: InodeNo, name: bytes, value: bytes, kill_sgid: bool) -> None:
         if not self._features.acl:
             raise NotSupportedError("POSIX ACLs need the kernel driver")
         entries = acl.parse(value)
+        async with self._open_table.gates.hold(ino):
+            await self._store_acl(ino, name, value, entries, kill_sgid)
+
+    async def _store_acl(
+        self,
+        ino: InodeNo,
+        name: bytes,
+        value: bytes,
+        entries: list[acl.AclEntry],
+        kill_sgid: bool,
+    ) -> None:
         inode = await self._engine.get_inode(ino)
         time_ns = self._next_ctime_ns(self._live(inode))
         if name == acl.DEFAULT_XATTR:
             if not stat.S_ISDIR(inode.mode):
                 raise InvalidValueError("only a directory has a default ACL")
-            self._default_acls.pop(ino, None)
             stored = value if entries else None
             await self._engine.set_mode_and_xattrs(ino, None, [(name, stored)], time_ns)
+            self._default_acls.pop(ino, None)
             return
         mode = inode.mode & 0o7777
         if entries:

@@ -135,7 +135,8 @@ class Attempt:
     async def publish_raw(self, raw: RawId, blocks: int) -> bool:
         """Publish a verified raw file, committed; False if the file has moved on."""
         inode, engine = self._inode, self._parts.engine
-        async with engine.change():
+        # No utimensat(2) comes between its look at the raw file and its change.
+        async with self._parts.open_table.gates.hold(inode.ino), engine.change():
             late = await self._take_over_mtime(raw)
             published = await engine.publish_raw(
                 inode.ino, inode.generation, raw, blocks, self._intent

@@ -48,13 +48,14 @@ async def replace_damaged(parts: MoveParts, ino: InodeNo) -> Inode:
     # Its pages must go before its name does; they are nobody's, for no handle was ever given.
     await parts.residency.unlock(ino, drop_pages=False)
     kept = await trio.to_thread.run_sync(_set_aside, parts, inode)
-    now = await parts.engine.get_inode(ino)
-    if (now.raw, now.generation) != (inode.raw, inode.generation):
-        # Somebody else did the same meanwhile.
-        return now
-    parts.open_table.forget_raw(ino)
-    async with parts.engine.change():
-        dropped = await parts.engine.drop_raw(ino, inode.generation, inode.raw)
+    async with parts.open_table.gates.hold(ino):
+        now = await parts.engine.get_inode(ino)
+        if (now.raw, now.generation) != (inode.raw, inode.generation):
+            # Somebody else did the same meanwhile.
+            return now
+        parts.open_table.forget_raw(ino)
+        async with parts.engine.change():
+            dropped = await parts.engine.drop_raw(ino, inode.generation, inode.raw)
     if dropped:
         path = os.fsdecode(await parts.engine.get_path(ino))
         log.warning("%s: %s; it is kept as %s, another form is read", path, reason, kept)

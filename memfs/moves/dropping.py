@@ -36,8 +36,8 @@ async def drop_raw(
 ) -> MoveResult:
     """Detach the raw file of a sealed file that has another form.
 
-    From the second look at the open files to the engine's change nothing suspends, so no open can
-    come between (the engine does not suspend where the state is local).
+    From the second look at the open files to the engine's change the inode's gate is held, so that
+    no open can come between.
 
     Args:
         parts: What moves work with.
@@ -64,6 +64,16 @@ async def drop_raw(
             forms = seen
     # The lock and the backing id hold the raw file open and would look like a program's mapping.
     await parts.residency.unlock(ino, drop_pages=False)
+    async with parts.open_table.gates.hold(ino):
+        result = await _detach_raw(parts, ino, forms)
+    if result.outcome == MoveOutcome.DONE:
+        parts.faults.reach("drop_raw.detached")
+    return result
+
+
+async def _detach_raw(parts: MoveParts, ino: InodeNo, forms: Sequence[Form] | None) -> MoveResult:
+    """Detach the raw file of a file whose gate is held, if nobody uses it."""
+    engine = parts.engine
     inode = await engine.get_inode(ino)
     if not inode.raw:
         return MoveResult(MoveOutcome.UNNEEDED)
@@ -74,13 +84,12 @@ async def drop_raw(
     parts.open_table.forget_raw(ino)
     if _is_mapped(parts, inode.raw):
         return MoveResult(MoveOutcome.BUSY)
-    if await parts.sealer.adopt_if_changed(inode):
+    if await parts.sealer.adopt_entered(inode):
         return MoveResult(MoveOutcome.SUPERSEDED)
     if forms is not None and await engine.list_forms(inode.blob) != forms:
         return MoveResult(MoveOutcome.SUPERSEDED)
     async with engine.change():
         dropped = await engine.drop_raw(ino, inode.generation, inode.raw)
-    parts.faults.reach("drop_raw.detached")
     if not dropped:
         return MoveResult(MoveOutcome.SUPERSEDED)
     return MoveResult(MoveOutcome.DONE, inode.blocks * BLOCK_BYTES)

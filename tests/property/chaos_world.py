@@ -160,7 +160,7 @@ class ChaosWorld(World):
             random.Random(1),
         )
         # The engine's database has no name of its own that is public.
-        database = self.engine._database
+        database = self.sqlite._database
         self.steps.watch(database, "write", "commit_nowait", "sync")
         self.steps.watch(self.raw_store, "create", "open", "stat", "sync_directory")
 

@@ -182,7 +182,7 @@ class HarshLife(Life):
     # --- metadata --------------------------------------------------------------------------------
     def keep_copy(self, _rng: random.Random) -> None:
         """Somebody copies the metadata, as a backup does."""
-        self.world.engine.settle()
+        self.world.sqlite.settle()
         self._keep(read_metadata(self.world.state_dir))
 
     def _keep(self, files: Files) -> None:

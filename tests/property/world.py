@@ -48,9 +48,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.content.opening import Handle
+    from memfs.metadata.engine import Engine
     from memfs.metadata.sqlite.database import Limits
     from memfs.stores.store import RemoteStore
     from memfs.types import InodeNo
+    from tests.contract.engine.suspending import SuspendingEngine
 
 T = TypeVar("T")
 
@@ -184,18 +186,26 @@ class World:
         config: Of the file system.
         passthrough: Whether the kernel moves the bytes.
         keys: Of encrypted forms.
+        suspending: Wraps the engine; None: it never suspends.
     """
 
     _limits: Limits | None = None
     """Of the engine; None: its own."""
 
     def __init__(
-        self, root: Path, config: Config, *, passthrough: bool, keys: KeyRing = NO_KEYS
+        self,
+        root: Path,
+        config: Config,
+        *,
+        passthrough: bool,
+        keys: KeyRing = NO_KEYS,
+        suspending: Callable[[Engine], SuspendingEngine] | None = None,
     ) -> None:
         self._root = root
         self._config = config
         self._passthrough = passthrough
         self.keys = keys
+        self._suspending = suspending
         self._clock = Clock()
         self._running = False
         self._crash_count = 0
@@ -208,7 +218,11 @@ class World:
 
     def _assemble(self) -> None:
         state_dir, config = self.state_dir, self._config
-        self.engine = self._open_engine()
+        self.sqlite = self._open_engine()
+        self.engine: Engine = self.sqlite
+        if self._suspending is not None:
+            self.suspending = self._suspending(self.sqlite)
+            self.engine = self.suspending.as_engine
         self.raw_store = RawStore(state_dir)
         self.packed_store = PackedStore(state_dir)
         self.remote = self._open_store()
@@ -326,6 +340,27 @@ class World:
         opened = self.request(self.filesystem.open(self.program, ino, flags))
         return self._opened(ino, opened.handle, opened.mode, opened.backing, flags)
 
+    async def open_meanwhile(self, ino: InodeNo, flags: int) -> OpenFile:
+        """Open a file within a run, as a request that may wait."""
+        opened = await self.filesystem.open(self.program, ino, flags)
+        self.filesystem.commit_nowait()
+        return self._opened(ino, opened.handle, opened.mode, opened.backing, flags)
+
+    async def write_meanwhile(self, file: OpenFile, offset: int, data: bytes) -> None:
+        """Do as `write` within a run."""
+        if file.mode == OpenMode.PASSTHROUGH:
+            os.pwrite(file.kernel_fd, data, offset)
+        else:
+            await self.filesystem.write(
+                self.program, file.ino, file.handle, offset, memoryview(data)
+            )
+
+    async def read_meanwhile(self, file: OpenFile, size: int) -> bytes:
+        """Do as `read` from the start, within a run."""
+        if file.mode == OpenMode.PASSTHROUGH:
+            return os.pread(file.kernel_fd, size, 0)
+        return bytes(await self.filesystem.read(self.program, file.ino, file.handle, 0, size))
+
     def _opened(
         self, ino: InodeNo, handle: Handle, mode: OpenMode, backing: int, flags: int
     ) -> OpenFile:
@@ -425,7 +460,7 @@ class World:
 
     def capture(self) -> None:
         """Keep the files as they are now: `crash` goes on with them."""
-        self.engine.settle()
+        self.sqlite.settle()
         self._crash_count += 1
         self._captured = self._root / f"crash-{self._crash_count}"
         shutil.copytree(self.state_dir, self._captured)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
+from memfs.errors import MemfsError
 from memfs.waiting import leave
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class SuspendingEngine:
         return cast("Engine", self)
 
     def before(self, method: str, hook: Callable[[], Awaitable[None]]) -> None:
-        """Await something before the next call of a method, once."""
+        """Await something before the next call of a method, once; `change`: before it begins."""
         self._before[method] = hook
 
     def after(self, method: str, hook: Callable[[], Awaitable[None]]) -> None:
@@ -68,23 +69,36 @@ class SuspendingEngine:
     async def _call(self, name: str, method: Callable[[], Awaitable[object]]) -> object:
         if not trio.lowlevel.in_trio_task():
             return await method()
+        await self._arrive_late(name)
+        try:
+            answer = await self._alone(method)
+        except MemfsError:
+            await self._answer_late(name)
+            raise
+        await self._answer_late(name)
+        return answer
+
+    async def _arrive_late(self, name: str) -> None:
         await leave()
         await self._pause()
         if (hook := self._before.pop(name, None)) is not None:
             await hook()
+
+    async def _alone(self, method: Callable[[], Awaitable[object]]) -> object:
         if self._owner is trio.lowlevel.current_task():
+            return await method()
+        await self._acquire()
+        try:
             answer = await method()
-        else:
-            await self._acquire()
-            try:
-                answer = await method()
-                await self._commit_late()
-            finally:
-                self._release()
+            await self._commit_late()
+        finally:
+            self._release()
+        return answer
+
+    async def _answer_late(self, name: str) -> None:
         if (hook := self._after.pop(name, None)) is not None:
             await hook()
         await self._pause()
-        return answer
 
     async def _commit_late(self) -> None:
         """Others wait for their turn meanwhile; nobody was told of anything yet."""
@@ -135,8 +149,7 @@ class _Change:
         if trio.lowlevel.in_trio_task():
             self._nested = engine._owner is trio.lowlevel.current_task()
             if not self._nested:
-                await leave()
-                await engine._pause()
+                await engine._arrive_late("change")
                 await engine._acquire()
         await self._inner.__aenter__()
 

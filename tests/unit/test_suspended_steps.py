@@ -1,0 +1,297 @@
+"""What comes between two calls of an engine that suspends harms neither step.
+
+Each test lets one step come in where another one waits for the engine, and would have found it
+parted from what it had looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from memfs.content.opening import OpenMode
+from memfs.errors import NoXattrError
+from memfs.filesystem.attributes import CAPABILITY_XATTR
+from memfs.filesystem.operations import AttributeRequest
+from memfs.metadata.records import InodeFlags
+from memfs.types import ROOT_INODE, FormKind
+from tests.contract.engine.suspending import SuspendingEngine
+from tests.property.world import ROOMY, World
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from memfs.metadata.engine import Engine
+    from memfs.metadata.records import Inode
+    from memfs.types import InodeNo
+
+SET_NS = 1_000_000_000_000_000_000
+CONTENT = b"content" * 3000
+"""Longer than what is made raw before it is opened."""
+
+
+def suspending(engine: Engine) -> SuspendingEngine:
+    return SuspendingEngine(engine, None)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    opened = World(tmp_path, ROOMY, passthrough=True, suspending=suspending)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def write_file(world: World, name: bytes = b"f") -> InodeNo:
+    """Write and close a file, which is not sealed yet."""
+    file = world.create(ROOT_INODE, name, 0o644, os.O_WRONLY)
+    world.write(file, 0, CONTENT)
+    world.release(file)
+    return file.ino
+
+
+def pack_file(world: World, *, raw: bool) -> InodeNo:
+    """Write a file, and have it packed."""
+    ino = write_file(world)
+    world.run(world.filesystem.settle())
+    world.run(world.moves.pack(ino))
+    if not raw:
+        world.run(world.moves.drop_raw(ino))
+        assert not inode_of(world, ino).raw
+    return ino
+
+
+def inode_of(world: World, ino: InodeNo) -> Inode:
+    return world.run(world.engine.get_inode(ino))
+
+
+def run_with(
+    world: World,
+    work: Callable[[], Awaitable[object]],
+    place: Callable[[Callable[[], Awaitable[None]]], None],
+    other: Callable[[], Awaitable[object]],
+) -> None:
+    """Run a step, and have another one come in at a place, as far as it gets there."""
+
+    async def both() -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def come_in() -> None:
+                nursery.start_soon(other)
+                await trio.testing.wait_all_tasks_blocked()
+
+            place(come_in)
+            await work()
+
+    world.run(both())
+
+
+def before(world: World, method: str) -> Callable[[Callable[[], Awaitable[None]]], None]:
+    return lambda hook: world.suspending.before(method, hook)
+
+
+def after(world: World, method: str) -> Callable[[Callable[[], Awaitable[None]]], None]:
+    return lambda hook: world.suspending.after(method, hook)
+
+
+def test_a_file_is_not_sealed_under_a_writer_who_came_meanwhile(world: World) -> None:
+    """The engine would call sealed what is being written, and a kill would lose the note."""
+    ino = write_file(world)
+
+    async def write() -> None:
+        file = await world.open_meanwhile(ino, os.O_WRONLY)
+        await world.write_meanwhile(file, 0, b"CONTENT")
+
+    run_with(world, world.sealer.step, before(world, "change"), write)
+    assert inode_of(world, ino).flags & InodeFlags.UNSEALED
+    (file,) = world.files
+    world.release(file)
+    world.run(world.filesystem.settle())
+    assert not inode_of(world, ino).flags & InodeFlags.UNSEALED
+    assert world.run(world.read_all(ino)) == b"CONTENT" + CONTENT[7:]
+
+
+def test_a_time_that_is_set_while_a_file_is_sealed_stays(world: World) -> None:
+    ino = write_file(world)
+
+    async def set_time() -> None:
+        request = AttributeRequest(mtime_ns=SET_NS)
+        await world.filesystem.set_attributes(world.program, ino, request)
+
+    run_with(world, world.sealer.step, before(world, "change"), set_time)
+    inode = inode_of(world, ino)
+    assert inode.mtime_ns == SET_NS
+    assert world.raw_store.stat(inode.raw).st_mtime_ns == SET_NS
+
+
+def test_a_raw_file_is_not_dropped_under_an_open_that_came_meanwhile(world: World) -> None:
+    """What is opened then would be passed through to a file that its inode has let go of."""
+    ino = pack_file(world, raw=True)
+
+    async def hold() -> None:
+        await world.open_meanwhile(ino, os.O_RDONLY)
+
+    run_with(world, lambda: world.moves.drop_raw(ino), before(world, "change"), hold)
+    (file,) = world.files
+    assert file.mode != OpenMode.PASSTHROUGH or inode_of(world, ino).raw
+    assert world.read(file, 0, len(CONTENT)) == CONTENT
+
+
+def test_a_time_that_is_set_while_a_raw_file_is_published_is_its_own(world: World) -> None:
+    """Else it would look as if somebody had written to it."""
+    ino = pack_file(world, raw=False)
+    fetched, go_on = trio.Event(), trio.Event()
+
+    async def wait() -> None:
+        fetched.set()
+        await go_on.wait()
+
+    async def wait_at_the_next_change() -> None:
+        world.suspending.before("change", wait)
+
+    async def let_it_go_on() -> None:
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def both() -> None:
+        world.suspending.after("begin_intent", wait_at_the_next_change)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.moves.hydrate, ino)
+            await fetched.wait()
+            world.suspending.before("set_attributes", let_it_go_on)
+            request = AttributeRequest(mtime_ns=SET_NS)
+            nursery.start_soon(world.filesystem.set_attributes, world.program, ino, request)
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+
+    world.run(both())
+    inode = inode_of(world, ino)
+    assert inode.mtime_ns == SET_NS
+    assert world.raw_store.stat(inode.raw).st_mtime_ns == SET_NS
+    assert not world.sealer.is_changed(inode)
+
+
+def test_two_that_empty_a_file_without_raw_file_write_to_the_same_one(world: World) -> None:
+    """The first one's raw file would be garbage while it writes to it."""
+    ino = pack_file(world, raw=False)
+
+    async def empty() -> None:
+        await world.open_meanwhile(ino, os.O_WRONLY | os.O_TRUNC)
+
+    run_with(world, empty, before(world, "unseal"), empty)
+    first, second = world.files
+    world.write(first, 0, b"ab")
+    world.write(second, 1, b"c")
+    assert world.run(world.read_all(ino)) == b"ac"
+    garbage = world.run(world.engine.list_garbage(10))
+    written = str(int(inode_of(world, ino).raw))
+    assert written not in {item.location for item in garbage if item.kind == FormKind.RAW}
+
+
+def test_a_reader_is_passed_through_to_nothing_that_a_writer_replaces(world: World) -> None:
+    """The kernel refuses handles that go to different files, and such that do beside others."""
+    ino = pack_file(world, raw=False)
+
+    async def read() -> None:
+        await world.open_meanwhile(ino, os.O_RDONLY)
+
+    async def empty() -> None:
+        await world.open_meanwhile(ino, os.O_WRONLY | os.O_TRUNC)
+
+    run_with(world, read, after(world, "get_inode"), empty)
+    assert len(world.files) == 2
+
+
+def test_a_read_of_what_is_emptied_meanwhile_is_not_refused(world: World) -> None:
+    ino = write_file(world)
+    world.run(world.filesystem.settle())
+    world.run(world.moves.pack(ino))
+    world.run(world.moves.drop_raw(ino))
+    reading = world.form_reader.read
+    inode = inode_of(world, ino)
+    read: list[bytes] = []
+
+    async def read_on() -> None:
+        read.append(bytes(await reading(inode, 0, 100)))
+
+    async def empty() -> None:
+        world.release(await world.open_meanwhile(ino, os.O_WRONLY | os.O_TRUNC))
+
+    run_with(world, read_on, before(world, "get_blob"), empty)
+    assert read == [b""]
+
+
+def test_a_forget_that_comes_while_its_inode_is_deleted_leaves_nothing_to_delete(
+    world: World,
+) -> None:
+    """The next round would fail at it, and so each one after."""
+    ino = write_file(world)
+    world.request(world.filesystem.unlink(ROOT_INODE, b"f"))
+
+    async def forget() -> None:
+        world.filesystem.forget([ino])
+
+    world.filesystem._large.append((ino, inode_of(world, ino).raw))
+    run_with(
+        world,
+        lambda: world.filesystem.give_back(world.program),
+        before(world, "reap"),
+        forget,
+    )
+    world.run(world.filesystem.settle())
+
+
+def test_an_inode_that_lost_its_name_while_orphans_are_counted_is_deleted(world: World) -> None:
+    ino = write_file(world)
+    world.filesystem._undone = True
+    run_with(
+        world,
+        world.filesystem.reap,
+        after(world, "list_orphans"),
+        lambda: world.filesystem.unlink(ROOT_INODE, b"f"),
+    )
+    world.filesystem.forget([ino])
+    world.run(world.filesystem.settle())
+    assert world.run(world.engine.usage()).inode_count == 1
+
+
+def test_capabilities_that_are_set_meanwhile_are_not_taken_for_missing(world: World) -> None:
+    """The kernel would not drop them at the next write."""
+    ino = write_file(world)
+    program, filesystem = world.program, world.filesystem
+    filesystem._without_capability.clear()
+
+    async def ask() -> None:
+        with pytest.raises(NoXattrError):
+            await filesystem.get_xattr(program, ino, CAPABILITY_XATTR)
+
+    run_with(
+        world,
+        ask,
+        after(world, "get_xattr"),
+        lambda: filesystem.set_xattr(program, ino, CAPABILITY_XATTR, b"caps", 0, False),
+    )
+    assert world.run(filesystem.get_xattr(program, ino, CAPABILITY_XATTR)) == b"caps"
+
+
+def test_an_access_time_is_shown_while_it_is_stored(world: World) -> None:
+    ino = write_file(world)
+    world.run(world.filesystem.settle())
+    file = world.open(ino, os.O_RDONLY)
+    world.release(file)
+    filesystem = world.filesystem
+    filesystem._atimes[ino] = SET_NS * 3
+    seen: list[int] = []
+
+    async def look() -> None:
+        seen.append((await filesystem.get_attributes(ino)).inode.atime_ns)
+
+    run_with(world, filesystem.store_atimes, before(world, "set_attributes"), look)
+    assert seen == [SET_NS * 3]
+    assert inode_of(world, ino).atime_ns == SET_NS * 3
