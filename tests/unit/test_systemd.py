@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
+
+
+def test_an_installation_has_every_unit_and_the_helper() -> None:
+    """Without a clone they are in share/memfs of the environment, where the documents say."""
+    project = tomllib.loads((SYSTEMD.parent / "pyproject.toml").read_text())
+    shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    assert shared == {
+        f"systemd/{file.name}": f"share/memfs/{file.name}" for file in SYSTEMD.iterdir()
+    }
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
