@@ -20,7 +20,7 @@ class MemfsError(Exception):
         transient: True if the same attempt may succeed later; only `stores.retry` acts on it.
     """
 
-    errno: ClassVar[int] = codes.EIO
+    errno: int = codes.EIO
     transient: ClassVar[bool] = False
 
 

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.config import Config, GlacierConfig, HotConfig, MountConfig
-    from memfs.control.server import Method
+    from memfs.control.server import Handler
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
     from memfs_daemon.driver import Driver
@@ -108,7 +108,7 @@ class Assembly:
     """None: there is no store, or it lies within the state directory."""
     take_stale_state: bool
     """As the mount option says."""
-    methods: Mapping[str, Method]
+    methods: Mapping[str, Handler]
     """What the control socket answers, by name."""
     background: tuple[Callable[[], Awaitable[None]], ...]
     """Runs beside the requests until it is cancelled."""
@@ -117,7 +117,7 @@ class Assembly:
 class _Provider(Protocol):
     """What answers some methods of the control socket."""
 
-    def methods(self) -> Mapping[str, Method]: ...
+    def methods(self) -> Mapping[str, Handler]: ...
 
 
 class _HotParts(NamedTuple):

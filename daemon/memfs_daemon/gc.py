@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from memfs.errors import InvalidValueError, MetadataError, NotSupportedError
+from memfs.errors import MetadataError, NotSupportedError
 from memfs.mover.orphans import SHOWN_MAX, OrphanSearch, Place
 from memfs.types import FormKind
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memfs.control.protocol import JsonValue
-    from memfs.control.server import Method
+    from memfs.control.server import Handler
     from memfs.mover.compaction import Compaction
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
@@ -48,7 +48,7 @@ class GcMethods:
         self._compaction = compaction
         self._orphans = OrphanSearch(parts)
 
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
         return {
             "gc_garbage": self.garbage,
@@ -106,17 +106,14 @@ class GcMethods:
         """Find what nothing refers to; see `mover.orphans`.
 
         Args:
-            place: `raw`, `packed`, `tmp` or `remote`.
+            place: `raw`, `packed`, `tmp`, `remote` or `uploads`.
             prefix: Of the keys in the store.
             take: And put it into lost+found.
 
         Raises:
-            InvalidValueError: There is no such place.
             MemfsError: As of `OrphanSearch.look`.
         """
-        if place not in [each.value for each in Place] or not isinstance(prefix, str):
-            raise InvalidValueError(f"place: {place!r} is none of {', '.join(Place)}")
-        found = await self._orphans.look(Place(place), prefix, take=bool(take))
+        found = await self._orphans.look(Place(place), prefix, take=take)
         return cast("JsonValue", asdict(found))
 
     async def lost_found(self, clear: bool = False) -> JsonValue:

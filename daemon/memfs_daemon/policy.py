@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memfs.control.report import PolicyReport, PoolReport
-from memfs.errors import InvalidValueError
 from memfs.mover.memory import POOLS_SETTING
 from memfs.sizes import parse_size
 
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memfs.content.activity import Activity
-    from memfs.control.protocol import JsonValue
-    from memfs.control.server import Method
+    from memfs.control.server import Handler
     from memfs.metadata.engine import Local
     from memfs.policy.heat import Heat
     from memfs.policy.plugins import GuardedPlanner
@@ -48,7 +46,7 @@ class PolicyMethods:
         self._activity = activity
         self._warm_bytes = warm_bytes
 
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
         return {
             "pool_create": self.create,
@@ -56,23 +54,20 @@ class PolicyMethods:
             "pool_remove": self.remove,
         }
 
-    async def create(self, name: str, size: str | int) -> JsonValue:
+    async def create(self, name: str, size: str | int) -> PoolReport:
         """Reserve a share of the RAM tier, or give a pool another size; returns the pool."""
-        if not isinstance(name, str):
-            raise InvalidValueError("the name of a pool is a text")
         self._heat.shares.create(name, parse_size(size), self._warm_bytes)
         await self._store()
-        return self._describe(name)
+        return self._pool_report(name)
 
-    async def remove(self, name: str) -> JsonValue:
+    async def remove(self, name: str) -> None:
         """Give a pool's share back; its files are charged to the rest from now on."""
         self._heat.shares.remove(name)
         await self._store()
-        return None
 
-    async def list_pools(self) -> JsonValue:
+    async def list_pools(self) -> list[PoolReport]:
         """Return all pools, by name."""
-        return [self._describe(name) for name in sorted(self._heat.shares.pools)]
+        return [self._pool_report(name) for name in sorted(self._heat.shares.pools)]
 
     def report(self) -> PolicyReport:
         """Return the policy's part of the status."""
@@ -92,15 +87,6 @@ class PolicyMethods:
             used_bytes=share.used_bytes,
             file_count=share.file_count,
         )
-
-    def _describe(self, name: str) -> JsonValue:
-        report = self._pool_report(name)
-        return {
-            "name": report.name,
-            "size_bytes": report.size_bytes,
-            "used_bytes": report.used_bytes,
-            "file_count": report.file_count,
-        }
 
     async def _store(self) -> None:
         async with self._engine.change():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from memfs.control.protocol import JsonValue
-    from memfs.control.server import Method
+    from memfs.control.server import Handler
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Namespace
     from memfs.mover.prefetching import Prefetcher
@@ -42,8 +42,6 @@ SKIPPED_SHOWN_MAX = 20
 
 WAIT_POLL_S = 0.1
 
-_TIERS = (Tier.HOT.label, Tier.WARM.label, Tier.COLD.label)
-
 
 class PrefetchMethods:
     """Answers `prefetch`, `prefetch_progress`, `prefetch_cancel`, `done` and `hint`.
@@ -59,7 +57,7 @@ class PrefetchMethods:
         self._prefetcher = prefetcher
         self._board = board
 
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
         return {
             "prefetch": self.prefetch,
@@ -96,13 +94,12 @@ class PrefetchMethods:
             `progress` as of `prefetch_progress`.
 
         Raises:
-            InvalidValueError: The parameters make no sense, or there is no such job.
+            InvalidValueError: The parameters make no sense.
+            NotFoundError: There is no such job.
         """
         _check_paths(paths)
         if tier == Tier.HOT.label and self._board is None:
             raise NotSupportedError("this mount has no hot tier; set hot.devices and hot.size")
-        if tier not in _TIERS:
-            raise InvalidValueError(f"tier: {tier!r} is none of {', '.join(_TIERS)}")
         found, skipped = await self._find_all(paths)
         number, accepted = self._prefetcher.hint(
             [ino for _, ino in found],
@@ -171,11 +168,10 @@ class PrefetchMethods:
             files wait for room or for the store.
 
         Raises:
-            InvalidValueError: The parameters make no sense, or there is no such job.
+            InvalidValueError: The parameters make no sense.
+            NotFoundError: There is no such job.
         """
         _check_inodes(coming, done)
-        if tier not in (Tier.WARM.label, Tier.COLD.label):
-            raise InvalidValueError(f"tier: {tier!r} is neither warm nor cold")
         for piece in _pieces(done):
             self._prefetcher.note_done(piece)
             await trio.lowlevel.checkpoint()
@@ -251,8 +247,6 @@ class PrefetchMethods:
 
 
 def _check_paths(paths: list[str]) -> None:
-    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        raise InvalidValueError("paths: not a list of texts")
     if len(paths) > PATHS_A_CALL_MAX:
         raise InvalidValueError(f"paths: {len(paths)}; {PATHS_A_CALL_MAX} a call are allowed")
 
@@ -264,10 +258,7 @@ def _pieces(inodes: list[int]) -> Iterator[list[InodeNo]]:
 
 def _check_inodes(*lists: list[int]) -> None:
     for inodes in lists:
-        # True is an int to Python.
-        if not isinstance(inodes, list) or not all(
-            type(number) is int and 0 < number <= INODE_MAX for number in inodes
-        ):
+        if inodes and not 0 < min(inodes) <= max(inodes) <= INODE_MAX:
             raise InvalidValueError("coming, done: not lists of inode numbers")
     if sum(map(len, lists)) > INODES_A_CALL_MAX:
         raise InvalidValueError(f"more than {INODES_A_CALL_MAX} inode numbers in a call")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memfs.control.protocol import JsonValue
-    from memfs.control.server import Method
+    from memfs.control.server import Handler
     from memfs.filesystem.shared import Features
 
 
@@ -25,7 +25,7 @@ class RemountMethods:
     def __init__(self, features: Features) -> None:
         self._features = features
 
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
         return {"remount": self.remount}
 

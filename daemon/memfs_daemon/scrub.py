@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from memfs.errors import InvalidValueError
 from memfs.mover.scrubber import RATE_DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from memfs.control.protocol import JsonValue
-    from memfs.control.server import Method
+    from memfs.control.methods import ScrubReport
+    from memfs.control.server import Handler
     from memfs.mover.scrubber import Scrubber
 
 
@@ -24,7 +23,7 @@ class ScrubMethods:
     def __init__(self, scrubber: Scrubber) -> None:
         self._scrubber = scrubber
 
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
         return {
             "scrub": self.scrub,
@@ -32,7 +31,7 @@ class ScrubMethods:
             "scrub_stop": self.stop,
         }
 
-    async def scrub(self, rate: int = RATE_DEFAULT, restart: bool = False) -> JsonValue:
+    async def scrub(self, rate: int = RATE_DEFAULT, restart: bool = False) -> ScrubReport:
         """Begin, or go on where the last scrub was stopped.
 
         Args:
@@ -42,16 +41,14 @@ class ScrubMethods:
         Returns:
             As `scrub_progress`.
         """
-        if not isinstance(rate, int) or not isinstance(restart, bool):
-            raise InvalidValueError("rate is a number of bytes, restart true or false")
         await self._scrubber.start(rate, restart)
         return await self.progress()
 
-    async def progress(self) -> JsonValue:
+    async def progress(self) -> ScrubReport:
         """Return how far it is, and what it found."""
-        return cast("JsonValue", self._scrubber.status())
+        return cast("ScrubReport", self._scrubber.status())
 
-    async def stop(self) -> JsonValue:
+    async def stop(self) -> ScrubReport:
         """Stop; the next scrub goes on from there. Returns its progress."""
         await self._scrubber.stop()
         return await self.progress()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import trio
 
@@ -26,6 +26,7 @@ from memfs.control.report import (
     TierReport,
     WorkReport,
 )
+from memfs.control.typed import decode
 from memfs.sizes import format_size
 from memfs.types import Tier
 from memfs_daemon.limits import anonymous_bytes
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from memfs.content.residency import Residency
     from memfs.content.room import Room
     from memfs.content.space import ColdSpace
+    from memfs.control.methods import PingReport
     from memfs.control.protocol import JsonValue
-    from memfs.control.server import Method
+    from memfs.control.server import Handler
     from memfs.encryption.keys import KeyRing
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
@@ -88,15 +90,15 @@ class Status:
         self._parts = parts
         self._started_s = time.monotonic()
 
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
         return {"ping": self.ping, "status": self.status, "pending": self.pending}
 
-    async def ping(self) -> JsonValue:
+    async def ping(self) -> PingReport:
         """Say who is there."""
         return {"pid": os.getpid(), "mountpoint": os.fspath(self._parts.mountpoint)}
 
-    async def status(self) -> JsonValue:
+    async def status(self) -> StatusReport:
         """Return the `StatusReport`."""
         parts = self._parts
         usage = await parts.engine.usage()
@@ -116,19 +118,19 @@ class Status:
             work=await self._work(usage),
             codecs=_codecs(parts.tally),
             keys=tuple(parts.keys.ids),
-            prefetch=PrefetchReport.from_json(parts.prefetcher.status()),
+            prefetch=decode(PrefetchReport, cast("JsonValue", parts.prefetcher.status())),
             policy=parts.policy.report(),
             budgets=_budgets(parts.spending),
-        ).to_json()
+        )
 
-    async def pending(self, limit: int = COUNT_MAX) -> JsonValue:
+    async def pending(self, limit: int = COUNT_MAX) -> list[PendingReport]:
         """Return the moves that wait, those due first.
 
         Args:
             limit: At most so many, and never more than `COUNT_MAX`.
         """
         moves = await self._parts.engine.list_pending(None, min(max(limit, 0), COUNT_MAX))
-        return [dataclasses.asdict(report) for report in await self._describe(moves)]
+        return await self._describe(moves)
 
     def _store(self) -> StoreReport | None:
         if self._parts.remote is None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from memfs.config import TraceConfig
     from memfs.control.protocol import JsonValue
-    from memfs.control.server import Method
+    from memfs.control.server import Handler
     from memfs.traces.recorder import Recorder
 
 
@@ -34,7 +34,7 @@ class Tracing:
         self._mountpoint = mountpoint
         self._config = config
 
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
         return {
             "trace_start": self.start,
@@ -75,14 +75,14 @@ class Tracing:
             InvalidValueError: Not a place for a trace.
             MemfsError: As of `Recorder.start`.
         """
-        if not isinstance(path, str) or not path.startswith("/"):
+        if not path.startswith("/"):
             raise InvalidValueError(f"{path!r} is no absolute path")
         directory = Path(path)
         if directory.is_relative_to(self._mountpoint):
             raise InvalidValueError(
                 f"{path} lies in the mount that is to be recorded; name a place outside"
             )
-        await self._recorder.start(directory, paths=bool(paths))
+        await self._recorder.start(directory, paths=paths)
         return asdict(self._recorder.report())
 
     async def stop(self) -> JsonValue:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from memfs.control.protocol import JsonValue
-    from memfs.control.server import Method
+    from memfs.control.server import Handler
     from memfs.mover.mover import Mover
     from memfs.moves.attempt import MoveParts
     from memfs.moves.file_work import FileWork
@@ -43,8 +43,6 @@ SLICE_S = 2.0
 
 CONCURRENT_COUNT_MAX = 4
 """Files at a time: hides the store's round trips; guess."""
-
-_LEVELS = (Level.LOCAL.value, Level.REMOTE.value)
 
 
 class TreeMethods:
@@ -68,7 +66,7 @@ class TreeMethods:
         self._mover = mover
         self._heat = heat
 
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
         return {
             "rekey": self.rekey,
@@ -93,7 +91,7 @@ class TreeMethods:
         Returns:
             `keys` as well: forms and stored bytes by the key id that they had.
         """
-        work = Rekeying(self._moves, self._mover.spending, dry_run=bool(dry_run))
+        work = Rekeying(self._moves, self._mover.spending, dry_run=dry_run)
         answer = await _run(inos, work)
         answer["keys"] = {key_id: [*counts] for key_id, counts in work.keys.items()}
         return answer
@@ -117,7 +115,7 @@ class TreeMethods:
             InvalidValueError: There is no such codec, or it compresses nothing.
         """
         chosen = None if codec is None else get_codec(parse_codec(codec))
-        request = CompressionRequest(chosen, bool(drop_raw), bool(dry_run))
+        request = CompressionRequest(chosen, drop_raw, dry_run)
         work = Compression(self._parts, self._moves, self._heat, self._mover.spending, request)
         return await _run(inos, work)
 
@@ -129,11 +127,8 @@ class TreeMethods:
             level: `local` or `remote`.
 
         Raises:
-            InvalidValueError: There is no such level.
             NotSupportedError: `remote`, and there is no object store.
         """
-        if level not in _LEVELS:
-            raise InvalidValueError(f"level: {level!r} is none of {', '.join(_LEVELS)}")
         if level == Level.LOCAL:
             return await _run(inos, LocalBarrier(self._parts, self._mover.durability))
         mover = self._mover
@@ -143,8 +138,6 @@ class TreeMethods:
 
 async def _run(inos: Sequence[int], work: FileWork) -> dict[str, JsonValue]:
     """Do a work to as many files as are begun in `SLICE_S`."""
-    if not isinstance(inos, list) or not all(type(ino) is int for ino in inos):
-        raise InvalidValueError("inos: not a list of inode numbers")
     if len(inos) > FILES_A_CALL_MAX:
         raise InvalidValueError(f"inos: {len(inos)}; {FILES_A_CALL_MAX} a call are allowed")
     results = WorkResults()

@@ -5,14 +5,16 @@ Invariant: a call ends within its time limit, whatever state the daemon is in.
 
 from __future__ import annotations
 
+import errno as codes
 import json
 import socket
 import time
 from typing import TYPE_CHECKING
 
 from memfs.control.address import socket_address
-from memfs.control.protocol import REPLY_BYTES_MAX, JsonValue, format_request
-from memfs.errors import MemfsError
+from memfs.control.protocol import REPLY_BYTES_MAX, ErrorCode, JsonValue, format_request
+from memfs.errors import MemfsError, UsageError
+from memfs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,11 +23,28 @@ _RECEIVE_BYTES = 256 << 10
 
 
 class ControlError(MemfsError):
-    """The daemon refused the call; the message is the daemon's."""
+    """The daemon refused the call.
+
+    Args:
+        message: The daemon's, for people.
+        code: What kind of failure it is.
+        errno: Of the error that the daemon met with (errno(3)); EIO where it has told nothing.
+    """
+
+    def __init__(
+        self, message: str, code: ErrorCode = ErrorCode.REFUSED, errno: int = codes.EIO
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.errno = errno
 
 
-class ControlUnavailableError(ControlError):
+class ControlUnavailableError(ControlError, UsageError):
     """No daemon listens there, it may not be spoken to, or it did not answer in time."""
+
+    def __init__(self, message: str, errno: int = codes.ENOTCONN) -> None:
+        super().__init__(message, errno=errno)
+        self.exit_code = ExitCode.NO_ANSWER
 
 
 def call(
@@ -59,10 +78,10 @@ def call(
             line = _receive_line(connection, deadline_s)
     except TimeoutError:
         message = f"the daemon of {state_dir} did not answer within {timeout_s:g} s"
-        raise ControlUnavailableError(message) from None
+        raise ControlUnavailableError(message, codes.ETIMEDOUT) from None
     except PermissionError:
         message = f"only the user who mounted {state_dir}, or root, may ask its daemon"
-        raise ControlUnavailableError(message) from None
+        raise ControlUnavailableError(message, codes.EACCES) from None
     except OSError as error:
         message = f"no daemon answers for {state_dir}: {error.strerror}"
         raise ControlUnavailableError(message) from None
@@ -90,7 +109,8 @@ def _result(line: bytes, state_dir: Path) -> JsonValue:
         reply = json.loads(line)
         error = reply.get("error")
         if error is not None:
-            raise ControlError(str(error["message"]))
+            errno = error.get("data", {}).get("errno", codes.EIO)
+            raise ControlError(str(error["message"]), ErrorCode(error["code"]), int(errno))
         result: JsonValue = reply["result"]
     except (ValueError, KeyError, TypeError, AttributeError):
         message = f"the daemon of {state_dir} closed the connection without an answer"

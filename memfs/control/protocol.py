@@ -50,10 +50,17 @@ class Request(NamedTuple):
 class RequestError(Exception):
     """A request that cannot be carried out; the attributes make the reply."""
 
-    def __init__(self, code: ErrorCode, message: str, request_id: int | str | None = None) -> None:
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        request_id: int | str | None = None,
+        errno: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.request_id = request_id
+        self.errno = errno
 
 
 def parse_request(line: bytes) -> Request:
@@ -90,9 +97,20 @@ def format_result(request_id: int | str | None, result: JsonValue) -> bytes:
     return _line({"jsonrpc": "2.0", "id": request_id, "result": result})
 
 
-def format_error(request_id: int | str | None, code: ErrorCode, message: str) -> bytes:
-    """Return the line of a failed reply."""
-    error: JsonValue = {"code": int(code), "message": message}
+def format_error(
+    request_id: int | str | None, code: ErrorCode, message: str, errno: int | None = None
+) -> bytes:
+    """Return the line of a failed reply.
+
+    Args:
+        request_id: Of the request.
+        code: What kind of failure it is.
+        message: For people; programs go by the codes.
+        errno: What the failure is to a system call (errno(3)); None: that is not known.
+    """
+    error: dict[str, JsonValue] = {"code": int(code), "message": message}
+    if errno is not None:
+        error["data"] = {"errno": errno}
     return _line({"jsonrpc": "2.0", "id": request_id, "error": error})
 
 

@@ -5,18 +5,15 @@ Invariant: a report is plain data; `StatusReport.from_json(report.to_json()) == 
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
-from memfs.errors import InvalidValueError
+from memfs.control.typed import decode, encode
 
 if TYPE_CHECKING:
     from memfs.control.protocol import JsonValue
 
 
-@dataclass(frozen=True, slots=True)
-class TierReport:
+class TierReport(NamedTuple):
     """One tier."""
 
     tier: str
@@ -29,8 +26,7 @@ class TierReport:
     """One sentence where the tier does not work as configured, else None."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoreReport:
+class StoreReport(NamedTuple):
     """How the object store answers."""
 
     well: bool | None
@@ -41,8 +37,7 @@ class StoreReport:
     """What it failed with last; None while it is well."""
 
 
-@dataclass(frozen=True, slots=True)
-class DriverReport:
+class DriverReport(NamedTuple):
     """How the kernel is served."""
 
     name: str
@@ -55,8 +50,7 @@ class DriverReport:
     """What programs miss under it, a sentence each."""
 
 
-@dataclass(frozen=True, slots=True)
-class PendingReport:
+class PendingReport(NamedTuple):
     """A move that waits."""
 
     path: str
@@ -68,8 +62,7 @@ class PendingReport:
     """Until the next attempt; 0 if it is due."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkReport:
+class WorkReport(NamedTuple):
     """What is not done yet. A count that reached `COUNT_MAX` means that many, or more."""
 
     unsealed_count: int
@@ -92,8 +85,7 @@ class WorkReport:
     """What these files take up on the disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceReport:
+class SourceReport(NamedTuple):
     """How often one source of guesses was right since the state directory was made."""
 
     source: str
@@ -109,8 +101,7 @@ class SourceReport:
     """It is wrong too often and only probes."""
 
 
-@dataclass(frozen=True, slots=True)
-class PrefetchReport:
+class PrefetchReport(NamedTuple):
     """What was brought near before it was used, since the daemon started."""
 
     sources: tuple[SourceReport, ...]
@@ -126,15 +117,8 @@ class PrefetchReport:
     stalled: str | None
     """Why none is, cause and remedy; None while they are."""
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """Return the report of `Prefetcher.status`, or of one that `to_json` gave."""
-        sources = tuple(SourceReport(**source) for source in value["sources"])
-        return cls(**value | {"sources": sources})
 
-
-@dataclass(frozen=True, slots=True)
-class PoolReport:
+class PoolReport(NamedTuple):
     """A share of the RAM tier."""
 
     name: str
@@ -143,8 +127,7 @@ class PoolReport:
     file_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyReport:
+class PolicyReport(NamedTuple):
     """Who decides where files go."""
 
     name: str
@@ -155,14 +138,8 @@ class PolicyReport:
     """A loop over more than the RAM tier holds is being read: what is in RAM stays."""
     pools: tuple[PoolReport, ...]
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """Return the report that `to_json` gave."""
-        return cls(**value | {"pools": tuple(PoolReport(**pool) for pool in value["pools"])})
 
-
-@dataclass(frozen=True, slots=True)
-class CodecReport:
+class CodecReport(NamedTuple):
     """What one codec came to since the daemon started."""
 
     codec: str
@@ -180,8 +157,7 @@ class CodecReport:
     spared_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetReport:
+class BudgetReport(NamedTuple):
     """What may be spent in a day."""
 
     budget: str
@@ -199,8 +175,7 @@ COUNT_MAX = 10_000
 """Counting stops here: a report must not cost a walk over millions of rows."""
 
 
-@dataclass(frozen=True, slots=True)
-class StatusReport:
+class StatusReport(NamedTuple):
     """A mount at one moment."""
 
     version: str
@@ -230,35 +205,13 @@ class StatusReport:
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the report as JSON values."""
-        return cast("dict[str, JsonValue]", dataclasses.asdict(self))
+        return cast("dict[str, JsonValue]", encode(self))
 
     @classmethod
     def from_json(cls, value: JsonValue) -> Self:
         """Return the report that `to_json` gave.
 
         Raises:
-            InvalidValueError: It is none, or one of another version of memfs.
+            InvalidValueError: It is no report, or one of another version of memfs.
         """
-        # Untyped on purpose: the dataclasses check the names, and nobody computes with the values.
-        content = cast("Any", value)
-        try:
-            work = content["work"]
-            pending = tuple(PendingReport(**move) for move in work["pending"])
-            driver, store = content["driver"], content["store"]
-            driver |= {name: tuple(driver[name]) for name in ("refusals", "limits")}
-            return cls(
-                **content
-                | {
-                    "driver": DriverReport(**driver),
-                    "store": StoreReport(**store) if store is not None else None,
-                    "tiers": tuple(TierReport(**tier) for tier in content["tiers"]),
-                    "work": WorkReport(**work | {"pending": pending}),
-                    "prefetch": PrefetchReport.from_json(content["prefetch"]),
-                    "policy": PolicyReport.from_json(content["policy"]),
-                    "budgets": tuple(BudgetReport(**budget) for budget in content["budgets"]),
-                    "codecs": tuple(CodecReport(**codec) for codec in content["codecs"]),
-                    "keys": tuple(content["keys"]),
-                }
-            )
-        except (KeyError, TypeError) as error:
-            raise InvalidValueError(f"the daemon is of another version of memfs: {error}") from None
+        return cast("Self", decode(cls, value))

@@ -7,18 +7,18 @@ more than a bounded number of connections and bytes, or end it.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import math
 import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from memfs.control.address import socket_address
+from memfs.control.methods import METHODS, Method
 from memfs.control.protocol import (
     REQUEST_BYTES_MAX,
     SOCKET_NAME,
@@ -30,7 +30,8 @@ from memfs.control.protocol import (
     format_result,
     parse_request,
 )
-from memfs.errors import MemfsError
+from memfs.control.typed import decode, encode
+from memfs.errors import InvalidValueError, MemfsError
 from memfs.linux.accepting import Acceptor
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Method = Callable[..., Awaitable[JsonValue]]
-"""One method of the socket; parameters are passed by name."""
+Handler = Callable[..., Awaitable[object]]
+"""Carries one method out; parameters are passed by name, and `encode` makes JSON of the answer."""
 
 CONNECTION_COUNT_MAX = 32
 """Guess: people and scripts, not load. A further client takes the place of the one that has been
@@ -80,15 +81,21 @@ class _Connection:
 class ControlServer:
     """Serves methods on `control.sock`."""
 
-    def __init__(self, state_dir: Path, methods: Mapping[str, Method]) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        handlers: Mapping[str, Handler],
+        methods: Mapping[str, Method[Any, Any]] = METHODS,
+    ) -> None:
         """Take the methods by name; nothing is opened yet.
 
         Args:
             state_dir: Locked by this process, so that a socket found there is a dead one.
-            methods: By the name that clients call.
+            handlers: By the name that clients call.
+            methods: What each takes; has all of the handlers.
         """
         self._state_dir = state_dir
-        self._methods = dict(methods)
+        self._handlers = {name: (methods[name], handler) for name, handler in handlers.items()}
         self._connections: set[_Connection] = set()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -198,25 +205,27 @@ class ControlServer:
             request = parse_request(line)
             reply = format_result(request.id, await self._call(request))
         except RequestError as error:
-            return format_error(error.request_id, error.code, str(error))
+            return format_error(error.request_id, error.code, str(error), error.errno)
         return b"" if request.is_notification else reply
 
     async def _call(self, request: Request) -> JsonValue:
-        method = self._methods.get(request.method)
-        if method is None:
+        found = self._handlers.get(request.method)
+        if found is None:
             raise RequestError(
                 ErrorCode.METHOD_NOT_FOUND, f"there is no method {request.method!r}", request.id
             )
+        method, handler = found
         try:
-            inspect.signature(method).bind(**request.params)
-        except TypeError as error:
+            parameters = decode(method.parameters, request.params)
+        except InvalidValueError as error:
             message = f"{request.method}: {error}"
-            raise RequestError(ErrorCode.INVALID_PARAMS, message, request.id) from None
+            raise RequestError(ErrorCode.INVALID_PARAMS, message, request.id, error.errno) from None
         try:
-            return await method(**request.params)
+            answer: JsonValue = encode(await handler(**parameters))
         except (MemfsError, OSError) as error:
-            raise RequestError(ErrorCode.REFUSED, str(error), request.id) from error
+            raise RequestError(ErrorCode.REFUSED, str(error), request.id, error.errno) from error
         except Exception:
             log.exception("control: method %s failed", request.method)
             message = f"{request.method} failed; the daemon's log says why"
             raise RequestError(ErrorCode.INTERNAL, message, request.id) from None
+        return answer

@@ -148,7 +148,8 @@ class Prefetcher:
             The job, and how many of the files, the first ones, there was room for in the list.
 
         Raises:
-            InvalidValueError: There is no such job, or there are too many.
+            NotFoundError: There is no such job.
+            InvalidValueError: There are too many.
         """
         number = self._hints.begin(warm=warm) if job is None else job
         if replace:
@@ -185,7 +186,7 @@ class Prefetcher:
             self._work.set()
 
     def progress(self, job: int) -> JobProgress:
-        """Return how far a job is; `InvalidValueError` if there is no such job."""
+        """Return how far a job is; `NotFoundError` if there is no such job."""
         return self._hints.progress(job)
 
     def cancel(self, job: int) -> JobProgress:

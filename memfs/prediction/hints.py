@@ -9,7 +9,7 @@ from array import array
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.errors import InvalidValueError
+from memfs.errors import InvalidValueError, NotFoundError
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
@@ -114,11 +114,11 @@ class Hints:
         """Append files to a job; returns how many of them, the first ones, there was room for.
 
         Raises:
-            InvalidValueError: There is no such job, or it was cancelled.
+            NotFoundError: There is no such job, or it was cancelled.
         """
         job = self._find(number)
         if job.cancelled:
-            raise InvalidValueError(f"list {number} of files to prefetch was cancelled")
+            raise NotFoundError(f"list {number} of files to prefetch was cancelled")
         taken = inos[: HINT_COUNT_MAX - self.waiting_count]
         if taken:
             # What was handed out goes with the next addition, so that a long-lived job stays small.
@@ -134,7 +134,7 @@ class Hints:
         """Count files as done that need not be handed out.
 
         Raises:
-            InvalidValueError: There is no such job.
+            NotFoundError: There is no such job.
         """
         job = self._find(number)
         job.total_count += count
@@ -145,7 +145,7 @@ class Hints:
         """Forget the files of a job that wait; returns how many.
 
         Raises:
-            InvalidValueError: There is no such job.
+            NotFoundError: There is no such job.
         """
         job = self._find(number)
         dropped = job.waiting_count
@@ -159,7 +159,7 @@ class Hints:
         """Return the files of a job that wait, in order.
 
         Raises:
-            InvalidValueError: There is no such job.
+            NotFoundError: There is no such job.
         """
         job = self._find(number)
         return [InodeNo(ino) for ino in job.inos[job.next :]]
@@ -168,7 +168,7 @@ class Hints:
         """Forget the files of a job that wait, those too that are put back later.
 
         Raises:
-            InvalidValueError: There is no such job.
+            NotFoundError: There is no such job.
         """
         self.drop(number)
         self._find(number).cancelled = True
@@ -224,7 +224,7 @@ class Hints:
         """Return how far a job is.
 
         Raises:
-            InvalidValueError: There is no such job.
+            NotFoundError: There is no such job.
         """
         job = self._find(number)
         return JobProgress(
@@ -242,5 +242,5 @@ class Hints:
     def _find(self, number: int) -> _Job:
         job = self._jobs.get(number)
         if job is None:
-            raise InvalidValueError(f"there is no list {number} of files to prefetch (any more)")
+            raise NotFoundError(f"there is no list {number} of files to prefetch (any more)")
         return job

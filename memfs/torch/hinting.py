@@ -10,7 +10,7 @@ come `lookahead` before they are used, and make room when they have been (Dryden
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch.utils.data import Sampler
 
@@ -20,8 +20,8 @@ from memfs.torch.telling import Teller
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from memfs.client.mount import Mount
     from memfs.control.client import ControlError
-    from memfs.torch.mounts import TensorMount
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +43,13 @@ class HintSampler(Sampler[int]):
         paths: Sequence[str],
         *,
         behind: int = 0,
-        tier: str = "warm",
+        tier: Literal["warm", "cold"] = "warm",
     ) -> None:
         self.sampler = sampler
         self._places = Places(paths)
         self._behind = behind
         self._tier = tier
-        self._jobs: dict[TensorMount, int] = {}
+        self._jobs: dict[Mount, int] = {}
         self._warned = False
 
     def __len__(self) -> int:
@@ -78,8 +78,8 @@ class HintSampler(Sampler[int]):
         teller.used_count = len(order)
         teller.end()
 
-    def _note_silence(self, mount: TensorMount, error: ControlError) -> None:
+    def _note_silence(self, mount: Mount, error: ControlError) -> None:
         """The epoch goes on without hints, and the next one tries again; said once."""
         if not self._warned:
             self._warned = True
-            log.warning("%s: the epoch goes on without hints: %s", mount.root, error)
+            log.warning("%s: the epoch goes on without hints: %s", mount.mountpoint, error)

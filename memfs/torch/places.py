@@ -14,8 +14,8 @@ from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.client.mount import Mount
 from memfs.linux.mounts import list_mounts
-from memfs.torch.mounts import TensorMount
 from memfs.types import FILESYSTEM_TYPE
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ NOWHERE = 0
 class MountedFiles(NamedTuple):
     """Files of one mount, in an order."""
 
-    mount: TensorMount
+    mount: Mount
     inos: array[int]
     positions: Sequence[int]
     """Of each in the order that was asked for, ascending."""
@@ -77,7 +77,7 @@ class Places:
                 found.append(MountedFiles(mount, numbers, here))
         return found
 
-    def _refresh(self, mounts: dict[int, TensorMount]) -> None:
+    def _refresh(self, mounts: dict[int, Mount]) -> None:
         if self._directories is None:
             self._directories = _group(self._paths)
             self._inos = array("Q", bytes(8 * len(self._paths)))
@@ -142,11 +142,11 @@ def _number_of(path: str) -> int:
         return NOWHERE
 
 
-def _mounts_by_device() -> dict[int, TensorMount]:
+def _mounts_by_device() -> dict[int, Mount]:
     found = {}
     for mount in list_mounts():
         if mount.type == FILESYSTEM_TYPE:
             major, _, minor = mount.device.partition(":")
             device = os.makedev(int(major), int(minor))
-            found[device] = TensorMount(mount.mountpoint, Path(mount.source))
+            found[device] = Mount(mount.mountpoint, Path(mount.source))
     return found

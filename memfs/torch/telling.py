@@ -6,17 +6,19 @@ costs one attempt an epoch.
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from memfs.control.client import ControlError, ControlUnavailableError
+from memfs.control.client import ControlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from memfs.torch.mounts import TensorMount
+    from memfs.client.mount import Mount
+    from memfs.control.methods import HintTaken
     from memfs.torch.places import MountedFiles, Places
 
 log = logging.getLogger(__name__)
@@ -76,9 +78,9 @@ class Teller:
         self,
         places: Places,
         order: Sequence[int],
-        jobs: dict[TensorMount, int],
-        tier: str,
-        on_silence: Callable[[TensorMount, ControlError], None],
+        jobs: dict[Mount, int],
+        tier: Literal["warm", "cold"],
+        on_silence: Callable[[Mount, ControlError], None],
     ) -> None:
         self._places = places
         self._order = order
@@ -121,7 +123,7 @@ class Teller:
             # A defect: the epoch goes on without hints.
             log.exception("memfs cannot be told of this epoch")
 
-    def _tell(self, each: _Mounted, replaced: set[TensorMount]) -> None:
+    def _tell(self, each: _Mounted, replaced: set[Mount]) -> None:
         """Tell one daemon what is new."""
         used_count = bisect_right(each.positions, self.used_count - 1)
         while not each.silent:
@@ -139,24 +141,20 @@ class Teller:
             each.full = answer["taken_count"] < len(coming)
 
     def _call(
-        self, each: _Mounted, done: list[int], coming: list[int], replaced: set[TensorMount]
-    ) -> Any:
-        mount = each.mount
-        params: dict[str, Any] = {"coming": coming, "done": done, "tier": self._tier}
+        self, each: _Mounted, done: list[int], coming: list[int], replaced: set[Mount]
+    ) -> HintTaken | None:
+        mount, tier = each.mount, self._tier
         job = self._jobs.pop(mount, None)
-        if job is not None:
-            params |= {"job": job, "replace": mount in replaced}
+        replace = job is not None and mount in replaced
         try:
             try:
-                answer = mount.call("hint", **params)
-            except ControlUnavailableError:
-                raise
+                answer = mount.hint(coming, done, tier, job, replace=replace)
             except ControlError as error:
-                if job is None:
+                if job is None or error.errno != errno.ENOENT:
                     raise
                 # It remembers so many lists, and none from before it was started anew.
-                log.debug("%s: a new list is begun: %s", mount.root, error)
-                answer = mount.call("hint", **(params | {"job": None, "replace": False}))
+                log.debug("%s: a new list is begun: %s", mount.mountpoint, error)
+                answer = mount.hint(coming, done, tier)
         except ControlError as error:
             each.silent = True
             self._on_silence(mount, error)

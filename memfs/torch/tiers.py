@@ -11,8 +11,12 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+from memfs.client import placement
+from memfs.client.mount import Mount
+from memfs.client.placement import PlacementError
 from memfs.control.client import ControlError
 from memfs.hot.devices.device import DeviceError
 from memfs.hot.pool import FULL_CODE
@@ -26,7 +30,7 @@ from memfs.torch.errors import (
 )
 from memfs.torch.files import TensorFile
 from memfs.torch.loading import report_of, resolve_device
-from memfs.torch.mounts import PATHS_A_CALL, by_mount, mount_of, require_mount
+from memfs.torch.mounts import PATHS_A_CALL, by_mount, require_mount
 from memfs.torch.slabs import leased, serves, ticket_for
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from memfs.torch.mounts import TensorMount
+    from memfs.control.methods import PrefetchProgress
 
 POLL_S = 0.05
 
@@ -71,7 +75,7 @@ def info(path: str | os.PathLike[str]) -> FileInfo:
     """
     report = report_of(path)
     source = None if report is None else report.source
-    mount = mount_of(path)
+    mount = Mount.find(path)
     with TensorFile(path) as file:
         nbytes = os.fstat(file.fd).st_size
         if mount is None:
@@ -106,10 +110,9 @@ def stats(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     mount = require_mount(path)
     try:
-        answer: dict[str, Any] = mount.call("hot")
+        return mount.stats()
     except ControlError as error:
         raise DeviceUnavailableError(f"{os.fspath(path)}: {error}") from None
-    return answer
 
 
 def pin(
@@ -151,19 +154,14 @@ def pin(
 
 
 def _pin(name: str, tier: str, priority: int | None) -> None:
-    if priority is not None:
-        os.setxattr(name, "user.memfs.priority", str(priority).encode())
     try:
-        os.setxattr(name, "user.memfs.tier", tier.encode())
-    except OSError as error:
+        placement.pin(Path(name), tier, priority)
+    except PlacementError as error:
         if tier == "hot" and error.errno == errno.EINVAL:
-            why = json.loads(os.getxattr(name, "user.memfs.why"))
-            raise FormatError(str(why.get("hot", error))) from None
+            raise FormatError(str(error)) from None
         if tier == "hot" and error.errno == errno.ENOTSUP:
-            raise DeviceUnavailableError(
-                f"{name}: no hot tier here; mount with hot.devices and hot.size"
-            ) from None
-        raise
+            raise DeviceUnavailableError(str(error)) from None
+        raise OSError(error.errno, str(error), name) from None
 
 
 @contextlib.contextmanager
@@ -202,10 +200,9 @@ def unpin(path: str | os.PathLike[str]) -> None:
     """
     require_mount(path)
     try:
-        os.removexattr(path, "user.memfs.tier")
-    except OSError as error:
-        if error.errno != errno.ENODATA:
-            raise
+        placement.unpin(Path(path))
+    except PlacementError as error:
+        raise OSError(error.errno, str(error), os.fspath(path)) from None
 
 
 def wait_hot(path: str | os.PathLike[str], timeout: float = 60.0) -> None:
@@ -233,12 +230,12 @@ class PrefetchJob:
         jobs: Mounts with the numbers of their lists.
     """
 
-    def __init__(self, jobs: dict[TensorMount, int]) -> None:
+    def __init__(self, jobs: dict[Mount, int]) -> None:
         self._jobs = jobs
 
-    def progress(self) -> list[dict[str, Any]]:
+    def progress(self) -> list[PrefetchProgress]:
         """Return how far each mount is; see `memfs prefetch --json`."""
-        return [mount.call("prefetch_progress", job=job) for mount, job in self._jobs.items()]
+        return [mount.prefetch_progress(job) for mount, job in self._jobs.items()]
 
     @property
     def done(self) -> bool:
@@ -270,11 +267,14 @@ class PrefetchJob:
     def cancel(self) -> None:
         """Forget what waits; what was fetched stays."""
         for mount, job in self._jobs.items():
-            mount.call("prefetch_cancel", job=job)
+            mount.prefetch_cancel(job)
 
 
 def prefetch(
-    paths: Iterable[str | os.PathLike[str]], *, tier: str = "warm", wait: bool = False
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    tier: Literal["hot", "warm", "cold"] = "warm",
+    wait: bool = False,
 ) -> PrefetchJob:
     """Have files brought near in the order in which they will be used.
 
@@ -287,16 +287,11 @@ def prefetch(
     Raises:
         ControlError: The daemon refuses, or may not be asked by this user.
     """
-    jobs: dict[TensorMount, int] = {}
+    jobs: dict[Mount, int] = {}
     for mount, inner in by_mount(paths).items():
         at = 0
         while at < len(inner):
-            answer = mount.call(
-                "prefetch",
-                paths=list(inner[at : at + PATHS_A_CALL]),
-                tier=tier,
-                job=jobs.get(mount),
-            )
+            answer = mount.prefetch(inner[at : at + PATHS_A_CALL], tier, jobs.get(mount))
             jobs[mount] = answer["job"]
             at += answer["taken_count"]
             if not answer["taken_count"]:
@@ -315,9 +310,9 @@ def _xattr(fd: int, name: str) -> str | None:
         return None
 
 
-def _leases(mount: TensorMount, ino: int) -> int | None:
+def _leases(mount: Mount, ino: int) -> int | None:
     try:
-        answer = mount.call("hot")
+        answer = mount.stats()
     except ControlError:
         return None
     return sum(int(slab["leases"]) for slab in answer.get("slabs", ()) if slab["ino"] == ino)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -154,10 +155,18 @@ def test_numbers_that_can_be_no_inodes_are_refused(
     mount: Mount, place: Path, numbers: JsonValue
 ) -> None:
     for parameters in ({"coming": numbers, "done": []}, {"coming": [], "done": numbers}):
-        with pytest.raises(ControlError, match="not lists of inode numbers"):
+        with pytest.raises(ControlError, match=r"coming|done") as refused:
             ask(mount, "hint", **parameters)
-    with pytest.raises(ControlError, match="neither warm nor cold"):
+        assert refused.value.errno == errno.EINVAL
+    with pytest.raises(ControlError, match="tier: 'hot'") as refused:
         ask(mount, "hint", coming=[], done=[], tier="hot")
+    assert refused.value.errno == errno.EINVAL
+
+
+def test_a_job_that_is_not_known_is_told_by_its_code(mount: Mount) -> None:
+    with pytest.raises(ControlError) as refused:
+        ask(mount, "prefetch_progress", job=1 << 40)
+    assert refused.value.errno == errno.ENOENT
 
 
 def test_the_command_takes_trees_and_goes_on_where_it_was(mount: Mount, place: Path) -> None:

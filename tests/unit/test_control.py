@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import inspect
 import json
 import os
 import resource
@@ -10,7 +12,7 @@ import socket
 import stat
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, get_origin, get_type_hints
 
 import pytest
 import trio
@@ -18,21 +20,57 @@ import trio
 from memfs.control import client
 from memfs.control.address import socket_address
 from memfs.control.client import ControlError, ControlUnavailableError
-from memfs.control.protocol import REQUEST_BYTES_MAX, SOCKET_NAME, JsonValue, format_request
+from memfs.control.methods import METHODS, Method, Nothing
+from memfs.control.protocol import (
+    REQUEST_BYTES_MAX,
+    SOCKET_NAME,
+    ErrorCode,
+    JsonValue,
+    format_request,
+)
 from memfs.control.server import (
     CONNECTION_COUNT_MAX,
     IDLE_S_MAX,
     IDLE_S_MIN,
     ControlServer,
-    Method,
+    Handler,
 )
 from memfs.errors import InvalidValueError
+from memfs_daemon.gc import GcMethods
+from memfs_daemon.hot.methods import HotMethods
+from memfs_daemon.policy import PolicyMethods
+from memfs_daemon.prefetch import PrefetchMethods
+from memfs_daemon.remounting import RemountMethods
+from memfs_daemon.scrub import ScrubMethods
+from memfs_daemon.status import Status
+from memfs_daemon.tracing import Tracing
+from memfs_daemon.tree_work import TreeMethods
 from tests.processes import ALICE, ROOT, run_as
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
+
+
+class EchoParameters(TypedDict):
+    """What to repeat, and how often."""
+
+    text: str
+    times: NotRequired[int]
+
+
+KNOWN: dict[str, Method[Any, Any]] = {
+    "echo": Method("echo", EchoParameters, list[str]),
+    **{name: Method(name, Nothing, type(None)) for name in ("refuse", "break", "wait")},
+}
+
+
+class Provider(Protocol):
+    """Has handlers."""
+
+    def methods(self) -> Mapping[str, Handler]:
+        """By name."""
 
 
 async def _echo(text: str, times: int = 1) -> JsonValue:
@@ -49,9 +87,9 @@ async def _break() -> JsonValue:
 
 @asynccontextmanager
 async def _serving(state_dir: Path) -> AsyncIterator[None]:
-    methods: dict[str, Method] = {"echo": _echo, "refuse": _refuse, "break": _break}
+    handlers: dict[str, Handler] = {"echo": _echo, "refuse": _refuse, "break": _break}
     async with trio.open_nursery() as nursery:
-        await nursery.start(ControlServer(state_dir, methods).serve)
+        await nursery.start(ControlServer(state_dir, handlers, KNOWN).serve)
         yield
         nursery.cancel_scope.cancel()
 
@@ -170,8 +208,47 @@ async def test_a_defect_is_logged_and_does_not_end_the_server(
 
 async def test_a_deliberate_error_reaches_the_user_word_by_word(tmp_path: Path) -> None:
     async with _serving(tmp_path):
-        with pytest.raises(ControlError, match=r"^no such tier: hot$"):
+        with pytest.raises(ControlError, match=r"^no such tier: hot$") as refused:
             await _call(tmp_path, "refuse")
+    assert (refused.value.code, refused.value.errno) == (ErrorCode.REFUSED, errno.EINVAL)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({}, "echo: the field 'text' is missing"),
+        ({"text": "x", "word": 1}, "echo: there is no field 'word'"),
+        ({"text": 7}, "echo: text: a text is wanted, not 7"),
+        ({"text": "x", "times": True}, "echo: times: a whole number is wanted, not True"),
+    ],
+)
+async def test_a_wrong_parameter_is_named(
+    tmp_path: Path, params: dict[str, JsonValue], message: str
+) -> None:
+    """By its field, and the method is not entered."""
+    async with _serving(tmp_path):
+        with pytest.raises(ControlError) as refused:
+            await _call(tmp_path, "echo", **params)
+    assert str(refused.value) == message
+    assert (refused.value.code, refused.value.errno) == (ErrorCode.INVALID_PARAMS, errno.EINVAL)
+
+
+@pytest.mark.parametrize(
+    "provider",
+    [
+        *(GcMethods, HotMethods, PolicyMethods, PrefetchMethods, RemountMethods, ScrubMethods),
+        *(Status, Tracing, TreeMethods),
+    ],
+)
+def test_handlers_take_what_their_methods_say(provider: type[Provider]) -> None:
+    """By the same names, and with a default where none is required."""
+    handlers = object.__new__(provider).methods()
+    for name, handler in handlers.items():
+        taken = inspect.signature(handler).parameters.values()
+        hints = get_type_hints(METHODS[name].parameters, include_extras=True)
+        optional = {each for each, hint in hints.items() if get_origin(hint) is NotRequired}
+        assert {each.name for each in taken} == set(hints), name
+        assert {each.name for each in taken if each.default is not each.empty} == optional, name
 
 
 async def test_a_request_without_end_is_cut_off(tmp_path: Path) -> None:
@@ -240,7 +317,7 @@ async def test_a_client_that_is_being_served_is_never_ended_for_another(
         return "done"
 
     async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
-        await nursery.start(ControlServer(tmp_path, {"echo": _echo, "wait": wait}).serve)
+        await nursery.start(ControlServer(tmp_path, {"echo": _echo, "wait": wait}, KNOWN).serve)
         busy = []
         with socket_address(tmp_path) as address:
             for _ in range(CONNECTION_COUNT_MAX):

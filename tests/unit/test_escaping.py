@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import io
 import json
 import logging
@@ -140,10 +139,8 @@ def _hostile(value: Any) -> Any:  # noqa: ANN401 - of a report, anything
     if isinstance(value, str):
         return value + HOSTILE
     if isinstance(value, tuple):
-        return tuple(map(_hostile, value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [each.name for each in dataclasses.fields(value)]
-        return dataclasses.replace(value, **{n: _hostile(getattr(value, n)) for n in names})
+        parts = map(_hostile, value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     return value
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
 from memfs.config import BudgetsConfig
-from memfs.errors import InvalidValueError
+from memfs.control import methods
 from memfs.mover.compaction import Compaction
+from memfs.mover.orphans import Place
 from memfs.mover.spending import Spending
 from memfs_daemon.gc import GcMethods
 from tests.moving import State, compressible
@@ -67,6 +68,5 @@ async def test_accounts_that_have_drifted_are_told(state: State, gc: GcMethods) 
     assert drifted["drift"] == {"logical_bytes": [12, 7]}
 
 
-async def test_places_that_do_not_exist_are_refused(gc: GcMethods) -> None:
-    with pytest.raises(InvalidValueError, match="none of raw, packed, tmp, remote"):
-        await gc.orphans("home")
+def test_places_are_those_that_can_be_looked_at() -> None:
+    assert {each.value for each in Place} == set(get_args(methods.Place))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memfs.errors import InvalidValueError
+from memfs.errors import InvalidValueError, NotFoundError
 from memfs.prediction.hints import HINT_COUNT_MAX, JOB_COUNT_MAX, Hint, Hints
 from memfs.types import InodeNo
 
@@ -87,7 +87,7 @@ def test_a_cancelled_job_takes_nothing_back() -> None:
     hints.put_back(hint)
     assert hints.take() is None
     assert hints.progress(job).ended
-    with pytest.raises(InvalidValueError, match="cancelled"):
+    with pytest.raises(NotFoundError, match="cancelled"):
         hints.add(job, inos(4))
 
 
@@ -111,7 +111,7 @@ def test_old_jobs_make_room_once_they_are_through() -> None:
         hints.begin(warm=True)
     taken(hints)
     hints.begin(warm=True)
-    with pytest.raises(InvalidValueError, match=f"no list {jobs[0]} "):
+    with pytest.raises(NotFoundError, match=f"no list {jobs[0]} "):
         hints.progress(jobs[0])
 
 

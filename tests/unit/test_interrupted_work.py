@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from memfs.client.mount import Mount
 from memfs.log_lines import SeldomLog
 from memfs_tools import tree_work
 from memfs_tools.commands import prefetch
-from memfs_tools.mounts import ServedMount
 from memfs_tools.tree_work import Totals, TreeWork, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SERVED = ServedMount(Path("/mnt"), Path("/state"))
+    from memfs.control.methods import PrefetchProgress
+
+SERVED = Mount(Path("/mnt"), Path("/state"))
 
 
 @pytest.fixture
@@ -47,9 +49,9 @@ def test_files_that_were_done_without_an_answer_are_counted(
     """The daemon was asked for thousands of files in one call, and most of them were done."""
     told = answers(2)
     monkeypatch.setattr(tree_work, "_mount_of", lambda _: SERVED)
-    monkeypatch.setattr(tree_work, "call", lambda *_, **__: next(told))
+    monkeypatch.setattr("memfs.client.mount.call", lambda *_, **__: next(told))
     safe = {str(path) for path in paths[2:5]}
-    work = Work("barrier", {}, files_a_call=6, is_done=safe.__contains__)
+    work = Work(lambda mount, inos, _: mount.rekey(inos), 6, is_done=safe.__contains__)
     with pytest.raises(KeyboardInterrupt):
         TreeWork(work, Totals()).run(tuple(paths), lambda _: "synced", hidden=True)
     assert "stopped; 5 files, synced" in capsys.readouterr().err
@@ -57,12 +59,24 @@ def test_files_that_were_done_without_an_answer_are_counted(
 
 def test_a_stopped_prefetch_waits_for_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that the workers had begun are fetched to their end, and count."""
-    far = {"total_count": 4, "done_count": 1, "failed_count": 0, "waiting_count": 0}
-    far |= {"warm_count": 0, "fetched_bytes": 1024, "ended": False}
-    ended = far | {"done_count": 4, "fetched_bytes": 4096, "ended": True}
+    far: PrefetchProgress = {
+        "job": 1,
+        "total_count": 4,
+        "done_count": 1,
+        "warm_count": 0,
+        "failed_count": 0,
+        "waiting_count": 0,
+        "fetched_bytes": 1024,
+        "error": None,
+        "stalled": None,
+        "ended": False,
+    }
+    ended: PrefetchProgress = {**far, "done_count": 4, "fetched_bytes": 4096, "ended": True}
     asked = {"prefetch_cancel": [far], "prefetch_progress": [far, ended]}
     monkeypatch.setattr(prefetch, "_POLL_S", 0.0)
-    monkeypatch.setattr(prefetch, "ask", lambda _, method, *__, **___: asked[method].pop(0))
+    monkeypatch.setattr(
+        "memfs.client.mount.call", lambda _, method, *__, **___: asked[method].pop(0)
+    )
     job = prefetch._Job(SERVED, "cold")
     job._number = 1
     job.cancel()

@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.mover", "memfs.simulation"),
     ("memfs.fsck",),
     ("memfs.control",),
+    ("memfs.client",),
     ("memfs.torch",),
     ("memfs_daemon",),
     ("memfs_tools",),
@@ -65,7 +66,6 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "s3fs": ("memfs/stores/s3.py",),
     "torch": ("memfs/torch/",),
     "trio": ("memfs/", "daemon/memfs_daemon/", "tools/memfs_tools/commands/fsck.py"),
-    "xattr": ("tools/memfs_tools/pins.py",),
     "xxhash": ("memfs/stores/", "memfs/metadata/sqlite/pages.py"),
     "zstandard": ("memfs/codecs/zstd.py",),
 }

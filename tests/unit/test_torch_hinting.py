@@ -14,7 +14,7 @@ import torch
 
 import memfs.torch as mt
 from memfs.control.client import ControlError, ControlUnavailableError
-from memfs.errors import InvalidValueError
+from memfs.errors import MemfsError
 from memfs.prediction import hints
 from memfs.prediction.hints import Hints
 from memfs.torch import datasets, hinting, loading, telling
@@ -31,7 +31,7 @@ PATHS = [f"/data/{number:03}" for number in range(100)]
 class FakeDaemon:
     """A mount whose daemon has the real lists; the inode number of a file is its index plus 1."""
 
-    root = Path("/data")
+    mountpoint = Path("/data")
 
     def __init__(self) -> None:
         self.away = False
@@ -44,19 +44,18 @@ class FakeDaemon:
         self.call_count = 0
         self.threads: set[threading.Thread] = set()
 
-    def call(
+    def hint(
         self,
-        method: str,
         coming: list[int],
         done: list[int],
         tier: str = "warm",
         job: int | None = None,
+        *,
         replace: bool = False,
     ) -> dict[str, Any]:
-        """See `TensorMount.call`."""
+        """See `Mount.hint`."""
         if self.away:
             raise ControlUnavailableError("no daemon answers")
-        assert method == "hint"
         self.call_count += 1
         self.threads.add(threading.current_thread())
         self.done += [number - 1 for number in done]
@@ -65,8 +64,8 @@ class FakeDaemon:
             if replace:
                 self.hints.drop(number)
             taken = self.hints.add(number, [InodeNo(each) for each in coming])
-        except InvalidValueError as error:
-            raise ControlError(str(error)) from None
+        except MemfsError as error:
+            raise ControlError(str(error), errno=error.errno) from None
         return {"job": number, "taken_count": taken, "stalled": bool(self.hints.stalled)}
 
     def take(self, count: int = 1000) -> list[int]:
@@ -214,8 +213,8 @@ def test_a_daemon_that_is_away_is_said_once_and_tried_each_epoch(
     wait_for(lambda: daemon.call_count, "the order")
     daemon.away = True
     attempts = itertools.count()
-    call = daemon.call
-    daemon.call = lambda *a, **k: (next(attempts), call(*a, **k))[1]  # type: ignore[method-assign]  # counted
+    hint = daemon.hint
+    daemon.hint = lambda *a, **k: (next(attempts), hint(*a, **k))[1]  # type: ignore[method-assign]  # counted
     with caplog.at_level(logging.WARNING):
         assert [*middle] == order(6)[1:]
         assert list(sampler) == order(6)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.client.mount import Mount
 from memfs.torch import places as module
-from memfs.torch.mounts import TensorMount
 from memfs.torch.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MOUNT = TensorMount(Path("/mnt"), Path("/state"))
+MOUNT = Mount(Path("/mnt"), Path("/state"))
 
 
 @pytest.fixture

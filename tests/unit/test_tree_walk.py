@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from memfs.client.mount import Mount
 from memfs.control.client import ControlUnavailableError
 from memfs.errors import UsageError
 from memfs_tools import tree_work
-from memfs_tools.mounts import ServedMount
 from memfs_tools.tree_work import Totals, TreeWork, Work
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from memfs.control.methods import WorkReport
+
 Answer = dict[str, Any]
 
 
 class Daemon:
-    """Answers `work` calls; `taken_max` files each, and what `judge` says of each file."""
+    """Answers `rekey` calls; `taken_max` files each, and what `judge` says of each file."""
 
     def __init__(self, taken_max: int = 1000) -> None:
         self.taken_max = taken_max
@@ -32,7 +34,7 @@ class Daemon:
         self.interrupt_at = -1
 
     def call(self, _: Path, method: str, parameters: Answer, *, timeout_s: float) -> Answer:
-        assert (method, timeout_s > 0) == ("work", True)
+        assert (method, timeout_s > 0) == ("rekey", True)
         if len(self.calls) == self.interrupt_at:
             raise KeyboardInterrupt
         taken = parameters["inos"][: self.taken_max]
@@ -55,16 +57,20 @@ class Daemon:
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Daemon:
     daemon = Daemon()
-    monkeypatch.setattr(tree_work, "call", daemon.call)
-    monkeypatch.setattr(tree_work, "find_mount_above", lambda _: ServedMount(tmp_path, tmp_path))
+    monkeypatch.setattr("memfs.client.mount.call", daemon.call)
+    monkeypatch.setattr(tree_work, "find_mount_above", lambda _: Mount(tmp_path, tmp_path))
     monkeypatch.setattr(tree_work, "_BUSY_POLL_S", 0.0)
     monkeypatch.setattr(tree_work, "_WAITING_POLL_S", 0.0)
     return daemon
 
 
+def work_on(mount: Mount, inos: list[int], left_s: float) -> WorkReport:
+    return mount.rekey(inos, timeout_s=left_s)
+
+
 def run(*paths: Path, files_a_call: int = 3, timeout_s: float | None = None) -> Totals:
     totals = Totals()
-    work = Work("work", {}, files_a_call, timeout_s)
+    work = Work(work_on, files_a_call, timeout_s)
     TreeWork(work, totals).run(paths, lambda done: f"{done.moved_bytes} moved", hidden=True)
     return totals
 
@@ -134,10 +140,10 @@ def test_what_is_not_answered_in_time_is_unfinished(
             raise ControlUnavailableError("no answer in time")
         return answer(*args, **options)
 
-    monkeypatch.setattr(tree_work, "call", answer_once)
+    monkeypatch.setattr("memfs.client.mount.call", answer_once)
     monkeypatch.setattr(TreeWork, "_is_over", lambda _: over)
     totals = Totals()
-    TreeWork(Work("work", {}, timeout_s=60.0), totals).run((tmp_path,), lambda _: "", hidden=True)
+    TreeWork(Work(work_on, timeout_s=60.0), totals).run((tmp_path,), lambda _: "", hidden=True)
     assert totals.outcomes == {"done": 2, "unfinished": 2}
     assert totals.timed_out
     assert not totals.complete
@@ -155,10 +161,10 @@ def test_a_pause_for_what_is_busy_begins_with_the_first_answer(
         daemon.judge = lambda _: "superseded" if len(daemon.calls) == 1 else "done"
         return daemon.call(*args, **options)
 
-    monkeypatch.setattr(tree_work, "call", answer_late)
+    monkeypatch.setattr("memfs.client.mount.call", answer_late)
     monkeypatch.setattr("memfs_tools.tree_work.time.monotonic", lambda: now_s[0])
     totals = Totals()
-    TreeWork(Work("work", {}), totals).run((tmp_path,), lambda _: "", hidden=True)
+    TreeWork(Work(work_on), totals).run((tmp_path,), lambda _: "", hidden=True)
     assert +totals.outcomes == {"done": 1}
 
 
@@ -176,11 +182,11 @@ def test_moves_under_way_are_shown_while_a_call_waits(
         assert asked.wait(30)
         return daemon.call(*args, **options)
 
-    monkeypatch.setattr(tree_work, "call", answer)
+    monkeypatch.setattr("memfs.client.mount.call", answer)
     monkeypatch.setattr(tree_work, "_MOVES_POLL_S", 0.01)
     monkeypatch.setattr("memfs_tools.tree_work.sys.stderr.isatty", lambda: True, raising=False)
     totals = Totals()
-    TreeWork(Work("work", {}), totals).run((tmp_path,), lambda _: "", hidden=False)
+    TreeWork(Work(work_on), totals).run((tmp_path,), lambda _: "", hidden=False)
     wait_for(lambda: totals.under_way == ", under way: 3.0 MiB of 10.0 MiB", lambda: totals)
 
 
@@ -220,7 +226,7 @@ def test_a_daemon_that_does_not_answer_ends_it(
     def refuse(*_: object, **__: object) -> Answer:
         raise ControlUnavailableError("no daemon answers")
 
-    monkeypatch.setattr(tree_work, "call", refuse)
+    monkeypatch.setattr("memfs.client.mount.call", refuse)
     with pytest.raises(UsageError, match="no daemon answers"):
         run(tmp_path)
 
@@ -228,6 +234,6 @@ def test_a_daemon_that_does_not_answer_ends_it(
 def test_paths_of_several_mounts_are_refused(
     daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree_work, "find_mount_above", lambda path: ServedMount(path, path))
+    monkeypatch.setattr(tree_work, "find_mount_above", lambda path: Mount(path, path))
     with pytest.raises(UsageError, match="several mounts"):
         run(Path("/a"), Path("/b"))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from memfs.client.placement import Placement
 from memfs.metadata.records import Decision, PendingMove
 from memfs.policy import rules
 from memfs.types import ROOT_INODE, Tier
 from memfs_tools.commands.why import _lines
-from memfs_tools.pins import Placement
 
 if TYPE_CHECKING:
     from memfs.types import InodeNo

@@ -7,28 +7,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
+from memfs.client.mount import Mount
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs.linux.mounts import Mount, find_mount, list_mounts
+from memfs.linux.mounts import find_mount, list_mounts
 from memfs.linux.namespaces import list_residents
 from memfs.types import FILESYSTEM_TYPE
 from memfs_daemon.state_lock import find_holder
 
-
-class ServedMount(NamedTuple):
-    """A mount of memfs."""
-
-    mountpoint: Path
-    state_dir: Path
-    device: str = ""
-    """`major:minor`: of it and all its copies."""
-    is_here: bool = True
-    """In this process's mount namespace; elsewhere it may be at another place."""
+if TYPE_CHECKING:
+    from memfs.linux.mounts import Mount as KernelMount
 
 
-def find_mount_at(path: Path) -> ServedMount | None:
+def find_mount_at(path: Path) -> Mount | None:
     """Return the memfs mount whose root is the topmost at a path; None if there is none."""
     mount = find_mount(Path(os.path.abspath(path)))
     if mount is None or mount.type != FILESYSTEM_TYPE:
@@ -36,7 +29,7 @@ def find_mount_at(path: Path) -> ServedMount | None:
     return _served(mount)
 
 
-def find_mount_of(path: Path) -> ServedMount | None:
+def find_mount_of(path: Path) -> Mount | None:
     """Return the mount at a path, or the last one of the state directory that the path is."""
     if (found := find_mount_at(path)) is not None:
         return found
@@ -44,11 +37,11 @@ def find_mount_of(path: Path) -> ServedMount | None:
     return next((each for each in reversed(list_served()) if each.state_dir == state_dir), None)
 
 
-def find_mount_elsewhere(path: Path) -> ServedMount | None:
+def find_mount_elsewhere(path: Path) -> Mount | None:
     """Return a mount that is in other mount namespaces only, by mountpoint or state directory."""
     places = {Path(os.path.abspath(path)), Path(os.path.realpath(path))}
 
-    def wanted(mount: Mount) -> bool:
+    def wanted(mount: KernelMount) -> bool:
         is_memfs = mount.type == FILESYSTEM_TYPE
         return is_memfs and bool(places & {mount.mountpoint, Path(mount.source)})
 
@@ -56,7 +49,7 @@ def find_mount_elsewhere(path: Path) -> ServedMount | None:
     return None if found is None else found._replace(is_here=False)
 
 
-def find_mount_above(path: Path) -> ServedMount | None:
+def find_mount_above(path: Path) -> Mount | None:
     """Return the memfs mount that a path, existing or not, lies in."""
     place = Path(os.path.abspath(path))
     for candidate in (place, *place.parents):
@@ -65,16 +58,16 @@ def find_mount_above(path: Path) -> ServedMount | None:
     return None
 
 
-def list_served() -> list[ServedMount]:
+def list_served() -> list[Mount]:
     """Return all mounts of memfs."""
     return [_served(mount) for mount in list_mounts() if mount.type == FILESYSTEM_TYPE]
 
 
-def _served(mount: Mount) -> ServedMount:
-    return ServedMount(mount.mountpoint, Path(mount.source), mount.device)
+def _served(mount: KernelMount) -> Mount:
+    return Mount(mount.mountpoint, Path(mount.source), mount.device)
 
 
-def require_mount(path: Path) -> ServedMount:
+def require_mount(path: Path) -> Mount:
     """Return the memfs mount that is at a path.
 
     Raises:
@@ -90,7 +83,7 @@ def require_mount(path: Path) -> ServedMount:
     raise UsageError(f"{path} is no mountpoint of memfs; {hint}", ExitCode.NOT_MOUNTED)
 
 
-def find_daemon(served: ServedMount) -> int | None:
+def find_daemon(served: Mount) -> int | None:
     """Return the process id of the daemon that serves a mount; None if it has died.
 
     Raises:

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.client.placement import read as read_placement
 from memfs.errors import UsageError
-from memfs_tools.pins import read_placement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from memfs_tools.pins import Placement
+    from memfs.client.placement import Placement
 
 _POLL_S = 0.2
 

@@ -12,7 +12,6 @@ from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import find_mount
 from memfs_daemon.kernel import mounting
-from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
 
 if TYPE_CHECKING:
@@ -47,4 +46,4 @@ def remount(mountpoint: Path, options: MountOptions) -> None:
             raise UsageError(f"{served.mountpoint}: to remount takes root") from None
         raise
     atime = options._replace(words=words).atime
-    ask(served, "remount", {"atime": atime, "strict_atime": options.strict_atime})
+    served.remount(atime=atime, strict_atime=options.strict_atime)

@@ -15,7 +15,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memfs.control.client import ControlUnavailableError, call
+from memfs.client.mount import WORK_S_MAX
+from memfs.control.client import ControlUnavailableError
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
@@ -26,11 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from memfs.control.protocol import JsonValue
-    from memfs_tools.mounts import ServedMount
-
-_CALL_S_MAX = 24 * 3600.0
-"""One file may be terabytes; the daemon answers after some seconds otherwise."""
+    from memfs.client.mount import Mount
+    from memfs.control.methods import WorkReport
 
 _FAILURES_SHOWN_MAX = 20
 _FAILURES_KEPT_MAX = 10_000
@@ -56,10 +54,8 @@ _TRANSIENT = ("busy", "superseded")
 class Work(NamedTuple):
     """What the daemon is asked to do."""
 
-    method: str
-    """Of the control socket; takes `inos` and answers as `memfs_daemon.tree_work` says."""
-    parameters: dict[str, JsonValue]
-    """The others."""
+    call: Callable[[Mount, list[int], float], WorkReport]
+    """Has the daemon of a mount work on some inode numbers, within so many seconds."""
     files_a_call: int = 256
     timeout_s: float | None = None
     """For all of it; None: as long as it takes."""
@@ -93,7 +89,7 @@ class Totals:
         """True if every file is as it was asked to be."""
         return not self.timed_out and not any(self.outcomes[outcome] for outcome in _UNDONE)
 
-    def add(self, answer: dict[str, Any]) -> None:
+    def add(self, answer: WorkReport) -> None:
         """Add the answer to one call; a later answer on a file makes `retract` due."""
         self.outcomes.update(answer["outcomes"])
         self.before_bytes += answer["before_bytes"]
@@ -154,7 +150,7 @@ class TreeWork:
         self,
         work: Work,
         totals: Totals,
-        on_answer: Callable[[dict[str, Any]], None] = lambda _: None,
+        on_answer: Callable[[WorkReport], None] = lambda _: None,
     ) -> None:
         self._work = work
         self._totals = totals
@@ -207,9 +203,7 @@ class TreeWork:
         return self._work.is_done is not None and self._work.is_done(path)
 
     @contextlib.contextmanager
-    def _watched(
-        self, served: ServedMount, show: Callable[[], None], *, hidden: bool
-    ) -> Iterator[None]:
+    def _watched(self, served: Mount, show: Callable[[], None], *, hidden: bool) -> Iterator[None]:
         """Show in the block how far the moves are: a call that waits for a large file is silent."""
         if hidden or not sys.stderr.isatty():
             yield
@@ -219,7 +213,7 @@ class TreeWork:
         def watch() -> None:
             while not ended.wait(_MOVES_POLL_S):
                 try:
-                    moves: Any = call(served.state_dir, "moves", {}, timeout_s=_MOVES_ANSWER_S)
+                    moves = served.moves()
                 except MemfsError:
                     continue
                 far = f"{format_size(moves['done_bytes'])} of {format_size(moves['total_bytes'])}"
@@ -234,7 +228,7 @@ class TreeWork:
             ended.set()
             watcher.join(_MOVES_ANSWER_S)
 
-    def _send(self, served: ServedMount, files: dict[int, str], show: Callable[[], None]) -> None:
+    def _send(self, served: Mount, files: dict[int, str], show: Callable[[], None]) -> None:
         """Have all files of a chunk done, those that have to wait again and again."""
         busy_until_s: float | None = None
         inos = [*files]
@@ -306,19 +300,17 @@ class TreeWork:
         for number, (outcome, reason) in left.items():
             self._totals.note_left(files[int(number)], outcome, reason)
 
-    def _call(self, served: ServedMount, inos: list[int]) -> dict[str, Any] | None:
+    def _call(self, served: Mount, inos: list[int]) -> WorkReport | None:
         """Return the answer to one call; None if the time is over."""
-        timeout_s = _CALL_S_MAX if self._deadline_s is None else self._left_s()
+        timeout_s = WORK_S_MAX if self._deadline_s is None else self._left_s()
         if timeout_s <= 0:
             return None
-        parameters: dict[str, JsonValue] = {"inos": [*inos], **self._work.parameters}
         try:
-            answer: Any = call(served.state_dir, self._work.method, parameters, timeout_s=timeout_s)
-        except ControlUnavailableError as error:
+            return self._work.call(served, inos, timeout_s)
+        except ControlUnavailableError:
             if self._is_over():
                 return None
-            raise UsageError(f"{served.mountpoint}: {error}", ExitCode.NO_ANSWER) from None
-        return dict(answer)
+            raise
 
     def _is_over(self) -> bool:
         return self._deadline_s is not None and self._left_s() <= 0
@@ -328,7 +320,7 @@ class TreeWork:
         return max(0.0, self._deadline_s - time.monotonic())
 
 
-def _mount_of(paths: Iterable[Path]) -> ServedMount:
+def _mount_of(paths: Iterable[Path]) -> Mount:
     """Return the mount that all paths lie in."""
     mounts = {path: find_mount_above(path) for path in paths}
     for path, served in mounts.items():

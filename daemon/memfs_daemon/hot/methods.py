@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from memfs.config import HotConfig
     from memfs.control.protocol import JsonValue
-    from memfs.control.server import Method
+    from memfs.control.server import Handler
     from memfs.hot.board import HotBoard
     from memfs_daemon.hot.supervisor import HotSupervisor
 
@@ -27,7 +27,7 @@ class HotMethods:
         self._supervisor = supervisor
         self._board = board
 
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
         return {
             "hot": self.hot,

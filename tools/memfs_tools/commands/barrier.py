@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from memfs.client.placement import is_safe
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
-from memfs_tools.pins import is_safe
 from memfs_tools.terminal import complain, tell, tell_json
 from memfs_tools.tree_work import Totals, TreeWork, Work
+
+if TYPE_CHECKING:
+    from memfs.client.mount import Mount
+    from memfs.control.methods import WorkReport
+
+Level = Literal["local", "remote"]
 
 _FILES_A_CALL = 4096
 """As many as share an object at most."""
@@ -42,7 +49,7 @@ _WORDS = {
     "--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up then."
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def barrier(paths: tuple[Path, ...], level: str, timeout_s: float | None, as_json: bool) -> None:
+def barrier(paths: tuple[Path, ...], level: Level, timeout_s: float | None, as_json: bool) -> None:
     """Return when all files below some paths are safe, as they are now.
 
     \b
@@ -62,10 +69,12 @@ def barrier(paths: tuple[Path, ...], level: str, timeout_s: float | None, as_jso
     --timeout, running it again goes on from there.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     totals = Totals()
-    work = TreeWork(
-        Work("barrier", {"level": level}, _FILES_A_CALL, timeout_s, partial(is_safe, level)), totals
-    )
-    work.run(
+
+    def call(mount: Mount, inos: list[int], left_s: float) -> WorkReport:
+        return mount.barrier(inos, level, timeout_s=left_s)
+
+    work = Work(call, _FILES_A_CALL, timeout_s, partial(is_safe, level))
+    TreeWork(work, totals).run(
         paths,
         lambda done: f"{format_size(done.moved_bytes)} uploaded" if level == "remote" else "synced",
         hidden=as_json,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,10 @@ from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
 from memfs_tools.terminal import tell, tell_json
 from memfs_tools.tree_work import Totals, TreeWork, Work
+
+if TYPE_CHECKING:
+    from memfs.client.mount import Mount
+    from memfs.control.methods import WorkReport
 
 _WORDS = {
     "unneeded": "as they should be",
@@ -56,10 +61,11 @@ def compress(
     from there. Exits with 1 if a file failed or was open.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     totals = Totals()
-    parameters = {"codec": codec, "drop_raw": drop_raw, "dry_run": dry_run}
-    TreeWork(Work("compress", {**parameters}), totals).run(
-        paths, lambda done: f"{_ratio(done)} so far", hidden=as_json
-    )
+
+    def call(mount: Mount, inos: list[int], left_s: float) -> WorkReport:
+        return mount.compress(inos, codec, drop_raw=drop_raw, dry_run=dry_run, timeout_s=left_s)
+
+    TreeWork(Work(call), totals).run(paths, lambda done: f"{_ratio(done)} so far", hidden=as_json)
     if as_json:
         ratio = _quotient(totals)
         tell_json(totals.to_json() | {"ratio": ratio, "dry_run": dry_run})

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
-from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from memfs.control.protocol import JsonValue
-    from memfs_tools.mounts import ServedMount
-
-_CALL_S_MAX = 24 * 3600.0
-"""A listing of the store, or one batch, may take long; the daemon answers soon otherwise."""
+    from memfs.client.mount import Mount
+    from memfs.control.methods import OrphansReport, Place
 
 _LOCAL = ("raw", "packed", "tmp")
 _UPLOADS = "uploads"
@@ -91,7 +87,7 @@ def gc(
 class _Collection:
     """One run."""
 
-    def __init__(self, served: ServedMount, *, dry_run: bool) -> None:
+    def __init__(self, served: Mount, *, dry_run: bool) -> None:
         self._served = served
         self._dry_run = dry_run
         self._removed_count = 0
@@ -101,7 +97,7 @@ class _Collection:
         self._sparse: dict[str, Any] = {}
         self._failures: list[str] = []
         self._drift: dict[str, list[int]] = {}
-        self._orphans: dict[str, dict[str, Any]] | None = None
+        self._orphans: dict[str, OrphansReport] | None = None
 
     @property
     def complete(self) -> bool:
@@ -116,7 +112,7 @@ class _Collection:
     def remove_garbage(self, show: Callable[[str, int, int], None]) -> None:
         """Drain the list of garbage, as far as it can be removed at present."""
         while True:
-            answer = self._call("gc_garbage", {"dry_run": self._dry_run})
+            answer = self._served.gc_garbage(dry_run=self._dry_run)
             self._removed_count += answer["removed_count"]
             self._left_count = answer["left_count"]
             total_count = self._removed_count + self._left_count
@@ -127,8 +123,9 @@ class _Collection:
     def compact(self, show: Callable[[str, int, int], None]) -> None:
         """Compact sparse batches until none is left; a store that is down ends it."""
         while True:
-            self._sparse = self._call("gc_batches", {"dry_run": self._dry_run})
-            compacted = self._sparse.pop("compacted")
+            answer = self._served.gc_batches(dry_run=self._dry_run)
+            compacted = answer["compacted"]
+            self._sparse = {name: answer[name] for name in ("left_count", "left_bytes")}
             if compacted is None:
                 return
             if compacted["failure"] is not None:
@@ -158,7 +155,7 @@ class _Collection:
 
     def count_again(self) -> None:
         """Compare the accounts of space with a fresh count."""
-        self._drift = self._call("gc_accounts")["drift"]
+        self._drift = self._served.gc_accounts()["drift"]
         self._failures += [
             f"{name} is kept as {kept}, but counts {counted}"
             for name, (kept, counted) in self._drift.items()
@@ -191,12 +188,13 @@ class _Collection:
             self._report_orphans(self._orphans)
         tell(f"accounts: {'drifted' if self._drift else 'as counted'}")
 
-    def _report_orphans(self, orphans: dict[str, dict[str, Any]]) -> None:
+    def _report_orphans(self, orphans: dict[str, OrphansReport]) -> None:
         for found in orphans.values():
             for name in found["names"]:
                 tell(name)
         names = ("count", "bytes", "taken_count", "young_count", "foreign_count")
-        total = {name: sum(found[name] for found in orphans.values()) for name in names}
+        counts: list[dict[str, Any]] = [{**found} for found in orphans.values()]
+        total = {name: sum(found[name] for found in counts) for name in names}
         line = (
             f"orphans: {total['count']}, {format_size(total['bytes'])}; "
             f"{total['taken_count']} put into lost+found, or ended as unfinished uploads"
@@ -211,27 +209,25 @@ class _Collection:
 
     def _prefixes(self) -> list[str]:
         """Return the parts of the store; none where there is no store."""
-        stored = self._call("status")["store_url"] is not None
+        stored = self._served.status().store_url is not None
         return [*_PREFIXES, _UPLOADS] if stored else []
 
     def _look(
         self, places: list[str], show: Callable[[str, int, int], None], *, take: bool
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, OrphansReport]:
         found = {}
         for number, place in enumerate(places):
             show("putting orphans away" if take else "looking for orphans", number, len(places))
-            parameters: dict[str, JsonValue] = {"place": place, "take": take}
-            if place not in (*_LOCAL, _UPLOADS):
-                parameters |= {"place": "remote", "prefix": place}
-            found[place] = self._call("gc_orphans", parameters)
+            if place in _PREFIXES:
+                answer = self._served.gc_orphans("remote", place, take=take)
+            else:
+                answer = self._served.gc_orphans(cast("Place", place), take=take)
+            found[place] = answer
         return found
 
-    def _call(self, method: str, parameters: dict[str, JsonValue] | None = None) -> dict[str, Any]:
-        return dict(ask(self._served, method, parameters, timeout_s=_CALL_S_MAX))
 
-
-def _show_lost_found(served: ServedMount, *, clear: bool, as_json: bool) -> None:
-    answer = dict(ask(served, "gc_lost_found", {"clear": clear}, timeout_s=_CALL_S_MAX))
+def _show_lost_found(served: Mount, *, clear: bool, as_json: bool) -> None:
+    answer = served.gc_lost_found(clear=clear)
     if as_json:
         tell_json(answer)
         return

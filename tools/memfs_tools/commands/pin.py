@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from memfs.client import placement
+from memfs.client.placement import TIERS
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs_tools.asking import ask
 from memfs_tools.mounts import find_mount_above
 from memfs_tools.pin_wait import wait_until_there
-from memfs_tools.pins import TIERS, pin_path, unpin_path
 from memfs_tools.terminal import complain, tell
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def pin(tier: str, paths: tuple[Path, ...], wait: bool) -> None:
     itself goes on in the background: `memfs why PATH` tells how far it is, and --wait waits for it.
     Stopped by Ctrl-C, the pin stays and the move goes on.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    failure = _for_each(paths, lambda path: pin_path(path, tier))
+    failure = _for_each(paths, lambda path: placement.pin(path, tier))
     note = None if failure else _tier_note(paths[0], tier)
     if note is not None:
         complain(f"{tier}: {note}")
@@ -87,11 +87,11 @@ def _tier_note(path: Path, tier: str) -> str | None:
     if served is None:
         return None
     try:
-        report = ask(served, "status")
+        report = served.status()
     except MemfsError:
         # Of another user's daemon: pins are for whoever may write the file.
         return None
-    return next((each["note"] for each in report["tiers"] if each["tier"] == tier), None)
+    return next((each.note for each in report.tiers if each.tier == tier), None)
 
 
 @click.command()
@@ -102,7 +102,7 @@ def unpin(paths: tuple[Path, ...]) -> None:
     \b
     memfs unpin /mnt/data/2024
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    if failure := _for_each(paths, unpin_path):
+    if failure := _for_each(paths, placement.unpin):
         raise click.exceptions.Exit(failure)
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from memfs.control.typed import encode
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
-from memfs_tools.asking import ask
 from memfs_tools.mounts import find_mount_above, list_served
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
-    from memfs.control.protocol import JsonValue
-    from memfs_tools.mounts import ServedMount
+    from memfs.client.mount import Mount
 
 _MOUNT = click.option(
     "--mount",
@@ -49,9 +48,9 @@ def pool() -> None:
 @_JSON
 def create(name: str, size: str, place: Path | None, as_json: bool) -> None:
     """Make a pool, or give one another size."""
-    made = _ask(place, "pool_create", {"name": name, "size": size})
+    made = _find(place).pool_create(name, size)
     if as_json:
-        tell_json(made, indent=None)
+        tell_json(encode(made), indent=None)
 
 
 @pool.command("list")
@@ -59,13 +58,13 @@ def create(name: str, size: str, place: Path | None, as_json: bool) -> None:
 @_JSON
 def list_pools(place: Path | None, as_json: bool) -> None:
     """Show the pools of a mount."""
-    pools: Any = _ask(place, "pool_list", {})
+    pools = _find(place).pool_list()
     if as_json:
-        tell_json(pools, indent=None)
+        tell_json(encode(pools), indent=None)
         return
     for each in pools:
-        used, size = format_size(each["used_bytes"]), format_size(each["size_bytes"])
-        tell(f"{each['name']}  {used} of {size}  {each['file_count']} files")
+        used, size = format_size(each.used_bytes), format_size(each.size_bytes)
+        tell(f"{each.name}  {used} of {size}  {each.file_count} files")
 
 
 @pool.command()
@@ -74,17 +73,12 @@ def list_pools(place: Path | None, as_json: bool) -> None:
 @_JSON
 def remove(name: str, place: Path | None, as_json: bool) -> None:
     """Give a pool's share of RAM back to all; its files stay where they are."""
-    removed = _ask(place, "pool_remove", {"name": name})
+    _find(place).pool_remove(name)
     if as_json:
-        tell_json(removed, indent=None)
+        tell_json(None, indent=None)
 
 
-def _ask(place: Path | None, method: str, params: dict[str, JsonValue]) -> JsonValue:
-    answer: JsonValue = ask(_find(place), method, params)
-    return answer
-
-
-def _find(place: Path | None) -> ServedMount:
+def _find(place: Path | None) -> Mount:
     """Return the mount that is meant.
 
     Raises:

@@ -6,21 +6,21 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
-from memfs_tools.asking import ask
 from memfs_tools.mounts import find_mount_above
 from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from memfs_tools.mounts import ServedMount
+    from memfs.client.mount import Mount
+    from memfs.control.methods import PrefetchProgress
 
 _PATHS_A_CALL = 2000
 _BYTES_A_CALL = 128 << 10
@@ -28,13 +28,27 @@ _BYTES_A_CALL = 128 << 10
 
 _POLL_S = 0.2
 
+Tier = Literal["hot", "warm", "cold"]
+
+_NOTHING: PrefetchProgress = {
+    "job": 0,
+    "total_count": 0,
+    "done_count": 0,
+    "warm_count": 0,
+    "failed_count": 0,
+    "waiting_count": 0,
+    "fetched_bytes": 0,
+    "error": None,
+    "stalled": None,
+    "ended": True,
+}
+"""Of a job without a file, which the daemon is not told of."""
+
 _STALLED_S_MAX = 15.0
 """The command gives up when nothing could be fetched for so long, for want of room or store."""
 
 _ENDING_S_MAX = 5.0
 """A stopped command waits so long for the files that are under way, to count them."""
-
-_CALL_S_MAX = 60.0
 
 
 @click.command()
@@ -50,7 +64,7 @@ _CALL_S_MAX = 60.0
 @click.option("--wait/--no-wait", default=True, help="Return when all is there, or at once.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def prefetch(
-    paths: tuple[Path, ...], from_file: str | None, tier: str, wait: bool, as_json: bool
+    paths: tuple[Path, ...], from_file: str | None, tier: Tier, wait: bool, as_json: bool
 ) -> None:
     """Bring files near before they are used, in the order given.
 
@@ -88,11 +102,11 @@ def prefetch(
 class _Job:
     """One list of files in the daemon."""
 
-    def __init__(self, served: ServedMount, tier: str) -> None:
+    def __init__(self, served: Mount, tier: Tier) -> None:
         self._served = served
         self._tier = tier
         self._number: int | None = None
-        self.progress: dict[str, Any] = {}
+        self.progress = _NOTHING
         self.skipped: list[str] = []
         self.skipped_count = 0
         self.gave_up: str | None = None
@@ -103,9 +117,7 @@ class _Job:
     def send(self, paths: list[str], show: Callable[[str, int, int], None]) -> None:
         """Append files; waits while the daemon's list is full."""
         while paths and self.gave_up is None:
-            answer = self._call(
-                "prefetch", {"paths": paths, "tier": self._tier, "job": self._number}
-            )
+            answer = self._served.prefetch(paths, self._tier, self._number)
             self._number = answer["job"]
             self.progress = answer["progress"]
             self.skipped += answer["skipped"]
@@ -125,20 +137,19 @@ class _Job:
         """Have the daemon forget the rest, and wait a moment for what is under way."""
         if self._number is None:
             return
-        job: dict[str, Any] = {"job": self._number}
-        self.progress = self._call("prefetch_cancel", job)
+        self.progress = self._served.prefetch_cancel(self._number)
         end_s = time.monotonic() + _ENDING_S_MAX
         while not self.progress["ended"] and time.monotonic() < end_s:
             time.sleep(_POLL_S)
-            self.progress = self._call("prefetch_progress", job)
+            self.progress = self._served.prefetch_progress(self._number)
 
     def describe(self) -> str:
         """Return in words how far it is."""
-        done, warm = self.progress.get("done_count", 0), self.progress.get("warm_count", 0)
-        fetched = format_size(self.progress.get("fetched_bytes", 0))
-        total, waiting = (self.progress.get(f"{what}_count", 0) for what in ("total", "waiting"))
+        done, warm = self.progress["done_count"], self.progress["warm_count"]
+        fetched = format_size(self.progress["fetched_bytes"])
+        total, waiting = self.progress["total_count"], self.progress["waiting_count"]
         near = f"{done} of {total} files are near"
-        left = total - waiting - done - self.progress.get("failed_count", 0)
+        left = total - waiting - done - self.progress["failed_count"]
         under_way = f"; {left} more are under way" if left else ""
         return f"{near}, {warm} of them in RAM; {fetched} were fetched{under_way}"
 
@@ -150,16 +161,14 @@ class _Job:
     def _pause(self) -> None:
         """Wait a little, ask how far it is, and give up if it has stood still for long."""
         time.sleep(_POLL_S)
-        self.progress = self._call("prefetch_progress", {"job": self._number})
+        assert self._number is not None
+        self.progress = self._served.prefetch_progress(self._number)
         ended = self.progress["done_count"] + self.progress["failed_count"]
         if self.progress["stalled"] is None or ended != self._moved[0]:
             self._moved = (ended, time.monotonic())
         elif time.monotonic() - self._moved[1] > _STALLED_S_MAX:
             self.gave_up = self.progress["stalled"]
             self.cancel()
-
-    def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        return dict(ask(self._served, method, parameters, timeout_s=_CALL_S_MAX))
 
 
 def _read_list(name: str) -> Iterator[str]:
@@ -171,7 +180,7 @@ def _read_list(name: str) -> Iterator[str]:
     yield from (os.fsdecode(line) for line in lines if line)
 
 
-def _mount_of(paths: Iterable[str]) -> ServedMount:
+def _mount_of(paths: Iterable[str]) -> Mount:
     """Return the mount that the first of some paths lies in.
 
     Raises:
@@ -184,7 +193,7 @@ def _mount_of(paths: Iterable[str]) -> ServedMount:
     return served
 
 
-def _files(paths: Iterable[str], served: ServedMount) -> Iterator[str]:
+def _files(paths: Iterable[str], served: Mount) -> Iterator[str]:
     """Yield files by their path from the root of the mount; trees are walked.
 
     Raises:
@@ -230,9 +239,10 @@ def _chunks(paths: Iterable[str]) -> Iterator[list[str]]:
 def _report(job: _Job, *, wait: bool, as_json: bool) -> None:
     """Say how it ended, and exit with 1 if not all is as asked."""
     progress = job.progress
-    failed_count = progress.get("failed_count", 0)
+    failed_count = progress["failed_count"]
     if as_json:
-        content = progress | {
+        content = {
+            **progress,
             "gave_up": job.gave_up,
             "skipped_count": job.skipped_count,
             "skipped": job.skipped,
@@ -245,7 +255,7 @@ def _report(job: _Job, *, wait: bool, as_json: bool) -> None:
             complain(f"{failed_count} failed, the last: {progress['error']}")
         if job.gave_up is not None:
             complain(f"given up: {job.gave_up}")
-        files = f"{progress.get('total_count', 0)} files are being fetched"
+        files = f"{progress['total_count']} files are being fetched"
         tell(job.describe() if wait else files)
     if failed_count or job.skipped_count or job.gave_up is not None:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)

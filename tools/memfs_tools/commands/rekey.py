@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +11,10 @@ from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
 from memfs_tools.terminal import tell, tell_json
 from memfs_tools.tree_work import Totals, TreeWork, Work
+
+if TYPE_CHECKING:
+    from memfs.client.mount import Mount
+    from memfs.control.methods import WorkReport
 
 _WORDS = {
     "unneeded": "as they should be",
@@ -42,13 +46,16 @@ def rekey(paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     totals = Totals()
     keys: dict[str, list[int]] = {}
 
-    def add_keys(answer: dict[str, Any]) -> None:
+    def add_keys(answer: WorkReport) -> None:
         for key_id, (count, size) in answer["keys"].items():
             known = keys.setdefault(key_id, [0, 0])
             known[0] += count
             known[1] += size
 
-    work = TreeWork(Work("rekey", {"dry_run": dry_run}), totals, add_keys)
+    def call(mount: Mount, inos: list[int], left_s: float) -> WorkReport:
+        return mount.rekey(inos, dry_run=dry_run, timeout_s=left_s)
+
+    work = TreeWork(Work(call), totals, add_keys)
     work.run(paths, lambda done: f"{format_size(done.moved_bytes)} rekeyed", hidden=as_json)
     if as_json:
         tell_json(totals.to_json() | {"keys": keys})

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size, parse_size
-from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
-    from memfs_tools.mounts import ServedMount
+    from memfs.client.mount import Mount
+    from memfs.control.methods import ScrubReport
 
 _POLL_S = 0.3
 
@@ -56,15 +56,15 @@ def scrub(
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     served = require_mount(mountpoint)
     if only_look or stop:
-        _report(ask(served, "scrub_stop" if stop else "scrub_progress"), as_json=as_json)
+        _report(served.scrub_stop() if stop else served.scrub_progress(), as_json=as_json)
         return
-    progress = ask(served, "scrub", {"rate": parse_size(rate), "restart": restart})
+    progress = served.scrub(parse_size(rate), restart=restart)
     if wait:
         progress = _follow(served, progress, hidden=as_json)
     _report(progress, as_json=as_json)
 
 
-def _follow(served: ServedMount, progress: dict[str, Any], *, hidden: bool) -> dict[str, Any]:
+def _follow(served: Mount, progress: ScrubReport, *, hidden: bool) -> ScrubReport:
     """Show how far it is until it ends; Ctrl-C stops it."""
     # Imported here: what draws bars takes 0.1 s, which a mere question need not pay.
     from memfs_tools.display import progress_bar
@@ -78,15 +78,15 @@ def _follow(served: ServedMount, progress: dict[str, Any], *, hidden: bool) -> d
                     progress["total_count"],
                 )
                 time.sleep(_POLL_S)
-                progress = ask(served, "scrub_progress")
+                progress = served.scrub_progress()
         except KeyboardInterrupt:
-            progress = ask(served, "scrub_stop")
+            progress = served.scrub_stop()
             complain(f"stopped; {_summary(progress)}; run it again to go on")
             raise
     return progress
 
 
-def _report(progress: dict[str, Any], *, as_json: bool) -> None:
+def _report(progress: ScrubReport, *, as_json: bool) -> None:
     if as_json:
         tell_json(progress)
     else:
@@ -101,7 +101,7 @@ def _report(progress: dict[str, Any], *, as_json: bool) -> None:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
 
 
-def _summary(progress: dict[str, Any]) -> str:
+def _summary(progress: ScrubReport) -> str:
     outcomes = progress["outcomes"]
     told = [f"{outcomes[name]} {name}" for name in ("repaired", "waiting", "quarantined")]
     damaged = ", ".join(each for each in told if not each.startswith("0 ")) or "no damage"

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from memfs.sizes import format_size
-from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -28,8 +27,8 @@ def snapshots(mountpoint: Path, dropped: tuple[str, ...], as_json: bool) -> None
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     served = require_mount(mountpoint)
     for name in dropped:
-        ask(served, "hot_drop_snapshot", {"name": name})
-    found = ask(served, "hot_snapshots")
+        served.hot_drop_snapshot(name)
+    found = served.hot_snapshots()
     if as_json:
         tell_json(found)
         return

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell_json
 
@@ -21,13 +20,11 @@ def status(mountpoint: Path, as_json: bool) -> None:
     memfs status /mnt/data
     memfs status --json /mnt/data | jq '.tiers[] | [.tier, .used_bytes]'
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    served = require_mount(mountpoint)
-    answer = ask(served, "status")
+    report = require_mount(mountpoint).status()
     if as_json:
-        tell_json(answer)
+        tell_json(report.to_json())
         return
     # Imported here: what draws tables takes 0.1 s, which programs that ask often need not pay.
-    from memfs.control.report import StatusReport
     from memfs_tools.display import print_status
 
-    print_status(StatusReport.from_json(answer))
+    print_status(report)

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from memfs.sizes import format_duration, format_size
-from memfs_tools.asking import ask
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
-    from memfs.control.protocol import JsonValue
-
-_STOP_S_MAX = 60.0
-"""The last rows are written before the answer comes."""
+    from memfs.control.methods import TraceReport
 
 _mountpoint = click.argument("mountpoint", type=click.Path(path_type=Path))
 _as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -50,8 +46,7 @@ def start(directory: Path, mountpoint: Path, paths: bool, as_json: bool) -> None
     memfs trace start /var/tmp/monday /mnt/data
     """  # noqa: D301 - as above
     place = os.path.abspath(directory)
-    report = _ask(mountpoint, "trace_start", {"path": place, "paths": paths})
-    _show(report, as_json)
+    _show(require_mount(mountpoint).trace_start(place, paths=paths), as_json)
 
 
 @trace.command()
@@ -63,7 +58,7 @@ def stop(mountpoint: Path, as_json: bool) -> None:
     \b
     memfs trace stop /mnt/data
     """  # noqa: D301 - as above
-    _show(_ask(mountpoint, "trace_stop", {}), as_json)
+    _show(require_mount(mountpoint).trace_stop(), as_json)
 
 
 @trace.command()
@@ -75,14 +70,10 @@ def status(mountpoint: Path, as_json: bool) -> None:
     \b
     memfs trace status /mnt/data
     """  # noqa: D301 - as above
-    _show(_ask(mountpoint, "trace_status", {}), as_json)
+    _show(require_mount(mountpoint).trace_status(), as_json)
 
 
-def _ask(mountpoint: Path, method: str, params: dict[str, JsonValue]) -> Any:  # noqa: ANN401 - JSON
-    return ask(require_mount(mountpoint), method, params, timeout_s=_STOP_S_MAX)
-
-
-def _show(report: Any, as_json: bool) -> None:  # noqa: ANN401 - JSON
+def _show(report: TraceReport, as_json: bool) -> None:
     if as_json:
         tell_json(report)
         return

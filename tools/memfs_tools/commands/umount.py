@@ -28,7 +28,7 @@ from memfs_tools.mounts import find_daemon, find_mount_elsewhere, find_mount_of,
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memfs_tools.mounts import ServedMount
+    from memfs.client.mount import Mount
 
 END_S_MAX = 90.0
 """The daemon bounds its own end to less than 60 s."""
@@ -71,7 +71,7 @@ def umount(mountpoint: Path, force: bool) -> None:
             _await_end(served, daemon_fd, forced=force)
 
 
-def _end_connection(served: ServedMount, daemon_fd: int | None) -> None:
+def _end_connection(served: Mount, daemon_fd: int | None) -> None:
     """End the connection between the kernel and the daemon, which then ends by itself.
 
     Where the kernel's switch is not at hand, the daemon is asked: a signal ends it within seconds,
@@ -95,7 +95,7 @@ def _end_connection(served: ServedMount, daemon_fd: int | None) -> None:
         ) from None
 
 
-def _await_end(served: ServedMount, daemon_fd: int, *, forced: bool) -> None:
+def _await_end(served: Mount, daemon_fd: int, *, forced: bool) -> None:
     """Return when the daemon has ended.
 
     Raises:
@@ -148,7 +148,7 @@ def _wait(process_fd: int, timeout_s: float) -> bool:
     return False
 
 
-def _unmount(served: ServedMount, *, lazy: bool) -> None:
+def _unmount(served: Mount, *, lazy: bool) -> None:
     try:
         unmount_unused(partial(unmount, served.mountpoint, lazy=lazy), served.mountpoint)
     except OSError as error:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from memfs.client.placement import read as read_placement
 from memfs.sizes import format_duration, format_size
-from memfs_tools.pins import read_placement
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
-    from memfs_tools.pins import Placement
+    from memfs.client.placement import Placement
 
 
 @click.command()

@@ -1,0 +1,315 @@
+"""The client of a mount: what may be asked of its daemon and of its files.
+
+Invariant: whatever state the daemon is in, a call ends within its time limit, and returns a report
+or raises an error that has a code.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
+
+from memfs.client import placement
+from memfs.control import methods
+from memfs.control.client import ControlError, ControlUnavailableError, call
+from memfs.control.protocol import ErrorCode
+from memfs.control.typed import decode
+from memfs.errors import InvalidValueError, UsageError
+from memfs.exit_codes import ExitCode
+from memfs.linux.mounts import topmost_mount
+from memfs.types import FILESYSTEM_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from memfs.client.placement import Placement
+    from memfs.control.report import PendingReport, PoolReport, StatusReport
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+ANSWER_S_MAX = 10.0
+"""For a question that the daemon answers from what it knows."""
+
+FILES_S_MAX = 60.0
+"""Where it looks names up, or writes something before it answers."""
+
+WORK_S_MAX = 24 * 3600.0
+"""One file may be terabytes, and a listing of a store may be long."""
+
+
+class NotMountedError(UsageError):
+    """A path does not lie in a mount of memfs."""
+
+    errno = errno.EXDEV
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        message = f"{os.fspath(path)} does not lie in a mount of memfs"
+        super().__init__(message, ExitCode.NOT_MOUNTED)
+
+
+class Mount(NamedTuple):
+    """A mount of memfs; made by `Mount.of`.
+
+    Every method that asks the daemon raises `ControlError`, whose `code` and `errno` say why the
+    daemon refuses, or `ControlUnavailableError`: there is no daemon (ENOTCONN), it may not be asked
+    by this user (EACCES), or it did not answer in time (ETIMEDOUT). Methods that take a path raise
+    `PlacementError`, with the errno of the system call.
+    """
+
+    mountpoint: Path
+    state_dir: Path
+    device: str = ""
+    """`major:minor`: of it and all its copies."""
+    is_here: bool = True
+    """In this process's mount namespace; elsewhere it may be at another place."""
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> Self:
+        """Return the mount that a path is on, symbolic links followed; the path need not exist.
+
+        Raises:
+            NotMountedError: That is another file system.
+        """
+        found = cls.find(path)
+        if found is None:
+            raise NotMountedError(path)
+        return found
+
+    @classmethod
+    def find(cls, path: str | os.PathLike[str]) -> Self | None:
+        """As `of`; None if that is another file system."""
+        found = topmost_mount(Path(os.path.realpath(path)))
+        if found.type != FILESYSTEM_TYPE:
+            return None
+        return cls(found.mountpoint, Path(found.source), found.device)
+
+    def inner(self, path: str | os.PathLike[str]) -> str:
+        """Return a path as the daemon knows it: from the root of the mount on.
+
+        Raises:
+            ValueError: It is not on this mount.
+        """
+        return "/".join(Path(os.path.realpath(path)).relative_to(self.mountpoint).parts)
+
+    # --- files -----------------------------------------------------------------------------------
+    def placement(self, path: str | os.PathLike[str]) -> Placement:
+        """Return where a file is, its pin, and why."""
+        return placement.read(Path(path))
+
+    def tier(self, path: str | os.PathLike[str]) -> str:
+        """Return the tier that a file is in."""
+        return self.placement(path).tier
+
+    def why(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Return the decision that brought a file where it is, and the move that waits."""
+        return self.placement(path).why
+
+    def pin(self, path: str | os.PathLike[str], tier: str, priority: int | None = None) -> None:
+        """Send a file, or all below a directory, to a tier and keep it there."""
+        placement.pin(Path(path), tier, priority)
+
+    def unpin(self, path: str | os.PathLike[str]) -> None:
+        """Let memfs choose the tier again; nothing happens if there is no own pin."""
+        placement.unpin(Path(path))
+
+    # --- the mount -------------------------------------------------------------------------------
+    def status(self) -> StatusReport:
+        """Return tiers, driver and work."""
+        return self._asking(methods.STATUS)({})
+
+    def pending(self, limit: int = 10_000) -> list[PendingReport]:
+        """Return the moves that wait, those due first."""
+        return self._asking(methods.PENDING)({"limit": limit})
+
+    def stats(self) -> dict[str, Any]:
+        """Return devices, slabs and counters of the hot tier."""
+        return self._asking(methods.HOT)({})
+
+    def remount(self, *, atime: bool, strict_atime: bool | None) -> None:
+        """Have access times kept from now on, or not; None: as often as before."""
+        self._asking(methods.REMOUNT)({"atime": atime, "strict_atime": strict_atime})
+
+    # --- files that will be used -----------------------------------------------------------------
+    def prefetch(
+        self,
+        paths: Sequence[str],
+        tier: Literal["hot", "warm", "cold"] = "warm",
+        job: int | None = None,
+    ) -> methods.PrefetchTaken:
+        """Have files brought near, in order.
+
+        Args:
+            paths: As of `inner`; some thousand a call.
+            tier: How near.
+            job: Append to this one; None: begin a new one. ENOENT: there is no such job.
+        """
+        params: methods.PrefetchParameters = {"paths": [*paths], "tier": tier, "job": job}
+        return self._asking(methods.PREFETCH, FILES_S_MAX)(params)
+
+    def prefetch_progress(self, job: int) -> methods.PrefetchProgress:
+        """Return how far a job is. ENOENT: there is no such job."""
+        return self._asking(methods.PREFETCH_PROGRESS, FILES_S_MAX)({"job": job})
+
+    def prefetch_cancel(self, job: int) -> methods.PrefetchProgress:
+        """Forget what waits in a job; what was fetched stays. ENOENT: there is no such job."""
+        return self._asking(methods.PREFETCH_CANCEL, FILES_S_MAX)({"job": job})
+
+    def hint(
+        self,
+        coming: list[int],
+        done: list[int],
+        tier: Literal["warm", "cold"] = "warm",
+        job: int | None = None,
+        *,
+        replace: bool = False,
+    ) -> methods.HintTaken:
+        """Tell in which order files will be used, and which ones were.
+
+        Args:
+            coming: Inode numbers, in order.
+            done: Those of files that are not used again for now.
+            tier: How near files are brought; of a new job.
+            job: Append to this one; None: begin a new one. ENOENT: there is no such job.
+            replace: First forget what waits in the job.
+        """
+        params: methods.HintParameters = {
+            "coming": coming,
+            "done": done,
+            "tier": tier,
+            "job": job,
+            "replace": replace,
+        }
+        return self._asking(methods.HINT, FILES_S_MAX)(params)
+
+    # --- work on trees: a call does what it can in some seconds ----------------------------------
+    def barrier(
+        self,
+        inos: list[int],
+        level: Literal["local", "remote"],
+        *,
+        timeout_s: float = WORK_S_MAX,
+    ) -> methods.WorkReport:
+        """Bring files to a level of safety."""
+        return self._asking(methods.BARRIER, timeout_s)({"inos": inos, "level": level})
+
+    def compress(
+        self,
+        inos: list[int],
+        codec: str | None = None,
+        *,
+        drop_raw: bool = True,
+        dry_run: bool = False,
+        timeout_s: float = WORK_S_MAX,
+    ) -> methods.WorkReport:
+        """Pack files now; `codec` as users write it, None: the one in force on each."""
+        params: methods.CompressParameters = {
+            "inos": inos,
+            "codec": codec,
+            "drop_raw": drop_raw,
+            "dry_run": dry_run,
+        }
+        return self._asking(methods.COMPRESS, timeout_s)(params)
+
+    def rekey(
+        self, inos: list[int], *, dry_run: bool = False, timeout_s: float = WORK_S_MAX
+    ) -> methods.WorkReport:
+        """Bring files under the newest key."""
+        return self._asking(methods.REKEY, timeout_s)({"inos": inos, "dry_run": dry_run})
+
+    def moves(self) -> methods.MovesReport:
+        """Return how far the moves under way are."""
+        return self._asking(methods.MOVES, ANSWER_S_MAX / 2)({})
+
+    # --- scrubbing -------------------------------------------------------------------------------
+    def scrub(self, rate: int, *, restart: bool = False) -> methods.ScrubReport:
+        """Begin to scrub, `rate` bytes a second, or go on where the last scrub was stopped."""
+        return self._asking(methods.SCRUB)({"rate": rate, "restart": restart})
+
+    def scrub_progress(self) -> methods.ScrubReport:
+        """Return how far the scrub is, and what it found."""
+        return self._asking(methods.SCRUB_PROGRESS)({})
+
+    def scrub_stop(self) -> methods.ScrubReport:
+        """Stop the scrub; the next one goes on from there."""
+        return self._asking(methods.SCRUB_STOP)({})
+
+    # --- pools -----------------------------------------------------------------------------------
+    def pool_create(self, name: str, size: str | int) -> PoolReport:
+        """Reserve a share of RAM, or give a pool another size."""
+        return self._asking(methods.POOL_CREATE)({"name": name, "size": size})
+
+    def pool_list(self) -> list[PoolReport]:
+        """Return all pools, by name."""
+        return self._asking(methods.POOL_LIST)({})
+
+    def pool_remove(self, name: str) -> None:
+        """Give a pool's share back."""
+        self._asking(methods.POOL_REMOVE)({"name": name})
+
+    # --- traces ----------------------------------------------------------------------------------
+    def trace_start(self, path: str, *, paths: bool = True) -> methods.TraceReport:
+        """Begin a trace in an absolute directory, or continue the one there."""
+        return self._asking(methods.TRACE_START, FILES_S_MAX)({"path": path, "paths": paths})
+
+    def trace_stop(self) -> methods.TraceReport:
+        """End the trace."""
+        return self._asking(methods.TRACE_STOP, FILES_S_MAX)({})
+
+    def trace_status(self) -> methods.TraceReport:
+        """Return the report of the trace that is, or was last, recorded."""
+        return self._asking(methods.TRACE_STATUS, FILES_S_MAX)({})
+
+    # --- collecting garbage ----------------------------------------------------------------------
+    def gc_garbage(self, *, dry_run: bool) -> methods.GarbageReport:
+        """Remove garbage for a second."""
+        return self._asking(methods.GC_GARBAGE, WORK_S_MAX)({"dry_run": dry_run})
+
+    def gc_batches(self, *, dry_run: bool) -> methods.BatchesReport:
+        """Compact the sparsest batch."""
+        return self._asking(methods.GC_BATCHES, WORK_S_MAX)({"dry_run": dry_run})
+
+    def gc_accounts(self) -> methods.AccountsReport:
+        """Count again what accounts are kept of."""
+        return self._asking(methods.GC_ACCOUNTS, WORK_S_MAX)({})
+
+    def gc_orphans(
+        self, place: methods.Place, prefix: str = "", *, take: bool
+    ) -> methods.OrphansReport:
+        """Find what nothing refers to; `take` puts it into lost+found."""
+        params: methods.OrphansParameters = {"place": place, "prefix": prefix, "take": take}
+        return self._asking(methods.GC_ORPHANS, WORK_S_MAX)(params)
+
+    def gc_lost_found(self, *, clear: bool) -> methods.LostFoundReport:
+        """Tell what lies in lost+found; `clear` removes it for good."""
+        return self._asking(methods.GC_LOST_FOUND, WORK_S_MAX)({"clear": clear})
+
+    # --- snapshots of tensors --------------------------------------------------------------------
+    def hot_snapshots(self) -> list[dict[str, Any]]:
+        """Return the snapshots of all users, the largest first."""
+        return self._asking(methods.HOT_SNAPSHOTS)({})
+
+    def hot_drop_snapshot(self, name: str) -> None:
+        """Let a snapshot go. ENOENT or ENODATA: there is no such snapshot."""
+        self._asking(methods.HOT_DROP_SNAPSHOT)({"name": name})
+
+    def _asking(
+        self, method: methods.Method[P, R], timeout_s: float = ANSWER_S_MAX
+    ) -> Callable[[P], R]:
+        """Return what calls a method; in two steps, so that its parameters are type-checked."""
+
+        def ask(params: Any) -> R:  # noqa: ANN401 - P, which mypy takes for no dict
+            try:
+                answer = call(self.state_dir, method.name, params, timeout_s=timeout_s)
+            except ControlUnavailableError as error:
+                raise ControlUnavailableError(f"{self.mountpoint}: {error}", error.errno) from None
+            try:
+                report: R = decode(method.report, answer)
+            except InvalidValueError as error:
+                message = f"{self.mountpoint}: its daemon is of another version of memfs: {error}"
+                raise ControlError(message, ErrorCode.INTERNAL, errno.EPROTO) from None
+            return report
+
+        return ask

@@ -1,0 +1,139 @@
+"""Pins and placements of files, by extended attributes: the same door that any program has.
+
+Invariant: nothing is asked of another file system: it may take the same attributes and do nothing
+about them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs.linux.mounts import find_containing_mount
+from memfs.types import FILESYSTEM_TYPE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TIERS = ("hot", "warm", "cold", "glacier")
+_PREFIX = "user.memfs."
+_TIER = _PREFIX + "tier"
+
+
+class PlacementError(UsageError):
+    """A file's place cannot be told or changed.
+
+    Args:
+        message: For people.
+        errno: What the system call met with (errno(3)).
+        exit_code: Of a command.
+    """
+
+    def __init__(self, message: str, errno: int, exit_code: ExitCode = ExitCode.PROBLEMS) -> None:
+        super().__init__(message, exit_code)
+        self.errno = errno
+
+
+class Placement(NamedTuple):
+    """Where a file is, and why."""
+
+    path: str
+    tier: str
+    pin: str
+    """The pin in force, own or inherited; `auto`: there is none."""
+    state: str
+    why: dict[str, Any]
+    """The last decision and a pending move, as `user.memfs.why` tells them."""
+
+
+def pin(path: Path, tier: str, priority: int | None = None) -> None:
+    """Pin a file, or a directory for all below it.
+
+    Args:
+        path: On memfs.
+        tier: One of `TIERS`.
+        priority: 0 to 100; higher ones leave a full tier last. None: as it is.
+
+    Raises:
+        PlacementError: EXDEV: it is not on memfs; ENOTSUP: the mount has no such tier; EINVAL:
+            `hot`, and the file holds no tensors; else as of setxattr(2).
+    """
+    _require_memfs(path)
+    try:
+        if priority is not None:
+            os.setxattr(path, _PREFIX + "priority", str(priority).encode())
+        os.setxattr(path, _TIER, tier.encode())
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            remedy = "; set hot.devices and hot.size in its configuration" if tier == "hot" else ""
+            message = f"{path}: this mount has no {tier} tier{remedy}"
+            raise PlacementError(message, errno.ENOTSUP) from None
+        if error.errno == errno.EINVAL and tier == "hot":
+            reason = read(path).why.get("hot", error.strerror)
+            raise PlacementError(f"{path} cannot be hot: {reason}", errno.EINVAL) from None
+        raise _explain(error, path) from None
+
+
+def unpin(path: Path) -> None:
+    """Remove a path's own pin, if there is one; one inherited from above stays in force.
+
+    Raises:
+        PlacementError: EXDEV: it is not on memfs; else as of removexattr(2).
+    """
+    _require_memfs(path)
+    try:
+        os.removexattr(path, _TIER)
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise _explain(error, path) from None
+
+
+def read(path: Path) -> Placement:
+    """Return where a file is, and why.
+
+    Raises:
+        PlacementError: EXDEV: it is not on memfs; else as of getxattr(2).
+    """
+    _require_memfs(path)
+    try:
+        tier, pinned, state, why = (
+            os.getxattr(path, _PREFIX + name).decode() for name in ("tier", "pin", "state", "why")
+        )
+    except OSError as error:
+        raise _explain(error, path) from None
+    decision: dict[str, Any] = {"detail": why}
+    with contextlib.suppress(ValueError):
+        decision = json.loads(why)
+    return Placement(str(path), tier, pinned, state, decision)
+
+
+def is_safe(level: str, path: str) -> bool:
+    """Return whether a file is as safe as a barrier of a level makes it, as far as it tells."""
+    try:
+        state = os.getxattr(path, _PREFIX + "state").decode()
+    except OSError:
+        return False
+    return state in ("remote", level)
+
+
+def _require_memfs(path: Path) -> None:
+    try:
+        mount = find_containing_mount(path)
+    except OSError as error:
+        raise _explain(error, path) from None
+    if mount.type != FILESYSTEM_TYPE:
+        message = f"{path} does not lie in a mount of memfs"
+        raise PlacementError(message, errno.EXDEV, ExitCode.NOT_MOUNTED)
+
+
+def _explain(error: OSError, path: Path) -> PlacementError:
+    code = error.errno or errno.EIO
+    if code in (errno.ENODATA, errno.EPERM) and not (path.is_file() or path.is_dir()):
+        # The kernel lets nobody ask for user.* of other files (xattr(7)).
+        return PlacementError(f"{path}: only files and directories have a place", code)
+    return PlacementError(f"{path}: {error.strerror}", code)

@@ -1,0 +1,365 @@
+"""The methods of the control socket: what each takes and what it answers, for server and client.
+
+Invariant: a call whose parameters are not those of its method never reaches the method.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
+
+from memfs.control.report import PendingReport, PoolReport, StatusReport
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+class Method(NamedTuple, Generic[P, R]):
+    """One method."""
+
+    name: str
+    parameters: type[P]
+    """A `TypedDict`; those that are not required have their default in the method itself."""
+    report: type[R]
+    """What it answers."""
+
+
+class Nothing(TypedDict):
+    """No parameters."""
+
+
+# --- the mount -----------------------------------------------------------------------------------
+class PingReport(TypedDict):
+    """Who is there."""
+
+    pid: int
+    mountpoint: str
+
+
+class PendingParameters(TypedDict):
+    """Which waiting moves to list."""
+
+    limit: NotRequired[int]
+
+
+class RemountParameters(TypedDict):
+    """Other options of a mount."""
+
+    atime: bool
+    strict_atime: NotRequired[bool | None]
+
+
+PING = Method("ping", Nothing, PingReport)
+STATUS = Method("status", Nothing, StatusReport)
+PENDING = Method("pending", PendingParameters, list[PendingReport])
+REMOUNT = Method("remount", RemountParameters, dict[str, object])
+
+
+# --- files that will be used ---------------------------------------------------------------------
+class PrefetchParameters(TypedDict):
+    """Files to bring near, by path from the root of the mount."""
+
+    paths: list[str]
+    tier: NotRequired[Literal["hot", "warm", "cold"]]
+    job: NotRequired[int | None]
+    replace: NotRequired[bool]
+    wait: NotRequired[bool]
+    exact: NotRequired[bool]
+
+
+class JobParameters(TypedDict):
+    """A list of files that are being brought near."""
+
+    job: int
+
+
+class PathsParameters(TypedDict):
+    """Files, by path from the root of the mount."""
+
+    paths: list[str]
+
+
+class HintParameters(TypedDict):
+    """Files by inode number: those that will be used, in order, and those that were."""
+
+    coming: list[int]
+    done: list[int]
+    tier: NotRequired[Literal["warm", "cold"]]
+    job: NotRequired[int | None]
+    replace: NotRequired[bool]
+
+
+class PrefetchProgress(TypedDict):
+    """How far a job is; see `prediction.hints.JobProgress`."""
+
+    job: int
+    total_count: int
+    done_count: int
+    warm_count: int
+    failed_count: int
+    waiting_count: int
+    fetched_bytes: int
+    error: str | None
+    stalled: str | None
+    ended: bool
+
+
+class PrefetchTaken(TypedDict):
+    """What came of a list of paths."""
+
+    job: int
+    taken_count: int
+    """Paths dealt with, the first ones; fewer than all when the list is full."""
+    skipped_count: int
+    skipped: list[str]
+    """The first few, with their reasons."""
+    progress: PrefetchProgress
+
+
+class DoneTaken(TypedDict):
+    """How many paths are files."""
+
+    taken_count: int
+    skipped_count: int
+
+
+class HintTaken(TypedDict):
+    """What came of a hint."""
+
+    job: int
+    taken_count: int
+    """Of those that are coming; fewer than all when the list is full."""
+    stalled: bool
+    """Files wait for room or for the store."""
+
+
+PREFETCH = Method("prefetch", PrefetchParameters, PrefetchTaken)
+PREFETCH_PROGRESS = Method("prefetch_progress", JobParameters, PrefetchProgress)
+PREFETCH_CANCEL = Method("prefetch_cancel", JobParameters, PrefetchProgress)
+DONE = Method("done", PathsParameters, DoneTaken)
+HINT = Method("hint", HintParameters, HintTaken)
+
+
+# --- work on trees -------------------------------------------------------------------------------
+class RekeyParameters(TypedDict):
+    """Files to bring under the newest key."""
+
+    inos: list[int]
+    dry_run: NotRequired[bool]
+
+
+class CompressParameters(TypedDict):
+    """Files to pack."""
+
+    inos: list[int]
+    codec: NotRequired[str | None]
+    drop_raw: NotRequired[bool]
+    dry_run: NotRequired[bool]
+
+
+class BarrierParameters(TypedDict):
+    """Files to bring to a level of safety."""
+
+    inos: list[int]
+    level: Literal["local", "remote"]
+
+
+class WorkReport(TypedDict):
+    """What a call of work on a tree came to."""
+
+    taken_count: int
+    """Files that are done, the first ones."""
+    outcomes: dict[str, int]
+    before_bytes: int
+    after_bytes: int
+    moved_bytes: int
+    left: dict[str, list[str]]
+    """Outcome and reason, by inode number, of files that are not as they were asked to be."""
+    keys: NotRequired[dict[str, list[int]]]
+    """Of `rekey`: forms and stored bytes by the key that they had."""
+
+
+class MovesReport(TypedDict):
+    """Moves under way."""
+
+    count: int
+    done_bytes: int
+    total_bytes: int
+
+
+REKEY = Method("rekey", RekeyParameters, WorkReport)
+COMPRESS = Method("compress", CompressParameters, WorkReport)
+BARRIER = Method("barrier", BarrierParameters, WorkReport)
+MOVES = Method("moves", Nothing, MovesReport)
+
+
+# --- scrubbing -----------------------------------------------------------------------------------
+class ScrubParameters(TypedDict):
+    """How to scrub."""
+
+    rate: NotRequired[int]
+    """Bytes a second, > 0."""
+    restart: NotRequired[bool]
+
+
+class ScrubReport(TypedDict):
+    """How far a scrub is, and what it found."""
+
+    running: bool
+    file_count: int
+    total_count: int
+    read_bytes: int
+    rate: int
+    unchecked_count: int
+    unchecked_reason: str | None
+    outcomes: dict[str, int]
+    findings: list[dict[str, str]]
+    error: str | None
+
+
+SCRUB = Method("scrub", ScrubParameters, ScrubReport)
+SCRUB_PROGRESS = Method("scrub_progress", Nothing, ScrubReport)
+SCRUB_STOP = Method("scrub_stop", Nothing, ScrubReport)
+
+
+# --- pools ---------------------------------------------------------------------------------------
+class PoolParameters(TypedDict):
+    """A pool and its size."""
+
+    name: str
+    size: str | int
+    """Bytes, or as users write it."""
+
+
+class NameParameters(TypedDict):
+    """The name of something."""
+
+    name: str
+
+
+POOL_CREATE = Method("pool_create", PoolParameters, PoolReport)
+POOL_LIST = Method("pool_list", Nothing, list[PoolReport])
+POOL_REMOVE = Method("pool_remove", NameParameters, type(None))
+
+
+# --- traces --------------------------------------------------------------------------------------
+class TraceParameters(TypedDict):
+    """What to record, and where."""
+
+    path: str
+    paths: NotRequired[bool]
+
+
+class TraceReport(TypedDict):
+    """What is, or was last, recorded; see `traces.recorder.RecorderReport`."""
+
+    recording: bool
+    path: str | None
+    paths: bool
+    duration_s: float
+    row_count: int
+    size_bytes: int
+    dropped_count: int
+    removed_count: int
+    reason: str | None
+
+
+TRACE_START = Method("trace_start", TraceParameters, TraceReport)
+TRACE_STOP = Method("trace_stop", Nothing, TraceReport)
+TRACE_STATUS = Method("trace_status", Nothing, TraceReport)
+
+
+# --- collecting garbage --------------------------------------------------------------------------
+class DryRunParameters(TypedDict):
+    """Whether only to look."""
+
+    dry_run: NotRequired[bool]
+
+
+Place = Literal["raw", "packed", "tmp", "remote", "uploads"]
+"""The values of `mover.orphans.Place`."""
+
+
+class OrphansParameters(TypedDict):
+    """Where to look for what nothing refers to."""
+
+    place: Place
+    prefix: NotRequired[str]
+    take: NotRequired[bool]
+
+
+class ClearParameters(TypedDict):
+    """Whether to empty lost+found."""
+
+    clear: NotRequired[bool]
+
+
+class GarbageReport(TypedDict):
+    """What was removed."""
+
+    removed_count: int
+    left_count: int
+
+
+class CompactedReport(TypedDict):
+    """What came of one batch."""
+
+    key: str
+    freed_bytes: int
+    failure: str | None
+    wait_s: float
+
+
+class BatchesReport(TypedDict):
+    """What was compacted, and what is sparse."""
+
+    compacted: CompactedReport | None
+    left_count: int
+    left_bytes: int
+
+
+class AccountsReport(TypedDict):
+    """The accounts of space."""
+
+    accounts: dict[str, int]
+    drift: dict[str, list[int]]
+    """As kept and as counted, where they differ."""
+
+
+class OrphansReport(TypedDict):
+    """What was found in one place; see `mover.orphans.Orphans`."""
+
+    names: list[str]
+    count: int
+    bytes: int
+    taken_count: int
+    young_count: int
+    foreign_count: int
+
+
+class LostFoundReport(TypedDict):
+    """What lies in lost+found."""
+
+    count: int
+    bytes: int
+    object_count: int
+    names: list[str]
+    removed_count: int
+
+
+GC_GARBAGE = Method("gc_garbage", DryRunParameters, GarbageReport)
+GC_BATCHES = Method("gc_batches", DryRunParameters, BatchesReport)
+GC_ACCOUNTS = Method("gc_accounts", Nothing, AccountsReport)
+GC_ORPHANS = Method("gc_orphans", OrphansParameters, OrphansReport)
+GC_LOST_FOUND = Method("gc_lost_found", ClearParameters, LostFoundReport)
+
+
+# --- the hot tier --------------------------------------------------------------------------------
+HOT = Method("hot", Nothing, dict[str, Any])
+HOT_SNAPSHOTS = Method("hot_snapshots", Nothing, list[dict[str, Any]])
+HOT_DROP_SNAPSHOT = Method("hot_drop_snapshot", NameParameters, type(None))
+
+
+METHODS: dict[str, Method[Any, Any]] = {
+    value.name: value for value in tuple(globals().values()) if isinstance(value, Method)
+}
+"""All methods by name."""
