@@ -117,7 +117,11 @@ class ContentRequests(AttributeRequests):
 
     def release(self, ino: InodeNo, handle: Handle) -> None:
         """RELEASE."""
+        steady = self._open_table.is_steady(ino)
         if self._open_table.remove(ino, handle):
+            if steady:
+                # What a mapping wrote since then is to show now that it is closed.
+                self._kernel_attributes.forget(ino)
             self._sealer.add(ino)
         self._let_go_if_unheld(ino)
 

@@ -48,7 +48,9 @@ UNSEALED_VALID_S = 1.0
 """The same of a file that was written and is closed, but may be mapped still. With 0 each open of a
 file just written costs a GETATTR more (counted by opcode). While a handle for writing is open it
 is 0: the kernel forgets size and times by itself when it passes a write through, but not when a
-mapping writes."""
+mapping writes. Once a program has asked often and was always told the same
+(`OpenTable.note_answer`), it is this, too: a mapping's writes then show within it, or after the
+last handle for writing is closed."""
 
 _RELATIME_NS = 24 * 3600 * 1_000_000_000
 """An access time older than this is renewed by the next access (mount(8), relatime)."""
@@ -256,7 +258,12 @@ class Shared:
         return Entry(self._live(inode), VALID_S, self._valid_s(inode))
 
     def _attributes(self, inode: Inode) -> Attributes:
-        return Attributes(self._live(inode), self._valid_s(inode))
+        live, valid_s = self._live(inode), self._valid_s(inode)
+        if not valid_s:
+            answer = live.size, live.blocks, live.mtime_ns, live.ctime_ns
+            if self._open_table.note_answer(inode.ino, answer):
+                valid_s = UNSEALED_VALID_S
+        return Attributes(live, valid_s)
 
     def _touch_atime(self, inode: Inode, time_ns: int) -> None:
         """Renew the access time if it is not newer than the change times, or a day old.

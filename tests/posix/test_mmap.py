@@ -243,6 +243,32 @@ def test_a_write_by_a_map_shows_once_it_is_unmapped_and_closed(
         assert all(now > then for now, then in zip(after, before, strict=True)), serial
 
 
+def _wait_until_all_later(path: Path, before: tuple[int, int, int]) -> None:
+    wait_for(
+        lambda: all(map(operator.gt, _times_and_blocks(path), before)),
+        "mtime, ctime and blocks",
+        2.0,  # 1 s, and as much for a loaded machine
+    )
+
+
+def test_a_write_by_a_map_shows_soon_where_the_file_is_asked_about_all_the_time(
+    place: Path,
+) -> None:
+    """Within 1 s while it is open, and when it is closed."""
+    path = place / "f"
+    _make_sparse(path)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as shared:
+        for page in (32, 48):
+            for _ in range(50):
+                before = _times_and_blocks(path)
+            _wait_for_a_tick(before[1])
+            shared[page * PAGE] = 1
+            shared.flush()
+            if page == 32:
+                _wait_until_all_later(path, before)
+    _wait_until_all_later(path, before)
+
+
 def test_a_write_by_a_map_that_outlives_its_handle_shows_within_a_second(
     place: Path, capabilities: frozenset[Capability]
 ) -> None:
