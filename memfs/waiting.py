@@ -4,6 +4,9 @@ A driver runs requests one after the other in its own task, by `coroutine.send(N
 end without suspending. One that is about to suspend awaits `leave()` first: there the driver gives
 the coroutine a task of its own. An engine that talks to a server does so itself, before its I/O.
 
+One that waits for a single call of the disk, an fsync, awaits `call_in_thread`: a driver can have a
+thread make the call and answer the program by itself, so that nobody waits for the driver's task.
+
 Invariant: in a task of its own `leave()` does nothing, so that it may be awaited at any time.
 """
 
@@ -12,12 +15,12 @@ from __future__ import annotations
 import contextlib
 import types
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 
 class _Leave:
@@ -25,6 +28,15 @@ class _Leave:
 
 
 LEAVE: Final = _Leave()
+
+
+class Call(NamedTuple):
+    """The other thing: a call for a thread to make; the driver sends its result back."""
+
+    work: Callable[[], float]
+    answers: bool
+    """The request succeeds, without a payload, if the call does: the thread may say so at once."""
+
 
 _SERVING: ContextVar[trio.lowlevel.Task | None] = ContextVar("serving", default=None)
 """The task that runs requests by `send(None)`. Tasks that are started from there inherit the value,
@@ -43,11 +55,38 @@ def fast_path() -> Iterator[None]:
 
 async def leave() -> None:
     """Go on in a task of one's own: await this before the first suspension. Checkpoint: never."""
-    serving = _SERVING.get()
-    if serving is not None and serving is trio.lowlevel.current_task():
+    if _is_served():
         await _yield_leave()
+
+
+async def call_in_thread(
+    work: Callable[[], float], limiter: trio.CapacityLimiter, *, answers: bool
+) -> float:
+    """Have a thread make a call that waits for the disk. Checkpoint: not on the fast path.
+
+    Where `answers`, the program may have the answer before this returns; but no request that came
+    after it is served before.
+
+    Args:
+        work: The call; touches nothing that the event loop changes.
+        limiter: Of the threads, where it is not the driver that provides one.
+        answers: If the call succeeds, so does the request, with an empty reply.
+    """
+    if _is_served():
+        return await _yield_call(Call(work, answers))
+    return await trio.to_thread.run_sync(work, limiter=limiter)
+
+
+def _is_served() -> bool:
+    serving = _SERVING.get()
+    return serving is not None and serving is trio.lowlevel.current_task()
 
 
 @types.coroutine
 def _yield_leave() -> Generator[_Leave, None, None]:
     yield LEAVE
+
+
+@types.coroutine
+def _yield_call(call: Call) -> Generator[Call, float, float]:
+    return (yield call)

@@ -7,6 +7,7 @@ without it, they do the same on the same raw file.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from memfs.filesystem.replies import Opened
 from memfs.linux.files import fallocate, syncfs
 from memfs.metadata.records import AttributeChanges, Inode, InodeFlags
 from memfs.traces.access_log import Operation
-from memfs.waiting import leave
+from memfs.waiting import call_in_thread, leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -224,7 +225,10 @@ class ContentRequests(AttributeRequests):
 
         try:
             status = os.fstat(fd)
-            await self._sync(caller, Unsynced(inode.ino, status.st_size, fd), sync_all)
+            # What the engine is told of a file that is sealed precedes the reply.
+            answers = data_only or bool(inode.flags & InodeFlags.UNSEALED)
+            unsynced = Unsynced(inode.ino, status.st_size, fd)
+            await self._sync(caller, unsynced, sync_all, answers=answers)
         except OSError as error:
             self._open_table.fail_syncs(inode.ino, error.errno or errno.EIO)
             raise
@@ -232,16 +236,25 @@ class ContentRequests(AttributeRequests):
             os.close(fd)
         return status
 
-    async def _sync(self, caller: Caller, unsynced: Unsynced, work: Callable[[], None]) -> None:
-        """Wait for the disk: in a thread, or here where that is soon over and nobody else waits."""
+    async def _sync(
+        self, caller: Caller, unsynced: Unsynced, work: Callable[[], None], *, answers: bool
+    ) -> None:
+        """Wait for the disk: in a thread, or here where that is soon over and nobody else waits.
+
+        Args:
+            caller: Who waits.
+            unsynced: What is to be synced.
+            work: Does it.
+            answers: The request is answered by it (`call_in_thread`).
+        """
         quick = self._quick_syncs
         if self._syncer.idle and quick.are_expected(unsynced) and caller.is_alone():
             took_s = quick.time(work)
             if not caller.is_alone():
                 quick.note_waiting(took_s)
         else:
-            await leave()
-            took_s = await trio.to_thread.run_sync(quick.time, work, limiter=self._threads)
+            time_work = functools.partial(quick.time, work)
+            took_s = await call_in_thread(time_work, self._threads, answers=answers)
         quick.note(unsynced, took_s)
 
     async def _sync_before_writes(self, caller: Caller, inode: Inode, handle: Handle) -> None:
@@ -256,7 +269,7 @@ class ContentRequests(AttributeRequests):
                 self._raw_store.sync_directory(inode.raw)
                 self._syncer.sync()
 
-            await self._sync(caller, Unsynced(inode.ino), sync_name)
+            await self._sync(caller, Unsynced(inode.ino), sync_name, answers=False)
         except BaseException:
             self.release(inode.ino, handle)
             raise
@@ -269,7 +282,7 @@ class ContentRequests(AttributeRequests):
             self._raw_store.sync_directories()
             self._syncer.sync()
 
-        await self._sync(caller, Unsynced(ino), sync_names)
+        await self._sync(caller, Unsynced(ino), sync_names, answers=True)
 
     async def sync(self, caller: Caller) -> None:
         """SYNCFS."""

@@ -1,6 +1,8 @@
 """Running requests: at once where nothing suspends, as tasks where something waits.
 
-Invariant: no reply leaves while `Operations.uncommitted`; replies that wait share one commit.
+Invariant: no reply leaves while `Operations.uncommitted`; replies that wait share one commit. A
+thread that has made a request's call (`Callers`) answers it in between: such a request has
+committed before, and covers all that was answered before it was read.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import trio
 
 from memfs.errors import MemfsError
 from memfs.linux.processes import is_dying
-from memfs.waiting import LEAVE, fast_path
+from memfs.waiting import LEAVE, Call, fast_path
+from memfs_daemon.kernel.callers import Callers
 from memfs_daemon.kernel.channel import ConnectionClosedError
 from memfs_daemon.kernel.lookout import Lookout
 from memfs_daemon.kernel.protocol import HEADER_BYTES, INTERRUPT_IN, Opcode
@@ -39,6 +42,10 @@ and the program would wait for ever."""
 TURN_S = 0.002
 """Time after which trio's other tasks get their turn although requests keep coming. Guess: the way
 through the loop then takes 1 % of the time."""
+
+ENDED_S_MAX = 0.1
+"""So long after a call of a thread that has answered its request the rest of it is done, where no
+request comes before. Guess: it holds a descriptor."""
 
 _INTERRUPT = int(Opcode.INTERRUPT)
 _Outcome = Payload | int
@@ -79,6 +86,10 @@ class Runner:
         self._held_bytes = 0
         self._detached: dict[int, _Waiting] = {}
         self._bugs_seen: set[tuple[int, str]] = set()
+        self._callers = Callers(self._answer_early, self._wake)
+        self._pause = trio.CancelScope()
+        """Of the present wait for a request, while threads make calls."""
+        self._token: trio.lowlevel.TrioToken | None = None
 
     async def run(self) -> None:
         """Serve until the mount is gone.
@@ -87,16 +98,74 @@ class Runner:
         """
         wait_readable = trio.lowlevel.wait_readable
         fd = self._channel.fd
-        async with trio.open_nursery() as nursery:
+        callers = self._callers
+        self._token = trio.lowlevel.current_trio_token()
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    with fast_path():
+                        while True:
+                            if callers.under_way_count:
+                                await self._wait_for_calls(nursery)
+                            else:
+                                await wait_readable(fd)
+                            await self._serve_burst(nursery)
+                except ConnectionClosedError:
+                    log.debug("the mount is gone")
+                    # Nobody waits for what the tasks would answer; they undo or finish by
+                    # themselves.
+                    nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(callers.close)
+            self._end_calls(None)
+
+    async def _wait_for_calls(self, nursery: trio.Nursery) -> None:
+        """Wait for a request, or until a call has ended that is more than answered."""
+        self._end_calls(nursery)
+        self._flush()
+        # What ends from here on cancels it once the loop runs, which is when this is waiting.
+        with trio.move_on_after(ENDED_S_MAX) as self._pause:
+            await trio.lowlevel.wait_readable(self._channel.fd)
+
+    def _answer_early(self, unique: int) -> None:
+        """Answer with success. Called by threads."""
+        self._channel.write(unique, 0, b"")
+
+    def _wake(self) -> None:
+        """End the loop's wait for a request. Called by threads."""
+        assert self._token is not None
+        self._token.run_sync_soon(self._end_pause)
+
+    def _end_pause(self) -> None:
+        self._pause.cancel()
+
+    def _end_calls(self, nursery: trio.Nursery | None) -> None:
+        """Go on with the requests whose calls have ended.
+
+        Args:
+            nursery: For what has to wait again; None: the mount is gone.
+        """
+        for ended in self._callers.take_ended():
+            request, coroutine = ended.request, ended.coroutine
+            outcome: _Outcome
             try:
-                with fast_path():
-                    while True:
-                        await wait_readable(fd)
-                        await self._serve_burst(nursery)
-            except ConnectionClosedError:
-                log.debug("the mount is gone")
-                # Nobody waits for what the tasks would answer; they undo or finish by themselves.
-                nursery.cancel_scope.cancel()
+                if ended.error is None:
+                    trap = coroutine.send(ended.result)
+                else:
+                    trap = coroutine.throw(ended.error)
+            except StopIteration as stop:
+                outcome = stop.value
+            except Exception as error:
+                outcome = self._errno_of(request, error)
+            else:
+                if nursery is None:
+                    coroutine.close()
+                else:
+                    self._detach(nursery, request, coroutine, trap)
+                continue
+            if not ended.answered:
+                self._hold(request, outcome)
 
     async def _serve_burst(self, nursery: trio.Nursery) -> None:
         """Serve requests until none comes for a while. Checkpoint: every `TURN_S`."""
@@ -123,6 +192,7 @@ class Runner:
         operations = self._operations
         answered = self._answered
         is_alone = self._is_alone
+        callers = self._callers
         count = 0
         try:
             while count < count_max:
@@ -130,6 +200,8 @@ class Runner:
                 if data is None:
                     break
                 count += 1
+                if callers.under_way_count:
+                    self._end_calls(nursery)
                 request = Request(data, is_alone)
                 handler = answered.get(request.opcode)
                 if handler is None:
@@ -156,7 +228,9 @@ class Runner:
 
     def _is_alone(self) -> bool:
         """Return whether no other request is under way, waiting, or held for a commit."""
-        return not self._detached and not self._held and not self._channel.wait(0)
+        return not (
+            self._detached or self._callers.under_way_count or self._held or self._channel.wait(0)
+        )
 
     def _serve_unanswered(self, request: Request) -> None:
         if request.opcode == _INTERRUPT:
@@ -186,7 +260,10 @@ class Runner:
         coroutine: Coroutine[Any, Any, Payload],
         trap: object,
     ) -> None:
-        """Let a coroutine that has to wait go on in a task of its own."""
+        """Let a coroutine that has to wait go on in a task of its own, or after a thread's call."""
+        if isinstance(trap, Call):
+            self._callers.begin(trap, request, coroutine)
+            return
         if trap is LEAVE:
             request.detached = True
             scope = trio.CancelScope()
