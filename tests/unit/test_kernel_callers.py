@@ -260,3 +260,59 @@ async def test_threads_are_bounded(
     for file in files:
         kernel.disk.gates[file].set()
     assert await kernel.receive(5) == dict.fromkeys(sent, 0)
+
+
+@pytest.mark.parametrize("started_count", [0, 1])
+async def test_a_limit_of_threads_fails_no_sync(
+    kernel: SyncingKernel,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    started_count: int,
+) -> None:
+    """The daemon has reached RLIMIT_NPROC, or its cgroup's pids.max."""
+    start = threading.Thread.start
+    left = started_count
+
+    def start_few(thread: threading.Thread) -> None:
+        nonlocal left
+        if thread.name == callers.THREAD_NAME:
+            if not left:
+                raise RuntimeError("can't start new thread")
+            left -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_few)
+    files = [kernel.file(b"%d" % number) for number in range(3)]
+    for file in files:
+        kernel.disk.gates[file].set()
+    sent = [kernel.sync(file) for file in files]
+    nursery.start_soon(kernel.runner.run)
+    assert await kernel.receive(3) == dict.fromkeys(sent, 0)
+
+
+async def test_what_a_request_changed_when_the_mount_ended_is_committed(
+    kernel: SyncingKernel, nursery: trio.Nursery
+) -> None:
+    kernel.disk.answers = False
+
+    def change() -> None:
+        kernel.filesystem._changed = True
+
+    kernel.disk.then = change
+    file = kernel.file(b"file")
+    kernel.sync(file)
+    over = trio.Event()
+
+    async def run() -> None:
+        await kernel.runner.run()
+        over.set()
+
+    nursery.start_soon(run)
+    await until(lambda: bool(kernel.disk.begun))
+    with trio.fail_after(WAIT_S):
+        kernel.channel.read_nowait = _mount_is_gone  # type: ignore[method-assign]
+        kernel.send(Opcode.STATFS)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        kernel.disk.gates[file].set()
+        await over.wait()
+    assert not kernel.filesystem.uncommitted

@@ -10,6 +10,7 @@ time an fdatasync instead of 523, and 0.77 of native's rate instead of 0.57, in 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from typing import TYPE_CHECKING, NamedTuple
@@ -62,13 +63,18 @@ class Callers:
         """Calls that `take_ended` has not returned yet."""
 
     def begin(self, call: Call, request: Request, coroutine: Coroutine[Any, Any, Payload]) -> None:
-        """Have a thread make a call."""
+        """Have a thread make a call; where no thread can be started at all, the caller makes it."""
         self.under_way_count += 1
         if len(self._threads) < min(self.under_way_count, THREADS_MAX):
             thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        self._calls.put((call, request, coroutine))
+            # A limit of processes (RuntimeError) leaves the work to the threads that there are.
+            with contextlib.suppress(RuntimeError):
+                thread.start()
+                self._threads.append(thread)
+        if self._threads:
+            self._calls.put((call, request, coroutine))
+        else:
+            self._make(call, request, coroutine)
 
     def take_ended(self) -> list[Ended]:
         """Return the calls that have ended since this was called last, in their order."""
@@ -88,17 +94,19 @@ class Callers:
 
     def _run(self) -> None:
         while (item := self._calls.get()) is not None:
-            call, request, coroutine = item
-            result, error = 0.0, None
-            try:
-                result = call.work()
-            except Exception as raised:
-                error = raised
-            answered = call.answers and error is None
-            unique = request.unique
-            self._ended.put(Ended(request, coroutine, result, error, answered))
-            if answered:
-                self._answer(unique)
-            else:
-                self._wake()
-            del item, call, request, coroutine, error
+            self._make(*item)
+            del item
+
+    def _make(self, call: Call, request: Request, coroutine: Coroutine[Any, Any, Payload]) -> None:
+        result, error = 0.0, None
+        try:
+            result = call.work()
+        except Exception as raised:
+            error = raised
+        answered = call.answers and error is None
+        unique = request.unique
+        self._ended.put(Ended(request, coroutine, result, error, answered))
+        if answered:
+            self._answer(unique)
+        else:
+            self._wake()

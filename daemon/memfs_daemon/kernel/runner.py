@@ -119,6 +119,7 @@ class Runner:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(callers.close)
             self._end_calls(None)
+            self._flush()
 
     async def _wait_for_calls(self, nursery: trio.Nursery) -> None:
         """Wait for a request, or until a call has ended that is more than answered."""
