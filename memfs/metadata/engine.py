@@ -118,10 +118,6 @@ class Namespace(Changes, Protocol):
         """Return a symlink's target; `InvalidValueError` if it is not a symlink."""
         ...
 
-    async def list_orphans(self, limit: int) -> list[InodeNo]:
-        """Return up to `limit` inodes with nlink 0."""
-        ...
-
     # --- changing names ---------------------------------------------------------------------------
     async def create(self, parent: InodeNo, name: bytes, new: NewInode) -> Inode:
         """Create an inode (any type; type from `new.mode`) and its dentry.
@@ -292,10 +288,6 @@ class Contents(Changes, Protocol):
         """End the writing of files: store size and times, clear UNSEALED."""
         ...
 
-    async def list_unsealed(self, after: InodeNo, limit: int) -> list[Inode]:
-        """Return unsealed inodes in order of number."""
-        ...
-
     async def list_files(self, after: InodeNo, limit: int) -> list[Inode]:
         """Return regular files in order of number."""
         ...
@@ -395,7 +387,11 @@ class Contents(Changes, Protocol):
 
 
 class Local(Changes, Protocol):
-    """What belongs to one node: its raw and packed forms, its moves, settings and journal."""
+    """What belongs to one node: its raw and packed forms, its moves, settings and journal.
+
+    A start recovers what this part lists: what this node began, in this epoch or an earlier one. It
+    leaves alone what another node has under way.
+    """
 
     # --- ids --------------------------------------------------------------------------------------
     @property
@@ -483,6 +479,15 @@ class Local(Changes, Protocol):
         """Store the last access times (ns) of inodes that still exist; others are passed over."""
         ...
 
+    # --- what this node has begun -----------------------------------------------------------------
+    async def list_unsealed(self, after: InodeNo, limit: int) -> list[Inode]:
+        """Return the inodes that this node has unsealed, in order of number."""
+        ...
+
+    async def list_orphans(self, limit: int) -> list[InodeNo]:
+        """Return up to `limit` inodes with nlink 0 whose last name went by this node."""
+        ...
+
     # --- intents and garbage ----------------------------------------------------------------------
     async def begin_intent(
         self, kind: MoveKind, ino: InodeNo, generation: Generation, location: str, now_ns: int
@@ -495,7 +500,7 @@ class Local(Changes, Protocol):
         ...
 
     async def list_intents(self) -> list[Intent]:
-        """Return the moves under way, oldest first; at start: those that a crash interrupted."""
+        """Return this node's moves under way, oldest first; at start: what a crash cut off."""
         ...
 
     async def list_garbage(self, limit: int, *, remote: bool = True) -> list[GarbageItem]:
