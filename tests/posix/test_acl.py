@@ -71,6 +71,15 @@ def test_the_list_comes_back(file: Path) -> None:
     }
 
 
+def test_a_long_list_comes_back(file: Path) -> None:
+    """500 entries: the kernel's FUSE takes 511 (a page), ext4 a few less (a block)."""
+    uids = range(100_000, 100_496)
+    _setfacl(file, "-m", ",".join(f"u:{uid}:r" for uid in uids))
+    listed = _getfacl(file)
+    assert {f"user:{uid}:r--" for uid in uids} <= listed
+    assert len(listed) == 500
+
+
 def test_the_group_bits_of_the_mode_are_the_mask(file: Path) -> None:
     _setfacl(file, "-m", f"u:{ALICE.uid}:rw")
     assert _mode(file) == 0o660
