@@ -19,6 +19,7 @@ from memfs.content.sealing import Sealer
 from memfs.content.syncer import Syncer
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.metadata.records import InodeFlags, NewInode, Seal
+from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.moves.attempt import MoveParts
 from memfs.moves.faults import FaultPoints
@@ -47,6 +48,13 @@ SMALL_FRAMES = Config(
 )
 
 
+SHORT_JOURNALS = Limits(
+    checkpoint_bytes=64 << 10, journal_bytes=256 << 10, reserve_bytes=256 << 10, late_bytes=16 << 10
+)
+"""Room for some hundred changes: to allocate the usual 24 MiB, and to read 8 of them at each start,
+takes longer than most tests."""
+
+
 class State:
     """An opened state directory.
 
@@ -65,7 +73,7 @@ class State:
         keys: KeyRing = NO_KEYS,
     ) -> None:
         self.state_dir = state_dir
-        self.engine = SqliteEngine.open(state_dir, config.metadata)
+        self.engine = SqliteEngine.open(state_dir, config.metadata, limits=SHORT_JOURNALS)
         self.raw_store = RawStore(state_dir)
         self.packed_store = PackedStore(state_dir)
         self.faults = FaultScript()

@@ -41,6 +41,7 @@ from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import open_remote_store
 from memfs.waiting import LEAVE, Call, fast_path
+from tests.moving import SHORT_JOURNALS
 from tests.property.backings import KernelBackings
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ class World:
         suspending: Wraps the engine; None: it never suspends.
     """
 
-    _limits: Limits | None = None
-    """Of the engine; None: its own."""
+    _limits: Limits = SHORT_JOURNALS
+    """Of the engine."""
 
     def __init__(
         self,
