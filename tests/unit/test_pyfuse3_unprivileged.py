@@ -11,10 +11,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from memfs_daemon.pyfuse3.probe import probe
+
+if TYPE_CHECKING:
+    from tests import scratch
 
 pytestmark = [
     pytest.mark.mount,
@@ -75,12 +79,11 @@ def run(directory: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
+def directory(scratch_area: scratch.Scratch) -> Path:
+    """Not below pytest's own directory: each test run beside this one shuts that for others."""
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
         pytest.skip("mount namespaces are not allowed here")
-    for each in (tmp_path, *tmp_path.parents[:3]):
-        each.chmod(each.stat().st_mode | 0o011)
-    return tmp_path
+    return scratch_area.directory("unprivileged")
 
 
 def test_an_ordinary_user_mounts_uses_and_unmounts(directory: Path) -> None:
@@ -96,6 +99,7 @@ def test_a_mountpoint_of_another_user_is_refused_in_one_sentence(directory: Path
     code = """
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 from memfs.config import MountConfig
 from memfs.errors import UsageError
 from memfs_daemon.pyfuse3.driver import Pyfuse3Driver
