@@ -13,13 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests import scratch
-from tests.warm import run_warm
+from tests.warm import COMMAND_TIMEOUT_S, run_warm
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-COMMAND_TIMEOUT_S = 120.0
-"""Bound on one `memfs` command; only a hang reaches it."""
 
 _ALARMING = re.compile(r"\b(WARNING|ERROR|CRITICAL|Traceback)\b")
 

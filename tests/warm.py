@@ -26,10 +26,15 @@ from memfs_tools.main import list_commands, main
 if TYPE_CHECKING:
     from pathlib import Path
 
+COMMAND_TIMEOUT_S = 120.0
+"""Bound on one `memfs` command; only a hang reaches it."""
+
 _REQUEST_BYTES_MAX = 100_000
 
 
-def run_warm(*arguments: str | Path, timeout_s: float) -> subprocess.CompletedProcess[str]:
+def run_warm(
+    *arguments: str | Path, timeout_s: float = COMMAND_TIMEOUT_S
+) -> subprocess.CompletedProcess[str]:
     """Run `memfs ARGUMENTS`, without input, and return what came of it.
 
     Raises:

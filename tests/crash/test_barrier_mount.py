@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +13,7 @@ from memfs.exit_codes import ExitCode
 from memfs.metadata.sqlite.engine import SqliteEngine
 from tests.mounting import run_memfs
 from tests.tiers.tiering import SMALL_FRAMES, compressible, residence
+from tests.warm import run_warm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,13 +31,7 @@ def mount(driver: str, mount_factory: MountFactory) -> Mount:
 
 def barrier(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
     """Run `memfs barrier --json`; returns its exit status and its answer."""
-    done = subprocess.run(
-        [sys.executable, "-m", "memfs_tools.main", "barrier", "--json", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_warm("barrier", "--json", *arguments)
     return done.returncode, json.loads(done.stdout)
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memfs.exit_codes import ExitCode
+from tests.warm import run_warm
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -25,13 +25,7 @@ JOURNAL_NAMES = ("journal.0", "journal.1")
 
 
 def memfs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "memfs_tools.main", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_warm(*arguments)
 
 
 def newest_journal(state: Path) -> Path:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +11,10 @@ import pytest
 from memfs.exit_codes import ExitCode
 from tests.tiers.tiering import SMALL_FRAMES, compressible, residence, send, told, why
 from tests.waiting import wait_for
+from tests.warm import run_warm
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from tests.conftest import MountFactory
@@ -30,13 +30,7 @@ def mount(driver: str, mount_factory: MountFactory) -> Mount:
 
 def scrub(mount: Mount, *options: str) -> subprocess.CompletedProcess[str]:
     """Run `memfs scrub` on a mount."""
-    return subprocess.run(
-        [sys.executable, "-m", "memfs_tools.main", "scrub", *options, mount.root],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_warm("scrub", *options, mount.root)
 
 
 def flip_bit(directory: Path) -> None:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from tests.mounting import COMMAND_TIMEOUT_S
+from tests.warm import COMMAND_TIMEOUT_S, run_warm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,15 +30,7 @@ END_S = 90.0
 
 def memfs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run `memfs ARGUMENTS`, whatever comes of it."""
-    return subprocess.run(
-        [sys.executable, "-m", "memfs_tools.main", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_TIMEOUT_S + END_S,
-        check=False,
-        cwd="/",
-    )
+    return run_warm(*arguments, timeout_s=COMMAND_TIMEOUT_S + END_S)
 
 
 def refused(*arguments: str | Path) -> tuple[int, str]:

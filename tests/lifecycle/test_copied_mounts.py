@@ -17,7 +17,7 @@ from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import list_mounts
 from memfs.linux.namespaces import list_residents
 from tests.lifecycle.daemons import END_S, foreground, memfs, refused
-from tests.mounting import COMMAND_TIMEOUT_S
+from tests.warm import COMMAND_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

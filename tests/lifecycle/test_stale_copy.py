@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 from memfs.exit_codes import ExitCode
+from tests.mounting import run_memfs
 from tests.waiting import wait_for
+from tests.warm import run_warm
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from tests.conftest import MountFactory
 
 
 def mount_copy(copy: Path, root: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "memfs_tools.main", "mount", *options, "--state", copy, root],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_warm("mount", *options, "--state", copy, root)
 
 
 def test_a_stale_copy_is_refused_and_can_be_taken(
@@ -48,9 +43,7 @@ def test_a_stale_copy_is_refused_and_can_be_taken(
     assert "take_stale_state" in refused.stderr
     taken = mount_copy(copy, elsewhere, "-o", f"{url},take_stale_state")
     assert taken.returncode == ExitCode.OK, taken.stderr
-    subprocess.run(
-        [sys.executable, "-m", "memfs_tools.main", "umount", elsewhere], check=True, timeout=60
-    )
+    run_memfs("umount", elsewhere)
     # From now on the copy is the one that was used last.
     assert mount_copy(mount.state, mount.root, "-o", url).returncode == ExitCode.STATE_UNUSABLE
     mount.options = ("-o", "take_stale_state")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from memfs.exit_codes import ExitCode
 from tests.posix.capabilities import Capability
 from tests.tiers.tiering import compressible, incompressible, pin, residence, told, why
+from tests.warm import run_warm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,13 +20,7 @@ pytestmark = [pytest.mark.needs(Capability.MEMFS_XATTRS)]
 
 def compress(*arguments: str | Path) -> tuple[int, str, str]:
     """Run `memfs compress`; returns its exit status and what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "memfs_tools.main", "compress", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_warm("compress", *arguments)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ import pytest
 from memfs.exit_codes import ExitCode
 from memfs.mover.orphans import AGE_S_MIN
 from tests.tiers.tiering import SMALL_FRAMES, compressible, send, status
+from tests.warm import run_warm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,13 +32,7 @@ def mount(driver: str, mount_factory: MountFactory) -> Mount:
 
 def gc(mount: Mount, *options: str) -> tuple[int, dict[str, Any]]:
     """Run `memfs gc --json`; returns its exit status and its answer."""
-    done = subprocess.run(
-        [sys.executable, "-m", "memfs_tools.main", "gc", "--json", *options, mount.root],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_warm("gc", "--json", *options, mount.root)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
