@@ -69,6 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in [
         "needs(*capabilities): runs only under drivers that have them, by the capability table",
         "data_path: runs also under the kernel driver without passthrough",
+        "any_driver: runs under one driver, the first of those chosen: no driver can break it",
         "only_at(*places): runs at these places and in what `--directory` names",
         "expects_log(*patterns): regular expressions of alarming log lines that the test causes",
     ]:
@@ -107,6 +108,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("site", able, indirect=True, scope="module")
     if "driver" in metafunc.fixturenames:
         drivers = [name for name in places if name in (KERNEL, PYFUSE3)]
+        if metafunc.definition.get_closest_marker("any_driver"):
+            drivers = drivers[:1]
         metafunc.parametrize("driver", drivers)
 
 

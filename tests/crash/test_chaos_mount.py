@@ -62,6 +62,7 @@ def server(s3_server: S3Server) -> S3Server:
     return s3_server
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.expects_log(*STORE_STOPPED)
 def test_programs_lose_nothing_while_the_store_stops_and_the_daemon_dies(
     driver: str, mount_factory: MountFactory, server: S3Server, tmp_path: Path

@@ -49,6 +49,7 @@ def check_promises(root: Path, log: Log) -> int:
     return len(promises)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("to_glacier", ["0s", "30d"])
 def test_killing_the_daemon_loses_nothing_that_was_closed(
     driver: str, to_glacier: str, mount_factory: MountFactory, tmp_path: Path

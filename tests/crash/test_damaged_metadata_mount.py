@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.conftest import MountFactory
     from tests.mounting import Mount
 
+pytestmark = pytest.mark.any_driver
+
 FILE_COUNT = 60
 JOURNAL_NAMES = ("journal.0", "journal.1")
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CONTENT = compressible(300_000, 1)
 
 
+pytestmark = pytest.mark.any_driver
+
+
 @pytest.fixture
 def mount(driver: str, mount_factory: MountFactory) -> Mount:
     return mount_factory(driver, config=SMALL_FRAMES)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+import pytest
+
 from memfs.exit_codes import ExitCode
 from tests.mounting import run_memfs
 from tests.waiting import wait_for
@@ -21,6 +23,7 @@ def mount_copy(copy: Path, root: Path, *options: str) -> subprocess.CompletedPro
     return run_warm("mount", *options, "--state", copy, root)
 
 
+@pytest.mark.any_driver
 def test_a_stale_copy_is_refused_and_can_be_taken(
     driver: str, mount_factory: MountFactory, tmp_path: Path
 ) -> None:

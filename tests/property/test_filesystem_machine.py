@@ -657,6 +657,7 @@ QUICK = settings(
 LONG = settings(QUICK, max_examples=40, stateful_step_count=80)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("machine", [PassthroughMachine, ServedMachine])
 def test_random_requests_moves_and_crashes_leave_the_tree_as_it_has_to_be(
     machine: type[FilesystemMachine],

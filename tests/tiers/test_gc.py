@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.conftest import MountFactory
     from tests.mounting import Mount
 
+pytestmark = pytest.mark.any_driver
+
 ORPHAN = "blobs/01/1-1-0123456789abcdef"
 """Of a number that every state directory has given out before its first file."""
 FOREIGN = "blobs/ff/ffffffffff-1-0123456789abcdef"

@@ -61,6 +61,7 @@ def fill(mount: Mount, directory: Path, count: int = 8) -> None:
         )
 
 
+@pytest.mark.any_driver
 def test_files_of_high_priority_stay_in_ram(mount_factory: MountFactory, driver: str) -> None:
     """Although they came first, and a directory's priority holds for all below it."""
     mount = mount_factory(driver, config=WARM)
@@ -78,6 +79,7 @@ def test_files_of_high_priority_stay_in_ram(mount_factory: MountFactory, driver:
     assert "priority 50" in why(plain)["detail"]
 
 
+@pytest.mark.any_driver
 def test_a_pool_keeps_its_share_of_ram(mount_factory: MountFactory, driver: str) -> None:
     """What others write does not push its files out, and its files do not push out others."""
     mount = mount_factory(driver, config=WARM)
@@ -116,6 +118,7 @@ def pool_used_bytes(mount: Mount) -> int:
     return int(pool["used_bytes"])
 
 
+@pytest.mark.any_driver
 def test_pools_and_marks_survive_a_restart(mount_factory: MountFactory, driver: str) -> None:
     mount = mount_factory(driver, config=WARM)
     run_memfs("pool", "create", "team", "--size", "3MiB", "--mount", mount.root)
@@ -138,6 +141,7 @@ def test_pools_and_marks_survive_a_restart(mount_factory: MountFactory, driver: 
     ("name", "value"),
     [("priority", "101"), ("priority", "high"), ("priority", ""), ("pool", "nobody")],
 )
+@pytest.mark.any_driver
 def test_what_is_no_priority_and_no_pool_is_einval(
     mount_factory: MountFactory, driver: str, name: str, value: str
 ) -> None:
@@ -149,6 +153,7 @@ def test_what_is_no_priority_and_no_pool_is_einval(
     assert os.listxattr(path) == []
 
 
+@pytest.mark.any_driver
 def test_a_mark_can_be_taken_away(mount_factory: MountFactory, driver: str) -> None:
     """What is above then holds again; what is not set cannot be removed."""
     mount = mount_factory(driver, config=WARM)
@@ -164,6 +169,7 @@ def test_a_mark_can_be_taken_away(mount_factory: MountFactory, driver: str) -> N
         assert removed == "ENODATA"
 
 
+@pytest.mark.any_driver
 def test_pools_larger_than_the_ram_tier_are_refused(
     mount_factory: MountFactory, driver: str
 ) -> None:
@@ -174,6 +180,7 @@ def test_pools_larger_than_the_ram_tier_are_refused(
         run_memfs("pool", "create", "two", "--size", "6MiB", "--mount", mount.root)
 
 
+@pytest.mark.any_driver
 def test_why_tells_what_would_change_a_place(mount_factory: MountFactory, driver: str) -> None:
     """For programs and for people."""
     mount = mount_factory(driver, config=WARM)
@@ -262,6 +269,7 @@ def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_installed")
+@pytest.mark.any_driver
 def test_a_policy_of_a_user_decides(mount_factory: MountFactory, driver: str) -> None:
     """By the name of its entry point; its reasons are told as those of the built-in one."""
     mount = mount_factory(driver, config=f'{POLICY}name = "packer"\n')
@@ -277,6 +285,7 @@ def test_a_policy_of_a_user_decides(mount_factory: MountFactory, driver: str) ->
 
 @pytest.mark.usefixtures("_installed")
 @pytest.mark.expects_log("policy broken failed")
+@pytest.mark.any_driver
 def test_a_policy_that_raises_costs_no_round(mount_factory: MountFactory, driver: str) -> None:
     """The built-in one goes on, and the status says whose fault it is."""
     mount = mount_factory(driver, config=f'{POLICY}name = "broken"\n')
@@ -285,6 +294,7 @@ def test_a_policy_that_raises_costs_no_round(mount_factory: MountFactory, driver
     assert "ZeroDivisionError" in status(mount)["policy"]["note"]
 
 
+@pytest.mark.any_driver
 def test_a_policy_that_is_not_there_is_refused_at_the_mount(tmp_path: Path, driver: str) -> None:
     """With the names that there are, before anything is mounted."""
     (tmp_path / "config.toml").write_text('[policy]\nname = "missing"\n')
