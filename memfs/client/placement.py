@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import xattr
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
@@ -66,8 +67,8 @@ def pin(path: Path, tier: str, priority: int | None = None) -> None:
     _require_memfs(path)
     try:
         if priority is not None:
-            os.setxattr(path, _PREFIX + "priority", str(priority).encode())
-        os.setxattr(path, _TIER, tier.encode())
+            xattr.setxattr(path, _PREFIX + "priority", str(priority).encode())
+        xattr.setxattr(path, _TIER, tier.encode())
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             remedy = "; set hot.devices and hot.size in its configuration" if tier == "hot" else ""
@@ -87,7 +88,7 @@ def unpin(path: Path) -> None:
     """
     _require_memfs(path)
     try:
-        os.removexattr(path, _TIER)
+        xattr.removexattr(path, _TIER)
     except OSError as error:
         if error.errno != errno.ENODATA:
             raise _explain(error, path) from None
@@ -102,7 +103,8 @@ def read(path: Path) -> Placement:
     _require_memfs(path)
     try:
         tier, pinned, state, why = (
-            os.getxattr(path, _PREFIX + name).decode() for name in ("tier", "pin", "state", "why")
+            xattr.getxattr(path, _PREFIX + name).decode()
+            for name in ("tier", "pin", "state", "why")
         )
     except OSError as error:
         raise _explain(error, path) from None
@@ -115,7 +117,7 @@ def read(path: Path) -> Placement:
 def is_safe(level: str, path: str) -> bool:
     """Return whether a file is as safe as a barrier of a level makes it, as far as it tells."""
     try:
-        state = os.getxattr(path, _PREFIX + "state").decode()
+        state = xattr.getxattr(path, _PREFIX + "state").decode()
     except OSError:
         return False
     return state in ("remote", level)

@@ -66,6 +66,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "s3fs": ("memfs/stores/s3.py",),
     "torch": ("memfs/torch/",),
     "trio": ("memfs/", "daemon/memfs_daemon/", "tools/memfs_tools/commands/fsck.py"),
+    "xattr": ("memfs/client/placement.py",),
     "xxhash": ("memfs/stores/", "memfs/metadata/sqlite/pages.py"),
     "zstandard": ("memfs/codecs/zstd.py",),
 }
