@@ -23,6 +23,7 @@ from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.moves.attempt import MoveParts
 from memfs.moves.faults import FaultPoints
+from memfs.moves.generation import PREFIX
 from memfs.moves.moves import Moves
 from memfs.stores.directory import DirectoryStore
 from memfs.stores.extent import Extent
@@ -173,9 +174,13 @@ class State:
     async def leaks(self) -> list[str]:
         """Return what lies in the state directory or in the store that nothing refers to."""
         raws, locations, keys = await self._referenced()
+
+        def known(key: str) -> bool:
+            return key in keys or key.startswith(PREFIX)
+
         found = [f"raw {raw}" for raw in self.raw_store.iterate() if raw not in raws]
         found += [name for name in self.packed_store.iterate() if name not in locations]
-        found += [stat.key async for stat in self.remote.list("") if stat.key not in keys]
+        found += [stat.key async for stat in self.remote.list("") if not known(stat.key)]
         found += [str(path) for path in (self.state_dir / "tmp").iterdir()]
         found += [f"intent {intent}" for intent in await self.engine.list_intents()]
         return found

@@ -1,5 +1,12 @@
 """Repair: damaged metadata are rebuilt, and what they no longer name goes to lost+found.
 
+1. The metadata are copied to `lost+found/metadata-N/`, durably. *Killed before*: nothing changes.
+2. A file tells that a repair has begun. *Killed from here on*: all mounts are refused, and the next
+   repair begins from what is there, beside a copy of its own.
+3. The metadata are rebuilt (`metadata.sqlite.rebuild`, which numbers its own windows).
+4. Files without a record go to `lost+found/`, one after the other; each is in one place or in both.
+5. The file of 2 is removed.
+
 Invariant: the metadata are copied to `lost+found/` before the first change, and no file that has
 bytes is removed.
 """
@@ -13,7 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from memfs.errors import ObjectMissingError
 from memfs.metadata.records import MoveKind
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.format import begin_repair, end_repair
 from memfs.metadata.sqlite.rebuild import metadata_files, rebuild
+from memfs.moves.faults import FaultPoints
 from memfs.stores.disk import disk_errors, sync_directory
 from memfs.types import FormKind, InodeNo, RawId
 
@@ -49,6 +58,7 @@ async def repair(
     packed_store: PackedStore,
     lost_found: LostFound,
     now_ns: int,
+    faults: FaultPoints | None = None,
 ) -> Repaired:
     """Rebuild the metadata of a state directory that no daemon has mounted.
 
@@ -57,10 +67,15 @@ async def repair(
         MetadataError: Nothing helps; the copy is as it was.
         StoreError: The disk refuses.
     """
+    reach = (faults or FaultPoints()).reach
     copy = _copy_away(state_dir, lost_found)
+    reach("repair.copied")
+    with disk_errors(str(state_dir)):
+        begin_repair(state_dir)
+    reach("repair.begun")
     highest = max(raw_store.iterate(), default=0)
-    actions, names = rebuild(state_dir, config, highest, now_ns)
-    engine = SqliteEngine.open(state_dir, config, now_ns)
+    actions, names = rebuild(state_dir, config, highest, now_ns, reach)
+    engine = SqliteEngine.open(state_dir, config, now_ns, complain=actions.append)
     try:
         known_raws, known_packed, lost = await _look_at_files(engine, raw_store)
         moved: list[str] = []
@@ -71,6 +86,7 @@ async def repair(
             note = "-" + name.replace("/", "_")[:100] if name else ""
             path = raw_store.path(raw)
             lost_found.take([path], note)
+            reach("repair.moved")
             moved.append(f"raw-{path.name}{note}")
         for location in list(packed_store.iterate()):
             if location not in known_packed:
@@ -79,6 +95,8 @@ async def repair(
                 moved.append(f"packed-{path.name}")
     finally:
         engine.close()
+    with disk_errors(str(state_dir)):
+        end_repair(state_dir)
     return Repaired(actions, lost, moved, str(copy))
 
 

@@ -1,5 +1,8 @@
 """Files that make room in a known order: those that programs are done with, then those used last.
 
+What goes is dropped form by form, the raw file first. *Killed in between*: the packed file is left,
+and the mover drops it by policy. *Killed before the decision is recorded*: `why` tells the former.
+
 Invariant: a file leaves because of that only when files that were asked for in advance need its
 room, and only where another form of it stays.
 
@@ -179,6 +182,7 @@ class DoneFiles:
         result = await self._moves.drop_raw(ino)
         if result.outcome != MoveOutcome.DONE:
             return result.outcome
+        self._parts.faults.reach("done.dropped")
         if FormKind.PACKED in kinds:
             await self._moves.drop_form(ino, FormKind.PACKED)
         self._shares.leave(ino)
@@ -186,6 +190,7 @@ class DoneFiles:
         decision = Decision(rules.DONE, detail, result.moved_bytes, time.time_ns())
         async with self._engine.change():
             await self._engine.record_decision(ino, decision)
+        self._parts.faults.reach("done.recorded")
         return result.outcome
 
     async def _is_pinned(self, ino: InodeNo) -> bool:

@@ -2,6 +2,10 @@
 
 Invariant: what such a raw file holds is never served, moved or taken for the file's content; it is
 never removed either. Another form takes its place, or the file is unreadable and says why.
+
+1. The raw file is moved aside, durably. *Killed from here on*: its row names a missing file, which
+   is damage as well, and the next look goes on with 2.
+2. Its row is dropped, committed. *Power lost*: the row is back, as after 1.
 """
 
 from __future__ import annotations
@@ -48,6 +52,7 @@ async def replace_damaged(parts: MoveParts, ino: InodeNo) -> Inode:
     # Its pages must go before its name does; they are nobody's, for no handle was ever given.
     await parts.residency.unlock(ino, drop_pages=False)
     kept = await trio.to_thread.run_sync(_set_aside, parts, inode)
+    parts.faults.reach("damage.set_aside")
     async with parts.open_table.gates.hold(ino):
         now = await parts.engine.get_inode(ino)
         if (now.raw, now.generation) != (inode.raw, inode.generation):
@@ -56,6 +61,7 @@ async def replace_damaged(parts: MoveParts, ino: InodeNo) -> Inode:
         parts.open_table.forget_raw(ino)
         async with parts.engine.change():
             dropped = await parts.engine.drop_raw(ino, inode.generation, inode.raw)
+    parts.faults.reach("damage.detached")
     if dropped:
         path = os.fsdecode(await parts.engine.get_path(ino))
         log.warning("%s: %s; it is kept as %s, another form is read", path, reason, kept)

@@ -1,7 +1,7 @@
 """Fault points: the named instants of every move at which a crash test kills the process.
 
-Invariant: `FAULT_POINTS` names every point that the code reaches, and no other; a test fails when
-one of them was never reached.
+Invariant: `FAULT_POINTS` and `REPAIR_POINTS` name every point that the code reaches, and no other;
+a test fails when one of them was never reached.
 """
 
 from __future__ import annotations
@@ -44,12 +44,35 @@ FAULT_POINTS = (
     "garbage.cleared",
     "recover.rolled_back",
     "recover.swept",
+    "damage.set_aside",
+    "damage.detached",
+    "done.dropped",
+    "done.recorded",
+    "generation.raised",
+    "generation.written",
+    "generation.stored",
 )
 """Each point is named after what has just happened; in the order of the life of a move."""
+
+
+REPAIR_POINTS = (
+    "repair.copied",
+    "repair.begun",
+    "repair.identified",
+    "repair.salvaged",
+    "repair.log_removed",
+    "repair.tables",
+    "repair.lease",
+    "repair.joined",
+    "repair.mended",
+    "repair.checked",
+    "repair.moved",
+)
+"""Of `memfs fsck --repair`, in order."""
 
 
 class FaultPoints:
     """Told of every point reached; does nothing. Crash tests pass one that kills the process."""
 
     def reach(self, point: str) -> None:
-        """A move has come to `point`, one of `FAULT_POINTS`."""
+        """A move has come to `point`, one of those above."""

@@ -4,6 +4,11 @@ A copy of a state directory that is mounted after the original went on names obj
 and takes objects that it does not know for rubbish. So each mount raises a counter, in the state
 first and then in the store, under the identity of the state directory.
 
+1. The counter is raised in the state and synced. *Killed from here on*: the store has a lower one,
+   which refuses nobody; the next mount raises it again.
+2. A file with the counter is written, below `tmp/`. *Killed*: the next start removes it.
+3. The file is stored. *Killed*: both have the same counter.
+
 Invariant: the counter in the store is never ahead of the state directory that raised it last: it is
 written only once the same number is on stable storage here. A store that does not answer holds up
 no mount.
@@ -18,6 +23,7 @@ import trio
 
 from memfs.errors import MemfsError, ObjectMissingError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs.moves.faults import FaultPoints
 from memfs.stores.disk import disk_errors
 
 if TYPE_CHECKING:
@@ -48,11 +54,17 @@ class StateGeneration:
         engine: Of the state directory.
         remote: Its object store.
         temporary_path: Returns an unused path for a file with a name like this.
+        faults: Told of the points that a mount reaches.
     """
 
     def __init__(
-        self, engine: Local, remote: RemoteStore, temporary_path: Callable[[str], Path]
+        self,
+        engine: Local,
+        remote: RemoteStore,
+        temporary_path: Callable[[str], Path],
+        faults: FaultPoints | None = None,
     ) -> None:
+        self._faults = faults or FaultPoints()
         self._engine = engine
         self._remote = remote
         self._temporary_path = temporary_path
@@ -91,6 +103,7 @@ class StateGeneration:
         async with self._engine.change():
             await self._engine.put_setting(SETTING, str(self._number).encode())
         await trio.to_thread.run_sync(self._engine.sync)
+        self._faults.reach("generation.raised")
 
     def _refusal(self, own: int, seen: int) -> str:
         return (
@@ -140,6 +153,8 @@ class StateGeneration:
         try:
             with disk_errors(str(path)):
                 await trio.to_thread.run_sync(path.write_bytes, _MAGIC + b"%d\n" % self._number)
+            self._faults.reach("generation.written")
             await self._remote.put_file(self.key, path)
+            self._faults.reach("generation.stored")
         finally:
             path.unlink(missing_ok=True)

@@ -11,13 +11,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import trio
 
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import AlreadyExistsError, StoreUnavailableError
+from memfs.mover.done_files import DoneFiles
 from memfs.moves.faults import FaultPoints
+from memfs.moves.generation import StateGeneration
+from memfs.moves.rechecking import CLEAN_SETTING
+from memfs.policy.shares import Shares
 from memfs.types import ROOT_INODE, FormKind
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
@@ -60,6 +65,7 @@ async def ensure(state: State, name: str, seed: int) -> InodeNo:
 async def live(state: State) -> None:
     moves = state.moves
     await moves.recover()
+    await note_generation(state)
     inos = [await ensure(state, name, seed) for seed, name in enumerate("abcd")]
     while not moves.sweep_done:
         await moves.sweep_step()
@@ -83,11 +89,44 @@ async def live(state: State) -> None:
     await collect(state)
     for ino in inos:
         await moves.hydrate(ino)
+    await make_room(state, inos[0])
+    await lose_a_raw_file(state, inos[1])
     await moves.pack(inos[2])
     await moves.drop_form(inos[2], FormKind.PACKED)
     await moves.drop_form(inos[3], FormKind.REMOTE)
     await collect(state)
     await live_in_batches(state)
+
+
+async def note_generation(state: State) -> None:
+    """Do what a mount begins with."""
+    generation = StateGeneration(
+        state.engine, state.remote, state.packed_store.temporary_path, state.parts.faults
+    )
+    await generation.begin()
+    await generation.step()
+
+
+async def make_room(state: State, ino: InodeNo) -> None:
+    """A file that a program is done with leaves, in both its local forms, and comes back."""
+    await state.moves.pack(ino)
+    done = DoneFiles(state.parts, state.moves, Shares())
+    done.add([ino])
+    await done.drop_next()
+    await state.moves.hydrate(ino)
+
+
+async def lose_a_raw_file(state: State, ino: InodeNo) -> None:
+    """A raw file is cut while nothing is mounted, after an orderly end."""
+    inode = await state.engine.get_inode(ino)
+    async with state.engine.change():
+        await state.engine.mark_durable([(ino, inode.generation)])
+    os.truncate(state.raw_store.path(inode.raw), 100)
+    clean_ns = time.time_ns()
+    async with state.engine.change():
+        await state.engine.put_setting(CLEAN_SETTING, b"%d" % clean_ns)
+    state.sealer.note_clean(clean_ns)
+    await state.moves.hydrate(ino)
 
 
 async def live_in_batches(state: State) -> None:

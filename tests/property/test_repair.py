@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,13 @@ from memfs.metadata.sqlite.pages import PageSums
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
-from memfs.types import ROOT_INODE
+from memfs.types import ROOT_INODE, InodeNo
 from tests.moving import State, compressible
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from memfs.moves.faults import FaultPoints
 
 FILE_COUNT = 30
 FILES = ("format", "ids", "metadata.db", "metadata.db-wal", "metadata.sums", "journal.0")
@@ -51,7 +54,7 @@ async def make_killed(root: Path) -> Path:
     return killed
 
 
-async def mend(state_dir: Path) -> Repaired:
+async def mend(state_dir: Path, faults: FaultPoints | None = None) -> Repaired:
     raw_store = RawStore(state_dir)
     try:
         return await repair(
@@ -61,6 +64,7 @@ async def mend(state_dir: Path) -> Repaired:
             PackedStore(state_dir),
             LostFound(state_dir),
             time.time_ns(),
+            faults,
         )
     finally:
         raw_store.close()
@@ -189,6 +193,56 @@ async def test_repair_of_tables_that_contradict_the_journals(tmp_path: Path) -> 
     found = await state.engine.lookup(ROOT_INODE, name)
     assert await state.content(found.ino) == content_of(FILE_COUNT - 1)
     state.close()
+
+
+async def test_repair_gives_no_number_twice_after_an_older_id_lease(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    State(state_dir).close()
+    ids = (state_dir / "ids").read_bytes()
+    for _ in range(3):
+        # Killed each time: a range of numbers is passed over.
+        killed = tmp_path / "killed"
+        state = State(state_dir)
+        await state.create(f"{state.engine.reserve_ids()[0]}", b"content")
+        shutil.rmtree(killed, ignore_errors=True)
+        shutil.copytree(state_dir, killed)
+        state.close()
+        shutil.rmtree(state_dir)
+        killed.rename(state_dir)
+    (state_dir / "ids").write_bytes(ids)
+    repaired = await mend(state_dir)
+    assert any("ids is an older copy" in action for action in repaired.actions)
+    state = State(state_dir)
+    last = (await state.engine.list_files(InodeNo(0), 100))[-1]
+    assert state.engine.reserve_ids()[0] > last.ino
+    state.close()
+
+
+async def test_repair_reads_rows_on_both_sides_of_a_damaged_page(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    state = State(state_dir)
+    count = 150
+    inos = [await state.create(f"{index}", b"content %d" % index) for index in range(count)]
+    state.close()
+    path = state_dir / "metadata.db"
+    with sqlite3.connect(path) as connection:
+        ((root,),) = connection.execute("select rootpage from sqlite_master where name = 'inode'")
+    connection.close()
+    content = bytearray(path.read_bytes())
+    # The root lists its leaves: https://www.sqlite.org/fileformat.html, section 1.6.
+    page = content[(root - 1) * 4096 : root * 4096]
+    (cell_count,) = struct.unpack_from(">H", page, 3)
+    (cell,) = struct.unpack_from(">H", page, 12 + cell_count // 2 * 2)
+    (leaf,) = struct.unpack_from(">I", page, cell)
+    content[(leaf - 1) * 4096 : (leaf - 1) * 4096 + 16] = b"\xff" * 16
+    path.write_bytes(content)
+    repaired = await mend(state_dir)
+    assert any("table inode: only" in action for action in repaired.actions)
+    state = State(state_dir)
+    found = [inode.ino for inode in await state.engine.list_files(InodeNo(0), 1000)]
+    state.close()
+    assert (inos[0], inos[-1]) == (found[0], found[-1])
+    assert len(found) > count // 2
 
 
 async def test_repair_of_a_sound_state_changes_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,13 @@ from memfs.metadata.sqlite.check import RECOUNT, find_damage
 from memfs.metadata.sqlite.creation import LEASE_NAME, create
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES, Database, Identity, Limits
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
-from memfs.metadata.sqlite.format import new_state_id, read_format, read_state_id, write_format
+from memfs.metadata.sqlite.format import (
+    new_state_id,
+    read_format,
+    read_state_id,
+    refuse_half_repaired,
+    write_format,
+)
 from memfs.metadata.sqlite.inode_cache import InodeCache
 from memfs.metadata.sqlite.journal import BOOT_BYTES, Journal
 from memfs.metadata.sqlite.lease import IdLease
@@ -73,6 +79,8 @@ class SqliteEngine(Settings):
         """
         if not read_format(state_dir):
             create(state_dir, time.time_ns() if now_ns is None else now_ns)
+        if complain is None:
+            refuse_half_repaired(state_dir)
         if not (state_dir / FILE_NAME).exists():
             raise StateDamagedError(f"{state_dir / FILE_NAME} is missing", str(state_dir))
         try:

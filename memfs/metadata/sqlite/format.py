@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FORMAT_NUMBER = 2
 ENGINE_NAME = "sqlite"
 FILE_NAME = "format"
+REPAIR_NAME = "repairing"
+"""A file that is there while a repair goes on."""
+
 STATE_ID_BYTES = 16
 
 
@@ -98,6 +101,30 @@ def write_format(state_dir: Path, state_id: StateId) -> None:
         # A full disk has no block for a second file. One sector is written whole or not at all.
         _write(state_dir / FILE_NAME, content, 0)
     sync_directory(state_dir)
+
+
+def begin_repair(state_dir: Path) -> None:
+    """Refuse all mounts of a directory until `end_repair`, durably; also if this process ends."""
+    _write(state_dir / REPAIR_NAME, "memfs fsck --repair has begun and has not ended", os.O_CREAT)
+    sync_directory(state_dir)
+
+
+def end_repair(state_dir: Path) -> None:
+    """Let the directory be mounted again."""
+    (state_dir / REPAIR_NAME).unlink(missing_ok=True)
+    sync_directory(state_dir)
+
+
+def refuse_half_repaired(state_dir: Path) -> None:
+    """See that no repair was cut short.
+
+    Raises:
+        StateDamagedError: One was.
+    """
+    if (state_dir / REPAIR_NAME).exists():
+        raise StateDamagedError(
+            f"{state_dir}: a repair has begun and was cut short", str(state_dir)
+        )
 
 
 def _write(path: Path, content: str, flags: int) -> None:

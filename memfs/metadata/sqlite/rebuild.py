@@ -1,6 +1,14 @@
 """Rebuilding: what can be made of damaged metadata, with a sentence for all that is lost.
 
-Invariant: nothing but metadata is written. Whoever calls this has copied them away before.
+Each step begins from what the one before has left, and from what a killed one has left. Rows that
+were read out of a damaged database are a file of their own, complete, before the damaged one goes:
+
+1. The rows are written to `metadata.db.new`. *Killed*: the next repair begins that anew.
+2. It becomes `metadata.db.salvaged`. *Killed from here on*: the next repair goes on with 3.
+3. The log of the damaged database is removed, which would be taken for one of the new.
+4. The new database takes the place of the damaged one.
+
+Invariant: nothing but metadata is written. The caller has copied them away before.
 """
 
 from __future__ import annotations
@@ -16,7 +24,13 @@ from memfs.metadata.sqlite.creation import LEASE_NAME, create_tables
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
-from memfs.metadata.sqlite.format import new_state_id, read_format, read_state_id, write_format
+from memfs.metadata.sqlite.format import (
+    new_state_id,
+    read_format,
+    read_state_id,
+    sync_directory,
+    write_format,
+)
 from memfs.metadata.sqlite.journal import Journal
 from memfs.metadata.sqlite.lease import LEASE_COUNT, IdLease
 from memfs.metadata.sqlite.mending import mend
@@ -27,11 +41,11 @@ from memfs.metadata.sqlite.statements import INSERT_DENTRY, INSERT_INODE, UNDERS
 from memfs.types import StateId
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from memfs.config import MetadataConfig
 
-BATCH_COUNT = 500
 _RAW_FIELD = 13
 """Of `Inode`, as `INSERT_INODE` has it."""
 
@@ -43,7 +57,11 @@ def metadata_files(state_dir: Path) -> list[Path]:
 
 
 def rebuild(
-    state_dir: Path, config: MetadataConfig, highest_raw: int, now_ns: int
+    state_dir: Path,
+    config: MetadataConfig,
+    highest_raw: int,
+    now_ns: int,
+    reach: Callable[[str], None],
 ) -> tuple[list[str], dict[int, str]]:
     """Make the metadata of a state directory usable again.
 
@@ -52,6 +70,7 @@ def rebuild(
         config: Sizes in memory.
         highest_raw: The highest number of a raw file.
         now_ns: Time of what is made anew.
+        reach: Told of each fault point.
 
     Returns:
         A sentence for each thing that was damaged or is lost; and the names of raw files that only
@@ -70,23 +89,29 @@ def rebuild(
     finally:
         for journal in journals:
             journal.close()
+    reach("repair.identified")
     path = state_dir / FILE_NAME
-    _settle_tables(path, state_id, now_ns, told)
+    _settle_tables(path, state_id, now_ns, told, reach)
+    reach("repair.tables")
     _settle_lease(state_dir / LEASE_NAME, max(_highest_number(path), highest_raw), turn, told)
+    reach("repair.lease")
     SqliteEngine.open(state_dir, config, now_ns, complain=told.append).close()
+    reach("repair.joined")
     with sqlite3.connect(path, isolation_level=None) as connection:
         connection.execute("begin immediate")
         highest = _highest_number(path) + 1
         told += mend(connection, highest, now_ns)
         connection.execute("commit")
     connection.close()
+    reach("repair.mended")
     # Written past the engine: the next opening makes the sums of what is there.
     (state_dir / SUMS_NAME).unlink(missing_ok=True)
-    engine = SqliteEngine.open(state_dir, config, now_ns)
+    engine = SqliteEngine.open(state_dir, config, now_ns, complain=told.append)
     try:
         told += [f"still wrong: {sentence}" for sentence in engine.check()]
     finally:
         engine.close()
+    reach("repair.checked")
     return told, names
 
 
@@ -132,7 +157,17 @@ def _names_of_stranded(journals: list[Journal]) -> dict[int, str]:
     return {raws[ino]: name for ino, name in names.items() if ino in raws}
 
 
-def _settle_tables(path: Path, state_id: StateId, now_ns: int, told: list[str]) -> None:
+def _settle_tables(
+    path: Path,
+    state_id: StateId,
+    now_ns: int,
+    told: list[str],
+    reach: Callable[[str], None],
+) -> None:
+    if _salvaged(path).exists():
+        told.append(f"{path} was damaged: a repair that was cut short has read its rows one by one")
+        _put_in_place(path, reach)
+        PageSums(path, state_id).drop_sums()
     if not path.exists():
         told.append(f"{path} is missing: begun anew")
         create_tables(path, now_ns)
@@ -145,6 +180,8 @@ def _settle_tables(path: Path, state_id: StateId, now_ns: int, told: list[str]) 
     else:
         told.append(f"{damage or str(path) + ' is damaged'}: rows are read one by one")
         _salvage(path, now_ns, told)
+        reach("repair.salvaged")
+        _put_in_place(path, reach)
     # They are of another file by now, or were looked at.
     sums.drop_sums()
 
@@ -163,7 +200,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def _salvage(path: Path, now_ns: int, told: list[str]) -> None:
-    """Copy all rows that can be read into a new database, and put it in the place of the old."""
+    """Copy all rows that can be read into a new database, which is `_salvaged` once complete."""
     new = path.with_name(path.name + ".new")
     for suffix in ("", "-wal", "-shm"):
         new.with_name(new.name + suffix).unlink(missing_ok=True)
@@ -183,9 +220,25 @@ def _salvage(path: Path, now_ns: int, told: list[str]) -> None:
     finally:
         source.close()
         target.close()
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.rename(_salvaged(path))
+    sync_directory(path.parent)
+
+
+def _salvaged(path: Path) -> Path:
+    """Return where a new database lies that is to take the place of a damaged one."""
+    return path.with_name(path.name + ".salvaged")
+
+
+def _put_in_place(path: Path, reach: Callable[[str], None]) -> None:
+    """Put the rows that were read in the place of the damaged database."""
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    new.rename(path)
+    sync_directory(path.parent)
+    reach("repair.log_removed")
+    _salvaged(path).rename(path)
+    sync_directory(path.parent)
 
 
 def _copy_rows(
@@ -200,18 +253,35 @@ def _copy_rows(
     whole = False
     for order in ("", " desc") if key else ("",):
         by = f" order by {key.replace(',', order + ',')}{order}" if key else ""
-        try:
-            rows = source.execute(f"select * from {table}{by}")
-            while batch := rows.fetchmany(BATCH_COUNT):
-                target.executemany(f"insert or replace into {table} values ({marks})", batch)
-            whole = True
+        insert = f"insert or replace into {table} values ({marks})"
+        whole = _copy_until_damage(source, f"select * from {table}{by}", target, insert)
+        if whole:
             break
-        except sqlite3.Error:
-            continue
     if table == "state" and not target.execute("select 1 from state").fetchone():
         width = len(fields) - 1
         target.execute(f"insert into state values (0{', 0' * width})")
     return target.execute(f"select count(*) from {table}").fetchone()[0], whole
+
+
+def _copy_until_damage(
+    source: sqlite3.Connection, select: str, target: sqlite3.Connection, insert: str
+) -> bool:
+    """Copy one row after the other, as far as they can be read; returns whether that is all."""
+    whole = True
+    rows: sqlite3.Cursor | None = None
+    while True:
+        try:
+            # A batch that meets a damaged page would take the rows before it along.
+            rows = rows or source.execute(select)
+            row = rows.fetchone()
+        except sqlite3.Error:
+            return False
+        if row is None:
+            return whole
+        try:
+            target.execute(insert, row)
+        except sqlite3.IntegrityError:
+            whole = False
 
 
 def _highest_number(path: Path) -> int:

@@ -1,0 +1,179 @@
+"""Each rule of mending: one contradiction of rows at a time, told where something is lost by it."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import stat
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+import trio
+
+from memfs.config import MetadataConfig
+from memfs.metadata.records import NewInode
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.lease import IdLease
+from memfs.metadata.sqlite.mending import mend
+from memfs.types import ROOT_INODE, InodeNo
+from tests.moving import State, compressible
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FIRST_FREE = 1 << 20
+
+
+class Case(NamedTuple):
+    """A contradiction, and what is to be told of it."""
+
+    statements: str
+    """With the inode numbers of the files, directories and the link by name."""
+    told: str = ""
+    """Empty: nothing, for nothing is lost."""
+
+
+CASES = {
+    "dentry-without-inode": Case(
+        "insert into dentry values (1, 900, x'78', 4242)", "lost: its inode 4242 is"
+    ),
+    "dentry-without-directory": Case(
+        "insert into dentry values (4242, 900, x'78', {raw})", "lost: its directory 4242 is"
+    ),
+    "dentry-in-a-file": Case(
+        "insert into dentry values ({raw}, 900, x'78', {packed})", "lost: its directory {raw} is"
+    ),
+    "second-name-of-a-directory": Case(
+        "insert into dentry values (1, 900, x'78', {outer})", "directory {outer} had a second name"
+    ),
+    "shared-raw-file": Case(
+        "update inode set raw = (select raw from inode where ino = {raw}) where ino = {packed}",
+        "inode {packed} shared its raw file",
+    ),
+    "blob-without-form": Case(
+        "delete from form where blob = (select blob from inode where ino = {packed})",
+        "inode {packed} has lost its blob",
+    ),
+    "form-without-inode": Case(
+        "update inode set blob = 0, packed = 0 where ino = {packed}",
+        "the packed form packed/",
+    ),
+    "form-without-blob": Case(
+        "delete from blob where blob = (select blob from inode where ino = {packed})",
+        "the packed form packed/",
+    ),
+    "nameless-file": Case(
+        "delete from dentry where ino = {raw}", "inode {raw} has lost its name: it is in the root"
+    ),
+    "ring-of-directories": Case(
+        "update dentry set parent = {inner} where ino = {outer}",
+        "inode {outer} has lost its name: it is in the root",
+    ),
+    "no-root": Case("delete from inode where ino = 1", "the root directory is made anew"),
+    "impossible-flags": Case("update inode set flags = 7 where ino = {raw}"),
+    "unsealed-without-raw": Case("update inode set flags = 1, raw = 0 where ino = {empty}"),
+    "unsealed-with-blob": Case("update inode set flags = 1 where ino = {packed}"),
+    "directory-with-raw": Case("update inode set raw = 999 where ino = {outer}"),
+    "raw-in-use-as-garbage": Case(
+        "insert into garbage select 901, 'raw', cast(raw as text) from inode where ino = {raw}"
+    ),
+    "form-in-use-as-garbage": Case(
+        "insert into garbage select 901, kind, location from form where kind = 'packed'"
+    ),
+    "batch-in-use-as-garbage": Case("insert into garbage select 901, 'remote', key from batch"),
+    "lost-batch": Case("delete from batch"),
+    "wrong-count-of-a-batch": Case("update batch set live_count = 99"),
+    "wrong-bytes-of-a-batch": Case("update batch set live_bytes = 99"),
+    "empty-batch": Case("insert into batch values ('x', 1, 1, 1)"),
+    "wrong-mark-of-packed": Case("update inode set packed = 1 - packed where ino = {packed}"),
+    "lost-target": Case("delete from symlink"),
+    "target-of-a-file": Case("insert into symlink values ({raw}, x'78')"),
+    "xattr-of-nothing": Case("insert into xattr values (4242, x'78', x'78')"),
+    "pending-of-nothing": Case("insert into pending values (4242, 1, 'r', 1, 1)"),
+    "decision-of-nothing": Case("insert into decision values (4242, 'r', 'd', 1, 1)"),
+    "links-of-a-file": Case("update inode set nlink = 5 where ino = {raw}"),
+    "links-of-a-directory": Case("update inode set nlink = 5 where ino = {outer}"),
+    "totals": Case("update state set inode_count = 77, raw_bytes = 1"),
+}
+
+
+class Closed(NamedTuple):
+    """A closed state directory with one of everything."""
+
+    state_dir: Path
+    inos: dict[str, InodeNo]
+
+
+async def make(state_dir: Path) -> dict[str, InodeNo]:
+    state = State(state_dir)
+    engine = state.engine
+    inos = {name: await state.create(name, compressible(9000)) for name in ("raw", "packed")}
+    inos["empty"] = await state.create("empty", b"")
+    await state.moves.pack(inos["packed"])
+    small = [await state.create(f"small{index}", compressible(500, index)) for index in range(2)]
+    await state.moves.upload_batch(small)
+    async with engine.change():
+        where = ROOT_INODE
+        for name in ("outer", "inner"):
+            inos[name] = engine.reserve_ids()[0]
+            new = NewInode(inos[name], stat.S_IFDIR | 0o755, 0, 0, time.time_ns())
+            await engine.create(where, name.encode(), new)
+            where = inos[name]
+        inos["link"] = engine.reserve_ids()[0]
+        new = NewInode(inos["link"], stat.S_IFLNK | 0o777, 0, 0, time.time_ns(), target=b"raw")
+        await engine.create(ROOT_INODE, b"link", new)
+    state.close()
+    return inos
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Closed:
+    state_dir = tmp_path_factory.mktemp("closed") / "state"
+    return Closed(state_dir, trio.run(make, state_dir))
+
+
+def mend_after(state_dir: Path, statements: str) -> list[str]:
+    """Run statements on a closed database, and mend it."""
+    with sqlite3.connect(state_dir / "metadata.db", isolation_level=None) as connection:
+        connection.execute("begin")
+        connection.execute(statements)
+        told = mend(connection, FIRST_FREE, 1)
+        connection.execute("commit")
+    connection.close()
+    (state_dir / "metadata.sums").unlink()
+    (state_dir / "ids").unlink()
+    IdLease.format(state_dir / "ids", 2 * FIRST_FREE, 1000)
+    return told
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_contradiction_is_mended_and_told(tmp_path: Path, closed: Closed, name: str) -> None:
+    state_dir = tmp_path / "state"
+    shutil.copytree(closed.state_dir, state_dir)
+    statements, sentence = CASES[name]
+    told = mend_after(state_dir, statements.format(**closed.inos))
+    if sentence:
+        assert sentence.format(**closed.inos) in "\n".join(told)
+    else:
+        assert told == []
+    engine = SqliteEngine.open(state_dir, MetadataConfig())
+    try:
+        assert engine.check() == []
+    finally:
+        engine.close()
+
+
+def test_sound_rows_stay_as_they_are(tmp_path: Path, closed: Closed) -> None:
+    state_dir = tmp_path / "state"
+    shutil.copytree(closed.state_dir, state_dir)
+
+    def dump() -> list[str]:
+        with sqlite3.connect(state_dir / "metadata.db") as connection:
+            lines = list(connection.iterdump())
+        connection.close()
+        return lines
+
+    before = dump()
+    assert mend_after(state_dir, "select 1") == []
+    assert before == dump()
