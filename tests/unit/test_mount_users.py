@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.linux.mounts import Mount
+from memfs.linux.namespaces import Resident, list_residents
 from memfs_daemon import mount_users
-from memfs_daemon.mount_users import list_users, unmount_unused
+from memfs_daemon.mount_users import describe_copies, list_copies, list_users, unmount_unused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -67,3 +70,29 @@ def test_patience_is_counted_in_tries(tmp_path: Path, monkeypatch: pytest.Monkey
     unmount = Busy(3)
     unmount_unused(unmount, tmp_path)
     assert unmount.tries == 4
+
+
+def test_only_copies_of_this_state_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other mounts, of memfs too, are nobody's reason to keep this one."""
+    state, root = str(tmp_path / "state"), tmp_path / "root"
+    residents = [
+        Resident(pid, f"name{pid}", Mount(root, source, kind, frozenset(), "0:40"))
+        for pid, (source, kind) in enumerate(
+            [(state, "fuse.memfs"), (state, "ext4"), (f"{state}2", "fuse.memfs")], 1
+        )
+    ]
+
+    def listed(wanted: Callable[[Mount], bool]) -> list[Resident]:
+        return [resident for resident in residents if wanted(resident.mount)]
+
+    monkeypatch.setattr(mount_users, "list_residents", listed)
+    copies = list_copies(tmp_path / "state")
+    assert [copy.pid for copy in copies] == [1]
+    assert describe_copies(copies).endswith("those of name1 (1)")
+
+
+def test_processes_of_this_namespace_have_no_copies() -> None:
+    """The mount that they have is the one itself."""
+    assert os.getpid() not in [resident.pid for resident in list_residents(lambda _mount: True)]
