@@ -126,8 +126,8 @@ class GlacierConfig:
     transfer_count_max: int = 4
     """Uploads and fetches at a time."""
     buffer_bytes: int = 40 * MIB
-    """Bytes of objects in memory at a time, for all uploads and fetches together; each has 8 MiB at
-    the least. An S3 client takes twice that."""
+    """Bytes of objects in memory at a time, for all uploads, fetches and checks together; each has
+    8 MiB at the least. Clients of Google and Azure take up to twice that."""
     batch_file_bytes_max: int = 1 * MIB
     """Files up to this size share objects; 0: each file is an object of its own."""
     batch_size_bytes: int = 16 * MIB

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
+    from memfs.stores.parts import PartSlots
     from memfs.stores.store import ByteSource, ObjectStat, RemoteStore
 
 
@@ -187,6 +188,11 @@ class FaultyStore:
     def url(self) -> str:
         """The inner store's."""
         return self._inner.url
+
+    @property
+    def slots(self) -> PartSlots:
+        """The inner store's."""
+        return self._inner.slots
 
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store, unless a fault hits."""

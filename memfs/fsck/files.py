@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Form, Inode
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
-    from memfs.stores.reading import RangeReader
     from memfs.stores.store import RemoteStore
 
 BATCH_COUNT = 1000
@@ -240,11 +239,13 @@ class FileCheck:
         elif self._verify:
             # An archived object is there with its size; to read it would cost a restore.
             with contextlib.suppress(ObjectArchivedError), without_restores():
-                await self._verify_object(extent.reader(remote), form)
+                await self._verify_object(remote, extent, form)
 
-    async def _verify_object(self, read_range: RangeReader, form: Form) -> None:
+    async def _verify_object(self, remote: RemoteStore, extent: Extent, form: Form) -> None:
         unlock = await self._unlock(form)
-        reader = await FrameReader.open(read_range, form.stored_bytes, form.location, unlock)
+        reader = await FrameReader.open(
+            extent.reader(remote), form.stored_bytes, form.location, unlock, remote.slots
+        )
         await reader.verify()
         self._verified_bytes += form.stored_bytes
 

@@ -365,6 +365,7 @@ async def _verify_once(
             for start in range(0, size, PART_BYTES):
                 data = await remote.get_range(key, start, min(start + PART_BYTES, size))
                 await trio.to_thread.run_sync(write_all, fd, data, limiter=parts.threads)
+                del data  # not to be in memory beside the next part
             await trio.to_thread.run_sync(
                 _verify_fetched, parts, fetched, name, forms, limiter=parts.threads
             )

@@ -220,6 +220,7 @@ async def _unpack_form(
         form.stored_bytes,
         f"{remote.url}/{form.location}",
         unlock(parts, blob, form.codec),
+        remote.slots,
     )
     await reader.unpack_to(fd, advance, parts.zeros)
 

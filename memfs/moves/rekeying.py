@@ -127,6 +127,7 @@ async def _copy(
         former.stored_bytes,
         f"{remote.url}/{former.location}",
         unlock(parts, blob, former.codec),
+        remote.slots,
     )
     encryption = encryption_of(parts, FormKind.REMOTE, inode, former.blob)
     stored_bytes, table = await reader.reencrypt_to(fd, encryption, advance)

@@ -309,7 +309,7 @@ async def _check_remote(parts: MoveParts, form: Form, blob: Blob, pace: Pace) ->
     name = f"{remote.url}/{form.location}"
     with without_restores():
         reader = await FrameReader.open(
-            extent.reader(remote), extent.size, name, unlock(parts, blob, form.codec)
+            extent.reader(remote), extent.size, name, unlock(parts, blob, form.codec), remote.slots
         )
         await reader.verify(advance, parts.zeros)
         pace.form_bytes = form.stored_bytes

@@ -198,5 +198,6 @@ async def verify_object(
         container.stored_bytes,
         name,
         unlock(parts, blob, container.coding),
+        remote.slots,
     )
     await reader.verify(advance, parts.zeros)

@@ -25,13 +25,13 @@ from memfs.errors import (
     UsageError,
 )
 from memfs.stores.objects import (
-    PART_CONCURRENCY,
     FsspecStore,
     Page,
     UploadCallback,
     gathered,
     unanswered,
 )
+from memfs.stores.parts import PART_CONCURRENCY
 from memfs.stores.restoring import (
     HOUR_S,
     ArchivedObject,

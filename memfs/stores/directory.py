@@ -27,7 +27,8 @@ from memfs.stores.disk import (
     read_fully,
     write_all,
 )
-from memfs.stores.store import ObjectStat
+from memfs.stores.parts import PART_CONCURRENCY, PartSlots
+from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -57,10 +58,18 @@ class DirectoryStore:
         root: Created if missing.
         timeout_s: Deadline of a call; longest pause within a transfer.
         thread_count_max: Blocking calls at a time.
+        slots: See `RemoteStore`; None: for one transfer as large as they get.
     """
 
-    def __init__(self, root: Path, timeout_s: float, thread_count_max: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        timeout_s: float,
+        thread_count_max: int,
+        slots: PartSlots | None = None,
+    ) -> None:
         self._root = root
+        self._slots = slots or PartSlots(PART_CONCURRENCY * PART_BYTES, 1)
         self._tree = DirectoryTree(root)
         self._unfinished = root / UNFINISHED
         self._timeout_s = timeout_s
@@ -73,6 +82,11 @@ class DirectoryStore:
     def url(self) -> str:
         """`file://` and the root."""
         return f"file://{self._root}"
+
+    @property
+    def slots(self) -> PartSlots:
+        """See `RemoteStore`."""
+        return self._slots
 
     async def put_file(self, key: str, source: Path) -> None:
         """Copy a file in, durably; shares extents where the file system can."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from memfs.stores.parts import PartSlots
     from memfs.stores.store import ByteSource, ObjectStat, RemoteStore
 
 
@@ -28,6 +29,11 @@ class ForwardingStore:
     def url(self) -> str:
         """The inner store's."""
         return self._inner.url
+
+    @property
+    def slots(self) -> PartSlots:
+        """The inner store's."""
+        return self._inner.slots
 
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store."""

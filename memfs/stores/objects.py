@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno as codes
 import functools
+import io
 import os
 import socket
 from datetime import datetime
@@ -35,7 +36,7 @@ from memfs.errors import (
 )
 from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedError
 from memfs.stores.disk import write_all_at
-from memfs.stores.parts import PartSlots
+from memfs.stores.parts import PART_CONCURRENCY, PartSlots
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
@@ -52,11 +53,6 @@ Page = tuple[list[ObjectStat], str | None]
 """Objects, and where the next page begins; None: this was the last."""
 
 _MODIFIED_KEYS = ("mtime", "LastModified", "last_modified", "modified", "updated", "created")
-
-PART_CONCURRENCY = 4
-"""Parts in flight of one transfer at the most, 32 MiB of memory: each hides another's round trip.
-Guess; on loopback put reached 1.3 and get 0.8 of s3fs's own rate (tests/bench/transfers.py, 256
-MiB)."""
 
 RATE_BYTES_S_MIN = 64 << 10
 """Slowest link that is still served: a transfer's part may take this long beyond the time-out."""
@@ -139,6 +135,11 @@ class FsspecStore:
         """The configured URL without user, password and query."""
         return self._url
 
+    @property
+    def slots(self) -> PartSlots:
+        """See `RemoteStore`."""
+        return self._parts
+
     async def put_file(self, key: str, source: Path) -> None:
         """Upload a file, in parts where it is large."""
 
@@ -208,6 +209,7 @@ class FsspecStore:
                     )
                 # Not to be abandoned: the number of the file would be another file's soon.
                 await trio.to_thread.run_sync(self._mapped, what, write_all_at, fd, part, start)
+                del part  # not to be in memory beside the next one
             except MemfsError as error:
                 failures.append(error)
             if failures:
@@ -377,16 +379,26 @@ class FsspecStore:
 
 def gathered(source: ByteSource, size: int, callback: UploadCallback) -> Iterator[bytes]:
     """Yield parts of a size of what comes from a source; the last one is the rest, if any."""
-    part = bytearray()
+    gathering = io.BytesIO()
+
+    def take() -> bytes:
+        # Its buffer itself, to which nothing here refers while the caller has it.
+        nonlocal gathering
+        part, gathering = gathering.getvalue(), io.BytesIO()
+        return part
+
     while data := source.read():
-        part += data
         # A sign of life: making a part may take a while.
         callback.relative_update(0)
-        while len(part) >= size:
-            yield bytes(part[:size])
-            del part[:size]
-    if part:
-        yield bytes(part)
+        view = memoryview(data)
+        while view:
+            missing = size - gathering.tell()
+            gathering.write(view[:missing])
+            view = view[missing:]
+            if gathering.tell() == size:
+                yield take()
+    if gathering.tell():
+        yield take()
 
 
 def unanswered(error: BaseException, message: str) -> StoreUnavailableError:

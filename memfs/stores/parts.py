@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+PART_CONCURRENCY = 4
+"""Parts in flight of one transfer at the most, 32 MiB of memory: each hides another's round trip.
+Guess; on loopback put reached 1.3 and get 0.8 of s3fs's own rate (tests/bench/transfers.py, 256
+MiB)."""
+
+
 class PartSlots:
     """Room for parts; safe for all threads.
 

@@ -22,7 +22,9 @@ from memfs.stores.container import TAIL_BYTES, SeekTable
 from memfs.stores.disk import ByteProgress, disk_errors, read_fully
 from memfs.stores.envelope import Unlock, parse_table, table_bytes_needed
 from memfs.stores.packing import worker_count
+from memfs.stores.parts import PART_CONCURRENCY, PartSlots
 from memfs.stores.reencrypting import Reencryption
+from memfs.stores.store import PART_BYTES
 from memfs.stores.zeros import ZeroRuns
 
 if TYPE_CHECKING:
@@ -39,11 +41,8 @@ RangeReader = Callable[[int, int], Awaitable[bytes]]
 
 BATCH_BYTES = 8 << 20
 """Stored bytes of one request when a whole object is read; guess: hides a round trip of 50 ms at
-150 MB/s, and `AHEAD_COUNT` + 2 of them are in memory at a time."""
-
-AHEAD_COUNT = 3
-"""Requests under way while the answer to an earlier one is decoded. As many parts at a time as
-`stores.objects` moves of a transfer; see `tests.bench.transfers`."""
+150 MB/s, and `PART_CONCURRENCY` of them are in memory at a time, as of other transfers: one that is
+decoded, and requests under way."""
 
 
 class ContentSink:
@@ -350,6 +349,7 @@ class FrameReader:
         name: The object, for messages.
         table: Its parsed table; see `open`.
         tail: Its last bytes, where they are known.
+        slots: Of the store; None: there is room for as much as a transfer may take.
     """
 
     def __init__(
@@ -359,11 +359,13 @@ class FrameReader:
         name: str,
         table: SeekTable,
         tail: bytes = b"",
+        slots: PartSlots | None = None,
     ) -> None:
         self._read_range = read_range
         self._name = name
         self._tail = tail
         self._tail_start = stored_bytes - len(tail)
+        self._slots = slots or PartSlots(PART_CONCURRENCY * PART_BYTES, 1)
         self.table = table
         self._codec = get_codec(table.codec)
 
@@ -374,8 +376,16 @@ class FrameReader:
         stored_bytes: int,
         name: str,
         unlock: Unlock | None = None,
+        slots: PartSlots | None = None,
     ) -> Self:
         """Read the table, with one request as a rule and two for tables beyond 256 KiB.
+
+        Args:
+            read_range: As of the class.
+            stored_bytes: As of the class.
+            name: As of the class.
+            unlock: Decrypts and tells what blob it is; None: anything in clear will do.
+            slots: As of the class.
 
         Raises:
             CorruptDataError: The table is damaged or the object truncated.
@@ -383,15 +393,20 @@ class FrameReader:
             StoreError: As `read_range`.
         """
         try:
-            return await cls._open(read_range, stored_bytes, name, unlock)
+            return await cls._open(read_range, stored_bytes, name, unlock, slots)
         except CorruptDataError as error:
-            reader = await cls._open(read_range, stored_bytes, name, unlock)
+            reader = await cls._open(read_range, stored_bytes, name, unlock, slots)
             _note_bad_answer(error)
             return reader
 
     @classmethod
     async def _open(
-        cls, read_range: RangeReader, stored_bytes: int, name: str, unlock: Unlock | None
+        cls,
+        read_range: RangeReader,
+        stored_bytes: int,
+        name: str,
+        unlock: Unlock | None,
+        slots: PartSlots | None,
     ) -> Self:
         start = max(0, stored_bytes - TAIL_BYTES)
         tail = await read_range(start, stored_bytes)
@@ -406,7 +421,7 @@ class FrameReader:
             if len(tail) != needed:
                 raise CorruptDataError(f"{name}: ends before byte {stored_bytes}")
         table = await trio.to_thread.run_sync(parse_table, tail, stored_bytes, name, unlock)
-        return cls(read_range, stored_bytes, name, table, tail[-TAIL_BYTES:])
+        return cls(read_range, stored_bytes, name, table, tail[-TAIL_BYTES:], slots)
 
     async def read(self, offset: int, size: int) -> bytes:
         """Return up to `size` uncompressed bytes from `offset`; fewer only at the end.
@@ -538,22 +553,23 @@ class FrameReader:
 
         begun = 0
         failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            for index, frames in enumerate(batches):
-                while begun < min(index + 1 + AHEAD_COUNT, len(batches)):
-                    nursery.start_soon(fetch, begun)
-                    begun += 1
-                await arrived[index].wait()
-                stored = fetched.pop(index)
-                try:
-                    done_bytes = await self._take_batch(take, frames, stored)
-                    if on_progress is not None:
-                        on_progress(done_bytes)
-                except Exception as error:
-                    # Raised below: the nursery would wrap it.
-                    failure = error
-                    nursery.cancel_scope.cancel()
-                    break
+        with self._slots.take(min(PART_CONCURRENCY, len(batches))) as count:
+            async with trio.open_nursery() as nursery:
+                for index, frames in enumerate(batches):
+                    while begun < min(index + count, len(batches)):
+                        nursery.start_soon(fetch, begun)
+                        begun += 1
+                    await arrived[index].wait()
+                    try:
+                        # Given away, not to be in memory beside the next one.
+                        done_bytes = await self._take_batch(take, frames, fetched.pop(index))
+                        if on_progress is not None:
+                            on_progress(done_bytes)
+                    except Exception as error:
+                        # Raised below: the nursery would wrap it.
+                        failure = error
+                        nursery.cancel_scope.cancel()
+                        break
         if failure is not None:
             raise failure
 

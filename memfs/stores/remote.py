@@ -94,14 +94,15 @@ def _open_plain(config: GlacierConfig, default_dir: Path) -> RemoteStore:
     threads = 2 * (config.transfer_count_max + RANGE_COUNT_MAX)
     scheme = urlsplit(config.url or "file:").scheme
     _check_classes(config, scheme)
+    slots = PartSlots(config.buffer_bytes, config.transfer_count_max)
     if config.url is None:
-        return DirectoryStore(default_dir, config.timeout_s, threads)
+        return DirectoryStore(default_dir, config.timeout_s, threads, slots)
     if scheme == "file":
         path = Path(unquote(urlsplit(config.url).path))
         if urlsplit(config.url).netloc or not path.is_absolute():
             raise UsageError(f"glacier.url {config.url}: write file:///absolute/path")
-        return DirectoryStore(path, config.timeout_s, threads)
-    return _open_remote(scheme, config, threads)
+        return DirectoryStore(path, config.timeout_s, threads, slots)
+    return _open_remote(scheme, config, threads, slots)
 
 
 def _check_classes(config: GlacierConfig, scheme: str) -> None:
@@ -117,12 +118,11 @@ def _check_classes(config: GlacierConfig, scheme: str) -> None:
         )
 
 
-def _open_remote(scheme: str, config: GlacierConfig, threads: int) -> RemoteStore:
+def _open_remote(scheme: str, config: GlacierConfig, threads: int, parts: PartSlots) -> RemoteStore:
     """Return the store of a protocol; its libraries, which cost 40 to 2000 ms, are loaded here."""
     url, options, timeout_s = config.url, config.options, config.timeout_s
     assert url is not None
     restore_tier = RestoreTier.of(config.restore_tier)
-    parts = PartSlots(config.buffer_bytes, config.transfer_count_max)
     if scheme == "s3":
         with _extra("s3", url):
             from memfs.stores.s3 import S3Store

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from memfs.stores.parts import PartSlots
     from memfs.stores.store import ByteSource, ObjectStat, RemoteStore
 
 T = TypeVar("T")
@@ -75,6 +76,11 @@ class RetryingStore:
     def url(self) -> str:
         """The inner store's."""
         return self._inner.url
+
+    @property
+    def slots(self) -> PartSlots:
+        """The inner store's."""
+        return self._inner.slots
 
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store; begun again within the deadline."""

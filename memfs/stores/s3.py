@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import io
 import itertools
 import logging
 import math
+import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import botocore.exceptions
 import botocore.parsers
+from s3fs.core import _error_wrapper
 
 # Imported for its presence: fsspec loads it by the protocol of the URL.
 from memfs.errors import (
@@ -28,13 +31,13 @@ from memfs.errors import (
     UsageError,
 )
 from memfs.stores.objects import (
-    PART_CONCURRENCY,
     FsspecStore,
     Page,
     UploadCallback,
     gathered,
     unanswered,
 )
+from memfs.stores.parts import PART_CONCURRENCY
 from memfs.stores.restoring import (
     HOUR_S,
     ArchivedObject,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import s3fs
+    from typing_extensions import Buffer
 
     from memfs.stores.calls import TransferProgress
     from memfs.stores.parts import PartSlots
@@ -60,6 +64,9 @@ T = TypeVar("T")
 
 PART_COUNT_MAX = 9_000
 """S3 allows 10,000 parts of an upload; beyond this count parts grow."""
+
+PIECE_BYTES = 256 << 10
+"""Taken of an answer at a time."""
 
 COPY_BYTES_MAX = 1 << 30
 """Copied inside S3 by one request; the largest that it takes is 5 GiB."""
@@ -140,6 +147,44 @@ _NETWORK_ERRORS = (
 )
 
 
+class _Part(io.RawIOBase):
+    """Bytes as a file that is read in small pieces.
+
+    Not `io.BytesIO`: aiohttp measures it by its buffer, which copies bytes that are shared.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self._data = memoryview(data)
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Copy what comes next into a buffer."""
+        target = memoryview(buffer).cast("B")
+        piece = self._data[self._at : self._at + len(target)]
+        target[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to another place."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: len(self._data)}[whence]
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._at
+
+
 class S3Store(FsspecStore):
     """A `RemoteStore` over a bucket.
 
@@ -212,33 +257,47 @@ class S3Store(FsspecStore):
     def _put(self, key: str, source: Path, callback: UploadCallback) -> None:
         size = source.stat().st_size
         part_bytes = max(PART_BYTES, math.ceil(size / PART_COUNT_MAX))
-        if size > 2 * part_bytes:
-            with source.open("rb") as file:
+        with source.open("rb") as file:
+            if size > 2 * part_bytes:
                 parts = iter(functools.partial(file.read, part_bytes), b"")
                 self._put_parts(key, parts, callback)
-            return
-        with self._parts.take(PART_CONCURRENCY) as count:
-            self._fs.put_file(
-                str(source),
-                self._path(key),
-                callback=callback,
-                chunksize=part_bytes,
-                max_concurrency=count,
-                **self._upload_headers,
-            )
+                return
+            self._put_whole(key, file)
+        callback.relative_update(size)
+
+    def _put_whole(self, key: str, body: BinaryIO | _Part) -> None:
+        target = {"Bucket": self._bucket, "Key": self._key(key)}
+        self._wait(
+            functools.partial(self._send, "put_object", body, **target, **self._upload_headers)
+        )
+
+    async def _send(self, name: str, body: BinaryIO | _Part, **arguments: object) -> dict[str, Any]:
+        """Make a request with a body, of which a small piece at a time is copied.
+
+        Bytes are handed over as a file: the transport copies what the socket does not take at
+        once, all of a part as a rule. Each attempt sends it from its beginning, where the client's
+        own retry would go on behind what it has read.
+        """
+        await self._fs.set_session()
+        method = getattr(await self._fs.get_s3(self._bucket), name)
+
+        async def attempt(**arguments: object) -> dict[str, Any]:
+            body.seek(0)
+            answer: dict[str, Any] = await method(Body=body, **arguments)
+            return answer
+
+        arguments = self._fs._get_s3_method_kwargs(method, **arguments)
+        result: dict[str, Any] = await _error_wrapper(
+            attempt, kwargs=arguments, retries=CLIENT_ATTEMPTS
+        )
+        return result
 
     def _put_stream(self, key: str, source: ByteSource, callback: UploadCallback) -> None:
         part_bytes = max(PART_BYTES, math.ceil(source.size_max / PART_COUNT_MAX))
         parts = gathered(source, part_bytes, callback)
         first = next(parts, b"")
         if len(first) < part_bytes:
-            self._fs.call_s3(
-                "put_object",
-                Bucket=self._bucket,
-                Key=self._key(key),
-                Body=first,
-                **self._upload_headers,
-            )
+            self._put_whole(key, _Part(first))
             return
         self._put_parts(key, itertools.chain([first], parts), callback)
 
@@ -253,8 +312,8 @@ class S3Store(FsspecStore):
         stored: list[dict[str, Any]] = []
 
         async def put_part(number: int, part: bytes) -> dict[str, Any]:
-            answer = await self._fs._call_s3(
-                "upload_part", **target, UploadId=upload_id, PartNumber=number, Body=part
+            answer = await self._send(
+                "upload_part", _Part(part), **target, UploadId=upload_id, PartNumber=number
             )
             callback.relative_update(len(part))
             return {"PartNumber": number, "ETag": answer["ETag"]}
@@ -272,6 +331,7 @@ class S3Store(FsspecStore):
             with self._parts.take(PART_CONCURRENCY) as count:
                 while window := list(itertools.islice(parts, count)):
                     stored += self._wait(functools.partial(put_some, window))
+                    window.clear()  # not to be in memory beside the next ones
             # Nobody waits any more: the object would come late.
             callback.relative_update(0)
             self._fs.call_s3(
@@ -306,8 +366,10 @@ class S3Store(FsspecStore):
         return len(found)
 
     def _get_range(self, key: str, start: int, end: int) -> bytes:
+        if end <= start:
+            return b""
         try:
-            return super()._get_range(key, start, end)
+            return self._wait(functools.partial(self._fetch, key, start, end))
         except OSError as error:
             code = _error_code(error)
             if code in ("InvalidRange", "416"):
@@ -316,9 +378,26 @@ class S3Store(FsspecStore):
             if code == "InvalidObjectState":
                 refusal = self._desk.refuse(key, f"store {self._url}: get {key}")
                 if refusal is None:
-                    return super()._get_range(key, start, end)
+                    return self._wait(functools.partial(self._fetch, key, start, end))
                 raise refusal from error
             raise
+
+    async def _fetch(self, key: str, start: int, end: int) -> bytes:
+        """Return a range of an object, which is in memory once: pieces of it would be joined."""
+        target = {"Bucket": self._bucket, "Key": self._key(key)}
+
+        async def attempt() -> bytes:
+            answer = await self._fs._call_s3(
+                "get_object", **target, Range=f"bytes={start}-{end - 1}"
+            )
+            arrived = io.BytesIO()
+            async with answer["Body"] as body:
+                while piece := await body.read(PIECE_BYTES):
+                    arrived.write(piece)
+            return arrived.getvalue()
+
+        result: bytes = await _error_wrapper(attempt, retries=CLIENT_ATTEMPTS)
+        return result
 
     def _stat(self, key: str) -> ObjectStat:
         # Not `info`: it takes a prefix with objects below for a directory of that name.

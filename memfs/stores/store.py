@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from memfs.stores.parts import PartSlots
+
 PART_BYTES = 8 << 20
 """Bytes of one request of a transfer; at least 5 MiB for S3. Guess: hides 50 ms round trips."""
 
@@ -65,6 +67,11 @@ class RemoteStore(Protocol):
     @property
     def url(self) -> str:
         """The store as users know it, without secrets: `s3://bucket/prefix`, `file:///srv/x`."""
+        ...
+
+    @property
+    def slots(self) -> PartSlots:
+        """Room in memory for parts of its objects; who reads whole objects takes some of it."""
         ...
 
     async def put_file(self, key: str, source: Path) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import blake3
 import cramjam
 import pytest
+import trio
+import trio.testing
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +39,9 @@ from memfs.stores.container import (
 from memfs.stores.digesting import digest_file, read_file
 from memfs.stores.envelope import ENVELOPE_BYTES, Encryption, Unlock
 from memfs.stores.packing import PackedSummary, pack_file
+from memfs.stores.parts import PART_CONCURRENCY, PartSlots
 from memfs.stores.reading import FrameReader, PackedFile
+from memfs.stores.store import PART_BYTES
 from memfs.types import BlobId, Generation
 
 if TYPE_CHECKING:
@@ -361,6 +365,34 @@ async def test_a_range_of_a_large_file_costs_a_few_frames(tmp_path: Path, size: 
     assert len(ranges) == 2
     assert ranges[0] <= 256 * 1024
     assert ranges[1] < 2 * MIB + 4096
+
+
+@pytest.mark.parametrize("slot_count", [1, 2, 3])
+async def test_a_whole_object_takes_no_more_of_memory_than_there_are_slots(
+    tmp_path: Path, slot_count: int
+) -> None:
+    """Two others may come, for each of whom a slot is kept."""
+    packed = pack_bytes(tmp_path, random.Random(1).randbytes(44 * MIB), "none", MIB).read_bytes()
+    asked_count = taken_count = most_count = 0
+
+    async def read_range(start: int, end: int) -> bytes:
+        nonlocal asked_count, most_count
+        asked_count += 1
+        await trio.testing.wait_all_tasks_blocked()
+        most_count = max(most_count, asked_count - taken_count)
+        return packed[start:end]
+
+    def take(_done_bytes: int) -> None:
+        nonlocal taken_count
+        taken_count += 1
+
+    slots = PartSlots((slot_count + 2) * PART_BYTES, 3)
+    reader = await FrameReader.open(read_range, len(packed), "object", slots=slots)
+    asked_count = 0
+    await reader.verify(take)
+    assert most_count == slot_count
+    with slots.take(PART_CONCURRENCY) as count:
+        assert count == slot_count, "all were given back"
 
 
 def test_holes_stay_holes(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import ObjectMissingError, StoreError
-from memfs.stores.store import ObjectStat
+from memfs.stores.parts import PART_CONCURRENCY, PartSlots
+from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.slots = PartSlots(PART_CONCURRENCY * PART_BYTES, 1)
 
     async def put_file(self, key: str, source: Path) -> None:
         await trio.lowlevel.checkpoint()
