@@ -157,6 +157,10 @@ class StoreError(MemfsError):
     errno = codes.EIO
 
 
+class StaleStateError(StoreError):
+    """This state directory is an older copy: what is in the store belongs to another one."""
+
+
 class StoreUnavailableError(StoreError):
     """A store cannot be reached or asks to slow down; a later attempt may succeed."""
 

@@ -107,7 +107,7 @@ class ByteRange(NamedTuple):
 
 
 class FormCoding(NamedTuple):
-    """How a form is encoded, as the engine keeps it: `zstd:3`, `zstd:3 shuffle:2 key:1f2e...`."""
+    """How a form is encoded, as the engine keeps it: `zstd:3 shuffle:2 key:1f2e... table:9a...`."""
 
     codec: str
     """Codec spec as text."""
@@ -115,6 +115,8 @@ class FormCoding(NamedTuple):
     """Item size of the byte-shuffle filter; 1: there is none."""
     key_id: str = ""
     """Id of the key that encrypts it, as hexadecimal digits; empty: it is not encrypted."""
+    table_id: str = ""
+    """`SeekTable.fingerprint` of a container in clear; empty: not known, or encrypted."""
 
     def __str__(self) -> str:
         words = [self.codec]
@@ -122,6 +124,8 @@ class FormCoding(NamedTuple):
             words.append(f"shuffle:{self.shuffle_bytes}")
         if self.key_id:
             words.append(f"key:{self.key_id}")
+        if self.table_id:
+            words.append(f"table:{self.table_id}")
         return " ".join(words)
 
     @classmethod
@@ -129,4 +133,6 @@ class FormCoding(NamedTuple):
         """Return what `str` gave; words that mean nothing here are passed over."""
         codec, *words = text.split(" ")
         values = dict(word.partition(":")[::2] for word in words)
-        return cls(codec, int(values.get("shuffle", "1")), values.get("key", ""))
+        return cls(
+            codec, int(values.get("shuffle", "1")), values.get("key", ""), values.get("table", "")
+        )

@@ -42,6 +42,7 @@ from memfs.moves.moves import Moves
 from memfs.policy.heat import Heat
 from memfs.policy.plugins import GuardedPlanner, load_planner
 from memfs.prediction.predictor import Predictor
+from memfs.stores.asking import AskingStore
 from memfs.stores.health import StoreHealth, ask_at_mount
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
@@ -186,7 +187,8 @@ def assemble(
             )
         generation = None
         if remote is not None and config.glacier.url is not None:
-            generation = StateGeneration(engine, remote, packed_store.temporary_path)
+            generation = StateGeneration(engine, remote, packed_store.temporary_path, health)
+            remote = AskingStore(remote, generation.confirm)
         raw_pool = RawPool(engine, raw_store)
         stack.callback(raw_pool.close)
         registry = BackingRegistry() if choice.name == "kernel" else None

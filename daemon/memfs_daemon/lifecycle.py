@@ -79,6 +79,8 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
     Raises:
         UsageError: The system does not allow the mount.
         MemfsError: The state directory cannot be recovered.
+        UsageError: It has proved to be an older copy while it was mounted; what programs wrote is
+            on stable storage in it.
     """
     await load_pools(parts.engine, parts.heat, parts.warm_bytes)
     await _note_store(parts)
@@ -101,6 +103,8 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
         with trio.CancelScope(shield=True):
             await _leave(parts)
             await _drain(parts)
+    if parts.generation is not None and parts.generation.refusal is not None:
+        raise UsageError(parts.generation.refusal, ExitCode.STATE_UNUSABLE)
 
 
 async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager) -> None:

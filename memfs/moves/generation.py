@@ -1,29 +1,25 @@
-"""The generation of a state directory: its store knows how often it was mounted.
+"""The generation of a state directory: its store knows which mount of it was the last.
 
 A copy of a state directory that is mounted after the original went on names objects that are gone,
-and takes objects that it does not know for rubbish. So each mount raises a counter, in the state
-first and then in the store, under the identity of the state directory.
+overwrites those of the original under the same keys, and takes others for rubbish. So each mount
+leaves a mark in the store, under the identity of the state directory: how often that was mounted,
+and a random number, which the state directory knows before the store does.
 
-1. The counter is raised in the state and synced. *Killed from here on*: the store has a lower one,
-   which refuses nobody; the next mount raises it again.
-2. A file with the counter is written, below `tmp/`. *Killed*: the next start removes it.
-3. The file is stored. *Killed*: both have the same counter.
-
-Invariant: the counter in the store is never ahead of the state directory that raised it last: it is
-written only once the same number is on stable storage here. A store that does not answer holds up
-no mount.
+Invariant: the mark in the store is one that the state directory knows which was mounted last.
+Nothing in the store is changed, and nothing here is dropped for what is in the store, before the
+store has shown such a mark. A store that does not answer holds up no mount.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import secrets
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from memfs.errors import MemfsError, ObjectMissingError, UsageError
+from memfs.errors import MemfsError, ObjectMissingError, StaleStateError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.moves.faults import FaultPoints
 from memfs.stores.disk import disk_errors
 
 if TYPE_CHECKING:
@@ -31,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.engine import Local
+    from memfs.stores.health import StoreHealth
     from memfs.stores.store import RemoteStore
 
 log = logging.getLogger(__name__)
@@ -43,18 +40,31 @@ PATIENCE_S = 5.0
 """A mount waits so long for the store to tell the mark. Guess: a slow store answers in 1 s."""
 
 RETRY_S = 60.0
+KNOWN_COUNT_MAX = 16
+"""Marks that a state directory remembers while the store tells it nothing, a mount each."""
+
+_TOKEN_BYTES = 8
 _MARK_BYTES_MAX = 64
 _MAGIC = b"memfs state generation "
 
 
+class Mark(NamedTuple):
+    """What the store has of a state directory."""
+
+    number: int
+    """Of mounts."""
+    token: str
+    """Tells it from the mark of a copy that was mounted as often; empty: of an older memfs."""
+
+
 class StateGeneration:
-    """The counter of one state directory.
+    """The mark of one state directory.
 
     Args:
         engine: Of the state directory.
         remote: Its object store.
         temporary_path: Returns an unused path for a file with a name like this.
-        faults: Told of the points that a mount reaches.
+        health: Of the store; told when the state directory has proved to be an older copy.
     """
 
     def __init__(
@@ -62,15 +72,22 @@ class StateGeneration:
         engine: Local,
         remote: RemoteStore,
         temporary_path: Callable[[str], Path],
-        faults: FaultPoints | None = None,
+        health: StoreHealth,
     ) -> None:
-        self._faults = faults or FaultPoints()
         self._engine = engine
         self._remote = remote
         self._temporary_path = temporary_path
+        self._health = health
         self._number = 0
+        self._known: list[str] = []
+        """Tokens of marks that are this state directory's, that of this mount first."""
+        self._asking = trio.Lock()
+        self._confirmed = False
+        self._failure: MemfsError | None = None
+        self.refusal: str | None = None
+        """Why this mount must not go on; None as long as nothing speaks against it."""
         self.noted = False
-        """True once the store has the counter of this mount."""
+        """True once the store has the mark of this mount."""
 
     @property
     def key(self) -> str:
@@ -78,7 +95,7 @@ class StateGeneration:
         return f"{PREFIX}{self._engine.state_id.hex()}"
 
     async def begin(self, *, take_stale: bool = False) -> None:
-        """Raise the counter for a mount. Before the first request.
+        """Make the mark of a mount. Before the first request.
 
         Args:
             take_stale: Go on with an older copy as well.
@@ -87,74 +104,112 @@ class StateGeneration:
             UsageError: The store has seen a later mount of this state directory.
             MemfsError: The state directory cannot be written.
         """
-        stored = await self._engine.get_setting(SETTING)
-        own = int(stored) if stored is not None else 0
-        seen: int | None = None
+        stored = (await self._engine.get_setting(SETTING) or b"0").decode().split()
+        self._number, self._known = int(stored[0]), stored[1:]
+        seen: Mark | None = None
         with trio.move_on_after(PATIENCE_S):
             try:
                 seen = await self._read()
+                self._confirmed = True
             except MemfsError as error:
                 log.info("the store does not tell the generation of this state: %s", error)
-        if seen is not None and seen > own:
+        if seen is not None and not self._is_own(seen):
             if not take_stale:
-                raise UsageError(self._refusal(own, seen), ExitCode.STATE_UNUSABLE)
-            log.info("taking an older copy: mount %d, and the store has seen %d", own, seen)
-        self._number = max(own, seen or 0) + 1
-        async with self._engine.change():
-            await self._engine.put_setting(SETTING, str(self._number).encode())
-        await trio.to_thread.run_sync(self._engine.sync)
-        self._faults.reach("generation.raised")
-
-    def _refusal(self, own: int, seen: int) -> str:
-        return (
-            f"this state directory is an older copy: it was mounted {own} times, and "
-            f"{self._remote.url} has seen {seen} mounts of it; mount the one that was used last, "
-            "or take this one with all that changed since then lost: -o take_stale_state"
+                raise UsageError(self._refuse(seen), ExitCode.STATE_UNUSABLE)
+            log.info("taking an older copy: %s", self._refuse(seen))
+        known = self._known if seen is None else [seen.token] if seen.token else []
+        self._number = max(self._number, seen.number if seen is not None else 0) + 1
+        self._known = [secrets.token_hex(_TOKEN_BYTES), *known][:KNOWN_COUNT_MAX]
+        await self._engine.put_setting(
+            SETTING, " ".join((str(self._number), *self._known)).encode()
         )
+        self._engine.commit_nowait()
+        await trio.to_thread.run_sync(self._engine.sync)
+
+    async def confirm(self) -> None:
+        """Return once the store has shown that no other mount of this state came in between.
+
+        Before anything in the store is changed, or dropped here for what is there.
+
+        Raises:
+            StaleStateError: This state directory is an older copy.
+            StoreError: The store does not tell.
+        """
+        if self._confirmed:
+            return
+        failure = self._failure
+        async with self._asking:
+            if self._failure is not None and self._failure is not failure:
+                # It was asked in vain while this call waited: not again for each of many.
+                raise self._failure
+            if self.refusal is None and not self._confirmed:
+                try:
+                    seen = await self._read()
+                except MemfsError as error:
+                    self._failure = error
+                    raise
+                if seen is None or self._is_own(seen):
+                    self._confirmed = True
+                    return
+                self.refusal = (
+                    f"{self._refuse(seen)}; the store told that after the mount had begun, and "
+                    "nothing is moved or removed until it ends"
+                )
+                log.error("%s", self.refusal)
+                self._health.condemn(self.refusal)
+        if self.refusal is not None:
+            raise StaleStateError(self.refusal)
 
     async def run(self) -> None:
-        """Note the counter in the store, as soon as that takes it."""
+        """Note the mark in the store, as soon as that takes it."""
         while True:
             if await self.step():
                 return
             await trio.sleep(RETRY_S)
 
     async def step(self) -> bool:
-        """Try once to note the counter; returns whether there is nothing left to do."""
+        """Try once to note the mark; returns whether there is nothing left to do."""
         try:
-            seen = await self._read()
-            if seen > self._number:
-                log.error(
-                    "%s; it was mounted since the store did not answer",
-                    self._refusal(self._number, seen),
-                )
-                return True
+            await self.confirm()
             await self._write()
+        except StaleStateError:
+            return True
         except MemfsError as error:
             log.info("the generation of this state is noted later: %s", error)
             return False
         self.noted = True
         return True
 
-    async def _read(self) -> int:
-        """Return the counter in the store; 0 if there is none that can be read."""
+    def _is_own(self, seen: Mark) -> bool:
+        # Older versions of memfs knew the number alone.
+        return seen.token in self._known if seen.token else seen.number <= self._number
+
+    def _refuse(self, seen: Mark) -> str:
+        return (
+            f"this state directory is an older copy: {self._remote.url} has seen mount "
+            f"{seen.number} of another copy of it, and this is mount {self._number} of this one; "
+            "mount the one that was used last, or take this one with all that changed since then "
+            "lost: -o take_stale_state"
+        )
+
+    async def _read(self) -> Mark | None:
+        """Return the mark in the store; None if there is none that can be read."""
         try:
             content = await self._remote.get_range(self.key, 0, _MARK_BYTES_MAX)
         except ObjectMissingError:
-            return 0
-        number = content.removeprefix(_MAGIC).strip()
-        if not content.startswith(_MAGIC) or not number.isdigit():
+            return None
+        number, _, token = content.removeprefix(_MAGIC).decode("ascii", "replace").partition(" ")
+        if not content.startswith(_MAGIC) or not number.strip().isdigit():
             log.warning("%s/%s is no generation mark: written anew", self._remote.url, self.key)
-            return 0
-        return int(number)
+            return None
+        return Mark(int(number), token.strip())
 
     async def _write(self) -> None:
         path = self._temporary_path("generation")
+        mark = _MAGIC + f"{self._number} {self._known[0]}\n".encode()
         try:
             with disk_errors(str(path)):
-                await trio.to_thread.run_sync(path.write_bytes, _MAGIC + b"%d\n" % self._number)
-            self._faults.reach("generation.written")
+                await trio.to_thread.run_sync(path.write_bytes, mark)
             await self._remote.put_file(self.key, path)
-            self._faults.reach("generation.stored")
         finally:
             path.unlink(missing_ok=True)

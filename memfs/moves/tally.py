@@ -39,7 +39,7 @@ class CompressionTally:
 
     def note_packed(self, summary: PackedSummary) -> None:
         """Count a file that was encoded."""
-        totals = self._of(str(summary.table.coding._replace(key_id="")))
+        totals = self._of(str(summary.table.coding._replace(key_id="", table_id="")))
         totals.file_count += 1
         totals.content_bytes += summary.size
         totals.stored_bytes += summary.stored_bytes

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, NoReturn, Self
 
+import blake3
 import xxhash
 
 from memfs.codecs.registry import parse_codec
@@ -40,6 +41,9 @@ FRAME_COUNT_MAX = 1 << 20
 
 FRAME_BYTES_MAX = 1 << 30
 """Sizes of frames are 32 bits in the seekable format, and some encoders need slack."""
+
+FINGERPRINT_BYTES = 8
+"""Of a table; the engine keeps one for each form."""
 
 TAIL_BYTES = 256 << 10
 """First read from the end: covers the tables of files up to 16 GiB at 1 MiB frames (16 B each)."""
@@ -150,7 +154,20 @@ class SeekTable:
     @property
     def coding(self) -> FormCoding:
         """How the container is encoded, as the engine keeps it."""
-        return FormCoding(str(self.codec), self.shuffle_bytes, self.key_id.hex())
+        # A key binds table and frames to their place by itself.
+        table_id = "" if self.key_id else self.fingerprint
+        return FormCoding(str(self.codec), self.shuffle_bytes, self.key_id.hex(), table_id)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of where each frame is and of its checksums, as hexadecimal digits.
+
+        Who knows it can trust single frames: their checksums are those of the content's digest.
+        """
+        hasher = blake3.blake3()
+        for numbers in (self.stored_offsets, self.stored_checksums, self.content_checksums):
+            hasher.update(_to_bytes(numbers))
+        return hasher.hexdigest(FINGERPRINT_BYTES)
 
     @property
     def frame_count(self) -> int:

@@ -86,6 +86,8 @@ class Unlock(NamedTuple):
     """What it must hold by size and digest; None: whatever it says that it holds."""
     state_id: bytes = b""
     """Of the state directory that wrote it; empty: any."""
+    table_id: str = ""
+    """`SeekTable.fingerprint` of the container in clear; empty: any."""
 
     @classmethod
     def of(cls, keys: KeyRing, blob: Content, coding: str, state_id: bytes) -> Self:
@@ -97,7 +99,8 @@ class Unlock(NamedTuple):
             coding: As in `Form.codec`.
             state_id: Of the state directory (`Engine.state_id`).
         """
-        return cls(keys, blob.blob, FormCoding.parse(coding).key_id, blob, state_id)
+        parsed = FormCoding.parse(coding)
+        return cls(keys, blob.blob, parsed.key_id, blob, state_id, parsed.table_id)
 
 
 class Envelope(NamedTuple):
@@ -251,6 +254,8 @@ def parse_table(tail: bytes, stored_bytes: int, name: str, unlock: Unlock | None
         table = _decrypt_table(envelope, tail, stored_bytes, name, unlock)
     if unlock is not None and unlock.content is not None:
         _check_content(table, unlock.content, name)
+    if unlock is not None and unlock.table_id and table.fingerprint != unlock.table_id:
+        raise OtherContentError(f"{name}: its frames are not those that were written here")
     return table
 
 

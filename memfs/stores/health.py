@@ -41,6 +41,7 @@ class StoreHealth:
         """None: it has not been asked yet."""
         self.reason: str | None = None
         """What it said last; None while it is well."""
+        self._condemned = False
 
     @property
     def lasts_s(self) -> float | None:
@@ -60,6 +61,8 @@ class StoreHealth:
         """
         if isinstance(error, BudgetSpentError) or not isinstance(error, StoreError | None):
             return
+        if self._condemned:
+            return
         if error is None or isinstance(error, ObjectMissingError | ObjectArchivedError):
             self._well_s = trio.current_time()
             self._become(well=True)
@@ -67,6 +70,12 @@ class StoreHealth:
             return
         self._become(well=False)
         self.reason = str(error)
+
+    def condemn(self, reason: str) -> None:
+        """Take note that this mount may not use it any more, whatever it answers."""
+        self._become(well=False)
+        self.reason = reason
+        self._condemned = True
 
     def _become(self, *, well: bool) -> None:
         if self.well is not well:

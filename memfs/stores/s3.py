@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import s3fs
-    from typing_extensions import Buffer
 
     from memfs.stores.calls import TransferProgress
     from memfs.stores.parts import PartSlots
@@ -166,7 +165,7 @@ class _Part(io.RawIOBase):
         """Yes."""
         return True
 
-    def readinto(self, buffer: Buffer) -> int:
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  a Buffer, from 3.12 on
         """Copy what comes next into a buffer."""
         target = memoryview(buffer).cast("B")
         piece = self._data[self._at : self._at + len(target)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memfs.exit_codes import ExitCode
-from tests.mounting import run_memfs
+from tests.mounting import Mount, run_memfs
+from tests.servers.seaweedfs import find_weed, running_seaweedfs
 from tests.waiting import wait_for
 from tests.warm import run_warm
 
@@ -51,3 +54,69 @@ def test_a_stale_copy_is_refused_and_can_be_taken(
     assert mount_copy(mount.state, mount.root, "-o", url).returncode == ExitCode.STATE_UNUSABLE
     mount.options = ("-o", "take_stale_state")
     mount.start()
+
+
+CONFIG = """
+[warm]
+size = "0"
+[glacier]
+url = "s3://{bucket}/a"
+timeout = "5s"
+batch_file_max = "0"
+[glacier.options]
+endpoint_url = "{server.endpoint_url}"
+key = "{server.access_key}"
+secret = "{server.secret_key}"
+[policy]
+interval = "50ms"
+retry_min = "100ms"
+retry_max = "500ms"
+"""
+BUCKET = "copies"
+
+
+@pytest.mark.skipif(find_weed() is None, reason="SeaweedFS is not installed")
+@pytest.mark.expects_log("WARNING|ERROR")
+def test_a_copy_that_a_slow_store_proves_stale_moves_nothing_more(
+    driver: str, mount_factory: MountFactory, tmp_path: Path
+) -> None:
+    """The store does not answer while the copy is mounted, and goes on a while later."""
+    with running_seaweedfs(BUCKET) as server:
+        config = CONFIG.format(bucket=BUCKET, server=server)
+        mount = mount_factory(driver, config=config)
+        (mount.root / "file").write_bytes(b"content")
+        os.setxattr(mount.root / "file", "user.memfs.tier", b"glacier")
+        wait_for(lambda: "remote" in tier_of(mount.root / "file"), "the file was not uploaded")
+        mount.stop()
+        copy = Mount(tmp_path / "copy", driver, config)
+        copy.base.mkdir()
+        shutil.copytree(mount.state, copy.state)
+        mount.start()
+        wait_for(lambda: ", answers" in run_memfs("status", mount.root), "the store was not asked")
+        os.unlink(mount.root / "file")
+        (mount.root / "file").write_bytes(b"of the original")
+        mount.stop()
+        server.signal(signal.SIGSTOP)
+        try:
+            copy.start()
+        finally:
+            server.signal(signal.SIGCONT)
+        try:
+            (copy.root / "new").write_bytes(b"new")
+            os.setxattr(copy.root / "new", "user.memfs.tier", b"glacier")
+            wait_for(
+                lambda: "older copy" in run_memfs("status", copy.root), "status does not say so"
+            )
+            assert "take_stale_state" in run_memfs("why", copy.root / "new")
+            assert (copy.root / "new").read_bytes() == b"new"
+            assert "remote" not in tier_of(copy.root / "new")
+        finally:
+            copy.stop()
+        again = mount_copy(copy.state, copy.root, "-c", str(copy.base / "config.toml"))
+        assert again.returncode == ExitCode.STATE_UNUSABLE
+        mount.start()
+        assert (mount.root / "file").read_bytes() == b"of the original"
+
+
+def tier_of(path: Path) -> str:
+    return os.getxattr(path, "user.memfs.residency").decode()

@@ -24,12 +24,12 @@ from memfs.metadata.records import Batch
 from memfs.moves.coding import unlock
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.scrubbing import ScrubOutcome, scrub_file
-from memfs.stores.container import parse_tail
+from memfs.stores.container import SeekTable, parse_tail
 from memfs.stores.envelope import Encryption
 from memfs.stores.extent import Extent
 from memfs.stores.packing import pack_file
 from memfs.stores.reading import PackedFile
-from memfs.types import FormKind, Generation, InodeNo
+from memfs.types import FormCoding, FormKind, Generation, InodeNo
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
 
 if TYPE_CHECKING:
@@ -251,6 +251,59 @@ async def test_a_packed_form_of_another_content_spoils_no_batch(state: State) ->
         await state.moves.upload(spoiled)
 
 
+@pytest.mark.parametrize("place", ["remote", "batched"])
+@pytest.mark.parametrize("what", ["frames", "frames and table"])
+async def test_ranges_of_frames_of_another_container_are_refused(
+    tmp_path: Path, place: str, what: str
+) -> None:
+    """The frames have the same places, and the table that comes with them claims our digest."""
+    state = open_state(tmp_path / "state")
+    files = await two_files(state, place, incompressible)
+    one, other = [await only_form(state, ino) for ino in files]
+    ours, theirs = take(state, one), take(state, other)
+    table, their_table = (parse_tail(data, len(data), "object") for data in (ours, theirs))
+    assert table.stored_offsets == their_table.stored_offsets
+    end = table.stored_offsets[-1]
+    if what == "frames":
+        put(state, one, theirs[:end] + ours[end:])
+    else:
+        put(
+            state,
+            one,
+            theirs[:end] + dataclasses.replace(their_table, digest=table.digest).serialise(),
+        )
+    ino, reader = next(iter(files)), reader_of(state)
+    inode = await state.engine.get_inode(ino)
+    for offset in (0, SIZE // 2, SIZE - 100):
+        with pytest.raises(CorruptDataError):
+            await reader.read(inode, offset, 100)
+    with pytest.raises(CorruptDataError):
+        await state.content(ino)
+    state.close()
+
+
+@pytest.mark.usefixtures("unknown_tables")
+async def test_forms_from_before_tables_had_fingerprints_stay_readable(tmp_path: Path) -> None:
+    state = open_state(tmp_path / "state")
+    for ino, content in (await two_files(state, "remote")).items():
+        assert "table:" not in (await only_form(state, ino)).codec
+        inode = await state.engine.get_inode(ino)
+        assert await reader_of(state).read(inode, 100, 200) == content[100:300]
+        assert await state.content(ino) == content
+    state.close()
+
+
+@pytest.fixture
+def unknown_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forms are published as before tables had fingerprints."""
+
+    def coding(table: SeekTable) -> FormCoding:
+        return FormCoding(str(table.codec), table.shuffle_bytes, table.key_id.hex())
+
+    monkeypatch.setattr(SeekTable, "coding", property(coding))
+
+
+@pytest.mark.usefixtures("unknown_tables")
 async def test_a_form_in_quarantine_is_not_read(tmp_path: Path) -> None:
     """Its frames are sound and its table claims the right digest: all of it tells, and no part."""
     state = open_state(tmp_path / "state")
