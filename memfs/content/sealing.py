@@ -247,8 +247,8 @@ class Sealer:
         )
         return (
             f"its raw file {path} {what}: it was changed while the state was not mounted; restore "
-            "it from a backup with its times (a copy of a state directory needs `cp -a`), or copy "
-            "from there what you trust"
+            "it from a backup with its times (a copy of a state directory needs `cp -a`), unmount "
+            "and take it as it is by `memfs fsck --accept`, or copy from there what you trust"
         )
 
     def is_changed(self, inode: Inode, *, missing: bool = False) -> bool:

@@ -48,7 +48,10 @@ BATCH_COUNT = 1000
 """Inodes read from the engine at a time."""
 
 _RESTORE = "restore it from a backup, or remove it"
-_RESTORE_RAW = "the next mount reads another form of it, or else restore it with its times"
+_RESTORE_RAW = (
+    "the next mount reads another form of it, or else restore it with its times, or take it "
+    "as it is: `memfs fsck --accept`"
+)
 _RESTORE_OBJECT = (
     "see that glacier.url and glacier.options are the mount's; else restore it from a backup, or "
     "remove it"
@@ -164,7 +167,7 @@ class FileCheck:
             await self._complain(
                 inode,
                 f"its raw file has {status.st_size} bytes, not {inode.size}",
-                "open it for writing once to accept the raw file as it is",
+                "take it as it is: `memfs fsck --accept`, or open it for writing once",
             )
 
     async def _check_form(self, inode: Inode, form: Form) -> None:

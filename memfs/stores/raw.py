@@ -140,7 +140,7 @@ class RawStore:
     def stat(self, raw: RawId) -> os.stat_result:
         """Return the attributes of a raw file (stat(2)); `ObjectMissingError` if it is gone."""
         try:
-            return os.stat(_relative_path(raw), dir_fd=self._root_fd)
+            return os.stat(_relative_path(raw), dir_fd=self._root_fd, follow_symlinks=False)
         except OSError as error:
             raise self._error(error, raw) from error
 

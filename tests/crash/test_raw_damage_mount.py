@@ -69,6 +69,36 @@ def test_a_raw_file_cut_while_unmounted_is_neither_served_nor_uploaded(
     assert path.read_bytes() == b"anew"
 
 
+@pytest.mark.expects_log(r"ERROR.*/f: its raw file .*", r"WARNING.*/f.*its raw file .*")
+@pytest.mark.parametrize("seen", [False, True], ids=["before a mount", "after a mount"])
+def test_a_raw_file_that_was_changed_on_purpose_can_be_accepted(
+    driver: str, mount_factory: MountFactory, seen: bool
+) -> None:
+    mount = mount_factory(driver, config=CONFIG)
+    path = mount.root / "f"
+    content = random.Random(1).randbytes(SIZE)
+    path.write_bytes(content)
+    run_memfs("barrier", "--level", "local", mount.root)
+    mount.stop()
+    raw = raw_file(mount)
+    os.truncate(raw, 100)
+    if seen:
+        mount.start()
+        assert error_of(os.open, path, os.O_RDONLY) == "EIO"
+        mount.stop()
+    with pytest.raises(MountError, match="--accept"):
+        mount.fsck()
+    run_memfs("fsck", "--accept", "f", "--yes", "-c", mount.base / "config.toml", mount.state)
+    mount.fsck()
+    mount.start()
+    assert path.read_bytes() == content[:100]
+    assert path.stat().st_size == 100
+    run_memfs("barrier", "--level", "remote", path)
+    mount.stop()
+    mount.start()
+    assert path.read_bytes() == content[:100]
+
+
 @pytest.mark.expects_log(r"WARNING.*/f: its raw file .*another form is read")
 def test_an_object_takes_the_place_of_a_raw_file_cut_while_unmounted(
     driver: str, mount_factory: MountFactory

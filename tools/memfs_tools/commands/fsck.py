@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from memfs.config_file import load_config
 from memfs.encryption.keys import load_key_ring
 from memfs.errors import MemfsError, StoreUnavailableError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs.fsck.accept import Change, accept_changes, find_change
 from memfs.fsck.check import check
 from memfs.fsck.repair import Repaired, repair
 from memfs.log_lines import EscapingFormatter
@@ -29,7 +32,7 @@ from memfs_daemon.options import parse_options
 from memfs_daemon.state_dir import require_state
 from memfs_daemon.state_lock import StateLock
 from memfs_tools.display import progress_bar
-from memfs_tools.terminal import tell, tell_json
+from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
     from memfs.config import Config, GlacierConfig
@@ -42,6 +45,14 @@ if TYPE_CHECKING:
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="As of `memfs mount`.")
 @click.option("--verify", is_flag=True, help="Read packed and remote files whole; takes long.")
 @click.option("--repair", "mends", is_flag=True, help="Rebuild damaged metadata first.")
+@click.option(
+    "--accept",
+    "accepted",
+    multiple=True,
+    metavar="FILE",
+    help="Take a raw file that was changed by hand for the file's content.",
+)
+@click.option("--yes", is_flag=True, help="With --accept: do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def fsck(
     state: Path,
@@ -49,18 +60,26 @@ def fsck(
     options: tuple[str, ...],
     verify: bool,
     mends: bool,
+    accepted: tuple[str, ...],
+    yes: bool,
     as_json: bool,
 ) -> None:
-    """Check a state directory that is not mounted; changes nothing without --repair.
+    """Check a state directory that is not mounted; changes nothing without --repair or --accept.
 
     \b
     memfs fsck /var/lib/memfs/mnt-data
     memfs fsck --verify -c /etc/memfs/data.toml /var/lib/memfs/mnt-data
     memfs fsck --repair /var/lib/memfs/mnt-data
+    memfs fsck --accept models/a.bin /var/lib/memfs/mnt-data
 
     --repair is for a state directory that the mount refuses as damaged. It copies the metadata to
     lost+found/, applies all entries of the journals that join, makes what is left agree, says what
     is lost, and moves files without a record to lost+found/. A backup of the metadata has more.
+
+    --accept is for a raw file that you edited, or took from a backup without its times, which reads
+    as damaged. FILE is its path in the mount, its raw file's path, or that file's number. It shows
+    what the metadata tell and what is there, asks, and begins a new generation of the file; its
+    packed and remote forms are removed after the next mount. It can be given several times.
 
     Exits with 0 if all is well, 1 if not, and 8 if the object store cannot be reached. Where the
     store is not the local default, name the configuration that the mount uses.
@@ -74,10 +93,14 @@ def fsck(
     elif not state.is_dir():
         raise UsageError(f"{state} is no directory", ExitCode.STATE_UNUSABLE)
     repaired = None
+    if yes and not accepted:
+        raise UsageError("--yes goes with --accept", ExitCode.USAGE)
     with StateLock(state, None), progress_bar(hidden=as_json) as progress:
         try:
             if mends:
                 repaired = trio.run(_repair, state, loaded)
+            if accepted:
+                trio.run(_accept, state, loaded, accepted, yes)
             report = trio.run(partial(_check, state, loaded, verify=verify, progress=progress))
         except UsageError:
             raise
@@ -103,6 +126,47 @@ async def _repair(state: Path, config: Config) -> Repaired:
         )
     finally:
         raw_store.close()
+
+
+async def _accept(state: Path, config: Config, names: tuple[str, ...], yes: bool) -> None:
+    raw_store = RawStore(state)
+    try:
+        engine = SqliteEngine.open(state, config.metadata)
+        try:
+            changes = [await find_change(engine, raw_store, name) for name in dict.fromkeys(names)]
+            wanted = [change for change in changes if change.differs]
+            for change in changes:
+                complain(_describe(change))
+            if wanted and not yes:
+                _ask(len(wanted))
+            await accept_changes(engine, wanted)
+        finally:
+            engine.close()
+    finally:
+        raw_store.close()
+
+
+def _describe(change: Change) -> str:
+    if not change.differs:
+        return f"{change.path}: {change.raw_path} is as the metadata tell: nothing to accept"
+    before = f"{change.size_before} bytes of {_show_time(change.mtime_ns_before)}"
+    now = f"{change.size} bytes of {_show_time(change.mtime_ns)}"
+    lost = f"; {change.form_count} packed or remote forms are removed" if change.form_count else ""
+    return f"{change.path}: {change.raw_path} has {now} instead of {before}{lost}"
+
+
+def _show_time(time_ns: int) -> str:
+    moment = datetime.datetime.fromtimestamp(time_ns // 10**9, datetime.UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{time_ns % 10**9:09} UTC"
+
+
+def _ask(count: int) -> None:
+    """Return if the user agrees."""
+    if not sys.stdin.isatty():
+        raise UsageError("nobody can be asked here: add --yes", ExitCode.USAGE)
+    what = "this file" if count == 1 else f"these {count} files"
+    if not click.confirm(f"Take what is there for the content of {what}?", err=True):
+        raise UsageError("nothing was changed", ExitCode.USAGE)
 
 
 async def _check(state: Path, config: Config, *, verify: bool, progress: Progress) -> Report:
