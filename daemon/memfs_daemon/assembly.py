@@ -291,6 +291,7 @@ def assemble(
                 health,
                 mover.count_queued,
                 room,
+                move_parts.store_elsewhere,
             )
         )
         hot = _build_hot(config.hot, state_dir, board, move_parts, moves, activity)

@@ -81,6 +81,8 @@ class StatusParts(NamedTuple):
     """Moves that are decided and not begun."""
     room: Room | None = None
     """Holds writers back; None: nobody is."""
+    store_elsewhere: bool = True
+    """As of `MoveParts`."""
 
 
 class Status:
@@ -160,9 +162,20 @@ class Status:
             budget_bytes=None,
             used_bytes=usage.remote_bytes,
             file_count=usage.remote_count,
-            note="turned off" if parts.remote is None else None,
+            note=self._glacier_note(),
         )
         return *self._hot_tier(), warm, cold, glacier
+
+    def _glacier_note(self) -> str | None:
+        """Return why moving files there does not do what one would expect."""
+        if self._parts.remote is None:
+            return "turned off"
+        if not self._parts.store_elsewhere:
+            return (
+                "lies on the disk of the state directory: moving files there frees only what "
+                "compression saves; name another disk or a bucket by glacier.url"
+            )
+        return None
 
     def _hot_tier(self) -> tuple[TierReport, ...]:
         """Return the hot tier, if one is configured."""

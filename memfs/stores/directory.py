@@ -55,7 +55,7 @@ class DirectoryStore:
     """A `RemoteStore` over a directory, the default glacier.
 
     Args:
-        root: Created if missing.
+        root: Created if missing, which is for the default of a state directory.
         timeout_s: Deadline of a call; longest pause within a transfer.
         thread_count_max: Blocking calls at a time.
         slots: See `RemoteStore`; None: for one transfer as large as they get.

@@ -51,7 +51,7 @@ def open_remote_store(
 ) -> RemoteStore:
     """Return the configured store, ready for use.
 
-    Blocks: creates a local directory, imports a protocol's package. No network yet.
+    Blocks: creates the default directory, imports a protocol's package. No network yet.
 
     Args:
         config: Of the mount.
@@ -61,7 +61,8 @@ def open_remote_store(
         health: Told how the store answers; None: nobody wants to know.
 
     Raises:
-        UsageError: The URL is wrong, or the package of its protocol is not installed.
+        UsageError: The URL is wrong, the directory that it names is missing, or the package of its
+            protocol is not installed.
     """
     policy = RetryPolicy(deadline_s=config.timeout_s)
     plain = _open_plain(config, default_dir)
@@ -101,6 +102,12 @@ def _open_plain(config: GlacierConfig, default_dir: Path) -> RemoteStore:
         path = Path(unquote(urlsplit(config.url).path))
         if urlsplit(config.url).netloc or not path.is_absolute():
             raise UsageError(f"glacier.url {config.url}: write file:///absolute/path")
+        if not path.is_dir():
+            # Not made: a mistyped path, or a disk that is not mounted, would take the objects.
+            raise UsageError(
+                f"glacier.url {config.url}: {path} is no directory: create it, mount its disk, or "
+                "correct glacier.url"
+            )
         return DirectoryStore(path, config.timeout_s, threads, slots)
     return _open_remote(scheme, config, threads, slots)
 

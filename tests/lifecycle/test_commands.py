@@ -61,6 +61,8 @@ def test_umount_right_after_writing_keeps_all_of_it(mount: Mount) -> None:
 def test_another_object_store_is_warned_of_and_known_to_fsck(mount: Mount) -> None:
     """What lies in the former one alone cannot be read; nobody takes that for damage."""
     stores = [f"file://{mount.base}/{name}" for name in ("first", "second")]
+    for name in ("first", "second"):
+        (mount.base / name).mkdir()
     for url in stores:
         mount.config = f'[glacier]\nurl = "{url}"\n'
         mount.start()
@@ -70,6 +72,17 @@ def test_another_object_store_is_warned_of_and_known_to_fsck(mount: Mount) -> No
     assert code == ExitCode.USAGE
     assert f"the last mount had {stores[1]}" in line
     mount.fsck()
+
+
+def test_a_store_directory_that_is_not_there_is_named_and_not_made(mount: Mount) -> None:
+    store = mount.base / "mistyped"
+    mount.root.mkdir()
+    code, line = refused(
+        "mount", "--state", mount.state, "-o", f"glacier.url=file://{store}", mount.root
+    )
+    assert code == ExitCode.USAGE
+    assert f"{store} is no directory" in line
+    assert not store.exists()
 
 
 def test_a_second_mount_of_a_state_directory_names_the_first(mount: Mount) -> None:

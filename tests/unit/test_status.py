@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -35,9 +35,6 @@ from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_tools.display import print_status
 from tests.moving import SMALL_FRAMES, State, incompressible
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 REPORT = StatusReport(
     version="0.1.0",
@@ -178,20 +175,15 @@ class QuietPrefetcher:
         return dict(encode(REPORT.prefetch))
 
 
-@pytest.mark.parametrize("stored", [False, True])
-async def test_a_full_disk_tier_without_a_store_says_what_helps(
-    tmp_path: Path, stored: bool
-) -> None:
-    """Its files do not shrink, and nothing in the list of waiting moves tells of that."""
-    config = replace(SMALL_FRAMES, cold=ColdConfig(size_bytes=100_000))
-    state = State(tmp_path / "state", config)
-    parts = StatusParts(
-        tmp_path / "mount",
+def status_parts(state: State) -> StatusParts:
+    config = state.parts.config
+    return StatusParts(
+        Path("/mount"),
         state.state_dir,
         config,
         state.engine,
         state.residency,
-        state.remote if stored else None,
+        state.remote,
         QuietPrefetcher(),  # type: ignore[arg-type]  # it is asked for its status alone
         Spending(config.budgets, state.engine),
         PolicyMethods(state.engine, Heat(), GuardedPlanner(), Activity(), 0),
@@ -203,6 +195,26 @@ async def test_a_full_disk_tier_without_a_store_says_what_helps(
         StoreHealth(),
         lambda: 0,
     )
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_store_on_the_disk_of_the_state_is_told_of(tmp_path: Path, elsewhere: bool) -> None:
+    state = State(tmp_path / "state")
+    parts = status_parts(state)._replace(store_elsewhere=elsewhere)
+    report = await Status(parts).status()
+    state.close()
+    [note] = [tier.note for tier in report.tiers if tier.tier == "glacier"]
+    assert note is None if elsewhere else "frees only what compression saves" in str(note)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_full_disk_tier_without_a_store_says_what_helps(
+    tmp_path: Path, stored: bool
+) -> None:
+    """Its files do not shrink, and nothing in the list of waiting moves tells of that."""
+    config = replace(SMALL_FRAMES, cold=ColdConfig(size_bytes=100_000))
+    state = State(tmp_path / "state", config)
+    parts = status_parts(state)._replace(remote=state.remote if stored else None)
     notes = []
     for size in (1000, 200_000):
         await state.create(f"of-{size}", incompressible(size))
