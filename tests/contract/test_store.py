@@ -882,6 +882,7 @@ async def test_a_directory_store_refuses_keys_that_are_no_paths_below_it(
 async def test_the_configured_url_chooses_the_store(
     tmp_path: Path, url: str | None, expected: str
 ) -> None:
+    (tmp_path / "other").mkdir()
     config = GlacierConfig(url=url and url.format(dir=tmp_path))
     store = open_remote_store(config, tmp_path / "glacier")
     assert expected.format(dir=tmp_path) == store.url
@@ -894,6 +895,13 @@ async def test_the_configured_url_chooses_the_store(
 def test_a_wrong_url_is_the_users_error(tmp_path: Path, url: str) -> None:
     with pytest.raises(UsageError, match=r"glacier\.url"):
         open_remote_store(GlacierConfig(url=url), tmp_path)
+
+
+def test_a_directory_that_is_not_there_is_named_and_not_made(tmp_path: Path) -> None:
+    missing = tmp_path / "mistyped"
+    with pytest.raises(UsageError, match=f"{missing} is no directory"):
+        open_remote_store(GlacierConfig(url=f"file://{missing}"), tmp_path)
+    assert not missing.exists()
 
 
 def test_a_url_is_shown_without_its_secrets() -> None:
