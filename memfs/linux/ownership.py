@@ -23,9 +23,10 @@ _KINDS = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISSOCK)
 def require_own_tree(directory: Path, depth: int) -> None:
     """See that a directory, and what it holds, is this user's or root's, and no link leads away.
 
-    For root the directories above are looked at as well: who can rename one of them can put another
+    The directories above are looked at as well: who can rename one of them can put another
     directory in the place of this one. In a directory with the sticky bit, as /tmp, nobody else can
-    (chmod(1), restricted deletion).
+    (chmod(1), restricted deletion). Root trusts no owner of them but itself; a user trusts those
+    whose directories the home lies in, and the groups that they trust.
 
     Args:
         directory: Absolute, without symbolic links.
@@ -41,12 +42,12 @@ def require_own_tree(directory: Path, depth: int) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise _refusal(directory, "is no directory", "name another one")
     _require_unshared(directory, status)
-    if os.geteuid() == 0:
-        for above in directory.parents:
-            status = os.lstat(above)
+    for above in directory.parents:
+        status = os.lstat(above)
+        if os.geteuid() == 0:
             _require_own(above, status)
-            if not status.st_mode & stat.S_ISVTX:
-                _require_unshared(above, status)
+        if not status.st_mode & stat.S_ISVTX:
+            _require_unshared(above, status)
     _look_into(directory, depth, top=True)
 
 
@@ -114,6 +115,9 @@ def _look_into(directory: Path, depth: int, *, top: bool = False) -> None:
                 _require_own(path, status)
                 if not any(kind(status.st_mode) for kind in _KINDS):
                     raise _refusal(path, "is neither a plain file nor a directory", "remove it")
+            if is_directory:
+                # Who may write to it could put a link in the place of an entry afterwards.
+                _require_unshared(path, status)
             if is_directory and depth > 1:
                 _look_into(path, depth - 1)
 

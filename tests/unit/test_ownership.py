@@ -167,6 +167,36 @@ def test_a_state_that_all_may_write_to_is_refused(tmp_path: Path, writable_by: i
         prepare_state(state)
 
 
+@needs_root
+def test_no_directory_of_a_state_can_be_exchanged_after_the_check(state_dir: Path) -> None:
+    """Who may write to `raw/` could put a link in the place of `raw/0` while it is served."""
+    for directory in _names(state_dir):
+        if not directory.is_dir():
+            continue
+        for change in (lambda path: path.chmod(0o707), _share):
+            mode = directory.stat().st_mode & 0o7777
+            change(directory)
+            with pytest.raises(UsageError, match=f"{directory} can be changed by others"):
+                require_state(state_dir)
+            directory.chmod(mode)
+            os.chown(directory, 0, 0)
+    require_state(state_dir)
+
+
+@needs_root
+def test_a_user_s_state_is_not_below_what_everybody_can_exchange(
+    scratch_area: scratch.Scratch,
+) -> None:
+    shared = scratch_area.directory("shared")
+    (shared / "home").mkdir()
+    os.chown(shared / "home", ALICE.uid, ALICE.gid)
+    shared.chmod(0o777)
+    with pytest.raises(UsageError, match="can be changed by others"):
+        run_as(ALICE, prepare_state, shared / "home/state")
+    shared.chmod(0o1777)
+    run_as(ALICE, prepare_state, shared / "home/state")
+
+
 def test_a_pipe_in_the_place_of_a_file_hangs_nobody(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir(0o700)
