@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from memfs.policy.shares import Shares
     from memfs.types import InodeNo
 
+GARBAGE_A_DROP = 100
+"""Files removed at a time when room on the disk is needed; each time syncs the journal once."""
+
 GIVE_WAY_S = 0.05
 """Pause of a fetch while programs wait for as many of their own. Guess."""
 
@@ -204,11 +207,15 @@ class Fetcher:
         return hydrated
 
     async def _check_room(self, size: int) -> None:
-        room_bytes, free_bytes = await self._disk_room()
+        room_bytes, free_bytes, disk_bounds = await self._disk_room()
         if size > room_bytes:
             raise NoSpaceError(f"{size} bytes are more than the disk tier takes ({room_bytes})")
         while size > free_bytes and await self._done.drop_next():
-            _, free_bytes = await self._disk_room()
+            if disk_bounds:
+                # What was detached takes room there until it is removed.
+                while await self._moves.collect_local_garbage(GARBAGE_A_DROP) == GARBAGE_A_DROP:
+                    pass
+            _, free_bytes, disk_bounds = await self._disk_room()
         if size > free_bytes:
             open_count = self._done.open_count
             raise StalledError(
@@ -220,12 +227,16 @@ class Fetcher:
                 )
             )
 
-    async def _disk_room(self) -> tuple[int, int]:
-        """Return what the disk tier takes without draining, and what is free of that, in bytes."""
+    async def _disk_room(self) -> tuple[int, int, bool]:
+        """Return what the disk tier takes without draining, and what is free of that, in bytes.
+
+        And whether it is the disk that bounds it, rather than `cold.size`.
+        """
         cold = self._parts.config.cold
         space = measure_cold_space(self._state_dir, cold, await self._engine.usage())
         room_bytes = int(space.budget_bytes * cold.high_watermark)
-        return room_bytes, room_bytes - space.used_bytes - self._reserved_bytes
+        free_bytes = room_bytes - space.used_bytes - self._reserved_bytes
+        return room_bytes, free_bytes, space.budget_bytes == space.available_bytes
 
     async def _give_way(self) -> None:
         """Leave the store to programs that wait for it, but for one fetch."""

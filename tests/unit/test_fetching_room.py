@@ -1,0 +1,67 @@
+"""Room for files that are fetched: no more leaves than is needed, whatever bounds the disk tier."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from memfs.config import ColdConfig
+from memfs.mover.done_files import DoneFiles
+from memfs.mover.fetching import Fetcher
+from memfs.mover.spending import Spending
+from memfs.policy.heat import Heat
+from memfs.types import FormKind
+from tests.moving import SMALL_FRAMES, State, compressible
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE_COUNT = 10
+FILE_BYTES = 16384
+DISK_BYTES = 200_000
+
+
+class _Disk(NamedTuple):
+    """What statvfs(3) tells of a small disk."""
+
+    f_bavail: int
+    f_blocks: int = DISK_BYTES // 512
+    f_frsize: int = 512
+
+
+@pytest.mark.parametrize("configured", [False, True], ids=["the disk", "cold.size"])
+async def test_only_as_many_done_files_leave_as_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: bool
+) -> None:
+    """A raw file that was detached takes room on the disk until it is removed."""
+    cold = ColdConfig(size_bytes=DISK_BYTES * 9 // 10 if configured else None)
+    state = State(tmp_path / "state", replace(SMALL_FRAMES, cold=cold))
+
+    def statvfs(_path: object) -> _Disk:
+        files = [path for path in (state.state_dir / "raw").rglob("*") if path.is_file()]
+        taken_bytes = sum(path.stat().st_blocks * 512 for path in files)
+        # A disk that is larger than what is configured never bounds the tier.
+        free_bytes = (5 if configured else 1) * DISK_BYTES - taken_bytes
+        return _Disk(free_bytes // 512)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    shares = Heat().shares
+    done = DoneFiles(state.parts, state.moves, shares)
+    inos = []
+    for number in range(FILE_COUNT):
+        ino = await state.create(f"{number}", compressible(FILE_BYTES, number))
+        await state.moves.upload(ino)
+        inos.append(ino)
+    done.add(inos)
+    spending = Spending(state.parts.config.budgets, state.engine)
+    rng = random.Random(1)
+    fetcher = Fetcher(state.parts, state.moves, shares, state.state_dir, spending, rng, done)
+    await fetcher._check_room(2 * FILE_BYTES)
+    gone = [ino for ino in inos if FormKind.RAW not in await state.forms(ino)]
+    state.close()
+    assert gone == inos[: len(gone)]
+    assert len(gone) == 3
