@@ -389,10 +389,12 @@ class S3Store(FsspecStore):
             answer = await self._fs._call_s3(
                 "get_object", **target, Range=f"bytes={start}-{end - 1}"
             )
-            arrived = io.BytesIO()
-            async with answer["Body"] as body:
+            arrived, body = io.BytesIO(), answer["Body"]
+            try:
                 while piece := await body.read(PIECE_BYTES):
                     arrived.write(piece)
+            finally:
+                body.close()
             return arrived.getvalue()
 
         result: bytes = await _error_wrapper(attempt, retries=CLIENT_ATTEMPTS)
