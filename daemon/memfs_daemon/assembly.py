@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from memfs.control.server import Handler
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
+    from memfs.stores.store import RemoteStore
     from memfs_daemon.driver import Driver
     from memfs_daemon.options import MountOptions
 
@@ -107,6 +108,7 @@ class Assembly:
     glacier: GlacierConfig
     generation: StateGeneration | None
     """None: there is no store, or it lies within the state directory."""
+    remote: RemoteStore | None
     take_stale_state: bool
     """As the mount option says."""
     methods: Mapping[str, Handler]
@@ -320,6 +322,7 @@ def assemble(
             warm_bytes=residency.budget_bytes,
             glacier=config.glacier,
             generation=generation,
+            remote=remote,
             take_stale_state=options.take_stale_state,
             methods={
                 name: method

@@ -46,6 +46,9 @@ DRAIN_S_MAX = 40.0
 """Sealing and fsync at the end. What is not done then is done after the next mount; what one system
 call is at, a piece of a file or a disk that does not answer, is waited for."""
 
+CLOSE_STORE_S_MAX = 8.0
+"""What a store that does not answer then keeps is removed after the next mount."""
+
 RESTART_S_MIN, RESTART_S_MAX = 1.0, 60.0
 """Pause before a part of the background that a defect has stopped begins anew. Guess."""
 
@@ -103,6 +106,7 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
         with trio.CancelScope(shield=True):
             await _leave(parts)
             await _drain(parts)
+            await _close_store(parts)
     if parts.generation is not None and parts.generation.refusal is not None:
         raise UsageError(parts.generation.refusal, ExitCode.STATE_UNUSABLE)
 
@@ -246,6 +250,17 @@ async def _drain(parts: Assembly) -> None:
             log.error("%s: not drained, the next mount goes on: %s", parts.state_dir, reason)
     if scope.cancelled_caught:
         log.info("%s: not drained in time, the next mount goes on", parts.state_dir)
+
+
+async def _close_store(parts: Assembly) -> None:
+    """Let uploads that were given up remove what they left in the store."""
+    if parts.remote is None:
+        return
+    with trio.move_on_after(CLOSE_STORE_S_MAX):
+        try:
+            await parts.remote.aclose()
+        except Exception as error:
+            log.info("the store was not closed: %s", as_failure(error, "closing the store"))
 
 
 async def _settle(parts: Assembly) -> None:

@@ -93,6 +93,11 @@ class _Turns:
                 self._taken.remove(key)
                 self._changed.notify_all()
 
+    def settle(self, wait_s: float) -> bool:
+        """Wait until no thread writes any more; returns whether that came in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._taken, wait_s)
+
 
 class BlockingCalls:
     """Runs one store's blocking calls.
@@ -179,9 +184,15 @@ class BlockingCalls:
                 progress.stop()
         raise self._late(what, stall_s)
 
+    async def settle(self, wait_s: float) -> bool:
+        """Wait until threads that were given up write no more; returns whether they ended."""
+        return await trio.to_thread.run_sync(
+            self._turns.settle, wait_s, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+        )
+
     def _late(self, what: str, waited_s: float) -> StoreUnavailableError:
         waiting = self._limiter.borrowed_tokens
         return StoreUnavailableError(
             f"store {self._url}: {what}: no answer within {waited_s:g} s ({waiting} calls are "
-            "under way); check the store and the network, or raise glacier.timeout_s"
+            "under way); check the store and the network, or raise glacier.timeout"
         )

@@ -57,6 +57,9 @@ _MODIFIED_KEYS = ("mtime", "LastModified", "last_modified", "modified", "updated
 RATE_BYTES_S_MIN = 64 << 10
 """Slowest link that is still served: a transfer's part may take this long beyond the time-out."""
 
+SETTLE_S_MAX = 5.0
+"""Uploads that were given up are waited for so long; they look after each part. Guess."""
+
 _TRANSIENT_ERRNOS = frozenset(
     {
         codes.EAGAIN,
@@ -239,7 +242,8 @@ class FsspecStore:
                 yield stat
 
     async def aclose(self) -> None:
-        """Close the sessions."""
+        """Close the sessions, once uploads that were given up have removed what they left."""
+        await self._calls.settle(SETTLE_S_MAX)
         await self._call("close", self._close)
 
     def _open(self, url: str, options: Mapping[str, object]) -> tuple[Any, str]:

@@ -153,7 +153,7 @@ class RetryingStore:
             return await self._repeat(call)
         error = StoreUnavailableError(
             f"store {self.url}: {what}: no answer within {self._policy.deadline_s:g} s, retries "
-            "and waiting included; check the store and the network, or raise glacier.timeout_s"
+            "and waiting included; check the store and the network, or raise glacier.timeout"
         )
         self._health.note(error)
         raise error

@@ -135,6 +135,9 @@ def progress_bar(*, hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
     It takes the stage, items done, and items in all (0: not known).
     """
     console = Console(stderr=True)
+    if hidden or not console.is_terminal:
+        yield lambda _stage, _done, _total: None
+        return
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -142,7 +145,6 @@ def progress_bar(*, hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=hidden or not console.is_terminal,
     ) as bar:
         task = bar.add_task("", total=None)
 
