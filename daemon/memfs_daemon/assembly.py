@@ -189,7 +189,7 @@ def assemble(
             )
         generation = None
         if remote is not None and config.glacier.url is not None:
-            generation = StateGeneration(engine, remote, packed_store.temporary_path, health)
+            generation = StateGeneration(engine, remote, packed_store.temporary_path, health=health)
             remote = AskingStore(remote, generation.confirm)
         raw_pool = RawPool(engine, raw_store)
         stack.callback(raw_pool.close)

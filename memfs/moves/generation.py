@@ -5,6 +5,11 @@ overwrites those of the original under the same keys, and takes others for rubbi
 leaves a mark in the store, under the identity of the state directory: how often that was mounted,
 and a random number, which the state directory knows before the store does.
 
+1. The mark is noted in the state and synced. *Killed from here on*: the store has an earlier mark,
+   which the state knows as well; the next mount makes another one.
+2. A file with the mark is written, below `tmp/`. *Killed*: the next start removes it.
+3. The file is stored. *Killed*: both have the same mark.
+
 Invariant: the mark in the store is one that the state directory knows which was mounted last.
 Nothing in the store is changed, and nothing here is dropped for what is in the store, before the
 store has shown such a mark. A store that does not answer holds up no mount.
@@ -20,14 +25,15 @@ import trio
 
 from memfs.errors import MemfsError, ObjectMissingError, StaleStateError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs.moves.faults import FaultPoints
 from memfs.stores.disk import disk_errors
+from memfs.stores.health import StoreHealth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from memfs.metadata.engine import Local
-    from memfs.stores.health import StoreHealth
     from memfs.stores.store import RemoteStore
 
 log = logging.getLogger(__name__)
@@ -64,7 +70,9 @@ class StateGeneration:
         engine: Of the state directory.
         remote: Its object store.
         temporary_path: Returns an unused path for a file with a name like this.
-        health: Of the store; told when the state directory has proved to be an older copy.
+        faults: Told of the points that a mount reaches.
+        health: Of the store; told when the state directory has proved to be an older copy. None:
+            nobody wants to know.
     """
 
     def __init__(
@@ -72,12 +80,14 @@ class StateGeneration:
         engine: Local,
         remote: RemoteStore,
         temporary_path: Callable[[str], Path],
-        health: StoreHealth,
+        faults: FaultPoints | None = None,
+        health: StoreHealth | None = None,
     ) -> None:
+        self._faults = faults or FaultPoints()
         self._engine = engine
         self._remote = remote
         self._temporary_path = temporary_path
-        self._health = health
+        self._health = health or StoreHealth()
         self._number = 0
         self._known: list[str] = []
         """Tokens of marks that are this state directory's, that of this mount first."""
@@ -120,11 +130,11 @@ class StateGeneration:
         known = self._known if seen is None else [seen.token] if seen.token else []
         self._number = max(self._number, seen.number if seen is not None else 0) + 1
         self._known = [secrets.token_hex(_TOKEN_BYTES), *known][:KNOWN_COUNT_MAX]
-        await self._engine.put_setting(
-            SETTING, " ".join((str(self._number), *self._known)).encode()
-        )
-        self._engine.commit_nowait()
+        setting = " ".join((str(self._number), *self._known)).encode()
+        async with self._engine.change():
+            await self._engine.put_setting(SETTING, setting)
         await trio.to_thread.run_sync(self._engine.sync)
+        self._faults.reach("generation.raised")
 
     async def confirm(self) -> None:
         """Return once the store has shown that no other mount of this state came in between.
@@ -210,6 +220,8 @@ class StateGeneration:
         try:
             with disk_errors(str(path)):
                 await trio.to_thread.run_sync(path.write_bytes, mark)
+            self._faults.reach("generation.written")
             await self._remote.put_file(self.key, path)
+            self._faults.reach("generation.stored")
         finally:
             path.unlink(missing_ok=True)

@@ -38,7 +38,7 @@ def memory() -> MemoryStore:
 
 
 def generation(state: State, store: RemoteStore) -> StateGeneration:
-    return StateGeneration(state.engine, store, state.packed_store.temporary_path, StoreHealth())
+    return StateGeneration(state.engine, store, state.packed_store.temporary_path)
 
 
 async def mount_once(path: Path, store: RemoteStore, *, take_stale: bool = False) -> None:
@@ -144,7 +144,9 @@ async def test_a_copy_that_proves_stale_later_changes_nothing_any_more(
     await memory.put_file("object", source)
     before = await list_objects(memory)
     state, silent, health = State(copy), SilentStore(memory), StoreHealth()
-    counter = StateGeneration(state.engine, silent, state.packed_store.temporary_path, health)
+    counter = StateGeneration(
+        state.engine, silent, state.packed_store.temporary_path, health=health
+    )
     await counter.begin()
     used = AskingStore(silent, counter.confirm)
     silent.silent, silent.refusing = False, True
