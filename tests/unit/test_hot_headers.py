@@ -45,12 +45,12 @@ def reader(limits: HeaderLimits | None = None) -> HeaderReader:
 
 
 def children() -> set[int]:
-    """Return the processes of this one, but for multiprocessing's, which others leave behind."""
+    """Return the processes of this one that read headers: the test run has others beside them."""
     found: set[int] = set()
     for task in os.listdir("/proc/self/task"):
         with open(f"/proc/self/task/{task}/children") as file:
             found |= set(map(int, file.read().split()))
-    return {each for each in found if b"resource_tracker" not in _command_of(each)}
+    return {each for each in found if b"memfs.hot.header_worker" in _command_of(each)}
 
 
 def _command_of(process: int) -> bytes:
