@@ -96,20 +96,27 @@ def _help() -> str:
         if isinstance(command, click.Group):
             family += [(f"{family[0][0]} {name}", each) for name, each in command.commands.items()]
         for name, each in family:
-            context = click.Context(
-                each,
-                info_name=name,
-                terminal_width=HELP_WIDTH,
-                help_option_names=["-h", "--help"],
-            )
-            parts.append(f"## {name}\n\n```text\n{each.get_help(context).strip()}\n```")
+            text = each.get_help(command_context(each, name)).strip()
+            parts.append(f"## {name}\n\n```text\n{text}\n```")
     return "\n\n".join(parts)
+
+
+def command_context(command: click.Command, name: str) -> click.Context:
+    """As the command line makes it: a command keeps the help option of its first context."""
+    return click.Context(
+        command,
+        info_name=name,
+        terminal_width=HELP_WIDTH,
+        help_option_names=["-h", "--help"],
+    )
 
 
 def _commands() -> str:
     rows = ["| command | |", "|---|---|"]
     for command in list_commands():
-        usage = " ".join(command.collect_usage_pieces(click.Context(command)))
+        usage = " ".join(
+            command.collect_usage_pieces(command_context(command, f"memfs {command.name}"))
+        )
         usage = usage.replace("|", "/")  # A pipe would end the cell.
         rows.append(f"| `memfs {command.name} {usage}` | {command.get_short_help_str(200)} |")
     return "\n".join(rows)

@@ -8,7 +8,6 @@ a file was opened for writing, while its bytes are on the disk already.
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,7 +19,7 @@ from memfs.moves.damage import record_damage
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
@@ -28,11 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLEAN_SETTING = "recheck.clean"
-"""Holds when all raw files of durable files were last known to be as the engine says, in ns since
-the epoch: at the start of the first mount after an orderly end. Missing: never."""
-
-CLEAN_MARGIN_NS = 50_000_000
-"""The clock of a file system lags behind by up to a tick, which is 10 ms at most (time(7))."""
+"""Holds when all raw files of durable files were last known to be as the engine says, by the clock
+of `RawStore.stamp`: at the start of the first mount after an orderly end. Missing: never."""
 
 SETTING = "recheck.boot"
 """Holds the boot in which all raw files are as the engine says, or `DRAINED`."""
@@ -50,17 +46,10 @@ class Recheck:
     Args:
         parts: The engine, the raw files and the sealer among them.
         boot: Of this run of the kernel; given by tests.
-        clock: Returns the wall clock's time in ns.
     """
 
-    def __init__(
-        self,
-        parts: MoveParts,
-        boot: bytes | None = None,
-        clock: Callable[[], int] = time.time_ns,
-    ) -> None:
+    def __init__(self, parts: MoveParts, boot: bytes | None = None) -> None:
         self._parts = parts
-        self._clock = clock
         self._boot = boot or boot_id()
         self._after = InodeNo(0)
         self._adopted_count = 0
@@ -75,8 +64,11 @@ class Recheck:
         """Find out whether there is anything to doubt. Once, before the first request."""
         engine = self._parts.engine
         known = await engine.get_setting(SETTING)
+        if known is None and not await engine.list_files(InodeNo(0), 1):
+            # A new state: its first mount may end before the first step.
+            known = DRAINED
         if known == DRAINED:
-            clean_ns = self._clock() - CLEAN_MARGIN_NS
+            clean_ns = await trio.to_thread.run_sync(self._parts.raw_store.stamp)
             async with engine.change():
                 await engine.put_setting(CLEAN_SETTING, str(clean_ns).encode())
                 await engine.put_setting(SETTING, self._boot)

@@ -7,7 +7,9 @@ share a directory, so that no directory grows beyond what a file system scans fa
 from __future__ import annotations
 
 import os
+import stat
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from memfs.errors import MemfsError, ObjectMissingError, StoreError
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 DIRECTORY_BITS = 12
 """Ids of a directory, as a power of two; part of the format of the state directory."""
+
+TICK_S_MAX = 0.02
+"""A tick of the clock of a file system is 10 ms at most (time(7))."""
 
 _CREATE_FLAGS = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -51,6 +56,28 @@ class RawStore:
         if self._root_fd >= 0:
             os.close(self._root_fd)
             self._root_fd = -1
+
+    def stamp(self) -> int:
+        """Return a time between all changes of raw files so far and all that follow. Blocks.
+
+        It is the disk's own time, in ns, to be compared with `st_ctime_ns` of raw files: the clock
+        of a file system lags behind the wall clock by up to a tick, and is finer than a tick only
+        for a file that was looked at in between (multigrain timestamps, Linux 6.13).
+
+        Raises:
+            StoreError: The disk cannot be written to.
+        """
+        with disk_errors(str(self.root)):
+            earlier_ns = self._touch_root()
+            end_s = time.monotonic() + TICK_S_MAX
+            while self._touch_root() <= earlier_ns and time.monotonic() < end_s:
+                time.sleep(0.001)
+        return earlier_ns
+
+    def _touch_root(self) -> int:
+        """Change the root's `st_ctime` alone, which needs no room on the disk; return it."""
+        os.fchmod(self._root_fd, stat.S_IMODE(os.fstat(self._root_fd).st_mode))
+        return os.fstat(self._root_fd).st_ctime_ns
 
     def path(self, raw: RawId) -> Path:
         """Return the path of a raw file, whether it exists or not."""

@@ -47,6 +47,7 @@ def test_a_file_read_again_stays_while_its_store_is_away(
 ) -> None:
     """Pinned to the glacier, it would leave again; the store's directory was moved away."""
     store = tmp_path / "store"
+    store.mkdir()
     mount = mount_factory(driver, config=CONFIG.format(store=store))
     path = mount.root / "file"
     path.write_bytes(CONTENT)

@@ -147,6 +147,7 @@ def test_fsck_refuses_another_object_store_than_the_last_mount_had(
     code, line = _refused(capfd, "fsck", state)
     assert code == ExitCode.USAGE
     assert f"the last mount had file://{tmp_path}/objects" in line
+    (tmp_path / "objects").mkdir()
     option = f"glacier.url=file://{tmp_path}/objects"
     assert run(["fsck", "-o", option, str(state)]) == ExitCode.OK
     assert run(["fsck", "-o", "glacier.enabled=false", str(state)]) == ExitCode.OK

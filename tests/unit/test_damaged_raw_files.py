@@ -12,7 +12,7 @@ from memfs.errors import CorruptDataError
 from memfs.fsck.files import FileCheck
 from memfs.metadata.records import InodeFlags
 from memfs.moves.outcome import MoveOutcome
-from memfs.moves.rechecking import CLEAN_MARGIN_NS, Recheck
+from memfs.moves.rechecking import Recheck
 from memfs.moves.scrubbing import ScrubOutcome, scrub_file
 from memfs.policy import rules
 from memfs.types import FormKind
@@ -88,17 +88,10 @@ async def unmounted(directory: Path, *kinds: FormKind) -> InodeNo:
 
 async def mounted(directory: Path) -> State:
     state = State(directory)
-    # The margin for the clocks of file systems is waited for by the clock that is given.
-    recheck = Recheck(state.parts, clock=lambda: after_now(directory))
+    recheck = Recheck(state.parts)
     await recheck.begin()
     assert recheck.proven
     return state
-
-
-def after_now(directory: Path) -> int:
-    probe = directory / "probe"
-    probe.touch()
-    return probe.stat().st_ctime_ns + CLEAN_MARGIN_NS + 1
 
 
 async def damaged(
@@ -110,6 +103,19 @@ async def damaged(
     state.close()
     how(path)
     return await mounted(directory), ino
+
+
+async def test_what_is_written_right_after_the_start_is_no_damage(tmp_path: Path) -> None:
+    """Power may take the note that it was opened for writing: then it is adopted as it is."""
+    for name in "abcdefgh":
+        directory = tmp_path / name
+        directory.mkdir()
+        ino = await unmounted(directory)
+        state = await mounted(directory)
+        inode = await state.engine.get_inode(ino)
+        cut(state.raw_store.path(inode.raw))
+        assert state.sealer.damage_of(inode) is None
+        state.close()
 
 
 async def check(state: State) -> list[str]:

@@ -277,7 +277,7 @@ def _fault(words: list[str]) -> str | None:
         if found is None:
             return None if _stands_for_any(rest[0]) else f"no command {rest[0]}"
         command, rest = found, rest[1:]
-    context = click.Context(command)
+    context = doc_tables.command_context(command, " ".join(words))
     try:
         values, left, _ = command.make_parser(context).parse_args(list(rest))
     except click.NoSuchOption as error:

@@ -73,6 +73,15 @@ async def test_nothing_is_doubted_while_the_machine_stays_up(state: State) -> No
     assert (await boot(state, b"first")).done
 
 
+async def test_nothing_is_doubted_in_a_new_state(state: State) -> None:
+    """Its first mount may be so short that no step comes before its end."""
+    first = await boot(state, b"first")
+    await durable_file(state, "f", b"content")
+    await first.note_drained()
+    state.engine.commit_nowait()
+    assert (await boot(state, b"second")).proven
+
+
 async def test_nothing_is_doubted_after_an_orderly_end(state: State) -> None:
     first = await boot(state, b"first")
     await run(first)
