@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -203,11 +204,15 @@ def test_an_interrupted_command_leaves_what_was_fetched(
         running.send_signal(signal.SIGINT)
         _, told = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert f"{len(near)} of " in told
+    # Another file may have been under way when the first one found no room.
+    now_near = raw(files)
+    told_count = re.search(r"stopped; (\d+) of ", told)
+    assert told_count is not None, told
+    assert len(near) <= int(told_count[1]) <= len(now_near)
     assert "run it again to go on" in told
-    assert 3 <= len(near) <= 6
+    assert 3 <= len(near) <= len(now_near) <= 6
     assert prefetched(mount)["waiting_count"] == 0
-    assert set(near) <= set(raw(files))
+    assert set(near) <= set(now_near)
 
 
 def test_what_was_learned_survives_a_remount(mount_factory: MountFactory, driver: str) -> None:
