@@ -126,8 +126,10 @@ def test_pins_beyond_the_ram_budget_wait_with_a_reason(
     wait_for(lambda: len(waiting()) == 2, lambda: [why(path) for path in paths])
     late = waiting()[0]
     assert why(late)["pending"]["wanted"] == "warm"
-    assert "full of pinned files" in why(late)["pending"]["reason"]
-    assert "full of pinned files" in run_memfs("why", late)
+    # While it is tried again, it waits for its turn.
+    reason = "full of pinned files"
+    wait_for(lambda: reason in why(late)["pending"]["reason"], lambda: why(late))
+    wait_for(lambda: reason in run_memfs("why", late), lambda: why(late))
     work = status(mount)["work"]
     assert work["pending_count"] >= 2
     assert {f"/{path.name}" for path in waiting()} <= {each["path"] for each in work["pending"]}
