@@ -25,7 +25,7 @@ def pause_after(
         failure_count: > 0.
         first_s: The pause after the first one.
         longest_s: No pause is longer, jitter left out.
-        rng: Gives jitter; None: there is none.
+        rng: Gives jitter; without one all pauses are exact.
     """
     # 2 to the power of some thousand is no float.
     pause_s = min(longest_s, first_s * 2.0 ** min(failure_count - 1, 60))
@@ -38,7 +38,7 @@ class Backoff:
     Args:
         first_s: The pause after the first failure.
         longest_s: No pause is longer, jitter left out.
-        rng: Gives jitter; None: there is none.
+        rng: Gives jitter; without one all pauses are exact.
     """
 
     def __init__(self, first_s: float, longest_s: float, rng: random.Random | None = None) -> None:

@@ -57,19 +57,6 @@ _MARK_COUNT_MAX = 100_000
 """Files marked as durable at the end; a later mount finds that out for the others."""
 
 
-class _Daemon:
-    """The caller of requests that no program made."""
-
-    uid = 0
-    gid = 0
-    pid = 0
-    umask = 0
-
-    def is_alone(self) -> bool:
-        """It shares the event loop with the requests."""
-        return False
-
-
 async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: ServiceManager) -> None:
     """Serve until the mount is gone, then drain.
 
@@ -241,7 +228,7 @@ async def _drain(parts: Assembly) -> None:
             inodes = await parts.engine.list_not_durable(_MARK_COUNT_MAX)
             files = [(inode.ino, inode.generation) for inode in inodes]
             await parts.filesystem.write_out(inodes)
-            await parts.filesystem.sync(_Daemon())
+            await parts.filesystem.sync()
             async with parts.engine.change():
                 await parts.engine.mark_durable(files)
                 await parts.moves.note_drained()

@@ -32,7 +32,7 @@ class PlacementError(UsageError):
     Args:
         message: For people.
         errno: What the system call met with (errno(3)).
-        exit_code: Of a command.
+        exit_code: What a command that meets it exits with.
     """
 
     def __init__(self, message: str, errno: int, exit_code: ExitCode = ExitCode.PROBLEMS) -> None:
@@ -46,7 +46,7 @@ class Placement(NamedTuple):
     path: str
     tier: str
     pin: str
-    """The pin in force, own or inherited; `auto`: there is none."""
+    """The pin in force, own or inherited; `auto` where no pin is."""
     state: str
     why: dict[str, Any]
     """The last decision and a pending move, as `user.memfs.why` tells them."""

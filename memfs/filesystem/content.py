@@ -284,7 +284,7 @@ class ContentRequests(AttributeRequests):
 
         await self._sync(caller, Unsynced(ino), sync_names, answers=True)
 
-    async def sync(self, caller: Caller) -> None:
+    async def sync(self) -> None:
         """SYNCFS."""
         self._commit_early()
         await leave()

@@ -145,7 +145,7 @@ class Names(Shared):
         await self._log_end(inode)
         self._note_names(inode)
 
-    async def give_back(self, caller: Caller) -> None:
+    async def give_back(self) -> None:
         """After UNLINK or RENAME: what it freed of a large file is free when this returns.
 
         Who removes to make room writes at once, and looks at the free space before. A file that is

@@ -116,7 +116,7 @@ class Operations(Protocol):
         """UNLINK."""
         ...
 
-    async def give_back(self, caller: Caller) -> None:
+    async def give_back(self) -> None:
         """After UNLINK, RENAME and RENAME2: give the space of what is gone back to the disk."""
         ...
 
@@ -221,7 +221,7 @@ class Operations(Protocol):
         """FSYNCDIR: the dentries on stable storage."""
         ...
 
-    async def sync(self, caller: Caller) -> None:
+    async def sync(self) -> None:
         """SYNCFS: everything on stable storage (syncfs(2))."""
         ...
 

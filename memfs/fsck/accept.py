@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import MemfsError, ObjectMissingError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs.fsck.files import BATCH_COUNT
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import InodeFlags
 from memfs.types import ROOT_INODE, InodeNo, RawId
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
     from memfs.stores.raw import RawStore
-
-_BATCH_COUNT = 1000
 
 
 class Change(NamedTuple):
@@ -93,7 +92,6 @@ async def accept_changes(engine: Engine, changes: list[Change]) -> None:
     for change in changes:
         async with engine.change():
             await engine.unseal(change.ino, change.raw)
-    engine.commit_nowait()
     engine.sync()
 
 
@@ -121,7 +119,7 @@ def _raw_of(raw_store: RawStore, name: str) -> int | None:
 
 async def _find_by_raw(engine: Engine, raw: int, name: str) -> Inode:
     after = InodeNo(0)
-    while inodes := await engine.list_files(after, _BATCH_COUNT):
+    while inodes := await engine.list_files(after, BATCH_COUNT):
         for inode in inodes:
             if inode.raw == raw:
                 return inode

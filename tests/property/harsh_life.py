@@ -220,7 +220,7 @@ class HarshLife(Life):
 
     def _ask_all_to_sync(self) -> None:
         filesystem = self.world.filesystem
-        self.world.request(filesystem.sync(self.world.program))
+        self.world.request(filesystem.sync())
 
     def _meet_refusal(self, what: str, damaged: Files, names: set[Path]) -> None:
         """See that nothing was touched."""

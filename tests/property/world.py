@@ -512,7 +512,7 @@ class World:
         await self.filesystem.reap_left_over()
         await self.filesystem.settle()
         inodes = await self.engine.list_not_durable(1000)
-        await self.filesystem.sync(Program())
+        await self.filesystem.sync()
         await self.engine.mark_durable([(inode.ino, inode.generation) for inode in inodes])
         await self.moves.note_drained()
         self.engine.commit_nowait()

@@ -240,7 +240,7 @@ def test_a_forget_that_comes_while_its_inode_is_deleted_leaves_nothing_to_delete
     world.filesystem._large.append((ino, inode_of(world, ino).raw))
     run_with(
         world,
-        lambda: world.filesystem.give_back(world.program),
+        world.filesystem.give_back,
         before(world, "reap"),
         forget,
     )

@@ -88,7 +88,7 @@ class Runner:
         self._bugs_seen: set[tuple[int, str]] = set()
         self._callers = Callers(self._answer_early, self._wake)
         self._pause = trio.CancelScope()
-        """Of the present wait for a request, while threads make calls."""
+        """It ends the present wait for a request, while threads make calls."""
         self._token: trio.lowlevel.TrioToken | None = None
 
     async def run(self) -> None:

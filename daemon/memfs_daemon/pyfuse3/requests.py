@@ -250,7 +250,7 @@ class Requests(pyfuse3.Operations):
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         """UNLINK."""
         await self._operations.unlink(InodeNo(parent_inode), name)
-        await self._operations.give_back(Caller(ctx))
+        await self._operations.give_back()
 
     @_answering
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
@@ -271,7 +271,7 @@ class Requests(pyfuse3.Operations):
         await self._operations.rename(
             InodeNo(parent_inode_old), name_old, InodeNo(parent_inode_new), name_new, flags
         )
-        await self._operations.give_back(Caller(ctx))
+        await self._operations.give_back()
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """FORGET, BATCH_FORGET; nobody waits for an answer, and none may fail."""

@@ -259,7 +259,7 @@ class FakeFilesystem:
         self.calls["unlink"] += 1
         self._drop_name(parent, name)
 
-    async def give_back(self, caller: Caller) -> None:
+    async def give_back(self) -> None:
         self.calls["give_back"] += 1
 
     async def remove_directory(self, parent: InodeNo, name: bytes) -> None:
@@ -441,7 +441,7 @@ class FakeFilesystem:
     async def fsync_directory(self, caller: Caller, ino: InodeNo) -> None:
         self.calls["fsync_directory"] += 1
 
-    async def sync(self, caller: Caller) -> None:
+    async def sync(self) -> None:
         self.calls["sync"] += 1
 
     async def allocate(

@@ -75,7 +75,7 @@ class ContentHandlers:
 
     async def sync(self, request: Request) -> bytes:
         """SYNCFS."""
-        await self._operations.sync(request)
+        await self._operations.sync()
         return b""
 
     async def allocate(self, request: Request) -> bytes:

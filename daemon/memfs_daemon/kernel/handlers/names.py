@@ -110,7 +110,7 @@ class NameHandlers:
     async def unlink(self, request: Request) -> bytes:
         """UNLINK."""
         await self._operations.unlink(request.node, request.data[HEADER_BYTES:-1])
-        await self._operations.give_back(request)
+        await self._operations.give_back()
         return b""
 
     async def remove_directory(self, request: Request) -> bytes:
@@ -123,7 +123,7 @@ class NameHandlers:
         (new_parent,) = RENAME_IN.unpack_from(request.data, HEADER_BYTES)
         name, new_name, _ = request.data[_RENAME_NAMES:].split(b"\0")
         await self._operations.rename(request.node, name, new_parent, new_name, 0)
-        await self._operations.give_back(request)
+        await self._operations.give_back()
         return b""
 
     async def rename_with_flags(self, request: Request) -> bytes:
@@ -131,7 +131,7 @@ class NameHandlers:
         new_parent, flags, _ = RENAME2_IN.unpack_from(request.data, HEADER_BYTES)
         name, new_name, _ = request.data[_RENAME2_NAMES:].split(b"\0")
         await self._operations.rename(request.node, name, new_parent, new_name, flags)
-        await self._operations.give_back(request)
+        await self._operations.give_back()
         return b""
 
     def forget(self, request: Request) -> None:
