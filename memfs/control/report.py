@@ -1,16 +1,11 @@
 """The status report: what `status` answers, and what `memfs status` shows.
 
-Invariant: a report is plain data; `StatusReport.from_json(report.to_json()) == report`.
+Invariant: a report is plain data; `decode(StatusReport, encode(report)) == report`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Self, cast
-
-from memfs.control.typed import decode, encode
-
-if TYPE_CHECKING:
-    from memfs.control.protocol import JsonValue
+from typing import NamedTuple
 
 
 class TierReport(NamedTuple):
@@ -202,16 +197,3 @@ class StatusReport(NamedTuple):
     codecs: tuple[CodecReport, ...]
     keys: tuple[str, ...]
     """Ids of the keys that are configured; the first one encrypts."""
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return the report as JSON values."""
-        return cast("dict[str, JsonValue]", encode(self))
-
-    @classmethod
-    def from_json(cls, value: JsonValue) -> Self:
-        """Return the report that `to_json` gave.
-
-        Raises:
-            InvalidValueError: It is no report, or one of another version of memfs.
-        """
-        return cast("Self", decode(cls, value))

@@ -25,7 +25,7 @@ from memfs.control.report import (
     TierReport,
     WorkReport,
 )
-from memfs.control.typed import encode
+from memfs.control.typed import decode, encode
 from memfs.errors import InvalidValueError
 from memfs.mover.spending import Spending
 from memfs.policy.heat import Heat
@@ -94,12 +94,12 @@ REPORT = StatusReport(
 
 
 def test_a_report_survives_the_socket() -> None:
-    assert StatusReport.from_json(json.loads(json.dumps(REPORT.to_json()))) == REPORT
+    assert decode(StatusReport, json.loads(json.dumps(encode(REPORT)))) == REPORT
 
 
 def test_a_report_of_another_version_is_refused() -> None:
     with pytest.raises(InvalidValueError, match="is missing"):
-        StatusReport.from_json({"version": "9"})
+        decode(StatusReport, {"version": "9"})
 
 
 def test_the_table_shows_use_reasons_and_waiting_work(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from memfs.control.typed import encode
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell_json
 
@@ -22,7 +23,7 @@ def status(mountpoint: Path, as_json: bool) -> None:
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     report = require_mount(mountpoint).status()
     if as_json:
-        tell_json(report.to_json())
+        tell_json(encode(report))
         return
     # Imported here: what draws tables takes 0.1 s, which programs that ask often need not pay.
     from memfs_tools.display import print_status
