@@ -1,5 +1,7 @@
 """Accepting a raw file that somebody changed on purpose while nothing was mounted.
 
+*Killed*, or power lost before the sync: each file is accepted or as it was; the next run goes on.
+
 Invariant: a file is accepted by one transaction, which begins a new generation whose bytes are the
 raw file's: as after a write whose end the daemon did not see, so that the next mount seals it.
 """
@@ -15,6 +17,7 @@ from memfs.exit_codes import ExitCode
 from memfs.fsck.files import BATCH_COUNT
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import InodeFlags
+from memfs.moves.faults import FaultPoints
 from memfs.types import ROOT_INODE, InodeNo, RawId
 
 if TYPE_CHECKING:
@@ -87,12 +90,17 @@ async def find_change(engine: Engine, raw_store: RawStore, name: str) -> Change:
     )
 
 
-async def accept_changes(engine: Engine, changes: list[Change]) -> None:
+async def accept_changes(
+    engine: Engine, changes: list[Change], faults: FaultPoints | None = None
+) -> None:
     """Take raw files as the content of their files, durably."""
+    reach = (faults or FaultPoints()).reach
     for change in changes:
         async with engine.change():
             await engine.unseal(change.ino, change.raw)
+        reach("accept.accepted")
     engine.sync()
+    reach("accept.synced")
 
 
 async def _find(engine: Engine, raw_store: RawStore, name: str) -> Inode:

@@ -1,7 +1,7 @@
 """Fault points: the named instants of every move at which a crash test kills the process.
 
-Invariant: `FAULT_POINTS` and `REPAIR_POINTS` name every point that the code reaches, and no other;
-a test fails when one of them was never reached.
+Invariant: `FAULT_POINTS`, `REPAIR_POINTS` and `ACCEPT_POINTS` name every point that the code
+reaches, and no other; a test fails when one of them was never reached.
 """
 
 from __future__ import annotations
@@ -69,6 +69,10 @@ REPAIR_POINTS = (
     "repair.moved",
 )
 """Of `memfs fsck --repair`, in order."""
+
+
+ACCEPT_POINTS = ("accept.accepted", "accept.synced")
+"""Of `memfs fsck --accept`, in order; the first one after each file."""
 
 
 class FaultPoints:
