@@ -126,9 +126,7 @@ class ContentRequests(AttributeRequests):
             self._sealer.add(ino)
         self._let_go_if_unheld(ino)
 
-    async def read(
-        self, caller: Caller, ino: InodeNo, handle: Handle, offset: int, size: int
-    ) -> bytes | bytearray:
+    async def read(self, ino: InodeNo, handle: Handle, offset: int, size: int) -> bytes | bytearray:
         """READ."""
         inode = await self._engine.get_inode(ino)
         self._activity.served_bytes += size
@@ -291,9 +289,7 @@ class ContentRequests(AttributeRequests):
         await trio.to_thread.run_sync(_sync_filesystem, self._state_dir, limiter=self._threads)
         await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
 
-    async def allocate(
-        self, caller: Caller, ino: InodeNo, mode: int, offset: int, length: int
-    ) -> None:
+    async def allocate(self, ino: InodeNo, mode: int, offset: int, length: int) -> None:
         """FALLOCATE."""
         await self._wait_for_room(ino)
         inode = await self._engine.get_inode(ino)
@@ -327,7 +323,6 @@ class ContentRequests(AttributeRequests):
 
     async def copy_range(
         self,
-        caller: Caller,
         source: InodeNo,
         source_offset: int,
         target: InodeNo,

@@ -171,7 +171,7 @@ class Operations(Protocol):
         ...
 
     async def set_xattr(
-        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
+        self, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
     ) -> None:
         """SETXATTR; `kill_sgid`: FUSE_SETXATTR_ACL_KILL_SGID."""
         ...
@@ -180,7 +180,7 @@ class Operations(Protocol):
         """LISTXATTR."""
         ...
 
-    async def remove_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> None:
+    async def remove_xattr(self, ino: InodeNo, name: bytes) -> None:
         """REMOVEXATTR."""
         ...
 
@@ -195,9 +195,7 @@ class Operations(Protocol):
         """RELEASE: the last descriptor of an open file is closed; unknown ones are passed over."""
         ...
 
-    async def read(
-        self, caller: Caller, ino: InodeNo, handle: Handle, offset: int, size: int
-    ) -> bytes | bytearray:
+    async def read(self, ino: InodeNo, handle: Handle, offset: int, size: int) -> bytes | bytearray:
         """READ of modes that the daemon serves; fewer bytes only at the end of the file."""
         ...
 
@@ -225,9 +223,7 @@ class Operations(Protocol):
         """SYNCFS: everything on stable storage (syncfs(2))."""
         ...
 
-    async def allocate(
-        self, caller: Caller, ino: InodeNo, mode: int, offset: int, length: int
-    ) -> None:
+    async def allocate(self, ino: InodeNo, mode: int, offset: int, length: int) -> None:
         """FALLOCATE with fallocate(2) modes; as the backing file system can."""
         ...
 
@@ -237,7 +233,6 @@ class Operations(Protocol):
 
     async def copy_range(
         self,
-        caller: Caller,
         source: InodeNo,
         source_offset: int,
         target: InodeNo,

@@ -49,7 +49,7 @@ class XattrRequests(ContentRequests):
         return await self._engine.get_xattr(ino, name)
 
     async def set_xattr(
-        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
+        self, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
     ) -> None:
         """SETXATTR."""
         if name.startswith(CONTROL_PREFIX):
@@ -79,7 +79,7 @@ class XattrRequests(ContentRequests):
         names = await self._engine.list_xattrs(ino)
         return [name for name in names if not name.startswith(hidden)]
 
-    async def remove_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> None:
+    async def remove_xattr(self, ino: InodeNo, name: bytes) -> None:
         """REMOVEXATTR."""
         if name.startswith(CONTROL_PREFIX):
             await self._control.remove(ino, name)

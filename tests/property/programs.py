@@ -264,7 +264,5 @@ class Programs:
         ino = self.pick_file(rng) if rng.random() < 0.7 else self._pick_directory(rng)
         if ino is None:
             return
-        filesystem, program = self.world.filesystem, self.world.program
-        self._ask(
-            lambda: self.world.request(filesystem.set_xattr(program, ino, name, value, 0, False))
-        )
+        filesystem = self.world.filesystem
+        self._ask(lambda: self.world.request(filesystem.set_xattr(ino, name, value, 0, False)))

@@ -304,9 +304,9 @@ class FilesystemMachine(RuleBasedStateMachine):
     @rule(index=INDEXES, name=XATTRS, value=st.binary(max_size=5000), flags=FLAGS)
     @precondition(lambda self: self.has_file)
     def set_xattr(self, index: int, name: bytes, value: bytes, flags: int) -> None:
-        ino, program = self.pick_file(index), self.world.program
+        ino = self.pick_file(index)
         expected = error_of(lambda: self.tree.set_xattr(ino, name, value, flags))
-        setting = self.world.filesystem.set_xattr(program, ino, name, value, flags, False)
+        setting = self.world.filesystem.set_xattr(ino, name, value, flags, False)
         assert expected == error_of(lambda: self.world.request(setting))
 
     @rule(index=INDEXES, name=XATTRS)
@@ -314,7 +314,7 @@ class FilesystemMachine(RuleBasedStateMachine):
     def remove_xattr(self, index: int, name: bytes) -> None:
         ino = self.pick_file(index)
         expected = error_of(lambda: self.tree.remove_xattr(ino, name))
-        removing = self.world.filesystem.remove_xattr(self.world.program, ino, name)
+        removing = self.world.filesystem.remove_xattr(ino, name)
         assert expected == error_of(lambda: self.world.request(removing))
 
     @rule(index=INDEXES, tier=TIERS, of_directory=st.booleans())
@@ -335,8 +335,7 @@ class FilesystemMachine(RuleBasedStateMachine):
         return self.pick_file(index)
 
     def set_control(self, ino: InodeNo, name: bytes, value: bytes) -> None:
-        program = self.world.program
-        self.world.request(self.world.filesystem.set_xattr(program, ino, name, value, 0, False))
+        self.world.request(self.world.filesystem.set_xattr(ino, name, value, 0, False))
 
     @rule(index=INDEXES)
     @precondition(lambda self: self.has_file)
@@ -405,8 +404,8 @@ class FilesystemMachine(RuleBasedStateMachine):
         if not file.writable or not size:
             return
         mode = FallocateMode.PUNCH_HOLE | FallocateMode.KEEP_SIZE
-        filesystem, program = self.world.filesystem, self.world.program
-        self.world.request(filesystem.allocate(program, file.ino, mode, offset, size))
+        filesystem = self.world.filesystem
+        self.world.request(filesystem.allocate(file.ino, mode, offset, size))
         content = self.content_of(file.ino)
         kept = len(content.data)
         content.write(offset, bytes(size))
@@ -418,9 +417,7 @@ class FilesystemMachine(RuleBasedStateMachine):
         source, target = self.pick_open(source_index), self.pick_open(index)
         if not source.readable or not target.writable or source.ino == target.ino or not size:
             return
-        copying = self.world.filesystem.copy_range(
-            self.world.program, source.ino, 0, target.ino, 0, size
-        )
+        copying = self.world.filesystem.copy_range(source.ino, 0, target.ino, 0, size)
         try:
             count = self.world.request(copying)
         except Refusal:

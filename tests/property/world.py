@@ -360,7 +360,7 @@ class World:
         """Do as `read` from the start, within a run."""
         if file.mode == OpenMode.PASSTHROUGH:
             return os.pread(file.kernel_fd, size, 0)
-        return bytes(await self.filesystem.read(self.program, file.ino, file.handle, 0, size))
+        return bytes(await self.filesystem.read(file.ino, file.handle, 0, size))
 
     def _opened(
         self, ino: InodeNo, handle: Handle, mode: OpenMode, backing: int, flags: int
@@ -385,7 +385,7 @@ class World:
         """Read as the kernel or the daemon does, by the file's mode."""
         if file.mode == OpenMode.PASSTHROUGH:
             return os.pread(file.kernel_fd, size, offset)
-        reading = self.filesystem.read(self.program, file.ino, file.handle, offset, size)
+        reading = self.filesystem.read(file.ino, file.handle, offset, size)
         return bytes(self.request(reading))
 
     def write(self, file: OpenFile, offset: int, data: bytes) -> None:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def set_xattr(world: World, ino: InodeNo, name: str, value: str, flags: int = 0) -> None:
-    filesystem, program = world.filesystem, world.program
+    filesystem = world.filesystem
     encoded = f"user.memfs.{name}".encode()
-    world.run(filesystem.set_xattr(program, ino, encoded, value.encode(), flags, kill_sgid=False))
+    world.run(filesystem.set_xattr(ino, encoded, value.encode(), flags, kill_sgid=False))
     filesystem.commit_nowait()
 
 

@@ -275,7 +275,7 @@ def test_capabilities_that_are_set_meanwhile_are_not_taken_for_missing(world: Wo
         world,
         ask,
         after(world, "get_xattr"),
-        lambda: filesystem.set_xattr(program, ino, CAPABILITY_XATTR, b"caps", 0, False),
+        lambda: filesystem.set_xattr(ino, CAPABILITY_XATTR, b"caps", 0, False),
     )
     assert world.run(filesystem.get_xattr(program, ino, CAPABILITY_XATTR)) == b"caps"
 

@@ -370,9 +370,7 @@ class Requests(pyfuse3.Operations):
     ) -> None:
         """SETXATTR."""
         _refuse_acl(name)
-        await self._operations.set_xattr(
-            Caller(ctx), InodeNo(inode), name, value, flags=0, kill_sgid=False
-        )
+        await self._operations.set_xattr(InodeNo(inode), name, value, flags=0, kill_sgid=False)
 
     @_answering
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
@@ -384,7 +382,7 @@ class Requests(pyfuse3.Operations):
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         """REMOVEXATTR."""
         _refuse_acl(name)
-        await self._operations.remove_xattr(Caller(ctx), InodeNo(inode), name)
+        await self._operations.remove_xattr(InodeNo(inode), name)
 
     # --- content ---------------------------------------------------------------------------------
     @_answering
@@ -408,7 +406,7 @@ class Requests(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """READ."""
         file = unpack_open_file(fh)
-        data = self._operations.read(_KERNEL, file.ino, file.handle, off, size)
+        data = self._operations.read(file.ino, file.handle, off, size)
         return await data  # type: ignore[return-value]  # pyfuse3 takes any buffer, says bytes
 
     @_answering

@@ -354,7 +354,7 @@ class FakeFilesystem:
             raise NoXattrError(os.fsdecode(name)) from None
 
     async def set_xattr(
-        self, caller: Caller, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
+        self, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
     ) -> None:
         self.calls["set_xattr"] += 1
         xattrs = self.inode(ino).xattrs
@@ -369,7 +369,7 @@ class FakeFilesystem:
         self.calls["list_xattrs"] += 1
         return list(self.inode(ino).xattrs)
 
-    async def remove_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> None:
+    async def remove_xattr(self, ino: InodeNo, name: bytes) -> None:
         self.calls["remove_xattr"] += 1
         if self.inode(ino).xattrs.pop(name, None) is None:
             raise NoXattrError(os.fsdecode(name))
@@ -389,9 +389,7 @@ class FakeFilesystem:
         self.calls["release"] += 1
         self.released.append(ino)
 
-    async def read(
-        self, caller: Caller, ino: InodeNo, handle: Handle, offset: int, size: int
-    ) -> bytes:
+    async def read(self, ino: InodeNo, handle: Handle, offset: int, size: int) -> bytes:
         self.calls["read"] += 1
         if self.inode(ino).xattrs.get(b"user.test.slow"):
             await self._wait()
@@ -444,9 +442,7 @@ class FakeFilesystem:
     async def sync(self) -> None:
         self.calls["sync"] += 1
 
-    async def allocate(
-        self, caller: Caller, ino: InodeNo, mode: int, offset: int, length: int
-    ) -> None:
+    async def allocate(self, ino: InodeNo, mode: int, offset: int, length: int) -> None:
         self.calls["allocate"] += 1
         if mode:
             raise OSError(errno.EOPNOTSUPP, "mode of fallocate")
@@ -466,7 +462,6 @@ class FakeFilesystem:
 
     async def copy_range(
         self,
-        caller: Caller,
         source: InodeNo,
         source_offset: int,
         target: InodeNo,

@@ -56,7 +56,7 @@ class ContentHandlers:
         """READ."""
         handle, offset, size, *_ = READ_IN.unpack_from(request.data, HEADER_BYTES)
         return await self._operations.read(
-            request, request.node, handle, offset, min(size, REQUEST_BYTES_MAX)
+            request.node, handle, offset, min(size, REQUEST_BYTES_MAX)
         )
 
     async def write(self, request: Request) -> bytes:
@@ -81,7 +81,7 @@ class ContentHandlers:
     async def allocate(self, request: Request) -> bytes:
         """FALLOCATE."""
         _, offset, length, mode, _ = FALLOCATE_IN.unpack_from(request.data, HEADER_BYTES)
-        await self._operations.allocate(request, request.node, mode, offset, length)
+        await self._operations.allocate(request.node, mode, offset, length)
         return b""
 
     async def seek(self, request: Request) -> bytes:
@@ -103,5 +103,5 @@ class ContentHandlers:
             request.data, HEADER_BYTES
         )
         return await self._operations.copy_range(
-            request, request.node, source_offset, target, target_offset, size
+            request.node, source_offset, target, target_offset, size
         )
