@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.errors", "memfs.log_lines"),
     ("memfs.defects",),
     ("memfs.config", "memfs.sizes"),
-    ("memfs.policy", "memfs.prediction"),
+    ("memfs.policy", "memfs.prediction", "memfs.query"),
     ("memfs.config_file",),
     ("memfs.linux",),
     ("memfs.hot",),

@@ -1,0 +1,1 @@
+"""The filter language of queries: pure, without files, tables or clocks."""

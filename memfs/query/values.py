@@ -1,0 +1,79 @@
+"""Values: what the text of an attribute is compared as.
+
+Invariant: stored text has no type of its own, and the same text is always the same value. What only
+looks like a number (`007`, `1.0.3`, ` 1`, `NaN`) stays text.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+Value = int | float | str
+"""Numbers compare with numbers, texts with texts, and neither with the other."""
+
+VALUE_BYTES_MAX = 4096
+"""A longer attribute exists, and is compared with nothing. Guess: what is longer is content."""
+
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)  # RFC 8259
+_TIME = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2})(:[0-9]{2})?(?:\.([0-9]{1,9}))?"
+    r"(Z|[+-][0-9]{2}:[0-9]{2})",
+    re.ASCII,
+)
+_INTEGER_MAX = 1 << 63
+
+
+def typed(text: str) -> Value:
+    """Return what a text is compared as.
+
+    A JSON number is a number: an integer where 64 bits hold it, else a float. An ISO 8601 date-time
+    with a zone is text in UTC, with all nine digits of its fraction, so that instants sort by time.
+    """
+    if (number := _NUMBER.fullmatch(text)) is not None:
+        if number[1] is None and number[2] is None and len(text) < 20:
+            integer = int(text)
+            if -_INTEGER_MAX <= integer < _INTEGER_MAX:
+                return integer
+        value = float(text)
+        return text if value in (float("inf"), float("-inf")) else value
+    if len(text) >= 17 and text[4] == "-":
+        return instant(text) or text
+    return text
+
+
+def instant(text: str) -> str | None:
+    """Return an ISO 8601 date-time with a zone in UTC; None if the text is none."""
+    matched = _TIME.fullmatch(text)
+    if matched is None:
+        return None
+    minute, second, fraction, zone = matched.groups()
+    if fraction is not None and second is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(minute + (second or ":00") + zone).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return f"{moment.replace(tzinfo=None).isoformat()}.{(fraction or '').ljust(9, '0')}Z"
+
+
+def stored_value(stored: bytes) -> Value | None:
+    """Return what the bytes of an attribute are compared as; None: with nothing."""
+    if len(stored) > VALUE_BYTES_MAX:
+        return None
+    try:
+        return typed(stored.decode())
+    except UnicodeDecodeError:
+        return None
+
+
+def equal_values(operand: Value) -> tuple[Value, ...]:
+    """Return the values that equality with an operand finds.
+
+    A text that looks like a number finds the number too: nobody declares types.
+    """
+    if isinstance(operand, str):
+        number = typed(operand)
+        if not isinstance(number, str):
+            return (number, operand)
+    return (operand,)

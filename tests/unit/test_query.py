@@ -1,0 +1,302 @@
+"""The filter language: what is understood, what is refused and where, and what is found."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memfs.query.globs import glob_pattern
+from memfs.query.matching import Values, matches
+from memfs.query.parsing import FilterError, parse, parse_text
+from memfs.query.values import Value, stored_value, typed
+from tests.queries import FILTERS, STORED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def found(filter_: object, attributes: Mapping[str, str | bytes | Values]) -> bool:
+    """Whether a filter finds a file with these fields; texts are what is stored."""
+
+    def values_of(field: str) -> Values:
+        stored = attributes.get(field.removeprefix("user."))
+        if isinstance(stored, str | bytes):
+            value = stored_value(stored.encode() if isinstance(stored, str) else stored)
+            return () if value is None else (value,)
+        return stored
+
+    return matches(parse(filter_), values_of)
+
+
+# --- values --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", 7),
+        ("-7", -7),
+        ("2.50", 2.5),
+        ("1e3", 1000.0),
+        ("9223372036854775807", 9223372036854775807),
+        ("9223372036854775808", 9223372036854775808.0),
+        ("2025-01-01T01:00:00+01:00", "2025-01-01T00:00:00.000000000Z"),
+        ("2025-01-01T00:00Z", "2025-01-01T00:00:00.000000000Z"),
+        ("2025-01-01T00:00:00.5Z", "2025-01-01T00:00:00.500000000Z"),
+    ],
+)
+def test_numbers_and_instants_are_compared_as_such(text: str, value: Value) -> None:
+    assert (typed(text), type(typed(text))) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "007",
+            "1.0.3",
+            " 1",
+            "1 ",
+            "NaN",
+            "1e999",
+            "+1",
+            ".5",
+            "1.",
+            "0x10",
+            "1_000",
+            "",
+            "\u0661",
+        ),
+        *("true", "2025-01-01", "2025-01-01T00:00:00", "2025-13-01T00:00:00Z", "9" * 400),
+        *("0001-01-01T00:00:00+10:00", "2025-01-01T00:00.5Z", "1\n"),
+    ],
+)
+def test_what_only_looks_like_a_number_or_an_instant_stays_text(text: str) -> None:
+    assert typed(text) == text
+
+
+def test_instants_sort_by_time() -> None:
+    instants = [
+        *("2024-12-31T23:59:59.999999999Z", "2025-01-01T00:00:00Z", "2025-01-01T00:00:00.1Z"),
+        *("2025-01-01T00:00:00.11Z", "2024-12-31T23:00:01-01:00", "2025-01-01T00:00:01.5Z"),
+    ]
+    values = [str(typed(text)) for text in instants]
+    assert values == sorted(values)
+
+
+def test_long_or_undecodable_attributes_are_compared_with_nothing() -> None:
+    assert stored_value(b"\xff") is None
+    assert stored_value(b"x" * 4097) is None
+    assert stored_value(b"x" * 4096) == "x" * 4096
+
+
+# --- what is found -------------------------------------------------------------------------------
+PICTURE = {"location": "San Francisco", "date": "2025-02-15", "id": "12345", "size": "7"}
+
+
+@pytest.mark.parametrize(
+    ("filter_", "expected"),
+    [
+        ({"location": "San Francisco", "date": {"$gte": "2025-01-01"}}, True),
+        ({"date": {"$gte": "2025-03-01"}}, False),
+        ({"user.location": "San Francisco"}, True),
+        ({}, True),
+        ({"id": 12345}, True),
+        ({"id": "12345"}, True),
+        ({"id": {"$gt": 12344.5}}, True),
+        ({"id": {"$gt": "1"}}, False),
+        ({"size": {"$in": ["7", 8]}}, True),
+        ({"size": {"$nin": [7]}}, False),
+        ({"gone": {"$ne": 1}}, True),
+        ({"gone": {"$nin": [1]}}, True),
+        ({"gone": {"$not": {"$gt": 1}}}, True),
+        ({"gone": {"$exists": False}}, True),
+        ({"location": {"$exists": True}}, True),
+        ({"location": {"$regex": "^San"}}, True),
+        ({"location": {"$contains": "Fran"}}, True),
+        ({"id": {"$contains": "23"}}, False),
+        ({"$or": [{"gone": 1}, {"id": 12345}]}, True),
+        ({"$and": [{"gone": 1}, {"id": 12345}]}, False),
+        ({"$not": {"id": 12345}}, False),
+    ],
+)
+def test_a_filter_finds_what_it_says(filter_: object, expected: bool) -> None:
+    assert found(filter_, PICTURE) is expected
+
+
+def test_an_attribute_that_nothing_compares_with_still_exists() -> None:
+    assert found({"a": {"$exists": True}}, {"a": b"\xff"})
+    assert not found({"a": {"$regex": ""}}, {"a": b"\xff"})
+    assert found({"a": {"$ne": "x"}}, {"a": b"\xff"})
+
+
+def test_truth_is_text() -> None:
+    assert found({"a": True}, {"a": "true"})
+    assert not found({"a": 1}, {"a": "true"})
+
+
+@pytest.mark.parametrize(
+    ("filter_", "fields", "expected"),
+    [
+        ({"$size": {"$gte": "1KiB"}}, {"$size": (1024,)}, True),
+        ({"$size": {"$lt": 1024}}, {"$size": (1024,)}, False),
+        ({"$mtime": {"$gte": "2025-01-01"}}, {"$mtime": (1735689600 * 10**9,)}, True),
+        ({"$mtime": {"$gt": 1735689600}}, {"$mtime": (1735689600 * 10**9,)}, False),
+        ({"$mtime": {"$lt": "2025-01-01T01:00:00.5+01:00"}}, {"$mtime": (1735689600,)}, True),
+        ({"$tier": {"$in": ["hot", "warm"]}}, {"$tier": ("warm",)}, True),
+        ({"$pool": {"$exists": False}}, {}, True),
+        ({"$path": "data/*.tif"}, {"$path": ("data/a.tif",)}, True),
+        ({"$path": "data/*.tif"}, {"$path": ("other/a", "data/b.tif")}, True),
+        ({"$path": {"$ne": "*.tif"}}, {"$path": ("other/a", "data/b.tif")}, False),
+        ({"$path": {"$regex": "^data/"}}, {"$path": ("data/a.tif",)}, True),
+    ],
+)
+def test_system_fields_understand_their_words(
+    filter_: object, fields: dict[str, Values], expected: bool
+) -> None:
+    assert found(filter_, fields) is expected
+
+
+@pytest.mark.parametrize(
+    ("glob", "path", "expected"),
+    [
+        ("a/b", "a/b", True),
+        ("/a/b", "a/b", True),
+        ("a/b", "x/a/b", False),
+        ("b", "a/b", True),
+        ("/b", "a/b", False),
+        ("*.tif", "deep/er/a.tif", True),
+        ("/*.tif", "deep/a.tif", False),
+        ("a/*", "a/b/c", False),
+        ("a/**", "a/b/c", True),
+        ("a/**", "a", False),
+        ("a/", "a/b/c", True),
+        ("a/", "a", False),
+        ("a/**/c", "a/c", True),
+        ("a/**/c", "a/b/b/c", True),
+        ("a/**/c", "ab/c", False),
+        ("**/c", "c", True),
+        ("a?", "ab", True),
+        ("a/?", "a/", False),
+        ("[ab]c", "bc", True),
+        ("[!ab]c", "bc", False),
+        ("x[!a]y", "x/y", False),
+        ("[a-c]", "b", True),
+        ("[]]", "]", True),
+        ("a.b", "axb", False),
+        ("*", "a\nb", True),
+    ],
+)
+def test_globs_match_as_they_say(glob: str, path: str, expected: bool) -> None:
+    assert (glob_pattern(glob).fullmatch(path) is not None) is expected
+
+
+# --- what is refused -----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("filter_", "message"),
+    [
+        ([1], "filter: expected an object, found a list"),
+        ({"a": {"$lessthan": 3}}, "at a.$lessthan: unknown operator $lessthan"),
+        ({"a": {"$gtt": 3}}, "at a.$gtt: unknown operator $gtt: did you mean $gt?"),
+        ({"$adn": [{}]}, "at $adn: unknown operator $adn: did you mean $and?"),
+        ({"$teir": "hot"}, "at $teir: unknown operator $teir: did you mean $tier?"),
+        ({"$gt": 3}, 'at $gt: $gt belongs to a field: write {"field": {"$gt": ...}}'),
+        ({"$and": []}, "at $and: expected a list with at least one filter"),
+        ({"$or": [{"a": 1}, 2]}, "at $or[1]: expected an object, found a number"),
+        (
+            {"$or": [{"a": 1}, {"b": {"$regex": "(x"}}]},
+            "at $or[1].b.$regex: bad pattern, character 0: missing ), unterminated subpattern",
+        ),
+        ({"a": {}}, "at a: expected operators, found {}"),
+        ({"a": [1]}, "at a: a list cannot be compared: use a text, a number, true or false"),
+        ({"a": {"$in": 3}}, "at a.$in: expected a list, found a number"),
+        ({"a": {"$in": [1, [2]]}}, "at a.$in[1]: a list cannot be compared"),
+        ({"a": {"$exists": 1}}, "at a.$exists: expected true or false, found a number"),
+        ({"a": None}, 'at a: null is no value of an xattr: use {"$exists": false}'),
+        ({"a": float("nan")}, "at a: nan cannot be compared"),
+        ({"a": {"$contains": 3}}, "at a.$contains: expected a text, found a number"),
+        ({"$tier": "wram"}, "at $tier: $tier is one of hot, warm, cold, glacier: did you mean"),
+        ({"$tier": {"$gt": "cold"}}, "at $tier.$gt: $tier has no order"),
+        ({"$size": "big"}, "at $size: 'big' is no size"),
+        ({"$size": True}, "at $size: $size is a number, and not true"),
+        ({"$mtime": "yesterday"}, "at $mtime: a time is a date (2025-01-01)"),
+        ({"$mtime": "2025-01-01T00:00:00"}, "at $mtime: a time is a date (2025-01-01)"),
+        ({"$path": "[x"}, "at $path: bad glob: a [ is not closed"),
+        ({"$path": {"$gt": "x"}}, "at $path.$gt: $path has no order"),
+        ({"$size": {"$regex": "1"}}, "at $size.$regex: $size is no text"),
+        ({"": 1}, "at : '' cannot be the name of an xattr"),
+        ({"x" * 300: 1}, "cannot be the name of an xattr"),
+        ({"user.memfs.tier": "hot"}, "user.memfs.tier is not stored with the file: use $tier"),
+        ({"a": "\ud800"}, "at a: half a surrogate pair is no text"),
+        ({"a": 10**400}, "at a: the number is too large to be compared"),
+        ({"a": {"$in": [1] * 10_001}}, "at a.$in: more than 10000 values"),
+        ({"$or": [{"a": 1}] * 201}, "at $or[200].a: more than 200 conditions"),
+        ({"a": {"$regex": "x" * 1001}}, "at a.$regex: a pattern of more than 1000 characters"),
+    ],
+)
+def test_a_filter_that_means_nothing_is_refused_with_its_place(
+    filter_: object, message: str
+) -> None:
+    with pytest.raises(FilterError, match=re.escape(message)):
+        parse(filter_)
+
+
+def test_a_filter_may_not_be_too_deep() -> None:
+    filter_: object = {"a": 1}
+    for _ in range(21):
+        filter_ = {"$not": filter_}
+    with pytest.raises(FilterError, match="deeper than 20 levels"):
+        parse(filter_)
+    with pytest.raises(FilterError, match="deeper than 20 levels"):
+        parse_text('{"$not":' * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('{"a": 1,}', (1, 9)),
+        ('{"a": {"$gte": 1,\n       "$lessthan": 3}}', (2, 8)),
+        ('{"$or": [{"a": 1},\n {"b": {"$in": [2, 5]}, "c": {"$regex": "(x"}}]}', (2, 31)),
+        ('{"a": {"$in": [1, "b", null]}}', (1, 24)),
+        ("  [1]", (1, 3)),
+    ],
+)
+def test_of_a_text_line_and_column_are_told(text: str, place: tuple[int, int]) -> None:
+    with pytest.raises(FilterError) as caught:
+        parse_text(text)
+    assert caught.value.text_place == place
+    assert f"line {place[0]}, column {place[1]}" in str(caught.value)
+
+
+def test_a_field_twice_in_one_object_is_refused() -> None:
+    """JSON would take the last one, and the user gets other files than were asked for."""
+    with pytest.raises(FilterError, match="'a' is there twice"):
+        parse_text('{"a": {"$gt": 1}, "a": {"$lt": 3}}')
+
+
+# --- laws ----------------------------------------------------------------------------------------
+@given(FILTERS, st.dictionaries(st.sampled_from(["a", "b", "d"]), STORED))
+def test_a_negation_finds_exactly_the_rest(filter_: object, attributes: dict[str, bytes]) -> None:
+    assert found({"$not": filter_}, attributes) is not found(filter_, attributes)
+
+
+@given(FILTERS)
+def test_a_text_of_a_filter_is_the_filter(filter_: object) -> None:
+    assert parse_text(json.dumps(filter_)) == parse(filter_)
+
+
+WORDS = st.sampled_from(["$and", "$or", "$not", "$in", "$eq", "$regex", "$path", "$mtime", "a"])
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(WORDS | st.text(), inner),
+)
+
+
+@given(ANYTHING)
+def test_whatever_is_given_is_understood_or_refused(content: object) -> None:
+    with suppress(FilterError):
+        parse(content)
