@@ -31,15 +31,15 @@ from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.shared import Features, Parts
 from memfs.hot.board import HotBoard
 from memfs.hot.environment import child_environment
+from memfs.jobs.scrubber import Scrubber
 from memfs.metadata.sqlite.engine import SqliteEngine
-from memfs.mover.mover import Mover
-from memfs.mover.prefetching import Prefetcher
-from memfs.mover.scrubber import Scrubber
-from memfs.mover.spending import Spending
 from memfs.moves.attempt import MoveParts
 from memfs.moves.generation import StateGeneration
 from memfs.moves.moves import Moves
-from memfs.policy.heat import Heat
+from memfs.placement.mover import Mover
+from memfs.placement.prefetch.prefetcher import Prefetcher
+from memfs.placement.quotas import Spending
+from memfs.policy.access_stats import Heat
 from memfs.policy.plugins import GuardedPlanner, load_planner
 from memfs.prediction.predictor import Predictor
 from memfs.stores.asking import AskingStore
@@ -369,7 +369,7 @@ def _build_hot(
     if board is None:
         return _HotParts((), ())
     # Imported here: most mounts have no hot tier.
-    from memfs.mover.hot_tier import HotTier
+    from memfs.placement.hot_tier import HotTier
     from memfs_daemon.hot.methods import HotMethods
     from memfs_daemon.hot.supervisor import HotSupervisor
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from memfs.errors import MetadataError, NotSupportedError
-from memfs.mover.orphans import SHOWN_MAX, OrphanSearch, Place
+from memfs.jobs.orphans import SHOWN_MAX, OrphanSearch, Place
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Handler
-    from memfs.mover.compaction import Compaction
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
+    from memfs.placement.compaction import Compaction
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memfs.control.report import PolicyReport, PoolReport
-from memfs.mover.memory import POOLS_SETTING
+from memfs.placement.stored_stats import POOLS_SETTING
 from memfs.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memfs.content.activity import Activity
     from memfs.control.server import Handler
     from memfs.metadata.engine import Local
-    from memfs.policy.heat import Heat
+    from memfs.policy.access_stats import Heat
     from memfs.policy.plugins import GuardedPlanner
 
 

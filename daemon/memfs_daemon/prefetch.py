@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memfs.control.server import Handler
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Namespace
-    from memfs.mover.prefetching import Prefetcher
+    from memfs.placement.prefetch.prefetcher import Prefetcher
     from memfs.prediction.hints import JobProgress
 
 PATHS_A_CALL_MAX = 10_000

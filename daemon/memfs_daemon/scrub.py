@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from memfs.mover.scrubber import RATE_DEFAULT
+from memfs.jobs.scrubber import RATE_DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memfs.control.methods import ScrubReport
     from memfs.control.server import Handler
-    from memfs.mover.scrubber import Scrubber
+    from memfs.jobs.scrubber import Scrubber
 
 
 class ScrubMethods:

@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import PendingMove, Usage
-    from memfs.mover.prefetching import Prefetcher
-    from memfs.mover.spending import Spending
     from memfs.moves.tally import CompressionTally
+    from memfs.placement.prefetch.prefetcher import Prefetcher
+    from memfs.placement.quotas import Spending
     from memfs.stores.health import StoreHealth
     from memfs.stores.lost_found import LostFound
     from memfs.stores.store import RemoteStore

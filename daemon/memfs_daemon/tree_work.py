@@ -16,10 +16,10 @@ import trio
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.defects import as_failure
 from memfs.errors import InvalidValueError, StaleInodeError
-from memfs.mover.compression import Compression, CompressionRequest
-from memfs.mover.local_barrier import LocalBarrier
-from memfs.mover.rekeying import Rekeying
-from memfs.mover.remote_barrier import RemoteBarrier
+from memfs.jobs.compression import Compression, CompressionRequest
+from memfs.jobs.local_barrier import LocalBarrier
+from memfs.jobs.rekeying import Rekeying
+from memfs.jobs.remote_barrier import RemoteBarrier
 from memfs.moves.file_work import WorkResults, refusal_outcome
 from memfs.moves.outcome import MoveOutcome
 from memfs.types import Durability as Level
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Handler
-    from memfs.mover.mover import Mover
     from memfs.moves.attempt import MoveParts
     from memfs.moves.file_work import FileWork
     from memfs.moves.moves import Moves
-    from memfs.policy.heat import Heat
+    from memfs.placement.mover import Mover
+    from memfs.policy.access_stats import Heat
 
 FILES_A_CALL_MAX = 4096
 

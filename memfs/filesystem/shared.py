@@ -17,7 +17,7 @@ from memfs.errors import MemfsError, ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
 from memfs.linux.times import Clock, storable_ns
 from memfs.metadata.records import Inode, InodeFlags
-from memfs.policy.heat import Heat
+from memfs.policy.access_stats import Heat
 from memfs.stores.health import StoreHealth
 from memfs.types import BLOCK_BYTES, FormKind, Tier
 

@@ -18,11 +18,11 @@ import trio
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import MemfsError, StaleInodeError
 from memfs.metadata.records import MoveKind
-from memfs.moves.courtesy import Courtesy
 from memfs.moves.faults import FaultPoints
 from memfs.moves.progress import ProgressTable
 from memfs.moves.sightings import Sightings
 from memfs.moves.tally import CompressionTally
+from memfs.moves.throttle import Courtesy
 from memfs.moves.turns import UploadTurns
 from memfs.moves.unfinished import note_unfinished
 from memfs.stores.disk import disk_errors

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.coding import Coding
-    from memfs.moves.courtesy import Courtesy
     from memfs.moves.progress import MoveProgress
+    from memfs.moves.throttle import Courtesy
     from memfs.stores.envelope import Encryption, Unlock
     from memfs.stores.packing import PackedSummary
     from memfs.stores.zeros import ZeroRuns

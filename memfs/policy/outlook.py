@@ -12,7 +12,7 @@ from memfs.sizes import format_size
 from memfs.types import Tier
 
 if TYPE_CHECKING:
-    from memfs.policy.heat import Heat
+    from memfs.policy.access_stats import Heat
     from memfs.policy.view import Limits
     from memfs.types import InodeNo
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from memfs.policy.budgets import Spent
+from memfs.policy.quotas import Spent
 from memfs.stores.forwarding import ForwardingStore
 from memfs.stores.store import PART_BYTES
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from memfs.policy.budgets import Cost
+    from memfs.policy.quotas import Cost
     from memfs.stores.store import ByteSource, ObjectStat, RemoteStore
 
 PAGE_COUNT = 1000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.policy.budgets import Pace
+from memfs.policy.quotas import Pace
 from memfs.stores.forwarding import ForwardingStore
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import trio
 
 from memfs.codecs.registry import get_codec
 from memfs.config import GlacierConfig
-from memfs.mover.batcher import FILES_A_BATCH_MAX
+from memfs.placement.batcher import FILES_A_BATCH_MAX
 from memfs.stores.packing import pack_file
 from memfs.stores.reading import FrameReader
 from memfs.stores.remote import open_remote_store

@@ -18,11 +18,11 @@ import trio
 
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import AlreadyExistsError, StoreUnavailableError
-from memfs.mover.done_files import DoneFiles
 from memfs.moves.faults import FaultPoints
 from memfs.moves.generation import StateGeneration
 from memfs.moves.rechecking import CLEAN_SETTING
-from memfs.policy.shares import Shares
+from memfs.placement.prefetch.done_files import DoneFiles
+from memfs.policy.pools import Shares
 from memfs.types import ROOT_INODE, FormKind
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible

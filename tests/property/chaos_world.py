@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from memfs.config import KIB
 from memfs.errors import MemfsError
 from memfs.metadata.sqlite.database import Limits
-from memfs.mover.prefetching import Prefetcher
+from memfs.placement.prefetch.prefetcher import Prefetcher
 from memfs.prediction.predictor import Predictor
 from memfs.stores.directory import DirectoryStore
 from tests.faulty_store import FaultScript, FaultyStore

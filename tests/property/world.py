@@ -31,11 +31,11 @@ from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.shared import Features, Parts
 from memfs.fsck.check import check
 from memfs.metadata.sqlite.engine import SqliteEngine
-from memfs.mover.mover import Mover
 from memfs.moves.attempt import MoveParts
 from memfs.moves.faults import FaultPoints
 from memfs.moves.moves import Moves
-from memfs.policy.heat import Heat
+from memfs.placement.mover import Mover
+from memfs.policy.access_stats import Heat
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore

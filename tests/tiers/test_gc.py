@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from memfs.exit_codes import ExitCode
-from memfs.mover.orphans import AGE_S_MIN
+from memfs.jobs.orphans import AGE_S_MIN
 from tests.tiers.tiering import SMALL_FRAMES, compressible, send, status
 from tests.warm import run_warm
 

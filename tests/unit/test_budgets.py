@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memfs.errors import InvalidValueError
-from memfs.policy.budgets import DailyBudgets, Moment, Pace, RollingDay, Spent
+from memfs.policy.quotas import DailyBudgets, Moment, Pace, RollingDay, Spent
 
 HOUR_S, DAY_S = 3600.0, 86400.0
 

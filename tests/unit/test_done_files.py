@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.mover import done_files as module
-from memfs.mover.done_files import DoneFiles
+from memfs.placement.prefetch import done_files as module
+from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.policy import rules
-from memfs.policy.heat import Heat
+from memfs.policy.access_stats import Heat
 from memfs.types import FormKind, InodeNo, Tier
 from tests.moving import State, compressible
 

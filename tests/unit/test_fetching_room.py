@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from memfs.config import ColdConfig
-from memfs.mover.done_files import DoneFiles
-from memfs.mover.fetching import Fetcher
-from memfs.mover.spending import Spending
-from memfs.policy.heat import Heat
+from memfs.placement.prefetch.done_files import DoneFiles
+from memfs.placement.prefetch.fetcher import Fetcher
+from memfs.placement.quotas import Spending
+from memfs.policy.access_stats import Heat
 from memfs.types import FormKind
 from tests.moving import SMALL_FRAMES, State, compressible
 

@@ -8,9 +8,9 @@ import pytest
 
 from memfs.config import BudgetsConfig
 from memfs.control import methods
-from memfs.mover.compaction import Compaction
-from memfs.mover.orphans import Place
-from memfs.mover.spending import Spending
+from memfs.jobs.orphans import Place
+from memfs.placement.compaction import Compaction
+from memfs.placement.quotas import Spending
 from memfs_daemon.gc import GcMethods
 from tests.moving import State, compressible
 

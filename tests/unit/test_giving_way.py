@@ -16,9 +16,9 @@ from memfs.config import ColdConfig, PolicyConfig
 from memfs.content.activity import Activity
 from memfs.linux.disk_io import DiskIo, find_device, read_disk_io, read_own_io
 from memfs.linux.priorities import low_priority
-from memfs.mover import program_watch
-from memfs.mover.program_watch import QUIET_LOOKS, ProgramWatch
-from memfs.moves.courtesy import Courtesy
+from memfs.moves.throttle import Courtesy
+from memfs.placement import program_watch
+from memfs.placement.program_watch import QUIET_LOOKS, ProgramWatch
 from memfs.policy.foreign_io import ForeignIo, is_busy
 from tests.moving import SMALL_FRAMES, State
 
@@ -142,9 +142,9 @@ def rested_s(courtesy: Courtesy, monkeypatch: pytest.MonkeyPatch, worked_s: floa
         now_s[0] += seconds
         slept_s[0] += seconds
 
-    monkeypatch.setattr("memfs.moves.courtesy.time.monotonic", lambda: now_s[0])
-    monkeypatch.setattr("memfs.moves.courtesy.time.sleep", sleep)
-    monkeypatch.setattr("memfs.moves.courtesy.trio.from_thread.check_cancelled", lambda: None)
+    monkeypatch.setattr("memfs.moves.throttle.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("memfs.moves.throttle.time.sleep", sleep)
+    monkeypatch.setattr("memfs.moves.throttle.trio.from_thread.check_cancelled", lambda: None)
     with courtesy.stint() as rest:
         now_s[0] += worked_s
         rest()

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memfs.errors import InvalidValueError
-from memfs.policy.heat import COLD_COUNT_MAX, STORED_COUNT_MAX, Heat, decode, encode
+from memfs.policy.access_stats import COLD_COUNT_MAX, STORED_COUNT_MAX, Heat, decode, encode
 from memfs.policy.marks import parse_priority
 from memfs.policy.outlook import Facts, outlook
+from memfs.policy.pools import Shares
 from memfs.policy.s3fifo import QueueEntry
-from memfs.policy.shares import Shares
 from memfs.policy.view import PRIORITY_DEFAULT, Budget
 from memfs.types import InodeNo, Tier
 from tests.unit.test_policy import LIMITS, NOW_NS
@@ -193,7 +193,7 @@ def test_opens_within_the_window_make_a_file_raw() -> None:
 
 def test_the_disk_tier_knows_a_bounded_number_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
     assert COLD_COUNT_MAX == 200_000
-    monkeypatch.setattr("memfs.policy.heat.COLD_COUNT_MAX", 5)
+    monkeypatch.setattr("memfs.policy.access_stats.COLD_COUNT_MAX", 5)
     heat = Heat()
     heat.cold.resize(10**9)
     for ino in range(20):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memfs_daemon.kernel.lookout import (
+from memfs_daemon.kernel.poller import (
     CALM_S,
     LOOK_S_MAX,
     LOOK_S_MIN,

@@ -15,10 +15,10 @@ from memfs.config import ColdConfig, PolicyConfig
 from memfs.content.activity import Activity
 from memfs.errors import MemfsError, StoreUnavailableError
 from memfs.metadata.records import Form
-from memfs.mover.done_files import DoneFiles
-from memfs.mover.mover import Mover
 from memfs.moves.sightings import SEEN_S, Sightings
-from memfs.policy.heat import Heat
+from memfs.placement.mover import Mover
+from memfs.placement.prefetch.done_files import DoneFiles
+from memfs.policy.access_stats import Heat
 from memfs.stores.store import ObjectStat
 from memfs.types import BlobId, FormKind, Tier
 from tests.faulty_store import Fault, FaultKind

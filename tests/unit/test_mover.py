@@ -16,10 +16,10 @@ from memfs.config import ColdConfig, GlacierConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import Activity
 from memfs.content.opening import OpenMode
 from memfs.metadata.records import InodeFlags, NewInode
-from memfs.mover.mover import Mover
 from memfs.moves.outcome import MoveOutcome
+from memfs.placement.mover import Mover
 from memfs.policy import rules
-from memfs.policy.heat import Heat
+from memfs.policy.access_stats import Heat
 from memfs.types import ROOT_INODE, FormKind, InodeNo, Tier
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
@@ -497,7 +497,7 @@ async def test_a_file_whose_bytes_the_disk_lost_is_never_called_durable(
             fail("fsync")
         fsync(fd)
 
-    monkeypatch.setattr("memfs.mover.durability.syncfs", lambda _fd: fail("syncfs"))
+    monkeypatch.setattr("memfs.placement.durability.syncfs", lambda _fd: fail("syncfs"))
     monkeypatch.setattr(os, "fsync", fsync_once_lost)
     await depot.steps(3)
     durable = [

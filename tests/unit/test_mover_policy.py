@@ -9,8 +9,8 @@ import trio
 
 from memfs.config import ColdConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import Activity
-from memfs.mover.held import FILES_A_STEP
-from memfs.mover.lanes import Lanes
+from memfs.placement.queues import Lanes
+from memfs.placement.resident import FILES_A_STEP
 from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR
 from memfs.policy.view import Goal, Move
 from memfs.types import ROOT_INODE, FormKind, InodeNo, Tier

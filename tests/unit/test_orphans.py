@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import InvalidValueError
+from memfs.jobs.orphans import AGE_S_MIN, OrphanSearch, Place
 from memfs.metadata.records import MoveKind
-from memfs.mover.orphans import AGE_S_MIN, OrphanSearch, Place
 from memfs.stores.store import ObjectStat
 from memfs.types import FormKind, RawId
 from tests.moving import State, compressible

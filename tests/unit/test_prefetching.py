@@ -13,9 +13,9 @@ import trio.testing
 
 from memfs.config import ColdConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import OPENS_KEPT_MAX, Activity
-from memfs.mover import prefetching as module
-from memfs.mover.prefetching import Prefetcher
-from memfs.policy.shares import Shares
+from memfs.placement.prefetch import prefetcher as module
+from memfs.placement.prefetch.prefetcher import Prefetcher
+from memfs.policy.pools import Shares
 from memfs.prediction.accesses import Source
 from memfs.prediction.predictor import Predictor
 from memfs.prediction.scores import WINDOW_NS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.policy import rules
-from memfs.policy.heat import Heat
+from memfs.policy.access_stats import Heat
 from memfs.policy.outlook import Facts, outlook
 from memfs.types import InodeNo, Tier
 

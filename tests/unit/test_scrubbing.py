@@ -12,7 +12,7 @@ import trio
 
 from memfs.content.opening import OpenMode
 from memfs.errors import CodecMissingError, InvalidValueError
-from memfs.mover.scrubber import Scrubber
+from memfs.jobs.scrubber import Scrubber
 from memfs.moves.scrubbing import Pace, Scrubbed, ScrubOutcome, scrub_file
 from memfs.policy import rules
 from memfs.stores.disk import disk_errors

@@ -15,11 +15,11 @@ from memfs.config import GlacierConfig
 from memfs.content.activity import Activity
 from memfs.hot.board import HotBoard, HotDevice, HotServerInfo, Want
 from memfs.hot.tokens import Mint
-from memfs.mover.fetching import Fetched
-from memfs.mover.hot_tier import WORKERS, HotTier
-from memfs.mover.mover import BATCH_WORKERS, PROMOTION_WORKERS, Mover
-from memfs.mover.prefetching import Prefetcher
-from memfs.policy.shares import Shares
+from memfs.placement.hot_tier import WORKERS, HotTier
+from memfs.placement.mover import BATCH_WORKERS, PROMOTION_WORKERS, Mover
+from memfs.placement.prefetch.fetcher import Fetched
+from memfs.placement.prefetch.prefetcher import Prefetcher
+from memfs.policy.pools import Shares
 from memfs.policy.view import Goal, Move
 from memfs.prediction.predictor import Predictor
 from memfs.signals import Signal

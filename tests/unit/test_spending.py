@@ -12,12 +12,12 @@ import trio
 
 from memfs.config import BudgetsConfig, ColdConfig, GlacierConfig, PolicyConfig
 from memfs.content.activity import Activity
-from memfs.mover.mover import Mover
-from memfs.mover.prefetching import Prefetcher
-from memfs.mover.scrubber import Scrubber
-from memfs.mover.spending import SETTING, Spending
-from memfs.policy.budgets import Spent
-from memfs.policy.shares import Shares
+from memfs.jobs.scrubber import Scrubber
+from memfs.placement.mover import Mover
+from memfs.placement.prefetch.prefetcher import Prefetcher
+from memfs.placement.quotas import SETTING, Spending
+from memfs.policy.pools import Shares
+from memfs.policy.quotas import Spent
 from memfs.prediction.predictor import Predictor
 from memfs.stores.metered import MeteredStore
 from memfs.types import FormKind, Tier

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from memfs.errors import BudgetSpentError
-from memfs.policy.budgets import Cost, Spent
+from memfs.policy.quotas import Cost, Spent
 from memfs.stores.metered import MeteredStore, transfer_request_count
 from memfs.stores.paced import PacedStore, unhurried
 from memfs.stores.store import PART_BYTES

@@ -27,8 +27,8 @@ from memfs.control.report import (
 )
 from memfs.control.typed import decode, encode
 from memfs.errors import InvalidValueError
-from memfs.mover.spending import Spending
-from memfs.policy.heat import Heat
+from memfs.placement.quotas import Spending
+from memfs.policy.access_stats import Heat
 from memfs.policy.plugins import GuardedPlanner
 from memfs.stores.health import StoreHealth
 from memfs_daemon.policy import PolicyMethods

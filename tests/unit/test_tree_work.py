@@ -13,16 +13,16 @@ import trio
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.config import BudgetsConfig, Config, GlacierConfig
 from memfs.errors import BudgetSpentError, InvalidValueError, StaleInodeError
+from memfs.jobs.compression import Compression, CompressionRequest
+from memfs.jobs.local_barrier import LocalBarrier
+from memfs.jobs.remote_barrier import RemoteBarrier
 from memfs.metadata.records import PendingMove
-from memfs.mover.compression import Compression, CompressionRequest
-from memfs.mover.durability import Durability
-from memfs.mover.local_barrier import LocalBarrier
-from memfs.mover.remote_barrier import RemoteBarrier
-from memfs.mover.spending import Spending
-from memfs.mover.store_gate import StoreGate
 from memfs.moves.file_work import WorkResults
-from memfs.policy.budgets import Spent
-from memfs.policy.heat import Heat
+from memfs.placement.circuit_breaker import StoreGate
+from memfs.placement.durability import Durability
+from memfs.placement.quotas import Spending
+from memfs.policy.access_stats import Heat
+from memfs.policy.quotas import Spent
 from memfs.stores.metered import MeteredStore
 from memfs.types import FormCoding, FormKind, InodeNo, Tier
 from tests.faulty_store import Fault, FaultKind
@@ -102,7 +102,7 @@ async def test_a_local_barrier_makes_files_durable(
 
     inos = [await state.create(f"{number}", CONTENT) for number in range(count)]
     monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr("memfs.mover.durability.syncfs", lambda _fd: calls.append("syncfs"))
+    monkeypatch.setattr("memfs.placement.durability.syncfs", lambda _fd: calls.append("syncfs"))
     monkeypatch.setattr(state.engine, "sync", note_engine)
     barrier = LocalBarrier(state.parts, Durability(state.parts, state.state_dir))
     results = await run(barrier, *inos)

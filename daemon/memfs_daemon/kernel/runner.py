@@ -19,7 +19,7 @@ from memfs.linux.processes import is_dying
 from memfs.waiting import LEAVE, Call, fast_path
 from memfs_daemon.kernel.callers import Callers
 from memfs_daemon.kernel.channel import ConnectionClosedError
-from memfs_daemon.kernel.lookout import Lookout
+from memfs_daemon.kernel.poller import Lookout
 from memfs_daemon.kernel.protocol import HEADER_BYTES, INTERRUPT_IN, Opcode
 from memfs_daemon.kernel.request import Payload, Request, resume
 

@@ -1,0 +1,200 @@
+"""Compression on request: files are packed now, and not when their age or a full disk asks for it.
+
+Invariant: a raw file goes only after the packed one was verified and published, and stays while a
+program has the file open.
+"""
+
+from __future__ import annotations
+
+import stat
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from memfs.errors import InvalidValueError
+from memfs.metadata.records import Decision, InodeFlags
+from memfs.moves.coding import NO_CODEC, codec_of
+from memfs.moves.file_work import DUE
+from memfs.moves.outcome import MoveOutcome
+from memfs.moves.packing import find_form, stored_bytes_limit
+from memfs.policy import rules
+from memfs.policy.quotas import Spent
+from memfs.stores.sampling import judge
+from memfs.types import BLOCK_BYTES, FormCoding, FormKind, Tier
+
+if TYPE_CHECKING:
+    from memfs.codecs.codec import Codec
+    from memfs.metadata.records import Form, Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.file_work import WorkResults
+    from memfs.moves.moves import Moves
+    from memfs.moves.outcome import MoveResult
+    from memfs.placement.quotas import Spending
+    from memfs.policy.access_stats import Heat
+    from memfs.types import InodeNo
+
+PINNED = "pinned"
+"""A pin wants it uncompressed, or in the store."""
+ABSENT = "absent"
+"""It is in the object store alone, compressed there."""
+
+_OPEN = "a program has it open or mapped"
+_CHANGED = "it was changed meanwhile"
+
+
+class CompressionRequest(NamedTuple):
+    """What is asked for."""
+
+    codec: Codec | None = None
+    """For this once; None: the one in force on each file."""
+    drop_raw: bool = True
+    """Give back the room of the raw file."""
+    dry_run: bool = False
+    """Only estimate, from a sample of each file."""
+
+
+class Compression:
+    """Packs files; a `FileWork`.
+
+    Args:
+        parts: The engine and the stores among them.
+        moves: Packs and drops.
+        heat: Is told what leaves RAM.
+        spending: The budgets.
+        request: What is asked for.
+
+    Raises:
+        InvalidValueError: The codec compresses nothing.
+    """
+
+    def __init__(
+        self,
+        parts: MoveParts,
+        moves: Moves,
+        heat: Heat,
+        spending: Spending,
+        request: CompressionRequest,
+    ) -> None:
+        if request.codec is not None and request.codec.spec == NO_CODEC:
+            raise InvalidValueError("the codec none compresses nothing")
+        self._parts = parts
+        self._moves = moves
+        self._heat = heat
+        self._spending = spending
+        self._request = request
+
+    async def do(self, ino: InodeNo, results: WorkResults) -> None:
+        """See `FileWork`."""
+        await self._parts.sealer.seal(ino)
+        inode = await self._parts.engine.get_inode(ino)
+        if not stat.S_ISREG(inode.mode):
+            results.note(ino, MoveOutcome.UNNEEDED)
+        elif inode.flags & InodeFlags.UNSEALED:
+            results.note(ino, MoveOutcome.BUSY, _OPEN)
+        elif (pin := (await self._parts.engine.effective_pin(ino)).tier) not in (None, Tier.COLD):
+            assert pin is not None
+            results.note(ino, PINNED)
+        else:
+            packed = await find_form(self._parts, inode, FormKind.PACKED)
+            await self._compress(inode, packed, results)
+
+    async def finish(self, results: WorkResults) -> None:
+        """See `FileWork`."""
+        await trio.lowlevel.checkpoint()
+
+    async def _compress(self, inode: Inode, packed: Form | None, results: WorkResults) -> None:
+        if packed is None and not inode.raw:
+            # An empty file that was never written has no form at all, and needs none.
+            results.note(inode.ino, ABSENT if inode.blob else MoveOutcome.UNNEEDED)
+            return
+        recode = packed is not None and self._wants_other_codec(packed)
+        if packed is not None and not recode and not (inode.raw and self._request.drop_raw):
+            results.note(inode.ino, MoveOutcome.UNNEEDED)
+        elif self._request.dry_run:
+            await self._estimate(inode, packed, recode, results)
+        else:
+            await self._pack(inode, packed, recode, results)
+
+    def _wants_other_codec(self, packed: Form) -> bool:
+        codec = self._request.codec
+        return codec is not None and FormCoding.parse(packed.codec).codec != str(codec.spec)
+
+    async def _pack(
+        self, inode: Inode, packed: Form | None, recode: bool, results: WorkResults
+    ) -> None:
+        ino, moved_bytes = inode.ino, 0
+        before_bytes = _local_bytes(inode, packed)
+        if packed is None or recode:
+            outcome, moved_bytes = await self._make_packed(inode, recode=recode)
+            if outcome not in (MoveOutcome.DONE, MoveOutcome.UNNEEDED):
+                reasons = {MoveOutcome.BUSY: _OPEN, MoveOutcome.SUPERSEDED: _CHANGED}
+                results.note(ino, outcome, reasons.get(outcome, ""))
+                return
+        kept = False
+        if self._request.drop_raw:
+            kept = (await self._moves.drop_raw(ino)).outcome == MoveOutcome.BUSY
+            if not kept:
+                self._heat.shares.leave(ino)
+        now = await self._parts.engine.get_inode(ino)
+        form = await find_form(self._parts, now, FormKind.PACKED)
+        if form is not None:
+            await self._record(ino, form, moved_bytes)
+        results.note(
+            ino,
+            MoveOutcome.BUSY if kept else MoveOutcome.DONE,
+            f"{_OPEN}: it is packed, and its raw file stays" if kept else "",
+            before_bytes=before_bytes,
+            after_bytes=_local_bytes(now, form),
+            moved_bytes=moved_bytes,
+        )
+
+    async def _make_packed(self, inode: Inode, *, recode: bool) -> MoveResult:
+        unpacked_bytes = inode.size if recode and not inode.raw else 0
+        with self._spending.reserved({Spent.DISK_WRITES: unpacked_bytes + inode.size}) as actual:
+            if recode:
+                await self._moves.hydrate(inode.ino)
+                await self._moves.drop_form(inode.ino, FormKind.PACKED)
+            result = await self._moves.pack(inode.ino, self._request.codec)
+            actual[Spent.DISK_WRITES] = unpacked_bytes + min(inode.size, result.moved_bytes)
+            return result
+
+    async def _record(self, ino: InodeNo, form: Form, moved_bytes: int) -> None:
+        detail = f"memfs compress packed it with {FormCoding.parse(form.codec).codec}"
+        engine = self._parts.engine
+        async with engine.change():
+            await engine.record_decision(
+                ino, Decision(rules.COMPRESS, detail, moved_bytes, time.time_ns())
+            )
+
+    async def _estimate(
+        self, inode: Inode, packed: Form | None, recode: bool, results: WorkResults
+    ) -> None:
+        before_bytes = _local_bytes(inode, packed)
+        kept_bytes = 0 if self._request.drop_raw else _local_bytes(inode, None)
+        if packed is not None and (not recode or not inode.raw):
+            # Without a raw file there is nothing to take a sample of: the size it has must do.
+            after_bytes = packed.stored_bytes
+            results.note(inode.ino, DUE, before_bytes=before_bytes, after_bytes=after_bytes)
+            return
+        parts = self._parts
+        codec = self._request.codec or await codec_of(parts, inode.ino, parts.config.cold.codec)
+        limit_bytes = stored_bytes_limit(inode)
+        if codec.spec == NO_CODEC or limit_bytes <= 0:
+            results.note(inode.ino, MoveOutcome.INCOMPRESSIBLE)
+            return
+        source = parts.raw_store.path(inode.raw)
+        verdict = await trio.to_thread.run_sync(judge, source, codec, limiter=parts.threads)
+        stored_bytes = int(inode.size * (1 - verdict.saving))
+        if not verdict.worthwhile or stored_bytes > limit_bytes:
+            results.note(inode.ino, MoveOutcome.INCOMPRESSIBLE)
+            return
+        results.note(
+            inode.ino, DUE, before_bytes=before_bytes, after_bytes=stored_bytes + kept_bytes
+        )
+
+
+def _local_bytes(inode: Inode, packed: Form | None) -> int:
+    """Return what a file takes up on the local disk."""
+    raw_bytes = inode.blocks * BLOCK_BYTES if inode.raw else 0
+    return raw_bytes + (packed.stored_bytes if packed is not None else 0)

@@ -1,0 +1,71 @@
+"""Rekeying: files whose forms get the key of new ones, counted by the keys that they had.
+
+Invariant: a file whose forms all have that key is not touched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.moves.file_work import DUE
+from memfs.moves.outcome import MoveOutcome
+from memfs.placement.costs import cost_of_rekey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.moves.file_work import WorkResults
+    from memfs.moves.moves import Moves
+    from memfs.moves.rekeying import KeyedForm
+    from memfs.placement.quotas import Spending
+    from memfs.types import InodeNo
+
+_REASONS: dict[MoveOutcome | str, str] = {
+    MoveOutcome.BUSY: "a program has it open for writing",
+    MoveOutcome.SUPERSEDED: "it was changed meanwhile",
+}
+
+
+class Rekeying:
+    """Brings files under the key that new forms have; a `FileWork`.
+
+    Args:
+        moves: Makes the moves.
+        spending: The budgets.
+        dry_run: Only count forms by key.
+    """
+
+    def __init__(self, moves: Moves, spending: Spending, *, dry_run: bool) -> None:
+        self._moves = moves
+        self._spending = spending
+        self._dry_run = dry_run
+        self.keys: dict[str, list[int]] = {}
+        """Forms and stored bytes by key id as they were found; empty id: in clear. Those of files
+        that are to be asked for again are not counted."""
+
+    async def do(self, ino: InodeNo, results: WorkResults) -> None:
+        """See `FileWork`."""
+        forms = await self._moves.list_keyed(ino)
+        outcome, moved_bytes = await self._rekey(ino, forms)
+        if outcome not in _REASONS:
+            for form in forms:
+                counts = self.keys.setdefault(form.key_id, [0, 0])
+                counts[0] += 1
+                counts[1] += form.stored_bytes
+        results.note(ino, outcome, _REASONS.get(outcome, ""), moved_bytes=moved_bytes)
+
+    async def _rekey(
+        self, ino: InodeNo, forms: Sequence[KeyedForm]
+    ) -> tuple[MoveOutcome | str, int]:
+        if all(form.current for form in forms):
+            return MoveOutcome.UNNEEDED, 0
+        if self._dry_run:
+            return DUE, 0
+        with self._spending.reserved(cost_of_rekey(forms)):
+            return await self._moves.rekey(ino)
+
+    async def finish(self, results: WorkResults) -> None:
+        """See `FileWork`."""
+        await trio.lowlevel.checkpoint()

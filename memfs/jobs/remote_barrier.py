@@ -1,0 +1,202 @@
+"""The remote barrier: files, as they are now, are in the object store before the caller goes on.
+
+A file that is noted as done has an object in the store that was read back whole with its digest,
+for the generation that it has now, and the engine knows so durably: the file reads back after
+SIGKILL, loss of power, and loss of its local forms. Those stay where they are.
+
+Invariant: nothing is noted as done before the last write and sync that its promise rests on.
+"""
+
+from __future__ import annotations
+
+import stat
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import (
+    BudgetSpentError,
+    MemfsError,
+    NotSupportedError,
+    StaleInodeError,
+    StoreError,
+)
+from memfs.metadata.records import InodeFlags
+from memfs.moves.file_work import WAITING, refusal_outcome
+from memfs.moves.outcome import MoveOutcome
+from memfs.moves.packing import find_form
+from memfs.placement.batch_quota import BatchBudget
+from memfs.placement.batcher import FILES_A_BATCH_MAX
+from memfs.placement.costs import cost_of_upload, stored_bytes_max
+from memfs.policy.quotas import Spent
+from memfs.types import FormKind, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.metadata.records import Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.file_work import WorkResults
+    from memfs.moves.moves import Moves
+    from memfs.placement.circuit_breaker import StoreGate
+    from memfs.placement.quotas import Spending
+    from memfs.types import InodeNo
+
+_WRITTEN = "a program has it open for writing or mapped; it is uploaded when that ends"
+_CHANGED = "it was changed meanwhile"
+
+
+class RemoteBarrier:
+    """Gives files objects in the store; a `FileWork`.
+
+    Small files share objects, as those that the mover uploads. While the store is down, nobody asks
+    it: the files wait with its reason; and with that of a budget of the day that is spent.
+
+    Args:
+        parts: The engine and the configuration among them.
+        moves: Makes the uploads.
+        gate: Of the mover.
+        spending: The budgets.
+
+    Raises:
+        NotSupportedError: There is no object store.
+    """
+
+    def __init__(self, parts: MoveParts, moves: Moves, gate: StoreGate, spending: Spending) -> None:
+        if parts.remote is None:
+            raise NotSupportedError("no glacier tier is configured: set glacier.url")
+        self._parts = parts
+        self._moves = moves
+        self._gate = gate
+        self._spending = spending
+        self._small: list[Inode] = []
+        self._small_bytes = 0
+
+    async def do(self, ino: InodeNo, results: WorkResults) -> None:
+        """See `FileWork`."""
+        parts, config = self._parts, self._parts.config.glacier
+        await parts.sealer.seal(ino)
+        inode = await parts.engine.get_inode(ino)
+        if not stat.S_ISREG(inode.mode):
+            results.note(ino, MoveOutcome.UNNEEDED)
+        elif inode.flags & InodeFlags.UNSEALED or await parts.sealer.adopt_if_changed(inode):
+            results.note(ino, MoveOutcome.BUSY, _WRITTEN)
+        elif await find_form(parts, inode, FormKind.REMOTE) is not None:
+            results.note(ino, MoveOutcome.UNNEEDED)
+        elif inode.size > config.batch_file_bytes_max:
+            await self._upload(inode, results)
+        else:
+            self._small.append(inode)
+            self._small_bytes += inode.size
+            if (
+                self._small_bytes >= config.batch_size_bytes
+                or len(self._small) >= FILES_A_BATCH_MAX
+            ):
+                await self._upload_batch(self._take_small(), results)
+
+    async def finish(self, results: WorkResults) -> None:
+        """See `FileWork`."""
+        if self._small:
+            await self._upload_batch(self._take_small(), results)
+        # That the objects are there must not be forgotten with power.
+        parts = self._parts
+        await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.prompt_threads)
+
+    def _take_small(self) -> list[Inode]:
+        taken, self._small = self._small, []
+        self._small_bytes = 0
+        return taken
+
+    async def _upload_batch(self, files: Sequence[Inode], results: WorkResults) -> None:
+        """Upload files into one object, and those that it leaves out one by one."""
+        if len(files) == 1:
+            await self._upload(files[0], results)
+            return
+        if self._wait_for_store(files, results):
+            return
+        budget = BatchBudget(self._spending, sum(file.size for file in files))
+        try:
+            chosen = self._within(budget, files, results)
+            if not chosen:
+                return
+            try:
+                found = await self._moves.upload_batch([file.ino for file in chosen])
+            except (MemfsError, OSError) as error:
+                budget.close(None)
+                self._note_refusal(chosen, error, results)
+                return
+            budget.close(sum(result.moved_bytes for result in found.values()))
+        finally:
+            budget.close()
+        self._gate.succeed()
+        for file in chosen:
+            outcome, moved_bytes = found[file.ino]
+            if outcome == MoveOutcome.SUPERSEDED:
+                await self._upload(file, results)
+            else:
+                await self._note(file.ino, outcome, moved_bytes, results)
+
+    def _within(
+        self, budget: BatchBudget, files: Sequence[Inode], results: WorkResults
+    ) -> list[Inode]:
+        """Return those of some files that the budgets of the day have room for."""
+        chosen = []
+        for file in files:
+            try:
+                budget.add(file.size)
+            except BudgetSpentError as error:
+                self._note_refusal([file], error, results)
+            else:
+                chosen.append(file)
+        return chosen
+
+    async def _upload(self, file: Inode, results: WorkResults) -> None:
+        if self._wait_for_store([file], results):
+            return
+        packed = None if file.raw else await find_form(self._parts, file, FormKind.PACKED)
+        size = file.size if packed is None else packed.stored_bytes
+        cost = cost_of_upload(stored_bytes_max(size), copied=packed is None)
+        try:
+            with self._spending.reserved(cost) as actual:
+                outcome, moved_bytes = await self._moves.upload(file.ino)
+                actual[Spent.DISK_WRITES] = min(actual[Spent.DISK_WRITES], moved_bytes)
+        except (MemfsError, OSError) as error:
+            self._note_refusal([file], error, results)
+        else:
+            self._gate.succeed()
+            await self._note(file.ino, outcome, moved_bytes, results)
+
+    async def _note(
+        self, ino: InodeNo, outcome: MoveOutcome, moved_bytes: int, results: WorkResults
+    ) -> None:
+        if outcome in (MoveOutcome.DONE, MoveOutcome.UNNEEDED):
+            await self._wake(ino)
+        reasons = {MoveOutcome.BUSY: _WRITTEN, MoveOutcome.SUPERSEDED: _CHANGED}
+        results.note(ino, outcome, reasons.get(outcome, ""), moved_bytes=moved_bytes)
+
+    async def _wake(self, ino: InodeNo) -> None:
+        """Have the mover look at a file that waits for what was done just now."""
+        engine = self._parts.engine
+        try:
+            async with engine.change():
+                pending = await engine.get_pending(ino)
+                if pending is not None and pending.wanted == Tier.GLACIER:
+                    await engine.set_pending(pending._replace(retry_ns=time.time_ns()))
+        except StaleInodeError:
+            return
+
+    def _wait_for_store(self, files: Sequence[Inode], results: WorkResults) -> bool:
+        if not self._gate.wait_s:
+            return False
+        for file in files:
+            results.note(file.ino, WAITING, self._gate.reason or "the store is down")
+        return True
+
+    def _note_refusal(
+        self, files: Sequence[Inode], error: MemfsError | OSError, results: WorkResults
+    ) -> None:
+        if isinstance(error, StoreError) and not isinstance(error, BudgetSpentError):
+            self._gate.fail(str(error))
+        for file in files:
+            results.note(file.ino, refusal_outcome(error), str(error))

@@ -1,0 +1,238 @@
+"""The mover: rounds that decide, lanes that move, upkeep that keeps all sound.
+
+Invariant: moves run beside the rounds, so that none of them is late because of a slow store; what
+fails is tried again at its own pace and never at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from memfs.config import BudgetsConfig
+from memfs.defects import as_failure
+from memfs.placement.observation import Observer
+from memfs.placement.placer import Placer
+from memfs.placement.program_watch import LOOK_S, ProgramWatch
+from memfs.placement.queues import Lanes
+from memfs.placement.quotas import Spending
+from memfs.placement.rounds import Rounds
+from memfs.placement.stored_stats import HeatMemory
+from memfs.placement.upkeep import GARBAGE_A_ROUND, Upkeep
+from memfs.policy.access_stats import Heat
+from memfs.policy.plugins import GuardedPlanner
+from memfs.stores.paced import unhurried
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from memfs.content.activity import Activity
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.moves import Moves
+    from memfs.placement.circuit_breaker import StoreGate
+    from memfs.placement.compaction import Compaction
+    from memfs.placement.durability import Durability
+    from memfs.policy.view import Move
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BUSY_PAUSE_S = 0.05
+"""Pause between two rounds while there is a backlog: leaves programs the most of a core. Guess."""
+
+BUSY_REQUESTS_PER_S = 1000
+"""Above this rate programs keep the daemon busy, and rounds give way. Without, the rounds took 24 %
+of the interpreter while files were created one after the other (py-spy, 2 vCPU)."""
+
+GIVE_WAY_S_MAX = 5.0
+"""How long rounds give way at most."""
+
+PROMOTION_WORKERS = 2
+BATCH_WORKERS = 2
+"""One fills its object while the other one uploads. Guess."""
+
+
+class Mover:
+    """The background of one mount.
+
+    Args:
+        parts: The engine, the stores and the owners of state.
+        moves: Makes the moves.
+        activity: What programs did.
+        settle: Ends what requests began (`Filesystem.settle`); called first in every round;
+            True if more is left for the next one.
+        state_dir: On the disk of the cold tier.
+        rng: Jitter of pauses; seeded by tests.
+        heat: What is known of the use of files; None: nothing yet.
+        planner: The policy in charge; None: the built-in one.
+        spending: The budgets; None: nothing is limited.
+    """
+
+    def __init__(
+        self,
+        parts: MoveParts,
+        moves: Moves,
+        activity: Activity,
+        settle: Callable[[], Awaitable[bool]],
+        state_dir: Path,
+        rng: random.Random | None = None,
+        heat: Heat | None = None,
+        planner: GuardedPlanner | None = None,
+        spending: Spending | None = None,
+    ) -> None:
+        self._config = parts.config
+        self._moves = moves
+        self._activity = activity
+        self._settle = settle
+        self._lanes = Lanes()
+        self._giving_way = False
+        policy = parts.config.policy
+        heat = heat or Heat(policy.promote_count, policy.promote_window_s)
+        self._memory = HeatMemory(parts.engine, heat)
+        observer = Observer(parts, self._lanes, heat)
+        self._spending = spending or Spending(BudgetsConfig(), parts.engine)
+        self._placer = Placer(
+            parts,
+            moves,
+            observer,
+            heat,
+            self._lanes.gathered,
+            self._spending,
+            rng or random.Random(),
+        )
+        self._rounds = Rounds(
+            parts,
+            moves,
+            activity,
+            self._lanes,
+            observer,
+            self._placer,
+            heat,
+            planner or GuardedPlanner(),
+            state_dir,
+        )
+        parts.progress.queue = self._lanes
+        self._courtesy = parts.courtesy
+        self._watch = ProgramWatch(parts, activity, state_dir)
+        self._upkeep = Upkeep(parts, moves, state_dir, self._spending)
+
+    async def step(self) -> None:
+        """Do one bounded round, all moves that it decides, one after the other, and upkeep."""
+        await self._round()
+        await self._lanes.drain(self._placer.place)
+        await self._placer.batcher.flush()
+        await self._upkeep.step()
+        await self._upkeep.tidy_store()
+
+    async def run(self) -> None:
+        """Do rounds, moves and upkeep until cancelled."""
+        try:
+            with unhurried():
+                await self._run()
+        finally:
+            # The engine answers at once; nothing waits here for a store or a disk.
+            with trio.CancelScope(shield=True):
+                await self._guarded(self._memory.save)
+                await self._guarded(self._spending.save)
+
+    async def _run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(PROMOTION_WORKERS):
+                nursery.start_soon(self._lanes.promotions.run, self._placer.place)
+            for _ in range(self._config.glacier.transfer_count_max):
+                nursery.start_soon(self._lanes.demotions.run, self._place_courteously)
+            for _ in range(BATCH_WORKERS):
+                nursery.start_soon(self._placer.batcher.run)
+            nursery.start_soon(self._run_upkeep, self._upkeep.step)
+            # Apart: a store that does not answer must not keep files from becoming durable.
+            nursery.start_soon(self._run_upkeep, self._upkeep.tidy_store)
+            nursery.start_soon(self._run_watch)
+            while True:
+                busy = await self._guarded(self._round)
+                await self._pause(BUSY_PAUSE_S if busy else self._config.policy.interval_s)
+
+    @property
+    def gate(self) -> StoreGate:
+        """Whether the object store is worth asking, as the moves have found."""
+        return self._placer.gate
+
+    @property
+    def spending(self) -> Spending:
+        """The budgets of the day, which work on request keeps as well."""
+        return self._spending
+
+    @property
+    def durability(self) -> Durability:
+        """What makes files durable in the background."""
+        return self._upkeep.durability
+
+    @property
+    def compaction(self) -> Compaction:
+        """What compacts sparse batches in the background."""
+        return self._upkeep.compaction
+
+    def count_queued(self) -> int:
+        """Return how many moves are decided and not begun."""
+        return self._lanes.queued_count
+
+    def status(self) -> dict[str, object]:
+        """Return what the mover is at, for `memfs status`."""
+        return {
+            "giving_way": self._courtesy.giving_way,
+            "lanes": self._lanes.status(),
+            "moves": self._moves.status(),
+        } | (self._rounds.status())
+
+    async def _pause(self, pause_s: float) -> None:
+        """Wait before the next round: longer while programs are busy, not at all for a pin."""
+        deadline = trio.current_time() + GIVE_WAY_S_MAX
+        while True:
+            with trio.move_on_after(pause_s) as pause:
+                await self._activity.wait()
+            requests_per_s = self._activity.take_request_count() / pause_s
+            self._giving_way = pause.cancelled_caught and requests_per_s > BUSY_REQUESTS_PER_S
+            if not self._giving_way or trio.current_time() >= deadline:
+                return
+            pause_s = self._config.policy.interval_s
+
+    async def _round(self) -> bool:
+        await self._memory.step()
+        await self._spending.step()
+        more = await self._settle()
+        if self._activity.take_freed():
+            await self._moves.collect_local_garbage(GARBAGE_A_ROUND)
+        return await self._rounds.step() or more
+
+    async def _place_courteously(self, move: Move) -> None:
+        """Carry a file to a slower tier, after the one before it while programs use the disk."""
+        async with self._courtesy.turn():
+            await self._placer.place(move)
+
+    async def _run_watch(self) -> None:
+        while True:
+            await trio.sleep(LOOK_S)
+            await self._guarded(self._look_at_programs)
+
+    async def _look_at_programs(self) -> None:
+        await self._watch.look(moving=self._lanes.demoting)
+
+    async def _run_upkeep(self, step: Callable[[], Awaitable[int]]) -> None:
+        while True:
+            done_count = await self._guarded(step)
+            hurried = done_count and not self._giving_way
+            await trio.sleep(BUSY_PAUSE_S if hurried else self._config.policy.interval_s)
+
+    async def _guarded(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Run one step; what fails is logged and comes again with the next one, after a pause."""
+        try:
+            return await step()
+        except Exception as error:
+            reason = as_failure(error, "a round of the mover")
+            log.warning("a round of the mover could not be finished: %s", reason)
+            await trio.sleep(self._config.policy.retry_s_min)
+            return None

@@ -1,0 +1,301 @@
+"""Placement: carries one file to its goal, step by step, and says why where it cannot.
+
+Invariant: every attempt ends in a decision, in a pending record with reason and time, or in a file
+that has moved on; none is repeated at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from memfs.backoff import pause_after
+from memfs.defects import as_failure
+from memfs.errors import (
+    BudgetSpentError,
+    MemfsError,
+    ObjectArchivedError,
+    ObjectMissingError,
+    StaleInodeError,
+    StoreError,
+)
+from memfs.log_lines import SeldomLog
+from memfs.metadata.records import Decision, PendingMove
+from memfs.moves.outcome import MoveOutcome, MoveResult
+from memfs.moves.sightings import SEEN_S
+from memfs.placement.batcher import Batcher
+from memfs.placement.circuit_breaker import StoreGate
+from memfs.placement.costs import cost_of_step
+from memfs.placement.locking import Locker
+from memfs.placement.observation import unpackable_rule
+from memfs.policy import rules
+from memfs.policy.goals import Step, drops_last_copy, next_step
+from memfs.policy.quotas import Spent
+from memfs.policy.view import Goal
+from memfs.types import FormKind
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.moves import Moves
+    from memfs.placement.observation import Observer
+    from memfs.placement.quotas import Spending
+    from memfs.policy.access_stats import Heat
+    from memfs.policy.view import Candidate, Move
+    from memfs.types import Generation, InodeNo, Tier
+
+log = logging.getLogger(__name__)
+
+STEPS_MAX = 8
+"""Steps of one placement: twice what the longest way takes, so that a race cannot make a loop."""
+
+RESTORING_COUNT_MAX = 10_000
+"""Files that are fetched by themselves once they are restored; more are when they are read."""
+
+_OPEN = "a program has the file open or mapped; it moves when that ends"
+
+
+class Placer:
+    """Moves files.
+
+    Args:
+        parts: The engine and the owners of state among them.
+        moves: Makes the moves.
+        observer: Looks at files.
+        heat: Is told what leaves the disk; its shares, what comes into RAM and leaves it.
+        gathered: Of the lanes: moves that wait for a batch.
+        spending: What moves may take.
+        rng: Jitter of pauses; seeded by tests.
+    """
+
+    def __init__(
+        self,
+        parts: MoveParts,
+        moves: Moves,
+        observer: Observer,
+        heat: Heat,
+        gathered: dict[InodeNo, Move],
+        spending: Spending,
+        rng: random.Random,
+    ) -> None:
+        self._parts = parts
+        self._moves = moves
+        self._observer = observer
+        self._heat = heat
+        self._locker = Locker(parts, observer, heat.shares)
+        self._spending = spending
+        self._rng = rng
+        self.gate = StoreGate(parts.config.policy, rng)
+        self.batcher = Batcher(
+            moves, parts.config.glacier, gathered, spending, self.place, self._postpone_batch
+        )
+        self._waits = SeldomLog(log)
+        self.restoring: set[InodeNo] = set()
+        """Files whose objects are being restored because a program or a pin wants them."""
+
+    async def place(self, move: Move, moved_bytes: int = 0) -> None:
+        """Carry a file to its goal, hand it to a batch on the way, or record why it waits.
+
+        Args:
+            move: The file and its goal.
+            moved_bytes: What a batch has moved of it already.
+        """
+        self.restoring.discard(move.ino)
+        try:
+            await self._place(move, moved_bytes)
+        except StaleInodeError:
+            return
+        except BudgetSpentError as error:
+            await self.wait_for_budget(move.ino, move.goal.tier, error)
+        except ObjectArchivedError as error:
+            if len(self.restoring) < RESTORING_COUNT_MAX:
+                self.restoring.add(move.ino)
+            await self.postpone(move.ino, move.goal.tier, str(error))
+        except Exception as error:
+            reason = as_failure(error, f"inode {move.ino} on its way to {move.goal.tier.label}")
+            await self.postpone(move.ino, move.goal.tier, str(reason))
+
+    async def _postpone_batch(self, moves: Sequence[Move], error: MemfsError | OSError) -> None:
+        if isinstance(error, StoreError):
+            self.gate.fail(str(error))
+        for move in moves:
+            await self.postpone(move.ino, move.goal.tier, str(error))
+
+    async def _place(self, move: Move, moved_bytes: int) -> None:
+        # The object of a batch was written just now, and one look serves all of its files.
+        seen_within_s = SEEN_S if moved_bytes else 0.0
+        if moved_bytes:
+            self.gate.succeed()
+        for _ in range(STEPS_MAX):
+            candidate = await self._observer.observe(move.ino, time.time_ns())
+            if candidate is None:
+                return
+            generation = (await self._parts.engine.get_inode(move.ino)).generation
+            step = next_step(candidate, move.goal)
+            if step is None:
+                await self.settle(move, moved_bytes)
+                return
+            asks_store = (
+                step == Step.UPLOAD
+                or (step == Step.HYDRATE and not candidate.packed)
+                or drops_last_copy(step, candidate)
+            )
+            if asks_store and self.gate.wait_s:
+                await self.wait_for_store(move.ino, move.goal.tier)
+                return
+            if step == Step.UPLOAD and self.batcher.takes(move.ino, candidate.ram_bytes):
+                self.batcher.add(move, candidate.ram_bytes)
+                return
+            try:
+                result = await self._take_within_budgets(step, candidate, move, seen_within_s)
+            except BudgetSpentError:
+                raise
+            except StoreError as error:
+                # Of an archived object the store did all that it can for now.
+                if asks_store and not isinstance(error, ObjectMissingError | ObjectArchivedError):
+                    self.gate.fail(str(error))
+                raise
+            if asks_store:
+                self.gate.succeed()
+            if result.outcome == MoveOutcome.BUSY:
+                await self.postpone(move.ino, move.goal.tier, _OPEN)
+                return
+            if result.outcome == MoveOutcome.INCOMPRESSIBLE:
+                await self._note_unpackable(move.ino, generation)
+                return
+            if result.outcome == MoveOutcome.SUPERSEDED:
+                return
+            # Uploading it and dropping its raw file move the same bytes.
+            moved_bytes = max(moved_bytes, result.moved_bytes)
+
+    @property
+    def store_ready(self) -> bool:
+        """True if the store is worth asking, and the budgets of the day leave something to ask."""
+        return not self.gate.wait_s and self._spending.store_refusal() is None
+
+    async def wait_for_store(self, ino: InodeNo, wanted: Tier) -> None:
+        """Have a file wait until the store is asked again, and a little longer than the first."""
+        refusal = self._spending.store_refusal()
+        if refusal is not None and not self.gate.wait_s:
+            await self.wait_for_budget(ino, wanted, refusal)
+            return
+        pause_s = (
+            self.gate.wait_s + self._rng.uniform(0.0, 1.0) * self._parts.config.policy.retry_s_min
+        )
+        await self.postpone(ino, wanted, self.gate.reason or "the store is down", pause_s)
+
+    async def wait_for_budget(self, ino: InodeNo, wanted: Tier, error: BudgetSpentError) -> None:
+        """Have a file wait until there is room in a budget, or until the longest pause is over.
+
+        Not longer than that: by then the budget may have been raised.
+        """
+        policy = self._parts.config.policy
+        pause_s = min(max(error.wait_s, policy.retry_s_min), policy.retry_s_max)
+        # After the others of its hour by chance: not all of them are looked at in one round.
+        pause_s += self._rng.uniform(0.0, 1.0) * policy.retry_s_min
+        await self.postpone(ino, wanted, str(error), pause_s)
+
+    async def settle(self, move: Move, moved_bytes: int) -> None:
+        """Record that a file is where it belongs, and why."""
+        engine = self._parts.engine
+        now_ns = time.time_ns()
+        if move.goal == Goal.GLACIER:
+            self._heat.leave_disk(move.ino)
+        try:
+            async with engine.change():
+                await engine.clear_pending(move.ino)
+                await engine.record_decision(
+                    move.ino, Decision(move.rule, move.detail, moved_bytes, now_ns)
+                )
+        except StaleInodeError:
+            return
+
+    async def postpone(
+        self, ino: InodeNo, wanted: Tier, reason: str, pause_s: float | None = None
+    ) -> None:
+        """Record why a file waits, and when it is tried again.
+
+        Args:
+            ino: The file.
+            wanted: Where it is to go.
+            reason: One sentence: cause and remedy.
+            pause_s: Until the next attempt; None: doubling from one failure to the next.
+        """
+        engine, policy = self._parts.engine, self._parts.config.policy
+        failed = pause_s is None
+        try:
+            earlier = await engine.get_pending(ino)
+            attempt_count = earlier.attempt_count if earlier is not None else 0
+            if pause_s is None:
+                attempt_count += 1
+                pause_s = pause_after(
+                    attempt_count, policy.retry_s_min, policy.retry_s_max, self._rng
+                )
+            retry_ns = time.time_ns() + int(pause_s * 1e9)
+            async with engine.change():
+                await engine.set_pending(PendingMove(ino, wanted, reason, attempt_count, retry_ns))
+        except StaleInodeError:
+            return
+        except MemfsError as error:
+            log.info("inode %d waits (%s), which could not be recorded: %s", ino, reason, error)
+            return
+        line = f"inode {ino}: not {wanted.label} yet, next try in {pause_s:.0f} s: {reason}"
+        if failed:
+            log.info("%s", line)
+        else:
+            # It waits for nothing that went wrong: each read of a pinned file would leave a line.
+            self._waits.info(reason, line)
+
+    async def _note_unpackable(self, ino: InodeNo, generation: Generation) -> None:
+        engine = self._parts.engine
+        inode = await engine.get_inode(ino)
+        if inode.generation != generation:
+            # What was tried is not what the file is now.
+            return
+        codec = await engine.effective_codec(ino) or self._parts.config.cold.codec
+        detail = f"generation {generation} does not shrink with {codec}; it stays raw"
+        decision = Decision(unpackable_rule(inode, codec), detail, 0, time.time_ns())
+        async with engine.change():
+            await engine.clear_pending(ino)
+            await engine.record_decision(ino, decision)
+
+    async def _take_within_budgets(
+        self, step: Step, candidate: Candidate, move: Move, seen_within_s: float
+    ) -> MoveResult:
+        cost = cost_of_step(step, candidate)
+        with self._spending.reserved(cost) as actual:
+            result = await self._take(step, candidate, move, seen_within_s)
+            if Spent.DISK_WRITES in actual:
+                actual[Spent.DISK_WRITES] = min(actual[Spent.DISK_WRITES], result.moved_bytes)
+            return result
+
+    async def _take(
+        self, step: Step, candidate: Candidate, move: Move, seen_within_s: float
+    ) -> MoveResult:
+        ino = candidate.ino
+        match step:
+            case Step.HYDRATE:
+                inode = await self._moves.hydrate(ino)
+                return MoveResult(MoveOutcome.DONE, inode.size)
+            case Step.PACK:
+                return await self._moves.pack(ino)
+            case Step.UPLOAD:
+                return await self._moves.upload(ino)
+            case Step.DROP_RAW:
+                return await self._moves.drop_raw(ino, seen_within_s=seen_within_s)
+            case Step.DROP_PACKED:
+                return await self._moves.drop_form(
+                    ino, FormKind.PACKED, seen_within_s=seen_within_s
+                )
+            case Step.UNLOCK:
+                # Under mere pressure of the budget the kernel may keep the pages while it can.
+                drop_pages = move.rule != rules.WATERMARK
+                freed_bytes = await self._locker.unlock(ino, drop_pages=drop_pages)
+                return MoveResult(MoveOutcome.DONE, freed_bytes)
+            case Step.LOCK:
+                if await self._locker.lock(candidate):
+                    return MoveResult(MoveOutcome.DONE, candidate.ram_bytes)
+                return MoveResult(MoveOutcome.SUPERSEDED)

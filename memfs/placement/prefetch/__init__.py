@@ -1,0 +1,1 @@
+"""Prefetch: what programs open next is brought near before they ask."""

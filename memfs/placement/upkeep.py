@@ -1,0 +1,104 @@
+"""Upkeep: what keeps a state directory sound between moves: durability, garbage, the engine.
+
+Invariant: one round is bounded work, and what cannot be done now does not stop the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.placement.compaction import Compaction
+from memfs.placement.durability import Durability
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.moves import Moves
+    from memfs.placement.quotas import Spending
+
+SETTLING_S = 5.0
+"""A file is made durable so long after its last change: temporary files are gone by then, and the
+kernel has begun to write the others (dirty_writeback_centisecs is 5 s by default)."""
+
+FILES_A_ROUND = 4096
+
+GARBAGE_A_ROUND = 1024
+
+COMPACT_PAUSE_S = 30.0
+"""Between two looks for sparse batches, a scan of one row a batch."""
+
+
+class Upkeep:
+    """The work of the background that is no move.
+
+    Args:
+        parts: The engine and the stores among them.
+        moves: Removes garbage.
+        state_dir: On the file system that holds all local files.
+        spending: The budgets.
+        settling_s: See `SETTLING_S`.
+    """
+
+    def __init__(
+        self,
+        parts: MoveParts,
+        moves: Moves,
+        state_dir: Path,
+        spending: Spending,
+        settling_s: float = SETTLING_S,
+    ) -> None:
+        self._parts = parts
+        self._moves = moves
+        self.durability = Durability(parts, state_dir)
+        self.compaction = Compaction(parts, moves, spending)
+        self._settling_ns = int(settling_s * 1e9)
+        self._compact_again_s = -math.inf
+
+    async def step(self) -> int:
+        """Do one bounded round of what no store can hold up.
+
+        Returns:
+            How much was done, 0 if nothing was left to do.
+        """
+        done_count = await self._make_durable()
+        done_count += await self._moves.collect_local_garbage(GARBAGE_A_ROUND)
+        if not self._moves.sweep_done:
+            done_count += 1 + await self._moves.sweep_step()
+        self._parts.engine.maintain()
+        # Names that nobody fsyncs are lost with power for a round at most, as with the journal
+        # of a local file system; it costs nothing where all is on stable storage.
+        await trio.to_thread.run_sync(self._parts.syncer.sync, limiter=self._parts.prompt_threads)
+        return done_count
+
+    async def tidy_store(self) -> int:
+        """Remove objects that nothing refers to, and compact a sparse batch; returns as `step`."""
+        return await self._moves.collect_garbage(GARBAGE_A_ROUND) + await self._compact()
+
+    async def _compact(self) -> int:
+        """Compact a sparse batch; returns 1 if one was."""
+        if self._parts.remote is None or trio.current_time() < self._compact_again_s:
+            return 0
+        compacted = await self.compaction.step()
+        if compacted is not None and compacted.failure is None:
+            return 1
+        wait_s = compacted.wait_s if compacted is not None else 0.0
+        pause_s = max(COMPACT_PAUSE_S, min(wait_s, self._parts.config.policy.retry_s_max))
+        self._compact_again_s = trio.current_time() + pause_s
+        return 0
+
+    async def _make_durable(self) -> int:
+        before_ns = time.time_ns() - self._settling_ns
+        inodes = [
+            inode
+            for inode in await self._parts.engine.list_not_durable(FILES_A_ROUND)
+            if inode.ctime_ns <= before_ns and self.durability.refusal(inode) is None
+        ]
+        if not inodes:
+            return 0
+        failures = await self.durability.make_durable(inodes)
+        return len(inodes) - len(failures)
