@@ -39,7 +39,7 @@ from memfs.moves.moves import Moves
 from memfs.placement.mover import Mover
 from memfs.placement.prefetch.prefetcher import Prefetcher
 from memfs.placement.quotas import Spending
-from memfs.policy.access_stats import Heat
+from memfs.policy.access_stats import AccessStats
 from memfs.policy.plugins import GuardedPlanner, load_planner
 from memfs.prediction.predictor import Predictor
 from memfs.stores.asking import AskingStore
@@ -102,7 +102,7 @@ class Assembly:
     driver: Driver
     tracing: Tracing
     spending: Spending
-    heat: Heat
+    access_stats: AccessStats
     warm_bytes: int
     """Budget of the RAM tier."""
     glacier: GlacierConfig
@@ -223,8 +223,8 @@ def assemble(
         moves = Moves(move_parts)
         board = HotBoard() if config.hot.devices else None
         move_parts.hot = board
-        heat = Heat(config.policy.promote_count, config.policy.promote_window_s)
-        policy = PolicyMethods(engine, heat, planner, activity, residency.budget_bytes)
+        access_stats = AccessStats(config.policy.promote_count, config.policy.promote_window_s)
+        policy = PolicyMethods(engine, access_stats, planner, activity, residency.budget_bytes)
         features = _features(config, options, choice, residency)
         filesystem = Filesystem(
             Parts(
@@ -240,7 +240,7 @@ def assemble(
                 form_reader=FormReader(engine, packed_store, remote, raw_store, keys=keys),
                 state_dir=state_dir,
                 features=features,
-                heat=heat,
+                access_stats=access_stats,
                 hot=board,
                 header_reader=_header_reader(config.hot),
                 health=health,
@@ -250,7 +250,13 @@ def assemble(
         )
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
         prefetcher = Prefetcher(
-            move_parts, moves, activity, Predictor(), heat.shares, state_dir, spending=spending
+            move_parts,
+            moves,
+            activity,
+            Predictor(),
+            access_stats.pools,
+            state_dir,
+            spending=spending,
         )
         driver, describe = _build_driver(
             filesystem,
@@ -268,7 +274,7 @@ def assemble(
             activity,
             filesystem.settle,
             state_dir,
-            heat=heat,
+            access_stats=access_stats,
             planner=planner,
             spending=spending,
         )
@@ -303,7 +309,7 @@ def assemble(
             tracing,
             PrefetchMethods(engine, prefetcher, board),
             ScrubMethods(scrubber),
-            TreeMethods(move_parts, moves, mover, heat),
+            TreeMethods(move_parts, moves, mover, access_stats),
             GcMethods(move_parts, moves, mover.compaction),
             RemountMethods(features),
             *hot.providers,
@@ -318,7 +324,7 @@ def assemble(
             driver=driver,
             tracing=tracing,
             spending=spending,
-            heat=heat,
+            access_stats=access_stats,
             warm_bytes=residency.budget_bytes,
             glacier=config.glacier,
             generation=generation,

@@ -72,7 +72,7 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
         UsageError: It has proved to be an older copy while it was mounted; what programs wrote is
             on stable storage in it.
     """
-    await load_pools(parts.engine, parts.heat, parts.warm_bytes)
+    await load_pools(parts.engine, parts.access_stats, parts.warm_bytes)
     await _note_store(parts)
     if parts.generation is not None:
         await parts.generation.begin(take_stale=parts.take_stale_state)

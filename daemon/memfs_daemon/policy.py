@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memfs.content.activity import Activity
     from memfs.control.server import Handler
     from memfs.metadata.engine import Local
-    from memfs.policy.access_stats import Heat
+    from memfs.policy.access_stats import AccessStats
     from memfs.policy.plugins import GuardedPlanner
 
 
@@ -26,7 +26,7 @@ class PolicyMethods:
 
     Args:
         engine: Keeps the definitions.
-        heat: Has the pools.
+        access_stats: Has the pools.
         planner: The policy in charge.
         activity: Wakes the mover.
         warm_bytes: Budget of the RAM tier.
@@ -35,13 +35,13 @@ class PolicyMethods:
     def __init__(
         self,
         engine: Local,
-        heat: Heat,
+        access_stats: AccessStats,
         planner: GuardedPlanner,
         activity: Activity,
         warm_bytes: int,
     ) -> None:
         self._engine = engine
-        self._heat = heat
+        self._access_stats = access_stats
         self._planner = planner
         self._activity = activity
         self._warm_bytes = warm_bytes
@@ -55,40 +55,40 @@ class PolicyMethods:
         }
 
     async def create(self, name: str, size: str | int) -> PoolReport:
-        """Reserve a share of the RAM tier, or give a pool another size; returns the pool."""
-        self._heat.shares.create(name, parse_size(size), self._warm_bytes)
+        """Reserve a part of the RAM tier, or give a pool another size; returns the pool."""
+        self._access_stats.pools.create(name, parse_size(size), self._warm_bytes)
         await self._store()
         return self._pool_report(name)
 
     async def remove(self, name: str) -> None:
-        """Give a pool's share back; its files are charged to the rest from now on."""
-        self._heat.shares.remove(name)
+        """Give a pool back; its files are charged to the rest from now on."""
+        self._access_stats.pools.remove(name)
         await self._store()
 
     async def list_pools(self) -> list[PoolReport]:
         """Return all pools, by name."""
-        return [self._pool_report(name) for name in sorted(self._heat.shares.pools)]
+        return [self._pool_report(name) for name in sorted(self._access_stats.pools.named)]
 
     def report(self) -> PolicyReport:
         """Return the policy's part of the status."""
-        pools = self._heat.shares.pools
+        pools = self._access_stats.pools.named
         return PolicyReport(
             name=self._planner.name,
             note=self._planner.note,
-            frozen=self._heat.shares.rest.queue.frozen,
+            frozen=self._access_stats.pools.rest.queue.frozen,
             pools=tuple(self._pool_report(name) for name in sorted(pools)),
         )
 
     def _pool_report(self, name: str) -> PoolReport:
-        share = self._heat.shares.pools[name]
+        pool = self._access_stats.pools.named[name]
         return PoolReport(
             name=name,
-            size_bytes=self._heat.shares.sizes[name],
-            used_bytes=share.used_bytes,
-            file_count=share.file_count,
+            size_bytes=self._access_stats.pools.sizes[name],
+            used_bytes=pool.used_bytes,
+            file_count=pool.file_count,
         )
 
     async def _store(self) -> None:
         async with self._engine.change():
-            await self._engine.put_setting(POOLS_SETTING, self._heat.shares.encode())
+            await self._engine.put_setting(POOLS_SETTING, self._access_stats.pools.encode())
         self._activity.wake()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from memfs.moves.file_work import FileWork
     from memfs.moves.moves import Moves
     from memfs.placement.mover import Mover
-    from memfs.policy.access_stats import Heat
+    from memfs.policy.access_stats import AccessStats
 
 FILES_A_CALL_MAX = 4096
 
@@ -57,14 +57,16 @@ class TreeMethods:
         parts: What moves work with.
         moves: Makes them.
         mover: Knows the state of store and disk.
-        heat: Is told what leaves RAM.
+        access_stats: Is told what leaves RAM.
     """
 
-    def __init__(self, parts: MoveParts, moves: Moves, mover: Mover, heat: Heat) -> None:
+    def __init__(
+        self, parts: MoveParts, moves: Moves, mover: Mover, access_stats: AccessStats
+    ) -> None:
         self._parts = parts
         self._moves = moves
         self._mover = mover
-        self._heat = heat
+        self._access_stats = access_stats
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
@@ -116,7 +118,9 @@ class TreeMethods:
         """
         chosen = None if codec is None else get_codec(parse_codec(codec))
         request = CompressionRequest(chosen, drop_raw, dry_run)
-        work = Compression(self._parts, self._moves, self._heat, self._mover.spending, request)
+        work = Compression(
+            self._parts, self._moves, self._access_stats, self._mover.spending, request
+        )
         return await _run(inos, work)
 
     async def barrier(self, inos: list[int], level: str) -> JsonValue:
@@ -132,7 +136,7 @@ class TreeMethods:
         if level == Level.LOCAL:
             return await _run(inos, LocalBarrier(self._parts, self._mover.durability))
         mover = self._mover
-        work = RemoteBarrier(self._parts, self._moves, mover.gate, mover.spending)
+        work = RemoteBarrier(self._parts, self._moves, mover.breaker, mover.spending)
         return await _run(inos, work)
 
 

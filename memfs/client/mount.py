@@ -238,7 +238,7 @@ class Mount(NamedTuple):
 
     # --- pools -----------------------------------------------------------------------------------
     def pool_create(self, name: str, size: str | int) -> PoolReport:
-        """Reserve a share of RAM, or give a pool another size."""
+        """Reserve a part of RAM, or give a pool another size."""
         return self._asking(methods.POOL_CREATE)({"name": name, "size": size})
 
     def pool_list(self) -> list[PoolReport]:
@@ -246,7 +246,7 @@ class Mount(NamedTuple):
         return self._asking(methods.POOL_LIST)({})
 
     def pool_remove(self, name: str) -> None:
-        """Give a pool's share back."""
+        """Give a pool back."""
         self._asking(methods.POOL_REMOVE)({"name": name})
 
     # --- traces ----------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ class PrefetchReport(NamedTuple):
 
 
 class PoolReport(NamedTuple):
-    """A share of the RAM tier."""
+    """A pool of the RAM tier."""
 
     name: str
     size_bytes: int

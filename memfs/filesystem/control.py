@@ -85,7 +85,7 @@ class Control:
         self._activity = parts.activity
         self._residency = parts.residency
         self._features = parts.features
-        self._heat = parts.heat
+        self._access_stats = parts.access_stats
         self._hot = parts.hot
         self._headers = (
             None if parts.header_reader is None else TensorHeaders(parts, parts.header_reader)
@@ -162,7 +162,7 @@ class Control:
         if name == PRIORITY_XATTR:
             parse_priority(text)
         elif name == POOL_XATTR:
-            self._heat.shares.require(text)
+            self._access_stats.pools.require(text)
         elif name == TENSOR_DTYPE_XATTR:
             parse_dtype(text)
         else:
@@ -173,9 +173,9 @@ class Control:
         await self._engine.set_xattr(ino, name, text.encode(), flags, inode.ctime_ns)
         if name in _TENSOR_MARKS and self._hot is not None:
             self._hot.clear_refusals()
-        if not self._heat.marked:
+        if not self._access_stats.marked:
             await self._engine.put_setting(MARKED_SETTING, b"1")
-            self._heat.marked = True
+            self._access_stats.marked = True
         self._activity.note_pin(ino)
 
     async def remove(self, ino: InodeNo, name: bytes) -> None:
@@ -396,7 +396,7 @@ class Control:
         """Return how dear a file is to the policy now, and what would change its place."""
         pool = await self._engine.effective_xattr(inode.ino, POOL_XATTR)
         tier, pool_name = await self.tier_of(inode), (pool or b"").decode()
-        queue = self._heat.shares.share(pool_name).queue
+        queue = self._access_stats.pools.pool(pool_name).queue
         accessed_ns = self._activity.last_access_ns(inode.ino) or inode.accessed_ns
         pin = (await self._engine.effective_pin(inode.ino)).tier
         score = {
@@ -405,7 +405,7 @@ class Control:
             "pool": pool_name or None,
         }
         facts = Facts(inode.ino, tier, pin, accessed_ns, pool_name, bool(inode.raw))
-        return {"score": score, "outlook": outlook(facts, self._heat)}
+        return {"score": score, "outlook": outlook(facts, self._access_stats)}
 
     async def _wait_for_writer(self, inode: Inode) -> dict[str, object] | None:
         """Return why a pinned file does not move yet, which no attempt has to find out."""

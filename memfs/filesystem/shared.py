@@ -17,7 +17,7 @@ from memfs.errors import MemfsError, ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
 from memfs.linux.times import Clock, storable_ns
 from memfs.metadata.records import Inode, InodeFlags
-from memfs.policy.access_stats import Heat
+from memfs.policy.access_stats import AccessStats
 from memfs.stores.health import StoreHealth
 from memfs.types import BLOCK_BYTES, FormKind, Tier
 
@@ -111,7 +111,7 @@ class Parts:
     """None: there is no hot tier."""
     header_reader: HeaderReader | None = None
     """Of files that are to go there; None: there is no hot tier."""
-    heat: Heat = field(default_factory=Heat)
+    access_stats: AccessStats = field(default_factory=AccessStats)
     """Pools, and what is known of the use of files; the mover's."""
     quick_syncs: QuickSyncs = field(default_factory=QuickSyncs)
     kernel_attributes: KernelAttributes = field(default_factory=KernelAttributes)

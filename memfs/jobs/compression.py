@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from memfs.moves.moves import Moves
     from memfs.moves.outcome import MoveResult
     from memfs.placement.quotas import Spending
-    from memfs.policy.access_stats import Heat
+    from memfs.policy.access_stats import AccessStats
     from memfs.types import InodeNo
 
 PINNED = "pinned"
@@ -60,7 +60,7 @@ class Compression:
     Args:
         parts: The engine and the stores among them.
         moves: Packs and drops.
-        heat: Is told what leaves RAM.
+        access_stats: Is told what leaves RAM.
         spending: The budgets.
         request: What is asked for.
 
@@ -72,7 +72,7 @@ class Compression:
         self,
         parts: MoveParts,
         moves: Moves,
-        heat: Heat,
+        access_stats: AccessStats,
         spending: Spending,
         request: CompressionRequest,
     ) -> None:
@@ -80,7 +80,7 @@ class Compression:
             raise InvalidValueError("the codec none compresses nothing")
         self._parts = parts
         self._moves = moves
-        self._heat = heat
+        self._access_stats = access_stats
         self._spending = spending
         self._request = request
 
@@ -135,7 +135,7 @@ class Compression:
         if self._request.drop_raw:
             kept = (await self._moves.drop_raw(ino)).outcome == MoveOutcome.BUSY
             if not kept:
-                self._heat.shares.leave(ino)
+                self._access_stats.pools.leave(ino)
         now = await self._parts.engine.get_inode(ino)
         form = await find_form(self._parts, now, FormKind.PACKED)
         if form is not None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
     from memfs.moves.file_work import WorkResults
     from memfs.moves.moves import Moves
-    from memfs.placement.circuit_breaker import StoreGate
+    from memfs.placement.circuit_breaker import CircuitBreaker
     from memfs.placement.quotas import Spending
     from memfs.types import InodeNo
 
@@ -63,12 +63,14 @@ class RemoteBarrier:
         NotSupportedError: There is no object store.
     """
 
-    def __init__(self, parts: MoveParts, moves: Moves, gate: StoreGate, spending: Spending) -> None:
+    def __init__(
+        self, parts: MoveParts, moves: Moves, breaker: CircuitBreaker, spending: Spending
+    ) -> None:
         if parts.remote is None:
             raise NotSupportedError("no glacier tier is configured: set glacier.url")
         self._parts = parts
         self._moves = moves
-        self._gate = gate
+        self._breaker = breaker
         self._spending = spending
         self._small: list[Inode] = []
         self._small_bytes = 0
@@ -129,7 +131,7 @@ class RemoteBarrier:
             budget.close(sum(result.moved_bytes for result in found.values()))
         finally:
             budget.close()
-        self._gate.succeed()
+        self._breaker.succeed()
         for file in chosen:
             outcome, moved_bytes = found[file.ino]
             if outcome == MoveOutcome.SUPERSEDED:
@@ -164,7 +166,7 @@ class RemoteBarrier:
         except (MemfsError, OSError) as error:
             self._note_refusal([file], error, results)
         else:
-            self._gate.succeed()
+            self._breaker.succeed()
             await self._note(file.ino, outcome, moved_bytes, results)
 
     async def _note(
@@ -187,16 +189,16 @@ class RemoteBarrier:
             return
 
     def _wait_for_store(self, files: Sequence[Inode], results: WorkResults) -> bool:
-        if not self._gate.wait_s:
+        if not self._breaker.wait_s:
             return False
         for file in files:
-            results.note(file.ino, WAITING, self._gate.reason or "the store is down")
+            results.note(file.ino, WAITING, self._breaker.reason or "the store is down")
         return True
 
     def _note_refusal(
         self, files: Sequence[Inode], error: MemfsError | OSError, results: WorkResults
     ) -> None:
         if isinstance(error, StoreError) and not isinstance(error, BudgetSpentError):
-            self._gate.fail(str(error))
+            self._breaker.fail(str(error))
         for file in files:
             results.note(file.ino, refusal_outcome(error), str(error))

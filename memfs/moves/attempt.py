@@ -22,7 +22,7 @@ from memfs.moves.faults import FaultPoints
 from memfs.moves.progress import ProgressTable
 from memfs.moves.sightings import Sightings
 from memfs.moves.tally import CompressionTally
-from memfs.moves.throttle import Courtesy
+from memfs.moves.throttle import BackgroundThrottle
 from memfs.moves.turns import UploadTurns
 from memfs.moves.unfinished import note_unfinished
 from memfs.stores.disk import disk_errors
@@ -75,7 +75,7 @@ class MoveParts:
     """Of forms that are encrypted, or are to be."""
     access_log: AccessLog = field(default_factory=AccessLog)
     """Told of hydrations while a trace is recorded."""
-    courtesy: Courtesy = field(default_factory=Courtesy)
+    throttle: BackgroundThrottle = field(default_factory=BackgroundThrottle)
     tally: CompressionTally = field(default_factory=CompressionTally)
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)

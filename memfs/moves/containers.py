@@ -101,7 +101,7 @@ async def _pack(
 
         source = parts.raw_store.path(inode.raw)
         frame_bytes = parts.config.cold.frame_bytes
-        with parts.courtesy.stint() as rest:
+        with parts.throttle.stint() as rest:
             return pack_file(
                 source,
                 fd,
@@ -135,7 +135,7 @@ def _copy(
     path = parts.packed_store.path(packed.location)
     # One that holds another content is found before it is sent, and spoils no batch.
     PackedFile.open(path, unlock=unlock(parts, blob, packed.codec)).close()
-    with disk_errors(str(path)), parts.courtesy.stint() as rest:
+    with disk_errors(str(path)), parts.throttle.stint() as rest:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             for start in range(0, packed.stored_bytes, COPY_BYTES):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
     from memfs.moves.coding import Coding
     from memfs.moves.progress import MoveProgress
-    from memfs.moves.throttle import Courtesy
+    from memfs.moves.throttle import BackgroundThrottle
     from memfs.stores.envelope import Encryption, Unlock
     from memfs.stores.packing import PackedSummary
     from memfs.stores.zeros import ZeroRuns
@@ -95,7 +95,7 @@ async def pack(parts: MoveParts, ino: InodeNo, codec: Codec | None = None) -> Mo
             written_blob = Blob(blob_number, summary.size, summary.digest)
             await trio.to_thread.run_sync(
                 _verify,
-                parts.courtesy,
+                parts.throttle,
                 parts.packed_store.path(location),
                 unlock(parts, written_blob, str(summary.table.coding)),
                 progress,
@@ -178,7 +178,7 @@ def _write(
         rest()
 
     source = parts.raw_store.path(inode.raw)
-    with parts.courtesy.stint() as rest, parts.packed_store.draft(location) as draft:
+    with parts.throttle.stint() as rest, parts.packed_store.draft(location) as draft:
         try:
             summary = pack_file(
                 source,
@@ -199,7 +199,11 @@ def _write(
 
 
 def _verify(
-    courtesy: Courtesy, path: Path, unlocking: Unlock, progress: MoveProgress, zeros: ZeroRuns
+    throttle: BackgroundThrottle,
+    path: Path,
+    unlocking: Unlock,
+    progress: MoveProgress,
+    zeros: ZeroRuns,
 ) -> None:
     half = progress.done_bytes
 
@@ -207,5 +211,5 @@ def _verify(
         progress.done_bytes = half + done_bytes // 2
         rest()
 
-    with courtesy.stint() as rest, PackedFile.open(path, unlock=unlocking) as packed:
+    with throttle.stint() as rest, PackedFile.open(path, unlock=unlocking) as packed:
         packed.verify(advance, zeros)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo, Tier
 
 
-class MoveQueue(Protocol):
+class WantedMoves(Protocol):
     """Moves that are decided, under way or not."""
 
     def wanted(self, ino: InodeNo) -> Tier | None:
@@ -44,7 +44,7 @@ class ProgressTable:
 
     def __init__(self) -> None:
         self._moves: dict[MoveProgress, None] = {}
-        self.queue: MoveQueue | None = None
+        self.queue: WantedMoves | None = None
         """Of the mover; None: there is none."""
 
     @contextlib.contextmanager

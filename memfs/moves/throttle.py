@@ -1,4 +1,4 @@
-"""Courtesy: moves that nobody waits for go slowly while programs use the disk.
+"""The background throttle: moves that nobody waits for go slowly while programs use the disk.
 
 Invariant: a slow move still moves on, and one that keeps the disk from running full is not slow.
 """
@@ -27,7 +27,7 @@ LOOK_S = 0.1
 """A rest ends so soon after the programs have, or the move was given up."""
 
 
-class Courtesy:
+class BackgroundThrottle:
     """Whether demotions go slowly; set by the mover, heeded by the moves."""
 
     def __init__(self) -> None:

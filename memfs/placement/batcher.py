@@ -35,7 +35,7 @@ class Batcher:
     Args:
         moves: Makes the object.
         config: When a batch is full.
-        gathered: Of the lanes: holds each move from its coming to its end.
+        gathered: Of the queues: holds each move from its coming to its end.
         spending: Keeps room in the budgets for what is gathered.
         finish: Makes the rest of a move, with an upload of its own where the batch left it out.
         fail: Told the moves that wait, and why; records that.

@@ -1,4 +1,4 @@
-"""The store gate: one back-off for all files while the object store is down.
+"""The circuit breaker: one back-off for all files while the object store is down.
 
 Invariant: while it is closed nobody asks the store; when its pause is over, the first failure
 closes it again for twice as long. So thousands of waiting files cost one attempt, not one each.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from memfs.config import PolicyConfig
 
 
-class StoreGate:
+class CircuitBreaker:
     """Whether the object store is worth asking.
 
     Args:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from memfs.moves.attempt import MoveParts
     from memfs.placement.observation import Observer
-    from memfs.placement.queues import Lanes
-    from memfs.placement.usage import Levels
-    from memfs.policy.access_stats import Heat
+    from memfs.placement.queues import MoveQueues
+    from memfs.placement.usage import TierUsage
+    from memfs.policy.access_stats import AccessStats
     from memfs.policy.plugins import GuardedPlanner
-    from memfs.policy.view import Candidate, Move, ShareView
+    from memfs.policy.view import Candidate, Move, PoolView
     from memfs.types import InodeNo
 
 
@@ -35,29 +35,29 @@ class Decider:
 
     Args:
         parts: The engine and the RAM tier among them.
-        levels: How full the tiers are.
-        lanes: Take the decided moves.
+        usage: How full the tiers are.
+        queues: Take the decided moves.
         observer: Looks at files.
-        heat: Is told what comes into RAM.
+        access_stats: Is told what comes into RAM.
         planner: The policy in charge.
     """
 
     def __init__(
         self,
         parts: MoveParts,
-        levels: Levels,
-        lanes: Lanes,
+        usage: TierUsage,
+        queues: MoveQueues,
         observer: Observer,
-        heat: Heat,
+        access_stats: AccessStats,
         planner: GuardedPlanner,
     ) -> None:
         self._engine = parts.engine
         self._residency = parts.residency
         self._hot = parts.hot
-        self._levels = levels
-        self._lanes = lanes
+        self._usage = usage
+        self._queues = queues
         self._observer = observer
-        self._heat = heat
+        self._access_stats = access_stats
         self._planner = planner
 
     async def observe(self, inos: Iterable[InodeNo], *, fresh: bool = False) -> list[Candidate]:
@@ -67,7 +67,7 @@ class Decider:
             inos: Files.
             fresh: They were written or used just now.
         """
-        now_ns = self._levels.now_ns
+        now_ns = self._usage.now_ns
         found = [await self._observer.observe(ino, now_ns, fresh) for ino in inos]
         # Only what the queues offer leaves by a watermark; see `observe_ranked`.
         return [
@@ -92,24 +92,24 @@ class Decider:
         ]
 
     async def decide(
-        self, candidates: Sequence[Candidate], shares: Mapping[str, ShareView] | None = None
+        self, candidates: Sequence[Candidate], pools: Mapping[str, PoolView] | None = None
     ) -> list[Move]:
-        """Plan for some files, lock the fresh ones, and put the other moves into their lanes.
+        """Plan for some files, lock the fresh ones, and put the other moves into their queues.
 
         Args:
             candidates: The files.
-            shares: Shares of the RAM tier that are to be seen otherwise than they are now.
+            pools: Pools of the RAM tier that are to be seen otherwise than they are now.
         """
         moves: list[Move] = []
-        slice_count = self._levels.limits.move_count_max
+        slice_count = self._usage.limits.move_count_max
         for at in range(0, len(candidates), slice_count):
-            moves += await self._decide_slice(candidates[at : at + slice_count], shares or {})
+            moves += await self._decide_slice(candidates[at : at + slice_count], pools or {})
         return moves
 
     async def _decide_slice(
-        self, candidates: Sequence[Candidate], shares: Mapping[str, ShareView]
+        self, candidates: Sequence[Candidate], pools: Mapping[str, PoolView]
     ) -> list[Move]:
-        moves = self._planner.plan(self._levels.view(candidates, shares), self._levels.limits)
+        moves = self._planner.plan(self._usage.view(candidates, pools), self._usage.limits)
         shown = {candidate.ino: candidate for candidate in candidates}
         self._tell_hot_tier(candidates)
         admitted = []
@@ -118,9 +118,9 @@ class Decider:
             if move.goal == Goal.WARM and candidate.fresh and candidate.pin is None:
                 admitted.append(move)
                 continue
-            self._lanes.put(move)
+            self._queues.put(move)
             if move.rule == rules.WATERMARK and move.goal <= Goal.PACKED:
-                self._levels.note_leaving(move.bytes)
+                self._usage.note_leaving(move.bytes)
         await self._admit(admitted, shown)
         return moves
 
@@ -152,8 +152,8 @@ class Decider:
                     await self._record_admission(by_ino[request.ino], shown[request.ino], now_ns)
 
     async def _record_admission(self, move: Move, candidate: Candidate, now_ns: int) -> None:
-        shares, ino = self._heat.shares, move.ino
-        shares.hold(ino, candidate.ram_bytes, candidate.priority, candidate.pool, pinned=False)
+        pools, ino = self._access_stats.pools, move.ino
+        pools.hold(ino, candidate.ram_bytes, candidate.priority, candidate.pool, pinned=False)
         try:
             await self._engine.record_decision(
                 ino, Decision(move.rule, move.detail, move.bytes, now_ns)
@@ -161,4 +161,4 @@ class Decider:
         except StaleInodeError:
             # Deleted while it was locked, after its own release: nobody else would.
             self._residency.release(ino, drop_pages=False)
-            shares.leave(ino)
+            pools.leave(ino)

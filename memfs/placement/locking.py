@@ -1,6 +1,6 @@
-"""Locking: files come into RAM within the share that they are charged to, and leave it.
+"""Locking: files come into RAM within the pool that they are charged to, and leave it.
 
-Invariant: a file is charged before it is locked, and none is locked beyond its share: neither a pin
+Invariant: a file is charged before it is locked, and none is locked beyond its pool: neither a pin
 nor a policy takes what another pool has reserved.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.placement.observation import Observer
-    from memfs.policy.pools import Share, Shares
+    from memfs.policy.pools import Pool, Pools
     from memfs.policy.view import Candidate
     from memfs.types import InodeNo
 
@@ -34,14 +34,14 @@ class Locker:
     Args:
         parts: The engine and the RAM tier among them.
         observer: Looks at files that may have to leave.
-        shares: Of the RAM tier.
+        pools: Of the RAM tier.
     """
 
-    def __init__(self, parts: MoveParts, observer: Observer, shares: Shares) -> None:
+    def __init__(self, parts: MoveParts, observer: Observer, pools: Pools) -> None:
         self._engine = parts.engine
         self._residency = parts.residency
         self._observer = observer
-        self._shares = shares
+        self._pools = pools
 
     async def lock(self, candidate: Candidate) -> bool:
         """Hold a file in RAM; a pinned one may push unpinned ones out.
@@ -57,26 +57,26 @@ class Locker:
         if not self._residency.holds(inode.ino, inode.raw, inode.size):
             # What it was before it was rewritten takes room no more.
             self._residency.release(inode.ino, drop_pages=False)
-            self._shares.leave(inode.ino)
+            self._pools.leave(inode.ino)
         outcome = await self._try(candidate, inode)
         if outcome == LockOutcome.NO_ROOM and candidate.pin is not None:
             await self._make_room(candidate)
             outcome = await self._try(candidate, inode)
             if outcome == LockOutcome.NO_ROOM:
-                raise RamFullError(_refusal(self._shares.share(candidate.pool)))
+                raise RamFullError(_refusal(self._pools.pool(candidate.pool)))
         return outcome in (LockOutcome.LOCKED, LockOutcome.CACHED)
 
     async def unlock(self, ino: InodeNo, *, drop_pages: bool) -> int:
         """Give a file's pages back; returns their bytes. See `Residency.unlock`."""
         freed_bytes = await self._residency.unlock(ino, drop_pages=drop_pages)
-        self._shares.leave(ino)
+        self._pools.leave(ino)
         return freed_bytes
 
     async def _try(self, candidate: Candidate, inode: Inode) -> LockOutcome:
         if self._excess_bytes(candidate) > 0:
             return LockOutcome.NO_ROOM
         # Before the pages are read in, so that two files do not take the same room.
-        self._shares.hold(
+        self._pools.hold(
             candidate.ino,
             candidate.ram_bytes,
             candidate.priority,
@@ -85,12 +85,12 @@ class Locker:
         )
         outcome = await self._residency.lock(inode.ino, inode.raw, inode.size)
         if outcome not in (LockOutcome.LOCKED, LockOutcome.CACHED):
-            self._shares.leave(candidate.ino)
+            self._pools.leave(candidate.ino)
         return outcome
 
     async def _make_room(self, candidate: Candidate) -> None:
-        """Have unpinned files leave: those of its share, then those that no pool protects."""
-        name = self._shares.share(candidate.pool).name
+        """Have unpinned files leave: those of its pool, then those that no pool protects."""
+        name = self._pools.pool(candidate.pool).name
         await self._push_out(self._excess_bytes(candidate), {name})
         if self._excess_bytes(candidate) > 0:
             return
@@ -111,17 +111,17 @@ class Locker:
             await self.unlock(victim.ino, drop_pages=False)
 
     def _excess_bytes(self, candidate: Candidate) -> int:
-        """Return by how much a file would make its share too large."""
-        share = self._shares.share(candidate.pool)
-        return share.used_bytes + candidate.ram_bytes - share.budget.size_bytes
+        """Return by how much a file would make its pool too large."""
+        pool = self._pools.pool(candidate.pool)
+        return pool.used_bytes + candidate.ram_bytes - pool.budget.size_bytes
 
 
-def _refusal(share: Share) -> str:
-    size = format_size(share.budget.size_bytes)
-    if share.name:
+def _refusal(pool: Pool) -> str:
+    size = format_size(pool.budget.size_bytes)
+    if pool.name:
         return (
-            f"pool {share.name} ({size}) is full of pinned files, or smaller than this one; unpin "
-            f"others, or give it more by `memfs pool create {share.name} --size`"
+            f"pool {pool.name} ({size}) is full of pinned files, or smaller than this one; unpin "
+            f"others, or give it more by `memfs pool create {pool.name} --size`"
         )
     return (
         f"the RAM tier ({size} without pools) is full of pinned files, or smaller than this one; "

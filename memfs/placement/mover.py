@@ -1,4 +1,4 @@
-"""The mover: rounds that decide, lanes that move, upkeep that keeps all sound.
+"""The mover: rounds that decide, queues that move, upkeep that keeps all sound.
 
 Invariant: moves run beside the rounds, so that none of them is late because of a slow store; what
 fails is tried again at its own pace and never at once.
@@ -17,12 +17,12 @@ from memfs.defects import as_failure
 from memfs.placement.observation import Observer
 from memfs.placement.placer import Placer
 from memfs.placement.program_watch import LOOK_S, ProgramWatch
-from memfs.placement.queues import Lanes
+from memfs.placement.queues import MoveQueues
 from memfs.placement.quotas import Spending
 from memfs.placement.rounds import Rounds
-from memfs.placement.stored_stats import HeatMemory
+from memfs.placement.stored_stats import StoredStats
 from memfs.placement.upkeep import GARBAGE_A_ROUND, Upkeep
-from memfs.policy.access_stats import Heat
+from memfs.policy.access_stats import AccessStats
 from memfs.policy.plugins import GuardedPlanner
 from memfs.stores.paced import unhurried
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from memfs.content.activity import Activity
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
-    from memfs.placement.circuit_breaker import StoreGate
+    from memfs.placement.circuit_breaker import CircuitBreaker
     from memfs.placement.compaction import Compaction
     from memfs.placement.durability import Durability
     from memfs.policy.view import Move
@@ -68,7 +68,7 @@ class Mover:
             True if more is left for the next one.
         state_dir: On the disk of the cold tier.
         rng: Jitter of pauses; seeded by tests.
-        heat: What is known of the use of files; None: nothing yet.
+        access_stats: What is known of the use of files; None: nothing yet.
         planner: The policy in charge; None: the built-in one.
         spending: The budgets; None: nothing is limited.
     """
@@ -81,7 +81,7 @@ class Mover:
         settle: Callable[[], Awaitable[bool]],
         state_dir: Path,
         rng: random.Random | None = None,
-        heat: Heat | None = None,
+        access_stats: AccessStats | None = None,
         planner: GuardedPlanner | None = None,
         spending: Spending | None = None,
     ) -> None:
@@ -89,19 +89,19 @@ class Mover:
         self._moves = moves
         self._activity = activity
         self._settle = settle
-        self._lanes = Lanes()
+        self._queues = MoveQueues()
         self._giving_way = False
         policy = parts.config.policy
-        heat = heat or Heat(policy.promote_count, policy.promote_window_s)
-        self._memory = HeatMemory(parts.engine, heat)
-        observer = Observer(parts, self._lanes, heat)
+        access_stats = access_stats or AccessStats(policy.promote_count, policy.promote_window_s)
+        self._memory = StoredStats(parts.engine, access_stats)
+        observer = Observer(parts, self._queues, access_stats)
         self._spending = spending or Spending(BudgetsConfig(), parts.engine)
         self._placer = Placer(
             parts,
             moves,
             observer,
-            heat,
-            self._lanes.gathered,
+            access_stats,
+            self._queues.gathered,
             self._spending,
             rng or random.Random(),
         )
@@ -109,22 +109,22 @@ class Mover:
             parts,
             moves,
             activity,
-            self._lanes,
+            self._queues,
             observer,
             self._placer,
-            heat,
+            access_stats,
             planner or GuardedPlanner(),
             state_dir,
         )
-        parts.progress.queue = self._lanes
-        self._courtesy = parts.courtesy
+        parts.progress.queue = self._queues
+        self._throttle = parts.throttle
         self._watch = ProgramWatch(parts, activity, state_dir)
         self._upkeep = Upkeep(parts, moves, state_dir, self._spending)
 
     async def step(self) -> None:
         """Do one bounded round, all moves that it decides, one after the other, and upkeep."""
         await self._round()
-        await self._lanes.drain(self._placer.place)
+        await self._queues.drain(self._placer.place)
         await self._placer.batcher.flush()
         await self._upkeep.step()
         await self._upkeep.tidy_store()
@@ -143,9 +143,9 @@ class Mover:
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(PROMOTION_WORKERS):
-                nursery.start_soon(self._lanes.promotions.run, self._placer.place)
+                nursery.start_soon(self._queues.promotions.run, self._placer.place)
             for _ in range(self._config.glacier.transfer_count_max):
-                nursery.start_soon(self._lanes.demotions.run, self._place_courteously)
+                nursery.start_soon(self._queues.demotions.run, self._place_throttled)
             for _ in range(BATCH_WORKERS):
                 nursery.start_soon(self._placer.batcher.run)
             nursery.start_soon(self._run_upkeep, self._upkeep.step)
@@ -157,9 +157,9 @@ class Mover:
                 await self._pause(BUSY_PAUSE_S if busy else self._config.policy.interval_s)
 
     @property
-    def gate(self) -> StoreGate:
+    def breaker(self) -> CircuitBreaker:
         """Whether the object store is worth asking, as the moves have found."""
-        return self._placer.gate
+        return self._placer.breaker
 
     @property
     def spending(self) -> Spending:
@@ -178,13 +178,13 @@ class Mover:
 
     def count_queued(self) -> int:
         """Return how many moves are decided and not begun."""
-        return self._lanes.queued_count
+        return self._queues.queued_count
 
     def status(self) -> dict[str, object]:
         """Return what the mover is at, for `memfs status`."""
         return {
-            "giving_way": self._courtesy.giving_way,
-            "lanes": self._lanes.status(),
+            "giving_way": self._throttle.giving_way,
+            "queues": self._queues.status(),
             "moves": self._moves.status(),
         } | (self._rounds.status())
 
@@ -208,9 +208,9 @@ class Mover:
             await self._moves.collect_local_garbage(GARBAGE_A_ROUND)
         return await self._rounds.step() or more
 
-    async def _place_courteously(self, move: Move) -> None:
+    async def _place_throttled(self, move: Move) -> None:
         """Carry a file to a slower tier, after the one before it while programs use the disk."""
-        async with self._courtesy.turn():
+        async with self._throttle.turn():
             await self._placer.place(move)
 
     async def _run_watch(self) -> None:
@@ -219,7 +219,7 @@ class Mover:
             await self._guarded(self._look_at_programs)
 
     async def _look_at_programs(self) -> None:
-        await self._watch.look(moving=self._lanes.demoting)
+        await self._watch.look(moving=self._queues.demoting)
 
     async def _run_upkeep(self, step: Callable[[], Awaitable[int]]) -> None:
         while True:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
-    from memfs.policy.access_stats import Heat
+    from memfs.policy.access_stats import AccessStats
     from memfs.types import InodeNo
 
 SMALL_BYTES = 1 << 20
@@ -39,12 +39,14 @@ class Observer:
     Args:
         parts: The engine and the owners of state among them.
         moving: Files that are being moved.
-        heat: What is known of their use.
+        access_stats: What is known of their use.
     """
 
-    def __init__(self, parts: MoveParts, moving: Container[InodeNo], heat: Heat) -> None:
+    def __init__(
+        self, parts: MoveParts, moving: Container[InodeNo], access_stats: AccessStats
+    ) -> None:
         self._parts = parts
-        self._heat = heat
+        self._access_stats = access_stats
         self._moving = moving
 
     async def observe(self, ino: InodeNo, now_ns: int, fresh: bool = False) -> Candidate | None:
@@ -67,8 +69,8 @@ class Observer:
         raw_bytes = inode.blocks * BLOCK_BYTES if inode.raw else 0
         pending = await parts.engine.get_pending(ino)
         held = parts.residency.holds(ino, inode.raw, inode.size)
-        priority, pool = await self._marks(ino)
-        share = self._heat.shares.share(pool)
+        priority, pool_name = await self._marks(ino)
+        pool = self._access_stats.pools.pool(pool_name)
         return Candidate(
             ino=ino,
             accessed_ns=inode.accessed_ns,
@@ -84,13 +86,13 @@ class Observer:
             open=parts.open_table.is_open(ino),
             waiting=ino in self._moving or (pending is not None and pending.retry_ns > now_ns),
             priority=priority,
-            pool=share.name,
-            uses=share.queue.uses(ino),
+            pool=pool.name,
+            uses=pool.queue.uses(ino),
         )
 
     async def _marks(self, ino: InodeNo) -> tuple[int, str]:
         """Return the priority and the pool in force."""
-        if not self._heat.marked:
+        if not self._access_stats.marked:
             return PRIORITY_DEFAULT, ""
         engine = self._parts.engine
         priority = await engine.effective_xattr(ino, PRIORITY_XATTR)

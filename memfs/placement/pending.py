@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from memfs.placement.decisions import Decider
     from memfs.placement.observation import Observer
     from memfs.placement.placer import Placer
-    from memfs.placement.queues import Lanes
-    from memfs.placement.usage import Levels
-    from memfs.policy.access_stats import Heat
+    from memfs.placement.queues import MoveQueues
+    from memfs.placement.usage import TierUsage
+    from memfs.policy.access_stats import AccessStats
     from memfs.policy.view import Candidate
     from memfs.types import InodeNo
 
@@ -36,11 +36,11 @@ class PendingFiles:
     Args:
         engine: Has what is pending.
         activity: Knows what readers want.
-        levels: The time of this round.
-        lanes: Take moves that readers want.
+        usage: The time of this round.
+        queues: Take moves that readers want.
         observer: Looks at files.
         decider: Decides.
-        heat: Knows which files are worth a raw form.
+        access_stats: Knows which files are worth a raw form.
         placer: Knows what is being restored, and whether the store is worth asking.
     """
 
@@ -48,20 +48,20 @@ class PendingFiles:
         self,
         engine: Local,
         activity: Activity,
-        levels: Levels,
-        lanes: Lanes,
+        usage: TierUsage,
+        queues: MoveQueues,
         observer: Observer,
         decider: Decider,
-        heat: Heat,
+        access_stats: AccessStats,
         placer: Placer,
     ) -> None:
         self._engine = engine
         self._activity = activity
-        self._levels = levels
-        self._lanes = lanes
+        self._usage = usage
+        self._queues = queues
         self._observer = observer
         self._decider = decider
-        self._heat = heat
+        self._access_stats = access_stats
         self._placer = placer
         self._failed_reads: dict[InodeNo, PendingMove] = {}
 
@@ -72,7 +72,7 @@ class PendingFiles:
                 self._put_read(ino, "a program wanted it while it was archived")
         for ino in self._activity.take_wanted():
             candidate = await self._find_unraw(ino)
-            if candidate is None or not self._heat.is_worth_raw(ino, candidate.ram_bytes):
+            if candidate is None or not self._access_stats.is_worth_raw(ino, candidate.ram_bytes):
                 continue
             if (failed := self._failed_reads.pop(ino, None)) is not None:
                 # So that the pause after another failure is twice as long.
@@ -82,8 +82,8 @@ class PendingFiles:
 
     async def step(self) -> None:
         """Look again at files whose time has come; those that are wanted elsewhere no more go."""
-        for pending in await self._engine.list_pending(self._levels.now_ns, DUE_A_STEP):
-            if pending.ino in self._lanes:
+        for pending in await self._engine.list_pending(self._usage.now_ns, DUE_A_STEP):
+            if pending.ino in self._queues:
                 continue
             if (
                 pending.wanted == Tier.GLACIER
@@ -95,21 +95,21 @@ class PendingFiles:
             await self._decide(pending)
 
     async def _needs_store(self, ino: InodeNo) -> bool:
-        candidate = await self._observer.observe(ino, self._levels.now_ns)
+        candidate = await self._observer.observe(ino, self._usage.now_ns)
         return candidate is not None and not candidate.remote
 
     async def _find_unraw(self, ino: InodeNo) -> Candidate | None:
         """Return a file that has no raw form and waits for none."""
-        candidate = await self._observer.observe(ino, self._levels.now_ns)
+        candidate = await self._observer.observe(ino, self._usage.now_ns)
         return None if candidate is None or candidate.raw or candidate.waiting else candidate
 
     async def _decide(self, pending: PendingMove) -> None:
         ino = pending.ino
         # As it is: what a queue has let go before leaves by the same watermark now.
-        candidate = await self._observer.observe(ino, self._levels.now_ns)
+        candidate = await self._observer.observe(ino, self._usage.now_ns)
         if candidate is not None and await self._decider.decide([candidate]):
             return
-        if ino in self._placer.restoring and self._lanes.has_room:
+        if ino in self._placer.restoring and self._queues.has_room:
             self._put_read(
                 ino, "a program wanted it while it was archived, and it was restored since"
             )
@@ -120,8 +120,8 @@ class PendingFiles:
             await self._engine.clear_pending(ino)
 
     def _put_read(self, ino: InodeNo, detail: str) -> None:
-        if self._lanes.has_room:
-            self._lanes.put(Move(ino, Goal.LOCAL, rules.READ, detail, 0))
+        if self._queues.has_room:
+            self._queues.put(Move(ino, Goal.LOCAL, rules.READ, detail, 0))
 
     def _note_failed_read(self, pending: PendingMove) -> None:
         """Remember how often a file could not be fetched for its readers, who may ask again."""

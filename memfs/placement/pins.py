@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from memfs.content.activity import Activity
     from memfs.metadata.engine import Engine
     from memfs.placement.decisions import Decider
-    from memfs.placement.queues import Lanes
-    from memfs.placement.resident import HeldFiles
-    from memfs.placement.usage import Levels
+    from memfs.placement.queues import MoveQueues
+    from memfs.placement.resident import ResidentFiles
+    from memfs.placement.usage import TierUsage
     from memfs.types import InodeNo
 
 FILES_A_STEP = 512
@@ -32,8 +32,8 @@ class Pins:
     Args:
         engine: Has the pins.
         activity: Knows what was changed.
-        levels: The limits that goals depend on.
-        lanes: What is being moved.
+        usage: The limits that goals depend on.
+        queues: What is being moved.
         decider: Looks at files and decides.
         held: Charges files in RAM anew.
     """
@@ -42,15 +42,15 @@ class Pins:
         self,
         engine: Engine,
         activity: Activity,
-        levels: Levels,
-        lanes: Lanes,
+        usage: TierUsage,
+        queues: MoveQueues,
         decider: Decider,
-        held: HeldFiles,
+        held: ResidentFiles,
     ) -> None:
         self._engine = engine
         self._activity = activity
-        self._levels = levels
-        self._lanes = lanes
+        self._usage = usage
+        self._queues = queues
         self._decider = decider
         self._held = held
         self._walk = SubtreeWalk(engine)
@@ -86,14 +86,14 @@ class Pins:
 
     async def step(self) -> None:
         """Look at more of the files that changes concern, and at more of all files."""
-        left = [ino for ino in self._moved_elsewhere if ino not in self._lanes]
+        left = [ino for ino in self._moved_elsewhere if ino not in self._queues]
         for ino in left:
             del self._moved_elsewhere[ino]
         found = left + await self._walk.step(FILES_A_STEP)
         async with self._engine.change():
             for ino in found:
                 with contextlib.suppress(StaleInodeError):
-                    if ino not in self._lanes:
+                    if ino not in self._queues:
                         await self._engine.clear_pending(ino)
                     elif await self._is_moved_elsewhere(ino):
                         self._moved_elsewhere[ino] = None
@@ -106,6 +106,6 @@ class Pins:
         await self._decider.decide(await self._decider.observe(surveyed))
 
     async def _is_moved_elsewhere(self, ino: InodeNo) -> bool:
-        """Return whether a file is in a lane to another goal than its pin asks for."""
+        """Return whether a file is in a queue to another goal than its pin asks for."""
         pin = (await self._engine.effective_pin(ino)).tier
-        return pin is not None and self._lanes.goal(ino) != goal_of_pin(pin, self._levels.limits)
+        return pin is not None and self._queues.goal(ino) != goal_of_pin(pin, self._usage.limits)

@@ -25,7 +25,7 @@ from memfs.metadata.records import Decision, PendingMove
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.sightings import SEEN_S
 from memfs.placement.batcher import Batcher
-from memfs.placement.circuit_breaker import StoreGate
+from memfs.placement.circuit_breaker import CircuitBreaker
 from memfs.placement.costs import cost_of_step
 from memfs.placement.locking import Locker
 from memfs.placement.observation import unpackable_rule
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from memfs.moves.moves import Moves
     from memfs.placement.observation import Observer
     from memfs.placement.quotas import Spending
-    from memfs.policy.access_stats import Heat
+    from memfs.policy.access_stats import AccessStats
     from memfs.policy.view import Candidate, Move
     from memfs.types import Generation, InodeNo, Tier
 
@@ -65,8 +65,8 @@ class Placer:
         parts: The engine and the owners of state among them.
         moves: Makes the moves.
         observer: Looks at files.
-        heat: Is told what leaves the disk; its shares, what comes into RAM and leaves it.
-        gathered: Of the lanes: moves that wait for a batch.
+        access_stats: Is told what leaves the disk; its pools, what comes into RAM and leaves it.
+        gathered: Of the queues: moves that wait for a batch.
         spending: What moves may take.
         rng: Jitter of pauses; seeded by tests.
     """
@@ -76,7 +76,7 @@ class Placer:
         parts: MoveParts,
         moves: Moves,
         observer: Observer,
-        heat: Heat,
+        access_stats: AccessStats,
         gathered: dict[InodeNo, Move],
         spending: Spending,
         rng: random.Random,
@@ -84,11 +84,11 @@ class Placer:
         self._parts = parts
         self._moves = moves
         self._observer = observer
-        self._heat = heat
-        self._locker = Locker(parts, observer, heat.shares)
+        self._access_stats = access_stats
+        self._locker = Locker(parts, observer, access_stats.pools)
         self._spending = spending
         self._rng = rng
-        self.gate = StoreGate(parts.config.policy, rng)
+        self.breaker = CircuitBreaker(parts.config.policy, rng)
         self.batcher = Batcher(
             moves, parts.config.glacier, gathered, spending, self.place, self._postpone_batch
         )
@@ -120,7 +120,7 @@ class Placer:
 
     async def _postpone_batch(self, moves: Sequence[Move], error: MemfsError | OSError) -> None:
         if isinstance(error, StoreError):
-            self.gate.fail(str(error))
+            self.breaker.fail(str(error))
         for move in moves:
             await self.postpone(move.ino, move.goal.tier, str(error))
 
@@ -128,7 +128,7 @@ class Placer:
         # The object of a batch was written just now, and one look serves all of its files.
         seen_within_s = SEEN_S if moved_bytes else 0.0
         if moved_bytes:
-            self.gate.succeed()
+            self.breaker.succeed()
         for _ in range(STEPS_MAX):
             candidate = await self._observer.observe(move.ino, time.time_ns())
             if candidate is None:
@@ -143,7 +143,7 @@ class Placer:
                 or (step == Step.HYDRATE and not candidate.packed)
                 or drops_last_copy(step, candidate)
             )
-            if asks_store and self.gate.wait_s:
+            if asks_store and self.breaker.wait_s:
                 await self.wait_for_store(move.ino, move.goal.tier)
                 return
             if step == Step.UPLOAD and self.batcher.takes(move.ino, candidate.ram_bytes):
@@ -156,10 +156,10 @@ class Placer:
             except StoreError as error:
                 # Of an archived object the store did all that it can for now.
                 if asks_store and not isinstance(error, ObjectMissingError | ObjectArchivedError):
-                    self.gate.fail(str(error))
+                    self.breaker.fail(str(error))
                 raise
             if asks_store:
-                self.gate.succeed()
+                self.breaker.succeed()
             if result.outcome == MoveOutcome.BUSY:
                 await self.postpone(move.ino, move.goal.tier, _OPEN)
                 return
@@ -174,18 +174,19 @@ class Placer:
     @property
     def store_ready(self) -> bool:
         """True if the store is worth asking, and the budgets of the day leave something to ask."""
-        return not self.gate.wait_s and self._spending.store_refusal() is None
+        return not self.breaker.wait_s and self._spending.store_refusal() is None
 
     async def wait_for_store(self, ino: InodeNo, wanted: Tier) -> None:
         """Have a file wait until the store is asked again, and a little longer than the first."""
         refusal = self._spending.store_refusal()
-        if refusal is not None and not self.gate.wait_s:
+        if refusal is not None and not self.breaker.wait_s:
             await self.wait_for_budget(ino, wanted, refusal)
             return
         pause_s = (
-            self.gate.wait_s + self._rng.uniform(0.0, 1.0) * self._parts.config.policy.retry_s_min
+            self.breaker.wait_s
+            + self._rng.uniform(0.0, 1.0) * self._parts.config.policy.retry_s_min
         )
-        await self.postpone(ino, wanted, self.gate.reason or "the store is down", pause_s)
+        await self.postpone(ino, wanted, self.breaker.reason or "the store is down", pause_s)
 
     async def wait_for_budget(self, ino: InodeNo, wanted: Tier, error: BudgetSpentError) -> None:
         """Have a file wait until there is room in a budget, or until the longest pause is over.
@@ -203,7 +204,7 @@ class Placer:
         engine = self._parts.engine
         now_ns = time.time_ns()
         if move.goal == Goal.GLACIER:
-            self._heat.leave_disk(move.ino)
+            self._access_stats.leave_disk(move.ino)
         try:
             async with engine.change():
                 await engine.clear_pending(move.ino)

@@ -34,7 +34,7 @@ class ProgramWatch:
     """Tells the moves when to give way to programs.
 
     Args:
-        parts: The engine and the courtesy of the moves.
+        parts: The engine and the throttle of the moves.
         activity: Counts what programs read and write through the daemon.
         state_dir: On the disk of the cold tier.
     """
@@ -50,12 +50,12 @@ class ProgramWatch:
 
     async def look(self, *, moving: bool) -> None:
         """Look once; `moving`: there are moves that could give way."""
-        courtesy = self._parts.courtesy
+        throttle = self._parts.throttle
         if not moving or not self._parts.config.policy.give_way:
             self._foreign.forget()
             self._activity.take_served_bytes()
             self._quiet_count = QUIET_LOOKS
-            courtesy.decide(giving_way=False, urgent=False)
+            throttle.decide(giving_way=False, urgent=False)
             return
         now_s = trio.current_time()
         elapsed_s, self._looked_s = max(1e-3, now_s - self._looked_s), now_s
@@ -64,11 +64,11 @@ class ProgramWatch:
         space = measure_cold_space(self._state_dir, config, await self._parts.engine.usage())
         urgent = space.used_bytes > space.budget_bytes * config.high_watermark
         giving_way = self._quiet_count < QUIET_LOOKS and not urgent
-        if giving_way != courtesy.giving_way:
+        if giving_way != throttle.giving_way:
             log.debug(
                 "moves %s programs", "give way to" if giving_way else "are done giving way to"
             )
-        courtesy.decide(giving_way=giving_way, urgent=urgent)
+        throttle.decide(giving_way=giving_way, urgent=urgent)
 
     def _programs_are_busy(self, elapsed_s: float) -> bool:
         served_bytes_s = self._activity.take_served_bytes() / elapsed_s

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from memfs.placement.decisions import Decider
 from memfs.placement.pending import PendingFiles
 from memfs.placement.pins import Pins
-from memfs.placement.resident import HeldFiles
+from memfs.placement.resident import ResidentFiles
 from memfs.placement.unused import UnusedFiles
-from memfs.placement.usage import Levels
+from memfs.placement.usage import TierUsage
 from memfs.placement.uses import Uses
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from memfs.moves.moves import Moves
     from memfs.placement.observation import Observer
     from memfs.placement.placer import Placer
-    from memfs.placement.queues import Lanes
-    from memfs.policy.access_stats import Heat
+    from memfs.placement.queues import MoveQueues
+    from memfs.policy.access_stats import AccessStats
     from memfs.policy.plugins import GuardedPlanner
 
 
@@ -35,10 +35,10 @@ class Rounds:
         parts: The engine and the owners of state.
         moves: Knows which files were hydrated.
         activity: What programs did.
-        lanes: Take the decided moves.
+        queues: Take the decided moves.
         observer: Looks at files.
         placer: Records what waits.
-        heat: What is known of the use of files.
+        access_stats: What is known of the use of files.
         planner: The policy in charge.
         state_dir: On the disk of the cold tier.
     """
@@ -48,48 +48,50 @@ class Rounds:
         parts: MoveParts,
         moves: Moves,
         activity: Activity,
-        lanes: Lanes,
+        queues: MoveQueues,
         observer: Observer,
         placer: Placer,
-        heat: Heat,
+        access_stats: AccessStats,
         planner: GuardedPlanner,
         state_dir: Path,
     ) -> None:
         engine = parts.engine
         self._activity = activity
-        self._lanes = lanes
+        self._queues = queues
         self._placer = placer
-        self._levels = levels = Levels(parts, lanes, placer, heat, state_dir)
-        decider = Decider(parts, levels, lanes, observer, heat, planner)
-        self._held = HeldFiles(parts.residency, heat, lanes, decider)
-        self._pins = Pins(engine, activity, levels, lanes, decider, self._held)
-        self._uses = Uses(parts, moves, activity, levels, lanes, decider, placer, self._pins, heat)
-        self._pending = PendingFiles(
-            engine, activity, levels, lanes, observer, decider, heat, placer
+        self._usage = usage = TierUsage(parts, queues, placer, access_stats, state_dir)
+        decider = Decider(parts, usage, queues, observer, access_stats, planner)
+        self._held = ResidentFiles(parts.residency, access_stats, queues, decider)
+        self._pins = Pins(engine, activity, usage, queues, decider, self._held)
+        self._uses = Uses(
+            parts, moves, activity, usage, queues, decider, placer, self._pins, access_stats
         )
-        self._unused = UnusedFiles(engine, heat, levels, lanes, decider)
+        self._pending = PendingFiles(
+            engine, activity, usage, queues, observer, decider, access_stats, placer
+        )
+        self._unused = UnusedFiles(engine, access_stats, usage, queues, decider)
 
     async def step(self) -> bool:
         """Look at what has happened and decide; returns True if there is more to look at."""
-        await self._levels.measure()
+        await self._usage.measure()
         if self._activity.rescan:
             self._activity.rescan = False
             self._pins.survey()
         await self._uses.step()
         await self._pending.take_wanted()
         await self._pins.take_changed()
-        if self._lanes.has_room:
+        if self._queues.has_room:
             await self._pins.step()
             await self._pending.step()
             await self._held.step()
             await self._unused.step()
             return not self._pins.done or self._unused.hurried
-        # The lanes are full: what leaves them makes room for more.
+        # The queues are full: what leaves them makes room for more.
         return not self._pins.done
 
     def status(self) -> dict[str, object]:
         """Return budgets and what is under way, for `memfs status`."""
-        return self._levels.status() | {
-            "store_refusal": self._placer.gate.reason,
+        return self._usage.status() | {
+            "store_refusal": self._placer.breaker.reason,
             "surveying_pins": not self._pins.surveyed,
         }

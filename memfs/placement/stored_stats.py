@@ -1,4 +1,4 @@
-"""Memory: pools and the heat of files, from one run of the daemon to the next.
+"""Stored statistics: pools and the use of files, from one run of the daemon to the next.
 
 Invariant: what is stored is bounded; what cannot be read is left out with a word in the log, and
 costs nothing but what it would have told.
@@ -16,7 +16,7 @@ from memfs.policy.marks import MARKED_SETTING
 
 if TYPE_CHECKING:
     from memfs.metadata.engine import Local
-    from memfs.policy.access_stats import Heat
+    from memfs.policy.access_stats import AccessStats
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +28,17 @@ SAVE_INTERVAL_S = 300.0
 """A daemon that is killed forgets the use of so long. Guess."""
 
 
-class HeatMemory:
-    """Keeps `Heat` in the engine's settings.
+class StoredStats:
+    """Keeps `AccessStats` in the engine's settings.
 
     Args:
         engine: Where settings are.
-        heat: What is kept.
+        access_stats: What is kept.
     """
 
-    def __init__(self, engine: Local, heat: Heat) -> None:
+    def __init__(self, engine: Local, access_stats: AccessStats) -> None:
         self._engine = engine
-        self._heat = heat
+        self._access_stats = access_stats
         self._loaded = False
         self._saved_s = 0.0
 
@@ -52,17 +52,20 @@ class HeatMemory:
             await self.save()
 
     async def save(self) -> None:
-        """Store the heat as it is now."""
+        """Store the statistics as they are now."""
         if not self._loaded:
             return
         self._saved_s = trio.current_time()
         async with self._engine.change():
-            await self._engine.put_setting(_WARM_SETTING, self._heat.encode_warm())
-            await self._engine.put_setting(_COLD_SETTING, self._heat.encode_cold())
+            await self._engine.put_setting(_WARM_SETTING, self._access_stats.encode_warm())
+            await self._engine.put_setting(_COLD_SETTING, self._access_stats.encode_cold())
 
     async def _load(self) -> None:
-        heat = self._heat
-        decoders = ((_WARM_SETTING, heat.decode_warm), (_COLD_SETTING, heat.decode_cold))
+        access_stats = self._access_stats
+        decoders = (
+            (_WARM_SETTING, access_stats.decode_warm),
+            (_COLD_SETTING, access_stats.decode_cold),
+        )
         for name, decode in decoders:
             try:
                 stored = await self._engine.get_setting(name)
@@ -72,20 +75,22 @@ class HeatMemory:
                 log.warning("%s: %s; files count as not used so far", name, error)
 
 
-async def load_pools(engine: Local, heat: Heat, warm_bytes: int) -> None:
+async def load_pools(engine: Local, access_stats: AccessStats, warm_bytes: int) -> None:
     """Take the pools of an earlier run, and whether any file has a mark at all.
 
     Args:
         engine: Where settings are.
-        heat: Gets them.
-        warm_bytes: Budget of the RAM tier, which the pools share.
+        access_stats: Gets them.
+        warm_bytes: Budget of the RAM tier, of which pools reserve parts.
     """
-    heat.marked = heat.marked or await engine.get_setting(MARKED_SETTING) is not None
+    access_stats.marked = (
+        access_stats.marked or await engine.get_setting(MARKED_SETTING) is not None
+    )
     stored = await engine.get_setting(POOLS_SETTING)
     if stored is None:
         return
     try:
-        refusals = heat.shares.decode(stored, warm_bytes)
+        refusals = access_stats.pools.decode(stored, warm_bytes)
     except (ValueError, TypeError, AttributeError, InvalidValueError) as error:
         refusals = [f"the stored pools cannot be read: {error}"]
     for refusal in refusals:

@@ -13,9 +13,9 @@ from memfs.types import InodeNo, Tier
 if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
     from memfs.placement.decisions import Decider
-    from memfs.placement.queues import Lanes
-    from memfs.placement.usage import Levels
-    from memfs.policy.access_stats import Heat
+    from memfs.placement.queues import MoveQueues
+    from memfs.placement.usage import TierUsage
+    from memfs.policy.access_stats import AccessStats
 
 FILES_A_STEP = 128
 
@@ -29,18 +29,23 @@ class UnusedFiles:
 
     Args:
         engine: Knows when each was used last.
-        heat: Has those in a queue that were used since the start.
-        levels: How full the disk is.
-        lanes: Take no more moves than they have room for.
+        access_stats: Has those in a queue that were used since the start.
+        usage: How full the disk is.
+        queues: Take no more moves than they have room for.
         decider: Looks at files and decides.
     """
 
     def __init__(
-        self, engine: Engine, heat: Heat, levels: Levels, lanes: Lanes, decider: Decider
+        self,
+        engine: Engine,
+        access_stats: AccessStats,
+        usage: TierUsage,
+        queues: MoveQueues,
+        decider: Decider,
     ) -> None:
-        self._heat = heat
-        self._levels = levels
-        self._lanes = lanes
+        self._access_stats = access_stats
+        self._usage = usage
+        self._queues = queues
         self._decider = decider
         self._survey = AccessSurvey(engine)
         self._draining = False
@@ -51,38 +56,38 @@ class UnusedFiles:
     async def step(self) -> None:
         """Look at the files that were not used for longest."""
         self.hurried = False
-        levels, began = self._levels, self._levels.cold_draining and not self._draining
-        self._draining = levels.cold_draining
+        usage, began = self._usage, self._usage.cold_draining and not self._draining
+        self._draining = usage.cold_draining
         if began:
             self._survey.hurry()
             self._drain_again_ns = 0
         if not self._draining:
-            limits = levels.limits
+            limits = usage.limits
             age_ns = min(limits.pack_after_ns, limits.cold_to_glacier_ns)
-            inos = await self._survey.step(levels.now_ns - age_ns, FILES_A_STEP)
+            inos = await self._survey.step(usage.now_ns - age_ns, FILES_A_STEP)
             if await self._decider.decide(await self._decider.observe(inos)):
                 self._survey.note_found()
                 self.hurried = True
             return
-        inos = await self._survey.step(levels.now_ns, FILES_A_STEP)
-        visitors = [InodeNo(ino) for ino in self._heat.take_visitors(FILES_A_STEP)]
+        inos = await self._survey.step(usage.now_ns, FILES_A_STEP)
+        visitors = [InodeNo(ino) for ino in self._access_stats.take_visitors(FILES_A_STEP)]
         # Files that nobody used since the start go first, the longest unused first of all.
-        first = [*visitors, *(ino for ino in inos if ino not in self._heat.cold)]
+        first = [*visitors, *(ino for ino in inos if ino not in self._access_stats.cold)]
         candidates = await self._decider.observe_ranked(dict.fromkeys(first), Tier.COLD)
         if await self._decider.decide(candidates):
             self._survey.note_found()
             self.hurried = True
-        elif self._lanes.has_room and levels.now_ns >= self._drain_again_ns:
+        elif self._queues.has_room and usage.now_ns >= self._drain_again_ns:
             await self._drain()
 
     async def _drain(self) -> None:
         """Have the files leave the disk that its queue lets go."""
-        inos = self._heat.next_to_leave_disk(self._levels.cold_excess_bytes, FILES_A_STEP)
+        inos = self._access_stats.next_to_leave_disk(self._usage.cold_excess_bytes, FILES_A_STEP)
         candidates = await self._decider.observe_ranked([InodeNo(ino) for ino in inos], Tier.COLD)
         moved = {move.ino for move in await self._decider.decide(candidates)}
         for candidate in candidates:
             if candidate.ino not in moved and candidate.local_bytes:
-                self._heat.keep_local(candidate.ino, candidate.local_bytes)
+                self._access_stats.keep_local(candidate.ino, candidate.local_bytes)
         self.hurried = bool(moved)
         if candidates and not moved:
-            self._drain_again_ns = self._levels.now_ns + DRAIN_PAUSE_NS
+            self._drain_again_ns = self._usage.now_ns + DRAIN_PAUSE_NS

@@ -1,4 +1,4 @@
-"""Levels: how full the tiers are, and the limits that the policy gets from that.
+"""Usage: how full the tiers are, and the limits that the policy gets from that.
 
 Invariant: all that is decided in one round rests on one measurement and one time.
 """
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from memfs.content.space import ColdSpace
     from memfs.moves.attempt import MoveParts
     from memfs.placement.placer import Placer
-    from memfs.placement.queues import Lanes
-    from memfs.policy.access_stats import Heat
-    from memfs.policy.view import Candidate, ShareView
+    from memfs.placement.queues import MoveQueues
+    from memfs.policy.access_stats import AccessStats
+    from memfs.policy.view import Candidate, PoolView
 
 _NS = 1_000_000_000
 
@@ -41,24 +41,29 @@ def limits_of(config: Config, warm_bytes: int, cold_bytes: int, *, glacier: bool
     )
 
 
-class Levels:
+class TierUsage:
     """Measures the tiers of one mount.
 
     Args:
         parts: The engine and the RAM tier among them.
-        lanes: Know what is about to leave the disk.
+        queues: Know what is about to leave the disk.
         placer: Knows whether the object store is worth asking.
-        heat: Its queues get the sizes of their tiers.
+        access_stats: Its queues get the sizes of their tiers.
         state_dir: On the disk of the cold tier.
     """
 
     def __init__(
-        self, parts: MoveParts, lanes: Lanes, placer: Placer, heat: Heat, state_dir: Path
+        self,
+        parts: MoveParts,
+        queues: MoveQueues,
+        placer: Placer,
+        access_stats: AccessStats,
+        state_dir: Path,
     ) -> None:
         self._parts = parts
-        self._lanes = lanes
+        self._queues = queues
         self._placer = placer
-        self._heat = heat
+        self._access_stats = access_stats
         self._state_dir = state_dir
         self.now_ns = 0
         """Wall clock of the measurement."""
@@ -75,12 +80,12 @@ class Levels:
     async def measure(self) -> None:
         """Bring budgets, use and draining up to now."""
         self.now_ns = time.time_ns()
-        parts, shares = self._parts, self._heat.shares
+        parts, pools = self._parts, self._access_stats.pools
         cold = parts.config.cold
         space = measure_cold_space(self._state_dir, cold, await parts.engine.usage())
         self.limits = limits_of(
             parts.config,
-            max(0, parts.residency.budget_bytes - sum(shares.sizes.values())),
+            max(0, parts.residency.budget_bytes - sum(pools.sizes.values())),
             space.budget_bytes,
             glacier=parts.remote is not None,
         )._replace(ram=parts.residency.budget_bytes > 0, store_ready=self._placer.store_ready)
@@ -88,10 +93,10 @@ class Levels:
         if cold.size_bytes is None or space.budget_bytes < cold.size_bytes:
             self.limits = self.limits._replace(store_frees=parts.store_elsewhere)
         self._measure_room(space)
-        self.cold_used_bytes = max(0, space.used_bytes - self._lanes.freeing_bytes)
-        self._heat.limits = self.limits
-        self._heat.cold.resize(self.limits.cold.high_bytes)
-        self._measure_shares()
+        self.cold_used_bytes = max(0, space.used_bytes - self._queues.freeing_bytes)
+        self._access_stats.limits = self.limits
+        self._access_stats.cold.resize(self.limits.cold.high_bytes)
+        self._measure_pools()
         self.cold_draining = is_draining(self.cold_draining, self.cold_used_bytes, self.limits.cold)
 
     def _measure_room(self, space: ColdSpace) -> None:
@@ -110,15 +115,15 @@ class Levels:
         """Count what a move that was just decided will free on the disk."""
         self.cold_used_bytes = max(0, self.cold_used_bytes - size_bytes)
 
-    def view(self, candidates: Sequence[Candidate], shares: Mapping[str, ShareView]) -> TierView:
+    def view(self, candidates: Sequence[Candidate], pools: Mapping[str, PoolView]) -> TierView:
         """Return what the policy sees.
 
         Args:
             candidates: Some files.
-            shares: Shares of the RAM tier that are to be seen otherwise than they are now.
+            pools: Pools of the RAM tier that are to be seen otherwise than they are now.
         """
-        rest = shares.get("") or self._heat.shares.rest.view()
-        pools = self._heat.shares.pools
+        rest = pools.get("") or self._access_stats.pools.rest.view()
+        named = self._access_stats.pools.named
         return TierView(
             self.now_ns,
             rest.used_bytes,
@@ -126,13 +131,14 @@ class Levels:
             rest.draining,
             self.cold_draining,
             candidates,
-            {name: shares.get(name) or share.view() for name, share in pools.items()},
+            {name: pools.get(name) or pool.view() for name, pool in named.items()},
         )
 
     def status(self) -> dict[str, object]:
         """Return budgets and use, for `memfs status`."""
         return {
-            "warm": self._parts.residency.status() | {"draining": self._heat.shares.rest.draining},
+            "warm": self._parts.residency.status()
+            | {"draining": self._access_stats.pools.rest.draining},
             "cold": {
                 "budget_bytes": self.limits.cold.size_bytes,
                 "used_bytes": self.cold_used_bytes,
@@ -140,15 +146,13 @@ class Levels:
             },
         }
 
-    def _measure_shares(self) -> None:
-        shares, warm = self._heat.shares, self._parts.config.warm
+    def _measure_pools(self) -> None:
+        pools, warm = self._access_stats.pools, self._parts.config.warm
         residency = self._parts.residency
-        if len(shares) > residency.held_count:
-            shares.retain(lambda ino: residency.is_held(InodeNo(ino)))
-        shares.rest.resize(self.limits.warm)
-        for name, size_bytes in shares.sizes.items():
-            shares.pools[name].resize(
-                Budget.of(size_bytes, warm.high_watermark, warm.low_watermark)
-            )
-        for share in shares.all():
-            share.draining = is_draining(share.draining, share.used_bytes, share.budget)
+        if len(pools) > residency.held_count:
+            pools.retain(lambda ino: residency.is_held(InodeNo(ino)))
+        pools.rest.resize(self.limits.warm)
+        for name, size_bytes in pools.sizes.items():
+            pools.named[name].resize(Budget.of(size_bytes, warm.high_watermark, warm.low_watermark))
+        for pool in pools.all():
+            pool.draining = is_draining(pool.draining, pool.used_bytes, pool.budget)

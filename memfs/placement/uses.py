@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from memfs.placement.decisions import Decider
     from memfs.placement.pins import Pins
     from memfs.placement.placer import Placer
-    from memfs.placement.queues import Lanes
-    from memfs.placement.usage import Levels
-    from memfs.policy.access_stats import Heat
+    from memfs.placement.queues import MoveQueues
+    from memfs.placement.usage import TierUsage
+    from memfs.policy.access_stats import AccessStats
     from memfs.policy.view import Candidate
     from memfs.types import InodeNo
 
@@ -42,12 +42,12 @@ class Uses:
         parts: The engine and the RAM tier among them.
         moves: Knows which files were hydrated.
         activity: What programs did.
-        levels: How full the tiers are.
-        lanes: What is being moved.
+        usage: How full the tiers are.
+        queues: What is being moved.
         decider: Looks at files and decides.
         placer: Records what waits.
         pins: Finds those among too many files that are pinned.
-        heat: Counts.
+        access_stats: Counts.
     """
 
     def __init__(
@@ -55,23 +55,23 @@ class Uses:
         parts: MoveParts,
         moves: Moves,
         activity: Activity,
-        levels: Levels,
-        lanes: Lanes,
+        usage: TierUsage,
+        queues: MoveQueues,
         decider: Decider,
         placer: Placer,
         pins: Pins,
-        heat: Heat,
+        access_stats: AccessStats,
     ) -> None:
         self._engine = parts.engine
         self._residency = parts.residency
         self._moves = moves
         self._activity = activity
-        self._levels = levels
-        self._lanes = lanes
+        self._usage = usage
+        self._queues = queues
         self._decider = decider
         self._placer = placer
         self._pins = pins
-        self._heat = heat
+        self._access_stats = access_stats
         self._sealed_moving: dict[InodeNo, None] = {}
         """Files sealed while they were being moved."""
 
@@ -86,13 +86,13 @@ class Uses:
         for candidate in await self._decider.observe(self._moves.take_hydrated()):
             ino = candidate.ino
             if candidate.pin is None:
-                self._heat.take_local(ino, candidate.local_bytes, copied=candidate.remote)
+                self._access_stats.take_local(ino, candidate.local_bytes, copied=candidate.remote)
             if candidate.pin is None or candidate.pin >= Tier.WARM:
                 continue
             # One that was rewritten is the only form of its content and no copy.
             copied = candidate.packed or candidate.remote
-            settled = next_step(candidate, goal_of_pin(candidate.pin, self._levels.limits)) is None
-            if copied and not settled and ino not in self._lanes:
+            settled = next_step(candidate, goal_of_pin(candidate.pin, self._usage.limits)) is None
+            if copied and not settled and ino not in self._queues:
                 reason = f"it was used; its local copy goes after {IDLE_COPY_S:.0f} s without use"
                 await self._placer.postpone(ino, candidate.pin, reason, IDLE_COPY_S)
 
@@ -120,22 +120,22 @@ class Uses:
         at the file again: such files come back when their move has ended.
         """
         sealed = self._sealed_moving | dict.fromkeys(self._activity.take_sealed())
-        self._sealed_moving = {ino: None for ino in sealed if ino in self._lanes}
+        self._sealed_moving = {ino: None for ino in sealed if ino in self._queues}
         return [ino for ino in sealed if ino not in self._sealed_moving]
 
     def _use_held(self, ino: InodeNo) -> None:
         self._residency.touch(ino)
         size = self._residency.charged_bytes(ino)
-        share = self._heat.shares.share_of(ino)
-        if share is not None:
-            share.queue.access(ino, size)
-        self._heat.use_local(ino, size, copied=False)
+        pool = self._access_stats.pools.pool_of(ino)
+        if pool is not None:
+            pool.queue.access(ino, size)
+        self._access_stats.use_local(ino, size, copied=False)
 
     async def _observe_fresh(self, inos: Iterable[InodeNo]) -> list[Candidate]:
         """Return files that were written or used just now, with what their queues make of that."""
         room_bytes = {
-            share.name: share.queue.capacity_bytes - share.queue.used_bytes
-            for share in self._heat.shares.all()
+            pool.name: pool.queue.capacity_bytes - pool.queue.used_bytes
+            for pool in self._access_stats.pools.all()
         }
         weighed = []
         for candidate in await self._decider.observe(inos, fresh=True):
@@ -146,16 +146,16 @@ class Uses:
         return weighed
 
     def _weigh(self, candidate: Candidate, room_bytes: int) -> Candidate:
-        """Count a use; `room_bytes` are left of the file's share of RAM by those before it."""
-        heat, ino = self._heat, candidate.ino
+        """Count a use; `room_bytes` are left of the file's pool by those before it."""
+        access_stats, ino = self._access_stats, candidate.ino
         read_often = False
         if candidate.raw or candidate.packed:
-            heat.use_local(ino, candidate.local_bytes, copied=candidate.remote)
+            access_stats.use_local(ino, candidate.local_bytes, copied=candidate.remote)
         else:
-            heat.cold.access(ino, candidate.ram_bytes)
+            access_stats.cold.access(ino, candidate.ram_bytes)
         if not candidate.raw:
-            read_often = heat.is_read_often(ino, candidate.ram_bytes, self._levels.now_ns)
-        queue = heat.shares.share(candidate.pool).queue
+            read_often = access_stats.is_read_often(ino, candidate.ram_bytes, self._usage.now_ns)
+        queue = access_stats.pools.pool(candidate.pool).queue
         admitted = queue.access(ino, candidate.ram_bytes) or queue.admits(ino, candidate.ram_bytes)
         if queue.frozen and ino not in queue and candidate.ram_bytes > room_bytes:
             admitted = False

@@ -1,4 +1,4 @@
-"""Heat: what is known of the use of files, for the tiers together.
+"""Access statistics: what is known of the use of files, for the tiers together.
 
 Invariant: bounded, whatever the number of files; what it forgets counts as never used.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.bounded import BoundedDict
 from memfs.errors import InvalidValueError
-from memfs.policy.pools import Shares
+from memfs.policy.pools import Pools
 from memfs.policy.s3fifo import QueueEntry, S3Fifo
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _Reads(NamedTuple):
     since_ns: int
 
 
-class Heat:
+class AccessStats:
     """The queues of one mount.
 
     Args:
@@ -56,7 +56,7 @@ class Heat:
     def __init__(self, promote_count: int = 3, promote_window_s: float = 3600.0) -> None:
         self.promote_count = promote_count
         self.promote_window_s = promote_window_s
-        self.shares = Shares()
+        self.pools = Pools()
         """The RAM tier."""
         self.cold = S3Fifo(0, proof=True)
         """Files on the disk that were used since the start."""
@@ -141,7 +141,7 @@ class Heat:
     # --- from one run to the next ----------------------------------------------------------------
     def encode_warm(self) -> bytes:
         """Return what is stored of the RAM tier's queues."""
-        return encode(entry for share in self.shares.all() for entry in share.queue.entries())
+        return encode(entry for pool in self.pools.all() for entry in pool.queue.entries())
 
     def encode_cold(self) -> bytes:
         """Return what is stored of the disk tier's queue."""
@@ -153,7 +153,7 @@ class Heat:
         Raises:
             InvalidValueError: It is not what `encode_warm` gave.
         """
-        self.shares.rest.queue.remember(decode(stored))
+        self.pools.rest.queue.remember(decode(stored))
 
     def decode_cold(self, stored: bytes) -> None:
         """Know again which files on the disk were used.
@@ -187,7 +187,7 @@ def decode(stored: bytes) -> list[QueueEntry]:
     try:
         rows = list(_ENTRY.iter_unpack(zlib.decompress(stored)))
     except (zlib.error, struct.error) as error:
-        raise InvalidValueError(f"the stored heat of files cannot be read: {error}") from None
+        raise InvalidValueError(f"the stored access statistics cannot be read: {error}") from None
     return [
         QueueEntry(key, size, bits & (_MAIN_BIT - 1), bool(bits & _MAIN_BIT))
         for key, size, bits in rows

@@ -12,7 +12,7 @@ from memfs.sizes import format_size
 from memfs.types import Tier
 
 if TYPE_CHECKING:
-    from memfs.policy.access_stats import Heat
+    from memfs.policy.access_stats import AccessStats
     from memfs.policy.view import Limits
     from memfs.types import InodeNo
 
@@ -31,41 +31,41 @@ class Facts(NamedTuple):
     """It has a raw form; on the disk without one, it is packed already."""
 
 
-def outlook(facts: Facts, heat: Heat) -> str:
+def outlook(facts: Facts, access_stats: AccessStats) -> str:
     """Return what would change the place of a file, as one sentence."""
     if facts.pin is not None:
         until = "until its pin is removed or changed"
         if facts.tier == facts.pin:
             return f"it stays {facts.pin.label} {until}"
         return f"it is to be {facts.pin.label} and stays so {until}"
-    limits = heat.limits
+    limits = access_stats.limits
     if limits is None:
         return "the mover has not looked around yet"
     if facts.tier >= Tier.WARM:
-        return _of_warm(facts, heat, limits)
+        return _of_warm(facts, access_stats, limits)
     if facts.tier == Tier.COLD:
-        return f"{_into_ram(facts, heat)}; {_off_disk(facts, heat, limits)}"
+        return f"{_into_ram(facts, access_stats)}; {_off_disk(facts, access_stats, limits)}"
     return (
         f"it comes back to the disk when it is opened; a large one that is read where it is gets a "
-        f"raw copy when it is opened {heat.promote_count} times within {heat.promote_window_s:g} s "
+        f"raw copy when it is opened {access_stats.promote_count} times within {access_stats.promote_window_s:g} s "
         "or a quarter of it is read, if the disk tier has room or it is used again and again"
     )
 
 
-def _of_warm(facts: Facts, heat: Heat, limits: Limits) -> str:
-    share = heat.shares.share_of(facts.ino) or heat.shares.share(facts.pool)
-    where = f"pool {share.name}" if share.name else "the RAM tier"
-    before_bytes = share.queue.bytes_before(facts.ino)
+def _of_warm(facts: Facts, access_stats: AccessStats, limits: Limits) -> str:
+    pool = access_stats.pools.pool_of(facts.ino) or access_stats.pools.pool(facts.pool)
+    where = f"pool {pool.name}" if pool.name else "the RAM tier"
+    before_bytes = pool.queue.bytes_before(facts.ino)
     turn = "" if before_bytes is None else f" and {format_size(before_bytes)} before it have left"
     idle = _time(facts.accessed_ns + limits.warm_to_cold_ns)
     return (
         f"it leaves RAM when not used until {idle} (policy.warm_to_cold), or when {where} passes "
-        f"{format_size(share.budget.high_bytes)}{turn} (it holds {format_size(share.used_bytes)})"
+        f"{format_size(pool.budget.high_bytes)}{turn} (it holds {format_size(pool.used_bytes)})"
     )
 
 
-def _into_ram(facts: Facts, heat: Heat) -> str:
-    queue = heat.shares.share(facts.pool).queue
+def _into_ram(facts: Facts, access_stats: AccessStats) -> str:
+    queue = access_stats.pools.pool(facts.pool).queue
     if not queue.capacity_bytes:
         return "there is no RAM tier to come into"
     if queue.frozen:
@@ -76,7 +76,7 @@ def _into_ram(facts: Facts, heat: Heat) -> str:
     return "it comes into RAM when it is used again while its pages are cached"
 
 
-def _off_disk(facts: Facts, heat: Heat, limits: Limits) -> str:
+def _off_disk(facts: Facts, access_stats: AccessStats, limits: Limits) -> str:
     goes, age_ns, key = "is packed", limits.pack_after_ns, "policy.pack_after"
     if not facts.raw and not limits.glacier:
         return "it stays packed"
@@ -86,7 +86,7 @@ def _off_disk(facts: Facts, heat: Heat, limits: Limits) -> str:
             limits.cold_to_glacier_ns,
             "policy.cold_to_glacier",
         )
-    before_bytes = heat.cold.bytes_before(facts.ino)
+    before_bytes = access_stats.cold.bytes_before(facts.ino)
     turn = (
         "files not used for longer have left"
         if before_bytes is None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from memfs.policy import rules
 from memfs.policy.goals import goal_of_pin, next_step
-from memfs.policy.view import Budget, Candidate, Goal, Limits, Move, ShareView, TierView
+from memfs.policy.view import Budget, Candidate, Goal, Limits, Move, PoolView, TierView
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -98,10 +98,10 @@ def _by_pin(view: TierView, limits: Limits) -> list[Move]:
     return moves
 
 
-def _share(view: TierView, limits: Limits, pool: str) -> ShareView:
-    """Return what a pool has of the RAM tier; that of no pool for an unknown one."""
-    rest = ShareView(limits.warm, view.warm_used_bytes, view.warm_draining)
-    return view.pools.get(pool, rest)
+def _pool(view: TierView, limits: Limits, pool_name: str) -> PoolView:
+    """Return what a pool_name has of the RAM tier; that of no pool_name for an unknown one."""
+    rest = PoolView(limits.warm, view.warm_used_bytes, view.warm_draining)
+    return view.pools.get(pool_name, rest)
 
 
 def _by_admission(view: TierView, limits: Limits, free: list[Candidate]) -> list[Move]:
@@ -110,13 +110,13 @@ def _by_admission(view: TierView, limits: Limits, free: list[Candidate]) -> list
     for candidate in free:
         if not candidate.fresh or candidate.held or not candidate.raw or not candidate.admitted:
             continue
-        pool = candidate.pool if candidate.pool in view.pools else ""
-        share = _share(view, limits, pool)
-        taken = taken_bytes.get(pool, 0) + candidate.ram_bytes
-        if share.used_bytes + taken > share.budget.size_bytes:
+        pool_name = candidate.pool if candidate.pool in view.pools else ""
+        pool = _pool(view, limits, pool_name)
+        taken = taken_bytes.get(pool_name, 0) + candidate.ram_bytes
+        if pool.used_bytes + taken > pool.budget.size_bytes:
             continue
-        taken_bytes[pool] = taken
-        where = f"pool {pool}" if pool else "the RAM tier"
+        taken_bytes[pool_name] = taken
+        where = f"pool {pool_name}" if pool_name else "the RAM tier"
         detail = f"written or used just now, and {where} has room"
         moves.append(_move(candidate, Goal.WARM, rules.SEAL, detail, candidate.ram_bytes))
     return moves
@@ -168,15 +168,15 @@ def _from_ram(view: TierView, limits: Limits, free: list[Candidate]) -> list[Mov
     moves = []
     freed_bytes: dict[str, int] = {}
     for candidate in eviction_order(c for c in free if c.held and c.leaves_ram):
-        pool = candidate.pool if candidate.pool in view.pools else ""
-        share = _share(view, limits, pool)
-        freed = freed_bytes.get(pool, 0)
-        if not share.draining or share.used_bytes - freed <= share.budget.low_bytes:
+        pool_name = candidate.pool if candidate.pool in view.pools else ""
+        pool = _pool(view, limits, pool_name)
+        freed = freed_bytes.get(pool_name, 0)
+        if not pool.draining or pool.used_bytes - freed <= pool.budget.low_bytes:
             continue
-        freed_bytes[pool] = freed + candidate.ram_bytes
-        where = f"pool {pool}" if pool else "the RAM tier"
+        freed_bytes[pool_name] = freed + candidate.ram_bytes
+        where = f"pool {pool_name}" if pool_name else "the RAM tier"
         detail = (
-            f"{where} was filled beyond {share.budget.high_bytes} bytes, and this file is the "
+            f"{where} was filled beyond {pool.budget.high_bytes} bytes, and this file is the "
             f"next to leave: priority {candidate.priority}, {candidate.uses} uses on record"
         )
         moves.append(_move(candidate, Goal.COLD, rules.WATERMARK, detail, candidate.ram_bytes))

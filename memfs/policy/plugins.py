@@ -153,12 +153,12 @@ def check_moves(moves: Sequence[Move], view: TierView, limits: Limits) -> None:
         seen.add(move.ino)
         _check_goal(move, candidate, limits)
         if move.goal == Goal.WARM and not candidate.held and candidate.pin is None:
-            pool = candidate.pool if candidate.pool in view.pools else ""
-            added_bytes[pool] = added_bytes.get(pool, 0) + candidate.ram_bytes
-    for pool, added in added_bytes.items():
-        share = view.pools.get(pool)
-        budget = share.budget if share is not None else limits.warm
-        used_bytes = share.used_bytes if share is not None else view.warm_used_bytes
+            pool_name = candidate.pool if candidate.pool in view.pools else ""
+            added_bytes[pool_name] = added_bytes.get(pool_name, 0) + candidate.ram_bytes
+    for pool_name, added in added_bytes.items():
+        pool = view.pools.get(pool_name)
+        budget = pool.budget if pool is not None else limits.warm
+        used_bytes = pool.used_bytes if pool is not None else view.warm_used_bytes
         if used_bytes + added > budget.size_bytes:
             raise InvalidValueError(
                 f"{added} bytes more than the {used_bytes} in RAM exceed {budget.size_bytes}"

@@ -1,6 +1,6 @@
-"""Shares: the RAM tier as pools and the rest, each with a queue of its own.
+"""Pools: the RAM tier as pools and the rest, each with a queue of its own.
 
-Invariant: a held file is charged to one share; a share's use is the sum of its unpinned files,
+Invariant: a held file is charged to one pool; a pool's use is the sum of its unpinned files,
 which its queue holds, and of its pinned ones, which no queue evicts.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import InvalidValueError
 from memfs.policy.s3fifo import S3Fifo
-from memfs.policy.view import PRIORITY_DEFAULT, Budget, ShareView
+from memfs.policy.view import PRIORITY_DEFAULT, Budget, PoolView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ POOL_COUNT_MAX = 256
 _POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
-class Share:
+class Pool:
     """One pool, or what no pool has reserved (the name is empty then)."""
 
     def __init__(self, name: str) -> None:
@@ -51,19 +51,19 @@ class Share:
             self.budget = budget
             self.queue.resize(budget.high_bytes)
 
-    def view(self) -> ShareView:
+    def view(self) -> PoolView:
         """Return what a policy sees of it."""
-        return ShareView(self.budget, self.used_bytes, self.draining)
+        return PoolView(self.budget, self.used_bytes, self.draining)
 
 
-class Shares:
-    """The shares of one mount, and which held file is charged to which."""
+class Pools:
+    """The pools of one mount, and which held file is charged to which."""
 
     def __init__(self) -> None:
-        self.rest = Share("")
-        self.pools: dict[str, Share] = {}
+        self.rest = Pool("")
+        self.named: dict[str, Pool] = {}
         self._sizes: dict[str, int] = {}
-        self._members: dict[int, Share] = {}
+        self._members: dict[int, Pool] = {}
         self._priorities: dict[int, int] = {}
         """Of held files with another one than the default."""
 
@@ -73,9 +73,9 @@ class Shares:
     def __len__(self) -> int:
         return len(self._members)
 
-    def all(self) -> list[Share]:
+    def all(self) -> list[Pool]:
         """Return what no pool has reserved, and the pools."""
-        return [self.rest, *self.pools.values()]
+        return [self.rest, *self.named.values()]
 
     # --- pools -----------------------------------------------------------------------------------
     @property
@@ -84,7 +84,7 @@ class Shares:
         return self._sizes
 
     def create(self, name: str, size_bytes: int, warm_bytes: int) -> None:
-        """Reserve a share of the RAM tier.
+        """Reserve a part of the RAM tier.
 
         Args:
             name: Letters, digits, `.`, `_`, `-`; up to 63.
@@ -108,35 +108,35 @@ class Shares:
         if len(self._sizes) >= POOL_COUNT_MAX and name not in self._sizes:
             raise InvalidValueError(f"there are {POOL_COUNT_MAX} pools already; remove one first")
         self._sizes[name] = size_bytes
-        self.pools.setdefault(name, Share(name))
+        self.named.setdefault(name, Pool(name))
 
     def remove(self, name: str) -> None:
-        """Give a share back; its held files are charged to the rest.
+        """Give a pool back; its held files are charged to the rest.
 
         Raises:
             InvalidValueError: There is no such pool.
         """
-        share = self.require(name)
-        del self._sizes[name], self.pools[name]
+        pool = self.require(name)
+        del self._sizes[name], self.named[name]
         for ino, member in list(self._members.items()):
-            if member is share:
-                pinned_bytes = share.pinned.get(ino)
-                size = share.queue.size_of(ino) if pinned_bytes is None else pinned_bytes
+            if member is pool:
+                pinned_bytes = pool.pinned.get(ino)
+                size = pool.queue.size_of(ino) if pinned_bytes is None else pinned_bytes
                 self.hold(ino, size, self.priority(ino), "", pinned=pinned_bytes is not None)
 
-    def require(self, name: str) -> Share:
+    def require(self, name: str) -> Pool:
         """Return a pool.
 
         Raises:
             InvalidValueError: There is none of that name.
         """
-        share = self.pools.get(name)
-        if share is None:
-            known = ", ".join(self.pools) or "none yet"
+        pool = self.named.get(name)
+        if pool is None:
+            known = ", ".join(self.named) or "none yet"
             raise InvalidValueError(
                 f"there is no pool {name!r} ({known}); `memfs pool create {name} --size SIZE`"
             )
-        return share
+        return pool
 
     def encode(self) -> bytes:
         """Return the definitions, to be stored."""
@@ -153,11 +153,11 @@ class Shares:
         return refusals
 
     # --- held files ------------------------------------------------------------------------------
-    def share(self, pool: str) -> Share:
-        """Return what files with this pool in force are charged to."""
-        return self.pools.get(pool, self.rest)
+    def pool(self, pool_name: str) -> Pool:
+        """Return what files with this pool_name in force are charged to."""
+        return self.named.get(pool_name, self.rest)
 
-    def share_of(self, ino: int) -> Share | None:
+    def pool_of(self, ino: int) -> Pool | None:
         """Return what a held file is charged to."""
         return self._members.get(ino)
 
@@ -165,18 +165,20 @@ class Shares:
         """Return the priority of a held file, as it was when it was looked at last."""
         return self._priorities.get(ino, PRIORITY_DEFAULT)
 
-    def hold(self, ino: int, size_bytes: int, priority: int, pool: str, *, pinned: bool) -> None:
+    def hold(
+        self, ino: int, size_bytes: int, priority: int, pool_name: str, *, pinned: bool
+    ) -> None:
         """Charge a file that is held in RAM, or charge it anew."""
-        share = self.share(pool)
+        pool = self.pool(pool_name)
         member = self._members.get(ino)
-        if member is not None and (member is not share or pinned != (ino in share.pinned)):
+        if member is not None and (member is not pool or pinned != (ino in pool.pinned)):
             self._discharge(ino, member)
-        self._members[ino] = share
+        self._members[ino] = pool
         if pinned:
-            share.pinned_bytes += size_bytes - share.pinned.get(ino, 0)
-            share.pinned[ino] = size_bytes
+            pool.pinned_bytes += size_bytes - pool.pinned.get(ino, 0)
+            pool.pinned[ino] = size_bytes
         else:
-            share.queue.insert(ino, size_bytes)
+            pool.queue.insert(ino, size_bytes)
         if priority != PRIORITY_DEFAULT:
             self._priorities[ino] = priority
         else:
@@ -194,24 +196,24 @@ class Shares:
         for ino in [ino for ino in self._members if not is_held(ino)]:
             self.leave(ino)
 
-    def next_to_leave(self, share: Share, needed_bytes: int, count_max: int) -> list[int]:
-        """Take the files out of a share's queue that leave next, those of low priority first.
+    def next_to_leave(self, pool: Pool, needed_bytes: int, count_max: int) -> list[int]:
+        """Take the files out of a pool's queue that leave next, those of low priority first.
 
         They stay members: `hold` puts those back that stay after all, `leave` ends the others.
         """
         victims: list[int] = []
-        levels = {self.priority(ino) for ino in self._priorities if self.share_of(ino) is share}
+        levels = {self.priority(ino) for ino in self._priorities if self.pool_of(ino) is pool}
         for level in sorted(levels | {PRIORITY_DEFAULT}):
             while needed_bytes > 0 and len(victims) < count_max:
-                before_bytes = share.queue.used_bytes
-                found = share.queue.evict(1, lambda ino: self.priority(ino) <= level)  # noqa: B023 - called within the iteration
+                before_bytes = pool.queue.used_bytes
+                found = pool.queue.evict(1, lambda ino: self.priority(ino) <= level)  # noqa: B023 - called within the iteration
                 if not found:
                     break
                 victims += found
-                needed_bytes -= before_bytes - share.queue.used_bytes
+                needed_bytes -= before_bytes - pool.queue.used_bytes
         return victims
 
-    def _discharge(self, ino: int, member: Share) -> None:
+    def _discharge(self, ino: int, member: Pool) -> None:
         pinned_bytes = member.pinned.pop(ino, None)
         if pinned_bytes is not None:
             member.pinned_bytes -= pinned_bytes

@@ -128,7 +128,7 @@ class Limits(NamedTuple):
     """Of one plan."""
 
 
-class ShareView(NamedTuple):
+class PoolView(NamedTuple):
     """A pool's share of the RAM tier."""
 
     budget: Budget
@@ -149,7 +149,7 @@ class TierView(NamedTuple):
     cold_draining: bool
     candidates: Sequence[Candidate]
     """Some of the files; the mover shows all of them in turn."""
-    pools: Mapping[str, ShareView] = {}
+    pools: Mapping[str, PoolView] = {}
     """By name."""
 
 

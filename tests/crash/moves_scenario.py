@@ -22,7 +22,7 @@ from memfs.moves.faults import FaultPoints
 from memfs.moves.generation import StateGeneration
 from memfs.moves.rechecking import CLEAN_SETTING
 from memfs.placement.prefetch.done_files import DoneFiles
-from memfs.policy.pools import Shares
+from memfs.policy.pools import Pools
 from memfs.types import ROOT_INODE, FormKind
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
@@ -110,7 +110,7 @@ async def note_generation(state: State) -> None:
 async def make_room(state: State, ino: InodeNo) -> None:
     """A file that a program is done with leaves, in both its local forms, and comes back."""
     await state.moves.pack(ino)
-    done = DoneFiles(state.parts, state.moves, Shares())
+    done = DoneFiles(state.parts, state.moves, Pools())
     done.add([ino])
     await done.drop_next()
     await state.moves.hydrate(ino)

@@ -155,7 +155,7 @@ class ChaosWorld(World):
             self.moves,
             self.activity,
             Predictor(),
-            self.heat.shares,
+            self.access_stats.pools,
             self.state_dir,
             random.Random(1),
         )

@@ -35,7 +35,7 @@ from memfs.moves.attempt import MoveParts
 from memfs.moves.faults import FaultPoints
 from memfs.moves.moves import Moves
 from memfs.placement.mover import Mover
-from memfs.policy.access_stats import Heat
+from memfs.policy.access_stats import AccessStats
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
@@ -252,7 +252,7 @@ class World:
         self.form_reader = FormReader(
             self.engine, self.packed_store, self.remote, self.raw_store, keys=self.keys
         )
-        self.heat = Heat()
+        self.access_stats = AccessStats()
         self.filesystem = Filesystem(
             Parts(
                 engine=self.engine,
@@ -274,12 +274,12 @@ class World:
                     hydrate_bytes_max=config.cold.hydrate_bytes_max,
                     codec=config.cold.codec,
                 ),
-                heat=self.heat,
+                access_stats=self.access_stats,
             )
         )
         settle = self.filesystem.settle
         self.mover = Mover(
-            parts, self.moves, self.activity, settle, state_dir, random.Random(1), self.heat
+            parts, self.moves, self.activity, settle, state_dir, random.Random(1), self.access_stats
         )
         self.run(self._recover())
 

@@ -9,7 +9,7 @@ import pytest
 from memfs.placement.prefetch import done_files as module
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.policy import rules
-from memfs.policy.access_stats import Heat
+from memfs.policy.access_stats import AccessStats
 from memfs.types import FormKind, InodeNo, Tier
 from tests.moving import State, compressible
 
@@ -30,7 +30,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 @pytest.fixture
 def done(state: State) -> DoneFiles:
-    return DoneFiles(state.parts, state.moves, Heat().shares)
+    return DoneFiles(state.parts, state.moves, AccessStats().pools)
 
 
 async def stored(state: State, *names: str) -> list[InodeNo]:

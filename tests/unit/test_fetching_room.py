@@ -13,7 +13,7 @@ from memfs.config import ColdConfig
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.placement.prefetch.fetcher import Fetcher
 from memfs.placement.quotas import Spending
-from memfs.policy.access_stats import Heat
+from memfs.policy.access_stats import AccessStats
 from memfs.types import FormKind
 from tests.moving import SMALL_FRAMES, State, compressible
 
@@ -49,8 +49,8 @@ async def test_only_as_many_done_files_leave_as_are_needed(
         return _Disk(free_bytes // 512)
 
     monkeypatch.setattr(os, "statvfs", statvfs)
-    shares = Heat().shares
-    done = DoneFiles(state.parts, state.moves, shares)
+    pools = AccessStats().pools
+    done = DoneFiles(state.parts, state.moves, pools)
     inos = []
     for number in range(FILE_COUNT):
         ino = await state.create(f"{number}", compressible(FILE_BYTES, number))
@@ -59,7 +59,7 @@ async def test_only_as_many_done_files_leave_as_are_needed(
     done.add(inos)
     spending = Spending(state.parts.config.budgets, state.engine)
     rng = random.Random(1)
-    fetcher = Fetcher(state.parts, state.moves, shares, state.state_dir, spending, rng, done)
+    fetcher = Fetcher(state.parts, state.moves, pools, state.state_dir, spending, rng, done)
     await fetcher._check_room(2 * FILE_BYTES)
     gone = [ino for ino in inos if FormKind.RAW not in await state.forms(ino)]
     state.close()

@@ -16,7 +16,7 @@ from memfs.config import ColdConfig, PolicyConfig
 from memfs.content.activity import Activity
 from memfs.linux.disk_io import DiskIo, find_device, read_disk_io, read_own_io
 from memfs.linux.priorities import low_priority
-from memfs.moves.throttle import Courtesy
+from memfs.moves.throttle import BackgroundThrottle
 from memfs.placement import program_watch
 from memfs.placement.program_watch import QUIET_LOOKS, ProgramWatch
 from memfs.policy.foreign_io import ForeignIo, is_busy
@@ -109,13 +109,13 @@ async def test_one_demotion_at_a_time_while_giving_way(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """And all of them again as soon as programs are done."""
-    courtesy = Courtesy()
-    courtesy.decide(giving_way=True, urgent=False)
+    throttle = BackgroundThrottle()
+    throttle.decide(giving_way=True, urgent=False)
     at_work: list[int] = []
     most: list[int] = []
 
     async def demote(number: int) -> None:
-        async with courtesy.turn():
+        async with throttle.turn():
             at_work.append(number)
             most.append(len(at_work))
             await trio.sleep(1)
@@ -130,11 +130,13 @@ async def test_one_demotion_at_a_time_while_giving_way(
         for number in range(3):
             nursery.start_soon(demote, number)
         await trio.sleep(0.5)
-        courtesy.decide(giving_way=False, urgent=False)
+        throttle.decide(giving_way=False, urgent=False)
     assert max(most) == 3
 
 
-def rested_s(courtesy: Courtesy, monkeypatch: pytest.MonkeyPatch, worked_s: float) -> float:
+def rested_s(
+    throttle: BackgroundThrottle, monkeypatch: pytest.MonkeyPatch, worked_s: float
+) -> float:
     """Return how long a stint sleeps after a piece of work, on a clock of its own."""
     now_s, slept_s = [100.0], [0.0]
 
@@ -145,7 +147,7 @@ def rested_s(courtesy: Courtesy, monkeypatch: pytest.MonkeyPatch, worked_s: floa
     monkeypatch.setattr("memfs.moves.throttle.time.monotonic", lambda: now_s[0])
     monkeypatch.setattr("memfs.moves.throttle.time.sleep", sleep)
     monkeypatch.setattr("memfs.moves.throttle.trio.from_thread.check_cancelled", lambda: None)
-    with courtesy.stint() as rest:
+    with throttle.stint() as rest:
         now_s[0] += worked_s
         rest()
     monkeypatch.undo()
@@ -159,9 +161,9 @@ def test_a_worker_rests_while_giving_way(
     monkeypatch: pytest.MonkeyPatch, giving_way: bool, worked_s: float, expected_s: float
 ) -> None:
     """A tenth of its speed, and no rest without end."""
-    courtesy = Courtesy()
-    courtesy.decide(giving_way=giving_way, urgent=False)
-    assert rested_s(courtesy, monkeypatch, worked_s) == pytest.approx(expected_s)
+    throttle = BackgroundThrottle()
+    throttle.decide(giving_way=giving_way, urgent=False)
+    assert rested_s(throttle, monkeypatch, worked_s) == pytest.approx(expected_s)
 
 
 class Disk:
@@ -205,16 +207,16 @@ async def test_moves_give_way_while_programs_read_and_for_a_moment_after(
     autojump_clock: trio.testing.MockClock, disk: Disk, open_state: Callable[..., State]
 ) -> None:
     state = open_state()
-    watch, courtesy = ProgramWatch(state.parts, Activity(), state.state_dir), state.parts.courtesy
+    watch, throttle = ProgramWatch(state.parts, Activity(), state.state_dir), state.parts.throttle
     await look(watch, 2)
-    assert not courtesy.giving_way
+    assert not throttle.giving_way
     disk.read(10 * MIB)
     await look(watch)
-    assert courtesy.giving_way
+    assert throttle.giving_way
     await look(watch, QUIET_LOOKS - 1)
-    assert courtesy.giving_way
+    assert throttle.giving_way
     await look(watch)
-    assert not courtesy.giving_way
+    assert not throttle.giving_way
 
 
 async def test_what_the_daemon_serves_counts_as_programs_use(
@@ -226,7 +228,7 @@ async def test_what_the_daemon_serves_counts_as_programs_use(
     await look(watch)
     activity.served_bytes = 10 * MIB
     await look(watch)
-    assert state.parts.courtesy.giving_way
+    assert state.parts.throttle.giving_way
 
 
 async def test_a_full_disk_does_not_wait_for_programs(
@@ -239,8 +241,8 @@ async def test_a_full_disk_does_not_wait_for_programs(
     await look(watch)
     disk.read(10 * MIB)
     await look(watch)
-    assert not state.parts.courtesy.giving_way
-    assert state.parts.courtesy.urgent
+    assert not state.parts.throttle.giving_way
+    assert state.parts.throttle.urgent
 
 
 @pytest.mark.parametrize(("give_way", "moving"), [(False, True), (True, False)])
@@ -257,4 +259,4 @@ async def test_nothing_gives_way_without_reason(
     await look(watch, moving=moving)
     disk.read(10 * MIB)
     await look(watch, moving=moving)
-    assert not state.parts.courtesy.giving_way
+    assert not state.parts.throttle.giving_way

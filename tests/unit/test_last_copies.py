@@ -18,7 +18,7 @@ from memfs.metadata.records import Form
 from memfs.moves.sightings import SEEN_S, Sightings
 from memfs.placement.mover import Mover
 from memfs.placement.prefetch.done_files import DoneFiles
-from memfs.policy.access_stats import Heat
+from memfs.policy.access_stats import AccessStats
 from memfs.stores.store import ObjectStat
 from memfs.types import BlobId, FormKind, Tier
 from tests.faulty_store import Fault, FaultKind
@@ -41,7 +41,7 @@ class Bench:
         self.config = replace(SMALL_FRAMES, policy=PolicyConfig(retry_s_min=0.0, retry_s_max=0.0))
         self.state = State(state_dir, self.config)
         self.activity = Activity()
-        self.done = DoneFiles(self.state.parts, self.state.moves, Heat().shares)
+        self.done = DoneFiles(self.state.parts, self.state.moves, AccessStats().pools)
         self.inos: list[InodeNo] = []
 
     def mover(self) -> Mover:

@@ -19,7 +19,7 @@ from memfs.metadata.records import InodeFlags, NewInode
 from memfs.moves.outcome import MoveOutcome
 from memfs.placement.mover import Mover
 from memfs.policy import rules
-from memfs.policy.access_stats import Heat
+from memfs.policy.access_stats import AccessStats
 from memfs.types import ROOT_INODE, FormKind, InodeNo, Tier
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
@@ -47,7 +47,7 @@ class Depot:
     def again(self) -> Mover:
         """Return a mover that has seen nothing yet, as after a start."""
         policy = self.state.config.policy
-        self.heat = Heat(policy.promote_count, policy.promote_window_s)
+        self.access_stats = AccessStats(policy.promote_count, policy.promote_window_s)
         return Mover(
             self.state.parts,
             self.state.moves,
@@ -55,7 +55,7 @@ class Depot:
             self._settle,
             self.state.state_dir,
             random.Random(1),
-            heat=self.heat,
+            access_stats=self.access_stats,
         )
 
     async def create(self, name: str, content: bytes = CONTENT, idle: bool = False) -> InodeNo:
@@ -461,7 +461,7 @@ async def test_a_tier_far_beyond_its_budget_is_emptied_without_pauses(
     while await depot.mover._round():
         round_count += 1
     status: Any = depot.mover.status()
-    decided_count = status["lanes"]["demotions_waiting"] + status["lanes"]["gathered"]
+    decided_count = status["queues"]["demotions_waiting"] + status["queues"]["gathered"]
     assert round_count >= 2
     # 400 files of two blocks each are 3.3 MB; down to the low watermark.
     assert decided_count > 250
@@ -603,7 +603,7 @@ async def test_status_tells_budgets_and_work(depot: Depot) -> None:
     status = depot.mover.status()
     assert {
         "giving_way",
-        "lanes",
+        "queues",
         "moves",
         "warm",
         "cold",

@@ -9,7 +9,7 @@ import trio
 
 from memfs.config import ColdConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import Activity
-from memfs.placement.queues import Lanes
+from memfs.placement.queues import MoveQueues
 from memfs.placement.resident import FILES_A_STEP
 from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR
 from memfs.policy.view import Goal, Move
@@ -48,8 +48,8 @@ async def archived(depot: Depot, name: str) -> InodeNo:
 
 def create_pool(depot: Depot, size_bytes: int) -> None:
     """Reserve a share of RAM for the pool `team`."""
-    depot.heat.shares.create("team", size_bytes, depot.state.residency.budget_bytes)
-    depot.heat.marked = True
+    depot.access_stats.pools.create("team", size_bytes, depot.state.residency.budget_bytes)
+    depot.access_stats.marked = True
 
 
 async def create_many(depot: Depot, count: int, pool: str = "") -> list[InodeNo]:
@@ -140,14 +140,14 @@ async def test_a_packed_file_that_is_read_again_is_proven(open_depot: Callable[.
     await depot.state.moves.drop_raw(ino)
     depot.activity.take_sealed()
     await use(depot, ino)
-    depot.heat.cold.resize(1)
-    assert not depot.heat.is_worth_raw(ino, 1)
-    depot.heat.cold.resize(1 << 20)
-    depot.heat.cold.insert(99, 1 << 20)
+    depot.access_stats.cold.resize(1)
+    assert not depot.access_stats.is_worth_raw(ino, 1)
+    depot.access_stats.cold.resize(1 << 20)
+    depot.access_stats.cold.insert(99, 1 << 20)
     for _ in range(2):
-        assert not depot.heat.is_worth_raw(ino, 4096)
-        depot.heat.use_local(ino, 4096, copied=False)
-    assert depot.heat.is_worth_raw(ino, 4096)
+        assert not depot.access_stats.is_worth_raw(ino, 4096)
+        depot.access_stats.use_local(ino, 4096, copied=False)
+    assert depot.access_stats.is_worth_raw(ino, 4096)
 
 
 async def test_a_program_that_was_refused_an_archived_file_gets_it_although_the_disk_is_full(
@@ -182,7 +182,7 @@ async def test_files_of_low_priority_leave_ram_first(open_depot: Callable[..., D
         warm=WarmConfig(size_bytes=5 * SIZE, high_watermark=0.85, low_watermark=0.65)
     )
     inos = [await depot.create(f"f{seed}", incompressible(SIZE, seed)) for seed in range(5)]
-    depot.heat.marked = True
+    depot.access_stats.marked = True
     for ino in inos[3:]:
         await depot.state.engine.set_xattr(ino, PRIORITY_XATTR, b"10", 0, time.time_ns())
     await depot.steps(3)
@@ -245,7 +245,7 @@ async def test_a_new_pool_makes_pinned_files_give_its_share_back(
     ours = await create_many(depot, 3, pool="team")
     await depot.steps(2)
     assert held_count(depot, ours) == 3
-    depot.heat.shares.remove("team")
+    depot.access_stats.pools.remove("team")
     for ino in ours:
         await depot.pin(ino, Tier.COLD)
     await depot.steps(3)
@@ -278,26 +278,26 @@ async def test_a_mark_of_a_directory_reaches_files_with_a_pin_of_their_own(
         await engine.set_pin(ino, Tier.WARM)
     await depot.steps(2)
     assert held_count(depot, pinned) == count
-    assert depot.heat.shares.rest.file_count == count
+    assert depot.access_stats.pools.rest.file_count == count
     await engine.set_xattr(ROOT_INODE, POOL_XATTR, b"team", 0, time.time_ns())
     depot.activity.note_pin(ROOT_INODE)
     await depot.mover.step()
-    assert depot.heat.shares.pools["team"].file_count == count
+    assert depot.access_stats.pools.named["team"].file_count == count
 
 
 async def test_waiting_moves_are_made_by_priority() -> None:
     """And equals in the order in which they were decided."""
-    lanes = Lanes()
+    queues = MoveQueues()
     for ino, priority in ((1, 50), (2, 90), (3, 50), (4, 0), (5, 90)):
         move = Move(InodeNo(ino), Goal.GLACIER, "age", "old", 1, priority)
-        lanes.put(move)
-        lanes.put(move._replace(priority=100))
+        queues.put(move)
+        queues.put(move._replace(priority=100))
     made: list[int] = []
 
     async def place(move: Move) -> None:
         made.append(int(move.ino))
 
-    assert await lanes.drain(place) == 5
+    assert await queues.drain(place) == 5
     assert made == [2, 5, 1, 3, 4]
 
 
@@ -312,7 +312,7 @@ async def test_heat_is_stored_when_the_mover_ends(open_depot: Callable[..., Depo
     depot.state.close()
     again = open_depot(warm=WarmConfig(size_bytes=0))
     await again.mover.step()
-    assert ino in again.heat.cold
+    assert ino in again.access_stats.cold
 
 
 async def test_stored_heat_that_is_damaged_costs_nothing_but_itself(

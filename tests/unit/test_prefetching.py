@@ -15,7 +15,7 @@ from memfs.config import ColdConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import OPENS_KEPT_MAX, Activity
 from memfs.placement.prefetch import prefetcher as module
 from memfs.placement.prefetch.prefetcher import Prefetcher
-from memfs.policy.pools import Shares
+from memfs.policy.pools import Pools
 from memfs.prediction.accesses import Source
 from memfs.prediction.predictor import Predictor
 from memfs.prediction.scores import WINDOW_NS
@@ -43,13 +43,13 @@ class Depot:
 
     def restart(self) -> None:
         self.predictor = Predictor()
-        self.shares = Shares()
+        self.pools = Pools()
         self.prefetcher = Prefetcher(
             self.state.parts,
             self.state.moves,
             self.activity,
             self.predictor,
-            self.shares,
+            self.pools,
             self.state.state_dir,
             random.Random(1),
         )
@@ -211,7 +211,7 @@ async def test_a_guess_takes_no_room_that_a_pool_has_reserved(
     """A pool's share is its own, used or not."""
     depot = open_depot(warm=WarmConfig(size_bytes=1 << 20))
     inos = await depot.create_remote(12)
-    depot.shares.create("team", 1 << 20, 1 << 20)
+    depot.pools.create("team", 1 << 20, 1 << 20)
     await depot.open(*inos[:3])
     assert await depot.raw(inos) == [3, 4]
     assert depot.state.residency.held_count == 0

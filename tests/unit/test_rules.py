@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.policy import rules
-from memfs.policy.access_stats import Heat
+from memfs.policy.access_stats import AccessStats
 from memfs.policy.outlook import Facts, outlook
 from memfs.types import InodeNo, Tier
 
@@ -59,5 +59,5 @@ def test_a_rule_is_found_by_its_name_whatever_it_holds_for() -> None:
 @pytest.mark.parametrize("tier", [*Tier])
 def test_a_file_stays_only_where_it_is(tier: Tier, pin: Tier) -> None:
     """One that is pinned elsewhere is on its way there."""
-    told = outlook(Facts(InodeNo(5), tier, pin, 0, "", raw=True), Heat())
+    told = outlook(Facts(InodeNo(5), tier, pin, 0, "", raw=True), AccessStats())
     assert told.startswith(f"it stays {pin.label}" if tier == pin else f"it is to be {pin.label}")

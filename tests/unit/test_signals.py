@@ -19,7 +19,7 @@ from memfs.placement.hot_tier import WORKERS, HotTier
 from memfs.placement.mover import BATCH_WORKERS, PROMOTION_WORKERS, Mover
 from memfs.placement.prefetch.fetcher import Fetched
 from memfs.placement.prefetch.prefetcher import Prefetcher
-from memfs.policy.pools import Shares
+from memfs.policy.pools import Pools
 from memfs.policy.view import Goal, Move
 from memfs.prediction.predictor import Predictor
 from memfs.signals import Signal
@@ -154,10 +154,10 @@ async def _settle() -> bool:
     return False
 
 
-async def test_lanes_that_were_idle_use_all_their_workers(
+async def test_queues_that_were_idle_use_all_their_workers(
     state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lane of 4 that had been idle once ran 2 moves at a time, and then 1."""
+    """A queue of 4 that had been idle once ran 2 moves at a time, and then 1."""
     mover = Mover(
         state.parts, state.moves, Activity(), _settle, state.state_dir, rng=random.Random(1)
     )
@@ -173,10 +173,10 @@ async def test_lanes_that_were_idle_use_all_their_workers(
         number = 1000
         for wave in range(4):
             for goal, worker_count in counts.items():
-                # One move and an idle lane again; then more than there are workers.
+                # One move and an idle queue again; then more than there are workers.
                 count = 1 if wave % 2 == 0 else worker_count
                 for move in _moves(goal, number, count):
-                    mover._lanes.put(move)
+                    mover._queues.put(move)
                 number += count
                 await crowds[goal >= Goal.LOCAL].gather(count)
         nursery.cancel_scope.cancel()
@@ -220,7 +220,7 @@ async def test_hints_are_fetched_by_all_workers(
         state.moves,
         state.activity,
         Predictor(),
-        Shares(),
+        Pools(),
         state.state_dir,
         random.Random(1),
     )

@@ -16,7 +16,7 @@ from memfs.jobs.scrubber import Scrubber
 from memfs.placement.mover import Mover
 from memfs.placement.prefetch.prefetcher import Prefetcher
 from memfs.placement.quotas import SETTING, Spending
-from memfs.policy.pools import Shares
+from memfs.policy.pools import Pools
 from memfs.policy.quotas import Spent
 from memfs.prediction.predictor import Predictor
 from memfs.stores.metered import MeteredStore
@@ -70,7 +70,7 @@ class Depot:
             self.state.moves,
             self.activity,
             Predictor(),
-            Shares(),
+            Pools(),
             state_dir,
             random.Random(1),
             spending=self.spending,

@@ -28,7 +28,7 @@ from memfs.control.report import (
 from memfs.control.typed import decode, encode
 from memfs.errors import InvalidValueError
 from memfs.placement.quotas import Spending
-from memfs.policy.access_stats import Heat
+from memfs.policy.access_stats import AccessStats
 from memfs.policy.plugins import GuardedPlanner
 from memfs.stores.health import StoreHealth
 from memfs_daemon.policy import PolicyMethods
@@ -186,7 +186,7 @@ def status_parts(state: State) -> StatusParts:
         state.remote,
         QuietPrefetcher(),  # type: ignore[arg-type]  # it is asked for its status alone
         Spending(config.budgets, state.engine),
-        PolicyMethods(state.engine, Heat(), GuardedPlanner(), Activity(), 0),
+        PolicyMethods(state.engine, AccessStats(), GuardedPlanner(), Activity(), 0),
         state.parts.tally,
         state.parts.keys,
         lambda: REPORT.driver,

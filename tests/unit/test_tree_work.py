@@ -18,10 +18,10 @@ from memfs.jobs.local_barrier import LocalBarrier
 from memfs.jobs.remote_barrier import RemoteBarrier
 from memfs.metadata.records import PendingMove
 from memfs.moves.file_work import WorkResults
-from memfs.placement.circuit_breaker import StoreGate
+from memfs.placement.circuit_breaker import CircuitBreaker
 from memfs.placement.durability import Durability
 from memfs.placement.quotas import Spending
-from memfs.policy.access_stats import Heat
+from memfs.policy.access_stats import AccessStats
 from memfs.policy.quotas import Spent
 from memfs.stores.metered import MeteredStore
 from memfs.types import FormCoding, FormKind, InodeNo, Tier
@@ -47,8 +47,8 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 
 @pytest.fixture
-def gate(state: State) -> StoreGate:
-    return StoreGate(state.config.policy, random.Random(1))
+def breaker(state: State) -> CircuitBreaker:
+    return CircuitBreaker(state.config.policy, random.Random(1))
 
 
 async def run(work: FileWork, *inos: InodeNo) -> WorkResults:
@@ -62,7 +62,7 @@ async def run(work: FileWork, *inos: InodeNo) -> WorkResults:
 
 def compression(state: State, request: CompressionRequest) -> Compression:
     spending = spending_of(state)
-    return Compression(state.parts, state.moves, Heat(), spending, request)
+    return Compression(state.parts, state.moves, AccessStats(), spending, request)
 
 
 def spending_of(state: State) -> Spending:
@@ -71,9 +71,9 @@ def spending_of(state: State) -> Spending:
 
 
 def remote_barrier(
-    state: State, gate: StoreGate, spending: Spending | None = None
+    state: State, breaker: CircuitBreaker, spending: Spending | None = None
 ) -> RemoteBarrier:
-    return RemoteBarrier(state.parts, state.moves, gate, spending or spending_of(state))
+    return RemoteBarrier(state.parts, state.moves, breaker, spending or spending_of(state))
 
 
 async def unseal(state: State, ino: InodeNo) -> None:
@@ -155,24 +155,26 @@ async def test_a_local_barrier_reports_a_file_that_the_disk_refuses(
 
 
 # --- remote --------------------------------------------------------------------------------------
-async def test_a_remote_barrier_uploads_what_is_not_there(state: State, gate: StoreGate) -> None:
+async def test_a_remote_barrier_uploads_what_is_not_there(
+    state: State, breaker: CircuitBreaker
+) -> None:
     """Small files share one object, local forms stay, and nothing is done twice."""
     inos = [await state.create(f"{number}", compressible(5000, number)) for number in range(10)]
-    results = await run(remote_barrier(state, gate), *inos)
+    results = await run(remote_barrier(state, breaker), *inos)
     assert results.outcomes == {"done": 10}
     assert len([stat async for stat in state.remote.list("")]) == 1
     for ino in inos:
         assert await state.forms(ino) == {FormKind.RAW, FormKind.REMOTE}
-    again = await run(remote_barrier(state, gate), *inos)
+    again = await run(remote_barrier(state, breaker), *inos)
     assert again.outcomes == {"unneeded": 10}
 
 
 async def test_what_a_remote_barrier_uploaded_outlives_its_raw_files(
-    state: State, gate: StoreGate
+    state: State, breaker: CircuitBreaker
 ) -> None:
     """That is the promise: the store alone is enough."""
     inos = [await state.create(f"{number}", compressible(5000, number)) for number in range(4)]
-    await run(remote_barrier(state, gate), *inos)
+    await run(remote_barrier(state, breaker), *inos)
     for ino in inos:
         inode = await state.engine.get_inode(ino)
         state.raw_store.unlink(inode.raw)
@@ -187,20 +189,20 @@ async def test_large_files_get_objects_of_their_own(tmp_path: Path) -> None:
     state = State(tmp_path / "state", config)
     try:
         inos = [await state.create(str(size), compressible(size)) for size in (100, 20_000, 30_000)]
-        gate = StoreGate(config.policy, random.Random(1))
-        await run(remote_barrier(state, gate), *inos)
+        breaker = CircuitBreaker(config.policy, random.Random(1))
+        await run(remote_barrier(state, breaker), *inos)
         assert len([stat async for stat in state.remote.list("blobs/")]) == 3
     finally:
         state.close()
 
 
 async def test_a_remote_barrier_reports_a_file_that_is_being_written(
-    state: State, gate: StoreGate
+    state: State, breaker: CircuitBreaker
 ) -> None:
     """Its content has no end yet that could be uploaded."""
     ino = await state.create("a", CONTENT)
     await unseal(state, ino)
-    results = await run(remote_barrier(state, gate), ino)
+    results = await run(remote_barrier(state, breaker), ino)
     assert results.outcomes == {"busy": 1}
     assert "open for writing" in results.left[ino][1]
 
@@ -211,14 +213,14 @@ async def test_a_store_that_is_down_is_asked_once_for_many_files(
     """The files wait with its reason, and get there when it is back."""
     config = Config(cold=SMALL_FRAMES.cold, glacier=GlacierConfig(batch_file_bytes_max=0))
     state = State(tmp_path / "state", config)
-    gate = StoreGate(config.policy, random.Random(1))
+    breaker = CircuitBreaker(config.policy, random.Random(1))
     try:
         inos = [await state.create(str(number), CONTENT) for number in range(5)]
         state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
-        results = await run(remote_barrier(state, gate), *inos)
+        results = await run(remote_barrier(state, breaker), *inos)
         assert results.outcomes == {"waiting": 5}
-        gate.succeed()
-        results = await run(remote_barrier(state, gate), *inos)
+        breaker.succeed()
+        results = await run(remote_barrier(state, breaker), *inos)
         assert results.outcomes == {"done": 5}
     finally:
         state.close()
@@ -230,7 +232,7 @@ async def test_a_file_that_the_mover_uploads_as_well_is_uploaded_once(
     """Who comes second waits, and finds the object: alone, and in a batch."""
     config = Config(cold=SMALL_FRAMES.cold, glacier=GlacierConfig(batch_file_bytes_max=10_000))
     state = State(tmp_path / "state", config)
-    gate = StoreGate(config.policy, random.Random(1))
+    breaker = CircuitBreaker(config.policy, random.Random(1))
     try:
         sizes = (100, 200, 20_000)
         inos = [await state.create(str(size), compressible(size)) for size in sizes]
@@ -247,7 +249,7 @@ async def test_a_file_that_the_mover_uploads_as_well_is_uploaded_once(
 
         async def wait_behind() -> None:
             await stored.wait()
-            results.append(await run(remote_barrier(state, gate), *inos))
+            results.append(await run(remote_barrier(state, breaker), *inos))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(upload)
@@ -270,12 +272,12 @@ BUDGETS = Config(
 async def test_a_remote_barrier_stays_inside_the_budgets(tmp_path: Path, size: int) -> None:
     """What there is no room for waits with the name of the budget; small files in part as well."""
     state = State(tmp_path / "state", BUDGETS)
-    gate = StoreGate(BUDGETS.policy, random.Random(1))
+    breaker = CircuitBreaker(BUDGETS.policy, random.Random(1))
     spending = spending_of(state)
     state.parts.remote = MeteredStore(state.remote, spending)
     try:
         inos = [await state.create(str(n), incompressible(size, n)) for n in range(20)]
-        results = await run(remote_barrier(state, gate, spending), *inos)
+        results = await run(remote_barrier(state, breaker, spending), *inos)
         assert results.outcomes.keys() == {"done", "waiting"}
         assert 0 < results.outcomes["done"] <= 150_000 // size
         assert all("budgets.upload_per_day" in reason for _, reason in results.left.values())
@@ -283,7 +285,7 @@ async def test_a_remote_barrier_stays_inside_the_budgets(tmp_path: Path, size: i
         assert used[Spent.UPLOAD].used <= 150_000
         assert used[Spent.DISK_WRITES].used >= results.outcomes["done"] * size
         assert not any(use.reserved for use in used.values())
-        assert gate.wait_s == 0
+        assert breaker.wait_s == 0
     finally:
         state.close()
 
@@ -291,10 +293,10 @@ async def test_a_remote_barrier_stays_inside_the_budgets(tmp_path: Path, size: i
 async def test_what_a_budget_never_has_room_for_has_failed(tmp_path: Path) -> None:
     """Waiting would not help: the budget has to be raised."""
     state = State(tmp_path / "state", BUDGETS)
-    gate = StoreGate(BUDGETS.policy, random.Random(1))
+    breaker = CircuitBreaker(BUDGETS.policy, random.Random(1))
     try:
         ino = await state.create("a", incompressible(200_000))
-        results = await run(remote_barrier(state, gate), ino)
+        results = await run(remote_barrier(state, breaker), ino)
         assert results.outcomes == {"failed": 1}
         assert "raise it" in results.left[ino][1]
     finally:
@@ -302,13 +304,13 @@ async def test_what_a_budget_never_has_room_for_has_failed(tmp_path: Path) -> No
 
 
 async def test_a_file_that_waits_for_a_budget_is_looked_at_once_it_is_uploaded(
-    state: State, gate: StoreGate
+    state: State, breaker: CircuitBreaker
 ) -> None:
     """Else its reason would stand for an hour."""
     ino = await state.create("a", CONTENT)
     later_ns = time.time_ns() + 3600 * 10**9
     await state.engine.set_pending(PendingMove(ino, Tier.GLACIER, "a budget is spent", 1, later_ns))
-    await run(remote_barrier(state, gate), ino)
+    await run(remote_barrier(state, breaker), ino)
     pending = await state.engine.get_pending(ino)
     assert pending is not None
     assert pending.retry_ns <= time.time_ns()
@@ -397,7 +399,7 @@ async def test_compression_stays_inside_the_budget_of_disk_writes(tmp_path: Path
     try:
         first, second = [await state.create(str(n), compressible(100_000, n)) for n in range(2)]
         work = Compression(
-            state.parts, state.moves, Heat(), spending_of(state), CompressionRequest()
+            state.parts, state.moves, AccessStats(), spending_of(state), CompressionRequest()
         )
         results = await run(work, first)
         assert results.outcomes == {"done": 1}
@@ -416,9 +418,9 @@ async def test_the_codec_none_is_refused(state: State) -> None:
         compression(state, CompressionRequest(get_codec(parse_codec("none"))))
 
 
-async def test_a_deleted_file_is_left_to_the_caller(state: State, gate: StoreGate) -> None:
+async def test_a_deleted_file_is_left_to_the_caller(state: State, breaker: CircuitBreaker) -> None:
     """The caller counts it as done: nothing is left to do."""
     ino = await state.create("a", CONTENT)
     await state.unlink("a")
     with pytest.raises(StaleInodeError):
-        await run(remote_barrier(state, gate), ino)
+        await run(remote_barrier(state, breaker), ino)

@@ -1,4 +1,4 @@
-"""The lookout: how the serving thread waits for the next request.
+"""The adaptive poller: how the serving thread waits for the next request.
 
 Invariant: it looks no longer than looking pays; a thread that others need is not kept running.
 
@@ -34,7 +34,7 @@ program that does one thing after the other asks again within 0.1 ms, and the wa
 and back costs more (20 us: guess). 1 is the least that poll(2) takes."""
 
 
-class Lookout:
+class AdaptivePoller:
     """Waits for requests, and learns how long it pays to look.
 
     Args:

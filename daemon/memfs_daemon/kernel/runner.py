@@ -19,7 +19,7 @@ from memfs.linux.processes import is_dying
 from memfs.waiting import LEAVE, Call, fast_path
 from memfs_daemon.kernel.callers import Callers
 from memfs_daemon.kernel.channel import ConnectionClosedError
-from memfs_daemon.kernel.poller import Lookout
+from memfs_daemon.kernel.poller import AdaptivePoller
 from memfs_daemon.kernel.protocol import HEADER_BYTES, INTERRUPT_IN, Opcode
 from memfs_daemon.kernel.request import Payload, Request, resume
 
@@ -78,7 +78,7 @@ class Runner:
         is_dying: Callable[[int], bool] = is_dying,
     ) -> None:
         self._channel = channel
-        self._lookout = Lookout(channel.wait)
+        self._poller = AdaptivePoller(channel.wait)
         self._is_dying = is_dying
         self._operations = operations
         self._answered, self._silent = table
@@ -184,7 +184,7 @@ class Runner:
                 continue
             # A program that is alone has no second request waiting: that need not be looked for.
             batch_count_max = 1
-            if not self._lookout.find_next(may_sleep=not self._detached):
+            if not self._poller.find_next(may_sleep=not self._detached):
                 return
 
     def _serve_waiting(self, nursery: trio.Nursery, count_max: int) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
-    from memfs.policy.pools import Shares
+    from memfs.policy.pools import Pools
     from memfs.types import InodeNo
 
 log = logging.getLogger(__name__)
@@ -85,14 +85,14 @@ class DoneFiles:
     Args:
         parts: The engine and the RAM tier among them.
         moves: Drops raw files.
-        shares: Of the RAM tier.
+        pools: Of the RAM tier.
     """
 
-    def __init__(self, parts: MoveParts, moves: Moves, shares: Shares) -> None:
+    def __init__(self, parts: MoveParts, moves: Moves, pools: Pools) -> None:
         self._parts = parts
         self._engine = parts.engine
         self._moves = moves
-        self._shares = shares
+        self._pools = pools
         self._disk = _Leaving()
         self._ram = _Leaving()
         self._dropping: set[InodeNo] = set()
@@ -168,7 +168,7 @@ class DoneFiles:
         while (ino := self._ram.take()) is not None:
             if self._parts.residency.is_held(ino) and not await self._is_pinned(ino):
                 await self._parts.residency.unlock(ino, drop_pages=False)
-                self._shares.leave(ino)
+                self._pools.leave(ino)
                 return True
         return False
 
@@ -185,7 +185,7 @@ class DoneFiles:
         self._parts.faults.reach("done.dropped")
         if FormKind.PACKED in kinds:
             await self._moves.drop_form(ino, FormKind.PACKED)
-        self._shares.leave(ino)
+        self._pools.leave(ino)
         detail = "files that a program uses before it needed the room"
         decision = Decision(rules.DONE, detail, result.moved_bytes, time.time_ns())
         async with self._engine.change():

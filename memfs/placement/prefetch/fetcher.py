@@ -23,7 +23,7 @@ from memfs.errors import (
     StoreError,
 )
 from memfs.metadata.records import Decision, InodeFlags
-from memfs.placement.circuit_breaker import StoreGate
+from memfs.placement.circuit_breaker import CircuitBreaker
 from memfs.placement.costs import cost_of_fetch, stored_bytes_max
 from memfs.policy import rules
 from memfs.policy.quotas import Spent
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from memfs.moves.moves import Moves
     from memfs.placement.prefetch.done_files import DoneFiles
     from memfs.placement.quotas import Spending
-    from memfs.policy.pools import Shares
+    from memfs.policy.pools import Pools
     from memfs.policy.quotas import Cost
     from memfs.types import InodeNo
 
@@ -73,7 +73,7 @@ class Fetcher:
     Args:
         parts: The engine, the stores and the owners of state.
         moves: Hydrates.
-        shares: Of the RAM tier; what a pool has reserved is no free room.
+        pools: Of the RAM tier; what a pool has reserved is no free room.
         state_dir: On the disk of the cold tier.
         spending: The budgets.
         rng: Jitter of pauses.
@@ -84,7 +84,7 @@ class Fetcher:
         self,
         parts: MoveParts,
         moves: Moves,
-        shares: Shares,
+        pools: Pools,
         state_dir: Path,
         spending: Spending,
         rng: random.Random,
@@ -94,10 +94,10 @@ class Fetcher:
         self._done = done
         self._engine = parts.engine
         self._moves = moves
-        self._shares = shares
+        self._pools = pools
         self._state_dir = state_dir
         self._spending = spending
-        self._gate = StoreGate(parts.config.policy, rng)
+        self._breaker = CircuitBreaker(parts.config.policy, rng)
         self._hydrating_count = 0
         self._reserved_bytes = 0
         """Of the disk, for the files that are being fetched."""
@@ -175,8 +175,8 @@ class Fetcher:
     async def _hydrate(self, inode: Inode) -> Inode:
         forms = await self._engine.list_forms(inode.blob)
         asks_store = all(form.kind != FormKind.PACKED for form in forms)
-        if asks_store and self._gate.wait_s:
-            raise StalledError(self._gate.reason or "the store is down")
+        if asks_store and self._breaker.wait_s:
+            raise StalledError(self._breaker.reason or "the store is down")
         await self._check_room(inode.size)
         self._reserved_bytes += inode.size
         try:
@@ -195,13 +195,13 @@ class Fetcher:
             raise StalledError(str(error)) from error
         except StoreError as error:
             if asks_store and error.transient and not isinstance(error, ObjectMissingError):
-                self._gate.fail(str(error))
+                self._breaker.fail(str(error))
                 raise StalledError(str(error)) from error
             raise
         finally:
             self._reserved_bytes -= inode.size
         if asks_store:
-            self._gate.succeed()
+            self._breaker.succeed()
         self.fetched_count += 1
         self.fetched_bytes += hydrated.size
         return hydrated
@@ -266,8 +266,8 @@ class Fetcher:
         residency = self._parts.residency
         room_bytes = int(residency.budget_bytes * self._parts.config.warm.high_watermark)
         room_bytes -= residency.used_bytes
-        for name, size_bytes in self._shares.sizes.items():
-            room_bytes -= max(0, size_bytes - self._shares.pools[name].used_bytes)
+        for name, size_bytes in self._pools.sizes.items():
+            room_bytes -= max(0, size_bytes - self._pools.named[name].used_bytes)
         return room_bytes
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from memfs.moves.moves import Moves
     from memfs.placement.prefetch.fetcher import Fetched
     from memfs.placement.prefetch.learner import Issued
-    from memfs.policy.pools import Shares
+    from memfs.policy.pools import Pools
     from memfs.prediction.hints import JobProgress
     from memfs.prediction.predictor import Predictor
     from memfs.types import InodeNo
@@ -83,7 +83,7 @@ class Prefetcher:
         moves: Hydrates.
         activity: What programs opened.
         predictor: Learns and guesses; restored from the engine by `load`.
-        shares: Of the RAM tier.
+        pools: Of the RAM tier.
         state_dir: On the disk of the cold tier.
         rng: Jitter of pauses; seeded by tests.
         spending: The budgets; None: nothing is limited.
@@ -95,7 +95,7 @@ class Prefetcher:
         moves: Moves,
         activity: Activity,
         predictor: Predictor,
-        shares: Shares,
+        pools: Pools,
         state_dir: Path,
         rng: random.Random | None = None,
         spending: Spending | None = None,
@@ -105,11 +105,11 @@ class Prefetcher:
         self._activity = activity
         self._predictor = predictor
         self._learner = Learner(parts.engine, activity, predictor)
-        self._done = DoneFiles(parts, moves, shares)
+        self._done = DoneFiles(parts, moves, pools)
         self._fetcher = Fetcher(
             parts,
             moves,
-            shares,
+            pools,
             state_dir,
             spending or Spending(BudgetsConfig(), parts.engine),
             rng or random.Random(),

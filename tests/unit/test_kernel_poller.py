@@ -10,7 +10,7 @@ from memfs_daemon.kernel.poller import (
     LOOK_S_MIN,
     PAUSE_MS,
     PREEMPTED_S,
-    Lookout,
+    AdaptivePoller,
 )
 
 LOOK_S = 1e-6
@@ -30,13 +30,13 @@ class Program:
         self.slice_s = slice_s
         self.look_count = self.sleep_count = 0
         self._asks_s = 0.0
-        self.lookout = Lookout(self._wait, lambda: self.now_s)
+        self.poller = AdaptivePoller(self._wait, lambda: self.now_s)
 
     def ask(self, *, may_sleep: bool = True) -> bool:
         """Let the thread wait once."""
         self._asks_s = self.now_s + self.delay_s if self.delay_s is not None else float("inf")
         self.look_count = self.sleep_count = 0
-        return self.lookout.find_next(may_sleep=may_sleep)
+        return self.poller.find_next(may_sleep=may_sleep)
 
     def _wait(self, wait_ms: int) -> bool:
         if not wait_ms:
@@ -57,7 +57,7 @@ def test_a_program_that_asks_again_at_once_is_looked_for() -> None:
     program = Program(90e-6)
     slept = [program.ask() and program.sleep_count for _ in range(10)]
     assert slept == [1, 1, 1, *[0] * 7]
-    assert program.lookout.look_s <= LOOK_S_MAX
+    assert program.poller.look_s <= LOOK_S_MAX
 
 
 def test_a_program_that_takes_its_time_is_slept_for() -> None:
@@ -72,7 +72,7 @@ def test_a_program_that_takes_its_time_is_slept_for() -> None:
     program.delay_s = None
     for _ in range(5):
         assert not program.ask()
-    assert program.lookout.look_s == 0.0
+    assert program.poller.look_s == 0.0
     assert program.look_count == 1
 
 
@@ -81,13 +81,13 @@ def test_nothing_is_looked_for_where_others_need_the_processor() -> None:
     program = Program(90e-6, slice_s=3e-3)
     for _ in range(5):
         program.ask()
-    assert program.lookout.look_s == 0.0
+    assert program.poller.look_s == 0.0
     program.slice_s = 0.0
     program.ask()
     assert program.look_count == 1
     program.now_s += CALM_S
     program.ask()
-    assert program.lookout.look_s == LOOK_S_MIN
+    assert program.poller.look_s == LOOK_S_MIN
 
 
 @pytest.mark.parametrize("asks", [False, True])

@@ -1,4 +1,4 @@
-"""Heat and shares: who is charged where, who leaves next, and what survives a restart."""
+"""Access statistics and pools: who is charged where, who leaves next, and what survives a restart."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memfs.errors import InvalidValueError
-from memfs.policy.access_stats import COLD_COUNT_MAX, STORED_COUNT_MAX, Heat, decode, encode
+from memfs.policy.access_stats import COLD_COUNT_MAX, STORED_COUNT_MAX, AccessStats, decode, encode
 from memfs.policy.marks import parse_priority
 from memfs.policy.outlook import Facts, outlook
-from memfs.policy.pools import Shares
+from memfs.policy.pools import Pools
 from memfs.policy.s3fifo import QueueEntry
 from memfs.policy.view import PRIORITY_DEFAULT, Budget
 from memfs.types import InodeNo, Tier
@@ -22,46 +22,46 @@ SETTING_BYTES_MAX = 65536
 BUDGET = Budget(1000, 950, 850)
 
 
-def shares_with_pool() -> Shares:
-    shares = Shares()
-    shares.create("team", 400, 1000)
-    shares.rest.resize(Budget(600, 570, 510))
-    shares.pools["team"].resize(Budget(400, 380, 340))
-    return shares
+def pools_with_team() -> Pools:
+    pools = Pools()
+    pools.create("team", 400, 1000)
+    pools.rest.resize(Budget(600, 570, 510))
+    pools.named["team"].resize(Budget(400, 380, 340))
+    return pools
 
 
-def hold(shares: Shares, ino: int, size: int, *, priority: int = 50, pool: str = "") -> None:
-    shares.hold(ino, size, priority, pool, pinned=False)
+def hold(pools: Pools, ino: int, size: int, *, priority: int = 50, pool: str = "") -> None:
+    pools.hold(ino, size, priority, pool, pinned=False)
 
 
 def test_files_are_charged_to_their_pool() -> None:
-    shares = shares_with_pool()
-    hold(shares, 1, 100, pool="team")
-    hold(shares, 2, 50)
-    shares.hold(3, 30, PRIORITY_DEFAULT, "team", pinned=True)
-    assert shares.pools["team"].used_bytes == 130
-    assert shares.rest.used_bytes == 50
+    pools = pools_with_team()
+    hold(pools, 1, 100, pool="team")
+    hold(pools, 2, 50)
+    pools.hold(3, 30, PRIORITY_DEFAULT, "team", pinned=True)
+    assert pools.named["team"].used_bytes == 130
+    assert pools.rest.used_bytes == 50
 
 
 def test_a_file_that_changes_its_pool_is_charged_once() -> None:
-    shares = shares_with_pool()
-    hold(shares, 1, 100)
-    hold(shares, 1, 100, pool="team")
-    assert shares.rest.used_bytes == 0
-    assert shares.pools["team"].used_bytes == 100
-    shares.leave(1)
-    assert shares.pools["team"].used_bytes == 0
-    assert 1 not in shares
+    pools = pools_with_team()
+    hold(pools, 1, 100)
+    hold(pools, 1, 100, pool="team")
+    assert pools.rest.used_bytes == 0
+    assert pools.named["team"].used_bytes == 100
+    pools.leave(1)
+    assert pools.named["team"].used_bytes == 0
+    assert 1 not in pools
 
 
 def test_the_files_of_a_removed_pool_are_charged_to_the_rest() -> None:
     """They are in RAM as before, and somebody has to evict them."""
-    shares = shares_with_pool()
-    hold(shares, 1, 100, pool="team")
-    shares.hold(2, 30, PRIORITY_DEFAULT, "team", pinned=True)
-    shares.remove("team")
-    assert shares.rest.used_bytes == 130
-    assert shares.rest.pinned == {2: 30}
+    pools = pools_with_team()
+    hold(pools, 1, 100, pool="team")
+    pools.hold(2, 30, PRIORITY_DEFAULT, "team", pinned=True)
+    pools.remove("team")
+    assert pools.rest.used_bytes == 130
+    assert pools.rest.pinned == {2: 30}
 
 
 @pytest.mark.parametrize(
@@ -78,19 +78,19 @@ def test_the_files_of_a_removed_pool_are_charged_to_the_rest() -> None:
 )
 def test_a_pool_that_cannot_be_is_refused(name: str, size: int, reason: str) -> None:
     with pytest.raises(InvalidValueError, match=reason):
-        shares_with_pool().create(name, size, 1000)
+        pools_with_team().create(name, size, 1000)
 
 
 def test_an_unknown_pool_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidValueError, match=r"no pool 'x' \(team\)"):
-        shares_with_pool().require("x")
+        pools_with_team().require("x")
 
 
 def test_pools_survive_as_far_as_the_ram_tier_still_has_them() -> None:
     """A smaller warm.size leaves the later pools out and says so."""
-    stored = shares_with_pool()
+    stored = pools_with_team()
     stored.create("late", 300, 1000)
-    again = Shares()
+    again = Pools()
     refusals = again.decode(stored.encode(), 500)
     assert again.sizes == {"team": 400}
     assert len(refusals) == 1
@@ -99,28 +99,28 @@ def test_pools_survive_as_far_as_the_ram_tier_still_has_them() -> None:
 
 def test_files_of_low_priority_leave_first_and_those_of_high_priority_last() -> None:
     """And of equal priority the first that came."""
-    shares = Shares()
-    shares.rest.resize(BUDGET)
+    pools = Pools()
+    pools.rest.resize(BUDGET)
     for ino, priority in ((1, 90), (2, 50), (3, 10), (4, 50), (5, 10)):
-        hold(shares, ino, 100, priority=priority)
-    assert shares.next_to_leave(shares.rest, 450, 10) == [3, 5, 2, 4, 1]
+        hold(pools, ino, 100, priority=priority)
+    assert pools.next_to_leave(pools.rest, 450, 10) == [3, 5, 2, 4, 1]
 
 
 def test_no_more_files_are_taken_than_are_needed_or_asked_for() -> None:
-    shares = Shares()
-    shares.rest.resize(BUDGET)
+    pools = Pools()
+    pools.rest.resize(BUDGET)
     for ino in range(1, 9):
-        hold(shares, ino, 100)
-    assert shares.next_to_leave(shares.rest, 150, 10) == [1, 2]
-    assert shares.next_to_leave(shares.rest, 10_000, 3) == [3, 4, 5]
+        hold(pools, ino, 100)
+    assert pools.next_to_leave(pools.rest, 150, 10) == [1, 2]
+    assert pools.next_to_leave(pools.rest, 10_000, 3) == [3, 4, 5]
 
 
 def test_pinned_files_do_not_leave() -> None:
-    shares = Shares()
-    shares.rest.resize(BUDGET)
-    shares.hold(1, 100, PRIORITY_DEFAULT, "", pinned=True)
-    hold(shares, 2, 100)
-    assert shares.next_to_leave(shares.rest, 1000, 10) == [2]
+    pools = Pools()
+    pools.rest.resize(BUDGET)
+    pools.hold(1, 100, PRIORITY_DEFAULT, "", pinned=True)
+    hold(pools, 2, 100)
+    assert pools.next_to_leave(pools.rest, 1000, 10) == [2]
 
 
 OPERATIONS = st.lists(
@@ -136,69 +136,69 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS)
-def test_the_shares_add_up(operations: list[tuple[str, int, int, str, int]]) -> None:
-    """Each held file is charged once, to the share that is in force for it."""
-    shares = shares_with_pool()
+def test_the_pools_add_up(operations: list[tuple[str, int, int, str, int]]) -> None:
+    """Each held file is charged once, to the pool that is in force for it."""
+    pools = pools_with_team()
     charged: dict[int, tuple[str, int]] = {}
-    for name, ino, size, pool, priority in operations:
-        share = shares.share(pool)
+    for name, ino, size, pool_name, priority in operations:
+        pool = pools.pool(pool_name)
         if name == "take":
-            for taken in shares.next_to_leave(share, size, 3):
-                assert charged.pop(taken)[0] == share.name
-                shares.leave(taken)
+            for taken in pools.next_to_leave(pool, size, 3):
+                assert charged.pop(taken)[0] == pool.name
+                pools.leave(taken)
         elif name == "leave":
-            shares.leave(ino)
+            pools.leave(ino)
             charged.pop(ino, None)
         else:
-            shares.hold(ino, size, priority, pool, pinned=name == "pin")
-            charged[ino] = (share.name, size)
-        for each in (shares.rest, shares.pools["team"]):
+            pools.hold(ino, size, priority, pool_name, pinned=name == "pin")
+            charged[ino] = (pool.name, size)
+        for each in (pools.rest, pools.named["team"]):
             assert each.used_bytes == sum(
-                size for share_name, size in charged.values() if share_name == each.name
+                size for charged_name, size in charged.values() if charged_name == each.name
             )
-        assert len(shares) == len(charged)
+        assert len(pools) == len(charged)
 
 
 def test_a_copy_that_was_fetched_once_leaves_before_proven_files() -> None:
     """SSD admission: one read of the archive does not cost the working set its place."""
-    heat = Heat()
-    heat.cold.resize(300)
+    access_stats = AccessStats()
+    access_stats.cold.resize(300)
     for ino in (1, 2, 3):
-        heat.use_local(ino, 100, copied=False)
-        heat.use_local(ino, 100, copied=False)
-    heat.use_local(9, 100, copied=True)
-    assert heat.take_visitors(10) == [9]
-    heat.use_local(9, 100, copied=True)
-    assert heat.take_visitors(10) == []
-    assert 9 in heat.cold
+        access_stats.use_local(ino, 100, copied=False)
+        access_stats.use_local(ino, 100, copied=False)
+    access_stats.use_local(9, 100, copied=True)
+    assert access_stats.take_visitors(10) == [9]
+    access_stats.use_local(9, 100, copied=True)
+    assert access_stats.take_visitors(10) == []
+    assert 9 in access_stats.cold
 
 
 def test_files_that_were_written_here_need_no_proof() -> None:
     """They exist nowhere else; that they are on the disk is no decision."""
-    heat = Heat()
-    heat.cold.resize(100)
-    heat.use_local(1, 100, copied=False)
-    heat.use_local(2, 100, copied=False)
-    assert 1 in heat.cold
-    assert 2 in heat.cold
+    access_stats = AccessStats()
+    access_stats.cold.resize(100)
+    access_stats.use_local(1, 100, copied=False)
+    access_stats.use_local(2, 100, copied=False)
+    assert 1 in access_stats.cold
+    assert 2 in access_stats.cold
 
 
 def test_opens_within_the_window_make_a_file_raw() -> None:
-    heat = Heat(promote_count=3, promote_window_s=10.0)
-    heat.cold.resize(1000)
+    access_stats = AccessStats(promote_count=3, promote_window_s=10.0)
+    access_stats.cold.resize(1000)
     seconds = [0, 9, 20, 21, 22]
-    found = [heat.is_read_often(1, 100, second * 10**9) for second in seconds]
+    found = [access_stats.is_read_often(1, 100, second * 10**9) for second in seconds]
     assert found == [False, False, False, False, True]
 
 
 def test_the_disk_tier_knows_a_bounded_number_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
     assert COLD_COUNT_MAX == 200_000
     monkeypatch.setattr("memfs.policy.access_stats.COLD_COUNT_MAX", 5)
-    heat = Heat()
-    heat.cold.resize(10**9)
+    access_stats = AccessStats()
+    access_stats.cold.resize(10**9)
     for ino in range(20):
-        heat.use_local(ino, 1, copied=False)
-    assert len(heat.cold) == 5
+        access_stats.use_local(ino, 1, copied=False)
+    assert len(access_stats.cold) == 5
 
 
 def test_heat_survives_a_restart_in_bounded_form() -> None:
@@ -219,20 +219,20 @@ def test_heat_that_cannot_be_read_is_refused() -> None:
 
 
 def test_what_was_proven_before_a_restart_is_proven_after_it() -> None:
-    heat = Heat()
-    heat.cold.resize(1000)
-    heat.shares.rest.resize(BUDGET)
+    access_stats = AccessStats()
+    access_stats.cold.resize(1000)
+    access_stats.pools.rest.resize(BUDGET)
     for _ in range(2):
-        heat.use_local(7, 100, copied=False)
-    hold(heat.shares, 8, 100)
-    again = Heat()
+        access_stats.use_local(7, 100, copied=False)
+    hold(access_stats.pools, 8, 100)
+    again = AccessStats()
     again.cold.resize(1000)
-    again.shares.rest.resize(BUDGET)
-    again.decode_cold(heat.encode_cold())
-    again.decode_warm(heat.encode_warm())
+    again.pools.rest.resize(BUDGET)
+    again.decode_cold(access_stats.encode_cold())
+    again.decode_warm(access_stats.encode_warm())
     assert 7 in again.cold
-    assert again.shares.rest.queue.uses(8) == 1
-    assert 8 not in again.shares
+    assert again.pools.rest.queue.uses(8) == 1
+    assert 8 not in again.pools
 
 
 @pytest.mark.parametrize("text", ["0", "50", "100", "007"])
@@ -252,24 +252,24 @@ def facts(tier: Tier = Tier.WARM, pin: Tier | None = None, *, raw: bool = True) 
 
 def test_what_would_change_a_place_is_told() -> None:
     """Times and bytes, not just that it may change."""
-    heat = Heat()
-    heat.limits = LIMITS
-    heat.shares.rest.resize(LIMITS.warm)
-    heat.cold.resize(LIMITS.cold.high_bytes)
+    access_stats = AccessStats()
+    access_stats.limits = LIMITS
+    access_stats.pools.rest.resize(LIMITS.warm)
+    access_stats.cold.resize(LIMITS.cold.high_bytes)
     for ino in (3, 2, 1):
-        hold(heat.shares, ino, 100)
-        heat.use_local(ino, 100, copied=False)
-    warm = outlook(facts(), heat)
+        hold(access_stats.pools, ino, 100)
+        access_stats.use_local(ino, 100, copied=False)
+    warm = outlook(facts(), access_stats)
     assert "policy.warm_to_cold" in warm
     assert "passes 900 B and 200 B before it have left" in warm
-    cold = outlook(facts(tier=Tier.COLD), heat)
+    cold = outlook(facts(tier=Tier.COLD), access_stats)
     assert "comes into RAM when it is used again" in cold
     assert "policy.pack_after" in cold
     assert "200 B of used files" in cold
-    packed = outlook(facts(tier=Tier.COLD, raw=False), heat)
+    packed = outlook(facts(tier=Tier.COLD, raw=False), access_stats)
     assert "is packed" not in packed
     assert "policy.cold_to_glacier" in packed
-    heat.limits = LIMITS._replace(glacier=False)
-    assert "it stays packed" in outlook(facts(tier=Tier.COLD, raw=False), heat)
-    assert "until its pin is removed" in outlook(facts(pin=Tier.COLD), heat)
-    assert "opened 3 times within 3600 s" in outlook(facts(tier=Tier.GLACIER), heat)
+    access_stats.limits = LIMITS._replace(glacier=False)
+    assert "it stays packed" in outlook(facts(tier=Tier.COLD, raw=False), access_stats)
+    assert "until its pin is removed" in outlook(facts(pin=Tier.COLD), access_stats)
+    assert "opened 3 times within 3600 s" in outlook(facts(tier=Tier.GLACIER), access_stats)
