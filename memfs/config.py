@@ -45,17 +45,17 @@ class HotConfig:
     """`auto`: all GPUs; `cuda:0` or a GPU's UUID; `cpu`: shared memory instead of a GPU. Without
     any, there is no hot tier."""
     size_bytes: int | None = None
-    """Budget of each device; needed where there are devices."""
+    """Capacity of each device; needed where there are devices."""
     reserve_bytes: int = 512 * MIB
-    """Memory of each device that is left to others, whatever the budget."""
+    """Memory of each device that is left to others, whatever the capacity."""
     high_watermark: float = 0.8
-    """Filled beyond this share of the budget, slabs that nobody uses leave."""
+    """Filled beyond this share of the capacity, slabs that nobody uses leave."""
     low_watermark: float = 0.7
     """That stops here."""
     admission_share: float = 0.5
-    """An unpinned file larger than this share of the budget is not loaded."""
+    """An unpinned file larger than this share of the capacity is not loaded."""
     snapshot_share: float = 0.25
-    """Snapshots of one user keep at most this share of a device's budget; root's are not limited.
+    """Snapshots of one user keep at most this share of a device's capacity; root's are not limited.
     `memfs snapshots` lists and drops them."""
 
 
@@ -64,9 +64,9 @@ class WarmConfig:
     """`[warm]`: the RAM tier, by locked page cache."""
 
     size_bytes: int | None = None
-    """Budget; None: a quarter of the machine's memory. 0 turns the tier off."""
+    """Capacity; None: a quarter of the machine's memory. 0 turns the tier off."""
     high_watermark: float = 0.95
-    """Filled beyond this share of the budget, unlocking starts."""
+    """Filled beyond this share of the capacity, unlocking starts."""
     low_watermark: float = 0.85
     """Unlocking stops here."""
 
@@ -76,14 +76,14 @@ class ColdConfig:
     """`[cold]`: raw and packed files on the local disk."""
 
     size_bytes: int | None = None
-    """Budget; None: what the disk has, less `reserve_bytes`."""
+    """Capacity; None: what the disk has, less `reserve_bytes`."""
     reserve_bytes: int = 1 * GIB
     """Free space of the disk that the mover leaves to others, at most a tenth of the disk."""
     wait_for_room_s: float = 0.0
     """How long a program that begins to write may wait for room on a full disk that nothing
     relieves; 0: it is ENOSPC at once."""
     high_watermark: float = 0.9
-    """Filled beyond this share of the budget, files are packed and moved to the object store."""
+    """Filled beyond this share of the capacity, files are packed and moved to the object store."""
     low_watermark: float = 0.8
     """That stops here."""
     codec: str = "zstd:3"
@@ -177,8 +177,8 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class BudgetsConfig:
-    """`[budgets]`: what the mover may spend; None: without limit.
+class QuotasConfig:
+    """`[quotas]`: what the mover may spend; None: without limit.
 
     A day is the last 24 hours. What programs wait for counts, and is never refused.
     """
@@ -221,5 +221,5 @@ class Config:
     glacier: GlacierConfig = field(default_factory=GlacierConfig)
     encryption: EncryptionConfig = field(default_factory=EncryptionConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
+    quotas: QuotasConfig = field(default_factory=QuotasConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)

@@ -102,12 +102,12 @@ RANGES: dict[str, Range] = {
     "glacier.batch_size": Range(64 * KIB, 1 * GIB),
     "glacier.batch_idle": Range(0.0, 3600.0),
     "glacier.restore_days": Range(1, 365),
-    "budgets.upload_rate": Range(1 * KIB, 1 << 50),
-    "budgets.download_rate": Range(1 * KIB, 1 << 50),
-    "budgets.requests_per_day": Range(0, 1 << 50),
-    "budgets.upload_per_day": _SIZE,
-    "budgets.egress_per_day": _SIZE,
-    "budgets.disk_writes_per_day": _SIZE,
+    "quotas.upload_rate": Range(1 * KIB, 1 << 50),
+    "quotas.download_rate": Range(1 * KIB, 1 << 50),
+    "quotas.requests_per_day": Range(0, 1 << 50),
+    "quotas.upload_per_day": _SIZE,
+    "quotas.egress_per_day": _SIZE,
+    "quotas.disk_writes_per_day": _SIZE,
     "trace.size_max": Range(1 * MIB, 1 << 50),
     "policy.warm_to_cold": _AGE_S,
     "policy.pack_after": _AGE_S,
@@ -128,6 +128,9 @@ _ORDERED = (
 )
 """Pairs of keys of which the first must not be the larger."""
 
+_FORMER_SECTIONS = {"budgets": "quotas"}
+"""Former names of sections; they go on working."""
+
 
 def load_config(file: Path | None, overrides: Mapping[str, str] | None = None) -> Config:
     """Return the configuration in force.
@@ -145,7 +148,9 @@ def load_config(file: Path | None, overrides: Mapping[str, str] | None = None) -
     for dotted, value in _read_file(file).items():
         values[dotted] = _convert(_find_key(known, dotted, str(file)), value, str(file))
     for dotted, text in (overrides or {}).items():
-        key = _find_key(known, dotted, f"-o {dotted}")
+        former, dot, name = dotted.partition(".")
+        current = f"{_FORMER_SECTIONS.get(former, former)}{dot}{name}"
+        key = _find_key(known, current, f"-o {dotted}")
         values[dotted] = _convert(key, _from_text(key, text), f"-o {dotted}")
     _check_order(values, known)
     sections = {}
@@ -218,7 +223,12 @@ def _read_file(file: Path | None) -> dict[str, object]:
         raise UsageError(f"{file} is not valid TOML: {error}") from None
     sections = [section.name for section in dataclasses.fields(Config)]
     values: dict[str, object] = {}
-    for section, content in document.items():
+    for written, content in document.items():
+        section = _FORMER_SECTIONS.get(written, written)
+        if section != written and section in document:
+            raise UsageError(
+                f"{file}: [{written}] is the former name of [{section}]; write one of the two"
+            )
         if section not in sections:
             raise UsageError(f"{file}: unknown section [{section}]{_nearest(section, sections)}")
         if not isinstance(content, dict):

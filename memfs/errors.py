@@ -174,11 +174,11 @@ class StoreUnreachableError(StoreUnavailableError):
     """
 
 
-class BudgetSpentError(StoreError):
-    """The mover does not begin something, since a budget of the day has no room for it.
+class QuotaSpentError(StoreError):
+    """The mover does not begin something, since a quota of the day has no room for it.
 
     Args:
-        message: Which budget, what is spent of it, and when there is more.
+        message: Which quota, what is spent of it, and when there is more.
         wait_s: Seconds until there is room; 0: once what is under way has ended; infinite:
             a day allows less than it takes.
     """

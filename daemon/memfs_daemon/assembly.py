@@ -38,7 +38,7 @@ from memfs.moves.generation import StateGeneration
 from memfs.moves.moves import Moves
 from memfs.placement.mover import Mover
 from memfs.placement.prefetch.prefetcher import Prefetcher
-from memfs.placement.quotas import Spending
+from memfs.placement.quotas import Quotas
 from memfs.policy.access_stats import AccessStats
 from memfs.policy.plugins import GuardedPlanner, load_planner
 from memfs.prediction.predictor import Predictor
@@ -101,10 +101,10 @@ class Assembly:
     filesystem: Filesystem
     driver: Driver
     tracing: Tracing
-    spending: Spending
+    quotas: Quotas
     access_stats: AccessStats
     warm_bytes: int
-    """Budget of the RAM tier."""
+    """Capacity of the RAM tier."""
     glacier: GlacierConfig
     generation: StateGeneration | None
     """None: there is no store, or it lies within the state directory."""
@@ -169,7 +169,7 @@ def assemble(
     """
     _check_codecs(config)
     if config.hot.devices and config.hot.size_bytes is None:
-        raise UsageError("hot.devices needs hot.size, the budget of each device, such as 20GiB")
+        raise UsageError("hot.devices needs hot.size, the capacity of each device, such as 20GiB")
     planner = _load_planner(config)
     keys = load_key_ring(config.encryption.keys, os.environ)
     if choice.refusal is not None:
@@ -180,13 +180,11 @@ def assemble(
         raw_store = RawStore(state_dir)
         stack.callback(raw_store.close)
         packed_store = PackedStore(state_dir)
-        spending = Spending(config.budgets, engine)
+        quotas = Quotas(config.quotas, engine)
         remote, health = None, StoreHealth()
         if config.glacier.enabled:
             objects_dir = state_dir / GLACIER_NAME
-            remote = open_remote_store(
-                config.glacier, objects_dir, config.budgets, spending, health
-            )
+            remote = open_remote_store(config.glacier, objects_dir, config.quotas, quotas, health)
         generation = None
         if remote is not None and config.glacier.url is not None:
             generation = StateGeneration(engine, remote, packed_store.temporary_path, health=health)
@@ -224,7 +222,7 @@ def assemble(
         board = HotBoard() if config.hot.devices else None
         move_parts.hot = board
         access_stats = AccessStats(config.policy.promote_count, config.policy.promote_window_s)
-        policy = PolicyMethods(engine, access_stats, planner, activity, residency.budget_bytes)
+        policy = PolicyMethods(engine, access_stats, planner, activity, residency.capacity_bytes)
         features = _features(config, options, choice, residency)
         filesystem = Filesystem(
             Parts(
@@ -256,7 +254,7 @@ def assemble(
             Predictor(),
             access_stats.pools,
             state_dir,
-            spending=spending,
+            quotas=quotas,
         )
         driver, describe = _build_driver(
             filesystem,
@@ -276,9 +274,9 @@ def assemble(
             state_dir,
             access_stats=access_stats,
             planner=planner,
-            spending=spending,
+            quotas=quotas,
         )
-        scrubber = Scrubber(move_parts, moves, spending)
+        scrubber = Scrubber(move_parts, moves, quotas)
         tracing = Tracing(recorder, mountpoint, config.trace)
         status = Status(
             StatusParts(
@@ -289,7 +287,7 @@ def assemble(
                 residency,
                 remote,
                 prefetcher,
-                spending,
+                quotas,
                 policy,
                 move_parts.tally,
                 keys,
@@ -323,9 +321,9 @@ def assemble(
             filesystem=filesystem,
             driver=driver,
             tracing=tracing,
-            spending=spending,
+            quotas=quotas,
             access_stats=access_stats,
-            warm_bytes=residency.budget_bytes,
+            warm_bytes=residency.capacity_bytes,
             glacier=config.glacier,
             generation=generation,
             remote=remote,
@@ -413,7 +411,7 @@ def _features(
         acl=choice.name == "kernel",
         atime=options.atime,
         strict_atime=bool(options.strict_atime),
-        warm=residency.budget_bytes > 0,
+        warm=residency.capacity_bytes > 0,
         glacier=config.glacier.enabled,
         hydrate_bytes_max=config.cold.hydrate_bytes_max,
         codec=config.cold.codec,

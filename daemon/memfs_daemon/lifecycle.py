@@ -76,7 +76,7 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
     await _note_store(parts)
     if parts.generation is not None:
         await parts.generation.begin(take_stale=parts.take_stale_state)
-    await parts.spending.load()
+    await parts.quotas.load()
     await parts.moves.recover()
     await parts.filesystem.recover()
     await parts.tracing.begin()

@@ -29,7 +29,7 @@ class PolicyMethods:
         access_stats: Has the pools.
         planner: The policy in charge.
         activity: Wakes the mover.
-        warm_bytes: Budget of the RAM tier.
+        warm_bytes: Capacity of the RAM tier.
     """
 
     def __init__(

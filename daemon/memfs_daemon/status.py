@@ -16,11 +16,11 @@ from memfs import __version__
 from memfs.content.space import measure_cold_space
 from memfs.control.report import (
     COUNT_MAX,
-    BudgetReport,
     CodecReport,
     DriverReport,
     PendingReport,
     PrefetchReport,
+    QuotaReport,
     StatusReport,
     StoreReport,
     TierReport,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from memfs.metadata.records import PendingMove, Usage
     from memfs.moves.tally import CompressionTally
     from memfs.placement.prefetch.prefetcher import Prefetcher
-    from memfs.placement.quotas import Spending
+    from memfs.placement.quotas import Quotas
     from memfs.stores.health import StoreHealth
     from memfs.stores.lost_found import LostFound
     from memfs.stores.store import RemoteStore
@@ -68,7 +68,7 @@ class StatusParts(NamedTuple):
     residency: Residency
     remote: RemoteStore | None
     prefetcher: Prefetcher
-    spending: Spending
+    quotas: Quotas
     policy: PolicyMethods
     tally: CompressionTally
     keys: KeyRing
@@ -122,7 +122,7 @@ class Status:
             keys=tuple(parts.keys.ids),
             prefetch=decode(PrefetchReport, cast("JsonValue", parts.prefetcher.status())),
             policy=parts.policy.report(),
-            budgets=_budgets(parts.spending),
+            quotas=_quotas(parts.quotas),
         )
 
     async def pending(self, limit: int = COUNT_MAX) -> list[PendingReport]:
@@ -145,21 +145,21 @@ class Status:
         space = measure_cold_space(parts.state_dir, parts.config.cold, usage)
         warm = TierReport(
             tier=Tier.WARM.label,
-            budget_bytes=parts.residency.budget_bytes,
+            capacity_bytes=parts.residency.capacity_bytes,
             used_bytes=parts.residency.used_bytes,
             file_count=parts.residency.held_count,
             note=parts.residency.note,
         )
         cold = TierReport(
             tier=Tier.COLD.label,
-            budget_bytes=space.budget_bytes,
+            capacity_bytes=space.capacity_bytes,
             used_bytes=space.used_bytes,
             file_count=usage.raw_count + usage.packed_count,
             note=self._cold_note(space),
         )
         glacier = TierReport(
             tier=Tier.GLACIER.label,
-            budget_bytes=None,
+            capacity_bytes=None,
             used_bytes=usage.remote_bytes,
             file_count=usage.remote_count,
             note=self._glacier_note(),
@@ -185,7 +185,7 @@ class Status:
         devices = board.server.devices if board.server is not None else ()
         report = TierReport(
             tier=Tier.HOT.label,
-            budget_bytes=sum(device.budget_bytes for device in devices),
+            capacity_bytes=sum(device.capacity_bytes for device in devices),
             used_bytes=sum(each.size_bytes for each in board.residents.values()),
             file_count=len(board.residents),
             note=board.note,
@@ -199,7 +199,7 @@ class Status:
                 f"{room.held_count} requests of programs that write are held back: less than "
                 f"{format_size(room.floor_bytes)} are free, and files are on their way to the store"
             )
-        high_bytes = int(space.budget_bytes * self._parts.config.cold.high_watermark)
+        high_bytes = int(space.capacity_bytes * self._parts.config.cold.high_watermark)
         if space.used_bytes <= high_bytes:
             return None
         beyond = f"beyond its high watermark of {format_size(high_bytes)}: "
@@ -210,7 +210,7 @@ class Status:
             )
         if self._parts.health.well is False:
             return f"{beyond}files leave it when the object store answers again"
-        return f"{beyond}files leave it, but for those that are open, pinned or held by a budget"
+        return f"{beyond}files leave it, but for those that are open, pinned or held by a quota"
 
     async def _work(self, usage: Usage) -> WorkReport:
         engine = self._parts.engine
@@ -246,10 +246,10 @@ class Status:
         return reports
 
 
-def _budgets(spending: Spending) -> tuple[BudgetReport, ...]:
+def _quotas(quotas: Quotas) -> tuple[QuotaReport, ...]:
     return tuple(
-        BudgetReport(str(use.spent), use.limit, use.used, use.reserved, use.frees_s)
-        for use in spending.uses()
+        QuotaReport(str(use.spent), use.limit, use.used, use.reserved, use.frees_s)
+        for use in quotas.uses()
     )
 
 

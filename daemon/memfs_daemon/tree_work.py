@@ -93,7 +93,7 @@ class TreeMethods:
         Returns:
             `keys` as well: forms and stored bytes by the key id that they had.
         """
-        work = Rekeying(self._moves, self._mover.spending, dry_run=dry_run)
+        work = Rekeying(self._moves, self._mover.quotas, dry_run=dry_run)
         answer = await _run(inos, work)
         answer["keys"] = {key_id: [*counts] for key_id, counts in work.keys.items()}
         return answer
@@ -119,7 +119,7 @@ class TreeMethods:
         chosen = None if codec is None else get_codec(parse_codec(codec))
         request = CompressionRequest(chosen, drop_raw, dry_run)
         work = Compression(
-            self._parts, self._moves, self._access_stats, self._mover.spending, request
+            self._parts, self._moves, self._access_stats, self._mover.quotas, request
         )
         return await _run(inos, work)
 
@@ -136,7 +136,7 @@ class TreeMethods:
         if level == Level.LOCAL:
             return await _run(inos, LocalBarrier(self._parts, self._mover.durability))
         mover = self._mover
-        work = RemoteBarrier(self._parts, self._moves, mover.breaker, mover.spending)
+        work = RemoteBarrier(self._parts, self._moves, mover.breaker, mover.quotas)
         return await _run(inos, work)
 
 

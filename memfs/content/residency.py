@@ -1,7 +1,7 @@
-"""Residency: which raw files are held in RAM, locked in the page cache, within a byte budget.
+"""Residency: which raw files are held in RAM, locked in the page cache, up to a capacity.
 
-Invariant: `used_bytes` is the sum over the held files, in whole pages, and never above the budget;
-a file is held at most once. This is the one owner of that account.
+Invariant: `used_bytes` is the sum over the held files, in whole pages, and never above the
+capacity; a file is held at most once. This is the one owner of that account.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LockOutcome(enum.Enum):
     CACHED = "cached"
     """Its pages are read in and counted, but the kernel may take them: see `refusal`."""
     NO_ROOM = "no room"
-    """It does not fit into the budget now."""
+    """It does not fit into the capacity now."""
     OFF = "off"
     """There is no RAM tier."""
     GONE = "gone"
@@ -100,7 +100,7 @@ def _is_shorter(fd: int, size: int) -> bool:
     return status.st_nlink == 0 or status.st_size < size
 
 
-def default_budget_bytes() -> int:
+def default_capacity_bytes() -> int:
     """Return a quarter of the machine's memory (sysconf(3), _SC_PHYS_PAGES)."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
@@ -110,13 +110,13 @@ class Residency:
 
     Args:
         raw_store: Opens raw files.
-        config: The budget.
+        config: The capacity.
     """
 
     def __init__(self, raw_store: RawStore, config: WarmConfig) -> None:
         self._raw_store = raw_store
         size = config.size_bytes
-        self.budget_bytes = default_budget_bytes() if size is None else size
+        self.capacity_bytes = default_capacity_bytes() if size is None else size
         """Most bytes held; 0: no RAM tier."""
         self.used_bytes = 0
         """Bytes held, or about to be, in whole pages."""
@@ -158,10 +158,10 @@ class Residency:
     def note(self) -> str | None:
         """Why the tier does not hold all that it should, with the remedy; before that happens."""
         limit = self._lock_limit_bytes
-        if self.refusal is not None or limit is None or limit >= self.budget_bytes:
+        if self.refusal is not None or limit is None or limit >= self.capacity_bytes:
             return self.refusal
         return (
-            f"at most {format_size(limit)} of {format_size(self.budget_bytes)} can be locked "
+            f"at most {format_size(limit)} of {format_size(self.capacity_bytes)} can be locked "
             "(RLIMIT_MEMLOCK); the kernel may take the rest: raise it (`ulimit -l`, "
             "/etc/security/limits.conf, LimitMEMLOCK= in the unit) or lower warm.size"
         )
@@ -186,7 +186,7 @@ class Residency:
         return held is not None and held.raw == raw and held.size == size
 
     def charged_bytes(self, ino: InodeNo) -> int:
-        """Return what a file takes of the budget."""
+        """Return what a file takes of the capacity."""
         held = self._held.get(ino)
         return held.charged_bytes if held is not None else 0
 
@@ -213,7 +213,7 @@ class Residency:
     def status(self) -> dict[str, object]:
         """Return the RAM tier in numbers, for `memfs status`."""
         return {
-            "budget_bytes": self.budget_bytes,
+            "capacity_bytes": self.capacity_bytes,
             "used_bytes": self.used_bytes,
             "locked_bytes": self.locked_bytes,
             "file_count": len(self._held),
@@ -302,8 +302,8 @@ class Residency:
         self._releaser.shutdown(wait=True)
 
     def _reserve(self, request: LockRequest) -> _Held | LockOutcome:
-        """Charge a file to the budget; its pages follow."""
-        if not self.budget_bytes:
+        """Charge a file to the capacity; its pages follow."""
+        if not self.capacity_bytes:
             return LockOutcome.OFF
         held = self._held.get(request.ino)
         if held is not None:
@@ -313,7 +313,7 @@ class Residency:
             self.release(request.ino, drop_pages=False)
         fresh = _Held(request)
         if (
-            self.used_bytes + fresh.charged_bytes > self.budget_bytes
+            self.used_bytes + fresh.charged_bytes > self.capacity_bytes
             or len(self._held) >= HELD_COUNT_MAX
         ):
             return LockOutcome.NO_ROOM

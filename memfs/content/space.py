@@ -21,7 +21,7 @@ RESERVE_SHARE_MAX = 0.1
 class ColdSpace(NamedTuple):
     """The cold tier in bytes."""
 
-    budget_bytes: int
+    capacity_bytes: int
     used_bytes: int
     """Raw and packed files."""
     available_bytes: int
@@ -31,10 +31,10 @@ class ColdSpace(NamedTuple):
 
 
 def measure_cold_space(state_dir: Path, config: ColdConfig, usage: Usage) -> ColdSpace:
-    """Return the budget of the cold tier and its use.
+    """Return the capacity of the cold tier and its use.
 
-    Without a configured size the budget is what memfs uses plus what is free on the disk, less the
-    reserve: what others store there shrinks it.
+    Without a configured size the capacity is what memfs uses plus what is free on the disk, less
+    the reserve: what others store there shrinks it.
 
     Args:
         state_dir: On the disk in question; statvfs(3) is asked.
@@ -50,5 +50,5 @@ def measure_cold_space(state_dir: Path, config: ColdConfig, usage: Usage) -> Col
     if config.size_bytes is None:
         return ColdSpace(available_bytes, used_bytes, available_bytes, reserve_bytes)
     # A disk that is smaller than the configured size, or filled by others, counts as well.
-    budget_bytes = min(config.size_bytes, available_bytes)
-    return ColdSpace(budget_bytes, used_bytes, available_bytes, reserve_bytes)
+    capacity_bytes = min(config.size_bytes, available_bytes)
+    return ColdSpace(capacity_bytes, used_bytes, available_bytes, reserve_bytes)

@@ -13,7 +13,7 @@ class TierReport(NamedTuple):
 
     tier: str
     """`hot` where there is one, `warm`, `cold` or `glacier`."""
-    budget_bytes: int | None
+    capacity_bytes: int | None
     """None: without limit."""
     used_bytes: int
     file_count: int
@@ -152,11 +152,11 @@ class CodecReport(NamedTuple):
     spared_bytes: int
 
 
-class BudgetReport(NamedTuple):
+class QuotaReport(NamedTuple):
     """What may be spent in a day."""
 
-    budget: str
-    """The key in `[budgets]`: `requests_per_day` is in requests, the others are in bytes."""
+    quota: str
+    """The key in `[quotas]`: `requests_per_day` is in requests, the others are in bytes."""
     limit: int
     used: int
     """In the last day, by the mover and by programs."""
@@ -192,7 +192,7 @@ class StatusReport(NamedTuple):
     work: WorkReport
     prefetch: PrefetchReport
     policy: PolicyReport
-    budgets: tuple[BudgetReport, ...]
+    quotas: tuple[QuotaReport, ...]
     """Those that are configured."""
     codecs: tuple[CodecReport, ...]
     keys: tuple[str, ...]

@@ -105,8 +105,8 @@ class AttributeRequests(Writing):
         cold = self._features.cold
         if cold.size_bytes is not None:
             space = measure_cold_space(self._state_dir, cold, usage)
-            blocks = space.budget_bytes // disk.f_frsize
-            free = max(0, space.budget_bytes - space.used_bytes) // disk.f_frsize
+            blocks = space.capacity_bytes // disk.f_frsize
+            free = max(0, space.capacity_bytes - space.used_bytes) // disk.f_frsize
             available = min(free, available)
         files_free = available * disk.f_frsize // 4096
         return FilesystemStatistics(

@@ -32,7 +32,7 @@ class HotDevice(NamedTuple):
     name: str
     kind: str
     """`cuda` or `cpu`."""
-    budget_bytes: int
+    capacity_bytes: int
 
 
 class HotServerInfo(NamedTuple):

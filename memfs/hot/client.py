@@ -235,7 +235,7 @@ class HotClient:
             self._call({"op": "release", "lease": lease})
 
     def stats(self) -> dict[str, object]:
-        """Return budgets, slabs and counters of the server."""
+        """Return capacities, slabs and counters of the server."""
         return self._call({"op": "stats"}).message
 
     def snapshot(self, name: str, tokens: Mapping[str, str]) -> dict[str, object]:

@@ -77,8 +77,8 @@ class Loader:
     """Fills and empties the pool.
 
     Args:
-        pool: With a budget for each device.
-        devices: What it has budgets for.
+        pool: With a capacity for each device.
+        devices: What it has capacities for.
         reserve_bytes: Of each device's memory, left to others.
         headers: Reads what files hold.
     """

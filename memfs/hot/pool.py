@@ -2,7 +2,7 @@
 
 Invariants:
 - `used_bytes` of a device is the sum of the sizes of its entries, doomed ones included, and grows
-  only within the budget of that moment.
+  only within the capacity of that moment.
 - An entry that is leased, pinned, in a snapshot or still loading is never chosen to leave.
 
 Pure: knows no device and no clock. Evicts by priority class, the lowest first, and within a class
@@ -95,7 +95,7 @@ class Entry:
         self.device = device
         """UUID."""
         self.size_bytes = size_bytes
-        """What it takes of the budget, its index included."""
+        """What it takes of the capacity, its index included."""
         self.index_bytes = index_bytes
         """The part that is not on the device but in the server's memory."""
         self.priority = priority
@@ -115,7 +115,7 @@ class Entry:
         return self.queued and not (self.pinned or self.lease_count or self.snapshots)
 
 
-class DeviceBudget(NamedTuple):
+class DeviceCapacity(NamedTuple):
     """How much of a device the hot tier may take."""
 
     uuid: str
@@ -126,18 +126,18 @@ class DeviceBudget(NamedTuple):
     low_watermark: float = 0.7
     """That stops here."""
     admission_share: float = 0.5
-    """An unpinned slab larger than this share of the budget is not taken."""
+    """An unpinned slab larger than this share of the capacity is not taken."""
     snapshot_share: float = 1.0
-    """Snapshots of one user keep no larger share of the budget."""
+    """Snapshots of one user keep no larger share of the capacity."""
 
 
 class _DeviceQueues:
     """The slabs of one device by priority class."""
 
-    def __init__(self, budget: DeviceBudget) -> None:
-        self.budget = budget
-        self.limit_bytes = budget.size_bytes
-        """The budget as far as the device has it now."""
+    def __init__(self, capacity: DeviceCapacity) -> None:
+        self.capacity = capacity
+        self.limit_bytes = capacity.size_bytes
+        """The capacity as far as the device has it now."""
         self.used_bytes = 0
         self.index_bytes = 0
         """The part of `used_bytes` that is not on the device."""
@@ -147,7 +147,7 @@ class _DeviceQueues:
         """Return the queue of a class."""
         found = self._classes.get(priority)
         if found is None:
-            found = self._classes[priority] = S3Fifo(self.budget.size_bytes)
+            found = self._classes[priority] = S3Fifo(self.capacity.size_bytes)
         return found
 
     def queues(self) -> list[S3Fifo]:
@@ -159,11 +159,11 @@ class Pool:
     """The slabs of all devices.
 
     Args:
-        budgets: One a device.
+        capacities: One a device.
     """
 
-    def __init__(self, budgets: Sequence[DeviceBudget]) -> None:
-        self._devices = {budget.uuid: _DeviceQueues(budget) for budget in budgets}
+    def __init__(self, capacities: Sequence[DeviceCapacity]) -> None:
+        self._devices = {capacity.uuid: _DeviceQueues(capacity) for capacity in capacities}
         self._entries: dict[SlabKey, Entry] = {}
 
     # --- questions -------------------------------------------------------------------------------
@@ -186,12 +186,12 @@ class Pool:
         return self._devices[device].used_bytes
 
     def limit_bytes(self, device: str) -> int:
-        """The budget of a device as far as it has that now."""
+        """The capacity of a device as far as it has that now."""
         return self._devices[device].limit_bytes
 
-    def budget(self, device: str) -> DeviceBudget:
-        """The budget of a device as configured."""
-        return self._devices[device].budget
+    def capacity(self, device: str) -> DeviceCapacity:
+        """The capacity of a device as configured."""
+        return self._devices[device].capacity
 
     def held_bytes(self, device: str) -> int:
         """Bytes of a device that cannot be made free now."""
@@ -208,7 +208,7 @@ class Pool:
         """
         here = self._devices[device]
         held_bytes = here.used_bytes - here.index_bytes
-        here.limit_bytes = max(0, min(here.budget.size_bytes, held_bytes + free_bytes))
+        here.limit_bytes = max(0, min(here.capacity.size_bytes, held_bytes + free_bytes))
 
     def place(
         self, key: SlabKey, size_bytes: int, device: str | None = None, *, pinned: bool = False
@@ -372,9 +372,9 @@ class Pool:
         """
         here = self._devices[device]
         used_bytes = here.used_bytes + coming_bytes
-        if used_bytes <= here.budget.high_watermark * here.limit_bytes:
+        if used_bytes <= here.capacity.high_watermark * here.limit_bytes:
             return []
-        low_bytes = int(here.budget.low_watermark * here.limit_bytes)
+        low_bytes = int(here.capacity.low_watermark * here.limit_bytes)
         return self._evict(device, used_bytes - low_bytes)
 
     # --- parts -----------------------------------------------------------------------------------
@@ -399,7 +399,7 @@ class Pool:
 
     def _fits(self, device: str, size_bytes: int, *, pinned: bool) -> bool:
         here = self._devices[device]
-        if not pinned and size_bytes > here.budget.admission_share * here.budget.size_bytes:
+        if not pinned and size_bytes > here.capacity.admission_share * here.capacity.size_bytes:
             return False
         return size_bytes <= self._room_bytes(device) + self._evictable_bytes(device)
 
@@ -427,13 +427,13 @@ class Pool:
         parts = []
         for name in names:
             here = self._devices[name]
-            budget, share = here.budget.size_bytes, here.budget.admission_share
+            capacity, share = here.capacity.size_bytes, here.capacity.admission_share
             parts.append(
-                f"{name} has {format_size(here.limit_bytes)} of its budget of "
-                f"{format_size(budget)}, {format_size(self.held_bytes(name))} of it held"
+                f"{name} has {format_size(here.limit_bytes)} of its capacity of "
+                f"{format_size(capacity)}, {format_size(self.held_bytes(name))} of it held"
             )
-            if size_bytes > share * budget:
-                parts.append(f"unpinned files may take {share:.0%} of a budget")
+            if size_bytes > share * capacity:
+                parts.append(f"unpinned files may take {share:.0%} of a capacity")
         return (
             f"{format_size(size_bytes)} of tensors fit nowhere: {'; '.join(parts)}; "
             "unpin others, close programs that hold tensors, or raise hot.size"

@@ -119,7 +119,7 @@ class Programs:
         self.attach_count = 0
 
     def stats(self, uid: int = ROOT_UID) -> dict[str, object]:
-        """Return budgets and counters, with the slabs and snapshots that a user may open.
+        """Return capacities and counters, with the slabs and snapshots that a user may open.
 
         Args:
             uid: Of the user; those of all users are root's to see.

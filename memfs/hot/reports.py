@@ -80,7 +80,7 @@ def _describe_device(loader: Loader, uuid: str, entries: Sequence[Entry]) -> dic
         "uuid": uuid,
         "name": device.name,
         "kind": device.kind,
-        "budget_bytes": pool.limit_bytes(uuid),
+        "capacity_bytes": pool.limit_bytes(uuid),
         "used_bytes": pool.used_bytes(uuid),
         "pinned_bytes": sum(entry.size_bytes for entry in here if entry.pinned),
         "leased_bytes": sum(entry.size_bytes for entry in here if entry.lease_count),

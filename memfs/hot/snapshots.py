@@ -133,8 +133,8 @@ class Snapshots:
         for entry in kept | set(entries):
             sizes[entry.device] += entry.size_bytes
         for device, size_bytes in sizes.items():
-            budget = self._pool.budget(device)
-            limit_bytes = int(budget.snapshot_share * budget.size_bytes)
+            capacity = self._pool.capacity(device)
+            limit_bytes = int(capacity.snapshot_share * capacity.size_bytes)
             if size_bytes > limit_bytes:
                 raise HotTierFullError(
                     f"snapshots of user {uid} would keep {format_size(size_bytes)} of {device}, "

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from memfs.moves.file_work import WorkResults
     from memfs.moves.moves import Moves
     from memfs.moves.outcome import MoveResult
-    from memfs.placement.quotas import Spending
+    from memfs.placement.quotas import Quotas
     from memfs.policy.access_stats import AccessStats
     from memfs.types import InodeNo
 
@@ -61,7 +61,7 @@ class Compression:
         parts: The engine and the stores among them.
         moves: Packs and drops.
         access_stats: Is told what leaves RAM.
-        spending: The budgets.
+        quotas: The quotas.
         request: What is asked for.
 
     Raises:
@@ -73,7 +73,7 @@ class Compression:
         parts: MoveParts,
         moves: Moves,
         access_stats: AccessStats,
-        spending: Spending,
+        quotas: Quotas,
         request: CompressionRequest,
     ) -> None:
         if request.codec is not None and request.codec.spec == NO_CODEC:
@@ -81,7 +81,7 @@ class Compression:
         self._parts = parts
         self._moves = moves
         self._access_stats = access_stats
-        self._spending = spending
+        self._quotas = quotas
         self._request = request
 
     async def do(self, ino: InodeNo, results: WorkResults) -> None:
@@ -151,7 +151,7 @@ class Compression:
 
     async def _make_packed(self, inode: Inode, *, recode: bool) -> MoveResult:
         unpacked_bytes = inode.size if recode and not inode.raw else 0
-        with self._spending.reserved({Spent.DISK_WRITES: unpacked_bytes + inode.size}) as actual:
+        with self._quotas.reserved({Spent.DISK_WRITES: unpacked_bytes + inode.size}) as actual:
             if recode:
                 await self._moves.hydrate(inode.ino)
                 await self._moves.drop_form(inode.ino, FormKind.PACKED)

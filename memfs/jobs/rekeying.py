@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memfs.moves.file_work import WorkResults
     from memfs.moves.moves import Moves
     from memfs.moves.rekeying import KeyedForm
-    from memfs.placement.quotas import Spending
+    from memfs.placement.quotas import Quotas
     from memfs.types import InodeNo
 
 _REASONS: dict[MoveOutcome | str, str] = {
@@ -33,13 +33,13 @@ class Rekeying:
 
     Args:
         moves: Makes the moves.
-        spending: The budgets.
+        quotas: The quotas.
         dry_run: Only count forms by key.
     """
 
-    def __init__(self, moves: Moves, spending: Spending, *, dry_run: bool) -> None:
+    def __init__(self, moves: Moves, quotas: Quotas, *, dry_run: bool) -> None:
         self._moves = moves
-        self._spending = spending
+        self._quotas = quotas
         self._dry_run = dry_run
         self.keys: dict[str, list[int]] = {}
         """Forms and stored bytes by key id as they were found; empty id: in clear. Those of files
@@ -63,7 +63,7 @@ class Rekeying:
             return MoveOutcome.UNNEEDED, 0
         if self._dry_run:
             return DUE, 0
-        with self._spending.reserved(cost_of_rekey(forms)):
+        with self._quotas.reserved(cost_of_rekey(forms)):
             return await self._moves.rekey(ino)
 
     async def finish(self, results: WorkResults) -> None:

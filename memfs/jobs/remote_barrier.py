@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import (
-    BudgetSpentError,
     MemfsError,
     NotSupportedError,
+    QuotaSpentError,
     StaleInodeError,
     StoreError,
 )
@@ -26,7 +26,7 @@ from memfs.metadata.records import InodeFlags
 from memfs.moves.file_work import WAITING, refusal_outcome
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import find_form
-from memfs.placement.batch_quota import BatchBudget
+from memfs.placement.batch_quota import BatchQuota
 from memfs.placement.batcher import FILES_A_BATCH_MAX
 from memfs.placement.costs import cost_of_upload, stored_bytes_max
 from memfs.policy.quotas import Spent
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from memfs.moves.file_work import WorkResults
     from memfs.moves.moves import Moves
     from memfs.placement.circuit_breaker import CircuitBreaker
-    from memfs.placement.quotas import Spending
+    from memfs.placement.quotas import Quotas
     from memfs.types import InodeNo
 
 _WRITTEN = "a program has it open for writing or mapped; it is uploaded when that ends"
@@ -51,27 +51,27 @@ class RemoteBarrier:
     """Gives files objects in the store; a `FileWork`.
 
     Small files share objects, as those that the mover uploads. While the store is down, nobody asks
-    it: the files wait with its reason; and with that of a budget of the day that is spent.
+    it: the files wait with its reason; and with that of a quota of the day that is spent.
 
     Args:
         parts: The engine and the configuration among them.
         moves: Makes the uploads.
         gate: Of the mover.
-        spending: The budgets.
+        quotas: The quotas.
 
     Raises:
         NotSupportedError: There is no object store.
     """
 
     def __init__(
-        self, parts: MoveParts, moves: Moves, breaker: CircuitBreaker, spending: Spending
+        self, parts: MoveParts, moves: Moves, breaker: CircuitBreaker, quotas: Quotas
     ) -> None:
         if parts.remote is None:
             raise NotSupportedError("no glacier tier is configured: set glacier.url")
         self._parts = parts
         self._moves = moves
         self._breaker = breaker
-        self._spending = spending
+        self._quotas = quotas
         self._small: list[Inode] = []
         self._small_bytes = 0
 
@@ -117,20 +117,20 @@ class RemoteBarrier:
             return
         if self._wait_for_store(files, results):
             return
-        budget = BatchBudget(self._spending, sum(file.size for file in files))
+        quota = BatchQuota(self._quotas, sum(file.size for file in files))
         try:
-            chosen = self._within(budget, files, results)
+            chosen = self._within(quota, files, results)
             if not chosen:
                 return
             try:
                 found = await self._moves.upload_batch([file.ino for file in chosen])
             except (MemfsError, OSError) as error:
-                budget.close(None)
+                quota.close(None)
                 self._note_refusal(chosen, error, results)
                 return
-            budget.close(sum(result.moved_bytes for result in found.values()))
+            quota.close(sum(result.moved_bytes for result in found.values()))
         finally:
-            budget.close()
+            quota.close()
         self._breaker.succeed()
         for file in chosen:
             outcome, moved_bytes = found[file.ino]
@@ -140,14 +140,14 @@ class RemoteBarrier:
                 await self._note(file.ino, outcome, moved_bytes, results)
 
     def _within(
-        self, budget: BatchBudget, files: Sequence[Inode], results: WorkResults
+        self, quota: BatchQuota, files: Sequence[Inode], results: WorkResults
     ) -> list[Inode]:
-        """Return those of some files that the budgets of the day have room for."""
+        """Return those of some files that the quotas of the day have room for."""
         chosen = []
         for file in files:
             try:
-                budget.add(file.size)
-            except BudgetSpentError as error:
+                quota.add(file.size)
+            except QuotaSpentError as error:
                 self._note_refusal([file], error, results)
             else:
                 chosen.append(file)
@@ -160,7 +160,7 @@ class RemoteBarrier:
         size = file.size if packed is None else packed.stored_bytes
         cost = cost_of_upload(stored_bytes_max(size), copied=packed is None)
         try:
-            with self._spending.reserved(cost) as actual:
+            with self._quotas.reserved(cost) as actual:
                 outcome, moved_bytes = await self._moves.upload(file.ino)
                 actual[Spent.DISK_WRITES] = min(actual[Spent.DISK_WRITES], moved_bytes)
         except (MemfsError, OSError) as error:
@@ -198,7 +198,7 @@ class RemoteBarrier:
     def _note_refusal(
         self, files: Sequence[Inode], error: MemfsError | OSError, results: WorkResults
     ) -> None:
-        if isinstance(error, StoreError) and not isinstance(error, BudgetSpentError):
+        if isinstance(error, StoreError) and not isinstance(error, QuotaSpentError):
             self._breaker.fail(str(error))
         for file in files:
             results.note(file.ino, refusal_outcome(error), str(error))

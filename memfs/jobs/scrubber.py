@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.config import BudgetsConfig
-from memfs.errors import BudgetSpentError, InvalidValueError, MemfsError, StaleInodeError
+from memfs.config import QuotasConfig
+from memfs.errors import InvalidValueError, MemfsError, QuotaSpentError, StaleInodeError
 from memfs.moves.scrubbing import FormCheck, Pace, Scrubbed, ScrubOutcome, scrub_file
 from memfs.placement.costs import cost_of_fetch
-from memfs.placement.quotas import Spending
+from memfs.placement.quotas import Quotas
 from memfs.signals import Signal
 from memfs.stores.paced import unhurried
 from memfs.types import FormKind, InodeNo
@@ -50,13 +50,13 @@ class Scrubber:
     Args:
         parts: What moves work with.
         moves: Makes raw files again.
-        spending: The budgets; None: nothing is limited.
+        quotas: The quotas; None: nothing is limited.
     """
 
-    def __init__(self, parts: MoveParts, moves: Moves, spending: Spending | None = None) -> None:
+    def __init__(self, parts: MoveParts, moves: Moves, quotas: Quotas | None = None) -> None:
         self._parts = parts
         self._moves = moves
-        self._spending = spending or Spending(BudgetsConfig(), parts.engine)
+        self._quotas = quotas or Quotas(QuotasConfig(), parts.engine)
         self._changed = Signal()
         """`_running` has."""
         self._scope: trio.CancelScope | None = None
@@ -164,7 +164,7 @@ class Scrubber:
         log.info("scrub: %d files, %d bytes read", self._file_count, self._read_bytes)
 
     async def _scrub(self, inode: Inode) -> Scrubbed:
-        """Check one file, as soon as the budgets have room for what it has in the store."""
+        """Check one file, as soon as the quotas have room for what it has in the store."""
         forms = await self._parts.engine.list_forms(inode.blob) if inode.blob else []
         cost: Cost = {}
         for form in forms:
@@ -173,9 +173,9 @@ class Scrubber:
         while True:
             self._pace = Pace(self._rate)
             try:
-                with self._spending.reserved(cost):
+                with self._quotas.reserved(cost):
                     return await scrub_file(self._parts, inode.ino, self._moves.hydrate, self._pace)
-            except BudgetSpentError as error:
+            except QuotaSpentError as error:
                 if math.isinf(error.wait_s):
                     log.info("inode %d is not scrubbed: %s", inode.ino, error)
                     check = FormCheck(FormKind.REMOTE, 0, None, unchecked=str(error))

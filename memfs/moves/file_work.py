@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from memfs.errors import BudgetSpentError, MemfsError, StoreUnavailableError
+from memfs.errors import MemfsError, QuotaSpentError, StoreUnavailableError
 from memfs.moves.outcome import MoveOutcome
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FAILED = "failed"
 """It cannot be done; the reason says why, and what to do."""
 WAITING = "waiting"
-"""It cannot be done at present: the store is down, or a budget of the day is spent. Asking again
+"""It cannot be done at present: the store is down, or a quota of the day is spent. Asking again
 later helps."""
 DUE = "due"
 """It would be done, were this not a mere look."""
@@ -61,7 +61,7 @@ class WorkResults:
 
 def refusal_outcome(error: MemfsError | OSError) -> str:
     """Return whether something that could not be done has to wait, or has failed."""
-    if isinstance(error, BudgetSpentError):
+    if isinstance(error, QuotaSpentError):
         return FAILED if math.isinf(error.wait_s) else WAITING
     return WAITING if isinstance(error, StoreUnavailableError) else FAILED
 

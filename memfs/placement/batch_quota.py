@@ -1,4 +1,4 @@
-"""Batch budget: what the small files of one object may take of the budgets of the day.
+"""Batch quota: what the small files of one object may take of the quotas of the day.
 
 Invariant: room is kept for a file before it joins the batch; closed, nothing is kept any more.
 """
@@ -11,20 +11,20 @@ from memfs.placement.costs import cost_of_part, cost_of_upload, stored_bytes_max
 from memfs.policy.quotas import Spent
 
 if TYPE_CHECKING:
-    from memfs.placement.quotas import Spending
+    from memfs.placement.quotas import Quotas
     from memfs.policy.quotas import Cost
 
 
-class BatchBudget:
+class BatchQuota:
     """Room for one batch, kept file by file.
 
     Args:
-        spending: The budgets.
+        quotas: The quotas.
         batch_size_bytes: Content of a full batch; its first file pays the requests of one.
     """
 
-    def __init__(self, spending: Spending, batch_size_bytes: int) -> None:
-        self._spending = spending
+    def __init__(self, quotas: Quotas, batch_size_bytes: int) -> None:
+        self._quotas = quotas
         self._batch_size_bytes = batch_size_bytes
         self._costs: list[Cost] = []
 
@@ -32,13 +32,13 @@ class BatchBudget:
         """Keep room for one more file.
 
         Raises:
-            BudgetSpentError: A budget has none; it does not join the batch.
+            QuotaSpentError: A quota has none; it does not join the batch.
         """
         cost = cost_of_part(size_bytes)
         if not self._costs:
             requests = cost_of_upload(stored_bytes_max(self._batch_size_bytes), copied=True)
             cost[Spent.REQUESTS] = requests[Spent.REQUESTS]
-        self._spending.reserve(cost)
+        self._quotas.reserve(cost)
         self._costs.append(cost)
 
     def close(self, stored_bytes: int | None = 0) -> None:
@@ -49,11 +49,11 @@ class BatchBudget:
         """
         costs, self._costs = self._costs, []
         for cost in costs:
-            self._spending.release(cost)
+            self._quotas.release(cost)
         if stored_bytes is None:
             written_bytes = sum(cost[Spent.DISK_WRITES] for cost in costs)
         else:
             # The object, and what was read back of it.
             written_bytes = 2 * stored_bytes
         if costs:
-            self._spending.spend(Spent.DISK_WRITES, written_bytes)
+            self._quotas.spend(Spent.DISK_WRITES, written_bytes)

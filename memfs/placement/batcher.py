@@ -13,7 +13,7 @@ import trio
 from memfs.defects import as_failure
 from memfs.errors import MemfsError
 from memfs.moves.outcome import MoveOutcome
-from memfs.placement.batch_quota import BatchBudget
+from memfs.placement.batch_quota import BatchQuota
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from memfs.config import GlacierConfig
     from memfs.moves.moves import Moves
-    from memfs.placement.quotas import Spending
+    from memfs.placement.quotas import Quotas
     from memfs.policy.view import Move
     from memfs.types import InodeNo
 
@@ -36,7 +36,7 @@ class Batcher:
         moves: Makes the object.
         config: When a batch is full.
         gathered: Of the queues: holds each move from its coming to its end.
-        spending: Keeps room in the budgets for what is gathered.
+        quotas: Keeps room in the quotas for what is gathered.
         finish: Makes the rest of a move, with an upload of its own where the batch left it out.
         fail: Told the moves that wait, and why; records that.
     """
@@ -46,7 +46,7 @@ class Batcher:
         moves: Moves,
         config: GlacierConfig,
         gathered: dict[InodeNo, Move],
-        spending: Spending,
+        quotas: Quotas,
         finish: Callable[[Move, int], Awaitable[None]],
         fail: Callable[[list[Move], MemfsError | OSError], Awaitable[None]],
     ) -> None:
@@ -55,10 +55,10 @@ class Batcher:
         self._finish = finish
         self._fail = fail
         self._gathered = gathered
-        self._spending = spending
+        self._quotas = quotas
         self._next: dict[InodeNo, Move] = {}
         self._next_bytes = 0
-        self._next_budget = self._new_budget()
+        self._next_quota = self._new_quota()
         self._alone: set[InodeNo] = set()
         self._added = Signal()
 
@@ -70,9 +70,9 @@ class Batcher:
         """Gather a move; it is made with the others.
 
         Raises:
-            BudgetSpentError: A budget has no room for it; it is not gathered.
+            QuotaSpentError: A quota has no room for it; it is not gathered.
         """
-        self._next_budget.add(size_bytes)
+        self._next_quota.add(size_bytes)
         self._gathered[move.ino] = self._next[move.ino] = move
         self._next_bytes += size_bytes
         self._added.set()
@@ -103,12 +103,12 @@ class Batcher:
     async def flush(self) -> None:
         """Write what is gathered now."""
         moves, self._next = self._next, {}
-        budget, self._next_budget = self._next_budget, self._new_budget()
+        quota, self._next_quota = self._next_quota, self._new_quota()
         self._next_bytes = 0
         try:
-            await self._write(list(moves.values()), budget)
+            await self._write(list(moves.values()), quota)
         finally:
-            budget.close()
+            quota.close()
             for ino in moves:
                 self._gathered.pop(ino, None)
 
@@ -121,24 +121,24 @@ class Batcher:
             finally:
                 self._alone.discard(move.ino)
 
-    def _new_budget(self) -> BatchBudget:
-        return BatchBudget(self._spending, self._config.batch_size_bytes)
+    def _new_quota(self) -> BatchQuota:
+        return BatchQuota(self._quotas, self._config.batch_size_bytes)
 
-    async def _write(self, moves: list[Move], budget: BatchBudget) -> None:
+    async def _write(self, moves: list[Move], quota: BatchQuota) -> None:
         if not moves:
             return
         try:
             results = await self._moves.upload_batch([move.ino for move in moves])
         except (MemfsError, OSError) as error:
-            budget.close(None)
+            quota.close(None)
             await self._fail(moves, error)
             return
         except Exception as error:
-            budget.close(None)
+            quota.close(None)
             as_failure(error, f"a batch of {len(moves)} files")
             await self._write_alone(moves)
             return
-        budget.close(sum(result.moved_bytes for result in results.values()))
+        quota.close(sum(result.moved_bytes for result in results.values()))
         for move in moves:
             outcome, moved_bytes = results[move.ino]
             if outcome == MoveOutcome.SUPERSEDED:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from memfs.errors import BudgetSpentError, MemfsError, StoreUnavailableError
+from memfs.errors import MemfsError, QuotaSpentError, StoreUnavailableError
 from memfs.placement.costs import cost_of_compaction
 
 if TYPE_CHECKING:
     from memfs.metadata.records import Batch
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
-    from memfs.placement.quotas import Spending
+    from memfs.placement.quotas import Quotas
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Compacted(NamedTuple):
     failure: str | None = None
     """Why it is as it was; None: it was compacted."""
     wait_s: float = 0.0
-    """Until a budget has room for it."""
+    """Until a quota has room for it."""
 
 
 class Compaction:
@@ -45,13 +45,13 @@ class Compaction:
     Args:
         parts: The engine among them.
         moves: Writes the new objects.
-        spending: The budgets.
+        quotas: The quotas.
     """
 
-    def __init__(self, parts: MoveParts, moves: Moves, spending: Spending) -> None:
+    def __init__(self, parts: MoveParts, moves: Moves, quotas: Quotas) -> None:
         self._parts = parts
         self._moves = moves
-        self._spending = spending
+        self._quotas = quotas
         self._lock = trio.Lock()
         self._uncompactable: set[str] = set()
         """Batches that hold a damaged or archived part; looked at again by the next daemon."""
@@ -69,9 +69,9 @@ class Compaction:
                 return None
             try:
                 cost = cost_of_compaction(batch.live_bytes, batch.live_count)
-                with self._spending.reserved(cost):
+                with self._quotas.reserved(cost):
                     freed_bytes = await self._moves.compact(batch)
-            except BudgetSpentError as error:
+            except QuotaSpentError as error:
                 log.info("%s is not compacted yet: %s", batch.key, error)
                 return Compacted(batch.key, 0, str(error), error.wait_s)
             except (MemfsError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Costs: what the mover's steps take of the budgets, at most.
+"""Costs: what the mover's steps take of the quotas, at most.
 
 Invariant: never less than a step takes when it succeeds at the first attempt.
 """

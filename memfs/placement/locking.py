@@ -95,7 +95,7 @@ class Locker:
         if self._excess_bytes(candidate) > 0:
             return
         residency = self._residency
-        needed_bytes = residency.used_bytes + candidate.ram_bytes - residency.budget_bytes
+        needed_bytes = residency.used_bytes + candidate.ram_bytes - residency.capacity_bytes
         await self._push_out(needed_bytes, {name, ""})
 
     async def _push_out(self, needed_bytes: int, pools: Container[str]) -> None:
@@ -113,11 +113,11 @@ class Locker:
     def _excess_bytes(self, candidate: Candidate) -> int:
         """Return by how much a file would make its pool too large."""
         pool = self._pools.pool(candidate.pool)
-        return pool.used_bytes + candidate.ram_bytes - pool.budget.size_bytes
+        return pool.used_bytes + candidate.ram_bytes - pool.capacity.size_bytes
 
 
 def _refusal(pool: Pool) -> str:
-    size = format_size(pool.budget.size_bytes)
+    size = format_size(pool.capacity.size_bytes)
     if pool.name:
         return (
             f"pool {pool.name} ({size}) is full of pinned files, or smaller than this one; unpin "

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from memfs.config import BudgetsConfig
+from memfs.config import QuotasConfig
 from memfs.defects import as_failure
 from memfs.placement.observation import Observer
 from memfs.placement.placer import Placer
 from memfs.placement.program_watch import LOOK_S, ProgramWatch
 from memfs.placement.queues import MoveQueues
-from memfs.placement.quotas import Spending
+from memfs.placement.quotas import Quotas
 from memfs.placement.rounds import Rounds
 from memfs.placement.stored_stats import StoredStats
 from memfs.placement.upkeep import GARBAGE_A_ROUND, Upkeep
@@ -70,7 +70,7 @@ class Mover:
         rng: Jitter of pauses; seeded by tests.
         access_stats: What is known of the use of files; None: nothing yet.
         planner: The policy in charge; None: the built-in one.
-        spending: The budgets; None: nothing is limited.
+        quotas: The quotas; None: nothing is limited.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Mover:
         rng: random.Random | None = None,
         access_stats: AccessStats | None = None,
         planner: GuardedPlanner | None = None,
-        spending: Spending | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self._config = parts.config
         self._moves = moves
@@ -95,14 +95,14 @@ class Mover:
         access_stats = access_stats or AccessStats(policy.promote_count, policy.promote_window_s)
         self._memory = StoredStats(parts.engine, access_stats)
         observer = Observer(parts, self._queues, access_stats)
-        self._spending = spending or Spending(BudgetsConfig(), parts.engine)
+        self._quotas = quotas or Quotas(QuotasConfig(), parts.engine)
         self._placer = Placer(
             parts,
             moves,
             observer,
             access_stats,
             self._queues.gathered,
-            self._spending,
+            self._quotas,
             rng or random.Random(),
         )
         self._rounds = Rounds(
@@ -119,7 +119,7 @@ class Mover:
         parts.progress.queue = self._queues
         self._throttle = parts.throttle
         self._watch = ProgramWatch(parts, activity, state_dir)
-        self._upkeep = Upkeep(parts, moves, state_dir, self._spending)
+        self._upkeep = Upkeep(parts, moves, state_dir, self._quotas)
 
     async def step(self) -> None:
         """Do one bounded round, all moves that it decides, one after the other, and upkeep."""
@@ -138,7 +138,7 @@ class Mover:
             # The engine answers at once; nothing waits here for a store or a disk.
             with trio.CancelScope(shield=True):
                 await self._guarded(self._memory.save)
-                await self._guarded(self._spending.save)
+                await self._guarded(self._quotas.save)
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -162,9 +162,9 @@ class Mover:
         return self._placer.breaker
 
     @property
-    def spending(self) -> Spending:
-        """The budgets of the day, which work on request keeps as well."""
-        return self._spending
+    def quotas(self) -> Quotas:
+        """The quotas of the day, which work on request keeps as well."""
+        return self._quotas
 
     @property
     def durability(self) -> Durability:
@@ -202,7 +202,7 @@ class Mover:
 
     async def _round(self) -> bool:
         await self._memory.step()
-        await self._spending.step()
+        await self._quotas.step()
         more = await self._settle()
         if self._activity.take_freed():
             await self._moves.collect_local_garbage(GARBAGE_A_ROUND)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from memfs.backoff import pause_after
 from memfs.defects import as_failure
 from memfs.errors import (
-    BudgetSpentError,
     MemfsError,
     ObjectArchivedError,
     ObjectMissingError,
+    QuotaSpentError,
     StaleInodeError,
     StoreError,
 )
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
     from memfs.placement.observation import Observer
-    from memfs.placement.quotas import Spending
+    from memfs.placement.quotas import Quotas
     from memfs.policy.access_stats import AccessStats
     from memfs.policy.view import Candidate, Move
     from memfs.types import Generation, InodeNo, Tier
@@ -67,7 +67,7 @@ class Placer:
         observer: Looks at files.
         access_stats: Is told what leaves the disk; its pools, what comes into RAM and leaves it.
         gathered: Of the queues: moves that wait for a batch.
-        spending: What moves may take.
+        quotas: What moves may take.
         rng: Jitter of pauses; seeded by tests.
     """
 
@@ -78,7 +78,7 @@ class Placer:
         observer: Observer,
         access_stats: AccessStats,
         gathered: dict[InodeNo, Move],
-        spending: Spending,
+        quotas: Quotas,
         rng: random.Random,
     ) -> None:
         self._parts = parts
@@ -86,11 +86,11 @@ class Placer:
         self._observer = observer
         self._access_stats = access_stats
         self._locker = Locker(parts, observer, access_stats.pools)
-        self._spending = spending
+        self._quotas = quotas
         self._rng = rng
         self.breaker = CircuitBreaker(parts.config.policy, rng)
         self.batcher = Batcher(
-            moves, parts.config.glacier, gathered, spending, self.place, self._postpone_batch
+            moves, parts.config.glacier, gathered, quotas, self.place, self._postpone_batch
         )
         self._waits = SeldomLog(log)
         self.restoring: set[InodeNo] = set()
@@ -108,8 +108,8 @@ class Placer:
             await self._place(move, moved_bytes)
         except StaleInodeError:
             return
-        except BudgetSpentError as error:
-            await self.wait_for_budget(move.ino, move.goal.tier, error)
+        except QuotaSpentError as error:
+            await self.wait_for_quota(move.ino, move.goal.tier, error)
         except ObjectArchivedError as error:
             if len(self.restoring) < RESTORING_COUNT_MAX:
                 self.restoring.add(move.ino)
@@ -150,8 +150,8 @@ class Placer:
                 self.batcher.add(move, candidate.ram_bytes)
                 return
             try:
-                result = await self._take_within_budgets(step, candidate, move, seen_within_s)
-            except BudgetSpentError:
+                result = await self._take_within_quotas(step, candidate, move, seen_within_s)
+            except QuotaSpentError:
                 raise
             except StoreError as error:
                 # Of an archived object the store did all that it can for now.
@@ -173,14 +173,14 @@ class Placer:
 
     @property
     def store_ready(self) -> bool:
-        """True if the store is worth asking, and the budgets of the day leave something to ask."""
-        return not self.breaker.wait_s and self._spending.store_refusal() is None
+        """True if the store is worth asking, and the quotas of the day leave something to ask."""
+        return not self.breaker.wait_s and self._quotas.store_refusal() is None
 
     async def wait_for_store(self, ino: InodeNo, wanted: Tier) -> None:
         """Have a file wait until the store is asked again, and a little longer than the first."""
-        refusal = self._spending.store_refusal()
+        refusal = self._quotas.store_refusal()
         if refusal is not None and not self.breaker.wait_s:
-            await self.wait_for_budget(ino, wanted, refusal)
+            await self.wait_for_quota(ino, wanted, refusal)
             return
         pause_s = (
             self.breaker.wait_s
@@ -188,10 +188,10 @@ class Placer:
         )
         await self.postpone(ino, wanted, self.breaker.reason or "the store is down", pause_s)
 
-    async def wait_for_budget(self, ino: InodeNo, wanted: Tier, error: BudgetSpentError) -> None:
-        """Have a file wait until there is room in a budget, or until the longest pause is over.
+    async def wait_for_quota(self, ino: InodeNo, wanted: Tier, error: QuotaSpentError) -> None:
+        """Have a file wait until there is room in a quota, or until the longest pause is over.
 
-        Not longer than that: by then the budget may have been raised.
+        Not longer than that: by then the quota may have been raised.
         """
         policy = self._parts.config.policy
         pause_s = min(max(error.wait_s, policy.retry_s_min), policy.retry_s_max)
@@ -263,11 +263,11 @@ class Placer:
             await engine.clear_pending(ino)
             await engine.record_decision(ino, decision)
 
-    async def _take_within_budgets(
+    async def _take_within_quotas(
         self, step: Step, candidate: Candidate, move: Move, seen_within_s: float
     ) -> MoveResult:
         cost = cost_of_step(step, candidate)
-        with self._spending.reserved(cost) as actual:
+        with self._quotas.reserved(cost) as actual:
             result = await self._take(step, candidate, move, seen_within_s)
             if Spent.DISK_WRITES in actual:
                 actual[Spent.DISK_WRITES] = min(actual[Spent.DISK_WRITES], result.moved_bytes)
@@ -292,7 +292,7 @@ class Placer:
                     ino, FormKind.PACKED, seen_within_s=seen_within_s
                 )
             case Step.UNLOCK:
-                # Under mere pressure of the budget the kernel may keep the pages while it can.
+                # Under mere pressure of the quota the kernel may keep the pages while it can.
                 drop_pages = move.rule != rules.WATERMARK
                 freed_bytes = await self._locker.unlock(ino, drop_pages=drop_pages)
                 return MoveResult(MoveOutcome.DONE, freed_bytes)

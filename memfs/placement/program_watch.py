@@ -62,7 +62,7 @@ class ProgramWatch:
         self._quiet_count = 0 if self._programs_are_busy(elapsed_s) else self._quiet_count + 1
         config = self._parts.config.cold
         space = measure_cold_space(self._state_dir, config, await self._parts.engine.usage())
-        urgent = space.used_bytes > space.budget_bytes * config.high_watermark
+        urgent = space.used_bytes > space.capacity_bytes * config.high_watermark
         giving_way = self._quiet_count < QUIET_LOOKS and not urgent
         if giving_way != throttle.giving_way:
             log.debug(

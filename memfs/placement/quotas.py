@@ -1,6 +1,6 @@
-"""Spending: the budgets of a mount against its clock, kept from one daemon to the next.
+"""Quotas: what a mount may spend, against its clock, kept from one daemon to the next.
 
-Invariant: the mover begins nothing that a budget has no room for; what programs make it spend is
+Invariant: the mover begins nothing that a quota has no room for; what programs make it spend is
 counted and not refused.
 """
 
@@ -14,16 +14,16 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from memfs.errors import BudgetSpentError, MemfsError
+from memfs.errors import MemfsError, QuotaSpentError
 from memfs.linux.boot import boot_id
-from memfs.policy.quotas import BudgetUse, Cost, DailyBudgets, Moment, Spent
+from memfs.policy.quotas import Cost, DailyQuotas, Moment, QuotaUse, Spent
 from memfs.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Protocol
 
-    from memfs.config import BudgetsConfig
+    from memfs.config import QuotasConfig
     from memfs.metadata.engine import Local
     from memfs.policy.quotas import Refusal
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SETTING = "budgets"
+SETTING = "budgets"  # Their former name: states have it.
 """Holds what was spent, and when that was, as JSON."""
 
 SAVE_S = 10.0
@@ -68,23 +68,23 @@ class SystemClock:
         return boot_id().decode()
 
 
-class Spending:
+class Quotas:
     """What is spent, and what may be.
 
     Args:
-        config: The `[budgets]` section.
+        config: The `[quotas]` section.
         engine: Keeps what was spent.
         clock: Tells the time.
     """
 
-    def __init__(self, config: BudgetsConfig, engine: Local, clock: Clock | None = None) -> None:
+    def __init__(self, config: QuotasConfig, engine: Local, clock: Clock | None = None) -> None:
         limits = {
             Spent.REQUESTS: config.requests_per_day,
             Spent.UPLOAD: config.upload_bytes_per_day,
             Spent.EGRESS: config.egress_bytes_per_day,
             Spent.DISK_WRITES: config.disk_writes_bytes_per_day,
         }
-        self._budgets = DailyBudgets(
+        self._quotas = DailyQuotas(
             {spent: limit for spent, limit in limits.items() if limit is not None}
         )
         self._engine = engine
@@ -97,33 +97,33 @@ class Spending:
     # --- spending --------------------------------------------------------------------------------
     def spend(self, spent: Spent, amount: int) -> None:
         """Count an amount, whoever spent it."""
-        if self._budgets and amount:
-            self._budgets.spend(spent, amount, self._now_s())
+        if self._quotas and amount:
+            self._quotas.spend(spent, amount, self._now_s())
             self._changed = True
 
     def check(self, cost: Cost) -> None:
-        """Raise `BudgetSpentError` if something does not fit the budgets now."""
-        if self._budgets and (refusal := self._budgets.find_refusal(cost, self._now_s())):
-            raise BudgetSpentError(self._describe(refusal), refusal.wait_s)
+        """Raise `QuotaSpentError` if something does not fit the quotas now."""
+        if self._quotas and (refusal := self._quotas.find_refusal(cost, self._now_s())):
+            raise QuotaSpentError(self._describe(refusal), refusal.wait_s)
 
     def reserve(self, cost: Cost) -> None:
         """Keep room for something that begins, until `release`.
 
         Raises:
-            BudgetSpentError: There is none; says in which budget, and when there will be.
+            QuotaSpentError: There is none; says in which quota, and when there will be.
         """
         self.check(cost)
-        self._budgets.reserve(cost)
+        self._quotas.reserve(cost)
 
     def release(self, cost: Cost) -> None:
         """Give back what `reserve` kept; what was spent of it is counted by then."""
-        self._budgets.release(cost)
+        self._quotas.release(cost)
 
-    def store_refusal(self) -> BudgetSpentError | None:
+    def store_refusal(self) -> QuotaSpentError | None:
         """Return why nothing at all may go to the object store and be read back; None if it may."""
         try:
             self.check({Spent.REQUESTS: 1, Spent.UPLOAD: 1, Spent.EGRESS: 1})
-        except BudgetSpentError as error:
+        except QuotaSpentError as error:
             return error
         return None
 
@@ -135,7 +135,7 @@ class Spending:
         `DISK_WRITES` at its end is counted then: what is written at most, or less if it knows.
 
         Raises:
-            BudgetSpentError: There is no room.
+            QuotaSpentError: There is no room.
         """
         self.reserve(cost)
         actual = dict(cost)
@@ -146,17 +146,17 @@ class Spending:
             self.spend(Spent.DISK_WRITES, actual.get(Spent.DISK_WRITES, 0))
 
     # --- reports ---------------------------------------------------------------------------------
-    def uses(self) -> list[BudgetUse]:
-        """Return every budget that is configured, as it is now."""
-        return self._budgets.uses(self._now_s())
+    def uses(self) -> list[QuotaUse]:
+        """Return every quota that is configured, as it is now."""
+        return self._quotas.uses(self._now_s())
 
     def _describe(self, refusal: Refusal) -> str:
         spent, limit = refusal.spent, _amount(refusal.spent, refusal.limit)
         needed = _amount(spent, refusal.needed)
         if math.isinf(refusal.wait_s):
-            return f"it takes up to {needed}, and budgets.{spent} allows {limit} in a day; raise it"
+            return f"it takes up to {needed}, and quotas.{spent} allows {limit} in a day; raise it"
         used = _amount(spent, refusal.used)
-        text = f"waits for the budget budgets.{spent}: {used} of {limit} used, {needed} needed"
+        text = f"waits for the quota quotas.{spent}: {used} of {limit} used, {needed} needed"
         if not refusal.wait_s:
             return f"{text}; the rest is kept for what is under way"
         again = datetime.fromtimestamp(self._clock.wall_s() + refusal.wait_s)
@@ -165,15 +165,15 @@ class Spending:
     # --- life ------------------------------------------------------------------------------------
     async def load(self) -> None:
         """Take what an earlier daemon has spent; once, before anything is spent."""
-        stored = await self._engine.get_setting(SETTING) if self._budgets else None
+        stored = await self._engine.get_setting(SETTING) if self._quotas else None
         if stored is None:
             return
         try:
             moment, spent = _decode(stored)
             now_s = moment.at(self._begun.wall_s, self._begun.boot_s, self._boot_id)
-            self._budgets.decode(spent, now_s)
+            self._quotas.decode(spent, now_s)
         except (MemfsError, ValueError) as error:
-            log.warning("what was spent of the budgets is not known, they begin anew: %s", error)
+            log.warning("what was spent of the quotas is not known, they begin anew: %s", error)
             return
         self._begun = self._begun._replace(now_s=now_s)
         self._saved_s = self._now_s()
@@ -190,7 +190,7 @@ class Spending:
         self._saved_s = now_s = self._now_s()
         self._changed = False
         moment = Moment(now_s, self._clock.wall_s(), self._clock.boot_s(), self._boot_id)
-        stored = json.dumps({"moment": moment.encode(), "spent": self._budgets.encode()})
+        stored = json.dumps({"moment": moment.encode(), "spent": self._quotas.encode()})
         async with self._engine.change():
             await self._engine.put_setting(SETTING, stored.encode())
 

@@ -79,7 +79,7 @@ class ResidentFiles:
 
         Those that were charged to it last go, and come again as far as there is room by then.
         """
-        excess_bytes = pool.pinned_bytes - pool.budget.size_bytes
+        excess_bytes = pool.pinned_bytes - pool.capacity.size_bytes
         gone = []
         for ino, size_bytes in reversed(pool.pinned.items()):
             if excess_bytes <= 0:
@@ -94,7 +94,7 @@ class ResidentFiles:
     async def _drain(self, pool: Pool) -> None:
         """Have the files of a pool leave RAM that its queue lets go."""
         used = pool.view()
-        needed_bytes = pool.used_bytes - pool.budget.low_bytes
+        needed_bytes = pool.used_bytes - pool.capacity.low_bytes
         inos = self._pools.next_to_leave(pool, needed_bytes, FILES_A_DRAINING_STEP)
         candidates = await self._decider.observe_ranked([InodeNo(ino) for ino in inos], Tier.WARM)
         for gone in set(inos).difference(candidate.ino for candidate in candidates):

@@ -90,7 +90,7 @@ class Rounds:
         return not self._pins.done
 
     def status(self) -> dict[str, object]:
-        """Return budgets and what is under way, for `memfs status`."""
+        """Return capacities and what is under way, for `memfs status`."""
         return self._usage.status() | {
             "store_refusal": self._placer.breaker.reason,
             "surveying_pins": not self._pins.surveyed,

@@ -81,7 +81,7 @@ async def load_pools(engine: Local, access_stats: AccessStats, warm_bytes: int) 
     Args:
         engine: Where settings are.
         access_stats: Gets them.
-        warm_bytes: Budget of the RAM tier, of which pools reserve parts.
+        warm_bytes: Capacity of the RAM tier, of which pools reserve parts.
     """
     access_stats.marked = (
         access_stats.marked or await engine.get_setting(MARKED_SETTING) is not None

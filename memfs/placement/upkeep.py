@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
-    from memfs.placement.quotas import Spending
+    from memfs.placement.quotas import Quotas
 
 SETTLING_S = 5.0
 """A file is made durable so long after its last change: temporary files are gone by then, and the
@@ -40,7 +40,7 @@ class Upkeep:
         parts: The engine and the stores among them.
         moves: Removes garbage.
         state_dir: On the file system that holds all local files.
-        spending: The budgets.
+        quotas: The quotas.
         settling_s: See `SETTLING_S`.
     """
 
@@ -49,13 +49,13 @@ class Upkeep:
         parts: MoveParts,
         moves: Moves,
         state_dir: Path,
-        spending: Spending,
+        quotas: Quotas,
         settling_s: float = SETTLING_S,
     ) -> None:
         self._parts = parts
         self._moves = moves
         self.durability = Durability(parts, state_dir)
-        self.compaction = Compaction(parts, moves, spending)
+        self.compaction = Compaction(parts, moves, quotas)
         self._settling_ns = int(settling_s * 1e9)
         self._compact_again_s = -math.inf
 

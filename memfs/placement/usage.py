@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from memfs.content.space import measure_cold_space
 from memfs.policy.plan import is_draining
-from memfs.policy.view import Budget, Limits, TierView
+from memfs.policy.view import Capacity, Limits, TierView
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ _NS = 1_000_000_000
 
 
 def limits_of(config: Config, warm_bytes: int, cold_bytes: int, *, glacier: bool) -> Limits:
-    """Return the policy's limits from the configuration and from budgets as measured now."""
+    """Return the policy's limits from the configuration and from capacities as measured now."""
     warm, cold, policy = config.warm, config.cold, config.policy
     return Limits(
-        warm=Budget.of(warm_bytes, warm.high_watermark, warm.low_watermark),
-        cold=Budget.of(cold_bytes, cold.high_watermark, cold.low_watermark),
+        warm=Capacity.of(warm_bytes, warm.high_watermark, warm.low_watermark),
+        cold=Capacity.of(cold_bytes, cold.high_watermark, cold.low_watermark),
         warm_to_cold_ns=int(policy.warm_to_cold_s * _NS),
         pack_after_ns=int(policy.pack_after_s * _NS),
         cold_to_glacier_ns=int(policy.cold_to_glacier_s * _NS),
@@ -78,19 +78,19 @@ class TierUsage:
         return self.cold_used_bytes - self.limits.cold.low_bytes
 
     async def measure(self) -> None:
-        """Bring budgets, use and draining up to now."""
+        """Bring capacities, use and draining up to now."""
         self.now_ns = time.time_ns()
         parts, pools = self._parts, self._access_stats.pools
         cold = parts.config.cold
         space = measure_cold_space(self._state_dir, cold, await parts.engine.usage())
         self.limits = limits_of(
             parts.config,
-            max(0, parts.residency.budget_bytes - sum(pools.sizes.values())),
-            space.budget_bytes,
+            max(0, parts.residency.capacity_bytes - sum(pools.sizes.values())),
+            space.capacity_bytes,
             glacier=parts.remote is not None,
-        )._replace(ram=parts.residency.budget_bytes > 0, store_ready=self._placer.store_ready)
-        # A budget that the user has set is relieved wherever the store lies, a disk is not.
-        if cold.size_bytes is None or space.budget_bytes < cold.size_bytes:
+        )._replace(ram=parts.residency.capacity_bytes > 0, store_ready=self._placer.store_ready)
+        # A capacity that the user has set is relieved wherever the store lies, a disk is not.
+        if cold.size_bytes is None or space.capacity_bytes < cold.size_bytes:
             self.limits = self.limits._replace(store_frees=parts.store_elsewhere)
         self._measure_room(space)
         self.cold_used_bytes = max(0, space.used_bytes - self._queues.freeing_bytes)
@@ -107,7 +107,7 @@ class TierUsage:
         room.relief = (
             self.limits.glacier and self.limits.store_ready and self._parts.store_elsewhere
         )
-        # Of the disk, not of a budget: beyond `cold.size` there is still room to write to.
+        # Of the disk, not of a capacity: beyond `cold.size` there is still room to write to.
         unfilled = 1.0 - self._parts.config.cold.high_watermark
         room.floor_bytes = space.reserve_bytes + int(space.available_bytes * unfilled)
 
@@ -135,12 +135,12 @@ class TierUsage:
         )
 
     def status(self) -> dict[str, object]:
-        """Return budgets and use, for `memfs status`."""
+        """Return capacities and use, for `memfs status`."""
         return {
             "warm": self._parts.residency.status()
             | {"draining": self._access_stats.pools.rest.draining},
             "cold": {
-                "budget_bytes": self.limits.cold.size_bytes,
+                "capacity_bytes": self.limits.cold.size_bytes,
                 "used_bytes": self.cold_used_bytes,
                 "draining": self.cold_draining,
             },
@@ -153,6 +153,8 @@ class TierUsage:
             pools.retain(lambda ino: residency.is_held(InodeNo(ino)))
         pools.rest.resize(self.limits.warm)
         for name, size_bytes in pools.sizes.items():
-            pools.named[name].resize(Budget.of(size_bytes, warm.high_watermark, warm.low_watermark))
+            pools.named[name].resize(
+                Capacity.of(size_bytes, warm.high_watermark, warm.low_watermark)
+            )
         for pool in pools.all():
-            pool.draining = is_draining(pool.draining, pool.used_bytes, pool.budget)
+            pool.draining = is_draining(pool.draining, pool.used_bytes, pool.capacity)

@@ -47,7 +47,8 @@ def outlook(facts: Facts, access_stats: AccessStats) -> str:
         return f"{_into_ram(facts, access_stats)}; {_off_disk(facts, access_stats, limits)}"
     return (
         f"it comes back to the disk when it is opened; a large one that is read where it is gets a "
-        f"raw copy when it is opened {access_stats.promote_count} times within {access_stats.promote_window_s:g} s "
+        f"raw copy when it is opened {access_stats.promote_count} times within "
+        f"{access_stats.promote_window_s:g} s "
         "or a quarter of it is read, if the disk tier has room or it is used again and again"
     )
 
@@ -60,7 +61,7 @@ def _of_warm(facts: Facts, access_stats: AccessStats, limits: Limits) -> str:
     idle = _time(facts.accessed_ns + limits.warm_to_cold_ns)
     return (
         f"it leaves RAM when not used until {idle} (policy.warm_to_cold), or when {where} passes "
-        f"{format_size(pool.budget.high_bytes)}{turn} (it holds {format_size(pool.used_bytes)})"
+        f"{format_size(pool.capacity.high_bytes)}{turn} (it holds {format_size(pool.used_bytes)})"
     )
 
 

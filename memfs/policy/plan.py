@@ -1,7 +1,7 @@
 """Plan: which files go where, as a pure function of what is there, the limits and the clock.
 
 Invariant: no I/O, no clock, no randomness: the same view gives the same plan. A plan never names a
-file that is being written, and never promotes beyond a budget.
+file that is being written, and never promotes beyond a capacity.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from memfs.policy import rules
 from memfs.policy.goals import goal_of_pin, next_step
-from memfs.policy.view import Budget, Candidate, Goal, Limits, Move, PoolView, TierView
+from memfs.policy.view import Candidate, Capacity, Goal, Limits, Move, PoolView, TierView
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
 
-def is_draining(draining: bool, used_bytes: int, budget: Budget) -> bool:
+def is_draining(draining: bool, used_bytes: int, capacity: Capacity) -> bool:
     """Return whether a tier is to be emptied: from above high down to low (hysteresis)."""
-    return used_bytes > (budget.low_bytes if draining else budget.high_bytes)
+    return used_bytes > (capacity.low_bytes if draining else capacity.high_bytes)
 
 
 def eviction_order(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -37,7 +37,7 @@ def plan(view: TierView, limits: Limits) -> list[Move]:
 
     Args:
         view: Files, use and clock.
-        limits: Budgets and ages.
+        limits: Capacities and ages.
     """
     moves = {move.ino: move for move in _by_pin(view, limits)}
     free = [c for c in view.candidates if c.pin is None and not c.waiting]
@@ -113,7 +113,7 @@ def _by_admission(view: TierView, limits: Limits, free: list[Candidate]) -> list
         pool_name = candidate.pool if candidate.pool in view.pools else ""
         pool = _pool(view, limits, pool_name)
         taken = taken_bytes.get(pool_name, 0) + candidate.ram_bytes
-        if pool.used_bytes + taken > pool.budget.size_bytes:
+        if pool.used_bytes + taken > pool.capacity.size_bytes:
             continue
         taken_bytes[pool_name] = taken
         where = f"pool {pool_name}" if pool_name else "the RAM tier"
@@ -171,12 +171,12 @@ def _from_ram(view: TierView, limits: Limits, free: list[Candidate]) -> list[Mov
         pool_name = candidate.pool if candidate.pool in view.pools else ""
         pool = _pool(view, limits, pool_name)
         freed = freed_bytes.get(pool_name, 0)
-        if not pool.draining or pool.used_bytes - freed <= pool.budget.low_bytes:
+        if not pool.draining or pool.used_bytes - freed <= pool.capacity.low_bytes:
             continue
         freed_bytes[pool_name] = freed + candidate.ram_bytes
         where = f"pool {pool_name}" if pool_name else "the RAM tier"
         detail = (
-            f"{where} was filled beyond {pool.budget.high_bytes} bytes, and this file is the "
+            f"{where} was filled beyond {pool.capacity.high_bytes} bytes, and this file is the "
             f"next to leave: priority {candidate.priority}, {candidate.uses} uses on record"
         )
         moves.append(_move(candidate, Goal.COLD, rules.WATERMARK, detail, candidate.ram_bytes))

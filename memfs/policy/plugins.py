@@ -1,6 +1,6 @@
 """Plug-ins: policies of users, by entry point, and the guard that runs them.
 
-Invariant: whatever a plug-in does, a round gets a plan that keeps to pins and budgets.
+Invariant: whatever a plug-in does, a round gets a plan that keeps to pins and capacities.
 
 A package gives its policy to memfs in its `pyproject.toml`:
 
@@ -157,11 +157,11 @@ def check_moves(moves: Sequence[Move], view: TierView, limits: Limits) -> None:
             added_bytes[pool_name] = added_bytes.get(pool_name, 0) + candidate.ram_bytes
     for pool_name, added in added_bytes.items():
         pool = view.pools.get(pool_name)
-        budget = pool.budget if pool is not None else limits.warm
+        capacity = pool.capacity if pool is not None else limits.warm
         used_bytes = pool.used_bytes if pool is not None else view.warm_used_bytes
-        if used_bytes + added > budget.size_bytes:
+        if used_bytes + added > capacity.size_bytes:
             raise InvalidValueError(
-                f"{added} bytes more than the {used_bytes} in RAM exceed {budget.size_bytes}"
+                f"{added} bytes more than the {used_bytes} in RAM exceed {capacity.size_bytes}"
             )
 
 

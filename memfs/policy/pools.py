@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import InvalidValueError
 from memfs.policy.s3fifo import S3Fifo
-from memfs.policy.view import PRIORITY_DEFAULT, Budget, PoolView
+from memfs.policy.view import PRIORITY_DEFAULT, Capacity, PoolView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ class Pool:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.budget = Budget(0, 0, 0)
+        self.capacity = Capacity(0, 0, 0)
         self.draining = False
         self.queue = S3Fifo(0)
         self.pinned: dict[int, int] = {}
@@ -45,15 +45,15 @@ class Pool:
         """Files that are held for it."""
         return len(self.queue) + len(self.pinned)
 
-    def resize(self, budget: Budget) -> None:
-        """Set the budget; the queue fills it to where demotion would begin, and not beyond."""
-        if budget != self.budget:
-            self.budget = budget
-            self.queue.resize(budget.high_bytes)
+    def resize(self, capacity: Capacity) -> None:
+        """Set the capacity; the queue fills it to where demotion would begin, and not beyond."""
+        if capacity != self.capacity:
+            self.capacity = capacity
+            self.queue.resize(capacity.high_bytes)
 
     def view(self) -> PoolView:
         """Return what a policy sees of it."""
-        return PoolView(self.budget, self.used_bytes, self.draining)
+        return PoolView(self.capacity, self.used_bytes, self.draining)
 
 
 class Pools:
@@ -89,7 +89,7 @@ class Pools:
         Args:
             name: Letters, digits, `.`, `_`, `-`; up to 63.
             size_bytes: > 0. Of a pool that exists: its new size.
-            warm_bytes: Budget of the RAM tier.
+            warm_bytes: Capacity of the RAM tier.
 
         Raises:
             InvalidValueError: Not a name, no such room, or too many pools.

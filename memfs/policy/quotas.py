@@ -1,7 +1,7 @@
-"""Budgets: what may be spent in a second and in a day, as plain arithmetic.
+"""Quotas: what may be spent in a second and in a day, as plain arithmetic.
 
 Invariant: nothing here knows a clock: the time is a number of seconds that only grows. What is
-allowed by a daily budget never exceeds it in any 24 hours.
+allowed by a daily quota never exceeds it in any 24 hours.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SLOT_S = 3600
-"""Amounts are added up by the hour: 25 numbers a budget, and room that comes back by the hour."""
+"""Amounts are added up by the hour: 25 numbers a quota, and room that comes back by the hour."""
 
 SLOTS_KEPT = 24
 """Whole hours behind the one that runs; what was spent in them counts."""
 
 
 class Spent(enum.StrEnum):
-    """What is bounded by the day; the name is the key in `[budgets]`."""
+    """What is bounded by the day; the name is the key in `[quotas]`."""
 
     REQUESTS = "requests_per_day"
     """To the object store."""
@@ -37,7 +37,7 @@ class Spent(enum.StrEnum):
 
 
 Cost = dict[Spent, int]
-"""What something takes of each budget, at most; what is left out is 0."""
+"""What something takes of each quota, at most; what is left out is 0."""
 
 
 class Pace:
@@ -112,7 +112,7 @@ class RollingDay:
 
 
 class Refusal(NamedTuple):
-    """Why something does not fit a budget now."""
+    """Why something does not fit a quota now."""
 
     spent: Spent
     needed: int
@@ -123,8 +123,8 @@ class Refusal(NamedTuple):
     """Until there is room; 0: once what is under way has ended; infinite: a day allows less."""
 
 
-class BudgetUse(NamedTuple):
-    """One daily budget."""
+class QuotaUse(NamedTuple):
+    """One daily quota."""
 
     spent: Spent
     used: int
@@ -135,8 +135,8 @@ class BudgetUse(NamedTuple):
     """Seconds until some of it comes back; 0 if nothing is used."""
 
 
-class DailyBudgets:
-    """All daily budgets of a mount.
+class DailyQuotas:
+    """All daily quotas of a mount.
 
     Args:
         limits: Those that are configured; anything else is without limit and not counted.
@@ -157,7 +157,7 @@ class DailyBudgets:
             self._days[spent].add(amount, now_s)
 
     def find_refusal(self, cost: Cost, now_s: float) -> Refusal | None:
-        """Return the budget that leaves no room for something, the one that takes longest.
+        """Return the quota that leaves no room for something, the one that takes longest.
 
         Args:
             cost: What it takes at most.
@@ -187,14 +187,14 @@ class DailyBudgets:
             if spent in self._reserved:
                 self._reserved[spent] -= amount
 
-    def uses(self, now_s: float) -> list[BudgetUse]:
-        """Return every budget as it is now."""
+    def uses(self, now_s: float) -> list[QuotaUse]:
+        """Return every quota as it is now."""
         found = []
         for spent, limit in self._limits.items():
             day = self._days[spent]
             used = day.total(now_s)
             frees_s = day.wait_s(used - 1, now_s) if used else 0.0
-            found.append(BudgetUse(spent, used, limit, self._reserved[spent], frees_s))
+            found.append(QuotaUse(spent, used, limit, self._reserved[spent], frees_s))
         return found
 
     def encode(self) -> dict[str, dict[str, int]]:
@@ -202,7 +202,7 @@ class DailyBudgets:
         return {str(spent): day.encode() for spent, day in self._days.items()}
 
     def decode(self, stored: Mapping[str, Mapping[str, int]], now_s: float) -> None:
-        """Add what an earlier run has spent of the budgets that are configured now.
+        """Add what an earlier run has spent of the quotas that are configured now.
 
         Args:
             stored: As `encode` gave it.
@@ -215,14 +215,14 @@ class DailyBudgets:
             for spent, day in self._days.items():
                 day.decode(stored.get(str(spent), {}), now_s)
         except (ValueError, TypeError, AttributeError) as error:
-            raise InvalidValueError(f"the stored budgets cannot be read: {error}") from None
+            raise InvalidValueError(f"the stored quotas cannot be read: {error}") from None
 
 
 class Moment(NamedTuple):
-    """A time on the budgets' clock, with what tells the next daemon how long ago it was."""
+    """A time on the quotas' clock, with what tells the next daemon how long ago it was."""
 
     now_s: float
-    """On the budgets' clock."""
+    """On the quotas' clock."""
     wall_s: float
     boot_s: float
     """Since the start of the machine, sleep included (`CLOCK_BOOTTIME`)."""
@@ -251,7 +251,7 @@ class Moment(NamedTuple):
             raise InvalidValueError(f"the stored time cannot be read: {error}") from None
 
     def at(self, wall_s: float, boot_s: float, boot_id: str) -> float:
-        """Return the budgets' clock at a later moment.
+        """Return the quotas' clock at a later moment.
 
         Within one run of the machine the wall clock may jump as it likes. From one run to the next
         nothing else tells the time; a wall clock that went back counts as no time at all, so that

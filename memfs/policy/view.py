@@ -59,7 +59,7 @@ class Candidate(NamedTuple):
     held: bool
     """Counts to the RAM tier."""
     ram_bytes: int
-    """What it takes, or would take, of the RAM budget."""
+    """What it takes, or would take, of the RAM capacity."""
     local_bytes: int
     """What its raw and packed files take of the disk."""
     packable: bool = True
@@ -88,7 +88,7 @@ class Candidate(NamedTuple):
     """It was opened so often without a raw file that one is cheaper."""
 
 
-class Budget(NamedTuple):
+class Capacity(NamedTuple):
     """A tier's bytes: `low_bytes <= high_bytes <= size_bytes`."""
 
     size_bytes: int
@@ -98,8 +98,8 @@ class Budget(NamedTuple):
     """At or below it, demotion ends."""
 
     @classmethod
-    def of(cls, size_bytes: int, high_watermark: float, low_watermark: float) -> Budget:
-        """Make a budget from a size and watermarks as shares of it."""
+    def of(cls, size_bytes: int, high_watermark: float, low_watermark: float) -> Capacity:
+        """Make a capacity from a size and watermarks as shares of it."""
         low_bytes = int(size_bytes * min(low_watermark, high_watermark))
         return cls(size_bytes, int(size_bytes * high_watermark), low_bytes)
 
@@ -107,9 +107,9 @@ class Budget(NamedTuple):
 class Limits(NamedTuple):
     """What the configuration allows."""
 
-    warm: Budget
+    warm: Capacity
     """What no pool has reserved of the RAM tier."""
-    cold: Budget
+    cold: Capacity
     warm_to_cold_ns: int
     """Not used for so long: out of RAM."""
     pack_after_ns: int
@@ -131,7 +131,7 @@ class Limits(NamedTuple):
 class PoolView(NamedTuple):
     """A pool's share of the RAM tier."""
 
-    budget: Budget
+    capacity: Capacity
     used_bytes: int
     draining: bool
 
@@ -163,6 +163,6 @@ class Move(NamedTuple):
     detail: str
     """One sentence for a user."""
     bytes: int
-    """What the move takes from the budget of the goal's tier, or frees in the present one."""
+    """What the move takes from the capacity of the goal's tier, or frees in the present one."""
     priority: int = PRIORITY_DEFAULT
     """Moves of higher priority are made first."""

@@ -1,4 +1,4 @@
-"""A comparison: one trace, one set of budgets, several policies, and what is possible at all.
+"""A comparison: one trace, one set of capacities, several policies, and what is possible at all.
 
 Invariant: a comparison is plain data, and a function of its arguments alone.
 """
@@ -25,7 +25,7 @@ BELADY = "belady"
 """Name of the policy that knows the future."""
 
 
-class Budgets(NamedTuple):
+class Capacities(NamedTuple):
     """What the tiers hold."""
 
     warm_bytes: int
@@ -41,7 +41,7 @@ class Comparison:
     file_count: int
     footprint_bytes: int
     """Of all files, each once."""
-    budgets: Budgets
+    capacities: Capacities
     figures: tuple[Figures, ...]
     """By policy, in the order asked for."""
     belady: Figures
@@ -65,7 +65,7 @@ class Comparison:
         first = self.figures[0]
         share = first.byte_hit_ratio()
         parts = [
-            f"With {format_size(self.budgets.warm_bytes)} of RAM, {first.policy} serves "
+            f"With {format_size(self.capacities.warm_bytes)} of RAM, {first.policy} serves "
             f"{share * 100:.1f} % of the bytes from RAM"
         ]
         if len(self.figures) > 1:
@@ -85,8 +85,8 @@ class Comparison:
             "row_count": self.row_count,
             "file_count": self.file_count,
             "footprint_bytes": self.footprint_bytes,
-            "warm_bytes": self.budgets.warm_bytes,
-            "cold_bytes": self.budgets.cold_bytes,
+            "warm_bytes": self.capacities.warm_bytes,
+            "cold_bytes": self.capacities.cold_bytes,
             "policies": [_figures_json(figures) for figures in (*self.figures, self.belady)],
             "bound": {
                 "hit_ratio": self.bound_hit_ratio,
@@ -98,7 +98,7 @@ class Comparison:
 
 def compare(
     trace: Trace,
-    budgets: Budgets,
+    capacities: Capacities,
     policy_names: Sequence[str],
     progress: Callable[[str, int, int], None],
 ) -> Comparison:
@@ -106,7 +106,7 @@ def compare(
 
     Args:
         trace: At least one access.
-        budgets: Of the tiers; the disk's not below the RAM's.
+        capacities: Of the tiers; the disk's not below the RAM's.
         policy_names: Known ones, at least one.
         progress: Called now and then with what is done, rows done and rows in all.
 
@@ -114,7 +114,7 @@ def compare(
         InvalidValueError: There is no such policy.
     """
     policies = [find_policy(name) for name in dict.fromkeys(policy_names)]
-    warm_bytes, cold_bytes = budgets
+    warm_bytes, cold_bytes = capacities
     found = []
     for policy in policies:
         cold = None if cold_bytes is None else policy.make_cold(cold_bytes)
@@ -130,7 +130,7 @@ def compare(
         row_count=len(trace),
         file_count=len(trace.names),
         footprint_bytes=trace.footprint_bytes(),
-        budgets=budgets,
+        capacities=capacities,
         figures=tuple(found),
         belady=belady,
         bound=bound_hits(trace, warm_bytes),

@@ -3,7 +3,7 @@
 Invariant: what is held in RAM is on the local disk, too, as in a mount; and every access of a file
 is told to both queues, as the daemon hears of every open and of none that the page cache saves.
 
-Budgets and queues decide here; ages do not: files that nobody uses for days cost no hits.
+Capacities and queues decide here; ages do not: files that nobody uses for days cost no hits.
 """
 
 from __future__ import annotations

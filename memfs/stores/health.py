@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import (
-    BudgetSpentError,
     MemfsError,
     ObjectArchivedError,
     ObjectMissingError,
+    QuotaSpentError,
     StoreError,
 )
 
@@ -59,7 +59,7 @@ class StoreHealth:
         Args:
             error: What it raised; None: nothing.
         """
-        if isinstance(error, BudgetSpentError) or not isinstance(error, StoreError | None):
+        if isinstance(error, QuotaSpentError) or not isinstance(error, StoreError | None):
             return
         if self._condemned:
             return

@@ -1,4 +1,4 @@
-"""The metering decorator: what is asked of a store is counted against the budgets of the day.
+"""The metering decorator: what is asked of a store is counted against the quotas of the day.
 
 Invariant: nothing that a program may wait for is refused; removing objects is, since garbage can
 wait.
@@ -34,7 +34,7 @@ class Meter(Protocol):
         ...
 
     def check(self, cost: Cost) -> None:
-        """Raise `BudgetSpentError` if something does not fit the budgets now."""
+        """Raise `QuotaSpentError` if something does not fit the quotas now."""
         ...
 
 
@@ -124,7 +124,7 @@ class MeteredStore(ForwardingStore):
         """As the inner store.
 
         Raises:
-            BudgetSpentError: The requests of the day are spent.
+            QuotaSpentError: The requests of the day are spent.
         """
         self._meter.check({Spent.REQUESTS: 1})
         self._meter.spend(Spent.REQUESTS, 1)

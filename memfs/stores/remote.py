@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from memfs.config import BudgetsConfig
+from memfs.config import QuotasConfig
 from memfs.errors import UsageError
 from memfs.stores.directory import DirectoryStore
 from memfs.stores.limit import LimitedStore
@@ -45,7 +45,7 @@ RANGE_COUNT_MAX = 16
 def open_remote_store(
     config: GlacierConfig,
     default_dir: Path,
-    budgets: BudgetsConfig | None = None,
+    quotas: QuotasConfig | None = None,
     meter: Meter | None = None,
     health: StoreHealth | None = None,
 ) -> RemoteStore:
@@ -56,7 +56,7 @@ def open_remote_store(
     Args:
         config: Of the mount.
         default_dir: Where objects lie if `config.url` is None.
-        budgets: Rates of transfers; None: without limit.
+        quotas: Rates of transfers; None: without limit.
         meter: Counts what is spent; None: nobody does.
         health: Told how the store answers; None: nobody wants to know.
 
@@ -71,8 +71,8 @@ def open_remote_store(
     retrying: RemoteStore = RetryingStore(limited, policy, random.Random(), health)
     if not isinstance(plain, DirectoryStore):
         retrying = SettlingStore(retrying)
-    budgets = budgets or BudgetsConfig()
-    rates = budgets.upload_rate_bytes, budgets.download_rate_bytes
+    quotas = quotas or QuotasConfig()
+    rates = quotas.upload_rate_bytes, quotas.download_rate_bytes
     # Outermost: waiting for one's turn takes nothing of a call's deadline.
     return retrying if rates == (None, None) else PacedStore(retrying, *rates)
 

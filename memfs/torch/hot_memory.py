@@ -58,7 +58,7 @@ class HotMemory:
     """Tensors by key.
 
     Args:
-        size_gb: Of each device, for tensors; the mount's own budget is what counts, and a larger
+        size_gb: Of each device, for tensors; the mount's own capacity is what counts, and a larger
             wish is refused.
         directory: On a mount with a hot tier; made if it is missing.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
@@ -256,15 +256,15 @@ class HotMemory:
             raise KeyError(str(error)) from None
 
     def get_metrics(self) -> dict[str, Any]:
-        """Return use and budget of the hot tier, which all users of the mount share."""
+        """Return use and capacity of the hot tier, which all users of the mount share."""
         answer = stats(self.directory)
         devices = answer.get("devices", [])
         used_bytes = sum(device["used_bytes"] for device in devices)
-        budget_bytes = sum(device["budget_bytes"] for device in devices)
+        capacity_bytes = sum(device["capacity_bytes"] for device in devices)
         return {
             "usage_bytes": used_bytes,
-            "size_bytes": budget_bytes,
-            "usage_percent": 100.0 * used_bytes / budget_bytes if budget_bytes else 0.0,
+            "size_bytes": capacity_bytes,
+            "usage_percent": 100.0 * used_bytes / capacity_bytes if capacity_bytes else 0.0,
             "keys": len(self.keys()),
             "leases": answer.get("lease_count", 0),
             "evicted": answer.get("evicted_count", 0),
@@ -284,11 +284,11 @@ class HotMemory:
             raise DeviceUnavailableError(
                 f"{self.directory} has no hot tier on {self.device}: {answer.get('note')}"
             )
-        budget_bytes = min(device["budget_bytes"] for device in devices)
-        if size_gb is not None and size_gb * (1 << 30) > budget_bytes * 1.001:
+        capacity_bytes = min(device["capacity_bytes"] for device in devices)
+        if size_gb is not None and size_gb * (1 << 30) > capacity_bytes * 1.001:
             raise ValueError(
-                f"size_gb={size_gb:g}: the mount's hot tier has {budget_bytes / (1 << 30):g} GiB a "
-                "device; raise hot.size"
+                f"size_gb={size_gb:g}: the mount's hot tier has "
+                f"{capacity_bytes / (1 << 30):g} GiB a device; raise hot.size"
             )
         configured = answer.get("high_watermark")
         if threshold is not None and threshold != configured:

@@ -1,1 +1,1 @@
-"""Access traces: recorded by the daemon, read by what asks how other budgets would do."""
+"""Access traces: recorded by the daemon, read by what asks how other capacities would do."""

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 import memfs.torch as mt
-from memfs.simulation.comparison import Budgets, compare
+from memfs.simulation.comparison import Capacities, compare
 from memfs.traces.trace import Event, Trace
 from tests.bench.throttle import throttled
 from tests.mounting import Mount
@@ -97,7 +97,7 @@ def simulate(setting: Setting, orders: Sequence[Sequence[int]]) -> dict[str, flo
         for index in order:
             trace.add(Event.ACCESS, index, setting.file_bytes)
     held_bytes = int(setting.data_bytes * SHARE)
-    found = compare(trace, Budgets(held_bytes, None), ["lru", "s3fifo"], lambda *_: None)
+    found = compare(trace, Capacities(held_bytes, None), ["lru", "s3fifo"], lambda *_: None)
     figures = (*found.figures, found.belady)
     # The first epoch misses all files whatever the policy.
     scale = len(orders) / (len(orders) - 1)

@@ -49,7 +49,7 @@ def promotion_ms(base: Path, repeat: int) -> list[float]:
 
     Raises:
         FigureError: The mover did not get there in time; carries its `why`.
-        OSError: The mount refused a tier, for one because the RAM budget is too small.
+        OSError: The mount refused a tier, for one because the RAM capacity is too small.
     """
     mount = Mount(base, "auto")
     mount.start()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from memfs.simulation.comparison import Budgets, compare
+from memfs.simulation.comparison import Capacities, compare
 from memfs.simulation.foresight import foresee
 from tests.access_traces import mixed, model_zoo, sequential_epochs, shuffled_epochs
 from tests.bench.machine import Machine
@@ -84,8 +84,8 @@ def measure(title: str, trace: Trace, progress: Callable[[str, int, int], None])
     footprint_bytes = trace.footprint_bytes()
     comparisons = {}
     for share in SHARES:
-        budgets = Budgets(int(footprint_bytes * share), None)
-        comparisons[share] = compare(trace, budgets, POLICIES, progress)
+        capacities = Capacities(int(footprint_bytes * share), None)
+        comparisons[share] = compare(trace, capacities, POLICIES, progress)
     foresight = foresee(trace, partial(progress, "prediction"))
     return TraceOutcome(title, comparisons, foresight)
 

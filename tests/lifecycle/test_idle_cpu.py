@@ -69,7 +69,7 @@ def closed_port() -> int:
 def test_a_daemon_with_full_tiers_and_no_store_is_idle(
     driver: str, mount_factory: MountFactory
 ) -> None:
-    """A tier over its budget with nothing that may leave it is not looked at all the time."""
+    """A tier over its capacity with nothing that may leave it is not looked at all the time."""
     mount = mount_factory(driver, config=NOWHERE_TO_GO)
     paths = write_files(mount, ("warm", "auto"))
     wait_for(lambda: waiting_count(paths), "no file waits for room in RAM")

@@ -146,7 +146,7 @@ def test_mount_8_mounts_type_memfs_by_the_helper(base: Path) -> None:
     findmnt -n -o FSTYPE,SOURCE mount | tr -s ' '
     findmnt -n -o VFS-OPTIONS mount
     echo content >mount/file
-    memfs status --json mount | grep -o '"budget_bytes": 67108864'
+    memfs status --json mount | grep -o '"capacity_bytes": 67108864'
     memfs umount mount
     mount -t memfs -o ro "$PWD/state" "$PWD/mount"
     cat mount/file
@@ -172,7 +172,7 @@ strictatime,allow_root,context=system_u:object_r:x:s0 "$PWD/state" "$PWD/mount"
     assert run(base, AS_MOUNT_TYPE, script) == [
         f"fuse.memfs {base}/state",
         "rw,nosuid,noatime",
-        '"budget_bytes": 67108864',
+        '"capacity_bytes": 67108864',
         "content",
         "Read-only file system",
         "Read-only file system",

@@ -57,11 +57,11 @@ def test_df_prints_the_mount(place: Path) -> None:
     assert 0 < available <= size
 
 
-def test_df_shows_the_budget_where_one_is_set(mount_factory: MountFactory, driver: str) -> None:
-    budget = 64 << 20
+def test_df_shows_the_capacity_where_one_is_set(mount_factory: MountFactory, driver: str) -> None:
+    capacity = 64 << 20
     mount = mount_factory(driver, config='[cold]\nsize = "64MiB"\n')
     empty = os.statvfs(mount.root)
-    assert empty.f_blocks * empty.f_frsize == budget
+    assert empty.f_blocks * empty.f_frsize == capacity
     assert empty.f_bavail == empty.f_blocks
     (mount.root / "f").write_bytes(os.urandom(4 << 20))
     os.getxattr(mount.root / "f", "user.memfs.tier")  # what is closed is counted

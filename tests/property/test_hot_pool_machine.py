@@ -8,10 +8,10 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from memfs.hot.pool import DeviceBudget, Entry, EntryState, HotTierFullError, Pool, SlabKey
+from memfs.hot.pool import DeviceCapacity, Entry, EntryState, HotTierFullError, Pool, SlabKey
 
 DEVICES = {"GPU-a": 100, "GPU-b": 60}
-"""Budgets by UUID; each device has twice that."""
+"""Capacities by UUID; each device has twice that."""
 
 INDEXES = st.integers(0, 50)
 """Taken modulo what there is."""
@@ -22,7 +22,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = Pool([DeviceBudget(name, size) for name, size in DEVICES.items()])
+        self.pool = Pool([DeviceCapacity(name, size) for name, size in DEVICES.items()])
         self.outside = dict.fromkeys(DEVICES, 0)
         self.leases: list[Entry] = []
         self.loading: list[Entry] = []

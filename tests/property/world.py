@@ -75,7 +75,7 @@ CRAMPED = Config(
     ),
     policy=PolicyConfig(retry_s_min=0.001, retry_s_max=0.002),
 )
-"""Budgets that a few files fill."""
+"""Quotas that a few files fill."""
 
 HASTY = Config(
     warm=WarmConfig(size_bytes=64 * KIB),
@@ -269,7 +269,7 @@ class World:
                 features=Features(
                     acl=True,
                     atime=True,
-                    warm=self.residency.budget_bytes > 0,
+                    warm=self.residency.capacity_bytes > 0,
                     glacier=True,
                     hydrate_bytes_max=config.cold.hydrate_bytes_max,
                     codec=config.cold.codec,

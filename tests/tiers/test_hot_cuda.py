@@ -121,7 +121,7 @@ def test_another_process_reads_the_tensors_on_the_device(
     wait_for(lambda: hot(mount)["lease_count"] == 0, lambda: hot(mount))
 
 
-def test_files_are_spread_over_the_devices_and_stay_within_their_budgets(
+def test_files_are_spread_over_the_devices_and_stay_within_their_capacities(
     mount: Mount, cuda: Path | None
 ) -> None:
     """The one with the most room takes the next file; what fits nowhere waits."""
@@ -137,7 +137,7 @@ def test_files_are_spread_over_the_devices_and_stay_within_their_budgets(
     pin(paths[4], "hot")
     wait_for(lambda: "fit nowhere" in str(why(paths[4])), lambda: why(paths[4]))
     for device in hot(mount)["devices"]:
-        assert device["used_bytes"] <= device["budget_bytes"] == 32 * MIB
+        assert device["used_bytes"] <= device["capacity_bytes"] == 32 * MIB
         assert device["free_bytes"] >= 4 * MIB
     paths[0].unlink()
     wait_until_hot(paths[4])

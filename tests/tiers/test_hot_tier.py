@@ -1,4 +1,4 @@
-"""The hot tier under a mount, on the CPU twin: pins, tickets, generations, budgets, refusals."""
+"""The hot tier under a mount, on the CPU twin: pins, tickets, generations, capacities, refusals."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_pinned_file_is_on_the_device_and_equal_to_the_file(mount: Mount) -> N
     attached.close()
     assert lease_count(mount) == 0
     shown = tier_status(mount, "hot")
-    assert (shown["file_count"], shown["budget_bytes"]) == (1, 64 * MIB)
+    assert (shown["file_count"], shown["capacity_bytes"]) == (1, 64 * MIB)
     assert MIB <= shown["used_bytes"] < 2 * MIB
     assert path.read_bytes() == safetensors_of(MIB)
 
@@ -463,7 +463,7 @@ def test_other_files_and_directories_have_no_ticket(mount: Mount) -> None:
 
 
 def test_a_header_of_many_tensors_costs_the_daemon_and_others_little(mount: Mount) -> None:
-    """It is read by a process of its own, and its index is charged to the budget."""
+    """It is read by a process of its own, and its index is charged to the capacity."""
     text = json.dumps(
         {
             f"{number:06}{'x' * 100}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
@@ -495,7 +495,7 @@ def peak_bytes(pid: int) -> int:
     return int(line.split()[1]) << 10
 
 
-def test_a_hot_tier_without_a_budget_is_refused(driver: str, scratch_area: Scratch) -> None:
+def test_a_hot_tier_without_a_capacity_is_refused(driver: str, scratch_area: Scratch) -> None:
     """Memory of a GPU is nothing to take without being told how much."""
     mount = Mount(scratch_area.directory(driver), driver, '[hot]\ndevices = ["cpu"]\n')
     with pytest.raises(MountError, match=r"hot\.devices needs hot\.size"):

@@ -1,4 +1,4 @@
-"""Access statistics and pools: who is charged where, who leaves next, and what survives a restart."""
+"""Access statistics and pools: who is charged where, who leaves next, what survives a restart."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from memfs.policy.marks import parse_priority
 from memfs.policy.outlook import Facts, outlook
 from memfs.policy.pools import Pools
 from memfs.policy.s3fifo import QueueEntry
-from memfs.policy.view import PRIORITY_DEFAULT, Budget
+from memfs.policy.view import PRIORITY_DEFAULT, Capacity
 from memfs.types import InodeNo, Tier
 from tests.unit.test_policy import LIMITS, NOW_NS
 
 SETTING_BYTES_MAX = 65536
-BUDGET = Budget(1000, 950, 850)
+BUDGET = Capacity(1000, 950, 850)
 
 
 def pools_with_team() -> Pools:
     pools = Pools()
     pools.create("team", 400, 1000)
-    pools.rest.resize(Budget(600, 570, 510))
-    pools.named["team"].resize(Budget(400, 380, 340))
+    pools.rest.resize(Capacity(600, 570, 510))
+    pools.named["team"].resize(Capacity(400, 380, 340))
     return pools
 
 
@@ -201,7 +201,7 @@ def test_the_disk_tier_knows_a_bounded_number_of_files(monkeypatch: pytest.Monke
     assert len(access_stats.cold) == 5
 
 
-def test_heat_survives_a_restart_in_bounded_form() -> None:
+def test_statistics_survive_a_restart_in_bounded_form() -> None:
     """Even where all numbers are large and nothing compresses, it fits into one setting."""
     generator = random.Random(1)
     entries = [
@@ -213,7 +213,7 @@ def test_heat_survives_a_restart_in_bounded_form() -> None:
     assert decode(stored) == entries[-STORED_COUNT_MAX:]
 
 
-def test_heat_that_cannot_be_read_is_refused() -> None:
+def test_statistics_that_cannot_be_read_is_refused() -> None:
     with pytest.raises(InvalidValueError, match="cannot be read"):
         decode(b"nonsense")
 

@@ -87,6 +87,18 @@ def test_overrides_win_over_the_file(file: Path) -> None:
     assert config.glacier.transfer_count_max == 2
 
 
+def test_the_former_name_of_a_section_goes_on_working(file: Path) -> None:
+    file.write_text('[budgets]\nupload_rate = "1MiB"\n')
+    config = load_config(file, {"budgets.egress_per_day": "2MiB"})
+    assert config.quotas.upload_rate_bytes == MIB
+    assert config.quotas.egress_bytes_per_day == 2 * MIB
+
+
+def test_both_names_of_a_section_are_refused(file: Path) -> None:
+    refusal = _refusal(file, "[budgets]\n[quotas]\n")
+    assert "[budgets] is the former name of [quotas]; write one of the two" in refusal
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

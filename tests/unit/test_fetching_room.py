@@ -12,7 +12,7 @@ import pytest
 from memfs.config import ColdConfig
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.placement.prefetch.fetcher import Fetcher
-from memfs.placement.quotas import Spending
+from memfs.placement.quotas import Quotas
 from memfs.policy.access_stats import AccessStats
 from memfs.types import FormKind
 from tests.moving import SMALL_FRAMES, State, compressible
@@ -57,9 +57,9 @@ async def test_only_as_many_done_files_leave_as_are_needed(
         await state.moves.upload(ino)
         inos.append(ino)
     done.add(inos)
-    spending = Spending(state.parts.config.budgets, state.engine)
+    quotas = Quotas(state.parts.config.quotas, state.engine)
     rng = random.Random(1)
-    fetcher = Fetcher(state.parts, state.moves, pools, state.state_dir, spending, rng, done)
+    fetcher = Fetcher(state.parts, state.moves, pools, state.state_dir, quotas, rng, done)
     await fetcher._check_room(2 * FILE_BYTES)
     gone = [ino for ino in inos if FormKind.RAW not in await state.forms(ino)]
     state.close()

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from memfs.config import BudgetsConfig
+from memfs.config import QuotasConfig
 from memfs.control import methods
 from memfs.jobs.orphans import Place
 from memfs.placement.compaction import Compaction
-from memfs.placement.quotas import Spending
+from memfs.placement.quotas import Quotas
 from memfs_daemon.gc import GcMethods
 from tests.moving import State, compressible
 
@@ -28,8 +28,8 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 @pytest.fixture
 def gc(state: State) -> GcMethods:
-    spending = Spending(BudgetsConfig(), state.engine)
-    return GcMethods(state.parts, state.moves, Compaction(state.parts, state.moves, spending))
+    quotas = Quotas(QuotasConfig(), state.engine)
+    return GcMethods(state.parts, state.moves, Compaction(state.parts, state.moves, quotas))
 
 
 async def test_garbage_is_removed_and_a_dry_run_only_counts(state: State, gc: GcMethods) -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from memfs.hot.devices.device import DeviceError, DeviceFullError
 from memfs.hot.headers import HeaderReader
 from memfs.hot.loading import Loader, LoadRequest, Resident
-from memfs.hot.pool import DeviceBudget, HotTierFullError, Pool, SlabKey
+from memfs.hot.pool import DeviceCapacity, HotTierFullError, Pool, SlabKey
 from memfs.hot.protocol import HotMissError
 from memfs.hot.slabs import Layout
 from memfs.hot.tensors import FormatError
@@ -28,11 +28,11 @@ KIB = 1024
 class Depot:
     """A loader over fake devices."""
 
-    def __init__(self, directory: Path, *capacities: int, budget: int, reserve: int = 0) -> None:
+    def __init__(self, directory: Path, *sizes: int, capacity: int, reserve: int = 0) -> None:
         self.directory = directory
-        self.devices = [MemoryDevice(size, index) for index, size in enumerate(capacities)]
-        budgets = [DeviceBudget(device.uuid, budget) for device in self.devices]
-        self.pool = Pool(budgets)
+        self.devices = [MemoryDevice(size, index) for index, size in enumerate(sizes)]
+        capacities = [DeviceCapacity(device.uuid, capacity) for device in self.devices]
+        self.pool = Pool(capacities)
         self.loader = Loader(self.pool, [*self.devices], reserve, HeaderReader(os.environ))
 
     async def load(
@@ -65,7 +65,7 @@ class Depot:
 
 @pytest.fixture
 def depot(tmp_path: Path) -> Depot:
-    return Depot(tmp_path, 1000 * KIB, budget=500 * KIB)
+    return Depot(tmp_path, 1000 * KIB, capacity=500 * KIB)
 
 
 async def test_a_device_that_is_full_although_it_seemed_not_is_tried_again(depot: Depot) -> None:
@@ -95,8 +95,8 @@ async def test_what_others_take_is_made_room_for(depot: Depot) -> None:
 
 
 async def test_memory_is_left_to_others(tmp_path: Path) -> None:
-    """The reserve is not taken, whatever the budget."""
-    depot = Depot(tmp_path, 300 * KIB, budget=300 * KIB, reserve=150 * KIB)
+    """The reserve is not taken, whatever the capacity."""
+    depot = Depot(tmp_path, 300 * KIB, capacity=300 * KIB, reserve=150 * KIB)
     await depot.load(1, 100 * KIB)
     with pytest.raises(HotTierFullError):
         await depot.load(2, 100 * KIB)
@@ -181,7 +181,7 @@ async def test_a_view_without_room_leaves_its_file_alone(depot: Depot) -> None:
 
 async def test_files_go_to_the_device_with_room(tmp_path: Path) -> None:
     """And a refusal names all of them."""
-    depot = Depot(tmp_path, 200 * KIB, 400 * KIB, budget=1000 * KIB)
+    depot = Depot(tmp_path, 200 * KIB, 400 * KIB, capacity=1000 * KIB)
     devices = [(await depot.load(ino, 150 * KIB)).entry.device for ino in (1, 2, 3)]
     assert devices == ["FAKE-1", "FAKE-1", "FAKE-0"]
     with pytest.raises(HotTierFullError, match=r"FAKE-0 has .*; FAKE-1 has "):

@@ -1,10 +1,10 @@
-"""The pool of the hot tier: budgets hold, what is held stays, and the least dear leaves first."""
+"""The pool of the hot tier: capacities hold, what is held stays, the least dear leaves first."""
 
 from __future__ import annotations
 
 import pytest
 
-from memfs.hot.pool import DeviceBudget, Entry, EntryState, HotTierFullError, Pool, SlabKey
+from memfs.hot.pool import DeviceCapacity, Entry, EntryState, HotTierFullError, Pool, SlabKey
 
 A, B = "GPU-a", "GPU-b"
 
@@ -14,7 +14,7 @@ def pool_of(*sizes: int, admission_share: float = 1.0) -> Pool:
     names = [A, B][: len(sizes)]
     pool = Pool(
         [
-            DeviceBudget(name, size, admission_share=admission_share)
+            DeviceCapacity(name, size, admission_share=admission_share)
             for name, size in zip(names, sizes, strict=True)
         ]
     )
@@ -156,7 +156,7 @@ def test_a_new_generation_goes_where_the_file_is_leased() -> None:
     assert pool.place(SlabKey(1, 2), 20) == A
 
 
-def test_a_device_that_others_use_has_a_smaller_budget() -> None:
+def test_a_device_that_others_use_has_a_smaller_capacity() -> None:
     """What is free now counts, and grows again when they let go."""
     pool = pool_of(100)
     load(pool, 1, 40)
@@ -177,7 +177,7 @@ def test_an_unpinned_file_may_not_turn_the_tier_over() -> None:
 
 
 def test_collection_stops_at_the_low_watermark() -> None:
-    """Above 0.8 of the budget down to 0.7, and not at all below."""
+    """Above 0.8 of the capacity down to 0.7, and not at all below."""
     pool = pool_of(100)
     for ino in range(8):
         load(pool, ino, 10)

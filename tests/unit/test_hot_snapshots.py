@@ -6,7 +6,7 @@ import pytest
 
 from memfs.errors import NotPermittedError
 from memfs.hot import snapshots as module
-from memfs.hot.pool import DeviceBudget, Entry, HotTierFullError, Pool, SlabKey
+from memfs.hot.pool import DeviceCapacity, Entry, HotTierFullError, Pool, SlabKey
 from memfs.hot.protocol import HotMissError
 from memfs.hot.snapshots import ROOT_UID, SnapshotReport, Snapshots
 
@@ -18,7 +18,7 @@ BUDGET = 100
 @pytest.fixture
 def pool() -> Pool:
     """Two devices, of which a user's snapshots may keep a quarter each."""
-    pool = Pool([DeviceBudget(name, BUDGET, 1.0, 0.9, 1.0, 0.25) for name in (A, B)])
+    pool = Pool([DeviceCapacity(name, BUDGET, 1.0, 0.9, 1.0, 0.25) for name in (A, B)])
     for name in (A, B):
         pool.measure(name, BUDGET)
     return pool

@@ -71,6 +71,8 @@ def test_a_token_expires_and_is_remembered_no_longer_than_that() -> None:
         Mint(b"another").mint(1, 1, 0),
         "é" * 80,
     ],
+    # A token holds the time: all test processes must call it alike.
+    ids=["empty", "words", "long", "short", "wrong_fields", "of_another_mount", "not_ascii"],
 )
 def test_what_this_mount_did_not_sign_is_no_token(token: str) -> None:
     """Whatever arrives, the answer is a refusal."""

@@ -1,4 +1,4 @@
-"""The mover on a real engine and real stores: files go where pins, ages and budgets want them."""
+"""The mover on a real engine and real stores: files go where pins, ages and room want them."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_a_rewritten_file_is_locked_anew(depot: Depot) -> None:
 
 
 async def test_a_file_larger_than_the_tier_is_not_locked(open_depot: Callable[..., Depot]) -> None:
-    """The budget holds, and a full RAM tier is no failure."""
+    """The capacity holds, and a full RAM tier is no failure."""
     depot = open_depot(warm=WarmConfig(size_bytes=64 << 10))
     ino = await depot.create("a")
     await depot.mover.step()
@@ -450,7 +450,7 @@ async def test_a_full_disk_tier_is_emptied_down_to_the_low_watermark(
     assert await depot.rule(inos[0]) == "watermark"
 
 
-async def test_a_tier_far_beyond_its_budget_is_emptied_without_pauses(
+async def test_a_tier_far_beyond_its_capacity_is_emptied_without_pauses(
     open_depot: Callable[..., Depot],
 ) -> None:
     """A round that has found what to move is followed by the next one: by the store's speed."""
@@ -596,7 +596,7 @@ async def test_an_idle_mover_writes_nothing(depot: Depot) -> None:
     assert [path.stat().st_mtime_ns for path in depot.state.state_dir.glob("journal.*")] == journal
 
 
-async def test_status_tells_budgets_and_work(depot: Depot) -> None:
+async def test_status_tells_capacities_and_work(depot: Depot) -> None:
     """For `memfs status`."""
     await depot.create("a")
     await depot.mover.step()

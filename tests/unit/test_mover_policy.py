@@ -48,7 +48,7 @@ async def archived(depot: Depot, name: str) -> InodeNo:
 
 def create_pool(depot: Depot, size_bytes: int) -> None:
     """Reserve a share of RAM for the pool `team`."""
-    depot.access_stats.pools.create("team", size_bytes, depot.state.residency.budget_bytes)
+    depot.access_stats.pools.create("team", size_bytes, depot.state.residency.capacity_bytes)
     depot.access_stats.marked = True
 
 
@@ -301,7 +301,7 @@ async def test_waiting_moves_are_made_by_priority() -> None:
     assert made == [2, 5, 1, 3, 4]
 
 
-async def test_heat_is_stored_when_the_mover_ends(open_depot: Callable[..., Depot]) -> None:
+async def test_statistics_are_stored_when_the_mover_ends(open_depot: Callable[..., Depot]) -> None:
     """And known to the next one."""
     depot = open_depot(warm=WarmConfig(size_bytes=0))
     ino = await depot.create("a", CONTENT)

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from memfs.policy.goals import Step, goal_of_pin, next_step
 from memfs.policy.plan import eviction_order, is_draining, make_room, plan
-from memfs.policy.view import Budget, Candidate, Goal, Limits, TierView
+from memfs.policy.view import Candidate, Capacity, Goal, Limits, TierView
 from memfs.types import InodeNo, Tier
 
 NOW_NS = 10**18
 DAY_NS = 86_400 * 10**9
 LIMITS = Limits(
-    warm=Budget(1000, 900, 500),
-    cold=Budget(10_000, 9000, 5000),
+    warm=Capacity(1000, 900, 500),
+    cold=Capacity(10_000, 9000, 5000),
     warm_to_cold_ns=3 * DAY_NS,
     pack_after_ns=7 * DAY_NS,
     cold_to_glacier_ns=30 * DAY_NS,
@@ -134,7 +134,7 @@ def test_a_pin_to_a_tier_that_is_not_there_asks_for_the_next_one() -> None:
     assert goal_of_pin(Tier.WARM, LIMITS._replace(ram=False)) == Goal.LOCAL
 
 
-def test_fresh_files_are_admitted_as_far_as_the_budget_reaches() -> None:
+def test_fresh_files_are_admitted_as_far_as_the_capacity_reaches() -> None:
     """New data is warm while there is room."""
     fresh = [candidate(ino, fresh=True) for ino in range(1, 5)]
     assert list(goals(view(*fresh, warm=750))) == [1, 2]
@@ -187,7 +187,7 @@ def test_draining_begins_above_high_and_ends_at_low(
 
 def test_watermarks_in_the_wrong_order_do_not_drain_for_ever() -> None:
     """A low watermark above the high one counts as the high one."""
-    assert Budget.of(100, 0.5, 0.9) == Budget(100, 50, 50)
+    assert Capacity.of(100, 0.5, 0.9) == Capacity(100, 50, 50)
 
 
 def test_room_is_made_by_the_longest_unused_unpinned_files() -> None:
@@ -239,7 +239,7 @@ def views(draw: st.DrawFn) -> TierView:
 
 
 @given(views())
-def test_admissions_never_exceed_the_budget(tier_view: TierView) -> None:
+def test_admissions_never_exceed_the_capacity(tier_view: TierView) -> None:
     """What is not pinned is admitted within the bytes that are free."""
     moves = [move for move in plan(tier_view, LIMITS) if move.rule == "seal"]
     planned_bytes = sum(move.bytes for move in moves)

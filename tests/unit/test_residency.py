@@ -1,4 +1,4 @@
-"""The RAM tier: what is locked, within which budget, and what happens where locking is refused."""
+"""The RAM tier: what is locked, up to which capacity, and where locking is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from memfs.config import WarmConfig
-from memfs.content.residency import LockOutcome, LockRequest, Residency, default_budget_bytes
+from memfs.content.residency import LockOutcome, LockRequest, Residency, default_capacity_bytes
 from memfs.linux import memory
 from memfs.linux.locking import lock_pages
 from memfs.linux.memory import PageLock, PageLockError, map_count
@@ -80,7 +80,7 @@ async def test_releasing_with_pages_empties_the_cache(
     assert residency.used_bytes == 0
 
 
-async def test_the_budget_is_never_exceeded(residency: Residency, raw_store: RawStore) -> None:
+async def test_the_capacity_is_never_exceeded(residency: Residency, raw_store: RawStore) -> None:
     """In whole pages, files that are being locked included."""
     requests = [create(raw_store, raw, 3 * PAGE + 1) for raw in range(1, 5)]
     outcomes = await residency.lock_many(requests)
@@ -150,7 +150,7 @@ async def test_a_file_released_while_it_is_locked_is_not_counted(
 async def test_where_locking_is_refused_files_are_cached(
     residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stated fallback, with its reason; the budget holds all the same."""
+    """The stated fallback, with its reason; the capacity holds all the same."""
 
     class RefusedLock(PageLock):
         def __init__(self, fd: int, length: int, pause: Callable[[], None]) -> None:
@@ -207,7 +207,7 @@ async def test_a_refusal_is_told_while_a_file_suffers_from_it(
 async def test_a_file_is_resident_once_its_pages_are_locked(
     residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until then it counts to the budget, and its pages may be anywhere."""
+    """Until then it counts to the capacity, and its pages may be anywhere."""
     request = create(raw_store, 1, PAGE)
     seen: list[tuple[bool, bool]] = []
 
@@ -223,7 +223,7 @@ async def test_a_file_is_resident_once_its_pages_are_locked(
 
 
 @pytest.mark.parametrize(("limit", "told"), [(None, False), (10 * PAGE, False), (PAGE, True)])
-def test_a_limit_of_locked_memory_below_the_budget_is_told_before_it_hurts(
+def test_a_limit_of_locked_memory_below_the_capacity_is_told_before_it_hurts(
     raw_store: RawStore, monkeypatch: pytest.MonkeyPatch, limit: int | None, told: bool
 ) -> None:
     """An ordinary user who pins a file to warm learns that at once."""
@@ -270,7 +270,7 @@ async def test_a_tier_of_no_bytes_is_off(raw_store: RawStore) -> None:
 async def test_closing_gives_all_back(raw_store: RawStore) -> None:
     """At shutdown; twice is once."""
     residency = Residency(raw_store, WarmConfig())
-    assert residency.budget_bytes == default_budget_bytes()
+    assert residency.capacity_bytes == default_capacity_bytes()
     before = map_count()
     await residency.lock(*create(raw_store, 1, PAGE))
     residency.close()

@@ -192,7 +192,7 @@ async def test_batches_are_written_by_all_their_workers(
     crowd = Crowd()
     batcher = mover._placer.batcher
 
-    async def write(moves: list[Move], _budget: object) -> None:
+    async def write(moves: list[Move], _capacity: object) -> None:
         if moves:
             await crowd.work()
 

@@ -11,7 +11,7 @@ from memfs.errors import InvalidValueError
 from memfs.simulation.baselines import Fifo, Lru, NoEvict
 from memfs.simulation.belady import Belady, Future
 from memfs.simulation.bounds import bound_hits
-from memfs.simulation.comparison import Budgets, compare
+from memfs.simulation.comparison import Capacities, compare
 from memfs.simulation.policies import find_policy, policy_names
 from memfs.simulation.replay import Figures, Machine, replay
 from memfs.traces.trace import Event, Trace
@@ -101,7 +101,7 @@ def test_no_policy_exceeds_the_bound(seed: int) -> None:
     sizes = {letter: rng.randrange(1, 50) for letter in letters}
     text = "".join(rng.choice(["", "", "", "!", "-"]) + rng.choice(letters) for _ in range(400))
     trace = _trace(text, sizes)
-    comparison = compare(trace, Budgets(100, 150), policy_names(), lambda *_: None)
+    comparison = compare(trace, Capacities(100, 150), policy_names(), lambda *_: None)
     for figures in (*comparison.figures, comparison.belady):
         assert figures.hit_ratio() <= comparison.bound_hit_ratio
         assert figures.byte_hit_ratio() <= comparison.bound_byte_hit_ratio
@@ -182,7 +182,9 @@ def test_an_unknown_policy_is_refused_with_the_nearest() -> None:
 
 
 def test_a_comparison_concludes_in_one_sentence() -> None:
-    comparison = compare(_trace(TYPICAL), Budgets(3, None), ["no-evict", "fifo"], lambda *_: None)
+    comparison = compare(
+        _trace(TYPICAL), Capacities(3, None), ["no-evict", "fifo"], lambda *_: None
+    )
     assert comparison.to_json()["conclusion"] == (
         "With 3 B of RAM, no-evict serves 58.3 % of the bytes from RAM, 25.0 points more than "
         "fifo, 100 % of what Belady reaches, who knows the future."

@@ -12,13 +12,13 @@ from memfs.config import ColdConfig
 from memfs.content.activity import Activity
 from memfs.control.report import (
     COUNT_MAX,
-    BudgetReport,
     CodecReport,
     DriverReport,
     PendingReport,
     PolicyReport,
     PoolReport,
     PrefetchReport,
+    QuotaReport,
     SourceReport,
     StatusReport,
     StoreReport,
@@ -27,7 +27,7 @@ from memfs.control.report import (
 )
 from memfs.control.typed import decode, encode
 from memfs.errors import InvalidValueError
-from memfs.placement.quotas import Spending
+from memfs.placement.quotas import Quotas
 from memfs.policy.access_stats import AccessStats
 from memfs.policy.plugins import GuardedPlanner
 from memfs.stores.health import StoreHealth
@@ -81,9 +81,9 @@ REPORT = StatusReport(
         frozen=True,
         pools=(PoolReport("training", 1 << 30, 512 << 20, 3),),
     ),
-    budgets=(
-        BudgetReport("egress_per_day", 100 << 30, 50 << 30, 1 << 30, 3600.0),
-        BudgetReport("requests_per_day", 1000, 0, 0, 0.0),
+    quotas=(
+        QuotaReport("egress_per_day", 100 << 30, 50 << 30, 1 << 30, 3600.0),
+        QuotaReport("requests_per_day", 1000, 0, 0, 0.0),
     ),
     codecs=(
         CodecReport("none", 0, 0, 0, 0.0, 2, 5 << 20),
@@ -147,10 +147,10 @@ def test_the_work_of_codecs_and_the_keys_are_shown(capsys: pytest.CaptureFixture
     assert "none 0 0 B 0 B - - 2 (5.0 MiB)" in lines
 
 
-def test_a_tier_that_holds_more_than_its_budget_shows_how_much(
+def test_a_tier_that_holds_more_than_its_quota_shows_how_much(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Twice the budget is no full tier; the bar is as long as it can be."""
+    """Twice the capacity is no full tier; the bar is as long as it can be."""
     full = TierReport("cold", 1 << 30, 2 << 30, 10, None)
     print_status(REPORT._replace(tiers=(full,)))
     [row] = [line.split() for line in capsys.readouterr().out.splitlines() if "cold" in line]
@@ -185,7 +185,7 @@ def status_parts(state: State) -> StatusParts:
         state.residency,
         state.remote,
         QuietPrefetcher(),  # type: ignore[arg-type]  # it is asked for its status alone
-        Spending(config.budgets, state.engine),
+        Quotas(config.quotas, state.engine),
         PolicyMethods(state.engine, AccessStats(), GuardedPlanner(), Activity(), 0),
         state.parts.tally,
         state.parts.keys,

@@ -12,10 +12,10 @@ import trio.testing
 
 from memfs.config import GlacierConfig
 from memfs.errors import (
-    BudgetSpentError,
     NoSpaceError,
     ObjectArchivedError,
     ObjectMissingError,
+    QuotaSpentError,
     StoreError,
     StoreUnavailableError,
     StoreUnreachableError,
@@ -128,7 +128,7 @@ async def test_health_tells_since_when_and_why(
     [
         (ObjectMissingError("no such object"), True),
         (ObjectArchivedError("restored soon", 5.0), True),
-        (BudgetSpentError("spent", 5.0), None),
+        (QuotaSpentError("spent", 5.0), None),
         (NoSpaceError("full"), None),
         (StoreError("wrong key"), False),
         (StoreUnavailableError("503"), False),

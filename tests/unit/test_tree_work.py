@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from memfs.codecs.registry import get_codec, parse_codec
-from memfs.config import BudgetsConfig, Config, GlacierConfig
-from memfs.errors import BudgetSpentError, InvalidValueError, StaleInodeError
+from memfs.config import Config, GlacierConfig, QuotasConfig
+from memfs.errors import InvalidValueError, QuotaSpentError, StaleInodeError
 from memfs.jobs.compression import Compression, CompressionRequest
 from memfs.jobs.local_barrier import LocalBarrier
 from memfs.jobs.remote_barrier import RemoteBarrier
@@ -20,7 +20,7 @@ from memfs.metadata.records import PendingMove
 from memfs.moves.file_work import WorkResults
 from memfs.placement.circuit_breaker import CircuitBreaker
 from memfs.placement.durability import Durability
-from memfs.placement.quotas import Spending
+from memfs.placement.quotas import Quotas
 from memfs.policy.access_stats import AccessStats
 from memfs.policy.quotas import Spent
 from memfs.stores.metered import MeteredStore
@@ -61,19 +61,19 @@ async def run(work: FileWork, *inos: InodeNo) -> WorkResults:
 
 
 def compression(state: State, request: CompressionRequest) -> Compression:
-    spending = spending_of(state)
-    return Compression(state.parts, state.moves, AccessStats(), spending, request)
+    quotas = spending_of(state)
+    return Compression(state.parts, state.moves, AccessStats(), quotas, request)
 
 
-def spending_of(state: State) -> Spending:
-    """Return the budgets of a state's configuration, of which nothing is spent."""
-    return Spending(state.config.budgets, state.engine)
+def spending_of(state: State) -> Quotas:
+    """Return the quotas of a state's configuration, of which nothing is spent."""
+    return Quotas(state.config.quotas, state.engine)
 
 
 def remote_barrier(
-    state: State, breaker: CircuitBreaker, spending: Spending | None = None
+    state: State, breaker: CircuitBreaker, quotas: Quotas | None = None
 ) -> RemoteBarrier:
-    return RemoteBarrier(state.parts, state.moves, breaker, spending or spending_of(state))
+    return RemoteBarrier(state.parts, state.moves, breaker, quotas or spending_of(state))
 
 
 async def unseal(state: State, ino: InodeNo) -> None:
@@ -264,24 +264,24 @@ async def test_a_file_that_the_mover_uploads_as_well_is_uploaded_once(
 BUDGETS = Config(
     cold=SMALL_FRAMES.cold,
     glacier=GlacierConfig(batch_file_bytes_max=10_000),
-    budgets=BudgetsConfig(upload_bytes_per_day=150_000, disk_writes_bytes_per_day=1 << 20),
+    quotas=QuotasConfig(upload_bytes_per_day=150_000, disk_writes_bytes_per_day=1 << 20),
 )
 
 
 @pytest.mark.parametrize("size", [9_000, 20_000])
-async def test_a_remote_barrier_stays_inside_the_budgets(tmp_path: Path, size: int) -> None:
-    """What there is no room for waits with the name of the budget; small files in part as well."""
+async def test_a_remote_barrier_stays_inside_the_quotas(tmp_path: Path, size: int) -> None:
+    """What there is no room for waits with the name of the quota; small files in part as well."""
     state = State(tmp_path / "state", BUDGETS)
     breaker = CircuitBreaker(BUDGETS.policy, random.Random(1))
-    spending = spending_of(state)
-    state.parts.remote = MeteredStore(state.remote, spending)
+    quotas = spending_of(state)
+    state.parts.remote = MeteredStore(state.remote, quotas)
     try:
         inos = [await state.create(str(n), incompressible(size, n)) for n in range(20)]
-        results = await run(remote_barrier(state, breaker, spending), *inos)
+        results = await run(remote_barrier(state, breaker, quotas), *inos)
         assert results.outcomes.keys() == {"done", "waiting"}
         assert 0 < results.outcomes["done"] <= 150_000 // size
-        assert all("budgets.upload_per_day" in reason for _, reason in results.left.values())
-        used = {use.spent: use for use in spending.uses()}
+        assert all("quotas.upload_per_day" in reason for _, reason in results.left.values())
+        used = {use.spent: use for use in quotas.uses()}
         assert used[Spent.UPLOAD].used <= 150_000
         assert used[Spent.DISK_WRITES].used >= results.outcomes["done"] * size
         assert not any(use.reserved for use in used.values())
@@ -290,8 +290,8 @@ async def test_a_remote_barrier_stays_inside_the_budgets(tmp_path: Path, size: i
         state.close()
 
 
-async def test_what_a_budget_never_has_room_for_has_failed(tmp_path: Path) -> None:
-    """Waiting would not help: the budget has to be raised."""
+async def test_what_a_quota_never_has_room_for_has_failed(tmp_path: Path) -> None:
+    """Waiting would not help: the quota has to be raised."""
     state = State(tmp_path / "state", BUDGETS)
     breaker = CircuitBreaker(BUDGETS.policy, random.Random(1))
     try:
@@ -303,13 +303,13 @@ async def test_what_a_budget_never_has_room_for_has_failed(tmp_path: Path) -> No
         state.close()
 
 
-async def test_a_file_that_waits_for_a_budget_is_looked_at_once_it_is_uploaded(
+async def test_a_file_that_waits_for_a_quota_is_looked_at_once_it_is_uploaded(
     state: State, breaker: CircuitBreaker
 ) -> None:
     """Else its reason would stand for an hour."""
     ino = await state.create("a", CONTENT)
     later_ns = time.time_ns() + 3600 * 10**9
-    await state.engine.set_pending(PendingMove(ino, Tier.GLACIER, "a budget is spent", 1, later_ns))
+    await state.engine.set_pending(PendingMove(ino, Tier.GLACIER, "a quota is spent", 1, later_ns))
     await run(remote_barrier(state, breaker), ino)
     pending = await state.engine.get_pending(ino)
     assert pending is not None
@@ -390,11 +390,9 @@ async def test_a_dry_run_estimates_and_changes_nothing(state: State) -> None:
     assert told.after_bytes == pytest.approx(made.after_bytes, rel=0.1)
 
 
-async def test_compression_stays_inside_the_budget_of_disk_writes(tmp_path: Path) -> None:
+async def test_compression_stays_inside_the_quota_of_disk_writes(tmp_path: Path) -> None:
     """The caller is told by the error, and has the file wait."""
-    config = Config(
-        cold=SMALL_FRAMES.cold, budgets=BudgetsConfig(disk_writes_bytes_per_day=150_000)
-    )
+    config = Config(cold=SMALL_FRAMES.cold, quotas=QuotasConfig(disk_writes_bytes_per_day=150_000))
     state = State(tmp_path / "state", config)
     try:
         first, second = [await state.create(str(n), compressible(100_000, n)) for n in range(2)]
@@ -404,7 +402,7 @@ async def test_compression_stays_inside_the_budget_of_disk_writes(tmp_path: Path
         results = await run(work, first)
         assert results.outcomes == {"done": 1}
         third = await state.create("3", incompressible(140_000))
-        with pytest.raises(BudgetSpentError, match=r"budgets.disk_writes_per_day"):
+        with pytest.raises(QuotaSpentError, match=r"quotas.disk_writes_per_day"):
             await run(work, third)
         assert (await run(work, second)).outcomes == {"done": 1}
         assert await state.forms(third) == {FormKind.RAW}

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from memfs.control.report import (
-        BudgetReport,
         CodecReport,
         PrefetchReport,
+        QuotaReport,
         StatusReport,
         TierReport,
         WorkReport,
@@ -71,8 +71,8 @@ def print_status(report: StatusReport) -> None:
     for pool in report.policy.pools:
         used, size = format_size(pool.used_bytes), format_size(pool.size_bytes)
         console.print(f"  pool {pool.name}: {used} of {size}, {pool.file_count} files")
-    for budget in report.budgets:
-        console.print(f"  {_budget_line(budget)}", soft_wrap=True)
+    for quota in report.quotas:
+        console.print(f"  {_quota_line(quota)}", soft_wrap=True)
     if report.codecs:
         console.print(_codec_table(report.codecs))
     for line in _work_lines(report.work):
@@ -89,20 +89,20 @@ def _store_line(report: StatusReport) -> str:
     return f"{url}, answers" if store.well else f"{url}, fails for {lasts}: {store.reason}"
 
 
-def _budget_line(budget: BudgetReport) -> str:
-    amount = str if budget.budget == "requests_per_day" else format_size
-    line = f"budget {budget.budget}: {amount(budget.used)} of {amount(budget.limit)} used"
-    if budget.reserved:
-        line += f", {amount(budget.reserved)} kept for what is under way"
-    if budget.frees_s:
-        line += f", more in {format_duration(budget.frees_s)}"
+def _quota_line(quota: QuotaReport) -> str:
+    amount = str if quota.quota == "requests_per_day" else format_size
+    line = f"quota {quota.quota}: {amount(quota.used)} of {amount(quota.limit)} used"
+    if quota.reserved:
+        line += f", {amount(quota.reserved)} kept for what is under way"
+    if quota.frees_s:
+        line += f", more in {format_duration(quota.frees_s)}"
     return line
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print what a trace would have met with under each policy, for people."""
     console = _console()
-    warm_bytes, cold_bytes = comparison.budgets
+    warm_bytes, cold_bytes = comparison.capacities
     disk = "all of it on the disk" if cold_bytes is None else f"{format_size(cold_bytes)} of disk"
     console.print(
         f"{comparison.belady.accesses.count} accesses to {comparison.file_count} files of "
@@ -171,13 +171,13 @@ def _console() -> Console:
 def _tier_table(tiers: tuple[TierReport, ...]) -> Table:
     table = Table(box=None, pad_edge=True)
     table.add_column("tier")
-    for heading in ("files", "used", "budget"):
+    for heading in ("files", "used", "capacity"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for tier in tiers:
-        budget = "-" if tier.budget_bytes is None else format_size(tier.budget_bytes)
+        capacity = "-" if tier.capacity_bytes is None else format_size(tier.capacity_bytes)
         table.add_row(
-            tier.tier, str(tier.file_count), format_size(tier.used_bytes), budget, _bar(tier)
+            tier.tier, str(tier.file_count), format_size(tier.used_bytes), capacity, _bar(tier)
         )
     return table
 
@@ -231,9 +231,9 @@ def _prefetch_table(report: PrefetchReport) -> Table:
 
 
 def _bar(tier: TierReport) -> str:
-    if not tier.budget_bytes:
+    if not tier.capacity_bytes:
         return ""
-    share = tier.used_bytes / tier.budget_bytes
+    share = tier.used_bytes / tier.capacity_bytes
     filled = min(_BAR_CELLS, round(share * _BAR_CELLS))
     return f"{'█' * filled}{'░' * (_BAR_CELLS - filled)} {share:4.0%}"
 

@@ -19,7 +19,7 @@ from memfs.errors import MemfsError
 from memfs.hot.devices.opening import open_devices
 from memfs.hot.headers import HeaderReader
 from memfs.hot.loading import Loader
-from memfs.hot.pool import DeviceBudget, Pool
+from memfs.hot.pool import DeviceCapacity, Pool
 from memfs.hot.protocol import HotGoneError, error_reply, receive_async, send_async
 from memfs.hot.server import HotServer, listen
 from memfs.hot.tokens import Gate
@@ -65,19 +65,19 @@ async def _serve() -> None:
         failure = error if isinstance(error, MemfsError) else MemfsError(str(error))
         await _tell(daemon, error_reply(failure))
         return
-    budgets = [_budget(message, device) for device in devices]
+    capacities = [_capacity(message, device) for device in devices]
     # The daemon has left nothing in it that its children may not know.
     headers = HeaderReader(os.environ)
-    loader = Loader(Pool(budgets), devices, int(str(message["reserve_bytes"])), headers)
+    loader = Loader(Pool(capacities), devices, int(str(message["reserve_bytes"])), headers)
     gate = Gate(bytes.fromhex(str(message["secret"])))
     described = [
         {
             "uuid": device.uuid,
             "name": device.name,
             "kind": device.kind,
-            "budget_bytes": budget.size_bytes,
+            "capacity_bytes": capacity.size_bytes,
         }
-        for device, budget in zip(devices, budgets, strict=True)
+        for device, capacity in zip(devices, capacities, strict=True)
     ]
     await _tell(daemon, {"devices": described})
     log.info("serving %s", ", ".join(device.name for device in devices))
@@ -94,11 +94,11 @@ async def _tell(daemon: trio.socket.SocketType, message: Mapping[str, object]) -
         await send_async(daemon, message)
 
 
-def _budget(message: Mapping[str, object], device: Device) -> DeviceBudget:
+def _capacity(message: Mapping[str, object], device: Device) -> DeviceCapacity:
     """Return what the tier may take of a device: as configured, and not more than it has."""
     reserve_bytes = int(str(message["reserve_bytes"]))
     size_bytes = min(int(str(message["size_bytes"])), device.memory().total_bytes - reserve_bytes)
-    return DeviceBudget(
+    return DeviceCapacity(
         device.uuid,
         max(0, size_bytes),
         float(str(message["high_watermark"])),

@@ -55,7 +55,7 @@ class HotSupervisor:
     """Keeps one hot server running.
 
     Args:
-        config: With devices and their budget.
+        config: With devices and their capacity.
         state_dir: Of the mount, by which its server is told from others.
         board: Told of what the server has.
         on_start: Called when a server serves, with nothing resident.
@@ -190,7 +190,7 @@ def _device_in(described: object) -> HotDevice:
         uuid=str(described.get("uuid")),
         name=str(described.get("name")),
         kind=str(described.get("kind")),
-        budget_bytes=number_in(described, "budget_bytes"),
+        capacity_bytes=number_in(described, "capacity_bytes"),
     )
 
 

@@ -16,9 +16,9 @@ import trio
 from memfs.content.residency import LockOutcome, page_bytes
 from memfs.content.space import measure_cold_space
 from memfs.errors import (
-    BudgetSpentError,
     NoSpaceError,
     ObjectMissingError,
+    QuotaSpentError,
     StaleInodeError,
     StoreError,
 )
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
     from memfs.moves.moves import Moves
     from memfs.placement.prefetch.done_files import DoneFiles
-    from memfs.placement.quotas import Spending
+    from memfs.placement.quotas import Quotas
     from memfs.policy.pools import Pools
     from memfs.policy.quotas import Cost
     from memfs.types import InodeNo
@@ -75,7 +75,7 @@ class Fetcher:
         moves: Hydrates.
         pools: Of the RAM tier; what a pool has reserved is no free room.
         state_dir: On the disk of the cold tier.
-        spending: The budgets.
+        quotas: The quotas.
         rng: Jitter of pauses.
         done: Files that make room.
     """
@@ -86,7 +86,7 @@ class Fetcher:
         moves: Moves,
         pools: Pools,
         state_dir: Path,
-        spending: Spending,
+        quotas: Quotas,
         rng: random.Random,
         done: DoneFiles,
     ) -> None:
@@ -96,7 +96,7 @@ class Fetcher:
         self._moves = moves
         self._pools = pools
         self._state_dir = state_dir
-        self._spending = spending
+        self._quotas = quotas
         self._breaker = CircuitBreaker(parts.config.policy, rng)
         self._hydrating_count = 0
         self._reserved_bytes = 0
@@ -183,13 +183,13 @@ class Fetcher:
             await self._give_way()
             self._hydrating_count += 1
             try:
-                with self._spending.reserved(_cost(inode, asks_store=asks_store)):
+                with self._quotas.reserved(_cost(inode, asks_store=asks_store)):
                     hydrated = await self._moves.hydrate(inode.ino)
             finally:
                 self._hydrating_count -= 1
         except NoSpaceError as error:
             raise StalledError(str(error)) from error
-        except BudgetSpentError as error:
+        except QuotaSpentError as error:
             if math.isinf(error.wait_s):
                 raise
             raise StalledError(str(error)) from error
@@ -234,9 +234,9 @@ class Fetcher:
         """
         cold = self._parts.config.cold
         space = measure_cold_space(self._state_dir, cold, await self._engine.usage())
-        room_bytes = int(space.budget_bytes * cold.high_watermark)
+        room_bytes = int(space.capacity_bytes * cold.high_watermark)
         free_bytes = room_bytes - space.used_bytes - self._reserved_bytes
-        return room_bytes, free_bytes, space.budget_bytes == space.available_bytes
+        return room_bytes, free_bytes, space.capacity_bytes == space.available_bytes
 
     async def _give_way(self) -> None:
         """Leave the store to programs that wait for it, but for one fetch."""
@@ -264,7 +264,7 @@ class Fetcher:
     def _ram_room_bytes(self) -> int:
         """Return what is free of the RAM tier and reserved by no pool, without draining."""
         residency = self._parts.residency
-        room_bytes = int(residency.budget_bytes * self._parts.config.warm.high_watermark)
+        room_bytes = int(residency.capacity_bytes * self._parts.config.warm.high_watermark)
         room_bytes -= residency.used_bytes
         for name, size_bytes in self._pools.sizes.items():
             room_bytes -= max(0, size_bytes - self._pools.named[name].used_bytes)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.config import BudgetsConfig
+from memfs.config import QuotasConfig
 from memfs.defects import as_failure
 from memfs.errors import MemfsError, StaleInodeError
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.placement.prefetch.fetcher import Fetcher, StalledError
 from memfs.placement.prefetch.learner import Learner
-from memfs.placement.quotas import Spending
+from memfs.placement.quotas import Quotas
 from memfs.prediction.accesses import describe
 from memfs.prediction.hints import Hints
 from memfs.prediction.storing import SETTING_NAMES, dump, restore
@@ -86,7 +86,7 @@ class Prefetcher:
         pools: Of the RAM tier.
         state_dir: On the disk of the cold tier.
         rng: Jitter of pauses; seeded by tests.
-        spending: The budgets; None: nothing is limited.
+        quotas: The quotas; None: nothing is limited.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Prefetcher:
         pools: Pools,
         state_dir: Path,
         rng: random.Random | None = None,
-        spending: Spending | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self._engine = parts.engine
         self._worker_count = parts.config.glacier.transfer_count_max
@@ -111,7 +111,7 @@ class Prefetcher:
             moves,
             pools,
             state_dir,
-            spending or Spending(BudgetsConfig(), parts.engine),
+            quotas or Quotas(QuotasConfig(), parts.engine),
             rng or random.Random(),
             self._done,
         )

@@ -32,7 +32,7 @@ class HotProcess:
 
     Args:
         state_dir: Any directory; it only names the process.
-        size_bytes: Budget of its one device.
+        size_bytes: Capacity of its one device.
     """
 
     def __init__(self, state_dir: Path, size_bytes: int = 8 << 20) -> None:

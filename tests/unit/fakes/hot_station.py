@@ -20,7 +20,7 @@ from memfs.hot.client import TICKET_XATTR
 from memfs.hot.devices.memfd import MemfdDevice
 from memfs.hot.headers import HeaderReader
 from memfs.hot.loading import Loader, LoadRequest
-from memfs.hot.pool import DeviceBudget, Pool, SlabKey
+from memfs.hot.pool import DeviceCapacity, Pool, SlabKey
 from memfs.hot.protocol import HotGoneError, error_reply, receive_async, send_async
 from memfs.hot.server import HotServer, listen
 from memfs.hot.tokens import Gate, Mint
@@ -36,7 +36,7 @@ class HotStation:
     """Serves files that `give` was called for.
 
     Args:
-        size_bytes: Budget of its one device.
+        size_bytes: Capacity of its one device.
     """
 
     def __init__(self, size_bytes: int = 8 << 20) -> None:
@@ -48,7 +48,7 @@ class HotStation:
         """What tickets say that the tier has."""
         self._mint = Mint(secret)
         device = MemfdDevice(0, size_bytes)
-        self.pool = Pool([DeviceBudget(device.uuid, size_bytes)])
+        self.pool = Pool([DeviceCapacity(device.uuid, size_bytes)])
         self._loader = Loader(self.pool, [device], 0, HeaderReader(os.environ))
         self._gate = Gate(secret)
         self._paths: dict[int, Path] = {}

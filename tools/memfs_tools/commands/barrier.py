@@ -29,7 +29,7 @@ _WORDS = {
     "open": "there as they were, and still open for writing",
     "busy": "being written",
     "superseded": "changed meanwhile",
-    "waiting": "waiting for the store or a budget",
+    "waiting": "waiting for the store or a quota",
     "unfinished": "under way when the time was over",
     "failed": "failed",
 }
@@ -62,7 +62,7 @@ def barrier(paths: tuple[Path, ...], level: Level, timeout_s: float | None, as_j
 
     remote: each file has an object in the store that was read back and compared, small files in
     shared ones, and its local copy is not needed any more; it stays all the same. Files that are
-    open for writing are reported. While the store is down, or a budget of the day is
+    open for writing are reported. While the store is down, or a quota of the day is
     spent, this waits.
 
     Exits with 0 only if all files are there. Finished work stays: stopped by Ctrl-C or by

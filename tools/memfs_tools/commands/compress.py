@@ -23,7 +23,7 @@ _WORDS = {
     "absent": "in the object store alone",
     "busy": "open",
     "superseded": "changed meanwhile",
-    "waiting": "waiting for a budget",
+    "waiting": "waiting for a quota",
     "failed": "failed",
 }
 

@@ -20,7 +20,7 @@ _WORDS = {
     "unneeded": "as they should be",
     "busy": "being written",
     "superseded": "changed meanwhile",
-    "waiting": "waiting for a budget",
+    "waiting": "waiting for a quota",
     "failed": "failed",
 }
 

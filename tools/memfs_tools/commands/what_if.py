@@ -41,7 +41,7 @@ def what_if(
     predict: bool,
     as_json: bool,
 ) -> None:
-    """Replay a trace: what would other budgets, or another policy, have done?
+    """Replay a trace: what would other capacities, or another policy, have done?
 
     \b
     memfs what-if --trace /var/tmp/monday --warm 16GiB
@@ -51,7 +51,7 @@ def what_if(
     Belady's policy, which knows the future, and a bound that no policy exceeds. No mount is needed.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     # Imported here: the help needs none of it.
-    from memfs.simulation.comparison import Budgets, compare
+    from memfs.simulation.comparison import Capacities, compare
     from memfs.simulation.foresight import foresee
     from memfs.simulation.policies import find_policy
     from memfs.traces.reading import read_trace
@@ -63,16 +63,16 @@ def what_if(
         with progress_bar(hidden=as_json) as show:
             trace = read_trace(trace_path, lambda done, total: show("reading", done, total))
             footprint_bytes = trace.footprint_bytes()
-            budgets = Budgets(
-                _budget("--warm", warm, footprint_bytes),
-                None if cold is None else _budget("--cold", cold, footprint_bytes),
+            capacities = Capacities(
+                _capacity("--warm", warm, footprint_bytes),
+                None if cold is None else _capacity("--cold", cold, footprint_bytes),
             )
-            if budgets.cold_bytes is not None and budgets.cold_bytes < budgets.warm_bytes:
+            if capacities.cold_bytes is not None and capacities.cold_bytes < capacities.warm_bytes:
                 raise UsageError(
-                    f"--cold is {format_size(budgets.cold_bytes)}, less than --warm with "
-                    f"{format_size(budgets.warm_bytes)}; files in RAM are on the disk, too"
+                    f"--cold is {format_size(capacities.cold_bytes)}, less than --warm with "
+                    f"{format_size(capacities.warm_bytes)}; files in RAM are on the disk, too"
                 )
-            comparison = compare(trace, budgets, policies, show)
+            comparison = compare(trace, capacities, policies, show)
             foresight = foresee(trace, partial(show, "prediction")) if predict else None
     except InvalidValueError as error:
         raise UsageError(str(error)) from None
@@ -87,7 +87,7 @@ def what_if(
         tell(f"  {foresight.conclusion}")
 
 
-def _budget(option: str, text: str, footprint_bytes: int) -> int:
+def _capacity(option: str, text: str, footprint_bytes: int) -> int:
     """Return bytes of a size, or of a share of all files."""
     try:
         if text.endswith("%"):

@@ -1,4 +1,4 @@
-"""Budgets and ages: what moves by itself, and what is told where it cannot."""
+"""Capacities and ages: what moves by itself, and what is told where it cannot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 FILE_COUNT = 24
-"""Of 1 MiB each: three times the budgets of 8 MiB."""
+"""Of 1 MiB each: three times the capacities of 8 MiB."""
 
 POLICY = '[policy]\ninterval = "100ms"\nretry_min = "100ms"\nretry_max = "400ms"\n'
 
@@ -57,7 +57,7 @@ def locked_bytes(mount: Mount) -> int:
 def test_a_full_disk_tier_is_emptied_into_the_object_store(
     mount_factory: MountFactory, driver: str
 ) -> None:
-    """Three times the budget: all is readable, and the budget holds once the mover has settled."""
+    """Three times the capacity: all is readable, and it holds once the mover has settled."""
     mount = mount_factory(driver, config=f'[cold]\nsize = "8MiB"\n{POLICY}')
     paths = fill(mount)
 
@@ -92,10 +92,12 @@ def test_a_full_disk_tier_without_a_store_fails_no_program(
     assert_readable(paths)
     assert packed.read_bytes() == compressible(MIB)
     cold = tier_status(mount, "cold")
-    assert cold["used_bytes"] > cold["budget_bytes"]
+    assert cold["used_bytes"] > cold["capacity_bytes"]
 
 
-def test_locked_bytes_never_exceed_the_ram_budget(mount_factory: MountFactory, driver: str) -> None:
+def test_locked_bytes_never_exceed_the_ram_capacity(
+    mount_factory: MountFactory, driver: str
+) -> None:
     """By the kernel's own count, while three times as much is written and read."""
     mount = mount_factory(driver, config=f'[warm]\nsize = "8MiB"\n{POLICY}')
     paths = []
@@ -111,7 +113,7 @@ def test_locked_bytes_never_exceed_the_ram_budget(mount_factory: MountFactory, d
     assert tier_status(mount, "warm")["used_bytes"] <= 8 * MIB
 
 
-def test_pins_beyond_the_ram_budget_wait_with_a_reason(
+def test_pins_beyond_the_ram_capacity_wait_with_a_reason(
     mount_factory: MountFactory, driver: str
 ) -> None:
     """In `why`, in `memfs why` and in `memfs status`; they follow when there is room."""

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from memfs.errors import BudgetSpentError
+from memfs.errors import QuotaSpentError
 from memfs.policy.quotas import Cost, Spent
 from memfs.stores.metered import MeteredStore, transfer_request_count
 from memfs.stores.paced import PacedStore, unhurried
@@ -31,7 +31,7 @@ class Purse:
 
     def check(self, cost: Cost) -> None:
         if self.empty:
-            raise BudgetSpentError("the budget is spent", 10.0)
+            raise QuotaSpentError("the quota is spent", 10.0)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ async def test_only_deletions_are_refused(source: Path) -> None:
     store = MeteredStore(MemoryStore(), purse)
     await store.put_file("k", source)
     purse.empty = True
-    with pytest.raises(BudgetSpentError):
+    with pytest.raises(QuotaSpentError):
         await store.delete("k")
     assert len(await store.get_range("k", 0, 10)) == 10
     await store.put_file("l", source)

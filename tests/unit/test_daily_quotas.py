@@ -1,4 +1,4 @@
-"""Budgets of a second and of a day: arithmetic against a plain list of what was spent."""
+"""Quotas of a second and of a day: arithmetic against a plain list of what was spent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memfs.errors import InvalidValueError
-from memfs.policy.quotas import DailyBudgets, Moment, Pace, RollingDay, Spent
+from memfs.policy.quotas import DailyQuotas, Moment, Pace, RollingDay, Spent
 
 HOUR_S, DAY_S = 3600.0, 86400.0
 
@@ -26,14 +26,14 @@ events = st.lists(
 
 @given(events, st.integers(min_value=1, max_value=3000))
 @settings(max_examples=200)
-def test_no_day_ever_exceeds_its_budget(wanted: list[tuple[float, int]], limit: int) -> None:
+def test_no_day_ever_exceeds_its_quota(wanted: list[tuple[float, int]], limit: int) -> None:
     """Whatever 24 hours are looked at, and not only whole ones."""
-    budgets = DailyBudgets({Spent.EGRESS: limit})
+    quotas = DailyQuotas({Spent.EGRESS: limit})
     now_s, spent = 0.0, []
     for pause_s, amount in wanted:
         now_s += pause_s
-        if budgets.find_refusal({Spent.EGRESS: amount}, now_s) is None:
-            budgets.spend(Spent.EGRESS, amount, now_s)
+        if quotas.find_refusal({Spent.EGRESS: amount}, now_s) is None:
+            quotas.spend(Spent.EGRESS, amount, now_s)
             spent.append((now_s, amount))
     for end_s, _ in spent:
         window = [amount for at_s, amount in spent if end_s - DAY_S < at_s <= end_s]
@@ -46,74 +46,74 @@ def test_room_comes_when_it_was_said_to(
     spent: list[tuple[float, int]], limit: int, needed: int
 ) -> None:
     """Not later, so that nobody waits for nothing; and not earlier."""
-    budgets = DailyBudgets({Spent.EGRESS: limit})
+    quotas = DailyQuotas({Spent.EGRESS: limit})
     now_s, cost = 0.0, {Spent.EGRESS: needed}
     for pause_s, amount in spent:
         now_s += pause_s
-        budgets.spend(Spent.EGRESS, amount, now_s)
-    refusal = budgets.find_refusal(cost, now_s)
+        quotas.spend(Spent.EGRESS, amount, now_s)
+    refusal = quotas.find_refusal(cost, now_s)
     if needed > limit:
         assert refusal is not None
         assert math.isinf(refusal.wait_s)
     elif refusal is not None:
         assert 0 < refusal.wait_s <= 25 * HOUR_S
-        assert budgets.find_refusal(cost, now_s + refusal.wait_s - 1.0) is not None
-        assert budgets.find_refusal(cost, now_s + refusal.wait_s + 1e-3) is None
+        assert quotas.find_refusal(cost, now_s + refusal.wait_s - 1.0) is not None
+        assert quotas.find_refusal(cost, now_s + refusal.wait_s + 1e-3) is None
 
 
 def test_what_is_under_way_keeps_its_room() -> None:
     """Two moves that fit one at a time do not begin together."""
-    budgets = DailyBudgets({Spent.UPLOAD: 100})
+    quotas = DailyQuotas({Spent.UPLOAD: 100})
     cost = {Spent.UPLOAD: 60}
-    budgets.reserve(cost)
-    refusal = budgets.find_refusal(cost, 0.0)
+    quotas.reserve(cost)
+    refusal = quotas.find_refusal(cost, 0.0)
     assert refusal is not None
     assert (refusal.used, refusal.wait_s) == (0, 0.0)
-    budgets.release(cost)
-    assert budgets.find_refusal(cost, 0.0) is None
+    quotas.release(cost)
+    assert quotas.find_refusal(cost, 0.0) is None
 
 
-def test_the_budget_that_takes_longest_is_named() -> None:
-    budgets = DailyBudgets({Spent.UPLOAD: 100, Spent.EGRESS: 100, Spent.REQUESTS: 1})
-    budgets.spend(Spent.UPLOAD, 100, 0.0)
-    budgets.spend(Spent.EGRESS, 100, 5 * HOUR_S)
+def test_the_quota_that_takes_longest_is_named() -> None:
+    quotas = DailyQuotas({Spent.UPLOAD: 100, Spent.EGRESS: 100, Spent.REQUESTS: 1})
+    quotas.spend(Spent.UPLOAD, 100, 0.0)
+    quotas.spend(Spent.EGRESS, 100, 5 * HOUR_S)
     cost = {Spent.UPLOAD: 1, Spent.EGRESS: 1, Spent.REQUESTS: 1}
-    refusal = budgets.find_refusal(cost, 6 * HOUR_S)
+    refusal = quotas.find_refusal(cost, 6 * HOUR_S)
     assert refusal is not None
     assert refusal.spent == Spent.EGRESS
     assert refusal.wait_s == 24 * HOUR_S
 
 
 def test_what_is_not_limited_is_not_refused() -> None:
-    budgets = DailyBudgets({})
-    budgets.spend(Spent.UPLOAD, 1 << 60, 0.0)
-    assert not budgets
-    assert budgets.find_refusal({Spent.UPLOAD: 1 << 60}, 0.0) is None
-    assert budgets.uses(0.0) == []
+    quotas = DailyQuotas({})
+    quotas.spend(Spent.UPLOAD, 1 << 60, 0.0)
+    assert not quotas
+    assert quotas.find_refusal({Spent.UPLOAD: 1 << 60}, 0.0) is None
+    assert quotas.uses(0.0) == []
 
 
 def test_a_report_tells_use_and_when_it_frees() -> None:
-    budgets = DailyBudgets({Spent.UPLOAD: 100})
-    budgets.spend(Spent.UPLOAD, 30, 10.0)
-    budgets.reserve({Spent.UPLOAD: 5})
-    [use] = budgets.uses(HOUR_S)
+    quotas = DailyQuotas({Spent.UPLOAD: 100})
+    quotas.spend(Spent.UPLOAD, 30, 10.0)
+    quotas.reserve({Spent.UPLOAD: 5})
+    [use] = quotas.uses(HOUR_S)
     assert (use.used, use.limit, use.reserved, use.frees_s) == (30, 100, 5, 24 * HOUR_S)
 
 
 @given(events)
 def test_amounts_survive_being_stored(spent: list[tuple[float, int]]) -> None:
-    budgets = DailyBudgets({Spent.UPLOAD: 100})
+    quotas = DailyQuotas({Spent.UPLOAD: 100})
     now_s = 0.0
     for pause_s, amount in spent:
         now_s += pause_s
-        budgets.spend(Spent.UPLOAD, amount, now_s)
-    again = DailyBudgets({Spent.UPLOAD: 100, Spent.EGRESS: 1})
-    again.decode(json.loads(json.dumps(budgets.encode())), now_s)
-    assert again.uses(now_s)[0] == budgets.uses(now_s)[0]
+        quotas.spend(Spent.UPLOAD, amount, now_s)
+    again = DailyQuotas({Spent.UPLOAD: 100, Spent.EGRESS: 1})
+    again.decode(json.loads(json.dumps(quotas.encode())), now_s)
+    assert again.uses(now_s)[0] == quotas.uses(now_s)[0]
 
 
 def test_an_hour_that_lies_ahead_does_not_count_for_ever() -> None:
-    """Damage must not close a budget for good."""
+    """Damage must not close a quota for good."""
     day = RollingDay()
     day.decode({"99999999": 7}, HOUR_S)
     assert day.total(HOUR_S) == 7
@@ -125,7 +125,7 @@ def test_an_hour_that_lies_ahead_does_not_count_for_ever() -> None:
 )
 def test_damaged_amounts_are_refused(stored: dict[str, dict[str, int]]) -> None:
     with pytest.raises(InvalidValueError):
-        DailyBudgets({Spent.UPLOAD: 1}).decode(stored, 0.0)
+        DailyQuotas({Spent.UPLOAD: 1}).decode(stored, 0.0)
 
 
 jumps = st.floats(min_value=-40 * DAY_S, max_value=40 * DAY_S, allow_nan=False)

@@ -1,4 +1,4 @@
-"""The mover inside its budgets: what waits, for what, until when, and that it goes on."""
+"""The mover inside its quotas: what waits, for what, until when, and that it goes on."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from memfs.config import BudgetsConfig, ColdConfig, GlacierConfig, PolicyConfig
+from memfs.config import ColdConfig, GlacierConfig, PolicyConfig, QuotasConfig
 from memfs.content.activity import Activity
 from memfs.jobs.scrubber import Scrubber
 from memfs.placement.mover import Mover
 from memfs.placement.prefetch.prefetcher import Prefetcher
-from memfs.placement.quotas import SETTING, Spending
+from memfs.placement.quotas import SETTING, Quotas
 from memfs.policy.pools import Pools
 from memfs.policy.quotas import Spent
 from memfs.prediction.predictor import Predictor
@@ -57,13 +57,13 @@ class HandClock:
 
 
 class Depot:
-    """A state directory with a mover that has budgets."""
+    """A state directory with a mover that has quotas."""
 
     def __init__(self, state_dir: Path, config: Config, clock: HandClock) -> None:
         self.state = State(state_dir, config)
         self.activity = Activity()
-        self.spending = Spending(config.budgets, self.state.engine, clock)
-        self.state.parts.remote = MeteredStore(self.state.remote, self.spending)
+        self.quotas = Quotas(config.quotas, self.state.engine, clock)
+        self.state.parts.remote = MeteredStore(self.state.remote, self.quotas)
         self.mover = self.again()
         self.prefetcher = Prefetcher(
             self.state.parts,
@@ -73,7 +73,7 @@ class Depot:
             Pools(),
             state_dir,
             random.Random(1),
-            spending=self.spending,
+            quotas=self.quotas,
         )
 
     def again(self) -> Mover:
@@ -85,7 +85,7 @@ class Depot:
             self._settle,
             self.state.state_dir,
             random.Random(1),
-            spending=self.spending,
+            quotas=self.quotas,
         )
 
     async def pinned(self, name: str, tier: Tier, content: bytes = CONTENT) -> InodeNo:
@@ -110,7 +110,7 @@ class Depot:
         return sum([FormKind.REMOTE in await self.state.forms(ino) for ino in inos])
 
     def used(self, spent: Spent) -> int:
-        return next(use.used for use in self.spending.uses() if use.spent == spent)
+        return next(use.used for use in self.quotas.uses() if use.spent == spent)
 
     async def _settle(self) -> bool:
         return False
@@ -126,14 +126,14 @@ def open_depot(tmp_path: Path, clock: HandClock) -> Iterator[Callable[..., Depot
     depots: list[Depot] = []
 
     def open_one(
-        glacier: GlacierConfig = ALONE, cold: ColdConfig = SMALL_FRAMES.cold, **budgets: int
+        glacier: GlacierConfig = ALONE, cold: ColdConfig = SMALL_FRAMES.cold, **quotas: int
     ) -> Depot:
         config = replace(
             SMALL_FRAMES,
             policy=RETRY_AT_ONCE,
             glacier=glacier,
             cold=cold,
-            budgets=BudgetsConfig(**budgets),
+            quotas=QuotasConfig(**quotas),
         )
         depots.append(Depot(tmp_path / "state", config, clock))
         return depots[-1]
@@ -144,7 +144,7 @@ def open_depot(tmp_path: Path, clock: HandClock) -> Iterator[Callable[..., Depot
 
 
 @pytest.mark.parametrize(
-    "budget",
+    "quota",
     [
         "upload_bytes_per_day",
         "egress_bytes_per_day",
@@ -152,25 +152,25 @@ def open_depot(tmp_path: Path, clock: HandClock) -> Iterator[Callable[..., Depot
     ],
 )
 @pytest.mark.parametrize("glacier", [ALONE, GlacierConfig()])
-async def test_uploads_stay_inside_a_budget_and_go_on_when_it_frees(
-    open_depot: Callable[..., Depot], clock: HandClock, budget: str, glacier: GlacierConfig
+async def test_uploads_stay_inside_a_quota_and_go_on_when_it_frees(
+    open_depot: Callable[..., Depot], clock: HandClock, quota: str, glacier: GlacierConfig
 ) -> None:
     """One object for each file, and many files in one object."""
     limit = 550_000
-    depot = open_depot(glacier, **{budget: limit})
+    depot = open_depot(glacier, **{quota: limit})
     inos = [await depot.pinned(f"file {number}", Tier.GLACIER) for number in range(8)]
     await depot.steps(3)
-    [use] = depot.spending.uses()
+    [use] = depot.quotas.uses()
     moved_count = await depot.remote_count(inos)
     assert 2 <= moved_count <= 5
     assert 0 < use.used <= limit
     assert use.reserved == 0
     waiting = [await depot.reason(ino) for ino in inos]
     key = {"disk_writes_bytes_per_day": "disk_writes_per_day"}.get(
-        budget, budget.replace("_bytes", "")
+        quota, quota.replace("_bytes", "")
     )
     again = datetime.fromtimestamp(clock.wall + use.frees_s)
-    expected = f"budgets.{key}:"
+    expected = f"quotas.{key}:"
     assert sum(expected in reason for reason in waiting) == 8 - moved_count
     assert any(f"more at {again:%Y-%m-%d %H:%M}" in reason for reason in waiting)
     for _ in range(4):
@@ -190,7 +190,7 @@ async def test_requests_are_bounded_and_deletions_wait_for_them(
     await depot.steps(2)
     moved_count = await depot.remote_count(inos)
     assert 0 < moved_count < 4
-    depot.spending.spend(Spent.REQUESTS, 20 - depot.used(Spent.REQUESTS))
+    depot.quotas.spend(Spent.REQUESTS, 20 - depot.used(Spent.REQUESTS))
     await depot.state.unlink("file 0")
     await depot.steps(3)
     assert depot.used(Spent.REQUESTS) == 20
@@ -205,7 +205,7 @@ async def test_what_a_day_does_not_allow_says_so(open_depot: Callable[..., Depot
     depot = open_depot(upload_bytes_per_day=1000)
     ino = await depot.pinned("a", Tier.GLACIER)
     await depot.steps(2)
-    assert "budgets.upload_per_day allows 1000 B in a day; raise it" in await depot.reason(ino)
+    assert "quotas.upload_per_day allows 1000 B in a day; raise it" in await depot.reason(ino)
 
 
 async def test_packing_counts_what_it_writes(open_depot: Callable[..., Depot]) -> None:
@@ -223,18 +223,18 @@ async def test_packing_waits_for_disk_writes(open_depot: Callable[..., Depot]) -
     ino = await depot.pinned("a", Tier.COLD, bytes(80_000) + incompressible(20_000))
     await depot.steps(2)
     assert await depot.state.forms(ino) == {FormKind.RAW}
-    assert "budgets.disk_writes_per_day" in await depot.reason(ino)
+    assert "quotas.disk_writes_per_day" in await depot.reason(ino)
 
 
 async def test_programs_are_counted_and_never_refused(
     open_depot: Callable[..., Depot],
 ) -> None:
-    """A budget of the mover must not make a read fail."""
+    """A quota of the mover must not make a read fail."""
     depot = open_depot(upload_bytes_per_day=1 << 30, egress_bytes_per_day=210_000)
     ino = await depot.pinned("a", Tier.GLACIER)
     await depot.steps(2)
     assert await depot.state.forms(ino) == {FormKind.REMOTE}
-    depot.spending.spend(Spent.EGRESS, 210_000 - depot.used(Spent.EGRESS))
+    depot.quotas.spend(Spent.EGRESS, 210_000 - depot.used(Spent.EGRESS))
     assert await depot.state.content(ino) == CONTENT
     assert depot.used(Spent.EGRESS) > 300_000
 
@@ -246,11 +246,11 @@ async def test_fetching_ahead_waits_for_egress(
     depot = open_depot(egress_bytes_per_day=210_000)
     ino = await depot.pinned("a", Tier.GLACIER)
     await depot.steps(2)
-    depot.spending.spend(Spent.EGRESS, 100_000)
+    depot.quotas.spend(Spent.EGRESS, 100_000)
     await depot.pin(ino, None)
     job, _ = depot.prefetcher.hint([ino], warm=False, job=None, replace=False)
     await depot.prefetcher.step()
-    assert "budgets.egress_per_day" in str(depot.prefetcher.status()["stalled"])
+    assert "quotas.egress_per_day" in str(depot.prefetcher.status()["stalled"])
     assert depot.prefetcher.progress(job).failed_count == 0
     clock.wait(25 * HOUR_S)
     await depot.prefetcher.step()
@@ -262,20 +262,20 @@ async def test_what_was_spent_survives_a_restart(
 ) -> None:
     """Restarting the daemon, or the machine with a clock that is wrong, makes no room."""
     depot = open_depot(upload_bytes_per_day=1000)
-    await depot.spending.load()
-    depot.spending.spend(Spent.UPLOAD, 700)
-    await depot.spending.save()
+    await depot.quotas.load()
+    depot.quotas.spend(Spent.UPLOAD, 700)
+    await depot.quotas.save()
     depot.state.close()
     clock.wait(HOUR_S)
     again = open_depot(upload_bytes_per_day=1000)
-    await again.spending.load()
+    await again.quotas.load()
     assert again.used(Spent.UPLOAD) == 700
-    again.spending.spend(Spent.UPLOAD, 100)
-    await again.spending.save()
+    again.quotas.spend(Spent.UPLOAD, 100)
+    await again.quotas.save()
     again.state.close()
     clock.machine, clock.wall, clock.boot = "second", 0.0, 1.0
     third = open_depot(upload_bytes_per_day=1000)
-    await third.spending.load()
+    await third.quotas.load()
     assert third.used(Spent.UPLOAD) == 800
     clock.wait(26 * HOUR_S)
     assert third.used(Spent.UPLOAD) == 0
@@ -286,12 +286,12 @@ async def test_a_running_mover_saves_what_was_spent(
 ) -> None:
     """A daemon that is killed forgets the last seconds at most."""
     depot = open_depot(upload_bytes_per_day=1000)
-    depot.spending.spend(Spent.UPLOAD, 700)
+    depot.quotas.spend(Spent.UPLOAD, 700)
     clock.wait(60.0)
     await depot.mover.step()
     depot.state.close()
     again = open_depot(upload_bytes_per_day=1000)
-    await again.spending.load()
+    await again.quotas.load()
     assert again.used(Spent.UPLOAD) == 700
 
 
@@ -302,21 +302,21 @@ async def test_damaged_amounts_begin_anew(
     """With a word, and without stopping the mount."""
     depot = open_depot(upload_bytes_per_day=1000)
     await depot.state.engine.put_setting(SETTING, stored)
-    await depot.spending.load()
+    await depot.quotas.load()
     assert depot.used(Spent.UPLOAD) == 0
     assert "begin anew" in caplog.text
 
 
-async def test_without_budgets_nothing_is_kept(open_depot: Callable[..., Depot]) -> None:
+async def test_without_quotas_nothing_is_kept(open_depot: Callable[..., Depot]) -> None:
     depot = open_depot()
     await depot.pinned("a", Tier.GLACIER)
     await depot.steps(2)
-    await depot.spending.save()
-    assert depot.spending.uses() == []
+    await depot.quotas.save()
+    assert depot.quotas.uses() == []
     assert await depot.state.engine.get_setting(SETTING) is None
 
 
-async def test_a_full_disk_is_packed_when_the_store_has_no_budget_left(
+async def test_a_full_disk_is_packed_when_the_store_has_no_quota_left(
     open_depot: Callable[..., Depot],
 ) -> None:
     """As while a store is down: a disk tier that overflows is worse than one that is packed."""
@@ -338,7 +338,7 @@ async def test_compaction_waits_for_egress(
     [batch] = await depot.state.engine.list_sparse_batches(101, 10)
     for number in range(7):
         await depot.state.unlink(f"file {number}")
-    depot.spending.spend(Spent.EGRESS, 1_990_000 - depot.used(Spent.EGRESS))
+    depot.quotas.spend(Spent.EGRESS, 1_990_000 - depot.used(Spent.EGRESS))
     await depot.steps(2)
     assert [each.key for each in await depot.state.engine.list_sparse_batches(101, 10)] == [
         batch.key
@@ -357,8 +357,8 @@ async def test_a_scrub_waits_for_egress_and_goes_on(
     depot = open_depot(egress_bytes_per_day=250_000)
     await depot.pinned("a", Tier.GLACIER)
     await depot.steps(2)
-    depot.spending.spend(Spent.EGRESS, 250_000 - depot.used(Spent.EGRESS))
-    scrubber = Scrubber(depot.state.parts, depot.state.moves, depot.spending)
+    depot.quotas.spend(Spent.EGRESS, 250_000 - depot.used(Spent.EGRESS))
+    scrubber = Scrubber(depot.state.parts, depot.state.moves, depot.quotas)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scrubber.run)
         await scrubber.start()

@@ -1,4 +1,4 @@
-"""Budgets of the day on a mount: what waits tells for what, and a restart forgets nothing."""
+"""Quotas of the day on a mount: what waits tells for what, and a restart forgets nothing."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ retry_min = "100ms"
 retry_max = "400ms"
 [glacier]
 batch_file_max = 0
-[budgets]
+[quotas]
 egress_per_day = "5MiB"
 upload_rate = "1GiB"
 """
 
 
 def egress(mount: Mount) -> dict[str, int]:
-    [budget] = status(mount)["budgets"]
-    assert budget["budget"] == "egress_per_day"
-    return dict(budget)
+    [quota] = status(mount)["quotas"]
+    assert quota["quota"] == "egress_per_day"
+    return dict(quota)
 
 
 def test_uploads_wait_for_the_egress_that_reading_them_back_takes(
@@ -47,7 +47,7 @@ def test_uploads_wait_for_the_egress_that_reading_them_back_takes(
 
     def waiting() -> list[str]:
         reasons = [str(why(path)) for path in paths]
-        needed = ("budgets.egress_per_day", "more at ")
+        needed = ("quotas.egress_per_day", "more at ")
         return [reason for reason in reasons if all(words in reason for words in needed)]
 
     def gone() -> list[int]:
@@ -60,10 +60,10 @@ def test_uploads_wait_for_the_egress_that_reading_them_back_takes(
     assert 2 <= len(gone()) < len(paths)
     assert egress(mount)["used"] <= 5 * MIB
     text = run_memfs("status", mount.root)
-    assert "budget egress_per_day: " in text
+    assert "quota egress_per_day: " in text
     assert "of 5.0 MiB used" in text
     left = len(gone())
-    with pytest.raises(MountError, match=r"waiting: .*budgets\.egress_per_day"):
+    with pytest.raises(MountError, match=r"waiting: .*quotas\.egress_per_day"):
         run_memfs("barrier", "--level", "remote", "--timeout", "1", mount.root)
     assert len(gone()) == left
     assert egress(mount)["used"] <= 5 * MIB
