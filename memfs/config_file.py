@@ -151,7 +151,7 @@ def load_config(file: Path | None, overrides: Mapping[str, str] | None = None) -
         former, dot, name = dotted.partition(".")
         current = f"{_FORMER_SECTIONS.get(former, former)}{dot}{name}"
         key = _find_key(known, current, f"-o {dotted}")
-        values[dotted] = _convert(key, _from_text(key, text), f"-o {dotted}")
+        values[current] = _convert(key, _from_text(key, text), f"-o {dotted}")
     _check_order(values, known)
     sections = {}
     for section in dataclasses.fields(Config):
