@@ -270,7 +270,7 @@ def assemble(
             move_parts,
             moves,
             activity,
-            filesystem.settle,
+            filesystem.finish_requests,
             state_dir,
             access_stats=access_stats,
             planner=planner,

@@ -83,7 +83,7 @@ class GcMethods:
         """
         compacted = None
         if not dry_run and self._parts.remote is not None:
-            compacted = await self._compaction.step()
+            compacted = await self._compaction.compact_sparsest()
         left = await self._compaction.list_sparse()
         return {
             "compacted": None if compacted is None else compacted._asdict(),

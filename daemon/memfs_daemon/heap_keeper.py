@@ -52,9 +52,9 @@ class HeapKeeper:
         """Look now and then, until cancelled."""
         while True:
             await trio.sleep(LOOK_S)
-            await self.step()
+            await self.give_back()
 
-    async def step(self) -> None:
+    async def give_back(self) -> None:
         """Look once. Checkpoint: if there is something to give back."""
         count, self._seen_count = self._seen_count, self._request_count()
         allowed_bytes = IDLE_GROWTH_BYTES if count == self._seen_count else GROWTH_BYTES

@@ -255,7 +255,7 @@ async def _settle(parts: Assembly) -> None:
     await parts.filesystem.reap_left_over()
     waiting = -1
     for _ in range(_SETTLE_ROUNDS_MAX):
-        await parts.filesystem.settle()
+        await parts.filesystem.finish_requests()
         if parts.sealer.candidate_count in (0, waiting):
             return
         waiting = parts.sealer.candidate_count

@@ -74,9 +74,9 @@ class RawPool:
         seen = 0
         while True:
             seen = await self._wake.wait(seen)
-            await self.step()
+            await self.refill()
 
-    async def step(self) -> None:
+    async def refill(self) -> None:
         """Fill the pool once, as far as the disk has room. Checkpoint: if there is room in it."""
         while len(self._ready) <= POOL_COUNT_MAX - REFILL_COUNT:
             ids = [self._engine.reserve_ids() for _ in range(REFILL_COUNT)]

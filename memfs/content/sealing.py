@@ -119,7 +119,7 @@ class Sealer:
             inode.generation, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         )
 
-    async def step(self) -> int:
+    async def seal_all(self) -> int:
         """Seal what can be sealed now, commit, and return how many were."""
         if self._put_off:
             self._take_again()

@@ -40,7 +40,7 @@ class Filesystem(XattrRequests):
         await self._sealer.adopt_unsealed()
         await self._sealer.adopt_doubtful()
 
-    async def settle(self) -> bool:
+    async def finish_requests(self) -> bool:
         """Do what follows from requests but need not be waited for: reap, seal, keep access times.
 
         Called by the mover between two rounds. Every part is bounded.
@@ -49,7 +49,7 @@ class Filesystem(XattrRequests):
             True if more is waiting.
         """
         await self.reap()
-        sealed_count = await self._sealer.step()
+        sealed_count = await self._sealer.seal_all()
         await self.store_atimes()
         return sealed_count == SEALS_A_STEP_MAX
 

@@ -173,11 +173,11 @@ class StateGeneration:
     async def run(self) -> None:
         """Note the mark in the store, as soon as that takes it."""
         while True:
-            if await self.step():
+            if await self.try_to_mark():
                 return
             await trio.sleep(RETRY_S)
 
-    async def step(self) -> bool:
+    async def try_to_mark(self) -> bool:
         """Try once to note the mark; returns whether there is nothing left to do."""
         try:
             await self.confirm()

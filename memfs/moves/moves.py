@@ -112,7 +112,7 @@ class Moves:
         Returns:
             Raw files that were removed or adopted.
         """
-        return await self._recheck.step() + await self._sweep.step()
+        return await self._recheck.compare_slice() + await self._sweep.sweep_slice()
 
     @property
     def sweep_done(self) -> bool:

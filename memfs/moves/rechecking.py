@@ -78,7 +78,7 @@ class Recheck:
         self.proven = known == DRAINED
         self.done = known in (DRAINED, self._boot)
 
-    async def step(self) -> int:
+    async def compare_slice(self) -> int:
         """Compare one slice of the files; returns how many were adopted."""
         if self.proven:
             return 0

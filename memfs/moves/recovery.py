@@ -68,7 +68,7 @@ class Sweep:
         self.done = self._range[0] >= self._range[1]
         """True when nothing is left to look for."""
 
-    async def step(self) -> int:
+    async def sweep_slice(self) -> int:
         """Look at one slice of the files; at the end put away what none of them names.
 
         Returns:

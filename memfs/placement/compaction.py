@@ -61,7 +61,7 @@ class Compaction:
         batches = await self._parts.engine.list_sparse_batches(SPARSE_PERCENT, BATCHES_LOOKED_AT)
         return [batch for batch in batches if batch.key not in self._uncompactable]
 
-    async def step(self) -> Compacted | None:
+    async def compact_sparsest(self) -> Compacted | None:
         """Copy what is alive of the sparsest batch into a new object; None if none is sparse."""
         async with self._lock:
             batch = next(iter(await self.list_sparse()), None)

@@ -99,7 +99,7 @@ class HotTier:
                 await trio.sleep(self._policy.interval_s)
                 await self._guarded_review()
 
-    async def step(self) -> None:
+    async def bring_all(self) -> None:
         """Bring all that is wanted, one file after the other, and look at what is resident."""
         while (want := self._board.take_wanted()) is not None:
             await self.bring(want)

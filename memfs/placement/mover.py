@@ -64,7 +64,7 @@ class Mover:
         parts: The engine, the stores and the owners of state.
         moves: Makes the moves.
         activity: What programs did.
-        settle: Ends what requests began (`Filesystem.settle`); called first in every round;
+        finish_requests: Ends what requests began (`Filesystem.finish_requests`); called first in every round;
             True if more is left for the next one.
         state_dir: On the disk of the cold tier.
         rng: Jitter of pauses; seeded by tests.
@@ -78,7 +78,7 @@ class Mover:
         parts: MoveParts,
         moves: Moves,
         activity: Activity,
-        settle: Callable[[], Awaitable[bool]],
+        finish_requests: Callable[[], Awaitable[bool]],
         state_dir: Path,
         rng: random.Random | None = None,
         access_stats: AccessStats | None = None,
@@ -88,7 +88,7 @@ class Mover:
         self._config = parts.config
         self._moves = moves
         self._activity = activity
-        self._settle = settle
+        self._finish_requests = finish_requests
         self._queues = MoveQueues()
         self._giving_way = False
         policy = parts.config.policy
@@ -121,12 +121,12 @@ class Mover:
         self._watch = ProgramWatch(parts, activity, state_dir)
         self._upkeep = Upkeep(parts, moves, state_dir, self._quotas)
 
-    async def step(self) -> None:
+    async def run_round(self) -> None:
         """Do one bounded round, all moves that it decides, one after the other, and upkeep."""
         await self._round()
         await self._queues.drain(self._placer.place)
         await self._placer.batcher.flush()
-        await self._upkeep.step()
+        await self._upkeep.tidy()
         await self._upkeep.tidy_store()
 
     async def run(self) -> None:
@@ -148,7 +148,7 @@ class Mover:
                 nursery.start_soon(self._queues.demotions.run, self._place_throttled)
             for _ in range(BATCH_WORKERS):
                 nursery.start_soon(self._placer.batcher.run)
-            nursery.start_soon(self._run_upkeep, self._upkeep.step)
+            nursery.start_soon(self._run_upkeep, self._upkeep.tidy)
             # Apart: a store that does not answer must not keep files from becoming durable.
             nursery.start_soon(self._run_upkeep, self._upkeep.tidy_store)
             nursery.start_soon(self._run_watch)
@@ -201,12 +201,12 @@ class Mover:
             pause_s = self._config.policy.interval_s
 
     async def _round(self) -> bool:
-        await self._memory.step()
-        await self._quotas.step()
-        more = await self._settle()
+        await self._memory.load_or_save()
+        await self._quotas.save_if_due()
+        more = await self._finish_requests()
         if self._activity.take_freed():
             await self._moves.collect_local_garbage(GARBAGE_A_ROUND)
-        return await self._rounds.step() or more
+        return await self._rounds.decide() or more
 
     async def _place_throttled(self, move: Move) -> None:
         """Carry a file to a slower tier, after the one before it while programs use the disk."""

@@ -80,7 +80,7 @@ class PendingFiles:
                     await self._engine.set_pending(failed)
             self._put_read(ino, "so much of it is read that a local copy is cheaper")
 
-    async def step(self) -> None:
+    async def retry_due(self) -> None:
         """Look again at files whose time has come; those that are wanted elsewhere no more go."""
         for pending in await self._engine.list_pending(self._usage.now_ns, DUE_A_STEP):
             if pending.ino in self._queues:

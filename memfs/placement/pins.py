@@ -84,12 +84,12 @@ class Pins:
                 continue
             self._walk.add(ino)
 
-    async def step(self) -> None:
+    async def look_at_changed(self) -> None:
         """Look at more of the files that changes concern, and at more of all files."""
         left = [ino for ino in self._moved_elsewhere if ino not in self._queues]
         for ino in left:
             del self._moved_elsewhere[ino]
-        found = left + await self._walk.step(FILES_A_STEP)
+        found = left + await self._walk.next_files(FILES_A_STEP)
         async with self._engine.change():
             for ino in found:
                 with contextlib.suppress(StaleInodeError):
@@ -102,7 +102,7 @@ class Pins:
             if candidate.held:
                 self._held.charge(candidate)
         await self._decider.decide(candidates)
-        surveyed = await self._survey.step(FILES_A_STEP)
+        surveyed = await self._survey.next_pinned(FILES_A_STEP)
         await self._decider.decide(await self._decider.observe(surveyed))
 
     async def _is_moved_elsewhere(self, ino: InodeNo) -> bool:

@@ -136,7 +136,7 @@ class Placer:
             generation = (await self._parts.engine.get_inode(move.ino)).generation
             step = next_step(candidate, move.goal)
             if step is None:
-                await self.settle(move, moved_bytes)
+                await self.record_done(move, moved_bytes)
                 return
             asks_store = (
                 step == Step.UPLOAD
@@ -199,7 +199,7 @@ class Placer:
         pause_s += self._rng.uniform(0.0, 1.0) * policy.retry_s_min
         await self.postpone(ino, wanted, str(error), pause_s)
 
-    async def settle(self, move: Move, moved_bytes: int) -> None:
+    async def record_done(self, move: Move, moved_bytes: int) -> None:
         """Record that a file is where it belongs, and why."""
         engine = self._parts.engine
         now_ns = time.time_ns()

@@ -178,7 +178,7 @@ class Quotas:
         self._begun = self._begun._replace(now_s=now_s)
         self._saved_s = self._now_s()
 
-    async def step(self) -> None:
+    async def save_if_due(self) -> None:
         """Save now and then."""
         if self._changed and self._now_s() - self._saved_s >= SAVE_S:
             await self.save()

@@ -41,7 +41,7 @@ class ResidentFiles:
         self._queues = queues
         self._decider = decider
 
-    async def step(self) -> None:
+    async def review(self) -> None:
         """Look at the files that were not used for longest, and at those that must leave."""
         residency, pools = self._residency, self._pools
         if residency.held_count > len(pools):

@@ -71,20 +71,20 @@ class Rounds:
         )
         self._unused = UnusedFiles(engine, access_stats, usage, queues, decider)
 
-    async def step(self) -> bool:
+    async def decide(self) -> bool:
         """Look at what has happened and decide; returns True if there is more to look at."""
         await self._usage.measure()
         if self._activity.rescan:
             self._activity.rescan = False
             self._pins.survey()
-        await self._uses.step()
+        await self._uses.take_uses()
         await self._pending.take_wanted()
         await self._pins.take_changed()
         if self._queues.has_room:
-            await self._pins.step()
-            await self._pending.step()
-            await self._held.step()
-            await self._unused.step()
+            await self._pins.look_at_changed()
+            await self._pending.retry_due()
+            await self._held.review()
+            await self._unused.send_on()
             return not self._pins.done or self._unused.hurried
         # The queues are full: what leaves them makes room for more.
         return not self._pins.done

@@ -42,7 +42,7 @@ class StoredStats:
         self._loaded = False
         self._saved_s = 0.0
 
-    async def step(self) -> None:
+    async def load_or_save(self) -> None:
         """Load once, then save now and then."""
         if not self._loaded:
             self._loaded = True

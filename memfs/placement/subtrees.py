@@ -39,7 +39,7 @@ class SubtreeWalk:
         """True if nothing is left to look at."""
         return not self._roots and not self._path
 
-    async def step(self, limit: int) -> list[InodeNo]:
+    async def next_files(self, limit: int) -> list[InodeNo]:
         """Return up to `limit` more files, and about that many directory entries looked at."""
         found: list[InodeNo] = []
         seen_count = 0

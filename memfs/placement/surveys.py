@@ -37,7 +37,7 @@ class PinSurvey:
         self._after = InodeNo(0)
         self.done = False
 
-    async def step(self, limit: int) -> list[InodeNo]:
+    async def next_pinned(self, limit: int) -> list[InodeNo]:
         """Return the pinned ones among the next `limit` files."""
         if self.done:
             return []
@@ -79,7 +79,7 @@ class AccessSurvey:
         """Something of what was returned is to be moved: no pause at the end of this survey."""
         self._found = True
 
-    async def step(self, before_ns: int, limit: int) -> list[InodeNo]:
+    async def next_unused(self, before_ns: int, limit: int) -> list[InodeNo]:
         """Return up to `limit` more files that were last used before a time, wall clock."""
         if trio.current_time() < self._again_s:
             return []

@@ -53,7 +53,7 @@ class UnusedFiles:
         self.hurried = False
         """The last step has found files to move: the next one need not wait."""
 
-    async def step(self) -> None:
+    async def send_on(self) -> None:
         """Look at the files that were not used for longest."""
         self.hurried = False
         usage, began = self._usage, self._usage.cold_draining and not self._draining
@@ -64,12 +64,12 @@ class UnusedFiles:
         if not self._draining:
             limits = usage.limits
             age_ns = min(limits.pack_after_ns, limits.cold_to_glacier_ns)
-            inos = await self._survey.step(usage.now_ns - age_ns, FILES_A_STEP)
+            inos = await self._survey.next_unused(usage.now_ns - age_ns, FILES_A_STEP)
             if await self._decider.decide(await self._decider.observe(inos)):
                 self._survey.note_found()
                 self.hurried = True
             return
-        inos = await self._survey.step(usage.now_ns, FILES_A_STEP)
+        inos = await self._survey.next_unused(usage.now_ns, FILES_A_STEP)
         visitors = [InodeNo(ino) for ino in self._access_stats.take_visitors(FILES_A_STEP)]
         # Files that nobody used since the start go first, the longest unused first of all.
         first = [*visitors, *(ino for ino in inos if ino not in self._access_stats.cold)]

@@ -59,7 +59,7 @@ class Upkeep:
         self._settling_ns = int(settling_s * 1e9)
         self._compact_again_s = -math.inf
 
-    async def step(self) -> int:
+    async def tidy(self) -> int:
         """Do one bounded round of what no store can hold up.
 
         Returns:
@@ -76,14 +76,14 @@ class Upkeep:
         return done_count
 
     async def tidy_store(self) -> int:
-        """Remove objects that nothing refers to, and compact a sparse batch; returns as `step`."""
+        """Remove objects that nothing refers to, and compact a sparse batch; returns as `tidy`."""
         return await self._moves.collect_garbage(GARBAGE_A_ROUND) + await self._compact()
 
     async def _compact(self) -> int:
         """Compact a sparse batch; returns 1 if one was."""
         if self._parts.remote is None or trio.current_time() < self._compact_again_s:
             return 0
-        compacted = await self.compaction.step()
+        compacted = await self.compaction.compact_sparsest()
         if compacted is not None and compacted.failure is None:
             return 1
         wait_s = compacted.wait_s if compacted is not None else 0.0

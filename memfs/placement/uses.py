@@ -75,7 +75,7 @@ class Uses:
         self._sealed_moving: dict[InodeNo, None] = {}
         """Files sealed while they were being moved."""
 
-    async def step(self) -> None:
+    async def take_uses(self) -> None:
         """Look at what was written or used, and decide."""
         # First, so that a copy just fetched for a program is not taken away at once.
         await self._put_off_hydrated()

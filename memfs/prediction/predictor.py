@@ -81,7 +81,7 @@ class Predictor:
 
         A file that was hinted at is followed by the next hint, so nothing is guessed then.
         """
-        hinted = self.scores.settle(access.ino, access.time_ns)
+        hinted = self.scores.note_opened(access.ino, access.time_ns)
         found: dict[bytes | InodeNo, int] = {}
         for context in self._contexts_of(access):
             for source, target in self._follow(context, access):

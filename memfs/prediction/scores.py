@@ -135,7 +135,7 @@ class Scores:
         self._scores[Source.HINT].issued_count += 1
         self._hinted[ino] = None
 
-    def settle(self, ino: InodeNo, time_ns: int) -> bool:
+    def note_opened(self, ino: InodeNo, time_ns: int) -> bool:
         """A file was opened: what guessed it was right; returns whether it was hinted at."""
         self._serial += 1
         self.expire(time_ns)

@@ -93,7 +93,7 @@ class _Turns:
                 self._taken.remove(key)
                 self._changed.notify_all()
 
-    def settle(self, wait_s: float) -> bool:
+    def wait_for_threads(self, wait_s: float) -> bool:
         """Wait until no thread writes any more; returns whether that came in time."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._taken, wait_s)
@@ -184,10 +184,13 @@ class BlockingCalls:
                 progress.stop()
         raise self._late(what, stall_s)
 
-    async def settle(self, wait_s: float) -> bool:
+    async def wait_for_threads(self, wait_s: float) -> bool:
         """Wait until threads that were given up write no more; returns whether they ended."""
         return await trio.to_thread.run_sync(
-            self._turns.settle, wait_s, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+            self._turns.wait_for_threads,
+            wait_s,
+            abandon_on_cancel=True,
+            limiter=trio.CapacityLimiter(1),
         )
 
     def _late(self, what: str, waited_s: float) -> StoreUnavailableError:

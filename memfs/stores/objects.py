@@ -243,7 +243,7 @@ class FsspecStore:
 
     async def aclose(self) -> None:
         """Close the sessions, once uploads that were given up have removed what they left."""
-        await self._calls.settle(SETTLE_S_MAX)
+        await self._calls.wait_for_threads(SETTLE_S_MAX)
         await self._call("close", self._close)
 
     def _open(self, url: str, options: Mapping[str, object]) -> tuple[Any, str]:

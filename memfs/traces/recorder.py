@@ -131,9 +131,9 @@ class Recorder:
         """Write what requests note, until cancelled."""
         while True:
             await self._log.wait(FLUSH_INTERVAL_S)
-            await self.step()
+            await self.write_gathered()
 
-    async def step(self) -> None:
+    async def write_gathered(self) -> None:
         """Write what is there."""
         async with self._changing:
             if self._log.active:

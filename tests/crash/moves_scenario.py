@@ -104,7 +104,7 @@ async def note_generation(state: State) -> None:
         state.engine, state.remote, state.packed_store.temporary_path, state.parts.faults
     )
     await generation.begin()
-    await generation.step()
+    await generation.try_to_mark()
 
 
 async def make_room(state: State, ino: InodeNo) -> None:

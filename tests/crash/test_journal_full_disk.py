@@ -74,7 +74,7 @@ def create_until_refused(engine: SqliteEngine) -> list[bytes]:
         except NoSpaceError:
             return made
         made.append(name)
-        engine.settle()
+        engine.wait_for_checkpoint()
     raise AssertionError("the disk never got full")
 
 
@@ -155,7 +155,7 @@ def test_full_disk_can_be_mounted(disk: Path) -> None:
     engine = open_engine(disk)
     fill(disk)
     made = create_until_refused(engine)
-    engine.settle()
+    engine.wait_for_checkpoint()
     crashed = disk / "crashed"
     (disk / "ballast").unlink()
     shutil.copytree(disk / "state", crashed)

@@ -217,9 +217,9 @@ def test_power_loss_keeps_all_that_sync_promised(
             if index % sync_after == 0:
                 engine.sync()
             if index % 5 == 0:
-                engine.settle()
+                engine.wait_for_checkpoint()
             if index % 20 == 0:
-                engine.settle()
+                engine.wait_for_checkpoint()
                 promised = index // sync_after * sync_after
                 copy = tmp_path / f"cut-{index}"
                 shutil.copytree(power.stable_dir, copy)
@@ -230,7 +230,7 @@ def test_power_loss_keeps_all_that_sync_promised(
                 assert survivor.check() == []
                 survivor.close()
                 shutil.rmtree(copy)
-        engine.settle()
+        engine.wait_for_checkpoint()
         assert power.log_sync_count > 3
     engine.close()
 
@@ -255,7 +255,7 @@ def test_sync_covers_the_retiring_journal(tmp_path: Path, monkeypatch: pytest.Mo
         assert power.log_sync_count == 0
         shutil.copytree(power.stable_dir, tmp_path / "cut")
         held.set()
-        engine.settle()
+        engine.wait_for_checkpoint()
         assert power.log_sync_count == 1
     engine.close()
     survivor = open_engine(tmp_path / "cut")
@@ -266,7 +266,7 @@ def test_sync_covers_the_retiring_journal(tmp_path: Path, monkeypatch: pytest.Mo
 def create_until_it_fails(engine: SqliteEngine) -> None:
     for index in range(200):
         create_and_commit(engine, [b"%d" % index])
-        engine.settle()
+        engine.wait_for_checkpoint()
         engine.maintain()
 
 

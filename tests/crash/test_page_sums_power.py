@@ -40,9 +40,9 @@ def test_files_as_of_their_last_fsync_beside_newer_ones_open(
         if index % 3 == 0:
             engine.sync()
         if index % 7 == 0:
-            engine.settle()
+            engine.wait_for_checkpoint()
         if index % 10 == 9:
-            engine.settle()
+            engine.wait_for_checkpoint()
             engine.sync()
             copy = tmp_path / f"cut-{index}"
             shutil.copytree(state, copy)

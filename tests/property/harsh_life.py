@@ -64,7 +64,7 @@ class HarshLife(Life):
         ino = self.pick_file(rng)
         if ino is None or not self._small_disk or self.world.is_full:
             return
-        self._run(self.world.filesystem.settle())
+        self._run(self.world.filesystem.finish_requests())
         left_bytes = rng.choice(LEFT_BYTES)
         self.world.interruptions.arm(
             rng.choice(FAULT_POINTS), lambda: self.world.fill_disk(left_bytes)
@@ -126,7 +126,7 @@ class HarshLife(Life):
             self.tree.contents[ino].truncate(0)
             self._write(file, 0, rng.randbytes(size))
             self.world.release(file)
-            self._run(self.world.filesystem.settle())
+            self._run(self.world.filesystem.finish_requests())
             self._run(move(ino))
             self._run(self.world.moves.drop_raw(ino))
 
@@ -182,7 +182,7 @@ class HarshLife(Life):
     # --- metadata --------------------------------------------------------------------------------
     def keep_copy(self, _rng: random.Random) -> None:
         """Somebody copies the metadata, as a backup does."""
-        self.world.sqlite.settle()
+        self.world.sqlite.wait_for_checkpoint()
         self._keep(read_metadata(self.world.state_dir))
 
     def _keep(self, files: Files) -> None:

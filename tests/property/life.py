@@ -157,15 +157,15 @@ class Life(Programs):
 
     def mover_step(self, rng: random.Random) -> None:
         for _ in range(rng.randint(1, 3)):
-            self._run(self.world.mover.step())
+            self._run(self.world.mover.run_round())
 
     def prefetch(self, _rng: random.Random) -> None:
-        self._run(self.world.prefetcher.step())
+        self._run(self.world.prefetcher.fetch_all())
 
     def hint(self, rng: random.Random) -> None:
         inos = self.pick_some(rng)
         self.world.prefetcher.hint(inos, warm=rng.random() < 0.5, job=None, replace=False)
-        self._run(self.world.prefetcher.step())
+        self._run(self.world.prefetcher.fetch_all())
 
     def move(self, rng: random.Random) -> None:
         ino = self.pick_file(rng)
@@ -198,7 +198,7 @@ class Life(Programs):
     async def _demote(self, ino: InodeNo) -> None:
         """All the way to the object store, as far as users let it."""
         moves = self.world.moves
-        await self.world.filesystem.settle()
+        await self.world.filesystem.finish_requests()
         for move in (moves.upload, moves.drop_raw):
             await move(ino)
         await moves.drop_form(ino, FormKind.PACKED)
@@ -209,7 +209,7 @@ class Life(Programs):
 
     def batch(self, rng: random.Random) -> None:
         inos = self.pick_some(rng)
-        self._run(self.world.filesystem.settle())
+        self._run(self.world.filesystem.finish_requests())
         self._run(self.world.moves.upload_batch(inos))
         for ino in inos:
             self._run(self.world.moves.drop_raw(ino))
@@ -237,7 +237,7 @@ class Life(Programs):
         ino = self.pick_file(rng)
         if ino is None:
             return
-        self._run(self.world.filesystem.settle())
+        self._run(self.world.filesystem.finish_requests())
         point = rng.choice(FAULT_POINTS)
 
         async def cancelled() -> None:
@@ -253,7 +253,7 @@ class Life(Programs):
         ino = self.pick_file(rng)
         if ino is None:
             return
-        self._run(self.world.filesystem.settle())
+        self._run(self.world.filesystem.finish_requests())
         request = rng.choice(
             [self.overwrite, self.truncate, self.unlink, self.rename, self.hold, self.pin]
         )
@@ -271,7 +271,7 @@ class Life(Programs):
         inos = self.pick_some(rng)[:3]
         if not inos:
             return
-        self._run(self.world.filesystem.settle())
+        self._run(self.world.filesystem.finish_requests())
 
         async def rage() -> None:
             async with trio.open_nursery() as nursery:
@@ -312,7 +312,7 @@ class Life(Programs):
         ino = self.pick_file(rng)
         if ino is None:
             return
-        self._run(self.world.filesystem.settle())
+        self._run(self.world.filesystem.finish_requests())
 
         def capture() -> None:
             self.world.free_disk()

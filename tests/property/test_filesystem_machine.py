@@ -469,11 +469,11 @@ class FilesystemMachine(RuleBasedStateMachine):
     # --- the daemon ------------------------------------------------------------------------------
     @rule()
     def settle(self) -> None:
-        self.world.run(self.world.filesystem.settle())
+        self.world.run(self.world.filesystem.finish_requests())
 
     @rule()
     def fill_pool(self) -> None:
-        self.world.run(self.world.raw_pool.step())
+        self.world.run(self.world.raw_pool.refill())
 
     @rule()
     def mover_step(self) -> None:
@@ -494,7 +494,7 @@ class FilesystemMachine(RuleBasedStateMachine):
     def demote(self, index: int) -> None:
         """All the way to the object store, as far as users let it."""
         ino = self.pick_file(index)
-        self.world.run(self.world.filesystem.settle())
+        self.world.run(self.world.filesystem.finish_requests())
         for move in ("pack", "upload", "drop_raw"):
             self.try_move(ino, move)
         self.world.run(self.world.moves.drop_form(ino, FormKind.PACKED))
@@ -519,7 +519,7 @@ class FilesystemMachine(RuleBasedStateMachine):
         if move == "hydrate":
             self.demote(index)
         else:
-            self.world.run(self.world.filesystem.settle())
+            self.world.run(self.world.filesystem.finish_requests())
 
         def come_in() -> None:
             with suppress(WouldWait):

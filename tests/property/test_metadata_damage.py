@@ -56,16 +56,16 @@ class Damaged:
             engine.commit_nowait()
             engine.sync()
             if index % 3 == 0:
-                engine.settle()
+                engine.wait_for_checkpoint()
             if index in (5, FILE_COUNT // 2, FILE_COUNT - 2):
-                engine.settle()
+                engine.wait_for_checkpoint()
                 self._keep(state)
             if index == FILE_COUNT // 3:
                 engine.close()
                 self._keep(state)
                 engine = SqliteEngine.open(state, CONFIG, 1, limits)
                 self._keep(state)
-        engine.settle()
+        engine.wait_for_checkpoint()
         if killed:
             shutil.copytree(state, self.sound)
         engine.close()

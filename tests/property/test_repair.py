@@ -46,7 +46,7 @@ async def make_killed(root: Path) -> Path:
             await state.moves.drop_raw(ino)
         if index == FILE_COUNT // 2:
             state.engine._database._checkpoint(starts_over=False)
-            state.engine.settle()
+            state.engine.wait_for_checkpoint()
         state.engine.sync()
     killed = root / "killed"
     shutil.copytree(state.state_dir, killed)

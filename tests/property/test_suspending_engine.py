@@ -129,9 +129,9 @@ class SuspendingMachine(FilesystemMachine):
 
     async def do_move(self, ino: InodeNo, move: str) -> None:
         if move == "step":
-            await self.world.mover.step()
+            await self.world.mover.run_round()
         elif move == "settle":
-            await self.world.filesystem.settle()
+            await self.world.filesystem.finish_requests()
         else:
             # It gives up where the file changes under it.
             with suppress(MemfsError):

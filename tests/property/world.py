@@ -277,7 +277,7 @@ class World:
                 access_stats=self.access_stats,
             )
         )
-        settle = self.filesystem.settle
+        settle = self.filesystem.finish_requests
         self.mover = Mover(
             parts, self.moves, self.activity, settle, state_dir, random.Random(1), self.access_stats
         )
@@ -426,7 +426,7 @@ class World:
     # --- the daemon ------------------------------------------------------------------------------
     def step(self) -> None:
         """Let the mover do a round."""
-        self.run(self.mover.step())
+        self.run(self.mover.run_round())
 
     async def read_all(self, ino: InodeNo) -> bytes:
         """Return a file's bytes by its best form, leaving all as it is."""
@@ -461,7 +461,7 @@ class World:
 
     def capture(self) -> None:
         """Keep the files as they are now: `crash` goes on with them."""
-        self.sqlite.settle()
+        self.sqlite.wait_for_checkpoint()
         self._crash_count += 1
         self._captured = self._root / f"crash-{self._crash_count}"
         shutil.copytree(self.state_dir, self._captured)
@@ -510,7 +510,7 @@ class World:
     async def _drain(self) -> None:
         """As the daemon does at its end."""
         await self.filesystem.reap_left_over()
-        await self.filesystem.settle()
+        await self.filesystem.finish_requests()
         inodes = await self.engine.list_not_durable(1000)
         await self.filesystem.sync()
         await self.engine.mark_durable([(inode.ino, inode.generation) for inode in inodes])

@@ -35,7 +35,7 @@ def make_files(engine: SqliteEngine) -> list[tuple[InodeNo, bytes]]:
         new = NewInode(ino, stat.S_IFREG | 0o644, 0, 0, 1, raw=raw)
         run(engine.create(ROOT_INODE, b"%06d" % number, new))
         engine.commit_nowait()
-        engine.settle()
+        engine.wait_for_checkpoint()
         files.append((ino, b"%06d" % number))
     return files
 
@@ -49,7 +49,7 @@ def checkpoints_of_removals(state_dir: Path, limits: Limits) -> int:
     for _, name in files:
         run(engine.unlink(ROOT_INODE, name, 2))
         engine.commit_nowait()
-        engine.settle()
+        engine.wait_for_checkpoint()
         first_sequences.add(engine._database._journal.first_sequence)
     assert engine.check() == []
     engine.close()

@@ -65,7 +65,7 @@ async def end_in_order(state: State) -> None:
     recheck = Recheck(state.parts)
     await recheck.begin()
     while not recheck.proven:
-        await recheck.step()
+        await recheck.compare_slice()
     await recheck.note_drained()
     state.engine.commit_nowait()
     state.engine.sync()
@@ -198,7 +198,7 @@ async def test_what_changes_while_mounted_or_before_an_unclean_end_is_adopted(
     state.sealer.note_clean(0)
     path.write_bytes(b"newer")
     assert await state.sealer.adopt_if_changed(await state.engine.get_inode(ino))
-    await state.sealer.step()
+    await state.sealer.seal_all()
     assert (await state.engine.get_inode(ino)).size == 5
     state.close()
 
@@ -227,7 +227,7 @@ async def test_an_unclean_end_later_on_makes_no_truth_of_old_damage(tmp_path: Pa
     recheck = Recheck(state.parts, b"another boot")
     await recheck.begin()
     while not recheck.proven:
-        await recheck.step()
+        await recheck.compare_slice()
     inode = await state.engine.get_inode(ino)
     assert inode.size == len(CONTENT)
     assert not inode.flags & InodeFlags.UNSEALED
@@ -242,7 +242,7 @@ async def test_an_end_is_not_clean_if_changes_were_undone(tmp_path: Path) -> Non
     recheck = Recheck(state.parts, b"boot")
     await recheck.begin()
     while not recheck.proven:
-        await recheck.step()
+        await recheck.compare_slice()
     recheck.doubt()
     await recheck.note_drained()
     again = Recheck(state.parts, b"boot")

@@ -59,7 +59,7 @@ def test_a_file_that_cannot_be_sealed_keeps_no_other_from_it(
     first, bad, last = (write(world, name) for name in (b"first", b"bad", b"last"))
     with monkeypatch.context() as patch:
         break_raw_file(patch, raw_of(world, bad))
-        world.run(world.filesystem.settle())
+        world.run(world.filesystem.finish_requests())
         assert is_sealed(world, first)
         assert is_sealed(world, last)
         assert not is_sealed(world, bad)
@@ -68,10 +68,10 @@ def test_a_file_that_cannot_be_sealed_keeps_no_other_from_it(
         assert "is a defect of memfs" in pending.reason
         assert any(record.exc_info for record in caplog.records)
         caplog.clear()
-        world.run(world.filesystem.settle())
+        world.run(world.filesystem.finish_requests())
         assert not caplog.records, "it is not tried again at once"
     world.sealer._put_off[bad] = 0.0
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
     assert is_sealed(world, bad)
 
 
@@ -81,15 +81,15 @@ def test_a_file_that_cannot_be_recovered_keeps_no_state_from_being_mounted(
 ) -> None:
     bad, good = write(world, b"bad"), write(world, b"good")
     if sealed:
-        world.run(world.filesystem.settle())
+        world.run(world.filesystem.finish_requests())
     with monkeypatch.context() as patch:
         break_raw_file(patch, raw_of(world, bad))
         world.crash(checked=False)
-        world.run(world.filesystem.settle())
+        world.run(world.filesystem.finish_requests())
         assert is_sealed(world, good)
         assert world.run(world.read_all(good)) == b"good"
     world.remount()
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
     assert world.run(world.read_all(bad)) == b"bad"
 
 
@@ -97,7 +97,7 @@ def test_an_orphan_that_cannot_be_deleted_keeps_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inos = [write(world, name) for name in (b"a", b"bad", b"c")]
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
     for name in (b"a", b"bad", b"c"):
         world.request(world.filesystem.unlink(ROOT_INODE, name))
     vanish = world.filesystem._vanish
@@ -142,7 +142,7 @@ def test_a_file_that_cannot_be_moved_waits_with_the_reason(
     world: World, monkeypatch: pytest.MonkeyPatch, batched: bool
 ) -> None:
     bad = write(world, b"bad" * 50)
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
 
     async def fail(*_arguments: object) -> None:
         raise KeyError("defect")
@@ -185,7 +185,7 @@ def test_the_rounds_and_the_upkeep_of_the_mover_go_on_after_a_defect(
             raise IndexError("defect")
 
         monkeypatch.setattr(mover, "_round", fail_twice)
-        monkeypatch.setattr(mover._upkeep, "step", fail_always)
+        monkeypatch.setattr(mover._upkeep, "tidy", fail_always)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mover.run)
             with trio.fail_after(60):

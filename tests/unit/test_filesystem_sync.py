@@ -307,7 +307,7 @@ def test_nobody_seals_a_file_while_it_is_cut(
 
     async def look() -> None:
         world.sealer.add(file.ino)
-        await world.sealer.step()
+        await world.sealer.seal_all()
         flags.append((await world.engine.get_inode(file.ino)).flags)
 
     def cut_slowly(path: Path, size: int) -> None:
@@ -322,7 +322,7 @@ def test_nobody_seals_a_file_while_it_is_cut(
     else:
         world.release(world.open(file.ino, os.O_RDWR | os.O_TRUNC))
     assert flags == [InodeFlags.UNSEALED]
-    world.run(world.sealer.step())
+    world.run(world.sealer.seal_all())
     inode = world.run(world.engine.get_inode(file.ino))
     assert (inode.size, inode.flags) == (0, 0)
 

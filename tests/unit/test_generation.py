@@ -47,7 +47,7 @@ async def mount_once(path: Path, store: RemoteStore, *, take_stale: bool = False
     try:
         counter = generation(state, store)
         await counter.begin(take_stale=take_stale)
-        assert await counter.step()
+        assert await counter.try_to_mark()
         assert counter.noted
     finally:
         state.close()
@@ -164,7 +164,7 @@ async def test_a_copy_that_proves_stale_later_changes_nothing_any_more(
         with pytest.raises(StaleStateError, match=r"older copy.*take_stale_state"):
             await change
     assert await used.get_range("object", 0, 100) == b"content"
-    assert await counter.step(), "there is nothing left to try"
+    assert await counter.try_to_mark(), "there is nothing left to try"
     assert not counter.noted
     assert before == await list_objects(memory)
     health.note()

@@ -152,28 +152,28 @@ async def test_an_idle_daemon_gives_back_what_it_has_free(
 
 async def test_a_busy_daemon_is_trimmed_when_it_has_grown_much() -> None:
     process = Process()
-    await process.keeper.step()
+    await process.keeper.give_back()
     for free_bytes, trim_count in ((GROWTH_BYTES - 1, 1), (GROWTH_BYTES, 2)):
         process.request_count += 1
         process.free_bytes = free_bytes
-        await process.keeper.step()
+        await process.keeper.give_back()
         assert process.trim_count == trim_count
 
 
 async def test_memory_that_is_in_use_is_not_asked_for_again_and_again() -> None:
     process = Process()
-    await process.keeper.step()
+    await process.keeper.give_back()
     process.used_bytes += 2 * GROWTH_BYTES
     for _ in range(3):
-        await process.keeper.step()
+        await process.keeper.give_back()
     assert process.trim_count == 2
 
 
 async def test_memory_that_went_back_by_itself_counts_when_it_grows_again() -> None:
     process = Process()
-    await process.keeper.step()
+    await process.keeper.give_back()
     process.used_bytes -= 20 * MIB
-    await process.keeper.step()
+    await process.keeper.give_back()
     process.free_bytes = IDLE_GROWTH_BYTES
-    await process.keeper.step()
+    await process.keeper.give_back()
     assert process.trim_count == 2

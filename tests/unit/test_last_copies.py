@@ -69,7 +69,7 @@ async def end_a_glacier_pin(bench: Bench) -> None:
         await bench.state.engine.set_pin(ino, Tier.GLACIER)
         bench.activity.note_pin(ino)
     bench.state.engine.commit_nowait()
-    await bench.mover().step()
+    await bench.mover().run_round()
 
 
 async def fill_the_disk(bench: Bench) -> None:
@@ -81,7 +81,7 @@ async def fill_the_disk(bench: Bench) -> None:
     bench.state.engine.commit_nowait()
     mover = bench.mover()
     for _ in range(3):
-        await mover.step()
+        await mover.run_round()
 
 
 async def make_room_for_others(bench: Bench) -> None:

@@ -89,7 +89,7 @@ async def test_the_sweep_removes_only_what_is_empty(tmp_path: Path) -> None:
     state = State(state_dir)
     sweep = Sweep(state.parts)
     while not sweep.done:
-        await sweep.step()
+        await sweep.sweep_slice()
     assert [state.raw_store.path(raw).exists() for raw in (empty, full, hollow)] == [False] * 3
     assert state.parts.lost_found.names() == sorted([f"raw-{full:x}", f"raw-{hollow:x}"])
     assert (state.parts.lost_found.root / f"raw-{full:x}").read_bytes() == b"precious"

@@ -83,7 +83,7 @@ class Depot:
 
     async def steps(self, count: int) -> None:
         for _ in range(count):
-            await self.mover.step()
+            await self.mover.run_round()
 
     async def _settle(self) -> bool:
         return False
@@ -110,7 +110,7 @@ def depot(open_depot: Callable[..., Depot]) -> Depot:
 async def test_a_sealed_file_is_locked(depot: Depot) -> None:
     """New data is warm."""
     ino = await depot.create("a")
-    await depot.mover.step()
+    await depot.mover.run_round()
     assert depot.state.residency.is_locked(ino)
     assert await depot.rule(ino) == "seal"
 
@@ -118,10 +118,10 @@ async def test_a_sealed_file_is_locked(depot: Depot) -> None:
 async def test_a_rewritten_file_is_locked_anew(depot: Depot) -> None:
     """A lock of the size before would leave the rest to chance."""
     ino = await depot.create("a")
-    await depot.mover.step()
+    await depot.mover.run_round()
     await depot.state.rewrite(ino, CONTENT + CONTENT)
     depot.activity.note_sealed(ino)
-    await depot.mover.step()
+    await depot.mover.run_round()
     assert depot.state.residency.is_locked(ino)
     assert depot.state.residency.used_bytes == 200_704
 
@@ -130,7 +130,7 @@ async def test_a_file_larger_than_the_tier_is_not_locked(open_depot: Callable[..
     """The capacity holds, and a full RAM tier is no failure."""
     depot = open_depot(warm=WarmConfig(size_bytes=64 << 10))
     ino = await depot.create("a")
-    await depot.mover.step()
+    await depot.mover.run_round()
     assert not depot.state.residency.is_held(ino)
     assert await depot.reason(ino) == ""
 
@@ -172,7 +172,7 @@ async def test_a_pinned_cold_file_that_does_not_shrink_stays_raw_and_is_not_trie
     """Why is on record, and the work is not repeated for the same generation."""
     ino = await depot.create("a", incompressible(100_000))
     await depot.pin(ino, Tier.COLD)
-    await depot.mover.step()
+    await depot.mover.run_round()
     next_id = depot.state.engine.reserve_blob()
     await depot.pin(ino, Tier.COLD)
     await depot.steps(2)
@@ -187,7 +187,7 @@ async def test_a_pinned_warm_file_comes_back_from_glacier(depot: Depot) -> None:
     await depot.pin(ino, Tier.GLACIER)
     await depot.steps(2)
     await depot.pin(ino, Tier.WARM)
-    await depot.mover.step()
+    await depot.mover.run_round()
     assert depot.state.residency.is_locked(ino)
     assert await depot.state.content(ino) == CONTENT
 
@@ -234,7 +234,7 @@ async def test_a_pin_that_changes_during_a_move_is_acted_on_after_it(
 
     async def upload_and_pin(inos: Sequence[InodeNo]) -> dict[InodeNo, MoveResult]:
         await depot.pin(ino, Tier.WARM)
-        await depot.mover.step()
+        await depot.mover.run_round()
         return await upload(inos)
 
     monkeypatch.setattr(depot.state.moves, "upload_batch", upload_and_pin)
@@ -257,7 +257,7 @@ async def test_a_file_that_is_rewritten_during_a_move_is_moved_after_it(
             outcome = outcome._replace(outcome=MoveOutcome.SUPERSEDED)
         await depot.state.rewrite(ino, compressible(90_000, seed=2))
         depot.activity.note_sealed(ino)
-        await depot.mover.step()
+        await depot.mover.run_round()
         return outcome
 
     monkeypatch.setattr(depot.state.moves, "pack", pack_while_rewritten)
@@ -285,7 +285,7 @@ async def test_pins_are_found_after_a_restart(open_depot: Callable[..., Depot]) 
     depot = open_depot()
     ino = await depot.create("a")
     await depot.pin(ino, Tier.WARM)
-    await depot.mover.step()
+    await depot.mover.run_round()
     depot.state.close()
     depot.state.residency.close()
     again = open_depot()
@@ -299,10 +299,10 @@ async def test_a_pinned_file_pushes_unpinned_ones_out_of_ram(
     """A pin is stronger than recency."""
     depot = open_depot(warm=WarmConfig(size_bytes=256 << 10, high_watermark=1.0, low_watermark=1.0))
     others = [await depot.create(f"f{index}") for index in range(2)]
-    await depot.mover.step()
+    await depot.mover.run_round()
     ino = await depot.create("a")
     await depot.pin(ino, Tier.WARM)
-    await depot.mover.step()
+    await depot.mover.run_round()
     assert depot.state.residency.is_locked(ino)
     assert sum(depot.state.residency.is_locked(other) for other in others) == 1
 
@@ -314,7 +314,7 @@ async def test_a_pinned_file_without_room_waits_with_a_reason(
     depot = open_depot(warm=WarmConfig(size_bytes=64 << 10))
     ino = await depot.create("a")
     await depot.pin(ino, Tier.WARM)
-    await depot.mover.step()
+    await depot.mover.run_round()
     assert "raise warm.size" in await depot.reason(ino)
 
 
@@ -326,7 +326,7 @@ async def test_an_open_file_waits_with_a_reason_and_moves_later(
     ino = await depot.create("a")
     handle = depot.state.open_table.add(ino, OpenMode.CACHED, writable=False)
     await depot.pin(ino, Tier.GLACIER)
-    await depot.mover.step()
+    await depot.mover.run_round()
     assert "open" in await depot.reason(ino)
     depot.state.open_table.remove(ino, handle)
     await depot.steps(2)
@@ -344,7 +344,7 @@ async def test_a_file_that_is_written_is_not_moved(depot: Depot) -> None:
     assert await depot.state.forms(ino) == {FormKind.RAW}
     await depot.state.seal(ino)
     depot.activity.note_sealed(ino)
-    await depot.mover.step()
+    await depot.mover.run_round()
     assert await depot.state.forms(ino) == {FormKind.REMOTE}
 
 
@@ -473,7 +473,7 @@ async def test_sealed_files_become_durable(depot: Depot) -> None:
     """What nobody fsynced is made durable in the background."""
     ino = await depot.create("a")
     depot.mover._upkeep._settling_ns = -(10**9)
-    await depot.mover.step()
+    await depot.mover.run_round()
     assert (await depot.state.engine.get_inode(ino)).flags & InodeFlags.DURABLE
 
 
@@ -555,7 +555,7 @@ async def test_a_file_read_much_from_frames_is_hydrated(depot: Depot) -> None:
     await depot.state.engine.record_access([(ino, time.time_ns())])
     depot.state.engine.commit_nowait()
     depot.activity.note_wanted(ino)
-    await depot.mover.step()
+    await depot.mover.run_round()
     assert FormKind.RAW in await depot.state.forms(ino)
 
 
@@ -576,14 +576,14 @@ async def test_a_damaged_file_that_is_read_much_is_tried_ever_more_rarely(
     for attempt in (1, 2, 3):
         for _ in range(3):
             depot.activity.note_wanted(ino)
-            await depot.mover.step()
+            await depot.mover.run_round()
         pending = await engine.get_pending(ino)
         assert pending is not None
         assert pending.attempt_count == attempt
         # Its time comes, and nobody reads.
         await engine.set_pending(pending._replace(retry_ns=1))
         engine.commit_nowait()
-        await depot.mover.step()
+        await depot.mover.run_round()
         assert await engine.get_pending(ino) is None
 
 
@@ -599,7 +599,7 @@ async def test_an_idle_mover_writes_nothing(depot: Depot) -> None:
 async def test_status_tells_capacities_and_work(depot: Depot) -> None:
     """For `memfs status`."""
     await depot.create("a")
-    await depot.mover.step()
+    await depot.mover.run_round()
     status = depot.mover.status()
     assert {
         "giving_way",
@@ -655,8 +655,8 @@ async def test_a_batch_that_is_half_dead_is_compacted(depot: Depot) -> None:
     for number in range(7):
         await depot.state.unlink(f"file {number}")
     mover = depot.again()
-    await mover.step()
-    await mover.step()
+    await mover.run_round()
+    await mover.run_round()
     [after] = await object_sizes(depot)
     assert after < before // 2
     assert await depot.state.content(inos[9]) == CONTENT

@@ -32,7 +32,7 @@ SIZE = 102_400
 async def use(depot: Depot, *inos: InodeNo) -> None:
     for ino in inos:
         depot.activity.note_access(ino, time.time_ns())
-    await depot.mover.step()
+    await depot.mover.run_round()
 
 
 async def archived(depot: Depot, name: str) -> InodeNo:
@@ -42,7 +42,7 @@ async def archived(depot: Depot, name: str) -> InodeNo:
     await depot.steps(2)
     assert await depot.state.forms(ino) == {FormKind.REMOTE}
     await depot.pin(ino, None)
-    await depot.mover.step()
+    await depot.mover.run_round()
     return ino
 
 
@@ -281,7 +281,7 @@ async def test_a_mark_of_a_directory_reaches_files_with_a_pin_of_their_own(
     assert depot.access_stats.pools.rest.file_count == count
     await engine.set_xattr(ROOT_INODE, POOL_XATTR, b"team", 0, time.time_ns())
     depot.activity.note_pin(ROOT_INODE)
-    await depot.mover.step()
+    await depot.mover.run_round()
     assert depot.access_stats.pools.named["team"].file_count == count
 
 
@@ -305,13 +305,13 @@ async def test_statistics_are_stored_when_the_mover_ends(open_depot: Callable[..
     """And known to the next one."""
     depot = open_depot(warm=WarmConfig(size_bytes=0))
     ino = await depot.create("a", CONTENT)
-    await depot.mover.step()
+    await depot.mover.run_round()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(depot.mover.run)
         nursery.cancel_scope.cancel()
     depot.state.close()
     again = open_depot(warm=WarmConfig(size_bytes=0))
-    await again.mover.step()
+    await again.mover.run_round()
     assert ino in again.access_stats.cold
 
 
@@ -322,6 +322,6 @@ async def test_stored_heat_that_is_damaged_costs_nothing_but_itself(
     depot = open_depot()
     await depot.state.engine.put_setting("policy.heat.cold", b"nonsense")
     ino = await depot.create("a")
-    await depot.mover.step()
+    await depot.mover.run_round()
     assert depot.state.residency.is_locked(ino)
     assert "count as not used" in caplog.text

@@ -104,7 +104,7 @@ class Depot:
 
     async def steps(self, count: int) -> None:
         for _ in range(count):
-            await self.mover.step()
+            await self.mover.run_round()
 
     async def remote_count(self, inos: list[InodeNo]) -> int:
         return sum([FormKind.REMOTE in await self.state.forms(ino) for ino in inos])
@@ -249,11 +249,11 @@ async def test_fetching_ahead_waits_for_egress(
     depot.quotas.spend(Spent.EGRESS, 100_000)
     await depot.pin(ino, None)
     job, _ = depot.prefetcher.hint([ino], warm=False, job=None, replace=False)
-    await depot.prefetcher.step()
+    await depot.prefetcher.fetch_all()
     assert "quotas.egress_per_day" in str(depot.prefetcher.status()["stalled"])
     assert depot.prefetcher.progress(job).failed_count == 0
     clock.wait(25 * HOUR_S)
-    await depot.prefetcher.step()
+    await depot.prefetcher.fetch_all()
     assert FormKind.RAW in await depot.state.forms(ino)
 
 
@@ -288,7 +288,7 @@ async def test_a_running_mover_saves_what_was_spent(
     depot = open_depot(upload_bytes_per_day=1000)
     depot.quotas.spend(Spent.UPLOAD, 700)
     clock.wait(60.0)
-    await depot.mover.step()
+    await depot.mover.run_round()
     depot.state.close()
     again = open_depot(upload_bytes_per_day=1000)
     await again.quotas.load()
@@ -344,7 +344,7 @@ async def test_compaction_waits_for_egress(
         batch.key
     ]
     clock.wait(25 * HOUR_S)
-    await depot.again().step()
+    await depot.again().run_round()
     [compacted] = await depot.state.engine.list_sparse_batches(101, 10)
     assert compacted.key != batch.key
     assert await depot.state.content(inos[9]) == CONTENT

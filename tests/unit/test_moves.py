@@ -632,7 +632,7 @@ async def test_a_raw_file_that_was_changed_after_sealing_is_a_new_generation(
         file.write(b"written before power was lost")
     result = await getattr(state.moves, move)(ino)
     assert result.outcome == MoveOutcome.SUPERSEDED
-    assert await state.sealer.step() == 1
+    assert await state.sealer.seal_all() == 1
     assert await state.forms(ino) == {FormKind.RAW}
     inode = await state.engine.get_inode(ino)
     assert (inode.raw, inode.size) == (raw, 100_029)

@@ -71,7 +71,7 @@ class Depot:
         """Have a program open files, and the prefetcher look at it."""
         for ino in inos:
             self.activity.note_open(ino, 1000, 0, time.time_ns())
-        await self.prefetcher.step()
+        await self.prefetcher.fetch_all()
 
     async def raw(self, inos: list[InodeNo]) -> list[int]:
         """Return the indices of those that have a raw form."""
@@ -114,7 +114,7 @@ async def test_a_wrong_guess_is_as_old_as_before(depot: Depot) -> None:
     await depot.open(*inos[:3])
     assert (await depot.state.engine.get_inode(inos[3])).accessed_ns > LONG_AGO_NS
     depot.predictor.scores.expire(time.time_ns() + 2 * WINDOW_NS)
-    await depot.prefetcher.step()
+    await depot.prefetcher.fetch_all()
     assert (await depot.state.engine.get_inode(inos[3])).accessed_ns == LONG_AGO_NS
     assert not depot.state.residency.is_held(inos[3])
 
@@ -126,7 +126,7 @@ async def test_a_wrong_guess_that_was_used_meanwhile_stays(depot: Depot) -> None
     await depot.state.engine.record_access([(inos[3], time.time_ns() + 1)])
     depot.state.engine.commit_nowait()
     depot.predictor.scores.expire(time.time_ns() + 2 * WINDOW_NS)
-    await depot.prefetcher.step()
+    await depot.prefetcher.fetch_all()
     assert depot.state.residency.is_held(inos[3])
 
 
@@ -139,7 +139,7 @@ async def test_a_file_pinned_to_a_slower_tier_is_fetched_for_hints_alone(depot: 
     await depot.open(*inos[:3])
     assert await depot.raw(inos) == []
     depot.prefetcher.hint(inos[3:5], warm=True, job=None, replace=False)
-    await depot.prefetcher.step()
+    await depot.prefetcher.fetch_all()
     assert await depot.raw(inos) == [3, 4]
     assert depot.state.residency.used_bytes == 0
     assert depot.state.moves.take_hydrated() == inos[3:5]
@@ -154,14 +154,14 @@ async def test_hints_are_fetched_in_order_as_far_as_there_is_room(
     order = [inos[at] for at in (5, 0, 7, 2, 1)]
     job, accepted = depot.prefetcher.hint(order, warm=False, job=None, replace=False)
     assert accepted == 5
-    await depot.prefetcher.step()
+    await depot.prefetcher.fetch_all()
     assert await depot.raw(inos) == [0, 5, 7]
     progress = depot.prefetcher.progress(job)
     assert progress.stalled is not None
     assert "raise cold.size" in progress.stalled
     assert (progress.done_count, progress.waiting_count) == (3, 2)
     await depot.state.moves.drop_raw(inos[5])
-    await depot.prefetcher.step()
+    await depot.prefetcher.fetch_all()
     assert await depot.raw(inos) == [0, 2, 7]
 
 
@@ -225,11 +225,11 @@ async def test_a_dead_store_stalls_a_list_and_fails_no_file(
     inos = await depot.create_remote(4)
     depot.state.faults.add(Fault(FaultKind.UNAVAILABLE, count=None))
     job, _ = depot.prefetcher.hint(inos, warm=False, job=None, replace=False)
-    await depot.prefetcher.step()
+    await depot.prefetcher.fetch_all()
     assert depot.prefetcher.progress(job).stalled is not None
     assert depot.prefetcher.progress(job).failed_count == 0
     depot.state.faults.clear()
-    await depot.prefetcher.step()
+    await depot.prefetcher.fetch_all()
     assert depot.prefetcher.progress(job).done_count == 4
 
 
@@ -261,10 +261,10 @@ async def test_files_that_vanish_are_passed_over(depot: Depot) -> None:
     await depot.prefetcher.learn()
     await depot.state.unlink("f003")
     job, _ = depot.prefetcher.hint([inos[3], inos[5]], warm=True, job=None, replace=False)
-    await depot.prefetcher.step()
+    await depot.prefetcher.fetch_all()
     assert depot.prefetcher.progress(job).ended
     depot.activity.note_open(inos[3], 1000, 0, time.time_ns())
-    await depot.prefetcher.step()
+    await depot.prefetcher.fetch_all()
 
 
 async def test_opens_that_nobody_takes_are_bounded() -> None:

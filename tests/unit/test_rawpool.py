@@ -54,7 +54,7 @@ async def test_a_filled_pool_makes_no_file_when_one_is_taken(
     pool = RawPool(engine, raw_store)
     assert list(raw_store.iterate()) == []
     taken = [pool.take()]
-    await pool.step()
+    await pool.refill()
     before = len(list(raw_store.iterate()))
     taken += [pool.take() for _ in range(REFILL_COUNT)]
     assert len(list(raw_store.iterate())) == before
@@ -85,11 +85,11 @@ async def test_a_crash_forgets_no_file_of_a_pool_that_nobody_drew_from(
     engine = SqliteEngine.open(tmp_path / "state", MetadataConfig())
     raw_store = RawStore(tmp_path / "state")
     pool = RawPool(engine, raw_store)
-    await pool.step()
+    await pool.refill()
     ready = set(raw_store.iterate())
     for _ in range(1000):
         engine.reserve_ids()
-    engine.settle()
+    engine.wait_for_checkpoint()
     shutil.copytree(tmp_path / "state", tmp_path / "crashed")
     after = SqliteEngine.open(tmp_path / "crashed", MetadataConfig())
     start, end = after.unsettled_raw_range()

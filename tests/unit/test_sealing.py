@@ -65,9 +65,9 @@ async def test_files_whose_seal_was_not_committed_are_sealed_later(
     with monkeypatch.context() as patch:
         patch.setattr(Database, "commit_nowait", refuse)
         with pytest.raises(NoSpaceError):
-            await bench.sealer.step()
+            await bench.sealer.seal_all()
     assert bench.sealer.candidate_count == 3
-    await bench.sealer.step()
+    await bench.sealer.seal_all()
     assert [await bench.is_sealed(ino) for ino in inos] == [True, True, True]
 
 
@@ -75,7 +75,7 @@ async def test_a_deleted_file_is_not_looked_at_again(bench: Bench) -> None:
     deleted, kept = await bench.write("deleted", b"content"), await bench.write("kept", b"content")
     bench.sealer.discard(deleted)
     bench.sealer.discard(deleted)
-    assert await bench.sealer.step() == 1
+    assert await bench.sealer.seal_all() == 1
     assert not await bench.is_sealed(deleted)
     assert await bench.is_sealed(kept)
 
@@ -93,7 +93,7 @@ async def test_a_raw_file_that_cannot_be_opened_holds_up_no_other(
         return open_raw(raw, flags)
 
     monkeypatch.setattr(bench.state.raw_store, "open", fail)
-    assert await bench.sealer.step() == 1
+    assert await bench.sealer.seal_all() == 1
     assert await bench.is_sealed(good)
     assert not await bench.is_sealed(bad)
     assert bench.sealer.candidate_count == 1
@@ -102,28 +102,28 @@ async def test_a_raw_file_that_cannot_be_opened_holds_up_no_other(
 async def test_a_mapped_file_waits_for_its_mapping(bench: Bench) -> None:
     ino = await bench.write("mapped", b"content")
     fd = bench.state.raw_store.open((await bench.inode(ino)).raw)
-    assert await bench.sealer.step() == 0
+    assert await bench.sealer.seal_all() == 0
     os.close(fd)
     await trio.lowlevel.checkpoint()
-    assert await bench.sealer.step() == 1
+    assert await bench.sealer.seal_all() == 1
 
 
 async def test_a_sealed_file_that_power_loss_cut_is_what_its_raw_file_is(bench: Bench) -> None:
     ino = await bench.write("cut", b"never synced")
-    await bench.sealer.step()
+    await bench.sealer.seal_all()
     os.truncate(bench.state.raw_store.path((await bench.inode(ino)).raw), 0)
     assert await bench.sealer.adopt_doubtful() == 1
-    await bench.sealer.step()
+    await bench.sealer.seal_all()
     assert (await bench.inode(ino)).size == 0
     assert await bench.is_sealed(ino)
 
 
 async def test_a_sealed_file_whose_raw_file_power_loss_took_is_empty(bench: Bench) -> None:
     ino = await bench.write("gone", b"never synced")
-    await bench.sealer.step()
+    await bench.sealer.seal_all()
     bench.state.raw_store.unlink((await bench.inode(ino)).raw)
     assert await bench.sealer.adopt_doubtful() == 1
-    await bench.sealer.step()
+    await bench.sealer.seal_all()
     inode = await bench.inode(ino)
     assert (inode.size, bench.state.raw_store.stat(inode.raw).st_size) == (0, 0)
 
@@ -131,7 +131,7 @@ async def test_a_sealed_file_whose_raw_file_power_loss_took_is_empty(bench: Benc
 async def test_a_packed_file_outlives_the_loss_of_its_raw_file(bench: Bench) -> None:
     content = b"packed before power was lost " * 4096
     ino = await bench.write("packed", content)
-    await bench.sealer.step()
+    await bench.sealer.seal_all()
     await bench.state.moves.pack(ino)
     os.truncate(bench.state.raw_store.path((await bench.inode(ino)).raw), 100)
     assert await bench.sealer.adopt_doubtful() == 1
@@ -141,6 +141,6 @@ async def test_a_packed_file_outlives_the_loss_of_its_raw_file(bench: Bench) -> 
 
 async def test_files_that_are_as_they_were_sealed_stay_sealed(bench: Bench) -> None:
     inos = [await bench.write(str(number), b"content") for number in range(3)]
-    await bench.sealer.step()
+    await bench.sealer.seal_all()
     assert await bench.sealer.adopt_doubtful() == 0
     assert [await bench.is_sealed(ino) for ino in inos] == [True, True, True]

@@ -59,7 +59,7 @@ def write_file(world: World, name: bytes = b"f") -> InodeNo:
 def pack_file(world: World, *, raw: bool) -> InodeNo:
     """Write a file, and have it packed."""
     ino = write_file(world)
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
     world.run(world.moves.pack(ino))
     if not raw:
         world.run(world.moves.drop_raw(ino))
@@ -108,11 +108,11 @@ def test_a_file_is_not_sealed_under_a_writer_who_came_meanwhile(world: World) ->
         file = await world.open_meanwhile(ino, os.O_WRONLY)
         await world.write_meanwhile(file, 0, b"CONTENT")
 
-    run_with(world, world.sealer.step, before(world, "change"), write)
+    run_with(world, world.sealer.seal_all, before(world, "change"), write)
     assert inode_of(world, ino).flags & InodeFlags.UNSEALED
     (file,) = world.files
     world.release(file)
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
     assert not inode_of(world, ino).flags & InodeFlags.UNSEALED
     assert world.run(world.read_all(ino)) == b"CONTENT" + CONTENT[7:]
 
@@ -124,7 +124,7 @@ def test_a_time_that_is_set_while_a_file_is_sealed_stays(world: World) -> None:
         request = AttributeRequest(mtime_ns=SET_NS)
         await world.filesystem.set_attributes(world.program, ino, request)
 
-    run_with(world, world.sealer.step, before(world, "change"), set_time)
+    run_with(world, world.sealer.seal_all, before(world, "change"), set_time)
     inode = inode_of(world, ino)
     assert inode.mtime_ns == SET_NS
     assert world.raw_store.stat(inode.raw).st_mtime_ns == SET_NS
@@ -210,7 +210,7 @@ def test_a_reader_is_passed_through_to_nothing_that_a_writer_replaces(world: Wor
 
 def test_a_read_of_what_is_emptied_meanwhile_is_not_refused(world: World) -> None:
     ino = write_file(world)
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
     world.run(world.moves.pack(ino))
     world.run(world.moves.drop_raw(ino))
     reading = world.form_reader.read
@@ -244,7 +244,7 @@ def test_a_forget_that_comes_while_its_inode_is_deleted_leaves_nothing_to_delete
         before(world, "reap"),
         forget,
     )
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
 
 
 def test_an_inode_that_lost_its_name_while_orphans_are_counted_is_deleted(world: World) -> None:
@@ -257,7 +257,7 @@ def test_an_inode_that_lost_its_name_while_orphans_are_counted_is_deleted(world:
         lambda: world.filesystem.unlink(ROOT_INODE, b"f"),
     )
     world.filesystem.forget([ino])
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
     assert world.run(world.engine.usage()).inode_count == 1
 
 
@@ -282,7 +282,7 @@ def test_capabilities_that_are_set_meanwhile_are_not_taken_for_missing(world: Wo
 
 def test_an_access_time_is_shown_while_it_is_stored(world: World) -> None:
     ino = write_file(world)
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
     file = world.open(ino, os.O_RDONLY)
     world.release(file)
     filesystem = world.filesystem

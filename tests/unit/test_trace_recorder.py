@@ -69,9 +69,9 @@ async def test_what_was_written_once_is_there_without_an_end(tmp_path: Path) -> 
     site = Site()
     await site.recorder.start(tmp_path, paths=True)
     site.note(3)
-    await site.recorder.step()
+    await site.recorder.write_gathered()
     site.note(2)
-    await site.recorder.step()
+    await site.recorder.write_gathered()
     assert pq.read_table(tmp_path).num_rows == 5
     assert len(list_parts(tmp_path)) == 1
 
@@ -100,7 +100,7 @@ async def test_a_full_part_is_followed_by_another(
     await site.recorder.start(tmp_path, paths=False)
     for _ in range(3):
         site.note(6)
-        await site.recorder.step()
+        await site.recorder.write_gathered()
     assert [pq.read_table(part).num_rows for part in list_parts(tmp_path)] == [12, 6]
 
 
@@ -110,7 +110,7 @@ async def test_the_oldest_parts_make_room(tmp_path: Path, monkeypatch: pytest.Mo
     await site.recorder.start(tmp_path, paths=False)
     for ino in (1, 2, 3):
         site.note(ino=ino)
-        await site.recorder.step()
+        await site.recorder.write_gathered()
     assert pq.read_table(tmp_path).column("inode").to_pylist() == [3]
     assert site.recorder.report().removed_count == 2
 
@@ -134,7 +134,7 @@ async def test_a_trace_that_cannot_be_written_ends_with_a_reason(
     await site.recorder.start(directory, paths=False)
     site.note()
     directory.rmdir()
-    await site.recorder.step()
+    await site.recorder.write_gathered()
     report = site.recorder.report()
     assert not report.recording
     assert report.reason is not None

@@ -714,7 +714,7 @@ class Database:
         raise explained from error
 
     # --- closing ---------------------------------------------------------------------------------
-    def settle(self) -> None:
+    def wait_for_checkpoint(self) -> None:
         """Wait until no checkpoint is under way."""
         self._checkpointer.join()
 
@@ -727,7 +727,7 @@ class Database:
             if self._failure is None:
                 self.commit_nowait()
                 self.sync()
-                self.settle()
+                self.wait_for_checkpoint()
                 try:
                     self._commit_tables(self._journal.next_sequence - 1)
                 except sqlite3.Error as error:

@@ -120,7 +120,7 @@ class SqliteEngine(Settings):
 
     def settle_raw_range(self) -> None:
         """See `Engine`."""
-        self._lease.settle()
+        self._lease.note_recovered()
 
     @property
     def state_id(self) -> StateId:
@@ -171,9 +171,9 @@ class SqliteEngine(Settings):
         """See `Engine`."""
         self._database.maintain()
 
-    def settle(self) -> None:
+    def wait_for_checkpoint(self) -> None:
         """Wait until what `maintain` began in the background has ended."""
-        self._database.settle()
+        self._database.wait_for_checkpoint()
 
     def close(self) -> None:
         """See `Engine`.

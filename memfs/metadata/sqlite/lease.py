@@ -154,7 +154,7 @@ class IdLease:
         self._next = number + 1
         return number
 
-    def settle(self) -> None:
+    def note_recovered(self) -> None:
         """Note that `unsettled` was looked through: only then can a close be a clean one."""
         self._settled = True
 

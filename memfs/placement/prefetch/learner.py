@@ -60,7 +60,7 @@ class Learner:
         self.learned_count = 0
         """Accesses that the predictor was told of."""
 
-    async def step(self) -> list[Issued]:
+    async def learn(self) -> list[Issued]:
         """Take what was opened since the last step; returns the new guesses, in order."""
         issued: list[Issued] = []
         directories: dict[InodeNo, int] = {}

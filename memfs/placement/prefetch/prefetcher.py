@@ -235,7 +235,7 @@ class Prefetcher:
                 nursery.start_soon(self._run_worker, index > 0)
             await self._run_learning()
 
-    async def step(self) -> None:
+    async def fetch_all(self) -> None:
         """Learn what was opened and fetch all that follows from it, one file after the other."""
         await self.learn()
         with contextlib.suppress(StalledError):
@@ -295,7 +295,7 @@ class Prefetcher:
 
     async def learn(self) -> None:
         """Look at what was opened: note new guesses, and make good wrong ones."""
-        for issued in await self._learner.step():
+        for issued in await self._learner.learn():
             self._guessed[issued.ino] = issued
             if len(self._guessed) > GUESSED_COUNT_MAX:
                 self._guessed.popitem(last=False)

@@ -105,7 +105,7 @@ class SqliteSite:
     def crash(self) -> Engine:
         """Go on with the files as SIGKILL would have left them."""
         # A file is copied at one instant only while the checkpoint thread rests.
-        self._sqlite.settle()
+        self._sqlite.wait_for_checkpoint()
         self._crash_count += 1
         copy = self._root / f"crash-{self._crash_count}"
         shutil.copytree(self.state_dir, copy)
