@@ -64,8 +64,8 @@ class Mover:
         parts: The engine, the stores and the owners of state.
         moves: Makes the moves.
         activity: What programs did.
-        finish_requests: Ends what requests began (`Filesystem.finish_requests`); called first in every round;
-            True if more is left for the next one.
+        finish_requests: Ends what requests began (`Filesystem.finish_requests`); called first in
+            every round; True if more is left for the next one.
         state_dir: On the disk of the cold tier.
         rng: Jitter of pauses; seeded by tests.
         access_stats: What is known of the use of files; None: nothing yet.
