@@ -29,7 +29,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.USAGE: "wrong arguments, options or configuration",
     ExitCode.NOT_MOUNTED: "no memfs is mounted there",
     ExitCode.STATE_IN_USE: "the state directory is in use by another mount",
-    ExitCode.STATE_UNUSABLE: "the state directory is damaged, or of a newer format",
+    ExitCode.STATE_UNUSABLE: "the state directory is damaged, or of another format",
     ExitCode.CANNOT_MOUNT: "the system does not allow the mount: no /dev/fuse, no privilege, ...",
     ExitCode.BUSY: "programs still use the mount",
     ExitCode.NO_ANSWER: "the daemon, or the object store of `fsck`, did not answer in time",

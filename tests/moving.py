@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.records import Form, Inode
+    from memfs.metadata.sqlite.migration import Migration
 
 STORE_THREADS_MAX = 4
 
@@ -64,6 +65,7 @@ class State:
         config: What a test needs; frames are small by default.
         faults: Told of the points that moves reach.
         keys: Of encrypted forms.
+        migration: Of a state directory of an older format; None: it is refused.
     """
 
     def __init__(
@@ -72,9 +74,12 @@ class State:
         config: Config = SMALL_FRAMES,
         faults: FaultPoints | None = None,
         keys: KeyRing = NO_KEYS,
+        migration: Migration | None = None,
     ) -> None:
         self.state_dir = state_dir
-        self.engine = SqliteEngine.open(state_dir, config.metadata, limits=SHORT_JOURNALS)
+        self.engine = SqliteEngine.open(
+            state_dir, config.metadata, limits=SHORT_JOURNALS, migration=migration
+        )
         self.raw_store = RawStore(state_dir)
         self.packed_store = PackedStore(state_dir)
         self.faults = FaultScript()

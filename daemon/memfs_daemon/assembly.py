@@ -33,6 +33,7 @@ from memfs.hot.board import HotBoard
 from memfs.hot.environment import child_environment
 from memfs.jobs.scrubber import Scrubber
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.migration import Migration
 from memfs.moves.attempt import MoveParts
 from memfs.moves.generation import StateGeneration
 from memfs.moves.moves import Moves
@@ -153,7 +154,12 @@ def choose_driver(config: MountConfig) -> DriverChoice:
 
 @contextlib.contextmanager
 def assemble(
-    state_dir: Path, mountpoint: Path, config: Config, options: MountOptions, choice: DriverChoice
+    state_dir: Path,
+    mountpoint: Path,
+    config: Config,
+    options: MountOptions,
+    choice: DriverChoice,
+    tell: Callable[[str], None],
 ) -> Iterator[Assembly]:
     """Open a state directory and yield all that serves it; closes it at the end of the block.
 
@@ -163,6 +169,7 @@ def assemble(
         config: Of the mount.
         options: Words for the kernel.
         choice: From `choose_driver`.
+        tell: Told how far a migration of the state directory is, a sentence for users.
 
     Raises:
         UsageError: The configuration asks for what is not there, or the state is unusable.
@@ -175,7 +182,7 @@ def assemble(
     if choice.refusal is not None:
         log.info("%s: no faster driver: %s", mountpoint, choice.refusal)
     with contextlib.ExitStack() as stack:
-        engine = _open_engine(state_dir, config)
+        engine = _open_engine(state_dir, config, tell)
         stack.callback(engine.close)
         raw_store = RawStore(state_dir)
         stack.callback(raw_store.close)
@@ -397,9 +404,9 @@ def _header_reader(config: HotConfig) -> HeaderReader | None:
     return HeaderReader(child_environment(os.environ))
 
 
-def _open_engine(state_dir: Path, config: Config) -> SqliteEngine:
+def _open_engine(state_dir: Path, config: Config, tell: Callable[[str], None]) -> SqliteEngine:
     try:
-        return SqliteEngine.open(state_dir, config.metadata)
+        return SqliteEngine.open(state_dir, config.metadata, migration=Migration(tell))
     except UsageError as error:
         raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from error
 

@@ -66,7 +66,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPT,...")
     parser.add_argument("--foreground", action="store_true", help="log to standard error too")
     parser.add_argument("--debug", action="store_true", help="log every request")
-    parser.add_argument("--ready-fd", type=int, metavar="FD", help="told one line when it serves")
+    parser.add_argument(
+        "--ready-fd", type=int, metavar="FD", help="told when it serves, a line of JSON"
+    )
     return parser.parse_args(arguments)
 
 
@@ -95,6 +97,14 @@ def _serve(arguments: argparse.Namespace, starter: Starter, manager: ServiceMana
         bound_heap(config.mount.request_bytes_max)
         limits.protect_from_oom()
         log.info("serving %s from %s", arguments.mountpoint, arguments.state)
-        with assemble(arguments.state, arguments.mountpoint, config, options, driver) as parts:
+
+        def tell(progress: str) -> None:
+            log.info("%s: %s", arguments.state, progress)
+            starter.tell(progress)
+            manager.extend_start(progress)
+
+        with assemble(
+            arguments.state, arguments.mountpoint, config, options, driver, tell
+        ) as parts:
             trio.run(run, parts, lock, starter, manager)
         log.info("ended: everything is closed")

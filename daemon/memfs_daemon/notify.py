@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+EXTEND_S = 60
+"""A start that tells its progress every few seconds is given so long from each time on."""
+
 _MESSAGE_CHARACTERS_MAX = 600
 """JSON writes a character in at most 6 bytes (RFC 8259), so a line stays below PIPE_BUF, 4096."""
 
@@ -51,6 +54,10 @@ class ServiceManager:
             except OSError as error:
                 log.info("service manager: %s not delivered: %s", assignments[0], error)
 
+    def extend_start(self, progress: str) -> None:
+        """Say what a long start is at, and ask for more time; called every few seconds."""
+        self.notify(f"STATUS={progress}", f"EXTEND_TIMEOUT_USEC={EXTEND_S * 1_000_000}")
+
     async def beat(self) -> None:
         """Send heartbeats at half of the watchdog's period, as sd_watchdog_enabled(3) advises.
 
@@ -64,13 +71,22 @@ class ServiceManager:
 
 
 class Starter:
-    """The waiting end of `memfs mount`: a pipe that takes one line, ready or why not."""
+    """The waiting end of `memfs mount`: a pipe that takes lines of JSON.
+
+    Those of progress come before the one that counts, ready or why not, which is the last.
+    """
 
     def __init__(self, fd: int | None) -> None:
         """Take the write end of the pipe; None: nobody waits."""
         self._fd = fd
         if fd is not None:
             os.set_inheritable(fd, False)
+
+    def tell(self, progress: str) -> None:
+        """Say what a long start is at."""
+        if self._fd is not None:
+            # A pipe has room for 64 KiB: nobody is waited for until a reader is long gone.
+            self._write(self._fd, {"progress": progress[:_MESSAGE_CHARACTERS_MAX]})
 
     def ready(self) -> None:
         """Say that the mount serves."""
@@ -86,9 +102,13 @@ class Starter:
             return
         fd, self._fd = self._fd, None
         try:
-            # Below PIPE_BUF, into an empty pipe: it never blocks and is never torn (pipe(7)).
+            self._write(fd, content)
+        finally:
+            os.close(fd)
+
+    def _write(self, fd: int, content: dict[str, object]) -> None:
+        try:
+            # Below PIPE_BUF: it is never torn (pipe(7)).
             os.write(fd, json.dumps(content).encode("ascii") + b"\n")
         except BrokenPipeError:
             log.info("nobody waits for the start any more")
-        finally:
-            os.close(fd)

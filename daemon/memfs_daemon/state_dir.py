@@ -70,6 +70,6 @@ def require_state(state_dir: Path) -> None:
 
 def _is_state(state_dir: Path) -> bool:
     try:
-        return read_format(state_dir)
+        return read_format(state_dir) is not None
     except UsageError as error:
         raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from None

@@ -1,7 +1,7 @@
 """Fault points: the named instants of every move at which a crash test kills the process.
 
-Invariant: `FAULT_POINTS`, `REPAIR_POINTS` and `ACCEPT_POINTS` name every point that the code
-reaches, and no other; a test fails when one of them was never reached.
+Invariant: `FAULT_POINTS` and the other tuples here name every point that the code reaches, and no
+other; a test fails when one of them was never reached.
 """
 
 from __future__ import annotations
@@ -73,6 +73,19 @@ REPAIR_POINTS = (
 
 ACCEPT_POINTS = ("accept.accepted", "accept.synced")
 """Of `memfs fsck --accept`, in order; the first one after each file."""
+
+
+MIGRATION_POINTS = (
+    "migrate.begun",
+    "migrate.rows",
+    "migrate.changed",
+    "migrate.marked",
+    "migrate.committed",
+    "migrate.durable",
+    "migrate.first_journal",
+    "migrate.ended",
+)
+"""Of a migration of the tables (`metadata.sqlite.migration`), in order."""
 
 
 class FaultPoints:

@@ -12,9 +12,10 @@ import pytest
 from memfs.errors import MemfsError, UsageError
 from memfs.metadata.sqlite import creation
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.format import FORMAT_NUMBER
 from memfs.types import ROOT_INODE
 from tests.contract.engine.making import make_file, names_in
-from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, make_older, run
+from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,7 @@ def test_fresh_directory_gets_a_root_and_a_format(tmp_path: Path) -> None:
     assert stat.S_ISDIR(root.mode)
     assert (2, BIRTH_NS, os.geteuid()) == (root.nlink, root.mtime_ns, root.uid)
     content = json.loads((tmp_path / "some/state/format").read_text())
-    assert content == {"format": 2, "engine": "sqlite", "id": state_id.hex()}
+    assert content == {"format": FORMAT_NUMBER, "engine": "sqlite", "id": state_id.hex()}
 
 
 def test_identity_stays_and_every_state_has_its_own(tmp_path: Path) -> None:
@@ -45,22 +46,12 @@ def test_identity_stays_and_every_state_has_its_own(tmp_path: Path) -> None:
     assert len(identities[0]) == 16
 
 
-def test_older_state_gets_an_identity(tmp_path: Path) -> None:
-    open_engine(tmp_path).close()
-    make_older(tmp_path)
-    engine = open_engine(tmp_path)
-    given = engine.state_id
-    engine.close()
-    assert json.loads((tmp_path / "format").read_text())["id"] == given.hex()
-    engine = open_engine(tmp_path)
-    assert engine.state_id == given
-    engine.close()
-
-
 @pytest.mark.parametrize("text", ['"00ff"', '"no hex"', "17"])
 def test_damaged_identity_is_refused(tmp_path: Path, text: str) -> None:
     open_engine(tmp_path).close()
-    (tmp_path / "format").write_text(f'{{"format": 2, "engine": "sqlite", "id": {text}}}\n')
+    (tmp_path / "format").write_text(
+        f'{{"format": {FORMAT_NUMBER}, "engine": "sqlite", "id": {text}}}\n'
+    )
     with pytest.raises(UsageError, match="no valid id"):
         open_engine(tmp_path)
 
@@ -77,7 +68,7 @@ def test_files_of_the_engine_are_for_their_owner_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ('{"format": 3, "engine": "sqlite"}', "format 3"),
+        ('{"format": 4, "engine": "sqlite"}', "format 4"),
         ('{"format": "1", "engine": "sqlite"}', "format '1'"),
         ('{"format": 1, "engine": "postgresql"}', "postgresql"),
         ("{}", "cannot be read"),

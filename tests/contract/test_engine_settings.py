@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memfs.errors import TooBigError
-from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.types import SETTING_VALUE_BYTES_MAX
-from tests.contract.engine.making import make_file, names_in
-from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, local_only, make_older, run
+from tests.contract.engine.site import local_only
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from memfs.metadata.engine import Engine
     from tests.contract.engine.site import SqliteSite
 
@@ -60,18 +55,3 @@ async def test_setting_beyond_its_limit_is_refused(engine: Engine) -> None:
     value = await engine.get_setting("long")
     assert value is not None
     assert len(value) == SETTING_VALUE_BYTES_MAX
-
-
-def test_directory_of_a_version_without_settings_gets_them(tmp_path: Path) -> None:
-    engine = SqliteEngine.open(tmp_path, CONFIG, BIRTH_NS, SMALL)
-    run(make_file(engine, b"file"))
-    engine.close()
-    with sqlite3.connect(tmp_path / "metadata.db") as connection:
-        connection.execute("drop table setting")
-    connection.close()
-    make_older(tmp_path)
-    engine = SqliteEngine.open(tmp_path, CONFIG, BIRTH_NS, SMALL)
-    assert run(engine.get_setting("cursor")) is None
-    run(engine.put_setting("cursor", b"1"))
-    assert run(names_in(engine)) == [b"file"]
-    engine.close()

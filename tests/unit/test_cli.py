@@ -24,6 +24,7 @@ from memfs_tools import launch
 from memfs_tools.launch import start_daemon
 from memfs_tools.main import list_commands, run
 from memfs_tools.places import default_state_dir, escape_path
+from tests.states import unpack
 
 
 def _refused(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
@@ -190,6 +191,16 @@ def test_fsck_says_when_it_cannot_reach_the_object_store(
     assert str(state) in line
 
 
+def test_fsck_of_an_older_format_says_that_a_mount_migrates_it(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    older, _ = unpack(tmp_path)
+    code, line = _refused(capfd, "fsck", older)
+    assert code == ExitCode.STATE_UNUSABLE
+    assert "format 2" in line
+    assert "mount it, which migrates it" in line
+
+
 @pytest.mark.parametrize("format_text", [None, "{", '{"format": 99, "engine": "sqlite"}'])
 def test_fsck_and_mount_leave_what_they_do_not_know_untouched(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, format_text: str | None
@@ -230,6 +241,17 @@ def test_mount_returns_when_the_daemon_is_ready(
 ) -> None:
     _daemon_like(tmp_path, monkeypatch, "echo '{\"ready\": true}' >&$fd")
     _start(tmp_path)
+
+
+def test_progress_is_shown_and_gives_the_daemon_more_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A migration takes as long as it takes, and says how far it is."""
+    steps = 'for i in 1 2 3; do echo "{\\"progress\\": \\"step $i\\"}" >&$fd; sleep 0.7; done; '
+    _daemon_like(tmp_path, monkeypatch, steps + "echo '{\"ready\": true}' >&$fd")
+    monkeypatch.setattr(launch, "START_S_MAX", 1.5)
+    _start(tmp_path)
+    assert capfd.readouterr().err.splitlines() == [f"memfs: step {step}" for step in (1, 2, 3)]
 
 
 def test_the_reason_of_the_daemon_is_the_users(

@@ -82,6 +82,25 @@ def test_a_starter_hears_one_line_and_no_more() -> None:
         assert json.loads(reader.read()) == {"ready": True}
 
 
+def test_a_starter_hears_of_progress_before_the_line_that_counts() -> None:
+    read_fd, write_fd = os.pipe()
+    starter = Starter(write_fd)
+    starter.tell("half of it")
+    starter.ready()
+    starter.tell("too late")
+    with os.fdopen(read_fd, "rb") as reader:
+        lines = [json.loads(line) for line in reader]
+    assert lines == [{"progress": "half of it"}, {"ready": True}]
+
+
+def test_a_long_start_asks_for_more_time(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(path)
+        ServiceManager({"NOTIFY_SOCKET": path}).extend_start("half of it")
+        assert receiver.recv(1000) == b"STATUS=half of it\nEXTEND_TIMEOUT_USEC=60000000"
+
+
 def test_a_starter_that_has_gone_does_not_disturb() -> None:
     read_fd, write_fd = os.pipe()
     os.close(read_fd)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
+from memfs_tools.terminal import complain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,7 @@ def start_daemon(arguments: Sequence[str], mountpoint: Path, state_dir: Path) ->
         finally:
             os.close(write_fd)
         try:
-            answer = _wait(reader.fileno(), time.monotonic() + START_S_MAX)
+            answer = _wait(reader.fileno())
         except BaseException:
             _end(daemon)
             raise
@@ -78,12 +79,24 @@ def start_daemon(arguments: Sequence[str], mountpoint: Path, state_dir: Path) ->
     daemon.returncode = 0
 
 
-def _wait(fd: int, deadline_s: float) -> bytes | None:
-    """Return the daemon's line, b"" if it ended without one, or None if it took too long."""
+def _wait(fd: int) -> bytes | None:
+    """Return the daemon's line, b"" if it ended without one, or None if it took too long.
+
+    Lines that tell of progress are shown, and give it as much time again.
+    """
     received = b""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    while not received.endswith(b"\n") and len(received) < _ANSWER_BYTES_MAX:
+    deadline_s = time.monotonic() + START_S_MAX
+    while len(received) < _ANSWER_BYTES_MAX:
+        line, newline, rest = received.partition(b"\n")
+        if newline:
+            content = json.loads(line)
+            if "progress" not in content:
+                return line
+            complain(content["progress"])
+            received, deadline_s = rest, time.monotonic() + START_S_MAX
+            continue
         remaining_s = deadline_s - time.monotonic()
         if remaining_s <= 0 or not poll.poll(remaining_s * 1000):
             return None

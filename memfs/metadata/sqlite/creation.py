@@ -12,10 +12,16 @@ import stat
 from typing import TYPE_CHECKING
 
 from memfs.errors import MetadataError, NoSpaceError, StateDamagedError, UsageError
-from memfs.metadata.records import Inode, Usage
+from memfs.metadata.records import Inode
+from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
-from memfs.metadata.sqlite.format import new_state_id, sync_directory, write_format
+from memfs.metadata.sqlite.format import (
+    FORMAT_NUMBER,
+    new_state_id,
+    sync_directory,
+    write_format,
+)
 from memfs.metadata.sqlite.journal import NO_ORIGIN, Journal
 from memfs.metadata.sqlite.lease import IdLease
 from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA
@@ -80,8 +86,19 @@ def _refuse_used(state_dir: Path) -> None:
                 raise StateDamagedError(f"{state_dir / FORMAT_NAME} is missing", str(state_dir))
 
 
-def create_tables(path: Path, now_ns: int) -> None:
-    """Make an empty database, unless there is one."""
+def tables_of(number: int) -> tuple[str, ...]:
+    """Return the statements that make the tables of a format, `FORMAT_NUMBER` or an older one."""
+    return SCHEMA + ADDITIONS if number == FORMAT_NUMBER else format2.SCHEMA + format2.ADDITIONS
+
+
+def create_tables(path: Path, now_ns: int, number: int = FORMAT_NUMBER) -> None:
+    """Make an empty database, unless there is one.
+
+    Args:
+        path: Of the database.
+        now_ns: Times of the root directory.
+        number: The format. The tables of an older one, for a repair, get no root directory.
+    """
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("pragma journal_mode = wal").fetchone()
@@ -91,33 +108,39 @@ def create_tables(path: Path, now_ns: int) -> None:
             # The process was killed between here and the format file.
             connection.execute("rollback")
             return
-        for statement in SCHEMA + ADDITIONS:
+        for statement in tables_of(number):
             connection.execute(statement)
-        root = Inode(
-            ino=ROOT_INODE,
-            mode=stat.S_IFDIR | 0o755,
-            uid=os.geteuid(),
-            gid=os.getegid(),
-            nlink=2,
-            rdev=0,
-            size=0,
-            blocks=0,
-            atime_ns=now_ns,
-            mtime_ns=now_ns,
-            ctime_ns=now_ns,
-            btime_ns=now_ns,
-            generation=Generation(1),
-            raw=NO_RAW,
-            blob=NO_BLOB,
-            flags=0,
-            pin=0,
-            codec=None,
-            accessed_ns=now_ns,
-        )
-        connection.execute(TEXTS[INSERT_INODE], root)
-        totals = Usage(1, *[0] * (len(Usage._fields) - 1))
-        connection.execute(f"insert into state values (0{', ?' * len(totals)})", totals)
+        if number == FORMAT_NUMBER:
+            connection.execute(f"pragma user_version = {FORMAT_NUMBER}")
+            connection.execute(TEXTS[INSERT_INODE], _root(now_ns))
+        column_count = len(connection.execute("pragma table_info(state)").fetchall())
+        counted = (0, int(number == FORMAT_NUMBER), *[0] * (column_count - 2))
+        connection.execute(f"insert into state values (?{', ?' * (column_count - 1)})", counted)
         connection.execute("commit")
         os.chmod(path, 0o600)
     finally:
         connection.close()
+
+
+def _root(now_ns: int) -> Inode:
+    return Inode(
+        ino=ROOT_INODE,
+        mode=stat.S_IFDIR | 0o755,
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        nlink=2,
+        rdev=0,
+        size=0,
+        blocks=0,
+        atime_ns=now_ns,
+        mtime_ns=now_ns,
+        ctime_ns=now_ns,
+        btime_ns=now_ns,
+        generation=Generation(1),
+        raw=NO_RAW,
+        blob=NO_BLOB,
+        flags=0,
+        pin=0,
+        codec=None,
+        accessed_ns=now_ns,
+    )

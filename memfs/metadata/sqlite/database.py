@@ -31,6 +31,7 @@ Opening compares the pages with their sums before SQLite sees them, sees that th
 the tables (`chain`), redoes the entries, commits, makes the tables durable, and only then starts
 both journals afresh, one after the other, with new salts: an entry of an abandoned future can never
 be taken for a new one. What a kill or a power cut cannot explain is damage: nothing is touched.
+Tables of an older format are changed in the transaction that redoes the entries (`migration`).
 
 Invariant: the tables hold exactly the committed entries plus what `write` kept since.
 """
@@ -48,14 +49,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from memfs.config import KIB, MIB
 from memfs.errors import MetadataError, NoSpaceError, StateDamagedError, UsageError
+from memfs.exit_codes import ExitCode
 from memfs.metadata.records import Usage
+from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.chain import join
 from memfs.metadata.sqlite.checkpointer import Checkpointer
+from memfs.metadata.sqlite.format import FORMAT_NUMBER, OLDEST_FORMAT, write_format
 from memfs.metadata.sqlite.journal import Journal, Origin
 from memfs.metadata.sqlite.pages import PageSums
 from memfs.metadata.sqlite.reserve import Reserve
 from memfs.metadata.sqlite.schema import ADDITIONS
 from memfs.metadata.sqlite.statements import FINGERPRINT, TEXTS, UNDERSTOOD, Parameters
+from memfs.types import StateId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -63,6 +68,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.sqlite.chain import Joined
     from memfs.metadata.sqlite.lease import IdLease
+    from memfs.metadata.sqlite.migration import Migration
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +160,7 @@ class Database:
         on_undo: Callable[[], None],
         identity: Identity,
         complain: Callable[[str], None] | None = None,
+        migration: Migration | None = None,
     ) -> None:
         """Open the tables of a state directory and redo what the journal has beyond them.
 
@@ -164,9 +171,11 @@ class Database:
             on_undo: Called when changes were undone: whoever caches rows must forget them.
             identity: What the journals must belong to.
             complain: Told of damage, and what can be used is used (repair); None: it is refused.
+            migration: Changes tables of an older format; None: they are refused.
 
         Raises:
-            UsageError: The journal was written by another version of memfs.
+            UsageError: The tables are of an older format, or the journal was written by another
+                version of memfs; nothing was changed.
             StateDamagedError: The files are damaged or do not belong together; none was changed.
             MetadataError: The files cannot be used.
             NoSpaceError: The disk is too full even to open.
@@ -175,6 +184,7 @@ class Database:
         self._on_undo = on_undo
         self._identity = identity
         self._complain = complain or _Refusal(state_dir)
+        self._migration = migration
         self._records: list[Record] = []
         self._change_begin = 0
         self._lost: NoSpaceError | MetadataError | None = None
@@ -222,6 +232,7 @@ class Database:
             self._configure(cache_bytes)
             reader.execute("select count(*) from state").fetchone()
             self._execute("begin immediate")
+            self._read_format()
             joined = self._read_state(journals)
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGE_CODES:
@@ -309,6 +320,23 @@ class Database:
             self._execute("pragma " + pragma).fetchone()
 
     # --- opening ---------------------------------------------------------------------------------
+    def _read_format(self) -> None:
+        """See of what format the tables are: a migration that was cut short has marked the file."""
+        ((number,),) = self._execute("pragma user_version").fetchall()
+        self._format = number or OLDEST_FORMAT
+        if self._format > FORMAT_NUMBER:
+            raise UsageError(
+                f"{self._path} has tables of format {number}, this memfs knows {FORMAT_NUMBER}: "
+                "use the version of memfs that wrote it, or a newer one",
+                ExitCode.STATE_UNUSABLE,
+            )
+        if self._format < FORMAT_NUMBER and self._migration is None:
+            raise UsageError(
+                f"{self._path} has tables of format {self._format}, and this memfs serves format "
+                f"{FORMAT_NUMBER}: mount it, which migrates it",
+                ExitCode.STATE_UNUSABLE,
+            )
+
     def _read_state(self, journals: Sequence[Journal]) -> Joined:
         """Read how far the tables are, and see which entries continue them."""
         row = self._execute("select * from state").fetchone()
@@ -325,7 +353,8 @@ class Database:
             self._complain,
         )
         for journal in joined.usable:
-            if journal.fingerprint not in UNDERSTOOD and any(
+            known = UNDERSTOOD.get(journal.fingerprint)
+            if (known is None or known.format != self._format) and any(
                 sequence > self._applied for sequence, _payload in journal.entries()
             ):
                 raise UsageError(
@@ -349,29 +378,60 @@ class Database:
         self._checkpointer.run(lambda: self._sums.note_log(self._sums.covered.journal_sequence))
         if self._checkpointer.failure is not None:
             raise self._checkpointer.failure
+        self._reach("migrate.durable")
         self._begin_journals(joined.last_sequence + 1)
+        self._end_migration()
         self._execute("begin immediate")
 
     def _redo_journals(self, joined: Joined) -> None:
         """Redo and COMMIT all entries that the tables lack."""
-        for text in ADDITIONS:
+        for text in ADDITIONS if self._format == FORMAT_NUMBER else format2.ADDITIONS:
             self._execute(text)
         for journal in joined.usable:
+            known = UNDERSTOOD.get(journal.fingerprint)
             for sequence, payload in journal.entries():
                 if sequence > self._applied:
+                    assert known is not None, "read_state has seen to it"
                     records, totals = marshal.loads(payload)
                     try:
-                        self._redo(records, totals)
+                        self._redo(records, totals, known.texts)
                     except sqlite3.IntegrityError as error:
                         self._complain(
                             f"change {sequence} of {journal.path} contradicts the tables "
                             f"({error}): {self._path} is damaged, or older in part"
                         )
-                        self._redo_forcibly(records, totals)
+                        self._redo_forcibly(records, totals, known.texts)
+        if self._format < FORMAT_NUMBER:
+            self._migrate()
         self._check_numbers()
         self._committed_totals = tuple(self.totals)
         # One more, for the header of the file that is not in use: no other one has its number.
         self._commit_tables(joined.last_sequence + 1)
+        self._reach("migrate.committed")
+
+    def _migrate(self) -> None:
+        """Change the tables into those of this format, in the open transaction; see `migration`."""
+        assert self._migration is not None, "read_format has seen to it"
+        columns = [name for _, name, *_ in self._execute("pragma table_info(state)").fetchall()]
+        counted = ", ".join(f"{name} = ?" for name in columns[1:])
+        self._execute(f"update state set {counted}", self.totals)
+        self._migration.run(self._connection, self._format)
+        self.totals[:] = self._execute("select * from state").fetchone()[1:]
+        # From here on an older memfs refuses the directory. It would take the tables for its own,
+        # since the journals, once they are applied, tell nothing of their format.
+        write_format(self._path.parent, StateId(self._identity.state_id))
+        self._reach("migrate.marked")
+
+    def _end_migration(self) -> None:
+        if self._format < FORMAT_NUMBER:
+            assert self._migration is not None
+            self._migration.end()
+            self._format = FORMAT_NUMBER
+
+    def _reach(self, point: str) -> None:
+        """Tell of a fault point, while tables are being migrated."""
+        if self._format < FORMAT_NUMBER and self._migration is not None:
+            self._migration.reach(point)
 
     def _begin_journals(self, applied: int) -> None:
         """Begin both files afresh, one on stable storage before the other; see `chain`.
@@ -383,6 +443,7 @@ class Database:
         self._identity.lease.begin()
         self._begin_journal(self._spare, applied, self._journal)
         self._spare.sync()
+        self._reach("migrate.first_journal")
         self._begin_journal(self._journal, applied + 1, self._spare)
         self._journal.sync()
         self._spare.note(self._journal.salt, applied)
@@ -400,17 +461,24 @@ class Database:
         )
         journal.start(first_sequence, FINGERPRINT, origin)
 
-    def _redo(self, records: Iterable[Record], totals: Sequence[int]) -> None:
+    def _redo(
+        self,
+        records: Iterable[Record],
+        totals: Sequence[int],
+        texts: tuple[str, ...] = TEXTS,
+    ) -> None:
         for statement, parameters in records:
-            self._execute(TEXTS[statement], parameters)
+            self._execute(texts[statement], parameters)
         self.totals[:] = totals
 
-    def _redo_forcibly(self, records: Iterable[Record], totals: Sequence[int]) -> None:
+    def _redo_forcibly(
+        self, records: Iterable[Record], totals: Sequence[int], texts: tuple[str, ...]
+    ) -> None:
         """Redo a change of which a part may be done; rows that it contradicts give way (repair)."""
         for statement, parameters in records:
-            verb, rest = TEXTS[statement].split(maxsplit=1)
+            verb, rest = texts[statement].split(maxsplit=1)
             forcible = verb in ("insert", "update") and not rest.startswith("or ")
-            text = f"{verb} or replace {rest}" if forcible else TEXTS[statement]
+            text = f"{verb} or replace {rest}" if forcible else texts[statement]
             self._execute(text, parameters)
         self.totals[:] = totals
 

@@ -16,6 +16,7 @@ from memfs.metadata.sqlite.creation import LEASE_NAME, create
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES, Database, Identity, Limits
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
 from memfs.metadata.sqlite.format import (
+    FORMAT_NUMBER,
     new_state_id,
     read_format,
     read_state_id,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from memfs.config import MetadataConfig
     from memfs.metadata.sqlite.change import Change
+    from memfs.metadata.sqlite.migration import Migration
     from memfs.types import StateId
 
 
@@ -60,6 +62,7 @@ class SqliteEngine(Settings):
         now_ns: int | None = None,
         limits: Limits | None = None,
         complain: Callable[[str], None] | None = None,
+        migration: Migration | None = None,
     ) -> SqliteEngine:
         """Open the metadata of a state directory, creating them if it has none.
 
@@ -69,15 +72,16 @@ class SqliteEngine(Settings):
             now_ns: Times of a new root directory; None: now.
             limits: Sizes on disk; None: the defaults.
             complain: Told of damage (repair); None: it is refused.
+            migration: Changes tables of an older format; None: they are refused.
 
         Raises:
-            UsageError: The format is unreadable, newer or of another engine, or another process
-                uses the directory; then nothing was touched.
+            UsageError: The format is unreadable, newer, older or of another engine, or another
+                process uses the directory; then nothing was touched.
             StateDamagedError: The files are damaged or do not belong together; nothing was touched.
             MetadataError: The files are broken.
             NoSpaceError: The disk is too full even to open.
         """
-        if not read_format(state_dir):
+        if (number := read_format(state_dir)) is None:
             create(state_dir, time.time_ns() if now_ns is None else now_ns)
         if complain is None:
             refuse_half_repaired(state_dir)
@@ -89,10 +93,16 @@ class SqliteEngine(Settings):
             raise MetadataError(f"{state_dir / LEASE_NAME} cannot be used: {error}") from error
         cache = InodeCache(config.inode_cache_count)
         try:
-            state_id = _state_id(state_dir)
+            state_id = _state_id(state_dir, number or FORMAT_NUMBER)
             identity = Identity(state_id, _boot(), lease)
             database = Database(
-                state_dir, config.cache_bytes, limits or Limits(), cache.clear, identity, complain
+                state_dir,
+                config.cache_bytes,
+                limits or Limits(),
+                cache.clear,
+                identity,
+                complain,
+                migration,
             )
         except BaseException:
             lease.close(clean=False)
@@ -189,8 +199,12 @@ class SqliteEngine(Settings):
             self._lease.close(clean=clean)
 
 
-def _state_id(state_dir: Path) -> StateId:
+def _state_id(state_dir: Path, number: int) -> StateId:
     """Return the identity of a state directory, giving it one if it was made before there were any.
+
+    Args:
+        state_dir: Has a format file.
+        number: Of the format there.
 
     Raises:
         StateDamagedError: It had one.
@@ -208,7 +222,7 @@ def _state_id(state_dir: Path) -> StateId:
                     f"{state_dir / FORMAT_NAME} has lost its id", str(state_dir)
                 )
     state_id = new_state_id()
-    write_format(state_dir, state_id)
+    write_format(state_dir, state_id, number)
     return state_id
 
 

@@ -19,7 +19,11 @@ from memfs.types import StateId
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT_NUMBER = 2
+FORMAT_NUMBER = 3
+OLDEST_FORMAT = 2
+"""States from here on are migrated (`sqlite.migration`). Their tables have no number of their own:
+`pragma user_version` is 0 there, and the format's number from 3 on."""
+
 ENGINE_NAME = "sqlite"
 FILE_NAME = "format"
 REPAIR_NAME = "repairing"
@@ -28,8 +32,10 @@ REPAIR_NAME = "repairing"
 STATE_ID_BYTES = 16
 
 
-def read_format(state_dir: Path) -> bool:
-    """Return True if the directory has a format that this engine serves, False if it has none.
+def read_format(state_dir: Path) -> int | None:
+    """Return the number of a format that this engine serves or migrates; None if there is none.
+
+    Tables may be older than the number says: a migration was cut short.
 
     Raises:
         UsageError: The format is newer, of another engine, or unreadable.
@@ -39,7 +45,7 @@ def read_format(state_dir: Path) -> bool:
         content = json.loads(path.read_bytes())
         number, engine = content["format"], content["engine"]
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} cannot be read ({error}): this is no state directory of memfs, or a damaged "
@@ -52,13 +58,13 @@ def read_format(state_dir: Path) -> bool:
             f"{path} names the engine {engine!r}, not {ENGINE_NAME!r}: mount it so",
             ExitCode.STATE_UNUSABLE,
         )
-    if type(number) is not int or number != FORMAT_NUMBER:
+    if type(number) is not int or not OLDEST_FORMAT <= number <= FORMAT_NUMBER:
         raise UsageError(
-            f"{path} says format {number!r}, this memfs knows {FORMAT_NUMBER}: "
+            f"{path} says format {number!r}, this memfs knows {OLDEST_FORMAT} to {FORMAT_NUMBER}: "
             "use the version of memfs that wrote it, or a newer one",
             ExitCode.STATE_UNUSABLE,
         )
-    return True
+    return number
 
 
 def read_state_id(state_dir: Path) -> StateId | None:
@@ -86,9 +92,9 @@ def new_state_id() -> StateId:
     return StateId(secrets.token_bytes(STATE_ID_BYTES))
 
 
-def write_format(state_dir: Path, state_id: StateId) -> None:
+def write_format(state_dir: Path, state_id: StateId, number: int = FORMAT_NUMBER) -> None:
     """Mark the directory as complete and ours, for good."""
-    content = json.dumps({"format": FORMAT_NUMBER, "engine": ENGINE_NAME, "id": state_id.hex()})
+    content = json.dumps({"format": number, "engine": ENGINE_NAME, "id": state_id.hex()})
     temporary = state_dir / (FILE_NAME + ".new")
     try:
         _write(temporary, content, os.O_CREAT | os.O_TRUNC)

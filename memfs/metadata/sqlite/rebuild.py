@@ -20,11 +20,13 @@ import stat
 from typing import TYPE_CHECKING
 
 from memfs.errors import MetadataError, UsageError
-from memfs.metadata.sqlite.creation import LEASE_NAME, create_tables
+from memfs.metadata.sqlite.creation import LEASE_NAME, create_tables, tables_of
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
 from memfs.metadata.sqlite.format import (
+    FORMAT_NUMBER,
+    OLDEST_FORMAT,
     new_state_id,
     read_format,
     read_state_id,
@@ -34,10 +36,11 @@ from memfs.metadata.sqlite.format import (
 from memfs.metadata.sqlite.journal import Journal
 from memfs.metadata.sqlite.lease import LEASE_COUNT, IdLease
 from memfs.metadata.sqlite.mending import mend
+from memfs.metadata.sqlite.migration import Migration
 from memfs.metadata.sqlite.pages import FILE_NAME as SUMS_NAME
 from memfs.metadata.sqlite.pages import PageSums
-from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA
-from memfs.metadata.sqlite.statements import INSERT_DENTRY, INSERT_INODE, UNDERSTOOD
+from memfs.metadata.sqlite.schema import Made
+from memfs.metadata.sqlite.statements import TEXTS, UNDERSTOOD
 from memfs.types import StateId
 
 if TYPE_CHECKING:
@@ -47,7 +50,10 @@ if TYPE_CHECKING:
     from memfs.config import MetadataConfig
 
 _RAW_FIELD = 13
-"""Of `Inode`, as `INSERT_INODE` has it."""
+"""Of `Inode`, as the statement that inserts one has it."""
+
+_INSERT_INODE, _INSERT_DENTRY = "insert into inode ", "insert into dentry "
+"""How statements begin whose numbers differ from format to format."""
 
 
 def metadata_files(state_dir: Path) -> list[Path]:
@@ -82,20 +88,22 @@ def rebuild(
     """
     told: list[str] = []
     journals = [Journal(state_dir / name) for name in JOURNAL_NAMES]
+    path = state_dir / FILE_NAME
     try:
         state_id = _settle_identity(state_dir, journals, told)
+        number = _find_format(path, journals)
         names = _names_of_stranded(journals)
         turn = max((each.origin.lease_turn for each in journals if each.origin), default=0)
     finally:
         for journal in journals:
             journal.close()
     reach("repair.identified")
-    path = state_dir / FILE_NAME
-    _settle_tables(path, state_id, now_ns, told, reach)
+    _settle_tables(path, state_id, number, now_ns, told, reach)
     reach("repair.tables")
     _settle_lease(state_dir / LEASE_NAME, max(_highest_number(path), highest_raw), turn, told)
     reach("repair.lease")
-    SqliteEngine.open(state_dir, config, now_ns, complain=told.append).close()
+    migration = Migration(told.append) if number < FORMAT_NUMBER else None
+    SqliteEngine.open(state_dir, config, now_ns, complain=told.append, migration=migration).close()
     reach("repair.joined")
     with sqlite3.connect(path, isolation_level=None) as connection:
         connection.execute("begin immediate")
@@ -138,19 +146,40 @@ def _settle_identity(state_dir: Path, journals: list[Journal], told: list[str]) 
     return state_id
 
 
+def _find_format(path: Path, journals: list[Journal]) -> int:
+    """Return the format of the tables; where they cannot tell it, that of the journals."""
+    known = {each.fingerprint: UNDERSTOOD.get(each.fingerprint) for each in journals}
+    formats = {vocabulary.format for vocabulary in known.values() if vocabulary is not None}
+    for place in (path, _salvaged(path)):
+        if not place.exists():
+            continue
+        # Without the right to write it leaves the log where it is.
+        connection = sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            (number,) = connection.execute("pragma user_version").fetchone()
+        except sqlite3.Error:
+            continue
+        finally:
+            connection.close()
+        return int(number) or OLDEST_FORMAT
+    return min(formats, default=FORMAT_NUMBER)
+
+
 def _names_of_stranded(journals: list[Journal]) -> dict[int, str]:
     """Return the names of raw files that entries name behind a broken one."""
     raws: dict[int, int] = {}
     names: dict[int, str] = {}
     # By inode; the entry of a creation has the name first.
     for journal in journals:
+        known = UNDERSTOOD.get(journal.fingerprint)
+        texts = TEXTS if known is None else known.texts
         for _sequence, payload in [*journal.entries(), *journal.behind()]:
             try:
                 records, _totals = marshal.loads(payload)
                 for statement, parameters in records:
-                    if statement == INSERT_INODE:
+                    if texts[statement].startswith(_INSERT_INODE):
                         raws[parameters[0]] = parameters[_RAW_FIELD]
-                    elif statement == INSERT_DENTRY:
+                    elif texts[statement].startswith(_INSERT_DENTRY):
                         names[parameters[3]] = os.fsdecode(parameters[2])
             except (ValueError, TypeError, EOFError, IndexError):
                 continue
@@ -160,6 +189,7 @@ def _names_of_stranded(journals: list[Journal]) -> dict[int, str]:
 def _settle_tables(
     path: Path,
     state_id: StateId,
+    number: int,
     now_ns: int,
     told: list[str],
     reach: Callable[[str], None],
@@ -170,7 +200,7 @@ def _settle_tables(
         PageSums(path, state_id).drop_sums()
     if not path.exists():
         told.append(f"{path} is missing: begun anew")
-        create_tables(path, now_ns)
+        create_tables(path, now_ns, number)
         return
     sums = PageSums(path, state_id)
     damage = sums.find_damage()
@@ -179,7 +209,7 @@ def _settle_tables(
             told.append(f"{damage}; SQLite finds nothing wrong with it")
     else:
         told.append(f"{damage or str(path) + ' is damaged'}: rows are read one by one")
-        _salvage(path, now_ns, told)
+        _salvage(path, number, now_ns, told)
         reach("repair.salvaged")
         _put_in_place(path, reach)
     # They are of another file by now, or were looked at.
@@ -199,20 +229,18 @@ def _is_sound(path: Path) -> bool:
         connection.close()
 
 
-def _salvage(path: Path, now_ns: int, told: list[str]) -> None:
+def _salvage(path: Path, number: int, now_ns: int, told: list[str]) -> None:
     """Copy all rows that can be read into a new database, which is `_salvaged` once complete."""
     new = path.with_name(path.name + ".new")
     for suffix in ("", "-wal", "-shm"):
         new.with_name(new.name + suffix).unlink(missing_ok=True)
-    create_tables(new, now_ns)
+    create_tables(new, now_ns, number)
     source, target = sqlite3.connect(path), sqlite3.connect(new, isolation_level=None)
     try:
         target.execute("begin immediate")
-        for statement in SCHEMA + ADDITIONS:
-            words = statement.split()
-            if words[:2] != ["create", "table"]:
+        for kind, table in map(Made.by, tables_of(number)):
+            if kind != "table":
                 continue
-            table = words[2] if words[2] != "if" else words[5]
             row_count, whole = _copy_rows(source, target, table)
             if not whole:
                 told.append(f"table {table}: only {row_count} rows can be read")

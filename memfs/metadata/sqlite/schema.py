@@ -1,10 +1,14 @@
 """The tables of the SQLite engine: the canonical reference of the database in a state directory.
 
-Invariant: every change of `SCHEMA` is a change of the format (`sqlite.format.FORMAT_NUMBER`). What
-a version of memfs without it can pass over is added to `ADDITIONS` instead.
+Invariant: every change of `SCHEMA` is a change of the format (`sqlite.format.FORMAT_NUMBER`), and
+`sqlite.migration` makes it in a state of the format before. What a version of memfs without it can
+pass over is added to `ADDITIONS` instead.
 """
 
 from __future__ import annotations
+
+import re
+from typing import NamedTuple
 
 from memfs.metadata.records import Inode
 
@@ -158,15 +162,37 @@ SCHEMA = (
         garbage_count integer not null
     ) strict
     """,
-)
-
-ADDITIONS = (
     # Values that other parts keep under names of their own.
     """
-    create table if not exists setting (
+    create table setting (
         name text primary key,
         value blob not null             -- 0..65536 bytes
     ) without rowid, strict
     """,
 )
-"""Tables that later versions added: made at each opening where they are missing."""
+
+ADDITIONS: tuple[str, ...] = ()
+"""Tables that later versions of the same format added: made at each opening where they are missing,
+so each is `create table if not exists`."""
+
+_MADE = re.compile(r"\s*create (?:unique )?(table|index|trigger) (?:if not exists )?(\w+)")
+
+
+class Made(NamedTuple):
+    """What one statement of `SCHEMA` makes."""
+
+    kind: str
+    """`table`, `index` or `trigger`."""
+    name: str
+
+    @classmethod
+    def by(cls, statement: str) -> Made:
+        """Return what a statement makes."""
+        found = _MADE.match(statement)
+        assert found is not None, statement
+        return cls(found[1], found[2])
+
+
+def table_text(table: str) -> str:
+    """Return the statement of `SCHEMA` that makes a table."""
+    return next(text for text in SCHEMA if Made.by(text) == ("table", table))

@@ -7,7 +7,10 @@ it redoes the change: no clocks, no random numbers, no numbers chosen by SQLite.
 from __future__ import annotations
 
 import zlib
+from typing import NamedTuple
 
+from memfs.metadata.sqlite import format2
+from memfs.metadata.sqlite.format import FORMAT_NUMBER
 from memfs.metadata.sqlite.schema import INODE_COLUMNS
 
 SqlValue = int | bytes | str | None
@@ -89,21 +92,41 @@ DELETE_SETTING = _statement("delete from setting where name = ?")
 
 TEXTS = tuple(_texts)
 
-FINGERPRINT = zlib.crc32("\n".join(("layout 2", *TEXTS)).encode())
+
+class Vocabulary(NamedTuple):
+    """What the numbers in a journal mean."""
+
+    format: int
+    """Of the tables that the statements are for."""
+    texts: tuple[str, ...]
+    """By number."""
+
+
+_LAYOUT, _FORMAT = "layout 2", f"format {FORMAT_NUMBER}"
+
+
+def _fingerprint(first: tuple[str, ...], texts: tuple[str, ...]) -> int:
+    return zlib.crc32("\n".join((*first, *texts)).encode())
+
+
+def _vocabularies(first: tuple[str, ...], known: Vocabulary) -> dict[int, Vocabulary]:
+    """Return a vocabulary by the fingerprints of journals that have it, or its first statements."""
+    counts = range(1, len(known.texts) + 1)
+    return {_fingerprint(first, known.texts[:count]): known for count in counts}
+
+
+FINGERPRINT = _fingerprint((_LAYOUT, _FORMAT), TEXTS)
 """Tells a journal of other statements from ours: its numbers would mean something else. It differs
 from what versions with the first layout of the journal know, so that they refuse one of the second.
 """
 
+_OLDER = Vocabulary(2, format2.TEXTS)
 
-def _fingerprints(first: tuple[str, ...]) -> frozenset[int]:
-    return frozenset(
-        zlib.crc32("\n".join((*first, *TEXTS[:count])).encode())
-        for count in range(1, len(TEXTS) + 1)
-    )
+_SECOND_LAYOUT = _vocabularies((_LAYOUT, _FORMAT), Vocabulary(FORMAT_NUMBER, TEXTS))
+_SECOND_LAYOUT |= _vocabularies((_LAYOUT,), _OLDER)
 
+SECOND_LAYOUT = frozenset(_SECOND_LAYOUT)
+"""Fingerprints of journals of the second layout that this version can redo."""
 
-SECOND_LAYOUT = _fingerprints(("layout 2",))
-"""Fingerprints of journals whose statements are ours, or the first ones of ours."""
-
-UNDERSTOOD = SECOND_LAYOUT | _fingerprints(())
-"""Those, and of the journals of the first layout."""
+UNDERSTOOD = _SECOND_LAYOUT | _vocabularies((), _OLDER)
+"""What those mean, and the journals of the first layout, by fingerprint."""

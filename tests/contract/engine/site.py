@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import sqlite3
 import struct
 import zlib
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -13,9 +12,9 @@ import pytest
 import trio
 
 from memfs.config import KIB, MetadataConfig
+from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
-from memfs.metadata.sqlite.statements import TEXTS
 from tests.contract.engine.suspending import SuspendingEngine
 
 if TYPE_CHECKING:
@@ -56,20 +55,9 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("the engine suspended")
 
 
-def make_older(state_dir: Path) -> None:
-    """Turn a closed state directory into one of a version without identities and page sums."""
-    (state_dir / "format").write_text('{"format": 2, "engine": "sqlite"}\n')
-    (state_dir / "metadata.sums").unlink()
-    with sqlite3.connect(state_dir / "metadata.db") as connection:
-        ((applied,),) = connection.execute("select applied_sequence from state").fetchall()
-    connection.close()
-    for name in ("journal.0", "journal.1"):
-        write_first_layout(state_dir / name, applied + 1, ())
-
-
 def write_first_layout(path: Path, first_sequence: int, payloads: Sequence[bytes]) -> None:
     """Write a journal as versions before the second layout did."""
-    fingerprint, salt = zlib.crc32("\n".join(TEXTS).encode()), 0x1234
+    fingerprint, salt = zlib.crc32("\n".join(format2.TEXTS).encode()), 0x1234
     header = struct.pack("<8sIIQI", b"memfsjnl", 1, fingerprint, first_sequence, salt)
     content = header + struct.pack("<I", zlib.crc32(header))
     for sequence, payload in enumerate(payloads, first_sequence):
