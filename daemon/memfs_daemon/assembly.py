@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.content.activity import Activity
 from memfs.content.forms import FormReader
-from memfs.content.kernel_attributes import KernelAttributes
+from memfs.content.invalidations import Invalidations
+from memfs.content.kernel_cache import KernelCache
 from memfs.content.opentable import OpenTable
 from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
@@ -204,8 +205,9 @@ def assemble(
         residency = Residency(raw_store, config.warm)
         stack.callback(residency.close)
         activity = Activity()
-        kernel_attributes = KernelAttributes()
-        sealer = Sealer(engine, raw_store, open_table, activity, kernel_attributes)
+        kernel_cache = KernelCache()
+        invalidations = Invalidations(kernel_cache)
+        sealer = Sealer(engine, raw_store, open_table, activity, kernel_cache)
         syncer = Syncer(engine, raw_store)
         lost_found = LostFound(state_dir)
         room = Room(state_dir, config.cold.wait_for_room_s, activity.wake)
@@ -249,7 +251,7 @@ def assemble(
                 hot=board,
                 header_reader=_header_reader(config.hot),
                 health=health,
-                kernel_attributes=kernel_attributes,
+                invalidations=invalidations,
                 room=room,
             )
         )
@@ -271,7 +273,7 @@ def assemble(
             state_dir,
             options,
             choice,
-            kernel_attributes,
+            kernel_cache,
         )
         mover = Mover(
             move_parts,
@@ -384,12 +386,8 @@ def _build_hot(
     from memfs_daemon.hot.methods import HotMethods
     from memfs_daemon.hot.supervisor import HotSupervisor
 
-    def look_at_all_pins() -> None:
-        activity.rescan = True
-        activity.wake()
-
     supervisor = HotSupervisor(
-        config, state_dir, board, look_at_all_pins, child_environment(os.environ)
+        config, state_dir, board, activity.look_at_all, child_environment(os.environ)
     )
     tier = HotTier(parts, moves, board, supervisor)
     return _HotParts((HotMethods(config, supervisor, board),), (supervisor.run, tier.run))
@@ -434,7 +432,7 @@ def _build_driver(
     state_dir: Path,
     options: MountOptions,
     choice: DriverChoice,
-    kernel_attributes: KernelAttributes,
+    kernel_cache: KernelCache,
 ) -> tuple[Driver, Callable[[], DriverReport]]:
     """Return the driver, and what tells of it in the status."""
     source = str(state_dir)
@@ -452,7 +450,7 @@ def _build_driver(
             source,
             options=options.words,
             passthrough_stack_depth=depth,
-            kernel_attributes=kernel_attributes,
+            kernel_cache=kernel_cache,
         )
 
         def describe_kernel() -> DriverReport:
@@ -468,7 +466,7 @@ def _build_driver(
         config,
         source,
         options=options.words,
-        kernel_attributes=kernel_attributes,
+        kernel_cache=kernel_cache,
     )
     refusal = choice.refusal or "the pyfuse3 driver was asked for"
 

@@ -87,6 +87,11 @@ class Activity:
         self._note(self._pinned, ino)
         self.wake()
 
+    def look_at_all(self) -> None:
+        """Any pin may have changed: have the mover look at everything, from now on."""
+        self.rescan = True
+        self.wake()
+
     def note_wanted(self, ino: InodeNo) -> None:
         """So much of a file is read from its frames that its raw form would be cheaper."""
         self._note(self._wanted, ino)

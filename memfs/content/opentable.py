@@ -142,6 +142,22 @@ class OpenTable:
         file = self._files.get(ino)
         return file is not None and file.same_answer_count >= SAME_ANSWERS_MIN
 
+    def doubt(self, ino: InodeNo) -> None:
+        """An inode was changed elsewhere: what it was like before counts no more.
+
+        What it has open stays: handles go on with the bytes that they were opened for.
+        """
+        file = self._files.get(ino)
+        if file is not None:
+            file.same_answer_count = 0
+        elif ino in self._idle_backings:
+            self.forget_raw(ino)
+
+    def doubt_all(self) -> None:
+        """Do as `doubt` for all inodes."""
+        for ino in [*self._files, *self._idle_backings]:
+            self.doubt(ino)
+
     def has_mode(self, ino: InodeNo, mode: OpenMode) -> bool:
         """True while a handle of that mode lives."""
         file = self._files.get(ino)

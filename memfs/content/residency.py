@@ -280,6 +280,12 @@ class Residency:
         else:
             self._releaser.submit(self._unlock, held, drop_pages)
 
+    def release_all(self) -> None:
+        """Give the pages of all files back to the kernel, in a thread; the kernel keeps them."""
+        for ino in list(self._held):
+            if (held := self._forget(ino)) is not None:
+                self._releaser.submit(self._unlock, held, False)
+
     async def unlock(self, ino: InodeNo, drop_pages: bool) -> int:
         """Do as `release`, and wait until the kernel has the pages; returns the bytes given back.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from memfs.backoff import pause_after
-from memfs.content.kernel_attributes import KernelAttributes
+from memfs.content.kernel_cache import KernelCache
 from memfs.defects import as_failure
 from memfs.errors import (
     CorruptDataError,
@@ -74,7 +74,7 @@ class Sealer:
         raw_store: RawStore,
         open_table: OpenTable,
         activity: Activity,
-        kernel_attributes: KernelAttributes | None = None,
+        kernel_cache: KernelCache | None = None,
     ) -> None:
         self._engine = engine
         self._raw_store = raw_store
@@ -84,7 +84,7 @@ class Sealer:
         self._candidates: dict[InodeNo, None] = {}
         self._synced: dict[InodeNo, _Synced] = {}
         self._complaint = ""
-        self._kernel_attributes = kernel_attributes or KernelAttributes()
+        self._kernel_cache = kernel_cache or KernelCache()
         self._mapped: set[InodeNo] = set()
         """Candidates that a mapping has kept from being sealed."""
         self._put_off: dict[InodeNo, float] = {}
@@ -208,7 +208,7 @@ class Sealer:
         log.info("inode %d: raw file %d was written after its seal", inode.ino, inode.raw)
         async with self._engine.change():
             await self._engine.unseal(inode.ino, inode.raw, inode.generation)
-        self._kernel_attributes.forget(inode.ino)
+        self._kernel_cache.forget_attributes(inode.ino)
         self.add(inode.ino)
         return True
 
@@ -300,7 +300,7 @@ class Sealer:
             if seal.ino in self._mapped:
                 # What it wrote last may have changed the times after they were asked for.
                 self._mapped.discard(seal.ino)
-                self._kernel_attributes.forget(seal.ino)
+                self._kernel_cache.forget_attributes(seal.ino)
         if (access_log := self._activity.access_log).active:
             for seal in seals:
                 access_log.note(Operation.WRITE, seal.ino, seal.size, Tier.COLD)

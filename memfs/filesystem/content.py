@@ -122,7 +122,7 @@ class ContentRequests(AttributeRequests):
         if self._open_table.remove(ino, handle):
             if steady:
                 # What a mapping wrote since then is to show now that it is closed.
-                self._kernel_attributes.forget(ino)
+                self._kernel_cache.forget_attributes(ino)
             self._sealer.add(ino)
         self._let_go_if_unheld(ino)
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.bounded import BoundedDict
+from memfs.content.invalidations import Aspect
 from memfs.defects import as_failure
 from memfs.errors import InvalidValueError, MemfsError, NoXattrError, StaleInodeError
 from memfs.filesystem.replies import Entry, Opened
-from memfs.filesystem.shared import UNSEALED_VALID_S, VALID_S, Orphan, Shared
+from memfs.filesystem.shared import Orphan, Shared
 from memfs.metadata.records import DirectoryEntry, Inode, InodeFlags, NewInode
 from memfs.namespace import acl
 from memfs.traces.access_log import Operation
@@ -56,6 +57,8 @@ class Names(Shared):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._default_acls: BoundedDict[InodeNo, bytes | None] = BoundedDict(DEFAULT_ACLS_MAX)
+        acls = self._default_acls
+        self.invalidations.register(Aspect.XATTRS, lambda ino: acls.pop(ino, None), acls.clear)
 
     async def lookup(self, parent: InodeNo, name: bytes) -> Entry | None:
         """LOOKUP; None if the name is missing."""
@@ -222,10 +225,6 @@ class Names(Shared):
             else entry
             for entry in entries
         ]
-
-    def attributes_valid_s(self, entry: DirectoryEntry) -> float:
-        """How long the attributes of a listed dentry may be believed."""
-        return self._valid_s(entry.inode)
 
     async def get_parent(self, ino: InodeNo) -> InodeNo:
         """The directory of a directory."""
@@ -410,7 +409,8 @@ class Names(Shared):
         opened = self._open_created(inode, fd, flags)
         if self._access_log.active:
             self._access_log.note(Operation.CREATE, inode.ino, 0, Tier.COLD)
-        return Entry(inode, VALID_S, UNSEALED_VALID_S), opened
+        validity = self.validity
+        return Entry(inode, validity.name_s(inode), validity.created_s()), opened
 
     def _open_created(self, inode: Inode, fd: int, flags: int) -> Opened:
         self._open_table.adopt_backing(inode.ino, inode.raw, fd)
@@ -430,9 +430,11 @@ class Names(Shared):
             pass
         # Else what is stored meanwhile would be followed here by what was there before.
         async with self._open_table.gates.hold(directory):
+            change_count = self.invalidations.count
             try:
                 value: bytes | None = await self._engine.get_xattr(directory, acl.DEFAULT_XATTR)
             except NoXattrError:
                 value = None
-            self._default_acls[directory] = value
+            if self.invalidations.count == change_count:
+                self._default_acls[directory] = value
         return value

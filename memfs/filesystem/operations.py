@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from memfs.content.opening import Handle
     from memfs.filesystem.replies import Attributes, Entry, FilesystemStatistics, Opened
+    from memfs.filesystem.validity import Validity
     from memfs.metadata.records import DirectoryEntry
     from memfs.types import InodeNo
 
@@ -69,9 +70,12 @@ class AttributeRequest(NamedTuple):
 class Operations(Protocol):
     """Every request of a mounted file system."""
 
+    validity: Validity
+    """How long the kernel may believe what a reply does not say it of: listings, missing names."""
+
     # --- names -----------------------------------------------------------------------------------
     async def lookup(self, parent: InodeNo, name: bytes) -> Entry | None:
-        """LOOKUP; None for a missing name (cache the absence for `NEGATIVE_VALID_S`)."""
+        """LOOKUP; None for a missing name, which may be believed for `validity.missing_s`."""
         ...
 
     async def create(
@@ -134,10 +138,6 @@ class Operations(Protocol):
         self, ino: InodeNo, after_cookie: int, limit: int
     ) -> list[DirectoryEntry]:
         """READDIR, READDIRPLUS: dentries after a cookie (0: from the start), as of now."""
-        ...
-
-    def attributes_valid_s(self, entry: DirectoryEntry) -> float:
-        """How long the attributes of a listed dentry may be believed (READDIRPLUS)."""
         ...
 
     async def get_parent(self, ino: InodeNo) -> InodeNo:

@@ -46,7 +46,3 @@ class FilesystemStatistics(NamedTuple):
     files: int
     files_free: int
     name_bytes_max: int
-
-
-NEGATIVE_VALID_S = 3600.0
-"""How long the kernel may believe that a name is missing: it sees every change itself."""

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.config import ColdConfig
 from memfs.content.activity import FREED_BYTES_MIN
-from memfs.content.kernel_attributes import KernelAttributes
+from memfs.content.invalidations import Aspect, Invalidations
+from memfs.content.kernel_cache import KernelCache
 from memfs.content.quick_syncs import QuickSyncs
 from memfs.errors import MemfsError, ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
+from memfs.filesystem.validity import ALONE, Validity, ValidityLimits
 from memfs.linux.times import Clock, storable_ns
 from memfs.metadata.records import Inode, InodeFlags
 from memfs.policy.access_stats import AccessStats
@@ -39,18 +42,6 @@ if TYPE_CHECKING:
     from memfs.stores.raw import RawStore
     from memfs.traces.access_log import Operation
     from memfs.types import InodeNo, RawId
-
-VALID_S = 86400.0
-"""How long the kernel may believe a name or the attributes of an inode without a writer: all
-changes pass through it, so only memory limits it."""
-
-UNSEALED_VALID_S = 1.0
-"""The same of a file that was written and is closed, but may be mapped still. With 0 each open of a
-file just written costs a GETATTR more (counted by opcode). While a handle for writing is open it
-is 0: the kernel forgets size and times by itself when it passes a write through, but not when a
-mapping writes. Once a program has asked often and was always told the same
-(`OpenTable.note_answer`), it is this, too: a mapping's writes then show within it, or after the
-last handle for writing is closed."""
 
 _RELATIME_NS = 24 * 3600 * 1_000_000_000
 """An access time older than this is renewed by the next access (mount(8), relatime)."""
@@ -114,7 +105,9 @@ class Parts:
     access_stats: AccessStats = field(default_factory=AccessStats)
     """Pools, and what is known of the use of files; the mover's."""
     quick_syncs: QuickSyncs = field(default_factory=QuickSyncs)
-    kernel_attributes: KernelAttributes = field(default_factory=KernelAttributes)
+    invalidations: Invalidations = field(default_factory=lambda: Invalidations(KernelCache()))
+    """Where caches learn what was changed elsewhere, that of the kernel among them."""
+    validity_limits: ValidityLimits = ALONE
     clock: Clock = field(default_factory=Clock)
     """Of all times that the file system sets."""
     room: Room | None = None
@@ -159,7 +152,11 @@ class Shared:
         self._state_dir = parts.state_dir
         self._features = parts.features
         self._clock = parts.clock
-        self._kernel_attributes = parts.kernel_attributes
+        self.invalidations = parts.invalidations
+        self._kernel_cache = parts.invalidations.kernel_cache
+        self.validity = Validity(
+            parts.open_table, lambda: parts.moves.rechecked, parts.validity_limits
+        )
         self._now_ns = parts.clock.now_ns
         self._undone = False
         """Changes were undone, and `_orphans` may not be what the engine has."""
@@ -177,6 +174,28 @@ class Shared:
         """Orphans of the request under way whose space is to be free when it is answered."""
         self._orphans: dict[InodeNo, Orphan] = {}
         """Inodes without a name, until they may be reaped."""
+        self._register_caches(parts)
+
+    def _register_caches(self, parts: Parts) -> None:
+        """Have all that is kept by inode hear of changes that did not come through here.
+
+        What is kept with a generation, or the version of a directory, need not: who reads it
+        compares that (the hot tier's board, the listings of the predictor).
+        """
+        register = self.invalidations.register
+        content, policy = Aspect.CONTENT, Aspect.POLICY
+        open_table, residency, activity = parts.open_table, parts.residency, parts.activity
+        register(Aspect.ATTRIBUTES | content, open_table.doubt, open_table.doubt_all)
+        register(content, partial(residency.release, drop_pages=False), residency.release_all)
+        register(policy, activity.note_pin, activity.look_at_all)
+        register(policy, lambda _: parts.heat.note_marked(), parts.heat.note_marked)
+        if (hot := parts.hot) is not None:
+            # Type and shape are inherited: a refusal may rest on a directory's.
+            register(policy, lambda _: hot.clear_refusals(), hot.clear_refusals)
+        # An access time that was set elsewhere is the newer one.
+        register(Aspect.ATTRIBUTES, lambda ino: self._atimes.pop(ino, None), self._atimes.clear)
+        without = self._without_capability
+        register(Aspect.XATTRS, lambda ino: without.pop(ino, None), without.clear)
 
     @property
     def uncommitted(self) -> bool:
@@ -248,22 +267,13 @@ class Shared:
         """
         return storable_ns(max(self._now_ns(), live.ctime_ns + 1))
 
-    def _valid_s(self, inode: Inode) -> float:
-        """How long the kernel may believe the attributes."""
-        if inode.flags & InodeFlags.UNSEALED:
-            return 0.0 if self._open_table.has_writer(inode.ino) else UNSEALED_VALID_S
-        return VALID_S if self._moves.rechecked else UNSEALED_VALID_S
-
     def _entry(self, inode: Inode) -> Entry:
-        return Entry(self._live(inode), VALID_S, self._valid_s(inode))
+        validity = self.validity
+        return Entry(self._live(inode), validity.name_s(inode), validity.attributes_s(inode))
 
     def _attributes(self, inode: Inode) -> Attributes:
-        live, valid_s = self._live(inode), self._valid_s(inode)
-        if not valid_s:
-            answer = live.size, live.blocks, live.mtime_ns, live.ctime_ns
-            if self._open_table.note_answer(inode.ino, answer):
-                valid_s = UNSEALED_VALID_S
-        return Attributes(live, valid_s)
+        live = self._live(inode)
+        return Attributes(live, self.validity.answer_s(inode, live))
 
     def _touch_atime(self, inode: Inode, time_ns: int) -> None:
         """Renew the access time if it is not newer than the change times, or a day old.
@@ -282,7 +292,7 @@ class Shared:
             self._atimes[inode.ino] = time_ns
             if self._features.strict_atime:
                 # Pages that are cached are read without a word to it or to us.
-                self._kernel_attributes.forget(inode.ino)
+                self._kernel_cache.forget_attributes(inode.ino)
 
     def _note_without_capability(self, ino: InodeNo) -> None:
         if len(self._without_capability) >= WITHOUT_CAPABILITY_MAX:

@@ -62,7 +62,7 @@ class Writing(Names):
             await self._moves.hydrate(ino)
         if not truncate:
             # It may believe for a day what it was told while nobody could write.
-            self._kernel_attributes.forget(ino)
+            self._kernel_cache.forget_attributes(ino)
         return inode
 
     async def _unseal(self, inode: Inode) -> Inode:

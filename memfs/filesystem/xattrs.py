@@ -98,10 +98,12 @@ class XattrRequests(ContentRequests):
             raise NoXattrError("no file capabilities")
         # Else what is set meanwhile would be followed here by what was there before.
         async with self._open_table.gates.hold(ino):
+            change_count = self.invalidations.count
             try:
                 return await self._engine.get_xattr(ino, CAPABILITY_XATTR)
             except NoXattrError:
-                self._note_without_capability(ino)
+                if self.invalidations.count == change_count:
+                    self._note_without_capability(ino)
                 raise
 
     async def _set_acl(self, ino: InodeNo, name: bytes, value: bytes, kill_sgid: bool) -> None:

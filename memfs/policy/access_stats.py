@@ -67,6 +67,10 @@ class AccessStats:
         self._visitors: OrderedDict[int, None] = OrderedDict()
         self._reads: BoundedDict[int, _Reads] = BoundedDict(READS_COUNT_MAX)
 
+    def note_marked(self) -> None:
+        """Some inode may have a priority or a pool."""
+        self.marked = True
+
     # --- the disk tier ---------------------------------------------------------------------------
     def use_local(self, ino: int, local_bytes: int, *, copied: bool) -> None:
         """Count a use of a file on the disk; see `take_local`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.content.opentable import SAME_ANSWERS_MIN
-from memfs.filesystem.shared import UNSEALED_VALID_S
+from memfs.filesystem.validity import UNSEALED_VALID_S
 from memfs.types import ROOT_INODE
 from tests.property.world import ROOMY, World
 
@@ -65,7 +65,7 @@ def test_the_kernel_forgets_what_it_may_believe_with_the_last_writer(
 ) -> None:
     """Unmapped and closed, a file shows what a mapping wrote."""
     forgotten: list[InodeNo] = []
-    monkeypatch.setattr(world.filesystem._kernel_attributes, "forget", forgotten.append)
+    monkeypatch.setattr(world.filesystem._kernel_cache, "forget_attributes", forgotten.append)
     file = steady(world)
     second = world.open(file.ino, os.O_RDWR)
     world.release(second)
@@ -79,7 +79,7 @@ def test_nothing_is_forgotten_where_nothing_is_believed(
 ) -> None:
     """A notification costs the kernel and a thread some work for each file that is written."""
     forgotten: list[InodeNo] = []
-    monkeypatch.setattr(world.filesystem._kernel_attributes, "forget", forgotten.append)
+    monkeypatch.setattr(world.filesystem._kernel_cache, "forget_attributes", forgotten.append)
     file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
     world.write(file, 0, b"content")
     assert valid_s(world, file.ino) == 0.0

@@ -57,6 +57,8 @@ STRUCTURES: list[tuple[str, Struct, int, str]] = [
     ("fuse_fallocate_in", protocol.FALLOCATE_IN, 32, "fh offset length mode padding"),
     ("fuse_lseek_in", protocol.LSEEK_IN, 24, "fh offset whence padding"),
     ("fuse_notify_inval_inode_out", protocol.NOTIFY_INVAL_INODE_OUT, 24, "ino off len"),
+    ("fuse_notify_inval_entry_out", protocol.NOTIFY_INVAL_ENTRY_OUT, 16, "parent namelen flags"),
+    ("fuse_notify_delete_out", protocol.NOTIFY_DELETE_OUT, 24, "parent child namelen padding"),
     ("fuse_lseek_out", protocol.LSEEK_OUT, 8, "offset"),
     ("fuse_copy_file_range_in", protocol.COPY_FILE_RANGE_IN, 56,
      "fh_in off_in nodeid_out fh_out off_out len flags"),

@@ -13,11 +13,13 @@ import pytest
 import trio
 import trio.testing
 
+from memfs.content.invalidations import Aspect
 from memfs.content.opening import OpenMode
 from memfs.errors import NoXattrError
 from memfs.filesystem.attributes import CAPABILITY_XATTR
 from memfs.filesystem.operations import AttributeRequest
 from memfs.metadata.records import InodeFlags
+from memfs.namespace import acl
 from memfs.types import ROOT_INODE, FormKind
 from tests.contract.engine.suspending import SuspendingEngine
 from tests.property.world import ROOMY, World
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo
 
 SET_NS = 1_000_000_000_000_000_000
+DEFAULT_ACL = acl.serialise([acl.AclEntry(0x01, 7), acl.AclEntry(0x04, 5), acl.AclEntry(0x20, 0)])
 CONTENT = b"content" * 3000
 """Longer than what is made raw before it is opened."""
 
@@ -278,6 +281,39 @@ def test_capabilities_that_are_set_meanwhile_are_not_taken_for_missing(world: Wo
         lambda: filesystem.set_xattr(ino, CAPABILITY_XATTR, b"caps", 0, False),
     )
     assert world.run(filesystem.get_xattr(program, ino, CAPABILITY_XATTR)) == b"caps"
+
+
+def test_an_answer_that_another_node_has_made_old_is_not_kept(world: World) -> None:
+    """It was on its way here when the change was told of."""
+    ino = write_file(world)
+    program, filesystem = world.program, world.filesystem
+    filesystem._without_capability.clear()
+
+    async def ask() -> None:
+        with pytest.raises(NoXattrError):
+            await filesystem.get_xattr(program, ino, CAPABILITY_XATTR)
+
+    async def change() -> None:
+        await world.sqlite.set_xattr(ino, CAPABILITY_XATTR, b"caps", 0, SET_NS)
+        await world.sqlite.set_mode_and_xattrs(
+            ROOT_INODE, None, [(acl.DEFAULT_XATTR, DEFAULT_ACL)], SET_NS
+        )
+        filesystem.invalidations.note_inode(ino, Aspect.XATTRS)
+        filesystem.invalidations.note_inode(ROOT_INODE, Aspect.XATTRS)
+
+    run_with(world, ask, after(world, "get_xattr"), change)
+    assert world.run(filesystem.get_xattr(program, ino, CAPABILITY_XATTR)) == b"caps"
+    filesystem._default_acls.clear()
+    world.run(world.sqlite.set_mode_and_xattrs(ROOT_INODE, None, [(acl.DEFAULT_XATTR, None)], 1))
+    run_with(
+        world,
+        lambda: filesystem.make_directory(program, ROOT_INODE, b"before", 0o777),
+        after(world, "get_xattr"),
+        change,
+    )
+    world.run(filesystem.make_directory(program, ROOT_INODE, b"after", 0o777))
+    made = world.run(world.engine.lookup(ROOT_INODE, b"after"))
+    assert made.mode & 0o777 == 0o750
 
 
 def test_an_access_time_is_shown_while_it_is_stored(world: World) -> None:

@@ -13,8 +13,6 @@ import select
 from typing import TYPE_CHECKING
 
 from memfs_daemon.kernel.protocol import (
-    NOTIFY_INVAL_INODE,
-    NOTIFY_INVAL_INODE_OUT,
     READ_BUFFER_BYTES_MIN,
     REPLY_HEADER,
     REPLY_HEADER_BYTES,
@@ -24,7 +22,6 @@ from memfs_daemon.kernel.protocol import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memfs.types import InodeNo
     from memfs_daemon.kernel.request import Payload
 
 log = logging.getLogger(__name__)
@@ -97,17 +94,19 @@ class Channel:
         finally:
             os.close(fd)
 
-    def forget_attributes(self, ino: InodeNo) -> None:
-        """Have the kernel ask for an inode's attributes again; its pages stay.
+    def notify(self, code: int, body: bytes) -> None:
+        """Send the kernel a message that answers no request.
 
-        Blocks: on the kernel's locks; never call it from the event loop.
+        Blocks on the kernel's locks, whatever the descriptor says: not for the event loop.
+
+        Args:
+            code: `protocol.NOTIFY_...`.
+            body: The structure that belongs to it.
 
         Raises:
-            OSError: ENOENT: it does not know the inode; ENODEV: the mount is gone.
+            OSError: As `memfs.content.kernel_cache.KernelNotices`.
         """
-        body = NOTIFY_INVAL_INODE_OUT.pack(ino, -1, 0)
-        header = _pack_header(REPLY_HEADER_BYTES + len(body), NOTIFY_INVAL_INODE, 0)
-        os.write(self.fd, header + body)
+        os.write(self.fd, _pack_header(REPLY_HEADER_BYTES + len(body), code, 0) + body)
 
     def write(self, unique: int, error: int, payload: Payload) -> bool:
         """Answer a request.

@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from memfs.content.opening import OpenMode
-from memfs.filesystem.replies import NEGATIVE_VALID_S
 from memfs_daemon.kernel import protocol
 
 if TYPE_CHECKING:
@@ -119,13 +118,12 @@ def pack_statistics(statistics: FilesystemStatistics) -> bytes:
     )
 
 
-def _negative_entry() -> bytes:
-    seconds, nanoseconds = _validity(NEGATIVE_VALID_S)
+@lru_cache(maxsize=256)
+def pack_missing(valid_s: float) -> bytes:
+    """Return the answer to LOOKUP of a missing name: node 0, to be believed for so long."""
+    seconds, nanoseconds = _validity(valid_s)
     return _pack_entry(0, 0, seconds, 0, nanoseconds, 0, *(0,) * 16)
 
-
-NEGATIVE_ENTRY = _negative_entry()
-"""The answer to LOOKUP of a missing name: node 0, to be believed for `NEGATIVE_VALID_S`."""
 
 NO_ENTRY = bytes(protocol.ENTRY_OUT.size)
 """The entry of `.` and `..` in READDIRPLUS: with node 0 the kernel links nothing."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.content.kernel_attributes import KernelAttributes
+from memfs.content.kernel_cache import KernelCache
 from memfs.errors import UsageError
 from memfs.linux import mounts
 from memfs.linux.privileges import has_cap_sys_admin
@@ -21,6 +21,7 @@ from memfs_daemon.kernel import mounting
 from memfs_daemon.kernel.channel import Channel, ConnectionClosedError
 from memfs_daemon.kernel.handlers.table import build_table
 from memfs_daemon.kernel.negotiation import PAGE_BYTES, negotiate, pack_reply, parse_offer
+from memfs_daemon.kernel.notices import ChannelNotices
 from memfs_daemon.kernel.probe import DEVICE, read_pages_limit
 from memfs_daemon.kernel.protocol import HEADER_BYTES, Opcode
 from memfs_daemon.kernel.request import Request
@@ -49,7 +50,7 @@ class KernelDriver:
         source: Shown as the device in `/proc/mounts`: the state directory.
         options: Words of mount(8): `ro`, `nosuid`, `nodev`, `noexec`, `noatime`, ...
         passthrough_stack_depth: `mounting.stack_depth_for` the state directory.
-        kernel_attributes: What `operations` wants the kernel to forget.
+        kernel_cache: What `operations` wants the kernel to forget.
 
     Attributes:
         negotiated: What INIT agreed on; None before.
@@ -67,7 +68,7 @@ class KernelDriver:
         *,
         options: Sequence[str] = (),
         passthrough_stack_depth: int = 1,
-        kernel_attributes: KernelAttributes | None = None,
+        kernel_cache: KernelCache | None = None,
     ) -> None:
         self._operations = operations
         self._backing = backing
@@ -77,7 +78,7 @@ class KernelDriver:
         self._options = options
         self._flags = mounting.parse_options(options)
         self._stack_depth = passthrough_stack_depth
-        self._kernel_attributes = kernel_attributes or KernelAttributes()
+        self._kernel_cache = kernel_cache or KernelCache()
         self._channel: Channel | None = None
         self.negotiated: Negotiated | None = None
 
@@ -123,11 +124,10 @@ class KernelDriver:
             self._apply(channel, negotiated)
             task_status.started()
             table = build_table(self._operations, negotiated)
-            with (
-                channel.duplicate() as second,
-                self._kernel_attributes.told_by(second.forget_attributes),
-            ):
-                await Runner(channel, self._operations, table).run()
+            with channel.duplicate() as second:
+                notices = ChannelNotices(second, can_forget_all=negotiated.has_epochs)
+                with self._kernel_cache.told_by(notices):
+                    await Runner(channel, self._operations, table).run()
         except ConnectionClosedError:
             log.info("%s: unmounted before it was served", self._mountpoint)
         finally:

@@ -73,6 +73,11 @@ class Negotiated:
     """Why passthrough is off, in one sentence; None if it is on."""
 
     @property
+    def has_epochs(self) -> bool:
+        """True if the kernel can be told to forget all names at once."""
+        return self.kernel_minor >= protocol.MINOR_INC_EPOCH
+
+    @property
     def passthrough(self) -> bool:
         """True if opens may be answered with a backing id."""
         return self.passthrough_refusal is None

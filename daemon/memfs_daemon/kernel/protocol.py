@@ -226,11 +226,17 @@ COPY_FILE_RANGE_IN = Struct("<QqqQqQQ")
 COPY_FILE_RANGE_OUT = Struct("<Q")
 """bytes_copied: the reply to COPY_FILE_RANGE_64."""
 
-NOTIFY_INVAL_INODE = 2
+NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_DELETE, NOTIFY_INC_EPOCH = 2, 3, 6, 8
 """`enum fuse_notify_code`: the error field of a message that answers no request."""
+MINOR_INC_EPOCH = 44
+"""Linux 6.16: the first protocol with NOTIFY_INC_EPOCH, which has no structure."""
 NOTIFY_INVAL_INODE_OUT = Struct("<Qqq")
-"""ino, off, len; a negative offset: the attributes alone, no pages (fs/fuse/inode.c,
-fuse_reverse_inval_inode)."""
+"""ino, off, len; a negative offset: the attributes alone, no pages; a length of 0: all pages from
+there on (fs/fuse/inode.c, fuse_reverse_inval_inode)."""
+NOTIFY_INVAL_ENTRY_OUT = Struct("<QII")
+"""parent, namelen, flags; the name follows, and a NUL byte that `namelen` does not count."""
+NOTIFY_DELETE_OUT = Struct("<QQII")
+"""parent, child, namelen, padding; the name follows likewise."""
 
 BACKING_MAP = Struct("<iIQ")
 """fd, flags, padding: the argument of DEV_IOC_BACKING_OPEN."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyfuse3
 
 from memfs.content.opening import Handle, OpenMode
-from memfs.filesystem.replies import NEGATIVE_VALID_S
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
@@ -80,11 +79,11 @@ def to_attributes(inode: Inode, valid_s: float) -> pyfuse3.EntryAttributes:
     return to_entry(inode, 0.0, valid_s)
 
 
-def negative_entry() -> pyfuse3.EntryAttributes:
+def missing_entry(valid_s: float) -> pyfuse3.EntryAttributes:
     """Return the answer to LOOKUP of a missing name, which the kernel keeps: inode 0."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = pyfuse3.InodeT(0)
-    entry.entry_timeout = NEGATIVE_VALID_S
+    entry.entry_timeout = valid_s
     return entry
 
 

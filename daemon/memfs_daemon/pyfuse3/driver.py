@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
-from memfs.content.kernel_attributes import KernelAttributes
+from memfs.content.kernel_cache import KernelCache
 from memfs.errors import UsageError
 from memfs.linux import mounts
 from memfs_daemon.capabilities import limits_of
@@ -49,7 +49,7 @@ class Pyfuse3Driver:
         config: `[mount]`.
         source: Shown as the device in `/proc/mounts`: the state directory.
         options: Words of mount(8): `ro`, `nosuid`, `nodev`, `noexec`, `noatime`, ...
-        kernel_attributes: What `operations` wants the kernel to forget.
+        kernel_cache: What `operations` wants the kernel to forget.
 
     Raises:
         UsageError: An option that this driver does not know.
@@ -65,7 +65,7 @@ class Pyfuse3Driver:
         source: str,
         *,
         options: Sequence[str] = (),
-        kernel_attributes: KernelAttributes | None = None,
+        kernel_cache: KernelCache | None = None,
     ) -> None:
         self._requests = Requests(operations)
         self._mountpoint = mountpoint
@@ -77,7 +77,7 @@ class Pyfuse3Driver:
             allow_other=self._allow_other,
             privileged=os.geteuid() == 0,
         )
-        self._kernel_attributes = kernel_attributes or KernelAttributes()
+        self._kernel_cache = kernel_cache or KernelCache()
         self._mount: mounts.Mount | None = None
 
     @property
@@ -124,7 +124,7 @@ class Pyfuse3Driver:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._announce, task_status)
-                with self._kernel_attributes.told_by(_forget_attributes):
+                with self._kernel_cache.told_by(_Notices()):
                     await pyfuse3.main(TASK_COUNT_IDLE, TASK_COUNT_MAX)
                 nursery.cancel_scope.cancel()
         finally:
@@ -148,8 +148,27 @@ class Pyfuse3Driver:
         task_status.started()
 
 
-def _forget_attributes(ino: InodeNo) -> None:
-    pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attr_only=True)
+class _Notices:
+    """Implements `memfs.content.kernel_cache.KernelNotices`."""
+
+    can_forget_all = False
+    """libfuse before 3.18 and pyfuse3 have no call for it."""
+
+    def forget_attributes(self, ino: InodeNo) -> None:
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attr_only=True)
+
+    def forget_pages(self, ino: InodeNo) -> None:
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attr_only=False)
+
+    def forget_name(self, parent: InodeNo, name: bytes) -> None:
+        pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
+
+    def forget_removed(self, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
+        deleted = pyfuse3.InodeT(ino)
+        pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name), deleted)
+
+    def forget_all(self) -> None:
+        raise OSError(errno.ENOSYS, "pyfuse3 cannot have the kernel forget all names")
 
 
 class _UnmountNoise(logging.Filter):

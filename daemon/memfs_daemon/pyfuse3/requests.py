@@ -17,11 +17,10 @@ import trio
 
 from memfs.errors import MemfsError, NotSupportedError, StaleInodeError
 from memfs.filesystem.operations import AttributeRequest
-from memfs.filesystem.replies import NEGATIVE_VALID_S
 from memfs.types import InodeNo
 from memfs_daemon.pyfuse3.convert import (
     is_truncating,
-    negative_entry,
+    missing_entry,
     to_attributes,
     to_entry,
     to_file_info,
@@ -177,7 +176,9 @@ class Requests(pyfuse3.Operations):
         if name == b"." or name == b"..":
             return await self._lookup_dots(ino, name)
         entry = await self._operations.lookup(ino, name)
-        return negative_entry() if entry is None else to_entry(*entry)
+        if entry is None:
+            return missing_entry(self._operations.validity.missing_s(ino))
+        return to_entry(*entry)
 
     async def _lookup_dots(self, ino: InodeNo, name: bytes) -> EntryAttributes:
         """Answer open_by_handle_at(2), for an inode that the kernel has forgotten."""
@@ -186,7 +187,7 @@ class Requests(pyfuse3.Operations):
         inode, valid_s = await self._operations.get_attributes(ino)
         if not inode.nlink:
             raise StaleInodeError(f"inode {ino} was removed")
-        return to_entry(inode, NEGATIVE_VALID_S, valid_s)
+        return to_entry(inode, self._operations.validity.name_s(inode), valid_s)
 
     @_answering
     async def create(
@@ -293,14 +294,15 @@ class Requests(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """READDIRPLUS: each dentry is a whole LOOKUP reply, and the kernel counts it as one."""
         ino = InodeNo(fh)
-        reply, valid_s = pyfuse3.readdir_reply, self._operations.attributes_valid_s
+        reply, validity = pyfuse3.readdir_reply, self._operations.validity
         if not await self._reply_dots(ino, start_id, token):
             return
         cookie = start_id if start_id > _DOT_DOT_COOKIE else 0
         while dentries := await self._operations.list_directory(ino, cookie, _LIST_COUNT):
             for dentry in dentries:
                 cookie = dentry.cookie
-                entry = to_entry(dentry.inode, NEGATIVE_VALID_S, valid_s(dentry))
+                inode = dentry.inode
+                entry = to_entry(inode, validity.name_s(inode), validity.attributes_s(inode))
                 if not reply(token, pyfuse3.FileNameT(dentry.name), entry, cookie):
                     return
             if len(dentries) < _LIST_COUNT:

@@ -27,6 +27,7 @@ from memfs.errors import (
 )
 from memfs.filesystem.operations import NOW_NS
 from memfs.filesystem.replies import Attributes, Entry, FilesystemStatistics, Opened
+from memfs.filesystem.validity import Validity, ValidityLimits
 from memfs.metadata.records import DirectoryEntry, Inode
 from memfs.types import NO_BLOB, ROOT_INODE, Generation, InodeNo, RawId
 from memfs.waiting import leave
@@ -39,6 +40,20 @@ if TYPE_CHECKING:
     from memfs.filesystem.operations import AttributeRequest, Caller
 
 VALID_S = 3600.0
+LIMITS = ValidityLimits(VALID_S, VALID_S, VALID_S)
+
+
+class FakeValidity(Validity):
+    """Regular files may be written behind the kernel's back, so their attributes expire at once."""
+
+    def __init__(self, limits: ValidityLimits = LIMITS) -> None:
+        self._limits = limits
+
+    def attributes_s(self, inode: Inode) -> float:
+        """See `Validity`."""
+        return 0.0 if stat.S_ISREG(inode.mode) else self._limits.attributes_s
+
+
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 
 
@@ -78,7 +93,8 @@ class FakeFilesystem:
         mode: Overrides the opening mode while it is set.
         released: Inodes whose handles were given back.
         forgotten: Inodes that the kernel dropped.
-        gate: Reads and writes of files with the xattr `user.test.slow` leave and wait for it.
+        gate: Reads and writes of files with the xattr `user.test.slow` leave and wait for it, and
+            so do creations in such directories.
         waiting: Set when one of them waits.
     """
 
@@ -91,6 +107,7 @@ class FakeFilesystem:
         self.mode: OpenMode | None = None
         self.released: list[InodeNo] = []
         self.forgotten: list[InodeNo] = []
+        self.validity: Validity = FakeValidity()
         self.gate = trio.Event()
         self.waiting = trio.Event()
         self._changed = False
@@ -141,9 +158,8 @@ class FakeFilesystem:
         )  # fmt: skip
 
     def _entry(self, node: FakeInode) -> Entry:
-        # Regular files may be written behind the kernel's back, so their attributes expire at once.
-        valid_s = 0.0 if stat.S_ISREG(node.mode) else VALID_S
-        return Entry(self.record(node), VALID_S, valid_s)
+        inode = self.record(node)
+        return Entry(inode, self.validity.name_s(inode), self.validity.attributes_s(inode))
 
     def _make(
         self, caller: Caller | None, parent: InodeNo, name: bytes | None, mode: int
@@ -209,6 +225,7 @@ class FakeFilesystem:
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int, flags: int
     ) -> tuple[Entry, Opened]:
         self.calls["create"] += 1
+        await self._wait_if_slow(parent)
         node = self._make(caller, parent, name, mode)
         return self._entry(node), self._open(node)
 
@@ -298,9 +315,6 @@ class FakeFilesystem:
             for index, (name, child) in enumerate(children)
         ]
 
-    def attributes_valid_s(self, entry: DirectoryEntry) -> float:
-        return 0.0 if stat.S_ISREG(entry.inode.mode) else VALID_S
-
     async def get_parent(self, ino: InodeNo) -> InodeNo:
         return self.inode(ino).parent
 
@@ -312,7 +326,8 @@ class FakeFilesystem:
     async def get_attributes(self, ino: InodeNo) -> Attributes:
         self.calls["get_attributes"] += 1
         node = self.inode(ino)
-        return Attributes(self.record(node), 0.0 if stat.S_ISREG(node.mode) else VALID_S)
+        inode = self.record(node)
+        return Attributes(inode, self.validity.attributes_s(inode))
 
     async def set_attributes(
         self, caller: Caller, ino: InodeNo, request: AttributeRequest
@@ -391,18 +406,18 @@ class FakeFilesystem:
 
     async def read(self, ino: InodeNo, handle: Handle, offset: int, size: int) -> bytes:
         self.calls["read"] += 1
-        if self.inode(ino).xattrs.get(b"user.test.slow"):
-            await self._wait()
+        await self._wait_if_slow(ino)
         fd = os.open(self.path(ino), os.O_RDONLY)
         try:
             return os.pread(fd, size, offset)
         finally:
             os.close(fd)
 
-    async def _wait(self) -> None:
-        await leave()
-        self.waiting.set()
-        await self.gate.wait()
+    async def _wait_if_slow(self, ino: InodeNo) -> None:
+        if self.inode(ino).xattrs.get(b"user.test.slow"):
+            await leave()
+            self.waiting.set()
+            await self.gate.wait()
 
     async def write(
         self,
@@ -416,8 +431,7 @@ class FakeFilesystem:
         self.calls["write"] += 1
         if kill_suidgid:
             self.inode(ino).mode &= ~stat.S_ISUID
-        if self.inode(ino).xattrs.get(b"user.test.slow"):
-            await self._wait()
+        await self._wait_if_slow(ino)
         fd = os.open(self.path(ino), os.O_WRONLY)
         try:
             return os.pwrite(fd, data, offset)

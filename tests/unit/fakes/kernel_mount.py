@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.config import MountConfig
+from memfs.content.kernel_cache import KernelCache
 from memfs.linux import mounts
 from memfs_daemon.kernel import mounting
 from memfs_daemon.kernel.backing import BackingRegistry
@@ -49,6 +50,7 @@ class KernelMount:
         self.filesystem = FakeFilesystem(
             self.raw, self.backing if self.config.passthrough else None
         )
+        self.kernel_cache = KernelCache()
         self.driver = KernelDriver(
             self.filesystem,
             self.backing,
@@ -56,6 +58,7 @@ class KernelMount:
             self.config,
             os.fspath(self.raw),
             options=options,
+            kernel_cache=self.kernel_cache,
             passthrough_stack_depth=mounting.stack_depth_for(self.raw),
         )
         self._thread = threading.Thread(target=self._run, name="kernel driver")
@@ -99,6 +102,10 @@ class KernelMount:
         assert self._token is not None
         if self._thread.is_alive():
             trio.from_thread.run_sync(function, trio_token=self._token)
+
+    def open_gate(self) -> None:
+        """Let the requests go on that wait in the fake."""
+        self.call(self.filesystem.gate.set)
 
     def wait_until_waiting(self) -> None:
         """Return when a request has detached and waits at the gate."""

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.config import MountConfig
+from memfs.content.kernel_cache import KernelCache
 from memfs.linux import mounts
 from memfs_daemon.pyfuse3.driver import Pyfuse3Driver
 from tests.unit.fakes.file_system import FakeFilesystem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -43,12 +44,14 @@ class Pyfuse3Mount:
         self.raw.mkdir()
         self.root.mkdir()
         self.filesystem = FakeFilesystem(self.raw)
+        self.kernel_cache = KernelCache()
         self.driver = Pyfuse3Driver(
             self.filesystem,
             self.root,
             config or MountConfig(),
             os.fspath(self.raw),
             options=options,
+            kernel_cache=self.kernel_cache,
         )
         self._thread = threading.Thread(target=self._run, name="pyfuse3 driver")
         self._serving = threading.Event()
@@ -79,6 +82,10 @@ class Pyfuse3Mount:
                 self.driver.unmount(lazy=True)
                 raise
         self.join()
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run a function in the thread of the driver, and wait for it."""
+        trio.from_thread.run_sync(function, trio_token=self._token)
 
     def open_gate(self) -> None:
         """Let the requests go on that wait in the fake."""

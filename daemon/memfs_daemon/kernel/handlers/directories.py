@@ -9,7 +9,6 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
-from memfs.filesystem.replies import NEGATIVE_VALID_S
 from memfs_daemon.kernel.convert import NO_ENTRY, pack_inode_entry
 from memfs_daemon.kernel.protocol import (
     DIRENT,
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from memfs_daemon.kernel.request import Request
 
 DOT_COOKIE, DOT_DOT_COOKIE = 1, 2
-ENTRY_VALID_S = NEGATIVE_VALID_S
-"""How long a listed name may be believed: as long as a missing one, for the same reason."""
 
 _DIRECTORY_TYPE = stat.S_IFDIR >> 12
 _NAME_BYTES_LEAST = 8
@@ -65,7 +62,7 @@ class DirectoryHandlers:
         _, offset, size, *_ = READ_IN.unpack_from(request.data, HEADER_BYTES)
         records = [NO_ENTRY + record for record in await self._dots(request.node, offset)]
         room = min(size, REQUEST_BYTES_MAX) - sum(map(len, records))
-        valid_s = self._operations.attributes_valid_s
+        validity = self._operations.validity
         for entry in await self._operations.list_directory(
             request.node, _resume_at(offset), room // _PLUS_BYTES_LEAST
         ):
@@ -74,7 +71,8 @@ class DirectoryHandlers:
             room -= ENTRY_OUT.size + len(record)
             if room < 0:
                 break
-            records.append(pack_inode_entry(inode, ENTRY_VALID_S, valid_s(entry)) + record)
+            times_s = validity.name_s(inode), validity.attributes_s(inode)
+            records.append(pack_inode_entry(inode, *times_s) + record)
         return b"".join(records)
 
     async def fsync(self, request: Request) -> bytes:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memfs.errors import StaleInodeError
-from memfs.filesystem.replies import NEGATIVE_VALID_S
-from memfs_daemon.kernel.convert import NEGATIVE_ENTRY, pack_entry, pack_inode_entry, pack_opened
+from memfs_daemon.kernel.convert import pack_entry, pack_inode_entry, pack_missing, pack_opened
 from memfs_daemon.kernel.protocol import (
     BATCH_FORGET_IN,
     CREATE_IN,
@@ -53,7 +52,9 @@ class NameHandlers:
         if name in _DOTS:
             return await self._lookup_dots(request.node, name)
         entry = await self._operations.lookup(request.node, name)
-        return NEGATIVE_ENTRY if entry is None else pack_entry(entry)
+        if entry is None:
+            return pack_missing(self._operations.validity.missing_s(request.node))
+        return pack_entry(entry)
 
     async def _lookup_dots(self, node: InodeNo, name: bytes) -> bytes:
         """Answer open_by_handle_at(2) for an inode that the kernel has forgotten."""
@@ -62,7 +63,7 @@ class NameHandlers:
         inode, valid_s = await self._operations.get_attributes(node)
         if not inode.nlink:
             raise StaleInodeError(f"inode {node} was removed")
-        return pack_inode_entry(inode, NEGATIVE_VALID_S, valid_s)
+        return pack_inode_entry(inode, self._operations.validity.name_s(inode), valid_s)
 
     async def create(self, request: Request) -> bytes:
         """CREATE."""

@@ -1,0 +1,196 @@
+"""What the kernel has cached, and how it is told to forget that.
+
+Invariants:
+- Nothing is written to the kernel by the event loop. A notice about a name waits for the lock of
+  its directory, and one about pages for the pages. A request that waits for the loop may hold both.
+- What may wait has a thread of its own: it holds up no notice that cannot wait.
+
+A reply that is under way while its inode or name is forgotten cannot bring the old answer back. The
+kernel passes over attributes that it asked for before, a LOOKUP holds the lock that a notice about
+a name waits for, and a name has the epoch of the time when it was asked for.
+
+Source: fs/fuse/inode.c (fuse_reverse_inval_inode), fs/fuse/dir.c (fuse_reverse_inval_entry,
+fuse_dentry_revalidate) of Linux 6.18.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from memfs.types import InodeNo
+
+log = logging.getLogger(__name__)
+
+WAITING_COUNT_MAX = 100_000
+"""Notices that wait for one thread, some 30 MB. For each one more, all names are forgotten."""
+
+END_S_MAX = 2.0
+"""How long the end waits for a notice under way. Guess."""
+
+
+class KernelNotices(Protocol):
+    """A driver's way to the kernel of one mount.
+
+    Each method may block on locks of the kernel. It raises `OSError`: ENOENT where the kernel does
+    not know what it is to forget, ENODEV where the mount is gone.
+    """
+
+    @property
+    def can_forget_all(self) -> bool:
+        """True if `forget_all` works."""
+        ...
+
+    def forget_attributes(self, ino: InodeNo) -> None:
+        """Attributes and ACLs of an inode; its pages stay. Waits for nothing."""
+        ...
+
+    def forget_pages(self, ino: InodeNo) -> None:
+        """Attributes and pages of an inode. Waits for reads of those pages."""
+        ...
+
+    def forget_name(self, parent: InodeNo, name: bytes) -> None:
+        """What a name leads to, and all below it. Waits for requests in the directory."""
+        ...
+
+    def forget_removed(self, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
+        """A name that was the last one of an inode: watchers are told. Waits as `forget_name`."""
+        ...
+
+    def forget_all(self) -> None:
+        """What each name leads to; it is asked for at its next use. Waits for nothing."""
+        ...
+
+
+class KernelCache:
+    """Has the kernel ask again for what has changed behind its back; never waits itself.
+
+    Before a mount is served and after its end nothing happens: then the kernel knows nothing.
+    """
+
+    def __init__(self) -> None:
+        self._notices: KernelNotices | None = None
+        self._is_forgetting_all = False
+        """The kernel is about to be told to forget all."""
+        self._prompt = _Teller("kernel-attributes")
+        self._patient = _Teller("kernel-names")
+
+    def forget_attributes(self, ino: InodeNo) -> None:
+        """Soon, the kernel believes nothing of an inode's attributes any more."""
+        if (notices := self._notices) is not None:
+            self._tell(self._prompt, partial(notices.forget_attributes, ino))
+
+    def forget_content(self, ino: InodeNo) -> None:
+        """Soon, the kernel believes neither attributes nor cached pages of an inode any more."""
+        if (notices := self._notices) is not None:
+            self._tell(self._patient, partial(notices.forget_pages, ino))
+
+    def forget_name(self, parent: InodeNo, name: bytes) -> None:
+        """Soon, the kernel asks again what a name leads to, and whether there is one."""
+        if (notices := self._notices) is not None:
+            self._tell(self._patient, partial(notices.forget_name, parent, name))
+
+    def forget_removed(self, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
+        """Soon, the kernel knows that the last name of an inode is gone, and tells watchers.
+
+        To be called for no other name: the kernel takes the inode for one without links.
+        """
+        if (notices := self._notices) is not None:
+            self._tell(self._patient, partial(notices.forget_removed, parent, name, ino))
+
+    @property
+    def can_forget_all(self) -> bool:
+        """True if the kernel of the mount can forget all names at once."""
+        return self._notices is not None and self._notices.can_forget_all
+
+    def forget_all(self) -> None:
+        """Soon, the kernel asks again for each name, and so for the attributes, at its next use.
+
+        What programs have open keeps its attributes for as long as the kernel was told.
+        """
+        notices = self._notices
+        if notices is None:
+            return
+        if notices.can_forget_all:
+            if not self._is_forgetting_all:
+                self._is_forgetting_all = True
+                self._prompt.tell(partial(self._forget_all, notices))
+        else:
+            log.error(
+                "the kernel may believe old names until their time is over: it cannot forget all "
+                "at once; that needs Linux 6.16 and the kernel driver"
+            )
+
+    def _forget_all(self, notices: KernelNotices) -> None:
+        """Tell the kernel; by the thread. What comes from here on is told by itself."""
+        self._is_forgetting_all = False
+        notices.forget_all()
+
+    @contextlib.contextmanager
+    def told_by(self, notices: KernelNotices) -> Iterator[None]:
+        """Tell the kernel for the block; before and after it knows nothing that could be old."""
+        tellers = (self._prompt, self._patient)
+        for teller in tellers:
+            teller.start()
+        self._notices = notices
+        try:
+            yield
+        finally:
+            self._notices = None
+            for teller in tellers:
+                teller.end()
+
+    def _tell(self, teller: _Teller, notice: Callable[[], None]) -> None:
+        if teller.waiting_count < WAITING_COUNT_MAX:
+            teller.tell(notice)
+        else:
+            self.forget_all()
+
+
+class _Teller:
+    """A thread that gives notices, one after the other.
+
+    Args:
+        name: Of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._notices: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def waiting_count(self) -> int:
+        """Notices that wait."""
+        return self._notices.qsize()
+
+    def tell(self, notice: Callable[[], None]) -> None:
+        """Have a notice given."""
+        self._notices.put(notice)
+
+    def start(self) -> None:
+        """Begin to give notices."""
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Give what waits, and end; a notice that is stuck in the kernel is left behind."""
+        assert self._thread is not None
+        self._notices.put(None)
+        self._thread.join(END_S_MAX)
+
+    def _run(self) -> None:
+        while (notice := self._notices.get()) is not None:
+            try:
+                notice()
+            except OSError as error:
+                log.debug("the kernel was not told: %s", error)
+            except Exception:
+                log.exception("the kernel could not be told")
