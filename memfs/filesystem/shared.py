@@ -188,7 +188,7 @@ class Shared:
         register(Aspect.ATTRIBUTES | content, open_table.doubt, open_table.doubt_all)
         register(content, partial(residency.release, drop_pages=False), residency.release_all)
         register(policy, activity.note_pin, activity.look_at_all)
-        register(policy, lambda _: parts.heat.note_marked(), parts.heat.note_marked)
+        register(policy, lambda _: parts.access_stats.note_marked(), parts.access_stats.note_marked)
         if (hot := parts.hot) is not None:
             # Type and shape are inherited: a refusal may rest on a directory's.
             register(policy, lambda _: hot.clear_refusals(), hot.clear_refusals)

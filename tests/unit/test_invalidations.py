@@ -96,7 +96,7 @@ def sealed_file(world: World, name: bytes = b"f") -> InodeNo:
     file = world.create(ROOT_INODE, name, 0o644, os.O_WRONLY)
     world.write(file, 0, b"content")
     world.release(file)
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
     return file.ino
 
 
@@ -155,7 +155,7 @@ def test_an_access_time_of_another_node_is_not_overwritten(world: World, whole: 
     world.filesystem._atimes[ino] = ANY_NS * 2
     world.run(world.engine.set_attributes(ino, AttributeChanges(atime_ns=ANY_NS)))
     note(world, ino, Aspect.ATTRIBUTES, whole=whole)
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
     assert inode_of(world, ino).atime_ns == ANY_NS
 
 
@@ -206,9 +206,9 @@ def test_a_pin_of_another_node_is_obeyed(world: World) -> None:
 
 
 def test_marks_of_another_node_are_looked_for(world: World) -> None:
-    assert not world.heat.marked
+    assert not world.access_stats.marked
     note(world, ROOT_INODE, Aspect.POLICY)
-    assert world.heat.marked
+    assert world.access_stats.marked
 
 
 def test_what_has_not_changed_is_kept(world: World) -> None:
