@@ -11,7 +11,7 @@ import trio
 
 from memfs.moves.file_work import DUE
 from memfs.moves.outcome import MoveOutcome
-from memfs.placement.costs import cost_of_rekey
+from memfs.placement.quotas import cost_of_rekey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

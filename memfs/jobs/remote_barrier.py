@@ -26,9 +26,8 @@ from memfs.metadata.records import InodeFlags
 from memfs.moves.file_work import WAITING, refusal_outcome
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import find_form
-from memfs.placement.batch_quota import BatchQuota
 from memfs.placement.batcher import FILES_A_BATCH_MAX
-from memfs.placement.costs import cost_of_upload, stored_bytes_max
+from memfs.placement.quotas import BatchQuota, cost_of_upload, stored_bytes_max
 from memfs.policy.quotas import Spent
 from memfs.types import FormKind, Tier
 

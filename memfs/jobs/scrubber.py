@@ -16,8 +16,7 @@ import trio
 from memfs.config import QuotasConfig
 from memfs.errors import InvalidValueError, MemfsError, QuotaSpentError, StaleInodeError
 from memfs.moves.scrubbing import FormCheck, Pace, Scrubbed, ScrubOutcome, scrub_file
-from memfs.placement.costs import cost_of_fetch
-from memfs.placement.quotas import Quotas
+from memfs.placement.quotas import Quotas, cost_of_fetch
 from memfs.signals import Signal
 from memfs.stores.paced import unhurried
 from memfs.types import FormKind, InodeNo

@@ -13,7 +13,7 @@ import trio
 from memfs.defects import as_failure
 from memfs.errors import MemfsError
 from memfs.moves.outcome import MoveOutcome
-from memfs.placement.batch_quota import BatchQuota
+from memfs.placement.quotas import BatchQuota
 from memfs.signals import Signal
 
 if TYPE_CHECKING:

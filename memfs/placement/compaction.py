@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from memfs.errors import MemfsError, QuotaSpentError, StoreUnavailableError
-from memfs.placement.costs import cost_of_compaction
+from memfs.placement.quotas import cost_of_compaction
 
 if TYPE_CHECKING:
     from memfs.metadata.records import Batch

@@ -26,9 +26,9 @@ from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.sightings import SEEN_S
 from memfs.placement.batcher import Batcher
 from memfs.placement.circuit_breaker import CircuitBreaker
-from memfs.placement.costs import cost_of_step
 from memfs.placement.locking import Locker
 from memfs.placement.observation import unpackable_rule
+from memfs.placement.quotas import cost_of_step
 from memfs.policy import rules
 from memfs.policy.goals import Step, drops_last_copy, next_step
 from memfs.policy.quotas import Spent

@@ -1,7 +1,8 @@
 """Quotas: what a mount may spend, against its clock, kept from one daemon to the next.
 
-Invariant: the mover begins nothing that a quota has no room for; what programs make it spend is
-counted and not refused.
+Invariant: the mover begins nothing that a quota has no room for: a step's cost is never less than
+what it takes when it succeeds at the first attempt. What programs make it spend is counted and not
+refused.
 """
 
 from __future__ import annotations
@@ -11,21 +12,28 @@ import json
 import logging
 import math
 import time
+from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from memfs.errors import MemfsError, QuotaSpentError
 from memfs.linux.boot import boot_id
+from memfs.policy.goals import Step, drops_last_copy
 from memfs.policy.quotas import Cost, DailyQuotas, Moment, QuotaUse, Spent
 from memfs.sizes import format_size
+from memfs.stores.container import TAIL_BYTES
+from memfs.stores.metered import transfer_request_count
+from memfs.types import FormKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Protocol
 
     from memfs.config import QuotasConfig
     from memfs.metadata.engine import Local
+    from memfs.moves.rekeying import KeyedForm
     from memfs.policy.quotas import Refusal
+    from memfs.policy.view import Candidate
 
     class Clock(Protocol):
         """Tells the time; replaced by tests."""
@@ -50,6 +58,13 @@ SETTING = "budgets"  # Their former name: states have it.
 
 SAVE_S = 10.0
 """A daemon that is killed forgets what was spent for so long. Guess."""
+
+TABLE_BYTES = 1024
+"""Header and footer of a container."""
+
+FRAMES_PART = 64
+"""A 64th of the content is more than what frames of 4 KiB add to it, the smallest ones: 12 bytes
+each in the table, and 28 for encryption."""
 
 
 class SystemClock:
@@ -197,6 +212,134 @@ class Quotas:
     def _now_s(self) -> float:
         begun = self._begun
         return begun.at(begun.wall_s, self._clock.boot_s(), begun.boot_id)
+
+
+class BatchQuota:
+    """Room for one batch, kept file by file.
+
+    Args:
+        quotas: The quotas.
+        batch_size_bytes: Content of a full batch; its first file pays the requests of one.
+    """
+
+    def __init__(self, quotas: Quotas, batch_size_bytes: int) -> None:
+        self._quotas = quotas
+        self._batch_size_bytes = batch_size_bytes
+        self._costs: list[Cost] = []
+
+    def add(self, size_bytes: int) -> None:
+        """Keep room for one more file.
+
+        Raises:
+            QuotaSpentError: A quota has none; it does not join the batch.
+        """
+        cost = cost_of_part(size_bytes)
+        if not self._costs:
+            requests = cost_of_upload(stored_bytes_max(self._batch_size_bytes), copied=True)
+            cost[Spent.REQUESTS] = requests[Spent.REQUESTS]
+        self._quotas.reserve(cost)
+        self._costs.append(cost)
+
+    def close(self, stored_bytes: int | None = 0) -> None:
+        """Give back what was kept, and count what was written to the disk; idempotent.
+
+        Args:
+            stored_bytes: Of the object; None: nobody knows how much of it was written.
+        """
+        costs, self._costs = self._costs, []
+        for cost in costs:
+            self._quotas.release(cost)
+        if stored_bytes is None:
+            written_bytes = sum(cost[Spent.DISK_WRITES] for cost in costs)
+        else:
+            # The object, and what was read back of it.
+            written_bytes = 2 * stored_bytes
+        if costs:
+            self._quotas.spend(Spent.DISK_WRITES, written_bytes)
+
+
+# --- costs --------------------------------------------------------------------------------------
+def stored_bytes_max(size: int) -> int:
+    """Return the largest container of `size` bytes of content."""
+    return size + size // FRAMES_PART + TABLE_BYTES
+
+
+def cost_of_step(step: Step, candidate: Candidate) -> Cost:
+    """Return what a step takes for one file."""
+    if step == Step.PACK:
+        return {Spent.DISK_WRITES: candidate.ram_bytes}
+    if step == Step.HYDRATE:
+        written = {Spent.DISK_WRITES: candidate.ram_bytes}
+        if candidate.packed:
+            return written
+        return written | cost_of_fetch(stored_bytes_max(candidate.ram_bytes))
+    if step == Step.UPLOAD:
+        packed_alone = candidate.packed and not candidate.raw
+        size = candidate.local_bytes if packed_alone else candidate.ram_bytes
+        return cost_of_upload(stored_bytes_max(size), copied=not packed_alone)
+    # Files that leave together in a batch ask once: the others count for nothing here.
+    return {Spent.REQUESTS: 1} if drops_last_copy(step, candidate) else {}
+
+
+def cost_of_fetch(stored_bytes: int) -> Cost:
+    """Return what it takes to read a whole object, or a part of one."""
+    # Read before the rest of a large object.
+    tail_bytes = TAIL_BYTES if stored_bytes > TAIL_BYTES else 0
+    return {
+        Spent.REQUESTS: transfer_request_count(stored_bytes),
+        Spent.EGRESS: stored_bytes + tail_bytes,
+    }
+
+
+def cost_of_upload(stored_bytes: int, *, copied: bool) -> Cost:
+    """Return what it takes to store an object and to read it back.
+
+    Args:
+        stored_bytes: Its size.
+        copied: It is made on the local disk first.
+    """
+    cost = cost_of_fetch(stored_bytes)
+    # One more moves it into its storage class.
+    cost[Spent.REQUESTS] += transfer_request_count(stored_bytes) + 1
+    cost[Spent.UPLOAD] = stored_bytes
+    cost[Spent.DISK_WRITES] = stored_bytes if copied else 0
+    return cost
+
+
+def cost_of_part(size: int) -> Cost:
+    """Return what one file of `size` bytes takes in a batch: the requests are those of the batch.
+
+    The batch is on the disk, and what was read back of it as well.
+    """
+    stored_bytes = stored_bytes_max(size)
+    return {
+        Spent.UPLOAD: stored_bytes,
+        Spent.EGRESS: stored_bytes,
+        Spent.DISK_WRITES: 2 * stored_bytes,
+    }
+
+
+def cost_of_rekey(forms: Iterable[KeyedForm]) -> Cost:
+    """Return what it takes to bring a file's forms under another key."""
+    total: Counter[Spent] = Counter()
+    for form in forms:
+        if form.current:
+            continue
+        if form.kind == FormKind.REMOTE:
+            total.update(cost_of_fetch(form.stored_bytes))
+            total.update(cost_of_upload(stored_bytes_max(form.stored_bytes), copied=True))
+        else:
+            total[Spent.DISK_WRITES] += form.content_bytes
+    return total
+
+
+def cost_of_compaction(stored_bytes: int, part_count: int) -> Cost:
+    """Return what it takes to copy the living parts of a batch into a new object."""
+    cost = cost_of_upload(stored_bytes, copied=True)
+    cost[Spent.REQUESTS] += part_count
+    cost[Spent.EGRESS] += stored_bytes
+    cost[Spent.DISK_WRITES] += stored_bytes
+    return cost
 
 
 def _decode(stored: bytes) -> tuple[Moment, dict[str, dict[str, int]]]:

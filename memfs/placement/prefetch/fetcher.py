@@ -24,7 +24,7 @@ from memfs.errors import (
 )
 from memfs.metadata.records import Decision, InodeFlags
 from memfs.placement.circuit_breaker import CircuitBreaker
-from memfs.placement.costs import cost_of_fetch, stored_bytes_max
+from memfs.placement.quotas import cost_of_fetch, stored_bytes_max
 from memfs.policy import rules
 from memfs.policy.quotas import Spent
 from memfs.types import FormKind, Tier
