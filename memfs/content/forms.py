@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.bounded import BoundedDict, SizedDict
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import (
     FORM_ERRORS,
@@ -24,6 +24,7 @@ from memfs.errors import (
     ObjectMissingError,
 )
 from memfs.metadata.quarantine import why_quarantined
+from memfs.single_flight import SingleFlight
 from memfs.stores.disk import disk_errors, read_fully
 from memfs.stores.envelope import Unlock
 from memfs.stores.extent import Extent
@@ -59,63 +60,6 @@ class _FrameKey(NamedTuple):
     """0-based."""
 
 
-class _Flight:
-    """A fetch under way, shared by all who wait for one of its frames."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.error: MemfsError | None = None
-
-
-class _FrameCache:
-    """Decoded frames, the last used last, bounded in bytes."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._frames: OrderedDict[_FrameKey, bytes] = OrderedDict()
-        self.used_bytes = 0
-
-    def get(self, key: _FrameKey) -> bytes | None:
-        frame = self._frames.get(key)
-        if frame is not None:
-            self._frames.move_to_end(key)
-        return frame
-
-    def put(self, key: _FrameKey, frame: bytes) -> None:
-        if len(frame) > self._bytes_max or key in self._frames:
-            return
-        self._frames[key] = frame
-        self.used_bytes += len(frame)
-        while self.used_bytes > self._bytes_max:
-            _, oldest = self._frames.popitem(last=False)
-            self.used_bytes -= len(oldest)
-
-
-class _TableCache:
-    """Seek tables by location, the last used last, bounded in bytes."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._tables: OrderedDict[str, SeekTable] = OrderedDict()
-        self.used_bytes = 0
-
-    def get(self, location: str) -> SeekTable | None:
-        table = self._tables.get(location)
-        if table is not None:
-            self._tables.move_to_end(location)
-        return table
-
-    def put(self, location: str, table: SeekTable) -> None:
-        if location in self._tables:
-            return
-        self._tables[location] = table
-        self.used_bytes += table.memory_bytes
-        # The newest stays even if it alone is beyond the bound: reading it again costs a request.
-        while self.used_bytes > self._bytes_max and len(self._tables) > 1:
-            _, oldest = self._tables.popitem(last=False)
-            self.used_bytes -= oldest.memory_bytes
-
-
 class FormReader:
     """Reads ranges of sealed contents from their packed or remote forms.
 
@@ -142,16 +86,19 @@ class FormReader:
         self._remote = remote
         self._raw_store = raw_store
         self._keys = keys
-        self._frames = _FrameCache(frame_cache_bytes_max)
-        self._tables = _TableCache(TABLE_CACHE_BYTES_MAX)
-        self._flights: dict[_FrameKey, _Flight] = {}
+        self._frames: SizedDict[_FrameKey, bytes] = SizedDict(frame_cache_bytes_max, len)
+        # The newest table stays even if it alone is beyond the bound: reading it costs a request.
+        self._tables: SizedDict[str, SeekTable] = SizedDict(
+            TABLE_CACHE_BYTES_MAX, lambda table: table.memory_bytes, count_min=1
+        )
+        self._flights: SingleFlight[_FrameKey, bytes] = SingleFlight()
         self._threads = trio.CapacityLimiter(_THREADS_MAX)
-        self._complaints: set[str] = set()
+        self._complaints: BoundedDict[str, None] = BoundedDict(COMPLAINT_COUNT_MAX)
 
     @property
     def cached_bytes(self) -> int:
         """Bytes of decoded frames and seek tables kept."""
-        return self._frames.used_bytes + self._tables.used_bytes
+        return self._frames.used_size + self._tables.used_size
 
     async def read(self, inode: Inode, offset: int, size: int) -> bytes:
         """Return bytes `[offset, offset + size)` of a sealed content; fewer only at its end.
@@ -201,7 +148,7 @@ class FormReader:
         reason = await why_quarantined(self._engine, form)
         if reason is not None:
             raise CorruptDataError(f"{form.location}: in quarantine: {reason}")
-        table = self._tables.get(form.location)
+        table = self._tables.touch(form.location)
         if table is None:
             table = await self._open(form)
             self._tables.put(form.location, table)
@@ -221,13 +168,13 @@ class FormReader:
         found: list[bytes] = []
         while len(found) < len(frames):
             key = _FrameKey(form.location, frames[len(found)])
-            cached = self._frames.get(key)
-            if cached is not None:
-                found.append(cached)
-            elif (flight := self._flights.get(key)) is not None:
-                await flight.done.wait()
-                if flight.error is not None:
-                    raise type(flight.error)(*flight.error.args) from flight.error
+            frame = self._frames.touch(key)
+            if frame is not None:
+                found.append(frame)
+            elif key in self._flights:
+                frame = await self._flights.join(key)
+                if frame is not None:
+                    found.append(frame)
             else:
                 run = self._missing_run(form.location, frames[len(found) :])
                 found += await self._fetch(form, table, run)
@@ -237,17 +184,15 @@ class FormReader:
         """Return the frames from the first on that nobody has and nobody is fetching."""
         for count, index in enumerate(frames):
             key = _FrameKey(location, index)
-            if key in self._flights or self._frames.get(key) is not None:
+            if key in self._flights or key in self._frames:
                 return frames[:count]
         return frames
 
     async def _fetch(self, form: Form, table: SeekTable, run: range) -> list[bytes]:
         """Read consecutive frames with one request, for all who want one of them."""
         keys = [_FrameKey(form.location, index) for index in run]
-        flight = _Flight()
-        self._flights.update(dict.fromkeys(keys, flight))
         frame_bytes = table.frame_bytes
-        try:
+        with self._flights.lead(*keys) as landed:
             data = await self._read_frames(
                 form, table, run[0] * frame_bytes, len(run) * frame_bytes
             )
@@ -255,15 +200,9 @@ class FormReader:
                 frames = [data]
             else:
                 frames = [data[at : at + frame_bytes] for at in range(0, len(data), frame_bytes)]
-            for key, frame in zip(keys, frames, strict=True):
+            landed.update(zip(keys, frames, strict=True))
+            for key, frame in landed.items():
                 self._frames.put(key, frame)
-        except MemfsError as error:
-            flight.error = error
-            raise
-        finally:
-            for key in keys:
-                del self._flights[key]
-            flight.done.set()
         return frames
 
     async def _open(self, form: Form) -> SeekTable:
@@ -325,9 +264,7 @@ class FormReader:
         # One that was replaced while it was read has nothing to be blamed for.
         if text in self._complaints or form not in await self._engine.list_forms(inode.blob):
             return
-        if len(self._complaints) >= COMPLAINT_COUNT_MAX:
-            self._complaints.clear()
-        self._complaints.add(text)
+        self._complaints[text] = None
         path = (await self._engine.get_path(inode.ino)).decode("utf-8", "backslashreplace")
         level = logging.INFO if isinstance(error, ObjectArchivedError) else logging.WARNING
         log.log(level, "%s: its %s form cannot be read: %s", path, form.kind, text)

@@ -16,8 +16,8 @@ import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from memfs.content.gates import InodeGates
 from memfs.content.opening import Handle, OpenMode
+from memfs.keyed_lock import KeyedLock
 
 if TYPE_CHECKING:
     from memfs.content.opening import Backing
@@ -93,8 +93,15 @@ class OpenTable:
     def __init__(self, raw_store: RawStore, backing: Backing | None) -> None:
         self._raw_store = raw_store
         self._backing = backing
-        self.gates = InodeGates()
-        """For steps that rest on who has an inode open, on its raw file, or on a lease of that."""
+        self.gates: KeyedLock[InodeNo] = KeyedLock()
+        """For two steps that concern the same inode and must not be parted by a third one: what one
+        looks at (who has it open, its raw file, a lease on that) and the change that rests on it.
+        Between the two an engine may suspend.
+
+        Within a gate nothing but the engine is awaited, and no further gate but of a greater
+        number, so that nobody waits for ever. A change of the engine may begin within a gate, and
+        no gate within a change.
+        """
         self._files: dict[InodeNo, OpenFile] = {}
         self._backings: dict[InodeNo, tuple[RawId, int]] = {}
         self._idle_backings: OrderedDict[InodeNo, None] = OrderedDict()

@@ -268,13 +268,8 @@ class Sealer:
 
     async def _seal(self, inos: list[InodeNo]) -> int:
         """Seal those of the candidates that nothing else is being done with."""
-        gates = self._open_table.gates
-        entered = [ino for ino in inos if gates.try_enter(ino)]
-        try:
+        with self._open_table.gates.hold_free(inos) as entered:
             return await self._seal_entered(entered)
-        finally:
-            for ino in entered:
-                gates.exit(ino)
 
     async def _seal_entered(self, inos: list[InodeNo]) -> int:
         """Seal candidates whose gates are held: else one could be opened for writing meanwhile."""

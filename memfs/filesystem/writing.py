@@ -83,7 +83,7 @@ class Writing(Names):
 
         One who had looked at the open files before has done it by now.
         """
-        await self._open_table.gates.wait_open(ino)
+        await self._open_table.gates.wait_free(ino)
         return await self._engine.get_inode(ino)
 
     async def _sound(self, ino: InodeNo) -> Inode:

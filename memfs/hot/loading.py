@@ -19,6 +19,7 @@ from memfs.hot.indexes import decode_index, encode_index
 from memfs.hot.pool import EntryState, HotTierFullError, SlabKey
 from memfs.hot.protocol import HotMissError
 from memfs.hot.slabs import BuildReport, Layout, build_slab, file_reader, plan_slab
+from memfs.keyed_lock import KeyedLock
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Loader:
         self._devices = {device.uuid: device for device in devices}
         self._reserve_bytes = reserve_bytes
         self._residents: dict[SlabKey, Resident] = {}
-        self._building: dict[SlabKey, trio.Event] = {}
+        self._building: KeyedLock[SlabKey] = KeyedLock()
         self._threads = {device.uuid: trio.CapacityLimiter(THREADS_A_DEVICE) for device in devices}
         self._gone: deque[SlabKey] = deque(maxlen=GONE_COUNT_MAX)
         self._left = Signal()
@@ -134,9 +135,8 @@ class Loader:
         key = request.key
         if request.device is not None and request.device not in self._devices:
             raise DeviceError(f"this hot tier has no device {request.device!r}")
-        if self.pool.get(key) is not None or key in self._building:
+        if self.pool.get(key) is not None or not self._building.try_enter(key):
             raise HotMissError(f"inode {key.ino} is being loaded already")
-        self._building[key] = trio.Event()
         try:
             name = request.name
             index = await self._headers.read(
@@ -159,7 +159,7 @@ class Loader:
                 device=request.device,
             )
         finally:
-            self._building.pop(key).set()
+            self._building.exit(key)
 
     def publish(self, key: SlabKey) -> None:
         """Let programs attach to a file that was loaded.
@@ -216,8 +216,10 @@ class Loader:
         key = base.entry.key._replace(dtype=layout.dtype, layout=layout.layout)
         if key == base.entry.key:
             return base
-        while (building := self._building.get(key)) is not None:
-            await building.wait()
+        async with self._building.hold(key):
+            return await self._variant(base, layout, key)
+
+    async def _variant(self, base: Resident, layout: Layout, key: SlabKey) -> Resident:
         if self.pool.get(base.entry.key) is not base.entry or base.entry.state != EntryState.READY:
             raise HotMissError(f"inode {key.ino} was rewritten or left the hot tier")
         known = self._residents.get(key)
@@ -225,7 +227,6 @@ class Loader:
             return known
         if not base.traits.differ(layout):
             return base
-        self._building[key] = trio.Event()
         # So that its source is there to the end.
         self.pool.attach(base.entry)
         try:
@@ -246,7 +247,6 @@ class Loader:
             self.pool.publish(made.entry)
             return made
         finally:
-            self._building.pop(key).set()
             self.release(base.entry)
 
     # --- parts -----------------------------------------------------------------------------------

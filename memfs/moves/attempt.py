@@ -17,13 +17,13 @@ import trio
 
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import MemfsError, StaleInodeError
+from memfs.keyed_lock import KeyedLock
 from memfs.metadata.records import MoveKind
 from memfs.moves.faults import FaultPoints
 from memfs.moves.progress import ProgressTable
 from memfs.moves.sightings import Sightings
 from memfs.moves.tally import CompressionTally
 from memfs.moves.throttle import BackgroundThrottle
-from memfs.moves.turns import UploadTurns
 from memfs.moves.unfinished import note_unfinished
 from memfs.stores.disk import disk_errors
 from memfs.stores.zeros import ZeroRuns
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
     from memfs.stores.store import RemoteStore
-    from memfs.types import IntentId, RawId
+    from memfs.types import InodeNo, IntentId, RawId
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,9 @@ class MoveParts:
     tally: CompressionTally = field(default_factory=CompressionTally)
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)
-    turns: UploadTurns = field(default_factory=UploadTurns)
+    uploading: KeyedLock[InodeNo] = field(default_factory=KeyedLock)
+    """Files that are being uploaded: whoever comes second finds the first one's object. A task that
+    holds a file waits for no other one."""
     zeros: ZeroRuns = field(default_factory=ZeroRuns)
     """Hashes the holes of files."""
     sightings: Sightings = field(default_factory=Sightings)

@@ -148,7 +148,7 @@ async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeN
     remote = parts.remote
     if remote is None:
         raise NotSupportedError("no glacier tier is configured: set glacier.url")
-    with parts.turns.claim(inos) as free:
+    with parts.uploading.hold_free(inos) as free:
         return await _upload_batch(parts, remote, inos, free)
 
 

@@ -27,6 +27,7 @@ from memfs.metadata.records import MoveKind
 from memfs.moves.attempt import recorded
 from memfs.moves.coding import unlock
 from memfs.moves.damage import replace_damaged
+from memfs.single_flight import SingleFlight
 from memfs.stores.digesting import digest_file
 from memfs.stores.disk import disk_errors
 from memfs.stores.extent import Extent
@@ -47,20 +48,12 @@ DONE_COUNT_MAX = 10_000
 """Hydrated files remembered for the mover, about 1 MB; of more it hears at its next full look."""
 
 
-class _Flight:
-    """A hydration under way, shared by all who wait for it."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.error: Exception | None = None
-
-
 class Hydrations:
     """The hydrations under way: one for a file at a time, however many ask."""
 
     def __init__(self, parts: MoveParts) -> None:
         self._parts = parts
-        self._flights: dict[InodeNo, _Flight] = {}
+        self._flights: SingleFlight[InodeNo, Inode] = SingleFlight()
         self._done: dict[InodeNo, None] = {}
 
     def take_done(self) -> list[InodeNo]:
@@ -83,32 +76,22 @@ class Hydrations:
             inode = await replace_damaged(self._parts, ino)
             if inode.raw:
                 return inode
-            flight = self._flights.get(ino)
-            if flight is None:
-                return await self._lead(inode)
-            await flight.done.wait()
-            if flight.error is not None:
-                raise type(flight.error)(*flight.error.args) from flight.error
+            if ino not in self._flights:
+                with self._flights.lead(ino):
+                    return await self._lead(inode)
+            # Then looked at anew: whoever led may have been cancelled, or the file written since.
+            await self._flights.join(ino)
 
     async def _lead(self, inode: Inode) -> Inode:
-        flight = self._flights[inode.ino] = _Flight()
-        try:
-            hydrated = await _hydrate(self._parts, inode)
-        except Exception as error:
-            flight.error = error
-            raise
-        else:
-            if len(self._done) < DONE_COUNT_MAX:
-                self._done[inode.ino] = None
-            if (access_log := self._parts.access_log).active:
-                forms = await self._parts.engine.list_forms(inode.blob)
-                packed = any(form.kind == FormKind.PACKED for form in forms)
-                tier = Tier.COLD if packed else Tier.GLACIER
-                access_log.note(Operation.HYDRATE, inode.ino, inode.size, tier)
-            return hydrated
-        finally:
-            del self._flights[inode.ino]
-            flight.done.set()
+        hydrated = await _hydrate(self._parts, inode)
+        if len(self._done) < DONE_COUNT_MAX:
+            self._done[inode.ino] = None
+        if (access_log := self._parts.access_log).active:
+            forms = await self._parts.engine.list_forms(inode.blob)
+            packed = any(form.kind == FormKind.PACKED for form in forms)
+            tier = Tier.COLD if packed else Tier.GLACIER
+            access_log.note(Operation.HYDRATE, inode.ino, inode.size, tier)
+        return hydrated
 
 
 async def _hydrate(parts: MoveParts, inode: Inode) -> Inode:

@@ -19,6 +19,7 @@ from memfs.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from memfs.single_flight import SingleFlight
 from memfs.stores.extent import Extent
 
 if TYPE_CHECKING:
@@ -32,23 +33,14 @@ SEEN_COUNT_MAX = 1000
 """Objects that are remembered as seen."""
 
 
-class _Look:
-    """A look under way, shared by all who want it."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.error: MemfsError | None = None
-        self.size: int | None = None
-        """Bytes that were seen."""
-
-
 class Sightings:
     """Looks at objects; one request serves all files that share one."""
 
     def __init__(self) -> None:
         self._seen: BoundedDict[str, tuple[float, int]] = BoundedDict(SEEN_COUNT_MAX)
         """By key: when the look began, and the bytes that were seen."""
-        self._looks: dict[str, _Look] = {}
+        self._looks: SingleFlight[str, int] = SingleFlight()
+        """Under way, by key."""
 
     async def require(self, store: RemoteStore, form: Form, within_s: float = 0.0) -> None:
         """Return once the store has shown that it has the object of a remote form, whole.
@@ -65,13 +57,8 @@ class Sightings:
         """
         extent = Extent.of(form.location, form.stored_bytes)
         size = self._seen_size(extent.key, within_s)
-        # Again where whoever looked was cancelled.
-        while size is None:
-            look = self._looks.get(extent.key) or await self._look(store, extent.key)
-            await look.done.wait()
-            if look.error is not None:
-                raise type(look.error)(*look.error.args) from look.error
-            size = look.size
+        if size is None:
+            size = await self._looks.run(extent.key, lambda: self._look(store, extent.key))
         if not extent.fits(size):
             raise CorruptDataError(
                 f"store {store.url}: {extent.key} has {size} bytes, not {extent.end}: the local "
@@ -82,22 +69,17 @@ class Sightings:
         looked_s, size = self._seen.get(key, (float("-inf"), 0))
         return size if trio.current_time() - looked_s < within_s else None
 
-    async def _look(self, store: RemoteStore, key: str) -> _Look:
-        look = self._looks[key] = _Look()
+    async def _look(self, store: RemoteStore, key: str) -> int:
+        """Return the size of an object as the store shows it."""
         began_s = trio.current_time()
         try:
-            look.size = (await store.stat(key)).size
+            size = (await store.stat(key)).size
         except MemfsError as error:
             # What was seen before says nothing of a store that fails now.
             self._seen.clear()
-            look.error = _explained(error)
-            raise look.error from error
-        else:
-            self._seen[key] = began_s, look.size
-            return look
-        finally:
-            del self._looks[key]
-            look.done.set()
+            raise _explained(error) from error
+        self._seen[key] = began_s, size
+        return size
 
 
 def _explained(error: MemfsError) -> MemfsError:

@@ -68,7 +68,7 @@ async def upload(parts: MoveParts, ino: InodeNo) -> MoveResult:
     """
     if parts.remote is None:
         raise NotSupportedError("no glacier tier is configured: set glacier.url")
-    async with parts.turns.turn(ino):
+    async with parts.uploading.hold(ino):
         return await _upload(parts, parts.remote, ino)
 
 

@@ -60,6 +60,8 @@ class TransferProgress:
 class _Turns:
     """Lets one thread at a time write or remove an object, those included that nobody waits for.
 
+    A `KeyedLock` is for tasks; here a thread holds the key, which outlives the task that gave up.
+
     An upload that was given up may still end in the store. A second attempt beside it could have
     its object cut after it was read back, and a removal could come before the object does, which
     then stays for ever.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memfs.bounded import BoundedDict
+from memfs.bounded import BoundedDict, SizedDict
 
 
 def test_the_oldest_entry_leaves() -> None:
@@ -58,3 +58,46 @@ def test_it_is_a_list_of_the_latest_keys(count_max: int, steps: list[tuple[str, 
         else:
             kept.pop(key, None)
         assert model == list(kept)
+
+
+def test_what_is_larger_than_all_may_be_is_not_kept_unless_it_is_one_of_the_newest() -> None:
+    kept: SizedDict[str, bytes] = SizedDict(4, len)
+    kept.put("a", b"1234")
+    kept.put("b", b"12345")
+    assert kept.touch("a") == b"1234"
+    assert "b" not in kept
+    kept = SizedDict(4, len, count_min=1)
+    kept.put("a", b"1234")
+    kept.put("b", b"12345")
+    assert "a" not in kept
+    assert kept.touch("b") == b"12345"
+    assert kept.used_size == 5
+
+
+@given(
+    size_max=st.integers(0, 10),
+    count_min=st.integers(0, 2),
+    steps=st.lists(st.tuples(st.sampled_from(["put", "touch"]), st.integers(0, 5), st.binary())),
+)
+def test_values_are_the_latest_that_fit(
+    size_max: int, count_min: int, steps: list[tuple[str, int, bytes]]
+) -> None:
+    """Against a list."""
+    kept: SizedDict[int, bytes] = SizedDict(size_max, len, count_min)
+    model: list[tuple[int, bytes]] = []
+    for step, key, value in steps:
+        known = dict(model).get(key)
+        if step == "touch":
+            assert kept.touch(key) == known
+            now = known
+        else:
+            kept.put(key, value)
+            now = value
+        model = [each for each in model if each[0] != key]
+        if now is not None and (len(now) <= size_max or count_min):
+            model.append((key, now))
+        while sum(len(each) for _, each in model) > size_max and len(model) > count_min:
+            del model[0]
+        assert [(key, each) for key, each in model if key in kept] == model
+        assert kept.used_size == sum(len(each) for _, each in model)
+    assert all((key in kept) == (key in dict(model)) for key in range(6))

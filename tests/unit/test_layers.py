@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("memfs.types", "memfs.exit_codes", "memfs.escaping", "memfs.signals", "memfs.waiting"),
-        *("memfs.backoff", "memfs.bounded"),
+        *("memfs.backoff", "memfs.bounded", "memfs.single_flight"),
     ),
-    ("memfs.errors", "memfs.log_lines"),
+    ("memfs.errors", "memfs.log_lines", "memfs.keyed_lock"),
     ("memfs.defects",),
     ("memfs.config", "memfs.sizes"),
     ("memfs.policy", "memfs.prediction", "memfs.query"),
