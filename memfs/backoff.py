@@ -1,6 +1,7 @@
 """Back-off: pauses that double from one failure to the next, up to a longest one.
 
-Invariant: a pause is at most a fifth longer than the longest one.
+Invariant: no pause is longer than the longest one, and none is shorter than half of what it would
+be without jitter.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import trio
 if TYPE_CHECKING:
     import random
 
-JITTER = 0.2
-"""Share of a pause: what failed together must not come back together. Guess."""
+JITTER = 0.5
+"""Share of a pause that is left to chance: what an outage stopped together, as the nodes of one
+store, must not come back together. Guess."""
 
 
 def pause_after(
@@ -24,12 +26,12 @@ def pause_after(
     Args:
         failure_count: > 0.
         first_s: The pause after the first one.
-        longest_s: No pause is longer, jitter left out.
-        rng: Gives jitter; without one all pauses are exact.
+        longest_s: No pause is longer.
+        rng: Gives jitter, which shortens a pause; without one all pauses are exact.
     """
     # 2 to the power of some thousand is no float.
     pause_s = min(longest_s, first_s * 2.0 ** min(failure_count - 1, 60))
-    return pause_s if rng is None else pause_s * rng.uniform(1 - JITTER, 1 + JITTER)
+    return pause_s if rng is None else pause_s * rng.uniform(1 - JITTER, 1)
 
 
 class Backoff:
@@ -37,7 +39,7 @@ class Backoff:
 
     Args:
         first_s: The pause after the first failure.
-        longest_s: No pause is longer, jitter left out.
+        longest_s: No pause is longer.
         rng: Gives jitter; without one all pauses are exact.
     """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 
+from memfs.bounded import BoundedDict
 from memfs.escaping import escape_text
 
 
@@ -48,17 +49,15 @@ class SeldomLog:
     def __init__(self, log: logging.Logger, period_s: float = 60.0) -> None:
         self._log = log
         self._period_s = period_s
-        self._kinds: dict[str, tuple[float, int]] = {}
+        self._kinds: BoundedDict[str, tuple[float, int]] = BoundedDict(self.KINDS_MAX)
         """Of each kind when its last line was, and the lines left out since."""
 
     def info(self, kind: str, line: str) -> None:
         """Log a line, unless one of its kind was logged just now."""
         now_s = time.monotonic()
-        last_s, count = self._kinds.pop(kind, (-self._period_s, 0))
+        last_s, count = self._kinds.get(kind, (-self._period_s, 0))
         if now_s < last_s + self._period_s:
             self._kinds[kind] = (last_s, count + 1)
             return
-        if len(self._kinds) >= self.KINDS_MAX:
-            del self._kinds[next(iter(self._kinds))]
         self._kinds[kind] = (now_s, 0)
         self._log.info("%s%s", line, f" (and {count} more like it)" if count else "")

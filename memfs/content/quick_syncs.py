@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.bounded import BoundedDict
 from memfs.config import KIB, MIB
 from memfs.linux.memory import cachestat
 
@@ -75,7 +76,7 @@ class QuickSyncs:
         self._dirty_bytes = dirty_bytes or _dirty_bytes
         self._expected_s = float("inf")
         self._calm_end_s = float("-inf")
-        self._quick_until_s: dict[InodeNo, float] = {}
+        self._quick_until_s: BoundedDict[InodeNo, float] = BoundedDict(RECENT_COUNT_MAX)
 
     def are_expected(self, unsynced: Unsynced) -> bool:
         """Return whether a sync would be over soon."""
@@ -105,8 +106,6 @@ class QuickSyncs:
         if took_s > QUICK_S:
             self._quick_until_s.pop(unsynced.ino, None)
             return
-        if len(self._quick_until_s) >= RECENT_COUNT_MAX:
-            self._quick_until_s.clear()
         self._quick_until_s[unsynced.ino] = self._clock() + RECENT_S
 
     def note_waiting(self, took_s: float) -> None:

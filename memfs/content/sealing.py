@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from memfs.backoff import pause_after
+from memfs.bounded import BoundedDict
 from memfs.content.kernel_cache import KernelCache
 from memfs.defects import as_failure
 from memfs.errors import (
@@ -82,7 +83,7 @@ class Sealer:
         self._activity = activity
         self._clean_ns = 0
         self._candidates: dict[InodeNo, None] = {}
-        self._synced: dict[InodeNo, _Synced] = {}
+        self._synced: BoundedDict[InodeNo, _Synced] = BoundedDict(SYNCED_COUNT_MAX)
         self._complaint = ""
         self._kernel_cache = kernel_cache or KernelCache()
         self._mapped: set[InodeNo] = set()
@@ -112,9 +113,6 @@ class Sealer:
 
         If nothing has been written since when it is sealed, it is durable then.
         """
-        if len(self._synced) >= SYNCED_COUNT_MAX:
-            # The oldest is of a file that was removed, or has been open for long.
-            del self._synced[next(iter(self._synced))]
         self._synced[inode.ino] = _Synced(
             inode.generation, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         )

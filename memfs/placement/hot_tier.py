@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
+from memfs.backoff import pause_after
+from memfs.bounded import BoundedDict
 from memfs.defects import as_failure
 from memfs.errors import MemfsError, StaleInodeError
 from memfs.hot.board import Residence
@@ -83,7 +85,7 @@ class HotTier:
         self._moves = moves
         self._board = board
         self._server = server
-        self._failures: dict[InodeNo, _Failure] = {}
+        self._failures: BoundedDict[InodeNo, _Failure] = BoundedDict(REMEMBERED_COUNT_MAX)
         self._busy: set[InodeNo] = set()
         self._again: dict[InodeNo, Want] = {}
         """Files that were wanted while they were brought."""
@@ -269,9 +271,7 @@ class HotTier:
 
     async def _postpone(self, inode: Inode, reason: str) -> None:
         count = self._note_failure(inode)
-        pause_s = min(
-            self._policy.retry_s_max, self._policy.retry_s_min * 2.0 ** min(count - 1, 30)
-        )
+        pause_s = pause_after(count, self._policy.retry_s_min, self._policy.retry_s_max)
         retry_ns = time.time_ns() + int(pause_s * 1e9)
         pending = PendingMove(inode.ino, Tier.HOT, reason, count, retry_ns)
         async with self._engine.change():
@@ -280,10 +280,8 @@ class HotTier:
 
     def _note_failure(self, inode: Inode) -> int:
         """Return how often a generation has failed, this time included."""
-        known = self._failures.pop(inode.ino, None)
+        known = self._failures.get(inode.ino)
         count = known.attempts + 1 if known and known.generation == inode.generation else 1
-        if len(self._failures) >= REMEMBERED_COUNT_MAX:
-            del self._failures[next(iter(self._failures))]
         self._failures[inode.ino] = _Failure(inode.generation, count)
         return count
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memfs.bounded import BoundedDict
 from memfs.policy import rules
 from memfs.policy.view import Goal, Move
 from memfs.types import Tier
@@ -63,7 +64,7 @@ class PendingFiles:
         self._decider = decider
         self._access_stats = access_stats
         self._placer = placer
-        self._failed_reads: dict[InodeNo, PendingMove] = {}
+        self._failed_reads: BoundedDict[InodeNo, PendingMove] = BoundedDict(FAILED_READS_MAX)
 
     async def take_wanted(self) -> None:
         """Hydrate files that programs were refused, and those of which they read much."""
@@ -125,6 +126,4 @@ class PendingFiles:
 
     def _note_failed_read(self, pending: PendingMove) -> None:
         """Remember how often a file could not be fetched for its readers, who may ask again."""
-        if len(self._failed_reads) >= FAILED_READS_MAX:
-            del self._failed_reads[next(iter(self._failed_reads))]
         self._failed_reads[pending.ino] = pending

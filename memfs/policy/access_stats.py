@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.bounded import BoundedDict
@@ -64,7 +63,7 @@ class AccessStats:
         """Those of the last round; None before the first one."""
         self.marked = False
         """Some inode has a priority or a pool; while none has, nobody looks for them."""
-        self._visitors: OrderedDict[int, None] = OrderedDict()
+        self._visitors: BoundedDict[int, None] = BoundedDict(VISITOR_COUNT_MAX)
         self._reads: BoundedDict[int, _Reads] = BoundedDict(READS_COUNT_MAX)
 
     def note_marked(self) -> None:
@@ -89,9 +88,9 @@ class AccessStats:
         if ino in self.cold:
             return
         if copied and not self.cold.admits(ino, local_bytes):
-            self._visitors[ino] = None
-            if len(self._visitors) > VISITOR_COUNT_MAX:
-                self._visitors.popitem(last=False)
+            # One that is among them keeps its place: they leave in the order in which they came.
+            if ino not in self._visitors:
+                self._visitors[ino] = None
             return
         self._visitors.pop(ino, None)
         self.keep_local(ino, local_bytes)
@@ -170,11 +169,9 @@ class AccessStats:
 
 def encode(entries: Iterable[QueueEntry]) -> bytes:
     """Return queue entries in few bytes: the last `STORED_COUNT_MAX` of them."""
-    chosen: OrderedDict[int, QueueEntry] = OrderedDict()
+    chosen: BoundedDict[int, QueueEntry] = BoundedDict(STORED_COUNT_MAX)
     for entry in entries:
         chosen[entry.key] = entry
-        if len(chosen) > STORED_COUNT_MAX:
-            chosen.popitem(last=False)
     packed = b"".join(
         _ENTRY.pack(entry.key, entry.size_bytes, entry.uses | (_MAIN_BIT if entry.main else 0))
         for entry in chosen.values()

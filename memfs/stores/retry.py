@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from memfs.backoff import pause_after
 from memfs.errors import MemfsError, StoreUnavailableError, StoreUnreachableError
 from memfs.stores.health import StoreHealth
 
@@ -42,12 +43,8 @@ class RetryPolicy:
     """Longest pause."""
 
     def pause_s(self, attempt: int, rng: random.Random) -> float:
-        """Return the pause after a failed attempt (0-based): half fixed, half at random.
-
-        Jitter keeps the nodes that a store's outage stopped together from coming back together.
-        """
-        ceiling = min(self.pause_s_max, self.pause_s_min * 2.0**attempt)
-        return ceiling * (0.5 + 0.5 * rng.random())
+        """Return the pause after a failed attempt (0-based)."""
+        return pause_after(attempt + 1, self.pause_s_min, self.pause_s_max, rng)
 
 
 class RetryingStore:

@@ -22,7 +22,7 @@ def test_pauses_double_up_to_the_longest() -> None:
 def test_jitter_stays_within_its_bounds_and_differs() -> None:
     rng = random.Random(1)
     pauses = [pause_after(1, 10.0, 60.0, rng) for _ in range(200)]
-    assert all(10.0 * (1 - JITTER) <= pause <= 10.0 * (1 + JITTER) for pause in pauses)
+    assert all(10.0 * (1 - JITTER) <= pause <= 10.0 for pause in pauses)
     assert len(set(pauses)) > 100
 
 

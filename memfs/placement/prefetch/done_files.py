@@ -18,6 +18,7 @@ from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from memfs.bounded import BoundedDict
 from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreError
 from memfs.metadata.records import Decision
 from memfs.moves.outcome import MoveOutcome
@@ -46,7 +47,7 @@ class _Leaving:
     """Files in the order in which they leave one tier."""
 
     def __init__(self) -> None:
-        self.done: OrderedDict[InodeNo, None] = OrderedDict()
+        self.done: BoundedDict[InodeNo, None] = BoundedDict(DONE_COUNT_MAX)
         """The first one has been done for longest."""
         self.coming: OrderedDict[InodeNo, None] = OrderedDict()
         """Of exact orders; the last one is used last."""
@@ -105,8 +106,6 @@ class DoneFiles:
             for leaving in (self._disk, self._ram):
                 leaving.coming.pop(ino, None)
                 leaving.done[ino] = None
-                if len(leaving.done) > DONE_COUNT_MAX:
-                    leaving.done.popitem(last=False)
 
     def expect(self, inos: Iterable[InodeNo], *, exact: bool) -> None:
         """Files are to be used, after those that are expected already.

@@ -10,11 +10,11 @@ import contextlib
 import logging
 import random
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.bounded import BoundedDict
 from memfs.config import QuotasConfig
 from memfs.defects import as_failure
 from memfs.errors import MemfsError, StaleInodeError
@@ -116,7 +116,7 @@ class Prefetcher:
             self._done,
         )
         self._hints = Hints()
-        self._guessed: OrderedDict[InodeNo, Issued] = OrderedDict()
+        self._guessed: BoundedDict[InodeNo, Issued] = BoundedDict(GUESSED_COUNT_MAX)
         self._brought: dict[InodeNo, Fetched] = {}
         """Guessed files that were fetched or held and not opened yet."""
         self._work = Signal()
@@ -297,8 +297,6 @@ class Prefetcher:
         """Look at what was opened: note new guesses, and make good wrong ones."""
         for issued in await self._learner.learn():
             self._guessed[issued.ino] = issued
-            if len(self._guessed) > GUESSED_COUNT_MAX:
-                self._guessed.popitem(last=False)
         if self._guessed:
             self._work.set()
         scores = self._predictor.scores
