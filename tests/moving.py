@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memfs.config import ColdConfig, Config, GlacierConfig, MetadataConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import Activity
@@ -22,9 +22,14 @@ from memfs.metadata.records import InodeFlags, NewInode, Seal
 from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.moves.attempt import MoveParts
+from memfs.moves.dropping import drop_raw
 from memfs.moves.faults import FaultPoints
+from memfs.moves.garbage import GarbageCollector
 from memfs.moves.generation import PREFIX
-from memfs.moves.moves import Moves
+from memfs.moves.hydrating import hydrate
+from memfs.moves.packing import pack
+from memfs.moves.recovery import Recovery
+from memfs.moves.uploading import upload
 from memfs.stores.directory import DirectoryStore
 from memfs.stores.extent import Extent
 from memfs.stores.lost_found import LostFound
@@ -34,12 +39,21 @@ from memfs.types import ROOT_INODE, FormKind, InodeNo
 from tests.faulty_store import FaultScript, FaultyStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from memfs.metadata.records import Form, Inode
     from memfs.metadata.sqlite.migration import Migration
 
 STORE_THREADS_MAX = 4
+
+MOVES_BY_NAME: dict[str, Callable[[MoveParts, InodeNo], Coroutine[Any, Any, Any]]] = {
+    "pack": pack,
+    "upload": upload,
+    "hydrate": hydrate,
+    "drop_raw": drop_raw,
+}
+"""The moves that take a file alone, by the names that their fault points begin with."""
 
 SMALL_FRAMES = Config(
     metadata=MetadataConfig(),
@@ -106,7 +120,8 @@ class State:
             faults=faults or FaultPoints(),
             keys=keys,
         )
-        self.moves = Moves(self.parts, random.Random(1))
+        self.garbage = GarbageCollector(self.parts, random.Random(1))
+        self.recovery = Recovery(self.parts)
 
     def close(self) -> None:
         self.residency.close()
@@ -173,7 +188,7 @@ class State:
         inode = await self.engine.get_inode(ino)
         if not inode.raw and not inode.blob and not inode.size:
             return b""
-        inode = await self.moves.hydrate(ino)
+        inode = await hydrate(self.parts, ino)
         return self.raw_store.path(inode.raw).read_bytes()
 
     async def leaks(self) -> list[str]:

@@ -36,8 +36,9 @@ from memfs.jobs.scrubber import Scrubber
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.migration import Migration
 from memfs.moves.attempt import MoveParts
+from memfs.moves.garbage import GarbageCollector
 from memfs.moves.generation import StateGeneration
-from memfs.moves.moves import Moves
+from memfs.moves.recovery import Recovery
 from memfs.placement.mover import Mover
 from memfs.placement.prefetch.prefetcher import Prefetcher
 from memfs.placement.quotas import Quotas
@@ -99,7 +100,7 @@ class Assembly:
     state_dir: Path
     engine: Engine
     sealer: Sealer
-    moves: Moves
+    recovery: Recovery
     filesystem: Filesystem
     driver: Driver
     tracing: Tracing
@@ -227,7 +228,8 @@ def assemble(
             room=room,
             store_elsewhere=remote is not None and not lies_on_disk_of(remote, state_dir),
         )
-        moves = Moves(move_parts)
+        garbage = GarbageCollector(move_parts)
+        recovery = Recovery(move_parts)
         board = HotBoard() if config.hot.devices else None
         move_parts.hot = board
         access_stats = AccessStats(config.policy.promote_count, config.policy.promote_window_s)
@@ -243,7 +245,9 @@ def assemble(
                 syncer=syncer,
                 activity=activity,
                 residency=residency,
-                moves=moves,
+                move_parts=move_parts,
+                garbage=garbage,
+                recheck=recovery.recheck,
                 form_reader=FormReader(engine, packed_store, remote, raw_store, keys=keys),
                 state_dir=state_dir,
                 features=features,
@@ -258,7 +262,7 @@ def assemble(
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
         prefetcher = Prefetcher(
             move_parts,
-            moves,
+            garbage,
             activity,
             Predictor(),
             access_stats.pools,
@@ -277,7 +281,8 @@ def assemble(
         )
         mover = Mover(
             move_parts,
-            moves,
+            garbage,
+            recovery,
             activity,
             filesystem.finish_requests,
             state_dir,
@@ -285,7 +290,7 @@ def assemble(
             planner=planner,
             quotas=quotas,
         )
-        scrubber = Scrubber(move_parts, moves, quotas)
+        scrubber = Scrubber(move_parts, quotas)
         tracing = Tracing(recorder, mountpoint, config.trace)
         status = Status(
             StatusParts(
@@ -309,15 +314,15 @@ def assemble(
                 move_parts.store_elsewhere,
             )
         )
-        hot = _build_hot(config.hot, state_dir, board, move_parts, moves, activity)
+        hot = _build_hot(config.hot, state_dir, board, move_parts, activity)
         providers: tuple[_Provider, ...] = (
             status,
             policy,
             tracing,
             PrefetchMethods(engine, prefetcher, board),
             ScrubMethods(scrubber),
-            TreeMethods(move_parts, moves, mover, access_stats),
-            GcMethods(move_parts, moves, mover.compaction),
+            TreeMethods(move_parts, mover, access_stats),
+            GcMethods(move_parts, garbage, mover.compaction),
             RemountMethods(features),
             *hot.providers,
         )
@@ -326,7 +331,7 @@ def assemble(
             state_dir=state_dir,
             engine=engine,
             sealer=sealer,
-            moves=moves,
+            recovery=recovery,
             filesystem=filesystem,
             driver=driver,
             tracing=tracing,
@@ -376,7 +381,6 @@ def _build_hot(
     state_dir: Path,
     board: HotBoard | None,
     parts: MoveParts,
-    moves: Moves,
     activity: Activity,
 ) -> _HotParts:
     if board is None:
@@ -389,7 +393,7 @@ def _build_hot(
     supervisor = HotSupervisor(
         config, state_dir, board, activity.look_at_all, child_environment(os.environ)
     )
-    tier = HotTier(parts, moves, board, supervisor)
+    tier = HotTier(parts, board, supervisor)
     return _HotParts((HotMethods(config, supervisor, board),), (supervisor.run, tier.run))
 
 

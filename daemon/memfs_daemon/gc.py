@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Handler
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.moves import Moves
+    from memfs.moves.garbage import GarbageCollector
     from memfs.placement.compaction import Compaction
 
 log = logging.getLogger(__name__)
@@ -38,13 +38,13 @@ class GcMethods:
 
     Args:
         parts: The engine and the stores.
-        moves: Removes garbage.
+        garbage: Removes it.
         compaction: Of the mover.
     """
 
-    def __init__(self, parts: MoveParts, moves: Moves, compaction: Compaction) -> None:
+    def __init__(self, parts: MoveParts, garbage: GarbageCollector, compaction: Compaction) -> None:
         self._parts = parts
-        self._moves = moves
+        self._garbage = garbage
         self._compaction = compaction
         self._orphans = OrphanSearch(parts)
 
@@ -67,7 +67,7 @@ class GcMethods:
         removed_count = 0
         end_s = time.monotonic() + SLICE_S
         while not dry_run and time.monotonic() < end_s:
-            step_count = await self._moves.collect_garbage(ITEMS_A_STEP)
+            step_count = await self._garbage.collect(ITEMS_A_STEP)
             if not step_count:
                 break
             removed_count += step_count

@@ -77,7 +77,7 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
     if parts.generation is not None:
         await parts.generation.begin(take_stale=parts.take_stale_state)
     await parts.quotas.load()
-    await parts.moves.recover()
+    await parts.recovery.begin()
     await parts.filesystem.recover()
     await parts.tracing.begin()
     try:
@@ -231,7 +231,7 @@ async def _drain(parts: Assembly) -> None:
             await parts.filesystem.sync()
             async with parts.engine.change():
                 await parts.engine.mark_durable(files)
-                await parts.moves.note_drained()
+                await parts.recovery.recheck.note_drained()
         except Exception as error:
             reason = as_failure(error, f"the end of {parts.state_dir}")
             log.error("%s: not drained, the next mount goes on: %s", parts.state_dir, reason)

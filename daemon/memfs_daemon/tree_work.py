@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from memfs.control.server import Handler
     from memfs.moves.attempt import MoveParts
     from memfs.moves.file_work import FileWork
-    from memfs.moves.moves import Moves
     from memfs.placement.mover import Mover
     from memfs.policy.access_stats import AccessStats
 
@@ -55,16 +54,12 @@ class TreeMethods:
 
     Args:
         parts: What moves work with.
-        moves: Makes them.
         mover: Knows the state of store and disk.
         access_stats: Is told what leaves RAM.
     """
 
-    def __init__(
-        self, parts: MoveParts, moves: Moves, mover: Mover, access_stats: AccessStats
-    ) -> None:
+    def __init__(self, parts: MoveParts, mover: Mover, access_stats: AccessStats) -> None:
         self._parts = parts
-        self._moves = moves
         self._mover = mover
         self._access_stats = access_stats
 
@@ -93,7 +88,7 @@ class TreeMethods:
         Returns:
             `keys` as well: forms and stored bytes by the key id that they had.
         """
-        work = Rekeying(self._moves, self._mover.quotas, dry_run=dry_run)
+        work = Rekeying(self._parts, self._mover.quotas, dry_run=dry_run)
         answer = await _run(inos, work)
         answer["keys"] = {key_id: [*counts] for key_id, counts in work.keys.items()}
         return answer
@@ -118,9 +113,7 @@ class TreeMethods:
         """
         chosen = None if codec is None else get_codec(parse_codec(codec))
         request = CompressionRequest(chosen, drop_raw, dry_run)
-        work = Compression(
-            self._parts, self._moves, self._access_stats, self._mover.quotas, request
-        )
+        work = Compression(self._parts, self._access_stats, self._mover.quotas, request)
         return await _run(inos, work)
 
     async def barrier(self, inos: list[int], level: str) -> JsonValue:
@@ -136,7 +129,7 @@ class TreeMethods:
         if level == Level.LOCAL:
             return await _run(inos, LocalBarrier(self._parts, self._mover.durability))
         mover = self._mover
-        work = RemoteBarrier(self._parts, self._moves, mover.breaker, mover.quotas)
+        work = RemoteBarrier(self._parts, mover.breaker, mover.quotas)
         return await _run(inos, work)
 
 

@@ -28,6 +28,7 @@ from memfs.filesystem.attributes import AttributeRequests, without_suidgid
 from memfs.filesystem.replies import Opened
 from memfs.linux.files import fallocate, syncfs
 from memfs.metadata.records import AttributeChanges, Inode, InodeFlags
+from memfs.moves.hydrating import hydrate
 from memfs.traces.access_log import Operation
 from memfs.waiting import call_in_thread, leave
 
@@ -360,7 +361,7 @@ class ContentRequests(AttributeRequests):
             return inode
         await leave()
         try:
-            return await self._moves.hydrate(inode.ino)
+            return await hydrate(self._move_parts, inode.ino)
         except NoSpaceError:
             return inode
         except ObjectArchivedError:

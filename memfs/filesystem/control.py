@@ -91,7 +91,7 @@ class Control:
             None if parts.header_reader is None else TensorHeaders(parts, parts.header_reader)
         )
         self._health = parts.health
-        self._progress = parts.moves.progress
+        self._progress = parts.move_parts.progress
         self._room = parts.room
         self._readers: dict[bytes, Callable[[Inode], Awaitable[str]]] = {
             TIER_XATTR: self._tier,

@@ -169,7 +169,7 @@ class Names(Shared):
                     continue
                 self._orphans.pop(ino, None)
                 while self._raw_store.exists(raw):
-                    if not await self._moves.collect_local_garbage(GARBAGE_A_CALL):
+                    if not await self._garbage.collect_local(GARBAGE_A_CALL):
                         break
             except (MemfsError, OSError) as error:
                 # The name is gone; the mover makes the room.

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from memfs.hot.board import HotBoard
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
-    from memfs.moves.moves import Moves
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.garbage import GarbageCollector
+    from memfs.moves.rechecking import Recheck
     from memfs.stores.raw import RawStore
     from memfs.traces.access_log import Operation
     from memfs.types import InodeNo, RawId
@@ -94,7 +96,9 @@ class Parts:
     syncer: Syncer
     activity: Activity
     residency: Residency
-    moves: Moves
+    move_parts: MoveParts
+    garbage: GarbageCollector
+    recheck: Recheck
     form_reader: FormReader
     state_dir: Path
     features: Features
@@ -147,7 +151,9 @@ class Shared:
         self._access_log = parts.activity.access_log
         self._residency = parts.residency
         self._room = parts.room
-        self._moves = parts.moves
+        self._move_parts = parts.move_parts
+        self._garbage = parts.garbage
+        self._recheck = parts.recheck
         self._form_reader = parts.form_reader
         self._state_dir = parts.state_dir
         self._features = parts.features
@@ -155,7 +161,7 @@ class Shared:
         self.invalidations = parts.invalidations
         self._kernel_cache = parts.invalidations.kernel_cache
         self.validity = Validity(
-            parts.open_table, lambda: parts.moves.rechecked, parts.validity_limits
+            parts.open_table, lambda: parts.recheck.done, parts.validity_limits
         )
         self._now_ns = parts.clock.now_ns
         self._undone = False
@@ -232,7 +238,7 @@ class Shared:
     def _forget_undone(self) -> None:
         """Drop what is remembered of changes that were undone."""
         self._undone = True
-        self._moves.doubt()
+        self._recheck.doubt()
         self._unmade += self._made
         self._made.clear()
         self._large.clear()

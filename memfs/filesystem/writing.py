@@ -13,6 +13,8 @@ import trio
 
 from memfs.filesystem.names import Names
 from memfs.metadata.records import Inode, InodeFlags
+from memfs.moves.damage import replace_damaged
+from memfs.moves.hydrating import hydrate
 from memfs.types import BLOCK_BYTES
 from memfs.waiting import leave
 
@@ -59,7 +61,7 @@ class Writing(Names):
                     inode = await self._unseal(inode)
                     break
             await leave()
-            await self._moves.hydrate(ino)
+            await hydrate(self._move_parts, ino)
         if not truncate:
             # It may believe for a day what it was told while nobody could write.
             self._kernel_cache.forget_attributes(ino)
@@ -96,7 +98,7 @@ class Writing(Names):
         if self._sealer.damage_of(inode) is None:
             return inode
         await leave()
-        return await self._moves.replace_damaged(ino)
+        return await replace_damaged(self._move_parts, ino)
 
     async def _cut(self, inode: Inode, size: int) -> None:
         """Give an unsealed file another size, in a thread where that frees much.

@@ -15,9 +15,11 @@ import trio
 from memfs.errors import InvalidValueError
 from memfs.metadata.records import Decision, InodeFlags
 from memfs.moves.coding import NO_CODEC, codec_of
+from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.file_work import DUE
+from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
-from memfs.moves.packing import find_form, stored_bytes_limit
+from memfs.moves.packing import find_form, pack, stored_bytes_limit
 from memfs.policy import rules
 from memfs.policy.quotas import Spent
 from memfs.stores.sampling import judge
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Form, Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.file_work import WorkResults
-    from memfs.moves.moves import Moves
     from memfs.moves.outcome import MoveResult
     from memfs.placement.quotas import Quotas
     from memfs.policy.access_stats import AccessStats
@@ -59,7 +60,6 @@ class Compression:
 
     Args:
         parts: The engine and the stores among them.
-        moves: Packs and drops.
         access_stats: Is told what leaves RAM.
         quotas: The quotas.
         request: What is asked for.
@@ -71,7 +71,6 @@ class Compression:
     def __init__(
         self,
         parts: MoveParts,
-        moves: Moves,
         access_stats: AccessStats,
         quotas: Quotas,
         request: CompressionRequest,
@@ -79,7 +78,6 @@ class Compression:
         if request.codec is not None and request.codec.spec == NO_CODEC:
             raise InvalidValueError("the codec none compresses nothing")
         self._parts = parts
-        self._moves = moves
         self._access_stats = access_stats
         self._quotas = quotas
         self._request = request
@@ -133,7 +131,7 @@ class Compression:
                 return
         kept = False
         if self._request.drop_raw:
-            kept = (await self._moves.drop_raw(ino)).outcome == MoveOutcome.BUSY
+            kept = (await drop_raw(self._parts, ino)).outcome == MoveOutcome.BUSY
             if not kept:
                 self._access_stats.pools.leave(ino)
         now = await self._parts.engine.get_inode(ino)
@@ -153,9 +151,9 @@ class Compression:
         unpacked_bytes = inode.size if recode and not inode.raw else 0
         with self._quotas.reserved({Spent.DISK_WRITES: unpacked_bytes + inode.size}) as actual:
             if recode:
-                await self._moves.hydrate(inode.ino)
-                await self._moves.drop_form(inode.ino, FormKind.PACKED)
-            result = await self._moves.pack(inode.ino, self._request.codec)
+                await hydrate(self._parts, inode.ino)
+                await drop_form(self._parts, inode.ino, FormKind.PACKED)
+            result = await pack(self._parts, inode.ino, self._request.codec)
             actual[Spent.DISK_WRITES] = unpacked_bytes + min(inode.size, result.moved_bytes)
             return result
 

@@ -11,13 +11,14 @@ import trio
 
 from memfs.moves.file_work import DUE
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.rekeying import list_keyed, rekey
 from memfs.placement.quotas import cost_of_rekey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memfs.moves.attempt import MoveParts
     from memfs.moves.file_work import WorkResults
-    from memfs.moves.moves import Moves
     from memfs.moves.rekeying import KeyedForm
     from memfs.placement.quotas import Quotas
     from memfs.types import InodeNo
@@ -32,13 +33,13 @@ class Rekeying:
     """Brings files under the key that new forms have; a `FileWork`.
 
     Args:
-        moves: Makes the moves.
+        parts: What moves work with.
         quotas: The quotas.
         dry_run: Only count forms by key.
     """
 
-    def __init__(self, moves: Moves, quotas: Quotas, *, dry_run: bool) -> None:
-        self._moves = moves
+    def __init__(self, parts: MoveParts, quotas: Quotas, *, dry_run: bool) -> None:
+        self._parts = parts
         self._quotas = quotas
         self._dry_run = dry_run
         self.keys: dict[str, list[int]] = {}
@@ -47,7 +48,7 @@ class Rekeying:
 
     async def do(self, ino: InodeNo, results: WorkResults) -> None:
         """See `FileWork`."""
-        forms = await self._moves.list_keyed(ino)
+        forms = await list_keyed(self._parts, ino)
         outcome, moved_bytes = await self._rekey(ino, forms)
         if outcome not in _REASONS:
             for form in forms:
@@ -64,7 +65,7 @@ class Rekeying:
         if self._dry_run:
             return DUE, 0
         with self._quotas.reserved(cost_of_rekey(forms)):
-            return await self._moves.rekey(ino)
+            return await rekey(self._parts, ino)
 
     async def finish(self, results: WorkResults) -> None:
         """See `FileWork`."""

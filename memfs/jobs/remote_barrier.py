@@ -23,9 +23,11 @@ from memfs.errors import (
     StoreError,
 )
 from memfs.metadata.records import InodeFlags
+from memfs.moves.batching import upload_batch
 from memfs.moves.file_work import WAITING, refusal_outcome
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import find_form
+from memfs.moves.uploading import upload
 from memfs.placement.batcher import FILES_A_BATCH_MAX
 from memfs.placement.quotas import BatchQuota, cost_of_upload, stored_bytes_max
 from memfs.policy.quotas import Spent
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.file_work import WorkResults
-    from memfs.moves.moves import Moves
     from memfs.placement.circuit_breaker import CircuitBreaker
     from memfs.placement.quotas import Quotas
     from memfs.types import InodeNo
@@ -54,21 +55,17 @@ class RemoteBarrier:
 
     Args:
         parts: The engine and the configuration among them.
-        moves: Makes the uploads.
-        gate: Of the mover.
+        breaker: Of the mover.
         quotas: The quotas.
 
     Raises:
         NotSupportedError: There is no object store.
     """
 
-    def __init__(
-        self, parts: MoveParts, moves: Moves, breaker: CircuitBreaker, quotas: Quotas
-    ) -> None:
+    def __init__(self, parts: MoveParts, breaker: CircuitBreaker, quotas: Quotas) -> None:
         if parts.remote is None:
             raise NotSupportedError("no glacier tier is configured: set glacier.url")
         self._parts = parts
-        self._moves = moves
         self._breaker = breaker
         self._quotas = quotas
         self._small: list[Inode] = []
@@ -122,7 +119,7 @@ class RemoteBarrier:
             if not chosen:
                 return
             try:
-                found = await self._moves.upload_batch([file.ino for file in chosen])
+                found = await upload_batch(self._parts, [file.ino for file in chosen])
             except (MemfsError, OSError) as error:
                 quota.close(None)
                 self._note_refusal(chosen, error, results)
@@ -160,7 +157,7 @@ class RemoteBarrier:
         cost = cost_of_upload(stored_bytes_max(size), copied=packed is None)
         try:
             with self._quotas.reserved(cost) as actual:
-                outcome, moved_bytes = await self._moves.upload(file.ino)
+                outcome, moved_bytes = await upload(self._parts, file.ino)
                 actual[Spent.DISK_WRITES] = min(actual[Spent.DISK_WRITES], moved_bytes)
         except (MemfsError, OSError) as error:
             self._note_refusal([file], error, results)

@@ -24,7 +24,6 @@ from memfs.types import FormKind, InodeNo
 if TYPE_CHECKING:
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.moves import Moves
     from memfs.policy.quotas import Cost
 
 log = logging.getLogger(__name__)
@@ -48,13 +47,11 @@ class Scrubber:
 
     Args:
         parts: What moves work with.
-        moves: Makes raw files again.
         quotas: The quotas; None: nothing is limited.
     """
 
-    def __init__(self, parts: MoveParts, moves: Moves, quotas: Quotas | None = None) -> None:
+    def __init__(self, parts: MoveParts, quotas: Quotas | None = None) -> None:
         self._parts = parts
-        self._moves = moves
         self._quotas = quotas or Quotas(QuotasConfig(), parts.engine)
         self._changed = Signal()
         """`_running` has."""
@@ -173,7 +170,7 @@ class Scrubber:
             self._pace = Pace(self._rate)
             try:
                 with self._quotas.reserved(cost):
-                    return await scrub_file(self._parts, inode.ino, self._moves.hydrate, self._pace)
+                    return await scrub_file(self._parts, inode.ino, self._pace)
             except QuotaSpentError as error:
                 if math.isinf(error.wait_s):
                     log.info("inode %d is not scrubbed: %s", inode.ino, error)

@@ -25,6 +25,7 @@ from memfs.moves.sightings import Sightings
 from memfs.moves.tally import CompressionTally
 from memfs.moves.throttle import BackgroundThrottle
 from memfs.moves.unfinished import note_unfinished
+from memfs.single_flight import SingleFlight
 from memfs.stores.disk import disk_errors
 from memfs.stores.zeros import ZeroRuns
 from memfs.traces.access_log import AccessLog
@@ -82,6 +83,10 @@ class MoveParts:
     uploading: KeyedLock[InodeNo] = field(default_factory=KeyedLock)
     """Files that are being uploaded: whoever comes second finds the first one's object. A task that
     holds a file waits for no other one."""
+    hydrating: SingleFlight[InodeNo, Inode] = field(default_factory=SingleFlight)
+    """Files that are being hydrated: all who ask for one wait for the same raw file."""
+    hydrated: dict[InodeNo, None] = field(default_factory=dict)
+    """Files that were hydrated since the mover asked (`take_hydrated`)."""
     zeros: ZeroRuns = field(default_factory=ZeroRuns)
     """Hashes the holes of files."""
     sightings: Sightings = field(default_factory=Sightings)

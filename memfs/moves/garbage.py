@@ -38,9 +38,14 @@ taken to refuse them all."""
 
 
 class GarbageCollector:
-    """Removes what the engine lists as garbage."""
+    """Removes what the engine lists as garbage.
 
-    def __init__(self, parts: MoveParts, rng: random.Random) -> None:
+    Args:
+        parts: What moves work with.
+        rng: Jitter of pauses; seeded by tests.
+    """
+
+    def __init__(self, parts: MoveParts, rng: random.Random | None = None) -> None:
         self._parts = parts
         self._lock = trio.Lock()
         self._local_lock = trio.Lock()

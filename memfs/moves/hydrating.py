@@ -27,7 +27,6 @@ from memfs.metadata.records import MoveKind
 from memfs.moves.attempt import recorded
 from memfs.moves.coding import unlock
 from memfs.moves.damage import replace_damaged
-from memfs.single_flight import SingleFlight
 from memfs.stores.digesting import digest_file
 from memfs.stores.disk import disk_errors
 from memfs.stores.extent import Extent
@@ -45,53 +44,48 @@ log = logging.getLogger(__name__)
 
 
 DONE_COUNT_MAX = 10_000
-"""Hydrated files remembered for the mover, about 1 MB; of more it hears at its next full look."""
+"""Hydrated files remembered for the mover, about 1 MB; it hears of more at its next full look."""
 
 
-class Hydrations:
-    """The hydrations under way: one for a file at a time, however many ask."""
+async def hydrate(parts: MoveParts, ino: InodeNo) -> Inode:
+    """Return the inode once it has a raw file; makes one if it has none, once for all who ask.
 
-    def __init__(self, parts: MoveParts) -> None:
-        self._parts = parts
-        self._flights: SingleFlight[InodeNo, Inode] = SingleFlight()
-        self._done: dict[InodeNo, None] = {}
+    Checkpoint: not if the raw file is there. Cancel: safe; another waiting caller takes over.
 
-    def take_done(self) -> list[InodeNo]:
-        """Return and forget the files hydrated since the last call."""
-        taken, self._done = self._done, {}
-        return list(taken)
+    Raises:
+        StaleInodeError: The file is gone.
+        NoSpaceError: The disk is full; nothing is left behind.
+        StoreError: No form can be fetched.
+        CorruptDataError: No form is intact, or the raw file is damaged and alone.
+    """
+    while True:
+        inode = await replace_damaged(parts, ino)
+        if inode.raw:
+            return inode
+        if ino not in parts.hydrating:
+            with parts.hydrating.lead(ino):
+                return await _lead(parts, inode)
+        # Then looked at anew: whoever led may have been cancelled, or the file written since.
+        await parts.hydrating.join(ino)
 
-    async def hydrate(self, ino: InodeNo) -> Inode:
-        """Return the inode once it has a raw file; makes one if it has none.
 
-        Checkpoint: not if the raw file is there. Cancel: safe; another waiting caller takes over.
+def take_hydrated(parts: MoveParts) -> list[InodeNo]:
+    """Return and forget the files hydrated since the last call."""
+    taken = [*parts.hydrated]
+    parts.hydrated.clear()
+    return taken
 
-        Raises:
-            StaleInodeError: The file is gone.
-            NoSpaceError: The disk is full; nothing is left behind.
-            StoreError: No form can be fetched.
-            CorruptDataError: No form is intact, or the raw file is damaged and alone.
-        """
-        while True:
-            inode = await replace_damaged(self._parts, ino)
-            if inode.raw:
-                return inode
-            if ino not in self._flights:
-                with self._flights.lead(ino):
-                    return await self._lead(inode)
-            # Then looked at anew: whoever led may have been cancelled, or the file written since.
-            await self._flights.join(ino)
 
-    async def _lead(self, inode: Inode) -> Inode:
-        hydrated = await _hydrate(self._parts, inode)
-        if len(self._done) < DONE_COUNT_MAX:
-            self._done[inode.ino] = None
-        if (access_log := self._parts.access_log).active:
-            forms = await self._parts.engine.list_forms(inode.blob)
-            packed = any(form.kind == FormKind.PACKED for form in forms)
-            tier = Tier.COLD if packed else Tier.GLACIER
-            access_log.note(Operation.HYDRATE, inode.ino, inode.size, tier)
-        return hydrated
+async def _lead(parts: MoveParts, inode: Inode) -> Inode:
+    hydrated = await _hydrate(parts, inode)
+    if len(parts.hydrated) < DONE_COUNT_MAX:
+        parts.hydrated[inode.ino] = None
+    if (access_log := parts.access_log).active:
+        forms = await parts.engine.list_forms(inode.blob)
+        packed = any(form.kind == FormKind.PACKED for form in forms)
+        tier = Tier.COLD if packed else Tier.GLACIER
+        access_log.note(Operation.HYDRATE, inode.ino, inode.size, tier)
+    return hydrated
 
 
 async def _hydrate(parts: MoveParts, inode: Inode) -> Inode:

@@ -1,7 +1,7 @@
 """Recovery: what a killed daemon left half done is undone.
 
-Invariant: `roll_back` looks only at unfinished moves, so that a mount of any size is ready at once;
-what needs a look at every file is done by `Sweep`, in slices, while the mount serves.
+Invariant: `Recovery.begin` looks only at unfinished moves, so that a mount of any size is ready at
+once; what needs a look at every file is done in slices, while the mount serves.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import trio
 from memfs.defects import as_failure
 from memfs.errors import MemfsError, ObjectMissingError
 from memfs.metadata.records import MoveKind
+from memfs.moves.rechecking import Recheck
 from memfs.moves.unfinished import note_unfinished
 from memfs.types import InodeNo, RawId
 
@@ -25,6 +26,30 @@ log = logging.getLogger(__name__)
 
 FILES_A_SLICE = 2000
 """Inodes looked at before the event loop is given back; about 10 ms. Guess; never measured."""
+
+
+class Recovery:
+    """All that is to be done about an earlier daemon's end."""
+
+    def __init__(self, parts: MoveParts) -> None:
+        self._parts = parts
+        self._sweep = Sweep(parts)
+        self.recheck = Recheck(parts)
+
+    async def begin(self) -> int:
+        """Roll back the moves of a daemon that died; returns how many. Once, before any move."""
+        count = await roll_back(self._parts)
+        await self.recheck.begin()
+        return count
+
+    async def look_at_slice(self) -> int:
+        """Look a little for what an earlier daemon left; returns raw files removed or adopted."""
+        return await self.recheck.compare_slice() + await self._sweep.sweep_slice()
+
+    @property
+    def done(self) -> bool:
+        """True when nothing can be left to find."""
+        return self._sweep.done and self.recheck.proven
 
 
 async def roll_back(parts: MoveParts) -> int:

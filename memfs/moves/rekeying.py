@@ -16,6 +16,7 @@ from memfs.moves.attempt import recorded
 from memfs.moves.coding import encryption_of, is_under, key_of, unlock
 from memfs.moves.containers import Container
 from memfs.moves.dropping import drop_form
+from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form, live_blob
 from memfs.moves.uploading import object_key, temporary_file, verify_object
@@ -26,7 +27,6 @@ from memfs.types import FormCoding, FormKind
 if TYPE_CHECKING:
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.hydrating import Hydrations
     from memfs.moves.progress import MoveProgress
     from memfs.types import InodeNo
 
@@ -54,7 +54,7 @@ async def list_keyed(parts: MoveParts, ino: InodeNo) -> list[KeyedForm]:
     return found
 
 
-async def rekey(parts: MoveParts, hydrations: Hydrations, ino: InodeNo) -> MoveResult:
+async def rekey(parts: MoveParts, ino: InodeNo) -> MoveResult:
     """Bring the forms of a sealed file under the key that new ones have, or under none.
 
     The object is copied under its new key, a batched one into an object of its own. A packed file
@@ -75,7 +75,7 @@ async def rekey(parts: MoveParts, hydrations: Hydrations, ino: InodeNo) -> MoveR
     if remote is not None:
         outcome, moved_bytes = await _rekey_remote(parts, inode, remote)
     if await _find_old(parts, inode, FormKind.PACKED) is not None:
-        await hydrations.hydrate(ino)
+        await hydrate(parts, ino)
         outcome, freed_bytes = await drop_form(parts, ino, FormKind.PACKED)
         moved_bytes += freed_bytes
     return MoveResult(outcome, moved_bytes)

@@ -34,6 +34,7 @@ from memfs.metadata.records import InodeFlags
 from memfs.moves.coding import unlock
 from memfs.moves.damage import record_damage, replace_damaged
 from memfs.moves.dropping import drop_form, drop_raw
+from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
 from memfs.stores.digesting import digest_file, read_file
 from memfs.stores.disk import disk_errors
@@ -43,7 +44,7 @@ from memfs.stores.restoring import without_restores
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Sequence
     from pathlib import Path
 
     from memfs.metadata.records import Blob, Form, Inode
@@ -148,12 +149,7 @@ class Pace:
             time.sleep(min(ahead_s, 0.2))
 
 
-async def scrub_file(
-    parts: MoveParts,
-    ino: InodeNo,
-    hydrate: Callable[[InodeNo], Awaitable[Inode]],
-    pace: Pace | None = None,
-) -> Scrubbed:
+async def scrub_file(parts: MoveParts, ino: InodeNo, pace: Pace | None = None) -> Scrubbed:
     """Check all forms of one file, and repair what can be repaired.
 
     A raw file that was never packed nor uploaded has no digest yet: it is read, so that a disk
@@ -162,7 +158,6 @@ async def scrub_file(
     Args:
         parts: What moves work with.
         ino: The file.
-        hydrate: Makes a raw file again (`Moves.hydrate`).
         pace: Of reading from the local disk; tells how far it is. None: as fast as can be.
     """
     pace = pace or Pace()
@@ -171,7 +166,7 @@ async def scrub_file(
         if not stat.S_ISREG(inode.mode) or inode.flags & InodeFlags.UNSEALED or not inode.nlink:
             return Scrubbed(ScrubOutcome.SKIPPED)
         if damage := parts.sealer.damage_of(inode):
-            return await _replace_raw(parts, inode, damage, hydrate)
+            return await _replace_raw(parts, inode, damage)
         if await parts.sealer.adopt_if_changed(inode):
             # Written before power was lost: what it was is no measure of what it is.
             return Scrubbed(ScrubOutcome.SKIPPED)
@@ -182,7 +177,7 @@ async def scrub_file(
         if not any(check.damage for check in checks):
             return Scrubbed(ScrubOutcome.SOUND, checks)
         try:
-            return await _repair(parts, inode, forms, checks, hydrate)
+            return await _repair(parts, inode, forms, checks)
         except StoreError as error:
             # The store was read a moment ago and does not answer now: nothing is given up for it.
             return Scrubbed(ScrubOutcome.WAITING, checks, str(error))
@@ -193,14 +188,12 @@ async def scrub_file(
         return Scrubbed(ScrubOutcome.SKIPPED)
 
 
-async def _replace_raw(
-    parts: MoveParts, inode: Inode, damage: str, hydrate: Callable[[InodeNo], Awaitable[Inode]]
-) -> Scrubbed:
+async def _replace_raw(parts: MoveParts, inode: Inode, damage: str) -> Scrubbed:
     """Have another form take the place of a raw file that was changed while no daemon ran."""
     checks = (FormCheck(FormKind.RAW, 0, damage),)
     try:
         await replace_damaged(parts, inode.ino)
-        await hydrate(inode.ino)
+        await hydrate(parts, inode.ino)
     except CorruptDataError as error:
         await record_damage(parts, inode.ino, str(error), logged=False)
         return Scrubbed(ScrubOutcome.QUARANTINED, checks, str(error))
@@ -320,7 +313,6 @@ async def _repair(
     inode: Inode,
     forms: list[Form],
     checks: tuple[FormCheck, ...],
-    hydrate: Callable[[InodeNo], Awaitable[Inode]],
 ) -> Scrubbed:
     damaged = [check for check in checks if check.damage]
     reasons = "; ".join(f"{check.kind}: {check.damage}" for check in damaged)
@@ -343,7 +335,7 @@ async def _repair(
     detail = f"{reasons}; given up for its {sound[0]} form"
     if any(check.kind == FormKind.RAW for check in damaged):
         try:
-            await hydrate(inode.ino)
+            await hydrate(parts, inode.ino)
         except (MemfsError, OSError) as error:
             detail += f"; it is read from there for now: {error}"
     return Scrubbed(ScrubOutcome.REPAIRED, checks, detail)

@@ -12,6 +12,7 @@ import trio
 
 from memfs.defects import as_failure
 from memfs.errors import MemfsError
+from memfs.moves.batching import upload_batch
 from memfs.moves.outcome import MoveOutcome
 from memfs.placement.quotas import BatchQuota
 from memfs.signals import Signal
@@ -19,8 +20,7 @@ from memfs.signals import Signal
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from memfs.config import GlacierConfig
-    from memfs.moves.moves import Moves
+    from memfs.moves.attempt import MoveParts
     from memfs.placement.quotas import Quotas
     from memfs.policy.view import Move
     from memfs.types import InodeNo
@@ -33,8 +33,7 @@ class Batcher:
     """Moves of small files on their way to the object store.
 
     Args:
-        moves: Makes the object.
-        config: When a batch is full.
+        parts: What moves work with.
         gathered: Of the queues: holds each move from its coming to its end.
         quotas: Keeps room in the quotas for what is gathered.
         finish: Makes the rest of a move, with an upload of its own where the batch left it out.
@@ -43,15 +42,14 @@ class Batcher:
 
     def __init__(
         self,
-        moves: Moves,
-        config: GlacierConfig,
+        parts: MoveParts,
         gathered: dict[InodeNo, Move],
         quotas: Quotas,
         finish: Callable[[Move, int], Awaitable[None]],
         fail: Callable[[list[Move], MemfsError | OSError], Awaitable[None]],
     ) -> None:
-        self._moves = moves
-        self._config = config
+        self._parts = parts
+        self._config = parts.config.glacier
         self._finish = finish
         self._fail = fail
         self._gathered = gathered
@@ -128,7 +126,7 @@ class Batcher:
         if not moves:
             return
         try:
-            results = await self._moves.upload_batch([move.ino for move in moves])
+            results = await upload_batch(self._parts, [move.ino for move in moves])
         except (MemfsError, OSError) as error:
             quota.close(None)
             await self._fail(moves, error)

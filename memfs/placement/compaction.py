@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from memfs.errors import MemfsError, QuotaSpentError, StoreUnavailableError
+from memfs.moves.batching import compact
 from memfs.placement.quotas import cost_of_compaction
 
 if TYPE_CHECKING:
     from memfs.metadata.records import Batch
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.moves import Moves
     from memfs.placement.quotas import Quotas
 
 log = logging.getLogger(__name__)
@@ -44,13 +44,11 @@ class Compaction:
 
     Args:
         parts: The engine among them.
-        moves: Writes the new objects.
         quotas: The quotas.
     """
 
-    def __init__(self, parts: MoveParts, moves: Moves, quotas: Quotas) -> None:
+    def __init__(self, parts: MoveParts, quotas: Quotas) -> None:
         self._parts = parts
-        self._moves = moves
         self._quotas = quotas
         self._lock = trio.Lock()
         self._uncompactable: set[str] = set()
@@ -70,7 +68,7 @@ class Compaction:
             try:
                 cost = cost_of_compaction(batch.live_bytes, batch.live_count)
                 with self._quotas.reserved(cost):
-                    freed_bytes = await self._moves.compact(batch)
+                    freed_bytes = await compact(self._parts, batch)
             except QuotaSpentError as error:
                 log.info("%s is not compacted yet: %s", batch.key, error)
                 return Compacted(batch.key, 0, str(error), error.wait_s)

@@ -23,6 +23,7 @@ from memfs.hot.pool import HotTierFullError
 from memfs.hot.protocol import HotGoneError, HotMissError, error_reply, number_in, shorten
 from memfs.hot.tensors import FormatError
 from memfs.metadata.records import Decision, InodeFlags, PendingMove
+from memfs.moves.hydrating import hydrate
 from memfs.policy import rules
 from memfs.policy.marks import (
     PRIORITY_XATTR,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from memfs.hot.board import HotBoard, Want
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.moves import Moves
     from memfs.types import Generation, InodeNo
 
 log = logging.getLogger(__name__)
@@ -72,17 +72,16 @@ class HotTier:
 
     Args:
         parts: The engine and the stores.
-        moves: Gives files their raw form.
         board: What is wanted and what is resident.
         server: The hot server.
     """
 
-    def __init__(self, parts: MoveParts, moves: Moves, board: HotBoard, server: HotCaller) -> None:
+    def __init__(self, parts: MoveParts, board: HotBoard, server: HotCaller) -> None:
         self._engine = parts.engine
         self._raw_store = parts.raw_store
         self._sealer = parts.sealer
         self._policy = parts.config.policy
-        self._moves = moves
+        self._parts = parts
         self._board = board
         self._server = server
         self._failures: BoundedDict[InodeNo, _Failure] = BoundedDict(REMEMBERED_COUNT_MAX)
@@ -232,7 +231,7 @@ class HotTier:
         if not inode.size:
             raise FormatError("an empty file holds no tensors")
         if not inode.raw:
-            inode = await self._moves.hydrate(ino)
+            inode = await hydrate(self._parts, ino)
         fd = self._raw_store.open(inode.raw, os.O_RDONLY)
         try:
             answer = await self._server.call(

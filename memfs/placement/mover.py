@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from memfs.content.activity import Activity
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.moves import Moves
+    from memfs.moves.garbage import GarbageCollector
+    from memfs.moves.recovery import Recovery
     from memfs.placement.circuit_breaker import CircuitBreaker
     from memfs.placement.compaction import Compaction
     from memfs.placement.durability import Durability
@@ -62,7 +63,8 @@ class Mover:
 
     Args:
         parts: The engine, the stores and the owners of state.
-        moves: Makes the moves.
+        garbage: Removes garbage.
+        recovery: Looks for what an earlier daemon left.
         activity: What programs did.
         finish_requests: Ends what requests began (`Filesystem.finish_requests`); called first in
             every round; True if more is left for the next one.
@@ -76,7 +78,8 @@ class Mover:
     def __init__(
         self,
         parts: MoveParts,
-        moves: Moves,
+        garbage: GarbageCollector,
+        recovery: Recovery,
         activity: Activity,
         finish_requests: Callable[[], Awaitable[bool]],
         state_dir: Path,
@@ -86,7 +89,9 @@ class Mover:
         quotas: Quotas | None = None,
     ) -> None:
         self._config = parts.config
-        self._moves = moves
+        self._garbage = garbage
+        self._progress = parts.progress
+        self._recovery = recovery
         self._activity = activity
         self._finish_requests = finish_requests
         self._queues = MoveQueues()
@@ -98,7 +103,6 @@ class Mover:
         self._quotas = quotas or Quotas(QuotasConfig(), parts.engine)
         self._placer = Placer(
             parts,
-            moves,
             observer,
             access_stats,
             self._queues.gathered,
@@ -107,7 +111,6 @@ class Mover:
         )
         self._rounds = Rounds(
             parts,
-            moves,
             activity,
             self._queues,
             observer,
@@ -116,10 +119,10 @@ class Mover:
             planner or GuardedPlanner(),
             state_dir,
         )
-        parts.progress.queue = self._queues
+        self._progress.queue = self._queues
         self._throttle = parts.throttle
         self._watch = ProgramWatch(parts, activity, state_dir)
-        self._upkeep = Upkeep(parts, moves, state_dir, self._quotas)
+        self._upkeep = Upkeep(parts, garbage, recovery, state_dir, self._quotas)
 
     async def run_round(self) -> None:
         """Do one bounded round, all moves that it decides, one after the other, and upkeep."""
@@ -185,7 +188,10 @@ class Mover:
         return {
             "giving_way": self._throttle.giving_way,
             "queues": self._queues.status(),
-            "moves": self._moves.status(),
+            "moves": {
+                "in_progress": self._progress.describe(),
+                "swept": self._recovery.done,
+            },
         } | (self._rounds.status())
 
     async def _pause(self, pause_s: float) -> None:
@@ -205,7 +211,7 @@ class Mover:
         await self._quotas.save_if_due()
         more = await self._finish_requests()
         if self._activity.take_freed():
-            await self._moves.collect_local_garbage(GARBAGE_A_ROUND)
+            await self._garbage.collect_local(GARBAGE_A_ROUND)
         return await self._rounds.decide() or more
 
     async def _place_throttled(self, move: Move) -> None:

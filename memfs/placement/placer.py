@@ -22,8 +22,12 @@ from memfs.errors import (
 )
 from memfs.log_lines import SeldomLog
 from memfs.metadata.records import Decision, PendingMove
+from memfs.moves.dropping import drop_form, drop_raw
+from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome, MoveResult
+from memfs.moves.packing import pack
 from memfs.moves.sightings import SEEN_S
+from memfs.moves.uploading import upload
 from memfs.placement.batcher import Batcher
 from memfs.placement.circuit_breaker import CircuitBreaker
 from memfs.placement.locking import Locker
@@ -40,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.moves import Moves
     from memfs.placement.observation import Observer
     from memfs.placement.quotas import Quotas
     from memfs.policy.access_stats import AccessStats
@@ -63,7 +66,6 @@ class Placer:
 
     Args:
         parts: The engine and the owners of state among them.
-        moves: Makes the moves.
         observer: Looks at files.
         access_stats: Is told what leaves the disk; its pools, what comes into RAM and leaves it.
         gathered: Of the queues: moves that wait for a batch.
@@ -74,7 +76,6 @@ class Placer:
     def __init__(
         self,
         parts: MoveParts,
-        moves: Moves,
         observer: Observer,
         access_stats: AccessStats,
         gathered: dict[InodeNo, Move],
@@ -82,16 +83,13 @@ class Placer:
         rng: random.Random,
     ) -> None:
         self._parts = parts
-        self._moves = moves
         self._observer = observer
         self._access_stats = access_stats
         self._locker = Locker(parts, observer, access_stats.pools)
         self._quotas = quotas
         self._rng = rng
         self.breaker = CircuitBreaker(parts.config.policy, rng)
-        self.batcher = Batcher(
-            moves, parts.config.glacier, gathered, quotas, self.place, self._postpone_batch
-        )
+        self.batcher = Batcher(parts, gathered, quotas, self.place, self._postpone_batch)
         self._waits = SeldomLog(log)
         self.restoring: set[InodeNo] = set()
         """Files whose objects are being restored because a program or a pin wants them."""
@@ -279,17 +277,17 @@ class Placer:
         ino = candidate.ino
         match step:
             case Step.HYDRATE:
-                inode = await self._moves.hydrate(ino)
+                inode = await hydrate(self._parts, ino)
                 return MoveResult(MoveOutcome.DONE, inode.size)
             case Step.PACK:
-                return await self._moves.pack(ino)
+                return await pack(self._parts, ino)
             case Step.UPLOAD:
-                return await self._moves.upload(ino)
+                return await upload(self._parts, ino)
             case Step.DROP_RAW:
-                return await self._moves.drop_raw(ino, seen_within_s=seen_within_s)
+                return await drop_raw(self._parts, ino, seen_within_s=seen_within_s)
             case Step.DROP_PACKED:
-                return await self._moves.drop_form(
-                    ino, FormKind.PACKED, seen_within_s=seen_within_s
+                return await drop_form(
+                    self._parts, ino, FormKind.PACKED, seen_within_s=seen_within_s
                 )
             case Step.UNLOCK:
                 # Under mere pressure of the quota the kernel may keep the pages while it can.

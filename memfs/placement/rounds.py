@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from memfs.content.activity import Activity
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.moves import Moves
     from memfs.placement.observation import Observer
     from memfs.placement.placer import Placer
     from memfs.placement.queues import MoveQueues
@@ -33,7 +32,6 @@ class Rounds:
 
     Args:
         parts: The engine and the owners of state.
-        moves: Knows which files were hydrated.
         activity: What programs did.
         queues: Take the decided moves.
         observer: Looks at files.
@@ -46,7 +44,6 @@ class Rounds:
     def __init__(
         self,
         parts: MoveParts,
-        moves: Moves,
         activity: Activity,
         queues: MoveQueues,
         observer: Observer,
@@ -63,9 +60,7 @@ class Rounds:
         decider = Decider(parts, usage, queues, observer, access_stats, planner)
         self._held = ResidentFiles(parts.residency, access_stats, queues, decider)
         self._pins = Pins(engine, activity, usage, queues, decider, self._held)
-        self._uses = Uses(
-            parts, moves, activity, usage, queues, decider, placer, self._pins, access_stats
-        )
+        self._uses = Uses(parts, activity, usage, queues, decider, placer, self._pins, access_stats)
         self._pending = PendingFiles(
             engine, activity, usage, queues, observer, decider, access_stats, placer
         )

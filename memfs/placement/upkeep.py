@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.moves import Moves
+    from memfs.moves.garbage import GarbageCollector
+    from memfs.moves.recovery import Recovery
     from memfs.placement.quotas import Quotas
 
 SETTLING_S = 5.0
@@ -38,7 +39,8 @@ class Upkeep:
 
     Args:
         parts: The engine and the stores among them.
-        moves: Removes garbage.
+        garbage: Removes garbage.
+        recovery: Looks for what an earlier daemon left.
         state_dir: On the file system that holds all local files.
         quotas: The quotas.
         settling_s: See `SETTLING_S`.
@@ -47,15 +49,17 @@ class Upkeep:
     def __init__(
         self,
         parts: MoveParts,
-        moves: Moves,
+        garbage: GarbageCollector,
+        recovery: Recovery,
         state_dir: Path,
         quotas: Quotas,
         settling_s: float = SETTLING_S,
     ) -> None:
         self._parts = parts
-        self._moves = moves
+        self._garbage = garbage
+        self._recovery = recovery
         self.durability = Durability(parts, state_dir)
-        self.compaction = Compaction(parts, moves, quotas)
+        self.compaction = Compaction(parts, quotas)
         self._settling_ns = int(settling_s * 1e9)
         self._compact_again_s = -math.inf
 
@@ -66,9 +70,9 @@ class Upkeep:
             How much was done, 0 if nothing was left to do.
         """
         done_count = await self._make_durable()
-        done_count += await self._moves.collect_local_garbage(GARBAGE_A_ROUND)
-        if not self._moves.sweep_done:
-            done_count += 1 + await self._moves.sweep_step()
+        done_count += await self._garbage.collect_local(GARBAGE_A_ROUND)
+        if not self._recovery.done:
+            done_count += 1 + await self._recovery.look_at_slice()
         self._parts.engine.maintain()
         # Names that nobody fsyncs are lost with power for a round at most, as with the journal
         # of a local file system; it costs nothing where all is on stable storage.
@@ -77,7 +81,7 @@ class Upkeep:
 
     async def tidy_store(self) -> int:
         """Remove objects that nothing refers to, and compact a sparse batch; returns as `tidy`."""
-        return await self._moves.collect_garbage(GARBAGE_A_ROUND) + await self._compact()
+        return await self._garbage.collect(GARBAGE_A_ROUND) + await self._compact()
 
     async def _compact(self) -> int:
         """Compact a sparse batch; returns 1 if one was."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memfs.moves.hydrating import take_hydrated
 from memfs.policy.goals import goal_of_pin, next_step
 from memfs.types import Tier
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from memfs.content.activity import Activity
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.moves import Moves
     from memfs.placement.decisions import Decider
     from memfs.placement.pins import Pins
     from memfs.placement.placer import Placer
@@ -40,7 +40,6 @@ class Uses:
 
     Args:
         parts: The engine and the RAM tier among them.
-        moves: Knows which files were hydrated.
         activity: What programs did.
         usage: How full the tiers are.
         queues: What is being moved.
@@ -53,7 +52,6 @@ class Uses:
     def __init__(
         self,
         parts: MoveParts,
-        moves: Moves,
         activity: Activity,
         usage: TierUsage,
         queues: MoveQueues,
@@ -64,7 +62,7 @@ class Uses:
     ) -> None:
         self._engine = parts.engine
         self._residency = parts.residency
-        self._moves = moves
+        self._parts = parts
         self._activity = activity
         self._usage = usage
         self._queues = queues
@@ -83,7 +81,7 @@ class Uses:
 
     async def _put_off_hydrated(self) -> None:
         """Note when the raw copies of files pinned to slower tiers go again."""
-        for candidate in await self._decider.observe(self._moves.take_hydrated()):
+        for candidate in await self._decider.observe(take_hydrated(self._parts)):
             ino = candidate.ino
             if candidate.pin is None:
                 self._access_stats.take_local(ino, candidate.local_bytes, copied=candidate.remote)

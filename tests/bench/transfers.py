@@ -21,6 +21,8 @@ import trio
 
 from memfs.codecs.registry import get_codec
 from memfs.config import GlacierConfig
+from memfs.moves.batching import upload_batch
+from memfs.moves.uploading import upload
 from memfs.placement.batcher import FILES_A_BATCH_MAX
 from memfs.stores.packing import pack_file
 from memfs.stores.reading import FrameReader
@@ -116,7 +118,7 @@ async def measure_small(
 
         async def work() -> None:
             for ino in left:
-                await state.moves.upload(ino)
+                await upload(state.parts, ino)
 
         async with trio.open_nursery() as nursery:
             for _ in range(GlacierConfig().transfer_count_max):
@@ -129,7 +131,7 @@ async def measure_small(
         )
         begin_s = time.perf_counter()
         for start in range(0, file_count, FILES_A_BATCH_MAX):
-            await state.moves.upload_batch(batched[start : start + FILES_A_BATCH_MAX])
+            await upload_batch(state.parts, batched[start : start + FILES_A_BATCH_MAX])
         samples.add("small files", "batched", file_count / (time.perf_counter() - begin_s))
         begin_s = time.perf_counter()
         await upload_singly(single)

@@ -141,16 +141,16 @@ async def check_state(state_dir: Path, expected: dict[str, Any]) -> None:
 
 async def check_contents(state: State, expected: dict[str, Any]) -> None:
     """Do what a mount does after a crash, then read each file, and have fsck look at all of it."""
-    await state.moves.recover()
-    while not state.moves.sweep_done:
-        await state.moves.sweep_step()
-    while await state.moves.collect_garbage(1000):
+    await state.recovery.begin()
+    while not state.recovery.done:
+        await state.recovery.look_at_slice()
+    while await state.garbage.collect(1000):
         pass
     for ino in await state.engine.list_unsealed(InodeNo(0), 100):
         await state.seal(ino.ino)
     await state.engine.reap(await state.engine.list_orphans(10))
     state.engine.commit_nowait()
-    while await state.moves.collect_garbage(1000):
+    while await state.garbage.collect(1000):
         pass
     report = await FileCheck(
         state.engine,

@@ -18,9 +18,15 @@ import trio
 
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import AlreadyExistsError, StoreUnavailableError
+from memfs.moves.batching import compact, upload_batch
+from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.faults import FaultPoints
 from memfs.moves.generation import StateGeneration
+from memfs.moves.hydrating import hydrate
+from memfs.moves.packing import pack
 from memfs.moves.rechecking import CLEAN_SETTING
+from memfs.moves.rekeying import rekey
+from memfs.moves.uploading import upload
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.policy.pools import Pools
 from memfs.types import ROOT_INODE, FormKind
@@ -63,37 +69,37 @@ async def ensure(state: State, name: str, seed: int) -> InodeNo:
 
 
 async def live(state: State) -> None:
-    moves = state.moves
-    await moves.recover()
+    parts = state.parts
+    await state.recovery.begin()
     await note_generation(state)
     inos = [await ensure(state, name, seed) for seed, name in enumerate("abcd")]
-    while not moves.sweep_done:
-        await moves.sweep_step()
+    while not state.recovery.done:
+        await state.recovery.look_at_slice()
     for ino in inos:
-        await moves.hydrate(ino)
+        await hydrate(parts, ino)
     state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
     with contextlib.suppress(StoreUnavailableError):
-        await moves.upload(inos[0])
+        await upload(parts, inos[0])
     for ino in inos[:2]:
-        await moves.pack(ino)
-        await moves.upload(ino)
-        await moves.drop_raw(ino)
+        await pack(parts, ino)
+        await upload(parts, ino)
+        await drop_raw(parts, ino)
     for ino in inos[2:]:
-        await moves.upload(ino)
-        await moves.drop_raw(ino)
+        await upload(parts, ino)
+        await drop_raw(parts, ino)
     state.parts.keys = KeyRing([NEW_KEY, OLD_KEY])
-    await moves.rekey(inos[2])
+    await rekey(parts, inos[2])
     state.parts.keys = KEYS
-    await moves.drop_form(inos[0], FormKind.PACKED)
-    await moves.drop_form(inos[1], FormKind.REMOTE)
+    await drop_form(parts, inos[0], FormKind.PACKED)
+    await drop_form(parts, inos[1], FormKind.REMOTE)
     await collect(state)
     for ino in inos:
-        await moves.hydrate(ino)
+        await hydrate(parts, ino)
     await make_room(state, inos[0])
     await lose_a_raw_file(state, inos[1])
-    await moves.pack(inos[2])
-    await moves.drop_form(inos[2], FormKind.PACKED)
-    await moves.drop_form(inos[3], FormKind.REMOTE)
+    await pack(parts, inos[2])
+    await drop_form(parts, inos[2], FormKind.PACKED)
+    await drop_form(parts, inos[3], FormKind.REMOTE)
     await collect(state)
     await live_in_batches(state)
 
@@ -109,11 +115,11 @@ async def note_generation(state: State) -> None:
 
 async def make_room(state: State, ino: InodeNo) -> None:
     """A file that a program is done with leaves, in both its local forms, and comes back."""
-    await state.moves.pack(ino)
-    done = DoneFiles(state.parts, state.moves, Pools())
+    await pack(state.parts, ino)
+    done = DoneFiles(state.parts, Pools())
     done.add([ino])
     await done.drop_next()
-    await state.moves.hydrate(ino)
+    await hydrate(state.parts, ino)
 
 
 async def lose_a_raw_file(state: State, ino: InodeNo) -> None:
@@ -126,31 +132,31 @@ async def lose_a_raw_file(state: State, ino: InodeNo) -> None:
     async with state.engine.change():
         await state.engine.put_setting(CLEAN_SETTING, b"%d" % clean_ns)
     state.sealer.note_clean(clean_ns)
-    await state.moves.hydrate(ino)
+    await hydrate(state.parts, ino)
 
 
 async def live_in_batches(state: State) -> None:
     """Small files share an object, and move to another one when half of them are rewritten."""
-    moves = state.moves
+    parts = state.parts
     inos = [await ensure(state, name, seed) for seed, name in enumerate("efgh", start=4)]
     state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
     with contextlib.suppress(StoreUnavailableError):
-        await moves.upload_batch(inos)
-    await moves.upload_batch(inos)
+        await upload_batch(parts, inos)
+    await upload_batch(parts, inos)
     for ino in inos:
-        await moves.drop_raw(ino)
+        await drop_raw(parts, ino)
     await collect(state)
     for ino, seed in zip(inos[:3], (4, 5, 6), strict=True):
         await state.rewrite(ino, compressible(30_000, seed))
     for batch in await state.engine.list_sparse_batches(50, 10):
-        await moves.compact(batch)
+        await compact(parts, batch)
     await collect(state)
     for ino in inos:
-        await moves.hydrate(ino)
+        await hydrate(parts, ino)
 
 
 async def collect(state: State) -> None:
-    while await state.moves.collect_garbage(2):
+    while await state.garbage.collect(2):
         pass
 
 

@@ -13,6 +13,7 @@ from memfs.fsck.accept import Change, accept_changes, find_change
 from memfs.metadata.records import InodeFlags
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.moves.faults import ACCEPT_POINTS, FaultPoints
+from memfs.moves.packing import pack
 from memfs.stores.raw import RawStore
 from tests.crash.moves_scenario import KillAt
 from tests.moving import State, compressible
@@ -29,7 +30,7 @@ async def make(state_dir: Path) -> None:
     state = State(state_dir)
     for name in ("f", "g"):
         ino = await state.create(name, CONTENT)
-        await state.moves.pack(ino)
+        await pack(state.parts, ino)
         state.raw_store.path((await state.engine.get_inode(ino)).raw).write_bytes(EDITED)
     state.close()
 

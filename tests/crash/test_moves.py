@@ -26,10 +26,10 @@ CONTENTS = {name: compressible(30_000, seed) for seed, name in enumerate("abcdef
 
 async def recover(state: State) -> None:
     """Do what a daemon does after a crash, all of its background included."""
-    await state.moves.recover()
-    while not state.moves.sweep_done:
-        await state.moves.sweep_step()
-    while await state.moves.collect_garbage(1000):
+    await state.recovery.begin()
+    while not state.recovery.done:
+        await state.recovery.look_at_slice()
+    while await state.garbage.collect(1000):
         pass
 
 
@@ -60,7 +60,7 @@ async def check(state_dir: Path) -> None:
         assert list(report.problems) == []
         for name, ino in (await find_files(state)).items():
             assert await state.content(ino) == CONTENTS[name], name
-        await state.moves.collect_garbage(1000)
+        await state.garbage.collect(1000)
         assert await state.leaks() == []
     finally:
         state.close()

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import NoSpaceError
+from memfs.moves.dropping import drop_raw
+from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.packing import pack
+from memfs.moves.uploading import upload
 from memfs.types import FormKind
 from tests.moving import State, compressible
 
@@ -51,7 +55,7 @@ def fill(state: State) -> Path:
 
 
 async def collect_all(state: State) -> None:
-    while await state.moves.collect_garbage(100):
+    while await state.garbage.collect(100):
         pass
 
 
@@ -60,25 +64,25 @@ async def test_packing_on_a_full_disk_changes_nothing(state: State) -> None:
     ino = await state.create("a", CONTENT)
     filler = fill(state)
     with pytest.raises(NoSpaceError):
-        await state.moves.pack(ino)
+        await pack(state.parts, ino)
     with pytest.raises(NoSpaceError):
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
     assert await state.content(ino) == CONTENT
     filler.unlink()
     await collect_all(state)
     assert await state.leaks() == []
-    assert (await state.moves.pack(ino)).outcome == MoveOutcome.DONE
+    assert (await pack(state.parts, ino)).outcome == MoveOutcome.DONE
 
 
 async def test_hydrating_on_a_full_disk_changes_nothing(state: State) -> None:
     """The program gets ENOSPC, and the packed form stays."""
     ino = await state.create("a", CONTENT)
-    await state.moves.pack(ino)
-    await state.moves.drop_raw(ino)
+    await pack(state.parts, ino)
+    await drop_raw(state.parts, ino)
     await collect_all(state)
     filler = fill(state)
     with pytest.raises(NoSpaceError):
-        await state.moves.hydrate(ino)
+        await hydrate(state.parts, ino)
     assert await state.forms(ino) == {FormKind.PACKED}
     await collect_all(state)
     assert await state.leaks() == []

@@ -152,7 +152,7 @@ class ChaosWorld(World):
         super()._assemble()
         self.prefetcher = Prefetcher(
             self.move_parts,
-            self.moves,
+            self.garbage,
             self.activity,
             Predictor(),
             self.access_stats.pools,

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 from memfs.config import MetadataConfig
 from memfs.errors import MemfsError, MetadataError, UsageError
 from memfs.fsck.repair import repair
+from memfs.moves.dropping import drop_raw
 from memfs.moves.faults import FAULT_POINTS
+from memfs.moves.packing import pack
 from memfs.moves.scrubbing import scrub_file
+from memfs.moves.uploading import upload
 from memfs.stores.extent import Extent
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
     from memfs.config import Config
     from memfs.metadata.records import DirectoryEntry
+    from memfs.moves.attempt import MoveParts
     from tests.property.damages import Files
 
 REQUEST_STEPS_MAX = 12
@@ -108,15 +112,17 @@ class HarshLife(Life):
     # --- containers ------------------------------------------------------------------------------
     def exchange_objects(self, rng: random.Random) -> None:
         """Two objects lie in each other's places for a while."""
-        self._make_pair(rng, self.world.moves.upload)
+        self._make_pair(rng, upload)
         self._exchange(self.world.state_dir / "glacier", rng)
 
     def exchange_packed(self, rng: random.Random) -> None:
         """Two packed files do."""
-        self._make_pair(rng, self.world.moves.pack)
+        self._make_pair(rng, pack)
         self._exchange(self.world.state_dir / "packed", rng)
 
-    def _make_pair(self, rng: random.Random, move: Callable[[InodeNo], Awaitable[object]]) -> None:
+    def _make_pair(
+        self, rng: random.Random, move: Callable[[MoveParts, InodeNo], Awaitable[object]]
+    ) -> None:
         """Give two files contents that nothing but a digest tells apart, and one form."""
         size = rng.choice(PAIR_SIZES)
         for ino in self.pick_some(rng)[:2]:
@@ -127,8 +133,8 @@ class HarshLife(Life):
             self._write(file, 0, rng.randbytes(size))
             self.world.release(file)
             self._run(self.world.filesystem.finish_requests())
-            self._run(move(ino))
-            self._run(self.world.moves.drop_raw(ino))
+            self._run(move(self.world.move_parts, ino))
+            self._run(drop_raw(self.world.move_parts, ino))
 
     def _exchange(self, root: Path, rng: random.Random) -> None:
         paths = sorted(path for path in root.rglob("*") if path.is_file())
@@ -162,7 +168,7 @@ class HarshLife(Life):
             for ino in self.pick_some(rng):
                 self._read_right_or_not(ino)
             for ino in self.pick_some(rng)[:3]:
-                self._run(scrub_file(self.world.move_parts, ino, self.world.moves.hydrate))
+                self._run(scrub_file(self.world.move_parts, ino))
             for ino in self.pick_some(rng)[:1]:
                 self._run(self._draw_move(rng, ino))
 

@@ -15,8 +15,14 @@ import trio
 
 from memfs.encryption.keys import NO_KEYS, Key, KeyRing
 from memfs.errors import MemfsError, NotFoundError, StaleInodeError
+from memfs.moves.batching import compact, upload_batch
+from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.faults import FAULT_POINTS
+from memfs.moves.hydrating import hydrate
+from memfs.moves.packing import pack
+from memfs.moves.rekeying import rekey
 from memfs.moves.scrubbing import ScrubOutcome, scrub_file
+from memfs.moves.uploading import upload
 from memfs.stores.extent import Extent
 from memfs.types import FormKind, InodeNo
 from tests.faulty_store import FaultKind
@@ -173,19 +179,19 @@ class Life(Programs):
             self._run(self._draw_move(rng, ino))
 
     def _draw_move(self, rng: random.Random, ino: InodeNo) -> Awaitable[object]:
-        moves, parts = self.world.moves, self.world.move_parts
+        parts = self.world.move_parts
         kind = rng.choice([FormKind.PACKED, FormKind.REMOTE])
         some = [ino, *self.pick_some(rng)]
         makers: list[Callable[[], Awaitable[object]]] = [
-            lambda: moves.pack(ino),
-            lambda: moves.upload(ino),
-            lambda: moves.hydrate(ino),
-            lambda: moves.drop_raw(ino),
-            lambda: moves.drop_form(ino, kind),
-            lambda: moves.upload_batch(some),
-            lambda: moves.rekey(ino),
-            lambda: scrub_file(parts, ino, moves.hydrate),
-            lambda: moves.collect_garbage(100),
+            lambda: pack(parts, ino),
+            lambda: upload(parts, ino),
+            lambda: hydrate(parts, ino),
+            lambda: drop_raw(parts, ino),
+            lambda: drop_form(parts, ino, kind),
+            lambda: upload_batch(parts, some),
+            lambda: rekey(parts, ino),
+            lambda: scrub_file(parts, ino),
+            lambda: self.world.garbage.collect(100),
             lambda: self._compact(),
             lambda: self._demote(ino),
         ]
@@ -193,15 +199,15 @@ class Life(Programs):
 
     async def _compact(self) -> None:
         for batch in await self.world.engine.list_sparse_batches(99, 10):
-            await self.world.moves.compact(batch)
+            await compact(self.world.move_parts, batch)
 
     async def _demote(self, ino: InodeNo) -> None:
         """All the way to the object store, as far as users let it."""
-        moves = self.world.moves
+        parts = self.world.move_parts
         await self.world.filesystem.finish_requests()
-        for move in (moves.upload, moves.drop_raw):
-            await move(ino)
-        await moves.drop_form(ino, FormKind.PACKED)
+        for move in (upload, drop_raw):
+            await move(parts, ino)
+        await drop_form(parts, ino, FormKind.PACKED)
 
     def demote(self, rng: random.Random) -> None:
         for ino in self.pick_some(rng):
@@ -210,21 +216,21 @@ class Life(Programs):
     def batch(self, rng: random.Random) -> None:
         inos = self.pick_some(rng)
         self._run(self.world.filesystem.finish_requests())
-        self._run(self.world.moves.upload_batch(inos))
+        self._run(upload_batch(self.world.move_parts, inos))
         for ino in inos:
-            self._run(self.world.moves.drop_raw(ino))
+            self._run(drop_raw(self.world.move_parts, ino))
 
     def compact(self, _rng: random.Random) -> None:
         self._run(self._compact())
 
     def scrub(self, rng: random.Random) -> None:
-        parts, hydrate = self.world.move_parts, self.world.moves.hydrate
+        parts = self.world.move_parts
         for ino in self.pick_some(rng):
-            self._run(scrub_file(parts, ino, hydrate))
+            self._run(scrub_file(parts, ino))
 
     def rekey(self, rng: random.Random) -> None:
         for ino in self.pick_some(rng):
-            self._run(self.world.moves.rekey(ino))
+            self._run(rekey(self.world.move_parts, ino))
 
     def rotate_keys(self, rng: random.Random) -> None:
         if self.world.keys.first is not None:
@@ -353,7 +359,7 @@ class Life(Programs):
         for _ in range(IDLE_ROUNDS_MAX):
             self.world.step()
             usage = self.world.run(self.world.engine.usage())
-            if not usage.garbage_count and self.world.moves.sweep_done:
+            if not usage.garbage_count and self.world.recovery.done:
                 break
         else:
             raise AssertionError("something is never removed")
@@ -364,7 +370,7 @@ class Life(Programs):
     async def _scrub_all(self) -> None:
         """No form is damaged, whatever the store once said of it."""
         for ino in self.files:
-            scrubbed = await scrub_file(self.world.move_parts, ino, self.world.moves.hydrate)
+            scrubbed = await scrub_file(self.world.move_parts, ino)
             assert scrubbed.outcome in (ScrubOutcome.SOUND, ScrubOutcome.SKIPPED), scrubbed
 
     # --- comparing -------------------------------------------------------------------------------

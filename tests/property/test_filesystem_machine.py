@@ -28,7 +28,9 @@ from memfs.errors import MemfsError, NotFoundError, StaleInodeError
 from memfs.filesystem.operations import AttributeRequest
 from memfs.linux.files import FallocateMode
 from memfs.linux.times import TIME_NS_MAX, TIME_NS_MIN, storable_ns
+from memfs.moves.dropping import drop_form
 from memfs.types import ROOT_INODE, FormKind, InodeNo
+from tests.moving import MOVES_BY_NAME
 from tests.property.tree import FileContent, Tree
 from tests.property.world import (
     CRAMPED,
@@ -487,7 +489,7 @@ class FilesystemMachine(RuleBasedStateMachine):
     @rule(index=INDEXES, kind=st.sampled_from([FormKind.PACKED, FormKind.REMOTE]))
     @precondition(lambda self: self.has_file)
     def drop_form(self, index: int, kind: FormKind) -> None:
-        self.world.run(self.world.moves.drop_form(self.pick_file(index), kind))
+        self.world.run(drop_form(self.world.move_parts, self.pick_file(index), kind))
 
     @rule(index=INDEXES)
     @precondition(lambda self: self.has_file)
@@ -497,11 +499,11 @@ class FilesystemMachine(RuleBasedStateMachine):
         self.world.run(self.world.filesystem.finish_requests())
         for move in ("pack", "upload", "drop_raw"):
             self.try_move(ino, move)
-        self.world.run(self.world.moves.drop_form(ino, FormKind.PACKED))
+        self.world.run(drop_form(self.world.move_parts, ino, FormKind.PACKED))
 
     def try_move(self, ino: InodeNo, move: str) -> None:
         try:
-            self.world.run(getattr(self.world.moves, move)(ino))
+            self.world.run(MOVES_BY_NAME[move](self.world.move_parts, ino))
         except StaleInodeError:
             assert self.tree.nodes[ino].nlink == 0, "a file with a name is gone"
         except NotFoundError:
@@ -527,7 +529,7 @@ class FilesystemMachine(RuleBasedStateMachine):
 
         self.world.interruptions.arm(point, come_in)
         try:
-            self.world.run(getattr(self.world.moves, move)(ino))
+            self.world.run(MOVES_BY_NAME[move](self.world.move_parts, ino))
         except MemfsError:
             pass  # The file changed under the move; what it holds is compared after every rule.
         finally:
@@ -571,7 +573,7 @@ class FilesystemMachine(RuleBasedStateMachine):
         for _ in range(IDLE_ROUNDS_MAX):
             self.world.step()
             usage = self.world.run(self.world.engine.usage())
-            if usage.garbage_count == 0 and self.world.moves.sweep_done:
+            if usage.garbage_count == 0 and self.world.recovery.done:
                 break
         else:
             raise AssertionError(f"garbage is never removed: {usage.garbage_count}")

@@ -17,6 +17,8 @@ from memfs.fsck.repair import Repaired, repair
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import read_state_id
 from memfs.metadata.sqlite.pages import PageSums
+from memfs.moves.dropping import drop_raw
+from memfs.moves.packing import pack
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
@@ -42,8 +44,8 @@ async def make_killed(root: Path) -> Path:
     for index in range(FILE_COUNT):
         ino = await state.create(f"{index}", content_of(index))
         if index == 0:
-            await state.moves.pack(ino)
-            await state.moves.drop_raw(ino)
+            await pack(state.parts, ino)
+            await drop_raw(state.parts, ino)
         if index == FILE_COUNT // 2:
             state.engine._database._checkpoint(starts_over=False)
             state.engine.wait_for_checkpoint()
@@ -156,7 +158,7 @@ async def test_repair_says_what_older_copies_of_both_journals_lack(tmp_path: Pat
                 shutil.copy(state.state_dir / name, tmp_path)
         await state.create(f"{index}", content_of(index))
         state.engine.sync()
-    await state.moves.pack((await state.engine.list_files(0, 1))[0].ino)  # type: ignore[arg-type]
+    await pack(state.parts, (await state.engine.list_files(0, 1))[0].ino)  # type: ignore[arg-type]
     killed = tmp_path / "killed"
     shutil.copytree(state.state_dir, killed)
     state.close()

@@ -26,6 +26,7 @@ from memfs.errors import MemfsError, StaleInodeError
 from memfs.filesystem.operations import AttributeRequest
 from memfs.types import InodeNo
 from tests.contract.engine.suspending import SuspendingEngine
+from tests.moving import MOVES_BY_NAME
 from tests.property.test_filesystem_machine import (
     INDEXES,
     QUICK,
@@ -135,7 +136,7 @@ class SuspendingMachine(FilesystemMachine):
         else:
             # It gives up where the file changes under it.
             with suppress(MemfsError):
-                await getattr(self.world.moves, move)(ino)
+                await MOVES_BY_NAME[move](self.world.move_parts, ino)
 
     async def overlap(self, ino: InodeNo, overlap: Overlap, changing: bool) -> None:
         world, content = self.world, self.content_of(ino)

@@ -33,7 +33,8 @@ from memfs.fsck.check import check
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.moves.attempt import MoveParts
 from memfs.moves.faults import FaultPoints
-from memfs.moves.moves import Moves
+from memfs.moves.garbage import GarbageCollector
+from memfs.moves.recovery import Recovery
 from memfs.placement.mover import Mover
 from memfs.policy.access_stats import AccessStats
 from memfs.stores.lost_found import LostFound
@@ -248,7 +249,8 @@ class World:
             keys=self.keys,
             faults=self.interruptions,
         )
-        self.moves = Moves(parts, random.Random(1))
+        self.garbage = GarbageCollector(parts, random.Random(1))
+        self.recovery = Recovery(parts)
         self.form_reader = FormReader(
             self.engine, self.packed_store, self.remote, self.raw_store, keys=self.keys
         )
@@ -263,7 +265,9 @@ class World:
                 syncer=syncer,
                 activity=self.activity,
                 residency=self.residency,
-                moves=self.moves,
+                move_parts=parts,
+                garbage=self.garbage,
+                recheck=self.recovery.recheck,
                 form_reader=self.form_reader,
                 state_dir=state_dir,
                 features=Features(
@@ -279,7 +283,14 @@ class World:
         )
         settle = self.filesystem.finish_requests
         self.mover = Mover(
-            parts, self.moves, self.activity, settle, state_dir, random.Random(1), self.access_stats
+            parts,
+            self.garbage,
+            self.recovery,
+            self.activity,
+            settle,
+            state_dir,
+            random.Random(1),
+            self.access_stats,
         )
         self.run(self._recover())
 
@@ -290,7 +301,7 @@ class World:
         return open_remote_store(self._config.glacier, self.state_dir / "glacier")
 
     async def _recover(self) -> None:
-        await self.moves.recover()
+        await self.recovery.begin()
         await self.filesystem.recover()
 
     # --- calling ---------------------------------------------------------------------------------
@@ -514,7 +525,7 @@ class World:
         inodes = await self.engine.list_not_durable(1000)
         await self.filesystem.sync()
         await self.engine.mark_durable([(inode.ino, inode.generation) for inode in inodes])
-        await self.moves.note_drained()
+        await self.recovery.recheck.note_drained()
         self.engine.commit_nowait()
 
     def _let_programs_go(self) -> None:

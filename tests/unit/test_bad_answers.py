@@ -10,7 +10,10 @@ import trio
 from memfs.config import GlacierConfig
 from memfs.content.forms import FormReader
 from memfs.errors import MemfsError, ObjectMissingError, UsageError
+from memfs.moves.batching import upload_batch
+from memfs.moves.dropping import drop_raw
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.uploading import upload
 from memfs.stores.remote import _open_plain, open_remote_store
 from memfs.stores.s3 import S3Store
 from memfs.stores.settling import SETTLE_S, SettlingStore
@@ -55,8 +58,8 @@ def state(tmp_path: Path, lying: LyingS3) -> Iterator[State]:
 
 async def stored(state: State, content: bytes) -> InodeNo:
     ino = await state.create("f", content)
-    assert (await state.moves.upload(ino)).outcome == MoveOutcome.DONE
-    await state.moves.drop_raw(ino)
+    assert (await upload(state.parts, ino)).outcome == MoveOutcome.DONE
+    await drop_raw(state.parts, ino)
     assert await state.forms(ino) == {FormKind.REMOTE}
     return ino
 
@@ -87,10 +90,10 @@ async def test_an_upload_is_not_given_up_for_one_bad_answer(
 ) -> None:
     ino = await state.create("f", LARGE)
     lying.lie("GET", lie)
-    assert (await state.moves.upload(ino)).outcome == MoveOutcome.DONE
+    assert (await upload(state.parts, ino)).outcome == MoveOutcome.DONE
     inos = [await state.create(f"{number}", SMALL) for number in range(3)]
     lying.lie("GET", lie)
-    results = await state.moves.upload_batch(inos)
+    results = await upload_batch(state.parts, inos)
     assert {result.outcome for result in results.values()} == {MoveOutcome.DONE}
     assert lying.lies_left == 0
     assert len(lying.objects) == 3, "nothing was uploaded twice"
@@ -108,7 +111,7 @@ async def test_a_new_object_may_come_late(state: State, lying: LyingS3) -> None:
     """It is waited for, and not uploaded again."""
     ino = await state.create("f", SMALL)
     lying.lie("GET", Lie.MISSING, times=2)
-    assert (await state.moves.upload(ino)).outcome == MoveOutcome.DONE
+    assert (await upload(state.parts, ino)).outcome == MoveOutcome.DONE
     assert lying.lies_left == 0
     assert len(lying.objects) == 2
 

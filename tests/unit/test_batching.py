@@ -8,8 +8,12 @@ import pytest
 import trio
 
 from memfs.errors import CorruptDataError, NoSpaceError, StoreError, StoreUnavailableError
+from memfs.moves.batching import compact, upload_batch
+from memfs.moves.dropping import drop_raw
 from memfs.moves.faults import FaultPoints
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.packing import pack
+from memfs.moves.uploading import upload
 from memfs.stores.extent import Extent
 from memfs.types import FormKind
 from tests.faulty_store import Fault, FaultKind
@@ -49,24 +53,24 @@ async def objects(state: State) -> list[str]:
 
 async def send(state: State, inos: list[InodeNo]) -> None:
     """Batch files and leave only their remote forms."""
-    await state.moves.upload_batch(inos)
+    await upload_batch(state.parts, inos)
     for ino in inos:
-        await state.moves.drop_raw(ino)
+        await drop_raw(state.parts, ino)
     await collect_all(state)
 
 
 async def collect_all(state: State) -> None:
-    while await state.moves.collect_garbage(100):
+    while await state.garbage.collect(100):
         pass
 
 
 async def test_files_of_one_batch_are_one_object_and_read_back_equal(state: State) -> None:
     inos = await make(state, CONTENTS)
-    results = await state.moves.upload_batch(inos)
+    results = await upload_batch(state.parts, inos)
     assert {result.outcome for result in results.values()} == {MoveOutcome.DONE}
     assert len(await objects(state)) == 1
     for ino in inos:
-        assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE
+        assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.DONE
         assert await state.forms(ino) == {FormKind.REMOTE}
     for ino, content in zip(inos, CONTENTS, strict=True):
         assert await state.content(ino) == content
@@ -77,10 +81,10 @@ async def test_files_of_one_batch_are_one_object_and_read_back_equal(state: Stat
 async def test_a_packed_file_is_taken_as_it_is(state: State) -> None:
     """It is not decoded: the object holds the packed file's bytes."""
     [ino, other] = await make(state, [compressible(100_000, 1), compressible(50_000, 2)])
-    await state.moves.pack(ino)
+    await pack(state.parts, ino)
     packed = state.packed_store.path((await state.form(ino, FormKind.PACKED)).location)
-    await state.moves.drop_raw(ino)
-    await state.moves.upload_batch([other, ino])
+    await drop_raw(state.parts, ino)
+    await upload_batch(state.parts, [other, ino])
     form = await state.form(ino, FormKind.REMOTE)
     extent = Extent.of(form.location, form.stored_bytes)
     assert extent.start > 0
@@ -92,7 +96,7 @@ async def test_a_failed_upload_publishes_nothing_and_leaves_nothing(state: State
     inos = await make(state, CONTENTS)
     state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
     with pytest.raises(StoreUnavailableError):
-        await state.moves.upload_batch(inos)
+        await upload_batch(state.parts, inos)
     await collect_all(state)
     assert [await state.forms(ino) for ino in inos] == [{FormKind.RAW}] * len(inos)
     assert await state.leaks() == []
@@ -102,7 +106,7 @@ async def test_an_object_that_reads_back_changed_is_not_published(state: State) 
     inos = await make(state, CONTENTS)
     state.faults.add(Fault(FaultKind.BIT_FLIP, "get_file", count=2))
     with pytest.raises(CorruptDataError):
-        await state.moves.upload_batch(inos)
+        await upload_batch(state.parts, inos)
     await collect_all(state)
     assert await objects(state) == []
     assert await state.leaks() == []
@@ -112,25 +116,25 @@ async def test_files_that_cannot_be_batched_do_not_stop_the_others(state: State)
     """Gone, uploaded already, or with a raw file that the disk has lost."""
     gone, uploaded, lost, good = await make(state, CONTENTS[2:6])
     await state.unlink("0")
-    await state.moves.upload(uploaded)
+    await upload(state.parts, uploaded)
     inode = await state.engine.get_inode(lost)
     state.raw_store.path(inode.raw).unlink()
-    results = await state.moves.upload_batch([gone, uploaded, lost, good, good])
+    results = await upload_batch(state.parts, [gone, uploaded, lost, good, good])
     assert {ino: result.outcome for ino, result in results.items()} == {
         gone: MoveOutcome.SUPERSEDED,
         uploaded: MoveOutcome.UNNEEDED,
         lost: MoveOutcome.SUPERSEDED,
         good: MoveOutcome.DONE,
     }
-    await state.moves.drop_raw(good)
+    await drop_raw(state.parts, good)
     assert await state.content(good) == CONTENTS[5]
 
 
 async def test_a_batch_of_nothing_makes_no_object(state: State) -> None:
     [ino] = await make(state, [b"content"])
-    await state.moves.upload(ino)
+    await upload(state.parts, ino)
     before = await objects(state)
-    await state.moves.upload_batch([ino])
+    await upload_batch(state.parts, [ino])
     assert await objects(state) == before
     assert await state.engine.list_intents() == []
 
@@ -143,7 +147,7 @@ async def test_compaction_keeps_what_lives_and_frees_the_rest(state: State) -> N
     for number in (0, 2, 3, 5):
         await state.unlink(f"{number}")
     [batch] = await state.engine.list_sparse_batches(50, 10)
-    assert await state.moves.compact(batch) > 40_000
+    assert await compact(state.parts, batch) > 40_000
     await collect_all(state)
     [after] = await objects(state)
     assert before != after
@@ -163,7 +167,7 @@ async def test_a_damaged_part_is_not_copied_on(state: State) -> None:
     [batch] = await state.engine.list_sparse_batches(50, 10)
     state.faults.add(Fault(FaultKind.BIT_FLIP, "get_range", count=2))
     with pytest.raises(CorruptDataError):
-        await state.moves.compact(batch)
+        await compact(state.parts, batch)
     await collect_all(state)
     assert await objects(state) == [batch.key]
     assert await state.content(inos[3]) == contents[3]
@@ -179,7 +183,7 @@ async def test_a_full_disk_stops_a_batch_and_nothing_is_left(
 
     monkeypatch.setattr("memfs.moves.containers.pack_file", refuse)
     with pytest.raises(NoSpaceError):
-        await state.moves.upload_batch(inos)
+        await upload_batch(state.parts, inos)
     assert await state.leaks() == []
 
 
@@ -189,8 +193,8 @@ async def test_a_file_that_goes_while_its_batch_is_made_does_not_stop_the_others
 ) -> None:
     gone, good = await make(state, [compressible(50_000, 1), compressible(50_000, 2)])
     if packed:
-        await state.moves.pack(gone)
-        await state.moves.drop_raw(gone)
+        await pack(state.parts, gone)
+        await drop_raw(state.parts, gone)
     sync = state.parts.syncer.sync
 
     def remove_and_sync() -> None:
@@ -200,7 +204,7 @@ async def test_a_file_that_goes_while_its_batch_is_made_does_not_stop_the_others
         sync()
 
     monkeypatch.setattr(state.parts.syncer, "sync", remove_and_sync)
-    results = await state.moves.upload_batch([gone, good])
+    results = await upload_batch(state.parts, [gone, good])
     assert results[gone].outcome == MoveOutcome.SUPERSEDED
     assert results[good].outcome == MoveOutcome.DONE
 
@@ -218,7 +222,7 @@ async def test_a_raw_file_that_its_disk_cannot_look_at_does_not_stop_the_others(
         return stat(raw)
 
     monkeypatch.setattr(state.raw_store, "stat", fail)
-    results = await state.moves.upload_batch([bad, good])
+    results = await upload_batch(state.parts, [bad, good])
     assert results[bad].outcome == MoveOutcome.SUPERSEDED
     assert results[good].outcome == MoveOutcome.DONE
 
@@ -249,7 +253,7 @@ async def test_intact_containers_of_other_files_are_not_published(state: State) 
     inos = await make(state, [incompressible(5000, 1), incompressible(5000, 2)])
     state.parts.faults = Swap(state.objects_dir, "batch.stored")
     with pytest.raises(CorruptDataError, match="another digest"):
-        await state.moves.upload_batch(inos)
+        await upload_batch(state.parts, inos)
     assert [await state.forms(ino) for ino in inos] == [{FormKind.RAW}] * 2
 
 
@@ -271,4 +275,4 @@ async def test_a_batch_is_known_on_stable_storage_before_its_object_is(
 
     monkeypatch.setattr(state.parts.syncer, "sync", note_sync)
     monkeypatch.setattr(state.remote, "put_file", note_put)
-    await state.moves.upload_batch(inos)
+    await upload_batch(state.parts, inos)

@@ -11,9 +11,14 @@ import pytest
 from memfs.errors import CorruptDataError
 from memfs.fsck.files import FileCheck
 from memfs.metadata.records import InodeFlags
+from memfs.moves.batching import upload_batch
+from memfs.moves.damage import replace_damaged
+from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.packing import pack
 from memfs.moves.rechecking import Recheck
 from memfs.moves.scrubbing import ScrubOutcome, scrub_file
+from memfs.moves.uploading import upload
 from memfs.policy import rules
 from memfs.types import FormKind
 from tests.moving import State, compressible
@@ -79,9 +84,9 @@ async def unmounted(directory: Path, *kinds: FormKind) -> InodeNo:
     inode = await state.engine.get_inode(ino)
     await state.engine.mark_durable([(ino, inode.generation)])
     if FormKind.PACKED in kinds:
-        await state.moves.pack(ino)
+        await pack(state.parts, ino)
     if FormKind.REMOTE in kinds:
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
     await end_in_order(state)
     return ino
 
@@ -136,17 +141,15 @@ async def test_it_is_damage_and_no_truth(
 ) -> None:
     state, ino = await damaged(tmp_path, how)
     before = await state.engine.get_inode(ino)
-    for use in (state.moves.hydrate, state.moves.replace_damaged):
+    for use in (hydrate, replace_damaged):
         with pytest.raises(CorruptDataError, match="raw file"):
-            await use(ino)
-    for move in (state.moves.pack, state.moves.upload):
+            await use(state.parts, ino)
+    for move in (pack, upload):
         with pytest.raises(CorruptDataError, match="raw file"):
-            await move(ino)
-    results = await state.moves.upload_batch([ino])
+            await move(state.parts, ino)
+    results = await upload_batch(state.parts, [ino])
     assert results[ino].outcome == MoveOutcome.SUPERSEDED
-    assert (await scrub_file(state.parts, ino, state.moves.hydrate)).outcome == (
-        ScrubOutcome.QUARANTINED
-    )
+    assert (await scrub_file(state.parts, ino)).outcome == (ScrubOutcome.QUARANTINED)
     decision = await state.engine.get_decision(ino)
     assert decision is not None
     assert decision.rule == rules.DAMAGED
@@ -167,7 +170,7 @@ async def test_another_form_takes_its_place(
     state, ino = await damaged(tmp_path, how, kind)
     former = (await state.engine.get_inode(ino)).raw
     if by == "scrub":
-        scrubbed = await scrub_file(state.parts, ino, state.moves.hydrate)
+        scrubbed = await scrub_file(state.parts, ino)
         assert scrubbed.outcome == ScrubOutcome.REPAIRED, scrubbed
     assert await state.content(ino) == CONTENT
     assert (await state.engine.get_inode(ino)).raw != former
@@ -211,7 +214,7 @@ async def test_a_kill_while_it_is_set_aside_makes_no_truth_of_it(
     with monkeypatch.context() as patch:
         patch.setattr(state.parts.open_table, "forget_raw", die)
         with pytest.raises(KilledError):
-            await state.moves.replace_damaged(ino)
+            await replace_damaged(state.parts, ino)
     state.close()
     state = State(tmp_path)
     recheck = Recheck(state.parts)
@@ -232,7 +235,7 @@ async def test_an_unclean_end_later_on_makes_no_truth_of_old_damage(tmp_path: Pa
     assert inode.size == len(CONTENT)
     assert not inode.flags & InodeFlags.UNSEALED
     with pytest.raises(CorruptDataError):
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
     state.close()
 
 

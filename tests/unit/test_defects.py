@@ -149,10 +149,10 @@ def test_a_file_that_cannot_be_moved_waits_with_the_reason(
 
     if batched:
         # What is wrong with a file of a batch is found where it is uploaded alone.
-        monkeypatch.setattr(world.moves, "upload_batch", fail)
+        monkeypatch.setattr("memfs.placement.batcher.upload_batch", fail)
     else:
         monkeypatch.setattr(world.mover._placer.batcher, "takes", lambda *_: False)
-    monkeypatch.setattr(world.moves, "upload", fail)
+    monkeypatch.setattr("memfs.placement.placer.upload", fail)
     world.run(world.engine.set_pin(bad, Tier.GLACIER))
     world.engine.commit_nowait()
     world.activity.note_pin(bad)

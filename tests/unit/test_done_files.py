@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.moves.uploading import upload
 from memfs.placement.prefetch import done_files as module
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.policy import rules
@@ -30,14 +31,14 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 @pytest.fixture
 def done(state: State) -> DoneFiles:
-    return DoneFiles(state.parts, state.moves, AccessStats().pools)
+    return DoneFiles(state.parts, AccessStats().pools)
 
 
 async def stored(state: State, *names: str) -> list[InodeNo]:
     """Files with a raw and a remote form."""
     inos = [await state.create(name, compressible(5000, seed=len(name))) for name in names]
     for ino in inos:
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
     return inos
 
 

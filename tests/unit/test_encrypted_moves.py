@@ -15,9 +15,15 @@ from memfs.content.forms import FormReader
 from memfs.encryption.keys import NO_KEYS, Key, KeyRing
 from memfs.errors import CodecMissingError, CorruptDataError, EncryptionKeyError
 from memfs.fsck.files import FileCheck
+from memfs.moves.batching import upload_batch
 from memfs.moves.coding import unlock
+from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.faults import FaultPoints
+from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.packing import pack
+from memfs.moves.rekeying import list_keyed, rekey
+from memfs.moves.uploading import upload
 from memfs.stores.reading import FrameReader
 from memfs.types import FormCoding, FormKind
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
@@ -69,8 +75,8 @@ async def check(state: State, keys: KeyRing) -> Report:
 async def test_an_object_is_encrypted_and_comes_back(state: State) -> None:
     name = "a name that nobody shall read"
     ino = await state.create(name, CONTENT)
-    await state.moves.upload(ino)
-    await state.moves.drop_raw(ino)
+    await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
     form = await state.form(ino, FormKind.REMOTE)
     assert FormCoding.parse(form.codec) == FormCoding("zstd:3", 1, OLD.id.hex())
     data = stored(state, form.location)
@@ -83,8 +89,8 @@ async def test_an_object_is_encrypted_and_comes_back(state: State) -> None:
 
 async def test_ranges_of_an_encrypted_object_are_read_alone(state: State) -> None:
     ino = await state.create("a", CONTENT)
-    await state.moves.upload(ino)
-    await state.moves.drop_raw(ino)
+    await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
     reader = FormReader(
         state.engine, state.packed_store, state.remote, state.raw_store, keys=state.parts.keys
     )
@@ -97,8 +103,8 @@ async def test_packed_files_are_encrypted_on_request_alone(tmp_path: Path) -> No
     for packed in (False, True):
         state = State(tmp_path / str(packed), config(packed=packed), keys=KeyRing([OLD]))
         ino = await state.create("a", CONTENT)
-        await state.moves.pack(ino)
-        await state.moves.drop_raw(ino)
+        await pack(state.parts, ino)
+        await drop_raw(state.parts, ino)
         found = await coding(state, ino, FormKind.PACKED)
         assert found.key_id == (OLD.id.hex() if packed else "")
         assert await state.content(ino) == CONTENT
@@ -112,10 +118,10 @@ async def test_a_packed_file_is_uploaded_under_the_key_of_objects(
     """Without a raw file its frames are encrypted, or decrypted, and not compressed again."""
     state = State(tmp_path / "state", config(remote=remote, packed=packed), keys=KeyRing([OLD]))
     ino = await state.create("a", CONTENT)
-    await state.moves.pack(ino)
-    await state.moves.drop_raw(ino)
-    assert (await state.moves.upload(ino)).outcome is MoveOutcome.DONE
-    await state.moves.drop_form(ino, FormKind.PACKED)
+    await pack(state.parts, ino)
+    await drop_raw(state.parts, ino)
+    assert (await upload(state.parts, ino)).outcome is MoveOutcome.DONE
+    await drop_form(state.parts, ino, FormKind.PACKED)
     assert (await coding(state, ino, FormKind.REMOTE)).key_id == (OLD.id.hex() if remote else "")
     assert await state.content(ino) == CONTENT
     assert not (await check(state, KeyRing([OLD]))).problems
@@ -124,10 +130,10 @@ async def test_a_packed_file_is_uploaded_under_the_key_of_objects(
 
 async def test_batched_files_are_encrypted_each_by_itself(state: State) -> None:
     inos = [await state.create(str(seed), compressible(3000, seed)) for seed in range(5)]
-    results = await state.moves.upload_batch(inos)
+    results = await upload_batch(state.parts, inos)
     assert {result.outcome for result in results.values()} == {MoveOutcome.DONE}
     for seed, ino in enumerate(inos):
-        await state.moves.drop_raw(ino)
+        await drop_raw(state.parts, ino)
         assert (await coding(state, ino, FormKind.REMOTE)).key_id == OLD.id.hex()
         assert await state.content(ino) == compressible(3000, seed)
 
@@ -135,12 +141,12 @@ async def test_batched_files_are_encrypted_each_by_itself(state: State) -> None:
 async def test_a_missing_key_is_told_and_is_no_damage(tmp_path: Path, state: State) -> None:
     """Nothing is dropped or repaired for it; with the key everything is there again."""
     ino = await state.create("a", CONTENT)
-    await state.moves.upload(ino)
-    await state.moves.drop_raw(ino)
+    await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
     for keys in (NO_KEYS, KeyRing([NEW])):
         state.parts.keys = keys
         with pytest.raises(EncryptionKeyError, match=rf"{OLD.id.hex()}.*encryption\.keys"):
-            await state.moves.hydrate(ino)
+            await hydrate(state.parts, ino)
         reader = FormReader(
             state.engine, state.packed_store, state.remote, state.raw_store, keys=keys
         )
@@ -159,7 +165,7 @@ async def test_fsck_takes_a_missing_codec_for_no_damage(
     """It says what to install, once for all files, and not to remove them."""
     for name in "ab":
         ino = await state.create(name, CONTENT)
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
 
     def refuse(_spec: object) -> None:
         raise CodecMissingError("no codec of that name is installed")
@@ -172,13 +178,13 @@ async def test_fsck_takes_a_missing_codec_for_no_damage(
 
 async def test_objects_under_a_former_key_stay_readable(state: State) -> None:
     first = await state.create("a", CONTENT)
-    await state.moves.upload(first)
+    await upload(state.parts, first)
     state.parts.keys = KeyRing([NEW, OLD])
     second = await state.create("b", compressible(9000, 7))
-    await state.moves.upload(second)
+    await upload(state.parts, second)
     for ino, key in ((first, OLD), (second, NEW)):
         assert (await coding(state, ino, FormKind.REMOTE)).key_id == key.id.hex()
-        await state.moves.drop_raw(ino)
+        await drop_raw(state.parts, ino)
     assert await state.content(first) == CONTENT
     assert await state.content(second) == compressible(9000, 7)
 
@@ -187,12 +193,12 @@ async def test_an_object_of_another_file_is_refused(state: State) -> None:
     """Whoever can write to the store cannot pass one file's object off as another's."""
     inos = [await state.create(name, CONTENT) for name in "ab"]
     for ino in inos:
-        await state.moves.upload(ino)
-        await state.moves.drop_raw(ino)
+        await upload(state.parts, ino)
+        await drop_raw(state.parts, ino)
     mine, other = [await state.form(ino, FormKind.REMOTE) for ino in inos]
     (state.objects_dir / mine.location).write_bytes(stored(state, other.location))
     with pytest.raises(CorruptDataError, match=f"holds blob {other.blob}"):
-        await state.moves.hydrate(inos[0])
+        await hydrate(state.parts, inos[0])
     assert await state.content(inos[1]) == CONTENT
 
 
@@ -201,9 +207,9 @@ async def test_what_does_not_shrink_is_stored_as_it_is_and_found_out_by_a_sample
 ) -> None:
     content = incompressible(400_000)
     ino = await state.create("a", content)
-    assert (await state.moves.pack(ino)).outcome is MoveOutcome.INCOMPRESSIBLE
+    assert (await pack(state.parts, ino)).outcome is MoveOutcome.INCOMPRESSIBLE
     assert await state.engine.list_intents() == []
-    await state.moves.upload(ino)
+    await upload(state.parts, ino)
     assert (await coding(state, ino, FormKind.REMOTE)).codec == "none"
     assert state.parts.tally.totals()["zstd:3"].spared_count == 2
     assert state.parts.tally.totals()["none"].content_bytes == len(content)
@@ -215,21 +221,21 @@ async def test_rekey_puts_a_new_object_in_the_place_of_the_old_one(
 ) -> None:
     """Under the first key, or in clear where objects are not encrypted any more."""
     ino = await state.create("a", CONTENT)
-    await state.moves.upload(ino)
-    await state.moves.drop_raw(ino)
+    await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
     former = await state.form(ino, FormKind.REMOTE)
     state.parts.keys = keys
     if keys is NO_KEYS:
         state.parts.keys = KeyRing([OLD])
         state.parts.config = config(remote=False)
-    result = await state.moves.rekey(ino)
+    result = await rekey(state.parts, ino)
     form = await state.form(ino, FormKind.REMOTE)
     assert (result.outcome, result.moved_bytes) == (MoveOutcome.DONE, form.stored_bytes)
     assert form.location != former.location
     wanted = NEW.id.hex() if keys.first is NEW else ""
     assert FormCoding.parse(form.codec).key_id == wanted
-    assert (await state.moves.rekey(ino)).outcome is MoveOutcome.UNNEEDED
-    await state.moves.collect_garbage(10)
+    assert (await rekey(state.parts, ino)).outcome is MoveOutcome.UNNEEDED
+    await state.garbage.collect(10)
     assert not (state.objects_dir / former.location).exists()
     assert await state.leaks() == []
     if wanted:
@@ -241,12 +247,12 @@ async def test_rekey_puts_a_new_object_in_the_place_of_the_old_one(
 async def test_rekey_encrypts_what_was_stored_in_clear(tmp_path: Path) -> None:
     state = State(tmp_path / "state", config())
     ino = await state.create("a", CONTENT)
-    await state.moves.upload(ino)
-    await state.moves.drop_raw(ino)
+    await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
     state.parts.keys = KeyRing([NEW])
-    assert [form.current for form in await state.moves.list_keyed(ino)] == [False]
-    await state.moves.rekey(ino)
-    [keyed] = await state.moves.list_keyed(ino)
+    assert [form.current for form in await list_keyed(state.parts, ino)] == [False]
+    await rekey(state.parts, ino)
+    [keyed] = await list_keyed(state.parts, ino)
     assert (keyed.kind, keyed.key_id, keyed.current) == (FormKind.REMOTE, NEW.id.hex(), True)
     assert await state.content(ino) == CONTENT
     state.close()
@@ -254,11 +260,11 @@ async def test_rekey_encrypts_what_was_stored_in_clear(tmp_path: Path) -> None:
 
 async def test_rekey_takes_a_file_out_of_its_batch(state: State) -> None:
     inos = [await state.create(str(seed), compressible(3000, seed)) for seed in range(3)]
-    await state.moves.upload_batch(inos)
+    await upload_batch(state.parts, inos)
     for ino in inos:
-        await state.moves.drop_raw(ino)
+        await drop_raw(state.parts, ino)
     state.parts.keys = KeyRing([NEW, OLD])
-    await state.moves.rekey(inos[1])
+    await rekey(state.parts, inos[1])
     assert "@" not in (await state.form(inos[1], FormKind.REMOTE)).location
     for seed, ino in enumerate(inos):
         assert await state.content(ino) == compressible(3000, seed)
@@ -268,10 +274,10 @@ async def test_rekey_takes_a_file_out_of_its_batch(state: State) -> None:
 async def test_rekey_unpacks_what_is_packed_under_a_former_key(tmp_path: Path) -> None:
     state = State(tmp_path / "state", config(packed=True), keys=KeyRing([OLD]))
     ino = await state.create("a", CONTENT)
-    await state.moves.pack(ino)
-    await state.moves.drop_raw(ino)
+    await pack(state.parts, ino)
+    await drop_raw(state.parts, ino)
     state.parts.keys = KeyRing([NEW, OLD])
-    assert (await state.moves.rekey(ino)).outcome is MoveOutcome.DONE
+    assert (await rekey(state.parts, ino)).outcome is MoveOutcome.DONE
     assert await state.forms(ino) == {FormKind.RAW}
     assert await state.content(ino) == CONTENT
     state.close()
@@ -279,23 +285,23 @@ async def test_rekey_unpacks_what_is_packed_under_a_former_key(tmp_path: Path) -
 
 async def test_a_damaged_object_is_not_replaced(state: State) -> None:
     ino = await state.create("a", CONTENT)
-    await state.moves.upload(ino)
-    await state.moves.drop_raw(ino)
+    await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
     form = await state.form(ino, FormKind.REMOTE)
     data = bytearray(stored(state, form.location))
     data[100] ^= 1
     (state.objects_dir / form.location).write_bytes(data)
     state.parts.keys = KeyRing([NEW, OLD])
     with pytest.raises(CorruptDataError, match="frame 0: does not decrypt"):
-        await state.moves.rekey(ino)
+        await rekey(state.parts, ino)
     assert await state.form(ino, FormKind.REMOTE) == form
-    await state.moves.collect_garbage(10)
+    await state.garbage.collect(10)
     assert await state.leaks() == []
 
 
 async def test_a_file_rewritten_while_it_is_rekeyed_keeps_its_new_content(state: State) -> None:
     ino = await state.create("a", CONTENT)
-    await state.moves.upload(ino)
+    await upload(state.parts, ino)
     state.parts.keys = KeyRing([NEW, OLD])
 
     class Rewriting(FaultPoints):
@@ -306,9 +312,9 @@ async def test_a_file_rewritten_while_it_is_rekeyed_keeps_its_new_content(state:
                     state.rewrite(ino, b"new").send(None)
 
     state.parts.faults = Rewriting()
-    assert (await state.moves.rekey(ino)).outcome is MoveOutcome.SUPERSEDED
+    assert (await rekey(state.parts, ino)).outcome is MoveOutcome.SUPERSEDED
     assert await state.content(ino) == b"new"
-    await state.moves.collect_garbage(10)
+    await state.garbage.collect(10)
     assert await state.leaks() == []
 
 
@@ -317,7 +323,7 @@ async def test_a_copy_under_another_key_gets_the_storage_class_of_objects(
 ) -> None:
     state = State(tmp_path / "state", config(), keys=KeyRing([OLD]))
     ino = await state.create("f", CONTENT)
-    await state.moves.upload(ino)
+    await upload(state.parts, ino)
     state.parts.keys = KeyRing([NEW, OLD])
     archived = []
 
@@ -326,7 +332,7 @@ async def test_a_copy_under_another_key_gets_the_storage_class_of_objects(
         await trio.lowlevel.checkpoint()
 
     monkeypatch.setattr(state.remote, "archive", archive)
-    assert (await state.moves.rekey(ino)).outcome == MoveOutcome.DONE
+    assert (await rekey(state.parts, ino)).outcome == MoveOutcome.DONE
     assert archived == [(await state.form(ino, FormKind.REMOTE)).location]
     state.close()
 
@@ -334,11 +340,11 @@ async def test_a_copy_under_another_key_gets_the_storage_class_of_objects(
 async def test_an_object_in_clear_is_not_taken_for_an_encrypted_one(state: State) -> None:
     """Whoever can write to the store cannot write what memfs then serves."""
     ino = await state.create("f", CONTENT)
-    await state.moves.upload(ino)
+    await upload(state.parts, ino)
     form = await state.form(ino, FormKind.REMOTE)
     forged = State(state.state_dir.with_name("forged"))
     other = await forged.create("f", incompressible(30_000, 9))
-    await forged.moves.upload(other)
+    await upload(forged.parts, other)
     data = stored(forged, (await forged.form(other, FormKind.REMOTE)).location)
     forged.close()
     (state.objects_dir / form.location).write_bytes(data)

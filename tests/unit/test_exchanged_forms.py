@@ -21,9 +21,14 @@ from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import FORM_ERRORS, CorruptDataError, MemfsError, OtherContentError
 from memfs.fsck.files import FileCheck
 from memfs.metadata.records import Batch
+from memfs.moves.batching import compact, upload_batch
 from memfs.moves.coding import unlock
+from memfs.moves.dropping import drop_raw
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.packing import pack
+from memfs.moves.rekeying import rekey
 from memfs.moves.scrubbing import ScrubOutcome, scrub_file
+from memfs.moves.uploading import upload
 from memfs.stores.container import SeekTable, parse_tail
 from memfs.stores.envelope import Encryption
 from memfs.stores.extent import Extent
@@ -72,13 +77,13 @@ async def two_files(
     contents = [make(SIZE, seed) for seed in (1, 2)]
     inos = [await state.create(f"f{index}", content) for index, content in enumerate(contents)]
     if place == "batched":
-        await state.moves.upload_batch(inos)
+        await upload_batch(state.parts, inos)
     for ino in inos:
         if place == "packed":
-            await state.moves.pack(ino)
+            await pack(state.parts, ino)
         elif place == "remote":
-            await state.moves.upload(ino)
-        await state.moves.drop_raw(ino)
+            await upload(state.parts, ino)
+        await drop_raw(state.parts, ino)
         kind = FormKind.PACKED if place == "packed" else FormKind.REMOTE
         assert await state.forms(ino) == {kind}
     return dict(zip(inos, contents, strict=True))
@@ -177,7 +182,7 @@ async def test_no_read_gives_other_bytes(state: State, place: str, how: str, war
             await assert_ranges_right_or_refused(state, ino, content, reader)
             await assert_ranges_right_or_refused(state, ino, content, reader_of(state))
         found = await is_right(state.content(victim), files[victim])
-        scrubbed = await scrub_file(state.parts, victim, state.moves.hydrate)
+        scrubbed = await scrub_file(state.parts, victim)
         if how == "longer":
             # What is behind an object's end is nobody's.
             assert found == (place != "packed")
@@ -204,15 +209,15 @@ async def test_a_form_of_another_content_is_replaced_from_the_right_one(
     contents = [compressible(SIZE, seed) for seed in (1, 2)]
     inos = [await state.create(f"f{index}", content) for index, content in enumerate(contents)]
     for ino in inos:
-        await state.moves.pack(ino)
-        await state.moves.upload(ino)
-        await state.moves.drop_raw(ino)
+        await pack(state.parts, ino)
+        await upload(state.parts, ino)
+        await drop_raw(state.parts, ino)
     forms = [await state.form(ino, FormKind.PACKED) for ino in inos]
     await damage(state, forms[0], forms[1], how)
     for ino, content in zip(inos, contents, strict=True):
         inode = await state.engine.get_inode(ino)
         assert await reader_of(state).read(inode, 100, 20_000) == content[100:20_100]
-    scrubbed = await scrub_file(state.parts, inos[0], state.moves.hydrate)
+    scrubbed = await scrub_file(state.parts, inos[0])
     assert scrubbed.outcome == ScrubOutcome.REPAIRED, scrubbed
     assert await state.forms(inos[0]) == {FormKind.REMOTE}
     for ino, content in zip(inos, contents, strict=True):
@@ -229,13 +234,13 @@ async def test_neither_compaction_nor_rekey_nor_upload_takes_another_content_alo
     stored_bytes = one.stored_bytes + other.stored_bytes
     key = Extent.of(one.location, one.stored_bytes).key
     with pytest.raises(CorruptDataError):
-        await state.moves.compact(Batch(key, stored_bytes, 2, stored_bytes))
+        await compact(state.parts, Batch(key, stored_bytes, 2, stored_bytes))
     for ino in files:
         assert await only_form(state, ino) in (one, other)
     state.parts.keys = KeyRing([Key(bytes(32), "a newer one"), KEY])
     for ino in files:
         with pytest.raises(CorruptDataError):
-            await state.moves.rekey(ino)
+            await rekey(state.parts, ino)
     state.close()
 
 
@@ -244,11 +249,11 @@ async def test_a_packed_form_of_another_content_spoils_no_batch(state: State) ->
     one, other = [await only_form(state, ino) for ino in files]
     await damage(state, one, other, "moved")
     spoiled, sound = files
-    results = await state.moves.upload_batch(list(files))
+    results = await upload_batch(state.parts, list(files))
     assert results[sound].outcome == MoveOutcome.DONE
     assert results[spoiled].outcome == MoveOutcome.SUPERSEDED
     with pytest.raises(CorruptDataError):
-        await state.moves.upload(spoiled)
+        await upload(state.parts, spoiled)
 
 
 @pytest.mark.parametrize("place", ["remote", "batched"])
@@ -318,14 +323,12 @@ async def test_a_form_in_quarantine_is_not_read(tmp_path: Path) -> None:
     ino, reader = next(iter(files)), reader_of(state)
     inode = await state.engine.get_inode(ino)
     await reader.read(inode, 0, 100)
-    assert (await scrub_file(state.parts, ino, state.moves.hydrate)).outcome == (
-        ScrubOutcome.QUARANTINED
-    )
+    assert (await scrub_file(state.parts, ino)).outcome == (ScrubOutcome.QUARANTINED)
     for used in (reader, reader_of(state)):
         with pytest.raises(CorruptDataError, match="in quarantine"):
             await used.read(inode, 0, 100)
     put(state, one, right)
-    assert (await scrub_file(state.parts, ino, state.moves.hydrate)).outcome == ScrubOutcome.SOUND
+    assert (await scrub_file(state.parts, ino)).outcome == ScrubOutcome.SOUND
     assert await reader_of(state).read(inode, 0, 100) == files[ino][:100]
     state.close()
 
@@ -336,8 +339,8 @@ async def test_a_container_of_another_state_with_the_same_key_is_refused(tmp_pat
     inos, forms = [], []
     for state in states:
         ino = await state.create("f", compressible(SIZE))
-        await state.moves.upload(ino)
-        await state.moves.drop_raw(ino)
+        await upload(state.parts, ino)
+        await drop_raw(state.parts, ino)
         inos.append(ino)
         forms.append(await only_form(state, ino))
     assert forms[0].blob == forms[1].blob
@@ -406,13 +409,13 @@ async def test_random_damage_never_shows_other_bytes(state: State) -> None:
             ino = await state.create(f"{place}{size}", content + bytes([len(files)]))
             files[ino] = content + bytes([len(files)])
             if place == "packed":
-                await state.moves.pack(ino)
+                await pack(state.parts, ino)
             elif place == "remote":
-                await state.moves.upload(ino)
+                await upload(state.parts, ino)
             else:
-                await state.moves.upload_batch([ino])
+                await upload_batch(state.parts, [ino])
             if await state.forms(ino) != {FormKind.RAW}:
-                await state.moves.drop_raw(ino)
+                await drop_raw(state.parts, ino)
     cold = [ino for ino in files if FormKind.RAW not in await state.forms(ino)]
     forms = {ino: await only_form(state, ino) for ino in cold}
     sound = {ino: take(state, form) for ino, form in forms.items()}
@@ -429,7 +432,7 @@ async def test_random_damage_never_shows_other_bytes(state: State) -> None:
             offset = rng.randrange(len(content))
             await is_right(used.read(inode, offset, 5000), content[offset : offset + 5000])
         with contextlib.suppress(MemfsError):
-            await scrub_file(state.parts, victim, state.moves.hydrate)
+            await scrub_file(state.parts, victim)
         path_of(state, forms[victim])[0].write_bytes(sound[victim])
     for ino in cold:
         assert await state.content(ino) == files[ino]

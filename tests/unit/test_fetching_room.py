@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from memfs.config import ColdConfig
+from memfs.moves.uploading import upload
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.placement.prefetch.fetcher import Fetcher
 from memfs.placement.quotas import Quotas
@@ -50,16 +51,16 @@ async def test_only_as_many_done_files_leave_as_are_needed(
 
     monkeypatch.setattr(os, "statvfs", statvfs)
     pools = AccessStats().pools
-    done = DoneFiles(state.parts, state.moves, pools)
+    done = DoneFiles(state.parts, pools)
     inos = []
     for number in range(FILE_COUNT):
         ino = await state.create(f"{number}", compressible(FILE_BYTES, number))
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
         inos.append(ino)
     done.add(inos)
     quotas = Quotas(state.parts.config.quotas, state.engine)
     rng = random.Random(1)
-    fetcher = Fetcher(state.parts, state.moves, pools, state.state_dir, quotas, rng, done)
+    fetcher = Fetcher(state.parts, state.garbage, pools, state.state_dir, quotas, rng, done)
     await fetcher._check_room(2 * FILE_BYTES)
     gone = [ino for ino in inos if FormKind.RAW not in await state.forms(ino)]
     state.close()

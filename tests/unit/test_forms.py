@@ -10,6 +10,10 @@ import trio.testing
 
 from memfs.content.forms import FormReader
 from memfs.errors import CorruptDataError, ObjectMissingError, StoreUnavailableError
+from memfs.moves.dropping import drop_form, drop_raw
+from memfs.moves.hydrating import hydrate
+from memfs.moves.packing import pack
+from memfs.moves.uploading import upload
 from memfs.types import FormKind
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
@@ -39,10 +43,10 @@ def reader(state: State) -> FormReader:
 async def cold(state: State, *, packed: bool, remote: bool) -> InodeNo:
     ino = await state.create("a", CONTENT)
     if packed:
-        await state.moves.pack(ino)
+        await pack(state.parts, ino)
     if remote:
-        await state.moves.upload(ino)
-    await state.moves.drop_raw(ino)
+        await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
     return ino
 
 
@@ -151,9 +155,9 @@ async def test_a_file_hydrated_meanwhile_is_read_from_its_raw_file(
     """The inode that the caller found may be old by the time of the read."""
     ino = await cold(state, packed=True, remote=False)
     inode = await state.engine.get_inode(ino)
-    await state.moves.hydrate(ino)
-    await state.moves.drop_form(ino, FormKind.PACKED)
-    await state.moves.collect_garbage(10)
+    await hydrate(state.parts, ino)
+    await drop_form(state.parts, ino, FormKind.PACKED)
+    await state.garbage.collect(10)
     assert await reader.read(inode, 5, 5) == CONTENT[5:10]
 
 

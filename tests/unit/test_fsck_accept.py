@@ -15,6 +15,8 @@ from memfs.fsck.accept import accept_changes, find_change
 from memfs.fsck.files import FileCheck
 from memfs.fsck.report import no_progress
 from memfs.metadata.records import InodeFlags
+from memfs.moves.dropping import drop_raw
+from memfs.moves.packing import pack
 from tests.moving import State, compressible
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ async def problems(state: State) -> list[str]:
 async def test_a_changed_raw_file_becomes_the_content(state: State, how: str, packed: bool) -> None:
     ino = await state.create("f", CONTENT)
     if packed:
-        await state.moves.pack(ino)
+        await pack(state.parts, ino)
     former = await state.engine.get_inode(ino)
     path = await raw_path(state, ino)
     path.write_bytes(b"edited")
@@ -97,8 +99,8 @@ async def test_a_raw_file_that_cannot_be_one_is_not_accepted(
     ino = await state.create("f", CONTENT)
     path = await raw_path(state, ino)
     if what == "only packed":
-        await state.moves.pack(ino)
-        await state.moves.drop_raw(ino)
+        await pack(state.parts, ino)
+        await drop_raw(state.parts, ino)
     else:
         path.unlink()
     if what == "link":

@@ -8,6 +8,7 @@ import pytest
 
 from memfs.errors import MemfsError, StoreError, StoreUnavailableError
 from memfs.fsck.check import check
+from memfs.moves.uploading import upload
 from memfs.stores.forwarding import ForwardingStore
 from tests.moving import State, compressible
 
@@ -46,7 +47,7 @@ async def _check(state: State, error: MemfsError) -> Report:
 
 async def test_a_refused_listing_is_no_damage(state: State) -> None:
     """Rights to list are not needed otherwise, and every file was looked at by its key."""
-    await state.moves.upload(await state.create("file", compressible(20_000)))
+    await upload(state.parts, await state.create("file", compressible(20_000)))
     report = await _check(state, StoreError("403 Forbidden"))
     assert (report.file_count, report.form_count) == (1, 2)
     (problem,) = report.problems
@@ -57,6 +58,6 @@ async def test_a_refused_listing_is_no_damage(state: State) -> None:
 
 
 async def test_a_store_that_goes_away_meanwhile_is_no_finding(state: State) -> None:
-    await state.moves.upload(await state.create("file", compressible(20_000)))
+    await upload(state.parts, await state.create("file", compressible(20_000)))
     with pytest.raises(StoreUnavailableError):
         await _check(state, StoreUnavailableError("gone"))

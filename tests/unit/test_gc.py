@@ -9,6 +9,8 @@ import pytest
 from memfs.config import QuotasConfig
 from memfs.control import methods
 from memfs.jobs.orphans import Place
+from memfs.moves.batching import upload_batch
+from memfs.moves.dropping import drop_raw
 from memfs.placement.compaction import Compaction
 from memfs.placement.quotas import Quotas
 from memfs_daemon.gc import GcMethods
@@ -29,7 +31,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 @pytest.fixture
 def gc(state: State) -> GcMethods:
     quotas = Quotas(QuotasConfig(), state.engine)
-    return GcMethods(state.parts, state.moves, Compaction(state.parts, state.moves, quotas))
+    return GcMethods(state.parts, state.garbage, Compaction(state.parts, quotas))
 
 
 async def test_garbage_is_removed_and_a_dry_run_only_counts(state: State, gc: GcMethods) -> None:
@@ -44,8 +46,8 @@ async def test_garbage_is_removed_and_a_dry_run_only_counts(state: State, gc: Gc
 async def test_sparse_batches_are_compacted_one_a_call(state: State, gc: GcMethods) -> None:
     """And then there is none left, and the files in it are as they were."""
     inos = [await state.create(f"{number}", compressible(5000, number)) for number in range(8)]
-    await state.moves.upload_batch(inos)
-    await state.moves.drop_raw(inos[7])
+    await upload_batch(state.parts, inos)
+    await drop_raw(state.parts, inos[7])
     for number in range(7):
         await state.unlink(f"{number}")
     told: Any = await gc.batches(dry_run=True)

@@ -15,7 +15,11 @@ from memfs.config import ColdConfig, PolicyConfig
 from memfs.content.activity import Activity
 from memfs.errors import MemfsError, StoreUnavailableError
 from memfs.metadata.records import Form
+from memfs.moves.batching import upload_batch
+from memfs.moves.dropping import drop_form, drop_raw
+from memfs.moves.packing import pack
 from memfs.moves.sightings import SEEN_S, Sightings
+from memfs.moves.uploading import upload
 from memfs.placement.mover import Mover
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.policy.access_stats import AccessStats
@@ -41,7 +45,7 @@ class Bench:
         self.config = replace(SMALL_FRAMES, policy=PolicyConfig(retry_s_min=0.0, retry_s_max=0.0))
         self.state = State(state_dir, self.config)
         self.activity = Activity()
-        self.done = DoneFiles(self.state.parts, self.state.moves, AccessStats().pools)
+        self.done = DoneFiles(self.state.parts, AccessStats().pools)
         self.inos: list[InodeNo] = []
 
     def mover(self) -> Mover:
@@ -50,18 +54,24 @@ class Bench:
 
         state = self.state
         return Mover(
-            state.parts, state.moves, self.activity, settle, state.state_dir, random.Random(1)
+            state.parts,
+            state.garbage,
+            state.recovery,
+            self.activity,
+            settle,
+            state.state_dir,
+            random.Random(1),
         )
 
 
-async def drop_raw(bench: Bench) -> None:
+async def drop_raw_files(bench: Bench) -> None:
     for ino in bench.inos:
-        await bench.state.moves.drop_raw(ino)
+        await drop_raw(bench.state.parts, ino)
 
 
 async def drop_packed(bench: Bench) -> None:
     for ino in bench.inos:
-        await bench.state.moves.drop_form(ino, FormKind.PACKED)
+        await drop_form(bench.state.parts, ino, FormKind.PACKED)
 
 
 async def end_a_glacier_pin(bench: Bench) -> None:
@@ -90,7 +100,7 @@ async def make_room_for_others(bench: Bench) -> None:
         pass
 
 
-DROPS = [drop_raw, end_a_glacier_pin, fill_the_disk, make_room_for_others]
+DROPS = [drop_raw_files, end_a_glacier_pin, fill_the_disk, make_room_for_others]
 
 
 def move_away(state: State) -> None:
@@ -143,10 +153,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 async def stored(bench: Bench, *, batched: bool) -> None:
     bench.inos = [await bench.state.create(name, CONTENT) for name in ("a", "b", "c")]
     if batched:
-        await bench.state.moves.upload_batch(bench.inos)
+        await upload_batch(bench.state.parts, bench.inos)
     else:
         for ino in bench.inos:
-            await bench.state.moves.upload(ino)
+            await upload(bench.state.parts, ino)
 
 
 @pytest.mark.parametrize("batched", [False, True], ids=["objects", "batch"])
@@ -175,8 +185,8 @@ async def test_the_last_packed_copy_stays_as_well(
     """Packed is what is left of it here."""
     await stored(bench, batched=False)
     for ino in bench.inos:
-        await bench.state.moves.pack(ino)
-        await bench.state.moves.drop_raw(ino)
+        await pack(bench.state.parts, ino)
+        await drop_raw(bench.state.parts, ino)
     lose(bench.state)
     with pytest.raises(MemfsError, match="stays"):
         await drop_packed(bench)
@@ -202,11 +212,11 @@ async def test_copies_go_again_once_the_store_is_back(
 async def test_a_raw_file_does_not_go_for_a_packed_one_that_is_lost(bench: Bench) -> None:
     """The disk is looked at as the store is; with an object the store is asked then."""
     [ino] = bench.inos = [await bench.state.create("a", CONTENT)]
-    await bench.state.moves.pack(ino)
+    await pack(bench.state.parts, ino)
     packed = await bench.state.form(ino, FormKind.PACKED)
     bench.state.packed_store.path(packed.location).unlink()
     with pytest.raises(MemfsError, match="stays"):
-        await bench.state.moves.drop_raw(ino)
+        await drop_raw(bench.state.parts, ino)
     assert FormKind.RAW in await bench.state.forms(ino)
 
 

@@ -105,7 +105,7 @@ async def test_lost_found_is_not_emptied_while_a_repair_is_due(tmp_path: Path) -
     orphan = state.raw_store.path(RawId(3))
     os.close(state.raw_store.create(RawId(3)))
     assert (await OrphanSearch(state.parts).look(Place.RAW, take=True)).taken_count == 1
-    gc = GcMethods(state.parts, state.moves, Compaction(state.parts, state.moves, None))  # type: ignore[arg-type]  # it compacts nothing here
+    gc = GcMethods(state.parts, state.garbage, Compaction(state.parts, None))  # type: ignore[arg-type]  # it compacts nothing here
     state.engine._totals[1] += 5
     with pytest.raises(MetadataError, match="while a repair is due"):
         await gc.lost_found(clear=True)

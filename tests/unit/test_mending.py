@@ -16,6 +16,8 @@ from memfs.metadata.records import NewInode
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.lease import IdLease
 from memfs.metadata.sqlite.mending import mend
+from memfs.moves.batching import upload_batch
+from memfs.moves.packing import pack
 from memfs.types import ROOT_INODE, InodeNo
 from tests.moving import State, compressible
 
@@ -110,9 +112,9 @@ async def make(state_dir: Path) -> dict[str, InodeNo]:
     engine = state.engine
     inos = {name: await state.create(name, compressible(9000)) for name in ("raw", "packed")}
     inos["empty"] = await state.create("empty", b"")
-    await state.moves.pack(inos["packed"])
+    await pack(state.parts, inos["packed"])
     small = [await state.create(f"small{index}", compressible(500, index)) for index in range(2)]
-    await state.moves.upload_batch(small)
+    await upload_batch(state.parts, small)
     async with engine.change():
         where = ROOT_INODE
         for name in ("outer", "inner"):

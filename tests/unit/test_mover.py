@@ -16,7 +16,13 @@ from memfs.config import ColdConfig, GlacierConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import Activity
 from memfs.content.opening import OpenMode
 from memfs.metadata.records import InodeFlags, NewInode
+from memfs.moves.batching import upload_batch
+from memfs.moves.dropping import drop_raw
+from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.packing import pack
+from memfs.moves.uploading import upload
+from memfs.placement import batcher, placer
 from memfs.placement.mover import Mover
 from memfs.policy import rules
 from memfs.policy.access_stats import AccessStats
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.config import Config
+    from memfs.moves.attempt import MoveParts
     from memfs.moves.outcome import MoveResult
 
 CONTENT = compressible(100_000)
@@ -50,7 +57,8 @@ class Depot:
         self.access_stats = AccessStats(policy.promote_count, policy.promote_window_s)
         return Mover(
             self.state.parts,
-            self.state.moves,
+            self.state.garbage,
+            self.state.recovery,
             self.activity,
             self._settle,
             self.state.state_dir,
@@ -230,14 +238,15 @@ async def test_a_pin_that_changes_during_a_move_is_acted_on_after_it(
     """The last word counts, whatever was under way when it was said."""
     ino = await depot.create("a")
     await depot.pin(ino, Tier.GLACIER)
-    upload = depot.state.moves.upload_batch
 
-    async def upload_and_pin(inos: Sequence[InodeNo]) -> dict[InodeNo, MoveResult]:
+    async def upload_and_pin(
+        parts: MoveParts, inos: Sequence[InodeNo]
+    ) -> dict[InodeNo, MoveResult]:
         await depot.pin(ino, Tier.WARM)
         await depot.mover.run_round()
-        return await upload(inos)
+        return await upload_batch(parts, inos)
 
-    monkeypatch.setattr(depot.state.moves, "upload_batch", upload_and_pin)
+    monkeypatch.setattr(batcher, "upload_batch", upload_and_pin)
     await depot.steps(3)
     assert depot.state.residency.is_held(ino)
 
@@ -248,11 +257,10 @@ async def test_a_file_that_is_rewritten_during_a_move_is_moved_after_it(
 ) -> None:
     """The round that is told of its seal finds it under way, and that move ends without result."""
     ino = await depot.create("a", before(100_000))
-    pack = depot.state.moves.pack
 
-    async def pack_while_rewritten(packed: InodeNo) -> MoveResult:
-        monkeypatch.setattr(depot.state.moves, "pack", pack)
-        outcome = await pack(packed)
+    async def pack_while_rewritten(parts: MoveParts, packed: InodeNo) -> MoveResult:
+        monkeypatch.setattr(placer, "pack", pack)
+        outcome = await pack(parts, packed)
         if before is compressible:
             outcome = outcome._replace(outcome=MoveOutcome.SUPERSEDED)
         await depot.state.rewrite(ino, compressible(90_000, seed=2))
@@ -260,7 +268,7 @@ async def test_a_file_that_is_rewritten_during_a_move_is_moved_after_it(
         await depot.mover.run_round()
         return outcome
 
-    monkeypatch.setattr(depot.state.moves, "pack", pack_while_rewritten)
+    monkeypatch.setattr(placer, "pack", pack_while_rewritten)
     await depot.pin(ino, Tier.COLD)
     await depot.steps(3)
     assert await depot.state.forms(ino) == {FormKind.PACKED}
@@ -272,7 +280,7 @@ async def test_a_changed_pin_of_a_directory_ends_the_waiting_of_files_below(depo
     ino = await depot.create("a")
     await depot.pin(ROOT_INODE, Tier.GLACIER)
     await depot.steps(2)
-    await depot.state.moves.hydrate(ino)
+    await hydrate(depot.state.parts, ino)
     await depot.steps(2)
     assert "60 s" in await depot.reason(ino)
     await depot.pin(ROOT_INODE, Tier.WARM)
@@ -393,7 +401,7 @@ async def test_the_copy_of_a_pinned_glacier_file_waits_before_it_goes(depot: Dep
     ino = await depot.create("a")
     await depot.pin(ino, Tier.GLACIER)
     await depot.steps(2)
-    await depot.state.moves.hydrate(ino)
+    await hydrate(depot.state.parts, ino)
     await depot.steps(3)
     assert await depot.state.forms(ino) == {FormKind.RAW, FormKind.REMOTE}
     assert "60 s" in await depot.reason(ino)
@@ -404,7 +412,7 @@ async def test_a_pinned_glacier_file_that_is_rewritten_goes_at_once(depot: Depot
     ino = await depot.create("a")
     await depot.pin(ino, Tier.GLACIER)
     await depot.steps(2)
-    inode = await depot.state.moves.hydrate(ino)
+    inode = await hydrate(depot.state.parts, ino)
     await depot.state.engine.unseal(ino, inode.raw)
     await depot.state.seal(ino)
     depot.activity.note_sealed(ino)
@@ -529,13 +537,13 @@ async def test_names_that_nobody_fsynced_are_durable_after_a_round(
 async def test_a_program_does_not_wait_for_packing(depot: Depot) -> None:
     """Hydration has threads of its own: all others may be at work for minutes."""
     ino = await depot.create("a")
-    await depot.state.moves.pack(ino)
-    await depot.state.moves.drop_raw(ino)
+    await pack(depot.state.parts, ino)
+    await drop_raw(depot.state.parts, ino)
     threads = depot.state.parts.threads
     for _ in range(int(threads.total_tokens)):
         threads.acquire_on_behalf_of_nowait(object())
     with trio.fail_after(60):
-        assert (await depot.state.moves.hydrate(ino)).raw
+        assert (await hydrate(depot.state.parts, ino)).raw
 
 
 async def test_a_deleted_file_leaves_nothing(depot: Depot) -> None:
@@ -550,8 +558,8 @@ async def test_a_deleted_file_leaves_nothing(depot: Depot) -> None:
 async def test_a_file_read_much_from_frames_is_hydrated(depot: Depot) -> None:
     """The file system asks by `note_wanted`."""
     ino = await depot.create("a", idle=True)
-    await depot.state.moves.upload(ino)
-    await depot.state.moves.drop_raw(ino)
+    await upload(depot.state.parts, ino)
+    await drop_raw(depot.state.parts, ino)
     await depot.state.engine.record_access([(ino, time.time_ns())])
     depot.state.engine.commit_nowait()
     depot.activity.note_wanted(ino)
@@ -566,8 +574,8 @@ async def test_a_damaged_file_that_is_read_much_is_tried_ever_more_rarely(
     depot = open_depot(policy=PolicyConfig(retry_s_min=1000.0, retry_s_max=1e6))
     engine = depot.state.engine
     ino = await depot.create("a", idle=True)
-    await depot.state.moves.pack(ino)
-    await depot.state.moves.drop_raw(ino)
+    await pack(depot.state.parts, ino)
+    await drop_raw(depot.state.parts, ino)
     await engine.record_access([(ino, time.time_ns())])
     engine.commit_nowait()
     form = await depot.state.form(ino, FormKind.PACKED)

@@ -9,6 +9,9 @@ import trio
 
 from memfs.config import ColdConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import Activity
+from memfs.moves.dropping import drop_raw
+from memfs.moves.hydrating import hydrate
+from memfs.moves.packing import pack
 from memfs.placement.queues import MoveQueues
 from memfs.placement.resident import FILES_A_STEP
 from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR
@@ -78,7 +81,7 @@ async def test_a_file_fetched_once_does_not_cost_proven_ones_their_place(
     proven = [await depot.create(f"f{seed}", incompressible(SIZE, seed)) for seed in range(6)]
     for _ in range(2):
         await use(depot, *proven)
-    await depot.state.moves.hydrate(fetched)
+    await hydrate(depot.state.parts, fetched)
     await use(depot, fetched)
     await depot.steps(2)
     assert await depot.state.forms(fetched) == {FormKind.REMOTE}
@@ -93,7 +96,7 @@ async def test_a_file_fetched_again_is_proven(open_depot: Callable[..., Depot]) 
     others = [await depot.create(f"f{seed}", incompressible(SIZE, seed)) for seed in range(6)]
     await use(depot, *others)
     await use(depot, fetched)
-    await depot.state.moves.hydrate(fetched)
+    await hydrate(depot.state.parts, fetched)
     await use(depot, fetched)
     await depot.steps(2)
     assert FormKind.RAW in await depot.state.forms(fetched)
@@ -136,8 +139,8 @@ async def test_a_packed_file_that_is_read_again_is_proven(open_depot: Callable[.
     """Its uses count where it is, in the queue of the disk."""
     depot = open_depot(warm=WarmConfig(size_bytes=0))
     ino = await depot.create("a", CONTENT)
-    await depot.state.moves.pack(ino)
-    await depot.state.moves.drop_raw(ino)
+    await pack(depot.state.parts, ino)
+    await drop_raw(depot.state.parts, ino)
     depot.activity.take_sealed()
     await use(depot, ino)
     depot.access_stats.cold.resize(1)

@@ -67,7 +67,7 @@ class Depot:
         self.mover = self.again()
         self.prefetcher = Prefetcher(
             self.state.parts,
-            self.state.moves,
+            self.state.garbage,
             self.activity,
             Predictor(),
             Pools(),
@@ -80,7 +80,8 @@ class Depot:
         """Return a mover that has seen nothing yet, as after a start."""
         return Mover(
             self.state.parts,
-            self.state.moves,
+            self.state.garbage,
+            self.state.recovery,
             self.activity,
             self._settle,
             self.state.state_dir,
@@ -358,7 +359,7 @@ async def test_a_scrub_waits_for_egress_and_goes_on(
     await depot.pinned("a", Tier.GLACIER)
     await depot.steps(2)
     depot.quotas.spend(Spent.EGRESS, 250_000 - depot.used(Spent.EGRESS))
-    scrubber = Scrubber(depot.state.parts, depot.state.moves, depot.quotas)
+    scrubber = Scrubber(depot.state.parts, depot.quotas)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scrubber.run)
         await scrubber.start()

@@ -18,12 +18,16 @@ from memfs.errors import (
     StoreUnavailableError,
 )
 from memfs.metadata.records import AttributeChanges, InodeFlags
+from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.faults import FAULT_POINTS, FaultPoints
 from memfs.moves.garbage import REFUSALS_MAX
+from memfs.moves.hydrating import hydrate, take_hydrated
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.packing import pack
+from memfs.moves.uploading import upload
 from memfs.types import FormCoding, FormKind
 from tests.faulty_store import Fault, FaultKind
-from tests.moving import State, compressible, incompressible
+from tests.moving import MOVES_BY_NAME, State, compressible, incompressible
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -65,24 +69,24 @@ def run_now(step: Callable[[], Awaitable[object]]) -> None:
 
 
 async def collect_all(state: State) -> None:
-    while await state.moves.collect_garbage(100):
+    while await state.garbage.collect(100):
         pass
 
 
 async def to_glacier(state: State, ino: InodeNo) -> None:
-    await state.moves.upload(ino)
-    await state.moves.drop_raw(ino)
-    await state.moves.drop_form(ino, FormKind.PACKED)
+    await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
+    await drop_form(state.parts, ino, FormKind.PACKED)
     await collect_all(state)
 
 
 async def test_a_packed_file_reads_back_equal(state: State) -> None:
     """The raw file may go once the packed one is published."""
     ino = await state.create("a", CONTENT)
-    result = await state.moves.pack(ino)
+    result = await pack(state.parts, ino)
     assert result.outcome == MoveOutcome.DONE
     assert result.moved_bytes < len(CONTENT) // 2
-    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE
+    assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.DONE
     await collect_all(state)
     assert await state.forms(ino) == {FormKind.PACKED}
     assert await state.content(ino) == CONTENT
@@ -108,8 +112,8 @@ async def test_an_empty_file_goes_to_glacier_and_back(state: State) -> None:
 async def test_upload_copies_the_packed_file_of_the_same_codec(state: State) -> None:
     """Bytes that are compressed already are not compressed again."""
     ino = await state.create("a", CONTENT)
-    await state.moves.pack(ino)
-    await state.moves.upload(ino)
+    await pack(state.parts, ino)
+    await upload(state.parts, ino)
     packed = await state.form(ino, FormKind.PACKED)
     remote = await state.form(ino, FormKind.REMOTE)
     packed_bytes = state.packed_store.path(packed.location).read_bytes()
@@ -120,7 +124,7 @@ async def test_upload_takes_the_codec_of_the_file(state: State) -> None:
     """A codec set on the file holds for both of its stored forms."""
     ino = await state.create("a", CONTENT)
     await state.engine.set_codec(ino, "lz4")
-    await state.moves.upload(ino)
+    await upload(state.parts, ino)
     form = await state.form(ino, FormKind.REMOTE)
     assert FormCoding.parse(form.codec).codec == "lz4"
 
@@ -128,14 +132,14 @@ async def test_upload_takes_the_codec_of_the_file(state: State) -> None:
 async def test_object_keys_tell_no_names(state: State) -> None:
     """Names of files are not given to the object store."""
     ino = await state.create("secret-plan", CONTENT)
-    await state.moves.upload(ino)
+    await upload(state.parts, ino)
     assert "secret" not in (await state.form(ino, FormKind.REMOTE)).location
 
 
 async def test_a_file_that_does_not_shrink_stays_raw(state: State) -> None:
     """Packing must save at least a block of disk."""
     ino = await state.create("a", incompressible(100_000))
-    assert (await state.moves.pack(ino)).outcome == MoveOutcome.INCOMPRESSIBLE
+    assert (await pack(state.parts, ino)).outcome == MoveOutcome.INCOMPRESSIBLE
     await collect_all(state)
     assert await state.forms(ino) == {FormKind.RAW}
     assert await state.leaks() == []
@@ -147,9 +151,9 @@ async def test_an_unsealed_file_is_not_moved(state: State) -> None:
     inode = await state.engine.get_inode(ino)
     await state.engine.unseal(ino, inode.raw)
     state.engine.commit_nowait()
-    assert (await state.moves.pack(ino)).outcome == MoveOutcome.BUSY
-    assert (await state.moves.upload(ino)).outcome == MoveOutcome.BUSY
-    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.BUSY
+    assert (await pack(state.parts, ino)).outcome == MoveOutcome.BUSY
+    assert (await upload(state.parts, ino)).outcome == MoveOutcome.BUSY
+    assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.BUSY
 
 
 @pytest.mark.parametrize("point", ["pack.begun", "pack.written", "pack.verified"])
@@ -161,9 +165,9 @@ async def test_a_file_rewritten_while_it_is_packed_keeps_the_new_bytes(
     hook.actions[point] = lambda: run_now(lambda: state.rewrite(ino, b"new"))
     if point == "pack.begun":
         # It is shorter now: refused before or after packing, in any case not published.
-        assert (await state.moves.pack(ino)).outcome != MoveOutcome.DONE
+        assert (await pack(state.parts, ino)).outcome != MoveOutcome.DONE
     else:
-        assert (await state.moves.pack(ino)).outcome == MoveOutcome.SUPERSEDED
+        assert (await pack(state.parts, ino)).outcome == MoveOutcome.SUPERSEDED
     await collect_all(state)
     assert await state.content(ino) == b"new"
     assert await state.forms(ino) == {FormKind.RAW}
@@ -177,18 +181,16 @@ async def test_a_file_whose_other_form_goes_while_it_is_moved_has_moved_on(
     """Its blob goes with its last form: that is no failure of the move, nor of the store."""
     ino = await state.create("a", CONTENT)
     first, second, point = (
-        (state.moves.pack, state.moves.upload, "upload.begun")
-        if kind == FormKind.PACKED
-        else (state.moves.upload, state.moves.pack, "pack.begun")
+        (pack, upload, "upload.begun") if kind == FormKind.PACKED else (upload, pack, "pack.begun")
     )
-    await first(ino)
-    hook.actions[point] = lambda: run_now(lambda: state.moves.drop_form(ino, kind))
+    await first(state.parts, ino)
+    hook.actions[point] = lambda: run_now(lambda: drop_form(state.parts, ino, kind))
     with pytest.raises(StaleInodeError):
-        await second(ino)
+        await second(state.parts, ino)
     await collect_all(state)
     assert await state.forms(ino) == {FormKind.RAW}
     assert await state.leaks() == []
-    assert (await second(ino)).outcome == MoveOutcome.DONE
+    assert (await second(state.parts, ino)).outcome == MoveOutcome.DONE
 
 
 @pytest.mark.parametrize("point", ["upload.prepared", "upload.stored", "upload.verified"])
@@ -198,7 +200,7 @@ async def test_a_file_deleted_while_it_is_uploaded_leaves_no_object(
     """What a superseded move wrote is garbage."""
     ino = await state.create("a", CONTENT)
     hook.actions[point] = lambda: run_now(lambda: state.unlink("a"))
-    assert (await state.moves.upload(ino)).outcome == MoveOutcome.SUPERSEDED
+    assert (await upload(state.parts, ino)).outcome == MoveOutcome.SUPERSEDED
     await collect_all(state)
     assert await state.leaks() == []
 
@@ -210,7 +212,7 @@ async def test_a_file_truncated_while_it_is_hydrated_keeps_the_new_bytes(
     ino = await state.create("a", CONTENT)
     await to_glacier(state, ino)
     hook.actions["hydrate.verified"] = lambda: run_now(lambda: state.rewrite(ino, b"new"))
-    inode = await state.moves.hydrate(ino)
+    inode = await hydrate(state.parts, ino)
     assert state.raw_store.path(inode.raw).read_bytes() == b"new"
     await collect_all(state)
     assert await state.leaks() == []
@@ -219,42 +221,42 @@ async def test_a_file_truncated_while_it_is_hydrated_keeps_the_new_bytes(
 async def test_an_open_file_keeps_its_raw_file(state: State) -> None:
     """A passthrough reader must keep its backing file."""
     ino = await state.create("a", CONTENT)
-    await state.moves.pack(ino)
+    await pack(state.parts, ino)
     handle = state.open_table.add(ino, OpenMode.CACHED, writable=False)
-    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.BUSY
+    assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.BUSY
     state.open_table.remove(ino, handle)
-    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE
+    assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.DONE
 
 
 async def test_a_mapped_file_keeps_its_raw_file(state: State) -> None:
     """A mapping outlives the last handle, and must go on seeing what later writers write."""
     ino = await state.create("a", CONTENT)
-    await state.moves.pack(ino)
+    await pack(state.parts, ino)
     inode = await state.engine.get_inode(ino)
     fd = state.raw_store.open(inode.raw, os.O_RDONLY)
     mapping = mmap.mmap(fd, len(CONTENT), prot=mmap.PROT_READ)
     os.close(fd)
-    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.BUSY
+    assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.BUSY
     mapping.close()
-    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE
+    assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.DONE
 
 
 async def test_a_locked_file_is_unlocked_when_its_raw_file_goes(state: State) -> None:
     """The RAM tier holds no pages of files that are elsewhere."""
     ino = await state.create("a", CONTENT)
-    await state.moves.pack(ino)
+    await pack(state.parts, ino)
     inode = await state.engine.get_inode(ino)
     await state.residency.lock(ino, inode.raw, inode.size)
-    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE
+    assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.DONE
     assert state.residency.used_bytes == 0
 
 
 async def test_the_only_form_is_never_dropped(state: State) -> None:
     """A copy goes only when another one holds the same content."""
     ino = await state.create("a", CONTENT)
-    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.SUPERSEDED
+    assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.SUPERSEDED
     await to_glacier(state, ino)
-    assert (await state.moves.drop_form(ino, FormKind.REMOTE)).outcome == MoveOutcome.SUPERSEDED
+    assert (await drop_form(state.parts, ino, FormKind.REMOTE)).outcome == MoveOutcome.SUPERSEDED
     assert await state.content(ino) == CONTENT
 
 
@@ -266,7 +268,7 @@ async def test_holes_come_back_as_holes(state: State) -> None:
     os.truncate(state.raw_store.path(inode.raw), 10 << 20)
     await state.seal(ino)
     await to_glacier(state, ino)
-    after = await state.moves.hydrate(ino)
+    after = await hydrate(state.parts, ino)
     assert state.raw_store.stat(after.raw).st_size == 10 << 20
     assert state.raw_store.stat(after.raw).st_blocks * 512 < 1 << 20
 
@@ -276,7 +278,7 @@ async def test_a_hydrated_file_has_the_times_of_the_inode(state: State) -> None:
     ino = await state.create("a", CONTENT)
     before = await state.engine.get_inode(ino)
     await to_glacier(state, ino)
-    after = await state.moves.hydrate(ino)
+    after = await hydrate(state.parts, ino)
     assert state.raw_store.stat(after.raw).st_mtime_ns == before.mtime_ns
     assert after.flags & InodeFlags.DURABLE
 
@@ -287,15 +289,15 @@ async def test_callers_at_a_time_share_one_hydration(state: State) -> None:
     await to_glacier(state, ino)
     raws = []
 
-    async def hydrate() -> None:
-        raws.append((await state.moves.hydrate(ino)).raw)
+    async def hydrate_it() -> None:
+        raws.append((await hydrate(state.parts, ino)).raw)
 
     async with trio.open_nursery() as nursery:
         for _ in range(5):
-            nursery.start_soon(hydrate)
+            nursery.start_soon(hydrate_it)
     assert len(raws) == 5
     assert len(set(raws)) == 1
-    assert state.moves.take_hydrated() == [ino]
+    assert take_hydrated(state.parts) == [ino]
     assert await state.leaks() == []
 
 
@@ -311,7 +313,7 @@ async def test_another_caller_takes_over_a_cancelled_hydration(state: State) -> 
 
         async def give_up() -> None:
             with scope:
-                await state.moves.hydrate(ino)
+                await hydrate(state.parts, ino)
 
         async def wait() -> None:
             contents.append(await state.content(ino))
@@ -335,15 +337,15 @@ async def test_waiting_callers_share_the_failure(
     state.faults.add(Fault(FaultKind.HANG, count=None))
     failures = []
 
-    async def hydrate() -> None:
+    async def hydrate_it() -> None:
         try:
-            await state.moves.hydrate(ino)
+            await hydrate(state.parts, ino)
         except StoreUnavailableError as error:
             failures.append(str(error))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
-            nursery.start_soon(hydrate)
+            nursery.start_soon(hydrate_it)
         await trio.testing.wait_all_tasks_blocked()
         mock_clock.jump(31)
     assert len(failures) == 3
@@ -368,12 +370,12 @@ async def test_a_failed_upload_publishes_and_leaves_nothing(state: State, fault:
     ino = await state.create("a", CONTENT)
     state.faults.add(fault)
     with pytest.raises((StoreError, CorruptDataError)):
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
     assert await state.forms(ino) == {FormKind.RAW}
     state.faults.clear()
     await collect_all(state)
     assert await state.leaks() == []
-    assert (await state.moves.upload(ino)).outcome == MoveOutcome.DONE
+    assert (await upload(state.parts, ino)).outcome == MoveOutcome.DONE
 
 
 async def test_a_packed_file_with_a_flipped_bit_is_replaced_by_the_remote_form(
@@ -381,9 +383,9 @@ async def test_a_packed_file_with_a_flipped_bit_is_replaced_by_the_remote_form(
 ) -> None:
     """Wrong bytes are never hydrated, and the log names file and frame."""
     ino = await state.create("a", CONTENT)
-    await state.moves.pack(ino)
-    await state.moves.upload(ino)
-    await state.moves.drop_raw(ino)
+    await pack(state.parts, ino)
+    await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
     path = state.packed_store.path((await state.form(ino, FormKind.PACKED)).location)
     flip_bit(path, 5000)
     assert await state.content(ino) == CONTENT
@@ -398,11 +400,11 @@ async def test_a_flipped_bit_in_the_only_form_is_an_error(
 ) -> None:
     """EIO, never wrong bytes."""
     ino = await state.create("a", CONTENT)
-    await state.moves.pack(ino)
-    await state.moves.drop_raw(ino)
+    await pack(state.parts, ino)
+    await drop_raw(state.parts, ino)
     flip_bit(state.packed_store.path((await state.form(ino, FormKind.PACKED)).location), 5000)
     with pytest.raises(CorruptDataError, match="frame"):
-        await state.moves.hydrate(ino)
+        await hydrate(state.parts, ino)
     assert len(caplog.records) == 1
     await collect_all(state)
     assert await state.leaks() == []
@@ -412,12 +414,12 @@ async def test_a_raw_file_that_differs_from_its_packed_form_is_not_uploaded(stat
     """A disk that altered the raw file must not alter the object too."""
     ino = await state.create("a", CONTENT)
     await state.engine.set_codec(ino, "lz4")
-    await state.moves.pack(ino)
+    await pack(state.parts, ino)
     await state.engine.set_codec(ino, "zstd")
     inode = await state.engine.get_inode(ino)
     flip_bit(state.raw_store.path(inode.raw), 5000)
     with pytest.raises(CorruptDataError, match="differs"):
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
     await collect_all(state)
     assert await state.leaks() == []
 
@@ -433,7 +435,7 @@ async def test_a_file_that_cannot_be_written_packed_is_left_as_it_was(
     ino = await state.create("a", CONTENT)
     monkeypatch.setattr("memfs.moves.packing.pack_file", full)
     with pytest.raises(NoSpaceError):
-        await state.moves.pack(ino)
+        await pack(state.parts, ino)
     await collect_all(state)
     assert await state.content(ino) == CONTENT
     assert await state.leaks() == []
@@ -444,7 +446,7 @@ async def test_an_intact_object_of_another_file_is_not_published(
 ) -> None:
     """As of a store that mixes objects up: all checksums are right, the digest is not."""
     first = await state.create("first", incompressible(5000, 1))
-    await state.moves.upload(first)
+    await upload(state.parts, first)
     other = state.objects_dir / (await state.form(first, FormKind.REMOTE)).location
     second = await state.create("second", incompressible(5000, 2))
     put_file = state.remote.put_file
@@ -454,7 +456,7 @@ async def test_an_intact_object_of_another_file_is_not_published(
 
     monkeypatch.setattr(state.remote, "put_file", put_other)
     with pytest.raises(CorruptDataError, match="another digest"):
-        await state.moves.upload(second)
+        await upload(state.parts, second)
     assert await state.forms(second) == {FormKind.RAW}
 
 
@@ -476,7 +478,7 @@ async def test_an_upload_is_known_on_stable_storage_before_its_object_is(
 
     monkeypatch.setattr(state.parts.syncer, "sync", note_sync)
     monkeypatch.setattr(state.remote, "put_file", note_put)
-    assert (await state.moves.upload(ino)).outcome == MoveOutcome.DONE
+    assert (await upload(state.parts, ino)).outcome == MoveOutcome.DONE
 
 
 async def test_nothing_is_removed_before_its_removal_is_on_stable_storage(
@@ -498,7 +500,7 @@ async def test_nothing_is_removed_before_its_removal_is_on_stable_storage(
         sync()
 
     monkeypatch.setattr(state.parts.syncer, "sync", note_sync)
-    assert await state.moves.collect_garbage(10) == 2
+    assert await state.garbage.collect(10) == 2
     assert there == [True]
 
 
@@ -511,9 +513,9 @@ async def test_garbage_waits_for_a_store_that_is_down(state: State) -> None:
     await state.unlink("a")
     await state.unlink("b")
     assert other
-    assert await state.moves.collect_garbage(1) == 0
-    assert await state.moves.collect_garbage(1) == 1
-    assert await state.moves.collect_garbage(1) == 0
+    assert await state.garbage.collect(1) == 0
+    assert await state.garbage.collect(1) == 1
+    assert await state.garbage.collect(1) == 0
     assert state.faults.hit_counts[FaultKind.UNAVAILABLE] == 1
     assert len(await state.leaks()) == 1
 
@@ -522,7 +524,7 @@ async def test_a_store_that_does_not_answer_holds_up_no_local_file(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ino = await state.create("a", CONTENT)
-    await state.moves.upload(ino)
+    await upload(state.parts, ino)
     await state.create("b", CONTENT)
     await state.unlink("a")
     asked = trio.Event()
@@ -533,12 +535,12 @@ async def test_a_store_that_does_not_answer_holds_up_no_local_file(
 
     monkeypatch.setattr(state.remote, "delete", hang)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(state.moves.collect_garbage, 10)
+        nursery.start_soon(state.garbage.collect, 10)
         await asked.wait()
         await state.unlink("b")
         # The raw file of the first one is gone, and its row waits with that of its object.
         with trio.fail_after(60):
-            assert await state.moves.collect_local_garbage(10) == 2
+            assert await state.garbage.collect_local(10) == 2
         assert list(state.raw_store.iterate()) == []
         nursery.cancel_scope.cancel()
 
@@ -547,10 +549,10 @@ async def test_an_object_that_the_store_keeps_does_not_hold_up_the_others(state:
     """As one under a legal hold: it is tried again later, the rest goes now."""
     for number in range(3):
         ino = await state.create(f"{number}", CONTENT)
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
         await state.unlink(f"{number}")
     state.faults.add(Fault(FaultKind.REFUSED, "delete"))
-    while await state.moves.collect_garbage(10):
+    while await state.garbage.collect(10):
         pass
     assert len([stat async for stat in state.remote.list("")]) == 1
 
@@ -569,18 +571,18 @@ async def test_objects_that_wait_for_the_store_do_not_hide_local_garbage(
         await state.unlink(f"{number}")
     await state.create("local", CONTENT)
     await state.unlink("local")
-    assert await state.moves.collect_garbage(3) == 0
-    assert await state.moves.collect_garbage(3) == 1
+    assert await state.garbage.collect(3) == 0
+    assert await state.garbage.collect(3) == 1
 
 
 async def test_a_store_that_refuses_everything_is_not_asked_for_each_object(state: State) -> None:
     for number in range(20):
         ino = await state.create(f"{number}", CONTENT)
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
         await state.unlink(f"{number}")
     fault = Fault(FaultKind.REFUSED, "delete", count=REFUSALS_MAX)
     state.faults.add(fault)
-    await state.moves.collect_garbage(100)
+    await state.garbage.collect(100)
     assert len([stat async for stat in state.remote.list("")]) == 20
 
 
@@ -592,9 +594,9 @@ async def test_garbage_is_removed_when_the_store_is_back(
     await to_glacier(state, ino)
     state.faults.add(Fault(FaultKind.UNAVAILABLE, "delete"))
     await state.unlink("a")
-    assert await state.moves.collect_garbage(10) == 0
+    assert await state.garbage.collect(10) == 0
     mock_clock.jump(2 * state.config.policy.retry_s_min)
-    assert await state.moves.collect_garbage(10) == 1
+    assert await state.garbage.collect(10) == 1
     assert await state.leaks() == []
 
 
@@ -603,7 +605,7 @@ async def test_a_file_without_a_glacier_tier_is_not_uploaded(state: State) -> No
     ino = await state.create("a", CONTENT)
     state.parts.remote = None
     with pytest.raises(Exception, match="glacier"):
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
 
 
 def flip_bit(path: Path, offset: int) -> None:
@@ -626,18 +628,18 @@ async def test_a_raw_file_that_was_changed_after_sealing_is_a_new_generation(
 ) -> None:
     """Power loss may forget that it was opened for writing: its other form has other bytes."""
     ino = await state.create("a", compressible(100_000))
-    await (state.moves.upload if move == "pack" else state.moves.pack)(ino)
+    await (upload if move == "pack" else pack)(state.parts, ino)
     raw = (await state.engine.get_inode(ino)).raw
     with state.raw_store.path(raw).open("ab") as file:
         file.write(b"written before power was lost")
-    result = await getattr(state.moves, move)(ino)
+    result = await MOVES_BY_NAME[move](state.parts, ino)
     assert result.outcome == MoveOutcome.SUPERSEDED
     assert await state.sealer.seal_all() == 1
     assert await state.forms(ino) == {FormKind.RAW}
     inode = await state.engine.get_inode(ino)
     assert (inode.raw, inode.size) == (raw, 100_029)
-    await state.moves.pack(ino)
-    await state.moves.drop_raw(ino)
+    await pack(state.parts, ino)
+    await drop_raw(state.parts, ino)
     assert (await state.content(ino)).endswith(b"written before power was lost")
 
 
@@ -652,8 +654,8 @@ async def test_times_set_while_a_file_is_fetched_are_its_raw_files(
         await state.engine.set_attributes(ino, AttributeChanges(mtime_ns=10**18))
 
     hook.actions["hydrate.verified"] = lambda: run_now(set_times)
-    inode = await state.moves.hydrate(ino)
+    inode = await hydrate(state.parts, ino)
     assert inode.mtime_ns == 10**18
     assert state.raw_store.stat(inode.raw).st_mtime_ns == 10**18
     assert not inode.flags & InodeFlags.DURABLE
-    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE
+    assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.DONE

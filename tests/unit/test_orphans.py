@@ -11,6 +11,9 @@ import pytest
 from memfs.errors import InvalidValueError
 from memfs.jobs.orphans import AGE_S_MIN, OrphanSearch, Place
 from memfs.metadata.records import MoveKind
+from memfs.moves.batching import upload_batch
+from memfs.moves.packing import pack
+from memfs.moves.uploading import upload
 from memfs.stores.store import ObjectStat
 from memfs.types import FormKind, RawId
 from tests.moving import State, compressible
@@ -50,10 +53,10 @@ def put(state: State, key: str) -> None:
 async def test_what_files_need_is_no_orphan(state: State) -> None:
     """In any form, alone or in a batch, nor is garbage."""
     inos = [await state.create(f"{number}", compressible(20_000, number)) for number in range(6)]
-    await state.moves.pack(inos[0])
-    await state.moves.upload(inos[1])
-    await state.moves.upload_batch(inos[2:4])
-    await state.moves.upload(inos[4])
+    await pack(state.parts, inos[0])
+    await upload(state.parts, inos[1])
+    await upload_batch(state.parts, inos[2:4])
+    await upload(state.parts, inos[4])
     await state.unlink("4")
     for place in (Place.RAW, Place.PACKED, Place.TEMPORARY):
         assert await names(state, place) == []
@@ -75,7 +78,7 @@ async def test_what_a_move_is_writing_is_no_orphan(state: State) -> None:
 async def test_local_files_that_nobody_names_go_to_lost_found_on_request(state: State) -> None:
     """Those of memfs's own names: others are fsck's to report."""
     kept = await state.create("a", CONTENT)
-    await state.moves.pack(kept)
+    await pack(state.parts, kept)
     os.close(state.raw_store.create(RawId(3)))
     packed = state.packed_store.path((await state.form(kept, FormKind.PACKED)).location)
     orphan = packed.with_name(f"{0xABC:x}")
@@ -114,7 +117,7 @@ async def test_raw_files_of_this_process_are_not_looked_at(state: State) -> None
 async def test_old_objects_that_nobody_names_are_noted_on_request(state: State) -> None:
     """Young ones, those of others, and what is not of memfs's layout stay."""
     ino = await state.create("a", CONTENT)
-    await state.moves.upload(ino)
+    await upload(state.parts, ino)
     number = int(state.engine.reserve_blob())
     orphan = f"blobs/00/{number:x}-1-0123456789abcdef"
     batch = "batches/0a/0123456789abcdef012345"

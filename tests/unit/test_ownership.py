@@ -15,6 +15,8 @@ from memfs.config_file import load_config
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.ownership import open_own, require_own_tree
+from memfs.moves.packing import pack
+from memfs.moves.uploading import upload
 from memfs_daemon.state_dir import prepare_state, require_state
 from memfs_daemon.state_lock import LOCK_NAME, StateLock, find_holder
 from memfs_tools.main import run
@@ -61,8 +63,8 @@ def state_dir(tmp_path: Path) -> Path:
         state = State(tmp_path / "state")
         for number in range(3):
             ino = await state.create(f"{number}", compressible(20_000, number))
-            await state.moves.pack(ino)
-            await state.moves.upload(ino)
+            await pack(state.parts, ino)
+            await upload(state.parts, ino)
         state.close()
 
     trio.run(fill)

@@ -13,6 +13,9 @@ import trio.testing
 
 from memfs.config import ColdConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import OPENS_KEPT_MAX, Activity
+from memfs.moves.dropping import drop_raw
+from memfs.moves.hydrating import take_hydrated
+from memfs.moves.uploading import upload
 from memfs.placement.prefetch import prefetcher as module
 from memfs.placement.prefetch.prefetcher import Prefetcher
 from memfs.policy.pools import Pools
@@ -46,7 +49,7 @@ class Depot:
         self.pools = Pools()
         self.prefetcher = Prefetcher(
             self.state.parts,
-            self.state.moves,
+            self.state.garbage,
             self.activity,
             self.predictor,
             self.pools,
@@ -59,12 +62,12 @@ class Depot:
         inos = []
         for at in range(count):
             ino = await self.state.create(f"f{at:03}", CONTENT)
-            await self.state.moves.upload(ino)
-            await self.state.moves.drop_raw(ino)
+            await upload(self.state.parts, ino)
+            await drop_raw(self.state.parts, ino)
             await self.state.engine.record_access([(ino, LONG_AGO_NS)])
             inos.append(ino)
         self.state.engine.commit_nowait()
-        await self.state.moves.collect_garbage(1000)
+        await self.state.garbage.collect(1000)
         return inos
 
     async def open(self, *inos: InodeNo) -> None:
@@ -142,7 +145,7 @@ async def test_a_file_pinned_to_a_slower_tier_is_fetched_for_hints_alone(depot: 
     await depot.prefetcher.fetch_all()
     assert await depot.raw(inos) == [3, 4]
     assert depot.state.residency.used_bytes == 0
-    assert depot.state.moves.take_hydrated() == inos[3:5]
+    assert take_hydrated(depot.state.parts) == inos[3:5]
 
 
 async def test_hints_are_fetched_in_order_as_far_as_there_is_room(
@@ -160,7 +163,7 @@ async def test_hints_are_fetched_in_order_as_far_as_there_is_room(
     assert progress.stalled is not None
     assert "raise cold.size" in progress.stalled
     assert (progress.done_count, progress.waiting_count) == (3, 2)
-    await depot.state.moves.drop_raw(inos[5])
+    await drop_raw(depot.state.parts, inos[5])
     await depot.prefetcher.fetch_all()
     assert await depot.raw(inos) == [0, 2, 7]
 

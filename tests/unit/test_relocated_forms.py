@@ -8,7 +8,12 @@ import pytest
 
 from memfs.content.forms import FormReader
 from memfs.errors import ObjectMissingError
+from memfs.moves.batching import compact, upload_batch
+from memfs.moves.dropping import drop_form, drop_raw
+from memfs.moves.hydrating import hydrate
+from memfs.moves.packing import pack
 from memfs.moves.scrubbing import ScrubOutcome, scrub_file
+from memfs.moves.uploading import upload
 from memfs.stores.forwarding import ForwardingStore
 from memfs.types import FormKind
 from tests.moving import State, compressible, incompressible
@@ -49,19 +54,19 @@ async def in_sparse_batch(state: State, *, raw: bool = False) -> InodeNo:
     """Return a file in a batch whose other members are gone."""
     ino = await state.create("kept", CONTENT)
     others = [await state.create(f"{n}", incompressible(50_000, 2 + n)) for n in range(3)]
-    await state.moves.upload_batch([ino, *others])
+    await upload_batch(state.parts, [ino, *others])
     for number in range(3):
         await state.unlink(f"{number}")
     if not raw:
-        await state.moves.drop_raw(ino)
+        await drop_raw(state.parts, ino)
     return ino
 
 
 async def compact_all(state: State) -> None:
     """Compact, and remove the old object for good."""
     [batch] = await state.engine.list_sparse_batches(50, 10)
-    await state.moves.compact(batch)
-    while await state.moves.collect_garbage(100):
+    await compact(state.parts, batch)
+    while await state.garbage.collect(100):
         pass
 
 
@@ -95,15 +100,15 @@ async def test_a_range_of_an_object_that_was_packed_and_left_meanwhile_is_read(
     """The reader knew the object alone; when that is gone there is a packed form."""
     content = compressible(50_000)
     ino = await state.create("f", content)
-    await state.moves.upload(ino)
-    await state.moves.drop_raw(ino)
+    await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
 
     async def pack_instead() -> None:
-        await state.moves.hydrate(ino)
-        await state.moves.pack(ino)
-        await state.moves.drop_form(ino, REMOTE)
-        await state.moves.drop_raw(ino)
-        while await state.moves.collect_garbage(100):
+        await hydrate(state.parts, ino)
+        await pack(state.parts, ino)
+        await drop_form(state.parts, ino, REMOTE)
+        await drop_raw(state.parts, ino)
+        while await state.garbage.collect(100):
             pass
 
     store = InterruptedStore(state.remote, pack_instead)
@@ -121,7 +126,7 @@ async def test_an_object_that_is_lost_for_good_is_an_error(state: State) -> None
     with pytest.raises(ObjectMissingError):
         await reader.read(await state.engine.get_inode(ino), 0, 10)
     with pytest.raises(ObjectMissingError):
-        await state.moves.hydrate(ino)
+        await hydrate(state.parts, ino)
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -129,7 +134,7 @@ async def test_a_compaction_during_a_scrub_is_no_damage(state: State, raw: bool)
     """The form that the scrub looked at is gone, but the one in its place is not to blame."""
     ino = await in_sparse_batch(state, raw=raw)
     state.parts.remote = InterruptedStore(state.remote, lambda: compact_all(state))
-    scrubbed = await scrub_file(state.parts, ino, state.moves.hydrate)
+    scrubbed = await scrub_file(state.parts, ino)
     assert scrubbed.outcome == ScrubOutcome.SKIPPED, scrubbed
     assert await state.forms(ino) == ({RAW, REMOTE} if raw else {REMOTE})
     assert await state.engine.get_decision(ino) is None

@@ -13,7 +13,11 @@ import trio
 from memfs.content.opening import OpenMode
 from memfs.errors import CodecMissingError, InvalidValueError
 from memfs.jobs.scrubber import Scrubber
+from memfs.moves.dropping import drop_form, drop_raw
+from memfs.moves.hydrating import hydrate
+from memfs.moves.packing import pack
 from memfs.moves.scrubbing import Pace, Scrubbed, ScrubOutcome, scrub_file
+from memfs.moves.uploading import upload
 from memfs.policy import rules
 from memfs.stores.disk import disk_errors
 from memfs.types import FormKind
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.records import Inode
+    from memfs.moves.attempt import MoveParts
     from memfs.types import InodeNo
 
 CONTENT = compressible(50_000)
@@ -40,18 +45,18 @@ def state(tmp_path: Path) -> Iterator[State]:
 async def make(state: State, *kinds: FormKind) -> InodeNo:
     """Return a file with exactly these forms."""
     ino = await state.create("f", CONTENT)
-    await state.moves.pack(ino)
-    await state.moves.upload(ino)
+    await pack(state.parts, ino)
+    await upload(state.parts, ino)
     if FormKind.RAW not in kinds:
-        await state.moves.drop_raw(ino)
+        await drop_raw(state.parts, ino)
     for kind in (FormKind.PACKED, FormKind.REMOTE):
         if kind not in kinds:
-            await state.moves.drop_form(ino, kind)
+            await drop_form(state.parts, ino, kind)
     return ino
 
 
 async def scrub(state: State, ino: InodeNo) -> Scrubbed:
-    return await scrub_file(state.parts, ino, state.moves.hydrate)
+    return await scrub_file(state.parts, ino)
 
 
 async def damage(state: State, ino: InodeNo, kind: FormKind) -> None:
@@ -95,7 +100,7 @@ async def test_a_damaged_form_is_replaced_by_a_sound_one(
     assert scrubbed.outcome == ScrubOutcome.REPAIRED, scrubbed
     assert (await scrub(state, ino)).outcome == ScrubOutcome.SOUND
     assert await state.content(ino) == CONTENT
-    while await state.moves.collect_garbage(100):
+    while await state.garbage.collect(100):
         pass
     assert await state.leaks() == []
 
@@ -121,7 +126,7 @@ async def test_no_wrong_byte_of_a_raw_file_is_served_when_all_is_damaged(state: 
     scrubbed = await scrub(state, ino)
     assert scrubbed.outcome == ScrubOutcome.QUARANTINED
     assert await state.forms(ino) == {PACKED}
-    while await state.moves.collect_garbage(100):
+    while await state.garbage.collect(100):
         pass
     [kept] = (state.state_dir / "quarantine").iterdir()
     assert kept.read_bytes() == bad
@@ -138,7 +143,7 @@ async def test_a_sound_form_that_goes_during_the_repair_saves_the_others(
     unlock = state.residency.unlock
 
     async def unlock_slowly(ino: InodeNo, drop_pages: bool) -> int:
-        await state.moves.drop_form(ino, PACKED)
+        await drop_form(state.parts, ino, PACKED)
         return await unlock(ino, drop_pages)
 
     monkeypatch.setattr(state.residency, "unlock", unlock_slowly)
@@ -237,7 +242,7 @@ async def test_holes_are_not_read(state: State) -> None:
     """15 TiB would take days at any rate."""
     ino = await make_sparse(state, size=15 << 40, data_bytes=4096)
     pace = Pace(1 << 20)
-    scrubbed = await scrub_file(state.parts, ino, state.moves.hydrate, pace)
+    scrubbed = await scrub_file(state.parts, ino, pace)
     assert scrubbed.outcome == ScrubOutcome.SOUND
     assert scrubbed.read_bytes == pace.read_bytes == 2 * 4096
 
@@ -245,7 +250,7 @@ async def test_holes_are_not_read(state: State) -> None:
 async def test_holes_of_a_packed_file_count_to_its_digest(state: State) -> None:
     """All forms have the same one; a packed file takes the bytes that it has."""
     ino = await make_sparse(state, size=1 << 20, data_bytes=40960)
-    await state.moves.pack(ino)
+    await pack(state.parts, ino)
     stored_bytes = (await state.form(ino, PACKED)).stored_bytes
     scrubbed = await scrub(state, ino)
     assert scrubbed.outcome == ScrubOutcome.SOUND
@@ -259,7 +264,7 @@ async def test_a_file_that_is_removed_while_it_is_read_ends_its_scrub(state: Sta
     found = []
 
     async def scrub_slowly() -> None:
-        found.append(await scrub_file(state.parts, ino, state.moves.hydrate, pace))
+        found.append(await scrub_file(state.parts, ino, pace))
 
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
@@ -267,7 +272,7 @@ async def test_a_file_that_is_removed_while_it_is_read_ends_its_scrub(state: Sta
             while not pace.read_bytes:  # noqa: ASYNC110 - nothing else tells
                 await trio.sleep(0.01)
             await state.unlink("f")
-            await state.moves.collect_garbage(100)
+            await state.garbage.collect(100)
     assert [scrubbed.outcome for scrubbed in found] == [ScrubOutcome.SKIPPED]
 
 
@@ -283,9 +288,9 @@ async def finish(scrubber: Scrubber) -> dict[str, object]:
 async def test_a_scrub_looks_at_every_file_and_tells_what_it_found(state: State) -> None:
     inos = [await state.create(f"{number}", CONTENT) for number in range(100)]
     for ino in inos[:3]:
-        await state.moves.pack(ino)
+        await pack(state.parts, ino)
     await damage(state, inos[1], PACKED)
-    scrubber = Scrubber(state.parts, state.moves)
+    scrubber = Scrubber(state.parts)
     await scrubber.start(rate=1 << 40)
     status = await finish(scrubber)
     assert status["file_count"] == 100
@@ -298,7 +303,7 @@ async def test_a_scrub_looks_at_every_file_and_tells_what_it_found(state: State)
 async def test_a_stopped_scrub_goes_on_where_it_was(state: State) -> None:
     for number in range(50):
         await state.create(f"{number}", CONTENT)
-    first = Scrubber(state.parts, state.moves)
+    first = Scrubber(state.parts)
     # A second a file: it cannot get through before it is stopped.
     await first.start(rate=len(CONTENT))
     async with trio.open_nursery() as nursery:
@@ -310,7 +315,7 @@ async def test_a_stopped_scrub_goes_on_where_it_was(state: State) -> None:
     done = first.status()["file_count"]
     assert isinstance(done, int)
     assert 0 < done < 50
-    second = Scrubber(state.parts, state.moves)
+    second = Scrubber(state.parts)
     await second.start(rate=1 << 40)
     status = await finish(second)
     assert status["file_count"] == 50 - done
@@ -324,14 +329,13 @@ async def test_a_file_that_is_deleted_during_its_repair_does_not_end_the_scrub(
     ino = await make(state, RAW, REMOTE)
     await state.create("other", CONTENT)
     await damage(state, ino, RAW)
-    hydrate = state.moves.hydrate
 
-    async def hydrate_late(ino: InodeNo) -> Inode:
+    async def hydrate_late(parts: MoveParts, ino: InodeNo) -> Inode:
         await state.unlink("f")
-        return await hydrate(ino)
+        return await hydrate(parts, ino)
 
-    monkeypatch.setattr(state.moves, "hydrate", hydrate_late)
-    scrubber = Scrubber(state.parts, state.moves)
+    monkeypatch.setattr("memfs.moves.scrubbing.hydrate", hydrate_late)
+    scrubber = Scrubber(state.parts)
     await scrubber.start(rate=1 << 40)
     status = await finish(scrubber)
     assert status["error"] is None
@@ -342,7 +346,7 @@ async def test_a_scrub_tells_why_forms_could_not_be_read(state: State) -> None:
     """The first reason; and that of archived objects, which nobody can mend, is none."""
     await make(state, RAW, REMOTE)
     state.faults.add(Fault(FaultKind.UNAVAILABLE, "get_range"))
-    scrubber = Scrubber(state.parts, state.moves)
+    scrubber = Scrubber(state.parts)
     await scrubber.start(rate=1 << 40)
     status = await finish(scrubber)
     assert status["unchecked_count"] == 1
@@ -355,7 +359,7 @@ async def test_a_scrub_tells_why_forms_could_not_be_read(state: State) -> None:
 async def test_a_scrub_tells_how_far_it_is_within_a_file(state: State) -> None:
     """A file may take hours."""
     await state.create("f", CONTENT)
-    scrubber = Scrubber(state.parts, state.moves)
+    scrubber = Scrubber(state.parts)
     await scrubber.start(rate=1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scrubber.run)
@@ -369,4 +373,4 @@ async def test_a_scrub_tells_how_far_it_is_within_a_file(state: State) -> None:
 
 async def test_a_rate_of_nothing_is_refused(state: State) -> None:
     with pytest.raises(InvalidValueError):
-        await Scrubber(state.parts, state.moves).start(rate=0)
+        await Scrubber(state.parts).start(rate=0)

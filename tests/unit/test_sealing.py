@@ -11,6 +11,8 @@ import trio
 from memfs.errors import NoSpaceError, StoreError
 from memfs.metadata.records import InodeFlags
 from memfs.metadata.sqlite.database import Database
+from memfs.moves.hydrating import hydrate
+from memfs.moves.packing import pack
 from tests.moving import State
 
 if TYPE_CHECKING:
@@ -132,10 +134,10 @@ async def test_a_packed_file_outlives_the_loss_of_its_raw_file(bench: Bench) -> 
     content = b"packed before power was lost " * 4096
     ino = await bench.write("packed", content)
     await bench.sealer.seal_all()
-    await bench.state.moves.pack(ino)
+    await pack(bench.state.parts, ino)
     os.truncate(bench.state.raw_store.path((await bench.inode(ino)).raw), 100)
     assert await bench.sealer.adopt_doubtful() == 1
-    inode = await bench.state.moves.hydrate(ino)
+    inode = await hydrate(bench.state.parts, ino)
     assert bench.state.raw_store.path(inode.raw).read_bytes() == content
 
 

@@ -159,7 +159,13 @@ async def test_queues_that_were_idle_use_all_their_workers(
 ) -> None:
     """A queue of 4 that had been idle once ran 2 moves at a time, and then 1."""
     mover = Mover(
-        state.parts, state.moves, Activity(), _settle, state.state_dir, rng=random.Random(1)
+        state.parts,
+        state.garbage,
+        state.recovery,
+        Activity(),
+        _settle,
+        state.state_dir,
+        rng=random.Random(1),
     )
     crowds = {True: Crowd(), False: Crowd()}
 
@@ -187,7 +193,13 @@ async def test_batches_are_written_by_all_their_workers(
 ) -> None:
     """While one object is uploaded, the other worker fills the next one."""
     mover = Mover(
-        state.parts, state.moves, Activity(), _settle, state.state_dir, rng=random.Random(1)
+        state.parts,
+        state.garbage,
+        state.recovery,
+        Activity(),
+        _settle,
+        state.state_dir,
+        rng=random.Random(1),
     )
     crowd = Crowd()
     batcher = mover._placer.batcher
@@ -217,7 +229,7 @@ async def test_hints_are_fetched_by_all_workers(
     """A list of files that comes after a pause is brought as fast as the first one."""
     prefetcher = Prefetcher(
         state.parts,
-        state.moves,
+        state.garbage,
         state.activity,
         Predictor(),
         Pools(),
@@ -250,7 +262,7 @@ async def test_files_for_the_hot_tier_are_brought_by_all_workers(
     board.begin(
         HotServerInfo("address", 0, Mint(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),))
     )
-    tier = HotTier(state.parts, state.moves, board, NoServer())
+    tier = HotTier(state.parts, board, NoServer())
     crowd = Crowd()
 
     async def bring(_want: Want) -> None:
@@ -275,7 +287,7 @@ async def test_a_file_that_is_wanted_again_keeps_no_worker_from_others(
     board.begin(
         HotServerInfo("address", 0, Mint(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),))
     )
-    tier = HotTier(state.parts, state.moves, board, NoServer())
+    tier = HotTier(state.parts, board, NoServer())
     slow, brought = Want(InodeNo(1), Generation(1)), list[Want]()
     end_of_slow = trio.Event()
 

@@ -9,7 +9,10 @@ import trio
 
 from memfs.errors import MemfsError, StoreError
 from memfs.moves import streaming, uploading
+from memfs.moves.batching import upload_batch
+from memfs.moves.dropping import drop_raw
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.uploading import upload
 from memfs.types import FormKind
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible, incompressible
@@ -41,8 +44,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
 async def test_a_file_is_uploaded_without_a_copy(state: State, name: str) -> None:
     """Verified by reading it back, as every object is."""
     ino = await state.create("a", CONTENTS[name])
-    assert (await state.moves.upload(ino)).outcome == MoveOutcome.DONE
-    assert (await state.moves.drop_raw(ino)).outcome == MoveOutcome.DONE
+    assert (await upload(state.parts, ino)).outcome == MoveOutcome.DONE
+    assert (await drop_raw(state.parts, ino)).outcome == MoveOutcome.DONE
     assert await state.forms(ino) == {FormKind.REMOTE}
     assert await state.content(ino) == CONTENTS[name]
 
@@ -50,10 +53,10 @@ async def test_a_file_is_uploaded_without_a_copy(state: State, name: str) -> Non
 async def test_a_batch_is_uploaded_without_a_copy(state: State) -> None:
     """It lies in memory, which its size bounds."""
     inos = [await state.create(f"f{n}", compressible(20_000, n)) for n in range(20)]
-    results = await state.moves.upload_batch(inos)
+    results = await upload_batch(state.parts, inos)
     assert {result.outcome for result in results.values()} == {MoveOutcome.DONE}
     for number, ino in enumerate(inos):
-        await state.moves.drop_raw(ino)
+        await drop_raw(state.parts, ino)
         assert await state.content(ino) == compressible(20_000, number)
 
 
@@ -65,9 +68,9 @@ async def test_a_store_that_fails_says_so(state: State, kind: FaultKind) -> None
     ino = await state.create("a", CONTENTS["large"])
     state.faults.add(Fault(kind, "put_stream", count=None))
     with pytest.raises(MemfsError, match="injected"):
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
     state.faults.clear()
-    while await state.moves.collect_garbage(100):
+    while await state.garbage.collect(100):
         pass
     assert await state.forms(ino) == {FormKind.RAW}
     assert await state.leaks() == []
@@ -86,7 +89,7 @@ async def test_a_store_that_stops_taking_bytes_ends_the_upload(
 
     monkeypatch.setattr(state.remote, "put_stream", take_some)
     with trio.fail_after(30), pytest.raises(StoreError, match="some and no more"):
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
 
 
 async def test_a_source_that_fails_makes_no_object(
@@ -101,7 +104,7 @@ async def test_a_source_that_fails_makes_no_object(
 
     monkeypatch.setattr(streaming, "append_container", fail)
     with pytest.raises(StoreError, match="does not read it"):
-        await state.moves.upload(ino)
+        await upload(state.parts, ino)
     assert await state.leaks() == []
 
 
@@ -110,12 +113,12 @@ async def test_an_upload_can_be_cancelled_at_any_time(state: State) -> None:
     ino = await state.create("a", CONTENTS["large"])
     for step in range(12):
         with trio.move_on_after(0.002 * step):
-            await state.moves.upload(ino)
+            await upload(state.parts, ino)
         if FormKind.REMOTE in await state.forms(ino):
             break
-    await state.moves.upload(ino)
-    await state.moves.drop_raw(ino)
-    while await state.moves.collect_garbage(100):
+    await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
+    while await state.garbage.collect(100):
         pass
     assert await state.content(ino) == CONTENTS["large"]
 

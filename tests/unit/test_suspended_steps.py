@@ -19,6 +19,9 @@ from memfs.errors import NoXattrError
 from memfs.filesystem.attributes import CAPABILITY_XATTR
 from memfs.filesystem.operations import AttributeRequest
 from memfs.metadata.records import InodeFlags
+from memfs.moves.dropping import drop_raw
+from memfs.moves.hydrating import hydrate
+from memfs.moves.packing import pack
 from memfs.namespace import acl
 from memfs.types import ROOT_INODE, FormKind
 from tests.contract.engine.suspending import SuspendingEngine
@@ -63,9 +66,9 @@ def pack_file(world: World, *, raw: bool) -> InodeNo:
     """Write a file, and have it packed."""
     ino = write_file(world)
     world.run(world.filesystem.finish_requests())
-    world.run(world.moves.pack(ino))
+    world.run(pack(world.move_parts, ino))
     if not raw:
-        world.run(world.moves.drop_raw(ino))
+        world.run(drop_raw(world.move_parts, ino))
         assert not inode_of(world, ino).raw
     return ino
 
@@ -140,7 +143,7 @@ def test_a_raw_file_is_not_dropped_under_an_open_that_came_meanwhile(world: Worl
     async def hold() -> None:
         await world.open_meanwhile(ino, os.O_RDONLY)
 
-    run_with(world, lambda: world.moves.drop_raw(ino), before(world, "change"), hold)
+    run_with(world, lambda: drop_raw(world.move_parts, ino), before(world, "change"), hold)
     (file,) = world.files
     assert file.mode != OpenMode.PASSTHROUGH or inode_of(world, ino).raw
     assert world.read(file, 0, len(CONTENT)) == CONTENT
@@ -165,7 +168,7 @@ def test_a_time_that_is_set_while_a_raw_file_is_published_is_its_own(world: Worl
     async def both() -> None:
         world.suspending.after("begin_intent", wait_at_the_next_change)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(world.moves.hydrate, ino)
+            nursery.start_soon(hydrate, world.move_parts, ino)
             await fetched.wait()
             world.suspending.before("set_attributes", let_it_go_on)
             request = AttributeRequest(mtime_ns=SET_NS)
@@ -214,8 +217,8 @@ def test_a_reader_is_passed_through_to_nothing_that_a_writer_replaces(world: Wor
 def test_a_read_of_what_is_emptied_meanwhile_is_not_refused(world: World) -> None:
     ino = write_file(world)
     world.run(world.filesystem.finish_requests())
-    world.run(world.moves.pack(ino))
-    world.run(world.moves.drop_raw(ino))
+    world.run(pack(world.move_parts, ino))
+    world.run(drop_raw(world.move_parts, ino))
     reading = world.form_reader.read
     inode = inode_of(world, ino)
     read: list[bytes] = []

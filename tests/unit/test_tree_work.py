@@ -17,7 +17,9 @@ from memfs.jobs.compression import Compression, CompressionRequest
 from memfs.jobs.local_barrier import LocalBarrier
 from memfs.jobs.remote_barrier import RemoteBarrier
 from memfs.metadata.records import PendingMove
+from memfs.moves.dropping import drop_raw
 from memfs.moves.file_work import WorkResults
+from memfs.moves.uploading import upload
 from memfs.placement.circuit_breaker import CircuitBreaker
 from memfs.placement.durability import Durability
 from memfs.placement.quotas import Quotas
@@ -62,7 +64,7 @@ async def run(work: FileWork, *inos: InodeNo) -> WorkResults:
 
 def compression(state: State, request: CompressionRequest) -> Compression:
     quotas = spending_of(state)
-    return Compression(state.parts, state.moves, AccessStats(), quotas, request)
+    return Compression(state.parts, AccessStats(), quotas, request)
 
 
 def spending_of(state: State) -> Quotas:
@@ -73,7 +75,7 @@ def spending_of(state: State) -> Quotas:
 def remote_barrier(
     state: State, breaker: CircuitBreaker, quotas: Quotas | None = None
 ) -> RemoteBarrier:
-    return RemoteBarrier(state.parts, state.moves, breaker, quotas or spending_of(state))
+    return RemoteBarrier(state.parts, breaker, quotas or spending_of(state))
 
 
 async def unseal(state: State, ino: InodeNo) -> None:
@@ -239,10 +241,10 @@ async def test_a_file_that_the_mover_uploads_as_well_is_uploaded_once(
         stored = trio.Event()
         results = []
 
-        async def upload() -> None:
+        async def upload_all() -> None:
             async with trio.open_nursery() as nursery:
                 for ino in inos:
-                    nursery.start_soon(state.moves.upload, ino)
+                    nursery.start_soon(upload, state.parts, ino)
                 while not state.parts.progress.describe():
                     await trio.lowlevel.checkpoint()
                 stored.set()
@@ -252,7 +254,7 @@ async def test_a_file_that_the_mover_uploads_as_well_is_uploaded_once(
             results.append(await run(remote_barrier(state, breaker), *inos))
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(upload)
+            nursery.start_soon(upload_all)
             nursery.start_soon(wait_behind)
         assert results[0].outcomes == {"unneeded": len(inos)}
         assert len([stat async for stat in state.remote.list("")]) == len(inos)
@@ -369,8 +371,8 @@ async def test_compress_tells_why_files_are_left_alone(state: State) -> None:
     pinned = await state.create("pinned", CONTENT)
     await state.engine.set_pin(pinned, Tier.WARM)
     gone = await state.create("gone", CONTENT)
-    await state.moves.upload(gone)
-    await state.moves.drop_raw(gone)
+    await upload(state.parts, gone)
+    await drop_raw(state.parts, gone)
     results = await run(
         compression(state, CompressionRequest()), noise, written, read, pinned, gone
     )
@@ -396,9 +398,7 @@ async def test_compression_stays_inside_the_quota_of_disk_writes(tmp_path: Path)
     state = State(tmp_path / "state", config)
     try:
         first, second = [await state.create(str(n), compressible(100_000, n)) for n in range(2)]
-        work = Compression(
-            state.parts, state.moves, AccessStats(), spending_of(state), CompressionRequest()
-        )
+        work = Compression(state.parts, AccessStats(), spending_of(state), CompressionRequest())
         results = await run(work, first)
         assert results.outcomes == {"done": 1}
         third = await state.create("3", incompressible(140_000))

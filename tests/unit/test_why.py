@@ -77,7 +77,7 @@ def test_what_befell_a_pinned_file_is_told(world: World, ino: InodeNo) -> None:
 
 def test_a_move_under_way_tells_how_far_it_is(world: World, ino: InodeNo) -> None:
     """Also one that hangs: it is no file without a decision."""
-    progress = world.moves.progress
+    progress = world.move_parts.progress
     progress.queue = Queue(ino)
     assert "waits for its turn" in why(world, ino)["pending"]["reason"]
     with progress.track("upload", ino, 200 << 20) as move:

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.config import ColdConfig
 from memfs.encryption.keys import Key, KeyRing
+from memfs.moves.dropping import drop_raw
+from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.uploading import upload
 from memfs.stores import zeros
 from memfs.stores.container import checksum
 from memfs.stores.digesting import digest_file
@@ -150,11 +153,11 @@ async def test_a_sparse_file_costs_the_store_its_data_alone(tmp_path: Path) -> N
             file.seek(at)
             file.write(data)
     await state.seal(ino)
-    assert (await state.moves.upload(ino)).outcome == MoveOutcome.DONE
+    assert (await upload(state.parts, ino)).outcome == MoveOutcome.DONE
     form = await state.form(ino, FormKind.REMOTE)
     assert form.stored_bytes < 4 * MIB
-    await state.moves.drop_raw(ino)
-    inode = await state.moves.hydrate(ino)
+    await drop_raw(state.parts, ino)
+    inode = await hydrate(state.parts, ino)
     assert state.raw_store.stat(inode.raw).st_blocks * 512 < 5 * MIB
     with state.raw_store.path(inode.raw).open("rb") as file:
         file.seek(size - MIB)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from memfs.bounded import BoundedDict
 from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreError
 from memfs.metadata.records import Decision
+from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.outcome import MoveOutcome
 from memfs.policy import rules
 from memfs.types import FormKind
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.moves import Moves
     from memfs.policy.pools import Pools
     from memfs.types import InodeNo
 
@@ -85,14 +85,12 @@ class DoneFiles:
 
     Args:
         parts: The engine and the RAM tier among them.
-        moves: Drops raw files.
         pools: Of the RAM tier.
     """
 
-    def __init__(self, parts: MoveParts, moves: Moves, pools: Pools) -> None:
+    def __init__(self, parts: MoveParts, pools: Pools) -> None:
         self._parts = parts
         self._engine = parts.engine
-        self._moves = moves
         self._pools = pools
         self._disk = _Leaving()
         self._ram = _Leaving()
@@ -178,12 +176,12 @@ class DoneFiles:
         kinds = {form.kind for form in await self._engine.list_forms(inode.blob)}
         if FormKind.REMOTE not in kinds:
             return MoveOutcome.UNNEEDED
-        result = await self._moves.drop_raw(ino)
+        result = await drop_raw(self._parts, ino)
         if result.outcome != MoveOutcome.DONE:
             return result.outcome
         self._parts.faults.reach("done.dropped")
         if FormKind.PACKED in kinds:
-            await self._moves.drop_form(ino, FormKind.PACKED)
+            await drop_form(self._parts, ino, FormKind.PACKED)
         self._pools.leave(ino)
         detail = "files that a program uses before it needed the room"
         decision = Decision(rules.DONE, detail, result.moved_bytes, time.time_ns())

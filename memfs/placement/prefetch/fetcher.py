@@ -23,6 +23,7 @@ from memfs.errors import (
     StoreError,
 )
 from memfs.metadata.records import Decision, InodeFlags
+from memfs.moves.hydrating import hydrate
 from memfs.placement.circuit_breaker import CircuitBreaker
 from memfs.placement.quotas import cost_of_fetch, stored_bytes_max
 from memfs.policy import rules
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.moves import Moves
+    from memfs.moves.garbage import GarbageCollector
     from memfs.placement.prefetch.done_files import DoneFiles
     from memfs.placement.quotas import Quotas
     from memfs.policy.pools import Pools
@@ -72,7 +73,7 @@ class Fetcher:
 
     Args:
         parts: The engine, the stores and the owners of state.
-        moves: Hydrates.
+        garbage: Gives back the room of what was dropped.
         pools: Of the RAM tier; what a pool has reserved is no free room.
         state_dir: On the disk of the cold tier.
         quotas: The quotas.
@@ -83,7 +84,7 @@ class Fetcher:
     def __init__(
         self,
         parts: MoveParts,
-        moves: Moves,
+        garbage: GarbageCollector,
         pools: Pools,
         state_dir: Path,
         quotas: Quotas,
@@ -93,7 +94,7 @@ class Fetcher:
         self._parts = parts
         self._done = done
         self._engine = parts.engine
-        self._moves = moves
+        self._garbage = garbage
         self._pools = pools
         self._state_dir = state_dir
         self._quotas = quotas
@@ -184,7 +185,7 @@ class Fetcher:
             self._hydrating_count += 1
             try:
                 with self._quotas.reserved(_cost(inode, asks_store=asks_store)):
-                    hydrated = await self._moves.hydrate(inode.ino)
+                    hydrated = await hydrate(self._parts, inode.ino)
             finally:
                 self._hydrating_count -= 1
         except NoSpaceError as error:
@@ -213,7 +214,7 @@ class Fetcher:
         while size > free_bytes and await self._done.drop_next():
             if disk_bounds:
                 # What was detached takes room there until it is removed.
-                while await self._moves.collect_local_garbage(GARBAGE_A_DROP) == GARBAGE_A_DROP:
+                while await self._garbage.collect_local(GARBAGE_A_DROP) == GARBAGE_A_DROP:
                     pass
             _, free_bytes, disk_bounds = await self._disk_room()
         if size > free_bytes:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from memfs.content.activity import Activity
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.moves import Moves
+    from memfs.moves.garbage import GarbageCollector
     from memfs.placement.prefetch.fetcher import Fetched
     from memfs.placement.prefetch.learner import Issued
     from memfs.policy.pools import Pools
@@ -80,7 +80,7 @@ class Prefetcher:
 
     Args:
         parts: The engine, the stores and the owners of state.
-        moves: Hydrates.
+        garbage: Gives back the room of what was dropped.
         activity: What programs opened.
         predictor: Learns and guesses; restored from the engine by `load`.
         pools: Of the RAM tier.
@@ -92,7 +92,7 @@ class Prefetcher:
     def __init__(
         self,
         parts: MoveParts,
-        moves: Moves,
+        garbage: GarbageCollector,
         activity: Activity,
         predictor: Predictor,
         pools: Pools,
@@ -105,10 +105,10 @@ class Prefetcher:
         self._activity = activity
         self._predictor = predictor
         self._learner = Learner(parts.engine, activity, predictor)
-        self._done = DoneFiles(parts, moves, pools)
+        self._done = DoneFiles(parts, pools)
         self._fetcher = Fetcher(
             parts,
-            moves,
+            garbage,
             pools,
             state_dir,
             quotas or Quotas(QuotasConfig(), parts.engine),
