@@ -198,14 +198,14 @@ def assemble(
         if remote is not None and config.glacier.url is not None:
             generation = StateGeneration(engine, remote, packed_store.temporary_path, health=health)
             remote = AskingStore(remote, generation.confirm)
-        raw_pool = RawPool(engine, raw_store)
-        stack.callback(raw_pool.close)
         registry = BackingRegistry() if choice.name == "kernel" else None
+        activity = Activity()
+        raw_pool = RawPool(engine, raw_store, registry, lambda: activity.request_count)
+        stack.callback(raw_pool.close)
         open_table = OpenTable(raw_store, registry)
         stack.callback(open_table.close)
         residency = Residency(raw_store, config.warm)
         stack.callback(residency.close)
-        activity = Activity()
         kernel_cache = KernelCache()
         invalidations = Invalidations(kernel_cache)
         sealer = Sealer(engine, raw_store, open_table, activity, kernel_cache)

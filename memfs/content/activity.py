@@ -59,7 +59,8 @@ class Activity:
         self.access_log = AccessLog()
         """Every event with its time, while a trace is recorded."""
         self.request_count = 0
-        """Requests that opened, made or removed something since `take_request_count`."""
+        """Requests so far that opened, made or removed something."""
+        self._taken_request_count = 0
         self.served_bytes = 0
         """Bytes that went through the daemon since `take_served_bytes`, in reads and writes that
         the kernel does not pass to the local file by itself."""
@@ -122,8 +123,9 @@ class Activity:
         self._wake.set()
 
     def take_request_count(self) -> int:
-        """Return and forget how busy programs have kept the daemon."""
-        taken, self.request_count = self.request_count, 0
+        """Return by how much `request_count` has grown since the last call."""
+        taken = self.request_count - self._taken_request_count
+        self._taken_request_count = self.request_count
         return taken
 
     def take_served_bytes(self) -> int:

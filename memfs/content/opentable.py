@@ -302,14 +302,11 @@ class OpenTable:
         for ino in list(self._backings):
             self.forget_raw(ino)
 
-    def adopt_backing(self, ino: InodeNo, raw: RawId, fd: int) -> None:
-        """Register the backing of a raw file that is open already (a created file)."""
-        if self._backing is None or not self._backing.available:
-            return
-        try:
-            self._backings[ino] = (raw, self._backing.register(fd))
-        except OSError as error:
-            self._note_refusal(error)
+    def adopt_backing(self, ino: InodeNo, raw: RawId, backing: int) -> None:
+        """Take over the backing id of a raw file that is not open yet; 0: it has none."""
+        if backing:
+            self._backings[ino] = (raw, backing)
+            self._note_idle(ino)
 
     def _backing_id(self, ino: InodeNo, raw: RawId) -> int:
         known = self._backings.get(ino)
@@ -322,11 +319,22 @@ class OpenTable:
         # a writable descriptor would make `F_SETLEASE` see a writer for ever.
         fd = self._raw_store.open(raw, os.O_RDONLY)
         try:
-            self.adopt_backing(ino, raw, fd)
+            backing = self._register(fd)
         finally:
             os.close(fd)
-        known = self._backings.get(ino)
-        return known[1] if known is not None else 0
+        if backing:
+            self._backings[ino] = (raw, backing)
+        return backing
+
+    def _register(self, fd: int) -> int:
+        """Return a new backing id of an open raw file; 0 where the kernel refuses."""
+        if self._backing is None or not self._backing.available:
+            return 0
+        try:
+            return self._backing.register(fd)
+        except OSError as error:
+            self._note_refusal(error)
+            return 0
 
     def _note_refusal(self, error: OSError) -> None:
         if self.refusal is None:
@@ -347,7 +355,10 @@ class OpenTable:
                 os.close(fd)
         del self._files[ino]
         if ino in self._backings:
-            self._idle_backings[ino] = None
-            if len(self._idle_backings) > IDLE_BACKINGS_MAX:
-                oldest, _ = self._idle_backings.popitem(last=False)
-                self.forget_raw(oldest)
+            self._note_idle(ino)
+
+    def _note_idle(self, ino: InodeNo) -> None:
+        self._idle_backings[ino] = None
+        if len(self._idle_backings) > IDLE_BACKINGS_MAX:
+            oldest, _ = self._idle_backings.popitem(last=False)
+            self.forget_raw(oldest)

@@ -16,17 +16,30 @@ from memfs.errors import MemfsError
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from memfs.content.opening import Backing
     from memfs.metadata.engine import Local
     from memfs.stores.raw import RawStore
     from memfs.types import InodeNo, RawId
 
-POOL_COUNT_MAX = 128
-"""Raw files kept ready, a descriptor each: what one program creates in about 30 ms."""
+READY_COUNT_FIRST = 1024
+"""Raw files kept ready at first, once a program has created a file: what one program creates in
+about 0.2 s."""
+
+READY_COUNT_MAX = 4096
+"""As many at most: the number doubles whenever the pool has run dry. Each is an inode of the disk
+and an open file of the kernel (1.5 kB), and about 200 bytes here."""
+
+INODES_SHARE_MAX = 1 / 16
+"""Share of the disk's free inodes that may stand ready: a small disk has others for the rest."""
 
 REFILL_COUNT = 32
 """Raw files made in one turn of the thread, and how many may be missing before it is woken."""
+
+CALM_S = 0.05
+"""So long no program may have made a request before raw files are made: a thread that makes them
+beside requests takes the interpreter from those. Guess."""
 
 
 class ReadyRaw(NamedTuple):
@@ -34,8 +47,8 @@ class ReadyRaw(NamedTuple):
 
     ino: InodeNo
     raw: RawId
-    fd: int
-    """Read-only: as a backing file, a writable one would keep the file from ever being sealed."""
+    backing: int
+    """Its backing id, registered with the kernel; 0: it has none yet."""
 
 
 class RawPool:
@@ -44,26 +57,51 @@ class RawPool:
     Args:
         engine: Gives the numbers; asked in the event loop's thread only.
         raw_store: Makes the files.
+        backing: The kernel's registry, where files are registered as they are made; None where the
+            driver has none.
+        request_count: Returns how many requests programs have made so far.
+        ready_count_max: As `READY_COUNT_MAX`.
     """
 
-    def __init__(self, engine: Local, raw_store: RawStore) -> None:
+    def __init__(
+        self,
+        engine: Local,
+        raw_store: RawStore,
+        backing: Backing | None = None,
+        request_count: Callable[[], int] = lambda: 0,
+        ready_count_max: int = READY_COUNT_MAX,
+    ) -> None:
         self._engine = engine
         self._raw_store = raw_store
+        self._backing = backing
+        self._request_count = request_count
+        self._ready_count_max = ready_count_max
         self._ready: deque[ReadyRaw] = deque()
+        self._wanted_count = min(READY_COUNT_FIRST, ready_count_max)
+        self._low_count = self._wanted_count - REFILL_COUNT
+        self._filled = False
+        self._ran_dry = False
+        """It was empty since it was filled last: it is too small for what programs do."""
         self._wake = Signal()
 
+    @property
+    def ready_count(self) -> int:
+        """Raw files that stand ready."""
+        return len(self._ready)
+
     def take(self) -> ReadyRaw:
-        """Return a raw file that is the caller's from now on, descriptor included.
+        """Return a raw file that is the caller's from now on, backing id included.
 
         Raises:
             NoSpaceError: None was ready, and none can be made.
         """
-        if len(self._ready) <= POOL_COUNT_MAX - REFILL_COUNT:
+        ready = self._ready
+        if len(ready) <= self._low_count:
             self._wake.set()
-        if self._ready:
-            return self._ready.popleft()
-        ino, raw = self._engine.reserve_ids()
-        return ReadyRaw(ino, raw, self._raw_store.create(raw, os.O_RDONLY))
+            if not ready:
+                self._ran_dry = self._filled
+                return self._make_one(*self._engine.reserve_ids())
+        return ready.popleft()
 
     def give_back(self, ready: ReadyRaw) -> None:
         """Take back a raw file that was not used."""
@@ -74,32 +112,74 @@ class RawPool:
         seen = 0
         while True:
             seen = await self._wake.wait(seen)
-            await self.refill()
+            await self._fill_in_calm()
 
     async def refill(self) -> None:
         """Fill the pool once, as far as the disk has room. Checkpoint: if there is room in it."""
-        while len(self._ready) <= POOL_COUNT_MAX - REFILL_COUNT:
-            ids = [self._engine.reserve_ids() for _ in range(REFILL_COUNT)]
-            made = await trio.to_thread.run_sync(self._make, ids)
-            self._ready.extend(made)
-            if self._ready:
-                # It may be long until the oldest is taken, and many numbers may go meanwhile.
-                self._engine.hold_raw_ids(self._ready[0].raw)
-            if len(made) < REFILL_COUNT:
-                return
+        while self._lacks_files and await self._add():
+            pass
+
+    @property
+    def _lacks_files(self) -> bool:
+        return len(self._ready) <= self._low_count
+
+    async def _fill_in_calm(self) -> None:
+        """Fill the pool while programs make no requests."""
+        while self._lacks_files:
+            count = self._request_count()
+            await trio.sleep(CALM_S)
+            while self._lacks_files and count == self._request_count():
+                if not await self._add():
+                    return
+
+    async def _add(self) -> bool:
+        """Make some raw files; False if the disk has no room for as many."""
+        if self._ran_dry:
+            self._ran_dry = False
+            self._wanted_count = min(2 * self._wanted_count, self._ready_count_max)
+            self._low_count = self._wanted_count - REFILL_COUNT
+        ids = [self._engine.reserve_ids() for _ in range(REFILL_COUNT)]
+        made = await trio.to_thread.run_sync(self._make, ids, len(self._ready))
+        self._ready.extend(made)
+        if self._ready:
+            # It may be long until the oldest is taken, and many numbers may go meanwhile.
+            self._engine.hold_raw_ids(self._ready[0].raw)
+        self._filled = not self._lacks_files
+        return len(made) == REFILL_COUNT
 
     def close(self) -> None:
         """Remove the raw files that nobody took; idempotent."""
         while self._ready:
             ready = self._ready.popleft()
-            os.close(ready.fd)
+            # When the mount is gone, the kernel has given all ids back by itself.
+            if ready.backing and self._backing is not None and self._backing.available:
+                self._backing.release(ready.backing)
             self._raw_store.unlink(ready.raw)
 
-    def _make(self, ids: Sequence[tuple[InodeNo, RawId]]) -> list[ReadyRaw]:
+    def _make(self, ids: Sequence[tuple[InodeNo, RawId]], ready_count: int) -> list[ReadyRaw]:
+        """Make raw files, as many as the disk can have standing ready. Runs in a thread."""
+        room = self._raw_store.free_inode_count() * INODES_SHARE_MAX - ready_count
         made: list[ReadyRaw] = []
-        for ino, raw in ids:
+        for ino, raw in ids[: max(0, int(room))]:
             try:
-                made.append(ReadyRaw(ino, raw, self._raw_store.create(raw, os.O_RDONLY)))
+                made.append(self._make_one(ino, raw))
             except MemfsError:
                 break
         return made
+
+    def _make_one(self, ino: InodeNo, raw: RawId) -> ReadyRaw:
+        # Read-only: a backing file that can be written to keeps the file from ever being sealed.
+        fd = self._raw_store.create(raw, os.O_RDONLY)
+        try:
+            return ReadyRaw(ino, raw, self._register(fd))
+        finally:
+            os.close(fd)
+
+    def _register(self, fd: int) -> int:
+        if self._backing is None or not self._backing.available:
+            return 0
+        try:
+            return self._backing.register(fd)
+        except OSError:
+            # The open table tries again at the file's first open, and tells why it fails.
+            return 0

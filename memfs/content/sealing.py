@@ -66,6 +66,18 @@ class _Synced(NamedTuple):
     ctime_ns: int
 
 
+def raw_mtime_ns(inode: Inode, status: os.stat_result) -> int:
+    """Return the mtime of an unsealed file.
+
+    Args:
+        inode: The file.
+        status: Of its raw file, which was made ahead of need and is older than the file until
+            somebody writes to it.
+    """
+    mtime_ns = storable_ns(status.st_mtime_ns)
+    return mtime_ns if status.st_size else max(mtime_ns, inode.mtime_ns)
+
+
 class Sealer:
     """Seals files whose last writer is gone."""
 
@@ -367,7 +379,13 @@ class Sealer:
                 self._mapped.add(ino)
                 return None
             status = os.fstat(fd)
-            if self._is_synced(inode, status, fd):
+            is_synced = self._is_synced(inode, status, fd)
+            mtime_ns = raw_mtime_ns(inode, status)
+            if mtime_ns != storable_ns(status.st_mtime_ns):
+                # So that stat says the same before and after. The new time is not on the disk yet.
+                os.utime(fd, ns=(status.st_atime_ns, mtime_ns))
+                status = os.fstat(fd)
+            elif is_synced:
                 durable.append((ino, inode.generation))
         finally:
             os.close(fd)

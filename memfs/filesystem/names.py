@@ -70,37 +70,32 @@ class Names(Shared):
     ) -> tuple[Entry, Opened]:
         """CREATE."""
         self._activity.request_count += 1
-        new, fd = await self._new_file(caller, parent, mode)
+        new = await self._new_file(caller, parent, mode)
         try:
-            return self._opened(await self._engine.create(parent, name, new), fd, flags)
+            return self._opened(await self._engine.create(parent, name, new), flags)
         except BaseException:
             await self._give_up(new)
             raise
-        finally:
-            os.close(fd)
 
     async def create_unnamed(
         self, caller: Caller, parent: InodeNo, mode: int, flags: int
     ) -> tuple[Entry, Opened]:
         """TMPFILE."""
-        new, fd = await self._new_file(caller, parent, mode)
+        new = await self._new_file(caller, parent, mode)
         try:
             inode = await self._engine.create_orphan(new)
             self._note_orphan(inode)
-            return self._opened(inode, fd, flags)
+            return self._opened(inode, flags)
         except BaseException:
             await self._give_up(new)
             raise
-        finally:
-            os.close(fd)
 
     async def make_node(
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int, rdev: int
     ) -> Entry:
         """MKNOD."""
         if stat.S_ISREG(mode):
-            new, fd = await self._new_file(caller, parent, mode)
-            os.close(fd)
+            new = await self._new_file(caller, parent, mode)
             try:
                 inode = await self._engine.create(parent, name, new)
             except BaseException:
@@ -376,20 +371,21 @@ class Names(Shared):
                 xattrs = tuple((name, value) for name, value in pairs if value is not None)
         return NewInode(ino, mode, caller.uid, gid, self._now_ns(), rdev, raw, target, xattrs)
 
-    async def _new_file(self, caller: Caller, parent: InodeNo, mode: int) -> tuple[NewInode, int]:
-        """Prepare a regular file with its empty raw file; the caller closes the descriptor."""
+    async def _new_file(self, caller: Caller, parent: InodeNo, mode: int) -> NewInode:
+        """Prepare a regular file with its empty raw file, which is older than it."""
         ready = self._raw_pool.take()
+        ino, raw, backing = ready
         try:
-            mode = stat.S_IFREG | (mode & 0o7777)
-            new = await self._new_inode(caller, parent, mode, ready.ino, raw=ready.raw)
-            # So that stat says the same before and after sealing.
-            os.utime(ready.fd, ns=(new.now_ns, new.now_ns))
+            new = await self._new_inode(
+                caller, parent, stat.S_IFREG | (mode & 0o7777), ino, raw=raw
+            )
         except BaseException:
             self._raw_pool.give_back(ready)
             raise
-        self._note_without_capability(ready.ino)
-        self._made.append((ready.ino, ready.raw))
-        return new, ready.fd
+        self._open_table.adopt_backing(ino, raw, backing)
+        self._note_without_capability(ino)
+        self._made.append((ino, raw))
+        return new
 
     def _reserve_ino(self) -> InodeNo:
         ino, _ = self._engine.reserve_ids()
@@ -400,20 +396,20 @@ class Names(Shared):
         try:
             await self._engine.get_inode(new.ino)
         except StaleInodeError:
+            self._open_table.forget_raw(new.ino)
             self._raw_store.unlink(new.raw)
         else:
             self._sealer.add(new.ino)
 
-    def _opened(self, inode: Inode, fd: int, flags: int) -> tuple[Entry, Opened]:
+    def _opened(self, inode: Inode, flags: int) -> tuple[Entry, Opened]:
         """Open a file that was just made; its attributes are those of now, it being empty."""
-        opened = self._open_created(inode, fd, flags)
+        opened = self._open_created(inode, flags)
         if self._access_log.active:
             self._access_log.note(Operation.CREATE, inode.ino, 0, Tier.COLD)
         validity = self.validity
         return Entry(inode, validity.name_s(inode), validity.created_s()), opened
 
-    def _open_created(self, inode: Inode, fd: int, flags: int) -> Opened:
-        self._open_table.adopt_backing(inode.ino, inode.raw, fd)
+    def _open_created(self, inode: Inode, flags: int) -> Opened:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         mode, backing = self._open_table.choose(inode.ino, inode.raw)
         handle = self._open_table.add(inode.ino, mode, writable=writable)

@@ -15,6 +15,7 @@ from memfs.content.activity import FREED_BYTES_MIN
 from memfs.content.invalidations import Aspect, Invalidations
 from memfs.content.kernel_cache import KernelCache
 from memfs.content.quick_syncs import QuickSyncs
+from memfs.content.sealing import raw_mtime_ns
 from memfs.errors import MemfsError, ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
 from memfs.filesystem.validity import ALONE, Validity, ValidityLimits
@@ -254,7 +255,7 @@ class Shared:
             inode = inode._replace(
                 size=status.st_size,
                 blocks=status.st_blocks,
-                mtime_ns=storable_ns(status.st_mtime_ns),
+                mtime_ns=raw_mtime_ns(inode, status),
                 ctime_ns=max(inode.ctime_ns, storable_ns(status.st_ctime_ns)),
             )
         elif stat.S_ISDIR(inode.mode):

@@ -6,6 +6,7 @@ share a directory, so that no directory grows beyond what a file system scans fa
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import threading
@@ -56,6 +57,17 @@ class RawStore:
         if self._root_fd >= 0:
             os.close(self._root_fd)
             self._root_fd = -1
+
+    def free_inode_count(self) -> float:
+        """Return how many more files the disk can have; infinite where it has no such limit.
+
+        Raises:
+            StoreError: The disk cannot be asked.
+        """
+        with disk_errors(str(self.root)):
+            disk = os.statvfs(self._root_fd)
+        # btrfs counts none, neither free nor in use (statvfs(3)).
+        return disk.f_favail if disk.f_files else math.inf
 
     def stamp(self) -> int:
         """Return a time between all changes of raw files so far and all that follow. Blocks.

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FRAME_BYTES = 4 * KIB
+READY_FILES = 128
+"""Of the pool: making them takes time, and more would find nothing more."""
 HYDRATE_BYTES_MAX = 8 * KIB
 """Longer files open in direct mode when they have no raw file."""
 
@@ -228,9 +230,10 @@ class World:
         self.raw_store = RawStore(state_dir)
         self.packed_store = PackedStore(state_dir)
         self.remote = self._open_store()
-        self.raw_pool = RawPool(self.engine, self.raw_store)
         self._backings = KernelBackings()
-        self.open_table = OpenTable(self.raw_store, self._backings if self._passthrough else None)
+        backings = self._backings if self._passthrough else None
+        self.raw_pool = RawPool(self.engine, self.raw_store, backings, ready_count_max=READY_FILES)
+        self.open_table = OpenTable(self.raw_store, backings)
         self.residency = Residency(self.raw_store, config.warm)
         self.activity = Activity()
         self.sealer = Sealer(self.engine, self.raw_store, self.open_table, self.activity)
