@@ -1,7 +1,7 @@
 """Raw files made ahead of need, so that creating a file waits for no directory of the disk.
 
-Invariant: every raw file in the pool is empty, has an id that no inode uses, and is removed at
-`close`; after a crash the sweep of unrecorded raw files finds it.
+Invariant: every raw file in the pool is empty, has an id that no inode uses and an mtime that says
+that it is unused, and is removed at `close`; after a crash the sweep of unrecorded ones finds it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ REFILL_COUNT = 32
 CALM_S = 0.05
 """So long no program may have made a request before raw files are made: a thread that makes them
 beside requests takes the interpreter from those. Guess."""
+
+UNUSED_MTIME_NS = 0
+"""mtime of a raw file that nobody has written to since it was made: its inode has the file's own
+mtime until then. A program that sets this very time has set that of the inode, too."""
 
 
 class ReadyRaw(NamedTuple):
@@ -171,6 +175,7 @@ class RawPool:
         # Read-only: a backing file that can be written to keeps the file from ever being sealed.
         fd = self._raw_store.create(raw, os.O_RDONLY)
         try:
+            os.utime(fd, ns=(UNUSED_MTIME_NS, UNUSED_MTIME_NS))
             return ReadyRaw(ino, raw, self._register(fd))
         finally:
             os.close(fd)

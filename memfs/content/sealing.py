@@ -18,6 +18,7 @@ import trio
 from memfs.backoff import pause_after
 from memfs.bounded import BoundedDict
 from memfs.content.kernel_cache import KernelCache
+from memfs.content.rawpool import UNUSED_MTIME_NS
 from memfs.defects import as_failure
 from memfs.errors import (
     CorruptDataError,
@@ -71,11 +72,10 @@ def raw_mtime_ns(inode: Inode, status: os.stat_result) -> int:
 
     Args:
         inode: The file.
-        status: Of its raw file, which was made ahead of need and is older than the file until
-            somebody writes to it.
+        status: Of its raw file.
     """
     mtime_ns = storable_ns(status.st_mtime_ns)
-    return mtime_ns if status.st_size else max(mtime_ns, inode.mtime_ns)
+    return inode.mtime_ns if mtime_ns == UNUSED_MTIME_NS else mtime_ns
 
 
 class Sealer:
