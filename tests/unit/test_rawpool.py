@@ -246,6 +246,6 @@ def test_a_fsynced_empty_file_is_not_durable_before_its_time_is_on_the_disk(worl
     file = world.create(ROOT_INODE, b"empty", 0o644, os.O_WRONLY)
     world.run(world.filesystem.fsync(world.program, file.ino, data_only=False))
     world.release(file)
-    world.run(world.filesystem.settle())
+    world.run(world.filesystem.finish_requests())
     sealed = world.run(world.engine.get_inode(file.ino))
     assert sealed.flags == 0
