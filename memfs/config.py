@@ -38,6 +38,17 @@ class MetadataConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryConfig:
+    """`[query]`: questions by attributes of files."""
+
+    enabled: bool = True
+    """Index user xattrs as they are set. Without it a setxattr costs some microseconds less, and
+    queries are refused."""
+    name_count_max: int = 10_000
+    """Names of xattrs that are indexed; those beyond cannot be asked for."""
+
+
+@dataclass(frozen=True, slots=True)
 class HotConfig:
     """`[hot]`: tensors in GPU memory."""
 
@@ -215,6 +226,7 @@ class Config:
 
     mount: MountConfig = field(default_factory=MountConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
+    query: QueryConfig = field(default_factory=QueryConfig)
     hot: HotConfig = field(default_factory=HotConfig)
     warm: WarmConfig = field(default_factory=WarmConfig)
     cold: ColdConfig = field(default_factory=ColdConfig)

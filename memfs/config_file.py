@@ -77,6 +77,7 @@ RANGES: dict[str, Range] = {
     "mount.readahead": Range(0, 256 * MIB),
     "metadata.cache": Range(1 * MIB, 64 * GIB),
     "metadata.inode_cache_count": Range(100, 100_000_000),
+    "query.name_count_max": Range(1, 1_000_000),
     "hot.size": _SIZE,
     "hot.reserve": _SIZE,
     "hot.high_watermark": _SHARE,

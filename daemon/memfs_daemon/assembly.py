@@ -54,6 +54,7 @@ from memfs.stores.remote import lies_on_disk_of, open_remote_store
 from memfs.traces.recorder import Recorder
 from memfs_daemon.gc import GcMethods
 from memfs_daemon.heap_keeper import HeapKeeper
+from memfs_daemon.indexing import AttributeIndexer
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.policy import PolicyMethods
@@ -354,6 +355,7 @@ def assemble(
                 tracing.run,
                 scrubber.run,
                 raw_pool.run,
+                *((AttributeIndexer(engine).run,) if config.query.enabled else ()),
                 *((partial(ask_at_mount, remote, health),) if remote is not None else ()),
                 *((generation.run,) if generation is not None else ()),
                 *hot.background,
@@ -408,7 +410,9 @@ def _header_reader(config: HotConfig) -> HeaderReader | None:
 
 def _open_engine(state_dir: Path, config: Config, tell: Callable[[str], None]) -> SqliteEngine:
     try:
-        return SqliteEngine.open(state_dir, config.metadata, migration=Migration(tell))
+        return SqliteEngine.open(
+            state_dir, config.metadata, migration=Migration(tell), query=config.query
+        )
     except UsageError as error:
         raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from error
 

@@ -31,9 +31,13 @@ if TYPE_CHECKING:
         Decision,
         DirectoryEntry,
         EffectivePin,
+        FileOrder,
+        FilePage,
+        FilePosition,
         Form,
         FormReplacement,
         GarbageItem,
+        IndexProgress,
         Inode,
         Intent,
         MoveKind,
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
         Usage,
         WorkCounts,
     )
+    from memfs.query.filters import Node
     from memfs.types import BlobId, FormKind, Generation, InodeNo, IntentId, RawId, StateId, Tier
 
 
@@ -255,6 +260,48 @@ class Namespace(Changes, Protocol):
 
     async def effective_codec(self, ino: InodeNo) -> str | None:
         """Return the inode's own codec, else that of the nearest directory above with one."""
+        ...
+
+
+class Queries(Changes, Protocol):
+    """Questions to all files at once."""
+
+    async def find_files(
+        self,
+        node: Node,
+        order: FileOrder | None,
+        after: FilePosition | None,
+        limit: int,
+        budget_s: float | None,
+    ) -> FilePage | None:
+        """Return inodes that a filter finds, in pages; those without a name may be among them.
+
+        User xattrs, `$path`, `$size`, `$mtime` and `$digest` are decided as `query.matching` does,
+        size and time being those of the last seal. Conditions on other fields are taken to hold, or
+        not to hold, whichever finds more files. What holds on to its values and names while page
+        after page is read is found exactly once.
+
+        Args:
+            node: The filter.
+            order: How they are sorted; None: as is easiest.
+            after: Of the page before, with the same filter and order; None: the first page.
+            limit: At most so many.
+            budget_s: How long it may take; None: as long as it takes.
+
+        Returns:
+            None if the budget is too small, or would have to be exceeded by one step.
+
+        Raises:
+            NotSupportedError: The index is off or not complete, or a name is not in it.
+        """
+        ...
+
+    async def index_attributes(self, limit: int) -> IndexProgress:
+        """Put up to so many xattrs into the index that were set without it, in order of inode."""
+        ...
+
+    def index_progress(self) -> IndexProgress:
+        """Return how complete the index of attributes is."""
         ...
 
 
@@ -599,5 +646,5 @@ class Local(Changes, Protocol):
         ...
 
 
-class Engine(Namespace, Contents, Local, Protocol):
-    """All three parts, as one state directory has them."""
+class Engine(Namespace, Queries, Contents, Local, Protocol):
+    """All parts, as one state directory has them."""

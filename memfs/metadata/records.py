@@ -237,6 +237,51 @@ class EffectivePin(NamedTuple):
     """The inode that carries the pin; the asked one itself if none does."""
 
 
+class FileOrder(NamedTuple):
+    """By what found files are sorted; those with nothing to sort by come last."""
+
+    field: str
+    """An xattr with its prefix, `$size` or `$mtime`."""
+    descending: bool = False
+
+
+class FilePosition(NamedTuple):
+    """Where a page of found files ended; the next one goes on behind it."""
+
+    driver: str
+    """The field whose index leads through the files; empty: their numbers do."""
+    segment: int
+    """Which part of the walk."""
+    value: int | float | str | None
+    ino: InodeNo
+
+
+class FilePage(NamedTuple):
+    """Some of the files that a filter finds."""
+
+    inos: list[InodeNo]
+    after: FilePosition | None
+    """Where to go on; None: these were the last."""
+    is_exact: bool
+    """False: some may not match, since the filter has conditions that the engine cannot decide."""
+    driver: str
+    """As in `FilePosition`."""
+
+
+class IndexProgress(NamedTuple):
+    """How complete the index of attributes is."""
+
+    is_whole: bool
+    """Everything that can be asked for is in it."""
+    through: InodeNo
+    """All inodes up to here are in it."""
+    last: InodeNo
+    """The highest inode number."""
+    name_count: int
+    is_short_of_names: bool
+    """Some names are not in it, since there are more than `query.name_count_max`."""
+
+
 class WorkCounts(NamedTuple):
     """What is not done yet; each number stops at a limit."""
 

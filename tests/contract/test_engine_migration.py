@@ -28,6 +28,9 @@ from memfs.metadata.sqlite.format import FORMAT_NUMBER
 from memfs.metadata.sqlite.journal import Journal
 from memfs.metadata.sqlite.migration import Migration
 from memfs.metadata.sqlite.statements import UNDERSTOOD
+from memfs.query.fields import is_queryable
+from memfs.query.filters import Condition, Operator
+from memfs.query.values import stored_value
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
@@ -134,9 +137,27 @@ async def check_state(state_dir: Path, expected: dict[str, Any]) -> None:
         assert expected["batches"] == [list(batch) for batch in batches]
         for name, value in expected["settings"].items():
             assert await engine.get_setting(name) == bytes.fromhex(value), name
+        await check_queries(state, expected)
         await check_contents(state, expected)
     finally:
         state.close()
+
+
+async def check_queries(state: State, expected: dict[str, Any]) -> None:
+    """See that the index gets the xattrs that the older format did not index."""
+    while not (await state.engine.index_attributes(2)).is_whole:
+        pass
+    asked = 0
+    for file in expected["files"].values():
+        for name, value in file["xattrs"].items():
+            field, content = bytes.fromhex(name), stored_value(bytes.fromhex(value))
+            if is_queryable(field) and content is not None:
+                node = Condition(field.decode(), Operator.IN, (content,))
+                page = await state.engine.find_files(node, None, None, 100, None)
+                assert page is not None
+                assert file["ino"] in page.inos
+                asked += 1
+    assert asked > 0
 
 
 async def check_contents(state: State, expected: dict[str, Any]) -> None:

@@ -91,7 +91,11 @@ CASES = {
     "wrong-mark-of-packed": Case("update inode set packed = 1 - packed where ino = {packed}"),
     "lost-target": Case("delete from symlink"),
     "target-of-a-file": Case("insert into symlink values ({raw}, x'78')"),
-    "xattr-of-nothing": Case("insert into xattr values (4242, x'78', x'78')"),
+    "xattr-of-nothing": Case("insert into xattr values (4242, x'78', x'78', 0, null)"),
+    "key-of-nothing": Case("update xattr set key = 77 where key <> 0"),
+    "lost-names": Case("delete from attribute_name"),
+    "value-that-its-text-contradicts": Case("update xattr set typed = 7 where key <> 0"),
+    "value-of-nothing": Case("update xattr set typed = null where key <> 0"),
     "pending-of-nothing": Case("insert into pending values (4242, 1, 'r', 1, 1)"),
     "decision-of-nothing": Case("insert into decision values (4242, 'r', 'd', 1, 1)"),
     "links-of-a-file": Case("update inode set nlink = 5 where ino = {raw}"),
@@ -112,6 +116,8 @@ async def make(state_dir: Path) -> dict[str, InodeNo]:
     engine = state.engine
     inos = {name: await state.create(name, compressible(9000)) for name in ("raw", "packed")}
     inos["empty"] = await state.create("empty", b"")
+    await engine.index_attributes(100)
+    await engine.set_xattr(inos["raw"], b"user.city", b"Ulm", 0, time.time_ns())
     await pack(state.parts, inos["packed"])
     small = [await state.create(f"small{index}", compressible(500, index)) for index in range(2)]
     await upload_batch(state.parts, small)

@@ -18,7 +18,6 @@ from memfs.metadata.records import AttributeChanges, EffectivePin, Inode
 from memfs.metadata.sqlite.namespace import Namespace
 from memfs.metadata.sqlite.statements import (
     DELETE_XATTR,
-    PUT_XATTR,
     SET_ATTRIBUTES,
     SET_CODEC,
     SET_PIN,
@@ -119,7 +118,7 @@ class Attributes(Namespace):
                 raise AlreadyExistsError(f"inode {ino} has an xattr {name!r}")
             if not exists and flags == XATTR_REPLACE:
                 raise NoXattrError(f"inode {ino} has no xattr {name!r}")
-        self._write(PUT_XATTR, (ino, name, value))
+        self._put_xattr(ino, name, value)
         self._set_links(inode, inode.nlink, inode.mtime_ns, now_ns)
 
     async def remove_xattr(self, ino: InodeNo, name: bytes, now_ns: int) -> None:
@@ -147,7 +146,7 @@ class Attributes(Namespace):
             if value is None:
                 self._write(DELETE_XATTR, (ino, name))
             else:
-                self._write(PUT_XATTR, (ino, name, value))
+                self._put_xattr(ino, name, value)
         return self._change_attributes(inode, AttributeChanges(mode=mode, ctime_ns=now_ns))
 
     async def effective_xattr(self, ino: InodeNo, name: bytes) -> bytes | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.database import Row
 from memfs.metadata.sqlite.statements import Parameters
+from memfs.query.values import stored_value
 from memfs.types import BATCH_SEPARATOR
 
 Rows = Callable[[str, Parameters], list[Row]]
@@ -166,6 +167,12 @@ _CHECKS = (
         "select name, ino from xattr where ino not in (select ino from inode)",
     ),
     (
+        "xattr {!r} of inode {} has key {}, which is that of another name, or of none",
+        """select name, ino, key from xattr where key <> 0 and not exists (
+               select 1 from attribute_name as known
+               where known.key = xattr.key and known.name = xattr.name)""",
+    ),
+    (
         "a pending move belongs to inode {}, which does not exist",
         "select ino from pending where ino not in (select ino from inode)",
     ),
@@ -186,6 +193,30 @@ _BEYOND_LEASE = """
 """.replace(":next", "?1")
 
 
+_LIST_INDEXED = """
+    select ino, name, value, typed from xattr
+    where (ino, name) > (?, ?) and key <> 0 order by ino, name limit ?
+"""
+_PAGE_COUNT = 10_000
+
+
+def _find_wrong_values(rows: Rows) -> list[str]:
+    """Return a sentence for each xattr whose value in the index is not that of its text."""
+    damage: list[str] = []
+    after: tuple[int, bytes] = (0, b"")
+    while len(damage) < SENTENCE_COUNT_MAX:
+        page = rows(_LIST_INDEXED, (*after, _PAGE_COUNT))
+        damage += [
+            f"xattr {name!r} of inode {ino} is indexed as {typed!r}, which its value contradicts"
+            for ino, name, value, typed in page
+            if typed != stored_value(value)
+        ]
+        if len(page) < _PAGE_COUNT:
+            break
+        after = page[-1][:2]
+    return damage[:SENTENCE_COUNT_MAX]
+
+
 def find_damage(rows: Rows, totals: Usage, next_id: int) -> list[str]:
     """Return a sentence for each thing that is wrong.
 
@@ -202,6 +233,7 @@ def find_damage(rows: Rows, totals: Usage, next_id: int) -> list[str]:
     for sentence, query in _CHECKS:
         found = rows(f"{query} limit {SENTENCE_COUNT_MAX}", ())
         damage += [sentence.format(*row) for row in found]
+    damage += _find_wrong_values(rows)
     counted = Usage._make(rows(RECOUNT, ())[0])
     damage += [
         f"{name} is kept as {kept}, but counts {count}"

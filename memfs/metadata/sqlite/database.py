@@ -44,6 +44,7 @@ import logging
 import marshal
 import sqlite3
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -59,7 +60,7 @@ from memfs.metadata.sqlite.journal import Journal, Origin
 from memfs.metadata.sqlite.pages import PageSums
 from memfs.metadata.sqlite.reserve import Reserve
 from memfs.metadata.sqlite.schema import ADDITIONS
-from memfs.metadata.sqlite.statements import FINGERPRINT, TEXTS, UNDERSTOOD, Parameters
+from memfs.metadata.sqlite.statements import FINGERPRINT, TEXTS, UNDERSTOOD, Parameters, SqlValue
 from memfs.types import StateId
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ _HIGHEST_NUMBER = """
 _FULL_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 _DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 """SQLITE_ERROR: a table is missing."""
+PROGRESS_COUNT = 1000
+"""Steps of SQLite's virtual machine between two looks at the clock: some 30 us."""
 MIN_JOURNAL_BYTES = 64 * KIB
 
 Row = tuple[Any, ...]
@@ -222,10 +225,10 @@ class Database:
             f"{self._path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
         )
         opened.callback(reader.close)
-        self._connection = sqlite3.connect(
+        self.connection = sqlite3.connect(
             self._path, isolation_level=None, cached_statements=256, check_same_thread=False
         )
-        cursor = self._connection.cursor()
+        cursor = self.connection.cursor()
         opened.callback(self._abandon, cursor)
         self._execute = cursor.execute
         try:
@@ -255,9 +258,9 @@ class Database:
         """Close SQLite's connection at once, whatever a traceback still refers to."""
         # A statement that is left would keep it open, and the lock of its transaction with it.
         cursor.close()
-        if self._connection.in_transaction:
-            self._connection.rollback()
-        self._connection.close()
+        if self.connection.in_transaction:
+            self.connection.rollback()
+        self.connection.close()
 
     def _open_journal(self, path: Path) -> Journal:
         try:
@@ -369,7 +372,7 @@ class Database:
         except sqlite3.Error as error:
             if not self._give_up_room(error):
                 raise
-            if self._connection.in_transaction:
+            if self.connection.in_transaction:
                 self._execute("rollback")
             self._execute("begin immediate")
             self.totals[:] = self._execute("select * from state").fetchone()[1:]
@@ -415,7 +418,7 @@ class Database:
         columns = [name for _, name, *_ in self._execute("pragma table_info(state)").fetchall()]
         counted = ", ".join(f"{name} = ?" for name in columns[1:])
         self._execute(f"update state set {counted}", self.totals)
-        self._migration.run(self._connection, self._format)
+        self._migration.run(self.connection, self._format)
         self.totals[:] = self._execute("select * from state").fetchone()[1:]
         # From here on an older memfs refuses the directory. It would take the tables for its own,
         # since the journals, once they are applied, tell nothing of their format.
@@ -501,6 +504,36 @@ class Database:
         except sqlite3.Error as error:
             self._rescue(error, text, parameters)
             return self._execute(text, parameters).fetchall()
+
+    def search(
+        self, text: str, parameters: Sequence[SqlValue], until_s: float | None
+    ) -> list[Row] | None:
+        """Return all rows of a query whose length nobody knows; None if it took too long.
+
+        Args:
+            text: A select.
+            parameters: Its values.
+            until_s: When it is ended, as `time.perf_counter` tells; None: when it is done.
+
+        Raises:
+            MetadataError: It cannot be answered.
+        """
+        connection = self.connection
+        if until_s is not None:
+            connection.set_progress_handler(lambda: time.perf_counter() > until_s, PROGRESS_COUNT)
+        try:
+            # The cursor of the changes would have to be done with the rows first.
+            return connection.execute(text, parameters).fetchall()
+        except sqlite3.Error as error:
+            if until_s is not None and time.perf_counter() > until_s:
+                # An interrupted select takes no change back (sqlite3VdbeHalt, `readOnly`).
+                return None
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:
+                raise MetadataError(f"{self._path}: a query failed: {error}") from error
+            self.undo(error)
+        finally:
+            if until_s is not None:
+                connection.set_progress_handler(None, 0)
 
     def begin_change(self, *, grows: bool = False) -> None:
         """Announce one change: it happens whole or not at all; checks come before the first write.
@@ -747,7 +780,7 @@ class Database:
 
     def _restore(self) -> None:
         """Bring the tables back to the committed entries and what was written since."""
-        if self._connection.in_transaction:
+        if self.connection.in_transaction:
             self._execute("rollback")
         self._execute("begin immediate")
         totals = list(self.totals)
@@ -812,7 +845,7 @@ class Database:
             if self._failure is not None:
                 # SQLite copies a log when it closes that nobody has covered.
                 self._sums.give_up()
-            self._connection.close()
+            self.connection.close()
             self._sums.close()
             for journal in (self._journal, self._spare):
                 journal.close()

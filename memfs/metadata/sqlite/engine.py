@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from memfs.config import QueryConfig
 from memfs.errors import MetadataError, StateDamagedError
 from memfs.linux.boot import boot_id
 from memfs.metadata.records import Usage, WorkCounts
+from memfs.metadata.sqlite.attribute_index import AttributeIndex
 from memfs.metadata.sqlite.check import RECOUNT, find_damage
 from memfs.metadata.sqlite.creation import LEASE_NAME, create
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES, Database, Identity, Limits
@@ -26,7 +28,7 @@ from memfs.metadata.sqlite.format import (
 from memfs.metadata.sqlite.inode_cache import InodeCache
 from memfs.metadata.sqlite.journal import BOOT_BYTES, Journal
 from memfs.metadata.sqlite.lease import IdLease
-from memfs.metadata.sqlite.settings import Settings
+from memfs.metadata.sqlite.queries import Queries
 from memfs.types import BlobId, InodeNo, RawId
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ COUNT_WORK = """
 """By the index `inode_unsettled`, as the lists of the same files."""
 
 
-class SqliteEngine(Settings):
+class SqliteEngine(Queries):
     """Implements `memfs.metadata.engine.Engine`; its methods are described there."""
 
     @classmethod
@@ -63,6 +65,7 @@ class SqliteEngine(Settings):
         limits: Limits | None = None,
         complain: Callable[[str], None] | None = None,
         migration: Migration | None = None,
+        query: QueryConfig | None = None,
     ) -> SqliteEngine:
         """Open the metadata of a state directory, creating them if it has none.
 
@@ -73,6 +76,7 @@ class SqliteEngine(Settings):
             limits: Sizes on disk; None: the defaults.
             complain: Told of damage (repair); None: it is refused.
             migration: Changes tables of an older format; None: they are refused.
+            query: What is indexed; None: the defaults.
 
         Raises:
             UsageError: The format is unreadable, newer, older or of another engine, or another
@@ -92,6 +96,12 @@ class SqliteEngine(Settings):
         except OSError as error:
             raise MetadataError(f"{state_dir / LEASE_NAME} cannot be used: {error}") from error
         cache = InodeCache(config.inode_cache_count)
+        attributes = AttributeIndex(query or QueryConfig())
+
+        def forget() -> None:
+            cache.clear()
+            attributes.forget()
+
         try:
             state_id = _state_id(state_dir, number or FORMAT_NUMBER)
             identity = Identity(state_id, _boot(), lease)
@@ -99,7 +109,7 @@ class SqliteEngine(Settings):
                 state_dir,
                 config.cache_bytes,
                 limits or Limits(),
-                cache.clear,
+                forget,
                 identity,
                 complain,
                 migration,
@@ -107,7 +117,8 @@ class SqliteEngine(Settings):
         except BaseException:
             lease.close(clean=False)
             raise
-        return cls(database, lease, cache, state_id)
+        attributes.bind(database)
+        return cls(database, lease, cache, state_id, attributes)
 
     # --- ids -------------------------------------------------------------------------------------
     def reserve_ids(self) -> tuple[InodeNo, RawId]:

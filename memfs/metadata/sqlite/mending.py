@@ -10,7 +10,9 @@ import stat
 from typing import TYPE_CHECKING
 
 from memfs.metadata.records import Usage
+from memfs.metadata.sqlite.attribute_index import NOTE_NAME
 from memfs.metadata.sqlite.check import RECOUNT
+from memfs.query.values import stored_value
 from memfs.types import BATCH_SEPARATOR, ROOT_INODE
 
 if TYPE_CHECKING:
@@ -135,6 +137,7 @@ def mend(connection: sqlite3.Connection, first_free: int, now_ns: int) -> list[s
         connection.execute(change)
     for change in _SILENT:
         connection.execute(change)
+    _unindex_wrong(connection)
     told += _name_nameless(connection, first_free)
     for change in _LINKS:
         connection.execute(change)
@@ -151,6 +154,19 @@ def _make_root(connection: sqlite3.Connection, now_ns: int) -> None:
     row[8:13] = [now_ns, now_ns, now_ns, now_ns, 1]
     row[17] = None
     connection.execute(f"insert into inode values ({', '.join('?' * width)})", row)
+
+
+def _unindex_wrong(connection: sqlite3.Connection) -> None:
+    """Take xattrs out of the index that are not as they should be; the next mount indexes anew."""
+    connection.create_function("value_of", 1, stored_value, deterministic=True)
+    changed = connection.execute(
+        """update xattr set key = 0, typed = null where key <> 0 and (
+               typed is not value_of(value) or not exists (
+                   select 1 from attribute_name as known
+                   where known.key = xattr.key and known.name = xattr.name))"""
+    )
+    if changed.rowcount:
+        connection.execute("delete from setting where name = ?", (NOTE_NAME,))
 
 
 def _name_nameless(connection: sqlite3.Connection, first_free: int) -> list[str]:

@@ -149,5 +149,10 @@ def _move_forms(migration: Migration) -> None:
     migration.rebuild("form", tuple)
 
 
-STEPS: tuple[Callable[[Migration], None], ...] = (_move_forms,)
+def _key_xattrs(migration: Migration) -> None:
+    # Most states have few xattrs. The index gets them in steps once the mount serves.
+    migration.rebuild("xattr", lambda row: (*row, 0, None))
+
+
+STEPS: tuple[Callable[[Migration], None], ...] = (_move_forms, _key_xattrs)
 """From format 2 to 3, in this order."""

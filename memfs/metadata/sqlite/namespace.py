@@ -28,7 +28,6 @@ from memfs.metadata.sqlite.statements import (
     INSERT_SYMLINK,
     MOVE_DENTRY,
     POINT_DENTRY,
-    PUT_XATTR,
 )
 from memfs.types import NAME_BYTES_MAX, NO_BLOB, ROOT_INODE, Generation, InodeNo
 
@@ -165,7 +164,7 @@ class Namespace(Rows):
         if mode & 0o170000 == stat.S_IFLNK:
             self._write(INSERT_SYMLINK, (ino, target))
         for name, value in xattrs:
-            self._write(PUT_XATTR, (ino, name, value))
+            self._put_xattr(ino, name, value)
         self._totals[INODE_COUNT] += 1
         if raw:
             self._totals[RAW_COUNT] += 1

@@ -10,20 +10,30 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import MetadataError, NotADirectoryInodeError, StaleInodeError
 from memfs.metadata.records import Inode, InodeFlags
+from memfs.metadata.sqlite.attribute_index import NOT_BEGUN, NOTE_NAME
 from memfs.metadata.sqlite.change import Change
+from memfs.metadata.sqlite.finding import Finder
 from memfs.metadata.sqlite.schema import INODE_COLUMNS
 from memfs.metadata.sqlite.statements import (
     DELETE_BATCH,
     DELETE_BLOB,
     DELETE_FORM,
+    DELETE_SETTING,
     INSERT_GARBAGE,
+    PUT_SETTING,
+    PUT_TEXT_XATTR,
+    PUT_TYPED_XATTR,
+    PUT_XATTR,
     SET_BATCH,
     SET_LINKS,
     SET_TIMES,
 )
+from memfs.query.fields import is_queryable
+from memfs.query.values import stored_value
 from memfs.types import BATCH_SEPARATOR, BlobId, FormKind, InodeNo, RawId
 
 if TYPE_CHECKING:
+    from memfs.metadata.sqlite.attribute_index import AttributeIndex, IndexNote
     from memfs.metadata.sqlite.database import Database, Mark
     from memfs.metadata.sqlite.inode_cache import InodeCache
     from memfs.metadata.sqlite.lease import IdLease
@@ -69,12 +79,19 @@ class Rows:
     """The tables with their cache; the groups of engine methods inherit it."""
 
     def __init__(
-        self, database: Database, lease: IdLease, cache: InodeCache, state_id: StateId
+        self,
+        database: Database,
+        lease: IdLease,
+        cache: InodeCache,
+        state_id: StateId,
+        attributes: AttributeIndex,
     ) -> None:
         self._database = database
         self._lease = lease
         self._cache = cache
         self._state_id = state_id
+        self._attributes = attributes
+        self._finder = Finder(database.connection)
         self._row = database.row
         self._rows = database.rows
         self._write = database.write
@@ -153,6 +170,36 @@ class Rows:
         self._account(after, 1)
         self._cache.put(after)
         return after
+
+    # --- xattrs ----------------------------------------------------------------------------------
+    def _put_xattr(self, ino: int, name: bytes, value: bytes) -> None:
+        """Set an xattr, in the index too if filters can ask for it."""
+        index = self._attributes
+        if index.enabled:
+            key = index.take_key(name)
+            if key:
+                typed = stored_value(value)
+                if isinstance(typed, str) and typed.encode() == value:
+                    # Most are plain text, which the journal need not have twice.
+                    self._write(PUT_TEXT_XATTR, (ino, name, value, key))
+                else:
+                    self._write(PUT_TYPED_XATTR, (ino, name, value, key, typed))
+                return
+            if index.is_full and is_queryable(name):
+                self._take_note(index.note._replace(is_short_of_names=True))
+        elif index.note != NOT_BEGUN and is_queryable(name):
+            self._take_note(NOT_BEGUN)
+        self._write(PUT_XATTR, (ino, name, value))
+
+    def _take_note(self, note: IndexNote) -> None:
+        """Store how complete the index of attributes is, if that has changed."""
+        if note == self._attributes.note:
+            return
+        content = self._attributes.take_note(note)
+        if content is None:
+            self._write(DELETE_SETTING, (NOTE_NAME,))
+        else:
+            self._write(PUT_SETTING, (NOTE_NAME, content))
 
     # --- contents --------------------------------------------------------------------------------
     def _add_garbage(self, kind: FormKind, location: str) -> None:

@@ -70,6 +70,9 @@ SCHEMA = (
         ino integer not null,           -- inode.ino
         name blob not null,             -- with its prefix, 1..255 bytes
         value blob not null,            -- 0..65536 bytes
+        key integer not null,           -- attribute_name.key; 0: the index does not have it
+        typed any,                      -- what it is compared as (query.values); null: with
+                                        -- nothing, or key is 0
         primary key (ino, name)
     ) without rowid, strict
     """,
@@ -169,6 +172,15 @@ SCHEMA = (
         value blob not null             -- 0..65536 bytes
     ) without rowid, strict
     """,
+    # Names of user xattrs, as they came.
+    """
+    create table attribute_name (
+        key integer primary key,        -- from 1 on
+        name blob not null unique       -- with its prefix
+    ) strict
+    """,
+    # Files without xattrs, and xattrs that no filter asks for, cost nothing.
+    "create index xattr_typed on xattr (key, typed, ino) where key <> 0",
 )
 
 ADDITIONS: tuple[str, ...] = ()

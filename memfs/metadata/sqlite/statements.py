@@ -13,7 +13,7 @@ from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.format import FORMAT_NUMBER
 from memfs.metadata.sqlite.schema import INODE_COLUMNS
 
-SqlValue = int | bytes | str | None
+SqlValue = int | float | bytes | str | None
 Parameters = tuple[SqlValue, ...]
 
 _texts: list[str] = []
@@ -52,7 +52,9 @@ MOVE_DENTRY = _statement("update dentry set parent = ?, name = ? where parent = 
 POINT_DENTRY = _statement("update dentry set ino = ? where parent = ? and cookie = ?")
 
 INSERT_SYMLINK = _statement("insert into symlink (ino, target) values (?, ?)")
-PUT_XATTR = _statement("insert or replace into xattr (ino, name, value) values (?, ?, ?)")
+PUT_XATTR = _statement(
+    "insert or replace into xattr (ino, name, value, key, typed) values (?, ?, ?, 0, null)"
+)
 DELETE_XATTR = _statement("delete from xattr where ino = ? and name = ?")
 
 INSERT_BLOB = _statement("insert into blob (blob, size, digest) values (?, ?, ?)")
@@ -89,6 +91,16 @@ PUT_DECISION = _statement(
 
 PUT_SETTING = _statement("insert or replace into setting (name, value) values (?, ?)")
 DELETE_SETTING = _statement("delete from setting where name = ?")
+
+PUT_TYPED_XATTR = _statement(
+    "insert or replace into xattr (ino, name, value, key, typed) values (?, ?, ?, ?, ?)"
+)
+PUT_TEXT_XATTR = _statement(
+    "insert or replace into xattr (ino, name, value, key, typed)"
+    " values (?1, ?2, ?3, ?4, cast(?3 as text))"
+)
+SET_TYPED = _statement("update xattr set key = ?, typed = ? where ino = ? and name = ?")
+INSERT_ATTRIBUTE_NAME = _statement("insert into attribute_name (key, name) values (?, ?)")
 
 TEXTS = tuple(_texts)
 

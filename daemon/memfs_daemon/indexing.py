@@ -1,0 +1,68 @@
+"""Indexing: xattrs that were set while the index was off get into it while the mount serves.
+
+Invariant: a step is short, and the loop has most of the time to itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import MemfsError
+
+if TYPE_CHECKING:
+    from memfs.metadata.engine import Engine
+    from memfs.metadata.records import IndexProgress
+
+log = logging.getLogger(__name__)
+
+STEP_COUNT = 200
+"""Xattrs a step: some 3 ms."""
+
+REST = 4.0
+"""Pause after a step, in lengths of the step; guess."""
+
+TELL_S = 30.0
+"""Between two lines of progress in the log."""
+
+AGAIN_S = 60.0
+"""Pause after an error, of a full disk say."""
+
+
+class AttributeIndexer:
+    """Brings the index of attributes up to date once, and ends.
+
+    Args:
+        engine: Its index is on.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def run(self) -> None:
+        """Index until all is in the index."""
+        told_s, is_long = time.monotonic(), False
+        while True:
+            begun_s = time.monotonic()
+            try:
+                progress = await self.step()
+            except MemfsError as error:
+                log.warning("xattrs are not indexed yet, trying again later: %s", error)
+                await trio.sleep(AGAIN_S)
+                continue
+            if progress.is_whole:
+                break
+            if begun_s - told_s >= TELL_S:
+                log.info("xattrs are indexed: %d of %d inodes", progress.through, progress.last)
+                told_s, is_long = begun_s, True
+            await trio.sleep(REST * (time.monotonic() - begun_s))
+        if is_long:
+            log.info("xattrs are indexed, all of them")
+
+    async def step(self) -> IndexProgress:
+        """Index some xattrs."""
+        async with self._engine.change():
+            return await self._engine.index_attributes(STEP_COUNT)

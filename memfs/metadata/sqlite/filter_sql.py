@@ -1,0 +1,359 @@
+"""Filters as SQL: one boolean expression, and the walk through an index that leads to the files.
+
+A walk has segments, one after the other, each of them sorted and read from a position on: the
+values of one name in the index of attributes, or all inodes by number. All values are bound.
+
+Invariant: for every file the expression is 0 or 1, never null, so that `not` is the negation.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.query.fields import SYSTEM_FIELDS
+from memfs.query.filters import RANGES, And, Condition, Node, Not, Operator, fields_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from memfs.metadata.records import FileOrder
+    from memfs.metadata.sqlite.statements import SqlValue
+    from memfs.query.values import Value
+
+NOT_DECIDED = frozenset({"$tier", "$state", "$pin", "$pool", "$uses"})
+"""What other parts of memfs know, or what is inherited."""
+
+_SCALARS = {
+    "$size": "{0}.size",
+    "$mtime": "{0}.mtime_ns",
+    "$digest": "(select lower(hex(digest)) from blob where blob.blob = {0}.blob)",
+}
+"""By the alias of the inode."""
+COLUMN_FIELDS = frozenset({"$size", "$mtime"})
+"""Those of memfs that files can be sorted by."""
+
+_SYMBOLS = {
+    Operator.GREATER: ">",
+    Operator.GREATER_EQUAL: ">=",
+    Operator.LESS: "<",
+    Operator.LESS_EQUAL: "<=",
+}
+_VALUE_WALK_COUNT = 8
+"""Equality with so many values is walked through value by value, each in order of inode."""
+
+_IS_TEXT = "{0} >= '' and {0} < x''"
+"""Between the classes of SQLite's order: null, numbers, texts, blobs."""
+
+
+class Segment(NamedTuple):
+    """One part of a walk: `select ino, value from ... where ...`, then position and order."""
+
+    begin: str
+    """The statement up to the position."""
+    arguments: tuple[SqlValue, ...]
+    value: str
+    """What it is sorted by before the inode; empty: by the inode alone."""
+    ino: str
+    descending: bool = False
+
+    def statement(
+        self, after: tuple[Value | None, int] | None, limit: int
+    ) -> tuple[str, list[SqlValue]]:
+        """Return text and arguments of a page."""
+        text, arguments = self.begin, list(self.arguments)
+        sign, way = ("<", " desc") if self.descending else (">", "")
+        if after is not None and self.value:
+            text += f" and ({self.value}, {self.ino}) {sign} (?, ?)"
+            arguments += after
+        elif after is not None:
+            text += f" and {self.ino} > ?"
+            arguments.append(after[1])
+        keys = f"{self.value}{way}, {self.ino}{way}" if self.value else self.ino
+        return f"{text} order by {keys} limit ?", [*arguments, limit]
+
+
+class Plan(NamedTuple):
+    """How a filter is answered."""
+
+    segments: tuple[Segment, ...]
+    is_exact: bool
+    driver: str
+    """The field of the index that leads; empty: all inodes are looked at."""
+
+
+class Planner:
+    """Makes plans for one filter.
+
+    Args:
+        node: The filter.
+        order: How its files are sorted.
+        keys: Of the names in the index; a name that is missing is no file's.
+        count: Counts the entries of the index that a condition on it admits, up to `PROBE_COUNT`.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        order: FileOrder | None,
+        keys: Mapping[bytes, int],
+        count: Callable[[str, list[SqlValue]], int],
+    ) -> None:
+        self._node = node
+        self._order = order
+        self._keys = keys
+        self._count = count
+        self._parts = _conjuncts(node)
+
+    def plan(self, driver: str | None = None) -> Plan:
+        """Return a plan.
+
+        Args:
+            driver: The one that an earlier page took; None: the best one.
+        """
+        if driver is None:
+            driver = self._choose()
+        order = self._order
+        if order is None:
+            return self._plain(driver, "", ())
+        if order.field in COLUMN_FIELDS:
+            return self._by_column(driver, order)
+        return self._by_attribute(driver, order)
+
+    # --- which index leads -----------------------------------------------------------------------
+    def _choose(self) -> str:
+        ranks: dict[str, int] = {}
+        for part in self._parts:
+            if isinstance(part, Condition) and part.field not in SYSTEM_FIELDS:
+                rank = _rank(part.operator)
+                ranks[part.field] = min(rank, ranks.get(part.field, rank))
+        if any(field.encode() not in self._keys for field in ranks):
+            # No file has it, so the shortest of all walks.
+            return next(field for field in ranks if field.encode() not in self._keys)
+        fields = sorted(ranks, key=lambda field: ranks[field])
+        if len(fields) <= 1 or (ranks[fields[0]] == 0 and ranks[fields[1]] > 1):
+            return fields[0] if fields else ""
+        counted = [(self._entries(field), ranks[field], field) for field in fields[:4]]
+        return min(counted)[2]
+
+    def _entries(self, field: str) -> int:
+        writer = _Writer(self._keys, field)
+        text = writer.walk(self._on(field))
+        return self._count(f"select 1 from xattr f where {text}", writer.arguments)
+
+    def _on(self, field: str) -> list[Condition]:
+        """Return the conditions that every file must meet on one field."""
+        return [p for p in self._parts if isinstance(p, Condition) and p.field == field]
+
+    # --- walks -----------------------------------------------------------------------------------
+    def _plain(self, driver: str, extra: str, extra_arguments: tuple[SqlValue, ...]) -> Plan:
+        """Return a walk in the order of its driver, through files that meet one more condition."""
+        if not driver:
+            writer = _Writer(self._keys, "", "f")
+            text = f"select f.ino, null from inode f where {writer.whole(self._node)}{extra}"
+            segment = Segment(text, (*writer.arguments, *extra_arguments), "", "f.ino")
+            return Plan((segment,), writer.is_exact, "")
+        key = self._keys.get(driver.encode())
+        if key is None:
+            return Plan((), True, driver)
+        segments: list[Segment] = []
+        is_exact = True
+        for walked, also, is_sorted in _stretches(self._on(driver)):
+            writer = _Writer(self._keys, driver)
+            walk = writer.walk(walked) + also
+            rest = writer.rest(self._node)
+            text = f"select f.ino, f.typed from xattr f{_join(self._node)} where {walk} and {rest}"
+            arguments = (*writer.arguments, *extra_arguments)
+            value = "" if is_sorted else "f.typed"
+            segments.append(Segment(text + extra, arguments, value, "f.ino"))
+            is_exact = writer.is_exact
+        return Plan(tuple(segments), is_exact, driver)
+
+    def _by_column(self, driver: str, order: FileOrder) -> Plan:
+        if driver and driver.encode() not in self._keys:
+            return Plan((), True, driver)
+        inode = "i" if driver else "f"
+        writer = _Writer(self._keys, driver, inode)
+        source = "inode f where "
+        if driver:
+            walk = writer.walk(self._on(driver))
+            source = f"xattr f cross join inode i on i.ino = f.ino where {walk} and "
+        column = _SCALARS[order.field].format(inode)
+        text = f"select f.ino, {column} from {source}{writer.rest(self._node)}"
+        segment = Segment(text, tuple(writer.arguments), column, "f.ino", order.descending)
+        return Plan((segment,), writer.is_exact, driver)
+
+    def _by_attribute(self, driver: str, order: FileOrder) -> Plan:
+        name = order.field.encode()
+        key = self._keys.get(name)
+        lacking = (
+            " and not exists (select 1 from xattr m where m.ino = f.ino and m.name = ?"
+            " and m.typed is not null)"
+        )
+        last = self._plain(driver, lacking, (name,))
+        if driver and driver.encode() not in self._keys:
+            return last
+        if key is None:
+            # Segments keep their numbers, whatever names there are when a later page is read.
+            nothing = Segment("select f.ino, null from inode f where 0", (), "", "f.ino")
+            return Plan((nothing, *last.segments), last.is_exact, driver)
+        leads = not driver or driver == order.field or self._entries(driver) >= PROBE_COUNT
+        writer = _Writer(self._keys, order.field if leads else driver)
+        if leads:
+            walk = writer.walk(self._on(order.field))
+            text = f"select f.ino, f.typed from xattr f{_join(self._node)} where {walk}"
+            text += f" and f.typed is not null and {writer.rest(self._node)}"
+            value = "f.typed"
+        else:
+            # Few files: all of them are sorted.
+            join = f" cross join xattr s on s.ino = f.ino and s.name = {writer.bind(name)}"
+            walk = writer.walk(self._on(driver))
+            text = f"select f.ino, s.typed from xattr f{join}{_join(self._node)} where {walk}"
+            text += f" and s.typed is not null and {writer.rest(self._node)}"
+            value = "s.typed"
+        first = Segment(text, tuple(writer.arguments), value, "f.ino", order.descending)
+        return Plan((first, *last.segments), last.is_exact, driver)
+
+
+PROBE_COUNT = 1000
+"""Entries that are counted at most before an index is chosen."""
+
+
+def _rank(operator: Operator) -> int:
+    if operator is Operator.IN:
+        return 0
+    return 1 if operator in RANGES else 2
+
+
+def _conjuncts(node: Node) -> list[Node]:
+    if isinstance(node, And):
+        return [each for part in node.parts for each in _conjuncts(part)]
+    return [node]
+
+
+def _stretches(conditions: list[Condition]) -> list[tuple[list[Condition], str, bool]]:
+    """Return the parts of a walk: conditions, what to add, and whether it is in order of inode."""
+    equal = next((each for each in conditions if each.operator is Operator.IN), None)
+    if equal is not None and len(equal.operands) <= _VALUE_WALK_COUNT:
+        others = [each for each in conditions if each is not equal]
+        return [
+            ([equal._replace(operands=(value,)), *others], "", True)
+            for value in sorted(equal.operands, key=lambda value: (isinstance(value, str), value))
+        ]
+    if any(each.operator is not Operator.EXISTS for each in conditions):
+        return [(conditions, "", False)]
+    # What nothing compares with has no value to go on behind.
+    return [
+        (conditions, " and f.typed is null", True),
+        (conditions, " and f.typed is not null", False),
+    ]
+
+
+def _join(node: Node) -> str:
+    """Return the join of the inode where a filter asks for its columns."""
+    return " cross join inode i on i.ino = f.ino" if fields_of(node) & _SCALARS.keys() else ""
+
+
+class _Writer:
+    """Writes one statement; arguments come in the order of its text.
+
+    `f` is the row that leads: of the driver's name in `xattr`, or an inode.
+    """
+
+    def __init__(self, keys: Mapping[bytes, int], driver: str, inode: str = "i") -> None:
+        self._keys = keys
+        self._driver = driver
+        self._inode = inode
+        self.arguments: list[SqlValue] = []
+        self.is_exact = True
+
+    def bind(self, value: SqlValue) -> str:
+        """Add an argument; returns its mark."""
+        self.arguments.append(value)
+        return "?"
+
+    def walk(self, conditions: list[Condition]) -> str:
+        """Return the condition on the index of attributes that the driver's conditions make."""
+        # The partial index is used only where its own condition stands literally.
+        parts = [f"f.key <> 0 and f.key = {self.bind(self._keys[self._driver.encode()])}"]
+        parts += [
+            self._scalar(condition, "f.typed")
+            for condition in conditions
+            if condition.operator is not Operator.EXISTS
+        ]
+        return " and ".join(parts)
+
+    def rest(self, node: Node) -> str:
+        """Return the expression of a filter whose walk sees to the conditions of the driver."""
+        parts = [
+            part
+            for part in _conjuncts(node)
+            if not (isinstance(part, Condition) and part.field == self._driver and self._driver)
+        ]
+        return self.whole(And(tuple(parts)))
+
+    def whole(self, node: Node) -> str:
+        """Return the expression of a filter."""
+        return self._expression(node, finds_more=True)
+
+    def _expression(self, node: Node, *, finds_more: bool) -> str:
+        """Return an expression; what is not decided is 1 where that finds more files."""
+        if isinstance(node, Condition):
+            return self._condition(node, finds_more=finds_more)
+        if isinstance(node, Not):
+            return f"not ({self._expression(node.part, finds_more=not finds_more)})"
+        if not node.parts:
+            return "1"
+        word = " and " if isinstance(node, And) else " or "
+        parts = [self._expression(part, finds_more=finds_more) for part in node.parts]
+        return f"({word.join(parts)})"
+
+    def _condition(self, condition: Condition, *, finds_more: bool) -> str:
+        field, operator = condition.field, condition.operator
+        if field in NOT_DECIDED:
+            self.is_exact = False
+            return "1" if finds_more else "0"
+        if field == "$path":
+            return self._path(condition)
+        if field in SYSTEM_FIELDS:
+            scalar = _SCALARS[field].format(self._inode)
+            if operator is Operator.EXISTS:
+                return f"{scalar} is not null"
+            return f"ifnull({self._scalar(condition, scalar)}, 0)"
+        name = field.encode()
+        if name not in self._keys:
+            return "0"
+        if field == self._driver:
+            # The row at hand is the one that is asked for.
+            if operator is Operator.EXISTS:
+                return "1"
+            return f"ifnull({self._scalar(condition, 'f.typed')}, 0)"
+        head = f"exists (select 1 from xattr b where b.ino = f.ino and b.name = {self.bind(name)}"
+        if operator is Operator.EXISTS:
+            return f"{head})"
+        return f"{head} and {self._scalar(condition, 'b.typed')})"
+
+    def _path(self, condition: Condition) -> str:
+        if condition.operator is Operator.EXISTS:
+            return "exists (select 1 from dentry p where p.ino = f.ino)"
+        text = json.dumps([condition.operator.value, *condition.operands])
+        return f"path_passes(f.ino, {self.bind(text)})"
+
+    def _scalar(self, condition: Condition, value: str) -> str:
+        """Return a condition on a value that may be null."""
+        operator, operands = condition.operator, condition.operands
+        if operator is Operator.IN:
+            return f"{value} in ({', '.join(self.bind(operand) for operand in operands)})"
+        (operand,) = operands
+        if operator is Operator.REGEX:
+            return f"{_IS_TEXT.format(value)} and pattern_found({self.bind(operand)}, {value})"
+        if operator is Operator.CONTAINS:
+            return f"{_IS_TEXT.format(value)} and instr({value}, {self.bind(operand)}) > 0"
+        text = f"{value} {_SYMBOLS[operator]} {self.bind(operand)}"
+        # Both ends of the class, so that the walk does not leave it.
+        if isinstance(operand, str):
+            upwards = operator in (Operator.GREATER, Operator.GREATER_EQUAL)
+            return f"{text} and {value} < x''" if upwards else f"{text} and {value} >= ''"
+        if operator in (Operator.GREATER, Operator.GREATER_EQUAL):
+            return f"{text} and {value} < ''"
+        return text
