@@ -32,7 +32,10 @@ from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.shared import Features, Parts
 from memfs.hot.board import HotBoard
 from memfs.hot.environment import child_environment
+from memfs.jobs.gc import GcMethods
+from memfs.jobs.prefetch import PrefetchMethods
 from memfs.jobs.scrubber import Scrubber
+from memfs.jobs.trees import TreeMethods
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.migration import Migration
 from memfs.moves.attempt import MoveParts
@@ -52,19 +55,15 @@ from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import lies_on_disk_of, open_remote_store
 from memfs.traces.recorder import Recorder
-from memfs_daemon.gc import GcMethods
 from memfs_daemon.heap_keeper import HeapKeeper
 from memfs_daemon.indexing import AttributeIndexer
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.policy import PolicyMethods
-from memfs_daemon.prefetch import PrefetchMethods
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
 from memfs_daemon.remounting import RemountMethods
-from memfs_daemon.scrub import ScrubMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_daemon.tracing import Tracing
-from memfs_daemon.tree_work import TreeMethods
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -321,7 +320,7 @@ def assemble(
             policy,
             tracing,
             PrefetchMethods(engine, prefetcher, board),
-            ScrubMethods(scrubber),
+            scrubber,
             TreeMethods(move_parts, mover, access_stats),
             GcMethods(move_parts, garbage, mover.compaction),
             RemountMethods(features),

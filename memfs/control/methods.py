@@ -276,7 +276,7 @@ class DryRunParameters(TypedDict):
 
 
 Place = Literal["raw", "packed", "tmp", "remote", "uploads"]
-"""The values of `mover.orphans.Place`."""
+"""The values of `jobs.orphans.Place`."""
 
 
 class OrphansParameters(TypedDict):
@@ -326,7 +326,7 @@ class AccountsReport(TypedDict):
 
 
 class OrphansReport(TypedDict):
-    """What was found in one place; see `mover.orphans.Orphans`."""
+    """What was found in one place; see `jobs.orphans.Orphans`."""
 
     names: list[str]
     count: int

@@ -6,17 +6,16 @@ program has the file open.
 
 from __future__ import annotations
 
-import stat
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from memfs.errors import InvalidValueError
+from memfs.jobs.file_work import DUE, seal_regular
 from memfs.metadata.records import Decision, InodeFlags
 from memfs.moves.coding import NO_CODEC, codec_of
 from memfs.moves.dropping import drop_form, drop_raw
-from memfs.moves.file_work import DUE
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import find_form, pack, stored_bytes_limit
@@ -27,9 +26,9 @@ from memfs.types import BLOCK_BYTES, FormCoding, FormKind, Tier
 
 if TYPE_CHECKING:
     from memfs.codecs.codec import Codec
+    from memfs.jobs.file_work import WorkResults
     from memfs.metadata.records import Form, Inode
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.file_work import WorkResults
     from memfs.moves.outcome import MoveResult
     from memfs.placement.quotas import Quotas
     from memfs.policy.access_stats import AccessStats
@@ -83,12 +82,11 @@ class Compression:
         self._request = request
 
     async def do(self, ino: InodeNo, results: WorkResults) -> None:
-        """See `FileWork`."""
-        await self._parts.sealer.seal(ino)
-        inode = await self._parts.engine.get_inode(ino)
-        if not stat.S_ISREG(inode.mode):
-            results.note(ino, MoveOutcome.UNNEEDED)
-        elif inode.flags & InodeFlags.UNSEALED:
+        """Pack a file that is not open, and that no pin wants otherwise."""
+        inode = await seal_regular(self._parts, ino, results)
+        if inode is None:
+            return
+        if inode.flags & InodeFlags.UNSEALED:
             results.note(ino, MoveOutcome.BUSY, _OPEN)
         elif (pin := (await self._parts.engine.effective_pin(ino)).tier) not in (None, Tier.COLD):
             assert pin is not None
@@ -98,7 +96,7 @@ class Compression:
             await self._compress(inode, packed, results)
 
     async def finish(self, results: WorkResults) -> None:
-        """See `FileWork`."""
+        """Nothing is left to do."""
         await trio.lowlevel.checkpoint()
 
     async def _compress(self, inode: Inode, packed: Form | None, results: WorkResults) -> None:

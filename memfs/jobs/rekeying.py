@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.moves.file_work import DUE
+from memfs.jobs.file_work import DUE
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.rekeying import list_keyed, rekey
 from memfs.placement.quotas import cost_of_rekey
@@ -17,8 +17,8 @@ from memfs.placement.quotas import cost_of_rekey
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memfs.jobs.file_work import WorkResults
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.file_work import WorkResults
     from memfs.moves.rekeying import KeyedForm
     from memfs.placement.quotas import Quotas
     from memfs.types import InodeNo
@@ -47,7 +47,7 @@ class Rekeying:
         that are to be asked for again are not counted."""
 
     async def do(self, ino: InodeNo, results: WorkResults) -> None:
-        """See `FileWork`."""
+        """Bring the forms of a file under the key, and count them by the keys that they had."""
         forms = await list_keyed(self._parts, ino)
         outcome, moved_bytes = await self._rekey(ino, forms)
         if outcome not in _REASONS:
@@ -68,5 +68,5 @@ class Rekeying:
             return await rekey(self._parts, ino)
 
     async def finish(self, results: WorkResults) -> None:
-        """See `FileWork`."""
+        """Nothing is left to do."""
         await trio.lowlevel.checkpoint()

@@ -15,13 +15,17 @@ import trio
 
 from memfs.config import QuotasConfig
 from memfs.errors import InvalidValueError, MemfsError, QuotaSpentError, StaleInodeError
-from memfs.moves.scrubbing import FormCheck, Pace, Scrubbed, ScrubOutcome, scrub_file
+from memfs.jobs.scrubbing import FormCheck, Pace, Scrubbed, ScrubOutcome, scrub_file
 from memfs.placement.quotas import Quotas, cost_of_fetch
 from memfs.signals import Signal
 from memfs.stores.paced import unhurried
 from memfs.types import FormKind, InodeNo
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memfs.control.methods import ScrubReport
+    from memfs.control.server import Handler
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.policy.quotas import Cost
@@ -44,6 +48,9 @@ FINDINGS_MAX = 1000
 
 class Scrubber:
     """The scrub of one mount; at most one runs at a time.
+
+    Answers `scrub`, `scrub_progress` and `scrub_stop`; no call waits for the scrub itself, which
+    takes hours.
 
     Args:
         parts: What moves work with.
@@ -69,11 +76,19 @@ class Scrubber:
         self._findings: list[dict[str, str]] = []
         self._error: str | None = None
 
-    async def start(self, rate: int = RATE_DEFAULT, restart: bool = False) -> None:
-        """Begin, or go on where the last one was stopped; one that runs gets the new rate.
+    def methods(self) -> Mapping[str, Handler]:
+        """Return the methods of the control socket by name."""
+        return {
+            "scrub": self.start,
+            "scrub_progress": self.progress,
+            "scrub_stop": self.stop,
+        }
+
+    async def start(self, rate: int = RATE_DEFAULT, restart: bool = False) -> ScrubReport:
+        """Begin, or go on where the last one was stopped; returns how far it is.
 
         Args:
-            rate: Bytes a second, > 0.
+            rate: Bytes a second, > 0; one that runs gets the new rate with its next file.
             restart: From the first file.
 
         Raises:
@@ -82,8 +97,11 @@ class Scrubber:
         if rate <= 0:
             raise InvalidValueError(f"a rate of {rate} bytes a second; it must be above 0")
         self._rate = rate
-        if self._running:
-            return
+        if not self._running:
+            await self._begin(restart)
+        return await self.progress()
+
+    async def _begin(self, restart: bool) -> None:
         self._after = InodeNo(0) if restart else await self._load()
         if not self._after:
             self._file_count = self._read_bytes = self._unchecked_count = 0
@@ -94,11 +112,12 @@ class Scrubber:
         self._running = True
         self._changed.set()
 
-    async def stop(self) -> None:
-        """Stop in the middle of a file; `start` goes on with it. Returns when it has stopped."""
+    async def stop(self) -> ScrubReport:
+        """Stop in the middle of a file; `start` goes on with it. Returns how far it came."""
         if self._scope is not None:
             self._scope.cancel()
         await self.wait()
+        return await self.progress()
 
     async def wait(self) -> None:
         """Return when no scrub runs."""
@@ -106,7 +125,7 @@ class Scrubber:
         while self._running:
             await self._changed.wait(self._changed.count)
 
-    def status(self) -> dict[str, object]:
+    async def progress(self) -> ScrubReport:
         """Return how far it is and what it found.
 
         `read_bytes` grows within a file; `unchecked_count` files have forms that could not be

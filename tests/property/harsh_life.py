@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from memfs.config import MetadataConfig
 from memfs.errors import MemfsError, MetadataError, UsageError
 from memfs.fsck.repair import repair
+from memfs.jobs.scrubbing import scrub_file
 from memfs.moves.dropping import drop_raw
 from memfs.moves.faults import FAULT_POINTS
 from memfs.moves.packing import pack
-from memfs.moves.scrubbing import scrub_file
 from memfs.moves.uploading import upload
 from memfs.stores.extent import Extent
 from memfs.stores.lost_found import LostFound

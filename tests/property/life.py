@@ -15,13 +15,13 @@ import trio
 
 from memfs.encryption.keys import NO_KEYS, Key, KeyRing
 from memfs.errors import MemfsError, NotFoundError, StaleInodeError
+from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
 from memfs.moves.batching import compact, upload_batch
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.faults import FAULT_POINTS
 from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
 from memfs.moves.rekeying import rekey
-from memfs.moves.scrubbing import ScrubOutcome, scrub_file
 from memfs.moves.uploading import upload
 from memfs.stores.extent import Extent
 from memfs.types import FormKind, InodeNo

@@ -36,15 +36,15 @@ from memfs.control.server import (
     Handler,
 )
 from memfs.errors import InvalidValueError
-from memfs_daemon.gc import GcMethods
+from memfs.jobs.gc import GcMethods
+from memfs.jobs.prefetch import PrefetchMethods
+from memfs.jobs.scrubber import Scrubber
+from memfs.jobs.trees import TreeMethods
 from memfs_daemon.hot.methods import HotMethods
 from memfs_daemon.policy import PolicyMethods
-from memfs_daemon.prefetch import PrefetchMethods
 from memfs_daemon.remounting import RemountMethods
-from memfs_daemon.scrub import ScrubMethods
 from memfs_daemon.status import Status
 from memfs_daemon.tracing import Tracing
-from memfs_daemon.tree_work import TreeMethods
 from tests.processes import ALICE, ROOT, run_as
 from tests.waiting import WAIT_S
 
@@ -236,7 +236,7 @@ async def test_a_wrong_parameter_is_named(
 @pytest.mark.parametrize(
     "provider",
     [
-        *(GcMethods, HotMethods, PolicyMethods, PrefetchMethods, RemountMethods, ScrubMethods),
+        *(GcMethods, HotMethods, PolicyMethods, PrefetchMethods, RemountMethods, Scrubber),
         *(Status, Tracing, TreeMethods),
     ],
 )

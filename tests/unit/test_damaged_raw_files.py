@@ -10,6 +10,7 @@ import pytest
 
 from memfs.errors import CorruptDataError
 from memfs.fsck.files import FileCheck
+from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
 from memfs.metadata.records import InodeFlags
 from memfs.moves.batching import upload_batch
 from memfs.moves.damage import replace_damaged
@@ -17,7 +18,6 @@ from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import pack
 from memfs.moves.rechecking import Recheck
-from memfs.moves.scrubbing import ScrubOutcome, scrub_file
 from memfs.moves.uploading import upload
 from memfs.policy import rules
 from memfs.types import FormKind

@@ -20,6 +20,7 @@ from memfs.content.forms import FormReader
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import FORM_ERRORS, CorruptDataError, MemfsError, OtherContentError
 from memfs.fsck.files import FileCheck
+from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
 from memfs.metadata.records import Batch
 from memfs.moves.batching import compact, upload_batch
 from memfs.moves.coding import unlock
@@ -27,7 +28,6 @@ from memfs.moves.dropping import drop_raw
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import pack
 from memfs.moves.rekeying import rekey
-from memfs.moves.scrubbing import ScrubOutcome, scrub_file
 from memfs.moves.uploading import upload
 from memfs.stores.container import SeekTable, parse_tail
 from memfs.stores.envelope import Encryption

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import MetadataError
+from memfs.jobs.gc import GcMethods
 from memfs.jobs.orphans import OrphanSearch, Place
 from memfs.moves.recovery import Sweep
 from memfs.placement.compaction import Compaction
 from memfs.stores.lost_found import LostFound
 from memfs.types import RawId
-from memfs_daemon.gc import GcMethods
 from tests.moving import State, compressible
 
 if TYPE_CHECKING:

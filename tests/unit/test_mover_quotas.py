@@ -365,9 +365,9 @@ async def test_a_scrub_waits_for_egress_and_goes_on(
         await scrubber.start()
         for _ in range(100):
             await trio.lowlevel.checkpoint()
-        assert scrubber.status()["file_count"] == 0
+        assert (await scrubber.progress())["file_count"] == 0
         clock.wait(25 * HOUR_S)
         await scrubber.wait()
         nursery.cancel_scope.cancel()
-    assert scrubber.status()["file_count"] == 1
+    assert (await scrubber.progress())["file_count"] == 1
     assert depot.used(Spent.EGRESS) > 100_000

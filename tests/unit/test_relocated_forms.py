@@ -8,11 +8,11 @@ import pytest
 
 from memfs.content.forms import FormReader
 from memfs.errors import ObjectMissingError
+from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
 from memfs.moves.batching import compact, upload_batch
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
-from memfs.moves.scrubbing import ScrubOutcome, scrub_file
 from memfs.moves.uploading import upload
 from memfs.stores.forwarding import ForwardingStore
 from memfs.types import FormKind

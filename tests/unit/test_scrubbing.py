@@ -13,10 +13,10 @@ import trio
 from memfs.content.opening import OpenMode
 from memfs.errors import CodecMissingError, InvalidValueError
 from memfs.jobs.scrubber import Scrubber
+from memfs.jobs.scrubbing import Pace, Scrubbed, ScrubOutcome, scrub_file
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
-from memfs.moves.scrubbing import Pace, Scrubbed, ScrubOutcome, scrub_file
 from memfs.moves.uploading import upload
 from memfs.policy import rules
 from memfs.stores.disk import disk_errors
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from memfs.control.methods import ScrubReport
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.types import InodeNo
@@ -183,7 +184,7 @@ async def test_a_lack_of_descriptors_is_no_damage(
         with disk_errors(str(path)):
             raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("memfs.moves.scrubbing.digest_file", fail)
+    monkeypatch.setattr("memfs.jobs.scrubbing.digest_file", fail)
     assert (await scrub(state, ino)).outcome == outcome
     assert ((await state.engine.get_inode(ino)).raw == raw) is (outcome == ScrubOutcome.SOUND)
 
@@ -277,12 +278,12 @@ async def test_a_file_that_is_removed_while_it_is_read_ends_its_scrub(state: Sta
 
 
 # --- the walk ------------------------------------------------------------------------------------
-async def finish(scrubber: Scrubber) -> dict[str, object]:
+async def finish(scrubber: Scrubber) -> ScrubReport:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scrubber.run)
         await scrubber.wait()
         nursery.cancel_scope.cancel()
-    return scrubber.status()
+    return await scrubber.progress()
 
 
 async def test_a_scrub_looks_at_every_file_and_tells_what_it_found(state: State) -> None:
@@ -296,7 +297,6 @@ async def test_a_scrub_looks_at_every_file_and_tells_what_it_found(state: State)
     assert status["file_count"] == 100
     assert status["error"] is None
     findings = status["findings"]
-    assert isinstance(findings, list)
     assert [(each["path"], each["outcome"]) for each in findings] == [("/1", "repaired")]
 
 
@@ -308,12 +308,11 @@ async def test_a_stopped_scrub_goes_on_where_it_was(state: State) -> None:
     await first.start(rate=len(CONTENT))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(first.run)
-        while first.status()["file_count"] == 0:  # noqa: ASYNC110 - nothing else tells
+        while (await first.progress())["file_count"] == 0:  # noqa: ASYNC110 - nothing else tells
             await trio.sleep(0.01)
         await first.stop()
         nursery.cancel_scope.cancel()
-    done = first.status()["file_count"]
-    assert isinstance(done, int)
+    done = (await first.progress())["file_count"]
     assert 0 < done < 50
     second = Scrubber(state.parts)
     await second.start(rate=1 << 40)
@@ -334,7 +333,7 @@ async def test_a_file_that_is_deleted_during_its_repair_does_not_end_the_scrub(
         await state.unlink("f")
         return await hydrate(parts, ino)
 
-    monkeypatch.setattr("memfs.moves.scrubbing.hydrate", hydrate_late)
+    monkeypatch.setattr("memfs.jobs.scrubbing.hydrate", hydrate_late)
     scrubber = Scrubber(state.parts)
     await scrubber.start(rate=1 << 40)
     status = await finish(scrubber)
@@ -364,9 +363,9 @@ async def test_a_scrub_tells_how_far_it_is_within_a_file(state: State) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scrubber.run)
         with trio.fail_after(30):
-            while not scrubber.status()["read_bytes"]:  # noqa: ASYNC110 - nothing else tells
+            while not (await scrubber.progress())["read_bytes"]:  # noqa: ASYNC110 - nothing else tells
                 await trio.sleep(0.01)
-        assert scrubber.status()["file_count"] == 0
+        assert (await scrubber.progress())["file_count"] == 0
         await scrubber.stop()
         nursery.cancel_scope.cancel()
 

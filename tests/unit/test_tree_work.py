@@ -13,12 +13,11 @@ import trio
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.config import Config, GlacierConfig, QuotasConfig
 from memfs.errors import InvalidValueError, QuotaSpentError, StaleInodeError
+from memfs.jobs.barriers import LocalBarrier, RemoteBarrier
 from memfs.jobs.compression import Compression, CompressionRequest
-from memfs.jobs.local_barrier import LocalBarrier
-from memfs.jobs.remote_barrier import RemoteBarrier
+from memfs.jobs.file_work import WorkResults
 from memfs.metadata.records import PendingMove
 from memfs.moves.dropping import drop_raw
-from memfs.moves.file_work import WorkResults
 from memfs.moves.uploading import upload
 from memfs.placement.circuit_breaker import CircuitBreaker
 from memfs.placement.durability import Durability
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from memfs.moves.file_work import FileWork
+    from memfs.jobs.file_work import FileWork
 
 CONTENT = compressible(100_000)
 

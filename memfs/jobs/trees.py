@@ -8,40 +8,25 @@ Invariant: a call keeps no state: who asks again for the same files finds those 
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import trio
 
 from memfs.codecs.registry import get_codec, parse_codec
-from memfs.defects import as_failure
-from memfs.errors import InvalidValueError, StaleInodeError
+from memfs.jobs.barriers import LocalBarrier, RemoteBarrier
 from memfs.jobs.compression import Compression, CompressionRequest
-from memfs.jobs.local_barrier import LocalBarrier
+from memfs.jobs.file_work import run_work
 from memfs.jobs.rekeying import Rekeying
-from memfs.jobs.remote_barrier import RemoteBarrier
-from memfs.moves.file_work import WorkResults, refusal_outcome
-from memfs.moves.outcome import MoveOutcome
 from memfs.types import Durability as Level
-from memfs.types import InodeNo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
-    from memfs.control.protocol import JsonValue
+    from memfs.control.methods import MovesReport, WorkReport
     from memfs.control.server import Handler
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.file_work import FileWork
     from memfs.placement.mover import Mover
     from memfs.policy.access_stats import AccessStats
-
-FILES_A_CALL_MAX = 4096
-
-SLICE_S = 2.0
-"""No file is begun in a call after so long, so that its caller can show how far it is."""
-
-CONCURRENT_COUNT_MAX = 4
-"""Files at a time: hides the store's round trips; guess."""
 
 
 class TreeMethods:
@@ -49,7 +34,7 @@ class TreeMethods:
 
     The first three take `inos`, up to `FILES_A_CALL_MAX` inode numbers, and return: `taken_count`,
     how many of them, from the first, are done; `outcomes`, counts by `MoveOutcome` and the words of
-    `moves.file_work`; `before_bytes`, `after_bytes`, `moved_bytes`; and `left`, outcome and reason
+    `jobs.file_work`; `before_bytes`, `after_bytes`, `moved_bytes`; and `left`, outcome and reason
     by inode number of the files that are not as they were asked to be.
 
     Args:
@@ -72,13 +57,13 @@ class TreeMethods:
             "moves": self.moves,
         }
 
-    async def moves(self) -> JsonValue:
-        """Return how many moves are under way, whoever wants them, and how far they are."""
+    async def moves(self) -> MovesReport:
+        """Return how many moves are under way, whatever wants them, and how far they are."""
         await trio.lowlevel.checkpoint()
         count, done_bytes, total_bytes = self._parts.progress.sum()
         return {"count": count, "done_bytes": done_bytes, "total_bytes": total_bytes}
 
-    async def rekey(self, inos: list[int], dry_run: bool = False) -> JsonValue:
+    async def rekey(self, inos: list[int], dry_run: bool = False) -> WorkReport:
         """Bring files under the key that new forms have.
 
         Args:
@@ -89,7 +74,7 @@ class TreeMethods:
             `keys` as well: forms and stored bytes by the key id that they had.
         """
         work = Rekeying(self._parts, self._mover.quotas, dry_run=dry_run)
-        answer = await _run(inos, work)
+        answer = await run_work(inos, work)
         answer["keys"] = {key_id: [*counts] for key_id, counts in work.keys.items()}
         return answer
 
@@ -99,7 +84,7 @@ class TreeMethods:
         codec: str | None = None,
         drop_raw: bool = True,
         dry_run: bool = False,
-    ) -> JsonValue:
+    ) -> WorkReport:
         """Pack files now.
 
         Args:
@@ -114,9 +99,9 @@ class TreeMethods:
         chosen = None if codec is None else get_codec(parse_codec(codec))
         request = CompressionRequest(chosen, drop_raw, dry_run)
         work = Compression(self._parts, self._access_stats, self._mover.quotas, request)
-        return await _run(inos, work)
+        return await run_work(inos, work)
 
-    async def barrier(self, inos: list[int], level: str) -> JsonValue:
+    async def barrier(self, inos: list[int], level: str) -> WorkReport:
         """Bring files to a level of safety; `LocalBarrier` and `RemoteBarrier` say to which.
 
         Args:
@@ -127,52 +112,7 @@ class TreeMethods:
             NotSupportedError: `remote`, and there is no object store.
         """
         if level == Level.LOCAL:
-            return await _run(inos, LocalBarrier(self._parts, self._mover.durability))
+            return await run_work(inos, LocalBarrier(self._parts, self._mover.durability))
         mover = self._mover
         work = RemoteBarrier(self._parts, mover.breaker, mover.quotas)
-        return await _run(inos, work)
-
-
-async def _run(inos: Sequence[int], work: FileWork) -> dict[str, JsonValue]:
-    """Do a work to as many files as are begun in `SLICE_S`."""
-    if len(inos) > FILES_A_CALL_MAX:
-        raise InvalidValueError(f"inos: {len(inos)}; {FILES_A_CALL_MAX} a call are allowed")
-    results = WorkResults()
-    taken: list[InodeNo] = []
-    waiting = _take(inos, taken)
-    async with trio.open_nursery() as nursery:
-        for _ in range(CONCURRENT_COUNT_MAX):
-            nursery.start_soon(_do_all, waiting, work, results)
-    await work.finish(results)
-    return {
-        "taken_count": len(taken),
-        "outcomes": {**results.outcomes},
-        "before_bytes": results.before_bytes,
-        "after_bytes": results.after_bytes,
-        "moved_bytes": results.moved_bytes,
-        "left": {str(ino): [*told] for ino, told in results.left.items()},
-    }
-
-
-def _take(inos: Sequence[int], taken: list[InodeNo]) -> Iterator[InodeNo]:
-    """Yield the first of the numbers until the time is over; at least one."""
-    end_s = time.monotonic() + SLICE_S
-    for number in inos:
-        if taken and time.monotonic() > end_s:
-            return
-        taken.append(InodeNo(number))
-        yield taken[-1]
-
-
-async def _do_all(waiting: Iterator[InodeNo], work: FileWork, results: WorkResults) -> None:
-    for ino in waiting:
-        # Work that finds nothing to do suspends nowhere, and requests of programs come first.
-        await trio.lowlevel.checkpoint()
-        try:
-            await work.do(ino, results)
-        except StaleInodeError:
-            # Deleted since its name was listed: nothing is left to be done.
-            results.note(ino, MoveOutcome.UNNEEDED)
-        except Exception as error:
-            reason = as_failure(error, f"inode {ino} in work on a tree")
-            results.note(ino, refusal_outcome(reason), str(reason))
+        return await run_work(inos, work)

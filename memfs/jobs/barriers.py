@@ -1,15 +1,20 @@
-"""The remote barrier: files, as they are now, are in the object store before the caller goes on.
+"""Barriers: files, as they are now, are safe before the caller goes on.
 
-A file that is noted as done has an object in the store that was read back whole with its digest,
-for the generation that it has now, and the engine knows so durably: the file reads back after
-SIGKILL, loss of power, and loss of its local forms. Those stay where they are.
+The local barrier brings them to stable storage: a file that is noted as done has its bytes, its
+names and all that the engine knows of it there, so that neither SIGKILL of the daemon nor loss of
+power takes them away. What a program that has it open writes later is not covered.
+
+The remote barrier brings them to the object store: a file that is noted as done has an object
+there that was read back whole with its digest, for the generation that it has now, and the engine
+knows so durably. The file reads back after SIGKILL, loss of power, and loss of its local forms,
+which stay where they are.
 
 Invariant: nothing is noted as done before the last write and sync that its promise rests on.
 """
 
 from __future__ import annotations
 
-import stat
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -22,9 +27,9 @@ from memfs.errors import (
     StaleInodeError,
     StoreError,
 )
+from memfs.jobs.file_work import FAILED, WAITING, refusal_outcome, seal_regular
 from memfs.metadata.records import InodeFlags
 from memfs.moves.batching import upload_batch
-from memfs.moves.file_work import WAITING, refusal_outcome
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import find_form
 from memfs.moves.uploading import upload
@@ -36,15 +41,61 @@ from memfs.types import FormKind, Tier
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memfs.jobs.file_work import WorkResults
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
-    from memfs.moves.file_work import WorkResults
     from memfs.placement.circuit_breaker import CircuitBreaker
+    from memfs.placement.durability import Durability
     from memfs.placement.quotas import Quotas
     from memfs.types import InodeNo
 
 _WRITTEN = "a program has it open for writing or mapped; it is uploaded when that ends"
 _CHANGED = "it was changed meanwhile"
+
+OPEN = "open"
+"""On stable storage as it was, but a program has it open for writing or mapped, and may go on."""
+
+
+class LocalBarrier:
+    """Brings files to stable local storage; a `FileWork`.
+
+    All files of a call are synced at once, so that thousands of small ones cost one syncfs(2).
+    """
+
+    def __init__(self, parts: MoveParts, durability: Durability) -> None:
+        self._parts = parts
+        self._durability = durability
+        self._files: list[Inode] = []
+
+    async def do(self, ino: InodeNo, results: WorkResults) -> None:
+        """Take a file for `finish`, unless it is on stable storage."""
+        inode = await seal_regular(self._parts, ino, results)
+        if inode is None:
+            return
+        unsealed = inode.flags & InodeFlags.UNSEALED
+        if inode.raw and (unsealed or not inode.flags & InodeFlags.DURABLE):
+            self._files.append(inode)
+        else:
+            # Packed files were synced, and objects verified, before they were published.
+            results.note(inode.ino, MoveOutcome.UNNEEDED)
+
+    async def finish(self, results: WorkResults) -> None:
+        """Sync the files; names of all files and directories become durable even without any."""
+        failures = await self._durability.make_durable(self._files)
+        for inode in self._files:
+            if reason := failures.get(inode.ino) or self._earlier_failure(inode):
+                results.note(inode.ino, FAILED, reason)
+            elif inode.flags & InodeFlags.UNSEALED:
+                # It could not be sealed: a writer, or a mapping that outlives its handle.
+                results.note(inode.ino, OPEN)
+            else:
+                results.note(inode.ino, MoveOutcome.DONE)
+
+    def _earlier_failure(self, inode: Inode) -> str | None:
+        """Return what an earlier sync has met: the kernel tells of a lost page only once."""
+        code = self._parts.open_table.sync_errno(inode.ino)
+        code = code or self._parts.syncer.failure_of(inode.raw)
+        return f"an earlier sync of it failed: {os.strerror(code)}" if code else None
 
 
 class RemoteBarrier:
@@ -52,11 +103,6 @@ class RemoteBarrier:
 
     Small files share objects, as those that the mover uploads. While the store is down, nobody asks
     it: the files wait with its reason; and with that of a quota of the day that is spent.
-
-    Args:
-        parts: The engine and the configuration among them.
-        breaker: Of the mover.
-        quotas: The quotas.
 
     Raises:
         NotSupportedError: There is no object store.
@@ -72,13 +118,12 @@ class RemoteBarrier:
         self._small_bytes = 0
 
     async def do(self, ino: InodeNo, results: WorkResults) -> None:
-        """See `FileWork`."""
+        """Upload a file, or take it for an object that it shares, unless it has one."""
         parts, config = self._parts, self._parts.config.glacier
-        await parts.sealer.seal(ino)
-        inode = await parts.engine.get_inode(ino)
-        if not stat.S_ISREG(inode.mode):
-            results.note(ino, MoveOutcome.UNNEEDED)
-        elif inode.flags & InodeFlags.UNSEALED or await parts.sealer.adopt_if_changed(inode):
+        inode = await seal_regular(parts, ino, results)
+        if inode is None:
+            return
+        if inode.flags & InodeFlags.UNSEALED or await parts.sealer.adopt_if_changed(inode):
             results.note(ino, MoveOutcome.BUSY, _WRITTEN)
         elif await find_form(parts, inode, FormKind.REMOTE) is not None:
             results.note(ino, MoveOutcome.UNNEEDED)
@@ -94,7 +139,7 @@ class RemoteBarrier:
                 await self._upload_batch(self._take_small(), results)
 
     async def finish(self, results: WorkResults) -> None:
-        """See `FileWork`."""
+        """Upload the small files that are left, and have the engine remember all objects."""
         if self._small:
             await self._upload_batch(self._take_small(), results)
         # That the objects are there must not be forgotten with power.

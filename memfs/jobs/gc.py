@@ -103,7 +103,7 @@ class GcMethods:
         return cast("JsonValue", {"accounts": kept, "drift": drift})
 
     async def orphans(self, place: str, prefix: str = "", take: bool = False) -> JsonValue:
-        """Find what nothing refers to; see `mover.orphans`.
+        """Find what nothing refers to; see `jobs.orphans`.
 
         Args:
             place: `raw`, `packed`, `tmp`, `remote` or `uploads`.
