@@ -12,10 +12,10 @@ import hashlib
 import hmac
 import os
 import secrets
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memfs.encryption.secret_files import SECRET_BYTES_MAX, read_secret_file
 from memfs.errors import EncryptionKeyError, UsageError
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ KEY_BYTES = 32
 KEY_ID_BYTES = 8
 """Length of a key id; 64 bits keep some thousand keys apart."""
 
-_FILE_BYTES_MAX = 4096
 _ID_LABEL = b"memfs key id"
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _FORMAT = "64 hexadecimal digits, or 32 bytes in base64; `memfs key generate FILE` makes one"
 _SOURCES = "write file:/path, env:NAME or credential:NAME"
 
@@ -145,7 +143,7 @@ def _load_key(source: str, environment: Mapping[str, str]) -> Key:
     kind, colon, place = source.partition(":")
     match kind if colon and place else "":
         case "file":
-            text = _read_key_file(Path(place), source)
+            text = read_secret_file(Path(place), "encryption.keys")
         case "env":
             if place not in environment:
                 raise UsageError(f"encryption.keys: {source}: the variable is not set")
@@ -156,32 +154,6 @@ def _load_key(source: str, environment: Mapping[str, str]) -> Key:
             # Not shown: it may be the key itself.
             raise UsageError(f"encryption.keys: an entry names no source of a key; {_SOURCES}")
     return Key(_parse_key(text, source), source)
-
-
-def _read_key_file(path: Path, source: str) -> str:
-    if not path.is_absolute():
-        raise UsageError(f"encryption.keys: {source}: write file:/absolute/path")
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise UsageError(f"encryption.keys: {source}: {error.strerror}") from None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"encryption.keys: {source}: not a plain file")
-        if status.st_mode & _OTHERS:
-            raise UsageError(
-                f"encryption.keys: {source}: others than its owner may use it (mode "
-                f"{stat.S_IMODE(status.st_mode):04o}); chmod 600 {path}"
-            )
-        if status.st_uid not in (0, os.geteuid()):
-            raise UsageError(
-                f"encryption.keys: {source}: belongs to user {status.st_uid}, who can change it; "
-                f"chown it to root or to user {os.geteuid()}"
-            )
-        return os.read(fd, _FILE_BYTES_MAX).decode("ascii", "replace")
-    finally:
-        os.close(fd)
 
 
 def _read_credential(name: str, source: str, environment: Mapping[str, str]) -> str:
@@ -195,7 +167,7 @@ def _read_credential(name: str, source: str, environment: Mapping[str, str]) -> 
         raise UsageError(f"encryption.keys: {source}: a credential is named without slashes")
     # No look at the mode: systemd lets a unit's user in by an ACL, which shows as group bits.
     try:
-        return Path(directory, name).read_bytes()[:_FILE_BYTES_MAX].decode("ascii", "replace")
+        return Path(directory, name).read_bytes()[:SECRET_BYTES_MAX].decode("ascii", "replace")
     except OSError as error:
         raise UsageError(f"encryption.keys: {source}: {error.strerror}") from None
 

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import io
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Imported for its presence: fsspec loads it by the protocol of the URL.
@@ -17,6 +18,7 @@ import adlfs  # noqa: F401
 import azure.core.exceptions
 from azure.storage.blob import StandardBlobTier
 
+from memfs.encryption.secret_files import read_secret_file
 from memfs.errors import (
     MemfsError,
     ObjectMissingError,
@@ -43,7 +45,6 @@ from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from memfs.stores.calls import TransferProgress
     from memfs.stores.parts import PartSlots
@@ -55,6 +56,10 @@ WHOLE_BYTES_MAX = 1 << 20
 BLOCK_COUNT_MAX = 45_000
 """A blob has 50,000 blocks at most; beyond this count blocks grow."""
 
+FORMER_COUNT_MAX = 3
+"""Clients that are kept for calls that use them still: `RENEW_PAUSE_S` apart, for half a minute."""
+
+_SECRETS = frozenset({"account_key", "client_secret", "connection_string", "sas_token"})
 _LIST_PAGE_COUNT = 1000
 _RESTORED_TIER = StandardBlobTier.HOT
 """A blob that is rehydrated changes its tier for good; a cooler one would charge each read."""
@@ -75,7 +80,8 @@ class AzureStore(FsspecStore):
 
     Args:
         url: `abfs://container/prefix`, `az://container/prefix`.
-        options: Of adlfs, as `account_name`, `account_key`, `sas_token`, `connection_string`.
+        options: Of adlfs, as `account_name`, `account_key`, `sas_token`, `connection_string`. A
+            secret may be `file:/path`, which is read anew when the store refuses it.
         timeout_s: As for `FsspecStore`; also of each wait for the socket.
         thread_count_max: As for `FsspecStore`.
         parts: As for `FsspecStore`.
@@ -95,6 +101,7 @@ class AzureStore(FsspecStore):
         *,
         parts: PartSlots | None = None,
     ) -> None:
+        self._former: list[Any] = []
         super().__init__(url, options, timeout_s, thread_count_max, parts=parts)
         self._container, _, self._prefix = self._root.partition("/")
         tier = _parse_tier(storage_class) if storage_class else None
@@ -109,6 +116,20 @@ class AzureStore(FsspecStore):
             "read_timeout": timeout_s,
             "retry_total": 0,
         }
+
+    def _open(self, url: str, options: Mapping[str, object]) -> tuple[Any, str]:
+        return super()._open(url, {name: _read(name, value) for name, value in options.items()})
+
+    def _is_refused(self, error: Exception) -> bool:
+        return _is_forbidden(error)
+
+    def _connect_anew(self) -> None:
+        fs, _ = self._open(*self._settings)
+        # Others are using the former one: it is closed with the store, or when nobody can be.
+        self._former.append(self._fs)
+        self._fs = fs
+        if len(self._former) > FORMER_COUNT_MAX:
+            self._close_file_system(self._former.pop(0))
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
@@ -255,7 +276,12 @@ class AzureStore(FsspecStore):
         self._wait(lambda: blob.set_standard_blob_tier(tier, **options, **self._limits))
 
     def _close(self) -> None:
-        self._wait(self._fs.service_client.close)
+        for fs in (*self._former, self._fs):
+            self._close_file_system(fs)
+        self._former.clear()
+
+    def _close_file_system(self, fs: Any) -> None:  # noqa: ANN401  adlfs has no types
+        self._wait(fs.service_client.close)
 
     def _translate(self, error: Exception, what: str) -> MemfsError:
         cause = f"{what}: {_first_line(error)}"
@@ -263,10 +289,7 @@ class AzureStore(FsspecStore):
         status = int(getattr(error, "status_code", None) or 0)
         if code in _THROTTLED or status == 429 or status >= 500:
             return StoreUnavailableError(f"{cause}; the store is overloaded or failing")
-        if isinstance(error, azure.core.exceptions.ClientAuthenticationError) or status in (
-            401,
-            403,
-        ):
+        if _is_forbidden(error):
             return StoreError(f"{cause}; check account_name, account_key and the account's rights")
         if code in ("ContainerNotFound", "ContainerBeingDeleted"):
             return StoreError(
@@ -307,6 +330,20 @@ def _parse_tier(text: str) -> StandardBlobTier:
     except ValueError:
         known = ", ".join(tier.value for tier in StandardBlobTier)
         raise UsageError(f"glacier.storage_class {text!r} is none of Azure's: {known}") from None
+
+
+def _read(name: str, value: object) -> object:
+    """Return the value of an option: for a secret, what is in the file that it names."""
+    if name not in _SECRETS or not isinstance(value, str):
+        return value
+    kind, _, path = value.partition(":")
+    return read_secret_file(Path(path), f"glacier.options.{name}") if kind == "file" else value
+
+
+def _is_forbidden(error: Exception) -> bool:
+    return isinstance(error, azure.core.exceptions.ClientAuthenticationError) or (
+        getattr(error, "status_code", None) in (401, 403)
+    )
 
 
 def _error_code(error: Exception) -> str:

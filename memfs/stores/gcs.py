@@ -19,7 +19,7 @@ import aiohttp
 import google.auth.exceptions
 import requests.exceptions
 from gcsfs.core import GCSFileSystem
-from gcsfs.retry import HttpError
+from gcsfs.retry import HttpError, NonRetryableError
 
 from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
 from memfs.stores.objects import FsspecStore, Page, UploadCallback, gathered, unanswered
@@ -88,8 +88,26 @@ class GcsStore(FsspecStore):
         self._metadata = {"storageClass": storage_class} if storage_class else {}
 
     def _open(self, url: str, options: Mapping[str, object]) -> tuple[Any, str]:
-        fs = _FileSystem(use_listings_cache=False, skip_instance_cache=True, **options)
+        token = options.get("token")
+        if isinstance(token, str) and token.startswith("/") and not os.path.exists(token):
+            # gcsfs would take its name for a token, and ask Google about it.
+            raise ValueError(f"token: there is no file {token}")
+        try:
+            fs = _FileSystem(use_listings_cache=False, skip_instance_cache=True, **options)
+        except (KeyError, ValueError, google.auth.exceptions.GoogleAuthError) as error:
+            if token is None:
+                raise
+            raise ValueError(f"token gives no credentials: {error}") from error
         return fs, str(fs._strip_protocol(url))
+
+    def _is_refused(self, error: Exception) -> bool:
+        if isinstance(error, google.auth.exceptions.GoogleAuthError):
+            return not isinstance(error, google.auth.exceptions.TransportError)
+        return isinstance(error, NonRetryableError) or _is_forbidden(error)
+
+    def _connect_anew(self) -> None:
+        # The session goes on: each request takes what it shows from here.
+        self._fs.credentials = self._open(*self._settings)[0].credentials
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
@@ -240,7 +258,7 @@ class GcsStore(FsspecStore):
             return StoreError(f"{cause}; set token in glacier.options, or log in with gcloud")
         if isinstance(error, _NETWORK_ERRORS):
             return unanswered(error, f"{cause}; check endpoint_url and the network")
-        if code in (401, 403) or str(error).startswith("Forbidden"):
+        if _is_forbidden(error):
             return StoreError(f"{cause}; check token and the rights on the bucket")
         if isinstance(error, FileNotFoundError) and not error.errno:
             return self._missing(cause)
@@ -255,11 +273,16 @@ class GcsStore(FsspecStore):
                 f"{cause}; bucket {self._bucket} does not exist: create it or correct glacier.url"
             )
         except Exception as error:
-            if isinstance(error, OSError) and str(error).startswith("Forbidden"):
+            if _is_forbidden(error):
                 # Rights to list a bucket are not needed otherwise, so a refusal tells nothing.
                 return ObjectMissingError(cause)
             return StoreUnavailableError(f"{cause}; and then: {error}")
         return ObjectMissingError(cause)
+
+
+def _is_forbidden(error: Exception) -> bool:
+    code = int(error.code or 0) if isinstance(error, HttpError) else 0
+    return code in (401, 403) or (isinstance(error, OSError) and str(error).startswith("Forbidden"))
 
 
 def _seconds(time: str) -> float:

@@ -13,8 +13,11 @@ import contextlib
 import errno as codes
 import functools
 import io
+import logging
 import os
 import socket
+import threading
+import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 Uploads = list[ObjectStat]
 
 Page = tuple[list[ObjectStat], str | None]
@@ -56,6 +61,9 @@ _MODIFIED_KEYS = ("mtime", "LastModified", "last_modified", "modified", "updated
 
 RATE_BYTES_S_MIN = 64 << 10
 """Slowest link that is still served: a transfer's part may take this long beyond the time-out."""
+
+RENEW_PAUSE_S = 10.0
+"""Credentials that are refused are not read again sooner; bounds what a wrong key costs. Guess."""
 
 SETTLE_S_MAX = 5.0
 """Uploads that were given up are waited for so long; they look after each part. Guess."""
@@ -120,6 +128,10 @@ class FsspecStore:
         parts: PartSlots | None = None,
     ) -> None:
         self._url = _without_secrets(url)
+        self._settings = url, options
+        self._reconnecting = threading.Lock()
+        self._session_number = 0
+        self._renew_again_s = float("-inf")
         try:
             self._fs, root = self._open(url, options)
         except (ImportError, ValueError, TypeError) as error:
@@ -154,8 +166,16 @@ class FsspecStore:
 
     async def put_stream(self, key: str, source: ByteSource) -> None:
         """Upload an object in parts, as its bytes come."""
+        begun = False
 
         def put(progress: TransferProgress) -> None:
+            nonlocal begun
+            if begun:
+                raise StoreUnavailableError(
+                    f"store {self._url}: put {key}: refused; it begins anew with the credentials "
+                    "as they are now"
+                )
+            begun = True
             with contextlib.closing(source):
                 self._put_stream(key, source, UploadCallback(progress))
 
@@ -359,6 +379,46 @@ class FsspecStore:
         return await self._calls.run(what, lambda: self._mapped(what, function, *arguments))
 
     def _mapped(self, what: str, function: Callable[..., T], *arguments: object) -> T:
+        """Return what a function returns; once more with the credentials as they are now."""
+        session_number = self._session_number
+        try:
+            return self._translated(what, function, *arguments)
+        except MemfsError as error:
+            refused = isinstance(error.__cause__, Exception) and self._is_refused(error.__cause__)
+            if not refused or not self._renew_session(session_number):
+                raise
+        return self._translated(what, function, *arguments)
+
+    def _is_refused(self, _error: Exception) -> bool:
+        """Return whether a request may go well with the credentials as they are kept now."""
+        return False
+
+    def _renew_session(self, session_number: int) -> bool:
+        """Read the credentials anew, wherever they come from; False if that was done just now.
+
+        Args:
+            session_number: Of the session that was refused.
+        """
+        with self._reconnecting:
+            if session_number != self._session_number:
+                return True
+            if time.monotonic() < self._renew_again_s:
+                return False
+            self._renew_again_s = time.monotonic() + RENEW_PAUSE_S
+            log.info("store %s refuses the credentials: they are read again", self._url)
+            try:
+                self._connect_anew()
+            except Exception as error:
+                # What is kept there now is of no use: a later call looks again.
+                log.info("store %s: the credentials cannot be read: %s", self._url, error)
+                return False
+            self._session_number += 1
+            return True
+
+    def _connect_anew(self) -> None:
+        """Make a session with the credentials as they are kept now; nothing in general."""
+
+    def _translated(self, what: str, function: Callable[..., T], *arguments: object) -> T:
         try:
             return function(*arguments)
         except (MemfsError, TransferStoppedError):

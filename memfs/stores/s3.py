@@ -14,8 +14,6 @@ import itertools
 import logging
 import math
 import os
-import threading
-import time
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import botocore.exceptions
@@ -84,9 +82,6 @@ _RESTORE_S = {
 
 SERVER_SIDE_ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 """Values of x-amz-server-side-encryption."""
-
-RENEW_PAUSE_S = 10.0
-"""Credentials that are refused are not read again sooner; bounds what a wrong key costs. Guess."""
 
 FORMER_COUNT_MAX = 3
 """Clients that are kept for calls that use them still: `RENEW_PAUSE_S` apart, for half a minute."""
@@ -234,10 +229,7 @@ class S3Store(FsspecStore):
         self._fs: s3fs.S3FileSystem
         self._fs.retries = CLIENT_ATTEMPTS
         self._checksums = checksums
-        self._reconnecting = threading.Lock()
         self._former_clients: list[Any] = []
-        self._session_number = 0
-        self._renew_again_s = float("-inf")
         self._bucket, _, self._prefix = self._root.partition("/")
         self._archive_class = storage_class if storage_class in ARCHIVE_CLASSES else None
         self._encryption = _encryption_headers(server_side_encryption)
@@ -517,38 +509,18 @@ class S3Store(FsspecStore):
                 raise
 
     def _mapped(self, what: str, function: Callable[..., T], *arguments: object) -> T:
-        checksums, session_number = self._checksums, self._session_number
+        checksums = self._checksums
         try:
             return super()._mapped(what, function, *arguments)
         except MemfsError as error:
             told = str(error).lower()
-            if _is_stale(error.__cause__):
-                if not self._renew_session(session_number):
-                    raise
-            elif checksums != CHECKSUMS[1] and any(word in told for word in _CHECKSUM_WORDS):
-                self._do_without_checksums()
-            else:
+            if checksums == CHECKSUMS[1] or not any(word in told for word in _CHECKSUM_WORDS):
                 raise
+            self._do_without_checksums()
         return super()._mapped(what, function, *arguments)
 
-    def _renew_session(self, session_number: int) -> bool:
-        """Read the credentials anew, wherever they come from; False if that was done just now.
-
-        Files, credential processes and instance roles are read when a session is made, and keys of
-        a file are not looked at again.
-
-        Args:
-            session_number: Of the session that was refused.
-        """
-        with self._reconnecting:
-            if session_number != self._session_number:
-                return True
-            if time.monotonic() < self._renew_again_s:
-                return False
-            self._renew_again_s = time.monotonic() + RENEW_PAUSE_S
-            log.info("store %s refuses the credentials: they are read again", self._url)
-            self._connect_anew()
-            return True
+    def _is_refused(self, error: Exception) -> bool:
+        return _is_stale(error)
 
     def _do_without_checksums(self) -> None:
         """Send the newer checksum headers only where S3 demands one, from now on."""
@@ -569,8 +541,8 @@ class S3Store(FsspecStore):
         self._former_clients.append(self._fs._s3)
         if len(self._former_clients) > FORMER_COUNT_MAX:
             self._close_client(self._former_clients.pop(0))
+        # Files, credential processes and instance roles are read when a session is made.
         self._fs.connect(refresh=True)
-        self._session_number += 1
 
     def _close_client(self, client: Any) -> None:  # noqa: ANN401  botocore makes its class
         if client is not None:

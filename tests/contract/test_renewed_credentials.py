@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import StoreError
-from memfs.stores import s3
+from memfs.stores import objects
 from memfs.stores.s3 import S3Store
 from tests.servers.seaweedfs import find_weed, make_bucket
 
@@ -104,7 +104,7 @@ async def test_renewed_keys_are_taken_without_a_new_mount(
     first: str,
 ) -> None:
     """Whatever call meets the refusal first: the answer to HEAD does not say what is wrong."""
-    monkeypatch.setattr(s3, "RENEW_PAUSE_S", 0.0)
+    monkeypatch.setattr(objects, "RENEW_PAUSE_S", 0.0)
     source = tmp_path / "source"
     source.write_bytes(b"0123456789")
     keys.write(right=False)
@@ -126,7 +126,7 @@ async def test_a_mount_without_credentials_takes_them_when_they_come(
     keys: Keys, store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine whose credentials are written after the mount."""
-    monkeypatch.setattr(s3, "RENEW_PAUSE_S", 0.0)
+    monkeypatch.setattr(objects, "RENEW_PAUSE_S", 0.0)
     source = tmp_path / "source"
     source.write_bytes(b"0123456789")
     keys.forget()
