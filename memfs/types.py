@@ -6,7 +6,7 @@ Invariant: nothing here does I/O, and nothing here imports another module of mem
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple, NewType, Self
+from typing import NamedTuple, NewType
 
 InodeNo = NewType("InodeNo", int)
 """Number of an inode; never reused in the life of a state directory; 1 is the root."""
@@ -31,8 +31,8 @@ NO_INODE = InodeNo(0)
 NO_RAW = RawId(0)
 NO_BLOB = BlobId(0)
 
-BATCH_SEPARATOR = "@"
-"""Between the key of a batch and the offset in it, in the location of a remote form; in no key."""
+OWN_STORE = ""
+"""The store of places that memfs itself has made: the state directory, and its object store."""
 
 NAME_BYTES_MAX = 255
 """Longest name of a dentry or an xattr (`NAME_MAX`, `XATTR_NAME_MAX` in linux/limits.h)."""
@@ -77,6 +77,35 @@ class FormKind(enum.StrEnum):
     """One object in the glacier store, in the same frame layout as packed."""
 
 
+class Layout(enum.StrEnum):
+    """How the bytes of a packed or remote form lie."""
+
+    CONTAINER = "container"
+    """Independent frames with a seek table, perhaps compressed and encrypted."""
+    PLAIN = "plain"
+    """They are the file's bytes, as other programs have written them."""
+
+
+class Place(NamedTuple):
+    """Where the bytes of a packed or remote form lie; no two contents ever share one."""
+
+    key: str
+    """Packed: path below the state directory. Remote: key of the object."""
+    offset: int | None = None
+    """In the object, a batch that holds other forms as well; None: the form is all of it."""
+    store: str = OWN_STORE
+    """`OWN_STORE`, or the source that the object was adopted from."""
+    etag: str = ""
+    """That the object had when it was adopted; empty: memfs has written it."""
+    version: str = ""
+    """Of the object, where its bucket keeps versions."""
+
+    def __str__(self) -> str:
+        """How messages, and settings about a form, name it."""
+        text = self.key if self.offset is None else f"{self.key}@{self.offset}"
+        return f"{self.store}:{text}" if self.store else text
+
+
 class Durability(enum.StrEnum):
     """How safe the current generation of a file is."""
 
@@ -107,7 +136,7 @@ class ByteRange(NamedTuple):
 
 
 class FormCoding(NamedTuple):
-    """How a form is encoded, as the engine keeps it: `zstd:3 shuffle:2 key:1f2e... table:9a...`."""
+    """How a form is encoded."""
 
     codec: str
     """Codec spec as text."""
@@ -119,6 +148,7 @@ class FormCoding(NamedTuple):
     """`SeekTable.fingerprint` of a container in clear; empty: not known, or encrypted."""
 
     def __str__(self) -> str:
+        """How users read it: `zstd:3 shuffle:2 key:1f2e... table:9a...`."""
         words = [self.codec]
         if self.shuffle_bytes > 1:
             words.append(f"shuffle:{self.shuffle_bytes}")
@@ -127,12 +157,3 @@ class FormCoding(NamedTuple):
         if self.table_id:
             words.append(f"table:{self.table_id}")
         return " ".join(words)
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Return what `str` gave; words that mean nothing here are passed over."""
-        codec, *words = text.split(" ")
-        values = dict(word.partition(":")[::2] for word in words)
-        return cls(
-            codec, int(values.get("shuffle", "1")), values.get("key", ""), values.get("table", "")
-        )

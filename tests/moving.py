@@ -31,7 +31,6 @@ from memfs.moves.packing import pack
 from memfs.moves.recovery import Recovery
 from memfs.moves.uploading import upload
 from memfs.stores.directory import DirectoryStore
-from memfs.stores.extent import Extent
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
@@ -215,9 +214,9 @@ class State:
                 raws.add(int(inode.raw))
                 for form in await self.engine.list_forms(inode.blob):
                     if form.kind == FormKind.PACKED:
-                        locations.add(form.location)
+                        locations.add(form.place.key)
                     else:
-                        keys.add(Extent.of(form.location, form.stored_bytes).key)
+                        keys.add(form.place.key)
             after = inodes[-1].ino
         return raws, locations, keys
 

@@ -25,9 +25,9 @@ from memfs.errors import (
 )
 from memfs.metadata.quarantine import why_quarantined
 from memfs.single_flight import SingleFlight
+from memfs.stores.contents import open_content, range_reader
 from memfs.stores.disk import disk_errors, read_fully
 from memfs.stores.envelope import Unlock
-from memfs.stores.extent import Extent
 from memfs.stores.reading import FrameReader, PackedFile
 from memfs.types import FormKind
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
     from memfs.stores.store import RemoteStore
-    from memfs.types import RawId
+    from memfs.types import Place, RawId
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ _THREADS_MAX = 8
 
 
 class _FrameKey(NamedTuple):
-    location: str
+    place: Place
     number: int
     """0-based."""
 
@@ -88,7 +88,7 @@ class FormReader:
         self._keys = keys
         self._frames: SizedDict[_FrameKey, bytes] = SizedDict(frame_cache_bytes_max, len)
         # The newest table stays even if it alone is beyond the bound: reading it costs a request.
-        self._tables: SizedDict[str, SeekTable] = SizedDict(
+        self._tables: SizedDict[Place, SeekTable] = SizedDict(
             TABLE_CACHE_BYTES_MAX, lambda table: table.memory_bytes, count_min=1
         )
         self._flights: SingleFlight[_FrameKey, bytes] = SingleFlight()
@@ -147,11 +147,11 @@ class FormReader:
         # Before the caches: they may have got what they hold before the form was found out.
         reason = await why_quarantined(self._engine, form)
         if reason is not None:
-            raise CorruptDataError(f"{form.location}: in quarantine: {reason}")
-        table = self._tables.touch(form.location)
+            raise CorruptDataError(f"{form.place}: in quarantine: {reason}")
+        table = self._tables.touch(form.place)
         if table is None:
             table = await self._open(form)
-            self._tables.put(form.location, table)
+            self._tables.put(form.place, table)
         frames = table.frames_of(offset, size)
         parts = await self._collect(form, table, frames)
         if not parts:
@@ -167,7 +167,7 @@ class FormReader:
         """Return frames: from the cache, from another reader's fetch or from a fetch of ours."""
         found: list[bytes] = []
         while len(found) < len(frames):
-            key = _FrameKey(form.location, frames[len(found)])
+            key = _FrameKey(form.place, frames[len(found)])
             frame = self._frames.touch(key)
             if frame is not None:
                 found.append(frame)
@@ -176,21 +176,21 @@ class FormReader:
                 if frame is not None:
                     found.append(frame)
             else:
-                run = self._missing_run(form.location, frames[len(found) :])
+                run = self._missing_run(form.place, frames[len(found) :])
                 found += await self._fetch(form, table, run)
         return found
 
-    def _missing_run(self, location: str, frames: range) -> range:
+    def _missing_run(self, place: Place, frames: range) -> range:
         """Return the frames from the first on that nobody has and nobody is fetching."""
         for count, index in enumerate(frames):
-            key = _FrameKey(location, index)
+            key = _FrameKey(place, index)
             if key in self._flights or key in self._frames:
                 return frames[:count]
         return frames
 
     async def _fetch(self, form: Form, table: SeekTable, run: range) -> list[bytes]:
         """Read consecutive frames with one request, for all who want one of them."""
-        keys = [_FrameKey(form.location, index) for index in run]
+        keys = [_FrameKey(form.place, index) for index in run]
         frame_bytes = table.frame_bytes
         with self._flights.lead(*keys) as landed:
             data = await self._read_frames(
@@ -210,29 +210,27 @@ class FormReader:
             blob = await self._engine.get_blob(form.blob)
         except NotFoundError:
             # The file was written anew since its forms were listed.
-            raise ObjectMissingError(f"{form.location}: nothing refers to it any more") from None
-        unlock = Unlock.of(self._keys, blob, form.codec, self._engine.state_id)
+            raise ObjectMissingError(f"{form.place}: nothing refers to it any more") from None
+        unlock = Unlock.of(self._keys, blob, form.coding, self._engine.state_id)
         if form.kind == FormKind.PACKED:
             return await trio.to_thread.run_sync(
                 self._open_packed, form, unlock, limiter=self._threads
             )
-        remote = self._need_remote()
-        read_range = Extent.of(form.location, form.stored_bytes).reader(remote)
-        reader = await FrameReader.open(read_range, form.stored_bytes, self._name(form), unlock)
-        return reader.table
+        reader = await open_content(self._need_remote(), form, unlock)
+        return await reader.learn()
 
     async def _read_frames(self, form: Form, table: SeekTable, offset: int, size: int) -> bytes:
         if form.kind == FormKind.PACKED:
             return await trio.to_thread.run_sync(
-                self._read_packed, form.location, table, offset, size, limiter=self._threads
+                self._read_packed, form.place.key, table, offset, size, limiter=self._threads
             )
-        extent = Extent.of(form.location, form.stored_bytes)
-        read_range = extent.reader(self._need_remote())
-        reader = FrameReader(read_range, form.stored_bytes, self._name(form), table)
+        remote = self._need_remote()
+        name, read_range = f"{remote.url}/{form.place}", range_reader(remote, form)
+        reader = FrameReader(read_range, form.stored_bytes, name, table)
         return await reader.read(offset, size)
 
     def _open_packed(self, form: Form, unlock: Unlock) -> SeekTable:
-        path = self._packed_store.path(form.location)
+        path = self._packed_store.path(form.place.key)
         with PackedFile.open(path, unlock=unlock) as packed:
             return packed.table
 
@@ -254,9 +252,6 @@ class FormReader:
                 "the content is in a glacier tier that is not configured any more; set glacier.url"
             )
         return self._remote
-
-    def _name(self, form: Form) -> str:
-        return f"{self._need_remote().url}/{form.location}"
 
     async def _complain(self, inode: Inode, form: Form, error: MemfsError) -> None:
         """Log a form that cannot be used: file, frame and reason, once."""

@@ -49,7 +49,7 @@ from memfs.policy.marks import (
 from memfs.policy.outlook import Facts, outlook
 from memfs.policy.view import PRIORITY_DEFAULT
 from memfs.sizes import format_size
-from memfs.types import Durability, FormCoding, FormKind, Tier
+from memfs.types import Durability, FormKind, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -302,7 +302,7 @@ class Control:
     async def _residency_json(self, inode: Inode) -> str:
         forms = await self._forms(inode)
         kinds = [form.kind.value for form in forms]
-        keys = {form.kind.value: FormCoding.parse(form.codec).key_id for form in forms}
+        keys = {form.kind.value: form.coding.key_id for form in forms}
         if inode.raw:
             kinds.insert(0, FormKind.RAW.value)
         ram_bytes = self._residency.ram_bytes(self._raw_store.path(inode.raw)) if inode.raw else 0

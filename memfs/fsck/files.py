@@ -30,12 +30,12 @@ from memfs.linux.times import storable_ns
 from memfs.metadata.records import InodeFlags, MoveKind
 from memfs.moves.generation import PREFIX
 from memfs.moves.rechecking import DRAINED, SETTING
+from memfs.stores.contents import open_content
 from memfs.stores.envelope import Unlock
-from memfs.stores.extent import Extent
-from memfs.stores.reading import FrameReader, PackedFile
+from memfs.stores.reading import PackedFile
 from memfs.stores.restoring import without_restores
 from memfs.stores.store import ObjectStat
-from memfs.types import FormCoding, FormKind, InodeNo, RawId
+from memfs.types import FormKind, InodeNo, RawId
 
 if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
@@ -173,19 +173,18 @@ class FileCheck:
     async def _check_form(self, inode: Inode, form: Form) -> None:
         try:
             if form.kind == FormKind.PACKED:
-                self._packed.add(form.location)
+                self._packed.add(form.place.key)
                 await self._check_packed(inode, form)
             elif self._remote is not None:
-                extent = Extent.of(form.location, form.stored_bytes)
-                self._remote_keys.add(extent.key)
-                await self._check_remote(inode, form, extent, self._remote)
+                self._remote_keys.add(form.place.key)
+                await self._check_remote(inode, form, self._remote)
         except StoreUnavailableError:
             raise
         except EncryptionKeyError:
             # What cannot be decrypted here is not damaged; and there may be a million of it.
-            self._locked_out[FormCoding.parse(form.codec).key_id] += 1
+            self._locked_out[form.coding.key_id] += 1
         except CodecMissingError:
-            self._undecodable[FormCoding.parse(form.codec).codec] += 1
+            self._undecodable[form.coding.codec] += 1
         except MemfsError as error:
             remedy = _RESTORE if form.kind == FormKind.PACKED else _RESTORE_OBJECT
             await self._complain(inode, f"its {form.kind} form is bad: {error}", remedy)
@@ -209,10 +208,10 @@ class FileCheck:
             )
 
     async def _check_packed(self, inode: Inode, form: Form) -> None:
-        size = self._packed_store.stat(form.location).st_size
+        size = self._packed_store.stat(form.place.key).st_size
         if size != form.stored_bytes:
             await self._complain(
-                inode, f"{form.location} has {size} bytes, not {form.stored_bytes}", _RESTORE
+                inode, f"{form.place} has {size} bytes, not {form.stored_bytes}", _RESTORE
             )
         elif self._verify:
             await trio.to_thread.run_sync(self._verify_packed, form, await self._unlock(form))
@@ -220,35 +219,31 @@ class FileCheck:
 
     async def _unlock(self, form: Form) -> Unlock:
         blob = await self._engine.get_blob(form.blob)
-        return Unlock.of(self._keys, blob, form.codec, self._engine.state_id)
+        return Unlock.of(self._keys, blob, form.coding, self._engine.state_id)
 
     def _verify_packed(self, form: Form, unlock: Unlock) -> None:
-        path = self._packed_store.path(form.location)
+        path = self._packed_store.path(form.place.key)
         with PackedFile.open(path, unlock=unlock) as packed:
             packed.verify()
 
-    async def _check_remote(
-        self, inode: Inode, form: Form, extent: Extent, remote: RemoteStore
-    ) -> None:
-        if extent.key != self._object.key:
+    async def _check_remote(self, inode: Inode, form: Form, remote: RemoteStore) -> None:
+        key = form.place.key
+        if key != self._object.key:
             # Files of one batch lie next to each other more often than not.
-            self._object = await remote.stat(extent.key)
-        if not extent.fits(self._object.size):
+            self._object = await remote.stat(key)
+        if not form.fits(self._object.size):
             await self._complain(
                 inode,
-                f"object {extent.key} has {self._object.size} bytes, not {extent.end}",
+                f"object {key} has {self._object.size} bytes, not {form.end}",
                 _RESTORE,
             )
         elif self._verify:
             # An archived object is there with its size; to read it would cost a restore.
             with contextlib.suppress(ObjectArchivedError), without_restores():
-                await self._verify_object(remote, extent, form)
+                await self._verify_object(remote, form)
 
-    async def _verify_object(self, remote: RemoteStore, extent: Extent, form: Form) -> None:
-        unlock = await self._unlock(form)
-        reader = await FrameReader.open(
-            extent.reader(remote), form.stored_bytes, form.location, unlock, remote.slots
-        )
+    async def _verify_object(self, remote: RemoteStore, form: Form) -> None:
+        reader = await open_content(remote, form, await self._unlock(form))
         await reader.verify()
         self._verified_bytes += form.stored_bytes
 

@@ -129,7 +129,7 @@ async def _look_at_files(
     while inodes := await engine.list_files(after, BATCH_COUNT):
         for inode in inodes:
             forms = await engine.list_forms(inode.blob) if inode.blob else []
-            packed.update(form.location for form in forms if form.kind == FormKind.PACKED)
+            packed.update(form.place.key for form in forms if form.kind == FormKind.PACKED)
             gone = inode.size > 0
             if inode.raw:
                 raws.add(inode.raw)

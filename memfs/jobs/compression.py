@@ -22,7 +22,7 @@ from memfs.moves.packing import find_form, pack, stored_bytes_limit
 from memfs.policy import rules
 from memfs.policy.quotas import Spent
 from memfs.stores.sampling import judge
-from memfs.types import BLOCK_BYTES, FormCoding, FormKind, Tier
+from memfs.types import BLOCK_BYTES, FormKind, Tier
 
 if TYPE_CHECKING:
     from memfs.codecs.codec import Codec
@@ -114,7 +114,7 @@ class Compression:
 
     def _wants_other_codec(self, packed: Form) -> bool:
         codec = self._request.codec
-        return codec is not None and FormCoding.parse(packed.codec).codec != str(codec.spec)
+        return codec is not None and packed.coding.codec != str(codec.spec)
 
     async def _pack(
         self, inode: Inode, packed: Form | None, recode: bool, results: WorkResults
@@ -156,7 +156,7 @@ class Compression:
             return result
 
     async def _record(self, ino: InodeNo, form: Form, moved_bytes: int) -> None:
-        detail = f"memfs compress packed it with {FormCoding.parse(form.codec).codec}"
+        detail = f"memfs compress packed it with {form.coding.codec}"
         engine = self._parts.engine
         async with engine.change():
             await engine.record_decision(

@@ -36,10 +36,10 @@ from memfs.moves.damage import record_damage, replace_damaged
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
+from memfs.stores.contents import open_content
 from memfs.stores.digesting import digest_file, read_file
 from memfs.stores.disk import disk_errors
-from memfs.stores.extent import Extent
-from memfs.stores.reading import FrameReader, PackedFile
+from memfs.stores.reading import PackedFile
 from memfs.stores.restoring import without_restores
 from memfs.types import FormKind
 
@@ -279,13 +279,13 @@ def _let_go_of_pages(parts: MoveParts, raw: RawId) -> None:
 
 
 async def _check_packed(parts: MoveParts, form: Form, blob: Blob, pace: Pace) -> None:
-    path = parts.packed_store.path(form.location)
+    path = parts.packed_store.path(form.place.key)
 
     def wait(content_bytes: int) -> None:
         pace.wait(path, form.stored_bytes * content_bytes // max(1, blob.size))
 
     def verify() -> None:
-        with PackedFile.open(path, unlock=unlock(parts, blob, form.codec)) as packed:
+        with PackedFile.open(path, unlock=unlock(parts, blob, form.coding)) as packed:
             packed.verify(wait, parts.zeros)
 
     await trio.to_thread.run_sync(verify)
@@ -298,12 +298,8 @@ async def _check_remote(parts: MoveParts, form: Form, blob: Blob, pace: Pace) ->
     remote = parts.remote
     if remote is None:
         raise NotSupportedError("no glacier tier is configured")
-    extent = Extent.of(form.location, form.stored_bytes)
-    name = f"{remote.url}/{form.location}"
     with without_restores():
-        reader = await FrameReader.open(
-            extent.reader(remote), extent.size, name, unlock(parts, blob, form.codec), remote.slots
-        )
+        reader = await open_content(remote, form, unlock(parts, blob, form.coding))
         await reader.verify(advance, parts.zeros)
         pace.form_bytes = form.stored_bytes
 

@@ -353,15 +353,28 @@ class Contents(Changes, Protocol):
         ...
 
     async def publish_form(
-        self, ino: InodeNo, generation: Generation, blob: Blob, form: Form, intent: IntentId
+        self,
+        ino: InodeNo,
+        generation: Generation,
+        blob: Blob,
+        form: Form,
+        intent: IntentId | None,
     ) -> bool:
         """Add a verified form to a sealed generation and end the intent, in one step.
 
-        Creates the blob and attaches it to the inode if the inode has none yet.
+        Creates the blob and attaches it to the inode if the inode has none yet. A form that memfs
+        does not own is never made garbage, here or later.
+
+        Args:
+            ino: The file.
+            generation: What the form was made of.
+            blob: Its content.
+            form: Verified.
+            intent: Of the move that wrote it; None exactly if memfs does not own it.
 
         Returns:
             False if the inode is gone, unsealed, of another generation, or carries another blob:
-            then only the intent ends and the form's location becomes garbage.
+            then only the intent ends and the form's place becomes garbage.
         """
         ...
 
@@ -371,6 +384,9 @@ class Contents(Changes, Protocol):
 
     async def replace_form(self, intent: IntentId, replacement: FormReplacement) -> bool:
         """Put another object in the place of a remote form's, and end the intent, in one step.
+
+        Raises:
+            InvalidValueError: One of both is not owned: what memfs does not own is never moved.
 
         Args:
             intent: Of the move that wrote the new object, which is no batch.
@@ -405,7 +421,7 @@ class Contents(Changes, Protocol):
             intent: Of `begin_batch`.
             key: Of the object; never used before.
             size_bytes: Of the object.
-            members: Files and their forms; each location is `key`, `BATCH_SEPARATOR`, offset.
+            members: Files and their forms, each at an offset in it.
 
         Returns:
             For each member whether it was published; refused as by `publish_form`. If none was,

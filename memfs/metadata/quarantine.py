@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Form
 
 _SETTING = "quarantine."
-"""Before the location of a form, which is never used again."""
+"""Before the place of a form, which is never used again."""
 
 
 async def why_quarantined(engine: Local, form: Form) -> str | None:
     """Return why nothing of a form may be served; None if it may."""
-    reason = await engine.get_setting(_SETTING + form.location)
+    reason = await engine.get_setting(_name(form))
     return None if reason is None else reason.decode("utf-8", "replace")
 
 
@@ -32,11 +32,17 @@ async def quarantine(engine: Local, form: Form, reason: str) -> None:
     """
     if await why_quarantined(engine, form) is None:
         async with engine.change():
-            await engine.put_setting(_SETTING + form.location, reason.encode("utf-8", "replace"))
+            await engine.put_setting(_name(form), reason.encode("utf-8", "replace"))
 
 
 async def release(engine: Local, form: Form) -> None:
     """End a quarantine, committed: all of the form is what it must be."""
     if await why_quarantined(engine, form) is not None:
         async with engine.change():
-            await engine.put_setting(_SETTING + form.location, None)
+            await engine.put_setting(_name(form), None)
+
+
+def _name(form: Form) -> str:
+    place = form.place
+    # Bytes of a foreign object that were changed since are another content.
+    return _SETTING + str(place) + f"#{place.etag}" * bool(place.etag)

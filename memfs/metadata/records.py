@@ -9,7 +9,18 @@ from __future__ import annotations
 import enum
 from typing import Final, NamedTuple
 
-from memfs.types import BlobId, FormKind, Generation, InodeNo, IntentId, RawId, Tier
+from memfs.types import (
+    BlobId,
+    FormCoding,
+    FormKind,
+    Generation,
+    InodeNo,
+    IntentId,
+    Layout,
+    Place,
+    RawId,
+    Tier,
+)
 
 
 class InodeFlags:
@@ -133,13 +144,29 @@ class Form(NamedTuple):
 
     blob: BlobId
     kind: FormKind
-    location: str
-    """Packed: path below the state directory. Remote: object key in the store, or the key of a
-    batch, `BATCH_SEPARATOR` and the decimal offset in it."""
-    codec: str
-    """Codec spec that encoded it, as text."""
+    place: Place
+    coding: FormCoding
+    """How a container is encoded; a plain form has the codec `none`."""
     stored_bytes: int
     """Length of the file, of the object, or of the part of a batch."""
+    layout: Layout = Layout.CONTAINER
+    owned: bool = True
+    """False: memfs has not written it, and never changes, moves or removes what lies there."""
+
+    @property
+    def start(self) -> int:
+        """Where it begins in its file or object, bytes."""
+        return self.place.offset or 0
+
+    @property
+    def end(self) -> int:
+        """Where it ends there."""
+        return self.start + self.stored_bytes
+
+    def fits(self, object_bytes: int) -> bool:
+        """Return whether a file or an object of that size is what this form lies in."""
+        whole = self.place.offset is None
+        return self.end == object_bytes if whole else self.end <= object_bytes
 
 
 class BatchMember(NamedTuple):
@@ -176,7 +203,7 @@ class GarbageItem(NamedTuple):
     """Number of the row, for `clear_garbage`."""
     kind: FormKind
     location: str
-    """Raw: decimal `RawId`. Packed and remote: as in `Form.location`."""
+    """Raw: decimal `RawId`. Packed and remote: as in `Place.key`."""
 
 
 class MoveKind(enum.StrEnum):

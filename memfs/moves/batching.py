@@ -39,12 +39,12 @@ from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form
 from memfs.moves.unfinished import note_unfinished
 from memfs.moves.uploading import container_bytes_max, temporary_file
+from memfs.stores.contents import range_reader
 from memfs.stores.disk import disk_errors, write_all
-from memfs.stores.extent import Extent
 from memfs.stores.reading import PackedFile
 from memfs.stores.restoring import without_restores
 from memfs.stores.store import PART_BYTES
-from memfs.types import BATCH_SEPARATOR, FormKind
+from memfs.types import FormKind, Place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -226,7 +226,7 @@ async def compact(parts: MoveParts, batch: Batch) -> int:
                 continue
             stored = await _fetch_part(parts, remote, form, blob)
             await trio.to_thread.run_sync(write_all, fd, stored, limiter=parts.threads)
-            moved = form._replace(location=f"{attempt.key}{BATCH_SEPARATOR}{offset}")
+            moved = form._replace(place=Place(attempt.key, offset))
             offset += form.stored_bytes
             replacements.append(FormReplacement(form, moved))
             blobs.append((moved, blob))
@@ -243,14 +243,14 @@ async def compact(parts: MoveParts, batch: Batch) -> int:
 
 async def _fetch_part(parts: MoveParts, remote: RemoteStore, form: Form, blob: Blob) -> bytes:
     """Return one file's container out of a batch, checked; asked for once more if it is wrong."""
-    read_range = Extent.of(form.location, form.stored_bytes).reader(remote)
-    name = f"{remote.url}/{form.location}"
+    read_range = range_reader(remote, form)
+    name = f"{remote.url}/{form.place}"
 
     async def fetch() -> bytes:
         with without_restores():
             stored = await read_range(0, form.stored_bytes)
         await trio.to_thread.run_sync(
-            _check_part, stored, name, unlock(parts, blob, form.codec), limiter=parts.threads
+            _check_part, stored, name, unlock(parts, blob, form.coding), limiter=parts.threads
         )
         return stored
 
@@ -329,8 +329,7 @@ async def _fill(
             os.lseek(fd, offset, os.SEEK_SET)
             continue
         progress.done_bytes += inode.size // 2
-        location = f"{key}{BATCH_SEPARATOR}{offset}"
-        form = Form(blob.blob, FormKind.REMOTE, location, coding, stored_bytes)
+        form = Form(blob.blob, FormKind.REMOTE, Place(key, offset), coding, stored_bytes)
         made.append(_Part(inode, blob, form))
         offset += stored_bytes
     return made
@@ -389,13 +388,12 @@ def _verify_fetched(
     try:
         for form, blob in forms:
             trio.from_thread.check_cancelled()
-            extent = Extent.of(form.location, form.stored_bytes)
             with PackedFile(
                 os.dup(fd),
-                f"{name} at {extent.start}",
-                unlock=unlock(parts, blob, form.codec),
-                start=extent.start,
-                stored_bytes=extent.size,
+                f"{name} at {form.start}",
+                unlock=unlock(parts, blob, form.coding),
+                start=form.start,
+                stored_bytes=form.stored_bytes,
             ) as packed:
                 packed.verify()
     finally:

@@ -109,12 +109,12 @@ def is_under(coding: FormCoding, key: Key | None) -> bool:
     return coding.key_id == ("" if key is None else key.id.hex())
 
 
-def unlock(parts: MoveParts, blob: Blob, coding: str) -> Unlock:
+def unlock(parts: MoveParts, blob: Blob, coding: FormCoding) -> Unlock:
     """Return what reading a form of a blob takes.
 
     Args:
         parts: The keys among them.
         blob: Whose form it is; a container of another content is refused.
-        coding: As in `Form.codec`; a container that is encrypted otherwise is refused.
+        coding: Of the form; a container that is encrypted otherwise is refused.
     """
     return Unlock.of(parts.keys, blob, coding, parts.engine.state_id)

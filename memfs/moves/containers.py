@@ -33,8 +33,7 @@ class Container(NamedTuple):
     """A container that is written."""
 
     blob: Blob
-    coding: str
-    """As in `Form.codec`."""
+    coding: FormCoding
     stored_bytes: int
 
 
@@ -47,12 +46,12 @@ async def find_packed(parts: MoveParts, inode: Inode) -> Form | None:
     if packed is None or not inode.raw:
         return packed
     codec = await codec_of(parts, inode.ino, parts.config.glacier.codec)
-    return packed if FormCoding.parse(packed.codec).codec == str(codec.spec) else None
+    return packed if packed.coding.codec == str(codec.spec) else None
 
 
 def fits_store(parts: MoveParts, packed: Form) -> bool:
     """Return whether a packed file may be uploaded as it is: under the key of objects."""
-    return is_under(FormCoding.parse(packed.codec), key_of(parts, FormKind.REMOTE))
+    return is_under(packed.coding, key_of(parts, FormKind.REMOTE))
 
 
 async def append_container(
@@ -80,7 +79,7 @@ async def append_container(
             await trio.to_thread.run_sync(
                 _copy, parts, blob, packed, fd, on_progress, limiter=parts.threads
             )
-            return Container(blob, packed.codec, packed.stored_bytes)
+            return Container(blob, packed.coding, packed.stored_bytes)
         stored_bytes, coding = await trio.to_thread.run_sync(
             _reencrypt, parts, inode, blob, packed, fd, on_progress, limiter=parts.threads
         )
@@ -116,25 +115,25 @@ async def _pack(
     summary = await trio.to_thread.run_sync(write, limiter=parts.threads)
     parts.tally.note_packed(summary)
     blob = await blob_of(parts, inode, number, summary)
-    return Container(blob, str(summary.table.coding), summary.stored_bytes)
+    return Container(blob, summary.table.coding, summary.stored_bytes)
 
 
 def _reencrypt(
     parts: MoveParts, inode: Inode, blob: Blob, packed: Form, fd: int, on_progress: ByteProgress
-) -> tuple[int, str]:
+) -> tuple[int, FormCoding]:
     encryption = encryption_of(parts, FormKind.REMOTE, inode, packed.blob)
-    path = parts.packed_store.path(packed.location)
-    with PackedFile.open(path, unlock=unlock(parts, blob, packed.codec)) as source:
+    path = parts.packed_store.path(packed.place.key)
+    with PackedFile.open(path, unlock=unlock(parts, blob, packed.coding)) as source:
         stored_bytes, table = source.reencrypt_to(fd, encryption, on_progress)
-    return stored_bytes, str(table.coding)
+    return stored_bytes, table.coding
 
 
 def _copy(
     parts: MoveParts, blob: Blob, packed: Form, target_fd: int, on_progress: ByteProgress
 ) -> None:
-    path = parts.packed_store.path(packed.location)
+    path = parts.packed_store.path(packed.place.key)
     # One that holds another content is found before it is sent, and spoils no batch.
-    PackedFile.open(path, unlock=unlock(parts, blob, packed.codec)).close()
+    PackedFile.open(path, unlock=unlock(parts, blob, packed.coding)).close()
     with disk_errors(str(path)), parts.throttle.stint() as rest:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

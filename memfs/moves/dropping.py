@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from memfs.errors import InvalidValueError, NotSupportedError, ObjectMissingError
 from memfs.linux.files import take_lease
 from memfs.metadata.records import InodeFlags
+from memfs.moves.coding import unlock
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form
+from memfs.stores.contents import open_content
 from memfs.types import BLOCK_BYTES, FormKind
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ async def _see_another(
         return forms
     staying = {form.kind: form for form in forms if form.kind != leaving}
     packed, remote = staying.get(FormKind.PACKED), staying.get(FormKind.REMOTE)
-    if packed is not None and parts.packed_store.holds(packed.location, packed.stored_bytes):
+    if packed is not None and parts.packed_store.holds(packed.place.key, packed.stored_bytes):
         return forms
     if remote is not None:
         if parts.remote is None:
@@ -150,11 +152,17 @@ async def _see_another(
                 f"inode {inode.ino}: its object is in a store that is not configured any more; the "
                 "local copy is the last one and stays"
             )
-        await parts.sightings.require(parts.remote, remote, seen_within_s)
+        if remote.owned:
+            await parts.sightings.require(parts.remote, remote, seen_within_s)
+        else:
+            # Somebody else may have written it anew, as long as it was: only its bytes tell.
+            blob = await parts.engine.get_blob(inode.blob)
+            reader = await open_content(parts.remote, remote, unlock(parts, blob, remote.coding))
+            await reader.verify(zeros=parts.zeros)
         parts.faults.reach("drop.seen")
     elif packed is not None:
         raise ObjectMissingError(
-            f"inode {inode.ino}: {packed.location} is not on the disk as it was packed; its "
+            f"inode {inode.ino}: {packed.place.key} is not on the disk as it was packed; its "
             f"{leaving} copy stays; run memfs scrub"
         )
     return forms

@@ -27,10 +27,10 @@ from memfs.metadata.records import MoveKind
 from memfs.moves.attempt import recorded
 from memfs.moves.coding import unlock
 from memfs.moves.damage import replace_damaged
+from memfs.stores.contents import open_content
 from memfs.stores.digesting import digest_file
 from memfs.stores.disk import disk_errors
-from memfs.stores.extent import Extent
-from memfs.stores.reading import FrameReader, PackedFile
+from memfs.stores.reading import PackedFile
 from memfs.traces.access_log import Operation
 from memfs.types import FormKind, Tier
 
@@ -192,13 +192,7 @@ async def _unpack_form(
     remote = parts.remote
     if remote is None:
         raise NotSupportedError("the content is in a glacier tier that is not configured any more")
-    reader = await FrameReader.open(
-        Extent.of(form.location, form.stored_bytes).reader(remote),
-        form.stored_bytes,
-        f"{remote.url}/{form.location}",
-        unlock(parts, blob, form.codec),
-        remote.slots,
-    )
+    reader = await open_content(remote, form, unlock(parts, blob, form.coding))
     await reader.unpack_to(fd, advance, parts.zeros)
 
 
@@ -209,8 +203,8 @@ def _unpack_packed(
         progress.done_bytes = done_bytes
         trio.from_thread.check_cancelled()
 
-    path = parts.packed_store.path(form.location)
-    with PackedFile.open(path, unlock=unlock(parts, blob, form.codec)) as packed:
+    path = parts.packed_store.path(form.place.key)
+    with PackedFile.open(path, unlock=unlock(parts, blob, form.coding)) as packed:
         packed.unpack_to(fd, advance, parts.zeros)
 
 

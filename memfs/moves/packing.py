@@ -17,7 +17,7 @@ from memfs.moves.coding import choose_coding, encryption_of, unlock
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.stores.packing import pack_file
 from memfs.stores.reading import PackedFile
-from memfs.types import BLOCK_BYTES, FormKind
+from memfs.types import BLOCK_BYTES, FormKind, Place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,15 +97,15 @@ async def pack(parts: MoveParts, ino: InodeNo, codec: Codec | None = None) -> Mo
                 _verify,
                 parts.throttle,
                 parts.packed_store.path(location),
-                unlock(parts, written_blob, str(summary.table.coding)),
+                unlock(parts, written_blob, summary.table.coding),
                 progress,
                 parts.zeros,
                 limiter=parts.threads,
             )
             parts.faults.reach("pack.verified")
         blob = await blob_of(parts, inode, number, summary)
-        written = str(summary.table.coding)
-        form = Form(blob.blob, FormKind.PACKED, location, written, summary.stored_bytes)
+        coded = summary.table.coding
+        form = Form(blob.blob, FormKind.PACKED, Place(location), coded, summary.stored_bytes)
         published = await attempt.publish_form(blob, form)
     parts.tally.note_packed(summary)
     parts.faults.reach("pack.published")

@@ -20,9 +20,8 @@ from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form, live_blob
 from memfs.moves.uploading import object_key, temporary_file, verify_object
-from memfs.stores.extent import Extent
-from memfs.stores.reading import FrameReader
-from memfs.types import FormCoding, FormKind
+from memfs.stores.contents import open_content
+from memfs.types import FormKind, Place
 
 if TYPE_CHECKING:
     from memfs.metadata.records import Inode
@@ -41,6 +40,7 @@ class KeyedForm(NamedTuple):
     """Of the file."""
     stored_bytes: int
     current: bool
+    """True also of a form that memfs does not own: it stays as it is."""
 
 
 async def list_keyed(parts: MoveParts, ino: InodeNo) -> list[KeyedForm]:
@@ -48,9 +48,10 @@ async def list_keyed(parts: MoveParts, ino: InodeNo) -> list[KeyedForm]:
     inode = await parts.engine.get_inode(ino)
     found = []
     for form in await parts.engine.list_forms(inode.blob) if inode.blob else ():
-        coding = FormCoding.parse(form.codec)
-        current = is_under(coding, key_of(parts, form.kind))
-        found.append(KeyedForm(form.kind, coding.key_id, inode.size, form.stored_bytes, current))
+        current = not form.owned or is_under(form.coding, key_of(parts, form.kind))
+        found.append(
+            KeyedForm(form.kind, form.coding.key_id, inode.size, form.stored_bytes, current)
+        )
     return found
 
 
@@ -83,7 +84,8 @@ async def rekey(parts: MoveParts, ino: InodeNo) -> MoveResult:
 
 async def _find_old(parts: MoveParts, inode: Inode, kind: FormKind) -> Form | None:
     form = await find_form(parts, inode, kind)
-    if form is None or is_under(FormCoding.parse(form.codec), key_of(parts, kind)):
+    # What memfs does not own has no key of memfs, and is never replaced.
+    if form is None or not form.owned or is_under(form.coding, key_of(parts, kind)):
         return None
     return form
 
@@ -105,7 +107,7 @@ async def _rekey_remote(parts: MoveParts, inode: Inode, former: Form) -> MoveRes
             parts.faults.reach("rekey.verified")
             await parts.remote.archive(key)
         stored_bytes = container.stored_bytes
-        form = Form(former.blob, FormKind.REMOTE, key, container.coding, stored_bytes)
+        form = Form(former.blob, FormKind.REMOTE, Place(key), container.coding, stored_bytes)
         replaced = await attempt.replace_form(FormReplacement(former, form))
     parts.faults.reach("rekey.published")
     return MoveResult(MoveOutcome.DONE if replaced else MoveOutcome.SUPERSEDED, stored_bytes)
@@ -122,13 +124,7 @@ async def _copy(
         progress.done_bytes = done_bytes // 2
 
     blob = await live_blob(parts, inode)
-    reader = await FrameReader.open(
-        Extent.of(former.location, former.stored_bytes).reader(remote),
-        former.stored_bytes,
-        f"{remote.url}/{former.location}",
-        unlock(parts, blob, former.codec),
-        remote.slots,
-    )
+    reader = await open_content(remote, former, unlock(parts, blob, former.coding))
     encryption = encryption_of(parts, FormKind.REMOTE, inode, former.blob)
     stored_bytes, table = await reader.reencrypt_to(fd, encryption, advance)
-    return Container(blob, str(table.coding), stored_bytes)
+    return Container(blob, table.coding, stored_bytes)

@@ -20,7 +20,6 @@ from memfs.errors import (
     StoreUnavailableError,
 )
 from memfs.single_flight import SingleFlight
-from memfs.stores.extent import Extent
 
 if TYPE_CHECKING:
     from memfs.metadata.records import Form
@@ -47,7 +46,7 @@ class Sightings:
 
         Args:
             store: Has it, as the engine says.
-            form: A remote one.
+            form: A remote one that memfs has written: its key is never used again.
             within_s: An earlier look serves as well if it began so long ago at most.
 
         Raises:
@@ -55,13 +54,13 @@ class Sightings:
             CorruptDataError: It has one of another size.
             StoreUnavailableError, StoreError: It did not say.
         """
-        extent = Extent.of(form.location, form.stored_bytes)
-        size = self._seen_size(extent.key, within_s)
+        key = form.place.key
+        size = self._seen_size(key, within_s)
         if size is None:
-            size = await self._looks.run(extent.key, lambda: self._look(store, extent.key))
-        if not extent.fits(size):
+            size = await self._looks.run(key, lambda: self._look(store, key))
+        if not form.fits(size):
             raise CorruptDataError(
-                f"store {store.url}: {extent.key} has {size} bytes, not {extent.end}: the local "
+                f"store {store.url}: {key} has {size} bytes, not {form.end}: the local "
                 "copy stays; memfs scrub uploads it again"
             )
 

@@ -26,7 +26,7 @@ from memfs.moves.packing import find_form, live_blob
 from memfs.moves.streaming import is_short, stream_container
 from memfs.stores.disk import disk_errors
 from memfs.stores.reading import FrameReader
-from memfs.types import BlobId, FormKind
+from memfs.types import BlobId, FormKind, Place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -92,7 +92,7 @@ async def _upload(parts: MoveParts, remote: RemoteStore, ino: InodeNo) -> MoveRe
             parts.faults.reach("upload.verified")
             await remote.archive(key)
         blob, coding, stored_bytes = container
-        form = Form(blob.blob, FormKind.REMOTE, key, coding, stored_bytes)
+        form = Form(blob.blob, FormKind.REMOTE, Place(key), coding, stored_bytes)
         published = await attempt.publish_form(blob, form)
     parts.faults.reach("upload.published")
     return MoveResult(MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED, stored_bytes)
@@ -135,8 +135,8 @@ async def _source(
     packed = await find_packed(parts, inode)
     if packed is not None and fits_store(parts, packed):
         blob = await live_blob(parts, inode)
-        path = parts.packed_store.path(packed.location)
-        yield path, Container(blob, packed.codec, packed.stored_bytes)
+        path = parts.packed_store.path(packed.place.key)
+        yield path, Container(blob, packed.coding, packed.stored_bytes)
         return
 
     def advance(done_bytes: int) -> None:

@@ -22,12 +22,11 @@ import xxhash
 
 from memfs.errors import CorruptDataError, EncryptionKeyError, OtherContentError
 from memfs.stores.container import FRAME_COUNT_MAX, SeekTable, parse_tail, tail_bytes_needed
-from memfs.types import FormCoding
 
 if TYPE_CHECKING:
     from memfs.encryption.cipher import ContainerCipher
     from memfs.encryption.keys import Key, KeyRing
-    from memfs.types import BlobId, Generation
+    from memfs.types import BlobId, FormCoding, Generation
 
 ENVELOPE_VERSION = 2
 ENVELOPE_VERSION_STATELESS = 1
@@ -90,17 +89,16 @@ class Unlock(NamedTuple):
     """`SeekTable.fingerprint` of the container in clear; empty: any."""
 
     @classmethod
-    def of(cls, keys: KeyRing, blob: Content, coding: str, state_id: bytes) -> Self:
+    def of(cls, keys: KeyRing, blob: Content, coding: FormCoding, state_id: bytes) -> Self:
         """Return what reading a form of a blob takes.
 
         Args:
             keys: Of encrypted forms.
             blob: Whose form it is.
-            coding: As in `Form.codec`.
+            coding: Of the form.
             state_id: Of the state directory (`Engine.state_id`).
         """
-        parsed = FormCoding.parse(coding)
-        return cls(keys, blob.blob, parsed.key_id, blob, state_id, parsed.table_id)
+        return cls(keys, blob.blob, coding.key_id, blob, state_id, coding.table_id)
 
 
 class Envelope(NamedTuple):

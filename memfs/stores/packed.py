@@ -1,7 +1,7 @@
 """The packed store: sealed contents as compressed local files.
 
 Invariant: a file under `packed/` is whole and on stable storage; unfinished ones are in `tmp/`.
-A location is a path below the state directory, as in `Form.location`.
+A location is a path below the state directory, as in `Place.key`.
 """
 
 from __future__ import annotations

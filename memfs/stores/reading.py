@@ -369,6 +369,10 @@ class FrameReader:
         self.table = table
         self._codec = get_codec(table.codec)
 
+    async def learn(self) -> SeekTable:
+        """Return a table that ranges can be read with, later and by other readers."""
+        return self.table
+
     @classmethod
     async def open(
         cls,

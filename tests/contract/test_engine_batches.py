@@ -16,7 +16,7 @@ from memfs.metadata.records import (
     Intent,
     MoveKind,
 )
-from memfs.types import NO_INODE, ROOT_INODE, FormKind, Generation, RawId
+from memfs.types import NO_INODE, ROOT_INODE, FormCoding, FormKind, Generation, Place, RawId
 from tests.contract.engine.making import DIGEST, NOW_NS, garbage_in, make_sealed, publish
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class Published(NamedTuple):
 def member(engine: Engine, inode: Inode, number: int, key: str = KEY) -> BatchMember:
     """Return the part with that number of a batch."""
     blob = Blob(inode.blob or engine.reserve_blob(), inode.size, DIGEST)
-    form = Form(blob.blob, FormKind.REMOTE, f"{key}@{number * PART_BYTES}", "lz4", PART_BYTES)
+    place = Place(key, number * PART_BYTES)
+    form = Form(blob.blob, FormKind.REMOTE, place, FormCoding("lz4"), PART_BYTES)
     return BatchMember(inode.ino, inode.generation, blob, form)
 
 
@@ -120,9 +121,9 @@ async def test_what_nothing_names_is_found_among_other_locations(engine: Engine)
     [form] = await engine.list_forms(inode.blob)
     garbage = [location for kind, location in await garbage_in(engine) if kind == FormKind.REMOTE]
     assert len(garbage) == 1
-    named = [form.location, KEY, *garbage, "blobs/new"]
+    named = [form.place.key, KEY, *garbage, "blobs/new"]
     assert await engine.find_unreferenced(FormKind.REMOTE, [*named, "blobs/lost"]) == ["blobs/lost"]
-    assert await engine.find_unreferenced(FormKind.PACKED, [form.location]) == [form.location]
+    assert await engine.find_unreferenced(FormKind.PACKED, [form.place.key]) == [form.place.key]
     assert await engine.find_unreferenced(FormKind.REMOTE, []) == []
 
 
@@ -165,7 +166,7 @@ async def test_compaction_moves_forms_and_frees_the_old_object(engine_site: Sqli
     await engine.unseal(files[0].ino, files[0].raw)
     former = await engine.list_batched(KEY)
     replacements = [
-        FormReplacement(form, form._replace(location=f"new@{number * 900}", stored_bytes=900))
+        FormReplacement(form, form._replace(place=Place("new", number * 900), stored_bytes=900))
         for number, form in enumerate(former)
     ]
     # Between reading and publishing one of them is rewritten.
@@ -187,7 +188,7 @@ async def test_a_whole_object_is_taken_into_a_batch(engine: Engine) -> None:
     assert await publish(engine, file, FormKind.REMOTE, "single")
     inode = await engine.get_inode(file.ino)
     [former] = await engine.list_forms(inode.blob)
-    form = former._replace(location=f"{KEY}@0")
+    form = former._replace(place=Place(KEY, 0))
     intent = await engine.begin_batch(KEY, NOW_NS)
     assert await engine.replace_batched(
         intent, KEY, former.stored_bytes, [FormReplacement(former, form)]
@@ -205,11 +206,13 @@ async def test_hydrated_files_share_no_fate_with_their_batch(engine: Engine) -> 
     assert len(await live(engine)) == 1
 
 
-@pytest.mark.parametrize("location", ["other@0", KEY, f"{KEY}@", f"{KEY}@x", f"{KEY}@-1"])
-async def test_a_form_outside_of_its_batch_is_refused(engine: Engine, location: str) -> None:
+@pytest.mark.parametrize(
+    "place", [Place("other", 0), Place(KEY), Place(KEY, -1), Place(KEY, 0, "x")]
+)
+async def test_a_form_outside_of_its_batch_is_refused(engine: Engine, place: Place) -> None:
     [file] = await make_files(engine, 1)
     wrong = member(engine, file, 0)
-    wrong = wrong._replace(form=wrong.form._replace(location=location))
+    wrong = wrong._replace(form=wrong.form._replace(place=place))
     intent = await engine.begin_batch(KEY, NOW_NS)
     with pytest.raises(InvalidValueError):
         await engine.publish_batch(intent, KEY, 1000, [wrong])

@@ -22,9 +22,11 @@ from memfs.types import (
     NO_RAW,
     ROOT_INODE,
     BlobId,
+    FormCoding,
     FormKind,
     Generation,
     InodeNo,
+    Place,
     RawId,
     Tier,
 )
@@ -152,8 +154,8 @@ async def test_published_form_is_found_by_its_blob(engine: Engine) -> None:
     assert Blob(blob, 1000, DIGEST) == await engine.get_blob(blob)
     forms = await engine.list_forms(blob)
     assert [
-        Form(blob, FormKind.PACKED, "packed/1", "zstd:3", 500),
-        Form(blob, FormKind.REMOTE, "key", "zstd:3", 500),
+        Form(blob, FormKind.PACKED, Place("packed/1"), FormCoding("zstd:3"), 500),
+        Form(blob, FormKind.REMOTE, Place("key"), FormCoding("zstd:3"), 500),
     ] == forms
     usage = await engine.usage()
     assert usage[4:8] == (1, 500, 1, 500)
@@ -176,7 +178,7 @@ async def test_form_of_a_reaped_file_becomes_garbage(engine: Engine) -> None:
     await engine.unlink(ROOT_INODE, b"file", NOW_NS)
     await engine.reap([file.ino])
     blob = Blob(engine.reserve_blob(), file.size, DIGEST)
-    form = Form(blob.blob, FormKind.REMOTE, "key", "none", 10)
+    form = Form(blob.blob, FormKind.REMOTE, Place("key"), FormCoding("none"), 10)
     assert not await engine.publish_form(file.ino, file.generation, blob, form, intent)
     assert {raw_garbage(file), (FormKind.REMOTE, "key")} == await garbage_in(engine)
     assert await engine.list_intents() == []
@@ -205,8 +207,8 @@ async def test_form_must_be_of_its_blob_and_not_raw(engine: Engine) -> None:
     intent = await engine.begin_intent(MoveKind.PACK, file.ino, file.generation, "1", NOW_NS)
     blob = Blob(engine.reserve_blob(), file.size, DIGEST)
     for form in (
-        Form(blob.blob, FormKind.RAW, "1", "none", 1),
-        Form(BlobId(blob.blob + 1), FormKind.PACKED, "1", "none", 1),
+        Form(blob.blob, FormKind.RAW, Place("1"), FormCoding("none"), 1),
+        Form(BlobId(blob.blob + 1), FormKind.PACKED, Place("1"), FormCoding("none"), 1),
     ):
         with pytest.raises(InvalidValueError):
             await engine.publish_form(file.ino, file.generation, blob, form, intent)

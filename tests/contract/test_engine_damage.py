@@ -62,8 +62,14 @@ DAMAGE = {
         "insert into batch values ('b', 20, 2, 9)",
     ),
     "1 remote forms lie in the batch b, which does not exist": (
-        "insert into form values ({blob}, 'remote', 'b@0', 'lz4', 1)",
+        """insert into form values ({blob}, 'remote', '', 'b', 0, '', '', 1, 'container', 'lz4', 1,
+            '', '', 1)""",
     ),
+    "packed form {location} of blob {blob} cannot be owned so: 0": ("update form set owned = 0",),
+    "packed form {location} of blob {blob} cannot be owned so: 1": (
+        "update form set store = 'elsewhere'",
+    ),
+    "packed form {location} has the unknown layout 'odd'": ("update form set layout = 'odd'",),
     "batch b is marked as garbage": (
         "insert into batch values ('b', 20, 2, 9)",
         "insert into garbage values (14, 'remote', 'b')",

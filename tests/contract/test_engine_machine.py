@@ -357,7 +357,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert node.unsealed == bool(inode.flags & InodeFlags.UNSEALED)
             assert node.size == inode.size
             forms = run(self.engine.list_forms(inode.blob)) if inode.blob else []
-            assert node.forms == {form.kind.value: form.location for form in forms}
+            assert node.forms == {form.kind.value: form.place.key for form in forms}
             xattrs = {
                 name: run(self.engine.get_xattr(ino, name))
                 for name in run(self.engine.list_xattrs(ino))

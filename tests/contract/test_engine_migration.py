@@ -34,7 +34,7 @@ from memfs.query.values import stored_value
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
-from memfs.types import ROOT_INODE, FormCoding, FormKind, InodeNo
+from memfs.types import ROOT_INODE, FormKind, InodeNo, Layout, Place
 from tests.contract.engine.making import names_in
 from tests.contract.engine.site import run, write_first_layout
 from tests.crash.moves_scenario import KEYS
@@ -67,13 +67,15 @@ def tables_in(state_dir: Path) -> dict[str, str]:
 
 
 def describe_form(form: Form) -> dict[str, Any]:
-    key, _, offset = form.location.partition("@")
+    assert form.owned
+    assert form.layout == Layout.CONTAINER
+    assert form.place == Place(form.place.key, form.place.offset)
     return {
         "kind": form.kind.value,
-        "key": key,
-        "offset": int(offset) if offset else None,
+        "key": form.place.key,
+        "offset": form.place.offset,
         "stored_bytes": form.stored_bytes,
-        **FormCoding.parse(form.codec)._asdict(),
+        **form.coding._asdict(),
     }
 
 

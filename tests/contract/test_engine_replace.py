@@ -8,7 +8,7 @@ import pytest
 
 from memfs.errors import InvalidValueError
 from memfs.metadata.records import Form, FormReplacement, MoveKind
-from memfs.types import FormKind
+from memfs.types import FormCoding, FormKind, Place
 from tests.contract.engine.making import NOW_NS, garbage_in, make_sealed, publish
 
 if TYPE_CHECKING:
@@ -29,13 +29,15 @@ async def make_remote(engine: Engine) -> tuple[Inode, Form]:
 async def test_the_former_object_becomes_garbage_in_the_same_step(engine_site: SqliteSite) -> None:
     engine = engine_site.engine
     inode, former = await make_remote(engine)
-    form = former._replace(location="new", codec="lz4 key:0011223344556677", stored_bytes=9)
+    form = former._replace(
+        place=Place("new"), coding=FormCoding("lz4", 1, "0011223344556677"), stored_bytes=9
+    )
     intent = await engine.begin_intent(MoveKind.UPLOAD, inode.ino, inode.generation, "new", NOW_NS)
     assert await engine.replace_form(intent, FormReplacement(former, form))
     engine.commit_nowait()
     engine = engine_site.crash()
     assert await engine.list_forms(former.blob) == [form]
-    assert await garbage_in(engine) == {(FormKind.REMOTE, former.location)}
+    assert await garbage_in(engine) == {(FormKind.REMOTE, former.place.key)}
     assert await engine.list_intents() == []
     assert (await engine.usage()).remote_bytes == 9
     assert await engine.usage() == await engine.recount()
@@ -47,7 +49,7 @@ async def test_a_form_that_is_gone_leaves_its_place_to_none(engine_site: SqliteS
     inode, former = await make_remote(engine)
     await engine.unseal(inode.ino, inode.raw)
     intent = await engine.begin_intent(MoveKind.UPLOAD, inode.ino, inode.generation, "new", NOW_NS)
-    form = former._replace(location="new")
+    form = former._replace(place=Place("new"))
     assert not await engine.replace_form(intent, FormReplacement(former, form))
     assert (FormKind.REMOTE, "new") in await garbage_in(engine)
     assert await engine.list_intents() == []
@@ -72,11 +74,11 @@ async def test_a_form_that_has_moved_already_is_not_moved_again(engine_site: Sql
         await engine.begin_intent(MoveKind.UPLOAD, inode.ino, inode.generation, key, NOW_NS)
         for key in ("first", "second")
     ]
-    first, second = (former._replace(location=key) for key in ("first", "second"))
+    first, second = (former._replace(place=Place(key)) for key in ("first", "second"))
     assert await engine.replace_form(intents[0], FormReplacement(former, first))
     assert not await engine.replace_form(intents[1], FormReplacement(former, second))
     assert await engine.list_forms(former.blob) == [first]
     assert await garbage_in(engine) == {
-        (FormKind.REMOTE, former.location),
+        (FormKind.REMOTE, former.place.key),
         (FormKind.REMOTE, "second"),
     }

@@ -19,7 +19,6 @@ from memfs.moves.dropping import drop_raw
 from memfs.moves.faults import FAULT_POINTS
 from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
-from memfs.stores.extent import Extent
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
@@ -275,7 +274,7 @@ class HarshLife(Life):
         for inode in await self.world.engine.list_files(InodeNo(0), 10_000):
             for form in await self.world.engine.list_forms(inode.blob) if inode.blob else ():
                 if form.kind == FormKind.REMOTE:
-                    names.add(Extent.of(form.location, form.stored_bytes).key)
+                    names.add(form.place.key)
         garbage = {item.location for item in await self.world.engine.list_garbage(10_000)}
         async for found in self.world.remote.list(""):
             if found.key not in names | garbage:

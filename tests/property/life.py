@@ -23,7 +23,6 @@ from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
 from memfs.moves.rekeying import rekey
 from memfs.moves.uploading import upload
-from memfs.stores.extent import Extent
 from memfs.types import FormKind, InodeNo
 from tests.faulty_store import FaultKind
 from tests.property.chaos_world import ChaosWorld, Weather
@@ -403,8 +402,8 @@ class Life(Programs):
             raws.add(int(inode.raw))
             for form in await world.engine.list_forms(inode.blob) if inode.blob else ():
                 packed = form.kind == FormKind.PACKED
-                whole = Extent.of(form.location, form.stored_bytes).key
-                names.add(form.location if packed else whole)
+                whole = form.place.key
+                names.add(form.place.key if packed else whole)
         found = [f"raw {raw}" for raw in world.raw_store.iterate() if raw not in raws]
         found += [name for name in world.packed_store.iterate() if name not in names]
         found += [stat.key async for stat in world.remote.list("") if stat.key not in names]

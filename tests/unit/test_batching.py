@@ -14,7 +14,7 @@ from memfs.moves.faults import FaultPoints
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
-from memfs.stores.extent import Extent
+from memfs.stores.contents import range_reader
 from memfs.types import FormKind
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible, incompressible
@@ -82,13 +82,12 @@ async def test_a_packed_file_is_taken_as_it_is(state: State) -> None:
     """It is not decoded: the object holds the packed file's bytes."""
     [ino, other] = await make(state, [compressible(100_000, 1), compressible(50_000, 2)])
     await pack(state.parts, ino)
-    packed = state.packed_store.path((await state.form(ino, FormKind.PACKED)).location)
+    packed = state.packed_store.path((await state.form(ino, FormKind.PACKED)).place.key)
     await drop_raw(state.parts, ino)
     await upload_batch(state.parts, [other, ino])
     form = await state.form(ino, FormKind.REMOTE)
-    extent = Extent.of(form.location, form.stored_bytes)
-    assert extent.start > 0
-    stored = await extent.reader(state.remote)(0, extent.size)
+    assert form.start > 0
+    stored = await range_reader(state.remote, form)(0, form.stored_bytes)
     assert stored == packed.read_bytes()
 
 

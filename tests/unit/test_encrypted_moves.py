@@ -57,7 +57,7 @@ def stored(state: State, location: str) -> bytes:
 
 
 async def coding(state: State, ino: InodeNo, kind: FormKind) -> FormCoding:
-    return FormCoding.parse((await state.form(ino, kind)).codec)
+    return (await state.form(ino, kind)).coding
 
 
 async def check(state: State, keys: KeyRing) -> Report:
@@ -78,11 +78,11 @@ async def test_an_object_is_encrypted_and_comes_back(state: State) -> None:
     await upload(state.parts, ino)
     await drop_raw(state.parts, ino)
     form = await state.form(ino, FormKind.REMOTE)
-    assert FormCoding.parse(form.codec) == FormCoding("zstd:3", 1, OLD.id.hex())
-    data = stored(state, form.location)
+    assert form.coding == FormCoding("zstd:3", 1, OLD.id.hex())
+    data = stored(state, form.place.key)
     assert bytes.fromhex("28b52ffd") not in data, "no zstd frame lies there in clear"
     assert (await state.engine.get_blob(form.blob)).digest not in data
-    assert name not in form.location
+    assert name not in form.place.key
     assert name.encode() not in data
     assert await state.content(ino) == CONTENT
 
@@ -196,7 +196,7 @@ async def test_an_object_of_another_file_is_refused(state: State) -> None:
         await upload(state.parts, ino)
         await drop_raw(state.parts, ino)
     mine, other = [await state.form(ino, FormKind.REMOTE) for ino in inos]
-    (state.objects_dir / mine.location).write_bytes(stored(state, other.location))
+    (state.objects_dir / mine.place.key).write_bytes(stored(state, other.place.key))
     with pytest.raises(CorruptDataError, match=f"holds blob {other.blob}"):
         await hydrate(state.parts, inos[0])
     assert await state.content(inos[1]) == CONTENT
@@ -231,12 +231,12 @@ async def test_rekey_puts_a_new_object_in_the_place_of_the_old_one(
     result = await rekey(state.parts, ino)
     form = await state.form(ino, FormKind.REMOTE)
     assert (result.outcome, result.moved_bytes) == (MoveOutcome.DONE, form.stored_bytes)
-    assert form.location != former.location
+    assert form.place.key != former.place.key
     wanted = NEW.id.hex() if keys.first is NEW else ""
-    assert FormCoding.parse(form.codec).key_id == wanted
+    assert form.coding.key_id == wanted
     assert (await rekey(state.parts, ino)).outcome is MoveOutcome.UNNEEDED
     await state.garbage.collect(10)
-    assert not (state.objects_dir / former.location).exists()
+    assert not (state.objects_dir / former.place.key).exists()
     assert await state.leaks() == []
     if wanted:
         state.parts.keys = KeyRing([NEW])
@@ -265,7 +265,7 @@ async def test_rekey_takes_a_file_out_of_its_batch(state: State) -> None:
         await drop_raw(state.parts, ino)
     state.parts.keys = KeyRing([NEW, OLD])
     await rekey(state.parts, inos[1])
-    assert "@" not in (await state.form(inos[1], FormKind.REMOTE)).location
+    assert (await state.form(inos[1], FormKind.REMOTE)).place.offset is None
     for seed, ino in enumerate(inos):
         assert await state.content(ino) == compressible(3000, seed)
     assert not (await check(state, state.parts.keys)).problems
@@ -288,9 +288,9 @@ async def test_a_damaged_object_is_not_replaced(state: State) -> None:
     await upload(state.parts, ino)
     await drop_raw(state.parts, ino)
     form = await state.form(ino, FormKind.REMOTE)
-    data = bytearray(stored(state, form.location))
+    data = bytearray(stored(state, form.place.key))
     data[100] ^= 1
-    (state.objects_dir / form.location).write_bytes(data)
+    (state.objects_dir / form.place.key).write_bytes(data)
     state.parts.keys = KeyRing([NEW, OLD])
     with pytest.raises(CorruptDataError, match="frame 0: does not decrypt"):
         await rekey(state.parts, ino)
@@ -333,7 +333,7 @@ async def test_a_copy_under_another_key_gets_the_storage_class_of_objects(
 
     monkeypatch.setattr(state.remote, "archive", archive)
     assert (await rekey(state.parts, ino)).outcome == MoveOutcome.DONE
-    assert archived == [(await state.form(ino, FormKind.REMOTE)).location]
+    assert archived == [(await state.form(ino, FormKind.REMOTE)).place.key]
     state.close()
 
 
@@ -345,13 +345,13 @@ async def test_an_object_in_clear_is_not_taken_for_an_encrypted_one(state: State
     forged = State(state.state_dir.with_name("forged"))
     other = await forged.create("f", incompressible(30_000, 9))
     await upload(forged.parts, other)
-    data = stored(forged, (await forged.form(other, FormKind.REMOTE)).location)
+    data = stored(forged, (await forged.form(other, FormKind.REMOTE)).place.key)
     forged.close()
-    (state.objects_dir / form.location).write_bytes(data)
+    (state.objects_dir / form.place.key).write_bytes(data)
     with pytest.raises(CorruptDataError, match="in clear"):
         await FrameReader.open(
-            functools.partial(state.remote.get_range, form.location),
+            functools.partial(state.remote.get_range, form.place.key),
             len(data),
-            form.location,
-            unlock(state.parts, await state.engine.get_blob(form.blob), form.codec),
+            form.place.key,
+            unlock(state.parts, await state.engine.get_blob(form.blob), form.coding),
         )

@@ -31,7 +31,6 @@ from memfs.moves.rekeying import rekey
 from memfs.moves.uploading import upload
 from memfs.stores.container import SeekTable, parse_tail
 from memfs.stores.envelope import Encryption
-from memfs.stores.extent import Extent
 from memfs.stores.packing import pack_file
 from memfs.stores.reading import PackedFile
 from memfs.types import FormCoding, FormKind, Generation, InodeNo
@@ -97,9 +96,8 @@ async def only_form(state: State, ino: InodeNo) -> Form:
 
 def path_of(state: State, form: Form) -> tuple[Path, int]:
     if form.kind == FormKind.PACKED:
-        return state.packed_store.path(form.location), 0
-    extent = Extent.of(form.location, form.stored_bytes)
-    return state.objects_dir / extent.key, extent.start
+        return state.packed_store.path(form.place.key), 0
+    return state.objects_dir / form.place.key, form.start
 
 
 def take(state: State, form: Form) -> bytes:
@@ -232,7 +230,7 @@ async def test_neither_compaction_nor_rekey_nor_upload_takes_another_content_alo
     one, other = [await only_form(state, ino) for ino in files]
     await damage(state, one, other, "exchanged")
     stored_bytes = one.stored_bytes + other.stored_bytes
-    key = Extent.of(one.location, one.stored_bytes).key
+    key = one.place.key
     with pytest.raises(CorruptDataError):
         await compact(state.parts, Batch(key, stored_bytes, 2, stored_bytes))
     for ino in files:
@@ -291,7 +289,7 @@ async def test_ranges_of_frames_of_another_container_are_refused(
 async def test_forms_from_before_tables_had_fingerprints_stay_readable(tmp_path: Path) -> None:
     state = open_state(tmp_path / "state")
     for ino, content in (await two_files(state, "remote")).items():
-        assert "table:" not in (await only_form(state, ino)).codec
+        assert not (await only_form(state, ino)).coding.table_id
         inode = await state.engine.get_inode(ino)
         assert await reader_of(state).read(inode, 100, 200) == content[100:300]
         assert await state.content(ino) == content
@@ -373,14 +371,14 @@ async def test_containers_from_before_states_had_ids_stay_readable(tmp_path: Pat
         form = (await only_form(state, ino))._replace(stored_bytes=stored_bytes)
         blob = await state.engine.get_blob(form.blob)
         with PackedFile.open(
-            path_of(state, form)[0], unlock=unlock(state.parts, blob, form.codec)
+            path_of(state, form)[0], unlock=unlock(state.parts, blob, form.coding)
         ) as packed:
             assert packed.read(0, inode.size) == content
     wrong = Encryption(KEY, one.blob, Generation(1))
     put(state, one, packed_bytes(tmp_path, compressible(SIZE, 9), wrong))
     blob = await state.engine.get_blob(one.blob)
     with pytest.raises(OtherContentError):
-        PackedFile.open(path_of(state, one)[0], unlock=unlock(state.parts, blob, one.codec))
+        PackedFile.open(path_of(state, one)[0], unlock=unlock(state.parts, blob, one.coding))
     state.close()
 
 

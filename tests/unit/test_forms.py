@@ -71,7 +71,7 @@ async def test_a_damaged_packed_frame_is_read_from_the_object(
     """Each form stands in for the other; the damage is logged once, with file and frame."""
     ino = await cold(state, packed=True, remote=True)
     inode = await state.engine.get_inode(ino)
-    damage(state.packed_store.path((await state.form(ino, FormKind.PACKED)).location))
+    damage(state.packed_store.path((await state.form(ino, FormKind.PACKED)).place.key))
     for _ in range(2):
         assert await reader.read(inode, 0, len(CONTENT)) == CONTENT
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -83,7 +83,7 @@ async def test_a_damaged_only_form_is_an_error(state: State, reader: FormReader)
     """EIO, never wrong bytes; the other frames are still there."""
     ino = await cold(state, packed=False, remote=True)
     inode = await state.engine.get_inode(ino)
-    damage(state.objects_dir / (await state.form(ino, FormKind.REMOTE)).location)
+    damage(state.objects_dir / (await state.form(ino, FormKind.REMOTE)).place.key)
     with pytest.raises(CorruptDataError, match="frame"):
         await reader.read(inode, 0, len(CONTENT))
     assert await reader.read(inode, 0, 10) == CONTENT[:10]
@@ -93,7 +93,7 @@ async def test_a_missing_object_is_an_error(state: State, reader: FormReader) ->
     """An object that somebody removed is not waited for."""
     ino = await cold(state, packed=False, remote=True)
     inode = await state.engine.get_inode(ino)
-    (state.objects_dir / (await state.form(ino, FormKind.REMOTE)).location).unlink()
+    (state.objects_dir / (await state.form(ino, FormKind.REMOTE)).place.key).unlink()
     with pytest.raises(ObjectMissingError):
         await reader.read(inode, 0, 10)
 

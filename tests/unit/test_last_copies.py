@@ -24,7 +24,7 @@ from memfs.placement.mover import Mover
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.policy.access_stats import AccessStats
 from memfs.stores.store import ObjectStat
-from memfs.types import BlobId, FormKind, Tier
+from memfs.types import BlobId, FormCoding, FormKind, Place, Tier
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible
 
@@ -214,7 +214,7 @@ async def test_a_raw_file_does_not_go_for_a_packed_one_that_is_lost(bench: Bench
     [ino] = bench.inos = [await bench.state.create("a", CONTENT)]
     await pack(bench.state.parts, ino)
     packed = await bench.state.form(ino, FormKind.PACKED)
-    bench.state.packed_store.path(packed.location).unlink()
+    bench.state.packed_store.path(packed.place.key).unlink()
     with pytest.raises(MemfsError, match="stays"):
         await drop_raw(bench.state.parts, ino)
     assert FormKind.RAW in await bench.state.forms(ino)
@@ -248,7 +248,9 @@ class CountingStore:
 
 
 def part(number: int) -> Form:
-    return Form(BlobId(number), FormKind.REMOTE, f"batches/1@{number * 100}", "none", 100)
+    return Form(
+        BlobId(number), FormKind.REMOTE, Place("batches/1", number * 100), FormCoding("none"), 100
+    )
 
 
 async def test_files_of_one_batch_cost_one_look(
@@ -284,8 +286,9 @@ async def test_a_look_is_not_trusted_for_long(autojump_clock: trio.testing.MockC
     await sightings.require(store, part(1))  # type: ignore[arg-type]
     assert len(store.looks) == 2
     store.failure = StoreUnavailableError("gone")
+    other = Form(BlobId(9), FormKind.REMOTE, Place("other"), FormCoding("none"), 1)
     with pytest.raises(StoreUnavailableError):
-        await sightings.require(store, Form(BlobId(9), FormKind.REMOTE, "other", "none", 1))  # type: ignore[arg-type]
+        await sightings.require(store, other)  # type: ignore[arg-type]
     with pytest.raises(StoreUnavailableError):
         await sightings.require(store, part(1), 100.0)  # type: ignore[arg-type]
 

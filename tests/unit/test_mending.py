@@ -81,9 +81,13 @@ CASES = {
         "insert into garbage select 901, 'raw', cast(raw as text) from inode where ino = {raw}"
     ),
     "form-in-use-as-garbage": Case(
-        "insert into garbage select 901, kind, location from form where kind = 'packed'"
+        "insert into garbage select 901, kind, key from form where kind = 'packed'"
     ),
     "batch-in-use-as-garbage": Case("insert into garbage select 901, 'remote', key from batch"),
+    "packed-form-of-others": Case("update form set owned = 0, store = 's' where kind = 'packed'"),
+    "batched-form-of-others": Case("update form set owned = 0 where kind = 'remote'"),
+    "impossible-owner": Case("update form set owned = 7 where kind = 'packed'"),
+    "unknown-layout": Case("update form set layout = 'odd'"),
     "lost-batch": Case("delete from batch"),
     "wrong-count-of-a-batch": Case("update batch set live_count = 99"),
     "wrong-bytes-of-a-batch": Case("update batch set live_bytes = 99"),

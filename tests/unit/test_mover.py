@@ -579,7 +579,7 @@ async def test_a_damaged_file_that_is_read_much_is_tried_ever_more_rarely(
     await engine.record_access([(ino, time.time_ns())])
     engine.commit_nowait()
     form = await depot.state.form(ino, FormKind.PACKED)
-    path = depot.state.packed_store.path(form.location)
+    path = depot.state.packed_store.path(form.place.key)
     path.write_bytes(bytes(path.stat().st_size))
     for attempt in (1, 2, 3):
         for _ in range(3):
@@ -677,5 +677,5 @@ async def test_a_large_file_has_an_object_of_its_own(tmp_path: Path) -> None:
     await depot.pin(ROOT_INODE, Tier.GLACIER)
     await depot.steps(2)
     forms = [await depot.state.form(ino, FormKind.REMOTE) for ino in (small, large)]
-    assert ["@" in form.location for form in forms] == [True, False]
+    assert [form.place.offset is not None for form in forms] == [True, False]
     depot.state.close()

@@ -25,7 +25,7 @@ from memfs.moves.hydrating import hydrate, take_hydrated
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
-from memfs.types import FormCoding, FormKind
+from memfs.types import FormKind
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import MOVES_BY_NAME, State, compressible, incompressible
 
@@ -116,8 +116,8 @@ async def test_upload_copies_the_packed_file_of_the_same_codec(state: State) -> 
     await upload(state.parts, ino)
     packed = await state.form(ino, FormKind.PACKED)
     remote = await state.form(ino, FormKind.REMOTE)
-    packed_bytes = state.packed_store.path(packed.location).read_bytes()
-    assert (state.objects_dir / remote.location).read_bytes() == packed_bytes
+    packed_bytes = state.packed_store.path(packed.place.key).read_bytes()
+    assert (state.objects_dir / remote.place.key).read_bytes() == packed_bytes
 
 
 async def test_upload_takes_the_codec_of_the_file(state: State) -> None:
@@ -126,14 +126,14 @@ async def test_upload_takes_the_codec_of_the_file(state: State) -> None:
     await state.engine.set_codec(ino, "lz4")
     await upload(state.parts, ino)
     form = await state.form(ino, FormKind.REMOTE)
-    assert FormCoding.parse(form.codec).codec == "lz4"
+    assert form.coding.codec == "lz4"
 
 
 async def test_object_keys_tell_no_names(state: State) -> None:
     """Names of files are not given to the object store."""
     ino = await state.create("secret-plan", CONTENT)
     await upload(state.parts, ino)
-    assert "secret" not in (await state.form(ino, FormKind.REMOTE)).location
+    assert "secret" not in (await state.form(ino, FormKind.REMOTE)).place.key
 
 
 async def test_a_file_that_does_not_shrink_stays_raw(state: State) -> None:
@@ -386,7 +386,7 @@ async def test_a_packed_file_with_a_flipped_bit_is_replaced_by_the_remote_form(
     await pack(state.parts, ino)
     await upload(state.parts, ino)
     await drop_raw(state.parts, ino)
-    path = state.packed_store.path((await state.form(ino, FormKind.PACKED)).location)
+    path = state.packed_store.path((await state.form(ino, FormKind.PACKED)).place.key)
     flip_bit(path, 5000)
     assert await state.content(ino) == CONTENT
     assert "/a: its packed form cannot be used" in caplog.text
@@ -402,7 +402,7 @@ async def test_a_flipped_bit_in_the_only_form_is_an_error(
     ino = await state.create("a", CONTENT)
     await pack(state.parts, ino)
     await drop_raw(state.parts, ino)
-    flip_bit(state.packed_store.path((await state.form(ino, FormKind.PACKED)).location), 5000)
+    flip_bit(state.packed_store.path((await state.form(ino, FormKind.PACKED)).place.key), 5000)
     with pytest.raises(CorruptDataError, match="frame"):
         await hydrate(state.parts, ino)
     assert len(caplog.records) == 1
@@ -447,7 +447,7 @@ async def test_an_intact_object_of_another_file_is_not_published(
     """As of a store that mixes objects up: all checksums are right, the digest is not."""
     first = await state.create("first", incompressible(5000, 1))
     await upload(state.parts, first)
-    other = state.objects_dir / (await state.form(first, FormKind.REMOTE)).location
+    other = state.objects_dir / (await state.form(first, FormKind.REMOTE)).place.key
     second = await state.create("second", incompressible(5000, 2))
     put_file = state.remote.put_file
 
@@ -489,7 +489,7 @@ async def test_nothing_is_removed_before_its_removal_is_on_stable_storage(
     await to_glacier(state, remote)
     await collect_all(state)
     raw = state.raw_store.path((await state.engine.get_inode(local)).raw)
-    key = (await state.form(remote, FormKind.REMOTE)).location
+    key = (await state.form(remote, FormKind.REMOTE)).place.key
     await state.unlink("local")
     await state.unlink("remote")
     there: list[bool] = []

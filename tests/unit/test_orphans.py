@@ -80,7 +80,7 @@ async def test_local_files_that_nobody_names_go_to_lost_found_on_request(state: 
     kept = await state.create("a", CONTENT)
     await pack(state.parts, kept)
     os.close(state.raw_store.create(RawId(3)))
-    packed = state.packed_store.path((await state.form(kept, FormKind.PACKED)).location)
+    packed = state.packed_store.path((await state.form(kept, FormKind.PACKED)).place.key)
     orphan = packed.with_name(f"{0xABC:x}")
     orphan.write_bytes(b"x")
     stray = packed.with_name("README")
@@ -136,7 +136,7 @@ async def test_old_objects_that_nobody_names_are_noted_on_request(state: State) 
         batch,
         foreign,
         strange,
-        (await state.form(ino, FormKind.REMOTE)).location,
+        (await state.form(ino, FormKind.REMOTE)).place.key,
     }
     assert state.parts.lost_found.objects() == [(orphan, 6), (batch, 6)]
 

@@ -65,7 +65,7 @@ async def damage(state: State, ino: InodeNo, kind: FormKind) -> None:
     if kind == FormKind.RAW:
         path = state.raw_store.path((await state.engine.get_inode(ino)).raw)
     else:
-        location = (await state.form(ino, kind)).location
+        location = (await state.form(ino, kind)).place.key
         packed = kind == FormKind.PACKED
         path = state.packed_store.path(location) if packed else state.objects_dir / location
     status = path.stat()

@@ -25,7 +25,7 @@ from memfs.placement.quotas import Quotas
 from memfs.policy.access_stats import AccessStats
 from memfs.policy.quotas import Spent
 from memfs.stores.metered import MeteredStore
-from memfs.types import FormCoding, FormKind, InodeNo, Tier
+from memfs.types import FormKind, InodeNo, Tier
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
 
@@ -338,12 +338,12 @@ async def test_compress_keeps_raw_files_on_request_and_drops_them_later(state: S
     ino = await state.create("a", CONTENT)
     await run(compression(state, CompressionRequest(drop_raw=False)), ino)
     assert await state.forms(ino) == {FormKind.RAW, FormKind.PACKED}
-    location = (await state.form(ino, FormKind.PACKED)).location
+    location = (await state.form(ino, FormKind.PACKED)).place.key
     again = await run(compression(state, CompressionRequest(drop_raw=False)), ino)
     assert again.outcomes == {"unneeded": 1}
     await run(compression(state, CompressionRequest()), ino)
     assert await state.forms(ino) == {FormKind.PACKED}
-    assert (await state.form(ino, FormKind.PACKED)).location == location
+    assert (await state.form(ino, FormKind.PACKED)).place.key == location
 
 
 async def test_a_codec_for_this_once_packs_anew_and_sets_nothing(state: State) -> None:
@@ -353,7 +353,7 @@ async def test_a_codec_for_this_once_packs_anew_and_sets_nothing(state: State) -
     results = await run(compression(state, CompressionRequest(ZSTD_9)), ino)
     assert results.outcomes == {"done": 1}
     form = await state.form(ino, FormKind.PACKED)
-    assert FormCoding.parse(form.codec).codec == "zstd:9"
+    assert form.coding.codec == "zstd:9"
     assert await state.engine.effective_codec(ino) is None
     assert await state.content(ino) == CONTENT
     again = await run(compression(state, CompressionRequest(ZSTD_9, drop_raw=False)), ino)

@@ -12,24 +12,25 @@ from typing import TYPE_CHECKING
 from memfs.errors import InvalidValueError
 from memfs.metadata.records import Batch, Form, FormReplacement, MoveKind
 from memfs.metadata.sqlite.contents import Contents
+from memfs.metadata.sqlite.rows import form_of
+from memfs.metadata.sqlite.schema import FORM_COLUMNS
 from memfs.metadata.sqlite.statements import (
     DELETE_INTENT,
     INSERT_BATCH,
     INSERT_INTENT,
-    MOVE_FORM,
     SET_BATCH,
 )
-from memfs.types import BATCH_SEPARATOR, NO_INODE, FormKind, IntentId
+from memfs.types import NO_INODE, FormKind, IntentId, Place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.metadata.records import BatchMember
 
-_AFTER_SEPARATOR = chr(ord(BATCH_SEPARATOR) + 1)
-_SELECT_FORMS = (
-    "select blob, kind, location, codec, stored_bytes from form"
-    " where kind = 'remote' and location >= ? and location < ? order by location"
+# `owned = 1` is the condition of the partial index; it must stand there literally.
+_SELECT_BATCHED = (
+    f"select {FORM_COLUMNS} from form where kind = 'remote' and key = ? and owned = 1"
+    " and offset is not null order by offset"
 )
 _SELECT_SPARSE = (
     "select key, size_bytes, live_count, live_bytes from batch"
@@ -39,7 +40,8 @@ _SELECT_SPARSE = (
 # The lists in parentheses are read once for each call; only `garbage` and `intent` are.
 _UNREFERENCED = """
     select value from json_each(?)
-    where not exists (select 1 from form where kind = ? and location = value)
+    where not exists (select 1 from form where kind = ? and key = value and owned = 1)
+        and not exists (select 1 from form where store = '' and key = value and owned = 0)
         and not exists (select 1 from batch where key = value)
         and value not in (select location from garbage where kind = ?)
         and value not in (select location from intent)
@@ -62,7 +64,7 @@ class Batches(Contents):
         """See `Engine`."""
         self._begin_change()
         for member in members:
-            _check_location(member.form, key)
+            _check_place(member.form, key)
         self._write(DELETE_INTENT, (intent,))
         self._write(INSERT_BATCH, (key, size_bytes, 0, 0))
         published = [
@@ -84,7 +86,8 @@ class Batches(Contents):
         """See `Engine`."""
         self._begin_change()
         for replacement in replacements:
-            _check_location(replacement.form, key)
+            _check_owned(replacement)
+            _check_place(replacement.form, key)
         self._write(DELETE_INTENT, (intent,))
         self._write(INSERT_BATCH, (key, size_bytes, 0, 0))
         replaced = [self._replace_form(replacement) for replacement in replacements]
@@ -97,12 +100,13 @@ class Batches(Contents):
         """See `Engine`."""
         self._begin_change()
         former, form = replacement
-        if former.blob != form.blob or {former.kind, form.kind} != {FormKind.REMOTE}:
+        _check_owned(replacement)
+        if form.place.offset is not None:
             raise InvalidValueError(f"form {form} cannot take the place of {former}")
         self._write(DELETE_INTENT, (intent,))
         if self._replace_form(replacement):
             return True
-        self._add_garbage(FormKind.REMOTE, form.location)
+        self._release_place(form)
         return False
 
     async def list_sparse_batches(self, live_percent: int, limit: int) -> list[Batch]:
@@ -111,8 +115,7 @@ class Batches(Contents):
 
     async def list_batched(self, key: str) -> list[Form]:
         """See `Engine`."""
-        rows = self._rows(_SELECT_FORMS, (key + BATCH_SEPARATOR, key + _AFTER_SEPARATOR))
-        return [Form(row[0], FormKind(row[1]), *row[2:]) for row in rows]
+        return [form_of(row) for row in self._rows(_SELECT_BATCHED, (key,))]
 
     async def find_unreferenced(self, kind: FormKind, locations: Sequence[str]) -> list[str]:
         """See `Engine`."""
@@ -121,15 +124,11 @@ class Batches(Contents):
 
     def _replace_form(self, replacement: FormReplacement) -> bool:
         former, form = replacement
-        row = self._row(
-            "select location from form where blob = ? and kind = 'remote'", (former.blob,)
-        )
-        if row is None or row[0] != former.location:
+        present = self._form(former.blob, FormKind.REMOTE)
+        if present is None or present.place != former.place:
             return False
-        self._write(MOVE_FORM, (form.location, form.codec, form.stored_bytes, form.blob))
-        self._account_form(FormKind.REMOTE, former.stored_bytes, -1)
-        self._account_form(FormKind.REMOTE, form.stored_bytes, 1)
-        self._release_object(former.location, former.stored_bytes)
+        self._discard_form(present)
+        self._insert_form(form)
         return True
 
     def _settle_batch(self, key: str, forms: Sequence[Form]) -> None:
@@ -141,7 +140,18 @@ class Batches(Contents):
         self._write(SET_BATCH, (len(forms), live_bytes, key))
 
 
-def _check_location(form: Form, key: str) -> None:
-    batch_key, separator, offset = form.location.partition(BATCH_SEPARATOR)
-    if form.kind != FormKind.REMOTE or batch_key != key or not separator or not offset.isdigit():
-        raise InvalidValueError(f"{form.location!r} is no place in the batch {key!r}")
+def _check_place(form: Form, key: str) -> None:
+    place = form.place
+    if form.kind != FormKind.REMOTE or not form.owned or place != Place(key, place.offset):
+        raise InvalidValueError(f"{place} is no place in the batch {key!r}")
+    if place.offset is None or place.offset < 0:
+        raise InvalidValueError(f"{place} is no place in the batch {key!r}")
+
+
+def _check_owned(replacement: FormReplacement) -> None:
+    """See that both forms are memfs's own, and of one content."""
+    former, form = replacement
+    if not (former.owned and form.owned):
+        raise InvalidValueError(f"{former.place}: what memfs does not own is never moved")
+    if former.blob != form.blob or {former.kind, form.kind} != {FormKind.REMOTE}:
+        raise InvalidValueError(f"form {form} cannot take the place of {former}")

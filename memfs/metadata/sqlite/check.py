@@ -11,7 +11,6 @@ from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.database import Row
 from memfs.metadata.sqlite.statements import Parameters
 from memfs.query.values import stored_value
-from memfs.types import BATCH_SEPARATOR
 
 Rows = Callable[[str, Parameters], list[Row]]
 
@@ -22,11 +21,9 @@ _DIRECTORY = "mode & 61440 = 16384"
 _REGULAR = "mode & 61440 = 32768"
 _SYMLINK = "mode & 61440 = 40960"
 
-_BATCHED = f"""
-    select substr(location, 1, instr(location, '{BATCH_SEPARATOR}') - 1) as batch_key,
-        count(*) as forms, sum(stored_bytes) as bytes
-    from form where kind = 'remote' and instr(location, '{BATCH_SEPARATOR}') > 0
-    group by batch_key
+_BATCHED = """
+    select key as batch_key, count(*) as forms, sum(stored_bytes) as bytes
+    from form where offset is not null group by key
 """
 
 RECOUNT = f"""
@@ -129,11 +126,23 @@ _CHECKS = (
     ("blob {} has no form", "select blob from blob where blob not in (select blob from form)"),
     (
         "the {} form {} has blob {}, which does not exist",
-        "select kind, location, blob from form where blob not in (select blob from blob)",
+        "select kind, key, blob from form where blob not in (select blob from blob)",
     ),
     (
         "the {} form {} is marked as garbage",
-        "select form.kind, form.location from form join garbage using (kind, location)",
+        """select form.kind, form.key from form
+           join garbage on garbage.kind = form.kind and garbage.location = form.key
+           where form.store = ''""",
+    ),
+    (
+        "the {} form {} of blob {} cannot be owned so: {}",
+        """select kind, key, blob, owned from form where owned not in (0, 1)
+           or (owned = 1 and (store <> '' or etag <> '' or version <> ''))
+           or (owned = 0 and (kind <> 'remote' or offset is not null))""",
+    ),
+    (
+        "the {} form {} has the unknown layout {!r}",
+        "select kind, key, layout from form where layout not in ('container', 'plain')",
     ),
     (
         "the batch {} is kept with {} forms of {} bytes, but has {} of {}",

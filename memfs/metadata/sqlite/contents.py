@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from memfs.errors import InvalidValueError, NotFoundError
 from memfs.metadata.records import Blob, Form, GarbageItem, Inode, Seal
 from memfs.metadata.sqlite.attributes import Attributes
-from memfs.metadata.sqlite.rows import DURABLE, GARBAGE_COUNT, UNSEALED, is_regular
+from memfs.metadata.sqlite.rows import (
+    DURABLE,
+    GARBAGE_COUNT,
+    SELECT_FORMS,
+    UNSEALED,
+    form_of,
+    is_regular,
+)
 from memfs.metadata.sqlite.schema import INODE_COLUMNS
 from memfs.metadata.sqlite.statements import (
     DELETE_BLOB,
@@ -19,7 +26,6 @@ from memfs.metadata.sqlite.statements import (
     DELETE_INTENT,
     FORGET_BLOB,
     INSERT_BLOB,
-    INSERT_FORM,
     SEAL,
     SET_BLOB,
     SET_DURABLE,
@@ -27,7 +33,17 @@ from memfs.metadata.sqlite.statements import (
     SET_RAW,
     UNSEAL,
 )
-from memfs.types import NO_BLOB, NO_RAW, BlobId, FormKind, Generation, InodeNo, IntentId, RawId
+from memfs.types import (
+    NO_BLOB,
+    NO_RAW,
+    OWN_STORE,
+    BlobId,
+    FormKind,
+    Generation,
+    InodeNo,
+    IntentId,
+    RawId,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +57,6 @@ _LIST_NOT_DURABLE = (
     f"select {INODE_COLUMNS} from inode where raw <> 0 and flags <> 2 and flags = 0"
     " order by ino limit ?"
 )
-_SELECT_FORM = "select location, stored_bytes from form where blob = ? and kind = ?"
 
 
 class Contents(Attributes):
@@ -125,47 +140,47 @@ class Contents(Attributes):
 
     async def list_forms(self, blob: BlobId) -> list[Form]:
         """See `Engine`."""
-        rows = self._rows(
-            "select blob, kind, location, codec, stored_bytes from form where blob = ?"
-            " order by kind",
-            (blob,),
-        )
-        return [Form(row[0], FormKind(row[1]), *row[2:]) for row in rows]
+        return [form_of(row) for row in self._rows(SELECT_FORMS, (blob,))]
 
     async def publish_form(
-        self, ino: InodeNo, generation: Generation, blob: Blob, form: Form, intent: IntentId
+        self,
+        ino: InodeNo,
+        generation: Generation,
+        blob: Blob,
+        form: Form,
+        intent: IntentId | None,
     ) -> bool:
         """See `Engine`."""
         self._begin_change()
         if form.kind == FormKind.RAW or form.blob != blob.blob:
             raise InvalidValueError(f"form {form} is none of blob {blob.blob}")
-        self._write(DELETE_INTENT, (intent,))
+        if form.owned != (intent is not None):
+            raise InvalidValueError(f"form {form} must have an intent exactly if memfs wrote it")
+        _check_owner(form)
+        if intent is not None:
+            self._write(DELETE_INTENT, (intent,))
         inode = self._find_sealed(ino, generation)
         if self._attach_form(inode, blob, form):
             return True
-        former = self._row(_SELECT_FORM, (blob.blob, form.kind.value))
-        if former is None or former[0] != form.location:
-            self._add_garbage(form.kind, form.location)
+        former = self._form(blob.blob, form.kind)
+        if form.owned and (former is None or former.place != form.place):
+            self._add_garbage(form.kind, form.place.key)
         return False
 
     def _attach_form(self, inode: Inode | None, blob: Blob, form: Form) -> bool:
         """Give a sealed inode a verified form; False if it has moved on or has one of that kind."""
-        former = self._row(_SELECT_FORM, (blob.blob, form.kind.value))
-        if former is not None and former[0] == form.location:
+        former = self._form(blob.blob, form.kind)
+        if former is not None and former.place == form.place:
             return inode is not None and inode.blob == blob.blob
         if inode is None or inode.blob not in (NO_BLOB, blob.blob) or former is not None:
             return False
         if self._row("select 1 from blob where blob = ?", (blob.blob,)) is None:
             self._write(INSERT_BLOB, (blob.blob, blob.size, bytes(blob.digest)))
-        self._write(
-            INSERT_FORM,
-            (form.blob, form.kind.value, form.location, form.codec, form.stored_bytes),
-        )
-        self._account_form(form.kind, form.stored_bytes, 1)
+        self._insert_form(form)
         if form.kind == FormKind.PACKED:
             self._write(SET_PACKED, (1, blob.blob))
         if inode.blob == NO_BLOB:
-            packed = self._row(_SELECT_FORM, (blob.blob, FormKind.PACKED.value)) is not None
+            packed = self._form(blob.blob, FormKind.PACKED) is not None
             self._write(SET_BLOB, (blob.blob, int(packed), inode.ino))
             self._cache.put(inode._replace(blob=blob.blob))
         return True
@@ -210,11 +225,11 @@ class Contents(Attributes):
         if inode is None or not inode.blob:
             return False
         blob = inode.blob
-        form = self._row(_SELECT_FORM, (blob, kind.value))
+        form = self._form(blob, kind)
         if form is None:
             return False
         if self._row("select 1 from form where blob = ? and kind <> ?", (blob, kind.value)):
-            self._discard_form(blob, kind, *form)
+            self._discard_form(form)
             if kind == FormKind.PACKED:
                 self._write(SET_PACKED, (0, blob))
             return True
@@ -224,7 +239,7 @@ class Contents(Attributes):
         ):
             return False
         sharers = self._rows("select ino from inode where blob = ? and blob <> 0", (blob,))
-        self._discard_form(blob, kind, *form)
+        self._discard_form(form)
         self._write(FORGET_BLOB, (blob,))
         self._write(DELETE_BLOB, (blob,))
         for (sharer,) in sharers:
@@ -247,3 +262,12 @@ class Contents(Attributes):
             if self._row("select 1 from garbage where item = ?", (item,)):
                 self._write(DELETE_GARBAGE, (item,))
                 self._totals[GARBAGE_COUNT] -= 1
+
+
+def _check_owner(form: Form) -> None:
+    """See that nobody takes what memfs has not written for its own, nor the other way round."""
+    place = form.place
+    if form.owned and (place.store != OWN_STORE or place.etag or place.version):
+        raise InvalidValueError(f"{place}: memfs owns nothing in another store than its own")
+    if not form.owned and (form.kind != FormKind.REMOTE or place.offset is not None):
+        raise InvalidValueError(f"{place}: only whole objects are adopted")

@@ -13,7 +13,7 @@ from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.attribute_index import NOTE_NAME
 from memfs.metadata.sqlite.check import RECOUNT
 from memfs.query.values import stored_value
-from memfs.types import BATCH_SEPARATOR, ROOT_INODE
+from memfs.types import ROOT_INODE
 
 if TYPE_CHECKING:
     import sqlite3
@@ -57,15 +57,12 @@ _TOLD = (
     ),
     (
         "the {} form {} belongs to no file any more",
-        """select kind, location from form where blob not in (
+        """select kind, key from form where blob not in (
             select blob from inode where blob <> 0) or blob not in (select blob from blob)""",
         """delete from form where blob not in (
             select blob from inode where blob <> 0) or blob not in (select blob from blob)""",
     ),
 )
-
-_FORM_BATCH = f"substr(location, 1, instr(location, '{BATCH_SEPARATOR}') - 1)"
-_BATCHED = f"kind = 'remote' and instr(location, '{BATCH_SEPARATOR}') > 0"
 
 _SILENT = (
     "update inode set flags = 0 where flags not in (0, 1, 2)",
@@ -75,18 +72,24 @@ _SILENT = (
     "update inode set blob = 0 where blob <> 0 and blob not in (select blob from blob)",
     "delete from form where blob not in (select blob from inode where blob <> 0)",
     "delete from blob where blob not in (select blob from form)",
+    # In doubt a whole object is not memfs's own: it is never removed then.
+    "update or ignore form set owned = 1 where kind = 'packed' or offset is not null",
+    """update form set store = '', etag = '', version = ''
+        where kind = 'packed' or offset is not null""",
+    """update form set owned = 0 where kind = 'remote' and offset is null
+        and (owned not in (0, 1) or store <> '' or etag <> '' or version <> '')""",
+    "update form set layout = 'container' where layout not in ('container', 'plain')",
     """delete from garbage where (kind = 'raw' and cast(location as integer) in (
         select raw from inode where raw <> 0))
-        or exists (select 1 from form where form.kind = garbage.kind
-                   and form.location = garbage.location)""",
-    f"""delete from garbage where kind = 'remote' and location in (
-        select {_FORM_BATCH} from form where {_BATCHED})""",
-    f"delete from batch where key not in (select {_FORM_BATCH} from form where {_BATCHED})",
-    f"""insert or ignore into batch select {_FORM_BATCH}, sum(stored_bytes), count(*),
-        sum(stored_bytes) from form where {_BATCHED} group by 1""",
-    f"""update batch set
-        live_count = (select count(*) from form where {_BATCHED} and {_FORM_BATCH} = key),
-        live_bytes = (select sum(stored_bytes) from form where {_BATCHED} and {_FORM_BATCH} = key)
+        or exists (select 1 from form where form.kind = garbage.kind and form.store = ''
+                   and form.key = garbage.location)""",
+    "delete from batch where key not in (select key from form where offset is not null)",
+    """insert or ignore into batch select key, sum(stored_bytes), count(*), sum(stored_bytes)
+        from form where offset is not null group by key""",
+    """update batch set
+        live_count = (select count(*) from form where offset is not null and form.key = batch.key),
+        live_bytes = (
+            select sum(stored_bytes) from form where offset is not null and form.key = batch.key)
     """,
     """update inode set packed = exists (
         select 1 from form where form.blob = inode.blob and kind = 'packed')""",

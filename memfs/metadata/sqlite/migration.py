@@ -27,8 +27,11 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+from memfs.metadata.records import Form
 from memfs.metadata.sqlite.format import FORMAT_NUMBER
+from memfs.metadata.sqlite.rows import row_of
 from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA, Made, table_text
+from memfs.types import FormCoding, FormKind, Place
 
 if TYPE_CHECKING:
     import sqlite3
@@ -146,7 +149,29 @@ class Migration:
 
 
 def _move_forms(migration: Migration) -> None:
-    migration.rebuild("form", tuple)
+    migration.rebuild("form", _form_row)
+
+
+def _form_row(row: Row) -> Row:
+    """Return the columns of a form: place and coding were packed texts."""
+    blob, kind, location, text, stored_bytes = row
+    key, _, offset = location.partition("@") if kind == FormKind.REMOTE else (location, "", "")
+    # Words that mean nothing here were passed over by format 2 as well.
+    codec, *words = text.split(" ")
+    coding = dict(word.partition(":")[::2] for word in words)
+    form = Form(
+        blob,
+        FormKind(kind),
+        Place(key, int(offset) if offset else None),
+        FormCoding(
+            codec,
+            int(coding.get("shuffle", "1")),
+            coding.get("key", ""),
+            coding.get("table", ""),
+        ),
+        stored_bytes,
+    )
+    return row_of(form)
 
 
 def _key_xattrs(migration: Migration) -> None:

@@ -6,19 +6,20 @@ Invariant: a change of an inode's row goes with the same change of the cache and
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memfs.errors import MetadataError, NotADirectoryInodeError, StaleInodeError
-from memfs.metadata.records import Inode, InodeFlags
+from memfs.metadata.records import Form, Inode, InodeFlags
 from memfs.metadata.sqlite.attribute_index import NOT_BEGUN, NOTE_NAME
 from memfs.metadata.sqlite.change import Change
 from memfs.metadata.sqlite.finding import Finder
-from memfs.metadata.sqlite.schema import INODE_COLUMNS
+from memfs.metadata.sqlite.schema import FORM_COLUMNS, INODE_COLUMNS
 from memfs.metadata.sqlite.statements import (
     DELETE_BATCH,
     DELETE_BLOB,
     DELETE_FORM,
     DELETE_SETTING,
+    INSERT_FORM,
     INSERT_GARBAGE,
     PUT_SETTING,
     PUT_TEXT_XATTR,
@@ -30,13 +31,23 @@ from memfs.metadata.sqlite.statements import (
 )
 from memfs.query.fields import is_queryable
 from memfs.query.values import stored_value
-from memfs.types import BATCH_SEPARATOR, BlobId, FormKind, InodeNo, RawId
+from memfs.types import (
+    OWN_STORE,
+    BlobId,
+    FormCoding,
+    FormKind,
+    InodeNo,
+    Layout,
+    Place,
+    RawId,
+)
 
 if TYPE_CHECKING:
     from memfs.metadata.sqlite.attribute_index import AttributeIndex, IndexNote
     from memfs.metadata.sqlite.database import Database, Mark
     from memfs.metadata.sqlite.inode_cache import InodeCache
     from memfs.metadata.sqlite.lease import IdLease
+    from memfs.metadata.sqlite.statements import SqlValue
     from memfs.types import StateId
 
 UNSEALED, DURABLE = InodeFlags.UNSEALED, InodeFlags.DURABLE
@@ -58,6 +69,43 @@ _COUNT_OF_KIND = {FormKind.PACKED: PACKED_COUNT, FormKind.REMOTE: REMOTE_COUNT}
 
 BLOCK_BYTES = 512
 SELECT_INODE = f"select {INODE_COLUMNS} from inode where ino = ?"
+
+
+_SELECT_ADOPTED = "select 1 from form where owned = 0 and store = ? and key = ?"
+SELECT_FORM = f"select {FORM_COLUMNS} from form where blob = ? and kind = ?"
+SELECT_FORMS = f"select {FORM_COLUMNS} from form where blob = ? order by kind"
+
+
+def form_of(row: tuple[Any, ...]) -> Form:
+    """Return the record of a row with `FORM_COLUMNS`."""
+    blob, kind, store, key, offset, etag, version, stored_bytes, layout, *coding, owned = row
+    return Form(
+        blob,
+        FormKind(kind),
+        Place(key, offset, store, etag, version),
+        FormCoding(*coding),
+        stored_bytes,
+        Layout(layout),
+        owned=owned == 1,
+    )
+
+
+def row_of(form: Form) -> tuple[SqlValue, ...]:
+    """Return the row of a form, `FORM_COLUMNS`."""
+    key, offset, store, etag, version = form.place
+    return (
+        form.blob,
+        form.kind.value,
+        store,
+        key,
+        offset,
+        etag,
+        version,
+        form.stored_bytes,
+        form.layout.value,
+        *form.coding,
+        int(form.owned),
+    )
 
 
 def is_directory(inode: Inode) -> bool:
@@ -203,38 +251,54 @@ class Rows:
 
     # --- contents --------------------------------------------------------------------------------
     def _add_garbage(self, kind: FormKind, location: str) -> None:
+        """Record a file or an object that is to be removed, which is the one place where that is.
+
+        An object that a form adopted is left alone, whatever else names it: memfs never owned it.
+        """
+        if kind == FormKind.REMOTE and self._row(_SELECT_ADOPTED, (OWN_STORE, location)):
+            return
         self._write(INSERT_GARBAGE, (self._take_id(), kind.value, location))
         self._totals[GARBAGE_COUNT] += 1
 
     def _discard_raw(self, raw: RawId) -> None:
         self._add_garbage(FormKind.RAW, str(raw))
 
-    def _account_form(self, kind: FormKind, stored_bytes: int, sign: int) -> None:
-        count = _COUNT_OF_KIND[kind]
+    def _form(self, blob: BlobId, kind: FormKind) -> Form | None:
+        row = self._row(SELECT_FORM, (blob, kind.value))
+        return None if row is None else form_of(row)
+
+    def _insert_form(self, form: Form) -> None:
+        self._write(INSERT_FORM, row_of(form))
+        self._account_form(form, 1)
+
+    def _account_form(self, form: Form, sign: int) -> None:
+        count = _COUNT_OF_KIND[form.kind]
         self._totals[count] += sign
-        self._totals[count + 1] += sign * stored_bytes
+        self._totals[count + 1] += sign * form.stored_bytes
 
-    def _discard_form(self, blob: BlobId, kind: FormKind, location: str, size: int) -> None:
-        self._write(DELETE_FORM, (blob, kind.value))
-        self._account_form(kind, size, -1)
-        if kind == FormKind.REMOTE:
-            self._release_object(location, size)
-        else:
-            self._add_garbage(kind, location)
+    def _discard_form(self, form: Form) -> None:
+        self._write(DELETE_FORM, (form.blob, form.kind.value))
+        self._account_form(form, -1)
+        self._release_place(form)
 
-    def _release_object(self, location: str, size: int) -> None:
-        """A remote form lets go of its object, or of its part of a batch."""
-        key, separator, _ = location.partition(BATCH_SEPARATOR)
-        if not separator:
-            self._add_garbage(FormKind.REMOTE, key)
+    def _release_place(self, form: Form) -> None:
+        """Let go of what a form lay in: its file, its object, or its part of a batch.
+
+        What memfs does not own stays as it is.
+        """
+        key = form.place.key
+        if not form.owned:
+            return
+        if form.place.offset is None:
+            self._add_garbage(form.kind, key)
             return
         row = self._row("select live_count, live_bytes from batch where key = ?", (key,))
         if row is None:
-            raise MetadataError(f"the remote form {location} lies in a batch that does not exist")
+            raise MetadataError(f"the remote form {form.place} lies in a batch that does not exist")
         if row[0] == 1:
             self._discard_batch(key)
         else:
-            self._write(SET_BATCH, (row[0] - 1, row[1] - size, key))
+            self._write(SET_BATCH, (row[0] - 1, row[1] - form.stored_bytes, key))
 
     def _discard_batch(self, key: str) -> None:
         self._write(DELETE_BATCH, (key,))
@@ -244,7 +308,6 @@ class Rows:
         """Remove a blob that has just lost an inode, if that was its last one."""
         if self._row("select 1 from inode where blob = ? and blob <> 0 limit 1", (blob,)):
             return
-        forms = self._rows("select kind, location, stored_bytes from form where blob = ?", (blob,))
-        for kind, location, size in forms:
-            self._discard_form(blob, FormKind(kind), location, size)
+        for row in self._rows(SELECT_FORMS, (blob,)):
+            self._discard_form(form_of(row))
         self._write(DELETE_BLOB, (blob,))

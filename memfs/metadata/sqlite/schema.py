@@ -15,6 +15,12 @@ from memfs.metadata.records import Inode
 INODE_COLUMNS = ", ".join(Inode._fields)
 """The columns of `inode` in the order of the record, so that `Inode._make(row)` works."""
 
+FORM_COLUMNS = (
+    "blob, kind, store, key, offset, etag, version, stored_bytes, layout, codec, shuffle_bytes,"
+    " key_id, table_id, owned"
+)
+"""The columns of `form` in order; `rows.form_of` makes a record of them."""
+
 SCHEMA = (
     # One row an inode; the root is row 1 and always there.
     """
@@ -88,14 +94,26 @@ SCHEMA = (
     create table form (
         blob integer not null,          -- blob.blob
         kind text not null,             -- 'packed' or 'remote'
-        location text not null,         -- packed: path below the state directory; remote: key,
-                                        -- or batch.key, "@" and the offset in the batch
-        codec text not null,
+        store text not null,            -- '': the state directory or its object store; else the
+                                        -- source that the object was adopted from
+        key text not null,              -- packed: path below the state directory; remote: of the
+                                        -- object; where offset is not null: batch.key
+        offset integer,                 -- in the object of a batch; null: the form is all of it
+        etag text not null,             -- of an adopted object, else ''
+        version text not null,          -- of an adopted object in a bucket with versions, else ''
         stored_bytes integer not null,
+        layout text not null,           -- 'container' or 'plain'
+        codec text not null,            -- plain: 'none'
+        shuffle_bytes integer not null, -- item size of the byte-shuffle filter; 1: there is none
+        key_id text not null,           -- of the key that encrypts it, hexadecimal; '': in clear
+        table_id text not null,         -- fingerprint of its seek table, hexadecimal; '': not known
+        owned integer not null,         -- 1: memfs has written it; 0: never to be removed or moved,
+                                        -- kind is 'remote' and offset null
         primary key (blob, kind)
     ) without rowid, strict
     """,
-    "create unique index form_location on form (kind, location)",
+    "create unique index form_place on form (kind, key, ifnull(offset, 0)) where owned = 1",
+    "create index form_adopted on form (store, key) where owned = 0",
     # An object that holds the containers of many small files, as long as one of them lives.
     """
     create table batch (
@@ -109,7 +127,7 @@ SCHEMA = (
     create table garbage (
         item integer primary key,       -- from the id lease: in order of age
         kind text not null,             -- 'raw', 'packed' or 'remote'
-        location text not null          -- raw: decimal raw id; else as form.location
+        location text not null          -- raw: decimal raw id; else as form.key
     ) strict
     """,
     """

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.format import FORMAT_NUMBER
-from memfs.metadata.sqlite.schema import INODE_COLUMNS
+from memfs.metadata.sqlite.schema import FORM_COLUMNS, INODE_COLUMNS
 
 SqlValue = int | float | bytes | str | None
 Parameters = tuple[SqlValue, ...]
@@ -60,12 +60,9 @@ DELETE_XATTR = _statement("delete from xattr where ino = ? and name = ?")
 INSERT_BLOB = _statement("insert into blob (blob, size, digest) values (?, ?, ?)")
 DELETE_BLOB = _statement("delete from blob where blob = ?")
 INSERT_FORM = _statement(
-    "insert into form (blob, kind, location, codec, stored_bytes) values (?, ?, ?, ?, ?)"
+    f"insert into form ({FORM_COLUMNS}) values ({', '.join('?' * len(FORM_COLUMNS.split(', ')))})"
 )
 DELETE_FORM = _statement("delete from form where blob = ? and kind = ?")
-MOVE_FORM = _statement(
-    "update form set location = ?, codec = ?, stored_bytes = ? where blob = ? and kind = 'remote'"
-)
 INSERT_BATCH = _statement(
     "insert into batch (key, size_bytes, live_count, live_bytes) values (?, ?, ?, ?)"
 )

@@ -6,7 +6,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from memfs.metadata.records import Blob, Form, Inode, MoveKind, NewInode, Seal
-from memfs.types import NO_RAW, ROOT_INODE, FormKind
+from memfs.types import NO_RAW, ROOT_INODE, FormCoding, FormKind, Place
 
 if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
@@ -61,7 +61,7 @@ async def publish(
     location = location or f"{kind.value}/{inode.ino}-{inode.generation}"
     intent = await engine.begin_intent(_MOVE_OF[kind], inode.ino, inode.generation, location, 1)
     blob = Blob(inode.blob or engine.reserve_blob(), inode.size, DIGEST)
-    form = Form(blob.blob, kind, location, "zstd:3", inode.size // 2)
+    form = Form(blob.blob, kind, Place(location), FormCoding("zstd:3"), inode.size // 2)
     return await engine.publish_form(inode.ino, inode.generation, blob, form, intent)
 
 
