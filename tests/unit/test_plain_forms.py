@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import blake3
 import pytest
-from memfs.moves.scrubbing import ScrubOutcome, scrub_file
 
 from memfs.content.forms import FormReader
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import CorruptDataError, NotSupportedError, ObjectMissingError
 from memfs.fsck.files import FileCheck
+from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
 from memfs.metadata.records import Blob, Form
 from memfs.moves.dropping import drop_raw
 from memfs.moves.hydrating import hydrate
