@@ -30,6 +30,7 @@ from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
 from memfs.moves.recovery import Recovery
 from memfs.moves.uploading import upload
+from memfs.placement.context import Context
 from memfs.stores.directory import DirectoryStore
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
     from memfs.metadata.records import Form, Inode
     from memfs.metadata.sqlite.migration import Migration
+    from memfs.placement.quotas import Quotas
+    from memfs.policy.access_stats import AccessStats
 
 STORE_THREADS_MAX = 4
 
@@ -121,6 +124,27 @@ class State:
         )
         self.garbage = GarbageCollector(self.parts, random.Random(1))
         self.recovery = Recovery(self.parts)
+
+    def placement(
+        self,
+        activity: Activity | None = None,
+        *,
+        access_stats: AccessStats | None = None,
+        quotas: Quotas | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> Context:
+        """Return what placement works with, as after a start."""
+        return Context.of(
+            self.parts,
+            self.garbage,
+            self.recovery,
+            activity or self.activity,
+            self.state_dir,
+            access_stats=access_stats,
+            quotas=quotas,
+            rng=random.Random(1),
+            clock=clock,
+        )
 
     def close(self) -> None:
         self.residency.close()

@@ -42,6 +42,7 @@ from memfs.moves.attempt import MoveParts
 from memfs.moves.garbage import GarbageCollector
 from memfs.moves.generation import StateGeneration
 from memfs.moves.recovery import Recovery
+from memfs.placement.context import Context
 from memfs.placement.mover import Mover
 from memfs.placement.prefetch.prefetcher import Prefetcher
 from memfs.placement.quotas import Quotas
@@ -260,15 +261,17 @@ def assemble(
             )
         )
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
-        prefetcher = Prefetcher(
+        placement = Context.of(
             move_parts,
             garbage,
+            recovery,
             activity,
-            Predictor(),
-            access_stats.pools,
             state_dir,
+            access_stats=access_stats,
             quotas=quotas,
+            planner=planner,
         )
+        prefetcher = Prefetcher(placement, Predictor())
         driver, describe = _build_driver(
             filesystem,
             registry,
@@ -279,17 +282,7 @@ def assemble(
             choice,
             kernel_cache,
         )
-        mover = Mover(
-            move_parts,
-            garbage,
-            recovery,
-            activity,
-            filesystem.finish_requests,
-            state_dir,
-            access_stats=access_stats,
-            planner=planner,
-            quotas=quotas,
-        )
+        mover = Mover(placement, filesystem.finish_requests)
         scrubber = Scrubber(move_parts, quotas)
         tracing = Tracing(recorder, mountpoint, config.trace)
         status = Status(

@@ -20,8 +20,7 @@ from memfs.signals import Signal
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from memfs.moves.attempt import MoveParts
-    from memfs.placement.quotas import Quotas
+    from memfs.placement.context import Context
     from memfs.policy.view import Move
     from memfs.types import InodeNo
 
@@ -33,27 +32,23 @@ class Batcher:
     """Moves of small files on their way to the object store.
 
     Args:
-        parts: What moves work with.
-        gathered: Of the queues: holds each move from its coming to its end.
-        quotas: Keeps room in the quotas for what is gathered.
+        context: Of the mount; its queues hold each gathered move from its coming to its end.
         finish: Makes the rest of a move, with an upload of its own where the batch left it out.
         fail: Told the moves that wait, and why; records that.
     """
 
     def __init__(
         self,
-        parts: MoveParts,
-        gathered: dict[InodeNo, Move],
-        quotas: Quotas,
+        context: Context,
         finish: Callable[[Move, int], Awaitable[None]],
         fail: Callable[[list[Move], MemfsError | OSError], Awaitable[None]],
     ) -> None:
-        self._parts = parts
-        self._config = parts.config.glacier
+        self._parts = context.parts
+        self._config = context.config.glacier
         self._finish = finish
         self._fail = fail
-        self._gathered = gathered
-        self._quotas = quotas
+        self._gathered = context.queues.gathered
+        self._quotas = context.quotas
         self._next: dict[InodeNo, Move] = {}
         self._next_bytes = 0
         self._next_quota = self._new_quota()

@@ -6,37 +6,31 @@ fails is tried again at its own pace and never at once.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import random
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from memfs.config import QuotasConfig
 from memfs.defects import as_failure
-from memfs.placement.observation import Observer
-from memfs.placement.placer import Placer
+from memfs.placement.decide import Shown, decide
+from memfs.placement.execute import Placer
 from memfs.placement.program_watch import LOOK_S, ProgramWatch
-from memfs.placement.queues import MoveQueues
-from memfs.placement.quotas import Quotas
-from memfs.placement.rounds import Rounds
+from memfs.placement.resident import resident
+from memfs.placement.sources import Sources
 from memfs.placement.stored_stats import StoredStats
 from memfs.placement.upkeep import GARBAGE_A_ROUND, Upkeep
-from memfs.policy.access_stats import AccessStats
-from memfs.policy.plugins import GuardedPlanner
+from memfs.placement.usage import describe_usage, measure
 from memfs.stores.paced import unhurried
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from pathlib import Path
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from memfs.content.activity import Activity
-    from memfs.moves.attempt import MoveParts
-    from memfs.moves.garbage import GarbageCollector
-    from memfs.moves.recovery import Recovery
     from memfs.placement.circuit_breaker import CircuitBreaker
     from memfs.placement.compaction import Compaction
+    from memfs.placement.context import Context
     from memfs.placement.durability import Durability
+    from memfs.placement.quotas import Quotas
     from memfs.policy.view import Move
 
 log = logging.getLogger(__name__)
@@ -62,72 +56,26 @@ class Mover:
     """The background of one mount.
 
     Args:
-        parts: The engine, the stores and the owners of state.
-        garbage: Removes garbage.
-        recovery: Looks for what an earlier daemon left.
-        activity: What programs did.
+        context: Of the mount.
         finish_requests: Ends what requests began (`Filesystem.finish_requests`); called first in
             every round; True if more is left for the next one.
-        state_dir: On the disk of the cold tier.
-        rng: Jitter of pauses; seeded by tests.
-        access_stats: What is known of the use of files; None: nothing yet.
-        planner: The policy in charge; None: the built-in one.
-        quotas: The quotas; None: nothing is limited.
     """
 
-    def __init__(
-        self,
-        parts: MoveParts,
-        garbage: GarbageCollector,
-        recovery: Recovery,
-        activity: Activity,
-        finish_requests: Callable[[], Awaitable[bool]],
-        state_dir: Path,
-        rng: random.Random | None = None,
-        access_stats: AccessStats | None = None,
-        planner: GuardedPlanner | None = None,
-        quotas: Quotas | None = None,
-    ) -> None:
-        self._config = parts.config
-        self._garbage = garbage
-        self._progress = parts.progress
-        self._recovery = recovery
-        self._activity = activity
+    def __init__(self, context: Context, finish_requests: Callable[[], Awaitable[bool]]) -> None:
+        self._context = context
+        self._config = context.config
         self._finish_requests = finish_requests
-        self._queues = MoveQueues()
         self._giving_way = False
-        policy = parts.config.policy
-        access_stats = access_stats or AccessStats(policy.promote_count, policy.promote_window_s)
-        self._memory = StoredStats(parts.engine, access_stats)
-        observer = Observer(parts, self._queues, access_stats)
-        self._quotas = quotas or Quotas(QuotasConfig(), parts.engine)
-        self._placer = Placer(
-            parts,
-            observer,
-            access_stats,
-            self._queues.gathered,
-            self._quotas,
-            rng or random.Random(),
-        )
-        self._rounds = Rounds(
-            parts,
-            activity,
-            self._queues,
-            observer,
-            self._placer,
-            access_stats,
-            planner or GuardedPlanner(),
-            state_dir,
-        )
-        self._progress.queue = self._queues
-        self._throttle = parts.throttle
-        self._watch = ProgramWatch(parts, activity, state_dir)
-        self._upkeep = Upkeep(parts, garbage, recovery, state_dir, self._quotas)
+        self._memory = StoredStats(context.engine, context.access_stats)
+        self._placer = Placer(context)
+        self._sources = Sources(context, self._placer)
+        self._watch = ProgramWatch(context)
+        self._upkeep = Upkeep(context)
 
     async def run_round(self) -> None:
         """Do one bounded round, all moves that it decides, one after the other, and upkeep."""
         await self._round()
-        await self._queues.drain(self._placer.place)
+        await self._context.queues.drain(self._placer.place)
         await self._placer.batcher.flush()
         await self._upkeep.tidy()
         await self._upkeep.tidy_store()
@@ -141,14 +89,14 @@ class Mover:
             # The engine answers at once; nothing waits here for a store or a disk.
             with trio.CancelScope(shield=True):
                 await self._guarded(self._memory.save)
-                await self._guarded(self._quotas.save)
+                await self._guarded(self._context.quotas.save)
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(PROMOTION_WORKERS):
-                nursery.start_soon(self._queues.promotions.run, self._placer.place)
+                nursery.start_soon(self._context.queues.promotions.run, self._placer.place)
             for _ in range(self._config.glacier.transfer_count_max):
-                nursery.start_soon(self._queues.demotions.run, self._place_throttled)
+                nursery.start_soon(self._context.queues.demotions.run, self._place_throttled)
             for _ in range(BATCH_WORKERS):
                 nursery.start_soon(self._placer.batcher.run)
             nursery.start_soon(self._run_upkeep, self._upkeep.tidy)
@@ -162,12 +110,12 @@ class Mover:
     @property
     def breaker(self) -> CircuitBreaker:
         """Whether the object store is worth asking, as the moves have found."""
-        return self._placer.breaker
+        return self._context.breaker
 
     @property
     def quotas(self) -> Quotas:
         """The quotas of the day, which work on request keeps as well."""
-        return self._quotas
+        return self._context.quotas
 
     @property
     def durability(self) -> Durability:
@@ -181,26 +129,28 @@ class Mover:
 
     def count_queued(self) -> int:
         """Return how many moves are decided and not begun."""
-        return self._queues.queued_count
+        return self._context.queues.queued_count
 
     def status(self) -> dict[str, object]:
         """Return what the mover is at, for `memfs status`."""
         return {
-            "giving_way": self._throttle.giving_way,
-            "queues": self._queues.status(),
+            "giving_way": self._context.parts.throttle.giving_way,
+            "queues": self._context.queues.status(),
             "moves": {
-                "in_progress": self._progress.describe(),
-                "swept": self._recovery.done,
+                "in_progress": self._context.parts.progress.describe(),
+                "swept": self._context.recovery.done,
             },
-        } | (self._rounds.status())
+            "store_refusal": self._context.breaker.reason,
+            "surveying_pins": not self._sources.surveyed,
+        } | describe_usage(self._context)
 
     async def _pause(self, pause_s: float) -> None:
         """Wait before the next round: longer while programs are busy, not at all for a pin."""
         deadline = trio.current_time() + GIVE_WAY_S_MAX
         while True:
             with trio.move_on_after(pause_s) as pause:
-                await self._activity.wait()
-            requests_per_s = self._activity.take_request_count() / pause_s
+                await self._context.activity.wait()
+            requests_per_s = self._context.activity.take_request_count() / pause_s
             self._giving_way = pause.cancelled_caught and requests_per_s > BUSY_REQUESTS_PER_S
             if not self._giving_way or trio.current_time() >= deadline:
                 return
@@ -208,15 +158,39 @@ class Mover:
 
     async def _round(self) -> bool:
         await self._memory.load_or_save()
-        await self._quotas.save_if_due()
+        await self._context.quotas.save_if_due()
         more = await self._finish_requests()
-        if self._activity.take_freed():
-            await self._garbage.collect_local(GARBAGE_A_ROUND)
-        return await self._rounds.decide() or more
+        if self._context.activity.take_freed():
+            await self._context.garbage.collect_local(GARBAGE_A_ROUND)
+        return await self._decide() or more
+
+    async def _decide(self) -> bool:
+        """Look at what has happened and decide; returns True if there is more to look at."""
+        context, sources = self._context, self._sources
+        await measure(context)
+        if context.activity.rescan:
+            context.activity.rescan = False
+            sources.survey_pins()
+        await self._decide_each(sources.used())
+        await sources.take_wanted()
+        await sources.take_changed()
+        if not context.queues.has_room:
+            # What leaves the queues makes room for more.
+            return not sources.pins_done
+        await self._decide_each(sources.pinned())
+        await self._decide_each(sources.due())
+        await self._decide_each(resident(context))
+        await self._decide_each(sources.unused())
+        return not sources.pins_done or sources.hurried
+
+    async def _decide_each(self, source: AsyncGenerator[Shown, None]) -> None:
+        async with contextlib.aclosing(source):
+            async for shown in source:
+                await decide(self._context, shown)
 
     async def _place_throttled(self, move: Move) -> None:
         """Carry a file to a slower tier, after the one before it while programs use the disk."""
-        async with self._throttle.turn():
+        async with self._context.parts.throttle.turn():
             await self._placer.place(move)
 
     async def _run_watch(self) -> None:
@@ -225,7 +199,7 @@ class Mover:
             await self._guarded(self._look_at_programs)
 
     async def _look_at_programs(self) -> None:
-        await self._watch.look(moving=self._queues.demoting)
+        await self._watch.look(moving=self._context.queues.demoting)
 
     async def _run_upkeep(self, step: Callable[[], Awaitable[int]]) -> None:
         while True:

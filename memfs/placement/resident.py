@@ -1,19 +1,27 @@
-"""Held: the files in RAM, charged to their pools, and let go by age and as pools fill.
+"""Resident: the files in RAM, charged to their pools, and let go by age and as pools fill.
 
-Invariant: after a step every held file that was looked at is charged to one pool as it is now.
+Invariant: a file is charged before it is locked, and none is locked beyond its pool: neither a pin
+nor a policy takes what another pool has reserved. After a round every resident file that was looked
+at is charged to one pool as it is now.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memfs.content.residency import LockOutcome
+from memfs.errors import RamFullError
+from memfs.placement.candidate import observe, observe_all, observe_ranked
+from memfs.placement.decide import Shown
+from memfs.policy.plan import make_room
+from memfs.sizes import format_size
 from memfs.types import InodeNo, Tier
 
 if TYPE_CHECKING:
-    from memfs.content.residency import Residency
-    from memfs.placement.decisions import Decider
-    from memfs.placement.queues import MoveQueues
-    from memfs.policy.access_stats import AccessStats
+    from collections.abc import AsyncGenerator, Container
+
+    from memfs.placement.candidate import Observed
+    from memfs.placement.context import Context
     from memfs.policy.pools import Pool
     from memfs.policy.view import Candidate
 
@@ -22,84 +30,163 @@ FILES_A_STEP = 32
 
 FILES_A_DRAINING_STEP = 512
 
+VICTIMS_LOOKED_AT_MAX = 4096
+"""Resident files among which room is looked for."""
 
-class ResidentFiles:
-    """Looks at files in RAM.
 
-    Args:
-        residency: The RAM tier.
-        access_stats: Its pools.
-        queues: What is being moved.
-        decider: Looks at files and decides.
-    """
-
-    def __init__(
-        self, residency: Residency, access_stats: AccessStats, queues: MoveQueues, decider: Decider
-    ) -> None:
-        self._residency = residency
-        self._pools = access_stats.pools
-        self._queues = queues
-        self._decider = decider
-
-    async def review(self) -> None:
-        """Look at the files that were not used for longest, and at those that must leave."""
-        residency, pools = self._residency, self._pools
-        if residency.held_count > len(pools):
-            # Files that were fetched ahead, say.
-            held = residency.coldest(residency.held_count)
-            unknown = [ino for ino in held if ino not in pools]
-            for candidate in await self._decider.observe(unknown[:FILES_A_DRAINING_STEP]):
-                self.charge(candidate)
-        candidates = await self._decider.observe(residency.coldest(FILES_A_STEP))
-        for candidate in candidates:
-            self.charge(candidate)
-        await self._decider.decide(candidates)
-        for pool in pools.all():
-            await self._let_pinned_go(pool)
-            if pool.draining:
-                await self._drain(pool)
-
-    def charge(self, candidate: Candidate) -> None:
-        """Charge a file in RAM to its pool, as it is now."""
-        residency, pools, ino = self._residency, self._pools, candidate.ino
-        if not candidate.held:
-            # It was rewritten, and its end of writing was among events that were lost.
-            residency.release(ino, drop_pages=False)
-            pools.leave(ino)
-            return
-        pinned = candidate.pin is not None
-        if pinned:
-            # It stays whatever its age; out of the way of those that may go.
-            residency.touch(ino)
-        if ino not in self._queues:
-            pools.hold(ino, candidate.ram_bytes, candidate.priority, candidate.pool, pinned=pinned)
-
-    async def _let_pinned_go(self, pool: Pool) -> None:
-        """Bring the pinned files of a pool down to its size, which a new pool may have cut.
-
-        Those that were charged to it last go, and come again as far as there is room by then.
-        """
-        excess_bytes = pool.pinned_bytes - pool.capacity.size_bytes
-        gone = []
-        for ino, size_bytes in reversed(pool.pinned.items()):
-            if excess_bytes <= 0:
-                break
-            excess_bytes -= size_bytes
-            gone.append(InodeNo(ino))
-        for ino in gone:
-            await self._residency.unlock(ino, drop_pages=False)
-            self._pools.leave(ino)
-        await self._decider.decide(await self._decider.observe(gone))
-
-    async def _drain(self, pool: Pool) -> None:
-        """Have the files of a pool leave RAM that its queue lets go."""
+# --- a source ------------------------------------------------------------------------------------
+async def resident(context: Context) -> AsyncGenerator[Shown, None]:
+    """Show the files that were not used for longest, and those that must leave."""
+    residency, pools = context.residency, context.pools
+    if residency.held_count > len(pools):
+        # Files that were fetched ahead, say.
+        held = residency.coldest(residency.held_count)
+        unknown = [ino for ino in held if ino not in pools]
+        for file in await observe_all(context, unknown[:FILES_A_DRAINING_STEP]):
+            charge(context, file.candidate)
+    shown = Shown(await observe_all(context, residency.coldest(FILES_A_STEP)))
+    for candidate in shown.candidates:
+        charge(context, candidate)
+    yield shown
+    for pool in pools.all():
+        yield await _let_pinned_go(context, pool)
+        if not pool.draining:
+            continue
         used = pool.view()
         needed_bytes = pool.used_bytes - pool.capacity.low_bytes
-        inos = self._pools.next_to_leave(pool, needed_bytes, FILES_A_DRAINING_STEP)
-        candidates = await self._decider.observe_ranked([InodeNo(ino) for ino in inos], Tier.WARM)
-        for gone in set(inos).difference(candidate.ino for candidate in candidates):
-            self._pools.leave(gone)
-        moved = {move.ino for move in await self._decider.decide(candidates, {pool.name: used})}
-        for candidate in candidates:
-            if candidate.ino not in moved:
-                self.charge(candidate)
+        inos = [
+            InodeNo(ino) for ino in pools.next_to_leave(pool, needed_bytes, FILES_A_DRAINING_STEP)
+        ]
+        shown = Shown(await observe_ranked(context, inos, Tier.WARM), {pool.name: used})
+        for gone in set(inos).difference(candidate.ino for candidate in shown.candidates):
+            pools.leave(gone)
+        yield shown
+        for candidate in shown.candidates:
+            if candidate.ino not in shown.moved:
+                charge(context, candidate)
+
+
+async def _let_pinned_go(context: Context, pool: Pool) -> Shown:
+    """Bring the pinned files of a pool down to its size, which a new pool may have cut.
+
+    Those that were charged to it last go, and come again as long as there is room by then.
+    """
+    excess_bytes = pool.pinned_bytes - pool.capacity.size_bytes
+    gone = []
+    for ino, size_bytes in reversed(pool.pinned.items()):
+        if excess_bytes <= 0:
+            break
+        excess_bytes -= size_bytes
+        gone.append(InodeNo(ino))
+    for ino in gone:
+        await unlock(context, ino, drop_pages=False)
+    return Shown(await observe_all(context, gone))
+
+
+# --- charging and locking ------------------------------------------------------------------------
+def charge(context: Context, candidate: Candidate) -> None:
+    """Charge a file in RAM to its pool, as it is now."""
+    residency, pools, ino = context.residency, context.pools, candidate.ino
+    if not candidate.held:
+        # It was rewritten, and its end of writing was among events that were lost.
+        residency.release(ino, drop_pages=False)
+        pools.leave(ino)
+        return
+    pinned = candidate.pin is not None
+    if pinned:
+        # It stays whatever its age; out of the way of those that may go.
+        residency.touch(ino)
+    if ino not in context.queues:
+        pools.hold(ino, candidate.ram_bytes, candidate.priority, candidate.pool, pinned=pinned)
+
+
+async def lock(context: Context, file: Observed) -> bool:
+    """Hold a file in RAM; a pinned one may push unpinned ones out.
+
+    Returns:
+        False if it is not held: it has changed, or it is not pinned and has no room.
+
+    Raises:
+        RamFullError: It is pinned, and has no room beside other pinned ones.
+    """
+    inode, candidate = file
+    residency, pools = context.residency, context.pools
+    if not residency.holds(inode.ino, inode.raw, inode.size):
+        # What it was before it was rewritten takes room no more.
+        residency.release(inode.ino, drop_pages=False)
+        pools.leave(inode.ino)
+    outcome = await _try_to_lock(context, file)
+    if outcome == LockOutcome.NO_ROOM and candidate.pin is not None:
+        await _make_room(context, candidate)
+        outcome = await _try_to_lock(context, file)
+        if outcome == LockOutcome.NO_ROOM:
+            raise RamFullError(_refusal(pools.pool(candidate.pool)))
+    return outcome in (LockOutcome.LOCKED, LockOutcome.CACHED)
+
+
+async def unlock(context: Context, ino: InodeNo, *, drop_pages: bool) -> int:
+    """Give a file's pages back; returns their bytes. See `Residency.unlock`."""
+    freed_bytes = await context.residency.unlock(ino, drop_pages=drop_pages)
+    context.pools.leave(ino)
+    return freed_bytes
+
+
+async def _try_to_lock(context: Context, file: Observed) -> LockOutcome:
+    inode, candidate = file
+    if _excess_bytes(context, candidate) > 0:
+        return LockOutcome.NO_ROOM
+    # Before the pages are read in, so that two files do not take the same room.
+    context.pools.hold(
+        candidate.ino,
+        candidate.ram_bytes,
+        candidate.priority,
+        candidate.pool,
+        pinned=candidate.pin is not None,
+    )
+    outcome = await context.residency.lock(inode.ino, inode.raw, inode.size)
+    if outcome not in (LockOutcome.LOCKED, LockOutcome.CACHED):
+        context.pools.leave(candidate.ino)
+    return outcome
+
+
+async def _make_room(context: Context, candidate: Candidate) -> None:
+    """Have unpinned files leave: those of its pool, then those that no pool protects."""
+    name = context.pools.pool(candidate.pool).name
+    await _push_out(context, _excess_bytes(context, candidate), {name})
+    if _excess_bytes(context, candidate) > 0:
+        return
+    residency = context.residency
+    needed_bytes = residency.used_bytes + candidate.ram_bytes - residency.capacity_bytes
+    await _push_out(context, needed_bytes, {name, ""})
+
+
+async def _push_out(context: Context, needed_bytes: int, pools: Container[str]) -> None:
+    if needed_bytes <= 0:
+        return
+    now_ns = context.clock()
+    held = []
+    for ino in context.residency.coldest(VICTIMS_LOOKED_AT_MAX):
+        file = await observe(context, ino, now_ns)
+        if file is not None:
+            held.append(file.candidate)
+    for victim in make_room(held, needed_bytes, pools):
+        await unlock(context, victim.ino, drop_pages=False)
+
+
+def _excess_bytes(context: Context, candidate: Candidate) -> int:
+    """Return by how much a file would make its pool too large."""
+    pool = context.pools.pool(candidate.pool)
+    return pool.used_bytes + candidate.ram_bytes - pool.capacity.size_bytes
+
+
+def _refusal(pool: Pool) -> str:
+    size = format_size(pool.capacity.size_bytes)
+    if pool.name:
+        return (
+            f"pool {pool.name} ({size}) is full of pinned files, or smaller than this one; unpin "
+            f"others, or give it more by `memfs pool create {pool.name} --size`"
+        )
+    return (
+        f"the RAM tier ({size} without pools) is full of pinned files, or smaller than this one; "
+        "unpin others or raise warm.size"
+    )

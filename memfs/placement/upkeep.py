@@ -6,7 +6,6 @@ Invariant: one round is bounded work, and what cannot be done now does not stop 
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,14 +14,9 @@ from memfs.placement.compaction import Compaction
 from memfs.placement.durability import Durability
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from memfs.placement.context import Context
 
-    from memfs.moves.attempt import MoveParts
-    from memfs.moves.garbage import GarbageCollector
-    from memfs.moves.recovery import Recovery
-    from memfs.placement.quotas import Quotas
-
-SETTLING_S = 5.0
+SETTLING_NS = 5_000_000_000
 """A file is made durable so long after its last change: temporary files are gone by then, and the
 kernel has begun to write the others (dirty_writeback_centisecs is 5 s by default)."""
 
@@ -38,29 +32,16 @@ class Upkeep:
     """The work of the background that is no move.
 
     Args:
-        parts: The engine and the stores among them.
-        garbage: Removes garbage.
-        recovery: Looks for what an earlier daemon left.
-        state_dir: On the file system that holds all local files.
-        quotas: The quotas.
-        settling_s: See `SETTLING_S`.
+        context: Of the mount.
     """
 
-    def __init__(
-        self,
-        parts: MoveParts,
-        garbage: GarbageCollector,
-        recovery: Recovery,
-        state_dir: Path,
-        quotas: Quotas,
-        settling_s: float = SETTLING_S,
-    ) -> None:
-        self._parts = parts
-        self._garbage = garbage
-        self._recovery = recovery
-        self.durability = Durability(parts, state_dir)
-        self.compaction = Compaction(parts, quotas)
-        self._settling_ns = int(settling_s * 1e9)
+    def __init__(self, context: Context) -> None:
+        self._clock = context.clock
+        self._parts = context.parts
+        self._garbage = context.garbage
+        self._recovery = context.recovery
+        self.durability = Durability(context.parts, context.state_dir)
+        self.compaction = Compaction(context.parts, context.quotas)
         self._compact_again_s = -math.inf
 
     async def tidy(self) -> int:
@@ -96,7 +77,7 @@ class Upkeep:
         return 0
 
     async def _make_durable(self) -> int:
-        before_ns = time.time_ns() - self._settling_ns
+        before_ns = self._clock() - SETTLING_NS
         inodes = [
             inode
             for inode in await self._parts.engine.list_not_durable(FILES_A_ROUND)

@@ -28,7 +28,6 @@ from memfs.moves.rechecking import CLEAN_SETTING
 from memfs.moves.rekeying import rekey
 from memfs.moves.uploading import upload
 from memfs.placement.prefetch.done_files import DoneFiles
-from memfs.policy.pools import Pools
 from memfs.types import ROOT_INODE, FormKind
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
@@ -116,7 +115,7 @@ async def note_generation(state: State) -> None:
 async def make_room(state: State, ino: InodeNo) -> None:
     """A file that a program is done with leaves, in both its local forms, and comes back."""
     await pack(state.parts, ino)
-    done = DoneFiles(state.parts, Pools())
+    done = DoneFiles(state.placement())
     done.add([ino])
     await done.drop_next()
     await hydrate(state.parts, ino)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +20,7 @@ from tests.faulty_store import FaultScript, FaultyStore
 from tests.property.world import Refusal, World
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
@@ -150,15 +150,7 @@ class ChaosWorld(World):
 
     def _assemble(self) -> None:
         super()._assemble()
-        self.prefetcher = Prefetcher(
-            self.move_parts,
-            self.garbage,
-            self.activity,
-            Predictor(),
-            self.access_stats.pools,
-            self.state_dir,
-            random.Random(1),
-        )
+        self.prefetcher = Prefetcher(self.placement, Predictor())
         # The engine's database has no name of its own that is public.
         database = self.sqlite._database
         self.steps.watch(database, "write", "commit_nowait", "sync")

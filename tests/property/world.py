@@ -35,6 +35,7 @@ from memfs.moves.attempt import MoveParts
 from memfs.moves.faults import FaultPoints
 from memfs.moves.garbage import GarbageCollector
 from memfs.moves.recovery import Recovery
+from memfs.placement.context import Context
 from memfs.placement.mover import Mover
 from memfs.policy.access_stats import AccessStats
 from memfs.stores.lost_found import LostFound
@@ -284,17 +285,16 @@ class World:
                 access_stats=self.access_stats,
             )
         )
-        settle = self.filesystem.finish_requests
-        self.mover = Mover(
+        self.placement = Context.of(
             parts,
             self.garbage,
             self.recovery,
             self.activity,
-            settle,
             state_dir,
-            random.Random(1),
-            self.access_stats,
+            access_stats=self.access_stats,
+            rng=random.Random(1),
         )
+        self.mover = Mover(self.placement, self.filesystem.finish_requests)
         self.run(self._recover())
 
     def _open_engine(self) -> SqliteEngine:

@@ -152,7 +152,7 @@ def test_a_file_that_cannot_be_moved_waits_with_the_reason(
         monkeypatch.setattr("memfs.placement.batcher.upload_batch", fail)
     else:
         monkeypatch.setattr(world.mover._placer.batcher, "takes", lambda *_: False)
-    monkeypatch.setattr("memfs.placement.placer.upload", fail)
+    monkeypatch.setattr("memfs.placement.execute.upload", fail)
     world.run(world.engine.set_pin(bad, Tier.GLACIER))
     world.engine.commit_nowait()
     world.activity.note_pin(bad)

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.moves.uploading import upload
-from memfs.placement.prefetch import done_files as module
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.policy import rules
-from memfs.policy.access_stats import AccessStats
 from memfs.types import FormKind, InodeNo, Tier
 from tests.moving import State, compressible
 
@@ -31,7 +29,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 @pytest.fixture
 def done(state: State) -> DoneFiles:
-    return DoneFiles(state.parts, AccessStats().pools)
+    return DoneFiles(state.placement())
 
 
 async def stored(state: State, *names: str) -> list[InodeNo]:
@@ -120,10 +118,10 @@ async def test_a_file_that_is_open_when_its_room_is_needed_leaves_once_it_is_clo
 
 
 async def test_open_files_keep_no_others_from_their_turn(
-    state: State, done: DoneFiles, monkeypatch: pytest.MonkeyPatch
+    state: State,
 ) -> None:
     """However many are open: a look is bounded, and the next one goes on behind it."""
-    monkeypatch.setattr(module, "LOOKS_MAX", 2)
+    done = DoneFiles(state.placement(), looks_max=2)
     inos = await stored(state, "a", "bb", "ccc", "dddd", "eeeee")
     for ino in inos[:4]:
         state.open_table.begin(ino)

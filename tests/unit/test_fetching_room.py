@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,8 +12,6 @@ from memfs.config import ColdConfig
 from memfs.moves.uploading import upload
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.placement.prefetch.fetcher import Fetcher
-from memfs.placement.quotas import Quotas
-from memfs.policy.access_stats import AccessStats
 from memfs.types import FormKind
 from tests.moving import SMALL_FRAMES, State, compressible
 
@@ -50,17 +47,15 @@ async def test_only_as_many_done_files_leave_as_are_needed(
         return _Disk(free_bytes // 512)
 
     monkeypatch.setattr(os, "statvfs", statvfs)
-    pools = AccessStats().pools
-    done = DoneFiles(state.parts, pools)
+    placement = state.placement()
+    done = DoneFiles(placement)
     inos = []
     for number in range(FILE_COUNT):
         ino = await state.create(f"{number}", compressible(FILE_BYTES, number))
         await upload(state.parts, ino)
         inos.append(ino)
     done.add(inos)
-    quotas = Quotas(state.parts.config.quotas, state.engine)
-    rng = random.Random(1)
-    fetcher = Fetcher(state.parts, state.garbage, pools, state.state_dir, quotas, rng, done)
+    fetcher = Fetcher(placement, done)
     await fetcher._check_room(2 * FILE_BYTES)
     gone = [ino for ino in inos if FormKind.RAW not in await state.forms(ino)]
     state.close()

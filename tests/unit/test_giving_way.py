@@ -17,7 +17,6 @@ from memfs.content.activity import Activity
 from memfs.linux.disk_io import DiskIo, find_device, read_disk_io, read_own_io
 from memfs.linux.priorities import low_priority
 from memfs.moves.throttle import BackgroundThrottle
-from memfs.placement import program_watch
 from memfs.placement.program_watch import QUIET_LOOKS, ProgramWatch
 from memfs.policy.foreign_io import ForeignIo, is_busy
 from tests.moving import SMALL_FRAMES, State
@@ -169,19 +168,20 @@ def test_a_worker_rests_while_giving_way(
 class Disk:
     """What the kernel would tell of the disk, set by a test."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.io, self.own = DiskIo(0, 0), DiskIo(0, 0)
-        monkeypatch.setattr(program_watch, "find_device", lambda _path: (1, 1))
-        monkeypatch.setattr(program_watch, "read_disk_io", lambda _device: self.io)
-        monkeypatch.setattr(program_watch, "read_own_io", lambda: self.own)
+    def __init__(self) -> None:
+        self.io = DiskIo(0, 0)
 
     def read(self, size: int) -> None:
         self.io = DiskIo(self.io.read_bytes + size, self.io.written_bytes)
 
+    def watch(self, state: State, activity: Activity) -> ProgramWatch:
+        """Return what watches it for the moves of a state directory."""
+        return ProgramWatch(state.placement(activity), lambda: (self.io, DiskIo(0, 0)))
+
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    return Disk(monkeypatch)
+def disk() -> Disk:
+    return Disk()
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ async def test_moves_give_way_while_programs_read_and_for_a_moment_after(
     autojump_clock: trio.testing.MockClock, disk: Disk, open_state: Callable[..., State]
 ) -> None:
     state = open_state()
-    watch, throttle = ProgramWatch(state.parts, Activity(), state.state_dir), state.parts.throttle
+    watch, throttle = disk.watch(state, Activity()), state.parts.throttle
     await look(watch, 2)
     assert not throttle.giving_way
     disk.read(10 * MIB)
@@ -224,7 +224,7 @@ async def test_what_the_daemon_serves_counts_as_programs_use(
 ) -> None:
     """Without passthrough its own I/O is theirs."""
     state, activity = open_state(), Activity()
-    watch = ProgramWatch(state.parts, activity, state.state_dir)
+    watch = disk.watch(state, activity)
     await look(watch)
     activity.served_bytes = 10 * MIB
     await look(watch)
@@ -237,7 +237,7 @@ async def test_a_full_disk_does_not_wait_for_programs(
     """ENOSPC is worse than a slow read."""
     state = open_state(cold=ColdConfig(size_bytes=10_000))
     await state.create("a", bytes(20_000))
-    watch = ProgramWatch(state.parts, Activity(), state.state_dir)
+    watch = disk.watch(state, Activity())
     await look(watch)
     disk.read(10 * MIB)
     await look(watch)
@@ -255,7 +255,7 @@ async def test_nothing_gives_way_without_reason(
 ) -> None:
     """`policy.give_way` is off, or nothing moves: then nobody even looks."""
     state = open_state(policy=PolicyConfig(give_way=give_way))
-    watch = ProgramWatch(state.parts, Activity(), state.state_dir)
+    watch = disk.watch(state, Activity())
     await look(watch, moving=moving)
     disk.read(10 * MIB)
     await look(watch, moving=moving)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ from memfs.moves.sightings import SEEN_S, Sightings
 from memfs.moves.uploading import upload
 from memfs.placement.mover import Mover
 from memfs.placement.prefetch.done_files import DoneFiles
-from memfs.policy.access_stats import AccessStats
 from memfs.stores.store import ObjectStat
 from memfs.types import BlobId, FormCoding, FormKind, Place, Tier
 from tests.faulty_store import Fault, FaultKind
@@ -45,23 +43,14 @@ class Bench:
         self.config = replace(SMALL_FRAMES, policy=PolicyConfig(retry_s_min=0.0, retry_s_max=0.0))
         self.state = State(state_dir, self.config)
         self.activity = Activity()
-        self.done = DoneFiles(self.state.parts, AccessStats().pools)
+        self.done = DoneFiles(self.state.placement())
         self.inos: list[InodeNo] = []
 
     def mover(self) -> Mover:
         async def settle() -> bool:
             return False
 
-        state = self.state
-        return Mover(
-            state.parts,
-            state.garbage,
-            state.recovery,
-            self.activity,
-            settle,
-            state.state_dir,
-            random.Random(1),
-        )
+        return Mover(self.state.placement(self.activity), settle)
 
 
 async def drop_raw_files(bench: Bench) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
-from memfs.placement import batcher, placer
+from memfs.placement import batcher, execute
 from memfs.placement.mover import Mover
 from memfs.policy import rules
 from memfs.policy.access_stats import AccessStats
@@ -49,22 +48,20 @@ class Depot:
     def __init__(self, state_dir: Path, config: Config) -> None:
         self.state = State(state_dir, config)
         self.activity = Activity()
+        self.later_ns = 0
+        """By so much the clock of the mover is ahead."""
         self.mover = self.again()
 
     def again(self) -> Mover:
         """Return a mover that has seen nothing yet, as after a start."""
         policy = self.state.config.policy
         self.access_stats = AccessStats(policy.promote_count, policy.promote_window_s)
-        return Mover(
-            self.state.parts,
-            self.state.garbage,
-            self.state.recovery,
+        placement = self.state.placement(
             self.activity,
-            self._settle,
-            self.state.state_dir,
-            random.Random(1),
             access_stats=self.access_stats,
+            clock=lambda: time.time_ns() + self.later_ns,
         )
+        return Mover(placement, self._settle)
 
     async def create(self, name: str, content: bytes = CONTENT, idle: bool = False) -> InodeNo:
         """Create a sealed file as the file system does; `idle`: last used long ago."""
@@ -259,7 +256,7 @@ async def test_a_file_that_is_rewritten_during_a_move_is_moved_after_it(
     ino = await depot.create("a", before(100_000))
 
     async def pack_while_rewritten(parts: MoveParts, packed: InodeNo) -> MoveResult:
-        monkeypatch.setattr(placer, "pack", pack)
+        monkeypatch.setattr(execute, "pack", pack)
         outcome = await pack(parts, packed)
         if before is compressible:
             outcome = outcome._replace(outcome=MoveOutcome.SUPERSEDED)
@@ -268,7 +265,7 @@ async def test_a_file_that_is_rewritten_during_a_move_is_moved_after_it(
         await depot.mover.run_round()
         return outcome
 
-    monkeypatch.setattr(placer, "pack", pack_while_rewritten)
+    monkeypatch.setattr(execute, "pack", pack_while_rewritten)
     await depot.pin(ino, Tier.COLD)
     await depot.steps(3)
     assert await depot.state.forms(ino) == {FormKind.PACKED}
@@ -480,7 +477,7 @@ async def test_a_tier_far_beyond_its_capacity_is_emptied_without_pauses(
 async def test_sealed_files_become_durable(depot: Depot) -> None:
     """What nobody fsynced is made durable in the background."""
     ino = await depot.create("a")
-    depot.mover._upkeep._settling_ns = -(10**9)
+    depot.later_ns = 6_000_000_000
     await depot.mover.run_round()
     assert (await depot.state.engine.get_inode(ino)).flags & InodeFlags.DURABLE
 
@@ -490,7 +487,7 @@ async def test_a_file_whose_bytes_the_disk_lost_is_never_called_durable(
 ) -> None:
     """A sync that failed succeeds when it is tried again, though the bytes are gone (fsync(2))."""
     inos = [await depot.create(str(number)) for number in range(40)]
-    depot.mover._upkeep._settling_ns = -(10**9)
+    depot.later_ns = 6_000_000_000
     lost = depot.state.raw_store.path((await depot.state.engine.get_inode(inos[7])).raw)
     failures = {"syncfs": 1, "fsync": 1}
     fsync = os.fsync

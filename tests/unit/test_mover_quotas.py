@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from memfs.jobs.scrubber import Scrubber
 from memfs.placement.mover import Mover
 from memfs.placement.prefetch.prefetcher import Prefetcher
 from memfs.placement.quotas import SETTING, Quotas
-from memfs.policy.pools import Pools
 from memfs.policy.quotas import Spent
 from memfs.prediction.predictor import Predictor
 from memfs.stores.metered import MeteredStore
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.config import Config
+    from memfs.placement.context import Context
     from memfs.types import InodeNo
 
 HOUR_S = 3600.0
@@ -65,29 +64,14 @@ class Depot:
         self.quotas = Quotas(config.quotas, self.state.engine, clock)
         self.state.parts.remote = MeteredStore(self.state.remote, self.quotas)
         self.mover = self.again()
-        self.prefetcher = Prefetcher(
-            self.state.parts,
-            self.state.garbage,
-            self.activity,
-            Predictor(),
-            Pools(),
-            state_dir,
-            random.Random(1),
-            quotas=self.quotas,
-        )
+        self.prefetcher = Prefetcher(self._placement(), Predictor())
 
     def again(self) -> Mover:
         """Return a mover that has seen nothing yet, as after a start."""
-        return Mover(
-            self.state.parts,
-            self.state.garbage,
-            self.state.recovery,
-            self.activity,
-            self._settle,
-            self.state.state_dir,
-            random.Random(1),
-            quotas=self.quotas,
-        )
+        return Mover(self._placement(), self._settle)
+
+    def _placement(self) -> Context:
+        return self.state.placement(self.activity, quotas=self.quotas)
 
     async def pinned(self, name: str, tier: Tier, content: bytes = CONTENT) -> InodeNo:
         ino = await self.state.create(name, content)

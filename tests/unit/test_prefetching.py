@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,9 +15,7 @@ from memfs.content.activity import OPENS_KEPT_MAX, Activity
 from memfs.moves.dropping import drop_raw
 from memfs.moves.hydrating import take_hydrated
 from memfs.moves.uploading import upload
-from memfs.placement.prefetch import prefetcher as module
-from memfs.placement.prefetch.prefetcher import Prefetcher
-from memfs.policy.pools import Pools
+from memfs.placement.prefetch.prefetcher import STALLS, Prefetcher, Stalls
 from memfs.prediction.accesses import Source
 from memfs.prediction.predictor import Predictor
 from memfs.prediction.scores import WINDOW_NS
@@ -39,23 +36,17 @@ LONG_AGO_NS = 1
 class Depot:
     """A state directory with files that are only in the object store, and a prefetcher."""
 
-    def __init__(self, state_dir: Path, config: Config) -> None:
+    def __init__(self, state_dir: Path, config: Config, stalls: Stalls = STALLS) -> None:
         self.state = State(state_dir, config)
         self.activity = Activity()
+        self.stalls = stalls
         self.restart()
 
     def restart(self) -> None:
         self.predictor = Predictor()
-        self.pools = Pools()
-        self.prefetcher = Prefetcher(
-            self.state.parts,
-            self.state.garbage,
-            self.activity,
-            self.predictor,
-            self.pools,
-            self.state.state_dir,
-            random.Random(1),
-        )
+        placement = self.state.placement(self.activity)
+        self.pools = placement.pools
+        self.prefetcher = Prefetcher(placement, self.predictor, self.stalls)
 
     async def create_remote(self, count: int) -> list[InodeNo]:
         """Create numbered files that were used long ago and lie in the store alone."""
@@ -85,8 +76,9 @@ class Depot:
 def open_depot(tmp_path: Path) -> Iterator[Callable[..., Depot]]:
     depots: list[Depot] = []
 
-    def open_one(**sections: object) -> Depot:
-        depots.append(Depot(tmp_path / "state", replace(SMALL_FRAMES, **sections)))  # type: ignore[arg-type]
+    def open_one(stalls: Stalls = STALLS, **sections: object) -> Depot:
+        config = replace(SMALL_FRAMES, **sections)  # type: ignore[arg-type]
+        depots.append(Depot(tmp_path / "state", config, stalls))
         return depots[-1]
 
     yield open_one
@@ -169,12 +161,11 @@ async def test_hints_are_fetched_in_order_as_far_as_there_is_room(
 
 
 async def test_hints_go_on_when_files_that_were_done_too_early_are_closed(
-    open_depot: Callable[..., Depot], monkeypatch: pytest.MonkeyPatch
+    open_depot: Callable[..., Depot],
 ) -> None:
     """All workers at once: each file is said to be done while the kernel has it open still."""
-    monkeypatch.setattr(module, "STALL_S_MIN", 0.01)
-    monkeypatch.setattr(module, "CLOSING_S", 0.01)
-    depot = open_depot(cold=ColdConfig(size_bytes=200_000, high_watermark=0.9, frame_bytes=4096))
+    cold = ColdConfig(size_bytes=200_000, high_watermark=0.9, frame_bytes=4096)
+    depot = open_depot(Stalls(first_s=0.01, closing_s=0.01), cold=cold)
     inos = await depot.create_remote(12)
     prefetcher = depot.prefetcher
     async with trio.open_nursery() as nursery:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ from memfs.placement.hot_tier import WORKERS, HotTier
 from memfs.placement.mover import BATCH_WORKERS, PROMOTION_WORKERS, Mover
 from memfs.placement.prefetch.fetcher import Fetched
 from memfs.placement.prefetch.prefetcher import Prefetcher
-from memfs.policy.pools import Pools
 from memfs.policy.view import Goal, Move
 from memfs.prediction.predictor import Predictor
 from memfs.signals import Signal
@@ -158,15 +156,8 @@ async def test_queues_that_were_idle_use_all_their_workers(
     state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A queue of 4 that had been idle once ran 2 moves at a time, and then 1."""
-    mover = Mover(
-        state.parts,
-        state.garbage,
-        state.recovery,
-        Activity(),
-        _settle,
-        state.state_dir,
-        rng=random.Random(1),
-    )
+    placement = state.placement(Activity())
+    mover = Mover(placement, _settle)
     crowds = {True: Crowd(), False: Crowd()}
 
     async def place(move: Move) -> None:
@@ -182,7 +173,7 @@ async def test_queues_that_were_idle_use_all_their_workers(
                 # One move and an idle queue again; then more than there are workers.
                 count = 1 if wave % 2 == 0 else worker_count
                 for move in _moves(goal, number, count):
-                    mover._queues.put(move)
+                    placement.queues.put(move)
                 number += count
                 await crowds[goal >= Goal.LOCAL].gather(count)
         nursery.cancel_scope.cancel()
@@ -192,15 +183,8 @@ async def test_batches_are_written_by_all_their_workers(
     state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While one object is uploaded, the other worker fills the next one."""
-    mover = Mover(
-        state.parts,
-        state.garbage,
-        state.recovery,
-        Activity(),
-        _settle,
-        state.state_dir,
-        rng=random.Random(1),
-    )
+    placement = state.placement(Activity())
+    mover = Mover(placement, _settle)
     crowd = Crowd()
     batcher = mover._placer.batcher
 
@@ -227,15 +211,7 @@ async def test_hints_are_fetched_by_all_workers(
     state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A list of files that comes after a pause is brought as fast as the first one."""
-    prefetcher = Prefetcher(
-        state.parts,
-        state.garbage,
-        state.activity,
-        Predictor(),
-        Pools(),
-        state.state_dir,
-        random.Random(1),
-    )
+    prefetcher = Prefetcher(state.placement(), Predictor())
     crowd = Crowd()
 
     async def bring(_ino: InodeNo, **_: object) -> Fetched:

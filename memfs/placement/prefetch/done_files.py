@@ -13,7 +13,6 @@ algorithms for a virtual-storage computer", IBM Systems Journal 5(2), 1966).
 from __future__ import annotations
 
 import logging
-import time
 from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -23,14 +22,14 @@ from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreE
 from memfs.metadata.records import Decision
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.outcome import MoveOutcome
+from memfs.placement.resident import unlock
 from memfs.policy import rules
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from memfs.moves.attempt import MoveParts
-    from memfs.policy.pools import Pools
+    from memfs.placement.context import Context
     from memfs.types import InodeNo
 
 log = logging.getLogger(__name__)
@@ -84,14 +83,15 @@ class DoneFiles:
     """Files by when they are used again, as far as programs have told.
 
     Args:
-        parts: The engine and the RAM tier among them.
-        pools: Of the RAM tier.
+        context: Of the mount.
+        looks_max: See `LOOKS_MAX`.
     """
 
-    def __init__(self, parts: MoveParts, pools: Pools) -> None:
-        self._parts = parts
-        self._engine = parts.engine
-        self._pools = pools
+    def __init__(self, context: Context, looks_max: int = LOOKS_MAX) -> None:
+        self._context = context
+        self._parts = context.parts
+        self._engine = context.engine
+        self._looks_max = looks_max
         self._disk = _Leaving()
         self._ram = _Leaving()
         self._dropping: set[InodeNo] = set()
@@ -133,7 +133,7 @@ class DoneFiles:
         answer, nothing leaves.
         """
         open_count = 0
-        for ino in self._disk.list_next(LOOKS_MAX):
+        for ino in self._disk.list_next(self._looks_max):
             if ino in self._dropping or not self._disk.knows(ino):
                 continue
             self._dropping.add(ino)
@@ -164,8 +164,7 @@ class DoneFiles:
         """Let the file that is used last go from RAM; False if none is left."""
         while (ino := self._ram.take()) is not None:
             if self._parts.residency.is_held(ino) and not await self._is_pinned(ino):
-                await self._parts.residency.unlock(ino, drop_pages=False)
-                self._pools.leave(ino)
+                await unlock(self._context, ino, drop_pages=False)
                 return True
         return False
 
@@ -182,9 +181,9 @@ class DoneFiles:
         self._parts.faults.reach("done.dropped")
         if FormKind.PACKED in kinds:
             await drop_form(self._parts, ino, FormKind.PACKED)
-        self._pools.leave(ino)
+        self._context.pools.leave(ino)
         detail = "files that a program uses before it needed the room"
-        decision = Decision(rules.DONE, detail, result.moved_bytes, time.time_ns())
+        decision = Decision(rules.DONE, detail, result.moved_bytes, self._context.clock())
         async with self._engine.change():
             await self._engine.record_decision(ino, decision)
         self._parts.faults.reach("done.recorded")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import stat
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -31,15 +30,9 @@ from memfs.policy.quotas import Spent
 from memfs.types import FormKind, Tier
 
 if TYPE_CHECKING:
-    import random
-    from pathlib import Path
-
     from memfs.metadata.records import Inode
-    from memfs.moves.attempt import MoveParts
-    from memfs.moves.garbage import GarbageCollector
+    from memfs.placement.context import Context
     from memfs.placement.prefetch.done_files import DoneFiles
-    from memfs.placement.quotas import Quotas
-    from memfs.policy.pools import Pools
     from memfs.policy.quotas import Cost
     from memfs.types import InodeNo
 
@@ -72,33 +65,17 @@ class Fetcher:
     """Brings files near.
 
     Args:
-        parts: The engine, the stores and the owners of state.
-        garbage: Gives back the room of what was dropped.
-        pools: Of the RAM tier; what a pool has reserved is no free room.
-        state_dir: On the disk of the cold tier.
-        quotas: The quotas.
-        rng: Jitter of pauses.
+        context: Of the mount; what a pool has reserved of the RAM tier is no free room.
         done: Files that make room.
     """
 
-    def __init__(
-        self,
-        parts: MoveParts,
-        garbage: GarbageCollector,
-        pools: Pools,
-        state_dir: Path,
-        quotas: Quotas,
-        rng: random.Random,
-        done: DoneFiles,
-    ) -> None:
-        self._parts = parts
+    def __init__(self, context: Context, done: DoneFiles) -> None:
+        self._context = context
+        self._parts = context.parts
+        self._engine = context.engine
         self._done = done
-        self._engine = parts.engine
-        self._garbage = garbage
-        self._pools = pools
-        self._state_dir = state_dir
-        self._quotas = quotas
-        self._breaker = CircuitBreaker(parts.config.policy, rng)
+        # Not that of the moves, whose pauses are those of files that nobody waits for.
+        self._breaker = CircuitBreaker(context.config.policy, context.rng)
         self._hydrating_count = 0
         self._reserved_bytes = 0
         """Of the disk, for the files that are being fetched."""
@@ -142,7 +119,7 @@ class Fetcher:
         held = warm and not slower and await self._hold(inode)
         if not fetched_bytes and not held:
             return Fetched(warm=self._parts.residency.is_held(ino))
-        now_ns = time.time_ns()
+        now_ns = self._context.clock()
         try:
             async with self._engine.change():
                 await self._engine.record_decision(
@@ -184,7 +161,7 @@ class Fetcher:
             await self._give_way()
             self._hydrating_count += 1
             try:
-                with self._quotas.reserved(_cost(inode, asks_store=asks_store)):
+                with self._context.quotas.reserved(_cost(inode, asks_store=asks_store)):
                     hydrated = await hydrate(self._parts, inode.ino)
             finally:
                 self._hydrating_count -= 1
@@ -214,7 +191,8 @@ class Fetcher:
         while size > free_bytes and await self._done.drop_next():
             if disk_bounds:
                 # What was detached takes room there until it is removed.
-                while await self._garbage.collect_local(GARBAGE_A_DROP) == GARBAGE_A_DROP:
+                collect = self._context.garbage.collect_local
+                while await collect(GARBAGE_A_DROP) == GARBAGE_A_DROP:
                     pass
             _, free_bytes, disk_bounds = await self._disk_room()
         if size > free_bytes:
@@ -234,7 +212,7 @@ class Fetcher:
         And whether it is the disk that bounds it, rather than `cold.size`.
         """
         cold = self._parts.config.cold
-        space = measure_cold_space(self._state_dir, cold, await self._engine.usage())
+        space = measure_cold_space(self._context.state_dir, cold, await self._engine.usage())
         room_bytes = int(space.capacity_bytes * cold.high_watermark)
         free_bytes = room_bytes - space.used_bytes - self._reserved_bytes
         return room_bytes, free_bytes, space.capacity_bytes == space.available_bytes
@@ -267,8 +245,8 @@ class Fetcher:
         residency = self._parts.residency
         room_bytes = int(residency.capacity_bytes * self._parts.config.warm.high_watermark)
         room_bytes -= residency.used_bytes
-        for name, size_bytes in self._pools.sizes.items():
-            room_bytes -= max(0, size_bytes - self._pools.named[name].used_bytes)
+        for name, size_bytes in self._context.pools.sizes.items():
+            room_bytes -= max(0, size_bytes - self._context.pools.named[name].used_bytes)
         return room_bytes
 
 

@@ -17,8 +17,9 @@ from memfs.prediction.accesses import Access
 from memfs.prediction.listings import LISTED_COUNT_MAX
 
 if TYPE_CHECKING:
-    from memfs.content.activity import Activity, Opening
+    from memfs.content.activity import Opening
     from memfs.metadata.engine import Namespace
+    from memfs.placement.context import Context
     from memfs.prediction.accesses import Guess
     from memfs.prediction.predictor import Predictor
     from memfs.types import InodeNo
@@ -47,14 +48,13 @@ class Learner:
     """Feeds the predictor of one mount.
 
     Args:
-        engine: Knows names and directories.
-        activity: What programs opened.
+        context: Of the mount.
         predictor: Learns and guesses.
     """
 
-    def __init__(self, engine: Namespace, activity: Activity, predictor: Predictor) -> None:
-        self._engine = engine
-        self._activity = activity
+    def __init__(self, context: Context, predictor: Predictor) -> None:
+        self._engine: Namespace = context.engine
+        self._activity = context.activity
         self._predictor = predictor
         self._processes: BoundedDict[int, int] = BoundedDict(PROCESS_COUNT_MAX)
         self.learned_count = 0

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from memfs.bounded import BoundedDict
-from memfs.config import QuotasConfig
 from memfs.defects import as_failure
 from memfs.errors import MemfsError, StaleInodeError
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.placement.prefetch.fetcher import Fetcher, StalledError
 from memfs.placement.prefetch.learner import Learner
-from memfs.placement.quotas import Quotas
 from memfs.prediction.accesses import describe
 from memfs.prediction.hints import Hints
 from memfs.prediction.storing import SETTING_NAMES, dump, restore
@@ -31,14 +27,10 @@ from memfs.stores.restoring import without_restores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from memfs.content.activity import Activity
-    from memfs.moves.attempt import MoveParts
-    from memfs.moves.garbage import GarbageCollector
+    from memfs.placement.context import Context
     from memfs.placement.prefetch.fetcher import Fetched
     from memfs.placement.prefetch.learner import Issued
-    from memfs.policy.pools import Pools
     from memfs.prediction.hints import JobProgress
     from memfs.prediction.predictor import Predictor
     from memfs.types import InodeNo
@@ -65,11 +57,18 @@ FETCH_S_MAX = 300.0
 NEAR_A_SLICE = 128
 """Hints at files that are in RAM already, between two checkpoints: half a millisecond."""
 
-STALL_S_MIN, STALL_S_MAX = 1.0, 30.0
-"""Pauses of a list of files while the disk is full or the store is down; doubled each time."""
 
-CLOSING_S = 0.2
-"""Pause while files that are open would make room: mostly they are being closed. Guess."""
+class Stalls(NamedTuple):
+    """Pauses of a list of files while the disk is full or the store is down, seconds."""
+
+    first_s: float = 1.0
+    """Doubled each time."""
+    last_s: float = 30.0
+    closing_s: float = 0.2
+    """While files that are open would make room: mostly they are being closed. Guess."""
+
+
+STALLS = Stalls()
 
 SAVE_S = 300.0
 """What was learned is stored so often, if there is news, and at the end."""
@@ -79,48 +78,27 @@ class Prefetcher:
     """Learns, guesses and fetches for one mount.
 
     Args:
-        parts: The engine, the stores and the owners of state.
-        garbage: Gives back the room of what was dropped.
-        activity: What programs opened.
+        context: Of the mount.
         predictor: Learns and guesses; restored from the engine by `load`.
-        pools: Of the RAM tier.
-        state_dir: On the disk of the cold tier.
-        rng: Jitter of pauses; seeded by tests.
-        quotas: The quotas; None: nothing is limited.
+        stalls: See `Stalls`.
     """
 
-    def __init__(
-        self,
-        parts: MoveParts,
-        garbage: GarbageCollector,
-        activity: Activity,
-        predictor: Predictor,
-        pools: Pools,
-        state_dir: Path,
-        rng: random.Random | None = None,
-        quotas: Quotas | None = None,
-    ) -> None:
-        self._engine = parts.engine
-        self._worker_count = parts.config.glacier.transfer_count_max
-        self._activity = activity
+    def __init__(self, context: Context, predictor: Predictor, stalls: Stalls = STALLS) -> None:
+        self._engine = context.engine
+        self._worker_count = context.config.glacier.transfer_count_max
+        self._activity = context.activity
+        self._clock = context.clock
         self._predictor = predictor
-        self._learner = Learner(parts.engine, activity, predictor)
-        self._done = DoneFiles(parts, pools)
-        self._fetcher = Fetcher(
-            parts,
-            garbage,
-            pools,
-            state_dir,
-            quotas or Quotas(QuotasConfig(), parts.engine),
-            rng or random.Random(),
-            self._done,
-        )
+        self._stalls = stalls
+        self._learner = Learner(context, predictor)
+        self._done = DoneFiles(context)
+        self._fetcher = Fetcher(context, self._done)
         self._hints = Hints()
         self._guessed: BoundedDict[InodeNo, Issued] = BoundedDict(GUESSED_COUNT_MAX)
         self._brought: dict[InodeNo, Fetched] = {}
         """Guessed files that were fetched or held and not opened yet."""
         self._work = Signal()
-        self._stall_s = STALL_S_MIN
+        self._stall_s = self._stalls.first_s
         self._stalled_until_s = 0.0
         self._saved_count = 0
         self._saved_s = 0.0
@@ -158,7 +136,7 @@ class Prefetcher:
         accepted = self._hints.add(number, inos)
         self._done.expect(inos[:accepted], exact=exact)
         self._hints.stalled = None
-        self._stall_s = STALL_S_MIN
+        self._stall_s = self._stalls.first_s
         self._work.set()
         return number, accepted
 
@@ -182,7 +160,7 @@ class Prefetcher:
         """Programs will not use files again for now: they make room for those that wait."""
         self._done.add(inos)
         if self._hints.waiting_count:
-            self._stall_s = STALL_S_MIN
+            self._stall_s = self._stalls.first_s
             self._work.set()
 
     def progress(self, job: int) -> JobProgress:
@@ -290,7 +268,7 @@ class Prefetcher:
             idle_s = self._saved_s + SAVE_S - trio.current_time()
         expiry_ns = self._predictor.scores.next_expiry_ns()
         if expiry_ns is not None:
-            idle_s = min(idle_s, (expiry_ns - time.time_ns()) / 1e9 + 1.0)
+            idle_s = min(idle_s, (expiry_ns - self._clock()) / 1e9 + 1.0)
         return max(0.0, idle_s)
 
     async def learn(self) -> None:
@@ -300,7 +278,7 @@ class Prefetcher:
         if self._guessed:
             self._work.set()
         scores = self._predictor.scores
-        scores.expire(time.time_ns())
+        scores.expire(self._clock())
         for ino in scores.take_wasted():
             fetched = self._brought.pop(ino, None)
             if fetched is not None:
@@ -326,9 +304,12 @@ class Prefetcher:
         now_s = trio.current_time()
         if now_s >= self._stalled_until_s:
             # Files that are being closed leave in a moment.
-            pause_s = min(self._stall_s, CLOSING_S if self._done.open_count else STALL_S_MAX)
+            pause_s = min(
+                self._stall_s,
+                self._stalls.closing_s if self._done.open_count else self._stalls.last_s,
+            )
             self._stalled_until_s = now_s + pause_s
-            self._stall_s = min(STALL_S_MAX, 2 * self._stall_s)
+            self._stall_s = min(self._stalls.last_s, 2 * self._stall_s)
         return self._stalled_until_s - now_s
 
     async def _fetch_next(self, *, hints_first: bool) -> bool:
@@ -375,13 +356,13 @@ class Prefetcher:
             self._predictor.scores.issue_hint(hint.ino)
             self._hints.finish(hint, fetched.fetched_bytes, warm=fetched.warm)
         self._hints.stalled = None
-        self._stall_s = STALL_S_MIN
+        self._stall_s = self._stalls.first_s
         return True
 
     async def _fetch_guess(self) -> bool:
         while self._guessed:
             ino, issued = self._guessed.popitem(last=False)
-            stale = time.time_ns() - issued.time_ns > GUESS_NS_MAX
+            stale = self._clock() - issued.time_ns > GUESS_NS_MAX
             if stale or not self._predictor.scores.is_open(ino):
                 continue
             try:

@@ -1,4 +1,4 @@
-"""Placement: carries one file to its goal, step by step, and says why where it cannot.
+"""Execution: carries one file to its goal, step by step, and says why where it cannot.
 
 Invariant: every attempt ends in a decision, in a pending record with reason and time, or in a file
 that has moved on; none is repeated at once.
@@ -7,7 +7,6 @@ that has moved on; none is repeated at once.
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from memfs.backoff import pause_after
@@ -29,10 +28,9 @@ from memfs.moves.packing import pack
 from memfs.moves.sightings import SEEN_S
 from memfs.moves.uploading import upload
 from memfs.placement.batcher import Batcher
-from memfs.placement.circuit_breaker import CircuitBreaker
-from memfs.placement.locking import Locker
-from memfs.placement.observation import unpackable_rule
+from memfs.placement.candidate import observe, unpackable_rule
 from memfs.placement.quotas import cost_of_step
+from memfs.placement.resident import lock, unlock
 from memfs.policy import rules
 from memfs.policy.goals import Step, drops_last_copy, next_step
 from memfs.policy.quotas import Spent
@@ -40,14 +38,11 @@ from memfs.policy.view import Goal
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Sequence
 
-    from memfs.moves.attempt import MoveParts
-    from memfs.placement.observation import Observer
-    from memfs.placement.quotas import Quotas
-    from memfs.policy.access_stats import AccessStats
-    from memfs.policy.view import Candidate, Move
+    from memfs.placement.candidate import Observed
+    from memfs.placement.context import Context
+    from memfs.policy.view import Move
     from memfs.types import Generation, InodeNo, Tier
 
 log = logging.getLogger(__name__)
@@ -65,31 +60,12 @@ class Placer:
     """Moves files.
 
     Args:
-        parts: The engine and the owners of state among them.
-        observer: Looks at files.
-        access_stats: Is told what leaves the disk; its pools, what comes into RAM and leaves it.
-        gathered: Of the queues: moves that wait for a batch.
-        quotas: What moves may take.
-        rng: Jitter of pauses; seeded by tests.
+        context: Of the mount.
     """
 
-    def __init__(
-        self,
-        parts: MoveParts,
-        observer: Observer,
-        access_stats: AccessStats,
-        gathered: dict[InodeNo, Move],
-        quotas: Quotas,
-        rng: random.Random,
-    ) -> None:
-        self._parts = parts
-        self._observer = observer
-        self._access_stats = access_stats
-        self._locker = Locker(parts, observer, access_stats.pools)
-        self._quotas = quotas
-        self._rng = rng
-        self.breaker = CircuitBreaker(parts.config.policy, rng)
-        self.batcher = Batcher(parts, gathered, quotas, self.place, self._postpone_batch)
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.batcher = Batcher(context, self.place, self._postpone_batch)
         self._waits = SeldomLog(log)
         self.restoring: set[InodeNo] = set()
         """Files whose objects are being restored because a program or a pin wants them."""
@@ -118,7 +94,7 @@ class Placer:
 
     async def _postpone_batch(self, moves: Sequence[Move], error: MemfsError | OSError) -> None:
         if isinstance(error, StoreError):
-            self.breaker.fail(str(error))
+            self._context.breaker.fail(str(error))
         for move in moves:
             await self.postpone(move.ino, move.goal.tier, str(error))
 
@@ -126,12 +102,12 @@ class Placer:
         # The object of a batch was written just now, and one look serves all of its files.
         seen_within_s = SEEN_S if moved_bytes else 0.0
         if moved_bytes:
-            self.breaker.succeed()
+            self._context.breaker.succeed()
         for _ in range(STEPS_MAX):
-            candidate = await self._observer.observe(move.ino, time.time_ns())
-            if candidate is None:
+            file = await observe(self._context, move.ino, self._context.clock())
+            if file is None:
                 return
-            generation = (await self._parts.engine.get_inode(move.ino)).generation
+            candidate = file.candidate
             step = next_step(candidate, move.goal)
             if step is None:
                 await self.record_done(move, moved_bytes)
@@ -141,68 +117,65 @@ class Placer:
                 or (step == Step.HYDRATE and not candidate.packed)
                 or drops_last_copy(step, candidate)
             )
-            if asks_store and self.breaker.wait_s:
+            if asks_store and self._context.breaker.wait_s:
                 await self.wait_for_store(move.ino, move.goal.tier)
                 return
             if step == Step.UPLOAD and self.batcher.takes(move.ino, candidate.ram_bytes):
                 self.batcher.add(move, candidate.ram_bytes)
                 return
             try:
-                result = await self._take_within_quotas(step, candidate, move, seen_within_s)
+                result = await self._take_within_quotas(step, file, move, seen_within_s)
             except QuotaSpentError:
                 raise
             except StoreError as error:
                 # Of an archived object the store did all that it can for now.
                 if asks_store and not isinstance(error, ObjectMissingError | ObjectArchivedError):
-                    self.breaker.fail(str(error))
+                    self._context.breaker.fail(str(error))
                 raise
             if asks_store:
-                self.breaker.succeed()
+                self._context.breaker.succeed()
             if result.outcome == MoveOutcome.BUSY:
                 await self.postpone(move.ino, move.goal.tier, _OPEN)
                 return
             if result.outcome == MoveOutcome.INCOMPRESSIBLE:
-                await self._note_unpackable(move.ino, generation)
+                await self._note_unpackable(move.ino, file.inode.generation)
                 return
             if result.outcome == MoveOutcome.SUPERSEDED:
                 return
             # Uploading it and dropping its raw file move the same bytes.
             moved_bytes = max(moved_bytes, result.moved_bytes)
 
-    @property
-    def store_ready(self) -> bool:
-        """True if the store is worth asking, and the quotas of the day leave something to ask."""
-        return not self.breaker.wait_s and self._quotas.store_refusal() is None
-
     async def wait_for_store(self, ino: InodeNo, wanted: Tier) -> None:
         """Have a file wait until the store is asked again, and a little longer than the first."""
-        refusal = self._quotas.store_refusal()
-        if refusal is not None and not self.breaker.wait_s:
+        refusal = self._context.quotas.store_refusal()
+        if refusal is not None and not self._context.breaker.wait_s:
             await self.wait_for_quota(ino, wanted, refusal)
             return
         pause_s = (
-            self.breaker.wait_s
-            + self._rng.uniform(0.0, 1.0) * self._parts.config.policy.retry_s_min
+            self._context.breaker.wait_s
+            + self._context.rng.uniform(0.0, 1.0) * self._context.config.policy.retry_s_min
         )
-        await self.postpone(ino, wanted, self.breaker.reason or "the store is down", pause_s)
+        await self.postpone(
+            ino, wanted, self._context.breaker.reason or "the store is down", pause_s
+        )
 
     async def wait_for_quota(self, ino: InodeNo, wanted: Tier, error: QuotaSpentError) -> None:
         """Have a file wait until there is room in a quota, or until the longest pause is over.
 
         Not longer than that: by then the quota may have been raised.
         """
-        policy = self._parts.config.policy
+        policy = self._context.config.policy
         pause_s = min(max(error.wait_s, policy.retry_s_min), policy.retry_s_max)
         # After the others of its hour by chance: not all of them are looked at in one round.
-        pause_s += self._rng.uniform(0.0, 1.0) * policy.retry_s_min
+        pause_s += self._context.rng.uniform(0.0, 1.0) * policy.retry_s_min
         await self.postpone(ino, wanted, str(error), pause_s)
 
     async def record_done(self, move: Move, moved_bytes: int) -> None:
         """Record that a file is where it belongs, and why."""
-        engine = self._parts.engine
-        now_ns = time.time_ns()
+        engine = self._context.engine
+        now_ns = self._context.clock()
         if move.goal == Goal.GLACIER:
-            self._access_stats.leave_disk(move.ino)
+            self._context.access_stats.leave_disk(move.ino)
         try:
             async with engine.change():
                 await engine.clear_pending(move.ino)
@@ -223,7 +196,7 @@ class Placer:
             reason: One sentence: cause and remedy.
             pause_s: Until the next attempt; None: doubling from one failure to the next.
         """
-        engine, policy = self._parts.engine, self._parts.config.policy
+        engine, policy = self._context.engine, self._context.config.policy
         failed = pause_s is None
         try:
             earlier = await engine.get_pending(ino)
@@ -231,9 +204,9 @@ class Placer:
             if pause_s is None:
                 attempt_count += 1
                 pause_s = pause_after(
-                    attempt_count, policy.retry_s_min, policy.retry_s_max, self._rng
+                    attempt_count, policy.retry_s_min, policy.retry_s_max, self._context.rng
                 )
-            retry_ns = time.time_ns() + int(pause_s * 1e9)
+            retry_ns = self._context.clock() + int(pause_s * 1e9)
             async with engine.change():
                 await engine.set_pending(PendingMove(ino, wanted, reason, attempt_count, retry_ns))
         except StaleInodeError:
@@ -249,52 +222,51 @@ class Placer:
             self._waits.info(reason, line)
 
     async def _note_unpackable(self, ino: InodeNo, generation: Generation) -> None:
-        engine = self._parts.engine
+        engine = self._context.engine
         inode = await engine.get_inode(ino)
         if inode.generation != generation:
             # What was tried is not what the file is now.
             return
-        codec = await engine.effective_codec(ino) or self._parts.config.cold.codec
+        codec = await engine.effective_codec(ino) or self._context.config.cold.codec
         detail = f"generation {generation} does not shrink with {codec}; it stays raw"
-        decision = Decision(unpackable_rule(inode, codec), detail, 0, time.time_ns())
+        decision = Decision(unpackable_rule(inode, codec), detail, 0, self._context.clock())
         async with engine.change():
             await engine.clear_pending(ino)
             await engine.record_decision(ino, decision)
 
     async def _take_within_quotas(
-        self, step: Step, candidate: Candidate, move: Move, seen_within_s: float
+        self, step: Step, file: Observed, move: Move, seen_within_s: float
     ) -> MoveResult:
-        cost = cost_of_step(step, candidate)
-        with self._quotas.reserved(cost) as actual:
-            result = await self._take(step, candidate, move, seen_within_s)
+        cost = cost_of_step(step, file.candidate)
+        with self._context.quotas.reserved(cost) as actual:
+            result = await self._take(step, file, move, seen_within_s)
             if Spent.DISK_WRITES in actual:
                 actual[Spent.DISK_WRITES] = min(actual[Spent.DISK_WRITES], result.moved_bytes)
             return result
 
     async def _take(
-        self, step: Step, candidate: Candidate, move: Move, seen_within_s: float
+        self, step: Step, file: Observed, move: Move, seen_within_s: float
     ) -> MoveResult:
-        ino = candidate.ino
+        context, parts, ino = self._context, self._context.parts, move.ino
         match step:
             case Step.HYDRATE:
-                inode = await hydrate(self._parts, ino)
+                inode = await hydrate(parts, ino)
                 return MoveResult(MoveOutcome.DONE, inode.size)
             case Step.PACK:
-                return await pack(self._parts, ino)
+                return await pack(parts, ino)
             case Step.UPLOAD:
-                return await upload(self._parts, ino)
+                return await upload(parts, ino)
             case Step.DROP_RAW:
-                return await drop_raw(self._parts, ino, seen_within_s=seen_within_s)
+                return await drop_raw(parts, ino, seen_within_s=seen_within_s)
             case Step.DROP_PACKED:
-                return await drop_form(
-                    self._parts, ino, FormKind.PACKED, seen_within_s=seen_within_s
-                )
+                return await drop_form(parts, ino, FormKind.PACKED, seen_within_s=seen_within_s)
             case Step.UNLOCK:
                 # Under mere pressure of the quota the kernel may keep the pages while it can.
                 drop_pages = move.rule != rules.WATERMARK
-                freed_bytes = await self._locker.unlock(ino, drop_pages=drop_pages)
-                return MoveResult(MoveOutcome.DONE, freed_bytes)
+                return MoveResult(
+                    MoveOutcome.DONE, await unlock(context, ino, drop_pages=drop_pages)
+                )
             case Step.LOCK:
-                if await self._locker.lock(candidate):
-                    return MoveResult(MoveOutcome.DONE, candidate.ram_bytes)
+                if await lock(context, file):
+                    return MoveResult(MoveOutcome.DONE, file.candidate.ram_bytes)
                 return MoveResult(MoveOutcome.SUPERSEDED)

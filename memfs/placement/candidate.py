@@ -1,0 +1,156 @@
+"""Candidates: files as the policy sees them, each with the record that was read for that.
+
+Invariant: reads only; what it returns is true until the next suspension.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.content.residency import page_bytes
+from memfs.errors import StaleInodeError
+from memfs.metadata.records import Inode, InodeFlags
+from memfs.policy import rules
+from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR, parse_priority
+from memfs.policy.view import PRIORITY_DEFAULT, Candidate
+from memfs.types import BLOCK_BYTES, FormKind, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memfs.placement.context import Context
+    from memfs.types import InodeNo
+
+SMALL_BYTES = 1 << 20
+"""Files up to this size are taken into RAM whole when a program uses them. Guess."""
+
+
+class Observed(NamedTuple):
+    """One file: what the engine had of it, and what the policy sees."""
+
+    inode: Inode
+    candidate: Candidate
+
+
+async def observe(
+    context: Context, ino: InodeNo, now_ns: int, *, fresh: bool = False
+) -> Observed | None:
+    """Return a file's state; None if it is gone, nameless, unsealed or not a regular file.
+
+    Args:
+        context: Of the mount.
+        ino: The file.
+        now_ns: Wall clock.
+        fresh: It was written or used just now: whether that holds for its pages is looked up.
+    """
+    parts, engine = context.parts, context.engine
+    try:
+        inode = await engine.get_inode(ino)
+    except StaleInodeError:
+        return None
+    if not stat.S_ISREG(inode.mode) or inode.flags & InodeFlags.UNSEALED or not inode.nlink:
+        return None
+    forms = await engine.list_forms(inode.blob) if inode.blob else []
+    stored_bytes = {form.kind: form.stored_bytes for form in forms}
+    raw_bytes = inode.blocks * BLOCK_BYTES if inode.raw else 0
+    pending = await engine.get_pending(ino)
+    held = parts.residency.holds(ino, inode.raw, inode.size)
+    priority, pool_name = await _marks(context, ino)
+    pool = context.pools.pool(pool_name)
+    candidate = Candidate(
+        ino=ino,
+        accessed_ns=inode.accessed_ns,
+        pin=(await engine.effective_pin(ino)).tier,
+        raw=bool(inode.raw),
+        packed=FormKind.PACKED in stored_bytes,
+        remote=FormKind.REMOTE in stored_bytes,
+        held=held,
+        ram_bytes=page_bytes(inode.size),
+        local_bytes=raw_bytes + stored_bytes.get(FormKind.PACKED, 0),
+        packable=await _is_packable(context, inode),
+        fresh=fresh and not held and _is_cached(context, inode),
+        open=parts.open_table.is_open(ino),
+        waiting=ino in context.queues or (pending is not None and pending.retry_ns > now_ns),
+        priority=priority,
+        pool=pool.name,
+        uses=pool.queue.uses(ino),
+    )
+    return Observed(inode, candidate)
+
+
+async def observe_all(
+    context: Context, inos: Iterable[InodeNo], *, fresh: bool = False
+) -> list[Observed]:
+    """Return the files that can move; no watermark makes them leave a tier.
+
+    Args:
+        context: Of the mount.
+        inos: Files.
+        fresh: They were written or used just now.
+    """
+    now_ns = context.usage.now_ns
+    found = [await observe(context, ino, now_ns, fresh=fresh) for ino in inos]
+    # Only what the queues offer leaves by a watermark; see `observe_ranked`.
+    return [
+        file._replace(candidate=file.candidate._replace(leaves_ram=False, leaves_disk=False))
+        for file in found
+        if file is not None
+    ]
+
+
+async def observe_ranked(context: Context, inos: Iterable[InodeNo], tier: Tier) -> list[Observed]:
+    """Return files in the order in which a queue lets them go.
+
+    Args:
+        context: Of the mount.
+        inos: Files, the first to leave first.
+        tier: Which they are to leave: warm or cold.
+    """
+    return [
+        file._replace(
+            candidate=file.candidate._replace(
+                rank=rank, leaves_ram=tier == Tier.WARM, leaves_disk=tier == Tier.COLD
+            )
+        )
+        for rank, file in enumerate(await observe_all(context, inos))
+    ]
+
+
+def unpackable_rule(inode: Inode, codec: str) -> str:
+    """Return the rule by which a generation of a file that does not shrink is left raw."""
+    return rules.qualified(rules.INCOMPRESSIBLE, inode.generation, codec)
+
+
+async def _marks(context: Context, ino: InodeNo) -> tuple[int, str]:
+    """Return the priority and the pool in force."""
+    if not context.access_stats.marked:
+        return PRIORITY_DEFAULT, ""
+    priority = await context.engine.effective_xattr(ino, PRIORITY_XATTR)
+    pool = await context.engine.effective_xattr(ino, POOL_XATTR)
+    return (
+        PRIORITY_DEFAULT if priority is None else parse_priority(priority.decode()),
+        "" if pool is None else pool.decode(),
+    )
+
+
+async def _is_packable(context: Context, inode: Inode) -> bool:
+    """Return False if packing is known not to save a block of disk."""
+    engine = context.engine
+    if inode.raw and inode.blocks * BLOCK_BYTES <= 4096:
+        return False
+    codec = await engine.effective_codec(inode.ino) or context.config.cold.codec
+    if codec == "none":
+        return False
+    decision = await engine.get_decision(inode.ino)
+    return decision is None or decision.rule != unpackable_rule(inode, codec)
+
+
+def _is_cached(context: Context, inode: Inode) -> bool:
+    """Return whether at least half of a file is in the page cache: locking it reads little."""
+    if not inode.raw:
+        return False
+    if inode.size <= SMALL_BYTES:
+        return True
+    path = context.parts.raw_store.path(inode.raw)
+    return context.residency.ram_bytes(path) * 2 >= inode.size
