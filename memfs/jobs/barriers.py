@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.placement.circuit_breaker import CircuitBreaker
-    from memfs.placement.durability import Durability
     from memfs.placement.quotas import Quotas
+    from memfs.placement.upkeep import Durability
     from memfs.types import InodeNo
 
 _WRITTEN = "a program has it open for writing or mapped; it is uploaded when that ends"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from memfs.control.server import Handler
     from memfs.moves.attempt import MoveParts
     from memfs.moves.garbage import GarbageCollector
-    from memfs.placement.compaction import Compaction
+    from memfs.placement.upkeep import Compaction
 
 log = logging.getLogger(__name__)
 

@@ -15,22 +15,20 @@ import trio
 from memfs.defects import as_failure
 from memfs.placement.decide import Shown, decide
 from memfs.placement.execute import Placer
-from memfs.placement.program_watch import LOOK_S, ProgramWatch
 from memfs.placement.resident import resident
 from memfs.placement.sources import Sources
 from memfs.placement.stored_stats import StoredStats
 from memfs.placement.upkeep import GARBAGE_A_ROUND, Upkeep
-from memfs.placement.usage import describe_usage, measure
+from memfs.placement.usage import LOOK_S, ProgramWatch, describe_usage, measure
 from memfs.stores.paced import unhurried
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from memfs.placement.circuit_breaker import CircuitBreaker
-    from memfs.placement.compaction import Compaction
     from memfs.placement.context import Context
-    from memfs.placement.durability import Durability
     from memfs.placement.quotas import Quotas
+    from memfs.placement.upkeep import Compaction, Durability
     from memfs.policy.view import Move
 
 log = logging.getLogger(__name__)

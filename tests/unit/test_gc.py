@@ -12,8 +12,8 @@ from memfs.jobs.gc import GcMethods
 from memfs.jobs.orphans import Place
 from memfs.moves.batching import upload_batch
 from memfs.moves.dropping import drop_raw
-from memfs.placement.compaction import Compaction
 from memfs.placement.quotas import Quotas
+from memfs.placement.upkeep import Compaction
 from tests.moving import State, compressible
 
 if TYPE_CHECKING:

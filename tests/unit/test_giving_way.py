@@ -17,7 +17,7 @@ from memfs.content.activity import Activity
 from memfs.linux.disk_io import DiskIo, find_device, read_disk_io, read_own_io
 from memfs.linux.priorities import low_priority
 from memfs.moves.throttle import BackgroundThrottle
-from memfs.placement.program_watch import QUIET_LOOKS, ProgramWatch
+from memfs.placement.usage import QUIET_LOOKS, ProgramWatch
 from memfs.policy.foreign_io import ForeignIo, is_busy
 from tests.moving import SMALL_FRAMES, State
 

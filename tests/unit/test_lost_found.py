@@ -12,7 +12,7 @@ from memfs.errors import MetadataError
 from memfs.jobs.gc import GcMethods
 from memfs.jobs.orphans import OrphanSearch, Place
 from memfs.moves.recovery import Sweep
-from memfs.placement.compaction import Compaction
+from memfs.placement.upkeep import Compaction
 from memfs.stores.lost_found import LostFound
 from memfs.types import RawId
 from tests.moving import State, compressible

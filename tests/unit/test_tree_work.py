@@ -20,8 +20,8 @@ from memfs.metadata.records import PendingMove
 from memfs.moves.dropping import drop_raw
 from memfs.moves.uploading import upload
 from memfs.placement.circuit_breaker import CircuitBreaker
-from memfs.placement.durability import Durability
 from memfs.placement.quotas import Quotas
+from memfs.placement.upkeep import Durability
 from memfs.policy.access_stats import AccessStats
 from memfs.policy.quotas import Spent
 from memfs.stores.metered import MeteredStore
@@ -103,7 +103,7 @@ async def test_a_local_barrier_makes_files_durable(
 
     inos = [await state.create(f"{number}", CONTENT) for number in range(count)]
     monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr("memfs.placement.durability.syncfs", lambda _fd: calls.append("syncfs"))
+    monkeypatch.setattr("memfs.placement.upkeep.syncfs", lambda _fd: calls.append("syncfs"))
     monkeypatch.setattr(state.engine, "sync", note_engine)
     barrier = LocalBarrier(state.parts, Durability(state.parts, state.state_dir))
     results = await run(barrier, *inos)
