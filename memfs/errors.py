@@ -214,6 +214,12 @@ class ObjectArchivedError(StoreError):
         return str(self.args[0])
 
 
+class QueryTimeoutError(MemfsError):
+    """A question to all files took longer than it may."""
+
+    errno = codes.ETIMEDOUT
+
+
 class MetadataError(MemfsError):
     """The metadata engine cannot go on: broken file, failed statement."""
 

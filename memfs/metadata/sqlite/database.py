@@ -200,6 +200,9 @@ class Database:
         """First sequence of the newest journal whose header is on stable storage."""
         self._retiring: Journal | None = None
         self._starts_over = False
+        self.is_read_elsewhere = False
+        """Another process may read the tables: the log cannot start over (SQLite, `walRestartLog`),
+        and is not asked to."""
         self._late_offset = 0
         self._due_bytes = limits.checkpoint_bytes
         self._retired_bytes = 0
@@ -683,7 +686,29 @@ class Database:
         if size >= self._due_bytes or (starts_over and size > 0):
             self._checkpoint(starts_over=starts_over)
 
+    def publish(self) -> bool:
+        """Bring all changes so far into tables that other processes can read.
+
+        Returns:
+            False if the checkpoint before has not ended: try again in some milliseconds.
+
+        Raises:
+            NoSpaceError, MetadataError: That cannot be; as `commit_nowait`.
+        """
+        self.commit_nowait()
+        if self._failure is not None:
+            raise _again(self._failure)
+        if self._checkpointer.running:
+            return False
+        if self._journal.size_bytes > 0:
+            self._checkpoint(starts_over=self._log_is_long())
+            if self._journal.size_bytes > 0:
+                raise NoSpaceError(f"{self._path}: the tables cannot be committed: make room")
+        return True
+
     def _log_is_long(self) -> bool:
+        if self.is_read_elsewhere:
+            return False
         return self._checkpointer.frame_count > self._limits.log_page_count
 
     def _adapt(self) -> None:
@@ -721,8 +746,10 @@ class Database:
                 # Only a log that is copied to its end, with no transaction open, can start over.
                 self._checkpointer.sync_log()
                 self._sums.note_log(self._known_sequence)
-                self._execute("pragma wal_checkpoint(passive)").fetchone()
-                self._checkpointer.note_started_over()
+                row = self._execute("pragma wal_checkpoint(passive)").fetchone()
+                if row[1] == row[2]:
+                    # All pages were copied: nobody reads an older state.
+                    self._checkpointer.note_started_over()
             self._execute("begin immediate")
             self._retiring = self._journal
             with self._note_lock:

@@ -179,6 +179,15 @@ class SqliteEngine(Queries):
         """See `Engine`."""
         self._database.commit_nowait()
 
+    # --- readers of other processes --------------------------------------------------------------
+    def publish(self) -> bool:
+        """Bring all changes into the tables; False: not yet, try again in some milliseconds."""
+        return self._database.publish()
+
+    def note_reader(self, *, is_there: bool) -> None:
+        """Note that another process reads the tables, or that it has ended."""
+        self._database.is_read_elsewhere = is_there
+
     @property
     def synced(self) -> bool:
         """See `Engine`."""

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from memfs.metadata.records import FileOrder, FilePage, FilePosition
-from memfs.metadata.sqlite.filter_sql import PROBE_COUNT, Planner
+from memfs.metadata.sqlite.filter_sql import Planner
 from memfs.query.filters import Condition, Node, Operator, operators_of
 from memfs.query.matching import pattern_of, value_passes
 from memfs.types import ROOT_INODE
@@ -73,8 +73,7 @@ class Finder:
             return found
 
         def count(text: str, arguments: list[SqlValue]) -> int:
-            text = f"select count(*) from ({text} limit {PROBE_COUNT})"
-            return int(rows(text, arguments)[0][0])
+            return int(rows(f"select count(*) from ({text})", arguments)[0][0])
 
         self._paths.clear()
         try:

@@ -83,6 +83,8 @@ class PageSums:
         self.path = database_path.with_name(FILE_NAME)
         self._state_id = state_id
         self._fd = -1
+        self._held: dict[Path, int] = {}
+        """Files of SQLite's that were opened beside it, by path."""
         self._turn = 0
         self._closed = False
         self._log_is_new = False
@@ -246,13 +248,25 @@ class PageSums:
     def _sum_file(self) -> array[int]:
         sums = array("Q")
         size = self._page_bytes
-        with self._database_path.open("rb", buffering=0) as file:
-            while chunk := file.read(_READ_BYTES // size * size):
-                sums.extend(
-                    _page_sum(chunk[offset : offset + size])
-                    for offset in range(0, len(chunk), size)
-                )
+        step, at = _READ_BYTES // size * size, 0
+        while chunk := os.pread(self._hold(self._database_path), step, at):
+            sums.extend(
+                _page_sum(chunk[offset : offset + size]) for offset in range(0, len(chunk), size)
+            )
+            at += len(chunk)
         return sums
+
+    def _hold(self, path: Path) -> int:
+        """Return a descriptor of a file that SQLite has open, kept for as long.
+
+        Closing one would drop all locks that this process has on the file, SQLite's among them
+        (fcntl(2)), and a reader in another process would take the tables to be nobody's.
+        """
+        fd = self._held.get(path)
+        if fd is None:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._held[path] = fd
+        return fd
 
     # --- following the log -----------------------------------------------------------------------
     def note_log(self, journal_sequence: int, *, durably: bool = True) -> None:
@@ -281,8 +295,8 @@ class PageSums:
             self.give_up()
 
     def _note_log(self, journal_sequence: int) -> None:
-        with self._index_path.open("rb", buffering=0) as index:
-            frame_count, indexed = _INDEX_HEADER.unpack(index.read(_INDEX_HEADER.size))
+        index = os.pread(self._hold(self._index_path), _INDEX_HEADER.size, 0)
+        frame_count, indexed = _INDEX_HEADER.unpack(index)
         fd = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             header = os.pread(fd, _LOG_HEADER.size, 0)
@@ -383,12 +397,13 @@ class PageSums:
         """Have the next opening make the sums anew."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
-        self.release()
+        self._stop()
 
     # --- closing ---------------------------------------------------------------------------------
     def close(self) -> None:
         """Note that SQLite has closed the database, and whether a log is left; durable."""
         if self._fd < 0:
+            self.release()
             return
         try:
             left = self._log_path.exists() and self._log_path.stat().st_size > 0
@@ -402,7 +417,14 @@ class PageSums:
             self.release()
 
     def release(self) -> None:
-        """Close the file as it is; idempotent."""
+        """Close all files as they are; SQLite has closed its own. Idempotent."""
+        self._stop()
+        for fd in self._held.values():
+            os.close(fd)
+        self._held.clear()
+
+    def _stop(self) -> None:
+        """Keep sums no more."""
         with self._lock:
             fd, self._fd = self._fd, -1
         if fd >= 0:

@@ -1,0 +1,122 @@
+"""`python -m memfs.metadata.sqlite.reader STATE_DIR`: answers filters from the tables, apart.
+
+Invariant: nothing is written, and no request outlives its deadline by more than `GRACE_S`. SQLite
+is interrupted; `re` cannot be, and then the kernel ends this process.
+
+The daemon is at standard input and output, a line of JSON for a request and for an answer; the end
+of the input is the end of this process. What it sees is what the daemon has committed to SQLite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import sqlite3
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from memfs.errors import MemfsError
+from memfs.metadata.records import FileOrder, FilePosition
+from memfs.metadata.sqlite.database import FILE_NAME, PROGRESS_COUNT
+from memfs.metadata.sqlite.finding import Finder
+from memfs.query.parsing import parse_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.metadata.sqlite.database import Row
+    from memfs.metadata.sqlite.statements import SqlValue
+
+GRACE_S = 0.5
+"""Between the deadline and the end of a process that does not keep it."""
+
+MEMORY_BYTES = 1 << 30
+"""Of address space (RLIMIT_AS); guess: a page of 10,000 files takes some MB."""
+
+CACHE_KIB = 16 << 10
+NICENESS = 5
+"""Programs that use the mount come first."""
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(NICENESS)
+    # The daemon is protected from the OOM killer, which its children inherit.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("0")
+    path = os.path.join(os.path.abspath(sys.argv[1]), FILE_NAME)
+    connection = sqlite3.connect(f"file:{_quote(path)}?mode=ro", uri=True, isolation_level=None)
+    connection.execute(f"pragma cache_size = -{CACHE_KIB}")
+    connection.execute("pragma temp_store = memory")
+    reader = _Reader(connection)
+    for line in sys.stdin.buffer:
+        answer = reader.answer(json.loads(line))
+        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _quote(path: str) -> str:
+    """Return a path as a URI has it (https://www.sqlite.org/uri.html)."""
+    from urllib.parse import quote
+
+    return quote(os.fsencode(path))
+
+
+class _Reader:
+    """One connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._finder = Finder(connection)
+
+    def answer(self, request: dict[str, Any]) -> dict[str, object]:
+        """Return a page, `late`, or an error."""
+        budget_s = float(request["budget_s"])
+        # Its default action ends the process, whatever that is doing.
+        signal.setitimer(signal.ITIMER_REAL, budget_s + GRACE_S)
+        try:
+            return self._page(request, time.perf_counter() + budget_s)
+        except (MemfsError, sqlite3.Error, MemoryError) as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _page(self, request: dict[str, Any], until_s: float) -> dict[str, object]:
+        connection = self._connection
+        connection.set_progress_handler(lambda: time.perf_counter() > until_s, PROGRESS_COUNT)
+
+        def search(text: str, arguments: Sequence[SqlValue]) -> list[Row] | None:
+            try:
+                return connection.execute(text, arguments).fetchall()
+            except sqlite3.OperationalError:
+                if time.perf_counter() > until_s:
+                    return None
+                raise
+
+        order, after = request["order"], request["after"]
+        # One instant for all statements of a page.
+        connection.execute("begin")
+        try:
+            keys = dict(connection.execute("select name, key from attribute_name").fetchall())
+            page = self._finder.page(
+                parse_text(request["filter"]),
+                None if order is None else FileOrder(*order),
+                None if after is None else FilePosition(*after),
+                request["limit"],
+                keys,
+                search,
+            )
+        finally:
+            connection.set_progress_handler(None, 0)
+            connection.execute("rollback")
+        return {"late": True} if page is None else page._asdict()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The reader process: the same answers, of all changes so far, and an end in time."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from memfs.config import MetadataConfig
+from memfs.errors import QueryTimeoutError
+from memfs.metadata.records import FileOrder
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.reader_process import ReaderProcess
+from memfs.query.parsing import parse_text
+from tests.contract.engine.making import NOW_NS, make_file
+from tests.contract.engine.site import SMALL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from memfs.types import InodeNo
+
+
+class Served:
+    """An engine with its reader."""
+
+    def __init__(self, engine: SqliteEngine, reader: ReaderProcess) -> None:
+        self.engine = engine
+        self.reader = reader
+        self.inos: list[InodeNo] = []
+
+    async def add(self, value: bytes) -> None:
+        inode = await make_file(self.engine, b"f%d" % len(self.inos))
+        await self.engine.set_xattr(inode.ino, b"user.a", value, 0, NOW_NS)
+        self.inos.append(inode.ino)
+
+    async def find(self, filter_: object) -> list[InodeNo]:
+        return (await self.reader.find_files(json.dumps(filter_), None, None, 1000)).inos
+
+
+@asynccontextmanager
+async def served(tmp_path: Path, budget_s: float = 10.0) -> AsyncIterator[Served]:
+    engine = SqliteEngine.open(tmp_path / "a state?", MetadataConfig(), limits=SMALL)
+    await engine.index_attributes(10)
+    reader = ReaderProcess(engine, tmp_path / "a state?", os.environ, budget_s)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader.run)
+            yield Served(engine, reader)
+            nursery.cancel_scope.cancel()
+        assert reader._process is None
+    finally:
+        assert engine.check() == []
+        engine.close()
+
+
+async def test_the_reader_sees_every_change_that_was_made(tmp_path: Path) -> None:
+    """Also those that no reply has told of yet, and through many checkpoints."""
+    async with served(tmp_path) as world:
+        for count in range(1, 60):
+            await world.add(b"value %d" % count)
+            if count % 7 == 0:
+                found = await world.find({"a": {"$regex": "^value"}})
+                assert world.inos == sorted(found)
+
+
+async def test_the_log_starts_over_although_there_are_readers(tmp_path: Path) -> None:
+    log = tmp_path / "a state?" / "metadata.db-wal"
+    async with served(tmp_path) as world:
+        sizes = []
+        for _ in range(12):
+            for _ in range(40):
+                await world.add(b"x" * 2000)
+                world.engine.commit_nowait()
+            assert world.inos == sorted(await world.find({"a": {"$contains": "x"}}))
+            sizes.append(log.stat().st_size)
+        assert max(sizes[6:]) <= 3 * max(sizes[:6])
+
+
+async def test_pages_and_orders_are_those_of_the_engine(tmp_path: Path) -> None:
+    async with served(tmp_path) as world:
+        for value in (b"3", b"1", b"x", b"2", b"\xff"):
+            await world.add(value)
+        text, order = '{"a": {"$exists": true}}', FileOrder("user.a", True)
+        node = parse_text(text)
+        page = await world.reader.find_files(text, order, None, 2)
+        here = await world.engine.find_files(node, order, None, 2, None)
+        inos = list(page.inos)
+        assert here == page
+        while page.after is not None:
+            here = await world.engine.find_files(node, order, page.after, 2, None)
+            page = await world.reader.find_files(text, order, page.after, 2)
+            assert here == page
+            inos += page.inos
+        assert inos == [world.inos[index] for index in (2, 0, 3, 1, 4)]
+
+
+async def test_a_pattern_without_end_ends_the_reader_and_not_the_mount(tmp_path: Path) -> None:
+    """`re` looks at each way to part the text: nothing interrupts it."""
+    async with served(tmp_path, budget_s=0.3) as world:
+        await world.add(b"a" * 40 + b"!")
+        with pytest.raises(QueryTimeoutError, match=r"longer than 0\.3 s"):
+            await world.find({"a": {"$regex": "^(a+)+$"}})
+        await world.add(b"b")
+        assert await world.find({"a": {"$regex": "^b"}}) == [world.inos[1]]
+
+
+async def test_a_long_scan_is_given_up(tmp_path: Path) -> None:
+    async with served(tmp_path, budget_s=0.0) as world:
+        for _ in range(300):
+            await world.add(b"x")
+        with pytest.raises(QueryTimeoutError):
+            await world.find({"$not": {"$path": {"$in": [f"*{n}*z" for n in range(100)]}}})
+
+
+async def test_a_reader_that_was_killed_is_started_anew(tmp_path: Path) -> None:
+    async with served(tmp_path) as world:
+        await world.add(b"x")
+        assert await world.find({"a": "x"}) == world.inos
+        assert world.reader._process is not None
+        world.reader._process.kill()
+        await world.reader._process.wait()
+        assert await world.find({"a": "x"}) == world.inos
+
+
+async def test_who_gives_up_waiting_leaves_no_answer_behind(tmp_path: Path) -> None:
+    """The next question would get it."""
+    async with served(tmp_path) as world:
+        await world.add(b"a" * 40 + b"!")
+        await world.add(b"b")
+        with trio.move_on_after(0.3) as scope:
+            await world.find({"a": {"$regex": "^(a+)+$"}})
+        assert scope.cancelled_caught
+        assert await world.find({"a": "b"}) == [world.inos[1]]
