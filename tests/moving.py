@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from memfs.config import ColdConfig, Config, GlacierConfig, MetadataConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import Activity
+from memfs.content.file_syncs import FileSyncs
 from memfs.content.opentable import OpenTable
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
@@ -108,6 +109,7 @@ class State:
         self.config = config
         self.activity = Activity()
         self.sealer = Sealer(self.engine, self.raw_store, self.open_table, self.activity)
+        syncer = Syncer(self.engine, self.raw_store)
         self.parts = MoveParts(
             engine=self.engine,
             raw_store=self.raw_store,
@@ -116,7 +118,8 @@ class State:
             config=config,
             open_table=self.open_table,
             residency=self.residency,
-            syncer=Syncer(self.engine, self.raw_store),
+            syncer=syncer,
+            file_syncs=FileSyncs(self.engine, self.raw_store, self.open_table, self.sealer, syncer),
             sealer=self.sealer,
             lost_found=LostFound(state_dir),
             faults=faults or FaultPoints(),

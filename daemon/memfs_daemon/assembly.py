@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.content.activity import Activity
+from memfs.content.file_syncs import FileSyncs
 from memfs.content.forms import FormReader
 from memfs.content.invalidations import Invalidations
 from memfs.content.kernel_cache import KernelCache
@@ -102,6 +103,7 @@ class Assembly:
     engine: Engine
     sealer: Sealer
     recovery: Recovery
+    file_syncs: FileSyncs
     filesystem: Filesystem
     driver: Driver
     tracing: Tracing
@@ -211,6 +213,7 @@ def assemble(
         invalidations = Invalidations(kernel_cache)
         sealer = Sealer(engine, raw_store, open_table, activity, kernel_cache)
         syncer = Syncer(engine, raw_store)
+        file_syncs = FileSyncs(engine, raw_store, open_table, sealer, syncer)
         lost_found = LostFound(state_dir)
         room = Room(state_dir, config.cold.wait_for_room_s, activity.wake)
         move_parts = MoveParts(
@@ -222,6 +225,7 @@ def assemble(
             open_table,
             residency,
             syncer,
+            file_syncs,
             sealer,
             lost_found,
             keys=keys,
@@ -244,6 +248,7 @@ def assemble(
                 open_table=open_table,
                 sealer=sealer,
                 syncer=syncer,
+                file_syncs=file_syncs,
                 activity=activity,
                 residency=residency,
                 move_parts=move_parts,
@@ -325,6 +330,7 @@ def assemble(
             engine=engine,
             sealer=sealer,
             recovery=recovery,
+            file_syncs=file_syncs,
             filesystem=filesystem,
             driver=driver,
             tracing=tracing,

@@ -226,11 +226,10 @@ async def _drain(parts: Assembly) -> None:
             await parts.tracing.end()
             # Only what was sealed before the sync is on stable storage after it.
             inodes = await parts.engine.list_not_durable(_MARK_COUNT_MAX)
-            files = [(inode.ino, inode.generation) for inode in inodes]
             await parts.filesystem.write_out(inodes)
+            await parts.file_syncs.make_durable(inodes)
             await parts.filesystem.sync()
             async with parts.engine.change():
-                await parts.engine.mark_durable(files)
                 await parts.recovery.recheck.note_drained()
         except Exception as error:
             reason = as_failure(error, f"the end of {parts.state_dir}")

@@ -1,15 +1,18 @@
-"""Names reach stable storage after the bytes that they were given to.
+"""The syncer: raw files, their names and the engine reach stable storage, in that order.
 
 Invariant: when `Syncer.sync` returns, every file that was added before it began is on stable
 storage, and only then were the names; so a rename over an old file leaves the old or the new bytes.
+A sync that the disk refused is remembered: a later one would report success for pages that are lost
+(fsync(2), NOTES).
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import MemfsError, ObjectMissingError
 from memfs.linux.files import syncfs
@@ -17,7 +20,7 @@ from memfs.stores.disk import disk_errors
 from memfs.stores.raw import DIRECTORY_BITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Sequence
 
     from memfs.metadata.engine import Local
     from memfs.stores.raw import RawStore
@@ -28,11 +31,26 @@ log = logging.getLogger(__name__)
 QUEUED_COUNT_MAX = 128
 """Files synced one by one; where more wait, one syncfs(2) of the disk is cheaper. Guess."""
 
+SYNC_EACH_MAX = 32
+"""More files than this that only the background waits for are synced by one syncfs(2). Guess."""
+
 FAILED_COUNT_MAX = 10_000
-"""Files remembered that could not be synced, until a program asks; about 1 MB."""
+"""Files remembered that could not be synced; about 2 MB."""
 
 ROUNDS_MAX = 3
 """Looks at the queue in one sync: files are added while others are synced. Guess."""
+
+
+class _Failure(NamedTuple):
+    """What came of a sync of a raw file that the disk has refused."""
+
+    code: int
+    """The errno."""
+    reason: str
+    told: bool
+    """A program has heard of it."""
+    void: bool = False
+    """The file was opened for writing since: what is lost belongs to a former content."""
 
 
 class Syncer:
@@ -69,8 +87,9 @@ class Syncer:
         """Number of the latest `add` that found no room; 0: none."""
         self._reported: set[RawId | None] = set()
         """What failed before; None stands for the whole disk."""
-        self._failures: dict[RawId, int] = {}
-        """Errno of failed syncs that no program has been told of."""
+        self._failures: dict[RawId, _Failure] = {}
+        self._forgot_failures = False
+        """There were too many: no file is known to be without one."""
         self._turn = threading.Lock()
         """Held while files are synced: a second sync waits, and need not do the same work again."""
 
@@ -96,27 +115,61 @@ class Syncer:
             else:
                 self._overflow = self._add_count
 
-    def note_failure(self, raw: RawId, error: MemfsError) -> None:
-        """A sync of a raw file in the background has failed: a program that syncs it must hear.
+    # --- failures --------------------------------------------------------------------------------
+    def note_failure(self, raw: RawId, error: MemfsError | OSError, *, told: bool = False) -> None:
+        """The disk has refused the bytes or the name of a raw file.
 
-        The kernel tells of a lost page once and then calls it clean (fsync(2), NOTES).
+        A program that syncs the file must hear of it, and the file is not durable before it was
+        written anew: the kernel tells of a lost page once, and then calls it clean.
+
+        Args:
+            raw: The file.
+            error: What the sync raised.
+            told: The program that waited for the sync gets the error.
         """
+        code = error.errno or errno.EIO
         with self._lock:
-            if len(self._failures) < FAILED_COUNT_MAX:
-                self._failures[raw] = error.errno
+            if len(self._failures) >= FAILED_COUNT_MAX and raw not in self._failures:
+                self._forgot_failures = True
+                return
+            self._failures[raw] = _Failure(code, str(error), told)
 
     def take_failure(self, raw: RawId) -> int:
-        """Return, once, the errno of a failed sync in the background; 0: none has failed."""
+        """Return, once, the errno of a failed sync that no program has heard of; 0: none."""
         # No lock for the usual case, an empty dict: this is asked by every fsync.
         if not self._failures:
             return 0
         with self._lock:
-            return self._failures.pop(raw, 0)
+            failure = self._failures.get(raw)
+            if failure is None or failure.told:
+                return 0
+            self._replace_failure(raw, failure._replace(told=True))
+            return failure.code
 
-    def failure_of(self, raw: RawId) -> int:
-        """Return what `take_failure` would, and leave it to be taken."""
-        return self._failures.get(raw, 0)
+    def refusal(self, raw: RawId) -> str | None:
+        """Return why a raw file is not to be called durable, whatever syncs say; None: nothing."""
+        failure = self._failures.get(raw)
+        if failure is not None and not failure.void:
+            return f"an earlier sync of it failed: {failure.reason}"
+        if self._forgot_failures and failure is None:
+            return f"more than {FAILED_COUNT_MAX} files could not be synced; mount again"
+        return None
 
+    def renew(self, raw: RawId) -> None:
+        """A raw file is opened for writing, by the first one that does: it may become durable."""
+        if not self._failures:
+            return
+        with self._lock:
+            if (failure := self._failures.get(raw)) is not None:
+                self._replace_failure(raw, failure._replace(void=True))
+
+    def _replace_failure(self, raw: RawId, failure: _Failure) -> None:
+        if failure.told and failure.void:
+            del self._failures[raw]
+        else:
+            self._failures[raw] = failure
+
+    # --- syncs -----------------------------------------------------------------------------------
     def sync(self) -> None:
         """Bring the added files and then all committed changes to stable storage. Blocks.
 
@@ -129,17 +182,80 @@ class Syncer:
                     break
         self._engine.sync()
 
+    def sync_file(self, raw: RawId, fd: int, *, data_only: bool) -> None:
+        """Bring one file, its name, and then all that `sync` does to stable storage. Blocks.
+
+        The last two cost nothing where they were done since anything changed: a database's files
+        have nothing but bytes to write.
+
+        Args:
+            raw: The file.
+            fd: Open at it.
+            data_only: Leave out its times (fdatasync(2)).
+
+        Raises:
+            OSError: The disk refuses the bytes.
+            StoreError: It refuses the name.
+            MetadataError: The engine cannot be made durable.
+        """
+        try:
+            (os.fdatasync if data_only else os.fsync)(fd)
+        except OSError as error:
+            self.note_failure(raw, error, told=True)
+            raise
+        self._raw_store.sync_directory(raw)
+        self.sync()
+
+    def sync_files(self, raws: Sequence[RawId]) -> dict[RawId, MemfsError]:
+        """Bring raw files and their names to stable storage, many by one syncfs(2). Blocks.
+
+        Returns:
+            What the disk has refused; `note_failure` is left to the caller.
+        """
+        if len(raws) > SYNC_EACH_MAX:
+            try:
+                self.sync_disk()
+            except MemfsError as error:
+                # Only an fsync of each file tells whose bytes are lost; another syncfs succeeds.
+                log.warning("%s cannot be synced as a whole: %s", self._raw_store.root, error)
+            else:
+                return {}
+        return self._sync_each(raws, os.fsync)
+
+    def sync_disk(self) -> None:
+        """Bring everything on the disk of the raw files to stable storage. Blocks.
+
+        Raises:
+            StoreError: Some bytes could not be written since the last call, of whichever file.
+        """
+        root = self._raw_store.root
+        with disk_errors(str(root)):
+            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                syncfs(fd)
+            finally:
+                os.close(fd)
+
     def _sync_added(self) -> bool:
         """Sync what is queued; False if nothing was, or nothing of it could be."""
         with self._lock:
             queue, overflow = dict(self._queue), self._overflow
-        if overflow and self._sync_whole():
+        if overflow and self._sync_overflowed():
             with self._lock:
                 if self._overflow == overflow:
                     self._overflow = 0
             done: set[RawId] = set(queue)
         else:
-            done = self._sync_each(queue)
+            # Their times are the engine's to keep.
+            refused = self._sync_each(queue, os.fdatasync)
+            for raw, error in refused.items():
+                if not isinstance(error, ObjectMissingError):
+                    self._report(raw, error)
+            done = {
+                raw
+                for raw in queue
+                if raw not in refused or isinstance(refused[raw], ObjectMissingError)
+            }
         with self._lock:
             for raw in done:
                 if self._queue[raw] == queue[raw]:
@@ -147,54 +263,42 @@ class Syncer:
         self._reported -= done
         return bool(done)
 
-    def _sync_each(self, raws: Iterable[RawId]) -> set[RawId]:
-        """Sync files and their names; returns those that are durable, or gone."""
-        done: set[RawId] = set()
-        in_directory: dict[int, list[RawId]] = {}
-        for raw in raws:
-            try:
-                self._sync_bytes(raw)
-            except ObjectMissingError:
-                done.add(raw)
-            except MemfsError as error:
-                self._report(raw, error)
-            else:
-                in_directory.setdefault(raw >> DIRECTORY_BITS, []).append(raw)
-        return done | self._sync_names(in_directory)
-
-    def _sync_bytes(self, raw: RawId) -> None:
-        fd = self._raw_store.open(raw, os.O_RDONLY)
+    def _sync_overflowed(self) -> bool:
         try:
-            with disk_errors(str(self._raw_store.path(raw))):
-                os.fdatasync(fd)
-        finally:
-            os.close(fd)
-
-    def _sync_names(self, in_directory: Mapping[int, list[RawId]]) -> set[RawId]:
-        done: set[RawId] = set()
-        for raws in in_directory.values():
-            try:
-                self._raw_store.sync_directory(raws[0])
-            except MemfsError as error:
-                self._report(raws[0], error)
-            else:
-                done.update(raws)
-        return done
-
-    def _sync_whole(self) -> bool:
-        root = self._raw_store.root
-        try:
-            with disk_errors(str(root)):
-                fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    syncfs(fd)
-                finally:
-                    os.close(fd)
+            self.sync_disk()
         except MemfsError as error:
             self._report(None, error)
             return False
         self._reported.discard(None)
         return True
+
+    def _sync_each(
+        self, raws: Iterable[RawId], sync: Callable[[int], None]
+    ) -> dict[RawId, MemfsError]:
+        """Sync files, and then their names, once a directory; returns those that are refused."""
+        refused: dict[RawId, MemfsError] = {}
+        in_directory: dict[int, list[RawId]] = {}
+        for raw in raws:
+            try:
+                self._sync_bytes(raw, sync)
+            except MemfsError as error:
+                refused[raw] = error
+            else:
+                in_directory.setdefault(raw >> DIRECTORY_BITS, []).append(raw)
+        for together in in_directory.values():
+            try:
+                self._raw_store.sync_directory(together[0])
+            except MemfsError as error:
+                refused |= dict.fromkeys(together, error)
+        return refused
+
+    def _sync_bytes(self, raw: RawId, sync: Callable[[int], None]) -> None:
+        fd = self._raw_store.open(raw, os.O_RDONLY)
+        try:
+            with disk_errors(str(self._raw_store.path(raw))):
+                sync(fd)
+        finally:
+            os.close(fd)
 
     def _report(self, raw: RawId | None, error: MemfsError) -> None:
         if raw is not None:

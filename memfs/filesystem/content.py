@@ -7,7 +7,6 @@ without it, they do the same on the same raw file.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.content.opening import OpenMode
-from memfs.content.quick_syncs import Unsynced
 from memfs.errors import (
     InvalidValueError,
     IsADirectoryInodeError,
@@ -26,16 +24,13 @@ from memfs.errors import (
 )
 from memfs.filesystem.attributes import AttributeRequests, without_suidgid
 from memfs.filesystem.replies import Opened
-from memfs.linux.files import fallocate, syncfs
-from memfs.metadata.records import AttributeChanges, Inode, InodeFlags
+from memfs.linux.files import fallocate
+from memfs.metadata.records import AttributeChanges, Inode
 from memfs.moves.hydrating import hydrate
 from memfs.traces.access_log import Operation
-from memfs.waiting import call_in_thread, leave
+from memfs.waiting import leave
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from memfs.content.opening import Handle
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.replies import Entry
@@ -66,6 +61,7 @@ class ContentRequests(AttributeRequests):
         truncate = bool(flags & os.O_TRUNC)
         self._activity.request_count += 1
         changing = writable or truncate
+        first = not self._open_table.is_open(ino)
         self._open_table.begin(ino, writing=changing)
         try:
             # What is to be cut to nothing may be damaged.
@@ -79,6 +75,8 @@ class ContentRequests(AttributeRequests):
                 self._activity.note_open(ino, caller.uid, caller.pid, self._now_ns())
             if changing:
                 inode = await self._make_writable(ino, truncate=truncate)
+                if first:
+                    self._syncer.renew(inode.raw)
                 if truncate:
                     await self._cut(inode, 0)
                 if kill_suidgid:
@@ -186,75 +184,12 @@ class ContentRequests(AttributeRequests):
             await self._room.wait(ino)
 
     async def fsync(self, caller: Caller, ino: InodeNo, data_only: bool) -> None:
-        """FSYNC; an error that any sync of the file has met is reported until the file is closed.
-
-        That of the kernel's own writeback reaches the first descriptor that is fsynced after it
-        (errseq_t, in the kernel's Documentation/core-api), which is the one that is opened here.
-        """
+        """FSYNC."""
         inode = await self._engine.get_inode(ino)
         self._commit_early()
-        if code := self._syncer.take_failure(inode.raw):
-            self._open_table.fail_syncs(ino, code)
-        if code := self._open_table.sync_errno(ino):
-            raise OSError(code, os.strerror(code))
-        if not inode.raw:
-            await leave()
-            await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
-            return
-        status = await self._sync_raw(caller, inode, data_only)
-        # fdatasync leaves out times, by which a raw file is known to be the one that was sealed.
-        if data_only:
-            return
-        if inode.flags & InodeFlags.UNSEALED:
-            self._sealer.note_synced(inode, status)
-        elif not inode.flags & InodeFlags.DURABLE:
-            await self._engine.mark_durable([(ino, inode.generation)])
-
-    async def _sync_raw(self, caller: Caller, inode: Inode, data_only: bool) -> os.stat_result:
-        """Make a raw file, its name and its inode durable; returns its attributes from before."""
-        sync = os.fdatasync if data_only else os.fsync
-        fd = self._raw_store.open(inode.raw, os.O_RDONLY)
-
-        def sync_all() -> None:
-            # The last two cost nothing where they were done since anything changed: a database's
-            # files have nothing but bytes to write.
-            sync(fd)
-            self._raw_store.sync_directory(inode.raw)
-            self._syncer.sync()
-
-        try:
-            status = os.fstat(fd)
-            # What the engine is told of a file that is sealed precedes the reply.
-            answers = data_only or bool(inode.flags & InodeFlags.UNSEALED)
-            unsynced = Unsynced(inode.ino, status.st_size, fd)
-            await self._sync(caller, unsynced, sync_all, answers=answers)
-        except OSError as error:
-            self._open_table.fail_syncs(inode.ino, error.errno or errno.EIO)
-            raise
-        finally:
-            os.close(fd)
-        return status
-
-    async def _sync(
-        self, caller: Caller, unsynced: Unsynced, work: Callable[[], None], *, answers: bool
-    ) -> None:
-        """Wait for the disk: in a thread, or here where that is soon over and nobody else waits.
-
-        Args:
-            caller: Who waits.
-            unsynced: What is to be synced.
-            work: Does it.
-            answers: The request is answered by it (`call_in_thread`).
-        """
-        quick = self._quick_syncs
-        if self._syncer.idle and quick.are_expected(unsynced) and caller.is_alone():
-            took_s = quick.time(work)
-            if not caller.is_alone():
-                quick.note_waiting(took_s)
-        else:
-            time_work = functools.partial(quick.time, work)
-            took_s = await call_in_thread(time_work, self._threads, answers=answers)
-        quick.note(unsynced, took_s)
+        await self._file_syncs.sync_for_program(
+            inode, data_only=data_only, is_alone=caller.is_alone
+        )
 
     async def _sync_before_writes(self, caller: Caller, inode: Inode, handle: Handle) -> None:
         """Make durable what leads to the bytes of a file that is opened with O_SYNC or O_DSYNC.
@@ -263,32 +198,20 @@ class ContentRequests(AttributeRequests):
         """
         try:
             self._commit_early()
-
-            def sync_name() -> None:
-                self._raw_store.sync_directory(inode.raw)
-                self._syncer.sync()
-
-            await self._sync(caller, Unsynced(inode.ino), sync_name, answers=False)
+            await self._file_syncs.sync_name(inode, is_alone=caller.is_alone)
         except BaseException:
             self.release(inode.ino, handle)
             raise
 
     async def fsync_directory(self, caller: Caller, ino: InodeNo) -> None:
-        """FSYNCDIR: the raw files' own names too, so that no durable dentry lacks its file."""
+        """FSYNCDIR."""
         self._commit_early()
-
-        def sync_names() -> None:
-            self._raw_store.sync_directories()
-            self._syncer.sync()
-
-        await self._sync(caller, Unsynced(ino), sync_names, answers=True)
+        await self._file_syncs.sync_names(ino, is_alone=caller.is_alone)
 
     async def sync(self) -> None:
         """SYNCFS."""
         self._commit_early()
-        await leave()
-        await trio.to_thread.run_sync(_sync_filesystem, self._state_dir, limiter=self._threads)
-        await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
+        await self._file_syncs.sync_all()
 
     async def allocate(self, ino: InodeNo, mode: int, offset: int, length: int) -> None:
         """FALLOCATE."""
@@ -376,11 +299,3 @@ class ContentRequests(AttributeRequests):
             mode=mode & 0o7777, ctime_ns=self._next_ctime_ns(self._live(inode))
         )
         return await self._engine.set_attributes(inode.ino, changes)
-
-
-def _sync_filesystem(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        syncfs(fd)
-    finally:
-        os.close(fd)

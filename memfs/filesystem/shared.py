@@ -14,7 +14,6 @@ from memfs.config import ColdConfig
 from memfs.content.activity import FREED_BYTES_MIN
 from memfs.content.invalidations import Aspect, Invalidations
 from memfs.content.kernel_cache import KernelCache
-from memfs.content.quick_syncs import QuickSyncs
 from memfs.content.sealing import raw_mtime_ns
 from memfs.errors import MemfsError, ObjectMissingError
 from memfs.filesystem.replies import Attributes, Entry
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.content.activity import Activity
+    from memfs.content.file_syncs import FileSyncs
     from memfs.content.forms import FormReader
     from memfs.content.opentable import OpenTable
     from memfs.content.rawpool import RawPool
@@ -95,6 +95,7 @@ class Parts:
     open_table: OpenTable
     sealer: Sealer
     syncer: Syncer
+    file_syncs: FileSyncs
     activity: Activity
     residency: Residency
     move_parts: MoveParts
@@ -109,7 +110,6 @@ class Parts:
     """Of files that are to go there; None: there is no hot tier."""
     access_stats: AccessStats = field(default_factory=AccessStats)
     """Pools, and what is known of the use of files; the mover's."""
-    quick_syncs: QuickSyncs = field(default_factory=QuickSyncs)
     invalidations: Invalidations = field(default_factory=lambda: Invalidations(KernelCache()))
     """Where caches learn what was changed elsewhere, that of the kernel among them."""
     validity_limits: ValidityLimits = ALONE
@@ -147,7 +147,7 @@ class Shared:
         self._open_table = parts.open_table
         self._sealer = parts.sealer
         self._syncer = parts.syncer
-        self._quick_syncs = parts.quick_syncs
+        self._file_syncs = parts.file_syncs
         self._activity = parts.activity
         self._access_log = parts.activity.access_log
         self._residency = parts.residency

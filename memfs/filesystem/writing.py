@@ -77,6 +77,7 @@ class Writing(Names):
             # What is locked in RAM is another file's pages from now on.
             self._residency.release(ino, drop_pages=False)
         after = await self._engine.unseal(ino, raw, inode.generation)
+        self._syncer.renew(raw)
         self._commit_early()
         return after
 

@@ -14,7 +14,6 @@ Invariant: nothing is noted as done before the last write and sync that its prom
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
     from memfs.placement.circuit_breaker import CircuitBreaker
     from memfs.placement.quotas import Quotas
-    from memfs.placement.upkeep import Durability
     from memfs.types import InodeNo
 
 _WRITTEN = "a program has it open for writing or mapped; it is uploaded when that ends"
@@ -62,9 +60,8 @@ class LocalBarrier:
     All files of a call are synced at once, so that thousands of small ones cost one syncfs(2).
     """
 
-    def __init__(self, parts: MoveParts, durability: Durability) -> None:
+    def __init__(self, parts: MoveParts) -> None:
         self._parts = parts
-        self._durability = durability
         self._files: list[Inode] = []
 
     async def do(self, ino: InodeNo, results: WorkResults) -> None:
@@ -81,21 +78,15 @@ class LocalBarrier:
 
     async def finish(self, results: WorkResults) -> None:
         """Sync the files; names of all files and directories become durable even without any."""
-        failures = await self._durability.make_durable(self._files)
+        failures = await self._parts.file_syncs.make_durable(self._files)
         for inode in self._files:
-            if reason := failures.get(inode.ino) or self._earlier_failure(inode):
+            if reason := failures.get(inode.ino):
                 results.note(inode.ino, FAILED, reason)
             elif inode.flags & InodeFlags.UNSEALED:
                 # It could not be sealed: a writer, or a mapping that outlives its handle.
                 results.note(inode.ino, OPEN)
             else:
                 results.note(inode.ino, MoveOutcome.DONE)
-
-    def _earlier_failure(self, inode: Inode) -> str | None:
-        """Return what an earlier sync has met: the kernel tells of a lost page only once."""
-        code = self._parts.open_table.sync_errno(inode.ino)
-        code = code or self._parts.syncer.failure_of(inode.raw)
-        return f"an earlier sync of it failed: {os.strerror(code)}" if code else None
 
 
 class RemoteBarrier:

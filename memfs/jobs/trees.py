@@ -112,7 +112,7 @@ class TreeMethods:
             NotSupportedError: `remote`, and there is no object store.
         """
         if level == Level.LOCAL:
-            return await run_work(inos, LocalBarrier(self._parts, self._mover.durability))
+            return await run_work(inos, LocalBarrier(self._parts))
         mover = self._mover
         work = RemoteBarrier(self._parts, mover.breaker, mover.quotas)
         return await run_work(inos, work)

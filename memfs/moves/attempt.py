@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from memfs.config import Config
+    from memfs.content.file_syncs import FileSyncs
     from memfs.content.opentable import OpenTable
     from memfs.content.residency import Residency
     from memfs.content.room import Room
@@ -70,6 +71,7 @@ class MoveParts:
     open_table: OpenTable
     residency: Residency
     syncer: Syncer
+    file_syncs: FileSyncs
     sealer: Sealer
     lost_found: LostFound
     keys: KeyRing = NO_KEYS

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from memfs.placement.circuit_breaker import CircuitBreaker
     from memfs.placement.context import Context
     from memfs.placement.quotas import Quotas
-    from memfs.placement.upkeep import Compaction, Durability
+    from memfs.placement.upkeep import Compaction
     from memfs.policy.view import Move
 
 log = logging.getLogger(__name__)
@@ -114,11 +114,6 @@ class Mover:
     def quotas(self) -> Quotas:
         """The quotas of the day, which work on request keeps as well."""
         return self._context.quotas
-
-    @property
-    def durability(self) -> Durability:
-        """What makes files durable in the background."""
-        return self._upkeep.durability
 
     @property
     def compaction(self) -> Compaction:

@@ -18,6 +18,7 @@ import trio
 
 from memfs.config import KIB, MIB, ColdConfig, Config, GlacierConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import Activity
+from memfs.content.file_syncs import FileSyncs
 from memfs.content.forms import FormReader
 from memfs.content.opening import OpenMode
 from memfs.content.opentable import OpenTable
@@ -239,6 +240,9 @@ class World:
         self.activity = Activity()
         self.sealer = Sealer(self.engine, self.raw_store, self.open_table, self.activity)
         syncer = Syncer(self.engine, self.raw_store)
+        self.file_syncs = FileSyncs(
+            self.engine, self.raw_store, self.open_table, self.sealer, syncer
+        )
         self.move_parts = parts = MoveParts(
             self.engine,
             self.raw_store,
@@ -248,6 +252,7 @@ class World:
             self.open_table,
             self.residency,
             syncer,
+            self.file_syncs,
             self.sealer,
             LostFound(self.state_dir),
             keys=self.keys,
@@ -267,6 +272,7 @@ class World:
                 open_table=self.open_table,
                 sealer=self.sealer,
                 syncer=syncer,
+                file_syncs=self.file_syncs,
                 activity=self.activity,
                 residency=self.residency,
                 move_parts=parts,
@@ -526,8 +532,8 @@ class World:
         await self.filesystem.reap_left_over()
         await self.filesystem.finish_requests()
         inodes = await self.engine.list_not_durable(1000)
+        await self.file_syncs.make_durable(inodes)
         await self.filesystem.sync()
-        await self.engine.mark_durable([(inode.ino, inode.generation) for inode in inodes])
         await self.recovery.recheck.note_drained()
         self.engine.commit_nowait()
 

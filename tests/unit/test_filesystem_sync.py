@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -16,9 +17,12 @@ from memfs.content.syncer import Syncer
 from memfs.errors import StoreError
 from memfs.filesystem import filesystem, writing
 from memfs.filesystem.operations import AttributeRequest
+from memfs.jobs.barriers import LocalBarrier
+from memfs.jobs.file_work import run_work
 from memfs.linux.files import start_writeback
 from memfs.metadata.records import InodeFlags, NewInode
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.placement import upkeep
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE
 from tests.property.world import ROOMY, Program, World
@@ -230,7 +234,7 @@ def test_others_that_come_during_a_sync_by_the_loop_have_threads_do_the_next(
 ) -> None:
     file = written(world, b"file")
     fsync(world, file.ino)
-    quick = world.filesystem._quick_syncs
+    quick = world.file_syncs._quick
     now_s = iter(range(100))
     monkeypatch.setattr(quick, "_clock", lambda: next(now_s) * 1e-6)
     monkeypatch.setattr(quick, "_expected_s", 0.0)
@@ -292,6 +296,90 @@ def test_what_the_background_could_not_sync_fails_the_next_sync(world: World) ->
     reader = world.open(file.ino, os.O_RDONLY)
     fsync(world, file.ino)
     world.release(reader)
+
+
+class FailingOnce:
+    """A disk that refuses the bytes of one raw file the first time, and then calls them clean."""
+
+    def __init__(self, world: World, file: OpenFile, monkeypatch: pytest.MonkeyPatch) -> None:
+        inode = world.run(world.engine.get_inode(file.ino))
+        self._path = world.raw_store.path(inode.raw)
+        self.refused = False
+        for name in ("fsync", "fdatasync"):
+            monkeypatch.setattr(os, name, functools.partial(self._sync, getattr(os, name)))
+
+    def _sync(self, sync: Callable[[int], None], fd: int) -> None:
+        if not self.refused and os.path.samestat(os.fstat(fd), self._path.stat()):
+            self.refused = True
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(fd)
+
+
+@pytest.mark.parametrize("found_by", ["program", "rename", "background", "barrier"])
+def test_a_file_that_the_disk_refused_is_not_called_durable_before_it_is_written_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch, found_by: str
+) -> None:
+    """Whoever finds it out: all later syncs succeed, and the page is lost (fsync(2), NOTES)."""
+    world.release(written(world, b"old"))
+    file = written(world, b"file")
+    disk = FailingOnce(world, file, monkeypatch)
+    monkeypatch.setattr(upkeep, "SETTLING_NS", -(10**9))
+    if found_by == "program":
+        with pytest.raises(OSError, match="Input/output"):
+            fsync(world, file.ino)
+    elif found_by == "rename":
+        world.request(world.filesystem.rename(ROOT_INODE, b"file", ROOT_INODE, b"old", 0))
+        world.request(world.filesystem.fsync_directory(world.program, ROOT_INODE))
+    elif found_by == "barrier":
+        assert barrier(world, file.ino) == {"failed": 1}
+    world.release(file)
+    for _ in range(3):
+        world.step()
+    assert disk.refused
+    reader = world.open(file.ino, os.O_RDONLY)
+    if found_by != "program":
+        with pytest.raises(OSError, match="Input/output"):
+            fsync(world, file.ino)
+    world.release(reader)
+    reader = world.open(file.ino, os.O_RDONLY)
+    fsync(world, file.ino)
+    world.release(reader)
+    world.step()
+    for _ in range(2):
+        assert barrier(world, file.ino) == {"failed": 1}
+    assert state(world, file.ino) == "dirty"
+    again = world.open(file.ino, os.O_RDWR | os.O_TRUNC)
+    world.write(again, 0, b"anew")
+    fsync(world, file.ino)
+    world.release(again)
+    world.step()
+    assert barrier(world, file.ino) == {"unneeded": 1}
+    assert state(world, file.ino) == "local"
+
+
+def barrier(world: World, ino: InodeNo) -> dict[str, int]:
+    """Return the outcomes of a local barrier for one file."""
+
+    async def run() -> dict[str, int]:
+        return (await run_work([ino], LocalBarrier(world.move_parts)))["outcomes"]
+
+    return world.run(run())
+
+
+def test_a_program_that_writes_anew_after_a_failure_has_a_durable_file(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It closes the file and opens it again, as it was told to, before anybody has sealed it."""
+    file = written(world, b"file")
+    FailingOnce(world, file, monkeypatch)
+    with pytest.raises(OSError, match="Input/output"):
+        fsync(world, file.ino)
+    world.release(file)
+    again = world.open(file.ino, os.O_RDWR)
+    world.write(again, 0, b"content" * 1000)
+    fsync(world, file.ino)
+    world.release(again)
+    assert state(world, file.ino) == "local"
 
 
 @pytest.mark.parametrize("by", ["truncate", "open"])

@@ -502,7 +502,7 @@ async def test_a_file_whose_bytes_the_disk_lost_is_never_called_durable(
             fail("fsync")
         fsync(fd)
 
-    monkeypatch.setattr("memfs.placement.upkeep.syncfs", lambda _fd: fail("syncfs"))
+    monkeypatch.setattr("memfs.content.syncer.syncfs", lambda _fd: fail("syncfs"))
     monkeypatch.setattr(os, "fsync", fsync_once_lost)
     await depot.steps(3)
     durable = [

@@ -11,6 +11,7 @@ import pytest
 from memfs.config import MetadataConfig
 from memfs.content import syncer as syncer_module
 from memfs.content.syncer import QUEUED_COUNT_MAX, Syncer
+from memfs.errors import StoreError
 from memfs.metadata.records import NewInode
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.stores.raw import RawStore
@@ -303,3 +304,40 @@ def test_a_file_that_was_durable_is_not_synced_for_its_rename(
         install(spy, patched)
         world.run(world.filesystem.fsync_directory(world.program, ROOT_INODE))
     assert not [event for event in spy.events if event != JOURNAL and "/" not in event]
+
+
+# --- failures ------------------------------------------------------------------------------------
+REFUSED = StoreError("input/output error")
+
+
+def test_a_failure_is_told_once_and_held_against_the_file_until_it_is_written_anew(
+    disk: Disk,
+) -> None:
+    syncer, raw = disk.syncer, RawId(1)
+    syncer.note_failure(raw, REFUSED)
+    assert [syncer.take_failure(raw), syncer.take_failure(raw)] == [errno.EIO, 0]
+    assert "input/output error" in str(syncer.refusal(raw))
+    syncer.renew(raw)
+    assert syncer.refusal(raw) is None
+    assert syncer.refusal(RawId(2)) is None
+
+
+def test_a_failure_that_nobody_heard_of_is_told_to_who_writes_anew(disk: Disk) -> None:
+    """As the kernel tells the first descriptor that is opened after it."""
+    syncer, raw = disk.syncer, RawId(1)
+    syncer.note_failure(raw, REFUSED)
+    syncer.renew(raw)
+    assert syncer.refusal(raw) is None
+    assert [syncer.take_failure(raw), syncer.take_failure(raw)] == [errno.EIO, 0]
+
+
+def test_too_many_failures_are_held_against_all_files(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is bounded, and nobody knows any more which files are sound."""
+    monkeypatch.setattr(syncer_module, "FAILED_COUNT_MAX", 2)
+    for raw in (1, 2):
+        disk.syncer.note_failure(RawId(raw), REFUSED)
+    assert disk.syncer.refusal(RawId(4)) is None
+    disk.syncer.note_failure(RawId(3), REFUSED)
+    assert "mount again" in str(disk.syncer.refusal(RawId(4)))

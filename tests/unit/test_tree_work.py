@@ -21,7 +21,6 @@ from memfs.moves.dropping import drop_raw
 from memfs.moves.uploading import upload
 from memfs.placement.circuit_breaker import CircuitBreaker
 from memfs.placement.quotas import Quotas
-from memfs.placement.upkeep import Durability
 from memfs.policy.access_stats import AccessStats
 from memfs.policy.quotas import Spent
 from memfs.stores.metered import MeteredStore
@@ -103,9 +102,9 @@ async def test_a_local_barrier_makes_files_durable(
 
     inos = [await state.create(f"{number}", CONTENT) for number in range(count)]
     monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr("memfs.placement.upkeep.syncfs", lambda _fd: calls.append("syncfs"))
+    monkeypatch.setattr("memfs.content.syncer.syncfs", lambda _fd: calls.append("syncfs"))
     monkeypatch.setattr(state.engine, "sync", note_engine)
-    barrier = LocalBarrier(state.parts, Durability(state.parts, state.state_dir))
+    barrier = LocalBarrier(state.parts)
     results = await run(barrier, *inos)
     assert results.outcomes == {"done": count}
     assert calls.count("syncfs") == (count > 32)
@@ -120,7 +119,7 @@ async def test_a_local_barrier_syncs_names_without_any_file(
     """A tree of empty directories has names, too."""
     calls: list[str] = []
     monkeypatch.setattr(state.engine, "sync", lambda: calls.append("engine"))
-    results = await run(LocalBarrier(state.parts, Durability(state.parts, state.state_dir)))
+    results = await run(LocalBarrier(state.parts))
     assert (results.outcomes, calls) == ({}, ["engine"])
 
 
@@ -128,7 +127,7 @@ async def test_a_local_barrier_takes_an_open_file_as_it_is(state: State) -> None
     """Its bytes so far are safe, and it is told apart from those that are closed."""
     ino = await state.create("a", CONTENT)
     await unseal(state, ino)
-    barrier = LocalBarrier(state.parts, Durability(state.parts, state.state_dir))
+    barrier = LocalBarrier(state.parts)
     assert (await run(barrier, ino)).outcomes == {"open": 1}
 
 
@@ -147,9 +146,8 @@ async def test_a_local_barrier_reports_a_file_that_the_disk_refuses(
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", refuse_once)
-    durability = Durability(state.parts, state.state_dir)
     for _ in range(2):
-        results = await run(LocalBarrier(state.parts, durability), lost, sound)
+        results = await run(LocalBarrier(state.parts), lost, sound)
         assert results.outcomes["failed"] == 1
         assert results.left[lost][0] == "failed"
     assert [inode.ino for inode in await state.engine.list_not_durable(10)] == [lost]
