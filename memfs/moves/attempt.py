@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from memfs.encryption.keys import NO_KEYS, KeyRing
-from memfs.errors import MemfsError, StaleInodeError
+from memfs.errors import MemfsError
 from memfs.keyed_lock import KeyedLock
 from memfs.metadata.records import MoveKind
 from memfs.moves.faults import FaultPoints
@@ -26,12 +25,11 @@ from memfs.moves.tally import CompressionTally
 from memfs.moves.throttle import BackgroundThrottle
 from memfs.moves.unfinished import note_unfinished
 from memfs.single_flight import SingleFlight
-from memfs.stores.disk import disk_errors
 from memfs.stores.zeros import ZeroRuns
 from memfs.traces.access_log import AccessLog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from memfs.config import Config
     from memfs.content.file_syncs import FileSyncs
@@ -42,14 +40,16 @@ if TYPE_CHECKING:
     from memfs.content.syncer import Syncer
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
-    from memfs.metadata.records import Blob, Form, FormReplacement, Inode
+    from memfs.metadata.records import Inode
     from memfs.stores.lost_found import LostFound
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
     from memfs.stores.store import RemoteStore
-    from memfs.types import InodeNo, IntentId, RawId
+    from memfs.types import InodeNo, IntentId
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MOVE_THREADS_MAX = 4
 """Worker threads of the demotions together; each may use a few more to encode. Guess."""
@@ -111,68 +111,27 @@ class MoveParts:
 
 
 class Attempt:
-    """One recorded move."""
+    """One recorded move, of one file or of many."""
 
-    def __init__(
-        self, parts: MoveParts, inode: Inode, intent: IntentId, upload_key: str | None
-    ) -> None:
+    def __init__(self, parts: MoveParts, kind: MoveKind, intent: IntentId, location: str) -> None:
         self._parts = parts
-        self._inode = inode
+        self._kind = kind
         self._intent = intent
-        self._upload_key = upload_key
+        self.location = location
+        """Where the move writes."""
         self.ended = False
         """True once the engine has ended the intent, published or not."""
 
-    async def publish_form(self, blob: Blob, form: Form) -> bool:
-        """Publish a verified form, committed; False if the file has moved on."""
-        inode, engine = self._inode, self._parts.engine
-        async with engine.change():
-            published = await engine.publish_form(
-                inode.ino, inode.generation, blob, form, self._intent
-            )
-        self.ended = True
-        return published
+    async def publish(self, call: Callable[[IntentId], Awaitable[T]]) -> T:
+        """Have the engine publish what was verified, committed, and return what it says of it.
 
-    async def replace_form(self, replacement: FormReplacement) -> bool:
-        """Put a verified remote form in the place of another, committed; False if that is gone."""
-        engine = self._parts.engine
-        async with engine.change():
-            replaced = await engine.replace_form(self._intent, replacement)
-        self.ended = True
-        return replaced
-
-    async def publish_raw(self, raw: RawId, blocks: int) -> bool:
-        """Publish a verified raw file, committed; False if the file has moved on."""
-        inode, engine = self._inode, self._parts.engine
-        # No utimensat(2) comes between its look at the raw file and its change.
-        async with self._parts.open_table.gates.hold(inode.ino), engine.change():
-            late = await self._take_over_mtime(raw)
-            published = await engine.publish_raw(
-                inode.ino, inode.generation, raw, blocks, self._intent
-            )
-            if published and not late:
-                # Its bytes and its name were made durable before; if the publishing itself is lost
-                # with power, so is this.
-                await engine.mark_durable([(inode.ino, inode.generation)])
-        self.ended = True
-        return published
-
-    async def _take_over_mtime(self, raw: RawId) -> bool:
-        """Give a new raw file an mtime that was set while it was being written; True if one was.
-
-        Its own is the one that the move began with, and is durable.
+        Args:
+            call: Calls the engine, which ends the intent whatever it publishes.
         """
-        inode, parts = self._inode, self._parts
-        try:
-            now = await parts.engine.get_inode(inode.ino)
-        except StaleInodeError:
-            return False
-        if now.generation != inode.generation or now.mtime_ns == inode.mtime_ns:
-            return False
-        path = parts.raw_store.path(raw)
-        with disk_errors(str(path)):
-            os.utime(path, ns=(now.atime_ns, now.mtime_ns))
-        return True
+        async with self._parts.engine.change():
+            answer = await call(self._intent)
+        self.ended = True
+        return answer
 
     async def give_up(self) -> None:
         """End the intent: what was written becomes garbage."""
@@ -180,11 +139,16 @@ class Attempt:
         try:
             async with engine.change():
                 await engine.cancel_intent(self._intent)
-                if self._upload_key is not None:
-                    await note_unfinished(engine, [self._upload_key])
+                if self._kind in (MoveKind.UPLOAD, MoveKind.BATCH):
+                    await note_unfinished(engine, [self.location])
         except MemfsError as error:
             # The intent stays, and the next start rolls it back.
-            log.warning("inode %d: a move could not be rolled back: %s", self._inode.ino, error)
+            log.warning(
+                "%s: an unfinished %s could not be rolled back: %s",
+                self.location,
+                self._kind,
+                error,
+            )
             return
         self.ended = True
         self._parts.faults.reach("cancel.recorded")
@@ -192,24 +156,24 @@ class Attempt:
 
 @contextlib.asynccontextmanager
 async def recorded(
-    parts: MoveParts, kind: MoveKind, inode: Inode, location: str
+    parts: MoveParts, kind: MoveKind, location: str, inode: Inode | None = None
 ) -> AsyncIterator[Attempt]:
     """Record a move for the block, and roll it back unless the block publishes.
 
     Args:
         parts: The engine among them.
         kind: What the move does.
-        inode: The file as the move found it.
         location: Where it will write; never used before, so rolling back harms nobody.
+        inode: The file as the move found it; None: a batch, of many files.
     """
-    engine = parts.engine
+    engine, now_ns = parts.engine, time.time_ns()
     async with engine.change():
-        intent = await engine.begin_intent(
-            kind, inode.ino, inode.generation, location, time.time_ns()
-        )
+        if inode is None:
+            intent = await engine.begin_batch(location, now_ns)
+        else:
+            intent = await engine.begin_intent(kind, inode.ino, inode.generation, location, now_ns)
     parts.faults.reach(f"{kind}.begun")
-    upload_key = location if kind == MoveKind.UPLOAD else None
-    attempt = Attempt(parts, inode, intent, upload_key)
+    attempt = Attempt(parts, kind, intent, location)
     try:
         yield attempt
     finally:

@@ -6,21 +6,17 @@ digest, before one engine call publishes them all; no two attempts ever write th
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
 import os
 import secrets
 import stat
-import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
 from memfs.errors import (
     CorruptDataError,
     EncryptionKeyError,
-    MemfsError,
     NotFoundError,
     NotSupportedError,
     StaleInodeError,
@@ -32,23 +28,23 @@ from memfs.metadata.records import (
     Form,
     FormReplacement,
     InodeFlags,
+    MoveKind,
 )
+from memfs.moves.attempt import recorded
 from memfs.moves.coding import unlock
 from memfs.moves.containers import append_container
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form
-from memfs.moves.unfinished import note_unfinished
-from memfs.moves.uploading import container_bytes_max, temporary_file
+from memfs.moves.storing import Stored, store_object, temporary_file
+from memfs.moves.uploading import container_bytes_max
 from memfs.stores.contents import range_reader
-from memfs.stores.disk import disk_errors, write_all
+from memfs.stores.disk import write_all
 from memfs.stores.reading import PackedFile
 from memfs.stores.restoring import without_restores
-from memfs.stores.store import PART_BYTES
 from memfs.types import FormKind, Place
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Sequence
 
     from memfs.metadata.records import Batch, Inode
     from memfs.moves.attempt import MoveParts
@@ -67,59 +63,6 @@ _LEFT_OUT = (
     StoreError,
 )
 """What speaks against one file, which may also have gone meanwhile, and not against the batch."""
-
-
-class _Part(NamedTuple):
-    """One file's container in the batch that is being made."""
-
-    inode: Inode
-    blob: Blob
-    form: Form
-
-
-class _BatchAttempt:
-    """The recorded making of one object for many files."""
-
-    def __init__(self, parts: MoveParts, key: str, intent: IntentId) -> None:
-        self.key = key
-        self._parts = parts
-        self._intent = intent
-        self.ended = False
-
-    async def publish(self, size_bytes: int, made: Sequence[_Part]) -> list[bool]:
-        """Publish all members, committed; False for those that have moved on."""
-        engine = self._parts.engine
-        members = [
-            BatchMember(part.inode.ino, part.inode.generation, part.blob, part.form)
-            for part in made
-        ]
-        async with engine.change():
-            published = await engine.publish_batch(self._intent, self.key, size_bytes, members)
-        self.ended = True
-        return published
-
-    async def replace(self, size_bytes: int, replacements: Sequence[FormReplacement]) -> list[bool]:
-        """Publish moved forms, committed; False for those whose former form is gone."""
-        engine = self._parts.engine
-        async with engine.change():
-            replaced = await engine.replace_batched(
-                self._intent, self.key, size_bytes, replacements
-            )
-        self.ended = True
-        return replaced
-
-    async def give_up(self) -> None:
-        """End the intent: the object becomes garbage."""
-        engine = self._parts.engine
-        try:
-            async with engine.change():
-                await engine.cancel_intent(self._intent)
-                await note_unfinished(engine, [self.key])
-        except MemfsError as error:
-            # The intent stays, and the next start rolls it back.
-            log.warning("%s: a batch could not be rolled back: %s", self.key, error)
-            return
-        self._parts.faults.reach("cancel.recorded")
 
 
 def batch_key() -> str:
@@ -167,29 +110,37 @@ async def _upload_batch(
         results[ino] = MoveResult(outcome)
     if not chosen:
         return results
-    size_max = sum(container_bytes_max(inode.size) for inode in chosen)
-    async with (
-        _recorded(parts) as attempt,
-        temporary_file(parts, "batch", size_max) as (path, fd),
-    ):
+    key = batch_key()
+    made: list[Inode] = []
+    """The files whose containers are in the batch, in order."""
+
+    async def publish(intent: IntentId, stored: Sequence[Stored]) -> list[MoveResult]:
+        members = [
+            BatchMember(inode.ino, inode.generation, blob, form)
+            for inode, (form, blob) in zip(made, stored, strict=True)
+        ]
+        size_bytes = stored[-1].form.end
+        published = await parts.engine.publish_batch(intent, key, size_bytes, members)
+        return [
+            MoveResult(MoveOutcome.DONE if yes else MoveOutcome.SUPERSEDED, form.stored_bytes)
+            for (form, _), yes in zip(stored, published, strict=True)
+        ]
+
+    async with recorded(parts, MoveKind.BATCH, key) as attempt:
         with parts.progress.track("upload", None, sum(inode.size for inode in chosen)) as progress:
-            made = await _fill(parts, attempt.key, chosen, fd, progress)
-            if not made:
-                return results
-            parts.faults.reach("batch.prepared")
-            await remote.put_file(attempt.key, path)
-            parts.faults.reach("batch.stored")
-            blobs = [(part.form, part.blob) for part in made]
-            await _verify(parts, attempt.key, path, blobs)
-            progress.done_bytes = progress.total_bytes
-        parts.faults.reach("batch.verified")
-        await remote.archive(attempt.key)
-        size_bytes = sum(part.form.stored_bytes for part in made)
-        published = await attempt.publish(size_bytes, made)
-    parts.faults.reach("batch.published")
-    for part, yes in zip(made, published, strict=True):
-        outcome = MoveOutcome.DONE if yes else MoveOutcome.SUPERSEDED
-        results[part.inode.ino] = MoveResult(outcome, part.form.stored_bytes)
+
+            async def put() -> list[Stored]:
+                size_max = sum(container_bytes_max(inode.size) for inode in chosen)
+                async with temporary_file(parts, "batch", size_max) as (path, fd):
+                    stored = await _fill(parts, key, chosen, fd, progress, made)
+                    if stored:
+                        parts.faults.reach("batch.prepared")
+                        await remote.put_file(key, path)
+                return stored
+
+            answers = await store_object(parts, remote, attempt, "batch", put, publish, progress)
+    for inode, result in zip(made, answers or (), strict=True):
+        results[inode.ino] = result
     return results
 
 
@@ -211,34 +162,50 @@ async def compact(parts: MoveParts, batch: Batch) -> int:
     forms = await parts.engine.list_batched(batch.key)
     if not forms:
         return 0
-    size_max = sum(form.stored_bytes for form in forms)
-    async with (
-        _recorded(parts) as attempt,
-        temporary_file(parts, "batch", size_max) as (path, fd),
-    ):
-        replacements = []
-        blobs = []
-        offset = 0
-        for form in forms:
-            try:
-                blob = await parts.engine.get_blob(form.blob)
-            except NotFoundError:
-                continue
-            stored = await _fetch_part(parts, remote, form, blob)
-            await trio.to_thread.run_sync(write_all, fd, stored, limiter=parts.threads)
-            moved = form._replace(place=Place(attempt.key, offset))
-            offset += form.stored_bytes
-            replacements.append(FormReplacement(form, moved))
-            blobs.append((moved, blob))
-        parts.faults.reach("compact.prepared")
-        await remote.put_file(attempt.key, path)
-        parts.faults.reach("compact.stored")
-        await _verify(parts, attempt.key, path, blobs)
-        parts.faults.reach("compact.verified")
-        await remote.archive(attempt.key)
-        await attempt.replace(offset, replacements)
-    parts.faults.reach("compact.published")
-    return batch.size_bytes - offset
+    key = batch_key()
+    replacements: list[FormReplacement] = []
+
+    async def put() -> list[Stored]:
+        size_max = sum(form.stored_bytes for form in forms)
+        async with temporary_file(parts, "batch", size_max) as (path, fd):
+            stored = await _copy_parts(parts, remote, key, forms, fd, replacements)
+            if stored:
+                parts.faults.reach("compact.prepared")
+                await remote.put_file(key, path)
+        return stored
+
+    async def publish(intent: IntentId, stored: Sequence[Stored]) -> int:
+        size_bytes = stored[-1].form.end
+        await parts.engine.replace_batched(intent, key, size_bytes, replacements)
+        return batch.size_bytes - size_bytes
+
+    async with recorded(parts, MoveKind.BATCH, key) as attempt:
+        return await store_object(parts, remote, attempt, "compact", put, publish) or 0
+
+
+async def _copy_parts(
+    parts: MoveParts,
+    remote: RemoteStore,
+    key: str,
+    forms: Sequence[Form],
+    fd: int,
+    replacements: list[FormReplacement],
+) -> list[Stored]:
+    """Append the containers of forms that still live, and note where each will lie."""
+    stored: list[Stored] = []
+    offset = 0
+    for form in forms:
+        try:
+            blob = await parts.engine.get_blob(form.blob)
+        except NotFoundError:
+            continue
+        data = await _fetch_part(parts, remote, form, blob)
+        await trio.to_thread.run_sync(write_all, fd, data, limiter=parts.threads)
+        moved = form._replace(place=Place(key, offset))
+        offset += form.stored_bytes
+        replacements.append(FormReplacement(form, moved))
+        stored.append(Stored(moved, blob))
+    return stored
 
 
 async def _fetch_part(parts: MoveParts, remote: RemoteStore, form: Form, blob: Blob) -> bytes:
@@ -290,32 +257,27 @@ async def _look_at(parts: MoveParts, ino: InodeNo) -> tuple[Inode | None, MoveOu
     return inode, MoveOutcome.SUPERSEDED
 
 
-@contextlib.asynccontextmanager
-async def _recorded(parts: MoveParts) -> AsyncIterator[_BatchAttempt]:
-    """Record a batch for the block, durably, and roll it back unless the block publishes."""
-    key = batch_key()
-    async with parts.engine.change():
-        intent = await parts.engine.begin_batch(key, time.time_ns())
-    parts.faults.reach("batch.begun")
-    attempt = _BatchAttempt(parts, key, intent)
-    try:
-        # A crash of the machine must not forget the intent and leave an object that nobody knows.
-        await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.threads)
-        yield attempt
-    finally:
-        if not attempt.ended:
-            with trio.CancelScope(shield=True):
-                await attempt.give_up()
-
-
 async def _fill(
-    parts: MoveParts, key: str, inodes: Sequence[Inode], fd: int, progress: MoveProgress
-) -> list[_Part]:
+    parts: MoveParts,
+    key: str,
+    inodes: Sequence[Inode],
+    fd: int,
+    progress: MoveProgress,
+    made: list[Inode],
+) -> list[Stored]:
     """Append the containers of files; those that cannot be read now are left out.
 
     That is the first half of the way: the other one is to store the object and to read it back.
+
+    Args:
+        parts: What moves work with.
+        key: Of the batch.
+        inodes: The files.
+        fd: Of the batch, empty.
+        progress: Told what is done.
+        made: Given the files whose containers are in it.
     """
-    made: list[_Part] = []
+    stored: list[Stored] = []
     offset = 0
     for inode in inodes:
         try:
@@ -330,71 +292,11 @@ async def _fill(
             continue
         progress.done_bytes += inode.size // 2
         form = Form(blob.blob, FormKind.REMOTE, Place(key, offset), coding, stored_bytes)
-        made.append(_Part(inode, blob, form))
+        stored.append(Stored(form, blob))
+        made.append(inode)
         offset += stored_bytes
-    return made
+    return stored
 
 
 def _stop_if_cancelled(_done_bytes: int) -> None:
     trio.from_thread.check_cancelled()
-
-
-async def _verify(
-    parts: MoveParts, key: str, path: Path, forms: Sequence[tuple[Form, Blob]]
-) -> None:
-    """Fetch the object back and decode every container in it; once more if one is wrong."""
-    try:
-        await _verify_once(parts, key, path, forms)
-    except CorruptDataError as error:
-        log.info("%s; the batch is fetched again", error)
-        await _verify_once(parts, key, path, forms)
-
-
-async def _verify_once(
-    parts: MoveParts, key: str, path: Path, forms: Sequence[tuple[Form, Blob]]
-) -> None:
-    """Fetch the object back beside the local copy and decode every container in it."""
-    remote = parts.remote
-    assert remote is not None
-    name = f"{remote.url}/{key}"
-    if path.parent != parts.packed_store.temporary_dir:
-        # There was no room on the disk for the copy either.
-        size = (await trio.to_thread.run_sync(path.stat)).st_size
-        async with temporary_file(parts, "batch-back", size) as (fetched, fd):
-            for start in range(0, size, PART_BYTES):
-                data = await remote.get_range(key, start, min(start + PART_BYTES, size))
-                await trio.to_thread.run_sync(write_all, fd, data, limiter=parts.threads)
-                del data  # not to be in memory beside the next part
-            await trio.to_thread.run_sync(
-                _verify_fetched, parts, fetched, name, forms, limiter=parts.threads
-            )
-        return
-    fetched = path.with_name(path.name + ".back")
-    try:
-        await remote.get_file(key, fetched)
-        await trio.to_thread.run_sync(
-            _verify_fetched, parts, fetched, name, forms, limiter=parts.threads
-        )
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(functools.partial(fetched.unlink, missing_ok=True))
-
-
-def _verify_fetched(
-    parts: MoveParts, path: Path, name: str, forms: Sequence[tuple[Form, Blob]]
-) -> None:
-    with disk_errors(str(path)):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for form, blob in forms:
-            trio.from_thread.check_cancelled()
-            with PackedFile(
-                os.dup(fd),
-                f"{name} at {form.start}",
-                unlock=unlock(parts, blob, form.coding),
-                start=form.start,
-                stored_bytes=form.stored_bytes,
-            ) as packed:
-                packed.verify()
-    finally:
-        os.close(fd)

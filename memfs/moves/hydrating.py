@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,6 +21,7 @@ from memfs.errors import (
     NotSupportedError,
     ObjectArchivedError,
     OtherContentError,
+    StaleInodeError,
     StoreError,
 )
 from memfs.metadata.quarantine import quarantine, release
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Blob, Form, Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
-    from memfs.types import InodeNo, RawId
+    from memfs.types import InodeNo, IntentId, RawId
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +93,7 @@ async def _lead(parts: MoveParts, inode: Inode) -> Inode:
 async def _hydrate(parts: MoveParts, inode: Inode) -> Inode:
     engine = parts.engine
     _, raw = engine.reserve_ids()
-    async with recorded(parts, MoveKind.HYDRATE, inode, str(int(raw))) as attempt:
+    async with recorded(parts, MoveKind.HYDRATE, str(int(raw)), inode) as attempt:
         with parts.progress.track("hydrate", inode.ino, inode.size) as progress:
             try:
                 blocks = await _fill(parts, inode, raw, progress)
@@ -101,7 +103,9 @@ async def _hydrate(parts: MoveParts, inode: Inode) -> Inode:
                     # Written anew meanwhile, so that the forms that were fetched from went.
                     return now
                 raise
-        published = await attempt.publish_raw(raw, blocks)
+        # No utimensat(2) comes between a look at the raw file and the change.
+        async with parts.open_table.gates.hold(inode.ino):
+            published = await attempt.publish(partial(_publish_raw, parts, inode, raw, blocks))
     parts.faults.reach("hydrate.published")
     after = await engine.get_inode(inode.ino)
     if not after.raw:
@@ -111,6 +115,37 @@ async def _hydrate(parts: MoveParts, inode: Inode) -> Inode:
             else f"inode {inode.ino}: its local copy was dropped while it was opened; try again"
         )
     return after
+
+
+async def _publish_raw(
+    parts: MoveParts, inode: Inode, raw: RawId, blocks: int, intent: IntentId
+) -> bool:
+    """Publish a verified raw file, durable as it is; False if the file has moved on."""
+    engine = parts.engine
+    late = await _take_over_mtime(parts, inode, raw)
+    published = await engine.publish_raw(inode.ino, inode.generation, raw, blocks, intent)
+    if published and not late:
+        # Its bytes and its name were made durable before; if the publishing itself is lost with
+        # power, so is this.
+        await engine.mark_durable([(inode.ino, inode.generation)])
+    return published
+
+
+async def _take_over_mtime(parts: MoveParts, inode: Inode, raw: RawId) -> bool:
+    """Give a new raw file an mtime that was set while it was being written; True if one was.
+
+    Its own is the one that the move began with, and is durable.
+    """
+    try:
+        now = await parts.engine.get_inode(inode.ino)
+    except StaleInodeError:
+        return False
+    if now.generation != inode.generation or now.mtime_ns == inode.mtime_ns:
+        return False
+    path = parts.raw_store.path(raw)
+    with disk_errors(str(path)):
+        os.utime(path, ns=(now.atime_ns, now.mtime_ns))
+    return True
 
 
 async def _fill(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgress) -> int:

@@ -75,7 +75,7 @@ async def pack(parts: MoveParts, ino: InodeNo, codec: Codec | None = None) -> Mo
     location = parts.packed_store.location(number)
     blob_number = inode.blob or number
     encryption = encryption_of(parts, FormKind.PACKED, inode, blob_number)
-    async with recorded(parts, MoveKind.PACK, inode, location) as attempt:
+    async with recorded(parts, MoveKind.PACK, location, inode) as attempt:
         with parts.progress.track("pack", ino, inode.size) as progress:
             summary = await trio.to_thread.run_sync(
                 _write,
@@ -106,7 +106,11 @@ async def pack(parts: MoveParts, ino: InodeNo, codec: Codec | None = None) -> Mo
         blob = await blob_of(parts, inode, number, summary)
         coded = summary.table.coding
         form = Form(blob.blob, FormKind.PACKED, Place(location), coded, summary.stored_bytes)
-        published = await attempt.publish_form(blob, form)
+        published = await attempt.publish(
+            lambda intent: parts.engine.publish_form(
+                inode.ino, inode.generation, blob, form, intent
+            )
+        )
     parts.tally.note_packed(summary)
     parts.faults.reach("pack.published")
     return MoveResult(

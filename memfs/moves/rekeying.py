@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import trio
-
 from memfs.errors import NotSupportedError
 from memfs.metadata.records import Form, FormReplacement, InodeFlags, MoveKind
 from memfs.moves.attempt import recorded
@@ -19,15 +17,19 @@ from memfs.moves.dropping import drop_form
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form, live_blob
-from memfs.moves.uploading import object_key, temporary_file, verify_object
+from memfs.moves.storing import Stored, store_object, temporary_file
+from memfs.moves.uploading import object_key
 from memfs.stores.contents import open_content
 from memfs.types import FormKind, Place
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
-    from memfs.types import InodeNo
+    from memfs.stores.store import RemoteStore
+    from memfs.types import InodeNo, IntentId
 
 
 class KeyedForm(NamedTuple):
@@ -91,34 +93,44 @@ async def _find_old(parts: MoveParts, inode: Inode, kind: FormKind) -> Form | No
 
 
 async def _rekey_remote(parts: MoveParts, inode: Inode, former: Form) -> MoveResult:
-    if parts.remote is None:
+    remote = parts.remote
+    if remote is None:
         raise NotSupportedError("no glacier tier is configured: set glacier.url")
     key = object_key(former.blob, inode.generation)
-    async with recorded(parts, MoveKind.UPLOAD, inode, key) as attempt:
-        # A crash of the machine must not forget the intent and leave an object that nobody knows.
-        await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.threads)
+
+    async def publish(intent: IntentId, stored: Sequence[Stored]) -> MoveResult:
+        ((form, _),) = stored
+        replaced = await parts.engine.replace_form(intent, FormReplacement(former, form))
+        outcome = MoveOutcome.DONE if replaced else MoveOutcome.SUPERSEDED
+        return MoveResult(outcome, form.stored_bytes)
+
+    async with recorded(parts, MoveKind.UPLOAD, key, inode) as attempt:
         with parts.progress.track("rekey", inode.ino, inode.size) as progress:
-            async with temporary_file(parts, f"rekey-{inode.ino}") as (path, fd):
-                container = await _copy(parts, inode, former, fd, progress)
-                parts.faults.reach("rekey.prepared")
-                await parts.remote.put_file(key, path)
-            parts.faults.reach("rekey.stored")
-            await verify_object(parts, key, container, progress)
-            parts.faults.reach("rekey.verified")
-            await parts.remote.archive(key)
-        stored_bytes = container.stored_bytes
-        form = Form(former.blob, FormKind.REMOTE, Place(key), container.coding, stored_bytes)
-        replaced = await attempt.replace_form(FormReplacement(former, form))
-    parts.faults.reach("rekey.published")
-    return MoveResult(MoveOutcome.DONE if replaced else MoveOutcome.SUPERSEDED, stored_bytes)
+
+            async def put() -> list[Stored]:
+                async with temporary_file(parts, f"rekey-{inode.ino}") as (path, fd):
+                    blob, coding, stored_bytes = await _copy(
+                        parts, remote, inode, former, fd, progress
+                    )
+                    parts.faults.reach("rekey.prepared")
+                    await remote.put_file(key, path)
+                form = Form(former.blob, FormKind.REMOTE, Place(key), coding, stored_bytes)
+                return [Stored(form, blob)]
+
+            result = await store_object(parts, remote, attempt, "rekey", put, publish, progress)
+    assert result is not None, "one form was put"
+    return result
 
 
 async def _copy(
-    parts: MoveParts, inode: Inode, former: Form, fd: int, progress: MoveProgress
+    parts: MoveParts,
+    remote: RemoteStore,
+    inode: Inode,
+    former: Form,
+    fd: int,
+    progress: MoveProgress,
 ) -> Container:
     """Write an object's frames under the new key into a local file."""
-    remote = parts.remote
-    assert remote is not None
 
     def advance(done_bytes: int) -> None:
         progress.done_bytes = done_bytes // 2

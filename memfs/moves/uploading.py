@@ -7,11 +7,8 @@ published, and no two attempts ever write the same key.
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
 import secrets
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,27 +16,22 @@ import trio
 from memfs.errors import NotSupportedError
 from memfs.metadata.records import Form, InodeFlags, MoveKind
 from memfs.moves.attempt import recorded
-from memfs.moves.coding import unlock
 from memfs.moves.containers import Container, append_container, find_packed, fits_store
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form, live_blob
+from memfs.moves.storing import Stored, store_object, temporary_file
 from memfs.moves.streaming import is_short, stream_container
-from memfs.stores.disk import disk_errors
-from memfs.stores.reading import FrameReader
 from memfs.types import BlobId, FormKind, Place
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
 
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
     from memfs.stores.store import RemoteStore
-    from memfs.types import Generation, InodeNo
-
-
-MEMORY_BYTES_MAX = 24 << 20
-"""Of a temporary file in memory: a batch of the default size and one more file."""
+    from memfs.types import Generation, InodeNo, IntentId
 
 
 def container_bytes_max(size: int) -> int:
@@ -82,23 +74,27 @@ async def _upload(parts: MoveParts, remote: RemoteStore, ino: InodeNo) -> MoveRe
         return MoveResult(MoveOutcome.SUPERSEDED)
     number = parts.engine.reserve_blob()
     key = object_key(inode.blob or number, inode.generation)
-    async with recorded(parts, MoveKind.UPLOAD, inode, key) as attempt:
-        # A crash of the machine must not forget the intent and leave an object that nobody knows.
-        await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.threads)
+
+    async def publish(intent: IntentId, stored: Sequence[Stored]) -> MoveResult:
+        ((form, blob),) = stored
+        published = await parts.engine.publish_form(ino, inode.generation, blob, form, intent)
+        outcome = MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED
+        return MoveResult(outcome, form.stored_bytes)
+
+    async with recorded(parts, MoveKind.UPLOAD, key, inode) as attempt:
         with parts.progress.track("upload", ino, inode.size) as progress:
-            container = await _store(parts, remote, key, inode, number, progress)
-            parts.faults.reach("upload.stored")
-            await verify_object(parts, key, container, progress)
-            parts.faults.reach("upload.verified")
-            await remote.archive(key)
-        blob, coding, stored_bytes = container
-        form = Form(blob.blob, FormKind.REMOTE, Place(key), coding, stored_bytes)
-        published = await attempt.publish_form(blob, form)
-    parts.faults.reach("upload.published")
-    return MoveResult(MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED, stored_bytes)
+
+            async def put() -> list[Stored]:
+                blob, coding, stored_bytes = await _put(parts, remote, key, inode, number, progress)
+                form = Form(blob.blob, FormKind.REMOTE, Place(key), coding, stored_bytes)
+                return [Stored(form, blob)]
+
+            result = await store_object(parts, remote, attempt, "upload", put, publish, progress)
+    assert result is not None, "one form was put"
+    return result
 
 
-async def _store(
+async def _put(
     parts: MoveParts,
     remote: RemoteStore,
     key: str,
@@ -106,7 +102,7 @@ async def _store(
     number: BlobId,
     progress: MoveProgress,
 ) -> Container:
-    """Store a file's container: from a copy on the disk, or while it is made if that is full."""
+    """Put a file's container: from a copy on the disk, or while it is made if that is full."""
     size_max = container_bytes_max(inode.size)
     packed = await find_packed(parts, inode)
     if (packed is None or not fits_store(parts, packed)) and is_short(
@@ -145,59 +141,3 @@ async def _source(
 
     async with temporary_file(parts, f"upload-{inode.ino}") as (path, fd):
         yield path, await append_container(parts, inode, number, fd, advance)
-
-
-@contextlib.asynccontextmanager
-async def temporary_file(
-    parts: MoveParts, name: str, size_max: int | None = None
-) -> AsyncIterator[tuple[Path, int]]:
-    """Give an empty file for the block: path, and a descriptor for reading and writing.
-
-    Args:
-        parts: What moves work with.
-        name: Of the file.
-        size_max: What may be written to it; where the disk has no room for that and it is little,
-            the file is one in memory. None: it is on the disk.
-    """
-    if (
-        size_max is not None
-        and size_max <= MEMORY_BYTES_MAX
-        and is_short(parts.packed_store.temporary_dir, 2 * size_max)
-    ):
-        fd = os.memfd_create(f"memfs-{name}", os.MFD_CLOEXEC)
-        try:
-            yield Path(f"/proc/self/fd/{fd}"), fd
-        finally:
-            os.close(fd)
-        return
-    path = parts.packed_store.temporary_path(name)
-    with disk_errors(str(path)):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        yield path, fd
-    finally:
-        os.close(fd)
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(functools.partial(path.unlink, missing_ok=True))
-
-
-async def verify_object(
-    parts: MoveParts, key: str, container: Container, progress: MoveProgress
-) -> None:
-    """Read an object back whole; `CorruptDataError` unless it holds the container's blob."""
-    remote, blob = parts.remote, container.blob
-    assert remote is not None
-    half = progress.done_bytes
-
-    def advance(done_bytes: int) -> None:
-        progress.done_bytes = half + (progress.total_bytes - half) * done_bytes // max(1, blob.size)
-
-    name = f"{remote.url}/{key}"
-    reader = await FrameReader.open(
-        functools.partial(remote.get_range, key),
-        container.stored_bytes,
-        name,
-        unlock(parts, blob, container.coding),
-        remote.slots,
-    )
-    await reader.verify(advance, parts.zeros)

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from memfs.errors import MemfsError, StoreError
-from memfs.moves import streaming, uploading
+from memfs.moves import storing, streaming, uploading
 from memfs.moves.batching import upload_batch
 from memfs.moves.dropping import drop_raw
 from memfs.moves.outcome import MoveOutcome
@@ -33,7 +33,8 @@ CONTENTS = {
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
     """A state on a disk without room: a temporary file on it is a failure."""
-    monkeypatch.setattr(uploading, "is_short", lambda _directory, _bytes: True)
+    for module in (storing, uploading):
+        monkeypatch.setattr(module, "is_short", lambda _directory, _bytes: True)
     state = State(tmp_path / "state")
     monkeypatch.setattr(state.packed_store, "temporary_path", None)
     yield state
