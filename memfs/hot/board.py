@@ -14,7 +14,7 @@ from memfs.errors import NoXattrError
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
-    from memfs.hot.tokens import Mint
+    from memfs.hot.tokens import TokenSigner
     from memfs.types import Generation, InodeNo
 
 WANTED_COUNT_MAX = 65_536
@@ -41,7 +41,7 @@ class HotServerInfo(NamedTuple):
     address: str
     """Abstract unix socket, without the leading NUL."""
     uid: int
-    mint: Mint
+    signer: TokenSigner
     devices: tuple[HotDevice, ...]
 
 
@@ -55,8 +55,8 @@ class Want(NamedTuple):
     """UUID that the program asks for."""
 
 
-class Residence(NamedTuple):
-    """A file in the hot tier."""
+class ResidentFile(NamedTuple):
+    """A file that is in the hot tier: its slab was published."""
 
     generation: Generation
     device: str
@@ -71,7 +71,7 @@ class HotBoard:
         self.server: HotServerInfo | None = None
         self.note: str | None = "the hot server has not started yet"
         """Why the tier does not serve at present, for `memfs status`; None while it does."""
-        self.residents: dict[InodeNo, Residence] = {}
+        self.residents: dict[InodeNo, ResidentFile] = {}
         self._refusals: BoundedDict[InodeNo, tuple[Generation, str]] = BoundedDict(
             REFUSALS_KEPT_MAX
         )
@@ -149,7 +149,7 @@ class HotBoard:
             {
                 "address": server.address,
                 "uid": server.uid,
-                "token": server.mint.mint(ino, generation, uid),
+                "token": server.signer.sign(ino, generation, uid),
                 "generation": generation,
                 "resident": bool(self.devices(ino, generation)),
                 "kind": server.devices[0].kind,

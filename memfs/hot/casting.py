@@ -1,4 +1,4 @@
-"""Precision views: floats of one type as another, on the host.
+"""Precisions: floats of one type as another, on the host.
 
 Invariant: integers, booleans and 8-bit floats are never cast; rounding is to nearest, ties to even
 (IEEE 754), as torch's `Tensor.to`.

@@ -65,10 +65,11 @@ class Ticket(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
-    """A slab that the program may map, until its lease is released."""
+class Lease:
+    """The right of this program to a slab, until it is released."""
 
-    lease: int
+    number: int
+    """By which the server knows it."""
     kind: str
     uuid: str
     size_bytes: int
@@ -78,7 +79,7 @@ class Attachment:
     """Of the slab."""
     generation: int
     report: Mapping[str, object]
-    """Of a precision view: `cast_count`, `overflow_count`."""
+    """Of a variant: `cast_count`, `overflow_count`."""
 
 
 def read_ticket(fd: int) -> Ticket | None:
@@ -146,7 +147,7 @@ class HotClient:
         demand: bool = False,
         device: str | None = None,
         timeout_s: float = 30.0,
-    ) -> Attachment:
+    ) -> Lease:
         """Lease the slab of a file.
 
         Args:
@@ -159,7 +160,7 @@ class HotClient:
 
         Raises:
             HotMissError: It is not there, and was not loaded in time.
-            HotTierFullError: It, or the view, has no room.
+            HotTierFullError: It, or the variant, has no room.
             FormatError: The file holds no tensors.
             NotPermittedError: The token is spent.
             HotGoneError: The server has ended.
@@ -179,7 +180,7 @@ class HotClient:
 
     def attach_snapshot(
         self, name: str, label: str, *, dtype: str | None = None, layout: str | None = None
-    ) -> Attachment:
+    ) -> Lease:
         """Lease a slab that a snapshot keeps.
 
         Args:
@@ -204,7 +205,7 @@ class HotClient:
             REPLY_S,
         )
 
-    def _attach(self, message: dict[str, object], timeout_s: float) -> Attachment:
+    def _attach(self, message: dict[str, object], timeout_s: float) -> Lease:
         packet = self._call(message, timeout_s)
         fds = packet.take_fds()
         with contextlib.ExitStack() as undo:
@@ -215,8 +216,8 @@ class HotClient:
             slab_fd, index_fd = fds
             index = load_index(json.loads(os.pread(index_fd, os.fstat(index_fd).st_size, 0)))
             answer = packet.message
-            attachment = Attachment(
-                lease=number_in(answer, "lease"),
+            lease = Lease(
+                number=number_in(answer, "lease"),
                 kind=str(answer["kind"]),
                 uuid=str(answer["uuid"]),
                 size_bytes=number_in(answer, "size_bytes"),
@@ -227,12 +228,12 @@ class HotClient:
             )
             undo.pop_all()
         os.close(index_fd)
-        return attachment
+        return lease
 
-    def release(self, lease: int) -> None:
+    def release(self, lease: Lease) -> None:
         """Give a lease back; nothing happens if it or the server is gone."""
         with contextlib.suppress(HotGoneError, OSError):
-            self._call({"op": "release", "lease": lease})
+            self._call({"op": "release", "lease": lease.number})
 
     def stats(self) -> dict[str, object]:
         """Return capacities, slabs and counters of the server."""

@@ -1,6 +1,6 @@
-"""Loading: files become slabs, slabs become precision views, and what must leaves.
+"""Loading: files become slabs, slabs get variants, and what must leave does.
 
-Invariant: an entry of the pool that is not loading has a slab here, and the other way round.
+Invariant: a slab of the pool that is not loading has its memory here, and the other way round.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import trio
 from memfs.hot.devices.device import DeviceError, DeviceFullError
 from memfs.hot.headers import HeaderFile
 from memfs.hot.indexes import decode_index, encode_index
-from memfs.hot.pool import EntryState, HotTierFullError, SlabKey
+from memfs.hot.pool import HotTierFullError, SlabKey, SlabState
 from memfs.hot.protocol import HotMissError
 from memfs.hot.slabs import BuildReport, Layout, build_slab, file_reader, plan_slab
 from memfs.keyed_lock import KeyedLock
@@ -25,9 +25,9 @@ from memfs.signals import Signal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from memfs.hot.devices.device import Device, Slab
+    from memfs.hot.devices.device import Device, SlabMemory
     from memfs.hot.headers import HeaderReader
-    from memfs.hot.pool import Entry, Pool
+    from memfs.hot.pool import Pool, SlabInfo
     from memfs.hot.slabs import SlabPlan, Traits
 
 THREADS_A_DEVICE = 2
@@ -41,7 +41,7 @@ LARGE_INDEX_BYTES = 1 << 20
 tensors take some 20 MB meanwhile."""
 
 GONE_COUNT_MAX = 65_536
-"""Entries that left and were not told of yet; the daemon asks for all when some were lost."""
+"""Slabs that left and were not told of yet; the daemon asks for all when some were lost."""
 
 
 class LoadRequest(NamedTuple):
@@ -62,11 +62,11 @@ class LoadRequest(NamedTuple):
     """UUID; None: any."""
 
 
-class Resident(NamedTuple):
-    """A slab with what is in it."""
+class LoadedSlab(NamedTuple):
+    """A slab with its memory and what is in it."""
 
-    entry: Entry
-    slab: Slab
+    info: SlabInfo
+    memory: SlabMemory
     tensor_count: int
     encoded: bytes
     """The index as programs get it (`hot.indexes`): as objects it is ten times as large."""
@@ -92,7 +92,7 @@ class Loader:
         self._large = trio.Lock()
         self._devices = {device.uuid: device for device in devices}
         self._reserve_bytes = reserve_bytes
-        self._residents: dict[SlabKey, Resident] = {}
+        self._loaded: dict[SlabKey, LoadedSlab] = {}
         self._building: KeyedLock[SlabKey] = KeyedLock()
         self._threads = {device.uuid: trio.CapacityLimiter(THREADS_A_DEVICE) for device in devices}
         self._gone: deque[SlabKey] = deque(maxlen=GONE_COUNT_MAX)
@@ -108,22 +108,22 @@ class Loader:
         """The devices by UUID."""
         return self._devices
 
-    def device(self, entry: Entry) -> Device:
-        """Return the device of an entry."""
-        return self._devices[entry.device]
+    def device(self, slab: SlabInfo) -> Device:
+        """Return the device of a slab."""
+        return self._devices[slab.device]
 
-    def resident(self, entry: Entry) -> Resident:
-        """Return the slab of an entry that is not loading."""
-        return self._residents[entry.key]
+    def loaded(self, slab: SlabInfo) -> LoadedSlab:
+        """Return a slab that is not loading, with its memory and index."""
+        return self._loaded[slab.key]
 
     async def next_gone(self) -> SlabKey:
-        """Wait for a published file to leave, and return it; views are not told of."""
+        """Wait for a published file to leave, and return it; variants are not told of."""
         while not self._gone:
             await self._left.wait(self._left.count)
         return self._gone.popleft()
 
     # --- files -----------------------------------------------------------------------------------
-    async def load(self, request: LoadRequest) -> Resident:
+    async def load(self, request: LoadRequest) -> LoadedSlab:
         """Load a file; nobody can attach to it before `publish`.
 
         Raises:
@@ -167,87 +167,87 @@ class Loader:
         Raises:
             HotMissError: It is not loaded.
         """
-        entry = self.pool.get(key)
-        if entry is None or key not in self._residents:
+        slab = self.pool.get(key)
+        if slab is None or key not in self._loaded:
             raise HotMissError(f"inode {key.ino} is not loaded")
-        if entry.state == EntryState.LOADING:
-            for gone in self.pool.publish(entry):
+        if slab.state == SlabState.LOADING:
+            for gone in self.pool.publish(slab):
                 self._drop(gone)
 
     def discard(self, key: SlabKey) -> None:
         """Take a file out that was loaded and has changed meanwhile."""
-        entry = self.pool.get(key)
-        if entry is not None and key in self._residents and self.pool.doom(entry):
-            self._drop(entry)
+        slab = self.pool.get(key)
+        if slab is not None and key in self._loaded and self.pool.doom(slab):
+            self._drop(slab)
 
     def evict(self, ino: int) -> None:
         """Take a file out, all generations that no snapshot keeps; leases go on."""
-        for entry in self.pool.of_inode(ino):
-            if entry.state == EntryState.READY and self.pool.retire(entry):
-                self._drop(entry)
+        for slab in self.pool.of_inode(ino):
+            if slab.state == SlabState.READY and self.pool.retire(slab):
+                self._drop(slab)
 
-    def release(self, entry: Entry) -> None:
+    def release(self, slab: SlabInfo) -> None:
         """Count one lease less."""
-        if self.pool.release(entry):
-            self._drop(entry)
-        elif entry.evictable:
-            self.collect(entry.device)
+        if self.pool.release(slab):
+            self._drop(slab)
+        elif slab.evictable:
+            self.collect(slab.device)
 
     def forget_snapshot(self, name: str) -> None:
         """Let what a snapshot keeps go."""
-        for entry in self.pool:
-            if name in entry.snapshots and self.pool.forget(entry, name):
-                self._drop(entry)
+        for slab in self.pool:
+            if name in slab.snapshots and self.pool.forget(slab, name):
+                self._drop(slab)
 
     def collect(self, device: str) -> None:
         """Bring a device below its watermark."""
         self._measure(device)
-        for entry in self.pool.collect(device):
-            self._leave(entry)
+        for slab in self.pool.collect(device):
+            self._leave(slab)
 
-    # --- views -----------------------------------------------------------------------------------
-    async def variant(self, base: Resident, layout: Layout) -> Resident:
+    # --- variants --------------------------------------------------------------------------------
+    async def variant(self, base: LoadedSlab, layout: Layout) -> LoadedSlab:
         """Return a file in a precision and layout, made from its slab if need be.
 
         Raises:
-            HotTierFullError: The view has no room.
+            HotTierFullError: The variant has no room.
             HotMissError: The file left meanwhile.
         """
-        key = base.entry.key._replace(dtype=layout.dtype, layout=layout.layout)
-        if key == base.entry.key:
+        key = base.info.key._replace(dtype=layout.dtype, layout=layout.layout)
+        if key == base.info.key:
             return base
         async with self._building.hold(key):
             return await self._variant(base, layout, key)
 
-    async def _variant(self, base: Resident, layout: Layout, key: SlabKey) -> Resident:
-        if self.pool.get(base.entry.key) is not base.entry or base.entry.state != EntryState.READY:
+    async def _variant(self, base: LoadedSlab, layout: Layout, key: SlabKey) -> LoadedSlab:
+        if self.pool.get(base.info.key) is not base.info or base.info.state != SlabState.READY:
             raise HotMissError(f"inode {key.ino} was rewritten or left the hot tier")
-        known = self._residents.get(key)
-        if known is not None and known.entry.state == EntryState.READY:
+        known = self._loaded.get(key)
+        if known is not None and known.info.state == SlabState.READY:
             return known
         if not base.traits.differ(layout):
             return base
         # So that its source is there to the end.
-        self.pool.attach(base.entry)
+        self.pool.attach(base.info)
         try:
-            entry = base.entry
+            slab = base.info
             made = await self._build(
                 key,
                 base.encoded,
                 layout,
-                base.slab.read,
-                entry.priority,
+                base.memory.read,
+                slab.priority,
                 pinned=False,
-                device=entry.device,
+                device=slab.device,
             )
-            if base.entry.state != EntryState.READY:
-                self.pool.doom(made.entry)
-                self._drop(made.entry)
+            if base.info.state != SlabState.READY:
+                self.pool.doom(made.info)
+                self._drop(made.info)
                 raise HotMissError(f"inode {key.ino} was rewritten or left the hot tier")
-            self.pool.publish(made.entry)
+            self.pool.publish(made.info)
             return made
         finally:
-            self.release(base.entry)
+            self.release(base.info)
 
     # --- parts -----------------------------------------------------------------------------------
     async def _build(
@@ -260,7 +260,7 @@ class Loader:
         *,
         pinned: bool,
         device: str | None,
-    ) -> Resident:
+    ) -> LoadedSlab:
         """Return a slab with the tensors of an encoded index."""
         # Large indexes take memory of the server: one at a time.
         turn: contextlib.AbstractAsyncContextManager[object] = (
@@ -273,30 +273,30 @@ class Loader:
             full: DeviceFullError | None = None
             for _ in range(ALLOCATION_ATTEMPTS):
                 try:
-                    entry = self._take_room(
+                    slab = self._take_room(
                         key, size_bytes, len(encoded), priority, pinned=pinned, device=device
                     )
                 except HotTierFullError:
                     self.refused_count += 1
                     raise
                 try:
-                    slab, report = await trio.to_thread.run_sync(
+                    memory, report = await trio.to_thread.run_sync(
                         build_slab,
-                        self._devices[entry.device],
+                        self._devices[slab.device],
                         plan,
                         read,
-                        limiter=self._threads[entry.device],
+                        limiter=self._threads[slab.device],
                     )
                 except DeviceFullError as error:
                     # Somebody else was faster: what is measured next counts that.
-                    self.pool.remove(entry)
+                    self.pool.remove(slab)
                     full = error
                 except BaseException:
-                    self.pool.remove(entry)
+                    self.pool.remove(slab)
                     raise
                 else:
-                    made = Resident(entry, slab, len(plan.placed), encoded, plan.traits, report)
-                    self._residents[key] = made
+                    made = LoadedSlab(slab, memory, len(plan.placed), encoded, plan.traits, report)
+                    self._loaded[key] = made
                     self.loaded_count += 1
                     self.loaded_bytes += size_bytes
                     return made
@@ -312,7 +312,7 @@ class Loader:
         *,
         pinned: bool,
         device: str | None,
-    ) -> Entry:
+    ) -> SlabInfo:
         for uuid in self._devices:
             self._measure(uuid)
         uuid = self.pool.place(key, size_bytes, device, pinned=pinned)
@@ -329,16 +329,15 @@ class Loader:
         memory = self._devices[uuid].memory()
         self.pool.measure(uuid, memory.free_bytes - self._reserve_bytes)
 
-    def _leave(self, entry: Entry) -> None:
+    def _leave(self, slab: SlabInfo) -> None:
         self.evicted_count += 1
-        self._drop(entry)
+        self._drop(slab)
 
-    def _drop(self, entry: Entry) -> None:
-        """Give the memory of an entry back that has left the pool."""
-        resident = self._residents.pop(entry.key)
-        resident.slab.release()
-        if not entry.key.dtype and not entry.key.layout:
-            self._gone.append(entry.key)
+    def _drop(self, slab: SlabInfo) -> None:
+        """Give the memory of a slab back that has left the pool."""
+        self._loaded.pop(slab.key).memory.release()
+        if not slab.key.dtype and not slab.key.layout:
+            self._gone.append(slab.key)
             self._left.set()
 
 

@@ -1,9 +1,9 @@
 """The pool: which slabs are on which device, who holds them, and which one leaves next.
 
 Invariants:
-- `used_bytes` of a device is the sum of the sizes of its entries, doomed ones included, and grows
+- `used_bytes` of a device is the sum of the sizes of its slabs, doomed ones included, and grows
   only within the capacity of that moment.
-- An entry that is leased, pinned, in a snapshot or still loading is never chosen to leave.
+- A slab that is leased, pinned, in a snapshot or still loading is never chosen to leave.
 
 Pure: knows no device and no clock. Evicts by priority class, the lowest first, and within a class
 by S3-FIFO (`memfs.policy.s3fifo`).
@@ -26,7 +26,7 @@ LAYOUTS = ("", "channels_last")
 """How tensors are laid out: as in the file, or 4-D ones with their channels last."""
 
 PRECISION_LABELS = ("", "float32", "float16", "bfloat16")
-"""Precision views; the empty one is the file's own."""
+"""Precisions of variants; the empty one is the file's own."""
 
 
 FULL_CODE = "full"
@@ -54,7 +54,7 @@ class SlabKey(NamedTuple):
         return self.ino << 3 | variant
 
 
-class EntryState(enum.Enum):
+class SlabState(enum.Enum):
     """How far a slab is."""
 
     LOADING = "loading"
@@ -65,8 +65,8 @@ class EntryState(enum.Enum):
     """Nobody may attach any more; it goes with its last lease."""
 
 
-class Entry:
-    """One slab."""
+class SlabInfo:
+    """What the server knows of one slab."""
 
     __slots__ = (
         "device",
@@ -105,7 +105,7 @@ class Entry:
         """Programs that may have it mapped."""
         self.snapshots: set[str] = set()
         """Names of the snapshots that keep it."""
-        self.state = EntryState.LOADING
+        self.state = SlabState.LOADING
         self.queued = False
         """It has a place in the queue of its class; an older generation has none."""
 
@@ -164,22 +164,22 @@ class Pool:
 
     def __init__(self, capacities: Sequence[DeviceCapacity]) -> None:
         self._devices = {capacity.uuid: _DeviceQueues(capacity) for capacity in capacities}
-        self._entries: dict[SlabKey, Entry] = {}
+        self._slabs: dict[SlabKey, SlabInfo] = {}
 
     # --- questions -------------------------------------------------------------------------------
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._slabs)
 
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(list(self._entries.values()))
+    def __iter__(self) -> Iterator[SlabInfo]:
+        return iter(list(self._slabs.values()))
 
-    def get(self, key: SlabKey) -> Entry | None:
-        """Return the entry of a key, whatever its state."""
-        return self._entries.get(key)
+    def get(self, key: SlabKey) -> SlabInfo | None:
+        """Return the slab of a key, whatever its state."""
+        return self._slabs.get(key)
 
-    def of_inode(self, ino: int) -> list[Entry]:
-        """Return all entries of a file."""
-        return [entry for entry in self._entries.values() if entry.key.ino == ino]
+    def of_inode(self, ino: int) -> list[SlabInfo]:
+        """Return all slabs of a file."""
+        return [slab for slab in self._slabs.values() if slab.key.ino == ino]
 
     def used_bytes(self, device: str) -> int:
         """Bytes of all slabs of a device."""
@@ -193,10 +193,10 @@ class Pool:
         """The capacity of a device as configured."""
         return self._devices[device].capacity
 
-    def held_bytes(self, device: str) -> int:
+    def unevictable_bytes(self, device: str) -> int:
         """Bytes of a device that cannot be made free now."""
-        here = (entry for entry in self._entries.values() if entry.device == device)
-        return sum(entry.size_bytes for entry in here if not entry.evictable)
+        here = (slab for slab in self._slabs.values() if slab.device == device)
+        return sum(slab.size_bytes for slab in here if not slab.evictable)
 
     # --- changes ---------------------------------------------------------------------------------
     def measure(self, device: str, free_bytes: int) -> None:
@@ -207,8 +207,8 @@ class Pool:
             free_bytes: Left to us, less what is to be left to others.
         """
         here = self._devices[device]
-        held_bytes = here.used_bytes - here.index_bytes
-        here.limit_bytes = max(0, min(here.capacity.size_bytes, held_bytes + free_bytes))
+        on_device_bytes = here.used_bytes - here.index_bytes
+        here.limit_bytes = max(0, min(here.capacity.size_bytes, on_device_bytes + free_bytes))
 
     def place(
         self, key: SlabKey, size_bytes: int, device: str | None = None, *, pinned: bool = False
@@ -239,8 +239,8 @@ class Pool:
 
         return max(fitting, key=preference)
 
-    def make_room(self, device: str, size_bytes: int) -> list[Entry]:
-        """Take out entries so that a slab fits; those that are returned are not in the pool.
+    def make_room(self, device: str, size_bytes: int) -> list[SlabInfo]:
+        """Take out slabs so that a new one fits; those that are returned are not in the pool.
 
         Raises:
             HotTierFullError: It cannot fit; nothing was taken out.
@@ -259,7 +259,7 @@ class Pool:
         *,
         pinned: bool,
         index_bytes: int = 0,
-    ) -> Entry:
+    ) -> SlabInfo:
         """Add a slab that is being loaded; there is room for it (`make_room`).
 
         Args:
@@ -270,97 +270,97 @@ class Pool:
             pinned: It is.
             index_bytes: Of its index.
         """
-        assert key not in self._entries, f"{key} is in the pool already"
+        assert key not in self._slabs, f"{key} is in the pool already"
         assert size_bytes <= self._room_bytes(device), f"no room was made for {key}"
-        entry = self._entries[key] = Entry(
+        slab = self._slabs[key] = SlabInfo(
             key, device, size_bytes, priority, pinned=pinned, index_bytes=index_bytes
         )
         self._devices[device].used_bytes += size_bytes
         self._devices[device].index_bytes += index_bytes
-        return entry
+        return slab
 
-    def publish(self, entry: Entry) -> list[Entry]:
-        """Let programs attach to a slab, and to older generations of the file no more.
+    def publish(self, slab: SlabInfo) -> list[SlabInfo]:
+        """Let programs attach to a slab, and not any more to older generations of the file.
 
         Returns:
-            The entries that have left by that.
+            The slabs that have left the pool.
         """
         gone = []
-        for each in self.of_inode(entry.key.ino):
+        for each in self.of_inode(slab.key.ino):
             # One that is still loading is dealt with by who loads it.
-            if each.key.generation >= entry.key.generation or each.state == EntryState.LOADING:
+            if each.key.generation >= slab.key.generation or each.state == SlabState.LOADING:
                 continue
             if self.retire(each):
                 gone.append(each)
-        entry.state = EntryState.READY
-        self._enqueue(entry)
+        slab.state = SlabState.READY
+        self._enqueue(slab)
         return gone
 
-    def retire(self, entry: Entry) -> bool:
-        """A file is no more what a slab holds; True if the entry has left the pool by that.
+    def retire(self, slab: SlabInfo) -> bool:
+        """A file is not what a slab holds any more; True if the slab has left the pool.
 
         A snapshot that has it keeps it; otherwise it is doomed.
         """
-        if not entry.snapshots:
-            return self.doom(entry)
-        self._discharge(entry)
-        entry.pinned = False
+        if not slab.snapshots:
+            return self.doom(slab)
+        self._discharge(slab)
+        slab.pinned = False
         return False
 
-    def keep(self, entry: Entry, snapshot: str) -> None:
+    def keep(self, slab: SlabInfo, snapshot: str) -> None:
         """Add a slab to a snapshot, which keeps it whatever becomes of its file."""
-        entry.snapshots.add(snapshot)
+        slab.snapshots.add(snapshot)
 
-    def forget(self, entry: Entry, snapshot: str) -> bool:
-        """Take a slab out of a snapshot; True if the entry has left the pool by that."""
-        entry.snapshots.discard(snapshot)
-        outdated = entry.state == EntryState.READY and not entry.queued
-        return outdated and not entry.snapshots and self.doom(entry)
+    def forget(self, slab: SlabInfo, snapshot: str) -> bool:
+        """Take a slab out of a snapshot; True if the slab has left the pool."""
+        slab.snapshots.discard(snapshot)
+        outdated = slab.state == SlabState.READY and not slab.queued
+        return outdated and not slab.snapshots and self.doom(slab)
 
-    def attach(self, entry: Entry) -> None:
+    def attach(self, slab: SlabInfo) -> None:
         """Count one more lease, and one use."""
-        assert entry.state == EntryState.READY, f"{entry.key} is {entry.state.value}"
-        entry.lease_count += 1
-        if entry.queued:
-            self._queue(entry).access(entry.key.number, entry.size_bytes)
+        assert slab.state == SlabState.READY, f"{slab.key} is {slab.state.value}"
+        slab.lease_count += 1
+        if slab.queued:
+            self._queue(slab).access(slab.key.number, slab.size_bytes)
 
-    def release(self, entry: Entry) -> bool:
-        """Count one lease less; True if the entry has left the pool by that."""
-        entry.lease_count -= 1
-        if entry.state == EntryState.DOOMED and not entry.lease_count:
-            self.remove(entry)
+    def release(self, slab: SlabInfo) -> bool:
+        """Count one lease less; True if the slab has left the pool."""
+        slab.lease_count -= 1
+        if slab.state == SlabState.DOOMED and not slab.lease_count:
+            self.remove(slab)
             return True
         return False
 
     def mark(self, ino: int, priority: int, *, pinned: bool) -> None:
-        """Set the priority and the pin of all entries of a file."""
-        for entry in self.of_inode(ino):
-            queued = entry.queued
-            self._discharge(entry)
-            entry.priority = priority
-            entry.pinned = pinned
+        """Set the priority and the pin of all slabs of a file."""
+        for slab in self.of_inode(ino):
+            queued = slab.queued
+            self._discharge(slab)
+            slab.priority = priority
+            slab.pinned = pinned
             if queued:
-                self._enqueue(entry)
+                self._enqueue(slab)
 
-    def doom(self, entry: Entry) -> bool:
-        """Let nobody attach any more; True if the entry has left the pool by that."""
-        self._discharge(entry)
-        entry.state = EntryState.DOOMED
-        entry.pinned = False
-        entry.snapshots.clear()
-        if not entry.lease_count:
-            self.remove(entry)
+    def doom(self, slab: SlabInfo) -> bool:
+        """Let nobody attach any more; True if the slab has left the pool."""
+        self._discharge(slab)
+        slab.state = SlabState.DOOMED
+        slab.pinned = False
+        slab.snapshots.clear()
+        if not slab.lease_count:
+            self.remove(slab)
             return True
         return False
 
-    def remove(self, entry: Entry) -> None:
-        """Take an entry out: its memory is free again."""
-        del self._entries[entry.key]
-        self._devices[entry.device].used_bytes -= entry.size_bytes
-        self._devices[entry.device].index_bytes -= entry.index_bytes
-        self._discharge(entry)
+    def remove(self, slab: SlabInfo) -> None:
+        """Take a slab out: its memory is free again."""
+        del self._slabs[slab.key]
+        self._devices[slab.device].used_bytes -= slab.size_bytes
+        self._devices[slab.device].index_bytes -= slab.index_bytes
+        self._discharge(slab)
 
-    def collect(self, device: str, coming_bytes: int = 0) -> list[Entry]:
+    def collect(self, device: str, coming_bytes: int = 0) -> list[SlabInfo]:
         """Bring a device that is filled beyond the high watermark down to the low one.
 
         Args:
@@ -368,7 +368,7 @@ class Pool:
             coming_bytes: Of a slab that is about to be added.
 
         Returns:
-            The entries that left; fewer than that takes if the others are held.
+            The slabs that left; fewer than that takes if the others may not leave.
         """
         here = self._devices[device]
         used_bytes = here.used_bytes + coming_bytes
@@ -378,23 +378,23 @@ class Pool:
         return self._evict(device, used_bytes - low_bytes)
 
     # --- parts -----------------------------------------------------------------------------------
-    def _evict(self, device: str, needed_bytes: int) -> list[Entry]:
-        by_number: Mapping[int, Entry] = {
-            entry.key.number: entry
-            for entry in self._entries.values()
-            if entry.device == device and entry.evictable
+    def _evict(self, device: str, needed_bytes: int) -> list[SlabInfo]:
+        by_number: Mapping[int, SlabInfo] = {
+            slab.key.number: slab
+            for slab in self._slabs.values()
+            if slab.device == device and slab.evictable
         }
-        victims: list[Entry] = []
+        victims: list[SlabInfo] = []
         for queue in self._devices[device].queues():
             if needed_bytes <= 0:
                 break
             for number in queue.evict(needed_bytes, by_number.__contains__):
-                entry = by_number[number]
+                slab = by_number[number]
                 # Its place is gone already, and what was known of its use lives on as a ghost.
-                entry.queued = False
-                victims.append(entry)
-                needed_bytes -= entry.size_bytes
-                self.remove(entry)
+                slab.queued = False
+                victims.append(slab)
+                needed_bytes -= slab.size_bytes
+                self.remove(slab)
         return victims
 
     def _fits(self, device: str, size_bytes: int, *, pinned: bool) -> bool:
@@ -408,20 +408,20 @@ class Pool:
         return max(0, here.limit_bytes - here.used_bytes)
 
     def _evictable_bytes(self, device: str) -> int:
-        here = (entry for entry in self._entries.values() if entry.device == device)
-        return sum(entry.size_bytes for entry in here if entry.evictable)
+        here = (slab for slab in self._slabs.values() if slab.device == device)
+        return sum(slab.size_bytes for slab in here if slab.evictable)
 
-    def _enqueue(self, entry: Entry) -> None:
-        self._queue(entry).insert(entry.key.number, entry.size_bytes)
-        entry.queued = True
+    def _enqueue(self, slab: SlabInfo) -> None:
+        self._queue(slab).insert(slab.key.number, slab.size_bytes)
+        slab.queued = True
 
-    def _discharge(self, entry: Entry) -> None:
-        if entry.queued:
-            self._queue(entry).discharge(entry.key.number)
-            entry.queued = False
+    def _discharge(self, slab: SlabInfo) -> None:
+        if slab.queued:
+            self._queue(slab).discharge(slab.key.number)
+            slab.queued = False
 
-    def _queue(self, entry: Entry) -> S3Fifo:
-        return self._devices[entry.device].queue(entry.priority)
+    def _queue(self, slab: SlabInfo) -> S3Fifo:
+        return self._devices[slab.device].queue(slab.priority)
 
     def _refusal(self, names: Sequence[str], size_bytes: int) -> str:
         parts = []
@@ -430,7 +430,8 @@ class Pool:
             capacity, share = here.capacity.size_bytes, here.capacity.admission_share
             parts.append(
                 f"{name} has {format_size(here.limit_bytes)} of its capacity of "
-                f"{format_size(capacity)}, {format_size(self.held_bytes(name))} of it held"
+                f"{format_size(capacity)}, and {format_size(self.unevictable_bytes(name))} may not "
+                "leave"
             )
             if size_bytes > share * capacity:
                 parts.append(f"unpinned files may take {share:.0%} of a capacity")

@@ -19,7 +19,7 @@ import trio
 from memfs.errors import MemfsError
 from memfs.hot.devices.device import DeviceError
 from memfs.hot.devices.memfd import SEALS
-from memfs.hot.pool import EntryState, SlabKey
+from memfs.hot.pool import SlabKey, SlabState
 from memfs.hot.protocol import (
     HotGoneError,
     HotMissError,
@@ -46,10 +46,10 @@ from memfs.linux.accepting import Acceptor
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from memfs.hot.loading import Loader, Resident
-    from memfs.hot.pool import Entry
+    from memfs.hot.loading import LoadedSlab, Loader
+    from memfs.hot.pool import SlabInfo
     from memfs.hot.requests import Attach
-    from memfs.hot.tokens import Claim, Gate
+    from memfs.hot.tokens import Claim, TokenVerifier
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class _Connection:
     def __init__(self, stream: trio.socket.SocketType, uid: int) -> None:
         self.stream = stream
         self.uid = uid
-        self.leases: dict[int, Entry] = {}
+        self.leases: dict[int, SlabInfo] = {}
 
 
 class Programs:
@@ -97,19 +97,19 @@ class Programs:
 
     Args:
         loader: Has the pool and the slabs.
-        gate: Takes tokens.
+        verifier: Takes tokens.
         demand: Asks the daemon for a file, on a device or any; `end_waiting` answers.
     """
 
     def __init__(
         self,
         loader: Loader,
-        gate: Gate,
+        verifier: TokenVerifier,
         demand: Callable[[SlabKey, str | None], Awaitable[None]],
     ) -> None:
         self._loader = loader
         self._pool = loader.pool
-        self._gate = gate
+        self._verifier = verifier
         self._ask_daemon = demand
         self._lease_numbers = itertools.count(1)
         self._demands: dict[tuple[int, int], _Demand] = {}
@@ -124,31 +124,29 @@ class Programs:
         Args:
             uid: Of the user; those of all users are root's to see.
         """
-        entries = list(self._pool) if uid == ROOT_UID else self._opened_by(uid)
+        slabs = list(self._pool) if uid == ROOT_UID else self._opened_by(uid)
         snapshots = self._snapshots.describe(uid)
         shown = {snapshot.name for snapshot in snapshots}
         return {
             **describe_pool(self._loader),
-            "slab_count": len(entries),
-            "lease_count": sum(entry.lease_count for entry in entries),
-            "slabs": list_slabs(entries, shown),
+            "slab_count": len(slabs),
+            "lease_count": sum(slab.lease_count for slab in slabs),
+            "slabs": list_slabs(slabs, shown),
             "snapshots": list_snapshots(snapshots),
             "snapshot_count": len(snapshots),
             "attach_count": self.attach_count,
         }
 
-    def _opened_by(self, uid: int) -> list[Entry]:
+    def _opened_by(self, uid: int) -> list[SlabInfo]:
         """Return what programs of a user lease, and what the user's snapshots keep."""
         leased = {
-            entry
+            slab
             for connection in self._connections
             if connection.uid == uid
-            for entry in connection.leases.values()
+            for slab in connection.leases.values()
         }
         own = self._snapshots.names(uid)
-        return [
-            entry for entry in self._pool if entry in leased or not own.isdisjoint(entry.snapshots)
-        ]
+        return [slab for slab in self._pool if slab in leased or not own.isdisjoint(slab.snapshots)]
 
     def list_snapshots(self) -> list[dict[str, object]]:
         """Return the snapshots of all users, the largest first, as many as a packet holds."""
@@ -199,8 +197,8 @@ class Programs:
             # A defect: its program sees the end of its connection, and the others nothing.
             log.exception("a connection of user %d ended by a defect", connection.uid)
         finally:
-            for entry in connection.leases.values():
-                self._loader.release(entry)
+            for slab in connection.leases.values():
+                self._loader.release(slab)
 
     async def _answer_program(self, connection: _Connection, message: dict[str, object]) -> None:
         calls: dict[str, Callable[[_Connection, dict[str, object]], Awaitable[Answer]]] = {
@@ -233,10 +231,10 @@ class Programs:
             raise ProtocolError("too many leases on one connection")
         if wish.device is not None and wish.device not in self._loader.devices:
             raise DeviceError(f"this hot tier has no device {wish.device!r}")
-        claim = self._gate.redeem(wish.token, connection.uid)
+        claim = self._verifier.redeem(wish.token, connection.uid)
         with trio.move_on_after(wish.timeout_s) as waited:
             base = await self._base(claim, wish)
-            # Nothing suspends between the view and its lease.
+            # Nothing suspends between the variant and its lease.
             return self._lease(connection, await self._loader.variant(base, wish.layout))
         assert waited.cancelled_caught, "only the deadline leads here"
         raise HotTimeoutError(f"inode {claim.ino} was not loaded in time")
@@ -245,44 +243,44 @@ class Programs:
         wish = read_attach_snapshot(message)
         if len(connection.leases) >= LEASES_A_CONNECTION_MAX:
             raise ProtocolError("too many leases on one connection")
-        entry = self._snapshots.find(connection.uid, wish.name, wish.label)
-        base = self._loader.resident(entry)
+        slab = self._snapshots.find(connection.uid, wish.name, wish.label)
+        base = self._loader.loaded(slab)
         return self._lease(connection, await self._loader.variant(base, wish.layout))
 
-    def _lease(self, connection: _Connection, resident: Resident) -> Answer:
-        """Return the reply to an attachment, with the descriptors of slab and index."""
-        slab_fd = resident.slab.export()
+    def _lease(self, connection: _Connection, loaded: LoadedSlab) -> Answer:
+        """Return the reply to who leases a slab, with the descriptors of slab and index."""
+        slab_fd = loaded.memory.export()
         try:
-            index_fd = _index_fd(resident.encoded)
+            index_fd = _index_fd(loaded.encoded)
         except BaseException:
             os.close(slab_fd)
             raise
-        lease, entry = next(self._lease_numbers), resident.entry
-        self._pool.attach(entry)
-        connection.leases[lease] = entry
+        number, slab = next(self._lease_numbers), loaded.info
+        self._pool.attach(slab)
+        connection.leases[number] = slab
         self.attach_count += 1
         reply: dict[str, object] = {
-            "lease": lease,
-            "kind": self._loader.device(entry).kind,
-            "uuid": entry.device,
-            "size_bytes": resident.slab.size_bytes,
-            "generation": entry.key.generation,
-            "report": resident.report._asdict(),
+            "lease": number,
+            "kind": self._loader.device(slab).kind,
+            "uuid": slab.device,
+            "size_bytes": loaded.memory.size_bytes,
+            "generation": slab.key.generation,
+            "report": loaded.report._asdict(),
         }
         return reply, [slab_fd, index_fd]
 
-    async def _base(self, claim: Claim, wish: Attach) -> Resident:
+    async def _base(self, claim: Claim, wish: Attach) -> LoadedSlab:
         """Return the slab of a file as it is, waiting for it if that is asked for."""
         key = SlabKey(claim.ino, claim.generation)
-        entry_now = self._pool.get(key)
-        if entry_now is None or entry_now.state != EntryState.READY:
+        slab = self._pool.get(key)
+        if slab is None or slab.state != SlabState.READY:
             if not wish.demand:
                 raise HotMissError(f"inode {claim.ino} is not in the hot tier")
             await self._demand(key, wish.device)
-            entry_now = self._pool.get(key)
-        if entry_now is None or entry_now.state != EntryState.READY:
+            slab = self._pool.get(key)
+        if slab is None or slab.state != SlabState.READY:
             raise HotMissError(f"inode {claim.ino} left the hot tier again, or was rewritten")
-        return self._loader.resident(entry_now)
+        return self._loader.loaded(slab)
 
     async def _demand(self, key: SlabKey, device: str | None) -> None:
         """Have the daemon load a file, and wait for it.
@@ -310,9 +308,9 @@ class Programs:
             demand.ended.set()
 
     async def _release(self, connection: _Connection, message: dict[str, object]) -> Answer:
-        entry = connection.leases.pop(read_lease(message), None)
-        if entry is not None:
-            self._loader.release(entry)
+        slab = connection.leases.pop(read_lease(message), None)
+        if slab is not None:
+            self._loader.release(slab)
         return {}, []
 
     async def _program_stats(self, connection: _Connection, message: dict[str, object]) -> Answer:
@@ -321,15 +319,15 @@ class Programs:
     async def _snapshot(self, connection: _Connection, message: dict[str, object]) -> Answer:
         wish = read_snapshot(message)
         self._snapshots.check(connection.uid, wish.name, len(wish.tokens))
-        found: dict[str, Entry] = {}
+        found: dict[str, SlabInfo] = {}
         for label, token in wish.tokens.items():
-            claim = self._gate.redeem(token, connection.uid)
-            entry = self._pool.get(SlabKey(claim.ino, claim.generation))
-            if entry is None or entry.state != EntryState.READY:
+            claim = self._verifier.redeem(token, connection.uid)
+            slab = self._pool.get(SlabKey(claim.ino, claim.generation))
+            if slab is None or slab.state != SlabState.READY:
                 raise HotMissError(f"{label} (inode {claim.ino}) is not in the hot tier")
-            found[label] = entry
+            found[label] = slab
         self._snapshots.add(connection.uid, wish.name, found)
-        size_bytes = sum(entry.size_bytes for entry in found.values())
+        size_bytes = sum(slab.size_bytes for slab in found.values())
         return {"size_bytes": size_bytes, "count": len(found)}, []
 
     async def _drop_snapshot(self, connection: _Connection, message: dict[str, object]) -> Answer:

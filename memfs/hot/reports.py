@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, TypeVar
 
-from memfs.hot.pool import EntryState
+from memfs.hot.pool import SlabState
 from memfs.hot.protocol import PACKET_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence, Set
 
     from memfs.hot.loading import Loader
-    from memfs.hot.pool import Entry
+    from memfs.hot.pool import SlabInfo
     from memfs.hot.snapshots import SnapshotReport
 
 T = TypeVar("T")
@@ -32,9 +32,9 @@ SNAPSHOTS_A_SLAB_MAX = 4
 
 def describe_pool(loader: Loader) -> dict[str, object]:
     """Return devices and counters as values of JSON; they concern all users alike."""
-    entries = list(loader.pool)
+    slabs = list(loader.pool)
     return {
-        "devices": [_describe_device(loader, uuid, entries) for uuid in loader.devices],
+        "devices": [_describe_device(loader, uuid, slabs) for uuid in loader.devices],
         "loaded_count": loader.loaded_count,
         "loaded_bytes": loader.loaded_bytes,
         "evicted_count": loader.evicted_count,
@@ -42,15 +42,15 @@ def describe_pool(loader: Loader) -> dict[str, object]:
     }
 
 
-def list_slabs(entries: Iterable[Entry], snapshots: Set[str]) -> list[dict[str, object]]:
+def list_slabs(slabs: Iterable[SlabInfo], snapshots: Set[str]) -> list[dict[str, object]]:
     """Return slabs as values of JSON, the largest first, as many as fit.
 
     Args:
-        entries: The slabs.
+        slabs: The slabs.
         snapshots: Names that may be shown beside them.
     """
-    ordered = sorted(entries, key=lambda entry: -entry.size_bytes)
-    return _fitting(ordered, lambda entry: _describe_entry(entry, snapshots), SLABS_BYTES_MAX)
+    ordered = sorted(slabs, key=lambda slab: -slab.size_bytes)
+    return _fitting(ordered, lambda slab: _describe_slab(slab, snapshots), SLABS_BYTES_MAX)
 
 
 def list_snapshots(snapshots: Sequence[SnapshotReport]) -> list[dict[str, object]]:
@@ -72,9 +72,9 @@ def _fitting(
     return rows
 
 
-def _describe_device(loader: Loader, uuid: str, entries: Sequence[Entry]) -> dict[str, object]:
+def _describe_device(loader: Loader, uuid: str, slabs: Sequence[SlabInfo]) -> dict[str, object]:
     device, pool = loader.devices[uuid], loader.pool
-    here = [entry for entry in entries if entry.device == uuid]
+    here = [slab for slab in slabs if slab.device == uuid]
     memory = device.memory()
     return {
         "uuid": uuid,
@@ -82,28 +82,26 @@ def _describe_device(loader: Loader, uuid: str, entries: Sequence[Entry]) -> dic
         "kind": device.kind,
         "capacity_bytes": pool.limit_bytes(uuid),
         "used_bytes": pool.used_bytes(uuid),
-        "pinned_bytes": sum(entry.size_bytes for entry in here if entry.pinned),
-        "leased_bytes": sum(entry.size_bytes for entry in here if entry.lease_count),
-        "lingering_bytes": sum(
-            entry.size_bytes for entry in here if entry.state == EntryState.DOOMED
-        ),
-        "snapshot_bytes": sum(entry.size_bytes for entry in here if entry.snapshots),
+        "pinned_bytes": sum(slab.size_bytes for slab in here if slab.pinned),
+        "leased_bytes": sum(slab.size_bytes for slab in here if slab.lease_count),
+        "lingering_bytes": sum(slab.size_bytes for slab in here if slab.state == SlabState.DOOMED),
+        "snapshot_bytes": sum(slab.size_bytes for slab in here if slab.snapshots),
         "free_bytes": memory.free_bytes,
         "total_bytes": memory.total_bytes,
     }
 
 
-def _describe_entry(entry: Entry, snapshots: Set[str]) -> dict[str, object]:
+def _describe_slab(slab: SlabInfo, snapshots: Set[str]) -> dict[str, object]:
     return {
-        "ino": entry.key.ino,
-        "generation": entry.key.generation,
-        "dtype": entry.key.dtype or None,
-        "layout": entry.key.layout or None,
-        "device": entry.device,
-        "size_bytes": entry.size_bytes,
-        "state": entry.state.value,
-        "pinned": entry.pinned,
-        "priority": entry.priority,
-        "leases": entry.lease_count,
-        "snapshots": sorted(entry.snapshots & snapshots)[:SNAPSHOTS_A_SLAB_MAX],
+        "ino": slab.key.ino,
+        "generation": slab.key.generation,
+        "dtype": slab.key.dtype or None,
+        "layout": slab.key.layout or None,
+        "device": slab.device,
+        "size_bytes": slab.size_bytes,
+        "state": slab.state.value,
+        "pinned": slab.pinned,
+        "priority": slab.priority,
+        "leases": slab.lease_count,
+        "snapshots": sorted(slab.snapshots & snapshots)[:SNAPSHOTS_A_SLAB_MAX],
     }

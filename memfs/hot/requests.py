@@ -74,7 +74,7 @@ def read_id(message: Mapping[str, object]) -> int | None:
 
 
 def read_attach(message: Mapping[str, object]) -> Attach:
-    """Return an attachment; `ProtocolError` if a field is wrong."""
+    """Return a lease that is asked for; `ProtocolError` if a field is wrong."""
     demand = message.get("demand", False)
     if not isinstance(demand, bool):
         raise ProtocolError("demand: neither true nor false")
@@ -89,7 +89,7 @@ def read_attach(message: Mapping[str, object]) -> Attach:
 
 
 def read_attach_snapshot(message: Mapping[str, object]) -> AttachSnapshot:
-    """Return an attachment to a snapshot; `ProtocolError` if a field is wrong."""
+    """Return a lease of what a snapshot keeps; `ProtocolError` if a field is wrong."""
     label = _name(message.get("label"), "label")
     return AttachSnapshot(read_snapshot_name(message), label, _layout(message))
 

@@ -34,7 +34,7 @@ from memfs.hot.protocol import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from memfs.hot.tokens import Gate
+    from memfs.hot.tokens import TokenVerifier
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +46,18 @@ class HotServer:
 
     Args:
         loader: Has the pool and the slabs.
-        gate: Takes tokens.
+        verifier: Takes tokens.
         daemon: The daemon's connection: SOCK_SEQPACKET.
     """
 
-    def __init__(self, loader: Loader, gate: Gate, daemon: trio.socket.SocketType) -> None:
+    def __init__(
+        self, loader: Loader, verifier: TokenVerifier, daemon: trio.socket.SocketType
+    ) -> None:
         self._loader = loader
         self._pool = loader.pool
         self._daemon = daemon
         self._daemon_lock = trio.Lock()
-        self._programs = Programs(loader, gate, self._demand)
+        self._programs = Programs(loader, verifier, self._demand)
         self._daemon_calls: dict[str, Callable[[Packet], Awaitable[dict[str, object]]]] = {
             "load": self._load,
             "publish": self._publish,
@@ -124,11 +126,11 @@ class HotServer:
             pinned=bool(message["pinned"]),
             device=None if device is None else str(device),
         )
-        resident = await self._loader.load(request)
+        loaded = await self._loader.load(request)
         return {
-            "device": resident.entry.device,
-            "size_bytes": resident.entry.size_bytes,
-            "tensor_count": resident.tensor_count,
+            "device": loaded.info.device,
+            "size_bytes": loaded.info.size_bytes,
+            "tensor_count": loaded.tensor_count,
         }
 
     async def _publish(self, packet: Packet) -> dict[str, object]:

@@ -22,7 +22,7 @@ from memfs.hot.tensors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from memfs.hot.devices.device import Device, Slab
+    from memfs.hot.devices.device import Device, SlabMemory
     from memfs.hot.tensors import DType
 
 STAGING_BYTES = 16 << 20
@@ -125,7 +125,7 @@ def plan_slab(index: TensorIndex, wanted: Layout) -> SlabPlan:
 
 def build_slab(
     device: Device, plan: SlabPlan, read: Callable[[int, memoryview], None]
-) -> tuple[Slab, BuildReport]:
+) -> tuple[SlabMemory, BuildReport]:
     """Allocate a slab, fill it and seal it; blocks, for a worker thread.
 
     Args:
@@ -139,9 +139,9 @@ def build_slab(
         FormatError: The source is shorter than its index says.
         OSError: The source cannot be read.
     """
-    slab = device.allocate(plan.size_bytes)
+    memory = device.allocate(plan.size_bytes)
     try:
-        staging = _Staging(slab)
+        staging = _Staging(memory)
         overflow_count = 0
         for source, target in plan.placed:
             if source.stride != target.stride:
@@ -151,11 +151,11 @@ def build_slab(
             else:
                 _copy(source, target, read, staging)
         staging.flush()
-        slab.seal()
+        memory.seal()
     except BaseException:
-        slab.release()
+        memory.release()
         raise
-    return slab, BuildReport(plan.cast_count, overflow_count)
+    return memory, BuildReport(plan.cast_count, overflow_count)
 
 
 def file_reader(fd: int, name: str) -> Callable[[int, memoryview], None]:
@@ -175,8 +175,8 @@ def file_reader(fd: int, name: str) -> Callable[[int, memoryview], None]:
 class _Staging:
     """A window of host memory that moves over the slab from its start to its end."""
 
-    def __init__(self, slab: Slab) -> None:
-        self._slab = slab
+    def __init__(self, memory: SlabMemory) -> None:
+        self._memory = memory
         self._buffer = memoryview(bytearray(STAGING_BYTES))
         self._begin = 0
         """Offset in the slab of the window's first byte."""
@@ -198,7 +198,7 @@ class _Staging:
     def flush(self) -> None:
         """Copy what is in the window to the slab."""
         if self._used:
-            self._slab.write(self._begin, self._buffer[: self._used])
+            self._memory.write(self._begin, self._buffer[: self._used])
         self._begin += self._used
         self._used = 0
 
@@ -216,7 +216,7 @@ def _copy(
 def _cast(
     source: Tensor, target: Tensor, read: Callable[[int, memoryview], None], staging: _Staging
 ) -> int:
-    # Here: only precision views need numpy, which takes 0.1 s to import.
+    # Here: only variants of another precision need numpy, which takes 0.1 s to import.
     from memfs.hot.casting import cast_into
 
     overflow_count = done = 0

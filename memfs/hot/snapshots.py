@@ -18,7 +18,7 @@ from memfs.sizes import format_size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from memfs.hot.pool import Entry, Pool, SlabKey
+    from memfs.hot.pool import Pool, SlabInfo, SlabKey
 
 ROOT_UID = 0
 
@@ -71,26 +71,26 @@ class Snapshots:
             )
         if sum(len(each.keys) for each in own) + label_count > LABELS_A_USER_MAX:
             raise NotPermittedError(
-                f"the snapshots of user {uid} may have {LABELS_A_USER_MAX} entries; drop one"
+                f"the snapshots of user {uid} may have {LABELS_A_USER_MAX} slabs; drop one"
             )
 
-    def add(self, uid: int, name: str, entries: Mapping[str, Entry]) -> None:
+    def add(self, uid: int, name: str, slabs: Mapping[str, SlabInfo]) -> None:
         """Keep slabs, by labels; the snapshot is made if it is not there.
 
         Raises:
             NotPermittedError: As of `check`; nothing is kept.
             HotTierFullError: They are more than the user's share of a device; likewise.
         """
-        self.check(uid, name, len(entries))
+        self.check(uid, name, len(slabs))
         snapshot = self._snapshots.get(name, _Snapshot(uid, {}))
         if snapshot.uid != ROOT_UID:
-            self._check_share(snapshot.uid, entries.values())
+            self._check_share(snapshot.uid, slabs.values())
         self._snapshots[name] = snapshot
-        for label, entry in entries.items():
-            self._pool.keep(entry, name)
-            snapshot.keys[label] = entry.key
+        for label, slab in slabs.items():
+            self._pool.keep(slab, name)
+            snapshot.keys[label] = slab.key
 
-    def find(self, uid: int, name: str, label: str) -> Entry:
+    def find(self, uid: int, name: str, label: str) -> SlabInfo:
         """Return a slab.
 
         Raises:
@@ -98,10 +98,10 @@ class Snapshots:
             NotPermittedError: It is another user's.
         """
         key = self._own(uid, name).keys.get(label)
-        entry = None if key is None else self._pool.get(key)
-        if entry is None:
+        slab = None if key is None else self._pool.get(key)
+        if slab is None:
             raise HotMissError(f"snapshot {name!r} has nothing that is called {label!r}")
-        return entry
+        return slab
 
     def forget(self, uid: int, name: str) -> None:
         """Forget a snapshot; its slabs are the caller's to let go. Raises as `find`."""
@@ -116,22 +116,22 @@ class Snapshots:
         """Return the snapshots that a user gets at, by name."""
         counts: Counter[str] = Counter()
         sizes: Counter[str] = Counter()
-        for entry in self._pool:
-            for name in entry.snapshots:
+        for slab in self._pool:
+            for name in slab.snapshots:
                 counts[name] += 1
-                sizes[name] += entry.size_bytes
+                sizes[name] += slab.size_bytes
         return [
             SnapshotReport(name, snapshot.uid, counts[name], sizes[name])
             for name, snapshot in sorted(self._snapshots.items())
             if uid in (ROOT_UID, snapshot.uid)
         ]
 
-    def _check_share(self, uid: int, entries: Iterable[Entry]) -> None:
+    def _check_share(self, uid: int, slabs: Iterable[SlabInfo]) -> None:
         own = self.names(uid)
-        kept = {entry for entry in self._pool if not own.isdisjoint(entry.snapshots)}
+        kept = {slab for slab in self._pool if not own.isdisjoint(slab.snapshots)}
         sizes: Counter[str] = Counter()
-        for entry in kept | set(entries):
-            sizes[entry.device] += entry.size_bytes
+        for slab in kept | set(slabs):
+            sizes[slab.device] += slab.size_bytes
         for device, size_bytes in sizes.items():
             capacity = self._pool.capacity(device)
             limit_bytes = int(capacity.snapshot_share * capacity.size_bytes)

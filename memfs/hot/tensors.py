@@ -66,7 +66,7 @@ class DType(enum.Enum):
 
     @property
     def castable(self) -> bool:
-        """True if a precision view may convert it: plain floats of 16 bits and more."""
+        """True if a variant may have another precision of it: plain floats of 16 bits and more."""
         return self in _CASTABLE
 
     @classmethod

@@ -46,7 +46,7 @@ class Claim(NamedTuple):
     nonce: str
 
 
-class Mint:
+class TokenSigner:
     """Makes tokens.
 
     Args:
@@ -58,18 +58,18 @@ class Mint:
         self._secret = secret
         self._clock = clock
 
-    def mint(self, ino: int, generation: int, uid: int) -> str:
+    def sign(self, ino: int, generation: int, uid: int) -> str:
         """Return a token for one generation of a file, for a user."""
         claim = Claim(ino, generation, uid, self._clock() + TOKEN_S, secrets.token_hex(8))
         body = json.dumps(list(claim)).encode()
         return base64.urlsafe_b64encode(_sign(self._secret, body) + body).decode()
 
 
-class Gate:
+class TokenVerifier:
     """Takes tokens.
 
     Args:
-        secret: That of the mint.
+        secret: That of the signer.
         clock: Seconds since boot.
     """
 

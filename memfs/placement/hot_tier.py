@@ -18,7 +18,7 @@ from memfs.backoff import pause_after
 from memfs.bounded import BoundedDict
 from memfs.defects import as_failure
 from memfs.errors import MemfsError, StaleInodeError
-from memfs.hot.board import Residence
+from memfs.hot.board import ResidentFile
 from memfs.hot.pool import HotTierFullError
 from memfs.hot.protocol import HotGoneError, HotMissError, error_reply, number_in, shorten
 from memfs.hot.tensors import FormatError
@@ -256,7 +256,7 @@ class HotTier:
         await self._server.call("publish", ino=ino, generation=generation)
         size_bytes = number_in(answer, "size_bytes")
         uuid = str(answer.get("device"))
-        self._board.residents[ino] = Residence(generation, uuid, size_bytes, pinned)
+        self._board.residents[ino] = ResidentFile(generation, uuid, size_bytes, pinned)
         self._failures.pop(ino, None)
         self._board.clear_full(ino)
         why = "pinned to hot" if pinned else "a program asked for it on a device"
@@ -307,7 +307,7 @@ class HotTier:
             if known is not None and ino not in self._busy:
                 await self._review(ino, known)
 
-    async def _review(self, ino: InodeNo, known: Residence) -> None:
+    async def _review(self, ino: InodeNo, known: ResidentFile) -> None:
         try:
             inode = await self._engine.get_inode(ino)
             pin = (await self._engine.effective_pin(ino)).tier

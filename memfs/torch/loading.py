@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from memfs.hot.tensors import Tensor, TensorIndex
-    from memfs.torch.slabs import Slab
+    from memfs.torch.slabs import MappedSlab
 
 SOURCES_KEPT_MAX = 4096
 """Loads of this process that `report_of` can tell of."""
@@ -207,7 +207,7 @@ def _load(file: TensorFile, wish: _Wish) -> tuple[dict[str, torch.Tensor], LoadR
     return found, report
 
 
-def _try_hot(file: TensorFile, wish: _Wish) -> Slab | None:
+def _try_hot(file: TensorFile, wish: _Wish) -> MappedSlab | None:
     """Return the slab of a file; None where the file itself is to be used.
 
     Raises:
@@ -263,7 +263,7 @@ def _try_hot(file: TensorFile, wish: _Wish) -> Slab | None:
     return None
 
 
-def _from_slab(slab: Slab, wish: _Wish) -> tuple[dict[str, torch.Tensor], LoadReport]:
+def _from_slab(slab: MappedSlab, wish: _Wish) -> tuple[dict[str, torch.Tensor], LoadReport]:
     tensors = choose(slab.tensors, wish.names, wish.path)
     found = views_of(slab.base, tensors)
     report = LoadReport(

@@ -20,14 +20,14 @@ from memfs.torch.borrowing import borrow
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from memfs.hot.client import Attachment, HotClient, Ticket
+    from memfs.hot.client import HotClient, Lease, Ticket
     from memfs.hot.devices.device import SlabMapping
     from memfs.hot.tensors import TensorIndex
 
 
 @dataclass(frozen=True, slots=True)
-class Slab:
-    """A slab that is mapped."""
+class MappedSlab:
+    """A slab that is mapped in this process."""
 
     base: torch.Tensor
     """Shape `(n,)`, dtype uint8."""
@@ -64,7 +64,7 @@ def attach(
     demand: bool = False,
     private: bool = False,
     timeout_s: float = 30.0,
-) -> Slab:
+) -> MappedSlab:
     """Attach to a file and map it.
 
     Args:
@@ -80,7 +80,7 @@ def attach(
         MemfsError: As of `HotClient.attach`, and `DeviceError`.
     """
     client = client_for(ticket)
-    attachment = client.attach(
+    lease = client.attach(
         ticket.token,
         dtype=precision,
         layout=layout,
@@ -88,7 +88,7 @@ def attach(
         device=_uuid_of(device) if device.type == "cuda" else None,
         timeout_s=timeout_s,
     )
-    return _mapped(client, attachment, device, private=private)
+    return _mapped(client, lease, device, private=private)
 
 
 def attach_snapshot(
@@ -100,14 +100,14 @@ def attach_snapshot(
     precision: str | None = None,
     layout: str | None = None,
     private: bool = False,
-) -> Slab:
+) -> MappedSlab:
     """Attach to what a snapshot keeps and map it; see `attach`.
 
     Raises:
         MemfsError: As of `HotClient.attach_snapshot`, and `DeviceError`.
     """
-    attachment = client.attach_snapshot(name, label, dtype=precision, layout=layout)
-    return _mapped(client, attachment, device, private=private)
+    lease = client.attach_snapshot(name, label, dtype=precision, layout=layout)
+    return _mapped(client, lease, device, private=private)
 
 
 @contextlib.contextmanager
@@ -126,17 +126,17 @@ def leased(ticket: Ticket, device: torch.device, timeout_s: float) -> Iterator[s
         MemfsError: As of `HotClient.attach`.
     """
     client = client_for(ticket)
-    attachment = client.attach(
+    lease = client.attach(
         ticket.token,
         demand=True,
         device=_uuid_of(device) if device.type == "cuda" else None,
         timeout_s=timeout_s,
     )
-    os.close(attachment.slab_fd)
+    os.close(lease.slab_fd)
     try:
-        yield attachment.uuid
+        yield lease.uuid
     finally:
-        client.release(attachment.lease)
+        client.release(lease)
 
 
 def serves(uuid: str, device: torch.device) -> bool:
@@ -144,36 +144,34 @@ def serves(uuid: str, device: torch.device) -> bool:
     return device.type == "cpu" or uuid == _uuid_of(device)
 
 
-def _mapped(
-    client: HotClient, attachment: Attachment, device: torch.device, *, private: bool
-) -> Slab:
-    on_cpu = attachment.kind == "cpu"
+def _mapped(client: HotClient, lease: Lease, device: torch.device, *, private: bool) -> MappedSlab:
+    on_cpu = lease.kind == "cpu"
     try:
         mapping = map_slab(
-            attachment.kind,
-            attachment.uuid,
-            attachment.slab_fd,
-            attachment.size_bytes,
+            lease.kind,
+            lease.uuid,
+            lease.slab_fd,
+            lease.size_bytes,
             private=private and on_cpu,
         )
     except BaseException:
-        client.release(attachment.lease)
+        client.release(lease)
         raise
-    giving_back = _GivingBack(client, attachment, mapping, device)
+    giving_back = _GivingBack(client, lease, mapping, device)
     base = borrow(mapping.address, mapping.size_bytes, device, giving_back)
     if private and not on_cpu:
         base = base.clone()
-    return Slab(base, attachment.index, attachment.generation, attachment.uuid, attachment.report)
+    return MappedSlab(base, lease.index, lease.generation, lease.uuid, lease.report)
 
 
 class _GivingBack:
     """Unmaps a slab and ends its lease, in the process that took it."""
 
     def __init__(
-        self, client: HotClient, attachment: Attachment, mapping: SlabMapping, device: torch.device
+        self, client: HotClient, lease: Lease, mapping: SlabMapping, device: torch.device
     ) -> None:
         self._client = client
-        self._lease = attachment.lease
+        self._lease = lease
         self._mapping = mapping
         self._device = device
         self._pid = os.getpid()

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from memfs.hot.pool import DeviceCapacity, Entry, EntryState, HotTierFullError, Pool, SlabKey
+from memfs.hot.pool import DeviceCapacity, HotTierFullError, Pool, SlabInfo, SlabKey, SlabState
 
 DEVICES = {"GPU-a": 100, "GPU-b": 60}
 """Capacities by UUID; each device has twice that."""
@@ -24,8 +24,8 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.pool = Pool([DeviceCapacity(name, size) for name, size in DEVICES.items()])
         self.outside = dict.fromkeys(DEVICES, 0)
-        self.leases: list[Entry] = []
-        self.loading: list[Entry] = []
+        self.leases: list[SlabInfo] = []
+        self.loading: list[SlabInfo] = []
         self.generations: dict[int, int] = {}
         for name in DEVICES:
             self.measure(name)
@@ -34,8 +34,8 @@ class PoolMachine(RuleBasedStateMachine):
         used_bytes = self.pool.used_bytes(name) + self.outside[name]
         self.pool.measure(name, 2 * DEVICES[name] - used_bytes)
 
-    def held(self) -> list[Entry]:
-        return [entry for entry in self.pool if entry.lease_count or entry.pinned]
+    def held(self) -> list[SlabInfo]:
+        return [slab for slab in self.pool if slab.lease_count or slab.pinned]
 
     @rule(
         ino=st.integers(1, 6),
@@ -60,48 +60,48 @@ class PoolMachine(RuleBasedStateMachine):
             return
         assert device in (None, chosen)
         assert pinned or size <= DEVICES[chosen] // 2
-        entry = self.pool.begin(key, chosen, size, priority, pinned=pinned)
+        slab = self.pool.begin(key, chosen, size, priority, pinned=pinned)
         assert self.pool.used_bytes(chosen) <= self.pool.limit_bytes(chosen)
-        self.loading.append(entry)
+        self.loading.append(slab)
 
     @precondition(lambda self: self.loading)
     @rule(index=INDEXES, failed=st.booleans())
     def finish(self, index: int, failed: bool) -> None:
-        entry = self.loading.pop(index % len(self.loading))
+        slab = self.loading.pop(index % len(self.loading))
         if failed:
-            self.pool.remove(entry)
+            self.pool.remove(slab)
             return
-        newest = all(e.key.generation <= entry.key.generation for e in self.ready(entry.key.ino))
-        for gone in self.pool.publish(entry):
+        newest = all(e.key.generation <= slab.key.generation for e in self.ready(slab.key.ino))
+        for gone in self.pool.publish(slab):
             assert not gone.lease_count
-            assert gone.key.generation < entry.key.generation
+            assert gone.key.generation < slab.key.generation
         if newest:
-            assert all(e is entry or e.snapshots for e in self.ready(entry.key.ino))
+            assert all(e is slab or e.snapshots for e in self.ready(slab.key.ino))
 
-    def ready(self, ino: int) -> list[Entry]:
-        return [e for e in self.pool.of_inode(ino) if e.state == EntryState.READY]
+    def ready(self, ino: int) -> list[SlabInfo]:
+        return [e for e in self.pool.of_inode(ino) if e.state == SlabState.READY]
 
     @rule(index=INDEXES)
     def attach(self, index: int) -> None:
-        ready = [entry for entry in self.pool if entry.state == EntryState.READY]
+        ready = [slab for slab in self.pool if slab.state == SlabState.READY]
         if ready:
-            entry = ready[index % len(ready)]
-            self.pool.attach(entry)
-            self.leases.append(entry)
+            slab = ready[index % len(ready)]
+            self.pool.attach(slab)
+            self.leases.append(slab)
 
     @precondition(lambda self: self.leases)
     @rule(index=INDEXES)
     def release(self, index: int) -> None:
-        entry = self.leases.pop(index % len(self.leases))
-        gone = self.pool.release(entry)
-        assert gone == (entry.state == EntryState.DOOMED and entry not in self.leases)
+        slab = self.leases.pop(index % len(self.leases))
+        gone = self.pool.release(slab)
+        assert gone == (slab.state == SlabState.DOOMED and slab not in self.leases)
 
     @rule(index=INDEXES)
     def doom(self, index: int) -> None:
-        ready = [entry for entry in self.pool if entry.state == EntryState.READY]
+        ready = [slab for slab in self.pool if slab.state == SlabState.READY]
         if ready:
-            entry = ready[index % len(ready)]
-            assert self.pool.doom(entry) == (entry not in self.leases)
+            slab = ready[index % len(ready)]
+            assert self.pool.doom(slab) == (slab not in self.leases)
 
     @rule(ino=st.integers(1, 6), priority=st.sampled_from([10, 50, 90]), pinned=st.booleans())
     def mark(self, ino: int, priority: int, pinned: bool) -> None:
@@ -109,13 +109,13 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(index=INDEXES, name=st.sampled_from(["x", "y"]), add=st.booleans())
     def snapshot(self, index: int, name: str, add: bool) -> None:
-        ready = [entry for entry in self.pool if entry.state == EntryState.READY]
+        ready = [slab for slab in self.pool if slab.state == SlabState.READY]
         if ready and add:
             self.pool.keep(ready[index % len(ready)], name)
         elif not add:
-            for entry in self.pool:
-                if name in entry.snapshots:
-                    self.pool.forget(entry, name)
+            for slab in self.pool:
+                if name in slab.snapshots:
+                    self.pool.forget(slab, name)
 
     @rule(name=st.sampled_from([*DEVICES]), size=st.integers(0, 150))
     def use_from_outside(self, name: str, size: int) -> None:
@@ -130,28 +130,28 @@ class PoolMachine(RuleBasedStateMachine):
         gone = self.pool.collect(name)
         assert not set(gone) & set(held)
         assert full or not gone
-        stays = any(entry.evictable and entry.device == name for entry in self.pool)
+        stays = any(slab.evictable and slab.device == name for slab in self.pool)
         if full and stays:
             assert self.pool.used_bytes(name) <= int(0.7 * limit_bytes)
 
     @invariant()
     def sums_agree(self) -> None:
         for name, size in DEVICES.items():
-            here = [entry for entry in self.pool if entry.device == name]
-            assert self.pool.used_bytes(name) == sum(entry.size_bytes for entry in here)
+            here = [slab for slab in self.pool if slab.device == name]
+            assert self.pool.used_bytes(name) == sum(slab.size_bytes for slab in here)
             assert self.pool.used_bytes(name) <= size
-        for entry in set(self.leases):
-            assert self.pool.get(entry.key) is entry
-            assert entry.lease_count == self.leases.count(entry)
+        for slab in set(self.leases):
+            assert self.pool.get(slab.key) is slab
+            assert slab.lease_count == self.leases.count(slab)
 
     def teardown(self) -> None:
         with suppress(IndexError):
             while True:
                 self.pool.release(self.leases.pop())
-        for entry in self.loading:
-            self.pool.remove(entry)
-        for entry in self.pool:
-            self.pool.doom(entry)
+        for slab in self.loading:
+            self.pool.remove(slab)
+        for slab in self.pool:
+            self.pool.doom(slab)
         assert [self.pool.used_bytes(name) for name in DEVICES] == [0, 0]
 
 

@@ -15,7 +15,7 @@ from memfs.hot.devices.opening import map_slab
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from memfs.hot.client import Attachment, HotClient, Ticket
+    from memfs.hot.client import HotClient, Lease, Ticket
 
 HOT = """
 [hot]
@@ -60,17 +60,17 @@ def ticket_of(path: Path) -> Ticket:
 class Attached:
     """A slab that is attached to and mapped, until `close`."""
 
-    def __init__(self, path: Path, attachment: Attachment | None = None, **wishes: object) -> None:
+    def __init__(self, path: Path, lease: Lease | None = None, **wishes: object) -> None:
         ticket = ticket_of(path)
         self.client: HotClient = client_for(ticket)
-        if attachment is None:
-            attachment = self.client.attach(ticket.token, **wishes)  # type: ignore[arg-type]  # as the test says
-        self.attachment = attachment
+        if lease is None:
+            lease = self.client.attach(ticket.token, **wishes)  # type: ignore[arg-type]  # as the test says
+        self.lease = lease
         self.mapping = map_slab(
-            attachment.kind,
-            attachment.uuid,
-            attachment.slab_fd,
-            attachment.size_bytes,
+            lease.kind,
+            lease.uuid,
+            lease.slab_fd,
+            lease.size_bytes,
             private=False,
         )
 
@@ -78,13 +78,13 @@ class Attached:
         """The bytes of each tensor as they are in the slab now."""
         return {
             tensor.name: ctypes.string_at(self.mapping.address + tensor.offset, tensor.size_bytes)
-            for tensor in self.attachment.index.tensors
+            for tensor in self.lease.index.tensors
         }
 
     def close(self) -> None:
         """Unmap, and give the lease back."""
         self.mapping.unmap()
-        self.client.release(self.attachment.lease)
+        self.client.release(self.lease)
 
 
 def bytes_of(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:

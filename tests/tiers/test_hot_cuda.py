@@ -48,13 +48,13 @@ fd = os.open(path, os.O_RDONLY)
 ticket = read_ticket(fd)
 assert ticket.kind == "cuda", ticket
 client = client_for(ticket)
-attachment = client.attach(ticket.token, dtype={dtype!r})
-[device] = open_devices([attachment.uuid])
-slab = (attachment.uuid, attachment.slab_fd, attachment.size_bytes)
+lease = client.attach(ticket.token, dtype={dtype!r})
+[device] = open_devices([lease.uuid])
+slab = (lease.uuid, lease.slab_fd, lease.size_bytes)
 mapping = map_slab("cuda", *slab, private=False)
 device.enter()
 found = {{}}
-for tensor in attachment.index.tensors:
+for tensor in lease.index.tensors:
     content = bytearray(tensor.size_bytes)
     [error] = driver.cuMemcpyDtoH(content, mapping.address + tensor.offset, tensor.size_bytes)
     assert error == 0, error
@@ -64,8 +64,8 @@ if {dtype!r}:
     expected["weight"] = expected["weight"].astype("float16")
 assert found == bytes_of(expected)
 mapping.unmap()
-client.release(attachment.lease)
-print(attachment.uuid)
+client.release(lease)
+print(lease.uuid)
 """
 
 

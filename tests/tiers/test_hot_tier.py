@@ -72,7 +72,7 @@ def test_a_pinned_file_is_on_the_device_and_equal_to_the_file(mount: Mount) -> N
     assert "3 tensors on CPU-0" in why(path)["detail"]
     attached = Attached(path)
     assert attached.tensors() == bytes_of(tensors(MIB))
-    assert attached.attachment.index.metadata == {"seed": "1"}
+    assert attached.lease.index.metadata == {"seed": "1"}
     assert lease_count(mount) == 1
     attached.close()
     assert lease_count(mount) == 0
@@ -164,7 +164,7 @@ def test_a_rewritten_file_is_a_new_generation(mount: Mount) -> None:
     new = Attached(path)
     assert old.tensors() == bytes_of(tensors(MIB, seed=1))
     assert new.tensors() == bytes_of(tensors(MIB, seed=2))
-    assert new.attachment.generation > old.attachment.generation
+    assert new.lease.generation > old.lease.generation
     assert hot_status(mount)["slab_count"] == 2
     old.close()
     wait_for(lambda: hot_status(mount)["slab_count"] == 1, lambda: hot_status(mount))
@@ -235,7 +235,7 @@ def test_a_precision_view_is_made_once_for_all_programs(mount: Mount) -> None:
     }
     assert first.tensors() == second.tensors() == bytes_of(expected)
     assert hot_status(mount)["slab_count"] == 2
-    assert first.attachment.report == {"cast_count": 1, "overflow_count": 0}
+    assert first.lease.report == {"cast_count": 1, "overflow_count": 0}
     first.close()
     second.close()
     assert path.read_bytes() == safetensors_of(MIB)
@@ -379,7 +379,7 @@ def test_a_file_of_plain_numbers_says_what_it_is_by_xattrs(mount: Mount) -> None
     pin(path, "hot")
     wait_until_hot(path)
     attached = Attached(path)
-    [tensor] = attached.attachment.index.tensors
+    [tensor] = attached.lease.index.tensors
     assert (tensor.shape, list(attached.tensors().values())) == ((20, 30), [numbers.tobytes()])
     attached.close()
 
@@ -484,7 +484,7 @@ def test_a_header_of_many_tensors_costs_the_daemon_and_others_little(mount: Moun
     assert grown[server] < 300 * MIB
     assert 10 * MIB < hot_status(mount)["devices"][0]["used_bytes"] < 20 * MIB
     attached = Attached(path)
-    assert len(attached.attachment.index.tensors) == 95_000
+    assert len(attached.lease.index.tensors) == 95_000
     attached.close()
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from memfs.config import HotConfig
 from memfs.hot import board as module
-from memfs.hot.board import HotBoard, HotDevice, HotServerInfo, Residence, Want
+from memfs.hot.board import HotBoard, HotDevice, HotServerInfo, ResidentFile, Want
 from memfs.hot.protocol import ProtocolError
-from memfs.hot.tokens import Mint
+from memfs.hot.tokens import TokenSigner
 from memfs.types import Generation, InodeNo
 from memfs_daemon.hot.supervisor import HotSupervisor
 
@@ -25,7 +25,9 @@ GENERATION = Generation(1)
 def board() -> HotBoard:
     """Of a server that runs."""
     made = HotBoard()
-    made.begin(HotServerInfo("address", 0, Mint(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),)))
+    made.begin(
+        HotServerInfo("address", 0, TokenSigner(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),))
+    )
     return made
 
 
@@ -67,7 +69,7 @@ def test_an_event_that_is_none_is_an_error_of_the_server(
     board: HotBoard, tmp_path: Path, event: dict[str, object]
 ) -> None:
     """The supervisor ends that server then; the daemon goes on."""
-    board.residents[ONE] = Residence(GENERATION, "CPU-0", 1, False)
+    board.residents[ONE] = ResidentFile(GENERATION, "CPU-0", 1, False)
     supervisor = HotSupervisor(HotConfig(), tmp_path, board, lambda: None, {})
     with pytest.raises(ProtocolError):
         supervisor._take_event(event)

@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 from memfs.hot.devices.device import DeviceError, DeviceFullError
 from memfs.hot.headers import HeaderReader
-from memfs.hot.loading import Loader, LoadRequest, Resident
+from memfs.hot.loading import LoadedSlab, Loader, LoadRequest
 from memfs.hot.pool import DeviceCapacity, HotTierFullError, Pool, SlabKey
 from memfs.hot.protocol import HotMissError
 from memfs.hot.slabs import Layout
@@ -37,7 +37,7 @@ class Depot:
 
     async def load(
         self, ino: int, size: int, *, generation: int = 1, pinned: bool = True, publish: bool = True
-    ) -> Resident:
+    ) -> LoadedSlab:
         """Load a file of about that many bytes."""
         path = self.directory / f"{ino}-{generation}"
         path.write_bytes(save(tensors(size, ino)))
@@ -153,7 +153,7 @@ async def test_a_discarded_generation_was_never_there(depot: Depot) -> None:
 async def test_a_view_is_made_once_however_many_ask(depot: Depot) -> None:
     """And goes with its file."""
     base = await depot.load(1, 50 * KIB)
-    views: list[Resident] = []
+    views: list[LoadedSlab] = []
 
     async def ask() -> None:
         views.append(await depot.loader.variant(base, Layout("float16")))
@@ -161,7 +161,7 @@ async def test_a_view_is_made_once_however_many_ask(depot: Depot) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(ask)
-    assert len({id(view.entry) for view in views}) == 1
+    assert len({id(view.info) for view in views}) == 1
     assert len(depot.pool) == 2
     assert await depot.loader.variant(base, Layout()) is base
     depot.loader.evict(1)
@@ -175,14 +175,14 @@ async def test_a_view_without_room_leaves_its_file_alone(depot: Depot) -> None:
     base = await depot.load(1, 480 * KIB)
     with pytest.raises(HotTierFullError):
         await depot.loader.variant(base, Layout("float16"))
-    assert base.entry.lease_count == 0
+    assert base.info.lease_count == 0
     depot.check()
 
 
 async def test_files_go_to_the_device_with_room(tmp_path: Path) -> None:
     """And a refusal names all of them."""
     depot = Depot(tmp_path, 200 * KIB, 400 * KIB, capacity=1000 * KIB)
-    devices = [(await depot.load(ino, 150 * KIB)).entry.device for ino in (1, 2, 3)]
+    devices = [(await depot.load(ino, 150 * KIB)).info.device for ino in (1, 2, 3)]
     assert devices == ["FAKE-1", "FAKE-1", "FAKE-0"]
     with pytest.raises(HotTierFullError, match=r"FAKE-0 has .*; FAKE-1 has "):
         await depot.load(4, 150 * KIB)

@@ -1,10 +1,10 @@
-"""The pool of the hot tier: capacities hold, what is held stays, the least dear leaves first."""
+"""The pool of the hot tier: capacities hold, what is in use stays, low priorities leave first."""
 
 from __future__ import annotations
 
 import pytest
 
-from memfs.hot.pool import DeviceCapacity, Entry, EntryState, HotTierFullError, Pool, SlabKey
+from memfs.hot.pool import DeviceCapacity, HotTierFullError, Pool, SlabInfo, SlabKey, SlabState
 
 A, B = "GPU-a", "GPU-b"
 
@@ -32,18 +32,18 @@ def load(
     priority: int = 50,
     pinned: bool = False,
     device: str | None = None,
-) -> Entry:
+) -> SlabInfo:
     """Do what the loader does with a file that is read at once."""
     key = SlabKey(ino, generation)
     chosen = pool.place(key, size, device, pinned=pinned)
     pool.make_room(chosen, size)
-    entry = pool.begin(key, chosen, size, priority, pinned=pinned)
-    pool.publish(entry)
-    return entry
+    slab = pool.begin(key, chosen, size, priority, pinned=pinned)
+    pool.publish(slab)
+    return slab
 
 
 def inos(pool: Pool) -> set[int]:
-    return {entry.key.ino for entry in pool}
+    return {slab.key.ino for slab in pool}
 
 
 def test_room_is_made_by_the_file_that_was_not_used() -> None:
@@ -78,7 +78,7 @@ def test_what_is_leased_or_pinned_or_in_a_snapshot_stays() -> None:
     leased, pinned, kept = load(pool, 1, 30), load(pool, 2, 30, pinned=True), load(pool, 3, 30)
     pool.attach(leased)
     pool.keep(kept, "before")
-    with pytest.raises(HotTierFullError, match=r"90 B of it held; unpin others"):
+    with pytest.raises(HotTierFullError, match=r"90 B may not leave; unpin others"):
         pool.place(SlabKey(4, 1), 30)
     with pytest.raises(HotTierFullError):
         pool.make_room(A, 30)
@@ -89,15 +89,15 @@ def test_what_is_leased_or_pinned_or_in_a_snapshot_stays() -> None:
 
 
 def test_a_doomed_slab_counts_until_its_last_lease_ends() -> None:
-    """Its memory is not free before, whatever the entry says."""
+    """Its memory is not free before, whatever the slab says."""
     pool = pool_of(100)
-    entry = load(pool, 1, 60)
-    pool.attach(entry)
-    pool.attach(entry)
-    assert not pool.doom(entry)
-    assert not pool.release(entry)
-    assert (pool.used_bytes(A), entry.state) == (60, EntryState.DOOMED)
-    assert pool.release(entry)
+    slab = load(pool, 1, 60)
+    pool.attach(slab)
+    pool.attach(slab)
+    assert not pool.doom(slab)
+    assert not pool.release(slab)
+    assert (pool.used_bytes(A), slab.state) == (60, SlabState.DOOMED)
+    assert pool.release(slab)
     assert (pool.used_bytes(A), len(pool)) == (0, 0)
 
 
@@ -107,10 +107,10 @@ def test_a_new_generation_takes_the_place_of_the_one_before() -> None:
     first = load(pool, 1, 50)
     pool.attach(first)
     second = load(pool, 1, 50, generation=2)
-    assert first.state == EntryState.DOOMED
+    assert first.state == SlabState.DOOMED
     third = load(pool, 1, 50, generation=3)
     assert pool.get(second.key) is None
-    assert {entry.key.generation for entry in pool} == {1, 3}
+    assert {slab.key.generation for slab in pool} == {1, 3}
     assert pool.release(first)
     assert list(pool) == [third]
 
@@ -133,10 +133,10 @@ def test_a_snapshot_keeps_a_generation_beyond_its_file() -> None:
 def test_dropping_a_snapshot_of_the_current_generation_keeps_the_slab() -> None:
     """It is an ordinary one again."""
     pool = pool_of(100)
-    entry = load(pool, 1, 40)
-    pool.keep(entry, "a")
-    assert not pool.forget(entry, "a")
-    assert entry.evictable
+    slab = load(pool, 1, 40)
+    pool.keep(slab, "a")
+    assert not pool.forget(slab, "a")
+    assert slab.evictable
 
 
 def test_a_file_goes_to_the_device_with_the_most_room() -> None:
@@ -151,8 +151,8 @@ def test_a_file_goes_to_the_device_with_the_most_room() -> None:
 def test_a_new_generation_goes_where_the_file_is_leased() -> None:
     """Programs that use it there will use the new one there."""
     pool = pool_of(100, 200)
-    entry = load(pool, 1, 20, device=A)
-    pool.attach(entry)
+    slab = load(pool, 1, 20, device=A)
+    pool.attach(slab)
     assert pool.place(SlabKey(1, 2), 20) == A
 
 
@@ -183,7 +183,7 @@ def test_collection_stops_at_the_low_watermark() -> None:
         load(pool, ino, 10)
     assert pool.collect(A) == []
     load(pool, 8, 10)
-    assert sum(entry.size_bytes for entry in pool.collect(A)) == 20
+    assert sum(slab.size_bytes for slab in pool.collect(A)) == 20
     assert pool.used_bytes(A) == 70
 
 

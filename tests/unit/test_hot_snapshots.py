@@ -6,7 +6,7 @@ import pytest
 
 from memfs.errors import NotPermittedError
 from memfs.hot import snapshots as module
-from memfs.hot.pool import DeviceCapacity, Entry, HotTierFullError, Pool, SlabKey
+from memfs.hot.pool import DeviceCapacity, HotTierFullError, Pool, SlabInfo, SlabKey
 from memfs.hot.protocol import HotMissError
 from memfs.hot.snapshots import ROOT_UID, SnapshotReport, Snapshots
 
@@ -24,10 +24,10 @@ def pool() -> Pool:
     return pool
 
 
-def load(pool: Pool, ino: int, size: int, device: str = A) -> Entry:
-    entry = pool.begin(SlabKey(ino, 1), device, size, 50, pinned=False)
-    pool.publish(entry)
-    return entry
+def load(pool: Pool, ino: int, size: int, device: str = A) -> SlabInfo:
+    slab = pool.begin(SlabKey(ino, 1), device, size, 50, pinned=False)
+    pool.publish(slab)
+    return slab
 
 
 def test_a_user_keeps_a_share_of_each_device_over_all_snapshots(pool: Pool) -> None:
@@ -45,9 +45,9 @@ def test_a_user_keeps_a_share_of_each_device_over_all_snapshots(pool: Pool) -> N
 
 def test_a_slab_in_two_snapshots_of_a_user_counts_once(pool: Pool) -> None:
     snapshots = Snapshots(pool)
-    entry = load(pool, 1, 20)
+    slab = load(pool, 1, 20)
     for name in ("one", "two"):
-        snapshots.add(ALICE, name, {"x": entry})
+        snapshots.add(ALICE, name, {"x": slab})
     assert snapshots.describe(ALICE) == [
         SnapshotReport(name, ALICE, 1, 20) for name in ("one", "two")
     ]
@@ -65,42 +65,42 @@ def test_what_is_dropped_makes_room(pool: Pool) -> None:
 def test_root_has_no_share_and_fills_nobody_elses(pool: Pool) -> None:
     """What root adds to the snapshot of a user counts as that user's."""
     snapshots = Snapshots(pool)
-    entries = [load(pool, ino, 20) for ino in (1, 2, 3)]
-    snapshots.add(ROOT_UID, "roots", {f"{entry.key.ino}": entry for entry in entries})
-    snapshots.add(ALICE, "alices", {"1": entries[0]})
+    slabs = [load(pool, ino, 20) for ino in (1, 2, 3)]
+    snapshots.add(ROOT_UID, "roots", {f"{slab.key.ino}": slab for slab in slabs})
+    snapshots.add(ALICE, "alices", {"1": slabs[0]})
     with pytest.raises(HotTierFullError, match=f"user {ALICE} would keep"):
-        snapshots.add(ROOT_UID, "alices", {"2": entries[1]})
+        snapshots.add(ROOT_UID, "alices", {"2": slabs[1]})
 
 
 def test_users_have_so_many_snapshots_and_entries(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each by itself; entries of all snapshots of a user together, root's additions included."""
+    """Each by itself; slabs of all snapshots of a user together, root's additions included."""
     monkeypatch.setattr(module, "SNAPSHOTS_A_USER_MAX", 2)
     monkeypatch.setattr(module, "LABELS_A_USER_MAX", 5)
     snapshots = Snapshots(pool)
-    entry = load(pool, 1, 1)
-    snapshots.add(ALICE, "one", {"a": entry, "b": entry})
-    snapshots.add(ALICE, "two", {"a": entry, "b": entry})
+    slab = load(pool, 1, 1)
+    snapshots.add(ALICE, "one", {"a": slab, "b": slab})
+    snapshots.add(ALICE, "two", {"a": slab, "b": slab})
     with pytest.raises(NotPermittedError, match=f"user {ALICE} has 2 snapshots already"):
-        snapshots.add(ALICE, "three", {"a": entry})
-    snapshots.add(BOB, "bobs", {"a": entry})
+        snapshots.add(ALICE, "three", {"a": slab})
+    snapshots.add(BOB, "bobs", {"a": slab})
     for uid in (ALICE, ROOT_UID):
         with pytest.raises(NotPermittedError, match=f"snapshots of user {ALICE} may have 5"):
-            snapshots.add(uid, "two", {"c": entry, "d": entry})
-    snapshots.add(ALICE, "two", {"c": entry})
+            snapshots.add(uid, "two", {"c": slab, "d": slab})
+    snapshots.add(ALICE, "two", {"c": slab})
 
 
 def test_only_the_owner_and_root_get_at_a_snapshot(pool: Pool) -> None:
     snapshots = Snapshots(pool)
-    entry = load(pool, 1, 1)
-    snapshots.add(ALICE, "one", {"x": entry})
+    slab = load(pool, 1, 1)
+    snapshots.add(ALICE, "one", {"x": slab})
     for uid in (ALICE, ROOT_UID):
-        assert snapshots.find(uid, "one", "x") is entry
+        assert snapshots.find(uid, "one", "x") is slab
     for action in (
         lambda: snapshots.find(BOB, "one", "x"),
         lambda: snapshots.forget(BOB, "one"),
-        lambda: snapshots.add(BOB, "one", {"y": entry}),
+        lambda: snapshots.add(BOB, "one", {"y": slab}),
     ):
         with pytest.raises(NotPermittedError, match="another user's"):
             action()

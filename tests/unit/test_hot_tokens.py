@@ -8,7 +8,7 @@ import json
 import pytest
 
 from memfs.errors import NotPermittedError
-from memfs.hot.tokens import SECRET_BYTES, TOKEN_S, Gate, Mint
+from memfs.hot.tokens import SECRET_BYTES, TOKEN_S, TokenSigner, TokenVerifier
 
 SECRET = b"s" * SECRET_BYTES
 
@@ -25,39 +25,39 @@ class Clock:
 
 def test_a_token_says_what_it_was_made_for() -> None:
     """Inode, generation and user."""
-    claim = Gate(SECRET).redeem(Mint(SECRET).mint(12, 3, 1000), 1000)
+    claim = TokenVerifier(SECRET).redeem(TokenSigner(SECRET).sign(12, 3, 1000), 1000)
     assert (claim.ino, claim.generation, claim.uid) == (12, 3, 1000)
 
 
 def test_a_token_is_good_once() -> None:
     """Who overhears one that was used has nothing."""
-    gate, token = Gate(SECRET), Mint(SECRET).mint(1, 1, 0)
-    gate.redeem(token, 0)
+    verifier, token = TokenVerifier(SECRET), TokenSigner(SECRET).sign(1, 1, 0)
+    verifier.redeem(token, 0)
     with pytest.raises(NotPermittedError, match="used before"):
-        gate.redeem(token, 0)
+        verifier.redeem(token, 0)
 
 
 def test_a_token_of_another_user_is_refused_and_stays_good_for_its_own() -> None:
     """Root's too: the kernel says who is at the other end."""
-    gate, token = Gate(SECRET), Mint(SECRET).mint(1, 1, 1000)
+    verifier, token = TokenVerifier(SECRET), TokenSigner(SECRET).sign(1, 1, 1000)
     for uid in (0, 1001):
         with pytest.raises(NotPermittedError, match=f"of user 1000, not of {uid}"):
-            gate.redeem(token, uid)
-    assert gate.redeem(token, 1000).ino == 1
+            verifier.redeem(token, uid)
+    assert verifier.redeem(token, 1000).ino == 1
 
 
 def test_a_token_expires_and_is_remembered_no_longer_than_that() -> None:
     """Memory of spent tokens is bounded by what a minute brings."""
     clock = Clock()
-    gate, mint = Gate(SECRET, clock), Mint(SECRET, clock)
-    late = mint.mint(1, 1, 0)
+    verifier, signer = TokenVerifier(SECRET, clock), TokenSigner(SECRET, clock)
+    late = signer.sign(1, 1, 0)
     for _ in range(10):
-        gate.redeem(mint.mint(1, 1, 0), 0)
+        verifier.redeem(signer.sign(1, 1, 0), 0)
     clock.now_s += TOKEN_S
     with pytest.raises(NotPermittedError, match="expired"):
-        gate.redeem(late, 0)
-    gate.redeem(mint.mint(2, 1, 0), 0)
-    assert len(gate._spent) == 1
+        verifier.redeem(late, 0)
+    verifier.redeem(signer.sign(2, 1, 0), 0)
+    assert len(verifier._spent) == 1
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_token_expires_and_is_remembered_no_longer_than_that() -> None:
         "A" * 10_000,
         base64.urlsafe_b64encode(b"short").decode(),
         base64.urlsafe_b64encode(bytes(SECRET_BYTES) + b"[1, 1, 0, 1e9, 'x']").decode(),
-        Mint(b"another").mint(1, 1, 0),
+        TokenSigner(b"another").sign(1, 1, 0),
         "é" * 80,
     ],
     # A token holds the time: all test processes must call it alike.
@@ -77,14 +77,14 @@ def test_a_token_expires_and_is_remembered_no_longer_than_that() -> None:
 def test_what_this_mount_did_not_sign_is_no_token(token: str) -> None:
     """Whatever arrives, the answer is a refusal."""
     with pytest.raises(NotPermittedError, match="not a token of this mount"):
-        Gate(SECRET).redeem(token, 0)
+        TokenVerifier(SECRET).redeem(token, 0)
 
 
 def test_a_changed_token_is_refused() -> None:
     """The signature covers every field."""
-    decoded = base64.urlsafe_b64decode(Mint(SECRET).mint(1, 1, 1000))
+    decoded = base64.urlsafe_b64decode(TokenSigner(SECRET).sign(1, 1, 1000))
     fields = json.loads(decoded[SECRET_BYTES:])
     fields[0] = 2
     forged = base64.urlsafe_b64encode(decoded[:SECRET_BYTES] + json.dumps(fields).encode())
     with pytest.raises(NotPermittedError, match="not signed"):
-        Gate(SECRET).redeem(forged.decode(), 1000)
+        TokenVerifier(SECRET).redeem(forged.decode(), 1000)

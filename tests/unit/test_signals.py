@@ -13,7 +13,7 @@ import trio.testing
 from memfs.config import GlacierConfig
 from memfs.content.activity import Activity
 from memfs.hot.board import HotBoard, HotDevice, HotServerInfo, Want
-from memfs.hot.tokens import Mint
+from memfs.hot.tokens import TokenSigner
 from memfs.placement.hot_tier import WORKERS, HotTier
 from memfs.placement.mover import BATCH_WORKERS, PROMOTION_WORKERS, Mover
 from memfs.placement.prefetch.fetcher import Fetched
@@ -236,7 +236,7 @@ async def test_files_for_the_hot_tier_are_brought_by_all_workers(
     """One file that fills a device for minutes keeps no other from being looked at."""
     board = HotBoard()
     board.begin(
-        HotServerInfo("address", 0, Mint(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),))
+        HotServerInfo("address", 0, TokenSigner(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),))
     )
     tier = HotTier(state.parts, board, NoServer())
     crowd = Crowd()
@@ -261,7 +261,7 @@ async def test_a_file_that_is_wanted_again_keeps_no_worker_from_others(
     """It is looked at once more when it was brought, however often it was wanted meanwhile."""
     board = HotBoard()
     board.begin(
-        HotServerInfo("address", 0, Mint(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),))
+        HotServerInfo("address", 0, TokenSigner(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),))
     )
     tier = HotTier(state.parts, board, NoServer())
     slow, brought = Want(InodeNo(1), Generation(1)), list[Want]()

@@ -22,7 +22,7 @@ from memfs.hot.loading import Loader
 from memfs.hot.pool import DeviceCapacity, Pool
 from memfs.hot.protocol import HotGoneError, error_reply, receive_async, send_async
 from memfs.hot.server import HotServer, listen
-from memfs.hot.tokens import Gate
+from memfs.hot.tokens import TokenVerifier
 from memfs.linux.processes import name_process
 from memfs_daemon.limits import give_up_protection_from_oom, raise_limits
 from memfs_daemon.logs import LOG_FORMAT, LogFormatter
@@ -69,7 +69,7 @@ async def _serve() -> None:
     # The daemon has left nothing in it that its children may not know.
     headers = HeaderReader(os.environ)
     loader = Loader(Pool(capacities), devices, int(str(message["reserve_bytes"])), headers)
-    gate = Gate(bytes.fromhex(str(message["secret"])))
+    verifier = TokenVerifier(bytes.fromhex(str(message["secret"])))
     described = [
         {
             "uuid": device.uuid,
@@ -82,7 +82,7 @@ async def _serve() -> None:
     await _tell(daemon, {"devices": described})
     log.info("serving %s", ", ".join(device.name for device in devices))
     try:
-        await HotServer(loader, gate, daemon).run(listener)
+        await HotServer(loader, verifier, daemon).run(listener)
     finally:
         for device in devices:
             device.close()

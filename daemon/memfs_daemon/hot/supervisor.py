@@ -29,7 +29,7 @@ from memfs.hot.protocol import (
     receive_async,
     send_async,
 )
-from memfs.hot.tokens import SECRET_BYTES, Mint
+from memfs.hot.tokens import SECRET_BYTES, TokenSigner
 from memfs.types import Generation, InodeNo
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class HotSupervisor:
         if not isinstance(described, list) or not described:
             raise ProtocolError("the hot server describes no devices")
         devices = tuple(_device_in(each) for each in described)
-        return HotServerInfo(address, os.geteuid(), Mint(secret), devices)
+        return HotServerInfo(address, os.geteuid(), TokenSigner(secret), devices)
 
     def _take_event(self, message: dict[str, object]) -> None:
         ino = InodeNo(number_in(message, "ino"))

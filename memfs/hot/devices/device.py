@@ -32,8 +32,8 @@ class DeviceMemory(NamedTuple):
     total_bytes: int
 
 
-class Slab(Protocol):
-    """One allocation on a device."""
+class SlabMemory(Protocol):
+    """The memory of one slab: one allocation on a device."""
 
     size_bytes: int
     """As allocated: a multiple of the device's granularity."""
@@ -99,7 +99,7 @@ class Device(Protocol):
         """
         ...
 
-    def allocate(self, size_bytes: int) -> Slab:
+    def allocate(self, size_bytes: int) -> SlabMemory:
         """Return a new slab of at least `size_bytes` > 0.
 
         Raises:

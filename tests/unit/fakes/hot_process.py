@@ -68,7 +68,7 @@ class HotProcess:
         ino = path.stat().st_ino
         self._paths[ino] = path
         assert self._board.server is not None
-        return self._board.server.mint.mint(ino, GENERATION, os.getuid() if uid is None else uid)
+        return self._board.server.signer.sign(ino, GENERATION, os.getuid() if uid is None else uid)
 
     def connect(self) -> HotClient:
         """Return a new connection."""

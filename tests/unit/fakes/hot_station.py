@@ -23,7 +23,7 @@ from memfs.hot.loading import Loader, LoadRequest
 from memfs.hot.pool import DeviceCapacity, Pool, SlabKey
 from memfs.hot.protocol import HotGoneError, error_reply, receive_async, send_async
 from memfs.hot.server import HotServer, listen
-from memfs.hot.tokens import Gate, Mint
+from memfs.hot.tokens import TokenSigner, TokenVerifier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,11 +46,11 @@ class HotStation:
         """False: a file that is asked for never comes."""
         self.uuids = ["CPU-0"]
         """What tickets say that the tier has."""
-        self._mint = Mint(secret)
+        self._signer = TokenSigner(secret)
         device = MemfdDevice(0, size_bytes)
         self.pool = Pool([DeviceCapacity(device.uuid, size_bytes)])
         self._loader = Loader(self.pool, [device], 0, HeaderReader(os.environ))
-        self._gate = Gate(secret)
+        self._verifier = TokenVerifier(secret)
         self._paths: dict[int, Path] = {}
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: trio.run(self._serve), name="station")
@@ -83,7 +83,7 @@ class HotStation:
         ticket = {
             "address": self.address,
             "uid": os.getuid(),
-            "token": self._mint.mint(ino, GENERATION, os.getuid()),
+            "token": self._signer.sign(ino, GENERATION, os.getuid()),
             "generation": GENERATION,
             "resident": resident,
             "kind": "cpu",
@@ -101,7 +101,7 @@ class HotStation:
         self._token = trio.lowlevel.current_trio_token()
         with ours, theirs, listener, trio.CancelScope() as self._scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(HotServer(self._loader, self._gate, theirs).run, listener)
+                nursery.start_soon(HotServer(self._loader, self._verifier, theirs).run, listener)
                 self._daemon = ours
                 self._ready.set()
                 await self._answer(ours)
