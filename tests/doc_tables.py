@@ -15,6 +15,7 @@ from memfs import config
 from memfs.config_file import KeyKind, keys
 from memfs.exit_codes import MEANINGS
 from memfs.filesystem.control_names import CONTROL_XATTRS
+from memfs.query.fields import SYSTEM_FIELDS
 from memfs.sizes import format_duration, format_size
 from memfs_daemon.capabilities import as_markdown
 from memfs_tools.main import list_commands
@@ -39,6 +40,7 @@ def tables() -> dict[str, str]:
         "exit codes": _exit_codes(),
         "help": _help(),
         "measured": _measured(outcome),
+        "query fields": _query_fields(),
         "xattrs": _xattrs(),
     }
 
@@ -51,6 +53,7 @@ PAGES = {
     "exit codes": REFERENCE / "exit-codes.md",
     "help": REFERENCE / "commands.md",
     "measured": ROOT / "README.md",
+    "query fields": ROOT / "docs/guide/query.md",
     "xattrs": REFERENCE / "xattrs.md",
 }
 """Where each of them stands, between its markers and once."""
@@ -67,6 +70,14 @@ def pages() -> dict[Path, str]:
         assert len(places) == 1, f"{path} has {len(places)} places for the table {name!r}"
         found[path] = text.replace(places[0], f"{begin}\n{made}\n{end}")
     return found
+
+
+def _query_fields() -> str:
+    rows = ["| field | meaning |", "|---|---|"]
+    for name, field in SYSTEM_FIELDS.items():
+        words = ", ".join(f"`{word}`" for word in field.words)
+        rows.append(f"| `{name}` | {field.meaning}{f' One of {words}.' if words else ''} |")
+    return "\n".join(rows)
 
 
 def _measured(outcome: Outcome) -> str:

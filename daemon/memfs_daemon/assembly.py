@@ -30,6 +30,7 @@ from memfs.encryption.keys import load_key_ring
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.filesystem.filesystem import Filesystem
+from memfs.filesystem.querying import Querying
 from memfs.filesystem.shared import Features, Parts
 from memfs.hot.board import HotBoard
 from memfs.hot.environment import child_environment
@@ -39,6 +40,7 @@ from memfs.jobs.scrubber import Scrubber
 from memfs.jobs.trees import TreeMethods
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.migration import Migration
+from memfs.metadata.sqlite.reader_process import ReaderProcess
 from memfs.moves.attempt import MoveParts
 from memfs.moves.garbage import GarbageCollector
 from memfs.moves.generation import StateGeneration
@@ -63,6 +65,7 @@ from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
+from memfs_daemon.querying import QueryMethods
 from memfs_daemon.remounting import RemountMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_daemon.tracing import Tracing
@@ -240,31 +243,31 @@ def assemble(
         access_stats = AccessStats(config.policy.promote_count, config.policy.promote_window_s)
         policy = PolicyMethods(engine, access_stats, planner, activity, residency.capacity_bytes)
         features = _features(config, options, choice, residency)
-        filesystem = Filesystem(
-            Parts(
-                engine=engine,
-                raw_store=raw_store,
-                raw_pool=raw_pool,
-                open_table=open_table,
-                sealer=sealer,
-                syncer=syncer,
-                file_syncs=file_syncs,
-                activity=activity,
-                residency=residency,
-                move_parts=move_parts,
-                garbage=garbage,
-                recheck=recovery.recheck,
-                form_reader=FormReader(engine, packed_store, remote, raw_store, keys=keys),
-                state_dir=state_dir,
-                features=features,
-                access_stats=access_stats,
-                hot=board,
-                header_reader=_header_reader(config.hot),
-                health=health,
-                invalidations=invalidations,
-                room=room,
-            )
+        parts = Parts(
+            engine=engine,
+            raw_store=raw_store,
+            raw_pool=raw_pool,
+            open_table=open_table,
+            sealer=sealer,
+            syncer=syncer,
+            file_syncs=file_syncs,
+            activity=activity,
+            residency=residency,
+            move_parts=move_parts,
+            garbage=garbage,
+            recheck=recovery.recheck,
+            form_reader=FormReader(engine, packed_store, remote, raw_store, keys=keys),
+            state_dir=state_dir,
+            features=features,
+            access_stats=access_stats,
+            hot=board,
+            header_reader=_header_reader(config.hot),
+            health=health,
+            invalidations=invalidations,
+            room=room,
         )
+        filesystem = Filesystem(parts)
+        reader = ReaderProcess(engine, state_dir, child_environment(os.environ))
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
         placement = Context.of(
             move_parts,
@@ -317,6 +320,7 @@ def assemble(
             status,
             policy,
             tracing,
+            QueryMethods(engine, Querying(parts, reader), config.query),
             PrefetchMethods(engine, prefetcher, board),
             scrubber,
             TreeMethods(move_parts, mover, access_stats),
@@ -353,6 +357,7 @@ def assemble(
                 tracing.run,
                 scrubber.run,
                 raw_pool.run,
+                reader.run,
                 *((AttributeIndexer(engine).run,) if config.query.enabled else ()),
                 *((partial(ask_at_mount, remote, health),) if remote is not None else ()),
                 *((generation.run,) if generation is not None else ()),

@@ -7,6 +7,7 @@ or raises an error that has a code.
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
@@ -22,7 +23,7 @@ from memfs.linux.mounts import topmost_mount
 from memfs.types import FILESYSTEM_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from memfs.client.placement import Placement
     from memfs.control.report import PendingReport, PoolReport, StatusReport
@@ -222,6 +223,45 @@ class Mount(NamedTuple):
     def moves(self) -> methods.MovesReport:
         """Return how far the moves under way are."""
         return self._asking(methods.MOVES, ANSWER_S_MAX / 2)({})
+
+    # --- queries ---------------------------------------------------------------------------------
+    def query(
+        self,
+        filter_: Mapping[str, Any] | str,
+        *,
+        sort: str | None = None,
+        token: str | None = None,
+        limit: int = 1000,
+        names: bool = True,
+        attributes: bool = False,
+    ) -> methods.QueryReport:
+        """Return a page of the files that a filter finds.
+
+        Args:
+            filter_: As an object, or in JSON.
+            sort: An xattr, `$size` or `$mtime`; with `-` before it, descending.
+            token: Of the page before.
+            limit: Files a page, up to 10,000.
+            names: False: files are only counted.
+            attributes: Return the user xattrs of each file.
+
+        Raises:
+            ControlError: EINVAL: the filter means nothing, and the message says where. ENOTSUP: the
+                index is off, or not complete yet. ETIMEDOUT: it takes too long.
+        """
+        params: methods.QueryParameters = {
+            "filter": filter_ if isinstance(filter_, str) else json.dumps(filter_),
+            "sort": sort,
+            "token": token,
+            "limit": limit,
+            "names": names,
+            "attributes": attributes,
+        }
+        return self._asking(methods.QUERY, FILES_S_MAX)(params)
+
+    def query_index(self) -> methods.IndexReport:
+        """Return how complete the index of xattrs is, and the names in it."""
+        return self._asking(methods.QUERY_INDEX)({})
 
     # --- scrubbing -------------------------------------------------------------------------------
     def scrub(self, rate: int, *, restart: bool = False) -> methods.ScrubReport:

@@ -192,6 +192,60 @@ BARRIER = Method("barrier", BarrierParameters, WorkReport)
 MOVES = Method("moves", Nothing, MovesReport)
 
 
+# --- queries -------------------------------------------------------------------------------------
+class QueryParameters(TypedDict):
+    """A page of what a filter finds."""
+
+    filter: str
+    """In JSON."""
+    sort: NotRequired[str | None]
+    token: NotRequired[str | None]
+    """Of the page before."""
+    limit: NotRequired[int]
+    names: NotRequired[bool]
+    """False: files are only counted."""
+    attributes: NotRequired[bool]
+
+
+class FoundReport(TypedDict):
+    """A file; see `filesystem.querying.FoundFile`."""
+
+    ino: int
+    path: str
+    size: int
+    mtime_ns: int
+    attributes: dict[str, str] | None
+
+
+class QueryReport(TypedDict):
+    """A page; see `filesystem.querying.Answer`."""
+
+    files: list[FoundReport]
+    count: int
+    token: str | None
+    driver: str
+    place: Literal["loop", "reader"]
+    is_exact: bool
+    duration_s: float
+    notes: list[str]
+
+
+class IndexReport(TypedDict):
+    """How complete the index of xattrs is; see `metadata.records.IndexProgress`."""
+
+    enabled: bool
+    is_whole: bool
+    through: int
+    last: int
+    name_count: int
+    is_short_of_names: bool
+    names: list[str]
+
+
+QUERY = Method("query", QueryParameters, QueryReport)
+QUERY_INDEX = Method("query_index", Nothing, IndexReport)
+
+
 # --- scrubbing -----------------------------------------------------------------------------------
 class ScrubParameters(TypedDict):
     """How to scrub."""

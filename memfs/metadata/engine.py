@@ -296,6 +296,14 @@ class Queries(Changes, Protocol):
         """
         ...
 
+    def indexed_names(self) -> list[bytes]:
+        """Return the names of user xattrs that the index has, or had once."""
+        ...
+
+    async def list_names(self, ino: InodeNo) -> list[tuple[InodeNo, bytes]]:
+        """Return parent and name of each dentry of an inode; an unknown inode has no dentry."""
+        ...
+
     async def index_attributes(self, limit: int) -> IndexProgress:
         """Put up to so many xattrs into the index that were set without it, in order of inode."""
         ...

@@ -42,7 +42,7 @@ class Condition(NamedTuple):
     """The name of an xattr with its prefix, or one of `SYSTEM_FIELDS`."""
     operator: Operator
     operands: tuple[Value, ...]
-    """`EXISTS`: none. `IN`, `GLOB`: any number. Others: one."""
+    """`EXISTS` has no operand, `IN` and `GLOB` have any number, and all others one."""
 
 
 class And(NamedTuple):

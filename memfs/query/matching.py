@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Values = tuple[Value, ...] | None
-"""Of one field: None if the file does not have it, none if it has one that nothing compares with,
-several where a file has several paths."""
+"""What a file has in one field: None if it lacks the field, nothing if its value is compared with
+nothing, several values where a file has several paths."""
 
 
 def matches(node: Node, values_of: Callable[[str], Values]) -> bool:

@@ -33,6 +33,8 @@ _MODULES = {
     "pin": "pin",
     "unpin": "pin",
     "why": "why",
+    "query": "query",
+    "tag": "tag",
     "pool": "pool",
     "prefetch": "prefetch",
     "snapshots": "snapshots",

@@ -7,6 +7,7 @@ bar (`tests/unit/test_escaping.py`).
 from __future__ import annotations
 
 import json
+import os
 
 import click
 
@@ -22,6 +23,11 @@ def tell_lines(text: str) -> None:
     """Print text of memfs's own on standard output, whose newlines are meant."""
     for line in text.split("\n"):
         tell(line)
+
+
+def tell_path0(path: str) -> None:
+    """Print a path as it is, with NUL behind it, for programs."""
+    click.get_binary_stream("stdout").write(os.fsencode(path) + b"\0")
 
 
 def complain(message: str) -> None:

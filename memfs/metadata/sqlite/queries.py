@@ -82,6 +82,15 @@ class Queries(Settings):
                         "raise query.name_count_max, and mount again"
                     )
 
+    def indexed_names(self) -> list[bytes]:
+        """See `Engine`."""
+        return list(self._attributes.keys)
+
+    async def list_names(self, ino: InodeNo) -> list[tuple[InodeNo, bytes]]:
+        """See `Engine`."""
+        rows = self._rows("select parent, name from dentry where ino = ? order by cookie", (ino,))
+        return [(InodeNo(parent), name) for parent, name in rows]
+
     def index_progress(self) -> IndexProgress:
         """See `Engine`."""
         index = self._attributes

@@ -1,0 +1,211 @@
+"""Questions to a mount as users ask them: by the command, and from Python."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from memfs.client.mount import Mount as Client
+from memfs.control.client import ControlError
+from tests import documents
+from tests.mounting import MountError, run_memfs
+from tests.tiers.tiering import pin, told
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from tests.conftest import MountFactory
+    from tests.mounting import Mount
+
+CONFIG = '[policy]\ninterval = "100ms"\n'
+
+
+@pytest.fixture
+def mount(mount_factory: MountFactory, driver: str) -> Mount:
+    return mount_factory(driver=driver, config=CONFIG)
+
+
+def write(path: Path, content: bytes = b"x", **tags: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    for name, value in tags.items():
+        os.setxattr(path, f"user.{name}", str(value).encode())
+    return path
+
+
+def ask(mount: Mount, filter_: object, *options: str) -> list[str]:
+    """Return paths from the root of the mount."""
+    lines = run_memfs("query", mount.root, json.dumps(filter_), *options).splitlines()
+    return [os.path.relpath(line, mount.root) for line in lines]
+
+
+def shown_json(mount: Mount, filter_: object, *options: str) -> list[dict[str, Any]]:
+    told = run_memfs("query", mount.root, json.dumps(filter_), "--json", *options)
+    return [json.loads(line) for line in told.splitlines()]
+
+
+def test_files_are_found_by_what_was_just_set(mount: Mount) -> None:
+    """The words of the seed of this project: a place, and a date from which on."""
+    root = mount.root
+    write(root / "a/one", location="San Francisco", date="2025-02-15", source="sentinel-2")
+    write(root / "a/two", location="San Francisco", date="2024-12-31")
+    write(root / "three", location="Ulm", date="2025-03-01")
+    wanted = {"location": "San Francisco", "date": {"$gte": "2025-01-01"}}
+    assert ask(mount, wanted) == ["a/one"]
+    os.setxattr(root / "a/two", "user.date", b"2025-01-01")
+    assert ask(mount, wanted) == ["a/one", "a/two"]
+    (root / "a/two").rename(root / "moved")
+    os.removexattr(root / "a/one", "user.date")
+    assert ask(mount, wanted) == ["moved"]
+    (root / "moved").unlink()
+    assert ask(mount, wanted) == []
+    assert ask(mount, {"location": {"$regex": "^San"}}) == ["a/one"]
+    assert ask(mount, {"location": {"$exists": True}}, "--sort", "-location") == ["three", "a/one"]
+
+
+def test_every_way_to_show_the_found(mount: Mount) -> None:
+    for number in range(5):
+        write(mount.root / f"file {number}", b"x" * number, number=number, odd=number % 2)
+    found = {"number": {"$exists": True}}
+    assert run_memfs("query", mount.root, json.dumps(found), "--count") == "5\n"
+    assert ask(mount, found, "--sort", "-number", "--limit", "2") == ["file 4", "file 3"]
+    [shown] = shown_json(mount, {"number": 3})
+    assert shown["path"] == str(mount.root / "file 3")
+    assert shown["attributes"] == {"number": "3", "odd": "1"}
+    assert shown["ino"] == (mount.root / "file 3").stat().st_ino
+    paths = run_memfs("query", mount.root, '{"odd": 1}', "--paths0")
+    assert paths == "".join(f"{mount.root}/file {number}\0" for number in (1, 3))
+    told = run_memfs("query", mount.root, '{"odd": 1}', "--explain")
+    assert told.startswith("led by: the index of user.odd\nfound: by the daemon itself")
+    told = run_memfs("query", mount.root, '{"odd": {"$regex": "x"}}', "--explain")
+    assert "found: by the reader process" in told
+
+
+def test_what_memfs_knows_is_asked_for_as_well(mount: Mount) -> None:
+    root = mount.root
+    cold = write(root / "old/cold.bin", b"c" * 5000, kind="scan")
+    write(root / "new/warm.bin", b"w" * 100, kind="scan")
+    pin(cold, "glacier")
+    wait_for(lambda: told(cold, "tier") == "glacier", lambda: told(cold, "why"))
+    assert ask(mount, {"kind": "scan", "$tier": "glacier"}) == ["old/cold.bin"]
+    assert ask(mount, {"kind": "scan", "$pin": "auto"}) == ["new/warm.bin"]
+    assert ask(mount, {"$path": "old/**", "$state": "remote"}) == ["old/cold.bin"]
+    assert ask(mount, {"$size": {"$gte": 5000}, "$path": "*.bin"}) == ["old/cold.bin"]
+    assert ask(mount, {"$digest": told(cold, "digest")}) == ["old/cold.bin"]
+    assert ask(mount, {"$not": {"$tier": "glacier"}, "kind": "scan"}) == ["new/warm.bin"]
+
+
+def test_a_mistake_is_told_with_its_place(mount: Mount) -> None:
+    with pytest.raises(
+        MountError, match=r"at a.\$gtt \(line 1, column 8\): unknown operator \$gtt"
+    ):
+        ask(mount, {"a": {"$gtt": 1}})
+    with pytest.raises(MountError, match="not JSON"):
+        run_memfs("query", mount.root, "{a: 1}")
+    with pytest.raises(MountError, match=r"'\$tier' cannot be sorted by"):
+        ask(mount, {}, "--sort", "$tier")
+    write(mount.root / "f", location="Ulm")
+    told = run_memfs("query", mount.root, '{"lcoation": "Ulm"}', "--explain")
+    assert "note: no file has the xattr user.lcoation: did you mean user.location?" in told
+
+
+def test_python_asks_page_by_page(mount: Mount) -> None:
+    for number in range(7):
+        write(mount.root / f"f{number}", number=number)
+    client = Client.of(mount.root)
+    page = client.query({"number": {"$gte": 0}}, limit=3, attributes=True)
+    found = [file["path"] for file in page["files"]]
+    while page["token"] is not None:
+        page = client.query({"number": {"$gte": 0}}, limit=3, token=page["token"])
+        found += [file["path"] for file in page["files"]]
+    assert found == [f"f{number}" for number in range(7)]
+    page = client.query({"nmuber": 1})
+    assert page["notes"] == ["no file has the xattr user.nmuber: did you mean user.number?"]
+    first = client.query({"number": {"$gte": 0}}, limit=3)
+    with pytest.raises(ControlError, match="the token is of another query") as refused:
+        client.query({"number": 1}, token=first["token"])
+    assert refused.value.errno == errno.EINVAL
+    index = client.query_index()
+    assert index["is_whole"]
+    assert index["names"] == ["user.number"]
+
+
+def test_an_index_that_is_switched_on_later_finds_what_was_there(
+    mount_factory: MountFactory, driver: str
+) -> None:
+    mount = mount_factory(driver=driver, config="[query]\nenabled = false\n")
+    for number in range(20):
+        write(mount.root / f"f{number}", number=number)
+    with pytest.raises(MountError, match=r"not indexed on this mount: set query\.enabled"):
+        ask(mount, {"number": 3})
+    mount.stop()
+    mount.config = CONFIG
+    mount.start()
+    client = Client.of(mount.root)
+    wait_for(lambda: client.query_index()["is_whole"], client.query_index)
+    assert ask(mount, {"number": 3}) == ["f3"]
+
+
+def test_tags_are_set_by_words_trees_and_tables(mount: Mount, tmp_path: Path) -> None:
+    root = mount.root
+    for name in ("scans/a.tif", "scans/deep/b.tif", "c=d.tif"):
+        write(root / name)
+    run_memfs("tag", root / "scans/a.tif", "city=Ulm", "user.note=x = y")
+    assert os.getxattr(root / "scans/a.tif", "user.note") == b"x = y"
+    run_memfs("tag", "-r", root / "scans", "source=sentinel-2")
+    tagged = sorted(ask(mount, {"source": "sentinel-2"}))
+    assert tagged == ["scans", "scans/a.tif", "scans/deep", "scans/deep/b.tif"]
+    run_memfs("tag", "--remove", "city", "--remove", "gone", root / "scans/a.tif")
+    assert ask(mount, {"city": {"$exists": True}}) == []
+    run_memfs("tag", root / "c=d.tif", "city=Bonn")
+    table = tmp_path / "tags.csv"
+    table.write_text("city,path,cloud\nUlm,scans/a.tif,3.5\n,scans/deep/b.tif,7\n")
+    assert run_memfs("tag", "--csv", table, "--base", root) == "2 files tagged\n"
+    assert ask(mount, {"city": "Ulm", "cloud": {"$lt": 5}}) == ["scans/a.tif"]
+    assert ask(mount, {"cloud": {"$gt": 5}}) == ["scans/deep/b.tif"]
+    with pytest.raises(MountError, match=r"1 files tagged, 1 not|missing"):
+        run_memfs("tag", root / "missing", root / "c=d.tif", "city=Köln")
+    assert ask(mount, {"city": "Köln"}) == ["c=d.tif"]
+    with pytest.raises(MountError, match=r"'memfs\.tier' cannot be the name of a tag"):
+        run_memfs("tag", root / "c=d.tif", "memfs.tier=hot")
+    with pytest.raises(MountError, match="does not lie in a mount of memfs"):
+        run_memfs("tag", tmp_path, "city=Ulm")
+
+
+def test_the_guide_says_what_happens(mount: Mount, tmp_path: Path) -> None:
+    """Each command of its consoles, one after the other, prints what stands below it."""
+    text = (documents.ROOT / "docs/guide/query.md").read_text()
+    blocks = re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    entries = [entry for block in blocks for entry in block.split("$ ")[1:]]
+    # The dollars of filters are in the lines of commands, not at their beginning.
+    assert "".join(f"$ {entry}" for entry in entries) == "".join(blocks)
+    asked = 0
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for entry in entries:
+        command, _, expected = entry.replace("/mnt/data", str(mount.root)).partition("\n")
+        done = subprocess.run(
+            command,
+            shell=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+        )
+        assert done.stdout == expected, command
+        asked += 1
+    assert asked > 10
+    [code] = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    script = code.replace("/mnt/data", str(mount.root))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True
+    )
+    assert done.stdout == "scans/2025/one.tif San Francisco\n"

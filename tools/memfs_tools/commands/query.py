@@ -1,0 +1,125 @@
+"""`memfs query`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memfs_tools.mounts import require_mount
+from memfs_tools.terminal import complain, tell, tell_json, tell_path0
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memfs.client.mount import Mount
+    from memfs.control.methods import FoundReport, QueryReport
+
+_PAGE_COUNT = 1000
+_COUNT_PAGE = 10_000
+_PLACES = {"loop": "by the daemon itself", "reader": "by the reader process"}
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("filter_", metavar="FILTER")
+@click.option("--sort", metavar="FIELD", help="An xattr, $size or $mtime; -FIELD: descending.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many files.")
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each file.")
+@click.option("--paths0", is_flag=True, help="Paths end with NUL, for xargs -0 and rsync --from0.")
+@click.option("--count", "only_count", is_flag=True, help="Tell only how many files there are.")
+@click.option("--explain", is_flag=True, help="Tell how the first page is found, and no file.")
+def query(
+    mountpoint: Path,
+    filter_: str,
+    sort: str | None,
+    limit: int | None,
+    as_json: bool,
+    paths0: bool,
+    only_count: bool,
+    explain: bool,
+) -> None:
+    """Find files by their xattrs and by what memfs knows of them.
+
+    \b
+    memfs query /mnt/data '{"city": "Ulm", "date": {"$gte": "2025-01-01"}}'
+    memfs query /mnt/data '{"$path": "scans/", "$tier": "glacier"}' --count
+    memfs query /mnt/data '{"cloud": {"$lt": 5}}' --sort -date --limit 10 --json
+    memfs query /mnt/data '{"done": {"$exists": false}}' --paths0 | xargs -0 ls -l
+
+    FILTER is a JSON object; -: it is read from standard input. A name asks for the xattr
+    user.NAME, and $path, $tier, $size, $mtime, $state, $pin, $pool, $digest and $uses for what
+    memfs knows. Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $regex $contains $not, and
+    $and $or $not between filters.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    if sum((as_json, paths0, only_count, explain)) > 1:
+        raise click.UsageError("--json, --paths0, --count and --explain exclude each other.")
+    served = require_mount(mountpoint)
+    text = sys.stdin.read() if filter_ == "-" else filter_
+    asked = _Asked(served, text, sort, limit)
+    if explain:
+        _explain(asked.page(None, names=False))
+        return
+    if only_count:
+        tell(str(sum(page["count"] for page in asked.pages(_COUNT_PAGE, names=False))))
+        return
+    for page in asked.pages(_PAGE_COUNT, attributes=as_json):
+        for file in page["files"]:
+            _show(served, file, as_json=as_json, paths0=paths0)
+
+
+class _Asked:
+    """One question, page by page."""
+
+    def __init__(self, served: Mount, text: str, sort: str | None, limit: int | None) -> None:
+        self._served = served
+        self._text = text
+        self._sort = sort
+        self._limit = limit
+
+    def page(self, token: str | None, limit: int = _PAGE_COUNT, **options: bool) -> QueryReport:
+        """Return one page."""
+        return self._served.query(self._text, sort=self._sort, token=token, limit=limit, **options)
+
+    def pages(self, limit: int, **options: bool) -> Iterator[QueryReport]:
+        """Yield all pages, and complain of what is odd about the question."""
+        token, left = None, self._limit
+        while left is None or left > 0:
+            page = self.page(token, limit if left is None else min(limit, left), **options)
+            if token is None:
+                for note in page["notes"]:
+                    complain(note)
+            yield page
+            token = page["token"]
+            if left is not None:
+                left -= page["count"]
+            if token is None:
+                return
+
+
+def _show(served: Mount, file: FoundReport, *, as_json: bool, paths0: bool) -> None:
+    path = (
+        os.path.join(os.fspath(served.mountpoint), file["path"])
+        if file["path"]
+        else (os.fspath(served.mountpoint))
+    )
+    if paths0:
+        tell_path0(path)
+    elif as_json:
+        shown: dict[str, Any] = {**file, "path": path}
+        tell_json(shown, indent=None)
+    else:
+        tell(path)
+
+
+def _explain(page: QueryReport) -> None:
+    led = f"the index of {page['driver']}" if page["driver"] else "all files, one after the other"
+    tell(f"led by: {led}")
+    tell(f"found: {_PLACES[page['place']]}, in {page['duration_s'] * 1000:.1f} ms")
+    tell(f"looked at again: {'no file' if page['is_exact'] else 'each file that was found'}")
+    tell(f"first page: {page['count']} files{', and there are more' if page['token'] else ''}")
+    for note in page["notes"]:
+        tell(f"note: {note}")
