@@ -6,8 +6,9 @@
                                                      pyproject.toml shuts one out
 
 `locks/mount.txt` is what mounting takes, `daemon.txt` all extras of the daemon, `tests.txt` these,
-`dev` and `docs`. They are made for Linux and Python 3.11, the oldest that memfs runs on. They name
-no index: any will do that has the same files. torch is in none: its builds differ between indexes.
+`values`, `dev` and `docs`. They are made for Linux and Python 3.11, the oldest that memfs runs on.
+They name no index: any will do that has the same files. torch is in no lock: its builds differ
+between indexes.
 
 Invariant: the smaller locks are parts of `tests.txt`, line by line.
 """
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "locks"
 LARGEST = "tests"
 DAEMON = ("s3", "gcs", "azure", "pyfuse3", "encryption", "traces", "hot", "cuda")
-EXTRAS = {LARGEST: (*DAEMON, "dev", "docs"), "daemon": DAEMON, "mount": ("s3", "pyfuse3")}
+EXTRAS = {LARGEST: (*DAEMON, "values", "dev", "docs"), "daemon": DAEMON, "mount": ("s3", "pyfuse3")}
 """Of pyproject.toml, by lock; the build's own requirements are in each."""
 TOOLS = ("pip-tools>=7.4,<8",)
 

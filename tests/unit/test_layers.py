@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.jobs",),
     ("memfs.client",),
     ("memfs.torch",),
+    ("memfs.manager",),
     ("memfs_daemon",),
     ("memfs_tools",),
 )
@@ -44,7 +45,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "aiobotocore": ("memfs/stores/s3.py",),
     "aiohttp": ("memfs/stores/gcs.py",),
     "azure": ("memfs/stores/azure.py",),
-    "blake3": ("memfs/stores/", "memfs/moves/"),
+    "blake3": ("memfs/stores/", "memfs/moves/", "memfs/manager/"),
     "botocore": ("memfs/stores/s3.py",),
     "click": (
         "tools/memfs_tools/main.py",
@@ -59,13 +60,15 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "gcsfs": ("memfs/stores/gcs.py",),
     "google": ("memfs/stores/gcs.py",),
     "lz4": ("memfs/codecs/lz4.py",),
-    "numpy": ("memfs/hot/casting.py", "memfs/torch/"),
-    "pyarrow": ("memfs/traces/parquet.py",),
+    "msgpack": ("memfs/manager/values/plain.py",),
+    "numpy": ("memfs/hot/casting.py", "memfs/torch/", "memfs/manager/values/"),
+    "polars": ("memfs/manager/values/tables.py",),
+    "pyarrow": ("memfs/traces/parquet.py", "memfs/manager/values/tables.py"),
     "pyfuse3": ("daemon/memfs_daemon/pyfuse3/",),
     "requests": ("memfs/stores/gcs.py",),
     "rich": ("tools/memfs_tools/display.py",),
     "s3fs": ("memfs/stores/s3.py",),
-    "torch": ("memfs/torch/",),
+    "torch": ("memfs/torch/", "memfs/manager/values/tensors.py"),
     "trio": ("memfs/", "daemon/memfs_daemon/", "tools/memfs_tools/commands/fsck.py"),
     "xattr": ("memfs/client/placement.py",),
     "xxhash": ("memfs/stores/", "memfs/metadata/sqlite/pages.py"),
@@ -74,11 +77,23 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 """Where each third-party library may be imported; few places, so that it can be replaced."""
 
 
-BROUGHT_ALONG = {"aiobotocore", "aiohttp", "azure", "botocore", "google", "requests"}
-"""Dependencies of s3fs, gcsfs and adlfs, whose errors and answers these pass on as they are."""
+BROUGHT_ALONG = {"aiobotocore", "aiohttp", "azure", "botocore", "google", "polars", "requests"}
+"""Dependencies of s3fs, gcsfs and adlfs, whose errors and answers these pass on as they are; and
+polars, which the program has that stores its tables."""
 
 
-RUNTIME_EXTRAS = ("s3", "gcs", "azure", "pyfuse3", "encryption", "traces", "hot", "cuda", "torch")
+RUNTIME_EXTRAS = (
+    "s3",
+    "gcs",
+    "azure",
+    "pyfuse3",
+    "encryption",
+    "traces",
+    "hot",
+    "cuda",
+    "torch",
+    "values",
+)
 """Extras whose packages memfs itself imports."""
 
 

@@ -1,0 +1,1 @@
+"""Values by key from Python: `MemoryManager` and what it is made of."""

@@ -1,0 +1,619 @@
+"""The manager: values by key, each of them an ordinary file of a mount.
+
+Invariant: a manager holds no descriptor, thread or connection between two calls, so that it goes
+through fork, spawn and pickle, and any number of them work side by side.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from memfs.client.placement import TIERS, PlacementError
+from memfs.manager import place
+from memfs.manager.batches import ERRORS, BatchResult, run_batch
+from memfs.manager.errors import (
+    KeyConflictError,
+    MissingKeyError,
+    TierUnavailableError,
+    UnsafeFormatError,
+    ValueFormatError,
+)
+from memfs.manager.keys import is_cut, key_of, path_of
+from memfs.manager.metadata import KEY_XATTR, MIME_XATTR, Scalar, attributes_of, metadata_of
+from memfs.manager.paths import MemPath, read_attributes
+from memfs.manager.place import Wishes
+from memfs.manager.root import Root
+from memfs.manager.values import registry
+from memfs.manager.values.value import Content, Mime, Wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import BinaryIO
+
+    from memfs.client.mount import Mount
+    from memfs.manager.policy import MigrationPolicy
+    from memfs.manager.values.value import ValueFormat
+
+_MISSING = object()
+
+_FILES_A_CALL = 256
+"""Files that one call of the control socket is asked to work on."""
+
+
+class Entry(NamedTuple):
+    """What is stored under a key."""
+
+    key: str
+    path: MemPath
+    metadata: dict[str, Scalar]
+    size_bytes: int
+    mtime: float
+    """Seconds since the epoch."""
+
+    @property
+    def tier(self) -> str:
+        """Where it is now; asked anew each time."""
+        return self.path.tier
+
+    @property
+    def state(self) -> str:
+        """How safe it is now; asked anew each time."""
+        return self.path.state
+
+
+class CompressReport(NamedTuple):
+    """What compressing came to."""
+
+    files: int
+    """That have a compressed form now."""
+    bytes_before: int
+    bytes_after: int
+    failures: dict[str, str]
+    """Why files could not be compressed, by key."""
+
+
+class MemoryManager:
+    """Values by key.
+
+    Without `mount` it starts a mount of its own, or joins the one that another process has started
+    for the same state directory. With `mount`, or the environment variable MEMFS_MOUNT, it works on
+    a mount that is there; what the other arguments wish is compared with what that mount has.
+
+    Args:
+        hot_memory_size: GB (2^30 bytes) of each GPU.
+        warm_memory_size: GB of RAM.
+        cold_memory_size: GB of the local disk.
+        glacier_enabled: Whether values may go to an object store.
+        migration_policy: When values that nobody uses move on; for a mount of its own.
+        mount: Any path in a mount.
+        root: The directory of all keys, from the top of the mount on.
+        state: The state directory of a mount of its own; by default `~/.local/share/memfs/default`.
+        options: Keys of the configuration of a mount of its own: `{"glacier.url": "s3://..."}`.
+        allow_pickle: Objects of Python may be stored with `format="pickle"`, and are read from
+            files that belong to this user and that nobody else may write. To read a pickle runs it.
+        plain: Work in `mount` even where that is no mount of memfs: without tiers, for tests.
+
+    Raises:
+        MountUnavailableError: There is no mount, and none can be started.
+        ValueError: The mount is configured otherwise; the message names the key.
+    """
+
+    def __init__(
+        self,
+        hot_memory_size: float | None = None,
+        warm_memory_size: float | None = None,
+        cold_memory_size: float | None = None,
+        glacier_enabled: bool = True,
+        migration_policy: MigrationPolicy | None = None,
+        *,
+        mount: str | os.PathLike[str] | None = None,
+        root: str = "memories",
+        state: str | os.PathLike[str] | None = None,
+        options: Mapping[str, str] | None = None,
+        allow_pickle: bool = False,
+        plain: bool = False,
+    ) -> None:
+        wishes = Wishes(
+            hot_memory_size,
+            warm_memory_size,
+            cold_memory_size,
+            glacier_enabled,
+            migration_policy,
+            dict(options or {}),
+        )
+        self.mount: Mount | None = None
+        top = mount if mount is not None or state is not None else os.environ.get("MEMFS_MOUNT")
+        if plain:
+            if top is None:
+                raise ValueError("plain=True needs mount=, the directory to work in")
+            directory = Path(top).absolute()
+        elif top is not None:
+            self.mount = place.attach(top, wishes)
+            directory = self.mount.mountpoint
+        else:
+            self.mount = place.start(Path(state) if state else place.default_state(), wishes)
+            directory = self.mount.mountpoint
+        self.allow_pickle = allow_pickle
+        self.directory = directory / path_of(root)
+        self._root = Root(str(self.directory))
+
+    def __repr__(self) -> str:
+        """Tell where the keys are."""
+        return f"{type(self).__name__}({str(self.directory)!r})"
+
+    # --- values ----------------------------------------------------------------------------------
+    def store(
+        self,
+        key: str,
+        value: object,
+        tier: str | None = None,
+        metadata: Mapping[str, Scalar] | None = None,
+        *,
+        format: str | None = None,
+        priority: int | None = None,
+        overwrite: bool = True,
+        durable: bool = False,
+    ) -> Entry:
+        """Store a value as a file; it is there whole, with its metadata, or not at all.
+
+        Args:
+            key: Any text; `/` makes directories.
+            value: Bytes, a text, an array of numpy, a tensor of torch or several by name, a table
+                of pyarrow, pandas or polars, or what JSON has.
+            tier: Pin the value to `hot`, `warm`, `cold` or `glacier`; None: memfs chooses.
+            metadata: Texts, numbers, true or false, dates by name; any program reads them as
+                extended attributes `user.NAME`.
+            format: `bytes`, `str`, `npy`, `safetensors`, `parquet`, `json`, `msgpack`, `pickle`;
+                None: by the value.
+            priority: 0 to 100; higher ones leave a full tier last.
+            overwrite: A value that is there gives way; else that is an error.
+            durable: Return when all of it is on stable storage.
+
+        Raises:
+            ValueFormatError: The key, the value or the metadata cannot be stored so.
+            KeyConflictError: The key is a directory of other keys, or below a key; or it is stored
+                already, and `overwrite` is false.
+            TierUnavailableError: The mount has no such tier; nothing is stored.
+            OSError: It cannot be written; what was stored before is still there.
+        """
+        path = path_of(key)
+        kind = registry.for_value(value) if format is None else registry.by_name(format)
+        self._require_pickle_allowed(kind)
+        attributes = attributes_of(metadata or {})
+        if is_cut(path):
+            attributes[KEY_XATTR] = key.encode()
+        attributes |= self._placement(tier, priority)
+
+        def fill(file: BinaryIO) -> None:
+            attributes[MIME_XATTR] = str(kind.write(value, file)).encode()
+
+        try:
+            self._root.write(path, fill, attributes, replace=overwrite, durable=durable)
+        except (ValueFormatError, KeyConflictError):
+            raise
+        except OSError as error:
+            raise self._explained(error, tier) from error
+        return self._entry(key, path)
+
+    def retrieve(
+        self,
+        key: str,
+        *,
+        partial: bool = False,
+        start: int | None = None,
+        end: int | None = None,
+        name: str | None = None,
+        default: object = _MISSING,
+        copy: bool = True,
+        device: str | None = None,
+    ) -> Any:  # noqa: ANN401 - what was stored
+        """Return what was stored, or a part of it.
+
+        A part costs what is asked for, in each tier: bytes of a file, characters of a text, rows of
+        an array or a table, the first axis of a tensor. Lists in JSON are read whole.
+
+        Args:
+            key: As of `store`.
+            partial: Return `start` to `end`, as in a slice; implied by one of them.
+            start: First byte, row or element; negative: from the end.
+            end: Behind the last one.
+            name: One tensor, column or field.
+            default: Returned where nothing is stored.
+            copy: False: a view of memory that all processes share, read-only, where the format
+                allows it (bytes, arrays, tensors). To write to such a tensor ends the process.
+            device: Where tensors are to be: `cuda`, `cuda:1`, `cpu`.
+
+        Raises:
+            MissingKeyError: Nothing is stored, and there is no default.
+            ValueFormatError: The file does not hold what it should.
+            UnsafeFormatError: It is a pickle, and may not be run.
+        """
+        path = path_of(key)
+        wanted = Wanted(
+            start, end, name, partial or start is not None or end is not None, copy, device
+        )
+        try:
+            fd = self._root.open(path)
+        except MissingKeyError:
+            if default is not _MISSING:
+                return default
+            raise MissingKeyError(f"nothing is stored under the key {key!r}") from None
+        try:
+            mime = Mime.parse(_attribute(fd, MIME_XATTR))
+            content = Content(fd, f"{self.directory}/{path}", mime)
+            kind = registry.for_content(content)
+            self._require_pickle_allowed(kind, fd, content.name)
+            return kind.read(content, wanted)
+        finally:
+            os.close(fd)
+
+    def exists(self, key: str) -> bool:
+        """Return whether a value is stored under a key."""
+        return self._root.exists(path_of(key))
+
+    def delete(self, key: str, *, missing_ok: bool = False) -> None:
+        """Remove a value.
+
+        Raises:
+            MissingKeyError: Nothing is stored, unless that is `missing_ok`.
+        """
+        try:
+            self._root.remove(path_of(key))
+        except MissingKeyError:
+            if not missing_ok:
+                raise MissingKeyError(f"nothing is stored under the key {key!r}") from None
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield all keys that begin with a text, those of one directory in order.
+
+        Files that other programs made are keys as well, if their names can be.
+        """
+        above = prefix.rpartition("/")[0]
+        for path in self._root.walk(f"{path_of(above)}/" if above else ""):
+            key = self._key_of(path)
+            if key is not None and key.startswith(prefix):
+                yield key
+
+    def path(self, key: str) -> MemPath:
+        """Return the file of a key, for other programs and libraries; it need not exist."""
+        return MemPath(self.directory / path_of(key))
+
+    def entry(self, key: str) -> Entry:
+        """Return what is stored under a key.
+
+        Raises:
+            MissingKeyError: Nothing is.
+        """
+        return self._entry(key, path_of(key))
+
+    # --- as a dictionary -------------------------------------------------------------------------
+    def __getitem__(self, key: str) -> Any:  # noqa: ANN401
+        """As `retrieve`."""
+        return self.retrieve(key)
+
+    def __setitem__(self, key: str, value: object) -> None:
+        """As `store`."""
+        self.store(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        """As `delete`."""
+        self.delete(key)
+
+    def __contains__(self, key: object) -> bool:
+        """As `exists`."""
+        return isinstance(key, str) and self.exists(key)
+
+    def __iter__(self) -> Iterator[str]:
+        """As `keys`."""
+        return self.keys()
+
+    def __len__(self) -> int:
+        """Count all keys, one by one."""
+        return sum(1 for _ in self.keys())
+
+    # --- metadata --------------------------------------------------------------------------------
+    def get_metadata(self, key: str) -> dict[str, Scalar]:
+        """Return the metadata of a key; raises `MissingKeyError`."""
+        fd = self._opened(key)
+        try:
+            return metadata_of(read_attributes(fd))
+        finally:
+            os.close(fd)
+
+    def set_metadata(
+        self, key: str, metadata: Mapping[str, Scalar], *, replace: bool = False
+    ) -> None:
+        """Set metadata of a key.
+
+        Args:
+            key: As of `store`.
+            metadata: Values by name.
+            replace: Names that are not among these are removed.
+
+        Raises:
+            MissingKeyError: Nothing is stored.
+            ValueFormatError: A name or a value cannot be stored; nothing has changed.
+        """
+        self._require(key).set_metadata(metadata, replace=replace)
+
+    # --- many at a time --------------------------------------------------------------------------
+    def batch_store(
+        self,
+        items: Iterable[Mapping[str, Any] | tuple[str, Any]],
+        *,
+        errors: ERRORS = "raise",
+        progress: Callable[[int], None] | None = None,
+        **options: Any,  # noqa: ANN401 - as of `store`
+    ) -> BatchResult[Entry]:
+        """Store many values, some at a time.
+
+        Args:
+            items: Dictionaries with the arguments of `store`, or pairs of key and value.
+            errors: `raise`: at the end, all together; `return`: they are in the result.
+            progress: Told how many are done.
+            options: Arguments of `store` for all of them.
+
+        Returns:
+            Entries by key; `errors` by key of those that failed.
+
+        Raises:
+            BatchError: Some failed; the others are stored.
+        """
+
+        def arguments(item: Mapping[str, Any] | tuple[str, Any]) -> dict[str, Any]:
+            if not isinstance(item, tuple):
+                return options | dict(item)
+            key, value = item
+            return options | {"key": key, "value": value}
+
+        return run_batch(
+            map(arguments, items),
+            lambda each: str(each.get("key")),
+            lambda each: self.store(**each),
+            errors=errors,
+            progress=progress,
+        )
+
+    def batch_retrieve(
+        self,
+        keys: Iterable[str],
+        *,
+        errors: ERRORS = "raise",
+        progress: Callable[[int], None] | None = None,
+        **options: Any,  # noqa: ANN401 - as of `retrieve`
+    ) -> BatchResult[Any]:
+        """Return many values by key; arguments as of `batch_store`."""
+        return run_batch(
+            keys,
+            str,
+            lambda key: self.retrieve(key, **options),
+            errors=errors,
+            progress=progress,
+        )
+
+    def batch_delete(
+        self,
+        keys: Iterable[str],
+        *,
+        missing_ok: bool = False,
+        errors: ERRORS = "raise",
+        progress: Callable[[int], None] | None = None,
+    ) -> BatchResult[None]:
+        """Remove many values; arguments as of `batch_store`."""
+        return run_batch(
+            keys,
+            str,
+            lambda key: self.delete(key, missing_ok=missing_ok),
+            errors=errors,
+            progress=progress,
+        )
+
+    # --- tiers -----------------------------------------------------------------------------------
+    def move(self, key: str, tier: str, priority: int | None = None) -> None:
+        """Send a value to a tier and keep it there.
+
+        Raises:
+            MissingKeyError: Nothing is stored.
+            TierUnavailableError: The mount has no such tier, or the value cannot be there.
+        """
+        path = self._require(key)
+        mount = self._mounted()
+        try:
+            mount.pin(path, _checked_tier(tier), priority)
+        except PlacementError as error:
+            raise TierUnavailableError(str(error)) from None
+
+    def why(self, key: str) -> dict[str, Any]:
+        """Return the decision that brought a value where it is; raises `MissingKeyError`."""
+        return self._mounted().why(self._require(key))
+
+    def prefetch(self, keys: Iterable[str], tier: Literal["hot", "warm", "cold"] = "warm") -> int:
+        """Have values brought near before they are used; returns how many the mount has taken.
+
+        Fewer than there are keys: its list is full, or some have nothing stored.
+        """
+        mount = self._mounted()
+        paths = [mount.inner(self.path(key)) for key in keys]
+        taken_count, job = 0, None
+        while paths:
+            answer = mount.prefetch(paths[:_FILES_A_CALL], tier, job)
+            job = answer["job"]
+            taken_count += answer["taken_count"] - answer["skipped_count"]
+            if not answer["taken_count"]:
+                break
+            paths = paths[answer["taken_count"] :]
+        return taken_count
+
+    def compress(
+        self,
+        tier: str = "cold",
+        compression_level: int | None = None,
+        *,
+        keys: Iterable[str] | None = None,
+        codec: str = "zstd",
+    ) -> CompressReport:
+        """Compress values now that are in a tier.
+
+        Args:
+            tier: Values elsewhere are left alone.
+            compression_level: Of the codec; None: its default.
+            keys: Of these values; None: of all.
+            codec: `zstd`, `lz4`, `snappy` or another one that the mount has.
+        """
+        mount, chosen = self._mounted(), {}
+        for key in self.keys() if keys is None else keys:
+            path = self.path(key)
+            if path.tier == _checked_tier(tier):
+                chosen[path.stat().st_ino] = key
+        text = codec if compression_level is None else f"{codec}:{compression_level}"
+        inos, failures = list(chosen), {}
+        files = before = after = 0
+        while inos:
+            report = mount.compress(inos[:_FILES_A_CALL], text)
+            count = report["taken_count"]
+            for ino, (outcome, reason) in report["left"].items():
+                failures[chosen[int(ino)]] = f"{outcome}: {reason}"
+            files += count - len(report["left"])
+            before += report["before_bytes"]
+            after += report["after_bytes"]
+            inos = inos[max(1, count) :]
+        return CompressReport(files, before, after, failures)
+
+    def get_metrics(self) -> dict[str, dict[str, Any]]:
+        """Return use and size of all four tiers of the mount, which all its users share.
+
+        Returns:
+            For each of `hot`, `warm`, `cold`, `glacier`: `usage_bytes`, `size_bytes` (0: without
+            limit, or there is no such tier), `usage_percent`, `items`; and `total`, their sum.
+        """
+        found = {tier: _metrics(0, 0, 0) for tier in TIERS}
+        for report in self._mounted().status().tiers:
+            found[report.tier] = _metrics(
+                report.used_bytes, report.capacity_bytes or 0, report.file_count
+            )
+        status = found.values()
+        found["total"] = _metrics(
+            sum(each["usage_bytes"] for each in status),
+            sum(each["size_bytes"] for each in status),
+            sum(each["items"] for each in status),
+        )
+        return found
+
+    def close(self, *, unmount: bool = False) -> None:
+        """Do nothing, or unmount; a mount that was not started for a manager is left alone.
+
+        Raises:
+            MountUnavailableError: It is in use.
+        """
+        if unmount and self.mount is not None:
+            place.stop(self.mount)
+
+    def remove_leftovers(self, older_than_s: float = 3600.0) -> int:
+        """Remove temporary files that killed writers left; returns how many there were.
+
+        Args:
+            older_than_s: Seconds since the last write; a younger one may still be written.
+        """
+        return self._root.remove_leftovers(older_than_s)
+
+    # --- within ----------------------------------------------------------------------------------
+    def _entry(self, key: str, path: str) -> Entry:
+        fd = self._opened(key)
+        try:
+            status = os.fstat(fd)
+            metadata = metadata_of(read_attributes(fd))
+        finally:
+            os.close(fd)
+        return Entry(key, MemPath(self.directory / path), metadata, status.st_size, status.st_mtime)
+
+    def _opened(self, key: str) -> int:
+        try:
+            return self._root.open(path_of(key))
+        except MissingKeyError:
+            raise MissingKeyError(f"nothing is stored under the key {key!r}") from None
+
+    def _require(self, key: str) -> MemPath:
+        if not self.exists(key):
+            raise MissingKeyError(f"nothing is stored under the key {key!r}")
+        return self.path(key)
+
+    def _key_of(self, path: str) -> str | None:
+        if not is_cut(path):
+            return key_of(path)
+        try:
+            fd = self._root.open(path)
+        except (MissingKeyError, OSError):
+            return None
+        try:
+            key = os.getxattr(fd, KEY_XATTR).decode()
+        except (OSError, UnicodeDecodeError):
+            return None
+        finally:
+            os.close(fd)
+        return key if path_of(key) == path else None
+
+    def _mounted(self) -> Mount:
+        if self.mount is None:
+            raise TierUnavailableError(f"{self.directory} is a plain directory, without tiers")
+        return self.mount
+
+    def _placement(self, tier: str | None, priority: int | None) -> dict[str, bytes]:
+        found = {}
+        if tier is not None:
+            self._mounted()
+            found["user.memfs.tier"] = _checked_tier(tier).encode()
+        if priority is not None:
+            self._mounted()
+            found["user.memfs.priority"] = str(priority).encode()
+        return found
+
+    def _explained(self, error: OSError, tier: str | None) -> OSError:
+        import errno
+
+        if tier is not None and error.errno in (errno.ENOTSUP, errno.EINVAL):
+            remedy = "; set hot.devices and hot.size in its configuration" if tier == "hot" else ""
+            return TierUnavailableError(
+                f"{self.directory}: the mount has no {tier} tier for this value{remedy}"
+            )
+        return error
+
+    def _require_pickle_allowed(
+        self, kind: ValueFormat, fd: int | None = None, name: str = "the value"
+    ) -> None:
+        if kind.name != registry.PICKLE:
+            return
+        if not self.allow_pickle:
+            raise UnsafeFormatError(
+                f"{name}: to read a pickle runs what it says; MemoryManager(allow_pickle=True) "
+                "allows that"
+            )
+        if fd is not None:
+            status = os.fstat(fd)
+            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                raise UnsafeFormatError(
+                    f"{name} belongs to another user, or others may write it: it is not run"
+                )
+
+
+def _checked_tier(tier: str) -> str:
+    if tier not in TIERS:
+        raise ValueError(f"tier {tier!r} is not one of {', '.join(TIERS)}")
+    return tier
+
+
+def _metrics(usage_bytes: int, size_bytes: int, items: int) -> dict[str, Any]:
+    return {
+        "usage_bytes": usage_bytes,
+        "size_bytes": size_bytes,
+        "usage_percent": 100.0 * usage_bytes / size_bytes if size_bytes else 0.0,
+        "items": items,
+    }
+
+
+def _attribute(fd: int, name: str) -> str:
+    try:
+        return os.getxattr(fd, name).decode("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,82 @@
+"""Paths of a mount that tell and change what memfs knows of their files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import PosixPath
+from typing import TYPE_CHECKING, Any
+
+from memfs.client.mount import Mount
+from memfs.manager.metadata import Scalar, attributes_of, is_metadata, metadata_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TYPES_ARE_STALE = "user.memory.types"
+
+
+class MemPath(PosixPath):
+    """A path that is equal to its `pathlib.Path`, with the tier and the metadata of the file."""
+
+    @property
+    def tier(self) -> str:
+        """`hot`, `warm`, `cold` or `glacier`."""
+        return self._told("tier")
+
+    @property
+    def state(self) -> str:
+        """`dirty`, `local` (on stable disk) or `remote` (in the object store)."""
+        return self._told("state")
+
+    @property
+    def metadata(self) -> dict[str, Scalar]:
+        """The user's extended attributes, typed; `set_metadata` changes them."""
+        return metadata_of(read_attributes(self))
+
+    def set_metadata(self, metadata: Mapping[str, Scalar], *, replace: bool = False) -> None:
+        """Set metadata, one name after the other.
+
+        Args:
+            metadata: Values by name.
+            replace: Names that are not among these are removed.
+
+        Raises:
+            ValueFormatError: A name or a value cannot be stored; nothing has changed.
+        """
+        before = read_attributes(self)
+        merged = dict(metadata) if replace else metadata_of(before) | dict(metadata)
+        after = attributes_of(merged)
+        for attribute, value in after.items():
+            if before.get(attribute) != value:
+                os.setxattr(self, attribute, value)
+        for attribute in before:
+            if attribute not in after and (is_metadata(attribute) or attribute == TYPES_ARE_STALE):
+                os.removexattr(self, attribute)
+
+    def pin(self, tier: str, priority: int | None = None) -> None:
+        """Send the file to a tier and keep it there; see `Mount.pin`."""
+        Mount.of(self).pin(self, tier, priority)
+
+    def unpin(self) -> None:
+        """Let memfs choose the tier again."""
+        Mount.of(self).unpin(self)
+
+    def why(self) -> dict[str, Any]:
+        """Return the decision that brought the file where it is; see `Mount.why`."""
+        return Mount.of(self).why(self)
+
+    def _told(self, name: str) -> str:
+        return os.getxattr(self, f"user.memfs.{name}").decode()
+
+
+def read_attributes(path: str | int | os.PathLike[str]) -> dict[str, bytes]:
+    """Return the extended attributes of a file in the user's namespace, by name."""
+    found = {}
+    for name in os.listxattr(path):
+        if name.startswith("user."):
+            try:
+                found[name] = os.getxattr(path, name)
+            except OSError:
+                # It was removed meanwhile.
+                continue
+    return found

@@ -1,0 +1,186 @@
+"""The place of a manager: a mount that is there, one of its own, or a plain directory for tests.
+
+Invariant: a mount that is there is never changed for one of its users: what a manager wishes of it
+is compared with what it has, and refused where it does not fit.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.client.mount import Mount, NotMountedError
+from memfs.linux.mounts import list_mounts
+from memfs.manager.errors import MountUnavailableError
+from memfs.types import FILESYSTEM_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memfs.manager.policy import MigrationPolicy
+
+GB = 1 << 30
+"""Sizes of the API are in GB of 2^30 bytes, as those of `HotMemory`."""
+
+MOUNT_VARIABLE = "MEMFS_MOUNT"
+
+_TOLERATED = 1.001
+"""A mount's size is in whole pages; a wish may be larger by that."""
+
+
+class Wishes(NamedTuple):
+    """What a manager wishes of its mount; None: nothing."""
+
+    hot_gb: float | None = None
+    warm_gb: float | None = None
+    cold_gb: float | None = None
+    glacier: bool = True
+    policy: MigrationPolicy | None = None
+    options: Mapping[str, str] = {}
+    """Keys of a mount's configuration, from the dictionaries of the tiers."""
+
+
+def attach(path: str | os.PathLike[str], wishes: Wishes) -> Mount:
+    """Return the mount that a path is on, which has what is wished.
+
+    Raises:
+        MountUnavailableError: It is on another file system.
+        ValueError: The mount is configured otherwise; names the key of its configuration.
+    """
+    try:
+        mount = Mount.of(path)
+    except NotMountedError as error:
+        raise MountUnavailableError(
+            f"{error}; mount memfs there first (`memfs mount {os.fspath(path)}`), or leave `mount` "
+            "out: then a mount of its own is started"
+        ) from None
+    _check(mount, wishes)
+    return mount
+
+
+def start(state: Path, wishes: Wishes) -> Mount:
+    """Return the mount of a state directory, which is started where it is not there.
+
+    Raises:
+        MountUnavailableError: It cannot be mounted, with the words of `memfs mount`.
+        ValueError: It is mounted, and configured otherwise.
+    """
+    state = state.expanduser().absolute()
+    if (found := _served(state)) is not None:
+        _check(found, wishes)
+        return found
+    mountpoint = _runtime_directory() / f"memfs-{state.name}-{_digest(state)}"
+    command = [sys.executable, "-m", "memfs_tools.main", "mount", "--state", str(state)]
+    for key, value in _options(wishes).items():
+        command += ["-o", f"{key}={value}"]
+    mountpoint.mkdir(mode=0o700, parents=True, exist_ok=True)
+    done = subprocess.run(
+        [*command, str(mountpoint)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = _served(state)
+    if found is None:
+        reason = done.stderr.strip() or f"`memfs mount` ended with status {done.returncode}"
+        raise MountUnavailableError(f"no mount could be started: {reason.splitlines()[-1]}")
+    if done.returncode != 0:
+        # Another process was faster.
+        _check(found, wishes)
+    return found
+
+
+def stop(mount: Mount) -> None:
+    """Unmount.
+
+    Raises:
+        MountUnavailableError: It is in use, with the words of `memfs umount`.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "memfs_tools.main", "umount", str(mount.mountpoint)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise MountUnavailableError(done.stderr.strip() or f"{mount.mountpoint} stays mounted")
+
+
+def default_state() -> Path:
+    """Return the state directory of the mount that managers start by themselves."""
+    data_home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data_home).expanduser() / "memfs" / "default"
+
+
+def _served(state: Path) -> Mount | None:
+    place = os.path.realpath(state)
+    for mount in reversed(list_mounts()):
+        if mount.type == FILESYSTEM_TYPE and os.path.realpath(mount.source) == place:
+            return Mount(mount.mountpoint, Path(mount.source), mount.device)
+    return None
+
+
+def _runtime_directory() -> Path:
+    stated = os.environ.get("XDG_RUNTIME_DIR")
+    if stated and os.access(stated, os.W_OK):
+        return Path(stated)
+    if os.geteuid() == 0:
+        return Path("/run")
+    return Path("~/.cache").expanduser()
+
+
+def _digest(state: Path) -> str:
+    import blake3
+
+    return blake3.blake3(os.fsencode(state)).hexdigest(length=4)
+
+
+def _options(wishes: Wishes) -> dict[str, str]:
+    options = dict(wishes.options)
+    for key, gigabytes in (
+        ("hot.size", wishes.hot_gb if "hot.devices" in options else None),
+        ("warm.size", wishes.warm_gb),
+        ("cold.size", wishes.cold_gb),
+    ):
+        if gigabytes is not None:
+            options[key] = str(int(gigabytes * GB))
+    if not wishes.glacier:
+        options["glacier.enabled"] = "false"
+    if wishes.policy is not None:
+        options |= wishes.policy.options()
+    return options
+
+
+def _check(mount: Mount, wishes: Wishes) -> None:
+    where = mount.mountpoint
+    if wishes.options or wishes.policy is not None:
+        keys = [*wishes.options, *(("policy.*",) if wishes.policy is not None else ())]
+        raise ValueError(
+            f"{where} is mounted already, and all its users share its configuration: set "
+            f"{', '.join(keys)} there, or start a mount of its own with state="
+        )
+    tiers = {tier.tier: tier for tier in mount.status().tiers}
+    for name, gigabytes in (
+        ("hot", wishes.hot_gb),
+        ("warm", wishes.warm_gb),
+        ("cold", wishes.cold_gb),
+    ):
+        if gigabytes is None or (name == "hot" and "hot" not in tiers):
+            # Without a device values are in RAM and on the disk all the same.
+            continue
+        capacity = tiers[name].capacity_bytes if name in tiers else 0
+        if capacity is not None and gigabytes * GB > capacity * _TOLERATED:
+            raise ValueError(
+                f"{name}_memory_size={gigabytes:g}: the mount at {where} has "
+                f"{capacity / GB:.3g} GiB; raise {name}.size in its configuration"
+            )
+    if not wishes.glacier and "glacier" in tiers:
+        raise ValueError(
+            f"glacier_enabled=False: the mount at {where} has an object store; unset "
+            "glacier.enabled in its configuration"
+        )

@@ -1,0 +1,41 @@
+"""Migration policy: when files leave a tier because nobody uses them, in the words of the API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_HOUR_S = 3600
+_DAY_S = 24 * _HOUR_S
+
+
+@dataclass(frozen=True)
+class MigrationPolicy:
+    """When what nobody uses moves on.
+
+    Attributes:
+        hot_to_warm_threshold: Hours. Nothing leaves a device by age: it leaves when the device has
+            no room, the least used first. Any number is taken, and says nothing to the mount.
+        warm_to_cold_threshold: Hours until a file leaves RAM (`policy.warm_to_cold`).
+        cold_to_glacier_threshold: Days until a file goes to the object store
+            (`policy.cold_to_glacier`).
+
+    Raises:
+        ValueError: A threshold is negative.
+    """
+
+    hot_to_warm_threshold: float = 24
+    warm_to_cold_threshold: float = 72
+    cold_to_glacier_threshold: float = 30
+
+    def __post_init__(self) -> None:
+        for name in ("hot_to_warm", "warm_to_cold", "cold_to_glacier"):
+            value = getattr(self, f"{name}_threshold")
+            if not value >= 0:
+                raise ValueError(f"{name}_threshold={value!r}: a time is 0 or more")
+
+    def options(self) -> dict[str, str]:
+        """Return the keys of a mount's configuration that say the same."""
+        return {
+            "policy.warm_to_cold": f"{self.warm_to_cold_threshold * _HOUR_S:g}s",
+            "policy.cold_to_glacier": f"{self.cold_to_glacier_threshold * _DAY_S:g}s",
+        }

@@ -1,0 +1,273 @@
+"""The directory of a manager: each call on it stays below it, in every process and thread.
+
+Invariant: nothing but a path is kept, so that a manager can be pickled and sent through fork; what
+is written is there whole under its name, or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+from memfs.linux.beneath import open_beneath, rename_new
+from memfs.manager.errors import KeyConflictError, MissingKeyError, MountUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EXDEV, errno.ELOOP)
+"""What an open meets where nothing is stored; the last two are symbolic links that lead out of the
+directory, or nowhere."""
+
+_TEMPORARY_SUFFIX = ".tmp"
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY
+
+
+class Root:
+    """Files below one directory, by relative paths.
+
+    Args:
+        path: The directory; it is made when something is stored first.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @contextlib.contextmanager
+    def _opened(self, *, make: bool = False) -> Iterator[int]:
+        if make:
+            os.makedirs(self.path, exist_ok=True)
+        try:
+            fd = os.open(self.path, _DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise MissingKeyError(f"{self.path} is not there: nothing is stored yet") from None
+        except OSError as error:
+            raise MountUnavailableError(
+                f"{self.path}: {error.strerror}; is the file system mounted?"
+            ) from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """Yield a descriptor of the directory that a path is in, and its last component."""
+        directory, _, name = path.rpartition("/")
+        with self._opened(make=make) as root:
+            if not directory:
+                yield root, name
+                return
+            fd = self._open_directory(root, directory, make=make)
+            try:
+                yield fd, name
+            finally:
+                os.close(fd)
+
+    def _open_directory(self, root: int, directory: str, *, make: bool) -> int:
+        while True:
+            try:
+                return open_beneath(root, directory, _DIRECTORY)
+            except FileNotFoundError:
+                if not make:
+                    raise
+                _make_directories(root, directory)
+
+    # --- reading ---------------------------------------------------------------------------------
+    def open(self, path: str, flags: int = os.O_RDONLY) -> int:
+        """Return a descriptor of a regular file.
+
+        Raises:
+            MissingKeyError: There is no file, or it is a directory.
+            OSError: As of open(2).
+        """
+        with self._opened() as root:
+            try:
+                # A FIFO that somebody planted must not hold the caller.
+                waits = 0 if flags & os.O_PATH else os.O_NONBLOCK
+                fd = open_beneath(root, path, flags | waits)
+            except OSError as error:
+                if error.errno in _NOT_THERE:
+                    raise MissingKeyError(f"nothing is stored as {self.path}/{path}") from None
+                raise
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise MissingKeyError(f"{self.path}/{path} is not a plain file")
+        return fd
+
+    def exists(self, path: str) -> bool:
+        """Return whether a regular file is there."""
+        try:
+            os.close(self.open(path, os.O_PATH))
+        except MissingKeyError:
+            return False
+        return True
+
+    def walk(self, prefix: str = "") -> Iterator[str]:
+        """Yield the paths of all files, those of one directory in order of their names.
+
+        Hidden names are left out. What comes and goes meanwhile may be there or not.
+
+        Args:
+            prefix: Of the path: directories that cannot hold such a path are not read.
+        """
+        try:
+            with self._opened() as root:
+                yield from _walk(root, "", prefix)
+        except MissingKeyError:
+            return
+
+    def remove_leftovers(self, older_than_s: float) -> int:
+        """Remove temporary files of writers that were killed; returns how many there were.
+
+        Args:
+            older_than_s: Seconds since the last write; younger ones may still be written.
+        """
+        before_s, count = time.time() - older_than_s, 0
+        for _, _, names, fd in os.fwalk(self.path):
+            for name in names:
+                if name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX):
+                    with contextlib.suppress(FileNotFoundError):
+                        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime < before_s:
+                            os.unlink(name, dir_fd=fd)
+                            count += 1
+        return count
+
+    # --- changing --------------------------------------------------------------------------------
+    def write(
+        self,
+        path: str,
+        fill: Callable[[BinaryIO], None],
+        attributes: Mapping[str, bytes],
+        *,
+        replace: bool,
+        durable: bool,
+    ) -> None:
+        """Make a file with its content and attributes, all of them at one instant.
+
+        Args:
+            path: Relative; directories above it are made.
+            fill: Writes the content.
+            attributes: Extended attributes by name.
+            replace: A file that is there gives way; else it is an error.
+            durable: Return when content, attributes and name are on stable storage.
+
+        Raises:
+            KeyConflictError: Something is there: a directory, or a file that is not to be replaced;
+                or a component above is a file.
+            OSError: It cannot be written; nothing has changed.
+        """
+        try:
+            with self._parent(path, make=True) as (directory, name):
+                self._write(directory, name, fill, attributes, replace=replace, durable=durable)
+                if durable:
+                    self._sync(path)
+        except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+            why = {
+                errno.EEXIST: "is stored already",
+                errno.EISDIR: "has other keys below it",
+            }.get(error.errno or 0, "is below a key that is a file")
+            raise KeyConflictError(f"{self.path}/{path} {why}") from None
+
+    def _write(
+        self,
+        directory: int,
+        name: str,
+        fill: Callable[[BinaryIO], None],
+        attributes: Mapping[str, bytes],
+        *,
+        replace: bool,
+        durable: bool,
+    ) -> None:
+        temporary = f".{name[:50]}.{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+        fd = open_beneath(directory, temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            with open(fd, "wb", buffering=0, closefd=True) as file:
+                fill(file)
+                for attribute, value in attributes.items():
+                    os.setxattr(file.fileno(), attribute, value)
+                if durable:
+                    os.fsync(file.fileno())
+            if replace:
+                os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            else:
+                rename_new(directory, temporary, name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=directory)
+            raise
+
+    def _sync(self, path: str) -> None:
+        """Bring the names above a path to stable storage (fsync(2) of each directory)."""
+        with self._opened() as root:
+            while path:
+                path = path.rpartition("/")[0]
+                fd = open_beneath(root, path or ".", os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, and directories above it that are empty then.
+
+        Raises:
+            MissingKeyError: There is no file.
+        """
+        try:
+            with self._parent(path) as (directory, name):
+                if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                    raise MissingKeyError(f"{self.path}/{path} is a directory of keys")
+                os.unlink(name, dir_fd=directory)
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingKeyError(f"nothing is stored as {self.path}/{path}") from None
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            try:
+                with self._parent(path) as (directory, name):
+                    os.rmdir(name, dir_fd=directory)
+            except (OSError, MissingKeyError):
+                return
+
+
+def _make_directories(root: int, directory: str) -> None:
+    done = ""
+    for component in directory.split("/"):
+        above, done = done, f"{done}/{component}" if done else component
+        fd = open_beneath(root, above, _DIRECTORY) if above else os.dup(root)
+        try:
+            os.mkdir(component, dir_fd=fd)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.stat(component, dir_fd=fd).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), done) from None
+        finally:
+            os.close(fd)
+
+
+def _walk(root: int, directory: str, prefix: str) -> Iterator[str]:
+    try:
+        fd = open_beneath(root, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        with os.scandir(fd) as entries:
+            found = sorted(
+                (entry.name, entry.is_dir(follow_symlinks=False), entry.is_file())
+                for entry in entries
+                if not entry.name.startswith(".")
+            )
+    finally:
+        os.close(fd)
+    for name, is_directory, is_file in found:
+        path = f"{directory}/{name}" if directory else name
+        if is_directory:
+            if f"{path}/".startswith(prefix) or prefix.startswith(f"{path}/"):
+                yield from _walk(root, path, prefix)
+        elif is_file and path.startswith(prefix):
+            yield path

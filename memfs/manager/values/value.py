@@ -1,0 +1,150 @@
+"""The protocol of a kind of value, and what its reader is given.
+
+Invariant: reading depends on nothing but the bytes of the file and its MIME type.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+READ_BYTES_MAX = 1 << 30
+"""Of one read(2); the kernel takes 2 GiB less one page."""
+
+
+class Content:
+    """The open file of a value; closed by the manager.
+
+    Args:
+        fd: For reading.
+        name: For messages.
+        mime: Its MIME type with parameters; empty: it is not known.
+    """
+
+    def __init__(self, fd: int, name: str, mime: Mime) -> None:
+        self.fd = fd
+        self.name = name
+        self.mime = mime
+        self.size_bytes = os.fstat(fd).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes from an offset on; fewer only at the end."""
+        size = max(0, min(size, self.size_bytes - offset))
+        buffer = bytearray(size)
+        return bytes(buffer[: self.read_into(offset, memoryview(buffer))])
+
+    def read_into(self, offset: int, target: memoryview) -> int:
+        """Fill a buffer of bytes from an offset on; returns how many came before the end."""
+        done = 0
+        while done < len(target):
+            count = os.preadv(self.fd, [target[done : done + READ_BYTES_MAX]], offset + done)
+            if not count:
+                break
+            done += count
+        return done
+
+    def map(self) -> mmap.mmap:
+        """Return the whole file as memory, read-only and shared by all processes; not empty."""
+        return mmap.mmap(self.fd, 0, prot=mmap.PROT_READ)
+
+
+class Mime(NamedTuple):
+    """A MIME type with its parameters (RFC 2045, section 5.1)."""
+
+    type: str
+    parameters: Mapping[str, str] = {}
+
+    @classmethod
+    def parse(cls, text: str) -> Mime:
+        """Return the parts of a text; what is no parameter is left out."""
+        kind, *rest = text.split(";")
+        pairs = (part.partition("=") for part in rest)
+        return cls(
+            kind.strip().lower(),
+            {name.strip().lower(): value.strip() for name, equals, value in pairs if equals},
+        )
+
+    def __str__(self) -> str:
+        """Return the text for the attribute."""
+        return "; ".join(
+            (self.type, *(f"{name}={value}" for name, value in self.parameters.items()))
+        )
+
+
+class Wanted(NamedTuple):
+    """What of a value is asked for."""
+
+    start: int | None = None
+    """First byte, row or element; None: the beginning."""
+    end: int | None = None
+    """Behind the last one; None: the end."""
+    name: str | None = None
+    """One tensor or column."""
+    partial: bool = False
+    copy: bool = True
+    """False: views of shared, read-only memory where the format allows it."""
+    device: str | None = None
+    """Where tensors are to be; None: the CPU."""
+
+
+class ValueFormat(Protocol):
+    """A kind of value; also what an entry point of the group `memfs.formats` names."""
+
+    name: str
+    """As users choose it: `format=`."""
+    types: tuple[str, ...]
+    """MIME types that it reads; it writes the first one."""
+
+    def accepts(self, value: Any) -> bool:  # noqa: ANN401 - any value
+        """Return whether it stores a value without being asked by name."""
+        ...
+
+    def write(self, value: Any, file: BinaryIO) -> Mime:  # noqa: ANN401
+        """Write a value.
+
+        Args:
+            value: One that it accepts, or that it was named for.
+            file: Empty, unbuffered.
+
+        Returns:
+            What the attribute is to say.
+
+        Raises:
+            ValueFormatError: It cannot be written so.
+        """
+        ...
+
+    def read(self, content: Content, wanted: Wanted) -> Any:  # noqa: ANN401
+        """Return a value, or a part of it.
+
+        Raises:
+            ValueFormatError: The file does not hold one.
+        """
+        ...
+
+    def recognises(self, begin: bytes, name: str) -> bool:
+        """Return whether a file without a MIME type is of this kind.
+
+        Args:
+            begin: Its first 64 bytes.
+            name: Of the file.
+        """
+        ...
+
+
+def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
+    """Write bytes to an unbuffered file, in as many calls as it takes."""
+    view = memoryview(data).cast("B")
+    done = 0
+    while done < len(view):
+        done += file.write(view[done : done + READ_BYTES_MAX])
+
+
+def bounds(wanted: Wanted, length: int) -> tuple[int, int]:
+    """Return the range that is asked for, as slices have it: 0 <= start <= end <= length."""
+    start, end, _ = slice(wanted.start, wanted.end).indices(length)
+    return start, max(start, end)
