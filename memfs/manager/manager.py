@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from memfs.client.placement import TIERS, PlacementError
 from memfs.manager import place
 from memfs.manager.batches import ERRORS, BatchResult, run_batch
+from memfs.manager.configuration import configure
 from memfs.manager.errors import (
     KeyConflictError,
     MissingKeyError,
@@ -91,6 +92,13 @@ class MemoryManager:
         root: The directory of all keys, from the top of the mount on.
         state: The state directory of a mount of its own; by default `~/.local/share/memfs/default`.
         options: Keys of the configuration of a mount of its own: `{"glacier.url": "s3://..."}`.
+        hot_config: `size_gb`, `device`, `precision`, `garbage_collection_threshold`.
+        warm_config: `size_gb`, `serialization_format` (of values without a file format: `json`,
+            `msgpack`, `pickle`), `shared_memory` (values are read-only views).
+        cold_config: `size_gb`, `storage_path` (the state directory), `compression` (a codec),
+            `file_format` (of tables), `index_in_memory`.
+        glacier_config: `provider` (`local`, `s3`, `gcs`, `azure`), `bucket`, `prefix`, `region`,
+            `encryption`, `storage_path`, `options` (of the fsspec file system).
         allow_pickle: Objects of Python may be stored with `format="pickle"`, and are read from
             files that belong to this user and that nobody else may write. To read a pickle runs it.
         plain: Work in `mount` even where that is no mount of memfs: without tiers, for tests.
@@ -111,18 +119,27 @@ class MemoryManager:
         mount: str | os.PathLike[str] | None = None,
         root: str = "memories",
         state: str | os.PathLike[str] | None = None,
-        options: Mapping[str, str] | None = None,
+        options: Mapping[str, object] | None = None,
+        hot_config: Mapping[str, Any] | None = None,
+        warm_config: Mapping[str, Any] | None = None,
+        cold_config: Mapping[str, Any] | None = None,
+        glacier_config: Mapping[str, Any] | None = None,
         allow_pickle: bool = False,
         plain: bool = False,
     ) -> None:
+        configured = configure(hot_config, warm_config, cold_config, glacier_config)
+        self._habits = configured.habits
+        sizes = configured.sizes_gb
         wishes = Wishes(
-            hot_memory_size,
-            warm_memory_size,
-            cold_memory_size,
+            sizes.get("hot", hot_memory_size),
+            sizes.get("warm", warm_memory_size),
+            sizes.get("cold", cold_memory_size),
             glacier_enabled,
             migration_policy,
-            dict(options or {}),
+            {**configured.options, **(options or {})},
         )
+        if state is None:
+            state = configured.state
         self.mount: Mount | None = None
         top = mount if mount is not None or state is not None else os.environ.get("MEMFS_MOUNT")
         if plain:
@@ -135,7 +152,8 @@ class MemoryManager:
         else:
             self.mount = place.start(Path(state) if state else place.default_state(), wishes)
             directory = self.mount.mountpoint
-        self.allow_pickle = allow_pickle
+        # A user who names pickle as the format of all else has decided.
+        self.allow_pickle = allow_pickle or self._habits.fallback_format == registry.PICKLE
         self.directory = directory / path_of(root)
         self._root = Root(str(self.directory))
 
@@ -179,7 +197,7 @@ class MemoryManager:
             OSError: It cannot be written; what was stored before is still there.
         """
         path = path_of(key)
-        kind = registry.for_value(value) if format is None else registry.by_name(format)
+        kind = self._kind_for(value, format)
         self._require_pickle_allowed(kind)
         attributes = attributes_of(metadata or {})
         if is_cut(path):
@@ -206,7 +224,7 @@ class MemoryManager:
         end: int | None = None,
         name: str | None = None,
         default: object = _MISSING,
-        copy: bool = True,
+        copy: bool | None = None,
         device: str | None = None,
     ) -> Any:  # noqa: ANN401 - what was stored
         """Return what was stored, or a part of it.
@@ -221,8 +239,9 @@ class MemoryManager:
             end: Behind the last one.
             name: One tensor, column or field.
             default: Returned where nothing is stored.
-            copy: False: a view of memory that all processes share, read-only, where the format
-                allows it (bytes, arrays, tensors). To write to such a tensor ends the process.
+            copy: None: as `warm_config` says, else a copy. False: a view of memory that all
+                processes share, read-only, where the format allows it (bytes, arrays, tensors). To
+                write to such a tensor ends the process.
             device: Where tensors are to be: `cuda`, `cuda:1`, `cpu`.
 
         Raises:
@@ -231,9 +250,9 @@ class MemoryManager:
             UnsafeFormatError: It is a pickle, and may not be run.
         """
         path = path_of(key)
-        wanted = Wanted(
-            start, end, name, partial or start is not None or end is not None, copy, device
-        )
+        partial = partial or start is not None or end is not None
+        copied = not self._habits.views if copy is None else copy
+        wanted = Wanted(start, end, name, partial, copied, device, self._habits.precision)
         try:
             fd = self._root.open(path)
         except MissingKeyError:
@@ -519,6 +538,19 @@ class MemoryManager:
         return self._root.remove_leftovers(older_than_s)
 
     # --- within ----------------------------------------------------------------------------------
+    def _kind_for(self, value: object, name: str | None) -> ValueFormat:
+        if name is not None:
+            return registry.by_name(name)
+        fallback = self._habits.fallback_format
+        try:
+            kind = registry.for_value(value)
+        except ValueFormatError:
+            if fallback is None:
+                raise
+            return registry.by_name(fallback)
+        # Lists and dictionaries are what the fallback is for.
+        return registry.by_name(fallback) if fallback and kind.name == registry.JSON else kind
+
     def _entry(self, key: str, path: str) -> Entry:
         fd = self._opened(key)
         try:

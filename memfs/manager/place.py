@@ -6,14 +6,19 @@ is compared with what it has, and refused where it does not fit.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.client.mount import Mount, NotMountedError
+from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import list_mounts
+from memfs.manager.configuration import has_gpu
 from memfs.manager.errors import MountUnavailableError
 from memfs.types import FILESYSTEM_TYPE
 
@@ -27,6 +32,11 @@ GB = 1 << 30
 
 MOUNT_VARIABLE = "MEMFS_MOUNT"
 
+_OTHER_START_S_MAX = 60.0
+"""How long a mount is waited for that another process starts. `memfs mount` takes a second."""
+
+_OTHER_START_POLL_S = 0.05
+
 _TOLERATED = 1.001
 """A mount's size is in whole pages; a wish may be larger by that."""
 
@@ -39,7 +49,7 @@ class Wishes(NamedTuple):
     cold_gb: float | None = None
     glacier: bool = True
     policy: MigrationPolicy | None = None
-    options: Mapping[str, str] = {}
+    options: Mapping[str, object] = {}
     """Keys of a mount's configuration, from the dictionaries of the tiers."""
 
 
@@ -73,18 +83,26 @@ def start(state: Path, wishes: Wishes) -> Mount:
         _check(found, wishes)
         return found
     mountpoint = _runtime_directory() / f"memfs-{state.name}-{_digest(state)}"
-    command = [sys.executable, "-m", "memfs_tools.main", "mount", "--state", str(state)]
-    for key, value in _options(wishes).items():
-        command += ["-o", f"{key}={value}"]
     mountpoint.mkdir(mode=0o700, parents=True, exist_ok=True)
-    done = subprocess.run(
-        [*command, str(mountpoint)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = _options(wishes)
+    url = str(options.get("glacier.url", ""))
+    if url.startswith("file://"):
+        # Asked for by a path, as the state directory is, which is made as well.
+        Path(url.removeprefix("file://")).mkdir(mode=0o700, parents=True, exist_ok=True)
+    # A file, since every user of the machine can read a command line, and there may be keys.
+    with tempfile.NamedTemporaryFile("w", prefix="memfs-", suffix=".toml") as config:
+        config.write(_toml(options))
+        config.flush()
+        command = ["mount", "--state", str(state), "-c", config.name, str(mountpoint)]
+        done = _memfs(*command)
     found = _served(state)
+    deadline_s = time.monotonic() + _OTHER_START_S_MAX
+    while (
+        found is None and done.returncode == ExitCode.STATE_IN_USE and time.monotonic() < deadline_s
+    ):
+        # Another process is starting it.
+        time.sleep(_OTHER_START_POLL_S)
+        found = _served(state)
     if found is None:
         reason = done.stderr.strip() or f"`memfs mount` ended with status {done.returncode}"
         raise MountUnavailableError(f"no mount could be started: {reason.splitlines()[-1]}")
@@ -100,13 +118,7 @@ def stop(mount: Mount) -> None:
     Raises:
         MountUnavailableError: It is in use, with the words of `memfs umount`.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "memfs_tools.main", "umount", str(mount.mountpoint)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _memfs("umount", str(mount.mountpoint))
     if done.returncode != 0:
         raise MountUnavailableError(done.stderr.strip() or f"{mount.mountpoint} stays mounted")
 
@@ -140,17 +152,46 @@ def _digest(state: Path) -> str:
     return blake3.blake3(os.fsencode(state)).hexdigest(length=4)
 
 
-def _options(wishes: Wishes) -> dict[str, str]:
+def _memfs(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "memfs_tools.main", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _toml(options: Mapping[str, object]) -> str:
+    """Return keys and values as a file of the configuration."""
+    lines = []
+    for key, value in options.items():
+        section, _, name = key.partition(".")
+        # Dotted keys may stand alone (TOML 1.0.0, "Keys"), and JSON's values are TOML's but for
+        # null and objects.
+        path = ".".join(json.dumps(part) for part in (section, *name.split(".", 1)))
+        if isinstance(value, dict):
+            lines += [
+                f"{path}.{json.dumps(inner)} = {json.dumps(each)}" for inner, each in value.items()
+            ]
+        else:
+            lines.append(f"{path} = {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _options(wishes: Wishes) -> dict[str, object]:
     options = dict(wishes.options)
+    if wishes.hot_gb and "hot.devices" not in options and has_gpu():
+        options["hot.devices"] = ["auto"]
     for key, gigabytes in (
         ("hot.size", wishes.hot_gb if "hot.devices" in options else None),
         ("warm.size", wishes.warm_gb),
         ("cold.size", wishes.cold_gb),
     ):
         if gigabytes is not None:
-            options[key] = str(int(gigabytes * GB))
+            options[key] = int(gigabytes * GB)
     if not wishes.glacier:
-        options["glacier.enabled"] = "false"
+        options["glacier.enabled"] = False
     if wishes.policy is not None:
         options |= wishes.policy.options()
     return options

@@ -35,6 +35,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.client",),
     ("memfs.torch",),
     ("memfs.manager",),
+    (
+        *("memfs.policies", "memfs.hot_memory", "memfs.warm_memory"),
+        *("memfs.cold_memory", "memfs.glacier_memory"),
+    ),
+    ("memfs.__init__",),
     ("memfs_daemon",),
     ("memfs_tools",),
 )

@@ -25,6 +25,7 @@ RECOGNISED_BYTES = 64
 """Of a file without a type that the kinds are shown."""
 
 PICKLE = Pickle.name
+JSON = Json.name
 
 _OWN: tuple[ValueFormat, ...] = (
     Bytes(),

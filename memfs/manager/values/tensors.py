@@ -200,13 +200,15 @@ def _as_torch(buffer: Any, tensor: Tensor, shape: tuple[int, ...], wanted: Wante
 
     dtype = TORCH_TYPES[tensor.dtype]
     if not len(buffer):
-        return torch.empty(shape, dtype=dtype, device=wanted.device)
-    if wanted.copy:
-        found = torch.frombuffer(buffer, dtype=dtype).reshape(shape)
-        return found if wanted.device is None else found.to(wanted.device)
-    import warnings
+        found = torch.empty(shape, dtype=dtype)
+    else:
+        import warnings
 
-    with warnings.catch_warnings():
-        # The view is of read-only memory, as was asked for; to write to it ends the process.
-        warnings.filterwarnings("ignore", "The given buffer is not writable")
-        return torch.frombuffer(buffer, dtype=dtype).reshape(shape)
+        with warnings.catch_warnings():
+            # A view is of read-only memory, as was asked for; to write to it ends the process.
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            found = torch.frombuffer(buffer, dtype=dtype).reshape(shape)
+    wanted_type = None
+    if wanted.precision is not None and dtype.is_floating_point and dtype.itemsize > 1:
+        wanted_type = getattr(torch, wanted.precision)
+    return found.to(device=wanted.device, dtype=wanted_type)

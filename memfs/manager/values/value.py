@@ -89,6 +89,8 @@ class Wanted(NamedTuple):
     """False: views of shared, read-only memory where the format allows it."""
     device: str | None = None
     """Where tensors are to be; None: the CPU."""
+    precision: str | None = None
+    """Type of floating-point tensors: `float32`, `float16`, `bfloat16`; None: as stored."""
 
 
 class ValueFormat(Protocol):

@@ -1,0 +1,5 @@
+"""`ColdMemory`, where programs look for it."""
+
+from memfs.manager.tiers import ColdMemory
+
+__all__ = ["ColdMemory"]

@@ -1,0 +1,5 @@
+"""`GlacierMemory`, where programs look for it."""
+
+from memfs.manager.tiers import GlacierMemory
+
+__all__ = ["GlacierMemory"]

@@ -1,0 +1,5 @@
+"""Policies of the Python API."""
+
+from memfs.manager.policy import MigrationPolicy
+
+__all__ = ["MigrationPolicy"]

@@ -1,0 +1,96 @@
+"""`MemoryManager` on a mount: tiers, parts of values in each of them, and a mount of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from memfs import MemoryManager, MigrationPolicy, WarmMemory
+from memfs.manager.errors import TierUnavailableError
+from tests.posix.capabilities import Capability
+from tests.tiers.tiering import residence, wait_until_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.mounting import Mount
+
+pytestmark = [pytest.mark.needs(Capability.MEMFS_XATTRS)]
+
+
+@pytest.fixture
+def manager(place: Path, mount: Mount) -> MemoryManager:
+    return MemoryManager(mount=place, root=str(place.relative_to(mount.root)))
+
+
+def test_values_are_in_the_tier_that_is_asked_for(manager: MemoryManager) -> None:
+    array = np.arange(300_000.0).reshape(300, 1000)
+    for tier in ("warm", "cold", "glacier"):
+        entry = manager.store(f"in/{tier}", array, tier=tier, metadata={"tier": tier})
+        wait_until_at(tier, entry.path)
+        assert entry.tier == tier
+        assert np.array_equal(manager.retrieve(f"in/{tier}", start=10, end=12), array[10:12])
+    assert manager.why("in/glacier")["rule"] == "pin"
+    manager.move("in/warm", "glacier")
+    wait_until_at("glacier", manager.path("in/warm"))
+    assert np.array_equal(manager["in/warm"], array)
+    assert manager.prefetch(["in/cold", "in/glacier"]) == 2
+    metrics = manager.get_metrics()
+    assert set(metrics) == {"hot", "warm", "cold", "glacier", "total"}
+    assert metrics["glacier"]["items"] >= 2
+    assert metrics["hot"] == {"usage_bytes": 0, "size_bytes": 0, "usage_percent": 0.0, "items": 0}
+    assert 0 < metrics["cold"]["usage_percent"] <= 100
+
+
+def test_a_tier_that_is_missing_leaves_the_former_value(manager: MemoryManager) -> None:
+    manager.store("k", "before")
+    with pytest.raises(TierUnavailableError, match=r"no hot tier .* set hot\.devices"):
+        manager.store("k", np.arange(3), tier="hot")
+    assert manager["k"] == "before"
+    with pytest.raises(TierUnavailableError, match="no hot tier"):
+        manager.move("k", "hot")
+    with pytest.raises(ValueError, match="'tepid' is not one of hot, warm, cold, glacier"):
+        manager.store("k", b"", tier="tepid")
+
+
+def test_values_are_compressed_on_request(manager: MemoryManager) -> None:
+    for number in range(3):
+        manager.store(f"z{number}", b"0" * 200_000, tier="cold", durable=True)
+    wait_until_at("cold", *(manager.path(f"z{number}") for number in range(3)))
+    report = manager.compress(tier="cold", compression_level=5)
+    assert report.files == 3
+    assert report.bytes_after <= report.bytes_before
+    assert report.failures == {}
+    assert residence(manager.path("z0")).forms == ["packed"]
+    assert manager.retrieve("z0", start=100_000, end=100_010) == b"0" * 10
+
+
+def test_wishes_that_the_mount_does_not_meet_name_the_key(place: Path) -> None:
+    with pytest.raises(ValueError, match=r"warm_memory_size=100000: .* raise warm\.size"):
+        MemoryManager(warm_memory_size=100_000, mount=place)
+    with pytest.raises(ValueError, match=r"glacier_enabled=False: .* glacier\.enabled"):
+        MemoryManager(glacier_enabled=False, mount=place)
+    with pytest.raises(ValueError, match=r"mounted already.* set policy\.\*"):
+        MemoryManager(migration_policy=MigrationPolicy(), mount=place)
+    with pytest.raises(ValueError, match=r"set cold\.codec there"):
+        MemoryManager(cold_config={"compression": "lz4"}, mount=place)
+
+
+def test_a_pool_is_a_directory_of_keys(place: Path) -> None:
+    warm = WarmMemory(directory=place)
+    warm.allocate_pool("frequent", size_mb=1)
+    warm.store("frequent/a", b"1")
+    assert os.getxattr(warm.path("frequent/a"), "user.memfs.pool") == b"frequent"
+    assert set(warm.get_metrics()) == {"usage_bytes", "size_bytes", "usage_percent", "items"}
+    warm.mount.pool_remove("frequent")  # type: ignore[union-attr]
+
+
+def test_thousands_of_keys_are_listed(manager: MemoryManager) -> None:
+    began_s = time.monotonic()
+    manager.batch_store((f"d{number % 10}/{number}", number) for number in range(2000))
+    assert len(manager) == 2000
+    assert time.monotonic() - began_s < 120
