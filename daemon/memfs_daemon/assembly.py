@@ -174,7 +174,6 @@ def assemble(
     Args:
         state_dir: Locked by this process.
         mountpoint: Absolute.
-        config: Of the mount.
         options: Words for the kernel.
         choice: From `choose_driver`.
         tell: Told how far a migration of the state directory is, a sentence for users.

@@ -61,7 +61,6 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
     """Serve until the mount is gone, then drain.
 
     Args:
-        parts: The mount.
         lock: Of its state directory; told what those who wait for it are to know.
         starter: Told when the mount serves.
         manager: Told that as well, and of the end.

@@ -39,7 +39,7 @@ class LogFormatter(EscapingFormatter):
 
     @staticmethod
     def converter(seconds: float | None) -> time.struct_time:
-        """See `logging.Formatter`."""
+        """Tell times in UTC."""
         return time.gmtime(seconds)
 
     default_time_format = "%Y-%m-%dT%H:%M:%S"

@@ -90,7 +90,6 @@ class Invalidations:
         """A name was removed elsewhere.
 
         Args:
-            parent: The directory.
             name: What was removed.
             ino: What the name led to.
             last: The inode has no other name.

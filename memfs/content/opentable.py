@@ -134,7 +134,6 @@ class OpenTable:
         writes: what was the same each time is likely not to be written by a mapping.
 
         Args:
-            ino: The inode.
             answer: Its size, blocks, mtime and ctime as of now.
         """
         file = self._files[ino]
@@ -198,7 +197,6 @@ class OpenTable:
         """An open, or a truncation, is under way; `end` with the same arguments follows.
 
         Args:
-            ino: The inode.
             writing: It may change bytes: until it ends, it counts as a writer.
         """
         file = self._files.get(ino)
@@ -219,7 +217,6 @@ class OpenTable:
         """Choose the mode of one more handle.
 
         Args:
-            ino: The inode.
             raw: Its raw file; 0: none, bytes come from another form.
 
         Returns:

@@ -268,7 +268,6 @@ class Residency:
         """Give a file's pages back to the kernel; nothing happens if it is not held.
 
         Args:
-            ino: The file.
             drop_pages: Also throw clean pages out of the page cache; else the kernel does when it
                 needs the room.
         """

@@ -71,7 +71,6 @@ def raw_mtime_ns(inode: Inode, status: os.stat_result) -> int:
     """Return the mtime of an unsealed file.
 
     Args:
-        inode: The file.
         status: Of its raw file.
     """
     mtime_ns = storable_ns(status.st_mtime_ns)

@@ -38,7 +38,6 @@ def measure_cold_space(state_dir: Path, config: ColdConfig, usage: Usage) -> Col
 
     Args:
         state_dir: On the disk in question; statvfs(3) is asked.
-        config: The `[cold]` section.
         usage: The engine's totals.
     """
     used_bytes = usage.raw_bytes + usage.packed_bytes

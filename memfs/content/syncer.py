@@ -123,7 +123,6 @@ class Syncer:
         written anew: the kernel tells of a lost page once, and then calls it clean.
 
         Args:
-            raw: The file.
             error: What the sync raised.
             told: The program that waited for the sync gets the error.
         """
@@ -189,7 +188,6 @@ class Syncer:
         have nothing but bytes to write.
 
         Args:
-            raw: The file.
             fd: Open at it.
             data_only: Leave out its times (fdatasync(2)).
 

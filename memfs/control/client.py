@@ -58,7 +58,6 @@ def call(
 
     Args:
         state_dir: Where `control.sock` is.
-        method: Name of the method.
         params: By name.
         timeout_s: Bound on the whole call, > 0.
 

@@ -103,7 +103,6 @@ def format_error(
     """Return the line of a failed reply.
 
     Args:
-        request_id: Of the request.
         code: What kind of failure it is.
         message: For people; programs go by the codes.
         errno: What the failure is to a system call (errno(3)); None: that is not known.

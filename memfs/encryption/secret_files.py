@@ -25,7 +25,6 @@ def read_secret_file(path: Path, setting: str) -> str:
     """Return what a file holds, without the white space around it.
 
     Args:
-        path: The file.
         setting: The key of the configuration that names it, for messages.
 
     Raises:

@@ -24,7 +24,6 @@ class TensorHeaders:
     """Looks at headers.
 
     Args:
-        parts: The engine and the stores among them.
         reader: Reads them.
     """
 

@@ -44,7 +44,6 @@ class Writing(Names):
         The caller holds the inode open (`OpenTable.begin`), so the raw file stays.
 
         Args:
-            ino: The inode.
             truncate: The content is about to be dropped: nothing needs to be fetched. The raw file
                 is not cut here, so that the caller can order that after the commit.
         """

@@ -54,7 +54,6 @@ async def find_change(engine: Engine, raw_store: RawStore, name: str) -> Change:
 
     Args:
         engine: Of a state directory that is not mounted.
-        raw_store: Its raw files.
         name: A path in the mount, with or without the slash before it; the path of a raw file; or
             the number of one.
 

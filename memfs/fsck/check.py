@@ -32,8 +32,6 @@ async def check(
 
     Args:
         engine: Its engine, freshly opened.
-        raw_store: Its raw files.
-        packed_store: Its packed files.
         remote: Its object store; None leaves remote forms out.
         verify: Read packed and remote forms whole and compare with their checksums.
         progress: Told how far it is.

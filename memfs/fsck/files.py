@@ -69,8 +69,6 @@ class FileCheck:
 
     Args:
         engine: Open, and not in use by a daemon.
-        raw_store: Raw files.
-        packed_store: Packed files.
         remote: The object store; None: remote forms are not looked at.
         verify: Read all packed and remote forms whole and check them.
         progress: Told how far it is.

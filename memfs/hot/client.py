@@ -100,11 +100,7 @@ def read_ticket(fd: int) -> Ticket | None:
 
 
 class HotClient:
-    """One connection.
-
-    Args:
-        connection: To the server.
-    """
+    """One connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -151,7 +147,6 @@ class HotClient:
         """Lease the slab of a file.
 
         Args:
-            token: Of a ticket.
             dtype: Precision of its floats: one of `PRECISIONS`; None: as in the file.
             layout: `channels_last`; None: as in the file.
             demand: Have it loaded if it is not there, and wait.

@@ -32,7 +32,6 @@ class _AskedSource:
         self.size_bytes = size_bytes
 
     def read(self, offset: int, size: int) -> bytes:
-        """See `Source`."""
         send(self._connection, {"read": offset, "size": size})
         packet = receive(self._connection)
         try:

@@ -95,7 +95,6 @@ class _SmallSource:
         self.size_bytes = source.size_bytes
 
     def read(self, offset: int, size: int) -> bytes:
-        """See `Source`."""
         self._left_bytes -= size
         if self._left_bytes < 0:
             raise _LargeHeaderError
@@ -111,7 +110,6 @@ class _AwaitedSource:
         self.size_bytes = file.size_bytes
 
     def read(self, offset: int, size: int) -> bytes:
-        """See `Source`."""
         return trio.from_thread.run(_piece, self._file, offset, size)
 
 

@@ -64,9 +64,7 @@ class HotLink:
         """Call the server and return its answer.
 
         Args:
-            op: Name of the call.
             fds: Descriptors to pass; they stay the caller's.
-            fields: Of the message.
 
         Raises:
             HotGoneError: The server has ended.

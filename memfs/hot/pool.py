@@ -220,7 +220,6 @@ class Pool:
 
         Args:
             key: The slab; not in the pool.
-            size_bytes: Of it.
             device: UUID; None: any.
             pinned: It may be larger than the share that one slab is granted.
 

@@ -79,12 +79,7 @@ class _Demand:
 
 
 class _Connection:
-    """One program.
-
-    Args:
-        stream: To it.
-        uid: Of its user.
-    """
+    """One program."""
 
     def __init__(self, stream: trio.socket.SocketType, uid: int) -> None:
         self.stream = stream

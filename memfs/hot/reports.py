@@ -46,7 +46,6 @@ def list_slabs(slabs: Iterable[SlabInfo], snapshots: Set[str]) -> list[dict[str,
     """Return slabs as values of JSON, the largest first, as many as fit.
 
     Args:
-        slabs: The slabs.
         snapshots: Names that may be shown beside them.
     """
     ordered = sorted(slabs, key=lambda slab: -slab.size_bytes)

@@ -83,7 +83,6 @@ class TokenVerifier:
         """Return what a token says, and take it from now on no more.
 
         Args:
-            token: Of a program.
             uid: Who the kernel says that the program runs as.
 
         Raises:

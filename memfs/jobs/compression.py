@@ -58,9 +58,7 @@ class Compression:
     """Packs files; a `FileWork`.
 
     Args:
-        parts: The engine and the stores among them.
         access_stats: Is told what leaves RAM.
-        quotas: The quotas.
         request: What is asked for.
 
     Raises:

@@ -37,7 +37,6 @@ class GcMethods:
     """Answers `gc_garbage`, `gc_batches`, `gc_accounts`, `gc_orphans` and `gc_lost_found`.
 
     Args:
-        parts: The engine and the stores.
         garbage: Removes it.
         compaction: Of the mover.
     """

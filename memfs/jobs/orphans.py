@@ -89,7 +89,6 @@ class OrphanSearch:
     """Finds orphans, and puts them away on request, beside all that programs do.
 
     Args:
-        parts: The engine and the stores.
         clock: Seconds since the epoch; tests give their own.
     """
 

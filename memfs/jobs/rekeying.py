@@ -33,8 +33,6 @@ class Rekeying:
     """Brings files under the key that new forms have; a `FileWork`.
 
     Args:
-        parts: What moves work with.
-        quotas: The quotas.
         dry_run: Only count forms by key.
     """
 

@@ -53,7 +53,6 @@ class Scrubber:
     takes hours.
 
     Args:
-        parts: What moves work with.
         quotas: The quotas; None: nothing is limited.
     """
 

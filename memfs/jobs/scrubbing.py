@@ -156,8 +156,6 @@ async def scrub_file(parts: MoveParts, ino: InodeNo, pace: Pace | None = None) -
     that has lost it is found out, and believed.
 
     Args:
-        parts: What moves work with.
-        ino: The file.
         pace: Of reading from the local disk; tells how far it is. None: as fast as can be.
     """
     pace = pace or Pace()

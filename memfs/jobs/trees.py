@@ -38,7 +38,6 @@ class TreeMethods:
     by inode number of the files that are not as they were asked to be.
 
     Args:
-        parts: What moves work with.
         mover: Knows the state of store and disk.
         access_stats: Is told what leaves RAM.
     """
@@ -67,7 +66,6 @@ class TreeMethods:
         """Bring files under the key that new forms have.
 
         Args:
-            inos: Inode numbers.
             dry_run: Only count their forms by key.
 
         Returns:
@@ -88,7 +86,6 @@ class TreeMethods:
         """Pack files now.
 
         Args:
-            inos: Inode numbers.
             codec: As users write it, for this once; None: the one in force on each file.
             drop_raw: Remove raw files that are packed.
             dry_run: Only estimate, from a sample of each file.

@@ -282,7 +282,6 @@ class Queries(Changes, Protocol):
         after page is read is found exactly once.
 
         Args:
-            node: The filter.
             order: How they are sorted; None: as is easiest.
             after: Of the page before, with the same filter and order; None: the first page.
             limit: At most so many.
@@ -374,7 +373,6 @@ class Contents(Changes, Protocol):
         does not own is never made garbage, here or later.
 
         Args:
-            ino: The file.
             generation: What the form was made of.
             blob: Its content.
             form: Verified.
@@ -510,7 +508,6 @@ class Local(Changes, Protocol):
         """Detach the raw file (it becomes garbage) of a sealed generation that has another form.
 
         Args:
-            ino: The inode.
             generation: What the caller looked at.
             raw: The raw file that the caller looked at; None: whichever it has.
 

@@ -26,7 +26,6 @@ async def quarantine(engine: Local, form: Form, reason: str) -> None:
     """Serve nothing of a form from now on, committed.
 
     Args:
-        engine: Of the state directory.
         form: Looked at as a whole.
         reason: For users, a sentence without full stop.
     """

@@ -23,7 +23,6 @@ async def record_store(engine: Local, url: str | None) -> str | None:
     """Keep what a mount uses; returns what the former one used, if that was another one.
 
     Args:
-        engine: Of the state directory.
         url: `glacier.url`; None: the default.
     """
     former = await recall_store(engine)

@@ -161,7 +161,6 @@ async def recorded(
     """Record a move for the block, and roll it back unless the block publishes.
 
     Args:
-        parts: The engine among them.
         kind: What the move does.
         location: Where it will write; never used before, so rolling back harms nobody.
         inode: The file as the move found it; None: a batch, of many files.

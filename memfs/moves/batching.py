@@ -75,7 +75,6 @@ async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeN
     """Give sealed files their remote forms in one object.
 
     Args:
-        parts: What moves work with.
         inos: Small files: all of them are on the local disk once more while it is made.
 
     Returns:
@@ -270,9 +269,7 @@ async def _fill(
     That is the first half of the way: the other one is to store the object and to read it back.
 
     Args:
-        parts: What moves work with.
         key: Of the batch.
-        inodes: The files.
         fd: Of the batch, empty.
         progress: Told what is done.
         made: Given the files whose containers are in it.

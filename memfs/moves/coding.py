@@ -46,7 +46,6 @@ async def choose_coding(
     """Choose codec and filter for a raw file: the codec in force on it, as far as that pays.
 
     Args:
-        parts: The engine and the raw files among them.
         inode: Has a raw file.
         default: The tier's codec, as users write it.
         codec: Instead of the one in force.
@@ -90,7 +89,6 @@ def encryption_of(
     Args:
         parts: Configuration and keys among them.
         kind: Of the form.
-        inode: The file.
         blob: Whose form it becomes.
     """
     key = key_of(parts, kind)

@@ -60,7 +60,6 @@ async def append_container(
     """Append a file's container to a local file.
 
     Args:
-        parts: What moves work with.
         inode: Has a raw file or a packed form.
         number: Reserved for the blob, if the inode has none yet.
         fd: Writable, at the position to write to; not fsynced.

@@ -35,7 +35,6 @@ async def replace_damaged(parts: MoveParts, ino: InodeNo) -> Inode:
     Checkpoint: only if it is damaged.
 
     Args:
-        parts: What moves work with.
         ino: The file; any kind of it.
 
     Raises:
@@ -74,8 +73,6 @@ async def record_damage(
     """Have `why` say that a file cannot be read, and the log, once.
 
     Args:
-        parts: What moves work with.
-        ino: The file.
         reason: For users.
         logged: False: the caller's caller logs it.
     """

@@ -42,8 +42,6 @@ async def drop_raw(
     no open can come between.
 
     Args:
-        parts: What moves work with.
-        ino: The file.
         forms: The packed and remote forms that the caller looked at; if the file has others by
             now, nothing is dropped. None: whichever it has.
         set_aside: The raw file keeps another name, so that no byte goes with this one.

@@ -41,7 +41,6 @@ class GarbageCollector:
     """Removes what the engine lists as garbage.
 
     Args:
-        parts: What moves work with.
         rng: Jitter of pauses; seeded by tests.
     """
 

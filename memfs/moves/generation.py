@@ -67,7 +67,6 @@ class StateGeneration:
     """The mark of one state directory.
 
     Args:
-        engine: Of the state directory.
         remote: Its object store.
         temporary_path: Returns an unused path for a file with a name like this.
         faults: Told of the points that a mount reaches.

@@ -45,8 +45,6 @@ async def pack(parts: MoveParts, ino: InodeNo, codec: Codec | None = None) -> Mo
     """Give a sealed raw file its packed form.
 
     Args:
-        parts: What moves work with.
-        ino: The file.
         codec: For this form; None: the one in force on the file.
 
     Raises:

@@ -68,8 +68,6 @@ async def store_object(
     """Store the object that an attempt names, and publish what it holds.
 
     Args:
-        parts: What moves work with.
-        remote: The store.
         attempt: Recorded; its location is the key of the object.
         move: Name that its fault points begin with.
         put: Puts the object and tells what lies in it: one form that is all of it, or those of a
@@ -111,7 +109,6 @@ async def temporary_file(
     """Give an empty file for the block: path, and a descriptor for reading and writing.
 
     Args:
-        parts: What moves work with.
         name: Of the file.
         size_max: What may be written to it; where the disk has no room for that and it is little,
             the file is one in memory. None: it is on the disk.

@@ -55,7 +55,6 @@ class _Pipe:
 
     @property
     def size_max(self) -> int:
-        """See `ByteSource`."""
         return self._size_max
 
     @property
@@ -69,7 +68,6 @@ class _Pipe:
         self._near.close()
 
     def read(self) -> bytes:
-        """See `ByteSource`."""
         self._taken = True
         data = self._far.recv(READ_BYTES)
         if not data and not self._complete:
@@ -109,8 +107,6 @@ async def stream_container(
     """Store a file's container as an object while it is made; memory is bounded by some parts.
 
     Args:
-        parts: What moves work with.
-        remote: The store.
         key: Of the object; never used before.
         inode: Has a raw file or a packed form.
         number: Reserved for the blob, if the inode has none yet.

@@ -39,8 +39,6 @@ async def observe(
     """Return a file's state; None if it is gone, nameless, unsealed or not a regular file.
 
     Args:
-        context: Of the mount.
-        ino: The file.
         now_ns: Wall clock.
         fresh: It was written or used just now: whether that holds for its pages is looked up.
     """
@@ -85,8 +83,6 @@ async def observe_all(
     """Return the files that can move; no watermark makes them leave a tier.
 
     Args:
-        context: Of the mount.
-        inos: Files.
         fresh: They were written or used just now.
     """
     now_ns = context.usage.now_ns
@@ -103,7 +99,6 @@ async def observe_ranked(context: Context, inos: Iterable[InodeNo], tier: Tier) 
     """Return files in the order in which a queue lets them go.
 
     Args:
-        context: Of the mount.
         inos: Files, the first to leave first.
         tier: Which they are to leave: warm or cold.
     """

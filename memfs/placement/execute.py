@@ -57,11 +57,7 @@ _OPEN = "a program has the file open or mapped; it moves when that ends"
 
 
 class Placer:
-    """Moves files.
-
-    Args:
-        context: Of the mount.
-    """
+    """Moves files."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -191,7 +187,6 @@ class Placer:
         """Record why a file waits, and when it is tried again.
 
         Args:
-            ino: The file.
             wanted: Where it is to go.
             reason: One sentence: cause and remedy.
             pause_s: Until the next attempt; None: doubling from one failure to the next.

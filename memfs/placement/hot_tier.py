@@ -71,9 +71,7 @@ class HotTier:
     """Loads and evicts, for one mount.
 
     Args:
-        parts: The engine and the stores.
         board: What is wanted and what is resident.
-        server: The hot server.
     """
 
     def __init__(self, parts: MoveParts, board: HotBoard, server: HotCaller) -> None:

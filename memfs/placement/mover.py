@@ -54,7 +54,6 @@ class Mover:
     """The background of one mount.
 
     Args:
-        context: Of the mount.
         finish_requests: Ends what requests began (`Filesystem.finish_requests`); called first in
             every round; True if more is left for the next one.
     """

@@ -87,7 +87,6 @@ class Quotas:
     """What is spent, and what may be.
 
     Args:
-        config: The `[quotas]` section.
         engine: Keeps what was spent.
         clock: Tells the time.
     """
@@ -218,7 +217,6 @@ class BatchQuota:
     """Room for one batch, kept file by file.
 
     Args:
-        quotas: The quotas.
         batch_size_bytes: Content of a full batch; its first file pays the requests of one.
     """
 

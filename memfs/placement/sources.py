@@ -58,7 +58,6 @@ class Sources:
     """The sources of one mount, and what they remember from one round to the next.
 
     Args:
-        context: Of the mount.
         placer: Records what waits, and knows what is being restored.
     """
 

@@ -46,11 +46,7 @@ BATCHES_LOOKED_AT = 64
 
 
 class Upkeep:
-    """The work of the background that is no move.
-
-    Args:
-        context: Of the mount.
-    """
+    """The work of the background that is no move."""
 
     def __init__(self, context: Context) -> None:
         self._clock = context.clock
@@ -117,12 +113,7 @@ class Compacted(NamedTuple):
 
 
 class Compaction:
-    """Compacts the batches of one mount.
-
-    Args:
-        parts: The engine among them.
-        quotas: The quotas.
-    """
+    """Compacts the batches of one mount."""
 
     def __init__(self, parts: MoveParts, quotas: Quotas) -> None:
         self._parts = parts

@@ -148,7 +148,6 @@ class ProgramWatch:
     """Tells the moves when to give way to programs.
 
     Args:
-        context: Of the mount.
         read_io: As `watch_disk`; None: of the disk of the cold tier.
     """
 

@@ -80,7 +80,6 @@ class AccessStats:
         """Note a file on the disk.
 
         Args:
-            ino: The file.
             local_bytes: What it takes of the disk.
             copied: The object store has it too: unless it was used before, or there is room that
                 nobody else has, it leaves before all files that were used.
@@ -135,7 +134,6 @@ class AccessStats:
         """Return whether a file without a raw form may get one.
 
         Args:
-            ino: The file.
             size_bytes: What it takes of the disk: room that nobody else has, or it has proved to
                 be used more than once.
         """

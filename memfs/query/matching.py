@@ -25,7 +25,6 @@ def matches(node: Node, values_of: Callable[[str], Values]) -> bool:
     """Tell whether a filter finds a file.
 
     Args:
-        node: The filter.
         values_of: The file's values of a field.
     """
     if isinstance(node, Condition):

@@ -27,30 +27,24 @@ class Fifo:
         return key in self._sizes
 
     def access(self, key: int, size_bytes: int) -> bool:
-        """See `EvictionQueue`."""
         return key in self._sizes
 
     def admits(self, key: int, size_bytes: int) -> bool:
-        """See `EvictionQueue`."""
         return size_bytes <= self.capacity_bytes
 
     def insert(self, key: int, size_bytes: int) -> None:
-        """See `EvictionQueue`."""
         self.used_bytes += size_bytes - self._sizes.get(key, 0)
         self._sizes[key] = size_bytes
 
     def remove(self, key: int) -> None:
-        """See `EvictionQueue`."""
         self.used_bytes -= self._sizes.pop(key, 0)
 
     def resize(self, capacity_bytes: int) -> None:
-        """See `EvictionQueue`."""
         self.capacity_bytes = capacity_bytes
 
     def evict(
         self, needed_bytes: int, evictable: Callable[[int], bool] = always_evictable
     ) -> list[int]:
-        """See `EvictionQueue`."""
         leaving: list[int] = []
         freed_bytes = 0
         if needed_bytes > 0:
@@ -69,7 +63,6 @@ class Lru(Fifo):
     """The least recently used leaves first."""
 
     def access(self, key: int, size_bytes: int) -> bool:
-        """See `EvictionQueue`."""
         if key not in self._sizes:
             return False
         self._sizes.move_to_end(key)
@@ -83,5 +76,4 @@ class NoEvict(Fifo):
     """
 
     def admits(self, key: int, size_bytes: int) -> bool:
-        """See `EvictionQueue`."""
         return self.used_bytes + size_bytes <= self.capacity_bytes

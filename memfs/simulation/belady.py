@@ -66,7 +66,6 @@ class Belady:
         return key in self._sizes
 
     def access(self, key: int, size_bytes: int) -> bool:
-        """See `EvictionQueue`."""
         self._coming[key] = self._nexts[self._coming[key]]
         if key not in self._sizes:
             return False
@@ -74,7 +73,6 @@ class Belady:
         return True
 
     def admits(self, key: int, size_bytes: int) -> bool:
-        """See `EvictionQueue`."""
         needed_bytes = self.used_bytes + size_bytes - self.capacity_bytes
         if size_bytes > self.capacity_bytes:
             return False
@@ -89,23 +87,19 @@ class Belady:
         return needed_bytes <= 0
 
     def insert(self, key: int, size_bytes: int) -> None:
-        """See `EvictionQueue`."""
         self.used_bytes += size_bytes - self._sizes.get(key, 0)
         self._sizes[key] = size_bytes
         self._push(key)
 
     def remove(self, key: int) -> None:
-        """See `EvictionQueue`."""
         self.used_bytes -= self._sizes.pop(key, 0)
 
     def resize(self, capacity_bytes: int) -> None:
-        """See `EvictionQueue`."""
         self.capacity_bytes = capacity_bytes
 
     def evict(
         self, needed_bytes: int, evictable: Callable[[int], bool] = always_evictable
     ) -> list[int]:
-        """See `EvictionQueue`."""
         leaving: list[int] = []
         staying: list[int] = []
         while needed_bytes > 0 and (key := self._pop_latest()) is not None:

@@ -21,7 +21,6 @@ class AskingStore(ForwardingStore):
     """A store that is read by everybody, and changed by those who may.
 
     Args:
-        inner: The store.
         ask: Returns if changes are allowed; raises a `StoreError` if not.
     """
 

@@ -85,7 +85,7 @@ class DirectoryStore:
 
     @property
     def slots(self) -> PartSlots:
-        """See `RemoteStore`."""
+        """Room in memory for parts of its objects."""
         return self._slots
 
     async def put_file(self, key: str, source: Path) -> None:

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 class ForwardingStore:
-    """A store that is another one.
-
-    Args:
-        inner: The store.
-    """
+    """A store that is another one."""
 
     def __init__(self, inner: RemoteStore) -> None:
         self._inner = inner

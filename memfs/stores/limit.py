@@ -21,7 +21,6 @@ class LimitedStore(ForwardingStore):
     """A store that lets only so many calls through at a time; others wait, in order.
 
     Args:
-        inner: The store.
         transfer_count_max: `put_file` and `get_file` at a time.
         request_count_max: `get_range`, `stat` and `delete` at a time. Listing is not counted: its
             pages come one by one, and the consumer may pause between them.

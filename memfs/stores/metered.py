@@ -67,7 +67,6 @@ class MeteredStore(ForwardingStore):
     """A store whose calls are counted, each attempt of those that are repeated.
 
     Args:
-        inner: The store.
         meter: Told of requests and bytes.
     """
 

@@ -152,7 +152,7 @@ class FsspecStore:
 
     @property
     def slots(self) -> PartSlots:
-        """See `RemoteStore`."""
+        """Room in memory for parts of its objects."""
         return self._parts
 
     async def put_file(self, key: str, source: Path) -> None:

@@ -45,7 +45,6 @@ class PacedStore(ForwardingStore):
     ones are fetched in ranges, and each of them waits.
 
     Args:
-        inner: The store.
         upload_rate: Bytes a second, > 0; None: no limit.
         download_rate: The same.
     """

@@ -26,11 +26,7 @@ _FIRST, _SECOND = b"first content, the longer one", b"second content"
 
 
 class ProbedStore(ForwardingStore):
-    """A store that is tried out before the first upload; reads go through at once.
-
-    Args:
-        inner: The store.
-    """
+    """A store that is tried out before the first upload; reads go through at once."""
 
     def __init__(self, inner: RemoteStore) -> None:
         super().__init__(inner)

@@ -54,7 +54,6 @@ def open_remote_store(
     Blocks: creates the default directory, imports a protocol's package. No network yet.
 
     Args:
-        config: Of the mount.
         default_dir: Where objects lie if `config.url` is None.
         quotas: Rates of transfers; None: without limit.
         meter: Counts what is spent; None: nobody does.

@@ -136,7 +136,6 @@ class RestoreDesk:
         """Have an object restored whose read was refused because it is archived.
 
         Args:
-            key: The object.
             what: The refused call, for the message.
 
         Returns:

@@ -53,7 +53,6 @@ def judge(source: Path, codec: Codec) -> Verdict:
     """Judge a sealed file by a sample. Blocks: reads at most 256 KiB, compresses them twice.
 
     Args:
-        source: The file.
         codec: What would encode it.
 
     Raises:

@@ -35,11 +35,7 @@ KEY_COUNT_MAX = 10_000
 
 
 class SettlingStore(ForwardingStore):
-    """A store whose new objects may come late.
-
-    Args:
-        inner: The store.
-    """
+    """A store whose new objects may come late."""
 
     def __init__(self, inner: RemoteStore) -> None:
         super().__init__(inner)

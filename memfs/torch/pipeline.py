@@ -56,19 +56,17 @@ class NullStream:
     """Copies at once: for the CPU."""
 
     def host_buffer(self, size_bytes: int) -> torch.Tensor:
-        """See `Stream`."""
         return torch.empty(size_bytes, dtype=torch.uint8)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> object:
-        """See `Stream`."""
         target.copy_(source)
         return None
 
     def wait(self, copied: object) -> None:
-        """See `Stream`."""
+        """It was copied when `copy` returned."""
 
     def join(self) -> None:
-        """See `Stream`."""
+        """All was copied already."""
 
 
 class CudaStream:
@@ -86,11 +84,9 @@ class CudaStream:
         self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def host_buffer(self, size_bytes: int) -> torch.Tensor:
-        """See `Stream`."""
         return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> object:
-        """See `Stream`."""
         with torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's stub
@@ -98,12 +94,10 @@ class CudaStream:
         return event
 
     def wait(self, copied: object) -> None:
-        """See `Stream`."""
         assert isinstance(copied, torch.cuda.Event)
         copied.synchronize()
 
     def join(self) -> None:
-        """See `Stream`."""
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
 

@@ -112,7 +112,6 @@ class Channel:
         """Answer a request.
 
         Args:
-            unique: Of the request.
             error: 0 or a positive errno.
             payload: The reply's own structure; empty with an error.
 

@@ -46,7 +46,6 @@ class KernelDriver:
         operations: What the requests mean.
         backing: The registry that `operations` holds; enabled, or refused, by INIT.
         mountpoint: An existing directory, absolute.
-        config: `[mount]`.
         source: Shown as the device in `/proc/mounts`: the state directory.
         options: Words of mount(8): `ro`, `nosuid`, `nodev`, `noexec`, `noatime`, ...
         passthrough_stack_depth: `mounting.stack_depth_for` the state directory.
@@ -84,7 +83,7 @@ class KernelDriver:
 
     @property
     def limits(self) -> Sequence[str]:
-        """See `memfs_daemon.driver.Driver`."""
+        """What this driver lacks, from `memfs_daemon.capabilities`."""
         return limits_of(self.name)
 
     def mount(self) -> None:
@@ -136,7 +135,7 @@ class KernelDriver:
             os.close(channel.fd)
 
     def unmount(self, *, lazy: bool = False) -> None:
-        """See `Driver.unmount`."""
+        """Take the mount away, which ends `serve`."""
         mounts.unmount(self._mountpoint, lazy=lazy)
 
     async def _initialise(self, channel: Channel) -> Negotiated:

@@ -117,7 +117,6 @@ def negotiate(
 
     Args:
         offer: The kernel's INIT.
-        config: `[mount]`.
         pages_limit: `fs.fuse.max_pages_limit`, in pages.
         stack_depth: What the state directory needs: 1, or 2 on an overlayfs.
         may_pass_through: True if the process has CAP_SYS_ADMIN.

@@ -46,7 +46,6 @@ class Pyfuse3Driver:
     Args:
         operations: What the requests mean; made without a `Backing`.
         mountpoint: An existing directory, absolute.
-        config: `[mount]`.
         source: Shown as the device in `/proc/mounts`: the state directory.
         options: Words of mount(8): `ro`, `nosuid`, `nodev`, `noexec`, `noatime`, ...
         kernel_cache: What `operations` wants the kernel to forget.
@@ -82,7 +81,7 @@ class Pyfuse3Driver:
 
     @property
     def limits(self) -> Sequence[str]:
-        """See `Driver.limits`."""
+        """What this driver lacks, and whether other users were refused."""
         if self._allow_other == self._config.allow_other:
             return limits_of(self.name)
         return (
@@ -135,7 +134,7 @@ class Pyfuse3Driver:
             library_log.removeFilter(reply_filter)
 
     def unmount(self, *, lazy: bool = False) -> None:
-        """See `Driver.unmount`."""
+        """Take the mount away, which ends `serve`."""
         mounts.unmount(self._mountpoint, lazy=lazy)
 
     async def _announce(self, task_status: trio.TaskStatus[None]) -> None:
@@ -175,7 +174,6 @@ class _UnmountNoise(logging.Filter):
     """Keeps quiet about replies that nobody waits for: the mount or the program is gone."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """See `logging.Filter`."""
         message = record.getMessage()
         return not (
             "fuse_reply_* failed with" in message

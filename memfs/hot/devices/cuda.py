@@ -58,14 +58,12 @@ class CudaSlab:
         return AddressRange(self._device.ordinal, self._handle, self.size_bytes, writable=writable)
 
     def write(self, offset: int, data: memoryview) -> None:
-        """See `Slab`."""
         if self._range is None:
             raise DeviceError(f"{self._device.name}: a sealed slab cannot be written")
         self._device.enter()
         call("cuMemcpyHtoD", self._range.address + offset, data, len(data))
 
     def read(self, offset: int, target: memoryview) -> None:
-        """See `Slab`."""
         self._device.enter()
         if self._range is not None:
             call("cuMemcpyDtoH", target, self._range.address + offset, len(target))
@@ -77,7 +75,6 @@ class CudaSlab:
             mapped.unmap()
 
     def seal(self) -> None:
-        """See `Slab`."""
         if self._range is not None:
             self._device.enter()
             call("cuCtxSynchronize")
@@ -85,14 +82,12 @@ class CudaSlab:
             self._range = None
 
     def export(self) -> int:
-        """See `Slab`."""
         self._device.enter()
         fd = int(call("cuMemExportToShareableHandle", self._handle, DESCRIPTOR, 0))
         os.set_inheritable(fd, False)
         return fd
 
     def release(self) -> None:
-        """See `Slab`."""
         handle, self._handle = self._handle, None
         if handle is None:
             return
@@ -132,19 +127,16 @@ class CudaDevice:
         self._context.enter()
 
     def memory(self) -> DeviceMemory:
-        """See `Device`."""
         self.enter()
         free_bytes, total_bytes = call("cuMemGetInfo")
         return DeviceMemory(int(free_bytes), int(total_bytes))
 
     def allocate(self, size_bytes: int) -> CudaSlab:
-        """See `Device`."""
         self.enter()
         rounded_bytes = -(-size_bytes // self.granularity_bytes) * self.granularity_bytes
         return CudaSlab(self, rounded_bytes)
 
     def close(self) -> None:
-        """See `Device`."""
         self._context.close()
 
 
@@ -213,7 +205,6 @@ class CudaMapping:
 
     @property
     def address(self) -> int:
-        """See `SlabMapping`."""
         return self._range.address
 
     def unmap(self) -> None:

@@ -164,7 +164,6 @@ class AddressRange:
     Args:
         ordinal: Of the device that accesses it; its context is the thread's.
         handle: Of the allocation.
-        size_bytes: Of it.
         writable: Or read-only.
 
     Raises:

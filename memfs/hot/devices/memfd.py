@@ -58,7 +58,6 @@ class MemfdSlab:
             raise kind(f"{self._device.name}: {call}: {error.strerror}") from error
 
     def write(self, offset: int, data: memoryview) -> None:
-        """See `Slab`."""
         if self._sealed:
             raise DeviceError(f"{self._device.name}: a sealed slab cannot be written")
         assert 0 <= offset <= self.size_bytes - len(data)
@@ -68,7 +67,6 @@ class MemfdSlab:
                 done += os.pwrite(self._fd, data[done:], offset + done)
 
     def read(self, offset: int, target: memoryview) -> None:
-        """See `Slab`."""
         assert 0 <= offset <= self.size_bytes - len(target)
         done = 0
         with self._telling("preadv"):
@@ -76,21 +74,18 @@ class MemfdSlab:
                 done += os.preadv(self._fd, [target[done:]], offset + done)
 
     def seal(self) -> None:
-        """See `Slab`."""
         if not self._sealed:
             with self._telling("F_ADD_SEALS"):
                 fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, SEALS)
             self._sealed = True
 
     def export(self) -> int:
-        """See `Slab`."""
         # Read-only, and not a duplicate: before Linux 6.7 a write-sealed file cannot be mapped
         # shared by a descriptor that is open for writing, not even for reading.
         with self._telling("open"):
             return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def release(self) -> None:
-        """See `Slab`."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -116,11 +111,9 @@ class MemfdDevice:
         self._used_bytes = 0
 
     def memory(self) -> DeviceMemory:
-        """See `Device`."""
         return DeviceMemory(self._capacity_bytes - self._used_bytes, self._capacity_bytes)
 
     def allocate(self, size_bytes: int) -> MemfdSlab:
-        """See `Device`."""
         rounded_bytes = -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
         with self._lock:
             if self._used_bytes + rounded_bytes > self._capacity_bytes:
@@ -138,7 +131,7 @@ class MemfdDevice:
             self._used_bytes -= size_bytes
 
     def close(self) -> None:
-        """See `Device`."""
+        """Nothing is left to let go of: memory goes with its descriptors."""
 
 
 def available_bytes() -> int:

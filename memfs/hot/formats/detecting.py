@@ -22,7 +22,6 @@ def read_index(
     """Return the tensors of a file.
 
     Args:
-        source: The file.
         dtype: Of a raw file; None: the file says by itself what it is.
         shape: Of a raw file; None with a `dtype`: one dimension.
 

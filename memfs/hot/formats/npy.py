@@ -64,7 +64,6 @@ def read_array(source: Source, begin: int, end: int, name: str) -> Tensor:
     """Return the array in a part of a file.
 
     Args:
-        source: The file.
         begin: Where the array's magic is.
         end: Behind its last byte.
         name: Of the tensor.

@@ -87,7 +87,6 @@ def read_pt(source: Source, members: Mapping[str, Member]) -> TensorIndex:
     """Return the tensors of a file.
 
     Args:
-        source: The file.
         members: Of the zip.
 
     Raises:

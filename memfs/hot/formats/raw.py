@@ -28,7 +28,6 @@ def read_raw(source: Source, dtype: str, shape: tuple[int, ...] | None) -> Tenso
     """Return a file as one tensor.
 
     Args:
-        source: The file.
         dtype: By torch's name, or that of the safetensors format.
         shape: None: one dimension, as long as the file.
 

@@ -41,7 +41,7 @@ class FileSource:
         self.size_bytes = os.fstat(fd).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """See `Source`."""
+        """Read by pread(2), as often as it takes."""
         pieces = []
         begin, end = offset, offset + size
         while begin < end:

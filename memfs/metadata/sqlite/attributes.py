@@ -61,7 +61,6 @@ class Attributes(Namespace):
     """Changing inodes that stay where they are."""
 
     async def set_attributes(self, ino: InodeNo, changes: AttributeChanges) -> Inode:
-        """See `Engine`."""
         self._begin_change()
         inode = self._inode(ino)
         return self._change_attributes(inode, changes)
@@ -89,7 +88,6 @@ class Attributes(Namespace):
 
     # --- xattrs ----------------------------------------------------------------------------------
     async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
-        """See `Engine`."""
         row = self._row(_SELECT_XATTR, (ino, name))
         if row is None:
             self._inode(ino)
@@ -98,7 +96,6 @@ class Attributes(Namespace):
         return value
 
     async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
-        """See `Engine`."""
         self._inode(ino)
         rows = self._rows("select name from xattr where ino = ? order by name", (ino,))
         return [row[0] for row in rows]
@@ -106,7 +103,6 @@ class Attributes(Namespace):
     async def set_xattr(
         self, ino: InodeNo, name: bytes, value: bytes, flags: int, now_ns: int
     ) -> None:
-        """See `Engine`."""
         self._begin_change(grows=True)
         inode = self._inode(ino)
         _check_xattr(name, value)
@@ -122,7 +118,6 @@ class Attributes(Namespace):
         self._set_links(inode, inode.nlink, inode.mtime_ns, now_ns)
 
     async def remove_xattr(self, ino: InodeNo, name: bytes, now_ns: int) -> None:
-        """See `Engine`."""
         self._begin_change()
         inode = self._inode(ino)
         if self._row(_SELECT_XATTR, (ino, name)) is None:
@@ -137,7 +132,6 @@ class Attributes(Namespace):
         xattrs: Sequence[tuple[bytes, bytes | None]],
         now_ns: int,
     ) -> Inode:
-        """See `Engine`."""
         self._begin_change(grows=any(value is not None for _name, value in xattrs))
         inode = self._inode(ino)
         for name, value in xattrs:
@@ -150,7 +144,6 @@ class Attributes(Namespace):
         return self._change_attributes(inode, AttributeChanges(mode=mode, ctime_ns=now_ns))
 
     async def effective_xattr(self, ino: InodeNo, name: bytes) -> bytes | None:
-        """See `Engine`."""
         inode = above = self._inode(ino)
         while True:
             row = self._row(_SELECT_XATTR, (above.ino, name)) if _rules(above, inode) else None
@@ -160,7 +153,6 @@ class Attributes(Namespace):
 
     # --- pins and codecs -------------------------------------------------------------------------
     async def set_pin(self, ino: InodeNo, tier: Tier | None) -> None:
-        """See `Engine`."""
         self._begin_change()
         inode = self._inode(ino)
         pin = int(tier or 0)
@@ -168,7 +160,6 @@ class Attributes(Namespace):
         self._cache.put(inode._replace(pin=pin))
 
     async def effective_pin(self, ino: InodeNo) -> EffectivePin:
-        """See `Engine`."""
         inode = above = self._inode(ino)
         while not (above.pin and _rules(above, inode)):
             if above.ino == ROOT_INODE:
@@ -177,14 +168,12 @@ class Attributes(Namespace):
         return EffectivePin(Tier(above.pin), above.ino)
 
     async def set_codec(self, ino: InodeNo, codec: str | None) -> None:
-        """See `Engine`."""
         self._begin_change()
         inode = self._inode(ino)
         self._write(SET_CODEC, (codec, ino))
         self._cache.put(inode._replace(codec=codec))
 
     async def effective_codec(self, ino: InodeNo) -> str | None:
-        """See `Engine`."""
         inode = above = self._inode(ino)
         while above.codec is None or not _rules(above, inode):
             if above.ino == ROOT_INODE:

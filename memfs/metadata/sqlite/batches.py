@@ -52,7 +52,6 @@ class Batches(Contents):
     """Remote forms that share an object."""
 
     async def begin_batch(self, key: str, now_ns: int) -> IntentId:
-        """See `Engine`."""
         self._begin_change()
         intent = IntentId(self._take_id())
         self._write(INSERT_INTENT, (intent, MoveKind.BATCH.value, NO_INODE, 0, key, now_ns))
@@ -61,7 +60,6 @@ class Batches(Contents):
     async def publish_batch(
         self, intent: IntentId, key: str, size_bytes: int, members: Sequence[BatchMember]
     ) -> list[bool]:
-        """See `Engine`."""
         self._begin_change()
         for member in members:
             _check_place(member.form, key)
@@ -83,7 +81,6 @@ class Batches(Contents):
         size_bytes: int,
         replacements: Sequence[FormReplacement],
     ) -> list[bool]:
-        """See `Engine`."""
         self._begin_change()
         for replacement in replacements:
             _check_owned(replacement)
@@ -97,7 +94,6 @@ class Batches(Contents):
         return replaced
 
     async def replace_form(self, intent: IntentId, replacement: FormReplacement) -> bool:
-        """See `Engine`."""
         self._begin_change()
         former, form = replacement
         _check_owned(replacement)
@@ -110,15 +106,12 @@ class Batches(Contents):
         return False
 
     async def list_sparse_batches(self, live_percent: int, limit: int) -> list[Batch]:
-        """See `Engine`."""
         return [Batch._make(row) for row in self._rows(_SELECT_SPARSE, (live_percent, limit))]
 
     async def list_batched(self, key: str) -> list[Form]:
-        """See `Engine`."""
         return [form_of(row) for row in self._rows(_SELECT_BATCHED, (key,))]
 
     async def find_unreferenced(self, kind: FormKind, locations: Sequence[str]) -> list[str]:
-        """See `Engine`."""
         rows = self._rows(_UNREFERENCED, (json.dumps([*locations]), kind.value, kind.value))
         return [row[0] for row in rows]
 

@@ -63,7 +63,6 @@ class Contents(Attributes):
     """Raw files, blobs and forms."""
 
     async def unseal(self, ino: InodeNo, raw: RawId, generation: Generation | None = None) -> Inode:
-        """See `Engine`."""
         self._begin_change()
         inode = self._inode(ino)
         if not is_regular(inode) or raw == NO_RAW:
@@ -84,7 +83,6 @@ class Contents(Attributes):
         return self._replace(inode, after)
 
     async def seal(self, seals: Sequence[Seal]) -> None:
-        """See `Engine`."""
         self._begin_change()
         for ino, generation, size, blocks, atime_ns, mtime_ns, ctime_ns in seals:
             inode = self._find_inode(ino)
@@ -107,11 +105,9 @@ class Contents(Attributes):
             self._replace(inode, after)
 
     async def list_unsealed(self, after: InodeNo, limit: int) -> list[Inode]:
-        """See `Engine`."""
         return [Inode._make(row) for row in self._rows(_LIST_UNSEALED, (after, limit))]
 
     async def mark_durable(self, files: Sequence[tuple[InodeNo, Generation]]) -> None:
-        """See `Engine`."""
         self._begin_change()
         for ino, generation in files:
             inode = self._find_sealed(ino, generation)
@@ -127,19 +123,16 @@ class Contents(Attributes):
         return inode if is_regular(inode) else None
 
     async def list_not_durable(self, limit: int) -> list[Inode]:
-        """See `Engine`."""
         return [Inode._make(row) for row in self._rows(_LIST_NOT_DURABLE, (limit,))]
 
     # --- blobs and forms -------------------------------------------------------------------------
     async def get_blob(self, blob: BlobId) -> Blob:
-        """See `Engine`."""
         row = self._row("select blob, size, digest from blob where blob = ?", (blob,))
         if row is None:
             raise NotFoundError(f"no blob {blob}")
         return Blob._make(row)
 
     async def list_forms(self, blob: BlobId) -> list[Form]:
-        """See `Engine`."""
         return [form_of(row) for row in self._rows(SELECT_FORMS, (blob,))]
 
     async def publish_form(
@@ -150,7 +143,6 @@ class Contents(Attributes):
         form: Form,
         intent: IntentId | None,
     ) -> bool:
-        """See `Engine`."""
         self._begin_change()
         if form.kind == FormKind.RAW or form.blob != blob.blob:
             raise InvalidValueError(f"form {form} is none of blob {blob.blob}")
@@ -188,7 +180,6 @@ class Contents(Attributes):
     async def publish_raw(
         self, ino: InodeNo, generation: Generation, raw: RawId, blocks: int, intent: IntentId
     ) -> bool:
-        """See `Engine`."""
         self._begin_change()
         self._write(DELETE_INTENT, (intent,))
         inode = self._find_sealed(ino, generation)
@@ -204,7 +195,6 @@ class Contents(Attributes):
     async def drop_raw(
         self, ino: InodeNo, generation: Generation, raw: RawId | None = None
     ) -> bool:
-        """See `Engine`."""
         self._begin_change()
         inode = self._find_sealed(ino, generation)
         if inode is None or not inode.raw or not inode.blob:
@@ -219,7 +209,6 @@ class Contents(Attributes):
         return True
 
     async def drop_form(self, ino: InodeNo, generation: Generation, kind: FormKind) -> bool:
-        """See `Engine`."""
         self._begin_change()
         inode = self._find_sealed(ino, generation)
         if inode is None or not inode.blob:
@@ -248,7 +237,6 @@ class Contents(Attributes):
 
     # --- garbage ---------------------------------------------------------------------------------
     async def list_garbage(self, limit: int, *, remote: bool = True) -> list[GarbageItem]:
-        """See `Engine`."""
         local = "" if remote else " where kind <> 'remote'"
         rows = self._rows(
             f"select item, kind, location from garbage{local} order by item limit ?", (limit,)
@@ -256,7 +244,6 @@ class Contents(Attributes):
         return [GarbageItem(item, FormKind(kind), location) for item, kind, location in rows]
 
     async def clear_garbage(self, items: Sequence[int]) -> None:
-        """See `Engine`."""
         self._begin_change()
         for item in items:
             if self._row("select 1 from garbage where item = ?", (item,)):

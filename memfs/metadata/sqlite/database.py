@@ -515,7 +515,6 @@ class Database:
 
         Args:
             text: A select.
-            parameters: Its values.
             until_s: When it is ended, as `time.perf_counter` tells; None: when it is done.
 
         Raises:

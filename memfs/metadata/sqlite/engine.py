@@ -127,56 +127,44 @@ class SqliteEngine(Queries):
         return InodeNo(number), RawId(number)
 
     def hold_raw_ids(self, oldest: RawId) -> None:
-        """See `Engine`."""
         self._lease.hold(oldest)
 
     def reserve_blob(self) -> BlobId:
-        """See `Engine`."""
         return BlobId(self._take_id())
 
     def unsettled_raw_range(self) -> tuple[RawId, RawId]:
-        """See `Engine`."""
         start, end = self._lease.unsettled
         return RawId(start), RawId(end)
 
     def settle_raw_range(self) -> None:
-        """See `Engine`."""
         self._lease.note_recovered()
 
     @property
     def state_id(self) -> StateId:
-        """See `Engine`."""
         return self._state_id
 
     # --- totals ----------------------------------------------------------------------------------
     async def usage(self) -> Usage:
-        """See `Engine`."""
         return Usage._make(self._totals)
 
     async def count_work(self, limit: int) -> WorkCounts:
-        """See `Engine`."""
         return WorkCounts._make(self._rows(COUNT_WORK, (limit,) * 4)[0])
 
     async def recount(self) -> Usage:
-        """See `Engine`."""
         return Usage._make(self._rows(RECOUNT, ())[0])
 
     def check(self) -> list[str]:
-        """See `Engine`."""
         return find_damage(self._rows, Usage._make(self._totals), self._lease.next_id)
 
     # --- transactions ----------------------------------------------------------------------------
     def change(self, *, deferred: bool = False) -> Change:
-        """See `Engine`."""
         return self._deferred_changes if deferred else self._changes
 
     @property
     def uncommitted(self) -> bool:
-        """See `Engine`."""
         return self._database.uncommitted
 
     def commit_nowait(self) -> None:
-        """See `Engine`."""
         self._database.commit_nowait()
 
     # --- readers of other processes --------------------------------------------------------------
@@ -190,15 +178,12 @@ class SqliteEngine(Queries):
 
     @property
     def synced(self) -> bool:
-        """See `Engine`."""
         return self._database.synced
 
     def sync(self) -> None:
-        """See `Engine`."""
         self._database.sync()
 
     def maintain(self) -> None:
-        """See `Engine`."""
         self._database.maintain()
 
     def wait_for_checkpoint(self) -> None:

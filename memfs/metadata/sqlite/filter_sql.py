@@ -98,7 +98,6 @@ class Planner:
     """Makes plans for one filter.
 
     Args:
-        node: The filter.
         order: How its files are sorted.
         keys: Of the names in the index; a name that is missing is no file's.
         count: Counts the rows of a select.

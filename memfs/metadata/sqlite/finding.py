@@ -58,7 +58,6 @@ class Finder:
         """Return a page, as `Queries.find_files`.
 
         Args:
-            node: The filter.
             order: How files are sorted.
             after: Where to go on.
             limit: At most so many.

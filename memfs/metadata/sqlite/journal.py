@@ -90,7 +90,6 @@ class Journal:
         """Open a journal file and read what it is; changes nothing in an existing one.
 
         Args:
-            path: The file.
             create: Make it if it is missing.
 
         Raises:

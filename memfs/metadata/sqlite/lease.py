@@ -84,7 +84,6 @@ class IdLease:
         """Create the lease file of a new state directory, or of one that lost it.
 
         Args:
-            path: The file.
             first: The first number that was never handed out.
             turn: Beyond all that the journals have seen.
         """

@@ -64,7 +64,6 @@ class Moves(Batches):
     async def begin_intent(
         self, kind: MoveKind, ino: InodeNo, generation: Generation, location: str, now_ns: int
     ) -> IntentId:
-        """See `Engine`."""
         self._begin_change()
         self._inode(ino)
         intent = IntentId(self._take_id())
@@ -72,7 +71,6 @@ class Moves(Batches):
         return intent
 
     async def cancel_intent(self, intent: IntentId) -> None:
-        """See `Engine`."""
         self._begin_change()
         row = self._row("select kind, location from intent where intent = ?", (intent,))
         if row is not None:
@@ -80,7 +78,6 @@ class Moves(Batches):
             self._add_garbage(_LOCATION_KIND[MoveKind(row[0])], row[1])
 
     async def list_intents(self) -> list[Intent]:
-        """See `Engine`."""
         rows = self._rows(
             "select intent, kind, ino, generation, location, begun_ns from intent order by intent"
         )
@@ -88,7 +85,6 @@ class Moves(Batches):
 
     # --- work lists ------------------------------------------------------------------------------
     async def record_access(self, accesses: Sequence[tuple[InodeNo, int]]) -> None:
-        """See `Engine`."""
         self._begin_change()
         for ino, accessed_ns in accesses:
             inode = self._find_inode(ino)
@@ -99,42 +95,35 @@ class Moves(Batches):
     async def list_raw_by_access(
         self, before_ns: int, after: tuple[int, int], limit: int
     ) -> list[Inode]:
-        """See `Engine`."""
         return [Inode._make(row) for row in self._rows(_LIST_RAW, (*after, before_ns, limit))]
 
     async def list_packed_by_access(
         self, before_ns: int, after: tuple[int, int], limit: int
     ) -> list[Inode]:
-        """See `Engine`."""
         return [Inode._make(row) for row in self._rows(_LIST_PACKED, (*after, before_ns, limit))]
 
     async def list_files(self, after: InodeNo, limit: int) -> list[Inode]:
-        """See `Engine`."""
         return [Inode._make(row) for row in self._rows(_LIST_FILES, (after, limit))]
 
     # --- pending moves and decisions -------------------------------------------------------------
     async def set_pending(self, pending: PendingMove) -> None:
-        """See `Engine`."""
         self._begin_change()
         self._inode(pending.ino)
         ino, wanted, reason, attempt_count, retry_ns = pending
         self._write(PUT_PENDING, (ino, int(wanted), reason, attempt_count, retry_ns))
 
     async def get_pending(self, ino: InodeNo) -> PendingMove | None:
-        """See `Engine`."""
         self._inode(ino)
         row = self._row(f"{_SELECT_PENDING} where ino = ?", (ino,))
         return None if row is None else _pending(row)
 
     async def clear_pending(self, ino: InodeNo) -> None:
-        """See `Engine`."""
         self._begin_change()
         self._inode(ino)
         if self._row("select 1 from pending where ino = ?", (ino,)):
             self._write(DELETE_PENDING, (ino,))
 
     async def list_pending(self, due_ns: int | None, limit: int) -> list[PendingMove]:
-        """See `Engine`."""
         due_ns = _ALWAYS_DUE_NS if due_ns is None else due_ns
         rows = self._rows(
             f"{_SELECT_PENDING} where retry_ns <= ? order by retry_ns, ino limit ?", (due_ns, limit)
@@ -142,13 +131,11 @@ class Moves(Batches):
         return [_pending(row) for row in rows]
 
     async def record_decision(self, ino: InodeNo, decision: Decision) -> None:
-        """See `Engine`."""
         self._begin_change()
         self._inode(ino)
         self._write(PUT_DECISION, (ino, *decision))
 
     async def get_decision(self, ino: InodeNo) -> Decision | None:
-        """See `Engine`."""
         self._inode(ino)
         row = self._row(
             "select rule, detail, moved_bytes, decided_ns from decision where ino = ?", (ino,)

@@ -61,19 +61,16 @@ class Namespace(Rows):
 
     # --- reading ---------------------------------------------------------------------------------
     async def get_inode(self, ino: InodeNo) -> Inode:
-        """See `Engine`."""
         inode = self._cache.get(ino)
         return inode if inode is not None else self._load_inode(ino)
 
     async def lookup(self, parent: InodeNo, name: bytes) -> Inode:
-        """See `Engine`."""
         inode = await self.find(parent, name)
         if inode is None:
             raise NotFoundError(f"no {name!r} in directory {parent}")
         return inode
 
     async def find(self, parent: InodeNo, name: bytes) -> Inode | None:
-        """See `Engine`."""
         row = self._row(_SELECT_DENTRY, (parent, name))
         if row is not None:
             return self._inode(row[1])
@@ -85,13 +82,11 @@ class Namespace(Rows):
     async def list_directory(
         self, parent: InodeNo, after_cookie: int, limit: int
     ) -> list[DirectoryEntry]:
-        """See `Engine`."""
         self._directory(parent)
         rows = self._rows(_LIST_DIRECTORY, (parent, after_cookie, limit))
         return [DirectoryEntry(row[0], row[1], Inode._make(row[2:])) for row in rows]
 
     async def get_parent(self, ino: InodeNo) -> InodeNo:
-        """See `Engine`."""
         self._inode(ino)
         return self._parent(ino)
 
@@ -100,13 +95,11 @@ class Namespace(Rows):
         return ROOT_INODE if row is None else InodeNo(row[0])
 
     async def get_dentry(self, ino: InodeNo) -> tuple[InodeNo, bytes] | None:
-        """See `Engine`."""
         self._inode(ino)
         row = self._row("select parent, name from dentry where ino = ? limit 1", (ino,))
         return None if row is None else (InodeNo(row[0]), row[1])
 
     async def get_path(self, ino: InodeNo) -> bytes:
-        """See `Engine`."""
         self._inode(ino)
         names: list[bytes] = []
         while ino != ROOT_INODE:
@@ -119,7 +112,6 @@ class Namespace(Rows):
         return b"/" + b"/".join(reversed(names))
 
     async def read_link(self, ino: InodeNo) -> bytes:
-        """See `Engine`."""
         row = self._row("select target from symlink where ino = ?", (ino,))
         if row is None:
             self._inode(ino)
@@ -129,7 +121,6 @@ class Namespace(Rows):
 
     # --- creating --------------------------------------------------------------------------------
     async def create(self, parent: InodeNo, name: bytes, new: NewInode) -> Inode:
-        """See `Engine`."""
         self._begin_change(grows=True)
         directory = self._living_directory(parent)
         _check_new_name(name)
@@ -143,7 +134,6 @@ class Namespace(Rows):
         return inode
 
     async def create_orphan(self, new: NewInode) -> Inode:
-        """See `Engine`."""
         self._begin_change(grows=True)
         return self._insert_inode(new, 0)
 
@@ -172,7 +162,6 @@ class Namespace(Rows):
         return inode
 
     async def link(self, ino: InodeNo, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
-        """See `Engine`."""
         self._begin_change(grows=True)
         inode = self._inode(ino)
         directory = self._living_directory(parent)
@@ -193,7 +182,6 @@ class Namespace(Rows):
         return row[0], self._inode(row[1])
 
     async def unlink(self, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
-        """See `Engine`."""
         self._begin_change()
         directory = self._directory(parent)
         cookie, inode = self._dentry(parent, name)
@@ -204,7 +192,6 @@ class Namespace(Rows):
         return self._set_links(inode, inode.nlink - 1, inode.mtime_ns, _later(inode, now_ns))
 
     async def rmdir(self, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
-        """See `Engine`."""
         self._begin_change()
         directory = self._directory(parent)
         cookie, inode = self._dentry(parent, name)
@@ -220,7 +207,6 @@ class Namespace(Rows):
             raise DirectoryNotEmptyError(f"directory {directory.ino} is not empty")
 
     async def reap(self, inos: Sequence[InodeNo]) -> None:
-        """See `Engine`."""
         self._begin_change()
         for ino in inos:
             inode = self._find_inode(ino)
@@ -235,7 +221,6 @@ class Namespace(Rows):
                 self._discard_blob_unless_used(inode.blob)
 
     async def list_orphans(self, limit: int) -> list[InodeNo]:
-        """See `Engine`."""
         rows = self._rows("select ino from inode where nlink = 0 order by ino limit ?", (limit,))
         return [InodeNo(row[0]) for row in rows]
 
@@ -250,7 +235,6 @@ class Namespace(Rows):
         now_ns: int,
         whiteout: NewInode | None = None,
     ) -> RenameResult:
-        """See `Engine`."""
         self._begin_change(grows=whiteout is not None)
         if (flags & RENAME_WHITEOUT != 0) != (whiteout is not None):
             raise InvalidValueError(f"rename flags {flags:#x} ask for another inode than is given")

@@ -42,7 +42,6 @@ class Queries(Settings):
         limit: int,
         budget_s: float | None,
     ) -> FilePage | None:
-        """See `Engine`."""
         self.check_queryable(node, order)
         if budget_s is not None and has_steps_without_end(node):
             return None
@@ -92,7 +91,6 @@ class Queries(Settings):
         return [(InodeNo(parent), name) for parent, name in rows]
 
     def index_progress(self) -> IndexProgress:
-        """See `Engine`."""
         index = self._attributes
         row = self._row("select max(ino) from inode")
         last = InodeNo(0 if row is None else row[0])
@@ -106,7 +104,6 @@ class Queries(Settings):
         )
 
     async def index_attributes(self, limit: int) -> IndexProgress:
-        """See `Engine`."""
         index = self._attributes
         note = index.note
         if not index.enabled:

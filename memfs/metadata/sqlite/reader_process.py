@@ -43,7 +43,6 @@ class ReaderProcess:
     """Finds files by a process of its own.
 
     Args:
-        engine: Of the state directory.
         state_dir: Where the tables are.
         environment: Of the process.
         budget_s: How long a page may take.

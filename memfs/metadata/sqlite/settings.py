@@ -17,12 +17,10 @@ class Settings(Moves):
     """The engine methods about settings."""
 
     async def get_setting(self, name: str) -> bytes | None:
-        """See `Engine`."""
         row = self._row(_SELECT_SETTING, (name,))
         return None if row is None else row[0]
 
     async def put_setting(self, name: str, value: bytes | None) -> None:
-        """See `Engine`."""
         if value is None:
             self._begin_change()
             if self._row(_SELECT_SETTING, (name,)) is not None:

@@ -83,7 +83,6 @@ class DoneFiles:
     """Files by when they are used again, as far as programs have told.
 
     Args:
-        context: Of the mount.
         looks_max: See `LOOKS_MAX`.
     """
 

@@ -48,7 +48,6 @@ class Learner:
     """Feeds the predictor of one mount.
 
     Args:
-        context: Of the mount.
         predictor: Learns and guesses.
     """
 

@@ -78,7 +78,6 @@ class Prefetcher:
     """Learns, guesses and fetches for one mount.
 
     Args:
-        context: Of the mount.
         predictor: Learns and guesses; restored from the engine by `load`.
         stalls: See `Stalls`.
     """
