@@ -27,7 +27,7 @@ def tell_lines(text: str) -> None:
 
 def tell_path0(path: str) -> None:
     """Print a path as it is, with NUL behind it, for programs."""
-    click.get_binary_stream("stdout").write(os.fsencode(path) + b"\0")
+    click.echo(os.fsencode(path) + b"\0", nl=False)
 
 
 def complain(message: str) -> None:
