@@ -17,7 +17,6 @@ from memfs.content.file_syncs import FileSyncs
 from memfs.content.opentable import OpenTable
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
-from memfs.content.syncer import Syncer
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.metadata.records import InodeFlags, NewInode, Seal
 from memfs.metadata.sqlite.database import Limits
@@ -109,7 +108,6 @@ class State:
         self.config = config
         self.activity = Activity()
         self.sealer = Sealer(self.engine, self.raw_store, self.open_table, self.activity)
-        syncer = Syncer(self.engine, self.raw_store)
         self.parts = MoveParts(
             engine=self.engine,
             raw_store=self.raw_store,
@@ -118,8 +116,7 @@ class State:
             config=config,
             open_table=self.open_table,
             residency=self.residency,
-            syncer=syncer,
-            file_syncs=FileSyncs(self.engine, self.raw_store, self.open_table, self.sealer, syncer),
+            file_syncs=FileSyncs(self.engine, self.raw_store, self.open_table, self.sealer),
             sealer=self.sealer,
             lost_found=LostFound(state_dir),
             faults=faults or FaultPoints(),

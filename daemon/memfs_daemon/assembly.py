@@ -24,7 +24,6 @@ from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
 from memfs.content.room import Room
 from memfs.content.sealing import Sealer
-from memfs.content.syncer import Syncer
 from memfs.control.report import DriverReport
 from memfs.encryption.keys import load_key_ring
 from memfs.errors import MemfsError, UsageError
@@ -214,8 +213,7 @@ def assemble(
         kernel_cache = KernelCache()
         invalidations = Invalidations(kernel_cache)
         sealer = Sealer(engine, raw_store, open_table, activity, kernel_cache)
-        syncer = Syncer(engine, raw_store)
-        file_syncs = FileSyncs(engine, raw_store, open_table, sealer, syncer)
+        file_syncs = FileSyncs(engine, raw_store, open_table, sealer)
         lost_found = LostFound(state_dir)
         room = Room(state_dir, config.cold.wait_for_room_s, activity.wake)
         move_parts = MoveParts(
@@ -226,7 +224,6 @@ def assemble(
             config,
             open_table,
             residency,
-            syncer,
             file_syncs,
             sealer,
             lost_found,
@@ -248,7 +245,6 @@ def assemble(
             raw_pool=raw_pool,
             open_table=open_table,
             sealer=sealer,
-            syncer=syncer,
             file_syncs=file_syncs,
             activity=activity,
             residency=residency,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.content.quick_syncs import QuickSyncs, Unsynced
+from memfs.content.syncer import Syncer
 from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError
 from memfs.metadata.records import InodeFlags
 from memfs.waiting import call_in_thread, leave
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from memfs.content.opentable import OpenTable
     from memfs.content.sealing import Sealer
-    from memfs.content.syncer import Syncer
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
     from memfs.stores.raw import RawStore
@@ -48,7 +48,6 @@ class FileSyncs:
         raw_store: Has the bytes.
         open_table: Remembers what an open file's sync has failed of.
         sealer: Is told what an unsealed file was like.
-        syncer: Makes the system calls.
         quick: Learns how long syncs take; None: from nothing.
     """
 
@@ -58,14 +57,14 @@ class FileSyncs:
         raw_store: RawStore,
         open_table: OpenTable,
         sealer: Sealer,
-        syncer: Syncer,
         quick: QuickSyncs | None = None,
     ) -> None:
         self._engine = engine
         self._raw_store = raw_store
         self._open_table = open_table
         self._sealer = sealer
-        self._syncer = syncer
+        self.syncer = Syncer(engine, raw_store)
+        """Makes the system calls."""
         self._quick = quick or QuickSyncs()
         self._threads = trio.CapacityLimiter(THREADS_MAX)
 
@@ -92,17 +91,17 @@ class FileSyncs:
             MemfsError: Names or the engine cannot be made durable.
         """
         ino, raw = inode.ino, inode.raw
-        if code := self._syncer.take_failure(raw):
+        if code := self.syncer.take_failure(raw):
             self._open_table.fail_syncs(ino, code)
         if code := self._open_table.sync_errno(ino):
             raise OSError(code, os.strerror(code))
         if not raw:
             await leave()
-            await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
+            await self.sync()
             return
         status = await self._sync_raw(inode, data_only, is_alone)
         # fdatasync leaves out times, by which a raw file is known to be the one that was sealed.
-        if data_only or self._syncer.refusal(raw) is not None:
+        if data_only or self.syncer.refusal(raw) is not None:
             return
         if inode.flags & InodeFlags.UNSEALED:
             self._sealer.note_synced(inode, status)
@@ -119,7 +118,7 @@ class FileSyncs:
         fd = self._raw_store.open(inode.raw, os.O_RDONLY)
         try:
             status = os.fstat(fd)
-            sync = functools.partial(self._syncer.sync_file, inode.raw, fd, data_only=data_only)
+            sync = functools.partial(self.syncer.sync_file, inode.raw, fd, data_only=data_only)
             # What the engine is told of a file that is sealed precedes the reply.
             answers = data_only or bool(inode.flags & InodeFlags.UNSEALED)
             unsynced = Unsynced(inode.ino, status.st_size, fd)
@@ -136,7 +135,7 @@ class FileSyncs:
 
         def sync() -> None:
             self._raw_store.sync_directory(inode.raw)
-            self._syncer.sync()
+            self.syncer.sync()
 
         await self._wait(Unsynced(inode.ino), sync, is_alone, answers=False)
 
@@ -148,15 +147,15 @@ class FileSyncs:
 
         def sync() -> None:
             self._raw_store.sync_directories()
-            self._syncer.sync()
+            self.syncer.sync()
 
         await self._wait(Unsynced(ino), sync, is_alone, answers=True)
 
     async def sync_all(self) -> None:
         """Do a syncfs(2)."""
         await leave()
-        await trio.to_thread.run_sync(self._syncer.sync_disk, limiter=self._threads)
-        await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
+        await trio.to_thread.run_sync(self.syncer.sync_disk, limiter=self._threads)
+        await self.sync()
 
     async def _wait(
         self,
@@ -175,7 +174,7 @@ class FileSyncs:
             answers: The request is answered by it (`call_in_thread`).
         """
         quick = self._quick
-        if self._syncer.idle and quick.are_expected(unsynced) and is_alone():
+        if self.syncer.idle and quick.are_expected(unsynced) and is_alone():
             took_s = quick.time(work)
             if not is_alone():
                 quick.note_waiting(took_s)
@@ -185,9 +184,19 @@ class FileSyncs:
         quick.note(unsynced, took_s)
 
     # --- commands and background -----------------------------------------------------------------
+    async def sync(self) -> None:
+        """Bring all changes that are committed to stable storage; see `Syncer.sync`.
+
+        Checkpoint: always.
+
+        Raises:
+            MetadataError: The engine cannot be made durable.
+        """
+        await trio.to_thread.run_sync(self.syncer.sync, limiter=self._threads)
+
     def refusal(self, inode: Inode) -> str | None:
         """Return why a file is not durable whatever is done; None: nothing is known against it."""
-        return self._syncer.refusal(inode.raw) if inode.raw else None
+        return self.syncer.refusal(inode.raw) if inode.raw else None
 
     async def make_durable(self, inodes: Sequence[Inode]) -> dict[InodeNo, str]:
         """Bring raw files, and then all names and changes that are committed, to stable storage.
@@ -211,10 +220,10 @@ class FileSyncs:
         statuses = self._unsealed_statuses(files)
         if files:
             refused = await trio.to_thread.run_sync(
-                self._syncer.sync_files, [*files], limiter=self._threads
+                self.syncer.sync_files, [*files], limiter=self._threads
             )
             failures |= await self._note_refused(files, refused)
-        await trio.to_thread.run_sync(self._syncer.sync, limiter=self._threads)
+        await self.sync()
         # Others may have met a failure since: a program, or a rename.
         failures |= {
             inode.ino: reason
@@ -258,7 +267,7 @@ class FileSyncs:
             if isinstance(error, ObjectMissingError) and now.raw != raw:
                 # Another form has taken its place meanwhile, durable before it did.
                 continue
-            self._syncer.note_failure(raw, error)
+            self.syncer.note_failure(raw, error)
             failures[ino] = str(error)
             log.warning("inode %d cannot be made durable: %s", ino, error)
         return failures

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from memfs.content.residency import Residency
     from memfs.content.room import Room
     from memfs.content.sealing import Sealer
-    from memfs.content.syncer import Syncer
     from memfs.hot.board import HotBoard
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
@@ -94,7 +93,6 @@ class Parts:
     raw_pool: RawPool
     open_table: OpenTable
     sealer: Sealer
-    syncer: Syncer
     file_syncs: FileSyncs
     activity: Activity
     residency: Residency
@@ -146,7 +144,7 @@ class Shared:
         self._raw_pool = parts.raw_pool
         self._open_table = parts.open_table
         self._sealer = parts.sealer
-        self._syncer = parts.syncer
+        self._syncer = parts.file_syncs.syncer
         self._file_syncs = parts.file_syncs
         self._activity = parts.activity
         self._access_log = parts.activity.access_log

@@ -17,8 +17,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import trio
-
 from memfs.errors import (
     MemfsError,
     NotSupportedError,
@@ -135,7 +133,7 @@ class RemoteBarrier:
             await self._upload_batch(self._take_small(), results)
         # That the objects are there must not be forgotten with power.
         parts = self._parts
-        await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.prompt_threads)
+        await parts.file_syncs.sync()
 
     def _take_small(self) -> list[Inode]:
         taken, self._small = self._small, []

@@ -254,4 +254,4 @@ class OrphanSearch:
     async def _sync(self) -> None:
         """After power loss the engine must not be older than what is removed now."""
         parts = self._parts
-        await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.prompt_threads)
+        await parts.file_syncs.sync()

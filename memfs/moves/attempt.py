@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from memfs.content.residency import Residency
     from memfs.content.room import Room
     from memfs.content.sealing import Sealer
-    from memfs.content.syncer import Syncer
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
@@ -70,7 +69,6 @@ class MoveParts:
     config: Config
     open_table: OpenTable
     residency: Residency
-    syncer: Syncer
     file_syncs: FileSyncs
     sealer: Sealer
     lost_found: LostFound
@@ -107,7 +105,7 @@ class MoveParts:
     prompt_threads: trio.CapacityLimiter = field(
         default_factory=lambda: trio.CapacityLimiter(PROMPT_THREADS_MAX)
     )
-    """For what programs wait for: hydration, durability, and room on the disk."""
+    """For what programs wait for: hydration, and room on the disk."""
 
 
 class Attempt:

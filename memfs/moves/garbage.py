@@ -86,7 +86,7 @@ class GarbageCollector:
 
     async def _remove(self, items: Sequence[GarbageItem]) -> int:
         engine = self._parts.engine
-        await trio.to_thread.run_sync(self._parts.syncer.sync, limiter=self._parts.prompt_threads)
+        await self._parts.file_syncs.sync()
         self._parts.faults.reach("garbage.synced")
         removed = await self._remove_local(items) + await self._remove_remote(items)
         self._parts.faults.reach("garbage.removed")

@@ -84,7 +84,7 @@ async def store_object(
         CorruptDataError: The object does not read back equal.
     """
     # A crash of the machine must not forget the intent and leave an object that nobody knows.
-    await trio.to_thread.run_sync(parts.syncer.sync, limiter=parts.threads)
+    await parts.file_syncs.sync()
     stored = await put()
     if not stored:
         return None

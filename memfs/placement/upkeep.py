@@ -69,7 +69,7 @@ class Upkeep:
         self._parts.engine.maintain()
         # Names that nobody fsyncs are lost with power for a round at most, as with the journal
         # of a local file system; it costs nothing where all is on stable storage.
-        await trio.to_thread.run_sync(self._parts.syncer.sync, limiter=self._parts.prompt_threads)
+        await self._parts.file_syncs.sync()
         return done_count
 
     async def tidy_store(self) -> int:

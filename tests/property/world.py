@@ -25,7 +25,6 @@ from memfs.content.opentable import OpenTable
 from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
-from memfs.content.syncer import Syncer
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import MemfsError
 from memfs.filesystem.filesystem import Filesystem
@@ -239,10 +238,7 @@ class World:
         self.residency = Residency(self.raw_store, config.warm)
         self.activity = Activity()
         self.sealer = Sealer(self.engine, self.raw_store, self.open_table, self.activity)
-        syncer = Syncer(self.engine, self.raw_store)
-        self.file_syncs = FileSyncs(
-            self.engine, self.raw_store, self.open_table, self.sealer, syncer
-        )
+        self.file_syncs = FileSyncs(self.engine, self.raw_store, self.open_table, self.sealer)
         self.move_parts = parts = MoveParts(
             self.engine,
             self.raw_store,
@@ -251,7 +247,6 @@ class World:
             config,
             self.open_table,
             self.residency,
-            syncer,
             self.file_syncs,
             self.sealer,
             LostFound(self.state_dir),
@@ -271,7 +266,6 @@ class World:
                 raw_pool=self.raw_pool,
                 open_table=self.open_table,
                 sealer=self.sealer,
-                syncer=syncer,
                 file_syncs=self.file_syncs,
                 activity=self.activity,
                 residency=self.residency,

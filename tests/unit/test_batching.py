@@ -194,7 +194,7 @@ async def test_a_file_that_goes_while_its_batch_is_made_does_not_stop_the_others
     if packed:
         await pack(state.parts, gone)
         await drop_raw(state.parts, gone)
-    sync = state.parts.syncer.sync
+    sync = state.parts.file_syncs.syncer.sync
 
     def remove_and_sync() -> None:
         # The first wait after the look at the files.
@@ -202,7 +202,7 @@ async def test_a_file_that_goes_while_its_batch_is_made_does_not_stop_the_others
         monkeypatch.undo()
         sync()
 
-    monkeypatch.setattr(state.parts.syncer, "sync", remove_and_sync)
+    monkeypatch.setattr(state.parts.file_syncs.syncer, "sync", remove_and_sync)
     results = await upload_batch(state.parts, [gone, good])
     assert results[gone].outcome == MoveOutcome.SUPERSEDED
     assert results[good].outcome == MoveOutcome.DONE
@@ -262,7 +262,7 @@ async def test_a_batch_is_known_on_stable_storage_before_its_object_is(
     """Else power loss leaves an object that nobody knows."""
     inos = await make(state, CONTENTS)
     known: list[bool] = []
-    sync, put_file = state.parts.syncer.sync, state.remote.put_file
+    sync, put_file = state.parts.file_syncs.syncer.sync, state.remote.put_file
 
     def note_sync() -> None:
         sync()
@@ -272,6 +272,6 @@ async def test_a_batch_is_known_on_stable_storage_before_its_object_is(
         assert known == [True]
         await put_file(key, source)
 
-    monkeypatch.setattr(state.parts.syncer, "sync", note_sync)
+    monkeypatch.setattr(state.parts.file_syncs.syncer, "sync", note_sync)
     monkeypatch.setattr(state.remote, "put_file", note_put)
     await upload_batch(state.parts, inos)

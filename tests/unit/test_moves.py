@@ -466,7 +466,7 @@ async def test_an_upload_is_known_on_stable_storage_before_its_object_is(
     """Else power loss leaves an object that nobody knows."""
     ino = await state.create("a", CONTENT)
     known: list[bool] = []
-    sync, put_file = state.parts.syncer.sync, state.remote.put_file
+    sync, put_file = state.parts.file_syncs.syncer.sync, state.remote.put_file
 
     def note_sync() -> None:
         sync()
@@ -476,7 +476,7 @@ async def test_an_upload_is_known_on_stable_storage_before_its_object_is(
         assert known == [True]
         await put_file(key, source)
 
-    monkeypatch.setattr(state.parts.syncer, "sync", note_sync)
+    monkeypatch.setattr(state.parts.file_syncs.syncer, "sync", note_sync)
     monkeypatch.setattr(state.remote, "put_file", note_put)
     assert (await upload(state.parts, ino)).outcome == MoveOutcome.DONE
 
@@ -493,13 +493,13 @@ async def test_nothing_is_removed_before_its_removal_is_on_stable_storage(
     await state.unlink("local")
     await state.unlink("remote")
     there: list[bool] = []
-    sync = state.parts.syncer.sync
+    sync = state.parts.file_syncs.syncer.sync
 
     def note_sync() -> None:
         there.append(raw.exists() and (state.objects_dir / key).exists())
         sync()
 
-    monkeypatch.setattr(state.parts.syncer, "sync", note_sync)
+    monkeypatch.setattr(state.parts.file_syncs.syncer, "sync", note_sync)
     assert await state.garbage.collect(10) == 2
     assert there == [True]
 
