@@ -3,11 +3,16 @@
 #
 #   tools/bench.sh --soak [--minutes M] [--workers N] [--s3] [--json FILE] [--directory DIR]
 #   tools/bench.sh --databases [--repeat N] [--duration-s S] [--json FILE] [--directory DIR]
+#   tools/bench.sh --clients [--clients 1,2,4,8] [--files N] [--places ...] [--repeat N]
+#                  [--json FILE] [--directory DIR] [--no-image]
+#   tools/bench.sh --programs [--places ...] [--repeat N] [--json FILE] [--directory DIR] [--no-image]
 #   tools/bench.sh [--quick] [--places native,kernel,...] [--repeat N] [--million]
 #                  [--json FILE] [--plot FILE] [--directory DIR] [--no-image]
 #
 #   --soak       only memory, descriptors and CPU of a daemon under mixed load over time
 #   --databases  only SQLite, PostgreSQL and programs that wait for the disk, against native
+#   --clients    only several programs at a time that create files and remove them
+#   --programs   only git clone, pip install, import pandas, cp -a and rm -rf, as a whole
 #   --quick      small samples, under 2 minutes; without it about 10
 #   --places     some of native, kernel, kernel-plain, pyfuse3, passthroughfs, mergerfs, juicefs,
 #                rclone
@@ -33,10 +38,12 @@ for argument in "$@"; do
 done
 
 only=
-if [[ ${1-} == --databases || ${1-} == --soak ]]; then
+case ${1-} in
+--databases | --soak | --clients | --programs)
     only=${1#--}
     shift
-fi
+    ;;
+esac
 
 say() { printf 'bench: %s\n' "$*" >&2; }
 
@@ -75,7 +82,13 @@ install_postgres() {
 
 tools/setup.sh --tests
 if [[ -n $only ]]; then
-    [[ $only != databases ]] || install_postgres
+    case $only in
+    databases) install_postgres ;;
+    clients | programs)
+        install_mergerfs
+        install_juicefs
+        ;;
+    esac
     exec .venv/bin/python -m "tests.bench.$only" "$@"
 fi
 install_mergerfs

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING
 from tests import scratch
 from tests.bench.disk import mount_image
 from tests.bench.machine import Machine
-from tests.bench.places import KernelPlace, NativePlace, Place
+from tests.bench.places import KernelPlace, NativePlace, opened_places
 from tests.bench.workloads import BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from tests.bench.places import Place
 
 DISK_BYTES = 6 << 30
 ROWS_PER_CHECKPOINT = 1000
@@ -153,25 +155,10 @@ class Postgres:
         return done.stdout
 
 
-@contextlib.contextmanager
-def opened_places(disk: Path) -> Iterator[list[Place]]:
-    """A plain directory, and memfs beside it."""
-    with contextlib.ExitStack() as stack:
-        places: list[Place] = []
-        for kind in (NativePlace, KernelPlace):
-            base = disk / kind.name
-            base.mkdir(mode=0o755)
-            place = kind(base)
-            place.open()
-            stack.callback(place.close)
-            places.append(place)
-        yield places
-
-
 def measure(disk: Path, sockets: Path, round_count: int, duration_s: float) -> dict[str, object]:
     """Return the samples of each workload by place, and what they come to."""
     samples: dict[str, dict[str, list[float]]] = {}
-    with opened_places(disk) as places, contextlib.ExitStack() as stack:
+    with opened_places(disk, (NativePlace, KernelPlace)) as places, contextlib.ExitStack() as stack:
         servers: dict[str, Postgres] = {}
         for number, place in enumerate(places):
             directory = place.directory / "postgres"

@@ -6,6 +6,7 @@ and after `close` has neither a mount nor a process.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import shutil
@@ -14,10 +15,13 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tests import scratch
 from tests.mounting import Mount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 READY_S_MAX = 20.0
 """A peer that is not mounted by then is left out; guess, the slowest (JuiceFS) takes 1 s."""
@@ -301,6 +305,29 @@ PLACES: tuple[type[Place], ...] = (
     RclonePlace,
 )
 """In the order of the table."""
+
+
+@contextlib.contextmanager
+def opened_places(disk: Path, kinds: Sequence[type[Place]]) -> Iterator[list[Place]]:
+    """The places that can be had, each with a directory of its own; the others are told of.
+
+    Args:
+        disk: Below it, each place gets a directory by its name.
+        kinds: Which.
+    """
+    with contextlib.ExitStack() as stack:
+        places: list[Place] = []
+        for kind in kinds:
+            base = disk / kind.name
+            base.mkdir(mode=0o755)
+            place = kind(base)
+            if (reason := place.lacks()) is not None:
+                print(f"bench: {place.name} left out: {reason}", file=sys.stderr)
+                continue
+            place.open()
+            stack.callback(place.close)
+            places.append(place)
+        yield places
 
 
 def _program(name: str) -> str | None:
