@@ -63,6 +63,7 @@ from memfs_daemon.indexing import AttributeIndexer
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.policy import PolicyMethods
+from memfs_daemon.precedence import Precedence
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
 from memfs_daemon.querying import QueryMethods
 from memfs_daemon.remounting import RemountMethods
@@ -348,6 +349,7 @@ def assemble(
             background=(
                 mover.run,
                 HeapKeeper(lambda: activity.request_count).run,
+                Precedence(lambda: activity.request_count).run,
                 prefetcher.run,
                 tracing.run,
                 scrubber.run,

@@ -1,6 +1,6 @@
-"""Priorities of single threads: those that nobody waits for come last.
+"""Priorities: of single threads, and of this process among all programs.
 
-Invariant: a thread leaves a block with the priority that it had.
+Invariant: a thread leaves a block with the priority that it had; no other session's share changes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import os
 import platform
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memfs.linux.libc import LIBC
@@ -51,6 +52,30 @@ def low_priority() -> Iterator[None]:
         if lower:
             os.setpriority(os.PRIO_PROCESS, thread, nice)
         _set_io(_NONE)
+
+
+def set_session_nice(nice: int) -> bool:
+    """Set the share of the processors that this session has among all sessions.
+
+    Where the kernel groups sessions, nice values of threads count within a session only.
+
+    Args:
+        nice: As of setpriority(2).
+
+    Returns:
+        False if nothing was changed: this process shares its session with others, the kernel does
+        not group sessions, or it wants CAP_SYS_NICE.
+
+    Source: sched(7), the autogroup feature. It has no effect in a cgroup of the cpu controller, as
+        of a service of systemd, which has a weight of its own.
+    """
+    if os.getsid(0) != os.getpid():
+        return False
+    try:
+        Path("/proc/self/autogroup").write_text(str(nice))
+    except OSError:
+        return False
+    return True
 
 
 def _set_io(priority: int) -> None:
