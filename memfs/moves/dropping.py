@@ -34,6 +34,7 @@ async def drop_raw(
     forms: Sequence[Form] | None = None,
     *,
     set_aside: bool = False,
+    seen: Inode | None = None,
     seen_within_s: float = 0.0,
 ) -> MoveResult:
     """Detach the raw file of a sealed file that has another form.
@@ -45,6 +46,8 @@ async def drop_raw(
         forms: The packed and remote forms that the caller looked at; if the file has others by
             now, nothing is dropped. None: whichever it has.
         set_aside: The raw file keeps another name, so that no byte goes with this one.
+        seen: The file as the caller has read it just now; None: it is read. It is
+            read again under the gate.
         seen_within_s: The object may have been looked at so long ago, for a file of its batch.
 
     Raises:
@@ -56,12 +59,12 @@ async def drop_raw(
     if parts.open_table.is_open(ino):
         return MoveResult(MoveOutcome.BUSY)
     if not set_aside:
-        inode = await engine.get_inode(ino)
+        inode = seen or await engine.get_inode(ino)
         if inode.raw and inode.blob and not inode.flags & InodeFlags.UNSEALED:
-            seen = await _see_another(parts, inode, FormKind.RAW, seen_within_s)
-            if forms is not None and seen != forms:
+            found = await _see_another(parts, inode, FormKind.RAW, seen_within_s)
+            if forms is not None and found != forms:
                 return MoveResult(MoveOutcome.SUPERSEDED)
-            forms = seen
+            forms = found
     # The lock and the backing id hold the raw file open and would look like a program's mapping.
     await parts.residency.unlock(ino, drop_pages=False)
     async with parts.open_table.gates.hold(ino):
@@ -96,11 +99,23 @@ async def _detach_raw(parts: MoveParts, ino: InodeNo, forms: Sequence[Form] | No
 
 
 async def drop_form(
-    parts: MoveParts, ino: InodeNo, kind: FormKind, *, seen_within_s: float = 0.0
+    parts: MoveParts,
+    ino: InodeNo,
+    kind: FormKind,
+    *,
+    seen: Inode | None = None,
+    seen_within_s: float = 0.0,
 ) -> MoveResult:
     """Detach the packed or remote form of a sealed file that has another form.
 
     Readers of ranges need no guard: they turn to a form that is left.
+
+    Args:
+        parts: What moves work with.
+        ino: The file.
+        kind: Packed or remote.
+        seen: The file as the caller has read it just now; None: it is read.
+        seen_within_s: As `drop_raw`.
 
     Raises:
         StaleInodeError: The file is gone.
@@ -110,15 +125,15 @@ async def drop_form(
     if kind == FormKind.RAW:
         raise InvalidValueError("a raw form is dropped by drop_raw")
     engine = parts.engine
-    inode = await engine.get_inode(ino)
+    inode = seen or await engine.get_inode(ino)
     if inode.flags & InodeFlags.UNSEALED:
         return MoveResult(MoveOutcome.BUSY)
     form = await find_form(parts, inode, kind)
     if form is None:
         return MoveResult(MoveOutcome.UNNEEDED)
-    seen = await _see_another(parts, inode, kind, seen_within_s)
+    forms = await _see_another(parts, inode, kind, seen_within_s)
     now = await engine.get_inode(ino)
-    if now.raw != inode.raw or await engine.list_forms(inode.blob) != seen:
+    if now.raw != inode.raw or await engine.list_forms(inode.blob) != forms:
         return MoveResult(MoveOutcome.SUPERSEDED)
     async with engine.change():
         dropped = await engine.drop_form(ino, inode.generation, kind)

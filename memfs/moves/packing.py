@@ -41,18 +41,21 @@ class _DoesNotShrinkError(Exception):
     """Stops the packing of a file that has no gain any more."""
 
 
-async def pack(parts: MoveParts, ino: InodeNo, codec: Codec | None = None) -> MoveResult:
+async def pack(
+    parts: MoveParts, ino: InodeNo, codec: Codec | None = None, *, seen: Inode | None = None
+) -> MoveResult:
     """Give a sealed raw file its packed form.
 
     Args:
         codec: For this form; None: the one in force on the file.
+        seen: The file as the caller has read it just now; None: it is read.
 
     Raises:
         StaleInodeError: The file is gone.
         NoSpaceError: The disk is full; nothing is left behind.
         CorruptDataError: What was written does not read back equal.
     """
-    inode = await parts.engine.get_inode(ino)
+    inode = seen or await parts.engine.get_inode(ino)
     if inode.flags & InodeFlags.UNSEALED:
         return MoveResult(MoveOutcome.BUSY)
     if (

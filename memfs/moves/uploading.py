@@ -47,8 +47,13 @@ def object_key(blob: BlobId, generation: Generation) -> str:
     return f"blobs/{blob & 0xFF:02x}/{blob:x}-{generation:x}-{secrets.token_hex(8)}"
 
 
-async def upload(parts: MoveParts, ino: InodeNo) -> MoveResult:
+async def upload(parts: MoveParts, ino: InodeNo, *, seen: Inode | None = None) -> MoveResult:
     """Give a sealed file its remote form; waits while another upload of it is under way.
+
+    Args:
+        parts: What moves work with.
+        ino: The file.
+        seen: The file as the caller has read it just now; None: it is read.
 
     Raises:
         NotSupportedError: There is no glacier tier.
@@ -60,12 +65,15 @@ async def upload(parts: MoveParts, ino: InodeNo) -> MoveResult:
     """
     if parts.remote is None:
         raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    if parts.uploading.is_held(ino):
+        # It is another one when that upload has ended.
+        seen = None
     async with parts.uploading.hold(ino):
-        return await _upload(parts, parts.remote, ino)
+        inode = seen or await parts.engine.get_inode(ino)
+        return await _upload(parts, parts.remote, inode)
 
 
-async def _upload(parts: MoveParts, remote: RemoteStore, ino: InodeNo) -> MoveResult:
-    inode = await parts.engine.get_inode(ino)
+async def _upload(parts: MoveParts, remote: RemoteStore, inode: Inode) -> MoveResult:
     if inode.flags & InodeFlags.UNSEALED:
         return MoveResult(MoveOutcome.BUSY)
     if not stat.S_ISREG(inode.mode) or await find_form(parts, inode, FormKind.REMOTE):
@@ -77,12 +85,12 @@ async def _upload(parts: MoveParts, remote: RemoteStore, ino: InodeNo) -> MoveRe
 
     async def publish(intent: IntentId, stored: Sequence[Stored]) -> MoveResult:
         ((form, blob),) = stored
-        published = await parts.engine.publish_form(ino, inode.generation, blob, form, intent)
+        published = await parts.engine.publish_form(inode.ino, inode.generation, blob, form, intent)
         outcome = MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED
         return MoveResult(outcome, form.stored_bytes)
 
     async with recorded(parts, MoveKind.UPLOAD, key, inode) as attempt:
-        with parts.progress.track("upload", ino, inode.size) as progress:
+        with parts.progress.track("upload", inode.ino, inode.size) as progress:
 
             async def put() -> list[Stored]:
                 blob, coding, stored_bytes = await _put(parts, remote, key, inode, number, progress)

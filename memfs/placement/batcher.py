@@ -1,81 +1,106 @@
 """Batcher: gathers the uploads of small files until one object is worth writing.
 
-Invariant: a gathered move leaves in a bounded time, uploaded, postponed with a reason, or given
-back to be made alone; while it is gathered, the file counts as being moved.
+Invariant: a gathered upload ends in a bounded time: in the object, with what kept that from being
+written, or left out of it, to be made alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import trio
 
 from memfs.defects import as_failure
-from memfs.errors import MemfsError
+from memfs.errors import MemfsError, QuotaSpentError, StoreError
 from memfs.moves.batching import upload_batch
-from memfs.moves.outcome import MoveOutcome
+from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.placement.quotas import BatchQuota
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from memfs.placement.context import Context
-    from memfs.policy.view import Move
     from memfs.types import InodeNo
 
 FILES_A_BATCH_MAX = 4096
-"""Bounds the engine's change that publishes them, some 60 ms. Guess."""
+"""Bounds the engine's change that publishes them, some 60 ms, and the tasks that wait for that,
+some 4 KiB each. Guess."""
+
+BATCH_WORKERS = 2
+"""One fills its object while the other one uploads. Guess."""
+
+LEFT_OUT = MoveResult(MoveOutcome.SUPERSEDED)
+"""The object was written without a file: its own upload tells what is wrong with it."""
+
+
+class _Batch:
+    """The files of one object, and what came of them."""
+
+    def __init__(self, quota: BatchQuota) -> None:
+        self.quota = quota
+        self.inos: list[InodeNo] = []
+        self.size_bytes = 0
+        self.results: Mapping[InodeNo, MoveResult] = {}
+        self.failure: MemfsError | OSError | None = None
+        """Why there is no object."""
+        self.written = trio.Event()
 
 
 class Batcher:
-    """Moves of small files on their way to the object store.
+    """Small files on their way to the object store.
 
     Args:
-        context: Of the mount; its queues hold each gathered move from its coming to its end.
-        finish: Makes the rest of a move, with an upload of its own where the batch left it out.
-        fail: Told the moves that wait, and why; records that.
+        context: Of the mount.
     """
 
-    def __init__(
-        self,
-        context: Context,
-        finish: Callable[[Move, int], Awaitable[None]],
-        fail: Callable[[list[Move], MemfsError | OSError], Awaitable[None]],
-    ) -> None:
-        self._parts = context.parts
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._config = context.config.glacier
-        self._finish = finish
-        self._fail = fail
-        self._gathered = context.queues.gathered
-        self._quotas = context.quotas
-        self._next: dict[InodeNo, Move] = {}
-        self._next_bytes = 0
-        self._next_quota = self._new_quota()
-        self._alone: set[InodeNo] = set()
+        self._next = self._new_batch()
         self._added = Signal()
+        self._going_on = trio.CapacityLimiter(BATCH_WORKERS)
+        """Thousands of files may have waited for an object: requests come in between."""
 
-    def takes(self, ino: InodeNo, size_bytes: int) -> bool:
-        """Return whether a file's upload belongs into a batch."""
-        return size_bytes <= self._config.batch_file_bytes_max and ino not in self._alone
+    def takes(self, size_bytes: int) -> bool:
+        """Return whether the upload of a file of so many bytes belongs into a batch."""
+        return size_bytes <= self._config.batch_file_bytes_max
 
-    def add(self, move: Move, size_bytes: int) -> None:
-        """Gather a move; it is made with the others.
+    @contextlib.asynccontextmanager
+    async def upload(
+        self, ino: InodeNo, size_bytes: int, gathered: Callable[[], None]
+    ) -> AsyncIterator[MoveResult]:
+        """Upload a file with others; the block gets the result, and few blocks run at a time.
+
+        Args:
+            ino: The file; in no other batch.
+            size_bytes: Of its content.
+            gathered: Called before the wait for the others.
 
         Raises:
             QuotaSpentError: A quota has no room for it; it is not gathered.
+            MemfsError, OSError: The object cannot be written.
         """
-        self._next_quota.add(size_bytes)
-        self._gathered[move.ino] = self._next[move.ino] = move
-        self._next_bytes += size_bytes
+        batch = self._next
+        batch.quota.add(size_bytes)
+        batch.inos.append(ino)
+        batch.size_bytes += size_bytes
         self._added.set()
+        gathered()
+        await batch.written.wait()
+        async with self._going_on:
+            if batch.failure is not None:
+                # One error for many files: without the places where others have met it.
+                raise batch.failure.with_traceback(None)
+            yield batch.results.get(ino, LEFT_OUT)
 
     @property
     def is_full(self) -> bool:
         """True if the gathered files are worth an object."""
         return (
-            self._next_bytes >= self._config.batch_size_bytes
-            or len(self._next) >= FILES_A_BATCH_MAX
+            self._next.size_bytes >= self._config.batch_size_bytes
+            or len(self._next.inos) >= FILES_A_BATCH_MAX
         )
 
     async def run(self) -> None:
@@ -84,7 +109,7 @@ class Batcher:
         One of the workers; each writes a batch of its own.
         """
         while True:
-            while not self._next:
+            while not self._next.inos:
                 await self._added.wait(self._added.count)
             while not self.is_full:
                 with trio.move_on_after(self._config.batch_idle_s) as idle:
@@ -95,48 +120,33 @@ class Batcher:
 
     async def flush(self) -> None:
         """Write what is gathered now."""
-        moves, self._next = self._next, {}
-        quota, self._next_quota = self._next_quota, self._new_quota()
-        self._next_bytes = 0
+        batch, self._next = self._next, self._new_batch()
         try:
-            await self._write(list(moves.values()), quota)
+            if batch.inos:
+                await self._write(batch)
         finally:
-            quota.close()
-            for ino in moves:
-                self._gathered.pop(ino, None)
+            batch.quota.close()
+            batch.written.set()
 
-    async def _write_alone(self, moves: list[Move]) -> None:
-        """Upload files one by one, so that what is wrong with one of them keeps no other."""
-        for move in moves:
-            self._alone.add(move.ino)
-            try:
-                await self._finish(move, 0)
-            finally:
-                self._alone.discard(move.ino)
+    def _new_batch(self) -> _Batch:
+        return _Batch(BatchQuota(self._context.quotas, self._config.batch_size_bytes))
 
-    def _new_quota(self) -> BatchQuota:
-        return BatchQuota(self._quotas, self._config.batch_size_bytes)
-
-    async def _write(self, moves: list[Move], quota: BatchQuota) -> None:
-        if not moves:
-            return
+    async def _write(self, batch: _Batch) -> None:
+        breaker = self._context.breaker
         try:
-            results = await upload_batch(self._parts, [move.ino for move in moves])
+            batch.results = await upload_batch(self._context.parts, batch.inos)
         except (MemfsError, OSError) as error:
-            quota.close(None)
-            await self._fail(moves, error)
+            batch.quota.close(None)
+            batch.failure = error
+            if isinstance(error, StoreError) and not isinstance(error, QuotaSpentError):
+                breaker.fail(str(error))
             return
         except Exception as error:
-            quota.close(None)
-            as_failure(error, f"a batch of {len(moves)} files")
-            await self._write_alone(moves)
+            # What is wrong with one of the files keeps no other: each is uploaded alone.
+            batch.quota.close(None)
+            as_failure(error, f"a batch of {len(batch.inos)} files")
             return
-        quota.close(sum(result.moved_bytes for result in results.values()))
-        for move in moves:
-            outcome, moved_bytes = results[move.ino]
-            if outcome == MoveOutcome.SUPERSEDED:
-                # Its own upload tells what is wrong with it, if anything is.
-                self._alone.add(move.ino)
-            await self._finish(move, moved_bytes)
-            self._alone.discard(move.ino)
-            self._gathered.pop(move.ino, None)
+        moved_bytes = sum(result.moved_bytes for result in batch.results.values())
+        batch.quota.close(moved_bytes)
+        if moved_bytes:
+            breaker.succeed()

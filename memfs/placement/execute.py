@@ -32,13 +32,13 @@ from memfs.placement.candidate import observe, unpackable_rule
 from memfs.placement.quotas import cost_of_step
 from memfs.placement.resident import lock, unlock
 from memfs.policy import rules
-from memfs.policy.goals import Step, drops_last_copy, next_step
+from memfs.policy.goals import Step, after_step, drops_last_copy, next_step
 from memfs.policy.quotas import Spent
 from memfs.policy.view import Goal
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from memfs.placement.candidate import Observed
     from memfs.placement.context import Context
@@ -61,21 +61,21 @@ class Placer:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.batcher = Batcher(context, self.place, self._postpone_batch)
+        self.batcher = Batcher(context)
         self._waits = SeldomLog(log)
         self.restoring: set[InodeNo] = set()
         """Files whose objects are being restored because a program or a pin wants them."""
 
-    async def place(self, move: Move, moved_bytes: int = 0) -> None:
-        """Carry a file to its goal, hand it to a batch on the way, or record why it waits.
+    async def place(self, move: Move, gathered: Callable[[], None]) -> None:
+        """Carry a file to its goal, or record why it waits.
 
         Args:
             move: The file and its goal.
-            moved_bytes: What a batch has moved of it already.
+            gathered: Called before it waits for others that share an object with it.
         """
         self.restoring.discard(move.ino)
         try:
-            await self._place(move, moved_bytes)
+            await self._carry(move, gathered)
         except StaleInodeError:
             return
         except QuotaSpentError as error:
@@ -88,19 +88,21 @@ class Placer:
             reason = as_failure(error, f"inode {move.ino} on its way to {move.goal.tier.label}")
             await self.postpone(move.ino, move.goal.tier, str(reason))
 
-    async def _postpone_batch(self, moves: Sequence[Move], error: MemfsError | OSError) -> None:
-        if isinstance(error, StoreError):
-            self._context.breaker.fail(str(error))
-        for move in moves:
-            await self.postpone(move.ino, move.goal.tier, str(error))
+    async def _carry(
+        self, move: Move, gathered: Callable[[], None] | None, moved_bytes: int = 0
+    ) -> None:
+        """Carry a file to its goal.
 
-    async def _place(self, move: Move, moved_bytes: int) -> None:
+        Args:
+            move: The file and its goal.
+            gathered: As `place`; None: its upload is made alone.
+            moved_bytes: What a batch has moved of it already.
+        """
+        context, breaker = self._context, self._context.breaker
         # The object of a batch was written just now, and one look serves all of its files.
         seen_within_s = SEEN_S if moved_bytes else 0.0
-        if moved_bytes:
-            self._context.breaker.succeed()
         for _ in range(STEPS_MAX):
-            file = await observe(self._context, move.ino, self._context.clock())
+            file = await observe(context, move.ino, context.clock())
             if file is None:
                 return
             candidate = file.candidate
@@ -113,11 +115,15 @@ class Placer:
                 or (step == Step.HYDRATE and not candidate.packed)
                 or drops_last_copy(step, candidate)
             )
-            if asks_store and self._context.breaker.wait_s:
+            if asks_store and breaker.wait_s:
                 await self.wait_for_store(move.ino, move.goal.tier)
                 return
-            if step == Step.UPLOAD and self.batcher.takes(move.ino, candidate.ram_bytes):
-                self.batcher.add(move, candidate.ram_bytes)
+            size = candidate.ram_bytes
+            if step == Step.UPLOAD and gathered is not None and self.batcher.takes(size):
+                # Thousands may wait there: each with no more than it needs.
+                del file, candidate
+                async with self.batcher.upload(move.ino, size, gathered) as batched:
+                    await self._carry(move, None, batched.moved_bytes)
                 return
             try:
                 result = await self._take_within_quotas(step, file, move, seen_within_s)
@@ -126,10 +132,10 @@ class Placer:
             except StoreError as error:
                 # Of an archived object the store did all that it can for now.
                 if asks_store and not isinstance(error, ObjectMissingError | ObjectArchivedError):
-                    self._context.breaker.fail(str(error))
+                    breaker.fail(str(error))
                 raise
             if asks_store:
-                self._context.breaker.succeed()
+                breaker.succeed()
             if result.outcome == MoveOutcome.BUSY:
                 await self.postpone(move.ino, move.goal.tier, _OPEN)
                 return
@@ -140,6 +146,10 @@ class Placer:
                 return
             # Uploading it and dropping its raw file move the same bytes.
             moved_bytes = max(moved_bytes, result.moved_bytes)
+            there = next_step(after_step(candidate, step), move.goal) is None
+            if there and result.outcome == MoveOutcome.DONE:
+                await self.record_done(move, moved_bytes)
+                return
 
     async def wait_for_store(self, ino: InodeNo, wanted: Tier) -> None:
         """Have a file wait until the store is asked again, and a little longer than the first."""
@@ -248,13 +258,15 @@ class Placer:
                 inode = await hydrate(parts, ino)
                 return MoveResult(MoveOutcome.DONE, inode.size)
             case Step.PACK:
-                return await pack(parts, ino)
+                return await pack(parts, ino, seen=file.inode)
             case Step.UPLOAD:
-                return await upload(parts, ino)
+                return await upload(parts, ino, seen=file.inode)
             case Step.DROP_RAW:
-                return await drop_raw(parts, ino, seen_within_s=seen_within_s)
+                return await drop_raw(parts, ino, seen=file.inode, seen_within_s=seen_within_s)
             case Step.DROP_PACKED:
-                return await drop_form(parts, ino, FormKind.PACKED, seen_within_s=seen_within_s)
+                return await drop_form(
+                    parts, ino, FormKind.PACKED, seen=file.inode, seen_within_s=seen_within_s
+                )
             case Step.UNLOCK:
                 # Under mere pressure of the quota the kernel may keep the pages while it can.
                 drop_pages = move.rule != rules.WATERMARK

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from memfs.defects import as_failure
+from memfs.placement.batcher import BATCH_WORKERS
 from memfs.placement.decide import Shown, decide
 from memfs.placement.execute import Placer
 from memfs.placement.resident import resident
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from memfs.placement.context import Context
     from memfs.placement.quotas import Quotas
     from memfs.placement.upkeep import Compaction
-    from memfs.policy.view import Move
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,6 @@ GIVE_WAY_S_MAX = 5.0
 """How long rounds give way at most."""
 
 PROMOTION_WORKERS = 2
-BATCH_WORKERS = 2
-"""One fills its object while the other one uploads. Guess."""
 
 
 class Mover:
@@ -72,8 +70,9 @@ class Mover:
     async def run_round(self) -> None:
         """Do one bounded round, all moves that it decides, one after the other, and upkeep."""
         await self._round()
-        await self._context.queues.drain(self._placer.place)
-        await self._placer.batcher.flush()
+        async with trio.open_nursery() as nursery:
+            await self._context.queues.begin_all(nursery, self._placer.place)
+            await self._placer.batcher.flush()
         await self._upkeep.tidy()
         await self._upkeep.tidy_store()
 
@@ -90,10 +89,13 @@ class Mover:
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
+            queues, place = self._context.queues, self._placer.place
+            # Those after the first one wait for it while programs use the disk.
+            turn = self._context.parts.throttle.turn
             for _ in range(PROMOTION_WORKERS):
-                nursery.start_soon(self._context.queues.promotions.run, self._placer.place)
+                nursery.start_soon(queues.promotions.run, nursery, place)
             for _ in range(self._config.glacier.transfer_count_max):
-                nursery.start_soon(self._context.queues.demotions.run, self._place_throttled)
+                nursery.start_soon(queues.demotions.run, nursery, place, turn)
             for _ in range(BATCH_WORKERS):
                 nursery.start_soon(self._placer.batcher.run)
             nursery.start_soon(self._run_upkeep, self._upkeep.tidy)
@@ -179,11 +181,6 @@ class Mover:
         async with contextlib.aclosing(source):
             async for shown in source:
                 await decide(self._context, shown)
-
-    async def _place_throttled(self, move: Move) -> None:
-        """Carry a file to a slower tier, after the one before it while programs use the disk."""
-        async with self._context.parts.throttle.turn():
-            await self._placer.place(move)
 
     async def _run_watch(self) -> None:
         while True:

@@ -1,19 +1,23 @@
 """Queues: the moves that are decided but not done, promotions apart from demotions.
 
 Invariant: a file is in one queue at most, waiting or under way, and the queues are bounded. The one
-of the highest priority is the next of those that wait.
+of the highest priority is the next of those that wait. Each move is one task from begin to end.
 """
 
 from __future__ import annotations
 
+import contextlib
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from memfs.policy.view import Goal
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    import trio
 
     from memfs.policy.view import Move
     from memfs.types import InodeNo, Tier
@@ -25,12 +29,22 @@ GATHERED_COUNT_MAX = 8192
 """Small files in batches that are gathered or written: two full ones."""
 
 
+class Place(Protocol):
+    """Makes a move."""
+
+    async def __call__(self, move: Move, gathered: Callable[[], None], /) -> None:
+        """Make it; `gathered` is called, once at most, before it waits for others."""
+        ...
+
+
 class MoveQueue:
     """Moves by priority, and among equals in the order in which they were decided."""
 
     def __init__(self) -> None:
         self.waiting: dict[InodeNo, Move] = {}
         self.running: dict[InodeNo, Move] = {}
+        self.gathered: dict[InodeNo, Move] = {}
+        """Small files that wait until the object of their batch is written; see `batcher`."""
         self._order: list[tuple[int, int, InodeNo]] = []
         """A heap: negative priority, number of the move, file."""
         self._put_count = 0
@@ -43,24 +57,51 @@ class MoveQueue:
         heappush(self._order, (-move.priority, self._put_count, move.ino))
         self._put.set()
 
-    async def run_next(self, place: Callable[[Move], Awaitable[None]]) -> bool:
-        """Make the next waiting move; False if none waits."""
+    async def begin_next(self, nursery: trio.Nursery, place: Place) -> bool:
+        """Begin the next waiting move; False if none waits.
+
+        Returns when the move is done, or when it waits for the others of its batch.
+        """
         if not self.waiting:
             return False
         _, _, ino = heappop(self._order)
         self.running[ino] = move = self.waiting.pop(ino)
-        try:
-            await place(move)
-        finally:
-            del self.running[ino]
+        await nursery.start(self._make, move, place)
         return True
 
-    async def run(self, place: Callable[[Move], Awaitable[None]]) -> None:
-        """Make moves as they come, until cancelled; one of the queue's workers."""
+    async def run(
+        self,
+        nursery: trio.Nursery,
+        place: Place,
+        turn: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """Make moves as they come, until cancelled; one of the queue's workers.
+
+        Args:
+            nursery: Of the moves.
+            place: Makes one.
+            turn: Entered for each move until it is done, or waits for the others of its batch.
+        """
         while True:
             seen = self._put.count
-            if not await self.run_next(place):
+            if self.waiting:
+                async with turn():
+                    await self.begin_next(nursery, place)
+            else:
                 await self._put.wait(seen)
+
+    async def _make(self, move: Move, place: Place, task_status: trio.TaskStatus[None]) -> None:
+        def gather() -> None:
+            self.gathered[move.ino] = self.running.pop(move.ino)
+            task_status.started()
+
+        try:
+            await place(move, gather)
+            if move.ino in self.running:
+                task_status.started()
+        finally:
+            self.running.pop(move.ino, None)
+            self.gathered.pop(move.ino, None)
 
 
 class MoveQueues:
@@ -69,23 +110,20 @@ class MoveQueues:
     def __init__(self) -> None:
         self.promotions = MoveQueue()
         self.demotions = MoveQueue()
-        self.gathered: dict[InodeNo, Move] = {}
-        """Uploads of small files that have left their queue for a batch; see `batcher`."""
 
     def __contains__(self, ino: object) -> bool:
-        return ino in self.gathered or any(
-            ino in queue.waiting or ino in queue.running
+        return any(
+            ino in queue.waiting or ino in queue.running or ino in queue.gathered
             for queue in (self.promotions, self.demotions)
         )
 
     def goal(self, ino: InodeNo) -> Goal | None:
         """Return where a file is being moved to; None if it is in no queue."""
         for queue in (self.promotions, self.demotions):
-            move = queue.running.get(ino) or queue.waiting.get(ino)
+            move = queue.running.get(ino) or queue.waiting.get(ino) or queue.gathered.get(ino)
             if move is not None:
                 return move.goal
-        gathered = self.gathered.get(ino)
-        return gathered.goal if gathered is not None else None
+        return None
 
     def wanted(self, ino: InodeNo) -> Tier | None:
         """Return the tier that a file is on its way to; None if it is in no queue."""
@@ -95,26 +133,33 @@ class MoveQueues:
     @property
     def has_room(self) -> bool:
         """True if both queues take more, and the batches do."""
-        return len(self.gathered) < GATHERED_COUNT_MAX and all(
+        return len(self.demotions.gathered) < GATHERED_COUNT_MAX and all(
             len(queue.waiting) < WAITING_COUNT_MAX for queue in (self.promotions, self.demotions)
         )
 
     @property
     def queued_count(self) -> int:
         """Moves that wait for a worker, or for their batch to be full."""
-        queues = (self.promotions, self.demotions)
-        return len(self.gathered) + sum(len(queue.waiting) for queue in queues)
+        return sum(
+            len(waiting)
+            for waiting in (
+                self.promotions.waiting,
+                self.demotions.waiting,
+                self.demotions.gathered,
+            )
+        )
 
     @property
     def demoting(self) -> bool:
         """True if files are on their way to slower tiers."""
-        return bool(self.demotions.waiting or self.demotions.running or self.gathered)
+        queue = self.demotions
+        return bool(queue.waiting or queue.running or queue.gathered)
 
     @property
     def freeing_bytes(self) -> int:
         """What the demotions will free on the disk."""
         queue = self.demotions
-        moves = [*queue.waiting.values(), *queue.running.values(), *self.gathered.values()]
+        moves = [*queue.waiting.values(), *queue.running.values(), *queue.gathered.values()]
         return sum(move.bytes for move in moves if move.goal <= Goal.PACKED)
 
     def put(self, move: Move) -> None:
@@ -123,13 +168,11 @@ class MoveQueues:
             promotes = move.goal >= Goal.LOCAL
             (self.promotions if promotes else self.demotions).put(move)
 
-    async def drain(self, place: Callable[[Move], Awaitable[None]]) -> int:
-        """Make all waiting moves one after the other; returns how many."""
-        count = 0
+    async def begin_all(self, nursery: trio.Nursery, place: Place) -> None:
+        """Make all waiting moves one after the other, but for those that wait for a batch."""
         for queue in (self.promotions, self.demotions):
-            while await queue.run_next(place):
-                count += 1
-        return count
+            while await queue.begin_next(nursery, place):
+                pass
 
     def status(self) -> dict[str, object]:
         """Return the queues in numbers, for `memfs status`."""
@@ -138,5 +181,5 @@ class MoveQueues:
             "promotions_running": len(self.promotions.running),
             "demotions_waiting": len(self.demotions.waiting),
             "demotions_running": len(self.demotions.running),
-            "gathered": len(self.gathered),
+            "gathered": len(self.demotions.gathered),
         }

@@ -70,3 +70,22 @@ def next_step(candidate: Candidate, goal: Goal) -> Step | None:
     if not candidate.packed:
         return Step.PACK if candidate.packable else None
     return Step.DROP_RAW if candidate.raw else None
+
+
+def after_step(candidate: Candidate, step: Step) -> Candidate:
+    """Return a file as a step leaves it that has succeeded."""
+    match step:
+        case Step.HYDRATE:
+            return candidate._replace(raw=True)
+        case Step.LOCK:
+            return candidate._replace(held=True)
+        case Step.UNLOCK:
+            return candidate._replace(held=False)
+        case Step.PACK:
+            return candidate._replace(packed=True)
+        case Step.UPLOAD:
+            return candidate._replace(remote=True)
+        case Step.DROP_RAW:
+            return candidate._replace(raw=False, held=False)
+        case Step.DROP_PACKED:
+            return candidate._replace(packed=False)

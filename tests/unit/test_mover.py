@@ -255,7 +255,7 @@ async def test_a_file_that_is_rewritten_during_a_move_is_moved_after_it(
     """The round that is told of its seal finds it under way, and that move ends without result."""
     ino = await depot.create("a", before(100_000))
 
-    async def pack_while_rewritten(parts: MoveParts, packed: InodeNo) -> MoveResult:
+    async def pack_while_rewritten(parts: MoveParts, packed: InodeNo, **_: object) -> MoveResult:
         monkeypatch.setattr(execute, "pack", pack)
         outcome = await pack(parts, packed)
         if before is compressible:

@@ -297,10 +297,11 @@ async def test_waiting_moves_are_made_by_priority() -> None:
         queues.put(move._replace(priority=100))
     made: list[int] = []
 
-    async def place(move: Move) -> None:
+    async def place(move: Move, _gathered: object) -> None:
         made.append(int(move.ino))
 
-    assert await queues.drain(place) == 5
+    async with trio.open_nursery() as nursery:
+        await queues.begin_all(nursery, place)
     assert made == [2, 5, 1, 3, 4]
 
 

@@ -14,8 +14,9 @@ from memfs.config import GlacierConfig
 from memfs.content.activity import Activity
 from memfs.hot.board import HotBoard, HotDevice, HotServerInfo, Want
 from memfs.hot.tokens import TokenSigner
+from memfs.placement.batcher import BATCH_WORKERS, LEFT_OUT, Batcher
 from memfs.placement.hot_tier import WORKERS, HotTier
-from memfs.placement.mover import BATCH_WORKERS, PROMOTION_WORKERS, Mover
+from memfs.placement.mover import PROMOTION_WORKERS, Mover
 from memfs.placement.prefetch.fetcher import Fetched
 from memfs.placement.prefetch.prefetcher import Prefetcher
 from memfs.policy.view import Goal, Move
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trio.testing import MockClock
+
+    from memfs.moves.outcome import MoveResult
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 1000.0
@@ -160,7 +163,7 @@ async def test_queues_that_were_idle_use_all_their_workers(
     mover = Mover(placement, _settle)
     crowds = {True: Crowd(), False: Crowd()}
 
-    async def place(move: Move) -> None:
+    async def place(move: Move, _gathered: object) -> None:
         await crowds[move.goal >= Goal.LOCAL].work()
 
     monkeypatch.setattr(mover._placer, "place", place)
@@ -183,24 +186,26 @@ async def test_batches_are_written_by_all_their_workers(
     state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While one object is uploaded, the other worker fills the next one."""
-    placement = state.placement(Activity())
-    mover = Mover(placement, _settle)
+    batcher = Batcher(state.placement())
     crowd = Crowd()
-    batcher = mover._placer.batcher
 
-    async def write(moves: list[Move], _capacity: object) -> None:
-        if moves:
-            await crowd.work()
+    async def write(*_arguments: object) -> dict[InodeNo, MoveResult]:
+        await crowd.work()
+        return {}
 
-    monkeypatch.setattr(batcher, "_write", write)
+    async def upload(number: int) -> None:
+        async with batcher.upload(InodeNo(number), 1, lambda: None) as result:
+            assert result == LEFT_OUT
+
+    monkeypatch.setattr("memfs.placement.batcher.upload_batch", write)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(mover.run)
+        for _ in range(BATCH_WORKERS):
+            nursery.start_soon(batcher.run)
         number = 1000
         for wave in range(4):
             count = 1 if wave % 2 == 0 else BATCH_WORKERS
             for expected in range(1, count + 1):
-                (move,) = _moves(Goal.GLACIER, number, 1)
-                batcher.add(move, 1)
+                nursery.start_soon(upload, number)
                 number += 1
                 await crowd.reach(expected)
             await crowd.gather(count)
