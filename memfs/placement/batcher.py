@@ -49,11 +49,7 @@ class _Batch:
 
 
 class Batcher:
-    """Small files on their way to the object store.
-
-    Args:
-        context: Of the mount.
-    """
+    """Small files on their way to the object store."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -74,7 +70,7 @@ class Batcher:
         """Upload a file with others; the block gets the result, and few blocks run at a time.
 
         Args:
-            ino: The file; in no other batch.
+            ino: In no other batch.
             size_bytes: Of its content.
             gathered: Called before the wait for the others.
 
