@@ -1,23 +1,31 @@
-"""SIGKILL at every step of a migration: the next mount migrates, and has every byte and xattr."""
+"""SIGKILL at every step of a migration, and full disks: the next mount migrates, and has it all."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import signal
-from typing import TYPE_CHECKING
+import sqlite3
+import subprocess
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
 from memfs.config import MetadataConfig
+from memfs.errors import NoSpaceError
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.migration import Migration
 from memfs.moves.faults import MIGRATION_POINTS
 from tests.contract.test_engine_migration import check_state
 from tests.crash.moves_scenario import KillAt
+from tests.crash.small_disks import make_tmpfs
+from tests.moving import SHORT_JOURNALS
 from tests.processes import outlived
 from tests.states import unpack
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -43,4 +51,76 @@ def test_a_kill_at_any_point_of_a_migration_loses_nothing(
         # A later one has nothing to do where the tables are new.
         assert ended == signal.SIGKILL or number, f"{point} was never reached"
     assert migrate_until(state_dir, "none", 1) == 0
+    trio.run(check_state, state_dir, expected)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    make_tmpfs(tmp_path, 32 << 20)
+    try:
+        yield tmp_path / "disk"
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path / "disk"], check=True)
+
+
+def add_xattrs(state_dir: Path, expected: dict[str, Any], count: int) -> None:
+    """Give the root of a state of format 2 xattrs of 50 kB each."""
+    found = expected["files"][""]
+    names = [b"user.%d" % number for number in range(count)]
+    with sqlite3.connect(state_dir / "metadata.db") as connection:
+        connection.executemany(
+            "insert into xattr values (?, ?, ?)", ((1, name, bytes(50_000)) for name in names)
+        )
+    connection.close()
+    found["xattrs"].update({name.hex(): bytes(50_000).hex() for name in sorted(names)})
+    # Written past the engine: it makes the sums of what is there.
+    (state_dir / "metadata.sums").unlink()
+
+
+def migrate(state_dir: Path) -> None:
+    migration = Migration()
+    SqliteEngine.open(
+        state_dir, MetadataConfig(), limits=SHORT_JOURNALS, migration=migration
+    ).close()
+
+
+def fill(disk: Path) -> Path:
+    """Write until nothing fits any more; return the file that does it."""
+    ballast = disk / "ballast"
+    with ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return ballast
+
+
+def test_a_full_disk_refuses_a_migration_and_loses_nothing(disk: Path) -> None:
+    """The rows do not fit a second time; the mount after room was made migrates them."""
+    state_dir, expected = unpack(disk)
+    add_xattrs(state_dir, expected, 100)
+    ballast = fill(disk)
+    with pytest.raises(NoSpaceError, match="the disk is full"):
+        migrate(state_dir)
+    ballast.unlink()
+    trio.run(check_untouched, state_dir, expected)
+    migrate(state_dir)
+    trio.run(check_state, state_dir, expected)
+
+
+async def check_untouched(state_dir: Path, expected: dict[str, Any]) -> None:
+    """An older memfs could still use it: neither the format nor the tables have changed."""
+    assert json.loads((state_dir / "format").read_text())["format"] == 2
+    with sqlite3.connect(state_dir / "metadata.db") as connection:
+        assert connection.execute("pragma user_version").fetchone() == (0,)
+        ((count,),) = connection.execute("select count(*) from xattr where ino = 1").fetchall()
+    connection.close()
+    assert count == len(expected["files"][""]["xattrs"])
+
+
+def test_the_reserve_is_room_for_the_migration_of_a_small_state(disk: Path) -> None:
+    """A full disk is mounted, so that files can be removed from it."""
+    state_dir, expected = unpack(disk)
+    ballast = fill(disk)
+    migrate(state_dir)
+    ballast.unlink()
     trio.run(check_state, state_dir, expected)
