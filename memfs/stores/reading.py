@@ -1,5 +1,9 @@
 """Reading containers: ranges of them, and all of them, from local files and from stores.
 
+`ContainerReader` knows what a container's bytes mean, and reads nothing. There are two ways to the
+bytes: a `PackedFile` reads a local file in the caller's thread, a `FrameReader` has the event loop
+fetch ranges.
+
 Invariant: every byte that comes out was checked against its frame's checksums, and a whole content
 against its digest as well.
 """
@@ -11,13 +15,12 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
-import blake3
 import trio
 
 from memfs.codecs.registry import get_codec
-from memfs.errors import CorruptDataError, OtherContentError
+from memfs.errors import CorruptDataError
 from memfs.stores.container import TAIL_BYTES, SeekTable
 from memfs.stores.disk import ByteProgress, disk_errors, read_fully
 from memfs.stores.envelope import Unlock, parse_table, table_bytes_needed
@@ -25,19 +28,22 @@ from memfs.stores.packing import worker_count
 from memfs.stores.parts import PART_CONCURRENCY, PartSlots
 from memfs.stores.reencrypting import Reencryption
 from memfs.stores.store import PART_BYTES
-from memfs.stores.zeros import ZeroRuns
+from memfs.stores.unpacking import Unpacking
+from memfs.types import ByteRange
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from memfs.codecs.codec import Codec
     from memfs.stores.envelope import Encryption
+    from memfs.stores.zeros import ZeroRuns
 
 log = logging.getLogger(__name__)
 
 RangeReader = Callable[[int, int], Awaitable[bytes]]
 """Returns stored bytes `[start, end)` of one container; fewer only at its end."""
+
+T_co = TypeVar("T_co", covariant=True)
 
 BATCH_BYTES = 8 << 20
 """Stored bytes of one request when a whole object is read; guess: hides a round trip of 50 ms at
@@ -45,104 +51,109 @@ BATCH_BYTES = 8 << 20
 decoded, and requests under way."""
 
 
-class ContentSink:
-    """Takes a content's frames in order: checks the digest and writes the file, holes kept.
+class FrameTaker(Protocol[T_co]):
+    """Takes all stored frames of a container in order: an `Unpacking`, or a `Reencryption`."""
+
+    def take(self, index: int, stored: memoryview) -> int:
+        """Take the next frame; returns the bytes of the content done.
+
+        Raises:
+            CorruptDataError: Names file and frame; nothing of it was taken.
+        """
+
+    def finish(self) -> T_co:
+        """Return what came of all frames."""
+
+
+class TableSearch:
+    """Finds the table of a container from its end: asks for bytes until it has it.
 
     Args:
-        table: Of the container that the frames come from.
-        target_fd: Writable file, emptied first; None only checks. Not fsynced.
+        stored_bytes: Length of the container.
         name: The file or object, for messages.
-        zeros: Hashes runs of zeros; None: nothing is known of them.
+        unlock: Decrypts and tells what blob it is; None: anything in clear will do.
     """
 
-    def __init__(
-        self, table: SeekTable, target_fd: int | None, name: str, zeros: ZeroRuns | None = None
-    ) -> None:
-        self._table = table
-        self._target_fd = target_fd
+    def __init__(self, stored_bytes: int, name: str, unlock: Unlock | None) -> None:
+        self._stored_bytes = stored_bytes
         self._name = name
-        self._hasher = blake3.blake3(max_threads=worker_count())
-        self._zero_runs = zeros or ZeroRuns()
-        self._pending_zero_bytes = 0
-        self._zeros = bytes(min(table.frame_bytes, table.size))
-        self.done_bytes = 0
-        if target_fd is not None:
-            os.ftruncate(target_fd, 0)
-            os.ftruncate(target_fd, table.size)
+        self._unlock = unlock
+        self.wanted: ByteRange | None = ByteRange(max(0, stored_bytes - TAIL_BYTES), stored_bytes)
+        """Stored bytes that `take` is to be given; None: `table` is found."""
+        self.tail = b""
+        """The last bytes of the container, which have the table."""
+        self.table: SeekTable | None = None
 
-    def write(self, frame: bytes) -> None:
-        """Take the next frame."""
-        # A frame of zeros stays a hole; the comparison ends at the first byte that differs.
-        zeros = self._zeros if len(frame) == len(self._zeros) else self._zeros[: len(frame)]
-        if frame == zeros:
-            self._pending_zero_bytes += len(frame)
-            self.done_bytes += len(frame)
+    def take(self, data: bytes) -> None:
+        """Take the bytes that were wanted; may take a while for a large table.
+
+        Raises:
+            CorruptDataError: The table is damaged or the container truncated.
+            EncryptionKeyError: The key that decrypts it is not there.
+        """
+        assert self.wanted is not None
+        (start, end), is_first = self.wanted, not self.tail
+        if len(data) > end - start:
+            raise CorruptDataError(f"{self._name}: more bytes came than were asked for")
+        self.tail = data + self.tail
+        if is_first:
+            # Before the length is looked at: it tells better what is wrong with the end.
+            needed = table_bytes_needed(self.tail, self._stored_bytes, self._name)
+        if len(data) != end - start:
+            raise CorruptDataError(f"{self._name}: ends before byte {self._stored_bytes}")
+        if is_first and needed > len(self.tail):
+            self.wanted = ByteRange(self._stored_bytes - needed, start)
             return
-        self._hash_zeros()
-        self._hasher.update(frame)
-        if self._target_fd is not None:
-            view, offset = memoryview(frame), self.done_bytes
-            while view:
-                count = os.pwrite(self._target_fd, view, offset)
-                view, offset = view[count:], offset + count
-        self.done_bytes += len(frame)
-
-    def finish(self) -> None:
-        """Raise `OtherContentError` unless the whole content was taken and has its digest."""
-        self._hash_zeros()
-        if self.done_bytes != self._table.size or self._hasher.digest() != self._table.digest:
-            raise OtherContentError(f"{self._name}: the content fails its digest")
-
-    def _hash_zeros(self) -> None:
-        if self._pending_zero_bytes:
-            self._hasher = self._zero_runs.update(self._hasher, self._pending_zero_bytes)
-            self._pending_zero_bytes = 0
+        self.wanted = None
+        self.table = parse_table(self.tail, self._stored_bytes, self._name, self._unlock)
 
 
-class _Decoder:
-    """Decodes the frames of a whole container: those of zeros once, however many there are.
+class ContainerReader:
+    """What is made of a container's stored bytes, wherever they come from.
 
-    Safe for threads. A frame whose encoded bytes are those that decoded to zeros, and whose
-    checksum in the table is that of zeros, is one of zeros.
+    Args:
+        name: The file or object, for messages.
+        table: Its parsed table.
     """
 
-    def __init__(self, table: SeekTable, codec: Codec, name: str) -> None:
-        self._table = table
-        self._codec = codec
+    def __init__(self, name: str, table: SeekTable) -> None:
+        self.table = table
         self._name = name
-        self._zeros = bytes(table.frame_bytes if table.size >= table.frame_bytes else 0)
-        self._known: tuple[bytes, int] | None = None
-        """Encoded bytes, and the checksum of the content, of a frame of zeros."""
+        self._codec = get_codec(table.codec)
 
-    def decode(self, index: int, stored: memoryview) -> bytes:
-        """Return one frame's content; see `SeekTable.decode_frame`."""
-        if self.may_be_zeros(index) and self._is_known(index, stored):
-            return self._zeros
-        content = self._table.decode_frame(self._codec, index, stored, self._name)
-        if self._known is None and content and content == self._zeros:
-            encoded = bytes(self._table.decrypt_frame(index, stored))
-            self._known = encoded, self._table.content_checksums[index]
-        return content
+    def _check_length(self, frames: range, stored: bytes) -> bytes:
+        """Return the stored bytes of frames, which are all there."""
+        start, end = self.table.stored_range(frames)
+        if len(stored) != end - start:
+            raise CorruptDataError(
+                f"{self._name}: frames {frames[0]} to {frames[-1]} have {len(stored)} instead of "
+                f"{end - start} stored bytes: truncated, or the range was ignored"
+            )
+        return stored
 
-    def may_be_zeros(self, index: int) -> bool:
-        """Return whether a frame has the length and checksum of a known one of zeros."""
-        table, known = self._table, self._known
-        if known is None or table.content_checksums[index] != known[1]:
-            return False
-        overhead = table.cipher.overhead_bytes if table.cipher is not None else 0
-        length = table.stored_offsets[index + 1] - table.stored_offsets[index] - overhead
-        return length == len(known[0]) and table.frame_size(index) == table.frame_bytes
+    def _split(self, frames: range, stored: bytes) -> list[tuple[int, memoryview]]:
+        """Return the stored bytes of each frame with its index."""
+        view, offsets = memoryview(stored), self.table.stored_offsets
+        base = offsets[frames[0]]
+        return [(at, view[offsets[at] - base : offsets[at + 1] - base]) for at in frames]
 
-    def _is_known(self, index: int, stored: memoryview) -> bool:
-        assert self._known is not None
-        try:
-            return self._table.decrypt_frame(index, stored) == self._known[0]
-        except CorruptDataError:
-            # Told with the frame's name by who decodes it.
-            return False
+    def _decode(self, frames: range, stored: bytes, offset: int, size: int) -> bytes:
+        """Return uncompressed bytes `[offset, offset + size)` from the stored bytes of frames."""
+        table = self.table
+        start = offset - frames[0] * table.frame_bytes
+        parts = []
+        for index, view in self._split(frames, stored):
+            content = table.decode_frame(self._codec, index, view, self._name)
+            # Only the first and the last frame are cut, so that the middle is copied once.
+            last = offset + size - index * table.frame_bytes
+            if start or last < len(content):
+                content = content[start:last]
+            parts.append(content)
+            start = 0
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-class PackedFile:
+class PackedFile(ContainerReader):
     """A local container, open for reading; every method blocks and is safe for all threads.
 
     Args:
@@ -168,12 +179,9 @@ class PackedFile:
         stored_bytes: int | None = None,
     ) -> None:
         self._fd = fd
-        self._name = name
         self._start = start
-        self._stored_bytes = stored_bytes
         try:
-            self.table = self._read_table(unlock) if table is None else table
-            self._codec = get_codec(self.table.codec)
+            super().__init__(name, table or self._find_table(name, stored_bytes, unlock))
         except BaseException:
             os.close(fd)
             raise
@@ -209,16 +217,7 @@ class PackedFile:
             CorruptDataError: Names file and frame.
         """
         frames = self.table.frames_of(offset, size)
-        if not frames:
-            return b""
-        stored = self._read_stored(frames)
-        return _decode_range(self.table, self._codec, frames, stored, (offset, size), self._name)
-
-    def frame(self, index: int) -> bytes:
-        """Return one frame's uncompressed bytes; index is 0-based."""
-        frames = range(index, index + 1)
-        stored = memoryview(self._read_stored(frames))
-        return self.table.decode_frame(self._codec, index, stored, self._name)
+        return self._decode(frames, self._read_stored(frames), offset, size) if frames else b""
 
     def unpack_to(
         self,
@@ -264,77 +263,78 @@ class PackedFile:
         """
         copy = Reencryption(self.table, target_fd, encryption, self._name)
         for index in range(self.table.frame_count):
-            copy.write(memoryview(self._read_stored(range(index, index + 1))))
+            done_bytes = copy.take(index, memoryview(self._read_stored(range(index, index + 1))))
             if on_progress is not None:
-                on_progress(copy.done_bytes)
+                on_progress(done_bytes)
         return copy.finish()
 
     def _drain(
         self, target_fd: int | None, on_progress: ByteProgress | None, zeros: ZeroRuns | None
     ) -> None:
-        with disk_errors(self._name):
-            sink = ContentSink(self.table, target_fd, self._name, zeros)
-            decoder = _Decoder(self.table, self._codec, self._name)
+        unpacking = Unpacking(self.table, target_fd, self._name, zeros)
 
-            def decode(index: int) -> bytes:
-                stored = self._read_stored(range(index, index + 1))
-                return decoder.decode(index, memoryview(stored))
+        def decode(index: int) -> bytes:
+            stored = self._read_stored(range(index, index + 1))
+            return unpacking.decode(index, memoryview(stored))
 
-            threads = min(worker_count(), self.table.frame_count)
-            if threads <= 1:
-                for index in range(self.table.frame_count):
-                    _deliver(sink, decode(index), on_progress)
-            else:
-                with ThreadPoolExecutor(threads, thread_name_prefix="memfs-unpack") as pool:
-                    self._drain_threads(pool, threads, decoder, decode, sink, on_progress)
-            sink.finish()
+        def write(frame: bytes) -> None:
+            unpacking.write(frame)
+            if on_progress is not None:
+                on_progress(unpacking.done_bytes)
+
+        threads = min(worker_count(), self.table.frame_count)
+        if threads <= 1:
+            for index in range(self.table.frame_count):
+                write(decode(index))
+        else:
+            with ThreadPoolExecutor(threads, thread_name_prefix="memfs-unpack") as pool:
+                self._drain_threads(pool, threads, unpacking, decode, write)
+        unpacking.finish()
 
     def _drain_threads(
         self,
         pool: ThreadPoolExecutor,
         threads: int,
-        decoder: _Decoder,
+        unpacking: Unpacking,
         decode: Callable[[int], bytes],
-        sink: ContentSink,
-        on_progress: ByteProgress | None,
+        write: Callable[[bytes], None],
     ) -> None:
+        """Decode some frames ahead, in threads, and write them in order."""
         waiting: deque[Future[bytes]] = deque()
         try:
             for index in range(self.table.frame_count):
-                if decoder.may_be_zeros(index):
+                if unpacking.may_be_zeros(index):
                     # The way to a thread and back costs more than such a frame does.
                     waiting.append(_ended(decode(index)))
                 else:
                     waiting.append(pool.submit(decode, index))
                 if len(waiting) > 2 * threads:
-                    _deliver(sink, waiting.popleft().result(), on_progress)
+                    write(waiting.popleft().result())
             while waiting:
-                _deliver(sink, waiting.popleft().result(), on_progress)
+                write(waiting.popleft().result())
         finally:
             for future in waiting:
                 future.cancel()
 
-    def _read_table(self, unlock: Unlock | None) -> SeekTable:
-        with disk_errors(self._name):
-            stored_bytes = self._stored_bytes
+    def _find_table(self, name: str, stored_bytes: int | None, unlock: Unlock | None) -> SeekTable:
+        with disk_errors(name):
             if stored_bytes is None:
                 stored_bytes = os.fstat(self._fd).st_size - self._start
-            start = max(0, stored_bytes - TAIL_BYTES)
-            tail = read_fully(self._fd, stored_bytes - start, self._start + start)
-            needed = table_bytes_needed(tail, stored_bytes, self._name)
-            if needed > len(tail):
-                start = stored_bytes - needed
-                tail = read_fully(self._fd, needed, self._start + start)
-        return parse_table(tail, stored_bytes, self._name, unlock)
+            search = TableSearch(stored_bytes, name, unlock)
+            while (wanted := search.wanted) is not None:
+                start, end = wanted
+                search.take(read_fully(self._fd, end - start, self._start + start))
+        assert search.table is not None
+        return search.table
 
     def _read_stored(self, frames: range) -> bytes:
         start, end = self.table.stored_range(frames)
         with disk_errors(self._name):
             stored = read_fully(self._fd, end - start, self._start + start)
-        return _whole(stored, end - start, frames, self._name)
+        return self._check_length(frames, stored)
 
 
-class FrameReader:
+class FrameReader(ContainerReader):
     """A container behind a range read, as a remote object; decodes in worker threads.
 
     Keeps the tail of the object that the table came from, at most 256 KiB, and answers small
@@ -361,13 +361,11 @@ class FrameReader:
         tail: bytes = b"",
         slots: PartSlots | None = None,
     ) -> None:
+        super().__init__(name, table)
         self._read_range = read_range
-        self._name = name
         self._tail = tail
         self._tail_start = stored_bytes - len(tail)
         self._slots = slots or PartSlots(PART_CONCURRENCY * PART_BYTES, 1)
-        self.table = table
-        self._codec = get_codec(table.codec)
 
     async def learn(self) -> SeekTable:
         """Return a table that ranges can be read with, later and by other readers."""
@@ -412,20 +410,13 @@ class FrameReader:
         unlock: Unlock | None,
         slots: PartSlots | None,
     ) -> Self:
-        start = max(0, stored_bytes - TAIL_BYTES)
-        tail = await read_range(start, stored_bytes)
-        if len(tail) > stored_bytes - start:
-            raise CorruptDataError(f"{name}: more bytes came than were asked for")
-        needed = table_bytes_needed(tail, stored_bytes, name)
-        if len(tail) != stored_bytes - start:
-            raise CorruptDataError(f"{name}: ends before byte {stored_bytes}")
-        if needed > len(tail):
-            start = stored_bytes - needed
-            tail = await read_range(start, start + needed - len(tail)) + tail
-            if len(tail) != needed:
-                raise CorruptDataError(f"{name}: ends before byte {stored_bytes}")
-        table = await trio.to_thread.run_sync(parse_table, tail, stored_bytes, name, unlock)
-        return cls(read_range, stored_bytes, name, table, tail[-TAIL_BYTES:], slots)
+        search = TableSearch(stored_bytes, name, unlock)
+        while search.wanted is not None:
+            data = await read_range(*search.wanted)
+            await trio.to_thread.run_sync(search.take, data)
+        assert search.table is not None
+        tail = search.tail[-TAIL_BYTES:]
+        return cls(read_range, stored_bytes, name, search.table, tail, slots)
 
     async def read(self, offset: int, size: int) -> bytes:
         """Return up to `size` uncompressed bytes from `offset`; fewer only at the end.
@@ -450,17 +441,11 @@ class FrameReader:
 
     async def _read(self, frames: range, offset: int, size: int) -> bytes:
         stored = await self._read_stored(frames)
-        return await trio.to_thread.run_sync(
-            _decode_range, self.table, self._codec, frames, stored, (offset, size), self._name
-        )
+        return await trio.to_thread.run_sync(self._decode, frames, stored, offset, size)
 
     def _forget_tail(self) -> None:
         self._tail_start += len(self._tail)
         self._tail = b""
-
-    async def frame(self, index: int) -> bytes:
-        """Return one frame's uncompressed bytes; index is 0-based."""
-        return await self.read(index * self.table.frame_bytes, self.table.frame_size(index))
 
     async def unpack_to(
         self,
@@ -511,38 +496,24 @@ class FrameReader:
             StoreError: As `read_range`.
         """
         copy = Reencryption(self.table, target_fd, encryption, self._name)
-
-        def take(_index: int, view: memoryview) -> int:
-            copy.write(view)
-            return copy.done_bytes
-
-        await self._for_each_batch(take, on_progress)
+        await self._for_each_batch(copy, on_progress)
         return await trio.to_thread.run_sync(copy.finish)
 
     async def _drain(
         self, target_fd: int | None, on_progress: ByteProgress | None, zeros: ZeroRuns | None
     ) -> None:
-        with disk_errors(self._name):
-            sink = ContentSink(self.table, target_fd, self._name, zeros)
-        decoder = _Decoder(self.table, self._codec, self._name)
-
-        def take(index: int, view: memoryview) -> int:
-            with disk_errors(self._name):
-                sink.write(decoder.decode(index, view))
-            return sink.done_bytes
-
-        await self._for_each_batch(take, on_progress)
-        await trio.to_thread.run_sync(sink.finish)
+        unpacking = Unpacking(self.table, target_fd, self._name, zeros)
+        await self._for_each_batch(unpacking, on_progress)
+        await trio.to_thread.run_sync(unpacking.finish)
 
     async def _for_each_batch(
-        self, take: Callable[[int, memoryview], int], on_progress: ByteProgress | None
+        self, taker: FrameTaker[object], on_progress: ByteProgress | None
     ) -> None:
         """Fetch all stored bytes, some ahead, and hand them over in order, in a worker thread.
 
         Args:
-            take: Takes the next frame, or raises `CorruptDataError` and takes nothing of it;
-                returns the uncompressed bytes done.
-            on_progress: Told these.
+            taker: Given all frames.
+            on_progress: Told the uncompressed bytes done.
         """
         batches = self._batches()
         fetched: dict[int, bytes | Exception] = {}
@@ -566,7 +537,7 @@ class FrameReader:
                     await arrived[index].wait()
                     try:
                         # Given away, not to be in memory beside the next one.
-                        done_bytes = await self._take_batch(take, frames, fetched.pop(index))
+                        done_bytes = await self._take_batch(taker, frames, fetched.pop(index))
                         if on_progress is not None:
                             on_progress(done_bytes)
                     except Exception as error:
@@ -578,15 +549,15 @@ class FrameReader:
             raise failure
 
     async def _take_batch(
-        self, take: Callable[[int, memoryview], int], frames: range, stored: bytes | Exception
+        self, taker: FrameTaker[object], frames: range, stored: bytes | Exception
     ) -> int:
         """Hand over the frames of a batch; from the first bad one on they are fetched anew once."""
         taken_count = done_bytes = 0
 
         def take_all(stored: bytes) -> None:
             nonlocal taken_count, done_bytes
-            for index, view in _split(self.table, frames[taken_count:], stored):
-                done_bytes = take(index, view)
+            for index, view in self._split(frames[taken_count:], stored):
+                done_bytes = taker.take(index, view)
                 taken_count += 1
 
         try:
@@ -616,7 +587,7 @@ class FrameReader:
             await trio.lowlevel.checkpoint()
             return self._tail[start - self._tail_start : end - self._tail_start]
         stored = await self._read_range(start, end)
-        return _whole(stored, end - start, frames, self._name)
+        return self._check_length(frames, stored)
 
 
 def _note_bad_answer(error: CorruptDataError) -> None:
@@ -627,41 +598,3 @@ def _ended(frame: bytes) -> Future[bytes]:
     future: Future[bytes] = Future()
     future.set_result(frame)
     return future
-
-
-def _whole(stored: bytes, size: int, frames: range, name: str) -> bytes:
-    if len(stored) != size:
-        raise CorruptDataError(
-            f"{name}: frames {frames[0]} to {frames[-1]} have {len(stored)} instead of {size} "
-            "stored bytes: truncated, or the range was ignored"
-        )
-    return stored
-
-
-def _split(table: SeekTable, frames: range, stored: bytes) -> list[tuple[int, memoryview]]:
-    view, base, offsets = memoryview(stored), table.stored_offsets[frames[0]], table.stored_offsets
-    return [(index, view[offsets[index] - base : offsets[index + 1] - base]) for index in frames]
-
-
-def _decode_range(
-    table: SeekTable, codec: Codec, frames: range, stored: bytes, span: tuple[int, int], name: str
-) -> bytes:
-    """Return uncompressed bytes of `span` (offset, size) from the stored bytes of its frames."""
-    offset, size = span
-    start = offset - frames[0] * table.frame_bytes
-    parts = []
-    for index, view in _split(table, frames, stored):
-        content = table.decode_frame(codec, index, view, name)
-        # Only the first and the last frame are cut, so that the middle is copied once.
-        last = offset + size - index * table.frame_bytes
-        if start or last < len(content):
-            content = content[start:last]
-        parts.append(content)
-        start = 0
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _deliver(sink: ContentSink, frame: bytes, on_progress: ByteProgress | None) -> None:
-    sink.write(frame)
-    if on_progress is not None:
-        on_progress(sink.done_bytes)

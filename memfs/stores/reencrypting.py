@@ -45,14 +45,14 @@ class Reencryption:
         """Uncompressed bytes that the frames taken so far stand for."""
         return min(len(self._sizes) * self._table.frame_bytes, self._table.size)
 
-    def write(self, stored: memoryview) -> None:
-        """Take the next frame as it is stored in the source.
+    def take(self, index: int, stored: memoryview) -> int:
+        """Take the next frame as it is stored in the source; returns the content's bytes done.
 
         Raises:
             CorruptDataError: Names file and frame.
             NoSpaceError: The target's disk is full.
         """
-        index = len(self._sizes)
+        assert index == len(self._sizes), "frames come in order"
         try:
             plain = self._table.decrypt_frame(index, stored)
         except CorruptDataError as error:
@@ -61,6 +61,7 @@ class Reencryption:
         written = plain if self._cipher is None else self._cipher.encrypt_frame(index, plain)
         self._append(written)
         self._written_bytes += len(written)
+        return self.done_bytes
 
     def finish(self) -> tuple[int, SeekTable]:
         """Write what follows the frames; returns the copy's length and its table."""
