@@ -23,6 +23,9 @@ Generation = NewType("Generation", int)
 IntentId = NewType("IntentId", int)
 """Number of a recorded move that is under way."""
 
+SnapshotId = NewType("SnapshotId", int)
+"""Number of a snapshot; never reused; it is beyond all numbers of what existed before it."""
+
 StateId = NewType("StateId", bytes)
 """Identity of a state directory: 16 random bytes, for good; tells what is another one's."""
 
@@ -30,6 +33,8 @@ ROOT_INODE = InodeNo(1)
 NO_INODE = InodeNo(0)
 NO_RAW = RawId(0)
 NO_BLOB = BlobId(0)
+NOW = SnapshotId((1 << 63) - 1)
+"""The present, where a snapshot is asked for: later than all of them."""
 
 OWN_STORE = ""
 """The store of places that memfs itself has made: the state directory, and its object store."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         BatchMember,
         Blob,
         Decision,
+        DifferencePage,
         DirectoryEntry,
         EffectivePin,
         FileOrder,
@@ -45,11 +46,22 @@ if TYPE_CHECKING:
         PendingMove,
         RenameResult,
         Seal,
+        Snapshot,
         Usage,
         WorkCounts,
     )
     from memfs.query.filters import Node
-    from memfs.types import BlobId, FormKind, Generation, InodeNo, IntentId, RawId, StateId, Tier
+    from memfs.types import (
+        BlobId,
+        FormKind,
+        Generation,
+        InodeNo,
+        IntentId,
+        RawId,
+        SnapshotId,
+        StateId,
+        Tier,
+    )
 
 
 class Changes(Protocol):
@@ -667,5 +679,109 @@ class Local(Changes, Protocol):
         ...
 
 
-class Engine(Namespace, Queries, Contents, Local, Protocol):
+class Snapshots(Changes, Protocol):
+    """Instants of the namespace that are kept: names, attributes, xattrs, targets of symlinks.
+
+    A snapshot is read-only and never changes until it is deleted. `snap` may be `NOW` where one is
+    read. Methods that take one raise `NotFoundError` if there is none of that number any more.
+    """
+
+    # --- making and removing ----------------------------------------------------------------------
+    async def create_snapshot(
+        self,
+        name: str,
+        now_ns: int,
+        description: str = "",
+        labels: Sequence[tuple[str, str]] = (),
+        kept_until_ns: int | None = None,
+    ) -> Snapshot:
+        """Keep the present instant under a name; O(1).
+
+        Raises:
+            AlreadyExistsError: The name is taken.
+            InvalidValueError, NameTooLongError: It cannot be the name of a file.
+        """
+        ...
+
+    async def list_snapshots(self) -> list[Snapshot]:
+        """Return all snapshots, oldest first."""
+        ...
+
+    async def get_snapshot(self, name: str) -> Snapshot:
+        """Return the snapshot of a name; `NotFoundError` if there is none."""
+        ...
+
+    async def delete_snapshot(self, snap: SnapshotId) -> None:
+        """Remove a snapshot from sight, for good; `delete_snapshot_step` removes what it kept."""
+        ...
+
+    async def delete_snapshot_step(self, limit: int) -> bool:
+        """Remove a part of what deleted snapshots kept, of up to `limit` inodes.
+
+        Returns:
+            True if there may be more to do.
+        """
+        ...
+
+    # --- reading ----------------------------------------------------------------------------------
+    async def inode_at(self, snap: SnapshotId, ino: InodeNo) -> Inode:
+        """Return an inode as of a snapshot.
+
+        Pin, codec and times of access are not kept. Raw file and blob are those that have the
+        content of this generation now; both are 0 where nothing has it.
+
+        Raises:
+            StaleInodeError: It did not exist.
+        """
+        ...
+
+    async def lookup_at(self, snap: SnapshotId, parent: InodeNo, name: bytes) -> Inode:
+        """Return the inode of a dentry as of a snapshot; raises as `Namespace.lookup`."""
+        ...
+
+    async def list_directory_at(
+        self, snap: SnapshotId, parent: InodeNo, after_cookie: int, limit: int
+    ) -> list[DirectoryEntry]:
+        """Return dentries as of a snapshot, as `Namespace.list_directory` does."""
+        ...
+
+    async def read_link_at(self, snap: SnapshotId, ino: InodeNo) -> bytes:
+        """Return a symlink's target as of a snapshot, as `Namespace.read_link` does."""
+        ...
+
+    async def list_xattrs_at(self, snap: SnapshotId, ino: InodeNo) -> list[tuple[bytes, bytes]]:
+        """Return names and values of all xattrs of an inode as of a snapshot, by name."""
+        ...
+
+    async def list_paths_at(self, snap: SnapshotId, ino: InodeNo) -> list[bytes]:
+        """Return all paths of an inode as of a snapshot; none of what was not in the tree."""
+        ...
+
+    async def diff(
+        self,
+        before: SnapshotId,
+        after: SnapshotId,
+        under: InodeNo,
+        position: InodeNo,
+        limit: int,
+    ) -> DifferencePage:
+        """Return what differs between two instants; takes as long as what changed between them.
+
+        A directory in which only names changed does not differ itself; nor does what has only
+        another time of access or number of links, or lies below a directory that was moved.
+
+        Args:
+            before: The earlier instant.
+            after: The later instant, or `NOW`.
+            under: Only what was below this directory, or is it, at one of the instants.
+            position: Where to go on; 0 to start.
+            limit: At most so many inodes are looked at.
+
+        Raises:
+            InvalidValueError: `after` is the earlier one.
+        """
+        ...
+
+
+class Engine(Namespace, Queries, Contents, Local, Snapshots, Protocol):
     """All parts, as one state directory has them."""

@@ -19,6 +19,7 @@ from memfs.types import (
     Layout,
     Place,
     RawId,
+    SnapshotId,
     Tier,
 )
 
@@ -320,6 +321,42 @@ class WorkCounts(NamedTuple):
     """Moves under way."""
     pending_count: int
     """Moves that wait."""
+
+
+class Snapshot(NamedTuple):
+    """An instant of the file system that is kept."""
+
+    snap: SnapshotId
+    name: str
+    created_ns: int
+    description: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Key and value, in order of key."""
+    kept_until_ns: int | None = None
+    """No rule removes it before; None: any rule may."""
+
+
+class Difference(NamedTuple):
+    """What has become of one inode between two instants."""
+
+    ino: InodeNo
+    before: Inode | None
+    """At the earlier instant; None: it was not in the tree. Both are as of `inode_at`."""
+    after: Inode | None
+    """At the later instant; None: it was not in the tree."""
+    paths_before: tuple[bytes, ...]
+    """All its paths at the earlier instant, in order of their making."""
+    paths_after: tuple[bytes, ...]
+    xattrs_differ: bool
+
+
+class DifferencePage(NamedTuple):
+    """A part of all differences."""
+
+    differences: tuple[Difference, ...]
+    """In order of inode; maybe none."""
+    position: InodeNo | None
+    """Where to go on; None: that was all."""
 
 
 class Usage(NamedTuple):

@@ -86,6 +86,18 @@ DAMAGE = {
     "is beyond the numbers handed out": (
         "update dentry set cookie = 900000000 where name = x'6c6f6f7365'",
     ),
+    "changes are kept for snapshot 0, but the newest one is": ("delete from head",),
+    "inode {directory} is kept for snapshot 77, which": ("update inode_was set snap = 77",),
+    "the name b'gone' of inode {gone} is kept for snapshot 77": (
+        "update dentry_was set snap = 77",
+    ),
+    "xattr b'user.a' of inode {sealed} is kept for snapshot 77": (
+        "update xattr_was set snap = 77",
+    ),
+    "symlink {gone} of a snapshot has no target": ("delete from symlink_was",),
+    "target of symlink 4242 belongs to no snapshot": (
+        "insert into symlink_was values (4242, x'61')",
+    ),
     "root directory 1 is missing": ("delete from inode where ino = 1",),
 }
 
@@ -101,7 +113,13 @@ async def plant(engine: Engine) -> dict[str, object]:
     link = new_file(engine)._replace(mode=0o120777, raw=NO_RAW, target=b"target")
     await engine.create(ROOT_INODE, b"link", link)
     await engine.set_xattr(sealed.ino, b"user.a", b"value", 0, NOW_NS)
+    gone = await engine.create(directory.ino, b"gone", link._replace(ino=engine.reserve_ids()[0]))
+    await engine.create_snapshot("snapshot", NOW_NS)
+    await engine.set_xattr(sealed.ino, b"user.a", b"newer", 0, NOW_NS)
+    await engine.unlink(directory.ino, b"gone", NOW_NS)
+    await engine.reap([gone.ino])
     return {
+        "gone": gone.ino,
         "directory": directory.ino,
         "inner": inner.ino,
         "sealed": sealed.ino,

@@ -35,7 +35,7 @@ from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE, FormKind, InodeNo, Layout, Place
-from tests.contract.engine.making import names_in
+from tests.contract.engine.making import live_tree, names_in, tree_at
 from tests.contract.engine.site import run, write_first_layout
 from tests.crash.moves_scenario import KEYS
 from tests.moving import State
@@ -44,6 +44,7 @@ from tests.states import unpack
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from memfs.metadata.engine import Engine
     from memfs.metadata.records import Form, Inode
 
 CONFIG = MetadataConfig()
@@ -141,6 +142,7 @@ async def check_state(state_dir: Path, expected: dict[str, Any]) -> None:
             assert await engine.get_setting(name) == bytes.fromhex(value), name
         await check_queries(state, expected)
         await check_contents(state, expected)
+        await check_snapshots(engine)
     finally:
         state.close()
 
@@ -160,6 +162,17 @@ async def check_queries(state: State, expected: dict[str, Any]) -> None:
                 assert file["ino"] in page.inos
                 asked += 1
     assert asked > 0
+
+
+async def check_snapshots(engine: Engine) -> None:
+    """See that undo rows are written of what came from the older format."""
+    tree = await live_tree(engine)
+    snap = (await engine.create_snapshot("migrated", 1)).snap
+    for entry in await engine.list_directory(ROOT_INODE, 0, 10):
+        await engine.set_xattr(entry.inode.ino, b"user.newer", b"", 0, 1)
+        await engine.rename(ROOT_INODE, entry.name, ROOT_INODE, b"newer-" + entry.name, 0, 1)
+    assert tree == await tree_at(engine, snap)
+    assert engine.check() == []
 
 
 async def check_contents(state: State, expected: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from memfs.errors import MemfsError
 from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.types import ROOT_INODE
-from tests.contract.engine.making import make_file
+from tests.contract.engine.making import make_file, tree_at
 from tests.contract.engine.site import CONFIG, SMALL, run
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.records import Inode
+    from tests.contract.engine.making import Tree
 
 QUIET = Limits(checkpoint_bytes=512 * KIB, journal_bytes=512 * KIB, reserve_bytes=64 * KIB)
 """No checkpoint begins: everything is in one journal."""
@@ -53,6 +54,9 @@ class Damaged:
         engine = SqliteEngine.open(state, CONFIG, 1, limits)
         for index in range(FILE_COUNT):
             run(make_file(engine, b"%d" % index))
+            if index % 7 == 3:
+                run(engine.create_snapshot(f"{index}", index))
+                run(engine.unlink(ROOT_INODE, b"%d" % (index - 2), index))
             engine.commit_nowait()
             engine.sync()
             if index % 3 == 0:
@@ -78,7 +82,7 @@ class Damaged:
         shutil.copytree(state, copy)
         self.older.append(copy)
 
-    def look(self, state: Path) -> dict[bytes, Inode]:
+    def look(self, state: Path) -> dict[bytes, Inode | Tree]:
         """Open a copy and return all that is in it; a refusal changes nothing of it."""
         opened = self._root / "opened"
         shutil.rmtree(opened, ignore_errors=True)
@@ -94,9 +98,12 @@ class Damaged:
         try:
             assert engine.check() == []
             entries = run(engine.list_directory(ROOT_INODE, 0, 1000))
-            found = {entry.name: entry.inode for entry in entries}
             taken = engine.reserve_ids()[0]
-            assert all(taken > inode.ino for inode in found.values())
+            assert all(taken > entry.inode.ino for entry in entries)
+            found: dict[bytes, Inode | Tree] = {entry.name: entry.inode for entry in entries}
+            for snapshot in run(engine.list_snapshots()):
+                assert taken > snapshot.snap
+                found[b"at " + snapshot.name.encode()] = run(tree_at(engine, snapshot.snap))
             return found
         finally:
             engine.close()

@@ -102,6 +102,10 @@ CASES = {
     "value-of-nothing": Case("update xattr set typed = null where key <> 0"),
     "pending-of-nothing": Case("insert into pending values (4242, 1, 'r', 1, 1)"),
     "decision-of-nothing": Case("insert into decision values (4242, 'r', 'd', 1, 1)"),
+    "lost-head": Case("delete from head"),
+    "lost-snapshot": Case("delete from snapshot", "is lost but for what changed after it"),
+    "lost-former-target": Case("delete from symlink_was"),
+    "former-target-of-nothing": Case("insert into symlink_was values (4242, x'78')"),
     "links-of-a-file": Case("update inode set nlink = 5 where ino = {raw}"),
     "links-of-a-directory": Case("update inode set nlink = 5 where ino = {outer}"),
     "totals": Case("update state set inode_count = 77, raw_bytes = 1"),
@@ -135,6 +139,11 @@ async def make(state_dir: Path) -> dict[str, InodeNo]:
         inos["link"] = engine.reserve_ids()[0]
         new = NewInode(inos["link"], stat.S_IFLNK | 0o777, 0, 0, time.time_ns(), target=b"raw")
         await engine.create(ROOT_INODE, b"link", new)
+        gone = engine.reserve_ids()[0]
+        await engine.create(ROOT_INODE, b"gone", new._replace(ino=gone))
+        await engine.create_snapshot("snapshot", time.time_ns())
+        await engine.unlink(ROOT_INODE, b"gone", time.time_ns())
+        await engine.reap([gone])
     state.close()
     return inos
 

@@ -189,6 +189,33 @@ _CHECKS = (
         "a decision belongs to inode {}, which does not exist",
         "select ino from decision where ino not in (select ino from inode)",
     ),
+    (
+        "changes are kept for snapshot {}, but the newest one is {}",
+        """select newest, actual from
+            (select coalesce(max(snap), 0) as newest from head),
+            (select coalesce(max(snap), 0) as actual from snapshot where state = 'live')
+            where newest <> actual""",
+    ),
+    *(
+        (
+            f"{what} is kept for snapshot {{}}, which does not exist",
+            f"select {columns}, snap from {table} where snap not in (select snap from snapshot)",
+        )
+        for what, columns, table in (
+            ("inode {}", "ino", "inode_was"),
+            ("the name {!r} of inode {}", "name, ino", "dentry_was"),
+            ("xattr {!r} of inode {}", "name, ino", "xattr_was"),
+        )
+    ),
+    (
+        "symlink {} of a snapshot has no target",
+        f"""select distinct ino from inode_was where {_SYMLINK} and ino not in (
+            select ino from symlink union all select ino from symlink_was)""",
+    ),
+    (
+        "the target of symlink {} belongs to no snapshot",
+        "select ino from symlink_was where ino not in (select ino from inode_was)",
+    ),
 )
 
 _BEYOND_LEASE = """
@@ -196,6 +223,9 @@ _BEYOND_LEASE = """
     union all select 'raw file', raw from inode where raw >= :next
     union all select 'blob', blob from blob where blob >= :next
     union all select 'dentry cookie', cookie from dentry where cookie >= :next
+    union all select 'snapshot', snap from snapshot where snap >= :next
+    union all select 'former inode', ino from inode_was where ino >= :next
+    union all select 'former dentry cookie', cookie from dentry_was where cookie >= :next
     union all select 'garbage', item from garbage where item >= :next
     union all select 'intent', intent from intent where intent >= :next
     limit 100

@@ -84,7 +84,10 @@ _SET_STATE = "update state set applied_sequence = ?, " + ", ".join(
 _HIGHEST_NUMBER = """
     select max(
         (select coalesce(max(ino), 0) from inode), (select coalesce(max(blob), 0) from blob),
-        (select coalesce(max(item), 0) from garbage), (select coalesce(max(intent), 0) from intent)
+        (select coalesce(max(item), 0) from garbage), (select coalesce(max(intent), 0) from intent),
+        (select coalesce(max(snap), 0) from snapshot),
+        (select coalesce(max(ino), 0) from inode_was),
+        (select coalesce(max(cookie), 0) from dentry_was)
     )
 """
 _FULL_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}

@@ -28,7 +28,7 @@ from memfs.metadata.sqlite.format import (
 from memfs.metadata.sqlite.inode_cache import InodeCache
 from memfs.metadata.sqlite.journal import BOOT_BYTES, Journal
 from memfs.metadata.sqlite.lease import IdLease
-from memfs.metadata.sqlite.queries import Queries
+from memfs.metadata.sqlite.snapshots import Snapshots
 from memfs.types import BlobId, InodeNo, RawId
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ COUNT_WORK = """
 """By the index `inode_unsettled`, as the lists of the same files."""
 
 
-class SqliteEngine(Queries):
+class SqliteEngine(Snapshots):
     """Implements `memfs.metadata.engine.Engine`; its methods are described there."""
 
     @classmethod

@@ -12,14 +12,33 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Inode
 
 
+TOUCHED_COUNT_MAX = 1024
+"""Inodes in `InodeCache.touched`; guess: directories that programs fill at the same time."""
+
+
 class InodeCache:
-    """At most `count_max` inodes."""
+    """At most `count_max` inodes, and what else is known of the tables."""
 
     def __init__(self, count_max: int) -> None:
         self._inodes: OrderedDict[int, Inode] = OrderedDict()
         self._count_max = max(1, count_max)
-        self.clear = self._inodes.clear
         self._touch = self._inodes.move_to_end
+        self.newest_snapshot: int | None = None
+        """Number of the newest snapshot, 0 if there is none; None: not read yet."""
+        self.touched: set[int] = set()
+        """Inodes whose times were stored after the newest snapshot: it knows what they were."""
+
+    def clear(self) -> None:
+        """Forget everything: rows were changed unseen."""
+        self._inodes.clear()
+        self.touched.clear()
+        self.newest_snapshot = None
+
+    def touch(self, ino: int) -> None:
+        """Note that the times of an inode were stored."""
+        if len(self.touched) >= TOUCHED_COUNT_MAX:
+            self.touched.clear()
+        self.touched.add(ino)
 
     def get(self, ino: int) -> Inode | None:
         """Return an inode that is cached."""

@@ -20,8 +20,23 @@ if TYPE_CHECKING:
 
 _DIRECTORY = "mode & 61440 = 16384"
 _REGULAR = "mode & 61440 = 32768"
+_SYMLINK = "mode & 61440 = 40960"
+
+_LOST_SNAPSHOTS = """
+    select distinct snap from (
+        select snap from inode_was union all select snap from dentry_was
+        union all select snap from xattr_was)
+    where snap not in (select snap from snapshot)
+"""
 
 _TOLD = (
+    (
+        "the snapshot of number {} is lost but for what changed after it",
+        _LOST_SNAPSHOTS,
+        # As if it had been deleted: older ones need its rows.
+        f"""insert into snapshot select snap, '', 0, '', '{{}}', null, 'leaving'
+            from ({_LOST_SNAPSHOTS})""",
+    ),
     (
         "the name {!r} in directory {} is lost: its inode {} is",
         "select name, parent, ino from dentry where ino not in (select ino from inode)",
@@ -99,6 +114,10 @@ _SILENT = (
     "delete from xattr where ino not in (select ino from inode)",
     "delete from pending where ino not in (select ino from inode)",
     "delete from decision where ino not in (select ino from inode)",
+    "delete from symlink_was where ino not in (select ino from inode_was)",
+    f"""insert into symlink_was select distinct ino, x'3f' from inode_was
+        where {_SYMLINK} and ino not in (
+            select ino from symlink union all select ino from symlink_was)""",
 )
 
 _LINKS = (
@@ -132,6 +151,8 @@ def mend(connection: sqlite3.Connection, first_free: int, now_ns: int) -> list[s
         now_ns: Time of a root directory that has to be made anew.
     """
     told: list[str] = []
+    # What is mended was wrong before too: a snapshot keeps no undo row of it.
+    connection.execute("delete from head")
     if not connection.execute("select 1 from inode where ino = 1").fetchone():
         told.append("the root directory is made anew")
         _make_root(connection, now_ns)
@@ -144,6 +165,9 @@ def mend(connection: sqlite3.Connection, first_free: int, now_ns: int) -> list[s
     told += _name_nameless(connection, first_free)
     for change in _LINKS:
         connection.execute(change)
+    connection.execute(
+        "insert into head select max(snap) from snapshot where state = 'live' having count(*) > 0"
+    )
     counted = connection.execute(RECOUNT).fetchone()
     columns = ", ".join(f"{name} = ?" for name in Usage._fields)
     connection.execute(f"update state set {columns}", counted)

@@ -26,6 +26,7 @@ from memfs.metadata.sqlite.statements import (
     INSERT_DENTRY,
     INSERT_INODE,
     INSERT_SYMLINK,
+    INSERT_UNBORN,
     MOVE_DENTRY,
     POINT_DENTRY,
 )
@@ -125,8 +126,9 @@ class Namespace(Rows):
         directory = self._living_directory(parent)
         _check_new_name(name)
         makes_directory = new.mode & 0o170000 == stat.S_IFDIR
-        # The inode's number is the cookie of its first dentry: unique, and nothing to look up.
-        if not self._database.write_unique(INSERT_DENTRY, (parent, new.ino, name, new.ino)):
+        # The cookie tells snapshots when the name was made; the inode's number was taken earlier.
+        cookie = self._take_id()
+        if not self._database.write_unique(INSERT_DENTRY, (parent, cookie, name, new.ino)):
             raise AlreadyExistsError(f"{name!r} exists in directory {parent}")
         inode = self._insert_inode(new, 2 if makes_directory else 1)
         nlink = directory.nlink + 1 if makes_directory else directory.nlink
@@ -151,6 +153,8 @@ class Namespace(Rows):
             Generation(1), raw, NO_BLOB, flags, 0, None, now_ns,
         )  # fmt: skip
         self._write(INSERT_INODE, inode[:])
+        if ino < self._newest_snapshot():
+            self._write(INSERT_UNBORN, (ino, self._newest_snapshot()))
         if mode & 0o170000 == stat.S_IFLNK:
             self._write(INSERT_SYMLINK, (ino, target))
         for name, value in xattrs:
@@ -280,7 +284,7 @@ class Namespace(Rows):
     def _leave_whiteout(self, parent: InodeNo, name: bytes, whiteout: NewInode | None) -> None:
         """Put the inode that tells overlayfs of a removal where a dentry has left."""
         if whiteout is not None:
-            self._write(INSERT_DENTRY, (parent, whiteout.ino, name, whiteout.ino))
+            self._write(INSERT_DENTRY, (parent, self._take_id(), name, whiteout.ino))
             self._insert_inode(whiteout, 1)
 
     def _set_ctime(self, inode: Inode, now_ns: int) -> Inode:

@@ -321,12 +321,17 @@ def _highest_number(path: Path) -> int:
         ("dentry", "cookie"),
         ("garbage", "item"),
         ("intent", "intent"),
+        ("snapshot", "snap"),
+        ("inode_was", "ino"),
+        ("dentry_was", "cookie"),
     )
     connection = sqlite3.connect(path)
     try:
+        there = {name for (name,) in connection.execute("select name from sqlite_schema")}
         return max(
             int(connection.execute(f"select coalesce(max({column}), 0) from {table}").fetchone()[0])
             for table, column in columns
+            if table in there
         )
     except sqlite3.Error as error:
         raise MetadataError(f"{path} cannot be read: {error}") from error

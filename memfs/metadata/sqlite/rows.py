@@ -159,6 +159,14 @@ class Rows:
                 self._database.undo(error)
         return self._lease.take()
 
+    def _newest_snapshot(self) -> int:
+        """Return the number of the newest snapshot; 0: there is none."""
+        newest = self._cache.newest_snapshot
+        if newest is None:
+            row = self._row("select snap from head")
+            newest = self._cache.newest_snapshot = 0 if row is None else row[0]
+        return newest
+
     # --- inodes ----------------------------------------------------------------------------------
     def _inode(self, ino: int) -> Inode:
         inode = self._cache.get(ino)
@@ -190,9 +198,10 @@ class Rows:
     def _set_links(self, inode: Inode, nlink: int, mtime_ns: int, ctime_ns: int) -> Inode:
         """Store link count and times, and return the inode after it."""
         same_times = mtime_ns == inode.mtime_ns and ctime_ns == inode.ctime_ns
-        if same_times and nlink == inode.nlink:
+        if same_times and nlink == inode.nlink and inode.ino in self._cache.touched:
             # A directory that changes often: the clock has a grain of milliseconds.
             return inode
+        self._cache.touch(inode.ino)
         if nlink == inode.nlink:
             self._write(SET_TIMES, (mtime_ns, ctime_ns, inode.ino))
         else:

@@ -3,6 +3,12 @@
 Invariant: every change of `SCHEMA` is a change of the format (`sqlite.format.FORMAT_NUMBER`), and
 `sqlite.migration` makes it in a state of the format before. What a version of memfs without it can
 pass over is added to `ADDITIONS` instead.
+
+A snapshot is one row; what changes afterwards is kept by undo rows. Its number `snap` comes from
+the id lease like all others, so that what has a lower number is older. An undo row of `snap` tells
+what was until then: for all snapshots <= snap, back to the next older undo row of the same key. As
+of s is the undo row with the least snap >= s, else the live row. Triggers write them, on the first
+change of a row after the newest snapshot, when the journal is redone as well.
 """
 
 from __future__ import annotations
@@ -20,6 +26,88 @@ FORM_COLUMNS = (
     " key_id, table_id, owned"
 )
 """The columns of `form` in order; `rows.form_of` makes a record of them."""
+
+_WAS_FIELDS = (
+    "mode",
+    "uid",
+    "gid",
+    "nlink",
+    "rdev",
+    "size",
+    "blocks",
+    "atime_ns",
+    "mtime_ns",
+    "ctime_ns",
+    "btime_ns",
+    "generation",
+)
+WAS_COLUMNS = ", ".join(_WAS_FIELDS)
+"""The columns of `inode_was` but its key, in the order of the record `Inode`."""
+
+
+def _undo(name: str, event: str, key: str, table: str, same: str, values: str) -> str:
+    """Return a trigger that writes an undo row, if the newest snapshot is younger and has none.
+
+    The condition comes first: where there is no snapshot, a statement pays for little else.
+    """
+    # `insert or ignore` would not ignore: within an `insert or replace` SQLite replaces. Rows of a
+    # snapshot that is leaving count as well: they stand for the older ones too.
+    return f"""
+    create trigger {name} before {event} when {key} < (select snap from head) begin
+        insert into {table} select {values} from head where not exists (
+            select 1 from {table} as w where {same} and w.snap >= head.snap);
+    end
+    """
+
+
+_INODE = (
+    "old.ino",
+    "inode_was",
+    "w.ino = old.ino",
+    f"old.ino, snap, {', '.join('old.' + name for name in _WAS_FIELDS)}",
+)
+_DENTRY = (
+    "old.cookie",
+    "dentry_was",
+    "w.cookie = old.cookie",
+    "old.cookie, snap, old.parent, old.name, old.ino",
+)
+_FORMER_VALUE = "(select value from xattr where ino = new.ino and name = new.name)"
+
+_UNDO = (
+    # What the mover changes is not among the columns: pin, codec, raw, blob, flags, access.
+    _undo(
+        "inode_changes",
+        "update of mode, uid, gid, nlink, size, mtime_ns, ctime_ns, generation on inode",
+        *_INODE,
+    ),
+    _undo("inode_goes", "delete on inode", *_INODE),
+    _undo("dentry_changes", "update of parent, name, ino on dentry", *_DENTRY),
+    _undo("dentry_goes", "delete on dentry", *_DENTRY),
+    _undo(
+        "xattr_comes",
+        "insert on xattr",
+        "new.ino",
+        "xattr_was",
+        "w.ino = new.ino and w.name = new.name",
+        f"new.ino, new.name, snap, {_FORMER_VALUE}",
+    ),
+    _undo(
+        "xattr_goes",
+        "delete on xattr",
+        "old.ino",
+        "xattr_was",
+        "w.ino = old.ino and w.name = old.name",
+        "old.ino, old.name, snap, old.value",
+    ),
+    """
+    create trigger symlink_goes before delete on symlink
+    when old.ino < (select snap from head) begin
+        insert into symlink_was select old.ino, old.target where not exists (
+            select 1 from symlink_was as w where w.ino = old.ino);
+    end
+    """,
+)
 
 SCHEMA = (
     # One row an inode; the root is row 1 and always there.
@@ -199,6 +287,74 @@ SCHEMA = (
     """,
     # Files without xattrs, and xattrs that no filter asks for, cost nothing.
     "create index xattr_typed on xattr (key, typed, ino) where key <> 0",
+    """
+    create table snapshot (
+        snap integer primary key,       -- from the id lease, never reused
+        name text not null,
+        created_ns integer not null,
+        description text not null,
+        labels text not null,           -- a JSON object of texts
+        kept_until_ns integer,          -- no rule removes it before; null: any may
+        state text not null             -- 'live', or 'leaving': its undo rows go in steps
+    ) strict
+    """,
+    "create unique index snapshot_name on snapshot (name) where state = 'live'",
+    """
+    create table inode_was (
+        ino integer not null,
+        snap integer not null,
+        mode integer not null,          -- 0: it did not exist, though its number is lower
+        uid integer not null,
+        gid integer not null,
+        nlink integer not null,
+        rdev integer not null,
+        size integer not null,
+        blocks integer not null,
+        atime_ns integer not null,      -- at the first other change: reading keeps no undo row
+        mtime_ns integer not null,
+        ctime_ns integer not null,
+        btime_ns integer not null,
+        generation integer not null,
+        primary key (ino, snap)
+    ) without rowid, strict
+    """,
+    "create index inode_was_snap on inode_was (snap)",
+    # By cookie and never by parent: a name that is moved twice would have two pasts.
+    """
+    create table dentry_was (
+        cookie integer not null,
+        snap integer not null,
+        parent integer not null,
+        name blob not null,
+        ino integer not null,
+        primary key (cookie, snap)
+    ) without rowid, strict
+    """,
+    "create index dentry_was_snap on dentry_was (snap)",
+    "create index dentry_was_parent on dentry_was (parent)",
+    "create index dentry_was_name on dentry_was (parent, name)",
+    "create index dentry_was_ino on dentry_was (ino)",
+    """
+    create table xattr_was (
+        ino integer not null,
+        name blob not null,
+        snap integer not null,
+        value blob,                     -- null: it had none of this name
+        primary key (ino, name, snap)
+    ) without rowid, strict
+    """,
+    "create index xattr_was_snap on xattr_was (snap)",
+    # A target never changes, so that one row is enough for all snapshots.
+    """
+    create table symlink_was (
+        ino integer primary key,
+        target blob not null
+    ) strict
+    """,
+    # The newest live snapshot; no row: there is none, and no trigger writes an undo row. The last
+    # table: whoever copies them in this order writes none either.
+    "create table head (snap integer primary key) strict",
+    *_UNDO,
 )
 
 ADDITIONS: tuple[str, ...] = ()
@@ -221,6 +377,10 @@ class Made(NamedTuple):
         found = _MADE.match(statement)
         assert found is not None, statement
         return cls(found[1], found[2])
+
+
+TRIGGERS = tuple(text for text in SCHEMA if Made.by(text).kind == "trigger")
+"""A part of what the statements of a journal mean."""
 
 
 def table_text(table: str) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.format import FORMAT_NUMBER
-from memfs.metadata.sqlite.schema import FORM_COLUMNS, INODE_COLUMNS
+from memfs.metadata.sqlite.schema import FORM_COLUMNS, INODE_COLUMNS, TRIGGERS, WAS_COLUMNS
 
 SqlValue = int | float | bytes | str | None
 Parameters = tuple[SqlValue, ...]
@@ -99,6 +99,56 @@ PUT_TEXT_XATTR = _statement(
 SET_TYPED = _statement("update xattr set key = ?, typed = ? where ino = ? and name = ?")
 INSERT_ATTRIBUTE_NAME = _statement("insert into attribute_name (key, name) values (?, ?)")
 
+# --- snapshots -----------------------------------------------------------------------------------
+INSERT_SNAPSHOT = _statement(
+    "insert into snapshot (snap, name, created_ns, description, labels, kept_until_ns, state)"
+    " values (?, ?, ?, ?, ?, ?, 'live')"
+)
+LEAVE_SNAPSHOT = _statement("update snapshot set state = 'leaving' where snap = ?")
+DELETE_SNAPSHOT = _statement("delete from snapshot where snap = ?")
+FORGET_HEAD = _statement("delete from head")
+INSERT_HEAD = _statement("insert into head (snap) values (?)")
+INSERT_UNBORN = _statement(
+    f"insert into inode_was (ino, snap, {WAS_COLUMNS}) values (?, ?{', 0' * 12})"
+)
+
+# Of what is in a JSON list: many rows at once, and the same ones when it is redone.
+_LISTED = "in (select value from json_each(?3))"
+
+
+class UndoTable(NamedTuple):
+    """A table of undo rows, and how a snapshot lets go of those in it."""
+
+    name: str
+    key: str
+    """Column of what a step lists."""
+    hand_down: int
+    """Gives rows of snapshot ?1 to the older ?2, where there is none from that on in between."""
+    delete: int
+    """Removes rows of snapshot ?1."""
+
+
+def _undo_table(name: str, key: str, same: str) -> UndoTable:
+    hand_down = _statement(
+        f"update {name} set snap = ?2 where snap = ?1 and {key} < ?2 and {key} {_LISTED}"
+        f" and not exists (select 1 from {name} as w"
+        f" where {same} and w.snap >= ?2 and w.snap < ?1)"
+    )
+    listed = _LISTED.replace("?3", "?2")
+    delete = _statement(f"delete from {name} where snap = ?1 and {key} {listed}")
+    return UndoTable(name, key, hand_down, delete)
+
+
+UNDO_TABLES = (
+    _undo_table("dentry_was", "cookie", "w.cookie = dentry_was.cookie"),
+    _undo_table("xattr_was", "ino", "w.ino = xattr_was.ino and w.name = xattr_was.name"),
+    _undo_table("inode_was", "ino", "w.ino = inode_was.ino"),
+)
+DELETE_TARGETS = _statement(
+    f"delete from symlink_was where ino {_LISTED.replace('?3', '?1')}"
+    " and not exists (select 1 from inode_was as w where w.ino = symlink_was.ino)"
+)
+
 TEXTS = tuple(_texts)
 
 
@@ -111,7 +161,9 @@ class Vocabulary(NamedTuple):
     """By number."""
 
 
-_LAYOUT, _FORMAT = "layout 2", f"format {FORMAT_NUMBER}"
+_LAYOUT = "layout 2"
+_PRESENT = (_LAYOUT, f"format {FORMAT_NUMBER}", *TRIGGERS)
+"""What a statement does to the tables is a matter of the triggers too."""
 
 
 def _fingerprint(first: tuple[str, ...], texts: tuple[str, ...]) -> int:
@@ -124,14 +176,14 @@ def _vocabularies(first: tuple[str, ...], known: Vocabulary) -> dict[int, Vocabu
     return {_fingerprint(first, known.texts[:count]): known for count in counts}
 
 
-FINGERPRINT = _fingerprint((_LAYOUT, _FORMAT), TEXTS)
+FINGERPRINT = _fingerprint(_PRESENT, TEXTS)
 """Tells a journal of other statements from ours: its numbers would mean something else. It differs
 from what versions with the first layout of the journal know, so that they refuse one of the second.
 """
 
 _OLDER = Vocabulary(2, format2.TEXTS)
 
-_SECOND_LAYOUT = _vocabularies((_LAYOUT, _FORMAT), Vocabulary(FORMAT_NUMBER, TEXTS))
+_SECOND_LAYOUT = _vocabularies(_PRESENT, Vocabulary(FORMAT_NUMBER, TEXTS))
 _SECOND_LAYOUT |= _vocabularies((_LAYOUT,), _OLDER)
 
 SECOND_LAYOUT = frozenset(_SECOND_LAYOUT)

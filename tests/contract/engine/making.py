@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.metadata.records import Blob, Form, Inode, MoveKind, NewInode, Seal
-from memfs.types import NO_RAW, ROOT_INODE, FormCoding, FormKind, Place
+from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, FormCoding, FormKind, Place
 
 if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
-    from memfs.types import InodeNo
+    from memfs.types import InodeNo, SnapshotId
 
 NOW_NS = 5_000
 DIGEST = bytes(range(32))
 
 _MOVE_OF = {FormKind.PACKED: MoveKind.PACK, FormKind.REMOTE: MoveKind.UPLOAD}
+
+
+class Seen(NamedTuple):
+    """What is at one path."""
+
+    inode: Inode
+    """Without what a snapshot does not keep."""
+    xattrs: tuple[tuple[bytes, bytes], ...]
+    target: bytes
+
+
+Tree = dict[bytes, Seen]
+"""By path; the root is at the empty one."""
 
 
 def new_file(engine: Engine, now_ns: int = NOW_NS) -> NewInode:
@@ -79,6 +92,65 @@ async def hydrate(engine: Engine, inode: Inode) -> bool:
 async def names_in(engine: Engine, parent: InodeNo = ROOT_INODE) -> list[bytes]:
     """Return the names in a directory in order of creation."""
     return [entry.name for entry in await engine.list_directory(parent, 0, 1000)]
+
+
+async def live_tree(engine: Engine) -> Tree:
+    """Return all that can be reached, as the methods of the present show it."""
+    tree: Tree = {}
+    rest = [(b"", await engine.get_inode(ROOT_INODE))]
+    while rest:
+        path, inode = rest.pop()
+        xattrs = [
+            (name, await engine.get_xattr(inode.ino, name))
+            for name in await engine.list_xattrs(inode.ino)
+        ]
+        link = stat.S_ISLNK(inode.mode)
+        target = await engine.read_link(inode.ino) if link else b""
+        tree[path] = Seen(_kept(inode), tuple(xattrs), target)
+        if stat.S_ISDIR(inode.mode):
+            for entry in await engine.list_directory(inode.ino, 0, 1000):
+                assert await engine.lookup(inode.ino, entry.name) == entry.inode
+                rest.append((path + b"/" + entry.name, entry.inode))
+    return tree
+
+
+async def tree_at(engine: Engine, snap: SnapshotId) -> Tree:
+    """Return all that could be reached at an instant; listings in pages of three."""
+    tree: Tree = {}
+    rest = [(b"", await engine.inode_at(snap, ROOT_INODE))]
+    while rest:
+        path, inode = rest.pop()
+        xattrs = await engine.list_xattrs_at(snap, inode.ino)
+        link = stat.S_ISLNK(inode.mode)
+        target = await engine.read_link_at(snap, inode.ino) if link else b""
+        tree[path] = Seen(_kept(inode), tuple(xattrs), target)
+        if stat.S_ISDIR(inode.mode):
+            cookie = 0
+            while entries := await engine.list_directory_at(snap, inode.ino, cookie, 3):
+                cookie = entries[-1].cookie
+                for entry in entries:
+                    assert path + b"/" + entry.name not in tree
+                    assert await engine.lookup_at(snap, inode.ino, entry.name) == entry.inode
+                    assert await engine.inode_at(snap, entry.inode.ino) == entry.inode
+                    assert (path + b"/" + entry.name) in await engine.list_paths_at(
+                        snap, entry.inode.ino
+                    )
+                    rest.append((path + b"/" + entry.name, entry.inode))
+    return tree
+
+
+def _kept(inode: Inode) -> Inode:
+    """Return an inode with what a snapshot has of it."""
+    return inode._replace(
+        atime_ns=0,
+        raw=NO_RAW,
+        blob=NO_BLOB,
+        flags=0,
+        pin=0,
+        codec=None,
+        accessed_ns=0,
+        blocks=0,
+    )
 
 
 async def garbage_in(engine: Engine) -> set[tuple[FormKind, str]]:

@@ -26,6 +26,7 @@ class Node:
     unsealed: bool = False
     size: int = 0
     generation: int = 1
+    symlink: bool = False
     forms: dict[str, str] = field(default_factory=dict)
     """Location by kind."""
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
@@ -39,6 +40,8 @@ class Model:
     entries: dict[int, dict[bytes, int]] = field(default_factory=lambda: {1: {}})
     garbage: set[tuple[str, str]] = field(default_factory=set)
     settings: dict[str, bytes] = field(default_factory=dict)
+    snapshots: dict[int, object] = field(default_factory=dict)
+    """By number: the tree of that instant, as `making.tree_at` returns it."""
 
     # --- names -----------------------------------------------------------------------------------
     def create(self, parent: int, name: bytes, ino: int, *, directory: bool) -> None:
@@ -179,7 +182,7 @@ class Model:
     def unseal(self, ino: int, raw: int) -> None:
         """Begin a new generation."""
         node = self.nodes[ino]
-        if node.directory:
+        if node.directory or node.symlink:
             raise InvalidValueError
         if node.unsealed and node.raw == raw:
             return
@@ -198,7 +201,7 @@ class Model:
     def publish_form(self, ino: int, kind: str, location: str) -> bool:
         """Add a form at a location that was never used before."""
         node = self.nodes[ino]
-        if node.unsealed or node.directory or kind in node.forms:
+        if node.unsealed or node.directory or node.symlink or kind in node.forms:
             self.garbage.add((kind, location))
             return False
         node.forms[kind] = location
@@ -207,7 +210,7 @@ class Model:
     def publish_raw(self, ino: int, raw: int) -> bool:
         """Add a raw file."""
         node = self.nodes[ino]
-        if node.unsealed or node.directory or node.raw:
+        if node.unsealed or node.directory or node.symlink or node.raw:
             self.garbage.add(("raw", str(raw)))
             return False
         node.raw = raw

@@ -107,6 +107,12 @@ class SqliteSite:
         """Run a coroutine of the engine to its end."""
         return run(coroutine)
 
+    def undo_row_count(self) -> int:
+        """Count all rows that are there for snapshots."""
+        tables = ("snapshot", "head", "inode_was", "dentry_was", "xattr_was", "symlink_was")
+        counts = ", ".join(f"(select count(*) from {table})" for table in tables)
+        return sum(self._sqlite._rows(f"select {counts}")[0])
+
     def close(self) -> None:
         """Close the engine, check it before."""
         damage = self.engine.check()

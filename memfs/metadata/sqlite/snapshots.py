@@ -1,0 +1,414 @@
+"""Snapshots: the engine methods that keep an instant, read it, compare it and let it go.
+
+Invariant: what is read as of a snapshot is the undo row with the least number that is not lower, or
+the live row where there is none; `schema` tells who writes them. Nothing here writes a live row.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from memfs.errors import (
+    AlreadyExistsError,
+    InvalidValueError,
+    NameTooLongError,
+    NotADirectoryInodeError,
+    NotFoundError,
+    StaleInodeError,
+)
+from memfs.metadata.records import Difference, DifferencePage, DirectoryEntry, Inode, Snapshot
+from memfs.metadata.sqlite.queries import Queries
+from memfs.metadata.sqlite.rows import is_directory
+from memfs.metadata.sqlite.schema import WAS_COLUMNS
+from memfs.metadata.sqlite.statements import (
+    DELETE_SNAPSHOT,
+    DELETE_TARGETS,
+    FORGET_HEAD,
+    INSERT_HEAD,
+    INSERT_SNAPSHOT,
+    LEAVE_SNAPSHOT,
+    UNDO_TABLES,
+)
+from memfs.types import (
+    NAME_BYTES_MAX,
+    NO_BLOB,
+    NO_RAW,
+    NOW,
+    ROOT_INODE,
+    Generation,
+    InodeNo,
+    SnapshotId,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from memfs.metadata.sqlite.database import Row
+
+_SELECT_SNAPSHOTS = (
+    "select snap, name, created_ns, description, labels, kept_until_ns from snapshot"
+    " where state = 'live'"
+)
+_A_LEAVING = "select snap from snapshot where state = 'leaving' limit 1"
+
+# Undo rows of a snapshot that is leaving are read like others: they stand for the older ones too.
+_SELECT_WAS = (
+    f"select {WAS_COLUMNS} from inode_was where ino = ? and snap >= ? order by snap limit 1"
+)
+_LIVE_NAME = """
+    cookie < ?1 and not exists (
+        select 1 from dentry_was as w where w.cookie = d.cookie and w.snap >= ?1)
+"""
+_FORMER_NAME = """
+    snap >= ?1 and cookie < ?1 and not exists (
+        select 1 from dentry_was as w
+        where w.cookie = d.cookie and w.snap >= ?1 and w.snap < d.snap)
+"""
+
+
+def _names(where: str, tail: str) -> str:
+    """Return a query for dentries as of the snapshot ?1, by cookie."""
+    return (
+        f"select cookie, parent, name, ino from dentry as d where {where} and {_LIVE_NAME}"
+        f" union all"
+        f" select cookie, parent, name, ino from dentry_was as d where {where} and {_FORMER_NAME}"
+        f" order by cookie {tail}"
+    )
+
+
+_LOOKUP = _names("parent = ?2 and name = ?3", "limit 1")
+_NAMES_OF = _names("ino = ?2", "")
+_LIST_DIRECTORY = f"""
+    select d.cookie, d.name, d.ino,
+        exists (select 1 from inode_was as w where w.ino = d.ino and w.snap >= ?1),
+        {", ".join("i." + name for name in Inode._fields)}
+    from ({_names("parent = ?2 and cookie > ?3", "limit ?4")}) as d
+    left join inode as i on i.ino = d.ino
+    order by d.cookie
+"""
+
+_XATTRS = """
+    select name, value from xattr_was as x where ino = ?2 and value is not null and snap = (
+        select min(snap) from xattr_was as w
+        where w.ino = x.ino and w.name = x.name and w.snap >= ?1)
+    union all
+    select name, value from xattr as x where ino = ?2 and not exists (
+        select 1 from xattr_was as w
+        where w.ino = x.ino and w.name = x.name and w.snap >= ?1)
+    order by name
+"""
+_TARGET = """
+    select target from symlink where ino = ?1
+    union all select target from symlink_was where ino = ?1 limit 1
+"""
+
+# What may differ: inodes that changed, by snapshot, and those with numbers from in between.
+_PERIODS = "select snap from snapshot where snap >= ? and snap < ?"
+_CHANGED = "select ino from inode_was where snap = ? and ino > ? order by ino limit ?"
+_BORN = "select ino from inode where ino > ? and ino < ? order by ino limit ?"
+_BORN_AND_CHANGED = (
+    "select distinct ino from inode_was where ino > ? and ino < ? order by ino limit ?"
+)
+_ALIKE = tuple(
+    Inode._fields.index(name)
+    for name in (
+        *("nlink", "blocks", "atime_ns", "ctime_ns"),
+        *("raw", "blob", "flags", "pin", "codec", "accessed_ns"),
+    )
+)
+"""Of `Inode`: what changes without that the inode differs in a user's eyes."""
+_DIRECTORY_ALIKE = (*_ALIKE, Inode._fields.index("size"), Inode._fields.index("mtime_ns"))
+
+
+class Snapshots(Queries):
+    """Instants of the namespace."""
+
+    # --- making and removing ---------------------------------------------------------------------
+    async def create_snapshot(
+        self,
+        name: str,
+        now_ns: int,
+        description: str = "",
+        labels: Sequence[tuple[str, str]] = (),
+        kept_until_ns: int | None = None,
+    ) -> Snapshot:
+        """See `Engine`."""
+        self._begin_change(grows=True)
+        _check_name(name)
+        if self._row(f"{_SELECT_SNAPSHOTS} and name = ?", (name,)) is not None:
+            raise AlreadyExistsError(f"there is a snapshot {name!r} already: choose another name")
+        snap = SnapshotId(self._take_id())
+        ordered = tuple(sorted(labels))
+        self._write(
+            INSERT_SNAPSHOT,
+            (snap, name, now_ns, description, json.dumps(dict(ordered)), kept_until_ns),
+        )
+        self._set_head(snap)
+        return Snapshot(snap, name, now_ns, description, ordered, kept_until_ns)
+
+    def _set_head(self, snap: int) -> None:
+        """Have undo rows written for a snapshot from now on; 0: for none."""
+        self._write(FORGET_HEAD, ())
+        if snap:
+            self._write(INSERT_HEAD, (snap,))
+        self._cache.newest_snapshot = snap
+        self._cache.touched.clear()
+
+    async def list_snapshots(self) -> list[Snapshot]:
+        """See `Engine`."""
+        return [_snapshot(row) for row in self._rows(f"{_SELECT_SNAPSHOTS} order by snap")]
+
+    async def get_snapshot(self, name: str) -> Snapshot:
+        """See `Engine`."""
+        row = self._row(f"{_SELECT_SNAPSHOTS} and name = ?", (name,))
+        if row is None:
+            raise NotFoundError(
+                f"there is no snapshot {name!r}: `memfs snapshot list` shows those there are"
+            )
+        return _snapshot(row)
+
+    async def delete_snapshot(self, snap: SnapshotId) -> None:
+        """See `Engine`."""
+        self._begin_change()
+        self._check_snapshot(snap)
+        self._write(LEAVE_SNAPSHOT, (snap,))
+        ((newest,),) = self._rows(
+            "select coalesce(max(snap), 0) from snapshot where state = 'live'"
+        )
+        if newest != self._newest_snapshot():
+            self._set_head(newest)
+
+    async def delete_snapshot_step(self, limit: int) -> bool:
+        """See `Engine`."""
+        self._begin_change()
+        row = self._row(_A_LEAVING)
+        if row is None:
+            return False
+        (snap,) = row
+        ((older,),) = self._rows(
+            "select coalesce(max(snap), 0) from snapshot where snap < ? and state = 'live'", (snap,)
+        )
+        for table in UNDO_TABLES:
+            query = f"select distinct {table.key} from {table.name} where snap = ? limit ?"
+            if keys := [row[0] for row in self._rows(query, (snap, limit))]:
+                listed = json.dumps(keys)
+                if older:
+                    self._write(table.hand_down, (snap, older, listed))
+                self._write(table.delete, (snap, listed))
+                if table.name == "inode_was":
+                    self._write(DELETE_TARGETS, (listed,))
+                return True
+        self._write(DELETE_SNAPSHOT, (snap,))
+        return self._row(_A_LEAVING) is not None
+
+    def _check_snapshot(self, snap: SnapshotId) -> None:
+        if snap != NOW and self._row(f"{_SELECT_SNAPSHOTS} and snap = ?", (snap,)) is None:
+            raise NotFoundError(f"there is no snapshot of number {snap} any more")
+
+    # --- reading ---------------------------------------------------------------------------------
+    async def inode_at(self, snap: SnapshotId, ino: InodeNo) -> Inode:
+        """See `Engine`."""
+        self._check_snapshot(snap)
+        return self._inode_at(snap, ino)
+
+    def _inode_at(self, snap: SnapshotId, ino: InodeNo) -> Inode:
+        inode = self._find_at(snap, ino)
+        if inode is None:
+            raise StaleInodeError(f"inode {ino} did not exist when the snapshot was made")
+        return inode
+
+    def _find_at(self, snap: SnapshotId, ino: InodeNo) -> Inode | None:
+        live = self._find_inode(ino)
+        if snap == NOW:
+            return live
+        if ino >= snap:
+            return None
+        return self._former_inode(ino, self._row(_SELECT_WAS, (ino, snap)), live)
+
+    def _former_inode(self, ino: InodeNo, was: Row | None, live: Inode | None) -> Inode | None:
+        """Return an inode as of a snapshot by its undo row and its live row; None: neither."""
+        if was is None:
+            return None if live is None else Inode._make((*live[:16], 0, None, 0))
+        (mode, *attributes), generation = was[:-1], Generation(was[-1])
+        if not mode:
+            return None
+        raw, blob, flags = NO_RAW, NO_BLOB, 0
+        if live is not None and live.generation == generation:
+            raw, blob, flags = live.raw, live.blob, live.flags
+        return Inode._make((ino, mode, *attributes, generation, raw, blob, flags, 0, None, 0))
+
+    async def lookup_at(self, snap: SnapshotId, parent: InodeNo, name: bytes) -> Inode:
+        """See `Engine`."""
+        self._check_snapshot(snap)
+        row = self._row(_LOOKUP, (snap, parent, name))
+        if row is not None:
+            return self._inode_at(snap, row[3])
+        self._directory_at(snap, parent)
+        raise NotFoundError(f"there was no {name!r} in directory {parent}")
+
+    def _directory_at(self, snap: SnapshotId, ino: InodeNo) -> None:
+        if not is_directory(self._inode_at(snap, ino)):
+            raise NotADirectoryInodeError(f"inode {ino} is not a directory")
+
+    async def list_directory_at(
+        self, snap: SnapshotId, parent: InodeNo, after_cookie: int, limit: int
+    ) -> list[DirectoryEntry]:
+        """See `Engine`."""
+        self._check_snapshot(snap)
+        self._directory_at(snap, parent)
+        rows = self._rows(_LIST_DIRECTORY, (snap, parent, after_cookie, limit))
+        entries = []
+        for cookie, name, ino, changed, *columns in rows:
+            live = None if columns[0] is None else Inode._make(columns)
+            was = self._row(_SELECT_WAS, (ino, snap)) if changed else None
+            inode = live if snap == NOW else self._former_inode(ino, was, live)
+            if inode is not None:
+                entries.append(DirectoryEntry(cookie, name, inode))
+        return entries
+
+    async def read_link_at(self, snap: SnapshotId, ino: InodeNo) -> bytes:
+        """See `Engine`."""
+        self._check_snapshot(snap)
+        self._inode_at(snap, ino)
+        row = self._row(_TARGET, (ino,))
+        if row is None:
+            raise InvalidValueError(f"inode {ino} is not a symlink")
+        target: bytes = row[0]
+        return target
+
+    async def list_xattrs_at(self, snap: SnapshotId, ino: InodeNo) -> list[tuple[bytes, bytes]]:
+        """See `Engine`."""
+        self._check_snapshot(snap)
+        self._inode_at(snap, ino)
+        return self._xattrs_at(snap, ino)
+
+    def _xattrs_at(self, snap: SnapshotId, ino: InodeNo) -> list[tuple[bytes, bytes]]:
+        rows = self._rows(_XATTRS, (snap, ino))
+        return [(name, value) for name, value in rows]
+
+    async def list_paths_at(self, snap: SnapshotId, ino: InodeNo) -> list[bytes]:
+        """See `Engine`."""
+        self._check_snapshot(snap)
+        return [path for path, _above in self._places_at(snap, ino)]
+
+    def _places_at(self, snap: SnapshotId, ino: InodeNo) -> list[tuple[bytes, list[int]]]:
+        """Return each path of an inode, and the directories on it from the parent up."""
+        if ino == ROOT_INODE:
+            return [(b"/", [])]
+        places = []
+        for _cookie, parent, name, _ino in self._rows(_NAMES_OF, (snap, ino)):
+            names, above = [name], [parent]
+            while parent != ROOT_INODE:
+                row = self._row(f"{_NAMES_OF} limit 1", (snap, parent))
+                if row is None:
+                    break
+                parent = row[1]
+                names.append(row[2])
+                above.append(parent)
+            else:
+                places.append((b"/" + b"/".join(reversed(names)), above))
+        return places
+
+    # --- comparing -------------------------------------------------------------------------------
+    async def diff(
+        self,
+        before: SnapshotId,
+        after: SnapshotId,
+        under: InodeNo,
+        position: InodeNo,
+        limit: int,
+    ) -> DifferencePage:
+        """See `Engine`."""
+        self._check_snapshot(before)
+        self._check_snapshot(after)
+        if after < before:
+            raise InvalidValueError(
+                f"the snapshot of number {after} is earlier than that of {before}: swap them"
+            )
+        inos = list(islice(self._changed(before, after, position, limit), limit))
+        differences = [
+            difference
+            for ino in inos
+            if (difference := self._difference(before, after, under, ino)) is not None
+        ]
+        return DifferencePage(tuple(differences), inos[-1] if len(inos) == limit else None)
+
+    def _changed(
+        self, before: SnapshotId, after: SnapshotId, position: InodeNo, limit: int
+    ) -> Iterator[InodeNo]:
+        """Yield the inodes that may differ, in order; the first `limit` are all there are."""
+        born = max(position, before - 1)
+        periods = self._rows(_PERIODS, (before, after))
+        lists = [self._rows(_CHANGED, (snap, position, limit)) for (snap,) in periods]
+        # What was born in between may have changed, or gone, after it.
+        lists += [self._rows(query, (born, after, limit)) for query in (_BORN, _BORN_AND_CHANGED)]
+        last = 0
+        for (ino,) in heapq.merge(*lists):
+            if ino != last:
+                last = ino
+                yield InodeNo(ino)
+
+    def _difference(
+        self, before: SnapshotId, after: SnapshotId, under: InodeNo, ino: InodeNo
+    ) -> Difference | None:
+        was, places_were = self._in_tree_at(before, ino)
+        now, places_are = self._in_tree_at(after, ino)
+        if under != ROOT_INODE and not any(
+            under in (ino, *above) for _path, above in (*places_were, *places_are)
+        ):
+            return None
+        paths_were = tuple(path for path, _above in places_were)
+        paths_are = tuple(path for path, _above in places_are)
+        xattrs_differ = (
+            was is not None
+            and now is not None
+            and self._xattrs_at(before, ino) != self._xattrs_at(after, ino)
+        )
+        if _looks(was) == _looks(now) and not xattrs_differ:
+            names_were, names_are = self._names_at(before, ino), self._names_at(after, ino)
+            if names_were == names_are:
+                return None
+        return Difference(ino, was, now, paths_were, paths_are, xattrs_differ)
+
+    def _in_tree_at(
+        self, snap: SnapshotId, ino: InodeNo
+    ) -> tuple[Inode | None, list[tuple[bytes, list[int]]]]:
+        """Return an inode with its places, or None if it had no place in the tree."""
+        inode = self._find_at(snap, ino)
+        places = [] if inode is None else self._places_at(snap, ino)
+        return (inode if places else None), places
+
+    def _names_at(self, snap: SnapshotId, ino: InodeNo) -> set[tuple[int, bytes]]:
+        rows = self._rows(_NAMES_OF, (snap, ino))
+        return {(parent, name) for _cookie, parent, name, _ino in rows}
+
+
+def _looks(inode: Inode | None) -> tuple[object, ...] | None:
+    """Return an inode with all that a user looks for in a comparison."""
+    if inode is None:
+        return None
+    attributes: list[object] = [*inode]
+    for index in _DIRECTORY_ALIKE if is_directory(inode) else _ALIKE:
+        attributes[index] = None
+    return tuple(attributes)
+
+
+def _snapshot(row: Row) -> Snapshot:
+    snap, name, created_ns, description, labels, kept_until_ns = row
+    pairs = tuple(json.loads(labels).items())
+    return Snapshot(snap, name, created_ns, description, pairs, kept_until_ns)
+
+
+def _check_name(name: str) -> None:
+    if len(name.encode(errors="surrogateescape")) > NAME_BYTES_MAX:
+        raise NameTooLongError(
+            f"the name of a snapshot has {len(name)} letters; {NAME_BYTES_MAX} bytes are allowed"
+        )
+    if "/" in name or "\0" in name or name in ("", ".", "..") or not name.isprintable():
+        raise InvalidValueError(
+            f"{name!r} cannot be the name of a snapshot: it is the name of a directory, of "
+            "letters that can be printed"
+        )

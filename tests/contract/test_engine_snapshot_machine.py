@@ -1,0 +1,290 @@
+"""Random calls with snapshots among them: each equals a copy of the tree of its instant."""
+
+from __future__ import annotations
+
+import copy
+import stat
+from contextlib import suppress
+from typing import cast
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import invariant, precondition, rule
+
+from memfs.errors import MemfsError
+from memfs.metadata.records import AttributeChanges, Difference, NewInode
+from memfs.types import NOW, ROOT_INODE, InodeNo, RawId, SnapshotId
+from tests.contract.engine.making import NOW_NS, Seen, Tree, live_tree, tree_at
+from tests.contract.engine.model import Node
+from tests.contract.engine.site import SuspendingSite, run
+from tests.contract.test_engine_machine import (
+    INDEXES,
+    NAMES,
+    QUICK,
+    EngineMachine,
+    GivenUpError,
+)
+
+
+class SnapshotMachine(EngineMachine):
+    """The rules of `EngineMachine`, and snapshots that come and go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name_count = 0
+        self.stocked: list[tuple[InodeNo, RawId]] = []
+
+    @property
+    def trees(self) -> dict[SnapshotId, Tree]:
+        """The trees that the snapshots have to show."""
+        return cast("dict[SnapshotId, Tree]", self.model.snapshots)
+
+    def teardown(self) -> None:
+        with suppress(MemfsError):
+            self.engine.commit_nowait()
+        try:
+            self.compare_all()
+            for snap in list(self.trees):
+                self.delete_snapshot(snap)
+            while run(self.engine.delete_snapshot_step(5)):
+                pass
+            assert self.site.undo_row_count() == 0
+        finally:
+            super().teardown()
+
+    def compare_all(self) -> None:
+        super().compare_all()
+        assert list(self.trees) == [each.snap for each in run(self.engine.list_snapshots())]
+        for snap, tree in self.trees.items():
+            assert tree == run(tree_at(self.engine, snap))
+
+    def pick_snapshot(self, index: int) -> SnapshotId:
+        snaps = [*self.trees, NOW]
+        return snaps[index % len(snaps)]
+
+    # --- more of what changes --------------------------------------------------------------------
+    @rule()
+    def stock(self) -> None:
+        """Numbers are taken long before they are used."""
+        self.stocked.append(self.engine.reserve_ids())
+
+    @rule(parent=INDEXES, name=NAMES)
+    @precondition(lambda self: self.stocked)
+    def create_of_stock(self, parent: int, name: bytes) -> None:
+        ino, raw = self.stocked.pop()
+        xattrs = ((b"user.a", b"inherited"),)
+        new = NewInode(
+            InodeNo(ino),
+            stat.S_IFREG | 0o600,
+            1,
+            1,
+            NOW_NS,
+            raw=raw,
+            xattrs=xattrs,
+        )
+        where = self.pick(parent)
+
+        def create() -> None:
+            self.model.create(where, name, ino, directory=False)
+            self.model.nodes[ino].xattrs.update(xattrs)
+
+        self.both(self.engine.create(where, name, new), create)
+
+    @rule(parent=INDEXES, name=NAMES, text=st.binary(min_size=1, max_size=9))
+    def symlink(self, parent: int, name: bytes, text: bytes) -> None:
+        where = self.pick(parent)
+        ino, _raw = self.engine.reserve_ids()
+        new = NewInode(ino, stat.S_IFLNK | 0o777, 1, 1, NOW_NS, target=text)
+
+        def create() -> None:
+            self.model.create(where, name, ino, directory=False)
+            self.model.nodes[ino] = Node(False, 1, size=len(text), symlink=True)
+
+        self.both(self.engine.create(where, name, new), create)
+
+    @rule(index=INDEXES, mode=st.integers(0, 0o7777), mtime_ns=st.integers(0, 9))
+    def set_attributes(self, index: int, mode: int, mtime_ns: int) -> None:
+        changes = AttributeChanges(mode=mode, mtime_ns=mtime_ns, ctime_ns=NOW_NS)
+        self.site.run(self.engine.set_attributes(self.pick(index), changes))
+
+    # --- snapshots -------------------------------------------------------------------------------
+    @rule(
+        acts=st.lists(st.tuples(st.integers(0, 7), INDEXES, INDEXES), min_size=4, max_size=12),
+        leaving=st.lists(INDEXES, max_size=3),
+        limit=st.integers(1, 4),
+    )
+    def days(self, acts: list[tuple[int, int, int]], leaving: list[int], limit: int) -> None:
+        """Changes with snapshots among them, of which some go: what chance alone rarely makes."""
+        for count, (act, first, second) in enumerate(acts):
+            if count % 3 == 0 and len(self.trees) < 5:
+                self.create_snapshot()
+            self.act(act, first, second)
+        for index in leaving:
+            if self.trees:
+                self.delete_snapshot(list(self.trees)[index % len(self.trees)])
+                self.act(index % 8, index, limit)
+            self.delete_step(limit)
+        for snap, tree in self.trees.items():
+            assert tree == run(tree_at(self.engine, snap))
+
+    def act(self, act: int, first: int, second: int) -> None:
+        """Do one of the changes that come most often."""
+        name = (b"a", b"b", b"c")[second % 3]
+        where, entry = self.pick_entry(first)
+        match act:
+            case 0:
+                self.create(first, name, directory=bool(second % 2))
+            case 1:
+                self.unlink(first)
+            case 2:
+                self.rmdir(first)
+            case 3:
+                self.rename(where, entry, self.pick(second), name, second % 3)
+            case 4:
+                self.rename(where, entry, *self.pick_entry(second), second % 3)
+            case 5:
+                self.set_xattr(first, b"user.a", name, 0)
+            case 6:
+                self.remove_xattr(first, b"user.a")
+            case 7:
+                self.reap(first)
+
+    @rule()
+    @precondition(lambda self: len(self.trees) < 5)
+    def create_snapshot(self) -> None:
+        self.name_count += 1
+        tree = run(live_tree(self.engine))
+        made = self.site.run(self.engine.create_snapshot(f"s{self.name_count}", NOW_NS))
+        self.model.snapshots[made.snap] = tree
+
+    @rule(name=NAMES, kept=st.booleans())
+    @precondition(lambda self: len(self.trees) < 5)
+    def snapshot_within_a_change(self, name: bytes, kept: bool) -> None:
+        """A snapshot between two calls of one step, which is kept or given up."""
+        before = copy.deepcopy(self.model)
+        self.name_count += 1
+
+        async def step() -> None:
+            await self.engine.set_xattr(ROOT_INODE, b"user.a", b"before", 0, NOW_NS)
+            self.model.set_xattr(ROOT_INODE, b"user.a", b"before", 0)
+            tree = await live_tree(self.engine)
+            made = await self.engine.create_snapshot(f"s{self.name_count}", NOW_NS)
+            self.model.snapshots[made.snap] = tree
+            await self.engine.set_xattr(ROOT_INODE, b"user.a", name, 0, NOW_NS)
+            self.model.set_xattr(ROOT_INODE, b"user.a", name, 0)
+            if not kept:
+                raise GivenUpError
+
+        async def change() -> None:
+            with suppress(GivenUpError):
+                async with self.engine.change():
+                    await step()
+
+        self.site.run(change())
+        if kept:
+            self.committed = copy.deepcopy(self.model)
+        else:
+            self.model = before
+
+    @rule(index=INDEXES)
+    @precondition(lambda self: self.trees)
+    def delete_one(self, index: int) -> None:
+        snap = self.pick_snapshot(index)
+        if snap != NOW:
+            self.delete_snapshot(snap)
+
+    def delete_snapshot(self, snap: SnapshotId) -> None:
+        self.site.run(self.engine.delete_snapshot(snap))
+        del self.model.snapshots[snap]
+
+    @rule(limit=st.integers(1, 4))
+    def delete_step(self, limit: int) -> None:
+        self.site.run(self.engine.delete_snapshot_step(limit))
+
+    @rule(first=INDEXES, second=INDEXES, under=INDEXES, limit=st.integers(1, 5))
+    def compare_two(self, first: int, second: int, under: int, limit: int) -> None:
+        before, after = sorted([self.pick_snapshot(first), self.pick_snapshot(second)])
+        trees = {**self.trees, NOW: run(live_tree(self.engine))}
+        directory = self.pick(under) if under % 3 == 0 else ROOT_INODE
+        expected = differences(trees[before], trees[after], directory)
+        found: dict[InodeNo, Difference] = {}
+        position: InodeNo | None = InodeNo(0)
+        while position is not None:
+            page = self.site.run(self.engine.diff(before, after, directory, position, limit))
+            assert all(each.ino not in found for each in page.differences)
+            found |= {each.ino: each for each in page.differences}
+            position = page.position
+        assert expected == {
+            ino: (set(each.paths_before), set(each.paths_after)) for ino, each in found.items()
+        }
+
+    @rule(index=INDEXES)
+    @precondition(lambda self: self.trees)
+    def look_back(self, index: int) -> None:
+        snap = self.pick_snapshot(index)
+        if snap != NOW:
+            assert self.trees[snap] == run(tree_at(self.engine, snap))
+
+    @invariant()
+    def newest_is_exact(self) -> None:
+        if self.trees:
+            snap = max(self.trees)
+            assert self.trees[snap] == run(tree_at(self.engine, snap))
+
+
+def differences(
+    before: Tree, after: Tree, under: InodeNo
+) -> dict[InodeNo, tuple[set[bytes], set[bytes]]]:
+    """Return the paths of each inode that differs, at both instants, from whole trees."""
+    places = [by_inode(tree) for tree in (before, after)]
+    found = {}
+    for ino in {*places[0], *places[1]}:
+        was, now = (each.get(ino) for each in places)
+        paths = tuple(set() if each is None else each[1] for each in (was, now))
+        above = {
+            tree[path[: index if index > 0 else 0]].inode.ino
+            for tree, group in ((before, paths[0]), (after, paths[1]))
+            for path in group
+            for index in [i for i, letter in enumerate(path) if letter == ord("/")] + [len(path)]
+        }
+        if under in above and looks(was) != looks(now):
+            found[ino] = (
+                {path or b"/" for path in paths[0]},
+                {path or b"/" for path in paths[1]},
+            )
+    return found
+
+
+def by_inode(tree: Tree) -> dict[InodeNo, tuple[Seen, set[bytes], set[tuple[int, bytes]]]]:
+    """Return for each inode its place, its paths, and its names in directories."""
+    found: dict[InodeNo, tuple[Seen, set[bytes], set[tuple[int, bytes]]]] = {}
+    for path, place in tree.items():
+        above, _, name = path.rpartition(b"/")
+        _place, paths, names = found.setdefault(place.inode.ino, (place, set(), set()))
+        paths.add(path)
+        if path:
+            names.add((tree[above].inode.ino, name))
+    return found
+
+
+def looks(found: tuple[Seen, set[bytes], set[tuple[int, bytes]]] | None) -> object:
+    """Return what makes an inode differ in a user's eyes."""
+    if found is None:
+        return None
+    place, _paths, names = found
+    inode = place.inode._replace(nlink=0, ctime_ns=0)
+    if stat.S_ISDIR(inode.mode):
+        inode = inode._replace(mtime_ns=0, size=0)
+    return inode, place.xattrs, place.target, names
+
+
+class SuspendingSnapshotMachine(SnapshotMachine):
+    """The engine suspends at random and commits late."""
+
+    site_class = SuspendingSite
+
+
+SnapshotMachine.TestCase.settings = settings(QUICK, max_examples=60)
+TestSnapshotMachine = SnapshotMachine.TestCase
+SuspendingSnapshotMachine.TestCase.settings = settings(QUICK, max_examples=20)
+TestSuspendingSnapshotMachine = SuspendingSnapshotMachine.TestCase
