@@ -19,7 +19,14 @@ from memfs.types import FormKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from memfs.control.protocol import JsonValue
+    from memfs.control.methods import (
+        AccountsReport,
+        BatchesReport,
+        CompactedReport,
+        GarbageReport,
+        LostFoundReport,
+        OrphansReport,
+    )
     from memfs.control.server import Handler
     from memfs.moves.attempt import MoveParts
     from memfs.moves.garbage import GarbageCollector
@@ -57,7 +64,7 @@ class GcMethods:
             "gc_lost_found": self.lost_found,
         }
 
-    async def garbage(self, dry_run: bool = False) -> JsonValue:
+    async def garbage(self, dry_run: bool = False) -> GarbageReport:
         """Remove garbage for `SLICE_S`.
 
         Returns:
@@ -73,7 +80,7 @@ class GcMethods:
         left_count = (await self._parts.engine.usage()).garbage_count
         return {"removed_count": removed_count, "left_count": left_count}
 
-    async def batches(self, dry_run: bool = False) -> JsonValue:
+    async def batches(self, dry_run: bool = False) -> BatchesReport:
         """Compact the sparsest batch.
 
         Returns:
@@ -85,12 +92,12 @@ class GcMethods:
             compacted = await self._compaction.compact_sparsest()
         left = await self._compaction.list_sparse()
         return {
-            "compacted": None if compacted is None else compacted._asdict(),
+            "compacted": compacted and cast("CompactedReport", compacted._asdict()),
             "left_count": len(left),
             "left_bytes": sum(batch.size_bytes - batch.live_bytes for batch in left),
         }
 
-    async def accounts(self) -> JsonValue:
+    async def accounts(self) -> AccountsReport:
         """Count again what the engine keeps accounts of; reads its tables for some seconds at most.
 
         Returns:
@@ -99,9 +106,9 @@ class GcMethods:
         kept = (await self._parts.engine.usage())._asdict()
         counted = (await self._parts.engine.recount())._asdict()
         drift = {name: [kept[name], counted[name]] for name in kept if kept[name] != counted[name]}
-        return cast("JsonValue", {"accounts": kept, "drift": drift})
+        return {"accounts": kept, "drift": drift}
 
-    async def orphans(self, place: str, prefix: str = "", take: bool = False) -> JsonValue:
+    async def orphans(self, place: str, prefix: str = "", take: bool = False) -> OrphansReport:
         """Find what nothing refers to; see `jobs.orphans`.
 
         Args:
@@ -113,9 +120,9 @@ class GcMethods:
             MemfsError: As of `OrphanSearch.look`.
         """
         found = await self._orphans.look(Place(place), prefix, take=take)
-        return cast("JsonValue", asdict(found))
+        return cast("OrphansReport", asdict(found))
 
-    async def lost_found(self, clear: bool = False) -> JsonValue:
+    async def lost_found(self, clear: bool = False) -> LostFoundReport:
         """Tell what lies in lost+found, and remove it for good on request.
 
         Args:
@@ -141,7 +148,7 @@ class GcMethods:
             removed_count = await self._remove_objects()
             removed_count += await trio.to_thread.run_sync(lost_found.clear)
         answer = asdict(usage) | {"names": names[:SHOWN_MAX], "removed_count": removed_count}
-        return cast("JsonValue", answer)
+        return cast("LostFoundReport", answer)
 
     async def _remove_objects(self) -> int:
         """Remove the noted objects that still nothing refers to; returns how many."""

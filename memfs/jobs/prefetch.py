@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -18,7 +18,7 @@ from memfs.types import ROOT_INODE, InodeNo, Tier
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from memfs.control.protocol import JsonValue
+    from memfs.control.methods import DoneTaken, HintTaken, PrefetchProgress, PrefetchTaken
     from memfs.control.server import Handler
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Namespace
@@ -75,7 +75,7 @@ class PrefetchMethods:
         replace: bool = False,
         wait: bool = False,
         exact: bool = False,
-    ) -> JsonValue:
+    ) -> PrefetchTaken:
         """Bring files near, in the order in which they will be used.
 
         Args:
@@ -126,7 +126,7 @@ class PrefetchMethods:
             "progress": _describe(progress),
         }
 
-    async def done(self, paths: list[str]) -> JsonValue:
+    async def done(self, paths: list[str]) -> DoneTaken:
         """Note that files are not used again for now; they make room for those that are fetched.
 
         Args:
@@ -150,7 +150,7 @@ class PrefetchMethods:
         tier: str = "warm",
         job: int | None = None,
         replace: bool = False,
-    ) -> JsonValue:
+    ) -> HintTaken:
         """Note in which order files will be used, and which ones were; as `prefetch` and `done`.
 
         Nothing is looked up: numbers that are no files are passed over when their turn comes.
@@ -206,11 +206,11 @@ class PrefetchMethods:
             await trio.lowlevel.checkpoint()
         return number, taken_count
 
-    async def progress(self, job: int) -> JsonValue:
+    async def progress(self, job: int) -> PrefetchProgress:
         """Return how far a job is; the last 64 are known."""
         return _describe(self._prefetcher.progress(job))
 
-    async def cancel(self, job: int) -> JsonValue:
+    async def cancel(self, job: int) -> PrefetchProgress:
         """Forget what waits in a job; what has been fetched stays. Returns its progress."""
         return _describe(self._prefetcher.cancel(job))
 
@@ -264,5 +264,5 @@ def _check_inodes(*lists: list[int]) -> None:
         raise InvalidValueError(f"more than {INODES_A_CALL_MAX} inode numbers in a call")
 
 
-def _describe(progress: JobProgress) -> JsonValue:
-    return {**progress._asdict(), "ended": progress.ended}
+def _describe(progress: JobProgress) -> PrefetchProgress:
+    return cast("PrefetchProgress", {**progress._asdict(), "ended": progress.ended})
