@@ -319,7 +319,7 @@ def assemble(
             QueryMethods(engine, Querying(parts, reader), config.query),
             PrefetchMethods(engine, prefetcher, board),
             scrubber,
-            TreeMethods(move_parts, mover, access_stats),
+            TreeMethods(placement),
             GcMethods(move_parts, garbage, mover.compaction),
             RemountMethods(features),
             *hot.providers,

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
     from memfs.control.methods import MovesReport, WorkReport
     from memfs.control.server import Handler
-    from memfs.moves.attempt import MoveParts
-    from memfs.placement.mover import Mover
-    from memfs.policy.access_stats import AccessStats
+    from memfs.placement.context import Context
 
 
 class TreeMethods:
@@ -36,16 +34,10 @@ class TreeMethods:
     how many of them, from the first, are done; `outcomes`, counts by `MoveOutcome` and the words of
     `jobs.file_work`; `before_bytes`, `after_bytes`, `moved_bytes`; and `left`, outcome and reason
     by inode number of the files that are not as they were asked to be.
-
-    Args:
-        mover: Knows the state of store and disk.
-        access_stats: Is told what leaves RAM.
     """
 
-    def __init__(self, parts: MoveParts, mover: Mover, access_stats: AccessStats) -> None:
-        self._parts = parts
-        self._mover = mover
-        self._access_stats = access_stats
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
@@ -59,7 +51,7 @@ class TreeMethods:
     async def moves(self) -> MovesReport:
         """Return how many moves are under way, whatever wants them, and how far they are."""
         await trio.lowlevel.checkpoint()
-        count, done_bytes, total_bytes = self._parts.progress.sum()
+        count, done_bytes, total_bytes = self._context.parts.progress.sum()
         return {"count": count, "done_bytes": done_bytes, "total_bytes": total_bytes}
 
     async def rekey(self, inos: list[int], dry_run: bool = False) -> WorkReport:
@@ -71,7 +63,7 @@ class TreeMethods:
         Returns:
             `keys` as well: forms and stored bytes by the key id that they had.
         """
-        work = Rekeying(self._parts, self._mover.quotas, dry_run=dry_run)
+        work = Rekeying(self._context.parts, self._context.quotas, dry_run=dry_run)
         answer = await run_work(inos, work)
         answer["keys"] = {key_id: [*counts] for key_id, counts in work.keys.items()}
         return answer
@@ -95,7 +87,8 @@ class TreeMethods:
         """
         chosen = None if codec is None else get_codec(parse_codec(codec))
         request = CompressionRequest(chosen, drop_raw, dry_run)
-        work = Compression(self._parts, self._access_stats, self._mover.quotas, request)
+        context = self._context
+        work = Compression(context.parts, context.access_stats, context.quotas, request)
         return await run_work(inos, work)
 
     async def barrier(self, inos: list[int], level: str) -> WorkReport:
@@ -108,8 +101,8 @@ class TreeMethods:
         Raises:
             NotSupportedError: `remote`, and there is no object store.
         """
+        context = self._context
         if level == Level.LOCAL:
-            return await run_work(inos, LocalBarrier(self._parts))
-        mover = self._mover
-        work = RemoteBarrier(self._parts, mover.breaker, mover.quotas)
+            return await run_work(inos, LocalBarrier(context.parts))
+        work = RemoteBarrier(context.parts, context.breaker, context.quotas)
         return await run_work(inos, work)

@@ -26,9 +26,7 @@ from memfs.stores.paced import unhurried
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from memfs.placement.circuit_breaker import CircuitBreaker
     from memfs.placement.context import Context
-    from memfs.placement.quotas import Quotas
     from memfs.placement.upkeep import Compaction
 
 log = logging.getLogger(__name__)
@@ -105,16 +103,6 @@ class Mover:
             while True:
                 busy = await self._guarded(self._round)
                 await self._pause(BUSY_PAUSE_S if busy else self._config.policy.interval_s)
-
-    @property
-    def breaker(self) -> CircuitBreaker:
-        """Whether the object store is worth asking, as the moves have found."""
-        return self._context.breaker
-
-    @property
-    def quotas(self) -> Quotas:
-        """The quotas of the day, which work on request keeps as well."""
-        return self._context.quotas
 
     @property
     def compaction(self) -> Compaction:
