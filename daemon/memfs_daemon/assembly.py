@@ -388,7 +388,7 @@ def _build_hot(
     if board is None:
         return _HotParts((), ())
     # Imported here: most mounts have no hot tier.
-    from memfs.placement.hot_tier import HotTier
+    from memfs.hot.tier import HotTier
     from memfs_daemon.hot.methods import HotMethods
     from memfs_daemon.hot.supervisor import HotSupervisor
 

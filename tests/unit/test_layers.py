@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.moves",),
     ("memfs.namespace",),
     ("memfs.filesystem",),
-    ("memfs.placement", "memfs.simulation"),
+    ("memfs.placement", "memfs.hot.tier", "memfs.simulation"),
     ("memfs.fsck",),
     ("memfs.control",),
     ("memfs.jobs",),
@@ -139,12 +139,17 @@ def _imports() -> list[Import]:
 
 
 def _layer(module: str) -> tuple[int, str] | None:
-    """The index of a module's layer and the part of it, or None for what is not ours."""
-    for index, parts in enumerate(LAYERS):
-        for part in parts:
-            if module == part or module.startswith(part + "."):
-                return index, part
-    return None
+    """The index of a module's layer and the part of it, or None for what is not ours.
+
+    A module that is named by itself is no part of its folder.
+    """
+    found = [
+        (index, part)
+        for index, parts in enumerate(LAYERS)
+        for part in parts
+        if module == part or module.startswith(part + ".")
+    ]
+    return max(found, key=lambda layer: len(layer[1]), default=None)
 
 
 def test_every_module_has_a_layer() -> None:

@@ -13,9 +13,9 @@ import trio.testing
 from memfs.config import GlacierConfig
 from memfs.content.activity import Activity
 from memfs.hot.board import HotBoard, HotDevice, HotServerInfo, Want
+from memfs.hot.tier import WORKERS, HotTier
 from memfs.hot.tokens import TokenSigner
 from memfs.placement.batcher import BATCH_WORKERS, LEFT_OUT, Batcher
-from memfs.placement.hot_tier import WORKERS, HotTier
 from memfs.placement.mover import PROMOTION_WORKERS, Mover
 from memfs.placement.prefetch.fetcher import Fetched
 from memfs.placement.prefetch.prefetcher import Prefetcher
