@@ -131,7 +131,7 @@ class AttributeRequests(Writing):
                 # Not before: whoever asks meanwhile would see the former one again.
                 if self._atimes.get(ino) == atime_ns:
                     del self._atimes[ino]
-            self.commit_nowait()
+            await self._commit()
             await trio.lowlevel.checkpoint()
 
     def _set_raw_times(self, raw: RawId, atime_ns: int, mtime_ns: int) -> int:

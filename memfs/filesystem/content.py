@@ -186,7 +186,7 @@ class ContentRequests(AttributeRequests):
     async def fsync(self, caller: Caller, ino: InodeNo, data_only: bool) -> None:
         """FSYNC."""
         inode = await self._engine.get_inode(ino)
-        self._commit_early()
+        await self._commit_early()
         await self._file_syncs.sync_for_program(
             inode, data_only=data_only, is_alone=caller.is_alone
         )
@@ -197,7 +197,7 @@ class ContentRequests(AttributeRequests):
         Passed-through writes then sync the raw file, and nobody here hears of them (open(2)).
         """
         try:
-            self._commit_early()
+            await self._commit_early()
             await self._file_syncs.sync_name(inode, is_alone=caller.is_alone)
         except BaseException:
             self.release(inode.ino, handle)
@@ -205,12 +205,12 @@ class ContentRequests(AttributeRequests):
 
     async def fsync_directory(self, caller: Caller, ino: InodeNo) -> None:
         """FSYNCDIR."""
-        self._commit_early()
+        await self._commit_early()
         await self._file_syncs.sync_names(ino, is_alone=caller.is_alone)
 
     async def sync(self) -> None:
         """SYNCFS."""
-        self._commit_early()
+        await self._commit_early()
         await self._file_syncs.sync_all()
 
     async def allocate(self, ino: InodeNo, mode: int, offset: int, length: int) -> None:

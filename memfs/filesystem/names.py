@@ -153,7 +153,7 @@ class Names(Shared):
             ino, raw = self._large.pop()
             if ino not in self._orphans or self._open_table.is_open(ino):
                 continue
-            self._commit_early()
+            await self._commit_early()
             await leave()
             if ino not in self._orphans or self._open_table.is_open(ino):
                 continue

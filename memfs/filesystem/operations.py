@@ -7,8 +7,9 @@ Rules for drivers:
   `errno`); anything else is a bug: log the traceback once, answer EIO, go on.
 - Run a method by `send(None)` within `waiting.fast_path`: nearly all end without suspending. One
   that must wait yields `waiting.LEAVE` first; there a driver moves it into a task of its own.
-- Before the reply to any request is written, `uncommitted` must be False: call `commit_nowait`,
-  once for all requests that were read together. If it raises, answer its errno to all of them.
+- Before the reply to any request is written, `uncommitted` must be False: await `commit`, once for
+  all requests that were read together, as one runs a method. If it raises, answer its errno to all
+  of them.
 - The payload of `write` must stay unchanged until the coroutine has ended, detached or not.
 - `.` and `..` are the driver's (`get_parent`); permissions the kernel's (`default_permissions`).
 """
@@ -249,9 +250,9 @@ class Operations(Protocol):
 
     @property
     def uncommitted(self) -> bool:
-        """True if replies must wait for `commit_nowait`."""
+        """True if replies must wait for `commit`."""
         ...
 
-    def commit_nowait(self) -> None:
+    async def commit(self) -> None:
         """Make the changes so far survive the death of the daemon; raises as `Engine`'s."""
         ...

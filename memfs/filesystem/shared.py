@@ -204,35 +204,41 @@ class Shared:
 
     @property
     def uncommitted(self) -> bool:
-        """True if replies must wait for `commit_nowait`."""
+        """True if replies must wait for `commit`."""
         return self._engine.uncommitted or self._early_failure is not None
 
-    def commit_nowait(self) -> None:
-        """Make the changes so far survive the death of the daemon."""
+    async def commit(self) -> None:
+        """Make the changes that replies wait for survive the death of the daemon."""
         failure, self._early_failure = self._early_failure, None
-        self._commit()
+        await self._commit()
         if failure is not None:
             raise failure
 
-    def _commit_early(self) -> None:
+    async def _commit_early(self) -> None:
         """Commit before the replies of the batch are due.
 
         A failure undoes what earlier requests of the batch did, too: it is theirs as well, and
-        comes again at the `commit_nowait` that their replies wait for.
+        comes again at the `commit` that their replies wait for.
         """
         try:
-            self._commit()
+            await self._commit()
         except MemfsError as error:
             self._early_failure = error
             raise
 
-    def _commit(self) -> None:
+    async def _commit(self) -> None:
+        # What is made while this waits is another commit's.
+        made, self._made = self._made, []
         try:
-            self._engine.commit_nowait()
+            await self._engine.commit()
         except MemfsError:
+            self._unmade += made
             self._forget_undone()
             raise
-        self._made.clear()
+        except BaseException:
+            # Cancelled: nobody knows whether it came to be. The next commit tells.
+            self._made[:0] = made
+            raise
 
     def _forget_undone(self) -> None:
         """Drop what is remembered of changes that were undone."""

@@ -77,7 +77,7 @@ class Writing(Names):
             self._residency.release(ino, drop_pages=False)
         after = await self._engine.unseal(ino, raw, inode.generation)
         self._syncer.renew(raw)
-        self._commit_early()
+        await self._commit_early()
         return after
 
     async def _begun(self, ino: InodeNo) -> Inode:

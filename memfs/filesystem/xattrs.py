@@ -42,7 +42,7 @@ class XattrRequests(ContentRequests):
         """GETXATTR."""
         if name.startswith(CONTROL_PREFIX):
             # It may seal the file, and commit that: what came before is to fail by itself.
-            self._commit_early()
+            await self._commit_early()
             return await self._control.get(caller, ino, name)
         if name == CAPABILITY_XATTR:
             return await self._get_capability(ino)

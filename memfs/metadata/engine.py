@@ -8,7 +8,7 @@ Atomicity: one call is atomic by itself, and what it presumes of a file (generat
 argument that the engine checks. Calls that belong together stand in `async with engine.change()`.
 
 Durability: a mutation survives the death of the process as soon as the block of `change` ended, or
-`commit_nowait` returned for mutations outside of one; and power loss as soon as `sync` returned.
+`commit` returned for mutations outside of one; and power loss as soon as `sync` returned.
 
 Suspension: methods are `async` because a later engine talks to a server. The SQLite engine never
 suspends, so that a caller may run a coroutine of it to its end with one `send(None)`; one that does
@@ -75,11 +75,28 @@ class Changes(Protocol):
         one is a part of it.
 
         Args:
-            deferred: Its commit may wait for the replies of the batch (`Local.commit_nowait`), as
-                that of a single mutation does.
+            deferred: Its commit may wait for the replies of the batch (`commit`), as that of a
+                single mutation does.
 
         Raises:
-            NoSpaceError, MetadataError: At the end; as `Local.commit_nowait`.
+            NoSpaceError, MetadataError: At the end; as `commit`.
+        """
+        ...
+
+    @property
+    def uncommitted(self) -> bool:
+        """True if a mutation that was answered awaits its commit: replies to programs wait too."""
+        ...
+
+    async def commit(self) -> None:
+        """Make all mutations that were answered so far survive the death of this process.
+
+        Several may wait for one commit. Not within a block of `change`.
+
+        Raises:
+            NoSpaceError: The disk is full. All mutations since the last commit are undone, and
+                each who waits for the commit of one is told.
+            MetadataError: Any other failure; undone likewise.
         """
         ...
 
@@ -643,20 +660,6 @@ class Local(Changes, Protocol):
         ...
 
     # --- durability -------------------------------------------------------------------------------
-    @property
-    def uncommitted(self) -> bool:
-        """True if a mutation awaits its commit: replies to programs wait for that too."""
-        ...
-
-    def commit_nowait(self) -> None:
-        """Make all mutations so far survive the death of this process.
-
-        Raises:
-            NoSpaceError: The disk is full. All mutations since the last commit are undone.
-            MetadataError: Any other failure; undone likewise.
-        """
-        ...
-
     @property
     def synced(self) -> bool:
         """True if all mutations survive power loss already: `sync` has nothing to do."""

@@ -55,7 +55,7 @@ async def test_set_attributes_takes_every_field(engine_site: SqliteSite) -> None
         ctime_ns=7,
     )
     assert expected == await engine_site.engine.set_attributes(file.ino, changes)
-    engine_site.engine.commit_nowait()
+    await engine_site.engine.commit()
     assert expected == await engine_site.crash().get_inode(file.ino)
 
 

@@ -65,7 +65,7 @@ async def test_all_files_of_a_batch_get_their_forms_in_one_step(engine_site: Sql
     files = await make_files(engine, 3)
     published = await publish_batch(engine, *files)
     assert published.outcomes == [True] * 3
-    engine.commit_nowait()
+    await engine.commit()
     engine = engine_site.crash()
     assert await engine.list_batched(KEY) == [each.form for each in published.members]
     for file, each in zip(files, published.members, strict=True):
@@ -81,7 +81,7 @@ async def test_all_files_of_a_batch_get_their_forms_in_one_step(engine_site: Sql
 async def test_a_batch_under_way_is_known_and_rolled_back(engine_site: SqliteSite) -> None:
     engine = engine_site.engine
     intent = await engine.begin_batch(KEY, NOW_NS)
-    engine.commit_nowait()
+    await engine.commit()
     engine = engine_site.crash()
     assert await engine.list_intents() == [
         Intent(intent, MoveKind.BATCH, NO_INODE, Generation(0), KEY, NOW_NS)
@@ -173,7 +173,7 @@ async def test_compaction_moves_forms_and_frees_the_old_object(engine_site: Sqli
     await engine.unseal(files[2].ino, files[2].raw)
     intent = await engine.begin_batch("new", NOW_NS)
     assert await engine.replace_batched(intent, "new", 1800, replacements) == [True, False]
-    engine.commit_nowait()
+    await engine.commit()
     engine = engine_site.crash()
     assert await live(engine) == [Batch("new", 1800, 1, 900)]
     assert await garbage_in(engine) == {(FormKind.REMOTE, KEY)}

@@ -53,7 +53,7 @@ async def test_a_change_that_raises_leaves_nothing(engine: Engine) -> None:
         await engine.get_inode(made.ino)
     assert usage == await engine.usage() == await engine.recount()
     assert set() == await garbage_in(engine)
-    engine.commit_nowait()
+    await engine.commit()
     assert await names_in(engine) == [b"before"]
     assert await engine.get_setting("cursor") is None
 
@@ -66,7 +66,7 @@ async def test_what_a_change_gave_up_stays_so_after_a_crash(engine_site: SqliteS
             await make_file(engine, b"given up")
             raise GivenUpError
     await make_file(engine, b"after")
-    engine.commit_nowait()
+    await engine.commit()
     engine = engine_site.crash()
     assert await names_in(engine) == [b"before", b"after"]
 

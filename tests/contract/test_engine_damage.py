@@ -134,7 +134,7 @@ def test_check_finds(tmp_path: Path, sentence: str) -> None:
     """Each sentence comes from its damage, and from nothing before."""
     site = SqliteSite(tmp_path)
     planted = run(plant(site.engine))
-    site.engine.commit_nowait()
+    run(site.engine.commit())
     assert site.engine.check() == []
     site.engine.close()
     connection = sqlite3.connect(site.state_dir / "metadata.db", isolation_level=None)

@@ -83,7 +83,7 @@ class EngineMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             with suppress(MemfsError):
-                self.engine.commit_nowait()
+                self.site.run(self.engine.commit())
             self.committed = self.model
             self.compare_all()
             self.site.close()
@@ -307,7 +307,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule()
     def commit(self) -> None:
-        self.engine.commit_nowait()
+        self.site.run(self.engine.commit())
         self.committed = copy.deepcopy(self.model)
 
     @rule()

@@ -32,7 +32,7 @@ async def test_intents_outlive_a_crash_in_order(engine_site: SqliteSite) -> None
     file = await make_sealed(engine, b"file")
     first = await engine.begin_intent(MoveKind.PACK, file.ino, Generation(1), "packed/1", 10)
     second = await engine.begin_intent(MoveKind.UPLOAD, file.ino, Generation(1), "key", 5)
-    engine.commit_nowait()
+    await engine.commit()
     assert [
         Intent(first, MoveKind.PACK, file.ino, Generation(1), "packed/1", 10),
         Intent(second, MoveKind.UPLOAD, file.ino, Generation(1), "key", 5),
@@ -168,7 +168,7 @@ async def test_usage_counts_what_there_is(engine_site: SqliteSite) -> None:
     )
     assert expected == await engine.usage()
     assert expected == await engine.recount()
-    engine.commit_nowait()
+    await engine.commit()
     assert expected == await engine_site.crash().usage()
     assert expected == await engine_site.reopen().usage()
 
@@ -181,9 +181,9 @@ async def test_uncommitted_tells_changes_from_reads_and_refusals(engine: Engine)
     assert not engine.uncommitted
     await make_file(engine, b"file")
     assert engine.uncommitted
-    engine.commit_nowait()
+    await engine.commit()
     assert not engine.uncommitted
-    engine.commit_nowait()
+    await engine.commit()
 
 
 async def test_reserved_numbers_are_all_different(engine_site: SqliteSite) -> None:
@@ -209,10 +209,10 @@ async def test_many_changes_go_through_checkpoints_and_survive(engine_site: Sqli
     for index in range(300):
         await make_file(engine, b"%d" % index)
         if index % 3:
-            engine.commit_nowait()
+            await engine.commit()
         if index % 10 == 0:
             engine.maintain()
-    engine.commit_nowait()
+    await engine.commit()
     engine.sync()
     engine = engine_site.crash()
     assert [b"%d" % index for index in range(300)] == await names_in(engine)

@@ -34,7 +34,7 @@ async def test_the_former_object_becomes_garbage_in_the_same_step(engine_site: S
     )
     intent = await engine.begin_intent(MoveKind.UPLOAD, inode.ino, inode.generation, "new", NOW_NS)
     assert await engine.replace_form(intent, FormReplacement(former, form))
-    engine.commit_nowait()
+    await engine.commit()
     engine = engine_site.crash()
     assert await engine.list_forms(former.blob) == [form]
     assert await garbage_in(engine) == {(FormKind.REMOTE, former.place.key)}

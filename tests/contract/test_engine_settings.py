@@ -34,9 +34,9 @@ async def test_committed_setting_survives_a_crash_and_others_do_not(
     engine = engine_site.engine
     await engine.put_setting("kept", b"1")
     await engine.put_setting("dropped", b"2")
-    engine.commit_nowait()
+    await engine.commit()
     await engine.put_setting("dropped", None)
-    engine.commit_nowait()
+    await engine.commit()
     await engine.put_setting("kept", b"uncommitted")
     engine = engine_site.crash()
     assert await engine.get_setting("kept") == b"1"

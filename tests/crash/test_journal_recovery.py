@@ -57,7 +57,7 @@ def engine_site(tmp_path: Path) -> Iterator[SqliteSite]:
 
 def test_uncommitted_changes_are_gone_after_a_crash(engine_site: SqliteSite) -> None:
     run(make_file(engine_site.engine, b"committed"))
-    engine_site.engine.commit_nowait()
+    run(engine_site.engine.commit())
     run(make_file(engine_site.engine, b"uncommitted"))
     assert run(names_in(engine_site.crash())) == [b"committed"]
 

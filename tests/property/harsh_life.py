@@ -269,7 +269,7 @@ class HarshLife(Life):
         """Take what a repaired state directory shows for the model; what it cannot read goes."""
         former, self.tree = self.tree, Tree()
         await self._adopt_directory(ROOT_INODE, former)
-        self.world.filesystem.commit_nowait()
+        await self.world.filesystem.commit()
         names = set()
         for inode in await self.world.engine.list_files(InodeNo(0), 10_000):
             for form in await self.world.engine.list_forms(inode.blob) if inode.blob else ():

@@ -77,7 +77,7 @@ class SuspendingMachine(FilesystemMachine):
         rng = random.Random(seed)
 
         def suspending(engine: Engine) -> SuspendingEngine:
-            return SuspendingEngine(engine, rng)
+            return SuspendingEngine(engine, rng, defers=True)
 
         self.world = World(self.root, config, passthrough=self.passthrough, suspending=suspending)
         self.make_directory(0, b"a")
@@ -172,7 +172,7 @@ class SuspendingMachine(FilesystemMachine):
             case Overlap.ASK:
                 for name in (b"state", b"why"):
                     await filesystem.get_xattr(program, ino, b"user.memfs." + name)
-        filesystem.commit_nowait()
+        await filesystem.commit()
 
 
 class PassthroughMachine(SuspendingMachine):

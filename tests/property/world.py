@@ -332,15 +332,20 @@ class World:
             Refusal: The request failed.
             WouldWait: It came in between two steps of a move, and cannot be answered there.
         """
+        answering = self._answer(work)
         try:
-            answer = _to_its_end(work) if self._running else self.run(work)
+            answer = _to_its_end(answering) if self._running else self.run(answering)
         except MemfsError as error:
             raise Refusal(error.errno) from error
         except OSError as error:
             raise Refusal(error.errno or 0) from error
-        finally:
-            self.filesystem.commit_nowait()
         return answer
+
+    async def _answer(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await work
+        finally:
+            await self.filesystem.commit()
 
     # --- open files ------------------------------------------------------------------------------
     def create(self, parent: InodeNo, name: bytes, mode: int, flags: int) -> OpenFile:
@@ -358,7 +363,7 @@ class World:
     async def open_meanwhile(self, ino: InodeNo, flags: int) -> OpenFile:
         """Open a file within a run, as a request that may wait."""
         opened = await self.filesystem.open(self.program, ino, flags)
-        self.filesystem.commit_nowait()
+        await self.filesystem.commit()
         return self._opened(ino, opened.handle, opened.mode, opened.backing, flags)
 
     async def write_meanwhile(self, file: OpenFile, offset: int, data: bytes) -> None:
@@ -529,7 +534,7 @@ class World:
         await self.file_syncs.make_durable(inodes)
         await self.filesystem.sync()
         await self.recovery.recheck.note_drained()
-        self.engine.commit_nowait()
+        await self.engine.commit()
 
     def _let_programs_go(self) -> None:
         for ino, mapping in list(self.mappings):

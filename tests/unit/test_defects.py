@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_moved_waits_with_the_reason(
         monkeypatch.setattr(world.mover._placer.batcher, "takes", lambda *_: False)
     monkeypatch.setattr("memfs.placement.execute.upload", fail)
     world.run(world.engine.set_pin(bad, Tier.GLACIER))
-    world.engine.commit_nowait()
+    world.run(world.engine.commit())
     world.activity.note_pin(bad)
     world.step()
     pending = world.run(world.engine.get_pending(bad))

@@ -60,7 +60,7 @@ def test_what_an_inner_commit_undid_is_told_to_the_replies_before(
         world.run(asked)
     assert filesystem.uncommitted
     with pytest.raises(NoSpaceError):
-        filesystem.commit_nowait()
+        world.run(filesystem.commit())
     assert not filesystem.uncommitted
 
 
@@ -71,7 +71,7 @@ def test_a_file_whose_unlink_was_undone_is_no_orphan(
     world.run(world.filesystem.unlink(ROOT_INODE, b"kept"))
     fail_once(world, monkeypatch)
     with pytest.raises(NoSpaceError):
-        world.filesystem.commit_nowait()
+        world.run(world.filesystem.commit())
     world.step()
     assert ino not in world.filesystem._orphans
 
@@ -86,7 +86,7 @@ def test_a_nameless_file_whose_link_was_undone_is_reaped(
     world.run(world.filesystem.link(ino, ROOT_INODE, b"undone"))
     fail_once(world, monkeypatch)
     with pytest.raises(NoSpaceError):
-        world.filesystem.commit_nowait()
+        world.run(world.filesystem.commit())
     world.step()
     world.filesystem.release(ino, opened.handle)
     world.filesystem.forget([ino])
@@ -132,7 +132,7 @@ def test_the_raw_file_of_an_undone_create_is_removed(
         world.filesystem.create(world.program, ROOT_INODE, b"undone", 0o644, os.O_RDWR)
     )
     with pytest.raises(NoSpaceError):
-        world.filesystem.commit_nowait()
+        world.run(world.filesystem.commit())
     world.filesystem.release(entry.inode.ino, opened.handle)
     assert entry.inode.raw in set(world.raw_store.iterate())
     world.step()
@@ -146,7 +146,7 @@ def test_the_raw_file_of_a_create_that_was_committed_stays(
     world.run(world.filesystem.make_directory(world.program, ROOT_INODE, b"undone", 0o755))
     fail_once(world, monkeypatch)
     with pytest.raises(NoSpaceError):
-        world.filesystem.commit_nowait()
+        world.run(world.filesystem.commit())
     world.step()
     assert world.run(world.engine.get_inode(ino)).raw in set(world.raw_store.iterate())
 

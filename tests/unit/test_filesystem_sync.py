@@ -47,7 +47,7 @@ def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
 
 def fsync(world: World, ino: InodeNo, *, data_only: bool = False) -> None:
     world.run(world.filesystem.fsync(world.program, ino, data_only=data_only))
-    world.filesystem.commit_nowait()
+    world.run(world.filesystem.commit())
 
 
 def state(world: World, ino: InodeNo) -> str:

@@ -19,7 +19,7 @@ def set_xattr(world: World, ino: InodeNo, name: str, value: str, flags: int = 0)
     filesystem = world.filesystem
     encoded = f"user.memfs.{name}".encode()
     world.run(filesystem.set_xattr(ino, encoded, value.encode(), flags, kill_sgid=False))
-    filesystem.commit_nowait()
+    world.run(filesystem.commit())
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,76 @@ async def test_a_failed_commit_fails_all_that_waited_for_it(
     assert await kernel.receive(1) == {again: 0}
 
 
+async def test_a_commit_that_waits_holds_up_its_replies_and_no_request(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    """As that of an engine behind a network; nobody is told of what may be undone."""
+    kernel.filesystem.commit_gate = trio.Event()
+    sent = [kernel.make_directory(b"a"), kernel.send(Opcode.STATFS)]
+    nursery.start_soon(kernel.runner.run)
+    await trio.testing.wait_all_tasks_blocked()
+    assert kernel.nothing_to_receive()
+    sent += [kernel.make_directory(b"b"), kernel.send(Opcode.STATFS)]
+    await trio.testing.wait_all_tasks_blocked()
+    assert kernel.nothing_to_receive()
+    assert len(kernel.filesystem.inodes) == 3, "the second batch was served"
+    kernel.filesystem.commit_gate.set()
+    assert await kernel.receive(4) == dict.fromkeys(sent, 0)
+    kernel.filesystem.commit_gate = None
+    again = kernel.make_directory(b"c")
+    assert await kernel.receive(1) == {again: 0}
+
+
+async def test_a_commit_that_fails_late_fails_all_that_waited_for_it(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    kernel.filesystem.commit_gate = trio.Event()
+    kernel.filesystem.commit_error = NoSpaceError("disk full")
+    body = protocol.CREATE_IN.pack(os.O_RDWR, 0o100644, 0, 0) + b"f\0"
+    sent = [kernel.send(Opcode.CREATE, ROOT, body), kernel.send(Opcode.STATFS)]
+    nursery.start_soon(kernel.runner.run)
+    await trio.testing.wait_all_tasks_blocked()
+    kernel.filesystem.commit_gate.set()
+    assert await kernel.receive(2) == dict.fromkeys(sent, errno.ENOSPC)
+    assert kernel.filesystem.released == [2]
+
+
+async def test_a_request_that_waited_waits_for_its_commit_too(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    """It has a task of its own already."""
+    node = kernel.make_file(b"slow", slow=True)
+    slow = kernel.read(node)
+    nursery.start_soon(kernel.runner.run)
+    await kernel.filesystem.waiting.wait()
+    kernel.filesystem.commit_gate = trio.Event()
+    made = kernel.make_directory(b"a")
+    kernel.filesystem.gate.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert kernel.nothing_to_receive()
+    kernel.filesystem.commit_gate.set()
+    assert await kernel.receive(2) == {slow: 0, made: 0}
+
+
+async def test_a_commit_is_waited_for_when_the_mount_is_gone(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end() -> bytes | None:
+        raise ConnectionClosedError
+
+    kernel.filesystem.commit_gate = trio.Event()
+    kernel.make_directory(b"a")
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.runner.run)
+            await trio.testing.wait_all_tasks_blocked()
+            monkeypatch.setattr(kernel.channel, "read_nowait", end)
+            kernel.send(Opcode.STATFS)
+            await trio.testing.wait_all_tasks_blocked()
+            kernel.filesystem.commit_gate.set()
+    assert not kernel.filesystem.uncommitted
+
+
 async def test_an_open_whose_commit_failed_is_given_back(
     kernel: Kernel, nursery: trio.Nursery
 ) -> None:

@@ -6,7 +6,7 @@ Invariant: `data` is immutable and the request's own, so a detached request may 
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from memfs_daemon.kernel.protocol import HEADER
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Payload: TypeAlias = bytes | bytearray
 """What follows the header of a reply."""
+
+T = TypeVar("T")
 
 _unpack_header = HEADER.unpack_from
 
@@ -66,7 +68,7 @@ class Request:
 
 
 @types.coroutine
-def resume(coroutine: Coroutine[Any, Any, Payload]) -> Generator[Any, Any, Payload]:
+def resume(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
     """Run a coroutine on from where it left the fast path, inside the task that awaits this."""
-    reply: Payload = yield from coroutine
-    return reply
+    result: T = yield from coroutine
+    return result

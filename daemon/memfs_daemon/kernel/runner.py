@@ -24,7 +24,7 @@ from memfs_daemon.kernel.protocol import HEADER_BYTES, INTERRUPT_IN, Opcode
 from memfs_daemon.kernel.request import Payload, Request, resume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from memfs.filesystem.operations import Operations
     from memfs_daemon.kernel.channel import Channel
@@ -85,6 +85,8 @@ class Runner:
         self._held: list[tuple[Request, _Outcome]] = []
         self._held_bytes = 0
         self._detached: dict[int, _Waiting] = {}
+        self._commit_count = 0
+        """Commits under way that have to wait."""
         self._bugs_seen: set[tuple[int, str]] = set()
         self._callers = Callers(self._answer_early, self._wake)
         self._pause = trio.CancelScope()
@@ -119,12 +121,12 @@ class Runner:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(callers.close)
             self._end_calls(None)
-            self._flush()
+            await self._flush_in_task()
 
     async def _wait_for_calls(self, nursery: trio.Nursery) -> None:
         """Wait for a request, or until a call has ended that is more than answered."""
         self._end_calls(nursery)
-        self._flush()
+        self._flush(nursery)
         # What ends from here on cancels it once the loop runs, which is when this is waiting.
         with trio.move_on_after(ENDED_S_MAX) as self._pause:
             await trio.lowlevel.wait_readable(self._channel.fd)
@@ -176,7 +178,7 @@ class Runner:
         batch_count_max = BATCH_COUNT_MAX
         while True:
             self._serve_waiting(nursery, batch_count_max)
-            if self._detached or clock() >= turn_end_s:
+            if self._has_tasks or clock() >= turn_end_s:
                 await trio.lowlevel.checkpoint()
                 turn_end_s = clock() + TURN_S
             if wait(0):
@@ -184,7 +186,7 @@ class Runner:
                 continue
             # A program that is alone has no second request waiting: that need not be looked for.
             batch_count_max = 1
-            if not self._poller.find_next(may_sleep=not self._detached):
+            if not self._poller.find_next(may_sleep=not self._has_tasks):
                 return
 
     def _serve_waiting(self, nursery: trio.Nursery, count_max: int) -> None:
@@ -221,16 +223,23 @@ class Runner:
                     continue
                 if self._held or operations.uncommitted:
                     self._hold(request, outcome)
+                    if self._held_bytes > HELD_BYTES_MAX:
+                        self._flush(nursery)
                 else:
                     self._answer(request, outcome)
         finally:
             # Also when the mount is gone: what was done stays done.
-            self._flush()
+            self._flush(nursery)
+
+    @property
+    def _has_tasks(self) -> bool:
+        """True if tasks of trio's wait for what makes them go on."""
+        return bool(self._detached or self._commit_count)
 
     def _is_alone(self) -> bool:
         """Return whether no other request is under way, waiting, or held for a commit."""
         return not (
-            self._detached or self._callers.under_way_count or self._held or self._channel.wait(0)
+            self._has_tasks or self._callers.under_way_count or self._held or self._channel.wait(0)
         )
 
     def _serve_unanswered(self, request: Request) -> None:
@@ -289,26 +298,74 @@ class Runner:
         finally:
             del self._detached[request.unique]
         self._hold(request, outcome)
-        self._flush()
+        await self._flush_in_task()
 
     def _hold(self, request: Request, outcome: _Outcome) -> None:
         self._held.append((request, outcome))
         if not isinstance(outcome, int):
             self._held_bytes += len(outcome)
-            if self._held_bytes > HELD_BYTES_MAX:
-                self._flush()
 
-    def _flush(self) -> None:
-        """Commit what is uncommitted, then send the replies that waited for it."""
+    def _take_held(self) -> list[tuple[Request, _Outcome]]:
+        held = self._held
+        if held:
+            self._held, self._held_bytes = [], 0
+        return held
+
+    def _flush(self, nursery: trio.Nursery) -> None:
+        """Commit what is uncommitted, then send the replies that waited for it.
+
+        A commit that has to wait does so in a task of its own, and the replies with it.
+        """
         failure = 0
         if self._operations.uncommitted:
+            commit = self._operations.commit()
             try:
-                self._operations.commit_nowait()
+                trap = commit.send(None)
+            except StopIteration:
+                pass
             except Exception as error:
-                failure = self._commit_errno(error)
-        if not self._held:
-            return
-        held, self._held, self._held_bytes = self._held, [], 0
+                failure = self._commit_errno(error, len(self._held))
+            else:
+                if trap is LEAVE:
+                    self._commit_count += 1
+                    nursery.start_soon(self._end_commit, commit, self._take_held())
+                    return
+                commit.close()
+                bug = RuntimeError(f"a commit suspended at {trap!r} without leave()")
+                failure = self._commit_errno(bug, len(self._held))
+        if self._held:
+            self._answer_all(self._take_held(), failure)
+
+    async def _end_commit(
+        self, commit: Coroutine[Any, Any, None], held: list[tuple[Request, _Outcome]]
+    ) -> None:
+        """Wait for a commit that has left the fast path, and send the replies."""
+        try:
+            await self._wait_and_answer(resume(commit), held)
+        finally:
+            self._commit_count -= 1
+
+    async def _flush_in_task(self) -> None:
+        """Do as `_flush` where the fast path does not run."""
+        held = self._take_held()
+        if self._operations.uncommitted:
+            await self._wait_and_answer(self._operations.commit(), held)
+        else:
+            self._answer_all(held, 0)
+
+    async def _wait_and_answer(
+        self, commit: Awaitable[None], held: list[tuple[Request, _Outcome]]
+    ) -> None:
+        failure = 0
+        # What was done stays done, also when the mount is gone.
+        with trio.CancelScope(shield=True):
+            try:
+                await commit
+            except Exception as error:
+                failure = self._commit_errno(error, len(held))
+        self._answer_all(held, failure)
+
+    def _answer_all(self, held: list[tuple[Request, _Outcome]], failure: int) -> None:
         for request, outcome in held:
             self._answer(request, failure or outcome)
 
@@ -324,12 +381,12 @@ class Runner:
             except Exception as error:
                 self._errno_of(request, error)
 
-    def _commit_errno(self, error: Exception) -> int:
+    def _commit_errno(self, error: Exception, reply_count: int) -> int:
         deliberate = isinstance(error, MemfsError | OSError)
         number = error.errno if isinstance(error, MemfsError | OSError) else None
         log.error(
             "commit failed, %d replies become errors: %s",
-            len(self._held),
+            reply_count,
             error,
             exc_info=None if deliberate else error,
         )

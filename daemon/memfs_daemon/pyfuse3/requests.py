@@ -99,9 +99,9 @@ def _answering(
         try:
             reply = await handler(self, *args, **kwargs)
         except Exception as error:
-            self.commit(handler.__name__)
+            await self.commit(handler.__name__)
             raise pyfuse3.FUSEError(self.errno_of(handler.__name__, error)) from error
-        self.commit(handler.__name__)
+        await self.commit(handler.__name__)
         return reply
 
     functools.update_wrapper(answered, handler)
@@ -133,7 +133,7 @@ class Requests(pyfuse3.Operations):
         """INIT."""
         self.initialised.set()
 
-    def commit(self, request: str) -> None:
+    async def commit(self, request: str) -> None:
         """Commit if need be.
 
         Raises:
@@ -141,14 +141,14 @@ class Requests(pyfuse3.Operations):
         """
         if self._operations.uncommitted:
             try:
-                self._operations.commit_nowait()
+                await self._operations.commit()
             except Exception as error:
                 raise pyfuse3.FUSEError(self.errno_of(request, error)) from error
 
-    def _commit_opened(self, request: str, ino: InodeNo, handle: Handle) -> None:
+    async def _commit_opened(self, request: str, ino: InodeNo, handle: Handle) -> None:
         """Commit; a failure takes the handle back, of which the kernel will never learn."""
         try:
-            self.commit(request)
+            await self.commit(request)
         except pyfuse3.FUSEError:
             self._operations.release(ino, handle)
             raise
@@ -202,7 +202,7 @@ class Requests(pyfuse3.Operations):
         entry, opened = await self._operations.create(
             Caller(ctx), InodeNo(parent_inode), name, mode, flags
         )
-        self._commit_opened("create", entry.inode.ino, opened.handle)
+        await self._commit_opened("create", entry.inode.ino, opened.handle)
         file = to_file_info(entry.inode.ino, opened, privileged=ctx.uid == 0)
         return file, to_entry(*entry)
 
@@ -278,7 +278,7 @@ class Requests(pyfuse3.Operations):
         """FORGET, BATCH_FORGET; nobody waits for an answer, and none may fail."""
         try:
             self._operations.forget([InodeNo(inode) for inode, _ in inode_list])
-            self.commit("forget")
+            await self.commit("forget")
         except Exception as error:
             self.errno_of("forget", error)
 
@@ -395,7 +395,7 @@ class Requests(pyfuse3.Operations):
         opened = await self._operations.open(
             Caller(ctx), ino, flags, kill_suidgid=is_truncating(flags) and not privileged
         )
-        self._commit_opened("open", ino, opened.handle)
+        await self._commit_opened("open", ino, opened.handle)
         return to_file_info(ino, opened, privileged=privileged)
 
     @_answering

@@ -591,7 +591,7 @@ class Database:
         return bool(self._records) or self._lost is not None
 
     def commit_nowait(self) -> None:
-        """Append what was written as one journal entry; see `Engine.commit_nowait`."""
+        """Append what was written as one journal entry; see `Engine.commit`."""
         if self._lost is not None:
             lost, self._lost = self._lost, None
             raise lost

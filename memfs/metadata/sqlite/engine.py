@@ -165,6 +165,10 @@ class SqliteEngine(Snapshots):
         return self._database.uncommitted
 
     def commit_nowait(self) -> None:
+        """Do as `commit`, for who has no event loop."""
+        self._database.commit_nowait()
+
+    async def commit(self) -> None:
         self._database.commit_nowait()
 
     # --- readers of other processes --------------------------------------------------------------

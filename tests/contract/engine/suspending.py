@@ -31,11 +31,15 @@ class SuspendingEngine:
     Args:
         engine: Does the work.
         rng: Draws how long each wait is; None: nothing waits but where a hook does.
+        defers: Half of the calls are answered before they are committed.
     """
 
-    def __init__(self, engine: Engine, rng: random.Random | None) -> None:
+    def __init__(self, engine: Engine, rng: random.Random | None, *, defers: bool = False) -> None:
         self._engine = engine
         self._rng = rng
+        self._defers = defers
+        self._deferred = False
+        """Something was answered that is not committed."""
         self._owner: trio.lowlevel.Task | None = None
         """Who has the engine to itself."""
         self._queue = trio.lowlevel.ParkingLot()
@@ -48,7 +52,12 @@ class SuspendingEngine:
         return cast("Engine", self)
 
     def before(self, method: str, hook: Callable[[], Awaitable[None]]) -> None:
-        """Await something before the next call of a method, once; `change`: before it begins."""
+        """Await something before the next call of a method, once.
+
+        Args:
+            method: `change`: before it begins; `commit`: before whatever is committed next.
+            hook: What is awaited.
+        """
         self._before[method] = hook
 
     def after(self, method: str, hook: Callable[[], Awaitable[None]]) -> None:
@@ -102,10 +111,20 @@ class SuspendingEngine:
 
     async def _commit_late(self) -> None:
         """Others wait for their turn meanwhile; nobody was told of anything yet."""
-        if self._engine.uncommitted:
-            with trio.CancelScope(shield=True):
-                await self._pause()
-            self._engine.commit_nowait()
+        if not self._engine.uncommitted:
+            return
+        if self._defers and self._rng is not None and self._rng.random() < 0.5:
+            self._deferred = True
+            return
+        with trio.CancelScope(shield=True):
+            await self._pause()
+        await self._commit_alone()
+
+    async def _commit_alone(self) -> None:
+        if (hook := self._before.pop("commit", None)) is not None:
+            await hook()
+        await self._engine.commit()
+        self._deferred = False
 
     async def _pause(self) -> None:
         if self._rng is not None:
@@ -122,18 +141,30 @@ class SuspendingEngine:
         self._queue.unpark()
 
     def change(self, *, deferred: bool = False) -> _Change:
-        """See `Engine`; nothing is deferred to a batch here."""
+        """See `Engine`; a change is committed at its end, as if it were not deferred."""
         return _Change(self)
 
     @property
     def uncommitted(self) -> bool:
-        """A call or change that was answered is committed."""
-        return self._owner is None and self._engine.uncommitted
-
-    def commit_nowait(self) -> None:
-        """See `Engine`; what others are about to do is left to them."""
+        """True if a call was answered that is not committed."""
         if self._owner is None:
-            self._engine.commit_nowait()
+            return self._engine.uncommitted
+        return self._deferred
+
+    async def commit(self) -> None:
+        """See `Engine`; what others are about to do is left to them."""
+        if not trio.lowlevel.in_trio_task():
+            await self._engine.commit()
+        elif self.uncommitted:
+            assert self._owner is not trio.lowlevel.current_task(), "within a change"
+            await leave()
+            await self._pause()
+            await self._acquire()
+            try:
+                await self._commit_alone()
+            finally:
+                self._release()
+            await self._pause()
 
 
 class _Change:
@@ -167,7 +198,10 @@ class _Change:
             if error is None:
                 with trio.CancelScope(shield=True):
                     await engine._pause()
+                    if (hook := engine._before.pop("commit", None)) is not None:
+                        await hook()
             await self._inner.__aexit__(kind, error, traceback)
+            engine._deferred = engine._engine.uncommitted
         finally:
             engine._release()
         if error is None:

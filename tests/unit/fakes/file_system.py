@@ -90,6 +90,7 @@ class FakeFilesystem:
         calls: How often each method was called.
         commit_count: Commits so far.
         commit_error: Raised by the next commits while it is set.
+        commit_gate: Commits leave and wait for it while there is one.
         mode: Overrides the opening mode while it is set.
         released: Inodes whose handles were given back.
         forgotten: Inodes that the kernel dropped.
@@ -104,6 +105,7 @@ class FakeFilesystem:
         self.calls: collections.Counter[str] = collections.Counter()
         self.commit_count = 0
         self.commit_error: Exception | None = None
+        self.commit_gate: trio.Event | None = None
         self.mode: OpenMode | None = None
         self.released: list[InodeNo] = []
         self.forgotten: list[InodeNo] = []
@@ -500,7 +502,10 @@ class FakeFilesystem:
     def uncommitted(self) -> bool:
         return self._changed
 
-    def commit_nowait(self) -> None:
+    async def commit(self) -> None:
+        if self.commit_gate is not None:
+            await leave()
+            await self.commit_gate.wait()
         self._changed = False
         if self.commit_error is not None:
             raise self.commit_error
