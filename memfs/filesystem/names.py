@@ -72,7 +72,9 @@ class Names(Shared):
         self._activity.request_count += 1
         new = await self._new_file(caller, parent, mode)
         try:
-            return self._opened(await self._engine.create(parent, name, new), flags)
+            inode = await self._engine.create(parent, name, new)
+            self._made.append((new.ino, new.raw))
+            return self._opened(inode, flags)
         except BaseException:
             await self._give_up(new)
             raise
@@ -84,6 +86,7 @@ class Names(Shared):
         new = await self._new_file(caller, parent, mode)
         try:
             inode = await self._engine.create_orphan(new)
+            self._made.append((new.ino, new.raw))
             self._note_orphan(inode)
             return self._opened(inode, flags)
         except BaseException:
@@ -101,6 +104,7 @@ class Names(Shared):
             except BaseException:
                 await self._give_up(new)
                 raise
+            self._made.append((new.ino, new.raw))
             self._sealer.add(inode.ino)
             return self._entry(inode)
         if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
@@ -190,13 +194,16 @@ class Names(Shared):
         if flags & RENAME_WHITEOUT:
             # Root's, as only who may make device nodes can ask for it (renameat2(2)).
             whiteout = NewInode(self._reserve_ino(), stat.S_IFCHR, 0, 0, now_ns)
-        result = await self._engine.rename(
-            parent, name, new_parent, new_name, flags, now_ns, whiteout
-        )
+        async with self._engine.change(deferred=True):
+            result = await self._engine.rename(
+                parent, name, new_parent, new_name, flags, now_ns, whiteout
+            )
+            if result.replaced is not None:
+                # Before the commit: the bytes of either, if they were exchanged, must not be later
+                # than its new name.
+                self._sync_first(result.moved)
+                self._sync_first(result.replaced)
         if result.replaced is not None:
-            # The bytes of either, if they were exchanged, must not be later than its new name.
-            self._sync_first(result.moved)
-            self._sync_first(result.replaced)
             self._note_orphan(result.replaced)
             await self._log_end(result.replaced)
             if parent == new_parent:
@@ -384,7 +391,6 @@ class Names(Shared):
             raise
         self._open_table.adopt_backing(ino, raw, backing)
         self._note_without_capability(ino)
-        self._made.append((ino, raw))
         return new
 
     def _reserve_ino(self) -> InodeNo:

@@ -167,7 +167,7 @@ class Shared:
         """Changes were undone, and `_orphans` may not be what the engine has."""
         self._early_failure: MemfsError | None = None
         self._made: list[tuple[InodeNo, RawId]] = []
-        """Raw files made for inodes by changes that are not committed yet."""
+        """Raw files of inodes that the engine was given, and has not committed yet."""
         self._unmade: list[tuple[InodeNo, RawId]] = []
         """The same of changes that were undone: no inode names them, and no sweep would look."""
         self._atimes: dict[InodeNo, int] = {}
@@ -239,6 +239,11 @@ class Shared:
             # Cancelled: nobody knows whether it came to be. The next commit tells.
             self._made[:0] = made
             raise
+
+    def _doubt_raw(self, ino: InodeNo, raw: RawId) -> None:
+        """A raw file may be no inode's: have it removed if it is."""
+        self._unmade.append((ino, raw))
+        self._undone = True
 
     def _forget_undone(self) -> None:
         """Drop what is remembered of changes that were undone."""

@@ -58,7 +58,10 @@ class Writing(Names):
                     return inode
                 if inode.raw or truncate or inode.size == 0:
                     inode = await self._unseal(inode)
-                    break
+                    if inode.flags & InodeFlags.UNSEALED:
+                        break
+                    # It was rewritten elsewhere meanwhile.
+                    continue
             await leave()
             await hydrate(self._move_parts, ino)
         if not truncate:
@@ -67,17 +70,33 @@ class Writing(Names):
         return inode
 
     async def _unseal(self, inode: Inode) -> Inode:
-        """Unseal a sealed inode, committed, with a new raw file if it has none; in its gate."""
-        ino, raw = inode.ino, inode.raw
-        if not raw:
-            _, raw = self._engine.reserve_ids()
-            os.close(self._raw_store.create(raw))
-            self._made.append((ino, raw))
-            # What is locked in RAM is another file's pages from now on.
-            self._residency.release(ino, drop_pages=False)
-        after = await self._engine.unseal(ino, raw, inode.generation)
-        self._syncer.renew(raw)
+        """Unseal a sealed inode, committed, with a new raw file if it has none; in its gate.
+
+        Returns:
+            The inode after it; as it is now if it was rewritten elsewhere.
+        """
+        if inode.raw:
+            after = await self._engine.unseal(inode.ino, inode.raw, inode.generation)
+        else:
+            after = await self._unseal_into_new(inode)
+        self._syncer.renew(after.raw)
         await self._commit_early()
+        return after
+
+    async def _unseal_into_new(self, inode: Inode) -> Inode:
+        _, raw = self._engine.reserve_ids()
+        os.close(self._raw_store.create(raw))
+        try:
+            after = await self._engine.unseal(inode.ino, raw, inode.generation)
+        except BaseException:
+            self._doubt_raw(inode.ino, raw)
+            raise
+        if after.raw == raw:
+            self._made.append((inode.ino, raw))
+            # What is locked in RAM is another file's pages from now on.
+            self._residency.release(inode.ino, drop_pages=False)
+        else:
+            self._doubt_raw(inode.ino, raw)
         return after
 
     async def _begun(self, ino: InodeNo) -> Inode:

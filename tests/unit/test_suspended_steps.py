@@ -15,10 +15,10 @@ import trio.testing
 
 from memfs.content.invalidations import Aspect
 from memfs.content.opening import OpenMode
-from memfs.errors import NoXattrError
+from memfs.errors import NoSpaceError, NoXattrError
 from memfs.filesystem.attributes import CAPABILITY_XATTR
 from memfs.filesystem.operations import AttributeRequest
-from memfs.metadata.records import InodeFlags
+from memfs.metadata.records import InodeFlags, Seal
 from memfs.moves.dropping import drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
@@ -26,6 +26,7 @@ from memfs.namespace import acl
 from memfs.types import ROOT_INODE, FormKind
 from tests.contract.engine.suspending import SuspendingEngine
 from tests.property.world import ROOMY, World
+from tests.unit.test_filesystem_commits import fail_once
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
-    from memfs.types import InodeNo
+    from memfs.types import InodeNo, RawId
 
 SET_NS = 1_000_000_000_000_000_000
 DEFAULT_ACL = acl.serialise([acl.AclEntry(0x01, 7), acl.AclEntry(0x04, 5), acl.AclEntry(0x20, 0)])
@@ -43,6 +44,20 @@ CONTENT = b"content" * 3000
 
 def suspending(engine: Engine) -> SuspendingEngine:
     return SuspendingEngine(engine, None)
+
+
+@pytest.fixture
+def deferring(tmp_path: Path) -> Iterator[World]:
+    """A call is answered before it is committed."""
+
+    def defer(engine: Engine) -> SuspendingEngine:
+        return SuspendingEngine(engine, None, defers=True)
+
+    opened = World(tmp_path, ROOMY, passthrough=True, suspending=defer)
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 @pytest.fixture
@@ -317,6 +332,84 @@ def test_an_answer_that_another_node_has_made_old_is_not_kept(world: World) -> N
     world.run(filesystem.make_directory(program, ROOT_INODE, b"after", 0o777))
     made = world.run(world.engine.lookup(ROOT_INODE, b"after"))
     assert made.mode & 0o777 == 0o750
+
+
+def test_bytes_are_to_be_synced_before_the_name_that_they_get_is_committed(
+    world: World,
+) -> None:
+    """A sync that comes between would make the name durable without them."""
+    write_file(world, b"new")
+    write_file(world, b"old")
+    queued: list[int] = []
+
+    async def look() -> None:
+        queued.append(world.file_syncs.syncer.queued_count)
+
+    world.suspending.before("commit", look)
+    world.run(world.filesystem.rename(ROOT_INODE, b"new", ROOT_INODE, b"old", 0))
+    assert queued == [1]
+
+
+def test_a_raw_file_of_an_undone_creation_goes_though_another_commit_came_between(
+    deferring: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That commit is not of its inode."""
+    world, filesystem = deferring, deferring.filesystem
+
+    async def commit_another() -> None:
+        await filesystem.make_directory(world.program, ROOT_INODE, b"d", 0o755)
+        await filesystem.commit()
+
+    async def create() -> None:
+        await filesystem.create(world.program, ROOT_INODE, b"f", 0o644, os.O_WRONLY)
+
+    run_with(world, create, before(world, "create"), commit_another)
+    raw = world.run(world.engine.lookup(ROOT_INODE, b"f")).raw
+    fail_once(world, monkeypatch)
+    with pytest.raises(NoSpaceError):
+        world.run(filesystem.commit())
+    world.open_table.close()
+    world.run(filesystem.finish_requests())
+    assert not world.raw_store.exists(raw)
+    assert world.run(world.engine.find(ROOT_INODE, b"d")) is not None
+
+
+def test_a_file_that_was_rewritten_elsewhere_is_opened_as_it_is_now(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a writer would get a raw file that its inode does not name."""
+    ino = pack_file(world, raw=False)
+    sqlite, raw_store = world.sqlite, world.raw_store
+
+    async def rewrite() -> None:
+        inode = await sqlite.get_inode(ino)
+        _, raw = sqlite.reserve_ids()
+        os.close(raw_store.create(raw))
+        after = await sqlite.unseal(ino, raw)
+        status = raw_store.stat(raw)
+        times = inode.atime_ns, status.st_mtime_ns, inode.ctime_ns
+        await sqlite.seal([Seal(ino, after.generation, 0, 0, *times)])
+        await sqlite.commit()
+
+    async def empty() -> None:
+        await world.open_meanwhile(ino, os.O_WRONLY | os.O_TRUNC)
+
+    made: list[RawId] = []
+    creating = raw_store.create
+
+    def create(raw: RawId) -> int:
+        made.append(raw)
+        return creating(raw)
+
+    monkeypatch.setattr(raw_store, "create", create)
+    run_with(world, empty, before(world, "unseal"), rewrite)
+    inode = inode_of(world, ino)
+    assert inode.flags & InodeFlags.UNSEALED
+    (file,) = world.files
+    world.write(file, 0, b"new")
+    assert world.run(world.read_all(ino)) == b"new"
+    world.run(world.filesystem.finish_requests())
+    assert [raw for raw in made if raw_store.exists(raw)] == [inode.raw]
 
 
 def test_an_access_time_is_shown_while_it_is_stored(world: World) -> None:

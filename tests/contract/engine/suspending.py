@@ -31,7 +31,7 @@ class SuspendingEngine:
     Args:
         engine: Does the work.
         rng: Draws how long each wait is; None: nothing waits but where a hook does.
-        defers: Half of the calls are answered before they are committed.
+        defers: Half of the calls are answered before they are committed; all, without `rng`.
     """
 
     def __init__(self, engine: Engine, rng: random.Random | None, *, defers: bool = False) -> None:
@@ -113,7 +113,7 @@ class SuspendingEngine:
         """Others wait for their turn meanwhile; nobody was told of anything yet."""
         if not self._engine.uncommitted:
             return
-        if self._defers and self._rng is not None and self._rng.random() < 0.5:
+        if self._defers and (self._rng is None or self._rng.random() < 0.5):
             self._deferred = True
             return
         with trio.CancelScope(shield=True):
