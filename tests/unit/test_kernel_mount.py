@@ -110,7 +110,7 @@ def test_nodes_keep_type_and_device_number(mount: KernelMount) -> None:
 
 
 def test_a_missing_name_is_asked_for_once(mount: KernelMount) -> None:
-    """The kernel believes NEGATIVE_VALID_S."""
+    """The kernel believes it for as long as it is told."""
     for _ in range(5):
         assert not (mount.root / "missing").exists()
     assert mount.filesystem.calls["lookup"] == 1
