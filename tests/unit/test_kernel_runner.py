@@ -221,6 +221,7 @@ async def test_a_request_that_waited_waits_for_its_commit_too(
     await kernel.filesystem.waiting.wait()
     kernel.filesystem.commit_gate = trio.Event()
     made = kernel.make_directory(b"a")
+    await trio.testing.wait_all_tasks_blocked()
     kernel.filesystem.gate.set()
     await trio.testing.wait_all_tasks_blocked()
     assert kernel.nothing_to_receive()
