@@ -268,7 +268,7 @@ def test_the_index_outlives_a_crash(tmp_path: Path) -> None:
             await site.engine.set_xattr(inode.ino, b"user.a", b"%d" % index, 0, NOW_NS)
             await site.engine.set_xattr(inode.ino, b"user.b", b"\xc3\xa4 text", 0, NOW_NS)
             await seal(site.engine, inode)
-            site.engine.commit_nowait()
+            await site.engine.commit()
 
     run(fill())
     engine = site.crash()
