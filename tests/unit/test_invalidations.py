@@ -45,6 +45,8 @@ NOT_REGISTERED = {
     "Activity._archived", "HotBoard._pinned", "Predictor._listing_wanted",
     # Kept with a generation or a version, which is compared at each use.
     "Sealer._synced", "HotBoard.residents", "HotBoard._full", "Listings._listings",
+    # Dropped at the end of its query.
+    "_Paths._directories",
     # How long syncs of this disk take, and how good guesses were.
     "QuickSyncs._quick_until_s", "Scores._open", "Scores._hinted",
 }  # fmt: skip
