@@ -660,6 +660,10 @@ class Local(Changes, Protocol):
         ...
 
     # --- durability -------------------------------------------------------------------------------
+    def commit_nowait(self) -> None:
+        """Do as `commit` for this node's own part, where no event loop runs; raises likewise."""
+        ...
+
     @property
     def synced(self) -> bool:
         """True if all mutations survive power loss already: `sync` has nothing to do."""
