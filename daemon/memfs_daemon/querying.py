@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.filesystem.querying import Question
+from memfs_daemon.status import index_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memfs.config import QueryConfig
-    from memfs.control.methods import IndexReport, QueryReport
+    from memfs.control.methods import NamesReport, QueryReport
     from memfs.control.server import Handler
     from memfs.filesystem.querying import Querying
     from memfs.metadata.engine import Engine
@@ -65,16 +66,10 @@ class QueryMethods:
             "notes": list(answer.notes),
         }
 
-    async def index(self) -> IndexReport:
+    async def index(self) -> NamesReport:
         """Return how complete the index of xattrs is, and the names in it."""
         await trio.lowlevel.checkpoint()
-        progress = self._engine.index_progress()
         return {
-            "enabled": self._config.enabled,
-            "is_whole": progress.is_whole,
-            "through": progress.through,
-            "last": progress.last,
-            "name_count": progress.name_count,
-            "is_short_of_names": progress.is_short_of_names,
+            "index": index_report(self._engine, self._config),
             "names": sorted(map(os.fsdecode, self._engine.indexed_names())),
         }

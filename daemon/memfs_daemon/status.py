@@ -18,6 +18,7 @@ from memfs.control.report import (
     COUNT_MAX,
     CodecReport,
     DriverReport,
+    IndexReport,
     PendingReport,
     PrefetchReport,
     QuotaReport,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from memfs.config import Config
+    from memfs.config import Config, QueryConfig
     from memfs.content.residency import Residency
     from memfs.content.room import Room
     from memfs.content.space import ColdSpace
@@ -85,6 +86,19 @@ class StatusParts(NamedTuple):
     """As of `MoveParts`."""
 
 
+def index_report(engine: Engine, config: QueryConfig) -> IndexReport:
+    """Return how complete the index of xattrs is."""
+    progress = engine.index_progress()
+    return IndexReport(
+        config.enabled,
+        progress.is_whole,
+        progress.through,
+        progress.last,
+        progress.name_count,
+        progress.is_short_of_names,
+    )
+
+
 class Status:
     """Answers `ping`, `status` and `pending`."""
 
@@ -123,6 +137,7 @@ class Status:
             prefetch=decode(PrefetchReport, cast("JsonValue", parts.prefetcher.status())),
             policy=parts.policy.report(),
             quotas=_quotas(parts.quotas),
+            xattr_index=index_report(parts.engine, parts.config.query),
         )
 
     async def pending(self, limit: int = COUNT_MAX) -> list[PendingReport]:

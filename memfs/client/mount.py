@@ -259,7 +259,7 @@ class Mount(NamedTuple):
         }
         return self._asking(methods.QUERY, FILES_S_MAX)(params)
 
-    def query_index(self) -> methods.IndexReport:
+    def query_index(self) -> methods.NamesReport:
         """Return how complete the index of xattrs is, and the names in it."""
         return self._asking(methods.QUERY_INDEX)({})
 

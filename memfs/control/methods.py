@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
-from memfs.control.report import PendingReport, PoolReport, StatusReport
+from memfs.control.report import IndexReport, PendingReport, PoolReport, StatusReport
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -230,20 +230,16 @@ class QueryReport(TypedDict):
     notes: list[str]
 
 
-class IndexReport(TypedDict):
-    """How complete the index of xattrs is; see `metadata.records.IndexProgress`."""
+class NamesReport(TypedDict):
+    """The index of xattrs."""
 
-    enabled: bool
-    is_whole: bool
-    through: int
-    last: int
-    name_count: int
-    is_short_of_names: bool
+    index: IndexReport
     names: list[str]
+    """Of the xattrs that can be asked for."""
 
 
 QUERY = Method("query", QueryParameters, QueryReport)
-QUERY_INDEX = Method("query_index", Nothing, IndexReport)
+QUERY_INDEX = Method("query_index", Nothing, NamesReport)
 
 
 # --- scrubbing -----------------------------------------------------------------------------------

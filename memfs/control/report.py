@@ -170,6 +170,20 @@ COUNT_MAX = 10_000
 """Counting stops here: a report must not cost a walk over millions of rows."""
 
 
+class IndexReport(NamedTuple):
+    """How complete the index of xattrs is, which queries need."""
+
+    enabled: bool
+    is_whole: bool
+    through: int
+    """All inodes up to this number are in it."""
+    last: int
+    """Highest inode number."""
+    name_count: int
+    is_short_of_names: bool
+    """Some names are left out, since there are too many."""
+
+
 class StatusReport(NamedTuple):
     """A mount at one moment."""
 
@@ -197,3 +211,4 @@ class StatusReport(NamedTuple):
     codecs: tuple[CodecReport, ...]
     keys: tuple[str, ...]
     """Ids of the keys that are configured; the first one encrypts."""
+    xattr_index: IndexReport

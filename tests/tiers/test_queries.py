@@ -133,7 +133,7 @@ def test_python_asks_page_by_page(mount: Mount) -> None:
         client.query({"number": 1}, token=first["token"])
     assert refused.value.errno == errno.EINVAL
     index = client.query_index()
-    assert index["is_whole"]
+    assert index["index"].is_whole
     assert index["names"] == ["user.number"]
 
 
@@ -149,8 +149,11 @@ def test_an_index_that_is_switched_on_later_finds_what_was_there(
     mount.config = CONFIG
     mount.start()
     client = Client.of(mount.root)
-    wait_for(lambda: client.query_index()["is_whole"], client.query_index)
+    wait_for(lambda: client.query_index()["index"].is_whole, client.query_index)
     assert ask(mount, {"number": 3}) == ["f3"]
+    assert run_memfs("index", "list", mount.root) == "user.number\ncomplete\n"
+    report = json.loads(run_memfs("index", "list", "--json", mount.root))
+    assert (report["names"], report["index"]["is_whole"]) == (["user.number"], True)
 
 
 def test_tags_are_set_by_words_trees_and_tables(mount: Mount, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from memfs.control.report import (
     COUNT_MAX,
     CodecReport,
     DriverReport,
+    IndexReport,
     PendingReport,
     PolicyReport,
     PoolReport,
@@ -90,6 +91,7 @@ REPORT = StatusReport(
         CodecReport("zstd:3 shuffle:2", 4, 40 << 20, 20 << 20, 2.0, 0, 0),
     ),
     keys=("0123456789abcdef", "fedcba9876543210"),
+    xattr_index=IndexReport(True, False, 430, 1000, 7, False),
 )
 
 
@@ -121,6 +123,7 @@ def test_the_table_shows_use_reasons_and_waiting_work(
         "-> glacier: the store refuses: 403 (tried 3 times, again in 42 s)",
         "prefetch waits: the disk tier has no room",
         "policy frugal failed",
+        "queries wait: 43.0 % of the inodes are in the index of xattrs",
         "pool training: 512.0 MiB of 1.0 GiB, 3 files",
     ]:
         assert expected in text
@@ -166,6 +169,18 @@ def test_moves_that_are_decided_are_work(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_mount_without_work_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     print_status(REPORT._replace(work=WorkReport(0, 0, 0, 0, 0, ())))
     assert "work    none" in capsys.readouterr().out
+
+
+def test_an_index_without_room_for_names_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for index, told in (
+        (IndexReport(True, True, 9, 9, 7, False), False),
+        (IndexReport(False, False, 0, 9, 0, False), False),
+        (IndexReport(True, True, 9, 9, 7, True), True),
+    ):
+        print_status(REPORT._replace(xattr_index=index))
+        text = capsys.readouterr().out
+        assert ("full with 7 names; raise query.name_count_max" in text) is told
+        assert "queries wait" not in text
 
 
 class QuietPrefetcher:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from memfs.control.report import (
         CodecReport,
+        IndexReport,
         PrefetchReport,
         QuotaReport,
         StatusReport,
@@ -66,6 +67,8 @@ def print_status(report: StatusReport) -> None:
         console.print(_prefetch_table(report.prefetch))
     if report.prefetch.stalled is not None:
         console.print(f"  prefetch waits: {report.prefetch.stalled}", soft_wrap=True)
+    if (note := _index_note(report.xattr_index)) is not None:
+        console.print(f"  {note}", soft_wrap=True)
     if report.policy.note is not None:
         console.print(f"  {report.policy.note}", soft_wrap=True)
     for pool in report.policy.pools:
@@ -77,6 +80,21 @@ def print_status(report: StatusReport) -> None:
         console.print(_codec_table(report.codecs))
     for line in _work_lines(report.work):
         console.print(f"  {line}", soft_wrap=True)
+
+
+def _index_note(index: IndexReport) -> str | None:
+    """Return why queries do not find all, if that is so."""
+    if not index.enabled:
+        return None
+    if not index.is_whole:
+        share = index.through / max(1, index.last)
+        return f"queries wait: {_percent(share)} of the inodes are in the index of xattrs"
+    if index.is_short_of_names:
+        return (
+            f"queries: the index of xattrs is full with {index.name_count} names; raise "
+            "query.name_count_max"
+        )
+    return None
 
 
 def _store_line(report: StatusReport) -> str:

@@ -35,6 +35,7 @@ _MODULES = {
     "why": "why",
     "query": "query",
     "tag": "tag",
+    "index": "index",
     "pool": "pool",
     "prefetch": "prefetch",
     "snapshots": "snapshots",
