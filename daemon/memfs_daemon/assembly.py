@@ -316,7 +316,7 @@ def assemble(
             status,
             policy,
             tracing,
-            QueryMethods(engine, Querying(parts, reader), config.query),
+            QueryMethods(engine, Querying(parts, reader), reader, config.query),
             PrefetchMethods(engine, prefetcher, board),
             scrubber,
             TreeMethods(placement),

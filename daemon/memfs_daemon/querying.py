@@ -21,19 +21,23 @@ if TYPE_CHECKING:
     from memfs.control.server import Handler
     from memfs.filesystem.querying import Querying
     from memfs.metadata.engine import Engine
+    from memfs.metadata.sqlite.reader_process import ReaderProcess
 
 
 class QueryMethods:
-    """Answers `query` and `query_index`."""
+    """Answers `query`, `query_index` and `publish`."""
 
-    def __init__(self, engine: Engine, querying: Querying, config: QueryConfig) -> None:
+    def __init__(
+        self, engine: Engine, querying: Querying, reader: ReaderProcess, config: QueryConfig
+    ) -> None:
         self._engine = engine
+        self._reader = reader
         self._querying = querying
         self._config = config
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
-        return {"query": self.query, "query_index": self.index}
+        return {"query": self.query, "query_index": self.index, "publish": self.publish}
 
     async def query(
         self,
@@ -65,6 +69,10 @@ class QueryMethods:
             "duration_s": answer.duration_s,
             "notes": list(answer.notes),
         }
+
+    async def publish(self) -> None:
+        """Bring all changes so far into the tables, where `memfs catalog` reads them."""
+        await self._reader.publish()
 
     async def index(self) -> NamesReport:
         """Return how complete the index of xattrs is, and the names in it."""

@@ -263,6 +263,10 @@ class Mount(NamedTuple):
         """Return how complete the index of xattrs is, and the names in it."""
         return self._asking(methods.QUERY_INDEX)({})
 
+    def publish(self) -> None:
+        """Bring all changes so far into the tables of the state, for programs that read them."""
+        self._asking(methods.PUBLISH, FILES_S_MAX)({})
+
     # --- scrubbing -------------------------------------------------------------------------------
     def scrub(self, rate: int, *, restart: bool = False) -> methods.ScrubReport:
         """Begin to scrub, `rate` bytes a second, or go on where the last scrub was stopped."""

@@ -240,6 +240,7 @@ class NamesReport(TypedDict):
 
 QUERY = Method("query", QueryParameters, QueryReport)
 QUERY_INDEX = Method("query_index", Nothing, NamesReport)
+PUBLISH = Method("publish", Nothing, type(None))
 
 
 # --- scrubbing -----------------------------------------------------------------------------------

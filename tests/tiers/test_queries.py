@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from memfs.client.mount import Mount as Client
@@ -206,9 +207,42 @@ def test_the_guide_says_what_happens(mount: Mount, tmp_path: Path) -> None:
         assert done.stdout == expected, command
         asked += 1
     assert asked > 10
-    [code] = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    script = code.replace("/mnt/data", str(mount.root))
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, check=True, text=True
-    )
-    assert done.stdout == "scans/2025/one.tif San Francisco\n"
+    codes = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    printed = [
+        subprocess.check_output(
+            [sys.executable, "-c", code.replace("/mnt/data", str(mount.root))],
+            text=True,
+            cwd=tmp_path,
+        )
+        for code in codes
+    ]
+    assert printed == [
+        "scans/2025/one.tif San Francisco\n",
+        " directory None\nscans directory None\nscans/2025 directory None\n"
+        "scans/2025/one.tif file Oakland\nscans/2025/two.tif file None\n",
+    ]
+
+
+def test_a_catalogue_has_every_name_as_it_is(mount: Mount, tmp_path: Path) -> None:
+    root = mount.root
+    first = write(root / "a/one", b"x" * 100, city="Ulm", number=7)
+    os.setxattr(first, "user.raw", b"\xff")
+    os.link(first, root / "two")
+    os.symlink("a/one", root / "link")
+    (root / os.fsdecode(b"odd\xff")).write_bytes(b"")
+    pin(first, "glacier")
+    wait_for(lambda: told(first, "tier") == "glacier", lambda: told(first, "why"))
+    file = tmp_path / "catalog.parquet"
+    assert run_memfs("catalog", root, "--parquet", file).endswith(f"{file}: 6 names\n")
+    rows = {row["path"]: row for row in pq.read_table(file).to_pylist()}
+    assert rows.keys() == {"", "a", "a/one", "two", "link", "odd\\xff"}
+    for path in ("a/one", "two"):
+        row = rows[path]
+        assert dict(row["xattrs"]) == {"city": "Ulm", "number": "7", "raw": "\\xff"}
+        assert (row["ino"], row["nlink"], row["size"]) == (first.stat().st_ino, 2, 100)
+        assert (row["has_raw"], row["has_remote"]) == (False, True)
+        assert row["digest"] == told(first, "digest")
+        assert row["mtime"].value == first.stat().st_mtime_ns
+    assert (rows["link"]["type"], rows["link"]["target"]) == ("symlink", "a/one")
+    assert rows[""]["type"] == "directory"
+    assert os.listdir(tmp_path) == ["catalog.parquet"]

@@ -68,7 +68,11 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "msgpack": ("memfs/manager/values/plain.py",),
     "numpy": ("memfs/hot/casting.py", "memfs/torch/", "memfs/manager/values/"),
     "polars": ("memfs/manager/values/tables.py",),
-    "pyarrow": ("memfs/traces/parquet.py", "memfs/manager/values/tables.py"),
+    "pyarrow": (
+        "memfs/traces/parquet.py",
+        "memfs/manager/values/tables.py",
+        "tools/memfs_tools/catalog_file.py",
+    ),
     "pyfuse3": ("daemon/memfs_daemon/pyfuse3/",),
     "requests": ("memfs/stores/gcs.py",),
     "rich": ("tools/memfs_tools/display.py",),

@@ -36,6 +36,7 @@ _MODULES = {
     "query": "query",
     "tag": "tag",
     "index": "index",
+    "catalog": "catalog",
     "pool": "pool",
     "prefetch": "prefetch",
     "snapshots": "snapshots",

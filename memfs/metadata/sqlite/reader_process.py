@@ -95,7 +95,7 @@ class ReaderProcess:
             MetadataError: The process cannot be used.
         """
         async with self._lock:
-            await self._publish()
+            await self.publish()
             request: dict[str, object] = {
                 "filter": text,
                 "order": order,
@@ -121,7 +121,12 @@ class ReaderProcess:
             answer["driver"],
         )
 
-    async def _publish(self) -> None:
+    async def publish(self) -> None:
+        """Bring all changes so far into the tables, for whatever reads them.
+
+        Raises:
+            NoSpaceError, MetadataError: That cannot be.
+        """
         # The checkpointer is a thread, which tells nobody when it is done.
         while not self._engine.publish():  # noqa: ASYNC110
             await trio.sleep(_PUBLISH_PAUSE_S)

@@ -1,0 +1,50 @@
+"""`memfs catalog`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from memfs.errors import UsageError
+from memfs_tools.mounts import require_mount
+from memfs_tools.terminal import tell
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--parquet",
+    "file",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write; what has that name is replaced at the end.",
+)
+def catalog(mountpoint: Path, file: Path) -> None:
+    """Write all names of a mount with attributes and xattrs into one table, for analysts.
+
+    \b
+    memfs catalog /mnt/data --parquet catalog.parquet
+
+    The table has a row for each name: path, ino, type, mode, uid, gid, nlink, size, mtime, has_raw,
+    has_packed, has_remote, digest, target, and the xattrs of users as a map. It is read beside the
+    daemon, which goes on serving; a file that changes meanwhile is in it as it was before or after.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    served = require_mount(mountpoint)
+    try:
+        from memfs_tools.catalog_file import write_catalog
+    except ImportError:
+        raise UsageError("Parquet needs pyarrow: pip install 'memfs-tiers[traces]'") from None
+    # Imported here: what draws bars, and the engine, take 0.2 s.
+    from memfs.metadata.sqlite.catalog import read_catalog
+    from memfs_tools.display import progress_bar
+
+    served.publish()
+    total = served.status().inode_count
+    with progress_bar(hidden=False) as show:
+        count = write_catalog(
+            file,
+            read_catalog(served.state_dir),
+            lambda done: show("writing names", done, max(done, total)),
+        )
+    tell(f"{file}: {count} names")
