@@ -29,6 +29,12 @@ class ValueFormatError(MemfsError, ValueError):
     errno = errno.EINVAL
 
 
+class FilterError(MemfsError, ValueError):
+    """A filter means nothing; the message says at which place."""
+
+    errno = errno.EINVAL
+
+
 class UnsafeFormatError(ValueFormatError):
     """A file would run code when it is read, and the manager does not allow that."""
 

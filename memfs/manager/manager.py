@@ -6,15 +6,18 @@ through fork, spawn and pickle, and any number of them work side by side.
 
 from __future__ import annotations
 
+import errno as codes
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from memfs.client.placement import TIERS, PlacementError
+from memfs.control.client import ControlError
 from memfs.manager import place
 from memfs.manager.batches import ERRORS, BatchResult, run_batch
 from memfs.manager.configuration import configure
 from memfs.manager.errors import (
+    FilterError,
     KeyConflictError,
     MissingKeyError,
     TierUnavailableError,
@@ -25,19 +28,25 @@ from memfs.manager.keys import is_cut, key_of, path_of
 from memfs.manager.metadata import KEY_XATTR, MIME_XATTR, Scalar, attributes_of, metadata_of
 from memfs.manager.paths import MemPath, read_attributes
 from memfs.manager.place import Wishes
+from memfs.manager.results import Page, Results, plain_filter
 from memfs.manager.root import Root
 from memfs.manager.values import registry
 from memfs.manager.values.value import Content, Mime, Wanted
+from memfs.query.globs import escaped_glob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
     from memfs.client.mount import Mount
+    from memfs.control.methods import FoundReport
     from memfs.manager.policy import MigrationPolicy
     from memfs.manager.values.value import ValueFormat
 
 _MISSING = object()
+
+_FILES_A_PAGE = 1000
+"""Files that a page of a query has; a page is a second's work for the daemon at the most."""
 
 _FILES_A_CALL = 256
 """Files that one call of the control socket is asked to work on."""
@@ -357,6 +366,66 @@ class MemoryManager:
         """
         self._require(key).set_metadata(metadata, replace=replace)
 
+    # --- questions -------------------------------------------------------------------------------
+    def query(
+        self,
+        metadata_filter: Mapping[str, Any] | None = None,
+        *,
+        prefix: str = "",
+        sort: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Results:
+        """Return the values that a filter finds by their metadata, and by what memfs knows.
+
+        Args:
+            metadata_filter: `{"city": "Ulm", "date": {"$gte": "2025-01-01"}}`; None: all values.
+                The page "Questions to all files" has the language.
+            prefix: Of the key.
+            sort: A name of metadata, `$size` or `$mtime`; with `-` before it, descending.
+            limit: Entries at the most.
+            cursor: `cursor` of earlier results with the same arguments, to go on behind them.
+
+        Raises:
+            FilterError: The filter means nothing, and the message says where.
+        """
+        mount = self._mounted()
+        above = prefix.rpartition("/")[0]
+        inner = mount.inner(self.directory / path_of(above) if above else self.directory)
+        below = {"$path": f"/{escaped_glob(inner)}/"}
+        condition = {"$and": [below, plain_filter(dict(metadata_filter or {}))]}
+
+        def fetch(token: str | None) -> Page:
+            try:
+                answer = mount.query(
+                    condition, sort=sort, token=token, limit=_FILES_A_PAGE, attributes=True
+                )
+            except ControlError as error:
+                if error.errno == codes.EINVAL:
+                    raise FilterError(str(error)) from None
+                raise
+            found = (self._found(mount, file) for file in answer["files"])
+            entries = [
+                entry for entry in found if entry is not None and entry.key.startswith(prefix)
+            ]
+            return Page(entries, answer["token"])
+
+        results = Results(fetch, limit, cursor)
+        bool(results)
+        return results
+
+    def _found(self, mount: Mount, file: FoundReport) -> Entry | None:
+        path = MemPath(mount.mountpoint / file["path"])
+        try:
+            key = self._key_of(str(path.relative_to(self.directory)))
+        except ValueError:
+            return None
+        if key is None or not path.is_file():
+            # A directory has metadata, too, and is no value.
+            return None
+        texts = {f"user.{name}": text.encode() for name, text in (file["attributes"] or {}).items()}
+        return Entry(key, path, metadata_of(texts), file["size"], file["mtime_ns"] / 1e9)
+
     # --- many at a time --------------------------------------------------------------------------
     def batch_store(
         self,
@@ -602,9 +671,7 @@ class MemoryManager:
         return found
 
     def _explained(self, error: OSError, tier: str | None) -> OSError:
-        import errno
-
-        if tier is not None and error.errno in (errno.ENOTSUP, errno.EINVAL):
+        if tier is not None and error.errno in (codes.ENOTSUP, codes.EINVAL):
             remedy = "; set hot.devices and hot.size in its configuration" if tier == "hot" else ""
             return TierUnavailableError(
                 f"{self.directory}: the mount has no {tier} tier for this value{remedy}"

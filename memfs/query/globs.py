@@ -72,3 +72,8 @@ def literal_path(glob: str) -> str | None:
     if glob.endswith("/") or "/" not in glob or _SPECIAL & set(glob):
         return None
     return glob.strip("/")
+
+
+def escaped_glob(path: str) -> str:
+    """Return a glob that matches exactly a path."""
+    return re.sub(r"([*?\[])", r"[\1]", path)

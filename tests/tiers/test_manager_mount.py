@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import date
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from memfs import MemoryManager, MigrationPolicy, WarmMemory
-from memfs.manager.errors import TierUnavailableError
+from memfs.manager.errors import FilterError, TierUnavailableError
 from tests.posix.capabilities import Capability
 from tests.tiers.tiering import residence, wait_until_at
 
@@ -87,6 +88,43 @@ def test_a_pool_is_a_directory_of_keys(place: Path) -> None:
     assert os.getxattr(warm.path("frequent/a"), "user.memfs.pool") == b"frequent"
     assert set(warm.get_metrics()) == {"usage_bytes", "size_bytes", "usage_percent", "items"}
     warm.mount.pool_remove("frequent")  # type: ignore[union-attr]
+
+
+def test_values_are_found_by_their_metadata(manager: MemoryManager, place: Path) -> None:
+    """The advanced usage of the feature list, and what its users would ask next."""
+    for number in range(30):
+        manager.store(
+            f"sat/{number}",
+            bytes([number]),
+            metadata={
+                "location": "San Francisco" if number % 2 else "Ulm",
+                "date": date(2025, 1, 1 + number) if number else date(2024, 12, 31),
+                "cloud": number / 2,
+                "good": number > 20,
+            },
+        )
+    manager.store("other/[x]", b"", metadata={"location": "Ulm"})
+    (place / "elsewhere").mkdir()
+    results = manager.query(
+        metadata_filter={"location": "San Francisco", "date": {"$gte": "2025-01-10"}}
+    )
+    assert sorted(results.keys(), key=lambda key: int(key[4:])) == [
+        f"sat/{number}" for number in range(9, 30, 2)
+    ]
+    assert results[0].metadata["location"] == "San Francisco"
+    assert isinstance(results[0].metadata["date"], date)
+    found = manager.query({"good": True, "date": {"$lt": date(2025, 1, 24)}}, sort="-cloud")
+    assert [entry.metadata["cloud"] for entry in found] == [11.0, 10.5]
+    assert manager.query({"location": "Ulm"}, prefix="other/").keys() == ["other/[x]"]
+    assert manager.query({"location": "Ulm"}, prefix="other/[x").keys() == ["other/[x]"]
+    assert len(manager.query(limit=7)) == 7
+    assert len(manager.query()) == 31
+    assert not manager.query({"cloud": {"$gt": 100}})
+    frame = manager.query({"cloud": {"$gte": 14}}, sort="cloud").pandas()
+    assert frame["key"].tolist() == ["sat/28", "sat/29"]
+    assert frame["cloud"].tolist() == [14.0, 14.5]
+    with pytest.raises(FilterError, match=r"\$gte"):
+        manager.query({"cloud": {"$ge": 1}})
 
 
 def test_thousands_of_keys_are_listed(manager: MemoryManager) -> None:
