@@ -16,7 +16,7 @@ import trio
 
 from memfs.content.space import measure_cold_space
 from memfs.errors import InvalidValueError, IsADirectoryInodeError, NoXattrError, StaleInodeError
-from memfs.filesystem.operations import NOW_NS
+from memfs.filesystem.operations import CAPABILITY_XATTR, NOW_NS
 from memfs.filesystem.replies import Attributes, FilesystemStatistics
 from memfs.filesystem.writing import Writing
 from memfs.linux.processes import groups_of
@@ -28,8 +28,6 @@ from memfs.types import NAME_BYTES_MAX
 if TYPE_CHECKING:
     from memfs.filesystem.operations import AttributeRequest, Caller
     from memfs.types import InodeNo, RawId
-
-CAPABILITY_XATTR = b"security.capability"
 
 ATIMES_BATCH_MAX = 512
 """Access times stored at once; requests are served before the next. Guess: about 10 ms."""
@@ -136,7 +134,7 @@ class AttributeRequests(Writing):
 
     def _set_raw_times(self, raw: RawId, atime_ns: int, mtime_ns: int) -> int:
         """Set the times of a raw file; returns its mtime as the disk has cut it."""
-        os.utime(self._raw_store.path(raw), ns=(atime_ns, mtime_ns))
+        self._raw_store.set_times(raw, atime_ns, mtime_ns)
         return storable_ns(self._raw_store.stat(raw).st_mtime_ns)
 
     async def _truncate(self, inode: Inode, size: int) -> Inode:

@@ -19,7 +19,7 @@ from memfs.content.invalidations import Aspect
 from memfs.defects import as_failure
 from memfs.errors import InvalidValueError, MemfsError, NoXattrError, StaleInodeError
 from memfs.filesystem.replies import Entry, Opened
-from memfs.filesystem.shared import Orphan, Shared
+from memfs.filesystem.shared import Shared
 from memfs.metadata.records import DirectoryEntry, Inode, InodeFlags, NewInode
 from memfs.namespace import acl
 from memfs.traces.access_log import Operation
@@ -237,8 +237,10 @@ class Names(Shared):
         for ino in inos:
             orphan = self._orphans.get(ino)
             if orphan is not None:
-                self._orphans[ino] = Orphan(orphan.raw, forgotten=True)
-                self._let_go_if_unheld(ino)
+                if self._open_table.is_open(ino):
+                    self._orphans[ino] = orphan._replace(forgotten=True)
+                else:
+                    self._let_go(ino)
 
     def _forget_undone(self) -> None:
         super()._forget_undone()

@@ -48,6 +48,8 @@ class Caller(Protocol):
         ...
 
 
+CAPABILITY_XATTR = b"security.capability"
+
 NOW_NS = -(1 << 127)
 """Stands for the present time; no request can say a time so early in its 64 bits of seconds."""
 
@@ -165,6 +167,10 @@ class Operations(Protocol):
         self, caller: Caller, ino: InodeNo, request: AttributeRequest
     ) -> Attributes:
         """SETATTR: chmod, chown, truncate, utimensat."""
+        ...
+
+    def lacks_capability(self, ino: InodeNo) -> bool:
+        """Return True if it is known that a file has no `security.capability`; never suspends."""
         ...
 
     async def get_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> bytes:

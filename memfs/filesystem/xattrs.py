@@ -14,10 +14,10 @@ from memfs.errors import (
     NoXattrError,
     TooBigError,
 )
-from memfs.filesystem.attributes import CAPABILITY_XATTR
 from memfs.filesystem.content import ContentRequests
 from memfs.filesystem.control import Control
 from memfs.filesystem.control_names import CONTROL_PREFIX
+from memfs.filesystem.operations import CAPABILITY_XATTR
 from memfs.namespace import acl
 from memfs.types import XATTR_VALUE_BYTES_MAX
 
@@ -37,6 +37,10 @@ class XattrRequests(ContentRequests):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._control = Control(parts)
+
+    def lacks_capability(self, ino: InodeNo) -> bool:
+        """See `Operations`."""
+        return ino in self._without_capability
 
     async def get_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> bytes:
         """GETXATTR."""

@@ -183,6 +183,18 @@ class RawStore:
         except OSError as error:
             raise self._error(error, raw) from error
 
+    def set_times(self, raw: RawId, atime_ns: int, mtime_ns: int) -> None:
+        """Set the times of a raw file (utimensat(2)); `ObjectMissingError` if it is gone."""
+        try:
+            os.utime(
+                _relative_path(raw),
+                ns=(atime_ns, mtime_ns),
+                dir_fd=self._root_fd,
+                follow_symlinks=False,
+            )
+        except OSError as error:
+            raise self._error(error, raw) from error
+
     def unlink(self, raw: RawId) -> None:
         """Remove a raw file; no error if there is none. Open descriptors keep its bytes."""
         try:

@@ -18,7 +18,7 @@ from memfs.content import kernel_cache
 from memfs.content.invalidations import Aspect, Invalidations
 from memfs.content.kernel_cache import KernelCache
 from memfs.errors import NoXattrError
-from memfs.filesystem.attributes import CAPABILITY_XATTR
+from memfs.filesystem.operations import CAPABILITY_XATTR
 from memfs.filesystem.validity import UNSEALED_VALID_S, Validity, ValidityLimits
 from memfs.metadata.records import AttributeChanges
 from memfs.namespace import acl

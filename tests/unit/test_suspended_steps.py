@@ -16,8 +16,7 @@ import trio.testing
 from memfs.content.invalidations import Aspect
 from memfs.content.opening import OpenMode
 from memfs.errors import NoSpaceError, NoXattrError
-from memfs.filesystem.attributes import CAPABILITY_XATTR
-from memfs.filesystem.operations import AttributeRequest
+from memfs.filesystem.operations import CAPABILITY_XATTR, AttributeRequest
 from memfs.metadata.records import InodeFlags, Seal
 from memfs.moves.dropping import drop_raw
 from memfs.moves.hydrating import hydrate

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from memfs.waiting import Call
-    from memfs_daemon.kernel.request import Payload, Request
+    from memfs_daemon.kernel.request import Outcome, Request
 
 THREADS_MAX = 16
 """Calls at a time; more would only queue in the disk. Guess."""
@@ -33,7 +33,7 @@ class Ended(NamedTuple):
     """A call that has ended."""
 
     request: Request
-    coroutine: Coroutine[Any, Any, Payload]
+    coroutine: Coroutine[Any, Any, Outcome]
     """Waits for the result."""
     result: float
     error: Exception | None
@@ -55,14 +55,14 @@ class Callers:
         self._answer = answer
         self._wake = wake
         self._calls: queue.SimpleQueue[
-            tuple[Call, Request, Coroutine[Any, Any, Payload]] | None
+            tuple[Call, Request, Coroutine[Any, Any, Outcome]] | None
         ] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self.under_way_count = 0
         """Calls that `take_ended` has not returned yet."""
 
-    def begin(self, call: Call, request: Request, coroutine: Coroutine[Any, Any, Payload]) -> None:
+    def begin(self, call: Call, request: Request, coroutine: Coroutine[Any, Any, Outcome]) -> None:
         """Have a thread make a call; where no thread can be started at all, the caller makes it."""
         self.under_way_count += 1
         if len(self._threads) < min(self.under_way_count, THREADS_MAX):
@@ -97,7 +97,7 @@ class Callers:
             self._make(*item)
             del item
 
-    def _make(self, call: Call, request: Request, coroutine: Coroutine[Any, Any, Payload]) -> None:
+    def _make(self, call: Call, request: Request, coroutine: Coroutine[Any, Any, Outcome]) -> None:
         result, error = 0.0, None
         try:
             result = call.work()

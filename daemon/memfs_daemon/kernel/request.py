@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Payload: TypeAlias = bytes | bytearray
 """What follows the header of a reply."""
+Outcome: TypeAlias = Payload | int
+"""What a handler returns: the reply's own structure, or an errno."""
 
 T = TypeVar("T")
 

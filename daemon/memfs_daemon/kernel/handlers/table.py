@@ -15,14 +15,14 @@ from memfs_daemon.kernel.handlers.content import ContentHandlers
 from memfs_daemon.kernel.handlers.directories import DirectoryHandlers
 from memfs_daemon.kernel.handlers.names import NameHandlers
 from memfs_daemon.kernel.protocol import InitFlag, Opcode
-from memfs_daemon.kernel.request import Payload, Request
+from memfs_daemon.kernel.request import Outcome, Request
 
 if TYPE_CHECKING:
     from memfs.filesystem.operations import Operations
     from memfs_daemon.kernel.negotiation import Negotiated
 
-Handler = Callable[[Request], Coroutine[Any, Any, Payload]]
-"""Returns the reply's own structure, or raises."""
+Handler = Callable[[Request], Coroutine[Any, Any, Outcome]]
+"""Returns the reply's own structure or an errno, or raises."""
 SilentHandler = Callable[[Request], None]
 """Of a request that gets no reply."""
 
