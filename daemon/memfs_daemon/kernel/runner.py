@@ -311,7 +311,7 @@ class Runner:
         if not isinstance(outcome, int):
             self._held_bytes += len(outcome)
 
-    def _take_held(self) -> list[tuple[Request, _Outcome]]:
+    def _take_held(self) -> list[tuple[Request, Outcome]]:
         held = self._held
         if held:
             self._held, self._held_bytes = [], 0
@@ -343,7 +343,7 @@ class Runner:
             self._answer_all(self._take_held(), failure)
 
     async def _end_commit(
-        self, commit: Coroutine[Any, Any, None], held: list[tuple[Request, _Outcome]]
+        self, commit: Coroutine[Any, Any, None], held: list[tuple[Request, Outcome]]
     ) -> None:
         """Wait for a commit that has left the fast path, and send the replies."""
         try:
@@ -360,7 +360,7 @@ class Runner:
             self._answer_all(held, 0)
 
     async def _wait_and_answer(
-        self, commit: Awaitable[None], held: list[tuple[Request, _Outcome]]
+        self, commit: Awaitable[None], held: list[tuple[Request, Outcome]]
     ) -> None:
         failure = 0
         # What was done stays done, also when the mount is gone.
@@ -371,7 +371,7 @@ class Runner:
                 failure = self._commit_errno(error, len(held))
         self._answer_all(held, failure)
 
-    def _answer_all(self, held: list[tuple[Request, _Outcome]], failure: int) -> None:
+    def _answer_all(self, held: list[tuple[Request, Outcome]], failure: int) -> None:
         for request, outcome in held:
             self._answer(request, failure or outcome)
 
