@@ -25,6 +25,7 @@ from memfs.metadata.records import InodeFlags, MoveKind
 from memfs.types import ROOT_INODE, FormKind, InodeNo, RawId
 from tests.contract.engine.making import (
     NOW_NS,
+    adopt,
     garbage_in,
     make_directory,
     make_file,
@@ -32,7 +33,7 @@ from tests.contract.engine.making import (
     publish,
     seal,
 )
-from tests.contract.engine.model import Model
+from tests.contract.engine.model import ADOPTED, Model
 from tests.contract.engine.site import SqliteSite, SuspendingSite, run
 
 if TYPE_CHECKING:
@@ -229,6 +230,17 @@ class EngineMachine(RuleBasedStateMachine):
         self.both(
             publish(self.engine, inode, kind, location),
             lambda: self.model.publish_form(ino, kind.value, location),
+        )
+
+    @rule(index=INDEXES)
+    def adopt(self, index: int) -> None:
+        ino = self.pick_file(index)
+        self.location_count += 1
+        location = f"{ADOPTED}a@{self.location_count}"
+        inode = self.site.run(self.engine.get_inode(ino))
+        self.both(
+            adopt(self.engine, inode, location),
+            lambda: self.model.publish_form(ino, FormKind.REMOTE.value, location),
         )
 
     @rule(index=INDEXES)

@@ -6,7 +6,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.metadata.records import Blob, Form, Inode, MoveKind, NewInode, Seal
-from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, FormCoding, FormKind, Place
+from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, FormCoding, FormKind, Layout, Place
 
 if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
@@ -76,6 +76,21 @@ async def publish(
     blob = Blob(inode.blob or engine.reserve_blob(), inode.size, DIGEST)
     form = Form(blob.blob, kind, Place(location), FormCoding("zstd:3"), inode.size // 2)
     return await engine.publish_form(inode.ino, inode.generation, blob, form, intent)
+
+
+async def adopt(engine: Engine, inode: Inode, key: str) -> bool:
+    """Publish a plain form of the inode's generation that memfs does not own."""
+    blob = Blob(inode.blob or engine.reserve_blob(), inode.size, DIGEST)
+    form = Form(
+        blob.blob,
+        FormKind.REMOTE,
+        Place(key, etag="e"),
+        FormCoding("none"),
+        inode.size,
+        Layout.PLAIN,
+        owned=False,
+    )
+    return await engine.publish_form(inode.ino, inode.generation, blob, form, None)
 
 
 async def hydrate(engine: Engine, inode: Inode) -> bool:

@@ -15,6 +15,9 @@ from memfs.errors import (
     NoXattrError,
 )
 
+ADOPTED = "adopted/"
+"""What the locations of objects that memfs does not own begin with."""
+
 
 @dataclass
 class Node:
@@ -202,7 +205,7 @@ class Model:
         """Add a form at a location that was never used before."""
         node = self.nodes[ino]
         if node.unsealed or node.directory or node.symlink or kind in node.forms:
-            self.garbage.add((kind, location))
+            self._discard(kind, location)
             return False
         node.forms[kind] = location
         return True
@@ -230,9 +233,14 @@ class Model:
         node = self.nodes[ino]
         if kind not in node.forms or (not node.raw and len(node.forms) == 1):
             return False
-        self.garbage.add((kind, node.forms.pop(kind)))
+        self._discard(kind, node.forms.pop(kind))
         return True
 
     def _drop_forms(self, node: Node) -> None:
-        self.garbage.update(node.forms.items())
+        for kind, location in node.forms.items():
+            self._discard(kind, location)
         node.forms.clear()
+
+    def _discard(self, kind: str, location: str) -> None:
+        if not location.startswith(ADOPTED):
+            self.garbage.add((kind, location))
