@@ -53,20 +53,16 @@ class AttributeRequests(Writing):
         if request.uid is not None:
             # Another owner may inherit other pins: see `Engine.effective_pin`.
             self._activity.note_pin(ino)
-        # A seal, or a hydration, would store other times than those of the raw file.
-        async with self._open_table.gates.hold(ino):
+        # A seal, or a hydration, would store other times than those of the raw file. ACL and
+        # capabilities go with the mode, or nothing does.
+        async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
             inode = await self._engine.get_inode(ino)
-            owner_changes = request.uid is not None or request.gid is not None
-            if request.mode is None and not owner_changes and not request.kill_suidgid:
-                return self._attributes(await self._change_attributes(caller, inode, request))
-            # ACL and capabilities go with the mode, or nothing does.
-            async with self._engine.change(deferred=True):
-                return self._attributes(await self._change_attributes(caller, inode, request))
+            return self._attributes(await self._change_attributes(caller, inode, request))
 
     async def _change_attributes(
         self, caller: Caller, inode: Inode, request: AttributeRequest
     ) -> Inode:
-        """Change all but the size of an inode whose gate is held."""
+        """Change all but the size of an inode whose gate is held, within a change."""
         ino, live = inode.ino, self._live(inode)
         time_ns = self._next_ctime_ns(live)
         atime_ns = _time_asked_for(request.atime_ns, time_ns)

@@ -292,10 +292,12 @@ class ContentRequests(AttributeRequests):
             raise
 
     async def _kill_suidgid(self, caller: Caller, inode: Inode) -> Inode:
-        mode = without_suidgid(caller, inode, inode.mode)
-        if mode == inode.mode:
+        if without_suidgid(caller, inode, inode.mode) == inode.mode:
             return inode
-        changes = AttributeChanges(
-            mode=mode & 0o7777, ctime_ns=self._next_ctime_ns(self._live(inode))
-        )
-        return await self._engine.set_attributes(inode.ino, changes)
+        async with self._engine.change(deferred=True):
+            # Somebody may have set another mode since.
+            now = await self._engine.get_inode(inode.ino)
+            mode = without_suidgid(caller, now, now.mode)
+            time_ns = self._next_ctime_ns(self._live(now))
+            changes = AttributeChanges(mode=mode & 0o7777, ctime_ns=time_ns)
+            return await self._engine.set_attributes(inode.ino, changes)

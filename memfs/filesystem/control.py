@@ -134,19 +134,12 @@ class Control:
         """
         text = value.rstrip(b"\0\n").decode("utf-8", "backslashreplace")
         if name == TIER_XATTR:
-            tier = self._parse_tier(text)
-            inode = await self._engine.get_inode(ino)
-            if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
-                raise NotSupportedError("only files and directories have a tier")
-            _check_flags(name, bool(inode.pin), flags)
-            if tier == Tier.HOT and stat.S_ISREG(inode.mode):
-                await self._check_tensors(ino)
-            await self._engine.set_pin(ino, tier)
-            self._activity.note_pin(ino)
+            await self._set_pin(ino, self._parse_tier(text), flags)
         elif name == CODEC_XATTR:
             get_codec(parse_codec(text))
-            _check_flags(name, bool((await self._engine.get_inode(ino)).codec), flags)
-            await self._engine.set_codec(ino, text)
+            async with self._engine.change(deferred=True):
+                _check_flags(name, bool((await self._engine.get_inode(ino)).codec), flags)
+                await self._engine.set_codec(ino, text)
             self._activity.note_pin(ino)
         elif name in (*_MARKS, *_TENSOR_MARKS):
             await self._set_mark(ino, name, text, flags)
@@ -156,6 +149,17 @@ class Control:
             raise NotSupportedError(
                 f"{name.decode(errors='backslashreplace')} is not one of memfs's"
             )
+
+    async def _set_pin(self, ino: InodeNo, tier: Tier | None, flags: int) -> None:
+        if tier == Tier.HOT:
+            inode = await self._engine.get_inode(ino)
+            _check_pin(inode, flags)
+            if stat.S_ISREG(inode.mode):
+                await self._check_tensors(ino)
+        async with self._engine.change(deferred=True):
+            _check_pin(await self._engine.get_inode(ino), flags)
+            await self._engine.set_pin(ino, tier)
+        self._activity.note_pin(ino)
 
     async def _set_mark(self, ino: InodeNo, name: bytes, text: str, flags: int) -> None:
         """Store a mark, which holds for all below a directory."""
@@ -167,15 +171,16 @@ class Control:
             parse_dtype(text)
         else:
             parse_shape(text)
-        inode = await self._engine.get_inode(ino)
-        if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
-            raise NotSupportedError(f"only files and directories have {name.decode()}")
-        await self._engine.set_xattr(ino, name, text.encode(), flags, inode.ctime_ns)
+        async with self._engine.change(deferred=True):
+            inode = await self._engine.get_inode(ino)
+            if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
+                raise NotSupportedError(f"only files and directories have {name.decode()}")
+            await self._engine.set_xattr(ino, name, text.encode(), flags, inode.ctime_ns)
+            if not self._access_stats.marked:
+                await self._engine.put_setting(MARKED_SETTING, b"1")
+        self._access_stats.marked = True
         if name in _TENSOR_MARKS and self._hot is not None:
             self._hot.clear_refusals()
-        if not self._access_stats.marked:
-            await self._engine.put_setting(MARKED_SETTING, b"1")
-            self._access_stats.marked = True
         self._activity.note_pin(ino)
 
     async def remove(self, ino: InodeNo, name: bytes) -> None:
@@ -186,21 +191,23 @@ class Control:
             NotPermittedError: It only tells.
         """
         if name in (*_MARKS, *_TENSOR_MARKS):
-            inode = await self._engine.get_inode(ino)
-            await self._engine.remove_xattr(ino, name, inode.ctime_ns)
+            async with self._engine.change(deferred=True):
+                inode = await self._engine.get_inode(ino)
+                await self._engine.remove_xattr(ino, name, inode.ctime_ns)
             self._activity.note_pin(ino)
             return
         if name not in (TIER_XATTR, CODEC_XATTR):
             if name in CONTROL_XATTRS:
                 raise NotPermittedError(f"{name.decode()} only tells; it cannot be removed")
             raise NoXattrError(f"{name.decode(errors='backslashreplace')} is not set")
-        inode = await self._engine.get_inode(ino)
-        if not (inode.pin if name == TIER_XATTR else inode.codec):
-            raise NoXattrError(f"{name.decode()} is not set")
-        if name == TIER_XATTR:
-            await self._engine.set_pin(ino, None)
-        else:
-            await self._engine.set_codec(ino, None)
+        async with self._engine.change(deferred=True):
+            inode = await self._engine.get_inode(ino)
+            if not (inode.pin if name == TIER_XATTR else inode.codec):
+                raise NoXattrError(f"{name.decode()} is not set")
+            if name == TIER_XATTR:
+                await self._engine.set_pin(ino, None)
+            else:
+                await self._engine.set_codec(ino, None)
         self._activity.note_pin(ino)
 
     def _parse_tier(self, text: str) -> Tier | None:
@@ -446,6 +453,13 @@ class Control:
 
     async def _forms(self, inode: Inode) -> list[Form]:
         return await self._engine.list_forms(inode.blob) if inode.blob else []
+
+
+def _check_pin(inode: Inode, flags: int) -> None:
+    """Refuse a pin of what has no tier, or where the flags forbid it."""
+    if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
+        raise NotSupportedError("only files and directories have a tier")
+    _check_flags(TIER_XATTR, bool(inode.pin), flags)
 
 
 def _check_flags(name: bytes, exists: bool, flags: int) -> None:

@@ -401,13 +401,16 @@ class Names(Shared):
 
     async def _give_up(self, new: NewInode) -> None:
         """A file could not be made, or made but not opened: then it stays, closed and empty."""
-        try:
-            await self._engine.get_inode(new.ino)
-        except StaleInodeError:
-            self._open_table.forget_raw(new.ino)
-            self._raw_store.unlink(new.raw)
-        else:
-            self._sealer.add(new.ino)
+        # A scope that is entered on the fast path may not be left in another task.
+        await leave()
+        with trio.CancelScope(shield=True):
+            try:
+                await self._engine.get_inode(new.ino)
+            except StaleInodeError:
+                self._open_table.forget_raw(new.ino)
+                self._raw_store.unlink(new.raw)
+            else:
+                self._sealer.add(new.ino)
 
     def _opened(self, inode: Inode, flags: int) -> tuple[Entry, Opened]:
         """Open a file that was just made; its attributes are those of now, it being empty."""

@@ -68,7 +68,7 @@ class XattrRequests(ContentRequests):
         if name in (acl.ACCESS_XATTR, acl.DEFAULT_XATTR):
             await self._set_acl(ino, name, value, kill_sgid)
         else:
-            async with self._open_table.gates.hold(ino):
+            async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
                 await self._engine.set_xattr(ino, name, value, flags, await self._change_ns(ino))
                 if name == CAPABILITY_XATTR:
                     self._without_capability.pop(ino, None)
@@ -88,7 +88,7 @@ class XattrRequests(ContentRequests):
         if name.startswith(CONTROL_PREFIX):
             await self._control.remove(ino, name)
             return
-        async with self._open_table.gates.hold(ino):
+        async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
             await self._engine.remove_xattr(ino, name, await self._change_ns(ino))
             if name == acl.DEFAULT_XATTR:
                 self._default_acls.pop(ino, None)
@@ -114,7 +114,7 @@ class XattrRequests(ContentRequests):
         if not self._features.acl:
             raise NotSupportedError("POSIX ACLs need the kernel driver")
         entries = acl.parse(value)
-        async with self._open_table.gates.hold(ino):
+        async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
             await self._store_acl(ino, name, value, entries, kill_sgid)
 
     async def _store_acl(

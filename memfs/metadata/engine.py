@@ -5,7 +5,9 @@ the engine can check itself (existence, type, emptiness, cycles of rename); the 
 permissions (the kernel does, `default_permissions`) and touches no content.
 
 Atomicity: one call is atomic by itself, and what it presumes of a file (generation, raw file) is an
-argument that the engine checks. Calls that belong together stand in `async with engine.change()`.
+argument that the engine checks. Calls that belong together stand in `async with engine.change()`: a
+mutation and the read that it rests on among them (a mode that is computed, a flag that wants a new
+name).
 
 Durability: a mutation survives the death of the process as soon as the block of `change` ended, or
 `commit` returned for mutations outside of one; and power loss as soon as `sync` returned.

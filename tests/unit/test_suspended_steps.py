@@ -15,7 +15,8 @@ import trio.testing
 
 from memfs.content.invalidations import Aspect
 from memfs.content.opening import OpenMode
-from memfs.errors import NoSpaceError, NoXattrError
+from memfs.errors import AlreadyExistsError, NoSpaceError, NoXattrError
+from memfs.filesystem.control_names import TIER_XATTR
 from memfs.filesystem.operations import CAPABILITY_XATTR, AttributeRequest
 from memfs.metadata.records import InodeFlags, Seal
 from memfs.moves.dropping import drop_raw
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
+    from memfs.filesystem.replies import Attributes
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
     from memfs.types import InodeNo, RawId
@@ -409,6 +411,107 @@ def test_a_file_that_was_rewritten_elsewhere_is_opened_as_it_is_now(
     assert world.run(world.read_all(ino)) == b"new"
     world.run(world.filesystem.finish_requests())
     assert [raw for raw in made if raw_store.exists(raw)] == [inode.raw]
+
+
+def test_a_mode_that_is_set_while_setuid_is_cleared_stays(world: World) -> None:
+    """A write by an ordinary user clears the bit of the mode that there is, not of an older one."""
+    file = world.create(ROOT_INODE, b"f", 0o4755, os.O_WRONLY)
+    world.request(chmod(world, file.ino, 0o4755))
+    world.release(file)
+
+    async def empty() -> None:
+        flags = os.O_WRONLY | os.O_TRUNC
+        opened = await world.filesystem.open(world.program, file.ino, flags, kill_suidgid=True)
+        world.filesystem.release(file.ino, opened.handle)
+
+    run_with(world, empty, before(world, "set_attributes"), lambda: chmod(world, file.ino, 0o600))
+    assert inode_of(world, file.ino).mode & 0o7777 == 0o600
+
+
+def test_an_inode_is_pinned_once_by_those_who_ask_for_a_new_pin(world: World) -> None:
+    """setxattr(2), XATTR_CREATE: of two at a time one finds it set."""
+    ino = write_file(world)
+    outcomes: list[str] = []
+
+    async def pin() -> None:
+        try:
+            await world.filesystem.set_xattr(ino, TIER_XATTR, b"cold", os.XATTR_CREATE, False)
+        except AlreadyExistsError:
+            outcomes.append("refused")
+        else:
+            outcomes.append("pinned")
+
+    run_with(world, pin, before(world, "set_pin"), pin)
+    assert sorted(outcomes) == ["pinned", "refused"]
+
+
+def test_a_pin_is_removed_once(world: World) -> None:
+    """removexattr(2), ENODATA: of two at a time one finds none."""
+    ino = write_file(world)
+    world.run(world.filesystem.set_xattr(ino, TIER_XATTR, b"cold", 0, False))
+    outcomes: list[str] = []
+
+    async def unpin() -> None:
+        try:
+            await world.filesystem.remove_xattr(ino, TIER_XATTR)
+        except NoXattrError:
+            outcomes.append("refused")
+        else:
+            outcomes.append("removed")
+
+    run_with(world, unpin, before(world, "set_pin"), unpin)
+    assert sorted(outcomes) == ["refused", "removed"]
+
+
+@pytest.mark.parametrize("call", ["set_xattr", "remove_xattr"])
+def test_a_mark_does_not_turn_the_time_of_a_change_back(world: World, call: str) -> None:
+    """Backup programs look at it."""
+    ino = write_file(world)
+    name = b"user.memfs.priority"
+    if call == "remove_xattr":
+        world.run(world.filesystem.set_xattr(ino, name, b"7", 0, False))
+    seen_ns: list[int] = []
+
+    async def mark() -> None:
+        if call == "set_xattr":
+            await world.filesystem.set_xattr(ino, name, b"7", 0, False)
+        else:
+            await world.filesystem.remove_xattr(ino, name)
+
+    async def change_mode() -> None:
+        seen_ns.append((await chmod(world, ino, 0o600)).inode.ctime_ns)
+
+    run_with(world, mark, before(world, call), change_mode)
+    assert inode_of(world, ino).ctime_ns >= seen_ns[0]
+
+
+def test_a_creation_that_is_cut_short_leaves_no_raw_file(world: World) -> None:
+    """Its program is killed while the engine works, and the kill holds while it is given up."""
+    filesystem, program = world.filesystem, world.program
+    scope = trio.CancelScope()
+
+    async def create() -> None:
+        with scope:
+            await filesystem.create(program, ROOT_INODE, b"f", 0o644, os.O_WRONLY)
+
+    async def kill() -> None:
+        world.suspending.before("get_inode", trio.lowlevel.checkpoint)
+        scope.cancel()
+        await trio.lowlevel.checkpoint()
+
+    world.suspending.before("create", kill)
+    before_count = count_raw_files(world)
+    world.run(create())
+    assert world.run(world.engine.find(ROOT_INODE, b"f")) is None
+    assert count_raw_files(world) <= before_count
+
+
+def count_raw_files(world: World) -> int:
+    return sum(len(files) for _, _, files in os.walk(world.raw_store.root))
+
+
+async def chmod(world: World, ino: InodeNo, mode: int) -> Attributes:
+    return await world.filesystem.set_attributes(world.program, ino, AttributeRequest(mode=mode))
 
 
 def test_an_access_time_is_shown_while_it_is_stored(world: World) -> None:
