@@ -22,14 +22,22 @@ from memfs.errors import InvalidValueError, StaleInodeError
 from memfs.filesystem.control import Control
 from memfs.metadata.records import FileOrder, FilePage, FilePosition
 from memfs.policy.marks import POOL_XATTR
-from memfs.query.fields import ATTRIBUTE_PREFIX, SYSTEM_FIELDS, attribute_name, is_queryable
-from memfs.query.filters import fields_of
+from memfs.query.fields import (
+    ATTRIBUTE_PREFIX,
+    LIVE_FIELDS,
+    SYSTEM_FIELDS,
+    attribute_name,
+    is_queryable,
+)
+from memfs.query.filters import And, Operator, conjuncts, fields_of, operators_of
 from memfs.query.matching import matches
 from memfs.query.parsing import parse_text
 from memfs.query.values import stored_value
 from memfs.types import ROOT_INODE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memfs.filesystem.shared import Parts
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
@@ -42,6 +50,9 @@ BUDGET_S = 0.002
 
 SLICE_S = 0.002
 """Between two turns of others while files are described."""
+
+COUNTED_A_SLICE = 1000
+"""Files that are counted between two turns of others: 1 ms."""
 
 PAGE_COUNT_MAX = 10_000
 SORTABLE = ("$size", "$mtime")
@@ -131,13 +142,14 @@ class Querying:
         begun_s = time.perf_counter()
         node, order = parse_text(question.text), parse_order(question.sort)
         after = _read_token(question)
+        live = live_part(node)
         if not 0 < question.limit <= PAGE_COUNT_MAX:
             raise InvalidValueError(f"a page has 1 to {PAGE_COUNT_MAX} files")
         page = await self._engine.find_files(node, order, after, question.limit, BUDGET_S)
         place: Literal["loop", "reader"] = "loop" if page is not None else "reader"
         if page is None:
             page = await self._far.find_files(question.text, order, after, question.limit)
-        files, count = await self._files(page, node, question)
+        files, count = await self._files(page, live, question)
         return Answer(
             files,
             count,
@@ -150,8 +162,10 @@ class Querying:
         )
 
     async def _files(
-        self, page: FilePage, node: Node, question: Question
+        self, page: FilePage, live: Node, question: Question
     ) -> tuple[list[FoundFile], int]:
+        if page.is_exact and not question.names:
+            return [], await self._count_named(page.inos)
         files: list[FoundFile] = []
         count = 0
         paths = _Paths(self._engine)
@@ -163,7 +177,7 @@ class Querying:
                 paths = _Paths(self._engine)
                 until_s = time.perf_counter() + SLICE_S
             try:
-                if not page.is_exact and not await self._matches(node, ino):
+                if not page.is_exact and not await self._matches(live, ino):
                     continue
                 found = await paths.of(ino)
                 if not found:
@@ -175,6 +189,14 @@ class Querying:
                 # It was removed since.
                 continue
         return files, count
+
+    async def _count_named(self, inos: Sequence[InodeNo]) -> int:
+        """Return how many of the inodes have a name."""
+        count = 0
+        for begin in range(0, len(inos), COUNTED_A_SLICE):
+            count += await self._engine.count_named(inos[begin : begin + COUNTED_A_SLICE])
+            await trio.lowlevel.checkpoint()
+        return count
 
     async def _describe(self, ino: InodeNo, path: bytes, question: Question) -> FoundFile:
         inode = await self._engine.get_inode(ino)
@@ -269,6 +291,23 @@ class _Paths:
             found = await self.of(ino)
             self._directories[ino] = found[0] if found else None
         return self._directories[ino]
+
+
+def live_part(node: Node) -> Node:
+    """Return the conditions of a filter that no index decides: they are looked at file by file.
+
+    Raises:
+        InvalidValueError: A pattern is tied to them, which must not run in the event loop.
+    """
+    parts = [part for part in conjuncts(node) if fields_of(part) & LIVE_FIELDS]
+    found = And(tuple(parts))
+    if Operator.REGEX in operators_of(found):
+        fields = ", ".join(sorted(fields_of(found) & LIVE_FIELDS))
+        raise InvalidValueError(
+            f"$regex cannot be in one $or or $not with {fields}: ask in two queries, or use "
+            "$contains"
+        )
+    return found
 
 
 def parse_order(sort: str | None) -> FileOrder | None:

@@ -334,6 +334,10 @@ class Queries(Changes, Protocol):
         """Return parent and name of each dentry of an inode; an unknown inode has no dentry."""
         ...
 
+    async def count_named(self, inos: Sequence[InodeNo]) -> int:
+        """Return how many of the inodes have a name; the root has one."""
+        ...
+
     async def index_attributes(self, limit: int) -> IndexProgress:
         """Put up to so many xattrs into the index that were set without it, in order of inode."""
         ...

@@ -72,6 +72,10 @@ SYSTEM_FIELDS: dict[str, SystemField] = {
 }
 
 
+LIVE_FIELDS = frozenset({"$tier", "$state", "$pin", "$pool", "$uses"})
+"""Those that only a mounted file system knows, or that are inherited: no index has them."""
+
+
 def attribute_name(field: str) -> bytes | None:
     """Return the name of the xattr that a field asks for; None if no xattr can have that name."""
     if not field:

@@ -66,6 +66,13 @@ class Not(NamedTuple):
 Node = Condition | And | Or | Not
 
 
+def conjuncts(node: Node) -> list[Node]:
+    """Return the parts of a filter that all have to hold."""
+    if isinstance(node, And):
+        return [each for part in node.parts for each in conjuncts(part)]
+    return [node]
+
+
 def fields_of(node: Node) -> set[str]:
     """Return the fields that a filter asks for."""
     if isinstance(node, Condition):

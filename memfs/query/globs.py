@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-_SPECIAL = frozenset("*?[")
-
 
 @lru_cache(maxsize=256)
 def glob_pattern(glob: str) -> re.Pattern[str]:
@@ -28,30 +26,45 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
         parts.insert(0, "**")
     if glob.endswith("/"):
         parts.append("**")
-    text, between = "", ""
-    for index, part in enumerate(parts):
+    blocks: list[list[str]] = [[]]
+    for part in parts:
         if part == "**":
-            last = index == len(parts) - 1
-            text += between + (".+" if last else "(?:.+/)?")
-            between = ""
+            blocks.append([])
         else:
-            text += between + _name_pattern(part)
-            between = "/"
+            blocks[-1].append(_name_pattern(part))
     try:
-        return re.compile(text, re.DOTALL)
+        return re.compile(_path_pattern(blocks), re.DOTALL)
     except re.error as error:
         raise ValueError(f"{error.msg} in {glob!r}") from None
 
 
+def _path_pattern(blocks: list[list[str]]) -> str:
+    """Return the pattern of names with any number of directories between the blocks.
+
+    The first place where a block fits is as good as any later one, so that no other is tried:
+    the groups are atomic. A glob with many stars would else take for ever, and nothing ends `re`.
+    """
+    first, *middle, last = blocks if len(blocks) > 1 else [[], *blocks]
+    if len(blocks) == 1:
+        return "/".join(last)
+    text = "".join(f"{name}/" for name in first)
+    for block in middle:
+        if block:
+            text += f"(?>(?:[^/]+/)*?{''.join(f'{name}/' for name in block)})"
+    return text + ("(?:[^/]+/)*" + "/".join(last) if last else ".+")
+
+
 def _name_pattern(part: str) -> str:
-    text, at = "", 0
+    """Return the pattern of one name; between two stars the first fit counts, as above."""
+    pieces = [""]
+    at = 0
     while at < len(part):
         letter = part[at]
         at += 1
         if letter == "*":
-            text += "[^/]*"
+            pieces.append("")
         elif letter == "?":
-            text += "[^/]"
+            pieces[-1] += "[^/]"
         elif letter == "[":
             # The first of the set may be a bracket: POSIX has no other way to write it.
             end = part.find("]", at + 1 + part.startswith("!", at))
@@ -60,18 +73,14 @@ def _name_pattern(part: str) -> str:
             inner = part[at:end]
             negated = inner.startswith("!")
             escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", inner[negated:])
-            text += f"(?!/)[{'^' if negated else ''}{escaped}]"
+            pieces[-1] += f"(?!/)[{'^' if negated else ''}{escaped}]"
             at = end + 1
         else:
-            text += re.escape(letter)
-    return text
-
-
-def literal_path(glob: str) -> str | None:
-    """Return the one path that a glob can match; None if it has special characters."""
-    if glob.endswith("/") or "/" not in glob or _SPECIAL & set(glob):
-        return None
-    return glob.strip("/")
+            pieces[-1] += re.escape(letter)
+    if len(pieces) == 1:
+        return pieces[0]
+    first, *middle, last = pieces
+    return first + "".join(f"(?>[^/]*?{piece})" for piece in middle if piece) + f"[^/]*{last}"
 
 
 def escaped_glob(path: str) -> str:

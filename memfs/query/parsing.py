@@ -36,6 +36,8 @@ OPERAND_COUNT_MAX = 10_000
 """Of all lists together: SQLite binds up to 32,766 values (SQLITE_MAX_VARIABLE_NUMBER), and one
 that looks like a number is bound twice."""
 PATTERN_LENGTH_MAX = 1000
+GLOB_COUNT_MAX = 200
+"""Of all conditions on `$path` together: so many patterns are kept compiled (`query.globs`)."""
 
 Place = tuple[str | int, ...]
 """The keys and indexes that lead to a part of a filter."""
@@ -123,6 +125,7 @@ class _Parser:
     def __init__(self) -> None:
         self._condition_count = 0
         self._operand_count = 0
+        self._glob_count = 0
 
     def filter(self, content: object, place: Place, depth: int = 0) -> Node:
         """Return the tree of an object of conditions, all of which have to hold."""
@@ -217,6 +220,9 @@ class _Parser:
             raise FilterError(place, f"expected a list, found {_kind(value)}")
         if field is not None:
             glob = field.kind is FieldKind.PATH
+            self._glob_count += len(operands) if glob else 0
+            if self._glob_count > GLOB_COUNT_MAX:
+                raise FilterError(place, f"more than {GLOB_COUNT_MAX} globs")
             return Condition(name, Operator.GLOB if glob else Operator.IN, tuple(operands))
         found = dict.fromkeys(each for operand in operands for each in equal_values(operand))
         return Condition(name, Operator.IN, tuple(found))
@@ -297,6 +303,8 @@ def _system_operand(value: float | str, name: str, field: SystemField, place: Pl
     if not isinstance(value, str):
         raise FilterError(place, f"{name} is a text, and not {_kind(value)}")
     if field.kind is FieldKind.PATH:
+        if len(value) > PATTERN_LENGTH_MAX:
+            raise FilterError(place, f"a glob of more than {PATTERN_LENGTH_MAX} characters")
         try:
             glob_pattern(value)
         except ValueError as error:

@@ -197,6 +197,16 @@ async def test_names_of_the_file_system_are_decided(engine: Engine) -> None:
     assert await found(engine, {"$path": {"$nin": ["*.tif", "data"]}}) == [ROOT_INODE]
 
 
+async def test_only_what_has_a_name_is_counted(engine: Engine) -> None:
+    kept = await make_file(engine, b"kept")
+    await engine.link(kept.ino, ROOT_INODE, b"second", NOW_NS)
+    removed = await make_file(engine, b"removed")
+    await engine.unlink(ROOT_INODE, b"removed", NOW_NS)
+    assert await engine.count_named([ROOT_INODE, kept.ino, removed.ino, InodeNo(4711)]) == 2
+    assert await engine.list_names(kept.ino) == [(ROOT_INODE, b"kept"), (ROOT_INODE, b"second")]
+    assert await engine.list_names(removed.ino) == []
+
+
 async def test_size_time_and_digest_are_decided(engine: Engine) -> None:
     small = await make_sealed(engine, b"small", size=10)
     large = await make_sealed(engine, b"large", size=1 << 40)

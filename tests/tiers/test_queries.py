@@ -101,6 +101,10 @@ def test_what_memfs_knows_is_asked_for_as_well(mount: Mount) -> None:
     assert ask(mount, {"$size": {"$gte": 5000}, "$path": "*.bin"}) == ["old/cold.bin"]
     assert ask(mount, {"$digest": told(cold, "digest")}) == ["old/cold.bin"]
     assert ask(mount, {"$not": {"$tier": "glacier"}, "kind": "scan"}) == ["new/warm.bin"]
+    assert ask(mount, {"$tier": "glacier", "kind": {"$regex": "^s"}}) == ["old/cold.bin"]
+    told_count = run_memfs("query", root, '{"$not": {"$tier": "glacier"}}', "--count")
+    assert told_count == "4\n"
+    assert run_memfs("query", root, "{}", "--count") == "5\n"
 
 
 def test_a_mistake_is_told_with_its_place(mount: Mount) -> None:
@@ -110,6 +114,8 @@ def test_a_mistake_is_told_with_its_place(mount: Mount) -> None:
         ask(mount, {"a": {"$gtt": 1}})
     with pytest.raises(MountError, match="not JSON"):
         run_memfs("query", mount.root, "{a: 1}")
+    with pytest.raises(MountError, match=r"\$regex cannot be in one \$or or \$not with \$tier"):
+        ask(mount, {"$or": [{"$tier": "hot"}, {"a": {"$regex": "(a+)+$"}}]})
     with pytest.raises(MountError, match=r"'\$tier' cannot be sorted by"):
         ask(mount, {}, "--sort", "$tier")
     write(mount.root / "f", location="Ulm")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import pytest
@@ -189,10 +191,56 @@ def test_system_fields_understand_their_words(
         ("[]]", "]", True),
         ("a.b", "axb", False),
         ("*", "a\nb", True),
+        ("a/**/b*c/**/d", "a/x/bc/y/bzc/d", True),
+        ("a/**/b*c/**/d", "a/x/b/y/bzc/e", False),
+        ("**/a/**/a/b", "a/x/a/b", True),
+        ("**/a/**/a/b", "a/b", False),
+        ("*a*b*", "xxaxxbxx", True),
+        ("*a*b", "ab/b", False),
+        ("*ab*ab", "abab", True),
+        ("*ab*ab", "ab", False),
+        ("**/**/c", "c", True),
+        ("**", "a/b", True),
     ],
 )
 def test_globs_match_as_they_say(glob: str, path: str, expected: bool) -> None:
     assert (glob_pattern(glob).fullmatch(path) is not None) is expected
+
+
+@pytest.mark.parametrize(
+    ("glob", "path"),
+    [
+        ("*a" * 100 + "*b", "a" * 255),
+        ("**/a/" * 100 + "b", "a/" * 2000 + "c"),
+        ("**/*a*a*/" * 50 + "b", ("a" * 100 + "/") * 40 + "c"),
+    ],
+)
+def test_no_glob_takes_long(glob: str, path: str) -> None:
+    """It runs in the event loop, and nothing ends it."""
+    begun_s = time.process_time()
+    assert glob_pattern(glob).fullmatch(path) is None
+    assert time.process_time() - begun_s < 1
+
+
+SEGMENTS = st.sampled_from(["a", "b", "ab", "aab", "x"])
+GLOB_PARTS = st.sampled_from(["**", "*", "a", "b", "a*", "*b", "?", "a*b", "*a*"])
+
+
+@given(st.lists(GLOB_PARTS, min_size=1, max_size=5), st.lists(SEGMENTS, min_size=1, max_size=5))
+def test_globs_find_what_trying_everything_finds(parts: list[str], names: list[str]) -> None:
+    """The atomic groups leave no match out."""
+
+    def fits(rest: list[str], left: list[str]) -> bool:
+        if not rest:
+            return not left
+        if rest[0] == "**":
+            if len(rest) == 1:
+                return bool(left)
+            return any(fits(rest[1:], left[count:]) for count in range(len(left)))
+        return bool(left) and fnmatchcase(left[0], rest[0]) and fits(rest[1:], left[1:])
+
+    glob = "/" + "/".join(parts)
+    assert (glob_pattern(glob).fullmatch("/".join(names)) is not None) is fits(parts, names)
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -226,6 +274,8 @@ def test_globs_match_as_they_say(glob: str, path: str, expected: bool) -> None:
         ({"$mtime": "yesterday"}, "at $mtime: a time is a date (2025-01-01)"),
         ({"$mtime": "2025-01-01T00:00:00"}, "at $mtime: a time is a date (2025-01-01)"),
         ({"$path": "[x"}, "at $path: bad glob: a [ is not closed"),
+        ({"$path": "x" * 1001}, "at $path: a glob of more than 1000 characters"),
+        ({"$path": {"$in": ["x"] * 201}}, "at $path.$in: more than 200 globs"),
         ({"$path": {"$gt": "x"}}, "at $path.$gt: $path has no order"),
         ({"$size": {"$regex": "1"}}, "at $size.$regex: $size is no text"),
         ({"": 1}, "at : '' cannot be the name of an xattr"),

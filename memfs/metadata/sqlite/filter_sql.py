@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.query.fields import SYSTEM_FIELDS
-from memfs.query.filters import RANGES, And, Condition, Node, Not, Operator, fields_of
+from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
+from memfs.query.filters import RANGES, And, Condition, Node, Not, Operator, conjuncts, fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from memfs.metadata.records import FileOrder
     from memfs.metadata.sqlite.statements import SqlValue
     from memfs.query.values import Value
-
-NOT_DECIDED = frozenset({"$tier", "$state", "$pin", "$pool", "$uses"})
-"""What other parts of memfs know, or what is inherited."""
 
 _SCALARS = {
     "$size": "{0}.size",
@@ -114,7 +111,7 @@ class Planner:
         self._order = order
         self._keys = keys
         self._count = count
-        self._parts = _conjuncts(node)
+        self._parts = conjuncts(node)
 
     def plan(self, driver: str | None = None) -> Plan:
         """Return a plan.
@@ -241,12 +238,6 @@ def _closes(one: Condition, other: Condition) -> bool:
     return same_class and (one.operator in _UPWARDS) != (other.operator in _UPWARDS)
 
 
-def _conjuncts(node: Node) -> list[Node]:
-    if isinstance(node, And):
-        return [each for part in node.parts for each in _conjuncts(part)]
-    return [node]
-
-
 def _stretches(conditions: list[Condition]) -> list[tuple[list[Condition], str, bool]]:
     """Return the parts of a walk: conditions, what to add, and whether it is in order of inode."""
     equal = next((each for each in conditions if each.operator is Operator.IN), None)
@@ -316,7 +307,7 @@ class _Writer:
         """Return the expression of a filter whose walk sees to the conditions of the driver."""
         parts = [
             part
-            for part in _conjuncts(node)
+            for part in conjuncts(node)
             if not (isinstance(part, Condition) and part.field == self._driver and self._driver)
         ]
         return self.whole(And(tuple(parts)))
@@ -339,7 +330,7 @@ class _Writer:
 
     def _condition(self, condition: Condition, *, finds_more: bool) -> str:
         field, operator = condition.field, condition.operator
-        if field in NOT_DECIDED:
+        if field in LIVE_FIELDS:
             self.is_exact = False
             return "1" if finds_more else "0"
         if field == "$path":

@@ -5,6 +5,7 @@ Invariant: an answer is complete or refused: while xattrs may be missing in the 
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from memfs.metadata.sqlite.statements import SET_TYPED
 from memfs.query.fields import SYSTEM_FIELDS, is_queryable
 from memfs.query.filters import Node, fields_of
 from memfs.query.values import stored_value
-from memfs.types import InodeNo
+from memfs.types import ROOT_INODE, InodeNo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 # Names of memfs's own lie between: they have no key, and are passed over.
 _LIST_XATTRS = "select ino, name, value, key from xattr where ino > ? order by ino, name limit ?"
+_COUNT_NAMED = """
+    select count(*) from json_each(?) as asked
+    where asked.value = ? or exists (select 1 from dentry where dentry.ino = asked.value)
+"""
 _XATTRS_OF = "select ino, name, value, key from xattr where ino = ?"
 
 
@@ -89,6 +94,11 @@ class Queries(Settings):
         """See `Engine`."""
         rows = self._rows("select parent, name from dentry where ino = ? order by cookie", (ino,))
         return [(InodeNo(parent), name) for parent, name in rows]
+
+    async def count_named(self, inos: Sequence[InodeNo]) -> int:
+        """See `Engine`."""
+        row = self._row(_COUNT_NAMED, (json.dumps(inos), ROOT_INODE))
+        return 0 if row is None else int(row[0])
 
     def index_progress(self) -> IndexProgress:
         index = self._attributes

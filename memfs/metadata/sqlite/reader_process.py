@@ -63,11 +63,14 @@ class ReaderProcess:
         self._lock = trio.Lock()
         self._used_s = 0.0
         self._is_ended = False
+        self._is_started = trio.Event()
 
     async def run(self) -> None:
         """End a process that is idle, and any at the end; a task of the mount."""
         try:
             while True:
+                # A mount that is never asked is never woken for this.
+                await self._is_started.wait()
                 await trio.sleep(IDLE_S_MAX / 4)
                 if trio.current_time() - self._used_s >= IDLE_S_MAX and not self._lock.locked():
                     await self._end()
@@ -176,10 +179,12 @@ class ReaderProcess:
                 env=self._environment,
                 start_new_session=True,
             )
+            self._is_started.set()
         return self._process
 
     async def _end(self) -> None:
         process, self._process = self._process, None
+        self._is_started = trio.Event()
         if process is None:
             return
         process.kill()
