@@ -17,8 +17,9 @@ import trio
 
 from memfs.content.quick_syncs import QuickSyncs, Unsynced
 from memfs.content.syncer import Syncer
-from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError
+from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreError
 from memfs.metadata.records import InodeFlags
+from memfs.types import RawId
 from memfs.waiting import call_in_thread, leave
 
 if TYPE_CHECKING:
@@ -29,9 +30,16 @@ if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
     from memfs.stores.raw import RawStore
-    from memfs.types import InodeNo, RawId
+    from memfs.types import InodeNo
 
 log = logging.getLogger(__name__)
+
+REFUSED_SETTING = "syncs.refused"
+"""Holds which raw files the disk has refused, each as 8 bytes: its number, and as the lowest bit
+whether a program has heard of it."""
+
+REFUSED_KEPT_MAX = 8000
+"""Files in the setting, which may have 64 KiB; the next mount does not know of more."""
 
 THREADS_MAX = 16
 """Syncs that wait for the disk at a time; more would only queue in the disk. Guess."""
@@ -67,6 +75,7 @@ class FileSyncs:
         """Makes the system calls."""
         self._quick = quick or QuickSyncs()
         self._threads = trio.CapacityLimiter(THREADS_MAX)
+        self._saved_change_count = 0
 
     # --- requests --------------------------------------------------------------------------------
     async def sync_for_program(
@@ -183,6 +192,31 @@ class FileSyncs:
             took_s = await call_in_thread(time_work, self._threads, answers=answers)
         quick.note(unsynced, took_s)
 
+    # --- what the next mount has to know ----------------------------------------------------------
+    async def load_refusals(self) -> None:
+        """Take over what an earlier mount has met; before the first request."""
+        value = await self._engine.get_setting(REFUSED_SETTING) or b""
+        if value:
+            # Written anew: some files may be gone.
+            self._saved_change_count = -1
+        for at in range(0, len(value), 8):
+            number = int.from_bytes(value[at : at + 8], "little")
+            raw, told = RawId(number >> 1), bool(number & 1)
+            if self._raw_store.exists(raw):
+                error = StoreError("an earlier mount could not bring it to the disk")
+                self.syncer.note_failure(raw, error, told=told)
+
+    async def save_refusals(self) -> None:
+        """Keep for the next mount which files the disk has refused, if that has changed."""
+        change_count = self.syncer.failure_change_count
+        if change_count == self._saved_change_count:
+            return
+        refused = [*self.syncer.refused().items()][:REFUSED_KEPT_MAX]
+        value = b"".join((int(raw) << 1 | told).to_bytes(8, "little") for raw, told in refused)
+        async with self._engine.change():
+            await self._engine.put_setting(REFUSED_SETTING, value or None)
+        self._saved_change_count = change_count
+
     # --- commands and background -----------------------------------------------------------------
     async def sync(self) -> None:
         """Bring all changes that are committed to stable storage; see `Syncer.sync`.
@@ -242,6 +276,7 @@ class FileSyncs:
         for inode in durable:
             if (status := statuses.get(inode.raw)) is not None:
                 self._sealer.note_synced(inode, status)
+        await self.save_refusals()
         return failures
 
     def _unsealed_statuses(self, files: Mapping[RawId, Inode]) -> dict[RawId, os.stat_result]:

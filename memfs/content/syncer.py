@@ -90,6 +90,8 @@ class Syncer:
         self._failures: dict[RawId, _Failure] = {}
         self._forgot_failures = False
         """There were too many: no file is known to be without one."""
+        self.failure_change_count = 0
+        """Grows with each failure, and with each that is told or void."""
         self._turn = threading.Lock()
         """Held while files are synced: a second sync waits, and need not do the same work again."""
 
@@ -132,6 +134,7 @@ class Syncer:
                 self._forgot_failures = True
                 return
             self._failures[raw] = _Failure(code, str(error), told)
+            self.failure_change_count += 1
 
     def take_failure(self, raw: RawId) -> int:
         """Return, once, the errno of a failed sync that no program has heard of; 0: none."""
@@ -162,7 +165,14 @@ class Syncer:
             if (failure := self._failures.get(raw)) is not None:
                 self._replace_failure(raw, failure._replace(void=True))
 
+    def refused(self) -> dict[RawId, bool]:
+        """Return the raw files that have a `refusal`, and whether a program has heard of each."""
+        with self._lock:
+            failures = self._failures.items()
+            return {raw: failure.told for raw, failure in failures if not failure.void}
+
     def _replace_failure(self, raw: RawId, failure: _Failure) -> None:
+        self.failure_change_count += 1
         if failure.told and failure.void:
             del self._failures[raw]
         else:

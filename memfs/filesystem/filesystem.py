@@ -36,13 +36,15 @@ class Filesystem(XattrRequests):
 
     async def recover(self) -> None:
         """Take over what an earlier daemon left; before the first request."""
+        await self._file_syncs.load_refusals()
         await self.reap_left_over()
         await self._sealer.adopt_unsealed()
         await self._sealer.adopt_doubtful()
 
     async def finish_requests(self) -> bool:
-        """Do what follows from requests but need not be waited for: reap, seal, keep access times.
+        """Do what follows from requests but need not be waited for.
 
+        That is to reap, to seal, and to keep access times and which files the disk has refused.
         Called by the mover between two rounds. Every part is bounded.
 
         Returns:
@@ -51,6 +53,7 @@ class Filesystem(XattrRequests):
         await self.reap()
         sealed_count = await self._sealer.seal_all()
         await self.store_atimes()
+        await self._file_syncs.save_refusals()
         return sealed_count == SEALS_A_STEP_MAX
 
     async def write_out(self, inodes: Sequence[Inode]) -> None:

@@ -366,6 +366,43 @@ def barrier(world: World, ino: InodeNo) -> dict[str, int]:
     return world.run(run())
 
 
+@pytest.mark.parametrize("end", ["remount", "killed", "drained"])
+def test_the_next_mount_knows_what_the_disk_has_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The pages are still clean in the cache of the kernel, and lost."""
+    file = written(world, b"file")
+    if end == "drained":
+        # Nobody has synced it before.
+        world.release(file)
+        FailingOnce(world, file, monkeypatch)
+    else:
+        FailingOnce(world, file, monkeypatch)
+        with pytest.raises(OSError, match="Input/output"):
+            fsync(world, file.ino)
+        world.release(file)
+        world.step()
+    if end == "killed":
+        world.crash(checked=False)
+    else:
+        world.remount()
+    assert barrier(world, file.ino) == {"failed": 1}
+    assert state(world, file.ino) == "dirty"
+    reader = world.open(file.ino, os.O_RDONLY)
+    if end == "drained":
+        with pytest.raises(OSError, match="Input/output"):
+            fsync(world, file.ino)
+    else:
+        fsync(world, file.ino)
+    world.release(reader)
+    again = world.open(file.ino, os.O_RDWR | os.O_TRUNC)
+    world.write(again, 0, b"anew")
+    fsync(world, file.ino)
+    world.release(again)
+    world.remount()
+    assert state(world, file.ino) == "local"
+
+
 def test_a_program_that_writes_anew_after_a_failure_has_a_durable_file(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
