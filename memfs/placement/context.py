@@ -77,16 +77,10 @@ class Context:
         """Gather the context of one mount; what is left out is as on a new one.
 
         Args:
-            parts: See above, as the others.
-            garbage: Gives back the room of what was dropped.
-            recovery: Looks for what an earlier daemon left.
-            activity: What programs did.
-            state_dir: On the disk of the cold tier.
             access_stats: None: nothing is known yet.
             quotas: None: nothing is limited.
             planner: None: the built-in one.
-            rng: None: not seeded.
-            clock: Wall clock, nanoseconds.
+            rng: None: one that is not seeded.
         """
         policy = parts.config.policy
         rng = rng or random.Random()
