@@ -416,6 +416,9 @@ class Contents(Changes, Protocol):
         Returns:
             False if the inode is gone, unsealed, of another generation, or carries another blob:
             then only the intent ends and the form's place becomes garbage.
+
+        Raises:
+            InvalidValueError: It cannot be owned so, or is to be adopted while memfs removes it.
         """
         ...
 
@@ -426,9 +429,6 @@ class Contents(Changes, Protocol):
     async def replace_form(self, intent: IntentId, replacement: FormReplacement) -> bool:
         """Put another object in the place of a remote form's, and end the intent, in one step.
 
-        Raises:
-            InvalidValueError: One of both is not owned: what memfs does not own is never moved.
-
         Args:
             intent: Of the move that wrote the new object, which is no batch.
             replacement: The new form is verified and of the same blob.
@@ -436,6 +436,9 @@ class Contents(Changes, Protocol):
         Returns:
             False if the former form is not in force any more: then only the intent ends and the
             new object becomes garbage. Otherwise the former one does.
+
+        Raises:
+            InvalidValueError: One of both is not owned: what memfs does not own is never moved.
         """
         ...
 

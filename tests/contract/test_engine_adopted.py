@@ -116,6 +116,18 @@ async def test_garbage_never_names_an_adopted_object(engine: Engine) -> None:
     assert await remote_garbage(engine) == []
 
 
+async def test_what_is_being_removed_is_not_adopted(engine: Engine) -> None:
+    """The collector may have asked the store already."""
+    inode = await make_sealed(engine, b"former")
+    assert await publish(engine, inode, FormKind.REMOTE, "blobs/1")
+    await rewrite(engine, inode)
+    assert await remote_garbage(engine) == ["blobs/1"]
+    with pytest.raises(InvalidValueError, match="is removing it"):
+        await adopt(engine, place=Place("blobs/1", etag="e"))
+    await adopt(engine, b"other", Place("blobs/1", store="source-1", etag="e"))
+    assert engine.check() == []
+
+
 async def test_an_object_of_the_same_key_elsewhere_does_not_keep_our_own(engine: Engine) -> None:
     await adopt(engine, place=Place("blobs/1", store="source-1", etag="e"))
     intent = await engine.begin_intent(

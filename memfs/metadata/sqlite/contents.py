@@ -149,6 +149,7 @@ class Contents(Attributes):
         if form.owned != (intent is not None):
             raise InvalidValueError(f"form {form} must have an intent exactly if memfs wrote it")
         _check_owner(form)
+        self._check_not_leaving(form)
         if intent is not None:
             self._write(DELETE_INTENT, (intent,))
         inode = self._find_sealed(ino, generation)
@@ -158,6 +159,14 @@ class Contents(Attributes):
         if form.owned and (former is None or former.place != form.place):
             self._add_garbage(form.kind, form.place.key)
         return False
+
+    def _check_not_leaving(self, form: Form) -> None:
+        """See that nobody adopts an object that memfs is about to remove."""
+        if form.owned or form.place.store != OWN_STORE:
+            return
+        query = "select 1 from garbage where kind = 'remote' and location = ?"
+        if self._row(query, (form.place.key,)):
+            raise InvalidValueError(f"{form.place}: memfs is removing it; adopt what is left later")
 
     def _attach_form(self, inode: Inode | None, blob: Blob, form: Form) -> bool:
         """Give a sealed inode a verified form; False if it has moved on or has one of that kind."""
