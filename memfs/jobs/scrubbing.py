@@ -316,10 +316,8 @@ async def _repair(
     for check in damaged:
         if check.kind == FormKind.RAW:
             outcome = (await drop_raw(parts, inode.ino, forms)).outcome
-        elif await parts.engine.list_forms(inode.blob) != forms:
-            outcome = MoveOutcome.SUPERSEDED
         else:
-            outcome = (await drop_form(parts, inode.ino, check.kind)).outcome
+            outcome = (await drop_form(parts, inode.ino, check.kind, forms)).outcome
             forms = [form for form in forms if form.kind != check.kind]
         if outcome == MoveOutcome.BUSY:
             detail = f"{reasons}; a program has the file open, and it is repaired after that"

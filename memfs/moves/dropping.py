@@ -89,9 +89,10 @@ async def _detach_raw(parts: MoveParts, ino: InodeNo, forms: Sequence[Form] | No
         return MoveResult(MoveOutcome.BUSY)
     if await parts.sealer.adopt_entered(inode):
         return MoveResult(MoveOutcome.SUPERSEDED)
-    if forms is not None and await engine.list_forms(inode.blob) != forms:
-        return MoveResult(MoveOutcome.SUPERSEDED)
     async with engine.change():
+        # The form that was seen may have gone meanwhile, because of the raw file.
+        if forms is not None and await engine.list_forms(inode.blob) != forms:
+            return MoveResult(MoveOutcome.SUPERSEDED)
         dropped = await engine.drop_raw(ino, inode.generation, inode.raw)
     if not dropped:
         return MoveResult(MoveOutcome.SUPERSEDED)
@@ -102,6 +103,7 @@ async def drop_form(
     parts: MoveParts,
     ino: InodeNo,
     kind: FormKind,
+    expected: Sequence[Form] | None = None,
     *,
     seen: Inode | None = None,
     seen_within_s: float = 0.0,
@@ -114,6 +116,8 @@ async def drop_form(
         parts: What moves work with.
         ino: The file.
         kind: Packed or remote.
+        expected: The packed and remote forms that the caller looked at; if the file has others by
+            now, nothing is dropped. None: whichever it has.
         seen: The file as the caller has read it just now; None: it is read.
         seen_within_s: As `drop_raw`.
 
@@ -132,10 +136,13 @@ async def drop_form(
     if form is None:
         return MoveResult(MoveOutcome.UNNEEDED)
     forms = await _see_another(parts, inode, kind, seen_within_s)
-    now = await engine.get_inode(ino)
-    if now.raw != inode.raw or await engine.list_forms(inode.blob) != forms:
+    if expected is not None and forms != expected:
         return MoveResult(MoveOutcome.SUPERSEDED)
     async with engine.change():
+        # What was seen may have gone meanwhile, because of this form.
+        now = await engine.get_inode(ino)
+        if now.raw != inode.raw or await engine.list_forms(inode.blob) != forms:
+            return MoveResult(MoveOutcome.SUPERSEDED)
         dropped = await engine.drop_form(ino, inode.generation, kind)
     parts.faults.reach(f"drop_{kind}.detached")
     if not dropped:

@@ -86,6 +86,8 @@ class GarbageCollector:
 
     async def _remove(self, items: Sequence[GarbageItem]) -> int:
         engine = self._parts.engine
+        # What made it garbage may still be undone, where its commit fails.
+        await engine.commit()
         await self._parts.file_syncs.sync()
         self._parts.faults.reach("garbage.synced")
         removed = await self._remove_local(items) + await self._remove_remote(items)

@@ -66,7 +66,9 @@ async def hydrate(parts: MoveParts, ino: InodeNo) -> Inode:
             return inode
         if ino not in parts.hydrating:
             with parts.hydrating.lead(ino):
-                return await _lead(parts, inode)
+                # Another one may have ended between the look at the file and here.
+                inode = await parts.engine.get_inode(ino)
+                return inode if inode.raw else await _lead(parts, inode)
         # Then looked at anew: whoever led may have been cancelled, or the file written since.
         await parts.hydrating.join(ino)
 

@@ -18,10 +18,12 @@ from memfs.content.opening import OpenMode
 from memfs.errors import AlreadyExistsError, NoSpaceError, NoXattrError
 from memfs.filesystem.control_names import TIER_XATTR
 from memfs.filesystem.operations import CAPABILITY_XATTR, AttributeRequest
+from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
 from memfs.metadata.records import InodeFlags, Seal
-from memfs.moves.dropping import drop_raw
+from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
+from memfs.moves.uploading import upload
 from memfs.namespace import acl
 from memfs.types import ROOT_INODE, FormKind
 from tests.contract.engine.suspending import SuspendingEngine
@@ -512,6 +514,120 @@ def count_raw_files(world: World) -> int:
 
 async def chmod(world: World, ino: InodeNo, mode: int) -> Attributes:
     return await world.filesystem.set_attributes(world.program, ino, AttributeRequest(mode=mode))
+
+
+def three_forms(world: World) -> InodeNo:
+    """Write a file that is raw, packed and in the store."""
+    ino = pack_file(world, raw=True)
+    world.run(upload(world.move_parts, ino))
+    return ino
+
+
+async def local_forms(world: World, ino: InodeNo) -> list[FormKind]:
+    inode = await world.sqlite.get_inode(ino)
+    forms = [form.kind for form in await world.sqlite.list_forms(inode.blob)]
+    local = [kind for kind in forms if kind != FormKind.REMOTE]
+    return [*local, *([FormKind.RAW] if inode.raw else [])]
+
+
+@pytest.mark.parametrize("first", [FormKind.RAW, FormKind.PACKED])
+def test_two_local_copies_do_not_go_each_because_of_the_other(
+    world: World, first: FormKind
+) -> None:
+    """Nobody has looked whether the store has the object."""
+    ino = three_forms(world)
+    parts = world.move_parts
+
+    async def drop(kind: FormKind) -> None:
+        if kind == FormKind.RAW:
+            await drop_raw(parts, ino)
+        else:
+            await drop_form(parts, ino, kind)
+
+    async def drop_other() -> None:
+        await drop(FormKind.PACKED if first == FormKind.RAW else FormKind.RAW)
+
+    world.suspending.before("change", drop_other)
+    world.run(drop(first))
+    assert len(world.run(local_forms(world, ino))) == 1
+
+
+def test_a_form_that_took_the_place_of_a_damaged_one_is_not_given_up(world: World) -> None:
+    """A scrub judges what it has looked at."""
+    ino = three_forms(world)
+    (packed,) = (
+        form
+        for form in world.run(world.engine.list_forms(inode_of(world, ino).blob))
+        if form.kind == FormKind.PACKED
+    )
+    path = world.packed_store.path(packed.place.key)
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"damage" * 20)
+
+    async def pack_anew() -> None:
+        await drop_form(world.move_parts, ino, FormKind.PACKED)
+        await pack(world.move_parts, ino)
+
+    async def after_the_last_look() -> None:
+        world.suspending.after("list_forms", pack_anew)
+
+    async def after_the_second_look() -> None:
+        world.suspending.after("list_forms", after_the_last_look)
+
+    # The scrub lists forms to check them, to see that they are as they were, and to repair.
+    world.suspending.after("list_forms", after_the_second_look)
+    scrubbed = world.run(scrub_file(world.move_parts, ino))
+    assert scrubbed.outcome == ScrubOutcome.SKIPPED
+    assert FormKind.PACKED in world.run(local_forms(world, ino))
+
+
+def test_a_file_is_fetched_once_by_two_who_look_before_one_of_them_has_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fetch from the store costs time and money."""
+    ino = pack_file(world, raw=False)
+    made: list[RawId] = []
+    creating = world.raw_store.create
+
+    def create(raw: RawId) -> int:
+        made.append(raw)
+        return creating(raw)
+
+    monkeypatch.setattr(world.raw_store, "create", create)
+
+    async def fetch() -> None:
+        await hydrate(world.move_parts, ino)
+
+    world.suspending.after("get_inode", fetch)
+    world.run(fetch())
+    assert made == [inode_of(world, ino).raw]
+
+
+def test_what_becomes_garbage_stays_until_that_is_committed(
+    deferring: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the commit fails, the file has its packed form again."""
+    world = deferring
+    ino = pack_file(world, raw=False)
+    outcomes: list[str] = []
+
+    async def collect() -> None:
+        fail_once(world, monkeypatch)
+        with pytest.raises(NoSpaceError):
+            await world.garbage.collect_local(10)
+        outcomes.append("refused")
+        raise NoSpaceError("whoever waits for the same commit is told")
+
+    async def empty() -> None:
+        with pytest.raises(NoSpaceError):
+            await world.filesystem.open(world.program, ino, os.O_WRONLY | os.O_TRUNC)
+
+    world.suspending.after("unseal", collect)
+    world.run(empty())
+    assert outcomes == ["refused"]
+    world.run(world.filesystem.finish_requests())
+    assert world.run(world.read_all(ino)) == CONTENT
 
 
 def test_an_access_time_is_shown_while_it_is_stored(world: World) -> None:
