@@ -348,6 +348,34 @@ def test_an_index_that_was_off_is_built_later_in_steps(tmp_path: Path) -> None:
     engine.close()
 
 
+def test_an_index_that_is_half_built_outlives_crashes(tmp_path: Path) -> None:
+    """Killed before a step was committed, and behind it, again and again."""
+    engine = open_with(tmp_path / "state", enabled=False)
+    inos = [run(make_file(engine, b"f%d" % index)).ino for index in range(30)]
+    for ino in inos:
+        run(engine.set_xattr(ino, b"user.a", b"%d" % (ino % 3), 0, NOW_NS))
+    engine.close()
+    site = SqliteSite(tmp_path)
+    before = site.engine.index_progress().through
+    for round_index in range(100):
+        progress = run(site.engine.index_attributes(3))
+        if round_index % 2 == 0:
+            site.crash()
+            # It was never committed.
+            assert site.engine.index_progress().through == before
+            continue
+        site.engine.commit_nowait()
+        site.crash()
+        assert site.engine.index_progress() == progress
+        before = progress.through
+        if progress.is_whole:
+            break
+    assert site.engine.check() == []
+    expected = [ino for ino in inos if ino % 3 == 1]
+    assert run(found(site.engine, {"a": 1})) == expected
+    site.close()
+
+
 def test_too_many_names_are_told_and_indexed_once_there_is_room(tmp_path: Path) -> None:
     engine = open_with(tmp_path, name_count_max=2)
     inode = run(make_file(engine, b"f"))

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -42,9 +43,13 @@ def write(path: Path, content: bytes = b"x", **tags: object) -> Path:
 
 
 def ask(mount: Mount, filter_: object, *options: str) -> list[str]:
-    """Return paths from the root of the mount."""
+    """Return paths from the root of the mount, by name where they are not sorted.
+
+    Numbers of inodes are taken ahead, so that their order is not that of creation.
+    """
     lines = run_memfs("query", mount.root, json.dumps(filter_), *options).splitlines()
-    return [os.path.relpath(line, mount.root) for line in lines]
+    paths = [os.path.relpath(line, mount.root) for line in lines]
+    return paths if "--sort" in options else sorted(paths)
 
 
 def shown_json(mount: Mount, filter_: object, *options: str) -> list[dict[str, Any]]:
@@ -81,7 +86,15 @@ def test_every_way_to_show_the_found(mount: Mount) -> None:
     assert shown["path"] == str(mount.root / "file 3")
     assert shown["attributes"] == {"number": "3", "odd": "1"}
     assert shown["ino"] == (mount.root / "file 3").stat().st_ino
-    paths = run_memfs("query", mount.root, '{"odd": 1}', "--paths0")
+    memfs = Path(sys.executable).with_name("memfs")
+    stream = subprocess.check_output(
+        [memfs, "query", mount.root, json.dumps(found), "--arrow", "--sort", "number"]
+    )
+    rows = pa.ipc.open_stream(stream).read_all().to_pylist()
+    assert [row["path"] for row in rows] == [f"{mount.root}/file {number}" for number in range(5)]
+    assert [row["size"] for row in rows] == [0, 1, 2, 3, 4]
+    assert dict(rows[3]["xattrs"]) == {"number": "3", "odd": "1"}
+    paths = run_memfs("query", mount.root, '{"odd": 1}', "--paths0", "--sort", "number")
     assert paths == "".join(f"{mount.root}/file {number}\0" for number in (1, 3))
     told = run_memfs("query", mount.root, '{"odd": 1}', "--explain")
     assert told.startswith("led by: the index of user.odd\nfound: by the daemon itself")
@@ -108,9 +121,7 @@ def test_what_memfs_knows_is_asked_for_as_well(mount: Mount) -> None:
 
 
 def test_a_mistake_is_told_with_its_place(mount: Mount) -> None:
-    with pytest.raises(
-        MountError, match=r"at a.\$gtt \(line 1, column 8\): unknown operator \$gtt"
-    ):
+    with pytest.raises(MountError, match=r"at a\.\$gtt \(line 1, column 8\): unknown operator"):
         ask(mount, {"a": {"$gtt": 1}})
     with pytest.raises(MountError, match="not JSON"):
         run_memfs("query", mount.root, "{a: 1}")
@@ -170,7 +181,7 @@ def test_tags_are_set_by_words_trees_and_tables(mount: Mount, tmp_path: Path) ->
     run_memfs("tag", root / "scans/a.tif", "city=Ulm", "user.note=x = y")
     assert os.getxattr(root / "scans/a.tif", "user.note") == b"x = y"
     run_memfs("tag", "-r", root / "scans", "source=sentinel-2")
-    tagged = sorted(ask(mount, {"source": "sentinel-2"}))
+    tagged = ask(mount, {"source": "sentinel-2"})
     assert tagged == ["scans", "scans/a.tif", "scans/deep", "scans/deep/b.tif"]
     run_memfs("tag", "--remove", "city", "--remove", "gone", root / "scans/a.tif")
     assert ask(mount, {"city": {"$exists": True}}) == []

@@ -72,6 +72,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "memfs/traces/parquet.py",
         "memfs/manager/values/tables.py",
         "tools/memfs_tools/catalog_file.py",
+        "tools/memfs_tools/arrow_stream.py",
         "memfs/manager/results.py",
     ),
     "pyfuse3": ("daemon/memfs_daemon/pyfuse3/",),

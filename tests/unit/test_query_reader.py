@@ -128,6 +128,20 @@ async def test_a_reader_that_was_killed_is_started_anew(tmp_path: Path) -> None:
         assert await world.find({"a": "x"}) == world.inos
 
 
+async def test_a_reader_ends_with_the_daemon(tmp_path: Path) -> None:
+    """A daemon that is killed closes its end of the pipe, and nothing else."""
+    async with served(tmp_path) as world:
+        await world.add(b"x")
+        assert await world.find({"a": "x"}) == world.inos
+        process = world.reader._process
+        assert process is not None
+        assert process.stdin is not None
+        await process.stdin.aclose()
+        with trio.fail_after(30):
+            assert await process.wait() == 0
+        assert await world.find({"a": "x"}) == world.inos
+
+
 async def test_who_gives_up_waiting_leaves_no_answer_behind(tmp_path: Path) -> None:
     """The next question would get it."""
     async with served(tmp_path) as world:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memfs.errors import UsageError
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json, tell_path0
 
@@ -29,6 +30,7 @@ _PLACES = {"loop": "by the daemon itself", "reader": "by the reader process"}
 @click.option("--sort", metavar="FIELD", help="An xattr, $size or $mtime; -FIELD: descending.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many files.")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each file.")
+@click.option("--arrow", is_flag=True, help="An Arrow stream with a row for each file.")
 @click.option("--paths0", is_flag=True, help="Paths end with NUL, for xargs -0 and rsync --from0.")
 @click.option("--count", "only_count", is_flag=True, help="Tell only how many files there are.")
 @click.option("--explain", is_flag=True, help="Tell how the first page is found, and no file.")
@@ -38,6 +40,7 @@ def query(
     sort: str | None,
     limit: int | None,
     as_json: bool,
+    arrow: bool,
     paths0: bool,
     only_count: bool,
     explain: bool,
@@ -55,8 +58,10 @@ def query(
     memfs knows. Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $regex $contains $not, and
     $and $or $not between filters.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    if sum((as_json, paths0, only_count, explain)) > 1:
-        raise click.UsageError("--json, --paths0, --count and --explain exclude each other.")
+    if sum((as_json, arrow, paths0, only_count, explain)) > 1:
+        raise click.UsageError(
+            "--json, --arrow, --paths0, --count and --explain exclude each other."
+        )
     served = require_mount(mountpoint)
     text = sys.stdin.read() if filter_ == "-" else filter_
     asked = _Asked(served, text, sort, limit)
@@ -66,9 +71,24 @@ def query(
     if only_count:
         tell(str(sum(page["count"] for page in asked.pages(_COUNT_PAGE, names=False))))
         return
+    if arrow:
+        _write_arrow(served, asked)
+        return
     for page in asked.pages(_PAGE_COUNT, attributes=as_json):
         for file in page["files"]:
             _show(served, file, as_json=as_json, paths0=paths0)
+
+
+def _write_arrow(served: Mount, asked: _Asked) -> None:
+    try:
+        from memfs_tools.arrow_stream import write_found
+    except ImportError:
+        raise UsageError("Arrow needs pyarrow: pip install 'memfs-tiers[traces]'") from None
+    write_found(
+        sys.stdout.buffer,
+        served.mountpoint,
+        (page["files"] for page in asked.pages(_PAGE_COUNT, attributes=True)),
+    )
 
 
 class _Asked:
