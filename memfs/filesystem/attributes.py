@@ -44,12 +44,15 @@ class AttributeRequests(Writing):
         self, caller: Caller, ino: InodeNo, request: AttributeRequest
     ) -> Attributes:
         """SETATTR."""
-        times = request.atime_ns is not None or request.mtime_ns is not None
         if request.size is not None:
-            await self._truncate(await self._engine.get_inode(ino), request.size)
-        if times:
+            return self._attributes(await self._truncate(caller, ino, request, request.size))
+        if request.atime_ns is not None or request.mtime_ns is not None:
             # Else a damaged raw file would look as if a program had changed it just now.
             await self._sound(ino)
+        return self._attributes(await self._change(caller, ino, request))
+
+    async def _change(self, caller: Caller, ino: InodeNo, request: AttributeRequest) -> Inode:
+        """Change all but the size."""
         if request.uid is not None:
             # Another owner may inherit other pins: see `Engine.effective_pin`.
             self._activity.note_pin(ino)
@@ -57,7 +60,7 @@ class AttributeRequests(Writing):
         # capabilities go with the mode, or nothing does.
         async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
             inode = await self._engine.get_inode(ino)
-            return self._attributes(await self._change_attributes(caller, inode, request))
+            return await self._change_attributes(caller, inode, request)
 
     async def _change_attributes(
         self, caller: Caller, inode: Inode, request: AttributeRequest
@@ -133,7 +136,10 @@ class AttributeRequests(Writing):
         self._raw_store.set_times(raw, atime_ns, mtime_ns)
         return storable_ns(self._raw_store.stat(raw).st_mtime_ns)
 
-    async def _truncate(self, inode: Inode, size: int) -> Inode:
+    async def _truncate(
+        self, caller: Caller, ino: InodeNo, request: AttributeRequest, size: int
+    ) -> Inode:
+        inode = await self._engine.get_inode(ino)
         if stat.S_ISDIR(inode.mode):
             raise IsADirectoryInodeError(f"inode {inode.ino} is a directory; it has no size to set")
         if not stat.S_ISREG(inode.mode):
@@ -142,8 +148,19 @@ class AttributeRequests(Writing):
             raise InvalidValueError(f"a file cannot have {size} bytes")
         self._open_table.begin(inode.ino, writing=True)
         try:
-            inode = await self._make_writable(inode.ino, truncate=size == 0)
+            await self._make_writable(ino, truncate=size == 0)
+            inode = await self._change(caller, ino, request)
+            # A request that is refused since a full disk takes no commit has cut nothing.
+            await self._commit_early()
             await self._cut(inode, size)
+            if request.atime_ns is not None or request.mtime_ns is not None:
+                # Cutting has set others.
+                cut = self._raw_store.stat(inode.raw)
+                self._set_raw_times(
+                    inode.raw,
+                    cut.st_atime_ns if request.atime_ns is None else inode.atime_ns,
+                    cut.st_mtime_ns if request.mtime_ns is None else inode.mtime_ns,
+                )
         finally:
             self._end_opening(inode.ino, writing=True)
         return inode

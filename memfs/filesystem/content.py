@@ -77,10 +77,10 @@ class ContentRequests(AttributeRequests):
                 inode = await self._make_writable(ino, truncate=truncate)
                 if first:
                     self._syncer.renew(inode.raw)
-                if truncate:
-                    await self._cut(inode, 0)
                 if kill_suidgid:
                     inode = await self._kill_suidgid(caller, inode)
+                if truncate:
+                    await self._cut(inode, 0)
             elif not inode.raw and inode.size <= self._features.hydrate_bytes_max:
                 inode = await self._hydrate_for_reading(inode)
             time_ns = self._now_ns()
@@ -300,4 +300,7 @@ class ContentRequests(AttributeRequests):
             mode = without_suidgid(caller, now, now.mode)
             time_ns = self._next_ctime_ns(self._live(now))
             changes = AttributeChanges(mode=mode & 0o7777, ctime_ns=time_ns)
-            return await self._engine.set_attributes(inode.ino, changes)
+            after = await self._engine.set_attributes(inode.ino, changes)
+        # Bytes change next: not where a full disk takes no commit, and the request is refused.
+        await self._commit_early()
+        return after

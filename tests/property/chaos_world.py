@@ -6,6 +6,7 @@ Invariant: with calm weather and room on the disk nothing fails that a healthy m
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -146,15 +147,20 @@ class ChaosWorld(World):
         self.is_exchanged = False
         """True while containers lie in each other's places."""
         self._ballast = root / BALLAST_NAME
+        self._journals_full = False
         super().__init__(root, config, passthrough=passthrough, keys=keys)
 
     def _assemble(self) -> None:
         super()._assemble()
+        self.is_rolled_back_late = False
+        """True if a move may have failed to end its intent: the next start does it."""
         self.prefetcher = Prefetcher(self.placement, Predictor())
         # The engine's database has no name of its own that is public.
         database = self.sqlite._database
         self.steps.watch(database, "write", "commit_nowait", "sync")
         self.steps.watch(self.raw_store, "create", "open", "stat", "sync_directory")
+        for journal in (database._journal, database._spare):
+            journal.append = self._bounded(journal.append)  # type: ignore[method-assign]
 
     def _open_store(self) -> RemoteStore:
         inner = DirectoryStore(self.state_dir / "glacier", STORE_DEADLINE_S, STORE_THREADS_MAX)
@@ -179,8 +185,16 @@ class ChaosWorld(World):
         """True while the ballast lies on the disk."""
         return self._ballast.exists()
 
-    def fill_disk(self, left_bytes: int) -> None:
-        """Leave so little of the disk, which must be a small one of the world's own."""
+    def fill_disk(self, left_bytes: int, *, journals: bool = False) -> None:
+        """Leave so little of the disk, which must be a small one of the world's own.
+
+        Args:
+            left_bytes: Of the disk.
+            journals: The journals have come to the end of the room that they have reserved: no
+                commit finds room. A life is too short to write so much.
+        """
+        self._journals_full = journals
+        self.is_rolled_back_late |= journals
         with self._ballast.open("ab", buffering=0) as file:
             with contextlib.suppress(OSError):
                 while file.write(BLOCK):
@@ -190,4 +204,13 @@ class ChaosWorld(World):
 
     def free_disk(self) -> None:
         """Give the room back."""
+        self._journals_full = False
         self._ballast.unlink(missing_ok=True)
+
+    def _bounded(self, append: Callable[..., None]) -> Callable[..., None]:
+        def bounded(*args: object) -> None:
+            if self._journals_full:
+                raise OSError(errno.ENOSPC, "the journal has no room beyond what it has reserved")
+            append(*args)
+
+        return bounded

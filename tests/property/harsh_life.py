@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
     from tests.property.damages import Files
 
-REQUEST_STEPS_MAX = 12
-"""Most requests have fewer steps that need the disk."""
+REQUEST_STEPS_MAX = [2, 5, 12]
+"""Most requests have few steps that need the disk; those that fetch a file first have more."""
 
 READ_BYTES = 7000
 """No multiple of a frame."""
@@ -77,10 +77,16 @@ class HarshLife(Life):
         self._see_full_disk(rng)
 
     def fill_in_request(self, rng: random.Random) -> None:
-        """The disk becomes full within a request."""
+        """The disk becomes full within a request, of a file that is near or of one that is not.
+
+        Where the journals are full too, the request is refused at its commit, and the next ones:
+        what it did to files before is lost then, or must be taken back.
+        """
         if not self._small_disk or self.world.is_full:
             return
-        left_bytes = rng.choice(LEFT_BYTES)
+        if rng.random() < 0.3:
+            self.demote(rng)
+        left_bytes, journals = rng.choice(LEFT_BYTES), rng.random() < 0.5
         request = rng.choice(
             [
                 self.write_new,
@@ -95,8 +101,8 @@ class HarshLife(Life):
                 self.pin,
             ]
         )
-        count = rng.randint(1, REQUEST_STEPS_MAX)
-        self.world.steps.arm(count, lambda: self.world.fill_disk(left_bytes))
+        count = rng.randint(1, rng.choice(REQUEST_STEPS_MAX))
+        self.world.steps.arm(count, lambda: self.world.fill_disk(left_bytes, journals=journals))
         request(rng)
         self.world.steps.disarm()
         self._see_full_disk(rng)

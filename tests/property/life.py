@@ -94,10 +94,23 @@ WEIGHTS = {
 """How often each step comes."""
 
 
-def draw_steps(seed: int, count: int) -> list[tuple[str, int]]:
+CROWDED = {
+    "write_new": 6,
+    "overwrite": 3,
+    "release": 2,
+    "demote": 1,
+    "mover_step": 1,
+    "fill_in_request": 10,
+    "free_disk": 3,
+    "crash": 1,
+}
+"""A life in which the disk becomes full within one request after the other."""
+
+
+def draw_steps(seed: int, count: int, weights: dict[str, int] = WEIGHTS) -> list[tuple[str, int]]:
     """Return the steps of a life."""
     rng = random.Random(seed)
-    names = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=count)
+    names = rng.choices(list(weights), list(weights.values()), k=count)
     return [(name, rng.randrange(1 << 32)) for name in names]
 
 
@@ -353,6 +366,8 @@ class Life(Programs):
         for _ in range(len(self.world.files)):
             self.release(rng)
         self.forget()
+        if self.world.is_rolled_back_late:
+            self.remount(rng)
         self.world.raw_pool.close()
         self.world.run(self._scrub_all())
         for _ in range(IDLE_ROUNDS_MAX):

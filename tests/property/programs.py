@@ -28,7 +28,9 @@ TIERS = [b"warm", b"cold", b"glacier", b"auto"]
 CODECS = [b"none", b"lz4", b"snappy", b"zstd:1"]
 PRIORITIES = [b"0", b"50", b"100"]
 
-PAGE_BYTES = 4096
+PIECE_BYTES = 16 << 10
+"""Of a write: several pages, of which a disk that becomes full may take some."""
+
 FILE_COUNT_MAX = 40
 DIRECTORY_COUNT_MAX = 6
 
@@ -109,18 +111,21 @@ class Programs:
         return opened[0] if opened else None
 
     def _write(self, file: OpenFile, offset: int, data: bytes) -> bool:
-        """Write in pieces of a page, so that a full disk leaves no doubt about what it took."""
+        """Write, and go on behind what was taken, as programs do on a disk that becomes full."""
         end = offset + len(data)
         while offset < end:
-            piece = data[offset - end :][: PAGE_BYTES - offset % PAGE_BYTES]
+            piece, counts = data[offset - end :][:PIECE_BYTES], list[int]()
 
-            def write(at: int = offset, piece: bytes = piece) -> None:
-                self.world.write(file, at, piece)
+            def write(at: int = offset, piece: bytes = piece, counts: list[int] = counts) -> None:
+                counts.append(self.world.write_some(file, at, piece))
 
             if not self._ask(write):
                 return False
-            self.tree.contents[file.ino].write(offset, piece)
-            offset += len(piece)
+            [count] = counts
+            assert 0 < count <= len(piece)
+            assert count == len(piece) or self.world.is_full
+            self.tree.contents[file.ino].write(offset, piece[:count])
+            offset += count
         return True
 
     # --- programs --------------------------------------------------------------------------------

@@ -409,14 +409,16 @@ class World:
 
     def write(self, file: OpenFile, offset: int, data: bytes) -> None:
         """Write as the kernel or the daemon does, by the file's mode."""
+        assert len(data) == self.write_some(file, offset, data)
+
+    def write_some(self, file: OpenFile, offset: int, data: bytes) -> int:
+        """Write likewise; returns how many bytes were taken, fewer where the disk becomes full."""
         if file.mode == OpenMode.PASSTHROUGH:
-            count = os.pwrite(file.kernel_fd, data, offset)
-        else:
-            view = memoryview(data)
-            count = self.request(
-                self.filesystem.write(self.program, file.ino, file.handle, offset, view)
-            )
-        assert len(data) == count
+            return os.pwrite(file.kernel_fd, data, offset)
+        view = memoryview(data)
+        return self.request(
+            self.filesystem.write(self.program, file.ino, file.handle, offset, view)
+        )
 
     def map(self, file: OpenFile, size: int) -> None:
         """Map the first bytes of a passed-through file, shared; the mapping outlives the handle."""

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memfs.errors import NoSpaceError, StaleInodeError
+from memfs.filesystem.operations import AttributeRequest
 from memfs.types import ROOT_INODE, InodeNo
+from tests.property.world import Program, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
     from tests.property.world import World
+
+
+class Stranger(Program):
+    """Owns nothing, and may not keep set-user-ID bits."""
+
+    uid = 1000
+    gid = 1000
 
 
 def sealed_file(world: World, name: bytes) -> InodeNo:
@@ -62,6 +72,48 @@ def test_what_an_inner_commit_undid_is_told_to_the_replies_before(
     with pytest.raises(NoSpaceError):
         world.run(filesystem.commit())
     assert not filesystem.uncommitted
+
+
+@pytest.mark.parametrize("request_name", ["truncate", "open", "write"])
+def test_a_request_that_is_refused_at_its_commit_has_changed_no_byte(
+    world: World, monkeypatch: pytest.MonkeyPatch, request_name: str
+) -> None:
+    """The disk is full: cutting a file open for writing changes its times, and perhaps its mode."""
+    filesystem, program = world.filesystem, Stranger()
+    file = world.create(ROOT_INODE, b"file", 0o4755, os.O_RDWR)
+    world.write(file, 0, b"0123456789")
+    fail_once(world, monkeypatch)
+    requests: dict[str, Coroutine[Any, Any, object]] = {
+        "truncate": filesystem.set_attributes(program, file.ino, AttributeRequest(size=3)),
+        "open": filesystem.open(program, file.ino, os.O_RDWR | os.O_TRUNC, kill_suidgid=True),
+        "write": filesystem.write(
+            program, file.ino, file.handle, 0, memoryview(b"other"), kill_suidgid=True
+        ),
+    }
+    asked = requests.pop(request_name)
+    for unasked in requests.values():
+        unasked.close()
+    with pytest.raises((Refusal, NoSpaceError)):
+        world.request(asked)
+    assert world.run(world.read_all(file.ino)) == b"0123456789"
+    world.release(file)
+
+
+@pytest.mark.parametrize(
+    ("atime_ns", "mtime_ns"), [(None, 10**18), (2 * 10**18, None), (2 * 10**18, 10**18)]
+)
+def test_times_that_come_with_a_size_are_those_after_the_cut(
+    world: World, atime_ns: int | None, mtime_ns: int | None
+) -> None:
+    ino = sealed_file(world, b"file")
+    request = AttributeRequest(size=7, atime_ns=atime_ns, mtime_ns=mtime_ns)
+    before_ns = time.time_ns() - 10**9
+    changed = world.request(world.filesystem.set_attributes(world.program, ino, request)).inode
+    world.step()
+    for inode in (changed, world.run(world.filesystem.get_attributes(ino)).inode):
+        assert inode.size == 7
+        assert atime_ns in (None, inode.atime_ns)
+        assert inode.mtime_ns == mtime_ns or (mtime_ns is None and inode.mtime_ns > before_ns)
 
 
 def test_a_file_whose_unlink_was_undone_is_no_orphan(

@@ -441,9 +441,8 @@ def test_nobody_seals_a_file_while_it_is_cut(
 
     monkeypatch.setattr(os, "truncate", cut_slowly)
     if by == "truncate":
-        truncate = world.filesystem._truncate
-        inode = world.run(world.engine.get_inode(file.ino))
-        world.run(truncate(inode, 0))
+        request = AttributeRequest(size=0)
+        world.run(world.filesystem.set_attributes(world.program, file.ino, request))
     else:
         world.release(world.open(file.ino, os.O_RDWR | os.O_TRUNC))
     assert flags == [InodeFlags.UNSEALED]
