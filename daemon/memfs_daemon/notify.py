@@ -7,10 +7,13 @@ Source: sd_notify(3), and its environment NOTIFY_SOCKET and WATCHDOG_USEC.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import socket
+import sys
+import termios
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,6 +30,16 @@ EXTEND_S = 60
 
 _MESSAGE_CHARACTERS_MAX = 600
 """JSON writes a character in at most 6 bytes (RFC 8259), so a line stays below PIPE_BUF, 4096."""
+
+
+_UNREAD_BYTES_MAX = 8 << 10
+"""Progress that nobody has read yet; a pipe has room for 64 KiB, and the last line must fit in."""
+
+
+def _unread_bytes(fd: int) -> int:
+    """Return how much of what was written to a pipe is still in it."""
+    answer = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
 
 
 class ServiceManager:
@@ -84,8 +97,8 @@ class Starter:
 
     def tell(self, progress: str) -> None:
         """Say what a long start is at."""
-        if self._fd is not None:
-            # A pipe has room for 64 KiB: nobody is waited for until a reader is long gone.
+        # One who was stopped at the terminal reads nothing: the start must not wait for him.
+        if self._fd is not None and _unread_bytes(self._fd) < _UNREAD_BYTES_MAX:
             self._write(self._fd, {"progress": progress[:_MESSAGE_CHARACTERS_MAX]})
 
     def ready(self) -> None:
@@ -108,7 +121,7 @@ class Starter:
 
     def _write(self, fd: int, content: dict[str, object]) -> None:
         try:
-            # Below PIPE_BUF: it is never torn (pipe(7)).
+            # Below PIPE_BUF, and there is room: it is never torn, and never blocks (pipe(7)).
             os.write(fd, json.dumps(content).encode("ascii") + b"\n")
         except BrokenPipeError:
             log.info("nobody waits for the start any more")

@@ -93,6 +93,19 @@ def test_a_starter_hears_of_progress_before_the_line_that_counts() -> None:
     assert lines == [{"progress": "half of it"}, {"ready": True}]
 
 
+def test_a_starter_that_reads_nothing_is_not_waited_for() -> None:
+    """`memfs mount` was stopped at its terminal; once it goes on it hears how it ended."""
+    read_fd, write_fd = os.pipe()
+    starter = Starter(write_fd)
+    for number in range(2000):
+        starter.tell(f"{number} of 2000 rows" + 100 * ".")
+    starter.ready()
+    with os.fdopen(read_fd, "rb") as reader:
+        lines = [json.loads(line) for line in reader]
+    assert lines[-1] == {"ready": True}
+    assert lines[0]["progress"].startswith("0 of")
+
+
 def test_a_long_start_asks_for_more_time(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
