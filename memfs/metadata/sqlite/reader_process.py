@@ -67,6 +67,8 @@ class ReaderProcess:
 
     async def run(self) -> None:
         """End a process that is idle, and any at the end; a task of the mount."""
+        # A defect may have ended this task, which is begun anew then.
+        self._is_ended = False
         try:
             while True:
                 # A mount that is never asked is never woken for this.
