@@ -187,7 +187,7 @@ class Sealer:
                 )
             if await self._engine.drop_raw(inode.ino, inode.generation):
                 return True
-        await self._engine.unseal(inode.ino, inode.raw)
+        await self._engine.unseal(inode.ino, inode.raw, overwritten=True)
         self.add(inode.ino)
         return True
 
@@ -216,7 +216,7 @@ class Sealer:
             return False
         log.info("inode %d: raw file %d was written after its seal", inode.ino, inode.raw)
         async with self._engine.change():
-            await self._engine.unseal(inode.ino, inode.raw, inode.generation)
+            await self._engine.unseal(inode.ino, inode.raw, inode.generation, overwritten=True)
         self._kernel_cache.forget_attributes(inode.ino)
         self.add(inode.ino)
         return True

@@ -96,7 +96,7 @@ async def accept_changes(
     reach = (faults or FaultPoints()).reach
     for change in changes:
         async with engine.change():
-            await engine.unseal(change.ino, change.raw)
+            await engine.unseal(change.ino, change.raw, overwritten=True)
         reach("accept.accepted")
     engine.sync()
     reach("accept.synced")

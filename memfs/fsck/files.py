@@ -35,11 +35,11 @@ from memfs.stores.envelope import Unlock
 from memfs.stores.reading import PackedFile
 from memfs.stores.restoring import without_restores
 from memfs.stores.store import ObjectStat
-from memfs.types import FormKind, InodeNo, RawId
+from memfs.types import FormKind, Generation, InodeNo, RawId
 
 if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
-    from memfs.metadata.records import Form, Inode
+    from memfs.metadata.records import Form, Inode, KeptContent
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
     from memfs.stores.store import RemoteStore
@@ -121,6 +121,7 @@ class FileCheck:
             self._file_count += len(inodes)
             self._progress("files", self._file_count, total)
             await trio.lowlevel.checkpoint()
+        await self._check_kept()
         self._complain_of_what_is_missing()
         await self._note_unfinished()
         self._check_raw_store()
@@ -143,6 +144,33 @@ class FileCheck:
             for form in await self._engine.list_forms(inode.blob):
                 self._form_count += 1
                 await self._check_form(inode, form)
+
+    async def _check_kept(self) -> None:
+        """Look at the bytes that only snapshots show."""
+        after = (InodeNo(0), Generation(0))
+        while kept := await self._engine.list_kept(after, BATCH_COUNT):
+            for each in kept:
+                after = (each.ino, each.generation)
+                what = f"generation {each.generation} of inode {each.ino}, as snapshots show it"
+                for form in await self._engine.list_forms(each.blob) if each.blob else ():
+                    self._form_count += 1
+                    await self._check_form(what, form)
+                if each.raw:
+                    self._form_count += 1
+                    self._raws.append(each.raw)
+                    self._check_kept_raw(what, each)
+            await trio.lowlevel.checkpoint()
+
+    def _check_kept_raw(self, what: str, kept: KeptContent) -> None:
+        try:
+            status = self._raw_store.stat(kept.raw)
+        except ObjectMissingError:
+            fault = f"its raw file {kept.raw} is missing"
+        else:
+            if kept.open or status.st_size == kept.size:
+                return
+            fault = f"its raw file has {status.st_size} bytes, not {kept.size}"
+        self._problems.append(Problem(what, fault, "delete the snapshots that show it"))
 
     async def _check_raw(self, inode: Inode) -> None:
         try:
@@ -168,7 +196,7 @@ class FileCheck:
                 "take it as it is: `memfs fsck --accept`, or open it for writing once",
             )
 
-    async def _check_form(self, inode: Inode, form: Form) -> None:
+    async def _check_form(self, inode: Inode | str, form: Form) -> None:
         try:
             if form.kind == FormKind.PACKED:
                 self._packed.add(form.place.key)
@@ -205,7 +233,7 @@ class FileCheck:
                 )
             )
 
-    async def _check_packed(self, inode: Inode, form: Form) -> None:
+    async def _check_packed(self, inode: Inode | str, form: Form) -> None:
         size = self._packed_store.stat(form.place.key).st_size
         if size != form.stored_bytes:
             await self._complain(
@@ -224,7 +252,7 @@ class FileCheck:
         with PackedFile.open(path, unlock=unlock) as packed:
             packed.verify()
 
-    async def _check_remote(self, inode: Inode, form: Form, remote: RemoteStore) -> None:
+    async def _check_remote(self, inode: Inode | str, form: Form, remote: RemoteStore) -> None:
         key = form.place.key
         if key != self._object.key:
             # Files of one batch lie next to each other more often than not.
@@ -306,8 +334,11 @@ class FileCheck:
             remedy = "no file is touched by it; allow the listing to look for them"
             self._problems.append(Problem(self._remote.url, fault, remedy))
 
-    async def _complain(self, inode: Inode, fault: str, remedy: str) -> None:
-        path = (await self._engine.get_path(inode.ino)).decode("utf-8", "backslashreplace")
+    async def _complain(self, inode: Inode | str, fault: str, remedy: str) -> None:
+        if isinstance(inode, str):
+            path = inode
+        else:
+            path = (await self._engine.get_path(inode.ino)).decode("utf-8", "backslashreplace")
         self._problems.append(Problem(path, fault, remedy))
 
 

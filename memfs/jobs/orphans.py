@@ -25,7 +25,7 @@ from memfs.errors import InvalidValueError, NotSupportedError
 from memfs.metadata.records import MoveKind
 from memfs.sizes import format_duration
 from memfs.stores.disk import disk_errors
-from memfs.types import FormKind, InodeNo, RawId
+from memfs.types import FormKind, Generation, InodeNo, RawId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -142,6 +142,10 @@ class OrphanSearch:
             mark(inode.raw for inode in inodes)
             after = inodes[-1].ino
             await trio.lowlevel.checkpoint()
+        kept_after = (InodeNo(0), Generation(0))
+        while kept := await engine.list_kept(kept_after, FILES_A_SLICE):
+            mark(each.raw for each in kept)
+            kept_after = (kept[-1].ino, kept[-1].generation)
         # Afterwards: what an inode lost meanwhile is garbage by now, and not removed before that
         # is durable.
         garbage = await engine.list_garbage(2**31)

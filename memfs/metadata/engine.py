@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         IndexProgress,
         Inode,
         Intent,
+        KeptContent,
         MoveKind,
         NewInode,
         PendingMove,
@@ -355,22 +356,57 @@ class Contents(Changes, Protocol):
     """
 
     # --- generations ------------------------------------------------------------------------------
-    async def unseal(self, ino: InodeNo, raw: RawId, generation: Generation | None = None) -> Inode:
+    async def unseal(
+        self,
+        ino: InodeNo,
+        raw: RawId,
+        generation: Generation | None = None,
+        *,
+        overwritten: bool = False,
+    ) -> Inode:
         """Begin a new generation for writing, its bytes in `raw` (present, or the one it has).
 
         Sets UNSEALED, clears DURABLE, adds 1 to the generation, detaches the blob (its forms become
         garbage where nothing else refers to them), and makes the former raw file garbage if another
         one was given. On an unsealed inode with the same raw: nothing happens.
 
+        What a snapshot shows is kept for it: the blob, or the former raw file. Bytes that are to
+        change in place cannot be: where `needs_copy`, nothing happens before `keep_copy`.
+
         Args:
             ino: A regular file.
             raw: Its raw file from now on.
             generation: What the caller looked at; if the inode has moved on, nothing happens. None:
                 whichever it has.
+            overwritten: The bytes have changed in place already: snapshots lose them.
 
         Returns:
-            The inode after it, or as it is if it has moved on.
+            The inode after it, or as it is if it has moved on or needs a copy.
         """
+        ...
+
+    async def needs_copy(self, ino: InodeNo) -> bool:
+        """Tell whether a snapshot shows bytes that only the raw file has: see `keep_copy`."""
+        ...
+
+    async def keep_copy(
+        self, ino: InodeNo, generation: Generation, raw: RawId, intent: IntentId
+    ) -> bool:
+        """Give a durable copy of a raw file to the snapshots that show it, and end the intent.
+
+        Args:
+            ino: A sealed file.
+            generation: What was copied.
+            raw: The copy.
+            intent: Of the move that made it, which is a hydration.
+
+        Returns:
+            False, and the copy becomes garbage, if no snapshot needs it any more.
+        """
+        ...
+
+    async def list_kept(self, after: tuple[InodeNo, Generation], limit: int) -> list[KeptContent]:
+        """Return what snapshots keep of earlier generations, by inode and generation."""
         ...
 
     async def seal(self, seals: Sequence[Seal]) -> None:

@@ -336,6 +336,23 @@ class Snapshot(NamedTuple):
     """No rule removes it before; None: any rule may."""
 
 
+class KeptContent(NamedTuple):
+    """Bytes of an earlier generation that snapshots show."""
+
+    ino: InodeNo
+    generation: Generation
+    raw: RawId
+    """A raw file of its own, or 0 (`NO_RAW`)."""
+    blob: BlobId
+    """A blob, which lives as long; 0 (`NO_BLOB`) where it has a raw file."""
+    size: int
+    blocks: int
+    """Units of 512 bytes of the raw file."""
+    mtime_ns: int
+    open: bool
+    """A writer had it, and may have changed it after the snapshot."""
+
+
 class Difference(NamedTuple):
     """What has become of one inode between two instants."""
 

@@ -17,7 +17,7 @@ from memfs.errors import MemfsError, ObjectMissingError
 from memfs.metadata.records import MoveKind
 from memfs.moves.rechecking import Recheck
 from memfs.moves.unfinished import note_unfinished
-from memfs.types import InodeNo, RawId
+from memfs.types import Generation, InodeNo, RawId
 
 if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
@@ -113,6 +113,10 @@ class Sweep:
             if inodes:
                 self._after = inodes[-1].ino
                 return 0
+            kept_after = (InodeNo(0), Generation(0))
+            while kept := await self._parts.engine.list_kept(kept_after, FILES_A_SLICE):
+                self._unrecorded.difference_update(each.raw for each in kept)
+                kept_after = (kept[-1].ino, kept[-1].generation)
         self.done = True
         raws = sorted(self._unrecorded)
         try:

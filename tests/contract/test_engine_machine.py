@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from memfs.errors import MemfsError
 from memfs.metadata.records import InodeFlags, MoveKind
-from memfs.types import ROOT_INODE, FormKind, InodeNo, RawId
+from memfs.types import ROOT_INODE, FormKind, Generation, InodeNo, RawId
 from tests.contract.engine.making import (
     NOW_NS,
     adopt,
@@ -213,7 +213,20 @@ class EngineMachine(RuleBasedStateMachine):
         raw = self.model.nodes[ino].raw
         if fresh or raw == 0:
             raw = self.engine.reserve_ids()[1]
-        self.both(self.engine.unseal(ino, RawId(raw)), lambda: self.model.unseal(ino, raw))
+        self.both(self.unseal_kept(ino, RawId(raw)), lambda: self.model.unseal(ino, raw))
+
+    async def unseal_kept(self, ino: InodeNo, raw: RawId) -> None:
+        """Unseal, after a copy for snapshots if they need one."""
+        inode = await self.engine.get_inode(ino)
+        if raw == inode.raw and await self.engine.needs_copy(ino):
+            before = await self.engine.unseal(ino, raw)
+            assert before == inode
+            copied = self.engine.reserve_ids()[1]
+            kind = MoveKind.HYDRATE
+            intent = await self.engine.begin_intent(kind, ino, inode.generation, str(copied), 1)
+            assert await self.engine.keep_copy(ino, inode.generation, copied, intent)
+            self.model.garbage.add(("raw", str(copied)))
+        await self.engine.unseal(ino, raw)
 
     @rule(index=INDEXES, size=st.integers(0, 1 << 40))
     def seal(self, index: int, size: int) -> None:
@@ -381,7 +394,22 @@ class EngineMachine(RuleBasedStateMachine):
         for name in ("clock", "cursor"):
             assert self.model.settings.get(name) == run(self.engine.get_setting(name))
         assert len(self.model.nodes) == run(self.engine.usage()).inode_count
-        assert self.model.garbage == {(k.value, where) for k, where in run(garbage_in(self.engine))}
+        kept = self.kept_for_snapshots()
+        garbage = {(k.value, where) for k, where in run(garbage_in(self.engine))}
+        assert not kept & garbage
+        assert self.model.garbage == kept | garbage
+
+    def kept_for_snapshots(self) -> set[tuple[str, str]]:
+        """Return what would be garbage if there were no snapshots."""
+        kept: set[tuple[str, str]] = set()
+        for each in run(self.engine.list_kept((InodeNo(0), Generation(0)), 1000)):
+            if each.raw:
+                kept.add(("raw", str(each.raw)))
+            else:
+                forms = run(self.engine.list_forms(each.blob))
+                assert forms
+                kept.update((form.kind.value, form.place.key) for form in forms)
+        return kept
 
 
 class SuspendingMachine(EngineMachine):

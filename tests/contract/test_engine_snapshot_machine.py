@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import stat
+from collections import defaultdict
 from contextlib import suppress
 from typing import cast
 
@@ -13,7 +14,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from memfs.errors import MemfsError
 from memfs.metadata.records import AttributeChanges, Difference, NewInode
-from memfs.types import NOW, ROOT_INODE, InodeNo, RawId, SnapshotId
+from memfs.types import NOW, ROOT_INODE, Generation, InodeNo, RawId, SnapshotId
 from tests.contract.engine.making import NOW_NS, Seen, Tree, live_tree, tree_at
 from tests.contract.engine.model import Node
 from tests.contract.engine.site import SuspendingSite, run
@@ -32,6 +33,8 @@ class SnapshotMachine(EngineMachine):
     def __init__(self) -> None:
         super().__init__()
         self.name_count = 0
+        self.raws: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
+        """Raw files that had the bytes of a generation."""
         self.stocked: list[tuple[InodeNo, RawId]] = []
 
     @property
@@ -57,6 +60,19 @@ class SnapshotMachine(EngineMachine):
         assert list(self.trees) == [each.snap for each in run(self.engine.list_snapshots())]
         for snap, tree in self.trees.items():
             assert tree == run(tree_at(self.engine, snap))
+            self.compare_bytes(snap, tree)
+
+    def compare_bytes(self, snap: SnapshotId, tree: Tree) -> None:
+        """See that something has the bytes of each file, and nothing else's."""
+        self.raws_are_noted()
+        for seen in tree.values():
+            ino, generation = seen.inode.ino, seen.inode.generation
+            if not stat.S_ISREG(seen.inode.mode) or not seen.inode.size:
+                continue
+            inode = run(self.engine.inode_at(snap, ino))
+            assert inode.raw or inode.blob
+            if inode.raw:
+                assert inode.raw in self.raws[ino, generation]
 
     def pick_snapshot(self, index: int) -> SnapshotId:
         snaps = [*self.trees, NOW]
@@ -226,10 +242,30 @@ class SnapshotMachine(EngineMachine):
             assert self.trees[snap] == run(tree_at(self.engine, snap))
 
     @invariant()
+    def raws_are_noted(self) -> None:
+        for ino, node in self.model.nodes.items():
+            self.raws[ino, node.generation].add(node.raw)
+        for each in run(self.engine.list_kept((InodeNo(0), Generation(0)), 1000)):
+            # A copy that was just made; what it may not be is the raw file of anything else.
+            if not any(each.raw in raws for raws in self.raws.values()):
+                self.raws[each.ino, each.generation].add(each.raw)
+
+    @rule(index=INDEXES, size=st.integers(1, 1 << 20))
+    def rewrite(self, index: int, size: int) -> None:
+        """A sealed file between two snapshots is written in place, and may be replaced."""
+        self.seal(index, size)
+        if len(self.trees) < 5:
+            self.create_snapshot()
+        self.raws_are_noted()
+        self.unseal(index, fresh=False)
+        self.seal(index, size + 1)
+
+    @invariant()
     def newest_is_exact(self) -> None:
         if self.trees:
             snap = max(self.trees)
             assert self.trees[snap] == run(tree_at(self.engine, snap))
+            self.compare_bytes(snap, self.trees[snap])
 
 
 def differences(

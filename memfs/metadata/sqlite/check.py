@@ -30,8 +30,10 @@ RECOUNT = f"""
     select
         (select count(*) from inode),
         (select coalesce(sum(size), 0) from inode where {_REGULAR} and flags & 1 = 0),
-        (select count(*) from inode where raw <> 0),
-        (select coalesce(sum(blocks), 0) * 512 from inode where raw <> 0),
+        (select count(*) from inode where raw <> 0)
+            + (select count(*) from kept where raw <> 0),
+        (select coalesce(sum(blocks), 0) * 512 from inode where raw <> 0)
+            + (select coalesce(sum(blocks), 0) * 512 from kept where raw <> 0),
         (select count(*) from form where kind = 'packed'),
         (select coalesce(sum(stored_bytes), 0) from form where kind = 'packed'),
         (select count(*) from form where kind = 'remote'),
@@ -107,7 +109,9 @@ _CHECKS = (
     ),
     (
         "raw file {} belongs to {} inodes",
-        "select raw, count(*) from inode where raw <> 0 group by raw having count(*) > 1",
+        """select raw, count(*) from (
+               select raw from inode union all select raw from kept)
+           where raw <> 0 group by raw having count(*) > 1""",
     ),
     (
         "raw file {} of inode {} is marked as garbage",
@@ -121,7 +125,9 @@ _CHECKS = (
     ),
     (
         "blob {} belongs to no inode",
-        "select blob from blob where blob not in (select blob from inode where blob <> 0)",
+        """select blob from blob where blob not in (
+               select blob from inode where blob <> 0
+               union all select blob from kept where blob <> 0)""",
     ),
     ("blob {} has no form", "select blob from blob where blob not in (select blob from form)"),
     (
@@ -208,6 +214,27 @@ _CHECKS = (
         )
     ),
     (
+        "no snapshot shows generation {1} of inode {0}, which is kept",
+        """select ino, generation from kept as k where not exists (
+               select 1 from inode_was as w where w.ino = k.ino and w.generation = k.generation)
+           and not exists (
+               select 1 from inode as i where i.ino = k.ino and i.generation = k.generation)""",
+    ),
+    (
+        "raw file {} of a snapshot is marked as garbage",
+        """select raw from kept where raw <> 0 and cast(raw as text) in (
+               select location from garbage where kind = 'raw')""",
+    ),
+    (
+        "generation {1} of inode {0} is kept by blob {2}, which does not exist",
+        """select ino, generation, blob from kept
+           where blob <> 0 and blob not in (select blob from blob)""",
+    ),
+    (
+        "generation {1} of inode {0} is kept without bytes",
+        "select ino, generation from kept where raw = 0 and blob = 0",
+    ),
+    (
         "symlink {} of a snapshot has no target",
         f"""select distinct ino from inode_was where {_SYMLINK} and ino not in (
             select ino from symlink union all select ino from symlink_was)""",
@@ -226,6 +253,7 @@ _BEYOND_LEASE = """
     union all select 'snapshot', snap from snapshot where snap >= :next
     union all select 'former inode', ino from inode_was where ino >= :next
     union all select 'former dentry cookie', cookie from dentry_was where cookie >= :next
+    union all select 'kept raw file', raw from kept where raw >= :next
     union all select 'garbage', item from garbage where item >= :next
     union all select 'intent', intent from intent where intent >= :next
     limit 100

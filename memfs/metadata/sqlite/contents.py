@@ -14,10 +14,12 @@ from memfs.metadata.sqlite.attributes import Attributes
 from memfs.metadata.sqlite.rows import (
     DURABLE,
     GARBAGE_COUNT,
+    KEPT_COLUMNS,
     SELECT_FORMS,
     UNSEALED,
     form_of,
     is_regular,
+    kept_of,
 )
 from memfs.metadata.sqlite.schema import INODE_COLUMNS
 from memfs.metadata.sqlite.statements import (
@@ -48,10 +50,16 @@ from memfs.types import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memfs.metadata.records import KeptContent
+
 # `raw <> 0 and flags <> 2` is the condition of the partial index; it must stand there literally.
 _LIST_UNSEALED = (
     f"select {INODE_COLUMNS} from inode where raw <> 0 and flags <> 2 and flags = 1 and ino > ?"
     " order by ino limit ?"
+)
+_LIST_KEPT = (
+    f"select {KEPT_COLUMNS} from kept where (ino, generation) > (?, ?)"
+    " order by ino, generation limit ?"
 )
 _LIST_NOT_DURABLE = (
     f"select {INODE_COLUMNS} from inode where raw <> 0 and flags <> 2 and flags = 0"
@@ -62,7 +70,14 @@ _LIST_NOT_DURABLE = (
 class Contents(Attributes):
     """Raw files, blobs and forms."""
 
-    async def unseal(self, ino: InodeNo, raw: RawId, generation: Generation | None = None) -> Inode:
+    async def unseal(
+        self,
+        ino: InodeNo,
+        raw: RawId,
+        generation: Generation | None = None,
+        *,
+        overwritten: bool = False,
+    ) -> Inode:
         self._begin_change()
         inode = self._inode(ino)
         if not is_regular(inode) or raw == NO_RAW:
@@ -71,16 +86,40 @@ class Contents(Attributes):
             return inode
         if generation is not None and inode.generation != generation:
             return inode
+        stays = inode.raw == raw
+        if stays and not inode.blob and not overwritten and self._needed(inode):
+            return inode
         after = inode._replace(
             generation=Generation(inode.generation + 1), raw=raw, blob=NO_BLOB, flags=UNSEALED
         )
         if inode.blob:
             self._write(SET_BLOB, (0, 0, ino))
-            self._discard_blob_unless_used(inode.blob)
+        # Of what stays, the raw file will not be what it was.
+        self._let_go_unless_kept(inode._replace(raw=NO_RAW) if stays else inode)
         self._write(UNSEAL, (after.generation, raw, ino))
-        if inode.raw not in (NO_RAW, raw):
-            self._discard_raw(inode.raw)
-        return self._replace(inode, after)
+        self._replace(inode, after)
+        self._let_go_copy(inode)
+        return after
+
+    async def needs_copy(self, ino: InodeNo) -> bool:
+        inode = self._inode(ino)
+        return bool(inode.raw and not inode.blob) and self._needed(inode)
+
+    async def keep_copy(
+        self, ino: InodeNo, generation: Generation, raw: RawId, intent: IntentId
+    ) -> bool:
+        self._begin_change()
+        self._write(DELETE_INTENT, (intent,))
+        inode = self._find_sealed(ino, generation)
+        if inode is None or inode.blob or not self._needed(inode):
+            self._discard_raw(raw)
+            return False
+        self._keep(inode, raw)
+        return True
+
+    async def list_kept(self, after: tuple[InodeNo, Generation], limit: int) -> list[KeptContent]:
+        rows = self._rows(_LIST_KEPT, (*after, limit))
+        return [kept_of(row) for row in rows]
 
     async def seal(self, seals: Sequence[Seal]) -> None:
         self._begin_change()
@@ -231,7 +270,10 @@ class Contents(Attributes):
             if kind == FormKind.PACKED:
                 self._write(SET_PACKED, (0, blob))
             return True
-        # The last form: every inode that shares the blob needs a raw file of its own.
+        # The last form: every inode that shares the blob needs a raw file of its own, and what
+        # snapshots show by it has none.
+        if self._row("select 1 from kept where blob = ? and blob <> 0", (blob,)):
+            return False
         if self._row(
             "select 1 from inode where blob = ? and blob <> 0 and raw = 0 limit 1", (blob,)
         ):

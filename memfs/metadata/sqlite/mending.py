@@ -29,6 +29,13 @@ _LOST_SNAPSHOTS = """
     where snap not in (select snap from snapshot)
 """
 
+_UNSHOWN = """
+    from kept where not exists (select 1 from inode_was as w
+        where w.ino = kept.ino and w.generation = kept.generation)
+    and not exists (select 1 from inode as i
+        where i.ino = kept.ino and i.generation = kept.generation)
+"""
+
 _TOLD = (
     (
         "the snapshot of number {} is lost but for what changed after it",
@@ -71,11 +78,30 @@ _TOLD = (
         "update inode set blob = 0 where blob <> 0 and blob not in (select blob from form)",
     ),
     (
+        "raw file {} of a snapshot belonged to something else too",
+        """select raw from kept where raw <> 0 and raw in (select raw from inode)""",
+        """delete from kept where raw <> 0 and raw in (select raw from inode)""",
+    ),
+    (
+        "a snapshot has lost generation {1} of inode {0}",
+        "select ino, generation from kept where raw = 0 and blob not in (select blob from form)",
+        "delete from kept where raw = 0 and blob not in (select blob from form)",
+    ),
+    (
+        "generation {1} of inode {0} was kept, and no snapshot shows it",
+        f"select ino, generation {_UNSHOWN}",
+        f"delete {_UNSHOWN}",
+    ),
+    (
         "the {} form {} belongs to no file any more",
         """select kind, key from form where blob not in (
-            select blob from inode where blob <> 0) or blob not in (select blob from blob)""",
+            select blob from inode where blob <> 0
+            union all select blob from kept where blob <> 0)
+            or blob not in (select blob from blob)""",
         """delete from form where blob not in (
-            select blob from inode where blob <> 0) or blob not in (select blob from blob)""",
+            select blob from inode where blob <> 0
+            union all select blob from kept where blob <> 0)
+            or blob not in (select blob from blob)""",
     ),
 )
 
@@ -85,7 +111,9 @@ _SILENT = (
     "update inode set blob = 0 where flags & 1",
     f"update inode set raw = 0, blob = 0, flags = 0 where not {_REGULAR}",
     "update inode set blob = 0 where blob <> 0 and blob not in (select blob from blob)",
-    "delete from form where blob not in (select blob from inode where blob <> 0)",
+    """delete from form where blob not in (
+        select blob from inode where blob <> 0
+        union all select blob from kept where blob <> 0)""",
     "delete from blob where blob not in (select blob from form)",
     # In doubt a whole object is not memfs's own: it is never removed then.
     "update or ignore form set owned = 1 where kind = 'packed' or offset is not null",
@@ -95,7 +123,7 @@ _SILENT = (
         and (owned not in (0, 1) or store <> '' or etag <> '' or version <> '')""",
     "update form set layout = 'container' where layout not in ('container', 'plain')",
     """delete from garbage where (kind = 'raw' and cast(location as integer) in (
-        select raw from inode where raw <> 0))
+        select raw from inode where raw <> 0 union all select raw from kept where raw <> 0))
         or exists (select 1 from form where form.kind = garbage.kind and form.store = ''
                    and form.key = garbage.location)""",
     "delete from batch where key not in (select key from form where offset is not null)",

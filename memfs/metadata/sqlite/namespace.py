@@ -219,10 +219,8 @@ class Namespace(Rows):
             self._write(DELETE_INODE, (ino,))
             self._cache.forget(ino)
             self._account(inode, -1)
-            if inode.raw:
-                self._discard_raw(inode.raw)
-            if inode.blob:
-                self._discard_blob_unless_used(inode.blob)
+            self._let_go_unless_kept(inode)
+            self._let_go_copy(inode)
 
     async def list_orphans(self, limit: int) -> list[InodeNo]:
         rows = self._rows("select ino from inode where nlink = 0 order by ino limit ?", (limit,))

@@ -324,6 +324,8 @@ def _highest_number(path: Path) -> int:
         ("snapshot", "snap"),
         ("inode_was", "ino"),
         ("dentry_was", "cookie"),
+        ("kept", "raw"),
+        ("kept", "blob"),
     )
     connection = sqlite3.connect(path)
     try:

@@ -5,11 +5,12 @@ Invariant: a change of an inode's row goes with the same change of the cache and
 
 from __future__ import annotations
 
+import json
 import stat
 from typing import TYPE_CHECKING, Any
 
 from memfs.errors import MetadataError, NotADirectoryInodeError, StaleInodeError
-from memfs.metadata.records import Form, Inode, InodeFlags
+from memfs.metadata.records import Form, Inode, InodeFlags, KeptContent
 from memfs.metadata.sqlite.attribute_index import NOT_BEGUN, NOTE_NAME
 from memfs.metadata.sqlite.change import Change
 from memfs.metadata.sqlite.finding import Finder
@@ -18,9 +19,11 @@ from memfs.metadata.sqlite.statements import (
     DELETE_BATCH,
     DELETE_BLOB,
     DELETE_FORM,
+    DELETE_KEPT,
     DELETE_SETTING,
     INSERT_FORM,
     INSERT_GARBAGE,
+    INSERT_KEPT,
     PUT_SETTING,
     PUT_TEXT_XATTR,
     PUT_TYPED_XATTR,
@@ -32,6 +35,7 @@ from memfs.metadata.sqlite.statements import (
 from memfs.query.fields import is_queryable
 from memfs.query.values import stored_value
 from memfs.types import (
+    NO_RAW,
     OWN_STORE,
     BlobId,
     FormCoding,
@@ -43,6 +47,8 @@ from memfs.types import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memfs.metadata.sqlite.attribute_index import AttributeIndex, IndexNote
     from memfs.metadata.sqlite.database import Database, Mark
     from memfs.metadata.sqlite.inode_cache import InodeCache
@@ -68,6 +74,24 @@ UNSEALED, DURABLE = InodeFlags.UNSEALED, InodeFlags.DURABLE
 _COUNT_OF_KIND = {FormKind.PACKED: PACKED_COUNT, FormKind.REMOTE: REMOTE_COUNT}
 
 BLOCK_BYTES = 512
+_BLOB_IN_USE = """
+    select 1 from inode where blob = ? and blob <> 0
+    union all select 1 from kept where blob = ? and blob <> 0 limit 1
+"""
+KEPT_COLUMNS = ", ".join(KeptContent._fields)
+SELECT_KEPT = f"select {KEPT_COLUMNS} from kept where ino = ? and generation = ?"
+_UNTOUCHED = """
+    select 1 where not exists (select 1 from inode_was where ino = ? and snap >= ?)
+"""
+_UNSHOWN = f"""
+    select {KEPT_COLUMNS} from kept as k where ino in (select value from json_each(?))
+    and not exists (select 1 from inode_was as w
+        where w.ino = k.ino and w.generation = k.generation and w.nlink > 0)
+    and not exists (select 1 from inode as i
+        where i.ino = k.ino and i.generation = k.generation and exists (select 1 from head))
+    order by ino, generation
+"""
+_SHOWN = "select 1 from inode_was where ino = ? and generation = ? and nlink > 0"
 SELECT_INODE = f"select {INODE_COLUMNS} from inode where ino = ?"
 
 
@@ -121,6 +145,11 @@ def is_regular(inode: Inode) -> bool:
 def with_links(inode: Inode, nlink: int, mtime_ns: int, ctime_ns: int) -> Inode:
     """Return the inode with these; a quarter of the time of `_replace`."""
     return tuple.__new__(Inode, (*inode[:4], nlink, *inode[5:9], mtime_ns, ctime_ns, *inode[11:]))
+
+
+def kept_of(row: tuple[Any, ...]) -> KeptContent:
+    """Return the record of a row of `KEPT_COLUMNS`."""
+    return KeptContent._make((*row[:-1], bool(row[-1])))
 
 
 class Rows:
@@ -313,9 +342,70 @@ class Rows:
         self._write(DELETE_BATCH, (key,))
         self._add_garbage(FormKind.REMOTE, key)
 
+    # --- for snapshots ---------------------------------------------------------------------------
+    def _needed(self, inode: Inode) -> bool:
+        """Tell whether a snapshot shows the bytes of this generation, which are about to go."""
+        head = self._newest_snapshot()
+        if not head or not is_regular(inode) or not (inode.size or inode.flags & UNSEALED):
+            return False
+        if self._row(SELECT_KEPT, (inode.ino, inode.generation)) is not None:
+            return False
+        if inode.nlink > 0 and inode.ino < head and self._row(_UNTOUCHED, (inode.ino, head)):
+            return True
+        return self._row(_SHOWN, (inode.ino, inode.generation)) is not None
+
+    def _keep(self, inode: Inode, raw: RawId) -> None:
+        """Keep the bytes of a generation for snapshots: its blob if it has one, else a raw file."""
+        blob = inode.blob
+        if blob:
+            raw = NO_RAW
+        row = KeptContent(
+            inode.ino,
+            inode.generation,
+            raw,
+            blob,
+            inode.size,
+            inode.blocks if raw else 0,
+            inode.mtime_ns,
+            bool(inode.flags & UNSEALED),
+        )
+        self._write(INSERT_KEPT, (*row[:-1], int(row.open)))
+        self._account_kept(row, 1)
+
+    def _account_kept(self, kept: KeptContent, sign: int) -> None:
+        if kept.raw:
+            self._totals[RAW_COUNT] += sign
+            self._totals[RAW_BYTES] += sign * kept.blocks * BLOCK_BYTES
+
+    def _let_go_unless_kept(self, inode: Inode) -> None:
+        """An inode has lost its bytes: a snapshot takes them over, or they become garbage."""
+        needed = self._needed(inode) and (inode.raw or inode.blob)
+        if needed:
+            self._keep(inode, inode.raw)
+        if inode.raw and not (needed and not inode.blob):
+            self._discard_raw(inode.raw)
+        if inode.blob and not needed:
+            self._discard_blob_unless_used(inode.blob)
+
+    def _let_go_copy(self, inode: Inode) -> None:
+        """An inode has moved on: a copy of that generation may be kept for nothing."""
+        if self._row(SELECT_KEPT, (inode.ino, inode.generation)) is not None:
+            self._let_go_kept([inode.ino])
+
+    def _let_go_kept(self, inos: Sequence[int]) -> None:
+        """Let bytes go that no snapshot shows any more."""
+        for row in self._rows(_UNSHOWN, (json.dumps([*inos]),)):
+            kept = kept_of(row)
+            self._write(DELETE_KEPT, (kept.ino, kept.generation))
+            self._account_kept(kept, -1)
+            if kept.raw:
+                self._discard_raw(kept.raw)
+            if kept.blob:
+                self._discard_blob_unless_used(kept.blob)
+
     def _discard_blob_unless_used(self, blob: BlobId) -> None:
         """Remove a blob that has just lost an inode, if that was its last one."""
-        if self._row("select 1 from inode where blob = ? and blob <> 0 limit 1", (blob,)):
+        if self._row(_BLOB_IN_USE, (blob, blob)):
             return
         for row in self._rows(SELECT_FORMS, (blob,)):
             self._discard_form(form_of(row))

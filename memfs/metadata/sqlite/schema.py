@@ -351,6 +351,21 @@ SCHEMA = (
         target blob not null
     ) strict
     """,
+    # Bytes of an earlier generation that snapshots show, while `inode_was` has the generation.
+    """
+    create table kept (
+        ino integer not null,           -- may be gone
+        generation integer not null,
+        raw integer not null,           -- a raw file of its own; 0: none, then it has a blob
+        blob integer not null,          -- blob.blob, which lives as long; 0: none
+        size integer not null,          -- bytes
+        blocks integer not null,        -- of 512 bytes, of the raw file
+        mtime_ns integer not null,
+        open integer not null,          -- 1: a writer had it, and may have changed it since
+        primary key (ino, generation)
+    ) without rowid, strict
+    """,
+    "create index kept_blob on kept (blob) where blob <> 0",
     # The newest live snapshot; no row: there is none, and no trigger writes an undo row. The last
     # table: whoever copies them in this order writes none either.
     "create table head (snap integer primary key) strict",

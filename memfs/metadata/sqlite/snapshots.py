@@ -19,9 +19,16 @@ from memfs.errors import (
     NotFoundError,
     StaleInodeError,
 )
-from memfs.metadata.records import Difference, DifferencePage, DirectoryEntry, Inode, Snapshot
+from memfs.metadata.records import (
+    Difference,
+    DifferencePage,
+    DirectoryEntry,
+    Inode,
+    InodeFlags,
+    Snapshot,
+)
 from memfs.metadata.sqlite.queries import Queries
-from memfs.metadata.sqlite.rows import is_directory
+from memfs.metadata.sqlite.rows import SELECT_KEPT, is_directory
 from memfs.metadata.sqlite.schema import WAS_COLUMNS
 from memfs.metadata.sqlite.statements import (
     DELETE_SNAPSHOT,
@@ -200,6 +207,13 @@ class Snapshots(Queries):
                 self._write(table.delete, (snap, listed))
                 if table.name == "inode_was":
                     self._write(DELETE_TARGETS, (listed,))
+                    self._let_go_kept(keys)
+                return True
+        if not self._newest_snapshot():
+            # Copies that were made for a change that never came.
+            rows = self._rows("select distinct ino from kept limit ?", (limit,))
+            if rows:
+                self._let_go_kept([ino for (ino,) in rows])
                 return True
         self._write(DELETE_SNAPSHOT, (snap,))
         return self._row(_A_LEAVING) is not None
@@ -238,6 +252,10 @@ class Snapshots(Queries):
         raw, blob, flags = NO_RAW, NO_BLOB, 0
         if live is not None and live.generation == generation:
             raw, blob, flags = live.raw, live.blob, live.flags
+        kept = self._row(SELECT_KEPT, (ino, generation))
+        if kept is not None:
+            raw, blob = kept[2], kept[3]
+            flags = InodeFlags.UNSEALED if kept[-1] else 0
         return Inode._make((ino, mode, *attributes, generation, raw, blob, flags, 0, None, 0))
 
     async def lookup_at(self, snap: SnapshotId, parent: InodeNo, name: bytes) -> Inode:

@@ -144,6 +144,11 @@ UNDO_TABLES = (
     _undo_table("xattr_was", "ino", "w.ino = xattr_was.ino and w.name = xattr_was.name"),
     _undo_table("inode_was", "ino", "w.ino = inode_was.ino"),
 )
+INSERT_KEPT = _statement(
+    "insert into kept (ino, generation, raw, blob, size, blocks, mtime_ns, open)"
+    " values (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+DELETE_KEPT = _statement("delete from kept where ino = ? and generation = ?")
 DELETE_TARGETS = _statement(
     f"delete from symlink_was where ino {_LISTED.replace('?3', '?1')}"
     " and not exists (select 1 from inode_was as w where w.ino = symlink_was.ino)"

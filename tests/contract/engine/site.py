@@ -109,7 +109,7 @@ class SqliteSite:
 
     def undo_row_count(self) -> int:
         """Count all rows that are there for snapshots."""
-        tables = ("snapshot", "head", "inode_was", "dentry_was", "xattr_was", "symlink_was")
+        tables = ("snapshot", "head", "inode_was", "dentry_was", "xattr_was", "symlink_was", "kept")
         counts = ", ".join(f"(select count(*) from {table})" for table in tables)
         return sum(self._sqlite._rows(f"select {counts}")[0])
 
