@@ -35,7 +35,7 @@ from memfs.stores.directory import DirectoryStore
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
-from memfs.types import ROOT_INODE, FormKind, InodeNo
+from memfs.types import ROOT_INODE, FormKind, Generation, InodeNo
 from tests.faulty_store import FaultScript, FaultyStore
 
 if TYPE_CHECKING:
@@ -232,6 +232,11 @@ class State:
         raws: set[int] = set()
         locations: set[str] = set()
         keys: set[str] = set()
+        for kept in await self.engine.list_kept((InodeNo(0), Generation(0)), 1000):
+            raws.add(int(kept.raw))
+            forms = await self.engine.list_forms(kept.blob)
+            locations.update(each.place.key for each in forms if each.kind == FormKind.PACKED)
+            keys.update(each.place.key for each in forms if each.kind == FormKind.REMOTE)
         after = InodeNo(0)
         while inodes := await self.engine.list_files(after, 1000):
             for inode in inodes:

@@ -122,6 +122,14 @@ class OpenTable:
         """True while an inode has a handle or an open under way: its raw file must stay."""
         return ino in self._files
 
+    def is_alone(self, ino: InodeNo) -> bool:
+        """True if an inode has no handle, and one opening under way: its raw file may be replaced.
+
+        Asked by that opening within the inode's gate, which any other one waits for.
+        """
+        file = self._files.get(ino)
+        return file is not None and file.opening_count == 1 and not any(file.counts)
+
     def has_writer(self, ino: InodeNo) -> bool:
         """True while a handle of the inode may write, or an opening under way will."""
         file = self._files.get(ino)

@@ -15,6 +15,7 @@ from memfs.filesystem.names import Names
 from memfs.metadata.records import Inode, InodeFlags
 from memfs.moves.damage import replace_damaged
 from memfs.moves.hydrating import hydrate
+from memfs.moves.keeping import keep_copy
 from memfs.types import BLOCK_BYTES
 from memfs.waiting import leave
 
@@ -56,29 +57,41 @@ class Writing(Names):
                 inode = await self._engine.get_inode(ino)
                 if inode.flags & InodeFlags.UNSEALED:
                     return inode
-                if inode.raw or truncate or inode.size == 0:
-                    inode = await self._unseal(inode)
+                has_bytes = bool(inode.raw or truncate or inode.size == 0)
+                shown = has_bytes and await self._is_shown(ino)
+                # A snapshot takes the raw file over where nobody has it open and all of it goes.
+                if has_bytes and (not shown or (truncate and self._open_table.is_alone(ino))):
+                    inode = await self._unseal(inode, into_new=shown or not inode.raw)
                     if inode.flags & InodeFlags.UNSEALED:
                         break
-                    # It was rewritten elsewhere meanwhile.
+                    # It was rewritten elsewhere meanwhile, or a snapshot was made.
                     continue
             await leave()
-            await hydrate(self._move_parts, ino)
+            if shown:
+                await keep_copy(self._move_parts, ino)
+            else:
+                await hydrate(self._move_parts, ino)
         if not truncate:
             # It may believe for a day what it was told while nobody could write.
             self._kernel_cache.forget_attributes(ino)
         return inode
 
-    async def _unseal(self, inode: Inode) -> Inode:
-        """Unseal a sealed inode, committed, with a new raw file if it has none; in its gate.
+    async def _is_shown(self, ino: InodeNo) -> bool:
+        """Tell whether a snapshot shows what only the raw file has, or a copy is not durable yet."""
+        return ino in self._move_parts.keeping or await self._engine.needs_copy(ino)
+
+    async def _unseal(self, inode: Inode, *, into_new: bool) -> Inode:
+        """Unseal a sealed inode, committed, in its raw file or a new one; in its gate.
 
         Returns:
-            The inode after it; as it is now if it was rewritten elsewhere.
+            The inode after it; as it is now if it was rewritten elsewhere, or if a snapshot needs a
+            copy of the raw file.
         """
-        if inode.raw:
-            after = await self._engine.unseal(inode.ino, inode.raw, inode.generation)
-        else:
+        if into_new:
+            self._open_table.forget_raw(inode.ino)
             after = await self._unseal_into_new(inode)
+        else:
+            after = await self._engine.unseal(inode.ino, inode.raw, inode.generation)
         self._syncer.renew(after.raw)
         await self._commit_early()
         return after

@@ -85,6 +85,8 @@ class MoveParts:
     holds a file waits for no other one."""
     hydrating: SingleFlight[InodeNo, Inode] = field(default_factory=SingleFlight)
     """Files that are being hydrated: all who ask for one wait for the same raw file."""
+    keeping: SingleFlight[InodeNo, bool] = field(default_factory=SingleFlight)
+    """Files of which a copy is being made for snapshots."""
     hydrated: dict[InodeNo, None] = field(default_factory=dict)
     """Files that were hydrated since the mover asked (`take_hydrated`)."""
     zeros: ZeroRuns = field(default_factory=ZeroRuns)

@@ -23,6 +23,7 @@ from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.faults import FaultPoints
 from memfs.moves.generation import StateGeneration
 from memfs.moves.hydrating import hydrate
+from memfs.moves.keeping import keep_copy
 from memfs.moves.packing import pack
 from memfs.moves.rechecking import CLEAN_SETTING
 from memfs.moves.rekeying import rekey
@@ -36,12 +37,16 @@ from tests.processes import outlived
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from memfs.types import InodeNo
+    from memfs.types import InodeNo, SnapshotId
 
 
 OLD_KEY, NEW_KEY = Key(bytes(range(32)), "old"), Key(bytes(range(32, 64)), "new")
 KEYS = KeyRing([OLD_KEY, NEW_KEY])
 """Objects are encrypted; packed files are not."""
+
+
+SNAPSHOT = "before"
+"""Shows the files with the contents that they always have."""
 
 
 class KillAt(FaultPoints):
@@ -100,7 +105,33 @@ async def live(state: State) -> None:
     await drop_form(parts, inos[2], FormKind.PACKED)
     await drop_form(parts, inos[3], FormKind.REMOTE)
     await collect(state)
+    await write_after_a_snapshot(state, inos[0])
     await live_in_batches(state)
+
+
+async def write_after_a_snapshot(state: State, ino: InodeNo) -> None:
+    """A file that a snapshot shows is written in place; the snapshot goes later."""
+    engine = state.engine
+    if not await engine.list_snapshots():
+        async with engine.change():
+            await engine.create_snapshot(SNAPSHOT, time.time_ns())
+    await keep_copy(state.parts, ino)
+    await state.rewrite(ino, compressible(30_000, 0))
+    for snapshot in await engine.list_snapshots():
+        assert await content_of(state, snapshot.snap, ino) == compressible(30_000, 0)
+        async with engine.change():
+            await engine.delete_snapshot(snapshot.snap)
+    more = True
+    while more:
+        async with engine.change():
+            more = await engine.delete_snapshot_step(100)
+    await collect(state)
+
+
+async def content_of(state: State, snap: SnapshotId, ino: InodeNo) -> bytes:
+    """Return the bytes of a file as a snapshot shows it, which has a raw file."""
+    inode = await state.engine.inode_at(snap, ino)
+    return state.raw_store.path(inode.raw).read_bytes()
 
 
 async def note_generation(state: State) -> None:

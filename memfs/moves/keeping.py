@@ -1,0 +1,96 @@
+"""Keep: a copy of a raw file for the snapshots that show it, before its bytes change in place.
+
+Invariant: the copy and its record are on stable storage before the caller goes on, so that not even
+power loss parts the bytes of a snapshot from it.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.linux.files import clone_file
+from memfs.metadata.records import MoveKind
+from memfs.moves.attempt import recorded
+from memfs.stores.disk import disk_errors
+
+if TYPE_CHECKING:
+    from memfs.metadata.records import Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.moves.progress import MoveProgress
+    from memfs.types import InodeNo, RawId
+
+COPY_BYTES_MAX = 16 << 20
+"""Of one copy_file_range: between two of them a program that waits may be killed. It takes some 10
+ms where the disk shares no blocks."""
+
+
+async def keep_copy(parts: MoveParts, ino: InodeNo) -> None:
+    """Give a copy of a file's bytes to the snapshots that need one, once for all who ask.
+
+    Where the disk can, the copy shares its blocks (FICLONE), and takes no time at any size.
+
+    Checkpoint: always. Cancel: safe; another waiting caller takes over.
+
+    Raises:
+        StaleInodeError: The file is gone.
+        NoSpaceError: The disk is full; nothing is left behind.
+    """
+    while await parts.engine.needs_copy(ino) or ino in parts.keeping:
+        if ino in parts.keeping:
+            await parts.keeping.join(ino)
+            continue
+        with parts.keeping.lead(ino) as results:
+            results[ino] = await _keep(parts, await parts.engine.get_inode(ino))
+
+
+async def _keep(parts: MoveParts, inode: Inode) -> bool:
+    engine = parts.engine
+    _, raw = engine.reserve_ids()
+    async with recorded(parts, MoveKind.HYDRATE, str(int(raw)), inode) as attempt:
+        with parts.progress.track("keep", inode.ino, inode.size) as progress:
+            await trio.to_thread.run_sync(
+                _copy, parts, inode, raw, progress, limiter=parts.prompt_threads
+            )
+        kept = await attempt.publish(partial(engine.keep_copy, inode.ino, inode.generation, raw))
+    parts.faults.reach("keep.recorded")
+    await trio.to_thread.run_sync(engine.sync, limiter=parts.prompt_threads)
+    parts.faults.reach("keep.synced")
+    return kept
+
+
+def _copy(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgress) -> None:
+    """Copy a raw file into a new one, durably."""
+    store = parts.raw_store
+    with disk_errors(str(store.path(raw))):
+        source = store.open(inode.raw, os.O_RDONLY)
+        try:
+            target = store.create(raw)
+            try:
+                parts.faults.reach("keep.created")
+                if not clone_file(source, target):
+                    _copy_range(source, target, progress)
+                status = os.fstat(source)
+                os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+                os.fsync(target)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+    store.sync_directory(raw)
+    parts.faults.reach("keep.written")
+
+
+def _copy_range(source: int, target: int, progress: MoveProgress) -> None:
+    size, offset = os.fstat(source).st_size, 0
+    while offset < size:
+        trio.from_thread.check_cancelled()
+        copied = os.copy_file_range(source, target, COPY_BYTES_MAX, offset, offset)
+        if not copied:
+            break
+        offset += copied
+        progress.done_bytes = offset
+    os.ftruncate(target, size)
