@@ -77,7 +77,7 @@ class Writing(Names):
         return inode
 
     async def _is_shown(self, ino: InodeNo) -> bool:
-        """Tell whether a snapshot shows what only the raw file has, or a copy is not durable yet."""
+        """Tell whether a snapshot shows bytes of which there is no durable copy yet."""
         return ino in self._move_parts.keeping or await self._engine.needs_copy(ino)
 
     async def _unseal(self, inode: Inode, *, into_new: bool) -> Inode:

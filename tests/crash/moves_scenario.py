@@ -105,7 +105,7 @@ async def live(state: State) -> None:
     await drop_form(parts, inos[2], FormKind.PACKED)
     await drop_form(parts, inos[3], FormKind.REMOTE)
     await collect(state)
-    await write_after_a_snapshot(state, inos[0])
+    await write_after_a_snapshot(state, inos[3])
     await live_in_batches(state)
 
 
@@ -116,9 +116,9 @@ async def write_after_a_snapshot(state: State, ino: InodeNo) -> None:
         async with engine.change():
             await engine.create_snapshot(SNAPSHOT, time.time_ns())
     await keep_copy(state.parts, ino)
-    await state.rewrite(ino, compressible(30_000, 0))
+    await state.rewrite(ino, compressible(30_000, 3))
     for snapshot in await engine.list_snapshots():
-        assert await content_of(state, snapshot.snap, ino) == compressible(30_000, 0)
+        assert await content_of(state, snapshot.snap, ino) == compressible(30_000, 3)
         async with engine.change():
             await engine.delete_snapshot(snapshot.snap)
     more = True

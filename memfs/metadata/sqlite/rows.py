@@ -389,6 +389,9 @@ class Rows:
 
     def _let_go_copy(self, inode: Inode) -> None:
         """An inode has moved on: a copy of that generation may be kept for nothing."""
+        if not self._newest_snapshot():
+            # Deletion of the last one looks after all of them.
+            return
         if self._row(SELECT_KEPT, (inode.ino, inode.generation)) is not None:
             self._let_go_kept([inode.ino])
 

@@ -1,0 +1,138 @@
+"""Whatever programs do to a file after a snapshot, that shows the bytes of its instant."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.filesystem.operations import AttributeRequest
+from memfs.metadata.records import InodeFlags
+from memfs.types import ROOT_INODE
+from tests.property.world import ROOMY, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from memfs.types import InodeNo, SnapshotId
+
+OLD, NEW = b"old content " * 1000, b"new"
+
+
+@pytest.fixture(params=[True, False], ids=["passthrough", "served"])
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    opened = World(tmp_path, ROOMY, passthrough=request.param)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def sealed(world: World, name: bytes) -> InodeNo:
+    file = world.create(ROOT_INODE, name, 0o644, os.O_RDWR)
+    world.write(file, 0, OLD)
+    world.release(file)
+    for _ in range(5):
+        world.step()
+        inode = world.run(world.engine.get_inode(file.ino))
+        if not inode.flags & InodeFlags.UNSEALED:
+            return file.ino
+    raise AssertionError("the file was not sealed")
+
+
+def snapshot(world: World) -> SnapshotId:
+    made = world.run(world.engine.create_snapshot("snapshot", time.time_ns()))
+    world.engine.commit_nowait()
+    return made.snap
+
+
+async def content_at(world: World, snap: SnapshotId, ino: InodeNo) -> bytes:
+    inode = await world.engine.inode_at(snap, ino)
+    if inode.raw:
+        return world.raw_store.path(inode.raw).read_bytes()
+    return await world.form_reader.read(inode, 0, inode.size)
+
+
+def write_in_place(world: World, ino: InodeNo) -> None:
+    file = world.open(ino, os.O_RDWR)
+    world.write(file, 0, NEW)
+    world.release(file)
+
+
+def write_anew(world: World, ino: InodeNo) -> None:
+    file = world.open(ino, os.O_WRONLY | os.O_TRUNC)
+    world.write(file, 0, NEW)
+    world.release(file)
+
+
+def write_anew_beside_a_reader(world: World, ino: InodeNo) -> None:
+    """Two that are passed through must share one raw file, which is cut in place."""
+    reader = world.open(ino, os.O_RDONLY)
+    write_anew(world, ino)
+    assert world.read(reader, 0, 100) == NEW
+    world.release(reader)
+
+
+def write_twice(world: World, ino: InodeNo) -> None:
+    write_in_place(world, ino)
+    world.step()
+    write_anew(world, ino)
+
+
+def cut(world: World, ino: InodeNo) -> None:
+    world.request(world.filesystem.set_attributes(world.program, ino, AttributeRequest(size=5)))
+
+
+def cut_to_nothing(world: World, ino: InodeNo) -> None:
+    world.request(world.filesystem.set_attributes(world.program, ino, AttributeRequest(size=0)))
+
+
+def remove(world: World, ino: InodeNo) -> None:
+    world.request(world.filesystem.unlink(ROOT_INODE, b"file"))
+    world.filesystem.forget([ino])
+
+
+CHANGES = (
+    write_in_place,
+    write_anew,
+    write_anew_beside_a_reader,
+    write_twice,
+    cut,
+    cut_to_nothing,
+    remove,
+)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_snapshot_shows_the_bytes_of_its_instant(
+    world: World, change: Callable[[World, InodeNo], None]
+) -> None:
+    ino = sealed(world, b"file")
+    snap = snapshot(world)
+    change(world, ino)
+    for _ in range(3):
+        world.step()
+    assert world.run(content_at(world, snap, ino)) == OLD
+    world.remount()
+    assert world.run(content_at(world, snap, ino)) == OLD
+
+
+def test_a_file_is_cut_without_a_copy_if_nobody_has_it_open(world: World) -> None:
+    ino = sealed(world, b"file")
+    raw = world.run(world.engine.get_inode(ino)).raw
+    snap = snapshot(world)
+    write_anew(world, ino)
+    assert world.run(world.engine.inode_at(snap, ino)).raw == raw
+    assert world.run(world.engine.get_inode(ino)).raw != raw
+
+
+def test_a_file_that_no_snapshot_shows_is_written_in_its_raw_file(world: World) -> None:
+    snapshot(world)
+    ino = sealed(world, b"file")
+    raw = world.run(world.engine.get_inode(ino)).raw
+    write_anew(world, ino)
+    assert world.run(world.engine.get_inode(ino)).raw == raw
+    assert world.run(world.engine.usage()).raw_count == 1
