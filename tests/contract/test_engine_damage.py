@@ -98,6 +98,19 @@ DAMAGE = {
     "target of symlink 4242 belongs to no snapshot": (
         "insert into symlink_was values (4242, x'61')",
     ),
+    "no snapshot shows generation 9 of inode {sealed}, which is kept": (
+        "insert into kept values ({sealed}, 9, 14, 0, 1, 8, 1, 0)",
+    ),
+    "generation 9 of inode {sealed} is kept without bytes": (
+        "insert into kept values ({sealed}, 9, 0, 0, 1, 8, 1, 0)",
+    ),
+    "generation 9 of inode {sealed} is kept by blob 777, which does not exist": (
+        "insert into kept values ({sealed}, 9, 0, 777, 1, 8, 1, 0)",
+    ),
+    "raw file 14 of a snapshot is marked as garbage": (
+        "insert into kept values ({sealed}, 9, 14, 0, 1, 8, 1, 0)",
+        "insert into garbage values (14, 'raw', '14')",
+    ),
     "root directory 1 is missing": ("delete from inode where ino = 1",),
 }
 

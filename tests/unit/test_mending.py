@@ -106,6 +106,18 @@ CASES = {
     "lost-snapshot": Case("delete from snapshot", "is lost but for what changed after it"),
     "lost-former-target": Case("delete from symlink_was"),
     "former-target-of-nothing": Case("insert into symlink_was values (4242, x'78')"),
+    "kept-for-nothing": Case(
+        "insert into kept values ({raw}, 9, 14, 0, 1, 8, 1, 0)",
+        "generation 9 of inode {raw} was kept, and no snapshot shows it",
+    ),
+    "kept-without-bytes": Case(
+        "insert into kept values ({raw}, 1, 0, 0, 1, 8, 1, 0)",
+        "a snapshot has lost generation 1 of inode {raw}",
+    ),
+    "kept-raw-of-an-inode": Case(
+        "insert into kept select ino, generation, raw, 0, 1, 8, 1, 0 from inode where ino = {raw}",
+        "of a snapshot belonged to something else too",
+    ),
     "links-of-a-file": Case("update inode set nlink = 5 where ino = {raw}"),
     "links-of-a-directory": Case("update inode set nlink = 5 where ino = {outer}"),
     "totals": Case("update state set inode_count = 77, raw_bytes = 1"),
