@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo
 
 FILES_A_BATCH_MAX = 4096
-"""Bounds the engine's change that publishes them, some 60 ms, and the tasks that wait for that,
-some 4 KiB each. Guess."""
+"""Bounds the engine's change that publishes them, some 60 ms, and the tasks that wait for that.
+Guess."""
 
 BATCH_WORKERS = 2
 """One fills its object while the other one uploads. Guess."""

@@ -26,7 +26,8 @@ WAITING_COUNT_MAX = 1024
 """Moves that wait in one queue; the mover looks for no more before there is room."""
 
 GATHERED_COUNT_MAX = 8192
-"""Small files in batches that are gathered or written: two full ones."""
+"""Small files in batches that are gathered or written: two full ones. Each is a task of some 6 kB
+(measured: 17 MB for 3000 files), so all of them take 46 MB at most."""
 
 
 class Place(Protocol):
