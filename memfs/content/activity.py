@@ -59,7 +59,7 @@ class Activity:
         self.access_log = AccessLog()
         """Every event with its time, while a trace is recorded."""
         self.request_count = 0
-        """Requests so far that opened, made or removed something."""
+        """Requests so far that looked a name up, opened or changed something."""
         self._taken_request_count = 0
         self.served_bytes = 0
         """Bytes that went through the daemon since `take_served_bytes`, in reads and writes that

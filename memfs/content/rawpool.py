@@ -38,8 +38,12 @@ REFILL_COUNT = 32
 """Raw files made in one turn of the thread, and how many may be missing before it is woken."""
 
 CALM_S = 0.05
-"""So long no program may have made a request before raw files are made: a thread that makes them
-beside requests takes the interpreter from those. Guess."""
+"""So long programs may have made next to no requests before raw files are made: a thread that makes
+them beside requests takes the interpreter from those. Guess."""
+
+CALM_REQUEST_COUNT = 2
+"""Requests in that time that disturb nothing: a program that asks now and then would else keep the
+pool from ever being filled. Guess."""
 
 UNUSED_MTIME_NS = 0
 """mtime of a raw file that nobody has written to since it was made: its inode has the file's own
@@ -128,11 +132,11 @@ class RawPool:
         return len(self._ready) <= self._low_count
 
     async def _fill_in_calm(self) -> None:
-        """Fill the pool while programs make no requests."""
+        """Fill the pool while programs make next to no requests."""
         while self._lacks_files:
-            count = self._request_count()
+            busy_count = self._request_count() + CALM_REQUEST_COUNT
             await trio.sleep(CALM_S)
-            while self._lacks_files and count == self._request_count():
+            while self._lacks_files and self._request_count() <= busy_count:
                 if not await self._add():
                     return
 

@@ -44,6 +44,7 @@ class AttributeRequests(Writing):
         self, caller: Caller, ino: InodeNo, request: AttributeRequest
     ) -> Attributes:
         """SETATTR."""
+        self._activity.request_count += 1
         if request.size is not None:
             return self._attributes(await self._truncate(caller, ino, request, request.size))
         if request.atime_ns is not None or request.mtime_ns is not None:

@@ -62,6 +62,7 @@ class Names(Shared):
 
     async def lookup(self, parent: InodeNo, name: bytes) -> Entry | None:
         """LOOKUP; None if the name is missing."""
+        self._activity.request_count += 1
         inode = await self._engine.find(parent, name)
         return None if inode is None else self._entry(inode)
 
@@ -97,6 +98,7 @@ class Names(Shared):
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int, rdev: int
     ) -> Entry:
         """MKNOD."""
+        self._activity.request_count += 1
         if stat.S_ISREG(mode):
             new = await self._new_file(caller, parent, mode)
             try:
@@ -116,6 +118,7 @@ class Names(Shared):
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int
     ) -> Entry:
         """MKDIR."""
+        self._activity.request_count += 1
         mode = stat.S_IFDIR | (mode & 0o7777)
         new = await self._new_inode(caller, parent, mode, self._reserve_ino())
         return self._entry(await self._engine.create(parent, name, new))
@@ -124,6 +127,7 @@ class Names(Shared):
         self, caller: Caller, parent: InodeNo, name: bytes, target: bytes
     ) -> Entry:
         """SYMLINK."""
+        self._activity.request_count += 1
         mode = stat.S_IFLNK | 0o777
         new = await self._new_inode(caller, parent, mode, self._reserve_ino(), target=target)
         return self._entry(await self._engine.create(parent, name, new))
@@ -134,6 +138,7 @@ class Names(Shared):
 
     async def link(self, ino: InodeNo, parent: InodeNo, name: bytes) -> Entry:
         """LINK."""
+        self._activity.request_count += 1
         inode = await self._engine.link(ino, parent, name, self._now_ns())
         self._orphans.pop(ino, None)
         self._note_names(inode)
@@ -181,6 +186,7 @@ class Names(Shared):
 
     async def remove_directory(self, parent: InodeNo, name: bytes) -> None:
         """RMDIR."""
+        self._activity.request_count += 1
         inode = await self._engine.rmdir(parent, name, self._now_ns())
         self._default_acls.pop(inode.ino, None)
         self._note_orphan(inode)
@@ -189,6 +195,7 @@ class Names(Shared):
         self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes, flags: int
     ) -> None:
         """RENAME, RENAME2."""
+        self._activity.request_count += 1
         now_ns = self._now_ns()
         whiteout = None
         if flags & RENAME_WHITEOUT:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memfs.content.opening import Handle, OpenMode
-from memfs.content.opentable import IDLE_BACKINGS_MAX, OpenTable
+from memfs.content.opentable import OpenTable
 from memfs.stores.raw import RawStore
 from memfs.types import NO_RAW, InodeNo, RawId
 
@@ -85,12 +85,12 @@ def test_another_raw_file_gets_another_backing_id(raw_store: RawStore) -> None:
 def test_idle_backing_ids_are_bounded(raw_store: RawStore) -> None:
     """Each pins memory in the kernel."""
     backing = FakeBacking()
-    table = OpenTable(raw_store, backing)
-    for number in range(IDLE_BACKINGS_MAX + 10):
+    table = OpenTable(raw_store, backing, 20)
+    for number in range(30):
         ino = InodeNo(100 + number)
         mode, _ = table.choose(ino, RAW)
         table.remove(ino, table.add(ino, mode, writable=False))
-    assert len(backing.live) == IDLE_BACKINGS_MAX
+    assert len(backing.live) == 20
     table.close()
     assert backing.live == set()
 

@@ -170,7 +170,7 @@ async def test_no_file_is_made_while_programs_make_requests(
     def request_count() -> int:
         nonlocal last
         if not calm:
-            last = next(requests)
+            last = 10 * next(requests)
         return last
 
     pool = RawPool(engine, raw_store, None, request_count, ready_count_max=2 * REFILL_COUNT)
