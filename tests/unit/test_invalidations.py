@@ -42,9 +42,11 @@ NOT_REGISTERED = {
     # Work that waits, looked at anew when it is done.
     "Sealer._candidates", "Sealer._mapped", "Sealer._put_off", "Sealer._attempts",
     "Activity._accessed", "Activity._sealed", "Activity._wanted", "Activity._wanted_before",
-    "Activity._archived", "HotBoard._pinned", "Predictor._listing_wanted",
+    "Activity._archived", "HotBoard._pinned", "HotTier._busy", "HotTier._again",
+    "Predictor._listing_wanted",
     # Kept with a generation or a version, which is compared at each use.
-    "Sealer._synced", "HotBoard.residents", "HotBoard._full", "Listings._listings",
+    "Sealer._synced", "HotBoard.residents", "HotBoard._full", "HotTier._failures",
+    "Listings._listings",
     # Dropped at the end of its query.
     "_Paths._directories",
     # How long syncs of this disk take, and how good guesses were.
