@@ -249,3 +249,43 @@ def test_a_fsynced_empty_file_is_not_durable_before_its_time_is_on_the_disk(worl
     world.run(world.filesystem.finish_requests())
     sealed = world.run(world.engine.get_inode(file.ino))
     assert sealed.flags == 0
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of errors sees it."""
+
+
+def test_a_kill_between_the_time_of_an_unused_raw_file_and_its_seal_changes_no_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seal gives the raw file the time of creation first; both must say the same afterwards."""
+    world.run(world.raw_pool.refill())
+    file = world.create(ROOT_INODE, b"empty", 0o644, os.O_WRONLY)
+    made = world.run(world.filesystem.get_attributes(file.ino)).inode
+    world.release(file)
+
+    async def die(seals: object) -> None:
+        assert world.raw_store.stat(made.raw).st_mtime_ns == made.mtime_ns
+        world.capture()
+        raise Killed
+
+    monkeypatch.setattr(world.sqlite, "seal", die)
+    with pytest.raises(Killed):
+        world.run(world.filesystem.finish_requests())
+    world.crash(checked=True)
+    world.step()
+    after = world.run(world.engine.get_inode(file.ino))
+    assert not after.flags & InodeFlags.UNSEALED
+    assert (made.mtime_ns, 0) == (after.mtime_ns, after.size)
+    assert world.raw_store.stat(after.raw).st_mtime_ns == made.mtime_ns
+
+
+def test_a_kill_leaves_no_file_of_the_pool(world: World) -> None:
+    """They stood ready, registered with a kernel that is told of nothing."""
+    world.run(world.raw_pool.refill())
+    ready = set(world.raw_store.iterate())
+    assert ready
+    world.crash(checked=True)
+    while not world.recovery.done:
+        world.run(world.recovery.look_at_slice())
+    assert not ready & set(world.raw_store.iterate())
