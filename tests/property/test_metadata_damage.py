@@ -206,12 +206,13 @@ def test_older_database_with_its_log_loses_nothing(damaged: Damaged) -> None:
         damaged.check(put_back, f"database of {number}")
 
 
-def test_journals_of_an_older_copy_lose_nothing(damaged: Damaged) -> None:
+@pytest.mark.parametrize("others", [(), ("metadata.sums",)], ids=["alone", "with sums"])
+def test_journals_of_an_older_copy_lose_nothing(damaged: Damaged, others: tuple[str, ...]) -> None:
     """Both at once: those of the present turn agree with each other and with the tables."""
     for number, older in enumerate(damaged.older):
 
         def put_back(copy: Path, older: Path = older) -> None:
-            for name in ("journal.0", "journal.1"):
+            for name in ("journal.0", "journal.1", *others):
                 shutil.copy(older / name, copy)
 
         damaged.check(put_back, f"journals of {number}")

@@ -60,7 +60,7 @@ def join(
     Args:
         journals: Both files.
         applied: Sequence up to which the tables have everything.
-        synced: Sequence that was synced, as a third file knows; 0: it is not known.
+        synced: Sequence that was synced, as other files know; 0: it is not known.
         state_id: Of the state directory.
         boot: Name of this run of the kernel, as in `Origin.boot`.
         complain: Called with a sentence for each damage; where it returns, the rest is read.

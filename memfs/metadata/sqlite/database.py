@@ -356,7 +356,7 @@ class Database:
         joined = join(
             journals,
             self._applied,
-            self._sums.synced_sequence,
+            max(self._sums.synced_sequence, self._identity.lease.found.synced_sequence),
             self._identity.state_id,
             self._identity.boot,
             self._complain,
@@ -449,7 +449,7 @@ class Database:
             applied: The tables have everything up to here.
         """
         self._synced_sequence = applied
-        self._identity.lease.begin()
+        self._identity.lease.begin(applied)
         self._begin_journal(self._spare, applied, self._journal)
         self._spare.sync()
         self._reach("migrate.first_journal")
@@ -666,6 +666,7 @@ class Database:
         with self._note_lock, contextlib.suppress(OSError):
             sequence = max(sequence, self._synced_sequence)
             self._sums.note_synced(sequence)
+            self._identity.lease.note_synced(sequence)
             if journal is self._journal:
                 self._spare.note(journal.salt, sequence)
             else:

@@ -3,7 +3,8 @@
 Invariant: every number handed out is below the lease's end, which was on stable storage before.
 One counter serves inodes, raw files, blobs, dentry cookies, garbage and intents. The file has it
 twice, in a sector each: the second is written once the first is on stable storage, so that a torn
-write, or one damaged sector, leaves the other.
+write, or one damaged sector, leaves the other. A third sector notes how far the journals were
+synced: older copies of these and of `metadata.sums` agree with each other, and with the tables.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ _SLOT = struct.Struct("<QQQI")
 """Turn (the higher of two valid slots counts), start, end, 1 if closed cleanly; then CRC-32."""
 _CHECKSUM = struct.Struct("<I")
 _SLOT_BYTES = 512  # a sector, the unit that a disk writes whole
+_NOTE = struct.Struct("<Q")
+"""Sequence up to which the journals were synced; then CRC-32."""
+_NOTE_OFFSET = 2 * _SLOT_BYTES
 
 
 class Found(NamedTuple):
@@ -38,6 +42,8 @@ class Found(NamedTuple):
     turn: int
     next_id: int
     """All numbers that were ever handed out are below."""
+    synced_sequence: int
+    """So far the journals were synced at least; 0: it is not known, as of an older memfs."""
 
 
 class IdLease:
@@ -58,7 +64,7 @@ class IdLease:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._turn, start, end, clean = self._read(path)
-            self.found = Found(self._turn, start if clean else end)
+            self.found = Found(self._turn, start if clean else end, self._read_note())
             self._next = start if clean else end
             self.unsettled = (start, start) if clean else (start, end)
             """Numbers `[start, end)` that a killed process may have used without record."""
@@ -75,9 +81,27 @@ class IdLease:
             os.close(self._fd)
             raise
 
-    def begin(self) -> None:
-        """Make the fresh range durable; nothing was changed before."""
+    def begin(self, synced_sequence: int) -> None:
+        """Make the fresh range durable; nothing was changed before.
+
+        Args:
+            synced_sequence: Of the journals from here on: a repair begins with lower numbers than
+                were noted before.
+        """
+        self.note_synced(synced_sequence)
         self._write(clean=False)
+
+    def note_synced(self, sequence: int) -> None:
+        """Note how far the journals were synced. One thread at a time may call it.
+
+        Not durable by itself: a note that is lost claims less than there is.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        if self._fd >= 0:
+            note = _NOTE.pack(sequence)
+            os.pwrite(self._fd, note + _CHECKSUM.pack(zlib.crc32(note)), _NOTE_OFFSET)
 
     @staticmethod
     def format(path: Path, first: int = FIRST_ID, turn: int = 0) -> None:
@@ -106,6 +130,14 @@ class IdLease:
         if not slots:
             raise StateDamagedError(f"{path} is damaged", str(path.parent))
         return max(slots)
+
+    def _read_note(self) -> int:
+        data = os.pread(self._fd, _NOTE.size + _CHECKSUM.size, _NOTE_OFFSET)
+        note, checksum = data[: _NOTE.size], data[_NOTE.size :]
+        if len(data) < _NOTE.size + _CHECKSUM.size or checksum != _CHECKSUM.pack(zlib.crc32(note)):
+            return 0
+        sequence: int = _NOTE.unpack(note)[0]
+        return sequence
 
     def _write(self, *, clean: bool) -> None:
         # In place and in turn: it needs no room on a full disk, and a torn write leaves the other.
