@@ -22,9 +22,16 @@ if TYPE_CHECKING:
 
 ROOT_UID = 0
 
-SNAPSHOTS_A_USER_MAX = 256
-LABELS_A_USER_MAX = 100_000
-"""Of all snapshots of a user together: some 30 MB. Guess."""
+
+class UserLimits(NamedTuple):
+    """What one user's snapshots may be together."""
+
+    snapshot_count: int = 256
+    label_count: int = 100_000
+    """Of all of them: some 30 MB. Guess."""
+
+
+LIMITS = UserLimits()
 
 
 class _Snapshot(NamedTuple):
@@ -48,10 +55,12 @@ class Snapshots:
 
     Args:
         pool: Has the slabs.
+        limits: Of each user.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, limits: UserLimits = LIMITS) -> None:
         self._pool = pool
+        self._limits = limits
         self._snapshots: dict[str, _Snapshot] = {}
 
     def check(self, uid: int, name: str, label_count: int) -> None:
@@ -65,13 +74,13 @@ class Snapshots:
         if name in self._snapshots:
             uid = self._own(uid, name).uid
         own = [each for each in self._snapshots.values() if each.uid == uid]
-        if name not in self._snapshots and len(own) >= SNAPSHOTS_A_USER_MAX:
+        if name not in self._snapshots and len(own) >= self._limits.snapshot_count:
             raise NotPermittedError(
-                f"user {uid} has {SNAPSHOTS_A_USER_MAX} snapshots already; drop one"
+                f"user {uid} has {self._limits.snapshot_count} snapshots already; drop one"
             )
-        if sum(len(each.keys) for each in own) + label_count > LABELS_A_USER_MAX:
+        if sum(len(each.keys) for each in own) + label_count > self._limits.label_count:
             raise NotPermittedError(
-                f"the snapshots of user {uid} may have {LABELS_A_USER_MAX} slabs; drop one"
+                f"the snapshots of user {uid} may have {self._limits.label_count} slabs; drop one"
             )
 
     def add(self, uid: int, name: str, slabs: Mapping[str, SlabInfo]) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from memfs.errors import NotPermittedError
-from memfs.hot import snapshots as module
 from memfs.hot.pool import DeviceCapacity, HotTierFullError, Pool, SlabInfo, SlabKey
 from memfs.hot.protocol import HotMissError
-from memfs.hot.snapshots import ROOT_UID, SnapshotReport, Snapshots
+from memfs.hot.snapshots import ROOT_UID, SnapshotReport, Snapshots, UserLimits
 
 ALICE, BOB = 1000, 1001
 A, B = "GPU-a", "GPU-b"
@@ -72,13 +71,9 @@ def test_root_has_no_share_and_fills_nobody_elses(pool: Pool) -> None:
         snapshots.add(ROOT_UID, "alices", {"2": slabs[1]})
 
 
-def test_users_have_so_many_snapshots_and_entries(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_users_have_so_many_snapshots_and_entries(pool: Pool) -> None:
     """Each by itself; slabs of all snapshots of a user together, root's additions included."""
-    monkeypatch.setattr(module, "SNAPSHOTS_A_USER_MAX", 2)
-    monkeypatch.setattr(module, "LABELS_A_USER_MAX", 5)
-    snapshots = Snapshots(pool)
+    snapshots = Snapshots(pool, UserLimits(snapshot_count=2, label_count=5))
     slab = load(pool, 1, 1)
     snapshots.add(ALICE, "one", {"a": slab, "b": slab})
     snapshots.add(ALICE, "two", {"a": slab, "b": slab})
