@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memfs.query.globs import glob_pattern
@@ -226,6 +226,7 @@ SEGMENTS = st.sampled_from(["a", "b", "ab", "aab", "x"])
 GLOB_PARTS = st.sampled_from(["**", "*", "a", "b", "a*", "*b", "?", "a*b", "*a*"])
 
 
+@settings(deadline=None)
 @given(st.lists(GLOB_PARTS, min_size=1, max_size=5), st.lists(SEGMENTS, min_size=1, max_size=5))
 def test_globs_find_what_trying_everything_finds(parts: list[str], names: list[str]) -> None:
     """The atomic groups leave no match out."""
@@ -329,11 +330,13 @@ def test_a_field_twice_in_one_object_is_refused() -> None:
 
 
 # --- laws ----------------------------------------------------------------------------------------
+@settings(deadline=None)
 @given(FILTERS, st.dictionaries(st.sampled_from(["a", "b", "d"]), STORED))
 def test_a_negation_finds_exactly_the_rest(filter_: object, attributes: dict[str, bytes]) -> None:
     assert found({"$not": filter_}, attributes) is not found(filter_, attributes)
 
 
+@settings(deadline=None)
 @given(FILTERS)
 def test_a_text_of_a_filter_is_the_filter(filter_: object) -> None:
     assert parse_text(json.dumps(filter_)) == parse(filter_)
@@ -346,6 +349,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(ANYTHING)
 def test_whatever_is_given_is_understood_or_refused(content: object) -> None:
     with suppress(FilterError):
