@@ -165,6 +165,23 @@ async def test_a_copy_is_for_nothing_once_the_snapshot_has_gone(state: State) ->
     assert await state.content(ino) == OLD
 
 
+async def test_deletion_of_several_at_once_comes_to_its_end(state: State) -> None:
+    """One that has no undo rows may come first, while another one still shows bytes."""
+    ino = await state.create("file", OLD)
+    await snapshot(state, "first")
+    await snapshot(state, "second")
+    await keep_copy(state.parts, ino)
+    await state.rewrite(ino, NEW)
+    for each in await state.engine.list_snapshots():
+        await state.engine.delete_snapshot(each.snap)
+    step_count = 0
+    while await state.engine.delete_snapshot_step(10):
+        step_count += 1
+        assert step_count < 20
+    await collect(state)
+    assert await state.leaks() == []
+
+
 async def test_what_was_packed_meanwhile_needs_no_copy(state: State) -> None:
     ino = await state.create("file", OLD)
     snap = await snapshot(state)

@@ -209,7 +209,7 @@ class Snapshots(Queries):
                     self._write(DELETE_TARGETS, (listed,))
                     self._let_go_kept(keys)
                 return True
-        if not self._newest_snapshot():
+        if self._row("select 1 from snapshot where snap <> ?", (snap,)) is None:
             # Copies that were made for a change that never came.
             rows = self._rows("select distinct ino from kept limit ?", (limit,))
             if rows:
