@@ -386,7 +386,7 @@ class Contents(Changes, Protocol):
         ...
 
     async def needs_copy(self, ino: InodeNo) -> bool:
-        """Tell whether a snapshot shows bytes that only the raw file has: see `keep_copy`."""
+        """Tell whether a snapshot shows bytes that only a sealed raw file has: see `keep_copy`."""
         ...
 
     async def keep_copy(

@@ -189,3 +189,12 @@ async def test_what_was_packed_meanwhile_needs_no_copy(state: State) -> None:
     await drop_raw(state.parts, ino)
     assert not await state.engine.needs_copy(ino)
     assert await content_at(state, snap, ino) == OLD
+
+
+async def test_an_open_file_needs_no_copy(state: State) -> None:
+    """Its bytes change anyway, and nothing can copy those of the instant any more."""
+    ino = await state.create("file", OLD)
+    inode = await state.engine.get_inode(ino)
+    await state.engine.unseal(ino, inode.raw)
+    await snapshot(state)
+    assert not await state.engine.needs_copy(ino)

@@ -103,7 +103,9 @@ class Contents(Attributes):
 
     async def needs_copy(self, ino: InodeNo) -> bool:
         inode = self._inode(ino)
-        return bool(inode.raw and not inode.blob) and self._needed(inode)
+        if inode.flags & UNSEALED or inode.blob or not inode.raw:
+            return False
+        return self._needed(inode)
 
     async def keep_copy(
         self, ino: InodeNo, generation: Generation, raw: RawId, intent: IntentId
