@@ -20,6 +20,7 @@ from memfs.content.rawpool import (
     REFILL_COUNT,
     RawPool,
 )
+from memfs.filesystem.shared import with_raw_attributes
 from memfs.metadata.records import InodeFlags
 from memfs.metadata.sqlite import lease
 from memfs.metadata.sqlite.engine import SqliteEngine
@@ -289,3 +290,21 @@ def test_a_kill_leaves_no_file_of_the_pool(world: World) -> None:
     while not world.recovery.done:
         world.run(world.recovery.look_at_slice())
     assert not ready & set(world.raw_store.iterate())
+
+
+def test_attributes_of_an_unsealed_file_come_from_its_raw_file_and_all_else_stays(
+    world: World,
+) -> None:
+    """They are put in by position: a field in another one's place would go unseen."""
+    file = world.create(ROOT_INODE, b"file", 0o640, os.O_WRONLY)
+    inode = world.run(world.engine.get_inode(file.ino))
+    raw_path = world.raw_store.path(inode.raw)
+    raw_path.write_bytes(bytes(7777))
+    status = raw_path.stat()
+    assert with_raw_attributes(inode, status) == inode._replace(
+        size=7777,
+        blocks=status.st_blocks,
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=max(inode.ctime_ns, status.st_ctime_ns),
+    )
+    world.release(file)
