@@ -19,6 +19,7 @@ import trio
 from memfs.errors import MetadataError, QueryTimeoutError
 from memfs.metadata.records import FileOrder, FilePage, FilePosition
 from memfs.metadata.sqlite.reader import GRACE_S
+from memfs.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +64,7 @@ class ReaderProcess:
         self._lock = trio.Lock()
         self._used_s = 0.0
         self._is_ended = False
-        self._is_started = trio.Event()
+        self._starts = Signal()
 
     async def run(self) -> None:
         """End a process that is idle, and any at the end; a task of the mount."""
@@ -71,8 +72,10 @@ class ReaderProcess:
         self._is_ended = False
         try:
             while True:
-                # A mount that is never asked is never woken for this.
-                await self._is_started.wait()
+                seen = self._starts.count
+                if self._process is None:
+                    # A mount that is never asked is never woken for this.
+                    await self._starts.wait(seen)
                 await trio.sleep(IDLE_S_MAX / 4)
                 if trio.current_time() - self._used_s >= IDLE_S_MAX and not self._lock.locked():
                     await self._end()
@@ -181,12 +184,11 @@ class ReaderProcess:
                 env=self._environment,
                 start_new_session=True,
             )
-            self._is_started.set()
+            self._starts.set()
         return self._process
 
     async def _end(self) -> None:
         process, self._process = self._process, None
-        self._is_started = trio.Event()
         if process is None:
             return
         process.kill()
