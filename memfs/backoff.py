@@ -1,7 +1,7 @@
 """Back-off: pauses that double from one failure to the next, up to a longest one.
 
-Invariant: no pause is longer than the longest one, and none is shorter than half of what it would
-be without jitter.
+Invariant: no pause is longer than the longest one, and no pause is shorter than half of what it
+would be without jitter.
 """
 
 from __future__ import annotations

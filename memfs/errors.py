@@ -97,7 +97,7 @@ class NotSupportedError(MemfsError):
 
 
 class NotPermittedError(MemfsError):
-    """Refused whoever asks, such as a write to a read-only xattr."""
+    """Refused no matter who asks, such as a write to a read-only xattr."""
 
     errno = codes.EPERM
 

@@ -50,7 +50,7 @@ class SeldomLog:
         self._log = log
         self._period_s = period_s
         self._kinds: BoundedDict[str, tuple[float, int]] = BoundedDict(self.KINDS_MAX)
-        """Of each kind when its last line was, and the lines left out since."""
+        """Those of each kind when its last line was, and the lines left out since."""
 
     def info(self, kind: str, line: str) -> None:
         """Log a line, unless one of its kind was logged just now."""

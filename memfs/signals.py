@@ -12,7 +12,7 @@ import trio
 class Signal:
     """A count of changes that can be waited on; any number of tasks may wait.
 
-    A waiter notes the count, looks for work, and if there is none waits for a later count:
+    A waiter notes the count, looks for work, and if there is no work waits for a later count:
 
         while True:
             seen = signal.count

@@ -2,8 +2,8 @@
 
 Invariants:
 - A key is worked on by one task at a time, and is remembered only meanwhile.
-- Who waits gets the result or the error of whoever works. If that one is cancelled, another one
-  who waits takes over.
+- A waiter gets the result or the error of the task that works. If that one is cancelled, another
+  one who waits takes over.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class SingleFlight(Generic[K, V]):
             return made
 
     async def join(self, key: K) -> V | None:
-        """Wait for whoever works on a key, and return the result.
+        """Wait for the task that works on a key, and return the result.
 
         Checkpoint: if somebody works on it. Cancel: safe.
 
         Returns:
-            None: nobody works on it, or whoever did so ended without a result for this key.
+            None: nobody works on it, or the task that did so ended without a result for this key.
 
         Raises:
             Exception: A copy of the error with which the work ended.

@@ -12,10 +12,10 @@ InodeNo = NewType("InodeNo", int)
 """Number of an inode; never reused in the life of a state directory; 1 is the root."""
 
 RawId = NewType("RawId", int)
-"""Number of a raw file in the state directory; never reused; 0 means that there is none."""
+"""Number of a raw file in the state directory; never reused; 0 means that it has no raw file."""
 
 BlobId = NewType("BlobId", int)
-"""Number of a sealed content with packed or remote forms; never reused; 0 means none."""
+"""Number of a sealed content with packed or remote forms; never reused; 0: no blob."""
 
 Generation = NewType("Generation", int)
 """Counts how often an inode's content was opened for change; starts at 1."""
@@ -103,7 +103,7 @@ class Place(NamedTuple):
     etag: str = ""
     """That the object had when it was adopted; empty: memfs has written it."""
     version: str = ""
-    """Of the object, where its bucket keeps versions."""
+    """That of the object, where its bucket keeps versions."""
 
     def __str__(self) -> str:
         """How messages, and settings about a form, name it."""
@@ -146,7 +146,7 @@ class FormCoding(NamedTuple):
     codec: str
     """Codec spec as text."""
     shuffle_bytes: int = 1
-    """Item size of the byte-shuffle filter; 1: there is none."""
+    """Item size of the byte-shuffle filter; 1: no filter."""
     key_id: str = ""
     """Id of the key that encrypts it, as hexadecimal digits; empty: it is not encrypted."""
     table_id: str = ""

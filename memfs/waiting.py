@@ -69,7 +69,7 @@ async def call_in_thread(
 
     Args:
         work: The call; touches nothing that the event loop changes.
-        limiter: Of the threads, where it is not the driver that provides one.
+        limiter: That of the threads, where it is not the driver that provides one.
         answers: If the call succeeds, so does the request, with an empty reply.
     """
     if _is_served():

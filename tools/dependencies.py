@@ -27,7 +27,7 @@ LOCKS = ROOT / "locks"
 LARGEST = "tests"
 DAEMON = ("s3", "gcs", "azure", "pyfuse3", "encryption", "traces", "hot", "cuda")
 EXTRAS = {LARGEST: (*DAEMON, "values", "dev", "docs"), "daemon": DAEMON, "mount": ("s3", "pyfuse3")}
-"""Of pyproject.toml, by lock; the build's own requirements are in each."""
+"""That of pyproject.toml, by lock; the build's own requirements are in each."""
 TOOLS = ("pip-tools>=7.4,<8",)
 
 

@@ -133,7 +133,7 @@ class _Provider(Protocol):
 
 
 class _HotParts(NamedTuple):
-    """What a hot tier adds; empty where there is none."""
+    """What a hot tier adds; empty where it is missing."""
 
     providers: tuple[_Provider, ...]
     background: tuple[Callable[[], Awaitable[None]], ...]
@@ -143,7 +143,7 @@ def choose_driver(config: MountConfig) -> DriverChoice:
     """Return the driver that is asked for, or the fastest one that can run here.
 
     Raises:
-        UsageError: It cannot run, or none can.
+        UsageError: It cannot run, or no driver can.
     """
     if config.driver != "pyfuse3":
         refusal = probe_kernel()

@@ -27,7 +27,7 @@ class Driver(Protocol):
         ...
 
     def mount(self) -> None:
-        """Mount; until `serve` runs, whoever touches the mountpoint waits.
+        """Mount; until `serve` runs, a program that touches the mountpoint waits.
 
         Raises:
             UsageError: What is in the way, and the remedy.

@@ -46,7 +46,7 @@ class HeapKeeper:
         self._trim = trim
         self._seen_count = 0
         self._least_bytes = 0
-        """Anonymous memory when no more could be given back."""
+        """Anonymous memory when nothing else could be given back."""
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""

@@ -61,7 +61,7 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
     """Serve until the mount is gone, then drain.
 
     Args:
-        lock: Of its state directory; told what those who wait for it are to know.
+        lock: That of its state directory; told what those who wait for it are to know.
         starter: Told when the mount serves.
         manager: Told that as well, and of the end.
 

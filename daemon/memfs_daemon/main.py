@@ -1,6 +1,6 @@
 """`memfsd`: the process that serves one mount.
 
-Invariant: it ends with exit code 0 only after everything is closed; whoever started it hears one
+Invariant: it ends with exit code 0 only after everything is closed; its starter hears one
 line, ready or why not; a defect leaves a traceback in the log.
 """
 

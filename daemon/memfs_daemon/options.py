@@ -26,7 +26,7 @@ _WORDS = (
 _FOR_OTHERS = frozenset(
     ["defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group"]
 )
-"""Of mount(8) and fstab(5); the file system has nothing to do with them."""
+"""That of mount(8) and fstab(5); the file system has nothing to do with them."""
 
 _OF_LIBFUSE = frozenset(
     [
@@ -35,8 +35,8 @@ _OF_LIBFUSE = frozenset(
         *("user_id", "group_id"),
     ]
 )
-"""Of all programs of libfuse (mount.fuse3(8)): the case anyway, or said by memfs itself. The source
-of a mount is its state directory; a mount goes with its daemon."""
+"""That of all programs of libfuse (mount.fuse3(8)): the case anyway, or said by memfs itself. The
+source of a mount is its state directory; a mount goes with its daemon."""
 
 _TAKE_STALE = "take_stale_state"
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SERVING_NICE = -10
-"""Of the daemon's session while programs make requests. Measured 2026-11-29 on tmpfs (kernel 6.18,
+"""That of the daemon's session while programs make requests. Measured 2026-11-29 on tmpfs (kernel
+6.18,
 2 CPUs beside a load of 10), files a second with 0, -3 and -10: created by one client 532, 1119,
 2608, by four 1133, 1483, 4273; unlinked by one 1094, 2353, 3151, by four 2397, 2700, 5051."""
 

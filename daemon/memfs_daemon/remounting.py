@@ -19,7 +19,7 @@ class RemountMethods:
     """Answers `remount`.
 
     Args:
-        features: Of the mounted file system.
+        features: Those of the mounted file system.
     """
 
     def __init__(self, features: Features) -> None:

@@ -56,7 +56,7 @@ def require_state(state_dir: Path) -> None:
     """See that a directory is a state directory.
 
     Raises:
-        UsageError: It is none, or one of a format that this memfs does not know, or others could
+        UsageError: It is not one, or one of a format that this memfs does not know, or others could
             change it.
     """
     try:

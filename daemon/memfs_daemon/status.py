@@ -77,7 +77,7 @@ class StatusParts(NamedTuple):
     hot: HotBoard | None
     lost_found: LostFound
     health: StoreHealth
-    """Of `remote`."""
+    """That of `remote`."""
     count_queued: Callable[[], int]
     """Moves that are decided and not begun."""
     room: Room | None = None

@@ -240,7 +240,7 @@ class Mount(NamedTuple):
         Args:
             filter_: As an object, or in JSON.
             sort: An xattr, `$size` or `$mtime`; with `-` before it, descending.
-            token: Of the page before.
+            token: That of the page before.
             limit: Files a page, up to 10,000.
             names: False: files are only counted.
             attributes: Return the user xattrs of each file.

@@ -115,7 +115,7 @@ def read(path: Path) -> Placement:
 
 
 def is_safe(level: str, path: str) -> bool:
-    """Return whether a file is as safe as a barrier of a level makes it, as far as it tells."""
+    """Return whether a file is as safe as a barrier of a level makes it, by what it tells."""
     try:
         state = xattr.getxattr(path, _PREFIX + "state").decode()
     except OSError:

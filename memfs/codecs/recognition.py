@@ -31,8 +31,8 @@ _COMPRESSED_MAGICS: tuple[tuple[int, bytes], ...] = (
     (0, b"ID3"),
     (0, b"\xff\xfb"),  # MPEG audio without tag
 )
-"""Offset and bytes; formats whose payload is compressed whoever wrote it. Parquet is not among
-them, for its codec is a choice of the writer: a sample tells."""
+"""Offset and bytes; formats whose payload is compressed no matter who wrote it. Parquet is not
+among them, for its codec is a choice of the writer: a sample tells."""
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _ZIP_METHOD_OFFSET = 8

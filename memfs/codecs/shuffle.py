@@ -23,7 +23,7 @@ ITEM_BYTES = (2, 4, 8)
 
 def shuffle(data: memoryview, item_bytes: int) -> bytes:
     """Return the bytes of all items by their place in the item; `item_bytes` >= 1."""
-    # Of bytes: slices of a memoryview with a step are views, which join would not take.
+    # Bytes: slices of a memoryview with a step are views, which join would not take.
     whole = bytes(data)
     return b"".join([whole[place::item_bytes] for place in range(item_bytes)])
 

@@ -35,7 +35,7 @@ class Opening(NamedTuple):
     ino: InodeNo
     uid: int
     pid: int
-    """Of the opening thread; 0: not known."""
+    """That of the opening thread; 0: not known."""
     time_ns: int
     """Wall clock."""
 

@@ -245,7 +245,7 @@ class FileSyncs:
             Why files could not be, by inode number.
 
         Raises:
-            MetadataError: The engine cannot be made durable: none of the files is.
+            MetadataError: The engine cannot be made durable: nor are the files.
         """
         failures = {
             inode.ino: reason for inode in inodes if (reason := self.refusal(inode)) is not None

@@ -69,7 +69,7 @@ class FormReader:
         remote: Has the remote ones; None: there is no glacier tier.
         raw_store: Has the content if it was hydrated while it was read.
         frame_cache_bytes_max: Bound of the decoded frames kept.
-        keys: Of encrypted forms.
+        keys: Those of encrypted forms.
     """
 
     def __init__(

@@ -158,7 +158,7 @@ class _Teller:
     """A thread that gives notices, one after the other.
 
     Args:
-        name: Of the thread.
+        name: That of the thread.
     """
 
     def __init__(self, name: str) -> None:

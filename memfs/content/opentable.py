@@ -67,12 +67,12 @@ class OpenFile:
         self.opening_count = 0
         """Opens under way that have no handle yet."""
         self.read_fd = -1
-        """The daemon's own descriptor for reading the raw file; -1: none."""
+        """The daemon's own descriptor for reading the raw file; -1: there is no such descriptor."""
         self.write_fd = -1
         self.direct_read_bytes = 0
         """Bytes that programs read from other forms than the raw file."""
         self.sync_errno = 0
-        """Why an fsync has failed since the file was opened; 0: none has."""
+        """Why an fsync has failed since the file was opened; 0: no sync has failed."""
         self.answer: tuple[int, int, int, int] = (-1, 0, 0, 0)
         """Size, blocks, mtime and ctime that a program was told last while there was a writer."""
         self.same_answer_count = 0
@@ -80,7 +80,7 @@ class OpenFile:
 
     @property
     def idle(self) -> bool:
-        """True if no handle is left and none is coming."""
+        """True if no handle is left or on its way."""
         return not (self.opening_count or any(self.counts))
 
 
@@ -89,7 +89,7 @@ class OpenTable:
 
     Args:
         raw_store: Opens raw files.
-        backing: The kernel's registry for passthrough; None where the driver has none.
+        backing: The kernel's registry for passthrough; None: the driver has no registry.
         idle_backings_max: As `IDLE_BACKINGS_MAX`.
     """
 
@@ -134,7 +134,7 @@ class OpenTable:
     def is_alone(self, ino: InodeNo) -> bool:
         """True if an inode has no handle, and one opening under way: its raw file may be replaced.
 
-        Asked by that opening within the inode's gate, which any other one waits for.
+        Asked by this opening within the inode's gate, which any other one waits for.
         """
         file = self._files.get(ino)
         return file is not None and file.opening_count == 1 and not any(file.counts)
@@ -166,7 +166,7 @@ class OpenTable:
         return file is not None and file.same_answer_count >= SAME_ANSWERS_MIN
 
     def doubt(self, ino: InodeNo) -> None:
-        """An inode was changed elsewhere: what it was like before counts no more.
+        """An inode was changed elsewhere: what it was like before no longer counts.
 
         What it has open stays: handles go on with the bytes that they were opened for.
         """
@@ -198,7 +198,7 @@ class OpenTable:
         """An fsync has failed with an errno: so do all that follow while the file is open.
 
         The kernel reports a lost page once and calls it clean (fsync(2), NOTES), and an open file
-        is fsynced by a descriptor of the daemon's that is new each time: none after the first would
+        is fsynced by a descriptor of the daemon's that is new each time: no later one would
         hear of it. What the program writes again is durable only after an open of its own.
         """
         file = self._files.get(ino)
@@ -206,7 +206,7 @@ class OpenTable:
             file.sync_errno = code
 
     def sync_errno(self, ino: InodeNo) -> int:
-        """Return why an fsync has failed since the file was opened; 0: none has."""
+        """Return why an fsync has failed since the file was opened; 0: no sync has failed."""
         file = self._files.get(ino)
         return file.sync_errno if file is not None else 0
 
@@ -234,7 +234,7 @@ class OpenTable:
         """Choose the mode of one more handle.
 
         Args:
-            raw: Its raw file; 0: none, bytes come from another form.
+            raw: Its raw file; 0: it has no raw file, bytes come from another form.
 
         Returns:
             The mode, and the backing id for passthrough, else 0.
@@ -317,7 +317,7 @@ class OpenTable:
             self.forget_raw(ino)
 
     def adopt_backing(self, ino: InodeNo, raw: RawId, backing: int) -> None:
-        """Take over the backing id of a raw file that is not open yet; 0: it has none."""
+        """Take over the backing id of a raw file that is not open yet; 0: it has no such id."""
         if backing:
             self._backings[ino] = (raw, backing)
             self._note_idle(ino)

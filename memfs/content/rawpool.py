@@ -56,7 +56,7 @@ class ReadyRaw(NamedTuple):
     ino: InodeNo
     raw: RawId
     backing: int
-    """Its backing id, registered with the kernel; 0: it has none yet."""
+    """Its backing id, registered with the kernel; 0: not yet."""
 
 
 class RawPool:
@@ -66,7 +66,7 @@ class RawPool:
         engine: Gives the numbers; asked in the event loop's thread only.
         raw_store: Makes the files.
         backing: The kernel's registry, where files are registered as they are made; None where the
-            driver has none.
+            driver has no registry.
         request_count: Returns how many requests programs have made so far.
         ready_count_max: As `READY_COUNT_MAX`.
     """
@@ -101,7 +101,7 @@ class RawPool:
         """Return a raw file that is the caller's from now on, backing id included.
 
         Raises:
-            NoSpaceError: None was ready, and none can be made.
+            NoSpaceError: No raw file was ready, and no other can be made.
         """
         ready = self._ready
         if len(ready) <= self._low_count:
@@ -123,7 +123,7 @@ class RawPool:
             await self._fill_in_calm()
 
     async def refill(self) -> None:
-        """Fill the pool once, as far as the disk has room. Checkpoint: if there is room in it."""
+        """Fill the pool once, if the disk has room. Checkpoint: if there is room in it."""
         while self._lacks_files and await self._add():
             pass
 

@@ -123,7 +123,7 @@ class Residency:
         self.locked_count = 0
         """Files whose pages are really locked."""
         self._refusal: str | None = None
-        """Of the last file that was refused."""
+        """That of the last file that was refused."""
         self._refused_count = 0
         """Held files that are cached and not locked."""
         self._held: OrderedDict[InodeNo, _Held] = OrderedDict()

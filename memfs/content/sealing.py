@@ -71,7 +71,7 @@ def raw_mtime_ns(inode: Inode, status: os.stat_result) -> int:
     """Return the mtime of an unsealed file.
 
     Args:
-        status: Of its raw file.
+        status: That of its raw file.
     """
     mtime_ns = storable_ns(status.st_mtime_ns)
     return inode.mtime_ns if mtime_ns == UNUSED_MTIME_NS else mtime_ns

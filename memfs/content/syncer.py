@@ -84,7 +84,7 @@ class Syncer:
         is being synced stays."""
         self._add_count = 0
         self._overflow = 0
-        """Number of the latest `add` that found no room; 0: none."""
+        """Number of the latest `add` that found no room; 0: all found room."""
         self._reported: set[RawId | None] = set()
         """What failed before; None stands for the whole disk."""
         self._failures: dict[RawId, _Failure] = {}
@@ -137,7 +137,7 @@ class Syncer:
             self.failure_change_count += 1
 
     def take_failure(self, raw: RawId) -> int:
-        """Return, once, the errno of a failed sync that no program has heard of; 0: none."""
+        """Return, once, the errno of a failed sync that no program has heard of; 0: all is well."""
         # No lock for the usual case, an empty dict: this is asked by every fsync.
         if not self._failures:
             return 0

@@ -28,7 +28,7 @@ class ControlError(MemfsError):
     Args:
         message: The daemon's, for people.
         code: What kind of failure it is.
-        errno: Of the error that the daemon met with (errno(3)); EIO where it has told nothing.
+        errno: That of the error that the daemon met with (errno(3)); EIO where it has told nothing.
     """
 
     def __init__(

@@ -127,7 +127,7 @@ class HintTaken(TypedDict):
 
     job: int
     taken_count: int
-    """Of those that are coming; fewer than all when the list is full."""
+    """That of those that are coming; fewer than all when the list is full."""
     stalled: bool
     """Files wait for room or for the store."""
 
@@ -175,7 +175,7 @@ class WorkReport(TypedDict):
     left: dict[str, list[str]]
     """Outcome and reason, by inode number, of files that are not as they were asked to be."""
     keys: NotRequired[dict[str, list[int]]]
-    """Of `rekey`: forms and stored bytes by the key that they had."""
+    """Those of `rekey`: forms and stored bytes by the key that they had."""
 
 
 class MovesReport(TypedDict):
@@ -200,7 +200,7 @@ class QueryParameters(TypedDict):
     """In JSON."""
     sort: NotRequired[str | None]
     token: NotRequired[str | None]
-    """Of the page before."""
+    """That of the page before."""
     limit: NotRequired[int]
     names: NotRequired[bool]
     """False: files are only counted."""
@@ -235,7 +235,7 @@ class NamesReport(TypedDict):
 
     index: IndexReport
     names: list[str]
-    """Of the xattrs that can be asked for."""
+    """Those of the xattrs that can be asked for."""
 
 
 QUERY = Method("query", QueryParameters, QueryReport)

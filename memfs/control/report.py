@@ -110,7 +110,7 @@ class PrefetchReport(NamedTuple):
     waiting_count: int
     """Files that are to be fetched."""
     stalled: str | None
-    """Why none is, cause and remedy; None while they are."""
+    """Why they are not, cause and remedy; None while they are."""
 
 
 class PoolReport(NamedTuple):
@@ -199,9 +199,9 @@ class StatusReport(NamedTuple):
     """Sum of the sizes of all closed files."""
     driver: DriverReport
     store_url: str | None
-    """Of the glacier tier, without secrets; None: there is none."""
+    """URL of the glacier tier, without secrets; None: there is no glacier tier."""
     store: StoreReport | None
-    """None: there is none."""
+    """None: it is not there."""
     tiers: tuple[TierReport, ...]
     work: WorkReport
     prefetch: PrefetchReport

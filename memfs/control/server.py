@@ -44,7 +44,7 @@ Handler = Callable[..., Awaitable[object]]
 
 CONNECTION_COUNT_MAX = 32
 """Guess: people and scripts, not load. A further client takes the place of the one that has been
-idle longest; while none is, it waits."""
+idle longest; while all are busy, it waits."""
 
 IDLE_S_MAX = 60.0
 """A client that sends nothing for so long, or does not take its reply, is let go."""

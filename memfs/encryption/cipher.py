@@ -20,7 +20,7 @@ bytes a message (here at most some 2**30).
 the state directory, so that a frame decrypts only where it was put: not at another place, nor in
 another file, nor for another generation, nor in a container that was cut short, nor in another
 state directory with the same key. The table's also has the whole of the envelope. The id of the
-state directory goes into the derivation of the data key as well; older containers have none.
+state directory goes into the derivation of the data key as well; older containers have no such id.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Place(NamedTuple):
     generation: int
     frame_count: int
     state_id: bytes = b""
-    """Of the state directory; empty: the container is older than such ids."""
+    """That of the state directory; empty: the container is older than such ids."""
 
 
 class ContainerCipher:
@@ -61,8 +61,8 @@ class ContainerCipher:
 
     Args:
         secret: The configured key; 32 bytes.
-        salt: Of the container; `SALT_BYTES`.
-        place: Of the container.
+        salt: That of the container; `SALT_BYTES`.
+        place: That of the container.
     """
 
     def __init__(self, secret: bytes, salt: bytes, place: Place) -> None:

@@ -95,7 +95,7 @@ class KeyRing:
 
 
 NO_KEYS = KeyRing()
-"""Of those who encrypt nothing."""
+"""That of those who encrypt nothing."""
 
 
 def load_key_ring(sources: Sequence[str], environment: Mapping[str, str]) -> KeyRing:
@@ -104,10 +104,10 @@ def load_key_ring(sources: Sequence[str], environment: Mapping[str, str]) -> Key
     Args:
         sources: `file:/path`, `env:NAME` or `credential:NAME` (systemd.exec(5), LoadCredential=);
             the first one encrypts.
-        environment: Of this process.
+        environment: That of this process.
 
     Raises:
-        UsageError: A key is not there, is none, or others may read its file.
+        UsageError: A key is not there or not valid, or others may read its file.
     """
     if sources:
         _require_library()

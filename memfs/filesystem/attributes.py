@@ -126,7 +126,7 @@ class AttributeRequests(Writing):
             for ino, atime_ns in list(itertools.islice(self._atimes.items(), ATIMES_BATCH_MAX)):
                 with contextlib.suppress(StaleInodeError):
                     await self._engine.set_attributes(ino, AttributeChanges(atime_ns=atime_ns))
-                # Not before: whoever asks meanwhile would see the former one again.
+                # Not before: a program that asks meanwhile would see the former one again.
                 if self._atimes.get(ino) == atime_ns:
                     del self._atimes[ino]
             await self._commit()

@@ -1,6 +1,6 @@
 """Requests about bytes: open, read, write, fsync, fallocate, lseek, copy_file_range, release.
 
-Invariant: with passthrough the kernel moves the bytes and none of `read` and `write` is called;
+Invariant: with passthrough the kernel moves the bytes and neither `read` nor `write` is called;
 without it, they do the same on the same raw file.
 """
 

@@ -64,7 +64,7 @@ UNPINNED = "auto"
 
 _MARKS = (PRIORITY_XATTR, POOL_XATTR)
 """`user.memfs.priority` and `user.memfs.pool`: stored as xattrs of the inode, and inherited by all
-below a directory that has none of its own."""
+below a directory that has no own one."""
 
 _TENSOR_MARKS = (TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR)
 """`user.memfs.dtype` and `user.memfs.shape`, stored and inherited likewise."""
@@ -371,7 +371,7 @@ class Control:
         name = None if decision is None else rules.name_of(decision.rule)
         if pin is not None and stat.S_ISREG(inode.mode):
             there = await self.tier_of(inode) == pin
-            # What was decided before it was pinned, or by an earlier pin, is the reason no more.
+            # What was decided before it was pinned, or by an earlier pin, is no longer the reason.
             if name is None or name in rules.BY_ITSELF or (name == rules.PIN and not there):
                 detail = f"pinned to {pin.label}" + (", where it is" if there else "; on its way")
                 return {"rule": rules.PIN, "trigger": rules.TRIGGERS[rules.PIN], "detail": detail}
@@ -400,7 +400,7 @@ class Control:
         return {"wanted": label, "reason": reason, "attempts": 0, "retry_ns": 0}
 
     async def _prospects(self, inode: Inode) -> dict[str, object]:
-        """Return how dear a file is to the policy now, and what would change its place."""
+        """Return how much the policy values a file now, and what would change its place."""
         pool = await self._engine.effective_xattr(inode.ino, POOL_XATTR)
         tier, pool_name = await self.tier_of(inode), (pool or b"").decode()
         queue = self._access_stats.pools.pool(pool_name).queue

@@ -30,7 +30,7 @@ class Filesystem(XattrRequests):
     """One mounted file system.
 
     The groups of requests build on each other, a module each: `names` < `writing` < `attributes` <
-    `content` < `xattrs`. All run in one thread; none suspends before `leave()`
+    `content` < `xattrs`. All run in one thread; no method suspends before `leave()`
     (`memfs.waiting`).
     """
 

@@ -38,7 +38,7 @@ class Caller(Protocol):
     pid: int
     """0 for the kernel itself."""
     umask: int
-    """Of the process (only set for creating requests, else 0)."""
+    """That of the process (only set for creating requests, else 0)."""
 
     def is_alone(self) -> bool:
         """Return whether nobody else is waiting for the event loop at this moment.

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo
 
 BUDGET_S = 0.002
-"""Of the engine, for one page in the event loop; guess: a request waits no longer for it."""
+"""That of the engine, for one page in the event loop; guess: a request waits no longer for it."""
 
 SLICE_S = 0.002
 """Between two turns of others while files are described."""
@@ -76,7 +76,7 @@ class Question(NamedTuple):
     sort: str | None = None
     """A field; with `-` before it, descending."""
     token: str | None = None
-    """Of the page before."""
+    """That of the page before."""
     limit: int = 1000
     names: bool = True
     """False: files are only counted."""
@@ -120,7 +120,7 @@ class Querying:
     """Answers questions.
 
     Args:
-        parts: Of the file system.
+        parts: Those of the file system.
         far: Answers what takes long.
     """
 

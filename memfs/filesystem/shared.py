@@ -79,7 +79,7 @@ class Features:
     hydrate_bytes_max: int
     """Files up to this size are made raw before they are opened."""
     codec: str
-    """Codec of packed files where none is set."""
+    """Codec of packed files that have no codec of their own."""
     strict_atime: bool = False
     """Renew access times at each open (mount(8), strictatime). A remount changes it."""
     cold: ColdConfig = field(default_factory=ColdConfig)
@@ -107,18 +107,18 @@ class Parts:
     hot: HotBoard | None = None
     """None: there is no hot tier."""
     header_reader: HeaderReader | None = None
-    """Of files that are to go there; None: there is no hot tier."""
+    """That of files that are to go there; None: there is no hot tier."""
     access_stats: AccessStats = field(default_factory=AccessStats)
     """Pools, and what is known of the use of files; the mover's."""
     invalidations: Invalidations = field(default_factory=lambda: Invalidations(KernelCache()))
     """Where caches learn what was changed elsewhere, that of the kernel among them."""
     validity_limits: ValidityLimits = ALONE
     clock: Clock = field(default_factory=Clock)
-    """Of all times that the file system sets."""
+    """That of all times that the file system sets."""
     room: Room | None = None
     """Holds writers back while the disk is nearly full; None: nobody is."""
     health: StoreHealth = field(default_factory=StoreHealth)
-    """Of the object store."""
+    """That of the object store."""
 
 
 def with_directory_size(directory: Inode) -> Inode:
@@ -157,7 +157,7 @@ class Orphan(NamedTuple):
     forgotten: bool
     """The kernel has forgotten the inode: only a handle keeps it."""
     freed_bytes: int
-    """Of the disk, when it goes; -1: not known, since somebody had it open."""
+    """Bytes of the disk, when it goes; -1: not known, since somebody had it open."""
 
 
 class Shared:

@@ -40,7 +40,7 @@ class TensorHeaders:
             inode: Sealed, regular.
 
         Raises:
-            FormatError: It holds none that memfs knows.
+            FormatError: It holds no tensors that memfs knows.
         """
         if not inode.size:
             raise FormatError("an empty file holds no tensors")

@@ -34,7 +34,7 @@ class Change(NamedTuple):
     ino: InodeNo
     raw: RawId
     path: str
-    """Of the file in the mount."""
+    """That of the file in the mount."""
     raw_path: Path
     size_before: int
     mtime_ns_before: int
@@ -53,7 +53,7 @@ async def find_change(engine: Engine, raw_store: RawStore, name: str) -> Change:
     """Return what is to be accepted.
 
     Args:
-        engine: Of a state directory that is not mounted.
+        engine: That of a state directory that is not mounted.
         name: A path in the mount, with or without the slash before it; the path of a raw file; or
             the number of one.
 
@@ -80,7 +80,7 @@ async def find_change(engine: Engine, raw_store: RawStore, name: str) -> Change:
         inode.raw,
         path,
         raw_store.path(inode.raw),
-        # Of a file that is being written the raw file is the truth already.
+        # The raw file of a file that is being written is the truth already.
         size if unsealed else inode.size,
         mtime_ns if unsealed else inode.mtime_ns,
         size,
@@ -117,7 +117,7 @@ async def _find(engine: Engine, raw_store: RawStore, name: str) -> Inode:
 
 
 def _raw_of(raw_store: RawStore, name: str) -> int | None:
-    """Return a raw file's number by its path, 0 of what is none; None: it lies elsewhere."""
+    """Return a raw file's number by its path, 0 for another file; None: it lies elsewhere."""
     if not os.path.abspath(name).startswith(f"{os.path.abspath(raw_store.root)}/"):
         return None
     last = name.rpartition("/")[2]

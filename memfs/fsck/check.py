@@ -35,7 +35,7 @@ async def check(
         remote: Its object store; None leaves remote forms out.
         verify: Read packed and remote forms whole and compare with their checksums.
         progress: Told how far it is.
-        keys: Of encrypted forms, to verify them.
+        keys: Those of encrypted forms, to verify them.
 
     Raises:
         StoreUnavailableError: The object store cannot be reached; nothing is said of its objects.

@@ -72,7 +72,7 @@ class FileCheck:
         remote: The object store; None: remote forms are not looked at.
         verify: Read all packed and remote forms whole and check them.
         progress: Told how far it is.
-        keys: Of encrypted forms, to verify them.
+        keys: Those of encrypted forms, to verify them.
     """
 
     def __init__(

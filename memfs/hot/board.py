@@ -128,7 +128,7 @@ class HotBoard:
         return [known.device] if known is not None and known.generation == generation else []
 
     def refusal(self, ino: InodeNo, generation: Generation) -> str | None:
-        """Return why a generation of a file cannot be hot, as far as that was tried."""
+        """Return why a generation of a file cannot be hot, if that was tried."""
         known = self._refusals.get(ino)
         return known[1] if known is not None and known[0] == generation else None
 
@@ -170,11 +170,11 @@ class HotBoard:
         self._wanted.set()
 
     def take_wanted(self) -> Want | None:
-        """Return the next file to look at, those that programs wait for first; None: none waits."""
+        """Return the next file to look at, awaited ones first; None: no file waits."""
         if self._demanded:
             return self._demanded.pop(next(iter(self._demanded)))
         return self._pinned.pop(next(iter(self._pinned))) if self._pinned else None
 
     async def wait(self) -> None:
-        """Wait for the next file to be wanted, where `take_wanted` had none. Checkpoint: always."""
+        """Wait for the next wanted file, where `take_wanted` had nothing. Checkpoint: always."""
         await self._wanted.wait(self._wanted.count)

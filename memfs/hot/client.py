@@ -59,7 +59,7 @@ class Ticket(NamedTuple):
     resident: bool
     """The file was in the hot tier when the ticket was made."""
     kind: str
-    """Of the devices: `cuda` or `cpu`."""
+    """That of the devices: `cuda` or `cpu`."""
     uuids: tuple[str, ...]
     """Devices of the tier."""
 
@@ -76,10 +76,10 @@ class Lease:
     slab_fd: int
     """The caller's."""
     index: TensorIndex
-    """Of the slab."""
+    """That of the slab."""
     generation: int
     report: Mapping[str, object]
-    """Of a variant: `cast_count`, `overflow_count`."""
+    """That of a variant: `cast_count`, `overflow_count`."""
 
 
 def read_ticket(fd: int) -> Ticket | None:
@@ -179,7 +179,7 @@ class HotClient:
         """Lease a slab that a snapshot keeps.
 
         Args:
-            name: Of the snapshot, which has to be the caller's.
+            name: That of the snapshot, which has to be the caller's.
             label: What the slab was called when it was made.
             dtype: As of `attach`.
             layout: As of `attach`.
@@ -239,7 +239,7 @@ class HotClient:
 
         Args:
             name: Added to it if it exists and is the caller's.
-            tokens: Of files in the hot tier, by labels of the caller's choice.
+            tokens: Those of files in the hot tier, by labels of the caller's choice.
 
         Returns:
             `count` and `size_bytes`.

@@ -1,6 +1,6 @@
 """`python -m memfs.hot.header_worker MEMORY CPU`: reads one file's header, within limits, and ends.
 
-Invariant: whatever the header says, this process takes no more than so many bytes of memory and
+Invariant: whatever the header says, this process takes at most so many bytes of memory and
 seconds of processor time, and what it took is given back by its end.
 
 The one who started it is at standard input (SOCK_SEQPACKET). It asks there for what it has no

@@ -43,10 +43,10 @@ SMALL_BYTES_MAX = 64 << 10
 as much takes some 5 ms and 1 MiB, starting a process 60 ms."""
 
 READ_BYTES_MAX = 32 << 20
-"""Of one piece that the process asks for; headers have up to 25 MB."""
+"""Limit of one piece that the process asks for; headers have up to 25 MB."""
 
 INDEX_BYTES_MAX = 64 << 20
-"""Of an encoded index: names, shapes and strides of 100,000 tensors take some 20 MB."""
+"""Limit of an encoded index: names, shapes and strides of 100,000 tensors take some 20 MB."""
 
 WAIT_S_MAX = 120.0
 """A process that has not answered by then is ended: a store may be slow, a header not. Guess."""
@@ -56,10 +56,10 @@ class HeaderLimits(NamedTuple):
     """What the reading of a large header may take."""
 
     memory_bytes: int = 640 << 20
-    """Of address space (RLIMIT_AS). A header of 25 MB with 100,000 tensors takes 270 MiB (measured,
-    Python 3.11)."""
+    """Bytes of address space (RLIMIT_AS). A header of 25 MB with 100,000 tensors takes 270 MiB
+    (measured, Python 3.11)."""
     cpu_s: int = 10
-    """Of processor time (RLIMIT_CPU). The same header takes 2 s (measured, shared machine)."""
+    """That of processor time (RLIMIT_CPU). The same header takes 2 s (measured, shared machine)."""
 
 
 LIMITS = HeaderLimits()
@@ -76,7 +76,7 @@ class HeaderFile(NamedTuple):
     read: Callable[[int, int], Awaitable[bytes]] | None
     """Returns the bytes from an offset on, of a size; used where there is no descriptor."""
     dtype: str | None
-    """Of a raw file of numbers; None: the file says."""
+    """That of a raw file of numbers; None: the file says."""
     shape: str | None
     """Likewise, extents separated by commas."""
 
@@ -117,8 +117,8 @@ class HeaderReader:
     """Reads headers.
 
     Args:
-        environment: Of the processes that it starts.
-        limits: Of each of them.
+        environment: That of the processes that it starts.
+        limits: Those of each of them.
     """
 
     def __init__(self, environment: Mapping[str, str], limits: HeaderLimits = LIMITS) -> None:

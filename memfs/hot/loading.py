@@ -37,8 +37,8 @@ ALLOCATION_ATTEMPTS = 3
 """Where others take memory between the measuring and the allocation. Guess."""
 
 LARGE_INDEX_BYTES = 1 << 20
-"""Of an encoded index: slabs of larger ones are built one after the other, since plans of 10,000
-tensors take some 20 MB meanwhile."""
+"""Bytes of an encoded index: slabs of larger ones are built one after the other, since plans of
+10,000 tensors take some 20 MB meanwhile."""
 
 GONE_COUNT_MAX = 65_536
 """Slabs that left and were not told of yet; the daemon asks for all when some were lost."""
@@ -49,11 +49,11 @@ class LoadRequest(NamedTuple):
 
     key: SlabKey
     fd: int
-    """Of its raw file; open until the load ends."""
+    """That of its raw file; open until the load ends."""
     name: str
     """Its path, for messages."""
     dtype: str | None
-    """Of a raw file of numbers; None: the file says."""
+    """That of a raw file of numbers; None: the file says."""
     shape: str | None
     """Likewise, extents separated by commas."""
     priority: int
@@ -80,7 +80,7 @@ class Loader:
     Args:
         pool: With a capacity for each device.
         devices: What it has capacities for.
-        reserve_bytes: Of each device's memory, left to others.
+        reserve_bytes: Bytes of each device's memory, left to others.
         headers: Reads what files hold.
     """
 

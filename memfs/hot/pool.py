@@ -107,7 +107,7 @@ class SlabInfo:
         """Names of the snapshots that keep it."""
         self.state = SlabState.LOADING
         self.queued = False
-        """It has a place in the queue of its class; an older generation has none."""
+        """It has a place in the queue of its class; an older generation has no such place."""
 
     @property
     def evictable(self) -> bool:
@@ -137,7 +137,7 @@ class _DeviceQueues:
     def __init__(self, capacity: DeviceCapacity) -> None:
         self.capacity = capacity
         self.limit_bytes = capacity.size_bytes
-        """The capacity as far as the device has it now."""
+        """What the device has of the capacity now."""
         self.used_bytes = 0
         self.index_bytes = 0
         """The part of `used_bytes` that is not on the device."""
@@ -186,7 +186,7 @@ class Pool:
         return self._devices[device].used_bytes
 
     def limit_bytes(self, device: str) -> int:
-        """The capacity of a device as far as it has that now."""
+        """What a device has of its capacity now."""
         return self._devices[device].limit_bytes
 
     def capacity(self, device: str) -> DeviceCapacity:
@@ -264,10 +264,10 @@ class Pool:
         Args:
             key: Not in the pool.
             device: UUID.
-            size_bytes: Of the slab and its index.
+            size_bytes: Bytes of the slab and its index.
             priority: 0 to 100.
             pinned: It is.
-            index_bytes: Of its index.
+            index_bytes: Bytes of its index.
         """
         assert key not in self._slabs, f"{key} is in the pool already"
         assert size_bytes <= self._room_bytes(device), f"no room was made for {key}"
@@ -364,7 +364,7 @@ class Pool:
 
         Args:
             device: UUID.
-            coming_bytes: Of a slab that is about to be added.
+            coming_bytes: Bytes of a slab that is about to be added.
 
         Returns:
             The slabs that left; fewer than that takes if the others may not leave.

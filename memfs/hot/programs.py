@@ -117,7 +117,7 @@ class Programs:
         """Return capacities and counters, with the slabs and snapshots that a user may open.
 
         Args:
-            uid: Of the user; those of all users are root's to see.
+            uid: That of the user; those of all users are root's to see.
         """
         slabs = list(self._pool) if uid == ROOT_UID else self._opened_by(uid)
         snapshots = self._snapshots.describe(uid)
@@ -151,7 +151,7 @@ class Programs:
         """Let a snapshot go.
 
         Raises:
-            HotMissError: There is none of that name.
+            HotMissError: Nothing has that name.
             NotPermittedError: It is not the user's.
         """
         self._snapshots.forget(uid, name)

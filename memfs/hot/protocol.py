@@ -35,7 +35,7 @@ DESCRIPTORS_MAX = 2
 ANCILLARY_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * 4)
 
 MESSAGE_CHARS_MAX = 2000
-"""Of an error's text: 12 KB in JSON at the most, where each character is six."""
+"""Limit of an error's text: 12 KB in JSON at the most, where each character is six."""
 
 _UCRED = struct.Struct("3i")
 
@@ -101,7 +101,7 @@ def number_in(message: Mapping[str, object], name: str) -> int:
     """Return a number of a message.
 
     Raises:
-        ProtocolError: It has none of that name.
+        ProtocolError: It has no field of that name.
     """
     value = message.get(name)
     # True is an int to Python.

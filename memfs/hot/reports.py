@@ -1,4 +1,4 @@
-"""Reports: what the hot tier holds, in numbers, as far as it concerns who asks.
+"""Reports: what the hot tier holds, in numbers, and only to those whom they concern.
 
 Invariants:
 - What is shown is derived from the pool when it is asked for.
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 SLABS_BYTES_MAX = PACKET_BYTES_MAX // 2
 SNAPSHOTS_BYTES_MAX = PACKET_BYTES_MAX // 4
-"""Of the lists in a report; the rest is for devices and numbers."""
+"""Limit of the lists in a report; the rest is for devices and numbers."""
 
 SNAPSHOTS_A_SLAB_MAX = 4
 """Names that are shown beside a slab; a name has up to 1.5 KiB in JSON."""

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NAME_BYTES_MAX = 255
-"""Of a snapshot's name and a label, as of a file's name: labels are names of files."""
+"""Limit of a snapshot's name and a label, as of a file's name: labels are names of files."""
 
 DEVICE_CHARS_MAX = 64
-"""Of a device's UUID; NVIDIA's have 40."""
+"""Limit of a device's UUID; NVIDIA's have 40."""
 
 NUMBER_MAX = (1 << 53) - 1
-"""Of a call or a lease: all JSON readers agree up to here (RFC 8259, section 6)."""
+"""Limit of a call or a lease: all JSON readers agree up to here (RFC 8259, section 6)."""
 
 WAIT_S_MAX = 3600.0
 """A program waits for a file to be loaded at most so long."""
 
 _SHOWN_CHARS_MAX = 40
-"""Of a value that is refused, in the message."""
+"""Limit of a value that is refused, in the message."""
 
 
 class Attach(NamedTuple):
@@ -68,7 +68,7 @@ def read_call(message: Mapping[str, object]) -> str:
 
 
 def read_id(message: Mapping[str, object]) -> int | None:
-    """Return the number of a message, which its answer bears as well; None if it has none."""
+    """Return the number of a message, which its answer bears as well; None if it has no number."""
     value = message.get("id")
     return None if value is None else _number(value, "id")
 
@@ -107,12 +107,12 @@ def read_snapshot(message: Mapping[str, object]) -> TakeSnapshot:
 
 
 def read_snapshot_name(message: Mapping[str, object]) -> str:
-    """Return the name of a snapshot; `ProtocolError` if it can be none."""
+    """Return the name of a snapshot; `ProtocolError` if it cannot be one."""
     return _name(message.get("name"), "name")
 
 
 def read_lease(message: Mapping[str, object]) -> int:
-    """Return the number of a lease; `ProtocolError` if it is none."""
+    """Return the number of a lease; `ProtocolError` if it is not one."""
     return _number(message.get("lease"), "lease")
 
 

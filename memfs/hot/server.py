@@ -74,7 +74,7 @@ class HotServer:
         """Serve until the daemon closes its connection.
 
         Args:
-            listener: Of `listen`; for programs.
+            listener: That of `listen`; for programs.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._programs.accept, listener, nursery)

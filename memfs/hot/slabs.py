@@ -71,7 +71,7 @@ class SlabPlan:
     """Where everything goes."""
 
     index: TensorIndex
-    """Of the slab."""
+    """That of the slab."""
     placed: tuple[Placed, ...]
     size_bytes: int
     """> 0, also of a file without a byte of tensors."""
@@ -80,7 +80,7 @@ class SlabPlan:
     moved_count: int
     """Tensors that change their layout."""
     traits: Traits
-    """Of the slab."""
+    """Those of the slab."""
 
 
 class BuildReport(NamedTuple):
@@ -130,7 +130,7 @@ def build_slab(
 
     Args:
         device: Where.
-        plan: Of `plan_slab`.
+        plan: That of `plan_slab`.
         read: Fills a buffer with the source's bytes from an offset on.
 
     Raises:

@@ -28,7 +28,7 @@ class UserLimits(NamedTuple):
 
     snapshot_count: int = 256
     label_count: int = 100_000
-    """Of all of them: some 30 MB. Guess."""
+    """That of all of them: some 30 MB. Guess."""
 
 
 LIMITS = UserLimits()
@@ -55,7 +55,7 @@ class Snapshots:
 
     Args:
         pool: Has the slabs.
-        limits: Of each user.
+        limits: Those of each user.
     """
 
     def __init__(self, pool: Pool, limits: UserLimits = LIMITS) -> None:
@@ -67,8 +67,8 @@ class Snapshots:
         """Raise NotPermittedError if a user may not add so many slabs to a snapshot.
 
         Args:
-            uid: Of the user; what root adds to the snapshot of another counts as that user's.
-            name: Of the snapshot, which need not be there yet.
+            uid: That of the user; what root adds to the snapshot of another counts as that user's.
+            name: That of the snapshot, which need not be there yet.
             label_count: Slabs to be added.
         """
         if name in self._snapshots:

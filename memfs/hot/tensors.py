@@ -15,22 +15,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ALIGNMENT_BYTES = 256
-"""Of each tensor in a slab: what cudaMalloc promises (CUDA C++ Programming Guide, "Device Memory
-Accesses"), enough for every vector load."""
+"""Bytes of each tensor in a slab: what cudaMalloc promises (CUDA C++ Programming Guide, "Device
+Memory Accesses"), enough for every vector load."""
 
 TENSOR_COUNT_MAX = 100_000
-"""Of one file; guess: the largest mixture-of-experts checkpoints have as many, in many files."""
+"""Limit of one file; guess: the largest mixture-of-experts checkpoints have as many, in many
+files."""
 
 HEADER_BYTES_MAX = 25_000_000
-"""Of one file's header, directory or pickle: 250 bytes a tensor. The safetensors library takes
-100 MB, whose names and shapes would be 4 GB of objects."""
+"""Limit of one file's header, directory or pickle: 250 bytes a tensor. The safetensors library
+takes 100 MB, whose names and shapes would be 4 GB of objects."""
 
 DIMENSIONS_MAX = 64
 """As numpy 2 (`NPY_MAXDIMS`) and the safetensors format allow at the most that any reader takes."""
 
 
 SHAPE_CHARS_MAX = 2000
-"""Of a shape as users write it: 64 numbers of 19 digits, with commas and spaces."""
+"""Limit of a shape as users write it: 64 numbers of 19 digits, with commas and spaces."""
 
 
 class FormatError(InvalidValueError, ValueError):
@@ -125,7 +126,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     """Return a shape as users write it: extents separated by commas; empty for a scalar.
 
     Raises:
-        FormatError: It is none.
+        FormatError: It is not one.
     """
     if len(text) > SHAPE_CHARS_MAX:
         raise FormatError(f"a shape of {len(text)} characters; {SHAPE_CHARS_MAX} are allowed")
@@ -147,7 +148,7 @@ class Tensor(NamedTuple):
     stride: tuple[int, ...]
     """Elements between neighbours in each dimension."""
     offset: int
-    """Of the first element, in bytes from the start of the file or slab."""
+    """That of the first element, in bytes from the start of the file or slab."""
     size_bytes: int
     """From the first element to behind the last one."""
 
@@ -207,7 +208,7 @@ def load_tensor(row: object) -> Tensor:
     """Return one tensor of an index.
 
     Raises:
-        FormatError: It is none.
+        FormatError: It is not one.
     """
     try:
         if not isinstance(row, list):

@@ -56,7 +56,7 @@ class HotCaller(Protocol):
     """Calls the hot server."""
 
     async def call(self, op: str, *fds: int, **fields: object) -> dict[str, object]:
-        """Return its answer; `HotGoneError` if there is none."""
+        """Return its answer; `HotGoneError` if no server answers."""
         ...
 
 
@@ -143,7 +143,7 @@ class HotTier:
         """Load a file if it is pinned hot or a program waits for it, and tell who waits.
 
         Raises:
-            MemfsError: Of the engine.
+            MemfsError: That of the engine.
         """
         try:
             error = await self._bring(want)

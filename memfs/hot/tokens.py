@@ -80,7 +80,7 @@ class TokenVerifier:
         """Expiry by nonce, the oldest first."""
 
     def redeem(self, token: str, uid: int) -> Claim:
-        """Return what a token says, and take it from now on no more.
+        """Return what a token says, and no longer take it from now on.
 
         Args:
             uid: Who the kernel says that the program runs as.

@@ -99,7 +99,7 @@ class Compression:
 
     async def _compress(self, inode: Inode, packed: Form | None, results: WorkResults) -> None:
         if packed is None and not inode.raw:
-            # An empty file that was never written has no form at all, and needs none.
+            # An empty file that was never written has no form at all, and needs no form.
             results.note(inode.ino, ABSENT if inode.blob else MoveOutcome.UNNEEDED)
             return
         recode = packed is not None and self._wants_other_codec(packed)

@@ -56,7 +56,7 @@ class WorkResults:
     outcomes: dict[str, int] = field(default_factory=dict)
     """Counts by values of `MoveOutcome`, the words above, and those of a work of its own."""
     before_bytes: int = 0
-    """Of the files that were changed, as the work counts them: before, and after."""
+    """Bytes of the files that were changed, as the work counts them: before, and after."""
     after_bytes: int = 0
     moved_bytes: int = 0
     """Stored bytes that were written."""

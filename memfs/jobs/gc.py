@@ -45,7 +45,7 @@ class GcMethods:
 
     Args:
         garbage: Removes it.
-        compaction: Of the mover.
+        compaction: That of the mover.
     """
 
     def __init__(self, parts: MoveParts, garbage: GarbageCollector, compaction: Compaction) -> None:
@@ -113,7 +113,7 @@ class GcMethods:
 
         Args:
             place: `raw`, `packed`, `tmp`, `remote` or `uploads`.
-            prefix: Of the keys in the store.
+            prefix: That of the keys in the store.
             take: And put it into lost+found.
 
         Raises:

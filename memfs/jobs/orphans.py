@@ -1,6 +1,7 @@
 """Orphans: files and objects that nothing refers to and that no garbage names.
 
-There are none unless a state directory was put back from a backup, or somebody has copied files
+There is nothing of the kind unless a state directory was put back from a backup, or somebody has
+copied files
 into it: whatever moves write is named by an intent before its first byte. Since the record may be
 what is lost, they are not removed: files go to `lost+found/`, where the keys of objects are kept.
 
@@ -103,12 +104,12 @@ class OrphanSearch:
 
         Args:
             place: Where.
-            prefix: Of the keys in the store, in memfs's layout: `blobs/` or `batches/` and up to
-                two digits.
+            prefix: That of the keys in the store, in memfs's layout: `blobs/` or `batches/` and up
+                to two digits.
             take: Put what is found into lost+found; never what is young or foreign.
 
         Raises:
-            InvalidValueError: The prefix is none of memfs's.
+            InvalidValueError: The prefix is not one of memfs's.
             NotSupportedError: There is no object store.
             StoreError: The store cannot be listed.
         """

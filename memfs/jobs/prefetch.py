@@ -49,7 +49,7 @@ class PrefetchMethods:
     Args:
         engine: Knows names.
         prefetcher: Fetches.
-        board: Of the hot tier; None: there is none.
+        board: That of the hot tier; None: it has no hot tier.
     """
 
     def __init__(self, engine: Namespace, prefetcher: Prefetcher, board: HotBoard | None) -> None:
@@ -80,8 +80,9 @@ class PrefetchMethods:
 
         Args:
             paths: From the root of the mount, up to `PATHS_A_CALL_MAX`; regular files.
-            tier: `warm`: held in RAM as far as that has room; `cold`: on the local disk; `hot`: on
-                the local disk, and then on a device, which the job does not wait for. Of a new job.
+            tier: `warm`: held in RAM if that has room; `cold`: on the local disk; `hot`: on
+                the local disk, and then on a device, which the job does not wait for. For a new
+                job.
             job: Append to this one; None: begin a new one.
             replace: First forget what waits in the job: the order of the next epoch.
             exact: The paths are all that will be used, in this order: where there is no room, those

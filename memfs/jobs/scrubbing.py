@@ -1,7 +1,7 @@
 """Scrub: every form of a file is read and checked, and a damaged one replaced from a sound one.
 
 Invariant: a form is given up only after another one of the same content was read whole and found
-sound, in the same look at the file; where none is, nothing is thrown away.
+sound, in the same look at the file; where all are damaged, nothing is thrown away.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ async def scrub_file(parts: MoveParts, ino: InodeNo, pace: Pace | None = None) -
     that has lost it is found out, and believed.
 
     Args:
-        pace: Of reading from the local disk; tells how far it is. None: as fast as can be.
+        pace: That of reading from the local disk; tells how far it is. None: as fast as can be.
     """
     pace = pace or Pace()
     try:

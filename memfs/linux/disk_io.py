@@ -12,7 +12,8 @@ from typing import NamedTuple
 from memfs.linux.mounts import find_containing_mount
 
 _SECTOR_BYTES = 512
-"""Of /proc/diskstats, whatever the disk's own sectors are (iostats.rst in the kernel's docs)."""
+"""Bytes of /proc/diskstats, whatever the disk's own sectors are (iostats.rst in the kernel's
+docs)."""
 
 
 class DiskIo(NamedTuple):

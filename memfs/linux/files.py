@@ -1,6 +1,6 @@
 """System calls on open files that Python's `os` lacks.
 
-Invariant: every function works on descriptors only and keeps none.
+Invariant: every function works on descriptors only and does not keep them.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def clone_file(source_fd: int, target_fd: int) -> bool:
 def take_lease(fd: int, kind: int) -> None:
     """Take a lease whose break harms nobody; closing the descriptor gives it back.
 
-    Whoever opens the file meanwhile, one of our own threads say, has the kernel signal the holder:
-    by default with SIGIO, which ends a process. SIGURG is ignored by default.
+    Anyone who opens the file meanwhile, one of our own threads say, has the kernel signal the
+    holder: by default with SIGIO, which ends a process. SIGURG is ignored by default.
 
     Args:
         fd: Open read-only; the caller owns the file or has CAP_LEASE.

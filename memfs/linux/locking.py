@@ -58,7 +58,7 @@ def lock_pages(address: int, length: int) -> None:
     """Bring the pages of a readable mapping in, and lock them; blocks while they are read.
 
     Args:
-        address: Of a page.
+        address: That of a page.
         length: Bytes.
 
     Raises:
@@ -69,7 +69,7 @@ def lock_pages(address: int, length: int) -> None:
         gaps = _find_unmapped(address, length)
         if all(_madvise(start, end - start, _MADV_POPULATE_READ) == 0 for start, end in gaps):
             return
-    # The kernel has none of it, or refuses: this tells why, as users know it.
+    # The kernel has not this call, or refuses: this tells why, as users know it.
     if _mlock(address, length) != 0:
         raise last_error()
 

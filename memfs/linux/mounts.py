@@ -32,7 +32,7 @@ class Mount(NamedTuple):
     type: str
     """`ext4`, `tmpfs`, `fuse.memfs`, ..."""
     options: frozenset[str]
-    """Of the mount and of its superblock: `ro`, `nosuid`, `user_id=0`, ..."""
+    """Those of the mount and of its superblock: `ro`, `nosuid`, `user_id=0`, ..."""
     device: str
     """`major:minor`, as in /sys/class/bdi."""
 
@@ -70,7 +70,7 @@ def topmost_mount(path: Path) -> Mount:
     """Return the mount that an absolute path lies on as it is written; it need not exist."""
     above = {path, *path.parents}
     candidates = [each for each in list_mounts() if each.mountpoint in above]
-    # Of two at one directory the later covers the earlier; max() would return the earlier.
+    # The later of two at one directory covers the earlier; max() would return the earlier.
     return max(reversed(candidates), key=lambda each: len(each.mountpoint.parts))
 
 
@@ -81,7 +81,7 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     from another thread or process than the one that serves.
 
     Args:
-        mountpoint: Of the mount; not followed if it is a symbolic link.
+        mountpoint: That of the mount; not followed if it is a symbolic link.
         lazy: Take it from the tree at once even if it is in use (`MNT_DETACH`).
 
     Raises:

@@ -17,7 +17,7 @@ from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 
 _KINDS = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISSOCK)
-"""What opening, or connecting to, does no more than that."""
+"""What opening, or connecting to, does just that."""
 
 
 def require_own_tree(directory: Path, depth: int) -> None:
@@ -30,8 +30,8 @@ def require_own_tree(directory: Path, depth: int) -> None:
 
     Args:
         directory: Absolute, without symbolic links.
-        depth: How many levels of directories below it are looked at. Of files below the first level
-            only the type is looked at, which costs no system call.
+        depth: How many levels of directories below it are looked at. As for files below the first
+            level only the type is looked at, which costs no system call.
 
     Raises:
         UsageError: It is not; the message names the path, and what to do.
@@ -52,17 +52,17 @@ def require_own_tree(directory: Path, depth: int) -> None:
 
 
 def open_own(directory_fd: int, name: str, flags: int, mode: int = 0o600) -> int:
-    """Open a plain file in a directory, whoever can change the directory, and return a descriptor.
+    """Open a plain file in a directory that others may change, and return a descriptor.
 
     It is the directory's owner's, this user's or root's; nothing is waited for, and no symbolic
     link is followed. Must not create and truncate at once: an existing file keeps its content until
     its owner is known.
 
     Args:
-        directory_fd: Of the directory.
+        directory_fd: That of the directory.
         name: Without slashes.
-        flags: Of open(2); O_CLOEXEC, O_NOFOLLOW and O_NONBLOCK are added.
-        mode: Of a new file.
+        flags: Those of open(2); O_CLOEXEC, O_NOFOLLOW and O_NONBLOCK are added.
+        mode: That of a new file.
 
     Raises:
         UsageError: It is something else, or another user's.

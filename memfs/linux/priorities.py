@@ -79,6 +79,6 @@ def set_session_nice(nice: int) -> bool:
 
 
 def _set_io(priority: int) -> None:
-    """Set the calling thread's class; without effect where the kernel knows none."""
+    """Set the calling thread's class; without effect where the kernel has no such class."""
     if _IOPRIO_SET is not None:
         LIBC.syscall(_IOPRIO_SET, _WHO_THREAD, 0, priority)

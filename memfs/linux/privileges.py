@@ -12,7 +12,7 @@ _WHOLE_UID_RANGE = ["0", "0", "4294967295"]
 
 
 class Capability(enum.IntEnum):
-    """Bits of a capability set (linux/capability.h), as far as memfs asks for them."""
+    """Bits of a capability set (linux/capability.h) that memfs asks for."""
 
     IPC_LOCK = 14
     """Lock memory without limit (mlock(2))."""

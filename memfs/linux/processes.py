@@ -49,7 +49,7 @@ def thread_group(thread: int) -> int:
 
 
 def groups_of(thread: int) -> frozenset[int]:
-    """Return the supplementary groups of a thread; none if it is gone.
+    """Return the supplementary groups of a thread; empty if it is gone.
 
     Source: proc_pid_status(5), Groups. Takes some 20 us.
     """

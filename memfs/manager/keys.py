@@ -1,6 +1,6 @@
 """Keys: any text, as the path of a file below one directory, and back.
 
-Invariant: two keys never have one path, no path leaves the directory, and none is hidden; so the
+Invariant: two keys never have one path, no path leaves the directory, and no path is hidden; so the
 temporary files of a manager, whose names begin with a dot, are no key's.
 """
 

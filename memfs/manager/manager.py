@@ -113,7 +113,7 @@ class MemoryManager:
         plain: Work in `mount` even where that is no mount of memfs: without tiers, for tests.
 
     Raises:
-        MountUnavailableError: There is no mount, and none can be started.
+        MountUnavailableError: There is no mount, and no mount can be started.
         ValueError: The mount is configured otherwise; the message names the key.
     """
 
@@ -381,7 +381,7 @@ class MemoryManager:
         Args:
             metadata_filter: `{"city": "Ulm", "date": {"$gte": "2025-01-01"}}`; None: all values.
                 The page "Questions to all files" has the language.
-            prefix: Of the key.
+            prefix: That of the key.
             sort: A name of metadata, `$size` or `$mtime`; with `-` before it, descending.
             limit: Entries at the most.
             cursor: `cursor` of earlier results with the same arguments, to go on behind them.
@@ -546,8 +546,8 @@ class MemoryManager:
 
         Args:
             tier: Values elsewhere are left alone.
-            compression_level: Of the codec; None: its default.
-            keys: Of these values; None: of all.
+            compression_level: That of the codec; None: its default.
+            keys: Those of these values; None: of all.
             codec: `zstd`, `lz4`, `snappy` or another one that the mount has.
         """
         mount, chosen = self._mounted(), {}

@@ -38,7 +38,7 @@ _OTHER_START_S_MAX = 60.0
 _OTHER_START_POLL_S = 0.05
 
 _TOLERATED = 1.001
-"""A mount's size is in whole pages; a wish may be larger by that."""
+"""A mount's size is in whole pages; a wish may be so much larger."""
 
 
 class Wishes(NamedTuple):

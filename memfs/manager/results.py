@@ -32,7 +32,7 @@ class Results(Sequence["Entry"]):
     Args:
         fetch: Returns the page after a token.
         limit: Entries at the most; None: all.
-        cursor: Of earlier results, to go on behind them.
+        cursor: That of earlier results, to go on behind them.
     """
 
     def __init__(

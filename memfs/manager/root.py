@@ -115,7 +115,7 @@ class Root:
         Hidden names are left out. What comes and goes meanwhile may be there or not.
 
         Args:
-            prefix: Of the path: directories that cannot hold such a path are not read.
+            prefix: That of the path: directories that cannot hold such a path are not read.
         """
         try:
             with self._opened() as root:

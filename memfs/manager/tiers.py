@@ -45,7 +45,7 @@ class WarmMemory(TierMemory):
     Args:
         size_gb: GB of RAM.
         directory: A path in a mount that is there; None: a mount of its own.
-        serialization_format: Of lists and dictionaries: `json`, `msgpack` or `pickle`.
+        serialization_format: That of lists and dictionaries: `json`, `msgpack` or `pickle`.
         compression: None or `none`: pages in RAM are never compressed.
         shared_memory: Values are read-only views of the memory that all processes share.
         state: The state directory of a mount of its own.
@@ -99,7 +99,7 @@ class ColdMemory(TierMemory):
         size_gb: GB of the disk.
         storage_path: The state directory, where all bytes are; None: the default one.
         directory: A path in a mount that is there, in place of `storage_path`.
-        file_format: Of tables: `parquet`.
+        file_format: That of tables: `parquet`.
         compression: Codec of values that are not used: `zstd`, `zstd:9`, `lz4`, `snappy`, `none`.
         index_in_memory: Keep the names and attributes of a million files in memory.
     """

@@ -71,7 +71,7 @@ class Changes(Protocol):
     """Mutations that belong together; every part of an engine has it."""
 
     def change(self, *, deferred: bool = False) -> AbstractAsyncContextManager[None]:
-        """Collect the mutations of one step: all of them happen at the end of the block, or none.
+        """Collect the mutations of one step: all or nothing happens at the end of the block.
 
         What is read within the block has its mutations, and stays as it is until its end. The block
         awaits nothing but the engine. If it raises, nothing of it happens. A block within another
@@ -237,7 +237,7 @@ class Namespace(Changes, Protocol):
 
     # --- xattrs -----------------------------------------------------------------------------------
     async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
-        """Return an xattr's value; `NoXattrError` if there is none."""
+        """Return an xattr's value; `NoXattrError` if it is not set."""
         ...
 
     async def list_xattrs(self, ino: InodeNo) -> list[bytes]:
@@ -256,7 +256,7 @@ class Namespace(Changes, Protocol):
         ...
 
     async def remove_xattr(self, ino: InodeNo, name: bytes, now_ns: int) -> None:
-        """Remove an xattr; `NoXattrError` if there is none."""
+        """Remove an xattr; `NoXattrError` if it is not set."""
         ...
 
     async def set_mode_and_xattrs(
@@ -281,7 +281,7 @@ class Namespace(Changes, Protocol):
     async def effective_pin(self, ino: InodeNo) -> EffectivePin:
         """Return the inode's own pin, else that of the nearest pinned directory above.
 
-        Of the directories above, those count that root owns, or the inode's own user; so it is
+        Those directories above count that root owns, or the inode's own user; so it is
         with codecs and xattrs.
         """
         ...
@@ -315,7 +315,7 @@ class Queries(Changes, Protocol):
 
         Args:
             order: How they are sorted; None: as is easiest.
-            after: Of the page before, with the same filter and order; None: the first page.
+            after: That of the page before, with the same filter and order; None: the first page.
             limit: At most so many.
             budget_s: How long it may take; None: as long as it takes.
 
@@ -398,7 +398,7 @@ class Contents(Changes, Protocol):
             ino: A sealed file.
             generation: What was copied.
             raw: The copy.
-            intent: Of the move that made it, which is a hydration.
+            intent: That of the move that made it, which is a hydration.
 
         Returns:
             False, and the copy becomes garbage, if no snapshot needs it any more.
@@ -440,14 +440,14 @@ class Contents(Changes, Protocol):
     ) -> bool:
         """Add a verified form to a sealed generation and end the intent, in one step.
 
-        Creates the blob and attaches it to the inode if the inode has none yet. A form that memfs
-        does not own is never made garbage, here or later.
+        Creates the blob and attaches it to the inode if the inode has no blob yet. A form that
+        memfs does not own is never made garbage, here or later.
 
         Args:
             generation: What the form was made of.
             blob: Its content.
             form: Verified.
-            intent: Of the move that wrote it; None exactly if memfs does not own it.
+            intent: That of the move that wrote it; None exactly if memfs does not own it.
 
         Returns:
             False if the inode is gone, unsealed, of another generation, or carries another blob:
@@ -466,7 +466,7 @@ class Contents(Changes, Protocol):
         """Put another object in the place of a remote form's, and end the intent, in one step.
 
         Args:
-            intent: Of the move that wrote the new object, which is no batch.
+            intent: That of the move that wrote the new object, which is no batch.
             replacement: The new form is verified and of the same blob.
 
         Returns:
@@ -498,13 +498,13 @@ class Contents(Changes, Protocol):
         """Add verified remote forms that lie in one object, and end the intent, in one step.
 
         Args:
-            intent: Of `begin_batch`.
-            key: Of the object; never used before.
-            size_bytes: Of the object.
+            intent: That of `begin_batch`.
+            key: That of the object; never used before.
+            size_bytes: Bytes of the object.
             members: Files and their forms, each at an offset in it.
 
         Returns:
-            For each member whether it was published; refused as by `publish_form`. If none was,
+            For each member whether it was published; refused as by `publish_form`. If not one was,
             the object becomes garbage.
         """
         ...
@@ -569,7 +569,7 @@ class Local(Changes, Protocol):
     async def publish_raw(
         self, ino: InodeNo, generation: Generation, raw: RawId, blocks: int, intent: IntentId
     ) -> bool:
-        """Add a hydrated raw file to a sealed generation that has none, and end the intent.
+        """Add a hydrated raw file to a sealed generation without a raw file, and end the intent.
 
         Returns:
             False, and the raw file becomes garbage, as for `publish_form`.
@@ -735,7 +735,7 @@ class Snapshots(Changes, Protocol):
     """Instants of the namespace that are kept: names, attributes, xattrs, targets of symlinks.
 
     A snapshot is read-only and never changes until it is deleted. `snap` may be `NOW` where one is
-    read. Methods that take one raise `NotFoundError` if there is none of that number any more.
+    read. Methods that take one raise `NotFoundError` if no snapshot has that number any longer.
     """
 
     # --- making and removing ----------------------------------------------------------------------
@@ -760,7 +760,7 @@ class Snapshots(Changes, Protocol):
         ...
 
     async def get_snapshot(self, name: str) -> Snapshot:
-        """Return the snapshot of a name; `NotFoundError` if there is none."""
+        """Return the snapshot of a name; `NotFoundError` if it is missing."""
         ...
 
     async def delete_snapshot(self, snap: SnapshotId) -> None:
@@ -806,7 +806,7 @@ class Snapshots(Changes, Protocol):
         ...
 
     async def list_paths_at(self, snap: SnapshotId, ino: InodeNo) -> list[bytes]:
-        """Return all paths of an inode as of a snapshot; none of what was not in the tree."""
+        """Return all paths of an inode as of a snapshot; empty for what was not in the tree."""
         ...
 
     async def diff(

@@ -46,7 +46,8 @@ class Inode(NamedTuple):
     rdev: int
     """Device number of a device node as `st_rdev`, else 0."""
     size: int
-    """Bytes; of an unsealed file only the size at the last seal. Of a symlink: length of target."""
+    """Bytes; of an unsealed file only the size at the last seal. For a symlink: length of the
+    target."""
     blocks: int
     """Units of 512 bytes at the last seal; reported while the raw file is absent."""
     atime_ns: int
@@ -59,9 +60,9 @@ class Inode(NamedTuple):
     blob: BlobId
     """The sealed blob whose packed and remote forms equal the content, or 0 (`NO_BLOB`)."""
     flags: int
-    """Of `InodeFlags`."""
+    """Those of `InodeFlags`."""
     pin: int
-    """The inode's own pin as `Tier` value; 0: none of its own."""
+    """The inode's own pin as `Tier` value; 0: it has no own pin."""
     codec: str | None
     """The inode's own codec as users wrote it (`zstd:9`), or None."""
     accessed_ns: int
@@ -114,7 +115,7 @@ class RenameResult(NamedTuple):
     moved: Inode
     replaced: Inode | None
     """The inode that lost its name, as it is afterwards (nlink may be 0), or that was exchanged;
-    None if there was none."""
+    None if there was no such thing."""
 
 
 class Seal(NamedTuple):
@@ -262,7 +263,7 @@ class EffectivePin(NamedTuple):
     tier: Tier | None
     """None: `auto`."""
     source: InodeNo
-    """The inode that carries the pin; the asked one itself if none does."""
+    """The inode that carries the pin; the asked one itself if no inode does."""
 
 
 class FileOrder(NamedTuple):
@@ -371,7 +372,7 @@ class DifferencePage(NamedTuple):
     """A part of all differences."""
 
     differences: tuple[Difference, ...]
-    """In order of inode; maybe none."""
+    """In order of inode; maybe empty."""
     position: InodeNo | None
     """Where to go on; None: that was all."""
 

@@ -73,7 +73,7 @@ class MoveParts:
     sealer: Sealer
     lost_found: LostFound
     keys: KeyRing = NO_KEYS
-    """Of forms that are encrypted, or are to be."""
+    """Those of forms that are encrypted, or are to be."""
     access_log: AccessLog = field(default_factory=AccessLog)
     """Told of hydrations while a trace is recorded."""
     throttle: BackgroundThrottle = field(default_factory=BackgroundThrottle)
@@ -81,7 +81,7 @@ class MoveParts:
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)
     uploading: KeyedLock[InodeNo] = field(default_factory=KeyedLock)
-    """Files that are being uploaded: whoever comes second finds the first one's object. A task that
+    """Files that are being uploaded: the second to come finds the first one's object. A task that
     holds a file waits for no other one."""
     hydrating: SingleFlight[InodeNo, Inode] = field(default_factory=SingleFlight)
     """Files that are being hydrated: all who ask for one wait for the same raw file."""

@@ -269,8 +269,8 @@ async def _fill(
     That is the first half of the way: the other one is to store the object and to read it back.
 
     Args:
-        key: Of the batch.
-        fd: Of the batch, empty.
+        key: That of the batch.
+        fd: That of the batch, empty.
         progress: Told what is done.
         made: Given the files whose containers are in it.
     """

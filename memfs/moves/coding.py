@@ -33,7 +33,7 @@ class Coding(NamedTuple):
 
     codec: Codec
     shuffle_bytes: int
-    """Item size of the byte-shuffle filter; 1: none."""
+    """Item size of the byte-shuffle filter; 1: no filter."""
     worthwhile: bool
     """False: compressing it saves too little, as a sample says, and `codec` is `none`."""
     reason: str
@@ -43,7 +43,7 @@ class Coding(NamedTuple):
 async def choose_coding(
     parts: MoveParts, inode: Inode, default: str, codec: Codec | None = None
 ) -> Coding:
-    """Choose codec and filter for a raw file: the codec in force on it, as far as that pays.
+    """Choose codec and filter for a raw file: the codec in force on it, if that pays.
 
     Args:
         inode: Has a raw file.
@@ -88,7 +88,7 @@ def encryption_of(
 
     Args:
         parts: Configuration and keys among them.
-        kind: Of the form.
+        kind: That of the form.
         blob: Whose form it becomes.
     """
     key = key_of(parts, kind)
@@ -113,6 +113,6 @@ def unlock(parts: MoveParts, blob: Blob, coding: FormCoding) -> Unlock:
     Args:
         parts: The keys among them.
         blob: Whose form it is; a container of another content is refused.
-        coding: Of the form; a container that is encrypted otherwise is refused.
+        coding: That of the form; a container that is encrypted otherwise is refused.
     """
     return Unlock.of(parts.keys, blob, coding, parts.engine.state_id)

@@ -61,7 +61,7 @@ async def append_container(
 
     Args:
         inode: Has a raw file or a packed form.
-        number: Reserved for the blob, if the inode has none yet.
+        number: Reserved for the blob, if the inode has no blob yet.
         fd: Writable, at the position to write to; not fsynced.
         on_progress: Told the bytes of the content done, in a worker thread; may raise to stop.
 

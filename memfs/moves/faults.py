@@ -72,11 +72,11 @@ REPAIR_POINTS = (
     "repair.checked",
     "repair.moved",
 )
-"""Of `memfs fsck --repair`, in order."""
+"""That of `memfs fsck --repair`, in order."""
 
 
 ACCEPT_POINTS = ("accept.accepted", "accept.synced")
-"""Of `memfs fsck --accept`, in order; the first one after each file."""
+"""That of `memfs fsck --accept`, in order; the first one after each file."""
 
 
 MIGRATION_POINTS = (
@@ -89,7 +89,7 @@ MIGRATION_POINTS = (
     "migrate.first_journal",
     "migrate.ended",
 )
-"""Of a migration of the tables (`metadata.sqlite.migration`), in order."""
+"""That of a migration of the tables (`metadata.sqlite.migration`), in order."""
 
 
 class FaultPoints:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 SETTING = "generation"
 PREFIX = "states/"
-"""Of the keys of marks; no container has such a key."""
+"""That of the keys of marks; no container has such a key."""
 
 PATIENCE_S = 5.0
 """A mount waits so long for the store to tell the mark. Guess: a slow store answers in 1 s."""
@@ -58,7 +58,7 @@ class Mark(NamedTuple):
     """What the store has of a state directory."""
 
     number: int
-    """Of mounts."""
+    """That of mounts."""
     token: str
     """Tells it from the mark of a copy that was mounted as often; empty: of an older memfs."""
 
@@ -70,8 +70,8 @@ class StateGeneration:
         remote: Its object store.
         temporary_path: Returns an unused path for a file with a name like this.
         faults: Told of the points that a mount reaches.
-        health: Of the store; told when the state directory has proved to be an older copy. None:
-            nobody wants to know.
+        health: That of the store; told when the state directory has proved to be an older copy.
+            None: nobody wants to know.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class StateGeneration:
 
     @property
     def key(self) -> str:
-        """Of the mark in the store."""
+        """That of the mark in the store."""
         return f"{PREFIX}{self._engine.state_id.hex()}"
 
     async def begin(self, *, take_stale: bool = False) -> None:
@@ -202,7 +202,7 @@ class StateGeneration:
         )
 
     async def _read(self) -> Mark | None:
-        """Return the mark in the store; None if there is none that can be read."""
+        """Return the mark in the store; None if no mark can be read."""
         try:
             content = await self._remote.get_range(self.key, 0, _MARK_BYTES_MAX)
         except ObjectMissingError:

@@ -50,7 +50,7 @@ DONE_COUNT_MAX = 10_000
 
 
 async def hydrate(parts: MoveParts, ino: InodeNo) -> Inode:
-    """Return the inode once it has a raw file; makes one if it has none, once for all who ask.
+    """Return the inode once it has a raw file; makes one if it is missing, once for all who ask.
 
     Checkpoint: not if the raw file is there. Cancel: safe; another waiting caller takes over.
 
@@ -69,7 +69,7 @@ async def hydrate(parts: MoveParts, ino: InodeNo) -> Inode:
                 # Another one may have ended between the look at the file and here.
                 inode = await parts.engine.get_inode(ino)
                 return inode if inode.raw else await _lead(parts, inode)
-        # Then looked at anew: whoever led may have been cancelled, or the file written since.
+        # Then looked at anew: the leader may have been cancelled, or the file written since.
         await parts.hydrating.join(ino)
 
 

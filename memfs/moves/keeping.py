@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo, RawId
 
 COPY_BYTES_MAX = 16 << 20
-"""Of one copy_file_range: between two of them a program that waits may be killed. It takes some 10
-ms where the disk shares no blocks."""
+"""Limit of one copy_file_range: between two of them a program that waits may be killed. It takes
+some 10 ms where the disk shares no blocks."""
 
 
 async def keep_copy(parts: MoveParts, ino: InodeNo) -> None:

@@ -137,7 +137,7 @@ async def live_blob(parts: MoveParts, inode: Inode) -> Blob:
 
     Raises:
         StaleInodeError: The file has moved on, and the blob went with its last form. That is no
-            failure: whoever wants the move looks at the file again.
+            failure: the one who wants the move looks at the file again.
     """
     try:
         return await parts.engine.get_blob(inode.blob)

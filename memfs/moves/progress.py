@@ -18,7 +18,7 @@ class WantedMoves(Protocol):
     """Moves that are decided, under way or not."""
 
     def wanted(self, ino: InodeNo) -> Tier | None:
-        """Return the tier that a file is on its way to; None if it is on none."""
+        """Return the tier that a file is on its way to; None if it is not on its way."""
         ...
 
 
@@ -45,7 +45,7 @@ class ProgressTable:
     def __init__(self) -> None:
         self._moves: dict[MoveProgress, None] = {}
         self.queue: WantedMoves | None = None
-        """Of the mover; None: there is none."""
+        """That of the mover; None: it is not there."""
 
     @contextlib.contextmanager
     def track(self, kind: str, ino: InodeNo | None, total_bytes: int) -> Iterator[MoveProgress]:

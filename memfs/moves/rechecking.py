@@ -45,7 +45,7 @@ class Recheck:
 
     Args:
         parts: The engine, the raw files and the sealer among them.
-        boot: Of this run of the kernel; given by tests.
+        boot: That of this run of the kernel; given by tests.
     """
 
     def __init__(self, parts: MoveParts, boot: bytes | None = None) -> None:

@@ -94,7 +94,7 @@ class Sweep:
         """True when nothing is left to look for."""
 
     async def sweep_slice(self) -> int:
-        """Look at one slice of the files; at the end put away what none of them names.
+        """Look at one slice of the files; at the end put away what not one of them names.
 
         Returns:
             Raw files put away.

@@ -39,7 +39,7 @@ class KeyedForm(NamedTuple):
     key_id: str
     """As hexadecimal digits; empty: it is not encrypted."""
     content_bytes: int
-    """Of the file."""
+    """Bytes of the file."""
     stored_bytes: int
     current: bool
     """True also of a form that memfs does not own: it stays as it is."""
@@ -58,7 +58,7 @@ async def list_keyed(parts: MoveParts, ino: InodeNo) -> list[KeyedForm]:
 
 
 async def rekey(parts: MoveParts, ino: InodeNo) -> MoveResult:
-    """Bring the forms of a sealed file under the key that new ones have, or under none.
+    """Bring the forms of a sealed file under the key that new ones have, or in clear.
 
     The object is copied under its new key, a batched one into an object of its own. A packed file
     is unpacked, and packed anew when the mover sees fit.

@@ -1,8 +1,8 @@
 """Sightings: what the store was just seen to hold, before the last local copy of it goes.
 
 Invariant: who lets a copy go has a look that ended after it asked; only the files of a batch, whose
-object was written a moment ago, share one for `SEEN_S`, and none after a look that failed. A record
-of an object is no proof of it: its store may be unmounted, emptied or another one by now.
+object was written a moment ago, share one for `SEEN_S`, and look anew after a look that failed. A
+record of an object is no proof of it: its store may be unmounted, emptied or another one by now.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MEMORY_BYTES_MAX = 24 << 20
-"""Of a temporary file in memory: a batch of the default size and one more file."""
+"""Limit of a temporary file in memory: a batch of the default size and one more file."""
 
 
 class Stored(NamedTuple):
@@ -73,7 +73,7 @@ async def store_object(
         put: Puts the object and tells what lies in it: one form that is all of it, or those of a
             batch. Nothing: there is nothing to store.
         publish: Publishes the forms by the engine and ends the intent, in one call.
-        progress: Of the move; half of it by the time that the object is put.
+        progress: That of the move; half of it by the time that the object is put.
 
     Returns:
         What `publish` returned; None if there was nothing to store.
@@ -109,7 +109,7 @@ async def temporary_file(
     """Give an empty file for the block: path, and a descriptor for reading and writing.
 
     Args:
-        name: Of the file.
+        name: That of the file.
         size_max: What may be written to it; where the disk has no room for that and it is little,
             the file is one in memory. None: it is on the disk.
     """

@@ -31,7 +31,7 @@ SPARE_BYTES_MAX = 256 << 20
 """Room that copies for uploads leave on the disk: other uploads begin at the same time."""
 
 SPARE_SHARE = 0.1
-"""Of a small disk it is this share."""
+"""That of a small disk it is this share."""
 
 READ_BYTES = 1 << 20
 
@@ -107,9 +107,9 @@ async def stream_container(
     """Store a file's container as an object while it is made; memory is bounded by some parts.
 
     Args:
-        key: Of the object; never used before.
+        key: That of the object; never used before.
         inode: Has a raw file or a packed form.
-        number: Reserved for the blob, if the inode has none yet.
+        number: Reserved for the blob, if the inode has no blob yet.
         size_max: The container is not larger.
         on_progress: As of `append_container`.
 

@@ -71,7 +71,7 @@ class Batcher:
 
         Args:
             ino: In no other batch.
-            size_bytes: Of its content.
+            size_bytes: Bytes of its content.
             gathered: Called before the wait for the others.
 
         Raises:

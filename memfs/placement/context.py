@@ -104,7 +104,7 @@ class Context:
 
     @property
     def config(self) -> Config:
-        """Of the mount."""
+        """That of the mount."""
         return self.parts.config
 
     @property
@@ -119,7 +119,7 @@ class Context:
 
     @property
     def pools(self) -> Pools:
-        """Of the RAM tier."""
+        """That of the RAM tier."""
         return self.access_stats.pools
 
     @property

@@ -1,7 +1,7 @@
 """Execution: carries one file to its goal, step by step, and says why where it cannot.
 
 Invariant: every attempt ends in a decision, in a pending record with reason and time, or in a file
-that has moved on; none is repeated at once.
+that has moved on; no step is repeated at once.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Placer:
                 return
             size = candidate.ram_bytes
             if step == Step.UPLOAD and gathered is not None and self.batcher.takes(size):
-                # Thousands may wait there: each with no more than it needs.
+                # Thousands may wait there: each with only what it needs.
                 del file, candidate
                 async with self.batcher.upload(move.ino, size, gathered) as batched:
                     await self._carry(move, None, batched.moved_bytes)
@@ -130,7 +130,7 @@ class Placer:
             except QuotaSpentError:
                 raise
             except StoreError as error:
-                # Of an archived object the store did all that it can for now.
+                # The store did all that it can for an archived object.
                 if asks_store and not isinstance(error, ObjectMissingError | ObjectArchivedError):
                     breaker.fail(str(error))
                 raise

@@ -1,6 +1,6 @@
 """The mover: rounds that decide, queues that move, upkeep that keeps all sound.
 
-Invariant: moves run beside the rounds, so that none of them is late because of a slow store; what
+Invariant: moves run beside the rounds, so that no round is late because of a slow store; what
 fails is tried again at its own pace and never at once.
 """
 

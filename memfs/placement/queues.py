@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo, Tier
 
 WAITING_COUNT_MAX = 1024
-"""Moves that wait in one queue; the mover looks for no more before there is room."""
+"""Moves that wait in one queue; the mover looks for others only when there is room."""
 
 GATHERED_COUNT_MAX = 8192
 """Small files in batches that are gathered or written: two full ones. Each is a task of some 6 kB
@@ -52,14 +52,14 @@ class MoveQueue:
         self._put = Signal()
 
     def put(self, move: Move) -> None:
-        """Add a move; its file has none that waits."""
+        """Add a move; no other move of its file waits."""
         self.waiting[move.ino] = move
         self._put_count += 1
         heappush(self._order, (-move.priority, self._put_count, move.ino))
         self._put.set()
 
     async def begin_next(self, nursery: trio.Nursery, place: Place) -> bool:
-        """Begin the next waiting move; False if none waits.
+        """Begin the next waiting move; False if nothing waits.
 
         Returns when the move is done, or when it waits for the others of its batch.
         """
@@ -79,7 +79,7 @@ class MoveQueue:
         """Make moves as they come, until cancelled; one of the queue's workers.
 
         Args:
-            nursery: Of the moves.
+            nursery: That of the moves.
             place: Makes one.
             turn: Entered for each move until it is done, or waits for the others of its batch.
         """

@@ -110,7 +110,7 @@ class Quotas:
 
     # --- spending --------------------------------------------------------------------------------
     def spend(self, spent: Spent, amount: int) -> None:
-        """Count an amount, whoever spent it."""
+        """Count an amount, no matter who spent it."""
         if self._quotas and amount:
             self._quotas.spend(spent, amount, self._now_s())
             self._changed = True
@@ -124,7 +124,7 @@ class Quotas:
         """Keep room for something that begins, until `release`.
 
         Raises:
-            QuotaSpentError: There is none; says in which quota, and when there will be.
+            QuotaSpentError: There is no room; says in which quota, and when there will be.
         """
         self.check(cost)
         self._quotas.reserve(cost)
@@ -229,7 +229,7 @@ class BatchQuota:
         """Keep room for one more file.
 
         Raises:
-            QuotaSpentError: A quota has none; it does not join the batch.
+            QuotaSpentError: A quota has no room; it does not join the batch.
         """
         cost = cost_of_part(size_bytes)
         if not self._costs:
@@ -242,7 +242,7 @@ class BatchQuota:
         """Give back what was kept, and count what was written to the disk; idempotent.
 
         Args:
-            stored_bytes: Of the object; None: nobody knows how much of it was written.
+            stored_bytes: Bytes of the object; None: nobody knows how much of it was written.
         """
         costs, self._costs = self._costs, []
         for cost in costs:

@@ -1,6 +1,7 @@
 """Resident: the files in RAM, charged to their pools, and let go by age and as pools fill.
 
-Invariant: a file is charged before it is locked, and none is locked beyond its pool: neither a pin
+Invariant: a file is charged before it is locked, and no file is locked beyond its pool: neither a
+pin
 nor a policy takes what another pool has reserved. After a round every resident file that was looked
 at is charged to one pool as it is now.
 """
@@ -112,7 +113,7 @@ async def lock(context: Context, file: Observed) -> bool:
     inode, candidate = file
     residency, pools = context.residency, context.pools
     if not residency.holds(inode.ino, inode.raw, inode.size):
-        # What it was before it was rewritten takes room no more.
+        # What it was before it was rewritten no longer takes room.
         residency.release(inode.ino, drop_pages=False)
         pools.leave(inode.ino)
     outcome = await _try_to_lock(context, file)

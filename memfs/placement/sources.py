@@ -50,7 +50,8 @@ FAILED_READS_MAX = 1024
 UNUSED_A_ROUND = 128
 
 DRAIN_PAUSE_NS = 5_000_000_000
-"""Between two looks for files that may leave a full disk, once one has found none: a third of the
+"""Between two looks for files that may leave a full disk, once one has found nothing: a third of
+the
 CPU time of a daemon whose tiers are full for good went there. Files that come meanwhile wait."""
 
 
@@ -205,7 +206,7 @@ class Sources:
             self._put_read(ino, "so much of it is read that a local copy is cheaper")
 
     async def _find_unraw(self, ino: InodeNo) -> Observed | None:
-        """Return a file that has no raw form and waits for none."""
+        """Return a file that has no raw form and does not wait for one."""
         file = await observe(self._context, ino, self._context.usage.now_ns)
         if file is None or file.candidate.raw or file.candidate.waiting:
             return None
@@ -217,7 +218,7 @@ class Sources:
 
     # --- what waits for its time -----------------------------------------------------------------
     async def due(self) -> AsyncGenerator[Shown, None]:
-        """Show files whose time has come; those that are wanted elsewhere no more wait no more."""
+        """Show files whose time has come; those wanted nowhere else wait no longer."""
         context, placer = self._context, self._placer
         now_ns = context.usage.now_ns
         for pending in await context.engine.list_pending(now_ns, DUE_A_ROUND):
@@ -270,7 +271,7 @@ class Sources:
         yield Shown(await observe_all(context, await self._pin_survey.next_pinned(PINNED_A_ROUND)))
 
     async def _next_changed(self) -> list[InodeNo]:
-        """Return files whose pin, codec or mark may have changed, and have them wait no more."""
+        """Return files whose pin, codec or mark may have changed, and end their waiting."""
         context = self._context
         left = [ino for ino in self._moved_elsewhere if ino not in context.queues]
         for ino in left:

@@ -128,7 +128,7 @@ class Compaction:
         return [batch for batch in batches if batch.key not in self._uncompactable]
 
     async def compact_sparsest(self) -> Compacted | None:
-        """Copy what is alive of the sparsest batch into a new object; None if none is sparse."""
+        """Copy what is alive of the sparsest batch into a new object; None if all are dense."""
         async with self._lock:
             batch = next(iter(await self.list_sparse()), None)
             if batch is None:

@@ -46,7 +46,7 @@ class TierUsage:
         """Wall clock of the measurement."""
         self.limits = limits_of(config, 0, 0, glacier=False)
         self.cold_used_bytes = 0
-        """Of the disk tier, without what moves under way will free."""
+        """Bytes of the disk tier, without what moves under way will free."""
         self.cold_draining = False
 
     @property
@@ -114,7 +114,7 @@ def _measure_room(context: Context, space: ColdSpace) -> None:
     if parts.room is None:
         return
     parts.room.relief = limits.glacier and limits.store_ready and parts.store_elsewhere
-    # Of the disk, not of a capacity: beyond `cold.size` there is still room to write to.
+    # Space of the disk, not of a capacity: beyond `cold.size` there is still room to write to.
     unfilled = 1.0 - parts.config.cold.high_watermark
     parts.room.floor_bytes = space.reserve_bytes + int(space.available_bytes * unfilled)
 

@@ -62,7 +62,7 @@ class AccessStats:
         self.limits: Limits | None = None
         """Those of the last round; None before the first one."""
         self.marked = False
-        """Some inode has a priority or a pool; while none has, nobody looks for them."""
+        """Some inode has a priority or a pool; while no inode has one, nobody looks for them."""
         self._visitors: BoundedDict[int, None] = BoundedDict(VISITOR_COUNT_MAX)
         self._reads: BoundedDict[int, _Reads] = BoundedDict(READS_COUNT_MAX)
 

@@ -28,7 +28,7 @@ class Step(enum.Enum):
 
 
 def goal_of_pin(pin: Tier, limits: Limits) -> Goal:
-    """Return what a pin asks for, as far as the configured tiers reach.
+    """Return what a pin asks for, within the configured tiers.
 
     The hot tier loads from the raw file by itself, and takes no RAM for that.
     """

@@ -59,7 +59,7 @@ class LoopDetector:
     """Watches all accesses to a tier.
 
     Args:
-        capacity_bytes: Of the tier; a loop that fits into it is none.
+        capacity_bytes: Bytes of the tier; one that fits into it is no loop.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
@@ -99,7 +99,7 @@ class LoopDetector:
 
         Args:
             key: Any number.
-            size_bytes: Of the whole key.
+            size_bytes: Bytes of the whole key.
             hit: It is in the tier.
         """
         if hit:

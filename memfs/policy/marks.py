@@ -1,6 +1,6 @@
 """Marks: what users set on files and directories to steer the policy, beside pins.
 
-Invariant: a mark of a directory holds for all below it that has none of its own, as pins do; a mark
+Invariant: a mark of a directory holds for all below it that has no own one, as pins do; a mark
 that was stored can be parsed.
 """
 
@@ -24,7 +24,7 @@ def parse_priority(text: str) -> int:
     """Return a priority as users write it: a whole number, 0 to 100; the higher, the dearer.
 
     Raises:
-        InvalidValueError: It is none.
+        InvalidValueError: It is not one.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= PRIORITY_MAX):
         raise InvalidValueError(

@@ -26,7 +26,7 @@ class Facts(NamedTuple):
     """In force."""
     accessed_ns: int
     pool: str
-    """In force; empty: none."""
+    """In force; empty: no pool."""
     raw: bool
     """It has a raw form; on the disk without one, it is packed already."""
 

@@ -58,7 +58,7 @@ def load_planner(name: str) -> Planner:
     """Return the policy of a name.
 
     Raises:
-        InvalidValueError: There is none, or it cannot be loaded.
+        InvalidValueError: There is nothing of the kind, or it cannot be loaded.
     """
     if name == BUILT_IN:
         return plan

@@ -65,7 +65,7 @@ class Pools:
         self._sizes: dict[str, int] = {}
         self._members: dict[int, Pool] = {}
         self._priorities: dict[int, int] = {}
-        """Of held files with another one than the default."""
+        """Those of held files with another one than the default."""
 
     def __contains__(self, ino: object) -> bool:
         return ino in self._members
@@ -88,7 +88,7 @@ class Pools:
 
         Args:
             name: Letters, digits, `.`, `_`, `-`; up to 63.
-            size_bytes: > 0. Of a pool that exists: its new size.
+            size_bytes: > 0. For a pool that exists, its new size.
             warm_bytes: Capacity of the RAM tier.
 
         Raises:
@@ -128,7 +128,7 @@ class Pools:
         """Return a pool.
 
         Raises:
-            InvalidValueError: There is none of that name.
+            InvalidValueError: Nothing has that name.
         """
         pool = self.named.get(name)
         if pool is None:

@@ -67,7 +67,7 @@ class EvictionQueue(Protocol):
         ...
 
     def resize(self, capacity_bytes: int) -> None:
-        """Set the capacity; nothing is evicted by that."""
+        """Set the capacity; this evicts nothing."""
         ...
 
     def evict(
@@ -80,6 +80,6 @@ class EvictionQueue(Protocol):
             evictable: False for keys that stay: pinned ones, open ones. They are passed over.
 
         Returns:
-            The keys that left, first one first; fewer bytes only if no more were evictable.
+            The keys that left, first one first; fewer bytes only if all evictable keys have left.
         """
         ...

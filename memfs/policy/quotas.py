@@ -152,7 +152,7 @@ class DailyQuotas:
         return bool(self._limits)
 
     def spend(self, spent: Spent, amount: int, now_s: float) -> None:
-        """Count what was spent, whoever did."""
+        """Count what was spent, no matter who did."""
         if spent in self._days:
             self._days[spent].add(amount, now_s)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 SMALL_SHARE = 0.1
-"""Of the capacity, for keys on trial; the paper's value."""
+"""That of the capacity, for keys on trial; the paper's value."""
 
 PROVEN_USES = 2
 """Uses after which a key belongs into the main queue."""
@@ -52,7 +52,7 @@ class S3Fifo:
 
     Args:
         capacity_bytes: What the tier holds.
-        small_share: Of it, for keys on trial; in (0, 1).
+        small_share: That of it, for keys on trial; in (0, 1).
         proof: Let a key push others out only when it was used `PROVEN_USES` times within the
             ghosts' memory: for tiers to which writing costs wear and time.
     """
@@ -100,7 +100,7 @@ class S3Fifo:
                 yield QueueEntry(key, packed >> _USES_BITS, packed & _USES_MASK, main)
 
     def uses(self, key: int) -> int:
-        """Return how often a key was used, as far as that is known: 0 to 3."""
+        """Return how often a key was used, if that is known: 0 to 3."""
         packed = self._small.get(key, self._main.get(key))
         return self._ghosts.uses(key) if packed is None else packed & _USES_MASK
 
@@ -164,7 +164,7 @@ class S3Fifo:
                 self._account(queue, -(packed >> _USES_BITS))
 
     def resize(self, capacity_bytes: int) -> None:
-        """Set the capacity; nothing is evicted by that."""
+        """Set the capacity; this evicts nothing."""
         self._capacity_bytes = capacity_bytes
         self._ghosts.capacity_bytes = capacity_bytes
         self._loops.capacity_bytes = capacity_bytes

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo
 
 PRIORITY_DEFAULT = 50
-"""Of files for which no priority is set."""
+"""That of files for which no priority is set."""
 
 PRIORITY_MAX = 100
 """The highest; 0 is the lowest."""
@@ -125,7 +125,7 @@ class Limits(NamedTuple):
     store_frees: bool = True
     """False: it lies on the disk that is to be relieved."""
     move_count_max: int = 256
-    """Of one plan."""
+    """That of one plan."""
 
 
 class PoolView(NamedTuple):
@@ -141,7 +141,7 @@ class TierView(NamedTuple):
 
     now_ns: int
     warm_used_bytes: int
-    """Of the RAM tier without the pools; `Limits.warm` is without them too."""
+    """Bytes of the RAM tier without the pools; `Limits.warm` is without them too."""
     cold_used_bytes: int
     """Without what moves under way will free."""
     warm_draining: bool

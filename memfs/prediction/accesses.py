@@ -19,7 +19,7 @@ class Access(NamedTuple):
     name: bytes
     ino: InodeNo
     uid: int
-    """Of the user who opened it."""
+    """That of the user who opened it."""
     process: int
     """Thread group of the opener; 0: not known."""
     time_ns: int

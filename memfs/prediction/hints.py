@@ -44,7 +44,7 @@ class JobProgress(NamedTuple):
     waiting_count: int
     """Files that are not begun."""
     fetched_bytes: int
-    """Of files that had no raw form before."""
+    """Bytes of files that had no raw form before."""
     error: str | None
     """Why the last one failed."""
     stalled: str | None
@@ -93,7 +93,7 @@ class Hints:
         self.waiting_count = 0
         """Files that wait, of all jobs."""
         self.stalled: str | None = None
-        """Why no file is handed out; set by whoever takes them."""
+        """Why no file is handed out; set by their taker."""
 
     def begin(self, *, warm: bool) -> int:
         """Begin a job and return its number.
@@ -174,7 +174,7 @@ class Hints:
         self._find(number).cancelled = True
 
     def take(self) -> Hint | None:
-        """Return the next file; None if none waits."""
+        """Return the next file; None if no file waits."""
         if not self._turns:
             return None
         number, job = next(iter(self._turns.items()))

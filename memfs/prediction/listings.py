@@ -25,7 +25,7 @@ class Listing:
     """The names of one directory.
 
     Args:
-        names: Of its regular files, in the order of readdir.
+        names: Those of its regular files, in the order of readdir.
         version: Tells whether the directory has changed since.
         time_ns: When it was listed.
     """

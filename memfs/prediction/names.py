@@ -48,7 +48,7 @@ class NumberedName(NamedTuple):
 
 
 def find_numbers(name: bytes) -> NumberedName | None:
-    """Return a name's numbers; None if it has none, or too many to be counting."""
+    """Return a name's numbers; None if it has no number, or too many to be counting."""
     digits = _NUMBER.findall(name)
     if not 0 < len(digits) <= NUMBER_COUNT_MAX:
         return None
@@ -66,7 +66,7 @@ class ShardSet(NamedTuple):
 
 
 def find_shards(name: bytes) -> ShardSet | None:
-    """Return the set that a name is a member of; None if it is of none, or of a huge one."""
+    """Return the set that a name is a member of; None if it is of no set, or of a huge one."""
     matched = _SHARD.fullmatch(name)
     if matched is None:
         return None

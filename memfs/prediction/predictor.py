@@ -40,7 +40,7 @@ LISTING_AFTER = 3
 LISTING_WANTED_MAX = 16
 
 LISTING_NS_MIN = 60 * 1_000_000_000
-"""A directory that keeps changing is listed no more often than this."""
+"""A directory that keeps changing is listed at most this often."""
 
 CHAIN_MAX = 4
 """Files that successors look ahead."""
@@ -112,8 +112,8 @@ class Predictor:
 
         Args:
             directory: One of `take_listing_wanted`.
-            names: Of its regular files, in the order of readdir; more than `LISTED_COUNT_MAX` of
-                them are not kept.
+            names: Those of its regular files, in the order of readdir; more than `LISTED_COUNT_MAX`
+                of them are not kept.
             version: Differs when the directory has changed; see `check_listing`.
             time_ns: Wall clock.
         """

@@ -1,6 +1,6 @@
 """Runs: positions that follow one another at an equal step.
 
-Invariant: a run predicts no position twice, and none further than `DEPTH_MAX` steps ahead.
+Invariant: a run predicts no position twice, and no position further than `DEPTH_MAX` steps ahead.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ PRECISION_MIN = 0.5
 """Below it a source is stopped, but for probes."""
 
 PROBE_EACH = 64
-"""Of a stopped source one guess in so many is made, so that it can prove itself again."""
+"""That of a stopped source one guess in so many is made, so that it can prove itself again."""
 
 _WEIGHT = 1 / 16
-"""Of the latest guess in the moving average: seven wrong ones in a row stop a new source."""
+"""That of the latest guess in the moving average: seven wrong ones in a row stop a new source."""
 
 OPEN_COUNT_MAX = 4096
 """Guesses whose end is not known; beyond it the oldest counts as wasted. About 1 MB."""
@@ -163,7 +163,7 @@ class Scores:
         return taken
 
     def next_expiry_ns(self) -> int | None:
-        """Return when the oldest open guess ends, wall clock; None if there is none."""
+        """Return when the oldest open guess ends, wall clock; None if no guess is open."""
         for oldest in self._open.values():
             return oldest.time_ns + WINDOW_NS
         return None

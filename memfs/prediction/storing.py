@@ -48,7 +48,7 @@ def restore(predictor: Predictor, name: str, value: bytes) -> None:
     """Put back one setting that `dump` yielded.
 
     Raises:
-        InvalidValueError: It is none, or damaged, or of another format; nothing has changed.
+        InvalidValueError: It is not one, or damaged, or of another format; nothing has changed.
     """
     if not value.startswith(_MAGIC):
         raise InvalidValueError(f"setting {name}: not of the format that this version writes")

@@ -30,7 +30,7 @@ KEY_COUNT = WAYS * SETS_A_PAGE * PAGE_COUNT
 _SET_COUNT = SETS_A_PAGE * PAGE_COUNT
 _SET_SHIFT = 64 - (_SET_COUNT - 1).bit_length()
 _WORDS = 1 + KEPT
-"""Of a key: itself, then its successors, the latest first; 0: none."""
+"""That of a key: itself, then its successors, the latest first; 0: no successor."""
 _SET_WORDS = WAYS * _WORDS
 _PAGE_WORDS = SETS_A_PAGE * _SET_WORDS
 PAGE_BYTES = 8 * _PAGE_WORDS
@@ -62,7 +62,7 @@ class SuccessorTable:
         self._changed.add(begin // _PAGE_WORDS)
 
     def predict(self, uid: int, ino: InodeNo) -> InodeNo | None:
-        """Return the file that followed at least twice, the latest of them; None if none did."""
+        """Return the file that followed at least twice, the latest of them; None if no file did."""
         key, begin = _place(uid, ino)
         for at in range(begin, begin + _SET_WORDS, _WORDS):
             if self._words[at] == key:

@@ -88,5 +88,5 @@ def attribute_name(field: str) -> bytes | None:
 
 
 def is_queryable(name: bytes) -> bool:
-    """Tell whether filters can ask for an xattr: those of users, and none of memfs's own."""
+    """Tell whether filters can ask for an xattr: those of users, and not memfs's own."""
     return name.startswith(b"user.") and not name.startswith(b"user.memfs.") and len(name) > 5

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 DEPTH_MAX = 20
 CONDITION_COUNT_MAX = 200
 OPERAND_COUNT_MAX = 10_000
-"""Of all lists together: SQLite binds up to 32,766 values (SQLITE_MAX_VARIABLE_NUMBER), and one
-that looks like a number is bound twice."""
+"""Limit of all lists together: SQLite binds up to 32,766 values (SQLITE_MAX_VARIABLE_NUMBER), and
+one that looks like a number is bound twice."""
 PATTERN_LENGTH_MAX = 1000
 GLOB_COUNT_MAX = 200
-"""Of all conditions on `$path` together: so many patterns are kept compiled (`query.globs`)."""
+"""Limit of all conditions on `$path` together: so many patterns are kept compiled
+(`query.globs`)."""
 
 Place = tuple[str | int, ...]
 """The keys and indexes that lead to a part of a filter."""

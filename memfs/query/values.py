@@ -43,7 +43,7 @@ def typed(text: str) -> Value:
 
 
 def instant(text: str) -> str | None:
-    """Return an ISO 8601 date-time with a zone in UTC; None if the text is none."""
+    """Return an ISO 8601 date-time with a zone in UTC; None if the text is not one."""
     matched = _TIME.fullmatch(text)
     if matched is None:
         return None

@@ -32,7 +32,8 @@ class Future:
     def __init__(self, trace: Trace) -> None:
         count = len(trace)
         self.nexts = array("i", [count]) * count
-        """By row: the row of the key's next access after it; beyond the end if there is none."""
+        """By row: the row of the key's next access after it; beyond the end if there is no next
+        access."""
         self.firsts = array("i", [count]) * len(trace.names)
         """By key: the row of its first access."""
         events, keys, coming = trace.events, trace.keys, self.firsts
@@ -47,8 +48,8 @@ class Belady:
     """The queue; `access` must be called for each access of the trace, in order.
 
     Args:
-        capacity_bytes: Of the tier.
-        future: Of the trace that is replayed.
+        capacity_bytes: Bytes of the tier.
+        future: That of the trace that is replayed.
     """
 
     def __init__(self, capacity_bytes: int, future: Future) -> None:
@@ -120,7 +121,7 @@ class Belady:
             heapq.heapify(self._heap)
 
     def _pop_latest(self) -> int | None:
-        """Take the key that is used again last off the heap; None if there is none."""
+        """Take the key that is used again last off the heap; None if the heap is empty."""
         heap = self._heap
         while heap:
             entry = heapq.heappop(heap)

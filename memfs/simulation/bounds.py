@@ -6,7 +6,7 @@ To serve a row without fetching, a tier must have held the key since the row tha
 its size, times the rows between. A tier has its capacity, times all rows, to give. Taking the
 cheapest of these intervals first, regardless of when they are, gives at least as many hits as any
 real choice (Berger et al., Practical Bounds on Optimal Caching with Variable Object Sizes, 2018).
-What is fetched ahead of its use by prediction is not bound by that.
+What is fetched ahead of its use by prediction is not bound so.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 _STEPS_A_DOUBLING = 64
 """Intervals are put into classes by cost, each 1.1 % wide: the memory stays small, and the bound
-is too high by no more than one class."""
+is too high by at most one class."""
 
 
 class Bound(NamedTuple):
-    """Of one tier."""
+    """That of one tier."""
 
     hit_count: float
     hit_bytes: float

@@ -40,12 +40,12 @@ class Comparison:
     row_count: int
     file_count: int
     footprint_bytes: int
-    """Of all files, each once."""
+    """Bytes of all files, each once."""
     capacities: Capacities
     figures: tuple[Figures, ...]
     """By policy, in the order asked for."""
     belady: Figures
-    """Of the queue that knows the future."""
+    """That of the queue that knows the future."""
     bound: Bound
     """Upper bound on what the RAM tier can serve."""
 
@@ -106,7 +106,7 @@ def compare(
 
     Args:
         trace: At least one access.
-        capacities: Of the tiers; the disk's not below the RAM's.
+        capacities: Those of the tiers; the disk's not below the RAM's.
         policy_names: Known ones, at least one.
         progress: Called now and then with what is done, rows done and rows in all.
 

@@ -35,7 +35,7 @@ class Foresight:
 
     @property
     def precision(self) -> float:
-        """Share of the guesses that were right; 1.0 if there was none."""
+        """Share of the guesses that were right; 1.0 if there was no guess."""
         ended_count = self.foreseen_count + self.wasted_count
         return self.foreseen_count / ended_count if ended_count else 1.0
 

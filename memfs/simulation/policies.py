@@ -53,7 +53,7 @@ def find_policy(name: str) -> Policy:
     """Return a policy.
 
     Raises:
-        InvalidValueError: There is none of that name.
+        InvalidValueError: Nothing has that name.
     """
     if (found := _POLICIES.get(name)) is not None:
         return found

@@ -1,7 +1,7 @@
 """Replay: the rows of a trace through the queues of a machine's tiers.
 
 Invariant: what is held in RAM is on the local disk, too, as in a mount; and every access of a file
-is told to both queues, as the daemon hears of every open and of none that the page cache saves.
+is told to both queues, as the daemon hears of every open and of no read that the page cache saves.
 
 Capacities and queues decide here; ages do not: files that nobody uses for days cost no hits.
 """

@@ -80,8 +80,8 @@ class AzureStore(FsspecStore):
 
     Args:
         url: `abfs://container/prefix`, `az://container/prefix`.
-        options: Of adlfs, as `account_name`, `account_key`, `sas_token`, `connection_string`. A
-            secret may be `file:/path`, which is read anew when the store refuses it.
+        options: Those of adlfs, as `account_name`, `account_key`, `sas_token`, `connection_string`.
+            A secret may be `file:/path`, which is read anew when the store refuses it.
         timeout_s: As for `FsspecStore`; also of each wait for the socket.
         thread_count_max: As for `FsspecStore`.
         parts: As for `FsspecStore`.

@@ -187,7 +187,7 @@ class BlockingCalls:
         raise self._late(what, stall_s)
 
     async def wait_for_threads(self, wait_s: float) -> bool:
-        """Wait until threads that were given up write no more; returns whether they ended."""
+        """Wait until given-up threads have stopped writing; returns whether they ended."""
         return await trio.to_thread.run_sync(
             self._turns.wait_for_threads,
             wait_s,

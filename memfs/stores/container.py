@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 FORMAT_VERSION_SHUFFLED = 2
-"""Of containers with the byte-shuffle filter, which readers of format 1 would not undo."""
+"""That of containers with the byte-shuffle filter, which readers of format 1 would not undo."""
 
 FRAME_COUNT_MAX = 1 << 20
 """Keeps a table under 16 MiB in memory, and in one snappy chunk; larger files get larger frames."""
@@ -43,7 +43,7 @@ FRAME_BYTES_MAX = 1 << 30
 """Sizes of frames are 32 bits in the seekable format, and some encoders need slack."""
 
 FINGERPRINT_BYTES = 8
-"""Of a table; the engine keeps one for each form."""
+"""Bytes of a table; the engine keeps one for each form."""
 
 TAIL_BYTES = 256 << 10
 """First read from the end: covers the tables of files up to 16 GiB at 1 MiB frames (16 B each)."""
@@ -103,9 +103,9 @@ class SeekTable:
     content_checksums: array[int]
     """`checksum` of each frame uncompressed."""
     shuffle_bytes: int = 1
-    """Item size of the byte-shuffle filter (`codecs.shuffle`); 1: there is none."""
+    """Item size of the byte-shuffle filter (`codecs.shuffle`); 1: no filter."""
     key_id: bytes = b""
-    """Of the key that encrypts the container (`envelope`); empty: it is not encrypted."""
+    """That of the key that encrypts the container (`envelope`); empty: it is not encrypted."""
     cipher: ContainerCipher | None = field(default=None, compare=False, repr=False)
     """Decrypts the frames of an encrypted container."""
 
@@ -127,7 +127,7 @@ class SeekTable:
             size: Uncompressed bytes of all.
             digest: BLAKE3-256 of the uncompressed bytes.
             frames: Stored sizes, checksums of the stored and of the uncompressed bytes, by frame.
-            shuffle_bytes: Item size of the filter; 1: none.
+            shuffle_bytes: Item size of the filter; 1: no filter.
         """
         stored_sizes, stored_checksums, content_checksums = frames
         offsets = array("Q", accumulate(stored_sizes, initial=0))

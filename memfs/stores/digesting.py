@@ -66,7 +66,7 @@ def read_file(source: Path, on_progress: ByteProgress) -> None:
     """Read a local file once, to find out whether it can be read. Runs in a worker thread.
 
     Args:
-        source: Of any size.
+        source: That of any size.
         on_progress: As of `digest_file`.
 
     Raises:
@@ -105,7 +105,7 @@ def _pieces(source: Path) -> Iterator[_Piece]:
 
 
 def _seek(fd: int, at: int, whence: int, size: int) -> int:
-    """Return where the next data or the next hole begins; `size` if none does before."""
+    """Return where the next data or the next hole begins; `size` if nothing does before."""
     try:
         return min(os.lseek(fd, at, whence), size)
     except OSError as error:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 ENVELOPE_VERSION = 2
 ENVELOPE_VERSION_STATELESS = 1
-"""Of containers that name no state directory; their digest alone binds them to their content."""
+"""That of containers that name no state directory; their digest alone binds them to their
+content."""
 
 STATE_ID_BYTES = 16
 
@@ -49,9 +50,9 @@ class Encryption(NamedTuple):
     blob: BlobId
     """The content that it will hold a form of."""
     generation: Generation
-    """Of the file that the content is read from."""
+    """That of the file that the content is read from."""
     state_id: bytes = b""
-    """Of the state directory; empty: the container can be read in any."""
+    """That of the state directory; empty: the container can be read in any."""
 
 
 class Content(Protocol):
@@ -77,14 +78,14 @@ class Unlock(NamedTuple):
     blob: BlobId
     """The content that it must hold; an encrypted container of another one is refused."""
     key_id: str = ""
-    """Of the key that it must be encrypted with, as hexadecimal digits; empty: any, or none.
+    """Id of the key that must encrypt it, in hexadecimal digits; empty: any key, or clear.
 
     Where it is known, a container in clear is refused: anybody could have written that.
     """
     content: Content | None = None
     """What it must hold by size and digest; None: whatever it says that it holds."""
     state_id: bytes = b""
-    """Of the state directory that wrote it; empty: any."""
+    """That of the state directory that wrote it; empty: any."""
     table_id: str = ""
     """`SeekTable.fingerprint` of the container in clear; empty: any."""
 
@@ -93,10 +94,10 @@ class Unlock(NamedTuple):
         """Return what reading a form of a blob takes.
 
         Args:
-            keys: Of encrypted forms.
+            keys: Those of encrypted forms.
             blob: Whose form it is.
-            coding: Of the form.
-            state_id: Of the state directory (`Engine.state_id`).
+            coding: That of the form.
+            state_id: That of the state directory (`Engine.state_id`).
         """
         return cls(keys, blob.blob, coding.key_id, blob, state_id, coding.table_id)
 
@@ -112,7 +113,7 @@ class Envelope(NamedTuple):
     key_id: bytes
     salt: bytes
     state_id: bytes = b""
-    """Of the state directory that wrote it; empty: it does not say."""
+    """That of the state directory that wrote it; empty: it does not say."""
 
     @classmethod
     def begin(cls, encryption: Encryption, frame_count: int) -> Self:
@@ -166,7 +167,7 @@ class Envelope(NamedTuple):
         """Return all that follows the encrypted frames.
 
         Args:
-            cipher: Of this container.
+            cipher: That of this container.
             table: What `SeekTable.serialise` gave for the frames before encryption.
         """
         from memfs.encryption.cipher import TAG_BYTES
@@ -301,7 +302,7 @@ def _check_content(table: SeekTable, content: Content, name: str) -> None:
 
 
 def _mark(state_id: bytes) -> int:
-    """Return a checksum of a state's id; 0 of none."""
+    """Return a checksum of a state's id; 0: no id."""
     return xxhash.xxh64_intdigest(state_id) & 0xFFFFFFFF if state_id else 0
 
 

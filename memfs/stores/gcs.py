@@ -60,7 +60,7 @@ class GcsStore(FsspecStore):
 
     Args:
         url: `gs://bucket/prefix`.
-        options: Of gcsfs, as `token`, `project`, `endpoint_url`, `requester_pays`.
+        options: Those of gcsfs, as `token`, `project`, `endpoint_url`, `requester_pays`.
         timeout_s: As for `FsspecStore`; also of each wait for the socket.
         thread_count_max: As for `FsspecStore`.
         parts: As for `FsspecStore`.

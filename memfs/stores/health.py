@@ -28,7 +28,8 @@ LATELY_S = 30.0
 """A store that was well within this time is taken to be starting anew, and is waited for. Guess."""
 
 ASKED_KEY = "memfs-probe/at-mount"
-"""Of an object that nobody makes: the answer tells a bucket that is there from one that is not."""
+"""That of an object that nobody makes: the answer tells a bucket that is there from one that is
+not."""
 
 
 class StoreHealth:

@@ -72,7 +72,7 @@ class LostFound:
                     touched.add(path.parent)
                     count += 1
             if touched:
-                # Here before there: between the two a name may be in both, never in none.
+                # Here before there: between the two a name may be in both, and is always in one.
                 sync_directory(self.root)
                 sync_directory(self._state_dir)
                 for directory in touched:

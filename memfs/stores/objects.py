@@ -218,7 +218,7 @@ class FsspecStore:
     async def _get_parts(
         self, key: str, size: int, fd: int, starts: Iterator[int], failures: list[MemfsError]
     ) -> None:
-        """Fetch parts into a file as long as some are left and none has failed."""
+        """Fetch parts into a file as long as some are left and no part has failed."""
         what = f"get {key}"
         stall_s = self._timeout_s + PART_BYTES / RATE_BYTES_S_MIN
         for start in starts:
@@ -269,7 +269,7 @@ class FsspecStore:
     def _open(self, url: str, options: Mapping[str, object]) -> tuple[Any, str]:
         """Return the file system of a URL, and the path of the URL in it."""
         # Cached listings would hide what other nodes and lifecycle rules do; a cached instance
-        # would share its sessions with whoever uses fsspec in this process.
+        # would share its sessions with all that use fsspec in this process.
         fs, root = fsspec.core.url_to_fs(
             url, use_listings_cache=False, skip_instance_cache=True, **options
         )
@@ -308,9 +308,9 @@ class FsspecStore:
         """Make the directories of an object; what holds them all is its owner's to make.
 
         Raises:
-            StoreError: There is none: a bucket or directory that is mistyped is not made.
+            StoreError: It is missing: a bucket or directory that is mistyped is not made.
         """
-        # Of a bucket the prefix is no directory; a path is one from the root on.
+        # The prefix of a bucket is no directory; a path is one from the root on.
         top = self._root if self._root.startswith("/") else self._root.partition("/")[0]
         if not self._top_seen and top and not self._fs.exists(top):
             raise StoreError(
@@ -397,7 +397,7 @@ class FsspecStore:
         """Read the credentials anew, wherever they come from; False if that was done just now.
 
         Args:
-            session_number: Of the session that was refused.
+            session_number: That of the session that was refused.
         """
         with self._reconnecting:
             if session_number != self._session_number:

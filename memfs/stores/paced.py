@@ -1,7 +1,7 @@
 """The pacing decorator: transfers share a bandwidth, and programs come before the mover.
 
-Invariant: it holds calls back and refuses none; what waits here has no deadline yet, so a low rate
-makes reads slow and never makes them fail.
+Invariant: it holds calls back and refuses no call; what waits here has no deadline yet, so a low
+rate makes reads slow and never makes them fail.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class PackedStore:
             os.close(fd)
 
     def delete(self, location: str) -> None:
-        """Remove a packed file; no error if there is none. Open descriptors keep its bytes."""
+        """Remove a packed file; no error if it is missing. Open descriptors keep its bytes."""
         path = self.path(location)
         with disk_errors(str(path)):
             path.unlink(missing_ok=True)

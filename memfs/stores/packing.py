@@ -67,7 +67,7 @@ class _EncodedFrame(NamedTuple):
     encoded_bytes: int
     """Length before encryption."""
     encoded_checksum: int
-    """Of the bytes before encryption."""
+    """That of the bytes before encryption."""
     content_checksum: int
 
 
@@ -95,7 +95,7 @@ def pack_file(
         codec: Encodes the frames.
         frame_bytes: Uncompressed bytes of a frame; doubled for files of more than 2**20 frames.
         on_progress: Called after each frame; what it raises stops the work and comes out here.
-        shuffle_bytes: Item size of the byte-shuffle filter before the codec; 1: none.
+        shuffle_bytes: Item size of the byte-shuffle filter before the codec; 1: no filter.
         encryption: Encrypts the container; None: it is not encrypted.
         zeros: Hashes holes; None: nothing is known of them.
 

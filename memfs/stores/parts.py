@@ -1,7 +1,7 @@
 """The parts of objects that are in memory at a time, of all transfers of a store together.
 
-Invariant: as long as no more transfers than announced are under way, and there is a slot for each,
-no more parts than slots are in memory.
+Invariant: as long as not more transfers than announced are under way, and there is a slot for each,
+not more parts than slots are in memory.
 """
 
 from __future__ import annotations

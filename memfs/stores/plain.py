@@ -73,7 +73,7 @@ class PlainReader(FrameReader):
         stored_bytes: Length of the object.
         name: The object, for messages.
         unlock: Tells what content it must be.
-        slots: Of the store.
+        slots: Those of the store.
 
     Raises:
         OtherContentError: It is not as long as its content.

@@ -66,7 +66,7 @@ class RawStore:
         """
         with disk_errors(str(self.root)):
             disk = os.statvfs(self._root_fd)
-        # btrfs counts none, neither free nor in use (statvfs(3)).
+        # btrfs counts no inodes, neither free nor in use (statvfs(3)).
         return disk.f_favail if disk.f_files else math.inf
 
     def stamp(self) -> int:
@@ -160,7 +160,7 @@ class RawStore:
         """Return a descriptor of an existing raw file; O_CLOEXEC is added.
 
         Raises:
-            ObjectMissingError: There is none of that id.
+            ObjectMissingError: No raw file has that id.
         """
         try:
             safe = os.O_CLOEXEC | os.O_NOFOLLOW
@@ -196,7 +196,7 @@ class RawStore:
             raise self._error(error, raw) from error
 
     def unlink(self, raw: RawId) -> None:
-        """Remove a raw file; no error if there is none. Open descriptors keep its bytes."""
+        """Remove a raw file; no error if it is missing. Open descriptors keep its bytes."""
         try:
             os.unlink(_relative_path(raw), dir_fd=self._root_fd)
         except FileNotFoundError:

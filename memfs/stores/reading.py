@@ -250,11 +250,11 @@ class PackedFile(ContainerReader):
         encryption: Encryption | None,
         on_progress: ByteProgress | None = None,
     ) -> tuple[int, SeekTable]:
-        """Append a copy under another key, or under none; returns its length and its table.
+        """Append a copy under another key, or in clear; returns its length and its table.
 
         Args:
             target_fd: Writable; not fsynced.
-            encryption: Of the copy; None: it is not encrypted.
+            encryption: That of the copy; None: it is not encrypted.
             on_progress: Told the uncompressed bytes done; may raise to stop.
 
         Raises:
@@ -349,7 +349,7 @@ class FrameReader(ContainerReader):
         name: The object, for messages.
         table: Its parsed table; see `open`.
         tail: Its last bytes, where they are known.
-        slots: Of the store; None: there is room for as much as a transfer may take.
+        slots: Those of the store; None: there is room for as much as a transfer may take.
     """
 
     def __init__(
@@ -481,13 +481,13 @@ class FrameReader(ContainerReader):
         encryption: Encryption | None,
         on_progress: ByteProgress | None = None,
     ) -> tuple[int, SeekTable]:
-        """Append a copy under another key, or under none; returns its length and its table.
+        """Append a copy under another key, or in clear; returns its length and its table.
 
         Cancel: safe; the target is partly written, and no thread uses it any more.
 
         Args:
             target_fd: Writable; not fsynced.
-            encryption: Of the copy; None: it is not encrypted.
+            encryption: That of the copy; None: it is not encrypted.
             on_progress: Told the uncompressed bytes done; may raise to stop.
 
         Raises:

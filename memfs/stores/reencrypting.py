@@ -1,4 +1,4 @@
-"""Re-encryption: a container copied under another key, or under none, without decompressing it.
+"""Re-encryption: a container copied under another key, or in clear, without decompressing it.
 
 Invariant: the frames of the copy are the source's encoded frames, each decrypted and checked before
 it is encrypted again; the copy has a data key of its own.
@@ -21,9 +21,9 @@ class Reencryption:
     """Takes the stored frames of a container in order, and writes the copy.
 
     Args:
-        table: Of the source.
+        table: That of the source.
         target_fd: Where the copy is appended; not fsynced.
-        encryption: Of the copy; None: it is not encrypted.
+        encryption: That of the copy; None: it is not encrypted.
         name: The source, for messages.
     """
 

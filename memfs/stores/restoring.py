@@ -39,7 +39,7 @@ _restoring = ContextVar("restoring", default=True)
 def without_restores() -> Iterator[None]:
     """Have reads of archived objects within the block fail without restoring anything.
 
-    For whoever reads to check or to tidy up: the restores of a whole store cost a fortune. Holds
+    For those who read to check or to tidy up: the restores of a whole store cost a fortune. Holds
     in the block's task and in the threads and tasks that it starts.
     """
     token = _restoring.set(False)
@@ -58,7 +58,7 @@ class RestoreTier(enum.StrEnum):
 
     @classmethod
     def of(cls, text: str) -> RestoreTier:
-        """Return the tier that `glacier.restore_tier` names; `UsageError` if it names none."""
+        """Return the tier that `glacier.restore_tier` names; `UsageError` if it names no tier."""
         try:
             return cls(text)
         except ValueError:
@@ -101,7 +101,7 @@ class ArchiveProvider(Protocol):
 
 @dataclass(slots=True)
 class _Ticket:
-    """One restore as far as this process knows."""
+    """One restore, by what this process knows."""
 
     found: ArchivedObject | None = None
     """None: a thread is asking the provider right now."""

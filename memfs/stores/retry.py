@@ -170,7 +170,7 @@ class RetryingStore:
             attempt += 1
 
     async def _wait(self, error: MemfsError, attempt: int, deadline: float) -> bool:
-        """Pause before the next attempt; False if there is to be none."""
+        """Pause before the next attempt; False if no attempt is left."""
         self._health.note(error)
         if (
             isinstance(error, StoreUnreachableError)

@@ -184,12 +184,12 @@ class S3Store(FsspecStore):
 
     Args:
         url: `s3://bucket/prefix`.
-        options: Of s3fs, as `endpoint_url`, `key`, `secret`, `token`, `profile`, `anon`; and
+        options: Those of s3fs, as `endpoint_url`, `key`, `secret`, `token`, `profile`, `anon`; and
             `region`, which s3fs would want deeper down.
         timeout_s: As for `FsspecStore`; also of each wait for the socket.
         thread_count_max: As for `FsspecStore`.
         parts: As for `FsspecStore`.
-        storage_class: Of new objects; None: the bucket's default.
+        storage_class: That of new objects; None: the bucket's default.
         server_side_encryption: `AES256`, `aws:kms`, or `aws:kms:` and the id or ARN of a key;
             None: the bucket's default.
         restore_tier: How fast archived objects come back.
@@ -197,7 +197,7 @@ class S3Store(FsspecStore):
         checksums: One of `CHECKSUMS`.
 
     Raises:
-        UsageError: As `FsspecStore`; or a value is none of those.
+        UsageError: As `FsspecStore`; or a value is not one of those.
     """
 
     def __init__(
@@ -495,7 +495,7 @@ class S3Store(FsspecStore):
             tier = RestoreTier.STANDARD
         request: dict[str, Any] = {"GlacierJobParameters": {"Tier": tier.capitalize()}}
         if found.storage_class in ARCHIVE_CLASSES:
-            # Of S3 Intelligent-Tiering the object itself comes back, for good.
+            # With S3 Intelligent-Tiering the object itself comes back, for good.
             request["Days"] = self._restore_days
         try:
             self._fs.call_s3(
@@ -630,7 +630,7 @@ def _encryption_headers(wanted: str | None) -> dict[str, str]:
 
 
 def _response(error: BaseException | None) -> dict[str, Any]:
-    """Return the S3 answer behind an error that s3fs made of it; empty if there was none."""
+    """Return the S3 answer behind an error that s3fs made of it; empty if there was no answer."""
     while error is not None:
         if isinstance(error, botocore.exceptions.ClientError):
             return dict(error.response)

@@ -37,7 +37,7 @@ class Verdict(NamedTuple):
     """What a sample says of a file."""
 
     shuffle_bytes: int
-    """Item size of the filter that wins; 1: none does."""
+    """Item size of the filter that wins; 1: no filter wins."""
     saving: float
     """Share of the bytes that compression will save, 0 to 1; an estimate."""
     reason: str

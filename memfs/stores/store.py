@@ -37,19 +37,19 @@ class ByteSource(Protocol):
 
     @property
     def size_max(self) -> int:
-        """No more bytes than this will come."""
+        """At most so many bytes will come."""
         ...
 
     def read(self) -> bytes:
         """Return the next bytes, as they come; empty: that was all.
 
         Raises:
-            StoreError: Whoever makes them has failed; what was sent is to be thrown away.
+            StoreError: Their maker has failed; what was sent is to be thrown away.
         """
         ...
 
     def close(self) -> None:
-        """No more is wanted, whether all came or not; idempotent."""
+        """Nothing else is wanted, whether all came or not; idempotent."""
         ...
 
 
@@ -99,11 +99,11 @@ class RemoteStore(Protocol):
         ...
 
     async def stat(self, key: str) -> ObjectStat:
-        """Return an object's size; `ObjectMissingError` if there is none."""
+        """Return an object's size; `ObjectMissingError` if it is missing."""
         ...
 
     async def delete(self, key: str) -> None:
-        """Remove an object; no error if there is none."""
+        """Remove an object; no error if it is missing."""
         ...
 
     async def list_uploads(self, prefix: str) -> list[ObjectStat]:

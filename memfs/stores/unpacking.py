@@ -28,7 +28,7 @@ class Unpacking:
     and by its checksum in the table.
 
     Args:
-        table: Of the container that the frames come from.
+        table: That of the container that the frames come from.
         target_fd: Writable file, emptied first; None only checks. Not fsynced.
         name: The file or object, for messages.
         zeros: Hashes runs of zeros; None: nothing is known of them.

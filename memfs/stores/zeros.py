@@ -47,7 +47,7 @@ class ZeroRuns:
 
         Args:
             hasher: Has taken all that comes before.
-            size_bytes: Of the run, >= 0.
+            size_bytes: Bytes of the run, >= 0.
             on_step: Called at least every 4 MiB that are hashed; may raise to stop.
         """
         key = b"", 0

@@ -113,7 +113,7 @@ def borrow(
     """Return memory of somebody else as a tensor.
 
     Args:
-        address: Of the first byte, in the address space of the device.
+        address: That of the first byte, in the address space of the device.
         size_bytes: > 0.
         device: `cpu`, or a CUDA device with its index.
         on_free: Called when the tensor and all views of it are gone, in another thread.

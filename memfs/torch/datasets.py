@@ -33,7 +33,7 @@ SLOW_S = 0.005
 where a thread is handed it (measured, 2 cores). Guess between that and a store's answer."""
 
 THREADS_MAX = 16
-"""Of one batch; guess."""
+"""Limit of one batch; guess."""
 
 
 class TensorDirectory(Dataset[Any]):
@@ -41,7 +41,7 @@ class TensorDirectory(Dataset[Any]):
 
     Args:
         root: On memfs or not.
-        pattern: Of the files, as `pathlib.Path.glob` takes it.
+        pattern: That of the files, as `pathlib.Path.glob` takes it.
         transform: Applied to the dictionary of each file; must pickle for workers that are spawned.
         device: Where items are; workers of a DataLoader return CPU tensors.
         lookahead: Files of a batch that are read at the same time, at most, where one is slow to

@@ -41,7 +41,7 @@ def precision_of(dtype: torch.dtype | str | None) -> str | None:
         dtype: `torch.float32`, `torch.float16`, `torch.bfloat16`, or one of their names.
 
     Raises:
-        ValueError: It is none of them.
+        ValueError: It is not one of them.
     """
     if dtype is None:
         return None
@@ -55,7 +55,7 @@ def memfs_type(dtype: torch.dtype) -> DType:
     """Return the type of the safetensors format for a torch type.
 
     Raises:
-        ValueError: The format has none.
+        ValueError: The format has no shape.
     """
     found = MEMFS_TYPES.get(dtype)
     # C128 is memfs's own, for numpy's files: no other reader opens a safetensors file that has it.

@@ -58,11 +58,11 @@ class TensorFile:
         """Return what tensors it holds.
 
         Args:
-            dtype: Of plain numbers; None: as its xattrs say, if they do.
+            dtype: That of plain numbers; None: as its xattrs say, if they do.
             shape: Likewise.
 
         Raises:
-            FormatError: It holds none.
+            FormatError: It holds no tensors.
         """
         if dtype is None:
             dtype = self._xattr(_DTYPE_XATTR)
@@ -96,8 +96,8 @@ class TensorFile:
         """Read tensors into memory of a device that is nobody else's.
 
         Args:
-            tensors: Of `index`; others are not read.
-            device: Of the memory.
+            tensors: Those of `index`; others are not read.
+            device: That of the memory.
 
         Returns:
             Shape `(n,)`, dtype uint8, on the device; and the offset of each tensor in it.
@@ -119,7 +119,7 @@ class TensorFile:
         """
         try:
             content = torch.load(self.path, map_location=device, weights_only=True)
-        # torch raises about anything for a file that is none.
+        # torch raises about anything for a file that is not one.
         except Exception as error:
             raise FormatError(f"{self.path}: {str(error).splitlines()[0][:200]}") from None
         found = {}
@@ -142,7 +142,7 @@ class TensorFile:
         """Return the arrays of a compressed .npz file.
 
         Raises:
-            FormatError: It is none, or holds Python objects.
+            FormatError: It is not one, or holds Python objects.
         """
         import numpy as np
 
@@ -150,7 +150,7 @@ class TensorFile:
             with np.load(self.path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-        # numpy raises about anything for a file that is none.
+        # numpy raises about anything for a file that is not one.
         except Exception as error:
             raise FormatError(f"{self.path}: {str(error)[:200]}") from None
 

@@ -31,7 +31,7 @@ class HintSampler(Sampler[int]):
 
     Args:
         sampler: Gives indices: a `RandomSampler` with a generator, a `DistributedSampler`, a list.
-        paths: Of the items, by index: `TensorDirectory.paths`.
+        paths: Those of the items, by index: `TensorDirectory.paths`.
         behind: Items that were handed out and are not used yet: what the DataLoader has in flight
             (`num_workers * prefetch_factor * batch_size`). Files are called done after so many.
         tier: `warm` or `cold`: how near files are brought.

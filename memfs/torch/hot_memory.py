@@ -1,4 +1,4 @@
-"""Hot memory: tensors by key, on a device as far as it has room.
+"""Hot memory: tensors by key, on a device while it has room.
 
 Invariant: a key is a safetensors file in one directory of a mount; what is stored is on disk, and
 losing the device loses nothing.
@@ -58,8 +58,8 @@ class HotMemory:
     """Tensors by key.
 
     Args:
-        size_gb: Of each device, for tensors; the mount's own capacity is what counts, and a larger
-            wish is refused.
+        size_gb: That of each device, for tensors; the mount's own capacity is what counts, and a
+            larger wish is refused.
         directory: On a mount with a hot tier; made if it is missing.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         precision: `float32`, `float16`, `bfloat16`: how floats are retrieved; None: as stored.
@@ -115,7 +115,7 @@ class HotMemory:
             timeout: Seconds until the device has it; after that it comes from the file.
 
         Raises:
-            KeyError: Nothing was stored by that key.
+            KeyError: Nothing was stored under that key.
         """
         options: dict[str, Any] = {"dtype": self.precision} | self._optimized.get(key, {})
         if snapshot is not None:
@@ -187,7 +187,7 @@ class HotMemory:
             dtype: `float32`, `float16` or `bfloat16`; None: as `retrieve` gives it.
 
         Raises:
-            KeyError: Nothing was stored by that key.
+            KeyError: Nothing was stored under that key.
         """
         path = self._existing(key)
         with TensorFile(path) as file:
@@ -248,7 +248,7 @@ class HotMemory:
         """Let the memory of a snapshot go.
 
         Raises:
-            KeyError: There is none of that name.
+            KeyError: Nothing has that name.
         """
         try:
             self._client().drop_snapshot(name)

@@ -98,7 +98,7 @@ class LazyFile:
         """Where the file of that path is now.
 
         Raises:
-            OSError: There is none any more.
+            OSError: It is there no longer.
         """
         return info(self._path)
 

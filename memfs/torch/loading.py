@@ -47,15 +47,15 @@ class LoadReport:
     """`hot`: attached to a device; `mapped`: in the page cache, in place; `pipeline`: read into
     memory of the process's own, or the GPU's; `read`: by torch, which copies."""
     size_bytes: int
-    """Of the tensors."""
+    """Bytes of the tensors."""
     generation: int | None = None
-    """Of the file, where the hot tier served it."""
+    """That of the file, where the hot tier served it."""
     device: str | None = None
     """UUID, where the hot tier served it."""
     cast_count: int = 0
     """Tensors whose type was changed."""
     overflow_count: int = 0
-    """Finite values that became infinite by that."""
+    """Finite values that became infinite so."""
     copied_count: int = 0
     """Tensors that were copied out of the mapping: the file misplaces them for their type."""
     fallback: str | None = None
@@ -108,7 +108,7 @@ def load(
         mutable: The tensors can be written; nobody else sees that.
         timeout: Seconds; bounds the wait for the hot tier.
         layout: `channels_last`: 4-D tensors with their channels innermost.
-        shape: Of a file of plain numbers.
+        shape: That of a file of plain numbers.
 
     Returns:
         Tensors by name, on `device`, in the order of the file. Without `mutable`, and with `share`,
@@ -150,7 +150,7 @@ def load(
 
 
 def report_of(path: str | os.PathLike[str]) -> LoadReport | None:
-    """Return what this process's last load of a file did; None if it loaded none."""
+    """Return what this process's last load of a file did; None if it has not loaded it."""
     return _reports.get(os.path.abspath(path))
 
 

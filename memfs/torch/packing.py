@@ -44,19 +44,19 @@ class Packing(NamedTuple):
     runs: list[Run]
     """Ascending in the file and in the memory."""
     size_bytes: int
-    """Of the memory."""
+    """Bytes of the memory."""
 
 
 def pack(tensors: Sequence[Tensor]) -> Packing:
     """Return where tensors of a file go, each at a multiple of `ALIGNMENT_BYTES`.
 
     Args:
-        tensors: Of one file. Those that overlap, as tied weights of a .pt file do, stay as they are
-            to each other.
+        tensors: Those of one file. Those that overlap, as tied weights of a .pt file do, stay as
+            they are to each other.
     """
     runs: list[Run] = []
     offsets = [0] * len(tensors)
-    # Of the run that may go on: its beginnings, and its end in the file.
+    # About the run that may go on: its beginnings, and its end in the file.
     source = target = end = 0
     for at in sorted(range(len(tensors)), key=lambda at: tensors[at].offset):
         begin, size_bytes = tensors[at].offset, tensors[at].size_bytes

@@ -34,7 +34,7 @@ class MountedFiles(NamedTuple):
     mount: Mount
     inos: array[int]
     positions: Sequence[int]
-    """Of each in the order that was asked for, ascending."""
+    """Those of each in the order that was asked for, ascending."""
 
 
 class _Directory:
@@ -58,7 +58,7 @@ class Places:
         self._directories: dict[str, _Directory] | None = None
         self._inos = array("Q")
         self._devices = array("q")
-        """Of each file's directory; -1: it is not on memfs."""
+        """Those of each file's directory; -1: it is not on memfs."""
 
     def locate(self, order: Sequence[int]) -> list[MountedFiles]:
         """Return where files are, by mount; those that are not on memfs are left out.

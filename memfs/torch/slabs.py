@@ -68,9 +68,9 @@ def attach(
     """Attach to a file and map it.
 
     Args:
-        ticket: Of `ticket_for`; it is spent by this.
+        ticket: That of `ticket_for`; it is spent by this.
         device: Where its tensors are to be.
-        precision: Of its floats; None: as in the file.
+        precision: That of its floats; None: as in the file.
         layout: `channels_last`; None: as in the file.
         demand: Have it loaded if need be.
         private: Writable, copy-on-write; on a GPU it is cloned instead.
@@ -115,7 +115,7 @@ def leased(ticket: Ticket, device: torch.device, timeout_s: float) -> Iterator[s
     """Have a file loaded, and keep it where it is meanwhile, without mapping it.
 
     Args:
-        ticket: Of `ticket_for`; it is spent by this.
+        ticket: That of `ticket_for`; it is spent by this.
         device: Where it is loaded, unless it is on another one already.
         timeout_s: Longest wait.
 

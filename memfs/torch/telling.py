@@ -1,6 +1,6 @@
 """Telling: a thread that tells the daemons of an epoch's order, and of what was used.
 
-Invariant: who trains waits for none of it but at the end of an epoch; a daemon that may not be told
+Invariant: a program that trains waits only at the end of an epoch; a daemon that may not be told
 costs one attempt an epoch.
 """
 
@@ -33,7 +33,7 @@ URGENT_S = 0.01
 """Pause between two calls while files wait for the room of those that were used."""
 
 CALM_S = 0.25
-"""Pause while none waits. Guess: the room of files used meanwhile is not missed for so long."""
+"""Pause while nothing waits. Guess: the room of files used meanwhile is not missed for so long."""
 
 END_S_MAX = 60.0
 """At the end of an epoch the last call is waited for so long."""
@@ -103,7 +103,7 @@ class Teller:
         self._thread.join(END_S_MAX)
 
     def stop(self) -> None:
-        """Tell of no more than what was used so far; returns at once."""
+        """Tell only of what was used so far; returns at once."""
         self._ended = True
         self._wake.set()
 
@@ -152,7 +152,7 @@ class Teller:
             except ControlError as error:
                 if job is None or error.errno != errno.ENOENT:
                     raise
-                # It remembers so many lists, and none from before it was started anew.
+                # It remembers so many lists, and no list from before it was started anew.
                 log.debug("%s: a new list is begun: %s", mount.mountpoint, error)
                 answer = mount.hint(coming, done, tier)
         except ControlError as error:

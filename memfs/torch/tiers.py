@@ -51,7 +51,7 @@ class FileInfo:
     tier: str | None
     """`hot`, `warm`, `cold` or `glacier`; None: it is not on memfs."""
     pinned: str | None
-    """The pin in force, own or inherited; None: there is none."""
+    """The pin in force, own or inherited; None: no pin is in force."""
     generation: int | None
     """Counts how often it was rewritten; None: no hot tier is configured."""
     nbytes: int
@@ -62,7 +62,7 @@ class FileInfo:
     """Programs that have its tensors mapped from a device; None: it may not be asked."""
     source: str | None
     """Where this process's last load took it from: `hot`, `mapped`, `pipeline`, `read`; None: it
-    has loaded none."""
+    has not loaded it."""
     why: str | None
     """Why it is where it is, as one sentence."""
 
@@ -129,7 +129,7 @@ def pin(
         path: On memfs.
         tier: `hot`, `warm`, `cold` or `glacier`.
         device: `auto`: memfs chooses one. `cuda:1`, `cpu`: a file, not a directory, goes there;
-            only with `hot`. Of several GPUs: it is loaded there first, so that it has to fit as
+            only with `hot`. With several GPUs it is loaded there first, so that it has to fit as
             unpinned files have to, and only then pinned. Otherwise `pin` does not wait.
         priority: 0 to 100; higher ones leave a full tier last. None: as it is.
         timeout: Seconds; bounds the wait for a GPU that was named.
@@ -280,7 +280,7 @@ def prefetch(
 
     Args:
         paths: Those that are not on memfs are passed over.
-        tier: `warm`: into RAM as far as that has room; `cold`: onto the local disk; `hot`: onto a
+        tier: `warm`: into RAM if that has room; `cold`: onto the local disk; `hot`: onto a
             device.
         wait: Return when all are there.
 

@@ -38,11 +38,11 @@ class Views:
         """Return one tensor.
 
         Args:
-            tensor: Of the file or slab.
+            tensor: That of the file or slab.
             offset: In the base, where it is not at the tensor's own.
 
         Returns:
-            Of the tensor's shape, strides and type, on the device of the base.
+            A view of the tensor's shape, strides and type, on the device of the base.
         """
         dtype, item_bytes = tensor.dtype, tensor.dtype.item_bytes
         begin = tensor.offset if offset is None else offset

@@ -52,7 +52,7 @@ class PartWriter:
         """Make the directory, or go on in one that holds a trace.
 
         Args:
-            directory: Of the parts.
+            directory: That of the parts.
             size_bytes_max: Above it the oldest parts are removed.
 
         Raises:
@@ -77,7 +77,7 @@ class PartWriter:
 
     @property
     def size_bytes(self) -> int:
-        """Of all parts."""
+        """That of all parts."""
         return sum(self._sizes_bytes.values())
 
     @property
@@ -90,7 +90,7 @@ class PartWriter:
 
         Args:
             rows: At least one; nobody else changes them.
-            paths: By inode; a row of an inode that is missing gets none.
+            paths: By inode; a row of an inode that is missing gets no path.
 
         Raises:
             OSError: The disk is full, or fails; the parts are as they were.
@@ -123,7 +123,7 @@ class PartWriter:
 
 
 def list_parts(directory: Path) -> list[Path]:
-    """Return the parts of a recorded trace, oldest first; empty if it is none."""
+    """Return the parts of a recorded trace, oldest first; empty if it is no trace."""
     return sorted(path for path in directory.iterdir() if _PART_NAME.fullmatch(path.name))
 
 

@@ -39,14 +39,14 @@ class RecorderReport:
 
     recording: bool
     path: str | None
-    """Directory of the trace, the last one if none is recorded now."""
+    """Directory of the trace, the last one while no trace is recorded."""
     paths: bool
     """Rows carry paths."""
     duration_s: float
     row_count: int
     """On the disk."""
     size_bytes: int
-    """Of the trace's parts."""
+    """Bytes of the trace's parts."""
     dropped_count: int
     """Rows lost because they came faster than the disk took them."""
     removed_count: int
@@ -74,7 +74,7 @@ class Recorder:
     Args:
         access_log: Where requests take notes.
         get_path: Returns an inode's path in the mount; raises `MemfsError` if it is gone.
-        size_bytes_max: Of a trace on the disk; above it the oldest parts are removed.
+        size_bytes_max: That of a trace on the disk; above it the oldest parts are removed.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Recorder:
         """End the trace with all of its rows on the disk.
 
         Raises:
-            NotFoundError: None is being recorded.
+            NotFoundError: No trace is being recorded.
         """
         async with self._changing:
             if not self._log.active:

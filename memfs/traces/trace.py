@@ -31,7 +31,7 @@ class Trace:
     keys: array[int] = field(default_factory=lambda: array("i"))
     """Index into `names` of the row."""
     sizes_bytes: array[int] = field(default_factory=lambda: array("q"))
-    """Of the whole file or object, after the event; 0 or more."""
+    """Bytes of the whole file or object, after the event; 0 or more."""
     names: list[str] = field(default_factory=list)
     """Path, or key as the trace has it, by number."""
 

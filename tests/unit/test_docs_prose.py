@@ -1,13 +1,21 @@
-"""The documents are in plain English: a few words and turns that make a reader stop are refused."""
+"""Documents and code are in plain English: words and turns that make a reader stop are refused."""
 
 from __future__ import annotations
 
+import ast
+import io
 import re
+import tokenize
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import doc_tables, documents
 from tests.documents import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 WORDS = ("whoever", "none", "no more", "by that", "as far as", "dear")
 """Another word is plainer: "not set", "nothing", "no longer", "so", "as long as", "costly"."""
@@ -75,3 +83,38 @@ def test_plain_sentences_pass(sentence: str) -> None:
 
 def _written(text: str) -> Document:
     return Document(documents.ROOT / "README.md", f"{text}\n")
+
+
+# --- docstrings and comments of the code ---------------------------------------------------------
+_CODE_WORD = re.compile(r"\b(?:[Ww]hoever|none|[Nn]o more|[Bb]y that|[Aa]s far as|dear)\b")
+"""`None` is a value of Python."""
+
+_OF_IN_CODE = re.compile(r"^\W*Of\b|[.:] Of [a-z]")
+
+
+def told(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of the docstrings and comments of a module, with their numbers."""
+    source = file.read_text()
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", ())
+        for statement in body if isinstance(body, list) else ():
+            match statement:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    for number, line in enumerate(text.split("\n")):
+                        yield statement.lineno + number, line
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string.lstrip("# ")
+
+
+def test_the_words_of_the_code_are_plain() -> None:
+    wrong, count = [], 0
+    for folder in ("memfs", "daemon", "tools"):
+        for file in sorted((documents.ROOT / folder).rglob("*.py")):
+            for number, line in told(file):
+                count += 1
+                plain = re.sub(r"`[^`]*`", "X", line)
+                if _CODE_WORD.search(plain) or _OF_IN_CODE.search(plain.strip()):
+                    wrong.append(f"{file.relative_to(documents.ROOT)}:{number}: {line.strip()}")
+    assert count > 10_000
+    assert wrong == []

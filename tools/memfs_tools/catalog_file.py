@@ -56,7 +56,7 @@ def write_catalog(
 
     Args:
         file: Replaced at the end.
-        pages: Of the catalogue.
+        pages: Those of the catalogue.
         show: Told how many rows are written.
     """
     new = file.with_name(f".{file.name}.new")

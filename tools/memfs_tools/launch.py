@@ -35,7 +35,7 @@ def start_daemon(arguments: Sequence[str], mountpoint: Path, state_dir: Path) ->
     """Start a daemon in a session of its own, and return when its mount serves.
 
     Args:
-        arguments: Of `memfsd`, without the mountpoint.
+        arguments: Those of `memfsd`, without the mountpoint.
         mountpoint: Absolute.
         state_dir: For messages.
 

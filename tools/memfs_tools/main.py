@@ -62,7 +62,7 @@ class _LazyGroup(click.Group):
         return list(_MODULES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, or None if there is none of that name."""
+        """Return a command, or None if no command has that name."""
         if cmd_name not in _MODULES:
             return None
         module = importlib.import_module(f"memfs_tools.commands.{_MODULES[cmd_name]}")
@@ -123,7 +123,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return 130  # 128 + SIGINT, as shells say it
     except BrokenPipeError:
-        # Whoever read the output has gone (`memfs status X | head`); nothing more can be told.
+        # The reader of the output has gone (`memfs status X | head`); nothing more can be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except OSError as error:

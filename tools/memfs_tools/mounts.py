@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def find_mount_at(path: Path) -> Mount | None:
-    """Return the memfs mount whose root is the topmost at a path; None if there is none."""
+    """Return the memfs mount whose root is the topmost at a path; None without one."""
     mount = find_mount(Path(os.path.abspath(path)))
     if mount is None or mount.type != FILESYSTEM_TYPE:
         return None
@@ -71,7 +71,7 @@ def require_mount(path: Path) -> Mount:
     """Return the memfs mount that is at a path.
 
     Raises:
-        UsageError: None is; the message names the one that the path lies in, or all there are.
+        UsageError: No mount is; the message names the one that the path lies in, or all there are.
     """
     if (found := find_mount_at(path)) is not None:
         return found

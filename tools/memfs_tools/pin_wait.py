@@ -72,7 +72,7 @@ def wait_until_there(paths: Iterable[Path], tier: str, show: Callable[[Waited], 
 
 
 def _refusal(placement: Placement) -> str | None:
-    """Return why an attempt to move a file failed; None if none has."""
+    """Return why an attempt to move a file failed; None if no attempt has."""
     if placement.pin == "hot" and "hot" in placement.why:
         return str(placement.why["hot"])
     pending = placement.why.get("pending")

@@ -13,7 +13,7 @@ SYSTEM_STATES = Path("/var/lib/memfs")
 
 
 def default_state_dir(mountpoint: Path) -> Path:
-    """Return the state directory of a mountpoint for which none was named.
+    """Return the state directory of a mountpoint for which no state directory was named.
 
     Args:
         mountpoint: Absolute.

@@ -361,7 +361,7 @@ def _walk(path: Path, totals: Totals) -> Iterator[str]:
 def _chunks(files: Iterator[tuple[int, str]], files_a_call: int) -> Iterator[dict[int, str]]:
     """Yield files in dictionaries that fit into a call; at least one, if only an empty one.
 
-    Names of directories without files are brought to stable storage by that.
+    Names of directories without files are brought to stable storage so.
     """
     chunk: dict[int, str] = {}
     sent = False

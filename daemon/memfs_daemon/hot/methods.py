@@ -1,6 +1,6 @@
 """The answers of the control socket about the hot tier.
 
-Invariant: an answer comes from the server itself, or says why there is none.
+Invariant: an answer comes from the server itself, or says why there is no answer.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class HotMethods:
         """Let a snapshot go, whosever it is.
 
         Raises:
-            HotMissError: There is none of that name.
+            HotMissError: Nothing has that name.
         """
         await self._supervisor.call("drop_snapshot", name=name)
         return None
 
     async def hot(self) -> JsonValue:
-        """Return devices, slabs and counters; `note` says why there are none."""
+        """Return devices, slabs and counters; `note` says why nothing is there."""
         server = self._board.server
         answer: dict[str, object] = {
             "address": None if server is None else server.address,

@@ -56,7 +56,7 @@ class HotSupervisor:
 
     Args:
         config: With devices and their capacity.
-        state_dir: Of the mount, by which its server is told from others.
+        state_dir: That of the mount, by which its server is told from others.
         board: Told of what the server has.
         on_start: Called when a server serves, with nothing resident.
         environment: Variables that the server and its child processes get.

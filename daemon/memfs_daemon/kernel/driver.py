@@ -87,7 +87,7 @@ class KernelDriver:
         return limits_of(self.name)
 
     def mount(self) -> None:
-        """Mount; until `serve` runs, whoever touches the mountpoint waits.
+        """Mount; until `serve` runs, a program that touches the mountpoint waits.
 
         Raises:
             OSError: As of open(2) of `/dev/fuse` and mount(2).

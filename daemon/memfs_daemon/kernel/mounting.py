@@ -34,7 +34,7 @@ _CLEARED_FLAGS = {
 }  # fmt: skip
 _FOR_SECURITY = ("context=", "fscontext=", "defcontext=", "rootcontext=")
 _ATIME_FLAGS = (1 << 10) | (1 << 21) | (1 << 24)
-"""Of `noatime`, `relatime` and `strictatime`, of which one holds."""
+"""That of `noatime`, `relatime` and `strictatime`, of which one holds."""
 _MS_REMOUNT = 32
 
 _mount = LIBC.mount
@@ -64,7 +64,7 @@ def parse_options(options: Sequence[str]) -> int:
 
 
 def words_of(mount: Mount) -> tuple[str, ...]:
-    """Return the options of mount(8) that a mount has, as far as they are flags."""
+    """Return the options of mount(8) that a mount has and that are flags."""
     return tuple(word for word in _MOUNT_FLAGS if word in mount.options)
 
 
@@ -97,10 +97,10 @@ def mount(
     """Mount an open `/dev/fuse` descriptor.
 
     Args:
-        fd: Of `/dev/fuse`, not mounted yet.
+        fd: That of `/dev/fuse`, not mounted yet.
         mountpoint: An existing directory.
         source: What `/proc/mounts` shows as the device.
-        flags: Of mount(2).
+        flags: Those of mount(2).
         allow_other: Let users other than the mounting one in.
         read_bytes_max: Largest READ.
         options: As of `parse_options`, for those that are no flags: SELinux contexts.

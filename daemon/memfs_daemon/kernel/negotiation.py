@@ -1,7 +1,7 @@
 """INIT: what this mount's kernel and the daemon agree on.
 
-Invariant: a `Negotiated` says all that was agreed; whoever takes over the mount's descriptor later
-needs it and nothing else, because the kernel does not ask again.
+Invariant: a `Negotiated` says all that was agreed; a daemon that takes over the mount's descriptor
+later needs it and nothing else, because the kernel does not ask again.
 """
 
 from __future__ import annotations

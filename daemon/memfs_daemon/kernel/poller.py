@@ -55,7 +55,8 @@ class AdaptivePoller:
         """Return whether another request has come, after looking and then sleeping for it.
 
         The time follows what is seen, as the kernel's haltpoll governor does it: twice as long
-        where a request came soon after the thread had gone to sleep, half as long where none came.
+        where a request came soon after the thread had gone to sleep, half as long where no request
+        came.
 
         Args:
             may_sleep: False: trio has other tasks for the thread.

@@ -2,8 +2,8 @@
 
 Invariant: each layout has the size and the offsets of its C structure (little endian, which every
 machine that memfs supports is); `tests/unit/test_kernel_protocol.py` compares them with the header.
-Node ids, offsets and sizes of files are read with a sign, though the header has none: the kernel's
-own are signed (`loff_t`), and no inode has a number of 64 bits.
+Node ids, offsets and sizes of files are read with a sign, though the header has no sign: the
+kernel's own are signed (`loff_t`), and no inode has a number of 64 bits.
 
 Source: include/uapi/linux/fuse.h of Linux 6.18.
 """

@@ -36,8 +36,8 @@ BATCH_COUNT_MAX = 64
 """Requests served under one commit; guess."""
 POLLED_COUNT = 2
 """Requests of a batch after which the next one is looked for before it is read: a read that finds
-none takes 5.5 us, most of it for the exception, and a look 1.5 us. Programs that are many have more
-requests waiting, and a look for each of those would only add to them."""
+no request takes 5.5 us, most of it for the exception, and a look 1.5 us. Programs that are many
+have more requests waiting, and a look for each of those would only add to them."""
 HELD_BYTES_MAX = 4 << 20
 """Replies that may wait for a commit; beyond it the commit comes at once. Bounds memory only."""
 ERRNO_END = 512
@@ -175,7 +175,7 @@ class Runner:
                 self._hold(request, outcome)
 
     async def _serve_burst(self, nursery: trio.Nursery) -> None:
-        """Serve requests until none comes for a while. Checkpoint: every `TURN_S`."""
+        """Serve requests until they pause for a while. Checkpoint: every `TURN_S`."""
         wait = self._channel.wait
         clock = time.monotonic
         turn_end_s = clock() + TURN_S

@@ -39,7 +39,7 @@ def libfuse_options(
     has no way to do. Requests are at most 1 MiB, as libfuse negotiates.
 
     Args:
-        words: Of mount(8), in the order given; later ones win.
+        words: Those of mount(8), in the order given; later ones win.
         source: What /proc/mounts shows as the device; any characters.
         allow_other: Let users other than the mounting one in.
         privileged: Mounted by root: set-user-id programs and device nodes work as on any file

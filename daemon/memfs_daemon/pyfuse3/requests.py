@@ -275,7 +275,7 @@ class Requests(pyfuse3.Operations):
         await self._operations.give_back()
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        """FORGET, BATCH_FORGET; nobody waits for an answer, and none may fail."""
+        """FORGET, BATCH_FORGET; nobody waits for an answer, and no call may fail."""
         try:
             self._operations.forget([InodeNo(inode) for inode, _ in inode_list])
             await self.commit("forget")

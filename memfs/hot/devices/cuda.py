@@ -146,7 +146,7 @@ def open_named(name: str) -> Sequence[CudaDevice]:
     `auto` leaves those out that cannot share memory, if there are others.
 
     Raises:
-        DeviceError: There is none, or it cannot share memory.
+        DeviceError: There is nothing of the kind, or it cannot share memory.
     """
     count = device_count()
     if name == "auto":
@@ -169,7 +169,7 @@ def open_named(name: str) -> Sequence[CudaDevice]:
 
 
 def _able(count: int) -> list[int]:
-    """Return the devices that can share memory; all of them, if none can: opening says why."""
+    """Return the devices that can share memory; all of them, if not one can: opening says why."""
     missing = {ordinal: missing_ability(ordinal) for ordinal in range(count)}
     able = [ordinal for ordinal, what in missing.items() if not what]
     if not able:
@@ -185,7 +185,7 @@ class CudaMapping:
     Args:
         fd: Exported by its owner; may be closed afterwards.
         size_bytes: As its owner says.
-        ordinal: Of the device here.
+        ordinal: That of the device here.
     """
 
     def __init__(self, fd: int, size_bytes: int, ordinal: int) -> None:
@@ -224,7 +224,7 @@ def map_cuda(fd: int, size_bytes: int, uuid: str) -> CudaMapping:
     Args:
         fd: As it was received; may be closed afterwards.
         size_bytes: As its owner says.
-        uuid: Of its device; the ordinal can be another one here.
+        uuid: That of its device; the ordinal can be another one here.
 
     Raises:
         DeviceError: This process does not see the device, or it failed.

@@ -37,7 +37,7 @@ _REMEDIES = {
     driver.CUresult.CUDA_ERROR_NO_DEVICE: "none is visible; see nvidia-smi, CUDA_VISIBLE_DEVICES",
     driver.CUresult.CUDA_ERROR_DEVICE_UNAVAILABLE: "another program has it alone; see nvidia-smi",
 }
-"""Of errors whose name alone does not tell what to do."""
+"""That of errors whose name alone does not tell what to do."""
 
 
 def call(name: str, *arguments: Any) -> Any:  # noqa: ANN401  the driver's structures
@@ -126,7 +126,7 @@ class Context:
     may be the user's.
 
     Args:
-        ordinal: Of the device.
+        ordinal: That of the device.
 
     Raises:
         DeviceError: The driver failed.
@@ -162,8 +162,8 @@ class AddressRange:
     """An allocation at an address of this process, readable or writable.
 
     Args:
-        ordinal: Of the device that accesses it; its context is the thread's.
-        handle: Of the allocation.
+        ordinal: That of the device that accesses it; its context is the thread's.
+        handle: That of the allocation.
         writable: Or read-only.
 
     Raises:

@@ -26,7 +26,7 @@ class DeviceError(MemfsError):
 
 
 class DeviceMemory(NamedTuple):
-    """Memory of a device, whoever uses it."""
+    """Memory of a device, no matter who uses it."""
 
     free_bytes: int
     total_bytes: int
@@ -57,7 +57,7 @@ class SlabMemory(Protocol):
         ...
 
     def seal(self) -> None:
-        """End the writing: all copies have arrived, and no more are taken; idempotent.
+        """End the writing: all copies have arrived, and no other is taken; idempotent.
 
         Raises:
             DeviceError: The device failed.

@@ -1,7 +1,7 @@
 """The CPU twin of a GPU: slabs of shared memory, by the same protocol.
 
 Invariant: a sealed slab is write-sealed by the kernel (memfd_create(2), F_ADD_SEALS), so that no
-process can change it, and none that maps it can meet its end.
+process can change it, and no process that maps it can meet its end.
 """
 
 from __future__ import annotations

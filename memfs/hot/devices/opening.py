@@ -59,8 +59,8 @@ def map_slab(kind: str, uuid: str, fd: int, size_bytes: int, *, private: bool) -
     """Map a slab of another process.
 
     Args:
-        kind: Of its device.
-        uuid: Of its device.
+        kind: That of its device.
+        uuid: That of its device.
         fd: As it was received; the callee's: it is closed.
         size_bytes: As its owner says.
         private: Writable copy-on-write; only of kind `cpu`.

@@ -22,8 +22,8 @@ def read_index(
     """Return the tensors of a file.
 
     Args:
-        dtype: Of a raw file; None: the file says by itself what it is.
-        shape: Of a raw file; None with a `dtype`: one dimension.
+        dtype: That of a raw file; None: the file says by itself what it is.
+        shape: That of a raw file; None with a `dtype`: one dimension.
 
     Raises:
         FormatError: It holds no tensors that memfs knows, or its header lies.

@@ -54,7 +54,7 @@ def read_npy(source: Source) -> TensorIndex:
     """Return the array of a file.
 
     Raises:
-        FormatError: It is none, or of a type that no tensor has.
+        FormatError: It is not one, or of a type that no tensor has.
     """
     tensor = read_array(source, 0, source.size_bytes, TENSOR_NAME)
     return TensorIndex(FORMAT, (tensor,), {})
@@ -66,7 +66,7 @@ def read_array(source: Source, begin: int, end: int, name: str) -> Tensor:
     Args:
         begin: Where the array's magic is.
         end: Behind its last byte.
-        name: Of the tensor.
+        name: That of the tensor.
 
     Raises:
         FormatError: As of `read_npy`.

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OPERATION_COUNT_MAX = 1 << 22
-"""Of one pickle: torch.save takes 32 a tensor (counted, torch 2.13), so 130,000 tensors. As many
-lists take 0.3 GiB (measured for twice as many)."""
+"""Limit of one pickle: torch.save takes 32 a tensor (counted, torch 2.13), so 130,000 tensors. As
+many lists take 0.3 GiB (measured for twice as many)."""
 
 _PROTOCOL_MAX = 5
 
@@ -248,4 +248,5 @@ _OPERATIONS: dict[int, Callable[[_Machine], None]] = {
     ord("r"): _put(4),
     0x94: _Machine.memoize,
 }
-"""Those that protocols 2 to 5 write for plain values; sets, long numbers and instances are none."""
+"""Those that protocols 2 to 5 write for plain values; sets, long numbers and instances are not
+plain."""

@@ -40,7 +40,7 @@ DEPTH_MAX = 100
 """Mappings and sequences within each other."""
 
 NAMES_CHARACTERS_MAX = HEADER_BYTES_MAX
-"""Of all paths within a file: a long key of many tensors is in each of their names."""
+"""Limit of all paths within a file: a long key of many tensors is in each of their names."""
 
 _STORAGES = {
     "FloatStorage": DType.F32,
@@ -87,7 +87,7 @@ def read_pt(source: Source, members: Mapping[str, Member]) -> TensorIndex:
     """Return the tensors of a file.
 
     Args:
-        members: Of the zip.
+        members: Those of the zip.
 
     Raises:
         FormatError: It holds something else than tensors in mappings and sequences, or lies.

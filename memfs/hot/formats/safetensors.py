@@ -37,8 +37,8 @@ _STRUCTURE_COUNTS_MAX = {
     b":": 5 * TENSOR_COUNT_MAX,
     b",": 10 * TENSOR_COUNT_MAX,
 }
-"""Of a header, before it is parsed: 25 MB of `[],` would take 0.7 GB. A tensor has 1, 2, 4 and,
-with four dimensions, 7 of them; the rest is for the texts of the metadata."""
+"""Limit of a header, before it is parsed: 25 MB of `[],` would take 0.7 GB. A tensor has 1, 2, 4
+and, with four dimensions, 7 of them; the rest is for the texts of the metadata."""
 
 _LIBRARY_BYTES_MAX = 100_000_000
 """The library's limit: a longer header is of another format, a shorter one may be too much here."""
@@ -47,7 +47,7 @@ _LENGTH = struct.Struct("<Q")
 _METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _ALIGNMENT_BYTES = 8
-"""Of the first tensor in a file that is written here, as by the library."""
+"""Bytes of the first tensor in a file that is written here, as by the library."""
 
 
 def looks_like(source: Source) -> bool:
@@ -63,7 +63,7 @@ def read_safetensors(source: Source) -> TensorIndex:
     """Return the tensors of a file.
 
     Raises:
-        FormatError: The header is none, or does not fit the file.
+        FormatError: The header is not valid, or does not fit the file.
     """
     if source.size_bytes < _LENGTH.size:
         raise FormatError(f"{source.name} is too short for a safetensors header")
@@ -173,7 +173,7 @@ def build_header(
         metadata: Texts by name.
 
     Raises:
-        FormatError: A name is taken twice or reserved, or a text of the metadata is none.
+        FormatError: A name is taken twice or reserved, or a value of the metadata is not a text.
     """
     names = [tensor.name for tensor in tensors]
     if len(set(names)) < len(names) or _METADATA in names:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memfs.hot.tensors import DType
 
 _NUMBER_MAX = (1 << 63) - 1
-"""Of an offset, extent or stride: `int64_t` of torch and numpy."""
+"""Limit of an offset, extent or stride: `int64_t` of torch and numpy."""
 
 
 def check_numbers(place: str, value: object, count_max: int = DIMENSIONS_MAX) -> tuple[int, ...]:
@@ -23,11 +23,11 @@ def check_numbers(place: str, value: object, count_max: int = DIMENSIONS_MAX) ->
 
     Args:
         place: File and tensor, for messages.
-        value: Of a header; a list or tuple, if it is right.
+        value: That of a header; a list or tuple, if it is right.
         count_max: At the most.
 
     Raises:
-        FormatError: They are none, negative, or too many.
+        FormatError: They are not numbers, negative, or too many.
     """
     if not isinstance(value, list | tuple) or len(value) > count_max:
         raise FormatError(f"{place}: not a list of at most {count_max} numbers")
@@ -43,7 +43,7 @@ def check_shape(place: str, value: object, dtype: DType) -> tuple[int, ...]:
     Args:
         place: As of `check_numbers`.
         value: Likewise.
-        dtype: Of the tensor.
+        dtype: That of the tensor.
 
     Raises:
         FormatError: As of `check_numbers`, or the tensor would be too large for any machine.

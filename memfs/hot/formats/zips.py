@@ -40,7 +40,7 @@ class Member(NamedTuple):
     header: int
     """Offset of its local header."""
     offset: int
-    """Of its first byte in the file."""
+    """That of its first byte in the file."""
     size_bytes: int
 
     @property
@@ -91,7 +91,7 @@ def read_members(source: Source) -> dict[str, Member]:
     """Return the members of a zip file by name.
 
     Raises:
-        FormatError: It is none, or its members are compressed, encrypted or overlap.
+        FormatError: It is not one, or its members are compressed, encrypted or overlap.
     """
     try:
         with zipfile.ZipFile(_File(source)) as archive:

@@ -29,7 +29,7 @@ class Header(NamedTuple):
     shape: tuple[int, ...]
     fortran: bool
     offset: int
-    """Of the first element."""
+    """That of the first element."""
 
 
 class Arrays:

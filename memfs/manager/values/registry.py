@@ -22,7 +22,7 @@ GROUP = "memfs.formats"
 """The group of entry points."""
 
 RECOGNISED_BYTES = 64
-"""Of a file without a type that the kinds are shown."""
+"""Bytes of a file without a type that the kinds are shown."""
 
 PICKLE = Pickle.name
 JSON = Json.name

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 READ_BYTES_MAX = 1 << 30
-"""Of one read(2); the kernel takes 2 GiB less one page."""
+"""Limit of one read(2); the kernel takes 2 GiB less one page."""
 
 
 class Content:
@@ -133,7 +133,7 @@ class ValueFormat(Protocol):
 
         Args:
             begin: Its first 64 bytes.
-            name: Of the file.
+            name: That of the file.
         """
         ...
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from memfs.metadata.sqlite.database import Database
 
 NO_KEY = 0
-"""Of an xattr that no filter finds by the index."""
+"""That of an xattr that no filter finds by the index."""
 
 NOTE_NAME = "query.index"
 """The setting that tells how complete the index is."""

@@ -56,9 +56,9 @@ class CatalogRow(NamedTuple):
     digest: bytes | None
     """BLAKE3, where it is known."""
     target: bytes | None
-    """Of a symbolic link."""
+    """That of a symbolic link."""
     xattrs: dict[bytes, bytes]
-    """Of users, by the full name."""
+    """Those of users, by the full name."""
 
 
 def read_catalog(state_dir: Path) -> Iterator[list[CatalogRow]]:

@@ -32,7 +32,7 @@ class Joined(NamedTuple):
     stranded: tuple[Journal, ...]
     """Whose entries continue nothing; empty unless there was a complaint, or power was lost."""
     last_sequence: int
-    """Of the last entry, or of the tables if they are ahead."""
+    """That of the last entry, or of the tables if they are ahead."""
 
 
 class Book(NamedTuple):
@@ -61,7 +61,7 @@ def join(
         journals: Both files.
         applied: Sequence up to which the tables have everything.
         synced: Sequence that was synced, as other files know; 0: it is not known.
-        state_id: Of the state directory.
+        state_id: That of the state directory.
         boot: Name of this run of the kernel, as in `Origin.boot`.
         complain: Called with a sentence for each damage; where it returns, the rest is read.
     """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Change:
-    """The block of `Engine.change`; one object serves all blocks of its kind, as none suspends.
+    """The block of `Engine.change`; one object serves all blocks of its kind, as no block suspends.
 
     Args:
         database: What the mutations are written to.

@@ -15,7 +15,7 @@ from memfs.query.values import stored_value
 Rows = Callable[[str, Parameters], list[Row]]
 
 SENTENCE_COUNT_MAX = 100
-"""Of one kind; a broken database has millions."""
+"""Limit of one kind; a broken database has millions."""
 
 _DIRECTORY = "mode & 61440 = 16384"
 _REGULAR = "mode & 61440 = 32768"

@@ -94,7 +94,7 @@ class Contents(Attributes):
         )
         if inode.blob:
             self._write(SET_BLOB, (0, 0, ino))
-        # Of what stays, the raw file will not be what it was.
+        # The raw file of what stays will not be what it was.
         self._let_go_unless_kept(inode._replace(raw=NO_RAW) if stays else inode)
         self._write(UNSEAL, (after.generation, raw, ino))
         self._replace(inode, after)
@@ -273,7 +273,7 @@ class Contents(Attributes):
                 self._write(SET_PACKED, (0, blob))
             return True
         # The last form: every inode that shares the blob needs a raw file of its own, and what
-        # snapshots show by it has none.
+        # snapshots show by it lacks one.
         if self._row("select 1 from kept where blob = ? and blob <> 0", (blob,)):
             return False
         if self._row(

@@ -95,7 +95,7 @@ def create_tables(path: Path, now_ns: int, number: int = FORMAT_NUMBER) -> None:
     """Make an empty database, unless there is one.
 
     Args:
-        path: Of the database.
+        path: That of the database.
         now_ns: Times of the root directory.
         number: The format. The tables of an older one, for a repair, get no root directory.
     """

@@ -174,7 +174,7 @@ class Database:
             state_dir: Has a database made by `creation.create`.
             cache_bytes: SQLite's page cache.
             limits: Sizes on disk.
-            on_undo: Called when changes were undone: whoever caches rows must forget them.
+            on_undo: Called when changes were undone: a cache of rows must forget them.
             identity: What the journals must belong to.
             complain: Told of damage, and what can be used is used (repair); None: it is refused.
             migration: Changes tables of an older format; None: they are refused.
@@ -182,7 +182,7 @@ class Database:
         Raises:
             UsageError: The tables are of an older format, or the journal was written by another
                 version of memfs; nothing was changed.
-            StateDamagedError: The files are damaged or do not belong together; none was changed.
+            StateDamagedError: The files are damaged or do not belong together; nothing was changed.
             MetadataError: The files cannot be used.
             NoSpaceError: The disk is too full even to open.
         """

@@ -67,7 +67,7 @@ class SqliteEngine(Snapshots):
         migration: Migration | None = None,
         query: QueryConfig | None = None,
     ) -> SqliteEngine:
-        """Open the metadata of a state directory, creating them if it has none.
+        """Open the metadata of a state directory, creating them if they are missing.
 
         Args:
             state_dir: Made if it is missing.
@@ -213,7 +213,7 @@ def _state_id(state_dir: Path, number: int) -> StateId:
 
     Args:
         state_dir: Has a format file.
-        number: Of the format there.
+        number: That of the format there.
 
     Raises:
         StateDamagedError: It had one.
@@ -236,7 +236,7 @@ def _state_id(state_dir: Path, number: int) -> StateId:
 
 
 def _boot() -> bytes:
-    """Return the name of this run of the kernel as journals have it; zeros if it has none."""
+    """Return the name of this run of the kernel as journals have it; zeros if it has no name."""
     try:
         return bytes.fromhex(boot_id().decode().replace("-", "")).ljust(BOOT_BYTES, b"\0")
     except (OSError, ValueError):

@@ -96,7 +96,7 @@ class Planner:
 
     Args:
         order: How its files are sorted.
-        keys: Of the names in the index; a name that is missing is no file's.
+        keys: Those of the names in the index; a name that is missing is no file's.
         count: Counts the rows of a select.
     """
 

@@ -42,7 +42,7 @@ class Finder:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._paths: dict[int, list[str]] = {}
-        """Of directories, while one page is found."""
+        """Those of directories, while one page is found."""
         connection.create_function("pattern_found", 2, _pattern_found, deterministic=True)
         connection.create_function("path_passes", 2, self._path_passes)
 
@@ -61,7 +61,7 @@ class Finder:
             order: How files are sorted.
             after: Where to go on.
             limit: At most so many.
-            keys: Of the names in the index.
+            keys: Those of the names in the index.
             search: Runs a select.
         """
 
@@ -104,7 +104,7 @@ class Finder:
         return any(value_passes(condition, path) for path in self._paths_of(ino))
 
     def _paths_of(self, ino: int) -> list[str]:
-        """Return all paths of an inode, without the first slash; none of an orphan."""
+        """Return all paths of an inode, without the first slash; empty for an orphan."""
         if ino == ROOT_INODE:
             return [""]
         found = []

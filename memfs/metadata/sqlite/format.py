@@ -33,7 +33,7 @@ STATE_ID_BYTES = 16
 
 
 def read_format(state_dir: Path) -> int | None:
-    """Return the number of a format that this engine serves or migrates; None if there is none.
+    """Return the number of a format that this engine serves or migrates; None without one.
 
     Tables may be older than the number says: a migration was cut short.
 

@@ -24,7 +24,7 @@ class InodeCache:
         self._count_max = max(1, count_max)
         self._touch = self._inodes.move_to_end
         self.newest_snapshot: int | None = None
-        """Number of the newest snapshot, 0 if there is none; None: not read yet."""
+        """Number of the newest snapshot, 0 without any; None: not read yet."""
         self.touched: set[int] = set()
         """Inodes whose times were stored after the newest snapshot: it knows what they were."""
 

@@ -55,7 +55,7 @@ class Origin(NamedTuple):
     """Where a journal comes from; written once, with its first byte."""
 
     state_id: bytes
-    """Of the state directory, 16 bytes."""
+    """That of the state directory, 16 bytes."""
     boot: bytes
     """Run of the kernel in which it was begun, 16 bytes."""
     predecessor: int
@@ -63,7 +63,7 @@ class Origin(NamedTuple):
     synced_sequence: int
     """All entries up to here were on stable storage before it was begun."""
     lease_turn: int
-    """Of the id lease at that time; see `IdLease.turn`."""
+    """That of the id lease at that time; see `IdLease.turn`."""
 
 
 NO_ORIGIN = Origin(bytes(STATE_ID_BYTES), bytes(BOOT_BYTES), 0, 0, 0)
@@ -73,7 +73,7 @@ class Extent(NamedTuple):
     """How far the entries of a journal reach, and what lies behind."""
 
     last_sequence: int
-    """Of the last entry that can be read."""
+    """That of the last entry that can be read."""
     synced_sequence: int
     """The highest that any entry, note or header of the file calls synced."""
     behind_count: int
@@ -204,7 +204,7 @@ class Journal:
         """Add one entry; after an OSError the journal is as before.
 
         Args:
-            payload: Of the entry.
+            payload: That of the entry.
             synced_sequence: What is on stable storage by now.
         """
         prefix = _ENTRY.pack(self._next_sequence, synced_sequence, len(payload))
@@ -257,7 +257,7 @@ class Journal:
 
     @property
     def _before_first_entry(self) -> int:
-        """Sequence before the first entry: in the first layout the header takes none."""
+        """Sequence before the first entry: in the first layout the header takes no number."""
         return self.first_sequence - 1 if self.origin is None else self.first_sequence
 
     def _read_all(self) -> bytes:

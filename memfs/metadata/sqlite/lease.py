@@ -85,8 +85,8 @@ class IdLease:
         """Make the fresh range durable; nothing was changed before.
 
         Args:
-            synced_sequence: Of the journals from here on: a repair begins with lower numbers than
-                were noted before.
+            synced_sequence: That of the journals from here on: a repair begins with lower numbers
+                than were noted before.
         """
         self.note_synced(synced_sequence)
         self._write(clean=False)

@@ -12,7 +12,7 @@ tables, in the statements of the older format. Its windows, with the fault point
    that the journals have. *Power lost*: the log may be lost, and window 2 comes again.
 4. The tables are durable (`migrate.durable`), then each journal is begun anew
    (`migrate.first_journal`, `migrate.ended`). *Killed*: all entries of a journal in the older
-   statements are applied, so that none of them is redone.
+   statements are applied, so that not one of them is redone.
 
 Invariant: a migrated database has the tables, indexes and triggers of `schema`, and no others.
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 
 TELL_S = 2.0
-"""Pause between two lines of progress, for the log and for whoever waits at a terminal."""
+"""Pause between two lines of progress, for the log and for a user at a terminal."""
 
 ROWS_A_LOOK = 1000
 """Rows between two looks at the clock: some milliseconds."""

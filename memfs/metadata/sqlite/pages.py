@@ -8,8 +8,8 @@ the log, once that is on stable storage and before SQLite copies it:
 2. `note_log` puts the sums of the new pages into `metadata.sums`, and how much of the log they
    cover; without an fsync. *Power lost from here on*: any part of that may be on the disk. Pages
    that the log has, covered or not, are not compared with the file.
-3. SQLite copies the pages. *Power lost*: the log still has them, and is checked as far as covered.
-4. The log starts over only after all of it was covered, durably, and copied.
+3. SQLite copies the pages. *Power lost*: the log still has them, and is checked where it is
+covered. 4. The log starts over only after all of it was covered, durably, and copied.
 
 The file also has a note of how far the journals were synced. The journals have the same note, but
 older copies of both of them agree with each other, and with the tables as well.
@@ -65,7 +65,7 @@ class Covered(NamedTuple):
     """How much of which log is in the sums, and which journal was in use."""
 
     salts: tuple[int, int] = (0, 0)
-    """Of the log; SQLite adds 1 to the first one when the log starts over."""
+    """Those of the log; SQLite adds 1 to the first one when the log starts over."""
     frame_count: int = 0
     log_sum: int = 0
     """xxh3 of the log's header and these frames."""
@@ -218,7 +218,7 @@ class PageSums:
         """Take up the sums of a database that was found sound, before its first commit.
 
         Args:
-            page_bytes: Of the database.
+            page_bytes: Bytes of the database.
 
         A disk that is full costs the sums, as in `note_log`.
         """
@@ -424,7 +424,7 @@ class PageSums:
         self._held.clear()
 
     def _stop(self) -> None:
-        """Keep sums no more."""
+        """Keep sums no longer."""
         with self._lock:
             fd, self._fd = self._fd, -1
         if fd >= 0:
@@ -432,7 +432,7 @@ class PageSums:
 
 
 def _page_sum(page: bytes | memoryview) -> int:
-    """Return the sum of a page; never 0, which means that there is none."""
+    """Return the sum of a page; never 0, which means that no sum is known."""
     return xxhash.xxh3_64_intdigest(page) or 1
 
 

@@ -35,7 +35,7 @@ GRACE_S = 0.5
 """Between the deadline and the end of a process that does not keep it."""
 
 MEMORY_BYTES = 1 << 30
-"""Of address space (RLIMIT_AS); guess: a page of 10,000 files takes some MB."""
+"""Bytes of address space (RLIMIT_AS); guess: a page of 10,000 files takes some MB."""
 
 CACHE_KIB = 16 << 10
 NICENESS = 5

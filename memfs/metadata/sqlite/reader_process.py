@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from memfs.metadata.sqlite.engine import SqliteEngine
 
 BUDGET_S = 10.0
-"""Of one page. The log of the tables grows meanwhile, with the changes of programs."""
+"""That of one page. The log of the tables grows meanwhile, with the changes of programs."""
 
 START_S_MAX = 10.0
 """Beyond the budget: to start the process on a loaded machine. Guess."""
@@ -45,7 +45,7 @@ class ReaderProcess:
 
     Args:
         state_dir: Where the tables are.
-        environment: Of the process.
+        environment: That of the process.
         budget_s: How long a page may take.
     """
 

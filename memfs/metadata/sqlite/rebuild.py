@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from memfs.config import MetadataConfig
 
 _RAW_FIELD = 13
-"""Of `Inode`, as the statement that inserts one has it."""
+"""That of `Inode`, as the statement that inserts one has it."""
 
 _INSERT_INODE, _INSERT_DENTRY = "insert into inode ", "insert into dentry "
 """How statements begin whose numbers differ from format to format."""
@@ -294,7 +294,7 @@ def _copy_rows(
 def _copy_until_damage(
     source: sqlite3.Connection, select: str, target: sqlite3.Connection, insert: str
 ) -> bool:
-    """Copy one row after the other, as far as they can be read; returns whether that is all."""
+    """Copy one row after the other, while they can be read; returns whether that is all."""
     whole = True
     rows: sqlite3.Cursor | None = None
     while True:

@@ -189,7 +189,7 @@ class Rows:
         return self._lease.take()
 
     def _newest_snapshot(self) -> int:
-        """Return the number of the newest snapshot; 0: there is none."""
+        """Return the number of the newest snapshot; 0: there is no snapshot."""
         newest = self._cache.newest_snapshot
         if newest is None:
             row = self._row("select snap from head")

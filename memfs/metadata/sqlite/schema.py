@@ -46,7 +46,7 @@ WAS_COLUMNS = ", ".join(_WAS_FIELDS)
 
 
 def _undo(name: str, event: str, key: str, table: str, same: str, values: str) -> str:
-    """Return a trigger that writes an undo row, if the newest snapshot is younger and has none.
+    """Return a trigger that writes an undo row, if the newest snapshot is younger and lacks it.
 
     The condition comes first: where there is no snapshot, a statement pays for little else.
     """
@@ -366,8 +366,8 @@ SCHEMA = (
     ) without rowid, strict
     """,
     "create index kept_blob on kept (blob) where blob <> 0",
-    # The newest live snapshot; no row: there is none, and no trigger writes an undo row. The last
-    # table: whoever copies them in this order writes none either.
+    # The newest live snapshot; without a row, no trigger writes an undo row. The last
+    # table: a copy of them in this order writes no such row either.
     "create table head (snap integer primary key) strict",
     *_UNDO,
 )

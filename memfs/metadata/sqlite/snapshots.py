@@ -1,7 +1,7 @@
 """Snapshots: the engine methods that keep an instant, read it, compare it and let it go.
 
 Invariant: what is read as of a snapshot is the undo row with the least number that is not lower, or
-the live row where there is none; `schema` tells who writes them. Nothing here writes a live row.
+the live row where no such row is; `schema` tells who writes them. Nothing here writes a live row.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ _ALIKE = tuple(
         *("raw", "blob", "flags", "pin", "codec", "accessed_ns"),
     )
 )
-"""Of `Inode`: what changes without that the inode differs in a user's eyes."""
+"""That of `Inode`: what changes without that the inode differs in a user's eyes."""
 _DIRECTORY_ALIKE = (*_ALIKE, Inode._fields.index("size"), Inode._fields.index("mtime_ns"))
 
 
@@ -157,7 +157,7 @@ class Snapshots(Queries):
         return Snapshot(snap, name, now_ns, description, ordered, kept_until_ns)
 
     def _set_head(self, snap: int) -> None:
-        """Have undo rows written for a snapshot from now on; 0: for none."""
+        """Have undo rows written for a snapshot from now on; 0: for no snapshot."""
         self._write(FORGET_HEAD, ())
         if snap:
             self._write(INSERT_HEAD, (snap,))

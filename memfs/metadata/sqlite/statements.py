@@ -112,7 +112,7 @@ INSERT_UNBORN = _statement(
     f"insert into inode_was (ino, snap, {WAS_COLUMNS}) values (?, ?{', 0' * 12})"
 )
 
-# Of what is in a JSON list: many rows at once, and the same ones when it is redone.
+# What is in a JSON list: many rows at once, and the same ones when it is redone.
 _LISTED = "in (select value from json_each(?3))"
 
 
@@ -123,7 +123,7 @@ class UndoTable(NamedTuple):
     key: str
     """Column of what a step lists."""
     hand_down: int
-    """Gives rows of snapshot ?1 to the older ?2, where there is none from that on in between."""
+    """Gives rows of snapshot ?1 to the older ?2, where no row from that on is in between."""
     delete: int
     """Removes rows of snapshot ?1."""
 
@@ -161,7 +161,7 @@ class Vocabulary(NamedTuple):
     """What the numbers in a journal mean."""
 
     format: int
-    """Of the tables that the statements are for."""
+    """That of the tables that the statements are for."""
     texts: tuple[str, ...]
     """By number."""
 

@@ -49,7 +49,7 @@ class _Leaving:
         self.done: BoundedDict[InodeNo, None] = BoundedDict(DONE_COUNT_MAX)
         """The first one has been done for longest."""
         self.coming: OrderedDict[InodeNo, None] = OrderedDict()
-        """Of exact orders; the last one is used last."""
+        """That of exact orders; the last one is used last."""
 
     def take(self) -> InodeNo | None:
         """Return the file that leaves next, and forget it."""
@@ -80,7 +80,7 @@ class _Leaving:
 
 
 class DoneFiles:
-    """Files by when they are used again, as far as programs have told.
+    """Files by when they are used again, where programs have told.
 
     Args:
         looks_max: See `LOOKS_MAX`.
@@ -125,7 +125,7 @@ class DoneFiles:
             self._ram.coming.pop(ino, None)
 
     async def drop_next(self) -> bool:
-        """Drop the local copy of the file that is used last; False if none is left.
+        """Drop the local copy of the file that is used last; False if no file is left.
 
         A file that a program has open or mapped leaves with a later call: programs say that they
         are done with a file before the kernel tells that it is closed. While the store does not
@@ -160,7 +160,7 @@ class DoneFiles:
         return False
 
     async def unlock_next(self) -> bool:
-        """Let the file that is used last go from RAM; False if none is left."""
+        """Let the file that is used last go from RAM; False if no file is left."""
         while (ino := self._ram.take()) is not None:
             if self._parts.residency.is_held(ino) and not await self._is_pinned(ino):
                 await unlock(self._context, ino, drop_pages=False)

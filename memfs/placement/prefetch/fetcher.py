@@ -65,7 +65,7 @@ class Fetcher:
     """Brings files near.
 
     Args:
-        context: Of the mount; what a pool has reserved of the RAM tier is no free room.
+        context: That of the mount; what a pool has reserved of the RAM tier is no free room.
         done: Files that make room.
     """
 
@@ -78,7 +78,7 @@ class Fetcher:
         self._breaker = CircuitBreaker(context.config.policy, context.rng)
         self._hydrating_count = 0
         self._reserved_bytes = 0
-        """Of the disk, for the files that are being fetched."""
+        """Bytes of the disk, for the files that are being fetched."""
         self.fetched_count = 0
         self.fetched_bytes = 0
         self.held_count = 0
@@ -94,7 +94,7 @@ class Fetcher:
         Checkpoint: not if it is near. Cancel: safe; the file stays as it was.
 
         Args:
-            ino: A file; one that is written, or is none, is left alone.
+            ino: A file; what is being written, or is no file, is left alone.
             warm: Hold it in RAM too. A file that is pinned to a slower tier never is.
             why: One sentence for users.
             heed_pins: Leave files alone that are pinned to a slower tier. Else they are fetched,

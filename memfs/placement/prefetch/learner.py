@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo
 
 OPENS_A_STEP = 256
-"""Opens looked at in one step, the latest: some 10 ms. Of more, an overload, only these teach."""
+"""Opens looked at in one step, the latest: some 10 ms. In an overload only these teach."""
 
 ENTRIES_A_SLICE = 256
 """Directory entries or guesses between two checkpoints: about 2 ms."""

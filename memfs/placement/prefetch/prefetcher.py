@@ -146,7 +146,7 @@ class Prefetcher:
     def pass_over(self, count: int, *, job: int | None, replace: bool) -> int:
         """Count files of a job that are in RAM already; returns the job, as `hint`.
 
-        None of them has to make room, since none is to come.
+        These need not make room, since no file is to come.
         """
         number = self._hints.begin(warm=True) if job is None else job
         if replace:
@@ -208,7 +208,7 @@ class Prefetcher:
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             for index in range(self._worker_count):
-                # One worker looks at guesses first, so that a long list delays none.
+                # One worker looks at guesses first, so that a long list delays no guess.
                 nursery.start_soon(self._run_worker, index > 0)
             await self._run_learning()
 
@@ -312,7 +312,7 @@ class Prefetcher:
         return self._stalled_until_s - now_s
 
     async def _fetch_next(self, *, hints_first: bool) -> bool:
-        """Fetch one file; False if none waits.
+        """Fetch one file; False if nothing waits.
 
         Raises:
             StalledError: A hint waits for room or for the store.
@@ -331,7 +331,7 @@ class Prefetcher:
             self._done.forget([hint.ino])
             if not (hint.warm and self._fetcher.is_held(hint.ino)):
                 break
-            # What is near costs no more than being passed over.
+            # What is near costs only to be passed over.
             self._predictor.scores.issue_hint(hint.ino)
             self._hints.finish(hint, 0, warm=True)
         else:

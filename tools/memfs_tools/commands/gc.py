@@ -110,7 +110,7 @@ class _Collection:
         )
 
     def remove_garbage(self, show: Callable[[str, int, int], None]) -> None:
-        """Drain the list of garbage, as far as it can be removed at present."""
+        """Drain the list of garbage that can be removed at present."""
         while True:
             answer = self._served.gc_garbage(dry_run=self._dry_run)
             self._removed_count += answer["removed_count"]
@@ -121,7 +121,7 @@ class _Collection:
                 return
 
     def compact(self, show: Callable[[str, int, int], None]) -> None:
-        """Compact sparse batches until none is left; a store that is down ends it."""
+        """Compact sparse batches until no batch is left; a store that is down ends it."""
         while True:
             answer = self._served.gc_batches(dry_run=self._dry_run)
             compacted = answer["compacted"]
@@ -208,7 +208,7 @@ class _Collection:
         tell(line)
 
     def _prefixes(self) -> list[str]:
-        """Return the parts of the store; none where there is no store."""
+        """Return the parts of the store; empty where there is no store."""
         stored = self._served.status().store_url is not None
         return [*_PREFIXES, _UPLOADS] if stored else []
 

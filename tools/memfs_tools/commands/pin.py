@@ -89,7 +89,7 @@ def _tier_note(path: Path, tier: str) -> str | None:
     try:
         report = served.status()
     except MemfsError:
-        # Of another user's daemon: pins are for whoever may write the file.
+        # Another user's daemon: pins are for all who may write the file.
         return None
     return next((each.note for each in report.tiers if each.tier == tier), None)
 

@@ -82,7 +82,7 @@ def _find(place: Path | None) -> Mount:
     """Return the mount that is meant.
 
     Raises:
-        UsageError: None is, or several could be.
+        UsageError: No mount is, or several could be.
     """
     found = find_mount_above(place if place is not None else Path(os.getcwd()))
     if found is not None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _PATHS_A_CALL = 2000
 _BYTES_A_CALL = 128 << 10
-"""Of a call's paths. JSON writes a byte that is no text as six, and a request has 1 MiB at most."""
+"""Bytes of a call's paths. JSON writes a byte that is no text as six, and a request has 1 MiB at
+most."""
 
 _POLL_S = 0.2
 
@@ -42,7 +43,7 @@ _NOTHING: PrefetchProgress = {
     "stalled": None,
     "ended": True,
 }
-"""Of a job without a file, which the daemon is not told of."""
+"""That of a job without a file, which the daemon is not told of."""
 
 _STALLED_S_MAX = 15.0
 """The command gives up when nothing could be fetched for so long, for want of room or store."""
@@ -184,7 +185,7 @@ def _mount_of(paths: Iterable[str]) -> Mount:
     """Return the mount that the first of some paths lies in.
 
     Raises:
-        UsageError: It lies in none.
+        UsageError: It lies in no mount.
     """
     first = os.path.realpath(next(iter(paths)))
     served = find_mount_above(Path(first))

@@ -75,7 +75,7 @@ def _end_connection(served: Mount, daemon_fd: int | None) -> None:
     """End the connection between the kernel and the daemon, which then ends by itself.
 
     Where the kernel's switch is not at hand, the daemon is asked: a signal ends it within seconds,
-    whoever has copies of the mount.
+    the ones who have copies of the mount.
 
     Raises:
         UsageError: Only root, or the user who mounted it, may.

@@ -50,7 +50,7 @@ def what_if(
     Shown are the shares of accesses and of bytes that RAM serves, what moves between the tiers,
     Belady's policy, which knows the future, and a bound that no policy exceeds. No mount is needed.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    # Imported here: the help needs none of it.
+    # Imported here: the help does not need it.
     from memfs.simulation.comparison import Capacities, compare
     from memfs.simulation.foresight import foresee
     from memfs.simulation.policies import find_policy

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Handler = Callable[[Request], Coroutine[Any, Any, Outcome]]
 """Returns the reply's own structure or an errno, or raises."""
 SilentHandler = Callable[[Request], None]
-"""Of a request that gets no reply."""
+"""That of a request that gets no reply."""
 
 
 class HandlerTable(NamedTuple):
