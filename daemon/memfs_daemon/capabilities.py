@@ -66,6 +66,11 @@ CAPABILITIES: tuple[Capability, ...] = (
         "under direct reading and writing, by those of who opened the file",
     ),
     Capability(
+        "touch(1) sets a time that is later than all times that were shown",
+        True,
+        "the kernel's own time, which can lie up to 4 ms before them",
+    ),
+    Capability(
         "MAP_SHARED of a file that is read from its compressed or remote form",
         "on Linux 6.6 or newer or without passthrough; else ENODEV until the file is local",
         True,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.conftest import Site
+
 pytestmark = [pytest.mark.slow]
 
 MODULES: dict[str, list[str]] = {
@@ -40,6 +42,11 @@ MODULES: dict[str, list[str]] = {
 }
 """Modules, with the names of classes and tests in them that say nothing new of a file system and
 take most of the time."""
+
+KERNEL_TIME = "test_touch_common (test.test_pathlib.PathTest.test_touch_common)"
+"""Under pyfuse3, which passes the kernel's coarse time for UTIME_NOW (3.5.0): it lies some
+nanoseconds before a time that was shown within the same 4 ms. The driver cannot tell such a time
+from one that a program gives, and those are kept to the nanosecond."""
 
 PATH_LENGTH = 80
 """Of the directories that are compared; three more than the longest of a test's own."""
@@ -99,11 +106,12 @@ def run_locally(scratch_area: scratch.Scratch) -> Iterator[Callable[[str], Outco
 @pytest.mark.only_at(KERNEL, PYFUSE3)
 @pytest.mark.parametrize("module", MODULES)
 def test_cpython_passes_what_it_passes_on_a_local_directory(
-    place: Path, run_locally: Callable[[str], Outcome], module: str
+    place: Path, site: Site, run_locally: Callable[[str], Outcome], module: str
 ) -> None:
     """Failures that the machine causes, and not the file system, show up on both sides."""
     expected = run_locally(module)
     actual = _run(module, _tests_in(place))
-    assert actual.failed <= expected.failed, actual.output[-8000:]
+    known = {KERNEL_TIME} if site.name == PYFUSE3 else set()
+    assert actual.failed <= expected.failed | known, actual.output[-8000:]
     surplus = actual.skipped - expected.skipped
     assert not surplus, f"skipped only on the mount: {surplus}"
