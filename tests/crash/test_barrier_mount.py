@@ -107,6 +107,8 @@ def test_a_barrier_reports_files_that_are_being_written(mount: Mount) -> None:
     assert (code, answer["outcomes"]) == (ExitCode.OK, {"done": 1, "unneeded": 1})
 
 
+# The mount asks its store once, and may come to it only after the store is away.
+@pytest.mark.expects_log("WARNING.*the directory is gone")
 def test_a_remote_barrier_waits_for_a_store_that_is_down(mount: Mount) -> None:
     """For as long as it is told to, and goes on from there when the store is back."""
     path, store = mount.root / "f", mount.state / "glacier"
