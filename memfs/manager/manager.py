@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from memfs.client.placement import TIERS, PlacementError
 from memfs.control.client import ControlError
+from memfs.errors import InvalidValueError
 from memfs.manager import place
 from memfs.manager.batches import ERRORS, BatchResult, run_batch
 from memfs.manager.configuration import configure
@@ -33,6 +34,7 @@ from memfs.manager.root import Root
 from memfs.manager.values import registry
 from memfs.manager.values.value import Content, Mime, Wanted
 from memfs.query.globs import escaped_glob
+from memfs.query.parsing import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -393,7 +395,13 @@ class MemoryManager:
         above = prefix.rpartition("/")[0]
         inner = mount.inner(self.directory / path_of(above) if above else self.directory)
         below = {"$path": f"/{escaped_glob(inner)}/"}
-        condition = {"$and": [below, plain_filter(dict(metadata_filter or {}))]}
+        wanted = plain_filter(dict(metadata_filter or {}))
+        try:
+            # Here, so that a mistake is told with its place in the caller's own filter.
+            parse(wanted)
+        except InvalidValueError as error:
+            raise FilterError(str(error)) from None
+        condition = {"$and": [below, wanted]}
 
         def fetch(token: str | None) -> Page:
             try:

@@ -6,6 +6,7 @@ is compared with what it has, and refused where it does not fit.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -82,7 +83,7 @@ def start(state: Path, wishes: Wishes) -> Mount:
     if (found := _served(state)) is not None:
         _check(found, wishes)
         return found
-    mountpoint = _runtime_directory() / f"memfs-{state.name}-{_digest(state)}"
+    mountpoint = _own_mountpoint(state)
     mountpoint.mkdir(mode=0o700, parents=True, exist_ok=True)
     options = _options(wishes)
     url = str(options.get("glacier.url", ""))
@@ -113,14 +114,19 @@ def start(state: Path, wishes: Wishes) -> Mount:
 
 
 def stop(mount: Mount) -> None:
-    """Unmount.
+    """Unmount what `start` has mounted; any other mount is left alone.
 
     Raises:
         MountUnavailableError: It is in use, with the words of `memfs umount`.
     """
+    if mount.mountpoint != _own_mountpoint(mount.state_dir):
+        return
     done = _memfs("umount", str(mount.mountpoint))
     if done.returncode != 0:
         raise MountUnavailableError(done.stderr.strip() or f"{mount.mountpoint} stays mounted")
+    with contextlib.suppress(OSError):
+        # Another process may have mounted it again.
+        mount.mountpoint.rmdir()
 
 
 def default_state() -> Path:
@@ -146,10 +152,13 @@ def _runtime_directory() -> Path:
     return Path("~/.cache").expanduser()
 
 
-def _digest(state: Path) -> str:
+def _own_mountpoint(state: Path) -> Path:
+    """Return where a state directory is mounted by managers."""
     import blake3
 
-    return blake3.blake3(os.fsencode(state)).hexdigest(length=4)
+    place = os.path.realpath(state)
+    digest = blake3.blake3(os.fsencode(place)).hexdigest(length=4)
+    return _runtime_directory() / f"memfs-{os.path.basename(place)}-{digest}"
 
 
 def _memfs(*arguments: str) -> subprocess.CompletedProcess[str]:

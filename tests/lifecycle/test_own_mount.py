@@ -54,7 +54,10 @@ def test_the_first_lines_of_a_user_need_nothing_else(own_place: Path) -> None:
     joined = MemoryManager()
     assert joined.directory == memory_manager.directory
     joined.store("kept", b"1")
+    attached = MemoryManager(mount=memory_manager.directory)
+    assert attached.mount == memory_manager.mount
     memory_manager.close(unmount=True)
+    assert list((own_place / "run").iterdir()) == []
     again = MemoryManager()
     assert again["kept"] == b"1"
     again.close(unmount=True)

@@ -123,8 +123,10 @@ def test_values_are_found_by_their_metadata(manager: MemoryManager, place: Path)
     frame = manager.query({"cloud": {"$gte": 14}}, sort="cloud").pandas()
     assert frame["key"].tolist() == ["sat/28", "sat/29"]
     assert frame["cloud"].tolist() == [14.0, 14.5]
-    with pytest.raises(FilterError, match=r"\$gte"):
+    with pytest.raises(FilterError, match=r"^at cloud\.\$ge: .*\$gte"):
         manager.query({"cloud": {"$ge": 1}})
+    manager.close(unmount=True)
+    assert manager.exists("sat/1"), "a mount of others is left alone"
 
 
 def test_thousands_of_keys_are_listed(manager: MemoryManager) -> None:
