@@ -260,19 +260,18 @@ class MemoryManager:
             ValueFormatError: The file does not hold what it should.
             UnsafeFormatError: It is a pickle, and may not be run.
         """
-        path = path_of(key)
         partial = partial or start is not None or end is not None
         copied = not self._habits.views if copy is None else copy
         wanted = Wanted(start, end, name, partial, copied, device, self._habits.precision)
         try:
-            fd = self._root.open(path)
+            fd = self._opened(key)
         except MissingKeyError:
             if default is not _MISSING:
                 return default
-            raise MissingKeyError(f"nothing is stored under the key {key!r}") from None
+            raise
         try:
             mime = Mime.parse(_attribute(fd, MIME_XATTR))
-            content = Content(fd, f"{self.directory}/{path}", mime)
+            content = Content(fd, str(self.path(key)), mime)
             kind = registry.for_content(content)
             self._require_pickle_allowed(kind, fd, content.name)
             return kind.read(content, wanted)

@@ -7,12 +7,10 @@ from pathlib import PosixPath
 from typing import TYPE_CHECKING, Any
 
 from memfs.client.mount import Mount
-from memfs.manager.metadata import Scalar, attributes_of, is_metadata, metadata_of
+from memfs.manager.metadata import TYPES_XATTR, Scalar, attributes_of, is_metadata, metadata_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-TYPES_ARE_STALE = "user.memory.types"
 
 
 class MemPath(PosixPath):
@@ -50,7 +48,7 @@ class MemPath(PosixPath):
             if before.get(attribute) != value:
                 os.setxattr(self, attribute, value)
         for attribute in before:
-            if attribute not in after and (is_metadata(attribute) or attribute == TYPES_ARE_STALE):
+            if attribute not in after and (is_metadata(attribute) or attribute == TYPES_XATTR):
                 os.removexattr(self, attribute)
 
     def pin(self, tier: str, priority: int | None = None) -> None:

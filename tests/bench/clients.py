@@ -35,7 +35,7 @@ def sample(
     Args:
         directory: It is as before afterwards.
         client_count: Processes.
-        file_count: Of all clients together.
+        file_count: For all clients together.
         servers: Processes whose processor time is of interest.
     """
     each = max(1, file_count // client_count)

@@ -37,7 +37,7 @@ PLACE_NAMES = tuple(
     kind.name for kind in (NativePlace, KernelPlace, Pyfuse3Place, MergerfsPlace, JuicefsPlace)
 )
 DISK_BYTES = 12 << 30
-"""Of the image, a sparse file."""
+"""Size of the image, a sparse file."""
 
 
 class Sample(NamedTuple):

@@ -135,7 +135,7 @@ def _xattrs(files: range) -> Iterator[tuple[Any, ...]]:
 
 
 class Timing(NamedTuple):
-    """Of one question."""
+    """For one question."""
 
     row_count: int
     first_ms: float

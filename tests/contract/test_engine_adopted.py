@@ -61,7 +61,7 @@ async def remote_garbage(engine: Engine) -> list[str]:
     ],
 )
 async def test_an_adopted_form_is_what_it_was(engine_site: SqliteSite, place: Place) -> None:
-    """Of any key, and with all that tells its bytes from later ones."""
+    """A form under any key, with all that tells its bytes from later ones."""
     form = await adopt(engine_site.engine, place=place)
     await engine_site.engine.commit()
     engine = engine_site.crash()

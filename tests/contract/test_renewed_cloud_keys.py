@@ -37,7 +37,7 @@ class Keys(Protocol):
     def forget(self) -> None: ...
 
     def revoke(self) -> None:
-        """Take the right key no more, and from now on another one."""
+        """Refuse the right key from now on, and take another one."""
         ...
 
 
