@@ -178,6 +178,10 @@ class _Part(io.RawIOBase):
         """Return the place."""
         return self._at
 
+    def release(self) -> None:
+        """Let go of the bytes; the client's threads may hold the file longer than the request."""
+        self._data = memoryview(b"")
+
 
 class S3Store(FsspecStore):
     """A `RemoteStore` over a bucket.
@@ -303,9 +307,13 @@ class S3Store(FsspecStore):
         stored: list[dict[str, Any]] = []
 
         async def put_part(number: int, part: bytes) -> dict[str, Any]:
-            answer = await self._send(
-                "upload_part", _Part(part), **target, UploadId=upload_id, PartNumber=number
-            )
+            body = _Part(part)
+            try:
+                answer = await self._send(
+                    "upload_part", body, **target, UploadId=upload_id, PartNumber=number
+                )
+            finally:
+                body.release()
             callback.relative_update(len(part))
             return {"PartNumber": number, "ETag": answer["ETag"]}
 

@@ -216,9 +216,9 @@ def test_pages_are_forgotten_while_a_read_of_them_waits(
 ) -> None:
     """The kernel has the pages locked until the read is answered."""
     path = mount.root / "file"
-    path.write_bytes(b"a" * 8192)
+    # Written elsewhere: the kernel has no pages of it, so the read comes to the file system.
+    behind_its_back(mount, lambda: mount.filesystem.add_file(b"file", b"a" * 8192))
     node = node_of(mount, path)
-    mount.kernel_cache.forget_content(node.ino)
     os.setxattr(path, b"user.test.slow", b"1")
     content: list[bytes] = []
     reading = threading.Thread(target=lambda: content.append(path.read_bytes()), daemon=True)

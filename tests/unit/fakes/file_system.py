@@ -31,6 +31,7 @@ from memfs.filesystem.validity import Validity, ValidityLimits
 from memfs.metadata.records import DirectoryEntry, Inode
 from memfs.types import NO_BLOB, ROOT_INODE, Generation, InodeNo, RawId
 from memfs.waiting import leave
+from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,6 +131,16 @@ class FakeFilesystem:
         self.path(node.ino).write_bytes(content)
         self._changed = False
         return node
+
+    async def wait_for_waiting(self) -> None:
+        """Return when a request waits at the gate.
+
+        Raises:
+            AssertionError: There is no such request within `WAIT_S`.
+        """
+        with trio.move_on_after(WAIT_S) as scope:
+            await self.waiting.wait()
+        assert not scope.cancelled_caught, "no request came to the gate"
 
     def add_fifos(self, parent: InodeNo, count: int) -> None:
         """Fill a directory with many cheap inodes, `0` and up, committed."""

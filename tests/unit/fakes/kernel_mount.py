@@ -109,7 +109,7 @@ class KernelMount:
 
     def wait_until_waiting(self) -> None:
         """Return when a request has detached and waits at the gate."""
-        trio.from_thread.run(self.filesystem.waiting.wait, trio_token=self._token)
+        trio.from_thread.run(self.filesystem.wait_for_waiting, trio_token=self._token)
 
     def _run(self) -> None:
         try:

@@ -93,7 +93,7 @@ class Pyfuse3Mount:
 
     def wait_until_waiting(self) -> None:
         """Return when a request waits in the fake."""
-        trio.from_thread.run(self.filesystem.waiting.wait, trio_token=self._token)
+        trio.from_thread.run(self.filesystem.wait_for_waiting, trio_token=self._token)
 
     def cancel(self) -> None:
         """Cancel the driver and wait for its end."""
