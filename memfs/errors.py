@@ -90,6 +90,12 @@ class NoXattrError(MemfsError):
     errno = codes.ENODATA
 
 
+class NotKeptError(MemfsError):
+    """Nothing has the bytes that a file had when a snapshot was made."""
+
+    errno = codes.ENODATA
+
+
 class NotSupportedError(MemfsError):
     """The operation exists but not here: no such tier configured, driver too small."""
 

@@ -22,6 +22,7 @@ from memfs.errors import (
     NotSupportedError,
     ObjectArchivedError,
     ObjectMissingError,
+    StaleInodeError,
 )
 from memfs.metadata.quarantine import why_quarantined
 from memfs.single_flight import SingleFlight
@@ -32,13 +33,15 @@ from memfs.stores.reading import FrameReader, PackedFile
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Form, Inode
     from memfs.stores.container import SeekTable
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
     from memfs.stores.store import RemoteStore
-    from memfs.types import Place, RawId
+    from memfs.types import InodeNo, Place, RawId
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +103,13 @@ class FormReader:
         """Bytes of decoded frames and seek tables kept."""
         return self._frames.used_size + self._tables.used_size
 
-    async def read(self, inode: Inode, offset: int, size: int) -> bytes:
+    async def read(
+        self,
+        inode: Inode,
+        offset: int,
+        size: int,
+        look_again: Callable[[InodeNo], Awaitable[Inode]] | None = None,
+    ) -> bytes:
         """Return bytes `[offset, offset + size)` of a sealed content; fewer only at its end.
 
         The packed form is asked before the remote one, and each stands in for the other where that
@@ -110,6 +119,8 @@ class FormReader:
             inode: As the caller found it; if it has moved on since, so does the read.
             offset: >= 0.
             size: Bytes wanted.
+            look_again: Returns an inode as it is now; None: the live one. Else one as of a
+                snapshot, which moves on only to where the same bytes are.
 
         Raises:
             StaleInodeError: The file is gone.
@@ -133,7 +144,7 @@ class FormReader:
                     # Corruption outranks absence: it needs a person, and waiting does not help.
                     if error is failure or isinstance(unusable, CorruptDataError):
                         error = unusable
-            now = await self._engine.get_inode(inode.ino)
+            now = await (look_again or self._engine.get_inode)(inode.ino)
             if now.raw:
                 return await trio.to_thread.run_sync(
                     self._read_raw, now.raw, offset, size, limiter=self._threads
@@ -260,6 +271,9 @@ class FormReader:
         if text in self._complaints or form not in await self._engine.list_forms(inode.blob):
             return
         self._complaints[text] = None
-        path = (await self._engine.get_path(inode.ino)).decode("utf-8", "backslashreplace")
+        try:
+            path = (await self._engine.get_path(inode.ino)).decode("utf-8", "backslashreplace")
+        except StaleInodeError:
+            path = f"inode {inode.ino}, which only snapshots show"
         level = logging.INFO if isinstance(error, ObjectArchivedError) else logging.WARNING
         log.log(level, "%s: its %s form cannot be read: %s", path, form.kind, text)

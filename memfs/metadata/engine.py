@@ -780,7 +780,8 @@ class Snapshots(Changes, Protocol):
         """Return an inode as of a snapshot.
 
         Pin, codec and times of access are not kept. Raw file and blob are those that have the
-        content of this generation now; both are 0 where nothing has it.
+        content of this generation now; both are 0 where nothing has it. UNSEALED among the flags
+        says that a writer had it: then its bytes may be later ones, and so may be their size.
 
         Raises:
             StaleInodeError: It did not exist.
@@ -795,6 +796,10 @@ class Snapshots(Changes, Protocol):
         self, snap: SnapshotId, parent: InodeNo, after_cookie: int, limit: int
     ) -> list[DirectoryEntry]:
         """Return dentries as of a snapshot, as `Namespace.list_directory` does."""
+        ...
+
+    async def get_parent_at(self, snap: SnapshotId, ino: InodeNo) -> InodeNo:
+        """Return the directory of an inode as of a snapshot, as `Namespace.get_parent` does."""
         ...
 
     async def read_link_at(self, snap: SnapshotId, ino: InodeNo) -> bytes:

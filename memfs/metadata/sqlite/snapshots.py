@@ -119,6 +119,8 @@ _BORN = "select ino from inode where ino > ? and ino < ? order by ino limit ?"
 _BORN_AND_CHANGED = (
     "select distinct ino from inode_was where ino > ? and ino < ? order by ino limit ?"
 )
+_SIZE = WAS_COLUMNS.split(", ").index("size") - 1
+"""Among the attributes of an undo row behind its mode."""
 _ALIKE = tuple(
     Inode._fields.index(name)
     for name in (
@@ -249,13 +251,15 @@ class Snapshots(Queries):
         (mode, *attributes), generation = was[:-1], Generation(was[-1])
         if not mode:
             return None
-        raw, blob, flags = NO_RAW, NO_BLOB, 0
+        raw, blob, flags, size = NO_RAW, NO_BLOB, 0, attributes[_SIZE]
         if live is not None and live.generation == generation:
             raw, blob, flags = live.raw, live.blob, live.flags
+            if live.size != size:
+                flags |= InodeFlags.UNSEALED
         kept = self._row(SELECT_KEPT, (ino, generation))
         if kept is not None:
             raw, blob = kept[2], kept[3]
-            flags = InodeFlags.UNSEALED if kept[-1] else 0
+            flags = InodeFlags.UNSEALED if kept[-1] or kept[4] != size else 0
         return Inode._make((ino, mode, *attributes, generation, raw, blob, flags, 0, None, 0))
 
     async def lookup_at(self, snap: SnapshotId, parent: InodeNo, name: bytes) -> Inode:
@@ -286,6 +290,13 @@ class Snapshots(Queries):
             if inode is not None:
                 entries.append(DirectoryEntry(cookie, name, inode))
         return entries
+
+    async def get_parent_at(self, snap: SnapshotId, ino: InodeNo) -> InodeNo:
+        """See `Engine`."""
+        self._check_snapshot(snap)
+        self._inode_at(snap, ino)
+        row = self._row(f"{_NAMES_OF} limit 1", (snap, ino))
+        return ROOT_INODE if row is None else InodeNo(row[1])
 
     async def read_link_at(self, snap: SnapshotId, ino: InodeNo) -> bytes:
         """See `Engine`."""

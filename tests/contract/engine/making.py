@@ -150,6 +150,8 @@ async def tree_at(engine: Engine, snap: SnapshotId) -> Tree:
                     assert (path + b"/" + entry.name) in await engine.list_paths_at(
                         snap, entry.inode.ino
                     )
+                    if stat.S_ISDIR(entry.inode.mode):
+                        assert await engine.get_parent_at(snap, entry.inode.ino) == inode.ino
                     rest.append((path + b"/" + entry.name, entry.inode))
     return tree
 
