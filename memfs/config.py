@@ -67,7 +67,7 @@ class HotConfig:
     """An unpinned file larger than this share of the capacity is not loaded."""
     snapshot_share: float = 0.25
     """Snapshots of one user keep at most this share of a device's capacity; root's are not limited.
-    `memfs snapshots` lists and drops them."""
+    `memfs tensor-snapshots` lists and drops them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from memfs.filesystem.control_names import CONTROL_XATTRS
 from memfs.query.fields import SYSTEM_FIELDS
 from memfs.sizes import format_duration, format_size
 from memfs_daemon.capabilities import as_markdown
+from memfs_tools.lazy_group import commands_of
 from memfs_tools.main import list_commands
 from tests.bench import table
 from tests.bench.outcome import Outcome
@@ -105,7 +106,7 @@ def _help() -> str:
     for command in list_commands():
         family = [(f"memfs {command.name}", command)]
         if isinstance(command, click.Group):
-            family += [(f"{family[0][0]} {name}", each) for name, each in command.commands.items()]
+            family += [(f"{family[0][0]} {each.name}", each) for each in commands_of(command)]
         for name, each in family:
             text = each.get_help(command_context(each, name)).strip()
             parts.append(f"## {name}\n\n```text\n{text}\n```")

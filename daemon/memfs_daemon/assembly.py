@@ -36,6 +36,7 @@ from memfs.hot.environment import child_environment
 from memfs.jobs.gc import GcMethods
 from memfs.jobs.prefetch import PrefetchMethods
 from memfs.jobs.scrubber import Scrubber
+from memfs.jobs.snapshots import SnapshotMethods
 from memfs.jobs.trees import TreeMethods
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.migration import Migration
@@ -320,6 +321,7 @@ def assemble(
             PrefetchMethods(engine, prefetcher, board),
             scrubber,
             TreeMethods(placement),
+            SnapshotMethods(move_parts),
             GcMethods(move_parts, garbage, mover.compaction),
             RemountMethods(features),
             *hot.providers,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from memfs.client.placement import Placement
+    from memfs.client.snapshots import Snapshots
     from memfs.control.report import PendingReport, PoolReport, StatusReport
 
 P = TypeVar("P")
@@ -119,19 +120,19 @@ class Mount(NamedTuple):
     # --- the mount -------------------------------------------------------------------------------
     def status(self) -> StatusReport:
         """Return tiers, driver and work."""
-        return self._asking(methods.STATUS)({})
+        return self.asking(methods.STATUS)({})
 
     def pending(self, limit: int = 10_000) -> list[PendingReport]:
         """Return the moves that wait, those due first."""
-        return self._asking(methods.PENDING)({"limit": limit})
+        return self.asking(methods.PENDING)({"limit": limit})
 
     def stats(self) -> dict[str, Any]:
         """Return devices, slabs and counters of the hot tier."""
-        return self._asking(methods.HOT)({})
+        return self.asking(methods.HOT)({})
 
     def remount(self, *, atime: bool, strict_atime: bool | None) -> None:
         """Have access times kept from now on, or not; None: as often as before."""
-        self._asking(methods.REMOUNT)({"atime": atime, "strict_atime": strict_atime})
+        self.asking(methods.REMOUNT)({"atime": atime, "strict_atime": strict_atime})
 
     # --- files that will be used -----------------------------------------------------------------
     def prefetch(
@@ -148,15 +149,15 @@ class Mount(NamedTuple):
             job: Append to this one; None: begin a new one. ENOENT: there is no such job.
         """
         params: methods.PrefetchParameters = {"paths": [*paths], "tier": tier, "job": job}
-        return self._asking(methods.PREFETCH, FILES_S_MAX)(params)
+        return self.asking(methods.PREFETCH, FILES_S_MAX)(params)
 
     def prefetch_progress(self, job: int) -> methods.PrefetchProgress:
         """Return how far a job is. ENOENT: there is no such job."""
-        return self._asking(methods.PREFETCH_PROGRESS, FILES_S_MAX)({"job": job})
+        return self.asking(methods.PREFETCH_PROGRESS, FILES_S_MAX)({"job": job})
 
     def prefetch_cancel(self, job: int) -> methods.PrefetchProgress:
         """Forget what waits in a job; what was fetched stays. ENOENT: there is no such job."""
-        return self._asking(methods.PREFETCH_CANCEL, FILES_S_MAX)({"job": job})
+        return self.asking(methods.PREFETCH_CANCEL, FILES_S_MAX)({"job": job})
 
     def hint(
         self,
@@ -183,7 +184,7 @@ class Mount(NamedTuple):
             "job": job,
             "replace": replace,
         }
-        return self._asking(methods.HINT, FILES_S_MAX)(params)
+        return self.asking(methods.HINT, FILES_S_MAX)(params)
 
     # --- work on trees: a call does what it can in some seconds ----------------------------------
     def barrier(
@@ -194,7 +195,7 @@ class Mount(NamedTuple):
         timeout_s: float = WORK_S_MAX,
     ) -> methods.WorkReport:
         """Bring files to a level of safety."""
-        return self._asking(methods.BARRIER, timeout_s)({"inos": inos, "level": level})
+        return self.asking(methods.BARRIER, timeout_s)({"inos": inos, "level": level})
 
     def compress(
         self,
@@ -212,17 +213,17 @@ class Mount(NamedTuple):
             "drop_raw": drop_raw,
             "dry_run": dry_run,
         }
-        return self._asking(methods.COMPRESS, timeout_s)(params)
+        return self.asking(methods.COMPRESS, timeout_s)(params)
 
     def rekey(
         self, inos: list[int], *, dry_run: bool = False, timeout_s: float = WORK_S_MAX
     ) -> methods.WorkReport:
         """Bring files under the newest key."""
-        return self._asking(methods.REKEY, timeout_s)({"inos": inos, "dry_run": dry_run})
+        return self.asking(methods.REKEY, timeout_s)({"inos": inos, "dry_run": dry_run})
 
     def moves(self) -> methods.MovesReport:
         """Return how far the moves under way are."""
-        return self._asking(methods.MOVES, ANSWER_S_MAX / 2)({})
+        return self.asking(methods.MOVES, ANSWER_S_MAX / 2)({})
 
     # --- queries ---------------------------------------------------------------------------------
     def query(
@@ -257,92 +258,105 @@ class Mount(NamedTuple):
             "names": names,
             "attributes": attributes,
         }
-        return self._asking(methods.QUERY, FILES_S_MAX)(params)
+        return self.asking(methods.QUERY, FILES_S_MAX)(params)
 
     def query_index(self) -> methods.NamesReport:
         """Return how complete the index of xattrs is, and the names in it."""
-        return self._asking(methods.QUERY_INDEX)({})
+        return self.asking(methods.QUERY_INDEX)({})
 
     def publish(self) -> None:
         """Bring all changes so far into the tables of the state, for programs that read them."""
-        self._asking(methods.PUBLISH, FILES_S_MAX)({})
+        self.asking(methods.PUBLISH, FILES_S_MAX)({})
+
+    # --- snapshots -------------------------------------------------------------------------------
+    @property
+    def snapshots(self) -> Snapshots:
+        """The instants of this mount that are kept."""
+        # Imported here: most programs ask for no snapshot.
+        from memfs.client.snapshots import Snapshots
+
+        return Snapshots(self)
 
     # --- scrubbing -------------------------------------------------------------------------------
     def scrub(self, rate: int, *, restart: bool = False) -> methods.ScrubReport:
         """Begin to scrub, `rate` bytes a second, or go on where the last scrub was stopped."""
-        return self._asking(methods.SCRUB)({"rate": rate, "restart": restart})
+        return self.asking(methods.SCRUB)({"rate": rate, "restart": restart})
 
     def scrub_progress(self) -> methods.ScrubReport:
         """Return how far the scrub is, and what it found."""
-        return self._asking(methods.SCRUB_PROGRESS)({})
+        return self.asking(methods.SCRUB_PROGRESS)({})
 
     def scrub_stop(self) -> methods.ScrubReport:
         """Stop the scrub; the next one goes on from there."""
-        return self._asking(methods.SCRUB_STOP)({})
+        return self.asking(methods.SCRUB_STOP)({})
 
     # --- pools -----------------------------------------------------------------------------------
     def pool_create(self, name: str, size: str | int) -> PoolReport:
         """Reserve a part of RAM, or give a pool another size."""
-        return self._asking(methods.POOL_CREATE)({"name": name, "size": size})
+        return self.asking(methods.POOL_CREATE)({"name": name, "size": size})
 
     def pool_list(self) -> list[PoolReport]:
         """Return all pools, by name."""
-        return self._asking(methods.POOL_LIST)({})
+        return self.asking(methods.POOL_LIST)({})
 
     def pool_remove(self, name: str) -> None:
         """Give a pool back."""
-        self._asking(methods.POOL_REMOVE)({"name": name})
+        self.asking(methods.POOL_REMOVE)({"name": name})
 
     # --- traces ----------------------------------------------------------------------------------
     def trace_start(self, path: str, *, paths: bool = True) -> methods.TraceReport:
         """Begin a trace in an absolute directory, or continue the one there."""
-        return self._asking(methods.TRACE_START, FILES_S_MAX)({"path": path, "paths": paths})
+        return self.asking(methods.TRACE_START, FILES_S_MAX)({"path": path, "paths": paths})
 
     def trace_stop(self) -> methods.TraceReport:
         """End the trace."""
-        return self._asking(methods.TRACE_STOP, FILES_S_MAX)({})
+        return self.asking(methods.TRACE_STOP, FILES_S_MAX)({})
 
     def trace_status(self) -> methods.TraceReport:
         """Return the report of the trace that is, or was last, recorded."""
-        return self._asking(methods.TRACE_STATUS, FILES_S_MAX)({})
+        return self.asking(methods.TRACE_STATUS, FILES_S_MAX)({})
 
     # --- collecting garbage ----------------------------------------------------------------------
     def gc_garbage(self, *, dry_run: bool) -> methods.GarbageReport:
         """Remove garbage for a second."""
-        return self._asking(methods.GC_GARBAGE, WORK_S_MAX)({"dry_run": dry_run})
+        return self.asking(methods.GC_GARBAGE, WORK_S_MAX)({"dry_run": dry_run})
 
     def gc_batches(self, *, dry_run: bool) -> methods.BatchesReport:
         """Compact the sparsest batch."""
-        return self._asking(methods.GC_BATCHES, WORK_S_MAX)({"dry_run": dry_run})
+        return self.asking(methods.GC_BATCHES, WORK_S_MAX)({"dry_run": dry_run})
 
     def gc_accounts(self) -> methods.AccountsReport:
         """Count again what accounts are kept of."""
-        return self._asking(methods.GC_ACCOUNTS, WORK_S_MAX)({})
+        return self.asking(methods.GC_ACCOUNTS, WORK_S_MAX)({})
 
     def gc_orphans(
         self, place: methods.Place, prefix: str = "", *, take: bool
     ) -> methods.OrphansReport:
         """Find what nothing refers to; `take` puts it into lost+found."""
         params: methods.OrphansParameters = {"place": place, "prefix": prefix, "take": take}
-        return self._asking(methods.GC_ORPHANS, WORK_S_MAX)(params)
+        return self.asking(methods.GC_ORPHANS, WORK_S_MAX)(params)
 
     def gc_lost_found(self, *, clear: bool) -> methods.LostFoundReport:
         """Tell what lies in lost+found; `clear` removes it for good."""
-        return self._asking(methods.GC_LOST_FOUND, WORK_S_MAX)({"clear": clear})
+        return self.asking(methods.GC_LOST_FOUND, WORK_S_MAX)({"clear": clear})
 
     # --- snapshots of tensors --------------------------------------------------------------------
     def hot_snapshots(self) -> list[dict[str, Any]]:
         """Return the snapshots of all users, the largest first."""
-        return self._asking(methods.HOT_SNAPSHOTS)({})
+        return self.asking(methods.HOT_SNAPSHOTS)({})
 
     def hot_drop_snapshot(self, name: str) -> None:
         """Let a snapshot go. ENOENT or ENODATA: there is no such snapshot."""
-        self._asking(methods.HOT_DROP_SNAPSHOT)({"name": name})
+        self.asking(methods.HOT_DROP_SNAPSHOT)({"name": name})
 
-    def _asking(
+    def asking(
         self, method: methods.Method[P, R], timeout_s: float = ANSWER_S_MAX
     ) -> Callable[[P], R]:
-        """Return what calls a method; in two steps, so that its parameters are type-checked."""
+        """Return what calls a method of the daemon; in two steps, so that types are checked.
+
+        Args:
+            timeout_s: How long the daemon may take to answer.
+        """
 
         def ask(params: Any) -> R:  # noqa: ANN401 - P, which mypy takes for no dict
             try:

@@ -243,6 +243,55 @@ QUERY_INDEX = Method("query_index", Nothing, NamesReport)
 PUBLISH = Method("publish", Nothing, type(None))
 
 
+# --- snapshots -----------------------------------------------------------------------------------
+class SnapshotParameters(TypedDict):
+    """A snapshot to be made."""
+
+    name: str
+    description: NotRequired[str]
+    labels: NotRequired[dict[str, str]]
+    kept_until_ns: NotRequired[int | None]
+    """No rule removes it before; None: any rule may."""
+
+
+class SnapshotNameParameters(TypedDict):
+    """The name of a snapshot."""
+
+    name: str
+
+
+class SnapshotNamesParameters(TypedDict):
+    """Names of snapshots."""
+
+    names: list[str]
+
+
+class SnapshotReport(TypedDict):
+    """An instant that is kept; see `metadata.records.Snapshot`."""
+
+    name: str
+    number: int
+    """Higher than all inode numbers of what existed then."""
+    created_ns: int
+    description: str
+    labels: dict[str, str]
+    kept_until_ns: int | None
+
+
+class SnapshotMade(TypedDict):
+    """What came of making one."""
+
+    snapshot: SnapshotReport
+    open_count: int
+    """Files that were open for writing, or mapped."""
+
+
+SNAPSHOT_CREATE = Method("snapshot.create", SnapshotParameters, SnapshotMade)
+SNAPSHOT_LIST = Method("snapshot.list", Nothing, list[SnapshotReport])
+SNAPSHOT_SHOW = Method("snapshot.show", SnapshotNameParameters, SnapshotReport)
+SNAPSHOT_DELETE = Method("snapshot.delete", SnapshotNamesParameters, type(None))
+
+
 # --- scrubbing -----------------------------------------------------------------------------------
 class ScrubParameters(TypedDict):
     """How to scrub."""

@@ -297,7 +297,7 @@ def test_a_snapshot_keeps_tensors_through_a_rewrite(mount: Mount) -> None:
 
 
 def test_snapshots_of_a_user_have_a_share_and_root_lists_and_drops_them(mount: Mount) -> None:
-    """No ordinary user fills the device for good; `memfs snapshots` shows who keeps what."""
+    """No ordinary user fills the device for good; `memfs tensor-snapshots` shows who keeps what."""
     paths = [mount.root / f"{number}.safetensors" for number in range(3)]
     for number, path in enumerate(paths):
         path.write_bytes(safetensors_of(7 * MIB, seed=number))
@@ -321,12 +321,12 @@ def test_snapshots_of_a_user_have_a_share_and_root_lists_and_drops_them(mount: M
     assert "may keep 16.0 MiB: drop some, or raise hot.snapshot_share" in refusal
     assert "would keep" in keep(3)
     assert keep(3, "roots") == "kept"
-    listed = run_memfs("snapshots", mount.root)
+    listed = run_memfs("tensor-snapshots", mount.root)
     assert listed == f"roots  root  21.0 MiB in 3 slabs\nalices  {ALICE.uid}  14.0 MiB in 2 slabs\n"
-    run_memfs("snapshots", "--drop", "alices", "--drop", "roots", mount.root)
-    assert run_memfs("snapshots", mount.root) == ""
+    run_memfs("tensor-snapshots", "--drop", "alices", "--drop", "roots", mount.root)
+    assert run_memfs("tensor-snapshots", mount.root) == ""
     with pytest.raises(MountError, match="there is no snapshot"):
-        run_memfs("snapshots", "--drop", "alices", mount.root)
+        run_memfs("tensor-snapshots", "--drop", "alices", mount.root)
     assert run_as(ALICE, keep, 2) == "kept"
 
 

@@ -39,6 +39,7 @@ from memfs.errors import InvalidValueError
 from memfs.jobs.gc import GcMethods
 from memfs.jobs.prefetch import PrefetchMethods
 from memfs.jobs.scrubber import Scrubber
+from memfs.jobs.snapshots import SnapshotMethods
 from memfs.jobs.trees import TreeMethods
 from memfs_daemon.hot.methods import HotMethods
 from memfs_daemon.policy import PolicyMethods
@@ -237,7 +238,7 @@ async def test_a_wrong_parameter_is_named(
     "provider",
     [
         *(GcMethods, HotMethods, PolicyMethods, PrefetchMethods, RemountMethods, Scrubber),
-        *(Status, Tracing, TreeMethods),
+        *(SnapshotMethods, Status, Tracing, TreeMethods),
     ],
 )
 def test_handlers_take_what_their_methods_say(provider: type[Provider]) -> None:

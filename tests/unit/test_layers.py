@@ -54,6 +54,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "botocore": ("memfs/stores/s3.py",),
     "click": (
         "tools/memfs_tools/main.py",
+        "tools/memfs_tools/lazy_group.py",
         "tools/memfs_tools/terminal.py",
         "tools/memfs_tools/tree_work.py",
         "tools/memfs_tools/commands/",

@@ -6,7 +6,6 @@ exit code of the table; a traceback is a defect.
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import sys
@@ -16,6 +15,7 @@ import click
 
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import MEANINGS, ExitCode
+from memfs_tools.lazy_group import LazyGroup, commands_of
 from memfs_tools.terminal import complain, tell_lines
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ _MODULES = {
     "catalog": "catalog",
     "pool": "pool",
     "prefetch": "prefetch",
-    "snapshots": "snapshots",
+    "snapshot": "snapshot",
+    "tensor-snapshots": "tensor_snapshots",
     "trace": "trace",
     "what-if": "what_if",
     "key": "key",
@@ -54,24 +55,14 @@ _MODULES = {
 """Modules of `memfs_tools.commands` by the command that they hold, in the order of the help."""
 
 
-class _LazyGroup(click.Group):
-    """Commands that are imported when they are asked for: all of them take 0.3 s, `mount` 0.05."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
-        return list(_MODULES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, or None if no command has that name."""
-        if cmd_name not in _MODULES:
-            return None
-        module = importlib.import_module(f"memfs_tools.commands.{_MODULES[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
-        return command
-
-
 @click.group(
-    cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=LazyGroup,
+    places={
+        name: f"memfs_tools.commands.{module}:{name.replace('-', '_')}"
+        for name, module in _MODULES.items()
+    },
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 def cli() -> None:
     """One directory whose files live in RAM, on disk or in an object store.
@@ -89,9 +80,7 @@ def cli() -> None:
 
 def list_commands() -> list[click.Command]:
     """Return all commands, imported, in the order of the help."""
-    context = click.Context(cli)
-    found = [cli.get_command(context, name) for name in cli.list_commands(context)]
-    return [command for command in found if command is not None]
+    return commands_of(cli)
 
 
 def main() -> None:

@@ -83,6 +83,25 @@ def require_mount(path: Path) -> Mount:
     raise UsageError(f"{path} is no mountpoint of memfs; {hint}", ExitCode.NOT_MOUNTED)
 
 
+def choose_mount(place: Path | None) -> Mount:
+    """Return the mount that is meant: that of a path, of the working directory, or the only one.
+
+    Raises:
+        UsageError: No mount is, or several could be.
+    """
+    found = find_mount_above(place if place is not None else Path(os.getcwd()))
+    if found is not None:
+        return found
+    if place is not None:
+        raise UsageError(f"{place} does not lie in a mount of memfs", ExitCode.NOT_MOUNTED)
+    served = list_served()
+    if len(served) == 1:
+        return served[0]
+    known = ", ".join(str(mount.mountpoint) for mount in served)
+    hint = f"there are {known}; name one with --mount" if served else "no memfs is mounted at all"
+    raise UsageError(f"which mount? {hint}", ExitCode.NOT_MOUNTED)
+
+
 def find_daemon(served: Mount) -> int | None:
     """Return the process id of the daemon that serves a mount; None if it has died.
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from memfs.control.typed import encode
-from memfs.errors import UsageError
-from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
-from memfs_tools.mounts import find_mount_above, list_served
+from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json
-
-if TYPE_CHECKING:
-    from memfs.client.mount import Mount
 
 _MOUNT = click.option(
     "--mount",
@@ -48,7 +41,7 @@ def pool() -> None:
 @_JSON
 def create(name: str, size: str, place: Path | None, as_json: bool) -> None:
     """Make a pool, or give one another size."""
-    made = _find(place).pool_create(name, size)
+    made = choose_mount(place).pool_create(name, size)
     if as_json:
         tell_json(encode(made), indent=None)
 
@@ -58,7 +51,7 @@ def create(name: str, size: str, place: Path | None, as_json: bool) -> None:
 @_JSON
 def list_pools(place: Path | None, as_json: bool) -> None:
     """Show the pools of a mount."""
-    pools = _find(place).pool_list()
+    pools = choose_mount(place).pool_list()
     if as_json:
         tell_json(encode(pools), indent=None)
         return
@@ -73,25 +66,6 @@ def list_pools(place: Path | None, as_json: bool) -> None:
 @_JSON
 def remove(name: str, place: Path | None, as_json: bool) -> None:
     """Give a pool's share of RAM back to all; its files stay where they are."""
-    _find(place).pool_remove(name)
+    choose_mount(place).pool_remove(name)
     if as_json:
         tell_json(None, indent=None)
-
-
-def _find(place: Path | None) -> Mount:
-    """Return the mount that is meant.
-
-    Raises:
-        UsageError: No mount is, or several could be.
-    """
-    found = find_mount_above(place if place is not None else Path(os.getcwd()))
-    if found is not None:
-        return found
-    if place is not None:
-        raise UsageError(f"{place} does not lie in a mount of memfs", ExitCode.NOT_MOUNTED)
-    served = list_served()
-    if len(served) == 1:
-        return served[0]
-    known = ", ".join(str(mount.mountpoint) for mount in served)
-    hint = f"there are {known}; name one with --mount" if served else "no memfs is mounted at all"
-    raise UsageError(f"which mount? {hint}", ExitCode.NOT_MOUNTED)

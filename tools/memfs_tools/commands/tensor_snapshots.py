@@ -1,4 +1,4 @@
-"""`memfs snapshots`."""
+"""`memfs tensor-snapshots`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from memfs_tools.terminal import tell, tell_json
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.option("--drop", "dropped", metavar="NAME", multiple=True, help="Let this one go.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def snapshots(mountpoint: Path, dropped: tuple[str, ...], as_json: bool) -> None:
+def tensor_snapshots(mountpoint: Path, dropped: tuple[str, ...], as_json: bool) -> None:
     """List or drop the snapshots of tensors that users keep in the hot tier.
 
     \b
-    memfs snapshots /mnt/data
-    memfs snapshots --drop before-tuning /mnt/data
+    memfs tensor-snapshots /mnt/data
+    memfs tensor-snapshots --drop before-tuning /mnt/data
 
     The largest come first. A dropped one stays readable for programs that have it open.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
