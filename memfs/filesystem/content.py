@@ -284,7 +284,7 @@ class ContentRequests(AttributeRequests):
             return inode
         await leave()
         try:
-            return await hydrate(self._move_parts, inode.ino)
+            return await hydrate(self._move_parts, inode.ino, inode)
         except NoSpaceError:
             return inode
         except ObjectArchivedError:

@@ -182,19 +182,32 @@ class Namespace(Changes, Protocol):
         """
         ...
 
-    async def unlink(self, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
+    async def unlink(
+        self, parent: InodeNo, name: bytes, now_ns: int, expected: InodeNo | None = None
+    ) -> Inode:
         """Remove a dentry of anything but a directory; returns the inode after it.
 
         With nlink 0 the inode stays, as an orphan, until `reap`.
 
+        Args:
+            parent: A directory.
+            name: In it.
+            now_ns: See above.
+            expected: What the name led to when the caller looked; None: whatever it leads to.
+
         Raises:
-            NotFoundError: No such name.
+            NotFoundError: No such name, or it leads elsewhere by now.
             IsADirectoryInodeError: It is a directory.
         """
         ...
 
-    async def rmdir(self, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
+    async def rmdir(
+        self, parent: InodeNo, name: bytes, now_ns: int, expected: InodeNo | None = None
+    ) -> Inode:
         """Remove an empty directory; returns it as an orphan (nlink 0).
+
+        Args:
+            expected: As of `unlink`.
 
         Raises:
             NotFoundError, NotADirectoryInodeError, DirectoryNotEmptyError.
@@ -210,6 +223,8 @@ class Namespace(Changes, Protocol):
         flags: int,
         now_ns: int,
         whiteout: NewInode | None = None,
+        expected: InodeNo | None = None,
+        expected_target: InodeNo | None = None,
     ) -> RenameResult:
         """Move a dentry, flags `RENAME_NOREPLACE` (1) or `RENAME_EXCHANGE` (2), as Linux does.
 
@@ -217,8 +232,13 @@ class Namespace(Changes, Protocol):
 
         Renaming onto another hard link of the same inode does nothing (POSIX).
 
+        Args:
+            expected: What the name led to when the caller looked; None: whatever it leads to.
+            expected_target: The same of the new name; `NO_INODE`: it was free.
+
         Raises:
-            NotFoundError: Source missing; with EXCHANGE, also target missing; removed new parent.
+            NotFoundError: Source missing; with EXCHANGE, also target missing; removed new parent; a
+                name leads elsewhere by now.
             AlreadyExistsError: NOREPLACE and the target exists.
             DirectoryNotEmptyError: The replaced directory has dentries.
             IsADirectoryInodeError: A non-directory onto a directory.
@@ -567,12 +587,28 @@ class Local(Changes, Protocol):
 
     # --- raw and packed forms ---------------------------------------------------------------------
     async def publish_raw(
-        self, ino: InodeNo, generation: Generation, raw: RawId, blocks: int, intent: IntentId
-    ) -> bool:
+        self,
+        ino: InodeNo,
+        generation: Generation,
+        raw: RawId,
+        blocks: int,
+        intent: IntentId,
+        *,
+        durable: bool = False,
+    ) -> Inode | None:
         """Add a hydrated raw file to a sealed generation without a raw file, and end the intent.
 
+        Args:
+            ino: A regular file.
+            generation: What the raw file was made of.
+            raw: The raw file.
+            blocks: Its `st_blocks`.
+            intent: That of the move that wrote it.
+            durable: It is on stable storage, with the times that the inode has.
+
         Returns:
-            False, and the raw file becomes garbage, as for `publish_form`.
+            The inode after it; None, and the raw file becomes garbage, where `publish_form` says
+            False.
         """
         ...
 

@@ -49,10 +49,14 @@ DONE_COUNT_MAX = 10_000
 """Hydrated files remembered for the mover, about 1 MB; it hears of more at its next full look."""
 
 
-async def hydrate(parts: MoveParts, ino: InodeNo) -> Inode:
+async def hydrate(parts: MoveParts, ino: InodeNo, seen: Inode | None = None) -> Inode:
     """Return the inode once it has a raw file; makes one if it is missing, once for all who ask.
 
     Checkpoint: not if the raw file is there. Cancel: safe; another waiting caller takes over.
+
+    Args:
+        ino: A regular file.
+        seen: The inode as the caller has just read it, not damaged; None: it is read here.
 
     Raises:
         StaleInodeError: The file is gone.
@@ -60,17 +64,18 @@ async def hydrate(parts: MoveParts, ino: InodeNo) -> Inode:
         StoreError: No form can be fetched.
         CorruptDataError: No form is intact, or the raw file is damaged and alone.
     """
-    while True:
-        inode = await replace_damaged(parts, ino)
-        if inode.raw:
-            return inode
+    inode = await replace_damaged(parts, ino) if seen is None else seen
+    while not inode.raw:
         if ino not in parts.hydrating:
             with parts.hydrating.lead(ino):
-                # Another one may have ended between the look at the file and here.
-                inode = await parts.engine.get_inode(ino)
+                if ino in parts.hydrated:
+                    # Another one may have ended since the look at the file.
+                    inode = await parts.engine.get_inode(ino)
                 return inode if inode.raw else await _lead(parts, inode)
         # Then looked at anew: the leader may have been cancelled, or the file written since.
         await parts.hydrating.join(ino)
+        inode = await replace_damaged(parts, ino)
+    return inode
 
 
 def take_hydrated(parts: MoveParts) -> list[InodeNo]:
@@ -109,28 +114,23 @@ async def _hydrate(parts: MoveParts, inode: Inode) -> Inode:
         async with parts.open_table.gates.hold(inode.ino):
             published = await attempt.publish(partial(_publish_raw, parts, inode, raw, blocks))
     parts.faults.reach("hydrate.published")
-    after = await engine.get_inode(inode.ino)
-    if not after.raw:
-        raise StoreError(
-            f"inode {inode.ino}: its content changed while it was fetched; try again"
-            if not published
-            else f"inode {inode.ino}: its local copy was dropped while it was opened; try again"
-        )
-    return after
+    if published is not None:
+        return published
+    now = await engine.get_inode(inode.ino)
+    if not now.raw:
+        raise StoreError(f"inode {inode.ino}: its content changed while it was fetched; try again")
+    return now
 
 
 async def _publish_raw(
     parts: MoveParts, inode: Inode, raw: RawId, blocks: int, intent: IntentId
-) -> bool:
-    """Publish a verified raw file, durable as it is; False if the file has moved on."""
-    engine = parts.engine
+) -> Inode | None:
+    """Publish a verified raw file, durable as it is; None if the file has moved on."""
     late = await _take_over_mtime(parts, inode, raw)
-    published = await engine.publish_raw(inode.ino, inode.generation, raw, blocks, intent)
-    if published and not late:
-        # Its bytes and its name were made durable before; if the publishing itself is lost with
-        # power, so is this.
-        await engine.mark_durable([(inode.ino, inode.generation)])
-    return published
+    # Its bytes and its name were made durable before.
+    return await parts.engine.publish_raw(
+        inode.ino, inode.generation, raw, blocks, intent, durable=not late
+    )
 
 
 async def _take_over_mtime(parts: MoveParts, inode: Inode, raw: RawId) -> bool:

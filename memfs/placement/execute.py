@@ -204,15 +204,15 @@ class Placer:
         engine, policy = self._context.engine, self._context.config.policy
         failed = pause_s is None
         try:
-            earlier = await engine.get_pending(ino)
-            attempt_count = earlier.attempt_count if earlier is not None else 0
-            if pause_s is None:
-                attempt_count += 1
-                pause_s = pause_after(
-                    attempt_count, policy.retry_s_min, policy.retry_s_max, self._context.rng
-                )
-            retry_ns = self._context.clock() + int(pause_s * 1e9)
             async with engine.change():
+                earlier = await engine.get_pending(ino)
+                attempt_count = earlier.attempt_count if earlier is not None else 0
+                if pause_s is None:
+                    attempt_count += 1
+                    pause_s = pause_after(
+                        attempt_count, policy.retry_s_min, policy.retry_s_max, self._context.rng
+                    )
+                retry_ns = self._context.clock() + int(pause_s * 1e9)
                 await engine.set_pending(PendingMove(ino, wanted, reason, attempt_count, retry_ns))
         except StaleInodeError:
             return

@@ -298,6 +298,22 @@ async def test_hydrated_raw_file_is_published_once(engine: Engine) -> None:
     assert hydrated.raw not in (NO_RAW, file.raw)
     assert [hydrated] == await engine.list_not_durable(10)
     assert len(await garbage_in(engine)) == 2
+
+
+async def test_raw_file_that_is_published_as_durable_is_no_work_for_the_syncer(
+    engine: Engine,
+) -> None:
+    file = await make_sealed(engine, b"file", size=1000)
+    assert await publish(engine, file, FormKind.PACKED)
+    await engine.drop_raw(file.ino, file.generation)
+    raw = engine.reserve_ids()[1]
+    intent = await engine.begin_intent(
+        MoveKind.HYDRATE, file.ino, file.generation, str(raw), NOW_NS
+    )
+    after = await engine.publish_raw(file.ino, file.generation, raw, 2, intent, durable=True)
+    assert after == await fresh(engine, file)
+    assert (after.raw, after.flags) == (raw, InodeFlags.DURABLE)
+    assert await engine.list_not_durable(10) == []
     assert await engine.list_intents() == []
 
 

@@ -266,7 +266,8 @@ class EngineMachine(RuleBasedStateMachine):
             intent = await self.engine.begin_intent(
                 MoveKind.HYDRATE, ino, inode.generation, str(raw), NOW_NS
             )
-            return await self.engine.publish_raw(ino, inode.generation, raw, 7, intent)
+            after = await self.engine.publish_raw(ino, inode.generation, raw, 7, intent)
+            return after is not None
 
         self.both(publish_raw(), lambda: self.model.publish_raw(ino, raw))
 

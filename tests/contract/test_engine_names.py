@@ -286,6 +286,20 @@ async def test_unlink_refuses_directories_and_missing_names(engine: Engine) -> N
     assert await names_in(engine) == [b"directory"]
 
 
+async def test_a_name_that_leads_elsewhere_by_now_is_not_removed(engine: Engine) -> None:
+    """Who looked at it holds the gate of another inode, or has asked somebody about that."""
+    file = await make_file(engine, b"file")
+    directory = await make_directory(engine, b"directory")
+    for name, remove in ((b"file", engine.unlink), (b"directory", engine.rmdir)):
+        with pytest.raises(NotFoundError, match="leads to inode"):
+            await remove(ROOT_INODE, name, NOW_NS + 1, MISSING)
+    assert await names_in(engine) == [b"file", b"directory"]
+    assert (await engine.get_inode(ROOT_INODE)).mtime_ns == NOW_NS
+    await engine.unlink(ROOT_INODE, b"file", NOW_NS, file.ino)
+    await engine.rmdir(ROOT_INODE, b"directory", NOW_NS, directory.ino)
+    assert await names_in(engine) == []
+
+
 async def test_rmdir_takes_empty_directories_only(engine: Engine) -> None:
     directory = await make_directory(engine, b"directory")
     await make_file(engine, b"file", directory.ino)

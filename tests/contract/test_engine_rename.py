@@ -15,7 +15,7 @@ from memfs.errors import (
     NotADirectoryInodeError,
     NotFoundError,
 )
-from memfs.types import ROOT_INODE
+from memfs.types import NO_INODE, ROOT_INODE
 from tests.contract.engine.making import NOW_NS, make_directory, make_file, names_in
 
 if TYPE_CHECKING:
@@ -46,6 +46,34 @@ async def test_file_moves_between_directories_with_its_times(engine: Engine) -> 
     for parent in (source, target):
         inode = await engine.get_inode(parent.ino)
         assert (inode.mtime_ns, inode.ctime_ns, inode.nlink) == (LATER_NS, LATER_NS, 2)
+
+
+async def test_names_that_lead_elsewhere_by_now_are_not_renamed(engine: Engine) -> None:
+    """Neither the one that leaves, nor the one that would give way to it."""
+    old = await make_file(engine, b"old")
+    new = await make_file(engine, b"new")
+    before = await engine.get_inode(ROOT_INODE)
+
+    async def rename(name: bytes, expected: InodeNo | None, target: InodeNo | None) -> None:
+        await engine.rename(
+            ROOT_INODE, b"old", ROOT_INODE, name, 0, LATER_NS, None, expected, target
+        )
+
+    for name, expected, target in (
+        (b"free", new.ino, None),
+        (b"new", old.ino, old.ino),
+        (b"new", None, NO_INODE),
+        (b"free", None, new.ino),
+    ):
+        with pytest.raises(NotFoundError, match="leads to inode"):
+            await rename(name, expected, target)
+    assert await engine.get_inode(ROOT_INODE) == before
+    assert await names_in(engine) == [b"old", b"new"]
+    await rename(b"new", old.ino, new.ino)
+    await engine.rename(
+        ROOT_INODE, b"new", ROOT_INODE, b"free", 0, LATER_NS, expected_target=NO_INODE
+    )
+    assert await names_in(engine) == [b"free"]
 
 
 async def test_directory_takes_its_link_along(engine: Engine) -> None:

@@ -25,7 +25,7 @@ from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
 from memfs.namespace import acl
-from memfs.types import ROOT_INODE, FormKind
+from memfs.types import ROOT_INODE, FormKind, Tier
 from tests.contract.engine.suspending import SuspendingEngine
 from tests.property.world import ROOMY, World
 from tests.unit.test_filesystem_commits import fail_once
@@ -72,17 +72,17 @@ def world(tmp_path: Path) -> Iterator[World]:
         opened.close()
 
 
-def write_file(world: World, name: bytes = b"f") -> InodeNo:
+def write_file(world: World, name: bytes = b"f", content: bytes = CONTENT) -> InodeNo:
     """Write and close a file, which is not sealed yet."""
     file = world.create(ROOT_INODE, name, 0o644, os.O_WRONLY)
-    world.write(file, 0, CONTENT)
+    world.write(file, 0, content)
     world.release(file)
     return file.ino
 
 
-def pack_file(world: World, *, raw: bool) -> InodeNo:
+def pack_file(world: World, *, raw: bool, content: bytes = CONTENT) -> InodeNo:
     """Write a file, and have it packed."""
-    ino = write_file(world)
+    ino = write_file(world, content=content)
     world.run(world.filesystem.finish_requests())
     world.run(pack(world.move_parts, ino))
     if not raw:
@@ -602,6 +602,30 @@ def test_a_file_is_fetched_once_by_two_who_look_before_one_of_them_has_it(
     world.suspending.after("get_inode", fetch)
     world.run(fetch())
     assert made == [inode_of(world, ino).raw]
+
+
+def test_an_open_of_a_packed_file_reads_its_inode_twice(world: World) -> None:
+    """Where it begins, and before the raw file is published; each may be a way to a server."""
+    size = world.move_parts.config.cold.hydrate_bytes_max
+    ino = pack_file(world, raw=False, content=CONTENT[:size])
+    world.suspending.calls.clear()
+    world.release(world.open(ino, os.O_RDONLY))
+    assert world.suspending.calls["get_inode"] == 2
+    assert inode_of(world, ino).raw
+
+
+def test_failures_that_come_together_are_counted_each(world: World) -> None:
+    """Else the pause would not grow."""
+    ino = write_file(world)
+    world.run(world.filesystem.finish_requests())
+
+    async def fail() -> None:
+        await world.mover._placer.postpone(ino, Tier.GLACIER, "the store is down")
+
+    run_with(world, fail, before(world, "change"), fail)
+    pending = world.run(world.engine.get_pending(ino))
+    assert pending is not None
+    assert pending.attempt_count == 2
 
 
 def test_what_becomes_garbage_stays_until_that_is_committed(

@@ -228,19 +228,30 @@ class Contents(Attributes):
         return True
 
     async def publish_raw(
-        self, ino: InodeNo, generation: Generation, raw: RawId, blocks: int, intent: IntentId
-    ) -> bool:
+        self,
+        ino: InodeNo,
+        generation: Generation,
+        raw: RawId,
+        blocks: int,
+        intent: IntentId,
+        *,
+        durable: bool = False,
+    ) -> Inode | None:
         self._begin_change()
         self._write(DELETE_INTENT, (intent,))
         inode = self._find_sealed(ino, generation)
         if inode is None or inode.raw:
             if inode is None or inode.raw != raw:
                 self._discard_raw(raw)
-                return False
-            return True
+                return None
+            return inode
         self._write(SET_RAW, (raw, blocks, ino))
-        self._replace(inode, inode._replace(raw=raw, blocks=blocks, flags=0))
-        return True
+        if durable:
+            self._write(SET_DURABLE, (ino,))
+        flags = DURABLE if durable else 0
+        after = inode._replace(raw=raw, blocks=blocks, flags=flags)
+        self._replace(inode, after)
+        return after
 
     async def drop_raw(
         self, ino: InodeNo, generation: Generation, raw: RawId | None = None

@@ -30,7 +30,7 @@ from memfs.metadata.sqlite.statements import (
     MOVE_DENTRY,
     POINT_DENTRY,
 )
-from memfs.types import NAME_BYTES_MAX, NO_BLOB, ROOT_INODE, Generation, InodeNo
+from memfs.types import NAME_BYTES_MAX, NO_BLOB, NO_INODE, ROOT_INODE, Generation, InodeNo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +50,13 @@ def _check_new_name(name: bytes) -> None:
         raise NameTooLongError(f"name of {len(name)} bytes; {NAME_BYTES_MAX} are allowed")
     if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
         raise InvalidValueError(f"{name!r} cannot be a name")
+
+
+def _check_expected(parent: InodeNo, name: bytes, found: InodeNo, expected: InodeNo | None) -> None:
+    if expected is not None and found != expected:
+        raise NotFoundError(
+            f"{name!r} in directory {parent} leads to inode {found} by now, not {expected}"
+        )
 
 
 def _later(inode: Inode, now_ns: int) -> int:
@@ -179,26 +186,33 @@ class Namespace(Rows):
         return self._set_links(inode, inode.nlink + 1, inode.mtime_ns, _later(inode, now_ns))
 
     # --- removing --------------------------------------------------------------------------------
-    def _dentry(self, parent: InodeNo, name: bytes) -> tuple[int, Inode]:
+    def _dentry(
+        self, parent: InodeNo, name: bytes, expected: InodeNo | None = None
+    ) -> tuple[int, Inode]:
         row = self._row(_SELECT_DENTRY, (parent, name))
         if row is None:
             raise NotFoundError(f"no {name!r} in directory {parent}")
+        _check_expected(parent, name, row[1], expected)
         return row[0], self._inode(row[1])
 
-    async def unlink(self, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
+    async def unlink(
+        self, parent: InodeNo, name: bytes, now_ns: int, expected: InodeNo | None = None
+    ) -> Inode:
         self._begin_change()
         directory = self._directory(parent)
-        cookie, inode = self._dentry(parent, name)
+        cookie, inode = self._dentry(parent, name, expected)
         if is_directory(inode):
             raise IsADirectoryInodeError(f"{name!r} in directory {parent} is a directory")
         self._write(DELETE_DENTRY, (parent, cookie))
         self._set_links(directory, directory.nlink, now_ns, now_ns)
         return self._set_links(inode, inode.nlink - 1, inode.mtime_ns, _later(inode, now_ns))
 
-    async def rmdir(self, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
+    async def rmdir(
+        self, parent: InodeNo, name: bytes, now_ns: int, expected: InodeNo | None = None
+    ) -> Inode:
         self._begin_change()
         directory = self._directory(parent)
-        cookie, inode = self._dentry(parent, name)
+        cookie, inode = self._dentry(parent, name, expected)
         if not is_directory(inode):
             raise NotADirectoryInodeError(f"{name!r} in directory {parent} is not a directory")
         self._check_empty(inode)
@@ -236,6 +250,8 @@ class Namespace(Rows):
         flags: int,
         now_ns: int,
         whiteout: NewInode | None = None,
+        expected: InodeNo | None = None,
+        expected_target: InodeNo | None = None,
     ) -> RenameResult:
         self._begin_change(grows=whiteout is not None)
         if (flags & RENAME_WHITEOUT != 0) != (whiteout is not None):
@@ -248,8 +264,10 @@ class Namespace(Rows):
         self._directory(parent)
         self._living_directory(new_parent)
         _check_new_name(new_name)
-        cookie, moved = self._dentry(parent, name)
+        cookie, moved = self._dentry(parent, name, expected)
         target = self._row(_SELECT_DENTRY, (new_parent, new_name))
+        found = NO_INODE if target is None else target[1]
+        _check_expected(new_parent, new_name, found, expected_target)
         if target is None:
             if kind == RENAME_EXCHANGE:
                 raise NotFoundError(f"no {new_name!r} in directory {new_parent}")

@@ -101,7 +101,8 @@ async def hydrate(engine: Engine, inode: Inode) -> bool:
         MoveKind.HYDRATE, inode.ino, inode.generation, str(raw), NOW_NS
     )
     blocks = -(-inode.size // 512)
-    return await engine.publish_raw(inode.ino, inode.generation, raw, blocks, intent)
+    after = await engine.publish_raw(inode.ino, inode.generation, raw, blocks, intent)
+    return after is not None
 
 
 async def names_in(engine: Engine, parent: InodeNo = ROOT_INODE) -> list[bytes]:

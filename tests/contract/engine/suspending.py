@@ -7,6 +7,7 @@ other: a call, or a whole change, has the engine to itself until it is committed
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -43,6 +44,8 @@ class SuspendingEngine:
         self._owner: trio.lowlevel.Task | None = None
         """Who has the engine to itself."""
         self._queue = trio.lowlevel.ParkingLot()
+        self.calls: Counter[str] = Counter()
+        """How often each method was called."""
         self._before: dict[str, Callable[[], Awaitable[None]]] = {}
         self._after: dict[str, Callable[[], Awaitable[None]]] = {}
 
@@ -76,6 +79,7 @@ class SuspendingEngine:
         return call
 
     async def _call(self, name: str, method: Callable[[], Awaitable[object]]) -> object:
+        self.calls[name] += 1
         if not trio.lowlevel.in_trio_task():
             return await method()
         await self._arrive_late(name)
