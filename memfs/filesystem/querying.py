@@ -20,7 +20,7 @@ import trio
 
 from memfs.errors import InvalidValueError, StaleInodeError
 from memfs.filesystem.control import Control
-from memfs.metadata.records import FileOrder, FilePage, FilePosition
+from memfs.metadata.records import FileOrder, FilePage, FilePosition, Scope
 from memfs.policy.marks import POOL_XATTR
 from memfs.query.fields import (
     ATTRIBUTE_PREFIX,
@@ -33,17 +33,17 @@ from memfs.query.filters import And, Operator, conjuncts, fields_of, operators_o
 from memfs.query.matching import matches
 from memfs.query.parsing import parse_text
 from memfs.query.values import stored_value
-from memfs.types import ROOT_INODE
+from memfs.types import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.filesystem.shared import Parts
-    from memfs.metadata.engine import Engine
-    from memfs.metadata.records import Inode
+    from memfs.metadata.records import FoundInode, Inode
+    from memfs.namespace.permissions import Credentials
     from memfs.query.filters import Node
     from memfs.query.matching import Values
-    from memfs.types import InodeNo
+    from memfs.types import InodeNo, SnapshotId
 
 BUDGET_S = 0.002
 """That of the engine, for one page in the event loop; guess: a request waits no longer for it."""
@@ -54,6 +54,12 @@ SLICE_S = 0.002
 COUNTED_A_SLICE = 1000
 """Files that are counted between two turns of others: 1 ms."""
 
+DESCRIBED_A_CALL = 50
+"""Files that are described by one call of the engine: 1 to 2 ms."""
+
+GATHER_S = 15.0
+"""A page that is found in turns ends then, with what it has. A client waits for 60 s."""
+
 PAGE_COUNT_MAX = 10_000
 SORTABLE = ("$size", "$mtime")
 
@@ -62,7 +68,12 @@ class FarFinder(Protocol):
     """Answers what takes long, elsewhere."""
 
     async def find_files(
-        self, text: str, order: FileOrder | None, after: FilePosition | None, limit: int
+        self,
+        text: str,
+        order: FileOrder | None,
+        after: FilePosition | None,
+        limit: int,
+        scope: Scope,
     ) -> FilePage:
         """Return a page, as `Queries.find_files` does, of a filter in JSON."""
         ...
@@ -82,6 +93,10 @@ class Question(NamedTuple):
     """False: files are only counted."""
     attributes: bool = False
     """Tell the user xattrs of each file."""
+    at: str | None = None
+    """Name of a snapshot, which is asked instead of the state of now."""
+    caller: Credentials | None = None
+    """Who asks, and finds only what `find` and `getfattr` would; None: may see all."""
 
 
 class FoundFile(NamedTuple):
@@ -94,7 +109,7 @@ class FoundFile(NamedTuple):
     size: int
     mtime_ns: int
     attributes: dict[str, str] | None
-    """By name without `user.`."""
+    """By name without `user.`; None: not asked for, or not to be read by the caller."""
 
 
 class Answer(NamedTuple):
@@ -136,58 +151,82 @@ class Querying:
         Raises:
             FilterError: The filter means nothing.
             InvalidValueError: Another part of the question does.
+            NotFoundError: There is no such snapshot.
             NotSupportedError: The index is off, not complete, or lacks a name.
             QueryTimeoutError: It takes too long.
         """
         begun_s = time.perf_counter()
         node, order = parse_text(question.text), parse_order(question.sort)
-        after = _read_token(question)
         live = live_part(node)
         if not 0 < question.limit <= PAGE_COUNT_MAX:
             raise InvalidValueError(f"a page has 1 to {PAGE_COUNT_MAX} files")
-        page = await self._engine.find_files(node, order, after, question.limit, BUDGET_S)
-        place: Literal["loop", "reader"] = "loop" if page is not None else "reader"
-        if page is None:
-            page = await self._far.find_files(question.text, order, after, question.limit)
-        files, count = await self._files(page, live, question)
+        if question.at is not None and fields_of(node) & LIVE_FIELDS:
+            fields = ", ".join(sorted(fields_of(node) & LIVE_FIELDS))
+            raise InvalidValueError(f"a snapshot does not know {fields}: it keeps no placement")
+        snap = NOW
+        if question.at is not None:
+            snap = (await self._engine.get_snapshot(question.at)).snap
+        scope = Scope(snap, question.caller)
+        page, place = await self._page(question, node, order, scope)
+        files, count = await self._files(page, live, question, scope)
         return Answer(
             files,
             count,
-            _token(question, page.after),
+            _token(question, snap, page.after),
             page.driver,
             place,
             page.is_exact,
             time.perf_counter() - begun_s,
-            self._notes(node, order),
+            # Which names there are is not for everybody.
+            self._notes(node, order) if question.caller is None else (),
         )
 
+    async def _page(
+        self, question: Question, node: Node, order: FileOrder | None, scope: Scope
+    ) -> tuple[FilePage, Literal["loop", "reader"]]:
+        """Return a page, from where it was found; what goes on in turns is gathered."""
+        after, limit = _read_token(question, scope.snap), question.limit
+        place: Literal["loop", "reader"] = "loop"
+        inos: list[InodeNo] = []
+        until_s = time.monotonic() + GATHER_S
+        while True:
+            wanted = limit - len(inos)
+            page = None
+            if place == "loop":
+                page = await self._engine.find_files(node, order, after, wanted, BUDGET_S, scope)
+            if page is None:
+                place = "reader"
+                page = await self._far.find_files(question.text, order, after, wanted, scope)
+            inos += page.inos
+            after = page.after
+            is_enough = after is None or len(inos) == limit or time.monotonic() > until_s
+            if scope.is_everything or is_enough:
+                return page._replace(inos=inos), place
+
     async def _files(
-        self, page: FilePage, live: Node, question: Question
+        self, page: FilePage, live: Node, question: Question, scope: Scope
     ) -> tuple[list[FoundFile], int]:
         if page.is_exact and not question.names:
+            if not scope.is_everything:
+                return [], len(page.inos)
             return [], await self._count_named(page.inos)
         files: list[FoundFile] = []
         count = 0
-        paths = _Paths(self._engine)
         until_s = time.perf_counter() + SLICE_S
-        for ino in page.inos:
+        for begin in range(0, len(page.inos), DESCRIBED_A_CALL):
             if time.perf_counter() > until_s:
                 await trio.lowlevel.checkpoint()
-                # Directories may have got other names meanwhile.
-                paths = _Paths(self._engine)
                 until_s = time.perf_counter() + SLICE_S
-            try:
-                if not page.is_exact and not await self._matches(live, ino):
-                    continue
-                found = await paths.of(ino)
-                if not found:
+            # Once more as of now: permissions may have changed since the page was found.
+            found = await self._engine.describe_files(
+                page.inos[begin : begin + DESCRIBED_A_CALL], scope, with_xattrs=question.attributes
+            )
+            for file in found:
+                if not page.is_exact and not await self._matches(live, file):
                     continue
                 count += 1
                 if question.names:
-                    files.append(await self._describe(ino, found[0], question))
-            except StaleInodeError:
-                # It was removed since.
-                continue
+                    files.append(_found_file(file))
         return files, count
 
     async def _count_named(self, inos: Sequence[InodeNo]) -> int:
@@ -197,19 +236,6 @@ class Querying:
             count += await self._engine.count_named(inos[begin : begin + COUNTED_A_SLICE])
             await trio.lowlevel.checkpoint()
         return count
-
-    async def _describe(self, ino: InodeNo, path: bytes, question: Question) -> FoundFile:
-        inode = await self._engine.get_inode(ino)
-        attributes = None
-        if question.attributes:
-            names = [each for each in await self._engine.list_xattrs(ino) if is_queryable(each)]
-            attributes = {
-                os.fsdecode(name).removeprefix(ATTRIBUTE_PREFIX): os.fsdecode(
-                    await self._engine.get_xattr(ino, name)
-                )
-                for name in names
-            }
-        return FoundFile(ino, os.fsdecode(path), inode.size, inode.mtime_ns, attributes)
 
     def _notes(self, node: Node, order: FileOrder | None) -> tuple[str, ...]:
         """Return what is odd about a question that can be answered: no file has a name."""
@@ -223,12 +249,16 @@ class Querying:
         return tuple(notes)
 
     # --- what the engine does not decide ---------------------------------------------------------
-    async def _matches(self, node: Node, ino: InodeNo) -> bool:
-        inode = await self._engine.get_inode(ino)
-        values = {field: await self._values(inode, field) for field in fields_of(node)}
+    async def _matches(self, node: Node, file: FoundInode) -> bool:
+        try:
+            inode = await self._engine.get_inode(file.ino)
+            values = {field: await self._values(inode, file, field) for field in fields_of(node)}
+        except StaleInodeError:
+            # It was removed since.
+            return False
         return matches(node, values.__getitem__)
 
-    async def _values(self, inode: Inode, field: str) -> Values:
+    async def _values(self, inode: Inode, file: FoundInode, field: str) -> Values:
         """Return what a file has in a field."""
         if field not in SYSTEM_FIELDS:
             name = field.encode()
@@ -237,8 +267,7 @@ class Querying:
             value = stored_value(await self._engine.get_xattr(inode.ino, name))
             return () if value is None else (value,)
         if field == "$path":
-            found = await _Paths(self._engine).of(inode.ino)
-            return tuple(os.fsdecode(path) for path in found) or None
+            return tuple(os.fsdecode(path) for path in file.paths)
         if field == "$size":
             return (inode.size,)
         if field == "$mtime":
@@ -267,30 +296,15 @@ class Querying:
         return (queue.uses(inode.ino),)
 
 
-class _Paths:
-    """Paths, with those of directories kept for a moment."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._directories: dict[InodeNo, bytes | None] = {ROOT_INODE: b""}
-
-    async def of(self, ino: InodeNo) -> list[bytes]:
-        """Return all paths of an inode, without the first slash; no path of an orphan."""
-        if ino == ROOT_INODE:
-            return [b""]
-        found = []
-        for parent, name in await self._engine.list_names(ino):
-            above = await self._directory(parent)
-            if above is not None:
-                found.append(above + b"/" + name if above else name)
-        return found
-
-    async def _directory(self, ino: InodeNo) -> bytes | None:
-        """Return the path of a directory; None if it was removed."""
-        if ino not in self._directories:
-            found = await self.of(ino)
-            self._directories[ino] = found[0] if found else None
-        return self._directories[ino]
+def _found_file(file: FoundInode) -> FoundFile:
+    attributes = None
+    if file.xattrs is not None:
+        attributes = {
+            os.fsdecode(name).removeprefix(ATTRIBUTE_PREFIX): os.fsdecode(value)
+            for name, value in file.xattrs
+            if is_queryable(name)
+        }
+    return FoundFile(file.ino, os.fsdecode(file.paths[0]), file.size, file.mtime_ns, attributes)
 
 
 def live_part(node: Node) -> Node:
@@ -331,17 +345,19 @@ def parse_order(sort: str | None) -> FileOrder | None:
 
 
 # --- tokens --------------------------------------------------------------------------------------
-def _print_of(question: Question) -> int:
-    return zlib.crc32(json.dumps([question.text, question.sort]).encode())
+def _print_of(question: Question, snap: SnapshotId) -> int:
+    return zlib.crc32(json.dumps([question.text, question.sort, snap]).encode())
 
 
-def _token(question: Question, position: FilePosition | None) -> str | None:
+def _token(question: Question, snap: SnapshotId, position: FilePosition | None) -> str | None:
     if position is None:
         return None
-    return base64.urlsafe_b64encode(json.dumps([_print_of(question), *position]).encode()).decode()
+    return base64.urlsafe_b64encode(
+        json.dumps([_print_of(question, snap), *position]).encode()
+    ).decode()
 
 
-def _read_token(question: Question) -> FilePosition | None:
+def _read_token(question: Question, snap: SnapshotId) -> FilePosition | None:
     """Return where a token goes on.
 
     Raises:
@@ -353,7 +369,7 @@ def _read_token(question: Question) -> FilePosition | None:
         mark, driver, segment, value, ino = json.loads(base64.urlsafe_b64decode(question.token))
     except (binascii.Error, ValueError, TypeError):
         mark = None
-    if mark is None or mark != _print_of(question):
+    if mark is None or mark != _print_of(question, snap):
         raise InvalidValueError("the token is of another query: give filter and order as before")
     valid = (
         isinstance(driver, str)

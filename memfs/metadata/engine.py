@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from memfs.metadata.records import EVERYTHING
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         FilePosition,
         Form,
         FormReplacement,
+        FoundInode,
         GarbageItem,
         IndexProgress,
         Inode,
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
         NewInode,
         PendingMove,
         RenameResult,
+        Scope,
         Seal,
         Snapshot,
         Usage,
@@ -325,6 +329,7 @@ class Queries(Changes, Protocol):
         after: FilePosition | None,
         limit: int,
         budget_s: float | None,
+        scope: Scope = EVERYTHING,
     ) -> FilePage | None:
         """Return inodes that a filter finds, in pages; those without a name may be among them.
 
@@ -333,26 +338,39 @@ class Queries(Changes, Protocol):
         not to hold, whichever finds more files. What holds on to its values and names while page
         after page is read is found exactly once.
 
+        For a caller neither the files nor how long it takes depends on what it may not see: no
+        index leads, and conditions are looked at after permissions. A file that it may not read is
+        found by nothing that is an xattr, and by no negation of that. In a scope that is not
+        `EVERYTHING` each inode has a name, and a page may be short of files although it goes on.
+
         Args:
             order: How they are sorted; None: as is easiest.
             after: That of the page before, with the same filter and order; None: the first page.
             limit: At most so many.
             budget_s: How long it may take; None: as long as it takes.
+            scope: Which instant, and for whom.
 
         Returns:
             None if the budget is too small, or would have to be exceeded by one step.
 
         Raises:
             NotSupportedError: The index is off or not complete, or a name is not in it.
+            NotFoundError: The snapshot is gone.
+        """
+        ...
+
+    async def describe_files(
+        self, inos: Sequence[InodeNo], scope: Scope, *, with_xattrs: bool = False
+    ) -> list[FoundInode]:
+        """Return what a scope shows of inodes, in their order; those that it hides are left out.
+
+        Raises:
+            NotFoundError: The snapshot is gone.
         """
         ...
 
     def indexed_names(self) -> list[bytes]:
         """Return the names of user xattrs that the index has, or had once."""
-        ...
-
-    async def list_names(self, ino: InodeNo) -> list[tuple[InodeNo, bytes]]:
-        """Return parent and name of each dentry of an inode; an unknown inode has no dentry."""
         ...
 
     async def count_named(self, inos: Sequence[InodeNo]) -> int:

@@ -7,9 +7,10 @@ record. NamedTuple and not dataclass: `Inode._make(row)` costs a quarter of a fr
 from __future__ import annotations
 
 import enum
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from memfs.types import (
+    NOW,
     BlobId,
     FormCoding,
     FormKind,
@@ -22,6 +23,9 @@ from memfs.types import (
     SnapshotId,
     Tier,
 )
+
+if TYPE_CHECKING:
+    from memfs.namespace.permissions import Credentials
 
 
 class InodeFlags:
@@ -295,6 +299,36 @@ class FilePage(NamedTuple):
     """False: some may not match, since the filter has conditions that the engine cannot decide."""
     driver: str
     """As in `FilePosition`."""
+
+
+class Scope(NamedTuple):
+    """What a question is asked to: which instant, and for whom."""
+
+    snap: SnapshotId = NOW
+    """That of a snapshot, with the names, attributes and permissions of then."""
+    caller: Credentials | None = None
+    """Finds what `find` and `getfattr`, run by it, would have found; None: finds everything."""
+
+    @property
+    def is_everything(self) -> bool:
+        """True for all that there is now."""
+        return self.snap == NOW and self.caller is None
+
+
+EVERYTHING = Scope()
+
+
+class FoundInode(NamedTuple):
+    """An inode as a scope shows it."""
+
+    ino: InodeNo
+    paths: tuple[bytes, ...]
+    """From the root, without the first slash; those that the caller can go. At least one."""
+    size: int
+    """As of the last seal."""
+    mtime_ns: int
+    xattrs: tuple[tuple[bytes, bytes], ...] | None
+    """All by name; None: the caller may not read the file, or did not ask."""
 
 
 class IndexProgress(NamedTuple):

@@ -23,8 +23,8 @@ _HEADER = struct.Struct("<I")
 _ENTRY = struct.Struct("<HHI")
 _ID_UNDEFINED = 0xFFFFFFFF
 
-_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
-_EXTENDED = _USER | _GROUP | _MASK
+USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+_EXTENDED = USER | GROUP | MASK
 
 
 class AclEntry(NamedTuple):
@@ -59,9 +59,9 @@ def parse(value: bytes) -> list[AclEntry]:
         raise InvalidValueError(f"ACL version {version} is not {_VERSION}")
     entries = [AclEntry(*fields) for fields in _ENTRY.iter_unpack(value[_HEADER.size :])]
     tags = [entry.tag for entry in entries]
-    if entries and any(tags.count(tag) != 1 for tag in (_USER_OBJ, _GROUP_OBJ, _OTHER)):
+    if entries and any(tags.count(tag) != 1 for tag in (USER_OBJ, GROUP_OBJ, OTHER)):
         raise InvalidValueError("an ACL needs one entry each for owner, group and others")
-    if (_USER in tags or _GROUP in tags) and tags.count(_MASK) != 1:
+    if (USER in tags or GROUP in tags) and tags.count(MASK) != 1:
         raise InvalidValueError("an ACL with named users or groups needs one mask entry")
     return entries
 
@@ -74,8 +74,8 @@ def serialise(entries: list[AclEntry]) -> bytes:
 def permission_bits(entries: list[AclEntry]) -> int:
     """Return the nine permission bits that an access ACL stands for."""
     by_tag = {entry.tag: entry.permissions & 7 for entry in entries}
-    group = by_tag.get(_MASK, by_tag.get(_GROUP_OBJ, 0))
-    return by_tag.get(_USER_OBJ, 0) << 6 | group << 3 | by_tag.get(_OTHER, 0)
+    group = by_tag.get(MASK, by_tag.get(GROUP_OBJ, 0))
+    return by_tag.get(USER_OBJ, 0) << 6 | group << 3 | by_tag.get(OTHER, 0)
 
 
 def is_extended(entries: list[AclEntry]) -> bool:
@@ -86,8 +86,8 @@ def is_extended(entries: list[AclEntry]) -> bool:
 def with_mode(value: bytes, mode: int) -> bytes:
     """Return an access ACL after chmod(2): owner, mask (else group) and others from the bits."""
     entries = parse(value)
-    has_mask = any(entry.tag == _MASK for entry in entries)
-    shifts = {_USER_OBJ: 6, _OTHER: 0, (_MASK if has_mask else _GROUP_OBJ): 3}
+    has_mask = any(entry.tag == MASK for entry in entries)
+    shifts = {USER_OBJ: 6, OTHER: 0, (MASK if has_mask else GROUP_OBJ): 3}
     return serialise(
         [
             entry._replace(permissions=mode >> shifts[entry.tag] & 7)
@@ -107,8 +107,8 @@ def inherit(default: bytes, mode: int, *, directory: bool) -> InheritedAcl:
         directory: True if the new inode is a directory, which inherits the default ACL itself.
     """
     entries = parse(default)
-    has_mask = any(entry.tag == _MASK for entry in entries)
-    shifts = {_USER_OBJ: 6, _OTHER: 0, (_MASK if has_mask else _GROUP_OBJ): 3}
+    has_mask = any(entry.tag == MASK for entry in entries)
+    shifts = {USER_OBJ: 6, OTHER: 0, (MASK if has_mask else GROUP_OBJ): 3}
     access = [
         entry._replace(permissions=entry.permissions & (mode >> shifts[entry.tag]) & 7)
         if entry.tag in shifts

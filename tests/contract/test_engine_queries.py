@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from memfs.config import QueryConfig
 from memfs.errors import NotSupportedError
-from memfs.metadata.records import FileOrder, NewInode
+from memfs.metadata.records import EVERYTHING, FileOrder, NewInode
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.mending import mend
 from memfs.query.matching import matches
@@ -203,8 +203,8 @@ async def test_only_what_has_a_name_is_counted(engine: Engine) -> None:
     removed = await make_file(engine, b"removed")
     await engine.unlink(ROOT_INODE, b"removed", NOW_NS)
     assert await engine.count_named([ROOT_INODE, kept.ino, removed.ino, InodeNo(4711)]) == 2
-    assert await engine.list_names(kept.ino) == [(ROOT_INODE, b"kept"), (ROOT_INODE, b"second")]
-    assert await engine.list_names(removed.ino) == []
+    described = await engine.describe_files([kept.ino, removed.ino, ROOT_INODE], EVERYTHING)
+    assert [each.paths for each in described] == [(b"kept", b"second"), (b"",)]
 
 
 async def test_size_time_and_digest_are_decided(engine: Engine) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from memfs.metadata.sqlite.statements import SqlValue
     from memfs.query.values import Value
 
-_SCALARS = {
+SCALARS = {
     "$size": "{0}.size",
     "$mtime": "{0}.mtime_ns",
     "$digest": "(select lower(hex(digest)) from blob where blob.blob = {0}.blob)",
@@ -120,7 +120,7 @@ class Planner:
             driver: The one that an earlier page took; None: the best one.
         """
         if driver is None:
-            driver = self._choose()
+            driver = self.choose()
         order = self._order
         if order is None:
             return self._plain(driver, "", ())
@@ -129,7 +129,8 @@ class Planner:
         return self._by_attribute(driver, order)
 
     # --- which index leads -----------------------------------------------------------------------
-    def _choose(self) -> str:
+    def choose(self) -> str:
+        """Return the field whose index leads to the fewest files; empty: no index leads."""
         ranks: dict[str, int] = {}
         for part in self._parts:
             if isinstance(part, Condition) and part.field not in SYSTEM_FIELDS:
@@ -145,9 +146,15 @@ class Planner:
         return min(counted)[2]
 
     def _entries(self, field: str, limit: int = PROBE_COUNT) -> int:
-        writer = _Writer(self._keys, field)
+        writer = Writer(self._keys, field)
         text = f"{writer.key()} and {writer.walk(self._on(field))}"
         return self._count(f"select 1 from xattr f where {text} limit {limit}", writer.arguments)
+
+    def candidates(self, field: str) -> tuple[str, list[SqlValue]]:
+        """Return a select of the inodes that meet the conditions on a field of the index."""
+        writer = Writer(self._keys, field)
+        text = f"{writer.key()} and {writer.walk(self._on(field))}"
+        return f"select f.ino from xattr f where {text}", writer.arguments
 
     def _on(self, field: str) -> list[Condition]:
         """Return the conditions that every file must meet on one field."""
@@ -157,7 +164,7 @@ class Planner:
     def _plain(self, driver: str, extra: str, extra_arguments: tuple[SqlValue, ...]) -> Plan:
         """Return a walk in the order of its driver, through files that meet one more condition."""
         if not driver:
-            writer = _Writer(self._keys, "", "f")
+            writer = Writer(self._keys, "", "f")
             tail = writer.whole(self._node) + extra
             arguments = (*writer.arguments, *extra_arguments)
             segment = Segment("select f.ino, null from inode f where 1", (), tail, arguments)
@@ -167,7 +174,7 @@ class Planner:
         segments: list[Segment] = []
         is_exact = True
         for walked, also, is_sorted in _stretches(self._on(driver)):
-            writer = _Writer(self._keys, driver)
+            writer = Writer(self._keys, driver)
             what = "null" if is_sorted else "f.typed"
             head = f"select f.ino, {what} from xattr f{_join(self._node)} where {writer.key()}"
             head_arguments = writer.cut()
@@ -182,8 +189,8 @@ class Planner:
         if driver and driver.encode() not in self._keys:
             return Plan((), True, driver)
         inode = "i" if driver else "f"
-        column = _SCALARS[order.field].format(inode)
-        writer = _Writer(self._keys, driver, inode)
+        column = SCALARS[order.field].format(inode)
+        writer = Writer(self._keys, driver, inode)
         source = "inode f where 1"
         if driver:
             source = f"xattr f cross join inode i on i.ino = f.ino where {writer.key()}"
@@ -211,7 +218,7 @@ class Planner:
             not driver or driver == order.field or self._entries(driver, SORT_COUNT) >= SORT_COUNT
         )
         led = order.field if leads else driver
-        writer = _Writer(self._keys, led)
+        writer = Writer(self._keys, led)
         # What leads to few files is not the order: all of them are sorted.
         value, join = "f.typed", ""
         if not leads:
@@ -258,10 +265,10 @@ def _stretches(conditions: list[Condition]) -> list[tuple[list[Condition], str, 
 
 def _join(node: Node) -> str:
     """Return the join of the inode where a filter asks for its columns."""
-    return " cross join inode i on i.ino = f.ino" if fields_of(node) & _SCALARS.keys() else ""
+    return " cross join inode i on i.ino = f.ino" if fields_of(node) & SCALARS.keys() else ""
 
 
-class _Writer:
+class Writer:
     """Writes one statement; arguments come in the order of its text.
 
     `f` is the row that leads: of the driver's name in `xattr`, or an inode.
@@ -336,7 +343,7 @@ class _Writer:
         if field == "$path":
             return self._path(condition)
         if field in SYSTEM_FIELDS:
-            scalar = _SCALARS[field].format(self._inode)
+            scalar = SCALARS[field].format(self._inode)
             if operator is Operator.EXISTS:
                 return f"{scalar} is not null"
             return f"ifnull({self._scalar(condition, scalar)}, 0)"
@@ -355,7 +362,7 @@ class _Writer:
 
     def _path(self, condition: Condition) -> str:
         if condition.operator is Operator.EXISTS:
-            return "exists (select 1 from dentry p where p.ino = f.ino)"
+            return "has_path(f.ino)"
         text = json.dumps([condition.operator.value, *condition.operands])
         return f"path_passes(f.ino, {self.bind(text)})"
 

@@ -11,21 +11,33 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from memfs.metadata.records import FileOrder, FilePage, FilePosition
+from memfs.errors import NotFoundError
+from memfs.metadata.records import EVERYTHING, FileOrder, FilePage, FilePosition, Scope
 from memfs.metadata.sqlite.filter_sql import Planner
+from memfs.metadata.sqlite.scoped_sql import ScopedStatement
+from memfs.metadata.sqlite.view import View
 from memfs.query.filters import Condition, Node, Operator, operators_of
 from memfs.query.matching import pattern_of, value_passes
-from memfs.types import ROOT_INODE
+from memfs.query.values import stored_value
+from memfs.types import NOW, InodeNo, SnapshotId
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping, Sequence
 
     from memfs.metadata.sqlite.database import Row
-    from memfs.metadata.sqlite.statements import SqlValue
+    from memfs.metadata.sqlite.statements import Parameters, SqlValue
 
 Search = Callable[[str, "Sequence[SqlValue]"], "list[Row] | None"]
 """Runs a select; None: it took too long."""
+
+Rows = Callable[[str, "list[SqlValue]"], "list[Row]"]
+"""Runs a select, or raises."""
+
+SCAN_COUNT = 200_000
+"""Numbers of inodes that are looked at in one turn; others have theirs in between. Some 0.5 s."""
+
+_SELECT_SNAPSHOT = "select 1 from snapshot where snap = ? and state = 'live'"
 
 
 class _TooLongError(Exception):
@@ -41,10 +53,30 @@ class Finder:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._paths: dict[int, list[str]] = {}
-        """Those of directories, while one page is found."""
+        self._view = View(self._fetch)
+        """That of the page that is being found."""
         connection.create_function("pattern_found", 2, _pattern_found, deterministic=True)
+        connection.create_function("value_of", 1, stored_value, deterministic=True)
         connection.create_function("path_passes", 2, self._path_passes)
+        connection.create_function("has_path", 1, lambda ino: bool(self._view.paths(ino)))
+        connection.create_function("is_open", 1, lambda ino: bool(self._view.open_paths(ino)))
+        connection.create_function("may_read", 1, lambda ino: self._view.may_read(ino))
+
+    def _fetch(self, text: str, parameters: Parameters) -> list[Row]:
+        return self._connection.execute(text, parameters).fetchall()
+
+    def view(self, scope: Scope) -> View:
+        """Return a view for one transaction.
+
+        Raises:
+            NotFoundError: The snapshot is gone.
+        """
+        self._check_snapshot(scope.snap)
+        return View(self._fetch, scope)
+
+    def _check_snapshot(self, snap: SnapshotId) -> None:
+        if snap != NOW and not self._fetch(_SELECT_SNAPSHOT, (snap,)):
+            raise NotFoundError(f"there is no snapshot of number {snap} any more")
 
     def page(
         self,
@@ -54,6 +86,7 @@ class Finder:
         limit: int,
         keys: Mapping[bytes, int],
         search: Search,
+        scope: Scope = EVERYTHING,
     ) -> FilePage | None:
         """Return a page, as `Queries.find_files`.
 
@@ -63,6 +96,7 @@ class Finder:
             limit: At most so many.
             keys: Those of the names in the index.
             search: Runs a select.
+            scope: Which instant, and for whom.
         """
 
         def rows(text: str, arguments: list[SqlValue]) -> list[Row]:
@@ -74,48 +108,82 @@ class Finder:
         def count(text: str, arguments: list[SqlValue]) -> int:
             return int(rows(f"select count(*) from ({text})", arguments)[0][0])
 
-        self._paths.clear()
+        self._check_snapshot(scope.snap)
+        self._view = View(self._fetch, scope)
         try:
-            planner = Planner(node, order, keys, count)
-            plan = planner.plan(None if after is None else after.driver)
-            found: list[Row] = []
-            first = 0 if after is None else after.segment
-            for index in range(first, len(plan.segments)):
-                behind = (
-                    (after.value, after.ino)
-                    if after is not None and index == after.segment
-                    else None
-                )
-                wanted = limit - len(found)
-                part = rows(*plan.segments[index].statement(behind, wanted))
-                found += part
-                if len(part) == wanted:
-                    position = FilePosition(plan.driver, index, part[-1][1], part[-1][0])
-                    return FilePage([row[0] for row in found], position, plan.is_exact, plan.driver)
+            if scope.is_everything:
+                planner = Planner(node, order, keys, count)
+                return _page(planner, after, limit, rows)
+            driver = None if after is None else after.driver
+            statement = ScopedStatement(node, order, scope, keys, count, driver)
+            if statement.is_scan:
+                return self._scan(statement, after, limit, rows, scope)
+            return _scoped_page(statement, after, limit, rows)
         except _TooLongError:
             return None
         finally:
-            self._paths.clear()
-        return FilePage([row[0] for row in found], None, plan.is_exact, plan.driver)
+            self._view = View(self._fetch)
+
+    def _scan(
+        self,
+        statement: ScopedStatement,
+        after: FilePosition | None,
+        limit: int,
+        rows: Rows,
+        scope: Scope,
+    ) -> FilePage:
+        """Return what one turn through the inodes finds."""
+        begin = 0 if after is None else after.ino
+        last = scope.snap
+        if last == NOW:
+            last = self._fetch("select coalesce(max(ino), 0) from inode", ())[0][0]
+        through = begin + SCAN_COUNT
+        found = [row[0] for row in rows(*statement.page(0, after, through, limit))]
+        position = None
+        if len(found) == limit:
+            position = FilePosition("", 0, None, found[-1])
+        elif through < last:
+            position = FilePosition("", 0, None, InodeNo(through))
+        return FilePage(found, position, statement.is_exact, "")
 
     def _path_passes(self, ino: int, text: str) -> bool:
         """Tell whether a path of an inode passes a condition on `$path`."""
         condition = _path_condition(text)
-        return any(value_passes(condition, path) for path in self._paths_of(ino))
+        return any(value_passes(condition, os.fsdecode(path)) for path in self._view.paths(ino))
 
-    def _paths_of(self, ino: int) -> list[str]:
-        """Return all paths of an inode, without the first slash; empty for an orphan."""
-        if ino == ROOT_INODE:
-            return [""]
-        found = []
-        for parent, name in self._connection.execute(
-            "select parent, name from dentry where ino = ?", (ino,)
-        ).fetchall():
-            above = self._paths.get(parent)
-            if above is None:
-                above = self._paths[parent] = self._paths_of(parent)
-            found += [f"{path}/{os.fsdecode(name)}".lstrip("/") for path in above]
-        return found
+
+def _page(planner: Planner, after: FilePosition | None, limit: int, rows: Rows) -> FilePage:
+    plan = planner.plan(None if after is None else after.driver)
+    found: list[Row] = []
+    first = 0 if after is None else after.segment
+    for index in range(first, len(plan.segments)):
+        is_begun = after is not None and index == after.segment
+        behind = (after.value, after.ino) if after is not None and is_begun else None
+        wanted = limit - len(found)
+        part = rows(*plan.segments[index].statement(behind, wanted))
+        found += part
+        if len(part) == wanted:
+            position = FilePosition(plan.driver, index, part[-1][1], part[-1][0])
+            return FilePage([row[0] for row in found], position, plan.is_exact, plan.driver)
+    return FilePage([row[0] for row in found], None, plan.is_exact, plan.driver)
+
+
+def _scoped_page(
+    statement: ScopedStatement, after: FilePosition | None, limit: int, rows: Rows
+) -> FilePage:
+    found: list[Row] = []
+    first = 0 if after is None else after.segment
+    for index in range(first, statement.segment_count):
+        behind = after if after is not None and index == after.segment else None
+        wanted = limit - len(found)
+        part = rows(*statement.page(index, behind, None, wanted))
+        found += part
+        if len(part) == wanted:
+            position = FilePosition(statement.driver, index, part[-1][1], part[-1][0])
+            return FilePage(
+                [row[0] for row in found], position, statement.is_exact, statement.driver
+            )
+    return FilePage([row[0] for row in found], None, statement.is_exact, statement.driver)
 
 
 @lru_cache(maxsize=16)

@@ -10,7 +10,15 @@ import time
 from typing import TYPE_CHECKING
 
 from memfs.errors import NotSupportedError
-from memfs.metadata.records import FileOrder, FilePage, FilePosition, IndexProgress
+from memfs.metadata.records import (
+    EVERYTHING,
+    FileOrder,
+    FilePage,
+    FilePosition,
+    FoundInode,
+    IndexProgress,
+    Scope,
+)
 from memfs.metadata.sqlite.attribute_index import NO_KEY
 from memfs.metadata.sqlite.finding import has_steps_without_end
 from memfs.metadata.sqlite.settings import Settings
@@ -46,18 +54,29 @@ class Queries(Settings):
         after: FilePosition | None,
         limit: int,
         budget_s: float | None,
+        scope: Scope = EVERYTHING,
     ) -> FilePage | None:
-        self.check_queryable(node, order)
-        if budget_s is not None and has_steps_without_end(node):
+        self.check_queryable(node, order, scope)
+        if budget_s is not None and (has_steps_without_end(node) or scope.caller is not None):
+            # For a caller all files are looked at, and not in the loop.
             return None
         until_s = None if budget_s is None else time.perf_counter() + budget_s
 
         def search(text: str, arguments: Sequence[SqlValue]) -> list[Row] | None:
             return self._database.search(text, arguments, until_s)
 
-        return self._finder.page(node, order, after, limit, self._attributes.keys, search)
+        keys = self._attributes.keys
+        return self._finder.page(node, order, after, limit, keys, search, scope)
 
-    def check_queryable(self, node: Node, order: FileOrder | None = None) -> None:
+    async def describe_files(
+        self, inos: Sequence[InodeNo], scope: Scope, *, with_xattrs: bool = False
+    ) -> list[FoundInode]:
+        """See `Engine`."""
+        return self._finder.view(scope).describe(inos, with_xattrs=with_xattrs)
+
+    def check_queryable(
+        self, node: Node, order: FileOrder | None = None, scope: Scope = EVERYTHING
+    ) -> None:
         """See that the index has all that a filter asks for.
 
         Raises:
@@ -72,6 +91,9 @@ class Queries(Settings):
             raise NotSupportedError(
                 "xattrs are not indexed on this mount: set query.enabled, and mount again"
             )
+        if scope.caller is not None and (not index.note.is_whole or index.note.is_short_of_names):
+            # Which names there are, and how many files, is not for everybody.
+            raise NotSupportedError("the index of xattrs is not complete: ask again later")
         if not index.note.is_whole:
             progress = self.index_progress()
             raise NotSupportedError(
@@ -89,11 +111,6 @@ class Queries(Settings):
     def indexed_names(self) -> list[bytes]:
         """See `Engine`."""
         return list(self._attributes.keys)
-
-    async def list_names(self, ino: InodeNo) -> list[tuple[InodeNo, bytes]]:
-        """See `Engine`."""
-        rows = self._rows("select parent, name from dentry where ino = ? order by cookie", (ino,))
-        return [(InodeNo(parent), name) for parent, name in rows]
 
     async def count_named(self, inos: Sequence[InodeNo]) -> int:
         """See `Engine`."""

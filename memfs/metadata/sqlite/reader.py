@@ -19,10 +19,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from memfs.errors import MemfsError
-from memfs.metadata.records import FileOrder, FilePosition
+from memfs.errors import MemfsError, NotFoundError
+from memfs.metadata.records import FileOrder, FilePosition, Scope
 from memfs.metadata.sqlite.database import FILE_NAME, PROGRESS_COUNT
 from memfs.metadata.sqlite.finding import Finder
+from memfs.namespace.permissions import Credentials
 from memfs.query.parsing import parse_text
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class _Reader:
         signal.setitimer(signal.ITIMER_REAL, budget_s + GRACE_S)
         try:
             return self._page(request, time.perf_counter() + budget_s)
+        except NotFoundError as error:
+            return {"gone": str(error)}
         except (MemfsError, sqlite3.Error, MemoryError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
         finally:
@@ -100,6 +103,11 @@ class _Reader:
                 raise
 
         order, after = request["order"], request["after"]
+        snap, caller = request["scope"]
+        who = None
+        if caller is not None:
+            uid, gid, groups = caller
+            who = Credentials(uid, gid, frozenset(groups))
         # One instant for all statements of a page.
         connection.execute("begin")
         try:
@@ -111,6 +119,7 @@ class _Reader:
                 request["limit"],
                 keys,
                 search,
+                Scope(snap, who),
             )
         finally:
             connection.set_progress_handler(None, 0)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from memfs.errors import MetadataError, QueryTimeoutError
-from memfs.metadata.records import FileOrder, FilePage, FilePosition
+from memfs.errors import MetadataError, NotFoundError, QueryTimeoutError
+from memfs.metadata.records import EVERYTHING, FileOrder, FilePage, FilePosition, Scope
 from memfs.metadata.sqlite.reader import GRACE_S
 from memfs.signals import Signal
 
@@ -89,6 +89,7 @@ class ReaderProcess:
         order: FileOrder | None,
         after: FilePosition | None,
         limit: int,
+        scope: Scope = EVERYTHING,
     ) -> FilePage:
         """Return a page, as `Queries.find_files`, of the state of now.
 
@@ -97,11 +98,14 @@ class ReaderProcess:
             order: As there.
             after: As there.
             limit: As there.
+            scope: As there.
 
         Raises:
+            NotFoundError: The snapshot is gone.
             QueryTimeoutError: It takes too long.
             MetadataError: The process cannot be used.
         """
+        caller = scope.caller
         async with self._lock:
             await self.publish()
             request: dict[str, object] = {
@@ -109,6 +113,7 @@ class ReaderProcess:
                 "order": order,
                 "after": after,
                 "limit": limit,
+                "scope": [scope.snap, None if caller is None else [*caller[:2], [*caller.groups]]],
                 "budget_s": self._budget_s,
             }
             self._engine.note_reader(is_there=True)
@@ -119,6 +124,8 @@ class ReaderProcess:
                 self._used_s = trio.current_time()
         if answer.get("late"):
             raise self._too_late()
+        if "gone" in answer:
+            raise NotFoundError(answer["gone"])
         if "error" in answer:
             raise MetadataError(f"the query failed: {answer['error']}")
         position = answer["after"]
