@@ -33,6 +33,7 @@ from memfs.filesystem.querying import Querying
 from memfs.filesystem.shared import Features, Parts
 from memfs.hot.board import HotBoard
 from memfs.hot.environment import child_environment
+from memfs.jobs.cloning import CloneMethods
 from memfs.jobs.gc import GcMethods
 from memfs.jobs.prefetch import PrefetchMethods
 from memfs.jobs.scrubber import Scrubber
@@ -322,6 +323,7 @@ def assemble(
             scrubber,
             TreeMethods(placement),
             SnapshotMethods(move_parts),
+            CloneMethods(filesystem, move_parts),
             GcMethods(move_parts, garbage, mover.compaction),
             RemountMethods(features),
             *hot.providers,

@@ -6,9 +6,11 @@ or raises an error that has a code.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
@@ -224,6 +226,64 @@ class Mount(NamedTuple):
     def moves(self) -> methods.MovesReport:
         """Return how far the moves under way are."""
         return self.asking(methods.MOVES, ANSWER_S_MAX / 2)({})
+
+    # --- copies ----------------------------------------------------------------------------------
+    def clone(
+        self,
+        source: str | os.PathLike[str],
+        target: str | os.PathLike[str],
+        *,
+        replace: bool = False,
+        on_progress: Callable[[methods.CopyReport], None] = lambda _: None,
+    ) -> methods.CopyReport:
+        """Make a second file, or tree, equal to another one, without copying bytes where it can.
+
+        Attributes, xattrs, times and hard links among the files of a tree are carried; pins are
+        not. A tree gets its name when it is whole. Stopped, the same call goes on from there.
+
+        Args:
+            source: On this mount; a symbolic link is not followed.
+            target: On this mount; it must not exist.
+            replace: It may exist, and is replaced.
+            on_progress: Told about once a second what was done so far.
+
+        Returns:
+            What was done; `failures` names what could not be.
+
+        Raises:
+            ControlError: EEXIST: the target exists. ENOSPC: the disk is full.
+            UsageError: The mount is read-only.
+        """
+        params: methods.CloneParameters = {
+            "source": self._named(source),
+            "target": self._named(target),
+            "work": secrets.token_hex(8),
+            "replace": replace,
+        }
+        self._refuse_read_only()
+        ask, cancel = self._asking(methods.CLONE, WORK_S_MAX), self._asking(methods.CLONE_CANCEL)
+        try:
+            while not (report := ask(params))["ended"]:
+                on_progress(report)
+        except BaseException:
+            with contextlib.suppress(ControlError, ControlUnavailableError):
+                cancel({"work": params["work"]})
+            raise
+        return report
+
+    def _named(self, path: str | os.PathLike[str]) -> str:
+        """Return a name, which may not exist yet, as the daemon knows it; links above count."""
+        above, name = os.path.split(os.path.abspath(path))
+        return os.path.join(self.inner(above), name)
+
+    def _refuse_read_only(self) -> None:
+        """See that programs may change the mount.
+
+        Raises:
+            UsageError: It is read-only.
+        """
+        if os.statvfs(self.mountpoint).f_flag & os.ST_RDONLY:
+            raise UsageError(f"{self.mountpoint} is mounted read-only")
 
     # --- queries ---------------------------------------------------------------------------------
     def query(

@@ -16,11 +16,14 @@ fuse_dentry_revalidate) of Linux 6.18.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import queue
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
+
+import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,6 +108,35 @@ class KernelCache:
         if (notices := self._notices) is not None:
             self._tell(self._patient, partial(notices.forget_removed, parent, name, ino))
 
+    def forget_unknown(self, ino: InodeNo, unknown: Callable[[], None]) -> None:
+        """Soon, the kernel believes nothing of an inode's attributes, or never heard of it.
+
+        Args:
+            ino: Without a name, told after all names that were forgotten before.
+            unknown: Called by the event loop if the kernel does not know the inode: it will not
+                say that it forgets it either.
+        """
+        if (notices := self._notices) is None:
+            unknown()
+        else:
+            token = trio.lowlevel.current_trio_token()
+            tell_loop = partial(token.run_sync_soon, unknown)
+            self._tell(self._patient, partial(_ask, notices, ino, tell_loop))
+
+    async def wait_told(self) -> None:
+        """Return when the kernel has been told all that it was to be told before this call.
+
+        Checkpoint: always. Cancel: safe.
+        """
+        if self._notices is not None:
+            token = trio.lowlevel.current_trio_token()
+            for teller in (self._prompt, self._patient):
+                told = trio.Event()
+                teller.tell(partial(token.run_sync_soon, told.set))
+                with trio.move_on_after(END_S_MAX):
+                    await told.wait()
+        await trio.lowlevel.checkpoint()
+
     @property
     def can_forget_all(self) -> bool:
         """True if the kernel of the mount can forget all names at once."""
@@ -152,6 +184,15 @@ class KernelCache:
             teller.tell(notice)
         else:
             self.forget_all()
+
+
+def _ask(notices: KernelNotices, ino: InodeNo, unknown: Callable[[], None]) -> None:
+    try:
+        notices.forget_attributes(ino)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        unknown()
 
 
 class _Teller:

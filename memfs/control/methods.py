@@ -192,6 +192,44 @@ BARRIER = Method("barrier", BarrierParameters, WorkReport)
 MOVES = Method("moves", Nothing, MovesReport)
 
 
+# --- copies of trees -----------------------------------------------------------------------------
+class CloneParameters(TypedDict):
+    """What to clone, by paths from the root of the mount."""
+
+    source: str
+    target: str
+    work: str
+    """A name of the work that the client has chosen; unique."""
+    replace: NotRequired[bool]
+
+
+class WorkParameters(TypedDict):
+    """Work of a client."""
+
+    work: str
+
+
+class CopyReport(TypedDict):
+    """How far a copy is; see `jobs.tree_copying.CopyTally`."""
+
+    ended: bool
+    """False: ask again to go on."""
+    file_count: int
+    directory_count: int
+    changed_count: int
+    equal_count: int
+    removed_count: int
+    shared_bytes: int
+    cloned_bytes: int
+    copied_bytes: int
+    failed_count: int
+    failures: list[str]
+
+
+CLONE = Method("clone", CloneParameters, CopyReport)
+CLONE_CANCEL = Method("clone_cancel", WorkParameters, type(None))
+
+
 # --- queries -------------------------------------------------------------------------------------
 class QueryParameters(TypedDict):
     """A page of what a filter finds."""

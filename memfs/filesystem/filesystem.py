@@ -13,7 +13,7 @@ import trio
 
 from memfs.content.sealing import SEALS_A_STEP_MAX
 from memfs.errors import ObjectMissingError
-from memfs.filesystem.xattrs import XattrRequests
+from memfs.filesystem.tree_changes import TreeChanges
 from memfs.linux.files import start_writeback
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ WRITEBACK_PIECE_BYTES = 64 << 20
 """Handed to the disk by one system call, which nothing interrupts: 0.6 s at 100 MB/s."""
 
 
-class Filesystem(XattrRequests):
+class Filesystem(TreeChanges):
     """One mounted file system.
 
     The groups of requests build on each other, a module each: `names` < `writing` < `attributes` <
     `content` < `xattrs`. All run in one thread; no method suspends before `leave()`
-    (`memfs.waiting`).
+    (`memfs.waiting`). `tree_changes` is for commands, and suspends.
     """
 
     async def recover(self) -> None:

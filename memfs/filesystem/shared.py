@@ -345,8 +345,13 @@ class Shared:
             tier = Tier.COLD if packed else Tier.GLACIER
         self._access_log.note(operation, inode.ino, size_bytes, tier)
 
-    def _note_orphan(self, inode: Inode) -> None:
-        """An inode may have lost its last name: it stays until nobody holds it any more."""
+    def _note_orphan(self, inode: Inode, *, promptly: bool = True) -> None:
+        """An inode may have lost its last name: it stays until nobody holds it any more.
+
+        Args:
+            inode: After that.
+            promptly: The request under way gives back the space of a large one.
+        """
         if inode.nlink == 0:
             ino, raw = inode.ino, inode.raw
             freed_bytes = 0
@@ -354,7 +359,7 @@ class Shared:
                 freed_bytes = inode.blocks * BLOCK_BYTES
                 if inode.flags & InodeFlags.UNSEALED or freed_bytes >= FREED_BYTES_MIN:
                     freed_bytes = self._raw_bytes(raw)
-                if freed_bytes >= FREED_BYTES_MIN:
+                if promptly and freed_bytes >= FREED_BYTES_MIN:
                     self._large.append((ino, raw))
                 if self._open_table.is_open(ino):
                     freed_bytes = -1

@@ -173,7 +173,10 @@ class Namespace(Changes, Protocol):
         ...
 
     async def create_orphan(self, new: NewInode) -> Inode:
-        """Create a regular file without a name, nlink 0 (open(2) O_TMPFILE)."""
+        """Create an inode without a name, nlink 0, of any type but a directory (O_TMPFILE).
+
+        A regular file without a raw file is sealed, and empty.
+        """
         ...
 
     async def link(self, ino: InodeNo, parent: InodeNo, name: bytes, now_ns: int) -> Inode:
@@ -466,6 +469,20 @@ class Contents(Changes, Protocol):
 
     async def list_forms(self, blob: BlobId) -> list[Form]:
         """Return the packed and remote forms of a blob, packed first."""
+        ...
+
+    async def list_sharers(self, blob: BlobId, limit: int) -> list[Inode]:
+        """Return the files that have a blob, in order of number."""
+        ...
+
+    async def share_blob(self, ino: InodeNo, generation: Generation, blob: BlobId) -> bool:
+        """Give a sealed file that has neither a raw file nor a blob the blob of another one.
+
+        Size and times are the caller's to set.
+
+        Returns:
+            False, and nothing changes, if the blob is gone, or the file is not so.
+        """
         ...
 
     async def publish_form(

@@ -31,6 +31,9 @@ FICLONE = 0x40049409
 COPY_STEP_BYTES = 64 << 20
 """Bytes of a copy between two progress reports; guess, never measured."""
 
+COMPARED_BYTES = 1 << 20
+"""Bytes of two files compared at a time."""
+
 _NO_CLONE = frozenset({codes.EOPNOTSUPP, codes.EXDEV, codes.EINVAL, codes.ENOTTY, codes.EPERM})
 _NO_KERNEL_COPY = frozenset(
     {codes.EXDEV, codes.ENOSYS, codes.EOPNOTSUPP, codes.EINVAL, codes.EPERM}
@@ -116,7 +119,7 @@ def sync_directory(path: str | os.PathLike[str], *, dir_fd: int | None = None) -
         os.close(fd)
 
 
-def clone_file(source_fd: int, target_fd: int, on_progress: ByteProgress | None = None) -> None:
+def clone_file(source_fd: int, target_fd: int, on_progress: ByteProgress | None = None) -> bool:
     """Make an empty file equal to another one: shared extents, else a copy that keeps holes.
 
     Moves the file positions of both descriptors.
@@ -125,6 +128,9 @@ def clone_file(source_fd: int, target_fd: int, on_progress: ByteProgress | None 
         source_fd: Readable; not changed meanwhile.
         target_fd: Writable and empty.
         on_progress: Told the position reached, at least every 64 MiB.
+
+    Returns:
+        True if the extents are shared.
     """
     try:
         fcntl.ioctl(target_fd, FICLONE, source_fd)
@@ -132,7 +138,7 @@ def clone_file(source_fd: int, target_fd: int, on_progress: ByteProgress | None 
         if error.errno not in _NO_CLONE:
             raise
     else:
-        return
+        return True
     size = os.fstat(source_fd).st_size
     os.ftruncate(target_fd, size)
     for start, end in _data_extents(source_fd, size):
@@ -143,6 +149,28 @@ def clone_file(source_fd: int, target_fd: int, on_progress: ByteProgress | None 
             start += count
             if on_progress is not None:
                 on_progress(start)
+    return False
+
+
+def equal_files(first: Path, second: Path, on_step: Callable[[], None]) -> bool:
+    """Return whether two files hold the same bytes. Blocks.
+
+    Args:
+        first: One of them.
+        second: The other one.
+        on_step: Called at each MiB; may raise to stop.
+
+    Raises:
+        ObjectMissingError: One of them is gone.
+    """
+    with disk_errors(f"{first}, {second}"), first.open("rb", 0) as one, second.open("rb", 0) as two:
+        while True:
+            on_step()
+            data = one.read(COMPARED_BYTES)
+            if data != two.read(COMPARED_BYTES):
+                return False
+            if not data:
+                return True
 
 
 def _data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:

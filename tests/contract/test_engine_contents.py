@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memfs.errors import InvalidValueError, NotFoundError
 from memfs.metadata.records import (
+    AttributeChanges,
     Blob,
     Form,
     Inode,
     InodeFlags,
     MoveKind,
+    NewInode,
     PendingMove,
     Seal,
     WorkCounts,
@@ -262,6 +265,30 @@ async def test_packed_list_follows_every_sharer(engine: Engine) -> None:
     assert [first.ino, second.ino] == [inode.ino for inode in listed]
     await engine.drop_form(second.ino, second.generation, FormKind.PACKED)
     assert await engine.list_packed_by_access(1 << 62, (0, 0), 10) == []
+
+
+async def test_a_blob_is_shared_by_a_file_that_has_nothing(engine: Engine) -> None:
+    first, second, blob = await publish_shared(engine)
+    ino, _ = engine.reserve_ids()
+    await engine.create_orphan(NewInode(ino, stat.S_IFREG | 0o600, 1, 1, NOW_NS))
+    assert not await engine.share_blob(ino, Generation(2), blob)
+    assert not await engine.share_blob(ino, Generation(1), engine.reserve_blob())
+    assert await engine.share_blob(ino, Generation(1), blob)
+    assert not await engine.share_blob(ino, Generation(1), blob), "it has one now"
+    assert not await engine.share_blob(first.ino, first.generation, blob)
+    await engine.set_attributes(ino, AttributeChanges(size=first.size))
+    sharers = await engine.list_sharers(blob, 10)
+    assert [each.ino for each in sharers] == [first.ino, second.ino, ino]
+    assert [each.ino for each in await engine.list_sharers(blob, 2)] == [first.ino, second.ino]
+    listed = await engine.list_packed_by_access(1 << 62, (0, 0), 10)
+    assert {each.ino for each in listed} == {first.ino, second.ino, ino}
+    for file in (first, second):
+        await engine.unseal(file.ino, file.raw)
+    assert await garbage_in(engine) == set()
+    await engine.reap([ino])
+    assert await garbage_in(engine) == {(FormKind.PACKED, "packed/1"), (FormKind.REMOTE, "key")}
+    with pytest.raises(NotFoundError):
+        await engine.get_blob(blob)
 
 
 # --- dropping and hydrating ----------------------------------------------------------------------

@@ -18,7 +18,9 @@ import trio
 
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import AlreadyExistsError, StoreUnavailableError
+from memfs.metadata.records import AttributeChanges, NewInode
 from memfs.moves.batching import compact, upload_batch
+from memfs.moves.copying import copied
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.faults import FaultPoints
 from memfs.moves.generation import StateGeneration
@@ -29,7 +31,7 @@ from memfs.moves.rechecking import CLEAN_SETTING
 from memfs.moves.rekeying import rekey
 from memfs.moves.uploading import upload
 from memfs.placement.prefetch.done_files import DoneFiles
-from memfs.types import ROOT_INODE, FormKind
+from memfs.types import ROOT_INODE, FormKind, Generation
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
 from tests.processes import outlived
@@ -37,13 +39,16 @@ from tests.processes import outlived
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from memfs.types import InodeNo, SnapshotId
+    from memfs.types import InodeNo, IntentId, SnapshotId
 
 
 OLD_KEY, NEW_KEY = Key(bytes(range(32)), "old"), Key(bytes(range(32, 64)), "new")
 KEYS = KeyRing([OLD_KEY, NEW_KEY])
 """Objects are encrypted; packed files are not."""
 
+
+COPY = "copy"
+"""A file that has the bytes of the first one."""
 
 SNAPSHOT = "before"
 """Shows the files with the contents that they always have."""
@@ -99,6 +104,7 @@ async def live(state: State) -> None:
     await collect(state)
     for ino in inos:
         await hydrate(parts, ino)
+    await copy(state, inos[0])
     await make_room(state, inos[0])
     await lose_a_raw_file(state, inos[1])
     await pack(parts, inos[2])
@@ -107,6 +113,26 @@ async def live(state: State) -> None:
     await collect(state)
     await write_after_a_snapshot(state, inos[3])
     await live_in_batches(state)
+
+
+async def copy(state: State, ino: InodeNo) -> None:
+    """A file gets a second one with a copy of its raw file, as `memfs clone` makes it."""
+    engine = state.engine
+    if await engine.find(ROOT_INODE, COPY.encode()) is not None:
+        return
+    inode = await engine.get_inode(ino)
+    async with copied(state.parts, inode) as (attempt, made):
+
+        async def publish(intent: IntentId) -> bool:
+            number, _ = engine.reserve_ids()
+            await engine.create_orphan(NewInode(number, inode.mode, 0, 0, time.time_ns()))
+            changes = AttributeChanges(size=made.size, mtime_ns=made.mtime_ns)
+            await engine.set_attributes(number, changes)
+            await engine.link(number, ROOT_INODE, COPY.encode(), time.time_ns())
+            generation = Generation(1)
+            return await engine.publish_raw(number, generation, made.raw, made.blocks, intent)
+
+        assert await attempt.publish(publish)
 
 
 async def write_after_a_snapshot(state: State, ino: InodeNo) -> None:

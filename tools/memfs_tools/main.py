@@ -38,6 +38,7 @@ _MODULES = {
     "index": "index",
     "catalog": "catalog",
     "pool": "pool",
+    "clone": "clone",
     "prefetch": "prefetch",
     "snapshot": "snapshot",
     "tensor-snapshots": "tensor_snapshots",

@@ -65,6 +65,10 @@ _LIST_NOT_DURABLE = (
     f"select {INODE_COLUMNS} from inode where raw <> 0 and flags <> 2 and flags = 0"
     " order by ino limit ?"
 )
+# `blob <> 0` is the condition of the partial index; it must stand there literally.
+_LIST_SHARERS = (
+    f"select {INODE_COLUMNS} from inode where blob = ? and blob <> 0 order by ino limit ?"
+)
 
 
 class Contents(Attributes):
@@ -175,6 +179,21 @@ class Contents(Attributes):
 
     async def list_forms(self, blob: BlobId) -> list[Form]:
         return [form_of(row) for row in self._rows(SELECT_FORMS, (blob,))]
+
+    async def list_sharers(self, blob: BlobId, limit: int) -> list[Inode]:
+        return [Inode._make(row) for row in self._rows(_LIST_SHARERS, (blob, limit))]
+
+    async def share_blob(self, ino: InodeNo, generation: Generation, blob: BlobId) -> bool:
+        self._begin_change(grows=True)
+        inode = self._find_sealed(ino, generation)
+        if inode is None or inode.raw or inode.blob:
+            return False
+        if self._row("select 1 from blob where blob = ?", (blob,)) is None:
+            return False
+        packed = self._form(blob, FormKind.PACKED) is not None
+        self._write(SET_BLOB, (blob, int(packed), ino))
+        self._cache.put(inode._replace(blob=blob))
+        return True
 
     async def publish_form(
         self,

@@ -1,0 +1,130 @@
+"""What commands that copy files show and say: how far they are, and what they have done.
+
+Invariant: a command whose work is not whole exits with `ExitCode.PROBLEMS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import click
+
+from memfs.errors import MemfsError
+from memfs.exit_codes import ExitCode
+from memfs.sizes import format_size
+from memfs_tools.terminal import complain, tell, tell_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from memfs.client.mount import Mount
+    from memfs.control.methods import CopyReport
+
+_MOVES_POLL_S = 1.0
+_FAILURES_SHOWN_MAX = 20
+
+
+def watched(
+    served: Mount,
+    work: Callable[[Callable[[CopyReport], None]], CopyReport],
+    *,
+    hidden: bool,
+) -> CopyReport:
+    """Do some work, and show on a terminal how far it is.
+
+    Args:
+        served: The mount that does it.
+        work: Takes what is to be told of its progress.
+        hidden: Show nothing.
+    """
+    # Imported here: what draws bars takes 0.1 s.
+    from memfs_tools.display import progress_bar
+
+    with progress_bar(hidden=hidden) as show:
+        shown = {"done": "", "moves": ""}
+        counted = {"files": 0}
+
+        def draw() -> None:
+            show(f"{shown['done']}{shown['moves']}", counted["files"], 0)
+
+        def told(report: CopyReport) -> None:
+            shown["done"], counted["files"] = _done(report), report["file_count"]
+            draw()
+
+        def moves(text: str) -> None:
+            shown["moves"] = text
+            draw()
+
+        try:
+            with _moves_watched(served, moves, hidden=hidden):
+                return work(told)
+        except KeyboardInterrupt:
+            complain("stopped; run it again to go on")
+            raise
+
+
+def tell_copy(report: CopyReport, *, as_json: bool) -> None:
+    """Print what was done, and exit with 1 if something could not be.
+
+    Raises:
+        Exit: Something could not be.
+    """
+    if as_json:
+        tell_json({name: value for name, value in report.items() if name != "ended"})
+    else:
+        for failure in report["failures"][:_FAILURES_SHOWN_MAX]:
+            complain(failure)
+        if report["failed_count"] > _FAILURES_SHOWN_MAX:
+            complain(f"and {report['failed_count'] - _FAILURES_SHOWN_MAX} more")
+        tell(_done(report))
+    if report["failed_count"]:
+        raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+def _done(report: CopyReport) -> str:
+    """Return in words what was done."""
+    counts = [
+        (report["file_count"], "files made"),
+        (report["directory_count"], "directories made"),
+        (report["changed_count"], "changed"),
+        (report["removed_count"], "removed"),
+        (report["equal_count"], "as they should be"),
+        (report["failed_count"], "failed"),
+    ]
+    sizes = [
+        (report["shared_bytes"], "shared"),
+        (report["cloned_bytes"], "on shared blocks"),
+        (report["copied_bytes"], "copied"),
+    ]
+    words = [f"{count} {word}" for count, word in counts if count]
+    words += [f"{format_size(size)} {word}" for size, word in sizes if size]
+    return ", ".join(words) if words else "nothing to do"
+
+
+@contextlib.contextmanager
+def _moves_watched(served: Mount, show: Callable[[str], None], *, hidden: bool) -> Iterator[None]:
+    """Show in the block how far the moves are: the copy of a large file is silent."""
+    if hidden or not sys.stderr.isatty():
+        yield
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_MOVES_POLL_S):
+            try:
+                moves = served.moves()
+            except MemfsError:
+                continue
+            far = f"{format_size(moves['done_bytes'])} of {format_size(moves['total_bytes'])}"
+            show(f", under way: {far}" if moves["count"] else "")
+
+    watcher = threading.Thread(target=watch, name="moves", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join(_MOVES_POLL_S)
