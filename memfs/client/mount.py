@@ -261,7 +261,7 @@ class Mount(NamedTuple):
             "replace": replace,
         }
         self._refuse_read_only()
-        ask, cancel = self._asking(methods.CLONE, WORK_S_MAX), self._asking(methods.CLONE_CANCEL)
+        ask, cancel = self.asking(methods.CLONE, WORK_S_MAX), self.asking(methods.CLONE_CANCEL)
         try:
             while not (report := ask(params))["ended"]:
                 on_progress(report)

@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.content.invalidations import Aspect
+from memfs.content.past import PastReader, PastState
 from memfs.errors import (
     AlreadyExistsError,
     IsADirectoryInodeError,
@@ -29,6 +30,7 @@ from memfs.types import NO_RAW, NOW, Generation
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from memfs.filesystem.shared import Parts
     from memfs.moves.copying import RawCopy
     from memfs.types import InodeNo, IntentId, SnapshotId
 
@@ -75,6 +77,10 @@ class TreeChanges(XattrRequests):
     All raise `MemfsError`, and `StaleInodeError` where an inode has gone meanwhile.
     """
 
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._past = PastReader(parts.engine, parts.raw_store, parts.sealer, parts.form_reader)
+
     async def put_file(
         self,
         look: Callable[[], Awaitable[Original]],
@@ -101,7 +107,6 @@ class TreeChanges(XattrRequests):
         Raises:
             IsADirectoryInodeError: A directory has one of the names.
             AlreadyExistsError: One of them is taken, and must not be.
-            ObjectMissingError: Nothing has its bytes.
             NoSpaceError: The disk is full.
         """
         for _ in range(ATTEMPTS_MAX):
@@ -110,8 +115,6 @@ class TreeChanges(XattrRequests):
             try:
                 if inode.raw and not inode.blob:
                     return await self._put_copy(look, original, names, times, replace=replace)
-                if stat.S_ISREG(inode.mode) and inode.size and not inode.blob:
-                    raise ObjectMissingError("nothing has its bytes any more")
                 async with self._engine.change():
                     made = await self._put(original, names, times, None, None, replace=replace)
                 return self._put_down(made, names), None
@@ -171,8 +174,6 @@ class TreeChanges(XattrRequests):
             assert intent is not None
             size, blocks, mtime_ns = copy.size, copy.blocks, copy.mtime_ns
             await engine.publish_raw(ino, FIRST_GENERATION, copy.raw, blocks, intent)
-            # Its bytes must not be later on the disk than the names.
-            self._syncer.add(copy.raw)
         elif inode.blob and not await engine.share_blob(ino, FIRST_GENERATION, inode.blob):
             raise _MovedOnError
         changes = AttributeChanges(
@@ -180,6 +181,9 @@ class TreeChanges(XattrRequests):
         )
         await engine.set_attributes(ino, changes)
         replaced = await self._lead(names, ino, now_ns, replace=replace)
+        if copy is not None and replaced:
+            # As with rename(2): its bytes must not be later on the disk than its name.
+            self._syncer.add(copy.raw)
         await self._set_times(names, times)
         return await engine.get_inode(ino), replaced
 
@@ -388,25 +392,23 @@ class TreeChanges(XattrRequests):
 
         Args:
             snap: A snapshot, or `NOW`: then a file that nobody writes to is sealed first.
-            ino: Of any type.
+            ino: Its number.
             left_out: Names of xattrs that do not count.
 
         Raises:
             StaleInodeError: It did not exist.
+            NotKeptError: Nothing has its bytes any longer.
             CorruptDataError: Its raw file was changed while it was not mounted.
         """
         engine = self._engine
         if snap == NOW:
             await self._sealer.seal(ino)
         inode = await engine.inode_at(snap, ino)
-        if inode.raw:
-            live = await self.find_inode(ino)
-            if live is not None and live.raw == inode.raw:
-                if inode.flags & InodeFlags.UNSEALED:
-                    inode = self._live(inode)
-                else:
-                    await self._sound(ino)
-                    inode = await engine.inode_at(snap, ino)
+        if stat.S_ISREG(inode.mode):
+            content = await self._past.sound(await self._past.find_of(inode))
+            inode = content.inode
+            if content.state is PastState.OPEN:
+                inode = inode._replace(flags=InodeFlags.UNSEALED)
         xattrs = await engine.list_xattrs_at(snap, ino)
         target = await engine.read_link_at(snap, ino) if stat.S_ISLNK(inode.mode) else b""
         return Original(

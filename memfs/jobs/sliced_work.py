@@ -98,7 +98,7 @@ class SlicedWork:
 
 
 async def _take_steps(steps: AsyncGenerator[None, None]) -> bool:
-    """Take steps for `SLICE_S`; True if there are no more."""
+    """Take steps for `SLICE_S`; True if that was all."""
     end_s = time.monotonic() + SLICE_S
     while time.monotonic() < end_s:
         # Requests of programs come first.

@@ -54,9 +54,9 @@ class CopyTally:
     """Left alone."""
     removed_count: int = 0
     shared_bytes: int = 0
-    """Of files that share compressed or remote forms with their original."""
+    """That of files that share compressed or remote forms with their original."""
     cloned_bytes: int = 0
-    """Of files that share blocks of the disk with it."""
+    """That of files that share blocks of the disk with it."""
     copied_bytes: int = 0
     failed_count: int = 0
     failures: list[str] = field(default_factory=list)
@@ -336,7 +336,7 @@ class TreeCopying:
         """Remove a name, and all below it.
 
         Args:
-            name: Of anything.
+            name: That of a file or directory.
             times: Those of its directory afterwards.
         """
         stack = [name]

@@ -130,7 +130,8 @@ async def copy(state: State, ino: InodeNo) -> None:
             await engine.set_attributes(number, changes)
             await engine.link(number, ROOT_INODE, COPY.encode(), time.time_ns())
             generation = Generation(1)
-            return await engine.publish_raw(number, generation, made.raw, made.blocks, intent)
+            answer = await engine.publish_raw(number, generation, made.raw, made.blocks, intent)
+            return answer is not None
 
         assert await attempt.publish(publish)
 

@@ -1,6 +1,6 @@
 """What commands that copy files show and say: how far they are, and what they have done.
 
-Invariant: a command whose work is not whole exits with `ExitCode.PROBLEMS`.
+Invariant: what could not be done is named, and the caller is told that there was something.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-import click
-
 from memfs.errors import MemfsError
-from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
 from memfs_tools.terminal import complain, tell, tell_json
 
@@ -66,12 +63,8 @@ def watched(
             raise
 
 
-def tell_copy(report: CopyReport, *, as_json: bool) -> None:
-    """Print what was done, and exit with 1 if something could not be.
-
-    Raises:
-        Exit: Something could not be.
-    """
+def tell_copy(report: CopyReport, *, as_json: bool) -> bool:
+    """Print what was done; return whether all of it could be."""
     if as_json:
         tell_json({name: value for name, value in report.items() if name != "ended"})
     else:
@@ -80,8 +73,7 @@ def tell_copy(report: CopyReport, *, as_json: bool) -> None:
         if report["failed_count"] > _FAILURES_SHOWN_MAX:
             complain(f"and {report['failed_count'] - _FAILURES_SHOWN_MAX} more")
         tell(_done(report))
-    if report["failed_count"]:
-        raise click.exceptions.Exit(ExitCode.PROBLEMS)
+    return not report["failed_count"]
 
 
 def _done(report: CopyReport) -> str:

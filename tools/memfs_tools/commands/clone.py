@@ -33,10 +33,10 @@ def clone(source: Path, target: Path, replace: bool, as_json: bool) -> None:
     memfs clone /mnt/data/set /mnt/data/set-next
     memfs clone --replace /mnt/data/set-next /mnt/data/set
 
-    What is compressed or in the object store is shared by both. What is only a plain local file
-    shares its blocks on file systems that can (XFS, btrfs), else it is copied. Either can be
-    changed without the other. Mode, owner, times, xattrs and hard links within the tree are
-    carried, pins are not. The target must not exist; a tree gets its name when it is whole.
+    Both files share the compressed form and the object in the store. A plain local file shares its
+    blocks on file systems that can (XFS, btrfs), else it is copied. Either can be changed without
+    the other. Mode, owner, times, xattrs and hard links within the tree are carried, pins are not.
+    The target must not exist; a tree gets its name when it is whole.
     Stopped by Ctrl-C, running it again goes on from there.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     served = _mount_of(source)
@@ -46,7 +46,8 @@ def clone(source: Path, target: Path, replace: bool, as_json: bool) -> None:
     def work(told: Callable[[CopyReport], None]) -> CopyReport:
         return served.clone(source, target, replace=replace, on_progress=told)
 
-    tell_copy(watched(served, work, hidden=as_json), as_json=as_json)
+    if not tell_copy(watched(served, work, hidden=as_json), as_json=as_json):
+        raise click.exceptions.Exit(ExitCode.PROBLEMS)
 
 
 def _mount_of(path: Path) -> Mount:
