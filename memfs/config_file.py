@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import itertools
+import json
 import os
 import stat
 import types
@@ -19,8 +21,9 @@ from typing import NamedTuple
 
 from memfs.config import GIB, KIB, MIB, Config
 from memfs.errors import InvalidValueError, UsageError
-from memfs.sizes import parse_duration, parse_size
+from memfs.sizes import format_duration, format_size, parse_duration, parse_size
 from memfs.types import DRIVERS
+from memfs.urls import url_without_secrets
 
 if typing.TYPE_CHECKING:
     from collections.abc import Mapping
@@ -163,6 +166,65 @@ def load_config(file: Path | None, overrides: Mapping[str, str] | None = None) -
         }
         sections[section.name] = _section_type(section.name)(**chosen)
     return Config(**sections)
+
+
+OPTIONS_TOLD = ("anon", "endpoint_url", "region", "region_name", "use_ssl")
+"""Options of the object store that hold no secret, and may be shown."""
+
+
+def config_text(config: Config) -> str:
+    """Return a configuration as TOML that `load_config` reads as the same, but for secrets.
+
+    Options of the object store may be secrets: of all but `OPTIONS_TOLD` a comment has the name.
+    """
+    lines: list[str] = []
+    for section, fields in itertools.groupby(keys(), lambda key: key.section):
+        tables: list[str] = []
+        lines += [f"[{section}]"]
+        for key in fields:
+            value = getattr(getattr(config, section), key.field)
+            if value is None:
+                lines.append(f"# {key.name} is not set")
+            elif isinstance(value, dict):
+                tables += [f"[{key.dotted}]", *map(_option_line, value.items())]
+            else:
+                lines.append(f"{key.name} = {_value_text(key, value)}")
+        lines += [*tables, ""]
+    return "\n".join(lines)
+
+
+def _option_line(option: tuple[str, object]) -> str:
+    name, value = option
+    if name in OPTIONS_TOLD and isinstance(value, str | int):
+        told = _quoted(url_without_secrets(value)) if isinstance(value, str) else _plain(value)
+        return f"{_quoted(name)} = {told}"
+    return f"# {_quoted(name)} is set, and not shown"
+
+
+def _value_text(key: Key, value: object) -> str:
+    """Return a value as TOML has it; quantities in units where that loses nothing."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_quoted, value))}]"
+    if isinstance(value, str):
+        return _quoted(url_without_secrets(value) if key.dotted == "glacier.url" else value)
+    if isinstance(value, bool):
+        return _plain(value)
+    assert isinstance(value, int | float)
+    text = format_size(int(value)) if key.kind is KeyKind.SIZE else format_duration(value)
+    try:
+        is_exact = key.kind in (KeyKind.SIZE, KeyKind.DURATION) and _converted(key, text) == value
+    except InvalidValueError:
+        is_exact = False
+    return _quoted(text) if is_exact else _plain(value)
+
+
+def _plain(value: float) -> str:
+    return str(value).lower()
+
+
+def _quoted(text: str) -> str:
+    # A JSON text is a basic string of TOML, but for DEL.
+    return json.dumps(text).replace("\x7f", "\\u007f")
 
 
 def keys() -> list[Key]:

@@ -29,6 +29,7 @@ from memfs.encryption.keys import load_key_ring
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.filesystem.filesystem import Filesystem
+from memfs.filesystem.inside.inside import Inside
 from memfs.filesystem.querying import Querying
 from memfs.filesystem.shared import Features, Parts
 from memfs.hot.board import HotBoard
@@ -62,6 +63,7 @@ from memfs.stores.remote import lies_on_disk_of, open_remote_store
 from memfs.traces.recorder import Recorder
 from memfs_daemon.heap_keeper import HeapKeeper
 from memfs_daemon.indexing import AttributeIndexer
+from memfs_daemon.inside import InsideFiles
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.policy import PolicyMethods
@@ -77,7 +79,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.config import Config, GlacierConfig, HotConfig, MountConfig
+    from memfs.control.report import PendingReport, StatusReport
     from memfs.control.server import Handler
+    from memfs.filesystem.operations import Operations
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
     from memfs.stores.store import RemoteStore
@@ -265,6 +269,16 @@ def assemble(
             room=room,
         )
         filesystem = Filesystem(parts)
+
+        async def tell_status() -> StatusReport:
+            return await status.status()
+
+        async def tell_pending() -> list[PendingReport]:
+            return await status.pending()
+
+        files = InsideFiles(config, tell_status, tell_pending)
+        inside = Inside(parts, files.producers())
+        stack.callback(inside.close)
         reader = ReaderProcess(engine, state_dir, child_environment(os.environ))
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
         placement = Context.of(
@@ -279,7 +293,7 @@ def assemble(
         )
         prefetcher = Prefetcher(placement, Predictor())
         driver, describe = _build_driver(
-            filesystem,
+            inside.mounted(filesystem),
             registry,
             mountpoint,
             config.mount,
@@ -437,7 +451,7 @@ def _features(
 
 
 def _build_driver(
-    filesystem: Filesystem,
+    operations: Operations,
     registry: BackingRegistry | None,
     mountpoint: Path,
     config: MountConfig,
@@ -455,7 +469,7 @@ def _build_driver(
 
         depth = mounting.stack_depth_for(state_dir)
         kernel = KernelDriver(
-            filesystem,
+            operations,
             registry,
             mountpoint,
             config,
@@ -473,7 +487,7 @@ def _build_driver(
     from memfs_daemon.pyfuse3.driver import Pyfuse3Driver
 
     portable = Pyfuse3Driver(
-        filesystem,
+        operations,
         mountpoint,
         config,
         source,

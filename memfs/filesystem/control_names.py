@@ -23,6 +23,7 @@ RESIDENCY_XATTR = b"user.memfs.residency"
 WHY_XATTR = b"user.memfs.why"
 CODEC_XATTR = b"user.memfs.codec"
 DIGEST_XATTR = b"user.memfs.digest"
+SNAPSHOT_STATE_XATTR = b"user.memfs.snapshot_state"
 LEASE_XATTR = b"user.memfs.lease"
 """What a program needs to attach to a file in the hot tier (`memfs.hot.client`)."""
 
@@ -78,6 +79,11 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
     ),
     TENSOR_SHAPE_XATTR: ControlXattr(
         True, "Shape of such a file: `1024,768`; without it, one dimension."
+    ),
+    SNAPSHOT_STATE_XATTR: ControlXattr(
+        False,
+        "Below `.memfs/snapshots`: `exact`; `open`, if a program had the file open for writing and "
+        "its bytes may be later ones; `absent`, if nothing has its bytes.",
     ),
     LEASE_XATTR: ControlXattr(
         False,

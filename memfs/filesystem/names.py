@@ -60,7 +60,9 @@ class Names(Shared):
         acls = self._default_acls
         self.invalidations.register(Aspect.XATTRS, lambda ino: acls.pop(ino, None), acls.clear)
 
-    async def lookup(self, parent: InodeNo, name: bytes) -> Entry | None:
+    async def lookup(
+        self, parent: InodeNo, name: bytes, caller: Caller | None = None
+    ) -> Entry | None:
         """LOOKUP; None if the name is missing."""
         self._activity.request_count += 1
         inode = await self._engine.find(parent, name)

@@ -77,8 +77,13 @@ class Operations(Protocol):
     """How long the kernel may believe what a reply does not say it of: listings, missing names."""
 
     # --- names -----------------------------------------------------------------------------------
-    async def lookup(self, parent: InodeNo, name: bytes) -> Entry | None:
-        """LOOKUP; None for a missing name, which may be believed for `validity.missing_s`."""
+    async def lookup(
+        self, parent: InodeNo, name: bytes, caller: Caller | None = None
+    ) -> Entry | None:
+        """LOOKUP; None for a missing name, which may be believed for `validity.missing_s`.
+
+        Only a question in `.memfs/query` has another answer for another caller.
+        """
         ...
 
     async def create(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.filesystem.nodes import LIVE_MAX, OWN_SLOT, number_of, slot_of
 from memfs.metadata.records import InodeFlags
+from memfs.types import ROOT_INODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +33,10 @@ is 0: the kernel forgets size and times by itself when it passes a write through
 mapping writes. Once a program has asked often and was always told the same
 (`OpenTable.note_answer`), it is this, too: a mapping's writes then show within it, or after the
 last handle for writing is closed."""
+
+
+SNAPSHOT_VALID_S = 1.0
+"""The same of the name of a snapshot, which may be deleted. What is below it never changes."""
 
 
 class ValidityLimits(NamedTuple):
@@ -65,16 +71,19 @@ class Validity:
         self._limits = limits
         self._unsealed_s = min(UNSEALED_VALID_S, limits.attributes_s)
 
-    def name_s(self, _inode: Inode) -> float:
+    def name_s(self, inode: Inode) -> float:
         """Return the time for a name that leads to an inode."""
-        return self._limits.name_s
+        return self._limits.name_s if inode.ino <= LIVE_MAX else _inside_s(inode.ino)
 
-    def missing_s(self, _parent: InodeNo) -> float:
+    def missing_s(self, parent: InodeNo) -> float:
         """Return the time for the absence of a name in a directory."""
-        return self._limits.missing_s
+        return self._limits.missing_s if slot_of(parent) != OWN_SLOT else 0.0
 
     def attributes_s(self, inode: Inode) -> float:
         """Return the time for an inode's attributes where nobody asked for them alone."""
+        if inode.ino > LIVE_MAX:
+            valid_s = VALID_S if slot_of(inode.ino) != OWN_SLOT else 0.0
+            return min(valid_s, UNSEALED_VALID_S) if inode.flags else valid_s
         if inode.flags & InodeFlags.UNSEALED:
             return 0.0 if self._open_table.has_writer(inode.ino) else self._unsealed_s
         return self._limits.attributes_s if self._is_rechecked() else self._unsealed_s
@@ -95,3 +104,10 @@ class Validity:
     def created_s(self) -> float:
         """Return the time for the attributes of a file that was just made, and is empty."""
         return self._unsealed_s
+
+
+def _inside_s(node: InodeNo) -> float:
+    """Return the time for a name in `.memfs`."""
+    if slot_of(node) == OWN_SLOT:
+        return 0.0
+    return SNAPSHOT_VALID_S if number_of(node) == ROOT_INODE else VALID_S

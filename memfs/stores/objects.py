@@ -20,7 +20,6 @@ import threading
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 import fsspec.asyn
@@ -41,6 +40,7 @@ from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedE
 from memfs.stores.disk import write_all_at
 from memfs.stores.parts import PART_CONCURRENCY, PartSlots
 from memfs.stores.store import PART_BYTES, ObjectStat
+from memfs.urls import url_without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -127,7 +127,7 @@ class FsspecStore:
         *,
         parts: PartSlots | None = None,
     ) -> None:
-        self._url = _without_secrets(url)
+        self._url = url_without_secrets(url)
         self._settings = url, options
         self._reconnecting = threading.Lock()
         self._session_number = 0
@@ -480,14 +480,6 @@ def unanswered(error: BaseException, message: str) -> StoreUnavailableError:
             return StoreUnreachableError(message)
         found = found.__cause__ or found.__context__
     return StoreUnavailableError(message)
-
-
-def _without_secrets(url: str) -> str:
-    parts = urlsplit(url)
-    user, _, host = parts.netloc.rpartition("@")
-    # The user of abfs://container@account.host/prefix names the container and is no secret.
-    place = f"{user}@{host}" if user and parts.scheme in ("abfs", "abfss") else host
-    return urlunsplit((parts.scheme, place, parts.path, "", ""))
 
 
 def _modified_s(item: Mapping[str, Any]) -> float | None:

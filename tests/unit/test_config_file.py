@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.config import GIB, MIB, Config
-from memfs.config_file import RANGES, KeyKind, keys, load_config
+from memfs.config import GIB, MIB, ColdConfig, Config, GlacierConfig, MountConfig, PolicyConfig
+from memfs.config_file import RANGES, KeyKind, config_text, keys, load_config
 from memfs.errors import UsageError
 from memfs.sizes import parse_duration, parse_size
 
@@ -199,3 +199,32 @@ def test_units_are_left_out_of_the_names_of_keys() -> None:
     assert names["policy.retry_min"] is KeyKind.DURATION
     assert parse_size("16MiB") == next(k.default for k in keys() if k.dotted == "cold.hydrate_max")
     assert parse_duration("5s") == next(k.default for k in keys() if k.dotted == "policy.retry_min")
+
+
+def test_a_configuration_in_force_is_told_as_it_is_written(file: Path) -> None:
+    config = Config(
+        mount=MountConfig(request_bytes_max=4 * 1024 + 4096, passthrough=False),
+        cold=ColdConfig(size_bytes=1234567891, wait_for_room_s=0.125, codec='zstd "\x7f\\'),
+        glacier=GlacierConfig(url="s3://bucket/prefix"),
+        policy=PolicyConfig(warm_to_cold_s=93784.0625),
+    )
+    for each in (Config(), config):
+        file.write_text(config_text(each))
+        assert load_config(file) == each
+
+
+def test_no_secret_is_told(file: Path) -> None:
+    options: dict[str, object] = {
+        "key": "AKIA",
+        "endpoint_url": "https://me:AKIA@host:9000/?token=AKIA",
+        "anon": False,
+        "client_kwargs": {"aws_secret_access_key": "AKIA"},
+    }
+    url = "ftp://me:AKIA@host/path?secret=AKIA"
+    text = config_text(Config(glacier=GlacierConfig(url=url, options=options)))
+    assert "AKIA" not in text
+    assert '# "client_kwargs" is set, and not shown' in text
+    file.write_text(text)
+    glacier = load_config(file).glacier
+    assert glacier.url == "ftp://host/path"
+    assert glacier.options == {"endpoint_url": "https://host:9000/", "anon": False}

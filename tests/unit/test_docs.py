@@ -233,7 +233,7 @@ def test_every_key_and_xattr_that_a_document_names_is_known(document: Document) 
     xattrs = {name.decode() for name in CONTROL_XATTRS}
     unknown: list[str] = []
     for span in [*document.code_spans, *(block.text for block in document.blocks)]:
-        unknown += set(re.findall(r"user\.memfs\.[a-z]+", span)) - xattrs
+        unknown += set(re.findall(r"user\.memfs\.[a-z_]+", span)) - xattrs
         if key := re.match(rf"(?:{sections})\.[a-z_]+(?=$| =)", span):
             unknown += {key[0]} - known
     assert unknown == []

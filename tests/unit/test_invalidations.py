@@ -47,6 +47,8 @@ NOT_REGISTERED = {
     # Kept with a generation or a version, which is compared at each use.
     "Sealer._synced", "HotBoard.residents", "HotBoard._full", "HotTier._failures",
     "Listings._listings",
+    # Nodes inside of `.memfs`: what is open there, and what was made to be opened.
+    "PastTree._open", "OwnTree._made",
     # Dropped at the end of its query.
     "_Paths._directories",
     # How long syncs of this disk take, and how good guesses were.

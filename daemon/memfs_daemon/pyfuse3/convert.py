@@ -5,12 +5,14 @@ Invariant: nothing here decides anything.
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyfuse3
 
 from memfs.content.opening import Handle, OpenMode
+from memfs.filesystem.nodes import LIVE_MAX
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ _HANDLE_BITS = 7
 _HANDLE_MASK = (1 << _HANDLE_BITS) - 1
 _CLEARING_BIT = 1 << _HANDLE_BITS
 _INODE_SHIFT = _HANDLE_BITS + 1
+_LARGE_BIT = 1 << 63
+"""Set in no number that `pack_open_file` makes: inodes of the live tree have 48 bits."""
 
 
 class OpenFile(NamedTuple):
@@ -33,6 +37,40 @@ class OpenFile(NamedTuple):
     handle: Handle
     clearing: bool
     """A write clears setuid and setgid (write(2)), which the kernel does in other modes."""
+
+
+class OpenFiles:
+    """Numbers of open files: they say all there is, but where a node number leaves no room.
+
+    That is so inside of `.memfs`: such files are remembered while they are open.
+    """
+
+    def __init__(self) -> None:
+        self._large: dict[int, OpenFile] = {}
+        self._serials = itertools.count(1)
+
+    def to_file_info(self, ino: InodeNo, opened: Opened, *, privileged: bool) -> pyfuse3.FileInfo:
+        """Return an open file; whatever its mode, the daemon serves the bytes.
+
+        The kernel clears setuid and setgid before cached writes, by the capabilities of the writer.
+        It does not before direct ones, and WRITE does not say who writes: there the opener decides.
+        """
+        cached = opened.mode is OpenMode.CACHED
+        clearing = not (cached or privileged)
+        if ino <= LIVE_MAX:
+            fh = pack_open_file(ino, opened.handle, clearing=clearing)
+        else:
+            fh = pyfuse3.FileHandleT(_LARGE_BIT | next(self._serials))
+            self._large[fh] = OpenFile(ino, opened.handle, clearing)
+        return pyfuse3.FileInfo(fh=fh, direct_io=not cached, keep_cache=cached)
+
+    def find(self, fh: int) -> OpenFile:
+        """Return what an open file is."""
+        return self._large[fh] if fh & _LARGE_BIT else unpack_open_file(fh)
+
+    def take(self, fh: int) -> OpenFile:
+        """Do as `find`; the file is closed."""
+        return self._large.pop(fh) if fh & _LARGE_BIT else unpack_open_file(fh)
 
 
 def pack_open_file(ino: InodeNo, handle: Handle, *, clearing: bool) -> pyfuse3.FileHandleT:
@@ -85,20 +123,6 @@ def missing_entry(valid_s: float) -> pyfuse3.EntryAttributes:
     entry.st_ino = pyfuse3.InodeT(0)
     entry.entry_timeout = valid_s
     return entry
-
-
-def to_file_info(ino: InodeNo, opened: Opened, *, privileged: bool) -> pyfuse3.FileInfo:
-    """Return an open file; whatever its mode, the daemon serves the bytes.
-
-    The kernel clears setuid and setgid before cached writes, by the capabilities of the writer. It
-    does not before direct ones, and WRITE does not say who writes: there the opener decides.
-    """
-    cached = opened.mode is OpenMode.CACHED
-    return pyfuse3.FileInfo(
-        fh=pack_open_file(ino, opened.handle, clearing=not (cached or privileged)),
-        direct_io=not cached,
-        keep_cache=cached,
-    )
 
 
 def to_statistics(statistics: FilesystemStatistics) -> pyfuse3.StatvfsData:

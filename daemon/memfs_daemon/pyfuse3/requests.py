@@ -19,13 +19,12 @@ from memfs.errors import MemfsError, NotSupportedError, StaleInodeError
 from memfs.filesystem.operations import AttributeRequest
 from memfs.types import InodeNo
 from memfs_daemon.pyfuse3.convert import (
+    OpenFiles,
     is_truncating,
     missing_entry,
     to_attributes,
     to_entry,
-    to_file_info,
     to_statistics,
-    unpack_open_file,
 )
 
 if TYPE_CHECKING:
@@ -126,6 +125,7 @@ class Requests(pyfuse3.Operations):
     def __init__(self, operations: Operations) -> None:
         super().__init__()
         self._operations = operations
+        self._files = OpenFiles()
         self._bugs_seen: set[tuple[str, str]] = set()
         self.initialised = trio.Event()
 
@@ -175,7 +175,7 @@ class Requests(pyfuse3.Operations):
         ino = InodeNo(parent_inode)
         if name == b"." or name == b"..":
             return await self._lookup_dots(ino, name)
-        entry = await self._operations.lookup(ino, name)
+        entry = await self._operations.lookup(ino, name, Caller(ctx))
         if entry is None:
             return missing_entry(self._operations.validity.missing_s(ino))
         return to_entry(*entry)
@@ -203,7 +203,7 @@ class Requests(pyfuse3.Operations):
             Caller(ctx), InodeNo(parent_inode), name, mode, flags
         )
         await self._commit_opened("create", entry.inode.ino, opened.handle)
-        file = to_file_info(entry.inode.ino, opened, privileged=ctx.uid == 0)
+        file = self._files.to_file_info(entry.inode.ino, opened, privileged=ctx.uid == 0)
         return file, to_entry(*entry)
 
     @_answering
@@ -396,25 +396,25 @@ class Requests(pyfuse3.Operations):
             Caller(ctx), ino, flags, kill_suidgid=is_truncating(flags) and not privileged
         )
         await self._commit_opened("open", ino, opened.handle)
-        return to_file_info(ino, opened, privileged=privileged)
+        return self._files.to_file_info(ino, opened, privileged=privileged)
 
     @_answering
     async def release(self, fh: FileHandleT) -> None:
         """RELEASE."""
-        file = unpack_open_file(fh)
+        file = self._files.take(fh)
         self._operations.release(file.ino, file.handle)
 
     @_answering
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """READ."""
-        file = unpack_open_file(fh)
+        file = self._files.find(fh)
         data = self._operations.read(file.ino, file.handle, off, size)
         return await data  # type: ignore[return-value]  # pyfuse3 takes any buffer, says bytes
 
     @_answering
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """WRITE."""
-        file = unpack_open_file(fh)
+        file = self._files.find(fh)
         return await self._operations.write(
             _KERNEL,
             file.ino,
@@ -427,7 +427,7 @@ class Requests(pyfuse3.Operations):
     @_answering
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         """FSYNC."""
-        await self._operations.fsync(_KERNEL, unpack_open_file(fh).ino, datasync)
+        await self._operations.fsync(_KERNEL, self._files.find(fh).ino, datasync)
 
 
 def _refuse_acl(name: bytes) -> None:

@@ -223,7 +223,9 @@ class FakeFilesystem:
         self._changed = True
 
     # --- names -----------------------------------------------------------------------------------
-    async def lookup(self, parent: InodeNo, name: bytes) -> Entry | None:
+    async def lookup(
+        self, parent: InodeNo, name: bytes, caller: Caller | None = None
+    ) -> Entry | None:
         self.calls["lookup"] += 1
         if name == b"bug":
             raise ZeroDivisionError("a bug in the file system")

@@ -51,7 +51,7 @@ class NameHandlers:
         name = request.data[HEADER_BYTES:-1]
         if name in _DOTS:
             return await self._lookup_dots(request.node, name)
-        entry = await self._operations.lookup(request.node, name)
+        entry = await self._operations.lookup(request.node, name, request)
         if entry is None:
             return pack_missing(self._operations.validity.missing_s(request.node))
         return pack_entry(entry)

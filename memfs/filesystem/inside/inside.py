@@ -1,0 +1,47 @@
+"""All parts of `.memfs`, and which of them serves a node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memfs.content.past import PastReader
+from memfs.filesystem.inside.own import SNAPSHOTS, OwnTree
+from memfs.filesystem.inside.past import PastTree
+from memfs.filesystem.mounted import MountedTree
+from memfs.filesystem.nodes import OWN_SLOT, slot_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memfs.filesystem.filesystem import Filesystem
+    from memfs.filesystem.inside.own import Producer
+    from memfs.filesystem.inside.tree import Tree
+    from memfs.filesystem.shared import Parts
+    from memfs.types import InodeNo
+
+
+class Inside:
+    """`.memfs` of one mount.
+
+    Args:
+        parts: Those of the file system.
+        files: What makes the content of each file in it, by name.
+    """
+
+    def __init__(self, parts: Parts, files: Mapping[bytes, Producer]) -> None:
+        now_ns = parts.clock.now_ns
+        reader = PastReader(parts.engine, parts.raw_store, parts.sealer, parts.form_reader)
+        self._past = PastTree(parts.engine, reader, parts.open_table, now_ns)
+        self._own = OwnTree(files, {b"snapshots": self._past.directory}, now_ns)
+
+    def tree_of(self, node: InodeNo) -> Tree:
+        """Return what serves a node, which may be one that nobody has."""
+        return self._past if slot_of(node) != OWN_SLOT or node == SNAPSHOTS else self._own
+
+    def mounted(self, live: Filesystem) -> MountedTree:
+        """Return the file system with `.memfs` in its root."""
+        return MountedTree(live, self.tree_of)
+
+    def close(self) -> None:
+        """Close all files; idempotent."""
+        self._past.close()
