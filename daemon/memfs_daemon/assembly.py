@@ -38,6 +38,7 @@ from memfs.jobs.cloning import CloneMethods
 from memfs.jobs.gc import GcMethods
 from memfs.jobs.prefetch import PrefetchMethods
 from memfs.jobs.scrubber import Scrubber
+from memfs.jobs.snapshot_removal import SnapshotRemoval
 from memfs.jobs.snapshots import SnapshotMethods
 from memfs.jobs.trees import TreeMethods
 from memfs.metadata.sqlite.engine import SqliteEngine
@@ -304,6 +305,7 @@ def assemble(
         )
         mover = Mover(placement, filesystem.finish_requests)
         scrubber = Scrubber(move_parts, quotas)
+        removal = SnapshotRemoval(engine)
         tracing = Tracing(recorder, mountpoint, config.trace)
         status = Status(
             StatusParts(
@@ -336,7 +338,7 @@ def assemble(
             PrefetchMethods(engine, prefetcher, board),
             scrubber,
             TreeMethods(placement),
-            SnapshotMethods(move_parts),
+            SnapshotMethods(move_parts, removal),
             CloneMethods(filesystem, move_parts),
             GcMethods(move_parts, garbage, mover.compaction),
             RemountMethods(features),
@@ -371,6 +373,7 @@ def assemble(
                 prefetcher.run,
                 tracing.run,
                 scrubber.run,
+                removal.run,
                 raw_pool.run,
                 reader.run,
                 *((AttributeIndexer(engine).run,) if config.query.enabled else ()),

@@ -22,6 +22,7 @@ from memfs.control.report import (
     PendingReport,
     PrefetchReport,
     QuotaReport,
+    SnapshotsReport,
     StatusReport,
     StoreReport,
     TierReport,
@@ -138,6 +139,7 @@ class Status:
             policy=parts.policy.report(),
             quotas=_quotas(parts.quotas),
             xattr_index=index_report(parts.engine, parts.config.query),
+            snapshots=await self._snapshots(),
         )
 
     async def pending(self, limit: int = COUNT_MAX) -> list[PendingReport]:
@@ -148,6 +150,17 @@ class Status:
         """
         moves = await self._parts.engine.list_pending(None, min(max(limit, 0), COUNT_MAX))
         return await self._describe(moves)
+
+    async def _snapshots(self) -> SnapshotsReport:
+        usage = await self._parts.engine.snapshot_usage()
+        newest_ns = usage.newest_ns
+        return SnapshotsReport(
+            snapshot_count=usage.snapshot_count,
+            newest_s=None if newest_ns is None else max(0.0, (time.time_ns() - newest_ns) / 1e9),
+            leaving_count=usage.leaving_count,
+            kept_count=usage.kept_raw_count,
+            kept_bytes=usage.kept_raw_bytes,
+        )
 
     def _store(self) -> StoreReport | None:
         if self._parts.remote is None:

@@ -184,6 +184,20 @@ class IndexReport(NamedTuple):
     """Some names are left out, since there are too many."""
 
 
+class SnapshotsReport(NamedTuple):
+    """What there is of snapshots."""
+
+    snapshot_count: int
+    newest_s: float | None
+    """Since the newest one was made; None: there is no snapshot."""
+    leaving_count: int
+    """Deleted ones, of which something is still to be removed."""
+    kept_count: int
+    """Raw files that only snapshots show."""
+    kept_bytes: int
+    """What these take up on the disk; a part of what the cold tier uses."""
+
+
 class StatusReport(NamedTuple):
     """A mount at one moment."""
 
@@ -212,3 +226,4 @@ class StatusReport(NamedTuple):
     keys: tuple[str, ...]
     """Ids of the keys that are configured; the first one encrypts."""
     xattr_index: IndexReport
+    snapshots: SnapshotsReport

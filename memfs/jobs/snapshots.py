@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from memfs.content.sealing import Sealer
     from memfs.control.methods import SnapshotMade, SnapshotReport
     from memfs.control.server import Handler
+    from memfs.jobs.snapshot_removal import SnapshotRemoval
     from memfs.metadata.records import Snapshot
     from memfs.moves.attempt import MoveParts
 
@@ -36,11 +37,18 @@ class SnapshotMethods:
     """Answers `snapshot.create`, `snapshot.list`, `snapshot.show` and `snapshot.delete`.
 
     Args:
+        removal: Told of deleted snapshots.
         clock: Wall clock, nanoseconds.
     """
 
-    def __init__(self, parts: MoveParts, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        parts: MoveParts,
+        removal: SnapshotRemoval,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._parts = parts
+        self._removal = removal
         self._clock = clock
 
     def methods(self) -> Mapping[str, Handler]:
@@ -101,6 +109,7 @@ class SnapshotMethods:
         async with engine.change():
             for name in dict.fromkeys(names):
                 await engine.delete_snapshot((await engine.get_snapshot(name)).snap)
+        self._removal.begin()
         await trio.to_thread.run_sync(engine.sync, limiter=self._parts.prompt_threads)
 
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         Scope,
         Seal,
         Snapshot,
+        SnapshotUsage,
         Usage,
         WorkCounts,
     )
@@ -843,6 +844,14 @@ class Snapshots(Changes, Protocol):
 
         Returns:
             True if there may be more to do.
+        """
+        ...
+
+    async def snapshot_usage(self) -> SnapshotUsage:
+        """Return what there is of snapshots.
+
+        O(snapshots), but for the first call and those after a change that was undone, which count
+        the raw files that are kept.
         """
         ...
 

@@ -371,6 +371,20 @@ class Snapshot(NamedTuple):
     """No rule removes it before; None: any rule may."""
 
 
+class SnapshotUsage(NamedTuple):
+    """What there is of snapshots."""
+
+    snapshot_count: int
+    newest_ns: int | None
+    """When the newest one was made; None: there is no snapshot."""
+    leaving_count: int
+    """Deleted ones, of which something is still to be removed."""
+    kept_raw_count: int
+    """Raw files that only snapshots show."""
+    kept_raw_bytes: int
+    """Their allocated bytes; a part of `Usage.raw_bytes`."""
+
+
 class KeptContent(NamedTuple):
     """Bytes of an earlier generation that snapshots show."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import AlreadyExistsError, InvalidValueError, NameTooLongError, NotFoundError
+from memfs.jobs.snapshot_removal import SnapshotRemoval
 from memfs.jobs.snapshots import (
     DESCRIPTION_LENGTH_MAX,
     LABEL_COUNT_MAX,
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def methods(world: World) -> SnapshotMethods:
-    return SnapshotMethods(world.move_parts, clock=lambda: 5_000_000_000)
+    return SnapshotMethods(
+        world.move_parts, SnapshotRemoval(world.engine), clock=lambda: 5_000_000_000
+    )
 
 
 def test_a_snapshot_is_told_as_it_was_made(world: World, methods: SnapshotMethods) -> None:
@@ -39,7 +42,7 @@ def test_a_snapshot_is_told_as_it_was_made(world: World, methods: SnapshotMethod
     assert world.run(methods.list_all()) == [report]
     assert world.engine.synced
     world.remount()
-    assert world.run(SnapshotMethods(world.move_parts).list_all()) == [report]
+    assert [each.name for each in world.run(world.engine.list_snapshots())] == ["first"]
 
 
 def test_what_is_closed_is_sealed_first_and_what_is_open_is_counted(

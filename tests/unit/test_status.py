@@ -20,6 +20,7 @@ from memfs.control.report import (
     PoolReport,
     PrefetchReport,
     QuotaReport,
+    SnapshotsReport,
     SourceReport,
     StatusReport,
     StoreReport,
@@ -92,6 +93,7 @@ REPORT = StatusReport(
     ),
     keys=("0123456789abcdef", "fedcba9876543210"),
     xattr_index=IndexReport(True, False, 430, 1000, 7, False),
+    snapshots=SnapshotsReport(3, 7200.0, 1, 12, 5 << 20),
 )
 
 
@@ -118,6 +120,8 @@ def test_the_table_shows_use_reasons_and_waiting_work(
         "egress_per_day: 50.0 GiB of 100.0 GiB used, 1.0 GiB kept",
         "for what is under way, more in 1 h",
         "requests_per_day: 0 of 1000 used",
+        "snapshots: 3, the newest one 2 h old; 5.0 MiB on the disk in 12 files that only they "
+        "show; 1 being removed",
         "warm: locking is refused: raise RLIMIT_MEMLOCK",
         "2 open for writing, 1 moving, 10000 or more waiting to move",
         "-> glacier: the store refuses: 403 (tried 3 times, again in 42 s)",

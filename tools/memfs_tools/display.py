@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         IndexReport,
         PrefetchReport,
         QuotaReport,
+        SnapshotsReport,
         StatusReport,
         TierReport,
         WorkReport,
@@ -69,6 +70,8 @@ def print_status(report: StatusReport) -> None:
         console.print(f"  prefetch waits: {report.prefetch.stalled}", soft_wrap=True)
     if (note := _index_note(report.xattr_index)) is not None:
         console.print(f"  {note}", soft_wrap=True)
+    if (line := _snapshots_line(report.snapshots)) is not None:
+        console.print(f"  {line}", soft_wrap=True)
     if report.policy.note is not None:
         console.print(f"  {report.policy.note}", soft_wrap=True)
     for pool in report.policy.pools:
@@ -95,6 +98,19 @@ def _index_note(index: IndexReport) -> str | None:
             "query.name_count_max"
         )
     return None
+
+
+def _snapshots_line(snapshots: SnapshotsReport) -> str | None:
+    parts = []
+    if snapshots.newest_s is not None:
+        age = format_duration(snapshots.newest_s)
+        parts.append(f"{snapshots.snapshot_count}, the newest one {age} old")
+    if snapshots.kept_count:
+        size = format_size(snapshots.kept_bytes)
+        parts.append(f"{size} on the disk in {snapshots.kept_count} files that only they show")
+    if snapshots.leaving_count:
+        parts.append(f"{snapshots.leaving_count} being removed")
+    return f"snapshots: {'; '.join(parts)}" if parts else None
 
 
 def _store_line(report: StatusReport) -> str:

@@ -25,6 +25,8 @@ class InodeCache:
         self._touch = self._inodes.move_to_end
         self.newest_snapshot: int | None = None
         """Number of the newest snapshot, 0 without any; None: not read yet."""
+        self.kept_raw: list[int] | None = None
+        """Raw files that only snapshots show: count and blocks; None: not counted yet."""
         self.touched: set[int] = set()
         """Inodes whose times were stored after the newest snapshot: it knows what they were."""
 
@@ -33,6 +35,7 @@ class InodeCache:
         self._inodes.clear()
         self.touched.clear()
         self.newest_snapshot = None
+        self.kept_raw = None
 
     def touch(self, ino: int) -> None:
         """Note that the times of an inode were stored."""

@@ -376,6 +376,9 @@ class Rows:
         if kept.raw:
             self._totals[RAW_COUNT] += sign
             self._totals[RAW_BYTES] += sign * kept.blocks * BLOCK_BYTES
+            if (known := self._cache.kept_raw) is not None:
+                known[0] += sign
+                known[1] += sign * kept.blocks
 
     def _let_go_unless_kept(self, inode: Inode) -> None:
         """An inode has lost its bytes: a snapshot takes them over, or they become garbage."""

@@ -26,9 +26,10 @@ from memfs.metadata.records import (
     Inode,
     InodeFlags,
     Snapshot,
+    SnapshotUsage,
 )
 from memfs.metadata.sqlite.queries import Queries
-from memfs.metadata.sqlite.rows import SELECT_KEPT, is_directory
+from memfs.metadata.sqlite.rows import BLOCK_BYTES, SELECT_KEPT, is_directory
 from memfs.metadata.sqlite.schema import WAS_COLUMNS
 from memfs.metadata.sqlite.statements import (
     DELETE_SNAPSHOT,
@@ -59,6 +60,7 @@ _SELECT_SNAPSHOTS = (
     "select snap, name, created_ns, description, labels, kept_until_ns from snapshot"
     " where state = 'live'"
 )
+_COUNT_KEPT = "select count(*), coalesce(sum(blocks), 0) from kept where raw <> 0"
 _A_LEAVING = "select snap from snapshot where state = 'leaving' limit 1"
 
 # Undo rows of a snapshot that is leaving are read like others: they stand for the older ones too.
@@ -219,6 +221,19 @@ class Snapshots(Queries):
                 return True
         self._write(DELETE_SNAPSHOT, (snap,))
         return self._row(_A_LEAVING) is not None
+
+    async def snapshot_usage(self) -> SnapshotUsage:
+        """See `Engine`."""
+        ((count, newest_ns),) = self._rows(
+            "select count(*), max(created_ns) from snapshot where state = 'live'"
+        )
+        ((leaving,),) = self._rows("select count(*) from snapshot where state = 'leaving'")
+        kept = self._cache.kept_raw
+        if kept is None:
+            ((*kept,),) = self._rows(_COUNT_KEPT)
+            self._cache.kept_raw = kept
+        kept_count, kept_blocks = kept
+        return SnapshotUsage(count, newest_ns, leaving, kept_count, kept_blocks * BLOCK_BYTES)
 
     def _check_snapshot(self, snap: SnapshotId) -> None:
         if snap != NOW and self._row(f"{_SELECT_SNAPSHOTS} and snap = ?", (snap,)) is None:

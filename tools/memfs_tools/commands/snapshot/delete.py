@@ -24,7 +24,8 @@ def delete(names: tuple[str, ...], place: Path | None, as_json: bool) -> None:
     \b
     memfs snapshot delete before-cleanup
 
-    The bytes that they alone kept are removed in the background.
+    The bytes that they alone kept are removed in the background; `memfs status` tells whether that
+    is still going on.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     choose_mount(place).snapshots.delete(names)
     if as_json:

@@ -1,0 +1,63 @@
+"""Removal: what deleted snapshots kept goes in the background.
+
+Invariant: a step is short, and the loop has most of the time to itself; a step that was committed
+is done, so that the next mount goes on behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import MemfsError
+from memfs.signals import Signal
+
+if TYPE_CHECKING:
+    from memfs.metadata.engine import Engine
+
+log = logging.getLogger(__name__)
+
+STEP_COUNT = 300
+"""Inodes a step: some 4 ms of CPU."""
+
+REST = 4.0
+"""Pause after a step, in lengths of the step; guess."""
+
+AGAIN_S = 60.0
+"""Pause after an error, of a full disk say."""
+
+
+class SnapshotRemoval:
+    """Removes what deleted snapshots kept; raw files among it become garbage."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._begun = Signal()
+
+    def begin(self) -> None:
+        """A snapshot was deleted."""
+        self._begun.set()
+
+    async def run(self) -> None:
+        """Remove until cancelled, what an earlier mount has left first."""
+        while True:
+            count = self._begun.count
+            try:
+                await self.remove_all()
+            except MemfsError as error:
+                log.warning("deleted snapshots stay in part, trying again later: %s", error)
+                await trio.sleep(AGAIN_S)
+                continue
+            await self._begun.wait(count)
+
+    async def remove_all(self) -> None:
+        """Remove what there is to remove now. Checkpoint: always. Cancel: safe, between steps."""
+        more = True
+        while more:
+            begun_s = time.monotonic()
+            async with self._engine.change():
+                more = await self._engine.delete_snapshot_step(STEP_COUNT)
+            await trio.sleep(REST * (time.monotonic() - begun_s))
