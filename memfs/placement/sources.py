@@ -73,7 +73,9 @@ class Sources:
         self._pin_survey = PinSurvey(context.engine)
         self._moved_elsewhere: dict[InodeNo, None] = {}
         """Files whose pin changed while they were being moved by the former one."""
-        self._access_survey = AccessSurvey(context.engine)
+        policy = context.config.policy
+        age_s = min(policy.pack_after_s, policy.cold_to_glacier_s)
+        self._access_survey = AccessSurvey(context.engine, age_s)
         self._draining = False
         self._drain_again_ns = 0
         self.hurried = False

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from memfs.metadata.engine import Engine, Namespace
     from memfs.metadata.records import Inode
 
-PAUSE_S = 30.0
+PAUSE_S_MIN, PAUSE_S_MAX = 1.0, 30.0
 """A survey by access that found nothing to move begins again after so long: a full tier of which
 nothing can leave costs nothing meanwhile. Guess."""
 
@@ -65,18 +65,24 @@ class AccessSurvey:
     """Finds local files that were not used for long, the longest unused first.
 
     Files with a raw form and files with a packed one take turns.
+
+    Args:
+        engine: Has the files.
+        age_s: The shortest time without use after which a file moves. No pause is longer, so that
+            none moves later than after twice that time.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, age_s: float) -> None:
         self._engine = engine
+        self._pause_s = min(PAUSE_S_MAX, max(PAUSE_S_MIN, age_s))
         self._packed = False
         self._after = _START
         self._found = False
-        self._again_s = -PAUSE_S
+        self._again_s = float("-inf")
 
     def hurry(self) -> None:
         """Begin again from the longest unused file, without a pause."""
-        self._again_s = -PAUSE_S
+        self._again_s = float("-inf")
         self._after = _START
 
     def note_found(self) -> None:
@@ -95,7 +101,7 @@ class AccessSurvey:
         else:
             self._after = _START
             if self._packed and not self._found:
-                self._again_s = trio.current_time() + PAUSE_S
+                self._again_s = trio.current_time() + self._pause_s
             self._packed = not self._packed
         return [inode.ino for inode in inodes]
 

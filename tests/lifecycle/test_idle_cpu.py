@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.lifecycle.idling import wait_until_idle
+from tests.servers.process import free_ports
 from tests.tiers.tiering import incompressible, pin, why
 from tests.waiting import wait_for
 
@@ -58,14 +58,6 @@ def waiting_count(paths: list[Path]) -> int:
     return sum("pending" in why(path) for path in paths)
 
 
-def closed_port() -> int:
-    """Return a port of this machine at which nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def test_a_daemon_with_full_tiers_and_no_store_is_idle(
     driver: str, mount_factory: MountFactory
 ) -> None:
@@ -79,7 +71,8 @@ def test_a_daemon_with_full_tiers_and_no_store_is_idle(
 @pytest.mark.expects_log(r"WARNING memfs\.stores\.health: the store does not serve: ")
 def test_a_daemon_whose_store_refuses_is_idle(driver: str, mount_factory: MountFactory) -> None:
     """Hundreds of files that wait for the store cost one attempt from time to time."""
-    mount = mount_factory(driver, config=REFUSING_STORE.format(port=closed_port()))
+    [port] = free_ports(1)
+    mount = mount_factory(driver, config=REFUSING_STORE.format(port=port))
     paths = write_files(mount, ("warm", "glacier", "auto"))
     wait_for(lambda: waiting_count(paths) > FILE_COUNT // 3, "too few files wait")
     wait_until_idle(mount)

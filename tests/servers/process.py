@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import shutil
 import signal
 import socket
@@ -29,6 +30,8 @@ READY_S_MAX = 180.0
 
 _PREFIX = "memfs-server-"
 _PR_SET_PDEATHSIG = 1
+_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_PORT_MIN = 10_000
 
 
 class NotReadyError(Exception):
@@ -88,12 +91,33 @@ def running_server(
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback device that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for opened in sockets:
-            opened.bind(("127.0.0.1", 0))
-        return [opened.getsockname()[1] for opened in sockets]
+    """Return ports of the loopback device that nobody listens on.
+
+    None of them is given to another test process as long as this one lives, nor by the kernel to
+    who asks for any port: a server may bind them much later.
+    """
+    lowest_of_kernel = int(_PORT_RANGE.read_text().split()[0])
+    candidates = range(_PORT_MIN, max(lowest_of_kernel, _PORT_MIN + 1000))
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.SystemRandom().choice(candidates)
+        if _reserve(port):
+            ports.append(port)
+    return ports
+
+
+def _reserve(port: int) -> bool:
+    """Keep a port from other test processes; returns False if it is in use."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as mark:
+        with contextlib.closing(socket.socket()) as probe:
+            try:
+                mark.bind(f"\0memfs-test-port-{port}")
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+        # The mark lives as long as this process, however that ends.
+        mark.detach()
+    return True
 
 
 def _wait_until_ready(
@@ -102,7 +126,10 @@ def _wait_until_ready(
     deadline = time.monotonic() + READY_S_MAX
     while True:
         try:
-            return try_it()
+            try_it()
+            if process.poll() is not None:
+                raise NotReadyError("it has ended, and another server answers")
+            return
         except NotReadyError as failure:
             if process.poll() is not None or time.monotonic() > deadline:
                 tail = log.read_text(errors="replace")[-2000:]

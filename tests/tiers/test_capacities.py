@@ -141,21 +141,21 @@ def test_pins_beyond_the_ram_capacity_wait_with_a_reason(
     wait_for(lambda: len(waiting()) == 1, lambda: [why(path) for path in paths])
 
 
-@pytest.mark.slow
 def test_files_that_are_not_used_go_down_by_age(mount_factory: MountFactory, driver: str) -> None:
     """Out of RAM, packed, to the object store; a pinned one stays where it is pinned."""
-    mount = mount_factory(
-        driver,
-        config=f'{POLICY}warm_to_cold = "1s"\npack_after = "1s"\ncold_to_glacier = "10s"\n',
-    )
+    config = f'{POLICY}warm_to_cold = "1s"\npack_after = "1s"\n'
+    mount = mount_factory(driver, config=config)
     path, kept = mount.root / "file", mount.root / "kept"
     path.write_bytes(compressible(300_000))
     kept.write_bytes(compressible(300_000))
     pin(kept, "warm")
-    # A look at all files that finds nothing to move comes again after half a minute.
-    wait_for(lambda: residence(path).forms == ["packed"], lambda: why(path), limit_s=100.0)
+    wait_for(lambda: residence(path).forms == ["packed"], lambda: why(path))
     assert why(path)["rule"] == "age"
-    wait_until_at("glacier", path, limit_s=100.0)
+    # By another mount: a machine that is loaded could skip the step before.
+    mount.stop()
+    mount.config = f'{config}cold_to_glacier = "1s"\n'
+    mount.start()
+    wait_until_at("glacier", path)
     assert "policy.cold_to_glacier" in why(path)["detail"]
     assert told(kept, "tier") == "warm"
     assert path.read_bytes() == compressible(300_000)

@@ -96,10 +96,10 @@ class SilentStore(ForwardingStore):
 
 
 async def test_a_store_that_does_not_answer_holds_up_no_mount(
-    tmp_path: Path, store: RemoteStore, autojump_clock: trio.testing.MockClock
+    tmp_path: Path, memory: MemoryStore, autojump_clock: trio.testing.MockClock
 ) -> None:
     state = State(tmp_path / "state")
-    silent = SilentStore(store)
+    silent = SilentStore(memory)
     counter = generation(state, silent)
     begin_s = trio.current_time()
     await counter.begin()
