@@ -20,6 +20,7 @@ from tests import scratch
 from tests.mounting import Mount
 from tests.posix.capabilities import CAPABILITIES, DIRECTORY, KERNEL, LOCAL, PYFUSE3, SERVED
 from tests.servers.process import READY
+from tests.trio_limits import with_limit
 from tests.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ SLOW_LIMIT_S = 900
 """The limit of a test marked slow; the others have that of pyproject.toml."""
 
 _WATCHDOG = pytest.StashKey[Watchdog]()
+_LIMIT_S = pytest.StashKey[float]()
 
 _NO_PASSTHROUGH = "[mount]\npassthrough = false\n"
 
@@ -81,9 +83,23 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Settings) -> bool | None:
     item.config.stash[_WATCHDOG].begin(settings.timeout)
-    # An exception out of a signal leaves trio such that no later test can run in the process:
-    # a test in its loop is left to the watchdog.
+    item.stash[_LIMIT_S] = settings.timeout or 0.0
+    # A test in trio's loop has a limit of its own kind.
     return True if item.get_closest_marker("trio") else None
+
+
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Before pytest-trio takes the test: its fixtures are left to the watchdog."""
+    if item.get_closest_marker("trio"):
+        assert isinstance(item, pytest.Function)
+        limit_s = item.stash.get(_LIMIT_S, 0.0)
+        hypothesis = getattr(item.obj, "hypothesis", None)
+        if hypothesis is None:
+            item.obj = with_limit(item.obj, limit_s)
+        else:
+            hypothesis.inner_test = with_limit(hypothesis.inner_test, limit_s)
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

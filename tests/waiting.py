@@ -1,4 +1,7 @@
-"""Waiting for a condition: the only kind of waiting in the tests."""
+"""Waiting for a condition: the only kind of waiting in the tests, and never without a limit.
+
+`tests/unit/test_bounded_waits.py` finds waits of threads and for processes that have no limit.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
 WAIT_S = 120.0
@@ -35,3 +39,23 @@ def wait_for(
             state = describe if isinstance(describe, str) else describe()
             raise AssertionError(f"not reached in {limit_s:.0f} s: {state}")
         time.sleep(_POLL_S)
+
+
+def wait_until_set(event: threading.Event) -> None:
+    """Return once an event of another thread is set.
+
+    Raises:
+        AssertionError: It was not in `WAIT_S`.
+    """
+    assert event.wait(WAIT_S), f"an event was not set in {WAIT_S:.0f} s"
+
+
+def join(*threads: threading.Thread) -> None:
+    """Return once all threads have ended.
+
+    Raises:
+        AssertionError: One had not in `WAIT_S`.
+    """
+    for thread in threads:
+        thread.join(WAIT_S)
+        assert not thread.is_alive(), f"thread {thread.name} did not end in {WAIT_S:.0f} s"

@@ -86,7 +86,7 @@ class Watchdog:
         if self._process is not None:
             assert self._process.stdin is not None
             self._process.stdin.close()
-            self._process.wait()
+            self._process.wait(BREAK_AFTER_S)
             self._process = None
 
 

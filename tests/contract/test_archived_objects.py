@@ -25,6 +25,7 @@ from memfs.stores.s3 import S3Store
 from memfs.stores.store import PART_BYTES
 from tests.servers.moto import set_restore_looks
 from tests.servers.seaweedfs import make_bucket
+from tests.waiting import join, wait_for, wait_until_set
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -234,7 +235,7 @@ class Provider:
 
     def look(self, key: str) -> ArchivedObject:
         self.look_count += 1
-        self.gate.wait()
+        wait_until_set(self.gate)
         return self.found
 
     def request_restore(self, key: str, found: ArchivedObject) -> None:
@@ -283,13 +284,12 @@ def test_nobody_waits_for_another_ones_request() -> None:
     first = threading.Thread(target=desk.refuse, args=("k", "get k"))
     first.start()
     try:
-        while not provider.look_count:
-            first.join(0.001)
+        wait_for(lambda: provider.look_count, "the provider is not asked")
         refusal = desk.refuse("k", "get k")
         assert "is being requested" in str(refusal)
     finally:
         provider.gate.set()
-        first.join()
+        join(first)
     assert (provider.look_count, provider.request_count) == (1, 1)
 
 

@@ -40,6 +40,7 @@ from tests.servers.fake_gcs import GcsServer
 from tests.servers.process import READY
 from tests.servers.seaweedfs import S3Server
 from tests.unit.fakes.memory_store import MemoryStore
+from tests.waiting import join
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -760,7 +761,7 @@ def server_that_answers(answer: bytes) -> Iterator[str]:
         # Closing alone does not wake the thread up in accept(2).
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join()
+        join(thread)
         for connection in accepted:
             connection.close()
 

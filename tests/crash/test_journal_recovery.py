@@ -23,6 +23,7 @@ from memfs.metadata.sqlite.journal import Journal
 from memfs.types import ROOT_INODE
 from tests.contract.engine.making import NOW_NS, make_file, names_in, new_file
 from tests.contract.engine.site import CONFIG, SMALL, SqliteSite, run
+from tests.waiting import wait_until_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -244,7 +245,7 @@ def test_sync_covers_the_retiring_journal(tmp_path: Path, monkeypatch: pytest.Mo
 
         def hold_log(fd: int) -> None:
             if threading.current_thread() is not threading.main_thread():
-                held.wait()
+                wait_until_set(held)
             watched(fd)
 
         patch.setattr(os, "fdatasync", hold_log)

@@ -66,7 +66,7 @@ def foreground(mount: Mount) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             if daemon.poll() is None:
                 daemon.kill()
-            daemon.wait()
+            daemon.wait(END_S)
 
 
 def kill(mount: Mount) -> None:

@@ -64,7 +64,7 @@ def copied(mount: Mount) -> Iterator[int]:
         assert [each.pid for each in list_residents(lambda m: m.source == source)] == [held.pid]
         yield held.pid
     finally:
-        held.communicate()
+        held.communicate(timeout=END_S)
 
 
 @pytest.mark.expects_log("in other mount namespaces")

@@ -16,6 +16,7 @@ from memfs_daemon.capabilities import as_markdown
 from tests.outcomes import error_of
 from tests.posix import calls
 from tests.posix.capabilities import REFUSALS, Capability
+from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +132,7 @@ print("moved", flush=True)
     finally:
         for pid in daemon_pids:
             os.kill(pid, signal.SIGCONT)
-        program.communicate()
+        program.communicate(timeout=WAIT_S)
     assert moved == passes
 
 

@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
+from tests.waiting import join
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -97,7 +99,7 @@ def running_guarded_gcs(inner: GcsServer) -> Iterator[GuardedGcs]:
         yield state
     finally:
         server.shutdown()
-        thread.join()
+        join(thread)
         server.server_close()
 
 

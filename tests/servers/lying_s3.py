@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 from tests.servers.seaweedfs import ACCESS_KEY, S3Server
+from tests.waiting import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +123,7 @@ def running_lying_s3(bucket: str) -> Iterator[LyingS3]:
     finally:
         state.paused.set()
         server.shutdown()
-        thread.join()
+        join(thread)
         server.server_close()
 
 

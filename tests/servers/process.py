@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.waiting import WAIT_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -87,7 +89,7 @@ def running_server(
         # Killed outright: there is nothing to keep, and an orderly end may take more than 10 s.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait(WAIT_S)
 
 
 def free_ports(count: int) -> list[int]:

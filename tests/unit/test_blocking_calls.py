@@ -13,7 +13,7 @@ from memfs.errors import ObjectMissingError, StoreUnavailableError
 from memfs.stores.calls import BlockingCalls
 from memfs.stores.directory import DirectoryStore
 from memfs.stores.disk import Draft
-from tests.waiting import WAIT_S
+from tests.waiting import wait_until_set
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ STALL_S = 60.0
 
 
 async def give_up(nursery: trio.Nursery, begun: threading.Event) -> None:
-    assert await trio.to_thread.run_sync(begun.wait, WAIT_S)
+    await trio.to_thread.run_sync(wait_until_set, begun)
     nursery.cancel_scope.cancel()
 
 
@@ -36,7 +36,7 @@ async def test_two_attempts_never_write_one_object_at_a_time() -> None:
 
     def first(_progress: TransferProgress) -> None:
         begun.set()
-        release.wait()
+        wait_until_set(release)
         events.append("first ended")
 
     def second(_progress: TransferProgress) -> None:
@@ -60,7 +60,7 @@ async def test_what_waits_for_an_earlier_attempt_has_a_deadline() -> None:
 
     def stuck(_progress: TransferProgress) -> None:
         begun.set()
-        release.wait()
+        wait_until_set(release)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(calls.transfer, "put k", stuck, STALL_S, "k")
@@ -84,7 +84,7 @@ async def test_an_object_whose_upload_was_given_up_is_removed_for_good(
 
     def publish_late(draft: Draft) -> None:
         begun.set()
-        release.wait()
+        wait_until_set(release)
         publish(draft)
         ended.set()
 
@@ -96,6 +96,6 @@ async def test_an_object_whose_upload_was_given_up_is_removed_for_good(
         nursery.start_soon(store.delete, "k")
         await trio.testing.wait_all_tasks_blocked()
         release.set()
-    await trio.to_thread.run_sync(ended.wait, WAIT_S)
+    await trio.to_thread.run_sync(wait_until_set, ended)
     with pytest.raises(ObjectMissingError):
         await store.stat("k")

@@ -11,6 +11,7 @@ import pytest
 
 from memfs.hot.devices.device import DeviceError, DeviceFullError
 from memfs.hot.devices.memfd import PAGE_BYTES, SEALS, MemfdDevice, map_memfd
+from tests.waiting import WAIT_S, join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,18 +163,18 @@ def test_what_fails_fails_as_a_device(device: MemfdDevice, monkeypatch: pytest.M
 def test_threads_never_get_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """All ask before any of them has its memory."""
     device = MemfdDevice(capacity_bytes=PAGE_BYTES)
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2)
     outcomes = []
 
     def meet(fd: int, offset: int, size_bytes: int) -> None:
-        both.wait()
+        both.wait(WAIT_S)
 
     def ask() -> None:
         try:
             slab = device.allocate(PAGE_BYTES)
         except DeviceFullError:
             outcomes.append("full")
-            both.wait()
+            both.wait(WAIT_S)
         else:
             outcomes.append("made")
             slab.release()
@@ -182,7 +183,6 @@ def test_threads_never_get_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(*threads)
     assert sorted(outcomes) == ["full", "made"]
     assert device.memory().free_bytes == PAGE_BYTES

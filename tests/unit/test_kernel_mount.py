@@ -23,7 +23,7 @@ from memfs.types import ROOT_INODE
 from memfs_daemon.kernel import mounting
 from memfs_daemon.kernel.probe import DEVICE, probe
 from tests.unit.fakes.kernel_mount import KernelMount
-from tests.waiting import wait_for
+from tests.waiting import join, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -317,7 +317,7 @@ def test_others_are_served_while_one_waits(served: KernelMount) -> None:
     (served.root / "other").write_bytes(b"other")
     assert (served.root / "other").read_bytes() == b"other"
     served.call(served.filesystem.gate.set)
-    reader.join()
+    join(reader)
     assert contents == [b"content"]
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 
 from memfs.linux.processes import is_dying, thread_group
+from tests.waiting import WAIT_S
 
 
 def test_a_living_process_is_not_dying_even_with_a_handled_signal_pending() -> None:
@@ -25,7 +26,7 @@ def test_a_living_process_is_not_dying_even_with_a_handled_signal_pending() -> N
 
 def test_a_process_that_is_gone_counts_as_dying_and_an_unknown_one_not() -> None:
     with subprocess.Popen(["true"]) as child:
-        child.wait()
+        child.wait(WAIT_S)
     assert is_dying(child.pid)
     assert not is_dying(0)
 

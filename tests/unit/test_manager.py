@@ -28,6 +28,7 @@ from memfs.manager.errors import (
 )
 from memfs.manager.manager import MemoryManager
 from memfs.manager.policy import MigrationPolicy
+from tests.waiting import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -257,8 +258,7 @@ def test_two_writers_never_make_a_mixture(manager: MemoryManager) -> None:
         value = manager.retrieve("k", default="")
         assert len(set(value)) <= 1
         seen.add(value[:1])
-    for thread in threads:
-        thread.join()
+    join(*threads)
     assert manager["k"] == str(manager.get_metadata("k")["letter"]) * 10_000
     assert len(seen) > 1
 

@@ -24,6 +24,7 @@ if (refusal := probe()) is not None:
     pytest.skip(refusal, allow_module_level=True)
 
 from tests.unit.fakes.pyfuse3_mount import Pyfuse3Mount
+from tests.waiting import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -413,7 +414,7 @@ def test_a_request_that_waits_holds_no_other_up(mount: Pyfuse3Mount) -> None:
     (mount.root / "other").write_bytes(b"quick")
     assert got == []
     mount.open_gate()
-    reader.join()
+    join(reader)
     assert got == [b"content"]
 
 
@@ -424,7 +425,7 @@ def test_a_busy_mount_is_not_taken_away_unless_lazily(mount: Pyfuse3Mount) -> No
         mount.driver.unmount(lazy=True)
         assert mounts.find_mount(mount.root) is None
         file.write(b"still served")
-    mount.join()
+    mount.await_end()
 
 
 def test_cancelling_the_driver_takes_its_mount_away(mount: Pyfuse3Mount) -> None:

@@ -11,6 +11,7 @@ import pytest
 from memfs.errors import ObjectMissingError, StoreError
 from memfs.stores.raw import DIRECTORY_BITS, RawStore
 from memfs.types import RawId
+from tests.waiting import WAIT_S, join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,12 +172,11 @@ def test_many_threads_create_in_one_new_directory(store: RawStore) -> None:
     barrier = threading.Barrier(4)
 
     def work(first: int) -> None:
-        barrier.wait()
+        barrier.wait(WAIT_S)
         create(store, *range(first, 200, 4))
 
     threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(*threads)
     assert list(range(200)) == list(store.iterate())

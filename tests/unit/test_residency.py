@@ -19,6 +19,7 @@ from memfs.linux.locking import lock_pages
 from memfs.linux.memory import PageLock, PageLockError, map_count
 from memfs.stores.raw import RawStore
 from memfs.types import InodeNo, RawId
+from tests.waiting import wait_until_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,7 +129,7 @@ async def test_a_file_released_while_it_is_locked_is_not_counted(
 
     class SlowLock(PageLock):
         def __init__(self, fd: int, length: int, pause: Callable[[], None]) -> None:
-            released.wait()
+            wait_until_set(released)
             super().__init__(fd, length, pause)
 
     monkeypatch.setattr("memfs.content.residency.PageLock", SlowLock)

@@ -13,6 +13,7 @@ from memfs.exit_codes import ExitCode
 from memfs_daemon import state_lock
 from memfs_daemon.state_lock import LOCK_NAME, Holder, Phase, StateLock, find_holder
 from tests.processes import holding
+from tests.waiting import join
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +72,7 @@ def test_a_holder_that_is_about_to_end_is_waited_for(tmp_path: Path, phase: Phas
         waiter = threading.Thread(target=take)
         waiter.start()
         assert not taken.is_set()
-    waiter.join()
+    join(waiter)
     assert taken.is_set()
 
 

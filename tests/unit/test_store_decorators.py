@@ -23,6 +23,7 @@ from memfs.stores.limit import LimitedStore
 from memfs.stores.retry import RetryingStore, RetryPolicy
 from tests.faulty_store import Fault, FaultKind, FaultScript, FaultyStore
 from tests.unit.fakes.memory_store import MemoryStore
+from tests.waiting import WAIT_S, wait_until_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -261,7 +262,7 @@ async def test_a_call_that_hangs_is_given_up_by_the_deadline(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_jump_when_waiting, mock_clock, 6.0)
         with pytest.raises(StoreUnavailableError, match=r"file:///x: get k: no answer within 5 s"):
-            await calls.run("get k", gate.wait)
+            await calls.run("get k", lambda: wait_until_set(gate))
 
 
 async def test_abandoned_threads_are_bounded(
@@ -272,7 +273,7 @@ async def test_abandoned_threads_are_bounded(
 
     def hang() -> None:
         started.put(None)
-        gate.wait()
+        wait_until_set(gate)
 
     for waiting in (1, 2, 2, 2):
         async with trio.open_nursery() as nursery:
@@ -292,7 +293,7 @@ async def test_a_transfer_lives_while_it_makes_progress(
 
     def work(progress: TransferProgress) -> str:
         for _ in range(4):
-            steps.acquire()
+            assert steps.acquire(timeout=WAIT_S)
             progress.beat()
         return "done"
 
@@ -313,7 +314,7 @@ async def test_a_transfer_without_progress_is_stopped(mock_clock: trio.testing.M
 
     def work(progress: TransferProgress) -> None:
         begun.set()
-        resume.wait()
+        wait_until_set(resume)
         try:
             progress.beat()
         except TransferStoppedError:
@@ -321,7 +322,7 @@ async def test_a_transfer_without_progress_is_stopped(mock_clock: trio.testing.M
             raise
 
     async def jump_when_begun() -> None:
-        await trio.to_thread.run_sync(begun.wait)
+        await trio.to_thread.run_sync(wait_until_set, begun)
         mock_clock.jump(9.0)
 
     async with trio.open_nursery() as nursery:
@@ -329,7 +330,7 @@ async def test_a_transfer_without_progress_is_stopped(mock_clock: trio.testing.M
         with pytest.raises(StoreUnavailableError, match="put k: no answer within 8 s"):
             await calls.transfer("put k", work, 8.0)
     resume.set()
-    assert await trio.to_thread.run_sync(ended.wait, 60.0)
+    await trio.to_thread.run_sync(wait_until_set, ended)
 
 
 async def _jump_when_waiting(clock: trio.testing.MockClock, seconds: float) -> None:

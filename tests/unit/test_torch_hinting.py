@@ -20,7 +20,7 @@ from memfs.prediction.hints import Hints
 from memfs.torch import datasets, hinting, loading, telling
 from memfs.torch.places import MountedFiles
 from memfs.types import InodeNo
-from tests.waiting import wait_for
+from tests.waiting import WAIT_S, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -263,12 +263,12 @@ def test_the_waits_for_far_files_overlap(
 ) -> None:
     """After the first one that was slow; no more than `lookahead` of them, and in order."""
     monkeypatch.setattr(datasets, "SLOW_S", -1.0)
-    together = threading.Barrier(2, timeout=30)
+    together = threading.Barrier(2)
     first = iter([True])
 
     def load(path: str, *, device: str, share: bool) -> dict[str, torch.Tensor]:
         if not next(first, False):
-            together.wait()
+            together.wait(WAIT_S)
         return loading.load(path, device=device, share=share)
 
     monkeypatch.setattr(datasets, "load", load)

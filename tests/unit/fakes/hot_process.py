@@ -19,6 +19,7 @@ from memfs.hot.client import HotClient
 from memfs.hot.environment import child_environment
 from memfs.hot.protocol import error_reply
 from memfs_daemon.hot.supervisor import HotSupervisor
+from tests.waiting import join
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +51,7 @@ class HotProcess:
 
     def __exit__(self, *_: object) -> None:
         trio.from_thread.run_sync(self._scope.cancel, trio_token=self._trio_token)
-        self._thread.join()
+        join(self._thread)
 
     @property
     def start_count(self) -> int:

@@ -24,6 +24,7 @@ from memfs.hot.pool import DeviceCapacity, Pool, SlabKey
 from memfs.hot.protocol import HotGoneError, error_reply, receive_async, send_async
 from memfs.hot.server import HotServer, listen
 from memfs.hot.tokens import TokenSigner, TokenVerifier
+from tests.waiting import join
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,7 @@ class HotStation:
         """End the server; idempotent."""
         if self._thread.is_alive():
             trio.from_thread.run_sync(self._scope.cancel, trio_token=self._token)
-            self._thread.join()
+            join(self._thread)
 
     def give(self, path: Path, *, resident: bool = True) -> None:
         """Give a file its next ticket; a token is good once.

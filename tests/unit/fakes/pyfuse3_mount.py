@@ -81,7 +81,7 @@ class Pyfuse3Mount:
             except OSError:
                 self.driver.unmount(lazy=True)
                 raise
-        self.join()
+        self.await_end()
 
     def call(self, function: Callable[[], object]) -> None:
         """Run a function in the thread of the driver, and wait for it."""
@@ -98,9 +98,9 @@ class Pyfuse3Mount:
     def cancel(self) -> None:
         """Cancel the driver and wait for its end."""
         trio.from_thread.run_sync(self._scope.cancel, trio_token=self._token)
-        self.join()
+        self.await_end()
 
-    def join(self) -> None:
+    def await_end(self) -> None:
         """Wait for the driver's end, and raise what ended it."""
         self._thread.join(_STOP_S)
         assert not self._thread.is_alive(), "the driver goes on after unmounting"
