@@ -68,8 +68,8 @@ class AccessSurvey:
 
     Args:
         engine: Has the files.
-        age_s: The shortest time without use after which a file moves. No pause is longer, so that
-            none moves later than after twice that time.
+        age_s: The shortest time without use after which a file moves; a pause is no longer, so that
+            each file moves within twice that time.
     """
 
     def __init__(self, engine: Engine, age_s: float) -> None:
