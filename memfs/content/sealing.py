@@ -229,12 +229,16 @@ class Sealer:
         """
         self._clean_ns = clean_ns
 
-    def damage_of(self, inode: Inode) -> str | None:
+    def damage_of(self, inode: Inode, status: os.stat_result | None = None) -> str | None:
         """Return what was done to a raw file while no daemon ran; None: nothing. Safe in threads.
 
         Only its last change tells when it was made: what is younger than the last orderly end may
         be a write that the engine has forgotten with power, and `adopt_if_changed` judges that. No
         program can set the time that tells it (`st_ctime`).
+
+        Args:
+            inode: As the engine has it.
+            status: Its raw file as it was just now; None: it is looked at.
 
         Returns:
             For users: path, what is wrong, and the remedy.
@@ -243,7 +247,7 @@ class Sealer:
             return None
         path = self._raw_store.path(inode.raw)
         try:
-            status = self._raw_store.stat(inode.raw)
+            status = status or self._raw_store.stat(inode.raw)
         except ObjectMissingError:
             return f"its raw file {path} is missing; restore it from a backup"
         found = status.st_size, storable_ns(status.st_mtime_ns)

@@ -10,20 +10,28 @@ import contextlib
 import itertools
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from memfs.content.space import measure_cold_space
-from memfs.errors import InvalidValueError, IsADirectoryInodeError, NoXattrError, StaleInodeError
+from memfs.errors import (
+    InvalidValueError,
+    IsADirectoryInodeError,
+    NoXattrError,
+    ObjectMissingError,
+    StaleInodeError,
+)
 from memfs.filesystem.operations import CAPABILITY_XATTR, NOW_NS
 from memfs.filesystem.replies import Attributes, FilesystemStatistics
 from memfs.filesystem.writing import Writing
 from memfs.linux.processes import groups_of
 from memfs.linux.times import storable_ns
-from memfs.metadata.records import AttributeChanges, Inode
+from memfs.metadata.records import AttributeChanges, Inode, InodeFlags
+from memfs.moves.damage import replace_damaged
 from memfs.namespace import acl
 from memfs.types import NAME_BYTES_MAX
+from memfs.waiting import leave
 
 if TYPE_CHECKING:
     from memfs.filesystem.operations import AttributeRequest, Caller
@@ -31,6 +39,14 @@ if TYPE_CHECKING:
 
 ATIMES_BATCH_MAX = 512
 """Access times stored at once; requests are served before the next. Guess: about 10 ms."""
+
+
+class Changed(NamedTuple):
+    """An inode whose attributes were changed."""
+
+    inode: Inode
+    status: os.stat_result | None
+    """Its raw file as it was just now, if it was asked."""
 
 
 class AttributeRequests(Writing):
@@ -47,37 +63,54 @@ class AttributeRequests(Writing):
         self._activity.request_count += 1
         if request.size is not None:
             return self._attributes(await self._truncate(caller, ino, request, request.size))
-        if request.atime_ns is not None or request.mtime_ns is not None:
-            # Else a damaged raw file would look as if a program had changed it just now.
-            await self._sound(ino)
-        return self._attributes(await self._change(caller, ino, request))
+        return self._attributes(*await self._change(caller, ino, request))
 
-    async def _change(self, caller: Caller, ino: InodeNo, request: AttributeRequest) -> Inode:
+    async def _change(self, caller: Caller, ino: InodeNo, request: AttributeRequest) -> Changed:
         """Change all but the size."""
         if request.uid is not None:
             # Another owner may inherit other pins: see `Engine.effective_pin`.
             self._activity.note_pin(ino)
-        # A seal, or a hydration, would store other times than those of the raw file. ACL and
-        # capabilities go with the mode, or nothing does.
-        async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
-            inode = await self._engine.get_inode(ino)
-            return await self._change_attributes(caller, inode, request)
+        while True:
+            # A seal, or a hydration, would store other times than those of the raw file. ACL and
+            # capabilities go with the mode, or nothing does.
+            async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
+                inode = await self._engine.get_inode(ino)
+                status = self._raw_status(inode, request)
+                if not request.sets_times or self._sealer.damage_of(inode, status) is None:
+                    return await self._change_attributes(caller, inode, status, request)
+            # With other times it would look as if a program had changed it just now.
+            await leave()
+            await replace_damaged(self._move_parts, ino)
+
+    def _raw_status(self, inode: Inode, request: AttributeRequest) -> os.stat_result | None:
+        """Return the raw file's attributes where a change rests on them; None if it is missing."""
+        if not inode.raw or not (request.sets_times or inode.flags & InodeFlags.UNSEALED):
+            return None
+        try:
+            return self._raw_store.stat(inode.raw)
+        except ObjectMissingError:
+            return None
 
     async def _change_attributes(
-        self, caller: Caller, inode: Inode, request: AttributeRequest
-    ) -> Inode:
+        self,
+        caller: Caller,
+        inode: Inode,
+        status: os.stat_result | None,
+        request: AttributeRequest,
+    ) -> Changed:
         """Change all but the size of an inode whose gate is held, within a change."""
-        ino, live = inode.ino, self._live(inode)
+        ino, live = inode.ino, self._live(inode, status)
         time_ns = self._next_ctime_ns(live)
         atime_ns = _time_asked_for(request.atime_ns, time_ns)
         mtime_ns = _time_asked_for(request.mtime_ns, time_ns)
-        if (atime_ns is not None or mtime_ns is not None) and inode.raw:
-            stored_ns = self._set_raw_times(
+        if request.sets_times and inode.raw:
+            status = self._set_raw_times(
                 inode.raw,
                 live.atime_ns if atime_ns is None else atime_ns,
                 live.mtime_ns if mtime_ns is None else mtime_ns,
             )
-            mtime_ns = None if mtime_ns is None else stored_ns
+            # As the disk has cut it.
+            mtime_ns = None if mtime_ns is None else storable_ns(status.st_mtime_ns)
         if atime_ns is not None:
             self._atimes.pop(ino, None)
         changes = AttributeChanges(
@@ -90,7 +123,7 @@ class AttributeRequests(Writing):
         )
         if changes.mode is not None and self._features.acl:
             await self._chmod_acl(inode, changes.mode, time_ns)
-        return await self._engine.set_attributes(ino, changes)
+        return Changed(await self._engine.set_attributes(ino, changes), status)
 
     async def statistics(self) -> FilesystemStatistics:
         """STATFS: the disk under the state directory, or the part of it that memfs may fill.
@@ -132,28 +165,28 @@ class AttributeRequests(Writing):
             await self._commit()
             await trio.lowlevel.checkpoint()
 
-    def _set_raw_times(self, raw: RawId, atime_ns: int, mtime_ns: int) -> int:
-        """Set the times of a raw file; returns its mtime as the disk has cut it."""
+    def _set_raw_times(self, raw: RawId, atime_ns: int, mtime_ns: int) -> os.stat_result:
+        """Set the times of a raw file; returns its attributes after it."""
         self._raw_store.set_times(raw, atime_ns, mtime_ns)
-        return storable_ns(self._raw_store.stat(raw).st_mtime_ns)
+        return self._raw_store.stat(raw)
 
     async def _truncate(
         self, caller: Caller, ino: InodeNo, request: AttributeRequest, size: int
     ) -> Inode:
-        inode = await self._engine.get_inode(ino)
-        if stat.S_ISDIR(inode.mode):
-            raise IsADirectoryInodeError(f"inode {inode.ino} is a directory; it has no size to set")
-        if not stat.S_ISREG(inode.mode):
-            raise InvalidValueError(f"inode {inode.ino} is not a regular file")
         if size < 0:
             raise InvalidValueError(f"a file cannot have {size} bytes")
-        self._open_table.begin(inode.ino, writing=True)
+        self._open_table.begin(ino, writing=True)
         try:
-            await self._make_writable(ino, truncate=size == 0)
-            inode = await self._change(caller, ino, request)
+            inode = await (self._begun(ino) if size == 0 else self._sound(ino))
+            if stat.S_ISDIR(inode.mode):
+                raise IsADirectoryInodeError(f"inode {ino} is a directory; it has no size to set")
+            if not stat.S_ISREG(inode.mode):
+                raise InvalidValueError(f"inode {ino} is not a regular file")
+            await self._make_writable(inode, truncate=size == 0)
+            inode, status = await self._change(caller, ino, request)
             # A request that is refused since a full disk takes no commit has cut nothing.
             await self._commit_early()
-            await self._cut(inode, size)
+            await self._cut(inode, size, status)
             if request.atime_ns is not None or request.mtime_ns is not None:
                 # Cutting has set others.
                 cut = self._raw_store.stat(inode.raw)
@@ -163,7 +196,7 @@ class AttributeRequests(Writing):
                     cut.st_mtime_ns if request.mtime_ns is None else inode.mtime_ns,
                 )
         finally:
-            self._end_opening(inode.ino, writing=True)
+            self._end_opening(ino, writing=True)
         return inode
 
     async def _changed_mode(

@@ -74,7 +74,7 @@ class ContentRequests(AttributeRequests):
                 # Before the file is fetched, so that the next ones are on their way meanwhile.
                 self._activity.note_open(ino, caller.uid, caller.pid, self._now_ns())
             if changing:
-                inode = await self._make_writable(ino, truncate=truncate)
+                inode = await self._make_writable(inode, truncate=truncate)
                 if first:
                     self._syncer.renew(inode.raw)
                 if kill_suidgid:

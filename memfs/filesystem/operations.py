@@ -69,6 +69,11 @@ class AttributeRequest(NamedTuple):
     kill_suidgid: bool = False
     """Clear setuid, and setgid of group-executables, as a write by an ordinary user does."""
 
+    @property
+    def sets_times(self) -> bool:
+        """True if access or modification time are to be set."""
+        return self.atime_ns is not None or self.mtime_ns is not None
+
 
 class Operations(Protocol):
     """Every request of a mounted file system."""

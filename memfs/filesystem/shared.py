@@ -279,13 +279,19 @@ class Shared:
         self._large.clear()
         self._without_capability.clear()
 
-    def _live(self, inode: Inode) -> Inode:
-        """Return the inode with its attributes as of now."""
+    def _live(self, inode: Inode, status: os.stat_result | None = None) -> Inode:
+        """Return the inode with its attributes as of now.
+
+        Args:
+            inode: As the engine has it.
+            status: Its raw file as it was just now; None: it is asked where that tells.
+        """
         if inode.flags & InodeFlags.UNSEALED:
-            try:
-                status = self._raw_store.stat(inode.raw)
-            except ObjectMissingError:
-                return inode
+            if status is None:
+                try:
+                    status = self._raw_store.stat(inode.raw)
+                except ObjectMissingError:
+                    return inode
             inode = with_raw_attributes(inode, status)
         elif stat.S_ISDIR(inode.mode):
             inode = with_directory_size(inode)
@@ -307,8 +313,8 @@ class Shared:
         validity = self.validity
         return Entry(self._live(inode), validity.name_s(inode), validity.attributes_s(inode))
 
-    def _attributes(self, inode: Inode) -> Attributes:
-        live = self._live(inode)
+    def _attributes(self, inode: Inode, status: os.stat_result | None = None) -> Attributes:
+        live = self._live(inode, status)
         return Attributes(live, self.validity.answer_s(inode, live))
 
     def _touch_atime(self, inode: Inode, time_ns: int) -> None:

@@ -39,16 +39,17 @@ class Writing(Names):
         super().__init__(parts)
         self._threads = trio.CapacityLimiter(THREADS_MAX)
 
-    async def _make_writable(self, ino: InodeNo, *, truncate: bool) -> Inode:
+    async def _make_writable(self, inode: Inode, *, truncate: bool) -> Inode:
         """Give a regular file a raw file and unseal it, committed.
 
         The caller holds the inode open (`OpenTable.begin`), so the raw file stays.
 
         Args:
+            inode: From `_sound`, or from `_begun` where the content is about to be dropped.
             truncate: The content is about to be dropped: nothing needs to be fetched. The raw file
                 is not cut here, so that the caller can order that after the commit.
         """
-        inode = await (self._begun(ino) if truncate else self._sound(ino))
+        ino = inode.ino
         if inode.flags & InodeFlags.UNSEALED:
             return inode
         while True:
@@ -132,13 +133,19 @@ class Writing(Names):
         await leave()
         return await replace_damaged(self._move_parts, ino)
 
-    async def _cut(self, inode: Inode, size: int) -> None:
+    async def _cut(self, inode: Inode, size: int, status: os.stat_result | None = None) -> None:
         """Give an unsealed file another size, in a thread where that frees much.
 
         Between `OpenTable.begin` and `end` as a writer, so that nobody seals it meanwhile.
+
+        Args:
+            inode: The file.
+            size: Bytes.
+            status: Its raw file as it was just now; None: it is asked.
         """
         path = self._raw_store.path(inode.raw)
-        held_bytes = self._raw_store.stat(inode.raw).st_blocks * BLOCK_BYTES
+        status = status or self._raw_store.stat(inode.raw)
+        held_bytes = status.st_blocks * BLOCK_BYTES
         if held_bytes - size <= CUT_INLINE_BYTES_MAX:
             os.truncate(path, size)
             return
