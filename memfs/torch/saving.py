@@ -10,19 +10,16 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-import torch
-
-from memfs.hot.formats.safetensors import NewTensor, build_header
-from memfs.torch.dtypes import memfs_type
+from memfs.hot.formats.safetensors import build_header
 from memfs.torch.mounts import require_mount
+from memfs.torch.tensor_bytes import described, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_TIER_XATTR = "user.memfs.tier"
+    import torch
 
-WRITE_BYTES = 64 << 20
-"""Bytes of one write(2): of a tensor on a GPU so much is in host memory at a time. Guess."""
+_TIER_XATTR = "user.memfs.tier"
 
 
 def save(
@@ -51,10 +48,7 @@ def save(
     """
     target = os.fspath(path)
     directory, name = os.path.split(target)
-    new = [
-        NewTensor(key, memfs_type(_checked(key, tensor).dtype), tuple(tensor.shape))
-        for key, tensor in tensors.items()
-    ]
+    new = [described(key, tensor) for key, tensor in tensors.items()]
     header, ordered = build_header(new, metadata)
     if pin and tier is None:
         tier = "hot"
@@ -78,7 +72,8 @@ def save(
                 os.fchmod(fd, mode)
             _write(fd, memoryview(header))
             for each in ordered:
-                _write_tensor(fd, tensors[each.name])
+                for piece in pieces(tensors[each.name]):
+                    _write(fd, piece)
             if tier is not None:
                 # Before the rename: a pin that is refused leaves the former file as it was.
                 os.setxattr(fd, _TIER_XATTR, tier.encode())
@@ -93,27 +88,6 @@ def save(
         raise
     if fsync:
         _sync_directory(directory or ".")
-
-
-def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if not isinstance(tensor, torch.Tensor):
-        raise ValueError(f"{name!r} is no tensor but {type(tensor).__name__}")
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        raise ValueError(f"{name!r} is {tensor.layout}: only dense tensors can be stored")
-    if tensor.is_meta:
-        raise ValueError(f"{name!r} has no memory (meta device)")
-    return tensor
-
-
-def _write_tensor(fd: int, tensor: torch.Tensor) -> None:
-    # A conjugated or negated view is a bit of the tensor, which its bytes do not have.
-    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    # A single element counts as contiguous at any stride, and cannot be viewed as bytes then.
-    flat = flat.as_strided((flat.numel(),), (1,))
-    step = max(1, WRITE_BYTES // max(1, flat.element_size()))
-    for begin in range(0, flat.numel(), step):
-        piece = flat[begin : begin + step].cpu()
-        _write(fd, piece.view(torch.uint8).numpy().data)
 
 
 def _write(fd: int, data: memoryview) -> None:

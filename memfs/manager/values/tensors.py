@@ -12,6 +12,8 @@ from memfs.manager.errors import ValueFormatError
 from memfs.manager.values.value import Content, Mime, Wanted, bounds, write_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from memfs.hot.tensors import Tensor
 
 SINGLE = "value"
@@ -132,13 +134,9 @@ def _is_array(value: object) -> bool:
 
 def _described(name: str, value: Any) -> NewTensor:  # noqa: ANN401
     if _is_tensor(value):
-        import torch
+        from memfs.torch.tensor_bytes import described
 
-        from memfs.torch.dtypes import memfs_type
-
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise ValueError(f"{name!r} is not a dense tensor with memory")
-        return NewTensor(name, memfs_type(value.dtype), tuple(value.shape))
+        return described(name, value)
     if not _is_array(value):
         raise ValueError(f"{name!r} is {type(value).__name__} and no tensor")
     dtype = _MEMFS_TYPES.get(value.dtype.newbyteorder("<").str)
@@ -147,20 +145,15 @@ def _described(name: str, value: Any) -> NewTensor:  # noqa: ANN401
     return NewTensor(name, dtype, value.shape)
 
 
-def _pieces(value: Any) -> list[memoryview]:  # noqa: ANN401
+def _pieces(value: Any) -> Iterable[memoryview]:  # noqa: ANN401
+    if _is_tensor(value):
+        from memfs.torch.tensor_bytes import pieces
+
+        return pieces(value)
     import numpy as np
 
-    if not _is_tensor(value):
-        array = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
-        return [array.reshape(-1).view(np.uint8).data] if array.size else []
-    import torch
-
-    # A conjugated or negated view is a bit of the tensor, which its bytes do not have.
-    flat = value.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).cpu()
-    if not flat.numel():
-        return []
-    # A single element counts as contiguous at any stride, and cannot be viewed as bytes then.
-    return [flat.as_strided((flat.numel(),), (1,)).view(torch.uint8).numpy().data]
+    array = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+    return [array.reshape(-1).view(np.uint8).data] if array.size else []
 
 
 def _loaded(content: Content, tensor: Tensor, wanted: Wanted, library: str) -> Any:  # noqa: ANN401
