@@ -14,9 +14,14 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
 
 PREFIX = "memfs-test-"
 
@@ -123,6 +128,33 @@ def remove(path: Path) -> None:
     """Detach what is mounted below `path`, then delete it."""
     detach(path)
     shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def workspace(root: Path) -> Iterator[Scratch]:
+    """A scratch directory for a program: gone when the block is left, by a signal too.
+
+    SIGTERM and SIGHUP end the program as an exception does; a second one, or Ctrl-C, does not cut
+    the clean-up short. What a killed program has left below `root` is removed first. The program's
+    actions for these signals come back at the end; for the main thread.
+    """
+    remove_leftovers(root)
+    former = {each: signal.signal(each, _exit) for each in (signal.SIGTERM, signal.SIGHUP)}
+    former[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    scratch = Scratch(root)
+    try:
+        yield scratch
+    finally:
+        for each in former:
+            signal.signal(each, signal.SIG_IGN)
+        scratch.close()
+        for each, action in former.items():
+            signal.signal(each, action)
+
+
+def _exit(number: int, _frame: FrameType | None) -> NoReturn:
+    # SystemExit runs the clean-up on its way out; the default action would not.
+    sys.exit(128 + number)
 
 
 def remove_leftovers(root: Path) -> None:

@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests import scratch
 from tests.bench.samples import Samples
 from tests.mounting import Mount, run_memfs
 
@@ -40,7 +41,6 @@ METRICS = ("reads_s", "read_p99_ms", "write_mib_s", "moved_mib")
 
 def measure(base: Path, arm: str, options: argparse.Namespace) -> dict[str, float]:
     """Return what one run of the program reached, and how much the mover did meanwhile."""
-    base.mkdir()
     give_way = "false" if arm == "no back-off" else "true"
     mount = Mount(base, "auto", CONFIG.format(give_way=give_way))
     mount.start()
@@ -121,10 +121,10 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     samples = Samples()
-    with tempfile.TemporaryDirectory(dir=options.directory, prefix="memfs-back-off-") as directory:
+    with scratch.workspace(options.directory) as workspace:
         for number in range(options.rounds):
             for arm in ARMS:
-                base = Path(directory) / f"{number}-{arm.replace(' ', '-')}"
+                base = workspace.directory(f"{number}-{arm.replace(' ', '-')}")
                 for metric, value in measure(base, arm, options).items():
                     samples.add(metric, arm, value)
                 subprocess.run(["rm", "-rf", base], check=True)

@@ -78,16 +78,13 @@ def run(
     """
     names = arguments.places.split(",")
     kinds = [kind for kind in PLACES if kind.name in names]
-    workspace = scratch.Scratch(arguments.directory)
-    try:
+    with scratch.workspace(arguments.directory) as workspace:
         disk = workspace.directory("disk")
         if not arguments.no_image:
             disk = mount_image(disk, DISK_BYTES)
         with opened_places(disk, kinds) as places:
             rows = measure(places, arguments.repeat)
         machine = dataclasses.asdict(Machine.here(disk))
-    finally:
-        workspace.close()
     return {"machine": machine, "rows": rows}
 
 

@@ -194,8 +194,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    workspace = scratch.Scratch(arguments.directory)
-    try:
+    with scratch.workspace(arguments.directory) as workspace:
         disk = mount_image(workspace.directory("disk"), DISK_BYTES)
         sockets = workspace.directory("s")
         sockets.chmod(0o777)
@@ -203,8 +202,6 @@ def main() -> None:
             "machine": dataclasses.asdict(Machine.here(disk)),
             "workloads": measure(disk, sockets, arguments.repeat, arguments.duration_s),
         }
-    finally:
-        workspace.close()
     text = json.dumps(result, indent=1)
     if arguments.json is not None:
         arguments.json.write_text(text + "\n")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 import memfs.torch as mt
 from memfs.simulation.comparison import Capacities, compare
 from memfs.traces.trace import Event, Trace
+from tests import scratch
 from tests.bench.throttle import throttled
 from tests.mounting import Mount
 from tests.servers.moto import running_moto
@@ -289,15 +289,16 @@ def main() -> None:
         arguments.store_mib_per_s * MIB,
         arguments.epochs,
     )
-    with tempfile.TemporaryDirectory(prefix="memfs-bench-", dir="/var/tmp") as directory:
+    with scratch.workspace(Path("/var/tmp")) as workspace:
+        directory = workspace.directory("epochs")
         if arguments.near is not None:
             near = NearSetting(arguments.near, arguments.near_bytes, arguments.pairs)
             if arguments.workers is not None:
-                result = run_loader(near, Path(directory), arguments.workers)
+                result = run_loader(near, directory, arguments.workers)
             else:
-                result = run_near(near, Path(directory))
+                result = run_near(near, directory)
         else:
-            result = run(setting, Path(directory))
+            result = run(setting, directory)
     text = json.dumps(result, indent=1)
     if arguments.json is not None:
         arguments.json.write_text(text + "\n")

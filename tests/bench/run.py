@@ -10,11 +10,10 @@ import contextlib
 import importlib.metadata
 import os
 import shlex
-import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -38,7 +37,6 @@ from tests.mounting import MountError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import FrameType
 
     from tests.bench.options import Options
 
@@ -53,12 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if refusal := options.refusal():
         print(f"bench: {refusal}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _exit_on_signal)
-    signal.signal(signal.SIGHUP, _exit_on_signal)
-    scratch.remove_leftovers(options.directory)
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        with _workspace(options.directory) as workspace:
+        with scratch.workspace(options.directory) as workspace:
             disk = _disk(options, workspace)
             outcome = Outcome(
                 command=shlex.join(["tools/bench.sh", *words]),
@@ -89,23 +84,6 @@ def _disk(options: Options, workspace: scratch.Scratch) -> Path:
         except DiskError as error:
             print(f"bench: no fresh image, {base} as it is: {error}", file=sys.stderr)
     return base
-
-
-def _exit_on_signal(number: int, _frame: FrameType | None) -> NoReturn:
-    # SystemExit runs the clean-up on its way out; the default action would not.
-    sys.exit(128 + number)
-
-
-@contextlib.contextmanager
-def _workspace(directory: Path) -> Iterator[scratch.Scratch]:
-    """A work directory that is gone afterwards, a second Ctrl-C or not."""
-    workspace = scratch.Scratch(directory)
-    try:
-        yield workspace
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        workspace.close()
 
 
 def _measure(options: Options, disk: Path, outcome: Outcome) -> None:

@@ -188,8 +188,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    workspace = scratch.Scratch(arguments.directory)
-    try:
+    with scratch.workspace(arguments.directory) as workspace:
         base = workspace.directory("soak")
         with contextlib.ExitStack() as stack:
             endpoint = None
@@ -202,8 +201,6 @@ def main() -> None:
             **judge(readings),
             "readings": [dataclasses.asdict(each) for each in readings],
         }
-    finally:
-        workspace.close()
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({name: result[name] for name in ("most_mb", "growth", "descriptors", "met")}))

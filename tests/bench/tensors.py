@@ -14,7 +14,6 @@ import json
 import os
 import statistics
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ import torch
 
 import memfs.torch as mt
 from memfs.torch.borrowing import wait_freed
+from tests import scratch
 from tests.bench.machine import Machine
 from tests.mounting import Mount
 from tests.tiers.tiering import tier_status
@@ -171,15 +171,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="memfs-bench-", dir="/var/tmp") as directory:
-        tmpfs = Path(directory) / "tmpfs"
-        tmpfs.mkdir()
+    with scratch.workspace(Path("/var/tmp")) as workspace:
+        # Unmounted with all else below.
+        tmpfs = workspace.directory("tmpfs")
         subprocess.run(["mount", "-t", "tmpfs", "memfs-bench", tmpfs], check=True)
-        try:
-            size = arguments.size_mib * MIB
-            result = run(size, arguments.rounds, Path(directory), tmpfs)
-        finally:
-            subprocess.run(["umount", tmpfs], check=True)
+        size = arguments.size_mib * MIB
+        result = run(size, arguments.rounds, workspace.directory("tensors"), tmpfs)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     print(as_markdown(result))

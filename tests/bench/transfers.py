@@ -28,6 +28,7 @@ from memfs.stores.packing import pack_file
 from memfs.stores.reading import FrameReader
 from memfs.stores.remote import open_remote_store
 from memfs.types import CodecSpec
+from tests import scratch
 from tests.bench.samples import Samples
 from tests.moving import State
 from tests.servers.moto import running_moto
@@ -183,10 +184,10 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     with (
-        tempfile.TemporaryDirectory(dir=options.directory, prefix="memfs-transfers-") as directory,
+        scratch.workspace(options.directory) as workspace,
         SERVERS[options.server](BUCKET) as server,
     ):
-        base = Path(directory)
+        base = workspace.directory("transfers")
         large = trio.run(measure, server, options.size_mib * MIB, options.rounds, base)
         small = trio.run(measure_small, server, options.files, options.rounds, base)
     answer: dict[str, object] = {
