@@ -1,14 +1,14 @@
 """The versions that memfs is tested with: locks with hashes, and what has become old.
 
     .venv/bin/python tools/dependencies.py lock      write locks/*.txt with the newest versions that
-                                                     pyproject.toml lets in; takes minutes
+                                                     pyproject.toml lets in; takes half a minute
     .venv/bin/python tools/dependencies.py outdated  list what has a newer version; exits with 1 if
                                                      pyproject.toml shuts one out
 
 `locks/mount.txt` is what mounting takes, `daemon.txt` all extras of the daemon, `tests.txt` these,
 `values`, `dev` and `docs`. They are made for Linux and Python 3.11, the oldest that memfs runs on.
-They name no index: any will do that has the same files. torch is in no lock: its builds differ
-between indexes.
+They name no index: any will do that has the same files, and UV_DEFAULT_INDEX says which one `lock`
+asks. torch is in no lock: its builds differ between indexes.
 
 Invariant: the smaller locks are parts of `tests.txt`, line by line.
 """
@@ -28,31 +28,46 @@ LARGEST = "tests"
 DAEMON = ("s3", "gcs", "azure", "pyfuse3", "encryption", "traces", "hot", "cuda")
 EXTRAS = {LARGEST: (*DAEMON, "values", "dev", "docs"), "daemon": DAEMON, "mount": ("s3", "pyfuse3")}
 """That of pyproject.toml, by lock; the build's own requirements are in each."""
-TOOLS = ("pip-tools>=7.4,<8",)
+TOOLS = ("uv>=0.13,<0.14",)
+"""Takes hashes from the index, where pip-tools downloaded each file to hash it: more than 15
+minutes."""
+PYTHON_VERSION = "3.11"
 
 
 def lock() -> None:
     """Write all locks."""
-    python = _tools_python()
-    target = LOCKS / f"{LARGEST}.txt"
-    extras = [word for name in EXTRAS[LARGEST] for word in ("--extra", name)]
-    command = [python, "-m", "piptools", "compile", "pyproject.toml", *extras]
-    command += ["--build-deps-for", "editable", "--generate-hashes", "--allow-unsafe", "--upgrade"]
-    command += ["--strip-extras", "--no-annotate", "--no-header", "--quiet"]
-    command += ["--no-emit-index-url", "--no-emit-trusted-host", "--no-emit-find-links"]
-    subprocess.run([*command, "--output-file", str(target)], check=True, cwd=ROOT)
-    blocks = read_lock(target)
-    _write(LARGEST, blocks)
-    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
-    for name, wanted in EXTRAS.items():
+    _write(LARGEST, read_entries(_compile(EXTRAS[LARGEST], "--generate-hashes")))
+    blocks = read_lock(LOCKS / f"{LARGEST}.txt")
+    constraints = ROOT / ".venv/constraints.txt"
+    constraints.write_text("".join(entry.split()[0] + "\n" for entry in blocks.values()))
+    for name, extras in EXTRAS.items():
         if name != LARGEST:
-            names = _closure(python, [f".[{','.join(wanted)}]", *build, "editables"], blocks)
+            names = read_entries(_compile(extras, "--constraint", str(constraints)))
             _write(name, {each: blocks[each] for each in blocks if each in names})
+
+
+def _compile(extras: tuple[str, ...], *options: str) -> str:
+    """Return all that some extras and the build of an editable installation need, with versions."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    command = [_uv(), "pip", "compile", "pyproject.toml", "-", "--quiet", *options]
+    command += ["--python-version", PYTHON_VERSION, "--python-platform", "linux"]
+    command += ["--no-annotate", "--no-header", "--no-emit-index-url", "--no-emit-find-links"]
+    for extra in extras:
+        command += ["--extra", extra]
+    wanted = "\n".join([*build, "editables"])
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=ROOT, input=wanted
+    )
+    return done.stdout
 
 
 def read_lock(path: Path) -> dict[str, str]:
     """Return the entries of a lock, with their hashes, by name."""
-    text = path.read_text()
+    return read_entries(path.read_text())
+
+
+def read_entries(text: str) -> dict[str, str]:
+    """Return the entries of the text of a lock by name."""
     entries = re.findall(r"^[A-Za-z0-9].*\n(?: .*\n)*", text, flags=re.MULTILINE)
     return {entry.partition("==")[0]: entry.rstrip("\n") for entry in entries}
 
@@ -86,30 +101,19 @@ def upper_bounds() -> dict[str, str]:
     return found
 
 
-def _closure(python: str, requirements: list[str], blocks: dict[str, str]) -> set[str]:
-    """Return the names of all that some requirements need, in the versions of a lock."""
-    constraints = ROOT / ".venv/constraints.txt"
-    constraints.write_text("".join(entry.split()[0] + "\n" for entry in blocks.values()))
-    command = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
-    command += ["--report", "-", "--constraint", str(constraints), *requirements]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    report = json.loads(done.stdout)
-    return {_plain(each["metadata"]["name"]) for each in report["install"]}
-
-
 def _write(name: str, blocks: dict[str, str]) -> None:
     text = "\n".join(["# Made by tools/dependencies.py lock.", *blocks.values()])
     (LOCKS / f"{name}.txt").write_text(text + "\n")
 
 
-def _tools_python() -> str:
-    """Return the interpreter of an environment of its own that has pip-tools."""
+def _uv() -> str:
+    """Return the resolver, in an environment of its own."""
     venv = ROOT / ".venv/dependencies"
-    python = venv / "bin/python"
-    if not (venv / "bin/pip-compile").exists():
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *TOOLS], check=True)
-    return str(python)
+    if not (venv / "bin/uv").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
+        install = [venv / "bin/python", "-m", "pip", "install", "--quiet", *TOOLS]
+        subprocess.run(install, check=True)
+    return str(venv / "bin/uv")
 
 
 def _plain(name: str) -> str:
