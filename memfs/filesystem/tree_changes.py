@@ -23,6 +23,7 @@ from memfs.errors import (
     StoreError,
 )
 from memfs.filesystem.xattrs import XattrRequests
+from memfs.linux.times import storable_ns
 from memfs.metadata.records import AttributeChanges, Inode, InodeFlags, NewInode
 from memfs.moves.copying import copied
 from memfs.types import NO_RAW, NOW, Generation
@@ -288,7 +289,8 @@ class TreeChanges(XattrRequests):
             now = await self._engine.get_inode(ino)
             time_ns, mtime_ns = self._next_ctime_ns(self._live(now)), inode.mtime_ns
             if now.raw:
-                mtime_ns = self._set_raw_times(now.raw, inode.atime_ns, mtime_ns)
+                stored = self._set_raw_times(now.raw, inode.atime_ns, mtime_ns)
+                mtime_ns = storable_ns(stored.st_mtime_ns)
             self._atimes.pop(ino, None)
             present = dict(await self._engine.list_xattrs_at(NOW, ino))
             wanted = dict(original.xattrs)
