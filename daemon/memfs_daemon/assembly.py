@@ -278,9 +278,10 @@ def assemble(
             return await status.pending()
 
         files = InsideFiles(config, tell_status, tell_pending)
-        inside = Inside(parts, files.producers())
-        stack.callback(inside.close)
         reader = ReaderProcess(engine, state_dir, child_environment(os.environ))
+        querying = Querying(parts, reader)
+        inside = Inside(parts, files.producers(), querying.ask)
+        stack.callback(inside.close)
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
         placement = Context.of(
             move_parts,
@@ -334,7 +335,7 @@ def assemble(
             status,
             policy,
             tracing,
-            QueryMethods(engine, Querying(parts, reader), reader, config.query),
+            QueryMethods(engine, querying, reader, config.query),
             PrefetchMethods(engine, prefetcher, board),
             scrubber,
             TreeMethods(placement),

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.content.opening import Handle
+    from memfs.filesystem.replies import Opened
     from memfs.metadata.engine import Engine
     from memfs.metadata.sqlite.database import Limits
     from memfs.stores.store import RemoteStore
@@ -259,32 +260,31 @@ class World:
             self.engine, self.packed_store, self.remote, self.raw_store, keys=self.keys
         )
         self.access_stats = AccessStats()
-        self.filesystem = Filesystem(
-            Parts(
-                engine=self.engine,
-                raw_store=self.raw_store,
-                raw_pool=self.raw_pool,
-                open_table=self.open_table,
-                sealer=self.sealer,
-                file_syncs=self.file_syncs,
-                activity=self.activity,
-                residency=self.residency,
-                move_parts=parts,
-                garbage=self.garbage,
-                recheck=self.recovery.recheck,
-                form_reader=self.form_reader,
-                state_dir=state_dir,
-                features=Features(
-                    acl=True,
-                    atime=True,
-                    warm=self.residency.capacity_bytes > 0,
-                    glacier=True,
-                    hydrate_bytes_max=config.cold.hydrate_bytes_max,
-                    codec=config.cold.codec,
-                ),
-                access_stats=self.access_stats,
-            )
+        self.parts = Parts(
+            engine=self.engine,
+            raw_store=self.raw_store,
+            raw_pool=self.raw_pool,
+            open_table=self.open_table,
+            sealer=self.sealer,
+            file_syncs=self.file_syncs,
+            activity=self.activity,
+            residency=self.residency,
+            move_parts=parts,
+            garbage=self.garbage,
+            recheck=self.recovery.recheck,
+            form_reader=self.form_reader,
+            state_dir=state_dir,
+            features=Features(
+                acl=True,
+                atime=True,
+                warm=self.residency.capacity_bytes > 0,
+                glacier=True,
+                hydrate_bytes_max=config.cold.hydrate_bytes_max,
+                codec=config.cold.codec,
+            ),
+            access_stats=self.access_stats,
         )
+        self.filesystem = Filesystem(self.parts)
         self.placement = Context.of(
             parts,
             self.garbage,
@@ -380,6 +380,10 @@ class World:
         if file.mode == OpenMode.PASSTHROUGH:
             return os.pread(file.kernel_fd, size, 0)
         return bytes(await self.filesystem.read(file.ino, file.handle, 0, size))
+
+    def opened(self, ino: InodeNo, opened: Opened, flags: int) -> OpenFile:
+        """A program has opened a file by other ways than these."""
+        return self._opened(ino, opened.handle, opened.mode, opened.backing, flags)
 
     def _opened(
         self, ino: InodeNo, handle: Handle, mode: OpenMode, backing: int, flags: int

@@ -10,6 +10,7 @@ import subprocess
 import time
 import tomllib
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -18,6 +19,7 @@ from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.types import ROOT_INODE
 from tests import trees
 from tests.contract.engine.site import run
+from tests.mounting import run_memfs
 from tests.outcomes import error_of
 from tests.posix.calls import name_to_handle, open_by_handle
 from tests.processes import ALICE, run_as
@@ -45,18 +47,8 @@ def mount(mount_factory: MountFactory, driver: str) -> Mount:
     return mount_factory(driver=driver, config=SECRETIVE)
 
 
-def snapshot(mount: Mount, *names: str, deleted: str | None = None) -> None:
-    """Make snapshots, or delete one, while nobody serves the state."""
-    mount.stop()
-    engine = SqliteEngine.open(mount.state, MetadataConfig())
-    try:
-        for name in names:
-            run(engine.create_snapshot(name, time.time_ns()))
-        if deleted is not None:
-            run(engine.delete_snapshot(run(engine.get_snapshot(deleted)).snap))
-    finally:
-        engine.close()
-    mount.start()
+def snapshot(mount: Mount, name: str) -> None:
+    run_memfs("snapshot", "create", "--mount", mount.root, name)
 
 
 def test_it_is_there_by_its_name_alone(mount: Mount) -> None:
@@ -64,7 +56,8 @@ def test_it_is_there_by_its_name_alone(mount: Mount) -> None:
     (root / "file").write_bytes(b"content")
     inside = root / ".memfs"
     assert sorted(os.listdir(root)) == ["file"]
-    assert sorted(os.listdir(inside)) == ["config.toml", "pending", "snapshots", "status.json"]
+    names = ["config.toml", "pending", "query", "snapshots", "status.json"]
+    assert sorted(os.listdir(inside)) == names
     for command in ("find", "du -a", "ls -laR"):
         assert b".memfs" not in subprocess.check_output([*command.split(), str(root)])
     status = json.loads((inside / "status.json").read_bytes())
@@ -245,17 +238,88 @@ def test_a_snapshot_shows_the_tree_of_its_instant(mount: Mount) -> None:
     handle = name_to_handle(past / "a" / "small")
     directory = name_to_handle(past / "a" / "b")
     numbers = {entry.name: entry.inode() for entry in os.scandir(past / "a" / "b")}
-    snapshot(mount)
+    mount.stop()
+    mount.start()
     assert {entry.name: entry.inode() for entry in os.scandir(past / "a" / "b")} == numbers
     top = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     fd = open_by_handle(top, handle, os.O_RDONLY)
     assert os.read(fd, 100) == b"small content"
     os.close(fd)
     os.close(top)
-    snapshot(mount, deleted="one")
+    held = os.open(past / "a" / "large", os.O_RDONLY)
+    run_memfs("snapshot", "delete", "--mount", root, "one")
     assert os.listdir(root / ".memfs" / "snapshots") == ["two"]
-    assert error_of(os.listdir, past) == "ENOENT"
+    wait_for(lambda: error_of(os.listdir, past) == "ENOENT", "the kernel asks again")
+    assert len(os.pread(held, HYDRATE_BYTES_MAX, 0)) == HYDRATE_BYTES_MAX
+    os.close(held)
     top = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     assert error_of(open_by_handle, top, handle, os.O_RDONLY) == "ESTALE"
     assert error_of(open_by_handle, top, directory, os.O_RDONLY) == "ESTALE"
     os.close(top)
+
+
+def ask(mount: Mount, text: str) -> list[tuple[str, str]]:
+    """Return name and path, from the root of the mount, of all that a question finds."""
+    directory = mount.root / ".memfs" / "query" / text
+    found = []
+    for name in os.listdir(directory):
+        link = directory / name
+        assert link.is_symlink()
+        assert link.samefile(link.resolve())
+        found.append((name, os.path.relpath(link.resolve(), mount.root)))
+    return found
+
+
+def test_a_question_is_a_directory(mount: Mount) -> None:
+    root = mount.root
+    (root / "a").mkdir()
+    for name in ("a/red", "a/blue", "red", "new\nline"):
+        (root / name).write_bytes(name.encode())
+        os.setxattr(root / name, "user.colour", name.rpartition("/")[2].encode())
+    red = '{"colour": "red"}'
+    expected = [("0001-red", "a/red"), ("0002-red", "red")]
+    assert ask(mount, red) == expected
+    assert ask(mount, quote(red, safe="")) == expected
+    (root / "a" / "red").rename(root / "b")
+    assert ask(mount, red) == [("0001-b", "b"), ("0002-red", "red")]
+    assert ask(mount, '{"colour": "new\\nline"}') == [("0001-new\nline", "new\nline")]
+    assert ask(mount, '{"colour": "green"}') == []
+    query = root / ".memfs" / "query"
+    assert os.listdir(query) == []
+    assert (query / red / "0002-red").read_bytes() == b"red"
+    assert error_of(os.readlink, query / red / "0003-red") == "ENOENT"
+    assert error_of(os.listdir, query / '{"colour": {"$gtt": 1}}') == "EINVAL"
+    assert error_of(os.listdir, query / "no JSON") == "EINVAL"
+    assert error_of((query / red / "new").touch) == "EROFS"
+    assert error_of((query / "{}").mkdir) in ("EEXIST", "EROFS")
+    listed = subprocess.check_output(["ls", "-l", f"{query}/{red}/"], text=True)
+    assert "0001-b -> ../../../b" in listed
+    many = [f"{number:04}" for number in range(2500)]
+    (root / "many").mkdir()
+    for name in many:
+        os.mknod(root / "many" / name, 0o600 | 0o100000)
+    every = os.listdir(query / quote('{"$path": "many/*"}', safe=""))
+    assert [name.partition("-")[2] for name in every] == many
+
+
+def test_a_question_finds_what_the_caller_would(mount: Mount) -> None:
+    root = mount.root
+    root.chmod(0o755)
+    (root / "closed").mkdir(0o700)
+    for name in ("open", "hidden", "closed/file"):
+        (root / name).write_bytes(b"x")
+        (root / name).chmod(0o600 if name == "hidden" else 0o644)
+        os.setxattr(root / name, "user.kind", b"k")
+    directory = root / ".memfs" / "query" / '{"kind": "k"}'
+    mine = os.listdir(directory)
+    assert mine == ["0001-file", "0002-hidden", "0003-open"]
+    assert run_as(ALICE, os.listdir, directory) == ["0001-open"]
+    assert os.listdir(directory) == mine
+    assert run_as(ALICE, _read, directory / "0001-open") == b"x"
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    assert error_of(run_as, ALICE, os.listdir, f"/proc/{os.getpid()}/fd/{held}") == "EACCES"
+    os.close(held)
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes()
