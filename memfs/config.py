@@ -221,6 +221,17 @@ class TraceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotsConfig:
+    """`[snapshots]`: instants that are kept."""
+
+    export_s: float = 3600.0
+    """So often names, attributes and places of contents are stored beside the objects, so that the
+    object store alone is enough to mount again. Only where `glacier.url` is set; 0: never."""
+    export_keep_count: int = 3
+    """Exports that are kept; objects that one of them names stay until it goes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All of it."""
 
@@ -235,3 +246,4 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     quotas: QuotasConfig = field(default_factory=QuotasConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)
+    snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)

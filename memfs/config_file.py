@@ -113,6 +113,8 @@ RANGES: dict[str, Range] = {
     "quotas.egress_per_day": _SIZE,
     "quotas.disk_writes_per_day": _SIZE,
     "trace.size_max": Range(1 * MIB, 1 << 50),
+    "snapshots.export": Range(0, 365 * _DAY_S),
+    "snapshots.export_keep_count": Range(1, 100),
     "policy.warm_to_cold": _AGE_S,
     "policy.pack_after": _AGE_S,
     "policy.cold_to_glacier": _AGE_S,

@@ -18,6 +18,7 @@ from memfs.content.opentable import OpenTable
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
 from memfs.encryption.keys import NO_KEYS, KeyRing
+from memfs.exports.description import PREFIX as EXPORTS_PREFIX
 from memfs.metadata.records import InodeFlags, NewInode, Seal
 from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
@@ -219,7 +220,7 @@ class State:
         raws, locations, keys = await self._referenced()
 
         def known(key: str) -> bool:
-            return key in keys or key.startswith(PREFIX)
+            return key in keys or key.startswith((PREFIX, EXPORTS_PREFIX))
 
         found = [f"raw {raw}" for raw in self.raw_store.iterate() if raw not in raws]
         found += [name for name in self.packed_store.iterate() if name not in locations]

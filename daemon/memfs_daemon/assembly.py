@@ -28,6 +28,7 @@ from memfs.control.report import DriverReport
 from memfs.encryption.keys import load_key_ring
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs.exports.exporter import Exporter
 from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.inside.inside import Inside
 from memfs.filesystem.querying import Querying
@@ -35,11 +36,12 @@ from memfs.filesystem.shared import Features, Parts
 from memfs.hot.board import HotBoard
 from memfs.hot.environment import child_environment
 from memfs.jobs.cloning import CloneMethods
+from memfs.jobs.exports import ExportMethods
 from memfs.jobs.gc import GcMethods
 from memfs.jobs.prefetch import PrefetchMethods
 from memfs.jobs.scrubber import Scrubber
 from memfs.jobs.snapshot_removal import SnapshotRemoval
-from memfs.jobs.snapshots import SnapshotMethods
+from memfs.jobs.snapshots import SnapshotMethods, seal_all
 from memfs.jobs.trees import TreeMethods
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.migration import Migration
@@ -122,6 +124,9 @@ class Assembly:
     warm_bytes: int
     """Capacity of the RAM tier."""
     glacier: GlacierConfig
+    move_parts: MoveParts
+    exporter: Exporter | None
+    """None: there is no store, or it is lost with the state directory."""
     generation: StateGeneration | None
     """None: there is no store, or it lies within the state directory."""
     remote: RemoteStore | None
@@ -209,7 +214,9 @@ def assemble(
         generation = None
         if remote is not None and config.glacier.url is not None:
             generation = StateGeneration(engine, remote, packed_store.temporary_path, health=health)
-            remote = AskingStore(remote, generation.confirm)
+            remote = AskingStore(
+                remote, generation.confirm, generation.confirm_copies, generation.confirm_anew
+            )
         registry = BackingRegistry() if choice.name == "kernel" else None
         activity = Activity()
         raw_pool = RawPool(engine, raw_store, registry, lambda: activity.request_count)
@@ -240,6 +247,9 @@ def assemble(
             room=room,
             store_elsewhere=remote is not None and not lies_on_disk_of(remote, state_dir),
         )
+        if generation is not None:
+            # Until it is known what exports name.
+            move_parts.held_from = 0
         garbage = GarbageCollector(move_parts)
         recovery = Recovery(move_parts)
         board = HotBoard() if config.hot.devices else None
@@ -307,6 +317,7 @@ def assemble(
         mover = Mover(placement, filesystem.finish_requests)
         scrubber = Scrubber(move_parts, quotas)
         removal = SnapshotRemoval(engine)
+        exporter = _build_exporter(move_parts, reader, quotas, generation, config)
         tracing = Tracing(recorder, mountpoint, config.trace)
         status = Status(
             StatusParts(
@@ -328,6 +339,7 @@ def assemble(
                 mover.count_queued,
                 room,
                 move_parts.store_elsewhere,
+                exporter,
             )
         )
         hot = _build_hot(config.hot, state_dir, board, move_parts, activity)
@@ -343,6 +355,7 @@ def assemble(
             CloneMethods(filesystem, move_parts),
             GcMethods(move_parts, garbage, mover.compaction),
             RemountMethods(features),
+            *((ExportMethods(exporter),) if exporter is not None else ()),
             *hot.providers,
         )
         yield Assembly(
@@ -360,6 +373,8 @@ def assemble(
             warm_bytes=residency.capacity_bytes,
             glacier=config.glacier,
             generation=generation,
+            exporter=exporter,
+            move_parts=move_parts,
             remote=remote,
             take_stale_state=options.take_stale_state,
             methods={
@@ -380,9 +395,23 @@ def assemble(
                 *((AttributeIndexer(engine).run,) if config.query.enabled else ()),
                 *((partial(ask_at_mount, remote, health),) if remote is not None else ()),
                 *((generation.run,) if generation is not None else ()),
+                *((exporter.run,) if exporter is not None else ()),
                 *hot.background,
             ),
         )
+
+
+def _build_exporter(
+    parts: MoveParts,
+    reader: ReaderProcess,
+    quotas: Quotas,
+    generation: StateGeneration | None,
+    config: Config,
+) -> Exporter | None:
+    if generation is None:
+        return None
+    settle = partial(seal_all, parts.sealer)
+    return Exporter(parts, reader, quotas, settle, generation.confirm_anew, config.snapshots)
 
 
 def _check_codecs(config: Config) -> None:

@@ -75,6 +75,9 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
     await _note_store(parts)
     if parts.generation is not None:
         await parts.generation.begin(take_stale=parts.take_stale_state)
+        parts.move_parts.source = parts.generation.source
+    if parts.exporter is not None:
+        await parts.exporter.begin()
     await parts.quotas.load()
     await parts.recovery.begin()
     await parts.filesystem.recover()

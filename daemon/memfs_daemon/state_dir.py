@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.ownership import require_own_tree
-from memfs.metadata.sqlite.format import read_format
+from memfs.metadata.sqlite.format import IMPORT_NAME, read_format
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +43,11 @@ def prepare_state(state_dir: Path) -> None:
     except OSError as error:
         message = f"{state_dir} cannot be the state directory: {error.strerror}"
         raise UsageError(message, ExitCode.STATE_UNUSABLE) from None
+    if IMPORT_NAME in names:
+        raise UsageError(
+            f"{state_dir}: an import was cut short: run `memfs snapshot import` again",
+            ExitCode.STATE_UNUSABLE,
+        )
     foreign = [name for name in names if not _CREATION_LEFTOVERS.fullmatch(name)]
     if foreign:
         raise UsageError(

@@ -29,6 +29,7 @@ from memfs.control.report import (
     WorkReport,
 )
 from memfs.control.typed import decode
+from memfs.jobs.exports import export_report
 from memfs.sizes import format_size
 from memfs.types import Tier
 from memfs_daemon.limits import anonymous_bytes
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Handler
     from memfs.encryption.keys import KeyRing
+    from memfs.exports.exporter import Exporter
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import PendingMove, Usage
@@ -85,6 +87,8 @@ class StatusParts(NamedTuple):
     """Holds writers back; None: nobody is."""
     store_elsewhere: bool = True
     """As of `MoveParts`."""
+    exporter: Exporter | None = None
+    """None: there is no store but one in the state directory."""
 
 
 def index_report(engine: Engine, config: QueryConfig) -> IndexReport:
@@ -140,6 +144,7 @@ class Status:
             quotas=_quotas(parts.quotas),
             xattr_index=index_report(parts.engine, parts.config.query),
             snapshots=await self._snapshots(),
+            export=None if parts.exporter is None else export_report(parts.exporter),
         )
 
     async def pending(self, limit: int = COUNT_MAX) -> list[PendingReport]:

@@ -59,6 +59,19 @@ class Snapshots(NamedTuple):
         """Return one snapshot. ENOENT: there is no such snapshot."""
         return self.mount.asking(methods.SNAPSHOT_SHOW)({"name": name})
 
+    def export(self) -> int:
+        """Have the metadata exported; returns `finished_count` of `exports` once it has ended.
+
+        Raises:
+            ControlError: There is no store but one in the state directory; ENOTSUP: the store
+                belongs to another state.
+        """
+        return self.mount.asking(methods.SNAPSHOT_EXPORT)({})
+
+    def exports(self) -> methods.ExportsReport:
+        """Return how far an export is, and those in the store that are complete."""
+        return self.mount.asking(methods.SNAPSHOT_EXPORTS)({})
+
     def delete(self, names: Sequence[str]) -> None:
         """Remove snapshots, all or nothing; what they kept goes in the background.
 

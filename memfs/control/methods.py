@@ -330,6 +330,37 @@ SNAPSHOT_SHOW = Method("snapshot.show", SnapshotNameParameters, SnapshotReport)
 SNAPSHOT_DELETE = Method("snapshot.delete", SnapshotNamesParameters, type(None))
 
 
+class ExportNoteReport(TypedDict):
+    """A complete export in the store; see `exports.exporter.ExportNote`."""
+
+    id: str
+    """As `memfs snapshot import --at` takes it."""
+    created_ns: int
+    checked_ns: int
+    file_count: int
+    content_bytes: int
+    missing_count: int
+    missing_bytes: int
+
+
+class ExportsReport(TypedDict):
+    """What the exporter is at; see `exports.exporter.ExportProgress`."""
+
+    running: bool
+    row_count: int
+    row_total: int
+    stored_count: int
+    stored_bytes: int
+    finished_count: int
+    error: str | None
+    exports: list[ExportNoteReport]
+    """Newest first."""
+
+
+SNAPSHOT_EXPORT = Method("snapshot.export", Nothing, int)
+SNAPSHOT_EXPORTS = Method("snapshot.exports", Nothing, ExportsReport)
+
+
 # --- scrubbing -----------------------------------------------------------------------------------
 class ScrubParameters(TypedDict):
     """How to scrub."""
@@ -436,6 +467,8 @@ class GarbageReport(TypedDict):
 
     removed_count: int
     left_count: int
+    held_count: int
+    """Objects that stay as long as an export in the store may name them."""
 
 
 class CompactedReport(TypedDict):

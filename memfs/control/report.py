@@ -198,6 +198,25 @@ class SnapshotsReport(NamedTuple):
     """What these take up on the disk; a part of what the cold tier uses."""
 
 
+class ExportReport(NamedTuple):
+    """The metadata beside the objects, of which a mount can be made anew."""
+
+    interval_s: float | None
+    """So often they are exported; None: only when it is asked for."""
+    age_s: float | None
+    """Since all was as it is in the newest complete export; None: there is no such export."""
+    file_count: int
+    """Files in it."""
+    missing_count: int
+    """Files of these whose bytes had no object: they would be lost with this disk."""
+    missing_bytes: int
+    running: bool
+    error: str | None
+    """Why the last attempt failed."""
+    refusal: str | None
+    """Why nothing is exported: the store belongs to another state."""
+
+
 class StatusReport(NamedTuple):
     """A mount at one moment."""
 
@@ -227,3 +246,5 @@ class StatusReport(NamedTuple):
     """Ids of the keys that are configured; the first one encrypts."""
     xattr_index: IndexReport
     snapshots: SnapshotsReport
+    export: ExportReport | None = None
+    """None: there is no store but one in the state directory."""

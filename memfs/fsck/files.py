@@ -25,6 +25,7 @@ from memfs.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from memfs.exports.description import PREFIX as EXPORTS_PREFIX
 from memfs.fsck.report import Problem, Progress, Report
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import InodeFlags, MoveKind
@@ -321,7 +322,7 @@ class FileCheck:
             return
         try:
             async for found in self._remote.list(""):
-                if found.key.startswith(PREFIX):
+                if found.key.startswith((PREFIX, EXPORTS_PREFIX)):
                     continue
                 if found.key not in self._remote_keys:
                     url = f"{self._remote.url}/{found.key}"

@@ -68,7 +68,8 @@ class GcMethods:
         """Remove garbage for `SLICE_S`.
 
         Returns:
-            `removed_count`, 0 if nothing can be removed at present, and `left_count`.
+            `removed_count`, 0 if nothing can be removed at present, `left_count`, and `held_count`
+            of objects that stay as long as an export may name them.
         """
         removed_count = 0
         end_s = time.monotonic() + SLICE_S
@@ -78,7 +79,14 @@ class GcMethods:
                 break
             removed_count += step_count
         left_count = (await self._parts.engine.usage()).garbage_count
-        return {"removed_count": removed_count, "left_count": left_count}
+        held_count = 0
+        if self._parts.held_from is not None:
+            held_count = await self._parts.engine.count_held(self._parts.held_from)
+        return {
+            "removed_count": removed_count,
+            "left_count": left_count - held_count,
+            "held_count": held_count,
+        }
 
     async def batches(self, dry_run: bool = False) -> BatchesReport:
         """Compact the sparsest batch.

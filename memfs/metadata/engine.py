@@ -717,8 +717,20 @@ class Local(Changes, Protocol):
         """Return this node's moves under way, oldest first; at start: what a crash cut off."""
         ...
 
-    async def list_garbage(self, limit: int, *, remote: bool = True) -> list[GarbageItem]:
-        """Return what is to be removed, oldest first; without `remote` only local files."""
+    async def list_garbage(
+        self, limit: int, *, remote: bool = True, held_from: int | None = None
+    ) -> list[GarbageItem]:
+        """Return what is to be removed, oldest first.
+
+        Args:
+            limit: At most so many.
+            remote: Without it only local files.
+            held_from: Leave out objects with this number or a higher one; None: no object.
+        """
+        ...
+
+    async def count_held(self, held_from: int) -> int:
+        """Return how many objects are garbage with this number or a higher one."""
         ...
 
     async def clear_garbage(self, items: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from memfs.encryption.keys import NO_KEYS, KeyRing
-from memfs.errors import MemfsError
+from memfs.errors import MemfsError, NotSupportedError
 from memfs.keyed_lock import KeyedLock
 from memfs.metadata.records import MoveKind
 from memfs.moves.faults import FaultPoints
@@ -98,6 +98,11 @@ class MoveParts:
     store_elsewhere: bool = True
     """False: the store lies on the disk of the state directory, and moving there frees nothing but
     what compression saves."""
+    held_from: int | None = None
+    """Objects that have become garbage with this number or a higher one stay: an export in the
+    store may name them. 0: all of them; None: not one."""
+    source: str | None = None
+    """Why nothing in the store may be changed; None: it is this state's own."""
     hot: HotBoard | None = None
     """None: there is no hot tier."""
     threads: trio.CapacityLimiter = field(
@@ -108,6 +113,19 @@ class MoveParts:
         default_factory=lambda: trio.CapacityLimiter(PROMPT_THREADS_MAX)
     )
     """For what programs wait for: hydration, and room on the disk."""
+
+
+def writable_store(parts: MoveParts) -> RemoteStore:
+    """Return the object store for who adds objects to it.
+
+    Raises:
+        NotSupportedError: There is no glacier tier, or it belongs to another state.
+    """
+    if parts.remote is None:
+        raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    if parts.source is not None:
+        raise NotSupportedError(parts.source)
+    return parts.remote
 
 
 class Attempt:

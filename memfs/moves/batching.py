@@ -18,7 +18,6 @@ from memfs.errors import (
     CorruptDataError,
     EncryptionKeyError,
     NotFoundError,
-    NotSupportedError,
     StaleInodeError,
     StoreError,
 )
@@ -30,7 +29,7 @@ from memfs.metadata.records import (
     InodeFlags,
     MoveKind,
 )
-from memfs.moves.attempt import recorded
+from memfs.moves.attempt import recorded, writable_store
 from memfs.moves.coding import unlock
 from memfs.moves.containers import append_container
 from memfs.moves.outcome import MoveOutcome, MoveResult
@@ -87,9 +86,7 @@ async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeN
         NoSpaceError: The disk has no room for the batch.
         CorruptDataError: The object does not read back equal.
     """
-    remote = parts.remote
-    if remote is None:
-        raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    remote = writable_store(parts)
     with parts.uploading.hold_free(inos) as free:
         return await _upload_batch(parts, remote, inos, free)
 
@@ -155,9 +152,7 @@ async def compact(parts: MoveParts, batch: Batch) -> int:
         CorruptDataError: A container in it is damaged: nothing changes, so that what is still
             readable of it stays where it is.
     """
-    remote = parts.remote
-    if remote is None:
-        raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    remote = writable_store(parts)
     forms = await parts.engine.list_batched(batch.key)
     if not forms:
         return 0

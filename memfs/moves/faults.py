@@ -96,6 +96,34 @@ MIGRATION_POINTS = (
 """That of a migration of the tables (`metadata.sqlite.migration`), in order."""
 
 
+EXPORT_POINTS = (
+    "export.begun",
+    "export.published",
+    "export.packed",
+    "export.stored",
+    "export.parts",
+    "export.described",
+    "export.done",
+    "export.recorded",
+    "export.forgotten",
+    "export.pruned",
+)
+"""That of an export (`exports.exporter`), in order; two of them after each object."""
+
+
+IMPORT_POINTS = (
+    "import.begun",
+    "import.part",
+    "import.indexed",
+    "import.written",
+    "import.placed",
+    "import.formatted",
+    "import.marked",
+    "import.taken",
+)
+"""That of an import and of the take-over after it (`exports.importing`), in order."""
+
+
 class FaultPoints:
     """Told of every point reached; does nothing. Crash tests pass one that kills the process."""
 

@@ -76,11 +76,16 @@ class GarbageCollector:
         if remote_due:
             self._stuck.clear()
             remote = self._parts.remote
-            if remote is not None and not await abort_unfinished(self._parts.engine, remote):
+            if self._parts.source is not None:
+                remote_due = False
+            elif remote is not None and not await abort_unfinished(self._parts.engine, remote):
                 self._backoff.fail()
                 remote_due = False
         # Objects that wait for the store must not hide what takes up room here.
-        listed = await self._parts.engine.list_garbage(limit + len(self._stuck), remote=remote_due)
+        # Nor is removed what an export in the store may name.
+        listed = await self._parts.engine.list_garbage(
+            limit + len(self._stuck), remote=remote_due, held_from=self._parts.held_from
+        )
         items = [item for item in listed if item.item not in self._stuck]
         return await self._remove(items) if items else 0
 

@@ -10,6 +10,9 @@ and a random number, which the state directory knows before the store does.
 2. A file with the mark is written, below `tmp/`. *Killed*: the next start removes it.
 3. The file is stored. *Killed*: both have the same mark.
 
+A state that was imported (`exports.importing`) has the identity of another one that may live. Until
+it takes the store over it makes no mark and changes nothing there.
+
 Invariant: the mark in the store is one that the state directory knows which was mounted last.
 Nothing in the store is changed, and nothing here is dropped for what is in the store, before the
 store has shown such a mark. A store that does not answer holds up no mount.
@@ -18,12 +21,19 @@ store has shown such a mark. A store that does not answer holds up no mount.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from memfs.errors import MemfsError, ObjectMissingError, StaleStateError, UsageError
+from memfs.errors import (
+    MemfsError,
+    NotSupportedError,
+    ObjectMissingError,
+    StaleStateError,
+    UsageError,
+)
 from memfs.exit_codes import ExitCode
 from memfs.moves.faults import FaultPoints
 from memfs.stores.disk import disk_errors
@@ -39,6 +49,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTING = "generation"
+SOURCE_SETTING = "source"
+"""`glacier.url` of the store that this state was imported from and has not taken over."""
+
 PREFIX = "states/"
 """That of the keys of marks; no container has such a key."""
 
@@ -48,6 +61,9 @@ PATIENCE_S = 5.0
 RETRY_S = 60.0
 KNOWN_COUNT_MAX = 16
 """Marks that a state directory remembers while the store tells it nothing, a mount each."""
+
+FRESH_S = 60.0
+"""Who removes objects knows for so long that no other mount has come."""
 
 _TOKEN_BYTES = 8
 _MARK_BYTES_MAX = 64
@@ -92,6 +108,9 @@ class StateGeneration:
         """Tokens of marks that are this state directory's, that of this mount first."""
         self._asking = trio.Lock()
         self._confirmed = False
+        self._confirmed_s = -math.inf
+        self.source: str | None = None
+        """Why nothing in the store may be changed; None: it is this state's own."""
         self._failure: MemfsError | None = None
         self.refusal: str | None = None
         """Why this mount must not go on; None as long as nothing speaks against it."""
@@ -113,13 +132,35 @@ class StateGeneration:
             UsageError: The store has seen a later mount of this state directory.
             MemfsError: The state directory cannot be written.
         """
+        source = await self._engine.get_setting(SOURCE_SETTING)
+        if source is not None:
+            self.source = (
+                f"this state was imported from {source.decode()}, where nothing is changed before "
+                "it takes the store over: unmount, then `memfs snapshot import --take-over`"
+            )
+            return
+        await self._begin(take_stale=take_stale)
+
+    async def take_over(self) -> None:
+        """Make the mark of a mount, whichever state has made the one in the store.
+
+        Raises:
+            StoreError: The store does not answer.
+        """
+        await self._read()
+        await self._begin(take_stale=True)
+        await self.confirm()
+        await self._write()
+        self.noted = True
+
+    async def _begin(self, *, take_stale: bool) -> None:
         stored = (await self._engine.get_setting(SETTING) or b"0").decode().split()
         self._number, self._known = int(stored[0]), stored[1:]
         seen: Mark | None = None
         with trio.move_on_after(PATIENCE_S):
             try:
                 seen = await self._read()
-                self._confirmed = True
+                self._note_confirmed()
             except MemfsError as error:
                 log.info("the store does not tell the generation of this state: %s", error)
         if seen is not None and not self._is_own(seen):
@@ -143,7 +184,10 @@ class StateGeneration:
         Raises:
             StaleStateError: This state directory is an older copy.
             StoreError: The store does not tell.
+            NotSupportedError: This state has not taken the store over.
         """
+        if self.source is not None:
+            raise NotSupportedError(self.source)
         if self._confirmed:
             return
         failure = self._failure
@@ -158,7 +202,7 @@ class StateGeneration:
                     self._failure = error
                     raise
                 if seen is None or self._is_own(seen):
-                    self._confirmed = True
+                    self._note_confirmed()
                     return
                 self.refusal = (
                     f"{self._refuse(seen)}; the store told that after the mount had begun, and "
@@ -169,9 +213,29 @@ class StateGeneration:
         if self.refusal is not None:
             raise StaleStateError(self.refusal)
 
+    async def confirm_copies(self) -> None:
+        """Do as `confirm`, before local copies go for what is in the store.
+
+        A state that has not taken it over may: nothing but what it has fetched from there goes.
+        """
+        if self.source is None:
+            await self.confirm()
+
+    async def confirm_anew(self) -> None:
+        """Do as `confirm`, where the store has not shown it just now: before objects go.
+
+        Another state may have taken the store over while this mount was there.
+        """
+        if trio.current_time() - self._confirmed_s > FRESH_S:
+            self._confirmed = False
+        await self.confirm()
+
+    def _note_confirmed(self) -> None:
+        self._confirmed, self._confirmed_s = True, trio.current_time()
+
     async def run(self) -> None:
         """Note the mark in the store, as soon as that takes it."""
-        while True:
+        while self.source is None:
             if await self.try_to_mark():
                 return
             await trio.sleep(RETRY_S)

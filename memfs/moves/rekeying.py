@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.errors import NotSupportedError
 from memfs.metadata.records import Form, FormReplacement, InodeFlags, MoveKind
-from memfs.moves.attempt import recorded
+from memfs.moves.attempt import recorded, writable_store
 from memfs.moves.coding import encryption_of, is_under, key_of, unlock
 from memfs.moves.containers import Container
 from memfs.moves.dropping import drop_form
@@ -93,9 +92,7 @@ async def _find_old(parts: MoveParts, inode: Inode, kind: FormKind) -> Form | No
 
 
 async def _rekey_remote(parts: MoveParts, inode: Inode, former: Form) -> MoveResult:
-    remote = parts.remote
-    if remote is None:
-        raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    remote = writable_store(parts)
     key = object_key(former.blob, inode.generation)
 
     async def publish(intent: IntentId, stored: Sequence[Stored]) -> MoveResult:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.errors import NotSupportedError
 from memfs.metadata.records import Form, InodeFlags, MoveKind
-from memfs.moves.attempt import recorded
+from memfs.moves.attempt import recorded, writable_store
 from memfs.moves.containers import Container, append_container, find_packed, fits_store
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form, live_blob
@@ -63,14 +62,13 @@ async def upload(parts: MoveParts, ino: InodeNo, *, seen: Inode | None = None) -
         CorruptDataError: The object does not read back equal, or its source is damaged.
         EncryptionKeyError: Its source is encrypted with a key that is not configured.
     """
-    if parts.remote is None:
-        raise NotSupportedError("no glacier tier is configured: set glacier.url")
+    remote = writable_store(parts)
     if parts.uploading.is_held(ino):
         # It is another one when that upload has ended.
         seen = None
     async with parts.uploading.hold(ino):
         inode = seen or await parts.engine.get_inode(ino)
-        return await _upload(parts, parts.remote, inode)
+        return await _upload(parts, remote, inode)
 
 
 async def _upload(parts: MoveParts, remote: RemoteStore, inode: Inode) -> MoveResult:

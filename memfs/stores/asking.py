@@ -21,12 +21,22 @@ class AskingStore(ForwardingStore):
     """A store that is read by everybody, and changed by those who may.
 
     Args:
-        ask: Returns if changes are allowed; raises a `StoreError` if not.
+        ask: Returns if changes are allowed; raises an error if not.
+        ask_to_drop: Before local copies go for what is there; None: `ask`.
+        ask_to_remove: Before an object goes; None: `ask`.
     """
 
-    def __init__(self, inner: RemoteStore, ask: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        inner: RemoteStore,
+        ask: Callable[[], Awaitable[None]],
+        ask_to_drop: Callable[[], Awaitable[None]] | None = None,
+        ask_to_remove: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         super().__init__(inner)
         self._ask = ask
+        self._ask_to_drop = ask_to_drop or ask
+        self._ask_to_remove = ask_to_remove or ask
 
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store, where it is allowed."""
@@ -44,12 +54,12 @@ class AskingStore(ForwardingStore):
 
     async def stat(self, key: str) -> ObjectStat:
         """As the inner store, where it is allowed: copies are dropped for what it returns."""
-        await self._ask()
+        await self._ask_to_drop()
         return await self._inner.stat(key)
 
     async def delete(self, key: str) -> None:
         """As the inner store, where it is allowed."""
-        await self._ask()
+        await self._ask_to_remove()
         await self._inner.delete(key)
 
     async def abort_uploads(self, key: str) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from memfs.control.report import (
         CodecReport,
+        ExportReport,
         IndexReport,
         PrefetchReport,
         QuotaReport,
@@ -72,6 +73,8 @@ def print_status(report: StatusReport) -> None:
         console.print(f"  {note}", soft_wrap=True)
     if (line := _snapshots_line(report.snapshots)) is not None:
         console.print(f"  {line}", soft_wrap=True)
+    if (note := _export_note(report.export)) is not None:
+        console.print(f"  {note}", soft_wrap=True)
     if report.policy.note is not None:
         console.print(f"  {report.policy.note}", soft_wrap=True)
     for pool in report.policy.pools:
@@ -83,6 +86,30 @@ def print_status(report: StatusReport) -> None:
         console.print(_codec_table(report.codecs))
     for line in _work_lines(report.work):
         console.print(f"  {line}", soft_wrap=True)
+
+
+def _export_note(export: ExportReport | None) -> str | None:
+    """Return what would be left if the disk of the state were lost."""
+    if export is None:
+        return None
+    if export.refusal is not None:
+        return export.refusal
+    if export.age_s is None:
+        told = "export: none yet, the object store alone is not enough to mount again"
+    else:
+        told = f"export: {format_duration(export.age_s)} old, {export.file_count} files"
+        if export.missing_count:
+            told += (
+                f"; {export.missing_count} of them, {format_size(export.missing_bytes)}, have no "
+                "object"
+            )
+    if export.running:
+        told += "; one is being made"
+    elif export.error is not None:
+        told += f"; the last one failed: {export.error}"
+    elif export.interval_s is None:
+        told += "; only by hand: memfs snapshot export"
+    return told
 
 
 def _index_note(index: IndexReport) -> str | None:

@@ -38,6 +38,7 @@ from memfs.metadata.sqlite.statements import (
 from memfs.types import (
     NO_BLOB,
     NO_RAW,
+    NOW,
     OWN_STORE,
     BlobId,
     FormKind,
@@ -319,12 +320,21 @@ class Contents(Attributes):
         return True
 
     # --- garbage ---------------------------------------------------------------------------------
-    async def list_garbage(self, limit: int, *, remote: bool = True) -> list[GarbageItem]:
-        local = "" if remote else " where kind <> 'remote'"
+    async def list_garbage(
+        self, limit: int, *, remote: bool = True, held_from: int | None = None
+    ) -> list[GarbageItem]:
+        until = (NOW if held_from is None else held_from) if remote else 0
         rows = self._rows(
-            f"select item, kind, location from garbage{local} order by item limit ?", (limit,)
+            "select item, kind, location from garbage where kind <> 'remote' or item < ?"
+            " order by item limit ?",
+            (until, limit),
         )
         return [GarbageItem(item, FormKind(kind), location) for item, kind, location in rows]
+
+    async def count_held(self, held_from: int) -> int:
+        query = "select count(*) from garbage where kind = 'remote' and item >= ?"
+        ((count,),) = self._rows(query, (held_from,))
+        return int(count)
 
     async def clear_garbage(self, items: Sequence[int]) -> None:
         self._begin_change()

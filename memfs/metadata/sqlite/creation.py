@@ -12,12 +12,14 @@ import stat
 from typing import TYPE_CHECKING
 
 from memfs.errors import MetadataError, NoSpaceError, StateDamagedError, UsageError
+from memfs.exit_codes import ExitCode
 from memfs.metadata.records import Inode
 from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
 from memfs.metadata.sqlite.format import (
     FORMAT_NUMBER,
+    IMPORT_NAME,
     new_state_id,
     sync_directory,
     write_format,
@@ -75,7 +77,12 @@ def create_journals(state_dir: Path, state_id: bytes, applied: int) -> None:
 
 
 def _refuse_used(state_dir: Path) -> None:
-    """See that no journal has ever been opened: the format file is older than that."""
+    """See that no import was cut short, and no journal ever opened: the format file is older."""
+    if (state_dir / IMPORT_NAME).exists():
+        raise UsageError(
+            f"{state_dir}: an import was cut short: run `memfs snapshot import` again",
+            ExitCode.STATE_UNUSABLE,
+        )
     for name in JOURNAL_NAMES:
         path = state_dir / name
         if path.exists():

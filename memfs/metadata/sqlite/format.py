@@ -29,6 +29,9 @@ FILE_NAME = "format"
 REPAIR_NAME = "repairing"
 """A file that is there while a repair goes on."""
 
+IMPORT_NAME = "importing"
+"""A file that is there while an import goes on (`sqlite.importing`)."""
+
 STATE_ID_BYTES = 16
 
 

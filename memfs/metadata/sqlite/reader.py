@@ -1,7 +1,8 @@
-"""`python -m memfs.metadata.sqlite.reader STATE_DIR`: answers filters from the tables, apart.
+"""`python -m memfs.metadata.sqlite.reader STATE_DIR`: reads filters and exports from the tables.
 
-Invariant: nothing is written, and no request outlives its deadline by more than `GRACE_S`. SQLite
-is interrupted; `re` cannot be, and then the kernel ends this process.
+Invariant: nothing is written but the parts of an export, where the daemon says; and no request
+outlives its deadline by more than `GRACE_S`. SQLite is interrupted; `re` cannot be, and then the
+kernel ends this process.
 
 The daemon is at standard input and output, a line of JSON for a request and for an answer; the end
 of the input is the end of this process. What it sees is what the daemon has committed to SQLite.
@@ -82,13 +83,36 @@ class _Reader:
         # Its default action ends the process, whatever that is doing.
         signal.setitimer(signal.ITIMER_REAL, budget_s + GRACE_S)
         try:
+            if "export" in request:
+                return self._export(request)
             return self._page(request, time.perf_counter() + budget_s)
         except NotFoundError as error:
             return {"gone": str(error)}
-        except (MemfsError, sqlite3.Error, MemoryError) as error:
+        except (MemfsError, sqlite3.Error, OSError, MemoryError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _export(self, request: dict[str, Any]) -> dict[str, object]:
+        """Write the next parts of an export into files; the alarm ends what takes too long."""
+        # Imported here: most readers never do this.
+        from memfs.metadata.sqlite.exporting import read_page, write_part
+
+        self._connection.execute("begin")
+        try:
+            page = read_page(
+                self._connection, request["export"], request["snap"], tuple(request["after"])
+            )
+        finally:
+            self._connection.execute("rollback")
+        told = page._asdict()
+        told["parts"] = [
+            {"kind": part.kind, "row_count": part.row_count, "size": len(part.data)}
+            for part in page.parts
+        ]
+        for part, path in zip(page.parts, request["paths"], strict=False):
+            write_part(path, part.data)
+        return told
 
     def _page(self, request: dict[str, Any], until_s: float) -> dict[str, object]:
         connection = self._connection

@@ -22,10 +22,11 @@ from memfs.metadata.sqlite.reader import GRACE_S
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from memfs.metadata.sqlite.engine import SqliteEngine
+    from memfs.types import SnapshotId
 
 BUDGET_S = 10.0
 """That of one page. The log of the tables grows meanwhile, with the changes of programs."""
@@ -135,6 +136,46 @@ class ReaderProcess:
             answer["is_exact"],
             answer["driver"],
         )
+
+    async def read_parts(
+        self, table: str, snap: SnapshotId, after: tuple[int, int], paths: Sequence[Path]
+    ) -> dict[str, Any]:
+        """Have the next parts of an export written into files.
+
+        Args:
+            table: As of `exporting.read_page`.
+            snap: The snapshot, which `publish` has brought into the tables.
+            after: As there.
+            paths: Those of two new files below the state directory.
+
+        Returns:
+            The fields of `exporting.Page`, each part with its size instead of its bytes.
+
+        Raises:
+            MetadataError: It cannot be done.
+        """
+        request: dict[str, object] = {
+            "export": table,
+            "snap": snap,
+            "after": after,
+            "paths": [str(path) for path in paths],
+            "budget_s": self._budget_s,
+        }
+        async with self._lock:
+            self._engine.note_reader(is_there=True)
+            try:
+                answer = await self._ask(request)
+            except QueryTimeoutError:
+                raise MetadataError(
+                    f"a part of the export takes longer than {self._budget_s:g} s, or has ended "
+                    "the reader process"
+                ) from None
+            finally:
+                self._engine.note_reader(is_there=False)
+                self._used_s = trio.current_time()
+        if "error" in answer:
+            raise MetadataError(f"the tables cannot be exported: {answer['error']}")
+        return answer
 
     async def publish(self) -> None:
         """Bring all changes so far into the tables, for whatever reads them.

@@ -92,6 +92,7 @@ class _Collection:
         self._dry_run = dry_run
         self._removed_count = 0
         self._left_count = 0
+        self._held_count = 0
         self._compacted_count = 0
         self._freed_bytes = 0
         self._sparse: dict[str, Any] = {}
@@ -115,6 +116,7 @@ class _Collection:
             answer = self._served.gc_garbage(dry_run=self._dry_run)
             self._removed_count += answer["removed_count"]
             self._left_count = answer["left_count"]
+            self._held_count = answer["held_count"]
             total_count = self._removed_count + self._left_count
             show("removing garbage", self._removed_count, total_count)
             if not answer["removed_count"]:
@@ -167,6 +169,7 @@ class _Collection:
             "complete": self.complete,
             "removed_count": self._removed_count,
             "left_count": self._left_count,
+            "held_count": self._held_count,
             "compacted_count": self._compacted_count,
             "freed_bytes": self._freed_bytes,
             "sparse": self._sparse,
@@ -179,7 +182,11 @@ class _Collection:
         """Print all of it for people."""
         for failure in self._failures:
             complain(str(failure))
-        tell(f"garbage: {self._removed_count} removed, {self._left_count} left")
+        held = f"; {self._held_count} objects stay while exports name them"
+        tell(
+            f"garbage: {self._removed_count} removed, {self._left_count} left"
+            f"{held if self._held_count else ''}"
+        )
         tell(
             f"batches: {self._compacted_count} compacted, {format_size(self._freed_bytes)} freed; "
             f"{self._sparse['left_count']} sparse ones left"

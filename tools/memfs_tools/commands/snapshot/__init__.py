@@ -16,6 +16,8 @@ _PACKAGE = "memfs_tools.commands.snapshot"
         "list": f"{_PACKAGE}.listing:list_snapshots",
         "show": f"{_PACKAGE}.listing:show",
         "delete": f"{_PACKAGE}.delete:delete",
+        "export": f"{_PACKAGE}.export:export",
+        "import": f"{_PACKAGE}.importing:import_",
     },
 )
 def snapshot() -> None:

@@ -1,0 +1,269 @@
+"""The description of an export: which objects it is made of, and what they hold.
+
+The objects of a state lie below `meta/` and its identity:
+
+- `parts/SNAP-NUMBER-RANDOM`: rows of the tables, in the columns of `metadata.columns`. Exports
+  share the parts that have not changed.
+- `SNAP/contents-RANDOM`: the description, which names the parts with their digests.
+- `SNAP/done.json`: names the description with its digest, and comes last. Without it there is no
+  export.
+
+All but the last are containers, as those of files: compressed, checked by their digests, encrypted
+where the objects of files are. A container is bound to the state, and to the number of the snapshot
+as to a blob: no blob has that number. `done.json` has numbers and no name, and is in clear.
+
+Invariant: what is read here is of the types that it must have, or `CorruptDataError` is raised.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memfs.errors import CorruptDataError
+from memfs.metadata.records import Blob
+from memfs.stores.envelope import STATE_ID_BYTES
+from memfs.types import BlobId, FormCoding, Layout, Place, SnapshotId, StateId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "meta/"
+"""That of the keys of all states' exports; no container of a file has such a key."""
+
+FORMAT = 1
+DONE_BYTES_MAX = 4096
+_DONE_NAME = "done.json"
+_DONE_KEY = re.compile(rf"{PREFIX}([0-9a-f]{{32}})/([0-9a-f]{{16}})/{re.escape(_DONE_NAME)}")
+_KEY = re.compile(rf"{PREFIX}[0-9a-f]{{32}}/[0-9a-z./-]{{1,100}}")
+
+
+class Sealed(NamedTuple):
+    """An object of an export, and the content that it must hold."""
+
+    key: str
+    snap: SnapshotId
+    """That of the export that has written it."""
+    size: int
+    """Bytes before compression."""
+    digest: bytes
+    """BLAKE3-256 of what is in it."""
+    stored_bytes: int
+    codec: str
+    key_id: str
+    """That of the key that encrypts it; empty: it is in clear."""
+    table_id: str
+
+    @property
+    def place(self) -> Place:
+        """Where it lies, as of `stores.contents.StoredForm`."""
+        return Place(self.key)
+
+    @property
+    def layout(self) -> Layout:
+        """How its bytes lie, as of `stores.contents.StoredForm`."""
+        return Layout.CONTAINER
+
+    @property
+    def blob(self) -> Blob:
+        """What it must hold."""
+        return Blob(BlobId(int(self.snap)), self.size, self.digest)
+
+    @property
+    def coding(self) -> FormCoding:
+        """How it is encoded."""
+        return FormCoding(self.codec, 1, self.key_id, self.table_id)
+
+
+class Part(NamedTuple):
+    """A part of an export."""
+
+    kind: str
+    """`inodes`, `contents` or `dentries`."""
+    row_count: int
+    sealed: Sealed
+
+
+class Description(NamedTuple):
+    """An export."""
+
+    state_id: StateId
+    snap: SnapshotId
+    created_ns: int
+    """The instant that it shows, by the wall clock."""
+    next_id: int
+    """No number in it reaches this one."""
+    file_count: int
+    """Regular files."""
+    content_bytes: int
+    missing_count: int
+    """Files of these whose bytes had no object."""
+    missing_bytes: int
+    parts: tuple[Part, ...]
+
+    @property
+    def digests(self) -> list[tuple[str, bytes]]:
+        """Kinds and digests of all parts, in order: what it says, wherever that lies."""
+        return [(part.kind, part.sealed.digest) for part in self.parts]
+
+    def encode(self) -> bytes:
+        """Return it as its object has it."""
+        fields: dict[str, Any] = {"format": FORMAT, **self._asdict()}
+        fields["state_id"] = self.state_id.hex()
+        fields["parts"] = [
+            {"kind": part.kind, "row_count": part.row_count, **_fields_of(part.sealed)}
+            for part in self.parts
+        ]
+        return json.dumps(fields, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, data: bytes, name: str) -> Description:
+        """Return what `encode` gave.
+
+        Raises:
+            CorruptDataError: It is not that, or of a later version.
+        """
+        fields = _load(data, name)
+        try:
+            parts = tuple(
+                Part(_text(each, "kind"), _number(each, "row_count"), _sealed(each))
+                for each in fields["parts"]
+            )
+            snap, *numbers = (_number(fields, field) for field in cls._fields[1:-1])
+            found = cls._make((_state_id(fields["state_id"]), SnapshotId(snap), *numbers, parts))
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorruptDataError(f"{name}: no description of an export: {error}") from None
+        return found
+
+
+class Done(NamedTuple):
+    """What says that an export is complete."""
+
+    state_id: StateId
+    snap: SnapshotId
+    created_ns: int
+    contents: Sealed
+    """The object of the description."""
+
+    @property
+    def key(self) -> str:
+        """That of its own object."""
+        return done_key(self.state_id, self.snap)
+
+    def encode(self) -> bytes:
+        """Return it as its object has it."""
+        fields = {
+            "format": FORMAT,
+            "state_id": self.state_id.hex(),
+            "snap": self.snap,
+            "created_ns": self.created_ns,
+            "contents": _fields_of(self.contents),
+        }
+        return json.dumps(fields, indent=1).encode()
+
+    @classmethod
+    def decode(cls, data: bytes, name: str) -> Done:
+        """Return what `encode` gave; raises `CorruptDataError` as `Description.decode`."""
+        fields = _load(data, name)
+        try:
+            contents = _sealed(fields["contents"])
+            return cls(
+                _state_id(fields["state_id"]),
+                SnapshotId(_number(fields, "snap")),
+                _number(fields, "created_ns"),
+                contents,
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorruptDataError(f"{name}: no mark of an export: {error}") from None
+
+
+class ExportId(NamedTuple):
+    """A complete export in a store."""
+
+    snap: SnapshotId
+    state_id: StateId
+
+    def __str__(self) -> str:
+        """How users read and write it."""
+        return f"{self.state_id.hex()[:8]}-{self.snap:x}"
+
+
+def root_of(state_id: StateId) -> str:
+    """Return the prefix of the keys of one state's exports."""
+    return f"{PREFIX}{state_id.hex()}/"
+
+
+def done_key(state_id: StateId, snap: SnapshotId) -> str:
+    """Return the key of what says that an export is complete."""
+    return f"{root_of(state_id)}{snap:016x}/{_DONE_NAME}"
+
+
+def contents_key(state_id: StateId, snap: SnapshotId) -> str:
+    """Return a key for the description of an export, never used before."""
+    return f"{root_of(state_id)}{snap:016x}/contents-{secrets.token_hex(4)}"
+
+
+def part_key(state_id: StateId, snap: SnapshotId, number: int) -> str:
+    """Return a key for a part, never used before."""
+    return f"{root_of(state_id)}parts/{snap:016x}-{number:x}-{secrets.token_hex(4)}"
+
+
+def parse_done_key(key: str) -> tuple[StateId, SnapshotId] | None:
+    """Return whose export a key says to be complete; None: it is another key."""
+    found = _DONE_KEY.fullmatch(key)
+    if found is None:
+        return None
+    return StateId(bytes.fromhex(found[1])), SnapshotId(int(found[2], 16))
+
+
+def _fields_of(sealed: Sealed) -> dict[str, Any]:
+    return {**sealed._asdict(), "digest": sealed.digest.hex()}
+
+
+def _load(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(data)
+        number = fields["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptDataError(f"{name}: is damaged: {error}") from None
+    if number != FORMAT:
+        raise CorruptDataError(f"{name}: format {number!r} is unknown; a newer memfs may read it")
+    assert isinstance(fields, dict)
+    return fields
+
+
+def _sealed(fields: Mapping[str, Any]) -> Sealed:
+    key, digest = _text(fields, "key"), bytes.fromhex(_text(fields, "digest"))
+    if not _KEY.fullmatch(key) or ".." in key:
+        raise ValueError(f"the key {key!r}")
+    return Sealed(
+        key,
+        SnapshotId(_number(fields, "snap")),
+        _number(fields, "size"),
+        digest,
+        _number(fields, "stored_bytes"),
+        *(_text(fields, name) for name in Sealed._fields[5:]),
+    )
+
+
+def _number(fields: Mapping[str, Any], name: str) -> int:
+    value = fields[name]
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields[name]
+    if type(value) is not str:
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _state_id(text: object) -> StateId:
+    state_id = bytes.fromhex(str(text))
+    if len(state_id) != STATE_ID_BYTES:
+        raise ValueError("an identity of another length")
+    return StateId(state_id)

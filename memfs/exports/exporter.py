@@ -1,0 +1,563 @@
+"""Exporter: puts the metadata of a mount beside its objects, by rule and by hand.
+
+1. One change makes the snapshot that is exported, and notes that it is. From here on an object that
+   becomes garbage stays: the export may name it (`MoveParts.held_from`).
+2. The reader process writes the tables into files, part by part; a part that the export before had
+   with the same digest is not stored again.
+3. The description is stored, and then what says that the export is complete (`done.json`).
+4. The state notes that, and the snapshot goes.
+5. Exports beyond `snapshots.export_keep_count` go: first what says that they are complete, then the
+   note, then the objects that no export names any more, with what killed ones have left.
+
+*Killed* in 1 to 3: the next mount forgets the unfinished export and its snapshot, and the exports
+before are as they were. In 4: the same, unless the note was written. In 5: the next export goes on.
+
+Invariant: while an export is in the store, so are all objects that it names.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import trio
+
+from memfs.errors import AlreadyExistsError, MemfsError, NotFoundError, NotSupportedError
+from memfs.exports.description import (
+    DONE_BYTES_MAX,
+    Description,
+    Done,
+    ExportId,
+    Part,
+    contents_key,
+    done_key,
+    part_key,
+    root_of,
+)
+from memfs.exports.objects import open_sealed, seal_file
+from memfs.moves.coding import key_of
+from memfs.stores.digesting import digest_file
+from memfs.types import FormKind, SnapshotId
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from memfs.config import SnapshotsConfig
+    from memfs.moves.attempt import MoveParts
+    from memfs.placement.quotas import Quotas
+    from memfs.stores.store import RemoteStore
+    from memfs.types import StateId
+
+log = logging.getLogger(__name__)
+
+SETTING = "exports"
+LABELS = (("memfs.export", ""),)
+"""That of the snapshots that are being exported."""
+
+COUNTS = ("file_count", "content_bytes", "missing_count", "missing_bytes")
+"""As of `metadata.sqlite.exporting.Page`."""
+
+TABLES = ("inodes", "dentries")
+"""As of `metadata.sqlite.exporting.read_page`."""
+
+UPLOADS_MAX = 3
+"""Objects of an export under way at a time. Guess."""
+
+MOUNT_PAUSE_S = 300.0
+"""A mount that begins exports so much later at the earliest: it may end soon. Guess."""
+
+AGAIN_S = 300.0
+"""Pause after an export that failed. Guess."""
+
+STEP_COUNT = 1000
+"""Inodes of a step of the removal of a snapshot: some 4 ms."""
+
+
+class Reader(Protocol):
+    """Reads the tables in another process (`metadata.sqlite.reader_process`)."""
+
+    async def publish(self) -> None:
+        """Bring all changes so far into the tables."""
+
+    async def read_parts(
+        self, table: str, snap: SnapshotId, after: tuple[int, int], paths: Sequence[Path]
+    ) -> dict[str, Any]:
+        """Have the next parts written into files."""
+
+
+class ExportNote(NamedTuple):
+    """An export as the state remembers it."""
+
+    snap: SnapshotId
+    created_ns: int
+    is_done: bool
+    checked_ns: int = 0
+    """When all was still as it is in this export, by the wall clock."""
+    file_count: int = 0
+    content_bytes: int = 0
+    missing_count: int = 0
+    """Files whose bytes had no object."""
+    missing_bytes: int = 0
+
+
+class ExportProgress(NamedTuple):
+    """What the exporter is at."""
+
+    running: bool = False
+    row_count: int = 0
+    """Inodes and names that are read."""
+    row_total: int = 0
+    stored_count: int = 0
+    """Objects that were stored; parts that have not changed are not among them."""
+    stored_bytes: int = 0
+    finished_count: int = 0
+    """Attempts that have ended since the mount."""
+    error: str | None = None
+    """Why the last one failed; None: it did not."""
+
+
+class Exporter:
+    """Exports one mount.
+
+    Args:
+        parts: What moves work with; `remote` is not None.
+        reader: Reads the tables.
+        quotas: Those of the day.
+        settle: Seals what can be sealed.
+        confirm: Returns once the store has shown anew that this state may change it.
+        config: How often, and how many are kept.
+        by_rule: False: only when it is asked for.
+        clock: Nanoseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        parts: MoveParts,
+        reader: Reader,
+        quotas: Quotas,
+        settle: Callable[[], Awaitable[object]],
+        confirm: Callable[[], Awaitable[None]],
+        config: SnapshotsConfig,
+        *,
+        by_rule: bool = True,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._parts = parts
+        self._engine = parts.engine
+        self._reader = reader
+        self._quotas = quotas
+        self._settle = settle
+        self._confirm = confirm
+        self._config = config
+        self._by_rule = by_rule
+        self._clock = clock
+        self._lock = trio.Lock()
+        self._wanted = trio.Event()
+        self._notes: list[ExportNote] = []
+        self._claimed: set[SnapshotId] = set()
+        """Unfinished exports that the store may have as complete ones."""
+        self._newest: Description | None = None
+        self.progress = ExportProgress()
+
+    @property
+    def notes(self) -> Sequence[ExportNote]:
+        """The exports that are complete, newest first."""
+        return [note for note in reversed(self._notes) if note.is_done]
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing is exported; None: it is."""
+        return self._parts.source
+
+    def name_of(self, note: ExportNote) -> str:
+        """Return how users write an export."""
+        return str(ExportId(note.snap, self._engine.state_id))
+
+    @property
+    def interval_s(self) -> float | None:
+        """So often it exports by itself; None: never."""
+        if not self._by_rule or self._parts.source is not None:
+            return None
+        return self._config.export_s or None
+
+    async def begin(self) -> None:
+        """Take what earlier mounts noted; before anything in the store is removed."""
+        self._notes = load_notes(await self._engine.get_setting(SETTING))
+        self._claimed = {note.snap for note in self._notes if not note.is_done}
+        self._hold()
+
+    def _hold(self) -> None:
+        """An object that became garbage after an export began may be named in it."""
+        self._parts.held_from = min((note.snap for note in self._notes), default=None)
+
+    async def run(self) -> None:
+        """Export when it is due, or asked for; a task of the mount."""
+        begun_s = trio.current_time()
+        while True:
+            await self._try_to_forget()
+            with trio.move_on_after(self._due_s(begun_s)):
+                await self._wanted.wait()
+            self._wanted = trio.Event()
+            try:
+                await self.export()
+            except MemfsError as error:
+                # Told by `memfs status` too, with the age of the last one.
+                log.warning("the metadata are not exported, trying again later: %s", error)
+
+    def _due_s(self, begun_s: float) -> float:
+        """Return for how long to wait."""
+        interval_s = self.interval_s
+        if interval_s is None:
+            return float("inf")
+        if self.progress.error is not None:
+            return min(AGAIN_S, interval_s)
+        first_s = begun_s + min(MOUNT_PAUSE_S, interval_s) - trio.current_time()
+        notes = self.notes
+        if not notes:
+            return max(first_s, begun_s + interval_s - trio.current_time())
+        age_s = (self._clock() - notes[0].checked_ns) / 1e9
+        return max(first_s, interval_s - max(0.0, age_s), 0.0)
+
+    def begin_now(self) -> int:
+        """Have an export made as soon as can be.
+
+        Returns:
+            `ExportProgress.finished_count` once that has ended; a later one ends with it too.
+
+        Raises:
+            NotSupportedError: The store belongs to another state.
+        """
+        if self._parts.source is not None:
+            raise NotSupportedError(self._parts.source)
+        self._wanted.set()
+        return self.progress.finished_count + (2 if self.progress.running else 1)
+
+    async def export(self) -> ExportNote:
+        """Export the present instant.
+
+        Raises:
+            MemfsError: It was not possible; exports before are as they were.
+        """
+        async with self._lock:
+            finished = self.progress.finished_count
+            self.progress = ExportProgress(running=True, finished_count=finished)
+            error: str | None = None
+            try:
+                note = await self._export()
+            except BaseException as failure:
+                error = str(failure) or type(failure).__name__
+                raise
+            finally:
+                self.progress = self.progress._replace(
+                    running=False, finished_count=finished + 1, error=error
+                )
+            return note
+
+    async def _export(self) -> ExportNote:
+        parts, remote = self._parts, self._parts.remote
+        if remote is None:
+            raise NotSupportedError("no glacier tier is configured: set glacier.url")
+        if parts.source is not None:
+            raise NotSupportedError(parts.source)
+        await self._confirm()
+        await self._forget_unfinished()
+        former = await self._find_newest(remote)
+        await self._settle()
+        note = await self._begin()
+        try:
+            await self._reader.publish()
+            parts.faults.reach("export.published")
+            description, is_new = await self._store_parts(remote, note, former)
+            if former is not None and not is_new:
+                # All is as it was, byte by byte: there is nothing to say again.
+                return await self._note_unchanged(former)
+            contents = await self._store_description(remote, description)
+            parts.faults.reach("export.described")
+            # Nobody takes the export of a state for the newest one that another has taken over.
+            await self._confirm()
+            self._claimed.add(note.snap)
+            await self._store_done(remote, contents)
+            parts.faults.reach("export.done")
+            done = self._done_note(description)
+            await self._note([done if each.snap == note.snap else each for each in self._notes])
+            parts.faults.reach("export.recorded")
+            self._newest = description
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._try_to_forget()
+        await self._prune(remote)
+        log.info(
+            "exported: %d files, %d of them without an object; %d objects stored",
+            done.file_count,
+            done.missing_count,
+            self.progress.stored_count,
+        )
+        return done
+
+    async def _begin(self) -> ExportNote:
+        """Make the snapshot, and note that it is being exported."""
+        engine, now_ns = self._engine, self._clock()
+        total = (await engine.usage()).inode_count
+        self.progress = self.progress._replace(row_total=2 * total)
+        number = now_ns
+        while True:
+            try:
+                async with engine.change():
+                    snapshot = await engine.create_snapshot(
+                        f"export-{number}", now_ns, "being exported", LABELS
+                    )
+                    note = ExportNote(snapshot.snap, now_ns, is_done=False)
+                    await self._put([*self._notes, note])
+                break
+            except AlreadyExistsError:
+                number += 1
+        self._notes.append(note)
+        self._hold()
+        await trio.to_thread.run_sync(engine.sync)
+        self._parts.faults.reach("export.begun")
+        return note
+
+    # --- parts -----------------------------------------------------------------------------------
+    async def _store_parts(
+        self, remote: RemoteStore, note: ExportNote, former: Description | None
+    ) -> tuple[Description, bool]:
+        """Store what has changed; returns the description, and whether anything was stored."""
+        known = {
+            (part.kind, part.sealed.digest): part
+            for part in (former.parts if former is not None else ())
+            if part.sealed.key_id == self._key_id()
+        }
+        found: dict[int, Part] = {}
+        counts = dict.fromkeys(COUNTS, 0)
+        slots = trio.CapacityLimiter(UPLOADS_MAX)
+        number = 0
+        failures: list[MemfsError] = []
+
+        async def take(number: int, kind: str, row_count: int, path: Path) -> None:
+            try:
+                async with slots:
+                    found[number] = await self._take_part(
+                        remote, note.snap, number, kind, row_count, path, known
+                    )
+            except MemfsError as error:
+                failures.append(error)
+            finally:
+                await trio.to_thread.run_sync(partial(path.unlink, missing_ok=True))
+
+        async with trio.open_nursery() as nursery:
+            for table in TABLES:
+                after: tuple[int, int] | None = (0, 0)
+                while after is not None and not failures:
+                    # Files wait on the disk: not more than a few.
+                    async with slots:
+                        pass
+                    temporary = self._parts.packed_store.temporary_path
+                    paths = [temporary("export"), temporary("export")]
+                    page = await self._reader.read_parts(table, note.snap, after, paths)
+                    for told, path in zip(page["parts"], paths, strict=False):
+                        number += 1
+                        nursery.start_soon(take, number, told["kind"], told["row_count"], path)
+                    rows = page["parts"][0]["row_count"]
+                    self.progress = self.progress._replace(row_count=self.progress.row_count + rows)
+                    for name in counts:
+                        counts[name] += page[name]
+                    after = None if page["after"] is None else (*page["after"],)
+        if failures:
+            raise failures[0]
+        self._parts.faults.reach("export.parts")
+        # Blobs may have come since the snapshot; nothing in the parts is younger than this.
+        next_id = int(self._engine.reserve_blob())
+        parts = tuple(found[at] for at in sorted(found))
+        description = Description(
+            self._engine.state_id, note.snap, note.created_ns, next_id, **counts, parts=parts
+        )
+        return description, former is None or description.digests != former.digests
+
+    async def _take_part(
+        self,
+        remote: RemoteStore,
+        snap: SnapshotId,
+        number: int,
+        kind: str,
+        row_count: int,
+        path: Path,
+        known: Mapping[tuple[str, bytes], Part],
+    ) -> Part:
+        digest = await trio.to_thread.run_sync(digest_file, path)
+        if (part := known.get((kind, digest))) is not None:
+            return part
+        key = part_key(self._engine.state_id, snap, number)
+        sealed = await seal_file(self._parts, remote, self._quotas, path, key, snap, number)
+        progress = self.progress
+        self.progress = progress._replace(
+            stored_count=progress.stored_count + 1,
+            stored_bytes=progress.stored_bytes + sealed.stored_bytes,
+        )
+        return Part(kind, row_count, sealed)
+
+    def _key_id(self) -> str:
+        key = key_of(self._parts, FormKind.REMOTE)
+        return "" if key is None else key.id.hex()
+
+    async def _store_description(self, remote: RemoteStore, description: Description) -> Done:
+        key = contents_key(description.state_id, description.snap)
+        path = self._parts.packed_store.temporary_path("export")
+        try:
+            await trio.to_thread.run_sync(path.write_bytes, description.encode())
+            sealed = await seal_file(
+                self._parts, remote, self._quotas, path, key, description.snap, 0
+            )
+        finally:
+            path.unlink(missing_ok=True)
+        return Done(description.state_id, description.snap, description.created_ns, sealed)
+
+    async def _store_done(self, remote: RemoteStore, done: Done) -> None:
+        path = self._parts.packed_store.temporary_path("export")
+        try:
+            await trio.to_thread.run_sync(path.write_bytes, done.encode())
+            await remote.put_file(done.key, path)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _done_note(self, description: Description) -> ExportNote:
+        return ExportNote(
+            description.snap,
+            description.created_ns,
+            True,
+            description.created_ns,
+            description.file_count,
+            description.content_bytes,
+            description.missing_count,
+            description.missing_bytes,
+        )
+
+    async def _note_unchanged(self, former: Description) -> ExportNote:
+        [known] = [note for note in self._notes if note.snap == former.snap]
+        checked = known._replace(checked_ns=self._clock())
+        await self._note([checked if each is known else each for each in self._notes])
+        return checked
+
+    # --- exports of before -----------------------------------------------------------------------
+    async def _find_newest(self, remote: RemoteStore) -> Description | None:
+        """Return the newest complete export, from which parts can be taken; None: nothing is."""
+        notes = self.notes
+        if not notes:
+            return None
+        if self._newest is None or self._newest.snap != notes[0].snap:
+            try:
+                self._newest = await read_description(remote, self._parts, notes[0].snap)
+            except MemfsError as error:
+                log.info("the export before cannot be read, all is stored anew: %s", error)
+                return None
+        return self._newest
+
+    async def _try_to_forget(self) -> None:
+        """Do as `_forget_unfinished`, or leave it to the next export."""
+        try:
+            await self._forget_unfinished()
+        except MemfsError as error:
+            log.info("an unfinished export is forgotten later: %s", error)
+
+    async def _forget_unfinished(self) -> None:
+        """Let unfinished exports go, with the snapshots of all that have ended.
+
+        Raises:
+            MemfsError: It is not known that the store has not one of them as a complete one.
+        """
+        await self._remove_snapshots()
+        remote, engine = self._parts.remote, self._engine
+        unfinished = [note.snap for note in self._notes if not note.is_done]
+        for snap in unfinished:
+            if snap in self._claimed and remote is not None and self._parts.source is None:
+                await remote.delete(done_key(engine.state_id, snap))
+            self._claimed.discard(snap)
+        if unfinished:
+            await self._note([note for note in self._notes if note.is_done])
+
+    async def _remove_snapshots(self) -> None:
+        engine = self._engine
+        gone = False
+        for snapshot in await engine.list_snapshots():
+            if snapshot.labels == LABELS:
+                try:
+                    async with engine.change():
+                        await engine.delete_snapshot(snapshot.snap)
+                except NotFoundError:
+                    continue
+                gone = True
+        while gone:
+            async with engine.change():
+                gone = await engine.delete_snapshot_step(STEP_COUNT)
+            await trio.lowlevel.checkpoint()
+
+    async def _prune(self, remote: RemoteStore) -> None:
+        """Let exports go that are beyond those that are kept, with all that nobody names."""
+        kept = self.notes[: self._config.export_keep_count]
+        try:
+            for note in self.notes[self._config.export_keep_count :]:
+                await remote.delete(done_key(self._engine.state_id, note.snap))
+            self._parts.faults.reach("export.forgotten")
+            await self._note([*reversed(kept)])
+            await self._remove_unnamed(remote, kept)
+        except MemfsError as error:
+            log.info("exports of before are removed later: %s", error)
+        self._parts.faults.reach("export.pruned")
+
+    async def _remove_unnamed(self, remote: RemoteStore, kept: Sequence[ExportNote]) -> None:
+        """Remove objects of this state's exports that not one of those that are kept names."""
+        named: set[str] = set()
+        for note in kept:
+            done = await read_done(remote, self._engine.state_id, note.snap)
+            description = self._newest
+            if description is None or description.snap != note.snap:
+                description = await read_description(remote, self._parts, note.snap)
+            named |= {done.key, done.contents.key}
+            named |= {part.sealed.key for part in description.parts}
+        root = root_of(self._engine.state_id)
+        unnamed = [stat.key async for stat in remote.list(root) if stat.key not in named]
+        for key in unnamed:
+            await remote.delete(key)
+
+    # --- the note --------------------------------------------------------------------------------
+    async def _note(self, notes: list[ExportNote]) -> None:
+        async with self._engine.change():
+            await self._put(notes)
+        # What is held may go from now on; that it may must be as durable as what it rests on.
+        await trio.to_thread.run_sync(self._engine.sync)
+        self._notes = notes
+        self._hold()
+
+    async def _put(self, notes: Sequence[ExportNote]) -> None:
+        await self._engine.put_setting(SETTING, dump_notes(notes))
+
+
+def load_notes(setting: bytes | None) -> list[ExportNote]:
+    """Return the exports of a setting, oldest first."""
+    if setting is None:
+        return []
+    notes = [ExportNote(*fields) for fields in json.loads(setting)]
+    return sorted(notes)
+
+
+def dump_notes(notes: Sequence[ExportNote]) -> bytes | None:
+    """Return the setting of some exports."""
+    return json.dumps([[*note] for note in notes]).encode() if notes else None
+
+
+async def read_done(remote: RemoteStore, state_id: StateId, snap: SnapshotId) -> Done:
+    """Return what says that an export is complete."""
+    key = done_key(state_id, snap)
+    data = await remote.get_range(key, 0, DONE_BYTES_MAX)
+    return Done.decode(data, f"{remote.url}/{key}")
+
+
+async def read_description(remote: RemoteStore, parts: MoveParts, snap: SnapshotId) -> Description:
+    """Return the description of a complete export of this state."""
+    state_id = parts.engine.state_id
+    done = await read_done(remote, state_id, snap)
+    data = await open_sealed(remote, parts.keys, state_id, done.contents)
+    return Description.decode(data, f"{remote.url}/{done.contents.key}")

@@ -1,0 +1,80 @@
+"""The answers of the control socket about exports.
+
+Invariant: an export goes on whether its caller waits or not.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.control.report import ExportReport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memfs.control.methods import ExportsReport
+    from memfs.control.server import Handler
+    from memfs.exports.exporter import Exporter
+
+
+class ExportMethods:
+    """Answers `snapshot.export` and `snapshot.exports`."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
+
+    def methods(self) -> Mapping[str, Handler]:
+        """Return the methods of the control socket by name."""
+        return {"snapshot.export": self.export, "snapshot.exports": self.exports}
+
+    async def export(self) -> int:
+        """Have an export made; returns `finished_count` of `exports` once it has ended."""
+        await trio.lowlevel.checkpoint()
+        return self._exporter.begin_now()
+
+    async def exports(self) -> ExportsReport:
+        """Return how far an export is, and those that are complete."""
+        await trio.lowlevel.checkpoint()
+        progress = self._exporter.progress
+        return {
+            "running": progress.running,
+            "row_count": progress.row_count,
+            "row_total": progress.row_total,
+            "stored_count": progress.stored_count,
+            "stored_bytes": progress.stored_bytes,
+            "finished_count": progress.finished_count,
+            "error": progress.error,
+            "exports": [
+                {
+                    "id": self._exporter.name_of(note),
+                    "created_ns": note.created_ns,
+                    "checked_ns": note.checked_ns,
+                    "file_count": note.file_count,
+                    "content_bytes": note.content_bytes,
+                    "missing_count": note.missing_count,
+                    "missing_bytes": note.missing_bytes,
+                }
+                for note in self._exporter.notes
+            ],
+        }
+
+
+def export_report(exporter: Exporter) -> ExportReport:
+    """Return how old the newest export is, and what it lacks."""
+    newest = next(iter(exporter.notes), None)
+    age_s = None
+    if newest is not None:
+        age_s = max(0.0, time.time() - newest.checked_ns / 1e9)
+    return ExportReport(
+        interval_s=exporter.interval_s,
+        age_s=age_s,
+        file_count=newest.file_count if newest is not None else 0,
+        missing_count=newest.missing_count if newest is not None else 0,
+        missing_bytes=newest.missing_bytes if newest is not None else 0,
+        running=exporter.progress.running,
+        error=exporter.progress.error,
+        refusal=exporter.refusal,
+    )

@@ -1,0 +1,283 @@
+"""Exporting: the tables as of a snapshot, in parts, for a process that reads beside the daemon.
+
+Invariant: each part is read in one short transaction; what it has of names and attributes is as of
+the snapshot, whenever it is read. What it has of contents is where they lie now, and only those of
+the generation that the snapshot shows.
+
+A part ends where a number of the table says so, not after a count of rows: rows that come or go
+change the part that they are in, and all others stay as they were, byte by byte. So an export
+stores only the parts that have changed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import stat
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memfs.metadata.columns import Shape, encode
+from memfs.metadata.sqlite.schema import FORM_COLUMNS, WAS_COLUMNS
+from memfs.types import NO_BLOB
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Sequence
+
+    from memfs.metadata.sqlite.database import Row
+
+    Tables = list[tuple[Shape, list[Row]]]
+
+ROW_COUNT_MIN, ROW_COUNT_MAX = 16 << 10, 128 << 10
+"""Rows of a part, but for the last one."""
+_END_MASK = (1 << 15) - 1
+"""A part ends at one row of so many, on average."""
+_END_FACTOR = 0x9E3779B97F4A7C15
+_FETCH_COUNT = 4096
+
+INODES, CONTENTS, DENTRIES = "inodes", "contents", "dentries"
+"""The kinds of parts."""
+
+INODE_SHAPE = Shape(
+    "inode",
+    {
+        "ino": "int",
+        **dict.fromkeys(WAS_COLUMNS.split(", "), "int"),
+        "pin": "int",
+        "codec": "text?",
+    },
+)
+XATTR_SHAPE = Shape("xattr", {"ino": "int", "name": "bytes", "value": "bytes"})
+SYMLINK_SHAPE = Shape("symlink", {"ino": "int", "target": "bytes"})
+DENTRY_SHAPE = Shape("dentry", {"parent": "int", "cookie": "int", "name": "bytes", "ino": "int"})
+CONTENT_SHAPE = Shape("content", {"ino": "int", "blob": "int"})
+BLOB_SHAPE = Shape("blob", {"blob": "int", "size": "int", "digest": "bytes"})
+_FORM_NUMBERS = ("blob", "stored_bytes", "shuffle_bytes", "owned")
+FORM_SHAPE = Shape(
+    "form",
+    {
+        name: "int?" if name == "offset" else "int" if name in _FORM_NUMBERS else "text"
+        for name in FORM_COLUMNS.split(", ")
+    },
+)
+BATCH_SHAPE = Shape("batch", {"key": "text", "size_bytes": "int"})
+MISSING_SHAPE = Shape("missing", {"ino": "int", "size": "int"})
+"""Files whose bytes have no object: nothing but their names and attributes is in the export."""
+
+# ?1: after this inode; ?2: up to this one; ?3: the snapshot. Orphans are in no tree.
+_LIVE = """
+    from inode as i where i.ino > ?1 and i.ino <= ?2 and i.ino < ?3 and i.nlink > 0
+    and not exists (select 1 from inode_was as w where w.ino = i.ino and w.snap >= ?3)
+"""
+_FORMER = """
+    from inode_was as w {join} where w.ino > ?1 and w.ino <= ?2 and w.ino < ?3 and w.snap >= ?3
+    and w.mode <> 0 and w.nlink > 0 and not exists (
+        select 1 from inode_was as v where v.ino = w.ino and v.snap >= ?3 and v.snap < w.snap)
+"""
+_INODES = f"""
+    select i.ino, {", ".join("i." + name for name in WAS_COLUMNS.split(", "))}, i.pin, i.codec
+    {_LIVE}
+    union all
+    select w.ino, {", ".join("w." + name for name in WAS_COLUMNS.split(", "))},
+        coalesce(l.pin, 0), l.codec
+    {_FORMER.format(join="left join inode as l on l.ino = w.ino")}
+    order by 1
+"""
+_XATTRS = """
+    select ino, name, value from xattr_was as x
+    where ino > ?1 and ino <= ?2 and snap >= ?3 and value is not null and not exists (
+        select 1 from xattr_was as w where w.ino = x.ino and w.name = x.name
+        and w.snap >= ?3 and w.snap < x.snap)
+    union all
+    select ino, name, value from xattr as x where ino > ?1 and ino <= ?2 and not exists (
+        select 1 from xattr_was as w where w.ino = x.ino and w.name = x.name and w.snap >= ?3)
+    order by 1, 2
+"""
+_SYMLINKS = """
+    select ino, target from symlink where ino > ?1 and ino <= ?2
+    union select ino, target from symlink_was where ino > ?1 and ino <= ?2 order by 1
+"""
+_CONTENTS = f"""
+    select i.ino, i.generation, i.blob, i.flags from inode as i
+    where i.ino > ?1 and i.ino <= ?2 and {stat.S_IFREG} = (i.mode & {0o170000}) order by 1
+"""
+_KEPT = """
+    select ino, generation, blob, open from kept where ino > ?1 and ino <= ?2 order by ino
+"""
+_BLOBS = f"""
+    select b.size, b.digest, {", ".join("f." + name for name in FORM_COLUMNS.split(", "))}
+    from blob as b join form as f on f.blob = b.blob and f.kind = 'remote'
+    where b.blob in (select value from json_each(?1)) order by b.blob
+"""
+_BATCHES = """
+    select key, size_bytes from batch where key in (select value from json_each(?1)) order by key
+"""
+# The row with the least number of a snapshot that is not lower, or else the live one.
+_DENTRIES = """
+    select parent, cookie, name, ino from dentry as d
+    where (parent, cookie) > (?1, ?2) and cookie < ?3 and not exists (
+        select 1 from dentry_was as w where w.cookie = d.cookie and w.snap >= ?3)
+    union all
+    select parent, cookie, name, ino from dentry_was as d indexed by dentry_was_parent
+    where parent >= ?1 and (parent > ?1 or cookie > ?2) and snap >= ?3 and cookie < ?3
+    and not exists (
+        select 1 from dentry_was as w
+        where w.cookie = d.cookie and w.snap >= ?3 and w.snap < d.snap)
+    order by 1, 2
+"""
+
+_GENERATION = list(INODE_SHAPE.kinds).index("generation")
+_SIZE = list(INODE_SHAPE.kinds).index("size")
+
+
+class Part(NamedTuple):
+    """A part of an export."""
+
+    kind: str
+    row_count: int
+    data: bytes
+
+
+class Page(NamedTuple):
+    """What was read in one transaction."""
+
+    parts: tuple[Part, ...]
+    after: tuple[int, int] | None
+    """Where to go on; None: that was all."""
+    file_count: int = 0
+    """Regular files."""
+    content_bytes: int = 0
+    """The sizes of these."""
+    missing_count: int = 0
+    """Files of these whose bytes have no object."""
+    missing_bytes: int = 0
+
+
+def read_page(
+    connection: sqlite3.Connection, table: str, snap: int, after: tuple[int, int]
+) -> Page:
+    """Return the next part of the names, or the next ones of inodes and contents.
+
+    Args:
+        connection: In a transaction of its own.
+        table: `DENTRIES`, or `INODES`.
+        snap: The snapshot.
+        after: That of the page before; (0, 0) to start.
+    """
+    if table == DENTRIES:
+        rows, is_last = _take(connection.execute(_DENTRIES, (*after, snap)), _cookie_of)
+        part = Part(DENTRIES, len(rows), encode([(DENTRY_SHAPE, rows)]))
+        return Page((part,), None if is_last else (rows[-1][0], rows[-1][1]))
+    return _inode_page(connection, snap, after[0])
+
+
+def _inode_page(connection: sqlite3.Connection, snap: int, after: int) -> Page:
+    rows, is_last = _take(connection.execute(_INODES, (after, snap, snap)), _first)
+    last = rows[-1][0] if rows else after
+    there = {row[0] for row in rows}
+    span = (after, last, snap)
+    xattrs = [row for row in connection.execute(_XATTRS, span) if row[0] in there]
+    symlinks = [row for row in connection.execute(_SYMLINKS, span[:2]) if row[0] in there]
+    tables: Tables = [(INODE_SHAPE, rows), (XATTR_SHAPE, xattrs), (SYMLINK_SHAPE, symlinks)]
+    inodes = Part(INODES, len(rows), encode(tables))
+    files = [row for row in rows if stat.S_ISREG(row[1])]
+    contents, missing = _contents(connection, files, (after, last))
+    return Page(
+        (inodes, contents),
+        None if is_last else (last, 0),
+        len(files),
+        sum(row[_SIZE] for row in files),
+        len(missing),
+        sum(size for _ino, size in missing),
+    )
+
+
+def _contents(
+    connection: sqlite3.Connection, files: Sequence[Row], span: tuple[int, int]
+) -> tuple[Part, list[Row]]:
+    """Return where the bytes of files lie, and the files whose bytes lie in no object."""
+    blobs: dict[tuple[int, int], tuple[int, bool]] = {
+        (ino, generation): (blob, bool(flags & 1))
+        for ino, generation, blob, flags in connection.execute(_CONTENTS, span)
+    }
+    # What snapshots keep of a generation counts more than what became of it since.
+    blobs |= {
+        (ino, generation): (blob, bool(is_open))
+        for ino, generation, blob, is_open in connection.execute(_KEPT, span)
+    }
+    wanted: list[tuple[Row, int, bool]] = [
+        (row, *blobs.get((row[0], row[_GENERATION]), (NO_BLOB, False))) for row in files
+    ]
+    numbers = sorted({blob for _row, blob, _is_open in wanted if blob})
+    found: list[Row] = []
+    for start in range(0, len(numbers), _FETCH_COUNT):
+        found += connection.execute(_BLOBS, (_listed(numbers[start : start + _FETCH_COUNT]),))
+    forms = [row[2:] for row in found]
+    known = {form[0] for form in forms}
+    offset, key = _place_of(FORM_SHAPE)
+    keys = sorted({form[key] for form in forms if form[offset] is not None})
+    batches: list[Row] = []
+    for start in range(0, len(keys), _FETCH_COUNT):
+        batches += connection.execute(_BATCHES, (_listed(keys[start : start + _FETCH_COUNT]),))
+    contents = [(row[0], blob) for row, blob, _is_open in wanted if blob in known]
+    missing = [
+        (row[0], row[_SIZE])
+        for row, blob, is_open in wanted
+        if blob not in known and (row[_SIZE] or is_open)
+    ]
+    tables: Tables = [
+        (CONTENT_SHAPE, contents),
+        (BLOB_SHAPE, [(row[2], row[0], row[1]) for row in found]),
+        (FORM_SHAPE, forms),
+        (BATCH_SHAPE, batches),
+        (MISSING_SHAPE, missing),
+    ]
+    return Part(CONTENTS, len(contents), encode(tables)), missing
+
+
+def _place_of(shape: Shape) -> tuple[int, int]:
+    names = list(shape.kinds)
+    return names.index("offset"), names.index("key")
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return json.dumps([*values])
+
+
+def _take(cursor: sqlite3.Cursor, key: Callable[[Row], int]) -> tuple[list[Row], bool]:
+    """Return rows up to the end of a part, and whether these are the last ones."""
+    rows: list[Row] = []
+    while len(rows) < ROW_COUNT_MAX:
+        more = cursor.fetchmany(_FETCH_COUNT)
+        if not more:
+            return rows, True
+        begin = max(0, ROW_COUNT_MIN - len(rows))
+        for at, row in enumerate(itertools.islice(more, begin, None), begin):
+            if _ends(key(row)):
+                cursor.close()
+                return rows + more[: at + 1], False
+        rows += more
+    cursor.close()
+    return rows, False
+
+
+def _ends(number: int) -> bool:
+    return (number * _END_FACTOR >> 40) & _END_MASK == 0
+
+
+def _first(row: Row) -> int:
+    number: int = row[0]
+    return number
+
+
+def _cookie_of(row: Row) -> int:
+    number: int = row[1]
+    return number
+
+
+def write_part(path: str, data: bytes) -> None:
+    """Write a part into a new file; not durable: it is read once, and by this mount."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "wb") as file:
+        file.write(data)

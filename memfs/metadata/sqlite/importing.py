@@ -1,0 +1,403 @@
+"""Importing: a new state directory from the parts of an export.
+
+1. `importing` is there, and says that nothing else here counts. *Killed from here on*: there is no
+   format file, and neither a mount nor a creation takes the directory; the next import begins anew.
+2. The rows are written to `metadata.db.new`, without a journal, and without indexes at first.
+3. It becomes `metadata.db`, durable, with the lease and both journals beside it.
+4. The format file is written. *Killed from here on*: the state is whole.
+5. `importing` goes.
+
+Invariant: a directory with a format file has everything; what was in use before is never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.errors import CorruptDataError, MetadataError, NoSpaceError, UsageError
+from memfs.exit_codes import ExitCode
+from memfs.metadata.columns import Shape, decode, rows_of
+from memfs.metadata.records import Usage
+from memfs.metadata.sqlite.check import RECOUNT
+from memfs.metadata.sqlite.creation import LEASE_NAME, create_journals
+from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
+from memfs.metadata.sqlite.exporting import (
+    BATCH_SHAPE,
+    BLOB_SHAPE,
+    CONTENT_SHAPE,
+    DENTRY_SHAPE,
+    FORM_SHAPE,
+    INODE_SHAPE,
+    MISSING_SHAPE,
+    SYMLINK_SHAPE,
+    XATTR_SHAPE,
+)
+from memfs.metadata.sqlite.format import (
+    FORMAT_NUMBER,
+    IMPORT_NAME,
+    read_format,
+    sync_directory,
+    write_format,
+)
+from memfs.metadata.sqlite.lease import FIRST_ID, IdLease
+from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA, Made
+from memfs.types import ROOT_INODE, InodeNo, StateId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from memfs.metadata.columns import Columns
+
+    Taker = Callable[[sqlite3.Connection, Columns, str, int], None]
+
+CACHE_KIB = 256 << 10
+"""For tables without indexes and then for these: what does not fit is sorted on the disk."""
+
+GAP_COUNT = 1 << 32
+"""Numbers beyond those of the export: the former state may have given some out since, and its
+objects are told by them from those of others. It may have given a million a second for an hour."""
+
+ID_MAX = 1 << 47
+"""No number comes near it (`browse` of snapshots has them in 48 bits)."""
+
+_LEFT_ALONE = frozenset({"lock", "lost+found", "daemon.log", IMPORT_NAME})
+_NEW_NAME = FILE_NAME + ".new"
+_OURS = (
+    *(_NEW_NAME, _NEW_NAME + "-journal", FILE_NAME, FILE_NAME + "-wal", FILE_NAME + "-shm"),
+    *(LEASE_NAME, *JOURNAL_NAMES, "format.new"),
+)
+"""What an import that was cut short may have left."""
+
+PATH_COUNT_MAX = 1000
+"""Paths of files without bytes that an import tells."""
+
+_DEPTH_MAX = 100_000
+_TEMPORARY = (
+    "create temp table missing (ino integer primary key, size integer)",
+    "create temp table batch_size (key text primary key, size_bytes integer) without rowid",
+)
+_INODE_INSERT = """
+    insert into inode values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, ?, ?, ?, 0)
+"""
+_TOTALS = ", ".join(f"{name} = ?" for name in Usage._fields)
+
+
+class Imported(NamedTuple):
+    """What a new state directory holds."""
+
+    usage: Usage
+    missing_count: int
+    """Files that have lost their bytes."""
+    missing_bytes: int
+    missing_paths: tuple[bytes, ...]
+    """The first `PATH_COUNT_MAX` of them, from the root."""
+
+
+class StateBuilder:
+    """Makes one state directory; `close` ends it, whether it is whole or not.
+
+    Args:
+        state_dir: Made if it is missing; locked by this process.
+        reach: Told of each fault point.
+
+    Raises:
+        UsageError: It is not empty.
+        NoSpaceError, MetadataError: The disk refuses.
+    """
+
+    def __init__(self, state_dir: Path, reach: Callable[[str], None] = lambda _point: None) -> None:
+        self._state_dir = state_dir
+        self._reach = reach
+        self._connection: sqlite3.Connection | None = None
+        require_empty(state_dir)
+        with _disk(state_dir):
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            marker = state_dir / IMPORT_NAME
+            marker.touch(mode=0o600)
+            _sync(marker)
+            sync_directory(state_dir)
+        reach("import.begun")
+
+    def begin(self) -> None:
+        """Begin with no rows; forgets those of an attempt before."""
+        self.close()
+        with _disk(self._state_dir):
+            for name in _OURS:
+                (self._state_dir / name).unlink(missing_ok=True)
+            path = self._state_dir / _NEW_NAME
+            path.touch(mode=0o600)
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._connection = connection
+            # Thrown away if this process ends early.
+            for pragma in (
+                "journal_mode = off",
+                "synchronous = off",
+                "locking_mode = exclusive",
+                f"cache_size = -{CACHE_KIB}",
+            ):
+                connection.execute("pragma " + pragma).fetchone()
+            connection.execute("begin")
+            for text in SCHEMA + ADDITIONS:
+                if Made.by(text).kind == "table":
+                    connection.execute(text)
+            for text in _TEMPORARY:
+                connection.execute(text)
+
+    def add(self, data: bytes, name: str, now_ns: int) -> None:
+        """Take the rows of a part. Blocks; any thread may call it, one at a time.
+
+        Args:
+            data: Its bytes.
+            name: The part, for messages.
+            now_ns: When its files count as last used.
+
+        Raises:
+            CorruptDataError: They are no rows, or contradict those before.
+        """
+        tables = decode(data, name)
+        with _disk(self._state_dir):
+            try:
+                for table, columns in tables.items():
+                    if (take := _TAKERS.get(table)) is not None:
+                        take(self._need(), columns, name, now_ns)
+            except (sqlite3.IntegrityError, OverflowError) as error:
+                raise CorruptDataError(f"{name}: contradicts other parts: {error}") from None
+
+    def finish(self, state_id: StateId, next_id: int, settings: Mapping[str, bytes]) -> Imported:
+        """Make the state directory whole, durably.
+
+        Args:
+            state_id: Its identity: that of the state that was exported, whose objects are its own.
+            next_id: No number of the export reaches it.
+            settings: Values by name.
+
+        Raises:
+            CorruptDataError: The parts do not make a tree.
+        """
+        connection = self._need()
+        if not 0 < next_id < ID_MAX:
+            raise CorruptDataError(f"the export says that {next_id} is the next number")
+        with _disk(self._state_dir):
+            for text in SCHEMA:
+                if Made.by(text).kind == "index":
+                    connection.execute(text)
+            self._reach("import.indexed")
+            self._join()
+            found = connection.execute(RECOUNT).fetchone()
+            missing = connection.execute("select count(*), sum(size) from missing").fetchone()
+            paths = self._paths_of_missing(PATH_COUNT_MAX)
+            connection.execute(f"insert into state values (0{', 0' * len(Usage._fields)})")
+            connection.execute(f"update state set {_TOTALS}", found)
+            connection.executemany("insert into setting values (?, ?)", settings.items())
+            for text in SCHEMA:
+                if Made.by(text).kind == "trigger":
+                    connection.execute(text)
+            connection.execute(f"pragma user_version = {FORMAT_NUMBER}")
+            connection.execute("commit")
+            self.close()
+            self._settle(state_id, next_id)
+        return Imported(Usage._make(found), missing[0], missing[1] or 0, tuple(paths))
+
+    def _join(self) -> None:
+        """Put contents and inodes together, and see that all rows belong to a tree."""
+        connection = self._need()
+        connection.execute(
+            """insert into batch select size.key, size.size_bytes, count(*), sum(stored_bytes)
+               from form join temp.batch_size as size on size.key = form.key
+               where offset is not null group by size.key"""
+        )
+        for sentence, query in _REFUSALS:
+            if (row := connection.execute(query).fetchone()) is not None:
+                raise CorruptDataError("the export is not whole: " + sentence.format(*row))
+
+    def _paths_of_missing(self, limit: int) -> list[bytes]:
+        """Return paths of files that have lost their bytes."""
+        connection = self._need()
+        rows = connection.execute("select ino from missing order by ino limit ?", (limit,))
+        return [
+            path for (ino,) in rows.fetchall() if (path := self._path(InodeNo(ino))) is not None
+        ]
+
+    def _path(self, ino: InodeNo) -> bytes | None:
+        connection = self._need()
+        names: list[bytes] = []
+        while ino != ROOT_INODE:
+            row = connection.execute(
+                "select parent, name from dentry where ino = ? limit 1", (ino,)
+            ).fetchone()
+            if row is None or len(names) > _DEPTH_MAX:
+                return None
+            ino = row[0]
+            names.append(row[1])
+        return b"/" + b"/".join(reversed(names))
+
+    def _settle(self, state_id: StateId, next_id: int) -> None:
+        state_dir = self._state_dir
+        new = state_dir / _NEW_NAME
+        _sync(new)
+        self._reach("import.written")
+        new.rename(state_dir / FILE_NAME)
+        IdLease.format(state_dir / LEASE_NAME, max(next_id, FIRST_ID) + GAP_COUNT)
+        create_journals(state_dir, state_id, 0)
+        sync_directory(state_dir)
+        self._reach("import.placed")
+        write_format(state_dir, state_id)
+        self._reach("import.formatted")
+        (state_dir / IMPORT_NAME).unlink(missing_ok=True)
+        sync_directory(state_dir)
+
+    def close(self) -> None:
+        """Release the database; idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def discard(self) -> None:
+        """Remove what was written, since it came to nothing."""
+        self.close()
+        for name in (*_OURS, IMPORT_NAME):
+            (self._state_dir / name).unlink(missing_ok=True)
+
+    def _need(self) -> sqlite3.Connection:
+        assert self._connection is not None, "begun"
+        return self._connection
+
+
+def require_empty(state_dir: Path) -> None:
+    """See that an import may make a state directory of a directory.
+
+    Raises:
+        UsageError: It is one, or holds something else.
+    """
+    try:
+        names = sorted(os.listdir(state_dir))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(
+            f"{state_dir} cannot be the state directory: {error.strerror}", ExitCode.STATE_UNUSABLE
+        ) from None
+    if read_format(state_dir) is not None:
+        raise UsageError(
+            f"{state_dir} is a state directory already: name a new one with --state",
+            ExitCode.STATE_UNUSABLE,
+        )
+    if IMPORT_NAME in names:
+        names = [name for name in names if name not in _OURS]
+    foreign = [name for name in names if name not in _LEFT_ALONE]
+    if foreign:
+        raise UsageError(
+            f"{state_dir} is not empty, it holds {foreign[0]!r}: name a new one with --state",
+            ExitCode.STATE_UNUSABLE,
+        )
+
+
+# --- taking rows ---------------------------------------------------------------------------------
+def _take_inodes(connection: sqlite3.Connection, columns: Columns, name: str, now_ns: int) -> None:
+    # Without raw file and packed form; `contents` brings the blob.
+    rows = rows_of(columns, list(INODE_SHAPE.kinds), name)
+    connection.executemany(_INODE_INSERT, ((*row, now_ns) for row in rows))
+
+
+def _take_xattrs(connection: sqlite3.Connection, columns: Columns, name: str, _now_ns: int) -> None:
+    # The mount indexes them while it serves, as those of a state that was migrated.
+    rows = rows_of(columns, list(XATTR_SHAPE.kinds), name)
+    connection.executemany("insert into xattr values (?, ?, ?, 0, null)", rows)
+
+
+def _take_contents(
+    connection: sqlite3.Connection, columns: Columns, name: str, _now_ns: int
+) -> None:
+    rows = rows_of(columns, ["blob", "ino"], name)
+    connection.executemany("update inode set blob = ? where ino = ?", rows)
+
+
+def _taker(table: str, shape: Shape, verb: str = "insert") -> Taker:
+    names = list(shape.kinds)
+    text = f"{verb} into {table} ({', '.join(names)}) values ({', '.join('?' * len(names))})"
+
+    def take(connection: sqlite3.Connection, columns: Columns, name: str, _now_ns: int) -> None:
+        connection.executemany(text, rows_of(columns, names, name))
+
+    return take
+
+
+# Two files may share a blob, and two parts a batch.
+_TAKERS: dict[str, Taker] = {
+    INODE_SHAPE.name: _take_inodes,
+    XATTR_SHAPE.name: _take_xattrs,
+    SYMLINK_SHAPE.name: _taker("symlink", SYMLINK_SHAPE),
+    DENTRY_SHAPE.name: _taker("dentry", DENTRY_SHAPE),
+    CONTENT_SHAPE.name: _take_contents,
+    BLOB_SHAPE.name: _taker("blob", BLOB_SHAPE, "insert or ignore"),
+    FORM_SHAPE.name: _taker("form", FORM_SHAPE, "insert or ignore"),
+    BATCH_SHAPE.name: _taker("temp.batch_size", BATCH_SHAPE, "insert or ignore"),
+    MISSING_SHAPE.name: _taker("temp.missing", MISSING_SHAPE),
+}
+
+_DIRECTORY = f"mode & {0o170000} = {stat.S_IFDIR}"
+_REFUSALS = (
+    (
+        "the root directory is missing",
+        f"""select 1 where not exists (
+                select 1 from inode where ino = {ROOT_INODE} and {_DIRECTORY})""",
+    ),
+    (
+        "the name {!r} leads to inode {}, which is missing",
+        "select name, ino from dentry where ino not in (select ino from inode) limit 1",
+    ),
+    (
+        "the name {!r} is in inode {}, which is no directory",
+        f"""select name, parent from dentry
+            where parent not in (select ino from inode where {_DIRECTORY}) limit 1""",
+    ),
+    (
+        "inode {} has no name",
+        f"""select ino from inode where ino <> {ROOT_INODE}
+            and ino not in (select ino from dentry) limit 1""",
+    ),
+    (
+        "inode {} has blob {}, which is missing",
+        """select ino, blob from inode where blob <> 0 and (
+               blob not in (select blob from blob)
+               or blob not in (select blob from form)) limit 1""",
+    ),
+    (
+        "blob {} belongs to no file",
+        "select blob from blob where blob not in (select blob from inode) limit 1",
+    ),
+    (
+        "the object {} of many files is missing",
+        """select key from form where offset is not null
+           and key not in (select key from batch) limit 1""",
+    ),
+)
+
+
+@contextlib.contextmanager
+def _disk(state_dir: Path) -> Iterator[None]:
+    """Explain what the disk refuses."""
+    what = f"{state_dir} cannot be written"
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+            raise NoSpaceError(f"{what}: the disk is full") from error
+        raise MetadataError(f"{what}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{what}: {error.strerror}", ExitCode.STATE_UNUSABLE) from error
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

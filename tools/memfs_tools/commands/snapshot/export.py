@@ -1,0 +1,105 @@
+"""`memfs snapshot export`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from memfs.exit_codes import ExitCode
+from memfs.sizes import format_size
+from memfs_tools.commands.snapshot.options import JSON, show_instant
+from memfs_tools.mounts import choose_mount
+from memfs_tools.terminal import complain, tell, tell_json
+
+if TYPE_CHECKING:
+    from memfs.client.mount import Mount
+    from memfs.control.methods import ExportNoteReport, ExportsReport
+
+_POLL_S = 0.2
+
+
+@click.command()
+@click.argument(
+    "place", required=False, metavar="[MOUNTPOINT]", type=click.Path(path_type=Path), default=None
+)
+@click.option("--wait", is_flag=True, help="First upload all files that have no object yet.")
+@click.option("--list", "only_list", is_flag=True, help="Only list the exports in the store.")
+@JSON
+def export(place: Path | None, wait: bool, only_list: bool, as_json: bool) -> None:
+    """Put names, attributes and places of contents beside the objects in the store.
+
+    \b
+    memfs snapshot export /mnt/data
+    memfs snapshot export --wait /mnt/data      nothing is missing in it then
+    memfs snapshot export --list /mnt/data
+
+    With it the object store alone is enough to mount again: see `memfs snapshot import`. A mount
+    with `glacier.url` exports every hour by itself (`snapshots.export`). It shows one instant, and
+    programs go on meanwhile. Only what has changed since the last export is stored.
+
+    Files whose bytes have no object yet are in it by their names alone, and are counted.
+
+    Exits with 1 if it failed.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    mount = choose_mount(place)
+    if only_list:
+        _list(mount, as_json=as_json)
+        return
+    if wait:
+        _upload(mount, hidden=as_json)
+    # Imported here: what draws bars takes 0.1 s.
+    from memfs_tools.display import progress_bar
+
+    number = mount.snapshots.export()
+    with progress_bar(hidden=as_json) as show:
+        while (report := mount.snapshots.exports())["finished_count"] < number:
+            show("exporting", report["row_count"], report["row_total"])
+            time.sleep(_POLL_S)
+    if as_json:
+        tell_json(report)
+    else:
+        _tell(report)
+    if report["error"] is not None:
+        raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+def _upload(mount: Mount, *, hidden: bool) -> None:
+    """Upload what has no object; whatever cannot be is counted by the export."""
+    from memfs_tools.tree_work import Totals, TreeWork, Work
+
+    totals = Totals()
+    work = Work(lambda served, inos, _left_s: served.barrier(inos, "remote"), 4096)
+    TreeWork(work, totals).run(
+        (mount.mountpoint,), lambda done: f"{format_size(done.moved_bytes)} uploaded", hidden=hidden
+    )
+    totals.tell_failures()
+
+
+def _list(mount: Mount, *, as_json: bool) -> None:
+    exports = mount.snapshots.exports()["exports"]
+    if as_json:
+        tell_json(exports)
+        return
+    for each in exports:
+        tell(_describe(each))
+
+
+def _tell(report: ExportsReport) -> None:
+    if report["error"] is not None:
+        complain(f"not exported: {report['error']}")
+        return
+    tell(_describe(report["exports"][0]))
+    tell(f"{report['stored_count']} objects stored, {format_size(report['stored_bytes'])}")
+
+
+def _describe(export: ExportNoteReport) -> str:
+    told = f"{export['id']}  {show_instant(export['checked_ns'])}  {export['file_count']} files"
+    if export["missing_count"]:
+        told += (
+            f"; {export['missing_count']} of them, {format_size(export['missing_bytes'])}, have no "
+            "object"
+        )
+    return told

@@ -1,0 +1,225 @@
+"""`memfs snapshot import`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from memfs.config_file import load_config
+from memfs.encryption.keys import load_key_ring
+from memfs.errors import MemfsError, StoreUnavailableError, UsageError
+from memfs.exit_codes import ExitCode
+from memfs.exports.importing import Wanted, import_state, list_exports, take_over
+from memfs.log_lines import EscapingFormatter
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.format import read_format
+from memfs.metadata.sqlite.importing import require_empty
+from memfs.metadata.store_record import recall_store
+from memfs.sizes import format_size
+from memfs.stores.packed import PackedStore
+from memfs.stores.remote import open_remote_store
+from memfs_daemon.options import parse_options
+from memfs_daemon.state_dir import require_state
+from memfs_daemon.state_lock import StateLock
+from memfs_tools.commands.snapshot.options import JSON, show_instant
+from memfs_tools.display import progress_bar
+from memfs_tools.terminal import complain, tell, tell_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memfs.config import Config
+    from memfs.exports.importing import Chosen
+
+_PATHS_SHOWN = 10
+
+
+@click.command("import")
+@click.argument("url", required=False)
+@click.option(
+    "--state", type=click.Path(path_type=Path), metavar="DIR", help="The new state directory."
+)
+@click.option("--at", metavar="ID", help="Which export; by default the newest.")
+@click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="As of `memfs mount`.")
+@click.option("--list", "only_list", is_flag=True, help="Only list the exports in the store.")
+@click.option("--take-over", "takes", is_flag=True, help="The former state is gone for good.")
+@click.option(
+    "--missing0", is_flag=True, help="Print paths of files without bytes, NUL after each."
+)
+@JSON
+def import_(
+    url: str | None,
+    state: Path | None,
+    at: str | None,
+    config: Path | None,
+    options: tuple[str, ...],
+    only_list: bool,
+    takes: bool,
+    as_json: bool,
+) -> None:
+    """Make a state directory of an export in an object store, on any machine.
+
+    \b
+    memfs snapshot import s3://bucket/data --state /var/lib/memfs/data -c data.toml
+    memfs mount --state /var/lib/memfs/data -c data.toml /mnt/data
+    memfs snapshot import --take-over --state /var/lib/memfs/data -c data.toml
+
+    URL is the glacier.url of the mount that has exported; by default that of the configuration,
+    which also has the credentials, and the keys where the mount encrypts. The files have their
+    names and attributes at once, and their bytes are read from the store on demand.
+
+    The former state may still live, so nothing in the store is changed: what is written stays on
+    this machine. --take-over makes the store this state's own, here or later, while it is not
+    mounted; the former state is refused from then on.
+
+    An export that is damaged is passed over for the one before, and that is told.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    handler = logging.StreamHandler()
+    handler.setFormatter(EscapingFormatter("memfs: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    loaded = _with_url(load_config(config, parse_options(options).overrides), url)
+    try:
+        if only_list:
+            trio.run(_list, loaded, as_json)
+            return
+        if state is None:
+            raise click.UsageError("Name the state directory with --state.")
+        if takes and url is None and read_format(state) is not None:
+            trio.run(_take_over, state, loaded)
+            tell(f"{state}: the store is its own now")
+            return
+        _import(state, loaded, at, takes=takes, as_json=as_json)
+    except StoreUnavailableError as error:
+        raise UsageError(str(error), ExitCode.NO_ANSWER) from error
+
+
+def _with_url(config: Config, url: str | None) -> Config:
+    """Return the configuration with the URL of the store."""
+    known = config.glacier.url
+    if url is None and known is None:
+        raise click.UsageError("Name the URL of the object store, or a configuration that has it.")
+    if url is not None and known is not None and url.rstrip("/") != known.rstrip("/"):
+        raise UsageError(
+            f"the configuration has glacier.url = {known!r}, and {url!r} is to be imported: name "
+            "one of the two"
+        )
+    return replace(config, glacier=replace(config.glacier, enabled=True, url=known or url))
+
+
+def _import(state: Path, config: Config, at: str | None, *, takes: bool, as_json: bool) -> None:
+    require_empty(state)
+    made = not state.exists()
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with StateLock(state, None), progress_bar(hidden=as_json) as show:
+            chosen = trio.run(_run, state, config, at, show)
+    except BaseException:
+        if made:
+            _remove_empty(state)
+        raise
+    if takes:
+        trio.run(_take_over, state, config)
+    for sentence in chosen.passed_over:
+        complain(sentence)
+    _tell(chosen, state, config, takes=takes, as_json=as_json)
+
+
+def _remove_empty(state: Path) -> None:
+    try:
+        (state / "lock").unlink(missing_ok=True)
+        state.rmdir()
+    except OSError:
+        return
+
+
+async def _run(
+    state: Path, config: Config, at: str | None, show: Callable[[str, int, int], None]
+) -> Chosen:
+    keys = load_key_ring(config.encryption.keys, os.environ)
+    remote = open_remote_store(config.glacier, state / "glacier")
+    encrypted = bool(config.encryption.keys) and config.encryption.remote
+    assert config.glacier.url is not None
+    try:
+        wanted = Wanted(remote, config.glacier.url, keys, state, at, encrypted)
+        return await import_state(wanted, show)
+    finally:
+        await remote.aclose()
+
+
+async def _take_over(state: Path, config: Config) -> None:
+    require_state(state)
+    remote = open_remote_store(config.glacier, state / "glacier")
+    try:
+        with StateLock(state, None):
+            engine = SqliteEngine.open(state, config.metadata)
+            try:
+                known = await recall_store(engine)
+                if known is not None and known != config.glacier.url:
+                    raise UsageError(
+                        f"{state} was imported from {known}, not from {config.glacier.url}"
+                    )
+                await take_over(engine, remote, PackedStore(state).temporary_path)
+            finally:
+                engine.close()
+    finally:
+        await remote.aclose()
+
+
+async def _list(config: Config, as_json: bool) -> None:
+    remote = open_remote_store(config.glacier, Path())
+    try:
+        found = [str(each) for each in await list_exports(remote)]
+    except MemfsError as error:
+        raise UsageError(str(error), ExitCode.PROBLEMS) from error
+    finally:
+        await remote.aclose()
+    if as_json:
+        tell_json(found)
+        return
+    for each in found:
+        tell(each)
+
+
+def _tell(chosen: Chosen, state: Path, config: Config, *, takes: bool, as_json: bool) -> None:
+    description, imported = chosen.description, chosen.imported
+    if as_json:
+        tell_json(
+            {
+                "export": str(chosen.export),
+                "created_ns": description.created_ns,
+                "inodes": imported.usage.inode_count,
+                "files": description.file_count,
+                "bytes": imported.usage.logical_bytes,
+                "missing_count": imported.missing_count,
+                "missing_bytes": imported.missing_bytes,
+                "missing": [os.fsdecode(path) for path in imported.missing_paths],
+                "passed_over": list(chosen.passed_over),
+                "taken_over": takes,
+            }
+        )
+        return
+    tell(
+        f"{state}: export {chosen.export} of {show_instant(description.created_ns)}: "
+        f"{description.file_count} files, {format_size(imported.usage.logical_bytes)}"
+    )
+    if imported.missing_count:
+        tell(
+            f"{imported.missing_count} files, {format_size(imported.missing_bytes)}, had no object "
+            "in the store, and their bytes are lost:"
+        )
+        for path in imported.missing_paths[:_PATHS_SHOWN]:
+            tell(f"  {os.fsdecode(path)}")
+        if imported.missing_count > _PATHS_SHOWN:
+            tell(f"  and {imported.missing_count - _PATHS_SHOWN} more; --json has the first 1000")
+    if not takes:
+        tell(
+            f"nothing in {config.glacier.url} is changed until "
+            f"`memfs snapshot import --take-over --state {state}`"
+        )
