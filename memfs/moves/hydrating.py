@@ -152,16 +152,20 @@ async def _take_over_mtime(parts: MoveParts, inode: Inode, raw: RawId) -> bool:
 
 async def _fill(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgress) -> int:
     """Create and fill a raw file from the best intact form; returns its `st_blocks`."""
-    try:
-        blob = await parts.engine.get_blob(inode.blob)
-    except NotFoundError:
-        raise CorruptDataError(
-            f"inode {inode.ino}: no form of its content is known; run memfs fsck"
-        ) from None
+    blob: Blob | None = None
+    # An empty file may have no form, after an import for one.
+    if inode.size or inode.blob:
+        try:
+            blob = await parts.engine.get_blob(inode.blob)
+        except NotFoundError:
+            raise CorruptDataError(
+                f"inode {inode.ino}: no form of its content is known; run memfs fsck"
+            ) from None
     fd = parts.raw_store.create(raw)
     try:
         parts.faults.reach("hydrate.created")
-        await _unpack(parts, inode, blob, fd, progress)
+        if blob is not None:
+            await _unpack(parts, inode, blob, fd, progress)
         blocks = await trio.to_thread.run_sync(
             _finish, parts, inode, raw, fd, limiter=parts.prompt_threads
         )
@@ -175,7 +179,7 @@ async def _fill(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgre
         )
     finally:
         os.close(fd)
-    if digest != blob.digest:
+    if blob is not None and digest != blob.digest:
         raise CorruptDataError(
             f"inode {inode.ino}: raw file {raw} reads back with another digest than was written"
         )

@@ -50,9 +50,6 @@ _PATHS_SHOWN = 10
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="As of `memfs mount`.")
 @click.option("--list", "only_list", is_flag=True, help="Only list the exports in the store.")
 @click.option("--take-over", "takes", is_flag=True, help="The former state is gone for good.")
-@click.option(
-    "--missing0", is_flag=True, help="Print paths of files without bytes, NUL after each."
-)
 @JSON
 def import_(
     url: str | None,
