@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.client.placement import PlacementError
+from memfs.client.xattrs import set_xattrs
 from memfs.errors import UsageError
 from memfs.linux.mounts import find_containing_mount
 from memfs.query.fields import attribute_name, is_queryable
@@ -42,7 +43,7 @@ def tag_name(text: str) -> bytes:
 
 
 def set_tags(path: str | os.PathLike[str], tags: Mapping[bytes, bytes | None]) -> None:
-    """Set and remove xattrs of one file.
+    """Set and remove xattrs of one file, all of them in one step.
 
     Args:
         path: On memfs; a symbolic link is followed.
@@ -56,15 +57,7 @@ def set_tags(path: str | os.PathLike[str], tags: Mapping[bytes, bytes | None]) -
         mount = find_containing_mount(place)
         if mount.type != FILESYSTEM_TYPE:
             raise PlacementError(f"{place} does not lie in a mount of memfs", errno.EXDEV)
-        for name, value in tags.items():
-            if value is not None:
-                os.setxattr(place, name, value)
-                continue
-            try:
-                os.removexattr(place, name)
-            except OSError as error:
-                if error.errno != errno.ENODATA:
-                    raise
+        set_xattrs(place, tags)
     except OSError as error:
         raise PlacementError(f"{place}: {error.strerror}", error.errno or errno.EIO) from None
 

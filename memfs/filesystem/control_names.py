@@ -24,6 +24,8 @@ WHY_XATTR = b"user.memfs.why"
 CODEC_XATTR = b"user.memfs.codec"
 DIGEST_XATTR = b"user.memfs.digest"
 SNAPSHOT_STATE_XATTR = b"user.memfs.snapshot_state"
+XATTRS_XATTR = b"user.memfs.xattrs"
+"""Written as `memfs.client.xattrs` does."""
 LEASE_XATTR = b"user.memfs.lease"
 """What a program needs to attach to a file in the hot tier (`memfs.hot.client`)."""
 
@@ -84,6 +86,11 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
         False,
         "Below `.memfs/snapshots`: `exact`; `open`, if a program had the file open for writing and "
         "its bytes may be later ones; `absent`, if nothing has its bytes.",
+    ),
+    XATTRS_XATTR: ControlXattr(
+        True,
+        "Write a JSON object of xattrs of the user, such as "
+        '`{"user.city": "Ulm", "user.old": null}`: all of them change, or nothing does.',
     ),
     LEASE_XATTR: ControlXattr(
         False,

@@ -5,6 +5,7 @@ Invariant: every `user.*` name outside `user.memfs.` is the user's own: stored a
 
 from __future__ import annotations
 
+import json
 import stat
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from memfs.errors import (
 )
 from memfs.filesystem.content import ContentRequests
 from memfs.filesystem.control import Control
-from memfs.filesystem.control_names import CONTROL_PREFIX
+from memfs.filesystem.control_names import CONTROL_PREFIX, XATTRS_XATTR
 from memfs.filesystem.operations import CAPABILITY_XATTR
 from memfs.namespace import acl
 from memfs.types import XATTR_VALUE_BYTES_MAX
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from memfs.types import InodeNo
 
 TRUSTED_PREFIX = b"trusted."
-_PREFIXES = (b"user.", TRUSTED_PREFIX, b"security.")
+_USER = b"user."
+_PREFIXES = (_USER, TRUSTED_PREFIX, b"security.")
 _NAMESPACES = (*_PREFIXES, acl.ACCESS_XATTR, acl.DEFAULT_XATTR)
 
 
@@ -56,6 +58,9 @@ class XattrRequests(ContentRequests):
         self, ino: InodeNo, name: bytes, value: bytes, flags: int, kill_sgid: bool
     ) -> None:
         """SETXATTR."""
+        if name == XATTRS_XATTR:
+            await self._set_several(ino, _parse_xattrs(value))
+            return
         if name.startswith(CONTROL_PREFIX):
             await self._control.set(ino, name, value, flags)
             return
@@ -72,6 +77,11 @@ class XattrRequests(ContentRequests):
                 await self._engine.set_xattr(ino, name, value, flags, await self._change_ns(ino))
                 if name == CAPABILITY_XATTR:
                     self._without_capability.pop(ino, None)
+
+    async def _set_several(self, ino: InodeNo, xattrs: list[tuple[bytes, bytes | None]]) -> None:
+        async with self._open_table.gates.hold(ino), self._engine.change(deferred=True):
+            time_ns = await self._change_ns(ino)
+            await self._engine.set_mode_and_xattrs(ino, None, xattrs, time_ns)
 
     async def list_xattrs(self, caller: Caller, ino: InodeNo) -> list[bytes]:
         """LISTXATTR; what controls memfs is not listed.
@@ -141,6 +151,37 @@ class XattrRequests(ContentRequests):
             mode &= ~stat.S_ISGID
         stored = value if acl.is_extended(entries) else None
         await self._engine.set_mode_and_xattrs(ino, mode, [(name, stored)], time_ns)
+
+
+def _parse_xattrs(value: bytes) -> list[tuple[bytes, bytes | None]]:
+    """Return names and values of several xattrs; None removes one.
+
+    Raises:
+        InvalidValueError: It is no JSON object of texts by names that users may set.
+    """
+    try:
+        wanted = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise InvalidValueError(f"xattrs: {error}") from None
+    if not isinstance(wanted, dict):
+        raise InvalidValueError("xattrs: no object of values by name")
+    found: list[tuple[bytes, bytes | None]] = []
+    for text, each in wanted.items():
+        name = _bytes_of(text)
+        if not name.startswith(_USER) or name == _USER or name.startswith(CONTROL_PREFIX):
+            raise InvalidValueError(f"xattrs: {text!r} is no name of a user's xattr")
+        if each is not None and not isinstance(each, str):
+            raise InvalidValueError(f"xattrs: the value of {text!r} is no text")
+        found.append((name, None if each is None else _bytes_of(each)))
+    return found
+
+
+def _bytes_of(text: str) -> bytes:
+    """Return what a text stands for; bytes that are no UTF-8 are half surrogates, as in paths."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(f"xattrs: {error}") from None
 
 
 def _printable(name: bytes) -> str:

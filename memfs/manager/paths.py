@@ -7,6 +7,7 @@ from pathlib import PosixPath
 from typing import TYPE_CHECKING, Any
 
 from memfs.client.mount import Mount
+from memfs.client.xattrs import set_xattrs
 from memfs.manager.metadata import TYPES_XATTR, Scalar, attributes_of, is_metadata, metadata_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class MemPath(PosixPath):
         return metadata_of(read_attributes(self))
 
     def set_metadata(self, metadata: Mapping[str, Scalar], *, replace: bool = False) -> None:
-        """Set metadata, one name after the other.
+        """Set metadata, all names in one step; see `set_xattrs`.
 
         Args:
             metadata: Values by name.
@@ -44,12 +45,15 @@ class MemPath(PosixPath):
         before = read_attributes(self)
         merged = dict(metadata) if replace else metadata_of(before) | dict(metadata)
         after = attributes_of(merged)
-        for attribute, value in after.items():
-            if before.get(attribute) != value:
-                os.setxattr(self, attribute, value)
+        changes: dict[bytes, bytes | None] = {
+            attribute.encode(): value
+            for attribute, value in after.items()
+            if before.get(attribute) != value
+        }
         for attribute in before:
             if attribute not in after and (is_metadata(attribute) or attribute == TYPES_XATTR):
-                os.removexattr(self, attribute)
+                changes[os.fsencode(attribute)] = None
+        set_xattrs(self, changes)
 
     def pin(self, tier: str, priority: int | None = None) -> None:
         """Send the file to a tier and keep it there; see `Mount.pin`."""

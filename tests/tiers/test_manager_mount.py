@@ -134,3 +134,15 @@ def test_thousands_of_keys_are_listed(manager: MemoryManager) -> None:
     manager.batch_store((f"d{number % 10}/{number}", number) for number in range(2000))
     assert len(manager) == 2000
     assert time.monotonic() - began_s < 120
+
+
+def test_metadata_change_in_one_step(manager: MemoryManager) -> None:
+    """Values that are no text of their own type among them, and such as are removed."""
+    entry = manager.store("k", "value", metadata={"a": 1, "gone": "x"})
+    before_ns = entry.path.stat().st_ctime_ns
+    manager.set_metadata("k", {"a": "1", "day": date(2025, 1, 2)}, replace=True)
+    assert entry.path.metadata == {"a": "1", "day": date(2025, 1, 2)}
+    assert entry.path.stat().st_ctime_ns > before_ns
+    huge = {f"n{number}": "x" * 30_000 for number in range(3)}
+    manager.set_metadata("k", huge)
+    assert entry.path.metadata == {"a": "1", "day": date(2025, 1, 2)} | huge

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.errors import AlreadyExistsError, NoXattrError
+from memfs.errors import AlreadyExistsError, InvalidValueError, NoXattrError
 from memfs.types import ROOT_INODE
 
 if TYPE_CHECKING:
@@ -39,3 +39,37 @@ def test_the_flags_of_setxattr_count_for_pins_and_codecs(
     set_xattr(world, file.ino, name, second, os.XATTR_REPLACE)
     set_xattr(world, ROOT_INODE, name, second)
     world.release(file)
+
+
+def test_several_xattrs_change_at_once_or_not_at_all(world: World) -> None:
+    """A program that is killed leaves no value with the type of another one."""
+    file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
+    world.release(file)
+    for name, value in ((b"user.a", b"1"), (b"user.b", b"2")):
+        world.run(world.filesystem.set_xattr(file.ino, name, value, 0, kill_sgid=False))
+    before = world.run(world.engine.get_inode(file.ino))
+    wanted = '{"user.a": "\\udcff\\u0000", "user.b": null, "user.c": ""}'
+    set_xattr(world, file.ino, "xattrs", wanted)
+
+    def present() -> dict[bytes, bytes]:
+        names = world.run(world.engine.list_xattrs(file.ino))
+        return {name: world.run(world.engine.get_xattr(file.ino, name)) for name in names}
+
+    assert present() == {b"user.a": b"\xff\0", b"user.c": b""}
+    after = world.run(world.engine.get_inode(file.ino))
+    assert after.ctime_ns > before.ctime_ns
+    for refused in (
+        '{"user.a": "2", "user.memfs.tier": "cold"}',
+        '{"user.a": "2", "user.": "3"}',
+        '{"user.a": "2", "trusted.b": "3"}',
+        '{"user.a": "2", "user.b": 3}',
+        '["user.a"]',
+        '{"user.a"',
+        '{"user.a": "\\ud800"}',
+        "[" * 60_000,
+    ):
+        with pytest.raises(InvalidValueError, match=r"^xattrs: "):
+            set_xattr(world, file.ino, "xattrs", refused)
+    assert present() == {b"user.a": b"\xff\0", b"user.c": b""}
+    with pytest.raises(NoXattrError):
+        world.run(world.filesystem.get_xattr(world.program, file.ino, b"user.memfs.xattrs"))
