@@ -7,7 +7,7 @@ written, or left out of it, to be made alone.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
@@ -19,8 +19,9 @@ from memfs.placement.quotas import BatchQuota
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
+    from memfs.moves.attempt import MoveParts
     from memfs.placement.context import Context
     from memfs.types import InodeNo
 
@@ -33,6 +34,11 @@ BATCH_WORKERS = 2
 
 LEFT_OUT = MoveResult(MoveOutcome.SUPERSEDED)
 """The object was written without a file: its own upload tells what is wrong with it."""
+
+
+WriteBatch: TypeAlias = (
+    "Callable[[MoveParts, Sequence[InodeNo]], Awaitable[Mapping[InodeNo, MoveResult]]]"
+)
 
 
 class _Batch:
@@ -49,10 +55,15 @@ class _Batch:
 
 
 class Batcher:
-    """Small files on their way to the object store."""
+    """Small files on their way to the object store.
 
-    def __init__(self, context: Context) -> None:
+    Args:
+        write: Writes the object of some files; None: as `upload_batch` does.
+    """
+
+    def __init__(self, context: Context, write: WriteBatch | None = None) -> None:
         self._context = context
+        self._write_object = write
         self._config = context.config.glacier
         self._next = self._new_batch()
         self._added = Signal()
@@ -130,7 +141,8 @@ class Batcher:
     async def _write(self, batch: _Batch) -> None:
         breaker = self._context.breaker
         try:
-            batch.results = await upload_batch(self._context.parts, batch.inos)
+            write = self._write_object or upload_batch
+            batch.results = await write(self._context.parts, batch.inos)
         except (MemfsError, OSError) as error:
             batch.quota.close(None)
             batch.failure = error

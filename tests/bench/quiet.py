@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 WINDOW_S = 0.02
 BUSY_SHARE_MAX = 0.1
@@ -17,14 +17,26 @@ WAIT_S_MAX = 3.0
 """Then the sample is taken all the same: one busy server must not stop the run."""
 
 
-def await_rest(pids: Iterable[int]) -> None:
-    """Return when the processes have all but stopped computing, or after `WAIT_S_MAX`."""
-    watched = list(pids)
-    deadline_s = time.monotonic() + WAIT_S_MAX
-    before_ns, before_s = processor_ns(watched), time.monotonic()
+def await_rest(
+    pids: Iterable[int],
+    used_ns: Callable[[Iterable[int]], int] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Return when the processes have all but stopped computing, or after `WAIT_S_MAX`.
+
+    Args:
+        pids: Those of the processes.
+        used_ns: As `processor_ns`, which is the default.
+        clock: Seconds.
+        sleep: Waits for seconds.
+    """
+    watched, used_ns = list(pids), used_ns or processor_ns
+    deadline_s = clock() + WAIT_S_MAX
+    before_ns, before_s = used_ns(watched), clock()
     while before_s < deadline_s:
-        time.sleep(WINDOW_S)
-        now_ns, now_s = processor_ns(watched), time.monotonic()
+        sleep(WINDOW_S)
+        now_ns, now_s = used_ns(watched), clock()
         if (now_ns - before_ns) * 1e-9 < BUSY_SHARE_MAX * (now_s - before_s):
             return
         before_ns, before_s = now_ns, now_s

@@ -33,11 +33,11 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 
 async def test_a_move_that_waits_for_its_batch_keeps_no_other_from_it(
-    state: State, monkeypatch: pytest.MonkeyPatch
+    state: State,
 ) -> None:
     """One worker gathers all of them, also while moves give way to programs one by one."""
     placement = state.placement()
-    batcher, queue = Batcher(placement), placement.queues.demotions
+    queue = placement.queues.demotions
     written: list[Sequence[InodeNo]] = []
     made: dict[InodeNo, MoveResult] = {}
 
@@ -50,7 +50,7 @@ async def test_a_move_that_waits_for_its_batch_keeps_no_other_from_it(
             await trio.lowlevel.checkpoint()
             made[move.ino] = result
 
-    monkeypatch.setattr("memfs.placement.batcher.upload_batch", write)
+    batcher = Batcher(placement, write)
     throttle = placement.parts.throttle
     throttle.decide(giving_way=True, urgent=False)
     async with trio.open_nursery() as nursery:
@@ -69,11 +69,10 @@ async def test_a_move_that_waits_for_its_batch_keeps_no_other_from_it(
 
 
 async def test_what_keeps_an_object_from_being_written_reaches_each_of_its_files(
-    state: State, monkeypatch: pytest.MonkeyPatch
+    state: State,
 ) -> None:
     """And counts once as a failure of the store, however many files there were."""
     placement = state.placement()
-    batcher = Batcher(placement)
     refused: list[InodeNo] = []
 
     async def write(*_arguments: object) -> dict[InodeNo, MoveResult]:
@@ -85,7 +84,7 @@ async def test_what_keeps_an_object_from_being_written_reaches_each_of_its_files
                 raise AssertionError("it was uploaded")
         refused.append(ino)
 
-    monkeypatch.setattr("memfs.placement.batcher.upload_batch", write)
+    batcher = Batcher(placement, write)
     async with trio.open_nursery() as nursery:
         for ino in INOS:
             nursery.start_soon(upload, ino)
@@ -97,9 +96,8 @@ async def test_what_keeps_an_object_from_being_written_reaches_each_of_its_files
 
 
 async def test_a_defect_in_one_file_of_a_batch_leaves_all_to_uploads_of_their_own(
-    state: State, monkeypatch: pytest.MonkeyPatch
+    state: State,
 ) -> None:
-    batcher = Batcher(state.placement())
     results: list[MoveResult] = []
 
     async def write(*_arguments: object) -> dict[InodeNo, MoveResult]:
@@ -109,7 +107,7 @@ async def test_a_defect_in_one_file_of_a_batch_leaves_all_to_uploads_of_their_ow
         async with batcher.upload(ino, 1, lambda: None) as result:
             results.append(result)
 
-    monkeypatch.setattr("memfs.placement.batcher.upload_batch", write)
+    batcher = Batcher(state.placement(), write)
     async with trio.open_nursery() as nursery:
         for ino in INOS:
             nursery.start_soon(upload, ino)

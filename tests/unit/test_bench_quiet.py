@@ -24,7 +24,7 @@ def test_process_that_has_ended_counts_as_resting() -> None:
     assert quiet.processor_ns([2**22 + 1]) == 0
 
 
-def test_waits_while_a_server_computes_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_while_a_server_computes_and_no_longer() -> None:
     """Two busy windows, then a quiet one."""
     now_s = 0.0
     used_ns = iter([0, 20_000_000, 40_000_000, 41_000_000, 99_000_000])
@@ -33,14 +33,11 @@ def test_waits_while_a_server_computes_and_no_longer(monkeypatch: pytest.MonkeyP
         nonlocal now_s
         now_s += duration_s
 
-    monkeypatch.setattr("time.sleep", sleep)
-    monkeypatch.setattr("time.monotonic", lambda: now_s)
-    monkeypatch.setattr(quiet, "processor_ns", lambda _pids: next(used_ns))
-    quiet.await_rest([1])
+    quiet.await_rest([1], lambda _pids: next(used_ns), lambda: now_s, sleep)
     assert now_s == pytest.approx(3 * quiet.WINDOW_S)
 
 
-def test_gives_up_on_a_server_that_never_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gives_up_on_a_server_that_never_rests() -> None:
     """A peer that spins must not stop the run."""
     now_s = 0.0
 
@@ -48,8 +45,5 @@ def test_gives_up_on_a_server_that_never_rests(monkeypatch: pytest.MonkeyPatch) 
         nonlocal now_s
         now_s += duration_s
 
-    monkeypatch.setattr("time.sleep", sleep)
-    monkeypatch.setattr("time.monotonic", lambda: now_s)
-    monkeypatch.setattr(quiet, "processor_ns", lambda _pids: round(now_s * 1e9))
-    quiet.await_rest([1])
+    quiet.await_rest([1], lambda _pids: round(now_s * 1e9), lambda: now_s, sleep)
     assert quiet.WAIT_S_MAX <= now_s < quiet.WAIT_S_MAX + 2 * quiet.WINDOW_S

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +12,7 @@ from memfs_daemon.pyfuse3 import probe
 from memfs_daemon.pyfuse3.options import libfuse_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -62,26 +60,18 @@ def test_allow_other_is_passed_on() -> None:
         ("user_allow_other_not\n", False),
     ],
 )
-def test_fuse_conf_decides_for_ordinary_users(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, permitted: bool
-) -> None:
+def test_fuse_conf_decides_for_ordinary_users(tmp_path: Path, text: str, permitted: bool) -> None:
     conf = tmp_path / "fuse.conf"
     conf.write_text(text)
-    monkeypatch.setattr(probe, "_FUSE_CONF", conf)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert probe.may_allow_other() == permitted
+    assert probe.may_allow_other(conf, privileged=False) == permitted
 
 
-def test_a_missing_fuse_conf_permits_only_root(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(probe, "_FUSE_CONF", tmp_path / "missing")
-    for uid, permitted in [(0, True), (1000, False)]:
-        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
-        assert probe.may_allow_other() == permitted
+def test_a_missing_fuse_conf_permits_only_root(tmp_path: Path) -> None:
+    for privileged in (True, False):
+        assert probe.may_allow_other(tmp_path / "missing", privileged=privileged) == privileged
 
 
-def importing(error: ImportError | None) -> object:
+def importing(error: ImportError | None) -> Callable[[str], None]:
     def import_module(_: str) -> None:
         if error is not None:
             raise error
@@ -96,33 +86,25 @@ def importing(error: ImportError | None) -> object:
         (ImportError("libfuse3.so.3: cannot open shared object file"), "apt install fuse3"),
     ],
 )
-def test_a_missing_library_is_refused_with_its_remedy(
-    monkeypatch: pytest.MonkeyPatch, error: ImportError, remedy: str
-) -> None:
-    monkeypatch.setattr(importlib, "import_module", importing(error))
-    assert remedy in (probe.probe() or "")
+def test_a_missing_library_is_refused_with_its_remedy(error: ImportError, remedy: str) -> None:
+    assert remedy in (probe.probe(load=importing(error)) or "")
 
 
-def test_a_missing_device_is_refused_with_its_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(importlib, "import_module", importing(None))
-    monkeypatch.setattr(probe, "_DEVICE", tmp_path / "fuse")
-    assert "modprobe fuse" in (probe.probe() or "")
+def test_a_missing_device_is_refused_with_its_remedy(tmp_path: Path) -> None:
+    assert "modprobe fuse" in (probe.probe(tmp_path / "fuse", load=importing(None)) or "")
 
 
-def test_a_missing_fusermount_stops_only_ordinary_users(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(importlib, "import_module", importing(None))
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+def test_a_missing_fusermount_stops_only_ordinary_users(tmp_path: Path) -> None:
     device = tmp_path / "fuse"
     device.touch()
-    monkeypatch.setattr(probe, "_DEVICE", device)
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert probe.probe() is None
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert "apt install fuse3" in (probe.probe() or "")
+
+    def probed(*, privileged: bool) -> str | None:
+        return probe.probe(
+            device, privileged=privileged, load=importing(None), find_program=lambda _: None
+        )
+
+    assert probed(privileged=True) is None
+    assert "apt install fuse3" in (probed(privileged=False) or "")
 
 
 def test_limits_name_what_a_driver_cannot_do() -> None:

@@ -183,10 +183,9 @@ async def test_queues_that_were_idle_use_all_their_workers(
 
 
 async def test_batches_are_written_by_all_their_workers(
-    state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    state: State, autojump_clock: MockClock
 ) -> None:
     """While one object is uploaded, the other worker fills the next one."""
-    batcher = Batcher(state.placement())
     crowd = Crowd()
 
     async def write(*_arguments: object) -> dict[InodeNo, MoveResult]:
@@ -197,7 +196,7 @@ async def test_batches_are_written_by_all_their_workers(
         async with batcher.upload(InodeNo(number), 1, lambda: None) as result:
             assert result == LEFT_OUT
 
-    monkeypatch.setattr("memfs.placement.batcher.upload_batch", write)
+    batcher = Batcher(state.placement(), write)
     async with trio.open_nursery() as nursery:
         for _ in range(BATCH_WORKERS):
             nursery.start_soon(batcher.run)
