@@ -87,6 +87,7 @@ def test_the_control_xattrs_are_those_of_the_file_system() -> None:
     shown = re.findall(r"^\| `user\.memfs\.([a-z]+)` \| (read|read, write) \|", text, re.MULTILINE)
     assert dict(shown) == {
         **dict.fromkeys(("tier", "codec", "priority", "pool", "dtype", "shape"), "read, write"),
+        "xattrs": "read, write",
         **dict.fromkeys(("pin", "state", "residency", "why", "digest", "lease"), "read"),
     }
 
