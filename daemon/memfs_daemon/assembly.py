@@ -316,7 +316,7 @@ def assemble(
         )
         mover = Mover(placement, filesystem.finish_requests)
         scrubber = Scrubber(move_parts, quotas)
-        removal = SnapshotRemoval(engine)
+        removal = SnapshotRemoval(engine, inside.note_deleted)
         exporter = _build_exporter(move_parts, reader, quotas, generation, config)
         tracing = Tracing(recorder, mountpoint, config.trace)
         status = Status(

@@ -36,7 +36,8 @@ last handle for writing is closed."""
 
 
 SNAPSHOT_VALID_S = 1.0
-"""The same of the name of a snapshot, which may be deleted. What is below it never changes."""
+"""The same of the name of a snapshot, which may be deleted: the kernel is told, but its locks may
+be waited for. What is below it never changes."""
 
 
 class ValidityLimits(NamedTuple):

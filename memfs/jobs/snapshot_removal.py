@@ -16,6 +16,8 @@ from memfs.errors import MemfsError
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from memfs.metadata.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -31,10 +33,18 @@ AGAIN_S = 60.0
 
 
 class SnapshotRemoval:
-    """Removes what deleted snapshots kept; raw files among it become garbage."""
+    """Removes what deleted snapshots kept; raw files among it become garbage.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: Has the snapshots.
+        note_deleted: Told before the first step.
+    """
+
+    def __init__(
+        self, engine: Engine, note_deleted: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    ) -> None:
         self._engine = engine
+        self._note_deleted = note_deleted
         self._begun = Signal()
 
     def begin(self) -> None:
@@ -46,6 +56,7 @@ class SnapshotRemoval:
         while True:
             count = self._begun.count
             try:
+                await self._note_deleted()
                 await self.remove_all()
             except MemfsError as error:
                 log.warning("deleted snapshots stay in part, trying again later: %s", error)

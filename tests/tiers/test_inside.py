@@ -323,3 +323,32 @@ def test_a_question_finds_what_the_caller_would(mount: Mount) -> None:
 
 def _read(path: Path) -> bytes:
     return path.read_bytes()
+
+
+def test_files_of_the_past_can_be_mapped(mount: Mount) -> None:
+    """Pages that were not touched before the file changed are those of the instant as well."""
+    root = mount.root
+    content = os.urandom(3 * HYDRATE_BYTES_MAX)
+    for name in ("kept", "shared", "remote"):
+        (root / name).write_bytes(content)
+    pin(root / "remote", "glacier")
+    wait_for(lambda: told(root / "remote", "tier") == "glacier", "the file is in the store")
+    snapshot(mount, "one")
+    with (root / "kept").open("r+b") as file:
+        file.write(b"new")
+    past = root / ".memfs" / "snapshots" / "one"
+    maps: list[mmap.mmap] = []
+    for name in ("kept", "shared", "remote"):
+        for flags in (mmap.MAP_PRIVATE, mmap.MAP_SHARED):
+            fd = os.open(past / name, os.O_RDONLY)
+            maps.append(mmap.mmap(fd, 0, flags, mmap.PROT_READ))
+            os.close(fd)
+            assert maps[-1][:10] == content[:10]
+    writer = (root / "shared").open("r+b", buffering=0)
+    writer.write(b"new" * len(content))
+    (root / "remote").unlink()
+    for each in maps:
+        assert each[:] == content
+        each.close()
+    writer.close()
+    assert (past / "shared").read_bytes() == content

@@ -37,7 +37,9 @@ class Inside:
     def __init__(self, parts: Parts, files: Mapping[bytes, Producer], ask: Ask) -> None:
         now_ns = parts.clock.now_ns
         reader = PastReader(parts.engine, parts.raw_store, parts.sealer, parts.form_reader)
-        self._past = PastTree(parts.engine, reader, parts.open_table, now_ns)
+        self._past = PastTree(
+            parts.engine, reader, parts.open_table, parts.invalidations.kernel_cache, now_ns
+        )
         self._found = FoundTree(ask, now_ns)
         directories = {b"query": self._found.directory, b"snapshots": self._past.directory}
         self._own = OwnTree(files, directories, now_ns)
@@ -53,6 +55,10 @@ class Inside:
     def mounted(self, live: Filesystem) -> MountedTree:
         """Return the file system with `.memfs` in its root."""
         return MountedTree(live, self.tree_of)
+
+    async def note_deleted(self) -> None:
+        """Snapshots were deleted: soon the kernel knows their names no longer."""
+        await self._past.note_deleted()
 
     def close(self) -> None:
         """Close all files; idempotent."""

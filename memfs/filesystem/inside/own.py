@@ -40,9 +40,9 @@ DIRECTORY_MODE = stat.S_IFDIR | 0o555
 FILE_MODE = stat.S_IFREG | 0o400
 """For the user who mounted, and root: as the control socket, which tells the same."""
 
-SHARED_S = 0.05
+SHARED_S = 1.0
 """So long a look-up's content serves the open that it was made for: open(2) looks the name up, then
-opens. Guess: the kernel takes some 20 us from one to the other."""
+opens. The kernel takes some 20 us from one to the other, a busy machine much longer. Guess."""
 
 Producer = Callable[[], Awaitable[bytes]]
 """Makes the content of a file, as of now."""

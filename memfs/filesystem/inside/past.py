@@ -29,6 +29,7 @@ from memfs.types import NO_RAW, ROOT_INODE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from memfs.content.kernel_cache import KernelCache
     from memfs.content.opening import Handle
     from memfs.content.opentable import OpenTable
     from memfs.content.past import PastFile, PastReader
@@ -45,6 +46,7 @@ class PastTree(Plain):
         engine: Knows the snapshots.
         reader: Finds and reads bytes.
         open_table: Chooses how an open file is served.
+        kernel_cache: Is to forget the names of snapshots that are gone.
         now_ns: The clock.
     """
 
@@ -53,14 +55,17 @@ class PastTree(Plain):
         engine: Engine,
         reader: PastReader,
         open_table: OpenTable,
+        kernel_cache: KernelCache,
         now_ns: Callable[[], int],
     ) -> None:
         self._engine = engine
         self._reader = reader
         self._open_table = open_table
+        self._kernel_cache = kernel_cache
         self._now_ns = now_ns
         self._slots = Slots()
-        self._listed: list[SnapshotId] = []
+        self._listed: dict[SnapshotId, bytes] = {}
+        """Names of the snapshots that were seen last."""
         self._listed_ns = now_ns()
         """When another list of snapshots was first seen."""
         self._open: dict[InodeNo, PastFile] = {}
@@ -69,11 +74,17 @@ class PastTree(Plain):
     async def _snapshots(self) -> list[Snapshot]:
         """Return all snapshots; each has a slot."""
         snapshots = await self._engine.list_snapshots()
-        snaps = [each.snap for each in snapshots]
-        if snaps != self._listed:
-            self._slots.note(snaps)
-            self._listed, self._listed_ns = snaps, self._now_ns()
+        listed = {each.snap: _name_of(each) for each in snapshots}
+        if listed != self._listed:
+            self._slots.note(list(listed))
+            for snap in self._listed.keys() - listed.keys():
+                self._kernel_cache.forget_name(SNAPSHOTS, self._listed[snap])
+            self._listed, self._listed_ns = listed, self._now_ns()
         return snapshots
+
+    async def note_deleted(self) -> None:
+        """Snapshots were deleted: soon the kernel knows their names no longer."""
+        await self._snapshots()
 
     async def directory(self) -> Inode:
         """Return `.memfs/snapshots`: its times are those of its last change that was seen."""
