@@ -39,6 +39,7 @@ from memfs.jobs.cloning import CloneMethods
 from memfs.jobs.exports import ExportMethods
 from memfs.jobs.gc import GcMethods
 from memfs.jobs.prefetch import PrefetchMethods
+from memfs.jobs.restoring import RestoreMethods
 from memfs.jobs.scrubber import Scrubber
 from memfs.jobs.snapshot_removal import SnapshotRemoval
 from memfs.jobs.snapshots import SnapshotMethods, seal_all
@@ -353,6 +354,7 @@ def assemble(
             TreeMethods(placement),
             SnapshotMethods(move_parts, removal),
             CloneMethods(filesystem, move_parts),
+            RestoreMethods(filesystem, move_parts),
             GcMethods(move_parts, garbage, mover.compaction),
             RemountMethods(features),
             *((ExportMethods(exporter),) if exporter is not None else ()),

@@ -255,12 +255,12 @@ class Mount(NamedTuple):
             UsageError: The mount is read-only.
         """
         params: methods.CloneParameters = {
-            "source": self._named(source),
-            "target": self._named(target),
+            "source": self.named(source),
+            "target": self.named(target),
             "work": secrets.token_hex(8),
             "replace": replace,
         }
-        self._refuse_read_only()
+        self.refuse_read_only()
         ask, cancel = self.asking(methods.CLONE, WORK_S_MAX), self.asking(methods.CLONE_CANCEL)
         try:
             while not (report := ask(params))["ended"]:
@@ -271,12 +271,18 @@ class Mount(NamedTuple):
             raise
         return report
 
-    def _named(self, path: str | os.PathLike[str]) -> str:
-        """Return a name, which may not exist yet, as the daemon knows it; links above count."""
+    def named(self, path: str | os.PathLike[str]) -> str:
+        """Return a name, which may not exist yet, as the daemon knows it; links above count.
+
+        Raises:
+            ValueError: It is not on this mount.
+        """
+        if os.path.realpath(path) == os.fspath(self.mountpoint):
+            return ""
         above, name = os.path.split(os.path.abspath(path))
         return os.path.join(self.inner(above), name)
 
-    def _refuse_read_only(self) -> None:
+    def refuse_read_only(self) -> None:
         """See that programs may change the mount.
 
         Raises:

@@ -5,12 +5,16 @@ Invariant: every method raises as those of `Mount` do.
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.control import methods
+from memfs.control.client import ControlError, ControlUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import os
+    from collections.abc import Callable, Mapping, Sequence
 
     from memfs.client.mount import Mount
 
@@ -79,3 +83,62 @@ class Snapshots(NamedTuple):
             ControlError: ENOENT: there is no snapshot of one of the names.
         """
         self.mount.asking(methods.SNAPSHOT_DELETE)({"names": [*names]})
+
+    def restore(
+        self,
+        path: str | os.PathLike[str] | None,
+        *,
+        snapshot: str | None = None,
+        to: str | os.PathLike[str] | None = None,
+        delete: bool = False,
+        dry_run: bool = False,
+        on_progress: Callable[[methods.RestoreReport], None] = lambda _: None,
+    ) -> methods.RestoreReport:
+        """Bring back a file or a tree as it was; only what differs is touched.
+
+        A snapshot of the present is made first. Each file is as it was before, or as of the
+        snapshot; the whole is not made at one instant. Stopped, the same call goes on from there.
+
+        Args:
+            path: On this mount; it need not exist. None: everything.
+            snapshot: Its name; None: the newest one that was not made before a restore.
+            to: On this mount; where it is put. None: where it was.
+            delete: Remove what was not there.
+            dry_run: Only return what would be done, in `actions`.
+            on_progress: Told about once a second what was done so far.
+
+        Returns:
+            What was done; `failures` names what could not be.
+
+        Raises:
+            ControlError: ENOENT: there is no such snapshot, or the path was not there. ENOSPC: the
+                disk is full.
+            UsageError: The mount is read-only.
+        """
+        from memfs.client.mount import WORK_S_MAX
+
+        mount = self.mount
+        if not dry_run:
+            mount.refuse_read_only()
+        params: methods.RestoreParameters = {
+            "work": secrets.token_hex(8),
+            "path": "" if path is None else mount.named(path),
+            "snapshot": snapshot,
+            "to": None if to is None else mount.named(to),
+            "delete": delete,
+            "dry_run": dry_run,
+        }
+        ask = mount.asking(methods.SNAPSHOT_RESTORE, WORK_S_MAX)
+        actions: list[list[str]] = []
+        try:
+            while True:
+                report = ask(params)
+                actions += report["actions"]
+                if report["ended"]:
+                    report["actions"] = actions
+                    return report
+                on_progress(report)
+        except BaseException:
+            with contextlib.suppress(ControlError, ControlUnavailableError):
+                mount.asking(methods.SNAPSHOT_RESTORE_CANCEL)({"work": params["work"]})
+            raise

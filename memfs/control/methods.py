@@ -226,8 +226,33 @@ class CopyReport(TypedDict):
     failures: list[str]
 
 
+class RestoreParameters(TypedDict):
+    """What to restore; paths are from the root of the mount."""
+
+    work: str
+    path: str
+    """Empty: everything."""
+    snapshot: NotRequired[str | None]
+    """None: the newest one that was not made before a restore."""
+    to: NotRequired[str | None]
+    delete: NotRequired[bool]
+    dry_run: NotRequired[bool]
+
+
+class RestoreReport(CopyReport):
+    """How far a restore is."""
+
+    snapshot: str
+    before: str | None
+    """The snapshot of the present that was made before."""
+    actions: list[list[str]]
+    """Those of a dry run, since the last call: `make`, `change` or `remove`, and the path."""
+
+
 CLONE = Method("clone", CloneParameters, CopyReport)
 CLONE_CANCEL = Method("clone_cancel", WorkParameters, type(None))
+SNAPSHOT_RESTORE = Method("snapshot.restore", RestoreParameters, RestoreReport)
+SNAPSHOT_RESTORE_CANCEL = Method("snapshot.restore_cancel", WorkParameters, type(None))
 
 
 # --- queries -------------------------------------------------------------------------------------

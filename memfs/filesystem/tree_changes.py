@@ -78,6 +78,9 @@ class TreeChanges(XattrRequests):
     All raise `MemfsError`, and `StaleInodeError` where an inode has gone meanwhile.
     """
 
+    is_planned = False
+    """Nothing is changed in truth; see `planned_changes`."""
+
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._past = PastReader(parts.engine, parts.raw_store, parts.sealer, parts.form_reader)
@@ -312,6 +315,23 @@ class TreeChanges(XattrRequests):
             )
         self.invalidations.note_inode(ino, Aspect.ATTRIBUTES | Aspect.XATTRS | Aspect.POLICY)
         return after
+
+    async def move_name(self, name: Name, place: Name, times: Mapping[InodeNo, Times]) -> None:
+        """Give what has a name another one.
+
+        Args:
+            name: The former one.
+            place: The new one.
+            times: What the directories of both get; those left out get the present time.
+
+        Raises:
+            AlreadyExistsError: Something has that name.
+        """
+        async with self._engine.change():
+            result = await self._engine.rename(*name, *place, RENAME_NOREPLACE, self._now_ns())
+            await self._set_times([name, place], times)
+        self.invalidations.note_removed(*name, result.moved.ino, last=False)
+        self.invalidations.note_name(*place, result.moved.ino)
 
     async def set_times(self, directory: InodeNo, times: Times) -> None:
         """Give a directory times; that of its change is the present."""

@@ -14,13 +14,9 @@ import stat
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from memfs.errors import (
-    AlreadyExistsError,
-    InvalidValueError,
-    NotADirectoryInodeError,
-    NotFoundError,
-)
+from memfs.errors import AlreadyExistsError, InvalidValueError
 from memfs.filesystem.tree_changes import Name
+from memfs.jobs.paths import find_parent, find_path
 from memfs.jobs.sliced_work import SlicedWork
 from memfs.jobs.tree_copying import CopyTally, TreeCopying
 from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
     from memfs.control.methods import CopyReport
     from memfs.control.server import Handler
     from memfs.filesystem.tree_changes import TreeChanges
-    from memfs.metadata.engine import Namespace
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
 
@@ -108,7 +103,7 @@ class CloneMethods:
             delete=True,
         )
         if not stat.S_ISDIR(original.mode):
-            await copying.put(original.ino, [place], {}, replace=replace)
+            await copying.put(original.ino, [place], {}, target, replace=replace)
         else:
             async with aclosing(self._build(copying, original, place, source)) as steps:
                 async for _ in steps:
@@ -117,7 +112,7 @@ class CloneMethods:
             exchange = found is not None
             await changes.move_into_place(hidden, place, BUILDING_MARK, exchange=exchange)
             if exchange:
-                async with aclosing(copying.remove(hidden)) as steps:
+                async with aclosing(copying.remove(hidden, source)) as steps:
                     async for _ in steps:
                         yield
         await changes.wait_told()
@@ -159,46 +154,3 @@ def building_name(place: Name) -> Name:
     """Return the hidden name under which the copy for a place is built."""
     digest = hashlib.blake2b(place.name, digest_size=8).hexdigest()
     return Name(place.parent, b".memfs-clone-" + digest.encode())
-
-
-def split_path(path: bytes) -> list[bytes]:
-    """Return the names of a path from the root of the mount.
-
-    Raises:
-        InvalidValueError: It has `..` in it.
-    """
-    names = [name for name in path.split(b"/") if name not in (b"", b".")]
-    if b".." in names:
-        raise InvalidValueError(f"{os.fsdecode(path)}: paths are given without ..")
-    return names
-
-
-async def find_path(engine: Namespace, path: bytes) -> Inode:
-    """Return what a path from the root of the mount leads to; symbolic links are not followed.
-
-    Raises:
-        NotFoundError, NotADirectoryInodeError: It leads nowhere.
-    """
-    inode = await engine.get_inode(ROOT_INODE)
-    for name in split_path(path):
-        try:
-            inode = await engine.lookup(inode.ino, name)
-        except (NotFoundError, NotADirectoryInodeError) as error:
-            raise type(error)(f"{os.fsdecode(path)}: there is no such file") from None
-    return inode
-
-
-async def find_parent(engine: Namespace, path: bytes) -> Name:
-    """Return the directory and the name that a path leads to.
-
-    Raises:
-        InvalidValueError: It is the root's.
-        NotFoundError, NotADirectoryInodeError: There is no such directory.
-    """
-    names = split_path(path)
-    if not names:
-        raise InvalidValueError("the root of the mount has no name")
-    parent = await find_path(engine, b"/".join(names[:-1]))
-    if not stat.S_ISDIR(parent.mode):
-        raise NotADirectoryInodeError(f"{os.fsdecode(path)}: there is no such directory")
-    return Name(parent.ino, names[-1])

@@ -98,13 +98,14 @@ class SlicedWork:
 
 
 async def _take_steps(steps: AsyncGenerator[None, None]) -> bool:
-    """Take steps for `SLICE_S`; True if that was all."""
+    """Take steps for `SLICE_S`, at least one; True if that was all."""
     end_s = time.monotonic() + SLICE_S
-    while time.monotonic() < end_s:
+    while True:
         # Requests of programs come first.
         await trio.lowlevel.checkpoint()
         try:
             await anext(steps)
         except StopAsyncIteration:
             return True
-    return False
+        if time.monotonic() > end_s:
+            return False

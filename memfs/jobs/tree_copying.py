@@ -61,6 +61,13 @@ class CopyTally:
     failed_count: int = 0
     failures: list[str] = field(default_factory=list)
     """The first ones, with their paths."""
+    actions: list[tuple[str, str]] | None = None
+    """What is done to which path, as long as nobody has taken it; None: nobody asks."""
+
+    def act(self, action: str, path: bytes) -> None:
+        """Note what is done to a path: `make`, `change` or `remove`."""
+        if self.actions is not None:
+            self.actions.append((action, path.decode("utf-8", "backslashreplace")))
 
     def fail(self, path: bytes, error: Exception) -> None:
         """Note what could not be done."""
@@ -119,7 +126,8 @@ class TreeCopying:
         self._snap = snap
         self._left_out = left_out
         self._hidden = hidden
-        self._delete = delete
+        self.delete = delete
+        """Remove what the originals do not have."""
         self._linked: dict[InodeNo, InodeNo] = {}
         """Copies of originals that have several names."""
         self._taken: set[InodeNo] = set()
@@ -145,8 +153,8 @@ class TreeCopying:
             try:
                 inode = (await self.original(source)).inode
                 times = Times(inode.atime_ns, inode.mtime_ns)
-                if self._delete:
-                    async with aclosing(self._remove_others(source, target, times)) as steps:
+                if self.delete and target > 0:
+                    async with aclosing(self._remove_others(source, target, path, times)) as steps:
                         async for _ in steps:
                             yield
             except NoSpaceError:
@@ -160,10 +168,10 @@ class TreeCopying:
                     try:
                         name = Name(target, entry.name)
                         if stat.S_ISDIR(entry.inode.mode):
-                            made = await self._copy_directory(entry.inode.ino, name, times)
+                            made = await self._copy_directory(entry.inode.ino, name, times, where)
                             stack.append((entry.inode.ino, made, where))
                         else:
-                            await self._copy_file(entry.inode.ino, name, times)
+                            await self._copy_file(entry.inode.ino, name, times, where)
                     except NoSpaceError:
                         raise
                     except Exception as error:
@@ -180,21 +188,41 @@ class TreeCopying:
                 yield entry
             cookie = entries[-1].cookie
 
-    async def _copy_directory(self, ino: InodeNo, name: Name, times: Times) -> InodeNo:
+    async def _copy_directory(self, ino: InodeNo, name: Name, times: Times, path: bytes) -> InodeNo:
         original = await self.original(ino)
         found = await self._changes.find_name(name)
-        if found is None or not stat.S_ISDIR(found.mode):
-            made = await self._changes.put_directory(original, name, times)
-            self.tally.directory_count += 1
-            return made.ino
+        if found is not None and stat.S_ISDIR(found.mode):
+            await self.make_like(found, original, path)
+            return found.ino
+        return (await self.put_directory(original, name, times, path)).ino
+
+    async def put_directory(
+        self, original: Original, name: Name, times: Times | None, path: bytes
+    ) -> Inode:
+        """Make an empty directory in the place of what is no directory."""
+        made = await self._changes.put_directory(original, name, times)
+        self.tally.directory_count += 1
+        self.tally.act("make", path)
+        return made
+
+    async def make_like(self, found: Inode, original: Original, path: bytes) -> None:
+        """Give an inode the attributes of another one where they differ."""
         if await self.is_like(found, original):
             self.tally.equal_count += 1
-        else:
-            await self._changes.set_likeness(found.ino, original, self._hidden)
-            self.tally.changed_count += 1
-        return found.ino
+            return
+        await self._changes.set_likeness(found.ino, original, self._hidden)
+        self.tally.changed_count += 1
+        self.tally.act("change", path)
 
-    async def _copy_file(self, ino: InodeNo, name: Name, times: Times) -> None:
+    async def link(
+        self, ino: InodeNo, names: list[Name], times: dict[InodeNo, Times], path: bytes
+    ) -> None:
+        """Have names lead to an inode."""
+        await self._changes.link_names(ino, names, times)
+        self.tally.changed_count += 1
+        self.tally.act("change", path)
+
+    async def _copy_file(self, ino: InodeNo, name: Name, times: Times, path: bytes) -> None:
         original = await self.original(ino)
         found = await self._changes.find_name(name)
         by_parent = {name.parent: times}
@@ -202,30 +230,26 @@ class TreeCopying:
             if found is not None and found.ino == base:
                 self.tally.equal_count += 1
                 return
-            await self._make_way(found, name)
-            await self._changes.link_names(base, [name], by_parent)
-            self.tally.changed_count += 1
+            await self.make_way(found, name, path)
+            await self.link(base, [name], by_parent, path)
             return
         if (
             found is not None
-            and self._may_stay(found, original)
-            and (await self.has_same_bytes(found, original))
+            and self.may_stay(found, original)
+            and await self.has_same_bytes(found, original)
         ):
-            if await self.is_like(found, original):
-                self.tally.equal_count += 1
-            else:
-                await self._changes.set_likeness(found.ino, original, self._hidden)
-                self.tally.changed_count += 1
-            self._note_linked(original, found.ino)
+            await self.make_like(found, original, path)
+            self.note_linked(original, found.ino)
             return
-        await self._make_way(found, name)
-        await self.put(ino, [name], by_parent)
+        await self.make_way(found, name, path)
+        await self.put(ino, [name], by_parent, path)
 
     async def put(
         self,
         ino: InodeNo,
         names: list[Name],
         times: dict[InodeNo, Times],
+        path: bytes,
         *,
         replace: bool = True,
     ) -> None:
@@ -235,32 +259,34 @@ class TreeCopying:
         made, copy = await self._changes.put_file(look, names, times, replace=replace)
         tally = self.tally
         tally.file_count += 1
+        tally.act("make", path)
         if copy is None:
             tally.shared_bytes += made.size if stat.S_ISREG(made.mode) else 0
         elif copy.is_shared:
             tally.cloned_bytes += copy.size
         else:
             tally.copied_bytes += copy.size
-        self._note_linked(original, made.ino)
+        self.note_linked(original, made.ino)
 
-    def _may_stay(self, found: Inode, original: Original) -> bool:
+    def may_stay(self, found: Inode, original: Original) -> bool:
         """Return whether what is there may become the copy, if its bytes are the same."""
-        if found.ino in self._taken:
-            return False
-        return (found.nlink > 1) <= (original.inode.nlink > 1)
+        if found.ino == original.inode.ino:
+            return True
+        return found.ino not in self._taken and (found.nlink > 1) <= (original.inode.nlink > 1)
 
-    def _note_linked(self, original: Original, copy: InodeNo) -> None:
+    def note_linked(self, original: Original, copy: InodeNo) -> None:
+        """An original that may have other names has got its copy."""
         if original.inode.nlink > 1:
             self._linked[original.inode.ino] = copy
             self._taken.add(copy)
 
-    async def _make_way(self, found: Inode | None, name: Name) -> None:
+    async def make_way(self, found: Inode | None, name: Name, path: bytes) -> None:
         """See that no directory has a name; with `delete` one goes, with all below it."""
         if found is None or not stat.S_ISDIR(found.mode):
             return
-        if not self._delete:
+        if not self.delete:
             raise IsADirectoryInodeError("a directory stands there; --delete removes it")
-        async with aclosing(self.remove(name)) as steps:
+        async with aclosing(self.remove(name, path)) as steps:
             async for _ in steps:
                 pass
 
@@ -316,7 +342,7 @@ class TreeCopying:
 
     # --- removing --------------------------------------------------------------------------------
     async def _remove_others(
-        self, source: InodeNo, target: InodeNo, times: Times
+        self, source: InodeNo, target: InodeNo, path: bytes, times: Times
     ) -> AsyncGenerator[None, None]:
         """Remove the names in a directory that the original has not."""
         cookie = 0
@@ -324,7 +350,9 @@ class TreeCopying:
             cookie = entries[-1].cookie
             for entry in entries:
                 if await self.find_original(source, entry.name) is None:
-                    async with aclosing(self.remove(Name(target, entry.name), times)) as steps:
+                    where = b"%s/%s" % (path, entry.name)
+                    removal = self.remove(Name(target, entry.name), where, times)
+                    async with aclosing(removal) as steps:
                         async for _ in steps:
                             yield
 
@@ -332,14 +360,21 @@ class TreeCopying:
         """Return what a name led to at the instant; None: there was no such name."""
         return await find_at(self._engine, self._snap, directory, name)
 
-    async def remove(self, name: Name, times: Times | None = None) -> AsyncGenerator[None, None]:
+    async def remove(
+        self, name: Name, path: bytes, times: Times | None = None
+    ) -> AsyncGenerator[None, None]:
         """Remove a name, and all below it.
 
         Args:
             name: That of a file or directory.
+            path: Its path.
             times: Those of its directory afterwards.
         """
         stack = [name]
+        self.tally.act("remove", path)
+        if self._changes.is_planned:
+            self.tally.removed_count += 1
+            return
         while stack:
             top = stack[-1]
             found = await self._changes.find_name(top)

@@ -706,7 +706,15 @@ class Local(Changes, Protocol):
     async def begin_intent(
         self, kind: MoveKind, ino: InodeNo, generation: Generation, location: str, now_ns: int
     ) -> IntentId:
-        """Record that a move begins to write at `location`."""
+        """Record that a move begins to write at `location`.
+
+        Args:
+            kind: What the move does.
+            ino: The file; `NO_INODE`: it is made with what is written.
+            generation: As the move found the file.
+            location: Where it writes.
+            now_ns: The present.
+        """
         ...
 
     async def cancel_intent(self, intent: IntentId) -> None:

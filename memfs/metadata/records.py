@@ -231,7 +231,7 @@ class Intent(NamedTuple):
     intent: IntentId
     kind: MoveKind
     ino: InodeNo
-    """The file; of a batch 0 (`NO_INODE`)."""
+    """The file; of a batch, and of a copy that becomes another file's, 0 (`NO_INODE`)."""
     generation: Generation
     location: str
     """Where the move writes: what to remove when it is rolled back (form as in `GarbageItem`)."""

@@ -81,8 +81,8 @@ class MoveParts:
     faults: FaultPoints = field(default_factory=FaultPoints)
     progress: ProgressTable = field(default_factory=ProgressTable)
     uploading: KeyedLock[InodeNo] = field(default_factory=KeyedLock)
-    """Files that are being uploaded: the second to come finds the first one's object. A task that
-    holds a file waits for no other one."""
+    """Files that are being uploaded, by `sharing.upload_key`: the second to come finds the first
+    one's object. A task that holds a file waits for no other one."""
     hydrating: SingleFlight[InodeNo, Inode] = field(default_factory=SingleFlight)
     """Files that are being hydrated: all who ask for one wait for the same raw file."""
     keeping: SingleFlight[InodeNo, bool] = field(default_factory=SingleFlight)

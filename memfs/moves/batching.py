@@ -6,6 +6,7 @@ digest, before one engine call publishes them all; no two attempts ever write th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -34,6 +35,7 @@ from memfs.moves.coding import unlock
 from memfs.moves.containers import append_container
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form
+from memfs.moves.sharing import first_of_each
 from memfs.moves.storing import Stored, store_object, temporary_file
 from memfs.moves.uploading import container_bytes_max
 from memfs.stores.contents import range_reader
@@ -77,8 +79,9 @@ async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeN
         inos: Small files: all of them are on the local disk once more while it is made.
 
     Returns:
-        An outcome for each file; one whose content cannot be read, or that is being uploaded by
-        somebody else, is `SUPERSEDED` here and told apart by its own upload.
+        An outcome for each file; one whose content cannot be read, that is being uploaded by
+        somebody else, or that shares its content with one in the batch, is `SUPERSEDED` here and
+        told apart by its own upload.
 
     Raises:
         NotSupportedError: There is no glacier tier.
@@ -87,8 +90,13 @@ async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeN
         CorruptDataError: The object does not read back equal.
     """
     remote = writable_store(parts)
-    with parts.uploading.hold_free(inos) as free:
-        return await _upload_batch(parts, remote, inos, free)
+    inodes = []
+    for ino in inos:
+        with contextlib.suppress(StaleInodeError):
+            inodes.append(await parts.engine.get_inode(ino))
+    first = first_of_each(inodes)
+    with parts.uploading.hold_free(first) as entered:
+        return await _upload_batch(parts, remote, inos, {first[key] for key in entered})
 
 
 async def _upload_batch(

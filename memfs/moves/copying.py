@@ -25,6 +25,7 @@ from memfs.linux.times import storable_ns
 from memfs.metadata.records import InodeFlags, MoveKind
 from memfs.moves.attempt import recorded
 from memfs.stores.disk import clone_file, disk_errors
+from memfs.types import NO_INODE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,7 +65,8 @@ async def copied(parts: MoveParts, inode: Inode) -> AsyncIterator[tuple[Attempt,
         NoSpaceError: The disk is full; nothing is left behind.
     """
     _, raw = parts.engine.reserve_ids()
-    async with recorded(parts, MoveKind.HYDRATE, str(int(raw)), inode) as attempt:
+    nobody = inode._replace(ino=NO_INODE)
+    async with recorded(parts, MoveKind.HYDRATE, str(int(raw)), nobody) as attempt:
         parts.faults.reach("copy.begun")
         with parts.progress.track("copy", inode.ino, inode.size) as progress:
             copy = await trio.to_thread.run_sync(

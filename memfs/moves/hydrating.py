@@ -29,6 +29,7 @@ from memfs.metadata.records import MoveKind
 from memfs.moves.attempt import recorded
 from memfs.moves.coding import unlock
 from memfs.moves.damage import replace_damaged
+from memfs.moves.sharing import fill_from_sharer
 from memfs.stores.contents import open_content
 from memfs.stores.digesting import digest_file
 from memfs.stores.disk import disk_errors
@@ -190,12 +191,19 @@ async def _fill(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgre
 async def _unpack(
     parts: MoveParts, inode: Inode, blob: Blob, fd: int, progress: MoveProgress
 ) -> None:
-    """Write the content into `fd` from the first form that is intact, packed before remote."""
+    """Write the content into `fd` from the first form that is intact, packed before remote.
+
+    Before anything is fetched, the raw file of another file with the same content serves.
+    """
     failure: MemfsError | None = None
     tried: list[Form] = []
     # Again where forms were replaced meanwhile: a batch is compacted, an object gets a new key.
     while (forms := await parts.engine.list_forms(inode.blob)) != tried:
         tried, failure = forms, None
+        if not any(form.kind == FormKind.PACKED for form in forms) and await fill_from_sharer(
+            parts, inode, blob, fd, progress
+        ):
+            return
         for form in forms:
             try:
                 await _unpack_form(parts, form, blob, fd, progress)
@@ -210,6 +218,8 @@ async def _unpack(
             else:
                 await release(parts.engine, form)
                 return
+    if failure is not None and await fill_from_sharer(parts, inode, blob, fd, progress):
+        return
     raise failure or CorruptDataError(f"inode {inode.ino}: no form of its content is left")
 
 

@@ -20,6 +20,8 @@ class MoveOutcome(enum.Enum):
     """The file was rewritten, deleted or unsealed meanwhile; nothing changed."""
     BUSY = "busy"
     """A program has the file open or mapped; nothing changed."""
+    SHARED = "shared"
+    """Another file has the same form, and wants it where it is; nothing changed."""
     INCOMPRESSIBLE = "incompressible"
     """The packed form would not save a block of disk; the file stays raw."""
 

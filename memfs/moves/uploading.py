@@ -18,6 +18,7 @@ from memfs.moves.attempt import recorded, writable_store
 from memfs.moves.containers import Container, append_container, find_packed, fits_store
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form, live_blob
+from memfs.moves.sharing import upload_key
 from memfs.moves.storing import Stored, store_object, temporary_file
 from memfs.moves.streaming import is_short, stream_container
 from memfs.types import BlobId, FormKind, Place
@@ -63,10 +64,11 @@ async def upload(parts: MoveParts, ino: InodeNo, *, seen: Inode | None = None) -
         EncryptionKeyError: Its source is encrypted with a key that is not configured.
     """
     remote = writable_store(parts)
-    if parts.uploading.is_held(ino):
+    key = upload_key(seen or await parts.engine.get_inode(ino))
+    if parts.uploading.is_held(key):
         # It is another one when that upload has ended.
         seen = None
-    async with parts.uploading.hold(ino):
+    async with parts.uploading.hold(key):
         inode = seen or await parts.engine.get_inode(ino)
         return await _upload(parts, remote, inode)
 

@@ -25,6 +25,7 @@ from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import pack
+from memfs.moves.sharing import is_wanted_by_others
 from memfs.moves.sightings import SEEN_S
 from memfs.moves.uploading import upload
 from memfs.placement.batcher import Batcher
@@ -54,6 +55,11 @@ RESTORING_COUNT_MAX = 10_000
 """Files that are fetched by themselves once they are restored; more are when they are read."""
 
 _OPEN = "a program has the file open or mapped; it moves when that ends"
+
+_SHARED = (
+    "a clone of the file shares its compressed copy, and was used later or is pinned; it goes when "
+    "that one may go as well"
+)
 
 
 class Placer:
@@ -138,6 +144,9 @@ class Placer:
                 breaker.succeed()
             if result.outcome == MoveOutcome.BUSY:
                 await self.postpone(move.ino, move.goal.tier, _OPEN)
+                return
+            if result.outcome == MoveOutcome.SHARED:
+                await self.postpone(move.ino, move.goal.tier, _SHARED)
                 return
             if result.outcome == MoveOutcome.INCOMPRESSIBLE:
                 await self._note_unpackable(move.ino, file.inode.generation)
@@ -264,6 +273,8 @@ class Placer:
             case Step.DROP_RAW:
                 return await drop_raw(parts, ino, seen=file.inode, seen_within_s=seen_within_s)
             case Step.DROP_PACKED:
+                if await is_wanted_by_others(parts, file.inode):
+                    return MoveResult(MoveOutcome.SHARED)
                 return await drop_form(
                     parts, ino, FormKind.PACKED, seen=file.inode, seen_within_s=seen_within_s
                 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from memfs.errors import MemfsError
 from memfs.sizes import format_size
@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     from memfs.client.mount import Mount
     from memfs.control.methods import CopyReport
 
+R = TypeVar("R", bound="CopyReport")
+
 _MOVES_POLL_S = 1.0
 _FAILURES_SHOWN_MAX = 20
 
 
 def watched(
     served: Mount,
-    work: Callable[[Callable[[CopyReport], None]], CopyReport],
+    work: Callable[[Callable[[CopyReport], None]], R],
     *,
     hidden: bool,
-) -> CopyReport:
+) -> R:
     """Do some work, and show on a terminal how far it is.
 
     Args:

@@ -25,7 +25,7 @@ from memfs.metadata.sqlite.statements import (
     PUT_PENDING,
     SET_ACCESSED,
 )
-from memfs.types import FormKind, Generation, InodeNo, IntentId, Tier
+from memfs.types import NO_INODE, FormKind, Generation, InodeNo, IntentId, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,8 @@ class Moves(Batches):
         self, kind: MoveKind, ino: InodeNo, generation: Generation, location: str, now_ns: int
     ) -> IntentId:
         self._begin_change()
-        self._inode(ino)
+        if ino != NO_INODE:
+            self._inode(ino)
         intent = IntentId(self._take_id())
         self._write(INSERT_INTENT, (intent, kind.value, ino, generation, location, now_ns))
         return intent

@@ -22,6 +22,7 @@ from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreE
 from memfs.metadata.records import Decision
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.sharing import is_wanted_by_others
 from memfs.placement.resident import unlock
 from memfs.policy import rules
 from memfs.types import FormKind
@@ -178,7 +179,7 @@ class DoneFiles:
         if result.outcome != MoveOutcome.DONE:
             return result.outcome
         self._parts.faults.reach("done.dropped")
-        if FormKind.PACKED in kinds:
+        if FormKind.PACKED in kinds and not await is_wanted_by_others(self._parts, inode):
             await drop_form(self._parts, ino, FormKind.PACKED)
         self._context.pools.leave(ino)
         detail = "files that a program uses before it needed the room"

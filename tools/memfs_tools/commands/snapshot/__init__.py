@@ -15,6 +15,7 @@ _PACKAGE = "memfs_tools.commands.snapshot"
         "create": f"{_PACKAGE}.create:create",
         "list": f"{_PACKAGE}.listing:list_snapshots",
         "show": f"{_PACKAGE}.listing:show",
+        "restore": f"{_PACKAGE}.restore:restore",
         "delete": f"{_PACKAGE}.delete:delete",
         "export": f"{_PACKAGE}.export:export",
         "import": f"{_PACKAGE}.importing:import_",
