@@ -6,29 +6,45 @@ daemon: what it finds is counted, logged and told.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from memfs.config import QuotasConfig
-from memfs.errors import InvalidValueError, MemfsError, QuotaSpentError, StaleInodeError
-from memfs.jobs.scrubbing import FormCheck, Pace, Scrubbed, ScrubOutcome, scrub_file
+from memfs.errors import (
+    InvalidValueError,
+    MemfsError,
+    NotFoundError,
+    QuotaSpentError,
+    StaleInodeError,
+)
+from memfs.jobs.scrubbing import (
+    FormCheck,
+    Pace,
+    Scrubbed,
+    ScrubOutcome,
+    scrub_file,
+    scrub_kept,
+)
 from memfs.placement.quotas import Quotas, cost_of_fetch
 from memfs.signals import Signal
 from memfs.stores.paced import unhurried
-from memfs.types import FormKind, InodeNo
+from memfs.types import FormKind, Generation, InodeNo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from memfs.control.methods import ScrubReport
     from memfs.control.server import Handler
-    from memfs.metadata.records import Inode
+    from memfs.metadata.records import KeptContent
     from memfs.moves.attempt import MoveParts
     from memfs.policy.quotas import Cost
+    from memfs.types import BlobId
 
 log = logging.getLogger(__name__)
 
@@ -166,20 +182,55 @@ class Scrubber:
         while inodes := await engine.list_files(self._after, FILES_A_STEP):
             for inode in inodes:
                 began_s = trio.current_time()
-                scrubbed = await self._scrub(inode)
-                await self._note(inode.ino, scrubbed)
+                scrubbed = await self._scrub(inode.blob, partial(self._scrub_file, inode.ino))
+                self._count(scrubbed)
+                if scrubbed.detail:
+                    await self._tell(inode.ino, scrubbed)
                 self._after = inode.ino
                 # For what was fetched from the store; local forms were read at the rate.
                 spent_s = trio.current_time() - began_s
                 await trio.sleep(max(0.0, scrubbed.read_bytes / self._rate - spent_s))
                 if self._file_count % SAVE_FILES == 0:
                     await self._save()
+        await self._walk_kept()
         self._after = InodeNo(0)
         log.info("scrub: %d files, %d bytes read", self._file_count, self._read_bytes)
 
-    async def _scrub(self, inode: Inode) -> Scrubbed:
-        """Check one file, as soon as the quotas have room for what it has in the store."""
-        forms = await self._parts.engine.list_forms(inode.blob) if inode.blob else []
+    async def _walk_kept(self) -> None:
+        """Go over the bytes that only snapshots show; from the first of them whenever it begins."""
+        engine = self._parts.engine
+        after = (InodeNo(0), Generation(0))
+        while rows := await engine.list_kept(after, FILES_A_STEP):
+            for kept in rows:
+                after = (kept.ino, kept.generation)
+                began_s = trio.current_time()
+                scrubbed = await self._scrub(kept.blob, partial(self._scrub_kept, kept))
+                self._count(scrubbed)
+                if scrubbed.detail:
+                    self._add_finding(await self._name_kept(kept), scrubbed)
+                spent_s = trio.current_time() - began_s
+                await trio.sleep(max(0.0, scrubbed.read_bytes / self._rate - spent_s))
+
+    async def _name_kept(self, kept: KeptContent) -> str:
+        """Return what a user calls an earlier generation: its path in a snapshot that shows it."""
+        engine = self._parts.engine
+        for snapshot in await engine.list_snapshots():
+            with contextlib.suppress(StaleInodeError, NotFoundError):
+                inode = await engine.inode_at(snapshot.snap, kept.ino)
+                paths = await engine.list_paths_at(snapshot.snap, kept.ino)
+                if inode.generation == kept.generation and paths:
+                    return f"{paths[0].decode('utf-8', 'backslashreplace')}@{snapshot.name}"
+        return f"generation {kept.generation} of inode {kept.ino}"
+
+    async def _scrub_file(self, ino: InodeNo) -> Scrubbed:
+        return await scrub_file(self._parts, ino, self._pace)
+
+    async def _scrub_kept(self, kept: KeptContent) -> Scrubbed:
+        return await scrub_kept(self._parts, kept, self._pace)
+
+    async def _scrub(self, blob: BlobId, scrub: Callable[[], Awaitable[Scrubbed]]) -> Scrubbed:
+        """Check one content, as soon as the quotas have room for what it has in the store."""
+        forms = await self._parts.engine.list_forms(blob) if blob else []
         cost: Cost = {}
         for form in forms:
             if form.kind == FormKind.REMOTE:
@@ -188,16 +239,16 @@ class Scrubber:
             self._pace = Pace(self._rate)
             try:
                 with self._quotas.reserved(cost):
-                    return await scrub_file(self._parts, inode.ino, self._pace)
+                    return await scrub()
             except QuotaSpentError as error:
                 if math.isinf(error.wait_s):
-                    log.info("inode %d is not scrubbed: %s", inode.ino, error)
+                    log.info("blob %d is not scrubbed: %s", blob, error)
                     check = FormCheck(FormKind.REMOTE, 0, None, unchecked=str(error))
                     return Scrubbed(ScrubOutcome.SKIPPED, (check,))
                 policy = self._parts.config.policy
                 await trio.sleep(min(max(error.wait_s, policy.retry_s_min), policy.retry_s_max))
 
-    async def _note(self, ino: InodeNo, scrubbed: Scrubbed) -> None:
+    def _count(self, scrubbed: Scrubbed) -> None:
         self._file_count += 1
         self._read_bytes += scrubbed.read_bytes
         self._pace = Pace(self._rate)
@@ -208,13 +259,16 @@ class Scrubber:
             self._unchecked_reason = next(
                 (check.unchecked for check in unchecked if not check.archived), None
             )
-        if not scrubbed.detail:
-            return
+
+    async def _tell(self, ino: InodeNo, scrubbed: Scrubbed) -> None:
         try:
             path = (await self._parts.engine.get_path(ino)).decode("utf-8", "backslashreplace")
         except StaleInodeError:
             # Deleted during its repair.
             return
+        self._add_finding(path, scrubbed)
+
+    def _add_finding(self, path: str, scrubbed: Scrubbed) -> None:
         log.warning("%s: %s: %s", path, scrubbed.outcome, scrubbed.detail)
         if len(self._findings) < FINDINGS_MAX:
             self._findings.append(

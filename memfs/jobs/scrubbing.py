@@ -30,7 +30,7 @@ from memfs.errors import (
     StoreError,
 )
 from memfs.metadata.quarantine import quarantine, release
-from memfs.metadata.records import InodeFlags
+from memfs.metadata.records import Inode, InodeFlags
 from memfs.moves.coding import unlock
 from memfs.moves.damage import record_damage, replace_damaged
 from memfs.moves.dropping import drop_form, drop_raw
@@ -41,13 +41,13 @@ from memfs.stores.digesting import digest_file, read_file
 from memfs.stores.disk import disk_errors
 from memfs.stores.reading import PackedFile
 from memfs.stores.restoring import without_restores
-from memfs.types import FormKind
+from memfs.types import FormKind, Generation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
     from pathlib import Path
 
-    from memfs.metadata.records import Blob, Form, Inode
+    from memfs.metadata.records import Blob, Form, KeptContent
     from memfs.moves.attempt import MoveParts
     from memfs.types import InodeNo, RawId
 
@@ -184,6 +184,55 @@ async def scrub_file(parts: MoveParts, ino: InodeNo, pace: Pace | None = None) -
             return Scrubbed(ScrubOutcome.QUARANTINED, checks, str(error))
     except (StaleInodeError, NotFoundError):
         return Scrubbed(ScrubOutcome.SKIPPED)
+
+
+async def scrub_kept(parts: MoveParts, kept: KeptContent, pace: Pace | None = None) -> Scrubbed:
+    """Check all that has bytes which only snapshots show; a bad form goes where a sound one is.
+
+    A raw file of theirs has no digest, as that of a file which was never packed nor uploaded.
+
+    Args:
+        kept: As the engine lists it.
+        pace: As `scrub_file`.
+    """
+    engine = parts.engine
+    forms = await engine.list_forms(kept.blob) if kept.blob else []
+    inode = _inode_of(kept)
+    checks = await _check_forms(parts, inode, forms, pace or Pace())
+    if kept.raw and not kept.open and not checks[0].damage and not checks[0].unchecked:
+        size = (await trio.to_thread.run_sync(parts.raw_store.stat, kept.raw)).st_size
+        if size != kept.size:
+            damage = f"raw file {kept.raw} has {size} bytes, not {kept.size}"
+            checks = (checks[0]._replace(damage=damage), *checks[1:])
+    reasons = "; ".join(f"{check.kind}: {check.damage}" for check in checks if check.damage)
+    async with engine.change():
+        # Deletion of the snapshots, or a compaction, may have come between.
+        before = (kept.ino, Generation(kept.generation - 1))
+        if kept not in await engine.list_kept(before, 1) or forms != (
+            await engine.list_forms(kept.blob) if kept.blob else []
+        ):
+            return Scrubbed(ScrubOutcome.SKIPPED, checks)
+        if not reasons:
+            return Scrubbed(ScrubOutcome.SOUND, checks)
+        sound = [check.kind for check in checks if not check.damage and not check.unchecked]
+        if not sound:
+            detail = f"no form of it is sound: {reasons}; delete the snapshots that show it"
+            return Scrubbed(ScrubOutcome.QUARANTINED, checks, detail)
+        for check in checks:
+            if check.damage:
+                await engine.drop_form(kept.ino, kept.generation, check.kind)
+    detail = f"{reasons}; given up for its {sound[0]} form"
+    return Scrubbed(ScrubOutcome.REPAIRED, checks, detail)
+
+
+def _inode_of(kept: KeptContent) -> Inode:
+    """Return a sealed inode with the bytes of an earlier generation."""
+    flags = InodeFlags.UNSEALED if kept.open else 0
+    times = (kept.mtime_ns,) * 4
+    return Inode(
+        *(kept.ino, stat.S_IFREG, 0, 0, 1, 0, kept.size, kept.blocks, *times),
+        *(kept.generation, kept.raw, kept.blob, flags, 0, None, kept.mtime_ns),
+    )
 
 
 async def _replace_raw(parts: MoveParts, inode: Inode, damage: str) -> Scrubbed:

@@ -22,6 +22,7 @@ _TIME = re.compile(
     re.ASCII,
 )
 _INTEGER_MAX = 1 << 63
+_NOT_PLAIN = frozenset([b"", *(b"%c" % byte for byte in b"-0123456789")])
 
 
 def typed(text: str) -> Value:
@@ -65,6 +66,20 @@ def stored_value(stored: bytes) -> Value | None:
         return typed(stored.decode())
     except UnicodeDecodeError:
         return None
+
+
+def is_plain_text(stored: bytes) -> bool:
+    """Tell quickly that bytes are compared as the text that they are; False: perhaps."""
+    # Numbers and times begin with a digit or a minus.
+    if len(stored) > VALUE_BYTES_MAX or stored[:1] in _NOT_PLAIN:
+        return False
+    if stored.isascii():
+        return True
+    try:
+        stored.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def equal_values(operand: Value) -> tuple[Value, ...]:

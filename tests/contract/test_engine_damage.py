@@ -111,6 +111,24 @@ DAMAGE = {
         "insert into kept values ({sealed}, 9, 14, 0, 1, 8, 1, 0)",
         "insert into garbage values (14, 'raw', '14')",
     ),
+    "the name b'gone' of inode {gone}, as snapshot {snap} shows it, has no inode beside it": (
+        "delete from inode_was where ino = {gone}",
+    ),
+    "xattr b'user.a' of inode {sealed}, as snapshot {snap} shows it, has no inode beside it": (
+        "delete from inode_was where ino = {sealed}",
+    ),
+    "raw file {sealed} belongs to 2 inodes": (
+        "insert into kept values ({sealed}, 1, {sealed}, 0, 1, 8, 1, 0)",
+    ),
+    "blob {blob} belongs to no inode": (
+        # As if deletion of the snapshot had forgotten the blob of the kept row.
+        "insert into kept values ({sealed}, 1, 0, {blob}, 1, 8, 1, 0)",
+        "update inode set blob = 0, packed = 0",
+        "delete from kept",
+    ),
+    "raw_bytes is kept as 0, but counts 4096": (
+        "insert into kept values ({sealed}, 1, 14, 0, 1, 8, 1, 0)",
+    ),
     "root directory 1 is missing": ("delete from inode where ino = 1",),
 }
 
@@ -127,12 +145,13 @@ async def plant(engine: Engine) -> dict[str, object]:
     await engine.create(ROOT_INODE, b"link", link)
     await engine.set_xattr(sealed.ino, b"user.a", b"value", 0, NOW_NS)
     gone = await engine.create(directory.ino, b"gone", link._replace(ino=engine.reserve_ids()[0]))
-    await engine.create_snapshot("snapshot", NOW_NS)
+    snap = (await engine.create_snapshot("snapshot", NOW_NS)).snap
     await engine.set_xattr(sealed.ino, b"user.a", b"newer", 0, NOW_NS)
     await engine.unlink(directory.ino, b"gone", NOW_NS)
     await engine.reap([gone.ino])
     return {
         "gone": gone.ino,
+        "snap": snap,
         "directory": directory.ino,
         "inner": inner.ino,
         "sealed": sealed.ino,

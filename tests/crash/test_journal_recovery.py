@@ -9,8 +9,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,13 +21,14 @@ from memfs.metadata.sqlite import database
 from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.journal import Journal
+from memfs.metadata.sqlite.schema import UNDO_TRIGGERS, Made
 from memfs.types import ROOT_INODE
 from tests.contract.engine.making import NOW_NS, make_file, names_in, new_file
 from tests.contract.engine.site import CONFIG, SMALL, SqliteSite, run
 from tests.waiting import wait_until_set
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
     from memfs.metadata.sqlite.statements import Parameters
 
@@ -337,6 +339,110 @@ def test_sigkill_at_any_time_keeps_every_committed_name(tmp_path: Path) -> None:
 
 async def names_in_all(engine: SqliteEngine) -> list[bytes]:
     return [entry.name for entry in await engine.list_directory(ROOT_INODE, 0, 1_000_000)]
+
+
+UNDO_NAMES = sorted(Made.by(text).name for text in UNDO_TRIGGERS)
+
+
+def undo_triggers(engine: SqliteEngine) -> list[str]:
+    """Return the triggers that keep changes for snapshots."""
+    query = "select name from sqlite_schema where type = 'trigger' and name <> 'inode_gone'"
+    return sorted(name for (name,) in engine._rows(query))
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_triggers_come_and_go_at_the_same_change_when_it_is_redone(
+    tmp_path: Path, *, checkpointed: bool
+) -> None:
+    """Each prefix of the journal has the triggers and the undo rows that there were then."""
+    engine = open_engine(tmp_path / "state")
+    inode = run(make_file(engine, b"file"))
+    states: list[tuple[object, ...]] = []
+
+    def look(copy: Path) -> tuple[object, ...]:
+        survivor = open_engine(copy)
+        assert survivor.check() == []
+        tables = ("head", "snapshot", "inode_was", "xattr_was", "dentry_was")
+        rows = [survivor._rows(f"select * from {table}") for table in tables]
+        found = (undo_triggers(survivor), *rows)
+        survivor.close()
+        return found
+
+    def step(change: Coroutine[Any, Any, object], triggers: list[str]) -> None:
+        run(change)
+        engine.commit_nowait()
+        if checkpointed:
+            engine.publish()
+            engine.wait_for_checkpoint()
+        assert undo_triggers(engine) == triggers
+        copy = tmp_path / f"{len(states)}"
+        shutil.copytree(tmp_path / "state", copy)
+        states.append(look(copy))
+        assert states[-1][0] == triggers
+
+    for count in range(2):
+        value = b"%d" % count
+        step(engine.set_xattr(inode.ino, b"user.a", value, 0, NOW_NS + count), [])
+        step(engine.create_snapshot("first", NOW_NS), UNDO_NAMES)
+        step(engine.set_xattr(inode.ino, b"user.a", b"x", 0, NOW_NS + count), UNDO_NAMES)
+        second = run(engine.create_snapshot("second", NOW_NS))
+        step(engine.rename(ROOT_INODE, b"file", ROOT_INODE, b"other", 0, NOW_NS), UNDO_NAMES)
+        step(engine.delete_snapshot(second.snap), UNDO_NAMES)
+        first = run(engine.get_snapshot("first"))
+        step(engine.delete_snapshot(first.snap), [])
+        while run(engine.delete_snapshot_step(1)):
+            engine.commit_nowait()
+        step(engine.rename(ROOT_INODE, b"other", ROOT_INODE, b"file", 0, NOW_NS), [])
+    engine.close()
+
+
+def test_triggers_are_taken_back_with_their_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that fails half made leaves no trigger, and one that is deleted half keeps all."""
+    engine = open_engine(tmp_path / "state")
+    create_and_commit(engine, [b"file"])
+    for index in range(20):
+        with monkeypatch.context() as patch:
+            failing = FailingStatement(engine, patch, index)
+            with suppress(MetadataError):
+                run(engine.create_snapshot(f"{index}", NOW_NS))
+        engine.commit_nowait()
+        present = run(engine.list_snapshots())
+        assert undo_triggers(engine) == (UNDO_NAMES if present else [])
+        if not failing.reached:
+            break
+        assert not present
+    assert index > 8
+    (snapshot,) = run(engine.list_snapshots())
+    with monkeypatch.context() as patch:
+        FailingStatement(engine, patch, 5)
+        with pytest.raises(MetadataError):
+            run(engine.delete_snapshot(snapshot.snap))
+    assert undo_triggers(engine) == UNDO_NAMES
+    assert engine.check() == []
+    engine.close()
+
+
+def test_tables_with_the_triggers_of_another_time_get_those_of_now(tmp_path: Path) -> None:
+    """Copied tables, and those of versions that had all triggers always."""
+    engine = open_engine(tmp_path / "state")
+    create_and_commit(engine, [b"file"])
+    engine.close()
+    for head, names in ((0, []), (1, UNDO_NAMES)):
+        with sqlite3.connect(tmp_path / "state" / "metadata.db") as connection:
+            for text in UNDO_TRIGGERS:
+                connection.execute(f"drop trigger if exists {Made.by(text).name}")
+                connection.execute(text.replace("or fail", ""))
+            connection.execute("delete from head")
+            connection.execute(f"insert into head select {head} where {head}")
+        connection.close()
+        (tmp_path / "state" / "metadata.sums").unlink()
+        engine = open_engine(tmp_path / "state")
+        assert undo_triggers(engine) == names
+        query = "select count(*) from sqlite_schema where type = 'trigger' and sql like '%or fail%'"
+        assert engine._rows(query) == [(len(names),)]
+        engine.close()
 
 
 def test_second_process_is_refused_while_the_engine_is_open(tmp_path: Path) -> None:

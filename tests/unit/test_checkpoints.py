@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from tests.contract.engine.site import run
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from memfs.metadata.sqlite.statements import Parameters
     from memfs.types import InodeNo
 
 LIMITS = Limits(
@@ -28,15 +30,17 @@ LIMITS = Limits(
 FILE_COUNT = 2000
 
 
-def make_files(engine: SqliteEngine) -> list[tuple[InodeNo, bytes]]:
+def make_files(
+    engine: SqliteEngine, name: bytes = b"", count: int = FILE_COUNT
+) -> list[tuple[InodeNo, bytes]]:
     files = []
-    for number in range(FILE_COUNT):
+    for number in range(count):
         ino, raw = engine.reserve_ids()
         new = NewInode(ino, stat.S_IFREG | 0o644, 0, 0, 1, raw=raw)
-        run(engine.create(ROOT_INODE, b"%06d" % number, new))
+        run(engine.create(ROOT_INODE, b"%s%06d" % (name, number), new))
         engine.commit_nowait()
         engine.wait_for_checkpoint()
-        files.append((ino, b"%06d" % number))
+        files.append((ino, b"%s%06d" % (name, number)))
     return files
 
 
@@ -75,3 +79,39 @@ def test_log_starts_over_while_changes_keep_coming(tmp_path: Path) -> None:
         log_bytes[log_page_count] = (state_dir / "metadata.db-wal").stat().st_size
         engine.close()
     assert log_bytes[64] < 2 * 64 * 4 * KIB < log_bytes[1_000_000]
+
+
+def test_a_reader_that_stays_costs_few_attempts_to_start_over(tmp_path: Path) -> None:
+    """The log grows while somebody reads, and starts over soon after the end of that."""
+    limits = replace(LIMITS, checkpoint_bytes=8 * KIB, log_page_count=64)
+    state_dir = tmp_path / "state"
+    engine = SqliteEngine.open(state_dir, MetadataConfig(), limits=limits)
+    log = state_dir / "metadata.db-wal"
+    attempts = []
+    execute = engine._database._execute
+
+    def watch(text: str, parameters: Parameters = ()) -> sqlite3.Cursor:
+        if "wal_checkpoint" in text:
+            attempts.append(log.stat().st_size)
+        return execute(text, parameters)
+
+    engine._database._execute = watch  # type: ignore[assignment]
+    make_files(engine, b"before", 500)
+    reader = sqlite3.connect(state_dir / "metadata.db", isolation_level=None)
+    reader.execute("begin")
+    reader.execute("select count(*) from inode").fetchone()
+    begun_bytes = log.stat().st_size
+    attempts.clear()
+    make_files(engine, b"meanwhile", 500)
+    grown_pages = (log.stat().st_size - begun_bytes) // (4 * KIB)
+    assert grown_pages > 3 * 64
+    assert 1 <= len(attempts) <= 2 + grown_pages // 64
+    reader.close()
+    attempts.clear()
+    held_bytes = log.stat().st_size
+    make_files(engine, b"after", 500)
+    assert log.stat().st_size <= held_bytes + 2 * 64 * 4 * KIB
+    assert engine._database._checkpointer.frame_count < 2 * 64
+    assert engine._database._checkpointer.held_count == 0
+    assert engine.check() == []
+    engine.close()

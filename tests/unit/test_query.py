@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from memfs.query.globs import glob_pattern
 from memfs.query.matching import Values, matches
 from memfs.query.parsing import FilterError, parse, parse_text
-from memfs.query.values import Value, stored_value, typed
+from memfs.query.values import VALUE_BYTES_MAX, Value, is_plain_text, stored_value, typed
 from tests.queries import FILTERS, STORED
 
 if TYPE_CHECKING:
@@ -88,6 +88,21 @@ def test_instants_sort_by_time() -> None:
     ]
     values = [str(typed(text)) for text in instants]
     assert values == sorted(values)
+
+
+@given(st.one_of(st.binary(max_size=30), st.text(max_size=30).map(str.encode)))
+def test_plain_text_is_compared_as_it_is(stored: bytes) -> None:
+    if is_plain_text(stored):
+        value = stored_value(stored)
+        assert isinstance(value, str)
+        assert value.encode() == stored
+
+
+def test_text_that_begins_with_a_letter_is_plain() -> None:
+    assert is_plain_text(b"x1")
+    assert is_plain_text("ä".encode())
+    for other in (b"", b"1", b"-x", b"\xff", b"x" * (VALUE_BYTES_MAX + 1)):
+        assert not is_plain_text(other)
 
 
 def test_long_or_undecodable_attributes_are_compared_with_nothing() -> None:

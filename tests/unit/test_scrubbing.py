@@ -20,7 +20,7 @@ from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
 from memfs.policy import rules
 from memfs.stores.disk import disk_errors
-from memfs.types import FormKind
+from memfs.types import FormKind, Generation, InodeNo
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
 
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.control.methods import ScrubReport
-    from memfs.metadata.records import Inode
+    from memfs.metadata.records import Inode, KeptContent
     from memfs.moves.attempt import MoveParts
-    from memfs.types import InodeNo
 
 CONTENT = compressible(50_000)
 
@@ -373,3 +372,63 @@ async def test_a_scrub_tells_how_far_it_is_within_a_file(state: State) -> None:
 async def test_a_rate_of_nothing_is_refused(state: State) -> None:
     with pytest.raises(InvalidValueError):
         await Scrubber(state.parts).start(rate=0)
+
+
+# --- what only snapshots show --------------------------------------------------------------------
+async def snapshot_and_remove(state: State) -> KeptContent:
+    """Make a snapshot, remove the file, and return what is kept of it."""
+    async with state.engine.change():
+        await state.engine.create_snapshot("before", 1)
+    await state.unlink("f")
+    (kept,) = await state.engine.list_kept((InodeNo(0), Generation(0)), 10)
+    return kept
+
+
+async def scrub_all(state: State) -> ScrubReport:
+    scrubber = Scrubber(state.parts)
+    await scrubber.start(rate=1 << 40, restart=True)
+    return await finish(scrubber)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+
+
+async def test_a_scrub_walks_over_what_only_snapshots_show(state: State) -> None:
+    """A bad form goes where another one is sound; the sound one is still read."""
+    await make(state, PACKED, REMOTE)
+    kept = await snapshot_and_remove(state)
+    (packed, _) = sorted(await state.engine.list_forms(kept.blob), key=lambda form: form.kind)
+    assert packed.kind == PACKED
+    flip(state.packed_store.path(packed.place.key))
+    report = await scrub_all(state)
+    assert report["outcomes"]["repaired"] == 1
+    assert [finding["path"] for finding in report["findings"]] == ["/f@before"]
+    (left,) = await state.engine.list_forms(kept.blob)
+    assert left.kind == REMOTE
+    again = await scrub_all(state)
+    assert again["outcomes"]["sound"] == 1
+    assert again["findings"] == []
+    assert state.engine.check() == []
+
+
+@pytest.mark.parametrize("kind", [RAW, PACKED, REMOTE])
+async def test_what_nobody_can_mend_is_named_by_its_snapshot(state: State, kind: FormKind) -> None:
+    await make(state, kind)
+    if kind == RAW:
+        kept = await snapshot_and_remove(state)
+        os.truncate(state.raw_store.path(kept.raw), 100)
+    else:
+        kept = await snapshot_and_remove(state)
+        (form,) = await state.engine.list_forms(kept.blob)
+        root = state.objects_dir if kind == REMOTE else state.state_dir
+        flip(root / form.place.key)
+    report = await scrub_all(state)
+    assert report["outcomes"]["quarantined"] == 1
+    (finding,) = report["findings"]
+    assert finding["path"] == "/f@before"
+    assert "delete the snapshots that show it" in finding["detail"]
+    assert [kept] == await state.engine.list_kept((InodeNo(0), Generation(0)), 10)
+    assert state.engine.check() == []

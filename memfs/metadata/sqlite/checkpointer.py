@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+_SALT_OFFSET, _SALT_BYTES = 16, 8
+
 
 class Checkpointer:
     """Works on a connection of its own, so that the event loop's connection is not held up."""
@@ -31,9 +33,13 @@ class Checkpointer:
         wal_path = database_path.with_name(database_path.name + "-wal")
         self._wal_fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._thread: threading.Thread | None = None
-        self._started_over = False
+        self._is_new = False
+        self._copied_name: bytes | None = None
+        """What the log was called when it was copied to its end, until it is looked at again."""
         self.frame_count = 0
         """Pages in the log after the last run: it starts over only when asked to."""
+        self.held_count = 0
+        """Pages in the log when a reader kept it from starting over; 0: no reader did."""
         self.added_count = 0
         """Those of them that came since the run before; 0: not known."""
         self.failure: OSError | None = None
@@ -52,13 +58,26 @@ class Checkpointer:
         )
         self._thread.start()
 
-    def note_started_over(self) -> None:
-        """The log was copied to its end, and the next commit begins it anew; no run is under way.
+    def note_copied(self, frame_count: int, copied_count: int) -> None:
+        """Take what SQLite answered to a copy of the log in the event loop; no run is under way.
 
-        SQLite goes on to tell the old length until then.
+        A log that was copied to its end begins anew with the next commit, unless somebody reads it
+        then. SQLite goes on to tell the old length until that commit.
+
+        Args:
+            frame_count: Pages in the log.
+            copied_count: Those of them that are in the database; fewer where a reader needs them.
         """
+        if copied_count < frame_count:
+            self.held_count = frame_count
+            return
+        self._copied_name = self._name_of_log()
+        self._is_new = True
         self.frame_count = 0
-        self._started_over = True
+
+    def _name_of_log(self) -> bytes:
+        """Return the salts of the log, new whenever it begins anew (fileformat2.html, 4.1)."""
+        return os.pread(self._wal_fd, _SALT_BYTES, _SALT_OFFSET)
 
     def run(self, on_durable: Callable[[], None]) -> None:
         """Make the log durable, then copy it into the database file. Blocks.
@@ -73,13 +92,17 @@ class Checkpointer:
         except OSError as error:
             self.failure = error
             return
-        if self._started_over:
-            self._started_over = False
+        if self._is_new:
+            self._is_new = False
             return
         try:
             row = self._connection.execute("pragma wal_checkpoint(passive)").fetchone()
             self.added_count = max(0, row[1] - self.frame_count)
             self.frame_count = max(0, row[1])
+            if self._copied_name is not None:
+                begun_anew = self._name_of_log() != self._copied_name
+                self.held_count = 0 if begun_anew else self.frame_count
+                self._copied_name = None
         except sqlite3.Error:
             # Mostly a full disk. The log holds everything; the next run copies it.
             return

@@ -16,6 +16,7 @@ from memfs.metadata.sqlite.rows import (
     GARBAGE_COUNT,
     KEPT_COLUMNS,
     SELECT_FORMS,
+    SELECT_KEPT,
     UNSEALED,
     form_of,
     is_regular,
@@ -292,11 +293,10 @@ class Contents(Attributes):
     async def drop_form(self, ino: InodeNo, generation: Generation, kind: FormKind) -> bool:
         self._begin_change()
         inode = self._find_sealed(ino, generation)
-        if inode is None or not inode.blob:
-            return False
-        blob = inode.blob
-        form = self._form(blob, kind)
-        if form is None:
+        # What only snapshots show has its blob there.
+        kept = self._row(SELECT_KEPT, (ino, generation)) if inode is None else None
+        blob = inode.blob if inode is not None else kept_of(kept).blob if kept else NO_BLOB
+        if not blob or (form := self._form(blob, kind)) is None:
             return False
         if self._row("select 1 from form where blob = ? and kind <> ?", (blob, kind.value)):
             self._discard_form(form)

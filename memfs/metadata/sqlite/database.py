@@ -42,6 +42,7 @@ import contextlib
 import errno
 import logging
 import marshal
+import re
 import sqlite3
 import threading
 import time
@@ -59,7 +60,7 @@ from memfs.metadata.sqlite.format import FORMAT_NUMBER, OLDEST_FORMAT, write_for
 from memfs.metadata.sqlite.journal import Journal, Origin
 from memfs.metadata.sqlite.pages import PageSums
 from memfs.metadata.sqlite.reserve import Reserve
-from memfs.metadata.sqlite.schema import ADDITIONS
+from memfs.metadata.sqlite.schema import ADDITIONS, settle_triggers
 from memfs.metadata.sqlite.statements import FINGERPRINT, TEXTS, UNDERSTOOD, Parameters, SqlValue
 from memfs.types import StateId
 
@@ -93,6 +94,8 @@ _HIGHEST_NUMBER = """
 _FULL_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 _DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 """SQLITE_ERROR: a table is missing."""
+_PLAIN = re.compile(r"^(insert|update)(?: or fail)?(?! or)\b")
+"""How a statement begins that a row in its way makes fail."""
 PROGRESS_COUNT = 1000
 """Steps of SQLite's virtual machine between two looks at the clock: some 30 us."""
 MIN_JOURNAL_BYTES = 64 * KIB
@@ -396,6 +399,8 @@ class Database:
         """Redo and COMMIT all entries that the tables lack."""
         for text in ADDITIONS if self._format == FORMAT_NUMBER else format2.ADDITIONS:
             self._execute(text)
+        if self._format == FORMAT_NUMBER:
+            settle_triggers(self.connection)
         for journal in joined.usable:
             known = UNDERSTOOD.get(journal.fingerprint)
             for sequence, payload in journal.entries():
@@ -485,9 +490,7 @@ class Database:
     ) -> None:
         """Redo a change of which a part may be done; rows that it contradicts give way (repair)."""
         for statement, parameters in records:
-            verb, rest = texts[statement].split(maxsplit=1)
-            forcible = verb in ("insert", "update") and not rest.startswith("or ")
-            text = f"{verb} or replace {rest}" if forcible else texts[statement]
+            text = _PLAIN.sub(r"\1 or replace", texts[statement])
             self._execute(text, parameters)
         self.totals[:] = totals
 
@@ -712,7 +715,10 @@ class Database:
     def _log_is_long(self) -> bool:
         if self.is_read_elsewhere:
             return False
-        return self._checkpointer.frame_count > self._limits.log_page_count
+        # Where a reader held the log, the next attempt comes after as many pages as the first one:
+        # each costs two fsyncs in the event loop.
+        beyond = self._checkpointer.frame_count - self._checkpointer.held_count
+        return beyond > self._limits.log_page_count
 
     def _adapt(self) -> None:
         """Let the next journal be as long as the last one's pages say: scattered changes cost most.
@@ -750,9 +756,7 @@ class Database:
                 self._checkpointer.sync_log()
                 self._sums.note_log(self._known_sequence)
                 row = self._execute("pragma wal_checkpoint(passive)").fetchone()
-                if row[1] == row[2]:
-                    # All pages were copied: nobody reads an older state.
-                    self._checkpointer.note_started_over()
+                self._checkpointer.note_copied(row[1], row[2])
             self._execute("begin immediate")
             self._retiring = self._journal
             with self._note_lock:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.attribute_index import NOTE_NAME
 from memfs.metadata.sqlite.check import RECOUNT
+from memfs.metadata.sqlite.schema import BESIDE, WAS_COLUMNS, settle_triggers
 from memfs.query.values import stored_value
 from memfs.types import ROOT_INODE
 
@@ -28,6 +29,25 @@ _LOST_SNAPSHOTS = """
         union all select snap from xattr_was)
     where snap not in (select snap from snapshot)
 """
+
+_ALONE = f"from {{table}} as d where not {BESIDE}"
+"""Former names or xattrs whose inode has no undo row beside them."""
+
+
+def _former_inodes(table: str) -> tuple[str, ...]:
+    """Return what gives such rows the inode as the next snapshot, or the live row, has it."""
+    alone = _ALONE.format(table=table)
+    later = "(select min(snap) from inode_was as n where n.ino = d.ino and n.snap > d.snap)"
+    columns = ", ".join(f"n.{name}" for name in WAS_COLUMNS.split(", "))
+    return (
+        f"""insert or ignore into inode_was select d.ino, d.snap, {columns}
+            from (select ino, snap {alone}) as d join inode_was as n
+            on n.ino = d.ino and n.snap = {later}""",
+        f"""insert or ignore into inode_was select d.ino, d.snap, {columns}
+            from (select ino, snap {alone}) as d join inode as n on n.ino = d.ino""",
+        f"""delete from {table} as d where not {BESIDE}""",
+    )
+
 
 _UNSHOWN = """
     from kept where not exists (select 1 from inode_was as w
@@ -142,6 +162,8 @@ _SILENT = (
     "delete from xattr where ino not in (select ino from inode)",
     "delete from pending where ino not in (select ino from inode)",
     "delete from decision where ino not in (select ino from inode)",
+    *_former_inodes("dentry_was"),
+    *_former_inodes("xattr_was"),
     "delete from symlink_was where ino not in (select ino from inode_was)",
     f"""insert into symlink_was select distinct ino, x'3f' from inode_was
         where {_SYMLINK} and ino not in (
@@ -196,6 +218,7 @@ def mend(connection: sqlite3.Connection, first_free: int, now_ns: int) -> list[s
     connection.execute(
         "insert into head select max(snap) from snapshot where state = 'live' having count(*) > 0"
     )
+    settle_triggers(connection)
     counted = connection.execute(RECOUNT).fetchone()
     columns = ", ".join(f"{name} = ?" for name in Usage._fields)
     connection.execute(f"update state set {columns}", counted)

@@ -133,8 +133,9 @@ class Namespace(Rows):
         directory = self._living_directory(parent)
         _check_new_name(name)
         makes_directory = new.mode & 0o170000 == stat.S_IFDIR
-        # The cookie tells snapshots when the name was made; the inode's number was taken earlier.
-        cookie = self._take_id()
+        # The cookie tells snapshots when the name was made. The inode's number, which was taken
+        # earlier, is as good while there is no snapshot in between, and nothing to look up.
+        cookie = new.ino if new.ino > self._newest_snapshot() else self._take_id()
         if not self._database.write_unique(INSERT_DENTRY, (parent, cookie, name, new.ino)):
             raise AlreadyExistsError(f"{name!r} exists in directory {parent}")
         inode = self._insert_inode(new, 2 if makes_directory else 1)

@@ -33,7 +33,7 @@ from memfs.metadata.sqlite.statements import (
     SET_TIMES,
 )
 from memfs.query.fields import is_queryable
-from memfs.query.values import stored_value
+from memfs.query.values import is_plain_text, stored_value
 from memfs.types import (
     NO_RAW,
     OWN_STORE,
@@ -264,11 +264,11 @@ class Rows:
         if index.enabled:
             key = index.take_key(name)
             if key:
-                typed = stored_value(value)
-                if isinstance(typed, str) and typed.encode() == value:
-                    # Most are plain text, which the journal need not have twice.
+                if is_plain_text(value):
+                    # Most are, which the journal need not have twice.
                     self._write(PUT_TEXT_XATTR, (ino, name, value, key))
                 else:
+                    typed = stored_value(value)
                     self._write(PUT_TYPED_XATTR, (ino, name, value, key, typed))
                 return
             if index.is_full and is_queryable(name):

@@ -34,10 +34,12 @@ from memfs.metadata.sqlite.schema import WAS_COLUMNS
 from memfs.metadata.sqlite.statements import (
     DELETE_SNAPSHOT,
     DELETE_TARGETS,
+    DROP_TRIGGERS,
     FORGET_HEAD,
     INSERT_HEAD,
     INSERT_SNAPSHOT,
     LEAVE_SNAPSHOT,
+    MAKE_TRIGGERS,
     UNDO_TABLES,
 )
 from memfs.types import (
@@ -61,7 +63,10 @@ _SELECT_SNAPSHOTS = (
     " where state = 'live'"
 )
 _COUNT_KEPT = "select count(*), coalesce(sum(blocks), 0) from kept where raw <> 0"
-_A_LEAVING = "select snap from snapshot where state = 'leaving' limit 1"
+# The newest first: a name that changed while one was leaving may have its inode with that one, and
+# has it beside it when its own turn comes.
+_A_LEAVING = "select max(snap) from snapshot where state = 'leaving' having count(*) > 0"
+_LEAVING_INODES = "select ino from inode_was where snap = ? order by ino limit ?"
 
 # Undo rows of a snapshot that is leaving are read like others: they stand for the older ones too.
 _SELECT_WAS = (
@@ -162,6 +167,10 @@ class Snapshots(Queries):
 
     def _set_head(self, snap: int) -> None:
         """Have undo rows written for a snapshot from now on; 0: for no snapshot."""
+        if not snap or not self._newest_snapshot():
+            # 0.4 ms, and as much once more for statements that SQLite prepares anew.
+            for statement in MAKE_TRIGGERS if snap else DROP_TRIGGERS:
+                self._write(statement, ())
         self._write(FORGET_HEAD, ())
         if snap:
             self._write(INSERT_HEAD, (snap,))
@@ -200,19 +209,18 @@ class Snapshots(Queries):
             return False
         (snap,) = row
         ((older,),) = self._rows(
-            "select coalesce(max(snap), 0) from snapshot where snap < ? and state = 'live'", (snap,)
+            "select coalesce(max(snap), 0) from snapshot where snap < ?", (snap,)
         )
-        for table in UNDO_TABLES:
-            query = f"select distinct {table.key} from {table.name} where snap = ? limit ?"
-            if keys := [row[0] for row in self._rows(query, (snap, limit))]:
-                listed = json.dumps(keys)
+        # Undo rows of names and xattrs have one of their inode beside them.
+        if inos := [row[0] for row in self._rows(_LEAVING_INODES, (snap, limit))]:
+            listed = json.dumps(inos)
+            for table in UNDO_TABLES:
                 if older:
                     self._write(table.hand_down, (snap, older, listed))
                 self._write(table.delete, (snap, listed))
-                if table.name == "inode_was":
-                    self._write(DELETE_TARGETS, (listed,))
-                    self._let_go_kept(keys)
-                return True
+            self._write(DELETE_TARGETS, (listed,))
+            self._let_go_kept(inos)
+            return True
         if self._row("select 1 from snapshot where snap <> ?", (snap,)) is None:
             # Copies that were made for a change that never came.
             rows = self._rows("select distinct ino from kept limit ?", (limit,))

@@ -11,7 +11,14 @@ from typing import NamedTuple
 
 from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.format import FORMAT_NUMBER
-from memfs.metadata.sqlite.schema import FORM_COLUMNS, INODE_COLUMNS, TRIGGERS, WAS_COLUMNS
+from memfs.metadata.sqlite.schema import (
+    FORM_COLUMNS,
+    INODE_COLUMNS,
+    TRIGGERS,
+    UNDO_TRIGGERS,
+    WAS_COLUMNS,
+    Made,
+)
 
 SqlValue = int | float | bytes | str | None
 Parameters = tuple[SqlValue, ...]
@@ -26,16 +33,18 @@ def _statement(text: str) -> int:
 
 INSERT_INODE = _statement(f"insert into inode ({INODE_COLUMNS}, packed) values ({'?, ' * 19}0)")
 DELETE_INODE = _statement("delete from inode where ino = ?")
-SET_TIMES = _statement("update inode set mtime_ns = ?, ctime_ns = ? where ino = ?")
-SET_LINKS = _statement("update inode set nlink = ?, mtime_ns = ?, ctime_ns = ? where ino = ?")
+SET_TIMES = _statement("update or fail inode set mtime_ns = ?, ctime_ns = ? where ino = ?")
+SET_LINKS = _statement(
+    "update or fail inode set nlink = ?, mtime_ns = ?, ctime_ns = ? where ino = ?"
+)
 SET_ATTRIBUTES = _statement(
-    "update inode set mode = ?, uid = ?, gid = ?, size = ?, blocks = ?,"
+    "update or fail inode set mode = ?, uid = ?, gid = ?, size = ?, blocks = ?,"
     " atime_ns = ?, mtime_ns = ?, ctime_ns = ? where ino = ?"
 )
-UNSEAL = _statement("update inode set generation = ?, raw = ?, flags = 1 where ino = ?")
+UNSEAL = _statement("update or fail inode set generation = ?, raw = ?, flags = 1 where ino = ?")
 SEAL = _statement(
-    "update inode set size = ?, blocks = ?, atime_ns = ?, mtime_ns = ?, ctime_ns = ?, flags = 0"
-    " where ino = ?"
+    "update or fail inode set size = ?, blocks = ?, atime_ns = ?, mtime_ns = ?, ctime_ns = ?,"
+    " flags = 0 where ino = ?"
 )
 SET_RAW = _statement("update inode set raw = ?, blocks = ?, flags = 0 where ino = ?")
 SET_DURABLE = _statement("update inode set flags = 2 where ino = ?")
@@ -48,8 +57,10 @@ SET_ACCESSED = _statement("update inode set accessed_ns = ? where ino = ?")
 
 INSERT_DENTRY = _statement("insert into dentry (parent, cookie, name, ino) values (?, ?, ?, ?)")
 DELETE_DENTRY = _statement("delete from dentry where parent = ? and cookie = ?")
-MOVE_DENTRY = _statement("update dentry set parent = ?, name = ? where parent = ? and cookie = ?")
-POINT_DENTRY = _statement("update dentry set ino = ? where parent = ? and cookie = ?")
+MOVE_DENTRY = _statement(
+    "update or fail dentry set parent = ?, name = ? where parent = ? and cookie = ?"
+)
+POINT_DENTRY = _statement("update or fail dentry set ino = ? where parent = ? and cookie = ?")
 
 INSERT_SYMLINK = _statement("insert into symlink (ino, target) values (?, ?)")
 PUT_XATTR = _statement(
@@ -117,11 +128,8 @@ _LISTED = "in (select value from json_each(?3))"
 
 
 class UndoTable(NamedTuple):
-    """A table of undo rows, and how a snapshot lets go of those in it."""
+    """How a snapshot lets go of a table's undo rows: of those that belong to inodes of a list."""
 
-    name: str
-    key: str
-    """Column of what a step lists."""
     hand_down: int
     """Gives rows of snapshot ?1 to the older ?2, where no row from that on is in between."""
     delete: int
@@ -130,13 +138,13 @@ class UndoTable(NamedTuple):
 
 def _undo_table(name: str, key: str, same: str) -> UndoTable:
     hand_down = _statement(
-        f"update {name} set snap = ?2 where snap = ?1 and {key} < ?2 and {key} {_LISTED}"
+        f"update {name} set snap = ?2 where snap = ?1 and {key} < ?2 and ino {_LISTED}"
         f" and not exists (select 1 from {name} as w"
         f" where {same} and w.snap >= ?2 and w.snap < ?1)"
     )
     listed = _LISTED.replace("?3", "?2")
-    delete = _statement(f"delete from {name} where snap = ?1 and {key} {listed}")
-    return UndoTable(name, key, hand_down, delete)
+    delete = _statement(f"delete from {name} where snap = ?1 and ino {listed}")
+    return UndoTable(hand_down, delete)
 
 
 UNDO_TABLES = (
@@ -152,6 +160,15 @@ DELETE_KEPT = _statement("delete from kept where ino = ? and generation = ?")
 DELETE_TARGETS = _statement(
     f"delete from symlink_was where ino {_LISTED.replace('?3', '?1')}"
     " and not exists (select 1 from inode_was as w where w.ino = symlink_was.ino)"
+)
+
+# Repaired tables may lack them, or have them already.
+MAKE_TRIGGERS = tuple(
+    _statement(text.replace("create trigger", "create trigger if not exists", 1))
+    for text in UNDO_TRIGGERS
+)
+DROP_TRIGGERS = tuple(
+    _statement(f"drop trigger if exists {Made.by(text).name}") for text in UNDO_TRIGGERS
 )
 
 TEXTS = tuple(_texts)
