@@ -126,7 +126,7 @@ DAMAGE = {
         "update inode set blob = 0, packed = 0",
         "delete from kept",
     ),
-    "raw_bytes is kept as 0, but counts 4096": (
+    "raw_count is kept as 3, but counts 4": (
         "insert into kept values ({sealed}, 1, 14, 0, 1, 8, 1, 0)",
     ),
     "root directory 1 is missing": ("delete from inode where ino = 1",),
