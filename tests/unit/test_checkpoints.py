@@ -102,7 +102,7 @@ def test_a_reader_that_stays_costs_few_attempts_to_start_over(tmp_path: Path) ->
     reader.execute("select count(*) from inode").fetchone()
     begun_bytes = log.stat().st_size
     attempts.clear()
-    make_files(engine, b"meanwhile", 500)
+    make_files(engine, b"meanwhile", 1500)
     grown_pages = (log.stat().st_size - begun_bytes) // (4 * KIB)
     assert grown_pages > 3 * 64
     assert 1 <= len(attempts) <= 2 + grown_pages // 64
