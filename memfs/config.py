@@ -179,8 +179,8 @@ class PolicyConfig:
     interval_s: float = 1.0
     """Pause between two rounds of the mover."""
     give_way: bool = True
-    """Pack and upload slowly while programs use the disk, unless it is filled beyond
-    `cold.high_watermark`."""
+    """Pack and upload at the lowest priority, and slowly while programs use the disk, unless it is
+    filled beyond `cold.high_watermark`."""
     retry_s_min: float = 5.0
     """First pause after a failed move; doubles up to `retry_s_max`."""
     retry_s_max: float = 600.0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from tests import scratch
-from tests.mounting import Mount
+from tests.mounting import UNDISTURBED, Mount
 from tests.posix.capabilities import CAPABILITIES, DIRECTORY, KERNEL, LOCAL, PYFUSE3, SERVED
 from tests.servers.process import READY
 from tests.trio_limits import with_limit
@@ -238,7 +238,8 @@ def site(request: pytest.FixtureRequest, scratch_area: scratch.Scratch) -> Itera
         root.mkdir(mode=0o755)
     else:
         driver = KERNEL if name == SERVED else name
-        mount = Mount(base, driver, config=_NO_PASSTHROUGH if name == SERVED else None)
+        config = _NO_PASSTHROUGH if name == SERVED else None
+        mount = Mount(base, driver, config, UNDISTURBED)
         mount.start()
         root = mount.root
     yield Site(name, root, CAPABILITIES[name], mount)
@@ -292,7 +293,7 @@ def mount_factory(
     mounts: list[Mount] = []
 
     def make(driver: str, *, config: str | None = None, options: tuple[str, ...] = ()) -> Mount:
-        mount = Mount(scratch_area.directory(driver), driver, config, options)
+        mount = Mount(scratch_area.directory(driver), driver, config, (*UNDISTURBED, *options))
         mounts.append(mount)
         mount.start()
         return mount

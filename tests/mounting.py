@@ -43,6 +43,11 @@ def run_memfs(*arguments: str | Path, timeout_s: float = COMMAND_TIMEOUT_S) -> s
     return done.stdout
 
 
+UNDISTURBED = ("-o", "policy.give_way=false")
+"""Options of mounts whose files are to move in spite of what other tests do with the disk and the
+processors."""
+
+
 @dataclass
 class Mount:
     """One state directory and the mountpoint that it is served at."""

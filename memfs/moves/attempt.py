@@ -114,6 +114,9 @@ class MoveParts:
     )
     """For what programs wait for: hydration, and room on the disk."""
 
+    def __post_init__(self) -> None:
+        self.throttle.decide(giving_way=False, urgent=not self.config.policy.give_way)
+
 
 def writable_store(parts: MoveParts) -> RemoteStore:
     """Return the object store for who adds objects to it.

@@ -34,7 +34,7 @@ class BackgroundThrottle:
         self.giving_way = False
         """Programs use the disk, and it has room. One reference, read by worker threads."""
         self.urgent = False
-        """The disk is filled beyond its high watermark: nothing gives way."""
+        """Nothing gives way: the disk is too full for that, or it is configured so."""
         self._turn_count = 0
         self._changed = Signal()
 

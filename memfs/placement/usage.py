@@ -163,11 +163,12 @@ class ProgramWatch:
     async def look(self, *, moving: bool) -> None:
         """Look once; `moving`: there are moves that could give way."""
         context, throttle = self._context, self._context.parts.throttle
-        if not moving or not context.config.policy.give_way:
+        gives_way = context.config.policy.give_way
+        if not moving or not gives_way:
             self._foreign.forget()
             context.activity.take_served_bytes()
             self._quiet_count = QUIET_LOOKS
-            throttle.decide(giving_way=False, urgent=False)
+            throttle.decide(giving_way=False, urgent=not gives_way)
             return
         now_s = trio.current_time()
         elapsed_s, self._looked_s = max(1e-3, now_s - self._looked_s), now_s

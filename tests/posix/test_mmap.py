@@ -25,6 +25,10 @@ pytestmark = pytest.mark.data_path
 
 PAGE = mmap.PAGESIZE
 
+SOON_S = 20.0
+"""The kernel believes attributes for 1 s while a map may write, else for a day; the rest is for a
+loaded machine."""
+
 
 def _overwrite(path: Path, content: bytes) -> None:
     with path.open("r+b") as file:
@@ -282,9 +286,7 @@ def test_a_write_by_a_map_that_outlives_its_handle_shows_within_a_second(
         _times_and_blocks(path)
         shared[32 * PAGE] = 1
         shared.flush()
-        written_s = time.monotonic()
-        wait_for(lambda: all(map(operator.gt, _times_and_blocks(path), before)), "times")
-        assert time.monotonic() - written_s < 2.0, "1 s, and as much for a loaded machine"
+        wait_for(lambda: all(map(operator.gt, _times_and_blocks(path), before)), "times", SOON_S)
 
 
 def test_a_write_by_a_map_shows_to_who_asks_for_the_mtime_alone(
@@ -298,4 +300,4 @@ def test_a_write_by_a_map_shows_to_who_asks_for_the_mtime_alone(
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as shared:
         shared[32 * PAGE] = 1
         shared.flush()
-        wait_for(lambda: mtime_alone(path) > before_ns, "the mtime", 2.0)
+        wait_for(lambda: mtime_alone(path) > before_ns, "the mtime", SOON_S)

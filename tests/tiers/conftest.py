@@ -8,7 +8,7 @@ import pytest
 
 from tests import scratch
 from tests.conftest import Site
-from tests.mounting import Mount, run_memfs
+from tests.mounting import UNDISTURBED, Mount, run_memfs
 from tests.posix.capabilities import CAPABILITIES, KERNEL, SERVED
 from tests.tiers.tiering import SMALL_FRAMES
 
@@ -38,7 +38,7 @@ def site(
     driver, config = name, tier_config.replace("SITE", name)
     if name == SERVED:
         driver, config = KERNEL, config + _SERVED
-    mount = Mount(base, driver, config)
+    mount = Mount(base, driver, config, UNDISTURBED)
     try:
         mount.start()
         yield Site(name, mount.root, CAPABILITIES[name], mount)

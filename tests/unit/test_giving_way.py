@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from memfs.config import ColdConfig, PolicyConfig
 from memfs.content.activity import Activity
 from memfs.linux.disk_io import DiskIo, find_device, read_disk_io, read_own_io
 from memfs.linux.priorities import low_priority
+from memfs.linux.privileges import Capability, has_capability
 from memfs.moves.throttle import BackgroundThrottle
 from memfs.placement.usage import QUIET_LOOKS, ProgramWatch
 from memfs.policy.foreign_io import ForeignIo, is_busy
@@ -229,6 +231,29 @@ async def test_what_the_daemon_serves_counts_as_programs_use(
     activity.served_bytes = 10 * MIB
     await look(watch)
     assert state.parts.throttle.giving_way
+
+
+@pytest.mark.parametrize("give_way", [False, True])
+async def test_the_priority_of_moves_is_as_configured(
+    autojump_clock: trio.testing.MockClock,
+    disk: Disk,
+    open_state: Callable[..., State],
+    give_way: bool,
+) -> None:
+    """A machine that is loaded for good gives the last place no turn at all."""
+    state = open_state(policy=PolicyConfig(give_way=give_way))
+    watch, throttle = disk.watch(state, Activity()), state.parts.throttle
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    expected = 19 if give_way and has_capability(Capability.SYS_NICE) else nice
+    for _ in range(2):
+        found = await trio.to_thread.run_sync(nice_of_stint, throttle)
+        assert found == expected
+        await look(watch)
+
+
+def nice_of_stint(throttle: BackgroundThrottle) -> int:
+    with throttle.stint():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 async def test_a_full_disk_does_not_wait_for_programs(

@@ -15,6 +15,7 @@ from memfs.prediction.accesses import Access, Source
 from memfs.prediction.listings import LISTED_COUNT_MAX
 from memfs.prediction.predictor import Predictor
 from memfs.prediction.scores import OPEN_COUNT_MAX, PROBE_EACH, WINDOW_NS
+from memfs.prediction.successors import KEY_COUNT
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
@@ -144,9 +145,9 @@ def deep_bytes(root: object) -> int:
     return sum(map(sys.getsizeof, seen.values()))
 
 
-@pytest.mark.parametrize("count", [20_000, pytest.param(250_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20_000, pytest.param(2 * KEY_COUNT, marks=pytest.mark.slow)])
 def test_memory_is_bounded_however_many_names_there_are(count: int) -> None:
-    """Four times what its tables take, opened by thousands of programs, in long different names."""
+    """Twice what its tables take, opened by thousands of programs, in long different names."""
     predictor = Predictor()
     for at in range(count):
         name = b"%0180d-%d-of-9" % (at * 7919 % 1_000_003, at % 9)
