@@ -72,10 +72,18 @@ async def test_a_local_barrier_holds_when_the_daemon_is_killed_at_once(
         assert path.read_bytes() == content
 
 
-@pytest.mark.expects_log(r"WARNING.*: repaired: .*")
-def test_a_remote_barrier_holds_when_the_disk_loses_all_local_forms(mount: Mount) -> None:
+@pytest.mark.expects_log(
+    r"WARNING.*: repaired: .*", r"WARNING.*: its raw file .* is missing; .* another form is read"
+)
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_remote_barrier_holds_when_the_disk_loses_all_local_forms(
+    mount: Mount, durable: bool
+) -> None:
     """Small files came in one object, and the store alone brings all of them back."""
     contents = plant(mount.root, 40)
+    if durable:
+        # As the background makes them sooner or later.
+        assert barrier("--level", "local", mount.root)[0] == 0
     code, answer = barrier("--level", "remote", mount.root)
     assert (code, answer["outcomes"]) == (0, {"done": len(contents)})
     assert {tuple(residence(path).forms) for path in contents} == {("raw", "remote")}
