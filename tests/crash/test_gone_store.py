@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 CONTENT = bytes(random.Random(3).choices(b"abcdefgh", k=300_000))
 
+# A store that was well a moment ago is waited for as long as the time-out says.
 CONFIG = """
 [warm]
 size = "0"
 [glacier]
 url = "file://{store}"
+timeout = "2s"
 [policy]
 interval = "50ms"
 retry_min = "100ms"

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import list_mounts
 from memfs.linux.namespaces import list_residents
 from tests.lifecycle.daemons import END_S, foreground, memfs, refused
+from tests.waiting import wait_for
 from tests.warm import COMMAND_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -26,16 +26,15 @@ if TYPE_CHECKING:
 
 CONNECTIONS = "/sys/fs/fuse/connections"
 
-HOLD = """
-import sys
-from pathlib import Path
-from memfs.linux.mounts import list_mounts, unmount
-# The copies of mounts of tests beside this one would keep their daemons.
-for mount in list_mounts():
-    if mount.type == "fuse.memfs" and mount.mountpoint != Path(sys.argv[1]):
-        unmount(mount.mountpoint, lazy=True)
-print(flush=True)
-sys.stdin.read()
+HOLD = r"""
+# The copies of mounts of tests beside this one would keep their daemons: they go at once.
+while read -r _ _ _ _ mountpoint _ rest; do
+    case $rest in
+    *"- fuse.memfs "*) [ "$mountpoint" = "$1" ] || umount --lazy "$mountpoint" ;;
+    esac
+done < /proc/self/mountinfo
+echo
+exec cat > /dev/null
 """
 
 pytestmark = [
@@ -51,7 +50,7 @@ def copied(mount: Mount) -> Iterator[int]:
     held = subprocess.Popen(
         [
             *("unshare", "--mount", "--propagation", "private"),
-            *(sys.executable, "-c", HOLD, mount.root),
+            *("sh", "-euc", HOLD, "sh", mount.root),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -61,7 +60,11 @@ def copied(mount: Mount) -> Iterator[int]:
         if held.stdout.readline() != b"\n":
             pytest.skip("mount namespaces are not allowed here")
         source = str(mount.state)
-        assert [each.pid for each in list_residents(lambda m: m.source == source)] == [held.pid]
+        # Other tests may have a copy for a moment.
+        wait_for(
+            lambda: [r.pid for r in list_residents(lambda m: m.source == source)] == [held.pid],
+            lambda: list_residents(lambda m: m.source == source),
+        )
         yield held.pid
     finally:
         held.communicate(timeout=END_S)
