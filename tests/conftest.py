@@ -111,6 +111,23 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         item.config.stash[_WATCHDOG].begin(0)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """A name that is no UTF-8, in what a test has logged or printed, would end the whole run."""
+    return encodable((yield))
+
+
+def encodable(value: object) -> object:
+    """Return lists, dicts and texts with what cannot be encoded escaped."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {encodable(key): encodable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(encodable(each) for each in value)
+    return value
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     places = _chosen_places(metafunc.config)
     if "site" in metafunc.fixturenames:
