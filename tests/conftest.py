@@ -7,6 +7,7 @@ mounts of its own.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
@@ -97,7 +98,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         hypothesis = getattr(item.obj, "hypothesis", None)
         if hypothesis is None:
             item.obj = with_limit(item.obj, limit_s)
-        else:
+        elif inspect.iscoroutinefunction(hypothesis.inner_test):
+            # Parametrized tests share it, and the first of them has wrapped it.
             hypothesis.inner_test = with_limit(hypothesis.inner_test, limit_s)
     return (yield)
 

@@ -7,6 +7,8 @@ import signal
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.trio_limits import with_limit
 
@@ -45,3 +47,12 @@ def test_a_test_that_ends_is_left_alone() -> None:
         trio.run(with_limit(fail, 60.0))
     assert signal.getitimer(signal.ITIMER_REAL)[0] > 100, "that of this test"
     assert signal.getsignal(signal.SIGALRM) == before
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+@settings(max_examples=3, deadline=None, database=None)
+@given(number=st.integers(0, 9))
+async def test_examples_run_in_trio_for_each_parameter(name: str, number: int) -> None:
+    await trio.lowlevel.checkpoint()
+    assert name in ("first", "second")
+    assert 0 <= number <= 9
