@@ -49,6 +49,36 @@ class QueryConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotRule:
+    """A rule for automatic snapshots."""
+
+    every_s: float
+    keep: int = 0
+    keep_within_s: float = 0.0
+    keep_label: tuple[tuple[str, str], ...] = ()
+    """Key and pattern of the value: no rule removes snapshots that have such a label."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsConfig:
+    """`[snapshots]`: instants that are kept."""
+
+    automatic: bool = True
+    """Make and remove snapshots by rules; false: only those made by hand."""
+    rule: tuple[SnapshotRule, ...] | None = None
+    """Tables `[[snapshots.rule]]` with `every`, `keep`, `keep_within`, `keep_label`. None: a new
+    state keeps one an hour for a day and one a day for a week, an older state has no rule."""
+    open_copy_bytes_max: int = 64 * MIB
+    """A file that is open for writing when a snapshot is made is copied up to this size; a larger
+    one has no bytes in the snapshot. Where the disk shares blocks (XFS, btrfs), all are kept."""
+    export_s: float = 3600.0
+    """So often names, attributes and places of contents are stored beside the objects, so that the
+    object store alone is enough to mount again. Only where `glacier.url` is set; 0: never."""
+    export_keep_count: int = 3
+    """Exports that are kept; objects that one of them names stay until it goes."""
+
+
+@dataclass(frozen=True, slots=True)
 class HotConfig:
     """`[hot]`: tensors in GPU memory."""
 
@@ -221,23 +251,13 @@ class TraceConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotsConfig:
-    """`[snapshots]`: instants that are kept."""
-
-    export_s: float = 3600.0
-    """So often names, attributes and places of contents are stored beside the objects, so that the
-    object store alone is enough to mount again. Only where `glacier.url` is set; 0: never."""
-    export_keep_count: int = 3
-    """Exports that are kept; objects that one of them names stay until it goes."""
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """All of it."""
 
     mount: MountConfig = field(default_factory=MountConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
     query: QueryConfig = field(default_factory=QueryConfig)
+    snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
     hot: HotConfig = field(default_factory=HotConfig)
     warm: WarmConfig = field(default_factory=WarmConfig)
     cold: ColdConfig = field(default_factory=ColdConfig)
@@ -246,4 +266,3 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     quotas: QuotasConfig = field(default_factory=QuotasConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)
-    snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)

@@ -19,7 +19,7 @@ import types
 import typing
 from typing import NamedTuple
 
-from memfs.config import GIB, KIB, MIB, Config
+from memfs.config import GIB, KIB, MIB, Config, SnapshotRule
 from memfs.errors import InvalidValueError, UsageError
 from memfs.sizes import format_duration, format_size, parse_duration, parse_size
 from memfs.types import DRIVERS
@@ -41,6 +41,7 @@ class KeyKind(enum.Enum):
     TEXT = "text"
     TEXTS = "texts"
     TABLE = "table"
+    RULES = "rules"
 
 
 class Key(NamedTuple):
@@ -81,6 +82,7 @@ RANGES: dict[str, Range] = {
     "metadata.cache": Range(1 * MIB, 64 * GIB),
     "metadata.inode_cache_count": Range(100, 100_000_000),
     "query.name_count_max": Range(1, 1_000_000),
+    "snapshots.open_copy_max": _SIZE,
     "hot.size": _SIZE,
     "hot.reserve": _SIZE,
     "hot.high_watermark": _SHARE,
@@ -187,6 +189,8 @@ def config_text(config: Config) -> str:
             value = getattr(getattr(config, section), key.field)
             if value is None:
                 lines.append(f"# {key.name} is not set")
+            elif key.kind is KeyKind.RULES:
+                tables += [line for rule in value for line in _rule_lines(rule)]
             elif isinstance(value, dict):
                 tables += [f"[{key.dotted}]", *map(_option_line, value.items())]
             else:
@@ -261,6 +265,7 @@ def _name_and_kind(field: str, plain: type) -> tuple[str, KeyKind]:
         float: KeyKind.NUMBER,
         str: KeyKind.TEXT,
         tuple[str, ...]: KeyKind.TEXTS,
+        tuple[SnapshotRule, ...]: KeyKind.RULES,
     }
     return field, kinds.get(plain, KeyKind.TABLE)
 
@@ -348,7 +353,7 @@ def _nearest(word: str, candidates: list[str]) -> str:
 
 def _from_text(key: Key, text: str) -> object:
     """Return a value of `-o` as TOML would have it."""
-    if key.kind is KeyKind.TABLE:
+    if key.kind in (KeyKind.TABLE, KeyKind.RULES):
         raise UsageError(f"-o {key.dotted}: write [{key.dotted}] into a file and pass it with -c")
     if key.kind is KeyKind.SWITCH:
         return {"true": True, "false": False}.get(text, text)
@@ -397,10 +402,47 @@ def _converted(key: Key, value: object) -> object:
             return value
         case KeyKind.TEXTS, str():
             return (value,)
+        case KeyKind.RULES, list():
+            return tuple(map(_rule, value))
         case KeyKind.TEXTS, list() if all(isinstance(each, str) for each in value):
             return tuple(value)
     shown = "" if key.section in ("glacier", "encryption") else f", not {value!r}"
     raise InvalidValueError(f"must be {_KIND_WORDS[key.kind]}{shown}")
+
+
+RULE_EVERY_S_MIN = 60.0
+
+
+def _rule(value: object) -> SnapshotRule:
+    """Return a rule for snapshots; `InvalidValueError` if it means nothing."""
+    if not isinstance(value, dict):
+        raise InvalidValueError("a rule is a table: write [[snapshots.rule]] and its keys below")
+    known = ("every", "keep", "keep_within", "keep_label")
+    if unknown := [name for name in value if name not in known]:
+        raise InvalidValueError(f"unknown key {unknown[0]!r}{_nearest(unknown[0], list(known))}")
+    every_s = parse_duration(value.get("every", ""))
+    keep, labels = value.get("keep", 0), value.get("keep_label", {})
+    if every_s < RULE_EVERY_S_MIN:
+        raise InvalidValueError(f"every = {value['every']!r} is less than a minute")
+    if not isinstance(keep, int) or isinstance(keep, bool) or keep < 0:
+        raise InvalidValueError(f"keep = {keep!r}: write how many are kept")
+    if not isinstance(labels, dict) or not all(isinstance(each, str) for each in labels.values()):
+        raise InvalidValueError('keep_label is a table of texts, such as { release = "*" }')
+    within_s = parse_duration(value.get("keep_within", 0))
+    if not keep and not within_s:
+        raise InvalidValueError("a rule that keeps nothing: write keep = 24, or keep_within")
+    return SnapshotRule(every_s, keep, within_s, tuple(sorted(labels.items())))
+
+
+def _rule_lines(rule: SnapshotRule) -> list[str]:
+    labels = ", ".join(f"{_quoted(key)} = {_quoted(value)}" for key, value in rule.keep_label)
+    return [
+        "[[snapshots.rule]]",
+        f"every = {_quoted(format_duration(rule.every_s))}",
+        f"keep = {rule.keep}",
+        f"keep_within = {_quoted(format_duration(rule.keep_within_s))}",
+        f"keep_label = {{ {labels} }}",
+    ]
 
 
 _KIND_WORDS = {
@@ -412,6 +454,7 @@ _KIND_WORDS = {
     KeyKind.TEXT: "a text in quotes",
     KeyKind.TEXTS: "a text in quotes, or a list of them",
     KeyKind.TABLE: "a table of its own",
+    KeyKind.RULES: "tables of their own, each with [[ and ]]",
 }
 
 

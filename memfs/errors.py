@@ -96,6 +96,12 @@ class NotKeptError(MemfsError):
     errno = codes.ENODATA
 
 
+class FilesOpenError(MemfsError):
+    """Files are open for writing that must not be."""
+
+    errno = codes.EBUSY
+
+
 class NotSupportedError(MemfsError):
     """The operation exists but not here: no such tier configured, driver too small."""
 

@@ -89,6 +89,9 @@ class Mount:
             file = self.base / "config.toml"
             file.write_text(self.config)
             arguments += ["-c", file]
+        if "[snapshots]" not in (self.config or "") and "snapshots.rule" not in (self.config or ""):
+            # Tests that run over a full hour would have one more.
+            arguments += ["-o", "snapshots.automatic=false"]
         try:
             run_memfs(*arguments, *self.options, self.root)
         except MountError as error:

@@ -20,6 +20,7 @@ from memfs.content.forms import FormReader
 from memfs.content.invalidations import Invalidations
 from memfs.content.kernel_cache import KernelCache
 from memfs.content.opentable import OpenTable
+from memfs.content.past import PastReader
 from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
 from memfs.content.room import Room
@@ -35,7 +36,9 @@ from memfs.filesystem.querying import Querying
 from memfs.filesystem.shared import Features, Parts
 from memfs.hot.board import HotBoard
 from memfs.hot.environment import child_environment
+from memfs.jobs.automatic_snapshots import AutomaticSnapshots
 from memfs.jobs.cloning import CloneMethods
+from memfs.jobs.comparing import Comparing
 from memfs.jobs.exports import ExportMethods
 from memfs.jobs.gc import GcMethods
 from memfs.jobs.prefetch import PrefetchMethods
@@ -45,11 +48,13 @@ from memfs.jobs.snapshot_removal import SnapshotRemoval
 from memfs.jobs.snapshots import SnapshotMethods, seal_all
 from memfs.jobs.trees import TreeMethods
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.format import read_format
 from memfs.metadata.sqlite.migration import Migration
 from memfs.metadata.sqlite.reader_process import ReaderProcess
 from memfs.moves.attempt import MoveParts
 from memfs.moves.garbage import GarbageCollector
 from memfs.moves.generation import StateGeneration
+from memfs.moves.open_files import OpenFiles
 from memfs.moves.recovery import Recovery
 from memfs.placement.context import Context
 from memfs.placement.mover import Mover
@@ -202,6 +207,7 @@ def assemble(
     if choice.refusal is not None:
         log.info("%s: no faster driver: %s", mountpoint, choice.refusal)
     with contextlib.ExitStack() as stack:
+        is_new = read_format(state_dir) is None
         engine = _open_engine(state_dir, config, tell)
         stack.callback(engine.close)
         raw_store = RawStore(state_dir)
@@ -319,6 +325,9 @@ def assemble(
         scrubber = Scrubber(move_parts, quotas)
         removal = SnapshotRemoval(engine, inside.note_deleted)
         exporter = _build_exporter(move_parts, reader, quotas, generation, config)
+        open_files = OpenFiles(move_parts)
+        snapshots = SnapshotMethods(move_parts, removal, open_files)
+        automatic = AutomaticSnapshots(move_parts, snapshots, state_dir, is_new=is_new)
         tracing = Tracing(recorder, mountpoint, config.trace)
         status = Status(
             StatusParts(
@@ -352,9 +361,10 @@ def assemble(
             PrefetchMethods(engine, prefetcher, board),
             scrubber,
             TreeMethods(placement),
-            SnapshotMethods(move_parts, removal),
             CloneMethods(filesystem, move_parts),
             RestoreMethods(filesystem, move_parts),
+            snapshots,
+            Comparing(move_parts, PastReader(engine, raw_store, sealer, parts.form_reader)),
             GcMethods(move_parts, garbage, mover.compaction),
             RemountMethods(features),
             *((ExportMethods(exporter),) if exporter is not None else ()),
@@ -392,6 +402,8 @@ def assemble(
                 tracing.run,
                 scrubber.run,
                 removal.run,
+                open_files.run,
+                *((automatic.run,) if config.snapshots.automatic else ()),
                 raw_pool.run,
                 reader.run,
                 *((AttributeIndexer(engine).run,) if config.query.enabled else ()),

@@ -14,9 +14,12 @@ from memfs.control.client import ControlError, ControlUnavailableError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from memfs.client.mount import Mount
+
+ANSWER_S_MAX = 60.0
+"""For a page of differences, and all versions of a file."""
 
 CREATE_S_MAX = 600.0
 """What was written is sealed and synced before the answer."""
@@ -34,6 +37,7 @@ class Snapshots(NamedTuple):
         description: str = "",
         labels: Mapping[str, str] | None = None,
         kept_until_ns: int | None = None,
+        strict: bool = False,
     ) -> methods.SnapshotMade:
         """Keep the present instant under a name; on stable storage when this returns.
 
@@ -42,16 +46,19 @@ class Snapshots(NamedTuple):
             description: For people.
             labels: For programs and rules; keys that begin with `memfs.` are memfs's own.
             kept_until_ns: No rule removes it before, in ns since the epoch; None: any rule may.
+            strict: Refuse if a file is open for writing.
 
         Raises:
             ControlError: EEXIST: the name is taken. EINVAL: it is no name of a file, or a label
-                makes no sense. ENOSPC: the disk is full.
+                makes no sense. EBUSY: `strict`, and a file is open for writing. ENOSPC: the disk is
+                full.
         """
         params: methods.SnapshotParameters = {
             "name": name,
             "description": description,
             "labels": dict(labels or {}),
             "kept_until_ns": kept_until_ns,
+            "strict": strict,
         }
         return self.mount.asking(methods.SNAPSHOT_CREATE, CREATE_S_MAX)(params)
 
@@ -142,3 +149,57 @@ class Snapshots(NamedTuple):
             with contextlib.suppress(ControlError, ControlUnavailableError):
                 mount.asking(methods.SNAPSHOT_RESTORE_CANCEL)({"work": params["work"]})
             raise
+
+    def diff(
+        self,
+        before: str,
+        after: str | None = None,
+        *,
+        under: str = "",
+        position: int = 0,
+        limit: int = 1000,
+    ) -> methods.SnapshotDiffReport:
+        """Return a page of what differs between two instants; takes as long as what has changed.
+
+        Args:
+            before: The earlier snapshot.
+            after: The later one; None: now.
+            under: Only what was below this path, as of `Mount.inner`.
+            position: That of the page before; 0: from the start.
+            limit: At most so many inodes are looked at, up to 5000.
+
+        Raises:
+            ControlError: ENOENT: there is no such snapshot, or no such path at either instant.
+                EINVAL: `after` is the earlier one.
+        """
+        params: methods.SnapshotDiffParameters = {
+            "before": before,
+            "after": after,
+            "under": under,
+            "position": position,
+            "limit": limit,
+        }
+        return self.mount.asking(methods.SNAPSHOT_DIFF, ANSWER_S_MAX)(params)
+
+    def differences(
+        self, before: str, after: str | None = None, *, under: str = ""
+    ) -> Iterator[methods.DifferenceReport]:
+        """Yield all pages of `diff`, one difference after the other."""
+        position: int | None = 0
+        while position is not None:
+            page = self.diff(before, after, under=under, position=position)
+            yield from page["differences"]
+            position = page["position"]
+
+    def versions(self, path: str) -> Sequence[methods.VersionReport]:
+        """Return each generation of a file with the snapshots that have it, the newest one first.
+
+        Args:
+            path: As of `Mount.inner`; nothing need be there now.
+
+        Raises:
+            ControlError: ENOENT: there is nothing, and no snapshot has such a path.
+        """
+        return self.mount.asking(methods.SNAPSHOT_VERSIONS, ANSWER_S_MAX)({"path": path})[
+            "versions"
+        ]

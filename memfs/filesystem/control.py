@@ -42,9 +42,12 @@ from memfs.policy.marks import (
     MARKED_SETTING,
     POOL_XATTR,
     PRIORITY_XATTR,
+    SNAPSHOT_XATTR,
+    SNAPSHOTS_ON,
     TENSOR_DTYPE_XATTR,
     TENSOR_SHAPE_XATTR,
     parse_priority,
+    parse_snapshots,
 )
 from memfs.policy.outlook import Facts, outlook
 from memfs.policy.view import PRIORITY_DEFAULT
@@ -62,8 +65,8 @@ if TYPE_CHECKING:
 UNPINNED = "auto"
 """What `pin` reads, and `tier` takes, where no pin is in force."""
 
-_MARKS = (PRIORITY_XATTR, POOL_XATTR)
-"""`user.memfs.priority` and `user.memfs.pool`: stored as xattrs of the inode, and inherited by all
+_MARKS = (PRIORITY_XATTR, POOL_XATTR, SNAPSHOT_XATTR)
+"""`user.memfs.priority`, `pool` and `snapshot`: stored as xattrs of the inode, and inherited by all
 below a directory that has no own one."""
 
 _TENSOR_MARKS = (TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR)
@@ -103,6 +106,7 @@ class Control:
             DIGEST_XATTR: self._digest,
             PRIORITY_XATTR: self._priority,
             POOL_XATTR: self._pool,
+            SNAPSHOT_XATTR: self._snapshots,
             TENSOR_DTYPE_XATTR: partial(self._tensor_mark, TENSOR_DTYPE_XATTR),
             TENSOR_SHAPE_XATTR: partial(self._tensor_mark, TENSOR_SHAPE_XATTR),
         }
@@ -167,6 +171,8 @@ class Control:
             parse_priority(text)
         elif name == POOL_XATTR:
             self._access_stats.pools.require(text)
+        elif name == SNAPSHOT_XATTR:
+            parse_snapshots(text)
         elif name == TENSOR_DTYPE_XATTR:
             parse_dtype(text)
         else:
@@ -435,6 +441,10 @@ class Control:
         if pool is None:
             raise NoXattrError("it belongs to no pool")
         return pool.decode()
+
+    async def _snapshots(self, inode: Inode) -> str:
+        value = await self._engine.effective_xattr(inode.ino, SNAPSHOT_XATTR)
+        return (value or SNAPSHOTS_ON).decode()
 
     async def _tensor_mark(self, name: bytes, inode: Inode) -> str:
         value = await self._engine.effective_xattr(inode.ino, name)

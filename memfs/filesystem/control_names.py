@@ -10,6 +10,7 @@ from typing import NamedTuple
 from memfs.policy.marks import (
     POOL_XATTR,
     PRIORITY_XATTR,
+    SNAPSHOT_XATTR,
     TENSOR_DTYPE_XATTR,
     TENSOR_SHAPE_XATTR,
 )
@@ -72,6 +73,11 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
         True,
         "Codec of packed and remote forms: `zstd:9`, `lz4`, `snappy`, `none`. A directory's holds "
         "for all below.",
+    ),
+    SNAPSHOT_XATTR: ControlXattr(
+        True,
+        "`off`: snapshots keep names and attributes, and no bytes that change or go. A directory's "
+        "holds for all below; `on` ends that.",
     ),
     DIGEST_XATTR: ControlXattr(False, "BLAKE3 of the content of this generation, where known."),
     TENSOR_DTYPE_XATTR: ControlXattr(

@@ -5,27 +5,38 @@ Invariant: a snapshot that was reported is on stable storage.
 
 from __future__ import annotations
 
+import os
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
 from memfs.content.sealing import SEALS_A_STEP_MAX
-from memfs.control.report import COUNT_MAX
-from memfs.errors import InvalidValueError
+from memfs.errors import FilesOpenError, InvalidValueError, StaleInodeError
+from memfs.moves.open_files import OpenState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from memfs.content.sealing import Sealer
-    from memfs.control.methods import SnapshotMade, SnapshotReport
+    from memfs.control.methods import OpenFileReport, SnapshotMade, SnapshotReport
     from memfs.control.server import Handler
     from memfs.jobs.snapshot_removal import SnapshotRemoval
-    from memfs.metadata.records import Snapshot
+    from memfs.metadata.records import OpenContent, Snapshot
     from memfs.moves.attempt import MoveParts
+    from memfs.moves.open_files import OpenCopy, OpenFiles
+    from memfs.types import InodeNo
 
 OWN_LABEL_PREFIX = "memfs."
 """Labels that begin with this are memfs's own; users cannot give them."""
+
+COPY_S_MAX = 5.0
+"""How long a call waits for copies of files that are open for writing; they go on after it."""
+
+OPEN_SHOWN_MAX = 1000
+NAMED_MAX = 3
+"""Files that a message names."""
 
 DESCRIPTION_LENGTH_MAX = 4096
 LABEL_COUNT_MAX = 64
@@ -33,11 +44,19 @@ LABEL_LENGTH_MAX = 255
 """Letters of a key, or of a value; guess, as the others: what is longer belongs into a file."""
 
 
+_STATES: dict[OpenState, Literal["open", "copying", "absent"]] = {
+    OpenState.OPEN: "open",
+    OpenState.COPYING: "copying",
+    OpenState.ABSENT: "absent",
+}
+
+
 class SnapshotMethods:
     """Answers `snapshot.create`, `snapshot.list`, `snapshot.show` and `snapshot.delete`.
 
     Args:
         removal: Told of deleted snapshots.
+        open_files: Copies files that are open for writing.
         clock: Wall clock, nanoseconds.
     """
 
@@ -45,10 +64,12 @@ class SnapshotMethods:
         self,
         parts: MoveParts,
         removal: SnapshotRemoval,
+        open_files: OpenFiles,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._parts = parts
         self._removal = removal
+        self._open_files = open_files
         self._clock = clock
 
     def methods(self) -> Mapping[str, Handler]:
@@ -66,6 +87,7 @@ class SnapshotMethods:
         description: str = "",
         labels: Mapping[str, str] | None = None,
         kept_until_ns: int | None = None,
+        strict: bool = False,
     ) -> SnapshotMade:
         """Keep the present instant under a name, durably; see `client.snapshots`.
 
@@ -73,6 +95,7 @@ class SnapshotMethods:
             AlreadyExistsError: The name is taken.
             InvalidValueError, NameTooLongError: It is no name of a file; or a label or the
                 description cannot be kept.
+            FilesOpenError: `strict`, and a file is open for writing, or mapped.
         """
         labels = labels or {}
         check_labels(labels)
@@ -81,15 +104,76 @@ class SnapshotMethods:
                 f"the description has {len(description)} letters; {DESCRIPTION_LENGTH_MAX} are "
                 "allowed"
             )
+        made, copies = await self.make(
+            name, description, tuple(labels.items()), kept_until_ns, strict=strict
+        )
+        with trio.move_on_after(COPY_S_MAX):
+            for copy in copies:
+                await copy.done.wait()
+        await self._sync()
+        states = Counter(copy.state for copy in copies)
+        return {
+            "snapshot": report_of(made),
+            "open_count": len(copies),
+            "absent_count": states[OpenState.ABSENT],
+            "copying_count": states[OpenState.COPYING],
+            "open_files": [await self._describe(copy) for copy in copies[:OPEN_SHOWN_MAX]],
+        }
+
+    async def make(
+        self,
+        name: str,
+        description: str,
+        labels: Sequence[tuple[str, str]],
+        kept_until_ns: int | None = None,
+        *,
+        strict: bool = False,
+    ) -> tuple[Snapshot, Sequence[OpenCopy]]:
+        """Make a snapshot, with labels of memfs's own too; raises as `create`.
+
+        Returns:
+            It, and the files that were open for writing, whose copies may still be under way. What
+            is known of it is durable after the next sync.
+        """
         engine = self._parts.engine
         await seal_all(self._parts.sealer)
         async with engine.change():
             made = await engine.create_snapshot(
-                name, self._clock(), description, tuple(labels.items()), kept_until_ns
+                name, self._clock(), description, labels, kept_until_ns
             )
-            open_count = (await engine.count_work(COUNT_MAX)).unsealed_count
+            files = await self._open_files.find()
+            if strict and files:
+                raise FilesOpenError(await self._name_all(files))
+            copies = await self._open_files.part(files)
+        self._open_files.begin(copies)
+        return made, copies
+
+    async def _name_all(self, files: Sequence[OpenContent]) -> str:
+        """Return why a strict snapshot is not made."""
+        paths = [await self._path(file.ino) for file in files[:NAMED_MAX]]
+        more = f" and {len(files) - NAMED_MAX} more" if len(files) > NAMED_MAX else ""
+        return (
+            f"files are open for writing, or mapped: {', '.join(paths)}{more}; close them, or make "
+            "the snapshot without --strict"
+        )
+
+    async def _describe(self, copy: OpenCopy) -> OpenFileReport:
+        return {
+            "path": await self._path(copy.inode.ino),
+            "state": _STATES[copy.state],
+            "reason": copy.reason,
+        }
+
+    async def _path(self, ino: InodeNo) -> str:
+        """Return where a file is now, for people."""
+        try:
+            return os.fsdecode(await self._parts.engine.get_path(ino))
+        except StaleInodeError:
+            return f"<inode {ino}, removed since>"
+
+    async def _sync(self) -> None:
+        engine = self._parts.engine
         await trio.to_thread.run_sync(engine.sync, limiter=self._parts.prompt_threads)
-        return {"snapshot": report_of(made), "open_count": open_count}
 
     async def list_all(self) -> list[SnapshotReport]:
         """Return all snapshots, oldest first."""
@@ -110,7 +194,7 @@ class SnapshotMethods:
             for name in dict.fromkeys(names):
                 await engine.delete_snapshot((await engine.get_snapshot(name)).snap)
         self._removal.begin()
-        await trio.to_thread.run_sync(engine.sync, limiter=self._parts.prompt_threads)
+        await self._sync()
 
 
 async def seal_all(sealer: Sealer) -> None:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         KeptContent,
         MoveKind,
         NewInode,
+        OpenContent,
         PendingMove,
         RenameResult,
         Scope,
@@ -847,6 +848,32 @@ class Snapshots(Changes, Protocol):
         """
         ...
 
+    async def part_open(self, files: Sequence[OpenContent]) -> list[Inode]:
+        """Begin a new generation of files that may have a writer, for the newest snapshot's sake.
+
+        It shows the former generation, with the size and time given here and without bytes, until
+        `keep_open` gives it some. Belongs into the change that has made the snapshot.
+
+        Args:
+            files: Those that are not unsealed, or have no name, are passed over.
+
+        Returns:
+            The others as they were.
+        """
+        ...
+
+    async def keep_open(self, content: KeptContent, intent: IntentId) -> bool:
+        """Give a durable copy of a file that was open for writing to the snapshots that show it.
+
+        Args:
+            content: A generation that `part_open` has returned; size and time are the copy's.
+            intent: That of the move that made it, which is a hydration; it ends.
+
+        Returns:
+            False, and the copy becomes garbage, if no snapshot shows it any more.
+        """
+        ...
+
     async def list_snapshots(self) -> list[Snapshot]:
         """Return all snapshots, oldest first."""
         ...
@@ -881,7 +908,8 @@ class Snapshots(Changes, Protocol):
 
         Pin, codec and times of access are not kept. Raw file and blob are those that have the
         content of this generation now; both are 0 where nothing has it. UNSEALED among the flags
-        says that a writer had it: then its bytes may be later ones, and so may be their size.
+        says that a writer had it: then its bytes may be later ones, and so may be their size; size
+        and mtime are those of the copy that was made while it was open (`keep_open`).
 
         Raises:
             StaleInodeError: It did not exist.

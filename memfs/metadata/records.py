@@ -385,6 +385,15 @@ class SnapshotUsage(NamedTuple):
     """Their allocated bytes; a part of `Usage.raw_bytes`."""
 
 
+class OpenContent(NamedTuple):
+    """A file that a program has open for writing, at the instant of a snapshot."""
+
+    ino: InodeNo
+    size: int
+    """Bytes of its raw file."""
+    mtime_ns: int
+
+
 class KeptContent(NamedTuple):
     """Bytes of an earlier generation that snapshots show."""
 
@@ -395,6 +404,7 @@ class KeptContent(NamedTuple):
     blob: BlobId
     """A blob, which lives as long; 0 (`NO_BLOB`) where it has a raw file."""
     size: int
+    """Without raw file and blob: as large as it was, but its bytes are lost."""
     blocks: int
     """Units of 512 bytes of the raw file."""
     mtime_ns: int

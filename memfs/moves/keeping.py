@@ -72,7 +72,7 @@ def _copy(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgress) ->
             try:
                 parts.faults.reach("keep.created")
                 if not clone_file(source, target):
-                    _copy_range(source, target, progress)
+                    copy_range(source, target, progress)
                 status = os.fstat(source)
                 os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
                 os.fsync(target)
@@ -84,7 +84,8 @@ def _copy(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgress) ->
     parts.faults.reach("keep.written")
 
 
-def _copy_range(source: int, target: int, progress: MoveProgress) -> None:
+def copy_range(source: int, target: int, progress: MoveProgress) -> None:
+    """Copy an open file into an empty one; in a worker thread, which may be cancelled meanwhile."""
     size, offset = os.fstat(source).st_size, 0
     while offset < size:
         trio.from_thread.check_cancelled()

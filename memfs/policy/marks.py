@@ -12,6 +12,10 @@ from memfs.policy.view import PRIORITY_MAX
 PRIORITY_XATTR = b"user.memfs.priority"
 POOL_XATTR = b"user.memfs.pool"
 
+SNAPSHOT_XATTR = b"user.memfs.snapshot"
+SNAPSHOTS_ON, SNAPSHOTS_OFF = b"on", b"off"
+"""Whether snapshots keep the bytes of a file, or of all below a directory."""
+
 TENSOR_DTYPE_XATTR = b"user.memfs.dtype"
 TENSOR_SHAPE_XATTR = b"user.memfs.shape"
 """What a file of plain numbers is, for the hot tier: `float32` and `1024,768`."""
@@ -32,3 +36,15 @@ def parse_priority(text: str) -> int:
             "files of a higher one move first and leave fast tiers last"
         )
     return int(text)
+
+
+def parse_snapshots(text: str) -> bytes:
+    """Return whether snapshots keep the bytes of a file, as users write it: `on` or `off`.
+
+    Raises:
+        InvalidValueError: It is neither.
+    """
+    value = text.encode()
+    if value not in (SNAPSHOTS_ON, SNAPSHOTS_OFF):
+        raise InvalidValueError(f"{SNAPSHOT_XATTR.decode()} {text!r}: write on or off")
+    return value

@@ -406,7 +406,7 @@ class EngineMachine(RuleBasedStateMachine):
         for each in run(self.engine.list_kept((InodeNo(0), Generation(0)), 1000)):
             if each.raw:
                 kept.add(("raw", str(each.raw)))
-            else:
+            elif each.blob or not each.open:
                 forms = run(self.engine.list_forms(each.blob))
                 assert forms
                 kept.update((form.kind.value, form.place.key) for form in forms if form.owned)

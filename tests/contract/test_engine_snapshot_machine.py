@@ -13,8 +13,17 @@ from hypothesis import settings
 from hypothesis.stateful import invariant, precondition, rule
 
 from memfs.errors import MemfsError
-from memfs.metadata.records import AttributeChanges, Difference, NewInode
-from memfs.types import NOW, ROOT_INODE, Generation, InodeNo, RawId, SnapshotId
+from memfs.metadata.records import (
+    AttributeChanges,
+    Difference,
+    Inode,
+    InodeFlags,
+    KeptContent,
+    MoveKind,
+    NewInode,
+    OpenContent,
+)
+from memfs.types import NO_BLOB, NOW, ROOT_INODE, Generation, InodeNo, RawId, SnapshotId
 from tests.contract.engine.making import NOW_NS, Seen, Tree, live_tree, tree_at
 from tests.contract.engine.model import Node
 from tests.contract.engine.site import SuspendingSite, run
@@ -36,6 +45,8 @@ class SnapshotMachine(EngineMachine):
         self.raws: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
         """Raw files that had the bytes of a generation."""
         self.stocked: list[tuple[InodeNo, RawId]] = []
+        self.absent: set[tuple[int, int]] = set()
+        """Generations that were open at a snapshot, and of which no copy was made."""
 
     @property
     def trees(self) -> dict[SnapshotId, Tree]:
@@ -70,6 +81,11 @@ class SnapshotMachine(EngineMachine):
             if not stat.S_ISREG(seen.inode.mode) or not seen.inode.size:
                 continue
             inode = run(self.engine.inode_at(snap, ino))
+            if (ino, generation) in self.absent:
+                assert not inode.raw
+                assert not inode.blob
+                assert inode.flags & InodeFlags.UNSEALED
+                continue
             assert inode.raw or inode.blob
             if inode.raw:
                 assert inode.raw in self.raws[ino, generation]
@@ -201,6 +217,61 @@ class SnapshotMachine(EngineMachine):
             self.committed = copy.deepcopy(self.model)
         else:
             self.model = before
+
+    @rule(copied=st.booleans(), late=st.booleans())
+    @precondition(lambda self: len(self.trees) < 5)
+    def snapshot_of_open_files(self, copied: bool, late: bool) -> None:
+        """Each file that may have a writer begins a new generation at the instant."""
+        self.name_count += 1
+        tree = run(live_tree(self.engine))
+
+        async def part() -> tuple[SnapshotId, list[Inode]]:
+            async with self.engine.change():
+                made = await self.engine.create_snapshot(f"s{self.name_count}", NOW_NS)
+                files = await self.engine.list_unsealed(InodeNo(0), 1000)
+                contents = [OpenContent(each.ino, each.size, each.mtime_ns) for each in files]
+                parted = await self.engine.part_open(contents)
+                assert [each.ino for each in parted] == [each.ino for each in files if each.nlink]
+            return made.snap, parted
+
+        snap, parted = self.site.run(part())
+        self.model.snapshots[snap] = tree
+        for inode in parted:
+            node = self.model.nodes[inode.ino]
+            node.generation += 1
+            self.raws[inode.ino, node.generation].add(node.raw)
+            self.absent.add((inode.ino, inode.generation))
+        self.committed = copy.deepcopy(self.model)
+        if late:
+            self.delete_snapshot(snap)
+            while self.site.run(self.engine.delete_snapshot_step(3)):
+                pass
+        for inode in parted if copied else ():
+            kept = self.site.run(self.copy_open(inode))
+            assert kept == any(
+                seen.inode.ino == inode.ino and seen.inode.generation == inode.generation
+                for each in self.trees.values()
+                for seen in each.values()
+            )
+
+    async def copy_open(self, inode: Inode) -> bool:
+        _, raw = self.engine.reserve_ids()
+        content = KeptContent(
+            *(inode.ino, inode.generation, raw, NO_BLOB),
+            *(inode.size, 3, inode.mtime_ns),
+            open=True,
+        )
+        async with self.engine.change():
+            intent = await self.engine.begin_intent(
+                MoveKind.HYDRATE, inode.ino, inode.generation, str(raw), NOW_NS
+            )
+            kept = await self.engine.keep_open(content, intent)
+        if kept:
+            self.absent.discard((inode.ino, inode.generation))
+            self.raws[inode.ino, inode.generation] = {raw}
+        self.model.garbage.add(("raw", str(raw)))
+        self.committed = copy.deepcopy(self.model)
+        return kept
 
     @rule(index=INDEXES)
     @precondition(lambda self: self.trees)

@@ -18,7 +18,7 @@ import trio
 
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import AlreadyExistsError, StoreUnavailableError
-from memfs.metadata.records import AttributeChanges, NewInode
+from memfs.metadata.records import AttributeChanges, InodeFlags, NewInode
 from memfs.moves.batching import compact, upload_batch
 from memfs.moves.copying import copied
 from memfs.moves.dropping import drop_form, drop_raw
@@ -26,6 +26,7 @@ from memfs.moves.faults import FaultPoints
 from memfs.moves.generation import StateGeneration
 from memfs.moves.hydrating import hydrate
 from memfs.moves.keeping import keep_copy
+from memfs.moves.open_files import OpenFiles, OpenState
 from memfs.moves.packing import pack
 from memfs.moves.rechecking import CLEAN_SETTING
 from memfs.moves.rekeying import rekey
@@ -112,6 +113,7 @@ async def live(state: State) -> None:
     await drop_form(parts, inos[3], FormKind.REMOTE)
     await collect(state)
     await write_after_a_snapshot(state, inos[3])
+    await snapshot_of_an_open_file(state)
     await live_in_batches(state)
 
 
@@ -145,7 +147,14 @@ async def write_after_a_snapshot(state: State, ino: InodeNo) -> None:
     await keep_copy(state.parts, ino)
     await state.rewrite(ino, compressible(30_000, 3))
     for snapshot in await engine.list_snapshots():
-        assert await content_of(state, snapshot.snap, ino) == compressible(30_000, 3)
+        if snapshot.name == SNAPSHOT:
+            assert await content_of(state, snapshot.snap, ino) == compressible(30_000, 3)
+    await delete_snapshots(state)
+
+
+async def delete_snapshots(state: State) -> None:
+    engine = state.engine
+    for snapshot in await engine.list_snapshots():
         async with engine.change():
             await engine.delete_snapshot(snapshot.snap)
     more = True
@@ -153,6 +162,28 @@ async def write_after_a_snapshot(state: State, ino: InodeNo) -> None:
         async with engine.change():
             more = await engine.delete_snapshot_step(100)
     await collect(state)
+
+
+async def snapshot_of_an_open_file(state: State) -> None:
+    """A file that may have a writer is copied for a snapshot, which goes later."""
+    engine, parts = state.engine, state.parts
+    ino = await ensure(state, "i", 8)
+    inode = await engine.get_inode(ino)
+    if not inode.flags & InodeFlags.UNSEALED:
+        if await engine.needs_copy(ino):
+            await keep_copy(parts, ino)
+        await engine.unseal(ino, inode.raw)
+        await engine.commit()
+    open_files = OpenFiles(parts)
+    async with engine.change():
+        made = await engine.create_snapshot(f"open-{time.time_ns()}", time.time_ns())
+        copies = await open_files.part(await open_files.find())
+    open_files.begin(copies)
+    await open_files.copy_all()
+    assert [each.state for each in copies if each.inode.ino == ino] == [OpenState.OPEN]
+    assert await content_of(state, made.snap, ino) == compressible(30_000, 8)
+    await state.seal(ino)
+    await delete_snapshots(state)
 
 
 async def content_of(state: State, snap: SnapshotId, ino: InodeNo) -> bytes:

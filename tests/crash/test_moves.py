@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from memfs.types import InodeNo
 
-CONTENTS = {name: compressible(30_000, seed) for seed, name in enumerate("abcdefgh")}
+CONTENTS = {name: compressible(30_000, seed) for seed, name in enumerate("abcdefghi")}
 CONTENTS[COPY] = CONTENTS["a"]
 """The files of the scenario in `moves_scenario`, by name."""
 

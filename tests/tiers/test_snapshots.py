@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pytest
 
 from memfs.client.mount import Mount as Client
@@ -67,3 +72,120 @@ def test_snapshots_come_and_go_from_python(mount: Mount) -> None:
     with pytest.raises(ControlError) as refused:
         snapshots.show("first")
     assert refused.value.errno == errno.ENOENT
+
+
+def shown(mount: Mount, *arguments: str | Path) -> list[str]:
+    place: tuple[str | Path, ...] = () if "--under" in arguments else ("--under", mount.root)
+    return sorted(run_memfs("snapshot", "diff", *arguments, *place).splitlines())
+
+
+def test_what_differs_is_told_by_path(mount: Mount) -> None:
+    root = mount.root
+    (root / "a/deep").mkdir(parents=True)
+    for name in ("gone", "written", "replaced", "moved", "attributes", "rotated", "same"):
+        (root / "a" / name).write_bytes(b"old " * 10)
+    run_memfs("snapshot", "create", "before", "--mount", root)
+    (root / "a/gone").unlink()
+    (root / "a/written").write_bytes(b"new")
+    (root / "a/new").write_bytes(b"replacing")
+    (root / "a/new").rename(root / "a/replaced")
+    (root / "a/moved").rename(root / "a/deep/moved")
+    (root / "a/attributes").chmod(0o600)
+    (root / "a/rotated").rename(root / "a/rotated.1")
+    (root / "a/rotated").write_bytes(b"again")
+    (root / "came").mkdir()
+    (root / "came/file").write_bytes(b"12345")
+    expected = sorted(
+        [
+            "+ came/",
+            "+ came/file  5 B",
+            "- a/gone  40 B",
+            "M a/replaced  40 B -> 9 B",
+            "M a/rotated  40 B -> 5 B",
+            "M a/written  40 B -> 3 B",
+            "R a/moved -> a/deep/moved  40 B",
+            "R a/rotated -> a/rotated.1  40 B",
+            "m a/attributes  40 B",
+        ]
+    )
+    assert shown(mount, "before") == expected
+    run_memfs("snapshot", "create", "after", "--mount", root)
+    (root / "a/later").write_bytes(b"x")
+    assert shown(mount, "before", "after") == expected
+    assert shown(mount, "after") == ["+ a/later  1 B"]
+    assert shown(mount, "before", "after", "--under", root / "came") == [
+        "+ came/",
+        "+ came/file  5 B",
+    ]
+    paths = run_memfs("snapshot", "diff", "before", "after", "--paths0", "--under", root / "a")
+    assert sorted(paths.split("\0")[:-1]) == sorted(
+        ["attributes", "deep/moved", "replaced", "rotated", "rotated.1", "written"]
+    )
+    rows = [json.loads(line) for line in shown(mount, "before", "after", "--json")]
+    [moved] = [row for row in rows if row["path"] == "a/deep/moved"]
+    assert (moved["change"], moved["old_path"], moved["size"]) == ("R", "a/moved", 40)
+    memfs = Path(sys.executable).with_name("memfs")
+    stream = subprocess.check_output(
+        [memfs, "snapshot", "diff", "before", "after", "--arrow", "--under", root]
+    )
+    table = pa.ipc.open_stream(stream).read_all().to_pylist()
+    assert sorted(row["path"] for row in table) == sorted(row["path"] for row in rows)
+    with pytest.raises(MountError, match="'before' is older than 'after': swap them"):
+        shown(mount, "after", "before")
+    with pytest.raises(MountError, match="there was no 'nowhere' at either instant"):
+        shown(mount, "before", "--under", root / "nowhere")
+
+
+def test_the_versions_of_a_file_are_told_also_when_it_is_gone(mount: Mount) -> None:
+    root, snapshots = mount.root, Client.of(mount.root).snapshots
+    file = root / "dir/file"
+    file.parent.mkdir()
+    file.write_bytes(b"1")
+    snapshots.create("first")
+    snapshots.create("second")
+    file.write_bytes(b"22")
+    snapshots.create("third")
+    (root / "new").write_bytes(b"333")
+    (root / "new").rename(file)
+    versions = snapshots.versions("dir/file")
+    told = [(each["size"], each["now"], each["snapshots"], each["state"]) for each in versions]
+    assert told == [
+        (3, True, [], "exact"),
+        (2, False, ["third"], "exact"),
+        (1, False, ["second", "first"], "exact"),
+    ]
+    assert all(each["forms"] == ["raw"] for each in versions)
+    file.unlink()
+    lines = run_memfs("snapshot", "versions", file).splitlines()
+    assert [line.partition("  ")[2] for line in lines] == [
+        "2 B  raw  third",
+        "1 B  raw  second, first",
+    ]
+    with pytest.raises(MountError, match="no 'dir/none', and no snapshot has one"):
+        run_memfs("snapshot", "versions", root / "dir/none")
+
+
+def test_open_files_are_copied_named_or_refused(mount: Mount) -> None:
+    root = mount.root
+    (root / "scratch").mkdir()
+    os.setxattr(root / "scratch", "user.memfs.snapshot", b"off")
+    with (root / "open").open("wb", 0) as file, (root / "scratch/vm").open("wb", 0) as image:
+        file.write(b"while open")
+        image.write(b"of a machine")
+        with pytest.raises(MountError, match=r"open for writing, or mapped: /.*, /.*; close them"):
+            run_memfs("snapshot", "create", "strict", "--strict", "--mount", root)
+        told = run_memfs("snapshot", "create", "open", "--verbose", "--mount", root)
+        assert told.splitlines() == [
+            "open is kept",
+            "2 files were open for writing, and copied meanwhile; the bytes of 1 are not kept",
+            "open    /open",
+            "absent  /scratch/vm: user.memfs.snapshot is off",
+        ]
+        file.write(b", and later")
+    assert os.getxattr(root / "scratch/vm", "user.memfs.snapshot") == b"off"
+    [version, former] = Client.of(root).snapshots.versions("open")
+    assert (former["state"], former["size"]) == ("open", len("while open"))
+    assert (root / ".memfs/snapshots/open/open").read_bytes() == b"while open"
+    with pytest.raises(OSError, match=os.strerror(errno.ENODATA)):
+        (root / ".memfs/snapshots/open/scratch/vm").read_bytes()
+    assert version["size"] == len("while open, and later")

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.config import GIB, MIB, ColdConfig, Config, GlacierConfig, MountConfig, PolicyConfig
+from memfs.config import (
+    GIB,
+    MIB,
+    ColdConfig,
+    Config,
+    GlacierConfig,
+    MountConfig,
+    PolicyConfig,
+    SnapshotRule,
+)
 from memfs.config_file import RANGES, KeyKind, config_text, keys, load_config
 from memfs.errors import UsageError
 from memfs.sizes import parse_duration, parse_size
@@ -228,3 +237,47 @@ def test_no_secret_is_told(file: Path) -> None:
     glacier = load_config(file).glacier
     assert glacier.url == "ftp://host/path"
     assert glacier.options == {"endpoint_url": "https://host:9000/", "anon": False}
+
+
+RULES = """
+[[snapshots.rule]]
+every = "1h"
+keep = 24
+[[snapshots.rule]]
+every = "1d"
+keep_within = "7d"
+keep_label = { release = "*" }
+"""
+
+
+def test_rules_of_snapshots_are_tables(file: Path) -> None:
+    file.write_text(RULES)
+    config = load_config(file)
+    assert config.snapshots.rule == (
+        SnapshotRule(3600.0, 24),
+        SnapshotRule(86400.0, 0, 7 * 86400.0, (("release", "*"),)),
+    )
+    file.write_text(config_text(config))
+    assert load_config(file) == config
+    file.write_text("[snapshots]\nrule = []\n")
+    assert load_config(file).snapshots.rule == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('every = "1h"', "a rule that keeps nothing: write keep = 24"),
+        ('every = "1s"\nkeep = 1', "less than a minute"),
+        ("keep = 1", "no duration"),
+        ('every = "1h"\nkeep = "all"', "write how many are kept"),
+        ('every = "1h"\nkept = 1', "did you mean 'keep'"),
+        ('every = "1h"\nkeep = 1\nkeep_label = { a = 1 }', "a table of texts"),
+    ],
+)
+def test_a_rule_that_means_nothing_is_refused(file: Path, text: str, words: str) -> None:
+    assert words in _refusal(file, f"[[snapshots.rule]]\n{text}\n")
+
+
+def test_rules_cannot_be_given_on_the_command_line(file: Path) -> None:
+    with pytest.raises(UsageError, match=r"write \[snapshots.rule\] into a file"):
+        load_config(None, {"snapshots.rule": "1h"})

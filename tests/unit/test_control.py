@@ -36,6 +36,7 @@ from memfs.control.server import (
     Handler,
 )
 from memfs.errors import InvalidValueError
+from memfs.jobs.comparing import Comparing
 from memfs.jobs.gc import GcMethods
 from memfs.jobs.prefetch import PrefetchMethods
 from memfs.jobs.scrubber import Scrubber
@@ -237,7 +238,15 @@ async def test_a_wrong_parameter_is_named(
 @pytest.mark.parametrize(
     "provider",
     [
-        *(GcMethods, HotMethods, PolicyMethods, PrefetchMethods, RemountMethods, Scrubber),
+        *(
+            Comparing,
+            GcMethods,
+            HotMethods,
+            PolicyMethods,
+            PrefetchMethods,
+            RemountMethods,
+            Scrubber,
+        ),
         *(SnapshotMethods, Status, Tracing, TreeMethods),
     ],
 )

@@ -86,8 +86,10 @@ def test_the_control_xattrs_are_those_of_the_file_system() -> None:
     text = (doc_tables.REFERENCE / "xattrs.md").read_text()
     shown = re.findall(r"^\| `user\.memfs\.([a-z]+)` \| (read|read, write) \|", text, re.MULTILINE)
     assert dict(shown) == {
-        **dict.fromkeys(("tier", "codec", "priority", "pool", "dtype", "shape"), "read, write"),
         "xattrs": "read, write",
+        **dict.fromkeys(
+            ("tier", "codec", "priority", "pool", "snapshot", "dtype", "shape"), "read, write"
+        ),
         **dict.fromkeys(("pin", "state", "residency", "why", "digest", "lease"), "read"),
     }
 

@@ -14,6 +14,7 @@ from memfs.jobs.snapshots import (
     LABEL_COUNT_MAX,
     SnapshotMethods,
 )
+from memfs.moves.open_files import OpenFiles
 from memfs.types import ROOT_INODE
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 @pytest.fixture
 def methods(world: World) -> SnapshotMethods:
     return SnapshotMethods(
-        world.move_parts, SnapshotRemoval(world.engine), clock=lambda: 5_000_000_000
+        world.move_parts,
+        SnapshotRemoval(world.engine),
+        OpenFiles(world.move_parts),
+        clock=lambda: 5_000_000_000,
     )
 
 

@@ -16,6 +16,7 @@ from memfs.errors import (
 )
 from memfs.metadata.records import AttributeChanges, EffectivePin, Inode
 from memfs.metadata.sqlite.namespace import Namespace
+from memfs.metadata.sqlite.rows import SELECT_XATTR, rules
 from memfs.metadata.sqlite.statements import (
     DELETE_XATTR,
     SET_ATTRIBUTES,
@@ -33,11 +34,7 @@ from memfs.types import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT_UID = 0
-
 XATTR_CREATE, XATTR_REPLACE = 1, 2  # setxattr(2)
-
-_SELECT_XATTR = "select value from xattr where ino = ? and name = ?"
 
 
 def _check_xattr(name: bytes, value: bytes) -> None:
@@ -47,14 +44,6 @@ def _check_xattr(name: bytes, value: bytes) -> None:
         raise InvalidValueError(f"{name!r} cannot be the name of an xattr")
     if len(value) > XATTR_VALUE_BYTES_MAX:
         raise TooBigError(f"xattr of {len(value)} bytes; {XATTR_VALUE_BYTES_MAX} are allowed")
-
-
-def _rules(above: Inode, inode: Inode) -> bool:
-    """Return whether what is set on a directory holds for an inode below: by its own user or root.
-
-    In a directory that all may write to, its owner would else send others' files to the store.
-    """
-    return above.uid in (ROOT_UID, inode.uid) or above.ino == inode.ino
 
 
 class Attributes(Namespace):
@@ -85,7 +74,7 @@ class Attributes(Namespace):
 
     # --- xattrs ----------------------------------------------------------------------------------
     async def get_xattr(self, ino: InodeNo, name: bytes) -> bytes:
-        row = self._row(_SELECT_XATTR, (ino, name))
+        row = self._row(SELECT_XATTR, (ino, name))
         if row is None:
             self._inode(ino)
             raise NoXattrError(f"inode {ino} has no xattr {name!r}")
@@ -106,7 +95,7 @@ class Attributes(Namespace):
         if flags not in (0, XATTR_CREATE, XATTR_REPLACE):
             raise InvalidValueError(f"setxattr flags {flags:#x} are not known")
         if flags:
-            exists = self._row(_SELECT_XATTR, (ino, name)) is not None
+            exists = self._row(SELECT_XATTR, (ino, name)) is not None
             if exists and flags == XATTR_CREATE:
                 raise AlreadyExistsError(f"inode {ino} has an xattr {name!r}")
             if not exists and flags == XATTR_REPLACE:
@@ -117,7 +106,7 @@ class Attributes(Namespace):
     async def remove_xattr(self, ino: InodeNo, name: bytes, now_ns: int) -> None:
         self._begin_change()
         inode = self._inode(ino)
-        if self._row(_SELECT_XATTR, (ino, name)) is None:
+        if self._row(SELECT_XATTR, (ino, name)) is None:
             raise NoXattrError(f"inode {ino} has no xattr {name!r}")
         self._write(DELETE_XATTR, (ino, name))
         self._set_links(inode, inode.nlink, inode.mtime_ns, now_ns)
@@ -143,7 +132,7 @@ class Attributes(Namespace):
     async def effective_xattr(self, ino: InodeNo, name: bytes) -> bytes | None:
         inode = above = self._inode(ino)
         while True:
-            row = self._row(_SELECT_XATTR, (above.ino, name)) if _rules(above, inode) else None
+            row = self._row(SELECT_XATTR, (above.ino, name)) if rules(above, inode) else None
             if row is not None or above.ino == ROOT_INODE:
                 return row[0] if row is not None else None
             above = self._inode(self._parent(above.ino))
@@ -158,7 +147,7 @@ class Attributes(Namespace):
 
     async def effective_pin(self, ino: InodeNo) -> EffectivePin:
         inode = above = self._inode(ino)
-        while not (above.pin and _rules(above, inode)):
+        while not (above.pin and rules(above, inode)):
             if above.ino == ROOT_INODE:
                 return EffectivePin(None, ino)
             above = self._inode(self._parent(above.ino))
@@ -172,7 +161,7 @@ class Attributes(Namespace):
 
     async def effective_codec(self, ino: InodeNo) -> str | None:
         inode = above = self._inode(ino)
-        while above.codec is None or not _rules(above, inode):
+        while above.codec is None or not rules(above, inode):
             if above.ino == ROOT_INODE:
                 return None
             above = self._inode(self._parent(above.ino))

@@ -253,7 +253,7 @@ _CHECKS = (
     ),
     (
         "generation {1} of inode {0} is kept without bytes",
-        "select ino, generation from kept where raw = 0 and blob = 0",
+        "select ino, generation from kept where raw = 0 and blob = 0 and open = 0",
     ),
     (
         "symlink {} of a snapshot has no target",

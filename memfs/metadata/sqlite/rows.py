@@ -32,11 +32,13 @@ from memfs.metadata.sqlite.statements import (
     SET_LINKS,
     SET_TIMES,
 )
+from memfs.policy.marks import SNAPSHOT_XATTR, SNAPSHOTS_OFF
 from memfs.query.fields import is_queryable
 from memfs.query.values import is_plain_text, stored_value
 from memfs.types import (
     NO_RAW,
     OWN_STORE,
+    ROOT_INODE,
     BlobId,
     FormCoding,
     FormKind,
@@ -74,12 +76,19 @@ UNSEALED, DURABLE = InodeFlags.UNSEALED, InodeFlags.DURABLE
 _COUNT_OF_KIND = {FormKind.PACKED: PACKED_COUNT, FormKind.REMOTE: REMOTE_COUNT}
 
 BLOCK_BYTES = 512
+_ROOT_UID = 0
 _BLOB_IN_USE = """
     select 1 from inode where blob = ? and blob <> 0
     union all select 1 from kept where blob = ? and blob <> 0 limit 1
 """
 KEPT_COLUMNS = ", ".join(KeptContent._fields)
 SELECT_KEPT = f"select {KEPT_COLUMNS} from kept where ino = ? and generation = ?"
+SELECT_XATTR = "select value from xattr where ino = ? and name = ?"
+_A_PARENT = "select parent from dentry where ino = ? limit 1"
+_FORMER_PARENT = """
+    select parent from dentry_was where ino = ? and parent in (select ino from inode)
+    order by snap desc limit 1
+"""
 _UNTOUCHED = """
     select 1 where not exists (select 1 from inode_was where ino = ? and snap >= ?)
 """
@@ -140,6 +149,14 @@ def is_directory(inode: Inode) -> bool:
 def is_regular(inode: Inode) -> bool:
     """Tell a regular file by its mode."""
     return inode[1] & 0o170000 == stat.S_IFREG
+
+
+def rules(above: Inode, inode: Inode) -> bool:
+    """Return whether what is set on a directory holds for an inode below: by its own user or root.
+
+    In a directory that all may write to, its owner would else send others' files to the store.
+    """
+    return above.uid in (_ROOT_UID, inode.uid) or above.ino == inode.ino
 
 
 def with_links(inode: Inode, nlink: int, mtime_ns: int, ctime_ns: int) -> Inode:
@@ -350,9 +367,26 @@ class Rows:
             return False
         if self._row(SELECT_KEPT, (inode.ino, inode.generation)) is not None:
             return False
-        if inode.nlink > 0 and inode.ino < head and self._row(_UNTOUCHED, (inode.ino, head)):
-            return True
-        return self._row(_SHOWN, (inode.ino, inode.generation)) is not None
+        untouched = (
+            inode.nlink > 0 and inode.ino < head and self._row(_UNTOUCHED, (inode.ino, head))
+        )
+        if not untouched and self._row(_SHOWN, (inode.ino, inode.generation)) is None:
+            return False
+        return not self._is_left_out(inode)
+
+    def _is_left_out(self, inode: Inode) -> bool:
+        """Tell whether a user wants no snapshot to keep the bytes of a file (`SNAPSHOT_XATTR`)."""
+        above = inode
+        while True:
+            if rules(above, inode):
+                row = self._row(SELECT_XATTR, (above.ino, SNAPSHOT_XATTR))
+                if row is not None:
+                    return bool(row[0] == SNAPSHOTS_OFF)
+            if above.ino == ROOT_INODE:
+                return False
+            # What has just lost its last name had it in the directory of its undo row.
+            found = self._row(_A_PARENT if above.nlink else _FORMER_PARENT, (above.ino,))
+            above = self._inode(ROOT_INODE if found is None else found[0])
 
     def _keep(self, inode: Inode, raw: RawId) -> None:
         """Keep the bytes of a generation for snapshots: its blob if it has one, else a raw file."""
@@ -369,8 +403,11 @@ class Rows:
             inode.mtime_ns,
             bool(inode.flags & UNSEALED),
         )
-        self._write(INSERT_KEPT, (*row[:-1], int(row.open)))
-        self._account_kept(row, 1)
+        self._insert_kept(row)
+
+    def _insert_kept(self, kept: KeptContent) -> None:
+        self._write(INSERT_KEPT, (*kept[:-1], int(kept.open)))
+        self._account_kept(kept, 1)
 
     def _account_kept(self, kept: KeptContent, sign: int) -> None:
         if kept.raw:

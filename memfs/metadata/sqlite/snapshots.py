@@ -29,18 +29,22 @@ from memfs.metadata.records import (
     SnapshotUsage,
 )
 from memfs.metadata.sqlite.queries import Queries
-from memfs.metadata.sqlite.rows import BLOCK_BYTES, SELECT_KEPT, is_directory
+from memfs.metadata.sqlite.rows import BLOCK_BYTES, SELECT_KEPT, is_directory, kept_of
 from memfs.metadata.sqlite.schema import WAS_COLUMNS
 from memfs.metadata.sqlite.statements import (
+    DELETE_INTENT,
+    DELETE_KEPT,
     DELETE_SNAPSHOT,
     DELETE_TARGETS,
     DROP_TRIGGERS,
     FORGET_HEAD,
     INSERT_HEAD,
+    INSERT_KEPT,
     INSERT_SNAPSHOT,
     LEAVE_SNAPSHOT,
     MAKE_TRIGGERS,
     UNDO_TABLES,
+    UNSEAL,
 )
 from memfs.types import (
     NAME_BYTES_MAX,
@@ -56,7 +60,9 @@ from memfs.types import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from memfs.metadata.records import KeptContent, OpenContent
     from memfs.metadata.sqlite.database import Row
+    from memfs.types import IntentId
 
 _SELECT_SNAPSHOTS = (
     "select snap, name, created_ns, description, labels, kept_until_ns from snapshot"
@@ -127,6 +133,7 @@ _BORN_AND_CHANGED = (
     "select distinct ino from inode_was where ino > ? and ino < ? order by ino limit ?"
 )
 _SIZE = WAS_COLUMNS.split(", ").index("size") - 1
+_MTIME = WAS_COLUMNS.split(", ").index("mtime_ns") - 1
 """Among the attributes of an undo row behind its mode."""
 _ALIKE = tuple(
     Inode._fields.index(name)
@@ -164,6 +171,38 @@ class Snapshots(Queries):
         )
         self._set_head(snap)
         return Snapshot(snap, name, now_ns, description, ordered, kept_until_ns)
+
+    async def part_open(self, files: Sequence[OpenContent]) -> list[Inode]:
+        """See `Engine`."""
+        self._begin_change()
+        head = self._newest_snapshot()
+        parted = []
+        for ino, size, mtime_ns in files:
+            inode = self._find_inode(ino)
+            if inode is None or not inode.flags & InodeFlags.UNSEALED or not inode.nlink:
+                continue
+            if ino >= head:
+                continue
+            self._write(INSERT_KEPT, (ino, inode.generation, 0, 0, size, 0, mtime_ns, 1))
+            after = inode._replace(generation=Generation(inode.generation + 1))
+            self._write(UNSEAL, (after.generation, inode.raw, ino))
+            self._cache.put(after)
+            parted.append(inode)
+        return parted
+
+    async def keep_open(self, content: KeptContent, intent: IntentId) -> bool:
+        """See `Engine`."""
+        self._begin_change()
+        self._write(DELETE_INTENT, (intent,))
+        key = content.ino, content.generation
+        row = self._row(SELECT_KEPT, key)
+        former = None if row is None else kept_of(row)
+        if former is None or not former.open or former.raw or former.blob:
+            self._discard_raw(content.raw)
+            return False
+        self._write(DELETE_KEPT, key)
+        self._insert_kept(content)
+        return True
 
     def _set_head(self, snap: int) -> None:
         """Have undo rows written for a snapshot from now on; 0: for no snapshot."""
@@ -279,10 +318,13 @@ class Snapshots(Queries):
             raw, blob, flags = live.raw, live.blob, live.flags
             if live.size != size:
                 flags |= InodeFlags.UNSEALED
-        kept = self._row(SELECT_KEPT, (ino, generation))
-        if kept is not None:
-            raw, blob = kept[2], kept[3]
-            flags = InodeFlags.UNSEALED if kept[-1] or kept[4] != size else 0
+        row = self._row(SELECT_KEPT, (ino, generation))
+        if row is not None:
+            kept = kept_of(row)
+            raw, blob = kept.raw, kept.blob
+            flags = InodeFlags.UNSEALED if kept.open or kept.size != size else 0
+            if kept.open:
+                attributes[_SIZE], attributes[_MTIME] = kept.size, kept.mtime_ns
         return Inode._make((ino, mode, *attributes, generation, raw, blob, flags, 0, None, 0))
 
     async def lookup_at(self, snap: SnapshotId, parent: InodeNo, name: bytes) -> Inode:

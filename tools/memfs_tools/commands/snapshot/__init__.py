@@ -16,6 +16,8 @@ _PACKAGE = "memfs_tools.commands.snapshot"
         "list": f"{_PACKAGE}.listing:list_snapshots",
         "show": f"{_PACKAGE}.listing:show",
         "restore": f"{_PACKAGE}.restore:restore",
+        "diff": f"{_PACKAGE}.diff:diff",
+        "versions": f"{_PACKAGE}.versions:versions",
         "delete": f"{_PACKAGE}.delete:delete",
         "export": f"{_PACKAGE}.export:export",
         "import": f"{_PACKAGE}.importing:import_",
