@@ -30,6 +30,7 @@ from memfs.encryption.keys import load_key_ring
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.exports.exporter import Exporter
+from memfs.filesystem.door import Door
 from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.inside.inside import Inside
 from memfs.filesystem.querying import Querying
@@ -78,7 +79,7 @@ from memfs_daemon.kernel.probe import probe as probe_kernel
 from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.precedence import Precedence
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
-from memfs_daemon.querying import QueryMethods
+from memfs_daemon.querying import QueryMethods, UserQueryMethods
 from memfs_daemon.remounting import RemountMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_daemon.tracing import Tracing
@@ -263,6 +264,7 @@ def assemble(
         move_parts.hot = board
         access_stats = AccessStats(config.policy.promote_count, config.policy.promote_window_s)
         policy = PolicyMethods(engine, access_stats, planner, activity, residency.capacity_bytes)
+        door = Door()
         features = _features(config, options, choice, residency)
         parts = Parts(
             engine=engine,
@@ -280,6 +282,7 @@ def assemble(
             state_dir=state_dir,
             features=features,
             access_stats=access_stats,
+            door=door,
             hot=board,
             header_reader=_header_reader(config.hot),
             health=health,
@@ -406,6 +409,7 @@ def assemble(
                 *((automatic.run,) if config.snapshots.automatic else ()),
                 raw_pool.run,
                 reader.run,
+                UserQueryMethods(querying, door).run,
                 *((AttributeIndexer(engine).run,) if config.query.enabled else ()),
                 *((partial(ask_at_mount, remote, health),) if remote is not None else ()),
                 *((generation.run,) if generation is not None else ()),

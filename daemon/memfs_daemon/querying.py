@@ -1,6 +1,8 @@
-"""The answers of the control socket to questions to all files.
+"""The answers to questions to all files: on the control socket, and on the socket of users.
 
-Invariant: only root and the user who mounted are served (`control.server`), and both may see all.
+Invariant: root and the user who mounted may see all, and nobody else reaches the control socket
+(`control.server`). Other users see what the kernel says that they may, and one cannot keep the
+others waiting: each has one question at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +12,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.control.methods import METHODS
+from memfs.control.user_server import UserServer
 from memfs.filesystem.querying import Question
+from memfs.keyed_lock import KeyedLock
+from memfs.namespace.permissions import Credentials
 from memfs_daemon.status import index_report
 
 if TYPE_CHECKING:
@@ -19,7 +25,9 @@ if TYPE_CHECKING:
     from memfs.config import QueryConfig
     from memfs.control.methods import NamesReport, QueryReport
     from memfs.control.server import Handler
-    from memfs.filesystem.querying import Querying
+    from memfs.filesystem.door import Door
+    from memfs.filesystem.querying import Answer, Querying
+    from memfs.linux.peers import Peer
     from memfs.metadata.engine import Engine
     from memfs.metadata.sqlite.reader_process import ReaderProcess
 
@@ -47,28 +55,11 @@ class QueryMethods:
         limit: int = 1000,
         names: bool = True,
         attributes: bool = False,
+        at: str | None = None,
     ) -> QueryReport:
         """Return a page of the files that a filter finds; see `client.Mount.query`."""
-        answer = await self._querying.ask(Question(filter, sort, token, limit, names, attributes))
-        return {
-            "files": [
-                {
-                    "ino": file.ino,
-                    "path": file.path,
-                    "size": file.size,
-                    "mtime_ns": file.mtime_ns,
-                    "attributes": file.attributes,
-                }
-                for file in answer.files
-            ],
-            "count": answer.file_count,
-            "token": answer.token,
-            "driver": answer.driver,
-            "place": answer.place,
-            "is_exact": answer.is_exact,
-            "duration_s": answer.duration_s,
-            "notes": list(answer.notes),
-        }
+        question = Question(filter, sort, token, limit, names, attributes, at)
+        return _report(await self._querying.ask(question))
 
     async def publish(self) -> None:
         """Bring all changes so far into the tables, where `memfs catalog` reads them."""
@@ -81,3 +72,64 @@ class QueryMethods:
             "index": index_report(self._engine, self._config),
             "names": sorted(map(os.fsdecode, self._engine.indexed_names())),
         }
+
+
+class UserQueryMethods:
+    """Answers `query_as_user` on the socket of users, until cancelled.
+
+    Args:
+        querying: Answers questions.
+        door: Takes tickets.
+    """
+
+    def __init__(self, querying: Querying, door: Door) -> None:
+        self._querying = querying
+        self._door = door
+        self._turns: KeyedLock[int] = KeyedLock()
+        methods = {"query_as_user": self.query}
+        self._server = UserServer(door.address, methods, METHODS)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        await self._server.run()
+
+    async def query(
+        self,
+        peer: Peer,
+        ticket: str,
+        filter: str,
+        sort: str | None = None,
+        token: str | None = None,
+        limit: int = 1000,
+        names: bool = True,
+        attributes: bool = False,
+        at: str | None = None,
+    ) -> QueryReport:
+        """Return a page of what a user finds; see `client.Mount.query`."""
+        self._door.admit(ticket, peer.uid)
+        caller = Credentials(peer.uid, peer.gid, peer.groups)
+        question = Question(filter, sort, token, limit, names, attributes, at, caller)
+        async with self._turns.hold(peer.uid):
+            return _report(await self._querying.ask(question))
+
+
+def _report(answer: Answer) -> QueryReport:
+    return {
+        "files": [
+            {
+                "ino": file.ino,
+                "path": file.path,
+                "size": file.size,
+                "mtime_ns": file.mtime_ns,
+                "attributes": file.attributes,
+            }
+            for file in answer.files
+        ],
+        "count": answer.file_count,
+        "token": answer.token,
+        "driver": answer.driver,
+        "place": answer.place,
+        "is_exact": answer.is_exact,
+        "duration_s": answer.duration_s,
+        "notes": list(answer.notes),
+    }

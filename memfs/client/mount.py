@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
 from memfs.client import placement
 from memfs.control import methods
-from memfs.control.client import ControlError, ControlUnavailableError, call
+from memfs.control.client import ControlError, ControlUnavailableError, call, call_door
 from memfs.control.protocol import ErrorCode
 from memfs.control.typed import decode
 from memfs.errors import InvalidValueError, UsageError
@@ -301,8 +301,11 @@ class Mount(NamedTuple):
         limit: int = 1000,
         names: bool = True,
         attributes: bool = False,
+        at: str | None = None,
     ) -> methods.QueryReport:
         """Return a page of the files that a filter finds.
+
+        A user who has no right to the control socket finds what `find` and `getfattr` would have.
 
         Args:
             filter_: As an object, or in JSON.
@@ -311,10 +314,12 @@ class Mount(NamedTuple):
             limit: Files a page, up to 10,000.
             names: False: files are only counted.
             attributes: Return the user xattrs of each file.
+            at: Name of a snapshot, which is asked instead of the state of now.
 
         Raises:
             ControlError: EINVAL: the filter means nothing, and the message says where. ENOTSUP: the
-                index is off, or not complete yet. ETIMEDOUT: it takes too long.
+                index is off, or not complete yet. ENOENT: there is no such snapshot. ETIMEDOUT: it
+                takes too long.
         """
         params: methods.QueryParameters = {
             "filter": filter_ if isinstance(filter_, str) else json.dumps(filter_),
@@ -323,8 +328,25 @@ class Mount(NamedTuple):
             "limit": limit,
             "names": names,
             "attributes": attributes,
+            "at": at,
         }
-        return self.asking(methods.QUERY, FILES_S_MAX)(params)
+        try:
+            return self.asking(methods.QUERY, FILES_S_MAX)(params)
+        except ControlUnavailableError as refused:
+            ticket = None if refused.errno == errno.ETIMEDOUT else self._ticket()
+            if ticket is None:
+                raise
+        address, ticket_text = ticket
+        user_params: methods.UserQueryParameters = {**params, "ticket": ticket_text}
+        return self.asking(methods.QUERY_AS_USER, FILES_S_MAX, address)(user_params)
+
+    def _ticket(self) -> tuple[str, str] | None:
+        """Return where a user may ask, and a ticket; None: nowhere."""
+        try:
+            told = json.loads(os.getxattr(self.mountpoint, "user.memfs.ask"))
+            return told["socket"], told["token"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def query_index(self) -> methods.NamesReport:
         """Return how complete the index of xattrs is, and the names in it."""
@@ -416,17 +438,26 @@ class Mount(NamedTuple):
         self.asking(methods.HOT_DROP_SNAPSHOT)({"name": name})
 
     def asking(
-        self, method: methods.Method[P, R], timeout_s: float = ANSWER_S_MAX
+        self,
+        method: methods.Method[P, R],
+        timeout_s: float = ANSWER_S_MAX,
+        door: str | None = None,
     ) -> Callable[[P], R]:
         """Return what calls a method of the daemon; in two steps, so that types are checked.
 
         Args:
             timeout_s: How long the daemon may take to answer.
+            door: Address of the socket for users; None: the control socket.
         """
 
         def ask(params: Any) -> R:  # noqa: ANN401 - P, which mypy takes for no dict
             try:
-                answer = call(self.state_dir, method.name, params, timeout_s=timeout_s)
+                if door is None:
+                    answer = call(self.state_dir, method.name, params, timeout_s=timeout_s)
+                else:
+                    answer = call_door(
+                        door, self.state_dir, method.name, params, timeout_s=timeout_s
+                    )
             except ControlUnavailableError as error:
                 raise ControlUnavailableError(f"{self.mountpoint}: {error}", error.errno) from None
             try:

@@ -5,6 +5,7 @@ Invariant: a call ends within its time limit, whatever state the daemon is in.
 
 from __future__ import annotations
 
+import contextlib
 import errno as codes
 import json
 import socket
@@ -65,15 +66,39 @@ def call(
         ControlUnavailableError: There is no daemon, no permission, or no answer in time.
         ControlError: The daemon answered with an error.
     """
+    return _call(socket_address(state_dir), state_dir, method, params or {}, timeout_s)
+
+
+def call_door(
+    address: str,
+    state_dir: Path,
+    method: str,
+    params: dict[str, JsonValue],
+    *,
+    timeout_s: float = 10.0,
+) -> JsonValue:
+    """Call a method as a user who has no right to the control socket, else as `call`.
+
+    Args:
+        address: As `user.memfs.ask` tells it.
+    """
+    address = f"\0{address}"
+    return _call(contextlib.nullcontext(address), state_dir, method, params, timeout_s)
+
+
+def _call(
+    place: contextlib.AbstractContextManager[str],
+    state_dir: Path,
+    method: str,
+    params: dict[str, JsonValue],
+    timeout_s: float,
+) -> JsonValue:
     deadline_s = time.monotonic() + timeout_s
     try:
-        with (
-            socket_address(state_dir) as address,
-            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
-        ):
+        with place as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_s)
             connection.connect(address)
-            connection.sendall(format_request(1, method, params or {}))
+            connection.sendall(format_request(1, method, params))
             line = _receive_line(connection, deadline_s)
     except TimeoutError:
         message = f"the daemon of {state_dir} did not answer within {timeout_s:g} s"

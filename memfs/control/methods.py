@@ -268,6 +268,15 @@ class QueryParameters(TypedDict):
     names: NotRequired[bool]
     """False: files are only counted."""
     attributes: NotRequired[bool]
+    at: NotRequired[str | None]
+    """Name of a snapshot; null: now."""
+
+
+class UserQueryParameters(QueryParameters):
+    """The same of a user who has no right to the control socket."""
+
+    ticket: str
+    """That of `user.memfs.ask`."""
 
 
 class FoundReport(TypedDict):
@@ -302,6 +311,7 @@ class NamesReport(TypedDict):
 
 
 QUERY = Method("query", QueryParameters, QueryReport)
+QUERY_AS_USER = Method("query_as_user", UserQueryParameters, QueryReport)
 QUERY_INDEX = Method("query_index", Nothing, NamesReport)
 PUBLISH = Method("publish", Nothing, type(None))
 

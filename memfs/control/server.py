@@ -1,7 +1,7 @@
-"""The control server: answers the command line over a unix socket in the state directory.
+"""Servers of requests in lines: that of the command line, on a socket in the state directory.
 
-Invariant: only the daemon's own user and root are served, and no client can make the daemon hold
-more than a bounded number of connections and bytes, or end it.
+Invariant: the control server serves only the daemon's own user and root, and no client can make the
+daemon hold more than a bounded number of connections and bytes, or end it.
 """
 
 from __future__ import annotations
@@ -78,63 +78,41 @@ class _Connection:
         self.idle_since_s = None
 
 
-class ControlServer:
-    """Serves methods on `control.sock`."""
+class LineServer:
+    """Serves methods to the clients of a listener.
+
+    Args:
+        service: What it is, for the log.
+        handlers: By the name that clients call.
+        methods: What each takes; has all of the handlers.
+    """
 
     def __init__(
-        self,
-        state_dir: Path,
-        handlers: Mapping[str, Handler],
-        methods: Mapping[str, Method[Any, Any]] = METHODS,
+        self, service: str, handlers: Mapping[str, Handler], methods: Mapping[str, Method[Any, Any]]
     ) -> None:
-        """Take the methods by name; nothing is opened yet.
-
-        Args:
-            state_dir: Locked by this process, so that a socket found there is a dead one.
-            handlers: By the name that clients call.
-            methods: What each takes; has all of the handlers.
-        """
-        self._state_dir = state_dir
+        self._service = service
         self._handlers = {name: (methods[name], handler) for name, handler in handlers.items()}
         self._connections: set[_Connection] = set()
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen until cancelled; started when clients can connect. Removes the socket at the end.
+    def _admit(
+        self, stream: trio.SocketStream
+    ) -> contextlib.AbstractContextManager[tuple[object, ...] | None]:
+        """Return what each method gets first, while a client is served; None: it is not."""
+        raise NotImplementedError
 
-        Raises:
-            OSError: The socket cannot be made.
-        """
-        path = self._state_dir / SOCKET_NAME
-        with self._listen(path) as listener:
-            task_status.started()
-            try:
-                async with trio.open_nursery() as nursery:
-                    slots = trio.Semaphore(CONNECTION_COUNT_MAX)
-                    acceptor = Acceptor(listener, "control socket", self._end_idlest)
-                    while True:
-                        stream = trio.SocketStream(await acceptor.accept())
-                        try:
-                            await self._take_slot(slots)
-                        except BaseException:
-                            stream.socket.close()
-                            raise
-                        nursery.start_soon(self._serve_connection, _Connection(stream), slots)
-            finally:
-                path.unlink(missing_ok=True)
-
-    def _listen(self, path: Path) -> trio.socket.SocketType:
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with socket_address(self._state_dir) as address:
-                listener.bind(address)
-            # Nobody can connect between bind and listen, so the mode is never too wide.
-            path.chmod(0o600)
-            listener.listen(CONNECTION_COUNT_MAX)
-            return trio.socket.from_stdlib_socket(listener)
-        except BaseException:
-            listener.close()
-            raise
+    async def _serve_listener(self, listener: trio.socket.SocketType) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            slots = trio.Semaphore(CONNECTION_COUNT_MAX)
+            acceptor = Acceptor(listener, self._service, self._end_idlest)
+            while True:
+                stream = trio.SocketStream(await acceptor.accept())
+                try:
+                    await self._take_slot(slots)
+                except BaseException:
+                    stream.socket.close()
+                    raise
+                nursery.start_soon(self._serve_connection, _Connection(stream), slots)
 
     async def _take_slot(self, slots: trio.Semaphore) -> None:
         """Wait until a client may be served, and end an idle one for it."""
@@ -163,8 +141,12 @@ class ControlServer:
         try:
             with connection.scope:
                 async with connection.stream:
-                    with contextlib.suppress(trio.BrokenResourceError, trio.TooSlowError):
-                        await self._serve_stream(connection)
+                    with (
+                        contextlib.suppress(trio.BrokenResourceError, trio.TooSlowError),
+                        self._admit(connection.stream) as given,
+                    ):
+                        if given is not None:
+                            await self._serve_stream(connection, given)
         except Exception:
             # One client's end, and nobody else's.
             log.exception("control: a connection ended because of a defect")
@@ -172,14 +154,8 @@ class ControlServer:
             self._connections.discard(connection)
             slots.release()
 
-    async def _serve_stream(self, connection: _Connection) -> None:
+    async def _serve_stream(self, connection: _Connection, given: tuple[object, ...]) -> None:
         stream = connection.stream
-        credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        assert isinstance(credentials, bytes)
-        pid, uid, _ = _CREDENTIALS.unpack(credentials)
-        if uid not in (0, os.geteuid()):
-            log.info("control: process %d of user %d was turned away", pid, uid)
-            return
         buffer = bytearray()
         while True:
             with connection.idle():
@@ -190,7 +166,7 @@ class ControlServer:
             while (end := buffer.find(b"\n")) >= 0:
                 line = bytes(buffer[:end])
                 del buffer[: end + 1]
-                reply = await self._answer(line)
+                reply = await self._answer(line, given)
                 with connection.idle():
                     await stream.send_all(reply)
             if len(buffer) > REQUEST_BYTES_MAX:
@@ -199,16 +175,16 @@ class ControlServer:
                     await stream.send_all(format_error(None, ErrorCode.INVALID_REQUEST, message))
                 return
 
-    async def _answer(self, line: bytes) -> bytes:
+    async def _answer(self, line: bytes, given: tuple[object, ...]) -> bytes:
         """Return the reply to one line; empty for a notification."""
         try:
             request = parse_request(line)
-            reply = format_result(request.id, await self._call(request))
+            reply = format_result(request.id, await self._call(request, given))
         except RequestError as error:
             return format_error(error.request_id, error.code, str(error), error.errno)
         return b"" if request.is_notification else reply
 
-    async def _call(self, request: Request) -> JsonValue:
+    async def _call(self, request: Request, given: tuple[object, ...]) -> JsonValue:
         found = self._handlers.get(request.method)
         if found is None:
             raise RequestError(
@@ -221,7 +197,7 @@ class ControlServer:
             message = f"{request.method}: {error}"
             raise RequestError(ErrorCode.INVALID_PARAMS, message, request.id, error.errno) from None
         try:
-            answer: JsonValue = encode(await handler(**parameters))
+            answer: JsonValue = encode(await handler(*given, **parameters))
         except (MemfsError, OSError) as error:
             raise RequestError(ErrorCode.REFUSED, str(error), request.id, error.errno) from error
         except Exception:
@@ -229,3 +205,62 @@ class ControlServer:
             message = f"{request.method} failed; the daemon's log says why"
             raise RequestError(ErrorCode.INTERNAL, message, request.id) from None
         return answer
+
+
+class ControlServer(LineServer):
+    """Serves methods on `control.sock`."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        handlers: Mapping[str, Handler],
+        methods: Mapping[str, Method[Any, Any]] = METHODS,
+    ) -> None:
+        """Take the methods by name; nothing is opened yet.
+
+        Args:
+            state_dir: Locked by this process, so that a socket found there is a dead one.
+            handlers: By the name that clients call.
+            methods: What each takes; has all of the handlers.
+        """
+        super().__init__("control socket", handlers, methods)
+        self._state_dir = state_dir
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen until cancelled; started when clients can connect. Removes the socket at the end.
+
+        Raises:
+            OSError: The socket cannot be made.
+        """
+        path = self._state_dir / SOCKET_NAME
+        with self._listen(path) as listener:
+            task_status.started()
+            try:
+                await self._serve_listener(listener)
+            finally:
+                path.unlink(missing_ok=True)
+
+    def _listen(self, path: Path) -> trio.socket.SocketType:
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with socket_address(self._state_dir) as address:
+                listener.bind(address)
+            # Nobody can connect between bind and listen, so the mode is never too wide.
+            path.chmod(0o600)
+            listener.listen(CONNECTION_COUNT_MAX)
+            return trio.socket.from_stdlib_socket(listener)
+        except BaseException:
+            listener.close()
+            raise
+
+    @contextlib.contextmanager
+    def _admit(self, stream: trio.SocketStream) -> Iterator[tuple[object, ...] | None]:
+        credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        assert isinstance(credentials, bytes)
+        pid, uid, _ = _CREDENTIALS.unpack(credentials)
+        if uid in (0, os.geteuid()):
+            yield ()
+        else:
+            log.info("control: process %d of user %d was turned away", pid, uid)
+            yield None

@@ -22,6 +22,7 @@ from memfs.errors import (
     NoXattrError,
 )
 from memfs.filesystem.control_names import (
+    ASK_XATTR,
     CODEC_XATTR,
     CONTROL_XATTRS,
     DIGEST_XATTR,
@@ -52,7 +53,7 @@ from memfs.policy.marks import (
 from memfs.policy.outlook import Facts, outlook
 from memfs.policy.view import PRIORITY_DEFAULT
 from memfs.sizes import format_size
-from memfs.types import Durability, FormKind, Tier
+from memfs.types import ROOT_INODE, Durability, FormKind, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -90,6 +91,7 @@ class Control:
         self._features = parts.features
         self._access_stats = parts.access_stats
         self._hot = parts.hot
+        self._door = parts.door
         self._headers = (
             None if parts.header_reader is None else TensorHeaders(parts, parts.header_reader)
         )
@@ -119,6 +121,8 @@ class Control:
         """
         if name == LEASE_XATTR:
             return await self._lease(caller, ino)
+        if name == ASK_XATTR:
+            return self._ask(caller, ino)
         reader = self._readers.get(name)
         if reader is None:
             raise NoXattrError(f"{name.decode(errors='backslashreplace')} is not one of memfs's")
@@ -257,6 +261,11 @@ class Control:
         if self._hot is not None:
             # Its type and shape may have been told since.
             self._hot.clear_refusals(ino)
+
+    def _ask(self, caller: Caller, ino: InodeNo) -> bytes:
+        if self._door is None or ino != ROOT_INODE:
+            raise NoXattrError("only the root of a mount tells where to ask")
+        return self._door.ticket(caller.uid).encode()
 
     async def _lease(self, caller: Caller, ino: InodeNo) -> bytes:
         if self._hot is None:

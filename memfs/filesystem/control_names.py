@@ -30,6 +30,9 @@ XATTRS_XATTR = b"user.memfs.xattrs"
 LEASE_XATTR = b"user.memfs.lease"
 """What a program needs to attach to a file in the hot tier (`memfs.hot.client`)."""
 
+ASK_XATTR = b"user.memfs.ask"
+"""What a user needs to query the mount (`memfs.filesystem.door`)."""
+
 
 class ControlXattr(NamedTuple):
     """One of them."""
@@ -102,6 +105,11 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
         False,
         "JSON: the ticket of a program to the tensors of the file on a device; `memfs.torch` reads "
         "it.",
+    ),
+    ASK_XATTR: ControlXattr(
+        False,
+        "JSON, at the root of the mount only: where a user may ask who has no right to the control "
+        "socket, and a token; `memfs query` reads it.",
     ),
 }
 """By name, in the order of the table in the reference."""

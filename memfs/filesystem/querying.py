@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import trio
 
-from memfs.errors import InvalidValueError, StaleInodeError
+from memfs.errors import InvalidValueError, NotPermittedError, StaleInodeError
 from memfs.filesystem.control import Control
+from memfs.linux.processes import ids_of
 from memfs.metadata.records import FileOrder, FilePage, FilePosition, Scope
+from memfs.namespace.permissions import Credentials
 from memfs.policy.marks import POOL_XATTR
 from memfs.query.fields import (
     ATTRIBUTE_PREFIX,
@@ -38,9 +40,9 @@ from memfs.types import NOW
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memfs.filesystem.operations import Caller
     from memfs.filesystem.shared import Parts
     from memfs.metadata.records import FoundInode, Inode
-    from memfs.namespace.permissions import Credentials
     from memfs.query.filters import Node
     from memfs.query.matching import Values
     from memfs.types import InodeNo, SnapshotId
@@ -305,6 +307,22 @@ def _found_file(file: FoundInode) -> FoundFile:
             if is_queryable(name)
         }
     return FoundFile(file.ino, os.fsdecode(file.paths[0]), file.size, file.mtime_ns, attributes)
+
+
+def caller_of(caller: Caller) -> Credentials | None:
+    """Return who is behind a request, for `Question.caller`; None: root, or the user who mounted.
+
+    A process that waits for the answer of its request cannot change its groups meanwhile.
+
+    Raises:
+        NotPermittedError: Its groups are not known: it is in a pid namespace above ours, or gone.
+    """
+    if caller.uid in (0, os.geteuid()):
+        return None
+    ids = ids_of(caller.pid)
+    if ids is None or ids[:2] != (caller.uid, caller.gid):
+        raise NotPermittedError(f"the groups of process {caller.pid} are not known")
+    return Credentials(*ids)
 
 
 def live_part(node: Node) -> Node:

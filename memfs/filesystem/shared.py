@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from memfs.content.residency import Residency
     from memfs.content.room import Room
     from memfs.content.sealing import Sealer
+    from memfs.filesystem.door import Door
     from memfs.hot.board import HotBoard
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
@@ -104,6 +105,8 @@ class Parts:
     form_reader: FormReader
     state_dir: Path
     features: Features
+    door: Door | None = None
+    """Where users may ask; None: nowhere."""
     hot: HotBoard | None = None
     """None: there is no hot tier."""
     header_reader: HeaderReader | None = None

@@ -61,6 +61,24 @@ def groups_of(thread: int) -> frozenset[int]:
     return frozenset(map(int, groups.split()))
 
 
+def ids_of(thread: int) -> tuple[int, int, frozenset[int]] | None:
+    """Return fsuid, fsgid and all supplementary groups of a thread; None if it is not known.
+
+    Args:
+        thread: Thread id in this process's pid namespace; 0: unknown.
+
+    Source: proc_pid_status(5), Uid, Gid and Groups. Takes some 20 us.
+    """
+    if not thread:
+        return None
+    try:
+        status = dict(_read_status(thread))
+        uid, gid = int(status[b"Uid"].split()[3]), int(status[b"Gid"].split()[3])
+        return uid, gid, frozenset(map(int, status[b"Groups"].split()))
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+
+
 def name_process(name: str) -> None:
     """Call this process so in ps(1) and top(1), which would show the interpreter; main thread.
 

@@ -16,13 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from memfs.client.mount import Mount as Client
-from memfs.control.client import ControlError
+from memfs.control.client import ControlError, ControlUnavailableError, call_door
 from tests import documents
 from tests.mounting import MountError, run_memfs
+from tests.processes import ALICE, ALICE_IN_TEAM, TEAM_GID, run_as
 from tests.tiers.tiering import pin, told
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
+    from memfs.control.methods import QueryReport
     from tests.conftest import MountFactory
     from tests.mounting import Mount
 
@@ -118,6 +120,104 @@ def test_what_memfs_knows_is_asked_for_as_well(mount: Mount) -> None:
     told_count = run_memfs("query", root, '{"$not": {"$tier": "glacier"}}', "--count")
     assert told_count == "4\n"
     assert run_memfs("query", root, "{}", "--count") == "5\n"
+
+
+def test_a_user_finds_what_find_and_getfattr_find(mount: Mount) -> None:
+    """Counts, pages and notes included; the control socket is not for users."""
+    root = mount.root
+    for directory, mode in (("all", 0o755), ("team", 0o750), ("shut", 0o700), ("blind", 0o711)):
+        write(root / directory / "file", kind="scan", owner=directory)
+        (root / directory).chmod(mode)
+        os.chown(root / directory, 0, TEAM_GID)
+    write(root / "all/unread", kind="scan").chmod(0o600)
+    os.link(root / "shut/file", root / "all/twice")
+    write(root / "shut/only", hidden=1)
+    client = Client.of(root)
+
+    def ask_as_user(
+        filter_: object,
+        limit: int = 1000,
+        token: str | None = None,
+        *,
+        names: bool = True,
+        attributes: bool = False,
+    ) -> tuple[list[str], QueryReport]:
+        page = client.query(
+            json.dumps(filter_), limit=limit, token=token, names=names, attributes=attributes
+        )
+        return sorted(file["path"] for file in page["files"]), page
+
+    scans = {"kind": "scan"}
+    found, page = run_as(ALICE, ask_as_user, scans, attributes=True)
+    assert found == ["all/file", "all/twice"]
+    assert (page["count"], page["driver"], page["place"]) == (2, "", "reader")
+    owners = [(file["attributes"] or {})["owner"] for file in page["files"]]
+    assert sorted(owners) == ["all", "shut"]
+    assert run_as(ALICE_IN_TEAM, ask_as_user, scans)[0] == ["all/file", "all/twice", "team/file"]
+    # What cannot be read is found by no negation either.
+    assert run_as(ALICE, ask_as_user, {"$not": scans})[0] == ["", "all"]
+    seen = ["", "all", "all/file", "all/twice", "all/unread", "blind", "shut", "team"]
+    assert run_as(ALICE, ask_as_user, {})[0] == seen
+    assert run_as(ALICE, ask_as_user, {"$path": "shut/*"})[0] == []
+    assert run_as(ALICE, ask_as_user, {"$tier": {"$in": ["warm", "cold"]}})[0] == found
+    _, page = run_as(ALICE, ask_as_user, {"hiden": 1}, names=False)
+    assert (page["count"], page["notes"], page["token"]) == (0, [], None)
+    first, page = run_as(ALICE, ask_as_user, scans, limit=1)
+    second, page = run_as(ALICE, ask_as_user, scans, limit=1, token=page["token"])
+    assert sorted(first + second) == found
+    with pytest.raises(ControlUnavailableError):
+        run_as(ALICE, client.query_index)
+    root.chmod(0o711)
+    with pytest.raises(ControlUnavailableError):
+        run_as(ALICE, ask_as_user, scans)
+
+
+def test_a_ticket_is_for_the_user_who_read_it_and_good_once(mount: Mount) -> None:
+    root = mount.root
+    told = json.loads(os.getxattr(root, "user.memfs.ask"))
+    write(root / "f")
+    with pytest.raises(OSError, match="No data available"):
+        os.getxattr(root / "f", "user.memfs.ask")
+    params = {"filter": "{}", "ticket": told["token"]}
+
+    def call_as_user(params: dict[str, Any]) -> int:
+        answer = call_door(told["socket"], mount.state, "query_as_user", params)
+        assert isinstance(answer, dict)
+        assert isinstance(answer["count"], int)
+        return answer["count"]
+
+    with pytest.raises(ControlError, match="the token is of user 0, not of"):
+        run_as(ALICE, call_as_user, params)
+    # Root is nothing special there: a container's root may lack the right to read all.
+    assert call_as_user(params) == 2
+    with pytest.raises(ControlError, match="was used before"):
+        call_as_user(params)
+    with pytest.raises(ControlError, match="not a token of this mount"):
+        call_as_user({**params, "ticket": "forged"})
+    with pytest.raises(ControlError, match="there is no method"):
+        call_door(told["socket"], mount.state, "status", {})
+
+
+def test_a_snapshot_is_asked_for_what_was_then(mount: Mount) -> None:
+    root = mount.root
+    write(root / "a/kept", kind="scan", date="2025-01-01")
+    write(root / "a/gone", kind="scan")
+    run_memfs("snapshot", "create", "monday", "--mount", root)
+    os.setxattr(root / "a/kept", "user.kind", b"map")
+    (root / "a/gone").unlink()
+    (root / "a").rename(root / "b")
+    write(root / "b/new", kind="scan")
+    assert ask(mount, {"kind": "scan"}) == ["b/new"]
+    assert ask(mount, {"kind": "scan"}, "--at", "monday") == ["a/gone", "a/kept"]
+    assert ask(mount, {"kind": "map"}, "--at", "monday") == []
+    [shown] = shown_json(mount, {"date": {"$gte": "2025"}}, "--at", "monday")
+    assert shown["attributes"] == {"kind": "scan", "date": "2025-01-01"}
+    counted = run_memfs("query", root, '{"$path": "a/*"}', "--at", "monday", "--count")
+    assert counted == "2\n"
+    with pytest.raises(MountError, match=r"a snapshot does not know \$tier"):
+        ask(mount, {"$tier": "warm"}, "--at", "monday")
+    with pytest.raises(MountError, match="there is no snapshot 'sunday'"):
+        ask(mount, {}, "--at", "sunday")
 
 
 def test_a_mistake_is_told_with_its_place(mount: Mount) -> None:

@@ -29,6 +29,7 @@ _PLACES = {"loop": "by the daemon itself", "reader": "by the reader process"}
 @click.argument("filter_", metavar="FILTER")
 @click.option("--sort", metavar="FIELD", help="An xattr, $size or $mtime; -FIELD: descending.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many files.")
+@click.option("--at", metavar="SNAPSHOT", help="As of a snapshot; paths are those of then.")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each file.")
 @click.option("--arrow", is_flag=True, help="An Arrow stream with a row for each file.")
 @click.option("--paths0", is_flag=True, help="Paths end with NUL, for xargs -0 and rsync --from0.")
@@ -39,6 +40,7 @@ def query(
     filter_: str,
     sort: str | None,
     limit: int | None,
+    at: str | None,
     as_json: bool,
     arrow: bool,
     paths0: bool,
@@ -57,6 +59,9 @@ def query(
     user.NAME, and $path, $tier, $size, $mtime, $state, $pin, $pool, $digest and $uses for what
     memfs knows. Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $regex $contains $not, and
     $and $or $not between filters.
+
+    Root and the user who mounted find all files. Other users find what find(1) and getfattr(1)
+    would find for them.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     if sum((as_json, arrow, paths0, only_count, explain)) > 1:
         raise click.UsageError(
@@ -64,7 +69,7 @@ def query(
         )
     served = require_mount(mountpoint)
     text = sys.stdin.read() if filter_ == "-" else filter_
-    asked = _Asked(served, text, sort, limit)
+    asked = _Asked(served, text, sort, limit, at)
     if explain:
         _explain(asked.page(None, names=False))
         return
@@ -94,15 +99,20 @@ def _write_arrow(served: Mount, asked: _Asked) -> None:
 class _Asked:
     """One question, page by page."""
 
-    def __init__(self, served: Mount, text: str, sort: str | None, limit: int | None) -> None:
+    def __init__(
+        self, served: Mount, text: str, sort: str | None, limit: int | None, at: str | None
+    ) -> None:
         self._served = served
         self._text = text
         self._sort = sort
         self._limit = limit
+        self._at = at
 
     def page(self, token: str | None, limit: int = _PAGE_COUNT, **options: bool) -> QueryReport:
         """Return one page."""
-        return self._served.query(self._text, sort=self._sort, token=token, limit=limit, **options)
+        return self._served.query(
+            self._text, sort=self._sort, token=token, limit=limit, at=self._at, **options
+        )
 
     def pages(self, limit: int, **options: bool) -> Iterator[QueryReport]:
         """Yield all pages, and complain of what is odd about the question."""
