@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 TEXTS = [
     *("1", "2", "2.0", "-5", "1e3", "007", "x", "xy", "", "true", "false", "San Francisco"),
     *("2025-01-01", "2024-12-31", "2025-01-01T00:30:00+02:00", "2024-12-31T22:30:00Z"),
+    *('["x", "San Francisco"]', '[1, 2.5, "1", true]', "[]", "[draft] x", '[["x"]]', '["2", null]'),
     *("9223372036854775808", "0.1", "äö", "\U0001f600", "a\0b", "a\nb"),
 ]
 """So few that random filters find some of them."""

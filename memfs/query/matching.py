@@ -9,9 +9,10 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, assert_never
 
+from memfs.query.fields import SYSTEM_FIELDS
 from memfs.query.filters import And, Condition, Node, Not, Operator, Or
 from memfs.query.globs import glob_pattern
-from memfs.query.values import Value
+from memfs.query.values import Value, elements_of, equal_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,21 @@ def _passes(condition: Condition, values: Values) -> bool:
 
 
 def value_passes(condition: Condition, value: Value) -> bool:
-    """Tell whether one value passes a condition that is not `EXISTS`."""
+    """Tell whether one value passes a condition that is not `EXISTS`.
+
+    A JSON array passes if one of its elements does, and contains a text that is an element.
+    """
+    if isinstance(value, str) and value.startswith("[") and condition.field not in SYSTEM_FIELDS:
+        elements = elements_of(value)
+        if elements is not None:
+            if condition.operator is Operator.CONTAINS:
+                wanted = equal_values(condition.operands[0])
+                return any(element in wanted for element in elements)
+            return any(_scalar_passes(condition, element) for element in elements)
+    return _scalar_passes(condition, value)
+
+
+def _scalar_passes(condition: Condition, value: Value) -> bool:
     operator, operands = condition.operator, condition.operands
     is_text = isinstance(value, str)
     if operator is Operator.IN:

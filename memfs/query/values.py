@@ -6,6 +6,8 @@ looks like a number (`007`, `1.0.3`, ` 1`, `NaN`) stays text.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from datetime import UTC, datetime
 
@@ -14,6 +16,9 @@ Value = int | float | str
 
 VALUE_BYTES_MAX = 4096
 """A longer attribute exists, and is compared with nothing. Guess: what is longer is content."""
+
+ELEMENT_COUNT_MAX = 64
+"""A longer JSON array is a text."""
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)  # RFC 8259
 _TIME = re.compile(
@@ -56,6 +61,34 @@ def instant(text: str) -> str | None:
     except (ValueError, OverflowError):
         return None
     return f"{moment.replace(tzinfo=None).isoformat()}.{(fraction or '').ljust(9, '0')}Z"
+
+
+def elements_of(text: str) -> tuple[Value, ...] | None:
+    """Return what the elements of a JSON array are compared as; None if a text is no such array.
+
+    It has up to `ELEMENT_COUNT_MAX` texts, numbers, `true` and `false`. A text in it has its type
+    already: `"7"` is no number.
+    """
+    if not text.startswith("["):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, list) or len(found) > ELEMENT_COUNT_MAX:
+        return None
+    values = [_element(each) for each in found]
+    return None if None in values else tuple(value for value in values if value is not None)
+
+
+def _element(found: object) -> Value | None:
+    if isinstance(found, bool):
+        return "true" if found else "false"
+    if isinstance(found, int):
+        return found if -_INTEGER_MAX <= found < _INTEGER_MAX else None
+    if isinstance(found, float):
+        return found if math.isfinite(found) else None
+    return (instant(found) or found) if isinstance(found, str) else None
 
 
 def stored_value(stored: bytes) -> Value | None:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -298,6 +299,83 @@ def test_tags_are_set_by_words_trees_and_tables(mount: Mount, tmp_path: Path) ->
         run_memfs("tag", root / "c=d.tif", "memfs.tier=hot")
     with pytest.raises(MountError, match="does not lie in a mount of memfs"):
         run_memfs("tag", tmp_path, "city=Ulm")
+
+
+def test_tags_are_taken_from_parquet(mount: Mount, tmp_path: Path) -> None:
+    """Each value as queries compare it."""
+    root = mount.root
+    for name in ("one", "two"):
+        write(root / name)
+    moment = datetime(2025, 2, 15, 7, tzinfo=UTC)
+    columns = {
+        "path": ["one", "two"],
+        "cloud": [3.5, None],
+        "count": [7, 8],
+        "done": [True, False],
+        "at": [moment, moment],
+        "day": [date(2025, 2, 15), None],
+        "place": ["Köln", ""],
+        "bands": [["B4", "B8"], []],
+    }
+    table = tmp_path / "tags.parquet"
+    pq.write_table(pa.table(columns), table)
+    assert run_memfs("tag", "--from", table, "--base", root) == "2 files tagged\n"
+    tags = [name for name in columns if name != "path"]
+    told = {name: os.getxattr(root / "one", f"user.{name}").decode() for name in tags}
+    assert told == {
+        "cloud": "3.5",
+        "count": "7",
+        "done": "true",
+        "at": "2025-02-15T07:00:00+00:00",
+        "day": "2025-02-15",
+        "place": "Köln",
+        "bands": '["B4", "B8"]',
+    }
+    assert sorted(os.listxattr(root / "two")) == [
+        f"user.{name}" for name in ("at", "bands", "count", "done", "place")
+    ]
+    assert ask(mount, {"at": "2025-02-15T08:00:00+01:00", "count": {"$gt": 7}}) == ["two"]
+    pq.write_table(pa.table({"name": ["one"]}), table)
+    with pytest.raises(MountError, match="no column `path`"):
+        run_memfs("tag", "--from", table)
+    table.write_bytes(b"no table")
+    with pytest.raises(MountError, match="cannot be read"):
+        run_memfs("tag", "--from", table)
+
+
+def test_ncdu_reads_a_catalogue(mount: Mount) -> None:
+    """The program itself, which writes what it has read."""
+    root = mount.root
+    write(root / "a/deep/one", b"x" * 5000)
+    write(root / "a/two", b"x" * 100)
+    os.link(root / "a/two", root / "link")
+    os.symlink("a/two", root / "sym")
+    (root / os.fsdecode(b'odd\xff "name"')).write_bytes(b"")
+    text = subprocess.check_output(
+        [Path(sys.executable).with_name("memfs"), "catalog", root, "--ncdu"]
+    )
+    done = subprocess.run(["ncdu", "-0", "-f-", "-o-"], input=text, check=True, capture_output=True)
+    for content in (text, done.stdout):
+        shown = json.loads(content.decode("utf-8", "surrogateescape"))
+        tree = names_of(shown[3])
+        assert tree == {
+            str(root): {
+                "a": {"deep": {"one": 5000}, "two": 100},
+                "link": 100,
+                "sym": 5,
+                os.fsdecode(b'odd\xff "name"'): 0,
+            }
+        }
+
+
+def names_of(shown: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """Return directories as dicts, and the sizes of files."""
+    if isinstance(shown, dict):
+        return {shown["name"]: shown.get("asize", 0)}
+    below: dict[str, Any] = {}
+    for each in shown[1:]:
+        below |= names_of(each)
+    return {shown[0]["name"]: below}
 
 
 def test_the_guide_says_what_happens(mount: Mount, tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from memfs.query.globs import glob_pattern
 from memfs.query.matching import Values, matches
 from memfs.query.parsing import FilterError, parse, parse_text
-from memfs.query.values import VALUE_BYTES_MAX, Value, is_plain_text, stored_value, typed
+from memfs.query.values import (
+    VALUE_BYTES_MAX,
+    Value,
+    elements_of,
+    is_plain_text,
+    stored_value,
+    typed,
+)
 from tests.queries import FILTERS, STORED
 
 if TYPE_CHECKING:
@@ -369,3 +376,45 @@ ANYTHING = st.recursive(
 def test_whatever_is_given_is_understood_or_refused(content: object) -> None:
     with suppress(FilterError):
         parse(content)
+
+
+@pytest.mark.parametrize(
+    ("text", "elements"),
+    [
+        ('["a", 7, 2.5, true, false]', ("a", 7, 2.5, "true", "false")),
+        ('["7", "2025-01-01T02:00:00+02:00"]', ("7", "2025-01-01T00:00:00.000000000Z")),
+        (" [1]", None),
+        ("[]", ()),
+        ("[null]", None),
+        ("[[1]]", None),
+        ("[NaN]", None),
+        ("[9223372036854775808]", None),
+        ("[1", None),
+        (f"[{', '.join('1' * 64)}]", (1,) * 64),
+        (f"[{', '.join('1' * 65)}]", None),
+    ],
+)
+def test_the_elements_of_an_array(text: str, elements: tuple[object, ...] | None) -> None:
+    assert elements == elements_of(text)
+
+
+@pytest.mark.parametrize(
+    ("condition", "is_found"),
+    [
+        ("ship", True),
+        ({"$ne": "ship"}, False),
+        ({"$in": ["car", "ship"]}, True),
+        ({"$gt": 6}, True),
+        ({"$gt": 7}, False),
+        ({"$contains": "ship"}, True),
+        ({"$contains": "shi"}, False),
+        ({"$contains": "7"}, True),
+        ({"$regex": "^sh"}, True),
+        ({"$regex": "ship.*7"}, False),
+        ('["ship", 7]', False),
+        ({"$exists": True}, True),
+    ],
+)
+def test_any_element_of_an_array_is_enough(condition: object, is_found: bool) -> None:
+    node = parse({"tags": condition})
+    assert matches(node, lambda _field: ('["ship", 7]',)) is is_found

@@ -6,6 +6,7 @@ Invariant: a file that carries the name that was asked for is complete.
 from __future__ import annotations
 
 import stat
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -79,25 +80,48 @@ def write_catalog(
 
 
 def _table(rows: Sequence[CatalogRow]) -> pa.Table:
-    columns = [
-        [_text(row.path) for row in rows],
-        [row.ino for row in rows],
-        [_TYPES.get(stat.S_IFMT(row.mode), "") for row in rows],
-        [stat.S_IMODE(row.mode) for row in rows],
-        [row.uid for row in rows],
-        [row.gid for row in rows],
-        [row.nlink for row in rows],
-        [row.size for row in rows],
-        [row.mtime_ns for row in rows],
-        [row.has_raw for row in rows],
-        [row.has_packed for row in rows],
-        [row.has_remote for row in rows],
-        [None if row.digest is None else row.digest.hex() for row in rows],
-        [None if row.target is None else _text(row.target) for row in rows],
-        [[(_text(name[5:]), _text(value)) for name, value in row.xattrs.items()] for row in rows],
+    if not rows:
+        return _SCHEMA.empty_table()
+    columns = list(zip(*rows, strict=True))
+    paths, inos, modes, uids, gids, nlinks, sizes, mtimes, *forms, digests, targets, xattrs = (
+        columns
+    )
+    kinds = {mode: _TYPES.get(stat.S_IFMT(mode), "") for mode in set(modes)}
+    bits = {mode: stat.S_IMODE(mode) for mode in kinds}
+    arrays = [
+        _texts(paths),
+        pa.array(inos, pa.int64()),
+        pa.array([kinds[mode] for mode in modes], pa.string()),
+        pa.array([bits[mode] for mode in modes], pa.int32()),
+        pa.array(uids, pa.int64()),
+        pa.array(gids, pa.int64()),
+        pa.array(nlinks, pa.int32()),
+        pa.array(sizes, pa.int64()),
+        pa.array(mtimes, pa.timestamp("ns", "UTC")),
+        *(pa.array(form, pa.int8()).cast(pa.bool_()) for form in forms),
+        pa.array([each and each.hex() for each in digests], pa.string()),
+        _texts(targets),
+        _map(xattrs),
     ]
-    arrays = [pa.array(each, field.type) for each, field in zip(columns, _SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _map(xattrs: Sequence[Sequence[tuple[bytes, bytes]]]) -> pa.Array:
+    """Return the xattrs of each row as a map; flat lists take a third of the time."""
+    offsets = list(accumulate(map(len, xattrs), initial=0))
+    flat = list(chain.from_iterable(xattrs))
+    names = {name: _text(name[5:]) for name in {name for name, _value in flat}}
+    keys = pa.array([names[name] for name, _value in flat], pa.string())
+    values = _texts([value for _name, value in flat])
+    return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), keys, values)
+
+
+def _texts(contents: Sequence[bytes | None]) -> pa.Array:
+    """Return bytes as texts; those that are no UTF-8 are escaped."""
+    try:
+        return pa.array(contents, pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([None if each is None else _text(each) for each in contents], pa.string())
 
 
 def _text(content: bytes) -> str:

@@ -7,7 +7,10 @@ as it was before or after; names that stay are in it once.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import stat
+from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
@@ -34,6 +37,13 @@ _NAMES = """
     where inode.ino > ? and inode.ino <= ? order by inode.ino, cookie
 """
 _XATTRS = "select ino, name, value from xattr where ino > ? and ino <= ? order by ino, name"
+_TREE_COLUMNS = "ino, mode, uid, gid, nlink, size, blocks, mtime_ns"
+_ROOT = f"select {_TREE_COLUMNS} from inode where ino = 1"
+_NAMES_IN = f"""
+    select cookie, name, {_TREE_COLUMNS.replace("ino,", "inode.ino,", 1)}
+    from dentry cross join inode on inode.ino = dentry.ino
+    where parent = ? and cookie > ? order by cookie limit ?
+"""
 _NAME_OF = "select parent, name from dentry where ino = ? limit 1"
 
 
@@ -50,15 +60,16 @@ class CatalogRow(NamedTuple):
     size: int
     """As of the last close."""
     mtime_ns: int
-    has_raw: bool
-    has_packed: bool
-    has_remote: bool
+    has_raw: int
+    """1 or 0, as the next two."""
+    has_packed: int
+    has_remote: int
     digest: bytes | None
     """BLAKE3, where it is known."""
     target: bytes | None
     """That of a symbolic link."""
-    xattrs: dict[bytes, bytes]
-    """Those of users, by the full name."""
+    xattrs: list[tuple[bytes, bytes]]
+    """Full names and values of those of users, by name."""
 
 
 def read_catalog(state_dir: Path) -> Iterator[list[CatalogRow]]:
@@ -67,14 +78,7 @@ def read_catalog(state_dir: Path) -> Iterator[list[CatalogRow]]:
     Raises:
         MetadataError: The tables cannot be read.
     """
-    path = state_dir / FILE_NAME
-    try:
-        connection = sqlite3.connect(
-            f"file:{quote(bytes(path.absolute()))}?mode=ro", uri=True, isolation_level=None
-        )
-    except sqlite3.Error as error:
-        raise MetadataError(f"{path} cannot be opened: {error}") from error
-    try:
+    with _reading(state_dir) as connection:
         after = 0
         while True:
             connection.execute("begin")
@@ -85,6 +89,74 @@ def read_catalog(state_dir: Path) -> Iterator[list[CatalogRow]]:
             yield rows
             if is_last:
                 return
+
+
+class TreeEntry(NamedTuple):
+    """One name in a walk from the root down."""
+
+    name: bytes
+    """Empty: the root."""
+    ino: int
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    blocks: int
+    """Units of 512 bytes."""
+    mtime_ns: int
+
+
+def walk_tree(state_dir: Path) -> Iterator[TreeEntry | None]:
+    """Yield all names, each directory before its names, and None behind the last one of them.
+
+    A directory that is moved meanwhile may be left out; it is there once at most.
+
+    Raises:
+        MetadataError: The tables cannot be read.
+    """
+    with _reading(state_dir) as connection:
+        root = connection.execute(_ROOT).fetchone()
+        if root is None:
+            raise MetadataError(f"{state_dir} has no root directory")
+        yield TreeEntry(b"", *root)
+        entered: set[int] = {ROOT_INODE}
+        above: list[Iterator[TreeEntry]] = [_names_in(connection, ROOT_INODE)]
+        while above:
+            entry = next(above[-1], None)
+            if entry is None:
+                above.pop()
+                yield None
+            elif not stat.S_ISDIR(entry.mode):
+                yield entry
+            elif entry.ino not in entered:
+                entered.add(entry.ino)
+                yield entry
+                above.append(_names_in(connection, entry.ino))
+
+
+def _names_in(connection: sqlite3.Connection, parent: int) -> Iterator[TreeEntry]:
+    after = 0
+    while True:
+        rows = connection.execute(_NAMES_IN, (parent, after, PAGE_COUNT)).fetchall()
+        for cookie, *columns in rows:
+            after = cookie
+            yield TreeEntry(*columns)
+        if len(rows) < PAGE_COUNT:
+            return
+
+
+@contextlib.contextmanager
+def _reading(state_dir: Path) -> Iterator[sqlite3.Connection]:
+    path = state_dir / FILE_NAME
+    try:
+        connection = sqlite3.connect(
+            f"file:{quote(bytes(path.absolute()))}?mode=ro", uri=True, isolation_level=None
+        )
+    except sqlite3.Error as error:
+        raise MetadataError(f"{path} cannot be opened: {error}") from error
+    try:
+        yield connection
     except sqlite3.Error as error:
         raise MetadataError(f"{path} cannot be read: {error}") from error
     finally:
@@ -97,10 +169,13 @@ def _page(connection: sqlite3.Connection, after: int) -> tuple[list[CatalogRow],
     if not inodes:
         return [], after, True
     last: int = inodes[-1][0]
-    xattrs: dict[int, dict[bytes, bytes]] = {}
+    xattrs: defaultdict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
+    asked: dict[bytes, bool] = {}
     for ino, name, value in connection.execute(_XATTRS, (after, last)):
-        if is_queryable(name):
-            xattrs.setdefault(ino, {})[name] = value
+        if name not in asked:
+            asked[name] = is_queryable(name)
+        if asked[name]:
+            xattrs[ino].append((name, value))
     directories: dict[int, bytes | None] = {ROOT_INODE: b""}
     paths: dict[int, list[bytes]] = {ROOT_INODE: [b""]}
     for ino, parent, name in connection.execute(_NAMES, (after, last)).fetchall():
@@ -108,27 +183,11 @@ def _page(connection: sqlite3.Connection, after: int) -> tuple[list[CatalogRow],
         if above is not None:
             paths.setdefault(ino, []).append(above + b"/" + name if above else name)
     rows = []
-    for ino, *attributes in inodes:
-        mode, uid, gid, nlink, size, mtime_ns, raw, packed, remote, digest, target = attributes
-        rows += [
-            CatalogRow(
-                path,
-                ino,
-                mode,
-                uid,
-                gid,
-                nlink,
-                size,
-                mtime_ns,
-                bool(raw),
-                bool(packed),
-                bool(remote),
-                digest,
-                target,
-                xattrs.get(ino, {}),
-            )
-            for path in paths.get(ino, [])
-        ]
+    for inode in inodes:
+        ino = inode[0]
+        own = xattrs.get(ino, [])
+        # In a quarter of the time of `CatalogRow(...)`.
+        rows += [tuple.__new__(CatalogRow, (path, *inode, own)) for path in paths.get(ino, ())]
     return rows, last, len(inodes) < PAGE_COUNT
 
 

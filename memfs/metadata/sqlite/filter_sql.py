@@ -15,7 +15,7 @@ from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
 from memfs.query.filters import RANGES, And, Condition, Node, Not, Operator, conjuncts, fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from memfs.metadata.records import FileOrder
     from memfs.metadata.sqlite.statements import SqlValue
@@ -47,6 +47,9 @@ _VALUE_WALK_COUNT = 8
 """Equality with so many values is walked through value by value, each in order of inode."""
 
 _UPWARDS = frozenset({Operator.GREATER, Operator.GREATER_EQUAL})
+_MAY_BE_ARRAY = "{0} >= '[' and {0} < '\\'"
+"""Texts that begin with a bracket."""
+
 _IS_TEXT = "{0} >= '' and {0} < x''"
 """Between the classes of SQLite's order: null, numbers, texts, blobs."""
 
@@ -112,6 +115,7 @@ class Planner:
         self._keys = keys
         self._count = count
         self._parts = conjuncts(node)
+        self._arrays = frozenset(field for field in fields_of(node) if self._has_arrays(field))
 
     def plan(self, driver: str | None = None) -> Plan:
         """Return a plan.
@@ -127,6 +131,17 @@ class Planner:
         if order.field in COLUMN_FIELDS:
             return self._by_column(driver, order)
         return self._by_attribute(driver, order)
+
+    def _has_arrays(self, field: str) -> bool:
+        """Tell whether a field may have JSON arrays, which are looked at one by one."""
+        if field.encode() not in self._keys:
+            return False
+        writer = Writer(self._keys, field)
+        text = f"{writer.key()} and {_MAY_BE_ARRAY.format('f.typed')}"
+        return bool(self._count(f"select 1 from xattr f where {text} limit 1", writer.arguments))
+
+    def _writer(self, driver: str, inode: str = "i") -> Writer:
+        return Writer(self._keys, driver, inode, self._arrays)
 
     # --- which index leads -----------------------------------------------------------------------
     def choose(self) -> str:
@@ -146,13 +161,13 @@ class Planner:
         return min(counted)[2]
 
     def _entries(self, field: str, limit: int = PROBE_COUNT) -> int:
-        writer = Writer(self._keys, field)
+        writer = self._writer(field)
         text = f"{writer.key()} and {writer.walk(self._on(field))}"
         return self._count(f"select 1 from xattr f where {text} limit {limit}", writer.arguments)
 
     def candidates(self, field: str) -> tuple[str, list[SqlValue]]:
         """Return a select of the inodes that meet the conditions on a field of the index."""
-        writer = Writer(self._keys, field)
+        writer = self._writer(field)
         text = f"{writer.key()} and {writer.walk(self._on(field))}"
         return f"select f.ino from xattr f where {text}", writer.arguments
 
@@ -164,7 +179,7 @@ class Planner:
     def _plain(self, driver: str, extra: str, extra_arguments: tuple[SqlValue, ...]) -> Plan:
         """Return a walk in the order of its driver, through files that meet one more condition."""
         if not driver:
-            writer = Writer(self._keys, "", "f")
+            writer = self._writer("", "f")
             tail = writer.whole(self._node) + extra
             arguments = (*writer.arguments, *extra_arguments)
             segment = Segment("select f.ino, null from inode f where 1", (), tail, arguments)
@@ -173,8 +188,8 @@ class Planner:
             return Plan((), True, driver)
         segments: list[Segment] = []
         is_exact = True
-        for walked, also, is_sorted in _stretches(self._on(driver)):
-            writer = Writer(self._keys, driver)
+        for walked, also, is_sorted in _stretches(self._on(driver), driver in self._arrays):
+            writer = self._writer(driver)
             what = "null" if is_sorted else "f.typed"
             head = f"select f.ino, {what} from xattr f{_join(self._node)} where {writer.key()}"
             head_arguments = writer.cut()
@@ -190,7 +205,7 @@ class Planner:
             return Plan((), True, driver)
         inode = "i" if driver else "f"
         column = SCALARS[order.field].format(inode)
-        writer = Writer(self._keys, driver, inode)
+        writer = self._writer(driver, inode)
         source = "inode f where 1"
         if driver:
             source = f"xattr f cross join inode i on i.ino = f.ino where {writer.key()}"
@@ -218,7 +233,7 @@ class Planner:
             not driver or driver == order.field or self._entries(driver, SORT_COUNT) >= SORT_COUNT
         )
         led = order.field if leads else driver
-        writer = Writer(self._keys, led)
+        writer = self._writer(led)
         # What leads to few files is not the order: all of them are sorted.
         value, join = "f.typed", ""
         if not leads:
@@ -245,10 +260,13 @@ def _closes(one: Condition, other: Condition) -> bool:
     return same_class and (one.operator in _UPWARDS) != (other.operator in _UPWARDS)
 
 
-def _stretches(conditions: list[Condition]) -> list[tuple[list[Condition], str, bool]]:
+def _stretches(
+    conditions: list[Condition], has_arrays: bool
+) -> list[tuple[list[Condition], str, bool]]:
     """Return the parts of a walk: conditions, what to add, and whether it is in order of inode."""
     equal = next((each for each in conditions if each.operator is Operator.IN), None)
-    if equal is not None and len(equal.operands) <= _VALUE_WALK_COUNT:
+    # An array can have several of the values, and would be found several times.
+    if equal is not None and len(equal.operands) <= _VALUE_WALK_COUNT and not has_arrays:
         others = [each for each in conditions if each is not equal]
         return [
             ([equal._replace(operands=(value,)), *others], "", True)
@@ -274,8 +292,16 @@ class Writer:
     `f` is the row that leads: of the driver's name in `xattr`, or an inode.
     """
 
-    def __init__(self, keys: Mapping[bytes, int], driver: str, inode: str = "i") -> None:
+    def __init__(
+        self,
+        keys: Mapping[bytes, int],
+        driver: str,
+        inode: str = "i",
+        arrays: Container[str] = (),
+    ) -> None:
         self._keys = keys
+        self._arrays = arrays
+        """Fields that may have JSON arrays."""
         self._driver = driver
         self._inode = inode
         self.arguments: list[SqlValue] = []
@@ -302,7 +328,7 @@ class Writer:
         parts = ["1"]
         ranges = [each for each in conditions if each.operator in RANGES]
         for condition in conditions:
-            if condition.operator in RANGES:
+            if condition.operator in RANGES and condition.field not in self._arrays:
                 # SQLite takes one bound of each kind, the first: it must be the user's.
                 closed = any(_closes(other, condition) for other in ranges)
                 parts.append(self._range(condition, "f.typed", is_closed=closed))
@@ -368,6 +394,15 @@ class Writer:
 
     def _scalar(self, condition: Condition, value: str) -> str:
         """Return a condition on a value that may be null."""
+        if condition.field not in self._arrays:
+            return self._plain(condition, value)
+        told = [condition.field, condition.operator.value, *condition.operands]
+        passes = f"array_passes({value}, {self.bind(json.dumps(told))})"
+        plain = self._plain(condition, value)
+        return f"case when {_MAY_BE_ARRAY.format(value)} then {passes} else {plain} end"
+
+    def _plain(self, condition: Condition, value: str) -> str:
+        """Return a condition on a value that is no array."""
         operator, operands = condition.operator, condition.operands
         if operator is Operator.IN:
             return f"{value} in ({', '.join(self.bind(operand) for operand in operands)})"

@@ -56,11 +56,15 @@ class Finder:
         self._view = View(self._fetch)
         """That of the page that is being found."""
         connection.create_function("pattern_found", 2, _pattern_found, deterministic=True)
+        connection.create_function("array_passes", 2, _array_passes, deterministic=True)
         connection.create_function("value_of", 1, stored_value, deterministic=True)
         connection.create_function("path_passes", 2, self._path_passes)
         connection.create_function("has_path", 1, lambda ino: bool(self._view.paths(ino)))
         connection.create_function("is_open", 1, lambda ino: bool(self._view.open_paths(ino)))
         connection.create_function("may_read", 1, lambda ino: self._view.may_read(ino))
+        connection.create_function(
+            "permits_reading", 4, lambda *ids: self._view.permits_reading(*ids)
+        )
 
     def _fetch(self, text: str, parameters: Parameters) -> list[Row]:
         return self._connection.execute(text, parameters).fetchall()
@@ -184,6 +188,17 @@ def _scoped_page(
                 [row[0] for row in found], position, statement.is_exact, statement.driver
             )
     return FilePage([row[0] for row in found], None, statement.is_exact, statement.driver)
+
+
+@lru_cache(maxsize=256)
+def _condition(text: str) -> Condition:
+    """Return a condition on an xattr as `filter_sql` has written it."""
+    field, operator, *operands = json.loads(text)
+    return Condition(field, Operator(operator), tuple(operands))
+
+
+def _array_passes(value: str, text: str) -> bool:
+    return value_passes(_condition(text), value)
 
 
 @lru_cache(maxsize=16)

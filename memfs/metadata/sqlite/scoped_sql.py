@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memfs.metadata.sqlite.filter_sql import COLUMN_FIELDS, SCALARS, Planner, Writer
-from memfs.query.fields import LIVE_FIELDS
-from memfs.query.filters import Operator
+from memfs.namespace.acl import ACCESS_XATTR
+from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
+from memfs.query.filters import Operator, fields_of
 from memfs.types import NOW
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 OPEN_FIELDS = frozenset({"$path", "$size", "$mtime"})
 """What stat(2) and find(1) tell of a file without reading it."""
 
-_COLUMNS = "ino, size, mtime_ns, blob"
+ACL_LITERAL = f"x'{ACCESS_XATTR.hex()}'"
+
+_COLUMNS = "ino, size, mtime_ns, blob, mode, uid, gid"
 _AS_IT_IS = """
     select ino, size, mtime_ns, blob from inode as i
     where i.ino < ? and not exists (
@@ -77,10 +80,11 @@ class ScopedStatement:
         self._order = order
         self._scope = scope
         self._keys = keys
-        self._planner = Planner(node, None, keys, count)
-        if scope.caller is not None:
-            driver = ""
-        self.driver = self._planner.choose() if driver is None else driver
+        # Not even a look into the index for a caller.
+        self._planner = Planner(node, None, keys, count) if scope.caller is None else None
+        self.driver = ""
+        if self._planner is not None:
+            self.driver = self._planner.choose() if driver is None else driver
         self.is_exact = True
 
     @property
@@ -104,7 +108,8 @@ class ScopedStatement:
             through: The last number that is looked at; None: all are.
             limit: At most so many.
         """
-        writer = _ScopedWriter(self._scope)
+        arrays = fields_of(self._node) - SYSTEM_FIELDS.keys()
+        writer = _ScopedWriter(self._scope, arrays)
         by_number = self._order is None or segment == 1
         begin = after.ino if after is not None and by_number else 0
         value = "null" if self._order is None else writer.value(self._order.field)
@@ -158,7 +163,7 @@ class ScopedStatement:
         changed = "select ino from xattr_was where name = {0} and snap >= {1}"
         found = ""
         name = self.driver.encode()
-        if name in self._keys:
+        if name in self._keys and self._planner is not None:
             walk, arguments = self._planner.candidates(self.driver)
             writer.arguments += arguments
             found = f"{walk} union "
@@ -169,8 +174,8 @@ class ScopedStatement:
 class _ScopedWriter(Writer):
     """Writes conditions on `f`, an inode of the scope."""
 
-    def __init__(self, scope: Scope) -> None:
-        super().__init__({}, "", "f")
+    def __init__(self, scope: Scope, arrays: set[str]) -> None:
+        super().__init__({}, "", "f", arrays)
         self._scope = scope
 
     def value(self, field: str) -> str:
@@ -180,7 +185,17 @@ class _ScopedWriter(Writer):
         text = f"(select b.typed from {self._values(field)} as b where b.typed is not null)"
         if self._scope.caller is None:
             return text
-        return f"case when may_read(f.ino) then {text} end"
+        return f"case when {self._may_read()} then {text} end"
+
+    def _may_read(self) -> str:
+        """Return whether the caller may read a file."""
+        if self._scope.snap != NOW:
+            return "may_read(f.ino)"
+        # Twenty times as fast as a function that looks the inode up.
+        return (
+            "permits_reading(f.mode, f.uid, f.gid, (select a.value from xattr as a"
+            f" where a.ino = f.ino and a.name = {ACL_LITERAL}))"
+        )
 
     def _condition(self, condition: Condition, *, finds_more: bool) -> str:
         field = condition.field
@@ -197,7 +212,8 @@ class _ScopedWriter(Writer):
         if self._scope.caller is None or field in OPEN_FIELDS:
             return text
         # What cannot be read is found by no condition, and by no negation.
-        return f"(may_read(f.ino) and {text})" if finds_more else f"(not may_read(f.ino) or {text})"
+        may = self._may_read()
+        return f"({may} and {text})" if finds_more else f"(not {may} or {text})"
 
     def _values(self, field: str) -> str:
         """Return the value of an xattr as a table of one row at most."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     Fetch = Callable[[str, Parameters], list[Row]]
 
+_READABLE_MAX = 1000
+"""Most files have one of a few modes and owners."""
+
 _COLUMNS = "mode, uid, gid, size, mtime_ns"
 _INODE = f"select {_COLUMNS} from inode where ino = ?"
 _INODE_AT = f"""
@@ -40,6 +43,15 @@ _NAMES_AT = """
         select 1 from dentry_was as w
         where w.cookie = d.cookie and w.snap >= ?2 and w.snap < d.snap)
     order by cookie
+"""
+_XATTR = "select value from xattr where ino = ? and name = ?"
+_XATTR_AT = """
+    select value from (
+        select value from xattr_was where ino = ?1 and name = ?3 and snap >= ?2
+        order by snap limit 1)
+    union all
+    select value from xattr where ino = ?1 and name = ?3 and not exists (
+        select 1 from xattr_was where ino = ?1 and name = ?3 and snap >= ?2)
 """
 _XATTRS = "select name, value from xattr where ino = ? order by name"
 _XATTRS_AT = """
@@ -69,6 +81,7 @@ class View:
         self._directories: dict[int, list[bytes]] = {}
         self._read: tuple[int, bool] = (0, False)
         """The last answer of `may_read`."""
+        self._readable: dict[tuple[int, int, int, bytes | None], bool] = {}
 
     def paths(self, ino: int) -> list[bytes]:
         """Return the paths to an inode that the caller can go, without the first slash.
@@ -110,8 +123,22 @@ class View:
         mode, uid, gid, *_ = rows[0]
         access_acl = None
         if mode & 0o070 and uid != self._caller.uid:
-            access_acl = dict(self.xattrs(ino)).get(ACCESS_XATTR)
+            text, arguments = self._at(ino, _XATTR, _XATTR_AT)
+            rows = self._fetch(text, (*arguments, ACCESS_XATTR))
+            access_acl = rows[0][0] if rows else None
         return permits(self._caller, mode, uid, gid, access_acl, wanted)
+
+    def permits_reading(self, mode: int, uid: int, gid: int, access_acl: bytes | None) -> bool:
+        """Tell whether the caller may read an inode with these attributes."""
+        if self._caller is None:
+            return True
+        asked = (mode, uid, gid, access_acl)
+        known = self._readable.get(asked)
+        if known is None:
+            if len(self._readable) >= _READABLE_MAX:
+                self._readable.clear()
+            known = self._readable[asked] = permits(self._caller, *asked, READ)
+        return known
 
     def xattrs(self, ino: int) -> list[tuple[bytes, bytes]]:
         """Return all xattrs of an inode, by name, for every caller."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,27 +13,36 @@ from memfs.errors import UsageError
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell
 
+if TYPE_CHECKING:
+    from memfs.client.mount import Mount
+
 
 @click.command()
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.option(
     "--parquet",
     "file",
-    required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     help="The file to write; what has that name is replaced at the end.",
 )
-def catalog(mountpoint: Path, file: Path) -> None:
+@click.option("--ncdu", is_flag=True, help="Write what ncdu(1) reads to standard output.")
+def catalog(mountpoint: Path, file: Path | None, ncdu: bool) -> None:
     """Write all names of a mount with attributes and xattrs into one table, for analysts.
 
     \b
     memfs catalog /mnt/data --parquet catalog.parquet
+    memfs catalog /mnt/data --ncdu | ncdu -f-
 
     The table has a row for each name: path, ino, type, mode, uid, gid, nlink, size, mtime, has_raw,
     has_packed, has_remote, digest, target, and the xattrs of users as a map. It is read beside the
     daemon, which goes on serving; a file that changes meanwhile is in it as it was before or after.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
+    if (file is None) != ncdu:
+        raise click.UsageError("name one of --parquet and --ncdu.")
     served = require_mount(mountpoint)
+    if file is None:
+        _write_ncdu(served)
+        return
     try:
         from memfs_tools.catalog_file import write_catalog
     except ImportError:
@@ -48,3 +60,18 @@ def catalog(mountpoint: Path, file: Path) -> None:
             lambda done: show("writing names", done, max(done, total)),
         )
     tell(f"{file}: {count} names")
+
+
+def _write_ncdu(served: Mount) -> None:
+    from importlib.metadata import version
+
+    from memfs.metadata.sqlite.catalog import walk_tree
+    from memfs_tools.ncdu_file import write_ncdu
+
+    served.publish()
+    write_ncdu(
+        sys.stdout.buffer,
+        os.fspath(served.mountpoint),
+        version("memfs-tiers"),
+        walk_tree(served.state_dir),
+    )

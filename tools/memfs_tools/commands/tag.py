@@ -10,6 +10,7 @@ import click
 
 from memfs.client.placement import PlacementError
 from memfs.client.tagging import Tagged, read_csv, set_tags, tag_name
+from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs_tools.terminal import complain, tell
 
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 @click.option("--remove", "removed", multiple=True, metavar="KEY", help="Take a tag away.")
 @click.option("-r", "--recursive", is_flag=True, help="And all below directories.")
 @click.option(
+    "--from",
     "--csv",
     "table",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Take paths and values from a table: a column `path`, and one for each tag.",
+    help="Take paths and values from a table, CSV or Parquet: a column `path`, and one for each "
+    "tag.",
 )
 @click.option(
     "--base",
@@ -45,7 +48,8 @@ def tag(
     memfs tag /mnt/data/scan.tif city=Ulm date=2025-02-15
     memfs tag -r /mnt/data/scans source=sentinel-2
     memfs tag --remove city /mnt/data/scan.tif
-    memfs tag --csv scans.csv --base /mnt/data
+    memfs tag --from scans.csv --base /mnt/data
+    memfs tag --from scans.parquet --base /mnt/data
 
     KEY=VALUE sets the xattr user.KEY; setfattr(1) and any program do the same. The words with a
     `=` behind the last path are tags; write ./a=b for a file of such a name.
@@ -56,14 +60,24 @@ def tag(
     tags.update((tag_name(key), None) for key in removed)
     if table is not None:
         if paths or tags:
-            raise click.UsageError("--csv goes without paths and tags.")
-        outcome = _tag(read_csv(table, base if base is not None else Path()))
+            raise click.UsageError("--from goes without paths and tags.")
+        outcome = _tag(_read(table, base if base is not None else Path()))
     else:
         if not paths or not tags:
             raise click.UsageError("name a path, and a tag as KEY=VALUE or with --remove.")
         outcome = _tag(Tagged(path, tags) for path in _walk(paths, recursive=recursive))
     if not outcome:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+def _read(table: Path, base: Path) -> Iterator[Tagged]:
+    if table.suffix != ".parquet":
+        return read_csv(table, base)
+    try:
+        from memfs_tools.tag_table import read_parquet
+    except ImportError:
+        raise UsageError("Parquet needs pyarrow: pip install 'memfs-tiers[traces]'") from None
+    return read_parquet(table, base)
 
 
 def _split(words: tuple[str, ...]) -> tuple[list[Path], dict[bytes, bytes | None]]:
