@@ -137,7 +137,8 @@ def _commands() -> str:
 def _xattrs() -> str:
     rows = ["| name | access | meaning |", "|---|---|---|"]
     for name, xattr in CONTROL_XATTRS.items():
-        access = "read, write" if xattr.is_writable else "read"
+        ways = {"read": xattr.is_readable, "write": xattr.is_writable}
+        access = ", ".join(way for way, is_given in ways.items() if is_given)
         rows.append(f"| `{name.decode()}` | {access} | {xattr.meaning} |")
     return "\n".join(rows)
 

@@ -40,6 +40,7 @@ class ControlXattr(NamedTuple):
     is_writable: bool
     meaning: str
     """In Markdown, for docs/reference/xattrs.md."""
+    is_readable: bool = True
 
 
 CONTROL_XATTRS: dict[bytes, ControlXattr] = {
@@ -100,6 +101,7 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
         True,
         "Write a JSON object of xattrs of the user, such as "
         '`{"user.city": "Ulm", "user.old": null}`: all of them change, or nothing does.',
+        is_readable=False,
     ),
     LEASE_XATTR: ControlXattr(
         False,
