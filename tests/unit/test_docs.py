@@ -84,7 +84,9 @@ def test_a_key_is_explained_by_keys_of_its_own_section() -> None:
 def test_the_control_xattrs_are_those_of_the_file_system() -> None:
     """By hand, so that table and generator cannot be wrong together."""
     text = (doc_tables.REFERENCE / "xattrs.md").read_text()
-    shown = re.findall(r"^\| `user\.memfs\.([a-z]+)` \| (read|write|read, write) \|", text, re.MULTILINE)
+    shown = re.findall(
+        r"^\| `user\.memfs\.([a-z]+)` \| (read|write|read, write) \|", text, re.MULTILINE
+    )
     assert dict(shown) == {
         **dict.fromkeys(
             ("tier", "codec", "priority", "pool", "snapshot", "dtype", "shape"), "read, write"
