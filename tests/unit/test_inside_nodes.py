@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.content.opening import OpenMode
-from memfs.errors import IsADirectoryInodeError, StaleInodeError
+from memfs.errors import IsADirectoryInodeError, NotPermittedError, StaleInodeError
 from memfs.filesystem.inside.found import FIRST_QUESTION
 from memfs.filesystem.inside.inside import Inside
 from memfs.filesystem.inside.own import OWN_ROOT, QUERY, SNAPSHOTS
@@ -19,7 +19,7 @@ from memfs.filesystem.querying import Answer, FoundFile, Question
 from memfs.filesystem.validity import VALID_S
 from memfs.metadata.records import InodeFlags
 from memfs.types import ROOT_INODE, InodeNo
-from tests.property.world import ROOMY, World
+from tests.property.world import ROOMY, Program, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,6 +201,15 @@ def test_a_look_up_and_the_open_behind_it_share_one_content(inside: InsideSite) 
     opened = inside.open(entry.inode.ino)
     assert inside.world.request(inside.tree.read(entry.inode.ino, opened.handle, 0, 100)) == b"new"
     inside.tree.release(entry.inode.ino, opened.handle)
+
+
+def test_a_caller_whose_groups_are_not_known_asks_nothing(inside: InsideSite) -> None:
+    """A file may be shut to a group and open to all others."""
+    stranger = Program()
+    stranger.uid, stranger.gid, stranger.pid = 4321, 4321, 0
+    with pytest.raises(NotPermittedError):
+        inside.world.run(inside.tree.lookup(QUERY, b"{}", stranger))
+    assert inside.asked == []
 
 
 def test_links_of_another_answer_are_other_nodes(inside: InsideSite) -> None:

@@ -17,8 +17,7 @@ from memfs.errors import InvalidValueError, StaleInodeError, TooBigError
 from memfs.filesystem.inside.own import DIRECTORY_MODE, OWN_ROOT, QUERY
 from memfs.filesystem.inside.tree import FIRST_COOKIE, Plain, own_inode
 from memfs.filesystem.nodes import number_of, own_node
-from memfs.filesystem.querying import Question
-from memfs.linux.processes import groups_of
+from memfs.filesystem.querying import Question, caller_of
 from memfs.metadata.records import DirectoryEntry
 from memfs.namespace.permissions import Credentials
 from memfs.query.parsing import parse_text
@@ -122,7 +121,8 @@ class FoundTree(Plain):
         except UnicodeDecodeError:
             raise InvalidValueError("the name of a question is a filter in JSON") from None
         parse_text(text)
-        asker = _Asker(text, Credentials(caller.uid, caller.gid, groups_of(caller.pid)))
+        who = caller_of(caller) or Credentials(caller.uid, caller.gid, frozenset())
+        asker = _Asker(text, who)
         asked = self._by_asker.get(asker)
         if asked is None:
             asked = _Asked(asker, next(self._serials) & _SERIAL_MASK)
