@@ -370,7 +370,7 @@ def assemble(
             Comparing(move_parts, PastReader(engine, raw_store, sealer, parts.form_reader)),
             GcMethods(move_parts, garbage, mover.compaction),
             RemountMethods(features),
-            *((ExportMethods(exporter),) if exporter is not None else ()),
+            ExportMethods(exporter),
             *hot.providers,
         )
         yield Assembly(

@@ -20,8 +20,9 @@ from memfs.defects import as_failure
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import find_mount
-from memfs.metadata.store_record import describe_store, record_store
+from memfs.metadata.store_record import describe_store, recall_store, record_store
 from memfs.placement.stored_stats import load_pools
+from memfs_daemon.assembly import GLACIER_NAME
 from memfs_daemon.mount_users import (
     describe_copies,
     describe_users,
@@ -141,9 +142,20 @@ async def keep_running(run_on: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _note_store(parts: Assembly) -> None:
-    """Keep which store the objects are in, so that fsck does not take another one for it."""
+    """Keep which store the objects are in, so that fsck does not take another one for it.
+
+    Raises:
+        UsageError: The configuration names no store, and they are in one that it has to name.
+    """
     if not parts.glacier.enabled:
         return
+    known = await recall_store(parts.engine)
+    if known and parts.glacier.url is None:
+        raise UsageError(
+            f"the objects of {parts.state_dir} are in {known}: name it, as by "
+            f"`-o glacier.url={known}`; or name file://{parts.state_dir / GLACIER_NAME} to go on "
+            "without them"
+        )
     try:
         former = await record_store(parts.engine, parts.glacier.url)
     except MemfsError as error:

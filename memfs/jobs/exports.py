@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.control.report import ExportReport
+from memfs.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,10 +22,23 @@ if TYPE_CHECKING:
 
 
 class ExportMethods:
-    """Answers `snapshot.export` and `snapshot.exports`."""
+    """Answers `snapshot.export` and `snapshot.exports`.
 
-    def __init__(self, exporter: Exporter) -> None:
-        self._exporter = exporter
+    Args:
+        exporter: None: the mount has no object store of its own, and refuses.
+    """
+
+    def __init__(self, exporter: Exporter | None) -> None:
+        self._exporter_or_none = exporter
+
+    @property
+    def _exporter(self) -> Exporter:
+        if self._exporter_or_none is None:
+            raise UsageError(
+                "the objects of this mount lie in its state directory and are lost with it: set "
+                "glacier.url to export"
+            )
+        return self._exporter_or_none
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""

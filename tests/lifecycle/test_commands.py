@@ -74,6 +74,23 @@ def test_another_object_store_is_warned_of_and_known_to_fsck(mount: Mount) -> No
     mount.fsck()
 
 
+def test_a_mount_that_does_not_name_the_store_of_its_objects_is_refused(mount: Mount) -> None:
+    """Else what lies there could not be read, and what is removed would stay there."""
+    url = f"file://{mount.base}/objects"
+    (mount.base / "objects").mkdir()
+    mount.config = f'[glacier]\nurl = "{url}"\n'
+    mount.start()
+    mount.stop()
+    code, line = refused("mount", "--driver", mount.driver, "--state", mount.state, mount.root)
+    assert code == ExitCode.USAGE
+    assert f"the objects of {mount.state} are in {url}: name it" in line
+    mount.start()
+    mount.stop()
+    mount.config = f'[glacier]\nurl = "file://{mount.state}/glacier"\n'
+    mount.start()
+    mount.check_log(("the last mount had another object store",))
+
+
 def test_a_store_directory_that_is_not_there_is_named_and_not_made(mount: Mount) -> None:
     store = mount.base / "mistyped"
     mount.root.mkdir()

@@ -55,6 +55,12 @@ def test_snapshots_come_and_go_by_the_command(mount: Mount) -> None:
     assert run_memfs("snapshot", "list", *place) == ""
 
 
+def test_a_mount_without_a_store_of_its_own_cannot_be_exported(mount: Mount) -> None:
+    for option in ("--wait", "--list"):
+        with pytest.raises(MountError, match=r"lost with it: set glacier\.url to export"):
+            run_memfs("snapshot", "export", option, mount.root)
+
+
 def test_snapshots_come_and_go_from_python(mount: Mount) -> None:
     snapshots = Client.of(mount.root).snapshots
     made = snapshots.create("first", labels={"a": "b"})

@@ -81,8 +81,11 @@ def tell_copy(report: CopyReport, *, as_json: bool) -> bool:
 def _done(report: CopyReport) -> str:
     """Return in words what was done."""
     counts = [
-        (report["file_count"], "files made"),
-        (report["directory_count"], "directories made"),
+        (report["file_count"], "file made" if report["file_count"] == 1 else "files made"),
+        (
+            report["directory_count"],
+            "directory made" if report["directory_count"] == 1 else "directories made",
+        ),
         (report["changed_count"], "changed"),
         (report["removed_count"], "removed"),
         (report["equal_count"], "as they should be"),
