@@ -219,6 +219,8 @@ class TreeChanges(XattrRequests):
     def _put_down(self, made: tuple[Inode, list[Inode]], names: Sequence[Name]) -> Inode:
         """Tell everybody of an inode that has got names."""
         inode, replaced = made
+        # The mover gives way as to a program, which would have made requests for it.
+        self._activity.request_count += 1
         for name in names:
             self.invalidations.note_name(*name, inode.ino)
         for former in replaced:
