@@ -90,10 +90,16 @@ def running_seaweedfs(bucket: str) -> Iterator[S3Server]:
         def try_it() -> None:
             _try_bucket(S3Server(endpoint_url), bucket)
 
-        with running_server(
-            _command(weed, directory, ports), directory, try_it, {"GOMAXPROCS": "1"}
-        ) as process:
-            yield S3Server(endpoint_url, group=process.pid)
+        try:
+            with running_server(
+                _command(weed, directory, ports), directory, try_it, {"GOMAXPROCS": "1"}
+            ) as process:
+                yield S3Server(endpoint_url, group=process.pid)
+        finally:
+            # It makes them whatever TMPDIR says, and leaves them behind.
+            for port in ports:
+                for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                    left.unlink(missing_ok=True)
 
 
 def _command(weed: Path, directory: Path, ports: list[int]) -> list[str]:
