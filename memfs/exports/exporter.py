@@ -39,6 +39,7 @@ from memfs.exports.description import (
 )
 from memfs.exports.objects import open_sealed, seal_file
 from memfs.moves.coding import key_of
+from memfs.signals import Signal
 from memfs.stores.digesting import digest_file
 from memfs.types import FormKind, SnapshotId
 
@@ -156,7 +157,7 @@ class Exporter:
         self._by_rule = by_rule
         self._clock = clock
         self._lock = trio.Lock()
-        self._wanted = trio.Event()
+        self._wanted = Signal()
         self._notes: list[ExportNote] = []
         self._claimed: set[SnapshotId] = set()
         """Unfinished exports that the store may have as complete ones."""
@@ -197,11 +198,12 @@ class Exporter:
     async def run(self) -> None:
         """Export when it is due, or asked for; a task of the mount."""
         begun_s = trio.current_time()
+        seen = 0
         while True:
             await self._try_to_forget()
             with trio.move_on_after(self._due_s(begun_s)):
-                await self._wanted.wait()
-            self._wanted = trio.Event()
+                await self._wanted.wait(seen)
+            seen = self._wanted.count
             try:
                 await self.export()
             except MemfsError as error:

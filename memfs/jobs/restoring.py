@@ -36,7 +36,7 @@ from memfs.jobs.tree_copying import CopyTally, TreeCopying, find_at
 from memfs.types import NOW, ROOT_INODE, InodeNo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
     from memfs.control.methods import RestoreReport
     from memfs.control.server import Handler
@@ -310,13 +310,13 @@ class TreeRestoring:
         if self._copying.delete and difference.after is not None:
             await self._remove_new_names(difference.ino)
 
-    async def _restore_names(self, difference: Difference, were: Iterable[bytes]) -> None:
+    async def _restore_names(self, difference: Difference, were: Sequence[bytes]) -> None:
         """Bring back what is no directory, under those of its names that are not walked."""
         names = {path: name for path in were if (name := await self._name_of(path)) is not None}
         if names:
             times = {name.parent: await self._times_of(path) for path, name in names.items()}
             movable = await self._is_movable(difference.ino)
-            await self._restore_file(difference.ino, names, times, movable=movable)
+            await self._restore_file(difference.ino, names, times, movable=movable, walked=were)
 
     def _inside(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return those of some paths that are restored."""
@@ -370,6 +370,7 @@ class TreeRestoring:
         times: dict[InodeNo, Times],
         *,
         movable: bool,
+        walked: Sequence[bytes] = (),
     ) -> None:
         """Have names lead to what was an inode that is no directory.
 
@@ -378,12 +379,14 @@ class TreeRestoring:
             names: All its names that are restored, by their paths.
             times: Those of their directories.
             movable: The inode itself may get them, if it still is as it was.
+            walked: Paths of further names, which it gets when their directories are walked.
         """
         copying, changes = self._copying, self._changes
         original = await copying.original(ino)
         path = next(iter(names))
         found = {name: await changes.find_name(name) for name in names.values()}
-        base = await self._base(original, list(found.values()), movable=movable)
+        may_have = frozenset([*names, *walked])
+        base = await self._base(original, list(found.values()), may_have, movable=movable)
         missing = [name for name, inode in found.items() if base is None or inode != base]
         for each, name in names.items():
             if name in missing:
@@ -398,7 +401,12 @@ class TreeRestoring:
             await copying.make_like(base, original, path)
 
     async def _base(
-        self, original: Original, found: list[Inode | None], *, movable: bool
+        self,
+        original: Original,
+        found: list[Inode | None],
+        may_have: frozenset[bytes],
+        *,
+        movable: bool,
     ) -> Inode | None:
         """Return an inode that holds what the original holds, and may be it; None: not one does.
 
@@ -410,9 +418,9 @@ class TreeRestoring:
             candidates.insert(0, live)
         for inode in candidates:
             is_itself = inode.ino == original.inode.ino
-            name_count = sum(each is not None and each.ino == inode.ino for each in found)
             if not is_itself and (
-                inode.nlink != name_count or not copying.may_stay(inode, original)
+                not copying.may_stay(inode, original)
+                or not may_have.issuperset(await self._names_of(inode.ino))
             ):
                 continue
             if inode.nlink and await copying.has_same_bytes(inode, original):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 
 from memfs.errors import MemfsError
 from memfs.filesystem.operations import AttributeRequest
@@ -218,6 +218,19 @@ def restore(world: World, stop_after: int | None = None, **options: Any) -> dict
     stop=st.none() | st.integers(1, 12),
     point=st.none() | st.sampled_from(POINTS),
     part=st.sampled_from(["", "", "a", "a/b"]),
+)
+@example(  # a hard link in a directory that was made anew: its other name was replaced each time
+    before=[
+        *((11, 6, 3), (10, 0, 8), (9, 2, 2), (4, 5, 1), (4, 1, 6), (0, 1, 11), (8, 1, 2)),
+        *((2, 9, 6), (0, 0, 7), (7, 2, 2), (2, 9, 11), (10, 0, 4), (7, 10, 10)),
+    ],
+    after=[
+        *((1, 2, 10), (10, 1, 0), (6, 0, 0), (4, 2, 3), (9, 10, 7), (4, 0, 1), (11, 5, 7)),
+        *((6, 4, 6), (11, 8, 4), (2, 5, 7), (8, 8, 2), (10, 8, 8), (11, 4, 3), (0, 10, 10)),
+    ],
+    stop=None,
+    point="copy.written",
+    part="",
 )
 def test_a_restore_makes_the_tree_what_it_was(
     before: list[tuple[int, int, int]],
