@@ -34,8 +34,8 @@ async def test_a_demotion_reads_a_file_no_more_often_than_it_may_change(
     """It was read 12 times.
 
     Now the change of the pin reads it, the round, the move where it begins, the gate of the raw
-    file twice, the move after the bytes are written, and the batch twice: before it waits for clones
-    that are uploaded just now, and after it was gathered.
+    file twice, the move after the bytes are written, and the batch twice: before it leaves out
+    clones that are uploaded just now, and after it was gathered.
     """
     glacier = GlacierConfig(batch_file_bytes_max=1 << 20 if batched else 0)
     state = State(tmp_path / "state", replace(SMALL_FRAMES, glacier=glacier))
