@@ -47,8 +47,10 @@ def test_a_stale_copy_is_refused_and_can_be_taken(
     refused = mount_copy(copy, elsewhere, "-o", url)
     assert refused.returncode == ExitCode.STATE_UNUSABLE, refused.stderr
     assert "take_stale_state" in refused.stderr
+    before = mark.read_bytes()
     taken = mount_copy(copy, elsewhere, "-o", f"{url},take_stale_state")
     assert taken.returncode == ExitCode.OK, taken.stderr
+    wait_for(lambda: mark.read_bytes() != before, "the store was not told of the copy")
     run_memfs("umount", elsewhere)
     # From now on the copy is the one that was used last.
     assert mount_copy(mount.state, mount.root, "-o", url).returncode == ExitCode.STATE_UNUSABLE
