@@ -144,7 +144,7 @@ def test_nothing_in_it_can_be_changed(mount: Mount) -> None:
 
 
 def test_an_entry_of_that_name_is_the_user_s(mount: Mount) -> None:
-    """A state of an earlier version may have one, and whoever has one keeps it."""
+    """A state of an earlier version may have such a name; it stays reachable."""
     (mount.root / "mine").mkdir()
     (mount.root / "mine" / "file").write_bytes(b"content")
     mount.stop()
