@@ -26,6 +26,7 @@ from memfs.errors import (
     ObjectMissingError,
     StaleInodeError,
 )
+from memfs.linux.files import read_cached
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import InodeFlags
 from memfs.types import NO_RAW, Generation
@@ -202,15 +203,9 @@ class PastReader:
 
     async def read_raw(self, fd: int, offset: int, size: int) -> bytes | bytearray:
         """Read a raw file; for `PastFile`. Checkpoint: where the disk is waited for."""
-        buffer = bytearray(size)
-        try:
-            count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-            count = -1
-        if count == size:
-            return buffer
+        cached = read_cached(fd, offset, size)
+        if cached is not None:
+            return cached
         await leave()
         return await trio.to_thread.run_sync(os.pread, fd, size, offset, limiter=self._threads)
 

@@ -24,7 +24,7 @@ from memfs.errors import (
 )
 from memfs.filesystem.attributes import AttributeRequests, without_suidgid
 from memfs.filesystem.replies import Opened
-from memfs.linux.files import fallocate
+from memfs.linux.files import fallocate, read_cached
 from memfs.metadata.records import AttributeChanges, Inode
 from memfs.moves.hydrating import hydrate
 from memfs.traces.access_log import Operation
@@ -144,15 +144,9 @@ class ContentRequests(AttributeRequests):
                 self._activity.note_archived(ino)
                 raise
         fd = self._open_table.read_fd(ino, inode.raw)
-        buffer = bytearray(size)
-        try:
-            count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-            count = -1
-        if count == size:
-            return buffer
+        cached = read_cached(fd, offset, size)
+        if cached is not None:
+            return cached
         # Not all of it is in the page cache, or the file ends here: a thread may wait for the disk.
         await leave()
         return await trio.to_thread.run_sync(os.pread, fd, size, offset, limiter=self._threads)

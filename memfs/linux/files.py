@@ -9,6 +9,7 @@ import ctypes
 import enum
 import errno
 import fcntl
+import os
 import signal
 
 from memfs.linux.libc import LIBC, last_error
@@ -158,3 +159,25 @@ def syncfs(fd: int) -> None:
     """
     if _syncfs(fd) != 0:
         raise last_error()
+
+
+def read_cached(fd: int, offset: int, size: int) -> bytearray | None:
+    """Return bytes of a file that are in the page cache; never waits for the disk.
+
+    Args:
+        fd: Open for reading.
+        offset: Where to begin, in bytes.
+        size: Bytes wanted.
+
+    Returns:
+        All of them; None if some are not in the cache, or the file ends before (preadv2(2),
+        RWF_NOWAIT), or its file system cannot tell.
+    """
+    buffer = bytearray(size)
+    try:
+        count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        return None
+    return buffer if count == size else None

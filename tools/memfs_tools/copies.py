@@ -5,24 +5,20 @@ Invariant: what could not be done is named, and the caller is told that there wa
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import threading
 from typing import TYPE_CHECKING, TypeVar
 
-from memfs.errors import MemfsError
 from memfs.sizes import format_size
 from memfs_tools.terminal import complain, tell, tell_json
+from memfs_tools.tree_work import moves_watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from memfs.client.mount import Mount
     from memfs.control.methods import CopyReport
 
 R = TypeVar("R", bound="CopyReport")
 
-_MOVES_POLL_S = 1.0
 _FAILURES_SHOWN_MAX = 20
 
 
@@ -58,7 +54,7 @@ def watched(
             draw()
 
         try:
-            with _moves_watched(served, moves, hidden=hidden):
+            with moves_watched(served, moves, hidden=hidden):
                 return work(told)
         except KeyboardInterrupt:
             complain("stopped; run it again to go on")
@@ -99,29 +95,3 @@ def _done(report: CopyReport) -> str:
     words = [f"{count} {word}" for count, word in counts if count]
     words += [f"{format_size(size)} {word}" for size, word in sizes if size]
     return ", ".join(words) if words else "nothing to do"
-
-
-@contextlib.contextmanager
-def _moves_watched(served: Mount, show: Callable[[str], None], *, hidden: bool) -> Iterator[None]:
-    """Show in the block how far the moves are: the copy of a large file is silent."""
-    if hidden or not sys.stderr.isatty():
-        yield
-        return
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_MOVES_POLL_S):
-            try:
-                moves = served.moves()
-            except MemfsError:
-                continue
-            far = f"{format_size(moves['done_bytes'])} of {format_size(moves['total_bytes'])}"
-            show(f", under way: {far}" if moves["count"] else "")
-
-    watcher = threading.Thread(target=watch, name="moves", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join(_MOVES_POLL_S)

@@ -204,29 +204,14 @@ class TreeWork:
 
     @contextlib.contextmanager
     def _watched(self, served: Mount, show: Callable[[], None], *, hidden: bool) -> Iterator[None]:
-        """Show in the block how far the moves are: a call that waits for a large file is silent."""
-        if hidden or not sys.stderr.isatty():
-            yield
-            return
-        ended = threading.Event()
+        """Show in the block how far the moves are."""
 
-        def watch() -> None:
-            while not ended.wait(_MOVES_POLL_S):
-                try:
-                    moves = served.moves()
-                except MemfsError:
-                    continue
-                far = f"{format_size(moves['done_bytes'])} of {format_size(moves['total_bytes'])}"
-                self._totals.under_way = f", under way: {far}" if moves["count"] else ""
-                show()
+        def moves(text: str) -> None:
+            self._totals.under_way = text
+            show()
 
-        watcher = threading.Thread(target=watch, name="moves", daemon=True)
-        watcher.start()
-        try:
+        with moves_watched(served, moves, hidden=hidden):
             yield
-        finally:
-            ended.set()
-            watcher.join(_MOVES_ANSWER_S)
 
     def _send(self, served: Mount, files: dict[int, str], show: Callable[[], None]) -> None:
         """Have all files of a chunk done, those that have to wait again and again."""
@@ -372,3 +357,29 @@ def _chunks(files: Iterator[tuple[int, str]], files_a_call: int) -> Iterator[dic
             chunk, sent = {}, True
     if chunk or not sent:
         yield chunk
+
+
+@contextlib.contextmanager
+def moves_watched(served: Mount, show: Callable[[str], None], *, hidden: bool) -> Iterator[None]:
+    """Show in the block how far the moves are: a call that waits for a large file is silent."""
+    if hidden or not sys.stderr.isatty():
+        yield
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_MOVES_POLL_S):
+            try:
+                moves = served.moves()
+            except MemfsError:
+                continue
+            far = f"{format_size(moves['done_bytes'])} of {format_size(moves['total_bytes'])}"
+            show(f", under way: {far}" if moves["count"] else "")
+
+    watcher = threading.Thread(target=watch, name="moves", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join(_MOVES_ANSWER_S)

@@ -46,6 +46,7 @@ from memfs.metadata.sqlite.statements import (
     UNDO_TABLES,
     UNSEAL,
 )
+from memfs.metadata.sqlite.view import XATTRS_AT
 from memfs.types import (
     NAME_BYTES_MAX,
     NO_BLOB,
@@ -110,16 +111,6 @@ _LIST_DIRECTORY = f"""
     order by d.cookie
 """
 
-_XATTRS = """
-    select name, value from xattr_was as x where ino = ?2 and value is not null and snap = (
-        select min(snap) from xattr_was as w
-        where w.ino = x.ino and w.name = x.name and w.snap >= ?1)
-    union all
-    select name, value from xattr as x where ino = ?2 and not exists (
-        select 1 from xattr_was as w
-        where w.ino = x.ino and w.name = x.name and w.snap >= ?1)
-    order by name
-"""
 _TARGET = """
     select target from symlink where ino = ?1
     union all select target from symlink_was where ino = ?1 limit 1
@@ -380,7 +371,7 @@ class Snapshots(Queries):
         return self._xattrs_at(snap, ino)
 
     def _xattrs_at(self, snap: SnapshotId, ino: InodeNo) -> list[tuple[bytes, bytes]]:
-        rows = self._rows(_XATTRS, (snap, ino))
+        rows = self._rows(XATTRS_AT, (ino, snap))
         return [(name, value) for name, value in rows]
 
     async def list_paths_at(self, snap: SnapshotId, ino: InodeNo) -> list[bytes]:

@@ -54,7 +54,7 @@ _XATTR_AT = """
         select 1 from xattr_was where ino = ?1 and name = ?3 and snap >= ?2)
 """
 _XATTRS = "select name, value from xattr where ino = ? order by name"
-_XATTRS_AT = """
+XATTRS_AT = """
     select name, value from xattr_was as x where ino = ?1 and value is not null and snap = (
         select min(snap) from xattr_was as w
         where w.ino = x.ino and w.name = x.name and w.snap >= ?2)
@@ -64,6 +64,7 @@ _XATTRS_AT = """
         where w.ino = x.ino and w.name = x.name and w.snap >= ?2)
     order by name
 """
+"""Names and values of the xattrs of inode ?1 as of snapshot ?2."""
 
 
 class View:
@@ -142,7 +143,7 @@ class View:
 
     def xattrs(self, ino: int) -> list[tuple[bytes, bytes]]:
         """Return all xattrs of an inode, by name, for every caller."""
-        rows = self._fetch(*self._at(ino, _XATTRS, _XATTRS_AT))
+        rows = self._fetch(*self._at(ino, _XATTRS, XATTRS_AT))
         return [(name, value) for name, value in rows]
 
     def describe(self, inos: Sequence[InodeNo], *, with_xattrs: bool) -> list[FoundInode]:
