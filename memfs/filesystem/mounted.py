@@ -221,7 +221,7 @@ class MountedTree:
         return _refuse(ino)
 
     def lacks_capability(self, ino: InodeNo) -> bool:
-        """See `Operations`."""
+        """Return True if it is known that a file has no `security.capability`."""
         return self._live.lacks_capability(ino)
 
     def get_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> Coroutine[Any, Any, bytes]:
@@ -343,11 +343,11 @@ class MountedTree:
 
     @property
     def uncommitted(self) -> bool:
-        """See `Operations`."""
+        """True if replies must wait for `commit`."""
         return self._live.uncommitted
 
     def commit(self) -> Coroutine[Any, Any, None]:
-        """See `Operations`."""
+        """Make the changes so far survive the death of the daemon."""
         return self._live.commit()
 
 

@@ -39,11 +39,11 @@ class PlannedChanges:
         return cast("TreeChanges", self)
 
     async def find_name(self, name: Name) -> Inode | None:
-        """See `TreeChanges`."""
+        """Return what a name leads to; None too where its directory is only planned."""
         return await self._changes.find_name(name) if name.parent > 0 else None
 
     async def find_inode(self, ino: InodeNo) -> Inode | None:
-        """See `TreeChanges`."""
+        """Return an inode as it is; None too where it is only planned."""
         return await self._changes.find_inode(ino) if ino > 0 else None
 
     async def put_file(

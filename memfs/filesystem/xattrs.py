@@ -41,7 +41,7 @@ class XattrRequests(ContentRequests):
         self._control = Control(parts)
 
     def lacks_capability(self, ino: InodeNo) -> bool:
-        """See `Operations`."""
+        """Return True if it is known that a file has no `security.capability`."""
         return ino in self._without_capability
 
     async def get_xattr(self, caller: Caller, ino: InodeNo, name: bytes) -> bytes:

@@ -50,13 +50,12 @@ class _Bytes:
         self._left = size
 
     def read(self) -> bytes:
-        """See `ByteSource`."""
         count = min(self._left, 100_000)
         self._left -= count
         return bytes(count)
 
     def close(self) -> None:
-        """See `ByteSource`."""
+        """Close nothing."""
 
 
 async def peak_bytes(act: Callable[[], Awaitable[object]]) -> int:

@@ -42,7 +42,6 @@ class Disk:
         self.alone: list[bool] = []
 
     async def fsync(self, caller: Caller, ino: InodeNo, data_only: bool) -> None:
-        """See `Operations.fsync`."""
         self.alone.append(caller.is_alone())
         work = functools.partial(self._sync, ino)
         try:

@@ -53,7 +53,6 @@ class FakeDaemon:
         *,
         replace: bool = False,
     ) -> dict[str, Any]:
-        """See `Mount.hint`."""
         if self.away:
             raise ControlUnavailableError("no daemon answers")
         self.call_count += 1

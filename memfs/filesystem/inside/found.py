@@ -101,7 +101,6 @@ class FoundTree(Plain):
         return own_inode(QUERY, DIRECTORY_MODE, self._begun_ns)
 
     async def lookup(self, parent: InodeNo, name: bytes, caller: Caller | None) -> Inode | None:
-        """See `Tree`."""
         if parent == QUERY:
             return None if caller is None else self._directory_of(self._note(name, caller))
         if number_of(parent) >= FIRST_LINK:
@@ -205,13 +204,11 @@ class FoundTree(Plain):
         return paths
 
     async def get_parent(self, node: InodeNo) -> InodeNo:
-        """See `Tree`."""
         if node == QUERY:
             return OWN_ROOT
         return self._linked(node)[0].node if number_of(node) >= FIRST_LINK else QUERY
 
     async def get_inode(self, node: InodeNo) -> Inode:
-        """See `Tree`."""
         if node == QUERY:
             return await self.directory()
         if number_of(node) >= FIRST_LINK:
@@ -219,7 +216,6 @@ class FoundTree(Plain):
         return self._directory_of(self._asked(node))
 
     async def read_link(self, node: InodeNo) -> bytes:
-        """See `Tree`."""
         if number_of(node) < FIRST_LINK:
             return await super().read_link(node)
         asked, index = self._linked(node)

@@ -86,7 +86,6 @@ class OwnTree(Plain):
         self._handles = itertools.count(1)
 
     async def lookup(self, parent: InodeNo, name: bytes, caller: Caller | None) -> Inode | None:
-        """See `Tree`."""
         if parent != OWN_ROOT:
             return await super().lookup(parent, name, caller)
         return await self._entry(name)
@@ -100,7 +99,6 @@ class OwnTree(Plain):
     async def list_directory(
         self, node: InodeNo, after_cookie: int, limit: int
     ) -> list[DirectoryEntry]:
-        """See `Tree`."""
         if node != OWN_ROOT:
             return await super().list_directory(node, after_cookie, limit)
         names = sorted([*self._names, *self._directories])
@@ -113,11 +111,9 @@ class OwnTree(Plain):
         return entries
 
     async def get_parent(self, node: InodeNo) -> InodeNo:
-        """See `Tree`."""
         return ROOT_INODE if node == OWN_ROOT else OWN_ROOT
 
     async def get_inode(self, node: InodeNo) -> Inode:
-        """See `Tree`."""
         if node == OWN_ROOT:
             return own_inode(OWN_ROOT, DIRECTORY_MODE, self._begun_ns)
         if any(node == opened for opened, _ in self._open) and node in self._made:
@@ -125,7 +121,6 @@ class OwnTree(Plain):
         return await self._remade(node)
 
     async def open(self, node: InodeNo) -> Opened:
-        """See `Tree`."""
         if node == OWN_ROOT:
             return await super().open(node)
         made = self._made.get(node)
@@ -138,21 +133,18 @@ class OwnTree(Plain):
         return Opened(handle, OpenMode.DIRECT, 0)
 
     async def read(self, node: InodeNo, handle: Handle, offset: int, size: int) -> bytes:
-        """See `Tree`."""
         content = self._open.get((node, handle))
         if content is None:
             raise StaleInodeError(f"node {node} is not open")
         return content[offset : offset + size]
 
     async def seek(self, node: InodeNo, offset: int, whence: int) -> int:
-        """See `Tree`."""
         size = (await self.get_inode(node)).size
         if not 0 <= offset < size:
             raise NoDataAtOffsetError(f"offset {offset} is not below the end ({size})")
         return offset if whence == os.SEEK_DATA else size
 
     def release(self, node: InodeNo, handle: Handle) -> None:
-        """See `Tree`."""
         self._open.pop((node, handle), None)
         if not any(node == opened for opened, _ in self._open):
             self._made.pop(node, None)

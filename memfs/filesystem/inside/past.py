@@ -110,7 +110,6 @@ class PastTree(Plain):
 
     # --- names -----------------------------------------------------------------------------------
     async def lookup(self, parent: InodeNo, name: bytes, caller: Caller | None) -> Inode | None:
-        """See `Tree`."""
         if parent == SNAPSHOTS:
             for each in await self._snapshots():
                 if _name_of(each) == name:
@@ -139,7 +138,6 @@ class PastTree(Plain):
     async def list_directory(
         self, node: InodeNo, after_cookie: int, limit: int
     ) -> list[DirectoryEntry]:
-        """See `Tree`."""
         if node == SNAPSHOTS:
             return await self._list_snapshots(after_cookie, limit)
         snap = await self._snap_of(node)
@@ -165,7 +163,6 @@ class PastTree(Plain):
         return entries
 
     async def get_parent(self, node: InodeNo) -> InodeNo:
-        """See `Tree`."""
         if slot_of(node) == OWN_SLOT:
             return OWN_ROOT
         ino = number_of(node)
@@ -179,14 +176,12 @@ class PastTree(Plain):
         return node_of(slot_of(node), parent)
 
     async def read_link(self, node: InodeNo) -> bytes:
-        """See `Tree`."""
         snap = await self._snap_of(node)
         await self._inode_at(snap, number_of(node))
         return await self._engine.read_link_at(snap, number_of(node))
 
     # --- attributes ------------------------------------------------------------------------------
     async def get_inode(self, node: InodeNo) -> Inode:
-        """See `Tree`."""
         if node == SNAPSHOTS:
             return await self.directory()
         snap = await self._snap_of(node)
@@ -208,7 +203,6 @@ class PastTree(Plain):
         )
 
     async def list_xattrs(self, node: InodeNo) -> list[bytes]:
-        """See `Tree`."""
         xattrs = await self._xattrs(node)
         return [name for name in xattrs if not name.startswith(CONTROL_PREFIX)]
 
@@ -237,7 +231,6 @@ class PastTree(Plain):
 
     # --- content ---------------------------------------------------------------------------------
     async def open(self, node: InodeNo) -> Opened:
-        """See `Tree`."""
         if node == SNAPSHOTS:
             raise IsADirectoryInodeError("the list of snapshots is a directory")
         snap = await self._snap_of(node)
@@ -258,11 +251,9 @@ class PastTree(Plain):
     async def read(
         self, node: InodeNo, handle: Handle, offset: int, size: int
     ) -> bytes | bytearray:
-        """See `Tree`."""
         return await self._file(node).read(offset, size)
 
     async def seek(self, node: InodeNo, offset: int, whence: int) -> int:
-        """See `Tree`."""
         return await self._file(node).seek(offset, whence)
 
     def _file(self, node: InodeNo) -> PastFile:
@@ -272,7 +263,6 @@ class PastTree(Plain):
         return file
 
     def release(self, node: InodeNo, handle: Handle) -> None:
-        """See `Tree`."""
         self._open_table.remove(node, handle)
         if not self._open_table.is_open(node):
             # Now, and not when others need the room: the snapshot may be deleted at any time.

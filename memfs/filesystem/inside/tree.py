@@ -94,43 +94,35 @@ class Plain:
     """What a part answers that has no names, no links, no xattrs, or no files."""
 
     async def lookup(self, parent: InodeNo, name: bytes, caller: Caller | None) -> Inode | None:
-        """See `Tree`."""
         raise NotADirectoryInodeError(f"node {parent} is not a directory")
 
     async def list_directory(
         self, node: InodeNo, after_cookie: int, limit: int
     ) -> list[DirectoryEntry]:
-        """See `Tree`."""
         raise NotADirectoryInodeError(f"node {node} is not a directory")
 
     async def read_link(self, node: InodeNo) -> bytes:
-        """See `Tree`."""
         raise InvalidValueError(f"node {node} is not a symlink")
 
     async def list_xattrs(self, node: InodeNo) -> list[bytes]:
-        """See `Tree`."""
         return []
 
     async def get_xattr(self, node: InodeNo, name: bytes) -> bytes:
-        """See `Tree`."""
         raise NoXattrError(f"node {node} has no xattr")
 
     async def open(self, node: InodeNo) -> Opened:
-        """See `Tree`."""
         raise IsADirectoryInodeError(f"node {node} is not a regular file")
 
     async def read(
         self, node: InodeNo, handle: Handle, offset: int, size: int
     ) -> bytes | bytearray:
-        """See `Tree`."""
         raise IsADirectoryInodeError(f"node {node} is not a regular file")
 
     async def seek(self, node: InodeNo, offset: int, whence: int) -> int:
-        """See `Tree`."""
         raise IsADirectoryInodeError(f"node {node} is not a regular file")
 
     def release(self, node: InodeNo, handle: Handle) -> None:
-        """See `Tree`."""
+        """Close nothing: it has opened nothing."""
 
 
 def own_inode(

@@ -122,7 +122,7 @@ class SqliteEngine(Snapshots):
 
     # --- ids -------------------------------------------------------------------------------------
     def reserve_ids(self) -> tuple[InodeNo, RawId]:
-        """See `Engine`; one number serves as both."""
+        """One number serves as both."""
         number = self._take_id()
         return InodeNo(number), RawId(number)
 
@@ -195,7 +195,7 @@ class SqliteEngine(Snapshots):
         self._database.wait_for_checkpoint()
 
     def close(self) -> None:
-        """See `Engine`.
+        """Commit, make durable and close; idempotent.
 
         Raises:
             NoSpaceError, MetadataError: The last mutations could not be committed; as

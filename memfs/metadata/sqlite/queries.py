@@ -71,7 +71,6 @@ class Queries(Settings):
     async def describe_files(
         self, inos: Sequence[InodeNo], scope: Scope, *, with_xattrs: bool = False
     ) -> list[FoundInode]:
-        """See `Engine`."""
         return self._finder.view(scope).describe(inos, with_xattrs=with_xattrs)
 
     def check_queryable(
@@ -109,11 +108,9 @@ class Queries(Settings):
                     )
 
     def indexed_names(self) -> list[bytes]:
-        """See `Engine`."""
         return list(self._attributes.keys)
 
     async def count_named(self, inos: Sequence[InodeNo]) -> int:
-        """See `Engine`."""
         row = self._row(_COUNT_NAMED, (json.dumps(inos), ROOT_INODE))
         return 0 if row is None else int(row[0])
 

@@ -149,7 +149,6 @@ class Snapshots(Queries):
         labels: Sequence[tuple[str, str]] = (),
         kept_until_ns: int | None = None,
     ) -> Snapshot:
-        """See `Engine`."""
         self._begin_change(grows=True)
         _check_name(name)
         if self._row(f"{_SELECT_SNAPSHOTS} and name = ?", (name,)) is not None:
@@ -164,7 +163,6 @@ class Snapshots(Queries):
         return Snapshot(snap, name, now_ns, description, ordered, kept_until_ns)
 
     async def part_open(self, files: Sequence[OpenContent]) -> list[Inode]:
-        """See `Engine`."""
         self._begin_change()
         head = self._newest_snapshot()
         parted = []
@@ -182,7 +180,6 @@ class Snapshots(Queries):
         return parted
 
     async def keep_open(self, content: KeptContent, intent: IntentId) -> bool:
-        """See `Engine`."""
         self._begin_change()
         self._write(DELETE_INTENT, (intent,))
         key = content.ino, content.generation
@@ -208,11 +205,9 @@ class Snapshots(Queries):
         self._cache.touched.clear()
 
     async def list_snapshots(self) -> list[Snapshot]:
-        """See `Engine`."""
         return [_snapshot(row) for row in self._rows(f"{_SELECT_SNAPSHOTS} order by snap")]
 
     async def get_snapshot(self, name: str) -> Snapshot:
-        """See `Engine`."""
         row = self._row(f"{_SELECT_SNAPSHOTS} and name = ?", (name,))
         if row is None:
             raise NotFoundError(
@@ -221,7 +216,6 @@ class Snapshots(Queries):
         return _snapshot(row)
 
     async def delete_snapshot(self, snap: SnapshotId) -> None:
-        """See `Engine`."""
         self._begin_change()
         self._check_snapshot(snap)
         self._write(LEAVE_SNAPSHOT, (snap,))
@@ -232,7 +226,6 @@ class Snapshots(Queries):
             self._set_head(newest)
 
     async def delete_snapshot_step(self, limit: int) -> bool:
-        """See `Engine`."""
         self._begin_change()
         row = self._row(_A_LEAVING)
         if row is None:
@@ -261,7 +254,6 @@ class Snapshots(Queries):
         return self._row(_A_LEAVING) is not None
 
     async def snapshot_usage(self) -> SnapshotUsage:
-        """See `Engine`."""
         ((count, newest_ns),) = self._rows(
             "select count(*), max(created_ns) from snapshot where state = 'live'"
         )
@@ -279,7 +271,6 @@ class Snapshots(Queries):
 
     # --- reading ---------------------------------------------------------------------------------
     async def inode_at(self, snap: SnapshotId, ino: InodeNo) -> Inode:
-        """See `Engine`."""
         self._check_snapshot(snap)
         return self._inode_at(snap, ino)
 
@@ -319,7 +310,6 @@ class Snapshots(Queries):
         return Inode._make((ino, mode, *attributes, generation, raw, blob, flags, 0, None, 0))
 
     async def lookup_at(self, snap: SnapshotId, parent: InodeNo, name: bytes) -> Inode:
-        """See `Engine`."""
         self._check_snapshot(snap)
         row = self._row(_LOOKUP, (snap, parent, name))
         if row is not None:
@@ -334,7 +324,6 @@ class Snapshots(Queries):
     async def list_directory_at(
         self, snap: SnapshotId, parent: InodeNo, after_cookie: int, limit: int
     ) -> list[DirectoryEntry]:
-        """See `Engine`."""
         self._check_snapshot(snap)
         self._directory_at(snap, parent)
         rows = self._rows(_LIST_DIRECTORY, (snap, parent, after_cookie, limit))
@@ -348,14 +337,12 @@ class Snapshots(Queries):
         return entries
 
     async def get_parent_at(self, snap: SnapshotId, ino: InodeNo) -> InodeNo:
-        """See `Engine`."""
         self._check_snapshot(snap)
         self._inode_at(snap, ino)
         row = self._row(f"{_NAMES_OF} limit 1", (snap, ino))
         return ROOT_INODE if row is None else InodeNo(row[1])
 
     async def read_link_at(self, snap: SnapshotId, ino: InodeNo) -> bytes:
-        """See `Engine`."""
         self._check_snapshot(snap)
         self._inode_at(snap, ino)
         row = self._row(_TARGET, (ino,))
@@ -365,7 +352,6 @@ class Snapshots(Queries):
         return target
 
     async def list_xattrs_at(self, snap: SnapshotId, ino: InodeNo) -> list[tuple[bytes, bytes]]:
-        """See `Engine`."""
         self._check_snapshot(snap)
         self._inode_at(snap, ino)
         return self._xattrs_at(snap, ino)
@@ -375,7 +361,6 @@ class Snapshots(Queries):
         return [(name, value) for name, value in rows]
 
     async def list_paths_at(self, snap: SnapshotId, ino: InodeNo) -> list[bytes]:
-        """See `Engine`."""
         self._check_snapshot(snap)
         return [path for path, _above in self._places_at(snap, ino)]
 
@@ -406,7 +391,6 @@ class Snapshots(Queries):
         position: InodeNo,
         limit: int,
     ) -> DifferencePage:
-        """See `Engine`."""
         self._check_snapshot(before)
         self._check_snapshot(after)
         if after < before:

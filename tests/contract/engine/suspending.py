@@ -145,7 +145,7 @@ class SuspendingEngine:
         self._queue.unpark()
 
     def change(self, *, deferred: bool = False) -> _Change:
-        """See `Engine`; a change is committed at its end, as if it were not deferred."""
+        """A change is committed at its end, as if it were not deferred."""
         return _Change(self)
 
     @property
@@ -156,7 +156,7 @@ class SuspendingEngine:
         return self._deferred
 
     async def commit(self) -> None:
-        """See `Engine`; what others are about to do is left to them."""
+        """What others are about to do is left to them."""
         if not trio.lowlevel.in_trio_task():
             await self._engine.commit()
         elif self.uncommitted:
@@ -172,7 +172,7 @@ class SuspendingEngine:
 
 
 class _Change:
-    """See `Engine.change`."""
+    """The calls of a block; no other task calls the engine until it ends."""
 
     def __init__(self, engine: SuspendingEngine) -> None:
         self._engine = engine

@@ -51,7 +51,6 @@ class FakeValidity(Validity):
         self._limits = limits
 
     def attributes_s(self, inode: Inode) -> float:
-        """See `Validity`."""
         return 0.0 if stat.S_ISREG(inode.mode) else self._limits.attributes_s
 
 

@@ -19,7 +19,6 @@ class MemorySlab:
         self._device = device
 
     def write(self, offset: int, data: memoryview) -> None:
-        """See `Slab`."""
         if self._device is not None:
             self._device.meet("write")
         assert not self.sealed
@@ -28,20 +27,17 @@ class MemorySlab:
         self.writes.append((offset, len(data)))
 
     def read(self, offset: int, target: memoryview) -> None:
-        """See `Slab`."""
         assert not self.released
         target[:] = self.content[offset : offset + len(target)]
 
     def seal(self) -> None:
-        """See `Slab`."""
         self.sealed = True
 
     def export(self) -> int:
-        """See `Slab`; nobody asks for it here."""
+        """Nobody asks for it here."""
         raise NotImplementedError
 
     def release(self) -> None:
-        """See `Slab`."""
         self.released = True
 
 
@@ -77,12 +73,10 @@ class MemoryDevice:
             raise self.failing[call].pop(0)
 
     def memory(self) -> DeviceMemory:
-        """See `Device`."""
         free_bytes = self.capacity_bytes - self.used_bytes - self.outside_bytes
         return DeviceMemory(max(0, free_bytes), self.capacity_bytes)
 
     def allocate(self, size_bytes: int) -> MemorySlab:
-        """See `Device`."""
         self.meet("allocate")
         rounded_bytes = -(-size_bytes // self.granularity_bytes) * self.granularity_bytes
         if rounded_bytes > self.memory().free_bytes:
@@ -91,7 +85,7 @@ class MemoryDevice:
         return self.slabs[-1]
 
     def close(self) -> None:
-        """See `Device`."""
+        """Close nothing."""
 
 
 __all__ = ["DeviceError", "MemoryDevice", "MemorySlab"]
