@@ -1,7 +1,8 @@
 """Back-off: pauses that double from one failure to the next, up to a longest one.
 
 Invariant: no pause is longer than the longest one, and no pause is shorter than half of what it
-would be without jitter.
+would be without jitter. While a circuit breaker is open nobody asks: so thousands of waiting files
+cost a store that is down one attempt, not one each.
 """
 
 from __future__ import annotations
@@ -66,3 +67,35 @@ class Backoff:
         """The next attempt is due at once, and the next pause is the first one again."""
         self._failure_count = 0
         self._again_s = float("-inf")
+
+
+class CircuitBreaker:
+    """Whether a store is worth asking: one back-off for all who ask it.
+
+    Args:
+        first_s: As `Backoff`.
+        longest_s: Likewise.
+        rng: Gives jitter.
+    """
+
+    def __init__(self, first_s: float, longest_s: float, rng: random.Random) -> None:
+        self._backoff = Backoff(first_s, longest_s, rng)
+        self.reason: str | None = None
+        """Why the store failed last; None while it works."""
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until the store is asked again; 0: now."""
+        return self._backoff.wait_s
+
+    def fail(self, reason: str) -> None:
+        """The store refused or did not answer."""
+        self.reason = reason
+        # Otherwise it was one of those that were under way when it opened: no second failure.
+        if not self.wait_s:
+            self._backoff.fail()
+
+    def succeed(self) -> None:
+        """The store did what it was asked."""
+        self.reason = None
+        self._backoff.reset()

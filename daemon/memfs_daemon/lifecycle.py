@@ -21,7 +21,7 @@ from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import find_mount
 from memfs.metadata.store_record import describe_store, recall_store, record_store
-from memfs.placement.stored_stats import load_pools
+from memfs.placement.resident import load_pools
 from memfs_daemon.assembly import GLACIER_NAME
 from memfs_daemon.mount_users import (
     describe_copies,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memfs.control.report import PolicyReport, PoolReport
-from memfs.placement.stored_stats import POOLS_SETTING
+from memfs.placement.resident import POOLS_SETTING
 from memfs.sizes import parse_size
 
 if TYPE_CHECKING:

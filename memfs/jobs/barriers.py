@@ -38,10 +38,10 @@ from memfs.types import FormKind, Tier
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memfs.backoff import CircuitBreaker
     from memfs.jobs.file_work import WorkResults
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
-    from memfs.placement.circuit_breaker import CircuitBreaker
     from memfs.placement.quotas import Quotas
     from memfs.types import InodeNo
 

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memfs.backoff import CircuitBreaker
 from memfs.config import QuotasConfig
-from memfs.placement.circuit_breaker import CircuitBreaker
 from memfs.placement.queues import MoveQueues
 from memfs.placement.quotas import Quotas
 from memfs.placement.usage import TierUsage
@@ -97,7 +97,7 @@ class Context:
             planner=planner or GuardedPlanner(),
             queues=queues,
             usage=TierUsage(parts.config),
-            breaker=CircuitBreaker(policy, rng),
+            breaker=CircuitBreaker(policy.retry_s_min, policy.retry_s_max, rng),
             rng=rng,
             clock=clock,
         )

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from memfs.defects import as_failure
+from memfs.errors import MemfsError
 from memfs.placement.batcher import BATCH_WORKERS
 from memfs.placement.decide import Shown, decide
 from memfs.placement.execute import Placer
 from memfs.placement.resident import resident
 from memfs.placement.sources import Sources
-from memfs.placement.stored_stats import StoredStats
 from memfs.placement.upkeep import GARBAGE_A_ROUND, Upkeep
 from memfs.placement.usage import LOOK_S, ProgramWatch, describe_usage, measure
 from memfs.stores.paced import unhurried
@@ -26,8 +26,10 @@ from memfs.stores.paced import unhurried
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
+    from memfs.metadata.engine import Local
     from memfs.placement.context import Context
     from memfs.placement.upkeep import Compaction
+    from memfs.policy.access_stats import AccessStats
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,12 @@ GIVE_WAY_S_MAX = 5.0
 
 PROMOTION_WORKERS = 2
 
+_WARM_SETTING = "policy.heat.warm"
+_COLD_SETTING = "policy.heat.cold"
+
+SAVE_INTERVAL_S = 300.0
+"""A daemon that is killed forgets the use of so long. Guess."""
+
 
 class Mover:
     """The background of one mount.
@@ -59,7 +67,7 @@ class Mover:
         self._config = context.config
         self._finish_requests = finish_requests
         self._giving_way = False
-        self._memory = StoredStats(context.engine, context.access_stats)
+        self._stored_stats = _StoredStats(context.engine, context.access_stats)
         self._placer = Placer(context)
         self._sources = Sources(context, self._placer)
         self._watch = ProgramWatch(context)
@@ -82,7 +90,7 @@ class Mover:
         finally:
             # The engine answers at once; nothing waits here for a store or a disk.
             with trio.CancelScope(shield=True):
-                await self._guarded(self._memory.save)
+                await self._guarded(self._stored_stats.save)
                 await self._guarded(self._context.quotas.save)
 
     async def _run(self) -> None:
@@ -139,7 +147,7 @@ class Mover:
             pause_s = self._config.policy.interval_s
 
     async def _round(self) -> bool:
-        await self._memory.load_or_save()
+        await self._stored_stats.load_or_save()
         await self._context.quotas.save_if_due()
         more = await self._finish_requests()
         if self._context.activity.take_freed():
@@ -193,3 +201,50 @@ class Mover:
             log.warning("a round of the mover could not be finished: %s", reason)
             await trio.sleep(self._config.policy.retry_s_min)
             return None
+
+
+class _StoredStats:
+    """Keeps `AccessStats` in the engine's settings, from one run of the daemon to the next.
+
+    Args:
+        engine: Where settings are.
+        access_stats: What is kept.
+    """
+
+    def __init__(self, engine: Local, access_stats: AccessStats) -> None:
+        self._engine = engine
+        self._access_stats = access_stats
+        self._loaded = False
+        self._saved_s = 0.0
+
+    async def load_or_save(self) -> None:
+        """Load once, then save now and then."""
+        if not self._loaded:
+            self._loaded = True
+            self._saved_s = trio.current_time()
+            await self._load()
+        elif trio.current_time() - self._saved_s >= SAVE_INTERVAL_S:
+            await self.save()
+
+    async def save(self) -> None:
+        """Store the statistics as they are now."""
+        if not self._loaded:
+            return
+        self._saved_s = trio.current_time()
+        async with self._engine.change():
+            await self._engine.put_setting(_WARM_SETTING, self._access_stats.encode_warm())
+            await self._engine.put_setting(_COLD_SETTING, self._access_stats.encode_cold())
+
+    async def _load(self) -> None:
+        access_stats = self._access_stats
+        decoders = (
+            (_WARM_SETTING, access_stats.decode_warm),
+            (_COLD_SETTING, access_stats.decode_cold),
+        )
+        for name, decode in decoders:
+            try:
+                stored = await self._engine.get_setting(name)
+                if stored is not None:
+                    decode(stored)
+            except MemfsError as error:
+                log.warning("%s: %s; files count as not used so far", name, error)

@@ -1,19 +1,20 @@
 """Resident: the files in RAM, charged to their pools, and let go by age and as pools fill.
 
 Invariant: a file is charged before it is locked, and no file is locked beyond its pool: neither a
-pin
-nor a policy takes what another pool has reserved. After a round every resident file that was looked
-at is charged to one pool as it is now.
+pin nor a policy takes what another pool has reserved. After a round every resident file that was
+looked at is charged to one pool as it is now.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from memfs.content.residency import LockOutcome
-from memfs.errors import RamFullError
+from memfs.errors import InvalidValueError, RamFullError
 from memfs.placement.candidate import observe, observe_all, observe_ranked
 from memfs.placement.decide import Shown
+from memfs.policy.marks import MARKED_SETTING
 from memfs.policy.plan import make_room
 from memfs.sizes import format_size
 from memfs.types import InodeNo, Tier
@@ -21,10 +22,16 @@ from memfs.types import InodeNo, Tier
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Container
 
+    from memfs.metadata.engine import Local
     from memfs.placement.candidate import Observed
     from memfs.placement.context import Context
+    from memfs.policy.access_stats import AccessStats
     from memfs.policy.pools import Pool
     from memfs.policy.view import Candidate
+
+log = logging.getLogger(__name__)
+
+POOLS_SETTING = "policy.pools"
 
 FILES_A_STEP = 32
 """The coldest ones, looked at for their age in every round."""
@@ -33,6 +40,29 @@ FILES_A_DRAINING_STEP = 512
 
 VICTIMS_LOOKED_AT_MAX = 4096
 """Resident files among which room is looked for."""
+
+
+# --- pools of an earlier run ---------------------------------------------------------------------
+async def load_pools(engine: Local, access_stats: AccessStats, warm_bytes: int) -> None:
+    """Take the pools of an earlier run, and whether any file has a mark at all.
+
+    Args:
+        engine: Where settings are.
+        access_stats: Gets them.
+        warm_bytes: Capacity of the RAM tier, of which pools reserve parts.
+    """
+    access_stats.marked = (
+        access_stats.marked or await engine.get_setting(MARKED_SETTING) is not None
+    )
+    stored = await engine.get_setting(POOLS_SETTING)
+    if stored is None:
+        return
+    try:
+        refusals = access_stats.pools.decode(stored, warm_bytes)
+    except (ValueError, TypeError, AttributeError, InvalidValueError) as error:
+        refusals = [f"the stored pools cannot be read: {error}"]
+    for refusal in refusals:
+        log.warning("a pool is left out: %s", refusal)
 
 
 # --- a source ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.backoff import JITTER, Backoff, pause_after
+from memfs.backoff import JITTER, Backoff, CircuitBreaker, pause_after
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -45,3 +45,20 @@ async def test_after_a_reset_it_begins_anew(mock_clock: MockClock) -> None:
     assert backoff.wait_s == 0.0
     mock_clock.jump(0.1)
     assert backoff.fail() == 2.0
+
+
+async def test_what_was_under_way_when_a_breaker_opened_makes_no_pause_longer(
+    mock_clock: MockClock,
+) -> None:
+    breaker = CircuitBreaker(2.0, 60.0, random.Random(1))
+    for _ in range(10):
+        breaker.fail("it is down")
+    assert 0.0 < breaker.wait_s <= 2.0
+    assert breaker.reason == "it is down"
+    mock_clock.jump(2.0)
+    assert breaker.wait_s == 0.0
+    breaker.fail("it is down")
+    assert 4.0 * (1 - JITTER) <= breaker.wait_s <= 4.0
+    breaker.succeed()
+    assert breaker.wait_s == 0.0
+    assert breaker.reason is None

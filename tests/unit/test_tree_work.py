@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from memfs.backoff import CircuitBreaker
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.config import Config, GlacierConfig, QuotasConfig
 from memfs.errors import InvalidValueError, QuotaSpentError, StaleInodeError
@@ -19,7 +20,6 @@ from memfs.jobs.file_work import WorkResults
 from memfs.metadata.records import PendingMove
 from memfs.moves.dropping import drop_raw
 from memfs.moves.uploading import upload
-from memfs.placement.circuit_breaker import CircuitBreaker
 from memfs.placement.quotas import Quotas
 from memfs.policy.access_stats import AccessStats
 from memfs.policy.quotas import Spent
@@ -48,7 +48,12 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 @pytest.fixture
 def breaker(state: State) -> CircuitBreaker:
-    return CircuitBreaker(state.config.policy, random.Random(1))
+    return breaker_of(state.config)
+
+
+def breaker_of(config: Config) -> CircuitBreaker:
+    policy = config.policy
+    return CircuitBreaker(policy.retry_s_min, policy.retry_s_max, random.Random(1))
 
 
 async def run(work: FileWork, *inos: InodeNo) -> WorkResults:
@@ -188,7 +193,7 @@ async def test_large_files_get_objects_of_their_own(tmp_path: Path) -> None:
     state = State(tmp_path / "state", config)
     try:
         inos = [await state.create(str(size), compressible(size)) for size in (100, 20_000, 30_000)]
-        breaker = CircuitBreaker(config.policy, random.Random(1))
+        breaker = breaker_of(config)
         await run(remote_barrier(state, breaker), *inos)
         assert len([stat async for stat in state.remote.list("blobs/")]) == 3
     finally:
@@ -212,7 +217,7 @@ async def test_a_store_that_is_down_is_asked_once_for_many_files(
     """The files wait with its reason, and get there when it is back."""
     config = Config(cold=SMALL_FRAMES.cold, glacier=GlacierConfig(batch_file_bytes_max=0))
     state = State(tmp_path / "state", config)
-    breaker = CircuitBreaker(config.policy, random.Random(1))
+    breaker = breaker_of(config)
     try:
         inos = [await state.create(str(number), CONTENT) for number in range(5)]
         state.faults.add(Fault(FaultKind.UNAVAILABLE, "put_file"))
@@ -231,7 +236,7 @@ async def test_a_file_that_the_mover_uploads_as_well_is_uploaded_once(
     """Who comes second waits, and finds the object: alone, and in a batch."""
     config = Config(cold=SMALL_FRAMES.cold, glacier=GlacierConfig(batch_file_bytes_max=10_000))
     state = State(tmp_path / "state", config)
-    breaker = CircuitBreaker(config.policy, random.Random(1))
+    breaker = breaker_of(config)
     try:
         sizes = (100, 200, 20_000)
         inos = [await state.create(str(size), compressible(size)) for size in sizes]
@@ -271,7 +276,7 @@ BUDGETS = Config(
 async def test_a_remote_barrier_stays_inside_the_quotas(tmp_path: Path, size: int) -> None:
     """What there is no room for waits with the name of the quota; small files in part as well."""
     state = State(tmp_path / "state", BUDGETS)
-    breaker = CircuitBreaker(BUDGETS.policy, random.Random(1))
+    breaker = breaker_of(BUDGETS)
     quotas = spending_of(state)
     state.parts.remote = MeteredStore(state.remote, quotas)
     try:
@@ -292,7 +297,7 @@ async def test_a_remote_barrier_stays_inside_the_quotas(tmp_path: Path, size: in
 async def test_what_a_quota_never_has_room_for_has_failed(tmp_path: Path) -> None:
     """Waiting would not help: the quota has to be raised."""
     state = State(tmp_path / "state", BUDGETS)
-    breaker = CircuitBreaker(BUDGETS.policy, random.Random(1))
+    breaker = breaker_of(BUDGETS)
     try:
         ino = await state.create("a", incompressible(200_000))
         results = await run(remote_barrier(state, breaker), ino)

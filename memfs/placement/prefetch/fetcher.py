@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.backoff import CircuitBreaker
 from memfs.content.residency import LockOutcome, page_bytes
 from memfs.content.space import measure_cold_space
 from memfs.errors import (
@@ -23,7 +24,6 @@ from memfs.errors import (
 )
 from memfs.metadata.records import Decision, InodeFlags
 from memfs.moves.hydrating import hydrate
-from memfs.placement.circuit_breaker import CircuitBreaker
 from memfs.placement.quotas import cost_of_fetch, stored_bytes_max
 from memfs.policy import rules
 from memfs.policy.quotas import Spent
@@ -75,7 +75,8 @@ class Fetcher:
         self._engine = context.engine
         self._done = done
         # Not that of the moves, whose pauses are those of files that nobody waits for.
-        self._breaker = CircuitBreaker(context.config.policy, context.rng)
+        policy = context.config.policy
+        self._breaker = CircuitBreaker(policy.retry_s_min, policy.retry_s_max, context.rng)
         self._hydrating_count = 0
         self._reserved_bytes = 0
         """Bytes of the disk, for the files that are being fetched."""
