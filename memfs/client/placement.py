@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xattr
@@ -103,8 +104,7 @@ def read(path: Path) -> Placement:
     _require_memfs(path)
     try:
         tier, pinned, state, why = (
-            xattr.getxattr(path, _PREFIX + name).decode()
-            for name in ("tier", "pin", "state", "why")
+            read_value(path, _PREFIX + name) for name in ("tier", "pin", "state", "why")
         )
     except OSError as error:
         raise _explain(error, path) from None
@@ -114,10 +114,22 @@ def read(path: Path) -> Placement:
     return Placement(str(path), tier, pinned, state, decision)
 
 
+def read_value(path: str | Path, name: str) -> str:
+    """Return an attribute that may grow while it is read, as what memfs tells of a file does.
+
+    The standard library offers a buffer that holds any value; the xattr package asks for the length
+    first, and fails (ERANGE) where the value has grown since.
+
+    Raises:
+        OSError: As of getxattr(2).
+    """
+    return os.getxattr(path, name).decode()
+
+
 def is_safe(level: str, path: str) -> bool:
     """Return whether a file is as safe as a barrier of a level makes it, by what it tells."""
     try:
-        state = xattr.getxattr(path, _PREFIX + "state").decode()
+        state = read_value(path, _PREFIX + "state")
     except OSError:
         return False
     return state in ("remote", level)

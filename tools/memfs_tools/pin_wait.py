@@ -5,14 +5,15 @@ Invariant: it ends: every file is there, or what keeps each of the others has be
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.client.placement import PlacementError
 from memfs.client.placement import read as read_placement
-from memfs.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from memfs.client.placement import Placement
 
 _POLL_S = 0.2
+
+_REMOVED = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
+"""What is met with where a file was removed or moved meanwhile."""
 
 
 class Waited(NamedTuple):
@@ -36,13 +40,19 @@ class Waited(NamedTuple):
         return self.there_count + len(self.refusals) >= self.total_count
 
 
-def wait_until_there(paths: Iterable[Path], tier: str, show: Callable[[Waited], None]) -> Waited:
+def wait_until_there(
+    paths: Iterable[Path],
+    tier: str,
+    show: Callable[[Waited], None],
+    read: Callable[[Path], Placement] = read_placement,
+) -> Waited:
     """Return when all files below some paths are in a tier, or cannot get there for now.
 
     Args:
         paths: Files and directories; a file below that has a pin of its own elsewhere is left out.
         tier: Where they are pinned to.
         show: Told after each look.
+        read: Tells where a file is.
     """
     waiting, there_count = list(files_below(paths)), 0
     total_count = len(waiting)
@@ -50,10 +60,13 @@ def wait_until_there(paths: Iterable[Path], tier: str, show: Callable[[Waited], 
         left, refusals = [], {}
         for file in waiting:
             try:
-                placement = read_placement(file)
-            except UsageError:
-                # Removed meanwhile.
-                total_count -= 1
+                placement = read(file)
+            except PlacementError as error:
+                if error.errno in _REMOVED:
+                    total_count -= 1
+                else:
+                    left.append(file)
+                    refusals[os.fspath(file)] = os.strerror(error.errno)
                 continue
             if placement.pin != tier:
                 total_count -= 1
@@ -84,8 +97,14 @@ def _refusal(placement: Placement) -> str | None:
 def files_below(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield the regular files that have bytes to move."""
     for path in paths:
-        for file in _walk(path) if path.is_dir() else (path,):
-            status = file.lstat()
+        walked = path.is_dir()
+        for file in _walk(path) if walked else (path,):
+            try:
+                status = file.lstat()
+            except FileNotFoundError:
+                if not walked:
+                    raise
+                continue
             if stat.S_ISREG(status.st_mode) and status.st_size:
                 yield file
 
