@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import TYPE_CHECKING
 
 from memfs.bounded import BoundedDict
 from memfs.escaping import escape_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class EscapingFormatter(logging.Formatter):
@@ -42,19 +46,26 @@ class SeldomLog:
     Args:
         log: Where they go.
         period_s: Between two lines of a kind.
+        clock: In seconds.
     """
 
     KINDS_MAX = 64
 
-    def __init__(self, log: logging.Logger, period_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        log: logging.Logger,
+        period_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._log = log
         self._period_s = period_s
+        self._clock = clock
         self._kinds: BoundedDict[str, tuple[float, int]] = BoundedDict(self.KINDS_MAX)
         """Those of each kind when its last line was, and the lines left out since."""
 
     def info(self, kind: str, line: str) -> None:
         """Log a line, unless one of its kind was logged just now."""
-        now_s = time.monotonic()
+        now_s = self._clock()
         last_s, count = self._kinds.get(kind, (-self._period_s, 0))
         if now_s < last_s + self._period_s:
             self._kinds[kind] = (last_s, count + 1)

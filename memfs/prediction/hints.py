@@ -83,9 +83,14 @@ class _Job:
 
 
 class Hints:
-    """The jobs."""
+    """The jobs.
 
-    def __init__(self) -> None:
+    Args:
+        count_max: Files that may wait, of all jobs together.
+    """
+
+    def __init__(self, count_max: int = HINT_COUNT_MAX) -> None:
+        self._count_max = count_max
         self._jobs: OrderedDict[int, _Job] = OrderedDict()
         self._turns: OrderedDict[int, _Job] = OrderedDict()
         """Jobs with files that wait; the first one's turn it is."""
@@ -119,7 +124,7 @@ class Hints:
         job = self._find(number)
         if job.cancelled:
             raise NotFoundError(f"list {number} of files to prefetch was cancelled")
-        taken = inos[: HINT_COUNT_MAX - self.waiting_count]
+        taken = inos[: self._count_max - self.waiting_count]
         if taken:
             # What was handed out goes with the next addition, so that a long-lived job stays small.
             del job.inos[: job.next]

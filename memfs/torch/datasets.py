@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SLOW_S = 0.005
-"""A file that takes longer is waited for: a small one in the page cache takes 0.3 ms, and 1.7 ms
+"""A file that takes longer is slow to come: a small one in the page cache takes 0.3 ms, and 1.7 ms
 where a thread is handed it (measured, 2 cores). Guess between that and a store's answer."""
 
 THREADS_MAX = 16
@@ -46,6 +46,7 @@ class TensorDirectory(Dataset[Any]):
         device: Where items are; workers of a DataLoader return CPU tensors.
         lookahead: Files of a batch that are read at the same time, at most, where one is slow to
             come; 1: each after the other.
+        slow_s: A file that takes longer is slow to come.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class TensorDirectory(Dataset[Any]):
         transform: Callable[[dict[str, torch.Tensor]], Any] | None = None,
         device: str = "cpu",
         lookahead: int = 32,
+        slow_s: float = SLOW_S,
     ) -> None:
         self.root = Path(root)
         self.paths = [str(path) for path in sorted(self.root.glob(pattern)) if path.is_file()]
@@ -64,6 +66,7 @@ class TensorDirectory(Dataset[Any]):
         self.transform = transform
         self.device = device
         self.lookahead = lookahead
+        self.slow_s = slow_s
 
     def __len__(self) -> int:
         """Return how many files there are."""
@@ -79,7 +82,7 @@ class TensorDirectory(Dataset[Any]):
         for at, index in enumerate(indices):
             begin_s = time.monotonic()
             tensors = self._load(index)
-            slow = time.monotonic() - begin_s > SLOW_S
+            slow = time.monotonic() - begin_s > self.slow_s
             items.append(self._transformed(tensors))
             if slow and self.lookahead > 1 and len(indices) > len(items):
                 return items + self._load_together(indices[at + 1 :])

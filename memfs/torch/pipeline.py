@@ -107,7 +107,13 @@ def stream_for(device: torch.device) -> Stream:
 
 
 def read_to_device(
-    fd: int, name: str, target: torch.Tensor, runs: Iterable[Run], stream: Stream | None = None
+    fd: int,
+    name: str,
+    target: torch.Tensor,
+    runs: Iterable[Run],
+    stream: Stream | None = None,
+    *,
+    buffer_bytes: int = BUFFER_BYTES,
 ) -> None:
     """Read parts of a file into memory of a device.
 
@@ -117,12 +123,13 @@ def read_to_device(
         target: Shape `(n,)`, dtype uint8.
         runs: What goes where, ascending in the target. What lies between them is undefined after.
         stream: None: that of the target's device.
+        buffer_bytes: What is read at a time.
 
     Raises:
         FormatError: The file is shorter.
         OSError: It cannot be read.
     """
-    pieces = list(windows(runs, BUFFER_BYTES))
+    pieces = list(windows(runs, buffer_bytes))
     if target.device.type == "cpu" and stream is None:
         _read_to_host(fd, name, target, pieces)
         return

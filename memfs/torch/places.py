@@ -19,13 +19,24 @@ from memfs.linux.mounts import list_mounts
 from memfs.types import FILESYSTEM_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 LISTED_COUNT_MIN = 8
 """A directory with fewer files of ours is not listed: it may have millions of others."""
 
 NOWHERE = 0
 """The number of a file that is not on memfs, or not there."""
+
+
+def mounts_by_device() -> dict[int, Mount]:
+    """Return the mounts of memfs."""
+    found = {}
+    for mount in list_mounts():
+        if mount.type == FILESYSTEM_TYPE:
+            major, _, minor = mount.device.partition(":")
+            device = os.makedev(int(major), int(minor))
+            found[device] = Mount(mount.mountpoint, Path(mount.source))
+    return found
 
 
 class MountedFiles(NamedTuple):
@@ -51,10 +62,16 @@ class Places:
 
     Args:
         paths: By index.
+        find_mounts: Returns the mounts of memfs by device.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        find_mounts: Callable[[], dict[int, Mount]] = mounts_by_device,
+    ) -> None:
         self._paths = paths
+        self._find_mounts = find_mounts
         self._directories: dict[str, _Directory] | None = None
         self._inos = array("Q")
         self._devices = array("q")
@@ -66,7 +83,7 @@ class Places:
         Args:
             order: Indices of paths.
         """
-        mounts = _mounts_by_device()
+        mounts = self._find_mounts()
         self._refresh(mounts)
         inos, devices = self._inos, self._devices
         found = []
@@ -140,13 +157,3 @@ def _number_of(path: str) -> int:
         return os.lstat(path).st_ino
     except OSError:
         return NOWHERE
-
-
-def _mounts_by_device() -> dict[int, Mount]:
-    found = {}
-    for mount in list_mounts():
-        if mount.type == FILESYSTEM_TYPE:
-            major, _, minor = mount.device.partition(":")
-            device = os.makedev(int(major), int(minor))
-            found[device] = Mount(mount.mountpoint, Path(mount.source))
-    return found

@@ -10,6 +10,7 @@ import errno
 import logging
 import threading
 from bisect import bisect_right
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from memfs.control.client import ControlError
@@ -23,20 +24,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FILES_A_CALL = 20_000
-"""A call takes the daemon some 2 us a file, in slices."""
-
 FULL_A_CALL = 1000
 """While the daemon's list is full: calls are made for what was used, and few of these are taken."""
 
-URGENT_S = 0.01
-"""Pause between two calls while files wait for the room of those that were used."""
-
-CALM_S = 0.25
-"""Pause while nothing waits. Guess: the room of files used meanwhile is not missed for so long."""
-
 END_S_MAX = 60.0
 """At the end of an epoch the last call is waited for so long."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often daemons are told, and of how much."""
+
+    files_a_call: int = 20_000
+    """A call takes the daemon some 2 us a file, in slices."""
+    urgent_s: float = 0.01
+    """Pause between two calls while files wait for the room of those that were used."""
+    calm_s: float = 0.25
+    """Pause while nothing waits. Guess: the room of files used meanwhile is not missed for so
+    long."""
+
+
+PACE = Pace()
 
 
 class _Mounted:
@@ -72,6 +80,7 @@ class Teller:
         jobs: The number of each mount's list, which outlives the epoch.
         tier: `warm` or `cold`.
         on_silence: Called with what keeps a mount from being told.
+        pace: How often they are told.
     """
 
     def __init__(
@@ -81,12 +90,14 @@ class Teller:
         jobs: dict[Mount, int],
         tier: Literal["warm", "cold"],
         on_silence: Callable[[Mount, ControlError], None],
+        pace: Pace = PACE,
     ) -> None:
         self._places = places
         self._order = order
         self._jobs = jobs
         self._tier = tier
         self._on_silence = on_silence
+        self._pace = pace
         self.used_count = 0
         """Files, the first ones, that are not used again; set by who trains."""
         self._wake = threading.Event()
@@ -118,7 +129,8 @@ class Teller:
                     self._tell(each, replaced)
                 if ended or all(each.silent for each in mounted):
                     return
-                self._wake.wait(URGENT_S if any(each.urgent for each in mounted) else CALM_S)
+                urgent = any(each.urgent for each in mounted)
+                self._wake.wait(self._pace.urgent_s if urgent else self._pace.calm_s)
         except Exception:
             # A defect: the epoch goes on without hints.
             log.exception("memfs cannot be told of this epoch")
@@ -126,9 +138,10 @@ class Teller:
     def _tell(self, each: _Mounted, replaced: set[Mount]) -> None:
         """Tell one daemon what is new."""
         used_count = bisect_right(each.positions, self.used_count - 1)
+        files_a_call = self._pace.files_a_call
         while not each.silent:
-            done = each.inos[each.done_count : min(used_count, each.done_count + FILES_A_CALL)]
-            room_count = FULL_A_CALL if each.full else FILES_A_CALL - len(done)
+            done = each.inos[each.done_count : min(used_count, each.done_count + files_a_call)]
+            room_count = FULL_A_CALL if each.full else files_a_call - len(done)
             coming = each.inos[each.told_count : each.told_count + room_count]
             if not done and (each.full or not coming):
                 return

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from memfs.client.mount import Mount
 from memfs.log_lines import SeldomLog
-from memfs_tools import tree_work
 from memfs_tools.commands import prefetch
 from memfs_tools.tree_work import Totals, TreeWork, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memfs.control.methods import PrefetchProgress
+    from memfs.control.methods import PrefetchProgress, WorkReport
 
 SERVED = Mount(Path("/mnt"), Path("/state"))
 
@@ -30,7 +29,7 @@ def paths(tmp_path: Path) -> list[Path]:
     return made
 
 
-def answers(count: int) -> Iterator[dict[str, Any]]:
+def answers(count: int) -> Iterator[WorkReport]:
     """One answer on `count` files, then Ctrl-C."""
     yield {
         "taken_count": count,
@@ -44,20 +43,19 @@ def answers(count: int) -> Iterator[dict[str, Any]]:
 
 
 def test_files_that_were_done_without_an_answer_are_counted(
-    paths: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    paths: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The daemon was asked for thousands of files in one call, and most of them were done."""
     told = answers(2)
-    monkeypatch.setattr(tree_work, "_mount_of", lambda _: SERVED)
-    monkeypatch.setattr("memfs.client.mount.call", lambda *_, **__: next(told))
     safe = {str(path) for path in paths[2:5]}
-    work = Work(lambda mount, inos, _: mount.rekey(inos), 6, is_done=safe.__contains__)
+    work = Work(lambda *_: next(told), 6, is_done=safe.__contains__)
+    tree_work = TreeWork(work, Totals(), find_mount=lambda _: SERVED)
     with pytest.raises(KeyboardInterrupt):
-        TreeWork(work, Totals()).run(tuple(paths), lambda _: "synced", hidden=True)
+        tree_work.run(tuple(paths), lambda _: "synced", hidden=True)
     assert "stopped; 5 files, synced" in capsys.readouterr().err
 
 
-def test_a_stopped_prefetch_waits_for_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_prefetch_waits_for_what_is_under_way() -> None:
     """Files that the workers had begun are fetched to their end, and count."""
     far: PrefetchProgress = {
         "job": 1,
@@ -72,12 +70,16 @@ def test_a_stopped_prefetch_waits_for_what_is_under_way(monkeypatch: pytest.Monk
         "ended": False,
     }
     ended: PrefetchProgress = {**far, "done_count": 4, "fetched_bytes": 4096, "ended": True}
-    asked = {"prefetch_cancel": [far], "prefetch_progress": [far, ended]}
-    monkeypatch.setattr(prefetch, "_POLL_S", 0.0)
-    monkeypatch.setattr(
-        "memfs.client.mount.call", lambda _, method, *__, **___: asked[method].pop(0)
-    )
-    job = prefetch._Job(SERVED, "cold")
+    answers = iter([far, ended])
+
+    class Fetching(Mount):
+        def prefetch_cancel(self, job: int) -> PrefetchProgress:
+            return far
+
+        def prefetch_progress(self, job: int) -> PrefetchProgress:
+            return next(answers)
+
+    job = prefetch._Job(Fetching(*SERVED), "cold", poll_s=0.0)
     job._number = 1
     job.cancel()
     assert job.describe() == "4 of 4 files are near, 0 of them in RAM; 4.0 KiB were fetched"
@@ -99,16 +101,13 @@ def test_lines_that_many_files_cause_are_written_seldom(caplog: pytest.LogCaptur
     assert len(at_once._kinds) == SeldomLog.KINDS_MAX
 
 
-def test_lines_that_were_left_out_are_told_with_the_next(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_that_were_left_out_are_told_with_the_next(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    now_s = [0.0]
-    monkeypatch.setattr("memfs.log_lines.time.monotonic", lambda: now_s[0])
-    seldom = SeldomLog(logging.getLogger("memfs.test"))
+    now_s = 0.0
+    seldom = SeldomLog(logging.getLogger("memfs.test"), clock=lambda: now_s)
     for _ in range(3):
         seldom.info("used", "line")
-    now_s[0] = 61.0
+    now_s = 61.0
     seldom.info("used", "line")
     assert [record.getMessage() for record in caplog.records] == [
         "line",

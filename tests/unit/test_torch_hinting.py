@@ -15,15 +15,15 @@ import torch
 import memfs.torch as mt
 from memfs.control.client import ControlError, ControlUnavailableError
 from memfs.errors import MemfsError
-from memfs.prediction import hints
 from memfs.prediction.hints import Hints
-from memfs.torch import datasets, hinting, loading, telling
+from memfs.torch import hinting
 from memfs.torch.places import MountedFiles
+from memfs.torch.telling import Pace
 from memfs.types import InodeNo
 from tests.waiting import WAIT_S, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 PATHS = [f"/data/{number:03}" for number in range(100)]
 
@@ -112,20 +112,16 @@ def test_the_order_is_told_while_the_first_index_is_used(daemon: FakeDaemon) -> 
     assert list(second) == order(2)[1:]
 
 
-def test_who_trains_waits_for_no_call(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_trains_waits_for_no_call(daemon: FakeDaemon) -> None:
     """All of them are another thread's, and few."""
-    monkeypatch.setattr(telling, "CALM_S", 30.0)
-    assert list(mt.HintSampler(order(1), PATHS)) == order(1)
+    assert list(mt.HintSampler(order(1), PATHS, pace=Pace(calm_s=30.0))) == order(1)
     assert threading.current_thread() not in daemon.threads
     assert daemon.call_count <= 3
 
 
-def test_long_orders_are_told_in_slices(
-    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_orders_are_told_in_slices(daemon: FakeDaemon) -> None:
     """A call has a bound; only the first one takes the place of the last epoch."""
-    monkeypatch.setattr(telling, "FILES_A_CALL", 7)
-    sampler = mt.HintSampler([], PATHS)
+    sampler = mt.HintSampler([], PATHS, pace=Pace(files_a_call=7))
     for seed in (1, 2):
         before = daemon.call_count
         sampler.sampler = order(seed)
@@ -138,10 +134,9 @@ def test_long_orders_are_told_in_slices(
     assert daemon.done == order(1) + order(2)
 
 
-def test_what_is_used_is_done(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_used_is_done(daemon: FakeDaemon) -> None:
     """After as many more as the loader has in flight; and all of it at the end."""
-    monkeypatch.setattr(telling, "CALM_S", 0.01)
-    sampler = iter(mt.HintSampler(order(3), PATHS, behind=10))
+    sampler = iter(mt.HintSampler(order(3), PATHS, behind=10, pace=Pace(calm_s=0.01)))
     for _ in range(60):
         next(sampler)
     # Who asked for the 60th has used the 59 before; 10 of them may be on their way.
@@ -151,13 +146,10 @@ def test_what_is_used_is_done(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatc
     assert daemon.done == order(3)
 
 
-def test_who_waits_for_room_is_told_soon(
-    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_waits_for_room_is_told_soon(daemon: FakeDaemon) -> None:
     """Files that wait for the room of others do not wait for the calm pace."""
-    monkeypatch.setattr(telling, "CALM_S", 1000.0)
     daemon.hints.stalled = "no room"
-    sampler = iter(mt.HintSampler(order(3), PATHS))
+    sampler = iter(mt.HintSampler(order(3), PATHS, pace=Pace(calm_s=1000.0)))
     for count in range(1, 50):
         next(sampler)
         wait_for(lambda count=count: len(daemon.done) == count - 1, "what was used")  # type: ignore[misc]  # bound at once
@@ -174,14 +166,11 @@ def test_an_epoch_that_is_given_up_says_so_of_what_was_used(daemon: FakeDaemon) 
     assert daemon.done == order(3)[:29]
 
 
-def test_what_the_list_has_no_room_for_is_told_as_it_is_worked_off(
-    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_list_has_no_room_for_is_told_as_it_is_worked_off(daemon: FakeDaemon) -> None:
     """Else the end of a long epoch would come without hints."""
-    monkeypatch.setattr(hints, "HINT_COUNT_MAX", 25)
-    monkeypatch.setattr(telling, "FILES_A_CALL", 10)
+    daemon.hints = Hints(count_max=25)
     told: list[int] = []
-    for at, _ in enumerate(mt.HintSampler(order(4), PATHS)):
+    for at, _ in enumerate(mt.HintSampler(order(4), PATHS, pace=Pace(files_a_call=10))):
         wait_for(lambda: daemon.hints.waiting_count, "more hints")
         assert daemon.hints.waiting_count <= 25
         told += daemon.take(1)
@@ -202,11 +191,10 @@ def test_a_list_that_the_daemon_has_forgotten_is_begun_anew(daemon: FakeDaemon) 
 
 
 def test_a_daemon_that_is_away_is_said_once_and_tried_each_epoch(
-    daemon: FakeDaemon, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    daemon: FakeDaemon, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The epoch goes on meanwhile, without asking it again and again."""
-    monkeypatch.setattr(telling, "CALM_S", 0.001)
-    sampler = mt.HintSampler(order(6), PATHS)
+    sampler = mt.HintSampler(order(6), PATHS, pace=Pace(calm_s=0.001))
     middle = iter(sampler)
     next(middle)
     wait_for(lambda: daemon.call_count, "the order")
@@ -240,52 +228,51 @@ def test_samplers_of_any_kind_are_wrapped(daemon: FakeDaemon) -> None:
 
 
 # --- batches -------------------------------------------------------------------------------------
-@pytest.fixture
-def data(tmp_path: Path) -> mt.TensorDirectory:
-    for number in range(6):
-        mt.save({"n": torch.tensor([number])}, tmp_path / f"{number}.safetensors")
-    return mt.TensorDirectory(tmp_path, transform=lambda tensors: int(tensors["n"][0]))
+class WatchedDirectory(mt.TensorDirectory):
+    """Notes which thread loads a file, after `wait`."""
+
+    def __init__(self, root: Path, slow_s: float, wait: Callable[[], object] = int) -> None:
+        for number in range(6):
+            mt.save({"n": torch.tensor([number])}, root / f"{number}.safetensors")
+        super().__init__(root, transform=lambda tensors: int(tensors["n"][0]), slow_s=slow_s)
+        self.wait = wait
+        self.threads: list[threading.Thread] = []
+
+    def _load(self, index: int) -> dict[str, torch.Tensor]:
+        self.threads.append(threading.current_thread())
+        self.wait()
+        return super()._load(index)
 
 
-def test_a_batch_of_near_files_is_read_by_one_thread(
-    data: mt.TensorDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_of_near_files_is_read_by_one_thread(tmp_path: Path) -> None:
     """Threads would cost more than they bring."""
-    monkeypatch.setattr(datasets, "SLOW_S", float("inf"))
-    monkeypatch.setattr(datasets, "ThreadPoolExecutor", None)
+    data = WatchedDirectory(tmp_path, float("inf"))
     assert data.__getitems__([3, 1, 2]) == [3, 1, 2]
+    assert data.threads == [threading.current_thread()] * 3
     assert data.__getitems__([]) == []
 
 
-def test_the_waits_for_far_files_overlap(
-    data: mt.TensorDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_waits_for_far_files_overlap(tmp_path: Path) -> None:
     """After the first one that was slow; no more than `lookahead` of them, and in order."""
-    monkeypatch.setattr(datasets, "SLOW_S", -1.0)
     together = threading.Barrier(2)
     first = iter([True])
 
-    def load(path: str, *, device: str, share: bool) -> dict[str, torch.Tensor]:
-        if not next(first, False):
-            together.wait(WAIT_S)
-        return loading.load(path, device=device, share=share)
-
-    monkeypatch.setattr(datasets, "load", load)
+    data = WatchedDirectory(tmp_path, -1.0, lambda: next(first, 0) or together.wait(WAIT_S))
     data.lookahead = 2
     before = threading.active_count()
     assert data.__getitems__([4, 5, 0, 3, 1]) == [4, 5, 0, 3, 1]
     assert threading.active_count() == before
+    assert len(set(data.threads)) == 3
     data.lookahead = 1
-    monkeypatch.setattr(datasets, "load", loading.load)
-    monkeypatch.setattr(datasets, "ThreadPoolExecutor", None)
+    data.wait = int
+    data.threads.clear()
     assert data.__getitems__([4, 5]) == [4, 5]
+    assert data.threads == [threading.current_thread()] * 2
 
 
-def test_a_file_that_is_missing_fails_its_batch(
-    data: mt.TensorDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_missing_fails_its_batch(tmp_path: Path) -> None:
     """With the error of the file, and no thread is left."""
-    monkeypatch.setattr(datasets, "SLOW_S", -1.0)
+    data = WatchedDirectory(tmp_path, -1.0)
     Path(data.paths[3]).unlink()
     before = threading.active_count()
     with pytest.raises(FileNotFoundError, match=r"3\.safetensors"):

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 import memfs.torch as mt
 from memfs.hot.tensors import ALIGNMENT_BYTES, DType, FormatError, Tensor
-from memfs.torch import pipeline
 from memfs.torch.dtypes import TORCH_TYPES
 from memfs.torch.packing import Run, pack, windows
 from memfs.torch.pipeline import NullStream, read_to_device
@@ -26,12 +25,6 @@ if TYPE_CHECKING:
 
 def tensor(name: str, offset: int, size: int) -> Tensor:
     return Tensor(name, DType.U8, (size,), (1,), offset, size)
-
-
-@pytest.fixture
-def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that small files take many of them."""
-    monkeypatch.setattr(pipeline, "BUFFER_BYTES", 1000)
 
 
 @given(
@@ -131,7 +124,6 @@ def test_every_element_type_comes_back_as_it_was(tmp_path: Path) -> None:
             assert torch.equal(found[name].view(torch.uint8), tensor.view(torch.uint8))
 
 
-@pytest.mark.usefixtures("small_buffers")
 @pytest.mark.parametrize("stream", [None, NullStream()])
 def test_parts_of_a_file_are_read_whatever_they_cross(
     tmp_path: Path, stream: NullStream | None
@@ -145,7 +137,7 @@ def test_parts_of_a_file_are_read_whatever_they_cross(
     packing = pack(near + far)
     target = torch.zeros(packing.size_bytes, dtype=torch.uint8)
     with path.open("rb") as file:
-        read_to_device(file.fileno(), "file", target, packing.runs, stream)
+        read_to_device(file.fileno(), "file", target, packing.runs, stream, buffer_bytes=1000)
     found = target.numpy().tobytes()
     for source, at in zip(near + far, packing.offsets, strict=True):
         expected = content[source.offset : source.end]
@@ -186,7 +178,6 @@ def test_a_small_file_starts_no_thread(tmp_path: Path, monkeypatch: pytest.Monke
     assert started == []
 
 
-@pytest.mark.usefixtures("small_buffers")
 def test_a_read_that_fails_ends_the_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +196,9 @@ def test_a_read_that_fails_ends_the_reading(
     for stream in (None, NullStream()):
         target = torch.zeros(9000, dtype=torch.uint8)
         with path.open("rb") as file, pytest.raises(OSError, match="Input/output"):
-            read_to_device(file.fileno(), "file", target, [Run(0, 0, 9000)], stream)
+            read_to_device(
+                file.fileno(), "file", target, [Run(0, 0, 9000)], stream, buffer_bytes=1000
+            )
         assert threading.active_count() == before
 
 

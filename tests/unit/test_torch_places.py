@@ -18,12 +18,10 @@ if TYPE_CHECKING:
 MOUNT = Mount(Path("/mnt"), Path("/state"))
 
 
-@pytest.fixture
-def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that counts as a mount."""
+def places_of(paths: list[str], tmp_path: Path) -> Places:
+    """Find files of a directory that counts as a mount."""
     device = tmp_path.stat().st_dev
-    monkeypatch.setattr(module, "_mounts_by_device", lambda: {device: MOUNT})
-    return tmp_path
+    return Places(paths, find_mounts=lambda: {device: MOUNT})
 
 
 def make(directory: Path, count: int) -> list[str]:
@@ -38,36 +36,36 @@ def numbers(paths: list[str]) -> list[int]:
     return [os.lstat(path).st_ino for path in paths]
 
 
-def test_numbers_come_in_the_order_that_is_asked_for(mounted: Path) -> None:
+def test_numbers_come_in_the_order_that_is_asked_for(tmp_path: Path) -> None:
     """Of files in large and small directories, links included."""
-    paths = make(mounted / "many", 20) + make(mounted / "few", 3)
-    (mounted / "link").symlink_to(mounted / "many", target_is_directory=True)
-    paths.append(str(mounted / "link" / "005"))
+    paths = make(tmp_path / "many", 20) + make(tmp_path / "few", 3)
+    (tmp_path / "link").symlink_to(tmp_path / "many", target_is_directory=True)
+    paths.append(str(tmp_path / "link" / "005"))
     order = [22, 3, 23, 19, 0]
-    [found] = Places(paths).locate(order)
+    [found] = places_of(paths, tmp_path).locate(order)
     assert found.mount is MOUNT
     assert found.inos.tolist() == [numbers(paths)[index] for index in order]
     assert list(found.positions) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("count", [3, 20])
-def test_what_is_not_there_or_not_on_memfs_is_left_out(mounted: Path, count: int) -> None:
+def test_what_is_not_there_or_not_on_memfs_is_left_out(tmp_path: Path, count: int) -> None:
     """Their places in the order are those of others all the same."""
-    paths = make(mounted / "here", count)
+    paths = make(tmp_path / "here", count)
     Path(paths[1]).unlink()
-    paths += ["/proc/self/status", str(mounted / "nowhere" / "x")]
-    [found] = Places(paths).locate([0, 1, count, 2, count + 1])
+    paths += ["/proc/self/status", str(tmp_path / "nowhere" / "x")]
+    [found] = places_of(paths, tmp_path).locate([0, 1, count, 2, count + 1])
     assert found.inos.tolist() == numbers([paths[0], paths[2]])
     assert list(found.positions) == [0, 3]
-    assert Places(["/proc/self/status"]).locate([0]) == []
+    assert places_of(["/proc/self/status"], tmp_path).locate([0]) == []
 
 
 def test_a_directory_is_looked_at_again_when_it_has_changed(
-    mounted: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And only then: a file that was replaced has another number."""
-    paths = make(mounted / "many", 20)
-    places = Places(paths)
+    paths = make(tmp_path / "many", 20)
+    places = places_of(paths, tmp_path)
     places.locate([0])
     looks: list[str] = []
     look: Callable[..., list[int]] = module._numbers_of
@@ -79,9 +77,9 @@ def test_a_directory_is_looked_at_again_when_it_has_changed(
     monkeypatch.setattr(module, "_numbers_of", counted)
     places.locate([0])
     assert looks == []
-    (mounted / "many" / "new").touch()
-    os.replace(mounted / "many" / "new", paths[7])
+    (tmp_path / "many" / "new").touch()
+    os.replace(tmp_path / "many" / "new", paths[7])
     [found] = places.locate([7])
     assert (found.inos.tolist(), len(looks)) == (numbers([paths[7]]), 1)
-    Path(paths[7]).parent.rename(mounted / "gone")
+    Path(paths[7]).parent.rename(tmp_path / "gone")
     assert places.locate([7]) == []

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memfs.client.mount import WORK_S_MAX
@@ -33,15 +34,6 @@ if TYPE_CHECKING:
 _FAILURES_SHOWN_MAX = 20
 _FAILURES_KEPT_MAX = 10_000
 
-_BUSY_S = 1.0
-"""How long a file that is being written is asked for again: the daemon hears of a close(2) a little
-later than the program that made it."""
-
-_BUSY_POLL_S = 0.05
-_WAITING_POLL_S = 0.5
-_MOVES_POLL_S = 1.0
-"""So often is asked how far the moves are that a call waits for."""
-
 _MOVES_ANSWER_S = 5.0
 
 _UNFINISHED = "unfinished"
@@ -61,6 +53,22 @@ class Work(NamedTuple):
     """For all of it; None: as long as it takes."""
     is_done: Callable[[str], bool] | None = None
     """Whether a file is as it was asked to be, for those without an answer; None: nobody knows."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often a daemon is asked."""
+
+    busy_s: float = 1.0
+    """How long a file that is being written is asked for again: the daemon hears of a close(2) a
+    little later than the program that made it."""
+    busy_poll_s: float = 0.05
+    waiting_poll_s: float = 0.5
+    moves_poll_s: float = 1.0
+    """So often is asked how far the moves are that a call waits for."""
+
+
+PACE = Pace()
 
 
 class Totals:
@@ -144,6 +152,9 @@ class TreeWork:
         work: What the daemon is asked to do.
         totals: Filled while it runs.
         on_answer: Told each answer, for what only this command counts.
+        find_mount: Finds the mount that a path lies in.
+        pace: How often files are asked for again.
+        clock: In seconds.
     """
 
     def __init__(
@@ -151,16 +162,21 @@ class TreeWork:
         work: Work,
         totals: Totals,
         on_answer: Callable[[WorkReport], None] = lambda _: None,
+        *,
+        find_mount: Callable[[Path], Mount | None] = find_mount_above,
+        pace: Pace = PACE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._work = work
         self._totals = totals
         self._on_answer = on_answer
+        self._find_mount = find_mount
+        self._pace = pace
+        self._clock = clock
         self._told_waiting = False
         self._unanswered: dict[int, str] = {}
         """Files by inode number that the daemon was asked for and has not answered yet."""
-        self._deadline_s = (
-            None if work.timeout_s is None else time.monotonic() + max(0.0, work.timeout_s)
-        )
+        self._deadline_s = None if work.timeout_s is None else clock() + max(0.0, work.timeout_s)
 
     def run(
         self, paths: tuple[Path, ...], describe: Callable[[Totals], str], *, hidden: bool
@@ -176,7 +192,7 @@ class TreeWork:
             UsageError: No mount, or several, or its daemon does not answer.
             ControlError: The daemon refuses this work.
         """
-        served = _mount_of(paths)
+        served = self._mount_of(paths)
         # Imported here: what draws bars takes 0.1 s.
         from memfs_tools.display import progress_bar
 
@@ -210,7 +226,7 @@ class TreeWork:
             self._totals.under_way = text
             show()
 
-        with moves_watched(served, moves, hidden=hidden):
+        with moves_watched(served, moves, hidden=hidden, poll_s=self._pace.moves_poll_s):
             yield
 
     def _send(self, served: Mount, files: dict[int, str], show: Callable[[], None]) -> None:
@@ -240,7 +256,7 @@ class TreeWork:
                     break
             if busy_until_s is None:
                 # From the first answer on: it may have waited for a large upload.
-                busy_until_s = time.monotonic() + _BUSY_S
+                busy_until_s = self._clock() + self._pace.busy_s
             inos = self._retry(files, left, busy_until_s)
             # They count as they are until another answer comes: the time may be over before.
             asked_again = {str(ino): left[str(ino)] for ino in inos}
@@ -252,9 +268,9 @@ class TreeWork:
         self, files: dict[int, str], left: dict[str, list[str]], busy_until_s: float
     ) -> list[int]:
         """Note what is left for good, and return after a pause what is asked for again."""
-        now_s = time.monotonic()
+        now_s = self._clock()
         again: list[int] = []
-        pause_s = _BUSY_POLL_S
+        pause_s = self._pace.busy_poll_s
         self._totals.waits_for = None
         for number, (outcome, reason) in left.items():
             if (outcome in _TRANSIENT and now_s < busy_until_s) or (
@@ -264,7 +280,7 @@ class TreeWork:
             else:
                 self._totals.note_left(files[int(number)], outcome, reason)
             if outcome == "waiting":
-                self._totals.waits_for, pause_s = reason, _WAITING_POLL_S
+                self._totals.waits_for, pause_s = reason, self._pace.waiting_poll_s
                 self._totals.timed_out = self._is_over()
         if self._totals.waits_for and not self._told_waiting and not sys.stderr.isatty():
             # A bar shows it otherwise, with all reasons that follow.
@@ -302,19 +318,18 @@ class TreeWork:
 
     def _left_s(self) -> float:
         assert self._deadline_s is not None
-        return max(0.0, self._deadline_s - time.monotonic())
+        return max(0.0, self._deadline_s - self._clock())
 
-
-def _mount_of(paths: Iterable[Path]) -> Mount:
-    """Return the mount that all paths lie in."""
-    mounts = {path: find_mount_above(path) for path in paths}
-    for path, served in mounts.items():
-        if served is None:
-            raise UsageError(f"{path} does not lie in a mount of memfs", ExitCode.NOT_MOUNTED)
-    found = {served for served in mounts.values() if served is not None}
-    if len(found) > 1:
-        raise UsageError("the paths lie in several mounts; give one call for each")
-    return found.pop()
+    def _mount_of(self, paths: Iterable[Path]) -> Mount:
+        """Return the mount that all paths lie in."""
+        mounts = {path: self._find_mount(path) for path in paths}
+        for path, served in mounts.items():
+            if served is None:
+                raise UsageError(f"{path} does not lie in a mount of memfs", ExitCode.NOT_MOUNTED)
+        found = {served for served in mounts.values() if served is not None}
+        if len(found) > 1:
+            raise UsageError("the paths lie in several mounts; give one call for each")
+        return found.pop()
 
 
 def _files(paths: Iterable[Path], totals: Totals) -> Iterator[tuple[int, str]]:
@@ -360,7 +375,13 @@ def _chunks(files: Iterator[tuple[int, str]], files_a_call: int) -> Iterator[dic
 
 
 @contextlib.contextmanager
-def moves_watched(served: Mount, show: Callable[[str], None], *, hidden: bool) -> Iterator[None]:
+def moves_watched(
+    served: Mount,
+    show: Callable[[str], None],
+    *,
+    hidden: bool,
+    poll_s: float = PACE.moves_poll_s,
+) -> Iterator[None]:
     """Show in the block how far the moves are: a call that waits for a large file is silent."""
     if hidden or not sys.stderr.isatty():
         yield
@@ -368,7 +389,7 @@ def moves_watched(served: Mount, show: Callable[[str], None], *, hidden: bool) -
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(_MOVES_POLL_S):
+        while not ended.wait(poll_s):
             try:
                 moves = served.moves()
             except MemfsError:

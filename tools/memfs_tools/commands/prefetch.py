@@ -103,9 +103,10 @@ def prefetch(
 class _Job:
     """One list of files in the daemon."""
 
-    def __init__(self, served: Mount, tier: Tier) -> None:
+    def __init__(self, served: Mount, tier: Tier, poll_s: float = _POLL_S) -> None:
         self._served = served
         self._tier = tier
+        self._poll_s = poll_s
         self._number: int | None = None
         self.progress = _NOTHING
         self.skipped: list[str] = []
@@ -141,7 +142,7 @@ class _Job:
         self.progress = self._served.prefetch_cancel(self._number)
         end_s = time.monotonic() + _ENDING_S_MAX
         while not self.progress["ended"] and time.monotonic() < end_s:
-            time.sleep(_POLL_S)
+            time.sleep(self._poll_s)
             self.progress = self._served.prefetch_progress(self._number)
 
     def describe(self) -> str:
@@ -161,7 +162,7 @@ class _Job:
 
     def _pause(self) -> None:
         """Wait a little, ask how far it is, and give up if it has stood still for long."""
-        time.sleep(_POLL_S)
+        time.sleep(self._poll_s)
         assert self._number is not None
         self.progress = self._served.prefetch_progress(self._number)
         ended = self.progress["done_count"] + self.progress["failed_count"]
