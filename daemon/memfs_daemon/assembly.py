@@ -327,8 +327,8 @@ def assemble(
         mover = Mover(placement, filesystem.finish_requests)
         scrubber = Scrubber(move_parts, quotas)
         removal = SnapshotRemoval(engine, inside.note_deleted)
-        exporter = _build_exporter(move_parts, reader, quotas, generation, config)
         open_files = OpenFiles(move_parts)
+        exporter = _build_exporter(move_parts, reader, open_files, quotas, generation, config)
         snapshots = SnapshotMethods(move_parts, removal, open_files)
         automatic = AutomaticSnapshots(move_parts, snapshots, state_dir, is_new=is_new)
         tracing = Tracing(recorder, mountpoint, config.trace)
@@ -365,7 +365,7 @@ def assemble(
             scrubber,
             TreeMethods(placement),
             CloneMethods(filesystem, move_parts),
-            RestoreMethods(filesystem, move_parts),
+            RestoreMethods(filesystem, move_parts, snapshots),
             snapshots,
             Comparing(move_parts, PastReader(engine, raw_store, sealer, parts.form_reader)),
             GcMethods(move_parts, garbage, mover.compaction),
@@ -422,6 +422,7 @@ def assemble(
 def _build_exporter(
     parts: MoveParts,
     reader: ReaderProcess,
+    open_files: OpenFiles,
     quotas: Quotas,
     generation: StateGeneration | None,
     config: Config,
@@ -429,7 +430,8 @@ def _build_exporter(
     if generation is None:
         return None
     settle = partial(seal_all, parts.sealer)
-    return Exporter(parts, reader, quotas, settle, generation.confirm_anew, config.snapshots)
+    confirm = generation.confirm_anew
+    return Exporter(parts, reader, open_files, quotas, settle, confirm, config.snapshots)
 
 
 def _check_codecs(config: Config) -> None:

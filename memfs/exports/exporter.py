@@ -1,7 +1,8 @@
 """Exporter: puts the metadata of a mount beside its objects, by rule and by hand.
 
-1. One change makes the snapshot that is exported, and notes that it is. From here on an object that
-   becomes garbage stays: the export may name it (`MoveParts.held_from`).
+1. One change makes the snapshot that is exported, has files that are open for writing go on as new
+   generations, and notes that it is exported. From here on an object that becomes garbage stays:
+   the export may name it (`MoveParts.held_from`).
 2. The reader process writes the tables into files, part by part; a part that the export before had
    with the same digest is not stored again.
 3. The description is stored, and then what says that the export is complete (`done.json`).
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from memfs.config import SnapshotsConfig
     from memfs.moves.attempt import MoveParts
+    from memfs.moves.open_files import OpenFiles
     from memfs.placement.quotas import Quotas
     from memfs.stores.store import RemoteStore
     from memfs.types import StateId
@@ -127,6 +129,7 @@ class Exporter:
     Args:
         parts: What moves work with; `remote` is not None.
         reader: Reads the tables.
+        open_files: Parts files that are open for writing from the snapshot.
         quotas: Those of the day.
         settle: Seals what can be sealed.
         confirm: Returns once the store has shown anew that this state may change it.
@@ -139,6 +142,7 @@ class Exporter:
         self,
         parts: MoveParts,
         reader: Reader,
+        open_files: OpenFiles,
         quotas: Quotas,
         settle: Callable[[], Awaitable[object]],
         confirm: Callable[[], Awaitable[None]],
@@ -150,6 +154,7 @@ class Exporter:
         self._parts = parts
         self._engine = parts.engine
         self._reader = reader
+        self._open_files = open_files
         self._quotas = quotas
         self._settle = settle
         self._confirm = confirm
@@ -314,9 +319,14 @@ class Exporter:
                     )
                     note = ExportNote(snapshot.snap, now_ns, is_done=False)
                     await self._put([*self._notes, note])
+                    # What is written to them from now on is not of this instant; and an export has
+                    # no bytes but those of objects.
+                    files = await self._open_files.find()
+                    parted = await self._open_files.part(files, with_bytes=False)
                 break
             except AlreadyExistsError:
                 number += 1
+        self._open_files.begin(parted)
         self._notes.append(note)
         self._hold()
         await trio.to_thread.run_sync(engine.sync)

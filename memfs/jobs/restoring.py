@@ -19,8 +19,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import trio
-
 from memfs.errors import (
     NoSpaceError,
     NotADirectoryInodeError,
@@ -31,7 +29,7 @@ from memfs.filesystem.planned_changes import PlannedChanges
 from memfs.filesystem.tree_changes import Name, Times
 from memfs.jobs.paths import find_parent, find_path, split_path
 from memfs.jobs.sliced_work import SlicedWork
-from memfs.jobs.snapshots import OWN_LABEL_PREFIX, seal_all
+from memfs.jobs.snapshots import OWN_LABEL_PREFIX
 from memfs.jobs.tree_copying import CopyTally, TreeCopying, find_at
 from memfs.types import NOW, ROOT_INODE, InodeNo
 
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
     from memfs.control.methods import RestoreReport
     from memfs.control.server import Handler
     from memfs.filesystem.tree_changes import Original, TreeChanges
+    from memfs.jobs.snapshots import SnapshotMethods
     from memfs.metadata.records import Difference, Inode, Snapshot
     from memfs.moves.attempt import MoveParts
     from memfs.types import SnapshotId
@@ -76,11 +75,16 @@ class _Restore:
 
 
 class RestoreMethods:
-    """Answers `snapshot.restore` and `snapshot.restore_cancel`."""
+    """Answers `snapshot.restore` and `snapshot.restore_cancel`.
 
-    def __init__(self, changes: TreeChanges, parts: MoveParts) -> None:
+    Args:
+        snapshots: Makes the snapshot of the present.
+    """
+
+    def __init__(self, changes: TreeChanges, parts: MoveParts, snapshots: SnapshotMethods) -> None:
         self._changes = changes
         self._parts = parts
+        self._snapshots = snapshots
         self._works = SlicedWork()
         self._restores: dict[str, _Restore] = {}
 
@@ -189,14 +193,10 @@ class RestoreMethods:
 
     async def _keep_present(self) -> Snapshot:
         """Make a snapshot of the present, durably."""
-        engine = self._parts.engine
-        await seal_all(self._parts.sealer)
         now_ns = time.time_ns()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now_ns // 10**9))
         name = f"{BEFORE_PREFIX}{stamp}.{now_ns % 10**9 // 1000:06}"
-        async with engine.change():
-            made = await engine.create_snapshot(name, now_ns, labels=(BEFORE_LABEL,))
-        await trio.to_thread.run_sync(engine.sync, limiter=self._parts.prompt_threads)
+        made, _copies = await self._snapshots.keep(name, "", (BEFORE_LABEL,))
         return made
 
 

@@ -104,13 +104,9 @@ class SnapshotMethods:
                 f"the description has {len(description)} letters; {DESCRIPTION_LENGTH_MAX} are "
                 "allowed"
             )
-        made, copies = await self.make(
+        made, copies = await self.keep(
             name, description, tuple(labels.items()), kept_until_ns, strict=strict
         )
-        with trio.move_on_after(COPY_S_MAX):
-            for copy in copies:
-                await copy.done.wait()
-        await self._sync()
         states = Counter(copy.state for copy in copies)
         return {
             "snapshot": report_of(made),
@@ -119,6 +115,23 @@ class SnapshotMethods:
             "copying_count": states[OpenState.COPYING],
             "open_files": [await self._describe(copy) for copy in copies[:OPEN_SHOWN_MAX]],
         }
+
+    async def keep(
+        self,
+        name: str,
+        description: str,
+        labels: Sequence[tuple[str, str]],
+        kept_until_ns: int | None = None,
+        *,
+        strict: bool = False,
+    ) -> tuple[Snapshot, Sequence[OpenCopy]]:
+        """Make a snapshot as `make` does, durably; waits for copies for `COPY_S_MAX`."""
+        made, copies = await self.make(name, description, labels, kept_until_ns, strict=strict)
+        with trio.move_on_after(COPY_S_MAX):
+            for copy in copies:
+                await copy.done.wait()
+        await self._sync()
+        return made, copies
 
     async def make(
         self,

@@ -104,10 +104,16 @@ class OpenFiles:
                     found.append(OpenContent(inode.ino, status.st_size, mtime_ns))
         return found
 
-    async def part(self, files: Sequence[OpenContent]) -> list[OpenCopy]:
+    async def part(
+        self, files: Sequence[OpenContent], *, with_bytes: bool = True
+    ) -> list[OpenCopy]:
         """Begin new generations of files, and the intents of their copies.
 
         Within the change that has made the snapshot; `begin` follows in the same step.
+
+        Args:
+            files: What `find` has returned.
+            with_bytes: False: the snapshot shows no bytes of them, and nothing is copied.
         """
         engine = self._parts.engine
         contents = {content.ino: content for content in files}
@@ -118,6 +124,9 @@ class OpenFiles:
             copies.append(copy)
             if not content.size:
                 copy.state = OpenState.OPEN
+            elif not with_bytes:
+                copy.state = OpenState.ABSENT
+                copy.reason = "the snapshot is made for names and attributes"
             elif await engine.effective_xattr(inode.ino, SNAPSHOT_XATTR) == SNAPSHOTS_OFF:
                 copy.state = OpenState.ABSENT
                 copy.reason = f"{SNAPSHOT_XATTR.decode()} is off"

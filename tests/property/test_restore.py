@@ -7,26 +7,31 @@ import shutil
 import stat
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hypothesis.strategies as st
 import pytest
+import trio
 from hypothesis import HealthCheck, Phase, example, given, settings
 
+from memfs.content.past import PastReader, PastState
 from memfs.errors import MemfsError
 from memfs.filesystem.operations import AttributeRequest
 from memfs.jobs import sliced_work
 from memfs.jobs.restoring import BEFORE_PREFIX, RestoreMethods
+from memfs.jobs.snapshot_removal import SnapshotRemoval
+from memfs.jobs.snapshots import SnapshotMethods
 from memfs.moves.dropping import drop_raw
+from memfs.moves.open_files import OpenFiles
 from memfs.moves.packing import pack
 from memfs.types import ROOT_INODE, InodeNo
 from tests.moving import compressible
 from tests.property.world import ROOMY, Refusal, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 SET_NS = 10**18
 NAMES = (b"a", b"b", b"c")
@@ -189,18 +194,29 @@ def snapshot(world: World, name: str = "snapshot") -> None:
     world.engine.commit_nowait()
 
 
+@asynccontextmanager
+async def restoring(world: World) -> AsyncIterator[RestoreMethods]:
+    """Restore beside what copies files that are open for writing."""
+    open_files = OpenFiles(world.move_parts)
+    snapshots = SnapshotMethods(world.move_parts, SnapshotRemoval(world.engine), open_files)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_files.run)
+        yield RestoreMethods(world.filesystem, world.move_parts, snapshots)
+        nursery.cancel_scope.cancel()
+
+
 def restore(world: World, stop_after: int | None = None, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - those of the method
     """Restore from the snapshot; all of it, or so many steps."""
 
     async def go_on() -> dict[str, Any]:
-        methods = RestoreMethods(world.filesystem, world.move_parts)
         options.setdefault("path", "")
         steps = 0
-        while True:
-            report = await methods.restore("work", snapshot="snapshot", **options)
-            steps += 1
-            if report["ended"] or steps == stop_after:
-                return {**report}
+        async with restoring(world) as methods:
+            while True:
+                report = await methods.restore("work", snapshot="snapshot", **options)
+                steps += 1
+                if report["ended"] or steps == stop_after:
+                    return {**report}
 
     return world.run(go_on())
 
@@ -334,9 +350,9 @@ def test_a_restore_can_be_taken_back(world: World) -> None:
     assert set(see(world)) == {b"", b"/f"}
 
     async def back() -> None:
-        methods = RestoreMethods(world.filesystem, world.move_parts)
-        while not (await methods.restore("w", "", report["before"], delete=True))["ended"]:
-            pass
+        async with restoring(world) as methods:
+            while not (await methods.restore("w", "", report["before"], delete=True))["ended"]:
+                pass
 
     world.run(back())
     assert see(world) == before
@@ -354,6 +370,20 @@ def test_a_program_that_has_the_file_open_keeps_it(world: World) -> None:
     world.release(file)
     world.filesystem.forget([ino])
     assert see(world)[b"/f"].content == b"old"
+
+
+def test_what_is_open_for_writing_is_kept_as_it_was_before_the_restore(world: World) -> None:
+    ino = write(world, b"f", b"old")
+    snapshot(world)
+    file = world.open(ino, os.O_RDWR)
+    world.write(file, 0, b"new")
+    before = restore(world)["before"]
+    world.write(file, 0, b"later")
+    [kept] = [each for each in world.run(world.engine.list_snapshots()) if each.name == before]
+    past = PastReader(world.engine, world.raw_store, world.sealer, world.form_reader)
+    content = world.run(past.find(kept.snap, ino))
+    assert (content.state, world.run(past.read(kept.snap, ino, 0, 9))) == (PastState.OPEN, b"new")
+    world.release(file)
 
 
 def test_only_what_differs_is_touched(world: World) -> None:
@@ -396,13 +426,14 @@ def test_a_dry_run_tells_and_changes_nothing(world: World) -> None:
     before = see(world)
 
     async def plan() -> list[list[str]]:
-        methods, actions = RestoreMethods(world.filesystem, world.move_parts), []
-        while True:
-            report = await methods.restore("w", "", "snapshot", delete=True, dry_run=True)
-            actions += report["actions"]
-            if report["ended"]:
-                assert report["before"] is None
-                return actions
+        actions = []
+        async with restoring(world) as methods:
+            while True:
+                report = await methods.restore("w", "", "snapshot", delete=True, dry_run=True)
+                actions += report["actions"]
+                if report["ended"]:
+                    assert report["before"] is None
+                    return actions
 
     assert sorted(world.run(plan())) == [["change", "/f"], ["make", "/g"], ["remove", "/new"]]
     assert see(world) == before

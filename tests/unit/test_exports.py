@@ -27,6 +27,7 @@ from memfs.moves.batching import compact, upload_batch
 from memfs.moves.dropping import drop_raw
 from memfs.moves.generation import StateGeneration
 from memfs.moves.hydrating import hydrate
+from memfs.moves.open_files import OpenFiles
 from memfs.moves.uploading import upload
 from memfs.placement.quotas import Quotas
 from memfs.stores.directory import DirectoryStore
@@ -98,6 +99,7 @@ class World:
         self.exporter = Exporter(
             self.state.parts,
             NearReader(self.state),
+            OpenFiles(self.state.parts),
             Quotas(QuotasConfig(), self.state.engine),
             self.state.sealer.seal_all,
             self.generation.confirm_anew,
@@ -269,6 +271,38 @@ async def test_an_export_shows_one_instant_while_files_change(tmp_path: Path) ->
             # Those that were removed are garbage that the export holds.
             ino = before[b"/small-%d" % number][0]
             assert await world.state.content(ino) == compressible(3000 + number, number)
+
+
+async def test_a_file_that_is_open_for_writing_has_no_bytes_of_later(tmp_path: Path) -> None:
+    """Written on, sealed and uploaded between the instant and the first read."""
+    first, second = compressible(3000, 1), compressible(7000, 2)
+    async with mounted(World(tmp_path)) as world:
+        state, engine = world.state, world.state.engine
+        ino = await state.create("log", b"")
+        inode = await engine.get_inode(ino)
+        await engine.unseal(ino, inode.raw)
+        engine.commit_nowait()
+        state.raw_store.path(inode.raw).write_bytes(first)
+        reader = NearReader(state)
+        publish = reader.publish
+
+        async def go_on_first() -> None:
+            state.raw_store.path(inode.raw).write_bytes(second)
+            await state.seal(ino)
+            await upload(state.parts, ino)
+            await publish()
+
+        reader.publish = go_on_first  # type: ignore[method-assign]  # for this reader alone
+        world.exporter._reader = reader
+        note = await world.exporter.export()
+        assert (note.missing_count, note.missing_bytes) == (1, len(first))
+        assert await state.content(ino) == second
+        assert await left_over(state) == []
+        assert engine.check() == []
+    chosen = await bring(tmp_path)
+    assert chosen.imported.missing_paths == (b"/log",)
+    async with mounted(World(tmp_path, "new")) as world:
+        assert (await world.state.engine.get_inode(ino)).size == len(first)
 
 
 async def test_what_has_not_changed_is_not_stored_again(

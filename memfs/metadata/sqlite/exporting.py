@@ -103,7 +103,8 @@ _CONTENTS = f"""
     where i.ino > ?1 and i.ino <= ?2 and {stat.S_IFREG} = (i.mode & {0o170000}) order by 1
 """
 _KEPT = """
-    select ino, generation, blob, open from kept where ino > ?1 and ino <= ?2 order by ino
+    select ino, generation, blob, open, size, mtime_ns from kept
+    where ino > ?1 and ino <= ?2 order by ino
 """
 _BLOBS = f"""
     select b.size, b.digest, {", ".join("f." + name for name in FORM_COLUMNS.split(", "))}
@@ -129,6 +130,7 @@ _DENTRIES = """
 
 _GENERATION = list(INODE_SHAPE.kinds).index("generation")
 _SIZE = list(INODE_SHAPE.kinds).index("size")
+_MTIME = list(INODE_SHAPE.kinds).index("mtime_ns")
 
 
 class Part(NamedTuple):
@@ -177,12 +179,14 @@ def _inode_page(connection: sqlite3.Connection, snap: int, after: int) -> Page:
     last = rows[-1][0] if rows else after
     there = {row[0] for row in rows}
     span = (after, last, snap)
+    kept = connection.execute(_KEPT, span[:2]).fetchall()
+    rows = _with_open_ones(rows, kept)
     xattrs = [row for row in connection.execute(_XATTRS, span) if row[0] in there]
     symlinks = [row for row in connection.execute(_SYMLINKS, span[:2]) if row[0] in there]
     tables: Tables = [(INODE_SHAPE, rows), (XATTR_SHAPE, xattrs), (SYMLINK_SHAPE, symlinks)]
     inodes = Part(INODES, len(rows), encode(tables))
     files = [row for row in rows if stat.S_ISREG(row[1])]
-    contents, missing = _contents(connection, files, (after, last))
+    contents, missing = _contents(connection, files, (after, last), kept)
     return Page(
         (inodes, contents),
         None if is_last else (last, 0),
@@ -193,8 +197,26 @@ def _inode_page(connection: sqlite3.Connection, snap: int, after: int) -> Page:
     )
 
 
+def _with_open_ones(rows: list[Row], kept: Iterable[Row]) -> list[Row]:
+    """Give files that were open for writing the sizes and times that they had at the instant."""
+    were = {(row[0], row[1]): row[4:] for row in kept if row[3]}
+    if not were:
+        return rows
+    found = []
+    for row in rows:
+        if (was := were.get((row[0], row[_GENERATION]))) is not None:
+            values = [*row]
+            values[_SIZE], values[_MTIME] = was
+            row = tuple(values)
+        found.append(row)
+    return found
+
+
 def _contents(
-    connection: sqlite3.Connection, files: Sequence[Row], span: tuple[int, int]
+    connection: sqlite3.Connection,
+    files: Sequence[Row],
+    span: tuple[int, int],
+    kept: Iterable[Row],
 ) -> tuple[Part, list[Row]]:
     """Return where the bytes of files lie, and the files whose bytes lie in no object."""
     blobs: dict[tuple[int, int], tuple[int, bool]] = {
@@ -204,7 +226,7 @@ def _contents(
     # What snapshots keep of a generation counts more than what became of it since.
     blobs |= {
         (ino, generation): (blob, bool(is_open))
-        for ino, generation, blob, is_open in connection.execute(_KEPT, span)
+        for ino, generation, blob, is_open, _size, _mtime_ns in kept
     }
     wanted: list[tuple[Row, int, bool]] = [
         (row, *blobs.get((row[0], row[_GENERATION]), (NO_BLOB, False))) for row in files
