@@ -29,6 +29,8 @@ SnapshotId = NewType("SnapshotId", int)
 StateId = NewType("StateId", bytes)
 """Identity of a state directory: 16 random bytes, for good; tells what is another one's."""
 
+STATE_ID_BYTES = 16
+
 ROOT_INODE = InodeNo(1)
 NO_INODE = InodeNo(0)
 NO_RAW = RawId(0)

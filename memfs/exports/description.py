@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memfs.errors import CorruptDataError
 from memfs.metadata.records import Blob
-from memfs.stores.envelope import STATE_ID_BYTES
-from memfs.types import BlobId, FormCoding, Layout, Place, SnapshotId, StateId
+from memfs.types import STATE_ID_BYTES, BlobId, FormCoding, Layout, Place, SnapshotId, StateId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,6 +10,7 @@ import enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from memfs.types import (
+    NO_BLOB,
     NOW,
     BlobId,
     FormCoding,
@@ -111,6 +112,15 @@ class NewInode(NamedTuple):
     """For a symlink: what readlink returns."""
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     """Extended attributes from the first instant on (inherited ACLs)."""
+
+    def as_inode(self, nlink: int) -> Inode:
+        """Return the inode that this makes."""
+        ino, mode, uid, gid, now_ns, rdev, raw, target, _ = self
+        flags = InodeFlags.UNSEALED if raw else 0
+        return Inode(
+            ino, mode, uid, gid, nlink, rdev, len(target), 0, now_ns, now_ns, now_ns, now_ns,
+            Generation(1), raw, NO_BLOB, flags, 0, None, now_ns,
+        )  # fmt: skip
 
 
 class RenameResult(NamedTuple):

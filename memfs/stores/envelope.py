@@ -22,6 +22,7 @@ import xxhash
 
 from memfs.errors import CorruptDataError, EncryptionKeyError, OtherContentError
 from memfs.stores.container import FRAME_COUNT_MAX, SeekTable, parse_tail, tail_bytes_needed
+from memfs.types import STATE_ID_BYTES
 
 if TYPE_CHECKING:
     from memfs.encryption.cipher import ContainerCipher
@@ -32,8 +33,6 @@ ENVELOPE_VERSION = 2
 ENVELOPE_VERSION_STATELESS = 1
 """That of containers that name no state directory; their digest alone binds them to their
 content."""
-
-STATE_ID_BYTES = 16
 
 _AES_256_GCM = 1
 _MAGIC = b"memfsenc"

@@ -16,15 +16,15 @@ from memfs.errors import (
     NotADirectoryInodeError,
     NoXattrError,
 )
-from memfs.filesystem.shared import DIRECTORY_BLOCKS, DIRECTORY_BYTES
-from memfs.metadata.records import Inode
-from memfs.types import NO_BLOB, NO_RAW, Generation
+from memfs.filesystem.shared import with_directory_size
+from memfs.metadata.records import NewInode
+from memfs.types import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from memfs.content.opening import Handle
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.replies import Opened
-    from memfs.metadata.records import DirectoryEntry
+    from memfs.metadata.records import DirectoryEntry, Inode
     from memfs.types import InodeNo
 
 NAME = b".memfs"
@@ -138,27 +138,13 @@ def own_inode(
         uid: -1: that of the daemon.
         gid: Likewise.
     """
-    blocks = -(-size // 512)
-    if stat.S_ISDIR(mode):
-        size, blocks = DIRECTORY_BYTES, DIRECTORY_BLOCKS
-    return Inode(
-        ino=node,
-        mode=mode,
-        uid=os.geteuid() if uid < 0 else uid,
-        gid=os.getegid() if gid < 0 else gid,
-        nlink=2 if stat.S_ISDIR(mode) else 1,
-        rdev=0,
-        size=size,
-        blocks=blocks,
-        atime_ns=time_ns,
-        mtime_ns=time_ns,
-        ctime_ns=time_ns,
-        btime_ns=time_ns,
-        generation=Generation(1),
-        raw=NO_RAW,
-        blob=NO_BLOB,
-        flags=0,
-        pin=0,
-        codec=None,
-        accessed_ns=0,
+    new = NewInode(
+        node,
+        mode,
+        os.geteuid() if uid < 0 else uid,
+        os.getegid() if gid < 0 else gid,
+        time_ns,
     )
+    if stat.S_ISDIR(mode):
+        return with_directory_size(new.as_inode(nlink=2))
+    return new.as_inode(nlink=1)._replace(size=size, blocks=-(-size // BLOCK_BYTES))

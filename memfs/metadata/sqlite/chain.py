@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.metadata.sqlite.journal import BOOT_BYTES, STATE_ID_BYTES, Extent, Journal
+from memfs.metadata.sqlite.journal import BOOT_BYTES, Extent, Journal
 from memfs.metadata.sqlite.statements import SECOND_LAYOUT
+from memfs.types import STATE_ID_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import MetadataError, NoSpaceError, StateDamagedError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.metadata.records import Inode
+from memfs.metadata.records import NewInode
 from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
@@ -28,7 +28,7 @@ from memfs.metadata.sqlite.journal import NO_ORIGIN, Journal
 from memfs.metadata.sqlite.lease import IdLease
 from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA
 from memfs.metadata.sqlite.statements import FINGERPRINT, INSERT_INODE, TEXTS
-from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, Generation
+from memfs.types import ROOT_INODE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,7 +119,8 @@ def create_tables(path: Path, now_ns: int, number: int = FORMAT_NUMBER) -> None:
             connection.execute(statement)
         if number == FORMAT_NUMBER:
             connection.execute(f"pragma user_version = {FORMAT_NUMBER}")
-            connection.execute(TEXTS[INSERT_INODE], _root(now_ns))
+            root = NewInode(ROOT_INODE, stat.S_IFDIR | 0o755, os.geteuid(), os.getegid(), now_ns)
+            connection.execute(TEXTS[INSERT_INODE], root.as_inode(nlink=2))
         column_count = len(connection.execute("pragma table_info(state)").fetchall())
         counted = (0, int(number == FORMAT_NUMBER), *[0] * (column_count - 2))
         connection.execute(f"insert into state values (?{', ?' * (column_count - 1)})", counted)
@@ -127,27 +128,3 @@ def create_tables(path: Path, now_ns: int, number: int = FORMAT_NUMBER) -> None:
         os.chmod(path, 0o600)
     finally:
         connection.close()
-
-
-def _root(now_ns: int) -> Inode:
-    return Inode(
-        ino=ROOT_INODE,
-        mode=stat.S_IFDIR | 0o755,
-        uid=os.geteuid(),
-        gid=os.getegid(),
-        nlink=2,
-        rdev=0,
-        size=0,
-        blocks=0,
-        atime_ns=now_ns,
-        mtime_ns=now_ns,
-        ctime_ns=now_ns,
-        btime_ns=now_ns,
-        generation=Generation(1),
-        raw=NO_RAW,
-        blob=NO_BLOB,
-        flags=0,
-        pin=0,
-        codec=None,
-        accessed_ns=now_ns,
-    )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import StateDamagedError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.types import StateId
+from memfs.types import STATE_ID_BYTES, StateId
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +31,6 @@ REPAIR_NAME = "repairing"
 
 IMPORT_NAME = "importing"
 """A file that is there while an import goes on (`sqlite.importing`)."""
-
-STATE_ID_BYTES = 16
 
 
 def read_format(state_dir: Path) -> int | None:

@@ -20,6 +20,8 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.types import STATE_ID_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -47,7 +49,6 @@ _FIRST_ENTRIES_OFFSET = _HEADER.size + _CHECKSUM.size
 _ENTRIES_OFFSET = 1536
 _ALIGNMENT_BYTES = 16
 
-STATE_ID_BYTES = 16
 BOOT_BYTES = 16
 
 

@@ -19,7 +19,7 @@ from memfs.errors import (
     NotPermittedError,
 )
 from memfs.metadata.records import DirectoryEntry, Inode, NewInode, RenameResult
-from memfs.metadata.sqlite.rows import INODE_COUNT, RAW_COUNT, UNSEALED, Rows, is_directory
+from memfs.metadata.sqlite.rows import INODE_COUNT, RAW_COUNT, Rows, is_directory
 from memfs.metadata.sqlite.statements import (
     DELETE_DENTRY,
     DELETE_INODE,
@@ -30,7 +30,7 @@ from memfs.metadata.sqlite.statements import (
     MOVE_DENTRY,
     POINT_DENTRY,
 )
-from memfs.types import NAME_BYTES_MAX, NO_BLOB, NO_INODE, ROOT_INODE, Generation, InodeNo
+from memfs.types import NAME_BYTES_MAX, NO_INODE, ROOT_INODE, InodeNo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,21 +154,17 @@ class Namespace(Rows):
         return directory
 
     def _insert_inode(self, new: NewInode, nlink: int) -> Inode:
-        ino, mode, uid, gid, now_ns, rdev, raw, target, xattrs = new
-        flags = UNSEALED if raw else 0
-        inode = Inode(
-            ino, mode, uid, gid, nlink, rdev, len(target), 0, now_ns, now_ns, now_ns, now_ns,
-            Generation(1), raw, NO_BLOB, flags, 0, None, now_ns,
-        )  # fmt: skip
+        ino = new.ino
+        inode = new.as_inode(nlink)
         self._write(INSERT_INODE, inode[:])
         if ino < self._newest_snapshot():
             self._write(INSERT_UNBORN, (ino, self._newest_snapshot()))
-        if mode & 0o170000 == stat.S_IFLNK:
-            self._write(INSERT_SYMLINK, (ino, target))
-        for name, value in xattrs:
+        if new.mode & 0o170000 == stat.S_IFLNK:
+            self._write(INSERT_SYMLINK, (ino, new.target))
+        for name, value in new.xattrs:
             self._put_xattr(ino, name, value)
         self._totals[INODE_COUNT] += 1
-        if raw:
+        if new.raw:
             self._totals[RAW_COUNT] += 1
         self._cache.put(inode)
         return inode

@@ -36,6 +36,7 @@ from memfs.policy.marks import SNAPSHOT_XATTR, SNAPSHOTS_OFF
 from memfs.query.fields import is_queryable
 from memfs.query.values import is_plain_text, stored_value
 from memfs.types import (
+    BLOCK_BYTES,
     NO_RAW,
     OWN_STORE,
     ROOT_INODE,
@@ -75,7 +76,6 @@ UNSEALED, DURABLE = InodeFlags.UNSEALED, InodeFlags.DURABLE
 
 _COUNT_OF_KIND = {FormKind.PACKED: PACKED_COUNT, FormKind.REMOTE: REMOTE_COUNT}
 
-BLOCK_BYTES = 512
 _ROOT_UID = 0
 _BLOB_IN_USE = """
     select 1 from inode where blob = ? and blob <> 0

@@ -29,7 +29,7 @@ from memfs.metadata.records import (
     SnapshotUsage,
 )
 from memfs.metadata.sqlite.queries import Queries
-from memfs.metadata.sqlite.rows import BLOCK_BYTES, SELECT_KEPT, is_directory, kept_of
+from memfs.metadata.sqlite.rows import SELECT_KEPT, is_directory, kept_of
 from memfs.metadata.sqlite.schema import WAS_COLUMNS
 from memfs.metadata.sqlite.statements import (
     DELETE_INTENT,
@@ -48,6 +48,7 @@ from memfs.metadata.sqlite.statements import (
 )
 from memfs.metadata.sqlite.view import XATTRS_AT
 from memfs.types import (
+    BLOCK_BYTES,
     NAME_BYTES_MAX,
     NO_BLOB,
     NO_RAW,
