@@ -223,6 +223,16 @@ class Mount(NamedTuple):
         """Bring files under the newest key."""
         return self.asking(methods.REKEY, timeout_s)({"inos": inos, "dry_run": dry_run})
 
+    def rekey_kept(
+        self, blobs: list[int], *, dry_run: bool = False, timeout_s: float = WORK_S_MAX
+    ) -> methods.WorkReport:
+        """Bring contents that only snapshots show under the newest key."""
+        return self.asking(methods.REKEY_KEPT, timeout_s)({"blobs": blobs, "dry_run": dry_run})
+
+    def kept_blobs(self, after: int = 0, limit: int = 256) -> list[int]:
+        """Return contents with forms that only snapshots show, by number; in pages."""
+        return self.asking(methods.KEPT_BLOBS, FILES_S_MAX)({"after": after, "limit": limit})
+
     def moves(self) -> methods.MovesReport:
         """Return how far the moves under way are."""
         return self.asking(methods.MOVES, ANSWER_S_MAX / 2)({})

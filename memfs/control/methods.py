@@ -147,6 +147,21 @@ class RekeyParameters(TypedDict):
     dry_run: NotRequired[bool]
 
 
+class KeptBlobsParameters(TypedDict):
+    """Which contents to list that only snapshots show."""
+
+    after: NotRequired[int]
+    """The last one of the page before."""
+    limit: NotRequired[int]
+
+
+class RekeyKeptParameters(TypedDict):
+    """Contents that only snapshots show, to bring under the newest key."""
+
+    blobs: list[int]
+    dry_run: NotRequired[bool]
+
+
 class CompressParameters(TypedDict):
     """Files to pack."""
 
@@ -187,6 +202,8 @@ class MovesReport(TypedDict):
 
 
 REKEY = Method("rekey", RekeyParameters, WorkReport)
+KEPT_BLOBS = Method("kept_blobs", KeptBlobsParameters, list[int])
+REKEY_KEPT = Method("rekey_kept", RekeyKeptParameters, WorkReport)
 COMPRESS = Method("compress", CompressParameters, WorkReport)
 BARRIER = Method("barrier", BarrierParameters, WorkReport)
 MOVES = Method("moves", Nothing, MovesReport)

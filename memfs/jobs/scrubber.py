@@ -6,7 +6,6 @@ daemon: what it finds is counted, logged and told.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -19,10 +18,10 @@ from memfs.config import QuotasConfig
 from memfs.errors import (
     InvalidValueError,
     MemfsError,
-    NotFoundError,
     QuotaSpentError,
     StaleInodeError,
 )
+from memfs.jobs.kept_names import name_kept
 from memfs.jobs.scrubbing import (
     FormCheck,
     Pace,
@@ -207,20 +206,9 @@ class Scrubber:
                 scrubbed = await self._scrub(kept.blob, partial(self._scrub_kept, kept))
                 self._count(scrubbed)
                 if scrubbed.detail:
-                    self._add_finding(await self._name_kept(kept), scrubbed)
+                    self._add_finding(await name_kept(engine, kept), scrubbed)
                 spent_s = trio.current_time() - began_s
                 await trio.sleep(max(0.0, scrubbed.read_bytes / self._rate - spent_s))
-
-    async def _name_kept(self, kept: KeptContent) -> str:
-        """Return what a user calls an earlier generation: its path in a snapshot that shows it."""
-        engine = self._parts.engine
-        for snapshot in await engine.list_snapshots():
-            with contextlib.suppress(StaleInodeError, NotFoundError):
-                inode = await engine.inode_at(snapshot.snap, kept.ino)
-                paths = await engine.list_paths_at(snapshot.snap, kept.ino)
-                if inode.generation == kept.generation and paths:
-                    return f"{paths[0].decode('utf-8', 'backslashreplace')}@{snapshot.name}"
-        return f"generation {kept.generation} of inode {kept.ino}"
 
     async def _scrub_file(self, ino: InodeNo) -> Scrubbed:
         return await scrub_file(self._parts, ino, self._pace)

@@ -30,11 +30,12 @@ from memfs.errors import (
     StoreError,
 )
 from memfs.metadata.quarantine import quarantine, release
-from memfs.metadata.records import Inode, InodeFlags
+from memfs.metadata.records import InodeFlags
 from memfs.moves.coding import unlock
 from memfs.moves.damage import record_damage, replace_damaged
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.hydrating import hydrate
+from memfs.moves.keeping import inode_of
 from memfs.moves.outcome import MoveOutcome
 from memfs.stores.contents import open_content
 from memfs.stores.digesting import digest_file, read_file
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
     from pathlib import Path
 
-    from memfs.metadata.records import Blob, Form, KeptContent
+    from memfs.metadata.records import Blob, Form, Inode, KeptContent
     from memfs.moves.attempt import MoveParts
     from memfs.types import InodeNo, RawId
 
@@ -197,7 +198,7 @@ async def scrub_kept(parts: MoveParts, kept: KeptContent, pace: Pace | None = No
     """
     engine = parts.engine
     forms = await engine.list_forms(kept.blob) if kept.blob else []
-    inode = _inode_of(kept)
+    inode = inode_of(kept)
     checks = await _check_forms(parts, inode, forms, pace or Pace())
     if kept.raw and not kept.open and not checks[0].damage and not checks[0].unchecked:
         size = (await trio.to_thread.run_sync(parts.raw_store.stat, kept.raw)).st_size
@@ -223,16 +224,6 @@ async def scrub_kept(parts: MoveParts, kept: KeptContent, pace: Pace | None = No
                 await engine.drop_form(kept.ino, kept.generation, check.kind)
     detail = f"{reasons}; given up for its {sound[0]} form"
     return Scrubbed(ScrubOutcome.REPAIRED, checks, detail)
-
-
-def _inode_of(kept: KeptContent) -> Inode:
-    """Return a sealed inode with the bytes of an earlier generation."""
-    flags = InodeFlags.UNSEALED if kept.open else 0
-    times = (kept.mtime_ns,) * 4
-    return Inode(
-        *(kept.ino, stat.S_IFREG, 0, 0, 1, 0, kept.size, kept.blocks, *times),
-        *(kept.generation, kept.raw, kept.blob, flags, 0, None, kept.mtime_ns),
-    )
 
 
 async def _replace_raw(parts: MoveParts, inode: Inode, damage: str) -> Scrubbed:

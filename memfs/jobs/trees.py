@@ -15,8 +15,9 @@ import trio
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.jobs.barriers import LocalBarrier, RemoteBarrier
 from memfs.jobs.compression import Compression, CompressionRequest
-from memfs.jobs.file_work import run_work
-from memfs.jobs.rekeying import Rekeying
+from memfs.jobs.file_work import FILES_A_CALL_MAX, run_work
+from memfs.jobs.rekeying import KeptRekeying, Rekeying
+from memfs.types import BlobId
 from memfs.types import Durability as Level
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 class TreeMethods:
     """Answers `rekey`, `compress` and `barrier`, and `moves` to who shows how far they are.
+
+    `kept_blobs` lists what only snapshots show, and `rekey_kept` takes that by its numbers.
 
     The first three take `inos`, up to `FILES_A_CALL_MAX` inode numbers, and return: `taken_count`,
     how many of them, from the first, are done; `outcomes`, counts by `MoveOutcome` and the words of
@@ -43,6 +46,8 @@ class TreeMethods:
         """Return the methods of the control socket by name."""
         return {
             "rekey": self.rekey,
+            "rekey_kept": self.rekey_kept,
+            "kept_blobs": self.kept_blobs,
             "compress": self.compress,
             "barrier": self.barrier,
             "moves": self.moves,
@@ -64,7 +69,31 @@ class TreeMethods:
             `keys` as well: forms and stored bytes by the key id that they had.
         """
         work = Rekeying(self._context.parts, self._context.quotas, dry_run=dry_run)
-        answer = await run_work(inos, work)
+        return await self._run_rekeying(inos, work)
+
+    async def kept_blobs(self, after: int = 0, limit: int = FILES_A_CALL_MAX) -> list[int]:
+        """Return contents with forms that only snapshots show, by number.
+
+        Args:
+            after: The last one of the page before.
+            limit: At most so many, and `FILES_A_CALL_MAX`.
+        """
+        limit = max(0, min(limit, FILES_A_CALL_MAX))
+        found = await self._context.parts.engine.list_kept_blobs(BlobId(after), limit)
+        return [int(kept.blob) for kept in found]
+
+    async def rekey_kept(self, blobs: list[int], dry_run: bool = False) -> WorkReport:
+        """Do as `rekey` with contents that only snapshots show.
+
+        Args:
+            blobs: As `kept_blobs` lists them, at most `FILES_A_CALL_MAX`.
+            dry_run: Only count their forms by key.
+        """
+        work = KeptRekeying(self._context.parts, self._context.quotas, dry_run=dry_run)
+        return await self._run_rekeying(blobs, work)
+
+    async def _run_rekeying(self, numbers: list[int], work: Rekeying) -> WorkReport:
+        answer = await run_work(numbers, work)
         answer["keys"] = {key_id: [*counts] for key_id, counts in work.keys.items()}
         return answer
 

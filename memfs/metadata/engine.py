@@ -452,6 +452,15 @@ class Contents(Changes, Protocol):
         """Return what snapshots keep of earlier generations, by inode and generation."""
         ...
 
+    async def list_kept_blobs(self, after: BlobId, limit: int) -> list[KeptContent]:
+        """Return what snapshots keep by blobs that no file with a name has, one row a blob.
+
+        Args:
+            after: The blob of the last one seen; `NO_BLOB` to start.
+            limit: At most so many, in order of blob.
+        """
+        ...
+
     async def seal(self, seals: Sequence[Seal]) -> None:
         """End the writing of files: store size and times, clear UNSEALED."""
         ...
@@ -520,15 +529,17 @@ class Contents(Changes, Protocol):
         ...
 
     async def replace_form(self, intent: IntentId, replacement: FormReplacement) -> bool:
-        """Put another object in the place of a remote form's, and end the intent, in one step.
+        """Put another form in the place of one of its kind, and end the intent, in one step.
+
+        All that have the blob have the new form then: files that share it, and snapshots.
 
         Args:
-            intent: That of the move that wrote the new object, which is no batch.
+            intent: That of the move that wrote the new file or object, which is no batch.
             replacement: The new form is verified and of the same blob.
 
         Returns:
             False if the former form is not in force any more: then only the intent ends and the
-            new object becomes garbage. Otherwise the former one does.
+            new file or object becomes garbage. Otherwise the former one does.
 
         Raises:
             InvalidValueError: One of both is not owned: what memfs does not own is never moved.

@@ -195,7 +195,7 @@ class BatchMember(NamedTuple):
 
 
 class FormReplacement(NamedTuple):
-    """A remote form and the equal one that takes its place."""
+    """A packed or remote form, and that of the same kind and content that takes its place."""
 
     former: Form
     form: Form

@@ -7,18 +7,19 @@ power loss parts the bytes of a snapshot from it.
 from __future__ import annotations
 
 import os
+import stat
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from memfs.linux.files import clone_file
-from memfs.metadata.records import MoveKind
+from memfs.metadata.records import Inode, InodeFlags, MoveKind
 from memfs.moves.attempt import recorded
 from memfs.stores.disk import disk_errors
 
 if TYPE_CHECKING:
-    from memfs.metadata.records import Inode
+    from memfs.metadata.records import KeptContent
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
     from memfs.types import InodeNo, RawId
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 COPY_BYTES_MAX = 16 << 20
 """Limit of one copy_file_range: between two of them a program that waits may be killed. It takes
 some 10 ms where the disk shares no blocks."""
+
+
+def inode_of(kept: KeptContent) -> Inode:
+    """Return an inode with the bytes of an earlier generation, as moves look at it."""
+    flags = InodeFlags.UNSEALED if kept.open else 0
+    times = (kept.mtime_ns,) * 4
+    return Inode(
+        *(kept.ino, stat.S_IFREG, 0, 0, 1, 0, kept.size, kept.blocks, *times),
+        *(kept.generation, kept.raw, kept.blob, flags, 0, None, kept.mtime_ns),
+    )
 
 
 async def keep_copy(parts: MoveParts, ino: InodeNo) -> None:

@@ -327,7 +327,7 @@ def cost_of_rekey(forms: Iterable[KeyedForm]) -> Cost:
             total.update(cost_of_fetch(form.stored_bytes))
             total.update(cost_of_upload(stored_bytes_max(form.stored_bytes), copied=True))
         else:
-            total[Spent.DISK_WRITES] += form.content_bytes
+            total[Spent.DISK_WRITES] += stored_bytes_max(form.stored_bytes)
     return total
 
 

@@ -9,6 +9,7 @@ for each fault point took longer than the scenario.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.config import EncryptionConfig
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import AlreadyExistsError, StoreUnavailableError
 from memfs.metadata.records import AttributeChanges, InodeFlags, NewInode
@@ -109,6 +111,9 @@ async def live(state: State) -> None:
     await make_room(state, inos[0])
     await lose_a_raw_file(state, inos[1])
     await pack(parts, inos[2])
+    parts.config = dataclasses.replace(state.config, encryption=EncryptionConfig(packed=True))
+    await rekey(parts, inos[2])
+    parts.config = state.config
     await drop_form(parts, inos[2], FormKind.PACKED)
     await drop_form(parts, inos[3], FormKind.REMOTE)
     await collect(state)

@@ -118,6 +118,36 @@ def test_keys_are_rotated_without_a_file_unreadable_meanwhile(
         assert path.read_bytes() == compressible(300_000, seed=number)
 
 
+def test_a_snapshot_is_read_without_the_former_key(place: Path, site: Site, key_file: Path) -> None:
+    """Rekeying the root takes what only the snapshot shows; a tree alone says that it does not."""
+    mount = site.mount
+    assert mount is not None
+    assert mount.config is not None
+    path = place / "removed"
+    path.write_bytes(compressible(300_000))
+    send("glacier", path)
+    run_memfs("snapshot", "create", "rekeyed", "--mount", mount.root)
+    path.unlink()
+    former = mount.config
+    new = key_file.with_name(f"third-{site.name}")
+    run_memfs("key", "generate", new)
+    both = former.replace('keys = ["', f'keys = ["file:{new}", "')
+    alone = f'{SMALL_FRAMES}\n[encryption]\nkeys = ["file:{new}"]\n'
+    past = mount.root / ".memfs" / "snapshots" / "rekeyed" / path.relative_to(mount.root)
+    try:
+        restart(site, both)
+        assert f"`memfs rekey {mount.root}` looks at it too" in run_memfs("rekey", place)
+        assert "contents that only snapshots show, 1: 1 to be rekeyed" in run_memfs(
+            "rekey", "--dry-run", mount.root
+        )
+        assert rekey(mount.root)["snapshots"]["outcomes"] == {"done": 1}
+        restart(site, alone)
+        assert past.read_bytes() == compressible(300_000)
+    finally:
+        restart(site, both)
+        run_memfs("snapshot", "delete", "rekeyed", "--mount", mount.root)
+
+
 def restart(site: Site, config: str) -> None:
     assert site.mount is not None
     site.mount.stop()

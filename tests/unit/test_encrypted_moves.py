@@ -271,14 +271,20 @@ async def test_rekey_takes_a_file_out_of_its_batch(state: State) -> None:
     assert not (await check(state, state.parts.keys)).problems
 
 
-async def test_rekey_unpacks_what_is_packed_under_a_former_key(tmp_path: Path) -> None:
+async def test_rekey_writes_a_packed_file_anew(tmp_path: Path) -> None:
+    """It stays packed, and its frames are not compressed again."""
     state = State(tmp_path / "state", config(packed=True), keys=KeyRing([OLD]))
     ino = await state.create("a", CONTENT)
     await pack(state.parts, ino)
     await drop_raw(state.parts, ino)
     state.parts.keys = KeyRing([NEW, OLD])
     assert (await rekey(state.parts, ino)).outcome is MoveOutcome.DONE
-    assert await state.forms(ino) == {FormKind.RAW}
+    assert await state.forms(ino) == {FormKind.PACKED}
+    assert (await coding(state, ino, FormKind.PACKED)).key_id == NEW.id.hex()
+    assert (await rekey(state.parts, ino)).outcome is MoveOutcome.UNNEEDED
+    await state.garbage.collect(10)
+    assert await state.leaks() == []
+    state.parts.keys = KeyRing([NEW])
     assert await state.content(ino) == CONTENT
     state.close()
 

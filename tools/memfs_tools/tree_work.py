@@ -180,7 +180,7 @@ class TreeWork:
 
     def run(
         self, paths: tuple[Path, ...], describe: Callable[[Totals], str], *, hidden: bool
-    ) -> None:
+    ) -> Mount:
         """Have it done to all files below some paths, or until the time is over.
 
         Args:
@@ -188,11 +188,33 @@ class TreeWork:
             describe: Says for the progress bar what was done so far.
             hidden: Show no progress bar.
 
+        Returns:
+            The mount.
+
         Raises:
             UsageError: No mount, or several, or its daemon does not answer.
             ControlError: The daemon refuses this work.
         """
         served = self._mount_of(paths)
+        self.run_on(served, _files(paths, self._totals), describe, hidden=hidden)
+        return served
+
+    def run_on(
+        self,
+        served: Mount,
+        files: Iterator[tuple[int, str]],
+        describe: Callable[[Totals], str],
+        *,
+        hidden: bool,
+    ) -> None:
+        """Do as `run` with what a mount knows by numbers.
+
+        Args:
+            served: The mount.
+            files: Numbers, and what users call them.
+            describe: As `run`.
+            hidden: As `run`.
+        """
         # Imported here: what draws bars takes 0.1 s.
         from memfs_tools.display import progress_bar
 
@@ -205,8 +227,8 @@ class TreeWork:
 
             try:
                 with self._watched(served, show_progress, hidden=hidden):
-                    for files in _chunks(_files(paths, totals), self._work.files_a_call):
-                        self._send(served, files, show_progress)
+                    for chunk in _chunks(files, self._work.files_a_call):
+                        self._send(served, chunk, show_progress)
                         if totals.timed_out:
                             break
             except KeyboardInterrupt:

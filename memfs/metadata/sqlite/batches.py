@@ -117,7 +117,7 @@ class Batches(Contents):
 
     def _replace_form(self, replacement: FormReplacement) -> bool:
         former, form = replacement
-        present = self._form(former.blob, FormKind.REMOTE)
+        present = self._form(former.blob, former.kind)
         if present is None or present.place != former.place:
             return False
         self._discard_form(present)
@@ -146,5 +146,5 @@ def _check_owned(replacement: FormReplacement) -> None:
     former, form = replacement
     if not (former.owned and form.owned):
         raise InvalidValueError(f"{former.place}: what memfs does not own is never moved")
-    if former.blob != form.blob or {former.kind, form.kind} != {FormKind.REMOTE}:
+    if former.blob != form.blob or former.kind != form.kind or former.kind == FormKind.RAW:
         raise InvalidValueError(f"form {form} cannot take the place of {former}")

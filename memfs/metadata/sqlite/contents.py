@@ -63,6 +63,16 @@ _LIST_KEPT = (
     f"select {KEPT_COLUMNS} from kept where (ino, generation) > (?, ?)"
     " order by ino, generation limit ?"
 )
+# `blob <> 0` is the condition of the partial indexes; it must stand there literally.
+_LIST_KEPT_BLOBS = f"""
+    select {KEPT_COLUMNS} from kept as k where blob > ? and blob <> 0
+        and not exists (
+            select 1 from inode as i where i.blob = k.blob and i.blob <> 0 and i.nlink > 0)
+        and not exists (
+            select 1 from kept as w where w.blob = k.blob and w.blob <> 0
+                and (w.ino, w.generation) < (k.ino, k.generation))
+    order by blob limit ?
+"""
 _LIST_NOT_DURABLE = (
     f"select {INODE_COLUMNS} from inode where raw <> 0 and flags <> 2 and flags = 0"
     " order by ino limit ?"
@@ -128,6 +138,9 @@ class Contents(Attributes):
     async def list_kept(self, after: tuple[InodeNo, Generation], limit: int) -> list[KeptContent]:
         rows = self._rows(_LIST_KEPT, (*after, limit))
         return [kept_of(row) for row in rows]
+
+    async def list_kept_blobs(self, after: BlobId, limit: int) -> list[KeptContent]:
+        return [kept_of(row) for row in self._rows(_LIST_KEPT_BLOBS, (after, limit))]
 
     async def seal(self, seals: Sequence[Seal]) -> None:
         self._begin_change()

@@ -13,6 +13,8 @@ from memfs_tools.terminal import tell, tell_json
 from memfs_tools.tree_work import Totals, TreeWork, Work
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from memfs.client.mount import Mount
     from memfs.control.methods import WorkReport
 
@@ -40,10 +42,11 @@ def rekey(paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     memfs rekey /mnt/data                          then the former key can go
     memfs rekey --dry-run /mnt/data                what is under which key
 
-    Trees are taken whole. Finished work stays: stopped by Ctrl-C, running it again goes on
-    from there. Exits with 1 if a file failed or was being written.
+    Trees are taken whole. With the root of the mount, what only snapshots show is encrypted again
+    too. Finished work stays: stopped by Ctrl-C, running it again goes on from there. Exits with 1
+    if a file failed or was being written.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
-    totals = Totals()
+    totals, kept_totals = Totals(), Totals()
     keys: dict[str, list[int]] = {}
 
     def add_keys(answer: WorkReport) -> None:
@@ -55,17 +58,48 @@ def rekey(paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     def call(mount: Mount, inos: list[int], left_s: float) -> WorkReport:
         return mount.rekey(inos, dry_run=dry_run, timeout_s=left_s)
 
-    work = TreeWork(Work(call), totals, add_keys)
-    work.run(paths, lambda done: f"{format_size(done.moved_bytes)} rekeyed", hidden=as_json)
+    def call_kept(mount: Mount, blobs: list[int], left_s: float) -> WorkReport:
+        return mount.rekey_kept(blobs, dry_run=dry_run, timeout_s=left_s)
+
+    def describe(done: Totals) -> str:
+        return f"{format_size(done.moved_bytes)} rekeyed"
+
+    served = TreeWork(Work(call), totals, add_keys).run(paths, describe, hidden=as_json)
+    whole = any(path.resolve() == served.mountpoint for path in paths)
+    if whole:
+        work = TreeWork(Work(call_kept), kept_totals, add_keys)
+        work.run_on(served, _list_kept(served), describe, hidden=as_json)
     if as_json:
-        tell_json(totals.to_json() | {"keys": keys})
+        kept = kept_totals.to_json() if whole else None
+        tell_json(totals.to_json() | {"keys": keys, "snapshots": kept})
     else:
         totals.tell_failures()
+        kept_totals.tell_failures()
         for key_id, (count, size) in sorted(keys.items()):
             name = f"key {key_id}" if key_id else "in clear"
             before = "" if dry_run else " before"
             tell(f"{name}: {count} forms, {format_size(size)}{before}")
-        done = f"{totals.outcomes['due']} to be" if dry_run else str(totals.outcomes["done"])
-        tell(f"{totals.file_count} files: {done} rekeyed; others: {totals.count(_WORDS)}")
-    if not totals.complete:
+        tell(f"{totals.file_count} files: {_count(totals, dry_run=dry_run)}")
+        if kept_totals.file_count:
+            told = _count(kept_totals, dry_run=dry_run)
+            tell(f"contents that only snapshots show, {kept_totals.file_count}: {told}")
+        if not whole and served.kept_blobs(limit=1):
+            tell(
+                "what only snapshots show was left out: "
+                f"`memfs rekey {served.mountpoint}` looks at it too"
+            )
+    if not (totals.complete and kept_totals.complete):
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+def _list_kept(served: Mount) -> Iterator[tuple[int, str]]:
+    """Yield the contents that only snapshots show; they have no name outside of these."""
+    after = 0
+    while blobs := served.kept_blobs(after):
+        yield from ((blob, f"content {blob} of snapshots") for blob in blobs)
+        after = blobs[-1]
+
+
+def _count(totals: Totals, *, dry_run: bool) -> str:
+    done = f"{totals.outcomes['due']} to be" if dry_run else str(totals.outcomes["done"])
+    return f"{done} rekeyed; others: {totals.count(_WORDS)}"
