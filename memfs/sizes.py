@@ -136,3 +136,10 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.3g} s"
     milliseconds = round(seconds * 1000, 2 if seconds < 0.01 else 0)
     return f"{milliseconds:g} ms" if milliseconds else "0 s"
+
+
+def format_count(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 file`, `2 files`, `0 directories`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"

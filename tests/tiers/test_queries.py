@@ -292,7 +292,7 @@ def test_tags_are_set_by_words_trees_and_tables(mount: Mount, tmp_path: Path) ->
     assert run_memfs("tag", "--csv", table, "--base", root) == "2 files tagged\n"
     assert ask(mount, {"city": "Ulm", "cloud": {"$lt": 5}}) == ["scans/a.tif"]
     assert ask(mount, {"cloud": {"$gt": 5}}) == ["scans/deep/b.tif"]
-    with pytest.raises(MountError, match=r"1 files tagged, 1 not|missing"):
+    with pytest.raises(MountError, match=r"1 file tagged, 1 not|missing"):
         run_memfs("tag", root / "missing", root / "c=d.tif", "city=Köln")
     assert ask(mount, {"city": "Köln"}) == ["c=d.tif"]
     with pytest.raises(MountError, match=r"'memfs\.tier' cannot be the name of a tag"):

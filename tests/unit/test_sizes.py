@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memfs.errors import InvalidValueError
-from memfs.sizes import format_duration, format_size, parse_duration, parse_size
+from memfs.sizes import format_count, format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -133,3 +133,11 @@ def test_sizes_that_are_printed_can_be_read(size: int) -> None:
 @given(st.integers(1, 1023), st.sampled_from(["KiB", "MiB", "GiB", "TiB"]))
 def test_whole_sizes_are_printed_as_they_were_written(count: int, unit: str) -> None:
     assert parse_size(format_size(parse_size(f"{count}{unit}"))) == parse_size(f"{count}{unit}")
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "expected"),
+    [(0, "file", "0 files"), (1, "file", "1 file"), (2, "directory", "2 directories")],
+)
+def test_counts_agree_with_their_noun(count: int, noun: str, expected: str) -> None:
+    assert format_count(count, noun) == expected

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from memfs.sizes import format_size
+from memfs.sizes import format_count, format_size
 from memfs_tools.terminal import complain, tell, tell_json
 from memfs_tools.tree_work import moves_watched
 
@@ -76,12 +76,8 @@ def tell_copy(report: CopyReport, *, as_json: bool) -> bool:
 
 def _done(report: CopyReport) -> str:
     """Return in words what was done."""
+    made = [(report["file_count"], "file"), (report["directory_count"], "directory")]
     counts = [
-        (report["file_count"], "file made" if report["file_count"] == 1 else "files made"),
-        (
-            report["directory_count"],
-            "directory made" if report["directory_count"] == 1 else "directories made",
-        ),
         (report["changed_count"], "changed"),
         (report["removed_count"], "removed"),
         (report["equal_count"], "as they should be"),
@@ -92,6 +88,7 @@ def _done(report: CopyReport) -> str:
         (report["cloned_bytes"], "on shared blocks"),
         (report["copied_bytes"], "copied"),
     ]
-    words = [f"{count} {word}" for count, word in counts if count]
+    words = [f"{format_count(count, noun)} made" for count, noun in made if count]
+    words += [f"{count} {word}" for count, word in counts if count]
     words += [f"{format_size(size)} {word}" for size, word in sizes if size]
     return ", ".join(words) if words else "nothing to do"

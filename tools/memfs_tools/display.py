@@ -17,7 +17,7 @@ from rich.text import Text
 
 from memfs.control.report import COUNT_MAX
 from memfs.escaping import escape_text
-from memfs.sizes import format_duration, format_size
+from memfs.sizes import format_count, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +79,8 @@ def print_status(report: StatusReport) -> None:
         console.print(f"  {report.policy.note}", soft_wrap=True)
     for pool in report.policy.pools:
         used, size = format_size(pool.used_bytes), format_size(pool.size_bytes)
-        console.print(f"  pool {pool.name}: {used} of {size}, {pool.file_count} files")
+        files = format_count(pool.file_count, "file")
+        console.print(f"  pool {pool.name}: {used} of {size}, {files}")
     for quota in report.quotas:
         console.print(f"  {_quota_line(quota)}", soft_wrap=True)
     if report.codecs:
@@ -97,7 +98,8 @@ def _export_note(export: ExportReport | None) -> str | None:
     if export.age_s is None:
         told = "export: none yet, the object store alone is not enough to mount again"
     else:
-        told = f"export: {format_duration(export.age_s)} old, {export.file_count} files"
+        files = format_count(export.file_count, "file")
+        told = f"export: {format_duration(export.age_s)} old, {files}"
         if export.missing_count:
             told += (
                 f"; {export.missing_count} of them, {format_size(export.missing_bytes)}, have no "
@@ -133,8 +135,8 @@ def _snapshots_line(snapshots: SnapshotsReport) -> str | None:
         age = format_duration(snapshots.newest_s)
         parts.append(f"{snapshots.snapshot_count}, the newest one {age} old")
     if snapshots.kept_count:
-        size = format_size(snapshots.kept_bytes)
-        parts.append(f"{size} on the disk in {snapshots.kept_count} files that only they show")
+        size, files = format_size(snapshots.kept_bytes), format_count(snapshots.kept_count, "file")
+        parts.append(f"{size} on the disk in {files} that only they show")
     if snapshots.leaving_count:
         parts.append(f"{snapshots.leaving_count} being removed")
     return f"snapshots: {'; '.join(parts)}" if parts else None
@@ -166,7 +168,8 @@ def print_comparison(comparison: Comparison) -> None:
     warm_bytes, cold_bytes = comparison.capacities
     disk = "all of it on the disk" if cold_bytes is None else f"{format_size(cold_bytes)} of disk"
     console.print(
-        f"{comparison.belady.accesses.count} accesses to {comparison.file_count} files of "
+        f"{comparison.belady.accesses.count} accesses to "
+        f"{format_count(comparison.file_count, 'file')} of "
         f"{format_size(comparison.footprint_bytes)}; {format_size(warm_bytes)} of RAM, {disk}",
         soft_wrap=True,
     )

@@ -20,7 +20,7 @@ from memfs.client.mount import WORK_S_MAX
 from memfs.control.client import ControlUnavailableError
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.sizes import format_size
+from memfs.sizes import format_count, format_size
 from memfs_tools.mounts import find_mount_above
 from memfs_tools.terminal import complain
 
@@ -234,7 +234,8 @@ class TreeWork:
             except KeyboardInterrupt:
                 found = sum(self._is_done(path) for path in self._unanswered.values())
                 count = totals.file_count + found
-                complain(f"stopped; {count} files, {describe(totals)}; run it again to go on")
+                told = f"{format_count(count, 'file')}, {describe(totals)}"
+                complain(f"stopped; {told}; run it again to go on")
                 raise
 
     def _is_done(self, path: str) -> bool:

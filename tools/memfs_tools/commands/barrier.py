@@ -10,7 +10,7 @@ import click
 
 from memfs.client.placement import is_safe
 from memfs.exit_codes import ExitCode
-from memfs.sizes import format_size
+from memfs.sizes import format_count, format_size
 from memfs_tools.terminal import complain, tell, tell_json
 from memfs_tools.tree_work import Totals, TreeWork, Work
 
@@ -85,6 +85,6 @@ def barrier(paths: tuple[Path, ...], level: Level, timeout_s: float | None, as_j
         totals.tell_failures()
         if totals.timed_out:
             complain("the time is over; run it again to go on")
-        tell(f"{totals.file_count} files, level {level}: {totals.count(_WORDS)}")
+        tell(f"{format_count(totals.file_count, 'file')}, level {level}: {totals.count(_WORDS)}")
     if not totals.complete:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.errors import UsageError
+from memfs.sizes import format_count
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell
 
@@ -59,7 +60,7 @@ def catalog(mountpoint: Path, file: Path | None, ncdu: bool) -> None:
             read_catalog(served.state_dir),
             lambda done: show("writing names", done, max(done, total)),
         )
-    tell(f"{file}: {count} names")
+    tell(f"{file}: {format_count(count, 'name')}")
 
 
 def _write_ncdu(served: Mount) -> None:

@@ -24,6 +24,7 @@ from memfs.fsck.repair import Repaired, repair
 from memfs.log_lines import EscapingFormatter
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.store_record import describe_store, recall_store
+from memfs.sizes import format_count
 from memfs.stores.lost_found import DIRECTORY_NAME, LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
@@ -222,8 +223,11 @@ def _show(report: Report, repaired: Repaired | None, state: Path, *, as_json: bo
         _show_repaired(repaired, state)
     for problem in report.problems:
         tell(str(problem))
-    verdict = "clean" if report.clean else f"{len(report.problems)} problems"
-    tell(f"{state}: {verdict}; {report.file_count} files, {report.form_count} forms checked")
+    verdict = "clean" if report.clean else format_count(len(report.problems), "problem")
+    checked = (
+        f"{format_count(report.file_count, 'file')}, {format_count(report.form_count, 'form')}"
+    )
+    tell(f"{state}: {verdict}; {checked} checked")
 
 
 def _show_repaired(repaired: Repaired, state: Path) -> None:
@@ -234,6 +238,7 @@ def _show_repaired(repaired: Repaired, state: Path) -> None:
     for name in repaired.moved:
         tell(f"moved: {state / DIRECTORY_NAME / name} has no record")
     tell(
-        f"repair: {len(repaired.actions)} faults, {len(repaired.lost)} files lost, "
+        f"repair: {format_count(len(repaired.actions), 'fault')}, "
+        f"{format_count(len(repaired.lost), 'file')} lost, "
         f"{len(repaired.moved)} moved to lost+found; the metadata as they were: {repaired.copy}"
     )

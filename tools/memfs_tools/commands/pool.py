@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from memfs.control.typed import encode
-from memfs.sizes import format_size
+from memfs.sizes import format_count, format_size
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -57,7 +57,7 @@ def list_pools(place: Path | None, as_json: bool) -> None:
         return
     for each in pools:
         used, size = format_size(each.used_bytes), format_size(each.size_bytes)
-        tell(f"{each.name}  {used} of {size}  {each.file_count} files")
+        tell(f"{each.name}  {used} of {size}  {format_count(each.file_count, 'file')}")
 
 
 @pool.command()

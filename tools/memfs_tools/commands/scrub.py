@@ -10,7 +10,7 @@ import click
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs.sizes import format_size, parse_size
+from memfs.sizes import format_count, format_size, parse_size
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
@@ -109,6 +109,6 @@ def _summary(progress: ScrubReport) -> str:
     left_out = f", {unchecked} with forms out of reach" if unchecked else ""
     running = "running; " if progress["running"] else ""
     return (
-        f"{running}{progress['file_count']} files, {format_size(progress['read_bytes'])} read: "
-        f"{damaged}{left_out}"
+        f"{running}{format_count(progress['file_count'], 'file')}, "
+        f"{format_size(progress['read_bytes'])} read: {damaged}{left_out}"
     )

@@ -12,6 +12,7 @@ from memfs.client.placement import PlacementError
 from memfs.client.tagging import Tagged, read_csv, set_tags, tag_name
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
+from memfs.sizes import format_count
 from memfs_tools.terminal import complain, tell
 
 if TYPE_CHECKING:
@@ -114,5 +115,6 @@ def _tag(files: Iterable[Tagged]) -> bool:
         except PlacementError as error:
             complain(str(error))
             failed_count += 1
-    tell(f"{done_count} files tagged" + (f", {failed_count} not" if failed_count else ""))
+    failed = f", {failed_count} not" if failed_count else ""
+    tell(f"{format_count(done_count, 'file')} tagged{failed}")
     return failed_count == 0

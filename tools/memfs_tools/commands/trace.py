@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memfs.sizes import format_duration, format_size
+from memfs.sizes import format_count, format_duration, format_size
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -82,11 +82,12 @@ def _show(report: TraceReport, as_json: bool) -> None:
         return
     state = "recording" if report["recording"] else "recorded"
     tell(
-        f"{state} {report['path']}: {report['row_count']} rows, "
+        f"{state} {report['path']}: {format_count(report['row_count'], 'row')}, "
         f"{format_size(report['size_bytes'])}, {format_duration(report['duration_s'])}"
     )
     if report["dropped_count"]:
-        tell(f"  {report['dropped_count']} rows came faster than the disk took them")
+        dropped = format_count(report["dropped_count"], "row")
+        tell(f"  {dropped} came faster than the disk took them")
     if report["removed_count"]:
         tell(f"  {report['removed_count']} old parts were removed, to stay below the limit")
     if report["reason"] is not None:

@@ -62,7 +62,8 @@ def create(
         return
     tell(f"{name} is kept")
     if count := made["open_count"]:
-        tell(f"{count} files were open for writing, and copied meanwhile{_lack(made)}")
+        were = "file was" if count == 1 else "files were"
+        tell(f"{count} {were} open for writing, and copied meanwhile{_lack(made)}")
     for file in made["open_files"] if verbose else ():
         reason = f": {file['reason']}" if file["reason"] else ""
         tell(f"{file['state']:<8}{file['path']}{reason}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.exit_codes import ExitCode
-from memfs.sizes import format_size
+from memfs.sizes import format_count, format_size
 from memfs_tools.commands.snapshot.options import JSON, show_instant
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import complain, tell, tell_json
@@ -92,11 +92,13 @@ def _tell(report: ExportsReport) -> None:
         complain(f"not exported: {report['error']}")
         return
     tell(_describe(report["exports"][0]))
-    tell(f"{report['stored_count']} objects stored, {format_size(report['stored_bytes'])}")
+    stored = format_count(report["stored_count"], "object")
+    tell(f"{stored} stored, {format_size(report['stored_bytes'])}")
 
 
 def _describe(export: ExportNoteReport) -> str:
-    told = f"{export['id']}  {show_instant(export['checked_ns'])}  {export['file_count']} files"
+    files = format_count(export["file_count"], "file")
+    told = f"{export['id']}  {show_instant(export['checked_ns'])}  {files}"
     if export["missing_count"]:
         told += (
             f"; {export['missing_count']} of them, {format_size(export['missing_bytes'])}, have no "

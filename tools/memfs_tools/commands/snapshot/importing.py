@@ -21,7 +21,7 @@ from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import read_format
 from memfs.metadata.sqlite.importing import require_empty
 from memfs.metadata.store_record import recall_store
-from memfs.sizes import format_size
+from memfs.sizes import format_count, format_size
 from memfs.stores.packed import PackedStore
 from memfs.stores.remote import open_remote_store
 from memfs_daemon.options import parse_options
@@ -204,12 +204,14 @@ def _tell(chosen: Chosen, state: Path, config: Config, *, takes: bool, as_json: 
         return
     tell(
         f"{state}: export {chosen.export} of {show_instant(description.created_ns)}: "
-        f"{description.file_count} files, {format_size(imported.usage.logical_bytes)}"
+        f"{format_count(description.file_count, 'file')}, "
+        f"{format_size(imported.usage.logical_bytes)}"
     )
     if imported.missing_count:
         tell(
-            f"{imported.missing_count} files, {format_size(imported.missing_bytes)}, had no object "
-            "in the store, and their bytes are lost:"
+            f"{format_count(imported.missing_count, 'file')}, "
+            f"{format_size(imported.missing_bytes)}, had no object in the store, "
+            "and their bytes are lost:"
         )
         for path in imported.missing_paths[:_PATHS_SHOWN]:
             tell(f"  {os.fsdecode(path)}")
