@@ -227,9 +227,9 @@ class Status:
 
     def _cold_note(self, space: ColdSpace) -> str | None:
         """Return why a full disk tier stays full, or who waits until it is less so."""
-        if (room := self._parts.room) is not None and room.held_count:
+        if (room := self._parts.room) is not None and room.held_back_count:
             return (
-                f"{room.held_count} requests of programs that write are held back: less than "
+                f"{room.held_back_count} requests of programs that write are held back: less than "
                 f"{format_size(room.floor_bytes)} are free, and files are on their way to the store"
             )
         high_bytes = int(space.capacity_bytes * self._parts.config.cold.high_watermark)

@@ -428,7 +428,7 @@ class Mount(NamedTuple):
         return self.asking(methods.GC_ACCOUNTS, WORK_S_MAX)({})
 
     def gc_orphans(
-        self, place: methods.Place, prefix: str = "", *, take: bool
+        self, place: methods.SearchPlace, prefix: str = "", *, take: bool
     ) -> methods.OrphansReport:
         """Find what nothing refers to; `take` puts it into lost+found."""
         params: methods.OrphansParameters = {"place": place, "prefix": prefix, "take": take}

@@ -66,16 +66,16 @@ class Room:
         """Free bytes at the high watermark; the mover keeps it up to date."""
         self.relief = False
         """The mover can send files away from this disk, and the store takes them."""
-        self._held: Counter[InodeNo] = Counter()
+        self._held_back: Counter[InodeNo] = Counter()
 
     @property
-    def held_count(self) -> int:
+    def held_back_count(self) -> int:
         """Requests that are held back now."""
-        return self._held.total()
+        return self._held_back.total()
 
-    def is_held(self, ino: InodeNo) -> bool:
+    def is_held_back(self, ino: InodeNo) -> bool:
         """Return whether a writer of a file, or of a new one in a directory, is held back."""
-        return ino in self._held
+        return ino in self._held_back
 
     @property
     def is_tight(self) -> bool:
@@ -124,10 +124,10 @@ class Room:
 
     @contextlib.contextmanager
     def _holding(self, ino: InodeNo) -> Iterator[None]:
-        self._held[ino] += 1
+        self._held_back[ino] += 1
         try:
             yield
         finally:
-            self._held[ino] -= 1
-            if not self._held[ino]:
-                del self._held[ino]
+            self._held_back[ino] -= 1
+            if not self._held_back[ino]:
+                del self._held_back[ino]

@@ -590,14 +590,14 @@ class DryRunParameters(TypedDict):
     dry_run: NotRequired[bool]
 
 
-Place = Literal["raw", "packed", "tmp", "remote", "uploads"]
-"""The values of `jobs.orphans.Place`."""
+SearchPlace = Literal["raw", "packed", "tmp", "remote", "uploads"]
+"""The values of `jobs.orphans.SearchPlace`."""
 
 
 class OrphansParameters(TypedDict):
     """Where to look for what nothing refers to."""
 
-    place: Place
+    place: SearchPlace
     prefix: NotRequired[str]
     take: NotRequired[bool]
 

@@ -227,7 +227,7 @@ class Control:
             tier = Tier[text.upper()]
         except KeyError:
             raise InvalidValueError(
-                f"tier {text!r} is none of hot, warm, cold, glacier, auto"
+                f"tier {text!r} is not one of hot, warm, cold, glacier, auto"
             ) from None
         available = {
             Tier.HOT: self._hot is not None,
@@ -353,7 +353,7 @@ class Control:
             answer["pending"] = moving
         if (waits := await self._wait_for_writer(inode)) is not None:
             answer["pending"] = waits
-        if self._room is not None and self._room.is_held(inode.ino):
+        if self._room is not None and self._room.is_held_back(inode.ino):
             answer["room"] = (
                 "a program that writes here is held back: the disk is nearly full, and files are "
                 "on their way to the object store"

@@ -286,7 +286,7 @@ class FileCheck:
                 MoveKind.HYDRATE: FormKind.RAW,
             }[intent.kind]
             self._note_location(kind, intent.location)
-        start, end = self._engine.unsettled_raw_range()
+        start, end = self._engine.unrecorded_raw_range()
         if start < end:
             self._raws.extend(self._raw_store.list_range(start, end))
 

@@ -156,7 +156,7 @@ def _name(value: object, field: str) -> str:
 def _layout(message: Mapping[str, object]) -> Layout:
     dtype, layout = _choice(message, "dtype"), _choice(message, "layout")
     if dtype and dtype not in PRECISIONS:
-        raise ProtocolError(f"dtype {dtype!r} is none of {', '.join(PRECISIONS)}")
+        raise ProtocolError(f"dtype {dtype!r} is not one of {', '.join(PRECISIONS)}")
     if layout not in LAYOUTS:
         raise ProtocolError(f"layout {layout!r} is not known")
     return Layout(dtype, layout)

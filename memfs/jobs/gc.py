@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from memfs.errors import MetadataError, NotSupportedError
-from memfs.jobs.orphans import SHOWN_MAX, OrphanSearch, Place
+from memfs.jobs.orphans import SHOWN_MAX, OrphanSearch, SearchPlace
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class GcMethods:
         Raises:
             MemfsError: As of `OrphanSearch.look`.
         """
-        found = await self._orphans.look(Place(place), prefix, take=take)
+        found = await self._orphans.look(SearchPlace(place), prefix, take=take)
         return cast("OrphansReport", asdict(found))
 
     async def lost_found(self, clear: bool = False) -> LostFoundReport:

@@ -52,7 +52,7 @@ _PREFIX = re.compile(r"(blobs|batches)/[0-9a-f]{0,2}")
 _PACKED = re.compile(r"packed/[0-9a-f]+/[0-9a-f]+")
 
 
-class Place(enum.StrEnum):
+class SearchPlace(enum.StrEnum):
     """Where to look."""
 
     RAW = "raw"
@@ -97,9 +97,9 @@ class OrphanSearch:
         self._parts = parts
         self._clock = clock
         # Raw files of this process stand ready for long before an inode has them.
-        self._raw_end = parts.engine.unsettled_raw_range()[1]
+        self._raw_end = parts.engine.unrecorded_raw_range()[1]
 
-    async def look(self, place: Place, prefix: str = "", *, take: bool = False) -> Orphans:
+    async def look(self, place: SearchPlace, prefix: str = "", *, take: bool = False) -> Orphans:
         """Look at one place.
 
         Args:
@@ -114,15 +114,15 @@ class OrphanSearch:
             StoreError: The store cannot be listed.
         """
         match place:
-            case Place.RAW:
+            case SearchPlace.RAW:
                 return await self._look_at_raw(take)
-            case Place.PACKED:
+            case SearchPlace.PACKED:
                 return await self._look_at_packed(take)
-            case Place.TEMPORARY:
+            case SearchPlace.TEMPORARY:
                 return await self._look_at_temporary(take)
-            case Place.REMOTE:
+            case SearchPlace.REMOTE:
                 return await self._look_at_remote(prefix, take)
-            case Place.UPLOADS:
+            case SearchPlace.UPLOADS:
                 return await self._look_at_uploads(take)
 
     async def _look_at_raw(self, take: bool) -> Orphans:

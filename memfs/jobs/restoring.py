@@ -52,7 +52,7 @@ BEFORE_LABEL = (f"{OWN_LABEL_PREFIX}automatic", "restore")
 INODES_A_PAGE = 256
 
 
-class Request(NamedTuple):
+class RestoreRequest(NamedTuple):
     """What is to be restored."""
 
     path: bytes
@@ -112,7 +112,7 @@ class RestoreMethods:
             NoSpaceError: The disk is full.
         """
         target = None if to is None else os.fsencode(to)
-        request = Request(os.fsencode(path), target, delete, dry_run)
+        request = RestoreRequest(os.fsencode(path), target, delete, dry_run)
 
         def begin() -> AsyncGenerator[None, None]:
             actions: list[tuple[str, str]] | None = [] if dry_run else None
@@ -145,7 +145,7 @@ class RestoreMethods:
         self._restores.pop(work, None)
 
     async def _restore(
-        self, request: Request, name: str | None, restore: _Restore
+        self, request: RestoreRequest, name: str | None, restore: _Restore
     ) -> AsyncGenerator[None, None]:
         engine = self._parts.engine
         snapshot = await self._newest() if name is None else await engine.get_snapshot(name)

@@ -24,9 +24,9 @@ from memfs.errors import (
 from memfs.jobs.kept_names import name_kept
 from memfs.jobs.scrubbing import (
     FormCheck,
-    Pace,
     Scrubbed,
     ScrubOutcome,
+    ScrubPace,
     scrub_file,
     scrub_kept,
 )
@@ -85,7 +85,7 @@ class Scrubber:
         self._read_bytes = 0
         self._unchecked_count = 0
         self._unchecked_reason: str | None = None
-        self._pace = Pace()
+        self._pace = ScrubPace()
         self._outcomes = dict.fromkeys(ScrubOutcome, 0)
         self._findings: list[dict[str, str]] = []
         self._error: str | None = None
@@ -224,7 +224,7 @@ class Scrubber:
             if form.kind == FormKind.REMOTE:
                 cost = cost_of_fetch(form.stored_bytes)
         while True:
-            self._pace = Pace(self._rate)
+            self._pace = ScrubPace(self._rate)
             try:
                 with self._quotas.reserved(cost):
                     return await scrub()
@@ -239,7 +239,7 @@ class Scrubber:
     def _count(self, scrubbed: Scrubbed) -> None:
         self._file_count += 1
         self._read_bytes += scrubbed.read_bytes
-        self._pace = Pace(self._rate)
+        self._pace = ScrubPace(self._rate)
         self._outcomes[scrubbed.outcome] += 1
         unchecked = [check for check in scrubbed.checks if check.unchecked]
         self._unchecked_count += bool(unchecked)

@@ -107,7 +107,7 @@ class Scrubbed(NamedTuple):
         return sum(check.read_bytes for check in self.checks)
 
 
-class Pace:
+class ScrubPace:
     """Holds the reading of one file's local forms back to a rate.
 
     Args:
@@ -150,7 +150,7 @@ class Pace:
             time.sleep(min(ahead_s, 0.2))
 
 
-async def scrub_file(parts: MoveParts, ino: InodeNo, pace: Pace | None = None) -> Scrubbed:
+async def scrub_file(parts: MoveParts, ino: InodeNo, pace: ScrubPace | None = None) -> Scrubbed:
     """Check all forms of one file, and repair what can be repaired.
 
     A raw file that was never packed nor uploaded has no digest yet: it is read, so that a disk
@@ -159,7 +159,7 @@ async def scrub_file(parts: MoveParts, ino: InodeNo, pace: Pace | None = None) -
     Args:
         pace: That of reading from the local disk; tells how far it is. None: as fast as can be.
     """
-    pace = pace or Pace()
+    pace = pace or ScrubPace()
     try:
         inode = await parts.engine.get_inode(ino)
         if not stat.S_ISREG(inode.mode) or inode.flags & InodeFlags.UNSEALED or not inode.nlink:
@@ -187,7 +187,9 @@ async def scrub_file(parts: MoveParts, ino: InodeNo, pace: Pace | None = None) -
         return Scrubbed(ScrubOutcome.SKIPPED)
 
 
-async def scrub_kept(parts: MoveParts, kept: KeptContent, pace: Pace | None = None) -> Scrubbed:
+async def scrub_kept(
+    parts: MoveParts, kept: KeptContent, pace: ScrubPace | None = None
+) -> Scrubbed:
     """Check all that has bytes which only snapshots show; a bad form goes where a sound one is.
 
     A raw file of theirs has no digest, as that of a file which was never packed nor uploaded.
@@ -199,7 +201,7 @@ async def scrub_kept(parts: MoveParts, kept: KeptContent, pace: Pace | None = No
     engine = parts.engine
     forms = await engine.list_forms(kept.blob) if kept.blob else []
     inode = inode_of(kept)
-    checks = await _check_forms(parts, inode, forms, pace or Pace())
+    checks = await _check_forms(parts, inode, forms, pace or ScrubPace())
     if kept.raw and not kept.open and not checks[0].damage and not checks[0].unchecked:
         size = (await trio.to_thread.run_sync(parts.raw_store.stat, kept.raw)).st_size
         if size != kept.size:
@@ -252,7 +254,7 @@ async def _is_as_before(parts: MoveParts, inode: Inode, forms: Sequence[Form]) -
 
 
 async def _check_forms(
-    parts: MoveParts, inode: Inode, forms: Sequence[Form], pace: Pace
+    parts: MoveParts, inode: Inode, forms: Sequence[Form], pace: ScrubPace
 ) -> tuple[FormCheck, ...]:
     blob = await parts.engine.get_blob(inode.blob) if inode.blob else None
     checks = []
@@ -270,7 +272,7 @@ async def _check_forms(
     return tuple(checks)
 
 
-async def _check(kind: FormKind, pace: Pace, check: Awaitable[None]) -> FormCheck:
+async def _check(kind: FormKind, pace: ScrubPace, check: Awaitable[None]) -> FormCheck:
     pace.begin()
     try:
         await check
@@ -291,7 +293,7 @@ def _is_shortage(error: MemfsError) -> bool:
     return isinstance(cause, OSError) and cause.errno in _SHORTAGES
 
 
-async def _check_raw(parts: MoveParts, inode: Inode, blob: Blob | None, pace: Pace) -> None:
+async def _check_raw(parts: MoveParts, inode: Inode, blob: Blob | None, pace: ScrubPace) -> None:
     path = parts.raw_store.path(inode.raw)
     cached = parts.residency.ram_bytes(path)
     wait = partial(pace.wait, path)
@@ -316,7 +318,7 @@ def _let_go_of_pages(parts: MoveParts, raw: RawId) -> None:
         os.close(fd)
 
 
-async def _check_packed(parts: MoveParts, form: Form, blob: Blob, pace: Pace) -> None:
+async def _check_packed(parts: MoveParts, form: Form, blob: Blob, pace: ScrubPace) -> None:
     path = parts.packed_store.path(form.place.key)
 
     def wait(content_bytes: int) -> None:
@@ -329,7 +331,7 @@ async def _check_packed(parts: MoveParts, form: Form, blob: Blob, pace: Pace) ->
     await trio.to_thread.run_sync(verify)
 
 
-async def _check_remote(parts: MoveParts, form: Form, blob: Blob, pace: Pace) -> None:
+async def _check_remote(parts: MoveParts, form: Form, blob: Blob, pace: ScrubPace) -> None:
     def advance(content_bytes: int) -> None:
         pace.form_bytes = form.stored_bytes * content_bytes // max(1, blob.size)
 

@@ -617,16 +617,16 @@ class Local(Changes, Protocol):
     def hold_raw_ids(self, oldest: RawId) -> None:
         """Note that raw files from `oldest` on are kept ready: they stay unrecorded for long.
 
-        After a crash they are in `unsettled_raw_range`. Replaces what was noted before.
+        After a crash they are in `unrecorded_raw_range`. Replaces what was noted before.
         """
         ...
 
-    def unsettled_raw_range(self) -> tuple[RawId, RawId]:
+    def unrecorded_raw_range(self) -> tuple[RawId, RawId]:
         """Raw ids `[start, end)` that an earlier, killed process may have created unrecorded."""
         ...
 
-    def settle_raw_range(self) -> None:
-        """Note that nothing unrecorded is left in `unsettled_raw_range`.
+    def clear_unrecorded_raw_range(self) -> None:
+        """Note that nothing unrecorded is left in `unrecorded_raw_range`.
 
         Until then the range outlives a clean close too: fsck, or a mount that ends early, looks at
         nothing in it.

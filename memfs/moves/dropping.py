@@ -156,7 +156,7 @@ async def _see_another(
     """Return the forms of a file, once one of those that stay was seen where it lies.
 
     Raises:
-        ObjectMissingError: None of them is there.
+        ObjectMissingError: Not one of them is there.
         StoreError, CorruptDataError: As `Sightings.require`.
     """
     forms = await parts.engine.list_forms(inode.blob)

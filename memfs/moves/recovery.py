@@ -87,7 +87,7 @@ class Sweep:
 
     def __init__(self, parts: MoveParts) -> None:
         self._parts = parts
-        self._range = parts.engine.unsettled_raw_range()
+        self._range = parts.engine.unrecorded_raw_range()
         self._unrecorded: set[RawId] | None = None
         self._after = InodeNo(0)
         self.done = self._range[0] >= self._range[1]
@@ -127,7 +127,7 @@ class Sweep:
             # They lie where they are, and the next mount looks again.
             log.warning("%d raw files without a record stay: %s", len(raws), error)
             return 0
-        self._parts.engine.settle_raw_range()
+        self._parts.engine.clear_unrecorded_raw_range()
         self._parts.faults.reach("recover.swept")
         if len(raws) > kept_count:
             log.info("%d raw files that were made ahead are removed", len(raws) - kept_count)

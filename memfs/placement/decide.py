@@ -115,7 +115,7 @@ async def _record_admission(
     context: Context, move: Move, candidate: Candidate, now_ns: int
 ) -> None:
     pools, ino = context.pools, move.ino
-    pools.hold(ino, candidate.ram_bytes, candidate.priority, candidate.pool, pinned=False)
+    pools.charge(ino, candidate.ram_bytes, candidate.priority, candidate.pool, pinned=False)
     try:
         await context.engine.record_decision(
             ino, Decision(move.rule, move.detail, move.bytes, now_ns)

@@ -30,7 +30,7 @@ GATHERED_COUNT_MAX = 8192
 (measured: 17 MB for 3000 files), so all of them take 46 MB at most."""
 
 
-class Place(Protocol):
+class MakeMove(Protocol):
     """Makes a move."""
 
     async def __call__(self, move: Move, gathered: Callable[[], None], /) -> None:
@@ -58,7 +58,7 @@ class MoveQueue:
         heappush(self._order, (-move.priority, self._put_count, move.ino))
         self._put.set()
 
-    async def begin_next(self, nursery: trio.Nursery, place: Place) -> bool:
+    async def begin_next(self, nursery: trio.Nursery, place: MakeMove) -> bool:
         """Begin the next waiting move; False if nothing waits.
 
         Returns when the move is done, or when it waits for the others of its batch.
@@ -73,7 +73,7 @@ class MoveQueue:
     async def run(
         self,
         nursery: trio.Nursery,
-        place: Place,
+        place: MakeMove,
         turn: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         """Make moves as they come, until cancelled; one of the queue's workers.
@@ -91,7 +91,7 @@ class MoveQueue:
             else:
                 await self._put.wait(seen)
 
-    async def _make(self, move: Move, place: Place, task_status: trio.TaskStatus[None]) -> None:
+    async def _make(self, move: Move, place: MakeMove, task_status: trio.TaskStatus[None]) -> None:
         def gather() -> None:
             self.gathered[move.ino] = self.running.pop(move.ino)
             task_status.started()
@@ -169,7 +169,7 @@ class MoveQueues:
             promotes = move.goal >= Goal.LOCAL
             (self.promotions if promotes else self.demotions).put(move)
 
-    async def begin_all(self, nursery: trio.Nursery, place: Place) -> None:
+    async def begin_all(self, nursery: trio.Nursery, place: MakeMove) -> None:
         """Make all waiting moves one after the other, but for those that wait for a batch."""
         for queue in (self.promotions, self.demotions):
             while await queue.begin_next(nursery, place):

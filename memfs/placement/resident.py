@@ -128,7 +128,7 @@ def charge(context: Context, candidate: Candidate) -> None:
         # It stays whatever its age; out of the way of those that may go.
         residency.touch(ino)
     if ino not in context.queues:
-        pools.hold(ino, candidate.ram_bytes, candidate.priority, candidate.pool, pinned=pinned)
+        pools.charge(ino, candidate.ram_bytes, candidate.priority, candidate.pool, pinned=pinned)
 
 
 async def lock(context: Context, file: Observed) -> bool:
@@ -167,7 +167,7 @@ async def _try_to_lock(context: Context, file: Observed) -> LockOutcome:
     if _excess_bytes(context, candidate) > 0:
         return LockOutcome.NO_ROOM
     # Before the pages are read in, so that two files do not take the same room.
-    context.pools.hold(
+    context.pools.charge(
         candidate.ino,
         candidate.ram_bytes,
         candidate.priority,

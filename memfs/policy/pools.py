@@ -122,7 +122,7 @@ class Pools:
             if member is pool:
                 pinned_bytes = pool.pinned.get(ino)
                 size = pool.queue.size_of(ino) if pinned_bytes is None else pinned_bytes
-                self.hold(ino, size, self.priority(ino), "", pinned=pinned_bytes is not None)
+                self.charge(ino, size, self.priority(ino), "", pinned=pinned_bytes is not None)
 
     def require(self, name: str) -> Pool:
         """Return a pool.
@@ -165,7 +165,7 @@ class Pools:
         """Return the priority of a held file, as it was when it was looked at last."""
         return self._priorities.get(ino, PRIORITY_DEFAULT)
 
-    def hold(
+    def charge(
         self, ino: int, size_bytes: int, priority: int, pool_name: str, *, pinned: bool
     ) -> None:
         """Charge a file that is held in RAM, or charge it anew."""
@@ -199,7 +199,7 @@ class Pools:
     def next_to_leave(self, pool: Pool, needed_bytes: int, count_max: int) -> list[int]:
         """Take the files out of a pool's queue that leave next, those of low priority first.
 
-        They stay members: `hold` puts those back that stay after all, `leave` ends the others.
+        They stay members: `charge` puts those back that stay after all, `leave` ends the others.
         """
         victims: list[int] = []
         levels = {self.priority(ino) for ino in self._priorities if self.pool_of(ino) is pool}

@@ -329,7 +329,7 @@ def _parse_tier(text: str) -> StandardBlobTier:
         return StandardBlobTier(text)
     except ValueError:
         known = ", ".join(tier.value for tier in StandardBlobTier)
-        raise UsageError(f"glacier.storage_class {text!r} is none of Azure's: {known}") from None
+        raise UsageError(f"glacier.storage_class {text!r} is not one of Azure's: {known}") from None
 
 
 def _read(name: str, value: object) -> object:

@@ -62,9 +62,8 @@ class RestoreTier(enum.StrEnum):
         try:
             return cls(text)
         except ValueError:
-            raise UsageError(
-                f"glacier.restore_tier {text!r} is none of {', '.join(tier.value for tier in cls)}"
-            ) from None
+            known = ", ".join(tier.value for tier in cls)
+            raise UsageError(f"glacier.restore_tier {text!r} is not one of {known}") from None
 
 
 class RestoreState(enum.Enum):

@@ -47,7 +47,7 @@ def precision_of(dtype: torch.dtype | str | None) -> str | None:
         return None
     name = dtype if isinstance(dtype, str) else _PRECISION_NAMES.get(dtype)
     if name not in PRECISIONS:
-        raise ValueError(f"dtype {dtype} is none of {', '.join(PRECISIONS)}")
+        raise ValueError(f"dtype {dtype} is not one of {', '.join(PRECISIONS)}")
     return name
 
 

@@ -349,7 +349,7 @@ class EngineMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.site.reopen()
         self.committed = copy.deepcopy(self.model)
-        assert self.engine.unsettled_raw_range()[0] == self.engine.unsettled_raw_range()[1]
+        assert self.engine.unrecorded_raw_range()[0] == self.engine.unrecorded_raw_range()[1]
 
     @rule()
     def crash(self) -> None:
@@ -357,9 +357,9 @@ class EngineMachine(RuleBasedStateMachine):
             self.committed = copy.deepcopy(self.model)
         self.site.crash()
         self.model = copy.deepcopy(self.committed)
-        start, end = self.engine.unsettled_raw_range()
+        start, end = self.engine.unrecorded_raw_range()
         assert start < end
-        self.engine.settle_raw_range()
+        self.engine.clear_unrecorded_raw_range()
         self.compare_all()
 
     # --- comparing -------------------------------------------------------------------------------

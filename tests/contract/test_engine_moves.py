@@ -200,7 +200,7 @@ async def test_reserved_numbers_are_all_different(engine_site: SqliteSite) -> No
 async def test_numbers_go_on_beyond_the_first_lease(engine_site: SqliteSite) -> None:
     engine = engine_site.engine
     last = [engine.reserve_ids()[0] for _index in range(70_000)][-1]
-    _start, end = engine_site.crash().unsettled_raw_range()
+    _start, end = engine_site.crash().unrecorded_raw_range()
     assert end > last
 
 

@@ -357,8 +357,8 @@ assert names(device.uuid) == ["cuda:1"]
 for wanted, message in [
     (["cuda:3"], "shows 3 devices"),
     (["GPU-x"], "there is no GPU-x"),
-    (["tpu"], "none of auto"),
-    (["cuda:x"], "none of auto"),
+    (["tpu"], "not one of auto"),
+    (["cuda:x"], "not one of auto"),
     (["cuda:0", "auto"], "twice"),
 ]:
     try:

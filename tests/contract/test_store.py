@@ -664,13 +664,13 @@ def test_an_unknown_access_tier_is_the_users_error(tmp_path: Path) -> None:
     config = GlacierConfig(
         url="az://bucket", storage_class="GLACIER", options=AzureServer(1).options
     )
-    with pytest.raises(UsageError, match=r"none of Azure's: Archive, Cool"):
+    with pytest.raises(UsageError, match=r"not one of Azure's: Archive, Cool"):
         open_remote_store(config, tmp_path)
 
 
 def test_an_unknown_restore_tier_is_the_users_error(tmp_path: Path) -> None:
     config = GlacierConfig(url="s3://bucket", restore_tier="soon")
-    with pytest.raises(UsageError, match="none of bulk, standard, expedited"):
+    with pytest.raises(UsageError, match="not one of bulk, standard, expedited"):
         open_remote_store(config, tmp_path)
 
 

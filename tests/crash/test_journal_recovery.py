@@ -74,37 +74,39 @@ def test_ids_are_never_handed_out_twice_across_crashes(engine_site: SqliteSite) 
         seen.add(fresh)
 
 
-def test_unsettled_range_covers_every_raw_id_of_the_killed_process(engine_site: SqliteSite) -> None:
+def test_unrecorded_range_covers_every_raw_id_of_the_killed_process(
+    engine_site: SqliteSite,
+) -> None:
     raws = [engine_site.engine.reserve_ids()[1] for _index in range(5)]
-    start, end = engine_site.crash().unsettled_raw_range()
+    start, end = engine_site.crash().unrecorded_raw_range()
     assert all(start <= raw < end for raw in raws)
 
 
-def test_unsettled_range_survives_a_second_crash_before_it_was_looked_at(
+def test_unrecorded_range_survives_a_second_crash_before_it_was_looked_at(
     engine_site: SqliteSite,
 ) -> None:
     raw = engine_site.engine.reserve_ids()[1]
     engine_site.crash()
-    start, end = engine_site.crash().unsettled_raw_range()
+    start, end = engine_site.crash().unrecorded_raw_range()
     assert start <= raw < end
 
 
-def test_unsettled_range_survives_a_clean_close_before_it_was_looked_at(
+def test_unrecorded_range_survives_a_clean_close_before_it_was_looked_at(
     engine_site: SqliteSite,
 ) -> None:
     """As after fsck, or a mount that ended early: the raw files would lie there for ever."""
     raw = engine_site.engine.reserve_ids()[1]
     engine_site.crash()
-    start, end = engine_site.reopen().unsettled_raw_range()
+    start, end = engine_site.reopen().unrecorded_raw_range()
     assert start <= raw < end
-    engine_site.engine.settle_raw_range()
-    start, end = engine_site.reopen().unsettled_raw_range()
+    engine_site.engine.clear_unrecorded_raw_range()
+    start, end = engine_site.reopen().unrecorded_raw_range()
     assert start == end
 
 
-def test_unsettled_range_is_empty_after_a_clean_close(engine_site: SqliteSite) -> None:
+def test_unrecorded_range_is_empty_after_a_clean_close(engine_site: SqliteSite) -> None:
     raw = engine_site.engine.reserve_ids()[1]
-    start, end = engine_site.reopen().unsettled_raw_range()
+    start, end = engine_site.reopen().unrecorded_raw_range()
     assert start == end
     assert engine_site.engine.reserve_ids()[1] == raw + 1
 

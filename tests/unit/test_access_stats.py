@@ -31,14 +31,14 @@ def pools_with_team() -> Pools:
 
 
 def hold(pools: Pools, ino: int, size: int, *, priority: int = 50, pool: str = "") -> None:
-    pools.hold(ino, size, priority, pool, pinned=False)
+    pools.charge(ino, size, priority, pool, pinned=False)
 
 
 def test_files_are_charged_to_their_pool() -> None:
     pools = pools_with_team()
     hold(pools, 1, 100, pool="team")
     hold(pools, 2, 50)
-    pools.hold(3, 30, PRIORITY_DEFAULT, "team", pinned=True)
+    pools.charge(3, 30, PRIORITY_DEFAULT, "team", pinned=True)
     assert pools.named["team"].used_bytes == 130
     assert pools.rest.used_bytes == 50
 
@@ -58,7 +58,7 @@ def test_the_files_of_a_removed_pool_are_charged_to_the_rest() -> None:
     """They are in RAM as before, and somebody has to evict them."""
     pools = pools_with_team()
     hold(pools, 1, 100, pool="team")
-    pools.hold(2, 30, PRIORITY_DEFAULT, "team", pinned=True)
+    pools.charge(2, 30, PRIORITY_DEFAULT, "team", pinned=True)
     pools.remove("team")
     assert pools.rest.used_bytes == 130
     assert pools.rest.pinned == {2: 30}
@@ -118,7 +118,7 @@ def test_no_more_files_are_taken_than_are_needed_or_asked_for() -> None:
 def test_pinned_files_do_not_leave() -> None:
     pools = Pools()
     pools.rest.resize(BUDGET)
-    pools.hold(1, 100, PRIORITY_DEFAULT, "", pinned=True)
+    pools.charge(1, 100, PRIORITY_DEFAULT, "", pinned=True)
     hold(pools, 2, 100)
     assert pools.next_to_leave(pools.rest, 1000, 10) == [2]
 
@@ -150,7 +150,7 @@ def test_the_pools_add_up(operations: list[tuple[str, int, int, str, int]]) -> N
             pools.leave(ino)
             charged.pop(ino, None)
         else:
-            pools.hold(ino, size, priority, pool_name, pinned=name == "pin")
+            pools.charge(ino, size, priority, pool_name, pinned=name == "pin")
             charged[ino] = (pool.name, size)
         for each in (pools.rest, pools.named["team"]):
             assert each.used_bytes == sum(

@@ -9,7 +9,7 @@ import pytest
 from memfs.config import QuotasConfig
 from memfs.control import methods
 from memfs.jobs.gc import GcMethods
-from memfs.jobs.orphans import Place
+from memfs.jobs.orphans import SearchPlace
 from memfs.moves.batching import upload_batch
 from memfs.moves.dropping import drop_raw
 from memfs.placement.quotas import Quotas
@@ -71,4 +71,4 @@ async def test_accounts_that_have_drifted_are_told(state: State, gc: GcMethods) 
 
 
 def test_places_are_those_that_can_be_looked_at() -> None:
-    assert {each.value for each in Place} == set(get_args(methods.Place))
+    assert {each.value for each in SearchPlace} == set(get_args(methods.SearchPlace))

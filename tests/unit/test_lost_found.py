@@ -10,7 +10,7 @@ import pytest
 
 from memfs.errors import MetadataError
 from memfs.jobs.gc import GcMethods
-from memfs.jobs.orphans import OrphanSearch, Place
+from memfs.jobs.orphans import OrphanSearch, SearchPlace
 from memfs.moves.recovery import Sweep
 from memfs.placement.upkeep import Compaction
 from memfs.stores.lost_found import LostFound
@@ -104,7 +104,7 @@ async def test_lost_found_is_not_emptied_while_a_repair_is_due(tmp_path: Path) -
     await state.create("a", compressible(20_000))
     orphan = state.raw_store.path(RawId(3))
     os.close(state.raw_store.create(RawId(3)))
-    assert (await OrphanSearch(state.parts).look(Place.RAW, take=True)).taken_count == 1
+    assert (await OrphanSearch(state.parts).look(SearchPlace.RAW, take=True)).taken_count == 1
     gc = GcMethods(state.parts, state.garbage, Compaction(state.parts, None))  # type: ignore[arg-type]  # it compacts nothing here
     state.engine._totals[1] += 5
     with pytest.raises(MetadataError, match="while a repair is due"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import InvalidValueError
-from memfs.jobs.orphans import AGE_S_MIN, OrphanSearch, Place
+from memfs.jobs.orphans import AGE_S_MIN, OrphanSearch, SearchPlace
 from memfs.metadata.records import MoveKind
 from memfs.moves.batching import upload_batch
 from memfs.moves.packing import pack
@@ -40,7 +40,7 @@ def search(state: State, later_s: float = LATER_S) -> OrphanSearch:
     return OrphanSearch(state.parts, lambda: time.time() + later_s)
 
 
-async def names(state: State, place: Place, prefix: str = "") -> list[str]:
+async def names(state: State, place: SearchPlace, prefix: str = "") -> list[str]:
     return (await search(state).look(place, prefix)).names
 
 
@@ -58,10 +58,10 @@ async def test_what_files_need_is_no_orphan(state: State) -> None:
     await upload_batch(state.parts, inos[2:4])
     await upload(state.parts, inos[4])
     await state.unlink("4")
-    for place in (Place.RAW, Place.PACKED, Place.TEMPORARY):
+    for place in (SearchPlace.RAW, SearchPlace.PACKED, SearchPlace.TEMPORARY):
         assert await names(state, place) == []
     for prefix in ("blobs/", "batches/"):
-        assert await names(state, Place.REMOTE, prefix) == []
+        assert await names(state, SearchPlace.REMOTE, prefix) == []
 
 
 async def test_what_a_move_is_writing_is_no_orphan(state: State) -> None:
@@ -69,10 +69,10 @@ async def test_what_a_move_is_writing_is_no_orphan(state: State) -> None:
     ino = await state.create("a", CONTENT)
     key = "blobs/01/1-1-0123456789abcdef"
     put(state, key)
-    assert await names(state, Place.REMOTE, "blobs/0") == [key]
+    assert await names(state, SearchPlace.REMOTE, "blobs/0") == [key]
     generation = (await state.engine.get_inode(ino)).generation
     await state.engine.begin_intent(MoveKind.UPLOAD, ino, generation, key, time.time_ns())
-    assert await names(state, Place.REMOTE, "blobs/0") == []
+    assert await names(state, SearchPlace.REMOTE, "blobs/0") == []
 
 
 async def test_local_files_that_nobody_names_go_to_lost_found_on_request(state: State) -> None:
@@ -90,9 +90,9 @@ async def test_local_files_that_nobody_names_go_to_lost_found_on_request(state: 
     mine = state.packed_store.temporary_path("upload-8")
     mine.write_bytes(b"x")
     expected = {
-        Place.RAW: state.raw_store.path(RawId(3)),
-        Place.PACKED: orphan,
-        Place.TEMPORARY: left_over,
+        SearchPlace.RAW: state.raw_store.path(RawId(3)),
+        SearchPlace.PACKED: orphan,
+        SearchPlace.TEMPORARY: left_over,
     }
     for place, path in expected.items():
         assert (await search(state).look(place)).names == [str(path)]
@@ -110,7 +110,7 @@ async def test_raw_files_of_this_process_are_not_looked_at(state: State) -> None
     """They stand ready before an inode has them."""
     _, raw = state.engine.reserve_ids()
     os.close(state.raw_store.create(raw))
-    assert (await search(state).look(Place.RAW, take=True)).count == 0
+    assert (await search(state).look(SearchPlace.RAW, take=True)).count == 0
     assert state.raw_store.stat(raw).st_size == 0
 
 
@@ -125,10 +125,10 @@ async def test_old_objects_that_nobody_names_are_noted_on_request(state: State) 
     strange = "blobs/00/notes.txt"
     for key in (orphan, batch, foreign, strange):
         put(state, key)
-    young = await search(state, 0.0).look(Place.REMOTE, "blobs/", take=True)
+    young = await search(state, 0.0).look(SearchPlace.REMOTE, "blobs/", take=True)
     assert (young.count, young.young_count, young.foreign_count) == (0, 1, 1)
     for prefix, key in (("blobs/", orphan), ("batches/0", batch)):
-        found = await search(state).look(Place.REMOTE, prefix, take=True)
+        found = await search(state).look(SearchPlace.REMOTE, prefix, take=True)
         assert (found.names, found.taken_count) == ([key], 1)
     left = {stat.key async for stat in state.remote.list("")}
     assert left == {
@@ -144,7 +144,7 @@ async def test_old_objects_that_nobody_names_are_noted_on_request(state: State) 
 async def test_other_prefixes_are_refused(state: State) -> None:
     """Whatever else lies in the bucket is none of our business."""
     with pytest.raises(InvalidValueError, match="not one of memfs's keys"):
-        await search(state).look(Place.REMOTE, "backup/")
+        await search(state).look(SearchPlace.REMOTE, "backup/")
 
 
 async def test_unfinished_uploads_are_told_with_their_age_and_ended(
@@ -169,10 +169,10 @@ async def test_unfinished_uploads_are_told_with_their_age_and_ended(
 
     monkeypatch.setattr(state.remote, "list_uploads", list_uploads)
     monkeypatch.setattr(state.remote, "abort_uploads", abort_uploads)
-    young = await search(state, 0.0).look(Place.UPLOADS, take=True)
+    young = await search(state, 0.0).look(SearchPlace.UPLOADS, take=True)
     assert (young.count, young.young_count, young.foreign_count, ended) == (0, 2, 1, [])
-    found = await search(state).look(Place.UPLOADS)
+    found = await search(state).look(SearchPlace.UPLOADS)
     assert (found.count, found.taken_count, ended) == (2, 0, [])
     assert found.names[0] == f"unfinished upload of {ours}, 2 h old"
-    taken = await search(state).look(Place.UPLOADS, take=True)
+    taken = await search(state).look(SearchPlace.UPLOADS, take=True)
     assert (taken.taken_count, ended) == (2, [ours, batch])

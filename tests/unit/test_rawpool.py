@@ -102,7 +102,7 @@ async def test_a_crash_forgets_no_file_of_a_pool_that_nobody_drew_from(
     engine.wait_for_checkpoint()
     shutil.copytree(tmp_path / "state", tmp_path / "crashed")
     after = SqliteEngine.open(tmp_path / "crashed", MetadataConfig())
-    start, end = after.unsettled_raw_range()
+    start, end = after.unrecorded_raw_range()
     assert ready
     assert ready <= set(range(start, end))
     after.close()

@@ -69,11 +69,11 @@ async def test_a_writer_goes_on_when_there_is_room_again(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(room.wait, INO)
         await trio.sleep(1)
-        assert (room.held_count, room.is_held(INO), disk.wakes) == (1, True, 1)
+        assert (room.held_back_count, room.is_held_back(INO), disk.wakes) == (1, True, 1)
         disk.free_bytes = FLOOR
         await trio.sleep(0.1)
-        assert room.held_count == 0
-    assert not room.is_held(INO)
+        assert room.held_back_count == 0
+    assert not room.is_held_back(INO)
 
 
 async def test_a_wait_ends_when_no_room_is_made(
@@ -105,7 +105,7 @@ async def test_a_wait_can_be_ended_by_killing_the_program(
     room = disk.room()
     with trio.move_on_after(1):
         await room.wait(INO)
-    assert room.held_count == 0
+    assert room.held_back_count == 0
 
 
 @pytest.mark.parametrize("relief", [False, True])

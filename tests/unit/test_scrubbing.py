@@ -13,7 +13,7 @@ import trio
 from memfs.content.opening import OpenMode
 from memfs.errors import CodecMissingError, InvalidValueError
 from memfs.jobs.scrubber import Scrubber
-from memfs.jobs.scrubbing import Pace, Scrubbed, ScrubOutcome, scrub_file
+from memfs.jobs.scrubbing import Scrubbed, ScrubOutcome, ScrubPace, scrub_file
 from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
@@ -241,7 +241,7 @@ async def make_sparse(state: State, *, size: int, data_bytes: int) -> InodeNo:
 async def test_holes_are_not_read(state: State) -> None:
     """15 TiB would take days at any rate."""
     ino = await make_sparse(state, size=15 << 40, data_bytes=4096)
-    pace = Pace(1 << 20)
+    pace = ScrubPace(1 << 20)
     scrubbed = await scrub_file(state.parts, ino, pace)
     assert scrubbed.outcome == ScrubOutcome.SOUND
     assert scrubbed.read_bytes == pace.read_bytes == 2 * 4096
@@ -260,7 +260,7 @@ async def test_holes_of_a_packed_file_count_to_its_digest(state: State) -> None:
 async def test_a_file_that_is_removed_while_it_is_read_ends_its_scrub(state: State) -> None:
     """Its space is held as long as it is read."""
     ino = await state.create("f", CONTENT)
-    pace = Pace(1)
+    pace = ScrubPace(1)
     found = []
 
     async def scrub_slowly() -> None:

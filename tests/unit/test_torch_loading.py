@@ -89,7 +89,7 @@ def test_only_plain_floats_change_their_precision(file: Path, dtype: torch.dtype
     wanted = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
     expected = {n: t.to(wanted) if t.is_floating_point() else t for n, t in TENSORS.items()}
     assert equal(found, expected)
-    with pytest.raises(ValueError, match="is none of float32, float16, bfloat16"):
+    with pytest.raises(ValueError, match="is not one of float32, float16, bfloat16"):
         mt.load(file, dtype=torch.int8)
 
 

@@ -34,7 +34,7 @@ _NEEDED = (
 """What a device must be able to do; under WSL 2 and some virtual GPUs it is not."""
 
 _REMEDIES = {
-    driver.CUresult.CUDA_ERROR_NO_DEVICE: "none is visible; see nvidia-smi, CUDA_VISIBLE_DEVICES",
+    driver.CUresult.CUDA_ERROR_NO_DEVICE: "it sees no device; see nvidia-smi, CUDA_VISIBLE_DEVICES",
     driver.CUresult.CUDA_ERROR_DEVICE_UNAVAILABLE: "another program has it alone; see nvidia-smi",
 }
 """That of errors whose name alone does not tell what to do."""

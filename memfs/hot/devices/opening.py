@@ -44,7 +44,7 @@ def open_devices(names: Sequence[str]) -> list[Device]:
 
 def _open(name: str) -> list[Device]:
     if not _NAME.fullmatch(name):
-        raise DeviceError(f"hot.devices: {name!r} is none of auto, cpu, cuda:N, GPU-UUID")
+        raise DeviceError(f"hot.devices: {name!r} is not one of auto, cpu, cuda:N, GPU-UUID")
     kind, _, index = name.partition(":")
     if kind == "cpu":
         return [MemfdDevice(int(index or 0))]

@@ -220,7 +220,7 @@ class Contents(Attributes):
     ) -> bool:
         self._begin_change()
         if form.kind == FormKind.RAW or form.blob != blob.blob:
-            raise InvalidValueError(f"form {form} is none of blob {blob.blob}")
+            raise InvalidValueError(f"form {form} is not one of blob {blob.blob}")
         if form.owned != (intent is not None):
             raise InvalidValueError(f"form {form} must have an intent exactly if memfs wrote it")
         _check_owner(form)

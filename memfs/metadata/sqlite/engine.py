@@ -132,11 +132,11 @@ class SqliteEngine(Snapshots):
     def reserve_blob(self) -> BlobId:
         return BlobId(self._take_id())
 
-    def unsettled_raw_range(self) -> tuple[RawId, RawId]:
-        start, end = self._lease.unsettled
+    def unrecorded_raw_range(self) -> tuple[RawId, RawId]:
+        start, end = self._lease.unrecorded
         return RawId(start), RawId(end)
 
-    def settle_raw_range(self) -> None:
+    def clear_unrecorded_raw_range(self) -> None:
         self._lease.note_recovered()
 
     @property

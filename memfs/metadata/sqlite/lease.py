@@ -66,7 +66,7 @@ class IdLease:
             self._turn, start, end, clean = self._read(path)
             self.found = Found(self._turn, start if clean else end, self._read_note())
             self._next = start if clean else end
-            self.unsettled = (start, start) if clean else (start, end)
+            self.unrecorded = (start, start) if clean else (start, end)
             """Numbers `[start, end)` that a killed process may have used without record."""
             self._settled = bool(clean)
             self._start, self._end = start, self._next + LEASE_COUNT
@@ -186,7 +186,7 @@ class IdLease:
         return number
 
     def note_recovered(self) -> None:
-        """Note that `unsettled` was looked through: only then can a close be a clean one."""
+        """Note that `unrecorded` was looked through: only then can a close be a clean one."""
         self._settled = True
 
     def close(self, *, clean: bool) -> None:

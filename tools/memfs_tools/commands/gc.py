@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import OrphansReport, Place
+    from memfs.control.methods import OrphansReport, SearchPlace
 
 _LOCAL = ("raw", "packed", "tmp")
 _UPLOADS = "uploads"
@@ -228,7 +228,7 @@ class _Collection:
             if place in _PREFIXES:
                 answer = self._served.gc_orphans("remote", place, take=take)
             else:
-                answer = self._served.gc_orphans(cast("Place", place), take=take)
+                answer = self._served.gc_orphans(cast("SearchPlace", place), take=take)
             found[place] = answer
         return found
 
