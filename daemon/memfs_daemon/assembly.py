@@ -72,7 +72,7 @@ from memfs.stores.raw import RawStore
 from memfs.stores.remote import lies_on_disk_of, open_remote_store
 from memfs.traces.recorder import Recorder
 from memfs_daemon.heap_keeper import HeapKeeper
-from memfs_daemon.indexing import AttributeIndexer
+from memfs_daemon.indexing import AttributeIndexer, FieldIndexer
 from memfs_daemon.inside import InsideFiles
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
@@ -300,6 +300,7 @@ def assemble(
         files = InsideFiles(config, tell_status, tell_pending)
         reader = ReaderProcess(engine, state_dir, child_environment(os.environ))
         querying = Querying(parts, reader)
+        field_indexer = FieldIndexer(engine)
         inside = Inside(parts, files.producers(), querying.ask)
         stack.callback(inside.close)
         recorder = Recorder(activity.access_log, engine.get_path, config.trace.size_bytes_max)
@@ -360,7 +361,7 @@ def assemble(
             status,
             policy,
             tracing,
-            QueryMethods(engine, querying, reader, config.query),
+            QueryMethods(engine, querying, reader, field_indexer, config.query),
             PrefetchMethods(engine, prefetcher, board),
             scrubber,
             TreeMethods(placement),
@@ -411,6 +412,7 @@ def assemble(
                 reader.run,
                 UserQueryMethods(querying, door).run,
                 *((AttributeIndexer(engine).run,) if config.query.enabled else ()),
+                field_indexer.run,
                 *((partial(ask_at_mount, remote, health),) if remote is not None else ()),
                 *((generation.run,) if generation is not None else ()),
                 *((exporter.run,) if exporter is not None else ()),

@@ -1,4 +1,4 @@
-"""Indexing: xattrs that were set while the index was off get into it while the mount serves.
+"""Indexing: what is missing in an index gets into it while the mount serves.
 
 Invariant: a step is short, and the loop has most of the time to itself.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import MemfsError
+from memfs.signals import Signal
 
 if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
@@ -27,6 +28,9 @@ REST = 4.0
 
 TELL_S = 30.0
 """Between two lines of progress in the log."""
+
+INODE_STEP_COUNT = 200
+"""Inodes a step, or entries that are removed: some 2 ms."""
 
 AGAIN_S = 60.0
 """Pause after an error, of a full disk say."""
@@ -66,3 +70,50 @@ class AttributeIndexer:
         """Index some xattrs."""
         async with self._engine.change():
             return await self._engine.index_attributes(STEP_COUNT)
+
+
+class FieldIndexer:
+    """Builds the indexes of fields that are begun, and removes the entries of those dropped.
+
+    What a kill cuts off goes on from there at the next mount.
+
+    Args:
+        engine: Has the indexes.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._asked = Signal()
+
+    async def add(self, field: str) -> None:
+        """Begin an index; see `Queries.add_index`."""
+        async with self._engine.change():
+            await self._engine.add_index(field)
+        self._asked.set()
+
+    async def drop(self, field: str) -> None:
+        """Give an index up; see `Queries.drop_index`."""
+        async with self._engine.change():
+            await self._engine.drop_index(field)
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            seen = self._asked.count
+            begun_s = time.monotonic()
+            try:
+                is_busy = await self.step()
+            except MemfsError as error:
+                log.warning("an index waits, trying again later: %s", error)
+                await trio.sleep(AGAIN_S)
+                continue
+            if is_busy:
+                await trio.sleep(REST * (time.monotonic() - begun_s))
+            else:
+                await self._asked.wait(seen)
+
+    async def step(self) -> bool:
+        """Do a part; False: there is nothing to do."""
+        async with self._engine.change():
+            return await self._engine.build_indexes(INODE_STEP_COUNT)

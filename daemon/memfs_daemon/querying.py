@@ -30,22 +30,35 @@ if TYPE_CHECKING:
     from memfs.linux.peers import Peer
     from memfs.metadata.engine import Engine
     from memfs.metadata.sqlite.reader_process import ReaderProcess
+    from memfs_daemon.indexing import FieldIndexer
 
 
 class QueryMethods:
-    """Answers `query`, `query_index` and `publish`."""
+    """Answers `query`, `publish` and what is asked of the indexes."""
 
     def __init__(
-        self, engine: Engine, querying: Querying, reader: ReaderProcess, config: QueryConfig
+        self,
+        engine: Engine,
+        querying: Querying,
+        reader: ReaderProcess,
+        indexer: FieldIndexer,
+        config: QueryConfig,
     ) -> None:
         self._engine = engine
         self._reader = reader
         self._querying = querying
+        self._indexer = indexer
         self._config = config
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
-        return {"query": self.query, "query_index": self.index, "publish": self.publish}
+        return {
+            "query": self.query,
+            "query_index": self.index,
+            "index_add": self.add_index,
+            "index_drop": self.drop_index,
+            "publish": self.publish,
+        }
 
     async def query(
         self,
@@ -66,12 +79,29 @@ class QueryMethods:
         await self._reader.publish()
 
     async def index(self) -> NamesReport:
-        """Return how complete the index of xattrs is, and the names in it."""
+        """Return how complete the indexes are, and the names in that of xattrs."""
         await trio.lowlevel.checkpoint()
         return {
+            "fields": [
+                {
+                    "field": index.field,
+                    "state": index.state.value,
+                    "through": index.through,
+                    "last": index.last,
+                }
+                for index in self._engine.field_indexes()
+            ],
             "index": index_report(self._engine, self._config),
             "names": sorted(map(os.fsdecode, self._engine.indexed_names())),
         }
+
+    async def add_index(self, field: str) -> None:
+        """Begin an index of a field; see `Queries.add_index`."""
+        await self._indexer.add(field)
+
+    async def drop_index(self, field: str) -> None:
+        """Give an index of a field up; see `Queries.drop_index`."""
+        await self._indexer.drop(field)
 
 
 class UserQueryMethods:

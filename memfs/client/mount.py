@@ -359,8 +359,21 @@ class Mount(NamedTuple):
             return None
 
     def query_index(self) -> methods.NamesReport:
-        """Return how complete the index of xattrs is, and the names in it."""
+        """Return how complete the indexes are, and the names in that of xattrs."""
         return self.asking(methods.QUERY_INDEX)({})
+
+    def index_add(self, field: str) -> None:
+        """Begin an index of `$size` or `$mtime`; `query_index` tells how far it is.
+
+        Raises:
+            ControlError: EINVAL: no other field can have one. EEXIST: the one before is still
+                being removed. ENOSPC: the disk is full.
+        """
+        self.asking(methods.INDEX_ADD)({"field": field})
+
+    def index_drop(self, field: str) -> None:
+        """Give an index up; ENOENT: there is no such index."""
+        self.asking(methods.INDEX_DROP)({"field": field})
 
     def publish(self) -> None:
         """Bring all changes so far into the tables of the state, for programs that read them."""

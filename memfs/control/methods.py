@@ -319,9 +319,22 @@ class QueryReport(TypedDict):
     notes: list[str]
 
 
-class NamesReport(TypedDict):
-    """The index of xattrs."""
+class FieldIndexReport(TypedDict):
+    """An index of a field that memfs itself fills."""
 
+    field: str
+    state: Literal["building", "whole", "leaving"]
+    """`leaving`: it was dropped, and its entries go in steps."""
+    through: int
+    """All inodes up to this number are in it."""
+    last: int
+    """Highest inode number."""
+
+
+class NamesReport(TypedDict):
+    """The indexes: that of xattrs, and those of fields."""
+
+    fields: list[FieldIndexReport]
     index: IndexReport
     names: list[str]
     """Those of the xattrs that can be asked for."""
@@ -330,6 +343,17 @@ class NamesReport(TypedDict):
 QUERY = Method("query", QueryParameters, QueryReport)
 QUERY_AS_USER = Method("query_as_user", UserQueryParameters, QueryReport)
 QUERY_INDEX = Method("query_index", Nothing, NamesReport)
+
+
+class IndexParameters(TypedDict):
+    """Which index."""
+
+    field: str
+    """`$size` or `$mtime`."""
+
+
+INDEX_ADD = Method("index_add", IndexParameters, type(None))
+INDEX_DROP = Method("index_drop", IndexParameters, type(None))
 PUBLISH = Method("publish", Nothing, type(None))
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         DifferencePage,
         DirectoryEntry,
         EffectivePin,
+        FieldIndex,
         FileOrder,
         FilePage,
         FilePosition,
@@ -388,6 +389,39 @@ class Queries(Changes, Protocol):
 
     def index_progress(self) -> IndexProgress:
         """Return how complete the index of attributes is."""
+        ...
+
+    # --- indexes of what memfs knows --------------------------------------------------------------
+    async def add_index(self, field: str) -> None:
+        """Begin an index of `$size` or `$mtime`, which `build_indexes` fills; idempotent.
+
+        Changes of files keep it up to date from now on. Once it is whole, filters and orders are
+        led by it.
+
+        Raises:
+            InvalidValueError: No other field can have one.
+            AlreadyExistsError: The one before is still being removed.
+        """
+        ...
+
+    async def drop_index(self, field: str) -> None:
+        """Give an index up; `build_indexes` removes its entries.
+
+        Raises:
+            NotFoundError: There is no such index.
+        """
+        ...
+
+    async def build_indexes(self, limit: int) -> bool:
+        """Take up to so many inodes into an index, or so many entries out of one that was dropped.
+
+        Returns:
+            False if there is nothing to do.
+        """
+        ...
+
+    def field_indexes(self) -> list[FieldIndex]:
+        """Return the indexes of fields that there are, by field."""
         ...
 
 

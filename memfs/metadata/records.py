@@ -355,6 +355,27 @@ class IndexProgress(NamedTuple):
     """Some names are not in it, since there are more than `query.name_count_max`."""
 
 
+class IndexState(enum.Enum):
+    """What an index of a field is good for."""
+
+    BUILDING = "building"
+    """It leads nowhere yet."""
+    WHOLE = "whole"
+    LEAVING = "leaving"
+    """It was dropped, and its entries go in steps."""
+
+
+class FieldIndex(NamedTuple):
+    """An index of a field that memfs itself fills."""
+
+    field: str
+    state: IndexState
+    through: InodeNo
+    """All inodes up to here are in it."""
+    last: InodeNo
+    """The highest inode number."""
+
+
 class WorkCounts(NamedTuple):
     """What is not done yet; each number stops at a limit."""
 

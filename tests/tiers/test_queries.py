@@ -275,6 +275,33 @@ def test_an_index_that_is_switched_on_later_finds_what_was_there(
     assert (report["names"], report["index"]["is_whole"]) == (["user.number"], True)
 
 
+@pytest.mark.any_driver
+def test_an_index_of_sizes_is_added_and_dropped(mount: Mount) -> None:
+    for number in range(9):
+        write(mount.root / f"f{number}", b"x" * number)
+    large = {"$size": {"$gt": 6}, "$path": "f*"}
+    run_memfs("index", "add", mount.root, "size", "$mtime")
+    listed = run_memfs("index", "list", mount.root)
+    assert listed == "$mtime: complete\n$size: complete\ncomplete\n"
+    # A size is known once the file is closed, which the kernel tells a moment later.
+    wait_for(lambda: ask(mount, large) == ["f7", "f8"], "two large files")
+    told = run_memfs("query", mount.root, json.dumps(large), "--explain")
+    assert told.startswith("led by: the index of $size\n")
+    told = run_memfs("query", mount.root, '{"$path": "f*"}', "--sort", "-$mtime", "--explain")
+    assert told.startswith("led by: the index of $mtime\n")
+    mount.stop()
+    mount.start()
+    write(mount.root / "f6", b"xxxxxxxxxxxx")
+    wait_for(lambda: ask(mount, large, "--sort", "$size") == ["f7", "f8", "f6"], "the third one")
+    run_memfs("index", "drop", mount.root, "size")
+    report = json.loads(run_memfs("index", "list", "--json", mount.root))
+    assert [(each["field"], each["state"]) for each in report["fields"]] == [("$mtime", "whole")]
+    told = run_memfs("query", mount.root, json.dumps(large), "--explain")
+    assert told.startswith("led by: all files")
+    with pytest.raises(MountError, match=r"\$tier cannot have an index: \$size, \$mtime can"):
+        run_memfs("index", "add", mount.root, "tier")
+
+
 def test_tags_are_set_by_words_trees_and_tables(mount: Mount, tmp_path: Path) -> None:
     root = mount.root
     for name in ("scans/a.tif", "scans/deep/b.tif", "c=d.tif"):

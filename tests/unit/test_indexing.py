@@ -1,4 +1,4 @@
-"""The daemon brings an index up to date that was off, and then rests."""
+"""The daemon brings an index up to date that was off, or is asked for, and then rests."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import trio
 
 from memfs.config import MetadataConfig, QueryConfig
 from memfs.errors import NoSpaceError
+from memfs.metadata.records import IndexState
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.query.parsing import parse
 from memfs_daemon import indexing
-from memfs_daemon.indexing import AttributeIndexer
+from memfs_daemon.indexing import AttributeIndexer, FieldIndexer
 from tests.contract.engine.making import NOW_NS, make_file
 
 if TYPE_CHECKING:
@@ -48,4 +49,42 @@ async def test_what_was_set_without_the_index_is_found_later(
     page = await engine.find_files(parse({"a": "x"}), None, None, 100, 1.0)
     assert page is not None
     assert page.inos == inos
+    engine.close()
+
+
+async def test_an_index_is_built_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A full disk lets it wait; another start goes on with it."""
+    monkeypatch.setattr(indexing, "INODE_STEP_COUNT", 3)
+    engine = SqliteEngine.open(tmp_path, MetadataConfig())
+    for index in range(10):
+        await make_file(engine, b"f%d" % index)
+    await FieldIndexer(engine).add("$mtime")
+    engine.close()
+    engine = SqliteEngine.open(tmp_path, MetadataConfig())
+    indexer = FieldIndexer(engine)
+    step, failures = indexer.step, [NoSpaceError("the disk is full")]
+
+    async def fail_once() -> bool:
+        if failures:
+            raise failures.pop()
+        return await step()
+
+    monkeypatch.setattr(indexer, "step", fail_once)
+
+    async def after(seconds: float) -> list[tuple[str, IndexState]]:
+        # The clock jumps whenever the indexer rests.
+        await trio.sleep(seconds)
+        return [(index.field, index.state) for index in engine.field_indexes()]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(indexer.run)
+        assert await after(2 * indexing.AGAIN_S) == [("$mtime", IndexState.WHOLE)]
+        await indexer.add("$size")
+        assert await after(100) == [("$mtime", IndexState.WHOLE), ("$size", IndexState.WHOLE)]
+        await indexer.drop("$mtime")
+        assert await after(100) == [("$size", IndexState.WHOLE)]
+        assert not engine.uncommitted
+        nursery.cancel_scope.cancel()
     engine.close()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.database import Row
+from memfs.metadata.sqlite.field_schema import COLUMNS, NUMBERS, TRIGGERS
 from memfs.metadata.sqlite.schema import BESIDE, UNDO_TRIGGERS, Made
 from memfs.metadata.sqlite.statements import Parameters
 from memfs.query.values import stored_value
@@ -23,6 +24,11 @@ _REGULAR = "mode & 61440 = 32768"
 _SYMLINK = "mode & 61440 = 40960"
 
 _UNDO_NAMES = ", ".join(f"'{Made.by(text).name}'" for text in UNDO_TRIGGERS)
+
+_FIELDS_TRIGGERS = (
+    (field, ", ".join(f"'{Made.by(text).name}'" for text in texts))
+    for field, texts in TRIGGERS.items()
+)
 
 _BATCHED = """
     select key as batch_key, count(*) as forms, sum(stored_bytes) as bytes
@@ -233,6 +239,40 @@ _CHECKS = (
                 where type = 'trigger' and name in ({_UNDO_NAMES})),
             (select {len(UNDO_TRIGGERS)} * count(*) as wanted from head)
             where there <> wanted""",
+    ),
+    *(
+        (
+            f"the index of {field} has {{}} of {{}} triggers that keep it up to date",
+            f"""select there, wanted from
+                (select count(*) as there from sqlite_schema
+                    where type = 'trigger' and name in ({names})),
+                (select {len(TRIGGERS[field])} * count(*) as wanted from field_index
+                    where field = '{field}' and state <> 'leaving')
+                where there <> wanted""",
+        )
+        for field, names in _FIELDS_TRIGGERS
+    ),
+    *(
+        (
+            f"the index of {field} lacks inode {{}} with the value {{}}",
+            f"""select ino, {COLUMNS[field]} from inode as i
+                where ino <= (select case state when 'whole' then 9223372036854775807
+                        else through end from field_index
+                        where field = '{field}' and state <> 'leaving')
+                    and not exists (select 1 from field_value
+                        where field = {number} and value = i.{COLUMNS[field]} and ino = i.ino)""",
+        )
+        for field, number in NUMBERS.items()
+    ),
+    *(
+        (
+            f"the index of {field} has inode {{}} with the value {{}}, which it has not",
+            f"""select ino, value from field_value as v where field = {number}
+                and not exists (select 1 from inode as i
+                    where i.ino = v.ino and i.{COLUMNS[field]} = v.value)
+                and '{field}' not in (select field from field_index where state = 'leaving')""",
+        )
+        for field, number in NUMBERS.items()
     ),
     (
         "no snapshot shows generation {1} of inode {0}, which is kept",

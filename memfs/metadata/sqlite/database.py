@@ -210,6 +210,8 @@ class Database:
         """Another process may read the tables: the log cannot start over (SQLite, `walRestartLog`),
         and is not asked to."""
         self._late_offset = 0
+        self._bulk_count = 0
+        """Rows since the last checkpoint that were written by few, short records."""
         self._due_bytes = limits.checkpoint_bytes
         self._retired_bytes = 0
         self._reserve = Reserve(state_dir / "reserve", limits.reserve_bytes)
@@ -609,8 +611,23 @@ class Database:
         self._records.clear()
         self._committed_totals = tuple(self.totals)
         size = self._journal.size_bytes
-        if size >= self._late_offset and (size >= self._due_bytes or self._log_is_long()):
+        if size >= self._late_offset and (self._is_due() or self._log_is_long()):
             self.maintain()
+
+    def note_bulk(self, row_count: int) -> None:
+        """Note that the last statement has written many rows, each perhaps in a page of its own.
+
+        Its record is short: without this a checkpoint would come late, and write them all at once;
+        and a start would redo all of it.
+        """
+        self._bulk_count += row_count
+
+    def _is_due(self) -> bool:
+        """Tell whether the journal is long enough, or stands for enough, to be moved."""
+        return (
+            self._journal.size_bytes >= self._due_bytes
+            or self._bulk_count >= self._limits.checkpoint_page_count
+        )
 
     def mark(self) -> Mark:
         """Return the present point, for `take_back`."""
@@ -689,7 +706,7 @@ class Database:
         self._adapt()
         starts_over = self._log_is_long()
         size = self._journal.size_bytes
-        if size >= self._due_bytes or (starts_over and size > 0):
+        if self._is_due() or (starts_over and size > 0):
             self._checkpoint(starts_over=starts_over)
 
     def publish(self) -> bool:
@@ -749,6 +766,7 @@ class Database:
             self._restore()
             return
         self._late_offset = 0
+        self._bulk_count = 0
         self._retired_bytes = 0 if starts_over else self._journal.size_bytes
         try:
             if starts_over:

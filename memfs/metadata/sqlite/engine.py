@@ -16,6 +16,7 @@ from memfs.metadata.sqlite.attribute_index import AttributeIndex
 from memfs.metadata.sqlite.check import RECOUNT, find_damage
 from memfs.metadata.sqlite.creation import LEASE_NAME, create
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES, Database, Identity, Limits
+from memfs.metadata.sqlite.field_index import FieldIndexes
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
 from memfs.metadata.sqlite.format import (
     FORMAT_NUMBER,
@@ -97,10 +98,12 @@ class SqliteEngine(Snapshots):
             raise MetadataError(f"{state_dir / LEASE_NAME} cannot be used: {error}") from error
         cache = InodeCache(config.inode_cache_count)
         attributes = AttributeIndex(query or QueryConfig())
+        fields = FieldIndexes()
 
         def forget() -> None:
             cache.clear()
             attributes.forget()
+            fields.forget()
 
         try:
             state_id = _state_id(state_dir, number or FORMAT_NUMBER)
@@ -118,7 +121,8 @@ class SqliteEngine(Snapshots):
             lease.close(clean=False)
             raise
         attributes.bind(database)
-        return cls(database, lease, cache, state_id, attributes)
+        fields.bind(database)
+        return cls(database, lease, cache, state_id, attributes, fields)
 
     # --- ids -------------------------------------------------------------------------------------
     def reserve_ids(self) -> tuple[InodeNo, RawId]:

@@ -1,7 +1,8 @@
 """Filters as SQL: one boolean expression, and the walk through an index that leads to the files.
 
 A walk has segments, one after the other, each of them sorted and read from a position on: the
-values of one name in the index of attributes, or all inodes by number. All values are bound.
+values of one name in the index of attributes, those of an indexed field of memfs, or all inodes by
+number. All values are bound.
 
 Invariant: for every file the expression is 0 or 1, never null, so that `not` is the negation.
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.errors import InvalidValueError
+from memfs.metadata.sqlite.field_schema import NUMBERS
 from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
 from memfs.query.filters import RANGES, And, Condition, Node, Not, Operator, conjuncts, fields_of
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
 
     from memfs.metadata.records import FileOrder
+    from memfs.metadata.sqlite.field_index import Indexes
     from memfs.metadata.sqlite.statements import SqlValue
     from memfs.query.values import Value
 
@@ -99,7 +103,7 @@ class Planner:
 
     Args:
         order: How its files are sorted.
-        keys: Those of the names in the index; a name that is missing is no file's.
+        indexes: What can lead; a name of an xattr that is missing is no file's.
         count: Counts the rows of a select.
     """
 
@@ -107,12 +111,12 @@ class Planner:
         self,
         node: Node,
         order: FileOrder | None,
-        keys: Mapping[bytes, int],
+        indexes: Indexes,
         count: Callable[[str, list[SqlValue]], int],
     ) -> None:
         self._node = node
         self._order = order
-        self._keys = keys
+        self._keys, self._fields = indexes
         self._count = count
         self._parts = conjuncts(node)
         self._arrays = frozenset(field for field in fields_of(node) if self._has_arrays(field))
@@ -123,9 +127,13 @@ class Planner:
         Args:
             driver: The one that an earlier page took; None: the best one.
         """
+        order = self._order
         if driver is None:
             driver = self.choose()
-        order = self._order
+        elif self._is_gone(driver) and order is not None and order.field == driver:
+            # Without the index the order is the same.
+            driver = ""
+        self.check(driver)
         if order is None:
             return self._plain(driver, "", ())
         if order.field in COLUMN_FIELDS:
@@ -148,28 +156,52 @@ class Planner:
         """Return the field whose index leads to the fewest files; empty: no index leads."""
         ranks: dict[str, int] = {}
         for part in self._parts:
-            if isinstance(part, Condition) and part.field not in SYSTEM_FIELDS:
+            if isinstance(part, Condition) and self._can_lead(part):
                 rank = _rank(part.operator)
                 ranks[part.field] = min(rank, ranks.get(part.field, rank))
-        if any(field.encode() not in self._keys for field in ranks):
+        if (missing := next(filter(self._is_missing, ranks), None)) is not None:
             # No file has it, so the shortest of all walks.
-            return next(field for field in ranks if field.encode() not in self._keys)
+            return missing
         fields = sorted(ranks, key=lambda field: ranks[field])
         if len(fields) <= 1 or (ranks[fields[0]] == 0 and ranks[fields[1]] > 1):
             return fields[0] if fields else ""
         counted = [(self._entries(field), ranks[field], field) for field in fields[:4]]
         return min(counted)[2]
 
+    def check(self, driver: str) -> None:
+        """See that an index that led to an earlier page is still there.
+
+        Raises:
+            InvalidValueError: It is not.
+        """
+        if self._is_gone(driver):
+            raise InvalidValueError(f"the index of {driver} has gone meanwhile: ask anew")
+
+    def _is_gone(self, driver: str) -> bool:
+        return driver in NUMBERS and driver not in self._fields
+
+    def _can_lead(self, condition: Condition) -> bool:
+        if condition.field not in SYSTEM_FIELDS:
+            return True
+        # Each file has a size.
+        return condition.field in self._fields and condition.operator is not Operator.EXISTS
+
+    def _is_missing(self, driver: str) -> bool:
+        """Tell whether no file has an xattr of that name."""
+        return bool(driver) and driver not in NUMBERS and driver.encode() not in self._keys
+
     def _entries(self, field: str, limit: int = PROBE_COUNT) -> int:
         writer = self._writer(field)
         text = f"{writer.key()} and {writer.walk(self._on(field))}"
-        return self._count(f"select 1 from xattr f where {text} limit {limit}", writer.arguments)
+        return self._count(
+            f"select 1 from {writer.source} where {text} limit {limit}", writer.arguments
+        )
 
     def candidates(self, field: str) -> tuple[str, list[SqlValue]]:
         """Return a select of the inodes that meet the conditions on a field of the index."""
         writer = self._writer(field)
         text = f"{writer.key()} and {writer.walk(self._on(field))}"
-        return f"select f.ino from xattr f where {text}", writer.arguments
+        return f"select f.ino from {writer.source} where {text}", writer.arguments
 
     def _on(self, field: str) -> list[Condition]:
         """Return the conditions that every file must meet on one field."""
@@ -184,37 +216,48 @@ class Planner:
             arguments = (*writer.arguments, *extra_arguments)
             segment = Segment("select f.ino, null from inode f where 1", (), tail, arguments)
             return Plan((segment,), writer.is_exact, "")
-        if driver.encode() not in self._keys:
+        if self._is_missing(driver):
             return Plan((), True, driver)
         segments: list[Segment] = []
         is_exact = True
         for walked, also, is_sorted in _stretches(self._on(driver), driver in self._arrays):
             writer = self._writer(driver)
-            what = "null" if is_sorted else "f.typed"
-            head = f"select f.ino, {what} from xattr f{_join(self._node)} where {writer.key()}"
+            what = "null" if is_sorted else writer.entry
+            join = _join(self._node, driver)
+            head = f"select f.ino, {what} from {writer.source}{join} where {writer.key()}"
             head_arguments = writer.cut()
             tail = f"{writer.walk(walked)}{also} and {writer.rest(self._node)}{extra}"
             arguments = (*writer.arguments, *extra_arguments)
-            value = "" if is_sorted else "f.typed"
+            value = "" if is_sorted else writer.entry
             segments.append(Segment(head, head_arguments, tail, arguments, value))
             is_exact = writer.is_exact
         return Plan(tuple(segments), is_exact, driver)
 
     def _by_column(self, driver: str, order: FileOrder) -> Plan:
-        if driver and driver.encode() not in self._keys:
+        if self._is_missing(driver):
             return Plan((), True, driver)
+        is_led = order.field in self._fields and self._leads(order.field, driver)
+        if is_led:
+            driver = order.field
         inode = "i" if driver else "f"
         column = SCALARS[order.field].format(inode)
         writer = self._writer(driver, inode)
         source = "inode f where 1"
-        if driver:
-            source = f"xattr f cross join inode i on i.ino = f.ino where {writer.key()}"
+        if is_led:
+            column = writer.entry
+            source = f"{writer.source}{_join(self._node, driver)} where {writer.key()}"
+        elif driver:
+            source = f"{writer.source} cross join inode i on i.ino = f.ino where {writer.key()}"
         head_arguments = writer.cut()
         tail = f"{writer.walk(self._on(driver)) if driver else 1} and {writer.rest(self._node)}"
         head = f"select f.ino, {column} from {source}"
         arguments = tuple(writer.arguments)
         segment = Segment(head, head_arguments, tail, arguments, column, order.descending)
         return Plan((segment,), writer.is_exact, driver)
+
+    def _leads(self, field: str, driver: str) -> bool:
+        """Tell whether to go through the index of the order rather than sort what another finds."""
+        return not driver or driver == field or self._entries(driver, SORT_COUNT) >= SORT_COUNT
 
     def _by_attribute(self, driver: str, order: FileOrder) -> Plan:
         name = order.field.encode()
@@ -223,15 +266,13 @@ class Planner:
             " and m.typed is not null)"
         )
         last = self._plain(driver, lacking, (name,))
-        if driver and driver.encode() not in self._keys:
+        if self._is_missing(driver):
             return last
         if name not in self._keys:
             # Segments keep their numbers, whatever names there are when a later page is read.
             nothing = Segment("select f.ino, null from inode f where 0", (), "0", ())
             return Plan((nothing, *last.segments), last.is_exact, driver)
-        leads = (
-            not driver or driver == order.field or self._entries(driver, SORT_COUNT) >= SORT_COUNT
-        )
+        leads = self._leads(order.field, driver)
         led = order.field if leads else driver
         writer = self._writer(led)
         # What leads to few files is not the order: all of them are sorted.
@@ -239,7 +280,8 @@ class Planner:
         if not leads:
             value = "s.typed"
             join = f" cross join xattr s on s.ino = f.ino and s.name = {writer.bind(name)}"
-        head = f"select f.ino, {value} from xattr f{join}{_join(self._node)} where {writer.key()}"
+        join += _join(self._node, led)
+        head = f"select f.ino, {value} from {writer.source}{join} where {writer.key()}"
         head_arguments = writer.cut()
         walk = writer.walk(self._on(led))
         tail = f"{walk} and {value} is not null and {writer.rest(self._node)}"
@@ -281,15 +323,17 @@ def _stretches(
     ]
 
 
-def _join(node: Node) -> str:
-    """Return the join of the inode where a filter asks for its columns."""
-    return " cross join inode i on i.ino = f.ino" if fields_of(node) & SCALARS.keys() else ""
+def _join(node: Node, driver: str) -> str:
+    """Return the join of the inode where a filter asks for columns that its driver lacks."""
+    asked = fields_of(node) & (SCALARS.keys() - {driver})
+    return " cross join inode i on i.ino = f.ino" if asked else ""
 
 
 class Writer:
     """Writes one statement; arguments come in the order of its text.
 
-    `f` is the row that leads: of the driver's name in `xattr`, or an inode.
+    `f` is the row that leads: of the driver's name in `xattr`, of its field in `field_value`, or an
+    inode.
     """
 
     def __init__(
@@ -304,6 +348,10 @@ class Writer:
         """Fields that may have JSON arrays."""
         self._driver = driver
         self._inode = inode
+        self.source = "field_value f" if driver in NUMBERS else "xattr f"
+        """What the driver leads through."""
+        self.entry = "f.value" if driver in NUMBERS else "f.typed"
+        """What it has for each file."""
         self.arguments: list[SqlValue] = []
         self.is_exact = True
 
@@ -320,6 +368,8 @@ class Writer:
 
     def key(self) -> str:
         """Return the condition that the row that leads is of the driver's name."""
+        if self._driver in NUMBERS:
+            return f"f.field = {NUMBERS[self._driver]}"
         # The partial index is used only where its own condition stands literally.
         return f"f.key <> 0 and f.key = {self.bind(self._keys[self._driver.encode()])}"
 
@@ -331,9 +381,9 @@ class Writer:
             if condition.operator in RANGES and condition.field not in self._arrays:
                 # SQLite takes one bound of each kind, the first: it must be the user's.
                 closed = any(_closes(other, condition) for other in ranges)
-                parts.append(self._range(condition, "f.typed", is_closed=closed))
+                parts.append(self._range(condition, self.entry, is_closed=closed))
             elif condition.operator is not Operator.EXISTS:
-                parts.append(self._scalar(condition, "f.typed"))
+                parts.append(self._scalar(condition, self.entry))
         return " and ".join(parts)
 
     def rest(self, node: Node) -> str:
@@ -369,7 +419,8 @@ class Writer:
         if field == "$path":
             return self._path(condition)
         if field in SYSTEM_FIELDS:
-            scalar = SCALARS[field].format(self._inode)
+            is_led = field == self._driver
+            scalar = self.entry if is_led else SCALARS[field].format(self._inode)
             if operator is Operator.EXISTS:
                 return f"{scalar} is not null"
             return f"ifnull({self._scalar(condition, scalar)}, 0)"

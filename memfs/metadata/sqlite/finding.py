@@ -23,9 +23,10 @@ from memfs.types import NOW, InodeNo, SnapshotId
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from memfs.metadata.sqlite.database import Row
+    from memfs.metadata.sqlite.field_index import Indexes
     from memfs.metadata.sqlite.statements import Parameters, SqlValue
 
 Search = Callable[[str, "Sequence[SqlValue]"], "list[Row] | None"]
@@ -88,7 +89,7 @@ class Finder:
         order: FileOrder | None,
         after: FilePosition | None,
         limit: int,
-        keys: Mapping[bytes, int],
+        indexes: Indexes,
         search: Search,
         scope: Scope = EVERYTHING,
     ) -> FilePage | None:
@@ -98,7 +99,7 @@ class Finder:
             order: How files are sorted.
             after: Where to go on.
             limit: At most so many.
-            keys: Those of the names in the index.
+            indexes: What can lead.
             search: Runs a select.
             scope: Which instant, and for whom.
         """
@@ -116,10 +117,10 @@ class Finder:
         self._view = View(self._fetch, scope)
         try:
             if scope.is_everything:
-                planner = Planner(node, order, keys, count)
+                planner = Planner(node, order, indexes, count)
                 return _page(planner, after, limit, rows)
             driver = None if after is None else after.driver
-            statement = ScopedStatement(node, order, scope, keys, count, driver)
+            statement = ScopedStatement(node, order, scope, indexes, count, driver)
             if statement.is_scan:
                 return self._scan(statement, after, limit, rows, scope)
             return _scoped_page(statement, after, limit, rows)

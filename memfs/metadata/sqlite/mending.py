@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.attribute_index import NOTE_NAME
 from memfs.metadata.sqlite.check import RECOUNT
-from memfs.metadata.sqlite.schema import BESIDE, WAS_COLUMNS, settle_triggers
+from memfs.metadata.sqlite.field_schema import BUILDING, LEAVING
+from memfs.metadata.sqlite.schema import (
+    ADDITIONS,
+    BESIDE,
+    FIELD_TRIGGERS,
+    WAS_COLUMNS,
+    Made,
+    settle_triggers,
+)
 from memfs.query.values import stored_value
 from memfs.types import ROOT_INODE
 
@@ -201,6 +209,9 @@ def mend(connection: sqlite3.Connection, first_free: int, now_ns: int) -> list[s
         now_ns: Time of a root directory that has to be made anew.
     """
     told: list[str] = []
+    for text in ADDITIONS:
+        connection.execute(text)
+    _empty_field_indexes(connection)
     # What is mended was wrong before too: a snapshot keeps no undo row of it.
     connection.execute("delete from head")
     if not connection.execute("select 1 from inode where ino = 1").fetchone():
@@ -245,6 +256,15 @@ def _unindex_wrong(connection: sqlite3.Connection) -> None:
     )
     if changed.rowcount:
         connection.execute("delete from setting where name = ?", (NOTE_NAME,))
+
+
+def _empty_field_indexes(connection: sqlite3.Connection) -> None:
+    """Leave of the indexes of fields that there are to be some; the next mount fills them anew."""
+    for trigger in FIELD_TRIGGERS:
+        connection.execute(f"drop trigger if exists {Made.by(trigger).name}")
+    connection.execute("delete from field_value")
+    connection.execute("delete from field_index where state = ?", (LEAVING,))
+    connection.execute("update field_index set through = 0, state = ?", (BUILDING,))
 
 
 def _name_nameless(connection: sqlite3.Connection, first_free: int) -> list[str]:

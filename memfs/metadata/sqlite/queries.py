@@ -9,20 +9,34 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from memfs.errors import NotSupportedError
+from memfs.errors import (
+    AlreadyExistsError,
+    InvalidValueError,
+    NotFoundError,
+    NotSupportedError,
+)
 from memfs.metadata.records import (
     EVERYTHING,
+    FieldIndex,
     FileOrder,
     FilePage,
     FilePosition,
     FoundInode,
     IndexProgress,
+    IndexState,
     Scope,
 )
 from memfs.metadata.sqlite.attribute_index import NO_KEY
+from memfs.metadata.sqlite.field_index import FieldNote, Indexes
+from memfs.metadata.sqlite.field_schema import BUILDING, LEAVING, NUMBERS, WHOLE
 from memfs.metadata.sqlite.finding import has_steps_without_end
 from memfs.metadata.sqlite.settings import Settings
-from memfs.metadata.sqlite.statements import SET_TYPED
+from memfs.metadata.sqlite.statements import (
+    DELETE_FIELD_INDEX,
+    FIELD_STATEMENTS,
+    PUT_FIELD_INDEX,
+    SET_TYPED,
+)
 from memfs.query.fields import SYSTEM_FIELDS, is_queryable
 from memfs.query.filters import Node, fields_of
 from memfs.query.values import stored_value
@@ -35,11 +49,20 @@ if TYPE_CHECKING:
     from memfs.metadata.sqlite.database import Row
     from memfs.metadata.sqlite.statements import SqlValue
 
+INTEGER_MAX = (1 << 63) - 1
+"""That of SQLite."""
+
 # Names of memfs's own lie between: they have no key, and are passed over.
 _LIST_XATTRS = "select ino, name, value, key from xattr where ino > ? order by ino, name limit ?"
 _COUNT_NAMED = """
     select count(*) from json_each(?) as asked
     where asked.value = ? or exists (select 1 from dentry where dentry.ino = asked.value)
+"""
+_NEXT_INODES = """
+    select max(ino), count(*) from (select ino from inode where ino > ? order by ino limit ?)
+"""
+_NEXT_ENTRY = """
+    select value, ino from field_value where field = ? order by value, ino limit 1 offset ?
 """
 _XATTRS_OF = "select ino, name, value, key from xattr where ino = ?"
 
@@ -65,8 +88,8 @@ class Queries(Settings):
         def search(text: str, arguments: Sequence[SqlValue]) -> list[Row] | None:
             return self._database.search(text, arguments, until_s)
 
-        keys = self._attributes.keys
-        return self._finder.page(node, order, after, limit, keys, search, scope)
+        indexes = Indexes(self._attributes.keys, self._fields.whole)
+        return self._finder.page(node, order, after, limit, indexes, search, scope)
 
     async def describe_files(
         self, inos: Sequence[InodeNo], scope: Scope, *, with_xattrs: bool = False
@@ -116,8 +139,7 @@ class Queries(Settings):
 
     def index_progress(self) -> IndexProgress:
         index = self._attributes
-        row = self._row("select max(ino) from inode")
-        last = InodeNo(0 if row is None else row[0])
+        last = self._last_inode()
         note = index.note
         return IndexProgress(
             index.enabled and note.is_whole,
@@ -127,6 +149,87 @@ class Queries(Settings):
             note.is_short_of_names,
         )
 
+    # --- indexes of what memfs knows -------------------------------------------------------------
+    async def add_index(self, field: str) -> None:
+        """See `Engine`."""
+        statements = FIELD_STATEMENTS.get(field)
+        if statements is None:
+            known = ", ".join(FIELD_STATEMENTS)
+            raise InvalidValueError(f"{field} cannot have an index: {known} can")
+        note = self._fields.notes.get(field)
+        if note is not None and note.state == LEAVING:
+            raise AlreadyExistsError(
+                f"the index of {field} before is still being removed: try again later"
+            )
+        if note is not None:
+            return
+        self._begin_change(grows=True)
+        for statement in statements.make_triggers:
+            self._write(statement, ())
+        self._put_note(field, FieldNote(InodeNo(0), BUILDING))
+
+    async def drop_index(self, field: str) -> None:
+        """See `Engine`."""
+        note = self._fields.notes.get(field)
+        if note is None or note.state == LEAVING:
+            raise NotFoundError(f"{field} has no index")
+        self._begin_change()
+        for statement in FIELD_STATEMENTS[field].drop_triggers:
+            self._write(statement, ())
+        self._put_note(field, note._replace(state=LEAVING))
+
+    async def build_indexes(self, limit: int) -> bool:
+        """See `Engine`."""
+        for field, note in self._fields.notes.items():
+            if note.state == BUILDING:
+                self._build(field, note.through, limit)
+                return True
+            if note.state == LEAVING:
+                self._remove_entries(field, limit)
+                return True
+        return False
+
+    def _build(self, field: str, begin: InodeNo, limit: int) -> None:
+        ((through, count),) = self._rows(_NEXT_INODES, (begin, limit))
+        # Those that were made since have their entries by the triggers.
+        note = FieldNote(begin if through is None else through, BUILDING)
+        if count < limit:
+            note = note._replace(state=WHOLE)
+        self._begin_change(grows=True)
+        if count:
+            self._write(FIELD_STATEMENTS[field].add, (begin, note.through))
+            self._database.note_bulk(count)
+        self._put_note(field, note)
+
+    def _remove_entries(self, field: str, limit: int) -> None:
+        last = self._row(_NEXT_ENTRY, (NUMBERS[field], limit - 1))
+        self._begin_change()
+        if last is None:
+            self._write(FIELD_STATEMENTS[field].remove, (INTEGER_MAX, INTEGER_MAX))
+            self._write(DELETE_FIELD_INDEX, (field,))
+            self._fields.forget()
+        else:
+            self._write(FIELD_STATEMENTS[field].remove, (last[0], last[1]))
+            self._database.note_bulk(limit)
+
+    def _put_note(self, field: str, note: FieldNote) -> None:
+        self._write(PUT_FIELD_INDEX, (field, *note))
+        self._fields.forget()
+
+    def field_indexes(self) -> list[FieldIndex]:
+        """See `Engine`."""
+        notes = self._fields.notes
+        last = self._last_inode() if notes else InodeNo(0)
+        return [
+            FieldIndex(field, IndexState(note.state), note.through, last)
+            for field, note in sorted(notes.items())
+        ]
+
+    def _last_inode(self) -> InodeNo:
+        row = self._row("select max(ino) from inode")
+        return InodeNo(0 if row is None else row[0])
+
+    # --- the index of attributes -----------------------------------------------------------------
     async def index_attributes(self, limit: int) -> IndexProgress:
         index = self._attributes
         note = index.note

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from memfs.errors import MemfsError, NotFoundError
 from memfs.metadata.records import FileOrder, FilePosition, Scope
 from memfs.metadata.sqlite.database import FILE_NAME, PROGRESS_COUNT
+from memfs.metadata.sqlite.field_index import SELECT_WHOLE, Indexes
 from memfs.metadata.sqlite.finding import Finder
 from memfs.namespace.permissions import Credentials
 from memfs.query.parsing import parse_text
@@ -136,12 +137,13 @@ class _Reader:
         connection.execute("begin")
         try:
             keys = dict(connection.execute("select name, key from attribute_name").fetchall())
+            fields = connection.execute(SELECT_WHOLE).fetchall()
             page = self._finder.page(
                 parse_text(request["filter"]),
                 None if order is None else FileOrder(*order),
                 None if after is None else FilePosition(*after),
                 request["limit"],
-                keys,
+                Indexes(keys, frozenset(field for (field,) in fields)),
                 search,
                 Scope(snap, who),
             )

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.sqlite.attribute_index import AttributeIndex, IndexNote
     from memfs.metadata.sqlite.database import Database, Mark
+    from memfs.metadata.sqlite.field_index import FieldIndexes
     from memfs.metadata.sqlite.inode_cache import InodeCache
     from memfs.metadata.sqlite.lease import IdLease
     from memfs.metadata.sqlite.statements import SqlValue
@@ -179,12 +180,14 @@ class Rows:
         cache: InodeCache,
         state_id: StateId,
         attributes: AttributeIndex,
+        fields: FieldIndexes,
     ) -> None:
         self._database = database
         self._lease = lease
         self._cache = cache
         self._state_id = state_id
         self._attributes = attributes
+        self._fields = fields
         self._finder = Finder(database.connection)
         self._row = database.row
         self._rows = database.rows

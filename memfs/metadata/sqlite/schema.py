@@ -21,6 +21,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.metadata.records import Inode
+from memfs.metadata.sqlite import field_schema
 
 if TYPE_CHECKING:
     import sqlite3
@@ -376,9 +377,11 @@ SCHEMA = (
     "create table head (snap integer primary key) strict",
 )
 
-ADDITIONS: tuple[str, ...] = ()
+ADDITIONS: tuple[str, ...] = field_schema.TABLES
 """Tables that later versions of the same format added: made at each opening where they are missing,
 so each is `create table if not exists`."""
+
+FIELD_TRIGGERS = tuple(text for texts in field_schema.TRIGGERS.values() for text in texts)
 
 _MADE = re.compile(r"\s*create (?:unique )?(table|index|trigger) (?:if not exists )?(\w+)")
 
@@ -411,13 +414,16 @@ TRIGGERS = tuple(text for text in SCHEMA if Made.by(text).kind == "trigger")
 
 
 def settle_triggers(connection: sqlite3.Connection) -> None:
-    """Make the triggers that write undo rows, or drop them, as the newest snapshot asks for.
+    """Make the triggers that write undo rows and keep indexes of fields, or drop them.
 
     That is for tables that were copied or mended; else the statements of a change do it.
     """
     is_kept = connection.execute("select 1 from head").fetchone() is not None
-    wanted = {Made.by(text).name: text.strip() for text in UNDO_TRIGGERS} if is_kept else {}
-    names = ", ".join(f"'{Made.by(text).name}'" for text in UNDO_TRIGGERS)
+    texts = list(UNDO_TRIGGERS) if is_kept else []
+    for (field,) in connection.execute("select field from field_index where state <> 'leaving'"):
+        texts += field_schema.TRIGGERS.get(field, ())
+    wanted = {Made.by(text).name: text.strip() for text in texts}
+    names = ", ".join(f"'{Made.by(text).name}'" for text in (*UNDO_TRIGGERS, *FIELD_TRIGGERS))
     there = dict(
         connection.execute(
             f"select name, sql from sqlite_schema where type = 'trigger' and name in ({names})"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memfs.metadata.sqlite.field_schema import NUMBERS
 from memfs.metadata.sqlite.filter_sql import COLUMN_FIELDS, SCALARS, Planner, Writer
 from memfs.namespace.acl import ACCESS_XATTR
 from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
@@ -18,9 +19,10 @@ from memfs.query.filters import Operator, fields_of
 from memfs.types import NOW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from memfs.metadata.records import FileOrder, FilePosition, Scope
+    from memfs.metadata.sqlite.field_index import Indexes
     from memfs.metadata.sqlite.statements import SqlValue
     from memfs.query.filters import Condition, Node
 
@@ -62,7 +64,7 @@ class ScopedStatement:
         node: The filter.
         order: How files are sorted.
         scope: Which instant, and for whom.
-        keys: Those of the names in the index.
+        indexes: What can lead.
         count: Counts the rows of a select.
         driver: The field whose index leads, that an earlier page took; None: the best one.
     """
@@ -72,19 +74,20 @@ class ScopedStatement:
         node: Node,
         order: FileOrder | None,
         scope: Scope,
-        keys: Mapping[bytes, int],
+        indexes: Indexes,
         count: Callable[[str, list[SqlValue]], int],
         driver: str | None,
     ) -> None:
         self._node = node
         self._order = order
         self._scope = scope
-        self._keys = keys
+        self._keys = indexes.keys
         # Not even a look into the index for a caller.
-        self._planner = Planner(node, None, keys, count) if scope.caller is None else None
+        self._planner = Planner(node, None, indexes, count) if scope.caller is None else None
         self.driver = ""
         if self._planner is not None:
             self.driver = self._planner.choose() if driver is None else driver
+            self._planner.check(self.driver)
         self.is_exact = True
 
     @property
@@ -160,6 +163,11 @@ class ScopedStatement:
             text += f" and i.ino <= {writer.bind(through)}"
         if not self.driver:
             return text
+        if self.driver in NUMBERS and self._planner is not None:
+            walk, arguments = self._planner.candidates(self.driver)
+            writer.arguments += arguments
+            changed = f"select ino from inode_was where snap >= {writer.bind(self._scope.snap)}"
+            return f"{text} and i.ino in ({walk} union {changed})"
         changed = "select ino from xattr_was where name = {0} and snap >= {1}"
         found = ""
         name = self.driver.encode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import NamedTuple
 
-from memfs.metadata.sqlite import format2
+from memfs.metadata.sqlite import field_schema, format2
 from memfs.metadata.sqlite.format import FORMAT_NUMBER
 from memfs.metadata.sqlite.schema import (
     FORM_COLUMNS,
@@ -162,14 +162,52 @@ DELETE_TARGETS = _statement(
     " and not exists (select 1 from inode_was as w where w.ino = symlink_was.ino)"
 )
 
-# Repaired tables may lack them, or have them already.
-MAKE_TRIGGERS = tuple(
-    _statement(text.replace("create trigger", "create trigger if not exists", 1))
-    for text in UNDO_TRIGGERS
+
+# Repaired tables may lack triggers, or have them already.
+def _made_once(trigger: str) -> int:
+    return _statement(trigger.replace("create trigger", "create trigger if not exists", 1))
+
+
+def _dropped(trigger: str) -> int:
+    return _statement(f"drop trigger if exists {Made.by(trigger).name}")
+
+
+MAKE_TRIGGERS = tuple(_made_once(text) for text in UNDO_TRIGGERS)
+DROP_TRIGGERS = tuple(_dropped(text) for text in UNDO_TRIGGERS)
+
+# --- indexes of fields ---------------------------------------------------------------------------
+PUT_FIELD_INDEX = _statement(
+    "insert or replace into field_index (field, through, state) values (?, ?, ?)"
 )
-DROP_TRIGGERS = tuple(
-    _statement(f"drop trigger if exists {Made.by(text).name}") for text in UNDO_TRIGGERS
-)
+DELETE_FIELD_INDEX = _statement("delete from field_index where field = ?")
+
+
+class FieldStatements(NamedTuple):
+    """Those of the index of one field."""
+
+    make_triggers: tuple[int, ...]
+    drop_triggers: tuple[int, ...]
+    add: int
+    """Takes inodes in, from beyond ?1 up to ?2."""
+    remove: int
+    """Removes entries up to value ?1 of inode ?2."""
+
+
+def _field_statements(field: str) -> FieldStatements:
+    number, column = field_schema.NUMBERS[field], field_schema.COLUMNS[field]
+    triggers = field_schema.TRIGGERS[field]
+    return FieldStatements(
+        tuple(_made_once(text) for text in triggers),
+        tuple(_dropped(text) for text in triggers),
+        _statement(
+            f"insert or replace into field_value select {number}, {column}, ino from inode"
+            " where ino > ?1 and ino <= ?2"
+        ),
+        _statement(f"delete from field_value where field = {number} and (value, ino) <= (?1, ?2)"),
+    )
+
+
+FIELD_STATEMENTS = {field: _field_statements(field) for field in field_schema.NUMBERS}
 
 TEXTS = tuple(_texts)
 

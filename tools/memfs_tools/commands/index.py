@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,13 +12,21 @@ from memfs.control.typed import encode
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
+if TYPE_CHECKING:
+    from memfs.client.mount import Mount
+    from memfs.control.methods import FieldIndexReport
+
+_LOOK_S = 0.1
+"""Between two looks at what the daemon does."""
+
 
 @click.group()
 def index() -> None:
-    """Look at the index of xattrs, which `memfs query` finds files by.
+    """Look at the indexes that `memfs query` finds files by, add and drop some.
 
     \b
     memfs index list /mnt/data
+    memfs index add /mnt/data size
     """  # noqa: D301 - \b is for click: keep the lines below as they are
 
 
@@ -24,7 +34,7 @@ def index() -> None:
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_names(mountpoint: Path, as_json: bool) -> None:
-    """Show whether the index is complete, and the xattrs that it has.
+    """Show the indexes: of fields that were added, and of xattrs, with their names.
 
     \b
     memfs index list /mnt/data
@@ -33,6 +43,8 @@ def list_names(mountpoint: Path, as_json: bool) -> None:
     if as_json:
         tell_json({**report, "index": encode(report["index"])})
         return
+    for each in report["fields"]:
+        tell(f"{each['field']}: {_state(each)}")
     for name in report["names"]:
         tell(name)
     found = report["index"]
@@ -44,3 +56,75 @@ def list_names(mountpoint: Path, as_json: bool) -> None:
         tell("complete but for further names: raise query.name_count_max and mount again")
     else:
         tell("complete")
+
+
+@index.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
+@click.option("--no-wait", is_flag=True, help="Leave the daemon to it.")
+def add(mountpoint: Path, fields: tuple[str, ...], no_wait: bool) -> None:
+    """Build indexes of size or mtime, which lead queries and orders by $size and $mtime.
+
+    \b
+    memfs index add /mnt/data size
+    memfs index add /mnt/data size mtime --no-wait
+
+    The daemon builds while it serves, and goes on after a kill. Each change of a file costs a
+    little more from then on.
+    """  # noqa: D301 - likewise
+    served = require_mount(mountpoint)
+    named = _named(fields)
+    for field in named:
+        served.index_add(field)
+    if not no_wait:
+        _wait(served, named, "building")
+
+
+@index.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
+@click.option("--no-wait", is_flag=True, help="Leave the daemon to it.")
+def drop(mountpoint: Path, fields: tuple[str, ...], no_wait: bool) -> None:
+    """Remove indexes that were added; queries look at all files again.
+
+    \b
+    memfs index drop /mnt/data size
+    """  # noqa: D301 - likewise
+    served = require_mount(mountpoint)
+    named = _named(fields)
+    for field in named:
+        served.index_drop(field)
+    if not no_wait:
+        _wait(served, named, "leaving")
+
+
+def _named(fields: tuple[str, ...]) -> list[str]:
+    """Return fields with their `$`, which a shell makes hard to write."""
+    return [field if field.startswith("$") else f"${field}" for field in fields]
+
+
+def _wait(served: Mount, fields: list[str], state: str) -> None:
+    """Wait until indexes are in a state no longer, and show how far they are."""
+    from memfs_tools.display import progress_bar
+
+    with progress_bar(hidden=False) as show:
+        while left := [
+            each
+            for each in served.query_index()["fields"]
+            if each["field"] in fields and each["state"] == state
+        ]:
+            first = left[0]
+            is_known = state == "building"
+            show(
+                f"{first['field']}: {state}",
+                first["through"] if is_known else 0,
+                first["last"] if is_known else 0,
+            )
+            time.sleep(_LOOK_S)
+
+
+def _state(index: FieldIndexReport) -> str:
+    """Return what an index is good for."""
+    if index["state"] == "building":
+        return f"being built: {index['through']} of {index['last']} inodes are in it"
+    return "complete" if index["state"] == "whole" else "being removed"
