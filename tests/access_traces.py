@@ -22,7 +22,7 @@ MODEL_BYTES = 2 << 30
 MODEL_SPREAD = 1.2
 
 EPOCH_SHARE = 0.70
-"""Of the mixed trace's accesses."""
+"""The part of the mixed trace's accesses."""
 POPULAR_SHARE = 0.25
 """The same; the rest goes to files that are read once."""
 DRIFT_INTERVAL = 25

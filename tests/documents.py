@@ -23,7 +23,7 @@ class Block:
     """A fenced block."""
 
     language: str
-    """Empty where the fence names none."""
+    """Empty where the fence names no language."""
     text: str
 
 

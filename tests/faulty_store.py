@@ -74,7 +74,7 @@ class Fault:
     operation: str = ""
     """Method that it hits, as `put_file`; empty: any."""
     key_prefix: str = ""
-    """Of the keys that it hits."""
+    """What the keys that it hits begin with."""
     skip_count: int = 0
     """Calls that match and are let through first."""
     count: int | None = 1
@@ -86,7 +86,7 @@ class FaultScript:
 
     Args:
         faults: The first that matches a call and is not used up hits it.
-        rng: With `rates`: for faults at random; None: none.
+        rng: With `rates`: for faults at random; None: no such faults.
         rates: Probability of each kind at each call; sums to at most 1.
     """
 
@@ -165,7 +165,7 @@ class FaultyStore:
     Args:
         inner: The store.
         script: Decides.
-        delay_s: Of a `DELAY`.
+        delay_s: How long a `DELAY` takes.
         deadline_s: After which a `HANG` is given up.
     """
 

@@ -161,7 +161,7 @@ class Mount:
             expected: Regular expressions of alarming lines that the test caused on purpose.
 
         Raises:
-            MountError: A line at WARNING or above that none of `expected` matches.
+            MountError: A line at WARNING or above that nothing in `expected` matches.
         """
         if not self.log.exists():
             return

@@ -81,8 +81,8 @@ class State:
         state_dir: Created if it is missing.
         config: What a test needs; frames are small by default.
         faults: Told of the points that moves reach.
-        keys: Of encrypted forms.
-        migration: Of a state directory of an older format; None: it is refused.
+        keys: Those of encrypted forms.
+        migration: That of a state directory of an older format; None: it is refused.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Forked processes for tests: other users, lock holders, programs side by side.
 
-Invariant: a child never returns into the test runner, and none outlives the call or the `with`
+Invariant: a child never returns into the test runner, and no child outlives the call or the `with`
 block that made it.
 """
 

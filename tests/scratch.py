@@ -95,7 +95,7 @@ def kill_and_wait(pid: int, limit_s: float = 60.0) -> None:
     """Kill a process, a child or not, and return when it is gone (pidfd_open(2)).
 
     Raises:
-        ProcessLookupError: There is none.
+        ProcessLookupError: There is no such process.
         AssertionError: It was still there after `limit_s`.
     """
     pidfd = os.pidfd_open(pid)

@@ -66,7 +66,7 @@ def run_warm(
 
 
 def _line(connection: socket.socket) -> bytes:
-    """Return one line, empty if there is none: the process was killed."""
+    """Return one line, empty if no line comes: the process was killed."""
     received = b""
     while not received.endswith(b"\n"):
         chunk = connection.recv(1)

@@ -115,7 +115,7 @@ def watch(roots: list[Path], break_after_s: float, kill_after_s: float) -> None:
 
 
 def break_mounts(roots: list[Path]) -> None:
-    """Fail all requests to the mounts below `roots`; their daemons end by that."""
+    """Fail all requests to the mounts below `roots`; that ends their daemons."""
     for root in roots:
         for entry in scratch.mounts_below(root):
             if entry.type.startswith("fuse"):

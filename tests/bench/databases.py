@@ -110,7 +110,7 @@ class Postgres:
     Args:
         directory: Empty.
         sockets: Where clients find it; a path short enough for a socket.
-        port: Of its own among the servers of `sockets`.
+        port: No other server of `sockets` has it.
     """
 
     def __init__(self, directory: Path, sockets: Path, port: int) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 BUCKET = "epochs"
 MIB = 1 << 20
 SHARE = 0.3
-"""Of the data, what the local disk and RAM take."""
+"""The part of the data that the local disk and RAM take."""
 
 
 class Setting(NamedTuple):

@@ -23,7 +23,7 @@ class Column:
     name: str
     title: str
     version: str
-    """Empty where the program has none."""
+    """Empty where the program has no version."""
 
 
 @dataclass(slots=True)

@@ -71,7 +71,7 @@ class Place(ABC):
         """Unmount, and wait for the processes that served the mount."""
 
     def version(self) -> str:
-        """What the program calls its version; empty where it has none."""
+        """What the program calls its version; empty where it has no version."""
         return ""
 
 

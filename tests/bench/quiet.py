@@ -1,4 +1,4 @@
-"""Waits until the servers of all places rest, so that none works on inside another's sample."""
+"""Waits until the servers of all places rest, so that no server works on in another's sample."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def _open(kind: type[Place], disk: Path, outcome: Outcome, opened: list[Place]) 
         place.open()
     except (PlaceError, MountError) as error:
         scratch.detach(place.base)
-        # The whole story, a daemon's log perhaps, for whoever runs this; its end for the table.
+        # The whole story, a daemon's log perhaps, for the one who runs this; its end for the table.
         print(f"bench: {place.name} left out: {error}", file=sys.stderr)
         outcome.samples.fail("mount", place.name, str(error).strip().splitlines()[-1])
         return

@@ -64,7 +64,7 @@ class Sampler:
         """Take `round_count` samples of every workload in every place, after a discarded one."""
         for round_index in range(round_count + 1):
             for workload, (_, metrics) in WORKLOADS.items():
-                # Another place goes first each round, so that none always follows the same one.
+                # Another place goes first each round, so that no place always follows the same one.
                 turn = round_index % len(self._places)
                 for place in self._places[turn:] + self._places[:turn]:
                     self._advance(f"{workload} on {place.name}")

@@ -85,7 +85,7 @@ async def measure(server: S3Server, size: int, round_count: int, directory: Path
 
     for number in range(round_count):
         turns = [("memfs", _memfs(store, container, target)), ("bare", (bare_put, bare_get))]
-        # Whoever comes second finds the server's memory as the first has left it.
+        # The second one finds the server's memory as the first one has left it.
         for place, (put, get) in turns if number % 2 else reversed(turns):
             await timed("put", place, put)
             await timed("get", place, get)

@@ -105,12 +105,12 @@ class EngineMachine(RuleBasedStateMachine):
         return InodeNo(numbers[index % len(numbers)])
 
     def pick_file(self, index: int) -> InodeNo:
-        """Return a regular file; the root if there is none, which every call has to refuse."""
+        """Return a regular file; the root if there is no file: every call has to refuse it."""
         numbers = sorted(n for n, node in self.model.nodes.items() if not node.directory)
         return InodeNo(numbers[index % len(numbers)]) if numbers else ROOT_INODE
 
     def pick_entry(self, index: int) -> tuple[InodeNo, bytes]:
-        """Return an existing dentry, or the name of none if there is none."""
+        """Return an existing dentry, or a name that is free if there is no dentry."""
         entries = [(d, name) for d, names in self.model.entries.items() for name in names]
         if not entries:
             return ROOT_INODE, b"none"

@@ -102,7 +102,7 @@ device.close(); device.close()
 
 
 def test_a_sealed_slab_takes_no_more(run: Callable[..., str]) -> None:
-    """Whoever maps it can rely on that."""
+    """A program that maps it can rely on that."""
     run("""
 slab = device.allocate(10)
 slab.seal()
@@ -297,7 +297,7 @@ assert left() == 0, left()
 
 
 def test_a_mapping_waits_for_the_device_before_it_goes(fake_driver: Path) -> None:
-    """Kernels that are queued still may use it: until it is known that none do, it stays."""
+    """Kernels that are queued still may use it: until it is known that no kernel does, it stays."""
     program = PRELUDE.format(name="cuda:0", fake=True, gpu=False)
     program += """
 slab = device.allocate(100)
@@ -344,7 +344,7 @@ assert current() == before
 
 
 def test_devices_are_found_by_all_their_names(fake_driver: Path) -> None:
-    """And none twice; what is not there is told with what is."""
+    """And no device twice; what is not there is told with what is."""
     program = """
 from memfs.hot.devices.device import DeviceError
 from memfs.hot.devices.opening import open_devices

@@ -153,7 +153,7 @@ async def test_a_key_that_is_revoked_while_its_token_is_valid_is_read_again(
     monkeypatch: pytest.MonkeyPatch,
     refusal: int,
 ) -> None:
-    """The library keeps a token for an hour; the store may take it no more before."""
+    """The library keeps a token for an hour; the store may refuse it before."""
     monkeypatch.setattr(objects, "RENEW_PAUSE_S", 0.0)
     monkeypatch.setattr(guarded_gcs, "refusal", refusal)
     keys = GoogleKeys(guarded_gcs, tmp_path / "key.json")
@@ -225,7 +225,7 @@ class Bytes:
 async def test_bytes_that_come_once_are_not_sent_again_but_begun_anew(
     keys: Keys, store: FsspecStore, size: int
 ) -> None:
-    """Nothing of them is stored; whoever makes them is told to make them again."""
+    """Nothing of them is stored; the one who makes them is told to make them again."""
     keys.write(right=True)
     with pytest.raises(StoreUnavailableError, match="begins anew"):
         await store.put_stream("k", Bytes(b"a" * size))

@@ -235,7 +235,7 @@ class Cloud(NamedTuple):
     store_class: Callable[[str, Mapping[str, object], float, int], RemoteStore]
     options: Mapping[str, object]
     wrong_options: Mapping[str, object] | None
-    """Refused by the server; None: it refuses none."""
+    """Refused by the server; None: it takes all."""
 
     def open(self, place: str, options: Mapping[str, object] | None = None) -> RemoteStore:
         return self.store_class(f"{self.scheme}://{place}", options or self.options, TIMEOUT_S, 8)
@@ -538,7 +538,7 @@ def cloud(request: pytest.FixtureRequest) -> Cloud:
 
 
 async def test_a_missing_bucket_is_no_missing_object(cloud: Cloud) -> None:
-    """Whoever is told of a missing object takes its bytes for lost."""
+    """One who is told of a missing object takes its bytes for lost."""
     store = cloud.open("memfs-no-such-bucket/x")
     for call in (store.get_range("k", 0, 5), store.stat("k"), collect(store.list(""))):
         with pytest.raises(StoreError, match="memfs-no-such-bucket does not exist") as caught:
@@ -737,7 +737,7 @@ async def test_an_unreachable_server_may_come_back(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def server_that_answers(answer: bytes) -> Iterator[str]:
-    """A server that gives every request on a connection the same answer; empty: none, ever."""
+    """A server that gives all requests on a connection the same answer; empty: it never answers."""
     listener = socket.create_server(("127.0.0.1", 0))
     accepted: list[socket.socket] = []
 

@@ -55,7 +55,7 @@ def fill(path: Path) -> int:
 
 
 def test_a_full_disk_is_enospc_and_unlink_makes_room(small_mount: Mount) -> None:
-    """Whoever can remove nothing on a full disk cannot help himself."""
+    """A user who can remove nothing on a full disk cannot help himself."""
     root = small_mount.root
     (root / "kept").write_bytes(KEPT)
     assert fill(root / "big") == errno.ENOSPC

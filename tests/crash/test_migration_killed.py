@@ -50,7 +50,7 @@ def test_a_kill_at_any_point_of_a_migration_loses_nothing(
         ended = migrate_until(state_dir, point, 1)
         # A later one has nothing to do where the tables are new.
         assert ended == signal.SIGKILL or number, f"{point} was never reached"
-    # An older memfs goes by that: it must not take new tables for its own, nor be locked out early.
+    # An older memfs reads that: it must not take new tables for its own, nor be locked out early.
     before = MIGRATION_POINTS.index(point) < MIGRATION_POINTS.index("migrate.marked")
     assert json.loads((state_dir / "format").read_text())["format"] == (2 if before else 3)
     assert migrate_until(state_dir, "none", 1) == 0

@@ -53,7 +53,7 @@ def run_with(driver: Path | None, program: str, **settings: str) -> str:
 
 @functools.cache
 def gpu_count() -> int:
-    """Return how many GPUs this machine's own driver shows; 0: there is none, or no driver."""
+    """Return how many GPUs this machine's own driver shows; 0: it has no GPU, or no driver."""
     program = """
 from memfs.hot.devices.cuda_calls import device_count
 from memfs.hot.devices.device import DeviceError

@@ -19,7 +19,7 @@ WINDOW_COUNT_MAX = 24
 and tried again before."""
 
 CPU_PERCENT_MAX = 3.0
-"""Of one core. The aim is 1; a machine that is slow and busy takes more for the same work."""
+"""A part of one core; the aim is 1: a slow and busy machine takes more for the same work."""
 
 
 def cpu_s(pids: list[int]) -> float:

@@ -43,7 +43,7 @@ def test_a_signal_unmounts_and_the_daemon_ends_with_0(mount: Mount, number: sign
 
 @pytest.mark.expects_log("WARNING .* used by .*; detached")
 def test_a_signal_detaches_a_mount_in_use_and_loses_nothing(mount: Mount) -> None:
-    """Whoever stays inside is named, and cannot keep the daemon from its end."""
+    """A program that stays inside is named, and cannot keep the daemon from its end."""
 
     def stay() -> int:
         os.chdir(mount.root)

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow]
 
 MODULES: dict[str, list[str]] = {
     "test_fileio": [],
-    # Of a tree a hundred levels deep: `WalkTests` of test_os goes through the same.
+    # With a tree a hundred levels deep: `WalkTests` of test_os goes through the same.
     "test_glob": ["test_glob_many_open_files"],
     "test_mmap": [],
     # The same calls with names as bytes, which Python had turned them into anyway; and a hundred
@@ -49,7 +49,7 @@ nanoseconds before a time that was shown within the same 4 ms. The driver cannot
 from one that a program gives, and those are kept to the nanosecond."""
 
 PATH_LENGTH = 80
-"""Of the directories that are compared; three more than the longest of a test's own."""
+"""That of the directories that are compared; three more than the longest of a test's own."""
 
 _FAILURE = re.compile(r"^(?:FAIL|ERROR): (.+)$", re.MULTILINE)
 _SKIP = re.compile(r"^(test\w+) \((\S+)\).* \.\.\. skipped (.+)$", re.MULTILINE)

@@ -59,7 +59,7 @@ ALLOCATING = {"fallocate": 20}
 """Those that need fallocate(2) with its modes."""
 
 TIME_S_MAX = 2
-"""Some operations are thousands of requests; half a minute of the same would prove no more."""
+"""Some operations are thousands of requests; half a minute of the same would prove nothing else."""
 
 TOGETHER_S_MAX = 6
 """For all of them at once, on a few cores."""

@@ -131,9 +131,9 @@ class ChaosWorld(World):
 
     Args:
         root: An empty directory, or one that a killed process left.
-        config: Of the file system.
+        config: That of the file system.
         passthrough: Whether the kernel moves the bytes.
-        keys: Of encrypted forms.
+        keys: Those of encrypted forms.
         weather: What the store does.
     """
 
@@ -189,7 +189,7 @@ class ChaosWorld(World):
         """Leave so little of the disk, which must be a small one of the world's own.
 
         Args:
-            left_bytes: Of the disk.
+            left_bytes: Room on the disk.
             journals: The journals have come to the end of the room that they have reserved: no
                 commit finds room. A life is too short to write so much.
         """

@@ -59,7 +59,7 @@ class HarshLife(Life):
             root, config, passthrough=passthrough, encrypted=encrypted, small_disk=small_disk
         )
         self._copies: list[Files] = []
-        """Of the metadata, as they were at some times; the newest is last."""
+        """Those of the metadata, as they were at some times; the newest is last."""
 
     # --- the disk --------------------------------------------------------------------------------
     def fill_in_move(self, rng: random.Random) -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 FAULT_RATES = [0.05, 0.3, 0.8]
 
 LEFT_BYTES = [0, 0, 4096, 64 << 10]
-"""Of a full disk."""
+"""What a full disk still has."""
 
 OLD_KEY, NEW_KEY = Key(bytes(range(32)), "old"), Key(bytes(range(32, 64)), "new")
 
@@ -118,8 +118,8 @@ class Life(Programs):
     """One state directory, what should be in it, and the steps that it goes through.
 
     Args:
-        root: Of the world; with `tree`, as a killed process left it.
-        config: Of the file system.
+        root: That of the world; with `tree`, as a killed process left it.
+        config: That of the file system.
         passthrough: Whether the kernel moves the bytes.
         encrypted: Whether objects are.
         small_disk: True if the root is on a small disk of its own, which may be filled.
@@ -214,7 +214,7 @@ class Life(Programs):
             await compact(self.world.move_parts, batch)
 
     async def _demote(self, ino: InodeNo) -> None:
-        """All the way to the object store, as far as users let it."""
+        """All the way to the object store, if users let it."""
         parts = self.world.move_parts
         await self.world.filesystem.finish_requests()
         for move in (upload, drop_raw):

@@ -29,7 +29,7 @@ CODECS = [b"none", b"lz4", b"snappy", b"zstd:1"]
 PRIORITIES = [b"0", b"50", b"100"]
 
 PIECE_BYTES = 16 << 10
-"""Of a write: several pages, of which a disk that becomes full may take some."""
+"""A write has several pages: a disk that becomes full may take some of them."""
 
 FILE_COUNT_MAX = 40
 DIRECTORY_COUNT_MAX = 6
@@ -99,7 +99,7 @@ class Programs:
                 raise
             return False
         except OSError as error:
-            # Of the kernel's own call on a passed-through file.
+            # From the kernel's own call on a passed-through file.
             if error.errno != errno.ENOSPC or not self.world.is_full:
                 raise
             return False

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SEEDS = [int(seed) for seed in os.environ.get("MEMFS_CHAOS_SEEDS", "1").split(",")]
 STEP_COUNT = int(os.environ.get("MEMFS_CHAOS_STEPS", "300"))
-"""Of each life."""
+"""Steps of each life."""
 
 SHRINK_S = float(os.environ.get("MEMFS_CHAOS_SHRINK_S", "60"))
 """For making a failing life shorter; a slow machine stops early and prints a longer life."""

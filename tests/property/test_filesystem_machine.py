@@ -153,7 +153,7 @@ class FilesystemMachine(RuleBasedStateMachine):
         return InodeNo(files[index % len(files)])
 
     def pick_entry(self, index: int) -> tuple[InodeNo, bytes]:
-        """Return an existing dentry, or the name of none if there is none."""
+        """Return an existing dentry, or a name that is free if there is no dentry."""
         entries = [(d, name) for d, names in self.tree.entries.items() for name in names]
         if not entries:
             return ROOT_INODE, b"none"
@@ -494,7 +494,7 @@ class FilesystemMachine(RuleBasedStateMachine):
     @rule(index=INDEXES)
     @precondition(lambda self: self.has_file)
     def demote(self, index: int) -> None:
-        """All the way to the object store, as far as users let it."""
+        """All the way to the object store, if users let it."""
         ino = self.pick_file(index)
         self.world.run(self.world.filesystem.finish_requests())
         for move in ("pack", "upload", "drop_raw"):

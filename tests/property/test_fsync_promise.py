@@ -33,9 +33,9 @@ class WatchedDisk:
         self._journals = [state_dir / name for name in ("journal.0", "journal.1")]
         self._fsync, self._fdatasync = os.fsync, os.fdatasync
         self.contents = {str(path): path.read_bytes() for path in self._journals}
-        """Of raw files and journals, as they were last synced, by path."""
+        """Those of raw files and journals, as they were last synced, by path."""
         self.names: set[str] = set()
-        """Of raw files, as of the last sync of their directory."""
+        """Those of raw files, as of the last sync of their directory."""
         self.sync_count = 0
 
     def sync(self, fd: int) -> None:

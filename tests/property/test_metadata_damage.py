@@ -39,7 +39,7 @@ FILES = (
 )
 FILE_COUNT = 60
 DAMAGE_COUNT = 24
-"""Of a kind, in each file and state."""
+"""Damages of a kind, in each file and state."""
 
 
 class Damaged:

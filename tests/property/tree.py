@@ -18,7 +18,7 @@ class FileContent:
     data: bytearray = field(default_factory=bytearray)
     mode: int = 0o644
     target: bytes | None = None
-    """Of a symlink."""
+    """That of a symlink."""
     mtime_ns: int | None = None
     """As it was set last; None: written since, so by the clock."""
 

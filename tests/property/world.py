@@ -62,7 +62,7 @@ T = TypeVar("T")
 
 FRAME_BYTES = 4 * KIB
 READY_FILES = 128
-"""Of the pool: making them takes time, and more would find nothing more."""
+"""Those of the pool: making them takes time, and a larger pool would find nothing else."""
 HYDRATE_BYTES_MAX = 8 * KIB
 """Longer files open in direct mode when they have no raw file."""
 
@@ -189,14 +189,14 @@ class World:
 
     Args:
         root: An empty directory of its own.
-        config: Of the file system.
+        config: That of the file system.
         passthrough: Whether the kernel moves the bytes.
-        keys: Of encrypted forms.
+        keys: Those of encrypted forms.
         suspending: Wraps the engine; None: it never suspends.
     """
 
     _limits: Limits = SHORT_JOURNALS
-    """Of the engine."""
+    """Those of the engine."""
 
     def __init__(
         self,

@@ -62,7 +62,7 @@ class AzureServer:
             client.get_blob_client(container, key).upload_blob(data, overwrite=True)
 
     def get(self, container: str, key: str) -> bytes | None:
-        """Return a blob's bytes; None if there is none."""
+        """Return a blob's bytes; None if it is missing."""
         with self.client() as client:
             try:
                 return bytes(client.get_blob_client(container, key).download_blob().readall())

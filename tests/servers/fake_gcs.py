@@ -53,7 +53,7 @@ class GcsServer:
         self.request("POST", path, data, uploadType="media", name=key)
 
     def get(self, bucket: str, key: str) -> bytes | None:
-        """Return an object's bytes; None if there is none."""
+        """Return an object's bytes; None if it is missing."""
         path = f"/storage/v1/b/{bucket}/o/{urllib.parse.quote(key, safe='')}"
         try:
             return self.request("GET", path, alt="media")

@@ -91,7 +91,7 @@ class LyingS3:
         return len(self._lies)
 
     def forget_lies(self) -> None:
-        """Lie no more."""
+        """Tell the truth from now on."""
         with self.lock:
             self._lies.clear()
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 FILE_COUNT = 24
-"""Of 1 MiB each: three times the capacities of 8 MiB."""
+"""Each has 1 MiB: together three times the capacities of 8 MiB."""
 
 POLICY = '[policy]\ninterval = "100ms"\nretry_min = "100ms"\nretry_max = "400ms"\n'
 

@@ -102,7 +102,7 @@ def test_keys_are_rotated_without_a_file_unreadable_meanwhile(
         restart(site, alone)
         for number, path in enumerate(files[1:], start=1):
             assert path.read_bytes() == compressible(300_000, seed=number)
-        # With the former key alone nothing opens, and nothing is lost by that.
+        # With the former key alone nothing opens, and nothing is lost.
         restart(site, former)
         with pytest.raises(OSError, match="Required key not available"):
             files[0].read_bytes()

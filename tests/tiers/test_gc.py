@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.any_driver
 
 ORPHAN = "blobs/01/1-1-0123456789abcdef"
-"""Of a number that every state directory has given out before its first file."""
+"""Its number is one that every state directory has given out before its first file."""
 FOREIGN = "blobs/ff/ffffffffff-1-0123456789abcdef"
 
 

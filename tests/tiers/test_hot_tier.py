@@ -127,7 +127,7 @@ def test_what_is_no_tensors_is_einval_and_says_why(
 
 
 def test_a_header_is_checked_without_fetching_the_file(mount: Mount) -> None:
-    """Of a file in the object store too: that is a matter of a few frames."""
+    """That of a file in the object store too: it is a matter of a few frames."""
     path = mount.root / "model.safetensors"
     path.write_bytes(safetensors_of(MIB)[:-1])
     send("glacier", path)
@@ -136,7 +136,7 @@ def test_a_header_is_checked_without_fetching_the_file(mount: Mount) -> None:
 
 
 def test_a_directory_sends_all_tensors_below_it(mount: Mount) -> None:
-    """Those that are none say so and stay where they are; new files follow."""
+    """Files without tensors say so and stay where they are; new files follow."""
     below = mount.root / "models" / "deep"
     below.mkdir(parents=True)
     (below / "a.safetensors").write_bytes(safetensors_of(50_000))
@@ -418,7 +418,7 @@ def test_who_may_not_read_a_file_gets_no_ticket_and_uses_no_other_ones(mount: Mo
 
 
 def test_a_mapping_of_the_tensors_cannot_be_written(mount: Mount) -> None:
-    """Whoever tries is killed by the kernel; nobody else sees anything of it."""
+    """A program that tries is killed by the kernel; nobody else sees anything of it."""
     path = mount.root / "model.safetensors"
     path.write_bytes(safetensors_of(50_000))
     pin(path, "hot")

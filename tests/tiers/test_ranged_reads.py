@@ -102,7 +102,7 @@ def test_ranges_of_a_large_file_are_served_without_it(large: Path, direct_fd: in
 
 
 def test_random_ranges_are_equal_while_the_file_becomes_raw(large: Path, direct_fd: int) -> None:
-    """Whoever reads so much gets a local copy meanwhile; no read may see the change."""
+    """A program that reads so much gets a local copy meanwhile; no read may see the change."""
     assert matches(direct_fd, count=60)
     wait_for(lambda: "raw" in residence(large).forms, lambda: (residence(large), why(large)))
     assert matches(direct_fd, seed=2)

@@ -119,7 +119,7 @@ def test_files_of_every_kind_come_through_every_tier(
 
 
 def test_holes_stay_holes(place: Path) -> None:
-    """A sparse file takes no more of the disk after it was in the object store."""
+    """A sparse file takes as little of the disk after it was in the object store."""
     path = place / "sparse"
     content = write_sparse(path)
     blocks = path.stat().st_blocks

@@ -1,4 +1,4 @@
-"""Writers: cold and glacier files are written like all others, and none moves under a writer."""
+"""Writers: cold and glacier files are written like all others, and no file moves under a writer."""
 
 from __future__ import annotations
 

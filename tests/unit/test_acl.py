@@ -83,7 +83,7 @@ def test_new_file_inherits_the_default_acl_cut_by_the_mode_asked_for() -> None:
 
 
 def test_new_directory_also_inherits_the_default_itself() -> None:
-    """Or the second level below would have none."""
+    """Or the second level below would have no default."""
     value = acl.serialise(EXTENDED)
     inherited = acl.inherit(value, 0o040777, directory=True)
     assert inherited.default == value

@@ -30,7 +30,7 @@ def test_an_image_has_room_for_a_million_files() -> None:
 
 
 def test_quick_keeps_an_explicit_number_of_rounds() -> None:
-    """`--quick` fills in what was left open, no more."""
+    """`--quick` fills in what was left open, and nothing else."""
     assert parse(["--quick", "--repeat", "7"]).round_count == 7
     assert parse(["--quick"]).shape == QUICK
 

@@ -140,7 +140,7 @@ def test_report_of_a_run_without_any_place_is_still_a_report(outcome: Outcome) -
 
 
 def test_json_keeps_every_sample(outcome: Outcome, tmp_path: Path) -> None:
-    """Whoever doubts a median can recompute it."""
+    """A reader who doubts a median can recompute it."""
     outcome.write_json(tmp_path / "run.json")
     document = json.loads((tmp_path / "run.json").read_text())
     assert document["format"] == 1

@@ -251,7 +251,7 @@ async def test_a_wrong_parameter_is_named(
     ],
 )
 def test_handlers_take_what_their_methods_say(provider: type[Provider]) -> None:
-    """By the same names, and with a default where none is required."""
+    """By the same names, and with a default where the value may be left out."""
     handlers = object.__new__(provider).methods()
     for name, handler in handlers.items():
         taken = inspect.signature(handler).parameters.values()

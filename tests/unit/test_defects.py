@@ -36,7 +36,7 @@ def is_sealed(world: World, ino: InodeNo) -> bool:
 
 
 def break_raw_file(monkeypatch: pytest.MonkeyPatch, broken: RawId) -> None:
-    """Let whoever looks at one raw file meet a defect."""
+    """Let all who look at one raw file meet a defect."""
     opened, looked_at = RawStore.open, RawStore.stat
 
     def open_raw(self: RawStore, raw: RawId, flags: int = os.O_RDWR) -> int:

@@ -109,7 +109,7 @@ def told(file: Path) -> Iterator[tuple[int, str]]:
 
 def test_the_words_of_the_code_are_plain() -> None:
     wrong, count = [], 0
-    for folder in ("memfs", "daemon", "tools"):
+    for folder in ("memfs", "daemon", "tools", "tests"):
         for file in sorted((documents.ROOT / folder).rglob("*.py")):
             for number, line in told(file):
                 count += 1

@@ -58,7 +58,7 @@ async def test_what_is_done_leaves_in_the_order_in_which_it_was(
 async def test_what_is_used_last_makes_room_when_nothing_is_done(
     state: State, done: DoneFiles
 ) -> None:
-    """Of an exact order only; what has been fetched for its turn is out of it."""
+    """In an exact order only; what has been fetched for its turn is out of it."""
     a, b, c = await stored(state, "a", "b", "c")
     done.expect([a, b, c], exact=False)
     assert not await done.drop_next()

@@ -190,7 +190,7 @@ async def test_objects_under_a_former_key_stay_readable(state: State) -> None:
 
 
 async def test_an_object_of_another_file_is_refused(state: State) -> None:
-    """Whoever can write to the store cannot pass one file's object off as another's."""
+    """One who can write to the store cannot pass one file's object off as another's."""
     inos = [await state.create(name, CONTENT) for name in "ab"]
     for ino in inos:
         await upload(state.parts, ino)
@@ -344,7 +344,7 @@ async def test_a_copy_under_another_key_gets_the_storage_class_of_objects(
 
 
 async def test_an_object_in_clear_is_not_taken_for_an_encrypted_one(state: State) -> None:
-    """Whoever can write to the store cannot write what memfs then serves."""
+    """One who can write to the store cannot write what memfs then serves."""
     ino = await state.create("f", CONTENT)
     await upload(state.parts, ino)
     form = await state.form(ino, FormKind.REMOTE)

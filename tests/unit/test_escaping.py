@@ -181,7 +181,7 @@ _DOORS = {
 
 
 def _calls() -> Iterator[tuple[str, str]]:
-    """Yield the place and the text of every call in memfs, as far as names and attributes go."""
+    """Yield the place and the text of every call in memfs, by names and attributes alone."""
     for source in ("memfs", "daemon/memfs_daemon", "tools/memfs_tools"):
         for file in sorted((ROOT / source).rglob("*.py")):
             place = str(file.relative_to(ROOT))

@@ -1,4 +1,4 @@
-"""Room for files that are fetched: no more leaves than is needed, whatever bounds the disk tier."""
+"""Room for files that are fetched: only what is needed leaves, whatever bounds the disk tier."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_a_sealed_file_that_is_synced_is_local(world: World) -> None:
 def test_a_failed_sync_fails_again_until_the_file_is_closed(
     world: World, monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
-    """The kernel tells of a lost page once, to whoever asks first."""
+    """The kernel tells of a lost page once, to the one who asks first."""
     file = written(world, b"file")
 
     def fail(_fd: int) -> None:
@@ -319,7 +319,7 @@ class FailingOnce:
 def test_a_file_that_the_disk_refused_is_not_called_durable_before_it_is_written_anew(
     world: World, monkeypatch: pytest.MonkeyPatch, found_by: str
 ) -> None:
-    """Whoever finds it out: all later syncs succeed, and the page is lost (fsync(2), NOTES)."""
+    """Whatever finds it out: all later syncs succeed, and the page is lost (fsync(2), NOTES)."""
     world.release(written(world, b"old"))
     file = written(world, b"file")
     disk = FailingOnce(world, file, monkeypatch)

@@ -44,7 +44,7 @@ async def test_garbage_is_removed_and_a_dry_run_only_counts(state: State, gc: Gc
 
 
 async def test_sparse_batches_are_compacted_one_a_call(state: State, gc: GcMethods) -> None:
-    """And then there is none left, and the files in it are as they were."""
+    """And then no batch is left, and the files in it are as they were."""
     inos = [await state.create(f"{number}", compressible(5000, number)) for number in range(8)]
     await upload_batch(state.parts, inos)
     await drop_raw(state.parts, inos[7])

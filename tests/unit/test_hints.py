@@ -92,7 +92,7 @@ def test_a_cancelled_job_takes_nothing_back() -> None:
 
 
 def test_a_full_list_takes_the_first_ones_and_says_how_many() -> None:
-    """Whoever gave them sends the rest later."""
+    """The one who gave them sends the rest later."""
     hints = Hints()
     job = hints.begin(warm=True)
     assert hints.add(job, inos(*range(1, HINT_COUNT_MAX))) == HINT_COUNT_MAX - 1

@@ -23,7 +23,7 @@ GENERATION = Generation(1)
 
 @pytest.fixture
 def board() -> HotBoard:
-    """Of a server that runs."""
+    """That of a server that runs."""
     made = HotBoard()
     made.begin(
         HotServerInfo("address", 0, TokenSigner(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),))

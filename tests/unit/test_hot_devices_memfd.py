@@ -56,7 +56,7 @@ def no_slab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
 
 @pytest.mark.parametrize("private", [False, True])
 def test_only_what_can_neither_change_nor_shrink_is_mapped(no_slab: int, private: bool) -> None:
-    """Whoever is on the other end, reading must not end this process by a signal."""
+    """It does not matter who is on the other end: reading must not end this process by a signal."""
     with pytest.raises(DeviceError):
         map_memfd(no_slab, 2 * PAGE_BYTES, private=private)
 

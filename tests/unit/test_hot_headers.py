@@ -73,7 +73,7 @@ async def test_small_and_large_headers_give_the_same_index(tmp_path: Path, count
 async def test_a_file_that_is_elsewhere_is_asked_for_piece_by_piece(
     tmp_path: Path, count: int
 ) -> None:
-    """Its header and no more of it."""
+    """Its header alone."""
     content = header_of(count)
     pieces: list[tuple[int, int]] = []
 

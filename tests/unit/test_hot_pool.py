@@ -47,7 +47,7 @@ def inos(pool: Pool) -> set[int]:
 
 
 def test_room_is_made_by_the_file_that_was_not_used() -> None:
-    """S3-FIFO: two uses prove a file, none puts it out first."""
+    """S3-FIFO: two uses prove a file, and one without any leaves first."""
     pool = pool_of(100)
     for ino in (1, 2):
         load(pool, ino, 50)

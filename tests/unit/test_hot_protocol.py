@@ -1,4 +1,4 @@
-"""Packets of the hot tier: descriptors ride along, and none is left by what is no message."""
+"""Packets of the hot tier carry descriptors; one that is no message leaves no descriptor behind."""
 
 from __future__ import annotations
 

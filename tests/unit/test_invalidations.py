@@ -303,7 +303,7 @@ def test_a_kernel_that_is_not_served_is_told_nothing() -> None:
 
 # --- validity ------------------------------------------------------------------------------------
 def test_validity_is_as_long_as_it_was_made(world: World) -> None:
-    """A node that is not alone may allow none of a missing name, and shorter ones of others."""
+    """A node that is not alone may allow no time for a missing name, and less for others."""
     inode = inode_of(world, sealed_file(world))
     alone = world.filesystem.validity
     assert alone.missing_s(ROOT_INODE) < alone.name_s(inode) == alone.attributes_s(inode)

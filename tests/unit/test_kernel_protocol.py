@@ -89,7 +89,7 @@ def test_ioctl_numbers_are_those_of_linux_6_9() -> None:
 
 
 def field_offsets(layout: Struct) -> list[int]:
-    """The offset of each value that a layout packs; padding has none."""
+    """The offset of each value that a layout packs; padding has no offset."""
     offsets = []
     position = 0
     for count, code in re.findall(r"(\d*)([a-zA-Z])", layout.format):

@@ -432,7 +432,7 @@ async def test_capabilities_that_a_file_is_known_to_lack_are_answered_without_an
 async def test_after_a_request_that_came_alone_none_is_read(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read that finds none costs four times as much as a look."""
+    """A read that finds no request costs four times as much as a look."""
     read, found = kernel.channel.read_nowait, []
 
     def note() -> bytes | None:

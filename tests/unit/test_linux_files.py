@@ -164,7 +164,7 @@ def test_writeback_of_a_pipe_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", [fcntl.F_RDLCK, fcntl.F_WRLCK])
-def test_whoever_opens_a_leased_file_does_not_kill_the_holder(tmp_path: Path, kind: int) -> None:
+def test_one_who_opens_a_leased_file_does_not_kill_the_holder(tmp_path: Path, kind: int) -> None:
     """A thread of the daemon opens what another one asks a lease for: SIGIO would end them all."""
     path = tmp_path / "leased"
     path.touch()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["open_depot"]
 
 SIZE = 102_400
-"""Of incompressible files, in whole pages."""
+"""That of incompressible files, in whole pages."""
 
 
 async def use(depot: Depot, *inos: InodeNo) -> None:

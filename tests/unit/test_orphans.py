@@ -1,4 +1,4 @@
-"""Orphans and compaction on a real engine and real stores: what nobody needs goes, and no more."""
+"""Orphans and compaction on a real engine and real stores: what nobody needs goes, nothing else."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def test_old_objects_that_nobody_names_are_noted_on_request(state: State) 
 
 
 async def test_other_prefixes_are_refused(state: State) -> None:
-    """Whatever else lies in the bucket is none of our business."""
+    """Whatever else lies in the bucket is not our business."""
     with pytest.raises(InvalidValueError, match="not one of memfs's keys"):
         await search(state).look(SearchPlace.REMOTE, "backup/")
 

@@ -88,7 +88,7 @@ def _refused(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 def test_no_symbolic_link_in_a_state_is_followed(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, state_dir: Path, victim: Path
 ) -> None:
-    """Each name of a state in turn: fsck and mount follow none, and say which it is."""
+    """Each name of a state in turn: fsck and mount follow no link, and say which it is."""
     kept = state_dir.rename(tmp_path / "kept")
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()

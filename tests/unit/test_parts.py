@@ -1,4 +1,4 @@
-"""Parts of objects in memory: bounded over all transfers, and never none for one."""
+"""Parts of objects in memory: bounded over all transfers, and never too few for one."""
 
 from __future__ import annotations
 

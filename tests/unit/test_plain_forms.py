@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 KEY = "photos/a@12.jpg"
 CONTENT = compressible(2_500_000)
-"""Of three frames."""
+"""It has three frames."""
 
 
 @pytest.fixture

@@ -272,7 +272,7 @@ def test_access_control_lists_of_another_driver_stay_in_force(mount: Pyfuse3Moun
     code = "import sys; open(sys.argv[1]).close()"
     assert run_as_nobody(code, path).returncode == 0
     mount.filesystem.inodes[ino].xattrs[b"system.posix_acl_access"] = ACL
-    # The kernel keeps that there was none until the mode changes.
+    # The kernel keeps that there was no ACL until the mode changes.
     path.chmod(0o664)
     assert "PermissionError" in run_as_nobody(code, path).stderr
 

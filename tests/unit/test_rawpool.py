@@ -62,7 +62,7 @@ def test_taken_files_are_empty_and_never_the_same(
 async def test_a_filled_pool_makes_no_file_when_one_is_taken(
     engine: SqliteEngine, raw_store: RawStore
 ) -> None:
-    """And one that is never asked makes none at all."""
+    """And one that is never asked makes no file at all."""
     pool = RawPool(engine, raw_store, ready_count_max=2 * REFILL_COUNT)
     assert list(raw_store.iterate()) == []
     taken = [pool.take()]

@@ -54,7 +54,7 @@ async def run(recheck: Recheck) -> int:
 async def test_files_written_before_power_loss_are_adopted(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each in its turn, however many others there are, and none of the others."""
+    """Each in its turn, however many others there are, and no other one."""
     monkeypatch.setattr(rechecking, "FILES_A_SLICE", 2)
     await run(await boot(state, b"first"))
     inos = [await durable_file(state, str(number), b"old") for number in range(7)]

@@ -341,7 +341,7 @@ async def test_a_file_that_is_deleted_during_its_repair_does_not_end_the_scrub(
 
 
 async def test_a_scrub_tells_why_forms_could_not_be_read(state: State) -> None:
-    """The first reason; and that of archived objects, which nobody can mend, is none."""
+    """The first reason; that objects are archived, which nobody can mend, is no reason."""
     await make(state, RAW, REMOTE)
     state.faults.add(Fault(FaultKind.UNAVAILABLE, "get_range"))
     scrubber = Scrubber(state.parts)

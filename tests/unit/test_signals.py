@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 1000.0
-"""Of the mock clock, which runs ahead while worker threads do their work."""
+"""By the mock clock, which runs ahead while worker threads do their work."""
 
 
 class Crowd:

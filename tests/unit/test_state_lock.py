@@ -89,7 +89,7 @@ def test_patience_with_a_holder_ends(
 
 
 def test_a_lock_always_reads_as_one_of_its_phases(tmp_path: Path) -> None:
-    """Whoever looks at it meanwhile: a text is written over the former one."""
+    """For those who look at it meanwhile: a text is written over the former one."""
     with StateLock(tmp_path, tmp_path / "mnt") as lock:
         for phase in (Phase.SERVING, Phase.CLOSING, Phase.STARTING):
             lock.note(phase)

@@ -149,7 +149,7 @@ async def test_a_mount_asks_once(
     health: StoreHealth,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A wrong key shows before the first upload; the object is none that anybody made."""
+    """A wrong key shows before the first upload; nobody has made the object."""
     inner.error = ObjectMissingError("no such object")
     await ask_at_mount(store, health)
     assert (inner.call_count, health.well) == (1, True)
@@ -161,7 +161,7 @@ async def test_a_mount_asks_once(
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "abfs"])
 async def test_a_refused_connection_is_told_from_a_slow_store(tmp_path: Path, scheme: str) -> None:
-    """Of each protocol: EIO after one more attempt, and not after the deadline."""
+    """By each protocol: EIO after one more attempt, and not after the deadline."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{bound.getsockname()[1]}"

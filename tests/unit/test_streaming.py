@@ -80,7 +80,7 @@ async def test_a_store_that_fails_says_so(state: State, kind: FaultKind) -> None
 async def test_a_store_that_stops_taking_bytes_ends_the_upload(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever makes the container is not left waiting for it."""
+    """The task that makes the container is not left waiting for it."""
     ino = await state.create("a", CONTENTS["large"])
 
     async def take_some(_key: str, source: ByteSource) -> None:

@@ -101,7 +101,7 @@ def run_with(
     place: Callable[[Callable[[], Awaitable[None]]], None],
     other: Callable[[], Awaitable[object]],
 ) -> None:
-    """Run a step, and have another one come in at a place, as far as it gets there."""
+    """Run a step, and have another one come in at a place, until it ends or waits."""
 
     async def both() -> None:
         async with trio.open_nursery() as nursery:
@@ -448,7 +448,7 @@ def test_an_inode_is_pinned_once_by_those_who_ask_for_a_new_pin(world: World) ->
 
 
 def test_a_pin_is_removed_once(world: World) -> None:
-    """removexattr(2), ENODATA: of two at a time one finds none."""
+    """removexattr(2), ENODATA: of two at a time one finds no pin."""
     ino = write_file(world)
     world.run(world.filesystem.set_xattr(ino, TIER_XATTR, b"cold", 0, False))
     outcomes: list[str] = []
@@ -641,7 +641,7 @@ def test_what_becomes_garbage_stays_until_that_is_committed(
         with pytest.raises(NoSpaceError):
             await world.garbage.collect_local(10)
         outcomes.append("refused")
-        raise NoSpaceError("whoever waits for the same commit is told")
+        raise NoSpaceError("all who wait for the same commit are told")
 
     async def empty() -> None:
         with pytest.raises(NoSpaceError):

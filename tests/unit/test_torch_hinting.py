@@ -178,7 +178,7 @@ def test_what_the_list_has_no_room_for_is_told_as_it_is_worked_off(daemon: FakeD
 
 
 def test_a_list_that_the_daemon_has_forgotten_is_begun_anew(daemon: FakeDaemon) -> None:
-    """It remembers the last 64, and none from before it was started."""
+    """It remembers the last 64, and not those from before it was started."""
     sampler = mt.HintSampler(order(5), PATHS)
     assert list(sampler) == order(5)
     daemon.restart()
@@ -253,7 +253,7 @@ def test_a_batch_of_near_files_is_read_by_one_thread(tmp_path: Path) -> None:
 
 
 def test_the_waits_for_far_files_overlap(tmp_path: Path) -> None:
-    """After the first one that was slow; no more than `lookahead` of them, and in order."""
+    """After the first one that was slow; at most `lookahead` of them, and in order."""
     together = threading.Barrier(2)
     first = iter([True])
 

@@ -104,7 +104,7 @@ def test_values_that_are_too_large_are_counted(tmp_path: Path) -> None:
 
 
 def test_channels_last_is_a_matter_of_strides(file: Path) -> None:
-    """Of 4-D tensors alone."""
+    """Those of 4-D tensors alone."""
     found = mt.load(file, layout="channels_last")
     assert found["conv"].is_contiguous(memory_format=torch.channels_last)
     assert equal(found, TENSORS)

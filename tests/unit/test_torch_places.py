@@ -37,7 +37,7 @@ def numbers(paths: list[str]) -> list[int]:
 
 
 def test_numbers_come_in_the_order_that_is_asked_for(tmp_path: Path) -> None:
-    """Of files in large and small directories, links included."""
+    """Files in large and small directories, links included."""
     paths = make(tmp_path / "many", 20) + make(tmp_path / "few", 3)
     (tmp_path / "link").symlink_to(tmp_path / "many", target_is_directory=True)
     paths.append(str(tmp_path / "link" / "005"))

@@ -81,7 +81,7 @@ def in_child(action: Callable[[], object]) -> int:
 
 # --- leases --------------------------------------------------------------------------------------
 def test_a_lease_is_as_long_as_the_last_view(station: HotStation, path: Path) -> None:
-    """Of any tensor, parameters included; and it ends once."""
+    """That may be of any tensor, parameters included; and it ends once."""
     station.give(path)
     held = mt.load(path)
     assert equal(held)
@@ -264,7 +264,7 @@ def test_a_new_server_is_found_by_its_ticket(path: Path) -> None:
 
 
 def test_a_spent_token_is_no_error(station: HotStation, path: Path) -> None:
-    """Two programs may read the same attribute of a file system that is none of memfs's."""
+    """Two programs may read the same attribute of a file system that is not memfs."""
     station.give(path)
     first = mt.load(path)
     assert equal(mt.load(path))
@@ -344,7 +344,7 @@ CPU = torch.device("cpu")
 def test_a_file_is_kept_on_the_device_until_it_is_pinned_there(
     station: HotStation, path: Path
 ) -> None:
-    """Of several: else it could leave, and come back on another one."""
+    """Among several: else it could leave, and come back on another one."""
     station.uuids = ["CPU-0", "CPU-1"]
     station.give(path, resident=False)
     with tiers._on_device(str(path), CPU, 5.0):
@@ -406,6 +406,6 @@ def test_a_file_that_does_not_come_to_a_device_is_not_pinned(
 
 
 def test_a_device_is_of_the_hot_tier_alone(path: Path) -> None:
-    """Files of other tiers are on none; said before the mount is asked."""
+    """Files of other tiers are on no device; said before the mount is asked."""
     with pytest.raises(ValueError, match="files of the tier warm are on none"):
         mt.pin(path, tier="warm", device="cpu")

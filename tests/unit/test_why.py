@@ -22,7 +22,7 @@ SEALED = Decision(rules.SEAL, "written or used just now", 4096, 1)
 
 
 class Queue:
-    """Of a mover that has decided on one file."""
+    """That of a mover that has decided on one file."""
 
     def __init__(self, ino: InodeNo) -> None:
         self._ino = ino

@@ -42,7 +42,7 @@ CONFIG = MetadataConfig(cache_bytes=256 * KIB, inode_cache_count=3)
 
 
 local_only = pytest.mark.parametrize("engine_site", ["sqlite"], indirect=True)
-"""Of what an engine need not promise that commits each call by itself."""
+"""For tests of a promise that no engine need make which commits each call by itself."""
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -45,7 +45,7 @@ class MemoryDevice:
     """Makes such slabs.
 
     Args:
-        capacity_bytes: Of the device.
+        capacity_bytes: That of the device.
         index: Tells several of them apart.
     """
 
@@ -64,7 +64,7 @@ class MemoryDevice:
 
     @property
     def used_bytes(self) -> int:
-        """Of slabs that are not released."""
+        """Bytes of slabs that are not released."""
         return sum(slab.size_bytes for slab in self.slabs if not slab.released)
 
     def meet(self, call: str) -> None:

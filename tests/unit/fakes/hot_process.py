@@ -60,7 +60,7 @@ class HotProcess:
 
     @property
     def pid(self) -> int:
-        """Of the server."""
+        """That of the server."""
         assert self._supervisor.pid is not None
         return self._supervisor.pid
 

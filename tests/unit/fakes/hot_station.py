@@ -74,7 +74,7 @@ class HotStation:
         """Give a file its next ticket; a token is good once.
 
         Args:
-            path: Of tensors.
+            path: A file of tensors.
             resident: It is on the device; else it is loaded when a program asks for it.
         """
         ino = path.stat().st_ino
