@@ -18,6 +18,8 @@ from memfs.types import FILESYSTEM_TYPE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from memfs.linux.mounts import Mount
+
 TRIES_MAX = 40
 PAUSE_S = 0.05
 """Between two of them: 2 s in all, a hundred times what was seen, and longer where the machine is
@@ -53,8 +55,14 @@ def list_users(mountpoint: Path) -> list[MountUser]:
     return users
 
 
-def unmount_unused(unmount: Callable[[], None], mountpoint: Path) -> None:
-    """Unmount; where it is busy and nobody uses it, try again, `TRIES_MAX` times in all.
+def unmount_unused(
+    unmount: Callable[[], None],
+    mountpoint: Path,
+    *,
+    tries_max: int = TRIES_MAX,
+    pause_s: float = PAUSE_S,
+) -> None:
+    """Unmount; where it is busy and nobody uses it, try again, `tries_max` times in all.
 
     The kernel lets go of what a program had open a moment after the program's end
     (`task_work_add`, fs/file_table.c); on a loaded machine that takes milliseconds.
@@ -62,13 +70,13 @@ def unmount_unused(unmount: Callable[[], None], mountpoint: Path) -> None:
     Raises:
         OSError: As of `unmount`; EBUSY where a program uses it, or one that cannot be seen.
     """
-    for tried_count in range(1, TRIES_MAX + 1):
+    for tried_count in range(1, tries_max + 1):
         try:
             unmount()
         except OSError as error:
-            if error.errno != errno.EBUSY or tried_count == TRIES_MAX or list_users(mountpoint):
+            if error.errno != errno.EBUSY or tried_count == tries_max or list_users(mountpoint):
                 raise
-            time.sleep(PAUSE_S)
+            time.sleep(pause_s)
         else:
             return
 
@@ -79,10 +87,13 @@ def describe_users(mountpoint: Path) -> str:
     return _enumerate(users) if users else "programs that only root may see"
 
 
-def list_copies(state_dir: Path) -> list[Resident]:
+def list_copies(
+    state_dir: Path,
+    residents: Callable[[Callable[[Mount], bool]], list[Resident]] = list_residents,
+) -> list[Resident]:
     """Return the processes of other mount namespaces that have a mount of a state directory."""
     source = os.fspath(state_dir)
-    return list_residents(lambda mount: mount.type == FILESYSTEM_TYPE and mount.source == source)
+    return residents(lambda mount: mount.type == FILESYSTEM_TYPE and mount.source == source)
 
 
 def describe_copies(copies: Sequence[Resident]) -> str:

@@ -34,10 +34,10 @@ _WHOLE = (os.SEEK_SET, 0, 0, 0)
 
 
 CLOSING_S_MAX = 60.0
-"""A daemon that closes is waited for so long; it bounds its end to less."""
+"""A daemon bounds its end to less."""
 
 UNMOUNTED_S_MAX = 5.0
-"""A daemon whose mount has just been taken away notices within milliseconds; guess."""
+"""A daemon notices within milliseconds that its mount was taken away; guess."""
 
 _POLL_S = 0.05
 _TEXT_BYTES_MAX = 64 << 10
@@ -75,12 +75,21 @@ class Holder(NamedTuple):
 class StateLock:
     """Holds the lock of a state directory for the life of the object; a context manager."""
 
-    def __init__(self, state_dir: Path, mountpoint: Path | None) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        mountpoint: Path | None,
+        *,
+        closing_s_max: float = CLOSING_S_MAX,
+        unmounted_s_max: float = UNMOUNTED_S_MAX,
+    ) -> None:
         """Take the lock.
 
         Args:
             state_dir: Must exist.
             mountpoint: Where it is going to be served; None: nowhere.
+            closing_s_max: A daemon that closes is waited for so long.
+            unmounted_s_max: And so long one whose mount has just been taken away.
 
         Waits for a holder that is about to end.
 
@@ -89,6 +98,8 @@ class StateLock:
             OSError: The lock file cannot be made.
         """
         self._state_dir = state_dir
+        self._closing_s_max = closing_s_max
+        self._unmounted_s_max = unmounted_s_max
         self._place = os.fspath(mountpoint) if mountpoint is not None else None
         self._fd = _open_lock(state_dir, os.O_RDWR | os.O_CREAT)
         try:
@@ -127,7 +138,7 @@ class StateLock:
         holder = _read_holder(self._state_dir)
         other = ", or name another state directory with --state" if self._place else ""
         remedy = f"end that first{other}"
-        if holder.phase == Phase.CLOSING and waited_s < CLOSING_S_MAX:
+        if holder.phase == Phase.CLOSING and waited_s < self._closing_s_max:
             return
         if holder.phase == Phase.SERVING and not _is_mounted(self._state_dir):
             if copies := list_copies(self._state_dir):
@@ -135,7 +146,7 @@ class StateLock:
                     f"its mount is not here, but {describe_copies(copies)}: end them, or the mount "
                     f"for all by `memfs umount --force {self._state_dir}`"
                 )
-            elif waited_s < UNMOUNTED_S_MAX:
+            elif waited_s < self._unmounted_s_max:
                 return
         raise UsageError(
             f"{self._state_dir} is in use by {holder}; {remedy}", ExitCode.STATE_IN_USE

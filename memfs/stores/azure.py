@@ -27,6 +27,7 @@ from memfs.errors import (
     UsageError,
 )
 from memfs.stores.objects import (
+    RENEW_PAUSE_S,
     FsspecStore,
     Page,
     UploadCallback,
@@ -85,6 +86,7 @@ class AzureStore(FsspecStore):
         timeout_s: As for `FsspecStore`; also of each wait for the socket.
         thread_count_max: As for `FsspecStore`.
         parts: As for `FsspecStore`.
+        renew_pause_s: As for `FsspecStore`.
         storage_class: Access tier of new blobs: `Hot`, `Cool`, `Cold`, `Archive`; None: the
             account's default.
         restore_tier: How fast archived blobs come back.
@@ -100,9 +102,12 @@ class AzureStore(FsspecStore):
         restore_tier: RestoreTier = RestoreTier.STANDARD,
         *,
         parts: PartSlots | None = None,
+        renew_pause_s: float = RENEW_PAUSE_S,
     ) -> None:
         self._former: list[Any] = []
-        super().__init__(url, options, timeout_s, thread_count_max, parts=parts)
+        super().__init__(
+            url, options, timeout_s, thread_count_max, parts=parts, renew_pause_s=renew_pause_s
+        )
         self._container, _, self._prefix = self._root.partition("/")
         tier = _parse_tier(storage_class) if storage_class else None
         self._archives = tier is StandardBlobTier.ARCHIVE

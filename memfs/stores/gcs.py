@@ -22,7 +22,14 @@ from gcsfs.core import GCSFileSystem
 from gcsfs.retry import HttpError, NonRetryableError
 
 from memfs.errors import MemfsError, ObjectMissingError, StoreError, StoreUnavailableError
-from memfs.stores.objects import FsspecStore, Page, UploadCallback, gathered, unanswered
+from memfs.stores.objects import (
+    RENEW_PAUSE_S,
+    FsspecStore,
+    Page,
+    UploadCallback,
+    gathered,
+    unanswered,
+)
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
@@ -64,6 +71,7 @@ class GcsStore(FsspecStore):
         timeout_s: As for `FsspecStore`; also of each wait for the socket.
         thread_count_max: As for `FsspecStore`.
         parts: As for `FsspecStore`.
+        renew_pause_s: As for `FsspecStore`.
         storage_class: `STANDARD`, `NEARLINE`, `COLDLINE` or `ARCHIVE`; None: the bucket's default.
     """
 
@@ -76,13 +84,19 @@ class GcsStore(FsspecStore):
         storage_class: str | None = None,
         *,
         parts: PartSlots | None = None,
+        renew_pause_s: float = RENEW_PAUSE_S,
     ) -> None:
         # The client's own time-outs end the thread that the deadline abandons.
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=min(timeout_s, 10.0), sock_read=timeout_s
         )
         super().__init__(
-            url, {"requests_timeout": timeout, **options}, timeout_s, thread_count_max, parts=parts
+            url,
+            {"requests_timeout": timeout, **options},
+            timeout_s,
+            thread_count_max,
+            parts=parts,
+            renew_pause_s=renew_pause_s,
         )
         self._bucket, _, self._prefix = self._root.partition("/")
         self._metadata = {"storageClass": storage_class} if storage_class else {}

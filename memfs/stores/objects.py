@@ -63,7 +63,7 @@ RATE_BYTES_S_MIN = 64 << 10
 """Slowest link that is still served: a transfer's part may take this long beyond the time-out."""
 
 RENEW_PAUSE_S = 10.0
-"""Credentials that are refused are not read again sooner; bounds what a wrong key costs. Guess."""
+"""Bounds what a wrong key costs. Guess."""
 
 SETTLE_S_MAX = 5.0
 """Uploads that were given up are waited for so long; they look after each part. Guess."""
@@ -113,6 +113,7 @@ class FsspecStore:
         timeout_s: Deadline of a request; longest pause within a transfer, besides slow links.
         thread_count_max: Blocking calls at a time.
         parts: Bounds what is in memory of all transfers; None: nothing but `PART_CONCURRENCY` does.
+        renew_pause_s: Credentials that are refused are not read again sooner.
 
     Raises:
         UsageError: Protocol unknown, or its package not installed.
@@ -126,7 +127,9 @@ class FsspecStore:
         thread_count_max: int,
         *,
         parts: PartSlots | None = None,
+        renew_pause_s: float = RENEW_PAUSE_S,
     ) -> None:
+        self._renew_pause_s = renew_pause_s
         self._url = url_without_secrets(url)
         self._settings = url, options
         self._reconnecting = threading.Lock()
@@ -404,7 +407,7 @@ class FsspecStore:
                 return True
             if time.monotonic() < self._renew_again_s:
                 return False
-            self._renew_again_s = time.monotonic() + RENEW_PAUSE_S
+            self._renew_again_s = time.monotonic() + self._renew_pause_s
             log.info("store %s refuses the credentials: they are read again", self._url)
             try:
                 self._connect_anew()

@@ -29,6 +29,7 @@ from memfs.errors import (
     UsageError,
 )
 from memfs.stores.objects import (
+    RENEW_PAUSE_S,
     FsspecStore,
     Page,
     UploadCallback,
@@ -66,7 +67,7 @@ PIECE_BYTES = 256 << 10
 """Taken of an answer at a time."""
 
 COPY_BYTES_MAX = 1 << 30
-"""Copied inside S3 by one request; the largest that it takes is 5 GiB."""
+"""The largest copy that S3 makes by one request is 5 GiB."""
 
 ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Whose objects have to be restored before they are read."""
@@ -193,6 +194,8 @@ class S3Store(FsspecStore):
         timeout_s: As for `FsspecStore`; also of each wait for the socket.
         thread_count_max: As for `FsspecStore`.
         parts: As for `FsspecStore`.
+        renew_pause_s: As for `FsspecStore`.
+        copy_bytes_max: Copied inside S3 by one request.
         storage_class: That of new objects; None: the bucket's default.
         server_side_encryption: `AES256`, `aws:kms`, or `aws:kms:` and the id or ARN of a key;
             None: the bucket's default.
@@ -217,6 +220,8 @@ class S3Store(FsspecStore):
         checksums: str = CHECKSUMS[0],
         *,
         parts: PartSlots | None = None,
+        renew_pause_s: float = RENEW_PAUSE_S,
+        copy_bytes_max: int = COPY_BYTES_MAX,
     ) -> None:
         settings: dict[str, Any] = dict(options)
         settings["config_kwargs"] = {
@@ -229,8 +234,11 @@ class S3Store(FsspecStore):
         }
         if region := settings.pop("region", None):
             settings["client_kwargs"] = {"region_name": region, **settings.get("client_kwargs", {})}
-        super().__init__(url, settings, timeout_s, thread_count_max, parts=parts)
+        super().__init__(
+            url, settings, timeout_s, thread_count_max, parts=parts, renew_pause_s=renew_pause_s
+        )
         self._fs: s3fs.S3FileSystem
+        self._copy_bytes_max = copy_bytes_max
         self._fs.retries = CLIENT_ATTEMPTS
         self._checksums = checksums
         self._former_clients: list[Any] = []
@@ -435,7 +443,7 @@ class S3Store(FsspecStore):
         size = int(head["ContentLength"])
         target: dict[str, Any] = {"Bucket": self._bucket, "Key": self._key(key)}
         headers = {"StorageClass": self._archive_class, **self._encryption}
-        if size <= COPY_BYTES_MAX:
+        if size <= self._copy_bytes_max:
             self._fs.call_s3("copy_object", CopySource=self._path(key), **target, **headers)
         else:
             self._copy_parts(target, headers, size, progress)
@@ -455,7 +463,7 @@ class S3Store(FsspecStore):
         progress: TransferProgress,
     ) -> None:
         """Copy a large object onto itself; readers see the old one until the last request."""
-        part_bytes = max(COPY_BYTES_MAX, math.ceil(size / PART_COUNT_MAX))
+        part_bytes = max(self._copy_bytes_max, math.ceil(size / PART_COUNT_MAX))
         upload = self._fs.call_s3("create_multipart_upload", **target, **headers)["UploadId"]
         try:
             parts = []

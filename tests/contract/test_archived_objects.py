@@ -102,11 +102,14 @@ async def test_an_s3_object_can_be_read_back_before_it_is_archived(
     await store.aclose()
 
 
-async def test_a_large_s3_object_is_archived_in_parts(
-    moto: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("memfs.stores.s3.COPY_BYTES_MAX", PART_BYTES)
-    store = open_s3(moto, tmp_path.name, "GLACIER", server_side_encryption="AES256")
+async def test_a_large_s3_object_is_archived_in_parts(moto: S3Server, tmp_path: Path) -> None:
+    store = open_s3(
+        moto,
+        tmp_path.name,
+        "GLACIER",
+        server_side_encryption="AES256",
+        copy_bytes_max=PART_BYTES,
+    )
     data = bytes(range(256)) * ((2 * PART_BYTES + 256) // 256)
     await put(store, tmp_path, data)
     await store.archive("k")

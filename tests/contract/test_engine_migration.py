@@ -378,12 +378,12 @@ async def test_a_damaged_state_of_format_2_is_repaired_and_migrated(
     assert os.listdir(tmp_path / "state" / "lost+found"), victim
 
 
-def test_the_clock_decides_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_decides_what_is_told(tmp_path: Path) -> None:
     """A line every few seconds, however many rows there are."""
-    monkeypatch.setattr("memfs.metadata.sqlite.migration.TELL_S", 0.0)
     state_dir, _ = unpack(tmp_path)
     told: list[str] = []
-    SqliteEngine.open(state_dir, CONFIG, migration=Migration(told.append)).close()
+    migration = Migration(told.append, tell_pause_s=0.0)
+    SqliteEngine.open(state_dir, CONFIG, migration=migration).close()
     assert any("rows" in line for line in told)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from memfs.errors import StoreError, StoreUnavailableError, UsageError
-from memfs.stores import objects
 from memfs.stores.azure import AzureStore
 from memfs.stores.gcs import GcsStore
 from memfs.stores.store import PART_BYTES
@@ -30,7 +29,7 @@ WRONG_KEY = "A" * len(KEY.rstrip("=")) + "=="
 class Keys(Protocol):
     """Where a store finds its key."""
 
-    def open(self, prefix: str) -> FsspecStore: ...
+    def open(self, prefix: str, *, renew_pause_s: float = 0.0) -> FsspecStore: ...
 
     def write(self, *, right: bool) -> None: ...
 
@@ -44,20 +43,22 @@ class Keys(Protocol):
 class GoogleKeys:
     """The key file of a service account."""
 
-    def __init__(self, server: GuardedGcs, path: Path) -> None:
+    def __init__(self, server: GuardedGcs, path: Path, refusal: int = 401) -> None:
         self._server = server
         self._path = path
         self._number = 0
         server.key_ids.clear()
+        server.refusal = refusal
         self.revoke()
 
-    def open(self, prefix: str) -> FsspecStore:
+    def open(self, prefix: str, *, renew_pause_s: float = 0.0) -> FsspecStore:
         options = {
             "endpoint_url": self._server.endpoint_url,
             "project": "tests",
             "token": str(self._path),
         }
-        return GcsStore(f"gs://{BUCKET}/{prefix}", options, TIMEOUT_S, 8)
+        url = f"gs://{BUCKET}/{prefix}"
+        return GcsStore(url, options, TIMEOUT_S, 8, renew_pause_s=renew_pause_s)
 
     def write(self, *, right: bool) -> None:
         self._server.write_key(self._path, f"key{self._number}" if right else "none")
@@ -77,9 +78,10 @@ class AzureKeys:
         self._server = server
         self._path = path
 
-    def open(self, prefix: str) -> FsspecStore:
+    def open(self, prefix: str, *, renew_pause_s: float = 0.0) -> FsspecStore:
         options = {"connection_string": f"file:{self._path}"}
-        return AzureStore(f"az://{BUCKET}/{prefix}", options, TIMEOUT_S, 8)
+        url = f"az://{BUCKET}/{prefix}"
+        return AzureStore(url, options, TIMEOUT_S, 8, renew_pause_s=renew_pause_s)
 
     def write(self, *, right: bool) -> None:
         text = self._server.connection_string(KEY if right else WRONG_KEY)
@@ -108,8 +110,7 @@ def azurite(azure_server: AzureServer) -> AzureServer:
 
 
 @pytest.fixture(params=["google", "azure"])
-def keys(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keys:
-    monkeypatch.setattr(objects, "RENEW_PAUSE_S", 0.0)
+def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Keys:
     if request.param == "google":
         if find_fake_gcs() is None:
             pytest.skip("fake-gcs-server is not installed")
@@ -147,16 +148,10 @@ async def test_a_renewed_key_is_taken_without_a_new_mount(
 
 @pytest.mark.parametrize("refusal", [401, 403])
 async def test_a_key_that_is_revoked_while_its_token_is_valid_is_read_again(
-    guarded_gcs: GuardedGcs,
-    tmp_path: Path,
-    source: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    refusal: int,
+    guarded_gcs: GuardedGcs, tmp_path: Path, source: Path, refusal: int
 ) -> None:
     """The library keeps a token for an hour; the store may refuse it before."""
-    monkeypatch.setattr(objects, "RENEW_PAUSE_S", 0.0)
-    monkeypatch.setattr(guarded_gcs, "refusal", refusal)
-    keys = GoogleKeys(guarded_gcs, tmp_path / "key.json")
+    keys = GoogleKeys(guarded_gcs, tmp_path / "key.json", refusal)
     keys.write(right=True)
     store = keys.open(tmp_path.name)
     await store.put_file("k", source)
@@ -181,18 +176,16 @@ async def test_a_file_that_is_away_for_a_while_changes_nothing(
 
 
 async def test_a_wrong_key_is_not_read_again_at_each_call(
-    keys: Keys,
-    store: FsspecStore,
-    source: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    keys: Keys, tmp_path: Path, source: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(objects, "RENEW_PAUSE_S", 100.0)
+    keys.write(right=False)
+    store = keys.open(tmp_path.name, renew_pause_s=100.0)
     for _ in range(5):
         with pytest.raises(StoreError, match="check"):
             await store.put_file("k", source)
     assert caplog.text.count("they are read again") == 1
+    await store.aclose()
 
 
 async def test_clients_that_are_not_used_any_more_are_closed(

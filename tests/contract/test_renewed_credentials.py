@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import StoreError
-from memfs.stores import objects
 from memfs.stores.s3 import S3Store
 from tests.servers.seaweedfs import find_weed, make_bucket
 
@@ -84,27 +83,26 @@ def keys(
     return keys
 
 
-@pytest.fixture
-async def store(keys: Keys, server: S3Server, tmp_path: Path) -> AsyncIterator[S3Store]:
+def open_store(server: S3Server, prefix: str, renew_pause_s: float) -> S3Store:
     options = {
         name: value for name, value in server.options.items() if name not in ("key", "secret")
     }
-    store = S3Store(f"s3://{BUCKET}/{tmp_path.name}", options, TIMEOUT_S, 8)
+    url = f"s3://{BUCKET}/{prefix}"
+    return S3Store(url, options, TIMEOUT_S, 8, renew_pause_s=renew_pause_s)
+
+
+@pytest.fixture
+async def store(keys: Keys, server: S3Server, tmp_path: Path) -> AsyncIterator[S3Store]:
+    store = open_store(server, tmp_path.name, renew_pause_s=0.0)
     yield store
     await store.aclose()
 
 
 @pytest.mark.parametrize("first", ["stat", "get", "put"])
 async def test_renewed_keys_are_taken_without_a_new_mount(
-    keys: Keys,
-    store: S3Store,
-    server: S3Server,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    first: str,
+    keys: Keys, store: S3Store, server: S3Server, tmp_path: Path, first: str
 ) -> None:
     """Whatever call meets the refusal first: the answer to HEAD does not say what is wrong."""
-    monkeypatch.setattr(objects, "RENEW_PAUSE_S", 0.0)
     source = tmp_path / "source"
     source.write_bytes(b"0123456789")
     keys.write(right=False)
@@ -123,10 +121,9 @@ async def test_renewed_keys_are_taken_without_a_new_mount(
 
 
 async def test_a_mount_without_credentials_takes_them_when_they_come(
-    keys: Keys, store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keys: Keys, store: S3Store, tmp_path: Path
 ) -> None:
     """A machine whose credentials are written after the mount."""
-    monkeypatch.setattr(objects, "RENEW_PAUSE_S", 0.0)
     source = tmp_path / "source"
     source.write_bytes(b"0123456789")
     keys.forget()
@@ -138,14 +135,16 @@ async def test_a_mount_without_credentials_takes_them_when_they_come(
 
 
 async def test_a_wrong_key_is_not_read_again_at_each_call(
-    keys: Keys, store: S3Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    keys: Keys, server: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The file or the program would be asked for each of thousands of files."""
     caplog.set_level("INFO")
     source = tmp_path / "source"
     source.write_bytes(b"0123456789")
     keys.write(right=False)
+    store = open_store(server, tmp_path.name, renew_pause_s=100.0)
     for _ in range(5):
         with pytest.raises(StoreError, match="check key, secret"):
             await store.put_file("k", source)
     assert caplog.text.count("they are read again") == 1
+    await store.aclose()

@@ -92,14 +92,14 @@ def running_server(
         process.wait(WAIT_S)
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, port_min: int = _PORT_MIN) -> list[int]:
     """Return ports of the loopback device that nobody listens on.
 
     None of them is given to another test process as long as this one lives, nor by the kernel to
     who asks for any port: a server may bind them much later.
     """
     lowest_of_kernel = int(_PORT_RANGE.read_text().split()[0])
-    candidates = range(_PORT_MIN, max(lowest_of_kernel, _PORT_MIN + 1000))
+    candidates = range(port_min, max(lowest_of_kernel, port_min + 1000))
     ports: list[int] = []
     while len(ports) < count:
         port = random.SystemRandom().choice(candidates)

@@ -20,8 +20,7 @@ from memfs.exit_codes import MEANINGS, ExitCode
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.store_record import record_store
 from memfs_daemon.state_lock import StateLock
-from memfs_tools import launch
-from memfs_tools.launch import start_daemon
+from memfs_tools.launch import START_S_MAX, start_daemon
 from memfs_tools.main import list_commands, run
 from memfs_tools.places import default_state_dir, escape_path
 from tests.states import unpack
@@ -222,63 +221,53 @@ def test_fsck_and_mount_leave_what_they_do_not_know_untouched(
 
 
 # --- starting a daemon ---------------------------------------------------------------------------
-def _daemon_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Have `start_daemon` run a shell script, which finds its pipe as `$fd`."""
+def _start(tmp_path: Path, script: str, start_s_max: float = START_S_MAX) -> None:
+    """Start a shell script as the daemon, which finds its pipe as `$fd`."""
     program = tmp_path / "daemon"
     program.write_text(
         '#!/bin/bash\nwhile [ "$1" != --ready-fd ]; do shift; done; fd=$2\n' + script + "\n"
     )
     program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
+    start_daemon(
+        ["--state", str(tmp_path)],
+        tmp_path / "mnt",
+        tmp_path,
+        program=[str(program)],
+        start_s_max=start_s_max,
+    )
 
 
-def _start(tmp_path: Path) -> None:
-    start_daemon(["--state", str(tmp_path)], tmp_path / "mnt", tmp_path)
-
-
-def test_mount_returns_when_the_daemon_is_ready(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _daemon_like(tmp_path, monkeypatch, "echo '{\"ready\": true}' >&$fd")
-    _start(tmp_path)
+def test_mount_returns_when_the_daemon_is_ready(tmp_path: Path) -> None:
+    _start(tmp_path, "echo '{\"ready\": true}' >&$fd")
 
 
 def test_progress_is_shown_and_gives_the_daemon_more_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A migration takes as long as it takes, and says how far it is."""
     steps = 'for i in 1 2 3; do echo "{\\"progress\\": \\"step $i\\"}" >&$fd; sleep 0.7; done; '
-    _daemon_like(tmp_path, monkeypatch, steps + "echo '{\"ready\": true}' >&$fd")
-    monkeypatch.setattr(launch, "START_S_MAX", 1.5)
-    _start(tmp_path)
+    _start(tmp_path, steps + "echo '{\"ready\": true}' >&$fd", start_s_max=1.5)
     assert capfd.readouterr().err.splitlines() == [f"memfs: step {step}" for step in (1, 2, 3)]
 
 
-def test_the_reason_of_the_daemon_is_the_users(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_reason_of_the_daemon_is_the_users(tmp_path: Path) -> None:
     answer = '{"ready": false, "message": "no /dev/fuse", "exit_code": 6}'
-    _daemon_like(tmp_path, monkeypatch, f"echo '{answer}' >&$fd")
+    script = f"echo '{answer}' >&$fd"
     with pytest.raises(UsageError, match=r"^no /dev/fuse$") as caught:
-        _start(tmp_path)
+        _start(tmp_path, script)
     assert caught.value.exit_code == ExitCode.CANNOT_MOUNT
 
 
-def test_a_daemon_that_dies_without_a_word_is_reported_with_its_last_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _daemon_like(tmp_path, monkeypatch, "echo Traceback >&2; echo 'E: no trio' >&2; exit 3")
+def test_a_daemon_that_dies_without_a_word_is_reported_with_its_last_one(tmp_path: Path) -> None:
+    script = "echo Traceback >&2; echo 'E: no trio' >&2; exit 3"
     with pytest.raises(UsageError, match=r"ended with status 3 before it served: E: no trio$"):
-        _start(tmp_path)
+        _start(tmp_path, script)
 
 
-def test_a_daemon_that_takes_too_long_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _daemon_like(tmp_path, monkeypatch, f"echo $$ >{tmp_path}/pid; exec sleep 600")
-    monkeypatch.setattr(launch, "START_S_MAX", 1.0)
+def test_a_daemon_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    script = f"echo $$ >{tmp_path}/pid; exec sleep 600"
     with pytest.raises(UsageError, match=r"was not served within 1 s") as caught:
-        _start(tmp_path)
+        _start(tmp_path, script, start_s_max=1.0)
     assert caught.value.exit_code == ExitCode.NO_ANSWER
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)

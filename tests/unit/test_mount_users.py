@@ -11,7 +11,6 @@ import pytest
 
 from memfs.linux.mounts import Mount
 from memfs.linux.namespaces import Resident, list_residents
-from memfs_daemon import mount_users
 from memfs_daemon.mount_users import describe_copies, list_copies, list_users, unmount_unused
 
 if TYPE_CHECKING:
@@ -32,16 +31,10 @@ class Busy:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mount_users, "PAUSE_S", 0.0)
-    monkeypatch.setattr(mount_users, "TRIES_MAX", 5)
-
-
 def test_what_an_ended_program_had_open_is_waited_for(tmp_path: Path) -> None:
     """The kernel closes it a moment later, and nobody is to be blamed."""
     unmount = Busy(3)
-    unmount_unused(unmount, tmp_path)
+    unmount_unused(unmount, tmp_path, tries_max=5, pause_s=0.0)
     assert unmount.tries == 4
 
 
@@ -59,7 +52,7 @@ def test_patience_ends(tmp_path: Path) -> None:
     """A user that cannot be seen: somebody else's, in another namespace."""
     unmount = Busy(10_000)
     with pytest.raises(OSError, match="busy"):
-        unmount_unused(unmount, tmp_path)
+        unmount_unused(unmount, tmp_path, tries_max=5, pause_s=0.0)
     assert unmount.tries == 5
 
 
@@ -68,13 +61,11 @@ def test_patience_is_counted_in_tries(tmp_path: Path, monkeypatch: pytest.Monkey
     clock = iter(range(0, 10**9, 10))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     unmount = Busy(3)
-    unmount_unused(unmount, tmp_path)
+    unmount_unused(unmount, tmp_path, tries_max=5, pause_s=0.0)
     assert unmount.tries == 4
 
 
-def test_only_copies_of_this_state_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_copies_of_this_state_are_named(tmp_path: Path) -> None:
     """Other mounts, of memfs too, are nobody's reason to keep this one."""
     state, root = str(tmp_path / "state"), tmp_path / "root"
     residents = [
@@ -87,8 +78,7 @@ def test_only_copies_of_this_state_are_named(
     def listed(wanted: Callable[[Mount], bool]) -> list[Resident]:
         return [resident for resident in residents if wanted(resident.mount)]
 
-    monkeypatch.setattr(mount_users, "list_residents", listed)
-    copies = list_copies(tmp_path / "state")
+    copies = list_copies(tmp_path / "state", residents=listed)
     assert [copy.pid for copy in copies] == [1]
     assert describe_copies(copies).endswith("those of name1 (1)")
 

@@ -15,15 +15,14 @@ from tests.servers.azurite import find_azurite
 from tests.servers.process import NotReadyError, free_ports, running_server
 
 
-def test_ports_are_given_once_while_a_test_process_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_are_given_once_while_a_test_process_lives() -> None:
     """The processes of a run start their servers at the same time."""
-    monkeypatch.setattr(process, "_PORT_MIN", 12_000)
-    ports = free_ports(20)
+    ports = free_ports(20, port_min=12_000)
     assert len(set(ports)) == 20
     lowest_of_kernel = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert max(ports) < max(lowest_of_kernel, 13_000)
     assert in_child(lambda: [process._reserve(port) for port in ports]) == [False] * 20
-    [other] = in_child(free_ports, 1)
+    [other] = in_child(free_ports, 1, 12_000)
     assert process._reserve(other), "its process has ended"
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
-from memfs_daemon import state_lock
 from memfs_daemon.state_lock import LOCK_NAME, Holder, Phase, StateLock, find_holder
 from tests.processes import holding
 from tests.waiting import join
@@ -77,14 +76,10 @@ def test_a_holder_that_is_about_to_end_is_waited_for(tmp_path: Path, phase: Phas
 
 
 @pytest.mark.parametrize("phase", [Phase.CLOSING, Phase.SERVING])
-def test_patience_with_a_holder_ends(
-    tmp_path: Path, phase: Phase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(state_lock, "CLOSING_S_MAX", 0.1)
-    monkeypatch.setattr(state_lock, "UNMOUNTED_S_MAX", 0.1)
+def test_patience_with_a_holder_ends(tmp_path: Path, phase: Phase) -> None:
     with holding(lambda: _serve_then(tmp_path, phase)) as pid:
         with pytest.raises(UsageError, match=f"in use by process {pid}") as refusal:
-            StateLock(tmp_path, None)
+            StateLock(tmp_path, None, closing_s_max=0.1, unmounted_s_max=0.1)
         assert refusal.value.exit_code == ExitCode.STATE_IN_USE
 
 

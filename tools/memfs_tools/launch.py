@@ -31,13 +31,22 @@ _END_S_MAX = 10.0
 _ANSWER_BYTES_MAX = 64 << 10
 
 
-def start_daemon(arguments: Sequence[str], mountpoint: Path, state_dir: Path) -> None:
+def start_daemon(
+    arguments: Sequence[str],
+    mountpoint: Path,
+    state_dir: Path,
+    *,
+    program: Sequence[str] = (sys.executable, "-P", "-m", "memfs_daemon"),
+    start_s_max: float = START_S_MAX,
+) -> None:
     """Start a daemon in a session of its own, and return when its mount serves.
 
     Args:
         arguments: Those of `memfsd`, without the mountpoint.
         mountpoint: Absolute.
         state_dir: For messages.
+        program: The daemon.
+        start_s_max: How long it may take to serve, or to tell how far it is.
 
     Raises:
         UsageError: The daemon said why it cannot serve, ended without a word, or took too long.
@@ -45,10 +54,9 @@ def start_daemon(arguments: Sequence[str], mountpoint: Path, state_dir: Path) ->
     read_fd, write_fd = os.pipe()
     output_fd = os.memfd_create("memfsd-output")
     with os.fdopen(read_fd, "rb", buffering=0) as reader, os.fdopen(output_fd, "w+b") as output:
-        command = [sys.executable, "-P", "-m", "memfs_daemon", *arguments]
         try:
             daemon = subprocess.Popen(
-                [*command, "--ready-fd", str(write_fd), str(mountpoint)],
+                [*program, *arguments, "--ready-fd", str(write_fd), str(mountpoint)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -59,14 +67,14 @@ def start_daemon(arguments: Sequence[str], mountpoint: Path, state_dir: Path) ->
         finally:
             os.close(write_fd)
         try:
-            answer = _wait(reader.fileno())
+            answer = _wait(reader.fileno(), start_s_max)
         except BaseException:
             _end(daemon)
             raise
         if answer is None:
             _end(daemon)
             raise UsageError(
-                f"{mountpoint} was not served within {START_S_MAX:g} s; see {state_dir}/daemon.log",
+                f"{mountpoint} was not served within {start_s_max:g} s; see {state_dir}/daemon.log",
                 ExitCode.NO_ANSWER,
             )
         if not answer:
@@ -79,7 +87,7 @@ def start_daemon(arguments: Sequence[str], mountpoint: Path, state_dir: Path) ->
     daemon.returncode = 0
 
 
-def _wait(fd: int) -> bytes | None:
+def _wait(fd: int, start_s_max: float) -> bytes | None:
     """Return the daemon's line, b"" if it ended without one, or None if it took too long.
 
     Lines that tell of progress are shown, and give it as much time again.
@@ -87,7 +95,7 @@ def _wait(fd: int) -> bytes | None:
     received = b""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    deadline_s = time.monotonic() + START_S_MAX
+    deadline_s = time.monotonic() + start_s_max
     while len(received) < _ANSWER_BYTES_MAX:
         line, newline, rest = received.partition(b"\n")
         if newline:
@@ -95,7 +103,7 @@ def _wait(fd: int) -> bytes | None:
             if "progress" not in content:
                 return line
             complain(content["progress"])
-            received, deadline_s = rest, time.monotonic() + START_S_MAX
+            received, deadline_s = rest, time.monotonic() + start_s_max
             continue
         remaining_s = deadline_s - time.monotonic()
         if remaining_s <= 0 or not poll.poll(remaining_s * 1000):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 
 TELL_S = 2.0
-"""Pause between two lines of progress, for the log and for a user at a terminal."""
+"""For the log and for a user at a terminal."""
 
 ROWS_A_LOOK = 1000
 """Rows between two looks at the clock: some milliseconds."""
@@ -56,14 +56,18 @@ class Migration:
     Args:
         tell: Told how far it is, a sentence for users.
         reach: Told of each fault point.
+        tell_pause_s: Between two lines of progress.
     """
 
     def __init__(
         self,
         tell: Callable[[str], None] = _to_nobody,
         reach: Callable[[str], None] = _to_nobody,
+        *,
+        tell_pause_s: float = TELL_S,
     ) -> None:
         self._tell = tell
+        self._tell_pause_s = tell_pause_s
         self.reach = reach
         self._begun_s = time.monotonic()
         self._told_s = 0.0
@@ -130,7 +134,7 @@ class Migration:
             for count, row in enumerate(cursor):
                 if count % ROWS_A_LOOK == 0:
                     self.reach("migrate.rows")
-                    if time.monotonic() - self._told_s >= TELL_S:
+                    if time.monotonic() - self._told_s >= self._tell_pause_s:
                         self._say(f"table {what}: {count} of {total} rows")
                 yield row
 
