@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STEP_COUNT = 200
-"""Xattrs a step: some 3 ms."""
+"""Some 3 ms."""
 
 REST = 4.0
 """Pause after a step, in lengths of the step; guess."""
@@ -30,7 +30,7 @@ TELL_S = 30.0
 """Between two lines of progress in the log."""
 
 INODE_STEP_COUNT = 200
-"""Inodes a step, or entries that are removed: some 2 ms."""
+"""Some 2 ms."""
 
 AGAIN_S = 60.0
 """Pause after an error, of a full disk say."""
@@ -41,10 +41,12 @@ class AttributeIndexer:
 
     Args:
         engine: Its index is on.
+        step_count: Xattrs a step.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, step_count: int = STEP_COUNT) -> None:
         self._engine = engine
+        self._step_count = step_count
 
     async def run(self) -> None:
         """Index until all is in the index."""
@@ -69,7 +71,7 @@ class AttributeIndexer:
     async def step(self) -> IndexProgress:
         """Index some xattrs."""
         async with self._engine.change():
-            return await self._engine.index_attributes(STEP_COUNT)
+            return await self._engine.index_attributes(self._step_count)
 
 
 class FieldIndexer:
@@ -79,10 +81,12 @@ class FieldIndexer:
 
     Args:
         engine: Has the indexes.
+        step_count: Inodes a step, or entries that are removed.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, step_count: int = INODE_STEP_COUNT) -> None:
         self._engine = engine
+        self._step_count = step_count
         self._asked = Signal()
 
     async def add(self, field: str) -> None:
@@ -116,4 +120,4 @@ class FieldIndexer:
     async def step(self) -> bool:
         """Do a part; False: there is nothing to do."""
         async with self._engine.change():
-            return await self._engine.build_indexes(INODE_STEP_COUNT)
+            return await self._engine.build_indexes(self._step_count)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STEP_COUNT = 300
-"""Inodes a step: some 4 ms of CPU."""
+"""Some 4 ms of CPU."""
 
 REST = 4.0
 """Pause after a step, in lengths of the step; guess."""
@@ -38,12 +38,18 @@ class SnapshotRemoval:
     Args:
         engine: Has the snapshots.
         note_deleted: Told before the first step.
+        step_count: Inodes a step.
     """
 
     def __init__(
-        self, engine: Engine, note_deleted: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        self,
+        engine: Engine,
+        note_deleted: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+        *,
+        step_count: int = STEP_COUNT,
     ) -> None:
         self._engine = engine
+        self._step_count = step_count
         self._note_deleted = note_deleted
         self._begun = Signal()
 
@@ -70,5 +76,5 @@ class SnapshotRemoval:
         while more:
             begun_s = time.monotonic()
             async with self._engine.change():
-                more = await self._engine.delete_snapshot_step(STEP_COUNT)
+                more = await self._engine.delete_snapshot_step(self._step_count)
             await trio.sleep(REST * (time.monotonic() - begun_s))

@@ -29,7 +29,7 @@ UNLINKS_A_CALL_MAX = 256
 """Files removed by one call to a worker thread: about 5 ms on ext4. Guess; never measured."""
 
 STUCK_COUNT_MAX = 20_000
-"""Items that cannot be removed now and that a look at the list passes over; bounds its memory."""
+"""Bounds the memory of a look at the list."""
 
 
 REFUSALS_MAX = 8
@@ -42,10 +42,18 @@ class GarbageCollector:
 
     Args:
         rng: Jitter of pauses; seeded by tests.
+        stuck_count_max: Items that cannot be removed now, and that a look at the list passes over.
     """
 
-    def __init__(self, parts: MoveParts, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        parts: MoveParts,
+        rng: random.Random | None = None,
+        *,
+        stuck_count_max: int = STUCK_COUNT_MAX,
+    ) -> None:
         self._parts = parts
+        self._stuck_count_max = stuck_count_max
         self._lock = trio.Lock()
         self._local_lock = trio.Lock()
         self._stuck: set[int] = set()
@@ -164,5 +172,5 @@ class GarbageCollector:
     def _put_aside(self, items: Sequence[GarbageItem]) -> None:
         if items and not self._backoff.wait_s:
             self._backoff.fail()
-        for item in items[: STUCK_COUNT_MAX - len(self._stuck)]:
+        for item in items[: self._stuck_count_max - len(self._stuck)]:
             self._stuck.add(item.item)

@@ -37,7 +37,7 @@ DRAINED = b"drained"
 """The last mount brought everything to stable storage before it ended."""
 
 FILES_A_SLICE = 1000
-"""Inodes compared before the event loop is given back; a stat(2) each, in a thread. Guess."""
+"""A stat(2) each, in a thread. Guess."""
 
 
 class Recheck:
@@ -46,10 +46,14 @@ class Recheck:
     Args:
         parts: The engine, the raw files and the sealer among them.
         boot: That of this run of the kernel; given by tests.
+        files_a_slice: Inodes compared before the event loop is given back.
     """
 
-    def __init__(self, parts: MoveParts, boot: bytes | None = None) -> None:
+    def __init__(
+        self, parts: MoveParts, boot: bytes | None = None, files_a_slice: int = FILES_A_SLICE
+    ) -> None:
         self._parts = parts
+        self._files_a_slice = files_a_slice
         self._boot = boot or boot_id()
         self._after = InodeNo(0)
         self._adopted_count = 0
@@ -83,7 +87,7 @@ class Recheck:
         if self.proven:
             return 0
         engine = self._parts.engine
-        inodes = await engine.list_files(self._after, FILES_A_SLICE)
+        inodes = await engine.list_files(self._after, self._files_a_slice)
         if not inodes:
             async with engine.change():
                 await engine.put_setting(SETTING, self._boot)

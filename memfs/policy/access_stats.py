@@ -50,9 +50,16 @@ class AccessStats:
     Args:
         promote_count: Opens within `promote_window_s` that make a file without a raw form raw.
         promote_window_s: Seconds.
+        cold_count_max: Files on the disk that are known.
     """
 
-    def __init__(self, promote_count: int = 3, promote_window_s: float = 3600.0) -> None:
+    def __init__(
+        self,
+        promote_count: int = 3,
+        promote_window_s: float = 3600.0,
+        cold_count_max: int = COLD_COUNT_MAX,
+    ) -> None:
+        self._cold_count_max = cold_count_max
         self.promote_count = promote_count
         self.promote_window_s = promote_window_s
         self.pools = Pools()
@@ -97,7 +104,7 @@ class AccessStats:
     def keep_local(self, ino: int, local_bytes: int) -> None:
         """Put a file (back) among those that are known to be used."""
         self.cold.insert(ino, local_bytes)
-        while len(self.cold) > COLD_COUNT_MAX:
+        while len(self.cold) > self._cold_count_max:
             self.cold.evict(1)
 
     def leave_disk(self, ino: int) -> None:

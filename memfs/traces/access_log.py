@@ -21,7 +21,7 @@ FLUSH_ROW_COUNT = 16_384
 """So many rows are written without waiting for the interval; 0.4 MB of memory."""
 
 ROW_COUNT_MAX = 1 << 20
-"""Rows kept while the thread is writing, 26 bytes each. At 100,000 opens a second, which is more
+"""26 bytes a row. At 100,000 opens a second, which is more
 than the daemon serves, the thread may take 10 s."""
 
 
@@ -69,9 +69,13 @@ class AccessLog:
 
     Callers ask first: `if log.active: log.note(...)`, so that the log costs one test when it is
     off.
+
+    Args:
+        row_count_max: Rows kept while the thread is writing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, row_count_max: int = ROW_COUNT_MAX) -> None:
+        self._row_count_max = row_count_max
         self.active = False
         """Notes are wanted."""
         self.dropped_count = 0
@@ -84,7 +88,7 @@ class AccessLog:
         """Add a row with the present time."""
         rows = self._rows
         count = len(rows.times_ns)
-        if count >= ROW_COUNT_MAX:
+        if count >= self._row_count_max:
             self.dropped_count += 1
             return
         rows.times_ns.append(time.time_ns())

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from memfs.traces.access_log import Rows
 
 PART_ROW_COUNT = 1 << 16
-"""A part with so many rows is complete, and the next begins. Each `append` writes the part under
+"""Each `append` writes the part under
 way anew, so that a larger one would cost more writing, and a smaller one more files."""
 
 _PART_NAME = re.compile(r"part-(\d{6})\.parquet")
@@ -48,12 +48,15 @@ class PartWriter:
     one: what was appended survives the death of the process.
     """
 
-    def __init__(self, directory: Path, size_bytes_max: int) -> None:
+    def __init__(
+        self, directory: Path, size_bytes_max: int, part_row_count: int = PART_ROW_COUNT
+    ) -> None:
         """Make the directory, or go on in one that holds a trace.
 
         Args:
             directory: That of the parts.
             size_bytes_max: Above it the oldest parts are removed.
+            part_row_count: A part with so many rows is complete, and the next begins.
 
         Raises:
             InvalidValueError: There is something else in the directory.
@@ -69,6 +72,7 @@ class PartWriter:
         parts = list_parts(directory)
         self._directory = directory
         self._size_bytes_max = size_bytes_max
+        self._part_row_count = part_row_count
         self._sizes_bytes = {part: part.stat().st_size for part in parts}
         self._index = 1 + max((_index(part) for part in parts), default=0)
         self._table: pa.Table | None = None
@@ -106,7 +110,7 @@ class PartWriter:
             unfinished.unlink(missing_ok=True)
             raise
         self._sizes_bytes[path] = path.stat().st_size
-        if table.num_rows >= PART_ROW_COUNT:
+        if table.num_rows >= self._part_row_count:
             self._index += 1
             self._table = None
         else:

@@ -191,10 +191,9 @@ def test_opens_within_the_window_make_a_file_raw() -> None:
     assert found == [False, False, False, False, True]
 
 
-def test_the_disk_tier_knows_a_bounded_number_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_tier_knows_a_bounded_number_of_files() -> None:
     assert COLD_COUNT_MAX == 200_000
-    monkeypatch.setattr("memfs.policy.access_stats.COLD_COUNT_MAX", 5)
-    access_stats = AccessStats()
+    access_stats = AccessStats(cold_count_max=5)
     access_stats.cold.resize(10**9)
     for ino in range(20):
         access_stats.use_local(ino, 1, copied=False)

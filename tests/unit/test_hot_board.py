@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.config import HotConfig
-from memfs.hot import board as module
-from memfs.hot.board import HotBoard, HotDevice, HotServerInfo, ResidentFile, Want
+from memfs.hot.board import (
+    WANTED_COUNT_MAX,
+    HotBoard,
+    HotDevice,
+    HotServerInfo,
+    ResidentFile,
+    Want,
+)
 from memfs.hot.protocol import ProtocolError
 from memfs.hot.tokens import TokenSigner
 from memfs.types import Generation, InodeNo
@@ -31,17 +37,16 @@ def board() -> HotBoard:
     return made
 
 
-def test_no_number_of_pins_turns_a_program_away(
-    board: HotBoard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_number_of_pins_turns_a_program_away(board: HotBoard) -> None:
     """A file that a program waits for has room of its own, and comes first."""
-    monkeypatch.setattr(module, "WANTED_COUNT_MAX", 3)
-    for number in range(10):
+    for number in range(WANTED_COUNT_MAX + 7):
         board.want(Want(InodeNo(number)))
-    asked = Want(InodeNo(99), GENERATION)
+    asked = Want(InodeNo(1 << 40), GENERATION)
     board.want(asked)
     assert board.take_wanted() == asked
-    assert [board.take_wanted() for _ in range(4)] == [Want(InodeNo(n)) for n in range(3)] + [None]
+    taken = [board.take_wanted() for _ in range(WANTED_COUNT_MAX)]
+    assert taken == [Want(InodeNo(number)) for number in range(WANTED_COUNT_MAX)]
+    assert board.take_wanted() is None
 
 
 def test_a_lack_of_room_is_of_one_generation_and_of_one_server(board: HotBoard) -> None:

@@ -11,22 +11,18 @@ from memfs.errors import NoSpaceError
 from memfs.metadata.records import IndexState
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.query.parsing import parse
-from memfs_daemon import indexing
-from memfs_daemon.indexing import AttributeIndexer, FieldIndexer
+from memfs_daemon.indexing import AGAIN_S, AttributeIndexer, FieldIndexer
 from tests.contract.engine.making import NOW_NS, make_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
     from memfs.metadata.records import IndexProgress
 
 
 async def test_what_was_set_without_the_index_is_found_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    monkeypatch.setattr(indexing, "STEP_COUNT", 3)
     engine = SqliteEngine.open(tmp_path, MetadataConfig(), query=QueryConfig(enabled=False))
     inos = []
     for index in range(10):
@@ -34,17 +30,17 @@ async def test_what_was_set_without_the_index_is_found_later(
         await engine.set_xattr(inos[-1], b"user.a", b"x", 0, NOW_NS)
     engine.close()
     engine = SqliteEngine.open(tmp_path, MetadataConfig())
-    indexer = AttributeIndexer(engine)
-    step, failures = indexer.step, [NoSpaceError("the disk is full")]
+    failures = [NoSpaceError("the disk is full")]
 
-    async def fail_once() -> IndexProgress:
-        if failures:
-            raise failures.pop()
-        return await step()
+    class FailingOnce(AttributeIndexer):
+        async def step(self) -> IndexProgress:
+            if failures:
+                raise failures.pop()
+            return await super().step()
 
-    monkeypatch.setattr(indexer, "step", fail_once)
     with trio.fail_after(200):
-        await indexer.run()
+        await FailingOnce(engine, step_count=3).run()
+    assert not failures
     assert not engine.uncommitted
     page = await engine.find_files(parse({"a": "x"}), None, None, 100, 1.0)
     assert page is not None
@@ -53,25 +49,24 @@ async def test_what_was_set_without_the_index_is_found_later(
 
 
 async def test_an_index_is_built_when_it_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     """A full disk lets it wait; another start goes on with it."""
-    monkeypatch.setattr(indexing, "INODE_STEP_COUNT", 3)
     engine = SqliteEngine.open(tmp_path, MetadataConfig())
     for index in range(10):
         await make_file(engine, b"f%d" % index)
     await FieldIndexer(engine).add("$mtime")
     engine.close()
     engine = SqliteEngine.open(tmp_path, MetadataConfig())
-    indexer = FieldIndexer(engine)
-    step, failures = indexer.step, [NoSpaceError("the disk is full")]
+    failures = [NoSpaceError("the disk is full")]
 
-    async def fail_once() -> bool:
-        if failures:
-            raise failures.pop()
-        return await step()
+    class FailingOnce(FieldIndexer):
+        async def step(self) -> bool:
+            if failures:
+                raise failures.pop()
+            return await super().step()
 
-    monkeypatch.setattr(indexer, "step", fail_once)
+    indexer = FailingOnce(engine, step_count=3)
 
     async def after(seconds: float) -> list[tuple[str, IndexState]]:
         # The clock jumps whenever the indexer rests.
@@ -80,7 +75,7 @@ async def test_an_index_is_built_when_it_is_asked_for(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(indexer.run)
-        assert await after(2 * indexing.AGAIN_S) == [("$mtime", IndexState.WHOLE)]
+        assert await after(2 * AGAIN_S) == [("$mtime", IndexState.WHOLE)]
         await indexer.add("$size")
         assert await after(100) == [("$mtime", IndexState.WHOLE), ("$size", IndexState.WHOLE)]
         await indexer.drop("$mtime")

@@ -246,19 +246,16 @@ def _mount_is_gone() -> bytes | None:
     raise ConnectionClosedError
 
 
-async def test_threads_are_bounded(
-    kernel: SyncingKernel, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(callers, "THREADS_MAX", 2)
-    files = [kernel.file(b"%d" % number) for number in range(5)]
+async def test_threads_are_bounded(kernel: SyncingKernel, nursery: trio.Nursery) -> None:
+    files = [kernel.file(b"%d" % number) for number in range(callers.THREADS_MAX + 3)]
     sent = [kernel.sync(file) for file in files]
     nursery.start_soon(kernel.runner.run)
-    await until(lambda: len(kernel.disk.begun) == 2)
+    await until(lambda: len(kernel.disk.begun) == callers.THREADS_MAX)
     names = [thread.name for thread in threading.enumerate()]
-    assert names.count(callers.THREAD_NAME) == 2
+    assert names.count(callers.THREAD_NAME) == callers.THREADS_MAX
     for file in files:
         kernel.disk.gates[file].set()
-    assert await kernel.receive(5) == dict.fromkeys(sent, 0)
+    assert await kernel.receive(len(sent)) == dict.fromkeys(sent, 0)
 
 
 @pytest.mark.parametrize("started_count", [0, 1])

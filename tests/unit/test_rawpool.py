@@ -22,7 +22,7 @@ from memfs.content.rawpool import (
 )
 from memfs.filesystem.shared import with_raw_attributes
 from memfs.metadata.records import InodeFlags
-from memfs.metadata.sqlite import lease
+from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE
@@ -87,12 +87,10 @@ def test_what_is_given_back_is_taken_next_and_removed_at_the_end(
     assert list(raw_store.iterate()) == []
 
 
-async def test_a_crash_forgets_no_file_of_a_pool_that_nobody_drew_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_crash_forgets_no_file_of_a_pool_that_nobody_drew_from(tmp_path: Path) -> None:
     """Directories and links take numbers too, and the sweep looks at the last ones only."""
-    monkeypatch.setattr(lease, "LEASE_COUNT", 100)
-    engine = SqliteEngine.open(tmp_path / "state", MetadataConfig())
+    limits = Limits(lease_count=100)
+    engine = SqliteEngine.open(tmp_path / "state", MetadataConfig(), limits=limits)
     raw_store = RawStore(tmp_path / "state")
     pool = RawPool(engine, raw_store, ready_count_max=2 * REFILL_COUNT)
     await pool.refill()
@@ -101,7 +99,7 @@ async def test_a_crash_forgets_no_file_of_a_pool_that_nobody_drew_from(
         engine.reserve_ids()
     engine.wait_for_checkpoint()
     shutil.copytree(tmp_path / "state", tmp_path / "crashed")
-    after = SqliteEngine.open(tmp_path / "crashed", MetadataConfig())
+    after = SqliteEngine.open(tmp_path / "crashed", MetadataConfig(), limits=limits)
     start, end = after.unrecorded_raw_range()
     assert ready
     assert ready <= set(range(start, end))

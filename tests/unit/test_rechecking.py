@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.metadata.records import InodeFlags
-from memfs.moves import rechecking
 from memfs.moves.rechecking import Recheck
 from tests.moving import State
 
@@ -39,7 +38,7 @@ async def write_unnoticed(state: State, ino: InodeNo, content: bytes) -> None:
 
 
 async def boot(state: State, name: bytes) -> Recheck:
-    recheck = Recheck(state.parts, name)
+    recheck = Recheck(state.parts, name, files_a_slice=2)
     await recheck.begin()
     return recheck
 
@@ -51,11 +50,8 @@ async def run(recheck: Recheck) -> int:
     return adopted_count
 
 
-async def test_files_written_before_power_loss_are_adopted(
-    state: State, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_files_written_before_power_loss_are_adopted(state: State) -> None:
     """Each in its turn, however many others there are, and no other one."""
-    monkeypatch.setattr(rechecking, "FILES_A_SLICE", 2)
     await run(await boot(state, b"first"))
     inos = [await durable_file(state, str(number), b"old") for number in range(7)]
     await write_unnoticed(state, inos[4], b"newer")
@@ -92,11 +88,8 @@ async def test_nothing_is_doubted_after_an_orderly_end(state: State) -> None:
     assert not (await boot(state, b"third")).done
 
 
-async def test_an_unfinished_recheck_begins_anew(
-    state: State, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_unfinished_recheck_begins_anew(state: State) -> None:
     """Also where its mount ended in order."""
-    monkeypatch.setattr(rechecking, "FILES_A_SLICE", 2)
     await run(await boot(state, b"first"))
     inos = [await durable_file(state, str(number), b"old") for number in range(5)]
     await write_unnoticed(state, inos[4], b"newer")

@@ -11,7 +11,6 @@ import pytest
 import trio
 
 from memfs.errors import NoSpaceError
-from memfs.jobs import snapshot_removal
 from memfs.jobs.snapshot_removal import AGAIN_S, SnapshotRemoval
 from memfs.moves.keeping import keep_copy
 from memfs.types import ROOT_INODE
@@ -52,15 +51,10 @@ async def fill(state: State) -> None:
     assert (await engine.snapshot_usage()).leaving_count == 1
 
 
-@pytest.fixture(autouse=True)
-def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot_removal, "STEP_COUNT", STEP)
-
-
 async def test_all_goes_and_raw_files_become_garbage(tmp_path: Path) -> None:
     state = State(tmp_path / "state")
     await fill(state)
-    await SnapshotRemoval(state.engine).remove_all()
+    await SnapshotRemoval(state.engine, step_count=STEP).remove_all()
     assert await state.engine.snapshot_usage() == (0, None, 0, 0, 0)
     assert (await state.engine.usage()).garbage_count >= KEPT_COUNT
     while await state.garbage.collect(1000):
@@ -82,7 +76,7 @@ async def test_the_work_is_in_steps_between_which_others_come(
         return await step(limit)
 
     state.engine.delete_snapshot_step = counted  # type: ignore[method-assign]
-    removal = SnapshotRemoval(state.engine)
+    removal = SnapshotRemoval(state.engine, step_count=STEP)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(removal.run)
         await trio.sleep(100)
@@ -113,7 +107,7 @@ async def test_a_full_disk_puts_it_off(tmp_path: Path, autojump_clock: MockClock
 
     state.engine.delete_snapshot_step = failing  # type: ignore[method-assign]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(SnapshotRemoval(state.engine).run)
+        nursery.start_soon(SnapshotRemoval(state.engine, step_count=STEP).run)
         await trio.sleep(2 * AGAIN_S - 1)
         assert (await state.engine.snapshot_usage()).leaving_count == 1
         await trio.sleep(AGAIN_S)
@@ -140,7 +134,7 @@ def test_a_kill_between_two_steps_leaves_the_rest_to_the_next_mount(
         state = State(tmp_path / "state")
         await state.recovery.begin()
         assert (await state.engine.snapshot_usage()).leaving_count == 1
-        await SnapshotRemoval(state.engine).remove_all()
+        await SnapshotRemoval(state.engine, step_count=STEP).remove_all()
         assert await state.engine.snapshot_usage() == (0, None, 0, 0, 0)
         assert state.engine.check() == []
         state.close()

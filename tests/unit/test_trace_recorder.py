@@ -8,8 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from memfs.errors import AlreadyExistsError, InvalidValueError, NotFoundError
-from memfs.traces import access_log, parquet
-from memfs.traces.access_log import AccessLog, Operation
+from memfs.traces.access_log import FLUSH_ROW_COUNT, AccessLog, Operation
 from memfs.traces.parquet import PartWriter, list_parts
 from memfs.traces.recorder import Recorder
 from memfs.types import InodeNo, Tier
@@ -30,8 +29,8 @@ async def _get_path(ino: InodeNo) -> bytes:
 class Site:
     """A recorder and the log that it empties."""
 
-    def __init__(self, size_bytes_max: int = UNLIMITED) -> None:
-        self.log = AccessLog()
+    def __init__(self, size_bytes_max: int = UNLIMITED, log: AccessLog | None = None) -> None:
+        self.log = log or AccessLog()
         self.recorder = Recorder(self.log, _get_path, size_bytes_max)
 
     def note(self, count: int = 1, ino: int = 7) -> None:
@@ -92,34 +91,27 @@ async def test_half_a_part_is_passed_over_and_the_trace_goes_on(tmp_path: Path) 
     assert pq.read_table(tmp_path).num_rows == 7
 
 
-async def test_a_full_part_is_followed_by_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parquet, "PART_ROW_COUNT", 10)
+def test_a_full_part_is_followed_by_another(tmp_path: Path) -> None:
     site = Site()
-    await site.recorder.start(tmp_path, paths=False)
+    writer = PartWriter(tmp_path, UNLIMITED, part_row_count=10)
     for _ in range(3):
         site.note(6)
-        await site.recorder.write_gathered()
+        writer.append(site.log.take(), {})
     assert [pq.read_table(part).num_rows for part in list_parts(tmp_path)] == [12, 6]
 
 
-async def test_the_oldest_parts_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "PART_ROW_COUNT", 1)
+async def test_the_oldest_parts_make_room(tmp_path: Path) -> None:
     site = Site(size_bytes_max=1)
-    await site.recorder.start(tmp_path, paths=False)
     for ino in (1, 2, 3):
+        await site.recorder.start(tmp_path, paths=False)
         site.note(ino=ino)
-        await site.recorder.write_gathered()
+        await site.recorder.stop()
     assert pq.read_table(tmp_path).column("inode").to_pylist() == [3]
-    assert site.recorder.report().removed_count == 2
+    assert site.recorder.report().removed_count == 1
 
 
-async def test_rows_that_do_not_fit_are_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(access_log, "ROW_COUNT_MAX", 5)
-    site = Site()
+async def test_rows_that_do_not_fit_are_counted(tmp_path: Path) -> None:
+    site = Site(log=AccessLog(row_count_max=5))
     await site.recorder.start(tmp_path, paths=False)
     site.note(8)
     report = await site.recorder.stop()
@@ -160,12 +152,9 @@ def test_other_files_are_never_mixed_with_a_trace(tmp_path: Path) -> None:
         PartWriter(tmp_path, UNLIMITED)
 
 
-async def test_many_rows_are_written_before_the_interval(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_rows_are_written_before_the_interval() -> None:
     """Without it a busy mount would lose rows."""
-    monkeypatch.setattr(access_log, "FLUSH_ROW_COUNT", 3)
     log = AccessLog()
-    for _ in range(4):
+    for _ in range(FLUSH_ROW_COUNT + 1):
         log.note(Operation.OPEN, InodeNo(1), 1, Tier.WARM)
     await log.wait(timeout_s=1e9)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OPERATION_COUNT_MAX = 1 << 22
-"""Limit of one pickle: torch.save takes 32 a tensor (counted, torch 2.13), so 130,000 tensors. As
+"""torch.save takes 32 a tensor (counted, torch 2.13), so 130,000 tensors. As
 many lists take 0.3 GiB (measured for twice as many)."""
 
 _PROTOCOL_MAX = 5
@@ -39,7 +39,10 @@ class Maker:
 
 
 def load_pickle(
-    data: bytes, find: Callable[[str, str], object], load: Callable[[object], object]
+    data: bytes,
+    find: Callable[[str, str], object],
+    load: Callable[[object], object],
+    operation_count_max: int = OPERATION_COUNT_MAX,
 ) -> object:
     """Return what a pickle holds.
 
@@ -47,6 +50,7 @@ def load_pickle(
         data: The pickle.
         find: Returns what stands for a global of this module and name; raises `RefusedError`.
         load: Returns what stands for a persistent id, which is any value; raises `RefusedError`.
+        operation_count_max: Operations that one pickle may have.
 
     Raises:
         RefusedError: It asks for something else.
@@ -54,7 +58,7 @@ def load_pickle(
     """
     machine = _Machine(data, find, load)
     try:
-        return machine.run()
+        return machine.run(operation_count_max)
     # An empty stack, an empty memo, arguments that a maker does not have.
     except (IndexError, KeyError, TypeError) as error:
         raise ValueError(str(error)[:100]) from None
@@ -75,10 +79,10 @@ class _Machine:
         self._marks: list[int] = []
         self._memo: dict[int, object] = {}
 
-    def run(self) -> object:
+    def run(self, operation_count_max: int) -> object:
         """Return what is on the stack at the STOP."""
         data, operations = self._data, _OPERATIONS
-        for _ in range(OPERATION_COUNT_MAX):
+        for _ in range(operation_count_max):
             code = data[self._position]
             self._position += 1
             if code == _STOP:
@@ -87,7 +91,7 @@ class _Machine:
             if operation is None:
                 raise RefusedError(f"the operation {bytes([code])!r}")
             operation(self)
-        raise RefusedError(f"more than {OPERATION_COUNT_MAX} operations")
+        raise RefusedError(f"more than {operation_count_max} operations")
 
     # --- what is behind an operation -------------------------------------------------------------
     def _take(self, size: int) -> bytes:

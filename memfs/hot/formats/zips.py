@@ -52,8 +52,9 @@ class Member(NamedTuple):
 class _File(io.RawIOBase):
     """A source as `zipfile` reads it."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, member_count_max: int) -> None:
         self._source = source
+        self._member_count_max = member_count_max
         self._position = 0
 
     def readable(self) -> bool:
@@ -79,22 +80,23 @@ class _File(io.RawIOBase):
             raise FormatError(f"{self._source.name}: the zip's directory has {count} bytes")
         data = self._source.read(self._position, count)
         # Counted before zipfile makes 0.3 KiB of each 46 bytes, at 20 us.
-        if data.count(_DIRECTORY_MAGIC) > TENSOR_COUNT_MAX:
+        if data.count(_DIRECTORY_MAGIC) > self._member_count_max:
             raise FormatError(
-                f"{self._source.name} has more than {TENSOR_COUNT_MAX} members, which are not taken"
+                f"{self._source.name} has more than {self._member_count_max} members, which are "
+                "not taken"
             )
         self._position += count
         return data
 
 
-def read_members(source: Source) -> dict[str, Member]:
+def read_members(source: Source, member_count_max: int = TENSOR_COUNT_MAX) -> dict[str, Member]:
     """Return the members of a zip file by name.
 
     Raises:
         FormatError: It is not one, or its members are compressed, encrypted or overlap.
     """
     try:
-        with zipfile.ZipFile(_File(source)) as archive:
+        with zipfile.ZipFile(_File(source, member_count_max)) as archive:
             listed, directory = archive.infolist(), archive.start_dir
     except FormatError:
         raise

@@ -58,6 +58,7 @@ from memfs.metadata.sqlite.chain import join
 from memfs.metadata.sqlite.checkpointer import Checkpointer
 from memfs.metadata.sqlite.format import FORMAT_NUMBER, OLDEST_FORMAT, write_format
 from memfs.metadata.sqlite.journal import Journal, Origin
+from memfs.metadata.sqlite.lease import LEASE_COUNT
 from memfs.metadata.sqlite.pages import PageSums
 from memfs.metadata.sqlite.reserve import Reserve
 from memfs.metadata.sqlite.schema import ADDITIONS, settle_triggers
@@ -106,7 +107,7 @@ Record = tuple[int, Parameters]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes of what the database keeps on disk beside the tables, bytes."""
+    """Sizes of what the database keeps on disk beside the tables, bytes, and how often it syncs."""
 
     checkpoint_bytes: int = 512 * KIB
     """A journal of this length is moved into the tables. 128 KiB, 512 KiB, 1 MiB measured on a
@@ -124,6 +125,8 @@ class Limits:
     so rarely, and with as little to copy as can be."""
     late_bytes: int = 128 * KIB
     """A checkpoint that failed is tried again after so much more journal."""
+    lease_count: int = LEASE_COUNT
+    """Numbers of inodes that a durable write buys."""
 
 
 class Identity(NamedTuple):

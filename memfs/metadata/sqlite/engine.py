@@ -92,8 +92,9 @@ class SqliteEngine(Snapshots):
             refuse_half_repaired(state_dir)
         if not (state_dir / FILE_NAME).exists():
             raise StateDamagedError(f"{state_dir / FILE_NAME} is missing", str(state_dir))
+        limits = limits or Limits()
         try:
-            lease = IdLease(state_dir / LEASE_NAME)
+            lease = IdLease(state_dir / LEASE_NAME, limits.lease_count)
         except OSError as error:
             raise MetadataError(f"{state_dir / LEASE_NAME} cannot be used: {error}") from error
         cache = InodeCache(config.inode_cache_count)
@@ -111,7 +112,7 @@ class SqliteEngine(Snapshots):
             database = Database(
                 state_dir,
                 config.cache_bytes,
-                limits or Limits(),
+                limits,
                 forget,
                 identity,
                 complain,

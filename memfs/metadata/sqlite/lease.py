@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEASE_COUNT = 1 << 16
-"""Numbers a durable write buys: one fsync in some 30,000 creates; guess, never measured."""
+"""One fsync in some 30,000 creates; guess, never measured."""
 
 FIRST_ID = 16
 """1 is the root and cookies up to 2 are the dots of a directory; the rest is spare."""
@@ -49,14 +49,19 @@ class Found(NamedTuple):
 class IdLease:
     """Hands out numbers from a range that is stored ahead of use."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, count: int = LEASE_COUNT) -> None:
         """Open the lease file of an existing state directory; `begin` takes a fresh range.
+
+        Args:
+            path: That of the file.
+            count: Numbers that a durable write buys.
 
         Raises:
             StateDamagedError: The file is missing or damaged.
             UsageError: It is in use by another process.
             OSError: It cannot be read or written.
         """
+        self._count = count
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -69,7 +74,7 @@ class IdLease:
             self.unrecorded = (start, start) if clean else (start, end)
             """Numbers `[start, end)` that a killed process may have used without record."""
             self._settled = bool(clean)
-            self._start, self._end = start, self._next + LEASE_COUNT
+            self._start, self._end = start, self._next + count
             self._previous_end = self._next
             self._held: int | None = None
         except BlockingIOError:
@@ -171,7 +176,7 @@ class IdLease:
         self._start, self._previous_end = self._previous_end, self._end
         if self._held is not None:
             self._start = min(self._start, self._held)
-        self._end += LEASE_COUNT
+        self._end += self._count
         self._write(clean=False)
 
     def hold(self, oldest: int) -> None:
