@@ -44,7 +44,7 @@ _CONTEXTS = ("context", "fscontext", "defcontext", "rootcontext")
 """For SELinux, which the kernel strips from the options before FUSE sees them (mount(8))."""
 
 _SELINUX = Path("/sys/fs/selinux/enforce")
-"""There where SELinux is switched on; without it mount(8) ignores contexts as well."""
+"""Without it mount(8) ignores contexts as well."""
 
 _SHORTCUTS = {
     "allow_other": ("mount.allow_other", "true"),
@@ -84,11 +84,12 @@ class MountOptions(NamedTuple):
         return about[-1] == "strictatime" if about else None
 
 
-def parse_options(texts: Iterable[str]) -> MountOptions:
+def parse_options(texts: Iterable[str], selinux: Path = _SELINUX) -> MountOptions:
     """Return what a list of `-o` arguments asks for; later ones win.
 
     Args:
         texts: Options separated by commas; `section.key=value` sets a key of the configuration.
+        selinux: There where SELinux is switched on.
 
     Raises:
         UsageError: No such option.
@@ -105,7 +106,7 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
         elif option == _TAKE_STALE:
             take_stale_state = True
         elif equals and name in _CONTEXTS:
-            if _SELINUX.exists():
+            if selinux.exists():
                 words.append(option)
         elif name in _OF_LIBFUSE:
             continue

@@ -28,7 +28,7 @@ from memfs.linux.memory import (
 from memfs.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from memfs.config import WarmConfig
@@ -111,10 +111,22 @@ class Residency:
     Args:
         raw_store: Opens raw files.
         config: The capacity.
+        page_lock: Locks the pages of a file, given its descriptor, its length and a pause.
+        lock_limit: Returns how many bytes may be locked; None: all.
+        map_limit: Returns how many mappings the process may have.
     """
 
-    def __init__(self, raw_store: RawStore, config: WarmConfig) -> None:
+    def __init__(
+        self,
+        raw_store: RawStore,
+        config: WarmConfig,
+        *,
+        page_lock: Callable[[int, int, Callable[[], None]], PageLock] = PageLock,
+        lock_limit: Callable[[], int | None] = memlock_limit,
+        map_limit: Callable[[], int] = max_map_count,
+    ) -> None:
         self._raw_store = raw_store
+        self._page_lock = page_lock
         size = config.size_bytes
         self.capacity_bytes = default_capacity_bytes() if size is None else size
         """Most bytes held; 0: no RAM tier."""
@@ -127,9 +139,9 @@ class Residency:
         self._refused_count = 0
         """Held files that are cached and not locked."""
         self._held: OrderedDict[InodeNo, _Held] = OrderedDict()
-        limit = max_map_count()
+        limit = map_limit()
         self._mappings_max = max(limit - MAPPINGS_MARGIN, limit // 2) - map_count()
-        self._lock_limit_bytes = memlock_limit()
+        self._lock_limit_bytes = lock_limit()
         self._threads = trio.CapacityLimiter(_LOCK_THREADS)
         self._releaser = ThreadPoolExecutor(1, thread_name_prefix="memfs-unlock")
 
@@ -374,7 +386,7 @@ class Residency:
             return str(error)
         try:
             if mappings_left > 0:
-                return PageLock(fd, size, trio.from_thread.check_cancelled)
+                return self._page_lock(fd, size, trio.from_thread.check_cancelled)
             refusal = "the process has no mapping left for more files; raise vm.max_map_count"
         except PageLockError as error:
             refusal = str(error)

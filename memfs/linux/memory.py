@@ -34,8 +34,7 @@ _syscall.restype = ctypes.c_long
 
 
 LOCK_PIECE_BYTES = 256 << 20
-"""Locked without a pause: 2.5 s from a disk of 100 MB/s, whole pages
-and whole huge ones."""
+"""2.5 s from a disk of 100 MB/s; whole huge pages."""
 
 
 class PageLockError(MemfsError):
@@ -77,7 +76,9 @@ class PageLock:
     Args:
         fd: Open for reading; may be closed afterwards.
         length: Bytes from the start of the file; 0 locks nothing.
-        pause: Called before each piece of `LOCK_PIECE_BYTES`; what it raises ends the attempt.
+        pause: Called before each piece; what it raises ends the attempt.
+        piece_bytes: Locked without a pause: whole pages.
+        lock: Locks a piece, by its address and length.
 
     Raises:
         PageLockError: A limit was met.
@@ -86,17 +87,25 @@ class PageLock:
 
     __slots__ = ("_address", "length")
 
-    def __init__(self, fd: int, length: int, pause: Callable[[], None] = _go_on) -> None:
+    def __init__(
+        self,
+        fd: int,
+        length: int,
+        pause: Callable[[], None] = _go_on,
+        *,
+        piece_bytes: int = LOCK_PIECE_BYTES,
+        lock: Callable[[int, int], None] = lock_pages,
+    ) -> None:
         self.length = length
         self._address: int | None = None
         if length == 0:
             return
         address = _map_file(fd, 0, length)
         try:
-            for offset in range(0, length, LOCK_PIECE_BYTES):
+            for offset in range(0, length, piece_bytes):
                 pause()
                 try:
-                    lock_pages(address + offset, min(LOCK_PIECE_BYTES, length - offset))
+                    lock(address + offset, min(piece_bytes, length - offset))
                 except OSError as error:
                     raise _lock_refusal(error, length) from None
         except BaseException:

@@ -7,6 +7,10 @@ Invariant: no time leaves `storable_ns` that the metadata engine cannot hold; an
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TIME_NS_MIN = -(1 << 31) * 1_000_000_000
 """1901-12-13T20:45:52Z: the earliest time that ext4, XFS and tmpfs hold alike."""
@@ -26,6 +30,11 @@ def storable_ns(time_ns: int) -> int:
     return min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
 
 
+def coarse_ns() -> int:
+    """Return the time by which file systems stamp, nanoseconds since the epoch."""
+    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+
+
 class Clock:
     """The wall clock for the times of files.
 
@@ -34,14 +43,18 @@ class Clock:
     the fine clock where somebody has looked at a file's times (multigrain timestamps,
     Documentation/filesystems/multigrain-ts.rst): such a time lies ahead of the coarse clock. What
     was shown to a program is therefore the least that the next time has to exceed.
+
+    Args:
+        read_ns: Reads the coarse clock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, read_ns: Callable[[], int] = coarse_ns) -> None:
+        self._read_ns = read_ns
         self._shown_ns = TIME_NS_MIN
 
     def now_ns(self) -> int:
         """Return the present time, nanoseconds since the epoch."""
-        now_ns = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+        now_ns = self._read_ns()
         return now_ns if now_ns > self._shown_ns else self._shown_ns + 1
 
     def note_shown(self, time_ns: int) -> None:

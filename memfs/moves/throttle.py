@@ -28,9 +28,20 @@ LOOK_S = 0.1
 
 
 class BackgroundThrottle:
-    """Whether demotions go slowly; set by the mover, heeded by the moves."""
+    """Whether demotions go slowly; set by the mover, heeded by the moves.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Seconds, for worker threads.
+        sleep: Lets a worker thread rest for so many seconds.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
         self.giving_way = False
         """Programs use the disk, and it has room. One reference, read by worker threads."""
         self.urgent = False
@@ -62,17 +73,17 @@ class BackgroundThrottle:
         The function that it gets is called after each piece of work; it rests, and raises
         `trio.Cancelled` if the move was given up.
         """
-        since_s = time.monotonic()
+        since_s = self._clock()
 
         def rest() -> None:
             nonlocal since_s
             trio.from_thread.check_cancelled()
-            worked_s = time.monotonic() - since_s
-            end_s = time.monotonic() + min(REST_S_MAX, worked_s * REST_FACTOR)
-            while self.giving_way and (left_s := end_s - time.monotonic()) > 0:
-                time.sleep(min(left_s, LOOK_S))
+            worked_s = self._clock() - since_s
+            end_s = self._clock() + min(REST_S_MAX, worked_s * REST_FACTOR)
+            while self.giving_way and (left_s := end_s - self._clock()) > 0:
+                self._sleep(min(left_s, LOOK_S))
                 trio.from_thread.check_cancelled()
-            since_s = time.monotonic()
+            since_s = self._clock()
 
         with contextlib.nullcontext() if self.urgent else low_priority():
             yield rest

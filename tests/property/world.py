@@ -30,6 +30,7 @@ from memfs.errors import MemfsError
 from memfs.filesystem.filesystem import Filesystem
 from memfs.filesystem.shared import Features, Parts
 from memfs.fsck.check import check
+from memfs.linux.times import Clock as StampClock
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.moves.attempt import MoveParts
 from memfs.moves.faults import FaultPoints
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.content.opening import Handle
+    from memfs.content.quick_syncs import QuickSyncs
     from memfs.filesystem.replies import Opened
     from memfs.metadata.engine import Engine
     from memfs.metadata.sqlite.database import Limits
@@ -193,6 +195,8 @@ class World:
         passthrough: Whether the kernel moves the bytes.
         keys: Those of encrypted forms.
         suspending: Wraps the engine; None: it never suspends.
+        stamps: Gives the times of files; None: the machine's clock.
+        quick: Learns how long syncs take; None: from nothing.
     """
 
     _limits: Limits = SHORT_JOURNALS
@@ -206,12 +210,18 @@ class World:
         passthrough: bool,
         keys: KeyRing = NO_KEYS,
         suspending: Callable[[Engine], SuspendingEngine] | None = None,
+        stamps: StampClock | None = None,
+        quick: QuickSyncs | None = None,
     ) -> None:
         self._root = root
         self._config = config
         self._passthrough = passthrough
         self.keys = keys
         self._suspending = suspending
+        self._stamps = stamps
+        self._quick = quick
+        self.later_ns = 0
+        """By so much the clock of the mover is ahead."""
         self._clock = Clock()
         self._running = False
         self._crash_count = 0
@@ -239,7 +249,9 @@ class World:
         self.residency = Residency(self.raw_store, config.warm)
         self.activity = Activity()
         self.sealer = Sealer(self.engine, self.raw_store, self.open_table, self.activity)
-        self.file_syncs = FileSyncs(self.engine, self.raw_store, self.open_table, self.sealer)
+        self.file_syncs = FileSyncs(
+            self.engine, self.raw_store, self.open_table, self.sealer, self._quick
+        )
         self.move_parts = parts = MoveParts(
             self.engine,
             self.raw_store,
@@ -283,6 +295,7 @@ class World:
                 codec=config.cold.codec,
             ),
             access_stats=self.access_stats,
+            clock=self._stamps or StampClock(),
         )
         self.filesystem = Filesystem(self.parts)
         self.placement = Context.of(
@@ -293,6 +306,7 @@ class World:
             state_dir,
             access_stats=self.access_stats,
             rng=random.Random(1),
+            clock=lambda: time.time_ns() + self.later_ns,
         )
         self.mover = Mover(self.placement, self.filesystem.finish_requests)
         self.run(self._recover())

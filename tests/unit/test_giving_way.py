@@ -135,36 +135,30 @@ async def test_one_demotion_at_a_time_while_giving_way(
     assert max(most) == 3
 
 
-def rested_s(
-    throttle: BackgroundThrottle, monkeypatch: pytest.MonkeyPatch, worked_s: float
-) -> float:
-    """Return how long a stint sleeps after a piece of work, on a clock of its own."""
-    now_s, slept_s = [100.0], [0.0]
-
-    def sleep(seconds: float) -> None:
-        now_s[0] += seconds
-        slept_s[0] += seconds
-
-    monkeypatch.setattr("memfs.moves.throttle.time.monotonic", lambda: now_s[0])
-    monkeypatch.setattr("memfs.moves.throttle.time.sleep", sleep)
-    monkeypatch.setattr("memfs.moves.throttle.trio.from_thread.check_cancelled", lambda: None)
-    with throttle.stint() as rest:
-        now_s[0] += worked_s
-        rest()
-    monkeypatch.undo()
-    return slept_s[0]
-
-
 @pytest.mark.parametrize(
     ("giving_way", "worked_s", "expected_s"), [(True, 0.01, 0.09), (True, 60, 5), (False, 1, 0)]
 )
-def test_a_worker_rests_while_giving_way(
-    monkeypatch: pytest.MonkeyPatch, giving_way: bool, worked_s: float, expected_s: float
+async def test_a_worker_rests_while_giving_way(
+    giving_way: bool, worked_s: float, expected_s: float
 ) -> None:
     """A tenth of its speed, and no rest without end."""
-    throttle = BackgroundThrottle()
+    now_s, slept_s = 100.0, 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now_s, slept_s
+        now_s += seconds
+        slept_s += seconds
+
+    def work() -> None:
+        nonlocal now_s
+        with throttle.stint() as rest:
+            now_s += worked_s
+            rest()
+
+    throttle = BackgroundThrottle(clock=lambda: now_s, sleep=sleep)
     throttle.decide(giving_way=giving_way, urgent=False)
-    assert rested_s(throttle, monkeypatch, worked_s) == pytest.approx(expected_s)
+    await trio.to_thread.run_sync(work)
+    assert slept_s == pytest.approx(expected_s)
 
 
 class Disk:

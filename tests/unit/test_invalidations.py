@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import memfs
-from memfs.content import kernel_cache
 from memfs.content.invalidations import Aspect, Invalidations
-from memfs.content.kernel_cache import KernelCache
+from memfs.content.kernel_cache import WAITING_COUNT_MAX, KernelCache
 from memfs.errors import NoXattrError
 from memfs.filesystem.operations import CAPABILITY_XATTR
 from memfs.filesystem.validity import UNSEALED_VALID_S, Validity, ValidityLimits
@@ -280,18 +279,17 @@ def test_an_inode_is_called_removed_with_its_last_name_only(last: bool) -> None:
     assert name in told_by(change)
 
 
-def test_the_kernel_forgets_all_where_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_forgets_all_where_too_much_waits() -> None:
     """A notice that is stuck must not let the others fill the memory, nor be lost."""
-    monkeypatch.setattr(kernel_cache, "WAITING_COUNT_MAX", 2)
     cache, recorder = KernelCache(), Recorder()
     recorder.go_on.clear()
     with cache.told_by(recorder):
-        for name in (b"1", b"2", b"3", b"4", b"5"):
-            cache.forget_name(ROOT_INODE, name)
+        for number in range(WAITING_COUNT_MAX + 3):
+            cache.forget_name(ROOT_INODE, b"%d" % number)
         wait_for(lambda: ("all",) in recorder.told, "not all is forgotten")
         recorder.go_on.set()
     names = [name for kind, *rest in recorder.told if kind == "name" for name in rest[1:]]
-    assert 2 <= len(names) <= 3
+    assert WAITING_COUNT_MAX <= len(names) <= WAITING_COUNT_MAX + 1
 
 
 def test_a_kernel_that_is_not_served_is_told_nothing() -> None:

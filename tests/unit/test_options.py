@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import UsageError
-from memfs_daemon import options as options_module
 from memfs_daemon.kernel.mounting import parse_options as parse_kernel_words
 from memfs_daemon.options import _WORDS, parse_options
 from memfs_daemon.pyfuse3.options import libfuse_options
@@ -39,15 +38,12 @@ def test_the_last_word_on_access_times_counts(text: str, expected: bool) -> None
 
 
 @pytest.mark.parametrize("selinux", [True, False])
-def test_what_programs_of_libfuse_take_is_taken_or_ignored(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, selinux: bool
-) -> None:
-    monkeypatch.setattr(options_module, "_SELINUX", tmp_path if selinux else tmp_path / "none")
+def test_what_programs_of_libfuse_take_is_taken_or_ignored(tmp_path: Path, selinux: bool) -> None:
     text = (
         "nonempty,fsname=x,subtype=memfs,auto_unmount,default_permissions,max_read=131072,ro,"
         'context="system_u:object_r:x:s0:c1,c2",strictatime,allow_root'
     )
-    options = parse_options([text])
+    options = parse_options([text], tmp_path if selinux else tmp_path / "none")
     context = ("context=system_u:object_r:x:s0:c1,c2",) if selinux else ()
     assert options.words == ("ro", *context, "strictatime")
     assert options.overrides == {"mount.allow_other": "false"}

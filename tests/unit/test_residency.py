@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import os
 import threading
 from pathlib import Path
@@ -14,9 +16,14 @@ import trio.testing
 
 from memfs.config import WarmConfig
 from memfs.content.residency import LockOutcome, LockRequest, Residency, default_capacity_bytes
-from memfs.linux import memory
 from memfs.linux.locking import lock_pages
-from memfs.linux.memory import PageLock, PageLockError, map_count
+from memfs.linux.memory import (
+    PageLock,
+    PageLockError,
+    map_count,
+    max_map_count,
+    memlock_limit,
+)
 from memfs.stores.raw import RawStore
 from memfs.types import InodeNo, RawId
 from tests.waiting import wait_until_set
@@ -34,11 +41,35 @@ def raw_store(tmp_path: Path) -> Iterator[RawStore]:
     raw_store.close()
 
 
+@contextlib.contextmanager
+def opened(
+    raw_store: RawStore,
+    *,
+    page_lock: Callable[[int, int, Callable[[], None]], PageLock] = PageLock,
+    lock_limit: Callable[[], int | None] = memlock_limit,
+    map_limit: Callable[[], int] = max_map_count,
+) -> Iterator[Residency]:
+    residency = Residency(
+        raw_store,
+        WarmConfig(size_bytes=10 * PAGE),
+        page_lock=page_lock,
+        lock_limit=lock_limit,
+        map_limit=map_limit,
+    )
+    try:
+        yield residency
+    finally:
+        residency.close()
+
+
 @pytest.fixture
 def residency(raw_store: RawStore) -> Iterator[Residency]:
-    residency = Residency(raw_store, WarmConfig(size_bytes=10 * PAGE))
-    yield residency
-    residency.close()
+    with opened(raw_store) as residency:
+        yield residency
+
+
+def refuse(_fd: int, _length: int, _pause: Callable[[], None]) -> PageLock:
+    raise PageLockError("RLIMIT_MEMLOCK is 0; raise it", errno.EPERM, permanent=True)
 
 
 def create(raw_store: RawStore, raw: int, size: int) -> LockRequest:
@@ -121,136 +152,103 @@ async def test_a_file_that_is_gone_is_not_counted(residency: Residency) -> None:
     assert residency.used_bytes == 0
 
 
-async def test_a_file_released_while_it_is_locked_is_not_counted(
-    residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_released_while_it_is_locked_is_not_counted(raw_store: RawStore) -> None:
     """Deleted while the thread is at it."""
     released = threading.Event()
-
-    class SlowLock(PageLock):
-        def __init__(self, fd: int, length: int, pause: Callable[[], None]) -> None:
-            wait_until_set(released)
-            super().__init__(fd, length, pause)
-
-    monkeypatch.setattr("memfs.content.residency.PageLock", SlowLock)
     request = create(raw_store, 1, PAGE)
     outcomes = []
 
-    async def lock() -> None:
+    def lock_late(fd: int, length: int, pause: Callable[[], None]) -> PageLock:
+        wait_until_set(released)
+        return PageLock(fd, length, pause)
+
+    async def lock(residency: Residency) -> None:
         outcomes.append(await residency.lock(*request))
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lock)
-        await trio.testing.wait_all_tasks_blocked()
-        residency.release(request.ino, drop_pages=False)
-        released.set()
-    assert outcomes == [LockOutcome.GONE]
-    assert (residency.used_bytes, residency.locked_count) == (0, 0)
+    with opened(raw_store, page_lock=lock_late) as residency:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lock, residency)
+            await trio.testing.wait_all_tasks_blocked()
+            residency.release(request.ino, drop_pages=False)
+            released.set()
+        assert outcomes == [LockOutcome.GONE]
+        assert (residency.used_bytes, residency.locked_count) == (0, 0)
 
 
-async def test_where_locking_is_refused_files_are_cached(
-    residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_where_locking_is_refused_files_are_cached(raw_store: RawStore) -> None:
     """The stated fallback, with its reason; the capacity holds all the same."""
-
-    class RefusedLock(PageLock):
-        def __init__(self, fd: int, length: int, pause: Callable[[], None]) -> None:
-            raise PageLockError("RLIMIT_MEMLOCK is 0; raise it", errno.EPERM, permanent=True)
-
-    monkeypatch.setattr("memfs.content.residency.PageLock", RefusedLock)
     request = create(raw_store, 1, PAGE)
-    assert await residency.lock(*request) == LockOutcome.CACHED
-    assert residency.refusal == "RLIMIT_MEMLOCK is 0; raise it"
-    assert residency.is_held(request.ino)
-    assert not residency.is_locked(request.ino)
-    assert (residency.used_bytes, residency.locked_bytes) == (PAGE, 0)
+    with opened(raw_store, page_lock=refuse) as residency:
+        assert await residency.lock(*request) == LockOutcome.CACHED
+        assert residency.refusal == "RLIMIT_MEMLOCK is 0; raise it"
+        assert residency.is_held(request.ino)
+        assert not residency.is_locked(request.ino)
+        assert (residency.used_bytes, residency.locked_bytes) == (PAGE, 0)
 
 
 async def test_a_file_that_is_cut_or_removed_while_it_is_locked_is_no_refusal(
-    residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
+    raw_store: RawStore,
 ) -> None:
     """Nothing is wrong with the tier: `status` has nothing to tell."""
     cut, removed = create(raw_store, 1, PAGE), create(raw_store, 2, PAGE)
 
-    class LateLock(PageLock):
-        def __init__(self, fd: int, length: int, pause: Callable[[], None]) -> None:
-            os.truncate(raw_store.path(cut.raw), 0)
-            raw_store.unlink(removed.raw)
-            raise PageLockError("the kernel could not bring it in", errno.EAGAIN, permanent=False)
+    def lose(_fd: int, _length: int, _pause: Callable[[], None]) -> PageLock:
+        os.truncate(raw_store.path(cut.raw), 0)
+        raw_store.unlink(removed.raw)
+        raise PageLockError("the kernel could not bring it in", errno.EAGAIN, permanent=False)
 
-    monkeypatch.setattr("memfs.content.residency.PageLock", LateLock)
-    for request in (removed, cut):
-        assert await residency.lock(*request) == LockOutcome.GONE
-        raw_store.path(removed.raw).touch()
-    assert residency.refusal is None
-    assert residency.held_count == 0
+    with opened(raw_store, page_lock=lose) as residency:
+        for request in (removed, cut):
+            assert await residency.lock(*request) == LockOutcome.GONE
+            raw_store.path(removed.raw).touch()
+        assert residency.refusal is None
+        assert residency.held_count == 0
 
 
-async def test_a_refusal_is_told_while_a_file_suffers_from_it(
-    residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_refusal_is_told_while_a_file_suffers_from_it(raw_store: RawStore) -> None:
     """Once that file has left, or is locked after all, nothing is wrong any more."""
-
-    class RefusedLock(PageLock):
-        def __init__(self, fd: int, length: int, pause: Callable[[], None]) -> None:
-            raise PageLockError("RLIMIT_MEMLOCK is 0; raise it", errno.EPERM, permanent=True)
-
     request = create(raw_store, 1, PAGE)
-    with monkeypatch.context() as patch:
-        patch.setattr("memfs.content.residency.PageLock", RefusedLock)
+    with opened(raw_store, page_lock=refuse) as residency:
         await residency.lock(*request)
-    assert residency.refusal is not None
-    assert residency.is_resident(request.ino)
-    residency.release(request.ino, drop_pages=False)
-    assert residency.refusal is None
+        assert residency.refusal is not None
+        assert residency.is_resident(request.ino)
+        residency.release(request.ino, drop_pages=False)
+        assert residency.refusal is None
 
 
-async def test_a_file_is_resident_once_its_pages_are_locked(
-    residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_is_resident_once_its_pages_are_locked(raw_store: RawStore) -> None:
     """Until then it counts to the capacity, and its pages may be anywhere."""
     request = create(raw_store, 1, PAGE)
     seen: list[tuple[bool, bool]] = []
 
-    class WatchedLock(PageLock):
-        def __init__(self, fd: int, length: int, pause: Callable[[], None]) -> None:
-            seen.append((residency.is_held(request.ino), residency.is_resident(request.ino)))
-            super().__init__(fd, length, pause)
+    def lock(fd: int, length: int, pause: Callable[[], None]) -> PageLock:
+        seen.append((residency.is_held(request.ino), residency.is_resident(request.ino)))
+        return PageLock(fd, length, pause)
 
-    monkeypatch.setattr("memfs.content.residency.PageLock", WatchedLock)
-    assert await residency.lock(*request) == LockOutcome.LOCKED
-    assert seen == [(True, False)]
-    assert residency.is_resident(request.ino)
+    with opened(raw_store, page_lock=lock) as residency:
+        assert await residency.lock(*request) == LockOutcome.LOCKED
+        assert seen == [(True, False)]
+        assert residency.is_resident(request.ino)
 
 
 @pytest.mark.parametrize(("limit", "told"), [(None, False), (10 * PAGE, False), (PAGE, True)])
 def test_a_limit_of_locked_memory_below_the_capacity_is_told_before_it_hurts(
-    raw_store: RawStore, monkeypatch: pytest.MonkeyPatch, limit: int | None, told: bool
+    raw_store: RawStore, limit: int | None, told: bool
 ) -> None:
     """An ordinary user who pins a file to warm learns that at once."""
-    monkeypatch.setattr("memfs.content.residency.memlock_limit", lambda: limit)
-    residency = Residency(raw_store, WarmConfig(size_bytes=10 * PAGE))
-    try:
+    with opened(raw_store, lock_limit=lambda: limit) as residency:
         assert (residency.note is not None) == told
         assert residency.refusal is None
-    finally:
-        residency.close()
 
 
-async def test_near_the_map_limit_files_are_cached(
-    raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_near_the_map_limit_files_are_cached(raw_store: RawStore) -> None:
     """`vm.max_map_count` is the whole process's."""
-    monkeypatch.setattr("memfs.content.residency.max_map_count", lambda: 2 * (map_count() + 2))
-    residency = Residency(raw_store, WarmConfig(size_bytes=10 * PAGE))
-    try:
+    with opened(raw_store, map_limit=lambda: 2 * (map_count() + 2)) as residency:
         requests = [create(raw_store, raw, PAGE) for raw in range(1, 7)]
         outcomes = await residency.lock_many(requests)
         assert LockOutcome.CACHED in outcomes
         assert residency.refusal is not None
         assert "max_map_count" in residency.refusal
-    finally:
-        residency.close()
 
 
 async def test_the_coldest_come_first(residency: Residency, raw_store: RawStore) -> None:
@@ -280,24 +278,23 @@ async def test_closing_gives_all_back(raw_store: RawStore) -> None:
     assert map_count() <= before + 2
 
 
-async def test_locking_a_huge_file_can_be_cancelled_between_pieces(
-    residency: Residency, raw_store: RawStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_locking_a_huge_file_can_be_cancelled_between_pieces(raw_store: RawStore) -> None:
     """A drain does not wait until all of it was read from the disk; nothing stays locked."""
-    monkeypatch.setattr(memory, "LOCK_PIECE_BYTES", PAGE)
     requests = [create(raw_store, 1, PAGE), create(raw_store, 2, 4 * PAGE)]
     locked: list[int] = []
-    with trio.CancelScope() as scope:
+    scope = trio.CancelScope()
 
-        def lock(address: int, length: int) -> None:
-            locked.append(length)
-            if len(locked) == 3:
-                trio.from_thread.run_sync(scope.cancel)
-            lock_pages(address, length)
+    def lock(address: int, length: int) -> None:
+        locked.append(length)
+        if len(locked) == 3:
+            trio.from_thread.run_sync(scope.cancel)
+        lock_pages(address, length)
 
-        monkeypatch.setattr(memory, "lock_pages", lock)
-        await residency.lock_many(requests)
-    assert scope.cancelled_caught
-    assert locked == [PAGE] * 3
-    assert (residency.used_bytes, residency.held_count) == (0, 0)
-    assert locked_kilobytes() == 0
+    in_pieces = functools.partial(PageLock, piece_bytes=PAGE, lock=lock)
+    with opened(raw_store, page_lock=in_pieces) as residency:
+        with scope:
+            await residency.lock_many(requests)
+        assert scope.cancelled_caught
+        assert locked == [PAGE] * 3
+        assert (residency.used_bytes, residency.held_count) == (0, 0)
+        assert locked_kilobytes() == 0

@@ -9,30 +9,43 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.filesystem.operations import NOW_NS, AttributeRequest
-from memfs.linux.times import TIME_NS_MAX, TIME_NS_MIN, Clock, storable_ns
+from memfs.linux.times import TIME_NS_MAX, TIME_NS_MIN, Clock, coarse_ns, storable_ns
 from memfs.types import ROOT_INODE
+from tests.property.world import ROOMY, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from memfs.metadata.records import Inode
     from memfs.types import InodeNo
-    from tests.property.world import World
 
 
-@pytest.fixture(params=["of this file system", "stands still", "is behind", "was set back"])
-def coarse(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+BEGIN_NS = time.time_ns()
+CLOCKS: dict[str, Callable[[], int]] = {
+    "of this file system": coarse_ns,
+    "stands still": lambda: BEGIN_NS,
+    # As the coarse clock is, beside a file system with multigrain timestamps.
+    "is behind": lambda: time.time_ns() - 4_000_000,
+    "was set back": lambda: BEGIN_NS - 3600 * 10**9,
+}
+
+
+@pytest.fixture(params=CLOCKS)
+def coarse(request: pytest.FixtureRequest) -> str:
     """The clock that memfs stamps with; the raw files keep the machine's own."""
     kind: str = request.param
-    begin_ns = time.time_ns()
-    if kind == "stands still":
-        monkeypatch.setattr(time, "clock_gettime_ns", lambda _clock: begin_ns)
-    elif kind == "is behind":
-        # As the coarse clock is, beside a file system with multigrain timestamps.
-        monkeypatch.setattr(time, "clock_gettime_ns", lambda _clock: time.time_ns() - 4_000_000)
-    elif kind == "was set back":
-        monkeypatch.setattr(time, "clock_gettime_ns", lambda _clock: begin_ns - 3600 * 10**9)
     return kind
+
+
+@pytest.fixture
+def world(tmp_path: Path, coarse: str) -> Iterator[World]:
+    stamps = Clock(CLOCKS[coarse])
+    opened = World(tmp_path, ROOMY, passthrough=False, stamps=stamps)
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 def attributes(world: World, ino: InodeNo) -> Inode:
