@@ -76,9 +76,13 @@ class KernelCache:
     """Has the kernel ask again for what has changed behind its back; never waits itself.
 
     Before a mount is served and after its end nothing happens: then the kernel knows nothing.
+
+    Args:
+        waiting_count_max: Notices that wait for a thread; of more, the kernel forgets all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, waiting_count_max: int = WAITING_COUNT_MAX) -> None:
+        self._waiting_count_max = waiting_count_max
         self._notices: KernelNotices | None = None
         self._is_forgetting_all = False
         """The kernel is about to be told to forget all."""
@@ -180,7 +184,7 @@ class KernelCache:
                 teller.end()
 
     def _tell(self, teller: _Teller, notice: Callable[[], None]) -> None:
-        if teller.waiting_count < WAITING_COUNT_MAX:
+        if teller.waiting_count < self._waiting_count_max:
             teller.tell(notice)
         else:
             self.forget_all()

@@ -34,6 +34,7 @@ from memfs.stores.remote import open_remote_store
 from memfs.stores.retry import RetryingStore, RetryPolicy
 from memfs.stores.s3 import S3Store
 from memfs.stores.store import PART_BYTES
+from tests.disk_calls import intercept, name_of
 from tests.faulty_store import Fault, FaultKind, FaultScript, FaultyStore
 from tests.servers.azurite import AzureServer
 from tests.servers.fake_gcs import GcsServer
@@ -838,19 +839,12 @@ async def test_a_directory_store_syncs_before_it_publishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    real_fsync, real_rename = os.fsync, os.rename
 
-    def fsync(fd: int) -> None:
-        events.append(f"fsync {os.path.basename(os.readlink(f'/proc/self/fd/{fd}'))}")
-        real_fsync(fd)
-
-    def rename(source: Path, target: Path) -> None:
-        events.append("rename")
-        real_rename(source, target)
+    def note(call: str, place: int | Path, *_target: Path) -> None:
+        events.append(f"{call} {name_of(place)}" if isinstance(place, int) else call)
 
     store = DirectoryStore(tmp_path / "store", TIMEOUT_S, 8)
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(os, "rename", rename)
+    intercept(monkeypatch, "fsync", "rename", before=note)
     await store.put_file("a/b/k", make_file(tmp_path, b"x"))
     assert events.index("rename") == 1
     assert events[0].startswith("fsync ")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +10,10 @@ import pytest
 from memfs.metadata.sqlite.engine import SqliteEngine
 from tests.contract.engine.making import make_file, names_in
 from tests.contract.engine.site import CONFIG, SMALL, run
+from tests.disk_calls import intercept, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("lagging", ["metadata.sums", "journal.0", "journal.1"])
@@ -26,14 +25,12 @@ def test_files_as_of_their_last_fsync_beside_newer_ones_open(
     engine = SqliteEngine.open(state, CONFIG, 1, SMALL)
     kept = tmp_path / "kept"
     shutil.copyfile(state / lagging, kept)
-    fdatasync: Callable[[int], None] = os.fdatasync
 
-    def watch(fd: int) -> None:
-        fdatasync(fd)
-        if Path(os.readlink(f"/proc/self/fd/{fd}")).name == lagging:
+    def keep(_call: str, fd: int) -> None:
+        if name_of(fd) == lagging:
             shutil.copyfile(state / lagging, kept)
 
-    monkeypatch.setattr(os, "fdatasync", watch)
+    intercept(monkeypatch, "fdatasync", after=keep)
     for index in range(150):
         run(make_file(engine, b"%d" % index))
         engine.commit_nowait()

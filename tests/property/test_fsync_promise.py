@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.content.quick_syncs import QuickSyncs
 from memfs.types import ROOT_INODE
-from tests.property.world import ROOMY, World
+from tests.disk_calls import intercept
+from tests.property.world import ROOMY, ToldSyncs, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,14 +31,13 @@ class WatchedDisk:
 
     def __init__(self, state_dir: Path) -> None:
         self._journals = [state_dir / name for name in ("journal.0", "journal.1")]
-        self._fsync, self._fdatasync = os.fsync, os.fdatasync
         self.contents = {str(path): path.read_bytes() for path in self._journals}
         """Those of raw files and journals, as they were last synced, by path."""
         self.names: set[str] = set()
         """Those of raw files, as of the last sync of their directory."""
         self.sync_count = 0
 
-    def sync(self, fd: int) -> None:
+    def note_sync(self, _call: str, fd: int) -> None:
         self.sync_count += 1
         path = os.readlink(f"/proc/self/fd/{fd}")
         if os.path.isdir(path):
@@ -46,7 +45,6 @@ class WatchedDisk:
         else:
             with open(path, "rb") as file:
                 self.contents[path] = file.read()
-        self._fsync(fd)
 
     def journals_are_whole(self) -> bool:
         """Return whether no header and no entry of the journals is in the page cache alone."""
@@ -108,8 +106,13 @@ class Programs:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    opened = World(tmp_path, ROOMY, passthrough=True)
+def quick() -> ToldSyncs:
+    return ToldSyncs()
+
+
+@pytest.fixture
+def world(tmp_path: Path, quick: ToldSyncs) -> Iterator[World]:
+    opened = World(tmp_path, ROOMY, passthrough=True, quick=quick)
     try:
         yield opened
     finally:
@@ -118,13 +121,12 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_what_was_synced_is_on_the_disk(
-    world: World, monkeypatch: pytest.MonkeyPatch, seed: int
+    world: World, quick: ToldSyncs, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     disk = WatchedDisk(world.state_dir)
-    monkeypatch.setattr(os, "fsync", disk.sync)
-    monkeypatch.setattr(os, "fdatasync", disk.sync)
+    intercept(monkeypatch, "fsync", "fdatasync", before=disk.note_sync)
     # Each sync is taken to be quick, so that chance alone decides how it goes.
-    monkeypatch.setattr(QuickSyncs, "are_expected", lambda *_: seed % 4 != 0)
+    quick.expected = seed % 4 != 0
     programs = Programs(world, random.Random(seed))
     programs.create()
     short_count = 0

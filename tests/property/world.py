@@ -22,6 +22,7 @@ from memfs.content.file_syncs import FileSyncs
 from memfs.content.forms import FormReader
 from memfs.content.opening import OpenMode
 from memfs.content.opentable import OpenTable
+from memfs.content.quick_syncs import QuickSyncs
 from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.content.opening import Handle
-    from memfs.content.quick_syncs import QuickSyncs
+    from memfs.content.quick_syncs import Unsynced
     from memfs.filesystem.replies import Opened
     from memfs.metadata.engine import Engine
     from memfs.metadata.sqlite.database import Limits
@@ -139,6 +140,17 @@ class Program:
     def is_alone(self) -> bool:
         """Nobody else makes requests."""
         return True
+
+
+class ToldSyncs(QuickSyncs):
+    """Believes what a test says of the next sync."""
+
+    expected: bool | None = None
+    """It will be over soon, or not; None: as was learned."""
+
+    def are_expected(self, unsynced: Unsynced) -> bool:
+        """Return what the test says."""
+        return super().are_expected(unsynced) if self.expected is None else self.expected
 
 
 class Interruptions(FaultPoints):

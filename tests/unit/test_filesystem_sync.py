@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import functools
+import itertools
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -12,20 +12,20 @@ import pytest
 import trio
 
 from memfs.config import MetadataConfig
-from memfs.content.quick_syncs import QuickSyncs
 from memfs.content.syncer import Syncer
 from memfs.errors import StoreError
-from memfs.filesystem import filesystem, writing
 from memfs.filesystem.operations import AttributeRequest
+from memfs.filesystem.writing import CUT_INLINE_BYTES_MAX
 from memfs.jobs.barriers import LocalBarrier
 from memfs.jobs.file_work import run_work
 from memfs.linux.files import start_writeback
 from memfs.metadata.records import InodeFlags, NewInode
 from memfs.metadata.sqlite.engine import SqliteEngine
-from memfs.placement import upkeep
+from memfs.placement.upkeep import SETTLING_NS
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE
-from tests.property.world import ROOMY, Program, World
+from tests.disk_calls import intercept
+from tests.property.world import ROOMY, Program, ToldSyncs, World
 from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
@@ -36,9 +36,16 @@ if TYPE_CHECKING:
     from tests.property.world import OpenFile
 
 
+@pytest.fixture
+def quick_syncs() -> ToldSyncs:
+    return ToldSyncs(clock=itertools.count(step=1e-6).__next__)
+
+
 @pytest.fixture(params=[True, False], ids=["passthrough", "served"])
-def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
-    opened = World(tmp_path, ROOMY, passthrough=request.param)
+def world(
+    tmp_path: Path, request: pytest.FixtureRequest, quick_syncs: ToldSyncs
+) -> Iterator[World]:
+    opened = World(tmp_path, ROOMY, passthrough=request.param, quick=quick_syncs)
     try:
         yield opened
     finally:
@@ -107,19 +114,19 @@ def test_a_sealed_file_that_is_synced_is_local(world: World) -> None:
 
 @pytest.mark.parametrize("quick", [True, False], ids=["quick", "slow"])
 def test_a_failed_sync_fails_again_until_the_file_is_closed(
-    world: World, monkeypatch: pytest.MonkeyPatch, quick: bool
+    world: World, quick_syncs: ToldSyncs, monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
     """The kernel tells of a lost page once, to the one who asks first."""
     file = written(world, b"file")
 
-    def fail(_fd: int) -> None:
+    def fail(_call: str, _fd: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     if quick:
         fsync(world, file.ino)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
-        patch.setattr(QuickSyncs, "are_expected", lambda *_: quick)
+        intercept(patch, "fsync", before=fail)
+        quick_syncs.expected = quick
         with pytest.raises(OSError, match="Input/output"):
             fsync(world, file.ino)
     for _ in range(2):
@@ -137,15 +144,7 @@ class SyncSpy:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.syncs: list[str] = []
         self.thread_count = 0
-        real = {name: getattr(os, name) for name in ("fsync", "fdatasync")}
         run_sync = trio.to_thread.run_sync
-
-        def spy(name: str) -> Callable[[int], None]:
-            def sync(fd: int) -> None:
-                self.syncs.append(name)
-                real[name](fd)
-
-            return sync
 
         async def count(
             work: Callable[..., object], *arguments: object, limiter: trio.CapacityLimiter
@@ -153,19 +152,20 @@ class SyncSpy:
             self.thread_count += 1
             return await run_sync(work, *arguments, limiter=limiter)
 
-        for name in real:
-            monkeypatch.setattr(os, name, spy(name))
+        intercept(
+            monkeypatch, "fsync", "fdatasync", before=lambda call, _fd: self.syncs.append(call)
+        )
         monkeypatch.setattr(trio.to_thread, "run_sync", count)
 
 
 @pytest.mark.parametrize("quick", [True, False], ids=["quick", "slow"])
 def test_a_sync_of_a_file_whose_name_is_durable_is_one_of_its_bytes(
-    world: World, monkeypatch: pytest.MonkeyPatch, quick: bool
+    world: World, quick_syncs: ToldSyncs, monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
     """As a database does it all the time: nothing else is to be written, and no thread needed."""
     file = written(world, b"file")
     fsync(world, file.ino)
-    monkeypatch.setattr(QuickSyncs, "are_expected", lambda *_: quick)
+    quick_syncs.expected = quick
     spy = SyncSpy(monkeypatch)
     for count in (1, 2):
         world.write(file, 0, b"other")
@@ -177,10 +177,14 @@ def test_a_sync_of_a_file_whose_name_is_durable_is_one_of_its_bytes(
 @pytest.mark.parametrize("quick", [True, False], ids=["quick", "slow"])
 @pytest.mark.parametrize("request_name", ["file", "directory", "open"])
 def test_a_sync_of_bytes_and_names_takes_one_turn_of_a_thread_at_most(
-    world: World, monkeypatch: pytest.MonkeyPatch, request_name: str, quick: bool
+    world: World,
+    quick_syncs: ToldSyncs,
+    monkeypatch: pytest.MonkeyPatch,
+    request_name: str,
+    quick: bool,
 ) -> None:
     file = written(world, b"file")
-    monkeypatch.setattr(QuickSyncs, "are_expected", lambda *_: quick)
+    quick_syncs.expected = quick
     spy = SyncSpy(monkeypatch)
     if request_name == "file":
         fsync(world, file.ino)
@@ -194,13 +198,13 @@ def test_a_sync_of_bytes_and_names_takes_one_turn_of_a_thread_at_most(
 
 
 def test_files_that_replaced_others_are_left_to_a_thread(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, quick_syncs: ToldSyncs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their bytes come first, and nobody has learned how long that takes."""
     for name in (b"old", b"new"):
         world.release(written(world, name))
     world.request(world.filesystem.rename(ROOT_INODE, b"new", ROOT_INODE, b"old", 0))
-    monkeypatch.setattr(QuickSyncs, "are_expected", lambda *_: True)
+    quick_syncs.expected = True
     spy = SyncSpy(monkeypatch)
     for thread_count in (1, 1):
         world.request(world.filesystem.fsync_directory(world.program, ROOT_INODE))
@@ -209,11 +213,11 @@ def test_files_that_replaced_others_are_left_to_a_thread(
 
 @pytest.mark.parametrize("change", ["rename", "link", "mode", "other"])
 def test_a_sync_after_a_change_of_names_is_one_of_the_journal_too(
-    world: World, monkeypatch: pytest.MonkeyPatch, change: str
+    world: World, quick_syncs: ToldSyncs, change: str
 ) -> None:
     file = written(world, b"file")
     fsync(world, file.ino)
-    monkeypatch.setattr(QuickSyncs, "are_expected", lambda *_: True)
+    quick_syncs.expected = True
     filesystem = world.filesystem
     if change == "rename":
         world.request(filesystem.rename(ROOT_INODE, b"file", ROOT_INODE, b"new", 0))
@@ -234,15 +238,16 @@ def test_others_that_come_during_a_sync_by_the_loop_have_threads_do_the_next(
 ) -> None:
     file = written(world, b"file")
     fsync(world, file.ino)
-    quick = world.file_syncs._quick
-    now_s = iter(range(100))
-    monkeypatch.setattr(quick, "_clock", lambda: next(now_s) * 1e-6)
-    monkeypatch.setattr(quick, "_expected_s", 0.0)
     answers = iter([True, False])
-    monkeypatch.setattr(Program, "is_alone", lambda _: next(answers))
+
+    class Crowded(Program):
+        def is_alone(self) -> bool:
+            return next(answers)
+
     spy = SyncSpy(monkeypatch)
     for thread_count in (0, 1, 2):
-        fsync(world, file.ino, data_only=True)
+        world.run(world.filesystem.fsync(Crowded(), file.ino, data_only=True))
+        world.run(world.filesystem.commit())
         assert spy.thread_count == thread_count
 
 
@@ -255,14 +260,12 @@ async def test_syncs_that_wait_together_share_one_of_the_journal(
     syncer = Syncer(engine, RawStore(tmp_path))
     begun, gate = threading.Event(), threading.Event()
     sync_count = 0
-    fdatasync = os.fdatasync
 
-    def wait_and_sync(fd: int) -> None:
+    def wait(_call: str, _fd: int) -> None:
         nonlocal sync_count
         sync_count += 1
         begun.set()
         assert gate.wait(WAIT_S)
-        fdatasync(fd)
 
     async def change_and_sync(nursery: trio.Nursery) -> None:
         ino, _ = engine.reserve_ids()
@@ -270,7 +273,7 @@ async def test_syncs_that_wait_together_share_one_of_the_journal(
         engine.commit_nowait()
         nursery.start_soon(trio.to_thread.run_sync, syncer.sync)
 
-    monkeypatch.setattr(os, "fdatasync", wait_and_sync)
+    intercept(monkeypatch, "fdatasync", before=wait)
     async with trio.open_nursery() as nursery:
         await change_and_sync(nursery)
         assert await trio.to_thread.run_sync(begun.wait, WAIT_S)
@@ -305,14 +308,12 @@ class FailingOnce:
         inode = world.run(world.engine.get_inode(file.ino))
         self._path = world.raw_store.path(inode.raw)
         self.refused = False
-        for name in ("fsync", "fdatasync"):
-            monkeypatch.setattr(os, name, functools.partial(self._sync, getattr(os, name)))
+        intercept(monkeypatch, "fsync", "fdatasync", before=self._refuse)
 
-    def _sync(self, sync: Callable[[int], None], fd: int) -> None:
+    def _refuse(self, _call: str, fd: int) -> None:
         if not self.refused and os.path.samestat(os.fstat(fd), self._path.stat()):
             self.refused = True
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        sync(fd)
 
 
 @pytest.mark.parametrize("found_by", ["program", "rename", "background", "barrier"])
@@ -323,7 +324,7 @@ def test_a_file_that_the_disk_refused_is_not_called_durable_before_it_is_written
     world.release(written(world, b"old"))
     file = written(world, b"file")
     disk = FailingOnce(world, file, monkeypatch)
-    monkeypatch.setattr(upkeep, "SETTLING_NS", -(10**9))
+    world.later_ns = SETTLING_NS + 10**9
     if found_by == "program":
         with pytest.raises(OSError, match="Input/output"):
             fsync(world, file.ino)
@@ -424,10 +425,9 @@ def test_nobody_seals_a_file_while_it_is_cut(
     world: World, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     """Freeing gigabytes takes the disk long, and the event loop goes on."""
-    file = written(world, b"file")
+    file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
+    world.write(file, 0, b"x" * (CUT_INLINE_BYTES_MAX + 8192))
     world.release(file)
-    monkeypatch.setattr(writing, "CUT_INLINE_BYTES_MAX", 0)
-    cut = os.truncate
     flags: list[int] = []
 
     async def look() -> None:
@@ -435,11 +435,7 @@ def test_nobody_seals_a_file_while_it_is_cut(
         await world.sealer.seal_all()
         flags.append((await world.engine.get_inode(file.ino)).flags)
 
-    def cut_slowly(path: Path, size: int) -> None:
-        trio.from_thread.run(look)
-        cut(path, size)
-
-    monkeypatch.setattr(os, "truncate", cut_slowly)
+    intercept(monkeypatch, "truncate", before=lambda *_: trio.from_thread.run(look))
     if by == "truncate":
         request = AttributeRequest(size=0)
         world.run(world.filesystem.set_attributes(world.program, file.ino, request))
@@ -451,13 +447,10 @@ def test_nobody_seals_a_file_while_it_is_cut(
     assert (inode.size, inode.flags) == (0, 0)
 
 
-def test_a_drain_can_be_cancelled_while_it_writes_a_huge_file(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drain_can_be_cancelled_while_it_writes_a_huge_file(world: World) -> None:
     """The daemon ends within a bounded time whatever there is to write."""
     files = [written(world, b"one"), written(world, b"two")]
     inodes = [world.run(world.engine.get_inode(file.ino)) for file in files]
-    monkeypatch.setattr(filesystem, "WRITEBACK_PIECE_BYTES", 1000)
     offsets: list[int] = []
 
     async def write_out() -> bool:
@@ -469,8 +462,7 @@ def test_a_drain_can_be_cancelled_while_it_writes_a_huge_file(
                 if len(offsets) == 9:
                     trio.from_thread.run_sync(scope.cancel)
 
-            monkeypatch.setattr(filesystem, "start_writeback", start)
-            await world.filesystem.write_out(inodes)
+            await world.filesystem.write_out(inodes, piece_bytes=1000, start=start)
         return scope.cancelled_caught
 
     assert world.run(write_out())

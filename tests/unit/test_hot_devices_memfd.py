@@ -11,6 +11,7 @@ import pytest
 
 from memfs.hot.devices.device import DeviceError, DeviceFullError
 from memfs.hot.devices.memfd import PAGE_BYTES, SEALS, MemfdDevice, map_memfd
+from tests.disk_calls import intercept
 from tests.waiting import WAIT_S, join
 
 if TYPE_CHECKING:
@@ -111,11 +112,11 @@ def test_memory_that_the_kernel_does_not_give_is_not_counted(
 ) -> None:
     """And the descriptor is closed; only a full machine may have room later."""
 
-    def fail(fd: int, offset: int, size_bytes: int) -> None:
+    def fail(*_: object) -> None:
         raise OSError(error, os.strerror(error))
 
     before = os.listdir("/proc/self/fd")
-    monkeypatch.setattr(os, "posix_fallocate", fail)
+    intercept(monkeypatch, "posix_fallocate", before=fail)
     with pytest.raises(kind) as raised:
         device.allocate(PAGE_BYTES)
     assert type(raised.value) is kind
@@ -166,9 +167,6 @@ def test_threads_never_get_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -
     both = threading.Barrier(2)
     outcomes = []
 
-    def meet(fd: int, offset: int, size_bytes: int) -> None:
-        both.wait(WAIT_S)
-
     def ask() -> None:
         try:
             slab = device.allocate(PAGE_BYTES)
@@ -179,7 +177,7 @@ def test_threads_never_get_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -
             outcomes.append("made")
             slab.release()
 
-    monkeypatch.setattr(os, "posix_fallocate", meet)
+    intercept(monkeypatch, "posix_fallocate", before=lambda *_: both.wait(WAIT_S))
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()

@@ -28,6 +28,7 @@ from memfs.manager.errors import (
 )
 from memfs.manager.manager import MemoryManager
 from memfs.manager.policy import MigrationPolicy
+from tests.disk_calls import intercept
 from tests.waiting import join
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def test_a_store_that_fails_leaves_the_former_value(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "setxattr", full)
+    intercept(monkeypatch, "setxattr", before=full)
     with pytest.raises(OSError, match="No space left"):
         manager.store("k", "after", metadata={"n": 2})
     monkeypatch.undo()

@@ -26,6 +26,7 @@ from memfs.placement.mover import Mover
 from memfs.policy import rules
 from memfs.policy.access_stats import AccessStats
 from memfs.types import ROOT_INODE, FormKind, InodeNo, Tier
+from tests.disk_calls import intercept
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
 
@@ -489,21 +490,15 @@ async def test_a_file_whose_bytes_the_disk_lost_is_never_called_durable(
     inos = [await depot.create(str(number)) for number in range(40)]
     depot.later_ns = 6_000_000_000
     lost = depot.state.raw_store.path((await depot.state.engine.get_inode(inos[7])).raw)
-    failures = {"syncfs": 1, "fsync": 1}
-    fsync = os.fsync
+    failures = {"syncfs", "fsync"}
 
-    def fail(call: str) -> None:
-        if failures[call]:
-            failures[call] = 0
+    def fail_once(call: str, fd: int) -> None:
+        is_lost = call == "syncfs" or os.path.samestat(os.fstat(fd), lost.stat())
+        if is_lost and call in failures:
+            failures.remove(call)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    def fsync_once_lost(fd: int) -> None:
-        if os.path.samestat(os.fstat(fd), lost.stat()):
-            fail("fsync")
-        fsync(fd)
-
-    monkeypatch.setattr("memfs.content.syncer.syncfs", lambda _fd: fail("syncfs"))
-    monkeypatch.setattr(os, "fsync", fsync_once_lost)
+    intercept(monkeypatch, "fsync", "syncfs", before=fail_once)
     await depot.steps(3)
     durable = [
         bool((await depot.state.engine.get_inode(ino)).flags & InodeFlags.DURABLE) for ino in inos
@@ -517,16 +512,10 @@ async def test_names_that_nobody_fsynced_are_durable_after_a_round(
     """Else a directory tree would be lost with power minutes after it was made."""
     depot.state.engine.sync()
     synced: list[int] = []
-    fdatasync = os.fdatasync
-
-    def note(fd: int) -> None:
-        synced.append(fd)
-        fdatasync(fd)
-
     ino, _ = depot.state.engine.reserve_ids()
     await depot.state.engine.create(ROOT_INODE, b"d", NewInode(ino, 0o40755, 0, 0, 1))
     depot.state.engine.commit_nowait()
-    monkeypatch.setattr(os, "fdatasync", note)
+    intercept(monkeypatch, "fdatasync", before=lambda _call, fd: synced.append(fd))
     await depot.steps(3)
     assert len(synced) == 1
 

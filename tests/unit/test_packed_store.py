@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from memfs.errors import InvalidValueError, NoSpaceError, ObjectMissingError
 from memfs.stores.disk import clone_file, translate_error
 from memfs.stores.packed import PackedStore
 from memfs.types import BlobId
+from tests.disk_calls import intercept, name_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,20 +64,15 @@ def test_bytes_are_durable_before_the_name_and_the_name_before_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    real_fsync, real_rename = os.fsync, os.rename
 
-    def fsync(fd: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{fd}")
-        events.append("bytes" if os.path.isfile(path) else os.path.basename(path))
-        real_fsync(fd)
-
-    def rename(source: Path, target: Path) -> None:
-        events.append("rename")
-        real_rename(source, target)
+    def note(call: str, place: int | Path, *_target: Path) -> None:
+        if not isinstance(place, int):
+            events.append(call)
+        else:
+            events.append("bytes" if stat.S_ISREG(os.fstat(place).st_mode) else name_of(place))
 
     store = PackedStore(tmp_path)
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(os, "rename", rename)
+    intercept(monkeypatch, "fsync", "rename", before=note)
     publish(store, 1, b"x")
     # The directories' own names up to the state directory are made durable once.
     assert events == ["bytes", "rename", "0", "packed", tmp_path.name]

@@ -11,6 +11,7 @@ import pytest
 from memfs.errors import ObjectMissingError, StoreError
 from memfs.stores.raw import DIRECTORY_BITS, RawStore
 from memfs.types import RawId
+from tests.disk_calls import intercept, name_of
 from tests.waiting import WAIT_S, join
 
 if TYPE_CHECKING:
@@ -31,13 +32,7 @@ def store(tmp_path: Path) -> Iterator[RawStore]:
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files and directories that were fsynced, in order."""
     names: list[str] = []
-    real_fsync = os.fsync
-
-    def fsync(fd: int) -> None:
-        names.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
-        real_fsync(fd)
-
-    monkeypatch.setattr(os, "fsync", fsync)
+    intercept(monkeypatch, "fsync", before=lambda _call, fd: names.append(name_of(fd)))
     return names
 
 
@@ -139,14 +134,13 @@ def test_a_create_during_a_sync_is_synced_by_the_next(
     store: RawStore, monkeypatch: pytest.MonkeyPatch, synced: list[str]
 ) -> None:
     create(store, 1)
-    counting_fsync = os.fsync
+    coming = [2]
 
-    def fsync_then_create(fd: int) -> None:
-        counting_fsync(fd)
-        monkeypatch.setattr(os, "fsync", counting_fsync)
-        create(store, 2)
+    def create_once(_call: str, _fd: int) -> None:
+        while coming:
+            create(store, coming.pop())
 
-    monkeypatch.setattr(os, "fsync", fsync_then_create)
+    intercept(monkeypatch, "fsync", after=create_once)
     store.sync_directory(RawId(1))
     before = len(synced)
     store.sync_directory(RawId(2))
@@ -157,11 +151,11 @@ def test_a_failed_sync_is_repeated(store: RawStore, monkeypatch: pytest.MonkeyPa
     create(store, 1)
     attempts: list[int] = []
 
-    def fail(fd: int) -> None:
+    def fail(_call: str, fd: int) -> None:
         attempts.append(fd)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "fsync", fail)
+    intercept(monkeypatch, "fsync", before=fail)
     for _ in range(2):
         with pytest.raises(StoreError, match="raw file 1"):
             store.sync_directory(RawId(1))

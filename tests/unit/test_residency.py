@@ -220,6 +220,7 @@ async def test_a_file_is_resident_once_its_pages_are_locked(raw_store: RawStore)
     """Until then it counts to the capacity, and its pages may be anywhere."""
     request = create(raw_store, 1, PAGE)
     seen: list[tuple[bool, bool]] = []
+    residency: Residency
 
     def lock(fd: int, length: int, pause: Callable[[], None]) -> PageLock:
         seen.append((residency.is_held(request.ino), residency.is_resident(request.ino)))

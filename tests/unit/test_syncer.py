@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.config import MetadataConfig
-from memfs.content import syncer as syncer_module
-from memfs.content.syncer import QUEUED_COUNT_MAX, Syncer
+from memfs.content.syncer import FAILED_COUNT_MAX, QUEUED_COUNT_MAX, Syncer
 from memfs.errors import StoreError
 from memfs.metadata.records import NewInode
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE, RawId
+from tests.disk_calls import intercept
 from tests.property.world import ROOMY, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 JOURNAL = "journal"
@@ -32,12 +32,12 @@ class Disk:
         state_dir: Empty.
     """
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.engine = SqliteEngine.open(state_dir, MetadataConfig())
         self.engine.sync()
         self.raw_store = RawStore(state_dir)
         self.syncer = Syncer(self.engine, self.raw_store)
-        self.spy = DiskSpy()
+        self.spy = DiskSpy(monkeypatch)
 
     def close(self) -> None:
         self.engine.close()
@@ -61,24 +61,19 @@ class Disk:
 class DiskSpy:
     """Notes each sync of the disk, in order; fails those of `broken`."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[str] = []
         self.broken: set[str] = set()
-        self._fdatasync = os.fdatasync
-        self._fsync = os.fsync
+        self.then: Callable[[str], None] = lambda _name: None
+        """Called with what was synced."""
+        names = ("fsync", "fdatasync", "syncfs")
+        intercept(monkeypatch, *names, before=self._note, after=self._tell)
 
-    def fdatasync(self, fd: int) -> None:
-        self._note(_name(fd))
-        self._fdatasync(fd)
+    def _tell(self, _call: str, fd: int) -> None:
+        self.then(_name(fd))
 
-    def fsync(self, fd: int) -> None:
-        self._note(_name(fd))
-        self._fsync(fd)
-
-    def syncfs(self, _fd: int) -> None:
-        self._note("disk")
-
-    def _note(self, name: str) -> None:
+    def _note(self, call: str, fd: int) -> None:
+        name = "disk" if call == "syncfs" else _name(fd)
         self.events.append(name)
         if name in self.broken:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -93,16 +88,9 @@ def _name(fd: int) -> str:
     return f"{name}/" if is_directory else name
 
 
-def install(spy: DiskSpy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fdatasync", spy.fdatasync)
-    monkeypatch.setattr(os, "fsync", spy.fsync)
-    monkeypatch.setattr(syncer_module, "syncfs", spy.syncfs)
-
-
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    opened = Disk(tmp_path)
-    install(opened.spy, monkeypatch)
+    opened = Disk(tmp_path, monkeypatch)
     yield opened
     opened.close()
 
@@ -194,20 +182,17 @@ async def test_the_whole_disk_is_tried_again_until_it_can_be_synced(
     assert disk.spy.events == ["disk"]
 
 
-async def test_a_file_that_is_added_again_while_it_is_synced_is_synced_again(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_that_is_added_again_while_it_is_synced_is_synced_again(disk: Disk) -> None:
     """Between its two renames it was written to."""
     disk.write(1)
     disk.syncer.add(RawId(1))
     again = [RawId(1)]
 
-    def fdatasync(fd: int) -> None:
-        disk.spy.fdatasync(fd)
+    def add_once(_name: str) -> None:
         while again:
             disk.syncer.add(again.pop())
 
-    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    disk.spy.then = add_once
     disk.syncer.sync()
     assert disk.spy.events.count("1") == 2
     assert not disk.syncer.queued_count
@@ -241,9 +226,9 @@ def test_a_file_renamed_over_another_is_on_disk_before_its_name(
     """Write, close and rename without fsync: power loss leaves the old bytes or the new ones."""
     other = world.create(ROOT_INODE, b"other", 0o644, os.O_RDWR)
     new, _ = _replace(world)
-    filesystem, program, spy = world.filesystem, world.program, DiskSpy()
+    filesystem, program = world.filesystem, world.program
     with monkeypatch.context() as patched:
-        install(spy, patched)
+        spy = DiskSpy(patched)
         if step == "round":
             world.step()
         elif step == "fsync of another":
@@ -261,16 +246,13 @@ def test_the_replaced_bytes_are_removed_only_after_the_new_are_on_disk(
     new, old = _replace(world)
     replaced = world.raw_store.path(RawId(int(old, 16)))
     there: list[bool] = []
-    spy = DiskSpy()
 
-    def fdatasync(fd: int) -> None:
-        if _name(fd) == new:
+    def look(name: str) -> None:
+        if name == new:
             there.append(replaced.exists())
-        spy.fdatasync(fd)
 
     with monkeypatch.context() as patched:
-        install(spy, patched)
-        patched.setattr(os, "fdatasync", fdatasync)
+        DiskSpy(patched).then = look
         world.filesystem.forget([world.run(world.engine.list_orphans(1))[0]])
         world.step()
         world.step()
@@ -283,9 +265,8 @@ def test_both_files_of_an_exchange_are_on_disk_before_their_names(
 ) -> None:
     rename_exchange = 2
     raws = _replace(world, rename_exchange)
-    spy = DiskSpy()
     with monkeypatch.context() as patched:
-        install(spy, patched)
+        spy = DiskSpy(patched)
         world.run(world.filesystem.fsync_directory(world.program, ROOT_INODE))
     assert set(raws) <= set(spy.events[: spy.events.index(JOURNAL)])
 
@@ -299,9 +280,8 @@ def test_a_file_that_was_durable_is_not_synced_for_its_rename(
     durable = world.run(world.engine.list_not_durable(9))
     world.run(world.engine.mark_durable([(inode.ino, inode.generation) for inode in durable]))
     world.request(world.filesystem.rename(ROOT_INODE, b"new", ROOT_INODE, b"old", 0))
-    spy = DiskSpy()
     with monkeypatch.context() as patched:
-        install(spy, patched)
+        spy = DiskSpy(patched)
         world.run(world.filesystem.fsync_directory(world.program, ROOT_INODE))
     assert not [event for event in spy.events if event != JOURNAL and "/" not in event]
 
@@ -331,13 +311,11 @@ def test_a_failure_that_nobody_heard_of_is_told_to_who_writes_anew(disk: Disk) -
     assert [syncer.take_failure(raw), syncer.take_failure(raw)] == [errno.EIO, 0]
 
 
-def test_too_many_failures_are_held_against_all_files(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_failures_are_held_against_all_files(disk: Disk) -> None:
     """Memory is bounded, and nobody knows any more which files are sound."""
-    monkeypatch.setattr(syncer_module, "FAILED_COUNT_MAX", 2)
-    for raw in (1, 2):
+    sound = RawId(FAILED_COUNT_MAX + 2)
+    for raw in range(1, FAILED_COUNT_MAX + 1):
         disk.syncer.note_failure(RawId(raw), REFUSED)
-    assert disk.syncer.refusal(RawId(4)) is None
-    disk.syncer.note_failure(RawId(3), REFUSED)
-    assert "mount again" in str(disk.syncer.refusal(RawId(4)))
+    assert disk.syncer.refusal(sound) is None
+    disk.syncer.note_failure(RawId(FAILED_COUNT_MAX + 1), REFUSED)
+    assert "mount again" in str(disk.syncer.refusal(sound))

@@ -18,6 +18,7 @@ from memfs.hot.tensors import ALIGNMENT_BYTES, DType, FormatError, Tensor
 from memfs.torch.dtypes import TORCH_TYPES
 from memfs.torch.packing import Run, pack, windows
 from memfs.torch.pipeline import NullStream, read_to_device
+from tests.disk_calls import intercept
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -185,14 +186,12 @@ def test_a_read_that_fails_ends_the_reading(
     path = tmp_path / "file"
     path.write_bytes(b"x" * 9000)
     before = threading.active_count()
-    preadv = os.preadv
 
-    def fail(fd: int, parts: list[memoryview], offset: int) -> int:
+    def fail(_call: str, _fd: int, _parts: list[memoryview], offset: int) -> None:
         if offset >= 4000:
             raise OSError(5, "Input/output error")
-        return preadv(fd, parts, offset)
 
-    monkeypatch.setattr(os, "preadv", fail)
+    intercept(monkeypatch, "preadv", before=fail)
     for stream in (None, NullStream()):
         target = torch.zeros(9000, dtype=torch.uint8)
         with path.open("rb") as file, pytest.raises(OSError, match="Input/output"):

@@ -25,6 +25,7 @@ from memfs.policy.access_stats import AccessStats
 from memfs.policy.quotas import Spent
 from memfs.stores.metered import MeteredStore
 from memfs.types import FormKind, InodeNo, Tier
+from tests.disk_calls import intercept
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import SMALL_FRAMES, State, compressible, incompressible
 
@@ -96,18 +97,16 @@ async def test_a_local_barrier_makes_files_durable(
     calls: list[str] = []
     engine_sync = state.engine.sync
 
-    def note_fsync(fd: int) -> None:
-        calls.append(
-            "fsync" if str(state.raw_store.root) in os.readlink(f"/proc/self/fd/{fd}") else ""
-        )
+    def note(call: str, fd: int) -> None:
+        if call == "syncfs" or str(state.raw_store.root) in os.readlink(f"/proc/self/fd/{fd}"):
+            calls.append(call)
 
     def note_engine() -> None:
         calls.append("engine")
         engine_sync()
 
     inos = [await state.create(f"{number}", CONTENT) for number in range(count)]
-    monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr("memfs.content.syncer.syncfs", lambda _fd: calls.append("syncfs"))
+    intercept(monkeypatch, "fsync", "syncfs", before=note)
     monkeypatch.setattr(state.engine, "sync", note_engine)
     barrier = LocalBarrier(state.parts)
     results = await run(barrier, *inos)
@@ -143,14 +142,12 @@ async def test_a_local_barrier_reports_a_file_that_the_disk_refuses(
     lost, sound = await state.create("a", CONTENT), await state.create("b", CONTENT)
     raw = (await state.engine.get_inode(lost)).raw
     refusals = ["Input/output error"]
-    fsync = os.fsync
 
-    def refuse_once(fd: int) -> None:
+    def refuse_once(_call: str, fd: int) -> None:
         if os.path.samestat(os.fstat(fd), state.raw_store.stat(raw)) and refusals:
             raise OSError(5, refusals.pop())
-        fsync(fd)
 
-    monkeypatch.setattr(os, "fsync", refuse_once)
+    intercept(monkeypatch, "fsync", before=refuse_once)
     for _ in range(2):
         results = await run(LocalBarrier(state.parts), lost, sound)
         assert results.outcomes["failed"] == 1
