@@ -90,6 +90,8 @@ _CODE_WORD = re.compile(r"\b(?:[Ww]hoever|none|[Nn]o more|[Bb]y that|[Aa]s far a
 """`None` is a value of Python."""
 
 _OF_IN_CODE = re.compile(r"^\W*Of\b|[.:] Of [a-z]")
+_SUSPECT = re.compile(rf"{_CODE_WORD.pattern}|\bOf\b")
+"""Anywhere in a module, names and texts included: to take all modules apart takes half a minute."""
 
 
 def told(file: Path) -> Iterator[tuple[int, str]]:
@@ -111,10 +113,12 @@ def test_the_words_of_the_code_are_plain() -> None:
     wrong, count = [], 0
     for folder in ("memfs", "daemon", "tools", "tests"):
         for file in sorted((documents.ROOT / folder).rglob("*.py")):
+            count += 1
+            if not _SUSPECT.search(file.read_text()):
+                continue
             for number, line in told(file):
-                count += 1
                 plain = re.sub(r"`[^`]*`", "X", line)
                 if _CODE_WORD.search(plain) or _OF_IN_CODE.search(plain.strip()):
                     wrong.append(f"{file.relative_to(documents.ROOT)}:{number}: {line.strip()}")
-    assert count > 10_000
+    assert count > 700
     assert wrong == []
