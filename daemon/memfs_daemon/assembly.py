@@ -431,9 +431,9 @@ def _build_exporter(
 ) -> Exporter | None:
     if generation is None:
         return None
-    settle = partial(seal_all, parts.sealer)
+    seal = partial(seal_all, parts.sealer)
     confirm = generation.confirm_anew
-    return Exporter(parts, reader, open_files, quotas, settle, confirm, config.snapshots)
+    return Exporter(parts, reader, open_files, quotas, seal, confirm, config.snapshots)
 
 
 def _check_codecs(config: Config) -> None:

@@ -53,7 +53,7 @@ CLOSE_STORE_S_MAX = 8.0
 RESTART_S_MIN, RESTART_S_MAX = 1.0, 60.0
 """Pause before a part of the background that a defect has stopped begins anew. Guess."""
 
-_SETTLE_ROUNDS_MAX = 1000
+_SEAL_ROUNDS_MAX = 1000
 _MARK_COUNT_MAX = 100_000
 """Files marked as durable at the end; a later mount finds that out for the others."""
 
@@ -236,7 +236,7 @@ async def _drain(parts: Assembly) -> None:
     """Seal what was written, and bring all of it to stable storage."""
     with trio.move_on_after(DRAIN_S_MAX) as scope:
         try:
-            await _settle(parts)
+            await _seal_written(parts)
             await parts.tracing.end()
             # Only what was sealed before the sync is on stable storage after it.
             inodes = await parts.engine.list_not_durable(_MARK_COUNT_MAX)
@@ -263,11 +263,11 @@ async def _close_store(parts: Assembly) -> None:
             log.info("the store was not closed: %s", as_failure(error, "closing the store"))
 
 
-async def _settle(parts: Assembly) -> None:
+async def _seal_written(parts: Assembly) -> None:
     """Reap and seal until nothing is left to do, or nothing changes any more."""
     await parts.filesystem.reap_left_over()
     waiting = -1
-    for _ in range(_SETTLE_ROUNDS_MAX):
+    for _ in range(_SEAL_ROUNDS_MAX):
         await parts.filesystem.finish_requests()
         if parts.sealer.candidate_count in (0, waiting):
             return

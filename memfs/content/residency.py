@@ -266,7 +266,7 @@ class Residency:
                     limiter=self._threads,
                 )
                 for (request, held), lock in zip(work, locks, strict=True):
-                    results[request.ino] = self._settle(request.ino, held, lock)
+                    results[request.ino] = self._note_locked(request.ino, held, lock)
         finally:
             for request, held in work:
                 if request.ino not in results and self._held.get(request.ino) is held:
@@ -338,7 +338,7 @@ class Residency:
         self.used_bytes += fresh.charged_bytes
         return fresh
 
-    def _settle(self, ino: InodeNo, held: _Held, lock: PageLock | str | None) -> LockOutcome:
+    def _note_locked(self, ino: InodeNo, held: _Held, lock: PageLock | str | None) -> LockOutcome:
         """Note what the thread came to."""
         if self._held.get(ino) is not held:
             # Released while the thread was locking it.

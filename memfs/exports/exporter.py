@@ -131,7 +131,7 @@ class Exporter:
         reader: Reads the tables.
         open_files: Parts files that are open for writing from the snapshot.
         quotas: Those of the day.
-        settle: Seals what can be sealed.
+        seal_all: Seals what can be sealed.
         confirm: Returns once the store has shown anew that this state may change it.
         config: How often, and how many are kept.
         by_rule: False: only when it is asked for.
@@ -144,7 +144,7 @@ class Exporter:
         reader: Reader,
         open_files: OpenFiles,
         quotas: Quotas,
-        settle: Callable[[], Awaitable[object]],
+        seal_all: Callable[[], Awaitable[object]],
         confirm: Callable[[], Awaitable[None]],
         config: SnapshotsConfig,
         *,
@@ -156,7 +156,7 @@ class Exporter:
         self._reader = reader
         self._open_files = open_files
         self._quotas = quotas
-        self._settle = settle
+        self._seal_all = seal_all
         self._confirm = confirm
         self._config = config
         self._by_rule = by_rule
@@ -273,7 +273,7 @@ class Exporter:
         await self._confirm()
         await self._forget_unfinished()
         former = await self._find_newest(remote)
-        await self._settle()
+        await self._seal_all()
         note = await self._begin()
         try:
             await self._reader.publish()

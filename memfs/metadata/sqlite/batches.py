@@ -69,7 +69,7 @@ class Batches(Contents):
             self._attach_form(self._find_sealed(member.ino, member.generation), *member[2:])
             for member in members
         ]
-        self._settle_batch(
+        self._count_batch(
             key, [member.form for member, yes in zip(members, published, strict=True) if yes]
         )
         return published
@@ -88,7 +88,7 @@ class Batches(Contents):
         self._write(DELETE_INTENT, (intent,))
         self._write(INSERT_BATCH, (key, size_bytes, 0, 0))
         replaced = [self._replace_form(replacement) for replacement in replacements]
-        self._settle_batch(
+        self._count_batch(
             key, [each.form for each, yes in zip(replacements, replaced, strict=True) if yes]
         )
         return replaced
@@ -124,7 +124,7 @@ class Batches(Contents):
         self._insert_form(form)
         return True
 
-    def _settle_batch(self, key: str, forms: Sequence[Form]) -> None:
+    def _count_batch(self, key: str, forms: Sequence[Form]) -> None:
         """Give a batch just inserted its counts; one that got no form is gone at once."""
         if not forms:
             self._discard_batch(key)

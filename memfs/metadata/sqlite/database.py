@@ -61,7 +61,7 @@ from memfs.metadata.sqlite.journal import Journal, Origin
 from memfs.metadata.sqlite.lease import LEASE_COUNT
 from memfs.metadata.sqlite.pages import PageSums
 from memfs.metadata.sqlite.reserve import Reserve
-from memfs.metadata.sqlite.schema import ADDITIONS, settle_triggers
+from memfs.metadata.sqlite.schema import ADDITIONS, match_triggers
 from memfs.metadata.sqlite.statements import FINGERPRINT, TEXTS, UNDERSTOOD, Parameters, SqlValue
 from memfs.types import StateId
 
@@ -405,7 +405,7 @@ class Database:
         for text in ADDITIONS if self._format == FORMAT_NUMBER else format2.ADDITIONS:
             self._execute(text)
         if self._format == FORMAT_NUMBER:
-            settle_triggers(self.connection)
+            match_triggers(self.connection)
         for journal in joined.usable:
             known = UNDERSTOOD.get(journal.fingerprint)
             for sequence, payload in journal.entries():

@@ -200,7 +200,7 @@ class StateBuilder:
             connection.execute(f"pragma user_version = {FORMAT_NUMBER}")
             connection.execute("commit")
             self.close()
-            self._settle(state_id, next_id)
+            self._put_in_place(state_id, next_id)
         return Imported(Usage._make(found), missing[0], missing[1] or 0, tuple(paths))
 
     def _join(self) -> None:
@@ -236,7 +236,7 @@ class StateBuilder:
             names.append(row[1])
         return b"/" + b"/".join(reversed(names))
 
-    def _settle(self, state_id: StateId, next_id: int) -> None:
+    def _put_in_place(self, state_id: StateId, next_id: int) -> None:
         state_dir = self._state_dir
         new = state_dir / _NEW_NAME
         _sync(new)

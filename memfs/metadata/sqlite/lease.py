@@ -73,7 +73,7 @@ class IdLease:
             self._next = start if clean else end
             self.unrecorded = (start, start) if clean else (start, end)
             """Numbers `[start, end)` that a killed process may have used without record."""
-            self._settled = bool(clean)
+            self._recovered = bool(clean)
             self._start, self._end = start, self._next + count
             self._previous_end = self._next
             self._held: int | None = None
@@ -192,7 +192,7 @@ class IdLease:
 
     def note_recovered(self) -> None:
         """Note that `unrecorded` was looked through: only then can a close be a clean one."""
-        self._settled = True
+        self._recovered = True
 
     def close(self, *, clean: bool) -> None:
         """Close; `clean`: all that this process used numbers for is recorded. Idempotent."""
@@ -200,7 +200,7 @@ class IdLease:
             return
         fd = self._fd
         try:
-            if clean and self._settled:
+            if clean and self._recovered:
                 self._write(clean=True)
         finally:
             self._fd = -1

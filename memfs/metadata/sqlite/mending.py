@@ -19,7 +19,7 @@ from memfs.metadata.sqlite.schema import (
     FIELD_TRIGGERS,
     WAS_COLUMNS,
     Made,
-    settle_triggers,
+    match_triggers,
 )
 from memfs.query.values import stored_value
 from memfs.types import ROOT_INODE
@@ -229,7 +229,7 @@ def mend(connection: sqlite3.Connection, first_free: int, now_ns: int) -> list[s
     connection.execute(
         "insert into head select max(snap) from snapshot where state = 'live' having count(*) > 0"
     )
-    settle_triggers(connection)
+    match_triggers(connection)
     counted = connection.execute(RECOUNT).fetchone()
     columns = ", ".join(f"{name} = ?" for name in Usage._fields)
     connection.execute(f"update state set {columns}", counted)

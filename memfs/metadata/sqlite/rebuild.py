@@ -90,7 +90,7 @@ def rebuild(
     journals = [Journal(state_dir / name) for name in JOURNAL_NAMES]
     path = state_dir / FILE_NAME
     try:
-        state_id = _settle_identity(state_dir, journals, told)
+        state_id = _repair_identity(state_dir, journals, told)
         number = _find_format(path, journals)
         names = _names_of_stranded(journals)
         turn = max((each.origin.lease_turn for each in journals if each.origin), default=0)
@@ -98,9 +98,9 @@ def rebuild(
         for journal in journals:
             journal.close()
     reach("repair.identified")
-    _settle_tables(path, state_id, number, now_ns, told, reach)
+    _repair_tables(path, state_id, number, now_ns, told, reach)
     reach("repair.tables")
-    _settle_lease(state_dir / LEASE_NAME, max(_highest_number(path), highest_raw), turn, told)
+    _repair_lease(state_dir / LEASE_NAME, max(_highest_number(path), highest_raw), turn, told)
     reach("repair.lease")
     migration = Migration(told.append) if number < FORMAT_NUMBER else None
     SqliteEngine.open(state_dir, config, now_ns, complain=told.append, migration=migration).close()
@@ -123,7 +123,7 @@ def rebuild(
     return told, names
 
 
-def _settle_identity(state_dir: Path, journals: list[Journal], told: list[str]) -> StateId:
+def _repair_identity(state_dir: Path, journals: list[Journal], told: list[str]) -> StateId:
     """Return the identity of the directory, written anew if the format file has lost it."""
     known = [
         each.origin.state_id
@@ -186,7 +186,7 @@ def _names_of_stranded(journals: list[Journal]) -> dict[int, str]:
     return {raws[ino]: name for ino, name in names.items() if ino in raws}
 
 
-def _settle_tables(
+def _repair_tables(
     path: Path,
     state_id: StateId,
     number: int,
@@ -341,7 +341,7 @@ def _highest_number(path: Path) -> int:
         connection.close()
 
 
-def _settle_lease(path: Path, highest: int, turn: int, told: list[str]) -> None:
+def _repair_lease(path: Path, highest: int, turn: int, told: list[str]) -> None:
     try:
         lease = IdLease(path)
     except UsageError as error:

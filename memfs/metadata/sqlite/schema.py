@@ -413,7 +413,7 @@ TRIGGERS = tuple(text for text in SCHEMA if Made.by(text).kind == "trigger")
 """A part of what the statements of a journal mean."""
 
 
-def settle_triggers(connection: sqlite3.Connection) -> None:
+def match_triggers(connection: sqlite3.Connection) -> None:
     """Make the triggers that write undo rows and keep indexes of fields, or drop them.
 
     That is for tables that were copied or mended; else the statements of a change do it.
