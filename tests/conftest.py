@@ -258,7 +258,7 @@ def site(request: pytest.FixtureRequest, scratch_area: scratch.Scratch) -> Itera
     else:
         driver = KERNEL if name == SERVED else name
         config = _NO_PASSTHROUGH if name == SERVED else None
-        mount = Mount(base, driver, config, UNDISTURBED)
+        mount = Mount(base, driver, config, UNDISTURBED, forked=True)
         mount.start()
         root = mount.root
     yield Site(name, root, CAPABILITIES[name], mount)
@@ -312,7 +312,8 @@ def mount_factory(
     mounts: list[Mount] = []
 
     def make(driver: str, *, config: str | None = None, options: tuple[str, ...] = ()) -> Mount:
-        mount = Mount(scratch_area.directory(driver), driver, config, (*UNDISTURBED, *options))
+        base = scratch_area.directory(driver)
+        mount = Mount(base, driver, config, (*UNDISTURBED, *options), forked=True)
         mounts.append(mount)
         mount.start()
         return mount

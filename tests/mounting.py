@@ -25,14 +25,16 @@ class MountError(AssertionError):
     """A `memfs` command failed, or left something behind; carries its output."""
 
 
-def run_memfs(*arguments: str | Path, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
-    """Run `memfs ARGUMENTS` and return what it printed.
+def run_memfs(
+    *arguments: str | Path, timeout_s: float = COMMAND_TIMEOUT_S, fork_daemon: bool = False
+) -> str:
+    """Run `memfs ARGUMENTS` and return what it printed; see `run_warm`.
 
     Raises:
         MountError: It exited with another status than 0, or hung.
     """
     try:
-        done = run_warm(*arguments, timeout_s=timeout_s)
+        done = run_warm(*arguments, timeout_s=timeout_s, fork_daemon=fork_daemon)
     except subprocess.TimeoutExpired as error:
         raise MountError(f"memfs {' '.join(map(str, arguments))}: hung") from error
     if done.returncode != 0:
@@ -60,6 +62,8 @@ class Mount:
     """Text of the TOML configuration; None: the defaults."""
     options: tuple[str, ...] = ()
     """Further arguments of `memfs mount`."""
+    forked: bool = False
+    """Whether daemons are forked from a warm interpreter: a fifth of the time of a start."""
     _log_checked_bytes: int = field(default=0, init=False)
 
     @property
@@ -93,7 +97,7 @@ class Mount:
             # Tests that run over a full hour would have one more.
             arguments += ["-o", "snapshots.automatic=false"]
         try:
-            run_memfs(*arguments, *self.options, self.root)
+            run_memfs(*arguments, *self.options, self.root, fork_daemon=self.forked)
         except MountError as error:
             raise MountError(f"{error}{self._log_tail()}") from error
         if not self.is_mounted():

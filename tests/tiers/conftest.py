@@ -38,7 +38,7 @@ def site(
     driver, config = name, tier_config.replace("SITE", name)
     if name == SERVED:
         driver, config = KERNEL, config + _SERVED
-    mount = Mount(base, driver, config, UNDISTURBED)
+    mount = Mount(base, driver, config, UNDISTURBED, forked=True)
     try:
         mount.start()
         yield Site(name, mount.root, CAPABILITIES[name], mount)
