@@ -46,7 +46,7 @@ _FRAME_LABEL = b"memfsfrm"
 _TABLE_LABEL = b"memfstab"
 
 
-class Place(NamedTuple):
+class ContainerIdentity(NamedTuple):
     """What a container holds; goes into the associated data of each of its messages."""
 
     blob: int
@@ -62,15 +62,15 @@ class ContainerCipher:
     Args:
         secret: The configured key; 32 bytes.
         salt: That of the container; `SALT_BYTES`.
-        place: That of the container.
+        identity: That of the container.
     """
 
-    def __init__(self, secret: bytes, salt: bytes, place: Place) -> None:
-        label = _DATA_KEY_LABEL_OF_STATES if place.state_id else _DATA_KEY_LABEL
-        purpose = label + place.state_id
+    def __init__(self, secret: bytes, salt: bytes, identity: ContainerIdentity) -> None:
+        label = _DATA_KEY_LABEL_OF_STATES if identity.state_id else _DATA_KEY_LABEL
+        purpose = label + identity.state_id
         derivation = HKDF(algorithm=SHA256(), length=32, salt=salt, info=purpose)
         self._aead = AESGCM(derivation.derive(secret))
-        self._place = place
+        self._identity = identity
 
     @property
     def overhead_bytes(self) -> int:
@@ -87,12 +87,12 @@ class ContainerCipher:
 
     def encrypt_table(self, table: bytes, envelope: bytes) -> bytes:
         """Return the encrypted table, bound to the bytes of its envelope."""
-        index = self._place.frame_count
+        index = self._identity.frame_count
         return self._aead.encrypt(_nonce(index), table, self._data(_TABLE_LABEL, index) + envelope)
 
     def decrypt_table(self, encrypted: memoryview, envelope: bytes) -> bytes:
         """Return the table; `CorruptDataError` if it, or its envelope, was changed."""
-        index = self._place.frame_count
+        index = self._identity.frame_count
         return self._decrypt(encrypted, index, self._data(_TABLE_LABEL, index) + envelope)
 
     def _decrypt(self, encrypted: memoryview, index: int, data: bytes) -> bytes:
@@ -104,9 +104,9 @@ class ContainerCipher:
             ) from None
 
     def _data(self, label: bytes, index: int) -> bytes:
-        place = self._place
-        numbers = (place.blob, place.generation, place.frame_count, index)
-        return _FRAME_DATA.pack(label, *numbers) + place.state_id
+        identity = self._identity
+        numbers = (identity.blob, identity.generation, identity.frame_count, index)
+        return _FRAME_DATA.pack(label, *numbers) + identity.state_id
 
 
 def _nonce(index: int) -> bytes:

@@ -40,7 +40,7 @@ Cost = dict[Spent, int]
 """What something takes of each quota, at most; what is left out is 0."""
 
 
-class Pace:
+class SharedRate:
     """A rate that transfers share: each begins when those before it are paid for.
 
     In any window of w seconds, transfers of `rate * w` bytes and one more begin.

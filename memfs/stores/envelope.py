@@ -151,10 +151,10 @@ class Envelope(NamedTuple):
     def cipher(self, key: Key) -> ContainerCipher:
         """Return the cipher of this container."""
         # Imported here: its library takes 20 ms, and is an extra.
-        from memfs.encryption.cipher import ContainerCipher, Place
+        from memfs.encryption.cipher import ContainerCipher, ContainerIdentity
 
-        place = Place(self.blob, self.generation, self.frame_count, self.state_id)
-        return ContainerCipher(key.secret, self.salt, place)
+        identity = ContainerIdentity(self.blob, self.generation, self.frame_count, self.state_id)
+        return ContainerCipher(key.secret, self.salt, identity)
 
     def serialise(self) -> bytes:
         """Return what follows the encrypted table."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.policy.quotas import Pace
+from memfs.policy.quotas import SharedRate
 from memfs.stores.forwarding import ForwardingStore
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ class PacedStore(ForwardingStore):
         self, inner: RemoteStore, upload_rate: int | None, download_rate: int | None
     ) -> None:
         super().__init__(inner)
-        self._uploads = Pace(upload_rate) if upload_rate is not None else None
-        self._downloads = Pace(download_rate) if download_rate is not None else None
+        self._uploads = SharedRate(upload_rate) if upload_rate is not None else None
+        self._downloads = SharedRate(download_rate) if download_rate is not None else None
         # Programs wait for each other alone, and the mover waits for all.
-        self._hurried = Pace(download_rate) if download_rate is not None else None
+        self._hurried = SharedRate(download_rate) if download_rate is not None else None
 
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store, when the uploads before it are paid for."""

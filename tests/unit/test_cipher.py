@@ -6,16 +6,16 @@ import os
 
 import pytest
 
-from memfs.encryption.cipher import SALT_BYTES, ContainerCipher, Place
+from memfs.encryption.cipher import SALT_BYTES, ContainerCipher, ContainerIdentity
 from memfs.errors import CorruptDataError
 
 SECRET, SALT = os.urandom(32), os.urandom(SALT_BYTES)
-PLACE = Place(blob=7, generation=3, frame_count=5)
+IDENTITY = ContainerIdentity(blob=7, generation=3, frame_count=5)
 FRAME, ENVELOPE = b"a frame of a container", b"the fields of the envelope"
 
 
-def cipher(place: Place = PLACE, salt: bytes = SALT) -> ContainerCipher:
-    return ContainerCipher(SECRET, salt, place)
+def cipher(identity: ContainerIdentity = IDENTITY, salt: bytes = SALT) -> ContainerCipher:
+    return ContainerCipher(SECRET, salt, identity)
 
 
 def data_of(cipher: ContainerCipher, label: bytes, index: int) -> bytes:
@@ -29,19 +29,19 @@ def test_a_frame_comes_back_at_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("index", "place"),
+    ("index", "identity"),
     [
-        (1, PLACE),
-        (2, PLACE._replace(blob=8)),
-        (2, PLACE._replace(generation=4)),
-        (2, PLACE._replace(frame_count=4)),
+        (1, IDENTITY),
+        (2, IDENTITY._replace(blob=8)),
+        (2, IDENTITY._replace(generation=4)),
+        (2, IDENTITY._replace(frame_count=4)),
     ],
 )
-def test_a_frame_of_another_place_does_not_decrypt(index: int, place: Place) -> None:
+def test_a_frame_of_another_place_does_not_decrypt(index: int, identity: ContainerIdentity) -> None:
     """Swapped frames, another file's, an older content's, and those of a container cut short."""
     encrypted = memoryview(cipher().encrypt_frame(2, FRAME))
     with pytest.raises(CorruptDataError):
-        cipher(place).decrypt_frame(index, encrypted)
+        cipher(identity).decrypt_frame(index, encrypted)
 
 
 def test_the_place_of_a_frame_is_authenticated_besides_its_nonce() -> None:
@@ -73,7 +73,7 @@ def test_a_table_is_bound_to_its_envelope_and_is_no_frame() -> None:
     with pytest.raises(CorruptDataError):
         cipher().decrypt_table(encrypted, ENVELOPE + b"!")
     with pytest.raises(CorruptDataError):
-        cipher().decrypt_frame(PLACE.frame_count, encrypted)
+        cipher().decrypt_frame(IDENTITY.frame_count, encrypted)
 
 
 def test_messages_of_one_container_never_share_a_nonce(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_messages_of_one_container_never_share_a_nonce(monkeypatch: pytest.Monke
 
     recording = cipher()
     monkeypatch.setattr(recording, "_aead", Recorder())
-    for index in range(PLACE.frame_count):
+    for index in range(IDENTITY.frame_count):
         recording.encrypt_frame(index, FRAME)
     recording.encrypt_table(FRAME, ENVELOPE)
-    assert len(set(nonces)) == PLACE.frame_count + 1
+    assert len(set(nonces)) == IDENTITY.frame_count + 1

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memfs.errors import InvalidValueError
-from memfs.policy.quotas import DailyQuotas, Moment, Pace, RollingDay, Spent
+from memfs.policy.quotas import DailyQuotas, Moment, RollingDay, SharedRate, Spent
 
 HOUR_S, DAY_S = 3600.0, 86400.0
 
@@ -171,10 +171,10 @@ def test_a_pace_never_exceeds_its_rate_by_more_than_one_transfer(
     transfers: list[tuple[float, int]], rate: int
 ) -> None:
     """In any window between two beginnings."""
-    pace, now_s, begun = Pace(rate), 0.0, []
+    shared, now_s, begun = SharedRate(rate), 0.0, []
     for pause_s, size in transfers:
         now_s += pause_s
-        begun.append((now_s + pace.take(size, now_s), size))
+        begun.append((now_s + shared.take(size, now_s), size))
     largest = max(size for _, size in begun)
     for first in range(len(begun)):
         for last in range(first, len(begun)):
@@ -185,6 +185,6 @@ def test_a_pace_never_exceeds_its_rate_by_more_than_one_transfer(
 
 def test_an_idle_pace_saves_nothing_up() -> None:
     """A night without transfers is no reason for a burst in the morning."""
-    pace = Pace(10)
-    assert pace.take(10, 1000.0) == 0.0
-    assert pace.take(10, 1000.0) == 1.0
+    shared = SharedRate(10)
+    assert shared.take(10, 1000.0) == 0.0
+    assert shared.take(10, 1000.0) == 1.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from memfs.metadata.sqlite.database import Database, Mark
+    from memfs.metadata.sqlite.database import Database, Savepoint
 
 
 class Change:
@@ -18,18 +18,18 @@ class Change:
 
     Args:
         database: What the mutations are written to.
-        marks: Where the blocks under way began, the outermost first; of all kinds of blocks.
+        savepoints: Where the blocks under way began, the outermost first; of all kinds of blocks.
         commits: The end of the outermost block commits, and does not leave it to the replies.
     """
 
-    def __init__(self, database: Database, marks: list[Mark], *, commits: bool) -> None:
+    def __init__(self, database: Database, savepoints: list[Savepoint], *, commits: bool) -> None:
         self._database = database
-        self._marks = marks
+        self._savepoints = savepoints
         self._commits = commits
 
     async def __aenter__(self) -> None:
         """Begin a step, or a part of one."""
-        self._marks.append(self._database.mark())
+        self._savepoints.append(self._database.savepoint())
 
     async def __aexit__(
         self,
@@ -38,8 +38,8 @@ class Change:
         traceback: TracebackType | None,
     ) -> None:
         """Commit the step, or take back what there is of it."""
-        mark = self._marks.pop()
+        savepoint = self._savepoints.pop()
         if error is not None:
-            self._database.take_back(mark)
-        elif self._commits and not self._marks:
+            self._database.take_back(savepoint)
+        elif self._commits and not self._savepoints:
             self._database.commit_nowait()

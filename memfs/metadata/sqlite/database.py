@@ -139,7 +139,7 @@ class Identity(NamedTuple):
     """Opened, and not begun."""
 
 
-class Mark(NamedTuple):
+class Savepoint(NamedTuple):
     """A point between two changes, to go back to."""
 
     record_count: int
@@ -632,23 +632,23 @@ class Database:
             or self._bulk_count >= self._limits.checkpoint_page_count
         )
 
-    def mark(self) -> Mark:
+    def savepoint(self) -> Savepoint:
         """Return the present point, for `take_back`."""
-        return Mark(len(self._records), tuple(self.totals), self._journal.next_sequence)
+        return Savepoint(len(self._records), tuple(self.totals), self._journal.next_sequence)
 
-    def take_back(self, mark: Mark) -> None:
-        """Undo what was written since a mark, and keep what was uncommitted before it.
+    def take_back(self, savepoint: Savepoint) -> None:
+        """Undo what was written since a savepoint, and keep what was uncommitted before it.
 
         Raises:
             MetadataError: The engine cannot go on.
         """
-        if len(self._records) <= mark.record_count:
+        if len(self._records) <= savepoint.record_count:
             # Nothing was written, or a failure has undone it already.
             return
-        assert mark.entry == self._journal.next_sequence, "a change was committed half done"
-        del self._records[mark.record_count :]
+        assert savepoint.entry == self._journal.next_sequence, "a change was committed half done"
+        del self._records[savepoint.record_count :]
         self._change_begin = len(self._records)
-        self.totals[:] = mark.totals
+        self.totals[:] = savepoint.totals
         self._on_undo()
         try:
             self._restore()

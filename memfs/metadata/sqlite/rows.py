@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.metadata.sqlite.attribute_index import AttributeIndex, IndexNote
-    from memfs.metadata.sqlite.database import Database, Mark
+    from memfs.metadata.sqlite.database import Database, Savepoint
     from memfs.metadata.sqlite.field_index import FieldIndexes
     from memfs.metadata.sqlite.inode_cache import InodeCache
     from memfs.metadata.sqlite.lease import IdLease
@@ -193,9 +193,9 @@ class Rows:
         self._rows = database.rows
         self._write = database.write
         self._begin_change = database.begin_change
-        marks: list[Mark] = []
-        self._changes = Change(database, marks, commits=True)
-        self._deferred_changes = Change(database, marks, commits=False)
+        savepoints: list[Savepoint] = []
+        self._changes = Change(database, savepoints, commits=True)
+        self._deferred_changes = Change(database, savepoints, commits=False)
         self._totals = database.totals
 
     def _take_id(self) -> int:
