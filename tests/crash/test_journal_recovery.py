@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -17,11 +18,12 @@ import pytest
 
 from memfs.config import KIB
 from memfs.errors import MetadataError, StateDamagedError, UsageError
+from memfs.metadata.records import NewInode
 from memfs.metadata.sqlite import database
 from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.journal import Journal
-from memfs.metadata.sqlite.schema import UNDO_TRIGGERS, Made
+from memfs.metadata.sqlite.undo_triggers import make_undo_triggers
 from memfs.types import ROOT_INODE
 from tests.contract.engine.making import NOW_NS, make_file, names_in, new_file
 from tests.contract.engine.site import CONFIG, SMALL, SqliteSite, run
@@ -343,67 +345,92 @@ async def names_in_all(engine: SqliteEngine) -> list[bytes]:
     return [entry.name for entry in await engine.list_directory(ROOT_INODE, 0, 1_000_000)]
 
 
-UNDO_NAMES = sorted(Made.by(text).name for text in UNDO_TRIGGERS)
+UNDO_TABLES = ("head", "snapshot", "inode_was", "xattr_was", "dentry_was", "symlink_was")
+
+
+def undo_rows(engine: SqliteEngine) -> list[list[tuple[Any, ...]]]:
+    """Return all that is there for snapshots."""
+    return [engine._rows(f"select * from {table}") for table in UNDO_TABLES]
 
 
 def undo_triggers(engine: SqliteEngine) -> list[str]:
-    """Return the triggers that keep changes for snapshots."""
+    """Return the triggers beyond those of the schema."""
     query = "select name from sqlite_schema where type = 'trigger' and name <> 'inode_gone'"
-    return sorted(name for (name,) in engine._rows(query))
+    return [name for (name,) in engine._rows(query)]
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_triggers_come_and_go_at_the_same_change_when_it_is_redone(
+def test_undo_rows_are_those_of_then_when_they_are_redone(
     tmp_path: Path, *, checkpointed: bool
 ) -> None:
-    """Each prefix of the journal has the triggers and the undo rows that there were then."""
+    """Each prefix of the journal has the undo rows that there were then."""
     engine = open_engine(tmp_path / "state")
     inode = run(make_file(engine, b"file"))
-    states: list[tuple[object, ...]] = []
+    gone = run(engine.create(ROOT_INODE, b"link", new_symlink(engine)))
+    run(engine.set_xattr(gone.ino, b"trusted.a", b"of a symlink", 0, NOW_NS))
+    steps = 0
 
-    def look(copy: Path) -> tuple[object, ...]:
-        survivor = open_engine(copy)
-        assert survivor.check() == []
-        tables = ("head", "snapshot", "inode_was", "xattr_was", "dentry_was")
-        rows = [survivor._rows(f"select * from {table}") for table in tables]
-        found = (undo_triggers(survivor), *rows)
-        survivor.close()
-        return found
-
-    def step(change: Coroutine[Any, Any, object], triggers: list[str]) -> None:
+    def step(change: Coroutine[Any, Any, object], expected: tuple[int, ...]) -> None:
+        """Expect so many undo rows, by table."""
+        nonlocal steps
         run(change)
         engine.commit_nowait()
         if checkpointed:
             engine.publish()
             engine.wait_for_checkpoint()
-        assert undo_triggers(engine) == triggers
-        copy = tmp_path / f"{len(states)}"
+        there = undo_rows(engine)
+        assert tuple(len(rows) for rows in there[2:]) == expected, steps
+        copy = tmp_path / f"{steps}"
         shutil.copytree(tmp_path / "state", copy)
-        states.append(look(copy))
-        assert states[-1][0] == triggers
+        survivor = open_engine(copy)
+        assert survivor.check() == []
+        assert undo_rows(survivor) == there
+        assert undo_triggers(survivor) == []
+        survivor.close()
+        steps += 1
 
     for count in range(2):
         value = b"%d" % count
-        step(engine.set_xattr(inode.ino, b"user.a", value, 0, NOW_NS + count), [])
-        step(engine.create_snapshot("first", NOW_NS), UNDO_NAMES)
-        step(engine.set_xattr(inode.ino, b"user.a", b"x", 0, NOW_NS + count), UNDO_NAMES)
+        step(engine.set_xattr(inode.ino, b"user.a", value, 0, NOW_NS + count), (0, 0, 0, 0))
+        step(engine.create_snapshot("first", NOW_NS), (0, 0, 0, 0))
+        step(engine.set_xattr(inode.ino, b"user.a", b"x", 0, NOW_NS + count), (1, 1, 0, 0))
+        step(engine.set_xattr(inode.ino, b"user.a", b"y", 0, NOW_NS + count), (1, 1, 0, 0))
         second = run(engine.create_snapshot("second", NOW_NS))
-        step(engine.rename(ROOT_INODE, b"file", ROOT_INODE, b"other", 0, NOW_NS), UNDO_NAMES)
-        step(engine.delete_snapshot(second.snap), UNDO_NAMES)
+        # The file and its directory.
+        step(engine.rename(ROOT_INODE, b"file", ROOT_INODE, b"other", 0, NOW_NS), (3, 1, 1, 0))
+        if count:
+            run(engine.unlink(ROOT_INODE, b"link", NOW_NS))
+            step(engine.reap([gone.ino]), (4, 2, 2, 1))
+        more = 1 if count else 0
+        rows = (3 + more, 1 + more, 1 + more, more)
+        step(engine.delete_snapshot(second.snap), rows)
+        # What it leaves stands for the first one too, but for what it had not kept.
+        step(engine.rename(ROOT_INODE, b"other", ROOT_INODE, b"again", 0, NOW_NS), rows)
+        step(engine.set_xattr(inode.ino, b"user.b", b"x", 0, NOW_NS + count), _one_xattr_more(rows))
         first = run(engine.get_snapshot("first"))
-        step(engine.delete_snapshot(first.snap), [])
+        step(engine.delete_snapshot(first.snap), _one_xattr_more(rows))
         while run(engine.delete_snapshot_step(1)):
             engine.commit_nowait()
-        step(engine.rename(ROOT_INODE, b"other", ROOT_INODE, b"file", 0, NOW_NS), [])
+        step(engine.rename(ROOT_INODE, b"again", ROOT_INODE, b"file", 0, NOW_NS), (0, 0, 0, 0))
+        run(engine.remove_xattr(inode.ino, b"user.b", NOW_NS))
     engine.close()
 
 
-def test_triggers_are_taken_back_with_their_change(
+def _one_xattr_more(rows: tuple[int, ...]) -> tuple[int, ...]:
+    return (rows[0], rows[1] + 1, *rows[2:])
+
+
+def new_symlink(engine: SqliteEngine) -> NewInode:
+    return NewInode(engine.reserve_ids()[0], stat.S_IFLNK | 0o777, 0, 0, NOW_NS, target=b"file")
+
+
+def test_a_snapshot_that_fails_half_made_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A snapshot that fails half made leaves no trigger, and one that is deleted half keeps all."""
+    """The next change after it is kept for the snapshots that there are, and for no others."""
     engine = open_engine(tmp_path / "state")
-    create_and_commit(engine, [b"file"])
+    inode = run(make_file(engine, b"file")).ino
+    engine.commit_nowait()
     for index in range(20):
         with monkeypatch.context() as patch:
             failing = FailingStatement(engine, patch, index)
@@ -411,40 +438,49 @@ def test_triggers_are_taken_back_with_their_change(
                 run(engine.create_snapshot(f"{index}", NOW_NS))
         engine.commit_nowait()
         present = run(engine.list_snapshots())
-        assert undo_triggers(engine) == (UNDO_NAMES if present else [])
+        run(engine.set_xattr(inode, b"user.a", b"%d" % index, 0, NOW_NS + index))
+        kept = engine._rows("select snap from inode_was where ino = ?", (inode,))
+        assert kept == [(each.snap,) for each in present]
+        engine.commit_nowait()
         if not failing.reached:
             break
         assert not present
-    assert index > 8
+    assert index > 2
     (snapshot,) = run(engine.list_snapshots())
-    with monkeypatch.context() as patch:
-        FailingStatement(engine, patch, 5)
-        with pytest.raises(MetadataError):
-            run(engine.delete_snapshot(snapshot.snap))
-    assert undo_triggers(engine) == UNDO_NAMES
-    assert engine.check() == []
+    engine.commit_nowait()
+    for index in range(20):
+        with monkeypatch.context() as patch:
+            failing = FailingStatement(engine, patch, index)
+            with suppress(MetadataError):
+                run(engine.delete_snapshot(snapshot.snap))
+        engine.commit_nowait()
+        assert engine.check() == []
+        if not failing.reached:
+            break
+        assert run(engine.list_snapshots()) == [snapshot]
+        value = b"after %d" % index
+        run(engine.set_xattr(inode, value, value, 0, NOW_NS))
+        kept = engine._rows("select snap from xattr_was where name = ?", (value,))
+        assert kept == [(snapshot.snap,)]
+        engine.commit_nowait()
+    assert index > 2
     engine.close()
 
 
-def test_tables_with_the_triggers_of_another_time_get_those_of_now(tmp_path: Path) -> None:
-    """Copied tables, and those of versions that had all triggers always."""
+def test_tables_that_a_version_with_triggers_has_closed_lose_them(tmp_path: Path) -> None:
     engine = open_engine(tmp_path / "state")
     create_and_commit(engine, [b"file"])
+    run(engine.create_snapshot("first", NOW_NS))
     engine.close()
-    for head, names in ((0, []), (1, UNDO_NAMES)):
-        with sqlite3.connect(tmp_path / "state" / "metadata.db") as connection:
-            for text in UNDO_TRIGGERS:
-                connection.execute(f"drop trigger if exists {Made.by(text).name}")
-                connection.execute(text.replace("or fail", ""))
-            connection.execute("delete from head")
-            connection.execute(f"insert into head select {head} where {head}")
-        connection.close()
-        (tmp_path / "state" / "metadata.sums").unlink()
-        engine = open_engine(tmp_path / "state")
-        assert undo_triggers(engine) == names
-        query = "select count(*) from sqlite_schema where type = 'trigger' and sql like '%or fail%'"
-        assert engine._rows(query) == [(len(names),)]
-        engine.close()
+    with sqlite3.connect(tmp_path / "state" / "metadata.db") as connection:
+        make_undo_triggers(connection)
+    connection.close()
+    (tmp_path / "state" / "metadata.sums").unlink()
+    engine = open_engine(tmp_path / "state")
+    assert undo_triggers(engine) == []
+    run(engine.rename(ROOT_INODE, b"file", ROOT_INODE, b"other", 0, NOW_NS))
+    assert [len(rows) for rows in undo_rows(engine)] == [1, 1, 2, 0, 1, 0]
+    engine.close()
 
 
 def test_second_process_is_refused_while_the_engine_is_open(tmp_path: Path) -> None:

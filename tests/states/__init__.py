@@ -5,6 +5,11 @@ that the journals have changes that the tables lack. It has raw, packed, remote 
 in clear and encrypted (`tests.crash.moves_scenario.KEYS`), xattrs, links, pins, codecs, moves under
 way, garbage of all kinds, an orphan, and a form in quarantine. `expected.json` beside it is what
 that version told of all of it.
+
+`triggers-journal.tar.xz` and `triggers-tables.tar.xz` are of the last version that left undo rows
+to triggers: killed with snapshots, of which one is leaving, and with changes in the journal that
+the tables lack. In the first one the tables have no snapshot yet, in the second one they have one,
+and the triggers. `expected.json` has the trees of the snapshots and all undo rows.
 """
 
 from __future__ import annotations

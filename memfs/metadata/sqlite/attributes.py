@@ -18,7 +18,6 @@ from memfs.metadata.records import AttributeChanges, EffectivePin, Inode
 from memfs.metadata.sqlite.namespace import Namespace
 from memfs.metadata.sqlite.rows import SELECT_XATTR, rules
 from memfs.metadata.sqlite.statements import (
-    DELETE_XATTR,
     SET_ATTRIBUTES,
     SET_CODEC,
     SET_PIN,
@@ -67,6 +66,10 @@ class Attributes(Namespace):
             inode.mtime_ns if mtime_ns is None else mtime_ns,
             inode.ctime_ns if ctime_ns is None else ctime_ns,
         )
+        if uid != inode.uid:
+            # Whose directory has a mark is a matter of who owns it.
+            self._cache.left_out.clear()
+        self._save_inode(ino)
         self._write(SET_ATTRIBUTES, (mode, uid, gid, *rest, ino))
         # By position: half of the time that it takes by name.
         after = Inode._make((ino, mode, uid, gid, inode.nlink, inode.rdev, *rest, *inode[11:]))
@@ -108,7 +111,7 @@ class Attributes(Namespace):
         inode = self._inode(ino)
         if self._row(SELECT_XATTR, (ino, name)) is None:
             raise NoXattrError(f"inode {ino} has no xattr {name!r}")
-        self._write(DELETE_XATTR, (ino, name))
+        self._delete_xattr(ino, name)
         self._set_links(inode, inode.nlink, inode.mtime_ns, now_ns)
 
     async def set_mode_and_xattrs(
@@ -124,7 +127,7 @@ class Attributes(Namespace):
             _check_xattr(name, value or b"")
         for name, value in xattrs:
             if value is None:
-                self._write(DELETE_XATTR, (ino, name))
+                self._delete_xattr(ino, name)
             else:
                 self._put_xattr(ino, name, value)
         return self._change_attributes(inode, AttributeChanges(mode=mode, ctime_ns=now_ns))

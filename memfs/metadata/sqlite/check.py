@@ -10,7 +10,7 @@ from collections.abc import Callable
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.database import Row
 from memfs.metadata.sqlite.field_schema import COLUMNS, NUMBERS, TRIGGERS
-from memfs.metadata.sqlite.schema import BESIDE, UNDO_TRIGGERS, Made
+from memfs.metadata.sqlite.schema import BESIDE, Made
 from memfs.metadata.sqlite.statements import Parameters
 from memfs.query.values import stored_value
 
@@ -22,8 +22,6 @@ SENTENCE_COUNT_MAX = 100
 _DIRECTORY = "mode & 61440 = 16384"
 _REGULAR = "mode & 61440 = 32768"
 _SYMLINK = "mode & 61440 = 40960"
-
-_UNDO_NAMES = ", ".join(f"'{Made.by(text).name}'" for text in UNDO_TRIGGERS)
 
 _FIELDS_TRIGGERS = (
     (field, ", ".join(f"'{Made.by(text).name}'" for text in texts))
@@ -231,14 +229,6 @@ _CHECKS = (
             ("the name {!r} of inode {}", "name, ino", "dentry_was"),
             ("xattr {!r} of inode {}", "name, ino", "xattr_was"),
         )
-    ),
-    (
-        "the tables have {} of {} triggers that keep changes for snapshots",
-        f"""select there, wanted from
-            (select count(*) as there from sqlite_schema
-                where type = 'trigger' and name in ({_UNDO_NAMES})),
-            (select {len(UNDO_TRIGGERS)} * count(*) as wanted from head)
-            where there <> wanted""",
     ),
     *(
         (

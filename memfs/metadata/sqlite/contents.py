@@ -103,7 +103,8 @@ class Contents(Attributes):
         if generation is not None and inode.generation != generation:
             return inode
         stays = inode.raw == raw
-        if stays and not inode.blob and not overwritten and self._needed(inode):
+        needed = self._needed(inode)
+        if stays and not inode.blob and not overwritten and needed:
             return inode
         after = inode._replace(
             generation=Generation(inode.generation + 1), raw=raw, blob=NO_BLOB, flags=UNSEALED
@@ -111,10 +112,13 @@ class Contents(Attributes):
         if inode.blob:
             self._write(SET_BLOB, (0, 0, ino))
         # The raw file of what stays will not be what it was.
-        self._let_go_unless_kept(inode._replace(raw=NO_RAW) if stays else inode)
+        lost = inode._replace(raw=NO_RAW) if stays else inode
+        kept = self._let_go_unless_kept(lost, needed=needed)
+        self._save_inode(ino)
         self._write(UNSEAL, (after.generation, raw, ino))
         self._replace(inode, after)
-        self._let_go_copy(inode)
+        if not kept:
+            self._let_go_copy(inode)
         return after
 
     async def needs_copy(self, ino: InodeNo) -> bool:
@@ -148,6 +152,7 @@ class Contents(Attributes):
             inode = self._find_inode(ino)
             if inode is None or inode.generation != generation or not inode.flags & UNSEALED:
                 continue
+            self._save_inode(ino)
             self._write(SEAL, (size, blocks, atime_ns, mtime_ns, ctime_ns, ino))
             after = Inode._make(
                 (

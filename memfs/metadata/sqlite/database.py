@@ -63,6 +63,7 @@ from memfs.metadata.sqlite.pages import PageSums
 from memfs.metadata.sqlite.reserve import Reserve
 from memfs.metadata.sqlite.schema import ADDITIONS, match_triggers
 from memfs.metadata.sqlite.statements import FINGERPRINT, TEXTS, UNDERSTOOD, Parameters, SqlValue
+from memfs.metadata.sqlite.undo_triggers import drop_undo_triggers, make_undo_triggers
 from memfs.types import StateId
 
 if TYPE_CHECKING:
@@ -406,8 +407,12 @@ class Database:
             self._execute(text)
         if self._format == FORMAT_NUMBER:
             match_triggers(self.connection)
+        # Tables that a version with triggers has closed have them.
+        drop_undo_triggers(self.connection)
         for journal in joined.usable:
             known = UNDERSTOOD.get(journal.fingerprint)
+            if known is not None and known.has_triggers and known.format == self._format:
+                make_undo_triggers(self.connection)
             for sequence, payload in journal.entries():
                 if sequence > self._applied:
                     assert known is not None, "read_state has seen to it"
@@ -420,6 +425,7 @@ class Database:
                             f"({error}): {self._path} is damaged, or older in part"
                         )
                         self._redo_forcibly(records, totals, known.texts)
+            drop_undo_triggers(self.connection)
         if self._format < FORMAT_NUMBER:
             self._migrate()
         self._check_numbers()

@@ -8,12 +8,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from memfs.bounded import BoundedDict
+
 if TYPE_CHECKING:
     from memfs.metadata.records import Inode
 
 
-TOUCHED_COUNT_MAX = 1024
-"""Inodes in `InodeCache.touched`; guess: directories that programs fill at the same time."""
+TOUCHED_COUNT_MAX = 8192
+"""Entries of `InodeCache.touched`, of which one takes some 150 bytes; guess: directories that
+programs fill at the same time, and files whose xattrs they set one by one."""
+
+LEFT_OUT_COUNT_MAX = 1024
+"""Directories in `InodeCache.left_out`; guess: those that programs remove from at the same time."""
 
 
 class InodeCache:
@@ -25,23 +31,35 @@ class InodeCache:
         self._touch = self._inodes.move_to_end
         self.newest_snapshot: int | None = None
         """Number of the newest snapshot, 0 without any; None: not read yet."""
+        self.newer_leaves = False
+        """There is a snapshot still that is newer than the newest one that stays."""
         self.kept_raw: list[int] | None = None
         """Raw files that only snapshots show: count and blocks; None: not counted yet."""
-        self.touched: set[int] = set()
-        """Inodes whose times were stored after the newest snapshot: it knows what they were."""
+        self.touched: set[int | tuple[int, bytes]] = set()
+        """Inodes, and xattrs by inode and name, that the newest snapshot knows as they were: by an
+        undo row, or since they are younger. All are such where no snapshot is."""
+        self.left_out: BoundedDict[tuple[int, int], bool] = BoundedDict(LEFT_OUT_COUNT_MAX)
+        """By a directory and the user of a file there: whether a mark on the directory, or above
+        it, leaves its bytes out of snapshots. Cleared when marks, owners or places of directories
+        change."""
 
     def clear(self) -> None:
         """Forget everything: rows were changed unseen."""
         self._inodes.clear()
-        self.touched.clear()
-        self.newest_snapshot = None
         self.kept_raw = None
+        self.forget_snapshots()
 
-    def touch(self, ino: int) -> None:
-        """Note that the times of an inode were stored."""
+    def forget_snapshots(self) -> None:
+        """Forget what is known of the newest snapshot: it may be another one."""
+        self.newest_snapshot = None
+        self.touched.clear()
+        self.left_out.clear()
+
+    def touch(self, what: int | tuple[int, bytes]) -> None:
+        """Note an inode or an xattr that may change without another look at its undo row."""
         if len(self.touched) >= TOUCHED_COUNT_MAX:
             self.touched.clear()
-        self.touched.add(ino)
+        self.touched.add(what)
 
     def get(self, ino: int) -> Inode | None:
         """Return an inode that is cached."""

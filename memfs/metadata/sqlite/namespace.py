@@ -200,7 +200,7 @@ class Namespace(Rows):
         cookie, inode = self._dentry(parent, name, expected)
         if is_directory(inode):
             raise IsADirectoryInodeError(f"{name!r} in directory {parent} is a directory")
-        self._write(DELETE_DENTRY, (parent, cookie))
+        self._remove_dentry(parent, cookie, name, inode.ino)
         self._set_links(directory, directory.nlink, now_ns, now_ns)
         return self._set_links(inode, inode.nlink - 1, inode.mtime_ns, _later(inode, now_ns))
 
@@ -213,9 +213,14 @@ class Namespace(Rows):
         if not is_directory(inode):
             raise NotADirectoryInodeError(f"{name!r} in directory {parent} is not a directory")
         self._check_empty(inode)
-        self._write(DELETE_DENTRY, (parent, cookie))
+        self._remove_dentry(parent, cookie, name, inode.ino)
+        self._cache.left_out.clear()
         self._set_links(directory, directory.nlink - 1, now_ns, now_ns)
         return self._set_links(inode, 0, inode.mtime_ns, now_ns)
+
+    def _remove_dentry(self, parent: InodeNo, cookie: int, name: bytes, ino: InodeNo) -> None:
+        self._save_dentry(parent, cookie, name, ino)
+        self._write(DELETE_DENTRY, (parent, cookie))
 
     def _check_empty(self, directory: Inode) -> None:
         if self._row("select 1 from dentry where parent = ? limit 1", (directory.ino,)):
@@ -227,11 +232,14 @@ class Namespace(Rows):
             inode = self._find_inode(ino)
             if inode is None or inode.nlink > 0:
                 continue
+            # Before its xattrs go, which may leave it out.
+            needed = self._needed(inode)
+            self._save_all(inode)
             self._write(DELETE_INODE, (ino,))
             self._cache.forget(ino)
             self._account(inode, -1)
-            self._let_go_unless_kept(inode)
-            self._let_go_copy(inode)
+            if not self._let_go_unless_kept(inode, needed=needed):
+                self._let_go_copy(inode)
 
     async def list_orphans(self, limit: int) -> list[InodeNo]:
         rows = self._rows("select ino from inode where nlink = 0 order by ino limit ?", (limit,))
@@ -262,6 +270,8 @@ class Namespace(Rows):
         self._living_directory(new_parent)
         _check_new_name(new_name)
         cookie, moved = self._dentry(parent, name, expected)
+        if is_directory(moved):
+            self._cache.left_out.clear()
         target = self._row(_SELECT_DENTRY, (new_parent, new_name))
         found = NO_INODE if target is None else target[1]
         _check_expected(new_parent, new_name, found, expected_target)
@@ -269,6 +279,7 @@ class Namespace(Rows):
             if kind == RENAME_EXCHANGE:
                 raise NotFoundError(f"no {new_name!r} in directory {new_parent}")
             self._check_no_cycle(moved, new_parent)
+            self._save_dentry(parent, cookie, name, moved.ino)
             self._write(MOVE_DENTRY, (new_parent, new_name, parent, cookie))
             self._leave_whiteout(parent, name, whiteout)
             self._cross(parent, new_parent, int(is_directory(moved)), now_ns)
@@ -276,18 +287,23 @@ class Namespace(Rows):
         if kind == RENAME_NOREPLACE:
             raise AlreadyExistsError(f"{new_name!r} exists in directory {new_parent}")
         target_cookie, replaced = target[0], self._inode(target[1])
+        if is_directory(replaced):
+            self._cache.left_out.clear()
         if replaced.ino == moved.ino:
             return RenameResult(moved, None)
         self._check_no_cycle(moved, new_parent)
         if kind == RENAME_EXCHANGE:
             self._check_no_cycle(replaced, parent)
+            self._save_dentry(parent, cookie, name, moved.ino)
+            self._save_dentry(new_parent, target_cookie, new_name, replaced.ino)
             self._write(POINT_DENTRY, (replaced.ino, parent, cookie))
             self._write(POINT_DENTRY, (moved.ino, new_parent, target_cookie))
             self._cross(parent, new_parent, is_directory(moved) - is_directory(replaced), now_ns)
             replaced = self._set_ctime(replaced, now_ns)
         else:
             self._check_replaceable(moved, replaced)
-            self._write(DELETE_DENTRY, (new_parent, target_cookie))
+            self._remove_dentry(new_parent, target_cookie, new_name, replaced.ino)
+            self._save_dentry(parent, cookie, name, moved.ino)
             self._write(MOVE_DENTRY, (new_parent, new_name, parent, cookie))
             self._leave_whiteout(parent, name, whiteout)
             self._cross(parent, new_parent, int(is_directory(moved)), now_ns)

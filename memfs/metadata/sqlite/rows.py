@@ -21,6 +21,7 @@ from memfs.metadata.sqlite.statements import (
     DELETE_FORM,
     DELETE_KEPT,
     DELETE_SETTING,
+    DELETE_XATTR,
     INSERT_FORM,
     INSERT_GARBAGE,
     INSERT_KEPT,
@@ -28,6 +29,11 @@ from memfs.metadata.sqlite.statements import (
     PUT_TEXT_XATTR,
     PUT_TYPED_XATTR,
     PUT_XATTR,
+    SAVE_DENTRY,
+    SAVE_INODE,
+    SAVE_TARGET,
+    SAVE_XATTR,
+    SAVE_XATTRS,
     SET_BATCH,
     SET_LINKS,
     SET_TIMES,
@@ -86,12 +92,17 @@ KEPT_COLUMNS = ", ".join(KeptContent._fields)
 SELECT_KEPT = f"select {KEPT_COLUMNS} from kept where ino = ? and generation = ?"
 SELECT_XATTR = "select value from xattr where ino = ? and name = ?"
 _A_PARENT = "select parent from dentry where ino = ? limit 1"
+# With max(), SQLite takes the other columns from the row that has it, and sorts nothing.
 _FORMER_PARENT = """
-    select parent from dentry_was where ino = ? and parent in (select ino from inode)
-    order by snap desc limit 1
+    select parent, max(snap) from dentry_was where ino = ? and parent in (select ino from inode)
+    having count(*) > 0
 """
-_UNTOUCHED = """
-    select 1 where not exists (select 1 from inode_was where ino = ? and snap >= ?)
+_HEAD = "select snap, exists (select 1 from snapshot as s where s.snap > head.snap) from head"
+_SHOWING = """
+    select exists (select 1 from kept where ino = ?1 and generation = ?2),
+        exists (select 1 from inode_was where ino = ?1 and generation = ?2 and nlink > 0),
+        exists (select 1 from inode_was where ino = ?1 and snap >= ?3),
+        (select value from xattr where ino = ?1 and name = ?4)
 """
 _UNSHOWN = f"""
     select {KEPT_COLUMNS} from kept as k where ino in (select value from json_each(?))
@@ -101,7 +112,6 @@ _UNSHOWN = f"""
         where i.ino = k.ino and i.generation = k.generation and exists (select 1 from head))
     order by ino, generation
 """
-_SHOWN = "select 1 from inode_was where ino = ? and generation = ? and nlink > 0"
 SELECT_INODE = f"select {INODE_COLUMNS} from inode where ino = ?"
 
 
@@ -212,8 +222,8 @@ class Rows:
         """Return the number of the newest snapshot; 0: there is no snapshot."""
         newest = self._cache.newest_snapshot
         if newest is None:
-            row = self._row("select snap from head")
-            newest = self._cache.newest_snapshot = 0 if row is None else row[0]
+            newest, newer_leaves = self._row(_HEAD) or (0, False)
+            self._cache.newest_snapshot, self._cache.newer_leaves = newest, bool(newer_leaves)
         return newest
 
     # --- inodes ----------------------------------------------------------------------------------
@@ -250,7 +260,7 @@ class Rows:
         if same_times and nlink == inode.nlink and inode.ino in self._cache.touched:
             # A directory that changes often: the clock has a grain of milliseconds.
             return inode
-        self._cache.touch(inode.ino)
+        self._save_inode(inode.ino)
         if nlink == inode.nlink:
             self._write(SET_TIMES, (mtime_ns, ctime_ns, inode.ino))
         else:
@@ -280,6 +290,7 @@ class Rows:
     # --- xattrs ----------------------------------------------------------------------------------
     def _put_xattr(self, ino: int, name: bytes, value: bytes) -> None:
         """Set an xattr, in the index too if filters can ask for it."""
+        self._save_xattr(ino, name)
         index = self._attributes
         if index.enabled:
             key = index.take_key(name)
@@ -296,6 +307,10 @@ class Rows:
         elif index.note != NOT_BEGUN and is_queryable(name):
             self._take_note(NOT_BEGUN)
         self._write(PUT_XATTR, (ino, name, value))
+
+    def _delete_xattr(self, ino: int, name: bytes) -> None:
+        self._save_xattr(ino, name)
+        self._write(DELETE_XATTR, (ino, name))
 
     def _take_note(self, note: IndexNote) -> None:
         """Store how complete the index of attributes is, if that has changed."""
@@ -362,34 +377,91 @@ class Rows:
         self._write(DELETE_BATCH, (key,))
         self._add_garbage(FormKind.REMOTE, key)
 
+    # --- undo rows -------------------------------------------------------------------------------
+    # Each comes before the change of its row, in the same change of the engine.
+    def _save_inode(self, ino: int) -> None:
+        """Keep the row of an inode for the newest snapshot."""
+        cache = self._cache
+        if ino in cache.touched:
+            return
+        head = self._newest_snapshot()
+        if ino < head:
+            self._write(SAVE_INODE[cache.newer_leaves], (ino, head))
+        cache.touch(ino)
+
+    def _save_dentry(self, parent: int, cookie: int, name: bytes, ino: int) -> None:
+        """Keep a name for the newest snapshot."""
+        head = self._newest_snapshot()
+        if cookie < head:
+            save = SAVE_DENTRY[self._cache.newer_leaves]
+            self._write(save, (cookie, head, parent, name, ino))
+
+    def _save_xattr(self, ino: int, name: bytes) -> None:
+        """Keep an xattr, or that there is no such, for the newest snapshot."""
+        cache = self._cache
+        if name == SNAPSHOT_XATTR:
+            cache.left_out.clear()
+        head = self._newest_snapshot()
+        if ino >= head or (ino, name) in cache.touched:
+            return
+        self._write(SAVE_XATTR[cache.newer_leaves], (ino, name, head))
+        cache.touch((ino, name))
+
+    def _save_all(self, inode: Inode) -> None:
+        """Keep all rows of an inode that goes, but its names, for the newest snapshot."""
+        head = self._newest_snapshot()
+        if inode.ino < head:
+            self._save_inode(inode.ino)
+            self._write(SAVE_XATTRS[self._cache.newer_leaves], (inode.ino, head))
+            if inode.mode & 0o170000 == stat.S_IFLNK:
+                self._write(SAVE_TARGET, (inode.ino,))
+
     # --- for snapshots ---------------------------------------------------------------------------
     def _needed(self, inode: Inode) -> bool:
         """Tell whether a snapshot shows the bytes of this generation, which are about to go."""
         head = self._newest_snapshot()
         if not head or not is_regular(inode) or not (inode.size or inode.flags & UNSEALED):
             return False
-        if self._row(SELECT_KEPT, (inode.ino, inode.generation)) is not None:
-            return False
-        untouched = (
-            inode.nlink > 0 and inode.ino < head and self._row(_UNTOUCHED, (inode.ino, head))
+        ((is_kept, is_shown, is_touched, mark),) = self._rows(
+            _SHOWING, (inode.ino, inode.generation, head, SNAPSHOT_XATTR)
         )
-        if not untouched and self._row(_SHOWN, (inode.ino, inode.generation)) is None:
+        is_untouched = inode.nlink > 0 and inode.ino < head and not is_touched
+        if is_kept or not (is_shown or is_untouched):
             return False
+        if mark is not None:
+            return bool(mark != SNAPSHOTS_OFF)
         return not self._is_left_out(inode)
 
     def _is_left_out(self, inode: Inode) -> bool:
-        """Tell whether a user wants no snapshot to keep the bytes of a file (`SNAPSHOT_XATTR`)."""
-        above = inode
+        """Tell whether a user wants no snapshot to keep the bytes of a file (`SNAPSHOT_XATTR`).
+
+        Args:
+            inode: Has no such mark of its own.
+        """
+        above = self._above(inode)
+        key = above, inode.uid
+        known = self._cache.left_out.get(key)
+        if known is None:
+            known = self._cache.left_out[key] = self._leaves_out(above, inode)
+        return known
+
+    def _above(self, inode: Inode) -> InodeNo:
+        """Return the directory of an inode."""
+        # What has just lost its last name had it in the directory of its undo row.
+        found = self._row(_A_PARENT if inode.nlink else _FORMER_PARENT, (inode.ino,))
+        return ROOT_INODE if found is None else found[0]
+
+    def _leaves_out(self, ino: InodeNo, inode: Inode) -> bool:
+        """Tell whether a directory on the path of an inode is marked to leave bytes out."""
         while True:
+            above = self._inode(ino)
             if rules(above, inode):
-                row = self._row(SELECT_XATTR, (above.ino, SNAPSHOT_XATTR))
+                row = self._row(SELECT_XATTR, (ino, SNAPSHOT_XATTR))
                 if row is not None:
                     return bool(row[0] == SNAPSHOTS_OFF)
-            if above.ino == ROOT_INODE:
+            if ino == ROOT_INODE:
                 return False
-            # What has just lost its last name had it in the directory of its undo row.
-            found = self._row(_A_PARENT if above.nlink else _FORMER_PARENT, (above.ino,))
-            above = self._inode(ROOT_INODE if found is None else found[0])
+            ino = self._above(above)
 
     def _keep(self, inode: Inode, raw: RawId) -> None:
         """Keep the bytes of a generation for snapshots: its blob if it has one, else a raw file."""
@@ -420,15 +492,24 @@ class Rows:
                 known[0] += sign
                 known[1] += sign * kept.blocks
 
-    def _let_go_unless_kept(self, inode: Inode) -> None:
-        """An inode has lost its bytes: a snapshot takes them over, or they become garbage."""
-        needed = self._needed(inode) and (inode.raw or inode.blob)
+    def _let_go_unless_kept(self, inode: Inode, *, needed: bool) -> bool:
+        """An inode has lost its bytes: a snapshot takes them over, or they become garbage.
+
+        Args:
+            inode: As it was.
+            needed: What `_needed` told of it then.
+
+        Returns:
+            True if a snapshot has taken them over.
+        """
+        needed = needed and bool(inode.raw or inode.blob)
         if needed:
             self._keep(inode, inode.raw)
         if inode.raw and not (needed and not inode.blob):
             self._discard_raw(inode.raw)
         if inode.blob and not needed:
             self._discard_blob_unless_used(inode.blob)
+        return needed
 
     def _let_go_copy(self, inode: Inode) -> None:
         """An inode has moved on: a copy of that generation may be kept for nothing."""

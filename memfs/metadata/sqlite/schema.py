@@ -7,10 +7,9 @@ pass over is added to `ADDITIONS` instead.
 A snapshot is one row; what changes afterwards is kept by undo rows. Its number `snap` comes from
 the id lease like all others, so that what has a lower number is older. An undo row of `snap` tells
 what was until then: for all snapshots <= snap, back to the next older undo row of the same key. As
-of s is the undo row with the least snap >= s, else the live row. Triggers write them, on the first
-change of a row after the newest snapshot, when the journal is redone as well. They come with the
-first snapshot and go with the last one (`UNDO_TRIGGERS`), so that nobody pays for what is not
-there. What is kept of names and xattrs of an inode for a snapshot comes with the inode itself: an
+of s is the undo row with the least snap >= s, else the live row. `rows.Rows` writes them, on the
+first change of a row after the newest snapshot, as changes of their own in the same journal entry.
+What is kept of names and xattrs of an inode for a snapshot comes with the inode itself: an
 undo row of `dentry_was` or `xattr_was` has one of `inode_was` beside it, by which it is found, or
 with a newer snapshot that is leaving, which hands it down.
 """
@@ -35,7 +34,7 @@ FORM_COLUMNS = (
 )
 """The columns of `form` in order; `rows.form_of` makes a record of them."""
 
-_WAS_FIELDS = (
+WAS_FIELDS = (
     "mode",
     "uid",
     "gid",
@@ -49,74 +48,9 @@ _WAS_FIELDS = (
     "btime_ns",
     "generation",
 )
-WAS_COLUMNS = ", ".join(_WAS_FIELDS)
+WAS_COLUMNS = ", ".join(WAS_FIELDS)
 """The columns of `inode_was` but its key, in the order of the record `Inode`."""
 
-
-def _undo(name: str, event: str, key: str, table: str, same: str, values: str) -> str:
-    """Return a trigger that writes an undo row, if the newest snapshot is younger and lacks it."""
-    # `insert or ignore` would not ignore: within an `insert or replace` SQLite replaces. Rows of a
-    # snapshot that is leaving count as well: they stand for the older ones too. `or fail`, here and
-    # in the statements that fire it, spares SQLite a journal of its own for each statement: a
-    # failure takes the whole change back anyway (`Database.undo`).
-    return f"""
-    create trigger {name} before {event} when {key} < (select snap from head) begin
-        insert or fail into {table} select {values} from head where not exists (
-            select 1 from {table} as w where {same} and w.snap >= head.snap);
-    end
-    """
-
-
-_INODE = (
-    "old.ino",
-    "inode_was",
-    "w.ino = old.ino",
-    f"old.ino, snap, {', '.join('old.' + name for name in _WAS_FIELDS)}",
-)
-_DENTRY = (
-    "old.cookie",
-    "dentry_was",
-    "w.cookie = old.cookie",
-    "old.cookie, snap, old.parent, old.name, old.ino",
-)
-_FORMER_VALUE = "(select value from xattr where ino = new.ino and name = new.name)"
-
-UNDO_TRIGGERS = (
-    # What the mover changes is not among the columns: pin, codec, raw, blob, flags, access.
-    _undo(
-        "inode_changes",
-        "update of mode, uid, gid, nlink, size, mtime_ns, ctime_ns, generation on inode",
-        *_INODE,
-    ),
-    _undo("inode_goes", "delete on inode", *_INODE),
-    _undo("dentry_changes", "update of parent, name, ino on dentry", *_DENTRY),
-    _undo("dentry_goes", "delete on dentry", *_DENTRY),
-    _undo(
-        "xattr_comes",
-        "insert on xattr",
-        "new.ino",
-        "xattr_was",
-        "w.ino = new.ino and w.name = new.name",
-        f"new.ino, new.name, snap, {_FORMER_VALUE}",
-    ),
-    _undo(
-        "xattr_goes",
-        "delete on xattr",
-        "old.ino",
-        "xattr_was",
-        "w.ino = old.ino and w.name = old.name",
-        "old.ino, old.name, snap, old.value",
-    ),
-    """
-    create trigger symlink_goes before delete on symlink
-    when old.ino < (select snap from head) begin
-        insert or fail into symlink_was select old.ino, old.target where not exists (
-            select 1 from symlink_was as w where w.ino = old.ino);
-    end
-    """,
-)
-"""There exactly while `head` has a row: they would make a rename or an rmdir without snapshots
-take 1.3 to 1.4 times the CPU time."""
 
 SCHEMA = (
     # One row an inode; the root is row 1 and always there.
@@ -373,7 +307,7 @@ SCHEMA = (
     ) without rowid, strict
     """,
     "create index kept_blob on kept (blob) where blob <> 0",
-    # The newest live snapshot; no row: there is no snapshot, and no trigger of `UNDO_TRIGGERS`.
+    # The newest live snapshot; no row: there is no snapshot.
     "create table head (snap integer primary key) strict",
 )
 
@@ -414,16 +348,15 @@ TRIGGERS = tuple(text for text in SCHEMA if Made.by(text).kind == "trigger")
 
 
 def match_triggers(connection: sqlite3.Connection) -> None:
-    """Make the triggers that write undo rows and keep indexes of fields, or drop them.
+    """Make the triggers that keep indexes of fields, or drop them.
 
     That is for tables that were copied or mended; else the statements of a change do it.
     """
-    is_kept = connection.execute("select 1 from head").fetchone() is not None
-    texts = list(UNDO_TRIGGERS) if is_kept else []
+    texts: list[str] = []
     for (field,) in connection.execute("select field from field_index where state <> 'leaving'"):
         texts += field_schema.TRIGGERS.get(field, ())
     wanted = {Made.by(text).name: text.strip() for text in texts}
-    names = ", ".join(f"'{Made.by(text).name}'" for text in (*UNDO_TRIGGERS, *FIELD_TRIGGERS))
+    names = ", ".join(f"'{Made.by(text).name}'" for text in FIELD_TRIGGERS)
     there = dict(
         connection.execute(
             f"select name, sql from sqlite_schema where type = 'trigger' and name in ({names})"

@@ -36,13 +36,11 @@ from memfs.metadata.sqlite.statements import (
     DELETE_KEPT,
     DELETE_SNAPSHOT,
     DELETE_TARGETS,
-    DROP_TRIGGERS,
     FORGET_HEAD,
     INSERT_HEAD,
     INSERT_KEPT,
     INSERT_SNAPSHOT,
     LEAVE_SNAPSHOT,
-    MAKE_TRIGGERS,
     UNDO_TABLES,
     UNSEAL,
 )
@@ -175,6 +173,7 @@ class Snapshots(Queries):
                 continue
             self._write(INSERT_KEPT, (ino, inode.generation, 0, 0, size, 0, mtime_ns, 1))
             after = inode._replace(generation=Generation(inode.generation + 1))
+            self._save_inode(ino)
             self._write(UNSEAL, (after.generation, inode.raw, ino))
             self._cache.put(after)
             parted.append(inode)
@@ -195,15 +194,10 @@ class Snapshots(Queries):
 
     def _set_head(self, snap: int) -> None:
         """Have undo rows written for a snapshot from now on; 0: for no snapshot."""
-        if not snap or not self._newest_snapshot():
-            # 0.4 ms, and as much once more for statements that SQLite prepares anew.
-            for statement in MAKE_TRIGGERS if snap else DROP_TRIGGERS:
-                self._write(statement, ())
         self._write(FORGET_HEAD, ())
         if snap:
             self._write(INSERT_HEAD, (snap,))
-        self._cache.newest_snapshot = snap
-        self._cache.touched.clear()
+        self._cache.forget_snapshots()
 
     async def list_snapshots(self) -> list[Snapshot]:
         return [_snapshot(row) for row in self._rows(f"{_SELECT_SNAPSHOTS} order by snap")]
@@ -252,6 +246,7 @@ class Snapshots(Queries):
                 self._let_go_kept([ino for (ino,) in rows])
                 return True
         self._write(DELETE_SNAPSHOT, (snap,))
+        self._cache.forget_snapshots()
         return self._row(_A_LEAVING) is not None
 
     async def snapshot_usage(self) -> SnapshotUsage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import struct
 import zlib
@@ -15,6 +16,7 @@ from memfs.config import KIB, MetadataConfig
 from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.undo_triggers import UNDO_TRIGGERS
 from tests.contract.engine.suspending import SuspendingEngine
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ SMALL = Limits(
 CONFIG = MetadataConfig(cache_bytes=256 * KIB, inode_cache_count=3)
 """A cache so small that tests see rows as well as cached inodes."""
 
+
+_WRITES = re.compile(r"insert or fail into \w+ select .*?(?=( from head)? where not exists)", re.S)
+"""What a trigger that writes an undo row does, but for the condition."""
 
 local_only = pytest.mark.parametrize("engine_site", ["sqlite"], indirect=True)
 """For tests of a promise that no engine need make which commits each call by itself."""
@@ -67,6 +72,13 @@ def write_first_layout(path: Path, first_sequence: int, payloads: Sequence[bytes
     path.write_bytes(content.ljust(64 * KIB, b"\0"))
 
 
+def watch_undo_rows(engine: SqliteEngine) -> None:
+    """Have each change fail whose row the newest snapshot would not know any more."""
+    for text in UNDO_TRIGGERS:
+        watch = text.replace("create trigger ", "create temp trigger watch_")
+        engine._database.connection.execute(_WRITES.sub("select raise(fail, 'no undo row')", watch))
+
+
 class SqliteSite:
     """A state directory with its SQLite engine open."""
 
@@ -82,6 +94,7 @@ class SqliteSite:
 
     def _open(self) -> Engine:
         self._sqlite = SqliteEngine.open(self.state_dir, CONFIG, BIRTH_NS, self._limits)
+        watch_undo_rows(self._sqlite)
         return self._sqlite
 
     def reopen(self) -> Engine:
