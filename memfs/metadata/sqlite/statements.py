@@ -213,6 +213,7 @@ def _field_statements(field: str) -> FieldStatements:
 FIELD_STATEMENTS = {field: _field_statements(field) for field in field_schema.NUMBERS}
 
 _COUNT_WITH_TRIGGERS = len(_texts)
+"""Journals of versions that left undo rows to triggers know so many statements, or fewer."""
 
 
 # --- undo rows -----------------------------------------------------------------------------------
