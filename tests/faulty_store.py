@@ -22,7 +22,7 @@ from memfs.errors import (
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from memfs.stores.parts import PartSlots
@@ -180,6 +180,8 @@ class FaultyStore:
         self.script = script
         self._delay_s = delay_s
         self._deadline_s = deadline_s
+        self.before: Callable[[str, str], Awaitable[object]] | None = None
+        """Awaited before each call, with its name and key."""
         self._flip_count = 0
         self._changes: dict[str, ObjectStat | None] = {}
         """By key what there was before one of the last changes; None: no object."""
@@ -280,6 +282,8 @@ class FaultyStore:
 
     async def _begin(self, operation: str, key: str) -> FaultKind | None:
         """Let the faults happen that come before the call; returns what is still to happen."""
+        if self.before is not None:
+            await self.before(operation, key)
         fault = self.script.next_fault(operation, key)
         what = f"store {self.url}: {operation} {key}: injected: {fault}"
         match fault:

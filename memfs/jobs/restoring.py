@@ -28,7 +28,7 @@ from memfs.errors import (
 from memfs.filesystem.planned_changes import PlannedChanges
 from memfs.filesystem.tree_changes import Name, Times
 from memfs.jobs.paths import find_parent, find_path, split_path
-from memfs.jobs.sliced_work import SlicedWork
+from memfs.jobs.sliced_work import SLICE_S, SlicedWork
 from memfs.jobs.snapshots import OWN_LABEL_PREFIX
 from memfs.jobs.tree_copying import CopyTally, TreeCopying, find_at
 from memfs.types import NOW, ROOT_INODE, InodeNo
@@ -79,13 +79,20 @@ class RestoreMethods:
 
     Args:
         snapshots: Makes the snapshot of the present.
+        slice_s: How long one call works.
     """
 
-    def __init__(self, changes: TreeChanges, parts: MoveParts, snapshots: SnapshotMethods) -> None:
+    def __init__(
+        self,
+        changes: TreeChanges,
+        parts: MoveParts,
+        snapshots: SnapshotMethods,
+        slice_s: float = SLICE_S,
+    ) -> None:
         self._changes = changes
         self._parts = parts
         self._snapshots = snapshots
-        self._works = SlicedWork()
+        self._works = SlicedWork(slice_s)
         self._restores: dict[str, _Restore] = {}
 
     def methods(self) -> Mapping[str, Handler]:

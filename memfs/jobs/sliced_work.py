@@ -37,9 +37,14 @@ class _Work:
 
 
 class SlicedWork:
-    """The work of one kind of command."""
+    """The work of one kind of command.
 
-    def __init__(self) -> None:
+    Args:
+        slice_s: How long the steps of one call take.
+    """
+
+    def __init__(self, slice_s: float = SLICE_S) -> None:
+        self._slice_s = slice_s
         self._works: dict[str, _Work] = {}
 
     async def go_on(self, name: str, begin: Callable[[], AsyncGenerator[None, None]]) -> bool:
@@ -70,7 +75,7 @@ class SlicedWork:
         ended = True
         try:
             with trio.CancelScope() as work.scope:
-                ended = await _take_steps(work.steps)
+                ended = await _take_steps(work.steps, self._slice_s)
                 return ended
             raise NotSupportedError("it was cancelled; run it again to go on")
         finally:
@@ -97,9 +102,9 @@ class SlicedWork:
                 await work.steps.aclose()
 
 
-async def _take_steps(steps: AsyncGenerator[None, None]) -> bool:
-    """Take steps for `SLICE_S`, at least one; True if that was all."""
-    end_s = time.monotonic() + SLICE_S
+async def _take_steps(steps: AsyncGenerator[None, None], slice_s: float) -> bool:
+    """Take steps for so long, at least one; True if that was all."""
+    end_s = time.monotonic() + slice_s
     while True:
         # Requests of programs come first.
         await trio.lowlevel.checkpoint()

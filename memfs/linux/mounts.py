@@ -11,9 +11,12 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.linux.libc import LIBC, last_error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 """sys/mount.h."""
@@ -48,13 +51,18 @@ def parse_mounts(table: bytes) -> list[Mount]:
     return [_parse(line) for line in table.split(b"\n") if line]
 
 
-def find_mount(mountpoint: Path) -> Mount | None:
+def find_mount(mountpoint: Path, mounts: Sequence[Mount] | None = None) -> Mount | None:
     """Return the topmost mount at exactly this directory, or None.
 
     Only the parent directories are resolved: asking for the directory itself could hang.
+
+    Args:
+        mountpoint: The directory.
+        mounts: Where it is looked for; None: in all mounts.
     """
     wanted = Path(os.path.realpath(mountpoint.parent)) / mountpoint.name
-    return next((each for each in reversed(list_mounts()) if each.mountpoint == wanted), None)
+    mounts = list_mounts() if mounts is None else mounts
+    return next((each for each in reversed(mounts) if each.mountpoint == wanted), None)
 
 
 def find_containing_mount(path: Path) -> Mount:

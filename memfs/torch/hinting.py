@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch.utils.data import Sampler
 
 from memfs.torch.places import Places
-from memfs.torch.telling import PACE, Pace, Teller
+from memfs.torch.telling import TELL_RATE, Teller, TellRate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ class HintSampler(Sampler[int]):
         behind: Items that were handed out and are not used yet: what the DataLoader has in flight
             (`num_workers * prefetch_factor * batch_size`). Files are called done after so many.
         tier: `warm` or `cold`: how near files are brought.
-        pace: How often memfs is told of what was used.
+        rate: How often memfs is told of what was used.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class HintSampler(Sampler[int]):
         *,
         behind: int = 0,
         tier: Literal["warm", "cold"] = "warm",
-        pace: Pace = PACE,
+        rate: TellRate = TELL_RATE,
     ) -> None:
         self.sampler = sampler
         self._places = Places(paths)
         self._behind = behind
         self._tier = tier
-        self._pace = pace
+        self._rate = rate
         self._jobs: dict[Mount, int] = {}
         self._warned = False
 
@@ -68,7 +68,7 @@ class HintSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         """Yield the indices of one epoch, which memfs is told of meanwhile."""
         order = list(self.sampler)
-        teller = Teller(self._places, order, self._jobs, self._tier, self._note_silence, self._pace)
+        teller = Teller(self._places, order, self._jobs, self._tier, self._note_silence, self._rate)
         teller.start()
         try:
             for at, index in enumerate(order):

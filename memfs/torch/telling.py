@@ -32,7 +32,7 @@ END_S_MAX = 60.0
 
 
 @dataclass(frozen=True)
-class Pace:
+class TellRate:
     """How often daemons are told, and of how much."""
 
     files_a_call: int = 20_000
@@ -44,7 +44,7 @@ class Pace:
     long."""
 
 
-PACE = Pace()
+TELL_RATE = TellRate()
 
 
 class _Mounted:
@@ -80,7 +80,7 @@ class Teller:
         jobs: The number of each mount's list, which outlives the epoch.
         tier: `warm` or `cold`.
         on_silence: Called with what keeps a mount from being told.
-        pace: How often they are told.
+        rate: How often they are told.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class Teller:
         jobs: dict[Mount, int],
         tier: Literal["warm", "cold"],
         on_silence: Callable[[Mount, ControlError], None],
-        pace: Pace = PACE,
+        rate: TellRate = TELL_RATE,
     ) -> None:
         self._places = places
         self._order = order
         self._jobs = jobs
         self._tier = tier
         self._on_silence = on_silence
-        self._pace = pace
+        self._rate = rate
         self.used_count = 0
         """Files, the first ones, that are not used again; set by who trains."""
         self._wake = threading.Event()
@@ -130,7 +130,7 @@ class Teller:
                 if ended or all(each.silent for each in mounted):
                     return
                 urgent = any(each.urgent for each in mounted)
-                self._wake.wait(self._pace.urgent_s if urgent else self._pace.calm_s)
+                self._wake.wait(self._rate.urgent_s if urgent else self._rate.calm_s)
         except Exception:
             # A defect: the epoch goes on without hints.
             log.exception("memfs cannot be told of this epoch")
@@ -138,7 +138,7 @@ class Teller:
     def _tell(self, each: _Mounted, replaced: set[Mount]) -> None:
         """Tell one daemon what is new."""
         used_count = bisect_right(each.positions, self.used_count - 1)
-        files_a_call = self._pace.files_a_call
+        files_a_call = self._rate.files_a_call
         while not each.silent:
             done = each.inos[each.done_count : min(used_count, each.done_count + files_a_call)]
             room_count = FULL_A_CALL if each.full else files_a_call - len(done)

@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from memfs.content.past import PastReader, PastState
 from memfs.errors import MemfsError
 from memfs.filesystem.operations import AttributeRequest
-from memfs.jobs import sliced_work
 from memfs.jobs.restoring import BEFORE_PREFIX, RestoreMethods
 from memfs.jobs.snapshot_removal import SnapshotRemoval
 from memfs.jobs.snapshots import SnapshotMethods
@@ -55,11 +54,6 @@ class Seen(NamedTuple):
 
 
 Tree = dict[bytes, Seen]
-
-
-@pytest.fixture(autouse=True)
-def _short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sliced_work, "SLICE_S", 0.0)
 
 
 @contextmanager
@@ -201,7 +195,7 @@ async def restoring(world: World) -> AsyncIterator[RestoreMethods]:
     snapshots = SnapshotMethods(world.move_parts, SnapshotRemoval(world.engine), open_files)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(open_files.run)
-        yield RestoreMethods(world.filesystem, world.move_parts, snapshots)
+        yield RestoreMethods(world.filesystem, world.move_parts, snapshots, slice_s=0.0)
         nursery.cancel_scope.cancel()
 
 

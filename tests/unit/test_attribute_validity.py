@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from memfs.content.opentable import SAME_ANSWERS_MIN
 from memfs.filesystem.validity import UNSEALED_VALID_S
 from memfs.types import ROOT_INODE
 from tests.property.world import ROOMY, World
+from tests.unit.test_invalidations import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,28 +62,31 @@ def test_attributes_that_have_changed_are_asked_for_again(world: World, change: 
     assert valid_s(world, file.ino) == 0.0
 
 
-def test_the_kernel_forgets_what_it_may_believe_with_the_last_writer(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextlib.contextmanager
+def told(world: World) -> Iterator[list[tuple[object, ...]]]:
+    """Collect in the block, and up to its end, what the kernel is told."""
+    recorder = Recorder()
+    with world.filesystem.invalidations.kernel_cache.told_by(recorder):
+        yield recorder.told
+
+
+def test_the_kernel_forgets_what_it_may_believe_with_the_last_writer(world: World) -> None:
     """Unmapped and closed, a file shows what a mapping wrote."""
-    forgotten: list[InodeNo] = []
-    monkeypatch.setattr(world.filesystem._kernel_cache, "forget_attributes", forgotten.append)
     file = steady(world)
     second = world.open(file.ino, os.O_RDWR)
-    world.release(second)
+    with told(world) as forgotten:
+        world.release(second)
     assert forgotten == []
-    world.release(file)
-    assert forgotten == [file.ino]
+    with told(world) as forgotten:
+        world.release(file)
+    assert forgotten == [("attributes", file.ino)]
 
 
-def test_nothing_is_forgotten_where_nothing_is_believed(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_forgotten_where_nothing_is_believed(world: World) -> None:
     """A notification costs the kernel and a thread some work for each file that is written."""
-    forgotten: list[InodeNo] = []
-    monkeypatch.setattr(world.filesystem._kernel_cache, "forget_attributes", forgotten.append)
-    file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
-    world.write(file, 0, b"content")
-    assert valid_s(world, file.ino) == 0.0
-    world.release(file)
+    with told(world) as forgotten:
+        file = world.create(ROOT_INODE, b"file", 0o644, os.O_RDWR)
+        world.write(file, 0, b"content")
+        assert valid_s(world, file.ino) == 0.0
+        world.release(file)
     assert forgotten == []

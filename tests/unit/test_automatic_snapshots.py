@@ -26,7 +26,7 @@ from memfs.types import ROOT_INODE
 from tests.moving import SMALL_FRAMES, State, compressible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from memfs.config import Config
@@ -37,7 +37,14 @@ HOUR_S = 3600.0
 class Site:
     """A state with automatic snapshots, whose time a test moves."""
 
-    def __init__(self, path: Path, config: Config = SMALL_FRAMES, *, is_new: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Config = SMALL_FRAMES,
+        *,
+        is_new: bool = True,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
         self.state = State(path, config)
         self.now_ns = 0
         self.removal = SnapshotRemoval(self.state.engine)
@@ -45,7 +52,7 @@ class Site:
             self.state.parts, self.removal, OpenFiles(self.state.parts), self.clock
         )
         self.automatic = AutomaticSnapshots(
-            self.state.parts, self.snapshots, path, is_new=is_new, clock=self.clock
+            self.state.parts, self.snapshots, path, is_new=is_new, clock=clock or self.clock
         )
 
     def clock(self) -> int:
@@ -157,20 +164,18 @@ async def test_only_a_new_state_has_rules_by_itself(
     is_new: bool,
     rule: tuple[SnapshotRule, ...] | None,
     made: bool,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And the loop makes one at the full hour."""
     config = replace(SMALL_FRAMES, snapshots=SnapshotsConfig(rule=rule))
-    site = Site(tmp_path / "state", config, is_new=is_new)
-    await site.begin()
-    await site.state.create("a", b"a")
-    begun_ns = site.now_ns + int(30 * 60 * 1e9)
     begun_s = trio.current_time()
 
     def clock() -> int:
         return begun_ns + int((trio.current_time() - begun_s) * 1e9)
 
-    monkeypatch.setattr(site.automatic, "_clock", clock)
+    site = Site(tmp_path / "state", config, is_new=is_new, clock=clock)
+    await site.begin()
+    await site.state.create("a", b"a")
+    begun_ns = site.now_ns + int(30 * 60 * 1e9)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(site.automatic.run)
         await trio.testing.wait_all_tasks_blocked()

@@ -60,11 +60,14 @@ def test_rows_of_all_client_counts_have_a_sample_a_round(tmp_path: Path) -> None
 
 
 def test_a_place_without_its_program_is_left_out_and_told_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The others are worth measuring without it."""
-    monkeypatch.setattr(JuicefsPlace, "program", "no-such-program")
-    with opened_places(tmp_path, [NativePlace, JuicefsPlace]) as places:
+
+    class MissingPlace(JuicefsPlace):
+        program = "no-such-program"
+
+    with opened_places(tmp_path, [NativePlace, MissingPlace]) as places:
         assert [place.name for place in places] == ["native"]
     assert "no-such-program is not installed" in capsys.readouterr().err
 

@@ -12,7 +12,6 @@ from tests.bench.workloads import METRICS, Shape
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
 
 SHAPE = Shape(duration_s=0.001, data_bytes=1 << 20, small_count=1)
 
@@ -29,9 +28,10 @@ def test_place_that_cannot_be_prepared_loses_its_cells_and_not_the_run(tmp_path:
     assert Sampler.step_count(1, 2) == len(steps)
 
 
-def test_place_without_its_program_says_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_place_without_its_program_says_what_is_missing(tmp_path: Path) -> None:
     """A left-out column needs a reason that the reader can act on."""
-    monkeypatch.setattr(PassthroughfsPlace, "script", tmp_path / "passthroughfs.py")
-    assert "tools/bench.sh downloads it" in (PassthroughfsPlace(tmp_path).lacks() or "")
+
+    class MissingPlace(PassthroughfsPlace):
+        script = tmp_path / "passthroughfs.py"
+
+    assert "tools/bench.sh downloads it" in (MissingPlace(tmp_path).lacks() or "")

@@ -285,11 +285,9 @@ def test_names_of_mountpoints_are_those_of_systemd(path: str, expected: str) -> 
 def test_default_states_are_where_each_user_may_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert default_state_dir(Path("/mnt/data")) == tmp_path / "memfs/mnt-data"
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert default_state_dir(Path("/mnt/data")) == Path("/var/lib/memfs/mnt-data")
+    assert default_state_dir(Path("/mnt/data"), 1000) == tmp_path / "memfs/mnt-data"
+    assert default_state_dir(Path("/mnt/data"), 0) == Path("/var/lib/memfs/mnt-data")
 
 
 # --- as a process --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import logging
@@ -163,10 +164,9 @@ def test_a_bar_shows_its_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
             return True
 
     terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
-    with progress_bar(hidden=False) as show:
+    with contextlib.redirect_stderr(terminal), progress_bar(hidden=False) as show:
         show("[red]x[/] \x1b]0;pwned\x07 :smile:", 1, 2)
     assert "\x1b]0;" not in terminal.getvalue()
     assert r"[red]x[/] \x1b]0;pwned\x07 :smile:" in terminal.getvalue()

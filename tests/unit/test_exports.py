@@ -22,7 +22,7 @@ from memfs.exports.description import PREFIX
 from memfs.exports.exporter import Exporter
 from memfs.exports.importing import Wanted, import_state, list_exports, take_over
 from memfs.metadata.records import AttributeChanges, NewInode
-from memfs.metadata.sqlite.exporting import read_page, write_part
+from memfs.metadata.sqlite.exporting import PART_LIMITS, PartLimits, read_page, write_part
 from memfs.moves.batching import compact, upload_batch
 from memfs.moves.dropping import drop_raw
 from memfs.moves.generation import StateGeneration
@@ -52,8 +52,9 @@ OTHER_KEYS = KeyRing([Key(bytes(range(1, 33)), "other")])
 class NearReader:
     """Reads the tables in this process, in a connection of its own."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, limits: PartLimits = PART_LIMITS) -> None:
         self._state = state
+        self._limits = limits
 
     async def publish(self) -> None:
         self._state.engine.wait_for_checkpoint()
@@ -66,7 +67,7 @@ class NearReader:
         path = self._state.state_dir / "metadata.db"
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
         try:
-            page = read_page(connection, table, snap, after)
+            page = read_page(connection, table, snap, after, self._limits)
         finally:
             connection.close()
         told = page._asdict()
@@ -89,6 +90,7 @@ class World:
         keys: KeyRing = NO_KEYS,
         faults: FaultPoints | None = None,
         keep_count: int = 2,
+        limits: PartLimits = PART_LIMITS,
     ) -> None:
         self.state = State(root / name, keys=keys, faults=faults)
         self.store = DirectoryStore(root / "store", 30.0, 4)
@@ -98,7 +100,7 @@ class World:
         )
         self.exporter = Exporter(
             self.state.parts,
-            NearReader(self.state),
+            NearReader(self.state, limits),
             OpenFiles(self.state.parts),
             Quotas(QuotasConfig(), self.state.engine),
             self.state.sealer.seal_all,
@@ -305,15 +307,11 @@ async def test_a_file_that_is_open_for_writing_has_no_bytes_of_later(tmp_path: P
         assert (await world.state.engine.get_inode(ino)).size == len(first)
 
 
-async def test_what_has_not_changed_is_not_stored_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_has_not_changed_is_not_stored_again(tmp_path: Path) -> None:
     """Neither a part nor, where nothing has changed, the export."""
     # Half of what a part has on average, as in earnest: else ends that come too soon move others.
-    monkeypatch.setattr("memfs.metadata.sqlite.exporting.ROW_COUNT_MIN", 16)
-    monkeypatch.setattr("memfs.metadata.sqlite.exporting._END_MASK", 31)
-    monkeypatch.setattr("memfs.metadata.sqlite.exporting._FETCH_COUNT", 16)
-    async with mounted(World(tmp_path)) as world:
+    limits = PartLimits(row_count_min=16, end_count=32, fetch_count=16)
+    async with mounted(World(tmp_path, limits=limits)) as world:
         await fill(world.state)
         for number in range(600):
             await world.state.create(f"file-{number}", b"")

@@ -15,7 +15,7 @@ from memfs.linux.mounts import (
     Mount,
     find_containing_mount,
     find_mount,
-    list_mounts,
+    parse_mounts,
     set_readahead,
     unmount,
 )
@@ -34,9 +34,8 @@ MOUNTINFO = rb"""21 1 8:1 / / rw,relatime shared:1 master:7 - ext4 /dev/sda1 rw,
 
 
 @pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Mount]:
-    monkeypatch.setattr(Path, "read_bytes", lambda _: MOUNTINFO)
-    return list_mounts()
+def parsed() -> list[Mount]:
+    return parse_mounts(MOUNTINFO)
 
 
 def test_mountinfo_is_parsed(parsed: list[Mount]) -> None:
@@ -68,12 +67,11 @@ def test_a_mount_without_superblock_options_is_parsed(parsed: list[Mount]) -> No
     assert parsed[3].source == "over"
 
 
-@pytest.mark.usefixtures("parsed")
-def test_the_topmost_of_several_mounts_is_found() -> None:
-    found = find_mount(Path("/tmp/a b\\c"))
+def test_the_topmost_of_several_mounts_is_found(parsed: list[Mount]) -> None:
+    found = find_mount(Path("/tmp/a b\\c"), parsed)
     assert found is not None
     assert found.source == "over"
-    assert find_mount(Path("/tmp/a b")) is None
+    assert find_mount(Path("/tmp/a b"), parsed) is None
 
 
 def test_the_containing_mount_is_the_deepest() -> None:

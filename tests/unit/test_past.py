@@ -156,24 +156,22 @@ def test_bytes_are_found_wherever_the_mover_has_put_them(world: World) -> None:
     file.close()
 
 
-def test_a_read_beside_a_writer_never_has_its_bytes(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_beside_a_writer_never_has_its_bytes(world: World) -> None:
     """The file is opened for writing, and written, while its raw file is read."""
     ino = write(world, b"file", OLD)
-    snap, reader = snapshot(world), reader_of(world)
-    read_raw = reader.read_raw
+    snap = snapshot(world)
     turns: list[int] = []
 
-    async def read_late(fd: int, offset: int, size: int) -> bytes | bytearray:
-        if not turns:
-            turns.append(size)
-            file = await world.open_meanwhile(ino, os.O_RDWR)
-            await world.write_meanwhile(file, 0, NEW)
-            world.release(file)
-        return await read_raw(fd, offset, size)
+    class LateReader(PastReader):
+        async def read_raw(self, fd: int, offset: int, size: int) -> bytes | bytearray:
+            if not turns:
+                turns.append(size)
+                file = await world.open_meanwhile(ino, os.O_RDWR)
+                await world.write_meanwhile(file, 0, NEW)
+                world.release(file)
+            return await super().read_raw(fd, offset, size)
 
-    monkeypatch.setattr(reader, "read_raw", read_late)
+    reader = LateReader(world.engine, world.raw_store, world.sealer, world.form_reader)
     assert world.run(reader.read(snap, ino, 0, len(OLD))) == OLD
     assert turns
     assert not world.run(reader.find(snap, ino)).is_shared

@@ -235,20 +235,20 @@ async def test_hints_are_fetched_by_all_workers(
 
 
 async def test_files_for_the_hot_tier_are_brought_by_all_workers(
-    state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    state: State, autojump_clock: MockClock
 ) -> None:
     """One file that fills a device for minutes keeps no other from being looked at."""
     board = HotBoard()
     board.begin(
         HotServerInfo("address", 0, TokenSigner(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),))
     )
-    tier = HotTier(state.parts, board, NoServer())
     crowd = Crowd()
 
-    async def bring(_want: Want) -> None:
-        await crowd.work()
+    class CrowdedTier(HotTier):
+        async def bring(self, want: Want) -> None:
+            await crowd.work()
 
-    monkeypatch.setattr(tier, "bring", bring)
+    tier = CrowdedTier(state.parts, board, NoServer())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tier.run)
         for wave in range(4):
@@ -260,23 +260,23 @@ async def test_files_for_the_hot_tier_are_brought_by_all_workers(
 
 
 async def test_a_file_that_is_wanted_again_keeps_no_worker_from_others(
-    state: State, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    state: State, autojump_clock: MockClock
 ) -> None:
     """It is looked at once more when it was brought, however often it was wanted meanwhile."""
     board = HotBoard()
     board.begin(
         HotServerInfo("address", 0, TokenSigner(b"s" * 32), (HotDevice("CPU-0", "cpu", "cpu", 1),))
     )
-    tier = HotTier(state.parts, board, NoServer())
     slow, brought = Want(InodeNo(1), Generation(1)), list[Want]()
     end_of_slow = trio.Event()
 
-    async def bring(want: Want) -> None:
-        brought.append(want)
-        if want == slow:
-            await end_of_slow.wait()
+    class SlowTier(HotTier):
+        async def bring(self, want: Want) -> None:
+            brought.append(want)
+            if want == slow:
+                await end_of_slow.wait()
 
-    monkeypatch.setattr(tier, "bring", bring)
+    tier = SlowTier(state.parts, board, NoServer())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tier.run)
         board.want(slow)

@@ -18,7 +18,7 @@ from memfs.errors import MemfsError
 from memfs.prediction.hints import Hints
 from memfs.torch import hinting
 from memfs.torch.places import MountedFiles
-from memfs.torch.telling import Pace
+from memfs.torch.telling import TellRate
 from memfs.types import InodeNo
 from tests.waiting import WAIT_S, wait_for
 
@@ -114,14 +114,14 @@ def test_the_order_is_told_while_the_first_index_is_used(daemon: FakeDaemon) -> 
 
 def test_who_trains_waits_for_no_call(daemon: FakeDaemon) -> None:
     """All of them are another thread's, and few."""
-    assert list(mt.HintSampler(order(1), PATHS, pace=Pace(calm_s=30.0))) == order(1)
+    assert list(mt.HintSampler(order(1), PATHS, rate=TellRate(calm_s=30.0))) == order(1)
     assert threading.current_thread() not in daemon.threads
     assert daemon.call_count <= 3
 
 
 def test_long_orders_are_told_in_slices(daemon: FakeDaemon) -> None:
     """A call has a bound; only the first one takes the place of the last epoch."""
-    sampler = mt.HintSampler([], PATHS, pace=Pace(files_a_call=7))
+    sampler = mt.HintSampler([], PATHS, rate=TellRate(files_a_call=7))
     for seed in (1, 2):
         before = daemon.call_count
         sampler.sampler = order(seed)
@@ -136,7 +136,7 @@ def test_long_orders_are_told_in_slices(daemon: FakeDaemon) -> None:
 
 def test_what_is_used_is_done(daemon: FakeDaemon) -> None:
     """After as many more as the loader has in flight; and all of it at the end."""
-    sampler = iter(mt.HintSampler(order(3), PATHS, behind=10, pace=Pace(calm_s=0.01)))
+    sampler = iter(mt.HintSampler(order(3), PATHS, behind=10, rate=TellRate(calm_s=0.01)))
     for _ in range(60):
         next(sampler)
     # Who asked for the 60th has used the 59 before; 10 of them may be on their way.
@@ -149,7 +149,7 @@ def test_what_is_used_is_done(daemon: FakeDaemon) -> None:
 def test_who_waits_for_room_is_told_soon(daemon: FakeDaemon) -> None:
     """Files that wait for the room of others do not wait for the calm pace."""
     daemon.hints.stalled = "no room"
-    sampler = iter(mt.HintSampler(order(3), PATHS, pace=Pace(calm_s=1000.0)))
+    sampler = iter(mt.HintSampler(order(3), PATHS, rate=TellRate(calm_s=1000.0)))
     for count in range(1, 50):
         next(sampler)
         wait_for(lambda count=count: len(daemon.done) == count - 1, "what was used")  # type: ignore[misc]  # bound at once
@@ -170,7 +170,7 @@ def test_what_the_list_has_no_room_for_is_told_as_it_is_worked_off(daemon: FakeD
     """Else the end of a long epoch would come without hints."""
     daemon.hints = Hints(count_max=25)
     told: list[int] = []
-    for at, _ in enumerate(mt.HintSampler(order(4), PATHS, pace=Pace(files_a_call=10))):
+    for at, _ in enumerate(mt.HintSampler(order(4), PATHS, rate=TellRate(files_a_call=10))):
         wait_for(lambda: daemon.hints.waiting_count, "more hints")
         assert daemon.hints.waiting_count <= 25
         told += daemon.take(1)
@@ -194,7 +194,7 @@ def test_a_daemon_that_is_away_is_said_once_and_tried_each_epoch(
     daemon: FakeDaemon, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The epoch goes on meanwhile, without asking it again and again."""
-    sampler = mt.HintSampler(order(6), PATHS, pace=Pace(calm_s=0.001))
+    sampler = mt.HintSampler(order(6), PATHS, rate=TellRate(calm_s=0.001))
     middle = iter(sampler)
     next(middle)
     wait_for(lambda: daemon.call_count, "the order")

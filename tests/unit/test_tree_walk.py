@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from memfs.client.mount import Mount
 from memfs.control.client import ControlUnavailableError
 from memfs.errors import UsageError
-from memfs_tools.tree_work import Pace, Totals, TreeWork, Work
+from memfs_tools.tree_work import PollTimes, Totals, TreeWork, Work
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from memfs.control.methods import MovesReport, WorkReport
 
-AT_ONCE = Pace(busy_poll_s=0.0, waiting_poll_s=0.0)
+AT_ONCE = PollTimes(busy_poll_s=0.0, waiting_poll_s=0.0)
 
 
 class Daemon:
@@ -68,14 +69,16 @@ class Daemon:
         files_a_call: int = 3,
         timeout_s: float | None = None,
         find_mount: Callable[[Path], Mount] | None = None,
-        pace: Pace = AT_ONCE,
+        poll_times: PollTimes = AT_ONCE,
         clock: Callable[[], float] = time.monotonic,
         hidden: bool = True,
     ) -> Totals:
         totals = Totals()
         work = Work(self.work_on, files_a_call, timeout_s)
         find_mount = find_mount or (lambda _: self.mount)
-        tree_work = TreeWork(work, totals, find_mount=find_mount, pace=pace, clock=clock)
+        tree_work = TreeWork(
+            work, totals, find_mount=find_mount, poll_times=poll_times, clock=clock
+        )
         tree_work.run(paths, lambda done: f"{done.moved_bytes} moved", hidden=hidden)
         return totals
 
@@ -172,9 +175,14 @@ def test_a_pause_for_what_is_busy_begins_with_the_first_answer(
     assert +totals.outcomes == {"done": 1}
 
 
-def test_moves_under_way_are_shown_while_a_call_waits(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+class Terminal(io.StringIO):
+    """One that a program writes to."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_moves_under_way_are_shown_while_a_call_waits(daemon: Daemon, tmp_path: Path) -> None:
     """On a terminal."""
     plant(tmp_path, 1)
     asked = threading.Event()
@@ -190,8 +198,8 @@ def test_moves_under_way_are_shown_while_a_call_waits(
 
     daemon.mount = Moving(tmp_path, tmp_path)
     daemon.work_on = answer
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    totals = daemon.run(tmp_path, pace=Pace(moves_poll_s=0.01), hidden=False)
+    with contextlib.redirect_stderr(Terminal()):
+        totals = daemon.run(tmp_path, poll_times=PollTimes(moves_poll_s=0.01), hidden=False)
     wait_for(lambda: totals.under_way == ", under way: 3.0 MiB of 10.0 MiB", lambda: totals)
 
 
@@ -200,7 +208,7 @@ def test_files_that_stay_busy_are_reported(daemon: Daemon, tmp_path: Path) -> No
     plant(tmp_path, 2)
     busy = (tmp_path / "d1" / "1").stat().st_ino
     daemon.judge = lambda ino: "busy" if ino == busy else "done"
-    totals = daemon.run(tmp_path, pace=Pace(busy_s=0.05, busy_poll_s=0.0))
+    totals = daemon.run(tmp_path, poll_times=PollTimes(busy_s=0.05, busy_poll_s=0.0))
     assert totals.failures == [f"{tmp_path / 'd1' / '1'}: busy: is busy"]
     assert (totals.complete, totals.file_count) == (False, 2)
     assert len(daemon.calls) > 1

@@ -12,13 +12,14 @@ from pathlib import Path
 SYSTEM_STATES = Path("/var/lib/memfs")
 
 
-def default_state_dir(mountpoint: Path) -> Path:
+def default_state_dir(mountpoint: Path, uid: int | None = None) -> Path:
     """Return the state directory of a mountpoint for which no state directory was named.
 
     Args:
         mountpoint: Absolute.
+        uid: Who mounts there; None: the user of this process.
     """
-    if os.geteuid() == 0:
+    if (os.geteuid() if uid is None else uid) == 0:
         return SYSTEM_STATES / escape_path(mountpoint)
     data_home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(data_home).expanduser() / "memfs" / escape_path(mountpoint)

@@ -56,7 +56,7 @@ class Work(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pace:
+class PollTimes:
     """How often a daemon is asked."""
 
     busy_s: float = 1.0
@@ -68,7 +68,7 @@ class Pace:
     """So often is asked how far the moves are that a call waits for."""
 
 
-PACE = Pace()
+POLL_TIMES = PollTimes()
 
 
 class Totals:
@@ -153,7 +153,7 @@ class TreeWork:
         totals: Filled while it runs.
         on_answer: Told each answer, for what only this command counts.
         find_mount: Finds the mount that a path lies in.
-        pace: How often files are asked for again.
+        poll_times: How often files are asked for again.
         clock: In seconds.
     """
 
@@ -164,14 +164,14 @@ class TreeWork:
         on_answer: Callable[[WorkReport], None] = lambda _: None,
         *,
         find_mount: Callable[[Path], Mount | None] = find_mount_above,
-        pace: Pace = PACE,
+        poll_times: PollTimes = POLL_TIMES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._work = work
         self._totals = totals
         self._on_answer = on_answer
         self._find_mount = find_mount
-        self._pace = pace
+        self._poll_times = poll_times
         self._clock = clock
         self._told_waiting = False
         self._unanswered: dict[int, str] = {}
@@ -249,7 +249,7 @@ class TreeWork:
             self._totals.under_way = text
             show()
 
-        with moves_watched(served, moves, hidden=hidden, poll_s=self._pace.moves_poll_s):
+        with moves_watched(served, moves, hidden=hidden, poll_s=self._poll_times.moves_poll_s):
             yield
 
     def _send(self, served: Mount, files: dict[int, str], show: Callable[[], None]) -> None:
@@ -279,7 +279,7 @@ class TreeWork:
                     break
             if busy_until_s is None:
                 # From the first answer on: it may have waited for a large upload.
-                busy_until_s = self._clock() + self._pace.busy_s
+                busy_until_s = self._clock() + self._poll_times.busy_s
             inos = self._retry(files, left, busy_until_s)
             # They count as they are until another answer comes: the time may be over before.
             asked_again = {str(ino): left[str(ino)] for ino in inos}
@@ -293,7 +293,7 @@ class TreeWork:
         """Note what is left for good, and return after a pause what is asked for again."""
         now_s = self._clock()
         again: list[int] = []
-        pause_s = self._pace.busy_poll_s
+        pause_s = self._poll_times.busy_poll_s
         self._totals.waits_for = None
         for number, (outcome, reason) in left.items():
             if (outcome in _TRANSIENT and now_s < busy_until_s) or (
@@ -303,7 +303,7 @@ class TreeWork:
             else:
                 self._totals.note_left(files[int(number)], outcome, reason)
             if outcome == "waiting":
-                self._totals.waits_for, pause_s = reason, self._pace.waiting_poll_s
+                self._totals.waits_for, pause_s = reason, self._poll_times.waiting_poll_s
                 self._totals.timed_out = self._is_over()
         if self._totals.waits_for and not self._told_waiting and not sys.stderr.isatty():
             # A bar shows it otherwise, with all reasons that follow.
@@ -403,7 +403,7 @@ def moves_watched(
     show: Callable[[str], None],
     *,
     hidden: bool,
-    poll_s: float = PACE.moves_poll_s,
+    poll_s: float = POLL_TIMES.moves_poll_s,
 ) -> Iterator[None]:
     """Show in the block how far the moves are: a call that waits for a large file is silent."""
     if hidden or not sys.stderr.isatty():

@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memfs.metadata.columns import Shape, encode
@@ -29,12 +30,23 @@ if TYPE_CHECKING:
 
     Tables = list[tuple[Shape, list[Row]]]
 
-ROW_COUNT_MIN, ROW_COUNT_MAX = 4 << 10, 32 << 10
-"""Rows of a part, but for the last one: some 0.4 s of CPU, at a load of 13 several seconds."""
-_END_MASK = (1 << 13) - 1
-"""A part ends at one row of so many, on average."""
 _END_FACTOR = 0x9E3779B97F4A7C15
-_FETCH_COUNT = 4096
+
+
+@dataclass(frozen=True)
+class PartLimits:
+    """How long parts are, and how much is read at a time."""
+
+    row_count_min: int = 4 << 10
+    """Rows of a part, but for the last one: some 0.4 s of CPU, at a load of 13 several seconds."""
+    row_count_max: int = 32 << 10
+    end_count: int = 1 << 13
+    """A part ends at one row of so many, on average; a power of 2."""
+    fetch_count: int = 4096
+    """Rows of one call of SQLite."""
+
+
+PART_LIMITS = PartLimits()
 
 INODES, CONTENTS, DENTRIES = "inodes", "contents", "dentries"
 """The kinds of parts."""
@@ -157,7 +169,11 @@ class Page(NamedTuple):
 
 
 def read_page(
-    connection: sqlite3.Connection, table: str, snap: int, after: tuple[int, int]
+    connection: sqlite3.Connection,
+    table: str,
+    snap: int,
+    after: tuple[int, int],
+    limits: PartLimits = PART_LIMITS,
 ) -> Page:
     """Return the next part of the names, or the next ones of inodes and contents.
 
@@ -166,16 +182,18 @@ def read_page(
         table: `DENTRIES`, or `INODES`.
         snap: The snapshot.
         after: That of the page before; (0, 0) to start.
+        limits: How long its parts are.
     """
     if table == DENTRIES:
-        rows, is_last = _take(connection.execute(_DENTRIES, (*after, snap)), _cookie_of)
+        cursor = connection.execute(_DENTRIES, (*after, snap))
+        rows, is_last = _take(cursor, _cookie_of, limits)
         part = Part(DENTRIES, len(rows), encode([(DENTRY_SHAPE, rows)]))
         return Page((part,), None if is_last else (rows[-1][0], rows[-1][1]))
-    return _inode_page(connection, snap, after[0])
+    return _inode_page(connection, snap, after[0], limits)
 
 
-def _inode_page(connection: sqlite3.Connection, snap: int, after: int) -> Page:
-    rows, is_last = _take(connection.execute(_INODES, (after, snap, snap)), _first)
+def _inode_page(connection: sqlite3.Connection, snap: int, after: int, limits: PartLimits) -> Page:
+    rows, is_last = _take(connection.execute(_INODES, (after, snap, snap)), _first, limits)
     last = rows[-1][0] if rows else after
     there = {row[0] for row in rows}
     span = (after, last, snap)
@@ -186,7 +204,7 @@ def _inode_page(connection: sqlite3.Connection, snap: int, after: int) -> Page:
     tables: Tables = [(INODE_SHAPE, rows), (XATTR_SHAPE, xattrs), (SYMLINK_SHAPE, symlinks)]
     inodes = Part(INODES, len(rows), encode(tables))
     files = [row for row in rows if stat.S_ISREG(row[1])]
-    contents, missing = _contents(connection, files, (after, last), kept)
+    contents, missing = _contents(connection, files, (after, last), kept, limits.fetch_count)
     return Page(
         (inodes, contents),
         None if is_last else (last, 0),
@@ -217,6 +235,7 @@ def _contents(
     files: Sequence[Row],
     span: tuple[int, int],
     kept: Iterable[Row],
+    fetch_count: int,
 ) -> tuple[Part, list[Row]]:
     """Return where the bytes of files lie, and the files whose bytes lie in no object."""
     blobs: dict[tuple[int, int], tuple[int, bool]] = {
@@ -233,15 +252,15 @@ def _contents(
     ]
     numbers = sorted({blob for _row, blob, _is_open in wanted if blob})
     found: list[Row] = []
-    for start in range(0, len(numbers), _FETCH_COUNT):
-        found += connection.execute(_BLOBS, (_listed(numbers[start : start + _FETCH_COUNT]),))
+    for start in range(0, len(numbers), fetch_count):
+        found += connection.execute(_BLOBS, (_listed(numbers[start : start + fetch_count]),))
     forms = [row[2:] for row in found]
     known = {form[0] for form in forms}
     offset, key = _place_of(FORM_SHAPE)
     keys = sorted({form[key] for form in forms if form[offset] is not None})
     batches: list[Row] = []
-    for start in range(0, len(keys), _FETCH_COUNT):
-        batches += connection.execute(_BATCHES, (_listed(keys[start : start + _FETCH_COUNT]),))
+    for start in range(0, len(keys), fetch_count):
+        batches += connection.execute(_BATCHES, (_listed(keys[start : start + fetch_count]),))
     contents = [(row[0], blob) for row, blob, _is_open in wanted if blob in known]
     missing = [
         (row[0], row[_SIZE])
@@ -267,16 +286,18 @@ def _listed(values: Iterable[Any]) -> str:
     return json.dumps([*values])
 
 
-def _take(cursor: sqlite3.Cursor, key: Callable[[Row], int]) -> tuple[list[Row], bool]:
+def _take(
+    cursor: sqlite3.Cursor, key: Callable[[Row], int], limits: PartLimits
+) -> tuple[list[Row], bool]:
     """Return rows up to the end of a part, and whether these are the last ones."""
     rows: list[Row] = []
-    while len(rows) < ROW_COUNT_MAX:
-        more = cursor.fetchmany(_FETCH_COUNT)
+    while len(rows) < limits.row_count_max:
+        more = cursor.fetchmany(limits.fetch_count)
         if not more:
             return rows, True
-        begin = max(0, ROW_COUNT_MIN - len(rows))
+        begin = max(0, limits.row_count_min - len(rows))
         for at, row in enumerate(itertools.islice(more, begin, None), begin):
-            if _ends(key(row)):
+            if _ends(key(row), limits.end_count):
                 cursor.close()
                 return rows + more[: at + 1], False
         rows += more
@@ -284,8 +305,8 @@ def _take(cursor: sqlite3.Cursor, key: Callable[[Row], int]) -> tuple[list[Row],
     return rows, False
 
 
-def _ends(number: int) -> bool:
-    return (number * _END_FACTOR >> 40) & _END_MASK == 0
+def _ends(number: int, end_count: int) -> bool:
+    return (number * _END_FACTOR >> 40) & (end_count - 1) == 0
 
 
 def _first(row: Row) -> int:
