@@ -234,15 +234,15 @@ async def test_what_was_learned_survives_a_restart(depot: Depot) -> None:
         await depot.open(inos[3], inos[0])
         await depot.open(inos[2])
     depot.predictor.scores.by_source[Source.SHARDS].precision = 0.125
-    await depot.prefetcher.save()
+    await depot.prefetcher.learner.save()
     depot.restart()
-    await depot.prefetcher.load()
+    await depot.prefetcher.learner.load()
     assert depot.predictor.successors.predict(1000, inos[3]) == inos[0]
     assert depot.predictor.scores.by_source[Source.SHARDS].stopped
     await depot.state.engine.put_setting("prediction.scores", b"rubbish")
     depot.state.engine.commit_nowait()
     depot.restart()
-    await depot.prefetcher.load()
+    await depot.prefetcher.learner.load()
     assert depot.predictor.successors.predict(1000, inos[3]) == inos[0]
     assert not depot.predictor.scores.by_source[Source.SHARDS].stopped
 

@@ -1,10 +1,12 @@
 """Learning: what programs opened, told to the predictor, and its guesses as files.
 
-Invariant: a step is bounded, and nothing is looked at while programs open nothing.
+Invariant: a step is bounded, and nothing is looked at while programs open nothing. What was learned
+is in the engine's settings, from one run of the daemon to the next.
 """
 
 from __future__ import annotations
 
+import logging
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,14 +17,16 @@ from memfs.errors import MemfsError
 from memfs.linux.processes import thread_group
 from memfs.prediction.accesses import Access
 from memfs.prediction.listings import LISTED_COUNT_MAX
+from memfs.prediction.storing import SETTING_NAMES, dump, restore
 
 if TYPE_CHECKING:
     from memfs.content.activity import Opening
-    from memfs.metadata.engine import Namespace
     from memfs.placement.context import Context
     from memfs.prediction.accesses import Guess
     from memfs.prediction.predictor import Predictor
     from memfs.types import InodeNo
+
+log = logging.getLogger(__name__)
 
 OPENS_A_STEP = 256
 """Opens looked at in one step, the latest: some 10 ms. In an overload only these teach."""
@@ -32,6 +36,9 @@ ENTRIES_A_SLICE = 256
 
 PROCESS_COUNT_MAX = 1024
 """Threads whose process is remembered."""
+
+SAVE_S = 300.0
+"""What was learned is stored so often, if there is news, and at the end."""
 
 
 class Issued(NamedTuple):
@@ -52,12 +59,14 @@ class Learner:
     """
 
     def __init__(self, context: Context, predictor: Predictor) -> None:
-        self._engine: Namespace = context.engine
+        self._engine = context.engine
         self._activity = context.activity
         self._predictor = predictor
         self._processes: BoundedDict[int, int] = BoundedDict(PROCESS_COUNT_MAX)
         self.learned_count = 0
         """Accesses that the predictor was told of."""
+        self._saved_count = 0
+        self._saved_s = 0.0
 
     async def learn(self) -> list[Issued]:
         """Take what was opened since the last step; returns the new guesses, in order."""
@@ -143,3 +152,36 @@ class Learner:
             # It was removed meanwhile.
             return
         self._predictor.learn_listing(directory, names, version, time_ns)
+
+    # --- what was learned ------------------------------------------------------------------------
+    @property
+    def save_due_s(self) -> float:
+        """When `save` is due, by the clock of trio; infinite while there is no news."""
+        is_new = self.learned_count != self._saved_count
+        return self._saved_s + SAVE_S if is_new else float("inf")
+
+    async def load(self) -> None:
+        """Restore what an earlier daemon learned; what is damaged is left out."""
+        self._saved_s = trio.current_time()
+        for name in SETTING_NAMES:
+            value = await self._engine.get_setting(name)
+            if value is None:
+                continue
+            try:
+                restore(self._predictor, name, value)
+            except MemfsError as error:
+                log.info("prediction begins anew in part: %s", error)
+
+    async def save(self) -> None:
+        """Store what was learned since the last time."""
+        self._saved_s = trio.current_time()
+        if self.learned_count == self._saved_count:
+            return
+        self._saved_count = self.learned_count
+        try:
+            for name, value in dump(self._predictor):
+                async with self._engine.change():
+                    await self._engine.put_setting(name, value)
+                await trio.lowlevel.checkpoint()
+        except MemfsError as error:
+            log.info("what prediction has learned could not be stored: %s", error)

@@ -14,13 +14,12 @@ import trio
 
 from memfs.bounded import BoundedDict
 from memfs.defects import as_failure
-from memfs.errors import MemfsError, StaleInodeError
+from memfs.errors import StaleInodeError
 from memfs.placement.prefetch.done_files import DoneFiles
 from memfs.placement.prefetch.fetcher import Fetcher, StalledError
 from memfs.placement.prefetch.learner import Learner
 from memfs.prediction.accesses import describe
 from memfs.prediction.hints import Hints
-from memfs.prediction.storing import SETTING_NAMES, dump, restore
 from memfs.signals import Signal
 from memfs.stores.paced import unhurried
 from memfs.stores.restoring import without_restores
@@ -70,26 +69,22 @@ class Stalls(NamedTuple):
 
 STALLS = Stalls()
 
-SAVE_S = 300.0
-"""What was learned is stored so often, if there is news, and at the end."""
-
 
 class Prefetcher:
     """Learns, guesses and fetches for one mount.
 
     Args:
-        predictor: Learns and guesses; restored from the engine by `load`.
+        predictor: Learns and guesses.
         stalls: See `Stalls`.
     """
 
     def __init__(self, context: Context, predictor: Predictor, stalls: Stalls = STALLS) -> None:
-        self._engine = context.engine
         self._worker_count = context.config.glacier.transfer_count_max
         self._activity = context.activity
         self._clock = context.clock
         self._predictor = predictor
         self._stalls = stalls
-        self._learner = Learner(context, predictor)
+        self.learner = Learner(context, predictor)
         self._done = DoneFiles(context)
         self._fetcher = Fetcher(context, self._done)
         self._hints = Hints()
@@ -99,8 +94,6 @@ class Prefetcher:
         self._work = Signal()
         self._stall_s = self._stalls.first_s
         self._stalled_until_s = 0.0
-        self._saved_count = 0
-        self._saved_s = 0.0
 
     # --- hints -----------------------------------------------------------------------------------
     def hint(
@@ -186,7 +179,7 @@ class Prefetcher:
         ]
         return {
             "sources": sources,
-            "learned_count": self._learner.learned_count,
+            "learned_count": self.learner.learned_count,
             "fetched_count": self._fetcher.fetched_count,
             "fetched_bytes": self._fetcher.fetched_bytes,
             "held_count": self._fetcher.held_count,
@@ -197,13 +190,13 @@ class Prefetcher:
     # --- life ------------------------------------------------------------------------------------
     async def run(self) -> None:
         """Learn and fetch until cancelled; stores what was learned at the end."""
-        await self.load()
+        await self.learner.load()
         try:
             with unhurried():
                 await self._run()
         finally:
             with trio.CancelScope(shield=True):
-                await self.save()
+                await self.learner.save()
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -219,32 +212,6 @@ class Prefetcher:
             while await self._fetch_next(hints_first=True):
                 pass
 
-    async def load(self) -> None:
-        """Restore what an earlier daemon learned; what is damaged is left out."""
-        self._saved_s = trio.current_time()
-        for name in SETTING_NAMES:
-            value = await self._engine.get_setting(name)
-            if value is None:
-                continue
-            try:
-                restore(self._predictor, name, value)
-            except MemfsError as error:
-                log.info("prediction begins anew in part: %s", error)
-
-    async def save(self) -> None:
-        """Store what was learned since the last time."""
-        self._saved_s = trio.current_time()
-        if self._learner.learned_count == self._saved_count:
-            return
-        self._saved_count = self._learner.learned_count
-        try:
-            for name, value in dump(self._predictor):
-                async with self._engine.change():
-                    await self._engine.put_setting(name, value)
-                await trio.lowlevel.checkpoint()
-        except MemfsError as error:
-            log.info("what prediction has learned could not be stored: %s", error)
-
     async def _run_learning(self) -> None:
         while True:
             with trio.move_on_after(self._idle_s()):
@@ -252,8 +219,8 @@ class Prefetcher:
             begin_s = trio.current_time()
             try:
                 await self.learn()
-                if begin_s >= self._saved_s + SAVE_S:
-                    await self.save()
+                if begin_s >= self.learner.save_due_s:
+                    await self.learner.save()
             except Exception as error:
                 reason = as_failure(error, "prediction")
                 log.warning("prediction could not look at what was opened: %s", reason)
@@ -262,9 +229,7 @@ class Prefetcher:
 
     def _idle_s(self) -> float:
         """How long there is nothing to do if programs open nothing: until a guess or a save."""
-        idle_s = float("inf")
-        if self._learner.learned_count != self._saved_count:
-            idle_s = self._saved_s + SAVE_S - trio.current_time()
+        idle_s = self.learner.save_due_s - trio.current_time()
         expiry_ns = self._predictor.scores.next_expiry_ns()
         if expiry_ns is not None:
             idle_s = min(idle_s, (expiry_ns - self._clock()) / 1e9 + 1.0)
@@ -272,7 +237,7 @@ class Prefetcher:
 
     async def learn(self) -> None:
         """Look at what was opened: note new guesses, and make good wrong ones."""
-        for issued in await self._learner.learn():
+        for issued in await self.learner.learn():
             self._guessed[issued.ino] = issued
         if self._guessed:
             self._work.set()
