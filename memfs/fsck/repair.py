@@ -24,7 +24,7 @@ from memfs.metadata.sqlite.format import begin_repair, end_repair
 from memfs.metadata.sqlite.rebuild import metadata_files, rebuild
 from memfs.moves.faults import FaultPoints
 from memfs.stores.disk import disk_errors, sync_directory
-from memfs.types import FormKind, InodeNo, RawId
+from memfs.types import FormKind, Generation, InodeNo, RawId
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,6 +138,7 @@ async def _look_at_files(
                 path = await engine.get_path(inode.ino)
                 lost.append(os.fsdecode(path))
         after = inodes[-1].ino
+    await _look_at_kept(engine, raw_store, raws, packed, lost)
     for item in await engine.list_garbage(2**31):
         if item.kind == FormKind.RAW:
             raws.add(int(item.location))
@@ -149,6 +150,24 @@ async def _look_at_files(
         elif intent.kind == MoveKind.PACK:
             packed.add(intent.location)
     return raws, packed, lost
+
+
+async def _look_at_kept(
+    engine: Engine, raw_store: RawStore, raws: set[int], packed: set[str], lost: list[str]
+) -> None:
+    """Add the files that only snapshots need, and what of these lacks its bytes."""
+    position = (InodeNo(0), Generation(0))
+    while kept := await engine.list_kept(position, BATCH_COUNT):
+        for each in kept:
+            position = (each.ino, each.generation)
+            forms = await engine.list_forms(each.blob) if each.blob else []
+            packed.update(form.place.key for form in forms if form.kind == FormKind.PACKED)
+            if each.raw:
+                raws.add(each.raw)
+                if each.size and not raw_store.exists(each.raw):
+                    lost.append(
+                        f"generation {each.generation} of inode {each.ino}, as snapshots show it"
+                    )
 
 
 def _is_empty(raw_store: RawStore, raw: RawId) -> bool:
