@@ -24,6 +24,9 @@ ANSWER_S_MAX = 60.0
 CREATE_S_MAX = 600.0
 """What was written is sealed and synced before the answer."""
 
+SIZES_S_MAX = 600.0
+"""A million kept contents on a machine that is busy."""
+
 
 class Snapshots(NamedTuple):
     """The snapshots of one mount; `Mount.snapshots`."""
@@ -65,6 +68,10 @@ class Snapshots(NamedTuple):
     def list(self) -> list[methods.SnapshotReport]:
         """Return all snapshots, oldest first."""
         return self.mount.asking(methods.SNAPSHOT_LIST)({})
+
+    def sizes(self) -> methods.SnapshotSizesReport:
+        """Return what snapshots hold, each alone and together; looks at all that they keep."""
+        return self.mount.asking(methods.SNAPSHOT_SIZES, SIZES_S_MAX)({})
 
     def show(self, name: str) -> methods.SnapshotReport:
         """Return one snapshot. ENOENT: there is no such snapshot."""

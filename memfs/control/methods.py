@@ -394,6 +394,24 @@ class SnapshotReport(TypedDict):
     kept_until_ns: int | None
 
 
+class HeldBytesReport(TypedDict):
+    """Bytes that only snapshots show."""
+
+    local_bytes: int
+    """On the disk of the state directory."""
+    remote_bytes: int
+    """In the object store."""
+
+
+class SnapshotSizesReport(TypedDict):
+    """What snapshots hold."""
+
+    alone: dict[str, HeldBytesReport]
+    """What deletion of one snapshot frees, by its name."""
+    shared: HeldBytesReport
+    """What two or more show: it goes with the last of them."""
+
+
 class OpenFileReport(TypedDict):
     """A file that was open for writing, or mapped, when a snapshot was made."""
 
@@ -496,6 +514,7 @@ SNAPSHOT_DIFF = Method("snapshot.diff", SnapshotDiffParameters, SnapshotDiffRepo
 SNAPSHOT_VERSIONS = Method("snapshot.versions", VersionsParameters, VersionsReport)
 SNAPSHOT_CREATE = Method("snapshot.create", SnapshotParameters, SnapshotMade)
 SNAPSHOT_LIST = Method("snapshot.list", Nothing, list[SnapshotReport])
+SNAPSHOT_SIZES = Method("snapshot.sizes", Nothing, SnapshotSizesReport)
 SNAPSHOT_SHOW = Method("snapshot.show", SnapshotNameParameters, SnapshotReport)
 SNAPSHOT_DELETE = Method("snapshot.delete", SnapshotNamesParameters, type(None))
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         OrphansReport,
     )
     from memfs.control.server import Handler
+    from memfs.metadata.records import SnapshotUsage
     from memfs.moves.attempt import MoveParts
     from memfs.moves.garbage import GarbageCollector
     from memfs.placement.upkeep import Compaction
@@ -111,8 +112,10 @@ class GcMethods:
         Returns:
             `accounts`: the totals by name; `drift`: as kept and as counted, where they differ.
         """
-        kept = (await self._parts.engine.usage())._asdict()
-        counted = (await self._parts.engine.recount())._asdict()
+        engine = self._parts.engine
+        kept = (await engine.usage())._asdict() | _of_snapshots(await engine.snapshot_usage())
+        counted = (await engine.recount())._asdict()
+        counted |= _of_snapshots(await engine.recount_snapshots())
         drift = {name: [kept[name], counted[name]] for name in kept if kept[name] != counted[name]}
         return {"accounts": kept, "drift": drift}
 
@@ -171,3 +174,7 @@ class GcMethods:
             await parts.remote.delete(key)
             log.info("object %s was removed: nothing refers to it", key)
         return len(due)
+
+
+def _of_snapshots(usage: SnapshotUsage) -> dict[str, int]:
+    return {"kept_raw_count": usage.kept_raw_count, "kept_raw_bytes": usage.kept_raw_bytes}

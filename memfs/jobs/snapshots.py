@@ -1,4 +1,4 @@
-"""The answers of the control socket about snapshots: make, list, show, delete.
+"""The answers of the control socket about snapshots: make, list, show, size, delete.
 
 Invariant: a snapshot that was reported is on stable storage.
 """
@@ -15,24 +15,33 @@ import trio
 from memfs.content.sealing import SEALS_A_STEP_MAX
 from memfs.errors import FilesOpenError, InvalidValueError, StaleInodeError
 from memfs.moves.open_files import OpenState
+from memfs.types import Generation, InodeNo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from memfs.content.sealing import Sealer
-    from memfs.control.methods import OpenFileReport, SnapshotMade, SnapshotReport
+    from memfs.control.methods import (
+        HeldBytesReport,
+        OpenFileReport,
+        SnapshotMade,
+        SnapshotReport,
+        SnapshotSizesReport,
+    )
     from memfs.control.server import Handler
     from memfs.jobs.snapshot_removal import SnapshotRemoval
     from memfs.metadata.records import OpenContent, Snapshot
     from memfs.moves.attempt import MoveParts
     from memfs.moves.open_files import OpenCopy, OpenFiles
-    from memfs.types import InodeNo
 
 OWN_LABEL_PREFIX = "memfs."
 """Labels that begin with this are memfs's own; users cannot give them."""
 
 COPY_S_MAX = 5.0
 """How long a call waits for copies of files that are open for writing; they go on after it."""
+
+HELD_A_STEP = 128
+"""Kept contents that are counted before the event loop is given back: 1 ms of CPU."""
 
 OPEN_SHOWN_MAX = 1000
 NAMED_MAX = 3
@@ -52,7 +61,7 @@ _STATES: dict[OpenState, Literal["open", "copying", "absent"]] = {
 
 
 class SnapshotMethods:
-    """Answers `snapshot.create`, `snapshot.list`, `snapshot.show` and `snapshot.delete`.
+    """Answers `snapshot.create`, `list`, `show`, `sizes` and `delete`.
 
     Args:
         removal: Told of deleted snapshots.
@@ -78,6 +87,7 @@ class SnapshotMethods:
             "snapshot.create": self.create,
             "snapshot.list": self.list_all,
             "snapshot.show": self.show,
+            "snapshot.sizes": self.sizes,
             "snapshot.delete": self.delete,
         }
 
@@ -196,6 +206,28 @@ class SnapshotMethods:
         """Return one snapshot; `NotFoundError` if it is missing."""
         return report_of(await self._parts.engine.get_snapshot(name))
 
+    async def sizes(self) -> SnapshotSizesReport:
+        """Return what snapshots hold; a look at all that they keep, in steps."""
+        engine = self._parts.engine
+        names = {each.snap: each.name for each in await engine.list_snapshots()}
+        alone = {name: [0, 0] for name in names.values()}
+        shared = [0, 0]
+        after = (InodeNo(0), Generation(0))
+        while page := await engine.list_held(after, HELD_A_STEP):
+            for held in page:
+                after = (held.ino, held.generation)
+                if held.oldest is None:
+                    continue
+                name = names.get(held.oldest) if held.oldest == held.newest else None
+                sums = shared if name is None else alone[name]
+                sums[0] += held.raw_bytes + held.packed_bytes
+                sums[1] += held.remote_bytes
+            await trio.lowlevel.checkpoint()
+        return {
+            "alone": {name: _held_bytes(sums) for name, sums in alone.items()},
+            "shared": _held_bytes(shared),
+        }
+
     async def delete(self, names: Sequence[str]) -> None:
         """Remove snapshots from sight, all or nothing.
 
@@ -238,6 +270,11 @@ def check_labels(labels: Mapping[str, str]) -> None:
             raise InvalidValueError(f"label {key!r}: key and value must be text in one line")
         if max(len(key), len(value)) > LABEL_LENGTH_MAX:
             raise InvalidValueError(f"label {key!r}: {LABEL_LENGTH_MAX} letters are allowed")
+
+
+def _held_bytes(sums: Sequence[int]) -> HeldBytesReport:
+    local_bytes, remote_bytes = sums
+    return {"local_bytes": local_bytes, "remote_bytes": remote_bytes}
 
 
 def report_of(snapshot: Snapshot) -> SnapshotReport:

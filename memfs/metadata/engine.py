@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         FormReplacement,
         FoundInode,
         GarbageItem,
+        HeldContent,
         IndexProgress,
         Inode,
         Intent,
@@ -944,6 +945,21 @@ class Snapshots(Changes, Protocol):
 
         O(snapshots), but for the first call and those after a change that was undone, which count
         the raw files that are kept.
+        """
+        ...
+
+    async def recount_snapshots(self) -> SnapshotUsage:
+        """Re-derive what `snapshot_usage` tells from the rows (fsck); does not store it."""
+        ...
+
+    async def list_held(self, after: tuple[InodeNo, Generation], limit: int) -> list[HeldContent]:
+        """Return what snapshots keep and who shows it, by inode and generation.
+
+        What deletion of a snapshot frees is the sum of those that it alone shows.
+
+        Args:
+            after: Inode and generation of the last one seen; `(0, 0)` to start.
+            limit: At most so many; takes as long as that.
         """
         ...
 

@@ -416,6 +416,21 @@ class SnapshotUsage(NamedTuple):
     """Their allocated bytes; a part of `Usage.raw_bytes`."""
 
 
+class HeldContent(NamedTuple):
+    """Bytes that only snapshots show, and which of them do; deleted ones do not count."""
+
+    ino: InodeNo
+    generation: Generation
+    oldest: SnapshotId | None
+    """The first that shows it, or its blob; None: not one does, and it goes in the background."""
+    newest: SnapshotId | None
+    """The last that does: the same one, if it alone holds it."""
+    raw_bytes: int
+    """Allocated. All three are 0 for what a file has as well, or another row before."""
+    packed_bytes: int
+    remote_bytes: int
+
+
 class OpenContent(NamedTuple):
     """A file that a program has open for writing, at the instant of a snapshot."""
 

@@ -23,7 +23,17 @@ from memfs.metadata.records import (
     NewInode,
     OpenContent,
 )
-from memfs.types import NO_BLOB, NOW, ROOT_INODE, Generation, InodeNo, RawId, SnapshotId
+from memfs.types import (
+    NO_BLOB,
+    NO_RAW,
+    NOW,
+    ROOT_INODE,
+    BlobId,
+    Generation,
+    InodeNo,
+    RawId,
+    SnapshotId,
+)
 from tests.contract.engine.making import NOW_NS, Seen, Tree, live_tree, tree_at
 from tests.contract.engine.model import Node
 from tests.contract.engine.site import SuspendingSite, run
@@ -72,6 +82,39 @@ class SnapshotMachine(EngineMachine):
         for snap, tree in self.trees.items():
             assert tree == run(tree_at(self.engine, snap))
             self.compare_bytes(snap, tree)
+        self.compare_held()
+
+    def compare_held(self) -> None:
+        """See that what is kept is counted, and who shows it told."""
+        assert run(self.engine.recount_snapshots()) == run(self.engine.snapshot_usage())
+        shown: defaultdict[tuple[RawId, BlobId], set[SnapshotId]] = defaultdict(set)
+        for snap, tree in self.trees.items():
+            for seen in tree.values():
+                inode = run(self.engine.inode_at(snap, seen.inode.ino))
+                shown[NO_RAW if inode.blob else inode.raw, inode.blob].add(snap)
+        files = run(self.engine.list_files(InodeNo(0), 1000))
+        live = {(inode.ino, inode.generation) for inode in files}
+        blobs = {inode.blob for inode in files if inode.blob}
+        after = (InodeNo(0), Generation(0))
+        while page := run(self.engine.list_held(after, 2)):
+            for held in page:
+                after = (held.ino, held.generation)
+                [kept] = run(self.engine.list_kept((held.ino, Generation(held.generation - 1)), 1))
+                assert held.raw_bytes == (kept.blocks * 512 if kept.raw else 0)
+                stored_bytes = held.packed_bytes + held.remote_bytes
+                if kept.blob in blobs:
+                    assert not stored_bytes
+                elif kept.blob:
+                    assert stored_bytes == sum(
+                        form.stored_bytes
+                        for form in run(self.engine.list_forms(kept.blob))
+                        if form.owned
+                    )
+                if after not in live and (kept.raw or kept.blob):
+                    snaps = shown[kept.raw, kept.blob]
+                    span = (min(snaps), max(snaps)) if snaps else (None, None)
+                    assert (held.oldest, held.newest) == span
+                blobs.add(kept.blob)
 
     def compare_bytes(self, snap: SnapshotId, tree: Tree) -> None:
         """See that something has the bytes of each file, and nothing else's."""

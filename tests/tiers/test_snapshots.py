@@ -16,6 +16,7 @@ import pytest
 from memfs.client.mount import Mount as Client
 from memfs.control.client import ControlError
 from tests.mounting import MountError, run_memfs
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from tests.conftest import MountFactory
@@ -51,6 +52,14 @@ def test_snapshots_come_and_go_by_the_command(mount: Mount) -> None:
         run_memfs("snapshot", "create", "other", "--label", "soon", *place)
     with pytest.raises(MountError, match=r"exit 1\nmemfs: .*`memfs snapshot list` shows those"):
         run_memfs("snapshot", "delete", "missing", *place)
+    (mount.root / "file").unlink()
+    sizes = Client.of(mount.root).snapshots.sizes
+    wait_for(lambda: sizes()["alone"]["before"]["local_bytes"], "the removed file is kept")
+    [sized, shared] = run_memfs("snapshot", "list", "--sizes", *place).splitlines()
+    assert "4.0 KiB on disk, 0 B in the store" in sized
+    assert shared == "shown by two or more: 0 B on disk, 0 B in the store"
+    told = json.loads(run_memfs("snapshot", "list", "--sizes", "--json", *place))
+    assert told == {"snapshots": [listed], **sizes()}
     run_memfs("snapshot", "delete", "before", *place)
     assert run_memfs("snapshot", "list", *place) == ""
 

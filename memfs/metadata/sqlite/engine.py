@@ -26,10 +26,10 @@ from memfs.metadata.sqlite.format import (
     refuse_half_repaired,
     write_format,
 )
+from memfs.metadata.sqlite.held import Held
 from memfs.metadata.sqlite.inode_cache import InodeCache
 from memfs.metadata.sqlite.journal import BOOT_BYTES, Journal
 from memfs.metadata.sqlite.lease import IdLease
-from memfs.metadata.sqlite.snapshots import Snapshots
 from memfs.types import BlobId, InodeNo, RawId
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ COUNT_WORK = """
 """By the index `inode_unsettled`, as the lists of the same files."""
 
 
-class SqliteEngine(Snapshots):
+class SqliteEngine(Held):
     """Implements `memfs.metadata.engine.Engine`; its methods are described there."""
 
     @classmethod
