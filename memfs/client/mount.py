@@ -363,7 +363,7 @@ class Mount(NamedTuple):
         return self.asking(methods.QUERY_INDEX)({})
 
     def index_add(self, field: str) -> None:
-        """Begin an index of `$size` or `$mtime`; `query_index` tells how far it is.
+        """Begin an index of `$size`, `$mtime` or `$name`; `query_index` tells how far it is.
 
         Raises:
             ControlError: EINVAL: no other field can have one. EEXIST: the one before is still

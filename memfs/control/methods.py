@@ -349,7 +349,7 @@ class IndexParameters(TypedDict):
     """Which index."""
 
     field: str
-    """`$size` or `$mtime`."""
+    """`$size`, `$mtime` or `$name`."""
 
 
 INDEX_ADD = Method("index_add", IndexParameters, type(None))

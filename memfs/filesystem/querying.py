@@ -270,6 +270,8 @@ class Querying:
             return () if value is None else (value,)
         if field == "$path":
             return tuple(os.fsdecode(path) for path in file.paths)
+        if field == "$name":
+            return tuple(os.fsdecode(path.rpartition(b"/")[2]) for path in file.paths)
         if field == "$size":
             return (inode.size,)
         if field == "$mtime":

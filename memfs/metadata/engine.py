@@ -340,10 +340,10 @@ class Queries(Changes, Protocol):
     ) -> FilePage | None:
         """Return inodes that a filter finds, in pages; those without a name may be among them.
 
-        User xattrs, `$path`, `$size`, `$mtime` and `$digest` are decided as `query.matching` does,
-        size and time being those of the last seal. Conditions on other fields are taken to hold, or
-        not to hold, whichever finds more files. What holds on to its values and names while page
-        after page is read is found exactly once.
+        User xattrs, `$path`, `$name`, `$size`, `$mtime` and `$digest` are decided as
+        `query.matching` does, size and time being those of the last seal. Conditions on other
+        fields are taken to hold, or not to hold, whichever finds more files. What holds on to its
+        values and names while page after page is read is found exactly once.
 
         For a caller neither the files nor how long it takes depends on what it may not see: no
         index leads, and conditions are looked at after permissions. A file that it may not read is
@@ -394,13 +394,14 @@ class Queries(Changes, Protocol):
 
     # --- indexes of what memfs knows --------------------------------------------------------------
     async def add_index(self, field: str) -> None:
-        """Begin an index of `$size` or `$mtime`, which `build_indexes` fills; idempotent.
+        """Begin an index of `$size`, `$mtime` or `$name`, which `build_indexes` fills; idempotent.
 
         Changes of files keep it up to date from now on. Once it is whole, filters and orders are
         led by it.
 
         Raises:
             InvalidValueError: No other field can have one.
+            NotSupportedError: The database cannot search texts.
             AlreadyExistsError: The one before is still being removed.
         """
         ...

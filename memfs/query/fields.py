@@ -49,6 +49,11 @@ SYSTEM_FIELDS: dict[str, SystemField] = {
         "any number of directories; `*.tif` without a slash is a name anywhere, and `data/` all "
         "below a directory.",
     ),
+    "$name": SystemField(
+        FieldKind.TEXT,
+        "The last part of the path. `$text` finds words in it, `$contains` a part of it; "
+        "`memfs index add` makes an index for both.",
+    ),
     "$tier": SystemField(FieldKind.WORD, "The tier now, as `user.memfs.tier`.", _TIERS),
     "$size": SystemField(FieldKind.SIZE, "Bytes, as a number or as `64MiB`."),
     "$mtime": SystemField(

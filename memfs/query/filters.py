@@ -28,6 +28,8 @@ class Operator(enum.Enum):
     """The pattern is found in a text."""
     CONTAINS = "$contains"
     """The operand is a part of a text."""
+    TEXT = "$text"
+    """Each word of the operand is a part of a text, in upper or lower case."""
     GLOB = "glob"
     """A path matches one of the globs."""
 

@@ -77,6 +77,8 @@ def _scalar_passes(condition: Condition, value: Value) -> bool:
         return pattern_of(str(operand)).search(str(value)) is not None
     if operator is Operator.CONTAINS:
         return str(operand) in str(value)
+    if operator is Operator.TEXT:
+        return has_words(str(operand), str(value))
     if operator is Operator.GREATER:
         return value > operand  # type: ignore[operator]  # both are texts, or both numbers
     if operator is Operator.GREATER_EQUAL:
@@ -84,6 +86,12 @@ def _scalar_passes(condition: Condition, value: Value) -> bool:
     if operator is Operator.LESS:
         return value < operand  # type: ignore[operator]  # likewise
     return value <= operand  # type: ignore[operator]  # likewise
+
+
+def has_words(words: str, text: str) -> bool:
+    """Tell whether each word is a part of a text, in upper or lower case."""
+    folded = text.casefold()
+    return all(word in folded for word in words.casefold().split())
 
 
 def _glob_matches(glob: str, path: str) -> bool:

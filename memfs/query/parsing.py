@@ -50,7 +50,18 @@ _COMPARISONS = {
     "$lte": Operator.LESS_EQUAL,
 }
 _OPERATORS = (
-    *("$eq", "$ne", *_COMPARISONS, "$in", "$nin", "$exists", "$regex", "$contains", "$not"),
+    *(
+        "$eq",
+        "$ne",
+        *_COMPARISONS,
+        "$in",
+        "$nin",
+        "$exists",
+        "$regex",
+        "$contains",
+        "$text",
+        "$not",
+    ),
 )
 _CONNECTIVES = ("$and", "$or", "$not")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
@@ -199,7 +210,7 @@ class _Parser:
             return test if value else Not(test)
         if key in ("$eq", "$in"):
             return self._equality(key, name, field, value, place)
-        if key in ("$regex", "$contains"):
+        if key in ("$regex", "$contains", "$text"):
             return _text_test(key, name, field, value, place)
         if field is not None and field.kind in (FieldKind.PATH, FieldKind.WORD):
             raise FilterError(place, f"{name} has no order: use $eq, $ne, $in or $nin")
@@ -339,6 +350,10 @@ def _text_test(
     _check_text(value, place)
     if key == "$contains":
         return Condition(name, Operator.CONTAINS, (value,))
+    if key == "$text":
+        if not value.split():
+            raise FilterError(place, "expected a word at least")
+        return Condition(name, Operator.TEXT, (value,))
     if len(value) > PATTERN_LENGTH_MAX:
         raise FilterError(place, f"a pattern of more than {PATTERN_LENGTH_MAX} characters")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,12 @@ FILTERS = st.sampled_from(
         {"$size": {"$exists": True}},
         {"$not": {"$size": {"$gt": 1}}},
         {"$path": "f*", "$size": {"$gt": 0}},
+        {"$name": {"$text": "FILE äö"}},
+        {"$name": {"$contains": "file"}, "$size": {"$lt": 4}},
+        {"$name": "file 12"},
+        {"$name": {"$contains": "ile", "$text": "2"}, "a": "x"},
+        {"$or": [{"$name": {"$contains": "Äö"}}, {"$size": 2}]},
+        {"$not": {"$name": {"$text": "le 1"}}},
     ]
 )
 ORDERS = st.one_of(
@@ -52,10 +59,13 @@ STEPS = st.lists(
         st.tuples(st.just("make"), SIZES, SIZES),
         st.tuples(st.just("change"), st.integers(0, 9), SIZES),
         st.tuples(st.just("unlink"), st.integers(0, 9), SIZES),
-        st.tuples(st.just("add"), st.sampled_from(["$size", "$mtime"]), SIZES),
-        st.tuples(st.just("drop"), st.sampled_from(["$size", "$mtime"]), SIZES),
+        st.tuples(st.just("add"), st.sampled_from(["$size", "$mtime", "$name"]), SIZES),
+        st.tuples(st.just("drop"), st.sampled_from(["$size", "$mtime", "$name"]), SIZES),
+        st.tuples(st.just("rename"), st.integers(0, 9), st.integers(0, 3)),
+        st.tuples(st.just("link"), st.integers(0, 9), st.integers(0, 3)),
         st.tuples(st.just("build"), st.integers(1, 4), SIZES),
         st.tuples(st.just("crash"), st.booleans(), SIZES),
+        st.tuples(st.just("undo"), st.integers(0, 9), SIZES),
         st.tuples(st.just("ask"), FILTERS, ORDERS),
     ),
     min_size=10,
@@ -133,10 +143,50 @@ async def test_an_index_leads_once_it_is_whole(engine: Engine) -> None:
 
 async def test_only_numbers_of_inodes_can_have_an_index(engine: Engine) -> None:
     for field in ("$tier", "$path", "user.a", "size", ""):
-        with pytest.raises(InvalidValueError, match=r"\$size, \$mtime can"):
+        with pytest.raises(InvalidValueError, match=r"\$size, \$mtime, \$name can"):
             await engine.add_index(field)
         with pytest.raises(NotFoundError):
             await engine.drop_index(field)
+
+
+async def test_names_are_found_by_words(engine: Engine) -> None:
+    await engine.index_attributes(100)
+    names = (b"Holiday in Ulm.tif", b"holiday-2024.txt", "Stra\u00dfe 7".encode(), b"ab")
+    inos = [(await make_file(engine, name)).ino for name in names]
+    await engine.link(inos[0], ROOT_INODE, b"my holiday", NOW_NS)
+    asked: list[tuple[object, list[InodeNo], bool]] = [
+        ({"$name": {"$text": "HOLIDAY"}}, inos[:2], True),
+        ({"$name": {"$text": "holi ulm"}}, inos[:1], True),
+        ({"$name": {"$text": "STRASSE"}}, inos[2:3], True),
+        ({"$name": {"$contains": "holi"}}, inos[:2], True),
+        ({"$name": {"$contains": "Holi"}}, inos[:1], True),
+        ({"$name": "my holiday"}, inos[:1], True),
+        ({"$name": {"$contains": "ol", "$text": "lid my"}}, inos[:1], True),
+        ({"$name": {"$text": 'quo"te AND'}}, [], True),
+        # Fewer than three letters are no way to a few.
+        ({"$name": {"$text": "ab"}}, inos[3:], False),
+        ({"$name": {"$contains": ""}}, [ROOT_INODE, *inos], False),
+    ]
+    for filter_, expected, _ in asked:
+        assert await ask(engine, filter_) == (expected, "")
+    await engine.add_index("$name")
+    await build(engine, 2)
+    for filter_, expected, is_led in asked:
+        found, driver = await ask(engine, filter_)
+        assert (sorted(found), driver) == (expected, "$name" if is_led else "")
+        for order in (FileOrder("$size"), FileOrder("user.a", True)):
+            assert sorted((await ask(engine, filter_, order, 1))[0]) == expected
+    assert len((await ask(engine, {"$name": {"$contains": "holiday"}}, None, 1))[0]) == 2
+    snap = (await engine.create_snapshot("then", NOW_NS)).snap
+    await engine.rename(ROOT_INODE, b"ab", ROOT_INODE, b"holiday-2025", 0, NOW_NS)
+    await engine.rename(ROOT_INODE, b"holiday-2024.txt", ROOT_INODE, b"gone", 0, NOW_NS)
+    holidays = {"$name": {"$text": "holiday"}}
+    assert await ask(engine, holidays) == ([inos[0], inos[3]], "$name")
+    assert await ask(engine, holidays, snap=snap) == (inos[:2], "$name")
+    await engine.drop_index("$name")
+    await build(engine)
+    assert await ask(engine, holidays) == ([inos[0], inos[3]], "")
+    assert engine.field_indexes() == []
 
 
 async def test_a_page_after_the_index_has_gone_says_so(engine: Engine) -> None:
@@ -181,7 +231,7 @@ class Model:
 
     def __init__(self) -> None:
         self.numbers: dict[InodeNo, tuple[int, int]] = {}
-        self.names: dict[InodeNo, bytes] = {}
+        self.names: dict[InodeNo, list[bytes]] = {}
         self.xattrs: dict[InodeNo, str] = {}
         self.fields: dict[str, bool] = {}
 
@@ -190,8 +240,8 @@ class Model:
             return (self.numbers[ino][0],)
         if field == "$mtime":
             return (self.numbers[ino][1],)
-        if field == "$path":
-            return (self.names[ino].decode(),)
+        if field in ("$path", "$name"):
+            return tuple(os.fsdecode(name) for name in self.names[ino])
         found = self.xattrs.get(ino)
         return None if found is None else (found,)
 
@@ -222,10 +272,10 @@ def take(site: SqliteSite, model: Model, count: int, step: str, *taken: Any) -> 
     engine, (first, second) = site.engine, taken
     inos = sorted(model.numbers)
     if step == "make":
-        name = b"f%d" % count
+        name = a_name(first % 4, count)
         ino = run(make_file(engine, name)).ino
         run(set_numbers(engine, ino, first, second))
-        model.numbers[ino], model.names[ino] = (first, second), name
+        model.numbers[ino], model.names[ino] = (first, second), [name]
         if count % 2:
             run(engine.set_xattr(ino, b"user.a", b"x", 0, NOW_NS))
             model.xattrs[ino] = "x"
@@ -235,9 +285,25 @@ def take(site: SqliteSite, model: Model, count: int, step: str, *taken: Any) -> 
         model.numbers[ino] = (second, second)
     elif step == "unlink" and inos:
         ino = inos[first % len(inos)]
-        run(engine.unlink(ROOT_INODE, model.names[ino], NOW_NS))
-        run(engine.reap([ino]))
-        del model.numbers[ino]
+        run(engine.unlink(ROOT_INODE, model.names[ino].pop(0), NOW_NS))
+        if not model.names[ino]:
+            run(engine.reap([ino]))
+            del model.numbers[ino]
+    elif step == "rename" and inos:
+        ino, name = inos[first % len(inos)], a_name(second, count)
+        # Half of them onto another file, which loses that name.
+        other = inos[(first + count) % len(inos)]
+        if other != ino and count % 2:
+            name = model.names[other].pop(0)
+        run(engine.rename(ROOT_INODE, model.names[ino][0], ROOT_INODE, name, 0, NOW_NS))
+        model.names[ino][0] = name
+        if not model.names[other]:
+            run(engine.reap([other]))
+            del model.numbers[other]
+    elif step == "link" and inos:
+        ino, name = inos[first % len(inos)], a_name(second, count)
+        run(engine.link(ino, ROOT_INODE, name, NOW_NS))
+        model.names[ino].append(name)
     elif step == "add":
         try:
             run(engine.add_index(first))
@@ -250,6 +316,9 @@ def take(site: SqliteSite, model: Model, count: int, step: str, *taken: Any) -> 
             run(engine.drop_index(first))
     elif step == "build":
         run(engine.build_indexes(first))
+    elif step == "undo" and inos:
+        with pytest.raises(ZeroDivisionError):
+            run(fail(engine, inos[first % len(inos)], count))
     elif step == "crash":
         if first:
             engine.commit_nowait()
@@ -262,12 +331,29 @@ def take(site: SqliteSite, model: Model, count: int, step: str, *taken: Any) -> 
         assert sorted(found) == expected
 
 
+async def fail(engine: Engine, ino: InodeNo, count: int) -> None:
+    """Change a file in a step that is taken back."""
+    async with engine.change():
+        await engine.build_indexes(3)
+        await set_numbers(engine, ino, 99, 99)
+        await engine.link(ino, ROOT_INODE, b"file never %d" % count, NOW_NS)
+        await engine.build_indexes(3)
+        raise ZeroDivisionError
+
+
+def a_name(kind: int, count: int) -> bytes:
+    """A name that is not taken; of four kinds, one of them no text."""
+    return (b"f%d", "Datei ÄÖ %d".encode(), b"File %d", b"file\xff %d")[kind] % count
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
         ("delete from field_value where value = 3", "lacks inode"),
         ("update field_value set value = 9 where value = 3", "with the value 9, which it has not"),
         ("drop trigger size_changes", "has 2 of 3 triggers"),
+        ("delete from name_entry", "lacks the name b'f'"),
+        ("update name_entry set cookie = cookie + 1", "a name of inode"),
     ],
 )
 def test_a_wrong_index_is_told_and_built_anew(tmp_path: Path, damage: str, sentence: str) -> None:
@@ -275,7 +361,8 @@ def test_a_wrong_index_is_told_and_built_anew(tmp_path: Path, damage: str, sente
     site = SqliteSite(tmp_path)
     inode = run(make_file(site.engine, b"f"))
     run(set_numbers(site.engine, inode.ino, 3, 1))
-    run(site.engine.add_index("$size"))
+    for field in ("$size", "$name"):
+        run(site.engine.add_index(field))
     while run(site.engine.build_indexes(2)):
         pass
     assert site.engine.check() == []
@@ -297,8 +384,10 @@ def test_a_wrong_index_is_told_and_built_anew(tmp_path: Path, damage: str, sente
     assert any(sentence in each for each in found)
     change(lambda connection: mend(connection, 1 << 20, NOW_NS))
     engine = site.reopen()
-    assert [index.state for index in engine.field_indexes()] == [IndexState.BUILDING]
+    assert [index.state for index in engine.field_indexes()] == [IndexState.BUILDING] * 2
     while run(engine.build_indexes(2)):
         pass
     assert run(ask(engine, {"$size": 3})) == ([inode.ino], "$size")
+    run(engine.rename(ROOT_INODE, b"f", ROOT_INODE, b"later", 0, NOW_NS))
+    assert run(ask(engine, {"$name": "later"})) == ([inode.ino], "$name")
     site.close()

@@ -276,6 +276,37 @@ def test_an_index_that_is_switched_on_later_finds_what_was_there(
 
 
 @pytest.mark.any_driver
+def test_files_are_found_by_words_of_their_names(mount: Mount) -> None:
+    for name in ("holidays/Ulm 2024.tif", "holidays/Bonn.tif", "HOLIDAY.txt", "other.txt"):
+        write(mount.root / name, kind=Path(name).suffix)
+
+    def find(words: str, *options: str) -> list[str]:
+        lines = run_memfs("query", mount.root, "--text", words, *options).splitlines()
+        return sorted(os.path.relpath(line, mount.root) for line in lines)
+
+    assert find("holiday") == ["HOLIDAY.txt", "holidays"]
+    assert run_memfs("query", mount.root, "--text", "ulm", "--explain").startswith("led by: all")
+    run_memfs("index", "add", mount.root, "name")
+    assert find("holiday") == ["HOLIDAY.txt", "holidays"]
+    assert find("2024 ULM") == ["holidays/Ulm 2024.tif"]
+    led = "led by: the index of $name"
+    assert run_memfs("query", mount.root, "--text", "ulm", "--explain").startswith(led)
+    (mount.root / "other.txt").rename(mount.root / "my holiday.txt")
+    (mount.root / "HOLIDAY.txt").unlink()
+    write(mount.root / "holidays/new holiday")
+    assert find("holiday") == ["holidays", "holidays/new holiday", "my holiday.txt"]
+    lines = run_memfs("query", mount.root, '{"kind": ".txt"}', "--text", "holiday").splitlines()
+    assert lines == [f"{mount.root}/my holiday.txt"]
+    mount.kill()
+    mount.start()
+    assert find("holiday") == ["holidays", "holidays/new holiday", "my holiday.txt"]
+    run_memfs("index", "drop", mount.root, "name")
+    assert find("holiday") == ["holidays", "holidays/new holiday", "my holiday.txt"]
+    with pytest.raises(MountError, match=r"expected a word at least"):
+        find(" ")
+
+
+@pytest.mark.any_driver
 def test_an_index_of_sizes_is_added_and_dropped(mount: Mount) -> None:
     for number in range(9):
         write(mount.root / f"f{number}", b"x" * number)
@@ -298,7 +329,9 @@ def test_an_index_of_sizes_is_added_and_dropped(mount: Mount) -> None:
     assert [(each["field"], each["state"]) for each in report["fields"]] == [("$mtime", "whole")]
     told = run_memfs("query", mount.root, json.dumps(large), "--explain")
     assert told.startswith("led by: all files")
-    with pytest.raises(MountError, match=r"\$tier cannot have an index: \$size, \$mtime can"):
+    with pytest.raises(
+        MountError, match=r"\$tier cannot have an index: \$size, \$mtime, \$name can"
+    ):
         run_memfs("index", "add", mount.root, "tier")
 
 

@@ -265,6 +265,20 @@ _CHECKS = (
         for field, number in NUMBERS.items()
     ),
     (
+        "the index of $name lacks the name {!r} of inode {}",
+        """select name, ino from dentry as d
+            where ino <= (select case state when 'whole' then 9223372036854775807
+                    else through end from field_index
+                    where field = '$name' and state <> 'leaving')
+                and not exists (select 1 from name_entry as e
+                    where e.cookie = d.cookie and e.ino = d.ino)""",
+    ),
+    (
+        "the index of $name has a name of inode {} that is not there any more",
+        """select ino from name_entry where cookie not in (select cookie from dentry)
+            and '$name' not in (select field from field_index where state = 'leaving')""",
+    ),
+    (
         "no snapshot shows generation {1} of inode {0}, which is kept",
         """select ino, generation from kept as k where not exists (
                select 1 from inode_was as w where w.ino = k.ino and w.generation = k.generation)

@@ -56,6 +56,7 @@ from memfs.metadata.records import Usage
 from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.chain import join
 from memfs.metadata.sqlite.checkpointer import Checkpointer
+from memfs.metadata.sqlite.field_schema import fold_name
 from memfs.metadata.sqlite.format import FORMAT_NUMBER, OLDEST_FORMAT, write_format
 from memfs.metadata.sqlite.journal import Journal, Origin
 from memfs.metadata.sqlite.lease import LEASE_COUNT
@@ -243,6 +244,8 @@ class Database:
         self.connection = sqlite3.connect(
             self._path, isolation_level=None, cached_statements=256, check_same_thread=False
         )
+        # Triggers of the index of names call it, when a journal is redone as well.
+        self.connection.create_function("fold_name", 1, fold_name, deterministic=True)
         cursor = self.connection.cursor()
         opened.callback(self._abandon, cursor)
         self._execute = cursor.execute

@@ -13,7 +13,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import InvalidValueError
-from memfs.metadata.sqlite.field_schema import NUMBERS
+from memfs.metadata.sqlite.field_schema import FIELDS, NAME_FIELD, NUMBERS, match_of
 from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
 from memfs.query.filters import RANGES, And, Condition, Node, Not, Operator, conjuncts, fields_of
 
@@ -54,6 +54,7 @@ _UPWARDS = frozenset({Operator.GREATER, Operator.GREATER_EQUAL})
 _MAY_BE_ARRAY = "{0} >= '[' and {0} < '\\'"
 """Texts that begin with a bracket."""
 
+_NAMES = "name_text t cross join name_entry f on f.cookie = t.rowid"
 _IS_TEXT = "{0} >= '' and {0} < x''"
 """Between the classes of SQLite's order: null, numbers, texts, blobs."""
 
@@ -71,6 +72,8 @@ class Segment(NamedTuple):
     value: str = ""
     """What it is sorted by before the inode; empty: by the inode alone."""
     descending: bool = False
+    is_unique: bool = False
+    """No two files have the same value."""
 
     def statement(
         self, after: tuple[Value | None, int] | None, limit: int
@@ -78,13 +81,18 @@ class Segment(NamedTuple):
         """Return text and arguments of a page."""
         text, arguments = self.head, list(self.head_arguments)
         sign, way = ("<", " desc") if self.descending else (">", "")
-        if after is not None and self.value:
+        if after is not None and self.is_unique:
+            text += f" and {self.value} > ?"
+            arguments.append(after[0])
+        elif after is not None and self.value:
             text += f" and ({self.value}, f.ino) {sign} (?, ?)"
             arguments += after
         elif after is not None:
             text += " and f.ino > ?"
             arguments.append(after[1])
         keys = f"{self.value}{way}, f.ino{way}" if self.value else "f.ino"
+        if self.is_unique:
+            keys = self.value
         text += f" and {self.tail} order by {keys} limit ?"
         return text, [*arguments, *self.tail_arguments, limit]
 
@@ -149,7 +157,8 @@ class Planner:
         return bool(self._count(f"select 1 from xattr f where {text} limit 1", writer.arguments))
 
     def _writer(self, driver: str, inode: str = "i") -> Writer:
-        return Writer(self._keys, driver, inode, self._arrays)
+        led = self._led_name() if driver == NAME_FIELD else None
+        return Writer(self._keys, driver, inode, self._arrays, led)
 
     # --- which index leads -----------------------------------------------------------------------
     def choose(self) -> str:
@@ -178,19 +187,24 @@ class Planner:
             raise InvalidValueError(f"the index of {driver} has gone meanwhile: ask anew")
 
     def _is_gone(self, driver: str) -> bool:
-        return driver in NUMBERS and driver not in self._fields
+        return driver in FIELDS and driver not in self._fields
 
     def _can_lead(self, condition: Condition) -> bool:
         if condition.field not in SYSTEM_FIELDS:
             return True
+        if condition.field == NAME_FIELD:
+            return condition.field in self._fields and _match_of(condition) is not None
         # Each file has a size.
         return condition.field in self._fields and condition.operator is not Operator.EXISTS
 
     def _is_missing(self, driver: str) -> bool:
         """Tell whether no file has an xattr of that name."""
-        return bool(driver) and driver not in NUMBERS and driver.encode() not in self._keys
+        return bool(driver) and driver not in FIELDS and driver.encode() not in self._keys
 
     def _entries(self, field: str, limit: int = PROBE_COUNT) -> int:
+        if field == NAME_FIELD:
+            text, arguments = self.candidates(field)
+            return self._count(f"{text} limit {limit}", arguments)
         writer = self._writer(field)
         text = f"{writer.key()} and {writer.walk(self._on(field))}"
         return self._count(
@@ -198,7 +212,10 @@ class Planner:
         )
 
     def candidates(self, field: str) -> tuple[str, list[SqlValue]]:
-        """Return a select of the inodes that meet the conditions on a field of the index."""
+        """Return a select of the inodes that may meet the conditions on a field of the index."""
+        if field == NAME_FIELD:
+            match = _match_of(self._led_name())
+            return f"select f.ino from {_NAMES} where t.name_text match ?", [match]
         writer = self._writer(field)
         text = f"{writer.key()} and {writer.walk(self._on(field))}"
         return f"select f.ino from {writer.source} where {text}", writer.arguments
@@ -206,6 +223,14 @@ class Planner:
     def _on(self, field: str) -> list[Condition]:
         """Return the conditions that every file must meet on one field."""
         return [p for p in self._parts if isinstance(p, Condition) and p.field == field]
+
+    def _led_name(self) -> Condition:
+        """Return the condition on names that the index of names is asked for."""
+        return next(
+            part
+            for part in self._parts
+            if isinstance(part, Condition) and part.field == NAME_FIELD and _match_of(part)
+        )
 
     # --- walks -----------------------------------------------------------------------------------
     def _plain(self, driver: str, extra: str, extra_arguments: tuple[SqlValue, ...]) -> Plan:
@@ -218,6 +243,15 @@ class Planner:
             return Plan((segment,), writer.is_exact, "")
         if self._is_missing(driver):
             return Plan((), True, driver)
+        if driver == NAME_FIELD:
+            writer = self._writer(driver)
+            join = _join(self._node, driver)
+            head = f"select f.ino, t.rowid from {writer.source}{join} where {writer.key()}"
+            head_arguments = writer.cut()
+            tail = f"{writer.walk(self._on(driver))} and {writer.rest(self._node)}{extra}"
+            arguments = (*writer.arguments, *extra_arguments)
+            segment = Segment(head, head_arguments, tail, arguments, "t.rowid", is_unique=True)
+            return Plan((segment,), writer.is_exact, driver)
         segments: list[Segment] = []
         is_exact = True
         for walked, also, is_sorted in _stretches(self._on(driver), driver in self._arrays):
@@ -290,6 +324,21 @@ class Planner:
         return Plan((first, *last.segments), last.is_exact, driver)
 
 
+def _told(condition: Condition) -> str:
+    """Return a condition as functions of `finding` read it."""
+    return json.dumps([condition.field, condition.operator.value, *condition.operands])
+
+
+def _match_of(condition: Condition) -> str | None:
+    """Return what the index of names is asked for, of a condition on names."""
+    operator, operands = condition.operator, condition.operands
+    if operator is Operator.TEXT:
+        return match_of(str(operands[0]).casefold().split())
+    if operator is Operator.CONTAINS or (operator is Operator.IN and len(operands) == 1):
+        return match_of([str(operands[0]).casefold()])
+    return None
+
+
 def _rank(operator: Operator) -> int:
     if operator is Operator.IN:
         return 0
@@ -342,13 +391,18 @@ class Writer:
         driver: str,
         inode: str = "i",
         arrays: Container[str] = (),
+        led_name: Condition | None = None,
     ) -> None:
         self._keys = keys
+        self._led_name = led_name
+        """Where the driver is `$name`, what its index is asked for."""
         self._arrays = arrays
         """Fields that may have JSON arrays."""
         self._driver = driver
         self._inode = inode
         self.source = "field_value f" if driver in NUMBERS else "xattr f"
+        if led_name is not None:
+            self.source = _NAMES
         """What the driver leads through."""
         self.entry = "f.value" if driver in NUMBERS else "f.typed"
         """What it has for each file."""
@@ -370,12 +424,20 @@ class Writer:
         """Return the condition that the row that leads is of the driver's name."""
         if self._driver in NUMBERS:
             return f"f.field = {NUMBERS[self._driver]}"
+        if self._led_name is not None:
+            match = self.bind(_match_of(self._led_name))
+            # The first of several names of a file stands for it.
+            first = f"first_name(f.ino, {self.bind(_told(self._led_name))})"
+            return f"t.name_text match {match} and {first} = f.cookie"
         # The partial index is used only where its own condition stands literally.
         return f"f.key <> 0 and f.key = {self.bind(self._keys[self._driver.encode()])}"
 
     def walk(self, conditions: list[Condition]) -> str:
         """Return what the driver's conditions make of its rows."""
         parts = ["1"]
+        if self._led_name is not None:
+            others = [each for each in conditions if each is not self._led_name]
+            return " and ".join([*parts, *map(self._name, others)])
         ranges = [each for each in conditions if each.operator in RANGES]
         for condition in conditions:
             if condition.operator in RANGES and condition.field not in self._arrays:
@@ -418,6 +480,8 @@ class Writer:
             return "1" if finds_more else "0"
         if field == "$path":
             return self._path(condition)
+        if field == NAME_FIELD:
+            return self._name(condition)
         if field in SYSTEM_FIELDS:
             is_led = field == self._driver
             scalar = self.entry if is_led else SCALARS[field].format(self._inode)
@@ -443,12 +507,16 @@ class Writer:
         text = json.dumps([condition.operator.value, *condition.operands])
         return f"path_passes(f.ino, {self.bind(text)})"
 
+    def _name(self, condition: Condition) -> str:
+        if condition.operator is Operator.EXISTS:
+            return "has_path(f.ino)"
+        return f"name_passes(f.ino, {self.bind(_told(condition))})"
+
     def _scalar(self, condition: Condition, value: str) -> str:
         """Return a condition on a value that may be null."""
         if condition.field not in self._arrays:
             return self._plain(condition, value)
-        told = [condition.field, condition.operator.value, *condition.operands]
-        passes = f"array_passes({value}, {self.bind(json.dumps(told))})"
+        passes = f"array_passes({value}, {self.bind(_told(condition))})"
         plain = self._plain(condition, value)
         return f"case when {_MAY_BE_ARRAY.format(value)} then {passes} else {plain} end"
 
@@ -460,6 +528,8 @@ class Writer:
         (operand,) = operands
         if operator is Operator.REGEX:
             return f"{_IS_TEXT.format(value)} and pattern_found({self.bind(operand)}, {value})"
+        if operator is Operator.TEXT:
+            return f"{_IS_TEXT.format(value)} and text_found({self.bind(operand)}, {value})"
         if operator is Operator.CONTAINS:
             return f"{_IS_TEXT.format(value)} and instr({value}, {self.bind(operand)}) > 0"
         return self._range(condition, value)

@@ -17,7 +17,7 @@ from memfs.metadata.sqlite.filter_sql import Planner
 from memfs.metadata.sqlite.scoped_sql import ScopedStatement
 from memfs.metadata.sqlite.view import View
 from memfs.query.filters import Condition, Node, Operator, operators_of
-from memfs.query.matching import pattern_of, value_passes
+from memfs.query.matching import has_words, pattern_of, value_passes
 from memfs.query.values import stored_value
 from memfs.types import NOW, InodeNo, SnapshotId
 
@@ -38,6 +38,7 @@ Rows = Callable[[str, "list[SqlValue]"], "list[Row]"]
 SCAN_COUNT = 200_000
 """Numbers of inodes that are looked at in one turn; others have theirs in between. Some 0.5 s."""
 
+_COOKIES = "select cookie, name from dentry where ino = ? order by cookie"
 _SELECT_SNAPSHOT = "select 1 from snapshot where snap = ? and state = 'live'"
 
 
@@ -57,9 +58,12 @@ class Finder:
         self._view = View(self._fetch)
         """That of the page that is being found."""
         connection.create_function("pattern_found", 2, _pattern_found, deterministic=True)
+        connection.create_function("text_found", 2, _text_found, deterministic=True)
         connection.create_function("array_passes", 2, _array_passes, deterministic=True)
         connection.create_function("value_of", 1, stored_value, deterministic=True)
         connection.create_function("path_passes", 2, self._path_passes)
+        connection.create_function("name_passes", 2, self._name_passes)
+        connection.create_function("first_name", 2, self._first_name)
         connection.create_function("has_path", 1, lambda ino: bool(self._view.paths(ino)))
         connection.create_function("is_open", 1, lambda ino: bool(self._view.open_paths(ino)))
         connection.create_function("may_read", 1, lambda ino: self._view.may_read(ino))
@@ -156,6 +160,19 @@ class Finder:
         condition = _path_condition(text)
         return any(value_passes(condition, os.fsdecode(path)) for path in self._view.paths(ino))
 
+    def _name_passes(self, ino: int, text: str) -> bool:
+        """Tell whether a name of an inode passes a condition on `$name`."""
+        condition = _condition(text)
+        return any(value_passes(condition, os.fsdecode(name)) for name in self._view.names(ino))
+
+    def _first_name(self, ino: int, text: str) -> int | None:
+        """Return the cookie of the first name of an inode that passes a condition on `$name`."""
+        condition = _condition(text)
+        for cookie, name in self._fetch(_COOKIES, (ino,)):
+            if value_passes(condition, os.fsdecode(name)):
+                return int(cookie)
+        return None
+
 
 def _page(planner: Planner, after: FilePosition | None, limit: int, rows: Rows) -> FilePage:
     plan = planner.plan(None if after is None else after.driver)
@@ -193,7 +210,7 @@ def _scoped_page(
 
 @lru_cache(maxsize=256)
 def _condition(text: str) -> Condition:
-    """Return a condition on an xattr as `filter_sql` has written it."""
+    """Return a condition as `filter_sql` has written it, with its field."""
     field, operator, *operands = json.loads(text)
     return Condition(field, Operator(operator), tuple(operands))
 
@@ -211,6 +228,10 @@ def _path_condition(text: str) -> Condition:
 
 def _pattern_found(pattern: str, text: object) -> bool:
     return isinstance(text, str) and pattern_of(pattern).search(text) is not None
+
+
+def _text_found(words: str, text: object) -> bool:
+    return isinstance(text, str) and has_words(words, text)
 
 
 def has_steps_without_end(node: Node) -> bool:

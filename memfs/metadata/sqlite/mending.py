@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.attribute_index import NOTE_NAME
 from memfs.metadata.sqlite.check import RECOUNT
-from memfs.metadata.sqlite.field_schema import BUILDING, LEAVING
+from memfs.metadata.sqlite.field_schema import BUILDING, LEAVING, TEXTS
 from memfs.metadata.sqlite.schema import (
     ADDITIONS,
     BESIDE,
@@ -262,6 +262,9 @@ def _empty_field_indexes(connection: sqlite3.Connection) -> None:
     """Leave of the indexes of fields that there are to be some; the next mount fills them anew."""
     for trigger in FIELD_TRIGGERS:
         connection.execute(f"drop trigger if exists {Made.by(trigger).name}")
+    for texts in TEXTS.values():
+        for text in texts.end:
+            connection.execute(text)
     connection.execute("delete from field_value")
     connection.execute("delete from field_index where state = ?", (LEAVING,))
     connection.execute("update field_index set through = 0, state = ?", (BUILDING,))

@@ -28,7 +28,7 @@ from memfs.metadata.records import (
 )
 from memfs.metadata.sqlite.attribute_index import NO_KEY
 from memfs.metadata.sqlite.field_index import FieldNote, Indexes
-from memfs.metadata.sqlite.field_schema import BUILDING, LEAVING, NUMBERS, WHOLE
+from memfs.metadata.sqlite.field_schema import BUILDING, LEAVING, NAME_FIELD, NUMBERS, WHOLE
 from memfs.metadata.sqlite.finding import has_steps_without_end
 from memfs.metadata.sqlite.settings import Settings
 from memfs.metadata.sqlite.statements import (
@@ -64,6 +64,7 @@ _NEXT_INODES = """
 _NEXT_ENTRY = """
     select value, ino from field_value where field = ? order by value, ino limit 1 offset ?
 """
+_HAS_TEXT_SEARCH = "select 1 from pragma_module_list where name = 'fts5'"
 _XATTRS_OF = "select ino, name, value, key from xattr where ino = ?"
 
 
@@ -163,8 +164,10 @@ class Queries(Settings):
             )
         if note is not None:
             return
+        if field == NAME_FIELD and not self._rows(_HAS_TEXT_SEARCH, ()):
+            raise NotSupportedError("the SQLite of this Python lacks FTS5, which finds words")
         self._begin_change(grows=True)
-        for statement in statements.make_triggers:
+        for statement in statements.make:
             self._write(statement, ())
         self._put_note(field, FieldNote(InodeNo(0), BUILDING))
 
@@ -197,20 +200,25 @@ class Queries(Settings):
             note = note._replace(state=WHOLE)
         self._begin_change(grows=True)
         if count:
-            self._write(FIELD_STATEMENTS[field].add, (begin, note.through))
+            for statement in FIELD_STATEMENTS[field].add:
+                self._write(statement, (begin, note.through))
             self._database.note_bulk(count)
         self._put_note(field, note)
 
     def _remove_entries(self, field: str, limit: int) -> None:
-        last = self._row(_NEXT_ENTRY, (NUMBERS[field], limit - 1))
+        statements, last = FIELD_STATEMENTS[field], None
+        if statements.remove is not None:
+            last = self._row(_NEXT_ENTRY, (NUMBERS[field], limit - 1))
         self._begin_change()
+        if statements.remove is not None:
+            value, ino = (INTEGER_MAX, INTEGER_MAX) if last is None else last
+            self._write(statements.remove, (value, ino))
+            self._database.note_bulk(limit)
         if last is None:
-            self._write(FIELD_STATEMENTS[field].remove, (INTEGER_MAX, INTEGER_MAX))
+            for statement in statements.end:
+                self._write(statement, ())
             self._write(DELETE_FIELD_INDEX, (field,))
             self._fields.forget()
-        else:
-            self._write(FIELD_STATEMENTS[field].remove, (last[0], last[1]))
-            self._database.note_bulk(limit)
 
     def _put_note(self, field: str, note: FieldNote) -> None:
         self._write(PUT_FIELD_INDEX, (field, *note))

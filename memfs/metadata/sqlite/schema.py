@@ -353,8 +353,11 @@ def match_triggers(connection: sqlite3.Connection) -> None:
     That is for tables that were copied or mended; else the statements of a change do it.
     """
     texts: list[str] = []
-    for (field,) in connection.execute("select field from field_index where state <> 'leaving'"):
-        texts += field_schema.TRIGGERS.get(field, ())
+    query = "select field from field_index where state <> 'leaving'"
+    for (field,) in connection.execute(query).fetchall():
+        for text in field_schema.TEXTS[field].tables:
+            connection.execute(text)
+        texts += field_schema.TRIGGERS[field]
     wanted = {Made.by(text).name: text.strip() for text in texts}
     names = ", ".join(f"'{Made.by(text).name}'" for text in FIELD_TRIGGERS)
     there = dict(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memfs.metadata.sqlite.field_schema import NUMBERS
+from memfs.metadata.sqlite.field_schema import FIELDS, NAME_FIELD
 from memfs.metadata.sqlite.filter_sql import COLUMN_FIELDS, SCALARS, Planner, Writer
 from memfs.namespace.acl import ACCESS_XATTR
 from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from memfs.metadata.sqlite.statements import SqlValue
     from memfs.query.filters import Condition, Node
 
-OPEN_FIELDS = frozenset({"$path", "$size", "$mtime"})
+OPEN_FIELDS = frozenset({"$path", "$name", "$size", "$mtime"})
 """What stat(2) and find(1) tell of a file without reading it."""
 
 ACL_LITERAL = f"x'{ACCESS_XATTR.hex()}'"
@@ -163,10 +163,11 @@ class ScopedStatement:
             text += f" and i.ino <= {writer.bind(through)}"
         if not self.driver:
             return text
-        if self.driver in NUMBERS and self._planner is not None:
+        if self.driver in FIELDS and self._planner is not None:
             walk, arguments = self._planner.candidates(self.driver)
             writer.arguments += arguments
-            changed = f"select ino from inode_was where snap >= {writer.bind(self._scope.snap)}"
+            table = "dentry_was" if self.driver == NAME_FIELD else "inode_was"
+            changed = f"select ino from {table} where snap >= {writer.bind(self._scope.snap)}"
             return f"{text} and i.ino in ({walk} union {changed})"
         changed = "select ino from xattr_was where name = {0} and snap >= {1}"
         found = ""
@@ -210,7 +211,7 @@ class _ScopedWriter(Writer):
         if field in LIVE_FIELDS:
             self.is_exact = False
             text = "1" if finds_more else "0"
-        elif field in SCALARS or field == "$path":
+        elif field in SCALARS or field in ("$path", "$name"):
             text = super()._condition(condition, finds_more=finds_more)
         else:
             text = f"exists (select 1 from {self._values(field)} as b"

@@ -186,27 +186,24 @@ DELETE_FIELD_INDEX = _statement("delete from field_index where field = ?")
 
 
 class FieldStatements(NamedTuple):
-    """Those of the index of one field."""
+    """Those of the index of one field, as `field_schema.FieldTexts`."""
 
-    make_triggers: tuple[int, ...]
+    make: tuple[int, ...]
+    """Tables and triggers."""
     drop_triggers: tuple[int, ...]
-    add: int
-    """Takes inodes in, from beyond ?1 up to ?2."""
-    remove: int
-    """Removes entries up to value ?1 of inode ?2."""
+    add: tuple[int, ...]
+    remove: int | None
+    end: tuple[int, ...]
 
 
 def _field_statements(field: str) -> FieldStatements:
-    number, column = field_schema.NUMBERS[field], field_schema.COLUMNS[field]
-    triggers = field_schema.TRIGGERS[field]
+    texts = field_schema.TEXTS[field]
     return FieldStatements(
-        tuple(_made_once(text) for text in triggers),
-        tuple(_dropped(text) for text in triggers),
-        _statement(
-            f"insert or replace into field_value select {number}, {column}, ino from inode"
-            " where ino > ?1 and ino <= ?2"
-        ),
-        _statement(f"delete from field_value where field = {number} and (value, ino) <= (?1, ?2)"),
+        (*map(_statement, texts.tables), *map(_made_once, texts.triggers)),
+        tuple(map(_dropped, texts.triggers)),
+        tuple(map(_statement, texts.add)),
+        None if texts.remove is None else _statement(texts.remove),
+        tuple(map(_statement, texts.end)),
     )
 
 
@@ -256,6 +253,9 @@ SAVE_XATTRS = _undo_statement(
 SAVE_TARGET = _statement(
     "insert or ignore into symlink_was select ino, target from symlink where ino = ?"
 )
+
+# Behind all that an earlier version knows.
+FIELD_STATEMENTS[field_schema.NAME_FIELD] = _field_statements(field_schema.NAME_FIELD)
 
 TEXTS = tuple(_texts)
 

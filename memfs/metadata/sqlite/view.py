@@ -96,6 +96,15 @@ class View:
             found += [path + b"/" + name if path else name for path in self.open_paths(parent)]
         return found
 
+    def names(self, ino: int) -> list[bytes]:
+        """Return the names of an inode, the last parts of its paths."""
+        if ino == ROOT_INODE:
+            return [b""]
+        found = self._fetch(*self._at(ino, _NAMES, _NAMES_AT))
+        if self._caller is None and self._snap == NOW:
+            return [name for _parent, name in found]
+        return [name for parent, name, *_ in found if self.open_paths(parent)]
+
     def open_paths(self, ino: int) -> list[bytes]:
         """Return the paths of a directory that the caller can list and search."""
         found = self._directories.get(ino)

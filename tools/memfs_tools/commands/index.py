@@ -63,11 +63,14 @@ def list_names(mountpoint: Path, as_json: bool) -> None:
 @click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
 @click.option("--no-wait", is_flag=True, help="Leave the daemon to it.")
 def add(mountpoint: Path, fields: tuple[str, ...], no_wait: bool) -> None:
-    """Build indexes of size or mtime, which lead queries and orders by $size and $mtime.
+    """Build indexes of size, mtime or name.
 
     \b
     memfs index add /mnt/data size
-    memfs index add /mnt/data size mtime --no-wait
+    memfs index add /mnt/data name mtime --no-wait
+
+    Those of size and mtime lead queries and orders by $size and $mtime, that of name leads
+    memfs query --text, and $text and $contains of $name.
 
     The daemon builds while it serves, and goes on after a kill. Each change of a file costs a
     little more from then on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -26,7 +27,8 @@ _PLACES = {"loop": "by the daemon itself", "reader": "by the reader process"}
 
 @click.command()
 @click.argument("mountpoint", type=click.Path(path_type=Path))
-@click.argument("filter_", metavar="FILTER")
+@click.argument("filter_", metavar="[FILTER]", required=False)
+@click.option("--text", "words", metavar="WORDS", help="With all of these words in their names.")
 @click.option("--sort", metavar="FIELD", help="An xattr, $size or $mtime; -FIELD: descending.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many files.")
 @click.option("--at", metavar="SNAPSHOT", help="As of a snapshot; paths are those of then.")
@@ -37,7 +39,8 @@ _PLACES = {"loop": "by the daemon itself", "reader": "by the reader process"}
 @click.option("--explain", is_flag=True, help="Tell how the first page is found, and no file.")
 def query(
     mountpoint: Path,
-    filter_: str,
+    filter_: str | None,
+    words: str | None,
     sort: str | None,
     limit: int | None,
     at: str | None,
@@ -54,11 +57,12 @@ def query(
     memfs query /mnt/data '{"$path": "scans/", "$tier": "glacier"}' --count
     memfs query /mnt/data '{"cloud": {"$lt": 5}}' --sort -date --limit 10 --json
     memfs query /mnt/data '{"done": {"$exists": false}}' --paths0 | xargs -0 ls -l
+    memfs query /mnt/data --text 'holiday 2024'
 
     FILTER is a JSON object; -: it is read from standard input. A name asks for the xattr
-    user.NAME, and $path, $tier, $size, $mtime, $state, $pin, $pool, $digest and $uses for what
-    memfs knows. Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $regex $contains $not, and
-    $and $or $not between filters.
+    user.NAME, and $path, $name, $tier, $size, $mtime, $state, $pin, $pool, $digest and $uses for
+    what memfs knows. Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $regex $contains $text
+    $not, and $and $or $not between filters.
 
     Root and the user who mounted find all files. Other users find what find(1) and getfattr(1)
     would find for them.
@@ -67,8 +71,12 @@ def query(
         raise click.UsageError(
             "--json, --arrow, --paths0, --count and --explain exclude each other."
         )
+    if filter_ is None and words is None:
+        raise click.UsageError("Missing argument 'FILTER', or --text.")
     served = require_mount(mountpoint)
-    text = sys.stdin.read() if filter_ == "-" else filter_
+    text = sys.stdin.read() if filter_ == "-" else filter_ or "{}"
+    if words is not None:
+        text = f'{{"$and": [{text}, {json.dumps({"$name": {"$text": words}})}]}}'
     asked = _Asked(served, text, sort, limit, at)
     if explain:
         _explain(asked.page(None, names=False))
