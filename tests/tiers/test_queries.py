@@ -209,9 +209,17 @@ def test_a_snapshot_is_asked_for_what_was_then(mount: Mount) -> None:
     (root / "a").rename(root / "b")
     write(root / "b/new", kind="scan")
     assert ask(mount, {"kind": "scan"}) == ["b/new"]
-    assert ask(mount, {"kind": "scan"}, "--at", "monday") == ["a/gone", "a/kept"]
+    # Now another file has the name of then.
+    write(root / "a/kept", b"another")
+    past = ".memfs/snapshots/monday"
+    found = ask(mount, {"kind": "scan"}, "--at", "monday")
+    assert found == [f"{past}/a/gone", f"{past}/a/kept"]
+    assert [(root / path).read_bytes() for path in found] == [b"x", b"x"]
+    told = run_memfs("query", root, '{"kind": "scan"}', "--at", "monday", "--paths0")
+    assert sorted(told.split("\0")) == ["", *(f"{root}/{path}" for path in found)]
     assert ask(mount, {"kind": "map"}, "--at", "monday") == []
     [shown] = shown_json(mount, {"date": {"$gte": "2025"}}, "--at", "monday")
+    assert shown["path"] == f"{root}/{past}/a/kept"
     assert shown["attributes"] == {"kind": "scan", "date": "2025-01-01"}
     counted = run_memfs("query", root, '{"$path": "a/*"}', "--at", "monday", "--count")
     assert counted == "2\n"

@@ -31,7 +31,7 @@ _PLACES = {"loop": "by the daemon itself", "reader": "by the reader process"}
 @click.option("--text", "words", metavar="WORDS", help="With all of these words in their names.")
 @click.option("--sort", metavar="FIELD", help="An xattr, $size or $mtime; -FIELD: descending.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many files.")
-@click.option("--at", metavar="SNAPSHOT", help="As of a snapshot; paths are those of then.")
+@click.option("--at", metavar="SNAPSHOT", help="As of a snapshot; paths lead into it.")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each file.")
 @click.option("--arrow", is_flag=True, help="An Arrow stream with a row for each file.")
 @click.option("--paths0", is_flag=True, help="Paths end with NUL, for xargs -0 and rsync --from0.")
@@ -85,21 +85,21 @@ def query(
         tell(str(sum(page["count"] for page in asked.pages(_COUNT_PAGE, names=False))))
         return
     if arrow:
-        _write_arrow(served, asked)
+        _write_arrow(asked)
         return
     for page in asked.pages(_PAGE_COUNT, attributes=as_json):
         for file in page["files"]:
-            _show(served, file, as_json=as_json, paths0=paths0)
+            _show(asked.root, file, as_json=as_json, paths0=paths0)
 
 
-def _write_arrow(served: Mount, asked: _Asked) -> None:
+def _write_arrow(asked: _Asked) -> None:
     try:
         from memfs_tools.arrow_stream import write_found
     except ImportError:
         raise UsageError("Arrow needs pyarrow: pip install 'memfs-tiers[traces]'") from None
     write_found(
         sys.stdout.buffer,
-        served.mountpoint,
+        asked.root,
         (page["files"] for page in asked.pages(_PAGE_COUNT, attributes=True)),
     )
 
@@ -115,6 +115,12 @@ class _Asked:
         self._sort = sort
         self._limit = limit
         self._at = at
+
+    @property
+    def root(self) -> Path:
+        """What paths begin with: what is asked may have moved since a snapshot, or be gone."""
+        root = self._served.mountpoint
+        return root if self._at is None else root / ".memfs" / "snapshots" / self._at
 
     def page(self, token: str | None, limit: int = _PAGE_COUNT, **options: bool) -> QueryReport:
         """Return one page."""
@@ -138,12 +144,8 @@ class _Asked:
                 return
 
 
-def _show(served: Mount, file: FoundReport, *, as_json: bool, paths0: bool) -> None:
-    path = (
-        os.path.join(os.fspath(served.mountpoint), file["path"])
-        if file["path"]
-        else (os.fspath(served.mountpoint))
-    )
+def _show(root: Path, file: FoundReport, *, as_json: bool, paths0: bool) -> None:
+    path = os.path.join(os.fspath(root), file["path"]) if file["path"] else os.fspath(root)
     if paths0:
         tell_path0(path)
     elif as_json:
