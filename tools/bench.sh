@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures memfs against the native file system and against its peers, in one run, as root.
 #
-#   tools/bench.sh --soak [--minutes M] [--workers N] [--s3] [--json FILE] [--directory DIR]
+#   tools/bench.sh --soak [--minutes M] [--workers N] [--inodes N] [--s3] [--json FILE]
+#                 [--directory DIR]
 #   tools/bench.sh --databases [--repeat N] [--duration-s S] [--json FILE] [--directory DIR]
 #   tools/bench.sh --clients [--clients 1,2,4,8] [--files N] [--places ...] [--repeat N]
 #                  [--json FILE] [--directory DIR] [--no-image]

@@ -35,8 +35,8 @@ GROWTH_MAX = 1.1
 """The last quarter's median of anonymous memory over that of the first steady quarter."""
 
 FILES_A_DIRECTORY = 200
-DIRECTORY_COUNT = 20
-"""Directories of a worker that live at a time."""
+INODE_COUNT = 63_000
+"""Of the files and their directories that live at a time, as where the growth was found."""
 SIZES = (100, 4096, 20_000, 300_000)
 TIER_NAME = "user.memfs.tier"
 BUCKET = "soak"
@@ -57,8 +57,8 @@ class Reading:
     """Files made by all workers."""
 
 
-def work(root: Path, number: int, stop: Event, done: list[int]) -> None:
-    """Make, read, pin, demote and remove files until told to stop."""
+def work(root: Path, number: int, directory_count: int, stop: Event, done: list[int]) -> None:
+    """Make files in so many directories; then make, read, pin, demote and remove until the stop."""
     choices = random.Random(number)
     directories: list[Path] = []
     noise = choices.randbytes(max(SIZES))
@@ -69,7 +69,9 @@ def work(root: Path, number: int, stop: Event, done: list[int]) -> None:
         for index in range(FILES_A_DIRECTORY):
             size = choices.choices(SIZES, (4, 4, 2, 1))[0]
             (directory / f"{index:04}").write_bytes(noise[:size])
-            done[number] += 1
+        done[number] += FILES_A_DIRECTORY
+        if len(directories) < directory_count:
+            continue
         for _ in range(FILES_A_DIRECTORY):
             chosen = choices.choice(directories) / f"{choices.randrange(FILES_A_DIRECTORY):04}"
             chosen.read_bytes()
@@ -77,24 +79,31 @@ def work(root: Path, number: int, stop: Event, done: list[int]) -> None:
                 tier = choices.choice((b"glacier", b"glacier", b"warm", b"cold"))
                 with contextlib.suppress(OSError):  # no room in RAM for now
                     os.setxattr(chosen, TIER_NAME, tier)
-        if len(directories) > DIRECTORY_COUNT:
-            shutil.rmtree(directories.pop(0))
+        shutil.rmtree(directories.pop(0))
 
 
 @contextlib.contextmanager
-def loaded(root: Path, worker_count: int) -> Iterator[list[int]]:
-    """Run workers beside the block; yields how many files each has made."""
+def loaded(root: Path, worker_count: int, inode_count: int) -> Iterator[list[int]]:
+    """Run workers beside the block; yields how many files each has made.
+
+    The block begins when there are `inode_count` inodes, which is how many there are at its end.
+    """
     context = multiprocessing.get_context("fork")
     stop = context.Event()
+    directory_count = max(1, round(inode_count / worker_count / (FILES_A_DIRECTORY + 1)))
     with multiprocessing.Manager() as manager:
         done = manager.list([0] * worker_count)
         workers = [
-            context.Process(target=work, args=(root, number, stop, done), daemon=True)
+            context.Process(target=work, args=(root, number, directory_count, stop, done))
             for number in range(worker_count)
         ]
         for worker in workers:
+            worker.daemon = True
             worker.start()
         try:
+            while min(done) < directory_count * FILES_A_DIRECTORY:
+                time.sleep(0.1)
+                assert all(worker.is_alive() for worker in workers), "a worker has failed"
             yield done  # type: ignore[misc]  # a proxy that reads like a list
         finally:
             stop.set()
@@ -118,16 +127,18 @@ def read_daemon(pid: int, begin_s: float, done: list[int]) -> Reading:
     )
 
 
-def soak(base: Path, config: str, duration_s: float, worker_count: int) -> list[Reading]:
+def soak(
+    base: Path, config: str, duration_s: float, worker_count: int, inode_count: int
+) -> list[Reading]:
     """Load a mount and look at it every few seconds; prints each look."""
     mount = Mount(base, "kernel", config)
     mount.start()
     try:
         [pid] = mount.daemon_pids()
         readings = []
-        begin_s = time.monotonic()
         print("second  anonymous MB  descriptors  CPU s  files", flush=True)
-        with loaded(mount.root, worker_count) as done:
+        with loaded(mount.root, worker_count, inode_count) as done:
+            begin_s = time.monotonic()
             while time.monotonic() - begin_s < duration_s:
                 time.sleep(duration_s / 40)
                 reading = read_daemon(pid, begin_s, done)
@@ -184,6 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--inodes", type=int, default=INODE_COUNT, help="how many live at a time")
     parser.add_argument("--s3", action="store_true", help="an S3 server as the store")
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"))
     parser.add_argument("--json", type=Path)
@@ -195,7 +207,8 @@ def main() -> None:
             if arguments.s3:
                 endpoint = stack.enter_context(running_moto(BUCKET)).endpoint_url
             seconds = arguments.minutes * 60
-            readings = soak(base, configuration(endpoint), seconds, arguments.workers)
+            settings = configuration(endpoint), seconds, arguments.workers, arguments.inodes
+            readings = soak(base, *settings)
         result = {
             "machine": dataclasses.asdict(Machine.here(base)),
             **judge(readings),
