@@ -27,7 +27,7 @@ def _pass(*_arguments: object) -> None:
 def intercept(
     monkeypatch: pytest.MonkeyPatch, *names: str, before: Hook = _pass, after: Hook = _pass
 ) -> None:
-    """Have hooks called, with the name of the call and its arguments.
+    """Have hooks called, with the name of the call and its arguments by position.
 
     Args:
         monkeypatch: Ends it.
@@ -42,9 +42,16 @@ def intercept(
         monkeypatch.setattr(module, name, make)
 
 
-def _make(name: str, call: Hook, before: Hook, after: Hook, *arguments: Any) -> object:  # noqa: ANN401
+def _make(
+    name: str,
+    call: Hook,
+    before: Hook,
+    after: Hook,
+    *arguments: Any,  # noqa: ANN401
+    **keywords: Any,  # noqa: ANN401
+) -> object:
     before(name, *arguments)
-    result = call(*arguments)
+    result = call(*arguments, **keywords)
     after(name, *arguments)
     return result
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.content.opentable import SyncedFile
 from memfs.content.quick_syncs import QuickSyncs, Unsynced
 from memfs.content.syncer import Syncer
 from memfs.errors import MemfsError, ObjectMissingError, StaleInodeError, StoreError
@@ -78,6 +79,38 @@ class FileSyncs:
         self._saved_change_count = 0
 
     # --- requests --------------------------------------------------------------------------------
+    def find_bytes(self, inode: Inode) -> SyncedFile | None:
+        """Return the raw file of an inode if nothing but its bytes is to be synced, else None.
+
+        So it is for what a database has open: its name was synced before, and so was all that the
+        engine has committed since. That is all that was answered before the request which asks.
+        """
+        synced = self._open_table.kept(inode.ino)
+        if synced is None or synced.raw != inode.raw or not self._engine.synced:
+            return None
+        syncer = self.syncer
+        return synced if syncer.idle and not syncer.has_failures else None
+
+    async def sync_bytes(
+        self, ino: InodeNo, synced: SyncedFile, *, is_alone: Callable[[], bool]
+    ) -> None:
+        """Do an fdatasync(2) of what `find_bytes` has found.
+
+        Args:
+            is_alone: Returns whether nobody else waits for the event loop.
+
+        Raises:
+            OSError: The disk refuses the bytes.
+        """
+        fd = synced.fd
+        sync = functools.partial(self.syncer.sync_bytes, synced.raw, fd, data_only=True)
+        try:
+            unsynced = Unsynced(ino, os.fstat(fd).st_size, fd)
+            await self._wait(unsynced, sync, is_alone, answers=True)
+        except OSError as error:
+            self._open_table.fail_syncs(ino, error.errno or errno.EIO)
+            raise
+
     async def sync_for_program(
         self,
         inode: Inode,
@@ -124,7 +157,8 @@ class FileSyncs:
         is_alone: Callable[[], bool],
     ) -> os.stat_result:
         """Make a raw file, its name and its inode durable; returns its attributes from before."""
-        fd = self._raw_store.open(inode.raw, os.O_RDONLY)
+        synced = SyncedFile(inode.raw, self._raw_store.open(inode.raw, os.O_RDONLY))
+        fd = synced.fd
         try:
             status = os.fstat(fd)
             sync = functools.partial(self.syncer.sync_file, inode.raw, fd, data_only=data_only)
@@ -135,8 +169,8 @@ class FileSyncs:
         except OSError as error:
             self._open_table.fail_syncs(inode.ino, error.errno or errno.EIO)
             raise
-        finally:
-            os.close(fd)
+        if inode.flags & InodeFlags.UNSEALED:
+            self._open_table.keep(inode.ino, synced)
         return status
 
     async def sync_name(self, inode: Inode, *, is_alone: Callable[[], bool]) -> None:

@@ -44,6 +44,32 @@ _HANDLE_MODE = 3
 _NO_HANDLES = (0,) * len(OpenMode)
 
 
+KEPT_DESCRIPTORS_MAX = 1024
+"""Descriptors of the daemon's that stay open for further fsyncs; a database has some ten files that
+it syncs. Guess."""
+
+
+class SyncedFile:
+    """A descriptor of a raw file whose name is durable, open until nobody refers to it any more.
+
+    A thread may be in a sync of it when the last writer closes the file: the number must not become
+    another file's meanwhile.
+
+    Args:
+        raw: The raw file.
+        fd: Open at it.
+    """
+
+    __slots__ = ("fd", "raw")
+
+    def __init__(self, raw: RawId, fd: int) -> None:
+        self.raw = raw
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 class OpenFile:
     """The handles of one inode."""
 
@@ -51,6 +77,7 @@ class OpenFile:
         "answer",
         "counts",
         "direct_read_bytes",
+        "kept",
         "opening_count",
         "read_fd",
         "same_answer_count",
@@ -69,6 +96,8 @@ class OpenFile:
         self.read_fd = -1
         """The daemon's own descriptor for reading the raw file; -1: there is no such descriptor."""
         self.write_fd = -1
+        self.kept: SyncedFile | None = None
+        """For further fsyncs, while there is a writer: till then the raw file is the same."""
         self.direct_read_bytes = 0
         """Bytes that programs read from other forms than the raw file."""
         self.sync_errno = 0
@@ -91,6 +120,7 @@ class OpenTable:
         raw_store: Opens raw files.
         backing: The kernel's registry for passthrough; None: the driver has no registry.
         idle_backings_max: As `IDLE_BACKINGS_MAX`.
+        kept_max: As `KEPT_DESCRIPTORS_MAX`.
     """
 
     def __init__(
@@ -98,10 +128,12 @@ class OpenTable:
         raw_store: RawStore,
         backing: Backing | None,
         idle_backings_max: int = IDLE_BACKINGS_MAX,
+        kept_max: int = KEPT_DESCRIPTORS_MAX,
     ) -> None:
         self._raw_store = raw_store
         self._backing = backing
         self._idle_backings_max = idle_backings_max
+        self._kept_max = kept_max
         self.gates: KeyedLock[InodeNo] = KeyedLock()
         """For two steps that concern the same inode and must not be parted by a third one: what one
         looks at (who has it open, its raw file, a lease on that) and the change that rests on it.
@@ -114,6 +146,7 @@ class OpenTable:
         self._files: dict[InodeNo, OpenFile] = {}
         self._backings: dict[InodeNo, tuple[RawId, int]] = {}
         self._idle_backings: OrderedDict[InodeNo, None] = OrderedDict()
+        self._kept_count = 0
         self.refusal: str | None = None
         """Why the kernel refused the last registration of a backing file, for `memfs status`."""
 
@@ -209,6 +242,25 @@ class OpenTable:
         """Return why an fsync has failed since the file was opened; 0: no sync has failed."""
         file = self._files.get(ino)
         return file.sync_errno if file is not None else 0
+
+    def keep(self, ino: InodeNo, synced: SyncedFile) -> None:
+        """An fsync has made the name of an unsealed file durable: keep its descriptor for others.
+
+        Not where it has no writer, who holds it to its raw file, nor where too many are kept.
+        """
+        file = self._files.get(ino)
+        if file is None or not file.writer_count:
+            return
+        if file.kept is None:
+            if self._kept_count >= self._kept_max:
+                return
+            self._kept_count += 1
+        file.kept = synced
+
+    def kept(self, ino: InodeNo) -> SyncedFile | None:
+        """Return what `keep` has kept; None if an fsync has failed since the file was opened."""
+        file = self._files.get(ino)
+        return file.kept if file is not None and not file.sync_errno else None
 
     def begin(self, ino: InodeNo, *, writing: bool = False) -> None:
         """An open, or a truncation, is under way; `end` with the same arguments follows.
@@ -313,6 +365,7 @@ class OpenTable:
                 if fd >= 0:
                     os.close(fd)
         self._files.clear()
+        self._kept_count = 0
         for ino in list(self._backings):
             self.forget_raw(ino)
 
@@ -357,9 +410,14 @@ class OpenTable:
 
     def _drop_writer(self, file: OpenFile) -> None:
         file.writer_count -= 1
-        if not file.writer_count and file.write_fd >= 0:
+        if file.writer_count:
+            return
+        if file.write_fd >= 0:
             os.close(file.write_fd)
             file.write_fd = -1
+        if file.kept is not None:
+            file.kept = None
+            self._kept_count -= 1
 
     def _drop_if_idle(self, ino: InodeNo, file: OpenFile) -> None:
         if not file.idle:

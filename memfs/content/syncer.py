@@ -148,6 +148,11 @@ class Syncer:
             self._replace_failure(raw, failure._replace(told=True))
             return failure.code
 
+    @property
+    def has_failures(self) -> bool:
+        """True if a sync of any file has failed, or may have."""
+        return bool(self._failures) or self._forgot_failures
+
     def refusal(self, raw: RawId) -> str | None:
         """Return why a raw file is not to be called durable, whatever syncs say; None: nothing."""
         failure = self._failures.get(raw)
@@ -206,13 +211,25 @@ class Syncer:
             StoreError: It refuses the name.
             MetadataError: The engine cannot be made durable.
         """
+        self.sync_bytes(raw, fd, data_only=data_only)
+        self._raw_store.sync_directory(raw)
+        self.sync()
+
+    def sync_bytes(self, raw: RawId, fd: int, *, data_only: bool) -> None:
+        """Bring the bytes of one file to stable storage, and not its name. Blocks.
+
+        Args:
+            fd: Open at it.
+            data_only: As for `sync_file`.
+
+        Raises:
+            OSError: The disk refuses the bytes.
+        """
         try:
             (os.fdatasync if data_only else os.fsync)(fd)
         except OSError as error:
             self.note_failure(raw, error, told=True)
             raise
-        self._raw_store.sync_directory(raw)
-        self.sync()
 
     def sync_files(self, raws: Sequence[RawId]) -> dict[RawId, MemfsError]:
         """Bring raw files and their names to stable storage, many by one syncfs(2). Blocks.

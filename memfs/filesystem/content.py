@@ -180,6 +180,9 @@ class ContentRequests(AttributeRequests):
     async def fsync(self, caller: Caller, ino: InodeNo, data_only: bool) -> None:
         """FSYNC."""
         inode = await self._engine.get_inode(ino)
+        if data_only and (synced := self._file_syncs.find_bytes(inode)) is not None:
+            await self._file_syncs.sync_bytes(ino, synced, is_alone=caller.is_alone)
+            return
         await self._commit_early()
         await self._file_syncs.sync_for_program(
             inode, data_only=data_only, is_alone=caller.is_alone

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memfs.content.opening import Handle, OpenMode
-from memfs.content.opentable import OpenTable
+from memfs.content.opentable import OpenTable, SyncedFile
 from memfs.stores.raw import RawStore
 from memfs.types import NO_RAW, InodeNo, RawId
 
@@ -193,3 +193,82 @@ def test_no_sequence_of_opens_is_refused_by_the_kernel(
             kernel.handles.remove(known)
     table.close()
     store.close()
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def test_a_kept_descriptor_is_closed_with_the_last_writer(raw_store: RawStore) -> None:
+    """A seal would find it open, and the disk space of a removed file would stay taken."""
+    table = OpenTable(raw_store, None)
+    writer, other, reader = (
+        table.add(INO, OpenMode.CACHED, writable=writable) for writable in (True, True, False)
+    )
+    fd = raw_store.open(RAW, os.O_RDONLY)
+    table.keep(INO, SyncedFile(RAW, fd))
+    table.remove(INO, writer)
+    kept = table.kept(INO)
+    assert kept is not None
+    assert (kept.raw, kept.fd, is_open(fd)) == (RAW, fd, True)
+    del kept
+    table.remove(INO, other)
+    assert table.kept(INO) is None
+    assert not is_open(fd)
+    table.remove(INO, reader)
+
+
+def test_a_descriptor_in_use_outlives_the_last_writer(raw_store: RawStore) -> None:
+    """A thread would sync what has got its number meanwhile, and call this file durable."""
+    table = OpenTable(raw_store, None)
+    writer = table.add(INO, OpenMode.CACHED, writable=True)
+    table.keep(INO, SyncedFile(RAW, raw_store.open(RAW, os.O_RDONLY)))
+    in_use = table.kept(INO)
+    assert in_use is not None
+    table.remove(INO, writer)
+    assert is_open(fd := in_use.fd)
+    del in_use
+    assert not is_open(fd)
+
+
+def test_no_descriptor_is_kept_of_a_file_that_may_get_another_raw_file(
+    raw_store: RawStore,
+) -> None:
+    table = OpenTable(raw_store, None)
+    fd = raw_store.open(RAW, os.O_RDONLY)
+    table.keep(INO, SyncedFile(RAW, fd))
+    assert not is_open(fd), "it is not open"
+    table.add(INO, OpenMode.CACHED, writable=False)
+    table.keep(INO, SyncedFile(RAW, raw_store.open(RAW, os.O_RDONLY)))
+    assert table.kept(INO) is None, "it has no writer"
+
+
+def test_kept_descriptors_are_bounded(raw_store: RawStore) -> None:
+    table = OpenTable(raw_store, None, kept_max=1)
+    first, second = InodeNo(7), InodeNo(8)
+
+    def keep(ino: InodeNo) -> bool:
+        table.keep(ino, SyncedFile(RawId(ino), raw_store.open(RawId(ino), os.O_RDONLY)))
+        return table.kept(ino) is not None
+
+    handles = {ino: table.add(ino, OpenMode.CACHED, writable=True) for ino in (first, second)}
+    assert keep(first)
+    assert keep(first), "another one of the same file takes no more room"
+    assert not keep(second)
+    table.remove(first, handles[first])
+    assert keep(second)
+    table.close()
+
+
+def test_a_file_whose_sync_has_failed_has_no_kept_descriptor(raw_store: RawStore) -> None:
+    """The kernel calls the lost page clean: a further sync by it would succeed."""
+    table = OpenTable(raw_store, None)
+    table.add(INO, OpenMode.CACHED, writable=True)
+    table.keep(INO, SyncedFile(RAW, raw_store.open(RAW, os.O_RDONLY)))
+    table.fail_syncs(INO, 5)
+    assert table.kept(INO) is None
+    table.close()
