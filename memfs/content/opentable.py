@@ -214,6 +214,11 @@ class OpenTable:
         for ino in [*self._files, *self._idle_backings]:
             self.doubt(ino)
 
+    def is_registered(self, ino: InodeNo, raw: RawId) -> bool:
+        """True if the kernel has a backing id of an inode's raw file: this daemon has opened it."""
+        known = self._backings.get(ino)
+        return known is not None and known[0] == raw
+
     def has_mode(self, ino: InodeNo, mode: OpenMode) -> bool:
         """True while a handle of that mode lives."""
         file = self._files.get(ino)

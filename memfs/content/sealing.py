@@ -245,10 +245,10 @@ class Sealer:
         """
         if not inode.raw or inode.flags != InodeFlags.DURABLE or not self._clean_ns:
             return None
-        path = self._raw_store.path(inode.raw)
         try:
             status = status or self._raw_store.stat(inode.raw)
         except ObjectMissingError:
+            path = self._raw_store.path(inode.raw)
             return f"its raw file {path} is missing; restore it from a backup"
         found = status.st_size, storable_ns(status.st_mtime_ns)
         if found == (inode.size, inode.mtime_ns) or status.st_ctime_ns > self._clean_ns:
@@ -258,6 +258,7 @@ class Sealer:
             if found[0] != inode.size
             else f"was modified at {found[1]} ns since the epoch instead of {inode.mtime_ns}"
         )
+        path = self._raw_store.path(inode.raw)
         return (
             f"its raw file {path} {what}: it was changed while the state was not mounted; restore "
             "it from a backup with its times (a copy of a state directory needs `cp -a`), unmount "

@@ -65,7 +65,7 @@ class ContentRequests(AttributeRequests):
         self._open_table.begin(ino, writing=changing)
         try:
             # What is to be cut to nothing may be damaged.
-            inode = await (self._begun(ino) if truncate else self._sound(ino))
+            inode = await (self._begun(ino) if truncate else self._sound(ino, writing=writable))
             if not stat.S_ISREG(inode.mode):
                 raise IsADirectoryInodeError(f"inode {ino} is not a regular file")
             if self._access_log.active and not truncate:

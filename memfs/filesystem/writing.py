@@ -121,13 +121,20 @@ class Writing(Names):
         await self._open_table.gates.wait_free(ino)
         return await self._engine.get_inode(ino)
 
-    async def _sound(self, ino: InodeNo) -> Inode:
+    async def _sound(self, ino: InodeNo, *, writing: bool = True) -> Inode:
         """Return an inode whose raw file was not changed while no daemon ran.
+
+        Args:
+            writing: False: one that this daemon has opened since, which it looked at then, is not
+                looked at again. What is written to a file that was removed from the disk meanwhile
+                would be lost; what is read from it is right, as the kernel has it open.
 
         Raises:
             CorruptDataError: It was, and there is no other form of its content.
         """
         inode = await self._begun(ino)
+        if not writing and self._open_table.is_registered(ino, inode.raw):
+            return inode
         if self._sealer.damage_of(inode) is None:
             return inode
         await leave()
