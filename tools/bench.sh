@@ -3,7 +3,8 @@
 #
 #   tools/bench.sh --soak [--minutes M] [--workers N] [--inodes N] [--s3] [--json FILE]
 #                 [--directory DIR]
-#   tools/bench.sh --databases [--repeat N] [--duration-s S] [--json FILE] [--directory DIR]
+#   tools/bench.sh --databases [--repeat N] [--duration-s S] [--flush-ms F] [--json FILE]
+#                 [--directory DIR]
 #   tools/bench.sh --clients [--clients 1,2,4,8] [--files N] [--places ...] [--repeat N]
 #                  [--json FILE] [--directory DIR] [--no-image]
 #   tools/bench.sh --programs [--places ...] [--repeat N] [--json FILE] [--directory DIR] [--no-image]

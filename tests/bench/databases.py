@@ -23,6 +23,7 @@ from tests import scratch
 from tests.bench.disk import mount_image
 from tests.bench.machine import Machine
 from tests.bench.places import KernelPlace, NativePlace, opened_places
+from tests.bench.slow_disk import mounted_slow_image
 from tests.bench.workloads import BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -191,11 +192,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--duration-s", type=float, default=2.0)
+    parser.add_argument(
+        "--flush-ms", type=float, help="on a disk whose flushes take so much longer"
+    )
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    with scratch.workspace(arguments.directory) as workspace:
-        disk = mount_image(workspace.directory("disk"), DISK_BYTES)
+    with (
+        scratch.workspace(arguments.directory) as workspace,
+        contextlib.ExitStack() as stack,
+    ):
+        base = workspace.directory("disk")
+        if arguments.flush_ms is None:
+            disk = mount_image(base, DISK_BYTES)
+        else:
+            slow = mounted_slow_image(base, DISK_BYTES, arguments.flush_ms / 1000)
+            disk = stack.enter_context(slow)
         sockets = workspace.directory("s")
         sockets.chmod(0o777)
         result = {

@@ -33,11 +33,20 @@ def mount_image(base: Path, size_bytes: int) -> Path:
     image, root = base / "image", base / "disk"
     with image.open("wb") as file:
         file.truncate(size_bytes)
+    format_and_mount(image, root)
+    return root
+
+
+def format_and_mount(image: Path, root: Path) -> None:
+    """Make an ext4 in an image and mount it; `root` must not exist.
+
+    Raises:
+        DiskError: As `mount_image`.
+    """
     root.mkdir()
     # No reserved share and no thread that fills inode tables beside the samples.
     _run("mkfs.ext4", "-q", "-F", "-m", "0", "-i", str(BYTES_PER_INODE), image)
     _run("mount", "-o", "loop,noinit_itable", image, root)
-    return root
 
 
 def _run(*command: str | Path) -> None:
