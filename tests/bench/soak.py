@@ -36,7 +36,7 @@ GROWTH_MAX = 1.1
 
 FILES_A_DIRECTORY = 200
 INODE_COUNT = 63_000
-"""Of the files and their directories that live at a time, as where the growth was found."""
+"""How many files and directories live at a time, as where the growth was found."""
 SIZES = (100, 4096, 20_000, 300_000)
 TIER_NAME = "user.memfs.tier"
 BUCKET = "soak"
