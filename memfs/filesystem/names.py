@@ -343,6 +343,7 @@ class Names(Shared):
             self._sealer.discard(ino)
             self._open_table.forget_raw(ino)
             self._residency.release(ino, drop_pages=False)
+            self._access_stats.forget(ino)
 
     def _sync_first(self, inode: Inode) -> None:
         """Let a file that took another's name get there only with its bytes."""

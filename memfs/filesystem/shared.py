@@ -174,6 +174,7 @@ class Shared:
         self._sealer = parts.sealer
         self._syncer = parts.file_syncs.syncer
         self._file_syncs = parts.file_syncs
+        self._access_stats = parts.access_stats
         self._activity = parts.activity
         self._access_log = parts.activity.access_log
         self._residency = parts.residency

@@ -108,9 +108,15 @@ class AccessStats:
             self.cold.evict(1)
 
     def leave_disk(self, ino: int) -> None:
-        """A file has left the disk, or does not exist any more."""
+        """A file has left the disk."""
         self.cold.discharge(ino)
         self._visitors.pop(ino, None)
+
+    def forget(self, ino: int) -> None:
+        """A file does not exist any more, nor will another one of its number."""
+        self.cold.remove(ino)
+        self._visitors.pop(ino, None)
+        self._reads.pop(ino, None)
 
     def take_visitors(self, count_max: int) -> list[int]:
         """Return and forget files that were fetched once, the first ones first."""
