@@ -202,6 +202,9 @@ def _serve_mount(
         for low, high in zip([2, *kept], [*kept, 1 << 20], strict=True):
             os.closerange(low + 1, high)
         subprocess.Popen = _POPEN  # type: ignore[misc]
+        # Read when an interpreter starts, as this one did before the test set it.
+        added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        sys.path[:0] = [path for path in added if path and path not in sys.path]
         _show_arguments(command)
         sys.argv = ["memfsd", *command[4:]]
         from memfs_daemon.__main__ import main as serve_mount
