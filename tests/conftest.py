@@ -11,6 +11,7 @@ import inspect
 import os
 import re
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -42,6 +43,8 @@ sys.dont_write_bytecode = False
 SLOW_LIMIT_S = 900
 """The limit of a test marked slow; the others have that of pyproject.toml."""
 
+DISK = Path("/tmp")
+
 _WATCHDOG = pytest.StashKey[Watchdog]()
 _LIMIT_S = pytest.StashKey[float]()
 
@@ -53,8 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--state-root",
         type=Path,
-        default=Path("/tmp"),
-        help="directory for state directories, mountpoints and the local reference",
+        help="directory for state directories, mountpoints and the local reference (default: "
+        f"{DISK}, and /dev/shm for the mounts of tests/tiers and tests/crash)",
     )
     group.addoption(
         "--places",
@@ -77,6 +80,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "expects_log(*patterns): regular expressions of alarming log lines that the test causes",
     ]:
         config.addinivalue_line("markers", line)
+    if "TMPDIR" not in os.environ and (memory := scratch.memory_root()) is not None:
+        # `tmp_path`, and the files of servers. The syncs of a run wait for a disk longer than all
+        # else takes.
+        os.environ["TMPDIR"] = tempfile.tempdir = os.fspath(memory)
     # Before capturing begins again: what is printed when a test hangs is to be seen.
     config.stash[_WATCHDOG] = Watchdog(os.dup(2))
 
@@ -139,13 +146,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             places = [name for name in places if name != SERVED]
         for mark in metafunc.definition.iter_markers("only_at"):
             places = [name for name in places if name in (*mark.args, DIRECTORY)]
+        if metafunc.definition.get_closest_marker("any_driver"):
+            places = [name for name in places if name not in _drivers(places)[1:]]
         able = [name for name in places if needed <= CAPABILITIES[name]]
         metafunc.parametrize("site", able, indirect=True, scope="module")
     if "driver" in metafunc.fixturenames:
-        drivers = [name for name in places if name in (KERNEL, PYFUSE3)]
+        drivers = _drivers(places)
         if metafunc.definition.get_closest_marker("any_driver"):
             drivers = drivers[:1]
         metafunc.parametrize("driver", drivers)
+
+
+def _drivers(places: list[str]) -> list[str]:
+    return [name for name in places if name in (KERNEL, PYFUSE3)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -157,6 +170,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.mount)
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))
+    # One that begins last would run alone, while the other processes have nothing left to do.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def _chosen_places(config: pytest.Config) -> list[str]:
@@ -190,22 +205,42 @@ class MountFactory(Protocol):
 
 
 @pytest.fixture(scope="session")
-def scratch_area(request: pytest.FixtureRequest) -> Iterator[scratch.Scratch]:
-    root = request.config.getoption("--state-root").resolve()
-    scratch.remove_leftovers(root)
-    area = scratch.Scratch(root)
+def disk_area(request: pytest.FixtureRequest) -> Iterator[scratch.Scratch]:
+    """On the disk, or where `--state-root` says."""
+    yield from _area(request.config.getoption("--state-root") or DISK)
+
+
+@pytest.fixture(scope="session")
+def memory_area(request: pytest.FixtureRequest) -> Iterator[scratch.Scratch]:
+    """In memory, or where `--state-root` says: syncing costs nothing there.
+
+    What survives a process that is killed does not depend on where it lies.
+    """
+    yield from _area(request.config.getoption("--state-root") or scratch.memory_root() or DISK)
+
+
+def _area(root: Path) -> Iterator[scratch.Scratch]:
+    scratch.remove_leftovers(root.resolve())
+    area = scratch.Scratch(root.resolve())
     yield area
     area.close()
+
+
+@pytest.fixture(scope="session")
+def scratch_area(disk_area: scratch.Scratch) -> scratch.Scratch:
+    """Where the mounts of a test are; tests of the mover and of kills have theirs in memory."""
+    return disk_area
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _watchdog(
     request: pytest.FixtureRequest,
-    scratch_area: scratch.Scratch,
+    disk_area: scratch.Scratch,
+    memory_area: scratch.Scratch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[None]:
     watchdog = request.config.stash[_WATCHDOG]
-    watchdog.start(scratch_area.path, tmp_path_factory.getbasetemp())
+    watchdog.start(disk_area.path, memory_area.path, tmp_path_factory.getbasetemp())
     yield
     watchdog.stop()
 
@@ -307,8 +342,9 @@ def reference(request: pytest.FixtureRequest, scratch_area: scratch.Scratch) -> 
 
 @pytest.fixture
 def mount_factory(
-    request: pytest.FixtureRequest, scratch_area: scratch.Scratch
+    request: pytest.FixtureRequest, scratch_area: scratch.Scratch, tmp_path: Path
 ) -> Iterator[MountFactory]:
+    """The mounts end before `tmp_path`, which may have their object store."""
     mounts: list[Mount] = []
 
     def make(driver: str, *, config: str | None = None, options: tuple[str, ...] = ()) -> Mount:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import select
 import shutil
 import signal
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
 PREFIX = "memfs-test-"
+
+_MEMORY = Path("/dev/shm")
+_MEMORY_BYTES_MIN = 6 << 30
+"""Free memory for files of a run: two test processes had 2 GiB at the most, and need some too."""
 
 
 class MountEntry(NamedTuple):
@@ -59,6 +64,17 @@ class Scratch:
         """Remove the directory with the mounts and daemons that are still there."""
         remove(self.path)
         os.close(self._lock_fd)
+
+
+def memory_root() -> Path | None:
+    """Return a directory in memory, None where it has little room, as in many containers."""
+    available = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+    if available is None or int(available[1]) << 10 < _MEMORY_BYTES_MIN:
+        return None
+    if not os.access(_MEMORY, os.W_OK):
+        return None
+    room = os.statvfs(_MEMORY)
+    return _MEMORY if room.f_bavail * room.f_frsize >= _MEMORY_BYTES_MIN else None
 
 
 def mounts_below(path: Path) -> list[MountEntry]:

@@ -11,13 +11,17 @@ from tests.mounting import Mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
 def mount(
-    request: pytest.FixtureRequest, scratch_area: scratch.Scratch, driver: str
+    request: pytest.FixtureRequest, scratch_area: scratch.Scratch, tmp_path: Path, driver: str
 ) -> Iterator[Mount]:
-    """Not started; at the end it is stopped, its log checked and its state found whole."""
+    """Not started; at the end it is stopped, its log checked and its state found whole.
+
+    It ends before `tmp_path`, which may have its object store.
+    """
     made = Mount(scratch_area.directory(driver), driver)
     expected = tuple(
         pattern for mark in request.node.iter_markers("expects_log") for pattern in mark.args

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 _SERVED = "\n[mount]\npassthrough = false\n"
 
 
+@pytest.fixture(scope="session")
+def scratch_area(memory_area: scratch.Scratch) -> scratch.Scratch:
+    """What is moved, when and why does not depend on the disk."""
+    return memory_area
+
+
 @pytest.fixture(scope="module")
 def tier_config(request: pytest.FixtureRequest) -> str:
     """The configuration of the module's mount; a module overrides it by a fixture of that name.

@@ -35,11 +35,18 @@ if TYPE_CHECKING:
 
     from memfs.types import InodeNo
     from tests.property.world import OpenFile
+    from tests.scratch import Scratch
 
 
 @pytest.fixture
 def quick_syncs() -> ToldSyncs:
     return ToldSyncs(clock=itertools.count(step=1e-6).__next__)
+
+
+@pytest.fixture
+def tmp_path(disk_area: Scratch) -> Path:
+    """On a disk: what is written to it and not synced is there for a while."""
+    return disk_area.directory("sync")
 
 
 @pytest.fixture(params=[True, False], ids=["passthrough", "served"])

@@ -29,7 +29,15 @@ from memfs.linux.memory import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.scratch import Scratch
+
 MIB = 1 << 20
+
+
+@pytest.fixture
+def tmp_path(disk_area: Scratch) -> Path:
+    """On a disk: pages of a file in memory are never dropped, and never clean."""
+    return disk_area.directory("memory")
 
 
 @pytest.fixture
