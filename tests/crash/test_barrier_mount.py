@@ -72,6 +72,7 @@ async def test_a_local_barrier_holds_when_the_daemon_is_killed_at_once(
         assert path.read_bytes() == content
 
 
+@pytest.mark.any_driver
 @pytest.mark.expects_log(
     r"WARNING.*: repaired: .*", r"WARNING.*: its raw file .* is missing; .* another form is read"
 )
@@ -115,6 +116,7 @@ def test_a_barrier_reports_files_that_are_being_written(mount: Mount) -> None:
     assert (code, answer["outcomes"]) == (ExitCode.OK, {"done": 1, "unneeded": 1})
 
 
+@pytest.mark.any_driver
 # The mount asks its store once, and may come to it only after the store is away.
 @pytest.mark.expects_log("WARNING.*the directory is gone")
 def test_a_remote_barrier_waits_for_a_store_that_is_down(mount: Mount) -> None:

@@ -55,6 +55,7 @@ def hot(mount: Mount) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.any_driver
 def test_a_program_that_is_killed_gives_its_leases_back(mount: Mount, path: Path) -> None:
     """The kernel closes its connection, and that is the lease."""
     with holding(lambda: [Attached(path) for _ in range(3)] and None):
@@ -62,6 +63,7 @@ def test_a_program_that_is_killed_gives_its_leases_back(mount: Mount, path: Path
     wait_for(lambda: hot(mount)["lease_count"] == 0, lambda: hot(mount))
 
 
+@pytest.mark.any_driver
 def test_a_fork_keeps_no_lease_of_its_parent(mount: Mount, path: Path) -> None:
     """A child that goes on after its parent's end holds nothing."""
     read_fd, write_fd = os.pipe()
@@ -85,6 +87,7 @@ def test_a_fork_keeps_no_lease_of_its_parent(mount: Mount, path: Path) -> None:
         os.close(write_fd)
 
 
+@pytest.mark.any_driver
 def test_the_server_is_first_to_go_when_memory_runs_out(mount: Mount, path: Path) -> None:
     """What it holds is a copy; what the daemon holds is the mount."""
     server = hot(mount)["pid"]
@@ -95,6 +98,7 @@ def test_the_server_is_first_to_go_when_memory_runs_out(mount: Mount, path: Path
     assert told(path, "tier") == "hot"
 
 
+@pytest.mark.any_driver
 def test_the_server_gets_no_secret_of_the_daemon(
     driver: str, mount_factory: MountFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +113,7 @@ def test_the_server_gets_no_secret_of_the_daemon(
     assert b"CUDA_VISIBLE_DEVICES=0\0" in environment
 
 
+@pytest.mark.any_driver
 @pytest.mark.expects_log(AWAY)
 def test_a_killed_server_is_started_again_and_loads_what_is_pinned(
     mount: Mount, path: Path
@@ -130,6 +135,7 @@ def test_a_killed_server_is_started_again_and_loads_what_is_pinned(
     again.close()
 
 
+@pytest.mark.any_driver
 @pytest.mark.expects_log(AWAY)
 def test_a_program_whose_server_has_died_is_told(mount: Mount, path: Path) -> None:
     """It does not hang: its connection is closed, and there is no other one."""
@@ -198,6 +204,7 @@ def test_a_device_that_is_not_there_leaves_a_mount_that_works(
     assert path.read_bytes() == safetensors_of(5000)
 
 
+@pytest.mark.any_driver
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_a_daemon_that_goes_while_its_server_starts_is_no_defect(
     tmp_path: Path, device: str

@@ -54,6 +54,7 @@ def free_bytes(path: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
+@pytest.mark.any_driver
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_full_state_mounts_and_gives_room_back(image_mount: Mount, killed: bool) -> None:
     root = image_mount.root

@@ -80,6 +80,7 @@ def test_what_does_not_fit_the_disk_is_written_without_a_sync(small_mount: Mount
         assert (root / f"file-{number}").read_bytes() == content(number), number
 
 
+@pytest.mark.any_driver
 @pytest.mark.slow
 def test_a_file_larger_than_half_of_the_disk_leaves_it(small_mount: Mount) -> None:
     """Its container has no room beside it."""

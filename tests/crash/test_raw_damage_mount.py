@@ -69,6 +69,7 @@ def test_a_raw_file_cut_while_unmounted_is_neither_served_nor_uploaded(
     assert path.read_bytes() == b"anew"
 
 
+@pytest.mark.any_driver
 @pytest.mark.expects_log(r"ERROR.*/f: its raw file .*", r"WARNING.*/f.*its raw file .*")
 @pytest.mark.parametrize("seen", [False, True], ids=["before a mount", "after a mount"])
 def test_a_raw_file_that_was_changed_on_purpose_can_be_accepted(
@@ -116,6 +117,7 @@ def test_an_object_takes_the_place_of_a_raw_file_cut_while_unmounted(
     assert kept.stat().st_size == 100
 
 
+@pytest.mark.any_driver
 @pytest.mark.expects_log(
     r"WARNING.*(/[fg]|<inode \d+>): its remote form can.*another content",
     r"WARNING.*/[fg]: quarantined: .*another content",

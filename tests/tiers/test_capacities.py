@@ -54,6 +54,7 @@ def locked_bytes(mount: Mount) -> int:
     raise AssertionError("/proc/PID/status has no VmLck")
 
 
+@pytest.mark.any_driver
 def test_a_full_disk_tier_is_emptied_into_the_object_store(
     mount_factory: MountFactory, driver: str
 ) -> None:
@@ -113,6 +114,7 @@ def test_locked_bytes_never_exceed_the_ram_capacity(
     assert tier_status(mount, "warm")["used_bytes"] <= 8 * MIB
 
 
+@pytest.mark.any_driver
 def test_pins_beyond_the_ram_capacity_wait_with_a_reason(
     mount_factory: MountFactory, driver: str
 ) -> None:
@@ -141,6 +143,7 @@ def test_pins_beyond_the_ram_capacity_wait_with_a_reason(
     wait_for(lambda: len(waiting()) == 1, lambda: [why(path) for path in paths])
 
 
+@pytest.mark.any_driver
 def test_files_that_are_not_used_go_down_by_age(mount_factory: MountFactory, driver: str) -> None:
     """Out of RAM, packed, to the object store; a pinned one stays where it is pinned."""
     config = f'{POLICY}warm_to_cold = "1s"\npack_after = "1s"\n'

@@ -39,6 +39,7 @@ def plant(place: Path) -> dict[Path, bytes]:
     return contents
 
 
+@pytest.mark.any_driver
 def test_a_tree_is_compressed_as_a_dry_run_told(place: Path) -> None:
     """Room is given back, content stays, and what would not shrink is left alone."""
     contents = plant(place)
@@ -56,6 +57,7 @@ def test_a_tree_is_compressed_as_a_dry_run_told(place: Path) -> None:
         assert path.read_bytes() == content
 
 
+@pytest.mark.any_driver
 def test_raw_files_are_kept_on_request(place: Path) -> None:
     plant(place)
     compress_json("--keep-raw", place)
@@ -65,6 +67,7 @@ def test_raw_files_are_kept_on_request(place: Path) -> None:
     assert residence(place / "0").forms == ["packed"]
 
 
+@pytest.mark.any_driver
 def test_a_codec_is_for_this_once(place: Path) -> None:
     """What is in force for later is told by the xattr, as before."""
     contents = plant(place)
@@ -78,6 +81,7 @@ def test_a_codec_is_for_this_once(place: Path) -> None:
         assert path.read_bytes() == content
 
 
+@pytest.mark.any_driver
 def test_a_codec_that_does_not_exist_is_refused(place: Path) -> None:
     plant(place)
     code, _, err = compress("--codec", "zip", place)

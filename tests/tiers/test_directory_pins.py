@@ -181,6 +181,7 @@ def test_codecs_are_inherited_as_pins_are(place: Path) -> None:
     assert told(path, "codec") == "snappy"
 
 
+@pytest.mark.any_driver
 def test_a_pin_reaches_many_files(place: Path) -> None:
     """More than the mover takes in one round."""
     files = [make(place / f"{number % 7}" / f"{number}") for number in range(700)]

@@ -73,6 +73,7 @@ def test_what_goes_to_the_store_is_encrypted_and_comes_back(
         assert bytes.fromhex("28b52ffd") not in data
 
 
+@pytest.mark.any_driver
 def test_keys_are_rotated_without_a_file_unreadable_meanwhile(
     place: Path, site: Site, key_file: Path
 ) -> None:

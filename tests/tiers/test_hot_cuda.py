@@ -105,6 +105,7 @@ def wait_until_hot(path: Path) -> None:
     wait_for(lambda: told(path, "tier") == "hot", lambda: (residence(path), why(path)))
 
 
+@pytest.mark.any_driver
 @pytest.mark.parametrize("dtype", [None, "float16"])
 def test_another_process_reads_the_tensors_on_the_device(
     mount: Mount, cuda: Path | None, dtype: str | None
@@ -121,6 +122,7 @@ def test_another_process_reads_the_tensors_on_the_device(
     wait_for(lambda: hot(mount)["lease_count"] == 0, lambda: hot(mount))
 
 
+@pytest.mark.any_driver
 def test_files_are_spread_over_the_devices_and_stay_within_their_capacities(
     mount: Mount, cuda: Path | None
 ) -> None:

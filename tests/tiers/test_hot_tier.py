@@ -82,6 +82,7 @@ def test_a_pinned_file_is_on_the_device_and_equal_to_the_file(mount: Mount) -> N
     assert path.read_bytes() == safetensors_of(MIB)
 
 
+@pytest.mark.any_driver
 def test_unpinning_leaves_it_until_room_is_needed(mount: Mount) -> None:
     """And a pin to another tier takes it away."""
     path = mount.root / "model.safetensors"
@@ -99,6 +100,7 @@ def test_unpinning_leaves_it_until_room_is_needed(mount: Mount) -> None:
     assert "raw" in residence(path).forms
 
 
+@pytest.mark.any_driver
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -135,6 +137,7 @@ def test_a_header_is_checked_without_fetching_the_file(mount: Mount) -> None:
     assert residence(path).forms == ["remote"]
 
 
+@pytest.mark.any_driver
 def test_a_directory_sends_all_tensors_below_it(mount: Mount) -> None:
     """Files without tensors say so and stay where they are; new files follow."""
     below = mount.root / "models" / "deep"
@@ -202,6 +205,7 @@ def test_a_removed_file_leaves_the_device(mount: Mount) -> None:
     wait_for(lambda: hot_status(mount)["slab_count"] == 0, lambda: hot_status(mount))
 
 
+@pytest.mark.any_driver
 def test_a_program_that_asks_gets_a_file_that_nobody_pinned(mount: Mount) -> None:
     """It is loaded on demand, and can leave again; without asking it is a miss."""
     path = mount.root / "model.npy"
@@ -222,6 +226,7 @@ def test_a_program_that_asks_gets_a_file_that_nobody_pinned(mount: Mount) -> Non
         Attached(text, demand=True)
 
 
+@pytest.mark.any_driver
 def test_a_precision_view_is_made_once_for_all_programs(mount: Mount) -> None:
     """The file stays as it is."""
     path = mount.root / "model.safetensors"
@@ -241,6 +246,7 @@ def test_a_precision_view_is_made_once_for_all_programs(mount: Mount) -> None:
     assert path.read_bytes() == safetensors_of(MIB)
 
 
+@pytest.mark.any_driver
 def test_a_full_tier_refuses_with_a_reason_and_loads_when_there_is_room(mount: Mount) -> None:
     """Pinned files never push each other out; the file is served from disk meanwhile."""
     paths = [mount.root / f"{number}.safetensors" for number in range(3)]
@@ -260,6 +266,7 @@ def test_a_full_tier_refuses_with_a_reason_and_loads_when_there_is_room(mount: M
     wait_for(lambda: told(paths[0], "tier") != "hot", lambda: hot_status(mount))
 
 
+@pytest.mark.any_driver
 def test_a_snapshot_keeps_tensors_through_a_rewrite(mount: Mount) -> None:
     """No copy is made, and dropping it gives the memory back."""
     path = mount.root / "model.safetensors"
@@ -296,6 +303,7 @@ def test_a_snapshot_keeps_tensors_through_a_rewrite(mount: Mount) -> None:
     wait_for(lambda: hot_status(mount)["slab_count"] == 1, lambda: hot_status(mount))
 
 
+@pytest.mark.any_driver
 def test_snapshots_of_a_user_have_a_share_and_root_lists_and_drops_them(mount: Mount) -> None:
     """No ordinary user fills the device for good; `memfs tensor-snapshots` shows who keeps what."""
     paths = [mount.root / f"{number}.safetensors" for number in range(3)]
@@ -365,6 +373,7 @@ def test_a_user_is_shown_what_he_may_open(mount: Mount) -> None:
     root.close()
 
 
+@pytest.mark.any_driver
 def test_a_file_of_plain_numbers_says_what_it_is_by_xattrs(mount: Mount) -> None:
     """`user.memfs.dtype` and `user.memfs.shape`; nonsense is EINVAL and changes nothing."""
     path = mount.root / "numbers.bin"
@@ -417,6 +426,7 @@ def test_who_may_not_read_a_file_gets_no_ticket_and_uses_no_other_ones(mount: Mo
     assert run_as(ALICE, attach)
 
 
+@pytest.mark.any_driver
 def test_a_mapping_of_the_tensors_cannot_be_written(mount: Mount) -> None:
     """A program that tries is killed by the kernel; nobody else sees anything of it."""
     path = mount.root / "model.safetensors"
@@ -434,6 +444,7 @@ def test_a_mapping_of_the_tensors_cannot_be_written(mount: Mount) -> None:
     attached.close()
 
 
+@pytest.mark.any_driver
 def test_prefetching_brings_files_into_the_hot_tier(mount: Mount) -> None:
     """`memfs prefetch --tier hot`."""
     paths = [mount.root / f"{number}.safetensors" for number in range(3)]
@@ -443,6 +454,7 @@ def test_prefetching_brings_files_into_the_hot_tier(mount: Mount) -> None:
     wait_until_hot(*paths)
 
 
+@pytest.mark.any_driver
 def test_other_files_and_directories_have_no_ticket(mount: Mount) -> None:
     """ENODATA, which programs take for: no hot tier here. It is not listed, and only tells."""
     directory = mount.root / "directory"
@@ -462,6 +474,7 @@ def test_other_files_and_directories_have_no_ticket(mount: Mount) -> None:
     assert ticket["kind"] == "cpu"
 
 
+@pytest.mark.any_driver
 def test_a_header_of_many_tensors_costs_the_daemon_and_others_little(mount: Mount) -> None:
     """It is read by a process of its own, and its index is charged to the capacity."""
     text = json.dumps(
@@ -495,6 +508,7 @@ def peak_bytes(pid: int) -> int:
     return int(line.split()[1]) << 10
 
 
+@pytest.mark.any_driver
 def test_a_hot_tier_without_a_capacity_is_refused(driver: str, scratch_area: Scratch) -> None:
     """Memory of a GPU is nothing to take without being told how much."""
     mount = Mount(scratch_area.directory(driver), driver, '[hot]\ndevices = ["cpu"]\n')

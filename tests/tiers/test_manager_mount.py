@@ -47,6 +47,7 @@ def test_values_are_in_the_tier_that_is_asked_for(manager: MemoryManager) -> Non
     assert 0 < metrics["cold"]["usage_percent"] <= 100
 
 
+@pytest.mark.any_driver
 def test_a_tier_that_is_missing_leaves_the_former_value(manager: MemoryManager) -> None:
     manager.store("k", "before")
     with pytest.raises(TierUnavailableError, match=r"no hot tier .* set hot\.devices"):
@@ -58,6 +59,7 @@ def test_a_tier_that_is_missing_leaves_the_former_value(manager: MemoryManager) 
         manager.store("k", b"", tier="tepid")
 
 
+@pytest.mark.any_driver
 def test_values_are_compressed_on_request(manager: MemoryManager) -> None:
     for number in range(3):
         manager.store(f"z{number}", b"0" * 200_000, tier="cold", durable=True)
@@ -70,6 +72,7 @@ def test_values_are_compressed_on_request(manager: MemoryManager) -> None:
     assert manager.retrieve("z0", start=100_000, end=100_010) == b"0" * 10
 
 
+@pytest.mark.any_driver
 def test_wishes_that_the_mount_does_not_meet_name_the_key(place: Path) -> None:
     with pytest.raises(ValueError, match=r"warm_memory_size=100000: .* raise warm\.size"):
         MemoryManager(warm_memory_size=100_000, mount=place)
@@ -81,6 +84,7 @@ def test_wishes_that_the_mount_does_not_meet_name_the_key(place: Path) -> None:
         MemoryManager(cold_config={"compression": "lz4"}, mount=place)
 
 
+@pytest.mark.any_driver
 def test_a_pool_is_a_directory_of_keys(place: Path) -> None:
     warm = WarmMemory(directory=place)
     warm.allocate_pool("frequent", size_mb=1)
@@ -90,6 +94,7 @@ def test_a_pool_is_a_directory_of_keys(place: Path) -> None:
     warm.mount.pool_remove("frequent")  # type: ignore[union-attr]
 
 
+@pytest.mark.any_driver
 def test_values_are_found_by_their_metadata(manager: MemoryManager, place: Path) -> None:
     """The advanced usage of the feature list, and what its users would ask next."""
     for number in range(30):
@@ -129,6 +134,7 @@ def test_values_are_found_by_their_metadata(manager: MemoryManager, place: Path)
     assert manager.exists("sat/1"), "a mount of others is left alone"
 
 
+@pytest.mark.any_driver
 def test_thousands_of_keys_are_listed(manager: MemoryManager) -> None:
     began_s = time.monotonic()
     manager.batch_store((f"d{number % 10}/{number}", number) for number in range(2000))

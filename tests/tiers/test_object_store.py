@@ -67,6 +67,7 @@ def keys(server: S3Server) -> set[str]:
         client.close()
 
 
+@pytest.mark.any_driver
 def test_a_pinned_file_is_one_encrypted_object_below_the_prefix(
     place: Path, server: S3Server, mount: Mount
 ) -> None:
@@ -108,6 +109,7 @@ def test_ranges_come_from_the_object(place: Path) -> None:
     assert residence(path).forms == ["remote"]
 
 
+@pytest.mark.any_driver
 def test_a_changed_file_has_a_new_object_and_the_old_one_goes(
     place: Path, server: S3Server
 ) -> None:
@@ -124,6 +126,7 @@ def test_a_changed_file_has_a_new_object_and_the_old_one_goes(
     wait_for(lambda: old not in keys(server), lambda: keys(server) - before)
 
 
+@pytest.mark.any_driver
 def test_objects_are_found_after_unmounting_and_mounting(place: Path, site: Site) -> None:
     """Remote forms, pins and bytes, with the store named by the configuration only."""
     assert site.mount is not None
@@ -142,6 +145,7 @@ def test_objects_are_found_after_unmounting_and_mounting(place: Path, site: Site
         assert path.read_bytes() == compressible(200_000, seed=number)
 
 
+@pytest.mark.any_driver
 def test_fsck_calls_no_object_superfluous_that_may_be_of_another_mount(
     site: Site, server: S3Server
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_sampler_gives_its_order_and_the_next_one_replaces_it(mount: Mount, pl
     assert raw(files) == files
 
 
+@pytest.mark.any_driver
 def test_an_order_is_told_by_inode_numbers(mount: Mount, place: Path) -> None:
     """Numbers that are no files are passed over, and files that are near cost nothing."""
     files = make_remote(place, 12)
@@ -151,6 +152,7 @@ def test_what_is_held_is_passed_over_at_once(mount: Mount, place: Path) -> None:
     assert (progress["ended"], progress["warm_count"], progress["total_count"]) == (True, 20, 20)
 
 
+@pytest.mark.any_driver
 @pytest.mark.parametrize("numbers", [[0], [-1], [1 << 63], [True], ["1"], [None], "1", {}, [1.5]])
 def test_numbers_that_can_be_no_inodes_are_refused(
     mount: Mount, place: Path, numbers: JsonValue
@@ -164,12 +166,14 @@ def test_numbers_that_can_be_no_inodes_are_refused(
     assert refused.value.errno == errno.EINVAL
 
 
+@pytest.mark.any_driver
 def test_a_job_that_is_not_known_is_told_by_its_code(mount: Mount) -> None:
     with pytest.raises(ControlError) as refused:
         ask(mount, "prefetch_progress", job=1 << 40)
     assert refused.value.errno == errno.ENOENT
 
 
+@pytest.mark.any_driver
 def test_the_command_takes_trees_and_goes_on_where_it_was(mount: Mount, place: Path) -> None:
     files = make_remote(place, 12)
     listed = "\n".join(map(str, files[:5]))
@@ -184,6 +188,7 @@ def test_the_command_takes_trees_and_goes_on_where_it_was(mount: Mount, place: P
     assert "12 of 12 files are near" in run_memfs("prefetch", "--tier", "cold", place)
 
 
+@pytest.mark.any_driver
 def test_an_interrupted_command_leaves_what_was_fetched(
     mount_factory: MountFactory, driver: str
 ) -> None:
@@ -215,6 +220,7 @@ def test_an_interrupted_command_leaves_what_was_fetched(
     assert set(near) <= set(now_near)
 
 
+@pytest.mark.any_driver
 def test_what_was_learned_survives_a_remount(mount_factory: MountFactory, driver: str) -> None:
     mount = mount_factory(driver, config=QUICK)
     directory = mount.root / "data"

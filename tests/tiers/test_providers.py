@@ -41,6 +41,7 @@ def tier_config(provider: tuple[str, Callable[[], list[str]]]) -> str:
     return f"{SMALL_FRAMES}\n{provider[0]}"
 
 
+@pytest.mark.any_driver
 def test_files_go_there_and_come_back_to_another_mount(
     place: Path, site: Site, provider: tuple[str, Callable[[], list[str]]]
 ) -> None:

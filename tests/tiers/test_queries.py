@@ -79,6 +79,7 @@ def test_files_are_found_by_what_was_just_set(mount: Mount) -> None:
     assert ask(mount, {"location": {"$exists": True}}, "--sort", "-location") == ["three", "a/one"]
 
 
+@pytest.mark.any_driver
 def test_every_way_to_show_the_found(mount: Mount) -> None:
     for number in range(5):
         write(mount.root / f"file {number}", b"x" * number, number=number, odd=number % 2)
@@ -105,6 +106,7 @@ def test_every_way_to_show_the_found(mount: Mount) -> None:
     assert "found: by the reader process" in told
 
 
+@pytest.mark.any_driver
 def test_what_memfs_knows_is_asked_for_as_well(mount: Mount) -> None:
     root = mount.root
     cold = write(root / "old/cold.bin", b"c" * 5000, kind="scan")
@@ -229,6 +231,7 @@ def test_a_snapshot_is_asked_for_what_was_then(mount: Mount) -> None:
         ask(mount, {}, "--at", "sunday")
 
 
+@pytest.mark.any_driver
 def test_a_mistake_is_told_with_its_place(mount: Mount) -> None:
     with pytest.raises(MountError, match=r"at a\.\$gtt \(line 1, column 8\): unknown operator"):
         ask(mount, {"a": {"$gtt": 1}})
@@ -243,6 +246,7 @@ def test_a_mistake_is_told_with_its_place(mount: Mount) -> None:
     assert "note: no file has the xattr user.lcoation: did you mean user.location?" in told
 
 
+@pytest.mark.any_driver
 def test_python_asks_page_by_page(mount: Mount) -> None:
     for number in range(7):
         write(mount.root / f"f{number}", number=number)
@@ -264,6 +268,7 @@ def test_python_asks_page_by_page(mount: Mount) -> None:
     assert index["names"] == ["user.number"]
 
 
+@pytest.mark.any_driver
 def test_an_index_that_is_switched_on_later_finds_what_was_there(
     mount_factory: MountFactory, driver: str
 ) -> None:
@@ -343,6 +348,7 @@ def test_an_index_of_sizes_is_added_and_dropped(mount: Mount) -> None:
         run_memfs("index", "add", mount.root, "tier")
 
 
+@pytest.mark.any_driver
 def test_tags_are_set_by_words_trees_and_tables(mount: Mount, tmp_path: Path) -> None:
     root = mount.root
     for name in ("scans/a.tif", "scans/deep/b.tif", "c=d.tif"):
@@ -369,6 +375,7 @@ def test_tags_are_set_by_words_trees_and_tables(mount: Mount, tmp_path: Path) ->
         run_memfs("tag", tmp_path, "city=Ulm")
 
 
+@pytest.mark.any_driver
 def test_tags_are_taken_from_parquet(mount: Mount, tmp_path: Path) -> None:
     """Each value as queries compare it."""
     root = mount.root
@@ -411,6 +418,7 @@ def test_tags_are_taken_from_parquet(mount: Mount, tmp_path: Path) -> None:
         run_memfs("tag", "--from", table)
 
 
+@pytest.mark.any_driver
 def test_ncdu_reads_a_catalogue(mount: Mount) -> None:
     """The program itself, which writes what it has read."""
     root = mount.root
@@ -446,6 +454,7 @@ def names_of(shown: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
     return {shown[0]["name"]: below}
 
 
+@pytest.mark.any_driver
 def test_the_guide_says_what_happens(mount: Mount, tmp_path: Path) -> None:
     """Each command of its consoles, one after the other, prints what stands below it."""
     text = (documents.ROOT / "docs/guide/query.md").read_text()
@@ -486,6 +495,7 @@ def test_the_guide_says_what_happens(mount: Mount, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.any_driver
 def test_a_catalogue_has_every_name_as_it_is(mount: Mount, tmp_path: Path) -> None:
     root = mount.root
     first = write(root / "a/one", b"x" * 100, city="Ulm", number=7)

@@ -35,6 +35,7 @@ def egress(mount: Mount) -> dict[str, int]:
     return dict(quota)
 
 
+@pytest.mark.any_driver
 def test_uploads_wait_for_the_egress_that_reading_them_back_takes(
     mount_factory: MountFactory, driver: str
 ) -> None:

@@ -255,7 +255,7 @@ def test_a_range_of_a_gibibyte_costs_a_few_frames(mount: Mount, place: Path, tie
     piece = compressible(MIB)
     path = place / "large"
     with path.open("wb") as file:
-        for offset in range(0, 1024 * MIB, 8 * MIB):
+        for offset in range(0, 1024 * MIB, 32 * MIB):
             os.pwrite(file.fileno(), piece, offset)
         file.truncate(1024 * MIB)
     send(tier, path)

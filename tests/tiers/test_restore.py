@@ -71,6 +71,7 @@ def test_a_file_and_a_tree_come_back(mount: Mount) -> None:
     }
 
 
+@pytest.mark.any_driver
 def test_mistakes_are_told(mount: Mount) -> None:
     (mount.root / "f").write_bytes(OLD)
     with pytest.raises(MountError, match="there is no snapshot to restore from"):

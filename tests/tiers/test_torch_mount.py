@@ -79,6 +79,7 @@ def test_a_pinned_file_comes_from_the_hot_tier_and_others_from_the_page_cache(
     assert mt.info(path).pinned is None
 
 
+@pytest.mark.any_driver
 def test_a_tier_is_given_as_a_file_is_saved(mount: Mount) -> None:
     """Before it gets its name: what cannot be hot is not saved."""
     path = mount.root / "model.safetensors"
@@ -93,6 +94,7 @@ def test_a_tier_is_given_as_a_file_is_saved(mount: Mount) -> None:
         mt.pin(mount.root / "text")
 
 
+@pytest.mark.any_driver
 def test_the_hot_tier_can_be_required(mount: Mount) -> None:
     """The file is loaded on demand then, and what has no room is a MemoryError."""
     path = mount.root / "model.safetensors"
@@ -108,6 +110,7 @@ def test_the_hot_tier_can_be_required(mount: Mount) -> None:
     assert source_of(big) == "mapped"
 
 
+@pytest.mark.any_driver
 def test_views_and_mutable_tensors_leave_the_shared_ones_alone(mount: Mount) -> None:
     """Precision and layout are views of the tier; a mutable one is copy-on-write."""
     path = mount.root / "model.safetensors"
@@ -133,6 +136,7 @@ def _sum(path: str) -> float:
     return float(mt.load(path)["weight"].sum())
 
 
+@pytest.mark.any_driver
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_worker_processes_attach_by_themselves(mount: Mount, start: str) -> None:
     """Forked ones too: they make connections of their own, and leave the parent's lease alone."""
@@ -147,6 +151,7 @@ def test_worker_processes_attach_by_themselves(mount: Mount, start: str) -> None
     assert equal(held, STATE)
 
 
+@pytest.mark.any_driver
 def test_tensors_by_key_with_snapshots_and_layouts(mount: Mount) -> None:
     """The seed's `HotMemory`."""
     memory = mt.HotMemory(0.05, directory=mount.root / "hot", device="cpu")
@@ -185,6 +190,7 @@ def test_tensors_by_key_with_snapshots_and_layouts(mount: Mount) -> None:
             mt.HotMemory(directory=mount.root / "hot", device="cpu", **options)  # type: ignore[arg-type]  # one at a time
 
 
+@pytest.mark.any_driver
 def test_prefetching_brings_files_in_order_and_can_be_waited_for(mount: Mount) -> None:
     """To RAM, and to a device."""
     paths = [mount.root / f"{number}.safetensors" for number in range(4)]
@@ -220,6 +226,7 @@ interval = "100ms"
 """
 
 
+@pytest.mark.any_driver
 def test_a_hinted_epoch_reads_files_that_are_there_already(
     driver: str, mount_factory: MountFactory
 ) -> None:
@@ -254,6 +261,7 @@ def test_a_hinted_epoch_reads_files_that_are_there_already(
     assert used_bytes <= 3 * MIB
 
 
+@pytest.mark.any_driver
 def test_hints_that_wait_for_room_hold_up_no_unmount(
     driver: str, mount_factory: MountFactory
 ) -> None:
@@ -274,6 +282,7 @@ def test_hints_that_wait_for_room_hold_up_no_unmount(
     mount.stop()
 
 
+@pytest.mark.any_driver
 def test_transformers_style_loading_by_path(mount: Mount) -> None:
     """A directory with a configuration and weights, read by its library through the mount."""
     directory = mount.root / "model"
@@ -284,6 +293,7 @@ def test_transformers_style_loading_by_path(mount: Mount) -> None:
     assert equal(mt.load(directory / "model.safetensors"), STATE)
 
 
+@pytest.mark.any_driver
 @pytest.mark.filterwarnings("ignore:.*torch.distributed is disabled")
 def test_distributed_checkpoints_are_written_and_read_on_the_mount(mount: Mount) -> None:
     """By torch's own reader and writer, unchanged."""
@@ -301,6 +311,7 @@ def test_distributed_checkpoints_are_written_and_read_on_the_mount(mount: Mount)
     assert equal(found, STATE)
 
 
+@pytest.mark.any_driver
 def test_a_path_through_a_link_is_that_of_the_mount(mount: Mount, tmp_path: Path) -> None:
     """As `~/data` often is one: of the file, and of a directory above it."""
     path = mount.root / "runs" / "model.safetensors"
