@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-DISK_MIB = 720
+DISK_MIB = 360
 FILE_BYTES = 20 << 20
-FILE_COUNT = 75
-"""1.5 GiB: more than twice the disk."""
+FILE_COUNT = 40
+"""800 MiB: more than twice the disk."""
 
 CONFIG = """
 [warm]
@@ -63,7 +63,7 @@ def low_watermark_bytes(state: Path) -> int:
 
 @pytest.mark.slow
 def test_what_does_not_fit_the_disk_is_written_without_a_sync(small_mount: Mount) -> None:
-    """1.5 GiB to a disk of 720 MiB, all of which may go to the store; then it drains."""
+    """800 MiB to a disk of 360 MiB, all of which may go to the store; then it drains."""
     root = small_mount.root
     for number in range(FILE_COUNT):
         (root / f"file-{number}").write_bytes(content(number))

@@ -31,12 +31,15 @@ from tests.waiting import wait_until_set
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.scratch import Scratch
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
-def raw_store(tmp_path: Path) -> Iterator[RawStore]:
-    raw_store = RawStore(tmp_path)
+def raw_store(disk_area: Scratch) -> Iterator[RawStore]:
+    """On a disk: pages of files in memory are never dropped."""
+    raw_store = RawStore(disk_area.directory("residency"))
     yield raw_store
     raw_store.close()
 
