@@ -653,7 +653,7 @@ QUICK = settings(
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
-LONG = settings(QUICK, max_examples=40, stateful_step_count=80)
+LONG = settings(QUICK, max_examples=25, stateful_step_count=80)
 
 
 @pytest.mark.timeout(900)
