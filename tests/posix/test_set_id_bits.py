@@ -64,15 +64,22 @@ MODES = (0o6666, 0o6676, 0o6766, 0o6777, 0o2666, 0o2676, 0o2777, 0o4666, 0o4777)
 USERS = {"root": ROOT, "other": ALICE, "of-the-group": ALICE_IN_TEAM}
 
 
-def _after(directory: Path, change: str, user: User, mode: int) -> int:
-    path = directory / f"{change}-{mode:o}-{user.uid}-{len(user.groups)}"
-    path.write_bytes(b"X" * 192 * KIB)
-    os.chown(path, 0, TEAM_GID)
-    path.chmod(mode)
-    os.listxattr(path)
-    assert path.stat().st_mode & 0o7777 == mode
-    run_as(user, CHANGES[change], path)
-    return path.stat().st_mode & 0o7777
+def _after(directory: Path, change: str, user: User) -> dict[str, str]:
+    """Return the modes of changed files by their modes before."""
+    paths = {mode: directory / f"{mode:o}" for mode in MODES}
+    for mode, path in paths.items():
+        path.write_bytes(b"X" * 192 * KIB)
+        os.chown(path, 0, TEAM_GID)
+        path.chmod(mode)
+        os.listxattr(path)
+        assert path.stat().st_mode & 0o7777 == mode
+
+    def change_all() -> None:
+        for path in paths.values():
+            CHANGES[change](path)
+
+    run_as(user, change_all)
+    return {f"{mode:o}": f"{path.stat().st_mode & 0o7777:o}" for mode, path in paths.items()}
 
 
 @pytest.mark.needs(Capability.FALLOCATE)
@@ -82,6 +89,5 @@ def test_bits_are_cleared_as_on_a_local_file_system(
     place: Path, reference: Path, change: str, user: str
 ) -> None:
     place.chmod(0o777)
-    found = {f"{mode:o}": f"{_after(place, change, USERS[user], mode):o}" for mode in MODES}
-    expected = {f"{mode:o}": f"{_after(reference, change, USERS[user], mode):o}" for mode in MODES}
-    assert found == expected
+    found = _after(place, change, USERS[user])
+    assert found == _after(reference, change, USERS[user])
