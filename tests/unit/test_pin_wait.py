@@ -11,6 +11,7 @@ import pytest
 
 from memfs.client.placement import Placement, PlacementError, read_value
 from memfs_tools.pin_wait import files_below, wait_until_there
+from tests.waiting import join
 
 PENDING = {"attempts": 1, "reason": "busy"}
 
@@ -72,5 +73,5 @@ def test_a_value_that_grows_while_it_is_read_is_read(tmp_path: Path) -> None:
         lengths = {len(read_value(file, "user.told")) for _ in range(5000)}
     finally:
         ended.set()
-        changing.join()
+        join(changing)
     assert lengths == {1, 2000}

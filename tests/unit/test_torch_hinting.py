@@ -229,18 +229,18 @@ def test_samplers_of_any_kind_are_wrapped(daemon: FakeDaemon) -> None:
 
 # --- batches -------------------------------------------------------------------------------------
 class WatchedDirectory(mt.TensorDirectory):
-    """Notes which thread loads a file, after `wait`."""
+    """Notes which thread loads a file, after `held`."""
 
-    def __init__(self, root: Path, slow_s: float, wait: Callable[[], object] = int) -> None:
+    def __init__(self, root: Path, slow_s: float, held: Callable[[], object] = int) -> None:
         for number in range(6):
             mt.save({"n": torch.tensor([number])}, root / f"{number}.safetensors")
         super().__init__(root, transform=lambda tensors: int(tensors["n"][0]), slow_s=slow_s)
-        self.wait = wait
+        self.held = held
         self.threads: list[threading.Thread] = []
 
     def _load(self, index: int) -> dict[str, torch.Tensor]:
         self.threads.append(threading.current_thread())
-        self.wait()
+        self.held()
         return super()._load(index)
 
 
@@ -264,7 +264,7 @@ def test_the_waits_for_far_files_overlap(tmp_path: Path) -> None:
     assert threading.active_count() == before
     assert len(set(data.threads)) == 3
     data.lookahead = 1
-    data.wait = int
+    data.held = int
     data.threads.clear()
     assert data.__getitems__([4, 5]) == [4, 5]
     assert data.threads == [threading.current_thread()] * 2
