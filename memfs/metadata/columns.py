@@ -39,6 +39,10 @@ Row = tuple[Any, ...]
 Columns = dict[str, "Sequence[Any]"]
 
 
+class Alike(list[Any]):
+    """A column that has one value for all rows, in the bytes as well."""
+
+
 class Shape(NamedTuple):
     """A table that is written: names of its columns, and what they hold."""
 
@@ -53,10 +57,23 @@ def encode(tables: Iterable[tuple[Shape, Sequence[Row]]]) -> bytes:
     Args:
         tables: Each with its rows, whose values are in the order of the columns.
     """
+    return encode_columns((shape, columns_of(shape, rows)) for shape, rows in tables)
+
+
+def columns_of(shape: Shape, rows: Iterable[Row]) -> Sequence[Sequence[Any]]:
+    """Return rows as columns."""
+    return [*zip(*rows, strict=True)] or ((),) * len(shape.kinds)
+
+
+def encode_columns(tables: Iterable[tuple[Shape, Sequence[Sequence[Any]]]]) -> bytes:
+    """Return the bytes of some tables.
+
+    Args:
+        tables: Each with its columns, in their order.
+    """
     header: list[dict[str, Any]] = []
     parts: list[bytes] = []
-    for shape, rows in tables:
-        columns = zip(*rows, strict=True) if rows else ((),) * len(shape.kinds)
+    for shape, columns in tables:
         told = []
         for (name, kind), values in zip(shape.kinds.items(), columns, strict=True):
             # Most columns of most tables: one value for all.
@@ -64,7 +81,7 @@ def encode(tables: Iterable[tuple[Shape, Sequence[Row]]]) -> bytes:
             data = _encode(kind, values[:1] if is_alike else values)
             told.append([name, kind, len(data), is_alike])
             parts.append(data)
-        header.append({"name": shape.name, "rows": len(rows), "columns": told})
+        header.append({"name": shape.name, "rows": len(columns[0]), "columns": told})
     text = json.dumps(header, separators=(",", ":")).encode()
     return b"".join((MAGIC, _LENGTH.pack(len(text)), text, *parts))
 
@@ -85,16 +102,16 @@ def decode(data: bytes, name: str) -> dict[str, Columns]:
         raise CorruptDataError(f"{name}: no rows of memfs: {error}") from None
 
 
-def rows_of(columns: Columns, names: Sequence[str], name: str) -> Iterable[Row]:
-    """Return the rows of a table with the columns that are named, in that order.
+def pick(columns: Columns, names: Sequence[str], name: str) -> list[Sequence[Any]]:
+    """Return the columns of a table that are named, in that order.
 
     Raises:
-        CorruptDataError: A column is missing.
+        CorruptDataError: One is missing.
     """
     missing = [each for each in names if each not in columns]
     if missing:
         raise CorruptDataError(f"{name}: the column {missing[0]} is missing")
-    return zip(*(columns[each] for each in names), strict=True)
+    return [columns[each] for each in names]
 
 
 def _decode(data: bytes) -> dict[str, Columns]:
@@ -115,7 +132,7 @@ def _decode(data: bytes) -> dict[str, Columns]:
             if type(size) is not int or not 0 <= size <= len(data) - at:
                 raise ValueError(f"column {column} of {size!r} bytes")
             values = _decode_column(kind, data[at : at + size], 1 if is_alike else count)
-            columns[str(column)] = [values[0]] * count if is_alike else values
+            columns[str(column)] = Alike([values[0]] * count) if is_alike else values
             at += size
         tables[str(table["name"])] = columns
     if at != len(data):

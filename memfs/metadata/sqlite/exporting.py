@@ -11,20 +11,21 @@ stores only the parts that have changed.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import stat
 from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter, lt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memfs.metadata.columns import Shape, encode
+from memfs.metadata.columns import Shape, columns_of, encode, encode_columns
 from memfs.metadata.sqlite.schema import FORM_COLUMNS, WAS_COLUMNS
 from memfs.types import NO_BLOB
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from memfs.metadata.sqlite.database import Row
 
@@ -47,6 +48,9 @@ class PartLimits:
 
 
 PART_LIMITS = PartLimits()
+
+_TYPE = 0o170000
+"""Bits of a mode that are the type (stat.S_IFMT)."""
 
 INODES, CONTENTS, DENTRIES = "inodes", "contents", "dentries"
 """The kinds of parts."""
@@ -110,9 +114,13 @@ _SYMLINKS = """
     select ino, target from symlink where ino > ?1 and ino <= ?2
     union select ino, target from symlink_was where ino > ?1 and ino <= ?2 order by 1
 """
-_CONTENTS = f"""
-    select i.ino, i.generation, i.blob, i.flags from inode as i
-    where i.ino > ?1 and i.ino <= ?2 and {stat.S_IFREG} = (i.mode & {0o170000}) order by 1
+# Each regular file with the blob that it has now, if that has an object.
+_PLACES = f"""
+    select i.ino, i.generation, i.flags & 1, b.size, b.digest,
+        {", ".join("f." + name for name in FORM_COLUMNS.split(", "))}
+    from inode as i left join form as f on f.blob = i.blob and f.kind = 'remote'
+    left join blob as b on b.blob = f.blob
+    where i.ino > ?1 and i.ino <= ?2 and {stat.S_IFREG} = (i.mode & {_TYPE}) order by i.ino
 """
 _KEPT = """
     select ino, generation, blob, open, size, mtime_ns from kept
@@ -139,6 +147,20 @@ _DENTRIES = """
         where w.cookie = d.cookie and w.snap >= ?3 and w.snap < d.snap)
     order by 1, 2
 """
+
+_PLACE_SHAPE = Shape(
+    "place",
+    {
+        "ino": "int",
+        "generation": "int",
+        "open": "int",
+        "size": "int",
+        "digest": "bytes",
+        **{f"form {name}": kind for name, kind in FORM_SHAPE.kinds.items()},
+    },
+)
+"""As `_PLACES`; never written."""
+_BLOB = list(_PLACE_SHAPE.kinds).index("form blob")
 
 _GENERATION = list(INODE_SHAPE.kinds).index("generation")
 _SIZE = list(INODE_SHAPE.kinds).index("size")
@@ -185,15 +207,14 @@ def read_page(
         limits: How long its parts are.
     """
     if table == DENTRIES:
-        cursor = connection.execute(_DENTRIES, (*after, snap))
-        rows, is_last = _take(cursor, _cookie_of, limits)
+        rows, is_last = _take(connection.execute(_DENTRIES, (*after, snap)), 1, limits)
         part = Part(DENTRIES, len(rows), encode([(DENTRY_SHAPE, rows)]))
         return Page((part,), None if is_last else (rows[-1][0], rows[-1][1]))
     return _inode_page(connection, snap, after[0], limits)
 
 
 def _inode_page(connection: sqlite3.Connection, snap: int, after: int, limits: PartLimits) -> Page:
-    rows, is_last = _take(connection.execute(_INODES, (after, snap, snap)), _first, limits)
+    rows, is_last = _take(connection.execute(_INODES, (after, snap, snap)), 0, limits)
     last = rows[-1][0] if rows else after
     there = {row[0] for row in rows}
     span = (after, last, snap)
@@ -203,19 +224,19 @@ def _inode_page(connection: sqlite3.Connection, snap: int, after: int, limits: P
     symlinks = [row for row in connection.execute(_SYMLINKS, span[:2]) if row[0] in there]
     tables: Tables = [(INODE_SHAPE, rows), (XATTR_SHAPE, xattrs), (SYMLINK_SHAPE, symlinks)]
     inodes = Part(INODES, len(rows), encode(tables))
-    files = [row for row in rows if stat.S_ISREG(row[1])]
+    files = [row for row in rows if row[1] & _TYPE == stat.S_IFREG]
     contents, missing = _contents(connection, files, (after, last), kept, limits.fetch_count)
     return Page(
         (inodes, contents),
         None if is_last else (last, 0),
         len(files),
-        sum(row[_SIZE] for row in files),
+        sum(map(itemgetter(_SIZE), files)),
         len(missing),
         sum(size for _ino, size in missing),
     )
 
 
-def _with_open_ones(rows: list[Row], kept: Iterable[Row]) -> list[Row]:
+def _with_open_ones(rows: list[Row], kept: Sequence[Row]) -> list[Row]:
     """Give files that were open for writing the sizes and times that they had at the instant."""
     were = {(row[0], row[1]): row[4:] for row in kept if row[3]}
     if not were:
@@ -234,47 +255,68 @@ def _contents(
     connection: sqlite3.Connection,
     files: Sequence[Row],
     span: tuple[int, int],
-    kept: Iterable[Row],
+    kept: Sequence[Row],
     fetch_count: int,
 ) -> tuple[Part, list[Row]]:
     """Return where the bytes of files lie, and the files whose bytes lie in no object."""
-    blobs: dict[tuple[int, int], tuple[int, bool]] = {
-        (ino, generation): (blob, bool(flags & 1))
-        for ino, generation, blob, flags in connection.execute(_CONTENTS, span)
-    }
-    # What snapshots keep of a generation counts more than what became of it since.
-    blobs |= {
-        (ino, generation): (blob, bool(is_open))
-        for ino, generation, blob, is_open, _size, _mtime_ns in kept
-    }
-    wanted: list[tuple[Row, int, bool]] = [
-        (row, *blobs.get((row[0], row[_GENERATION]), (NO_BLOB, False))) for row in files
-    ]
-    numbers = sorted({blob for _row, blob, _is_open in wanted if blob})
-    found: list[Row] = []
-    for start in range(0, len(numbers), fetch_count):
-        found += connection.execute(_BLOBS, (_listed(numbers[start : start + fetch_count]),))
-    forms = [row[2:] for row in found]
-    known = {form[0] for form in forms}
+    places = _places(connection, files, span, kept, fetch_count)
+    found = [place for place in places if place[_BLOB] is not None]
+    missing: list[Row] = []
+    if len(found) < len(places):
+        sizes = {row[0]: row[_SIZE] for row in files}
+        missing = [
+            (place[0], sizes[place[0]])
+            for place in places
+            if place[_BLOB] is None and (sizes[place[0]] or place[2])
+        ]
+    inos, blobs = [place[0] for place in found], [place[_BLOB] for place in found]
+    if not all(map(lt, blobs, islice(blobs, 1, None))):
+        # Two files share a blob, or one was changed after a later one.
+        unique = {place[_BLOB]: place for place in found}
+        found = [unique[blob] for blob in sorted(unique)]
+    _ino, _generation, _open, sizes_of, digests, *forms = columns_of(_PLACE_SHAPE, found)
     offset, key = _place_of(FORM_SHAPE)
-    keys = sorted({form[key] for form in forms if form[offset] is not None})
+    named = zip(forms[key], forms[offset], strict=True)
+    keys = sorted({name for name, within in named if within is not None})
     batches: list[Row] = []
     for start in range(0, len(keys), fetch_count):
         batches += connection.execute(_BATCHES, (_listed(keys[start : start + fetch_count]),))
-    contents = [(row[0], blob) for row, blob, _is_open in wanted if blob in known]
-    missing = [
-        (row[0], row[_SIZE])
-        for row, blob, is_open in wanted
-        if blob not in known and (row[_SIZE] or is_open)
-    ]
-    tables: Tables = [
-        (CONTENT_SHAPE, contents),
-        (BLOB_SHAPE, [(row[2], row[0], row[1]) for row in found]),
-        (FORM_SHAPE, forms),
-        (BATCH_SHAPE, batches),
-        (MISSING_SHAPE, missing),
-    ]
-    return Part(CONTENTS, len(contents), encode(tables)), missing
+    data = encode_columns(
+        [
+            (CONTENT_SHAPE, [inos, blobs]),
+            (BLOB_SHAPE, [forms[0], sizes_of, digests]),
+            (FORM_SHAPE, forms),
+            (BATCH_SHAPE, columns_of(BATCH_SHAPE, batches)),
+            (MISSING_SHAPE, columns_of(MISSING_SHAPE, missing)),
+        ]
+    )
+    return Part(CONTENTS, len(inos), data), missing
+
+
+def _places(
+    connection: sqlite3.Connection,
+    files: Sequence[Row],
+    span: tuple[int, int],
+    kept: Sequence[Row],
+    fetch_count: int,
+) -> list[Row]:
+    """Return a row of `_PLACES` for each file; without a form where its bytes have no object."""
+    live = connection.execute(_PLACES, span).fetchall()
+    if not kept and [row[:2] for row in live] == [(row[0], row[_GENERATION]) for row in files]:
+        return live
+    forms: dict[int, Row] = {}
+    numbers = sorted({row[2] for row in kept} - {NO_BLOB})
+    for start in range(0, len(numbers), fetch_count):
+        listed = _listed(numbers[start : start + fetch_count])
+        forms |= {row[2]: row for row in connection.execute(_BLOBS, (listed,))}
+    nothing = (None,) * (len(_PLACE_SHAPE.kinds) - 3)
+    known = {row[:2]: row for row in live}
+    # What snapshots keep of a generation counts more than what became of it since.
+    for ino, generation, blob, is_open, *_ in kept:
+        known[ino, generation] = (ino, generation, is_open, *forms.get(blob, nothing))
+    absent = (0, *nothing)
+    wanted = ((row[0], row[_GENERATION]) for row in files)
+    return [known.get(each) or (*each, *absent) for each in wanted]
 
 
 def _place_of(shape: Shape) -> tuple[int, int]:
@@ -286,37 +328,27 @@ def _listed(values: Iterable[Any]) -> str:
     return json.dumps([*values])
 
 
-def _take(
-    cursor: sqlite3.Cursor, key: Callable[[Row], int], limits: PartLimits
-) -> tuple[list[Row], bool]:
-    """Return rows up to the end of a part, and whether these are the last ones."""
+def _take(cursor: sqlite3.Cursor, at: int, limits: PartLimits) -> tuple[list[Row], bool]:
+    """Return rows up to the end of a part, and whether these are the last ones.
+
+    Args:
+        cursor: Of the rows.
+        at: Which of their columns has the number that ends a part.
+        limits: How long it is.
+    """
     rows: list[Row] = []
+    mask = limits.end_count - 1
     while len(rows) < limits.row_count_max:
         more = cursor.fetchmany(limits.fetch_count)
         if not more:
             return rows, True
-        begin = max(0, limits.row_count_min - len(rows))
-        for at, row in enumerate(itertools.islice(more, begin, None), begin):
-            if _ends(key(row), limits.end_count):
+        for place in range(max(0, limits.row_count_min - len(rows)), len(more)):
+            if more[place][at] * _END_FACTOR >> 40 & mask == 0:
                 cursor.close()
-                return rows + more[: at + 1], False
+                return rows + more[: place + 1], False
         rows += more
     cursor.close()
     return rows, False
-
-
-def _ends(number: int, end_count: int) -> bool:
-    return (number * _END_FACTOR >> 40) & (end_count - 1) == 0
-
-
-def _first(row: Row) -> int:
-    number: int = row[0]
-    return number
-
-
-def _cookie_of(row: Row) -> int:
-    number: int = row[1]
-    return number
 
 
 def write_part(path: str, data: bytes) -> None:

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memfs.errors import CorruptDataError, MetadataError, NoSpaceError, UsageError
 from memfs.exit_codes import ExitCode
-from memfs.metadata.columns import Shape, decode, rows_of
+from memfs.metadata.columns import Alike, Shape, decode, pick
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.check import RECOUNT
 from memfs.metadata.sqlite.creation import LEASE_NAME, create_journals
@@ -48,12 +50,12 @@ from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA, Made
 from memfs.types import ROOT_INODE, InodeNo, StateId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from memfs.metadata.columns import Columns
 
-    Taker = Callable[[sqlite3.Connection, Columns, str, int], None]
+    Taker = Callable[[sqlite3.Connection, Columns, str], None]
 
 CACHE_KIB = 256 << 10
 """For tables without indexes and then for these: what does not fit is sorted on the disk."""
@@ -81,9 +83,9 @@ _TEMPORARY = (
     "create temp table missing (ino integer primary key, size integer)",
     "create temp table batch_size (key text primary key, size_bytes integer) without rowid",
 )
-_INODE_INSERT = """
-    insert into inode values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, ?, ?, ?, 0)
-"""
+_LITERAL_NUMBER_MAX = 1 << 62
+_LITERAL_TEXT = re.compile(r"[A-Za-z0-9_:./=-]{0,64}")
+"""What a statement may have amid it, whoever has written the export."""
 _TOTALS = ", ".join(f"{name} = ?" for name in Usage._fields)
 
 
@@ -96,6 +98,15 @@ class Imported(NamedTuple):
     missing_bytes: int
     missing_paths: tuple[bytes, ...]
     """The first `PATH_COUNT_MAX` of them, from the root."""
+
+
+class _Waiting(NamedTuple):
+    """Inodes that get their blobs with the next part."""
+
+    columns: list[Sequence[Any]]
+    """Those of `INODE_SHAPE`."""
+    name: str
+    now_ns: int
 
 
 class StateBuilder:
@@ -114,6 +125,7 @@ class StateBuilder:
         self._state_dir = state_dir
         self._reach = reach
         self._connection: sqlite3.Connection | None = None
+        self._waiting: _Waiting | None = None
         require_empty(state_dir)
         with _disk(state_dir):
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -126,6 +138,7 @@ class StateBuilder:
     def begin(self) -> None:
         """Begin with no rows; forgets those of an attempt before."""
         self.close()
+        self._waiting = None
         with _disk(self._state_dir):
             for name in _OURS:
                 (self._state_dir / name).unlink(missing_ok=True)
@@ -160,13 +173,41 @@ class StateBuilder:
             CorruptDataError: They are no rows, or contradict those before.
         """
         tables = decode(data, name)
-        with _disk(self._state_dir):
-            try:
-                for table, columns in tables.items():
-                    if (take := _TAKERS.get(table)) is not None:
-                        take(self._need(), columns, name, now_ns)
-            except (sqlite3.IntegrityError, OverflowError) as error:
-                raise CorruptDataError(f"{name}: contradicts other parts: {error}") from None
+        with _disk(self._state_dir), _contradicting(name):
+            if (contents := tables.pop(CONTENT_SHAPE.name, None)) is not None:
+                self._take_contents(contents, name)
+            if (inodes := tables.pop(INODE_SHAPE.name, None)) is not None:
+                self._put_waiting()
+                self._waiting = _Waiting(pick(inodes, list(INODE_SHAPE.kinds), name), name, now_ns)
+            for table, columns in tables.items():
+                if (take := _TAKERS.get(table)) is not None:
+                    take(self._need(), columns, name)
+
+    def _take_contents(self, columns: Columns, name: str) -> None:
+        """Give inodes their blobs: in most cases to those that wait, which the part before had."""
+        inos, blobs = pick(columns, ["ino", "blob"], name)
+        blob_of = dict(zip(inos, blobs, strict=True))
+        if (waiting := self._waiting) is not None:
+            self._put_waiting([*map(blob_of.get, waiting.columns[0], repeat(0))])
+            for ino in blob_of.keys() & {*waiting.columns[0]}:
+                del blob_of[ino]
+        self._need().executemany(
+            "update inode set blob = ? where ino = ?",
+            ((blob, ino) for ino, blob in blob_of.items()),
+        )
+
+    def _put_waiting(self, blobs: Sequence[int] | None = None) -> None:
+        """Put the inodes that wait into the table; without blobs, unless there are some."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return
+        *attributes, pins, codecs = waiting.columns
+        none = _alike(0, pins)
+        now_ns = _alike(waiting.now_ns, pins)
+        # Without raw file and packed form.
+        columns = [*attributes, none, blobs or none, none, pins, codecs, now_ns, none]
+        with _contradicting(waiting.name):
+            _insert(self._need(), "insert into inode", columns)
 
     def finish(self, state_id: StateId, next_id: int, settings: Mapping[str, bytes]) -> Imported:
         """Make the state directory whole, durably.
@@ -183,6 +224,7 @@ class StateBuilder:
         if not 0 < next_id < ID_MAX:
             raise CorruptDataError(f"the export says that {next_id} is the next number")
         with _disk(self._state_dir):
+            self._put_waiting()
             for text in SCHEMA:
                 if Made.by(text).kind == "index":
                     connection.execute(text)
@@ -298,42 +340,61 @@ def require_empty(state_dir: Path) -> None:
 
 
 # --- taking rows ---------------------------------------------------------------------------------
-def _take_inodes(connection: sqlite3.Connection, columns: Columns, name: str, now_ns: int) -> None:
-    # Without raw file and packed form; `contents` brings the blob.
-    rows = rows_of(columns, list(INODE_SHAPE.kinds), name)
-    connection.executemany(_INODE_INSERT, ((*row, now_ns) for row in rows))
+def _insert(connection: sqlite3.Connection, verb: str, columns: Sequence[Sequence[Any]]) -> None:
+    """Insert the rows that some columns make; what is alike in all is in the statement.
+
+    Args:
+        verb: Up to the values.
+        columns: One of them, at least, is not `Alike`, or has as many values as there are rows.
+    """
+    texts = [
+        _literal(column[0]) if isinstance(column, Alike) and column else None for column in columns
+    ]
+    bound = [column for column, text in zip(columns, texts, strict=True) if text is None]
+    if not bound:
+        texts[0], bound = None, [columns[0]]
+    values = ", ".join("?" if text is None else text for text in texts)
+    connection.executemany(f"{verb} values ({values})", zip(*bound, strict=True))
 
 
-def _take_xattrs(connection: sqlite3.Connection, columns: Columns, name: str, _now_ns: int) -> None:
+def _alike(value: object, column: Sequence[Any]) -> Alike:
+    """Return a column that has one value, as long as another one."""
+    return Alike([value] * len(column))
+
+
+def _literal(value: object) -> str | None:
+    """Return how a statement writes a value; None: it does not."""
+    if value is None:
+        return "null"
+    if isinstance(value, int) and abs(value) < _LITERAL_NUMBER_MAX:
+        return str(value)
+    if isinstance(value, str) and _LITERAL_TEXT.fullmatch(value):
+        return f"'{value}'"
+    return None
+
+
+def _take_xattrs(connection: sqlite3.Connection, columns: Columns, name: str) -> None:
     # The mount indexes them while it serves, as those of a state that was migrated.
-    rows = rows_of(columns, list(XATTR_SHAPE.kinds), name)
-    connection.executemany("insert into xattr values (?, ?, ?, 0, null)", rows)
-
-
-def _take_contents(
-    connection: sqlite3.Connection, columns: Columns, name: str, _now_ns: int
-) -> None:
-    rows = rows_of(columns, ["blob", "ino"], name)
-    connection.executemany("update inode set blob = ? where ino = ?", rows)
+    picked = pick(columns, list(XATTR_SHAPE.kinds), name)
+    key, typed = _alike(0, picked[0]), _alike(None, picked[0])
+    _insert(connection, "insert into xattr", [*picked, key, typed])
 
 
 def _taker(table: str, shape: Shape, verb: str = "insert") -> Taker:
     names = list(shape.kinds)
-    text = f"{verb} into {table} ({', '.join(names)}) values ({', '.join('?' * len(names))})"
+    text = f"{verb} into {table} ({', '.join(names)})"
 
-    def take(connection: sqlite3.Connection, columns: Columns, name: str, _now_ns: int) -> None:
-        connection.executemany(text, rows_of(columns, names, name))
+    def take(connection: sqlite3.Connection, columns: Columns, name: str) -> None:
+        _insert(connection, text, pick(columns, names, name))
 
     return take
 
 
 # Two files may share a blob, and two parts a batch.
 _TAKERS: dict[str, Taker] = {
-    INODE_SHAPE.name: _take_inodes,
     XATTR_SHAPE.name: _take_xattrs,
     SYMLINK_SHAPE.name: _taker("symlink", SYMLINK_SHAPE),
     DENTRY_SHAPE.name: _taker("dentry", DENTRY_SHAPE),
-    CONTENT_SHAPE.name: _take_contents,
     BLOB_SHAPE.name: _taker("blob", BLOB_SHAPE, "insert or ignore"),
     FORM_SHAPE.name: _taker("form", FORM_SHAPE, "insert or ignore"),
     BATCH_SHAPE.name: _taker("temp.batch_size", BATCH_SHAPE, "insert or ignore"),
@@ -393,6 +454,17 @@ def _disk(state_dir: Path) -> Iterator[None]:
         raise MetadataError(f"{what}: {error}") from error
     except OSError as error:
         raise UsageError(f"{what}: {error.strerror}", ExitCode.STATE_UNUSABLE) from error
+
+
+@contextlib.contextmanager
+def _contradicting(name: str) -> Iterator[None]:
+    """Name the part whose rows cannot be taken."""
+    try:
+        yield
+    except (sqlite3.IntegrityError, OverflowError) as error:
+        raise CorruptDataError(f"{name}: contradicts other parts: {error}") from None
+    except UnicodeEncodeError:
+        raise CorruptDataError(f"{name}: has a text that is not Unicode") from None
 
 
 def _sync(path: Path) -> None:

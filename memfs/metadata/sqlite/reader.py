@@ -11,6 +11,7 @@ of the input is the end of this process. What it sees is what the daemon has com
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -100,11 +101,14 @@ class _Reader:
         from memfs.metadata.sqlite.exporting import read_page, write_part
 
         self._connection.execute("begin")
+        # Rows are in no cycle, and looking for one takes a sixth of the time.
+        gc.disable()
         try:
             page = read_page(
                 self._connection, request["export"], request["snap"], tuple(request["after"])
             )
         finally:
+            gc.enable()
             self._connection.execute("rollback")
         told = page._asdict()
         told["parts"] = [
