@@ -1,7 +1,7 @@
 """Time exports and imports of the metadata: reading a snapshot in parts, and a state made of them.
 
 A reader in this process, with CPU time of its thread; beside it what the same rows take as one
-SQLite file and, where pyarrow is there, as Parquet.
+SQLite file and, where pyarrow is there, as Parquet; and `memfs catalog --parquet`.
 
 Run: python -m tests.bench.exports [--count N] [--changed N] [--json] [--dir DIR]
 """
@@ -9,6 +9,7 @@ Run: python -m tests.bench.exports [--count N] [--changed N] [--json] [--dir DIR
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 from memfs.codecs.zstd import ZstdCodec
 from memfs.config import MetadataConfig
 from memfs.metadata.columns import decode, encode
+from memfs.metadata.sqlite.catalog import read_catalog
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.exporting import (
     BATCH_SHAPE,
@@ -129,7 +131,10 @@ def read_parts(state_dir: Path, snap: SnapshotId) -> tuple[list[Part], float]:
         while after is not None:
             begun_s = time.perf_counter()
             connection.execute("begin")
+            # As the reader process does.
+            gc.disable()
             page = read_page(connection, table, snap, after)
+            gc.enable()
             connection.execute("rollback")
             longest_s = max(longest_s, time.perf_counter() - begun_s)
             parts += page.parts
@@ -190,6 +195,23 @@ def measure(root: Path, count: int, changed: int) -> dict[str, float]:
     figures["import: all, s"] = time.perf_counter() - begun_s
     figures["import: all, CPU s"] = time.process_time() - cpu_s
     figures["import: MB of tables"] = (root / "imported" / "metadata.db").stat().st_size / 1e6
+    return figures | measure_catalog(state_dir, root / "catalog.parquet")
+
+
+def measure_catalog(state_dir: Path, file: Path) -> dict[str, float]:
+    """Write the catalogue as `memfs catalog --parquet` does; nothing without pyarrow."""
+    try:
+        from memfs_tools.catalog_file import write_catalog
+    except ImportError:
+        return {}
+    figures: dict[str, float] = {}
+    begun_s, cpu_s = time.perf_counter(), time.process_time()
+    gc.disable()
+    write_catalog(file, read_catalog(state_dir), lambda _count: None)
+    gc.enable()
+    figures["catalogue as Parquet, s"] = time.perf_counter() - begun_s
+    figures["catalogue as Parquet, CPU s"] = time.process_time() - cpu_s
+    figures["catalogue as Parquet, MB"] = file.stat().st_size / 1e6
     return figures
 
 

@@ -503,12 +503,19 @@ def test_a_catalogue_has_every_name_as_it_is(mount: Mount, tmp_path: Path) -> No
     os.link(first, root / "two")
     os.symlink("a/one", root / "link")
     (root / os.fsdecode(b"odd\xff")).write_bytes(b"")
+    other = write(root / "a/three", b"x", city="Bonn")
+    gone = write(root / "gone", b"x", city="Rome")
+    held = gone.open("rb")
+    gone.unlink()
     pin(first, "glacier")
     wait_for(lambda: told(first, "tier") == "glacier", lambda: told(first, "why"))
     file = tmp_path / "catalog.parquet"
-    assert run_memfs("catalog", root, "--parquet", file).endswith(f"{file}: 6 names\n")
+    assert run_memfs("catalog", root, "--parquet", file).endswith(f"{file}: 7 names\n")
+    held.close()
     rows = {row["path"]: row for row in pq.read_table(file).to_pylist()}
-    assert rows.keys() == {"", "a", "a/one", "two", "link", "odd\\xff"}
+    assert rows.keys() == {"", "a", "a/one", "a/three", "two", "link", "odd\\xff"}
+    assert dict(rows["a/three"]["xattrs"]) == {"city": "Bonn"}
+    assert rows["a/three"]["ino"] == other.stat().st_ino
     for path in ("a/one", "two"):
         row = rows[path]
         assert dict(row["xattrs"]) == {"city": "Ulm", "number": "7", "raw": "\\xff"}

@@ -104,6 +104,23 @@ def test_blobs_find_their_inodes_in_whatever_part_these_were(tmp_path: Path) -> 
     connection.close()
 
 
+def test_one_part_may_have_inodes_and_their_contents(tmp_path: Path) -> None:
+    rows = [inode(2, stat.S_IFREG), inode(5, stat.S_IFREG)]
+    form = (20, "remote", "", "k", None, "", "", 5, "container", "raw", 0, "", "t", 1)
+    whole = encode(
+        [
+            (CONTENT_SHAPE, [(2, 20)]),
+            (INODE_SHAPE, rows),
+            (BLOB_SHAPE, [(20, 5, bytes(32))]),
+            (FORM_SHAPE, [form]),
+        ]
+    )
+    connection = build(tmp_path / "state", [whole, names((2, 5))])
+    found = connection.execute("select ino, blob from inode where ino > 1 order by ino").fetchall()
+    assert found == [(2, 20), (5, 0)]
+    connection.close()
+
+
 def test_inodes_that_come_twice_are_refused_with_the_name_of_their_part(tmp_path: Path) -> None:
     builder = StateBuilder(tmp_path / "state")
     builder.begin()

@@ -174,11 +174,11 @@ class StateBuilder:
         """
         tables = decode(data, name)
         with _disk(self._state_dir), _contradicting(name):
-            if (contents := tables.pop(CONTENT_SHAPE.name, None)) is not None:
-                self._take_contents(contents, name)
             if (inodes := tables.pop(INODE_SHAPE.name, None)) is not None:
                 self._put_waiting()
                 self._waiting = _Waiting(pick(inodes, list(INODE_SHAPE.kinds), name), name, now_ns)
+            if (contents := tables.pop(CONTENT_SHAPE.name, None)) is not None:
+                self._take_contents(contents, name)
             for table, columns in tables.items():
                 if (take := _TAKERS.get(table)) is not None:
                     take(self._need(), columns, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -54,6 +55,8 @@ def catalog(mountpoint: Path, file: Path | None, ncdu: bool) -> None:
 
     served.publish()
     total = served.status().inode_count
+    # Rows are in no cycle, and looking for one takes a seventh of the time.
+    gc.disable()
     with progress_bar(hidden=False) as show:
         count = write_catalog(
             file,
