@@ -369,7 +369,7 @@ def assemble(
             RestoreMethods(filesystem, move_parts, snapshots),
             snapshots,
             Comparing(move_parts, PastReader(engine, raw_store, sealer, parts.form_reader)),
-            GcMethods(move_parts, garbage, mover.compaction),
+            GcMethods(move_parts, garbage, mover.compaction, exporter),
             RemountMethods(features),
             ExportMethods(exporter),
             *hot.providers,

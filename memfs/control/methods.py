@@ -633,7 +633,7 @@ class DryRunParameters(TypedDict):
     dry_run: NotRequired[bool]
 
 
-SearchPlace = Literal["raw", "packed", "tmp", "remote", "uploads"]
+SearchPlace = Literal["raw", "packed", "tmp", "remote", "uploads", "exports"]
 """The values of `jobs.orphans.SearchPlace`."""
 
 

@@ -29,12 +29,14 @@ import trio
 from memfs.errors import AlreadyExistsError, MemfsError, NotFoundError, NotSupportedError
 from memfs.exports.description import (
     DONE_BYTES_MAX,
+    PREFIX,
     Description,
     Done,
     ExportId,
     Part,
     contents_key,
     done_key,
+    parse_done_key,
     part_key,
     root_of,
 )
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
     from memfs.moves.open_files import OpenFiles
     from memfs.placement.quotas import Quotas
-    from memfs.stores.store import RemoteStore
+    from memfs.stores.store import ObjectStat, RemoteStore
     from memfs.types import StateId
 
 log = logging.getLogger(__name__)
@@ -105,6 +107,15 @@ class ExportNote(NamedTuple):
     missing_count: int = 0
     """Files whose bytes had no object."""
     missing_bytes: int = 0
+
+
+class Unneeded(NamedTuple):
+    """What lies below `meta/` and no complete export needs."""
+
+    objects: tuple[ObjectStat, ...]
+    """In the order in which they are removed."""
+    foreign_count: int
+    """Objects there of other states."""
 
 
 class ExportProgress(NamedTuple):
@@ -514,13 +525,40 @@ class Exporter:
                 await remote.delete(done_key(self._engine.state_id, note.snap))
             self._parts.faults.reach("export.forgotten")
             await self._note([*reversed(kept)])
-            await self._remove_unnamed(remote, kept)
+            for stat in (await self._find_unneeded(remote, kept)).objects:
+                await remote.delete(stat.key)
         except MemfsError as error:
             log.info("exports of before are removed later: %s", error)
         self._parts.faults.reach("export.pruned")
 
-    async def _remove_unnamed(self, remote: RemoteStore, kept: Sequence[ExportNote]) -> None:
-        """Remove objects of this state's exports that not one of those that are kept names."""
+    async def look_for_unneeded(self, *, remove: bool = False) -> Unneeded:
+        """Find what lies below `meta/` and no complete export of this state needs.
+
+        It is what killed exports have left, and parts of exports that were forgotten while the
+        store did not answer. The next export that changes anything removes them as well.
+
+        Checkpoint: always. Cancel: safe.
+
+        Args:
+            remove: And remove it; not where the store belongs to another state.
+
+        Raises:
+            CorruptDataError: What a complete export needs cannot be read, so nothing is told.
+            StoreError, NotSupportedError: The store does not answer; there is no store.
+        """
+        remote = self._parts.remote
+        if remote is None:
+            raise NotSupportedError("no glacier tier is configured: set glacier.url")
+        # What an export is writing is not named yet.
+        async with self._lock:
+            found = await self._find_unneeded(remote, self.notes)
+            if remove and self._parts.source is None:
+                await self._confirm()
+                for stat in found.objects:
+                    await remote.delete(stat.key)
+        return found
+
+    async def _find_unneeded(self, remote: RemoteStore, kept: Sequence[ExportNote]) -> Unneeded:
         named: set[str] = set()
         for note in kept:
             done = await read_done(remote, self._engine.state_id, note.snap)
@@ -530,9 +568,12 @@ class Exporter:
             named |= {done.key, done.contents.key}
             named |= {part.sealed.key for part in description.parts}
         root = root_of(self._engine.state_id)
-        unnamed = [stat.key async for stat in remote.list(root) if stat.key not in named]
-        for key in unnamed:
-            await remote.delete(key)
+        listed = [stat async for stat in remote.list(PREFIX)]
+        unneeded = [stat for stat in listed if stat.key.startswith(root) and stat.key not in named]
+        # What says that an export is complete goes before its parts.
+        unneeded.sort(key=lambda stat: not parse_done_key(stat.key))
+        foreign = sum(not stat.key.startswith(root) for stat in listed)
+        return Unneeded(tuple(unneeded), foreign)
 
     # --- the note --------------------------------------------------------------------------------
     async def _note(self, notes: list[ExportNote]) -> None:

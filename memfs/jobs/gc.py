@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         OrphansReport,
     )
     from memfs.control.server import Handler
+    from memfs.exports.exporter import Exporter
     from memfs.metadata.records import SnapshotUsage
     from memfs.moves.attempt import MoveParts
     from memfs.moves.garbage import GarbageCollector
@@ -47,13 +48,20 @@ class GcMethods:
     Args:
         garbage: Removes it.
         compaction: That of the mover.
+        exporter: None: there are no exports.
     """
 
-    def __init__(self, parts: MoveParts, garbage: GarbageCollector, compaction: Compaction) -> None:
+    def __init__(
+        self,
+        parts: MoveParts,
+        garbage: GarbageCollector,
+        compaction: Compaction,
+        exporter: Exporter | None = None,
+    ) -> None:
         self._parts = parts
         self._garbage = garbage
         self._compaction = compaction
-        self._orphans = OrphanSearch(parts)
+        self._orphans = OrphanSearch(parts, exporter)
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
@@ -123,9 +131,9 @@ class GcMethods:
         """Find what nothing refers to; see `jobs.orphans`.
 
         Args:
-            place: `raw`, `packed`, `tmp`, `remote` or `uploads`.
+            place: `raw`, `packed`, `tmp`, `remote`, `uploads` or `exports`.
             prefix: That of the keys in the store.
-            take: And put it into lost+found.
+            take: And put it into lost+found; unfinished uploads and objects of exports go.
 
         Raises:
             MemfsError: As of `OrphanSearch.look`.

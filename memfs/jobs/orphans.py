@@ -1,9 +1,10 @@
 """Orphans: files and objects that nothing refers to and that no garbage names.
 
 There is nothing of the kind unless a state directory was put back from a backup, or somebody has
-copied files
-into it: whatever moves write is named by an intent before its first byte. Since the record may be
-what is lost, they are not removed: files go to `lost+found/`, where the keys of objects are kept.
+copied files into it: whatever moves write is named by an intent before its first byte. Since the
+record may be what is lost, they are not removed: files go to `lost+found/`, where the keys of
+objects are kept. Objects of exports are not files: what no complete export of this state needs, by
+the exports themselves, is removed.
 
 Invariant: names are listed before it is asked who refers to them. Numbers and keys are never used
 twice, so a name that existed and that nothing refers to later is referred to by nobody ever again.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from memfs.exports.exporter import Exporter
     from memfs.moves.attempt import MoveParts
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,8 @@ class SearchPlace(enum.StrEnum):
     REMOTE = "remote"
     UPLOADS = "uploads"
     """Unfinished ones in the store."""
+    EXPORTS = "exports"
+    """Objects of exports, below `meta/`."""
 
 
 @dataclass(slots=True)
@@ -72,7 +76,8 @@ class Orphans:
     count: int = 0
     bytes: int = 0
     taken_count: int = 0
-    """Those that are in lost+found now: files moved, keys of objects noted."""
+    """Those that are in lost+found now: files moved, keys of objects noted; or gone, of unfinished
+    uploads and of exports."""
     young_count: int = 0
     """Objects that nothing here refers to and that are too young, or of unknown age."""
     foreign_count: int = 0
@@ -90,11 +95,18 @@ class OrphanSearch:
     """Finds orphans, and puts them away on request, beside all that programs do.
 
     Args:
+        exporter: None: there are no exports.
         clock: Seconds since the epoch; tests give their own.
     """
 
-    def __init__(self, parts: MoveParts, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        parts: MoveParts,
+        exporter: Exporter | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._parts = parts
+        self._exporter = exporter
         self._clock = clock
         # Raw files of this process stand ready for long before an inode has them.
         self._raw_end = parts.engine.unrecorded_raw_range()[1]
@@ -124,6 +136,8 @@ class OrphanSearch:
                 return await self._look_at_remote(prefix, take)
             case SearchPlace.UPLOADS:
                 return await self._look_at_uploads(take)
+            case SearchPlace.EXPORTS:
+                return await self._look_at_exports(take)
 
     async def _look_at_raw(self, take: bool) -> Orphans:
         parts, engine = self._parts, self._parts.engine
@@ -227,6 +241,19 @@ class OrphanSearch:
                 orphans.add(f"unfinished upload of {stat.key}, {format_duration(age_s)} old", 0)
                 if take:
                     orphans.taken_count += bool(await parts.remote.abort_uploads(stat.key))
+        return orphans
+
+    async def _look_at_exports(self, take: bool) -> Orphans:
+        """Find objects that no complete export needs; what is taken of them is gone."""
+        orphans = Orphans()
+        if self._exporter is None:
+            return orphans
+        found = await self._exporter.look_for_unneeded(remove=take)
+        for stat in found.objects:
+            orphans.add(stat.key, stat.size)
+        orphans.foreign_count = found.foreign_count
+        if take and self._exporter.refusal is None:
+            orphans.taken_count = len(found.objects)
         return orphans
 
     async def _find_unreferenced(self, kind: FormKind, names: Sequence[str]) -> list[str]:

@@ -16,11 +16,12 @@ import trio
 
 from memfs.config import QuotasConfig, SnapshotsConfig
 from memfs.encryption.keys import NO_KEYS, Key, KeyRing
-from memfs.errors import NotSupportedError, StoreUnavailableError, UsageError
+from memfs.errors import CorruptDataError, NotSupportedError, StoreUnavailableError, UsageError
 from memfs.exports import exporter as exporting
-from memfs.exports.description import PREFIX
+from memfs.exports.description import PREFIX, done_key, root_of
 from memfs.exports.exporter import Exporter
 from memfs.exports.importing import Wanted, import_state, list_exports, take_over
+from memfs.jobs.orphans import OrphanSearch, SearchPlace
 from memfs.metadata.records import AttributeChanges, NewInode
 from memfs.metadata.sqlite.exporting import PART_LIMITS, PartLimits, read_page, write_part
 from memfs.moves.batching import compact, upload_batch
@@ -428,6 +429,48 @@ async def test_a_former_state_that_is_mounted_hears_of_a_take_over(tmp_path: Pat
             await world.exporter.export()
         with pytest.raises(Exception, match="older copy"):
             await world.generation.confirm_anew()
+
+
+async def test_what_no_complete_export_needs_is_listed_and_removed_on_request(
+    tmp_path: Path,
+) -> None:
+    """Parts of a killed export, and of one that was forgotten; never those of another state."""
+    async with mounted(World(tmp_path, "other")) as world:
+        await world.state.create("file", b"x")
+        await world.exporter.export()
+    other = objects(tmp_path)
+    async with mounted(World(tmp_path)) as world:
+        await fill(world.state)
+        await world.exporter.export()
+        own = objects(tmp_path)
+        first = world.exporter.notes[0]
+        search = OrphanSearch(world.state.parts, world.exporter)
+        found = await search.look(SearchPlace.EXPORTS)
+        assert (found.count, found.foreign_count) == (0, len(other))
+        root = root_of(world.state.engine.state_id)
+        left = {
+            f"{root}parts/{'0' * 16}-1-{'a' * 16}",
+            f"{root}{'0' * 15}1/contents-{'b' * 16}",
+            f"{root}{'0' * 15}1/done.json",
+        }
+        for key in left:
+            path = tmp_path / "store" / key
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"left")
+        found = await search.look(SearchPlace.EXPORTS)
+        assert ({*found.names}, found.bytes, found.taken_count) == (left, 12, 0)
+        # An import must not take for complete what has lost a part.
+        assert found.names[0].endswith("done.json")
+        assert objects(tmp_path).keys() == own.keys() | left
+        found = await search.look(SearchPlace.EXPORTS, take=True)
+        assert found.taken_count == 3
+        assert objects(tmp_path) == own
+        # Nothing is told where it is not known what is needed.
+        done = tmp_path / "store" / done_key(world.state.engine.state_id, first.snap)
+        done.write_bytes(b"{}")
+        with pytest.raises(CorruptDataError):
+            await search.look(SearchPlace.EXPORTS, take=True)
+        assert objects(tmp_path).keys() == own.keys()
 
 
 async def left_over(state: State) -> list[str]:

@@ -37,7 +37,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 
 def search(state: State, later_s: float = LATER_S) -> OrphanSearch:
-    return OrphanSearch(state.parts, lambda: time.time() + later_s)
+    return OrphanSearch(state.parts, clock=lambda: time.time() + later_s)
 
 
 async def names(state: State, place: SearchPlace, prefix: str = "") -> list[str]:

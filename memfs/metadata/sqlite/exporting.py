@@ -332,7 +332,7 @@ def _take(cursor: sqlite3.Cursor, at: int, limits: PartLimits) -> tuple[list[Row
     """Return rows up to the end of a part, and whether these are the last ones.
 
     Args:
-        cursor: Of the rows.
+        cursor: Gives the rows.
         at: Which of their columns has the number that ends a part.
         limits: How long it is.
     """

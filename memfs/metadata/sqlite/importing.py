@@ -85,7 +85,7 @@ _TEMPORARY = (
 )
 _LITERAL_NUMBER_MAX = 1 << 62
 _LITERAL_TEXT = re.compile(r"[A-Za-z0-9_:./=-]{0,64}")
-"""What a statement may have amid it, whoever has written the export."""
+"""Texts that a statement may have amid it, even from the hand of an attacker."""
 _TOTALS = ", ".join(f"{name} = ?" for name in Usage._fields)
 
 

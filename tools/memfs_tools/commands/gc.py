@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _LOCAL = ("raw", "packed", "tmp")
 _UPLOADS = "uploads"
+_EXPORTS = "exports"
 _PREFIXES = [f"{kind}/{digit:x}" for kind in ("blobs", "batches") for digit in range(16)]
 """The store is listed in parts, so that the bar moves and Ctrl-C is obeyed."""
 
@@ -48,7 +49,8 @@ def gc(
     garbage refers to. Normally there are no orphans, and perhaps their record was lost. So files
     are moved to lost+found/ of the state directory; for objects only the keys are kept there. In
     the store this looks only at keys of memfs's own layout below glacier.url (blobs/, batches/),
-    and takes only those older than an hour.
+    and takes only those older than an hour. Objects of exports (meta/) that no complete export of
+    this state needs have nothing of files: --yes removes them.
 
     --lost-found --yes removes those files, and those objects that still nothing refers to, unless a
     repair is due. OTHER STATE DIRECTORIES THAT USE THE SAME glacier.url HAVE THEIR OBJECTS THERE:
@@ -148,7 +150,7 @@ class _Collection:
         shared = any(found["foreign_count"] for found in self._orphans.values())
         places = [place for place in self._orphans if self._orphans[place]["count"]]
         if shared:
-            places = [place for place in places if place in _LOCAL]
+            places = [place for place in places if place in (*_LOCAL, _EXPORTS)]
             self._failures.append(
                 "objects of another state directory lie below the same glacier.url: nothing of the "
                 "store is put into lost+found"
@@ -204,10 +206,10 @@ class _Collection:
         total = {name: sum(found[name] for found in counts) for name in names}
         line = (
             f"orphans: {total['count']}, {format_size(total['bytes'])}; "
-            f"{total['taken_count']} put into lost+found, or ended as unfinished uploads"
+            f"{total['taken_count']} put into lost+found, or removed (unfinished uploads, exports)"
         )
         if total["count"] > total["taken_count"]:
-            line += "; --orphans --yes puts them there"
+            line += "; --orphans --yes does so"
         if total["young_count"]:
             line += f"; {total['young_count']} objects are too young to tell"
         if total["foreign_count"]:
@@ -217,7 +219,7 @@ class _Collection:
     def _prefixes(self) -> list[str]:
         """Return the parts of the store; empty where there is no store."""
         stored = self._served.status().store_url is not None
-        return [*_PREFIXES, _UPLOADS] if stored else []
+        return [*_PREFIXES, _UPLOADS, _EXPORTS] if stored else []
 
     def _look(
         self, places: list[str], show: Callable[[str, int, int], None], *, take: bool
