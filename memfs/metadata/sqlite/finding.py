@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from memfs.errors import NotFoundError
@@ -17,6 +17,7 @@ from memfs.metadata.sqlite.filter_sql import Planner
 from memfs.metadata.sqlite.scoped_sql import ScopedStatement
 from memfs.metadata.sqlite.view import View
 from memfs.query.filters import Condition, Node, Operator, operators_of
+from memfs.query.globs import glob_pattern
 from memfs.query.matching import has_words, pattern_of, value_passes
 from memfs.query.values import stored_value
 from memfs.types import NOW, InodeNo, SnapshotId
@@ -63,6 +64,8 @@ class Finder:
         connection.create_function("value_of", 1, stored_value, deterministic=True)
         connection.create_function("path_passes", 2, self._path_passes)
         connection.create_function("name_passes", 2, self._name_passes)
+        connection.create_function("one_path_passes", 3, self._one_path_passes)
+        connection.create_function("one_name_passes", 3, self._one_name_passes)
         connection.create_function("first_name", 2, self._first_name)
         connection.create_function("has_path", 1, lambda ino: bool(self._view.paths(ino)))
         connection.create_function("is_open", 1, lambda ino: bool(self._view.open_paths(ino)))
@@ -157,19 +160,31 @@ class Finder:
 
     def _path_passes(self, ino: int, text: str) -> bool:
         """Tell whether a path of an inode passes a condition on `$path`."""
-        condition = _path_condition(text)
-        return any(value_passes(condition, os.fsdecode(path)) for path in self._view.paths(ino))
+        passes = _test(text)
+        return any(passes(os.fsdecode(path)) for path in self._view.paths(ino))
+
+    def _one_path_passes(self, parent: int, name: bytes, text: str) -> bool:
+        """Tell whether a path that ends in a name passes a condition on `$path`."""
+        passes = _test(text)
+        for above in self._view.open_paths(parent):
+            if passes(os.fsdecode(above + b"/" + name if above else name)):
+                return True
+        return False
 
     def _name_passes(self, ino: int, text: str) -> bool:
         """Tell whether a name of an inode passes a condition on `$name`."""
-        condition = _condition(text)
-        return any(value_passes(condition, os.fsdecode(name)) for name in self._view.names(ino))
+        passes = _test(text)
+        return any(passes(os.fsdecode(name)) for name in self._view.names(ino))
+
+    def _one_name_passes(self, parent: int, name: bytes, text: str) -> bool:
+        """Tell whether a name that the caller can see passes a condition on `$name`."""
+        return _test(text)(os.fsdecode(name)) and self._view.shows(parent)
 
     def _first_name(self, ino: int, text: str) -> int | None:
         """Return the cookie of the first name of an inode that passes a condition on `$name`."""
-        condition = _condition(text)
+        passes = _test(text)
         for cookie, name in self._fetch(_COOKIES, (ino,)):
-            if value_passes(condition, os.fsdecode(name)):
+            if passes(os.fsdecode(name)):
                 return int(cookie)
         return None
 
@@ -219,11 +234,14 @@ def _array_passes(value: str, text: str) -> bool:
     return value_passes(_condition(text), value)
 
 
-@lru_cache(maxsize=16)
-def _path_condition(text: str) -> Condition:
-    """Return a condition on `$path` as `filter_sql` has written it."""
-    operator, *operands = json.loads(text)
-    return Condition("$path", Operator(operator), tuple(operands))
+@lru_cache(maxsize=256)
+def _test(text: str) -> Callable[[str], bool]:
+    """Return what tells whether a path or a name passes a condition."""
+    condition = _condition(text)
+    if condition.operator is Operator.GLOB:
+        patterns = [glob_pattern(str(glob)) for glob in condition.operands]
+        return lambda value: any(pattern.fullmatch(value) for pattern in patterns)
+    return partial(value_passes, condition)
 
 
 def _pattern_found(pattern: str, text: object) -> bool:

@@ -186,6 +186,7 @@ class _ScopedWriter(Writer):
     def __init__(self, scope: Scope, arrays: set[str]) -> None:
         super().__init__({}, "", "f", arrays)
         self._scope = scope
+        self._is_now = scope.snap == NOW
 
     def value(self, field: str) -> str:
         """Return what files are sorted by; null where a file has nothing."""

@@ -105,6 +105,10 @@ class View:
             return [name for _parent, name in found]
         return [name for parent, name, *_ in found if self.open_paths(parent)]
 
+    def shows(self, directory: int) -> bool:
+        """Tell whether the caller can see the names in a directory."""
+        return self._caller is None or bool(self.open_paths(directory))
+
     def open_paths(self, ino: int) -> list[bytes]:
         """Return the paths of a directory that the caller can list and search."""
         found = self._directories.get(ino)
