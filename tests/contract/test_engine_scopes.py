@@ -43,7 +43,7 @@ CALLERS = (
     Credentials(3000, 300, frozenset()),
 )
 MODES = (0o755, 0o755, 0o750, 0o700, 0o711, 0o744, 0o640, 0o604, 0o070)
-OPEN = ("$path", "$size", "$mtime")
+OPEN = ("$path", "$name", "$size", "$mtime")
 
 QUESTIONS = st.one_of(
     FILTERS,
@@ -53,6 +53,9 @@ QUESTIONS = st.one_of(
             {"$path": "d1/**"},
             {"$path": "*a", "a": {"$exists": True}},
             {"$not": {"$path": {"$in": ["d0/*", "a"]}}},
+            {"$name": "a", "$path": "d*"},
+            {"$not": {"$name": {"$contains": "a"}}},
+            {"$name": {"$text": "A"}},
             {"$size": {"$gte": 10}},
             {"$or": [{"$size": 10}, {"a": {"$exists": False}}]},
             {"$path": {"$exists": True}},
@@ -194,6 +197,8 @@ class Oracle:
         seen = self.seen[ino]
         if field == "$path":
             return tuple(self.paths[ino])
+        if field == "$name":
+            return tuple(path.rpartition("/")[2] for path in self.paths[ino])
         if field == "$size":
             return (seen.inode.size,)
         if field == "$mtime":
@@ -325,6 +330,7 @@ HIDDEN_QUESTIONS = (
     ({"gone": 1}, None),
     ({"a": {"$exists": True}}, FileOrder("user.secret")),
     ({"$path": "hidden/**"}, None),
+    ({"$name": {"$text": "f1"}}, None),
 )
 
 

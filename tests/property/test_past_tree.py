@@ -155,6 +155,16 @@ class PastLife:
             self.world.request(self.tree.rename(parent, name, where, target, flags))
             self.forget(gone)
 
+    def wander(self) -> None:
+        """Move a file twice, with a snapshot before each move: it has more than one past."""
+        if (place := self.pick()) is not None:
+            parent, name, _ = place
+            for _ in range(2):
+                self.snapshot()
+                where, target = self.pick_directory(), b"moved %d" % self.serial
+                self.world.request(self.tree.rename(parent, name, where, target, 0))
+                parent, name = where, target
+
     def link(self) -> None:
         if (place := self.pick()) is not None:
             name = self.rng.choice(NAMES)
@@ -334,13 +344,13 @@ def test_each_snapshot_shows_its_instant(tmp_path: Path, passthrough: bool, seed
         *[life.make_file, life.write] * 4,
         *[life.move, life.remove, life.cut, life.change_attributes, life.link] * 2,
         *(life.make_directory, life.make_symlink, life.change_xattr, life.pin),
-        *(world.step, life.snapshot, life.compare, life.delete),
+        *(world.step, life.snapshot, life.wander, life.compare, life.delete),
     ]
     try:
         for _ in range(10):
             with suppress(Refusal):
                 life.make_file()
-        life.snapshot()
+        life.wander()
         for turn in range(TURN_COUNT):
             with suppress(Refusal):
                 rng.choice(changes)()
