@@ -6,7 +6,6 @@ Invariant: no time leaves `storable_ns` that the metadata engine cannot hold; an
 
 from __future__ import annotations
 
-import functools
 import time
 from typing import TYPE_CHECKING
 
@@ -21,10 +20,6 @@ TIME_NS_MAX = (1 << 63) - 1
 _CLOCK_REALTIME_COARSE = 5
 """linux/time.h; the time module has no name for it."""
 
-coarse_ns = functools.partial(time.clock_gettime_ns, _CLOCK_REALTIME_COARSE)
-"""Returns the time by which file systems stamp, nanoseconds since the epoch. Each change of a file
-asks for it: a function of our own would take 40 ns more."""
-
 
 def storable_ns(time_ns: int) -> int:
     """Return the nearest time that can be stored, nanoseconds since the epoch.
@@ -33,6 +28,11 @@ def storable_ns(time_ns: int) -> int:
     kernel cuts times likewise for each file system (`timestamp_truncate`, fs/inode.c).
     """
     return min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
+
+
+def coarse_ns() -> int:
+    """Return the time by which file systems stamp, nanoseconds since the epoch."""
+    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
 class Clock:
