@@ -15,7 +15,7 @@ from memfs.errors import InvalidValueError
 from memfs.jobs.file_work import DUE, seal_regular
 from memfs.metadata.records import Decision, InodeFlags
 from memfs.moves.coding import NO_CODEC, codec_of
-from memfs.moves.dropping import drop_form, drop_raw
+from memfs.moves.dropping import drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import find_form, pack, stored_bytes_limit
@@ -120,7 +120,8 @@ class Compression:
         ino, moved_bytes = inode.ino, 0
         before_bytes = _local_bytes(inode, packed)
         if packed is None or recode:
-            outcome, moved_bytes = await self._make_packed(inode, recode=recode)
+            replacing = packed if recode else None
+            outcome, moved_bytes = await self._make_packed(inode, replacing)
             if outcome not in (MoveOutcome.DONE, MoveOutcome.UNNEEDED):
                 reasons = {MoveOutcome.BUSY: _OPEN, MoveOutcome.SUPERSEDED: _CHANGED}
                 results.note(ino, outcome, reasons.get(outcome, ""))
@@ -143,13 +144,16 @@ class Compression:
             moved_bytes=moved_bytes,
         )
 
-    async def _make_packed(self, inode: Inode, *, recode: bool) -> MoveResult:
-        unpacked_bytes = inode.size if recode and not inode.raw else 0
+    async def _make_packed(self, inode: Inode, replacing: Form | None) -> MoveResult:
+        unpacks = replacing is not None and not inode.raw
+        unpacked_bytes = inode.size if unpacks else 0
         with self._quotas.reserved({Spent.DISK_WRITES: unpacked_bytes + inode.size}) as actual:
-            if recode:
+            if unpacks:
                 await hydrate(self._parts, inode.ino)
-                await drop_form(self._parts, inode.ino, FormKind.PACKED)
-            result = await pack(self._parts, inode.ino, self._request.codec)
+            # What it has stays if the new one would be no gain: others may share it.
+            result = await pack(self._parts, inode.ino, self._request.codec, replacing=replacing)
+            if unpacks and result.outcome is MoveOutcome.INCOMPRESSIBLE:
+                await drop_raw(self._parts, inode.ino)
             actual[Spent.DISK_WRITES] = unpacked_bytes + min(inode.size, result.moved_bytes)
             return result
 

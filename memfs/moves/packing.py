@@ -6,12 +6,13 @@ Invariant: the packed file was decoded whole and has the raw file's digest befor
 from __future__ import annotations
 
 import stat
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from memfs.errors import CorruptDataError, NotFoundError, StaleInodeError
-from memfs.metadata.records import Blob, Form, InodeFlags, MoveKind
+from memfs.metadata.records import Blob, Form, FormReplacement, InodeFlags, MoveKind
 from memfs.moves.attempt import recorded
 from memfs.moves.coding import choose_coding, encryption_of, unlock
 from memfs.moves.outcome import MoveOutcome, MoveResult
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from memfs.stores.envelope import Encryption, Unlock
     from memfs.stores.packing import PackedSummary
     from memfs.stores.zeros import ZeroRuns
-    from memfs.types import BlobId, InodeNo
+    from memfs.types import BlobId, InodeNo, IntentId
 
 DISK_BLOCK_BYTES = 4096
 """Unit in which common local file systems allocate; a packed file must save at least one."""
@@ -42,13 +43,22 @@ class _DoesNotShrinkError(Exception):
 
 
 async def pack(
-    parts: MoveParts, ino: InodeNo, codec: Codec | None = None, *, seen: Inode | None = None
+    parts: MoveParts,
+    ino: InodeNo,
+    codec: Codec | None = None,
+    *,
+    seen: Inode | None = None,
+    replacing: Form | None = None,
 ) -> MoveResult:
     """Give a sealed raw file its packed form.
 
     Args:
+        parts: What moves work with.
+        ino: The file.
         codec: For this form; None: the one in force on the file.
         seen: The file as the caller has read it just now; None: it is read.
+        replacing: The packed form that it has, and the new one takes the place of, for all that
+            share it. None: it has none.
 
     Raises:
         StaleInodeError: The file is gone.
@@ -58,12 +68,10 @@ async def pack(
     inode = seen or await parts.engine.get_inode(ino)
     if inode.flags & InodeFlags.UNSEALED:
         return MoveResult(MoveOutcome.BUSY)
-    if (
-        not stat.S_ISREG(inode.mode)
-        or not inode.raw
-        or await find_form(parts, inode, FormKind.PACKED)
-    ):
+    if not stat.S_ISREG(inode.mode) or not inode.raw:
         return MoveResult(MoveOutcome.UNNEEDED)
+    if await find_form(parts, inode, FormKind.PACKED) != replacing:
+        return MoveResult(MoveOutcome.SUPERSEDED if replacing else MoveOutcome.UNNEEDED)
     if await parts.sealer.adopt_if_changed(inode):
         return MoveResult(MoveOutcome.SUPERSEDED)
     stored_bytes_max = stored_bytes_limit(inode)
@@ -108,15 +116,28 @@ async def pack(
         coded = summary.table.coding
         form = Form(blob.blob, FormKind.PACKED, Place(location), coded, summary.stored_bytes)
         published = await attempt.publish(
-            lambda intent: parts.engine.publish_form(
-                inode.ino, inode.generation, blob, form, intent
-            )
+            partial(publish_form, parts, inode, blob, form, replacing)
         )
     parts.tally.note_packed(summary)
     parts.faults.reach("pack.published")
     return MoveResult(
         MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED, summary.stored_bytes
     )
+
+
+async def publish_form(
+    parts: MoveParts,
+    inode: Inode,
+    blob: Blob,
+    form: Form,
+    replacing: Form | None,
+    intent: IntentId,
+) -> bool:
+    """Publish a form of a file, in the place of one of its kind or beside the others."""
+    engine = parts.engine
+    if replacing is not None:
+        return await engine.replace_form(intent, FormReplacement(replacing, form))
+    return await engine.publish_form(inode.ino, inode.generation, blob, form, intent)
 
 
 def stored_bytes_limit(inode: Inode) -> int:

@@ -17,7 +17,7 @@ from memfs.metadata.records import Form, InodeFlags, MoveKind
 from memfs.moves.attempt import recorded, writable_store
 from memfs.moves.containers import Container, append_container, find_packed, fits_store
 from memfs.moves.outcome import MoveOutcome, MoveResult
-from memfs.moves.packing import find_form, live_blob
+from memfs.moves.packing import find_form, live_blob, publish_form
 from memfs.moves.sharing import upload_key
 from memfs.moves.storing import Stored, store_object, temporary_file
 from memfs.moves.streaming import is_short, stream_container
@@ -47,13 +47,17 @@ def object_key(blob: BlobId, generation: Generation) -> str:
     return f"blobs/{blob & 0xFF:02x}/{blob:x}-{generation:x}-{secrets.token_hex(8)}"
 
 
-async def upload(parts: MoveParts, ino: InodeNo, *, seen: Inode | None = None) -> MoveResult:
+async def upload(
+    parts: MoveParts, ino: InodeNo, *, seen: Inode | None = None, replacing: Form | None = None
+) -> MoveResult:
     """Give a sealed file its remote form; waits while another upload of it is under way.
 
     Args:
         parts: What moves work with.
         ino: The file.
         seen: The file as the caller has read it just now; None: it is read.
+        replacing: The remote form that it has, and the new one takes the place of, for all that
+            share it. None: it has none.
 
     Raises:
         NotSupportedError: There is no glacier tier.
@@ -70,14 +74,18 @@ async def upload(parts: MoveParts, ino: InodeNo, *, seen: Inode | None = None) -
         seen = None
     async with parts.uploading.hold(key):
         inode = seen or await parts.engine.get_inode(ino)
-        return await _upload(parts, remote, inode)
+        return await _upload(parts, remote, inode, replacing)
 
 
-async def _upload(parts: MoveParts, remote: RemoteStore, inode: Inode) -> MoveResult:
+async def _upload(
+    parts: MoveParts, remote: RemoteStore, inode: Inode, replacing: Form | None
+) -> MoveResult:
     if inode.flags & InodeFlags.UNSEALED:
         return MoveResult(MoveOutcome.BUSY)
-    if not stat.S_ISREG(inode.mode) or await find_form(parts, inode, FormKind.REMOTE):
+    if not stat.S_ISREG(inode.mode):
         return MoveResult(MoveOutcome.UNNEEDED)
+    if await find_form(parts, inode, FormKind.REMOTE) != replacing:
+        return MoveResult(MoveOutcome.SUPERSEDED if replacing else MoveOutcome.UNNEEDED)
     if await parts.sealer.adopt_if_changed(inode):
         return MoveResult(MoveOutcome.SUPERSEDED)
     number = parts.engine.reserve_blob()
@@ -85,7 +93,7 @@ async def _upload(parts: MoveParts, remote: RemoteStore, inode: Inode) -> MoveRe
 
     async def publish(intent: IntentId, stored: Sequence[Stored]) -> MoveResult:
         ((form, blob),) = stored
-        published = await parts.engine.publish_form(inode.ino, inode.generation, blob, form, intent)
+        published = await publish_form(parts, inode, blob, form, replacing, intent)
         outcome = MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED
         return MoveResult(outcome, form.stored_bytes)
 

@@ -1,4 +1,4 @@
-"""SIGKILL at each step of a compaction and of a rekey of what snapshots and clones need."""
+"""SIGKILL amid a compaction, a rekey and a new codec of what snapshots and clones need."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from memfs.codecs.registry import get_codec, parse_codec
 from memfs.config import EncryptionConfig
 from memfs.encryption.keys import KeyRing
 from memfs.fsck.files import FileCheck
 from memfs.moves.batching import compact, upload_batch
 from memfs.moves.dropping import drop_raw
 from memfs.moves.faults import FaultPoints
+from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
 from memfs.moves.rekeying import rekey, rekey_kept
 from memfs.types import NO_BLOB, ROOT_INODE, FormKind
@@ -39,7 +41,8 @@ POINTS = (
     *("batch.begun", "compact.prepared", "compact.stored", "compact.verified", "compact.published"),
     *("garbage.synced", "garbage.removed", "garbage.cleared"),
     *("upload.begun", "rekey.prepared", "rekey.stored", "rekey.verified", "rekey.published"),
-    *("pack.begun", "rekey_packed.written", "rekey_packed.verified", "rekey_packed.published"),
+    *("pack.begun", "pack.written", "pack.verified", "pack.published"),
+    *("rekey_packed.written", "rekey_packed.verified", "rekey_packed.published"),
 )
 
 
@@ -64,11 +67,21 @@ async def prepare(state_dir: Path) -> None:
 
 
 async def work(state_dir: Path, faults: FaultPoints) -> None:
-    """Compact the batch, then bring everything under the new key; goes on where it was stopped."""
+    """Compact the batch, give a shared form another codec, then bring everything under the new key.
+
+    Goes on where it was stopped.
+    """
     state = State(state_dir, CONFIG, faults, KEYS)
     await recover(state)
     for batch in await state.engine.list_sparse_batches(75, 10):
         await compact(state.parts, batch)
+    await collect(state)
+    twin = (await list_files(state))["twin"]
+    await hydrate(state.parts, twin)
+    packed = await state.form(twin, FormKind.PACKED)
+    if packed.coding.codec != "lz4":
+        await pack(state.parts, twin, get_codec(parse_codec("lz4")), replacing=packed)
+    await drop_raw(state.parts, twin)
     await collect(state)
     state.parts.keys = KeyRing([NEW_KEY, OLD_KEY])
     for kept in await state.engine.list_kept_blobs(NO_BLOB, 100):

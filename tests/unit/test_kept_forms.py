@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.codecs.registry import get_codec, parse_codec
 from memfs.config import EncryptionConfig, QuotasConfig
 from memfs.encryption.keys import Key, KeyRing
+from memfs.jobs.compression import Compression, CompressionRequest
 from memfs.jobs.file_work import run_work
 from memfs.jobs.rekeying import KeptRekeying
 from memfs.moves.dropping import drop_raw
@@ -17,8 +19,9 @@ from memfs.moves.packing import pack
 from memfs.moves.rekeying import rekey
 from memfs.moves.uploading import upload
 from memfs.placement.quotas import Quotas
+from memfs.policy.access_stats import AccessStats
 from memfs.types import NO_BLOB, FormKind, InodeNo
-from tests.moving import SMALL_FRAMES, State, compressible
+from tests.moving import SMALL_FRAMES, State, compressible, incompressible
 from tests.past import clone, past
 
 if TYPE_CHECKING:
@@ -149,3 +152,44 @@ async def test_a_deleted_snapshot_takes_its_forms_out_of_the_work(state: State) 
     state.parts.keys = KeyRing([NEW, OLD])
     work = KeptRekeying(state.parts, Quotas(QuotasConfig(), state.engine), dry_run=False)
     assert (await run_work([kept.blob], work))["outcomes"] == {"unneeded": 1}
+
+
+# --- compress ------------------------------------------------------------------------------------
+async def compress(state: State, ino: InodeNo, codec: str) -> WorkReport:
+    request = CompressionRequest(get_codec(parse_codec(codec)))
+    quotas = Quotas(QuotasConfig(), state.engine)
+    return await run_work([ino], Compression(state.parts, AccessStats(), quotas, request))
+
+
+async def test_another_codec_is_for_all_that_share_the_form(state: State) -> None:
+    """It used to be called done, and stayed as it was: a clone had no other form."""
+    ino = await make(state, "a", CONTENT, PACKED)
+    other = await clone(state, ino, "b")
+    third = await clone(state, ino, "c")
+    snap = await snapshot(state)
+    await state.unlink("c")
+    assert (await compress(state, ino, "lz4"))["outcomes"] == {"done": 1}
+    assert (await state.form(other, PACKED)).coding.codec == "lz4"
+    assert await state.forms(ino) == {PACKED}
+    assert (await compress(state, other, "lz4"))["outcomes"] == {"unneeded": 1}
+    while await state.garbage.collect(10):
+        pass
+    assert await state.leaks() == []
+    assert await past(state, snap, third) == await state.content(other) == CONTENT
+    assert (await state.engine.usage()).packed_count == 1
+    assert await state.engine.usage() == await state.engine.recount()
+
+
+async def test_a_codec_that_gains_nothing_leaves_the_form_that_there_is(state: State) -> None:
+    """Bytes that repeat at a distance that lz4 does not reach."""
+    content = incompressible(80_000) * 2
+    state.parts.config = dataclasses.replace(
+        ENCRYPTED, cold=dataclasses.replace(ENCRYPTED.cold, frame_bytes=1 << 20)
+    )
+    ino = await state.create("a", content)
+    await pack(state.parts, ino, get_codec(parse_codec("zstd:19")))
+    await drop_raw(state.parts, ino)
+    form = await state.form(ino, PACKED)
+    assert (await compress(state, ino, "lz4"))["outcomes"] == {"incompressible": 1}
+    assert await state.form(ino, PACKED) == form
+    assert await state.forms(ino) == {PACKED}
