@@ -13,6 +13,7 @@ from memfs.errors import NotFoundError, StaleInodeError
 if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import KeptContent
+    from memfs.types import BlobId
 
 
 async def name_kept(engine: Engine, kept: KeptContent) -> str:
@@ -24,3 +25,8 @@ async def name_kept(engine: Engine, kept: KeptContent) -> str:
             if inode.generation == kept.generation and paths:
                 return f"{paths[0].decode('utf-8', 'backslashreplace')}@{snapshot.name}"
     return f"generation {kept.generation} of inode {kept.ino}"
+
+
+async def name_keepers(engine: Engine, blob: BlobId, limit: int) -> list[str]:
+    """Return the same for all that is kept by a blob, at most `limit`."""
+    return [await name_kept(engine, kept) for kept in await engine.list_keepers(blob, limit)]

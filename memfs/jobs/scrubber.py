@@ -57,6 +57,9 @@ FILES_A_STEP = 64
 SAVE_FILES = 1000
 """Files between two savings of the position."""
 
+NAMED_MAX = 20
+"""Others that a finding names which share what is damaged."""
+
 FINDINGS_MAX = 1000
 """Findings told one by one; more are counted."""
 
@@ -257,10 +260,14 @@ class Scrubber:
         self._add_finding(path, scrubbed)
 
     def _add_finding(self, path: str, scrubbed: Scrubbed) -> None:
-        log.warning("%s: %s: %s", path, scrubbed.outcome, scrubbed.detail)
+        detail = scrubbed.detail
+        if names := scrubbed.needed_by:
+            more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+            detail += f"; shared with {', '.join(names[:NAMED_MAX])}{more}"
+        log.warning("%s: %s: %s", path, scrubbed.outcome, detail)
         if len(self._findings) < FINDINGS_MAX:
             self._findings.append(
-                {"path": path, "outcome": str(scrubbed.outcome), "detail": scrubbed.detail}
+                {"path": path, "outcome": str(scrubbed.outcome), "detail": detail}
             )
 
     async def _load(self) -> InodeNo:

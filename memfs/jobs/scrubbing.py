@@ -29,6 +29,7 @@ from memfs.errors import (
     StaleInodeError,
     StoreError,
 )
+from memfs.jobs.kept_names import name_keepers
 from memfs.metadata.quarantine import quarantine, release
 from memfs.metadata.records import InodeFlags
 from memfs.moves.coding import unlock
@@ -37,12 +38,15 @@ from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.keeping import inode_of
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.packing import find_form, pack
+from memfs.moves.sharing import SHARERS_MAX
+from memfs.moves.uploading import upload
 from memfs.stores.contents import open_content
 from memfs.stores.digesting import digest_file, read_file
 from memfs.stores.disk import disk_errors
 from memfs.stores.reading import PackedFile
 from memfs.stores.restoring import without_restores
-from memfs.types import FormKind, Generation
+from memfs.types import BlobId, FormKind, Generation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -68,6 +72,8 @@ class ScrubOutcome(enum.StrEnum):
 
     SOUND = "sound"
     """All its forms are as they should be."""
+    SHARED = "shared"
+    """All its forms are those of a file before it, and were checked with that."""
     SKIPPED = "skipped"
     """It is being written, is gone, or changed meanwhile."""
     REPAIRED = "repaired"
@@ -100,6 +106,8 @@ class Scrubbed(NamedTuple):
     checks: tuple[FormCheck, ...] = ()
     detail: str = ""
     """One sentence, where something is wrong."""
+    needed_by: tuple[str, ...] = ()
+    """Others that share a damaged form, as a user calls them; not more than are looked at."""
 
     @property
     def read_bytes(self) -> int:
@@ -170,13 +178,24 @@ async def scrub_file(parts: MoveParts, ino: InodeNo, pace: ScrubPace | None = No
             # Written before power was lost: what it was is no measure of what it is.
             return Scrubbed(ScrubOutcome.SKIPPED)
         forms = await parts.engine.list_forms(inode.blob) if inode.blob else []
+        sharers = await _list_sharers(parts, inode)
+        checks: tuple[FormCheck, ...] = ()
+        if forms and sharers and sharers[0].ino < inode.ino:
+            # The first of them has the forms checked; they are needed for what is damaged here.
+            if not inode.raw:
+                return Scrubbed(ScrubOutcome.SHARED)
+            checks = await _check_forms(parts, inode, [], pace)
+            if not any(check.damage for check in checks):
+                return Scrubbed(ScrubOutcome.SOUND, checks)
+            checks = ()
         checks = await _check_forms(parts, inode, forms, pace)
         if not await _is_as_before(parts, inode, forms):
             return Scrubbed(ScrubOutcome.SKIPPED, checks)
         if not any(check.damage for check in checks):
             return Scrubbed(ScrubOutcome.SOUND, checks)
         try:
-            return await _repair(parts, inode, forms, checks)
+            scrubbed = await _repair(parts, inode, forms, checks, sharers)
+            return await _name_sharers(parts, inode, scrubbed, sharers)
         except StoreError as error:
             # The store was read a moment ago and does not answer now: nothing is given up for it.
             return Scrubbed(ScrubOutcome.WAITING, checks, str(error))
@@ -199,6 +218,9 @@ async def scrub_kept(
         pace: As `scrub_file`.
     """
     engine = parts.engine
+    if kept.blob and kept not in await engine.list_kept_blobs(BlobId(kept.blob - 1), 1):
+        # A file has the blob too, or an earlier row: its forms were checked with that.
+        return Scrubbed(ScrubOutcome.SHARED)
     forms = await engine.list_forms(kept.blob) if kept.blob else []
     inode = inode_of(kept)
     checks = await _check_forms(parts, inode, forms, pace or ScrubPace())
@@ -220,7 +242,8 @@ async def scrub_kept(
         sound = [check.kind for check in checks if not check.damage and not check.unchecked]
         if not sound:
             detail = f"no form of it is sound: {reasons}; delete the snapshots that show it"
-            return Scrubbed(ScrubOutcome.QUARANTINED, checks, detail)
+            names = await name_keepers(engine, kept.blob, SHARERS_MAX) if kept.blob else ()
+            return Scrubbed(ScrubOutcome.QUARANTINED, checks, detail, tuple(names[1:]))
         for check in checks:
             if check.damage:
                 await engine.drop_form(kept.ino, kept.generation, check.kind)
@@ -288,6 +311,28 @@ async def _check(kind: FormKind, pace: ScrubPace, check: Awaitable[None]) -> For
     return FormCheck(kind, pace.form_bytes, None)
 
 
+async def _list_sharers(parts: MoveParts, inode: Inode) -> list[Inode]:
+    """Return the other files with the blob of one that have names, in order of number."""
+    listed = await parts.engine.list_sharers(inode.blob, SHARERS_MAX) if inode.blob else []
+    return [other for other in listed if other.ino != inode.ino and other.nlink]
+
+
+async def _name_sharers(
+    parts: MoveParts, inode: Inode, scrubbed: Scrubbed, sharers: Sequence[Inode]
+) -> Scrubbed:
+    """Name all that share a damaged form, and have `why` tell what cannot be read."""
+    if all(check.kind == FormKind.RAW for check in scrubbed.checks if check.damage):
+        return scrubbed
+    names = []
+    for other in sharers:
+        path = (await parts.engine.get_path(other.ino)).decode("utf-8", "backslashreplace")
+        names.append(path)
+        if scrubbed.outcome is ScrubOutcome.QUARANTINED and not other.raw:
+            await record_damage(parts, other.ino, scrubbed.detail, logged=False)
+    names += await name_keepers(parts.engine, inode.blob, SHARERS_MAX)
+    return scrubbed._replace(needed_by=tuple(names))
+
+
 def _is_shortage(error: MemfsError) -> bool:
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in _SHORTAGES
@@ -349,30 +394,72 @@ async def _repair(
     inode: Inode,
     forms: list[Form],
     checks: tuple[FormCheck, ...],
+    sharers: Sequence[Inode],
 ) -> Scrubbed:
     damaged = [check for check in checks if check.damage]
     reasons = "; ".join(f"{check.kind}: {check.damage}" for check in damaged)
     sound = [check.kind for check in checks if not check.damage and not check.unchecked]
+    remade: set[FormKind] = set()
+    detail = f"{reasons}; given up for its {sound[0]} form" if sound else ""
     if not sound:
-        return await _quarantine(parts, inode, checks, reasons)
+        for check in damaged:
+            if check.kind != FormKind.RAW and await _remake(parts, inode, check.kind, sharers):
+                remade.add(check.kind)
+        if not remade:
+            return await _quarantine(parts, inode, checks, reasons)
+        forms = await parts.engine.list_forms(inode.blob)
+        detail = f"{reasons}; made anew from a file that shares its content"
     for check in damaged:
+        if check.kind in remade:
+            continue
         if check.kind == FormKind.RAW:
             outcome = (await drop_raw(parts, inode.ino, forms)).outcome
         else:
             outcome = (await drop_form(parts, inode.ino, check.kind, forms)).outcome
-            forms = [form for form in forms if form.kind != check.kind]
+            # Clones and snapshots have no other form: the sound raw file gives them a new one.
+            if outcome == MoveOutcome.SUPERSEDED and FormKind.RAW in sound:
+                if await _remake(parts, inode, check.kind, [inode]):
+                    outcome = MoveOutcome.DONE
+                    detail = f"{reasons}; made anew from its raw form, for all that share it"
+                forms = await parts.engine.list_forms(inode.blob)
+            else:
+                forms = [form for form in forms if form.kind != check.kind]
         if outcome == MoveOutcome.BUSY:
             detail = f"{reasons}; a program has the file open, and it is repaired after that"
             return Scrubbed(ScrubOutcome.WAITING, checks, detail)
         if outcome == MoveOutcome.SUPERSEDED:
             return Scrubbed(ScrubOutcome.SKIPPED, checks)
-    detail = f"{reasons}; given up for its {sound[0]} form"
     if any(check.kind == FormKind.RAW for check in damaged):
         try:
             await hydrate(parts, inode.ino)
         except (MemfsError, OSError) as error:
             detail += f"; it is read from there for now: {error}"
     return Scrubbed(ScrubOutcome.REPAIRED, checks, detail)
+
+
+async def _remake(parts: MoveParts, inode: Inode, kind: FormKind, sources: Sequence[Inode]) -> bool:
+    """Have a form that is damaged replaced from the raw file of one of those that share it.
+
+    Raises:
+        StoreError: The store refused or cannot be reached.
+    """
+    former = await find_form(parts, inode, kind)
+    if former is None or not former.owned:
+        return False
+    move = pack if kind == FormKind.PACKED else upload
+    for source in sources:
+        if not source.raw or parts.sealer.damage_of(source):
+            continue
+        try:
+            # Both compare what they read with the digest of the blob.
+            result = await move(parts, source.ino, replacing=former)
+        except StoreError:
+            raise
+        except MemfsError:
+            continue
+        if result.outcome is MoveOutcome.DONE:
+            return True
+    return False
 
 
 async def _quarantine(

@@ -488,6 +488,10 @@ class Contents(Changes, Protocol):
         """Return what snapshots keep of earlier generations, by inode and generation."""
         ...
 
+    async def list_keepers(self, blob: BlobId, limit: int) -> list[KeptContent]:
+        """Return what snapshots keep by a blob, by inode and generation."""
+        ...
+
     async def list_kept_blobs(self, after: BlobId, limit: int) -> list[KeptContent]:
         """Return what snapshots keep by blobs that no file with a name has, one row a blob.
 

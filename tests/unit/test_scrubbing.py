@@ -20,9 +20,10 @@ from memfs.moves.packing import pack
 from memfs.moves.uploading import upload
 from memfs.policy import rules
 from memfs.stores.disk import disk_errors
-from memfs.types import FormKind, Generation, InodeNo
+from memfs.types import ROOT_INODE, FormKind, Generation, InodeNo
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
+from tests.past import clone, past
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from memfs.control.methods import ScrubReport
     from memfs.metadata.records import Inode, KeptContent
     from memfs.moves.attempt import MoveParts
+    from memfs.types import SnapshotId
 
 CONTENT = compressible(50_000)
 
@@ -432,3 +434,70 @@ async def test_what_nobody_can_mend_is_named_by_its_snapshot(state: State, kind:
     assert "delete the snapshots that show it" in finding["detail"]
     assert [kept] == await state.engine.list_kept((InodeNo(0), Generation(0)), 10)
     assert state.engine.check() == []
+
+
+# --- what clones share ---------------------------------------------------------------------------
+async def make_shared(state: State, *kinds: FormKind) -> tuple[InodeNo, InodeNo, SnapshotId]:
+    """Return two files and a snapshot that share forms; a third file only the snapshot shows."""
+    ino = await make(state, *kinds)
+    other = await clone(state, ino, "clone")
+    await clone(state, ino, "gone")
+    async with state.engine.change():
+        snap = (await state.engine.create_snapshot("before", 1)).snap
+    await state.unlink("gone")
+    return ino, other, snap
+
+
+@pytest.mark.parametrize("kind", [PACKED, REMOTE])
+async def test_damage_that_is_shared_is_found_once_and_named_for_all(
+    state: State, kind: FormKind
+) -> None:
+    ino, other, _ = await make_shared(state, kind)
+    await damage(state, ino, kind)
+    report = await scrub_all(state)
+    told = {name: count for name, count in report["outcomes"].items() if count}
+    assert told == {"quarantined": 1, "shared": 2}
+    [finding] = report["findings"]
+    assert finding["path"] == "/f"
+    assert finding["detail"].endswith("; shared with /clone, /gone@before")
+    for each in (ino, other):
+        decision = await state.engine.get_decision(each)
+        assert decision is not None
+        assert (decision.rule, "no form of it is sound" in decision.detail) == (rules.DAMAGED, True)
+    assert await state.forms(other) == {kind}
+
+
+@pytest.mark.parametrize("kind", [PACKED, REMOTE])
+@pytest.mark.parametrize("has_raw", ["first", "second"])
+async def test_a_shared_form_is_made_anew_from_whichever_raw_file_is_sound(
+    state: State, kind: FormKind, has_raw: str
+) -> None:
+    """It was passed over where a clone or a snapshot had no other form."""
+    ino, other, snap = await make_shared(state, kind)
+    gone = (await state.engine.lookup_at(snap, ROOT_INODE, b"gone")).ino
+    await hydrate(state.parts, ino if has_raw == "first" else other)
+    await damage(state, ino, kind)
+    report = await scrub_all(state)
+    assert (report["outcomes"]["repaired"], report["outcomes"]["quarantined"]) == (1, 0)
+    [finding] = report["findings"]
+    assert finding["detail"].endswith("; shared with /clone, /gone@before")
+    while await state.garbage.collect(10):
+        pass
+    assert await past(state, snap, gone) == CONTENT
+    assert await state.content(ino) == await state.content(other) == CONTENT
+    assert (await scrub_all(state))["findings"] == []
+    assert await state.leaks() == []
+    assert state.engine.check() == []
+
+
+async def test_a_damaged_raw_file_of_a_clone_is_made_anew_from_the_shared_form(
+    state: State,
+) -> None:
+    """The forms are read for it although another file had them checked."""
+    ino, other, _ = await make_shared(state, PACKED)
+    await hydrate(state.parts, other)
+    await damage(state, other, RAW)
+    report = await scrub_all(state)
+    assert [finding["path"] for finding in report["findings"]] == ["/clone"]
+    assert report["outcomes"]["repaired"] == 1
+    assert await state.content(other) == await state.content(ino) == CONTENT

@@ -63,6 +63,9 @@ _LIST_KEPT = (
     f"select {KEPT_COLUMNS} from kept where (ino, generation) > (?, ?)"
     " order by ino, generation limit ?"
 )
+_LIST_KEEPERS = (
+    f"select {KEPT_COLUMNS} from kept where blob = ? and blob <> 0 order by ino, generation limit ?"
+)
 # `blob <> 0` is the condition of the partial indexes; it must stand there literally.
 _LIST_KEPT_BLOBS = f"""
     select {KEPT_COLUMNS} from kept as k where blob > ? and blob <> 0
@@ -142,6 +145,9 @@ class Contents(Attributes):
     async def list_kept(self, after: tuple[InodeNo, Generation], limit: int) -> list[KeptContent]:
         rows = self._rows(_LIST_KEPT, (*after, limit))
         return [kept_of(row) for row in rows]
+
+    async def list_keepers(self, blob: BlobId, limit: int) -> list[KeptContent]:
+        return [kept_of(row) for row in self._rows(_LIST_KEEPERS, (blob, limit))]
 
     async def list_kept_blobs(self, after: BlobId, limit: int) -> list[KeptContent]:
         return [kept_of(row) for row in self._rows(_LIST_KEPT_BLOBS, (after, limit))]
