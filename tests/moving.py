@@ -20,6 +20,7 @@ from memfs.content.sealing import Sealer
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.exports.description import PREFIX as EXPORTS_PREFIX
 from memfs.metadata.records import InodeFlags, NewInode, Seal
+from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.moves.attempt import MoveParts
@@ -40,7 +41,7 @@ from memfs.types import ROOT_INODE, FormKind, Generation, InodeNo
 from tests.faulty_store import FaultScript, FaultyStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
     from memfs.metadata.records import Form, Inode
@@ -83,6 +84,7 @@ class State:
         faults: Told of the points that moves reach.
         keys: Those of encrypted forms.
         migration: That of a state directory of an older format; None: it is refused.
+        first_settings: What it has from the beginning, if it is made here.
     """
 
     def __init__(
@@ -92,10 +94,15 @@ class State:
         faults: FaultPoints | None = None,
         keys: KeyRing = NO_KEYS,
         migration: Migration | None = None,
+        first_settings: Mapping[str, bytes] = NO_SETTINGS,
     ) -> None:
         self.state_dir = state_dir
         self.engine = SqliteEngine.open(
-            state_dir, config.metadata, limits=SHORT_JOURNALS, migration=migration
+            state_dir,
+            config.metadata,
+            limits=SHORT_JOURNALS,
+            migration=migration,
+            first_settings=first_settings,
         )
         self.raw_store = RawStore(state_dir)
         self.packed_store = PackedStore(state_dir)

@@ -37,7 +37,7 @@ from memfs.filesystem.querying import Querying
 from memfs.filesystem.shared import Features, Parts
 from memfs.hot.board import HotBoard
 from memfs.hot.environment import child_environment
-from memfs.jobs.automatic_snapshots import AutomaticSnapshots
+from memfs.jobs.automatic_snapshots import SETTINGS_OF_NEW_STATE, AutomaticSnapshots
 from memfs.jobs.cloning import CloneMethods
 from memfs.jobs.comparing import Comparing
 from memfs.jobs.exports import ExportMethods
@@ -49,7 +49,6 @@ from memfs.jobs.snapshot_removal import SnapshotRemoval
 from memfs.jobs.snapshots import SnapshotMethods, seal_all
 from memfs.jobs.trees import TreeMethods
 from memfs.metadata.sqlite.engine import SqliteEngine
-from memfs.metadata.sqlite.format import read_format
 from memfs.metadata.sqlite.migration import Migration
 from memfs.metadata.sqlite.reader_process import ReaderProcess
 from memfs.moves.attempt import MoveParts
@@ -208,7 +207,6 @@ def assemble(
     if choice.refusal is not None:
         log.info("%s: no faster driver: %s", mountpoint, choice.refusal)
     with contextlib.ExitStack() as stack:
-        is_new = read_format(state_dir) is None
         engine = _open_engine(state_dir, config, tell)
         stack.callback(engine.close)
         raw_store = RawStore(state_dir)
@@ -331,7 +329,7 @@ def assemble(
         open_files = OpenFiles(move_parts)
         exporter = _build_exporter(move_parts, reader, open_files, quotas, generation, config)
         snapshots = SnapshotMethods(move_parts, removal, open_files)
-        automatic = AutomaticSnapshots(move_parts, snapshots, state_dir, is_new=is_new)
+        automatic = AutomaticSnapshots(move_parts, snapshots, state_dir)
         tracing = Tracing(recorder, mountpoint, config.trace)
         status = Status(
             StatusParts(
@@ -484,7 +482,11 @@ def _header_reader(config: HotConfig) -> HeaderReader | None:
 def _open_engine(state_dir: Path, config: Config, tell: Callable[[str], None]) -> SqliteEngine:
     try:
         return SqliteEngine.open(
-            state_dir, config.metadata, migration=Migration(tell), query=config.query
+            state_dir,
+            config.metadata,
+            migration=Migration(tell),
+            query=config.query,
+            first_settings=SETTINGS_OF_NEW_STATE,
         )
     except UsageError as error:
         raise UsageError(str(error), ExitCode.STATE_UNUSABLE) from error

@@ -10,6 +10,7 @@ import fnmatch
 import logging
 import time
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import trio
@@ -46,6 +47,8 @@ DEFAULT_RULES = (SnapshotRule(3600.0, 24), SnapshotRule(86400.0, 7))
 DEFAULT_SETTING = "snapshots.default_rules"
 """Setting of a state that was new when this version of memfs made it."""
 
+SETTINGS_OF_NEW_STATE = MappingProxyType({DEFAULT_SETTING: b"1"})
+
 LOOK_S = 10.0
 """Between two looks at the clock and at the disk."""
 
@@ -64,7 +67,6 @@ class AutomaticSnapshots:
     Args:
         snapshots: Makes and deletes them.
         state_dir: On the disk that may be full.
-        is_new: The state was made by this start.
         clock: Wall clock, nanoseconds.
     """
 
@@ -73,15 +75,12 @@ class AutomaticSnapshots:
         parts: MoveParts,
         snapshots: SnapshotMethods,
         state_dir: Path,
-        *,
-        is_new: bool,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._parts = parts
         self._engine = parts.engine
         self._snapshots = snapshots
         self._state_dir = state_dir
-        self._is_new = is_new
         self._clock = clock
         self._looked_ns = 0
         """When nothing was found to have changed."""
@@ -101,10 +100,7 @@ class AutomaticSnapshots:
             await trio.sleep(min(LOOK_S, max(0.0, wait_s)))
 
     async def _rules(self) -> Sequence[SnapshotRule]:
-        """Return the rules in force, and note a new state."""
-        if self._is_new:
-            async with self._engine.change():
-                await self._engine.put_setting(DEFAULT_SETTING, b"1")
+        """Return the rules in force."""
         rules = self._parts.config.snapshots.rule
         if rules is not None:
             return rules

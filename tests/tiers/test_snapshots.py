@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
+import trio
 
 from memfs.client.mount import Mount as Client
+from memfs.config import MetadataConfig
 from memfs.control.client import ControlError
+from memfs.jobs.automatic_snapshots import DEFAULT_SETTING
+from memfs.metadata.sqlite.engine import SqliteEngine
 from tests.mounting import MountError, run_memfs
 from tests.waiting import wait_for
 
@@ -204,3 +208,13 @@ def test_open_files_are_copied_named_or_refused(mount: Mount) -> None:
     with pytest.raises(OSError, match=os.strerror(errno.ENODATA)):
         (root / ".memfs/snapshots/open/scratch/vm").read_bytes()
     assert version["size"] == len("while open, and later")
+
+
+def test_a_mount_that_is_killed_at_once_has_the_rules_of_a_new_state(mount: Mount) -> None:
+    """They used to be noted a little later, and the next mount took the state for an older one."""
+    mount.kill()
+    engine = SqliteEngine.open(mount.state, MetadataConfig())
+    try:
+        assert trio.run(engine.get_setting, DEFAULT_SETTING) == b"1"
+    finally:
+        engine.close()

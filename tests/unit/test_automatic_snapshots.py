@@ -16,10 +16,12 @@ from memfs.jobs.automatic_snapshots import (
     BY_RULE,
     DEFAULT_RULES,
     LOOK_S,
+    SETTINGS_OF_NEW_STATE,
     AutomaticSnapshots,
 )
 from memfs.jobs.snapshot_removal import SnapshotRemoval
 from memfs.jobs.snapshots import SnapshotMethods
+from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.moves.keeping import keep_copy
 from memfs.moves.open_files import OpenFiles
 from memfs.types import ROOT_INODE
@@ -45,14 +47,15 @@ class Site:
         is_new: bool = True,
         clock: Callable[[], int] | None = None,
     ) -> None:
-        self.state = State(path, config)
+        settings = SETTINGS_OF_NEW_STATE if is_new else NO_SETTINGS
+        self.state = State(path, config, first_settings=settings)
         self.now_ns = 0
         self.removal = SnapshotRemoval(self.state.engine)
         self.snapshots = SnapshotMethods(
             self.state.parts, self.removal, OpenFiles(self.state.parts), self.clock
         )
         self.automatic = AutomaticSnapshots(
-            self.state.parts, self.snapshots, path, is_new=is_new, clock=clock or self.clock
+            self.state.parts, self.snapshots, path, clock=clock or self.clock
         )
 
     def clock(self) -> int:
@@ -183,7 +186,6 @@ async def test_only_a_new_state_has_rules_by_itself(
         begun_ns += int(HOUR_S * 1e9)
         nursery.cancel_scope.cancel()
     async with trio.open_nursery() as nursery:
-        site.automatic._is_new = False
         nursery.start_soon(site.automatic.run)
         await trio.testing.wait_all_tasks_blocked()
         assert bool(await site.names()) == made

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from memfs.errors import MetadataError, NoSpaceError, StateDamagedError, UsageError
@@ -27,17 +28,25 @@ from memfs.metadata.sqlite.format import (
 from memfs.metadata.sqlite.journal import NO_ORIGIN, Journal
 from memfs.metadata.sqlite.lease import IdLease
 from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA
-from memfs.metadata.sqlite.statements import FINGERPRINT, INSERT_INODE, TEXTS
+from memfs.metadata.sqlite.statements import FINGERPRINT, INSERT_INODE, PUT_SETTING, TEXTS
 from memfs.types import ROOT_INODE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 LEASE_NAME = "ids"
 
+NO_SETTINGS: Mapping[str, bytes] = MappingProxyType({})
 
-def create(state_dir: Path, now_ns: int) -> None:
+
+def create(state_dir: Path, now_ns: int, settings: Mapping[str, bytes]) -> None:
     """Make an empty file system in a directory, which is made if it is missing.
+
+    Args:
+        state_dir: The directory.
+        now_ns: Times of the root directory.
+        settings: What it has from the beginning; no kill comes between.
 
     Raises:
         UsageError: The directory cannot be made or written.
@@ -49,7 +58,7 @@ def create(state_dir: Path, now_ns: int) -> None:
         _refuse_used(state_dir)
         if not (state_dir / LEASE_NAME).exists() and not (state_dir / FILE_NAME).exists():
             IdLease.format(state_dir / LEASE_NAME)
-        create_tables(state_dir / FILE_NAME, now_ns)
+        create_tables(state_dir / FILE_NAME, now_ns, settings=settings)
         state_id = new_state_id()
         create_journals(state_dir, state_id, 0)
         sync_directory(state_dir)
@@ -98,13 +107,19 @@ def tables_of(number: int) -> tuple[str, ...]:
     return SCHEMA + ADDITIONS if number == FORMAT_NUMBER else format2.SCHEMA + format2.ADDITIONS
 
 
-def create_tables(path: Path, now_ns: int, number: int = FORMAT_NUMBER) -> None:
+def create_tables(
+    path: Path,
+    now_ns: int,
+    number: int = FORMAT_NUMBER,
+    settings: Mapping[str, bytes] = NO_SETTINGS,
+) -> None:
     """Make an empty database, unless there is one.
 
     Args:
         path: That of the database.
         now_ns: Times of the root directory.
         number: The format. The tables of an older one, for a repair, get no root directory.
+        settings: As `create`.
     """
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -121,6 +136,7 @@ def create_tables(path: Path, now_ns: int, number: int = FORMAT_NUMBER) -> None:
             connection.execute(f"pragma user_version = {FORMAT_NUMBER}")
             root = NewInode(ROOT_INODE, stat.S_IFDIR | 0o755, os.geteuid(), os.getegid(), now_ns)
             connection.execute(TEXTS[INSERT_INODE], root.as_inode(nlink=2))
+        connection.executemany(TEXTS[PUT_SETTING], settings.items())
         column_count = len(connection.execute("pragma table_info(state)").fetchall())
         counted = (0, int(number == FORMAT_NUMBER), *[0] * (column_count - 2))
         connection.execute(f"insert into state values (?{', ?' * (column_count - 1)})", counted)

@@ -14,7 +14,7 @@ from memfs.linux.boot import boot_id
 from memfs.metadata.records import Usage, WorkCounts
 from memfs.metadata.sqlite.attribute_index import AttributeIndex
 from memfs.metadata.sqlite.check import RECOUNT, find_damage
-from memfs.metadata.sqlite.creation import LEASE_NAME, create
+from memfs.metadata.sqlite.creation import LEASE_NAME, NO_SETTINGS, create
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES, Database, Identity, Limits
 from memfs.metadata.sqlite.field_index import FieldIndexes
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
@@ -33,7 +33,7 @@ from memfs.metadata.sqlite.lease import IdLease
 from memfs.types import BlobId, InodeNo, RawId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from memfs.config import MetadataConfig
@@ -67,6 +67,7 @@ class SqliteEngine(Held):
         complain: Callable[[str], None] | None = None,
         migration: Migration | None = None,
         query: QueryConfig | None = None,
+        first_settings: Mapping[str, bytes] = NO_SETTINGS,
     ) -> SqliteEngine:
         """Open the metadata of a state directory, creating them if they are missing.
 
@@ -78,6 +79,7 @@ class SqliteEngine(Held):
             complain: Told of damage (repair); None: it is refused.
             migration: Changes tables of an older format; None: they are refused.
             query: What is indexed; None: the defaults.
+            first_settings: What a directory that is made here has from the beginning.
 
         Raises:
             UsageError: The format is unreadable, newer, older or of another engine, or another
@@ -87,7 +89,7 @@ class SqliteEngine(Held):
             NoSpaceError: The disk is too full even to open.
         """
         if (number := read_format(state_dir)) is None:
-            create(state_dir, time.time_ns() if now_ns is None else now_ns)
+            create(state_dir, time.time_ns() if now_ns is None else now_ns, first_settings)
         if complain is None:
             refuse_half_repaired(state_dir)
         if not (state_dir / FILE_NAME).exists():
