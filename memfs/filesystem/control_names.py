@@ -81,7 +81,8 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
     SNAPSHOT_XATTR: ControlXattr(
         True,
         "`off`: snapshots keep names and attributes, and no bytes that change or go. A directory's "
-        "holds for all below; `on` ends that.",
+        "holds for all below; `on` ends that. It counts as it is set when bytes change, for "
+        "earlier snapshots too; what is kept stays kept.",
     ),
     DIGEST_XATTR: ControlXattr(False, "BLAKE3 of the content of this generation, where known."),
     TENSOR_DTYPE_XATTR: ControlXattr(
