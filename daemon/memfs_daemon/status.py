@@ -274,9 +274,14 @@ class Status:
                     reason=move.reason,
                     attempt_count=move.attempt_count,
                     retry_s=max(0.0, (move.retry_ns - now_ns) / 1e9),
+                    since=_instant(move.since_ns) if move.since_ns else None,
                 )
             )
         return reports
+
+
+def _instant(now_ns: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_ns // 1_000_000_000))
 
 
 def _quotas(quotas: Quotas) -> tuple[QuotaReport, ...]:

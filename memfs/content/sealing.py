@@ -335,8 +335,9 @@ class Sealer:
         attempt_count = self._attempts[ino] = self._attempts.get(ino, 0) + 1
         pause_s = pause_after(attempt_count, PUT_OFF_S_MIN, PUT_OFF_S_MAX)
         self._put_off[ino] = trio.current_time() + pause_s
-        retry_ns = time.time_ns() + int(pause_s * 1e9)
-        pending = PendingMove(ino, Tier.COLD, str(reason), attempt_count, retry_ns)
+        now_ns = time.time_ns()
+        retry_ns = now_ns + int(pause_s * 1e9)
+        pending = PendingMove(ino, Tier.COLD, str(reason), attempt_count, retry_ns, now_ns)
         try:
             async with self._engine.change():
                 await self._engine.set_pending(pending)

@@ -55,6 +55,8 @@ class PendingReport(NamedTuple):
     attempt_count: int
     retry_s: float
     """Until the next attempt; 0 if it is due."""
+    since: str | None
+    """When it began to wait, by ISO 8601 in UTC; null: an earlier version of memfs knew."""
 
 
 class WorkReport(NamedTuple):

@@ -269,8 +269,9 @@ class HotTier:
     async def _postpone(self, inode: Inode, reason: str) -> None:
         count = self._note_failure(inode)
         pause_s = pause_after(count, self._policy.retry_s_min, self._policy.retry_s_max)
-        retry_ns = time.time_ns() + int(pause_s * 1e9)
-        pending = PendingMove(inode.ino, Tier.HOT, reason, count, retry_ns)
+        now_ns = time.time_ns()
+        retry_ns = now_ns + int(pause_s * 1e9)
+        pending = PendingMove(inode.ino, Tier.HOT, reason, count, retry_ns, now_ns)
         async with self._engine.change():
             await self._engine.set_pending(pending)
         log.info("inode %d: not hot yet, next try in %.0f s: %s", inode.ino, pause_s, reason)

@@ -799,7 +799,10 @@ class Local(Changes, Protocol):
 
     # --- why a file is where it is ----------------------------------------------------------------
     async def set_pending(self, pending: PendingMove) -> None:
-        """Record why a move waits; replaces the inode's earlier record."""
+        """Record why a move waits; replaces the inode's earlier record.
+
+        But for `since_ns`, as long as the same tier is wanted.
+        """
         ...
 
     async def get_pending(self, ino: InodeNo) -> PendingMove | None:

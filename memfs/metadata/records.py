@@ -258,6 +258,8 @@ class PendingMove(NamedTuple):
     attempt_count: int
     retry_ns: int
     """Wall-clock time of the next attempt, nanoseconds since the epoch."""
+    since_ns: int
+    """When it began to wait; 0: an earlier version of memfs knew, and has not kept it."""
 
 
 class Decision(NamedTuple):

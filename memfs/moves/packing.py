@@ -58,7 +58,7 @@ async def pack(
         codec: For this form; None: the one in force on the file.
         seen: The file as the caller has read it just now; None: it is read.
         replacing: The packed form that it has, and the new one takes the place of, for all that
-            share it. None: it has none.
+            share it. None: there is no such form.
 
     Raises:
         StaleInodeError: The file is gone.

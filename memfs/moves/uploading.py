@@ -57,7 +57,7 @@ async def upload(
         ino: The file.
         seen: The file as the caller has read it just now; None: it is read.
         replacing: The remote form that it has, and the new one takes the place of, for all that
-            share it. None: it has none.
+            share it. None: there is no such form.
 
     Raises:
         NotSupportedError: There is no glacier tier.

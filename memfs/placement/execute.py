@@ -221,8 +221,11 @@ class Placer:
                     pause_s = pause_after(
                         attempt_count, policy.retry_s_min, policy.retry_s_max, self._context.rng
                     )
-                retry_ns = self._context.clock() + int(pause_s * 1e9)
-                await engine.set_pending(PendingMove(ino, wanted, reason, attempt_count, retry_ns))
+                now_ns = self._context.clock()
+                retry_ns = now_ns + int(pause_s * 1e9)
+                await engine.set_pending(
+                    PendingMove(ino, wanted, reason, attempt_count, retry_ns, now_ns)
+                )
         except StaleInodeError:
             return
         except MemfsError as error:

@@ -88,7 +88,10 @@ async def describe(state: State, inode: Inode) -> dict[str, Any]:
     found["xattrs"] = {name.hex(): (await engine.get_xattr(ino, name)).hex() for name in names}
     if stat.S_ISLNK(inode.mode):
         found["target"] = (await engine.read_link(ino)).hex()
-    found["pending"] = await engine.get_pending(ino)
+    pending = await engine.get_pending(ino)
+    # Format 2 knew not since when.
+    assert pending is None or pending.since_ns == 0
+    found["pending"] = None if pending is None else pending[:-1]
     found["decision"] = await engine.get_decision(ino)
     found["effective_pin"] = await engine.effective_pin(ino)
     found["effective_codec"] = await engine.effective_codec(ino)

@@ -111,8 +111,8 @@ async def test_regular_files_are_listed_by_number(engine: Engine) -> None:
 async def test_pending_moves_are_listed_when_due(engine: Engine) -> None:
     first = await make_file(engine, b"first")
     second = await make_file(engine, b"second")
-    late = PendingMove(first.ino, Tier.GLACIER, "the store is away", 3, 200)
-    early = PendingMove(second.ino, Tier.COLD, "the disk is full", 1, 100)
+    late = PendingMove(first.ino, Tier.GLACIER, "the store is away", 3, 200, 50)
+    early = PendingMove(second.ino, Tier.COLD, "the disk is full", 1, 100, 60)
     await engine.set_pending(late._replace(retry_ns=1))
     await engine.set_pending(late)
     await engine.set_pending(early)
@@ -137,7 +137,7 @@ async def test_last_decision_is_kept(engine: Engine) -> None:
 
 async def test_reaped_inode_takes_its_records_along(engine: Engine) -> None:
     file = await make_file(engine, b"file")
-    await engine.set_pending(PendingMove(file.ino, Tier.COLD, "", 1, 1))
+    await engine.set_pending(PendingMove(file.ino, Tier.COLD, "", 1, 1, 1))
     await engine.record_decision(file.ino, Decision("age", "", 0, 0))
     await engine.unlink(ROOT_INODE, b"file", NOW_NS)
     await engine.reap([file.ino])
@@ -145,7 +145,7 @@ async def test_reaped_inode_takes_its_records_along(engine: Engine) -> None:
     with pytest.raises(StaleInodeError):
         await engine.get_decision(file.ino)
     with pytest.raises(StaleInodeError):
-        await engine.set_pending(PendingMove(file.ino, Tier.COLD, "", 1, 1))
+        await engine.set_pending(PendingMove(file.ino, Tier.COLD, "", 1, 1, 1))
 
 
 # --- totals and transactions ---------------------------------------------------------------------
@@ -216,3 +216,23 @@ async def test_many_changes_go_through_checkpoints_and_survive(engine_site: Sqli
     engine.sync()
     engine = engine_site.crash()
     assert [b"%d" % index for index in range(300)] == await names_in(engine)
+
+
+async def test_a_wait_keeps_its_beginning(engine_site: SqliteSite) -> None:
+    """From attempt to attempt, over a crash, until another tier is wanted or the wait is over."""
+    engine = engine_site.engine
+    file = await make_sealed(engine, b"a")
+    move = PendingMove(file.ino, Tier.GLACIER, "the store is away", 1, 200, 50)
+    await engine.set_pending(move)
+    await engine.set_pending(move._replace(attempt_count=2, since_ns=70))
+    await engine.commit()
+    engine = engine_site.crash()
+    assert await engine.get_pending(file.ino) == move._replace(attempt_count=2)
+    await engine.set_pending(move._replace(wanted=Tier.COLD, since_ns=80))
+    assert await engine.list_pending(None, 10) == [move._replace(wanted=Tier.COLD, since_ns=80)]
+    await engine.clear_pending(file.ino)
+    await engine.set_pending(move._replace(since_ns=90))
+    assert await engine.get_pending(file.ino) == move._replace(since_ns=90)
+    await engine.unlink(ROOT_INODE, b"a", NOW_NS)
+    await engine.reap([file.ino])
+    assert engine.check() == []

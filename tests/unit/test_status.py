@@ -61,7 +61,11 @@ REPORT = StatusReport(
         intent_count=1,
         pending_count=COUNT_MAX,
         garbage_count=0,
-        pending=(PendingReport("/a\udcffb", "glacier", "the store refuses: 403", 3, 42.0),),
+        pending=(
+            PendingReport(
+                "/a\udcffb", "glacier", "the store refuses: 403", 3, 42.0, "2026-11-30T10:00:00Z"
+            ),
+        ),
     ),
     prefetch=PrefetchReport(
         sources=(
@@ -124,7 +128,7 @@ def test_the_table_shows_use_reasons_and_waiting_work(
         "show; 1 being removed",
         "warm: locking is refused: raise RLIMIT_MEMLOCK",
         "2 open for writing, 1 moving, 10000 or more waiting to move",
-        "-> glacier: the store refuses: 403 (tried 3 times, again in 42 s)",
+        "refuses: 403 (since 2026-11-30T10:00:00Z, tried 3 times, again in 42 s)",
         "prefetch waits: the disk tier has no room",
         "policy frugal failed",
         "queries wait: 43.0 % of the inodes are in the index of xattrs",

@@ -310,7 +310,9 @@ async def test_a_file_that_waits_for_a_quota_is_looked_at_once_it_is_uploaded(
     """Else its reason would stand for an hour."""
     ino = await state.create("a", CONTENT)
     later_ns = time.time_ns() + 3600 * 10**9
-    await state.engine.set_pending(PendingMove(ino, Tier.GLACIER, "a quota is spent", 1, later_ns))
+    await state.engine.set_pending(
+        PendingMove(ino, Tier.GLACIER, "a quota is spent", 1, later_ns, 1)
+    )
     await run(remote_barrier(state, breaker), ino)
     pending = await state.engine.get_pending(ino)
     assert pending is not None

@@ -105,7 +105,7 @@ def test_a_rule_is_shown_by_its_name(world: World, ino: InodeNo) -> None:
 def test_a_file_that_is_kept_for_a_while_was_not_tried(
     world: World, ino: InodeNo, attempts: int, said: str
 ) -> None:
-    pending = PendingMove(ino, Tier.GLACIER, "it was used", attempts, 1 << 62)
+    pending = PendingMove(ino, Tier.GLACIER, "it was used", attempts, 1 << 62, 1)
     world.run(world.engine.set_pending(pending))
     lines = _lines(Placement("/a", "cold", "auto", "local", why(world, ino)))
     assert [line for line in lines if line.strip().startswith(said)]

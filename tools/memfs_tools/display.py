@@ -322,7 +322,8 @@ def _work_lines(work: WorkReport) -> list[str]:
     for move in work.pending:
         when = f"again in {format_duration(move.retry_s)}" if move.retry_s else "due now"
         tried = f"tried {move.attempt_count} times, " if move.attempt_count else ""
-        lines.append(f"        {move.path} -> {move.wanted}: {move.reason} ({tried}{when})")
+        since = f"since {move.since}, " if move.since else ""
+        lines.append(f"        {move.path} -> {move.wanted}: {move.reason} ({since}{tried}{when})")
     if work.pending_count > len(work.pending):
         lines.append(f"        and {_count(work.pending_count - len(work.pending))} more")
     return lines

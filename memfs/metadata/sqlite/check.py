@@ -199,6 +199,10 @@ _CHECKS = (
         "select ino from pending where ino not in (select ino from inode)",
     ),
     (
+        "inode {} waits since a time that is known, and for nothing",
+        "select ino from pending_since where ino not in (select ino from pending)",
+    ),
+    (
         "a decision belongs to inode {}, which does not exist",
         "select ino from decision where ino not in (select ino from inode)",
     ),

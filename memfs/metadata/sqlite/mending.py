@@ -169,6 +169,7 @@ _SILENT = (
         where mode & 61440 = 40960 and ino not in (select ino from symlink)""",
     "delete from xattr where ino not in (select ino from inode)",
     "delete from pending where ino not in (select ino from inode)",
+    "delete from pending_since where ino not in (select ino from pending)",
     "delete from decision where ino not in (select ino from inode)",
     *_former_inodes("dentry_was"),
     *_former_inodes("xattr_was"),

@@ -23,6 +23,7 @@ from memfs.metadata.sqlite.statements import (
     INSERT_INTENT,
     PUT_DECISION,
     PUT_PENDING,
+    PUT_PENDING_SINCE,
     SET_ACCESSED,
 )
 from memfs.types import NO_INODE, FormKind, Generation, InodeNo, IntentId, Tier
@@ -49,11 +50,15 @@ _LIST_FILES = (
     f"select {INODE_COLUMNS} from inode where ino > ? and mode & {0o170000} = {stat.S_IFREG}"
     " order by ino limit ?"
 )
-_SELECT_PENDING = "select ino, wanted, reason, attempt_count, retry_ns from pending"
+_SELECT_PENDING = """
+    select ino, wanted, reason, attempt_count, retry_ns, coalesce(since_ns, 0)
+    from pending left join pending_since using (ino)
+"""
+_SELECT_WAITING = "select 1 from pending where ino = ? and wanted = ?"
 _ALWAYS_DUE_NS = (1 << 63) - 1
 
 
-def _pending(row: tuple[int, int, str, int, int]) -> PendingMove:
+def _pending(row: tuple[int, int, str, int, int, int]) -> PendingMove:
     return PendingMove(InodeNo(row[0]), Tier(row[1]), *row[2:])
 
 
@@ -110,7 +115,9 @@ class Moves(Batches):
     async def set_pending(self, pending: PendingMove) -> None:
         self._begin_change()
         self._inode(pending.ino)
-        ino, wanted, reason, attempt_count, retry_ns = pending
+        ino, wanted, reason, attempt_count, retry_ns, since_ns = pending
+        if self._row(_SELECT_WAITING, (ino, int(wanted))) is None:
+            self._write(PUT_PENDING_SINCE, (ino, since_ns))
         self._write(PUT_PENDING, (ino, int(wanted), reason, attempt_count, retry_ns))
 
     async def get_pending(self, ino: InodeNo) -> PendingMove | None:

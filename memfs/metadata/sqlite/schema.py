@@ -311,9 +311,24 @@ SCHEMA = (
     "create table head (snap integer primary key) strict",
 )
 
-ADDITIONS: tuple[str, ...] = field_schema.TABLES
-"""Tables that later versions of the same format added: made at each opening where they are missing,
-so each is `create table if not exists`."""
+ADDITIONS: tuple[str, ...] = (
+    *field_schema.TABLES,
+    # Since when a move waits: beside `pending`, whose columns earlier versions know.
+    """
+    create table if not exists pending_since (
+        ino integer primary key,        -- pending.ino
+        since_ns integer not null
+    ) strict
+    """,
+    # A row that is replaced fires it not: the wait goes on.
+    """
+    create trigger if not exists pending_ends after delete on pending begin
+        delete from pending_since where ino = old.ino;
+    end
+    """,
+)
+"""What later versions of the same format added: made at each opening where it is missing, so each
+is `create ... if not exists`."""
 
 FIELD_TRIGGERS = tuple(text for texts in field_schema.TRIGGERS.values() for text in texts)
 

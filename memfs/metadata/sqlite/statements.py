@@ -256,6 +256,7 @@ SAVE_TARGET = _statement(
 
 # Behind all that an earlier version knows.
 FIELD_STATEMENTS[field_schema.NAME_FIELD] = _field_statements(field_schema.NAME_FIELD)
+PUT_PENDING_SINCE = _statement("insert or replace into pending_since (ino, since_ns) values (?, ?)")
 
 TEXTS = tuple(_texts)
 
