@@ -38,7 +38,7 @@ from memfs.moves.dropping import drop_form, drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.keeping import inode_of
 from memfs.moves.outcome import MoveOutcome
-from memfs.moves.packing import find_form, pack
+from memfs.moves.packing import pack
 from memfs.moves.sharing import SHARERS_MAX
 from memfs.moves.uploading import upload
 from memfs.stores.contents import open_content
@@ -403,7 +403,7 @@ async def _repair(
     detail = f"{reasons}; given up for its {sound[0]} form" if sound else ""
     if not sound:
         for check in damaged:
-            if check.kind != FormKind.RAW and await _remake(parts, inode, check.kind, sharers):
+            if await _remake(parts, _form_of(forms, check.kind), sharers):
                 remade.add(check.kind)
         if not remade:
             return await _quarantine(parts, inode, checks, reasons)
@@ -418,7 +418,7 @@ async def _repair(
             outcome = (await drop_form(parts, inode.ino, check.kind, forms)).outcome
             # Clones and snapshots have no other form: the sound raw file gives them a new one.
             if outcome == MoveOutcome.SUPERSEDED and FormKind.RAW in sound:
-                if await _remake(parts, inode, check.kind, [inode]):
+                if await _remake(parts, _form_of(forms, check.kind), [inode]):
                     outcome = MoveOutcome.DONE
                     detail = f"{reasons}; made anew from its raw form, for all that share it"
                 forms = await parts.engine.list_forms(inode.blob)
@@ -437,16 +437,24 @@ async def _repair(
     return Scrubbed(ScrubOutcome.REPAIRED, checks, detail)
 
 
-async def _remake(parts: MoveParts, inode: Inode, kind: FormKind, sources: Sequence[Inode]) -> bool:
+def _form_of(forms: Sequence[Form], kind: FormKind) -> Form | None:
+    return next((form for form in forms if form.kind == kind), None)
+
+
+async def _remake(parts: MoveParts, former: Form | None, sources: Sequence[Inode]) -> bool:
     """Have a form that is damaged replaced from the raw file of one of those that share it.
+
+    Args:
+        parts: What moves work with.
+        former: As it was looked at; None: a raw file, which has no form to be replaced.
+        sources: Files with its blob.
 
     Raises:
         StoreError: The store refused or cannot be reached.
     """
-    former = await find_form(parts, inode, kind)
     if former is None or not former.owned:
         return False
-    move = pack if kind == FormKind.PACKED else upload
+    move = pack if former.kind == FormKind.PACKED else upload
     for source in sources:
         if not source.raw or parts.sealer.damage_of(source):
             continue
