@@ -74,7 +74,8 @@ def running_server(
         process = subprocess.Popen(
             command,
             cwd=directory,
-            env={**os.environ, **(environment or {})},
+            # What it leaves in the directory of temporary files, logs for instance, goes as well.
+            env={**os.environ, "TMPDIR": os.fspath(directory), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
