@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from memfs.errors import AlreadyExistsError, InvalidValueError
 from memfs.filesystem.tree_changes import Name
 from memfs.jobs.paths import find_parent, find_path
-from memfs.jobs.sliced_work import SlicedWork
+from memfs.jobs.sliced_work import SLICE_S, SlicedWork
 from memfs.jobs.tree_copying import CopyTally, TreeCopying
 from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR
 from memfs.types import ROOT_INODE
@@ -39,12 +39,16 @@ PLACEMENT_MARKS = frozenset((PRIORITY_XATTR, POOL_XATTR))
 
 
 class CloneMethods:
-    """Answers `clone` and `clone_cancel`."""
+    """Answers `clone` and `clone_cancel`.
 
-    def __init__(self, changes: TreeChanges, parts: MoveParts) -> None:
+    Args:
+        slice_s: How long one call works.
+    """
+
+    def __init__(self, changes: TreeChanges, parts: MoveParts, *, slice_s: float = SLICE_S) -> None:
         self._changes = changes
         self._parts = parts
-        self._works = SlicedWork()
+        self._works = SlicedWork(slice_s)
         self._tallies: dict[str, CopyTally] = {}
 
     def methods(self) -> Mapping[str, Handler]:
