@@ -58,6 +58,7 @@ def waiting_count(paths: list[Path]) -> int:
     return sum("pending" in why(path) for path in paths)
 
 
+@pytest.mark.any_driver
 def test_a_daemon_with_full_tiers_and_no_store_is_idle(
     driver: str, mount_factory: MountFactory
 ) -> None:
