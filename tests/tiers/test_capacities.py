@@ -65,8 +65,9 @@ def test_a_full_disk_tier_is_emptied_into_the_object_store(
     def settled() -> bool:
         return int(tier_status(mount, "cold")["used_bytes"]) <= 0.9 * 8 * MIB
 
+    # What was just closed may not be counted yet.
+    wait_for(lambda: any(told(path, "tier") == "glacier" for path in paths), lambda: status(mount))
     wait_for(settled, lambda: status(mount))
-    assert any(told(path, "tier") == "glacier" for path in paths)
     gone = next(path for path in paths if told(path, "tier") == "glacier")
     assert why(gone)["rule"] == "watermark"
     assert "disk tier was filled" in why(gone)["detail"]
