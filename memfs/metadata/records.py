@@ -488,7 +488,7 @@ class Usage(NamedTuple):
 
     inode_count: int
     logical_bytes: int
-    """Sum of sizes of sealed regular files."""
+    """Sum of sizes of sealed regular files, modulo 2^64."""
     raw_count: int
     raw_bytes: int
     """Allocated bytes (512 * blocks) of raw files at their last seal."""

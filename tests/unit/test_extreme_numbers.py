@@ -29,11 +29,9 @@ from memfs_daemon.kernel.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from pathlib import Path
     from struct import Struct
 
     from tests.property.world import World
-    from tests.scratch import Scratch
 
 ENDS: dict[str, tuple[int, ...]] = {
     "I": (0, 1, 1 << 31, (1 << 32) - 1),
@@ -43,15 +41,6 @@ ENDS: dict[str, tuple[int, ...]] = {
     "H": (0, (1 << 16) - 1),
 }
 """By letter of `struct`: the ends of the type, and what lies beside the ends of a smaller one."""
-
-
-@pytest.fixture
-def tmp_path(disk_area: Scratch) -> Path:
-    """On a disk, whose files end at 16 TiB (ext4(5)): those in memory may have 8 EiB each.
-
-    The totals of a state hold 8 EiB in all.
-    """
-    return disk_area.directory("numbers")
 
 
 class Shape(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.database import Row
 from memfs.metadata.sqlite.field_schema import COLUMNS, NUMBERS, TRIGGERS
-from memfs.metadata.sqlite.schema import BESIDE, Made
+from memfs.metadata.sqlite.schema import BESIDE, Made, totals_of
 from memfs.metadata.sqlite.statements import Parameters
 from memfs.query.values import stored_value
 
@@ -33,14 +33,20 @@ _BATCHED = """
     from form where offset is not null group by key
 """
 
+SUM_OF_SIZES = """
+    ((coalesce(sum(size >> 32), 0) + (coalesce(sum(size & 4294967295), 0) >> 32)) << 32)
+        | (coalesce(sum(size & 4294967295), 0) & 4294967295)
+"""
+"""By halves, since sum() fails beyond 63 bits; with a sign, as `schema.stored_totals`."""
+
 RECOUNT = f"""
     select
         (select count(*) from inode),
-        (select coalesce(sum(size), 0) from inode where {_REGULAR} and flags & 1 = 0),
+        (select {SUM_OF_SIZES} from inode where {_REGULAR} and flags & 1 = 0),
         (select count(*) from inode where raw <> 0)
             + (select count(*) from kept where raw <> 0),
-        (select coalesce(sum(blocks), 0) * 512 from inode where raw <> 0)
-            + (select coalesce(sum(blocks), 0) * 512 from kept where raw <> 0),
+        ((select coalesce(sum(blocks), 0) from inode where raw <> 0)
+            + (select coalesce(sum(blocks), 0) from kept where raw <> 0)) << 9,
         (select count(*) from form where kind = 'packed'),
         (select coalesce(sum(stored_bytes), 0) from form where kind = 'packed'),
         (select count(*) from form where kind = 'remote'),
@@ -370,7 +376,7 @@ def find_damage(rows: Rows, totals: Usage, next_id: int) -> list[str]:
         found = rows(f"{query} limit {SENTENCE_COUNT_MAX}", ())
         damage += [sentence.format(*row) for row in found]
     damage += _find_wrong_values(rows)
-    counted = Usage._make(rows(RECOUNT, ())[0])
+    counted = Usage._make(totals_of(rows(RECOUNT, ())[0]))
     damage += [
         f"{name} is kept as {kept}, but counts {count}"
         for name, kept, count in zip(Usage._fields, totals, counted, strict=True)

@@ -62,7 +62,7 @@ from memfs.metadata.sqlite.journal import Journal, Origin
 from memfs.metadata.sqlite.lease import LEASE_COUNT
 from memfs.metadata.sqlite.pages import PageSums
 from memfs.metadata.sqlite.reserve import Reserve
-from memfs.metadata.sqlite.schema import ADDITIONS, match_triggers
+from memfs.metadata.sqlite.schema import ADDITIONS, match_triggers, stored_totals, totals_of
 from memfs.metadata.sqlite.statements import FINGERPRINT, TEXTS, UNDERSTOOD, Parameters, SqlValue
 from memfs.metadata.sqlite.undo_triggers import drop_undo_triggers, make_undo_triggers
 from memfs.types import StateId
@@ -364,7 +364,7 @@ class Database:
         if row is None:
             raise StateDamagedError(f"{self._path} has no state row", str(self._path.parent))
         self._applied: int = row[0]
-        self.totals = list(row[1:])
+        self.totals = totals_of(row[1:])
         joined = join(
             journals,
             self._applied,
@@ -393,7 +393,7 @@ class Database:
             if self.connection.in_transaction:
                 self._execute("rollback")
             self._execute("begin immediate")
-            self.totals[:] = self._execute("select * from state").fetchone()[1:]
+            self.totals[:] = totals_of(self._execute("select * from state").fetchone()[1:])
             self._redo_journals(joined)
         # Durable before the journals that hold the same are overwritten.
         self._checkpointer.run(lambda: self._sums.note_log(self._sums.covered.journal_sequence))
@@ -442,9 +442,9 @@ class Database:
         assert self._migration is not None, "read_format has seen to it"
         columns = [name for _, name, *_ in self._execute("pragma table_info(state)").fetchall()]
         counted = ", ".join(f"{name} = ?" for name in columns[1:])
-        self._execute(f"update state set {counted}", self.totals)
+        self._execute(f"update state set {counted}", stored_totals(self.totals))
         self._migration.run(self.connection, self._format)
-        self.totals[:] = self._execute("select * from state").fetchone()[1:]
+        self.totals[:] = totals_of(self._execute("select * from state").fetchone()[1:])
         # From here on an older memfs refuses the directory. It would take the tables for its own,
         # since the journals, once they are applied, tell nothing of their format.
         write_format(self._path.parent, StateId(self._identity.state_id))
@@ -810,7 +810,7 @@ class Database:
         self._retiring = None
 
     def _commit_tables(self, applied: int) -> None:
-        self._execute(_SET_STATE, (applied, *self._committed_totals))
+        self._execute(_SET_STATE, (applied, *stored_totals(self._committed_totals)))
         self._execute("commit")
 
     # --- failing ---------------------------------------------------------------------------------

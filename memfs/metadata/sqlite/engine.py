@@ -30,6 +30,7 @@ from memfs.metadata.sqlite.held import Held
 from memfs.metadata.sqlite.inode_cache import InodeCache
 from memfs.metadata.sqlite.journal import BOOT_BYTES, Journal
 from memfs.metadata.sqlite.lease import IdLease
+from memfs.metadata.sqlite.schema import totals_of
 from memfs.types import BlobId, InodeNo, RawId
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class SqliteEngine(Held):
         return WorkCounts._make(self._rows(COUNT_WORK, (limit,) * 4)[0])
 
     async def recount(self) -> Usage:
-        return Usage._make(self._rows(RECOUNT, ())[0])
+        return Usage._make(totals_of(self._rows(RECOUNT, ())[0]))
 
     def check(self) -> list[str]:
         return find_damage(self._rows, Usage._make(self._totals), self._lease.next_id)

@@ -24,7 +24,7 @@ from memfs.errors import CorruptDataError, MetadataError, NoSpaceError, UsageErr
 from memfs.exit_codes import ExitCode
 from memfs.metadata.columns import Alike, Shape, decode, pick
 from memfs.metadata.records import Usage
-from memfs.metadata.sqlite.check import RECOUNT
+from memfs.metadata.sqlite.check import RECOUNT, SUM_OF_SIZES
 from memfs.metadata.sqlite.creation import LEASE_NAME, create_journals
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
 from memfs.metadata.sqlite.exporting import (
@@ -46,7 +46,7 @@ from memfs.metadata.sqlite.format import (
     write_format,
 )
 from memfs.metadata.sqlite.lease import FIRST_ID, IdLease
-from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA, Made
+from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA, TOTALS_END, Made, totals_of
 from memfs.types import ROOT_INODE, InodeNo, StateId
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class StateBuilder:
             self._reach("import.indexed")
             self._join()
             found = connection.execute(RECOUNT).fetchone()
-            missing = connection.execute("select count(*), sum(size) from missing").fetchone()
+            missing = connection.execute(f"select count(*), {SUM_OF_SIZES} from missing").fetchone()
             paths = self._paths_of_missing(PATH_COUNT_MAX)
             connection.execute(f"insert into state values (0{', 0' * len(Usage._fields)})")
             connection.execute(f"update state set {_TOTALS}", found)
@@ -243,7 +243,8 @@ class StateBuilder:
             connection.execute("commit")
             self.close()
             self._put_in_place(state_id, next_id)
-        return Imported(Usage._make(found), missing[0], missing[1] or 0, tuple(paths))
+        lost_bytes = missing[1] % TOTALS_END
+        return Imported(Usage._make(totals_of(found)), missing[0], lost_bytes, tuple(paths))
 
     def _join(self) -> None:
         """Put contents and inodes together, and see that all rows belong to a tree."""

@@ -14,7 +14,7 @@ from memfs.metadata.records import Form, Inode, InodeFlags, KeptContent
 from memfs.metadata.sqlite.attribute_index import NOT_BEGUN, NOTE_NAME
 from memfs.metadata.sqlite.change import Change
 from memfs.metadata.sqlite.finding import Finder
-from memfs.metadata.sqlite.schema import FORM_COLUMNS, INODE_COLUMNS
+from memfs.metadata.sqlite.schema import FORM_COLUMNS, INODE_COLUMNS, TOTALS_END
 from memfs.metadata.sqlite.statements import (
     DELETE_BATCH,
     DELETE_BLOB,
@@ -275,7 +275,7 @@ class Rows:
         totals[INODE_COUNT] += sign
         if is_regular(inode):
             if not inode.flags & UNSEALED:
-                totals[LOGICAL_BYTES] += sign * inode.size
+                totals[LOGICAL_BYTES] = (totals[LOGICAL_BYTES] + sign * inode.size) % TOTALS_END
             if inode.raw:
                 totals[RAW_COUNT] += sign
                 totals[RAW_BYTES] += sign * inode.blocks * BLOCK_BYTES

@@ -24,6 +24,7 @@ from memfs.metadata.sqlite import field_schema
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterable
 
 INODE_COLUMNS = ", ".join(Inode._fields)
 """The columns of `inode` in the order of the record, so that `Inode._make(row)` works."""
@@ -357,6 +358,21 @@ BESIDE = """
             where s.state = 'live' and s.snap > d.snap and s.snap <= w.snap)))
 """
 """A condition: the undo row `d` of a name or of an xattr has that of its inode."""
+
+TOTALS_END = 1 << 64
+"""Totals count modulo this number: sparse files may have 8 EiB each (inode(7)), and many of them
+more in all than a column holds."""
+
+
+def stored_totals(totals: Iterable[int]) -> list[int]:
+    """Return totals as the table `state` has them, with a sign."""
+    return [(total + TOTALS_END // 2) % TOTALS_END - TOTALS_END // 2 for total in totals]
+
+
+def totals_of(row: Iterable[int]) -> list[int]:
+    """Return totals as they are counted: 0..`TOTALS_END`; see `stored_totals`."""
+    return [total % TOTALS_END for total in row]
+
 
 TRIGGERS = tuple(text for text in SCHEMA if Made.by(text).kind == "trigger")
 """A part of what the statements of a journal mean."""
