@@ -79,27 +79,38 @@ class Invalidations:
             if cache.aspects & aspects:
                 cache.forget(ino)
 
-    def note_name(self, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
-        """A name leads to another inode than before, or is new, by a change elsewhere."""
+    def note_name(
+        self, parent: InodeNo, name: bytes, ino: InodeNo, *, inherits: bool = True
+    ) -> None:
+        """A name leads to another inode than before, or is new, by a change elsewhere.
+
+        Args:
+            name: What was changed.
+            ino: What the name leads to.
+            inherits: The inode may have got another pin by it, from another directory.
+        """
         self.kernel_cache.forget_name(parent, name)
         self.note_inode(parent, Aspect.ATTRIBUTES)
-        # Below another directory it may inherit another pin.
-        self.note_inode(ino, Aspect.ATTRIBUTES | Aspect.POLICY)
+        self.note_inode(ino, Aspect.ATTRIBUTES | (Aspect.POLICY if inherits else Aspect(0)))
 
-    def note_removed(self, parent: InodeNo, name: bytes, ino: InodeNo, *, last: bool) -> None:
+    def note_removed(
+        self, parent: InodeNo, name: bytes, ino: InodeNo, *, last: bool, inherits: bool = True
+    ) -> None:
         """A name was removed elsewhere.
 
         Args:
             name: What was removed.
             ino: What the name led to.
             last: The inode has no other name.
+            inherits: As for `note_name`; what has no name has no place to be brought to.
         """
         if last:
             self.kernel_cache.forget_removed(parent, name, ino)
         else:
             self.kernel_cache.forget_name(parent, name)
         self.note_inode(parent, Aspect.ATTRIBUTES)
-        self.note_inode(ino, Aspect.ATTRIBUTES | Aspect.POLICY)
+        policy = Aspect.POLICY if inherits and not last else Aspect(0)
+        self.note_inode(ino, Aspect.ATTRIBUTES | policy)
 
     def note_all(self) -> None:
         """Anything may have changed: what others did is not known."""

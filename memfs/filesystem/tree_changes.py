@@ -216,13 +216,16 @@ class TreeChanges(XattrRequests):
             )
             await self._engine.set_attributes(parent, changes)
 
-    def _put_down(self, made: tuple[Inode, list[Inode]], names: Sequence[Name]) -> Inode:
+    def _put_down(
+        self, made: tuple[Inode, list[Inode]], names: Sequence[Name], *, is_new: bool = True
+    ) -> Inode:
         """Tell everybody of an inode that has got names."""
         inode, replaced = made
         # The mover gives way as to a program, which would have made requests for it.
         self._activity.request_count += 1
         for name in names:
-            self.invalidations.note_name(*name, inode.ino)
+            # As where a program makes a file: the mover sees a new one by its seal.
+            self.invalidations.note_name(*name, inode.ino, inherits=not is_new)
         for former in replaced:
             self._leave(former)
         if stat.S_ISREG(inode.mode):
@@ -231,9 +234,10 @@ class TreeChanges(XattrRequests):
 
     def _leave(self, former: Inode) -> None:
         """An inode has lost a name: it goes once nobody holds it, the kernel among others."""
-        self.invalidations.note_inode(former.ino, Aspect.ATTRIBUTES | Aspect.POLICY)
         if former.nlink and not stat.S_ISDIR(former.mode):
+            self.invalidations.note_inode(former.ino, Aspect.ATTRIBUTES | Aspect.POLICY)
             return
+        self.invalidations.note_inode(former.ino, Aspect.ATTRIBUTES)
         self._note_orphan(former, promptly=False)
         self._kernel_cache.forget_unknown(former.ino, lambda: self.forget([former.ino]))
 
@@ -247,7 +251,7 @@ class TreeChanges(XattrRequests):
             await self._set_times(names, times)
             inode = await self._engine.get_inode(ino)
         self._orphans.pop(ino, None)
-        return self._put_down((inode, replaced), names)
+        return self._put_down((inode, replaced), names, is_new=False)
 
     async def put_directory(self, original: Original, name: Name, times: Times | None) -> Inode:
         """Make an empty directory; what has the name goes, if it is no directory.
@@ -398,11 +402,12 @@ class TreeChanges(XattrRequests):
             await self._engine.remove_xattr(built.ino, mark, now_ns)
             if result.replaced is not None:
                 await self._engine.set_xattr(result.replaced.ino, mark, value, 0, now_ns)
-        self.invalidations.note_name(*place, built.ino)
+        is_elsewhere = name.parent != place.parent
+        self.invalidations.note_name(*place, built.ino, inherits=is_elsewhere)
         if result.replaced is not None:
-            self.invalidations.note_name(*name, result.replaced.ino)
+            self.invalidations.note_name(*name, result.replaced.ino, inherits=is_elsewhere)
         else:
-            self.invalidations.note_removed(*name, built.ino, last=False)
+            self.invalidations.note_removed(*name, built.ino, last=False, inherits=is_elsewhere)
         await self._kernel_cache.wait_told()
 
     async def wait_told(self) -> None:
