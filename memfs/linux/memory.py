@@ -116,8 +116,21 @@ class PageLock:
     def release(self) -> None:
         """Unlock and unmap; the pages stay cached until the kernel wants them. Idempotent."""
         if self._address is not None:
-            munmap(self._address, self.length)
+            release_pages(self._address, self.length)
             self._address = None
+
+    def hand_over(self) -> int:
+        """Leave the pages locked; returns their address for `release_pages`, 0 of an empty file.
+
+        What remembers many locks is spared an object for each.
+        """
+        address, self._address = self._address, None
+        return address or 0
+
+
+def release_pages(address: int, length: int) -> None:
+    """Unlock and unmap what `PageLock.hand_over` gave; once only."""
+    munmap(address, length)
 
 
 def cachestat(fd: int, offset: int = 0, length: int = 0) -> CacheStat:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from memfs.policy.view import Limits
 
 COLD_COUNT_MAX = 200_000
-"""Files of the disk tier whose use since the start is known; 52 MB of memory with 65,536 ghosts
+"""Files of the disk tier whose use since the start is known; 33 MB of memory with 65,536 ghosts
 (tracemalloc, 300,000 files used once)."""
 
 VISITOR_COUNT_MAX = 20_000
@@ -115,6 +115,7 @@ class AccessStats:
     def forget(self, ino: int) -> None:
         """A file does not exist any more, nor will another one of its number."""
         self.cold.remove(ino)
+        self.pools.forget_left(ino)
         self._visitors.pop(ino, None)
         self._reads.pop(ino, None)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from memfs.errors import InvalidValueError
@@ -64,14 +65,15 @@ class Pools:
         self.named: dict[str, Pool] = {}
         self._sizes: dict[str, int] = {}
         self._members: dict[int, Pool] = {}
+        """What held files are charged to, but for those that lie in `rest`, mostly all of them."""
         self._priorities: dict[int, int] = {}
         """Those of held files with another one than the default."""
 
     def __contains__(self, ino: object) -> bool:
-        return ino in self._members
+        return self._lies_in(self.rest, ino) or ino in self._members
 
     def __len__(self) -> int:
-        return len(self._members)
+        return self.rest.file_count + len(self._members)
 
     def all(self) -> list[Pool]:
         """Return what no pool has reserved, and the pools."""
@@ -159,7 +161,7 @@ class Pools:
 
     def pool_of(self, ino: int) -> Pool | None:
         """Return what a held file is charged to."""
-        return self._members.get(ino)
+        return self.rest if self._lies_in(self.rest, ino) else self._members.get(ino)
 
     def priority(self, ino: int) -> int:
         """Return the priority of a held file, as it was when it was looked at last."""
@@ -170,10 +172,13 @@ class Pools:
     ) -> None:
         """Charge a file that is held in RAM, or charge it anew."""
         pool = self.pool(pool_name)
-        member = self._members.get(ino)
+        member = self.pool_of(ino)
         if member is not None and (member is not pool or pinned != (ino in pool.pinned)):
             self._discharge(ino, member)
-        self._members[ino] = pool
+        if pool is self.rest:
+            self._members.pop(ino, None)
+        else:
+            self._members[ino] = pool
         if pinned:
             pool.pinned_bytes += size_bytes - pool.pinned.get(ino, 0)
             pool.pinned[ino] = size_bytes
@@ -186,14 +191,21 @@ class Pools:
 
     def leave(self, ino: int) -> None:
         """A file is not held any more; nothing happens if it was not."""
-        member = self._members.pop(ino, None)
+        member = self.pool_of(ino)
         if member is not None:
+            self._members.pop(ino, None)
             self._discharge(ino, member)
             self._priorities.pop(ino, None)
 
+    def forget_left(self, ino: int) -> None:
+        """A file does not exist any more: forget how often it was used before it left."""
+        for pool in self.all():
+            pool.queue.forget_left(ino)
+
     def retain(self, is_held: Callable[[int], bool]) -> None:
         """Let go of files that ceased to be held without a word: removed or rewritten ones."""
-        for ino in [ino for ino in self._members if not is_held(ino)]:
+        members = chain(self.rest.queue, self.rest.pinned, self._members)
+        for ino in [ino for ino in members if not is_held(ino)]:
             self.leave(ino)
 
     def next_to_leave(self, pool: Pool, needed_bytes: int, count_max: int) -> list[int]:
@@ -210,8 +222,14 @@ class Pools:
                 if not found:
                     break
                 victims += found
+                if pool is self.rest:
+                    self._members.update(dict.fromkeys(found, pool))
                 needed_bytes -= before_bytes - pool.queue.used_bytes
         return victims
+
+    @staticmethod
+    def _lies_in(pool: Pool, ino: object) -> bool:
+        return ino in pool.queue or ino in pool.pinned
 
     def _discharge(self, ino: int, member: Pool) -> None:
         pinned_bytes = member.pinned.pop(ino, None)

@@ -10,10 +10,11 @@ sizes, a freeze of admission during loops (`loops`), and for disks an admission 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.policy.ghosts import USES_MAX, Ghosts
+from memfs.fifo import Fifo
+from memfs.policy.ghosts import USES_BITS, USES_MASK, USES_MAX, Ghosts
 from memfs.policy.loops import LoopDetector
 from memfs.policy.queues import always_evictable
 
@@ -27,10 +28,7 @@ PROVEN_USES = 2
 """Uses after which a key belongs into the main queue."""
 
 GHOST_COUNT_MAX = 65_536
-"""Keys remembered after they left; some 14 MB at most."""
-
-_USES_BITS = 2
-_USES_MASK = (1 << _USES_BITS) - 1
+"""Keys remembered after they left; some 10 MB at most."""
 
 
 class QueueEntry(NamedTuple):
@@ -47,8 +45,8 @@ class QueueEntry(NamedTuple):
 class S3Fifo:
     """An `EvictionQueue`.
 
-    A key takes some 170 bytes of memory in a queue and 230 as a ghost (CPython 3.11), whatever its
-    size. What a file's knowledge is: its size and two bits of use.
+    A key takes some 150 bytes of memory in a queue or as a ghost (CPython 3.11), whatever its size.
+    What a file's knowledge is: its size and two bits of use.
 
     Args:
         capacity_bytes: What the tier holds.
@@ -62,9 +60,9 @@ class S3Fifo:
     ) -> None:
         self._small_share = small_share
         self._proof = proof
-        self._small: OrderedDict[int, int] = OrderedDict()
+        self._small: Fifo[int, int] = Fifo()
         """Size and uses in one number: half the memory of a tuple."""
-        self._main: OrderedDict[int, int] = OrderedDict()
+        self._main: Fifo[int, int] = Fifo()
         self._small_bytes = 0
         self._main_bytes = 0
         self._capacity_bytes = capacity_bytes
@@ -93,20 +91,23 @@ class S3Fifo:
     def __len__(self) -> int:
         return len(self._small) + len(self._main)
 
+    def __iter__(self) -> Iterator[int]:
+        return chain(self._small, self._main)
+
     def entries(self) -> Iterator[QueueEntry]:
         """Yield all keys, about in the order in which they leave if they are not used again."""
         for main, queue in ((False, self._small), (True, self._main)):
             for key, packed in queue.items():
-                yield QueueEntry(key, packed >> _USES_BITS, packed & _USES_MASK, main)
+                yield QueueEntry(key, packed >> USES_BITS, packed & USES_MASK, main)
 
     def uses(self, key: int) -> int:
         """Return how often a key was used, if that is known: 0 to 3."""
         packed = self._small.get(key, self._main.get(key))
-        return self._ghosts.uses(key) if packed is None else packed & _USES_MASK
+        return self._ghosts.uses(key) if packed is None else packed & USES_MASK
 
     def size_of(self, key: int) -> int:
         """Return the bytes of a key; 0 if it is not in."""
-        return self._small.get(key, self._main.get(key, 0)) >> _USES_BITS
+        return self._small.get(key, self._main.get(key, 0)) >> USES_BITS
 
     def bytes_before(self, key: int) -> int | None:
         """Return the bytes that leave before a key if nothing is used again; None if it is not in.
@@ -144,9 +145,9 @@ class S3Fifo:
         """Put a key in: on trial, or into the main queue if it was used before it left."""
         for queue in (self._small, self._main):
             if key in queue:
-                uses = queue[key] & _USES_MASK
-                self._account(queue, size_bytes - (queue[key] >> _USES_BITS))
-                queue[key] = size_bytes << _USES_BITS | uses
+                uses = queue[key] & USES_MASK
+                self._account(queue, size_bytes - (queue[key] >> USES_BITS))
+                queue[key] = size_bytes << USES_BITS | uses
                 return
         proven = self._ghosts.forget(key) >= PROVEN_USES
         self._append(self._main if proven else self._small, key, size_bytes, 0)
@@ -161,7 +162,11 @@ class S3Fifo:
         for queue in (self._small, self._main):
             packed = queue.pop(key, None)
             if packed is not None:
-                self._account(queue, -(packed >> _USES_BITS))
+                self._account(queue, -(packed >> USES_BITS))
+
+    def forget_left(self, key: int) -> None:
+        """Forget what is known of a key that is not in."""
+        self._ghosts.forget(key)
 
     def resize(self, capacity_bytes: int) -> None:
         """Set the capacity; this evicts nothing."""
@@ -210,14 +215,14 @@ class S3Fifo:
         self, victims: list[int], passed: set[int], evictable: Callable[[int], bool]
     ) -> int:
         """Look at the oldest key on trial; returns the bytes freed."""
-        key, packed = self._small.popitem(last=False)
+        key, packed = self._small.take_oldest()
         if key in passed or not evictable(key):
             passed.add(key)
             self._small[key] = packed
             return 0
-        size_bytes = packed >> _USES_BITS
+        size_bytes = packed >> USES_BITS
         self._small_bytes -= size_bytes
-        if packed & _USES_MASK >= PROVEN_USES:
+        if packed & USES_MASK >= PROVEN_USES:
             self._append(self._main, key, size_bytes, 0)
             return 0
         return self._leave(key, size_bytes, victims)
@@ -226,15 +231,15 @@ class S3Fifo:
         self, victims: list[int], passed: set[int], evictable: Callable[[int], bool]
     ) -> int:
         """Look at the oldest proven key; returns the bytes freed."""
-        key, packed = self._main.popitem(last=False)
+        key, packed = self._main.take_oldest()
         if key in passed or not evictable(key):
             passed.add(key)
             self._main[key] = packed
             return 0
-        if packed & _USES_MASK:
+        if packed & USES_MASK:
             self._main[key] = packed - 1
             return 0
-        size_bytes = packed >> _USES_BITS
+        size_bytes = packed >> USES_BITS
         self._main_bytes -= size_bytes
         return self._leave(key, size_bytes, victims)
 
@@ -247,25 +252,26 @@ class S3Fifo:
         """A loop has ended: that its keys were read in every round says nothing any more."""
         keys = [*self._main.items(), *self._small.items()]
         self._main.clear()
-        self._small = OrderedDict((key, packed & ~_USES_MASK) for key, packed in keys)
+        self._small = Fifo()
+        self._small.update((key, packed & ~USES_MASK) for key, packed in keys)
         self._small_bytes += self._main_bytes
         self._main_bytes = 0
 
-    def _append(self, queue: OrderedDict[int, int], key: int, size_bytes: int, uses: int) -> None:
-        queue[key] = size_bytes << _USES_BITS | uses
+    def _append(self, queue: Fifo[int, int], key: int, size_bytes: int, uses: int) -> None:
+        queue[key] = size_bytes << USES_BITS | uses
         self._account(queue, size_bytes)
 
-    def _account(self, queue: OrderedDict[int, int], size_bytes: int) -> None:
+    def _account(self, queue: Fifo[int, int], size_bytes: int) -> None:
         if queue is self._main:
             self._main_bytes += size_bytes
         else:
             self._small_bytes += size_bytes
 
     @staticmethod
-    def _count(queue: OrderedDict[int, int], key: int) -> bool:
+    def _count(queue: Fifo[int, int], key: int) -> bool:
         packed = queue.get(key)
         if packed is None:
             return False
-        if packed & _USES_MASK < USES_MAX:
+        if packed & USES_MASK < USES_MAX:
             queue[key] = packed + 1
         return True

@@ -123,6 +123,32 @@ def test_pinned_files_do_not_leave() -> None:
     assert pools.next_to_leave(pools.rest, 1000, 10) == [2]
 
 
+@pytest.mark.parametrize("pool_name", ["", "team"])
+def test_a_file_that_is_taken_to_leave_stays_a_member_until_it_has_left(pool_name: str) -> None:
+    pools = pools_with_team()
+    pool = pools.pool(pool_name)
+    for ino in (1, 2):
+        hold(pools, ino, 100, pool=pool_name)
+    assert pools.next_to_leave(pool, 200, 10) == [1, 2]
+    assert pool.used_bytes == 0
+    hold(pools, 1, 100, pool=pool_name)
+    assert (pools.pool_of(1), pools.pool_of(2), len(pools)) == (pool, pool, 2)
+    pools.retain(lambda ino: ino == 1)
+    assert 2 not in pools
+    assert (pool.used_bytes, len(pools)) == (100, 1)
+
+
+def test_how_often_a_removed_file_was_used_is_forgotten_in_all_pools() -> None:
+    """Inode numbers do not come again: it would only take memory."""
+    access_stats = AccessStats()
+    pools = access_stats.pools = pools_with_team()
+    for pool in pools.all():
+        pool.queue.access(1, 100)
+        assert pool.queue.uses(1) == 1
+    access_stats.forget(1)
+    assert [pool.queue.uses(1) for pool in pools.all()] == [0, 0]
+
+
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(["hold", "pin", "leave", "take"]),

@@ -36,7 +36,7 @@ DEFAULT_ACL = acl.serialise([acl.AclEntry(0x01, 7), acl.AclEntry(0x04, 5), acl.A
 NOT_REGISTERED = {
     # Who has what open, on this node: true by itself.
     "OpenTable._files", "Shared._orphans",
-    # Backings that are in use, and among them those of `_idle_backings`, which is registered.
+    # Backings that are in use; those of `_idle_backings` are registered.
     "OpenTable._backings",
     # Work that waits, looked at anew when it is done.
     "Sealer._candidates", "Sealer._mapped", "Sealer._put_off", "Sealer._attempts",
@@ -235,7 +235,7 @@ def test_what_is_kept_by_inode_is_registered_or_known_to_need_it_not() -> None:
 
 
 def _kept_by_inode(module: ast.Module) -> Iterator[str]:
-    kinds = {"dict", "set", "OrderedDict", "BoundedDict"}
+    kinds = {"dict", "set", "Fifo", "OrderedDict", "BoundedDict"}
     for owner in ast.walk(module):
         if not isinstance(owner, ast.ClassDef):
             continue

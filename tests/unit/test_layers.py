@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("memfs.types", "memfs.exit_codes", "memfs.escaping", "memfs.signals", "memfs.waiting"),
-        *("memfs.backoff", "memfs.bounded", "memfs.single_flight", "memfs.urls"),
+        *("memfs.backoff", "memfs.bounded", "memfs.fifo", "memfs.single_flight", "memfs.urls"),
     ),
     ("memfs.errors", "memfs.log_lines", "memfs.keyed_lock"),
     ("memfs.defects",),

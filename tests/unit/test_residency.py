@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -261,6 +262,31 @@ async def test_the_coldest_come_first(residency: Residency, raw_store: RawStore)
         await residency.lock(*create(raw_store, raw, PAGE))
     residency.touch(InodeNo(1))
     assert residency.coldest(2) == [2, 3]
+
+
+def place_nowhere(_fd: int, length: int, _pause: Callable[[], None]) -> PageLock:
+    """A lock of no pages, so that many cost no mappings."""
+    lock = PageLock(-1, 0)
+    lock.length = length
+    return lock
+
+
+async def test_thousands_of_held_files_take_little_memory(raw_store: RawStore) -> None:
+    """Each took 330 once; the daemon holds up to 65,536."""
+    count = 3000
+    name = create(raw_store, 1, 1)
+    for raw in range(2, count + 1):
+        os.link(raw_store.path(name.raw), raw_store.path(RawId(raw)))
+    requests = [LockRequest(InodeNo(raw), RawId(raw), 1) for raw in range(1, count + 1)]
+    residency = Residency(raw_store, WarmConfig(size_bytes=1 << 30), page_lock=place_nowhere)
+    tracemalloc.start()
+    try:
+        assert await residency.lock_many(requests) == [LockOutcome.LOCKED] * count
+        held_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+        residency.close()
+    assert held_bytes < 250 * count
 
 
 async def test_a_tier_of_no_bytes_is_off(raw_store: RawStore) -> None:
