@@ -19,7 +19,7 @@ from memfs.query.fields import attribute_name, is_queryable
 from memfs.types import FILESYSTEM_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 class Tagged(NamedTuple):
@@ -50,9 +50,12 @@ def set_tags(path: str | os.PathLike[str], tags: Mapping[bytes, bytes | None]) -
         tags: As of `Tagged`.
 
     Raises:
-        PlacementError: EXDEV: it is not on memfs; else as of setxattr(2).
+        PlacementError: EXDEV: it is not on memfs; EINVAL: no file can have that name; else as of
+            setxattr(2).
     """
     place = Path(path)
+    if b"\0" in os.fsencode(place):
+        raise PlacementError(f"{place}: a name has no NUL", errno.EINVAL)
     try:
         mount = find_containing_mount(place)
         if mount.type != FILESYSTEM_TYPE:
@@ -70,25 +73,36 @@ def read_csv(file: Path, base: Path) -> Iterator[Tagged]:
         base: What relative paths begin at.
 
     Raises:
-        UsageError: It has no such head, or a row has more cells than that.
+        UsageError: It has no such head, a row has more cells than that, or a cell is longer than
+            any xattr.
     """
     with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-        rows = csv.reader(lines)
-        head = next(rows, [])
+        rows = _rows(lines, file)
+        _, head = next(rows, (0, []))
         if "path" not in head:
             raise UsageError(f"{file}: the first line names no column `path`")
         if len(set(head)) < len(head):
             raise UsageError(f"{file}: the first line names a column twice")
         at = head.index("path")
         names = [None if index == at else tag_name(word) for index, word in enumerate(head)]
-        for cells in rows:
+        for line, cells in rows:
             if not cells:
                 continue
             if len(cells) > len(head) or len(cells) <= at or not cells[at]:
-                raise UsageError(f"{file}, line {rows.line_num}: not a row of {len(head)} cells")
+                raise UsageError(f"{file}, line {line}: not a row of {len(head)} cells")
             tags: dict[bytes, bytes | None] = {
                 name: os.fsencode(cell)
                 for name, cell in zip(names, cells, strict=False)
                 if name is not None and cell
             }
             yield Tagged(base / cells[at], tags)
+
+
+def _rows(lines: Iterable[str], file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of the last line of each row, and its cells."""
+    reader = csv.reader(lines)
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise UsageError(f"{file}, line {reader.line_num}: {error}") from None

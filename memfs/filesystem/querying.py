@@ -158,7 +158,7 @@ class Querying:
             QueryTimeoutError: It takes too long.
         """
         begun_s = time.perf_counter()
-        node, order = parse_text(question.text), parse_order(question.sort)
+        node, order = await parse_aside(question.text), parse_order(question.sort)
         live = live_part(node)
         if not 0 < question.limit <= PAGE_COUNT_MAX:
             raise InvalidValueError(f"a page has 1 to {PAGE_COUNT_MAX} files")
@@ -300,6 +300,17 @@ class Querying:
         return (queue.uses(inode.ino),)
 
 
+async def parse_aside(text: str) -> Node:
+    """Return the tree of a filter, as `parse_text`; patterns are compiled in a thread.
+
+    That takes up to a second, and requests are served meanwhile.
+    """
+    # A field is called `$regex` in these letters, or with an escape.
+    if "$regex" in text or "\\" in text:
+        return await trio.to_thread.run_sync(parse_text, text)
+    return parse_text(text)
+
+
 def _found_file(file: FoundInode) -> FoundFile:
     attributes = None
     if file.xattrs is not None:
@@ -377,6 +388,13 @@ def _token(question: Question, snap: SnapshotId, position: FilePosition | None) 
     ).decode()
 
 
+def _is_storable(value: object) -> bool:
+    """Tell whether SQLite takes a value: an integer of 64 bits, and text in UTF-8."""
+    if isinstance(value, int):
+        return -(1 << 63) <= value < 1 << 63
+    return not isinstance(value, str) or not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def _read_token(question: Question, snap: SnapshotId) -> FilePosition | None:
     """Return where a token goes on.
 
@@ -387,7 +405,7 @@ def _read_token(question: Question, snap: SnapshotId) -> FilePosition | None:
         return None
     try:
         mark, driver, segment, value, ino = json.loads(base64.urlsafe_b64decode(question.token))
-    except (binascii.Error, ValueError, TypeError):
+    except (binascii.Error, ValueError, TypeError, RecursionError):
         mark = None
     if mark is None or mark != _print_of(question, snap):
         raise InvalidValueError("the token is of another query: give filter and order as before")
@@ -397,6 +415,7 @@ def _read_token(question: Question, snap: SnapshotId) -> FilePosition | None:
         and type(ino) is int
         and segment >= 0
         and isinstance(value, int | float | str | None)
+        and all(_is_storable(part) for part in (driver, value, ino))
     )
     if not valid:
         raise InvalidValueError("the token is damaged: begin with the first page")

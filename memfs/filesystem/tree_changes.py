@@ -9,6 +9,7 @@ Invariant: the kernel is told of each name and inode that was changed behind its
 
 from __future__ import annotations
 
+import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -202,9 +203,9 @@ class TreeChanges(XattrRequests):
                 if found.ino == ino:
                     continue
                 if stat.S_ISDIR(found.mode):
-                    raise IsADirectoryInodeError(f"{name.name!r} is a directory")
+                    raise IsADirectoryInodeError(f"{os.fsdecode(name.name)} is a directory")
                 if not replace:
-                    raise AlreadyExistsError(f"{name.name!r} exists")
+                    raise AlreadyExistsError(f"{os.fsdecode(name.name)} exists")
                 replaced.append(await self._engine.unlink(*name, now_ns))
             await self._engine.link(ino, *name, now_ns)
         return replaced
@@ -272,7 +273,7 @@ class TreeChanges(XattrRequests):
             found = await self._engine.find(*name)
             if found is not None:
                 if stat.S_ISDIR(found.mode):
-                    raise AlreadyExistsError(f"{name.name!r} is a directory")
+                    raise AlreadyExistsError(f"{os.fsdecode(name.name)} is a directory")
                 replaced = await self._engine.unlink(*name, now_ns)
             await self._engine.create(*name, new)
             own = AttributeChanges(atime_ns=inode.atime_ns, mtime_ns=inode.mtime_ns)

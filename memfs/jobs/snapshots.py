@@ -49,6 +49,8 @@ NAMED_MAX = 3
 
 DESCRIPTION_LENGTH_MAX = 4096
 LABEL_COUNT_MAX = 64
+INSTANT_NS_END = 1 << 63
+"""Instants are stored in 64 bits."""
 LABEL_LENGTH_MAX = 255
 """Letters of a key, or of a value; guess, as the others: what is longer belongs into a file."""
 
@@ -109,11 +111,9 @@ class SnapshotMethods:
         """
         labels = labels or {}
         check_labels(labels)
-        if len(description) > DESCRIPTION_LENGTH_MAX:
-            raise InvalidValueError(
-                f"the description has {len(description)} letters; {DESCRIPTION_LENGTH_MAX} are "
-                "allowed"
-            )
+        _check_description(description)
+        if kept_until_ns is not None and not 0 <= kept_until_ns < INSTANT_NS_END:
+            raise InvalidValueError("a snapshot is kept until 2262 at most")
         made, copies = await self.keep(
             name, description, tuple(labels.items()), kept_until_ns, strict=strict
         )
@@ -250,6 +250,17 @@ async def seal_all(sealer: Sealer) -> None:
     for _ in range(sealer.candidate_count // SEALS_A_STEP_MAX + 1):
         await trio.lowlevel.checkpoint()
         await sealer.seal_all()
+
+
+def _check_description(description: str) -> None:
+    if len(description) > DESCRIPTION_LENGTH_MAX:
+        raise InvalidValueError(
+            f"the description has {len(description)} letters; {DESCRIPTION_LENGTH_MAX} are allowed"
+        )
+    try:
+        description.encode()
+    except UnicodeEncodeError:
+        raise InvalidValueError("the description has bytes that are no text") from None
 
 
 def check_labels(labels: Mapping[str, str]) -> None:

@@ -221,6 +221,22 @@ async def test_size_time_and_digest_are_decided(engine: Engine) -> None:
     assert await found(engine, files, FileOrder("$size", True), 1) == [large.ino, small.ino]
 
 
+@pytest.mark.parametrize("field", ["$size", "$mtime", "a"])
+async def test_numbers_beyond_those_of_sqlite_are_compared(engine: Engine, field: str) -> None:
+    """An integer of SQLite has 64 bits; a filter, and an instant in ns, may have more."""
+    inode = await make_file(engine, b"f")
+    await engine.set_xattr(inode.ino, b"user.a", b"7", 0, NOW_NS)
+    await engine.index_attributes(100)
+    far = 10**30
+    assert inode.ino in await found(engine, {field: {"$lt": far, "$gt": -far}})
+    assert inode.ino in await found(engine, {field: {"$nin": [far, -far]}})
+    if field == "$mtime":
+        span = {"$gt": "0001-01-01", "$lt": "9999-12-31"}
+        assert inode.ino in await found(engine, {field: span})
+    if field == "$size":
+        assert inode.ino in await found(engine, {field: {"$lt": "99999999PiB"}})
+
+
 async def test_what_the_engine_does_not_know_may_match(engine: Engine) -> None:
     inode = await make_file(engine, b"f")
     await engine.set_xattr(inode.ino, b"user.a", b"1", 0, NOW_NS)

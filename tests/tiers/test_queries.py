@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import os
@@ -263,6 +264,12 @@ def test_python_asks_page_by_page(mount: Mount) -> None:
     with pytest.raises(ControlError, match="the token is of another query") as refused:
         client.query({"number": 1}, token=first["token"])
     assert refused.value.errno == errno.EINVAL
+    assert first["token"] is not None
+    mark, driver, *_ = json.loads(base64.urlsafe_b64decode(first["token"]))
+    for forged in ([mark, driver, 0, 10**30, 1], [mark, driver, 0, None, 1 << 63]):
+        token = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode()
+        with pytest.raises(ControlError, match="the token is damaged"):
+            client.query({"number": {"$gte": 0}}, limit=3, token=token)
     index = client.query_index()
     assert index["index"].is_whole
     assert index["names"] == ["user.number"]
@@ -526,3 +533,7 @@ def test_a_catalogue_has_every_name_as_it_is(mount: Mount, tmp_path: Path) -> No
     assert (rows["link"]["type"], rows["link"]["target"]) == ("symlink", "a/one")
     assert rows[""]["type"] == "directory"
     assert os.listdir(tmp_path) == ["catalog.parquet"]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MountError, match="is no regular file"):
+        run_memfs("catalog", root, "--parquet", tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()

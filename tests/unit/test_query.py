@@ -306,9 +306,16 @@ def test_globs_find_what_trying_everything_finds(parts: list[str], names: list[s
         ({"user.memfs.tier": "hot"}, "user.memfs.tier is not stored with the file: use $tier"),
         ({"a": "\ud800"}, "at a: half a surrogate pair is no text"),
         ({"a": 10**400}, "at a: the number is too large to be compared"),
+        ({"$size": 10**400}, "at $size: the number is too large to be compared"),
+        ({"$mtime": {"$lt": 1e300}}, "at $mtime.$lt: the number is too large to be compared"),
+        ({"$mtime": -(10**400)}, "at $mtime: the number is too large to be compared"),
         ({"a": {"$in": [1] * 10_001}}, "at a.$in: more than 10000 values"),
         ({"$or": [{"a": 1}] * 201}, "at $or[200].a: more than 200 conditions"),
-        ({"a": {"$regex": "x" * 1001}}, "at a.$regex: a pattern of more than 1000 characters"),
+        ({"a": {"$regex": "x" * 1001}}, "at a.$regex: more than 1000 characters in patterns"),
+        (
+            {"a": {"$regex": "x" * 600}, "b": {"$regex": "y" * 401}},
+            "at b.$regex: more than 1000 characters in patterns",
+        ),
     ],
 )
 def test_a_filter_that_means_nothing_is_refused_with_its_place(
@@ -343,6 +350,22 @@ def test_of_a_text_line_and_column_are_told(text: str, place: tuple[int, int]) -
         parse_text(text)
     assert caught.value.text_place == place
     assert f"line {place[0]}, column {place[1]}" in str(caught.value)
+
+
+def test_of_a_number_with_thousands_of_digits_the_place_is_told() -> None:
+    """Python refuses to read such a number, and says so by an error of its own."""
+    with pytest.raises(FilterError, match=re.escape("at a.$gt (line 1, column 7)")) as caught:
+        parse_text('{"a":{"$gt":%s,"$lt":{}}}' % ("1" * 5000))
+    assert caught.value.place == ("a", "$gt")
+
+
+def test_a_name_twice_among_many_is_found_in_no_time() -> None:
+    """The daemon serves nobody meanwhile: looking for each name in all others took 14 s."""
+    pairs = ",".join(f'"n{min(number, 29_998)}": 1' for number in range(30_000))
+    begun_s = time.process_time()
+    with pytest.raises(FilterError, match="'n29998' is there twice"):
+        parse_text("{" + pairs + "}")
+    assert time.process_time() - begun_s < 1
 
 
 def test_a_field_twice_in_one_object_is_refused() -> None:

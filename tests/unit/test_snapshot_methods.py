@@ -99,6 +99,26 @@ def test_a_label_that_cannot_be_is_refused(
     assert world.run(methods.list_all()) == []
 
 
+def test_what_cannot_be_stored_is_refused_before_anything_is_made(
+    world: World, methods: SnapshotMethods
+) -> None:
+    """It is the user's mistake, and neither a defect nor a damaged database."""
+    with pytest.raises(InvalidValueError, match="bytes that are no text"):
+        world.run(methods.create("first", "caf\udce9"))
+    for kept_until_ns in (1 << 63, -1):
+        with pytest.raises(InvalidValueError, match="until 2262"):
+            world.run(methods.create("first", kept_until_ns=kept_until_ns))
+    assert world.run(methods.list_all()) == []
+
+
+def test_a_name_of_bytes_that_are_no_text_is_no_snapshots(
+    world: World, methods: SnapshotMethods
+) -> None:
+    for ask in (methods.show("caf\udce9"), methods.delete(["caf\udce9"])):
+        with pytest.raises(NotFoundError, match="there is no snapshot"):
+            world.run(ask)
+
+
 def test_deletion_is_of_all_that_were_named_or_of_nothing(
     world: World, methods: SnapshotMethods
 ) -> None:

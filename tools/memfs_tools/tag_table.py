@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
@@ -80,5 +81,6 @@ def _text(value: object, name: str, file: Path) -> bytes:
     if isinstance(value, date):
         return value.isoformat().encode()
     if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False).encode()
+        with suppress(TypeError):
+            return json.dumps(value, ensure_ascii=False).encode()
     raise UsageError(f"{file}: the column {name} has {type(value).__name__}, which is no tag")

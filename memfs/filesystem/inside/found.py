@@ -17,10 +17,9 @@ from memfs.errors import InvalidValueError, StaleInodeError, TooBigError
 from memfs.filesystem.inside.own import DIRECTORY_MODE, OWN_ROOT, QUERY
 from memfs.filesystem.inside.tree import FIRST_COOKIE, Plain, own_inode
 from memfs.filesystem.nodes import number_of, own_node
-from memfs.filesystem.querying import Question, caller_of
+from memfs.filesystem.querying import Question, caller_of, parse_aside
 from memfs.metadata.records import DirectoryEntry
 from memfs.namespace.permissions import Credentials
-from memfs.query.parsing import parse_text
 from memfs.types import NAME_BYTES_MAX
 from memfs.waiting import leave
 
@@ -102,7 +101,7 @@ class FoundTree(Plain):
 
     async def lookup(self, parent: InodeNo, name: bytes, caller: Caller | None) -> Inode | None:
         if parent == QUERY:
-            return None if caller is None else self._directory_of(self._note(name, caller))
+            return None if caller is None else self._directory_of(await self._note(name, caller))
         if number_of(parent) >= FIRST_LINK:
             return await super().lookup(parent, name, caller)
         asked = self._asked(parent)
@@ -113,13 +112,14 @@ class FoundTree(Plain):
             return None
         return self._link(asked, index)
 
-    def _note(self, name: bytes, caller: Caller) -> _Asked:
+    async def _note(self, name: bytes, caller: Caller) -> _Asked:
         """Remember a question that may be asked soon."""
         try:
             text = unquote_to_bytes(name).decode()
         except UnicodeDecodeError:
             raise InvalidValueError("the name of a question is a filter in JSON") from None
-        parse_text(text)
+        await leave()
+        await parse_aside(text)
         who = caller_of(caller) or Credentials(caller.uid, caller.gid, frozenset())
         asker = _Asker(text, who)
         asked = self._by_asker.get(asker)

@@ -203,7 +203,10 @@ class Snapshots(Queries):
         return [_snapshot(row) for row in self._rows(f"{_SELECT_SNAPSHOTS} order by snap")]
 
     async def get_snapshot(self, name: str) -> Snapshot:
-        row = self._row(f"{_SELECT_SNAPSHOTS} and name = ?", (name,))
+        # Names have letters that can be printed. SQLite refuses to look for bytes that are no text.
+        row = None
+        if name.isprintable():
+            row = self._row(f"{_SELECT_SNAPSHOTS} and name = ?", (name,))
         if row is None:
             raise NotFoundError(
                 f"there is no snapshot {name!r}: `memfs snapshot list` shows those there are"

@@ -42,6 +42,9 @@ def catalog(mountpoint: Path, file: Path | None, ncdu: bool) -> None:
     if (file is None) != ncdu:
         raise click.UsageError("name one of --parquet and --ncdu.")
     served = require_mount(mountpoint)
+    if file is not None and file.exists() and not file.is_file():
+        # It would be replaced, also if it is a device.
+        raise click.UsageError(f"{file} is no regular file.")
     if file is None:
         _write_ncdu(served)
         return

@@ -38,7 +38,7 @@ class Instant(click.ParamType[int]):
             return value
         try:
             return time.time_ns() + int(parse_duration(value) * 1e9)
-        except InvalidValueError:
+        except (InvalidValueError, OverflowError):
             pass
         try:
             return int(datetime.fromisoformat(value).timestamp()) * 1_000_000_000
