@@ -1,12 +1,11 @@
 """Batcher: gathers the uploads of small files until one object is worth writing.
 
 Invariant: a gathered upload ends in a bounded time: in the object, with what kept that from being
-written, or left out of it, to be made alone.
+written, or left out of it, to be made alone. It is no task meanwhile: each would take 6 kB.
 """
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
@@ -19,15 +18,15 @@ from memfs.placement.quotas import BatchQuota
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from memfs.moves.attempt import MoveParts
     from memfs.placement.context import Context
+    from memfs.policy.view import Move
     from memfs.types import InodeNo
 
 FILES_A_BATCH_MAX = 4096
-"""Bounds the engine's change that publishes them, some 60 ms, and the tasks that wait for that.
-Guess."""
+"""Bounds the engine's change that publishes them, some 60 ms. Guess."""
 
 BATCH_WORKERS = 2
 """One fills its object while the other one uploads. Guess."""
@@ -39,6 +38,7 @@ LEFT_OUT = MoveResult(MoveOutcome.SUPERSEDED)
 WriteBatch: TypeAlias = (
     "Callable[[MoveParts, Sequence[InodeNo]], Awaitable[Mapping[InodeNo, MoveResult]]]"
 )
+GoOn: TypeAlias = "Callable[[Move, MoveResult | Exception], Awaitable[None]]"
 
 
 class _Batch:
@@ -46,23 +46,24 @@ class _Batch:
 
     def __init__(self, quota: BatchQuota) -> None:
         self.quota = quota
-        self.inos: list[InodeNo] = []
+        self.moves: list[Move] = []
         self.size_bytes = 0
         self.results: Mapping[InodeNo, MoveResult] = {}
         self.failure: MemfsError | OSError | None = None
         """Why there is no object."""
-        self.written = trio.Event()
 
 
 class Batcher:
     """Small files on their way to the object store.
 
     Args:
+        go_on: Goes on with a file whose batch was written, or with what kept it from that.
         write: Writes the object of some files; None: as `upload_batch` does.
     """
 
-    def __init__(self, context: Context, write: WriteBatch | None = None) -> None:
+    def __init__(self, context: Context, go_on: GoOn, write: WriteBatch | None = None) -> None:
         self._context = context
+        self._go_on = go_on
         self._write_object = write
         self._config = context.config.glacier
         self._next = self._new_batch()
@@ -74,66 +75,64 @@ class Batcher:
         """Return whether the upload of a file of so many bytes belongs into a batch."""
         return size_bytes <= self._config.batch_file_bytes_max
 
-    @contextlib.asynccontextmanager
-    async def upload(
-        self, ino: InodeNo, size_bytes: int, gathered: Callable[[], None]
-    ) -> AsyncIterator[MoveResult]:
-        """Upload a file with others; the block gets the result, and few blocks run at a time.
+    def add(self, move: Move, size_bytes: int) -> None:
+        """Upload a file with others; what was given as `go_on` is called after that.
 
         Args:
-            ino: In no other batch.
+            move: Its file is in no other batch.
             size_bytes: Bytes of its content.
-            gathered: Called before the wait for the others.
 
         Raises:
             QuotaSpentError: A quota has no room for it; it is not gathered.
-            MemfsError, OSError: The object cannot be written.
         """
         batch = self._next
         batch.quota.add(size_bytes)
-        batch.inos.append(ino)
+        batch.moves.append(move)
         batch.size_bytes += size_bytes
         self._added.set()
-        gathered()
-        await batch.written.wait()
-        async with self._going_on:
-            if batch.failure is not None:
-                # One error for many files: without the places where others have met it.
-                raise batch.failure.with_traceback(None)
-            yield batch.results.get(ino, LEFT_OUT)
 
     @property
     def is_full(self) -> bool:
         """True if the gathered files are worth an object."""
         return (
             self._next.size_bytes >= self._config.batch_size_bytes
-            or len(self._next.inos) >= FILES_A_BATCH_MAX
+            or len(self._next.moves) >= FILES_A_BATCH_MAX
         )
 
-    async def run(self) -> None:
+    async def run(self, nursery: trio.Nursery) -> None:
         """Write a batch when it is full or no file has come for a while, until cancelled.
 
         One of the workers; each writes a batch of its own.
+
+        Args:
+            nursery: Its files are gone on with there, while the next batch is written.
         """
         while True:
-            while not self._next.inos:
+            while not self._next.moves:
                 await self._added.wait(self._added.count)
             while not self.is_full:
                 with trio.move_on_after(self._config.batch_idle_s) as idle:
                     await self._added.wait(self._added.count)
                 if idle.cancelled_caught:
                     break
-            await self.flush()
+            await self.flush(nursery)
 
-    async def flush(self) -> None:
-        """Write what is gathered now."""
+    async def flush(self, nursery: trio.Nursery) -> None:
+        """Write what is gathered now, and go on with the files in tasks of a nursery."""
         batch, self._next = self._next, self._new_batch()
         try:
-            if batch.inos:
+            if batch.moves:
                 await self._write(batch)
         finally:
             batch.quota.close()
-            batch.written.set()
+        moves = iter(batch.moves)
+        for _ in range(min(BATCH_WORKERS, len(batch.moves))):
+            nursery.start_soon(self._finish, batch, moves)
+
+    async def _finish(self, batch: _Batch, moves: Iterator[Move]) -> None:
+        for move in moves:
+            async with self._going_on:
+                await self._go_on(move, batch.failure or batch.results.get(move.ino, LEFT_OUT))
 
     def _new_batch(self) -> _Batch:
         return _Batch(BatchQuota(self._context.quotas, self._config.batch_size_bytes))
@@ -142,7 +141,8 @@ class Batcher:
         breaker = self._context.breaker
         try:
             write = self._write_object or upload_batch
-            batch.results = await write(self._context.parts, batch.inos)
+            inos = [move.ino for move in batch.moves]
+            batch.results = await write(self._context.parts, inos)
         except (MemfsError, OSError) as error:
             batch.quota.close(None)
             batch.failure = error
@@ -152,7 +152,7 @@ class Batcher:
         except Exception as error:
             # What is wrong with one of the files keeps no other: each is uploaded alone.
             batch.quota.close(None)
-            as_failure(error, f"a batch of {len(batch.inos)} files")
+            as_failure(error, f"a batch of {len(batch.moves)} files")
             return
         moved_bytes = sum(result.moved_bytes for result in batch.results.values())
         batch.quota.close(moved_bytes)

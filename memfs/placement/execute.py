@@ -39,8 +39,6 @@ from memfs.policy.view import Goal
 from memfs.types import FormKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from memfs.placement.candidate import Observed
     from memfs.placement.context import Context
     from memfs.policy.view import Move
@@ -67,23 +65,35 @@ class Placer:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.batcher = Batcher(context)
+        self.batcher = Batcher(context, self._go_on)
         self._waits = SeldomLog(log)
         self.restoring: set[InodeNo] = set()
         """Files whose objects are being restored because a program or a pin wants them."""
 
-    async def place(self, move: Move, gathered: Callable[[], None]) -> None:
+    async def place(self, move: Move) -> bool:
         """Carry a file to its goal, or record why it waits.
 
-        Args:
-            move: The file and its goal.
-            gathered: Called before it waits for others that share an object with it.
+        Returns:
+            True if it waits for others that share an object with it; its queue is told of the end.
         """
         self.restoring.discard(move.ino)
+        return await self._try(move, None)
+
+    async def _go_on(self, move: Move, batched: MoveResult | Exception) -> None:
+        """A file's batch is written, or failed."""
         try:
-            await self._carry(move, gathered)
+            await self._try(move, batched)
+        finally:
+            self._context.queues.end(move.ino)
+
+    async def _try(self, move: Move, batched: MoveResult | Exception | None) -> bool:
+        try:
+            if isinstance(batched, Exception):
+                # One error for many files: without the places where others have met it.
+                raise batched.with_traceback(None)
+            return await self._carry(move, batched)
         except StaleInodeError:
-            return
+            pass
         except QuotaSpentError as error:
             await self.wait_for_quota(move.ino, move.goal.tier, error)
         except ObjectArchivedError as error:
@@ -93,29 +103,28 @@ class Placer:
         except Exception as error:
             reason = as_failure(error, f"inode {move.ino} on its way to {move.goal.tier.label}")
             await self.postpone(move.ino, move.goal.tier, str(reason))
+        return False
 
-    async def _carry(
-        self, move: Move, gathered: Callable[[], None] | None, moved_bytes: int = 0
-    ) -> None:
-        """Carry a file to its goal.
+    async def _carry(self, move: Move, batched: MoveResult | None) -> bool:
+        """Carry a file to its goal; returns as `place`.
 
         Args:
             move: The file and its goal.
-            gathered: As `place`; None: its upload is made alone.
-            moved_bytes: What a batch has moved of it already.
+            batched: What its batch has done; None: no batch yet, and after one it goes alone.
         """
         context, breaker = self._context, self._context.breaker
+        moved_bytes = batched.moved_bytes if batched is not None else 0
         # The object of a batch was written just now, and one look serves all of its files.
         seen_within_s = SEEN_S if moved_bytes else 0.0
         for _ in range(STEPS_MAX):
             file = await observe(context, move.ino, context.clock())
             if file is None:
-                return
+                return False
             candidate = file.candidate
             step = next_step(candidate, move.goal)
             if step is None:
                 await self.record_done(move, moved_bytes)
-                return
+                return False
             asks_store = (
                 step == Step.UPLOAD
                 or (step == Step.HYDRATE and not candidate.packed)
@@ -123,14 +132,11 @@ class Placer:
             )
             if asks_store and breaker.wait_s:
                 await self.wait_for_store(move.ino, move.goal.tier)
-                return
+                return False
             size = candidate.ram_bytes
-            if step == Step.UPLOAD and gathered is not None and self.batcher.takes(size):
-                # Thousands may wait there: each with only what it needs.
-                del file, candidate
-                async with self.batcher.upload(move.ino, size, gathered) as batched:
-                    await self._carry(move, None, batched.moved_bytes)
-                return
+            if step == Step.UPLOAD and batched is None and self.batcher.takes(size):
+                self.batcher.add(move, size)
+                return True
             try:
                 result = await self._take_within_quotas(step, file, move, seen_within_s)
             except QuotaSpentError:
@@ -144,21 +150,22 @@ class Placer:
                 breaker.succeed()
             if result.outcome == MoveOutcome.BUSY:
                 await self.postpone(move.ino, move.goal.tier, _OPEN)
-                return
+                return False
             if result.outcome == MoveOutcome.SHARED:
                 await self.postpone(move.ino, move.goal.tier, _SHARED)
-                return
+                return False
             if result.outcome == MoveOutcome.INCOMPRESSIBLE:
                 await self._note_unpackable(move.ino, file.inode.generation)
-                return
+                return False
             if result.outcome == MoveOutcome.SUPERSEDED:
-                return
+                return False
             # Uploading it and dropping its raw file move the same bytes.
             moved_bytes = max(moved_bytes, result.moved_bytes)
             there = next_step(after_step(candidate, step), move.goal) is None
             if there and result.outcome == MoveOutcome.DONE:
                 await self.record_done(move, moved_bytes)
-                return
+                return False
+        return False
 
     async def wait_for_store(self, ino: InodeNo, wanted: Tier) -> None:
         """Have a file wait until the store is asked again, and a little longer than the first."""

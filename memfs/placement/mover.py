@@ -76,9 +76,9 @@ class Mover:
     async def run_round(self) -> None:
         """Do one bounded round, all moves that it decides, one after the other, and upkeep."""
         await self._round()
+        await self._context.queues.begin_all(self._placer.place)
         async with trio.open_nursery() as nursery:
-            await self._context.queues.begin_all(nursery, self._placer.place)
-            await self._placer.batcher.flush()
+            await self._placer.batcher.flush(nursery)
         await self._upkeep.tidy()
         await self._upkeep.tidy_store()
 
@@ -99,11 +99,11 @@ class Mover:
             # Those after the first one wait for it while programs use the disk.
             turn = self._context.parts.throttle.turn
             for _ in range(PROMOTION_WORKERS):
-                nursery.start_soon(queues.promotions.run, nursery, place)
+                nursery.start_soon(queues.promotions.run, place)
             for _ in range(self._config.glacier.transfer_count_max):
-                nursery.start_soon(queues.demotions.run, nursery, place, turn)
+                nursery.start_soon(queues.demotions.run, place, turn)
             for _ in range(BATCH_WORKERS):
-                nursery.start_soon(self._placer.batcher.run)
+                nursery.start_soon(self._placer.batcher.run, nursery)
             nursery.start_soon(self._run_upkeep, self._upkeep.tidy)
             # Apart: a store that does not answer must not keep files from becoming durable.
             nursery.start_soon(self._run_upkeep, self._upkeep.tidy_store)

@@ -1,7 +1,8 @@
 """Queues: the moves that are decided but not done, promotions apart from demotions.
 
 Invariant: a file is in one queue at most, waiting or under way, and the queues are bounded. The one
-of the highest priority is the next of those that wait. Each move is one task from begin to end.
+of the highest priority is the next of those that wait. A move that waits for the others of its
+batch is no task meanwhile.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    import trio
-
     from memfs.policy.view import Move
     from memfs.types import InodeNo, Tier
 
@@ -26,15 +25,14 @@ WAITING_COUNT_MAX = 1024
 """Moves that wait in one queue; the mover looks for others only when there is room."""
 
 GATHERED_COUNT_MAX = 8192
-"""Small files in batches that are gathered or written: two full ones. Each is a task of some 6 kB
-(measured: 17 MB for 3000 files), so all of them take 46 MB at most."""
+"""Small files in batches that are gathered or written: two full ones, each 350 bytes."""
 
 
 class MakeMove(Protocol):
     """Makes a move."""
 
-    async def __call__(self, move: Move, gathered: Callable[[], None], /) -> None:
-        """Make it; `gathered` is called, once at most, before it waits for others."""
+    async def __call__(self, move: Move, /) -> bool:
+        """Make it; True if it waits for the others of its batch, until `MoveQueues.end`."""
         ...
 
 
@@ -58,7 +56,7 @@ class MoveQueue:
         heappush(self._order, (-move.priority, self._put_count, move.ino))
         self._put.set()
 
-    async def begin_next(self, nursery: trio.Nursery, place: MakeMove) -> bool:
+    async def begin_next(self, place: MakeMove) -> bool:
         """Begin the next waiting move; False if nothing waits.
 
         Returns when the move is done, or when it waits for the others of its batch.
@@ -67,19 +65,21 @@ class MoveQueue:
             return False
         _, _, ino = heappop(self._order)
         self.running[ino] = move = self.waiting.pop(ino)
-        await nursery.start(self._make, move, place)
+        try:
+            if await place(move):
+                self.gathered[ino] = move
+        finally:
+            del self.running[ino]
         return True
 
     async def run(
         self,
-        nursery: trio.Nursery,
         place: MakeMove,
         turn: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         """Make moves as they come, until cancelled; one of the queue's workers.
 
         Args:
-            nursery: That of the moves.
             place: Makes one.
             turn: Entered for each move until it is done, or waits for the others of its batch.
         """
@@ -87,22 +87,9 @@ class MoveQueue:
             seen = self._put.count
             if self.waiting:
                 async with turn():
-                    await self.begin_next(nursery, place)
+                    await self.begin_next(place)
             else:
                 await self._put.wait(seen)
-
-    async def _make(self, move: Move, place: MakeMove, task_status: trio.TaskStatus[None]) -> None:
-        def gather() -> None:
-            self.gathered[move.ino] = self.running.pop(move.ino)
-            task_status.started()
-
-        try:
-            await place(move, gather)
-            if move.ino in self.running:
-                task_status.started()
-        finally:
-            self.running.pop(move.ino, None)
-            self.gathered.pop(move.ino, None)
 
 
 class MoveQueues:
@@ -169,10 +156,15 @@ class MoveQueues:
             promotes = move.goal >= Goal.LOCAL
             (self.promotions if promotes else self.demotions).put(move)
 
-    async def begin_all(self, nursery: trio.Nursery, place: MakeMove) -> None:
+    def end(self, ino: InodeNo) -> None:
+        """A move is done that waited for the others of its batch."""
+        for queue in (self.promotions, self.demotions):
+            queue.gathered.pop(ino, None)
+
+    async def begin_all(self, place: MakeMove) -> None:
         """Make all waiting moves one after the other, but for those that wait for a batch."""
         for queue in (self.promotions, self.demotions):
-            while await queue.begin_next(nursery, place):
+            while await queue.begin_next(place):
                 pass
 
     def status(self) -> dict[str, object]:

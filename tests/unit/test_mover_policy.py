@@ -297,11 +297,11 @@ async def test_waiting_moves_are_made_by_priority() -> None:
         queues.put(move._replace(priority=100))
     made: list[int] = []
 
-    async def place(move: Move, _gathered: object) -> None:
+    async def place(move: Move) -> bool:
         made.append(int(move.ino))
+        return False
 
-    async with trio.open_nursery() as nursery:
-        await queues.begin_all(nursery, place)
+    await queues.begin_all(place)
     assert made == [2, 5, 1, 3, 4]
 
 

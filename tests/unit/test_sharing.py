@@ -78,13 +78,13 @@ async def test_a_packed_form_stays_while_a_clone_wants_it(state: State) -> None:
     await pinned(state, second, Tier.COLD)
     placer = Placer(state.placement())
     move = Move(first, Goal.GLACIER, rules.PIN, "pinned to glacier", inode.size)
-    await placer.place(move, lambda: None)
+    await placer.place(move)
     assert await state.forms(first) == {FormKind.PACKED, FormKind.REMOTE}
     waiting = await state.engine.get_pending(first)
     assert waiting is not None
     assert "shares its compressed copy" in waiting.reason
     await pinned(state, second, Tier.GLACIER)
-    await placer.place(move, lambda: None)
+    await placer.place(move)
     assert await state.forms(first) == await state.forms(second) == {FormKind.REMOTE}
 
 

@@ -163,8 +163,9 @@ async def test_queues_that_were_idle_use_all_their_workers(
     mover = Mover(placement, _settle)
     crowds = {True: Crowd(), False: Crowd()}
 
-    async def place(move: Move, _gathered: object) -> None:
+    async def place(move: Move) -> bool:
         await crowds[move.goal >= Goal.LOCAL].work()
+        return False
 
     monkeypatch.setattr(mover._placer, "place", place)
     counts = {Goal.LOCAL: PROMOTION_WORKERS, Goal.GLACIER: GlacierConfig().transfer_count_max}
@@ -192,19 +193,18 @@ async def test_batches_are_written_by_all_their_workers(
         await crowd.work()
         return {}
 
-    async def upload(number: int) -> None:
-        async with batcher.upload(InodeNo(number), 1, lambda: None) as result:
-            assert result == LEFT_OUT
+    async def go_on(_move: Move, result: object) -> None:
+        assert result == LEFT_OUT
 
-    batcher = Batcher(state.placement(), write)
+    batcher = Batcher(state.placement(), go_on, write)
     async with trio.open_nursery() as nursery:
         for _ in range(BATCH_WORKERS):
-            nursery.start_soon(batcher.run)
+            nursery.start_soon(batcher.run, nursery)
         number = 1000
         for wave in range(4):
             count = 1 if wave % 2 == 0 else BATCH_WORKERS
             for expected in range(1, count + 1):
-                nursery.start_soon(upload, number)
+                batcher.add(Move(InodeNo(number), Goal.GLACIER, "age", "old", 1), 1)
                 number += 1
                 await crowd.reach(expected)
             await crowd.gather(count)
