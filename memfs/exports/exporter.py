@@ -26,7 +26,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import trio
 
-from memfs.errors import AlreadyExistsError, MemfsError, NotFoundError, NotSupportedError
+from memfs.errors import (
+    AlreadyExistsError,
+    MemfsError,
+    NotFoundError,
+    NotSupportedError,
+    ObjectMissingError,
+)
 from memfs.exports.description import (
     DONE_BYTES_MAX,
     PREFIX,
@@ -466,11 +472,23 @@ class Exporter:
 
     # --- exports of before -----------------------------------------------------------------------
     async def _find_newest(self, remote: RemoteStore) -> Description | None:
-        """Return the newest complete export, from which parts can be taken; None: nothing is."""
+        """Return the newest complete export, from which parts can be taken; None: nothing is.
+
+        Raises:
+            StoreError: It is not known whether the store still has it.
+        """
         notes = self.notes
         if not notes:
             return None
-        if self._newest is None or self._newest.snap != notes[0].snap:
+        if self._newest is not None and self._newest.snap == notes[0].snap:
+            # What is only remembered is no export: the bucket may have been emptied since.
+            try:
+                await remote.stat(done_key(self._engine.state_id, self._newest.snap))
+            except ObjectMissingError as error:
+                log.warning("the export before is gone, all is stored anew: %s", error)
+                self._newest = None
+                return None
+        else:
             try:
                 self._newest = await read_description(remote, self._parts, notes[0].snap)
             except MemfsError as error:

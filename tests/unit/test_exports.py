@@ -335,6 +335,24 @@ async def test_what_has_not_changed_is_not_stored_again(tmp_path: Path) -> None:
         assert await look(world.state) == before
 
 
+async def test_an_export_that_is_gone_is_not_the_newest(tmp_path: Path) -> None:
+    """Nothing has changed, and yet nothing is there: neither may be said of an empty bucket."""
+    async with mounted(World(tmp_path)) as world:
+        await fill(world.state)
+        first = await world.exporter.export()
+        shutil.move(tmp_path / "store", tmp_path / "away")
+        with pytest.raises(StoreUnavailableError):
+            await world.exporter.export()
+        assert list(world.exporter.notes) == [first]
+        shutil.move(tmp_path / "away", tmp_path / "store")
+        shutil.rmtree(tmp_path / "store" / PREFIX)
+        await world.exporter.export()
+        before = await look(world.state)
+    await bring(tmp_path)
+    async with mounted(World(tmp_path, "new")) as world:
+        assert await look(world.state) == before
+
+
 async def test_objects_stay_as_long_as_an_export_names_them(tmp_path: Path) -> None:
     """A removed file, and a batch that was compacted; then the exports of before go."""
     async with mounted(World(tmp_path)) as world:
