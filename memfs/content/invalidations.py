@@ -79,18 +79,22 @@ class Invalidations:
             if cache.aspects & aspects:
                 cache.forget(ino)
 
+    def note_new(self, parent: InodeNo, name: bytes) -> None:
+        """A name leads to an inode that was made with it elsewhere: nobody keeps anything of it."""
+        self.kernel_cache.forget_name(parent, name)
+        self.note_inode(parent, Aspect.ATTRIBUTES)
+
     def note_name(
         self, parent: InodeNo, name: bytes, ino: InodeNo, *, inherits: bool = True
     ) -> None:
-        """A name leads to another inode than before, or is new, by a change elsewhere.
+        """A name leads to another inode than before, by a change elsewhere.
 
         Args:
             name: What was changed.
             ino: What the name leads to.
             inherits: The inode may have got another pin by it, from another directory.
         """
-        self.kernel_cache.forget_name(parent, name)
-        self.note_inode(parent, Aspect.ATTRIBUTES)
+        self.note_new(parent, name)
         self.note_inode(ino, Aspect.ATTRIBUTES | (Aspect.POLICY if inherits else Aspect(0)))
 
     def note_removed(

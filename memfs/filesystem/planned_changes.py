@@ -48,6 +48,7 @@ class PlannedChanges:
 
     async def put_file(
         self,
+        original: Original,
         look: Callable[[], Awaitable[Original]],
         names: Sequence[Name],
         times: Mapping[InodeNo, Times],
@@ -55,7 +56,7 @@ class PlannedChanges:
         replace: bool = True,
     ) -> tuple[Inode, RawCopy | None]:
         """Return what would be made; that blocks of the disk are shared is not known before."""
-        inode = (await look()).inode
+        inode = original.inode
         copy = None
         if inode.raw and not inode.blob:
             copy = RawCopy(NO_RAW, inode.size, inode.blocks, inode.mtime_ns, is_shared=False)

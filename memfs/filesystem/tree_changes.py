@@ -88,6 +88,7 @@ class TreeChanges(XattrRequests):
 
     async def put_file(
         self,
+        original: Original,
         look: Callable[[], Awaitable[Original]],
         names: Sequence[Name],
         times: Mapping[InodeNo, Times],
@@ -101,7 +102,8 @@ class TreeChanges(XattrRequests):
         Checkpoint: always. Cancel: safe.
 
         Args:
-            look: Returns the original as it is; called again if its bytes have moved meanwhile.
+            original: What it is made like.
+            look: Returns the original as it is by now: its bytes may have moved meanwhile.
             names: All of them new, or names of something that is no directory.
             times: What the directories of the names get; those left out get the present time.
             replace: The names may be taken.
@@ -115,7 +117,6 @@ class TreeChanges(XattrRequests):
             NoSpaceError: The disk is full.
         """
         for _ in range(ATTEMPTS_MAX):
-            original = await look()
             inode = original.inode
             try:
                 if inode.raw and not inode.blob:
@@ -124,9 +125,10 @@ class TreeChanges(XattrRequests):
                     made = await self._put(original, names, times, None, None, replace=replace)
                 return self._put_down(made, names), None
             except _MovedOnError:
-                continue
+                original = await look()
             except ObjectMissingError:
-                if (await look()).inode == inode:
+                original = await look()
+                if original.inode == inode:
                     raise
         raise StoreError(f"inode {inode.ino}: it changed again and again while it was copied")
 
@@ -225,8 +227,11 @@ class TreeChanges(XattrRequests):
         # The mover gives way as to a program, which would have made requests for it.
         self._activity.request_count += 1
         for name in names:
-            # As where a program makes a file: the mover sees a new one by its seal.
-            self.invalidations.note_name(*name, inode.ino, inherits=not is_new)
+            if is_new:
+                # As where a program makes a file: the mover sees it by its seal.
+                self.invalidations.note_new(*name)
+            else:
+                self.invalidations.note_name(*name, inode.ino)
         for former in replaced:
             self._leave(former)
         if stat.S_ISREG(inode.mode):

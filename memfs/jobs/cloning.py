@@ -107,7 +107,8 @@ class CloneMethods:
             delete=True,
         )
         if not stat.S_ISDIR(original.mode):
-            await copying.put(original.ino, [place], {}, target, replace=replace)
+            file = await copying.original(original.ino)
+            await copying.put(file, [place], {}, target, replace=replace)
         else:
             async with aclosing(self._build(copying, original, place, source)) as steps:
                 async for _ in steps:

@@ -235,6 +235,8 @@ class TreeRestoring:
         self._others: dict[bytes, tuple[InodeNo, InodeNo]] = {}
         """Directories that are not those of the instant, with both inodes: all in them may
         differ."""
+        self._above: tuple[bytes, Inode | None] | None = None
+        """The directory that was looked for last among those of the instant, with its path."""
 
     # --- elsewhere -------------------------------------------------------------------------------
     async def elsewhere(self, was: Inode, to: bytes) -> AsyncGenerator[None, None]:
@@ -399,7 +401,7 @@ class TreeRestoring:
             if name in missing:
                 await copying.make_way(found[name], name, each)
         if base is None:
-            await copying.put(ino, missing, times, path)
+            await copying.put(original, missing, times, path)
             return
         copying.note_linked(original, base.ino)
         if missing:
@@ -448,6 +450,21 @@ class TreeRestoring:
     # --- paths -----------------------------------------------------------------------------------
     async def _was_there(self, path: bytes) -> Inode | None:
         """Return what a path led to at the instant; None: nothing."""
+        above = await self._was_above(path)
+        if above is None or not path:
+            return above
+        if not stat.S_ISDIR(above.mode):
+            return None
+        return await find_at(self._engine, self._snap, above.ino, path.rpartition(b"/")[2])
+
+    async def _was_above(self, path: bytes) -> Inode | None:
+        """Return what the directory of a path was at the instant, which does not change."""
+        above = path.rpartition(b"/")[0]
+        if self._above is None or self._above[0] != above:
+            self._above = above, await self._walk(above)
+        return self._above[1]
+
+    async def _walk(self, path: bytes) -> Inode | None:
         inode = await self._engine.inode_at(self._snap, ROOT_INODE)
         for name in split_path(path):
             if not stat.S_ISDIR(inode.mode):
@@ -460,10 +477,9 @@ class TreeRestoring:
 
     async def _times_of(self, path: bytes) -> Times:
         """Return the times of the directory of a path, as they were; else as they are."""
-        above = path.rpartition(b"/")[0]
-        directory = await self._was_there(above)
+        directory = await self._was_above(path)
         if directory is None:
-            directory = await find_path(self._engine, above)
+            directory = await find_path(self._engine, path.rpartition(b"/")[0])
         return Times(directory.atime_ns, directory.mtime_ns)
 
     async def _name_of(self, path: bytes) -> Name | None:

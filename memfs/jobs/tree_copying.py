@@ -242,11 +242,11 @@ class TreeCopying:
             self.note_linked(original, found.ino)
             return
         await self.make_way(found, name, path)
-        await self.put(ino, [name], by_parent, path)
+        await self.put(original, [name], by_parent, path)
 
     async def put(
         self,
-        ino: InodeNo,
+        original: Original,
         names: list[Name],
         times: dict[InodeNo, Times],
         path: bytes,
@@ -254,9 +254,8 @@ class TreeCopying:
         replace: bool = True,
     ) -> None:
         """Make a copy of what is no directory, under some names; as `TreeChanges.put_file`."""
-        original = await self.original(ino)
-        look = partial(self.original, ino)
-        made, copy = await self._changes.put_file(look, names, times, replace=replace)
+        look = partial(self.original, original.inode.ino)
+        made, copy = await self._changes.put_file(original, look, names, times, replace=replace)
         tally = self.tally
         tally.file_count += 1
         tally.act("make", path)
