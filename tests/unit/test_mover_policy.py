@@ -12,6 +12,7 @@ from memfs.content.activity import Activity
 from memfs.moves.dropping import drop_raw
 from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
+from memfs.placement.mover import BUSY_PAUSE_S, Mover
 from memfs.placement.queues import MoveQueues
 from memfs.placement.resident import FILES_A_STEP
 from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR
@@ -317,6 +318,32 @@ async def test_statistics_are_stored_when_the_mover_ends(open_depot: Callable[..
     again = open_depot(warm=WarmConfig(size_bytes=0))
     await again.mover.run_round()
     assert ino in again.access_stats.cold
+
+
+async def test_a_stream_of_changed_pins_does_not_keep_the_mover_in_rounds(
+    open_depot: Callable[..., Depot], autojump_clock: MockClock
+) -> None:
+    """`cp -a` tells of each owner; the first one is looked at without a pause all the same."""
+    depot = open_depot(policy=PolicyConfig(interval_s=10.0))
+    begun_s: list[float] = []
+
+    async def take_long() -> bool:
+        begun_s.append(trio.current_time())
+        await trio.sleep(0.005)
+        return False
+
+    mover = Mover(depot.state.placement(depot.activity), take_long)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mover.run)
+        await trio.sleep(5)
+        begun_s.clear()
+        woken_s = trio.current_time()
+        while trio.current_time() < woken_s + 1:
+            depot.activity.note_pin(ROOT_INODE)
+            await trio.sleep(0.001)
+        nursery.cancel_scope.cancel()
+    assert begun_s[0] - woken_s < BUSY_PAUSE_S / 2
+    assert 10 < len(begun_s) < 60
 
 
 async def test_stored_heat_that_is_damaged_costs_nothing_but_itself(
