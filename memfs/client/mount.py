@@ -45,12 +45,19 @@ WORK_S_MAX = 24 * 3600.0
 
 
 class NotMountedError(UsageError):
-    """A path does not lie in a mount of memfs."""
+    """A path does not lie in a mount of memfs.
+
+    Args:
+        mountpoint: That of the mount that was named; None: it lies in no mount at all.
+    """
 
     errno = errno.EXDEV
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        message = f"{os.fspath(path)} does not lie in a mount of memfs"
+    def __init__(
+        self, path: str | os.PathLike[str], mountpoint: os.PathLike[str] | None = None
+    ) -> None:
+        where = "a mount of memfs" if mountpoint is None else os.fspath(mountpoint)
+        message = f"{os.fspath(path)} does not lie in {where}"
         super().__init__(message, ExitCode.NOT_MOUNTED)
 
 
@@ -94,9 +101,12 @@ class Mount(NamedTuple):
         """Return a path as the daemon knows it: from the root of the mount on.
 
         Raises:
-            ValueError: It is not on this mount.
+            NotMountedError: It is not on this mount.
         """
-        return "/".join(Path(os.path.realpath(path)).relative_to(self.mountpoint).parts)
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(self.mountpoint):
+            raise NotMountedError(path, self.mountpoint)
+        return "/".join(real.relative_to(self.mountpoint).parts)
 
     # --- files -----------------------------------------------------------------------------------
     def placement(self, path: str | os.PathLike[str]) -> Placement:
@@ -285,7 +295,7 @@ class Mount(NamedTuple):
         """Return a name, which may not exist yet, as the daemon knows it; links above count.
 
         Raises:
-            ValueError: It is not on this mount.
+            NotMountedError: It is not on this mount.
         """
         if os.path.realpath(path) == os.fspath(self.mountpoint):
             return ""

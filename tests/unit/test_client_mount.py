@@ -53,6 +53,13 @@ def test_an_answer_is_its_report(mount: Mount, monkeypatch: pytest.MonkeyPatch) 
     assert (found.name, found.size_bytes, found.used_bytes) == ("training", 10, 3)
 
 
+def test_a_path_beside_the_mount_that_was_named_is_refused(mount: Mount) -> None:
+    """As of a restore with --mount from another working directory."""
+    for place in (mount.inner, mount.named):
+        with pytest.raises(NotMountedError, match=f"/other.* does not lie in {mount.mountpoint}"):
+            place(mount.mountpoint.parent / "other" / "file")
+
+
 def test_a_path_elsewhere_is_on_no_mount(tmp_path: Path) -> None:
     assert Mount.find(tmp_path) is None
     with pytest.raises(NotMountedError) as refused:
