@@ -29,13 +29,15 @@ from memfs.exports.description import PREFIX, Description, Done, ExportId, parse
 from memfs.exports.exporter import SETTING as EXPORTS_SETTING
 from memfs.exports.exporter import ExportNote, dump_notes, read_done
 from memfs.exports.objects import open_sealed
+from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.metadata.sqlite.importing import StateBuilder
 from memfs.metadata.store_record import SETTING as STORE_SETTING
 from memfs.moves.faults import FaultPoints
 from memfs.moves.generation import SOURCE_SETTING, StateGeneration
+from memfs.policy.marks import MARKED_SETTING, MARKS, TENSOR_MARKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from memfs.encryption.keys import KeyRing
@@ -70,6 +72,8 @@ class Wanted(NamedTuple):
     """Which export, as `ExportId` is written, or the state's part of it; None: the newest."""
     encrypted: bool = False
     """Take nothing in clear: the configuration encrypts, and anybody may have written it."""
+    settings: Mapping[str, bytes] = NO_SETTINGS
+    """Those that a new state has from the beginning."""
 
 
 async def list_exports(remote: RemoteStore) -> list[ExportId]:
@@ -107,6 +111,8 @@ async def import_state(
                 continue
             show("making indexes", 0, 0)
             settings = await _settings(wanted, exports, description)
+            if await trio.to_thread.run_sync(builder.has_xattrs, (*MARKS, *TENSOR_MARKS)):
+                settings[MARKED_SETTING] = b"1"
             try:
                 imported = await trio.to_thread.run_sync(
                     builder.finish, description.state_id, description.next_id, settings
@@ -230,6 +236,7 @@ async def _settings(
             created_ns = description.created_ns
         notes.append(ExportNote(export.snap, created_ns, True, created_ns))
     settings = {
+        **wanted.settings,
         SOURCE_SETTING: wanted.url.encode(),
         STORE_SETTING: wanted.url.encode(),
     }

@@ -41,11 +41,13 @@ from memfs.metadata.records import Decision, Form, Inode, InodeFlags
 from memfs.policy import rules
 from memfs.policy.marks import (
     MARKED_SETTING,
+    MARKS,
     POOL_XATTR,
     PRIORITY_XATTR,
     SNAPSHOT_XATTR,
     SNAPSHOTS_ON,
     TENSOR_DTYPE_XATTR,
+    TENSOR_MARKS,
     TENSOR_SHAPE_XATTR,
     parse_priority,
     parse_snapshots,
@@ -65,13 +67,6 @@ if TYPE_CHECKING:
 
 UNPINNED = "auto"
 """What `pin` reads, and `tier` takes, where no pin is in force."""
-
-_MARKS = (PRIORITY_XATTR, POOL_XATTR, SNAPSHOT_XATTR)
-"""`user.memfs.priority`, `pool` and `snapshot`: stored as xattrs of the inode, and inherited by all
-below a directory that has no own one."""
-
-_TENSOR_MARKS = (TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR)
-"""`user.memfs.dtype` and `user.memfs.shape`, stored and inherited likewise."""
 
 
 class Control:
@@ -149,7 +144,7 @@ class Control:
                 _check_flags(name, bool((await self._engine.get_inode(ino)).codec), flags)
                 await self._engine.set_codec(ino, text)
             self._activity.note_pin(ino)
-        elif name in (*_MARKS, *_TENSOR_MARKS):
+        elif name in (*MARKS, *TENSOR_MARKS):
             await self._set_mark(ino, name, text, flags)
         elif name in CONTROL_XATTRS:
             raise NotPermittedError(f"{name.decode()} only tells; it cannot be set")
@@ -189,7 +184,7 @@ class Control:
             if not self._access_stats.marked:
                 await self._engine.put_setting(MARKED_SETTING, b"1")
         self._access_stats.marked = True
-        if name in _TENSOR_MARKS and self._hot is not None:
+        if name in TENSOR_MARKS and self._hot is not None:
             self._hot.clear_refusals()
         self._activity.note_pin(ino)
 
@@ -200,7 +195,7 @@ class Control:
             NoXattrError: It is not set.
             NotPermittedError: It only tells.
         """
-        if name in (*_MARKS, *_TENSOR_MARKS):
+        if name in (*MARKS, *TENSOR_MARKS):
             async with self._engine.change(deferred=True):
                 inode = await self._engine.get_inode(ino)
                 await self._engine.remove_xattr(ino, name, inode.ctime_ns)

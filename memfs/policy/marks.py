@@ -20,6 +20,12 @@ TENSOR_DTYPE_XATTR = b"user.memfs.dtype"
 TENSOR_SHAPE_XATTR = b"user.memfs.shape"
 """What a file of plain numbers is, for the hot tier: `float32` and `1024,768`."""
 
+MARKS = (PRIORITY_XATTR, POOL_XATTR, SNAPSHOT_XATTR)
+"""Stored as xattrs of the inode, and inherited by all below a directory that has no own one."""
+
+TENSOR_MARKS = (TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR)
+"""Stored and inherited likewise."""
+
 MARKED_SETTING = "policy.marked"
 """Setting of the engine: some inode has one of them, or had one."""
 

@@ -9,8 +9,12 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
+from memfs.config import MetadataConfig
 from memfs.encryption.keys import generate_key_file
+from memfs.jobs.automatic_snapshots import DEFAULT_SETTING
+from memfs.metadata.sqlite.engine import SqliteEngine
 from tests import scratch
 from tests.mounting import Mount, MountError, run_memfs
 from tests.servers.seaweedfs import find_weed, make_bucket
@@ -80,6 +84,15 @@ def look(root: Path) -> dict[str, Any]:
     return found
 
 
+def has_default_rules(state_dir: Path) -> bool:
+    """Return whether snapshots are made of a state without any rule in the configuration."""
+    engine = SqliteEngine.open(state_dir, MetadataConfig())
+    try:
+        return trio.run(engine.get_setting, DEFAULT_SETTING) is not None
+    finally:
+        engine.close()
+
+
 @pytest.mark.parametrize("encrypts", [False, True], ids=["clear", "encrypted"])
 def test_the_store_alone_brings_everything_back(
     driver: str, places: list[Path], s3_server: S3Server, tmp_path: Path, encrypts: bool
@@ -112,6 +125,7 @@ def test_the_store_alone_brings_everything_back(
         run_memfs("snapshot", "import", url, "--state", new.state, "-c", settings, "--json")
     )
     assert (taken["export"], taken["missing_count"]) == (export["id"], 0)
+    assert has_default_rules(new.state)
     new.start()
     try:
         assert look(new.root) == before

@@ -21,6 +21,7 @@ from memfs.exports import exporter as exporting
 from memfs.exports.description import PREFIX, done_key, root_of
 from memfs.exports.exporter import Exporter
 from memfs.exports.importing import Wanted, import_state, list_exports, take_over
+from memfs.jobs.automatic_snapshots import DEFAULT_SETTING, SETTINGS_OF_NEW_STATE
 from memfs.jobs.orphans import OrphanSearch, SearchPlace
 from memfs.metadata.records import AttributeChanges, NewInode
 from memfs.metadata.sqlite.exporting import PART_LIMITS, PartLimits, read_page, write_part
@@ -31,6 +32,7 @@ from memfs.moves.hydrating import hydrate
 from memfs.moves.open_files import OpenFiles
 from memfs.moves.uploading import upload
 from memfs.placement.quotas import Quotas
+from memfs.policy.marks import MARKED_SETTING, PRIORITY_XATTR
 from memfs.stores.directory import DirectoryStore
 from memfs.types import NOW, ROOT_INODE, FormKind, InodeNo
 from tests.faulty_store import Fault, FaultKind
@@ -192,7 +194,7 @@ async def bring(
 ) -> Chosen:
     """Import into a new state."""
     store = remote or DirectoryStore(root / "store", 30.0, 4)
-    wanted = Wanted(store, URL, keys, root / name, at, encrypted)
+    wanted = Wanted(store, URL, keys, root / name, at, encrypted, SETTINGS_OF_NEW_STATE)
     return await import_state(wanted, lambda *_: None, faults)
 
 
@@ -236,6 +238,24 @@ async def test_all_comes_back_from_the_store_alone(tmp_path: Path, keys: KeyRing
         assert world.state.raw_store.path(empty.raw).read_bytes() == b""
         parent = before[b"/d/\xff\xfe \n"][0]
         assert await world.state.engine.effective_codec(parent) == "zstd:9"
+
+
+async def test_what_is_imported_has_the_settings_of_a_new_state(tmp_path: Path) -> None:
+    """Else it had no automatic snapshots; and the mover looked for no mark (`AccessStats`)."""
+    for name, mark in (("plain", b"user.x"), ("marked", PRIORITY_XATTR)):
+        root = tmp_path / name
+        root.mkdir()
+        async with mounted(World(root)) as world:
+            await fill(world.state)
+            await world.state.engine.set_xattr(ROOT_INODE, mark, b"70", 0, 1)
+            world.state.engine.commit_nowait()
+            await world.exporter.export()
+        await bring(root)
+        async with mounted(World(root, "new")) as world:
+            settings = world.state.engine
+            assert await settings.get_setting(DEFAULT_SETTING) == b"1"
+            is_marked = await settings.get_setting(MARKED_SETTING) is not None
+            assert is_marked == (mark == PRIORITY_XATTR)
 
 
 async def test_an_export_shows_one_instant_while_files_change(tmp_path: Path) -> None:

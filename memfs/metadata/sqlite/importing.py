@@ -209,6 +209,12 @@ class StateBuilder:
         with _contradicting(waiting.name):
             _insert(self._need(), "insert into inode", columns)
 
+    def has_xattrs(self, names: Sequence[bytes]) -> bool:
+        """Return whether any inode that was added has an xattr of one of these names."""
+        query = f"select 1 from xattr where name in ({', '.join('?' * len(names))}) limit 1"
+        with _disk(self._state_dir):
+            return self._need().execute(query, names).fetchone() is not None
+
     def finish(self, state_id: StateId, next_id: int, settings: Mapping[str, bytes]) -> Imported:
         """Make the state directory whole, durably.
 

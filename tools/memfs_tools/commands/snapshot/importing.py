@@ -16,6 +16,7 @@ from memfs.encryption.keys import load_key_ring
 from memfs.errors import MemfsError, StoreUnavailableError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.exports.importing import Wanted, import_state, list_exports, take_over
+from memfs.jobs.automatic_snapshots import SETTINGS_OF_NEW_STATE
 from memfs.log_lines import EscapingFormatter
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import read_format
@@ -144,7 +145,8 @@ async def _run(
     encrypted = bool(config.encryption.keys) and config.encryption.remote
     assert config.glacier.url is not None
     try:
-        wanted = Wanted(remote, config.glacier.url, keys, state, at, encrypted)
+        url, settings = config.glacier.url, SETTINGS_OF_NEW_STATE
+        wanted = Wanted(remote, url, keys, state, at, encrypted, settings)
         return await import_state(wanted, show)
     finally:
         await remote.aclose()
