@@ -102,7 +102,7 @@ class KernelCache:
     def forget_name(self, parent: InodeNo, name: bytes) -> None:
         """Soon, the kernel asks again what a name leads to, and whether there is one."""
         if (notices := self._notices) is not None:
-            self._tell(self._patient, partial(notices.forget_name, parent, name))
+            self._tell(self._patient, partial(_forget_name, notices, parent, name))
 
     def forget_removed(self, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
         """Soon, the kernel knows that the last name of an inode is gone, and tells watchers.
@@ -110,7 +110,7 @@ class KernelCache:
         To be called for no other name: the kernel takes the inode for one without links.
         """
         if (notices := self._notices) is not None:
-            self._tell(self._patient, partial(notices.forget_removed, parent, name, ino))
+            self._tell(self._patient, partial(_forget_removed, notices, parent, name, ino))
 
     def forget_unknown(self, ino: InodeNo, unknown: Callable[[], None]) -> None:
         """Soon, the kernel believes nothing of an inode's attributes, or never heard of it.
@@ -188,6 +188,29 @@ class KernelCache:
             teller.tell(notice)
         else:
             self.forget_all()
+
+
+def _forget_name(notices: KernelNotices, parent: InodeNo, name: bytes) -> None:
+    with _listing_forgotten(notices, parent):
+        notices.forget_name(parent, name)
+
+
+def _forget_removed(notices: KernelNotices, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
+    with _listing_forgotten(notices, parent):
+        notices.forget_removed(parent, name, ino)
+
+
+@contextlib.contextmanager
+def _listing_forgotten(notices: KernelNotices, parent: InodeNo) -> Iterator[None]:
+    """See that a directory is listed anew once the kernel has been told of a name in it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        # A name that it does not know changes nothing for the kernel. It shows the listing that it
+        # has until the time of the directory differs; a restore brings the same time back.
+        notices.forget_pages(parent)
 
 
 def _ask(notices: KernelNotices, ino: InodeNo, unknown: Callable[[], None]) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,6 +65,35 @@ def test_a_name_that_was_made_elsewhere_is_seen(mount: KernelMount | Pyfuse3Moun
     mount.kernel_cache.forget_name(ROOT_INODE, b"new")
     wait_for(path.exists, "the name is not seen")
     assert path.read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("kind", ["made", "removed"])
+def test_a_listing_that_the_kernel_keeps_is_of_now(
+    mount: KernelMount | Pyfuse3Mount, kind: str
+) -> None:
+    """Also where it has never looked for the name, and the time of the directory is the same."""
+    filesystem = mount.filesystem
+    for name in (b"0", b"1", b"2"):
+        behind_its_back(mount, partial(filesystem.add_file, name, b""))
+    root = filesystem.inode(ROOT_INODE)
+    ino, mtime_ns = root.children[b"1"], root.mtime_ns
+
+    def change() -> None:
+        if kind == "made":
+            filesystem.add_file(b"new", b"")
+        else:
+            filesystem._drop_name(ROOT_INODE, b"1")
+        root.mtime_ns = mtime_ns
+
+    for _ in range(2):
+        assert sorted(os.listdir(mount.root)) == ["0", "1", "2"]
+    behind_its_back(mount, change)
+    if kind == "made":
+        mount.kernel_cache.forget_name(ROOT_INODE, b"new")
+    else:
+        mount.kernel_cache.forget_removed(ROOT_INODE, b"1", ino)
+    names = ["0", "1", "2", "new"] if kind == "made" else ["0", "2"]
+    wait_for(lambda: sorted(os.listdir(mount.root)) == names, "the former listing is shown")
 
 
 def test_a_name_that_leads_elsewhere_is_followed(mount: KernelMount | Pyfuse3Mount) -> None:
