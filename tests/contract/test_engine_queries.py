@@ -75,6 +75,8 @@ class World:
     async def index(self) -> None:
         while not (await self.engine.index_attributes(7)).is_whole:
             pass
+        while await self.engine.build_indexes(7):
+            pass
 
 
 async def found(

@@ -118,6 +118,8 @@ class World:
             self.inos.append(inode.ino)
         while not (await self.engine.index_attributes(50)).is_whole:
             pass
+        while await self.engine.build_indexes(50):
+            pass
 
     async def change(self, change: Change) -> None:
         ino = self.inos[change.which % len(self.inos)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.metadata.sqlite.element_index import ElementIndex
 from memfs.metadata.sqlite.statements import INSERT_ATTRIBUTE_NAME
 from memfs.query.fields import is_queryable
 from memfs.types import InodeNo
@@ -69,15 +70,18 @@ class AttributeIndex:
         self._database: Database | None = None
         self._keys: dict[bytes, int] | None = None
         self._note: IndexNote | None = None
+        self.elements = ElementIndex()
 
     def bind(self, database: Database) -> None:
         """Take the database that has the names."""
         self._database = database
+        self.elements.bind(database)
 
     def forget(self) -> None:
         """Read names and note again when they are needed: changes were undone."""
         self._keys = None
         self._note = None
+        self.elements.forget()
 
     @property
     def keys(self) -> dict[bytes, int]:

@@ -6,9 +6,11 @@ Invariant: a query returns no row on a sound database; nothing here changes anyt
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.database import Row
+from memfs.metadata.sqlite.element_index import SELECT_ELEMENT_NOTE, decode_position, entries_of
 from memfs.metadata.sqlite.field_schema import COLUMNS, NUMBERS, TRIGGERS
 from memfs.metadata.sqlite.schema import BESIDE, Made, totals_of
 from memfs.metadata.sqlite.statements import Parameters
@@ -341,6 +343,20 @@ _LIST_INDEXED = """
 """
 _PAGE_COUNT = 10_000
 
+_LIST_ARRAYS = """
+    select typed, ino from xattr where key <> 0 and key = ?
+    and (typed, ino) > (?, ?) and typed < '\\' order by typed, ino limit ?
+"""
+_HAS_ENTRY = "select 1 from element where key = ? and value = ? and ino = ?"
+_ENTRIES = """
+    select e.key, e.value, e.ino, (
+        select x.typed from attribute_name as a join xattr as x
+        on x.ino = e.ino and x.name = a.name and x.key <> 0 where a.key = e.key)
+    from element as e {0} order by e.key, e.value, e.ino limit ?
+"""
+_FIRST_ENTRIES = _ENTRIES.format("")
+_LATER_ENTRIES = _ENTRIES.format("where (e.key, e.value, e.ino) > (?, ?, ?)")
+
 
 def _find_wrong_values(rows: Rows) -> list[str]:
     """Return a sentence for each xattr whose value in the index is not that of its text."""
@@ -356,6 +372,41 @@ def _find_wrong_values(rows: Rows) -> list[str]:
         if len(page) < _PAGE_COUNT:
             break
         after = page[-1][:2]
+    return damage[:SENTENCE_COUNT_MAX]
+
+
+def _find_wrong_elements(rows: Rows) -> list[str]:
+    """Return a sentence for each entry of an array that is missing, or that no array has."""
+    note = rows(SELECT_ELEMENT_NOTE, ())
+    position = decode_position(note[0][0] if note else None)
+    damage: list[str] = []
+    for key, name in rows("select key, name from attribute_name order by key", ()):
+        after: tuple[Any, ...] = ("[", 0)
+        while len(damage) < SENTENCE_COUNT_MAX:
+            page = rows(_LIST_ARRAYS, (key, *after, _PAGE_COUNT))
+            for typed, ino in page:
+                if position is not None and (key, typed, ino) > position:
+                    continue
+                damage += [
+                    f"the index lacks {entry!r} of the array in xattr {name!r} of inode {ino}"
+                    for entry in entries_of(typed)
+                    if not rows(_HAS_ENTRY, (key, entry, ino))
+                ]
+            if len(page) < _PAGE_COUNT:
+                break
+            after = page[-1]
+    text, after = _FIRST_ENTRIES, ()
+    while len(damage) < SENTENCE_COUNT_MAX:
+        page = rows(text, (*after, _PAGE_COUNT))
+        damage += [
+            f"the index has {entry!r} for an array of inode {ino} with the key {key}, which has no "
+            "such element"
+            for key, entry, ino, typed in page
+            if entry not in entries_of(typed)
+        ]
+        if len(page) < _PAGE_COUNT:
+            break
+        text, after = _LATER_ENTRIES, page[-1][:3]
     return damage[:SENTENCE_COUNT_MAX]
 
 
@@ -376,6 +427,7 @@ def find_damage(rows: Rows, totals: Usage, next_id: int) -> list[str]:
         found = rows(f"{query} limit {SENTENCE_COUNT_MAX}", ())
         damage += [sentence.format(*row) for row in found]
     damage += _find_wrong_values(rows)
+    damage += _find_wrong_elements(rows)
     counted = Usage._make(totals_of(rows(RECOUNT, ())[0]))
     damage += [
         f"{name} is kept as {kept}, but counts {count}"

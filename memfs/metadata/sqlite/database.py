@@ -56,6 +56,7 @@ from memfs.metadata.records import Usage
 from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.chain import join
 from memfs.metadata.sqlite.checkpointer import Checkpointer
+from memfs.metadata.sqlite.element_index import empty_elements
 from memfs.metadata.sqlite.field_schema import fold_name
 from memfs.metadata.sqlite.format import FORMAT_NUMBER, OLDEST_FORMAT, write_format
 from memfs.metadata.sqlite.journal import Journal, Origin
@@ -63,7 +64,14 @@ from memfs.metadata.sqlite.lease import LEASE_COUNT
 from memfs.metadata.sqlite.pages import PageSums
 from memfs.metadata.sqlite.reserve import Reserve
 from memfs.metadata.sqlite.schema import ADDITIONS, match_triggers, stored_totals, totals_of
-from memfs.metadata.sqlite.statements import FINGERPRINT, TEXTS, UNDERSTOOD, Parameters, SqlValue
+from memfs.metadata.sqlite.statements import (
+    FINGERPRINT,
+    KEEPS_ELEMENTS,
+    TEXTS,
+    UNDERSTOOD,
+    Parameters,
+    SqlValue,
+)
 from memfs.metadata.sqlite.undo_triggers import drop_undo_triggers, make_undo_triggers
 from memfs.types import StateId
 
@@ -269,7 +277,9 @@ class Database:
         self._sums.begin(page_bytes)
         self._checkpointer = Checkpointer(self._path)
         opened.callback(self._checkpointer.close)
-        self._recover(joined)
+        # One of them was the last one, whoever wrote it.
+        keeps_elements = all(journal.fingerprint in KEEPS_ELEMENTS for journal in journals)
+        self._recover(joined, keeps_elements=keeps_elements)
         reader.close()
 
     def _abandon(self, cursor: sqlite3.Cursor) -> None:
@@ -384,9 +394,9 @@ class Database:
                 )
         return joined
 
-    def _recover(self, joined: Joined) -> None:
+    def _recover(self, joined: Joined, *, keeps_elements: bool) -> None:
         try:
-            self._redo_journals(joined)
+            self._redo_journals(joined, keeps_elements=keeps_elements)
         except sqlite3.Error as error:
             if not self._give_up_room(error):
                 raise
@@ -394,7 +404,7 @@ class Database:
                 self._execute("rollback")
             self._execute("begin immediate")
             self.totals[:] = totals_of(self._execute("select * from state").fetchone()[1:])
-            self._redo_journals(joined)
+            self._redo_journals(joined, keeps_elements=keeps_elements)
         # Durable before the journals that hold the same are overwritten.
         self._checkpointer.run(lambda: self._sums.note_log(self._sums.covered.journal_sequence))
         if self._checkpointer.failure is not None:
@@ -404,7 +414,7 @@ class Database:
         self._end_migration()
         self._execute("begin immediate")
 
-    def _redo_journals(self, joined: Joined) -> None:
+    def _redo_journals(self, joined: Joined, *, keeps_elements: bool) -> None:
         """Redo and COMMIT all entries that the tables lack."""
         for text in ADDITIONS if self._format == FORMAT_NUMBER else format2.ADDITIONS:
             self._execute(text)
@@ -429,6 +439,8 @@ class Database:
                         )
                         self._redo_forcibly(records, totals, known.texts)
             drop_undo_triggers(self.connection)
+        if self._format == FORMAT_NUMBER and not keeps_elements:
+            empty_elements(self.connection)
         if self._format < FORMAT_NUMBER:
             self._migrate()
         self._check_numbers()

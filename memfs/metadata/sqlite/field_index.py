@@ -30,6 +30,8 @@ class Indexes(NamedTuple):
     """Those of the names of xattrs."""
     fields: frozenset[str]
     """Fields of memfs that have a whole index."""
+    elements: bool = False
+    """The index of elements of arrays is whole."""
 
 
 class FieldIndexes:

@@ -13,9 +13,11 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import InvalidValueError
+from memfs.metadata.sqlite.element_index import MAY_BE_ARRAY, NO_ARRAY
 from memfs.metadata.sqlite.field_schema import FIELDS, NAME_FIELD, NUMBERS, match_of
 from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
 from memfs.query.filters import RANGES, And, Condition, Node, Not, Operator, conjuncts, fields_of
+from memfs.query.values import equal_values
 from memfs.types import ROOT_INODE
 
 if TYPE_CHECKING:
@@ -52,12 +54,22 @@ _VALUE_WALK_COUNT = 8
 """Equality with so many values is walked through value by value, each in order of inode."""
 
 _UPWARDS = frozenset({Operator.GREATER, Operator.GREATER_EQUAL})
-_MAY_BE_ARRAY = "{0} >= '[' and {0} < '\\'"
-"""Texts that begin with a bracket."""
+
+_ELEMENT_WALK_COUNT = 64
+"""More values are looked for in each array: one that has several is found by the first of them, and
+each further one costs a look at all those before."""
+
+_ELEMENTS = "elements of "
+"""Before the name of an xattr whose arrays lead, by the index of elements."""
 
 _NAMES = "name_text t cross join name_entry f on f.cookie = t.rowid"
 _IS_TEXT = "{0} >= '' and {0} < x''"
 """Between the classes of SQLite's order: null, numbers, texts, blobs."""
+
+
+def led_field(driver: str) -> str:
+    """Return the field that a driver has entries of."""
+    return driver.removeprefix(_ELEMENTS)
 
 
 class Segment(NamedTuple):
@@ -125,7 +137,7 @@ class Planner:
     ) -> None:
         self._node = node
         self._order = order
-        self._keys, self._fields = indexes
+        self._keys, self._fields, self._has_elements = indexes
         self._count = count
         self._parts = conjuncts(node)
         self._arrays = frozenset(field for field in fields_of(node) if self._has_arrays(field))
@@ -150,20 +162,22 @@ class Planner:
         return self._by_attribute(driver, order)
 
     def _has_arrays(self, field: str) -> bool:
-        """Tell whether a field may have JSON arrays, which are looked at one by one."""
+        """Tell whether a field may have JSON arrays, which their own text does not lead to."""
         if field.encode() not in self._keys:
             return False
         writer = Writer(self._keys, field)
-        text = f"{writer.key()} and {_MAY_BE_ARRAY.format('f.typed')}"
+        text = f"{writer.key()} and {MAY_BE_ARRAY.format('f.typed')}"
         return bool(self._count(f"select 1 from xattr f where {text} limit 1", writer.arguments))
 
     def _writer(self, driver: str, inode: str = "i") -> Writer:
-        led = self._led_name() if driver == NAME_FIELD else None
-        return Writer(self._keys, driver, inode, self._arrays, led)
+        field = led_field(driver)
+        by_name = self._led_name() if driver == NAME_FIELD else None
+        by_element = self._led_element(field) if field != driver else None
+        return Writer(self._keys, field, inode, self._arrays, by_name, by_element)
 
     # --- which index leads -----------------------------------------------------------------------
     def choose(self) -> str:
-        """Return the field whose index leads to the fewest files; empty: no index leads."""
+        """Return the driver that leads to the fewest files; empty: no index leads."""
         ranks: dict[str, int] = {}
         for part in self._parts:
             if isinstance(part, Condition) and self._can_lead(part):
@@ -174,9 +188,23 @@ class Planner:
             return missing
         fields = sorted(ranks, key=lambda field: ranks[field])
         if len(fields) <= 1 or (ranks[fields[0]] == 0 and ranks[fields[1]] > 1):
-            return fields[0] if fields else ""
-        counted = [(self._entries(field), ranks[field], field) for field in fields[:4]]
+            return self._driver_of(fields[0]) if fields else ""
+        drivers = [(self._driver_of(field), ranks[field]) for field in fields[:4]]
+        counted = [(self._entries(driver), rank, driver) for driver, rank in drivers]
         return min(counted)[2]
+
+    def _driver_of(self, field: str) -> str:
+        """Return the best index that a field has."""
+        has_elements = self._has_elements and field in self._arrays
+        return _ELEMENTS + field if has_elements and self._led_element(field) else field
+
+    def _led_element(self, field: str) -> Condition | None:
+        """Return the condition on an xattr that the index of elements is asked for."""
+        conditions = self._on(field)
+        for each in conditions:
+            if each.operator is Operator.IN and len(each.operands) <= _ELEMENT_WALK_COUNT:
+                return each
+        return next((each for each in conditions if each.operator is Operator.CONTAINS), None)
 
     def check(self, driver: str) -> None:
         """See that an index that led to an earlier page is still there.
@@ -188,6 +216,8 @@ class Planner:
             raise InvalidValueError(f"the index of {driver} has gone meanwhile: ask anew")
 
     def _is_gone(self, driver: str) -> bool:
+        if driver.startswith(_ELEMENTS):
+            return not self._has_elements or self._led_element(led_field(driver)) is None
         return driver in FIELDS and driver not in self._fields
 
     def _can_lead(self, condition: Condition) -> bool:
@@ -200,29 +230,34 @@ class Planner:
 
     def _is_missing(self, driver: str) -> bool:
         """Tell whether no file has an xattr of that name."""
-        return bool(driver) and driver not in FIELDS and driver.encode() not in self._keys
+        return (
+            bool(driver) and driver not in FIELDS and led_field(driver).encode() not in self._keys
+        )
 
-    def _entries(self, field: str, limit: int = PROBE_COUNT) -> int:
-        if field == NAME_FIELD:
-            text, arguments = self.candidates(field)
+    def _entries(self, driver: str, limit: int = PROBE_COUNT) -> int:
+        if driver == NAME_FIELD or driver.startswith(_ELEMENTS):
+            text, arguments = self.candidates(driver)
             return self._count(f"{text} limit {limit}", arguments)
-        writer = self._writer(field)
-        text = f"{writer.key()} and {writer.walk(self._on(field))}"
+        writer = self._writer(driver)
+        text = f"{writer.key()} and {writer.walk(self._on(driver))}"
         return self._count(
             f"select 1 from {writer.source} where {text} limit {limit}", writer.arguments
         )
 
-    def candidates(self, field: str) -> tuple[str, list[SqlValue]]:
-        """Return a select of the inodes that may meet the conditions on a field of the index."""
-        if field == NAME_FIELD:
+    def candidates(self, driver: str) -> tuple[str, list[SqlValue]]:
+        """Return a select of the inodes that may meet the conditions on the field of an index."""
+        if driver == NAME_FIELD:
             match = _match_of(self._led_name())
             return f"select f.ino from {_NAMES} where t.name_text match ?", [match]
-        writer = self._writer(field)
-        text = f"{writer.key()} and {writer.walk(self._on(field))}"
+        writer = self._writer(driver)
+        if driver.startswith(_ELEMENTS):
+            return writer.by_elements(), writer.arguments
+        text = f"{writer.key()} and {writer.walk(self._on(driver))}"
         return f"select f.ino from {writer.source} where {text}", writer.arguments
 
-    def _on(self, field: str) -> list[Condition]:
-        """Return the conditions that every file must meet on one field."""
+    def _on(self, driver: str) -> list[Condition]:
+        """Return the conditions that every file must meet on the field of a driver."""
+        field = led_field(driver)
         return [p for p in self._parts if isinstance(p, Condition) and p.field == field]
 
     def _led_name(self) -> Condition:
@@ -253,6 +288,8 @@ class Planner:
             arguments = (*writer.arguments, *extra_arguments)
             segment = Segment(head, head_arguments, tail, arguments, "t.rowid", is_unique=True)
             return Plan((segment,), writer.is_exact, driver)
+        if driver.startswith(_ELEMENTS):
+            return self._by_elements(driver, extra, extra_arguments)
         segments: list[Segment] = []
         is_exact = True
         for walked, also, is_sorted in _stretches(self._on(driver), driver in self._arrays):
@@ -265,6 +302,45 @@ class Planner:
             arguments = (*writer.arguments, *extra_arguments)
             value = "" if is_sorted else writer.entry
             segments.append(Segment(head, head_arguments, tail, arguments, value))
+            is_exact = writer.is_exact
+        return Plan(tuple(segments), is_exact, driver)
+
+    def _by_elements(self, driver: str, extra: str, extra_arguments: tuple[SqlValue, ...]) -> Plan:
+        """Return a walk through what is no array, then through the arrays with each element."""
+        field = led_field(driver)
+        led, conditions = self._led_element(field), self._on(field)
+        assert led is not None, "checked"
+        others = And(tuple(part for part in self._parts if part is not led))
+        key = self._keys[field.encode()]
+        join = _join(self._node, field)
+        segments: list[Segment] = []
+        is_exact = True
+        for text, values in _outside_arrays(led):
+            writer = Writer(self._keys, field, arrays=self._arrays)
+            head = f"select f.ino, f.typed from xattr f{join} where {writer.key()}"
+            head_arguments = writer.cut()
+            writer.arguments += values
+            tail = f"{text} and {writer.walk(conditions)} and {writer.rest(self._node)}{extra}"
+            arguments = (*writer.arguments, *extra_arguments)
+            segments.append(Segment(head, head_arguments, tail, arguments, "f.typed"))
+            is_exact = writer.is_exact
+        before: list[SqlValue] = []
+        for entry in _entries_for(led):
+            # Each of its columns is bound, so that its rows are in order of inode.
+            writer = Writer(self._keys, "", arrays=self._arrays)
+            head = f"select f.ino, null from element f{join} where f.key = ? and f.value = ?"
+            tail = "1"
+            if before:
+                marks = ", ".join(map(writer.bind, before))
+                tail = (
+                    f"not exists (select 1 from element d where d.key = {key}"
+                    f" and d.value in ({marks}) and d.ino = f.ino)"
+                )
+            # What only looks like an array is still to be compared.
+            tail += f" and {writer.whole(self._node if entry == NO_ARRAY else others)}{extra}"
+            arguments = (*writer.arguments, *extra_arguments)
+            segments.append(Segment(head, (key, entry), tail, arguments))
+            before.append(entry)
             is_exact = writer.is_exact
         return Plan(tuple(segments), is_exact, driver)
 
@@ -340,6 +416,26 @@ def _match_of(condition: Condition) -> str | None:
     return None
 
 
+def _entries_for(condition: Condition) -> tuple[SqlValue, ...]:
+    """Return the entries of arrays that may meet a condition; all but the mark do."""
+    if condition.operator is Operator.CONTAINS:
+        return (NO_ARRAY, *equal_values(condition.operands[0]))
+    return condition.operands
+
+
+def _outside_arrays(condition: Condition) -> list[tuple[str, tuple[SqlValue, ...]]]:
+    """Return ranges of values that have no entry, and what is bound in them.
+
+    For equality they are wider: an array is no element of itself.
+    """
+    if condition.operator is Operator.CONTAINS:
+        return [
+            ("f.typed >= '' and f.typed < '['", ()),
+            ("f.typed >= '\\' and f.typed < x''", ()),
+        ]
+    return [(f"f.typed in ({', '.join('?' * len(condition.operands))})", condition.operands)]
+
+
 def _rank(operator: Operator) -> int:
     if operator is Operator.IN:
         return 0
@@ -393,10 +489,13 @@ class Writer:
         inode: str = "i",
         arrays: Container[str] = (),
         led_name: Condition | None = None,
+        led_element: Condition | None = None,
     ) -> None:
         self._keys = keys
         self._led_name = led_name
         """Where the driver is `$name`, what its index is asked for."""
+        self._led_element = led_element
+        """Where elements lead, what their index is asked for."""
         self._arrays = arrays
         """Fields that may have JSON arrays."""
         self._driver = driver
@@ -432,8 +531,23 @@ class Writer:
             # The first of several names of a file stands for it.
             first = f"first_name(f.ino, {self.bind(_told(self._led_name))})"
             return f"t.name_text match {match} and {first} = f.cookie"
+        if self._led_element is not None:
+            name = self.bind(self._driver.encode())
+            return f"f.name = {name} and f.ino in ({self.by_elements()})"
         # The partial index is used only where its own condition stands literally.
         return f"f.key <> 0 and f.key = {self.bind(self._keys[self._driver.encode()])}"
+
+    def by_elements(self) -> str:
+        """Return a select of the inodes whose xattr may meet the condition that leads."""
+        condition = self._led_element
+        assert condition is not None, "elements lead"
+        key = self._keys[self._driver.encode()]
+        marks = ", ".join(map(self.bind, _entries_for(condition)))
+        parts = [f"select ino from element where key = {key} and value in ({marks})"]
+        for text, values in _outside_arrays(condition):
+            parts.append(f"select f.ino from xattr f where f.key <> 0 and f.key = {key} and {text}")
+            self.arguments += values
+        return " union all ".join(parts)
 
     def walk(self, conditions: list[Condition]) -> str:
         """Return what the driver's conditions make of its rows."""
@@ -531,7 +645,7 @@ class Writer:
             return self._plain(condition, value)
         passes = f"array_passes({value}, {self.bind(_told(condition))})"
         plain = self._plain(condition, value)
-        return f"case when {_MAY_BE_ARRAY.format(value)} then {passes} else {plain} end"
+        return f"case when {MAY_BE_ARRAY.format(value)} then {passes} else {plain} end"
 
     def _plain(self, condition: Condition, value: str) -> str:
         """Return a condition on a value that is no array."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.attribute_index import NOTE_NAME
 from memfs.metadata.sqlite.check import RECOUNT
+from memfs.metadata.sqlite.element_index import empty_elements
 from memfs.metadata.sqlite.field_schema import BUILDING, LEAVING, TEXTS
 from memfs.metadata.sqlite.schema import (
     ADDITIONS,
@@ -213,6 +214,7 @@ def mend(connection: sqlite3.Connection, first_free: int, now_ns: int) -> list[s
     for text in ADDITIONS:
         connection.execute(text)
     _empty_field_indexes(connection)
+    empty_elements(connection)
     # What is mended was wrong before too: a snapshot keeps no undo row of it.
     connection.execute("delete from head")
     if not connection.execute("select 1 from inode where ino = 1").fetchone():

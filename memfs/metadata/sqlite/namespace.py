@@ -235,6 +235,7 @@ class Namespace(Rows):
             # Before its xattrs go, which may leave it out.
             needed = self._needed(inode)
             self._save_all(inode)
+            self._delete_elements(ino)
             self._write(DELETE_INODE, (ino,))
             self._cache.forget(ino)
             self._account(inode, -1)

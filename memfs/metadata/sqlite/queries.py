@@ -27,6 +27,11 @@ from memfs.metadata.records import (
     Scope,
 )
 from memfs.metadata.sqlite.attribute_index import NO_KEY
+from memfs.metadata.sqlite.element_index import (
+    ELEMENT_NOTE_NAME,
+    ElementPosition,
+    entries_of,
+)
 from memfs.metadata.sqlite.field_index import FieldNote, Indexes
 from memfs.metadata.sqlite.field_schema import BUILDING, LEAVING, NAME_FIELD, NUMBERS, WHOLE
 from memfs.metadata.sqlite.finding import has_steps_without_end
@@ -35,6 +40,7 @@ from memfs.metadata.sqlite.statements import (
     DELETE_FIELD_INDEX,
     FIELD_STATEMENTS,
     PUT_FIELD_INDEX,
+    PUT_SETTING,
     SET_TYPED,
 )
 from memfs.query.fields import SYSTEM_FIELDS, is_queryable
@@ -64,6 +70,12 @@ _NEXT_INODES = """
 _NEXT_ENTRY = """
     select value, ino from field_value where field = ? order by value, ino limit 1 offset ?
 """
+_NEXT_ARRAYS = """
+    select typed, ino from xattr where key <> 0 and key = ?
+    and (typed, ino) > (?, ?) and typed < '\\' order by typed, ino limit ?
+"""
+_ELEMENTS_AS_INODES = 8
+"""An array has entries like so many inodes, as a guess."""
 _HAS_TEXT_SEARCH = "select 1 from pragma_module_list where name = 'fts5'"
 _XATTRS_OF = "select ino, name, value, key from xattr where ino = ?"
 
@@ -89,7 +101,8 @@ class Queries(Settings):
         def search(text: str, arguments: Sequence[SqlValue]) -> list[Row] | None:
             return self._database.search(text, arguments, until_s)
 
-        indexes = Indexes(self._attributes.keys, self._fields.whole)
+        has_elements = self._elements.position is None
+        indexes = Indexes(self._attributes.keys, self._fields.whole, has_elements)
         return self._finder.page(node, order, after, limit, indexes, search, scope)
 
     async def describe_files(
@@ -190,7 +203,29 @@ class Queries(Settings):
             if note.state == LEAVING:
                 self._remove_entries(field, limit)
                 return True
-        return False
+        position = self._elements.position
+        if position is None or not self._attributes.enabled:
+            return False
+        self._build_elements(position, max(1, limit // _ELEMENTS_AS_INODES))
+        return True
+
+    def _build_elements(self, position: ElementPosition, limit: int) -> None:
+        """Give the next arrays their entries; what is set meanwhile sees to its own."""
+        self._begin_change(grows=True)
+        names = {key: name for name, key in self._attributes.keys.items()}
+        later = (key for key in sorted(names) if key >= position.key)
+        ended: ElementPosition | None = None
+        for key in later:
+            if key > position.key:
+                position = ElementPosition(key)
+            found = self._rows(_NEXT_ARRAYS, (*position, limit))
+            for typed, ino in found:
+                self._add_elements(ino, names[key], key, entries_of(typed))
+            limit -= len(found)
+            if limit <= 0:
+                ended = ElementPosition(key, *found[-1])
+                break
+        self._write(PUT_SETTING, (ELEMENT_NOTE_NAME, self._elements.take_position(ended)))
 
     def _build(self, field: str, begin: InodeNo, limit: int) -> None:
         ((through, count),) = self._rows(_NEXT_INODES, (begin, limit))
@@ -272,5 +307,8 @@ class Queries(Settings):
         key = self._attributes.take_key(name)
         if key == NO_KEY:
             return note._replace(is_short_of_names=True)
-        self._write(SET_TYPED, (key, stored_value(value), ino, name))
+        typed = stored_value(value)
+        self._write(SET_TYPED, (key, typed, ino, name))
+        if entries := entries_of(typed):
+            self._add_elements(ino, name, key, entries)
         return note

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from memfs.errors import MemfsError, NotFoundError
 from memfs.metadata.records import FileOrder, FilePosition, Scope
 from memfs.metadata.sqlite.database import FILE_NAME, PROGRESS_COUNT
+from memfs.metadata.sqlite.element_index import SELECT_ELEMENT_NOTE, decode_position
 from memfs.metadata.sqlite.field_index import SELECT_WHOLE, Indexes
 from memfs.metadata.sqlite.finding import Finder
 from memfs.namespace.permissions import Credentials
@@ -142,12 +143,14 @@ class _Reader:
         try:
             keys = dict(connection.execute("select name, key from attribute_name").fetchall())
             fields = connection.execute(SELECT_WHOLE).fetchall()
+            note = connection.execute(SELECT_ELEMENT_NOTE).fetchone()
+            has_elements = decode_position(None if note is None else note[0]) is None
             page = self._finder.page(
                 parse_text(request["filter"]),
                 None if order is None else FileOrder(*order),
                 None if after is None else FilePosition(*after),
                 request["limit"],
-                Indexes(keys, frozenset(field for (field,) in fields)),
+                Indexes(keys, frozenset(field for (field,) in fields), has_elements),
                 search,
                 Scope(snap, who),
             )

@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from memfs.errors import MetadataError, NotADirectoryInodeError, StaleInodeError
 from memfs.metadata.records import Form, Inode, InodeFlags, KeptContent
-from memfs.metadata.sqlite.attribute_index import NOT_BEGUN, NOTE_NAME
+from memfs.metadata.sqlite.attribute_index import NO_KEY, NOT_BEGUN, NOTE_NAME
 from memfs.metadata.sqlite.change import Change
+from memfs.metadata.sqlite.element_index import MAY_BE_ARRAY, entries_of
 from memfs.metadata.sqlite.finding import Finder
 from memfs.metadata.sqlite.schema import FORM_COLUMNS, INODE_COLUMNS, TOTALS_END
 from memfs.metadata.sqlite.statements import (
     DELETE_BATCH,
     DELETE_BLOB,
+    DELETE_ELEMENT,
     DELETE_FORM,
     DELETE_KEPT,
     DELETE_SETTING,
     DELETE_XATTR,
+    INSERT_ELEMENT,
     INSERT_FORM,
     INSERT_GARBAGE,
     INSERT_KEPT,
@@ -56,7 +59,7 @@ from memfs.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from memfs.metadata.sqlite.attribute_index import AttributeIndex, IndexNote
     from memfs.metadata.sqlite.database import Database, Savepoint
@@ -91,6 +94,10 @@ _BLOB_IN_USE = """
 KEPT_COLUMNS = ", ".join(KeptContent._fields)
 SELECT_KEPT = f"select {KEPT_COLUMNS} from kept where ino = ? and generation = ?"
 SELECT_XATTR = "select value from xattr where ino = ? and name = ?"
+_SELECT_TYPED = "select typed from xattr where ino = ? and name = ? and key <> 0"
+_SELECT_ARRAYS = f"""
+    select key, typed from xattr where ino = ? and key <> 0 and {MAY_BE_ARRAY.format("typed")}
+"""
 _A_PARENT = "select parent from dentry where ino = ? limit 1"
 # With max(), SQLite takes the other columns from the row that has it, and sorts nothing.
 _FORMER_PARENT = """
@@ -197,6 +204,7 @@ class Rows:
         self._cache = cache
         self._state_id = state_id
         self._attributes = attributes
+        self._elements = attributes.elements
         self._fields = fields
         self._finder = Finder(database.connection)
         self._row = database.row
@@ -292,8 +300,10 @@ class Rows:
         """Set an xattr, in the index too if filters can ask for it."""
         self._save_xattr(ino, name)
         index = self._attributes
+        key = index.take_key(name) if index.enabled else NO_KEY
+        if value[:1] == b"[" or name in self._elements.names:
+            self._put_elements(ino, name, key, value)
         if index.enabled:
-            key = index.take_key(name)
             if key:
                 if is_plain_text(value):
                     # Most are, which the journal need not have twice.
@@ -310,7 +320,38 @@ class Rows:
 
     def _delete_xattr(self, ino: int, name: bytes) -> None:
         self._save_xattr(ino, name)
+        if name in self._elements.names:
+            self._put_elements(ino, name, NO_KEY, b"")
         self._write(DELETE_XATTR, (ino, name))
+
+    def _put_elements(self, ino: int, name: bytes, key: int, value: bytes) -> None:
+        """Give an xattr the entries of a value that it is about to get.
+
+        Args:
+            key: That of the name; `NO_KEY`: the xattr is to have no entries.
+        """
+        row = self._row(_SELECT_TYPED, (ino, name))
+        before = set() if row is None else {*entries_of(row[0])}
+        after = entries_of(stored_value(value)) if key else ()
+        for entry in before.difference(after):
+            self._write(DELETE_ELEMENT, (self._attributes.keys[name], entry, ino))
+        if after:
+            if self._elements.position is not None:
+                # The value before may have none yet.
+                before.clear()
+            self._add_elements(ino, name, key, [each for each in after if each not in before])
+
+    def _add_elements(self, ino: int, name: bytes, key: int, entries: Iterable[SqlValue]) -> None:
+        self._elements.names.add(name)
+        for entry in entries:
+            self._write(INSERT_ELEMENT, (key, entry, ino))
+
+    def _delete_elements(self, ino: int) -> None:
+        """Remove the entries of an inode that goes."""
+        if self._elements.names:
+            for key, typed in self._rows(_SELECT_ARRAYS, (ino,)):
+                for entry in entries_of(typed):
+                    self._write(DELETE_ELEMENT, (key, entry, ino))
 
     def _take_note(self, note: IndexNote) -> None:
         """Store how complete the index of attributes is, if that has changed."""

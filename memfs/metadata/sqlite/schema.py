@@ -20,7 +20,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.metadata.records import Inode
-from memfs.metadata.sqlite import field_schema
+from memfs.metadata.sqlite import element_index, field_schema
 
 if TYPE_CHECKING:
     import sqlite3
@@ -314,6 +314,7 @@ SCHEMA = (
 
 ADDITIONS: tuple[str, ...] = (
     *field_schema.TABLES,
+    element_index.TABLE,
     # Since when a move waits: beside `pending`, whose columns earlier versions know.
     """
     create table if not exists pending_since (

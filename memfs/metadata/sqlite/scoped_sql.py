@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memfs.metadata.sqlite.field_schema import FIELDS, NAME_FIELD
-from memfs.metadata.sqlite.filter_sql import COLUMN_FIELDS, SCALARS, Planner, Writer
+from memfs.metadata.sqlite.filter_sql import COLUMN_FIELDS, SCALARS, Planner, Writer, led_field
 from memfs.namespace.acl import ACCESS_XATTR
 from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
 from memfs.query.filters import Operator, fields_of
@@ -171,7 +171,7 @@ class ScopedStatement:
             return f"{text} and i.ino in ({walk} union {changed})"
         changed = "select ino from xattr_was where name = {0} and snap >= {1}"
         found = ""
-        name = self.driver.encode()
+        name = led_field(self.driver).encode()
         if name in self._keys and self._planner is not None:
             walk, arguments = self._planner.candidates(self.driver)
             writer.arguments += arguments

@@ -258,6 +258,11 @@ SAVE_TARGET = _statement(
 FIELD_STATEMENTS[field_schema.NAME_FIELD] = _field_statements(field_schema.NAME_FIELD)
 PUT_PENDING_SINCE = _statement("insert or replace into pending_since (ino, since_ns) values (?, ?)")
 
+_COUNT_WITHOUT_ELEMENTS = len(_texts)
+"""Versions that know so many statements, or fewer, leave the entries of arrays as they were."""
+INSERT_ELEMENT = _statement("insert or ignore into element (key, value, ino) values (?, ?, ?)")
+DELETE_ELEMENT = _statement("delete from element where key = ? and value = ? and ino = ?")
+
 TEXTS = tuple(_texts)
 
 
@@ -304,6 +309,12 @@ _SECOND_LAYOUT |= _vocabularies((_LAYOUT,), _OLDER)
 
 SECOND_LAYOUT = frozenset(_SECOND_LAYOUT)
 """Fingerprints of journals of the second layout that this version can redo."""
+
+KEEPS_ELEMENTS = frozenset(
+    _fingerprint(_PRESENT, TEXTS[:count])
+    for count in range(_COUNT_WITHOUT_ELEMENTS + 2, len(TEXTS) + 1)
+)
+"""Fingerprints of versions that keep the index of elements up to date."""
 
 UNDERSTOOD = _SECOND_LAYOUT | _vocabularies((), _OLDER)
 """What those mean, and the journals of the first layout, by fingerprint."""

@@ -1,0 +1,374 @@
+"""The index of elements: what is in JSON arrays leads to the files of the oracle."""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+import zlib
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from memfs.config import QueryConfig
+from memfs.errors import InvalidValueError
+from memfs.metadata.records import FileOrder, Scope
+from memfs.metadata.sqlite.database import JOURNAL_NAMES
+from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.format import FORMAT_NUMBER
+from memfs.metadata.sqlite.journal import Journal
+from memfs.metadata.sqlite.mending import mend
+from memfs.metadata.sqlite.statements import KEEPS_ELEMENTS, UNDERSTOOD
+from memfs.query.matching import matches
+from memfs.query.parsing import parse
+from memfs.query.values import stored_value
+from memfs.types import NOW, ROOT_INODE, InodeNo, SnapshotId
+from tests.contract.engine.making import NOW_NS, make_file
+from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, SqliteSite, local_only, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from memfs.metadata.engine import Engine
+    from memfs.query.matching import Values
+
+TAGS = b"user.tags"
+LED = "elements of user.tags"
+
+VALUES = st.sampled_from(
+    [
+        *(b'["cat", "dog"]', b'["dog", "cat", "dog"]', b'["cat"]', b"[1, 1.0, 2]", b'["1", 2.5]'),
+        *(b"[]", b"[cat] x", b'[["cat"]]', b"cat", b"1", b"cats and dogs", b'["\\ud800", "cat"]'),
+        *(b"[true]", b'["2025-01-01T00:30:00+02:00"]', b'["2024-12-31T22:30:00Z"]', b"[9e999]"),
+        *(b"\xff[", b"[" + b"1, " * 64 + b"1]", b'["' + b"y" * 4096 + b'"]', b"~", b"Zoo", b"true"),
+    ]
+)
+FILTERS = st.sampled_from(
+    [
+        {"tags": "cat"},
+        {"tags": "1"},
+        {"tags": {"$in": ["cat", "dog", 2]}},
+        {"tags": {"$in": ["dog", 1, "true", "[cat] x", "~"]}, "other": {"$exists": True}},
+        {"tags": {"$in": [*range(70), "cat"]}},
+        {"tags": {"$contains": "cat"}},
+        {"tags": {"$contains": "1"}},
+        {"tags": {"$contains": "cat", "$ne": "dog"}},
+        {"tags": {"$contains": ""}, "$size": 0},
+        {"tags": {"$in": ["cat", 1], "$gt": "a"}},
+        {"tags": "2024-12-31T23:30:00+01:00"},
+        {"$or": [{"tags": "cat"}, {"other": "cat"}]},
+        {"$and": [{"tags": "cat"}, {"tags": "dog"}]},
+        {"tags": "dog", "other": "cat"},
+        {"tags": {"$nin": ["cat", 1]}},
+        {"tags": '["cat"]'},
+        {"tags": {"$in": []}},
+    ]
+)
+ORDERS = st.one_of(
+    st.none(),
+    st.builds(FileOrder, st.sampled_from(["$size", "user.tags", "user.other"]), st.booleans()),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(0, 7), VALUES),
+        st.tuples(st.just("put"), st.integers(0, 7), VALUES),
+        st.tuples(st.just("other"), st.integers(0, 7), VALUES),
+        st.tuples(st.just("remove"), st.integers(0, 7), st.none()),
+        st.tuples(st.just("reap"), st.integers(0, 7), st.none()),
+        st.tuples(st.just("build"), st.integers(1, 9), st.none()),
+        st.tuples(st.just("index"), st.integers(1, 9), st.none()),
+        st.tuples(st.just("undo"), st.integers(0, 7), VALUES),
+        st.tuples(st.just("crash"), st.none(), st.none()),
+        st.tuples(st.just("off"), st.integers(0, 7), VALUES),
+        st.tuples(st.just("older"), st.integers(0, 7), VALUES),
+        st.tuples(st.just("snapshot"), st.none(), st.none()),
+        st.tuples(st.just("ask"), FILTERS, ORDERS),
+        st.tuples(st.just("ask"), FILTERS, ORDERS),
+    ),
+    min_size=10,
+    max_size=50,
+)
+
+Stored = dict[InodeNo, dict[str, bytes]]
+
+
+async def index(engine: Engine) -> None:
+    while not (await engine.index_attributes(3)).is_whole:
+        pass
+
+
+async def build(engine: Engine) -> None:
+    while await engine.build_indexes(3):
+        pass
+
+
+async def put(engine: Engine, ino: InodeNo, value: bytes, name: bytes = TAGS) -> None:
+    await engine.set_xattr(ino, name, value, 0, NOW_NS)
+
+
+async def ask(
+    engine: Engine,
+    filter_: object,
+    order: FileOrder | None = None,
+    limit: int = 2,
+    snap: SnapshotId = NOW,
+) -> tuple[list[InodeNo], str]:
+    """All files of a filter, and what led to the first page."""
+    node, after, inos, driver = parse(filter_), None, list[InodeNo](), None
+    while True:
+        page = await engine.find_files(node, order, after, limit, None, Scope(snap))
+        assert page is not None
+        assert page.is_exact
+        driver = page.driver if driver is None else driver
+        inos += page.inos
+        after = page.after
+        if after is None:
+            return inos, driver
+
+
+def values_of(stored: Stored, ino: InodeNo, field: str) -> Values:
+    if field == "$size":
+        return (0,)
+    found = stored[ino].get(field)
+    if found is None:
+        return None
+    value = stored_value(found)
+    return () if value is None else (value,)
+
+
+def expected(stored: Stored, filter_: object) -> list[InodeNo]:
+    node = parse(filter_)
+    return [ino for ino in sorted(stored) if matches(node, partial(values_of, stored, ino))]
+
+
+@given(STEPS)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_whatever_happens_meanwhile_elements_lead_to_what_the_oracle_finds(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, Any]]
+) -> None:
+    """Changes, crashes, changes that are undone, mounts without an index and by older versions."""
+    site = SqliteSite(tmp_path_factory.mktemp("elements"))
+    stored: Stored = {ROOT_INODE: {}}
+    shown: dict[SnapshotId, Stored] = {}
+    try:
+        for count in range(6):
+            stored[run(make_file(site.engine, b"f%d" % count)).ino] = {}
+        for step, first, second in steps:
+            take(site, stored, shown, step, first, second)
+        run(index(site.engine))
+        run(build(site.engine))
+        for filter_ in ({"tags": "cat"}, {"tags": {"$contains": "cat"}}):
+            assert sorted(run(ask(site.engine, filter_))[0]) == expected(stored, filter_)
+        site.close()
+    finally:
+        site.engine.close()
+
+
+def take(
+    site: SqliteSite,
+    stored: Stored,
+    shown: dict[SnapshotId, Stored],
+    step: str,
+    *taken: Any,  # noqa: ANN401 - by step
+) -> None:
+    """Take one step on both sides."""
+    engine, (first, second) = site.engine, taken
+    inos = [ino for ino in sorted(stored) if ino != ROOT_INODE]
+    ino = inos[first % len(inos)] if isinstance(first, int) and inos else ROOT_INODE
+    if step in ("put", "other"):
+        name = TAGS if step == "put" else b"user.other"
+        run(put(engine, ino, second, name))
+        stored[ino][name.decode()] = second
+    elif step == "remove":
+        if stored[ino].pop(TAGS.decode(), None) is not None:
+            run(engine.remove_xattr(ino, TAGS, NOW_NS))
+    elif step == "reap" and ino != ROOT_INODE:
+        entries = run(engine.list_directory(ROOT_INODE, 0, 100))
+        name = next(entry.name for entry in entries if entry.inode.ino == ino)
+        run(engine.unlink(ROOT_INODE, name, NOW_NS))
+        run(engine.reap([ino]))
+        del stored[ino]
+    elif step == "build":
+        run(engine.build_indexes(first))
+    elif step == "index":
+        run(engine.index_attributes(first))
+    elif step == "undo":
+        with pytest.raises(ZeroDivisionError):
+            run(fail(engine, ino, second))
+    elif step == "crash":
+        engine.commit_nowait()
+        site.crash()
+    elif step == "off":
+        engine.close()
+        off = SqliteEngine.open(
+            site.state_dir, CONFIG, BIRTH_NS, SMALL, query=QueryConfig(enabled=False)
+        )
+        run(put(off, ino, second))
+        assert off.check() == []
+        off.close()
+        stored[ino][TAGS.decode()] = second
+        site.reopen()
+    elif step == "older" and not shown:
+        engine.close()
+        change_as_older(site.state_dir, ino, second)
+        if TAGS.decode() in stored[ino]:
+            stored[ino][TAGS.decode()] = second
+        site.reopen()
+    elif step == "snapshot":
+        number = run(engine.create_snapshot(f"s{len(shown)}", NOW_NS)).snap
+        shown[number] = {each: {**attributes} for each, attributes in stored.items()}
+    elif step == "ask":
+        run(index(engine))
+        found, _ = run(ask(engine, first, second))
+        assert sorted(found) == expected(stored, first)
+        for snap, then in shown.items():
+            assert sorted(run(ask(engine, first, second, 2, snap))[0]) == expected(then, first)
+
+
+async def fail(engine: Engine, ino: InodeNo, value: bytes) -> None:
+    """Change arrays in a step that is taken back."""
+    async with engine.change():
+        await put(engine, ino, value)
+        await put(engine, ino, b'["never"]', b"user.never")
+        await engine.build_indexes(3)
+        await engine.remove_xattr(ino, TAGS, NOW_NS)
+        raise ZeroDivisionError
+
+
+def change_tables(state_dir: Path, change: Callable[[sqlite3.Connection], object]) -> None:
+    with sqlite3.connect(state_dir / "metadata.db", isolation_level=None) as connection:
+        change(connection)
+    connection.close()
+    (state_dir / "metadata.sums").unlink(missing_ok=True)
+
+
+def change_as_older(state_dir: Path, ino: InodeNo, value: bytes) -> None:
+    """Replace an xattr as a version did that knew nothing of elements."""
+    typed = stored_value(value)
+    change_tables(
+        state_dir,
+        lambda connection: connection.execute(
+            "update xattr set value = ?, typed = iif(key, ?, null) where ino = ? and name = ?",
+            (value, typed, ino, TAGS),
+        ),
+    )
+    older = max(
+        (known.texts, fingerprint)
+        for fingerprint, known in UNDERSTOOD.items()
+        if known.format == FORMAT_NUMBER
+        and not known.has_triggers
+        and fingerprint not in KEEPS_ELEMENTS
+    )[1]
+    for name in JOURNAL_NAMES:
+        path = state_dir / name
+        content = bytearray(path.read_bytes())
+        struct.pack_into("<I", content, 12, older)
+        struct.pack_into("<I", content, 28, zlib.crc32(content[:28]))
+        path.write_bytes(content)
+        journal = Journal(path, create=False)
+        assert journal.fingerprint == older
+        journal.close()
+
+
+async def test_elements_lead_once_their_index_is_whole(engine: Engine) -> None:
+    await index(engine)
+    inos = [(await make_file(engine, b"f%d" % count)).ino for count in range(6)]
+    for ino in inos:
+        await put(engine, ino, b'["all", %d]' % (ino % 2))
+    await put(engine, inos[4], b"all")
+    await put(engine, inos[5], b"overall")
+    assert (await ask(engine, {"tags": "all"}))[0]
+    await build(engine)
+    assert await ask(engine, {"tags": "all"}) == ([inos[4], *inos[:4]], LED)
+    found, driver = await ask(engine, {"tags": {"$contains": "all"}})
+    assert (sorted(found), driver) == (inos, LED)
+    found, driver = await ask(engine, {"tags": {"$in": ["all", 0, 1]}}, FileOrder("$size"))
+    assert (found, driver) == (inos[:5], LED)
+    # A range is looked for in each array.
+    assert await ask(engine, {"tags": {"$gte": 1}}) == (
+        [ino for ino in inos[:4] if ino % 2],
+        "user.tags",
+    )
+    await put(engine, inos[0], b"none")
+    await engine.unlink(ROOT_INODE, b"f1", NOW_NS)
+    await engine.reap([inos[1]])
+    assert await ask(engine, {"tags": "all"}) == ([inos[4], *inos[2:4]], LED)
+    assert engine.check() == []
+
+
+async def test_a_snapshot_is_led_by_the_elements_of_now_and_by_what_changed(
+    engine: Engine,
+) -> None:
+    await index(engine)
+    await build(engine)
+    inos = [(await make_file(engine, b"f%d" % count)).ino for count in range(3)]
+    for ino in inos:
+        await put(engine, ino, b'["then", "still"]')
+    snap = (await engine.create_snapshot("s", NOW_NS)).snap
+    await put(engine, inos[0], b'["now", "still"]')
+    await engine.remove_xattr(inos[1], TAGS, NOW_NS)
+    assert await ask(engine, {"tags": "then"}, snap=snap) == (inos, LED)
+    assert await ask(engine, {"tags": "now"}, snap=snap) == ([], LED)
+    assert await ask(engine, {"tags": "still"}) == ([inos[0], inos[2]], LED)
+
+
+async def test_arrays_of_names_without_an_index_yet_are_found(engine: Engine) -> None:
+    """The step that gives an xattr its key gives an array its entries."""
+    inode = await make_file(engine, b"f")
+    await put(engine, inode.ino, b'["a", "b"]')
+    await build(engine)
+    await index(engine)
+    assert await ask(engine, {"tags": "b"}) == ([inode.ino], LED)
+    assert engine.check() == []
+
+
+@local_only
+async def test_a_page_after_the_entries_have_gone_says_so(engine: Engine) -> None:
+    await index(engine)
+    await build(engine)
+    for count in range(3):
+        await put(engine, (await make_file(engine, b"f%d" % count)).ino, b'["a"]')
+    node = parse({"tags": "a"})
+    page = await engine.find_files(node, None, None, 1, None)
+    assert page is not None
+    assert page.after is not None
+    # Another filter has nothing that the index of elements could be asked for.
+    other = parse({"tags": {"$gt": 1}})
+    with pytest.raises(InvalidValueError, match=r"elements of user\.tags has gone"):
+        await engine.find_files(other, None, page.after, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("delete from element where value = 'a'", "lacks 'a' of the array in xattr b'user.tags'"),
+        ("update element set value = 'c' where value = 'a'", "has 'c' for an array of inode"),
+        ("delete from element where value = x''", "lacks b'' of the array"),
+        ("insert into element values (1, 'a', 99)", "has 'a' for an array of inode 99"),
+    ],
+)
+def test_wrong_entries_are_told_and_made_anew(tmp_path: Path, damage: str, sentence: str) -> None:
+    """Whatever is derived can be derived again."""
+    site = SqliteSite(tmp_path)
+    run(index(site.engine))
+    run(build(site.engine))
+    inos = [run(make_file(site.engine, b"f%d" % count)).ino for count in range(2)]
+    for ino, value in zip(inos, (b'["a", "b"]', b"[a"), strict=True):
+        run(put(site.engine, ino, value))
+    assert site.engine.check() == []
+    site.engine.close()
+    change_tables(site.state_dir, lambda connection: connection.execute(damage))
+    engine = site.reopen()
+    assert any(sentence in each for each in engine.check())
+    engine.close()
+    change_tables(site.state_dir, lambda connection: mend(connection, 1 << 20, NOW_NS))
+    engine = site.reopen()
+    assert run(ask(engine, {"tags": "a"})) == ([inos[0]], "user.tags")
+    run(build(engine))
+    assert run(ask(engine, {"tags": "a"})) == ([inos[0]], LED)
+    site.close()
