@@ -26,7 +26,9 @@ _CONDITIONS = st.one_of(
     st.fixed_dictionaries({"$in": st.lists(OPERANDS, max_size=4)}),
     st.fixed_dictionaries({"$nin": st.lists(OPERANDS, max_size=4)}),
     st.fixed_dictionaries({"$exists": st.booleans()}),
-    st.fixed_dictionaries({"$contains": st.sampled_from(["x", "an", "-01", "", "\0", "1", "true"])}),
+    st.fixed_dictionaries(
+        {"$contains": st.sampled_from(["x", "an", "-01", "", "\0", "1", "true"])}
+    ),
     st.fixed_dictionaries({"$text": st.sampled_from(["X", "fran SAN", "ÄÖ", "draft x"])}),
     st.fixed_dictionaries({"$not": st.dictionaries(_COMPARISONS, OPERANDS, min_size=1)}),
     st.fixed_dictionaries({"$regex": st.sampled_from(["^x", "Fran", "2025", "[0-9]$", "^$"])}),

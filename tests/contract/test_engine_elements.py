@@ -235,7 +235,8 @@ async def fail(engine: Engine, ino: InodeNo, value: bytes) -> None:
     async with engine.change():
         await put(engine, ino, value)
         await put(engine, ino, b'["never"]', b"user.never")
-        await engine.build_indexes(3)
+        while await engine.build_indexes(100):
+            pass
         await engine.remove_xattr(ino, TAGS, NOW_NS)
         raise ZeroDivisionError
 
@@ -341,6 +342,29 @@ async def test_a_page_after_the_entries_have_gone_says_so(engine: Engine) -> Non
     other = parse({"tags": {"$gt": 1}})
     with pytest.raises(InvalidValueError, match=r"elements of user\.tags has gone"):
         await engine.find_files(other, None, page.after, 1, None)
+
+
+def test_what_changes_amid_the_first_index_is_in_it(tmp_path: Path) -> None:
+    """Behind what it has come to, before it, and in a change that is taken back."""
+    site = SqliteSite(tmp_path)
+    run(index(site.engine))
+    inos = [run(make_file(site.engine, b"f%d" % count)).ino for count in range(3)]
+    for ino, value in zip(inos, (b'["m", "a"]', b'["z", "a"]', b'["zz"]'), strict=True):
+        run(put(site.engine, ino, value))
+    site.engine.close()
+    change_as_older(site.state_dir, inos[2], b'["y", "a"]')
+    engine = site.reopen()
+    with pytest.raises(ZeroDivisionError):
+        run(fail(engine, inos[2], b"[]"))
+    # Up to the first array.
+    assert run(engine.build_indexes(1))
+    run(put(engine, inos[1], b'["a"]'))
+    with pytest.raises(ZeroDivisionError):
+        run(fail(engine, inos[2], b"[]"))
+    assert run(ask(engine, {"tags": "a"}))[1] == "user.tags"
+    run(build(engine))
+    assert run(ask(engine, {"tags": "a"})) == (inos, LED)
+    site.close()
 
 
 @pytest.mark.parametrize(
