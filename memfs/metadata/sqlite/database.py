@@ -277,7 +277,7 @@ class Database:
         self._sums.begin(page_bytes)
         self._checkpointer = Checkpointer(self._path)
         opened.callback(self._checkpointer.close)
-        # One of them was the last one, whoever wrote it.
+        # One of them is the newest.
         keeps_elements = all(journal.fingerprint in KEEPS_ELEMENTS for journal in journals)
         self._recover(joined, keeps_elements=keeps_elements)
         reader.close()

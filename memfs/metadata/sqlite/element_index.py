@@ -74,7 +74,7 @@ def encode_position(position: ElementPosition | None) -> bytes:
 
 
 def entries_of(typed: Value | None) -> tuple[SqlValue, ...]:
-    """Return the entries of an xattr by its typed value: none where it is no array."""
+    """Return the entries of an xattr by its typed value; only texts like arrays have some."""
     if not isinstance(typed, str) or not typed.startswith("["):
         return ()
     elements = elements_of(typed)

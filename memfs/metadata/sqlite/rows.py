@@ -337,7 +337,7 @@ class Rows:
             self._write(DELETE_ELEMENT, (self._attributes.keys[name], entry, ino))
         if after:
             if self._elements.position is not None:
-                # The value before may have none yet.
+                # The entries of the value before may not be there yet.
                 before.clear()
             self._add_elements(ino, name, key, [each for each in after if each not in before])
 
