@@ -14,7 +14,7 @@ import stat
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from memfs.errors import AlreadyExistsError, InvalidValueError
+from memfs.errors import AlreadyExistsError, InvalidValueError, NoSpaceError
 from memfs.filesystem.tree_changes import Name
 from memfs.jobs.paths import find_parent, find_path
 from memfs.jobs.sliced_work import SLICE_S, SlicedWork
@@ -110,10 +110,18 @@ class CloneMethods:
             file = await copying.original(original.ino)
             await copying.put(file, [place], {}, target, replace=replace)
         else:
-            async with aclosing(self._build(copying, original, place, source)) as steps:
-                async for _ in steps:
-                    yield
             hidden = building_name(place)
+            try:
+                async with aclosing(self._build(copying, original, place, source)) as steps:
+                    async for _ in steps:
+                        yield
+            except NoSpaceError as error:
+                # No listing of users shows what takes the room.
+                built = os.path.join(os.path.dirname(target), hidden.name)
+                raise NoSpaceError(
+                    f"{error}; what was copied is in {os.fsdecode(built)}: run the command again "
+                    "once there is room, or remove that"
+                ) from error
             exchange = found is not None
             await changes.move_into_place(hidden, place, BUILDING_MARK, exchange=exchange)
             if exchange:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import scratch
 from tests.crash.small_disks import MountOnDisk, make_tmpfs
+from tests.mounting import MountError, run_memfs
 from tests.outcomes import error_of
 from tests.waiting import wait_for
 
@@ -52,6 +55,22 @@ def fill(path: Path) -> int:
     finally:
         with contextlib.suppress(OSError):
             os.close(fd)
+
+
+@pytest.mark.any_driver
+def test_a_clone_that_fills_the_disk_says_where_its_bytes_are(small_mount: Mount) -> None:
+    """A tree is built under a hidden name, and nothing else tells what has taken the room."""
+    root = small_mount.root
+    (root / "source").mkdir()
+    for number in range(9):
+        (root / "source" / str(number)).write_bytes(os.urandom(10 << 20))
+    with pytest.raises(MountError, match="No space left") as refused:
+        run_memfs("clone", root / "source", root / "target")
+    named = re.search(r"what was copied is in (\S+): run the command again", str(refused.value))
+    assert named is not None
+    assert sum(path.stat().st_size for path in (root / named[1]).iterdir()) >= 10 << 20
+    shutil.rmtree(root / named[1])
+    assert os.listdir(root) == ["source"]
 
 
 def test_a_full_disk_is_enospc_and_unlink_makes_room(small_mount: Mount) -> None:
