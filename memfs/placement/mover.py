@@ -40,8 +40,8 @@ BUSY_PAUSE_S = 0.05
 
 WOKEN_SHARE = 4
 """After a round, what wakes the mover waits so many times as long as that took, and `BUSY_PAUSE_S`
-at most. `cp -a` tells of each owner that it sets: with a round for each it took the daemon 2.6 ms a
-file, and 1.6 so (2 vCPU, tmpfs)."""
+at most. `cp -a` tells of each owner that it sets: with a round for each it took the daemon 1.2 to
+1.7 times as long (2 vCPU, tmpfs)."""
 
 BUSY_REQUESTS_PER_S = 1000
 """Above this rate programs keep the daemon busy, and rounds give way. Without, the rounds took 24 %
