@@ -235,9 +235,12 @@ class Snapshots(Queries):
         # Undo rows of names and xattrs have one of their inode beside them.
         if inos := [row[0] for row in self._rows(_LEAVING_INODES, (snap, limit))]:
             listed = json.dumps(inos)
+            # No older snapshot shows a name that led to a younger inode. One that is leaving
+            # as well may lack the row of its own that would keep such a name from it.
+            handed = json.dumps([ino for ino in inos if ino < older])
             for table in UNDO_TABLES:
                 if older:
-                    self._write(table.hand_down, (snap, older, listed))
+                    self._write(table.hand_down, (snap, older, handed))
                 self._write(table.delete, (snap, listed))
             self._write(DELETE_TARGETS, (listed,))
             self._let_go_kept(inos)
