@@ -19,6 +19,7 @@ from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.exports.description import PREFIX as EXPORTS_PREFIX
+from memfs.fsck.files import FileCheck
 from memfs.metadata.records import InodeFlags, NewInode, Seal
 from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.metadata.sqlite.database import Limits
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
+    from memfs.fsck.report import Report
     from memfs.metadata.records import Form, Inode
     from memfs.metadata.sqlite.migration import Migration
     from memfs.placement.quotas import Quotas
@@ -221,6 +223,23 @@ class State:
             return b""
         inode = await hydrate(self.parts, ino)
         return self.raw_store.path(inode.raw).read_bytes()
+
+    async def check_files(self, *, verify: bool = True, keys: KeyRing | None = None) -> Report:
+        """Compare all forms with what the engine has of them.
+
+        Args:
+            verify: Read their bytes.
+            keys: Those of encrypted forms; None: those of the state.
+        """
+        return await FileCheck(
+            self.engine,
+            self.raw_store,
+            self.packed_store,
+            self.remote,
+            verify=verify,
+            progress=lambda *_: None,
+            keys=self.parts.keys if keys is None else keys,
+        ).run()
 
     async def leaks(self) -> list[str]:
         """Return what lies in the state directory or in the store that nothing refers to."""

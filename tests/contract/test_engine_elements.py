@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from memfs.config import QueryConfig
 from memfs.errors import InvalidValueError
-from memfs.metadata.records import FileOrder, Scope
+from memfs.metadata.records import FileOrder
 from memfs.metadata.sqlite.database import JOURNAL_NAMES
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import FORMAT_NUMBER
@@ -24,7 +24,9 @@ from memfs.metadata.sqlite.statements import KEEPS_ELEMENTS, UNDERSTOOD
 from memfs.query.matching import matches
 from memfs.query.parsing import parse
 from memfs.query.values import stored_value
-from memfs.types import NOW, ROOT_INODE, InodeNo, SnapshotId
+from memfs.types import ROOT_INODE, InodeNo, SnapshotId
+from tests.contract.engine.asking import ask as ask_all
+from tests.contract.engine.asking import build
 from tests.contract.engine.making import NOW_NS, make_file
 from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, SqliteSite, local_only, run
 
@@ -92,6 +94,8 @@ STEPS = st.lists(
     max_size=50,
 )
 
+ask = partial(ask_all, limit=2)
+
 Stored = dict[InodeNo, dict[str, bytes]]
 
 
@@ -100,33 +104,8 @@ async def index(engine: Engine) -> None:
         pass
 
 
-async def build(engine: Engine) -> None:
-    while await engine.build_indexes(3):
-        pass
-
-
 async def put(engine: Engine, ino: InodeNo, value: bytes, name: bytes = TAGS) -> None:
     await engine.set_xattr(ino, name, value, 0, NOW_NS)
-
-
-async def ask(
-    engine: Engine,
-    filter_: object,
-    order: FileOrder | None = None,
-    limit: int = 2,
-    snap: SnapshotId = NOW,
-) -> tuple[list[InodeNo], str]:
-    """All files of a filter, and what led to the first page."""
-    node, after, inos, driver = parse(filter_), None, list[InodeNo](), None
-    while True:
-        page = await engine.find_files(node, order, after, limit, None, Scope(snap))
-        assert page is not None
-        assert page.is_exact
-        driver = page.driver if driver is None else driver
-        inos += page.inos
-        after = page.after
-        if after is None:
-            return inos, driver
 
 
 def values_of(stored: Stored, ino: InodeNo, field: str) -> Values:
@@ -227,7 +206,7 @@ def take(
         found, _ = run(ask(engine, first, second))
         assert sorted(found) == expected(stored, first)
         for snap, then in shown.items():
-            assert sorted(run(ask(engine, first, second, 2, snap))[0]) == expected(then, first)
+            assert sorted(run(ask(engine, first, second, snap=snap))[0]) == expected(then, first)
 
 
 async def fail(engine: Engine, ino: InodeNo, value: bytes) -> None:

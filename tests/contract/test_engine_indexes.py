@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from memfs.errors import AlreadyExistsError, InvalidValueError, NotFoundError
-from memfs.metadata.records import AttributeChanges, FileOrder, IndexState, Scope, Usage
+from memfs.metadata.records import AttributeChanges, FileOrder, IndexState, Usage
 from memfs.metadata.sqlite.check import find_damage
 from memfs.metadata.sqlite.mending import mend
 from memfs.query.matching import matches
 from memfs.query.parsing import parse
-from memfs.types import NOW, ROOT_INODE, InodeNo
+from memfs.types import ROOT_INODE, InodeNo
+from tests.contract.engine.asking import ask, build
 from tests.contract.engine.making import NOW_NS, make_file
 from tests.contract.engine.site import SqliteSite, run
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from memfs.metadata.engine import Engine
     from memfs.query.matching import Values
-    from memfs.types import SnapshotId
 
 SIZES = st.integers(0, 6)
 FILTERS = st.sampled_from(
@@ -77,30 +77,6 @@ async def set_numbers(engine: Engine, ino: InodeNo, size: int, mtime_ns: int) ->
     await engine.set_attributes(
         ino, AttributeChanges(ctime_ns=NOW_NS, size=size, mtime_ns=mtime_ns)
     )
-
-
-async def build(engine: Engine, limit: int = 3) -> None:
-    while await engine.build_indexes(limit):
-        pass
-
-
-async def ask(
-    engine: Engine,
-    filter_: object,
-    order: FileOrder | None = None,
-    limit: int = 1000,
-    snap: SnapshotId = NOW,
-) -> tuple[list[InodeNo], str]:
-    """All files of a filter, and what led to the first page."""
-    node, after, inos, driver = parse(filter_), None, list[InodeNo](), None
-    while True:
-        page = await engine.find_files(node, order, after, limit, None, Scope(snap))
-        assert page is not None
-        driver = page.driver if driver is None else driver
-        inos += page.inos
-        after = page.after
-        if after is None:
-            return inos, driver
 
 
 async def test_an_index_leads_once_it_is_whole(engine: Engine) -> None:

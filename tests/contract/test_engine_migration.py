@@ -19,7 +19,6 @@ import trio
 
 from memfs.config import MetadataConfig
 from memfs.errors import StateDamagedError, UsageError
-from memfs.fsck.files import FileCheck
 from memfs.fsck.repair import repair
 from memfs.metadata.quarantine import why_quarantined
 from memfs.metadata.sqlite import format2
@@ -191,15 +190,7 @@ async def check_contents(state: State, expected: dict[str, Any]) -> None:
     state.engine.commit_nowait()
     while await state.garbage.collect(1000):
         pass
-    report = await FileCheck(
-        state.engine,
-        state.raw_store,
-        state.packed_store,
-        state.remote,
-        verify=True,
-        progress=lambda *_: None,
-        keys=KEYS,
-    ).run()
+    report = await state.check_files(keys=KEYS)
     assert list(report.problems) == []
     for path, row in expected["files"].items():
         if stat.S_ISREG(row["mode"]):

@@ -13,7 +13,6 @@ import trio
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.config import EncryptionConfig
 from memfs.encryption.keys import KeyRing
-from memfs.fsck.files import FileCheck
 from memfs.moves.batching import compact, upload_batch
 from memfs.moves.dropping import drop_raw
 from memfs.moves.faults import FaultPoints
@@ -120,15 +119,7 @@ async def check(state_dir: Path, *, new_key_alone: bool) -> None:
     for name in "abcd":
         ino = (await state.engine.lookup_at(snapshot.snap, ROOT_INODE, name.encode())).ino
         assert await past(state, snapshot.snap, ino) == PAST[name], name
-    report = await FileCheck(
-        state.engine,
-        state.raw_store,
-        state.packed_store,
-        state.remote,
-        verify=True,
-        progress=lambda *_: None,
-        keys=state.parts.keys,
-    ).run()
+    report = await state.check_files()
     assert list(report.problems) == []
     assert state.engine.check() == []
     files = await list_files(state)

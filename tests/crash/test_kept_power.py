@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.fsck.files import FileCheck
 from memfs.moves.keeping import keep_copy
 from memfs.types import ROOT_INODE
 from tests.crash.moves_scenario import content_of
@@ -144,14 +143,7 @@ async def _look_at(
             content = await state.content(found.ino)
             assert content in ((after,) if changed else (OLD, NEW))
         assert state.engine.check() == []
-        report = await FileCheck(
-            state.engine,
-            state.raw_store,
-            state.packed_store,
-            state.remote,
-            verify=True,
-            progress=lambda *_: None,
-        ).run()
+        report = await state.check_files()
         assert list(report.problems) == []
         assert await state.leaks() == []
     finally:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from memfs.fsck.files import FileCheck
 from memfs.moves.damage import replace_damaged
 from memfs.moves.faults import FAULT_POINTS
 from tests.crash.moves_scenario import COPY, KEYS, content_of, ended_by, note_generation
@@ -49,15 +48,7 @@ async def check(state_dir: Path) -> None:
         for ino in (await find_files(state)).values():
             # As each request does; until then fsck names a raw file that was set aside.
             await replace_damaged(state.parts, ino)
-        report = await FileCheck(
-            state.engine,
-            state.raw_store,
-            state.packed_store,
-            state.remote,
-            verify=True,
-            progress=lambda *_: None,
-            keys=KEYS,
-        ).run()
+        report = await state.check_files(keys=KEYS)
         assert list(report.problems) == []
         for name, ino in (await find_files(state)).items():
             assert await state.content(ino) == CONTENTS[name], name

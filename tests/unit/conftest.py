@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.moving import State
 from tests.property.world import ROOMY, World
 
 if TYPE_CHECKING:
@@ -19,3 +20,12 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield opened
     finally:
         opened.close()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    """A state directory that is sound at the end of the test."""
+    state = State(tmp_path / "state")
+    yield state
+    assert state.engine.check() == []
+    state.close()

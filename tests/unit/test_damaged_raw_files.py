@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import CorruptDataError
-from memfs.fsck.files import FileCheck
 from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
 from memfs.metadata.records import InodeFlags
 from memfs.moves.batching import upload_batch
@@ -124,14 +123,7 @@ async def test_what_is_written_right_after_the_start_is_no_damage(tmp_path: Path
 
 
 async def check(state: State) -> list[str]:
-    report = await FileCheck(
-        state.engine,
-        state.raw_store,
-        state.packed_store,
-        state.remote,
-        verify=False,
-        progress=lambda *_: None,
-    ).run()
+    report = await state.check_files(verify=False)
     return [str(problem) for problem in report.problems if problem.subject == "/f"]
 
 

@@ -13,7 +13,6 @@ from memfs.config import EncryptionConfig
 from memfs.content.forms import FormReader
 from memfs.encryption.keys import NO_KEYS, Key, KeyRing
 from memfs.errors import CodecMissingError, CorruptDataError, EncryptionKeyError
-from memfs.fsck.files import FileCheck
 from memfs.moves.batching import upload_batch
 from memfs.moves.coding import unlock
 from memfs.moves.dropping import drop_form, drop_raw
@@ -60,15 +59,7 @@ async def coding(state: State, ino: InodeNo, kind: FormKind) -> FormCoding:
 
 
 async def check(state: State, keys: KeyRing) -> Report:
-    return await FileCheck(
-        state.engine,
-        state.raw_store,
-        state.packed_store,
-        state.remote,
-        verify=True,
-        progress=lambda *_: None,
-        keys=keys,
-    ).run()
+    return await state.check_files(keys=keys)
 
 
 async def test_an_object_is_encrypted_and_comes_back(state: State) -> None:

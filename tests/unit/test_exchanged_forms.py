@@ -19,7 +19,6 @@ from memfs.config import EncryptionConfig
 from memfs.content.forms import FormReader
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import FORM_ERRORS, CorruptDataError, MemfsError, OtherContentError
-from memfs.fsck.files import FileCheck
 from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
 from memfs.metadata.records import Batch
 from memfs.moves.batching import compact, upload_batch
@@ -149,15 +148,7 @@ async def is_right(read: Awaitable[bytes], wanted: bytes) -> bool:
 
 
 async def check(state: State) -> Report:
-    return await FileCheck(
-        state.engine,
-        state.raw_store,
-        state.packed_store,
-        state.remote,
-        verify=True,
-        progress=lambda *_: None,
-        keys=state.parts.keys,
-    ).run()
+    return await state.check_files()
 
 
 @pytest.mark.parametrize("warmed", [False, True], ids=["cold caches", "warm caches"])

@@ -12,8 +12,6 @@ import pytest
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.fsck.accept import accept_changes, find_change
-from memfs.fsck.files import FileCheck
-from memfs.fsck.report import no_progress
 from memfs.metadata.records import InodeFlags
 from memfs.moves.dropping import drop_raw
 from memfs.moves.packing import pack
@@ -40,14 +38,7 @@ async def raw_path(state: State, ino: InodeNo) -> Path:
 
 
 async def problems(state: State) -> list[str]:
-    report = await FileCheck(
-        state.engine,
-        state.raw_store,
-        state.packed_store,
-        state.remote,
-        verify=True,
-        progress=no_progress,
-    ).run()
+    report = await state.check_files()
     return [problem.subject for problem in report.problems]
 
 

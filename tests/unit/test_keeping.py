@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from memfs.moves.dropping import drop_raw
 from memfs.moves.keeping import keep_copy
 from memfs.moves.packing import pack
@@ -15,20 +13,9 @@ from memfs.types import FormKind, InodeNo
 from tests.moving import State, compressible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from memfs.types import SnapshotId
 
 OLD, NEW = compressible(9000, 1), compressible(7000, 2)
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = State(tmp_path / "state")
-    yield state
-    assert state.engine.check() == []
-    state.close()
 
 
 async def snapshot(state: State, name: str = "snapshot") -> SnapshotId:

@@ -17,20 +17,9 @@ from tests.moving import State, compressible
 from tests.past import past
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from memfs.types import InodeNo, SnapshotId
 
 OLD, NEW = compressible(9000, 1), compressible(7000, 2)
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = State(tmp_path / "state")
-    yield state
-    assert state.engine.check() == []
-    state.close()
 
 
 async def mark(state: State, ino: InodeNo, value: bytes) -> None:

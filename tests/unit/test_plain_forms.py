@@ -10,7 +10,6 @@ import pytest
 from memfs.content.forms import FormReader
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import CorruptDataError, NotSupportedError, ObjectMissingError
-from memfs.fsck.files import FileCheck
 from memfs.jobs.scrubbing import ScrubOutcome, scrub_file
 from memfs.metadata.records import Blob, Form
 from memfs.moves.dropping import drop_raw
@@ -184,15 +183,7 @@ async def test_scrub_and_fsck_read_plain_objects(state: State) -> None:
 
 
 async def problems(state: State) -> list[object]:
-    check = FileCheck(
-        state.engine,
-        state.raw_store,
-        state.packed_store,
-        state.remote,
-        verify=True,
-        progress=lambda *_: None,
-    )
-    return list((await check.run()).problems)
+    return list((await state.check_files()).problems)
 
 
 async def test_an_object_in_a_source_that_is_not_there_is_said_so(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -25,19 +24,7 @@ from memfs.types import ROOT_INODE, FormKind, Generation, InodeNo, Tier
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 CONTENT = compressible(30_000, 1)
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = State(tmp_path / "state")
-    yield state
-    assert state.engine.check() == []
-    state.close()
 
 
 async def clone(state: State, ino: InodeNo, name: str, accessed_ns: int = 0) -> InodeNo:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from memfs.jobs.snapshot_removal import SnapshotRemoval
 from memfs.jobs.snapshots import SnapshotMethods
 from memfs.moves.dropping import drop_raw
@@ -16,21 +14,10 @@ from tests.moving import State, compressible
 from tests.past import clone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from memfs.control.methods import HeldBytesReport, SnapshotSizesReport
     from memfs.types import InodeNo
 
 NOTHING: HeldBytesReport = {"local_bytes": 0, "remote_bytes": 0}
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = State(tmp_path / "state")
-    yield state
-    assert state.engine.check() == []
-    state.close()
 
 
 async def snapshot(state: State, name: str) -> None:
