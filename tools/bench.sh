@@ -7,6 +7,8 @@
 #                 [--directory DIR]
 #   tools/bench.sh --clients [--clients 1,2,4,8] [--files N] [--places ...] [--repeat N]
 #                  [--json FILE] [--directory DIR] [--no-image]
+#   tools/bench.sh --snapshots [--files N] [--engine-files N] [--repeat N] [--json FILE]
+#                  [--plot FILE] [--directory DIR] [--no-image]
 #   tools/bench.sh --programs [--places ...] [--repeat N] [--json FILE] [--directory DIR] [--no-image]
 #   tools/bench.sh [--quick] [--places native,kernel,...] [--repeat N] [--million]
 #                  [--json FILE] [--plot FILE] [--directory DIR] [--no-image]
@@ -14,6 +16,8 @@
 #   --soak       only memory, descriptors and CPU of a daemon under mixed load over time
 #   --databases  only SQLite, PostgreSQL and programs that wait for the disk, against native
 #   --clients    only several programs at a time that create files and remove them
+#   --snapshots  only what a snapshot costs: calls at a mount with one beside a mount without, the
+#                metadata engine alone, an export and an import
 #   --programs   only git clone, pip install, import pandas, cp -a and rm -rf, as a whole
 #   --quick      small samples, under 2 minutes; without it about 10
 #   --places     some of native, kernel, kernel-plain, pyfuse3, passthroughfs, mergerfs, juicefs,
@@ -43,6 +47,10 @@ only=
 case ${1-} in
 --databases | --soak | --clients | --programs)
     only=${1#--}
+    shift
+    ;;
+--snapshots)
+    only=mounted_snapshots
     shift
     ;;
 esac

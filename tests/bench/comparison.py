@@ -52,10 +52,16 @@ Row = dict[str, list[Sample]]
 """By place."""
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that all of them have."""
+def parser(description: str | None, *, places: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with the options that all of them have.
+
+    Args:
+        description: For `--help`.
+        places: Whether the places can be chosen.
+    """
     options = argparse.ArgumentParser(description=description)
-    options.add_argument("--places", default=",".join(PLACE_NAMES), help="default: %(default)s")
+    if places:
+        options.add_argument("--places", default=",".join(PLACE_NAMES), help="default: %(default)s")
     options.add_argument("--repeat", type=int, default=5, metavar="N", help="rounds")
     options.add_argument("--directory", type=Path, default=Path("/var/tmp"))
     options.add_argument(

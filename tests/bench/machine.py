@@ -35,10 +35,16 @@ class Machine:
             memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             kernel=platform.release(),
             python=platform.python_version(),
-            filesystem=_output("findmnt", "-no", "FSTYPE", "--target", str(directory)),
+            filesystem=_filesystem(directory),
             commit=_commit(Path(__file__).parent),
             date=datetime.now(UTC).date().isoformat(),
         )
+
+
+def _filesystem(directory: Path) -> str:
+    # One line for each mount at the place, the one that is seen last.
+    lines = _output("findmnt", "-no", "FSTYPE", "--target", str(directory)).splitlines()
+    return lines[-1] if lines else ""
 
 
 def _cpu_model() -> str:

@@ -187,6 +187,30 @@ def _listing(engine: SqliteEngine, directories: list[DirectoryEntry], instant: S
     return median_us(samples)
 
 
+def measure(root: Path, count: int, calls: int) -> tuple[Figures, dict[str, float]]:
+    """Return the calls' figures by copy, and those of snapshots themselves, in CPU us.
+
+    Args:
+        root: Empty; gets the two state directories.
+        count: Files in the state.
+        calls: Calls of each kind and copy.
+    """
+    kinds = ("no snapshot", "a snapshot")
+    build(root / kinds[0], count)
+    shutil.copytree(root / kinds[0], root / kinds[1])
+    copies = {kind: Copy(root / kind) for kind in kinds}
+    engine = copies["a snapshot"].engine
+    before = time.thread_time_ns()
+    run(engine.create_snapshot("before", time.time_ns()))
+    engine.commit_nowait()
+    first_us = median_us([time.thread_time_ns() - before])
+    found = measure_calls(copies, calls)
+    snapshots = {"create the first snapshot, us": first_us} | measure_snapshots(engine)
+    for each in copies.values():
+        each.engine.close()
+    return found, snapshots
+
+
 def main() -> None:
     """Print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -196,23 +220,11 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, default=None, help="where the state directories go")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.dir) as scratch:
-        root = Path(scratch)
-        kinds = ("no snapshot", "a snapshot")
-        build(root / kinds[0], options.count)
-        shutil.copytree(root / kinds[0], root / kinds[1])
-        copies = {kind: Copy(root / kind) for kind in kinds}
-        engine = copies["a snapshot"].engine
-        before = time.thread_time_ns()
-        run(engine.create_snapshot("before", time.time_ns()))
-        engine.commit_nowait()
-        first_us = median_us([time.thread_time_ns() - before])
-        calls = measure_calls(copies, options.calls)
-        snapshots = {"create the first snapshot, us": first_us} | measure_snapshots(engine)
-        for each in copies.values():
-            each.engine.close()
+        calls, snapshots = measure(Path(scratch), options.count, options.calls)
     if options.json:
         print(json.dumps({"count": options.count, "calls": calls, "snapshots": snapshots}))
         return
+    kinds = next(iter(calls.values()))
     print(f"{'CPU us, median':20} " + " ".join(f"{kind:>18}" for kind in kinds))
     for name, row in calls.items():
         print(f"{name:20} " + " ".join(f"{row[kind]:18.1f}" for kind in kinds))
