@@ -23,9 +23,11 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
+from memfs.moves.faults import FaultPoints
 from memfs_tools.main import list_commands, main
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ _ARGUMENT_BYTES_MAX = 8192
 """Room for a daemon's arguments, where /proc shows those of this process."""
 
 _POLL_S = 0.02
+
+FAULTS_VARIABLE = "MEMFS_TEST_FAULTS"
+"""Names a file for a daemon that is forked here: `tests.crash.armed.Armed`."""
 
 
 def run_warm(
@@ -206,6 +211,8 @@ def _serve_mount(
         added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         sys.path[:0] = [path for path in added if path and path not in sys.path]
         _show_arguments(command)
+        if (armed := os.environ.get(FAULTS_VARIABLE)) is not None:
+            _watch_faults(Path(armed))
         sys.argv = ["memfsd", *command[4:]]
         from memfs_daemon.__main__ import main as serve_mount
 
@@ -220,6 +227,22 @@ def _serve_mount(
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+def _watch_faults(armed: Path) -> None:
+    """Note each fault point that is reached while there is a file, and die at the one it names."""
+    counts: Counter[str] = Counter()
+
+    def reach(_self: FaultPoints, point: str) -> None:
+        if not armed.exists():
+            return
+        counts[point] += 1
+        with armed.with_suffix(".reached").open("a") as reached:
+            reached.write(f"{point}\n")
+        if armed.read_text() == f"{point} {counts[point]}":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    FaultPoints.reach = reach  # type: ignore[assignment, method-assign]  # in this process alone
 
 
 def _show_arguments(command: Sequence[str]) -> None:

@@ -114,6 +114,7 @@ class CloneMethods:
             try:
                 async with aclosing(self._build(copying, original, place, source)) as steps:
                     async for _ in steps:
+                        self._parts.faults.reach("clone.step")
                         yield
             except NoSpaceError as error:
                 # No listing of users shows what takes the room.
@@ -124,9 +125,11 @@ class CloneMethods:
                 ) from error
             exchange = found is not None
             await changes.move_into_place(hidden, place, BUILDING_MARK, exchange=exchange)
+            self._parts.faults.reach("clone.moved")
             if exchange:
                 async with aclosing(copying.remove(hidden, source)) as steps:
                     async for _ in steps:
+                        self._parts.faults.reach("clone.removed")
                         yield
         await changes.wait_told()
 

@@ -165,6 +165,7 @@ class RestoreMethods:
         else:
             before = await self._keep_present()
             restore.before, until = before.name, before.snap
+            self._parts.faults.reach("restore.kept")
         yield
         copying = TreeCopying(
             changes, self._parts, restore.tally, snapshot.snap, delete=request.delete
@@ -176,6 +177,7 @@ class RestoreMethods:
             steps = restoring.elsewhere(was, request.to)
         async with aclosing(steps):
             async for _ in steps:
+                self._parts.faults.reach("restore.step")
                 yield
         await changes.wait_told()
 

@@ -131,6 +131,17 @@ IMPORT_POINTS = (
 """That of an import and of the take-over after it (`exports.importing`), in order."""
 
 
+TREE_POINTS = (
+    "restore.kept",
+    "restore.step",
+    "clone.step",
+    "clone.moved",
+    "clone.removed",
+)
+"""That of restores and clones (`jobs.restoring`, `jobs.cloning`) beside the copies that they make;
+three of them after each file."""
+
+
 class FaultPoints:
     """Told of every point reached; does nothing. Crash tests pass one that kills the process."""
 
