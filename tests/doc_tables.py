@@ -15,6 +15,7 @@ from memfs import config
 from memfs.config_file import KeyKind, keys
 from memfs.exit_codes import MEANINGS
 from memfs.filesystem.control_names import CONTROL_XATTRS
+from memfs.metrics.table import METRICS as METRICS_TABLE
 from memfs.query.fields import SYSTEM_FIELDS
 from memfs.sizes import format_duration, format_size
 from memfs_daemon.capabilities import as_markdown
@@ -41,6 +42,7 @@ def tables() -> dict[str, str]:
         "exit codes": _exit_codes(),
         "help": _help(),
         "measured": _measured(outcome),
+        "metrics": _metrics(),
         "query fields": _query_fields(),
         "xattrs": _xattrs(),
     }
@@ -54,6 +56,7 @@ PAGES = {
     "exit codes": REFERENCE / "exit-codes.md",
     "help": REFERENCE / "commands.md",
     "measured": ROOT / "README.md",
+    "metrics": REFERENCE / "metrics.md",
     "query fields": ROOT / "docs/guide/query.md",
     "xattrs": REFERENCE / "xattrs.md",
 }
@@ -78,6 +81,15 @@ def _query_fields() -> str:
     for name, field in SYSTEM_FIELDS.items():
         words = ", ".join(f"`{word}`" for word in field.words)
         rows.append(f"| `{name}` | {field.meaning}{f' One of {words}.' if words else ''} |")
+    return "\n".join(rows)
+
+
+def _metrics() -> str:
+    rows = ["| metric | kind | unit | labels | meaning |", "|---|---|---|---|---|"]
+    for metric in METRICS_TABLE:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        name = f"`{metric.name}`"
+        rows.append(f"| {name} | {metric.kind} | {metric.unit} | {labels} | {metric.help} |")
     return "\n".join(rows)
 
 

@@ -51,6 +51,8 @@ from memfs.jobs.trees import TreeMethods
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.migration import Migration
 from memfs.metadata.sqlite.reader_process import ReaderProcess
+from memfs.metrics.latency import Latencies
+from memfs.metrics.traffic import Traffic
 from memfs.moves.attempt import MoveParts
 from memfs.moves.garbage import GarbageCollector
 from memfs.moves.generation import StateGeneration
@@ -64,6 +66,7 @@ from memfs.policy.access_stats import AccessStats
 from memfs.policy.plugins import GuardedPlanner, load_planner
 from memfs.prediction.predictor import Predictor
 from memfs.stores.asking import AskingStore
+from memfs.stores.counts import StoreCounts
 from memfs.stores.health import StoreHealth, ask_at_mount
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
@@ -75,6 +78,7 @@ from memfs_daemon.indexing import AttributeIndexer, FieldIndexer
 from memfs_daemon.inside import InsideFiles
 from memfs_daemon.kernel.backing import BackingRegistry
 from memfs_daemon.kernel.probe import probe as probe_kernel
+from memfs_daemon.metrics import MetricsMethods
 from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.precedence import Precedence
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
@@ -213,10 +217,13 @@ def assemble(
         stack.callback(raw_store.close)
         packed_store = PackedStore(state_dir)
         quotas = Quotas(config.quotas, engine)
+        traffic, store_counts, latencies = Traffic(), StoreCounts(), Latencies()
         remote, health = None, StoreHealth()
         if config.glacier.enabled:
             objects_dir = state_dir / GLACIER_NAME
-            remote = open_remote_store(config.glacier, objects_dir, config.quotas, quotas, health)
+            remote = open_remote_store(
+                config.glacier, objects_dir, config.quotas, quotas, health, store_counts
+            )
         generation = None
         if remote is not None and config.glacier.url is not None:
             generation = StateGeneration(engine, remote, packed_store.temporary_path, health=health)
@@ -229,7 +236,7 @@ def assemble(
         stack.callback(raw_pool.close)
         open_table = OpenTable(raw_store, registry)
         stack.callback(open_table.close)
-        residency = Residency(raw_store, config.warm)
+        residency = Residency(raw_store, config.warm, traffic=traffic)
         stack.callback(residency.close)
         kernel_cache = KernelCache()
         invalidations = Invalidations(kernel_cache)
@@ -250,6 +257,7 @@ def assemble(
             lost_found,
             keys=keys,
             access_log=activity.access_log,
+            traffic=traffic,
             room=room,
             store_elsewhere=remote is not None and not lies_on_disk_of(remote, state_dir),
         )
@@ -295,7 +303,10 @@ def assemble(
         async def tell_pending() -> list[PendingReport]:
             return await status.pending()
 
-        files = InsideFiles(config, tell_status, tell_pending)
+        async def tell_metrics() -> str:
+            return (await metrics.metrics())["text"]
+
+        files = InsideFiles(config, tell_status, tell_pending, tell_metrics)
         reader = ReaderProcess(engine, state_dir, child_environment(os.environ))
         querying = Querying(parts, reader)
         field_indexer = FieldIndexer(engine)
@@ -322,6 +333,7 @@ def assemble(
             options,
             choice,
             kernel_cache,
+            latencies,
         )
         mover = Mover(placement, filesystem.finish_requests)
         scrubber = Scrubber(move_parts, quotas)
@@ -354,9 +366,13 @@ def assemble(
                 exporter,
             )
         )
+        metrics = MetricsMethods(
+            engine, status.status, move_parts.progress, traffic, store_counts, latencies
+        )
         hot = _build_hot(config.hot, state_dir, board, move_parts, activity)
         providers: tuple[_Provider, ...] = (
             status,
+            metrics,
             policy,
             tracing,
             QueryMethods(engine, querying, reader, field_indexer, config.query),
@@ -516,6 +532,7 @@ def _build_driver(
     options: MountOptions,
     choice: DriverChoice,
     kernel_cache: KernelCache,
+    latencies: Latencies,
 ) -> tuple[Driver, Callable[[], DriverReport]]:
     """Return the driver, and what tells of it in the status."""
     source = str(state_dir)
@@ -534,6 +551,7 @@ def _build_driver(
             options=options.words,
             passthrough_stack_depth=depth,
             kernel_cache=kernel_cache,
+            latencies=latencies,
         )
 
         def describe_kernel() -> DriverReport:
@@ -550,6 +568,7 @@ def _build_driver(
         source,
         options=options.words,
         kernel_cache=kernel_cache,
+        latencies=latencies,
     )
     refusal = choice.refusal or "the pyfuse3 driver was asked for"
 

@@ -24,6 +24,7 @@ class InsideFiles:
         config: In force.
         status: As of the control socket.
         pending: Likewise.
+        metrics: Likewise.
     """
 
     def __init__(
@@ -31,15 +32,18 @@ class InsideFiles:
         config: Config,
         status: Callable[[], Awaitable[StatusReport]],
         pending: Callable[[], Awaitable[Sequence[PendingReport]]],
+        metrics: Callable[[], Awaitable[str]],
     ) -> None:
         self._config = config
         self._status = status
         self._pending = pending
+        self._metrics = metrics
 
     def producers(self) -> Mapping[bytes, Callable[[], Awaitable[bytes]]]:
         """Return what makes each file's content, by name."""
         return {
             b"config.toml": self.config_toml,
+            b"metrics": self.metrics,
             b"pending": self.pending,
             b"status.json": self.status_json,
         }
@@ -47,6 +51,10 @@ class InsideFiles:
     async def status_json(self) -> bytes:
         """Return what `memfs status --json` prints."""
         return _json(encode(await self._status()), indent=2)
+
+    async def metrics(self) -> bytes:
+        """Return what `memfs metrics` prints."""
+        return (await self._metrics()).encode()
 
     async def config_toml(self) -> bytes:
         """Return the configuration in force, without secrets."""

@@ -134,6 +134,10 @@ class Mount(NamedTuple):
         """Return tiers, driver and work."""
         return self.asking(methods.STATUS)({})
 
+    def metrics(self) -> str:
+        """Return all metrics in the text format of Prometheus."""
+        return self.asking(methods.METRICS)({})["text"]
+
     def pending(self, limit: int = 10_000) -> list[PendingReport]:
         """Return the moves that wait, those due first."""
         return self.asking(methods.PENDING)({"limit": limit})

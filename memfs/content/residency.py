@@ -26,6 +26,7 @@ from memfs.linux.memory import (
     memlock_limit,
     release_pages,
 )
+from memfs.metrics.traffic import Level, Traffic
 from memfs.sizes import format_size
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ class Residency:
         page_lock: Locks the pages of a file, given its descriptor, its length and a pause.
         lock_limit: Returns how many bytes may be locked; None: all.
         map_limit: Returns how many mappings the process may have.
+        traffic: Told of files that came into RAM and left it.
     """
 
     def __init__(
@@ -149,8 +151,10 @@ class Residency:
         page_lock: Callable[[int, int, Callable[[], None]], PageLock] = PageLock,
         lock_limit: Callable[[], int | None] = memlock_limit,
         map_limit: Callable[[], int] = max_map_count,
+        traffic: Traffic | None = None,
     ) -> None:
         self._raw_store = raw_store
+        self._traffic = traffic or Traffic()
         self._page_lock = page_lock
         size = config.size_bytes
         self.capacity_bytes = default_capacity_bytes() if size is None else size
@@ -337,6 +341,7 @@ class Residency:
             return 0
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._unlock, held, drop_pages, limiter=self._threads)
+        self._traffic.note_move(Level.WARM, Level.COLD, held.size)
         return held.charged_bytes
 
     def close(self) -> None:
@@ -388,9 +393,11 @@ class Residency:
             done = _Held(raw, size, lock.hand_over(), _State.LOCKED)
             self._held[ino] = _HELD.pack(*done)
             self.locked_count += 1
+            self._traffic.note_move(Level.COLD, Level.WARM, size)
             return LockOutcome.LOCKED
         self._held[ino] = _HELD.pack(*_Held(raw, size, state=_State.REFUSED))
         self._refused_count += 1
+        self._traffic.note_move(Level.COLD, Level.WARM, size)
         if lock != self._refusal:
             log.info("files are cached but not locked: %s", lock)
             self._refusal = lock

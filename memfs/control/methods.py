@@ -48,6 +48,14 @@ class RemountParameters(TypedDict):
     strict_atime: NotRequired[bool | None]
 
 
+class MetricsReport(TypedDict):
+    """All metrics."""
+
+    text: str
+    """In the text format of Prometheus; `metrics.table` has the names."""
+
+
+METRICS = Method("metrics", Nothing, MetricsReport)
 PING = Method("ping", Nothing, PingReport)
 STATUS = Method("status", Nothing, StatusReport)
 PENDING = Method("pending", PendingParameters, list[PendingReport])

@@ -73,6 +73,7 @@ class ContentRequests(AttributeRequests):
             if not writable:
                 # Before the file is fetched, so that the next ones are on their way meanwhile.
                 self._activity.note_open(ino, caller.uid, caller.pid, self._now_ns())
+                self._traffic.note_open(await self._level_of(inode), inode.size)
             if changing:
                 inode = await self._make_writable(inode, truncate=truncate)
                 if first:

@@ -20,6 +20,7 @@ from memfs.filesystem.replies import Attributes, Entry
 from memfs.filesystem.validity import ALONE, Validity, ValidityLimits
 from memfs.linux.times import Clock, storable_ns
 from memfs.metadata.records import Inode, InodeFlags
+from memfs.metrics.traffic import Level
 from memfs.policy.access_stats import AccessStats
 from memfs.stores.health import StoreHealth
 from memfs.types import BLOCK_BYTES, FormKind, Tier
@@ -57,6 +58,13 @@ inode, and without passthrough before each (`file_remove_privs`, fs/inode.c)."""
 DIRECTORY_BYTES = 4096
 """`st_size` of a directory, as on ext4."""
 DIRECTORY_BLOCKS = DIRECTORY_BYTES // BLOCK_BYTES
+
+_TIER_OF = {
+    Level.WARM: Tier.WARM,
+    Level.COLD: Tier.COLD,
+    Level.PACKED: Tier.COLD,
+    Level.GLACIER: Tier.GLACIER,
+}
 
 ATIMES_MAX = 50_000
 """Access times kept in memory until they are stored."""
@@ -180,6 +188,7 @@ class Shared:
         self._residency = parts.residency
         self._room = parts.room
         self._move_parts = parts.move_parts
+        self._traffic = parts.move_parts.traffic
         self._garbage = parts.garbage
         self._recheck = parts.recheck
         self._form_reader = parts.form_reader
@@ -347,13 +356,16 @@ class Shared:
 
     async def _log(self, operation: Operation, inode: Inode, size_bytes: int) -> None:
         """Add a row to the trace that is being recorded; asked only if one is."""
-        if inode.raw:
-            tier = Tier.WARM if self._residency.is_resident(inode.ino) else Tier.COLD
-        else:
-            forms = await self._engine.list_forms(inode.blob)
-            packed = any(form.kind == FormKind.PACKED for form in forms)
-            tier = Tier.COLD if packed else Tier.GLACIER
+        tier = _TIER_OF[await self._level_of(inode)]
         self._access_log.note(operation, inode.ino, size_bytes, tier)
+
+    async def _level_of(self, inode: Inode) -> Level:
+        """Return where a regular file is read from now."""
+        if inode.raw:
+            return Level.WARM if self._residency.is_resident(inode.ino) else Level.COLD
+        forms = await self._engine.list_forms(inode.blob)
+        packed = any(form.kind == FormKind.PACKED for form in forms)
+        return Level.PACKED if packed else Level.GLACIER
 
     def _note_orphan(self, inode: Inode, *, promptly: bool = True) -> None:
         """An inode may have lost its last name: it stays until nobody holds it any more.

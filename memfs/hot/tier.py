@@ -23,6 +23,7 @@ from memfs.hot.pool import HotTierFullError
 from memfs.hot.protocol import HotGoneError, HotMissError, error_reply, number_in, shorten
 from memfs.hot.tensors import FormatError
 from memfs.metadata.records import Decision, InodeFlags, PendingMove
+from memfs.metrics.traffic import Level
 from memfs.moves.hydrating import hydrate
 from memfs.policy import rules
 from memfs.policy.marks import (
@@ -254,6 +255,7 @@ class HotTier:
         await self._server.call("publish", ino=ino, generation=generation)
         size_bytes = number_in(answer, "size_bytes")
         uuid = str(answer.get("device"))
+        self._parts.traffic.note_move(Level.COLD, Level.HOT, inode.size)
         self._board.residents[ino] = ResidentFile(generation, uuid, size_bytes, pinned)
         self._failures.pop(ino, None)
         self._board.clear_full(ino)

@@ -37,7 +37,7 @@ from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form
 from memfs.moves.sharing import first_of_each
 from memfs.moves.storing import Stored, store_object, temporary_file
-from memfs.moves.uploading import container_bytes_max
+from memfs.moves.uploading import container_bytes_max, note_uploaded
 from memfs.stores.contents import range_reader
 from memfs.stores.disk import write_all
 from memfs.stores.reading import PackedFile
@@ -125,6 +125,9 @@ async def _upload_batch(
         ]
         size_bytes = stored[-1].form.end
         published = await parts.engine.publish_batch(intent, key, size_bytes, members)
+        for inode, is_published in zip(made, published, strict=True):
+            if is_published:
+                note_uploaded(parts, inode)
         return [
             MoveResult(MoveOutcome.DONE if yes else MoveOutcome.SUPERSEDED, form.stored_bytes)
             for (form, _), yes in zip(stored, published, strict=True)

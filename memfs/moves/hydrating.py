@@ -26,6 +26,7 @@ from memfs.errors import (
 )
 from memfs.metadata.quarantine import quarantine, release
 from memfs.metadata.records import MoveKind
+from memfs.metrics.traffic import Level
 from memfs.moves.attempt import recorded
 from memfs.moves.coding import unlock
 from memfs.moves.damage import replace_damaged
@@ -90,9 +91,10 @@ async def _lead(parts: MoveParts, inode: Inode) -> Inode:
     hydrated = await _hydrate(parts, inode)
     if len(parts.hydrated) < DONE_COUNT_MAX:
         parts.hydrated[inode.ino] = None
+    forms = await parts.engine.list_forms(inode.blob)
+    packed = any(form.kind == FormKind.PACKED for form in forms)
+    parts.traffic.note_move(Level.PACKED if packed else Level.GLACIER, Level.COLD, inode.size)
     if (access_log := parts.access_log).active:
-        forms = await parts.engine.list_forms(inode.blob)
-        packed = any(form.kind == FormKind.PACKED for form in forms)
         tier = Tier.COLD if packed else Tier.GLACIER
         access_log.note(Operation.HYDRATE, inode.ino, inode.size, tier)
     return hydrated

@@ -13,6 +13,7 @@ import trio
 
 from memfs.errors import CorruptDataError, NotFoundError, StaleInodeError
 from memfs.metadata.records import Blob, Form, FormReplacement, InodeFlags, MoveKind
+from memfs.metrics.traffic import Level
 from memfs.moves.attempt import recorded
 from memfs.moves.coding import choose_coding, encryption_of, unlock
 from memfs.moves.outcome import MoveOutcome, MoveResult
@@ -119,6 +120,8 @@ async def pack(
             partial(publish_form, parts, inode, blob, form, replacing)
         )
     parts.tally.note_packed(summary)
+    if published:
+        parts.traffic.note_move(Level.COLD, Level.PACKED, summary.size)
     parts.faults.reach("pack.published")
     return MoveResult(
         MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED, summary.stored_bytes

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.metadata.records import Form, InodeFlags, MoveKind
+from memfs.metrics.traffic import Level
 from memfs.moves.attempt import recorded, writable_store
 from memfs.moves.containers import Container, append_container, find_packed, fits_store
 from memfs.moves.outcome import MoveOutcome, MoveResult
@@ -94,6 +95,8 @@ async def _upload(
     async def publish(intent: IntentId, stored: Sequence[Stored]) -> MoveResult:
         ((form, blob),) = stored
         published = await publish_form(parts, inode, blob, form, replacing, intent)
+        if published:
+            note_uploaded(parts, inode)
         outcome = MoveOutcome.DONE if published else MoveOutcome.SUPERSEDED
         return MoveResult(outcome, form.stored_bytes)
 
@@ -108,6 +111,11 @@ async def _upload(
             result = await store_object(parts, remote, attempt, "upload", put, publish, progress)
     assert result is not None, "one form was put"
     return result
+
+
+def note_uploaded(parts: MoveParts, inode: Inode) -> None:
+    """Count a file whose content has reached the store."""
+    parts.traffic.note_move(Level.COLD if inode.raw else Level.PACKED, Level.GLACIER, inode.size)
 
 
 async def _put(

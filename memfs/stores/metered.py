@@ -1,4 +1,4 @@
-"""The metering decorator: what is asked of a store is counted against the quotas of the day.
+"""The metering decorator: what is asked of a store is counted, and against the quotas of the day.
 
 Invariant: nothing that a program may wait for is refused; removing objects is, since garbage can
 wait.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from memfs.policy.quotas import Spent
+from memfs.stores.counts import Call, StoreCounts
 from memfs.stores.forwarding import ForwardingStore
 from memfs.stores.store import PART_BYTES
 
@@ -68,56 +69,63 @@ class MeteredStore(ForwardingStore):
 
     Args:
         meter: Told of requests and bytes.
+        counts: Told of them by call, and of failures; None: nobody wants to know.
     """
 
-    def __init__(self, inner: RemoteStore, meter: Meter) -> None:
+    def __init__(self, inner: RemoteStore, meter: Meter, counts: StoreCounts | None = None) -> None:
         super().__init__(inner)
         self._meter = meter
+        self._counts = counts or StoreCounts()
 
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store; counted as sent whole, even if it fails on the way."""
         size = (await trio.to_thread.run_sync(os.stat, source)).st_size
-        self._meter.spend(Spent.REQUESTS, transfer_request_count(size))
-        self._meter.spend(Spent.UPLOAD, size)
-        await self._inner.put_file(key, source)
+        self._note_sent(size)
+        with self._counts.watch(Call.PUT):
+            await self._inner.put_file(key, source)
 
     async def put_stream(self, key: str, source: ByteSource) -> None:
         """As the inner store; counted is what was taken of it, even if it fails on the way."""
         counting = _CountingSource(source)
         try:
-            await self._inner.put_stream(key, counting)
+            with self._counts.watch(Call.PUT):
+                await self._inner.put_stream(key, counting)
         finally:
-            self._meter.spend(Spent.REQUESTS, transfer_request_count(counting.taken_bytes))
-            self._meter.spend(Spent.UPLOAD, counting.taken_bytes)
+            self._note_sent(counting.taken_bytes)
 
     async def list_uploads(self, prefix: str) -> list[ObjectStat]:
         """As the inner store."""
-        self._meter.spend(Spent.REQUESTS, 1)
-        return await self._inner.list_uploads(prefix)
+        self._note(Call.LIST)
+        with self._counts.watch(Call.LIST):
+            return await self._inner.list_uploads(prefix)
 
     async def abort_uploads(self, key: str) -> int:
         """As the inner store."""
-        self._meter.spend(Spent.REQUESTS, 1)
-        return await self._inner.abort_uploads(key)
+        self._note(Call.DELETE)
+        with self._counts.watch(Call.DELETE):
+            return await self._inner.abort_uploads(key)
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """As the inner store."""
-        self._meter.spend(Spent.REQUESTS, 1)
-        content = await self._inner.get_range(key, start, end)
-        self._meter.spend(Spent.EGRESS, len(content))
+        self._note(Call.GET)
+        with self._counts.watch(Call.GET):
+            content = await self._inner.get_range(key, start, end)
+        self._note_received(len(content))
         return content
 
     async def get_file(self, key: str, target: Path) -> None:
         """As the inner store."""
-        await self._inner.get_file(key, target)
+        with self._counts.watch(Call.GET):
+            await self._inner.get_file(key, target)
         size = (await trio.to_thread.run_sync(os.stat, target)).st_size
-        self._meter.spend(Spent.REQUESTS, transfer_request_count(size))
-        self._meter.spend(Spent.EGRESS, size)
+        self._note(Call.GET, transfer_request_count(size))
+        self._note_received(size)
 
     async def stat(self, key: str) -> ObjectStat:
         """As the inner store."""
-        self._meter.spend(Spent.REQUESTS, 1)
-        return await self._inner.stat(key)
+        self._note(Call.STAT)
+        with self._counts.watch(Call.STAT):
+            return await self._inner.stat(key)
 
     async def delete(self, key: str) -> None:
         """As the inner store.
@@ -126,19 +134,35 @@ class MeteredStore(ForwardingStore):
             QuotaSpentError: The requests of the day are spent.
         """
         self._meter.check({Spent.REQUESTS: 1})
-        self._meter.spend(Spent.REQUESTS, 1)
-        await self._inner.delete(key)
+        self._note(Call.DELETE)
+        with self._counts.watch(Call.DELETE):
+            await self._inner.delete(key)
 
     async def archive(self, key: str) -> None:
         """As the inner store."""
-        self._meter.spend(Spent.REQUESTS, 1)
-        await self._inner.archive(key)
+        self._note(Call.ARCHIVE)
+        with self._counts.watch(Call.ARCHIVE):
+            await self._inner.archive(key)
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         """As the inner store."""
         count = 0
-        async for stat in self._inner.list(prefix):
-            if count % PAGE_COUNT == 0:
-                self._meter.spend(Spent.REQUESTS, 1)
-            count += 1
-            yield stat
+        with self._counts.watch(Call.LIST):
+            async for stat in self._inner.list(prefix):
+                if count % PAGE_COUNT == 0:
+                    self._note(Call.LIST)
+                count += 1
+                yield stat
+
+    def _note(self, call: Call, count: int = 1) -> None:
+        self._meter.spend(Spent.REQUESTS, count)
+        self._counts.requests[call] += count
+
+    def _note_sent(self, size: int) -> None:
+        self._note(Call.PUT, transfer_request_count(size))
+        self._meter.spend(Spent.UPLOAD, size)
+        self._counts.sent_bytes += size
+
+    def _note_received(self, size: int) -> None:
+        self._meter.spend(Spent.EGRESS, size)
+        self._counts.received_bytes += size

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memfs.config import GlacierConfig
+    from memfs.stores.counts import StoreCounts
     from memfs.stores.health import StoreHealth
     from memfs.stores.metered import Meter
     from memfs.stores.store import RemoteStore
@@ -48,6 +49,7 @@ def open_remote_store(
     quotas: QuotasConfig | None = None,
     meter: Meter | None = None,
     health: StoreHealth | None = None,
+    counts: StoreCounts | None = None,
 ) -> RemoteStore:
     """Return the configured store, ready for use.
 
@@ -58,6 +60,7 @@ def open_remote_store(
         quotas: Rates of transfers; None: without limit.
         meter: Counts what is spent; None: nobody does.
         health: Told how the store answers; None: nobody wants to know.
+        counts: Told of calls and failures, if there is a meter; None: nobody wants to know.
 
     Raises:
         UsageError: The URL is wrong, the directory that it names is missing, or the package of its
@@ -65,7 +68,7 @@ def open_remote_store(
     """
     policy = RetryPolicy(deadline_s=config.timeout_s)
     plain = _open_plain(config, default_dir)
-    metered = MeteredStore(plain, meter) if meter is not None else plain
+    metered = MeteredStore(plain, meter, counts) if meter is not None else plain
     limited = LimitedStore(metered, config.transfer_count_max, RANGE_COUNT_MAX)
     retrying: RemoteStore = RetryingStore(limited, policy, random.Random(), health)
     if not isinstance(plain, DirectoryStore):

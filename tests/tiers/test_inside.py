@@ -56,7 +56,7 @@ def test_it_is_there_by_its_name_alone(mount: Mount) -> None:
     (root / "file").write_bytes(b"content")
     inside = root / ".memfs"
     assert sorted(os.listdir(root)) == ["file"]
-    names = ["config.toml", "pending", "query", "snapshots", "status.json"]
+    names = ["config.toml", "metrics", "pending", "query", "snapshots", "status.json"]
     assert sorted(os.listdir(inside)) == names
     for command in ("find", "du -a", "ls -laR"):
         assert b".memfs" not in subprocess.check_output([*command.split(), str(root)])
@@ -70,6 +70,27 @@ def test_it_is_there_by_its_name_alone(mount: Mount) -> None:
     assert json.loads(subprocess.check_output(["cat", inside / "status.json"]))["pid"]
     assert os.stat(inside / "..").st_ino == root.stat().st_ino
     assert os.path.realpath(inside / "snapshots" / "..") == str(inside)
+
+
+def test_metrics_are_the_same_in_the_mount_by_the_command_and_in_a_file(
+    mount: Mount, tmp_path: Path
+) -> None:
+    (mount.root / "file").write_bytes(b"content")
+    (mount.root / "file").read_bytes()
+    textfile = tmp_path / "memfs.prom"
+    run_memfs("metrics", mount.root, "--textfile", textfile)
+    for text in (
+        (mount.root / ".memfs/metrics").read_text(),
+        run_memfs("metrics", mount.root),
+        textfile.read_text(),
+    ):
+        lines = text.splitlines()
+        assert "memfs_inodes 2" in lines
+        assert 'memfs_opens_total{level="cold"} 1' in lines
+        [lookups] = [line for line in lines if 'seconds_count{operation="lookup"}' in line]
+        assert int(lookups.split()[1]) > 0
+    assert textfile.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(tmp_path) == [textfile.name]
 
 
 def test_its_files_are_made_when_they_are_opened(mount: Mount) -> None:

@@ -14,6 +14,7 @@ import trio.testing
 
 from memfs.config import MountConfig
 from memfs.errors import NoSpaceError
+from memfs.metrics.latency import Latencies
 from memfs.waiting import leave
 from memfs_daemon.kernel import protocol
 from memfs_daemon.kernel.channel import Channel, ConnectionClosedError
@@ -52,11 +53,13 @@ class Kernel:
             may_pass_through=False,
         )
         self.programs_die = True
+        self.latencies = Latencies()
         self.runner = Runner(
             self.channel,
             filesystem,
             build_table(filesystem, negotiated),
             is_dying=lambda pid: self.programs_die,
+            latencies=self.latencies,
         )
 
     def send(self, opcode: int, node: int = ROOT, body: bytes = b"") -> int:
@@ -123,6 +126,23 @@ async def test_requests_that_wait_together_share_one_commit(
     nursery.start_soon(kernel.runner.run)
     assert await kernel.receive(3) == dict.fromkeys(sent, 0)
     assert kernel.filesystem.commit_count == 1
+
+
+async def test_each_answer_is_counted_once_with_its_duration(
+    kernel: Kernel, nursery: trio.Nursery
+) -> None:
+    """Those that wait for a commit, those that fail, and those that nobody serves."""
+    kernel.make_directory(b"a")
+    kernel.send(Opcode.STATFS)
+    kernel.send(Opcode.STATFS)
+    kernel.send(Opcode.POLL)
+    kernel.send(4096)
+    kernel.send(Opcode.FORGET, ROOT, bytes(8))
+    nursery.start_soon(kernel.runner.run)
+    await kernel.receive(5)
+    counted = {name: sum(counts) for name, counts in kernel.latencies.counts().items()}
+    assert counted == {"mkdir": 1, "statfs": 2, "poll": 1, "other": 1}
+    assert all(kernel.latencies.sums_ns().values())
 
 
 async def test_a_batch_is_bounded(kernel: Kernel, nursery: trio.Nursery) -> None:

@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.defects",),
     ("memfs.config", "memfs.sizes"),
     ("memfs.policy", "memfs.prediction", "memfs.query", "memfs.namespace"),
+    ("memfs.metrics",),
     ("memfs.config_file",),
     ("memfs.linux",),
     ("memfs.hot",),

@@ -8,8 +8,9 @@ import pytest
 import trio
 import trio.testing
 
-from memfs.errors import QuotaSpentError
+from memfs.errors import ObjectMissingError, QuotaSpentError
 from memfs.policy.quotas import Cost, Spent
+from memfs.stores.counts import Call, StoreCounts
 from memfs.stores.metered import MeteredStore, transfer_request_count
 from memfs.stores.paced import PacedStore, unhurried
 from memfs.stores.store import PART_BYTES
@@ -58,6 +59,23 @@ async def test_every_call_is_counted(source: Path, tmp_path: Path) -> None:
     await store.delete("k")
     assert purse.spent[Spent.REQUESTS] == before + 4
     assert purse.spent[Spent.DISK_WRITES] == 0
+
+
+async def test_calls_are_told_apart_and_failures_are_counted(source: Path, tmp_path: Path) -> None:
+    """A missing object is an answer; a disk that cannot be written is a failure."""
+    counts = StoreCounts()
+    store = MeteredStore(MemoryStore(), Purse(), counts)
+    await store.put_file("k", source)
+    await store.get_range("k", 0, 10)
+    for call in (store.stat("gone"), store.get_range("gone", 0, 1)):
+        with pytest.raises(ObjectMissingError):
+            await call
+    assert counts.errors == {}
+    with pytest.raises(OSError, match="No such file"):
+        await store.get_file("k", tmp_path / "missing" / "target")
+    assert counts.errors == {Call.GET: 1}
+    assert counts.requests == {Call.PUT: transfer_request_count(1000), Call.GET: 2, Call.STAT: 1}
+    assert (counts.sent_bytes, counts.received_bytes) == (1000, 10)
 
 
 def test_a_transfer_takes_a_request_for_each_part() -> None:

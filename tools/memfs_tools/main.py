@@ -30,6 +30,7 @@ _MODULES = {
     "mount": "mount",
     "umount": "umount",
     "status": "status",
+    "metrics": "metrics",
     "pin": "pin",
     "unpin": "pin",
     "why": "why",

@@ -16,6 +16,7 @@ from memfs.content.kernel_cache import KernelCache
 from memfs.errors import UsageError
 from memfs.linux import mounts
 from memfs.linux.privileges import has_cap_sys_admin
+from memfs.metrics.latency import Latencies
 from memfs_daemon.capabilities import limits_of
 from memfs_daemon.kernel import mounting
 from memfs_daemon.kernel.channel import Channel, ConnectionClosedError
@@ -50,6 +51,7 @@ class KernelDriver:
         options: Words of mount(8): `ro`, `nosuid`, `nodev`, `noexec`, `noatime`, ...
         passthrough_stack_depth: `mounting.stack_depth_for` the state directory.
         kernel_cache: What `operations` wants the kernel to forget.
+        latencies: Told how long each request took.
 
     Attributes:
         negotiated: What INIT agreed on; None before.
@@ -68,6 +70,7 @@ class KernelDriver:
         options: Sequence[str] = (),
         passthrough_stack_depth: int = 1,
         kernel_cache: KernelCache | None = None,
+        latencies: Latencies | None = None,
     ) -> None:
         self._operations = operations
         self._backing = backing
@@ -78,6 +81,7 @@ class KernelDriver:
         self._flags = mounting.parse_options(options)
         self._stack_depth = passthrough_stack_depth
         self._kernel_cache = kernel_cache or KernelCache()
+        self._latencies = latencies or Latencies()
         self._channel: Channel | None = None
         self.negotiated: Negotiated | None = None
 
@@ -126,7 +130,7 @@ class KernelDriver:
             with channel.duplicate() as second:
                 notices = ChannelNotices(second, can_forget_all=negotiated.has_epochs)
                 with self._kernel_cache.told_by(notices):
-                    await Runner(channel, self._operations, table).run()
+                    await Runner(channel, self._operations, table, latencies=self._latencies).run()
         except ConnectionClosedError:
             log.info("%s: unmounted before it was served", self._mountpoint)
         finally:

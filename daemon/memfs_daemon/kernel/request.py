@@ -5,6 +5,7 @@ Invariant: `data` is immutable and the request's own, so a detached request may 
 
 from __future__ import annotations
 
+import time
 import types
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -24,6 +25,7 @@ Outcome: TypeAlias = Payload | int
 T = TypeVar("T")
 
 _unpack_header = HEADER.unpack_from
+_now_ns = time.monotonic_ns
 
 
 def _never_alone() -> bool:
@@ -35,6 +37,7 @@ class Request:
     """A request: its header's fields, and its bytes.
 
     Attributes:
+        begun_ns: When it was read, by the monotonic clock.
         data: Header and body, as read from the device.
         unique: The kernel's number of the request; the reply carries it.
         node: The inode that the request is about.
@@ -44,11 +47,12 @@ class Request:
     """
 
     __slots__ = (
-        "_is_alone", "data", "detached", "gid", "node", "opcode", "opened", "pid", "uid", "umask",
-        "unique",
+        "_is_alone", "begun_ns", "data", "detached", "gid", "node", "opcode", "opened", "pid",
+        "uid", "umask", "unique",
     )  # fmt: skip
 
     def __init__(self, data: bytes, is_alone: Callable[[], bool] = _never_alone) -> None:
+        self.begun_ns = _now_ns()
         self.data = data
         self._is_alone = is_alone
         self.opcode: int

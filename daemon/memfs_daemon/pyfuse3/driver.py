@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from memfs.config import MountConfig
     from memfs.filesystem.operations import Operations
+    from memfs.metrics.latency import Latencies
     from memfs.types import InodeNo
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Pyfuse3Driver:
         source: Shown as the device in `/proc/mounts`: the state directory.
         options: Words of mount(8): `ro`, `nosuid`, `nodev`, `noexec`, `noatime`, ...
         kernel_cache: What `operations` wants the kernel to forget.
+        latencies: Told how long each request took.
 
     Raises:
         UsageError: An option that this driver does not know.
@@ -65,8 +67,9 @@ class Pyfuse3Driver:
         *,
         options: Sequence[str] = (),
         kernel_cache: KernelCache | None = None,
+        latencies: Latencies | None = None,
     ) -> None:
-        self._requests = Requests(operations)
+        self._requests = Requests(operations, latencies)
         self._mountpoint = mountpoint
         self._config = config
         self._allow_other = config.allow_other and may_allow_other()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import time
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -17,6 +18,7 @@ import trio
 
 from memfs.errors import MemfsError, NotSupportedError, StaleInodeError
 from memfs.filesystem.operations import AttributeRequest
+from memfs.metrics.latency import Latencies
 from memfs.types import InodeNo
 from memfs_daemon.pyfuse3.convert import (
     OpenFiles,
@@ -95,13 +97,17 @@ def _answering(
     """Turn what a handler raises into an errno, and commit before it returns."""
 
     async def answered(self: Requests, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        begun_ns = time.monotonic_ns()
         try:
-            reply = await handler(self, *args, **kwargs)
-        except Exception as error:
+            try:
+                reply = await handler(self, *args, **kwargs)
+            except Exception as error:
+                await self.commit(handler.__name__)
+                raise pyfuse3.FUSEError(self.errno_of(handler.__name__, error)) from error
             await self.commit(handler.__name__)
-            raise pyfuse3.FUSEError(self.errno_of(handler.__name__, error)) from error
-        await self.commit(handler.__name__)
-        return reply
+            return reply
+        finally:
+            self.latencies.note(handler.__name__, time.monotonic_ns() - begun_ns)
 
     functools.update_wrapper(answered, handler)
     return answered
@@ -114,6 +120,7 @@ class Requests(pyfuse3.Operations):
 
     Attributes:
         initialised: Set when the kernel's first request was answered.
+        latencies: Told how long each request took.
     """
 
     supports_dot_lookup = True
@@ -122,8 +129,9 @@ class Requests(pyfuse3.Operations):
     # refused below: without FUSE_DONT_MASK a default ACL cannot replace the umask (acl(5)).
     enable_acl = True
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Operations, latencies: Latencies | None = None) -> None:
         super().__init__()
+        self.latencies = latencies or Latencies()
         self._operations = operations
         self._files = OpenFiles()
         self._bugs_seen: set[tuple[str, str]] = set()

@@ -1,0 +1,1 @@
+"""What can be measured of a mount: the table of metrics, counters, histograms, rings."""

@@ -1,0 +1,88 @@
+"""The Prometheus text: samples, each under the row of the table that explains it.
+
+Invariant: a sample that fits no row of the table is refused here, so that no number gets out
+without name, kind and help.
+
+Source: the exposition formats of the Prometheus documentation, text format 0.0.4.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.metrics.latency import BUCKET_COUNT, limit_ns
+from memfs.metrics.table import METRICS, Kind, Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""For who sends it by HTTP."""
+
+
+class Histogram(NamedTuple):
+    """Counts by bucket."""
+
+    counts: Sequence[int]
+    """By bucket, not summed up; `BUCKET_COUNT` of them."""
+    sum_ns: int
+
+
+class Sample(NamedTuple):
+    """One value."""
+
+    metric: Metric
+    value: float | Histogram
+    labels: tuple[str, ...] = ()
+    """Values, in the order of the metric's labels."""
+
+
+def render(samples: Iterable[Sample]) -> str:
+    """Return the text of samples, in the order of the table."""
+    by_metric: dict[Metric, list[Sample]] = {metric: [] for metric in METRICS}
+    for sample in samples:
+        assert len(sample.labels) == len(sample.metric.labels), sample
+        by_metric[sample.metric].append(sample)
+    lines: list[str] = []
+    for metric, found in by_metric.items():
+        if not found:
+            continue
+        lines.append(f"# HELP {metric.name} {_escape_help(metric.help)}")
+        lines.append(f"# TYPE {metric.name} {metric.kind}")
+        for sample in sorted(found, key=lambda each: each.labels):
+            lines += _lines(sample)
+    return "\n".join(lines) + "\n"
+
+
+def _lines(sample: Sample) -> list[str]:
+    metric, labels = sample.metric, dict(zip(sample.metric.labels, sample.labels, strict=True))
+    if not isinstance(sample.value, Histogram):
+        assert metric.kind != Kind.HISTOGRAM, metric.name
+        return [f"{metric.name}{_braced(labels)} {_number(sample.value)}"]
+    lines, total = [], 0
+    for bucket, count in enumerate(sample.value.counts):
+        total += count
+        limit = "+Inf" if bucket == BUCKET_COUNT - 1 else repr(limit_ns(bucket) / 1e9)
+        lines.append(f"{metric.name}_bucket{_braced(labels | {'le': limit})} {total}")
+    lines.append(f"{metric.name}_sum{_braced(labels)} {_number(sample.value.sum_ns / 1e9)}")
+    lines.append(f"{metric.name}_count{_braced(labels)} {total}")
+    return lines
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def _braced(labels: dict[str, str]) -> str:
+    if not labels:
+        return ""
+    pairs = (f'{name}="{_escape_label(value)}"' for name, value in labels.items())
+    return "{" + ",".join(pairs) + "}"
+
+
+def _escape_label(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _escape_help(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
