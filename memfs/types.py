@@ -26,6 +26,9 @@ IntentId = NewType("IntentId", int)
 SnapshotId = NewType("SnapshotId", int)
 """Number of a snapshot; never reused; it is beyond all numbers of what existed before it."""
 
+SourceId = NewType("SourceId", int)
+"""Number of a bucket, a prefix or a directory whose objects were adopted; never reused."""
+
 StateId = NewType("StateId", bytes)
 """Identity of a state directory: 16 random bytes, for good; tells what is another one's."""
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from memfs.metadata.foreign import Foreign
 from memfs.metadata.records import EVERYTHING
 
 if TYPE_CHECKING:
@@ -1037,5 +1038,5 @@ class Snapshots(Changes, Protocol):
         ...
 
 
-class Engine(Namespace, Queries, Contents, Local, Snapshots, Protocol):
+class Engine(Namespace, Queries, Contents, Local, Snapshots, Foreign, Protocol):
     """All parts, as one state directory has them."""

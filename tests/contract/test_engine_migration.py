@@ -23,7 +23,7 @@ from memfs.fsck.repair import repair
 from memfs.metadata.quarantine import why_quarantined
 from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.engine import SqliteEngine
-from memfs.metadata.sqlite.format import FORMAT_NUMBER
+from memfs.metadata.sqlite.format import FOREIGN_NUMBER, FORMAT_NUMBER
 from memfs.metadata.sqlite.journal import Journal
 from memfs.metadata.sqlite.migration import Migration
 from memfs.metadata.sqlite.statements import UNDERSTOOD
@@ -263,9 +263,9 @@ def test_tables_of_a_newer_format_are_refused(tmp_path: Path) -> None:
     SqliteEngine.open(tmp_path, CONFIG).close()
     (tmp_path / "metadata.sums").unlink()
     with sqlite3.connect(tmp_path / "metadata.db") as connection:
-        connection.execute(f"pragma user_version = {FORMAT_NUMBER + 1}")
+        connection.execute(f"pragma user_version = {FOREIGN_NUMBER + 1}")
     connection.close()
-    with pytest.raises(UsageError, match=f"tables of format {FORMAT_NUMBER + 1}"):
+    with pytest.raises(UsageError, match=f"tables of format {FOREIGN_NUMBER + 1}"):
         SqliteEngine.open(tmp_path, CONFIG)
 
 

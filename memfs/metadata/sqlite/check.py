@@ -118,9 +118,41 @@ _CHECKS = (
         f"select ino, raw, blob from inode where not {_REGULAR} and (raw <> 0 or blob <> 0)",
     ),
     (
-        "inode {} has {} bytes but neither a raw file nor a form",
+        "inode {} has {} bytes but neither a raw file nor a form nor a foreign object",
         f"""select ino, size from inode where {_REGULAR} and flags & 1 = 0 and size > 0
-            and raw = 0 and blob not in (select blob from form)""",
+            and raw = 0 and blob not in (select blob from form) and not exists (
+                select 1 from foreign_object as o
+                where o.ino = inode.ino and o.generation = inode.generation)""",
+    ),
+    (
+        "inode {}, of {} bytes, has the foreign object {!r}, of {} bytes",
+        """select inode.ino, inode.size, o.key, o.size from inode join foreign_object as o
+            on o.ino = inode.ino and o.generation = inode.generation where o.size <> inode.size""",
+    ),
+    (
+        "the foreign object {!r} belongs to inode {}, which does not exist",
+        """select key, ino from foreign_object where ino not in (select ino from inode)
+            and ino not in (select ino from inode_was)""",
+    ),
+    (
+        "the foreign object {!r} of inode {} is current, but the inode has no name",
+        """select o.key, o.ino from foreign_object as o where o.current = 1
+            and o.ino not in (select ino from inode where nlink > 0)""",
+    ),
+    (
+        "the foreign object {!r} of inode {} is of source {}, which does not exist",
+        """select key, ino, source from foreign_object
+            where source not in (select source from source)""",
+    ),
+    (
+        "the foreign object {!r} of inode {} has the impossible state {}, {}, {!r}",
+        """select key, ino, ours, current, conflict from foreign_object
+            where ours not in (0, 1) or current not in (0, 1)
+            or conflict not in ('', 'changed', 'gone', 'taken')""",
+    ),
+    (
+        "the key {!r} is gone from source {}, which does not exist",
+        "select key, source from foreign_gone where source not in (select source from source)",
     ),
     (
         "raw file {} belongs to {} inodes",

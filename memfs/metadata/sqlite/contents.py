@@ -80,6 +80,11 @@ _LIST_NOT_DURABLE = (
     f"select {INODE_COLUMNS} from inode where raw <> 0 and flags <> 2 and flags = 0"
     " order by ino limit ?"
 )
+_NEEDS_FORM = """
+    select 1 from inode as i where blob = ? and blob <> 0 and raw = 0 and not exists (
+        select 1 from foreign_object as o where o.ino = i.ino and o.generation = i.generation)
+    limit 1
+"""
 # `blob <> 0` is the condition of the partial index; it must stand there literally.
 _LIST_SHARERS = (
     f"select {INODE_COLUMNS} from inode where blob = ? and blob <> 0 order by ino limit ?"
@@ -107,7 +112,7 @@ class Contents(Attributes):
             return inode
         stays = inode.raw == raw
         needed = self._needed(inode)
-        if stays and not inode.blob and not overwritten and needed:
+        if stays and not inode.blob and not overwritten and needed and not self._stands(inode):
             return inode
         after = inode._replace(
             generation=Generation(inode.generation + 1), raw=raw, blob=NO_BLOB, flags=UNSEALED
@@ -128,7 +133,7 @@ class Contents(Attributes):
         inode = self._inode(ino)
         if inode.flags & UNSEALED or inode.blob or not inode.raw:
             return False
-        return self._needed(inode)
+        return self._needed(inode) and not self._stands(inode)
 
     async def keep_copy(
         self, ino: InodeNo, generation: Generation, raw: RawId, intent: IntentId
@@ -303,16 +308,20 @@ class Contents(Attributes):
     ) -> bool:
         self._begin_change()
         inode = self._find_sealed(ino, generation)
-        if inode is None or not inode.raw or not inode.blob:
+        if inode is None or not inode.raw:
             return False
         if raw is not None and inode.raw != raw:
             return False
-        if self._row("select 1 from form where blob = ? limit 1", (inode.blob,)) is None:
+        if not self._has_form(inode) and not self._stands(inode):
             return False
         self._write(SET_RAW, (0, inode.blocks, ino))
         self._discard_raw(inode.raw)
         self._replace(inode, inode._replace(raw=NO_RAW, flags=0))
         return True
+
+    def _has_form(self, inode: Inode) -> bool:
+        query = "select 1 from form where blob = ? limit 1"
+        return bool(inode.blob) and self._row(query, (inode.blob,)) is not None
 
     async def drop_form(self, ino: InodeNo, generation: Generation, kind: FormKind) -> bool:
         self._begin_change()
@@ -327,13 +336,11 @@ class Contents(Attributes):
             if kind == FormKind.PACKED:
                 self._write(SET_PACKED, (0, blob))
             return True
-        # The last form: every inode that shares the blob needs a raw file of its own, and what
-        # snapshots show by it lacks one.
+        # The last form: every inode that shares the blob needs a raw file of its own, or a foreign
+        # object, and what snapshots show by it lacks one.
         if self._row("select 1 from kept where blob = ? and blob <> 0", (blob,)):
             return False
-        if self._row(
-            "select 1 from inode where blob = ? and blob <> 0 and raw = 0 limit 1", (blob,)
-        ):
+        if self._row(_NEEDS_FORM, (blob,)):
             return False
         sharers = self._rows("select ino from inode where blob = ? and blob <> 0", (blob,))
         self._discard_form(form)

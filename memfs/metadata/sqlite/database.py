@@ -58,7 +58,12 @@ from memfs.metadata.sqlite.chain import join
 from memfs.metadata.sqlite.checkpointer import Checkpointer
 from memfs.metadata.sqlite.element_index import empty_elements
 from memfs.metadata.sqlite.field_schema import fold_name
-from memfs.metadata.sqlite.format import FORMAT_NUMBER, OLDEST_FORMAT, write_format
+from memfs.metadata.sqlite.format import (
+    FOREIGN_NUMBER,
+    FORMAT_NUMBER,
+    OLDEST_FORMAT,
+    write_format,
+)
 from memfs.metadata.sqlite.journal import Journal, Origin
 from memfs.metadata.sqlite.lease import LEASE_COUNT
 from memfs.metadata.sqlite.pages import PageSums
@@ -354,7 +359,7 @@ class Database:
     def _read_format(self) -> None:
         """See of what format the tables are: a migration that was cut short has marked the file."""
         ((number,),) = self._execute("pragma user_version").fetchall()
-        self._format = number or OLDEST_FORMAT
+        self._format = FORMAT_NUMBER if number == FOREIGN_NUMBER else number or OLDEST_FORMAT
         if self._format > FORMAT_NUMBER:
             raise UsageError(
                 f"{self._path} has tables of format {number}, this memfs knows {FORMAT_NUMBER}: "

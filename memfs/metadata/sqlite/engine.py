@@ -17,6 +17,7 @@ from memfs.metadata.sqlite.check import RECOUNT, find_damage
 from memfs.metadata.sqlite.creation import LEASE_NAME, NO_SETTINGS, create
 from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES, Database, Identity, Limits
 from memfs.metadata.sqlite.field_index import FieldIndexes
+from memfs.metadata.sqlite.foreign import Foreign
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
 from memfs.metadata.sqlite.format import (
     FORMAT_NUMBER,
@@ -26,7 +27,6 @@ from memfs.metadata.sqlite.format import (
     refuse_half_repaired,
     write_format,
 )
-from memfs.metadata.sqlite.held import Held
 from memfs.metadata.sqlite.inode_cache import InodeCache
 from memfs.metadata.sqlite.journal import BOOT_BYTES, Journal
 from memfs.metadata.sqlite.lease import IdLease
@@ -55,7 +55,7 @@ COUNT_WORK = """
 """By the index `inode_unsettled`, as the lists of the same files."""
 
 
-class SqliteEngine(Held):
+class SqliteEngine(Foreign):
     """Implements `memfs.metadata.engine.Engine`; its methods are described there."""
 
     @classmethod

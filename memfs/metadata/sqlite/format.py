@@ -24,6 +24,10 @@ OLDEST_FORMAT = 2
 """States from here on are migrated (`sqlite.migration`). Their tables have no number of their own:
 `pragma user_version` is 0 there, and the format's number from 3 on."""
 
+FOREIGN_NUMBER = 4
+"""`pragma user_version` of tables of format 3 that have sources: an older memfs refuses them. The
+format file says 3, as of a state without sources."""
+
 ENGINE_NAME = "sqlite"
 FILE_NAME = "format"
 REPAIR_NAME = "repairing"

@@ -35,6 +35,8 @@ class InodeCache:
         """There is a snapshot still that is newer than the newest one that stays."""
         self.kept_raw: list[int] | None = None
         """Raw files that only snapshots show: count and blocks; None: not counted yet."""
+        self.has_objects: bool | None = None
+        """An inode, or a snapshot, may have a foreign object; None: not looked yet."""
         self.touched: set[int | tuple[int, bytes]] = set()
         """Inodes, and xattrs by inode and name, that the newest snapshot knows as they were: by an
         undo row, or since they are younger. All are such where no snapshot is."""
@@ -47,6 +49,7 @@ class InodeCache:
         """Forget everything: rows were changed unseen."""
         self._inodes.clear()
         self.kept_raw = None
+        self.has_objects = None
         self.forget_snapshots()
 
     def forget_snapshots(self) -> None:

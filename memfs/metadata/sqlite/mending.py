@@ -14,6 +14,7 @@ from memfs.metadata.sqlite.attribute_index import NOTE_NAME
 from memfs.metadata.sqlite.check import RECOUNT
 from memfs.metadata.sqlite.element_index import empty_elements
 from memfs.metadata.sqlite.field_schema import BUILDING, LEAVING, TEXTS
+from memfs.metadata.sqlite.format import FOREIGN_NUMBER
 from memfs.metadata.sqlite.schema import (
     ADDITIONS,
     BESIDE,
@@ -107,6 +108,12 @@ _TOLD = (
         "update inode set blob = 0 where blob <> 0 and blob not in (select blob from form)",
     ),
     (
+        "inode {} has lost its foreign object {!r}: source {} is lost",
+        """select ino, key, source from foreign_object
+            where source not in (select source from source)""",
+        "delete from foreign_object where source not in (select source from source)",
+    ),
+    (
         "raw file {} of a snapshot belonged to something else too",
         """select raw from kept where raw <> 0 and raw in (select raw from inode)""",
         """delete from kept where raw <> 0 and raw in (select raw from inode)""",
@@ -180,6 +187,20 @@ _SILENT = (
             select ino from symlink union all select ino from symlink_was)""",
 )
 
+_FOREIGN = (
+    """delete from foreign_object where ino not in (select ino from inode)
+        and ino not in (select ino from inode_was)""",
+    """delete from foreign_object as o where exists (select 1 from inode as i
+        where i.ino = o.ino and i.generation = o.generation and i.size <> o.size and i.raw <> 0)""",
+    """update foreign_object set current = 0 where current <> 1
+        or ino not in (select ino from inode where nlink > 0)""",
+    "update foreign_object set ours = 0 where ours <> 1",
+    """update foreign_object set conflict = ''
+        where conflict not in ('', 'changed', 'gone', 'taken')""",
+    "delete from foreign_gone where source not in (select source from source)",
+)
+"""Once the links are counted."""
+
 _LINKS = (
     f"""update inode set nlink = (select count(*) from dentry where dentry.ino = inode.ino)
         where not {_DIRECTORY}""",
@@ -227,8 +248,10 @@ def mend(connection: sqlite3.Connection, first_free: int, now_ns: int) -> list[s
         connection.execute(change)
     _unindex_wrong(connection)
     told += _name_nameless(connection, first_free)
-    for change in _LINKS:
+    for change in _LINKS + _FOREIGN:
         connection.execute(change)
+    if connection.execute("select 1 from source").fetchone():
+        connection.execute(f"pragma user_version = {FOREIGN_NUMBER}")
     connection.execute(
         "insert into head select max(snap) from snapshot where state = 'live' having count(*) > 0"
     )

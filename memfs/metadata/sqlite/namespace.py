@@ -5,6 +5,7 @@ Invariant: a directory's nlink is 2 plus its subdirectories, any other inode's i
 
 from __future__ import annotations
 
+import json
 import stat
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from memfs.metadata.sqlite.rows import INODE_COUNT, RAW_COUNT, Rows, is_director
 from memfs.metadata.sqlite.statements import (
     DELETE_DENTRY,
     DELETE_INODE,
+    DELETE_UNSHOWN_OBJECTS,
     INSERT_DENTRY,
     INSERT_INODE,
     INSERT_SYMLINK,
@@ -45,7 +47,8 @@ _LIST_DIRECTORY = (
 )
 
 
-def _check_new_name(name: bytes) -> None:
+def check_new_name(name: bytes) -> None:
+    """See that a name can be one."""
     if len(name) > NAME_BYTES_MAX:
         raise NameTooLongError(f"name of {len(name)} bytes; {NAME_BYTES_MAX} are allowed")
     if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
@@ -131,7 +134,7 @@ class Namespace(Rows):
     async def create(self, parent: InodeNo, name: bytes, new: NewInode) -> Inode:
         self._begin_change(grows=True)
         directory = self._living_directory(parent)
-        _check_new_name(name)
+        check_new_name(name)
         makes_directory = new.mode & 0o170000 == stat.S_IFDIR
         # The cookie tells snapshots when the name was made. The inode's number, which was taken
         # earlier, is as good while there is no snapshot in between, and nothing to look up.
@@ -173,7 +176,7 @@ class Namespace(Rows):
         self._begin_change(grows=True)
         inode = self._inode(ino)
         directory = self._living_directory(parent)
-        _check_new_name(name)
+        check_new_name(name)
         if is_directory(inode):
             raise NotPermittedError(f"inode {ino} is a directory: it has one name only")
         cookie = self._take_id()
@@ -202,7 +205,9 @@ class Namespace(Rows):
             raise IsADirectoryInodeError(f"{name!r} in directory {parent} is a directory")
         self._remove_dentry(parent, cookie, name, inode.ino)
         self._set_links(directory, directory.nlink, now_ns, now_ns)
-        return self._set_links(inode, inode.nlink - 1, inode.mtime_ns, _later(inode, now_ns))
+        after = self._set_links(inode, inode.nlink - 1, inode.mtime_ns, _later(inode, now_ns))
+        self._note_gone(after)
+        return after
 
     async def rmdir(
         self, parent: InodeNo, name: bytes, now_ns: int, expected: InodeNo | None = None
@@ -241,6 +246,9 @@ class Namespace(Rows):
             self._account(inode, -1)
             if not self._let_go_unless_kept(inode, needed=needed):
                 self._let_go_copy(inode)
+            if self._has_objects():
+                self._note_gone(inode)
+                self._write(DELETE_UNSHOWN_OBJECTS, (json.dumps([ino]),))
 
     async def list_orphans(self, limit: int) -> list[InodeNo]:
         rows = self._rows("select ino from inode where nlink = 0 order by ino limit ?", (limit,))
@@ -269,7 +277,7 @@ class Namespace(Rows):
             raise InvalidValueError(f"rename flags {flags:#x} are not known")
         self._directory(parent)
         self._living_directory(new_parent)
-        _check_new_name(new_name)
+        check_new_name(new_name)
         cookie, moved = self._dentry(parent, name, expected)
         if is_directory(moved):
             self._cache.left_out.clear()
@@ -350,7 +358,9 @@ class Namespace(Rows):
     def _drop_link(self, replaced: Inode, parent: InodeNo, now_ns: int) -> Inode:
         if not is_directory(replaced):
             nlink = replaced.nlink - 1
-            return self._set_links(replaced, nlink, replaced.mtime_ns, _later(replaced, now_ns))
+            after = self._set_links(replaced, nlink, replaced.mtime_ns, _later(replaced, now_ns))
+            self._note_gone(after)
+            return after
         directory = self._inode(parent)
         self._set_links(directory, directory.nlink - 1, now_ns, now_ns)
         return self._set_links(replaced, 0, replaced.mtime_ns, now_ns)

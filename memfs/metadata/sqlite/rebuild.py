@@ -25,6 +25,7 @@ from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
 from memfs.metadata.sqlite.format import (
+    FOREIGN_NUMBER,
     FORMAT_NUMBER,
     OLDEST_FORMAT,
     new_state_id,
@@ -161,7 +162,7 @@ def _find_format(path: Path, journals: list[Journal]) -> int:
             continue
         finally:
             connection.close()
-        return int(number) or OLDEST_FORMAT
+        return FORMAT_NUMBER if number == FOREIGN_NUMBER else int(number) or OLDEST_FORMAT
     return min(formats, default=FORMAT_NUMBER)
 
 
@@ -326,6 +327,7 @@ def _highest_number(path: Path) -> int:
         ("dentry_was", "cookie"),
         ("kept", "raw"),
         ("kept", "blob"),
+        ("source", "source"),
     )
     connection = sqlite3.connect(path)
     try:

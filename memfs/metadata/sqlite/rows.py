@@ -28,10 +28,12 @@ from memfs.metadata.sqlite.statements import (
     INSERT_FORM,
     INSERT_GARBAGE,
     INSERT_KEPT,
+    PUT_GONE,
     PUT_SETTING,
     PUT_TEXT_XATTR,
     PUT_TYPED_XATTR,
     PUT_XATTR,
+    RETIRE_OBJECT,
     SAVE_DENTRY,
     SAVE_INODE,
     SAVE_TARGET,
@@ -123,6 +125,8 @@ SELECT_INODE = f"select {INODE_COLUMNS} from inode where ino = ?"
 
 
 _SELECT_ADOPTED = "select 1 from form where owned = 0 and store = ? and key = ?"
+SELECT_STANDING = "select 1 from foreign_object where ino = ? and generation = ?"
+_SELECT_CURRENT = "select source, key from foreign_object where ino = ? and current = 1"
 SELECT_FORM = f"select {FORM_COLUMNS} from form where blob = ? and kind = ?"
 SELECT_FORMS = f"select {FORM_COLUMNS} from form where blob = ? order by kind"
 
@@ -417,6 +421,30 @@ class Rows:
     def _discard_batch(self, key: str) -> None:
         self._write(DELETE_BATCH, (key,))
         self._add_garbage(FormKind.REMOTE, key)
+
+    # --- foreign objects -------------------------------------------------------------------------
+    def _has_objects(self) -> bool:
+        """Tell whether any inode may have a foreign object: most states have no such row."""
+        known = self._cache.has_objects
+        if known is None:
+            known = self._row("select 1 from foreign_object limit 1") is not None
+            self._cache.has_objects = known
+        return known
+
+    def _stands(self, inode: Inode) -> bool:
+        """Tell whether an inode has the bytes of a foreign object."""
+        if not self._has_objects():
+            return False
+        return self._row(SELECT_STANDING, (inode.ino, inode.generation)) is not None
+
+    def _note_gone(self, inode: Inode) -> None:
+        """An inode has lost its last name: no listing of its source makes it anew."""
+        if inode.nlink or not self._has_objects():
+            return
+        row = self._row(_SELECT_CURRENT, (inode.ino,))
+        if row is not None:
+            self._write(PUT_GONE, row)
+            self._write(RETIRE_OBJECT, (inode.ino,))
 
     # --- undo rows -------------------------------------------------------------------------------
     # Each comes before the change of its row, in the same change of the engine.

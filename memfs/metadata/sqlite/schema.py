@@ -20,7 +20,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.metadata.records import Inode
-from memfs.metadata.sqlite import element_index, field_schema
+from memfs.metadata.sqlite import element_index, field_schema, foreign_schema
 
 if TYPE_CHECKING:
     import sqlite3
@@ -328,6 +328,7 @@ ADDITIONS: tuple[str, ...] = (
         delete from pending_since where ino = old.ino;
     end
     """,
+    *foreign_schema.TABLES,
 )
 """What later versions of the same format added: made at each opening where it is missing, so each
 is `create ... if not exists`."""

@@ -36,6 +36,7 @@ from memfs.metadata.sqlite.statements import (
     DELETE_KEPT,
     DELETE_SNAPSHOT,
     DELETE_TARGETS,
+    DELETE_UNSHOWN_OBJECTS,
     FORGET_HEAD,
     INSERT_HEAD,
     INSERT_KEPT,
@@ -243,6 +244,8 @@ class Snapshots(Queries):
                     self._write(table.hand_down, (snap, older, handed))
                 self._write(table.delete, (snap, listed))
             self._write(DELETE_TARGETS, (listed,))
+            if self._has_objects():
+                self._write(DELETE_UNSHOWN_OBJECTS, (listed,))
             self._let_go_kept(inos)
             return True
         if self._row("select 1 from snapshot where snap <> ?", (snap,)) is None:

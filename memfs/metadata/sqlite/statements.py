@@ -10,7 +10,8 @@ import zlib
 from typing import NamedTuple
 
 from memfs.metadata.sqlite import field_schema, format2
-from memfs.metadata.sqlite.format import FORMAT_NUMBER
+from memfs.metadata.sqlite.foreign_schema import OBJECT_COLUMNS, SOURCE_COLUMNS
+from memfs.metadata.sqlite.format import FOREIGN_NUMBER, FORMAT_NUMBER
 from memfs.metadata.sqlite.schema import (
     FORM_COLUMNS,
     INODE_COLUMNS,
@@ -29,6 +30,10 @@ _texts: list[str] = []
 def _statement(text: str) -> int:
     _texts.append(text)
     return len(_texts) - 1
+
+
+def _marks(columns: str) -> str:
+    return ", ".join("?" * len(columns.split(", ")))
 
 
 INSERT_INODE = _statement(f"insert into inode ({INODE_COLUMNS}, packed) values ({'?, ' * 19}0)")
@@ -70,9 +75,7 @@ DELETE_XATTR = _statement("delete from xattr where ino = ? and name = ?")
 
 INSERT_BLOB = _statement("insert into blob (blob, size, digest) values (?, ?, ?)")
 DELETE_BLOB = _statement("delete from blob where blob = ?")
-INSERT_FORM = _statement(
-    f"insert into form ({FORM_COLUMNS}) values ({', '.join('?' * len(FORM_COLUMNS.split(', ')))})"
-)
+INSERT_FORM = _statement(f"insert into form ({FORM_COLUMNS}) values ({_marks(FORM_COLUMNS)})")
 DELETE_FORM = _statement("delete from form where blob = ? and kind = ?")
 INSERT_BATCH = _statement(
     "insert into batch (key, size_bytes, live_count, live_bytes) values (?, ?, ?, ?)"
@@ -262,6 +265,28 @@ _COUNT_WITHOUT_ELEMENTS = len(_texts)
 """Versions that know so many statements, or fewer, leave the entries of arrays as they were."""
 INSERT_ELEMENT = _statement("insert or ignore into element (key, value, ino) values (?, ?, ?)")
 DELETE_ELEMENT = _statement("delete from element where key = ? and value = ? and ino = ?")
+
+
+# --- foreign objects -----------------------------------------------------------------------------
+MARK_FOREIGN = _statement(f"pragma user_version = {FOREIGN_NUMBER}")
+UNMARK_FOREIGN = _statement(f"pragma user_version = {FORMAT_NUMBER}")
+PUT_SOURCE = _statement(
+    f"insert or replace into source ({SOURCE_COLUMNS}) values ({_marks(SOURCE_COLUMNS)})"
+)
+DELETE_SOURCE = _statement("delete from source where source = ?")
+INSERT_OBJECT = _statement(
+    f"insert into foreign_object ({OBJECT_COLUMNS}) values ({_marks(OBJECT_COLUMNS)})"
+)
+DELETE_OBJECT = _statement("delete from foreign_object where ino = ?")
+RETIRE_OBJECT = _statement("update foreign_object set current = 0 where ino = ?")
+DELETE_UNSHOWN_OBJECTS = _statement(
+    f"delete from foreign_object where ino {_LISTED.replace('?3', '?1')}"
+    " and not exists (select 1 from inode as i where i.ino = foreign_object.ino)"
+    " and not exists (select 1 from inode_was as w where w.ino = foreign_object.ino)"
+)
+PUT_GONE = _statement("insert or ignore into foreign_gone (source, key) values (?, ?)")
+DELETE_GONE = _statement("delete from foreign_gone where source = ? and key = ?")
+FORGET_GONE = _statement("delete from foreign_gone where source = ?")
 
 TEXTS = tuple(_texts)
 

@@ -1,0 +1,216 @@
+"""Foreign objects: what files refer to that memfs has not written, and never changes or removes.
+
+A file that was adopted has the bytes of one object of a source, as long as it is of the generation
+that the object was adopted for. A write gives it another one; the row stays, so that a
+later listing knows what the file was made of. An object that has changed becomes another inode.
+
+Invariant: the row of an inode names one etag for good. Bytes of two etags never belong to one inode
+and generation.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from memfs.metadata.records import Form
+from memfs.types import FormCoding, FormKind, Layout, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from memfs.metadata.records import Inode, NewInode
+    from memfs.types import BlobId, Generation, InodeNo, SourceId
+
+
+class WhenGone(enum.StrEnum):
+    """What becomes of a file whose object is not listed any more, as users write it."""
+
+    KEEP = "keep"
+    REMOVE = "remove"
+
+
+class Conflict(enum.StrEnum):
+    """In what a file and its object differ."""
+
+    NONE = ""
+    CHANGED = "changed"
+    """There is another object under the key, and the file was written here."""
+    GONE = "gone"
+    """There is no object under the key any more."""
+    TAKEN = "taken"
+    """The name was taken by a file of memfs's own, which has no byte of the object's bytes."""
+
+
+class Source(NamedTuple):
+    """A bucket with a prefix, or a directory, whose objects are files below one directory."""
+
+    source: SourceId
+    url: str
+    """Without secrets; no slash at its end."""
+    root: InodeNo
+    """The directory."""
+    watch_s: int
+    """Seconds between two listings; 0: only when somebody asks."""
+    deleted: WhenGone
+    listed_ns: int
+    """When it was listed last to its end; 0: never."""
+    through: bytes
+    """All keys up to here are taken of the listing under way; empty: not one is."""
+    problem: str
+    """Why the last listing has removed nothing, or has failed; empty: it did well."""
+    options: str
+    """A JSON object of the caller's; names of credentials, and no secrets."""
+
+
+class ForeignObject(NamedTuple):
+    """An object that a file was made of."""
+
+    ino: InodeNo
+    generation: Generation
+    """That of the file with these bytes; 0: of no file."""
+    source: SourceId
+    key: bytes
+    """Behind the URL of the source and a slash."""
+    etag: str
+    """As the source told it, without quotes where it has some."""
+    version: str
+    """Where the bucket keeps versions; empty: it does not."""
+    size: int
+    mtime_ns: int
+    digest: bytes | None
+    """BLAKE3-256 of its bytes; None: nobody has read all of them."""
+    checked_ns: int
+    """When the source was known last to have it."""
+    ours: bool
+    """memfs has published it."""
+    current: bool
+    """Listings of the source compare the key with this file."""
+    conflict: Conflict
+
+    @property
+    def name(self) -> str:
+        """The key as messages and stores take it."""
+        return os.fsdecode(self.key)
+
+    def as_form(self, blob: BlobId) -> Form:
+        """Return it as a remote form of a file, whose blob may be `NO_BLOB`."""
+        place = Place(self.name, None, str(self.source), self.etag, self.version)
+        coding = FormCoding("none")
+        return Form(blob, FormKind.REMOTE, place, coding, self.size, Layout.PLAIN, owned=False)
+
+
+class AdoptedFile(NamedTuple):
+    """A file that is made of an object."""
+
+    parent: InodeNo
+    name: bytes
+    new: NewInode
+    """Regular, without a raw file."""
+    foreign: ForeignObject
+    """`ino` is that of `new`."""
+
+
+class Foreign(Protocol):
+    """Sources, and the objects of them that files refer to.
+
+    Invariant: a file with bytes has a raw file, a form or an object that stands: one of its present
+    generation. `Contents` counts that as a form: `drop_raw` and `drop_form` let go what is beside
+    it, and no copy is made of it for a snapshot. An object is never made garbage.
+    """
+
+    def change(self, *, deferred: bool = False) -> AbstractAsyncContextManager[None]:
+        """As `engine.Changes`."""
+        ...
+
+    # --- sources ----------------------------------------------------------------------------------
+    async def add_source(
+        self, url: str, root: InodeNo, watch_s: int, deleted: WhenGone, options: str
+    ) -> Source:
+        """Record a source that was not listed yet; from now on an older memfs refuses the state."""
+        ...
+
+    async def list_sources(self) -> list[Source]:
+        """Return all sources by number."""
+        ...
+
+    async def put_source(self, source: Source) -> None:
+        """Store what has become of a source; `NotFoundError` if it was removed."""
+        ...
+
+    async def remove_source(self, source: SourceId) -> None:
+        """Forget a source, and which of its keys are gone.
+
+        Raises:
+            InvalidValueError: A file, or a snapshot, refers to an object of it.
+        """
+        ...
+
+    # --- objects ----------------------------------------------------------------------------------
+    async def adopt_files(self, files: Sequence[AdoptedFile]) -> list[bool]:
+        """Make files of objects, sealed and without local bytes; a name that is taken stays.
+
+        Returns:
+            For each whether it was made; False also where a file is current for the key.
+
+        Raises:
+            NotFoundError, NotADirectoryInodeError: A parent is not there; then nothing happens.
+        """
+        ...
+
+    async def attach_object(self, foreign: ForeignObject) -> bool:
+        """Give a sealed file an object, in the place of the one that it may have.
+
+        Size and times are the caller's to set where the file has no bytes yet.
+
+        Returns:
+            False if the file is gone or unsealed, or of another generation than the object, unless
+            that stands for no file.
+
+        Raises:
+            AlreadyExistsError: Another file is current for the key, and this one is to be.
+        """
+        ...
+
+    async def get_object(self, ino: InodeNo) -> ForeignObject | None:
+        """Return the object that an inode was made of, whether it stands or not."""
+        ...
+
+    async def find_object(self, source: SourceId, key: bytes) -> ForeignObject | None:
+        """Return the object of the file that is current for a key."""
+        ...
+
+    async def list_objects(self, source: SourceId, after: bytes, limit: int) -> list[ForeignObject]:
+        """Return current objects with a key behind `after`, in order of key."""
+        ...
+
+    async def count_objects(self, source: SourceId) -> int:
+        """Return how many objects of a source are current."""
+        ...
+
+    async def put_object(self, foreign: ForeignObject) -> bool:
+        """Store what is known of an object; False if the inode has no object of the same etag.
+
+        Raises:
+            AlreadyExistsError: As `attach_object`.
+        """
+        ...
+
+    async def list_all_forms(self, inode: Inode) -> list[Form]:
+        """Return the forms of an inode's blob, packed first, and then the object that stands.
+
+        Args:
+            inode: As it is now, or as of a snapshot.
+        """
+        ...
+
+    # --- what was removed here --------------------------------------------------------------------
+    async def list_gone(self, source: SourceId, after: bytes, limit: int) -> list[bytes]:
+        """Return keys behind `after` whose file lost its last name here, in order."""
+        ...
+
+    async def clear_gone(self, source: SourceId, keys: Sequence[bytes]) -> None:
+        """Forget that the files of keys were removed here."""
+        ...

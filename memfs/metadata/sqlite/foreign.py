@@ -1,0 +1,216 @@
+"""Foreign: the engine methods for sources and the objects that files were made of.
+
+Invariant: an inode has one row at most, and a key of a source one inode at most that listings
+compare with it. The tables have the number of states with sources as long as there is one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memfs.errors import AlreadyExistsError, InvalidValueError, NotFoundError
+from memfs.metadata.foreign import Conflict, ForeignObject, Source, WhenGone
+from memfs.metadata.sqlite.foreign_schema import OBJECT_COLUMNS, SOURCE_COLUMNS
+from memfs.metadata.sqlite.held import Held
+from memfs.metadata.sqlite.namespace import check_new_name
+from memfs.metadata.sqlite.rows import INODE_COUNT, LOGICAL_BYTES, is_regular
+from memfs.metadata.sqlite.schema import TOTALS_END
+from memfs.metadata.sqlite.statements import (
+    DELETE_GONE,
+    DELETE_OBJECT,
+    DELETE_SOURCE,
+    FORGET_GONE,
+    INSERT_DENTRY,
+    INSERT_INODE,
+    INSERT_OBJECT,
+    INSERT_UNBORN,
+    MARK_FOREIGN,
+    PUT_SOURCE,
+    UNMARK_FOREIGN,
+)
+from memfs.types import BLOCK_BYTES, Generation, SourceId
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.metadata.foreign import AdoptedFile
+    from memfs.metadata.records import Form, Inode
+    from memfs.metadata.sqlite.database import Row
+    from memfs.metadata.sqlite.statements import SqlValue
+    from memfs.types import InodeNo
+
+_SELECT_SOURCES = f"select {SOURCE_COLUMNS} from source order by source"
+_SELECT_OBJECT = f"select {OBJECT_COLUMNS} from foreign_object where ino = ?"
+# `current = 1` is the condition of the partial index; it must stand there literally.
+_FIND_OBJECT = (
+    f"select {OBJECT_COLUMNS} from foreign_object where source = ? and key = ? and current = 1"
+)
+_LIST_OBJECTS = (
+    f"select {OBJECT_COLUMNS} from foreign_object where source = ? and key > ? and current = 1"
+    " order by key limit ?"
+)
+_COUNT_OBJECTS = "select count(*) from foreign_object where source = ? and current = 1"
+_LIST_GONE = "select key from foreign_gone where source = ? and key > ? order by key limit ?"
+_FIRST_GENERATION = Generation(1)
+
+
+def _source_of(row: Row) -> Source:
+    source = Source._make(row)
+    return source._replace(deleted=WhenGone(source.deleted))
+
+
+def _source_row(source: Source) -> tuple[SqlValue, ...]:
+    listed = source.listed_ns, source.through, source.problem, source.options
+    return (source.source, source.url, source.root, source.watch_s, source.deleted.value, *listed)
+
+
+def _object_of(row: Row) -> ForeignObject:
+    *rest, ours, current, conflict = row
+    return ForeignObject._make((*rest, ours == 1, current == 1, Conflict(conflict)))
+
+
+def _row_of(foreign: ForeignObject) -> tuple[SqlValue, ...]:
+    rest: tuple[SqlValue, ...] = foreign[:-3]
+    return (*rest, int(foreign.ours), int(foreign.current), foreign.conflict.value)
+
+
+class Foreign(Held):
+    """Sources and foreign objects."""
+
+    # --- sources ---------------------------------------------------------------------------------
+    async def add_source(
+        self, url: str, root: InodeNo, watch_s: int, deleted: WhenGone, options: str
+    ) -> Source:
+        self._begin_change(grows=True)
+        self._directory(root)
+        number = SourceId(self._take_id())
+        source = Source(number, url, root, watch_s, deleted, 0, b"", "", options)
+        if self._row("select 1 from source limit 1") is None:
+            self._write(MARK_FOREIGN, ())
+        self._write(PUT_SOURCE, _source_row(source))
+        return source
+
+    async def list_sources(self) -> list[Source]:
+        return [_source_of(row) for row in self._rows(_SELECT_SOURCES)]
+
+    async def put_source(self, source: Source) -> None:
+        self._begin_change(grows=True)
+        if self._row("select 1 from source where source = ?", (source.source,)) is None:
+            raise NotFoundError(f"there is no source of number {source.source} any more")
+        self._write(PUT_SOURCE, _source_row(source))
+
+    async def remove_source(self, source: SourceId) -> None:
+        self._begin_change()
+        if self._row("select 1 from foreign_object where source = ? limit 1", (source,)):
+            raise InvalidValueError(f"source {source}: files or snapshots have objects of it still")
+        self._write(FORGET_GONE, (source,))
+        self._write(DELETE_SOURCE, (source,))
+        if self._row("select 1 from source limit 1") is None:
+            self._write(UNMARK_FOREIGN, ())
+
+    # --- objects ---------------------------------------------------------------------------------
+    async def adopt_files(self, files: Sequence[AdoptedFile]) -> list[bool]:
+        self._begin_change(grows=True)
+        for parent in {file.parent for file in files}:
+            self._living_directory(parent)
+        for file in files:
+            check_new_name(file.name)
+        made = [self._adopt(file) for file in files]
+        touched = {
+            file.parent: file.new.now_ns for file, was in zip(files, made, strict=True) if was
+        }
+        for parent, now_ns in touched.items():
+            directory = self._directory(parent)
+            self._set_links(directory, directory.nlink, now_ns, now_ns)
+        return made
+
+    def _adopt(self, file: AdoptedFile) -> bool:
+        parent, name, new, foreign = file
+        if self._row(_FIND_OBJECT, (foreign.source, foreign.key)) is not None:
+            return False
+        # As in `create`.
+        newest = self._newest_snapshot()
+        cookie = new.ino if new.ino > newest else self._take_id()
+        if not self._database.write_unique(INSERT_DENTRY, (parent, cookie, name, new.ino)):
+            return False
+        inode = new.as_inode(1)._replace(
+            size=foreign.size,
+            blocks=-(-foreign.size // BLOCK_BYTES),
+            atime_ns=foreign.mtime_ns,
+            mtime_ns=foreign.mtime_ns,
+        )
+        self._write(INSERT_INODE, inode[:])
+        if new.ino < newest:
+            self._write(INSERT_UNBORN, (new.ino, newest))
+        self._insert_object(foreign._replace(ino=new.ino, generation=_FIRST_GENERATION))
+        self._totals[INODE_COUNT] += 1
+        self._totals[LOGICAL_BYTES] = (self._totals[LOGICAL_BYTES] + foreign.size) % TOTALS_END
+        self._cache.put(inode)
+        return True
+
+    def _insert_object(self, foreign: ForeignObject) -> None:
+        self._write(INSERT_OBJECT, _row_of(foreign))
+        self._cache.has_objects = True
+
+    def _check_only(self, foreign: ForeignObject) -> None:
+        """See that no other file is current for the key of an object that is to be."""
+        row = self._row(_FIND_OBJECT, (foreign.source, foreign.key)) if foreign.current else None
+        if row is not None and _object_of(row).ino != foreign.ino:
+            raise AlreadyExistsError(f"{foreign.name!r} is adopted as another file already")
+
+    async def attach_object(self, foreign: ForeignObject) -> bool:
+        self._begin_change(grows=True)
+        inode = self._find_inode(foreign.ino)
+        if inode is None or not is_regular(inode):
+            return False
+        if foreign.generation and self._find_sealed(foreign.ino, foreign.generation) is None:
+            return False
+        self._check_only(foreign)
+        if self._row(_SELECT_OBJECT, (foreign.ino,)) is not None:
+            self._write(DELETE_OBJECT, (foreign.ino,))
+        self._insert_object(foreign)
+        return True
+
+    async def get_object(self, ino: InodeNo) -> ForeignObject | None:
+        row = self._row(_SELECT_OBJECT, (ino,)) if self._has_objects() else None
+        return None if row is None else _object_of(row)
+
+    async def find_object(self, source: SourceId, key: bytes) -> ForeignObject | None:
+        row = self._row(_FIND_OBJECT, (source, key))
+        return None if row is None else _object_of(row)
+
+    async def list_objects(self, source: SourceId, after: bytes, limit: int) -> list[ForeignObject]:
+        return [_object_of(row) for row in self._rows(_LIST_OBJECTS, (source, after, limit))]
+
+    async def count_objects(self, source: SourceId) -> int:
+        ((count,),) = self._rows(_COUNT_OBJECTS, (source,))
+        return int(count)
+
+    async def put_object(self, foreign: ForeignObject) -> bool:
+        self._begin_change(grows=True)
+        row = self._row(_SELECT_OBJECT, (foreign.ino,))
+        if row is None or _object_of(row).etag != foreign.etag:
+            return False
+        self._check_only(foreign)
+        self._write(DELETE_OBJECT, (foreign.ino,))
+        self._insert_object(foreign)
+        return True
+
+    async def list_all_forms(self, inode: Inode) -> list[Form]:
+        forms = await self.list_forms(inode.blob) if inode.blob else []
+        if self._has_objects():
+            row = self._row(_SELECT_OBJECT, (inode.ino,))
+            if row is not None:
+                foreign = _object_of(row)
+                if foreign.generation == inode.generation:
+                    forms.append(foreign.as_form(inode.blob))
+        return forms
+
+    # --- what was removed here -------------------------------------------------------------------
+    async def list_gone(self, source: SourceId, after: bytes, limit: int) -> list[bytes]:
+        return [row[0] for row in self._rows(_LIST_GONE, (source, after, limit))]
+
+    async def clear_gone(self, source: SourceId, keys: Sequence[bytes]) -> None:
+        self._begin_change()
+        for key in keys:
+            self._write(DELETE_GONE, (source, key))
