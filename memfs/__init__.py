@@ -14,19 +14,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from memfs.manager.hot import HotMemory as HotMemory
     from memfs.manager.manager import MemoryManager as MemoryManager
     from memfs.manager.policy import MigrationPolicy as MigrationPolicy
     from memfs.manager.tiers import ColdMemory as ColdMemory
     from memfs.manager.tiers import GlacierMemory as GlacierMemory
     from memfs.manager.tiers import WarmMemory as WarmMemory
-    from memfs.torch.hot_memory import HotMemory as HotMemory
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "MemoryManager": "memfs.manager.manager",
     "MigrationPolicy": "memfs.manager.policy",
-    "HotMemory": "memfs.torch.hot_memory",
+    "HotMemory": "memfs.manager.hot",
     "WarmMemory": "memfs.manager.tiers",
     "ColdMemory": "memfs.manager.tiers",
     "GlacierMemory": "memfs.manager.tiers",

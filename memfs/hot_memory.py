@@ -1,5 +1,5 @@
 """`HotMemory`, where programs look for it; it needs torch."""
 
-from memfs.torch.hot_memory import HotMemory
+from memfs.manager.hot import HotMemory
 
 __all__ = ["HotMemory"]

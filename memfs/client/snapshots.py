@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.control import methods
 from memfs.control.client import ControlError, ControlUnavailableError
+from memfs.errors import UsageError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from memfs.client.mount import Mount
 
@@ -90,6 +92,16 @@ class Snapshots(NamedTuple):
         """Return how far an export is, and those in the store that are complete."""
         return self.mount.asking(methods.SNAPSHOT_EXPORTS)({})
 
+    def tree(self, name: str) -> Path:
+        """Return the directory that has the tree of a snapshot; missing, if there is no such one.
+
+        Raises:
+            UsageError: No snapshot can have that name.
+        """
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise UsageError(f"{name!r} cannot be the name of a snapshot")
+        return self.mount.mountpoint / ".memfs" / "snapshots" / name
+
     def delete(self, names: Sequence[str]) -> None:
         """Remove snapshots, all or nothing; what they kept goes in the background.
 
@@ -106,6 +118,7 @@ class Snapshots(NamedTuple):
         to: str | os.PathLike[str] | None = None,
         delete: bool = False,
         dry_run: bool = False,
+        before: str | None = None,
         on_progress: Callable[[methods.RestoreReport], None] = lambda _: None,
     ) -> methods.RestoreReport:
         """Bring back a file or a tree as it was; only what differs is touched.
@@ -119,6 +132,8 @@ class Snapshots(NamedTuple):
             to: On this mount; where it is put. None: where it was.
             delete: Remove what was not there.
             dry_run: Only return what would be done, in `actions`.
+            before: That of a former restore, of which this one is a part: no other snapshot of the
+                present is made, and what was changed below a directory since then stays.
             on_progress: Told about once a second what was done so far.
 
         Returns:
@@ -141,6 +156,7 @@ class Snapshots(NamedTuple):
             "to": None if to is None else mount.named(to),
             "delete": delete,
             "dry_run": dry_run,
+            "before": before,
         }
         ask = mount.asking(methods.SNAPSHOT_RESTORE, WORK_S_MAX)
         actions: list[list[str]] = []

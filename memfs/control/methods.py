@@ -262,6 +262,8 @@ class RestoreParameters(TypedDict):
     to: NotRequired[str | None]
     delete: NotRequired[bool]
     dry_run: NotRequired[bool]
+    before: NotRequired[str | None]
+    """That of a former restore, which this one belongs to; None: one is made."""
 
 
 class RestoreReport(CopyReport):

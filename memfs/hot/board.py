@@ -55,6 +55,10 @@ class Want(NamedTuple):
     """UUID that the program asks for."""
 
 
+NOT_STARTED = "the hot server has not started yet"
+"""Why the tier does not serve right after a mount."""
+
+
 class ResidentFile(NamedTuple):
     """A file that is in the hot tier: its slab was published."""
 
@@ -69,7 +73,7 @@ class HotBoard:
 
     def __init__(self) -> None:
         self.server: HotServerInfo | None = None
-        self.note: str | None = "the hot server has not started yet"
+        self.note: str | None = NOT_STARTED
         """Why the tier does not serve at present, for `memfs status`; None while it does."""
         self.residents: dict[InodeNo, ResidentFile] = {}
         self._refusals: BoundedDict[InodeNo, tuple[Generation, str]] = BoundedDict(

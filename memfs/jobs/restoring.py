@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import (
+    InvalidValueError,
     NoSpaceError,
     NotADirectoryInodeError,
     NotFoundError,
@@ -62,6 +63,8 @@ class RestoreRequest(NamedTuple):
     delete: bool
     """Remove what was not there."""
     dry_run: bool
+    before: str | None
+    """The snapshot of the present that another restore has made; None: one is made."""
 
 
 @dataclass(slots=True)
@@ -107,6 +110,7 @@ class RestoreMethods:
         to: str | None = None,
         delete: bool = False,
         dry_run: bool = False,
+        before: str | None = None,
     ) -> RestoreReport:
         """Restore for a second; see `client.snapshots`.
 
@@ -119,7 +123,7 @@ class RestoreMethods:
             NoSpaceError: The disk is full.
         """
         target = None if to is None else os.fsencode(to)
-        request = RestoreRequest(os.fsencode(path), target, delete, dry_run)
+        request = RestoreRequest(os.fsencode(path), target, delete, dry_run, before)
 
         def begin() -> AsyncGenerator[None, None]:
             actions: list[tuple[str, str]] | None = [] if dry_run else None
@@ -163,7 +167,7 @@ class RestoreMethods:
         if request.dry_run:
             changes = PlannedChanges(self._changes).as_changes
         else:
-            before = await self._keep_present()
+            before = await self._present(request.before)
             restore.before, until = before.name, before.snap
             self._parts.faults.reach("restore.kept")
         yield
@@ -199,6 +203,15 @@ class RestoreMethods:
                 raise NotFoundError(f"{shown} was not there in the snapshot {snapshot.name!r}")
             inode = found
         return inode
+
+    async def _present(self, name: str | None) -> Snapshot:
+        """Return the snapshot of the present that was made before, else make one."""
+        if name is None:
+            return await self._keep_present()
+        made = await self._parts.engine.get_snapshot(name)
+        if BEFORE_LABEL not in made.labels:
+            raise InvalidValueError(f"the snapshot {name!r} was not made before a restore")
+        return made
 
     async def _keep_present(self) -> Snapshot:
         """Make a snapshot of the present, durably."""

@@ -112,7 +112,7 @@ def _threshold(place: str, value: object, options: Options, _: dict[str, Any]) -
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.01 <= value <= 1:
         raise ValueError(f"{place} = {value!r} is no share between 0.01 and 1")
     options["hot.high_watermark"] = float(value)
-    options["hot.low_watermark"] = max(0.01, float(value) - 0.1)
+    options["hot.low_watermark"] = max(0.01, round(value - 0.1, 4))
 
 
 def _serialization(place: str, value: object, _: Options, found: dict[str, Any]) -> None:

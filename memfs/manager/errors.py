@@ -17,6 +17,10 @@ class MissingKeyError(MemfsError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class MissingSnapshotError(MissingKeyError):
+    """The mount has no such snapshot."""
+
+
 class KeyConflictError(MemfsError, OSError):
     """A key is a directory of another one, or something is stored there already."""
 

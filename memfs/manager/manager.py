@@ -17,6 +17,7 @@ from memfs.errors import InvalidValueError
 from memfs.manager import place
 from memfs.manager.batches import ERRORS, BatchResult, run_batch
 from memfs.manager.configuration import configure
+from memfs.manager.entries import Entry
 from memfs.manager.errors import (
     FilterError,
     KeyConflictError,
@@ -25,14 +26,16 @@ from memfs.manager.errors import (
     UnsafeFormatError,
     ValueFormatError,
 )
-from memfs.manager.keys import is_cut, key_of, path_of
+from memfs.manager.keyed import key_at
+from memfs.manager.keys import is_cut, path_of
 from memfs.manager.metadata import KEY_XATTR, MIME_XATTR, Scalar, attributes_of, metadata_of
-from memfs.manager.paths import MemPath, read_attributes
-from memfs.manager.place import Wishes
+from memfs.manager.metrics import metrics_of
+from memfs.manager.paths import MemPath, read_attributes, snapshot_tree
 from memfs.manager.results import Page, Results, plain_filter
-from memfs.manager.root import Root
+from memfs.manager.snapshots import SnapshotKeeper
 from memfs.manager.values import registry
 from memfs.manager.values.value import Content, Mime, Wanted
+from memfs.manager.wishes import Wishes
 from memfs.query.globs import escaped_glob
 from memfs.query.parsing import parse
 
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from memfs.client.mount import Mount
     from memfs.control.methods import FoundReport
     from memfs.manager.policy import MigrationPolicy
+    from memfs.manager.root import Root
     from memfs.manager.values.value import ValueFormat
 
 _MISSING = object()
@@ -52,27 +56,6 @@ _FILES_A_PAGE = 1000
 
 _FILES_A_CALL = 256
 """Files that one call of the control socket is asked to work on."""
-
-
-class Entry(NamedTuple):
-    """What is stored under a key."""
-
-    key: str
-    path: MemPath
-    metadata: dict[str, Scalar]
-    size_bytes: int
-    mtime: float
-    """Seconds since the epoch."""
-
-    @property
-    def tier(self) -> str:
-        """Where it is now; asked anew each time."""
-        return self.path.tier
-
-    @property
-    def state(self) -> str:
-        """How safe it is now; asked anew each time."""
-        return self.path.state
 
 
 class CompressReport(NamedTuple):
@@ -86,7 +69,7 @@ class CompressReport(NamedTuple):
     """Why files could not be compressed, by key."""
 
 
-class MemoryManager:
+class MemoryManager(SnapshotKeeper):
     """Values by key.
 
     Without `mount` it starts a mount of its own, or joins the one that another process has started
@@ -118,6 +101,9 @@ class MemoryManager:
         MountUnavailableError: There is no mount, and no mount can be started.
         ValueError: The mount is configured otherwise; the message names the key.
     """
+
+    own_state = "default"
+    """Name of the state directory of a mount of its own, beside those of other managers."""
 
     def __init__(
         self,
@@ -151,26 +137,21 @@ class MemoryManager:
         )
         if state is None:
             state = configured.state
-        self.mount: Mount | None = None
+        served: Mount | None = None
         top = mount if mount is not None or state is not None else os.environ.get("MEMFS_MOUNT")
         if plain:
             if top is None:
                 raise ValueError("plain=True needs mount=, the directory to work in")
             directory = Path(top).absolute()
         elif top is not None:
-            self.mount = place.attach(top, wishes)
-            directory = self.mount.mountpoint
+            served = place.attach(top, wishes)
+            directory = served.mountpoint
         else:
-            self.mount = place.start(Path(state) if state else place.default_state(), wishes)
-            directory = self.mount.mountpoint
+            served = place.start(Path(state) if state else place.own_state(self.own_state), wishes)
+            directory = served.mountpoint
+        super().__init__(directory / path_of(root), served)
         # A user who names pickle as the format of all else has decided.
         self.allow_pickle = allow_pickle or self._habits.fallback_format == registry.PICKLE
-        self.directory = directory / path_of(root)
-        self._root = Root(str(self.directory))
-
-    def __repr__(self) -> str:
-        """Tell where the keys are."""
-        return f"{type(self).__name__}({str(self.directory)!r})"
 
     # --- values ----------------------------------------------------------------------------------
     def store(
@@ -234,6 +215,7 @@ class MemoryManager:
         start: int | None = None,
         end: int | None = None,
         name: str | None = None,
+        snapshot: str | None = None,
         default: object = _MISSING,
         copy: bool | None = None,
         device: str | None = None,
@@ -249,6 +231,7 @@ class MemoryManager:
             start: First byte, row or element; negative: from the end.
             end: Behind the last one.
             name: One tensor, column or field.
+            snapshot: As it was then; an id of `create_snapshot`.
             default: Returned where nothing is stored.
             copy: None: as `warm_config` says, else a copy. False: a view of memory that all
                 processes share, read-only, where the format allows it (bytes, arrays, tensors). To
@@ -257,30 +240,28 @@ class MemoryManager:
 
         Raises:
             MissingKeyError: Nothing is stored, and there is no default.
+            MissingSnapshotError: There is no such snapshot.
             ValueFormatError: The file does not hold what it should.
             UnsafeFormatError: It is a pickle, and may not be run.
         """
         partial = partial or start is not None or end is not None
         copied = not self._habits.views if copy is None else copy
         wanted = Wanted(start, end, name, partial, copied, device, self._habits.precision)
+        root = self._root if snapshot is None else self._root_at(snapshot)
         try:
-            fd = self._opened(key)
+            fd = _opened(root, key)
         except MissingKeyError:
             if default is not _MISSING:
                 return default
             raise
         try:
             mime = Mime.parse(_attribute(fd, MIME_XATTR))
-            content = Content(fd, str(self.path(key)), mime)
+            content = Content(fd, f"{root.path}/{path_of(key)}", mime)
             kind = registry.for_content(content)
             self._require_pickle_allowed(kind, fd, content.name)
             return kind.read(content, wanted)
         finally:
             os.close(fd)
-
-    def exists(self, key: str) -> bool:
-        """Return whether a value is stored under a key."""
-        return self._root.exists(path_of(key))
 
     def delete(self, key: str, *, missing_ok: bool = False) -> None:
         """Remove a value.
@@ -293,21 +274,6 @@ class MemoryManager:
         except MissingKeyError:
             if not missing_ok:
                 raise MissingKeyError(f"nothing is stored under the key {key!r}") from None
-
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """Yield all keys that begin with a text, those of one directory in order.
-
-        Files that other programs made are keys as well, if their names can be.
-        """
-        above = prefix.rpartition("/")[0]
-        for path in self._root.walk(f"{path_of(above)}/" if above else ""):
-            key = self._key_of(path)
-            if key is not None and key.startswith(prefix):
-                yield key
-
-    def path(self, key: str) -> MemPath:
-        """Return the file of a key, for other programs and libraries; it need not exist."""
-        return MemPath(self.directory / path_of(key))
 
     def entry(self, key: str) -> Entry:
         """Return what is stored under a key.
@@ -345,7 +311,7 @@ class MemoryManager:
     # --- metadata --------------------------------------------------------------------------------
     def get_metadata(self, key: str) -> dict[str, Scalar]:
         """Return the metadata of a key; raises `MissingKeyError`."""
-        fd = self._opened(key)
+        fd = _opened(self._root, key)
         try:
             return metadata_of(read_attributes(fd))
         finally:
@@ -373,6 +339,7 @@ class MemoryManager:
         metadata_filter: Mapping[str, Any] | None = None,
         *,
         prefix: str = "",
+        at: str | None = None,
         sort: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
@@ -383,14 +350,18 @@ class MemoryManager:
             metadata_filter: `{"city": "Ulm", "date": {"$gte": "2025-01-01"}}`; None: all values.
                 The page "Questions to all files" has the language.
             prefix: That of the key.
+            at: Id of a snapshot: values, metadata and paths are those of then.
             sort: A name of metadata, `$size` or `$mtime`; with `-` before it, descending.
             limit: Entries at the most.
             cursor: `cursor` of earlier results with the same arguments, to go on behind them.
 
         Raises:
             FilterError: The filter means nothing, and the message says where.
+            MissingSnapshotError: There is no such snapshot.
         """
         mount = self._mounted()
+        top = mount.mountpoint if at is None else snapshot_tree(mount, at)
+        root = self._root if at is None else self._root_at(at)
         above = prefix.rpartition("/")[0]
         inner = mount.inner(self.directory / path_of(above) if above else self.directory)
         below = {"$path": f"/{escaped_glob(inner)}/"}
@@ -405,13 +376,18 @@ class MemoryManager:
         def fetch(token: str | None) -> Page:
             try:
                 answer = mount.query(
-                    condition, sort=sort, token=token, limit=_FILES_A_PAGE, attributes=True
+                    condition,
+                    sort=sort,
+                    token=token,
+                    limit=_FILES_A_PAGE,
+                    attributes=True,
+                    at=at,
                 )
             except ControlError as error:
                 if error.errno == codes.EINVAL:
                     raise FilterError(str(error)) from None
                 raise
-            found = (self._found(mount, file) for file in answer["files"])
+            found = (_found(top, root, file) for file in answer["files"])
             entries = [
                 entry for entry in found if entry is not None and entry.key.startswith(prefix)
             ]
@@ -420,18 +396,6 @@ class MemoryManager:
         results = Results(fetch, limit, cursor)
         bool(results)
         return results
-
-    def _found(self, mount: Mount, file: FoundReport) -> Entry | None:
-        path = MemPath(mount.mountpoint / file["path"])
-        try:
-            key = self._key_of(str(path.relative_to(self.directory)))
-        except ValueError:
-            return None
-        if key is None or not path.is_file():
-            # A directory has metadata, too, and is no value.
-            return None
-        texts = {f"user.{name}": text.encode() for name, text in (file["attributes"] or {}).items()}
-        return Entry(key, path, metadata_of(texts), file["size"], file["mtime_ns"] / 1e9)
 
     # --- many at a time --------------------------------------------------------------------------
     def batch_store(
@@ -581,20 +545,11 @@ class MemoryManager:
 
         Returns:
             For each of `hot`, `warm`, `cold`, `glacier`: `usage_bytes`, `size_bytes` (0: without
-            limit, or there is no such tier), `usage_percent`, `items`; and `total`, their sum.
+            limit, or there is no such tier), `usage_percent` (0.0 without a size), `items`,
+            `hit_ratio`; and `total`, their sum; `moves`, counts of those `running`, `queued` and
+            `waiting`; `snapshots`, their `count`, with `kept_items` and `kept_bytes`.
         """
-        found = {tier: _metrics(0, 0, 0) for tier in TIERS}
-        for report in self._mounted().status().tiers:
-            found[report.tier] = _metrics(
-                report.used_bytes, report.capacity_bytes or 0, report.file_count
-            )
-        status = found.values()
-        found["total"] = _metrics(
-            sum(each["usage_bytes"] for each in status),
-            sum(each["size_bytes"] for each in status),
-            sum(each["items"] for each in status),
-        )
-        return found
+        return metrics_of(self._mounted().status())
 
     def close(self, *, unmount: bool = False) -> None:
         """Do nothing, or unmount; a mount that was not started for a manager is left alone.
@@ -628,44 +583,13 @@ class MemoryManager:
         return registry.by_name(fallback) if fallback and kind.name == registry.JSON else kind
 
     def _entry(self, key: str, path: str) -> Entry:
-        fd = self._opened(key)
+        fd = _opened(self._root, key)
         try:
             status = os.fstat(fd)
             metadata = metadata_of(read_attributes(fd))
         finally:
             os.close(fd)
         return Entry(key, MemPath(self.directory / path), metadata, status.st_size, status.st_mtime)
-
-    def _opened(self, key: str) -> int:
-        try:
-            return self._root.open(path_of(key))
-        except MissingKeyError:
-            raise MissingKeyError(f"nothing is stored under the key {key!r}") from None
-
-    def _require(self, key: str) -> MemPath:
-        if not self.exists(key):
-            raise MissingKeyError(f"nothing is stored under the key {key!r}")
-        return self.path(key)
-
-    def _key_of(self, path: str) -> str | None:
-        if not is_cut(path):
-            return key_of(path)
-        try:
-            fd = self._root.open(path)
-        except (MissingKeyError, OSError):
-            return None
-        try:
-            key = os.getxattr(fd, KEY_XATTR).decode()
-        except (OSError, UnicodeDecodeError):
-            return None
-        finally:
-            os.close(fd)
-        return key if path_of(key) == path else None
-
-    def _mounted(self) -> Mount:
-        if self.mount is None:
-            raise TierUnavailableError(f"{self.directory} is a plain directory, without tiers")
-        return self.mount
 
     def _placement(self, tier: str | None, priority: int | None) -> dict[str, bytes]:
         found = {}
@@ -709,17 +633,28 @@ def _checked_tier(tier: str) -> str:
     return tier
 
 
-def _metrics(usage_bytes: int, size_bytes: int, items: int) -> dict[str, Any]:
-    return {
-        "usage_bytes": usage_bytes,
-        "size_bytes": size_bytes,
-        "usage_percent": 100.0 * usage_bytes / size_bytes if size_bytes else 0.0,
-        "items": items,
-    }
-
-
 def _attribute(fd: int, name: str) -> str:
     try:
         return os.getxattr(fd, name).decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def _opened(root: Root, key: str) -> int:
+    try:
+        return root.open(path_of(key))
+    except MissingKeyError:
+        raise MissingKeyError(f"nothing is stored under the key {key!r}") from None
+
+
+def _found(top: Path, root: Root, file: FoundReport) -> Entry | None:
+    path = MemPath(top / file["path"])
+    try:
+        key = key_at(root, str(path.relative_to(root.path)))
+    except ValueError:
+        return None
+    if key is None or not path.is_file():
+        # A directory has metadata, too, and is no value.
+        return None
+    texts = {f"user.{name}": text.encode() for name, text in (file["attributes"] or {}).items()}
+    return Entry(key, path, metadata_of(texts), file["size"], file["mtime_ns"] / 1e9)

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import os
 from pathlib import PosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memfs.client.mount import Mount
 from memfs.client.xattrs import set_xattrs
+from memfs.errors import UsageError
+from memfs.manager.errors import MissingSnapshotError
 from memfs.manager.metadata import TYPES_XATTR, Scalar, attributes_of, is_metadata, metadata_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+
+class Version(NamedTuple):
+    """One content of a file that is still there."""
+
+    size_bytes: int
+    mtime: float
+    """Seconds since the epoch."""
+    state: str
+    """`exact`; `open`: a program had it open for writing when it was kept; `absent`: no bytes."""
+    is_now: bool
+    """It is the present one."""
+    snapshots: list[str]
+    """Ids of those that have it, the newest one first."""
 
 
 class MemPath(PosixPath):
@@ -67,6 +84,33 @@ class MemPath(PosixPath):
         """Return the decision that brought the file where it is; see `Mount.why`."""
         return Mount.of(self).why(self)
 
+    def at(self, snapshot: str) -> MemPath:
+        """Return the file as of a snapshot, for all programs to read; it need not exist.
+
+        Raises:
+            MissingSnapshotError: The mount has no such snapshot.
+        """
+        mount = Mount.of(self)
+        return MemPath(snapshot_tree(mount, snapshot) / mount.inner(self))
+
+    def versions(self) -> list[Version]:
+        """Return each content of the file that is left, the newest one first.
+
+        Raises:
+            ControlError: ENOENT: there is nothing, and no snapshot has such a path.
+        """
+        mount = Mount.of(self)
+        return [
+            Version(
+                each["size"],
+                each["mtime_ns"] / 1e9,
+                each["state"],
+                each["now"],
+                each["snapshots"],
+            )
+            for each in mount.snapshots.versions(mount.inner(self))
+        ]
+
     def _told(self, name: str) -> str:
         return os.getxattr(self, f"user.memfs.{name}").decode()
 
@@ -82,3 +126,18 @@ def read_attributes(path: str | int | os.PathLike[str]) -> dict[str, bytes]:
                 # It was removed meanwhile.
                 continue
     return found
+
+
+def snapshot_tree(mount: Mount, snapshot: str) -> Path:
+    """Return the directory that has the tree of a snapshot.
+
+    Raises:
+        MissingSnapshotError: The mount has no such snapshot.
+    """
+    try:
+        tree = mount.snapshots.tree(snapshot)
+    except UsageError as error:
+        raise MissingSnapshotError(str(error)) from None
+    if not tree.is_dir():
+        raise MissingSnapshotError(f"{mount.mountpoint} has no snapshot {snapshot!r}")
+    return tree

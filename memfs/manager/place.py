@@ -7,29 +7,20 @@ is compared with what it has, and refused where it does not fit.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.client.mount import Mount, NotMountedError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import list_mounts
 from memfs.manager.configuration import has_gpu
 from memfs.manager.errors import MountUnavailableError
+from memfs.manager.wishes import GB, Wishes, toml_of, unmet
 from memfs.types import FILESYSTEM_TYPE
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from memfs.manager.policy import MigrationPolicy
-
-GB = 1 << 30
-"""Sizes of the API are in GB of 2^30 bytes, as those of `HotMemory`."""
 
 MOUNT_VARIABLE = "MEMFS_MOUNT"
 
@@ -37,21 +28,6 @@ _OTHER_START_S_MAX = 60.0
 """How long a mount is waited for that another process starts. `memfs mount` takes a second."""
 
 _OTHER_START_POLL_S = 0.05
-
-_TOLERATED = 1.001
-"""A mount's size is in whole pages; a wish may be so much larger."""
-
-
-class Wishes(NamedTuple):
-    """What a manager wishes of its mount; None: nothing."""
-
-    hot_gb: float | None = None
-    warm_gb: float | None = None
-    cold_gb: float | None = None
-    glacier: bool = True
-    policy: MigrationPolicy | None = None
-    options: Mapping[str, object] = {}
-    """Keys of a mount's configuration, from the dictionaries of the tiers."""
 
 
 def attach(path: str | os.PathLike[str], wishes: Wishes) -> Mount:
@@ -92,7 +68,7 @@ def start(state: Path, wishes: Wishes) -> Mount:
         Path(url.removeprefix("file://")).mkdir(mode=0o700, parents=True, exist_ok=True)
     # A file, since every user of the machine can read a command line, and there may be keys.
     with tempfile.NamedTemporaryFile("w", prefix="memfs-", suffix=".toml") as config:
-        config.write(_toml(options))
+        config.write(toml_of(options))
         config.flush()
         command = ["mount", "--state", str(state), "-c", config.name, str(mountpoint)]
         done = _memfs(*command)
@@ -129,10 +105,10 @@ def stop(mount: Mount) -> None:
         mount.mountpoint.rmdir()
 
 
-def default_state() -> Path:
-    """Return the state directory of the mount that managers start by themselves."""
+def own_state(name: str = "default") -> Path:
+    """Return a state directory of mounts that managers start by themselves."""
     data_home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data_home).expanduser() / "memfs" / "default"
+    return Path(data_home).expanduser() / "memfs" / name
 
 
 def _served(state: Path) -> Mount | None:
@@ -171,23 +147,6 @@ def _memfs(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _toml(options: Mapping[str, object]) -> str:
-    """Return keys and values as a file of the configuration."""
-    lines = []
-    for key, value in options.items():
-        section, _, name = key.partition(".")
-        # Dotted keys may stand alone (TOML 1.0.0, "Keys"), and JSON's values are TOML's but for
-        # null and objects.
-        path = ".".join(json.dumps(part) for part in (section, *name.split(".", 1)))
-        if isinstance(value, dict):
-            lines += [
-                f"{path}.{json.dumps(inner)} = {json.dumps(each)}" for inner, each in value.items()
-            ]
-        else:
-            lines.append(f"{path} = {json.dumps(value)}")
-    return "\n".join(lines) + "\n"
-
-
 def _options(wishes: Wishes) -> dict[str, object]:
     options = dict(wishes.options)
     if wishes.hot_gb and "hot.devices" not in options and has_gpu():
@@ -207,30 +166,9 @@ def _options(wishes: Wishes) -> dict[str, object]:
 
 
 def _check(mount: Mount, wishes: Wishes) -> None:
-    where = mount.mountpoint
-    if wishes.options or wishes.policy is not None:
-        keys = [*wishes.options, *(("policy.*",) if wishes.policy is not None else ())]
+    reason = unmet(mount, wishes)
+    if reason is not None:
         raise ValueError(
-            f"{where} is mounted already, and all its users share its configuration: set "
-            f"{', '.join(keys)} there, or start a mount of its own with state="
-        )
-    tiers = {tier.tier: tier for tier in mount.status().tiers}
-    for name, gigabytes in (
-        ("hot", wishes.hot_gb),
-        ("warm", wishes.warm_gb),
-        ("cold", wishes.cold_gb),
-    ):
-        if gigabytes is None or (name == "hot" and "hot" not in tiers):
-            # Without a device values are in RAM and on the disk all the same.
-            continue
-        capacity = tiers[name].capacity_bytes if name in tiers else 0
-        if capacity is not None and gigabytes * GB > capacity * _TOLERATED:
-            raise ValueError(
-                f"{name}_memory_size={gigabytes:g}: the mount at {where} has "
-                f"{capacity / GB:.3g} GiB; raise {name}.size in its configuration"
-            )
-    if not wishes.glacier and "glacier" in tiers:
-        raise ValueError(
-            f"glacier_enabled=False: the mount at {where} has an object store; unset "
-            "glacier.enabled in its configuration"
+            f"{reason}. It is mounted already, and all its users share its configuration; state= "
+            "starts a mount of its own"
         )

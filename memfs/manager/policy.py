@@ -33,9 +33,9 @@ class MigrationPolicy:
             if not value >= 0:
                 raise ValueError(f"{name}_threshold={value!r}: a time is 0 or more")
 
-    def options(self) -> dict[str, str]:
-        """Return the keys of a mount's configuration that say the same."""
+    def options(self) -> dict[str, float]:
+        """Return the keys of a mount's configuration that say the same, in seconds."""
         return {
-            "policy.warm_to_cold": f"{self.warm_to_cold_threshold * _HOUR_S:g}s",
-            "policy.cold_to_glacier": f"{self.cold_to_glacier_threshold * _DAY_S:g}s",
+            "policy.warm_to_cold": float(self.warm_to_cold_threshold * _HOUR_S),
+            "policy.cold_to_glacier": float(self.cold_to_glacier_threshold * _DAY_S),
         }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from memfs.manager.manager import Entry
+    from memfs.manager.entries import Entry
     from memfs.manager.paths import MemPath
 
 

@@ -5,14 +5,17 @@ Invariant: a class here adds names and defaults, and no second way to store anyt
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from memfs.manager.manager import CompressReport, Entry, MemoryManager
+from memfs.manager.manager import CompressReport, MemoryManager
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from memfs.manager.entries import Entry
     from memfs.manager.metadata import Scalar
 
 _MIB = 1 << 20
@@ -52,6 +55,7 @@ class WarmMemory(TierMemory):
     """
 
     tier = "warm"
+    own_state = "warm"
 
     def __init__(
         self,
@@ -105,6 +109,7 @@ class ColdMemory(TierMemory):
     """
 
     tier = "cold"
+    own_state = "cold"
 
     def __init__(
         self,
@@ -151,4 +156,7 @@ class GlacierMemory(TierMemory):
         state: str | os.PathLike[str] | None = None,
     ) -> None:
         glacier = None if directory is not None else {"provider": provider, **(config or {})}
+        # One state for one store: whatever another manager has as its store, this one has its own.
+        store = json.dumps(glacier, sort_keys=True, default=os.fspath)
+        self.own_state = f"glacier-{hashlib.blake2b(store.encode(), digest_size=4).hexdigest()}"
         super().__init__(mount=directory, state=state, root="glacier", glacier_config=glacier)

@@ -7,11 +7,13 @@ losing the device loses nothing.
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from memfs.hot.board import NOT_STARTED
 from memfs.hot.client import client_at
 from memfs.hot.protocol import HotMissError
 from memfs.torch.dtypes import precision_of
@@ -32,6 +34,12 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 SINGLE = "value"
 """Name of the tensor that was stored without one."""
+
+_START_S_MAX = 60.0
+"""How long the hot server is waited for that a new mount starts: its first use of a GPU can take
+seconds."""
+
+_START_POLL_S = 0.05
 
 _KEY = re.compile(r"[^/\0]{1,200}")
 
@@ -278,7 +286,11 @@ class HotMemory:
         return path
 
     def _check(self, size_gb: float | None, threshold: float | None) -> None:
+        deadline_s = time.monotonic() + _START_S_MAX
         answer = stats(self.directory)
+        while NOT_STARTED in str(answer.get("note")) and time.monotonic() < deadline_s:
+            time.sleep(_START_POLL_S)
+            answer = stats(self.directory)
         devices = [d for d in answer.get("devices", ()) if d["kind"] == self.device.type]
         if not devices:
             raise DeviceUnavailableError(

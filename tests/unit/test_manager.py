@@ -389,8 +389,8 @@ def test_without_a_mount_there_are_no_tiers(manager: MemoryManager) -> None:
 
 def test_a_policy_has_times(tmp_path: Path) -> None:
     assert MigrationPolicy(24, 72, 30).options() == {
-        "policy.warm_to_cold": "259200s",
-        "policy.cold_to_glacier": "2.592e+06s",
+        "policy.warm_to_cold": 259200.0,
+        "policy.cold_to_glacier": 2592000.0,
     }
     with pytest.raises(ValueError, match="warm_to_cold_threshold=-1"):
         MigrationPolicy(warm_to_cold_threshold=-1)

@@ -119,8 +119,8 @@ class _Asked:
     @property
     def root(self) -> Path:
         """What paths begin with: what is asked may have moved since a snapshot, or be gone."""
-        root = self._served.mountpoint
-        return root if self._at is None else root / ".memfs" / "snapshots" / self._at
+        served = self._served
+        return served.mountpoint if self._at is None else served.snapshots.tree(self._at)
 
     def page(self, token: str | None, limit: int = _PAGE_COUNT, **options: bool) -> QueryReport:
         """Return one page."""
