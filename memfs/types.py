@@ -52,6 +52,9 @@ XATTR_VALUE_BYTES_MAX = 65536
 SETTING_VALUE_BYTES_MAX = 65536
 """Longest value of a setting of the engine; guess: what is longer belongs into a file."""
 
+METRIC_BYTES_MAX = 4096
+"""Longest row of a ring of metrics; a row has some 300 bytes."""
+
 DRIVERS = ("auto", "kernel", "pyfuse3")
 """How the kernel is served, as users write it; `auto` takes the first of the others that can."""
 

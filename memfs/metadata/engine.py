@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         DifferencePage,
         DirectoryEntry,
         EffectivePin,
+        Event,
         FieldIndex,
         FileOrder,
         FilePage,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         Inode,
         Intent,
         KeptContent,
+        MetricRow,
         MoveKind,
         NewInode,
         OpenContent,
@@ -837,6 +839,31 @@ class Local(Changes, Protocol):
         Raises:
             TooBigError: More than 64 KiB.
         """
+        ...
+
+    # --- what was measured ------------------------------------------------------------------------
+    async def put_metrics(self, rows: Sequence[MetricRow]) -> None:
+        """Store rows in their rings; each takes the place of the one that has its slot.
+
+        Raises:
+            InvalidValueError: There is no ring for a row; nothing was stored.
+            TooBigError: A row has more than `METRIC_BYTES_MAX` bytes; nothing was stored.
+        """
+        ...
+
+    async def list_metrics(self, resolution_s: int, after_s: int, limit: int) -> list[MetricRow]:
+        """Return rows of a ring that begin after a time, in order of time; O(ring).
+
+        After long pauses, rows from before the span of the ring may be among them.
+        """
+        ...
+
+    async def add_events(self, events: Sequence[Event]) -> None:
+        """Add events to their ring, in order, each with the next number; long texts are cut."""
+        ...
+
+    async def list_events(self, before: int | None, limit: int) -> list[Event]:
+        """Return events with lower numbers than `before`, the latest first; None: the latest."""
         ...
 
     # --- totals -----------------------------------------------------------------------------------

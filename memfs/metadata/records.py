@@ -262,6 +262,31 @@ class PendingMove(NamedTuple):
     """When it began to wait; 0: an earlier version of memfs knew, and has not kept it."""
 
 
+class MetricRow(NamedTuple):
+    """What was measured in one period."""
+
+    resolution_s: int
+    """Length of the period; one of `metrics.rings.RINGS`."""
+    at_s: int
+    """When it began, seconds since the epoch; a multiple of its length."""
+    numbers: bytes
+    """As `metrics.numbers` encodes them, 0..`METRIC_BYTES_MAX` bytes."""
+
+
+class Event(NamedTuple):
+    """Something that a person decided, or that went wrong."""
+
+    number: int
+    """From 1 on, without a gap; 0: not stored yet."""
+    at_ns: int
+    kind: str
+    """One word, such as `pin` or `store`."""
+    subject: str
+    """What it is about: a path, or empty."""
+    detail: str
+    """One sentence."""
+
+
 class Decision(NamedTuple):
     """The last placement decision on a file, for `user.memfs.why`."""
 

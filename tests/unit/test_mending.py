@@ -49,6 +49,9 @@ CASES = {
     "second-name-of-a-directory": Case(
         "insert into dentry values (1, 900, x'78', {outer})", "directory {outer} had a second name"
     ),
+    "metrics-in-another-slot": Case("insert into metric values (10, 7, 1000, x'')"),
+    "metrics-of-no-ring": Case("insert into metric values (11, 0, 0, x'')"),
+    "event-in-another-slot": Case("insert into event values (7, 8, 0, 'pin', '', '')"),
     "shared-raw-file": Case(
         "update inode set raw = (select raw from inode where ino = {raw}) where ino = {packed}",
         "inode {packed} shared its raw file",

@@ -12,7 +12,13 @@ from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.database import Row
 from memfs.metadata.sqlite.element_index import SELECT_ELEMENT_NOTE, decode_position, entries_of
 from memfs.metadata.sqlite.field_schema import COLUMNS, NUMBERS, TRIGGERS
-from memfs.metadata.sqlite.schema import BESIDE, Made, totals_of
+from memfs.metadata.sqlite.schema import (
+    BESIDE,
+    MISPLACED_EVENT,
+    MISPLACED_METRIC,
+    Made,
+    totals_of,
+)
 from memfs.metadata.sqlite.statements import Parameters
 from memfs.query.values import stored_value
 
@@ -241,6 +247,14 @@ _CHECKS = (
     (
         "inode {} waits since a time that is known, and for nothing",
         "select ino from pending_since where ino not in (select ino from pending)",
+    ),
+    (
+        "the metrics of {} s from {} on are in no slot of that time",
+        f"select resolution, at_s from metric where {MISPLACED_METRIC}",
+    ),
+    (
+        "event {} is in no slot of that number",
+        f"select number from event where {MISPLACED_EVENT}",
     ),
     (
         "a decision belongs to inode {}, which does not exist",

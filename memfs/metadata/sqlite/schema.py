@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.metadata.records import Inode
 from memfs.metadata.sqlite import element_index, field_schema, foreign_schema
+from memfs.metrics.rings import EVENT_COUNT, RINGS
 
 if TYPE_CHECKING:
     import sqlite3
@@ -329,9 +330,39 @@ ADDITIONS: tuple[str, ...] = (
     end
     """,
     *foreign_schema.TABLES,
+    # What was measured, in rings: see `metrics.rings`.
+    """
+    create table if not exists metric (
+        resolution integer not null,    -- seconds that a row covers
+        slot integer not null,          -- at_s // resolution, modulo the length of the ring
+        at_s integer not null,          -- when that begins, since the epoch
+        numbers blob not null,          -- `metrics.numbers`
+        primary key (resolution, slot)
+    ) without rowid, strict
+    """,
+    # What people decided and what went wrong, in a ring.
+    """
+    create table if not exists event (
+        slot integer primary key,       -- number modulo the length of the ring
+        number integer not null unique, -- from 1 on, without a gap
+        at_ns integer not null,
+        kind text not null,
+        subject text not null,          -- what it is about, a path where it has one
+        detail text not null
+    ) strict
+    """,
 )
 """What later versions of the same format added: made at each opening where it is missing, so each
 is `create ... if not exists`."""
+
+MISPLACED_METRIC = " and ".join(
+    f"not (resolution = {ring.resolution_s} and at_s % {ring.resolution_s} = 0"
+    f" and slot = at_s / {ring.resolution_s} % {ring.row_count})"
+    for ring in RINGS
+)
+"""A condition: a row of `metric` is in no slot of its time."""
+MISPLACED_EVENT = f"slot <> number % {EVENT_COUNT}"
+"""Likewise of `event`."""
 
 FIELD_TRIGGERS = tuple(text for texts in field_schema.TRIGGERS.values() for text in texts)
 

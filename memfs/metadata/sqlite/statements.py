@@ -287,6 +287,13 @@ DELETE_UNSHOWN_OBJECTS = _statement(
 PUT_GONE = _statement("insert or ignore into foreign_gone (source, key) values (?, ?)")
 DELETE_GONE = _statement("delete from foreign_gone where source = ? and key = ?")
 FORGET_GONE = _statement("delete from foreign_gone where source = ?")
+PUT_METRIC = _statement(
+    "insert or replace into metric (resolution, slot, at_s, numbers) values (?, ?, ?, ?)"
+)
+PUT_EVENT = _statement(
+    "insert or replace into event (slot, number, at_ns, kind, subject, detail)"
+    " values (?, ?, ?, ?, ?, ?)"
+)
 
 TEXTS = tuple(_texts)
 
