@@ -236,7 +236,7 @@ async def _drain(parts: Assembly) -> None:
     """Seal what was written, and bring all of it to stable storage."""
     with trio.move_on_after(DRAIN_S_MAX) as scope:
         try:
-            await _seal_written(parts)
+            await seal_written(parts)
             await parts.tracing.end()
             # Only what was sealed before the sync is on stable storage after it.
             inodes = await parts.engine.list_not_durable(_MARK_COUNT_MAX)
@@ -263,11 +263,15 @@ async def _close_store(parts: Assembly) -> None:
             log.info("the store was not closed: %s", as_failure(error, "closing the store"))
 
 
-async def _seal_written(parts: Assembly) -> None:
-    """Reap and seal until nothing is left to do, or nothing changes any more."""
+async def seal_written(parts: Assembly) -> None:
+    """Reap and seal until nothing is left to do, or nothing changes any more.
+
+    Checkpoint: in each round, so that the time for the end bounds it with a million files, too.
+    """
     await parts.filesystem.reap_left_over()
     waiting = -1
     for _ in range(_SEAL_ROUNDS_MAX):
+        await trio.lowlevel.checkpoint()
         await parts.filesystem.finish_requests()
         if parts.sealer.candidate_count in (0, waiting):
             return
