@@ -540,6 +540,16 @@ class ExportNoteReport(TypedDict):
     content_bytes: int
     missing_count: int
     missing_bytes: int
+    key: str
+    """Id of the key that it is encrypted with; empty: it is in clear, or was not looked at yet."""
+
+
+class LostExportReport(TypedDict):
+    """An export that has lost an object."""
+
+    id: str
+    reason: str
+    """Which one, and how."""
 
 
 class ExportsReport(TypedDict):
@@ -553,6 +563,8 @@ class ExportsReport(TypedDict):
     finished_count: int
     error: str | None
     exports: list[ExportNoteReport]
+    """Newest first."""
+    lost: list[LostExportReport]
     """Newest first."""
 
 

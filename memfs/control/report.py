@@ -217,6 +217,8 @@ class ExportReport(NamedTuple):
     """Why the last attempt failed."""
     refusal: str | None
     """Why nothing is exported: the store belongs to another state."""
+    lost: str | None = None
+    """Why a later export is complete no longer."""
 
 
 class StatusReport(NamedTuple):

@@ -101,11 +101,15 @@ class Description(NamedTuple):
     """Files of these whose bytes had no object."""
     missing_bytes: int
     parts: tuple[Part, ...]
+    pools: str = "{}"
+    """Pools of RAM of the mount, as `policy.pools.Pools.encode` has them."""
 
-    @property
-    def digests(self) -> list[tuple[str, bytes]]:
-        """Kinds and digests of all parts, in order: what it says, wherever that lies."""
-        return [(part.kind, part.sealed.digest) for part in self.parts]
+    def is_like(self, other: Description) -> bool:
+        """Return whether another one says the same, wherever its parts lie."""
+        return self._says() == other._says()
+
+    def _says(self) -> tuple[list[tuple[str, bytes]], str]:
+        return [(part.kind, part.sealed.digest) for part in self.parts], self.pools
 
     def encode(self) -> bytes:
         """Return it as its object has it."""
@@ -130,8 +134,12 @@ class Description(NamedTuple):
                 Part(_text(each, "kind"), _number(each, "row_count"), _sealed(each))
                 for each in fields["parts"]
             )
-            snap, *numbers = (_number(fields, field) for field in cls._fields[1:-1])
-            found = cls._make((_state_id(fields["state_id"]), SnapshotId(snap), *numbers, parts))
+            snap, *numbers = (_number(fields, field) for field in cls._fields[1:-2])
+            # Exports of versions that left them out.
+            pools = _text({"pools": "{}", **fields}, "pools")
+            found = cls._make(
+                (_state_id(fields["state_id"]), SnapshotId(snap), *numbers, parts, pools)
+            )
         except (ValueError, TypeError, KeyError) as error:
             raise CorruptDataError(f"{name}: no description of an export: {error}") from None
         return found

@@ -1,10 +1,12 @@
 """Exporter: puts the metadata of a mount beside its objects, by rule and by hand.
 
+0. All exports in the store are looked at (`integrity`): one that has lost an object is noted, and
+   counts for nothing from then on.
 1. One change makes the snapshot that is exported, has files that are open for writing go on as new
    generations, and notes that it is exported. From here on an object that becomes garbage stays:
    the export may name it (`MoveParts.held_from`).
 2. The reader process writes the tables into files, part by part; a part that the export before had
-   with the same digest is not stored again.
+   with the same digest, and that the store still has, is not stored again.
 3. The description is stored, and then what says that the export is complete (`done.json`).
 4. The state notes that, and the snapshot goes.
 5. Exports beyond `snapshots.export_keep_count` go: first what says that they are complete, then the
@@ -28,6 +30,8 @@ import trio
 
 from memfs.errors import (
     AlreadyExistsError,
+    CorruptDataError,
+    EncryptionKeyError,
     MemfsError,
     NotFoundError,
     NotSupportedError,
@@ -46,8 +50,10 @@ from memfs.exports.description import (
     part_key,
     root_of,
 )
+from memfs.exports.integrity import Integrity
 from memfs.exports.objects import open_sealed, seal_file
 from memfs.moves.coding import key_of
+from memfs.placement.resident import POOLS_SETTING
 from memfs.signals import Signal
 from memfs.stores.digesting import digest_file
 from memfs.types import FormKind, SnapshotId
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.config import SnapshotsConfig
+    from memfs.exports.description import Sealed
     from memfs.moves.attempt import MoveParts
     from memfs.moves.open_files import OpenFiles
     from memfs.placement.quotas import Quotas
@@ -66,6 +73,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTING = "exports"
+LOST_SETTING = "exports.lost"
+"""Holds, as JSON, why exports of the other setting cannot be used, by their snapshots."""
 LABELS = (("memfs.export", ""),)
 """That of the snapshots that are being exported."""
 
@@ -83,6 +92,9 @@ MOUNT_PAUSE_S = 300.0
 
 AGAIN_S = 300.0
 """Pause after an export that failed. Guess."""
+
+LOOK_S = 86_400.0
+"""So often the exports are looked at where nothing is exported by rule."""
 
 STEP_COUNT = 1000
 """Inodes of a step of the removal of a snapshot: some 4 ms."""
@@ -113,6 +125,15 @@ class ExportNote(NamedTuple):
     missing_count: int = 0
     """Files whose bytes had no object."""
     missing_bytes: int = 0
+
+
+class Former(NamedTuple):
+    """The export before."""
+
+    description: Description
+    is_whole: bool
+    sound_parts: Mapping[tuple[str, bytes], Part]
+    """Those that the store still has, by kind and digest."""
 
 
 class Unneeded(NamedTuple):
@@ -183,12 +204,24 @@ class Exporter:
         self._notes: list[ExportNote] = []
         self._claimed: set[SnapshotId] = set()
         """Unfinished exports that the store may have as complete ones."""
-        self._newest: Description | None = None
+        self._lost: dict[SnapshotId, str] = {}
+        self._known: dict[SnapshotId, tuple[Done, Description]] = {}
+        """Those of the complete exports that were stored or read since the mount, as they were."""
+        self._integrity = Integrity(parts, quotas)
         self.progress = ExportProgress()
 
     @property
     def notes(self) -> Sequence[ExportNote]:
         """The exports that are complete, newest first."""
+        return [note for note in self._stored if note.snap not in self._lost]
+
+    @property
+    def lost(self) -> Sequence[tuple[ExportNote, str]]:
+        """Those that are complete no longer, newest first, and why."""
+        return [(note, self._lost[note.snap]) for note in self._stored if note.snap in self._lost]
+
+    @property
+    def _stored(self) -> Sequence[ExportNote]:
         return [note for note in reversed(self._notes) if note.is_done]
 
     @property
@@ -199,6 +232,14 @@ class Exporter:
     def name_of(self, note: ExportNote) -> str:
         """Return how users write an export."""
         return str(ExportId(note.snap, self._engine.state_id))
+
+    def key_id_of(self, note: ExportNote) -> str:
+        """Return the id of the key that an export is encrypted with.
+
+        Empty: it is in clear, or it was not looked at since the mount.
+        """
+        known = self._known.get(note.snap)
+        return "" if known is None else known[0].contents.key_id
 
     @property
     def interval_s(self) -> float | None:
@@ -211,6 +252,7 @@ class Exporter:
         """Take what earlier mounts noted; before anything in the store is removed."""
         self._notes = load_notes(await self._engine.get_setting(SETTING))
         self._claimed = {note.snap for note in self._notes if not note.is_done}
+        self._lost = _load_lost(await self._engine.get_setting(LOST_SETTING))
         self._hold()
 
     def _hold(self) -> None:
@@ -223,12 +265,20 @@ class Exporter:
         seen = 0
         while True:
             await self._try_to_forget()
-            with trio.move_on_after(self._due_s(begun_s)):
+            due_s = self._due_s(begun_s)
+            with trio.move_on_after(min(due_s, LOOK_S)):
                 await self._wanted.wait(seen)
+            is_due = due_s <= LOOK_S or self._wanted.count != seen
             seen = self._wanted.count
             try:
-                await self.export()
+                if is_due:
+                    await self.export()
+                else:
+                    await self.look()
             except MemfsError as error:
+                if not is_due:
+                    log.info("the exports are looked at again later: %s", error)
+                    continue
                 # Told by `memfs status` too, with the age of the last one.
                 log.warning("the metadata are not exported, trying again later: %s", error)
 
@@ -289,16 +339,16 @@ class Exporter:
             raise NotSupportedError(parts.source)
         await self._confirm()
         await self._forget_unfinished()
-        former = await self._find_newest(remote)
+        former = await self._look(remote)
         await self._seal_all()
         note = await self._begin()
         try:
             await self._reader.publish()
             parts.faults.reach("export.published")
-            description, is_new = await self._store_parts(remote, note, former)
-            if former is not None and not is_new:
+            description = await self._store_parts(remote, note, former)
+            if former is not None and former.is_whole and description.is_like(former.description):
                 # All is as it was, byte by byte: there is nothing to say again.
-                return await self._note_unchanged(former)
+                return await self._note_unchanged(former.description)
             contents = await self._store_description(remote, description)
             parts.faults.reach("export.described")
             # Nobody takes the export of a state for the newest one that another has taken over.
@@ -309,7 +359,7 @@ class Exporter:
             done = self._done_note(description)
             await self._note([done if each.snap == note.snap else each for each in self._notes])
             parts.faults.reach("export.recorded")
-            self._newest = description
+            self._known[note.snap] = contents, description
         finally:
             with trio.CancelScope(shield=True):
                 await self._try_to_forget()
@@ -352,12 +402,12 @@ class Exporter:
 
     # --- parts -----------------------------------------------------------------------------------
     async def _store_parts(
-        self, remote: RemoteStore, note: ExportNote, former: Description | None
-    ) -> tuple[Description, bool]:
-        """Store what has changed; returns the description, and whether anything was stored."""
+        self, remote: RemoteStore, note: ExportNote, former: Former | None
+    ) -> Description:
+        """Store what has changed; returns the description."""
         known = {
-            (part.kind, part.sealed.digest): part
-            for part in (former.parts if former is not None else ())
+            key: part
+            for key, part in (former.sound_parts.items() if former is not None else ())
             if part.sealed.key_id == self._key_id()
         }
         found: dict[int, Part] = {}
@@ -401,10 +451,16 @@ class Exporter:
         # Blobs may have come since the snapshot; nothing in the parts is younger than this.
         next_id = int(self._engine.reserve_blob())
         parts = tuple(found[at] for at in sorted(found))
-        description = Description(
-            self._engine.state_id, note.snap, note.created_ns, next_id, **counts, parts=parts
+        pools = (await self._engine.get_setting(POOLS_SETTING) or b"{}").decode()
+        return Description(
+            self._engine.state_id,
+            note.snap,
+            note.created_ns,
+            next_id,
+            **counts,
+            parts=parts,
+            pools=pools,
         )
-        return description, former is None or description.digests != former.digests
 
     async def _take_part(
         self,
@@ -471,30 +527,84 @@ class Exporter:
         return checked
 
     # --- exports of before -----------------------------------------------------------------------
-    async def _find_newest(self, remote: RemoteStore) -> Description | None:
-        """Return the newest complete export, from which parts can be taken; None: nothing is.
+    async def look(self) -> None:
+        """Look whether the store still has the exports, and note which it has not.
 
         Raises:
-            StoreError: It is not known whether the store still has it.
+            StoreError: It is not known.
         """
-        notes = self.notes
-        if not notes:
+        remote = self._parts.remote
+        if remote is not None and self._parts.source is None and self._stored:
+            async with self._lock:
+                await self._look(remote)
+
+    async def _look(self, remote: RemoteStore) -> Former | None:
+        """Note which exports are complete no longer; returns the newest one that can be read.
+
+        Raises:
+            StoreError: It is not known what the store has.
+        """
+        listed = {stat.key: stat async for stat in remote.list(root_of(self._engine.state_id))}
+        lost: dict[SnapshotId, str] = {}
+        found: list[Description] = []
+        for note in self._stored:
+            try:
+                _, description = await self._recall(remote, note.snap)
+            except EncryptionKeyError as error:
+                log.info("an export before cannot be read, all is stored anew: %s", error)
+            except (CorruptDataError, ObjectMissingError) as error:
+                why, done = str(error), done_key(self._engine.state_id, note.snap)
+                lost[note.snap] = why if done in why else f"{why}, which {done} names"
+                if note.snap not in self._known:
+                    continue
+                found.append(self._known[note.snap][1])
+            else:
+                found.append(description)
+        sealed = [each for description in found for each in self._objects_of(description)]
+        unusable = await self._integrity.look(remote, sealed, listed)
+        for description in found:
+            for each in self._objects_of(description):
+                if each.key in unusable:
+                    lost.setdefault(description.snap, unusable[each.key])
+        await self._note_lost(lost)
+        if not found:
             return None
-        if self._newest is not None and self._newest.snap == notes[0].snap:
-            # What is only remembered is no export: the bucket may have been emptied since.
-            try:
-                await remote.stat(done_key(self._engine.state_id, self._newest.snap))
-            except ObjectMissingError as error:
-                log.warning("the export before is gone, all is stored anew: %s", error)
-                self._newest = None
-                return None
-        else:
-            try:
-                self._newest = await read_description(remote, self._parts, notes[0].snap)
-            except MemfsError as error:
-                log.info("the export before cannot be read, all is stored anew: %s", error)
-                return None
-        return self._newest
+        newest = found[0]
+        sound = {
+            (part.kind, part.sealed.digest): part
+            for part in newest.parts
+            if part.sealed.key not in unusable
+        }
+        return Former(newest, newest.snap not in lost, sound)
+
+    def _objects_of(self, description: Description) -> list[Sealed]:
+        done, _ = self._known[description.snap]
+        return [done.contents, *(part.sealed for part in description.parts)]
+
+    async def _recall(self, remote: RemoteStore, snap: SnapshotId) -> tuple[Done, Description]:
+        """Return a complete export as the store has it; its description is read once.
+
+        Raises:
+            CorruptDataError, ObjectMissingError: It is not there as it was written.
+            EncryptionKeyError, StoreError: It cannot be read.
+        """
+        done = await read_done(remote, self._engine.state_id, snap)
+        known = self._known.get(snap)
+        if known is None:
+            known = self._known[snap] = done, await read_description(remote, self._parts, done)
+        elif known[0] != done:
+            raise CorruptDataError(f"{remote.url}/{known[0].key}: is another one than was written")
+        return known
+
+    async def _note_lost(self, lost: dict[SnapshotId, str]) -> None:
+        for snap in lost.keys() - self._lost.keys():
+            told = ExportId(snap, self._engine.state_id)
+            log.warning("the export %s cannot be imported any longer: %s", told, lost[snap])
+        if lost != self._lost:
+            setting = json.dumps(sorted(lost.items())).encode() if lost else None
+            async with self._engine.change():
+                await self._engine.put_setting(LOST_SETTING, setting)
+            self._lost = lost
 
     async def _try_to_forget(self) -> None:
         """Do as `_forget_unfinished`, or leave it to the next export."""
@@ -537,12 +647,18 @@ class Exporter:
 
     async def _prune(self, remote: RemoteStore) -> None:
         """Let exports go that are beyond those that are kept, with all that nobody names."""
-        kept = self.notes[: self._config.export_keep_count]
+        count = self._config.export_keep_count
+        # One that has lost an object may get it back, from versions that the bucket keeps, say.
+        wanted = {note.snap for note in (*self.notes[:count], *self._stored[:count])}
+        kept = [note for note in self._stored if note.snap in wanted]
         try:
-            for note in self.notes[self._config.export_keep_count :]:
-                await remote.delete(done_key(self._engine.state_id, note.snap))
+            for note in self._stored:
+                if note.snap not in wanted:
+                    await remote.delete(done_key(self._engine.state_id, note.snap))
+                    self._known.pop(note.snap, None)
             self._parts.faults.reach("export.forgotten")
             await self._note([*reversed(kept)])
+            await self._note_lost({snap: why for snap, why in self._lost.items() if snap in wanted})
             for stat in (await self._find_unneeded(remote, kept)).objects:
                 await remote.delete(stat.key)
         except MemfsError as error:
@@ -569,7 +685,7 @@ class Exporter:
             raise NotSupportedError("no glacier tier is configured: set glacier.url")
         # What an export is writing is not named yet.
         async with self._lock:
-            found = await self._find_unneeded(remote, self.notes)
+            found = await self._find_unneeded(remote, self._stored)
             if remove and self._parts.source is None:
                 await self._confirm()
                 for stat in found.objects:
@@ -579,10 +695,10 @@ class Exporter:
     async def _find_unneeded(self, remote: RemoteStore, kept: Sequence[ExportNote]) -> Unneeded:
         named: set[str] = set()
         for note in kept:
-            done = await read_done(remote, self._engine.state_id, note.snap)
-            description = self._newest
-            if description is None or description.snap != note.snap:
-                description = await read_description(remote, self._parts, note.snap)
+            if note.snap in self._lost and note.snap in self._known:
+                done, description = self._known[note.snap]
+            else:
+                done, description = await self._recall(remote, note.snap)
             named |= {done.key, done.contents.key}
             named |= {part.sealed.key for part in description.parts}
         root = root_of(self._engine.state_id)
@@ -626,9 +742,11 @@ async def read_done(remote: RemoteStore, state_id: StateId, snap: SnapshotId) ->
     return Done.decode(data, f"{remote.url}/{key}")
 
 
-async def read_description(remote: RemoteStore, parts: MoveParts, snap: SnapshotId) -> Description:
+async def read_description(remote: RemoteStore, parts: MoveParts, done: Done) -> Description:
     """Return the description of a complete export of this state."""
-    state_id = parts.engine.state_id
-    done = await read_done(remote, state_id, snap)
-    data = await open_sealed(remote, parts.keys, state_id, done.contents)
+    data = await open_sealed(remote, parts.keys, parts.engine.state_id, done.contents)
     return Description.decode(data, f"{remote.url}/{done.contents.key}")
+
+
+def _load_lost(setting: bytes | None) -> dict[SnapshotId, str]:
+    return {} if setting is None else {SnapshotId(snap): why for snap, why in json.loads(setting)}

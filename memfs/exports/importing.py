@@ -34,6 +34,7 @@ from memfs.metadata.sqlite.importing import StateBuilder
 from memfs.metadata.store_record import SETTING as STORE_SETTING
 from memfs.moves.faults import FaultPoints
 from memfs.moves.generation import SOURCE_SETTING, StateGeneration
+from memfs.placement.resident import POOLS_SETTING
 from memfs.policy.marks import MARKED_SETTING, MARKS, TENSOR_MARKS
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ async def import_state(
             try:
                 description = await _build(wanted, export, builder, show, faults)
             except EncryptionKeyError as error:
-                raise UsageError(str(error), ExitCode.PROBLEMS) from None
+                # Older ones may be complete, but to take one needs the user's word: `--at`.
+                raise UsageError("; ".join([*passed_over, str(error)]), ExitCode.PROBLEMS) from None
             except StoreUnavailableError:
                 raise
             except (CorruptDataError, ObjectMissingError) as error:
@@ -239,6 +241,7 @@ async def _settings(
         **wanted.settings,
         SOURCE_SETTING: wanted.url.encode(),
         STORE_SETTING: wanted.url.encode(),
+        POOLS_SETTING: description.pools.encode(),
     }
     if (noted := dump_notes(sorted(notes))) is not None:
         settings[EXPORTS_SETTING] = noted

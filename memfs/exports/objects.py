@@ -83,10 +83,7 @@ async def seal_file(
             "" if secret is None else secret.id.hex(),
             "" if secret is not None else packed.table.fingerprint,
         )
-        reader = await open_content(
-            remote, sealed, _unlock(parts.keys, sealed, parts.engine.state_id)
-        )
-        await reader.verify()
+        await verify_sealed(remote, parts.keys, parts.engine.state_id, sealed)
     parts.faults.reach("export.stored")
     return sealed
 
@@ -110,6 +107,14 @@ async def open_sealed(
         return await trio.to_thread.run_sync(read_fully, fd, sealed.size, 0)
     finally:
         os.close(fd)
+
+
+async def verify_sealed(
+    remote: RemoteStore, keys: KeyRing, state_id: StateId, sealed: Sealed
+) -> None:
+    """Read an object of an export and check it; raises as `open_sealed`."""
+    reader = await open_content(remote, sealed, _unlock(keys, sealed, state_id))
+    await reader.verify()
 
 
 def _unlock(keys: KeyRing, sealed: Sealed, state_id: StateId) -> Unlock:

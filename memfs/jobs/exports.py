@@ -70,8 +70,13 @@ class ExportMethods:
                     "content_bytes": note.content_bytes,
                     "missing_count": note.missing_count,
                     "missing_bytes": note.missing_bytes,
+                    "key": self._exporter.key_id_of(note),
                 }
                 for note in self._exporter.notes
+            ],
+            "lost": [
+                {"id": self._exporter.name_of(note), "reason": why}
+                for note, why in self._exporter.lost
             ],
         }
 
@@ -82,6 +87,7 @@ def export_report(exporter: Exporter) -> ExportReport:
     age_s = None
     if newest is not None:
         age_s = max(0.0, time.time() - newest.checked_ns / 1e9)
+    later = [why for note, why in exporter.lost if newest is None or note.snap > newest.snap]
     return ExportReport(
         interval_s=exporter.interval_s,
         age_s=age_s,
@@ -91,4 +97,5 @@ def export_report(exporter: Exporter) -> ExportReport:
         running=exporter.progress.running,
         error=exporter.progress.error,
         refusal=exporter.refusal,
+        lost=later[0] if later else None,
     )

@@ -105,6 +105,8 @@ def _export_note(export: ExportReport | None) -> str | None:
                 f"; {export.missing_count} of them, {format_size(export.missing_bytes)}, have no "
                 "object"
             )
+    if export.lost is not None:
+        told += f"; a later one cannot be used: {export.lost}"
     if export.running:
         told += "; one is being made"
     elif export.error is not None:

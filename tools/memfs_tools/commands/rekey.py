@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from memfs.control.client import ControlError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
-from memfs_tools.terminal import tell, tell_json
+from memfs_tools.terminal import complain, tell, tell_json
 from memfs_tools.tree_work import Totals, TreeWork, Work
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def rekey(paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     memfs rekey --dry-run /mnt/data                what is under which key
 
     Trees are taken whole. With the root of the mount, what only snapshots show is encrypted again
-    too. Finished work stays: stopped by Ctrl-C, running it again goes on from there. Exits with 1
-    if a file failed or was being written.
+    too, and an export is made that the new key alone opens. Finished work stays: stopped by
+    Ctrl-C, running it again goes on from there. Exits with 1 if a file failed or was being written.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     totals, kept_totals = Totals(), Totals()
     keys: dict[str, list[int]] = {}
@@ -88,8 +89,35 @@ def rekey(paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
                 "what only snapshots show was left out: "
                 f"`memfs rekey {served.mountpoint}` looks at it too"
             )
-    if not (totals.complete and kept_totals.complete):
+    is_exported = True
+    if whole and not dry_run and totals.outcomes["done"] + kept_totals.outcomes["done"]:
+        is_exported = _export(served, hidden=as_json)
+    if not (totals.complete and kept_totals.complete and is_exported):
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+def _export(served: Mount, *, hidden: bool) -> bool:
+    """Have an export that needs the first key alone; returns whether there is one, if any."""
+    try:
+        if not served.snapshots.exports()["exports"]:
+            return True
+    except ControlError:
+        # It has no store of its own.
+        return True
+    # Imported here: what draws bars takes 0.1 s.
+    from memfs_tools.exports import export_now
+
+    report = export_now(served, hidden=hidden)
+    if report["error"] is not None:
+        complain(f"the newest export needs the former key: {report['error']}")
+        return False
+    newest, *older = report["exports"]
+    if former := [each["id"] for each in older if each["key"] != newest["key"]]:
+        complain(
+            f"exports of before need the former key: {', '.join(former)}; they go as newer ones "
+            "are made (snapshots.export_keep_count)"
+        )
+    return True
 
 
 def _list_kept(served: Mount) -> Iterator[tuple[int, str]]:

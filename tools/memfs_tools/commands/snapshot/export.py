@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,6 @@ from memfs_tools.terminal import complain, tell, tell_json
 if TYPE_CHECKING:
     from memfs.client.mount import Mount
     from memfs.control.methods import ExportNoteReport, ExportsReport
-
-_POLL_S = 0.2
 
 
 @click.command()
@@ -51,13 +48,9 @@ def export(place: Path | None, wait: bool, only_list: bool, as_json: bool) -> No
     if wait:
         _upload(mount, hidden=as_json)
     # Imported here: what draws bars takes 0.1 s.
-    from memfs_tools.display import progress_bar
+    from memfs_tools.exports import export_now
 
-    number = mount.snapshots.export()
-    with progress_bar(hidden=as_json) as show:
-        while (report := mount.snapshots.exports())["finished_count"] < number:
-            show("exporting", report["row_count"], report["row_total"])
-            time.sleep(_POLL_S)
+    report = export_now(mount, hidden=as_json)
     if as_json:
         tell_json(report)
     else:
@@ -79,12 +72,14 @@ def _upload(mount: Mount, *, hidden: bool) -> None:
 
 
 def _list(mount: Mount, *, as_json: bool) -> None:
-    exports = mount.snapshots.exports()["exports"]
+    report = mount.snapshots.exports()
     if as_json:
-        tell_json(exports)
+        tell_json(report["exports"])
         return
-    for each in exports:
+    for each in report["exports"]:
         tell(_describe(each))
+    for lost in report["lost"]:
+        tell(f"{lost['id']} cannot be used: {lost['reason']}")
 
 
 def _tell(report: ExportsReport) -> None:

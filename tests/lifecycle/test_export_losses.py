@@ -1,0 +1,130 @@
+"""Exports at a mount: what the store has lost, pools, and keys that are changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from memfs.encryption.keys import generate_key_file
+from tests import scratch
+from tests.mounting import Mount, run_memfs
+from tests.tiers.tiering import SMALL_FRAMES, compressible, status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.any_driver
+
+CONTENT = compressible(5000)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    directory = tmp_path / "store"
+    directory.mkdir()
+    return directory
+
+
+def config_of(store: Path, *keys: str) -> str:
+    named = ", ".join(f'"file:{store.with_name(key)}"' for key in keys)
+    return (
+        f'{SMALL_FRAMES}\n[glacier]\nurl = "file://{store}"\n'
+        f"[encryption]\nkeys = [{named}]\n[snapshots]\nautomatic = false\n"
+    )
+
+
+@pytest.fixture
+def mounts(store: Path, scratch_area: scratch.Scratch, driver: str) -> Iterator[list[Mount]]:
+    """The former mount, and the new one that is not mounted yet."""
+    for key in ("first", "second"):
+        generate_key_file(store.with_name(key))
+    bases = [scratch_area.directory("former"), scratch_area.directory("new")]
+    made = [Mount(base, driver, config_of(store, "first"), forked=True) for base in bases]
+    made[0].start()
+    (made[0].root / "file").write_bytes(CONTENT)
+    yield made
+    for mount in made:
+        mount.stop()
+        scratch.remove(mount.base)
+
+
+def export(mount: Mount) -> dict[str, Any]:
+    answer = json.loads(run_memfs("snapshot", "export", "--wait", "--json", mount.root))
+    assert answer["error"] is None
+    newest: dict[str, Any] = answer["exports"][0]
+    return newest
+
+
+def import_into(mount: Mount) -> dict[str, Any]:
+    settings = mount.base / "config.toml"
+    assert mount.config is not None
+    settings.write_text(mount.config)
+    answer: dict[str, Any] = json.loads(
+        run_memfs("snapshot", "import", "--state", mount.state, "-c", settings, "--json")
+    )
+    return answer
+
+
+def test_a_part_that_is_lost_is_told_and_stored_again(mounts: list[Mount], store: Path) -> None:
+    """And pools come along."""
+    former, new = mounts
+    run_memfs("pool", "create", "training", "--size", "1MiB", "--mount", former.root)
+    first = export(former)
+    before = set(store.rglob("parts/*"))
+    (former.root / "more").write_bytes(CONTENT)
+    second = export(former)
+    [part, *_] = set(store.rglob("parts/*")) - before
+    part.unlink()
+    taken = import_into(new)
+    assert taken["export"] == first["id"]
+    [told] = taken["passed_over"]
+    assert part.name in told
+    shutil.rmtree(new.state)
+    third = export(former)
+    assert third["id"] != second["id"]
+    report = status(former)["export"]
+    assert report["age_s"] < 600
+    assert (report["file_count"], report["lost"]) == (2, None)
+    listed = run_memfs("snapshot", "export", "--list", former.root).splitlines()
+    assert [line.split()[0] for line in listed] == [third["id"], first["id"], second["id"]]
+    assert part.name in listed[2]
+    former.check_log(expected=("cannot be imported any longer",))
+    former.kill()
+    taken = import_into(new)
+    assert (taken["export"], taken["passed_over"]) == (third["id"], [])
+    new.start()
+    assert {path.name: path.read_bytes() for path in new.root.iterdir()} == {
+        "file": CONTENT,
+        "more": CONTENT,
+    }
+    [pool] = json.loads(run_memfs("pool", "list", "--json", "--mount", new.root))
+    assert (pool["name"], pool["size_bytes"]) == ("training", 1 << 20)
+    new.check_log()
+
+
+def test_the_new_key_is_enough_once_all_is_rekeyed(mounts: list[Mount], store: Path) -> None:
+    """The newest export names the objects that the rekeying has stored."""
+    former, new = mounts
+    first = export(former)
+    former.stop()
+    former.config = config_of(store, "second", "first")
+    former.start()
+    run_memfs("rekey", former.root)
+    newest, older = json.loads(run_memfs("snapshot", "export", "--list", "--json", former.root))
+    assert older["id"] == first["id"]
+    assert newest["key"] != older["key"] != ""
+    # Nothing is left to be done, and there is nothing new to export.
+    run_memfs("rekey", former.root)
+    assert [newest, older] == json.loads(
+        run_memfs("snapshot", "export", "--list", "--json", former.root)
+    )
+    former.kill()
+    store.with_name("first").unlink()
+    new.config = config_of(store, "second")
+    assert import_into(new)["export"] == newest["id"]
+    new.start()
+    assert (new.root / "file").read_bytes() == CONTENT
