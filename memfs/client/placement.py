@@ -22,6 +22,7 @@ from memfs.types import FILESYSTEM_TYPE
 if TYPE_CHECKING:
     from pathlib import Path
 
+UNPINNED = "auto"
 TIERS = ("hot", "warm", "cold", "glacier")
 _PREFIX = "user.memfs."
 _TIER = _PREFIX + "tier"
@@ -49,8 +50,11 @@ class Placement(NamedTuple):
     pin: str
     """The pin in force, own or inherited; `auto` where no pin is."""
     state: str
+    """How safe it is; below `.memfs/snapshots`, as of `user.memfs.snapshot_state`, and empty of a
+    directory."""
     why: dict[str, Any]
-    """The last decision and a pending move, as `user.memfs.why` tells them."""
+    """The last decision and a pending move, as `user.memfs.why` tells them; below
+    `.memfs/snapshots`, what that tells of the past, with the name of the `snapshot`."""
 
 
 def pin(path: Path, tier: str, priority: int | None = None) -> None:
@@ -103,14 +107,18 @@ def read(path: Path) -> Placement:
     """
     _require_memfs(path)
     try:
-        tier, pinned, state, why = (
-            read_value(path, _PREFIX + name) for name in ("tier", "pin", "state", "why")
+        why = read_value(path, _PREFIX + "why")
+        decision: dict[str, Any] = {"detail": why}
+        with contextlib.suppress(ValueError):
+            decision = json.loads(why)
+        if "snapshot" in decision:
+            tier, state = (decision.get(name, "") for name in ("tier", "state"))
+            return Placement(str(path), tier, UNPINNED, state, decision)
+        tier, pinned, state = (
+            read_value(path, _PREFIX + name) for name in ("tier", "pin", "state")
         )
     except OSError as error:
         raise _explain(error, path) from None
-    decision: dict[str, Any] = {"detail": why}
-    with contextlib.suppress(ValueError):
-        decision = json.loads(why)
     return Placement(str(path), tier, pinned, state, decision)
 
 

@@ -18,8 +18,9 @@ import trio
 from memfs.config import SnapshotRule
 from memfs.content.space import measure_cold_space
 from memfs.errors import AlreadyExistsError, MemfsError
-from memfs.jobs.snapshots import OWN_LABEL_PREFIX
 from memfs.policy.retention import (
+    AUTOMATIC_LABEL,
+    BY_RULE,
     KeptSnapshot,
     RetentionRule,
     first_to_drop,
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
 
 log = logging.getLogger(__name__)
-
-AUTOMATIC_LABEL = f"{OWN_LABEL_PREFIX}automatic"
-"""Says who has made a snapshot that no user has asked for: `rule`, or a command."""
-BY_RULE = "rule"
 
 DEFAULT_RULES = (SnapshotRule(3600.0, 24), SnapshotRule(86400.0, 7))
 DEFAULT_SETTING = "snapshots.default_rules"

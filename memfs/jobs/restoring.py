@@ -30,8 +30,8 @@ from memfs.filesystem.planned_changes import PlannedChanges
 from memfs.filesystem.tree_changes import Name, Times
 from memfs.jobs.paths import find_parent, find_path, split_path
 from memfs.jobs.sliced_work import SLICE_S, SlicedWork
-from memfs.jobs.snapshots import OWN_LABEL_PREFIX
 from memfs.jobs.tree_copying import CopyTally, TreeCopying, find_at
+from memfs.policy.retention import AUTOMATIC_LABEL
 from memfs.types import NOW, ROOT_INODE, InodeNo
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 BEFORE_PREFIX = "before-restore-"
 """What the names of automatic snapshots begin with that are made before a restore."""
 
-BEFORE_LABEL = (f"{OWN_LABEL_PREFIX}automatic", "restore")
+BEFORE_LABEL = (AUTOMATIC_LABEL, "restore")
 
 INODES_A_PAGE = 256
 

@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+AUTOMATIC_LABEL = "memfs.automatic"
+"""Key of a label: who has made a snapshot that no user has asked for, `BY_RULE` or a command."""
+BY_RULE = "rule"
+
 _NS = 1_000_000_000
 
 

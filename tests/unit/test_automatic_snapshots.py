@@ -12,8 +12,6 @@ import trio.testing
 
 from memfs.config import ColdConfig, SnapshotRule, SnapshotsConfig
 from memfs.jobs.automatic_snapshots import (
-    AUTOMATIC_LABEL,
-    BY_RULE,
     DEFAULT_RULES,
     LOOK_S,
     SETTINGS_OF_NEW_STATE,
@@ -24,6 +22,7 @@ from memfs.jobs.snapshots import SnapshotMethods
 from memfs.metadata.sqlite.creation import NO_SETTINGS
 from memfs.moves.keeping import keep_copy
 from memfs.moves.open_files import OpenFiles
+from memfs.policy.retention import AUTOMATIC_LABEL, BY_RULE
 from memfs.types import ROOT_INODE
 from tests.moving import SMALL_FRAMES, State, compressible
 

@@ -6,6 +6,7 @@ of then, or an error (`content.past`).
 
 from __future__ import annotations
 
+import json
 import stat
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ from memfs.errors import (
     NoXattrError,
     StaleInodeError,
 )
-from memfs.filesystem.control_names import CONTROL_PREFIX, SNAPSHOT_STATE_XATTR
+from memfs.filesystem.control_names import CONTROL_PREFIX, SNAPSHOT_STATE_XATTR, WHY_XATTR
 from memfs.filesystem.inside.own import DIRECTORY_MODE, OWN_ROOT, SNAPSHOTS
+from memfs.filesystem.inside.past_why import describe
 from memfs.filesystem.inside.tree import FIRST_COOKIE, Plain, own_inode
 from memfs.filesystem.nodes import OWN_SLOT, Slots, node_of, number_of, slot_of
 from memfs.filesystem.replies import Opened
@@ -207,9 +209,11 @@ class PastTree(Plain):
         return [name for name in xattrs if not name.startswith(CONTROL_PREFIX)]
 
     async def get_xattr(self, node: InodeNo, name: bytes) -> bytes:
-        """See `Tree`; `user.memfs.snapshot_state` is told of regular files."""
+        """See `Tree`; `user.memfs.why` is of the past, `snapshot_state` of regular files alone."""
         if name == SNAPSHOT_STATE_XATTR and node != SNAPSHOTS:
             return (await self._state(node)).value.encode()
+        if name == WHY_XATTR and node != SNAPSHOTS:
+            return (await self._why(node)).encode()
         value = (await self._xattrs(node)).get(name)
         if value is None:
             raise NoXattrError(f"node {node:#x} had no such xattr")
@@ -228,6 +232,14 @@ class PastTree(Plain):
         if not stat.S_ISREG(inode.mode):
             raise NoXattrError("only regular files have bytes that a snapshot keeps")
         return (await self._reader.find_of(inode)).state
+
+    async def _why(self, node: InodeNo) -> str:
+        snap = await self._snap_of(node)
+        found = [each for each in await self._snapshots() if each.snap == snap]
+        if not found:
+            raise StaleInodeError(f"snapshot {snap} was deleted")
+        inode = await self._inode_at(snap, number_of(node))
+        return json.dumps(await describe(self._engine, self._reader, found[0], inode))
 
     # --- content ---------------------------------------------------------------------------------
     async def open(self, node: InodeNo) -> Opened:

@@ -10,6 +10,7 @@ import click
 
 from memfs.client.placement import read as read_placement
 from memfs.sizes import format_duration, format_size
+from memfs_tools.commands.snapshot.options import show_instant
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
@@ -24,13 +25,32 @@ def why(path: Path, as_json: bool) -> None:
 
     \b
     memfs why /mnt/data/model.safetensors
+    memfs why /mnt/data/.memfs/snapshots/monday/report.txt    which bytes these are, until when kept
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     placement = read_placement(path)
     if as_json:
         tell_json(placement._asdict(), indent=None)
         return
-    for line in _lines(placement):
+    lines = _past_lines if "snapshot" in placement.why else _lines
+    for line in lines(placement):
         tell(line)
+
+
+def _past_lines(placement: Placement) -> list[str]:
+    why = placement.why
+    lines = [f"snapshot {why['snapshot']}, of {show_instant(why['time_ns'])}"]
+    if placement.state:
+        lines += [f"tier     {placement.tier}", f"state    {placement.state}"]
+    lines.append(f"why      {why['detail']}")
+    if len(shown := why.get("snapshots", ())) > 1:
+        lines.append(
+            f"         also in {', '.join(each for each in shown if each != why['snapshot'])}"
+        )
+    ends = "a rule removes it, or you do" if why["automatic"] else "you delete it"
+    until_ns = why["kept_until_ns"]
+    guarded = "" if until_ns is None else f"; no rule does before {show_instant(until_ns)}"
+    lines.append(f"kept     until {ends}{guarded}")
+    return lines
 
 
 def _lines(placement: Placement) -> list[str]:
