@@ -16,7 +16,7 @@ packages=(fuse3 libfuse3-dev pkg-config gcc python3-dev python3-venv attr)
 extras=s3,pyfuse3
 lock=mount
 if [[ ${1:-} == --tests ]]; then
-    packages+=(acl dbench fio git lz4 ncdu rsync sqlite3 strace stress-ng systemd util-linux xfsprogs zstd)
+    packages+=(acl chromium chromium-driver dbench fio git lz4 ncdu rsync sqlite3 strace stress-ng systemd util-linux xfsprogs zstd)
     extras+=,gcs,azure,encryption,traces,hot,cuda,torch,values,dev,docs,dev-torch
     lock=tests
 elif [[ $# -gt 0 ]]; then

@@ -73,6 +73,7 @@ from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
 from memfs.stores.remote import lies_on_disk_of, open_remote_store
 from memfs.traces.recorder import Recorder
+from memfs_daemon.activity import ActivityMethods
 from memfs_daemon.heap_keeper import HeapKeeper
 from memfs_daemon.indexing import AttributeIndexer, FieldIndexer
 from memfs_daemon.inside import InsideFiles
@@ -379,6 +380,7 @@ def assemble(
             PrefetchMethods(engine, prefetcher, board),
             scrubber,
             TreeMethods(placement),
+            ActivityMethods(engine, activity, move_parts.progress),
             CloneMethods(filesystem, move_parts),
             RestoreMethods(filesystem, move_parts, snapshots),
             snapshots,

@@ -142,6 +142,10 @@ class Mount(NamedTuple):
         """Return the moves that wait, those due first."""
         return self.asking(methods.PENDING)({"limit": limit})
 
+    def activity(self, limit: int = 64) -> methods.ActivityReport:
+        """Return moves under way, and programs by the bytes of the files that they opened."""
+        return self.asking(methods.ACTIVITY)({"limit": limit})
+
     def stats(self) -> dict[str, Any]:
         """Return devices, slabs and counters of the hot tier."""
         return self.asking(methods.HOT)({})

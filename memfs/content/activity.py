@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.content.programs import Programs
 from memfs.signals import Signal
 from memfs.traces.access_log import AccessLog
 
@@ -58,6 +59,8 @@ class Activity:
         self._freed_bytes = 0
         self.access_log = AccessLog()
         """Every event with its time, while a trace is recorded."""
+        self.programs = Programs()
+        """Who opens how much."""
         self.request_count = 0
         """Requests so far that looked a name up, opened or changed something."""
         self._taken_request_count = 0

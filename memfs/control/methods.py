@@ -55,10 +55,60 @@ class MetricsReport(TypedDict):
     """In the text format of Prometheus; `metrics.table` has the names."""
 
 
+class ActivityParameters(TypedDict):
+    """How much to list of what goes on."""
+
+    limit: NotRequired[int]
+    """Entries of each list."""
+
+
+class MoveReport(TypedDict):
+    """A move under way."""
+
+    kind: str
+    """`pack`, `upload`, `hydrate`, `copy`, `keep` or `rekey`."""
+    ino: int | None
+    """null: several files in one object."""
+    path: str | None
+    """From the root of the mount, with a slash before it; null: several files, or it is gone."""
+    wanted: str | None
+    """The tier that the file is on its way to; null: it stays where it is."""
+    done_bytes: int
+    total_bytes: int
+    """Uncompressed bytes."""
+
+
+class ProgramReport(TypedDict):
+    """What a program has opened; see `content.programs.ProgramUse`."""
+
+    name: str
+    uid: int
+    pid: int
+    open_count: int
+    write_count: int
+    opened_bytes: int
+    idle_s: float
+    """Since it opened something last."""
+
+
+class ActivityReport(TypedDict):
+    """What goes on in a mount: what a live screen shows beside the status."""
+
+    request_count: int
+    """Requests since the daemon started that looked a name up, opened or changed something."""
+    move_count: int
+    """Moves under way."""
+    moves: list[MoveReport]
+    """The first of them, oldest first."""
+    programs: list[ProgramReport]
+    """Those that opened most bytes, first."""
+
+
 METRICS = Method("metrics", Nothing, MetricsReport)
 PING = Method("ping", Nothing, PingReport)
 STATUS = Method("status", Nothing, StatusReport)
 PENDING = Method("pending", PendingParameters, list[PendingReport])
+ACTIVITY = Method("activity", ActivityParameters, ActivityReport)
 REMOUNT = Method("remount", RemountParameters, dict[str, object])
 
 

@@ -86,6 +86,10 @@ class ContentRequests(AttributeRequests):
                 inode = await self._hydrate_for_reading(inode)
             time_ns = self._now_ns()
             self._activity.note_access(ino, time_ns)
+            size = 0 if truncate else self._live(inode).size
+            self._activity.programs.note_open(
+                caller.pid, caller.uid, size, time_ns, writing=writable
+            )
             if not writable and not flags & os.O_NOATIME:
                 self._touch_atime(inode, time_ns)
             if inode.raw:

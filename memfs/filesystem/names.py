@@ -77,7 +77,7 @@ class Names(Shared):
         try:
             inode = await self._engine.create(parent, name, new)
             self._made.append((new.ino, new.raw))
-            return self._opened(inode, flags)
+            return self._opened(caller, inode, flags)
         except BaseException:
             await self._give_up(new)
             raise
@@ -91,7 +91,7 @@ class Names(Shared):
             inode = await self._engine.create_orphan(new)
             self._made.append((new.ino, new.raw))
             self._note_orphan(inode)
-            return self._opened(inode, flags)
+            return self._opened(caller, inode, flags)
         except BaseException:
             await self._give_up(new)
             raise
@@ -422,9 +422,13 @@ class Names(Shared):
             else:
                 self._sealer.add(new.ino)
 
-    def _opened(self, inode: Inode, flags: int) -> tuple[Entry, Opened]:
+    def _opened(self, caller: Caller, inode: Inode, flags: int) -> tuple[Entry, Opened]:
         """Open a file that was just made; its attributes are those of now, it being empty."""
         opened = self._open_created(inode, flags)
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        self._activity.programs.note_open(
+            caller.pid, caller.uid, 0, self._now_ns(), writing=writing
+        )
         if self._access_log.active:
             self._access_log.note(Operation.CREATE, inode.ino, 0, Tier.COLD)
         validity = self.validity

@@ -71,6 +71,10 @@ class ProgressTable:
         done_bytes = sum(move.done_bytes for move in moves)
         return len(moves), done_bytes, sum(move.total_bytes for move in moves)
 
+    def under_way(self) -> list[MoveProgress]:
+        """Return the moves under way, oldest first."""
+        return [*self._moves]
+
     def describe(self) -> list[dict[str, object]]:
         """Return the moves under way, oldest first, for `memfs status`."""
         return [

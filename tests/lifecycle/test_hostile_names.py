@@ -105,6 +105,8 @@ def _use(served: Mount, shown: _Shown) -> None:
     commands = [
         ("status", served.root),
         ("status", "--json", served.root),
+        ("top", "--once", "--interval", "0.1", served.root),
+        ("top", "--once", "--json", "--interval", "0.1", served.root),
         ("why", file),
         ("why", "--json", file),
         ("prefetch", file),

@@ -42,6 +42,7 @@ from memfs.jobs.prefetch import PrefetchMethods
 from memfs.jobs.scrubber import Scrubber
 from memfs.jobs.snapshots import SnapshotMethods
 from memfs.jobs.trees import TreeMethods
+from memfs_daemon.activity import ActivityMethods
 from memfs_daemon.hot.methods import HotMethods
 from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.remounting import RemountMethods
@@ -239,6 +240,7 @@ async def test_a_wrong_parameter_is_named(
     "provider",
     [
         *(
+            ActivityMethods,
             Comparing,
             GcMethods,
             HotMethods,

@@ -80,7 +80,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     ),
     "pyfuse3": ("daemon/memfs_daemon/pyfuse3/",),
     "requests": ("memfs/stores/gcs.py",),
-    "rich": ("tools/memfs_tools/display.py",),
+    "rich": ("tools/memfs_tools/display.py", "tools/memfs_tools/live/"),
     "s3fs": ("memfs/stores/s3.py",),
     "torch": ("memfs/torch/", "memfs/manager/values/tensors.py"),
     "trio": (

@@ -53,6 +53,7 @@ def modules_after(tmp_path: Path, code: str, *arguments: str | Path) -> set[str]
         ["mount", "--state", "{dir}/state", "{dir}"],
         ["umount", "{dir}"],
         ["status", "--json", "{dir}"],
+        ["top", "{dir}"],
         ["pin", "warm", "{dir}"],
         ["unpin", "{dir}"],
         ["why", "--json", "{dir}"],

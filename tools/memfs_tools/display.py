@@ -1,7 +1,7 @@
 """Tables and bars on a terminal, plain text elsewhere.
 
-Invariant: the only module that imports `rich`; what it prints to a pipe has no colours and is not
-cut to the width of a terminal; no text is taken for markup, and all of it is escaped.
+Invariant: what is printed to a pipe has no colours and is not cut to the width of a terminal; no
+text is taken for markup, and all of it is escaped. Only this module and `live` import `rich`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from memfs.sizes import format_count, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from rich.console import RenderableType
 
     from memfs.control.report import (
         CodecReport,
@@ -42,13 +44,31 @@ _PIPE_WIDTH = 200
 
 def print_status(report: StatusReport) -> None:
     """Print a mount's status for people."""
-    console = _console()
-    console.print(
-        Text(escape_text(report.mountpoint), style="bold"),
-        f" {report.inode_count} inodes, {format_size(report.logical_bytes)}, "
+    console = make_console()
+    console.print(status_head(report), soft_wrap=True)
+    for part in status_parts(report):
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def print_part(render: Callable[[int], RenderableType]) -> None:
+    """Print what is made for a number of columns."""
+    console = make_console()
+    console.print(render(console.width), soft_wrap=True)
+
+
+def status_head(report: StatusReport) -> Text:
+    """Return the first line of a status."""
+    head = Text(escape_text(report.mountpoint), style="bold")
+    head.append(
+        f"  {report.inode_count} inodes, {format_size(report.logical_bytes)}, "
         f"up {format_duration(report.uptime_s)}",
-        soft_wrap=True,
+        style="not bold",
     )
+    return head
+
+
+def status_parts(report: StatusReport) -> Iterator[str | Table]:
+    """Yield what follows the first line, line by line and table by table; texts as they are."""
     faster = "; ".join(report.driver.refusals)
     path = "passthrough" if report.driver.passthrough else "served by the daemon"
     rows = [
@@ -60,33 +80,38 @@ def print_status(report: StatusReport) -> None:
     if report.keys:
         rows.append(("keys", f"{report.keys[0]} encrypts" + _also(report.keys[1:])))
     for name, value in rows:
-        console.print(f"  {name:<8}{value}", soft_wrap=True)
-    console.print(_tier_table(report.tiers))
+        yield f"  {name:<8}{value}"
+    yield _tier_table(report.tiers)
+    yield from status_notes(report)
+    for line in _work_lines(report.work):
+        yield f"  {line}"
+
+
+def status_notes(report: StatusReport) -> Iterator[str | Table]:
+    """Yield what is to be known beside the use of the tiers and the work."""
     for tier in report.tiers:
         if tier.note is not None:
-            console.print(f"  {tier.tier}: {tier.note}", soft_wrap=True)
+            yield f"  {tier.tier}: {tier.note}"
     if any(source.issued_count for source in report.prefetch.sources):
-        console.print(_prefetch_table(report.prefetch))
+        yield _prefetch_table(report.prefetch)
     if report.prefetch.stalled is not None:
-        console.print(f"  prefetch waits: {report.prefetch.stalled}", soft_wrap=True)
+        yield f"  prefetch waits: {report.prefetch.stalled}"
     if (note := _index_note(report.xattr_index)) is not None:
-        console.print(f"  {note}", soft_wrap=True)
+        yield f"  {note}"
     if (line := _snapshots_line(report.snapshots)) is not None:
-        console.print(f"  {line}", soft_wrap=True)
+        yield f"  {line}"
     if (note := _export_note(report.export)) is not None:
-        console.print(f"  {note}", soft_wrap=True)
+        yield f"  {note}"
     if report.policy.note is not None:
-        console.print(f"  {report.policy.note}", soft_wrap=True)
+        yield f"  {report.policy.note}"
     for pool in report.policy.pools:
         used, size = format_size(pool.used_bytes), format_size(pool.size_bytes)
         files = format_count(pool.file_count, "file")
-        console.print(f"  pool {pool.name}: {used} of {size}, {files}")
+        yield f"  pool {pool.name}: {used} of {size}, {files}"
     for quota in report.quotas:
-        console.print(f"  {_quota_line(quota)}", soft_wrap=True)
+        yield f"  {_quota_line(quota)}"
     if report.codecs:
-        console.print(_codec_table(report.codecs))
-    for line in _work_lines(report.work):
-        console.print(f"  {line}", soft_wrap=True)
+        yield _codec_table(report.codecs)
 
 
 def _export_note(export: ExportReport | None) -> str | None:
@@ -166,7 +191,7 @@ def _quota_line(quota: QuotaReport) -> str:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print what a trace would have met with under each policy, for people."""
-    console = _console()
+    console = make_console()
     warm_bytes, cold_bytes = comparison.capacities
     disk = "all of it on the disk" if cold_bytes is None else f"{format_size(cold_bytes)} of disk"
     console.print(
@@ -230,7 +255,8 @@ class _EscapingConsole(Console):
         )
 
 
-def _console() -> Console:
+def make_console() -> Console:
+    """Return what prints on standard output, and escapes each text."""
     return _EscapingConsole(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
@@ -297,11 +323,16 @@ def _prefetch_table(report: PrefetchReport) -> Table:
 
 
 def _bar(tier: TierReport) -> str:
-    if not tier.capacity_bytes:
+    return usage_bar(tier.used_bytes, tier.capacity_bytes, _BAR_CELLS)
+
+
+def usage_bar(used_bytes: int, capacity_bytes: int | None, cells: int) -> str:
+    """Return a bar of so many characters with its share; empty where there is no limit."""
+    if not capacity_bytes:
         return ""
-    share = tier.used_bytes / tier.capacity_bytes
-    filled = min(_BAR_CELLS, round(share * _BAR_CELLS))
-    return f"{'█' * filled}{'░' * (_BAR_CELLS - filled)} {share:4.0%}"
+    share = used_bytes / capacity_bytes
+    filled = min(cells, round(share * cells))
+    return f"{'█' * filled}{'░' * (cells - filled)} {share:4.0%}"
 
 
 def _work_lines(work: WorkReport) -> list[str]:

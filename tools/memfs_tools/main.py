@@ -30,6 +30,7 @@ _MODULES = {
     "mount": "mount",
     "umount": "umount",
     "status": "status",
+    "top": "top",
     "metrics": "metrics",
     "pin": "pin",
     "unpin": "pin",
@@ -76,6 +77,7 @@ def cli() -> None:
              setfattr -n user.memfs.tier -v glacier /mnt/data/old
     Look:    memfs status /mnt/data
              memfs why /mnt/data/old/file
+             memfs top /mnt/data
     Stop:    memfs umount /mnt/data
     """  # noqa: D301 - \b is for click: keep the lines below as they are
 
@@ -113,7 +115,8 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(str(error), ExitCode.PROBLEMS)
     except (KeyboardInterrupt, click.Abort):
         return 130  # 128 + SIGINT, as shells say it
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):
+        # The second one is click's answer to the first.
         # The reader of the output has gone (`memfs status X | head`); nothing more can be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK

@@ -1,0 +1,1 @@
+"""Live screens: what a mount does, drawn anew while it does it."""
