@@ -25,6 +25,9 @@ class MountConfig:
     """Largest read or write request; the kernel clips it to `fs.fuse.max_pages_limit`."""
     readahead_bytes: int = 1 * MIB
     """Read-ahead of the mount's backing device info, where the kernel serves cached reads."""
+    linger_s: float | None = None
+    """Unmount after no program has held the mount for so long, as `MemoryManager` does; None: it
+    stays."""
 
 
 @dataclass(frozen=True, slots=True)

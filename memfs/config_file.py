@@ -79,6 +79,7 @@ RANGES: dict[str, Range] = {
     # From one page to what fs.fuse.max_pages_limit can at most be raised to (65535 pages).
     "mount.request_max": Range(4 * KIB, 256 * MIB - 4 * KIB),
     "mount.readahead": Range(0, 256 * MIB),
+    "mount.linger": Range(0.1, 3650 * _DAY_S),
     "metadata.cache": Range(1 * MIB, 64 * GIB),
     "metadata.inode_cache_count": Range(100, 100_000_000),
     "query.name_count_max": Range(1, 1_000_000),

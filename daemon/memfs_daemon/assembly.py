@@ -134,6 +134,8 @@ class Assembly:
     access_stats: AccessStats
     warm_bytes: int
     """Capacity of the RAM tier."""
+    linger_s: float | None
+    """As `mount.linger` says."""
     glacier: GlacierConfig
     move_parts: MoveParts
     exporter: Exporter | None
@@ -403,6 +405,7 @@ def assemble(
             quotas=quotas,
             access_stats=access_stats,
             warm_bytes=residency.capacity_bytes,
+            linger_s=config.mount.linger_s,
             glacier=config.glacier,
             generation=generation,
             exporter=exporter,

@@ -23,6 +23,7 @@ from memfs.linux.mounts import find_mount
 from memfs.metadata.store_record import describe_store, recall_store, record_store
 from memfs.placement.resident import load_pools
 from memfs_daemon.assembly import GLACIER_NAME
+from memfs_daemon.lingering import Lingering
 from memfs_daemon.mount_users import (
     describe_copies,
     describe_users,
@@ -108,6 +109,9 @@ async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager)
         await nursery.start(server.serve)
         await nursery.start(_end_on_signal, parts, nursery.cancel_scope)
         await nursery.start(_serve, parts, nursery.cancel_scope)
+        if parts.linger_s is not None:
+            lingering = Lingering(parts.state_dir, parts.linger_s, partial(_unmount_unused, parts))
+            await nursery.start(lingering.run)
         for run_on in parts.background:
             nursery.start_soon(keep_running, run_on)
         nursery.start_soon(manager.beat)
@@ -210,11 +214,15 @@ async def _unmount_or_detach(parts: Assembly) -> None:
     if not _is_in_tree(parts):
         return
     try:
-        await trio.to_thread.run_sync(unmount_unused, parts.driver.unmount, parts.mountpoint)
+        await _unmount_unused(parts)
     except OSError as error:
         users = await trio.to_thread.run_sync(describe_users, parts.mountpoint)
         log.warning("%s: %s; used by %s; detached", parts.mountpoint, error.strerror, users)
         await _leave(parts)
+
+
+async def _unmount_unused(parts: Assembly) -> None:
+    await trio.to_thread.run_sync(unmount_unused, parts.driver.unmount, parts.mountpoint)
 
 
 def _is_in_tree(parts: Assembly) -> bool:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from memfs.client.mount import Mount
 from memfs.manager import place
 from memfs.manager.configuration import has_gpu
+from memfs.manager.holding import hold, let_go
 from memfs.manager.wishes import Wishes
 from memfs.torch import hot_memory
 
 if TYPE_CHECKING:
     import os
+
+    from memfs.client.mount import Mount
 
 _SIZE_GB = 1.0
 """GB of each device of a mount of its own, if no size is asked for. Guess."""
@@ -46,6 +48,7 @@ class HotMemory(hot_memory.HotMemory):
         garbage_collection_threshold: float | None = None,
         state: str | os.PathLike[str] | None = None,
     ) -> None:
+        self._own: Mount | None = None
         if directory is None:
             devices = "auto" if device == "cuda" or (device == "auto" and has_gpu()) else "cpu"
             options: dict[str, object] = {
@@ -58,8 +61,8 @@ class HotMemory(hot_memory.HotMemory):
                 )
             size = _SIZE_GB if size_gb is None else size_gb
             chosen = place.own_state("hot") if state is None else Path(state)
-            mount = place.start(chosen, Wishes(hot_gb=size, options=options))
-            directory = mount.mountpoint / "hot"
+            self._own = place.start(chosen, Wishes(hot_gb=size, options=options))
+            directory = self._own.mountpoint / "hot"
         super().__init__(
             size_gb,
             directory=directory,
@@ -68,11 +71,21 @@ class HotMemory(hot_memory.HotMemory):
             garbage_collection_threshold=garbage_collection_threshold,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Hold the mount in another process as well."""
+        self.__dict__.update(state)
+        if self._own is not None:
+            hold(self._own.state_dir)
+
     def close(self, *, unmount: bool = False) -> None:
-        """Do nothing, or unmount; a mount that was not started for a manager is left alone.
+        """Let go of a mount of its own; see `MemoryManager.close`.
 
         Raises:
-            MountUnavailableError: It is in use.
+            MountUnavailableError: It is in use, or another process holds it.
         """
+        if self._own is None:
+            return
         if unmount:
-            place.stop(Mount.of(self.directory))
+            place.stop(self._own)
+        let_go(self._own.state_dir)
+        self._own = None

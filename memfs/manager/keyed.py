@@ -32,7 +32,7 @@ class KeyedDirectory:
     def __init__(self, directory: Path, mount: Mount | None) -> None:
         self.directory = directory
         self.mount = mount
-        self._root = Root(str(directory))
+        self._root = Root(str(directory), on_mount=mount is not None)
 
     def __repr__(self) -> str:
         """Tell where the keys are."""

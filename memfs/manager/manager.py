@@ -1,7 +1,7 @@
 """The manager: values by key, each of them an ordinary file of a mount.
 
-Invariant: a manager holds no descriptor, thread or connection between two calls, so that it goes
-through fork, spawn and pickle, and any number of them work side by side.
+Invariant: a manager holds no thread, connection or open file between two calls, so that it goes
+through fork, spawn and pickle, and any number of them work side by side. A process holds the mount.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import errno as codes
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from memfs.client.placement import TIERS, PlacementError
 from memfs.control.client import ControlError
 from memfs.errors import InvalidValueError
-from memfs.manager import place
 from memfs.manager.batches import ERRORS, BatchResult, run_batch
 from memfs.manager.configuration import configure
 from memfs.manager.entries import Entry
@@ -26,11 +25,13 @@ from memfs.manager.errors import (
     UnsafeFormatError,
     ValueFormatError,
 )
+from memfs.manager.holding import let_go
 from memfs.manager.keyed import key_at
 from memfs.manager.keys import is_cut, path_of
 from memfs.manager.metadata import KEY_XATTR, MIME_XATTR, Scalar, attributes_of, metadata_of
 from memfs.manager.metrics import metrics_of
 from memfs.manager.paths import MemPath, read_attributes, snapshot_tree
+from memfs.manager.place import Origin, own_state, stop
 from memfs.manager.results import Page, Results, plain_filter
 from memfs.manager.snapshots import SnapshotKeeper
 from memfs.manager.values import registry
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
-    from memfs.client.mount import Mount
     from memfs.control.methods import FoundReport
     from memfs.manager.policy import MigrationPolicy
     from memfs.manager.root import Root
@@ -137,21 +137,38 @@ class MemoryManager(SnapshotKeeper):
         )
         if state is None:
             state = configured.state
-        served: Mount | None = None
         top = mount if mount is not None or state is not None else os.environ.get("MEMFS_MOUNT")
         if plain:
             if top is None:
                 raise ValueError("plain=True needs mount=, the directory to work in")
-            directory = Path(top).absolute()
+            self._origin = Origin(Path(top).absolute(), "plain", wishes)
         elif top is not None:
-            served = place.attach(top, wishes)
-            directory = served.mountpoint
+            self._origin = Origin(Path(top).absolute(), "mount", wishes)
         else:
-            served = place.start(Path(state) if state else place.own_state(self.own_state), wishes)
-            directory = served.mountpoint
-        super().__init__(directory / path_of(root), served)
+            chosen = Path(state) if state else own_state(self.own_state)
+            self._origin = Origin(chosen.expanduser().absolute(), "state", wishes)
+        self._below = path_of(root)
+        self._take_place()
         # A user who names pickle as the format of all else has decided.
         self.allow_pickle = allow_pickle or self._habits.fallback_format == registry.PICKLE
+
+    def _take_place(self) -> None:
+        directory, served = self._origin.take()
+        super().__init__(directory / self._below, served)
+        self._is_closed = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Work in the same place in another process, whose mount is started if it is gone."""
+        self.__dict__.update(state)
+        self._take_place()
+
+    def __enter__(self) -> Self:
+        """Return the manager; `close` is called at the end of the block."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """As `close`."""
+        self.close()
 
     # --- values ----------------------------------------------------------------------------------
     def store(
@@ -552,13 +569,22 @@ class MemoryManager(SnapshotKeeper):
         return metrics_of(self._mounted().status())
 
     def close(self, *, unmount: bool = False) -> None:
-        """Do nothing, or unmount; a mount that was not started for a manager is left alone.
+        """Let go of the mount; the manager is not used any more.
+
+        A mount that managers have started goes 60 s after no process holds it.
+
+        Args:
+            unmount: At once; a mount that was not started for a manager is left alone.
 
         Raises:
-            MountUnavailableError: It is in use.
+            MountUnavailableError: It is in use, or another process holds it.
         """
-        if unmount and self.mount is not None:
-            place.stop(self.mount)
+        if self.mount is None or self._is_closed:
+            return
+        if unmount:
+            stop(self.mount)
+        self._is_closed = True
+        let_go(self.mount.state_dir)
 
     def remove_leftovers(self, older_than_s: float = 3600.0) -> int:
         """Remove temporary files that killed writers left; returns how many there were.

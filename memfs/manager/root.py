@@ -14,6 +14,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
+from memfs.client.mount import Mount
 from memfs.linux.beneath import open_beneath, rename_new
 from memfs.manager.errors import KeyConflictError, MissingKeyError, MountUnavailableError
 
@@ -34,18 +35,25 @@ class Root:
 
     Args:
         path: The directory; it is made when something is stored first.
+        on_mount: It lies in a mount of memfs. What is below its mountpoint while nothing is mounted
+            there is neither read nor written.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, on_mount: bool) -> None:
         self.path = path
+        self._on_mount = on_mount
 
     @contextlib.contextmanager
     def _opened(self, *, make: bool = False) -> Iterator[int]:
-        if make:
-            os.makedirs(self.path, exist_ok=True)
         try:
             fd = os.open(self.path, _DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
+            self._require_mount()
+            if make:
+                os.makedirs(self.path, exist_ok=True)
+                with self._opened() as fd:
+                    yield fd
+                return
             raise MissingKeyError(f"{self.path} is not there: nothing is stored yet") from None
         except OSError as error:
             raise MountUnavailableError(
@@ -53,8 +61,18 @@ class Root:
             ) from error
         try:
             yield fd
+        except OSError as error:
+            if error.errno != errno.ENOTCONN or isinstance(error, MountUnavailableError):
+                raise
+            raise MountUnavailableError(f"{self.path}: the daemon of its mount is dead") from error
         finally:
             os.close(fd)
+
+    def _require_mount(self) -> None:
+        if self._on_mount and Mount.find(self.path) is None:
+            raise MountUnavailableError(
+                f"{self.path}: its mount is gone; make the manager anew, which mounts it again"
+            )
 
     @contextlib.contextmanager
     def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:

@@ -279,7 +279,7 @@ class SnapshotKeeper(KeyedDirectory):
         """Return the directory of all keys as of a snapshot."""
         mount = self._mounted()
         tree = snapshot_tree(mount, snapshot_id)
-        return Root(str(tree / mount.inner(self.directory)))
+        return Root(str(tree / mount.inner(self.directory)), on_mount=True)
 
 
 @contextmanager

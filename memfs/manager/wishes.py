@@ -6,7 +6,9 @@ Invariant: comparing changes nothing, and a wish that cannot be compared is not 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +29,9 @@ _TOLERATED = 1.001
 """A mount's size is in whole pages; a wish may be so much larger."""
 
 _STORE_OPTION = "glacier.options."
+
+_HIDDEN = re.compile(r'^# (".*") is set, and not shown$', re.MULTILINE)
+"""An option of the store that `config_file.config_text` does not tell."""
 
 
 class Wishes(NamedTuple):
@@ -114,10 +119,33 @@ def _unmet_options(mount: Mount, options: Mapping[str, object]) -> str | None:
     return None
 
 
+def options_of(mount: Mount, given: Mapping[str, object]) -> dict[str, object] | None:
+    """Return the configuration of a mount as options; None: it has secrets that it does not tell.
+
+    Args:
+        given: Options that are known anyway.
+    """
+    try:
+        text = (mount.mountpoint / ".memfs" / "config.toml").read_text()
+    except OSError:
+        return None
+    hidden = [
+        name for name in _HIDDEN.findall(text) if _STORE_OPTION + json.loads(name) not in given
+    ]
+    if hidden:
+        return None
+    return {
+        f"{section}.{name}": value
+        for section, content in tomllib.loads(text).items()
+        for name, value in content.items()
+        if value != {}
+    }
+
+
 def _has_store_option(present: Config, text: str, name: str, value: object) -> bool:
     told = present.glacier.options
     # What may be a secret is only told to be there.
-    return told[name] == value if name in told else f"# {json.dumps(name)} is set" in text
+    return told[name] == value if name in told else json.dumps(name) in _HIDDEN.findall(text)
 
 
 def _config_of(options: Mapping[str, object]) -> Config:

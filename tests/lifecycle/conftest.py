@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import scratch
+from tests.lifecycle.own_mounts import is_gone
 from tests.mounting import Mount
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,3 +35,19 @@ def mount(
         made.fsck()
     finally:
         scratch.remove(made.base)
+
+
+@pytest.fixture
+def own_place(scratch_area: scratch.Scratch, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A new user's directories, and the current one; all mounts are gone in the end."""
+    base = scratch_area.directory("own")
+    (base / "run").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(base / "run"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(base / "data"))
+    monkeypatch.delenv("MEMFS_MOUNT", raising=False)
+    monkeypatch.chdir(base)
+    yield base
+    try:
+        wait_for(lambda: is_gone(base), lambda: scratch.mounts_below(base), limit_s=30)
+    finally:
+        scratch.remove(base)

@@ -11,30 +11,12 @@ import torch
 
 from memfs.manager.configuration import configure
 from tests import feature_list
-from tests.scratch import mounts_below, remove
 from tests.tiers.tiering import wait_until_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from memfs import ColdMemory, GlacierMemory, HotMemory, MemoryManager, WarmMemory
-    from tests.scratch import Scratch
-
-
-@pytest.fixture
-def machine(scratch_area: Scratch, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A new user's directories; the current one is his, too. All mounts are gone in the end."""
-    base = scratch_area.directory("own")
-    (base / "run").mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(base / "run"))
-    monkeypatch.setenv("XDG_DATA_HOME", str(base / "data"))
-    monkeypatch.delenv("MEMFS_MOUNT", raising=False)
-    monkeypatch.chdir(base)
-    yield base
-    left = mounts_below(base)
-    remove(base)
-    assert left == []
 
 
 def run(example: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -44,7 +26,7 @@ def run(example: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401
     return names
 
 
-def test_basic_usage(machine: Path) -> None:
+def test_basic_usage(own_place: Path) -> None:
     location_data = {"city": "San Francisco", "points": [[1.5, 2], [3, 4]]}
     names = run(feature_list.BASIC, location_data=location_data)
     assert names["data"] == location_data
@@ -54,7 +36,7 @@ def test_basic_usage(machine: Path) -> None:
     manager.close(unmount=True)
 
 
-def test_advanced_usage(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_advanced_usage(own_place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     imagery = np.arange(60_000, dtype="u2").reshape(3, 100, 200)
     names = run(feature_list.ADVANCED, imagery_data=imagery)
     manager: MemoryManager = names["memory_manager"]
@@ -76,7 +58,7 @@ def test_advanced_usage(machine: Path, capsys: pytest.CaptureFixture[str]) -> No
     manager.close(unmount=True)
 
 
-def test_hot_memory(machine: Path) -> None:
+def test_hot_memory(own_place: Path) -> None:
     tensor = torch.randn(64, 32)
     names = run(feature_list.HOT, model_weights_tensor=tensor)
     assert torch.equal(names["weights"], tensor)
@@ -89,7 +71,7 @@ def test_hot_memory(machine: Path) -> None:
     hot.close(unmount=True)
 
 
-def test_warm_memory(machine: Path) -> None:
+def test_warm_memory(own_place: Path) -> None:
     vector_data = {"vectors": [[0.5, 1.5], [2.5, 3.5]]}
     names = run(feature_list.WARM, vector_data=vector_data)
     assert names["data"] == vector_data
@@ -104,7 +86,7 @@ def test_warm_memory(machine: Path) -> None:
     "historical_data",
     [b"history " * 1000, pa.table({"year": range(5000)}), np.arange(9000.0).reshape(3000, 3)],
 )
-def test_cold_memory(machine: Path, historical_data: Any) -> None:  # noqa: ANN401
+def test_cold_memory(own_place: Path, historical_data: Any) -> None:  # noqa: ANN401
     names = run(feature_list.COLD, historical_data=historical_data)
     cold: ColdMemory = names["cold_memory"]
     for found, wanted in (
@@ -112,22 +94,22 @@ def test_cold_memory(machine: Path, historical_data: Any) -> None:  # noqa: ANN4
         (names["header"], historical_data[:1000]),
     ):
         assert np.array_equal(found, wanted)
-    assert (machine / "cold_storage" / "format").exists()
+    assert (own_place / "cold_storage" / "format").exists()
     cold.close(unmount=True)
 
 
-def test_glacier_memory(machine: Path) -> None:
+def test_glacier_memory(own_place: Path) -> None:
     archives = {f"archive_{number}": bytes([number]) * 1000 for number in (1, 2, 3)}
     names = run(feature_list.GLACIER, archive_data=b"old" * 1000, **archives)
     assert names["data"] == b"old" * 1000
     glacier: GlacierMemory = names["glacier_memory"]
     assert glacier.batch_retrieve(archives) == archives
     wait_until_at("glacier", *(glacier.path(key) for key in archives))
-    assert any((machine / "glacier_storage").iterdir())
+    assert any((own_place / "glacier_storage").iterdir())
     glacier.close(unmount=True)
 
 
-def test_all_of_them_live_side_by_side(machine: Path) -> None:
+def test_all_of_them_live_side_by_side(own_place: Path) -> None:
     """One program that runs them one after the other, but for the sizes of its first manager."""
     tensor = torch.ones(3)
     named = [

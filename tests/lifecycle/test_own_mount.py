@@ -10,27 +10,10 @@ import pytest
 
 from memfs import ColdMemory, GlacierMemory, MemoryManager
 from memfs.manager.errors import MountUnavailableError
-from tests.scratch import mounts_below, remove
 from tests.tiers.tiering import wait_until_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-    from tests.scratch import Scratch
-
-
-@pytest.fixture
-def own_place(scratch_area: Scratch, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where managers put the mounts that they start; all are gone in the end."""
-    base = scratch_area.directory("own")
-    (base / "run").mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(base / "run"))
-    monkeypatch.setenv("XDG_DATA_HOME", str(base / "data"))
-    monkeypatch.delenv("MEMFS_MOUNT", raising=False)
-    yield base
-    assert mounts_below(base) == []
-    remove(base)
 
 
 def test_the_first_lines_of_a_user_need_nothing_else(own_place: Path) -> None:

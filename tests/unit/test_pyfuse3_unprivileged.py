@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memfs_daemon.pyfuse3.probe import probe
+from tests.unprivileged import run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests import scratch
 
 pytestmark = [
@@ -26,20 +27,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user"),
     pytest.mark.skipif(shutil.which("fusermount3") is None, reason="needs fusermount3"),
 ]
-
-REPOSITORY = Path(__file__).parents[2]
-
-IN_NAMESPACE = """
-# The copies of mounts of tests beside this one would keep their daemons.
-umount --all --lazy --types fuse.memfs || true
-set -e
-mount -t tmpfs -o mode=0755 none "$1"
-mknod -m 0666 "$1/fuse" c 10 229
-mount --bind "$1/fuse" /dev/fuse
-install -d -o 65534 -g 65534 "$1/base"
-cd "$1/base"
-exec setpriv --reuid=65534 --regid=65534 --clear-groups "$2" -c "$3" "$1/base"
-"""
 
 AS_USER = """
 import os, sys
@@ -65,17 +52,6 @@ with mounted as mount:
 assert mounts.find_mount(mount.root) is None
 print("unmounted")
 """
-
-
-def run(directory: Path, code: str) -> subprocess.CompletedProcess[str]:
-    shell = ["unshare", "--mount", "sh", "-c", IN_NAMESPACE, "sh"]
-    return subprocess.run(
-        [*shell, str(directory), sys.executable, code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-    )
 
 
 @pytest.fixture
