@@ -75,6 +75,7 @@ from memfs.stores.remote import lies_on_disk_of, open_remote_store
 from memfs.traces.recorder import Recorder
 from memfs_daemon.activity import ActivityMethods
 from memfs_daemon.heap_keeper import HeapKeeper
+from memfs_daemon.history import History
 from memfs_daemon.indexing import AttributeIndexer, FieldIndexer
 from memfs_daemon.inside import InsideFiles
 from memfs_daemon.kernel.backing import BackingRegistry
@@ -84,6 +85,7 @@ from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.precedence import Precedence
 from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
 from memfs_daemon.querying import QueryMethods, UserQueryMethods
+from memfs_daemon.readings import Readings
 from memfs_daemon.remounting import RemountMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_daemon.tracing import Tracing
@@ -346,36 +348,38 @@ def assemble(
         snapshots = SnapshotMethods(move_parts, removal, open_files)
         automatic = AutomaticSnapshots(move_parts, snapshots, state_dir)
         tracing = Tracing(recorder, mountpoint, config.trace)
-        status = Status(
-            StatusParts(
-                mountpoint,
-                state_dir,
-                config,
-                engine,
-                residency,
-                remote,
-                prefetcher,
-                quotas,
-                policy,
-                move_parts.tally,
-                keys,
-                describe,
-                board,
-                lost_found,
-                health,
-                mover.count_queued,
-                room,
-                move_parts.store_elsewhere,
-                exporter,
-            )
+        status_parts = StatusParts(
+            mountpoint,
+            state_dir,
+            config,
+            engine,
+            residency,
+            remote,
+            prefetcher,
+            quotas,
+            policy,
+            move_parts.tally,
+            keys,
+            describe,
+            board,
+            lost_found,
+            health,
+            mover.count_queued,
+            room,
+            move_parts.store_elsewhere,
+            exporter,
         )
+        status = Status(status_parts)
         metrics = MetricsMethods(
             engine, status.status, move_parts.progress, traffic, store_counts, latencies
         )
+        readings = Readings(status_parts, status, activity, traffic, store_counts, latencies)
+        history = History(engine, readings.take, activity, move_parts.events, health)
         hot = _build_hot(config.hot, state_dir, board, move_parts, activity)
         providers: tuple[_Provider, ...] = (
             status,
             metrics,
+            history,
             policy,
             tracing,
             QueryMethods(engine, querying, reader, field_indexer, config.query),
@@ -419,6 +423,7 @@ def assemble(
             },
             background=(
                 mover.run,
+                history.run,
                 HeapKeeper(lambda: activity.request_count).run,
                 Precedence(lambda: activity.request_count).run,
                 prefetcher.run,

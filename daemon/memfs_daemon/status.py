@@ -135,7 +135,7 @@ class Status:
             driver=parts.describe_driver(),
             store_url=parts.remote.url if parts.remote is not None else None,
             store=self._store(),
-            tiers=self._tiers(usage),
+            tiers=self.tiers(usage),
             work=await self._work(usage),
             codecs=_codecs(parts.tally),
             keys=tuple(parts.keys.ids),
@@ -173,7 +173,8 @@ class Status:
         health = self._parts.health
         return StoreReport(health.well, health.lasts_s, health.reason)
 
-    def _tiers(self, usage: Usage) -> tuple[TierReport, ...]:
+    def tiers(self, usage: Usage) -> tuple[TierReport, ...]:
+        """Return how full the tiers are; of the disk only statfs(2) is asked."""
         parts = self._parts
         space = measure_cold_space(parts.state_dir, parts.config.cold, usage)
         warm = TierReport(

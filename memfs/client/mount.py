@@ -11,6 +11,8 @@ import errno
 import json
 import os
 import secrets
+import sys
+from base64 import b64decode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
@@ -22,6 +24,9 @@ from memfs.control.typed import decode
 from memfs.errors import InvalidValueError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import topmost_mount
+from memfs.metrics.numbers import decode as decode_row
+from memfs.metrics.rings import RINGS, begin_of
+from memfs.metrics.rolling import Period, roll_up
 from memfs.types import FILESYSTEM_TYPE
 
 if TYPE_CHECKING:
@@ -137,6 +142,42 @@ class Mount(NamedTuple):
     def metrics(self) -> str:
         """Return all metrics in the text format of Prometheus."""
         return self.asking(methods.METRICS)({})["text"]
+
+    def history(self, resolution_s: int, after_s: int = -1) -> list[Period]:
+        """Return what was measured, in rows of one ring, in order of time.
+
+        What the ring does not have yet is made of the finer ones. Where a row is missing, all was
+        as before and nothing happened: see `metrics.rolling.fill`.
+
+        Args:
+            resolution_s: One of `metrics.rings.RINGS`.
+            after_s: Only rows that begin later, seconds since the epoch.
+        """
+        periods: list[Period] = []
+        for ring in RINGS:
+            finer, begin_s = periods, begin_of(ring.resolution_s, max(after_s, 0)) - 1
+            report = self.asking(methods.HISTORY)(
+                {"resolution_s": ring.resolution_s, "after_s": begin_s}
+            )
+            periods = [Period(at_s, decode_row(b64decode(row))) for at_s, row in report["rows"]]
+            last_s = periods[-1].at_s if periods else -1
+            periods += roll_up(finer, ring.resolution_s, after_s=last_s, before_s=sys.maxsize)
+            if ring.resolution_s == resolution_s:
+                break
+        return [period for period in periods if period.at_s > after_s]
+
+    def heat(self, limit: int = 100) -> methods.HeatReport:
+        """Return the files and directories that are used most, and files that are used least."""
+        return self.asking(methods.HEAT)({"limit": limit})
+
+    def events(self, limit: int = 100, before: int | None = None) -> list[methods.EventReport]:
+        """Return what people decided and what went wrong, the latest first.
+
+        Args:
+            limit: At most so many.
+            before: Only those with a lower number; None: the latest.
+        """
+        return self.asking(methods.EVENTS)({"limit": limit, "before": before})
 
     def pending(self, limit: int = 10_000) -> list[PendingReport]:
         """Return the moves that wait, those due first."""

@@ -56,6 +56,7 @@ class Activity:
         self._seen_wake = 0
         self._opens: deque[tuple[InodeNo, int, int, int]] = deque(maxlen=OPENS_KEPT_MAX)
         self._opened = Signal()
+        self._uses: dict[InodeNo, int] = {}
         self._freed_bytes = 0
         self.access_log = AccessLog()
         """Every event with its time, while a trace is recorded."""
@@ -79,6 +80,9 @@ class Activity:
         """A program opens a regular file for reading; in order, each time. The oldest are lost."""
         if not self._opens:
             self._opened.set()
+        uses = self._uses
+        if len(uses) < ACTIVITY_COUNT_MAX or ino in uses:
+            uses[ino] = uses.get(ino, 0) + 1
         # No `Opening` yet, which costs three times as much as a tuple.
         self._opens.append((ino, uid, pid, now_ns))
 
@@ -152,6 +156,11 @@ class Activity:
         await trio.lowlevel.checkpoint()
         while not self._opens:
             await self._opened.wait(self._opened.count)
+
+    def take_uses(self) -> dict[InodeNo, int]:
+        """Return and forget how often each file was opened for reading."""
+        taken, self._uses = self._uses, {}
+        return taken
 
     def take_sealed(self) -> list[InodeNo]:
         """Return and forget the files sealed since the last call."""

@@ -104,6 +104,76 @@ class ActivityReport(TypedDict):
     """Those that opened most bytes, first."""
 
 
+class HistoryParameters(TypedDict):
+    """A ring of what was measured."""
+
+    resolution_s: int
+    """One of `metrics.rings.RINGS`."""
+    after_s: NotRequired[int]
+    """Only rows that begin later, seconds since the epoch."""
+
+
+class HistoryReport(TypedDict):
+    """Rows in order of time."""
+
+    rows: list[tuple[int, str]]
+    """When each begins, and its numbers as `metrics.numbers` encodes them, in base64."""
+
+
+class HeatParameters(TypedDict):
+    """How many to list."""
+
+    limit: NotRequired[int]
+
+
+class HotFileReport(TypedDict):
+    """A file or directory that is used much."""
+
+    path: str
+    size: int
+    """0 where it is a directory."""
+    uses: float
+    """Opens for reading, of a directory those of its files; each counts half after a day."""
+    error: float
+    """They may be so many fewer."""
+
+
+class ColdFileReport(TypedDict):
+    """A file that was not used for long, and is on the disk."""
+
+    path: str
+    size: int
+    accessed_ns: int
+
+
+class HeatReport(TypedDict):
+    """What is used most and least."""
+
+    files: list[HotFileReport]
+    directories: list[HotFileReport]
+    coldest: list[ColdFileReport]
+
+
+class EventsParameters(TypedDict):
+    """Which events to list."""
+
+    before: NotRequired[int | None]
+    limit: NotRequired[int]
+
+
+class EventReport(TypedDict):
+    """Something that a person decided, or that went wrong; see `metadata.records.Event`."""
+
+    number: int
+    at_ns: int
+    kind: str
+    subject: str
+    detail: str
+
+
+HISTORY = Method("history", HistoryParameters, HistoryReport)
+HEAT = Method("heat", HeatParameters, HeatReport)
+EVENTS = Method("events", EventsParameters, list[EventReport])
 METRICS = Method("metrics", Nothing, MetricsReport)
 PING = Method("ping", Nothing, PingReport)
 STATUS = Method("status", Nothing, StatusReport)

@@ -92,6 +92,7 @@ class Control:
         )
         self._health = parts.health
         self._progress = parts.move_parts.progress
+        self._events = parts.move_parts.events
         self._room = parts.room
         self._readers: dict[bytes, Callable[[Inode], Awaitable[str]]] = {
             TIER_XATTR: self._tier,
@@ -163,6 +164,9 @@ class Control:
             _check_pin(await self._engine.get_inode(ino), flags)
             await self._engine.set_pin(ino, tier)
         self._activity.note_pin(ino)
+        path = os.fsdecode(await self._engine.get_path(ino))
+        what = "unpinned" if tier is None else f"pinned to {tier.label}"
+        self._events.note("pin", path, what)
 
     async def _set_mark(self, ino: InodeNo, name: bytes, text: str, flags: int) -> None:
         """Store a mark, which holds for all below a directory."""

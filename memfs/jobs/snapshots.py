@@ -117,6 +117,7 @@ class SnapshotMethods:
         made, copies = await self.keep(
             name, description, tuple(labels.items()), kept_until_ns, strict=strict
         )
+        self._parts.events.note("snapshot", name, "made")
         states = Counter(copy.state for copy in copies)
         return {
             "snapshot": report_of(made),
@@ -238,6 +239,8 @@ class SnapshotMethods:
         async with engine.change():
             for name in dict.fromkeys(names):
                 await engine.delete_snapshot((await engine.get_snapshot(name)).snap)
+        for name in dict.fromkeys(names):
+            self._parts.events.note("snapshot", name, "deleted")
         self._removal.begin()
         await self._sync()
 

@@ -108,6 +108,38 @@ PLACES = _places()
 _NAMES = {key: name for name, (key, _) in PLACES.items()}
 
 
+_KINDS_OF = {
+    **dict.fromkeys(
+        (
+            *("lookup", "getattr", "statx", "readlink", "getxattr", "listxattr", "statfs"),
+            *("readdir", "readdirplus", "opendir"),
+        ),
+        "name",
+    ),
+    **dict.fromkeys(
+        (
+            *("setattr", "symlink", "mknod", "mkdir", "unlink", "rmdir", "rename", "rename2"),
+            *("link", "setxattr", "removexattr"),
+        ),
+        "change",
+    ),
+    **dict.fromkeys(("open", "create", "tmpfile"), "open"),
+    **dict.fromkeys(("read", "lseek"), "read"),
+    **dict.fromkeys(("write", "fallocate", "copy_file_range", "copy_file_range_64"), "write"),
+    **dict.fromkeys(("fsync", "fsyncdir", "syncfs"), "sync"),
+}
+
+
+def kind_of(operation: str) -> str | None:
+    """Return the kind of an operation of `Latencies`; None: no program waits for it."""
+    return _KINDS_OF.get(operation)
+
+
+def lasting(numbers: Numbers) -> dict[str, int]:
+    """Return what lasts when nothing more happens."""
+    return {name: value for name, value in numbers.items() if PLACES[name][1] != Combine.SUM}
+
+
 def encode(numbers: Numbers) -> bytes:
     """Return a row as bytes: key and value of each number that is not 0, seven bits a byte.
 

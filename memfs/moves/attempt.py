@@ -18,6 +18,7 @@ from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import MemfsError, NotSupportedError
 from memfs.keyed_lock import KeyedLock
 from memfs.metadata.records import MoveKind
+from memfs.metrics.events import EventLog
 from memfs.metrics.traffic import Traffic
 from memfs.moves.faults import FaultPoints
 from memfs.moves.progress import ProgressTable
@@ -79,6 +80,8 @@ class MoveParts:
     """Told of hydrations while a trace is recorded."""
     throttle: BackgroundThrottle = field(default_factory=BackgroundThrottle)
     tally: CompressionTally = field(default_factory=CompressionTally)
+    events: EventLog = field(default_factory=EventLog)
+    """Told of what people decide and of what goes wrong."""
     traffic: Traffic = field(default_factory=Traffic)
     """Told of copies that were made, by the levels that they lead from and to."""
     faults: FaultPoints = field(default_factory=FaultPoints)

@@ -7,6 +7,7 @@ that has moved on; no step is repeated at once.
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from memfs.backoff import pause_after
@@ -241,6 +242,8 @@ class Placer:
         line = f"inode {ino}: not {wanted.label} yet, next try in {pause_s:.0f} s: {reason}"
         if failed:
             log.info("%s", line)
+            path = os.fsdecode(await engine.get_path(ino))
+            self._context.parts.events.note("move", path, f"not {wanted.label} yet: {reason}")
         else:
             # It waits for nothing that went wrong: each read of a pinned file would leave a line.
             self._waits.info(reason, line)
