@@ -8,13 +8,16 @@ others waiting: each has one question at a time.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import stat
+from typing import TYPE_CHECKING, cast
 
 import trio
 
 from memfs.control.methods import METHODS
 from memfs.control.user_server import UserServer
+from memfs.errors import NotADirectoryInodeError
 from memfs.filesystem.querying import Question
+from memfs.jobs.paths import find_path
 from memfs.keyed_lock import KeyedLock
 from memfs.namespace.permissions import Credentials
 from memfs_daemon.status import index_report
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memfs.config import QueryConfig
-    from memfs.control.methods import NamesReport, QueryReport
+    from memfs.control.methods import NamesReport, QueryReport, TreeOrder, TreeReport
     from memfs.control.server import Handler
     from memfs.filesystem.door import Door
     from memfs.filesystem.querying import Answer, Querying
@@ -33,8 +36,12 @@ if TYPE_CHECKING:
     from memfs_daemon.indexing import FieldIndexer
 
 
+NAMES_MAX = 1000
+"""Names of a directory in one answer; a page shows some hundred."""
+
+
 class QueryMethods:
-    """Answers `query`, `publish` and what is asked of the indexes."""
+    """Answers `query`, `tree`, `publish` and what is asked of the indexes."""
 
     def __init__(
         self,
@@ -54,6 +61,7 @@ class QueryMethods:
         """Return the methods of the control socket by name."""
         return {
             "query": self.query,
+            "tree": self.tree,
             "query_index": self.index,
             "index_add": self.add_index,
             "index_drop": self.drop_index,
@@ -73,6 +81,15 @@ class QueryMethods:
         """Return a page of the files that a filter finds; see `client.Mount.query`."""
         question = Question(filter, sort, token, limit, names, attributes, at)
         return _report(await self._querying.ask(question))
+
+    async def tree(self, path: str, order: TreeOrder = "bytes", limit: int = 200) -> TreeReport:
+        """Return what a directory holds; see `client.Mount.tree`."""
+        directory = await find_path(self._engine, os.fsencode(path))
+        if not stat.S_ISDIR(directory.mode):
+            raise NotADirectoryInodeError(f"/{path.strip('/')} is no directory")
+        limit = min(max(limit, 0), NAMES_MAX)
+        answer = await self._reader.read_totals(directory.ino, order, limit)
+        return cast("TreeReport", answer)
 
     async def publish(self) -> None:
         """Bring all changes so far into the tables, where `memfs catalog` reads them."""

@@ -417,6 +417,23 @@ class Mount(NamedTuple):
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def tree(
+        self, path: str = "", *, order: methods.TreeOrder = "bytes", limit: int = 200
+    ) -> methods.TreeReport:
+        """Return what a directory holds, with the sums of all below each name.
+
+        Args:
+            path: As of `inner`.
+            order: By bytes, by last use (`heat`), or by name.
+            limit: Names, up to 1000; the sums are those of all names.
+
+        Raises:
+            ControlError: ENOENT or ENOTDIR: there is no such directory. ETIMEDOUT: it has too many
+                names.
+        """
+        params: methods.TreeParameters = {"path": path, "order": order, "limit": limit}
+        return self.asking(methods.TREE, FILES_S_MAX)(params)
+
     def query_index(self) -> methods.NamesReport:
         """Return how complete the indexes are, and the names in that of xattrs."""
         return self.asking(methods.QUERY_INDEX)({})

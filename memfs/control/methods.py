@@ -470,6 +470,50 @@ class NamesReport(TypedDict):
     """Those of the xattrs that can be asked for."""
 
 
+TreeOrder = Literal["bytes", "heat", "name"]
+
+
+class TreeParameters(TypedDict):
+    """A directory to look into."""
+
+    path: str
+    """From the root of the mount; empty: the root."""
+    order: NotRequired[TreeOrder]
+    """`heat`: what was used last comes first."""
+    limit: NotRequired[int]
+
+
+class TreeEntryReport(TypedDict):
+    """A name in a directory."""
+
+    name: str
+    ino: int
+    kind: Literal["file", "directory", "other"]
+    file_count: int
+    """Files at it and below it."""
+    size: int
+    """Their sizes as of the last close; a file with several names counts for each of them."""
+    local_bytes: int
+    """Those of the files that are on the disk, plain or packed."""
+    accessed_ns: int
+    """When one of them was used last; some minutes late."""
+
+
+class TreeReport(TypedDict):
+    """What a directory holds."""
+
+    is_summed: bool
+    """False: that took too long, and directories count as empty."""
+    name_count: int
+    """Names in the directory; the next three are sums of all of them."""
+    file_count: int
+    size: int
+    local_bytes: int
+    entries: list[TreeEntryReport]
+    """The first names in the order that was asked for."""
+
+
+TREE = Method("tree", TreeParameters, TreeReport)
 QUERY = Method("query", QueryParameters, QueryReport)
 QUERY_AS_USER = Method("query_as_user", UserQueryParameters, QueryReport)
 QUERY_INDEX = Method("query_index", Nothing, NamesReport)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,10 @@ from memfs.errors import QueryTimeoutError
 from memfs.metadata.records import FileOrder
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.reader_process import ReaderProcess
+from memfs.metadata.sqlite.tree_totals import read_totals
 from memfs.query.parsing import parse_text
-from tests.contract.engine.making import NOW_NS, make_file
+from memfs.types import ROOT_INODE
+from tests.contract.engine.making import NOW_NS, make_directory, make_file, make_sealed
 from tests.contract.engine.site import SMALL
 from tests.waiting import WAIT_S
 
@@ -154,3 +157,68 @@ async def test_who_gives_up_waiting_leaves_no_answer_behind(tmp_path: Path) -> N
             await world.find({"a": {"$regex": "^(a+)+$"}})
         assert scope.cancelled_caught
         assert await world.find({"a": "b"}) == [world.inos[1]]
+
+
+async def test_a_directory_is_told_with_the_sums_of_all_below(tmp_path: Path) -> None:
+    """Sizes, files and last uses; what is not a file counts for nothing."""
+    async with served(tmp_path) as world:
+        engine = world.engine
+        outer = await make_directory(engine, b"outer")
+        inner = await make_directory(engine, b"inner", outer.ino)
+        await make_directory(engine, b"empty")
+        big = await make_sealed(engine, b"big", inner.ino, 1000)
+        await make_sealed(engine, b"small\xff", outer.ino, 10)
+        middle = await make_sealed(engine, b"middle", size=500)
+        await engine.link(big.ino, outer.ino, b"again", NOW_NS)
+        await engine.record_access([(middle.ino, NOW_NS + 20), (big.ino, NOW_NS + 30)])
+        top = await world.reader.read_totals(ROOT_INODE, "bytes", 10)
+        assert (top["name_count"], top["file_count"], top["size"]) == (3, 4, 2510)
+        assert top["is_summed"]
+        shown = [(each["name"], each["kind"], each["file_count"]) for each in top["entries"]]
+        assert shown == [
+            ("outer", "directory", 3),
+            ("middle", "file", 1),
+            ("empty", "directory", 0),
+        ]
+        assert [each["size"] for each in top["entries"]] == [2010, 500, 0]
+        below = await world.reader.read_totals(outer.ino, "heat", 2)
+        assert (below["name_count"], below["file_count"]) == (3, 3)
+        assert [each["name"] for each in below["entries"]] == ["again", "inner"]
+        named = await world.reader.read_totals(outer.ino, "name", 10)
+        assert [each["name"] for each in named["entries"]] == ["again", "inner", "small\udcff"]
+        nothing = await world.reader.read_totals(big.ino, "name", 10)
+        assert (nothing["name_count"], nothing["size"], nothing["entries"]) == (0, 0, [])
+
+
+def test_sums_that_take_too_long_are_left_out(tmp_path: Path) -> None:
+    """The names are told in what is left of the time; else nothing is."""
+    connection = sqlite3.connect(tmp_path / "tables")
+    connection.isolation_level = None
+    connection.executescript(
+        """
+        create table inode (ino integer primary key, mode, size, raw, packed, accessed_ns);
+        create table dentry (
+            parent, cookie, name, ino, primary key (parent, cookie)
+        ) without rowid;
+        """
+    )
+    count = 300_000
+    connection.execute("begin")
+    # Directories one in another: sums are taken over all of them, and there are two names.
+    connection.executemany(
+        "insert into inode values (?, ?, ?, 1, 0, 0)",
+        [(ino, 0o040755, 0) for ino in range(1, count)] + [(count, 0o100644, 5)],
+    )
+    connection.executemany(
+        "insert into dentry values (?, ?, ?, ?)",
+        [(ino, ino + 1, b"d", ino + 1) for ino in range(1, count - 1)]
+        + [(1, count, b"file", count)],
+    )
+    connection.execute("commit")
+    told = read_totals(connection, 1, "name", 10, 0.02)
+    assert not told["is_summed"]
+    assert [(each["name"], each["size"]) for each in told["entries"]] == [("d", 0), ("file", 5)]
+    assert read_totals(connection, 1, "name", 10, 60.0)["is_summed"]
+    connection.execute("insert into dentry select 0, ino, 'n' || ino, ino from inode")
+    assert read_totals(connection, 0, "name", 10, 0.001) == {"late": True}
+    connection.close()

@@ -1,4 +1,4 @@
-"""`python -m memfs.metadata.sqlite.reader STATE_DIR`: reads filters and exports from the tables.
+"""`python -m memfs.metadata.sqlite.reader STATE_DIR`: filters, sums and exports from the tables.
 
 Invariant: nothing is written but the parts of an export, where the daemon says; and no request
 outlives its deadline by more than `GRACE_S`. SQLite is interrupted; `re` cannot be, and then the
@@ -88,6 +88,8 @@ class _Reader:
         try:
             if "export" in request:
                 return self._export(request)
+            if "tree" in request:
+                return self._tree(request, budget_s)
             return self._page(request, time.perf_counter() + budget_s)
         except NotFoundError as error:
             return {"gone": str(error)}
@@ -119,6 +121,13 @@ class _Reader:
         for part, path in zip(page.parts, request["paths"], strict=False):
             write_part(path, part.data)
         return told
+
+    def _tree(self, request: dict[str, Any], budget_s: float) -> dict[str, object]:
+        # Imported here: most readers never do this.
+        from memfs.metadata.sqlite.tree_totals import read_totals
+
+        order, limit = request["order"], request["limit"]
+        return read_totals(self._connection, request["tree"], order, limit, budget_s)
 
     def _page(self, request: dict[str, Any], until_s: float) -> dict[str, object]:
         connection = self._connection

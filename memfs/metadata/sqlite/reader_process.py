@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.metadata.sqlite.engine import SqliteEngine
-    from memfs.types import SnapshotId
+    from memfs.metadata.sqlite.tree_totals import Order
+    from memfs.types import InodeNo, SnapshotId
 
 BUDGET_S = 10.0
 """That of one page. The log of the tables grows meanwhile, with the changes of programs."""
@@ -136,6 +137,40 @@ class ReaderProcess:
             answer["is_exact"],
             answer["driver"],
         )
+
+    async def read_totals(self, directory: InodeNo, order: Order, limit: int) -> dict[str, Any]:
+        """Return what a directory holds, with the sums of all below it; see `tree_totals`.
+
+        Args:
+            directory: Its inode.
+            order: As of `tree_totals.read_totals`.
+            limit: At most so many names.
+
+        Raises:
+            QueryTimeoutError: It takes too long.
+            MetadataError: The process cannot be used.
+        """
+        request: dict[str, object] = {
+            "tree": directory,
+            "order": order,
+            "limit": limit,
+            "budget_s": self._budget_s,
+        }
+        async with self._lock:
+            await self.publish()
+            self._engine.note_reader(is_there=True)
+            try:
+                answer = await self._ask(request)
+            finally:
+                self._engine.note_reader(is_there=False)
+                self._used_s = trio.current_time()
+        if answer.get("late"):
+            raise QueryTimeoutError(
+                f"the directory has more names than are read in {self._budget_s:g} s"
+            )
+        if "error" in answer:
+            raise MetadataError(f"the directory cannot be summed up: {answer['error']}")
+        return answer
 
     async def read_parts(
         self, table: str, snap: SnapshotId, after: tuple[int, int], paths: Sequence[Path]
