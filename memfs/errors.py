@@ -204,6 +204,20 @@ class ObjectMissingError(StoreError):
     """The object or file that a form names is not there."""
 
 
+class ObjectChangedError(StoreError):
+    """Another object has the key by now: the file was made of one with another etag.
+
+    ESTALE, because what the program has open is no longer what has the name; the next open is of
+    the object that is there.
+    """
+
+    errno = codes.ESTALE
+
+
+class ListingOrderError(StoreError):
+    """A source turned out not to list its objects in order: the next listing sorts them."""
+
+
 class ObjectArchivedError(StoreError):
     """The object must be restored from its storage class first, and that is under way.
 

@@ -57,8 +57,6 @@ class Source(NamedTuple):
     deleted: WhenGone
     listed_ns: int
     """When it was listed last to its end; 0: never."""
-    through: bytes
-    """All keys up to here are taken of the listing under way; empty: not one is."""
     problem: str
     """Why the last listing has removed nothing, or has failed; empty: it did well."""
     options: str

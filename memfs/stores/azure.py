@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 # Imported for its presence: fsspec loads it by the protocol of the URL.
 import adlfs  # noqa: F401
 import azure.core.exceptions
+from azure.core import MatchConditions
 from azure.storage.blob import StandardBlobTier
 
 from memfs.encryption.secret_files import read_secret_file
@@ -42,6 +43,7 @@ from memfs.stores.restoring import (
     RestoreState,
     RestoreTier,
 )
+from memfs.stores.source import SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
     from memfs.stores.calls import TransferProgress
     from memfs.stores.parts import PartSlots
+    from memfs.stores.source import ObjectPage
     from memfs.stores.store import ByteSource
 
 WHOLE_BYTES_MAX = 1 << 20
@@ -62,6 +65,7 @@ FORMER_COUNT_MAX = 3
 
 _SECRETS = frozenset({"account_key", "client_secret", "connection_string", "sas_token"})
 _LIST_PAGE_COUNT = 1000
+_PRECONDITION_FAILED = 412
 _RESTORED_TIER = StandardBlobTier.HOT
 """A blob that is rehydrated changes its tier for good; a cooler one would charge each read."""
 
@@ -252,6 +256,64 @@ class AzureStore(FsspecStore):
             return found, pages.continuation_token or None
 
         return self._wait(list_page)
+
+    # --- as a source -----------------------------------------------------------------------------
+    def _list_objects(self, page: str) -> ObjectPage:
+        container = self._fs.service_client.get_container_client(self._container)
+
+        async def list_page() -> ObjectPage:
+            pages = container.list_blobs(
+                name_starts_with=self._key("") or None,
+                results_per_page=_LIST_PAGE_COUNT,
+                **self._limits,
+            ).by_page(page or None)
+            found = [self._source_object(item) async for item in await anext(pages)]
+            return found, pages.continuation_token or None
+
+        return self._wait(list_page)
+
+    def _source_object(self, item: Any) -> SourceObject:  # noqa: ANN401  as `_blob`
+        return SourceObject(
+            item.name[len(self._key("")) :],
+            int(item.size),
+            item.etag.strip('"'),
+            int(item.last_modified.timestamp() * 1_000_000_000),
+        )
+
+    def _read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+        blob = self._blob(wanted.key)
+
+        async def get() -> bytes:
+            stream = await blob.download_blob(
+                offset=start,
+                length=end - start,
+                max_concurrency=1,
+                etag=f'"{wanted.etag}"',
+                match_condition=MatchConditions.IfNotModified,
+                **self._limits,
+            )
+            found = stream.properties
+            if (found.etag.strip('"'), int(found.size)) == (wanted.etag, end - start):
+                return bytes(await stream.readall())
+            raise self._changed(wanted, f"{found.etag} was sent")
+
+        try:
+            return self._wait(get)
+        except azure.core.exceptions.HttpResponseError as error:
+            if error.status_code == _PRECONDITION_FAILED or _error_code(error) == "InvalidRange":
+                # Some services tell so of a blob that is not there.
+                self._properties(wanted.key)
+                raise self._changed(wanted, "another one was written") from error
+            if _error_code(error) == "BlobArchived":
+                raise StoreError(
+                    f"store {self._url}: get {wanted.key}: it is archived; have it restored there"
+                ) from error
+            raise
+
+    def _look(self, key: str, _version: str) -> SourceObject:
+        found = self._properties(key)
+        found.name = self._key(key)
+        return self._source_object(found)
 
     # --- archive tier ----------------------------------------------------------------------------
     def _archive(self, key: str, progress: TransferProgress) -> None:

@@ -30,6 +30,7 @@ from memfs.stores.objects import (
     gathered,
     unanswered,
 )
+from memfs.stores.source import SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
@@ -37,11 +38,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.stores.parts import PartSlots
+    from memfs.stores.source import ObjectPage
     from memfs.stores.store import ByteSource
 
 _OBJECT = "b/{}/o/{}"
 _OBJECTS = "b/{}/o"
 _TRANSIENT_CODES = (408, 429)
+_PRECONDITION_FAILED = 412
 _RANGE_NOT_SATISFIABLE = 416
 _NETWORK_ERRORS = (
     aiohttp.ClientError,
@@ -256,6 +259,51 @@ class GcsStore(FsspecStore):
             for item in found
         ]
         return stats, answer.get("nextPageToken")
+
+    # --- as a source -----------------------------------------------------------------------------
+    def _list_objects(self, page: str) -> ObjectPage:
+        more = {"pageToken": page} if page else {}
+        answer: dict[str, Any] = self._fs.call(
+            "GET", _OBJECTS, self._bucket, prefix=self._key(""), json_out=True, **more
+        )
+        found = [self._source_object(item) for item in answer.get("items", ())]
+        return found, answer.get("nextPageToken")
+
+    def _source_object(self, item: Mapping[str, Any]) -> SourceObject:
+        mtime_ns = int(_seconds(item["updated"]) * 1_000_000_000)
+        key, generation = item["name"][len(self._key("")) :], str(item["generation"])
+        return SourceObject(key, int(item["size"]), generation, mtime_ns, generation)
+
+    def _read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+        try:
+            headers, data = self._fs.call(
+                "GET",
+                _OBJECT,
+                self._bucket,
+                self._key(wanted.key),
+                alt="media",
+                generation=wanted.version,
+                headers={"Range": f"bytes={start}-{end - 1}"},
+            )
+        except FileNotFoundError:
+            # Replaced, or removed: the first tells what is there now.
+            self._check_same(wanted, self._look(wanted.key, ""))
+            raise
+        except HttpError as error:
+            if error.code in (_PRECONDITION_FAILED, _RANGE_NOT_SATISFIABLE):
+                raise self._changed(wanted, "another one was written") from error
+            raise
+        told = {name.lower(): value for name, value in headers.items()}
+        generation = told.get("x-goog-generation", wanted.version)
+        total = told.get("content-range", "").rpartition("/")[2]
+        if generation != wanted.version or (total and total != str(wanted.size)):
+            raise self._changed(wanted, f"generation {generation}, of {total} bytes, was sent")
+        return bytes(data)
+
+    def _look(self, key: str, version: str) -> SourceObject:
+        which = {"generation": version} if version else {}
+        found = self._fs.call("GET", _OBJECT, self._bucket, self._key(key), json_out=True, **which)
+        return self._source_object(found)
 
     def _close(self) -> None:
         if self._fs._session is not None:

@@ -30,6 +30,7 @@ from fsspec.exceptions import FSTimeoutError
 
 from memfs.errors import (
     MemfsError,
+    ObjectChangedError,
     ObjectMissingError,
     StoreError,
     StoreUnavailableError,
@@ -39,6 +40,7 @@ from memfs.errors import (
 from memfs.stores.calls import BlockingCalls, TransferProgress, TransferStoppedError
 from memfs.stores.disk import write_all_at
 from memfs.stores.parts import PART_CONCURRENCY, PartSlots
+from memfs.stores.source import SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
 from memfs.urls import url_without_secrets
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
     from pathlib import Path
 
+    from memfs.stores.source import ObjectPage
     from memfs.stores.store import ByteSource
 
 T = TypeVar("T")
@@ -264,6 +267,27 @@ class FsspecStore:
             for stat in found:
                 yield stat
 
+    # --- as a source -----------------------------------------------------------------------------
+    async def list_objects(self, page: str) -> ObjectPage:
+        """Return a page of objects, as `source.SourceBackend` says; so do the next two."""
+        return await self._call("list", self._list_objects, page)
+
+    async def read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+        """Return a range of an object as it was listed."""
+        what = f"get {wanted.key}"
+        stall_s = self._timeout_s + (end - start) / RATE_BYTES_S_MIN
+        read = functools.partial(self._mapped, what, self._read_if, wanted, start, end)
+        data = await self._calls.run(what, read, stall_s)
+        if len(data) != end - start:
+            raise StoreUnavailableError(
+                f"store {self._url}: {what}: {len(data)} bytes came, and not {end - start}"
+            )
+        return data
+
+    async def look_at(self, key: str, version: str = "") -> SourceObject:
+        """Return an object as it is now, or as a version of it is."""
+        return await self._call(f"look at {key}", self._look, key, version)
+
     async def aclose(self) -> None:
         """Close the sessions, once uploads that were given up have removed what they left."""
         await self._calls.wait_for_threads(SETTLE_S_MAX)
@@ -361,6 +385,36 @@ class FsspecStore:
             for path, item in found.items()
         )
         return [stat for stat in stats if stat.key.startswith(prefix)], None
+
+    def _list_objects(self, _page: str) -> ObjectPage:
+        # fsspec lists all at once, and in no order.
+        found: dict[str, dict[str, Any]] = self._fs.find(self._root, detail=True)
+        skip = len(self._fs._strip_protocol(self._root)) + 1
+        objects = [_source_object(path[skip:], item) for path, item in found.items()]
+        return sorted(objects, key=_order_of), None
+
+    def _read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+        """Return a range; the object is looked at afterwards, where no request has a condition."""
+        data = self._get_range(wanted.key, start, end)
+        self._check_same(wanted, self._look(wanted.key, wanted.version))
+        return data
+
+    def _check_same(self, wanted: SourceObject, found: SourceObject) -> None:
+        if (found.etag, found.size) != (wanted.etag, wanted.size):
+            raise self._changed(wanted, f"it is {found.etag}, of {found.size} bytes")
+
+    def _changed(self, wanted: SourceObject, how: str) -> ObjectChangedError:
+        """Return the error for an object that is not the one that was listed."""
+        return ObjectChangedError(
+            f"store {self._url}: {wanted.key} is not {wanted.etag} of {wanted.size} bytes any "
+            f"more: {how}"
+        )
+
+    def _look(self, key: str, _version: str) -> SourceObject:
+        details: dict[str, Any] = self._fs.info(self._path(key))
+        if details["type"] != "file":
+            raise FileNotFoundError(codes.ENOENT, "not an object")
+        return _source_object(key, details)
 
     def _close(self) -> None:
         """Release what the file system keeps open; nothing in general."""
@@ -491,6 +545,24 @@ def _modified_s(item: Mapping[str, Any]) -> float | None:
     if isinstance(told, datetime):
         return told.timestamp()
     return float(told) if isinstance(told, int | float) else None
+
+
+_ETAG_KEYS = ("etag", "ETag", "e_tag", "checksum", "md5", "sha256")
+
+
+def _source_object(key: str, item: Mapping[str, Any]) -> SourceObject:
+    """Return an object with an etag, of what a file system tells of it."""
+    size, modified_s = int(item["size"]), _modified_s(item) or 0.0
+    told = next((item[name] for name in _ETAG_KEYS if item.get(name)), None)
+    # An inode's change of time or place counts where the file system is a local one.
+    etag = str(told or "-".join(str(item.get(name, "")) for name in ("ino", "size", "mtime")))
+    if told is None and not item.get("mtime"):
+        etag = f"{size}-{modified_s!r}"
+    return SourceObject(key, size, etag, int(modified_s * 1_000_000_000))
+
+
+def _order_of(found: SourceObject) -> bytes:
+    return found.order
 
 
 def _create(target: Path) -> int:

@@ -14,25 +14,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from memfs.config import QuotasConfig
+from memfs.config import GlacierConfig, QuotasConfig
 from memfs.errors import UsageError
 from memfs.stores.directory import DirectoryStore
+from memfs.stores.directory_source import DirectorySource
+from memfs.stores.health import StoreHealth
 from memfs.stores.limit import LimitedStore
 from memfs.stores.metered import MeteredStore
 from memfs.stores.paced import PacedStore
 from memfs.stores.parts import PartSlots
 from memfs.stores.probing import ProbedStore
 from memfs.stores.restoring import RestoreTier
-from memfs.stores.retry import RetryingStore, RetryPolicy
+from memfs.stores.retry import RepeatedCalls, RetryingStore, RetryPolicy
 from memfs.stores.settling import SettlingStore
+from memfs.stores.source import REQUEST_COUNT_MAX, SourceStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from memfs.config import GlacierConfig
     from memfs.stores.counts import StoreCounts
-    from memfs.stores.health import StoreHealth
     from memfs.stores.metered import Meter
+    from memfs.stores.objects import FsspecStore
+    from memfs.stores.source import SourceBackend
     from memfs.stores.store import RemoteStore
 
 log = logging.getLogger(__name__)
@@ -79,6 +82,44 @@ def open_remote_store(
     return retrying if rates == (None, None) else PacedStore(retrying, *rates)
 
 
+def open_source(
+    url: str, options: Mapping[str, object], timeout_s: float, health: StoreHealth | None = None
+) -> SourceStore:
+    """Return a source, ready for use: the one place where its credentials come in.
+
+    Blocks: imports a protocol's package. No network yet.
+
+    Args:
+        url: Protocol, bucket or directory, prefix.
+        options: Those of the fsspec file system, credentials among them.
+        timeout_s: Deadline of a request.
+        health: Told how the source answers; None: nobody wants to know.
+
+    Raises:
+        UsageError: The URL is wrong, the directory that it names is missing, or the package of its
+            protocol is not installed.
+    """
+    scheme = urlsplit(url).scheme
+    if "://" not in url or not scheme:
+        raise UsageError(
+            f"{url}: a source is a URL: s3://BUCKET/PREFIX, gs://BUCKET, abfs://CONTAINER, "
+            "file:///DIRECTORY"
+        )
+    config = GlacierConfig(url=url.rstrip("/"), options=dict(options), timeout_s=timeout_s)
+    slots = PartSlots(config.buffer_bytes, config.transfer_count_max)
+    backend: SourceBackend
+    if scheme == "file":
+        path = Path(unquote(urlsplit(url).path))
+        if urlsplit(url).netloc or not path.is_absolute() or not path.is_dir():
+            raise UsageError(f"{url}: {path} is no directory; write file:///absolute/path")
+        backend = DirectorySource(path, timeout_s, REQUEST_COUNT_MAX, slots)
+    else:
+        backend = _open_remote(scheme, config, 2 * REQUEST_COUNT_MAX, slots)
+    policy = RetryPolicy(deadline_s=timeout_s)
+    calls = RepeatedCalls(backend.url, policy, random.Random(), health or StoreHealth())
+    return SourceStore(backend, calls)
+
+
 def lies_on_disk_of(store: RemoteStore, directory: Path) -> bool:
     """Return whether a store is a directory on the same file system as another directory."""
     url = urlsplit(store.url)
@@ -111,7 +152,15 @@ def _open_plain(config: GlacierConfig, default_dir: Path) -> RemoteStore:
                 "correct glacier.url"
             )
         return DirectoryStore(path, config.timeout_s, threads, slots)
-    return _open_remote(scheme, config, threads, slots)
+    store = _open_remote(scheme, config, threads, slots)
+    if scheme in _WITH_CLASSES:
+        return store
+    log.warning(
+        "glacier.url with %s: memfs knows nothing of how durable this store is: what it reports "
+        "as written counts as written",
+        scheme,
+    )
+    return ProbedStore(store)
 
 
 def _check_classes(config: GlacierConfig, scheme: str) -> None:
@@ -127,7 +176,7 @@ def _check_classes(config: GlacierConfig, scheme: str) -> None:
         )
 
 
-def _open_remote(scheme: str, config: GlacierConfig, threads: int, parts: PartSlots) -> RemoteStore:
+def _open_remote(scheme: str, config: GlacierConfig, threads: int, parts: PartSlots) -> FsspecStore:
     """Return the store of a protocol; its libraries, which cost 40 to 2000 ms, are loaded here."""
     url, options, timeout_s = config.url, config.options, config.timeout_s
     assert url is not None
@@ -159,12 +208,7 @@ def _open_remote(scheme: str, config: GlacierConfig, threads: int, parts: PartSl
         )
     from memfs.stores.objects import FsspecStore
 
-    log.warning(
-        "glacier.url with %s: memfs knows nothing of how durable this store is: what it reports "
-        "as written counts as written",
-        scheme,
-    )
-    return ProbedStore(FsspecStore(url, options, timeout_s, threads, parts=parts))
+    return FsspecStore(url, options, timeout_s, threads, parts=parts)
 
 
 @contextlib.contextmanager

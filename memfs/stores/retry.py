@@ -47,6 +47,71 @@ class RetryPolicy:
         return pause_after(attempt + 1, self.pause_s_min, self.pause_s_max, rng)
 
 
+class RepeatedCalls:
+    """Repeats the calls to one store.
+
+    Args:
+        url: The store, for messages.
+        policy: When to stop.
+        rng: For jitter; seeded in tests.
+        health: Told how each attempt ended.
+    """
+
+    def __init__(
+        self, url: str, policy: RetryPolicy, rng: random.Random, health: StoreHealth
+    ) -> None:
+        self._url = url
+        self._policy = policy
+        self._rng = rng
+        self._health = health
+
+    async def bounded(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Return what a call returns, repeated while its failures may pass, by the deadline.
+
+        Args:
+            what: The call with its key, for messages.
+            call: Idempotent.
+        """
+        with trio.move_on_after(self._policy.deadline_s):
+            return await self.repeat(call)
+        error = StoreUnavailableError(
+            f"store {self._url}: {what}: no answer within {self._policy.deadline_s:g} s, retries "
+            "and waiting included; check the store and the network, or raise glacier.timeout"
+        )
+        self._health.note(error)
+        raise error
+
+    async def repeat(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return what a call returns; it is begun again within the deadline."""
+        deadline = trio.current_time() + self._policy.deadline_s
+        attempt = 0
+        while True:
+            try:
+                result = await call()
+            except MemfsError as error:
+                if not await self.wait(error, attempt, deadline):
+                    raise
+            else:
+                self._health.note()
+                return result
+            attempt += 1
+
+    async def wait(self, error: MemfsError, attempt: int, deadline: float) -> bool:
+        """Pause before the next attempt; False if no attempt is left."""
+        self._health.note(error)
+        if (
+            isinstance(error, StoreUnreachableError)
+            and attempt >= UNREACHABLE_RETRIES
+            and not self._health.was_well_lately
+        ):
+            return False
+        pause_s = self._policy.pause_s(attempt, self._rng) if error.transient else math.inf
+        if trio.current_time() + pause_s >= deadline:
+            return False
+        await trio.sleep(pause_s)
+        return True
+
+
 class RetryingStore:
     """A store that repeats transient failures with growing pauses.
 
@@ -66,8 +131,8 @@ class RetryingStore:
     ) -> None:
         self._inner = inner
         self._policy = policy
-        self._rng = rng
         self._health = health or StoreHealth()
+        self._calls = RepeatedCalls(inner.url, policy, rng, self._health)
 
     @property
     def url(self) -> str:
@@ -81,7 +146,7 @@ class RetryingStore:
 
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store; begun again within the deadline."""
-        await self._repeat(lambda: self._inner.put_file(key, source))
+        await self._calls.repeat(lambda: self._inner.put_file(key, source))
 
     async def put_stream(self, key: str, source: ByteSource) -> None:
         """As the inner store: bytes that come once are sent once."""
@@ -94,31 +159,33 @@ class RetryingStore:
 
     async def list_uploads(self, prefix: str) -> list[ObjectStat]:
         """As the inner store; ends by the deadline."""
-        return await self._bounded(f"list {prefix}", lambda: self._inner.list_uploads(prefix))
+        return await self._calls.bounded(f"list {prefix}", lambda: self._inner.list_uploads(prefix))
 
     async def abort_uploads(self, key: str) -> int:
         """As the inner store; ends by the deadline."""
-        return await self._bounded(f"abort {key}", lambda: self._inner.abort_uploads(key))
+        return await self._calls.bounded(f"abort {key}", lambda: self._inner.abort_uploads(key))
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         """As the inner store; ends by the deadline."""
-        return await self._bounded(f"get {key}", lambda: self._inner.get_range(key, start, end))
+        return await self._calls.bounded(
+            f"get {key}", lambda: self._inner.get_range(key, start, end)
+        )
 
     async def get_file(self, key: str, target: Path) -> None:
         """As the inner store; begun again within the deadline."""
-        await self._repeat(lambda: self._inner.get_file(key, target))
+        await self._calls.repeat(lambda: self._inner.get_file(key, target))
 
     async def stat(self, key: str) -> ObjectStat:
         """As the inner store; ends by the deadline."""
-        return await self._bounded(f"stat {key}", lambda: self._inner.stat(key))
+        return await self._calls.bounded(f"stat {key}", lambda: self._inner.stat(key))
 
     async def delete(self, key: str) -> None:
         """As the inner store; ends by the deadline."""
-        await self._bounded(f"delete {key}", lambda: self._inner.delete(key))
+        await self._calls.bounded(f"delete {key}", lambda: self._inner.delete(key))
 
     async def archive(self, key: str) -> None:
         """As the inner store; begun again within the deadline."""
-        await self._repeat(lambda: self._inner.archive(key))
+        await self._calls.repeat(lambda: self._inner.archive(key))
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectStat]:
         """As the inner store; begun again only until the first object came.
@@ -135,7 +202,7 @@ class RetryingStore:
                     yield stat
                 self._health.note()
             except MemfsError as error:
-                if begun or not await self._wait(error, attempt, deadline):
+                if begun or not await self._calls.wait(error, attempt, deadline):
                     raise
                 attempt += 1
             else:
@@ -144,42 +211,3 @@ class RetryingStore:
     async def aclose(self) -> None:
         """Close the inner store."""
         await self._inner.aclose()
-
-    async def _bounded(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
-        with trio.move_on_after(self._policy.deadline_s):
-            return await self._repeat(call)
-        error = StoreUnavailableError(
-            f"store {self.url}: {what}: no answer within {self._policy.deadline_s:g} s, retries "
-            "and waiting included; check the store and the network, or raise glacier.timeout"
-        )
-        self._health.note(error)
-        raise error
-
-    async def _repeat(self, call: Callable[[], Awaitable[T]]) -> T:
-        deadline = trio.current_time() + self._policy.deadline_s
-        attempt = 0
-        while True:
-            try:
-                result = await call()
-            except MemfsError as error:
-                if not await self._wait(error, attempt, deadline):
-                    raise
-            else:
-                self._health.note()
-                return result
-            attempt += 1
-
-    async def _wait(self, error: MemfsError, attempt: int, deadline: float) -> bool:
-        """Pause before the next attempt; False if no attempt is left."""
-        self._health.note(error)
-        if (
-            isinstance(error, StoreUnreachableError)
-            and attempt >= UNREACHABLE_RETRIES
-            and not self._health.was_well_lately
-        ):
-            return False
-        pause_s = self._policy.pause_s(attempt, self._rng) if error.transient else math.inf
-        if trio.current_time() + pause_s >= deadline:
-            return False
-        await trio.sleep(pause_s)
-        return True

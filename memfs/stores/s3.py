@@ -11,6 +11,7 @@ import contextlib
 import functools
 import io
 import itertools
+import json
 import logging
 import math
 import os
@@ -44,6 +45,7 @@ from memfs.stores.restoring import (
     RestoreState,
     RestoreTier,
 )
+from memfs.stores.source import SourceObject
 from memfs.stores.store import PART_BYTES, ObjectStat
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 
     from memfs.stores.calls import TransferProgress
     from memfs.stores.parts import PartSlots
+    from memfs.stores.source import ObjectPage
     from memfs.stores.store import ByteSource
 
 log = logging.getLogger(__name__)
@@ -242,6 +245,7 @@ class S3Store(FsspecStore):
         self._fs.retries = CLIENT_ATTEMPTS
         self._checksums = checksums
         self._former_clients: list[Any] = []
+        self._versioned: bool | None = None
         self._bucket, _, self._prefix = self._root.partition("/")
         self._archive_class = storage_class if storage_class in ARCHIVE_CLASSES else None
         self._encryption = _encryption_headers(server_side_encryption)
@@ -389,16 +393,25 @@ class S3Store(FsspecStore):
                 raise refusal from error
             raise
 
-    async def _fetch(self, key: str, start: int, end: int) -> bytes:
+    async def _fetch(
+        self,
+        key: str,
+        start: int,
+        end: int,
+        condition: Mapping[str, str] | None = None,
+        wanted: SourceObject | None = None,
+    ) -> bytes:
         """Return a range of an object, which is in memory once: pieces of it would be joined."""
         target = {"Bucket": self._bucket, "Key": self._key(key)}
 
         async def attempt() -> bytes:
             answer = await self._fs._call_s3(
-                "get_object", **target, Range=f"bytes={start}-{end - 1}"
+                "get_object", **target, Range=f"bytes={start}-{end - 1}", **(condition or {})
             )
             arrived, body = io.BytesIO(), answer["Body"]
             try:
+                if wanted is not None:
+                    self._check_answer(wanted, answer)
                 while piece := await body.read(PIECE_BYTES):
                     arrived.write(piece)
             finally:
@@ -432,6 +445,90 @@ class S3Store(FsspecStore):
             for item in answer.get("Contents", ())
         ]
         return stats, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
+
+    # --- as a source -----------------------------------------------------------------------------
+    def _list_objects(self, page: str) -> ObjectPage:
+        if self._versioned is None:
+            self._versioned = self._keeps_versions()
+        if self._versioned:
+            return self._list_versions(page)
+        more = {"ContinuationToken": page} if page else {}
+        answer: dict[str, Any] = self._fs.call_s3(
+            "list_objects_v2", Bucket=self._bucket, Prefix=self._key(""), **more
+        )
+        found = [self._source_object(item) for item in answer.get("Contents", ())]
+        return found, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
+
+    def _list_versions(self, page: str) -> ObjectPage:
+        """Return a page with the version of each object: former ones cost requests too."""
+        more: dict[str, str] = {}
+        if page:
+            more = dict(zip(("KeyMarker", "VersionIdMarker"), json.loads(page), strict=True))
+        answer: dict[str, Any] = self._fs.call_s3(
+            "list_object_versions", Bucket=self._bucket, Prefix=self._key(""), **more
+        )
+        found = [
+            self._source_object(item, item.get("VersionId"))
+            for item in answer.get("Versions", ())
+            if item.get("IsLatest")
+        ]
+        if not answer.get("IsTruncated"):
+            return found, None
+        return found, json.dumps([answer["NextKeyMarker"], answer["NextVersionIdMarker"]])
+
+    def _keeps_versions(self) -> bool:
+        try:
+            answer = self._fs.call_s3("get_bucket_versioning", Bucket=self._bucket)
+        except (OSError, botocore.exceptions.BotoCoreError) as error:
+            # Its own right, which many who may read have not; or a store without versions.
+            log.debug("store %s: does not tell whether it keeps versions: %s", self._url, error)
+            return False
+        return bool(answer.get("Status") == "Enabled")
+
+    def _source_object(self, item: Mapping[str, Any], version: str | None = None) -> SourceObject:
+        return SourceObject(
+            item["Key"][len(self._key("")) :],
+            int(item["Size"]),
+            item["ETag"],
+            int(item["LastModified"].timestamp() * 1_000_000_000),
+            "" if version in (None, "null") else str(version),
+        )
+
+    def _read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+        condition = {"IfMatch": wanted.etag}
+        if wanted.version:
+            condition = {"VersionId": wanted.version}
+        try:
+            fetch = functools.partial(self._fetch, wanted.key, start, end, condition, wanted)
+            return self._wait(fetch)
+        except OSError as error:
+            code = _error_code(error)
+            if code in ("PreconditionFailed", "412"):
+                raise self._changed(wanted, "another one was written") from error
+            if code in ("InvalidRange", "416"):
+                raise self._changed(wanted, "it ends before that") from error
+            if code == "NoSuchVersion":
+                raise self._changed(wanted, "that version was removed") from error
+            if code == "InvalidObjectState":
+                raise StoreError(
+                    f"store {self._url}: get {wanted.key}: it is archived; have it restored there"
+                ) from error
+            raise
+
+    def _check_answer(self, wanted: SourceObject, answer: Mapping[str, Any]) -> None:
+        """See that bytes are those of an object, whatever the store makes of conditions."""
+        etag, told = answer.get("ETag"), str(answer.get("ContentRange", ""))
+        total = told.rpartition("/")[2]
+        if etag != wanted.etag or total != str(wanted.size):
+            raise self._changed(wanted, f"{etag}, of {total or 'so many'} bytes, was sent")
+
+    def _look(self, key: str, version: str) -> SourceObject:
+        which = {"VersionId": version} if version else {}
+        head: dict[str, Any] = self._fs.call_s3(
+            "head_object", Bucket=self._bucket, Key=self._key(key), **which
+        )
+        item = {**head, "Key": self._key(key), "Size": head["ContentLength"]}
+        return self._source_object(item, head.get("VersionId"))
 
     # --- archive classes -------------------------------------------------------------------------
     def _archive(self, key: str, progress: TransferProgress) -> None:

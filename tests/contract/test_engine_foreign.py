@@ -270,7 +270,7 @@ async def test_a_file_of_memfs_is_given_an_object(engine: Engine) -> None:
 
 async def test_a_source_changes_and_goes(engine: Engine) -> None:
     source = await add_source(engine)
-    changed = source._replace(through=b"k", problem="no", listed_ns=5, deleted=WhenGone.REMOVE)
+    changed = source._replace(problem="no", listed_ns=5, deleted=WhenGone.REMOVE)
     await engine.put_source(changed)
     assert await engine.list_sources() == [changed]
     inode = await adopt(engine, source.source)

@@ -69,6 +69,11 @@ class AzureServer:
             except ResourceNotFoundError:
                 return None
 
+    def delete(self, container: str, key: str) -> None:
+        """Remove a blob."""
+        with self.client() as client:
+            client.get_blob_client(container, key).delete_blob()
+
     def keys(self, container: str, prefix: str) -> list[str]:
         """Return the names of a container's blobs that begin with a prefix."""
         with self.client() as client:

@@ -62,6 +62,10 @@ class GcsServer:
                 return None
             raise
 
+    def delete(self, bucket: str, key: str) -> None:
+        """Remove an object."""
+        self.request("DELETE", f"/storage/v1/b/{bucket}/o/{urllib.parse.quote(key, safe='')}")
+
     def keys(self, bucket: str, prefix: str) -> list[str]:
         """Return the keys of a bucket that begin with a prefix."""
         answer: dict[str, Any] = json.loads(

@@ -70,6 +70,14 @@ class LyingS3:
         """What a key's requests are answered with: empty, `ExpiredToken`, ..."""
         self.refuses_checksums = False
         """True: the newer checksum headers are refused, as by older servers."""
+        self.is_read_only = False
+        """True: what would change anything is refused, as for keys that may only read."""
+        self.ignores_conditions = False
+        """True: If-Match is passed over, as by stores that know nothing of it."""
+        self.is_ordered = True
+        """False: objects are listed in the order in which they were written."""
+        self.page_count = 1000
+        """Objects of one page of a listing."""
         self.counts: Counter[str] = Counter()
         """Requests by operation: `GET`, `PUT`, `HEAD`, `DELETE`, `LIST`, `PART`, ..."""
         self.headers: list[tuple[str, dict[str, str]]] = []
@@ -193,6 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(400 if verdict == "ExpiredToken" else 403, verdict)
         if bucket != state.bucket:
             raise _Refusal(404, "NoSuchBucket")
+        if state.is_read_only and self.command not in ("GET", "HEAD"):
+            raise _Refusal(403, "AccessDenied")
         newer = [name for name in headers if name == CHECKSUM_HEADER or name == "x-amz-trailer"]
         if state.refuses_checksums and newer:
             raise _Refusal(
@@ -217,6 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(204, b"")
         elif operation == "LIST":
             self._list(query)
+        elif operation == "VERSIONING":
+            self._send_xml("VersioningConfiguration", "")
         elif operation == "BUCKET":
             self._send(200, b"")
         else:
@@ -230,6 +242,10 @@ class _Handler(BaseHTTPRequestHandler):
         if lie is Lie.OTHER:
             whole = next(data for name, data in objects.items() if name != key)
         status, data, more = 200, whole, {"ETag": _etag(whole)}
+        more["Last-Modified"] = "Thu, 01 Jan 2026 00:00:00 GMT"
+        condition = headers.get("if-match")
+        if condition and not self.lying.ignores_conditions and condition != more["ETag"]:
+            raise _Refusal(412, "PreconditionFailed")
         if (wanted := headers.get("range")) and lie is not Lie.WHOLE:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             start, end = int(first), min(int(last) + 1 if last else len(whole), len(whole))
@@ -254,8 +270,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _list(self, query: dict[str, str]) -> None:
         prefix = query.get("prefix", "")
-        found = sorted(name for name in self.lying.objects if name.startswith(prefix))
-        page = found[int(query.get("continuation-token") or 0) :][:1000]
+        found = [name for name in self.lying.objects if name.startswith(prefix)]
+        if self.lying.is_ordered:
+            found.sort()
+        if (last := query.get("continuation-token", "")) in found:
+            found = found[found.index(last) + 1 :]
+        page, is_truncated = found[: self.lying.page_count], len(found) > self.lying.page_count
+        more = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if page else ""
         contents = "".join(
             f"<Contents><Key>{escape(name)}</Key><Size>{len(self.lying.objects[name])}</Size>"
             f"<ETag>{_etag(self.lying.objects[name])}</ETag>"
@@ -265,7 +286,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_xml(
             "ListBucketResult",
             f"<Name>{self.lying.bucket}</Name><Prefix>{escape(prefix)}</Prefix>"
-            f"<KeyCount>{len(page)}</KeyCount><IsTruncated>false</IsTruncated>{contents}",
+            f"<KeyCount>{len(page)}</KeyCount>{contents}"
+            f"<IsTruncated>{str(is_truncated).lower()}</IsTruncated>{more if is_truncated else ''}",
         )
 
     def _multipart(self, operation: str, key: str, query: dict[str, str], body: bytes) -> None:
@@ -342,6 +364,8 @@ def _operation(method: str, key: str, query: dict[str, str]) -> str:
         return "BEGIN" if method == "POST" else "UPLOADS"
     if "uploadId" in query:
         return {"PUT": "PART", "POST": "COMPLETE", "DELETE": "ABORT", "GET": "PARTS"}[method]
+    if "versioning" in query:
+        return "VERSIONING"
     if not key:
         return "LIST" if method == "GET" else "BUCKET"
     return method

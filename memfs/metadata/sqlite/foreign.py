@@ -60,8 +60,7 @@ def _source_of(row: Row) -> Source:
 
 
 def _source_row(source: Source) -> tuple[SqlValue, ...]:
-    listed = source.listed_ns, source.through, source.problem, source.options
-    return (source.source, source.url, source.root, source.watch_s, source.deleted.value, *listed)
+    return (*source[:4], source.deleted.value, *source[5:])
 
 
 def _object_of(row: Row) -> ForeignObject:
@@ -84,7 +83,7 @@ class Foreign(Held):
         self._begin_change(grows=True)
         self._directory(root)
         number = SourceId(self._take_id())
-        source = Source(number, url, root, watch_s, deleted, 0, b"", "", options)
+        source = Source(number, url, root, watch_s, deleted, 0, "", options)
         if self._row("select 1 from source limit 1") is None:
             self._write(MARK_FOREIGN, ())
         self._write(PUT_SOURCE, _source_row(source))

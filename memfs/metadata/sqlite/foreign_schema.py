@@ -19,7 +19,6 @@ TABLES: tuple[str, ...] = (
         watch_s integer not null,       -- 0: listed only when somebody asks
         deleted text not null,          -- 'keep' or 'remove'
         listed_ns integer not null,     -- 0: never to its end
-        through blob not null,          -- keys up to here are taken of the listing under way
         problem text not null,          -- ''; else why nothing was removed
         options text not null           -- a JSON object, without secrets
     ) strict

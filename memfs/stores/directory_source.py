@@ -1,0 +1,167 @@
+"""A directory as a source: its files are objects, and nothing in it is changed.
+
+Invariant: a file is opened for reading only. Its etag is made of inode, size and times; bytes are
+returned only if these were the same before and after they were read.
+
+The number of the device is no part of the etag: it may be another one after each boot. A file that
+is written twice within a tick of the kernel's clock (4 ms) and keeps its size has one etag.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as statmode
+from typing import TYPE_CHECKING, TypeVar
+
+from memfs.errors import (
+    ObjectChangedError,
+    ObjectMissingError,
+    StoreUnavailableError,
+    StoreUnreachableError,
+)
+from memfs.stores.calls import BlockingCalls
+from memfs.stores.disk import disk_errors, read_fully
+from memfs.stores.source import PAGE_COUNT, SourceObject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from memfs.stores.parts import PartSlots
+    from memfs.stores.source import ObjectPage
+
+T = TypeVar("T")
+
+
+class DirectorySource:
+    """A `SourceBackend` over a directory.
+
+    Symlinks, devices, sockets and FIFOs are no objects.
+
+    Args:
+        root: The directory.
+        timeout_s: Deadline of a call.
+        thread_count_max: Blocking calls at a time.
+        slots: See `SourceBackend`.
+    """
+
+    def __init__(
+        self, root: Path, timeout_s: float, thread_count_max: int, slots: PartSlots
+    ) -> None:
+        self._root = root
+        self._slots = slots
+        self._calls = BlockingCalls(self.url, timeout_s, thread_count_max)
+
+    @property
+    def url(self) -> str:
+        """`file://` and the directory."""
+        return f"file://{self._root}"
+
+    @property
+    def slots(self) -> PartSlots:
+        """Room in memory for parts of objects."""
+        return self._slots
+
+    async def list_objects(self, page: str) -> ObjectPage:
+        """See `SourceBackend`."""
+        last = os.fsencode(page)
+        return await self._call("list", lambda: self._list(last))
+
+    async def read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+        """See `SourceBackend`."""
+        return await self._call(f"get {wanted.key}", lambda: self._read(wanted, start, end))
+
+    async def look_at(self, key: str, version: str = "") -> SourceObject:
+        """See `SourceBackend`."""
+        return await self._call(f"look at {key}", lambda: self._look_at(key))
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    async def _call(self, what: str, function: Callable[[], T]) -> T:
+        def call() -> T:
+            try:
+                with disk_errors(f"source {self.url}: {what}"):
+                    return function()
+            except ObjectMissingError:
+                if not self._root.is_dir():
+                    raise StoreUnreachableError(
+                        f"source {self.url}: the directory is gone; mount its disk again"
+                    ) from None
+                raise
+
+        return await self._calls.run(what, call)
+
+    def _list(self, last: bytes) -> ObjectPage:
+        found: list[SourceObject] = []
+        for path in _files_behind(os.fsencode(self._root), b"", last):
+            try:
+                status = os.lstat(os.fsencode(self._root) + b"/" + path)
+            except FileNotFoundError:
+                # Removed since its directory was read.
+                continue
+            if not statmode.S_ISREG(status.st_mode):
+                continue
+            found.append(_object_of(os.fsdecode(path), status))
+            if len(found) == PAGE_COUNT:
+                return found, found[-1].key
+        return found, None
+
+    def _read(self, wanted: SourceObject, start: int, end: int) -> bytes:
+        fd = os.open(self._root / wanted.key, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            self._check(wanted, fd)
+            data = read_fully(fd, end - start, start)
+            self._check(wanted, fd)
+        finally:
+            os.close(fd)
+        if len(data) != end - start:
+            raise StoreUnavailableError(f"source {self.url}: {wanted.key}: it ends too early")
+        return data
+
+    def _check(self, wanted: SourceObject, fd: int) -> None:
+        found = _object_of(wanted.key, os.fstat(fd))
+        if (found.etag, found.size) != (wanted.etag, wanted.size):
+            raise ObjectChangedError(
+                f"source {self.url}: {wanted.key} was changed: its size or its times are others"
+            )
+
+    def _look_at(self, key: str) -> SourceObject:
+        status = os.lstat(self._root / key)
+        if not statmode.S_ISREG(status.st_mode):
+            raise FileNotFoundError(2, "no regular file", key)
+        return _object_of(key, status)
+
+
+def _object_of(key: str, status: os.stat_result) -> SourceObject:
+    numbers = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    etag = "-".join(f"{number:x}" for number in numbers)
+    return SourceObject(key, status.st_size, etag, status.st_mtime_ns)
+
+
+def _files_behind(top: bytes, below: bytes, last: bytes) -> Iterator[bytes]:
+    """Yield paths of what is no directory behind a path, in order of their bytes.
+
+    Args:
+        top: The root.
+        below: A directory, behind the root; not its slash at the end.
+        last: What comes up to here is passed over, without a look into its directories.
+    """
+    prefix = below + b"/" if below else b""
+    try:
+        with os.scandir(top + b"/" + below) as entries:
+            # What is below a directory is sorted by the slash behind its name.
+            names = sorted(
+                prefix + entry.name + (b"/" if entry.is_dir(follow_symlinks=False) else b"")
+                for entry in entries
+            )
+    except (FileNotFoundError, NotADirectoryError):
+        if not below:
+            raise
+        return
+    for name in names:
+        if not name.endswith(b"/"):
+            if name > last:
+                yield name
+        elif name > last or last.startswith(name):
+            yield from _files_behind(top, name[:-1], last)

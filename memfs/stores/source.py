@@ -1,0 +1,189 @@
+"""The source's contract: objects that others have written, listed in order and read on a condition.
+
+Invariant: nothing here changes anything where the objects are; no byte is returned but of the etag,
+or of the version, that the caller names.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import trio
+
+from memfs.errors import ListingOrderError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from memfs.stores.parts import PartSlots
+    from memfs.stores.retry import RepeatedCalls
+
+PAGE_COUNT = 1000
+"""Objects of one page, as of one request to S3."""
+
+REQUEST_COUNT_MAX = 32
+"""Range reads of a source at a time: four fetches of eight parts. Guess."""
+
+
+class SourceObject(NamedTuple):
+    """An object as a source tells it."""
+
+    key: str
+    """Behind the URL and a slash; bytes that are no UTF-8 are surrogates (`os.fsdecode`)."""
+    size: int
+    """Bytes."""
+    etag: str
+    mtime_ns: int
+    """When it was written, by the clock of the source."""
+    version: str = ""
+    """Where the source keeps versions; empty: it does not."""
+
+    @property
+    def order(self) -> bytes:
+        """By which listings are sorted: the bytes of the key."""
+        return os.fsencode(self.key)
+
+
+ObjectPage = tuple[list[SourceObject], str | None]
+"""Objects, and where the next page begins; None: this was the last."""
+
+
+class SourceBackend(Protocol):
+    """A kind of store, as sources use it; each method is one request, or a few.
+
+    Raises (every method):
+        StoreUnavailableError: Not reachable, too slow, throttled. Transient.
+        StoreError: Refused for good.
+    """
+
+    @property
+    def url(self) -> str:
+        """Without secrets."""
+        ...
+
+    @property
+    def slots(self) -> PartSlots:
+        """Room in memory for parts of objects."""
+        ...
+
+    async def list_objects(self, page: str) -> ObjectPage:
+        """Return a page of all objects, in any order.
+
+        Args:
+            page: As the page before said; empty: the first one.
+        """
+        ...
+
+    async def read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+        """Return bytes `[start, end)`, all of them, of an object as it was listed.
+
+        Raises:
+            ObjectChangedError: There is another one under the key.
+            ObjectMissingError: There is no object.
+        """
+        ...
+
+    async def look_at(self, key: str, version: str = "") -> SourceObject:
+        """Return an object as it is now; `ObjectMissingError` if it is missing.
+
+        Args:
+            key: Its key.
+            version: One of its versions; empty: the present one.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections; idempotent."""
+        ...
+
+
+class SourceStore:
+    """A source behind retries and limits; the one way to foreign objects.
+
+    Args:
+        backend: Makes the requests.
+        calls: Repeats them.
+    """
+
+    def __init__(self, backend: SourceBackend, calls: RepeatedCalls) -> None:
+        self._backend = backend
+        self._calls = calls
+        self._is_ordered = True
+        """False once a listing was not in order."""
+        self._requests = trio.CapacityLimiter(REQUEST_COUNT_MAX)
+
+    @property
+    def url(self) -> str:
+        """Without secrets."""
+        return self._backend.url
+
+    @property
+    def slots(self) -> PartSlots:
+        """Room in memory for parts of objects."""
+        return self._backend.slots
+
+    async def list_pages(self) -> AsyncIterator[list[SourceObject]]:
+        """Yield all objects in order of key, up to 1000 at a time; no error: these were all.
+
+        It always begins with the first one: where a source that lists in another order would go on
+        from is not known. All objects of such a source are held in memory, to be sorted.
+
+        Raises:
+            ListingOrderError: That was seen behind the first page; what was yielded does not count.
+            StoreError: As `SourceBackend`.
+        """
+        last, begun = b"", False
+        following: str | None = ""
+        waiting: list[SourceObject] = []
+        while following is not None:
+            found, following = await self._list(following)
+            if self._is_ordered and not _in_order(last, found):
+                self._is_ordered = False
+                if begun:
+                    raise ListingOrderError(
+                        f"{self.url}: does not list in order: it is listed again, as a whole"
+                    )
+            if self._is_ordered:
+                last = found[-1].order if found else last
+                for at in range(0, len(found), PAGE_COUNT):
+                    begun = True
+                    yield found[at : at + PAGE_COUNT]
+            else:
+                waiting += found
+        waiting.sort(key=lambda each: each.order)
+        for at in range(0, len(waiting), PAGE_COUNT):
+            yield waiting[at : at + PAGE_COUNT]
+
+    async def _list(self, page: str) -> ObjectPage:
+        return await self._calls.bounded("list", lambda: self._backend.list_objects(page))
+
+    async def read(self, wanted: SourceObject, start: int, end: int) -> bytes:
+        """Return bytes `[start, end)` of an object, within its size; as `SourceBackend.read_if`."""
+        assert 0 <= start <= end <= wanted.size, (wanted, start, end)
+        if start == end:
+            return b""
+
+        async def call() -> bytes:
+            async with self._requests:
+                return await self._backend.read_if(wanted, start, end)
+
+        return await self._calls.bounded(f"get {wanted.key}", call)
+
+    async def look_at(self, key: str, version: str = "") -> SourceObject:
+        """Return an object as it is now, or a version of it; as `SourceBackend.look_at`."""
+        return await self._calls.bounded(
+            f"look at {key}", lambda: self._backend.look_at(key, version)
+        )
+
+    async def aclose(self) -> None:
+        """Release connections; idempotent."""
+        await self._backend.aclose()
+
+
+def _in_order(last: bytes, found: list[SourceObject]) -> bool:
+    for each in found:
+        if each.order <= last:
+            return False
+        last = each.order
+    return True

@@ -1,0 +1,365 @@
+"""Every source lists in order, and returns bytes of the object that was listed or no bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+import fsspec
+import pytest
+
+from memfs.errors import (
+    ListingOrderError,
+    ObjectChangedError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+    UsageError,
+)
+from memfs.stores.remote import open_source
+from memfs.stores.source import PAGE_COUNT
+from tests.servers.lying_s3 import Lie, LyingS3, running_lying_s3
+from tests.servers.process import READY
+from tests.servers.seaweedfs import make_bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memfs.stores.source import SourceObject, SourceStore
+    from tests.servers.azurite import AzureServer
+    from tests.servers.fake_gcs import GcsServer
+    from tests.servers.seaweedfs import S3Server
+
+TIMEOUT_S = 60.0
+VERSIONED = "memfs-versions"
+LYING = "memfs-lying"
+KEYS = ["a", "a-b", "a/b", "a/b c", "a0", "ordner/grün", "ordner/z", "z/%41+&", "\U0001f600/x"]
+"""In order of their bytes; `a` is beside `a/b`."""
+
+
+class Behind(Protocol):
+    """The place behind a source, reached without it."""
+
+    url: str
+    options: dict[str, object]
+    has_versions: bool
+
+    def put(self, key: str, data: bytes) -> None: ...
+
+    def remove(self, key: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class S3Behind:
+    def __init__(self, server: S3Server, bucket: str, prefix: str) -> None:
+        self.url, self.options = f"s3://{bucket}/{prefix}", server.options
+        self.has_versions = bucket == VERSIONED
+        self._client: Any = server.client()
+        self._bucket, self._prefix = bucket, prefix
+
+    def put(self, key: str, data: bytes) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}", Body=data)
+
+    def remove(self, key: str) -> None:
+        self._client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class ServerBehind:
+    has_versions = False
+
+    def __init__(self, scheme: str, server: GcsServer | AzureServer, prefix: str) -> None:
+        self.url, self.options = f"{scheme}://{READY}/{prefix}", dict(server.options)
+        self._server, self._prefix = server, prefix
+
+    def put(self, key: str, data: bytes) -> None:
+        self._server.put(READY, f"{self._prefix}/{key}", data)
+
+    def remove(self, key: str) -> None:
+        self._server.delete(READY, f"{self._prefix}/{key}")
+
+    def close(self) -> None:
+        return
+
+
+class DirectoryBehind:
+    has_versions = False
+    options: dict[str, object] = {}  # noqa: RUF012  nobody changes it
+
+    def __init__(self, root: Path, scheme: str) -> None:
+        self.url, self._root = f"{scheme}://{root}", root
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self._root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def remove(self, key: str) -> None:
+        (self._root / key).unlink()
+
+    def close(self) -> None:
+        return
+
+
+class MemoryBehind:
+    has_versions = False
+    options: dict[str, object] = {}  # noqa: RUF012  nobody changes it
+
+    def __init__(self, name: str) -> None:
+        self._fs: Any = fsspec.filesystem("memory")
+        self._root = f"/{name}"
+        self.url = f"memory:/{self._root}"
+        self._fs.makedirs(self._root)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._fs.pipe_file(f"{self._root}/{key}", data)
+
+    def remove(self, key: str) -> None:
+        self._fs.rm_file(f"{self._root}/{key}")
+
+    def close(self) -> None:
+        self._fs.rm(self._root, recursive=True)
+
+
+def open_behind(kind: str, request: pytest.FixtureRequest, directory: Path) -> Behind:
+    name = directory.name
+    match kind:
+        case "s3":
+            return S3Behind(request.getfixturevalue("s3_server"), READY, name)
+        case "versions":
+            server: S3Server = request.getfixturevalue("moto_server")
+            make_bucket(server, VERSIONED)
+            with contextlib.closing(server.client()) as client:
+                client.put_bucket_versioning(
+                    Bucket=VERSIONED, VersioningConfiguration={"Status": "Enabled"}
+                )
+            return S3Behind(server, VERSIONED, name)
+        case "gcs":
+            return ServerBehind("gs", request.getfixturevalue("gcs_server"), name)
+        case "azure":
+            return ServerBehind("abfs", request.getfixturevalue("azure_server"), name)
+        case "memory":
+            return MemoryBehind(name)
+    (directory / "source").mkdir()
+    return DirectoryBehind(directory / "source", kind)
+
+
+@pytest.fixture(params=["file", "local", "memory", "s3", "versions", "gcs", "azure"])
+def behind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Behind]:
+    place = open_behind(request.param, request, tmp_path)
+    yield place
+    place.close()
+
+
+@contextlib.asynccontextmanager
+async def opened(behind: Behind) -> Any:  # noqa: ANN401  the decorator makes its type
+    store = open_source(behind.url, behind.options, TIMEOUT_S)
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+async def keys_of(store: SourceStore) -> list[str]:
+    return [each.key async for page in store.list_pages() for each in page]
+
+
+async def find(store: SourceStore, key: str) -> SourceObject:
+    found = [each async for page in store.list_pages() for each in page if each.key == key]
+    assert len(found) == 1, key
+    return found[0]
+
+
+def keys_for(behind: Behind) -> list[str]:
+    """A path cannot be a file and a directory."""
+    is_tree = behind.url.startswith(("file:", "local:", "memory:"))
+    return [key for key in KEYS if key != "a" or not is_tree]
+
+
+async def test_objects_are_listed_in_order(behind: Behind) -> None:
+    wanted = keys_for(behind)
+    for key in reversed(wanted):
+        behind.put(key, key.encode() * 3)
+    async with opened(behind) as store:
+        found = [each async for page in store.list_pages() for each in page]
+        assert [each.key for each in found] == wanted
+        assert [each.size for each in found] == [len(key.encode()) * 3 for key in wanted]
+        assert all(each.etag and each.mtime_ns >= 0 for each in found)
+        assert all(bool(each.version) == behind.has_versions for each in found) or (
+            behind.url.startswith("gs:")
+        )
+        assert await keys_of(store) == wanted
+        for each in found:
+            now = await store.look_at(each.key)
+            assert (now.key, now.size, now.etag) == (each.key, each.size, each.etag)
+
+
+async def test_ranges_are_of_the_object_that_was_listed(behind: Behind) -> None:
+    data = os.urandom(100_000)
+    behind.put("dir/key", data)
+    behind.put("empty", b"")
+    async with opened(behind) as store:
+        wanted = await find(store, "dir/key")
+        for start, end in ((0, 1), (0, 100_000), (99_999, 100_000), (5_000, 70_001), (7, 7)):
+            assert await store.read(wanted, start, end) == data[start:end]
+        assert await store.read(await find(store, "empty"), 0, 0) == b""
+
+
+@pytest.mark.parametrize("size", [100, 99, 200])
+async def test_an_object_that_was_replaced_is_not_read(behind: Behind, size: int) -> None:
+    behind.put("key", b"a" * 100)
+    async with opened(behind) as store:
+        wanted = await find(store, "key")
+        behind.put("key", b"b" * size)
+        if behind.has_versions:
+            assert await store.read(wanted, 0, 100) == b"a" * 100
+        else:
+            with pytest.raises(ObjectChangedError):
+                await store.read(wanted, 0, 100)
+        later = await find(store, "key")
+        assert later.etag != wanted.etag
+        assert await store.read(later, 0, size) == b"b" * size
+
+
+async def test_an_object_that_was_removed_is_missing(behind: Behind) -> None:
+    behind.put("key", b"a" * 100)
+    behind.put("other", b"a" * 100)
+    async with opened(behind) as store:
+        wanted = await find(store, "key")
+        behind.remove("key")
+        if behind.has_versions:
+            assert await store.read(wanted, 0, 100) == b"a" * 100
+        else:
+            with pytest.raises(ObjectMissingError):
+                await store.read(wanted, 0, 100)
+        with pytest.raises(ObjectMissingError):
+            await store.look_at("key")
+        assert await keys_of(store) == ["other"]
+
+
+async def test_what_is_no_file_is_no_object(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    odd = os.fsdecode(b"\xff\xfe")
+    (tmp_path / odd).write_bytes(b"odd")
+    store = open_source(f"file://{tmp_path}", {}, TIMEOUT_S)
+    assert await keys_of(store) == ["file", odd]
+    assert await store.read(await find(store, odd), 0, 3) == b"odd"
+    wanted = await find(store, "file")
+    (tmp_path / "file").unlink()
+    (tmp_path / "file").symlink_to("/etc/passwd")
+    with pytest.raises((StoreError, OSError)):
+        await store.read(wanted, 0, 1)
+
+
+async def test_a_directory_is_listed_in_pages(tmp_path: Path) -> None:
+    names = [f"d{number % 7}/{number:05}" for number in range(2 * PAGE_COUNT + 5)]
+    for number in range(7):
+        (tmp_path / f"d{number}").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    store = open_source(f"file://{tmp_path}", {}, TIMEOUT_S)
+    pages = [page async for page in store.list_pages()]
+    assert [len(page) for page in pages] == [PAGE_COUNT, PAGE_COUNT, 5]
+    assert [each.key for page in pages for each in page] == sorted(names)
+
+
+async def test_a_directory_that_is_gone_is_not_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    store = open_source(f"file://{tmp_path}/source", {}, 0.5)
+    (tmp_path / "source").rmdir()
+    with pytest.raises(StoreUnavailableError):
+        await keys_of(store)
+    with pytest.raises(UsageError, match="no directory"):
+        open_source(f"file://{tmp_path}/source", {}, 0.5)
+
+
+@pytest.mark.parametrize("url", ["bucket/prefix", "/data", "nothing://x", "file://host/x"])
+def test_what_is_no_source_is_refused(url: str) -> None:
+    with pytest.raises(UsageError):
+        open_source(url, {}, TIMEOUT_S)
+
+
+@pytest.fixture
+def lying() -> Iterator[LyingS3]:
+    with running_lying_s3(LYING) as state:
+        yield state
+
+
+async def test_a_store_without_conditions_is_found_out(lying: LyingS3) -> None:
+    """It sends other bytes; the etag beside them tells."""
+    lying.objects["p/key"] = b"a" * 100
+    lying.ignores_conditions = True
+    store = open_source(f"s3://{LYING}/p", lying.server.options, TIMEOUT_S)
+    wanted = await find(store, "key")
+    for later in (b"b" * 100, b"a" * 99, b"a" * 101):
+        lying.objects["p/key"] = later
+        with pytest.raises(ObjectChangedError):
+            await store.read(wanted, 0, 100)
+    await store.aclose()
+
+
+@pytest.mark.parametrize("lie", [Lie.SHORT, Lie.CUT, Lie.WHOLE, Lie.HTML, Lie.OTHER])
+async def test_an_answer_that_is_not_the_range_is_refused(lying: LyingS3, lie: Lie) -> None:
+    lying.objects["p/key"], lying.objects["p/other"] = b"a" * 100, b"c" * 100
+    store = open_source(f"s3://{LYING}/p", lying.server.options, TIMEOUT_S)
+    wanted = await find(store, "key")
+    lying.lie("GET", lie)
+    # It is asked again, or refused.
+    with contextlib.suppress(StoreError):
+        assert await store.read(wanted, 10, 60) == b"a" * 50
+    assert not lying.lies_left
+    assert await store.read(wanted, 10, 60) == b"a" * 50
+    await store.aclose()
+
+
+async def test_a_source_needs_no_right_to_write_and_never_tries(lying: LyingS3) -> None:
+    lying.is_read_only = True
+    lying.page_count = 3
+    for number in range(10):
+        lying.objects[f"p/{number}"] = b"x" * 10
+    store = open_source(f"s3://{LYING}/p", lying.server.options, TIMEOUT_S)
+    found = [each async for page in store.list_pages() for each in page]
+    assert [each.key for each in found] == [str(number) for number in range(10)]
+    for each in found:
+        assert await store.read(each, 0, 10) == b"x" * 10
+    assert lying.counts.keys() <= {"GET", "HEAD", "LIST", "VERSIONING"}
+    await store.aclose()
+
+
+async def test_a_listing_that_ends_early_is_an_error(lying: LyingS3) -> None:
+    for number in range(10):
+        lying.objects[f"p/{number}"] = b"x"
+    lying.page_count = 4
+    store = open_source(f"s3://{LYING}/p", lying.server.options, TIMEOUT_S)
+    found: list[str] = []
+
+    async def read_all() -> None:
+        async for page in store.list_pages():
+            found.extend(each.key for each in page)
+            lying.lie("LIST", Lie.MISSING, times=50)
+
+    with pytest.raises(StoreError):
+        await read_all()
+    assert found == ["0", "1", "2", "3"]
+    await store.aclose()
+
+
+async def test_a_source_that_lists_in_another_order_is_sorted(lying: LyingS3) -> None:
+    """As by directories; once that shows late, what was yielded does not count."""
+    keys = [f"{number:02}" for number in range(10)]
+    for key in [*keys[:6], *reversed(keys[6:])]:
+        lying.objects[f"p/{key}"] = b"x"
+    lying.page_count, lying.is_ordered = 4, False
+    store = open_source(f"s3://{LYING}/p", lying.server.options, TIMEOUT_S)
+    with pytest.raises(ListingOrderError):
+        await keys_of(store)
+    assert await keys_of(store) == keys
+    await store.aclose()
