@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STEP_COUNT = 200
-"""Some 3 ms."""
+"""Xattrs that are looked at, and entries that are made: some 2 ms."""
 
 REST = 4.0
 """Pause after a step, in lengths of the step; guess."""
@@ -29,11 +29,30 @@ REST = 4.0
 TELL_S = 30.0
 """Between two lines of progress in the log."""
 
-INODE_STEP_COUNT = 200
-"""Some 2 ms."""
+ENTRY_STEP_COUNT = 200
+"""Some 1 ms."""
+
+SETTLING_S = 0.01
+"""Between two looks whether the engine moves changes out of its journal."""
 
 AGAIN_S = 60.0
 """Pause after an error, of a full disk say."""
+
+
+async def rest(engine: Engine, begun_s: float) -> None:
+    """Pause after a step.
+
+    While the engine moves changes out of its journal there is no further step: it would lengthen
+    the next move, which requests have to wait for.
+
+    Args:
+        engine: Has made the step.
+        begun_s: When the step was begun, by `time.monotonic`.
+    """
+    await trio.sleep(REST * (time.monotonic() - begun_s))
+    # That is done by a thread, which tells nobody when it is done.
+    while engine.is_settling:  # noqa: ASYNC110
+        await trio.sleep(SETTLING_S)
 
 
 class AttributeIndexer:
@@ -41,7 +60,7 @@ class AttributeIndexer:
 
     Args:
         engine: Its index is on.
-        step_count: Xattrs a step.
+        step_count: Xattrs that a step looks at, and entries that it makes.
     """
 
     def __init__(self, engine: Engine, step_count: int = STEP_COUNT) -> None:
@@ -64,7 +83,7 @@ class AttributeIndexer:
             if begun_s - told_s >= TELL_S:
                 log.info("xattrs are indexed: %d of %d inodes", progress.through, progress.last)
                 told_s, is_long = begun_s, True
-            await trio.sleep(REST * (time.monotonic() - begun_s))
+            await rest(self._engine, begun_s)
         if is_long:
             log.info("xattrs are indexed, all of them")
 
@@ -81,10 +100,10 @@ class FieldIndexer:
 
     Args:
         engine: Has the indexes.
-        step_count: Inodes a step, or entries that are removed.
+        step_count: Entries that a step makes or removes.
     """
 
-    def __init__(self, engine: Engine, step_count: int = INODE_STEP_COUNT) -> None:
+    def __init__(self, engine: Engine, step_count: int = ENTRY_STEP_COUNT) -> None:
         self._engine = engine
         self._step_count = step_count
         self._asked = Signal()
@@ -113,7 +132,7 @@ class FieldIndexer:
                 await trio.sleep(AGAIN_S)
                 continue
             if is_busy:
-                await trio.sleep(REST * (time.monotonic() - begun_s))
+                await rest(self._engine, begun_s)
             else:
                 await self._asked.wait(seen)
 

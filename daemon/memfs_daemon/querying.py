@@ -20,7 +20,7 @@ from memfs.filesystem.querying import Question
 from memfs.jobs.paths import find_path
 from memfs.keyed_lock import KeyedLock
 from memfs.namespace.permissions import Credentials
-from memfs_daemon.status import index_report
+from memfs_daemon.status import field_reports, index_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,15 +99,7 @@ class QueryMethods:
         """Return how complete the indexes are, and the names in that of xattrs."""
         await trio.lowlevel.checkpoint()
         return {
-            "fields": [
-                {
-                    "field": index.field,
-                    "state": index.state.value,
-                    "through": index.through,
-                    "last": index.last,
-                }
-                for index in self._engine.field_indexes()
-            ],
+            "fields": list(field_reports(self._engine)),
             "index": index_report(self._engine, self._config),
             "names": sorted(map(os.fsdecode, self._engine.indexed_names())),
         }

@@ -18,6 +18,8 @@ from memfs.control.report import (
     COUNT_MAX,
     CodecReport,
     DriverReport,
+    ElementsReport,
+    FieldIndexReport,
     IndexReport,
     PendingReport,
     PrefetchReport,
@@ -101,6 +103,15 @@ def index_report(engine: Engine, config: QueryConfig) -> IndexReport:
         progress.last,
         progress.name_count,
         progress.is_short_of_names,
+        ElementsReport(*engine.element_progress()),
+    )
+
+
+def field_reports(engine: Engine) -> tuple[FieldIndexReport, ...]:
+    """Return how complete the indexes of fields are."""
+    return tuple(
+        FieldIndexReport(index.field, index.state.value, index.through, index.last)
+        for index in engine.field_indexes()
     )
 
 
@@ -143,6 +154,7 @@ class Status:
             policy=parts.policy.report(),
             quotas=_quotas(parts.quotas),
             xattr_index=index_report(parts.engine, parts.config.query),
+            field_indexes=field_reports(parts.engine),
             snapshots=await self._snapshots(),
             export=None if parts.exporter is None else export_report(parts.exporter),
         )

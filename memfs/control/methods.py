@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
-from memfs.control.report import IndexReport, PendingReport, PoolReport, StatusReport
+from memfs.control.report import (
+    FieldIndexReport,
+    IndexReport,
+    PendingReport,
+    PoolReport,
+    StatusReport,
+)
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -447,18 +453,6 @@ class QueryReport(TypedDict):
     is_exact: bool
     duration_s: float
     notes: list[str]
-
-
-class FieldIndexReport(TypedDict):
-    """An index of a field that memfs itself fills."""
-
-    field: str
-    state: Literal["building", "whole", "leaving"]
-    """`leaving`: it was dropped, and its entries go in steps."""
-    through: int
-    """All inodes up to this number are in it."""
-    last: int
-    """Highest inode number."""
 
 
 class NamesReport(TypedDict):

@@ -172,6 +172,29 @@ COUNT_MAX = 10_000
 """Counting stops here: a report must not cost a walk over millions of rows."""
 
 
+class FieldIndexReport(NamedTuple):
+    """An index of a field that memfs itself fills."""
+
+    field: str
+    state: str
+    """`building`, `whole`, or `leaving`: it was dropped, and its entries go in steps."""
+    through: int
+    """All inodes up to this number are in it."""
+    last: int
+    """Highest inode number."""
+
+
+class ElementsReport(NamedTuple):
+    """How complete the index of elements of JSON arrays is."""
+
+    is_whole: bool
+    array_count: int
+    """Arrays that it has taken in since the mount began."""
+    done_name_count: int
+    """All arrays of so many names of xattrs are in it."""
+    name_count: int
+
+
 class IndexReport(NamedTuple):
     """How complete the index of xattrs is, which queries need."""
 
@@ -184,6 +207,7 @@ class IndexReport(NamedTuple):
     name_count: int
     is_short_of_names: bool
     """Some names are left out, since there are too many."""
+    elements: ElementsReport
 
 
 class SnapshotsReport(NamedTuple):
@@ -249,6 +273,7 @@ class StatusReport(NamedTuple):
     keys: tuple[str, ...]
     """Ids of the keys that are configured; the first one encrypts."""
     xattr_index: IndexReport
+    field_indexes: tuple[FieldIndexReport, ...]
     snapshots: SnapshotsReport
     export: ExportReport | None = None
     """None: there is no store but one in the state directory."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         DifferencePage,
         DirectoryEntry,
         EffectivePin,
+        ElementProgress,
         Event,
         FieldIndex,
         FileOrder,
@@ -388,7 +389,12 @@ class Queries(Changes, Protocol):
         ...
 
     async def index_attributes(self, limit: int) -> IndexProgress:
-        """Put up to so many xattrs into the index that were set without it, in order of inode."""
+        """Put xattrs into the index that were set without it, in order of inode.
+
+        Args:
+            limit: Xattrs that are looked at, and entries that are written; the last one of these
+                may be a JSON array, with an entry for each element.
+        """
         ...
 
     def index_progress(self) -> IndexProgress:
@@ -418,7 +424,11 @@ class Queries(Changes, Protocol):
         ...
 
     async def build_indexes(self, limit: int) -> bool:
-        """Take up to so many inodes into an index, or so many entries out of one that was dropped.
+        """Do a part of what is to be done for the indexes of fields, and for that of elements.
+
+        Args:
+            limit: Entries that are made or removed. The last file may have several names, and the
+                last array several elements.
 
         Returns:
             False if there is nothing to do.
@@ -427,6 +437,10 @@ class Queries(Changes, Protocol):
 
     def field_indexes(self) -> list[FieldIndex]:
         """Return the indexes of fields that there are, by field."""
+        ...
+
+    def element_progress(self) -> ElementProgress:
+        """Return how complete the index of elements is."""
         ...
 
 
@@ -891,6 +905,14 @@ class Local(Changes, Protocol):
 
     def sync(self) -> None:
         """Make all committed mutations survive power loss (fsync). Blocks; called from a thread."""
+        ...
+
+    @property
+    def is_settling(self) -> bool:
+        """True while changes are being moved out of the journal beside all other work.
+
+        Changes that are in no hurry had better wait: what comes meanwhile makes the next move long.
+        """
         ...
 
     def maintain(self) -> None:

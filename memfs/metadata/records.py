@@ -382,6 +382,17 @@ class IndexProgress(NamedTuple):
     """Some names are not in it, since there are more than `query.name_count_max`."""
 
 
+class ElementProgress(NamedTuple):
+    """How complete the index of elements of JSON arrays is; it goes from name to name of xattrs."""
+
+    is_whole: bool
+    array_count: int
+    """Arrays that it has taken in since the mount began, but for those that were set meanwhile."""
+    done_name_count: int
+    """All arrays of so many names are in it."""
+    name_count: int
+
+
 class IndexState(enum.Enum):
     """What an index of a field is good for."""
 

@@ -19,6 +19,7 @@ import pytest
 
 from memfs.client.mount import Mount as Client
 from memfs.control.client import ControlError, ControlUnavailableError, call_door
+from memfs.filesystem.querying import HINT_COUNT_MAX
 from tests import documents
 from tests.mounting import MountError, run_memfs
 from tests.processes import ALICE, ALICE_IN_TEAM, TEAM_GID, run_as
@@ -260,6 +261,9 @@ def test_python_asks_page_by_page(mount: Mount) -> None:
     assert found == [f"f{number}" for number in range(7)]
     page = client.query({"nmuber": 1})
     assert page["notes"] == ["no file has the xattr user.nmuber: did you mean user.number?"]
+    # The nearest of many names is not found at once, so not for each of many.
+    hints = client.query({f"nmuber{index}": 1 for index in range(9)})["notes"]
+    assert (len(hints), sum("did you mean" in hint for hint in hints)) == (9, HINT_COUNT_MAX)
     first = client.query({"number": {"$gte": 0}}, limit=3)
     with pytest.raises(ControlError, match="the token is of another query") as refused:
         client.query({"number": 1}, token=first["token"])

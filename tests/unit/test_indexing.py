@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import trio
@@ -11,7 +12,7 @@ from memfs.errors import NoSpaceError
 from memfs.metadata.records import IndexState
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.query.parsing import parse
-from memfs_daemon.indexing import AGAIN_S, AttributeIndexer, FieldIndexer
+from memfs_daemon.indexing import AGAIN_S, SETTLING_S, AttributeIndexer, FieldIndexer, rest
 from tests.contract.engine.making import NOW_NS, make_file
 
 if TYPE_CHECKING:
@@ -82,4 +83,23 @@ async def test_an_index_is_built_when_it_is_asked_for(
         assert await after(100) == [("$size", IndexState.WHOLE)]
         assert not engine.uncommitted
         nursery.cancel_scope.cancel()
+    engine.close()
+
+
+async def test_no_step_is_made_while_the_engine_settles(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What comes meanwhile makes the next checkpoint long, which requests wait for."""
+    looks = [True, True, True, False]
+
+    class Settling(SqliteEngine):
+        @property
+        def is_settling(self) -> bool:
+            return looks.pop(0)
+
+    engine = Settling.open(tmp_path, MetadataConfig())
+    begun_s = trio.current_time()
+    await rest(engine, time.monotonic())
+    assert looks == []
+    assert trio.current_time() - begun_s >= 3 * SETTLING_S
     engine.close()

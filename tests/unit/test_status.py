@@ -14,6 +14,8 @@ from memfs.control.report import (
     COUNT_MAX,
     CodecReport,
     DriverReport,
+    ElementsReport,
+    FieldIndexReport,
     IndexReport,
     PendingReport,
     PolicyReport,
@@ -37,6 +39,9 @@ from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_tools.display import print_status
 from tests.moving import SMALL_FRAMES, State, incompressible
+
+ALL_ELEMENTS = ElementsReport(True, 0, 7, 7)
+NO_ELEMENTS = ElementsReport(False, 0, 0, 0)
 
 REPORT = StatusReport(
     version="0.1.0",
@@ -96,7 +101,12 @@ REPORT = StatusReport(
         CodecReport("zstd:3 shuffle:2", 4, 40 << 20, 20 << 20, 2.0, 0, 0),
     ),
     keys=("0123456789abcdef", "fedcba9876543210"),
-    xattr_index=IndexReport(True, False, 430, 1000, 7, False),
+    xattr_index=IndexReport(True, False, 430, 1000, 7, False, ElementsReport(False, 25, 2, 7)),
+    field_indexes=(
+        FieldIndexReport("$mtime", "whole", 1000, 1000),
+        FieldIndexReport("$name", "building", 120, 1000),
+        FieldIndexReport("$size", "leaving", 1000, 1000),
+    ),
     snapshots=SnapshotsReport(3, 7200.0, 1, 12, 5 << 20),
 )
 
@@ -181,14 +191,29 @@ def test_a_mount_without_work_says_so(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_an_index_without_room_for_names_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     for index, told in (
-        (IndexReport(True, True, 9, 9, 7, False), False),
-        (IndexReport(False, False, 0, 9, 0, False), False),
-        (IndexReport(True, True, 9, 9, 7, True), True),
+        (IndexReport(True, True, 9, 9, 7, False, ALL_ELEMENTS), False),
+        (IndexReport(False, False, 0, 9, 0, False, NO_ELEMENTS), False),
+        (IndexReport(True, True, 9, 9, 7, True, ALL_ELEMENTS), True),
     ):
         print_status(REPORT._replace(xattr_index=index))
         text = capsys.readouterr().out
         assert ("full with 7 names; raise query.name_count_max" in text) is told
         assert "queries wait" not in text
+        assert "JSON arrays" not in text
+
+
+def test_indexes_that_are_built_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(REPORT)
+    text = capsys.readouterr().out
+    for expected in (
+        "queries wait: 43.0 % of the inodes are in the index of xattrs",
+        "index of elements of JSON arrays: being built: 25 arrays since the mount began, all "
+        "those of 2 of 7 names",
+        "index of $name: being built: 120 of 1000 inodes are in it",
+        "index of $size: being removed",
+    ):
+        assert expected in text
+    assert "$mtime" not in text
 
 
 class QuietPrefetcher:

@@ -20,13 +20,15 @@ from memfs.escaping import escape_text
 from memfs.sizes import format_count, format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import RenderableType
 
     from memfs.control.report import (
         CodecReport,
+        ElementsReport,
         ExportReport,
+        FieldIndexReport,
         IndexReport,
         PrefetchReport,
         QuotaReport,
@@ -96,8 +98,8 @@ def status_notes(report: StatusReport) -> Iterator[str | Table]:
         yield _prefetch_table(report.prefetch)
     if report.prefetch.stalled is not None:
         yield f"  prefetch waits: {report.prefetch.stalled}"
-    if (note := _index_note(report.xattr_index)) is not None:
-        yield f"  {note}"
+    for told in _index_lines(report.xattr_index, report.field_indexes):
+        yield f"  {told}"
     if (line := _snapshots_line(report.snapshots)) is not None:
         yield f"  {line}"
     if (note := _export_note(report.export)) is not None:
@@ -141,19 +143,39 @@ def _export_note(export: ExportReport | None) -> str | None:
     return told
 
 
-def _index_note(index: IndexReport) -> str | None:
-    """Return why queries do not find all, if that is so."""
-    if not index.enabled:
-        return None
-    if not index.is_whole:
+def _index_lines(index: IndexReport, fields: Sequence[FieldIndexReport]) -> list[str]:
+    """Return why queries do not find all, or find it slowly, if that is so."""
+    lines = []
+    if index.enabled and not index.is_whole:
         share = index.through / max(1, index.last)
-        return f"queries wait: {_percent(share)} of the inodes are in the index of xattrs"
-    if index.is_short_of_names:
-        return (
+        lines.append(f"queries wait: {_percent(share)} of the inodes are in the index of xattrs")
+    elif index.enabled and index.is_short_of_names:
+        lines.append(
             f"queries: the index of xattrs is full with {index.name_count} names; raise "
             "query.name_count_max"
         )
-    return None
+    if index.enabled and not index.elements.is_whole:
+        lines.append(f"index of elements of JSON arrays: {element_state(index.elements)}")
+    lines += [
+        f"index of {each.field}: {index_state(each)}" for each in fields if each.state != "whole"
+    ]
+    return lines
+
+
+def index_state(index: FieldIndexReport) -> str:
+    """Return what an index of a field is good for."""
+    if index.state == "building":
+        return f"being built: {index.through} of {index.last} inodes are in it"
+    return "complete" if index.state == "whole" else "being removed"
+
+
+def element_state(index: ElementsReport) -> str:
+    """Return how far the index of elements is, which is not whole."""
+    return (
+        f"being built: {index.array_count} arrays since the mount began, all those of "
+        f"{index.done_name_count} of {index.name_count} names; filters look at arrays one by one "
+        "so far"
+    )
 
 
 def _snapshots_line(snapshots: SnapshotsReport) -> str | None:

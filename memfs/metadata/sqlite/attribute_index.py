@@ -28,6 +28,8 @@ NOTE_NAME = "query.index"
 """The setting that tells how complete the index is."""
 
 _WHOLE = b"whole"
+_NAME = b"name:"
+"""Before a name in hexadecimal; a version that does not know it begins with the inode anew."""
 
 
 class IndexNote(NamedTuple):
@@ -37,6 +39,8 @@ class IndexNote(NamedTuple):
     """All xattrs of inodes up to here are in it; None: all xattrs are."""
     is_short_of_names: bool = False
     """Some names have no key, since there are too many."""
+    name: bytes = b""
+    """Those of the inode behind it are in it up to this name."""
 
     @property
     def is_whole(self) -> bool:
@@ -46,6 +50,8 @@ class IndexNote(NamedTuple):
     def encode(self) -> bytes:
         """Return it as the setting has it."""
         text = _WHOLE if self.through is None else b"%d" % self.through
+        if self.name:
+            text += b" " + _NAME + self.name.hex().encode()
         return text + (b" short" if self.is_short_of_names else b"")
 
     @classmethod
@@ -55,7 +61,8 @@ class IndexNote(NamedTuple):
         through = (
             None if words[0] == _WHOLE else InodeNo(int(words[0]) if words[0].isdigit() else 0)
         )
-        return cls(through, b"short" in words)
+        name = next((word for word in words if word.startswith(_NAME)), _NAME)
+        return cls(through, b"short" in words, bytes.fromhex(name[len(_NAME) :].decode()))
 
 
 NOT_BEGUN = IndexNote(InodeNo(0))

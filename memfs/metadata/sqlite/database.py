@@ -722,6 +722,11 @@ class Database:
                 # Its turn has ended meanwhile, and the other file is in use.
                 journal.note(journal.successor, sequence)
 
+    @property
+    def is_checkpointing(self) -> bool:
+        """True until the log and the page sums of the last checkpoint are durable, and copied."""
+        return self._checkpointer.running
+
     def maintain(self) -> None:
         """Move the journal into the tables if that is due; see `Engine.maintain`."""
         if self._failure is not None or self._records or self._checkpointer.running:

@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.metadata.records import ElementProgress
 from memfs.query.values import elements_of
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Mapping
 
     from memfs.metadata.sqlite.database import Database
     from memfs.metadata.sqlite.statements import SqlValue
@@ -106,6 +108,8 @@ class ElementIndex:
         self._names: set[bytes] | None = None
         self._content: bytes | None = None
         self._is_known = False
+        self._array_count = 0
+        """Arrays that have got their entries since the mount began, but for those just set."""
 
     def bind(self, database: Database) -> None:
         """Take the database that has the entries."""
@@ -134,7 +138,25 @@ class ElementIndex:
             self._is_known = True
         return decode_position(self._content)
 
-    def take_position(self, position: ElementPosition | None) -> bytes:
-        """Remember a position, and return what its setting is to hold from now on."""
+    def take_position(self, position: ElementPosition | None, array_count: int) -> bytes:
+        """Remember a position, and return what its setting is to hold from now on.
+
+        Args:
+            position: How far arrays have their entries now.
+            array_count: Those that have got theirs since the position before.
+        """
         self._content, self._is_known = encode_position(position), True
+        self._array_count += array_count
         return self._content
+
+    def progress(self, keys: Mapping[bytes, int]) -> ElementProgress:
+        """Return how complete it is.
+
+        Args:
+            keys: Those of the index of attributes.
+        """
+        position = self.position
+        if position is None:
+            return ElementProgress(True, self._array_count, len(keys), len(keys))
+        done_count = sum(key < position.key for key in keys.values())
+        return ElementProgress(False, self._array_count, done_count, len(keys))

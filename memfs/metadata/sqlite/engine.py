@@ -195,6 +195,10 @@ class SqliteEngine(Foreign):
     def sync(self) -> None:
         self._database.sync()
 
+    @property
+    def is_settling(self) -> bool:
+        return self._database.is_checkpointing
+
     def maintain(self) -> None:
         self._database.maintain()
 

@@ -17,6 +17,7 @@ from memfs.errors import (
 )
 from memfs.metadata.records import (
     EVERYTHING,
+    ElementProgress,
     FieldIndex,
     FileOrder,
     FilePage,
@@ -26,7 +27,7 @@ from memfs.metadata.records import (
     IndexState,
     Scope,
 )
-from memfs.metadata.sqlite.attribute_index import NO_KEY
+from memfs.metadata.sqlite.attribute_index import NO_KEY, NOT_BEGUN, IndexNote
 from memfs.metadata.sqlite.element_index import (
     ELEMENT_NOTE_NAME,
     ElementPosition,
@@ -51,7 +52,6 @@ from memfs.types import ROOT_INODE, InodeNo
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memfs.metadata.sqlite.attribute_index import IndexNote
     from memfs.metadata.sqlite.database import Row
     from memfs.metadata.sqlite.statements import SqlValue
 
@@ -59,7 +59,9 @@ INTEGER_MAX = (1 << 63) - 1
 """That of SQLite."""
 
 # Names of memfs's own lie between: they have no key, and are passed over.
-_LIST_XATTRS = "select ino, name, value, key from xattr where ino > ? order by ino, name limit ?"
+_LIST_XATTRS = """
+    select ino, name, value, key from xattr where (ino, name) > (?, ?) order by ino, name limit ?
+"""
 _COUNT_NAMED = """
     select count(*) from json_each(?) as asked
     where asked.value = ? or exists (select 1 from dentry where dentry.ino = asked.value)
@@ -67,6 +69,10 @@ _COUNT_NAMED = """
 _NEXT_INODES = """
     select max(ino), count(*) from (select ino from inode where ino > ? order by ino limit ?)
 """
+_NEXT_NAMED = """
+    select max(ino), count(*) from (select ino from dentry where ino > ? order by ino limit ?)
+"""
+"""Inodes may have many names each."""
 _NEXT_ENTRY = """
     select value, ino from field_value where field = ? order by value, ino limit 1 offset ?
 """
@@ -74,10 +80,7 @@ _NEXT_ARRAYS = """
     select typed, ino from xattr where key <> 0 and key = ?
     and (typed, ino) > (?, ?) and typed < '\\' order by typed, ino limit ?
 """
-_ELEMENTS_AS_INODES = 8
-"""An array has entries like so many inodes, as a guess."""
 _HAS_TEXT_SEARCH = "select 1 from pragma_module_list where name = 'fts5'"
-_XATTRS_OF = "select ino, name, value, key from xattr where ino = ?"
 
 
 class Queries(Observations):
@@ -206,29 +209,41 @@ class Queries(Observations):
         position = self._elements.position
         if position is None or not self._attributes.enabled:
             return False
-        self._build_elements(position, max(1, limit // _ELEMENTS_AS_INODES))
+        self._build_elements(position, limit)
         return True
 
     def _build_elements(self, position: ElementPosition, limit: int) -> None:
-        """Give the next arrays their entries; what is set meanwhile sees to its own."""
+        """Give the next arrays their entries; what is set meanwhile sees to its own.
+
+        Args:
+            position: Where to go on.
+            limit: Entries, which the last array may exceed, and arrays without an entry.
+        """
         self._begin_change(grows=True)
         names = {key: name for name, key in self._attributes.keys.items()}
         later = (key for key in sorted(names) if key >= position.key)
         ended: ElementPosition | None = None
+        done_count = array_count = 0
         for key in later:
             if key > position.key:
                 position = ElementPosition(key)
-            found = self._rows(_NEXT_ARRAYS, (*position, limit))
-            for typed, ino in found:
-                self._add_elements(ino, names[key], key, entries_of(typed))
-            limit -= len(found)
-            if limit <= 0:
-                ended = ElementPosition(key, *found[-1])
+            for typed, ino in self._rows(_NEXT_ARRAYS, (*position, limit - done_count)):
+                entries = entries_of(typed)
+                self._add_elements(ino, names[key], key, entries)
+                done_count += max(1, len(entries))
+                array_count += 1
+                if done_count >= limit:
+                    ended = ElementPosition(key, typed, ino)
+                    break
+            if ended is not None:
                 break
-        self._write(PUT_SETTING, (ELEMENT_NOTE_NAME, self._elements.take_position(ended)))
+        self._database.note_bulk(done_count)
+        note = self._elements.take_position(ended, array_count)
+        self._write(PUT_SETTING, (ELEMENT_NOTE_NAME, note))
 
     def _build(self, field: str, begin: InodeNo, limit: int) -> None:
-        ((through, count),) = self._rows(_NEXT_INODES, (begin, limit))
+        text = _NEXT_NAMED if field == NAME_FIELD else _NEXT_INODES
+        ((through, count),) = self._rows(text, (begin, limit))
         # Those that were made since have their entries by the triggers.
         note = FieldNote(begin if through is None else through, BUILDING)
         if count < limit:
@@ -268,6 +283,10 @@ class Queries(Observations):
             for field, note in sorted(notes.items())
         ]
 
+    def element_progress(self) -> ElementProgress:
+        """See `Engine`."""
+        return self._elements.progress(self._attributes.keys)
+
     def _last_inode(self) -> InodeNo:
         row = self._row("select max(ino) from inode")
         return InodeNo(0 if row is None else row[0])
@@ -280,35 +299,37 @@ class Queries(Observations):
             return self.index_progress()
         if note.is_whole and note.is_short_of_names and not index.is_full:
             # There is room for more names since.
-            note = note._replace(through=InodeNo(0), is_short_of_names=False)
+            note = NOT_BEGUN
         if note.through is None:
             return self.index_progress()
         self._begin_change()
-        rows = self._rows(_LIST_XATTRS, (note.through, limit))
-        through: InodeNo | None = None
-        if len(rows) == limit:
-            # The last inode may have more xattrs, which the next step would pass over.
-            through = InodeNo(rows[-1][0] - 1)
-            if rows[0][0] == rows[-1][0]:
-                through = InodeNo(rows[-1][0])
-                rows = self._rows(_XATTRS_OF, (through,))
-            else:
-                rows = [row for row in rows if row[0] <= through]
-        for ino, name, value, key in rows:
-            if key == NO_KEY:
-                note = self._index_xattr(note, ino, name, value)
-        self._take_note(note._replace(through=through))
+        rows = self._rows(_LIST_XATTRS, (note.through + 1, note.name, limit))
+        written_count = 0
+        is_short = note.is_short_of_names
+        ended: tuple[int, bytes] | None = None
+        for looked_count, (ino, name, value, key) in enumerate(rows, 1):
+            if key == NO_KEY and is_queryable(name):
+                count = self._index_xattr(ino, name, value)
+                is_short = is_short or not count
+                written_count += count
+            if looked_count + written_count >= limit:
+                ended = ino, name
+                break
+        self._database.note_bulk(written_count)
+        if ended is None:
+            self._take_note(IndexNote(None, is_short))
+        else:
+            self._take_note(IndexNote(InodeNo(ended[0] - 1), is_short, ended[1]))
         return self.index_progress()
 
-    def _index_xattr(self, note: IndexNote, ino: int, name: bytes, value: bytes) -> IndexNote:
-        """Give an xattr its key, if it gets one; returns the note with what came of it."""
-        if not is_queryable(name):
-            return note
+    def _index_xattr(self, ino: int, name: bytes, value: bytes) -> int:
+        """Give an xattr its key; returns how many rows were written, 0: there is no room for it."""
         key = self._attributes.take_key(name)
         if key == NO_KEY:
-            return note._replace(is_short_of_names=True)
+            return 0
         typed = stored_value(value)
         self._write(SET_TYPED, (key, typed, ino, name))
-        if entries := entries_of(typed):
+        entries = entries_of(typed)
+        if entries:
             self._add_elements(ino, name, key, entries)
-        return note
+        return 1 + len(entries)

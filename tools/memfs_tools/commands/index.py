@@ -14,7 +14,6 @@ from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
     from memfs.client.mount import Mount
-    from memfs.control.methods import FieldIndexReport
 
 _LOOK_S = 0.1
 """Between two looks at what the daemon does."""
@@ -39,12 +38,15 @@ def list_names(mountpoint: Path, as_json: bool) -> None:
     \b
     memfs index list /mnt/data
     """  # noqa: D301 - likewise
+    # Imported here: it takes 0.1 s.
+    from memfs_tools.display import element_state, index_state
+
     report = require_mount(mountpoint).query_index()
     if as_json:
-        tell_json({**report, "index": encode(report["index"])})
+        tell_json({key: encode(value) for key, value in report.items()})
         return
     for each in report["fields"]:
-        tell(f"{each['field']}: {_state(each)}")
+        tell(f"{each.field}: {index_state(each)}")
     for name in report["names"]:
         tell(name)
     found = report["index"]
@@ -56,6 +58,8 @@ def list_names(mountpoint: Path, as_json: bool) -> None:
         tell("complete but for further names: raise query.name_count_max and mount again")
     else:
         tell("complete")
+    if found.enabled and not found.elements.is_whole:
+        tell(f"elements of JSON arrays: {element_state(found.elements)}")
 
 
 @index.command()
@@ -114,20 +118,13 @@ def _wait(served: Mount, fields: list[str], state: str) -> None:
         while left := [
             each
             for each in served.query_index()["fields"]
-            if each["field"] in fields and each["state"] == state
+            if each.field in fields and each.state == state
         ]:
             first = left[0]
             is_known = state == "building"
             show(
-                f"{first['field']}: {state}",
-                first["through"] if is_known else 0,
-                first["last"] if is_known else 0,
+                f"{first.field}: {state}",
+                first.through if is_known else 0,
+                first.last if is_known else 0,
             )
             time.sleep(_LOOK_S)
-
-
-def _state(index: FieldIndexReport) -> str:
-    """Return what an index is good for."""
-    if index["state"] == "building":
-        return f"being built: {index['through']} of {index['last']} inodes are in it"
-    return "complete" if index["state"] == "whole" else "being removed"
