@@ -35,7 +35,8 @@ from memfs.metadata.store_record import SETTING as STORE_SETTING
 from memfs.moves.faults import FaultPoints
 from memfs.moves.generation import SOURCE_SETTING, StateGeneration
 from memfs.placement.resident import POOLS_SETTING
-from memfs.policy.marks import MARKED_SETTING, MARKS, TENSOR_MARKS
+from memfs.policy.ages import AGE_SETTING
+from memfs.policy.marks import AGES_XATTR, MARKED_SETTING, MARKS, TENSOR_MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -115,6 +116,9 @@ async def import_state(
             settings = await _settings(wanted, exports, description)
             if await trio.to_thread.run_sync(builder.has_xattrs, (*MARKS, *TENSOR_MARKS)):
                 settings[MARKED_SETTING] = b"1"
+            if await trio.to_thread.run_sync(builder.has_xattrs, (AGES_XATTR,)):
+                # The shortest one is not known: as short as files are looked for.
+                settings[AGE_SETTING] = b"0"
             try:
                 imported = await trio.to_thread.run_sync(
                     builder.finish, description.state_id, description.next_id, settings

@@ -39,7 +39,9 @@ from memfs.hot.protocol import shorten
 from memfs.hot.tensors import FormatError, parse_dtype, parse_shape
 from memfs.metadata.records import Decision, Form, Inode, InodeFlags
 from memfs.policy import rules
+from memfs.policy.ages import AGE_SETTING, NO_AGES, parse_ages
 from memfs.policy.marks import (
+    AGES_XATTR,
     MARKED_SETTING,
     MARKS,
     POOL_XATTR,
@@ -104,9 +106,10 @@ class Control:
             DIGEST_XATTR: self._digest,
             PRIORITY_XATTR: self._priority,
             POOL_XATTR: self._pool,
+            AGES_XATTR: partial(self._mark, AGES_XATTR),
             SNAPSHOT_XATTR: self._snapshots,
-            TENSOR_DTYPE_XATTR: partial(self._tensor_mark, TENSOR_DTYPE_XATTR),
-            TENSOR_SHAPE_XATTR: partial(self._tensor_mark, TENSOR_SHAPE_XATTR),
+            TENSOR_DTYPE_XATTR: partial(self._mark, TENSOR_DTYPE_XATTR),
+            TENSOR_SHAPE_XATTR: partial(self._mark, TENSOR_SHAPE_XATTR),
         }
 
     async def get(self, caller: Caller, ino: InodeNo, name: bytes) -> bytes:
@@ -174,6 +177,8 @@ class Control:
             parse_priority(text)
         elif name == POOL_XATTR:
             self._access_stats.pools.require(text)
+        elif name == AGES_XATTR:
+            text = parse_ages(text).text()
         elif name == SNAPSHOT_XATTR:
             parse_snapshots(text)
         elif name == TENSOR_DTYPE_XATTR:
@@ -187,10 +192,22 @@ class Control:
             await self._engine.set_xattr(ino, name, text.encode(), flags, inode.ctime_ns)
             if not self._access_stats.marked:
                 await self._engine.put_setting(MARKED_SETTING, b"1")
+            if name == AGES_XATTR:
+                await self._note_age(text)
         self._access_stats.marked = True
         if name in TENSOR_MARKS and self._hot is not None:
             self._hot.clear_refusals()
         self._activity.note_pin(ino)
+
+    async def _note_age(self, text: str) -> None:
+        """Have files looked for that are as old as the shortest age of any mark."""
+        age_ns, stats = parse_ages(text).shortest_ns, self._access_stats
+        if age_ns is None or (
+            stats.shortest_age_ns is not None and stats.shortest_age_ns <= age_ns
+        ):
+            return
+        await self._engine.put_setting(AGE_SETTING, str(age_ns).encode())
+        stats.note_age(age_ns)
 
     async def remove(self, ino: InodeNo, name: bytes) -> None:
         """Remove a control xattr: unpin, or go back to the configured codec.
@@ -425,7 +442,9 @@ class Control:
             "uses": queue.uses(inode.ino),
             "pool": pool_name or None,
         }
-        facts = Facts(inode.ino, tier, pin, accessed_ns, pool_name, bool(inode.raw))
+        stored = await self._engine.effective_xattr(inode.ino, AGES_XATTR)
+        ages = NO_AGES if stored is None else parse_ages(stored.decode())
+        facts = Facts(inode.ino, tier, pin, accessed_ns, pool_name, bool(inode.raw), ages)
         return {"score": score, "outlook": outlook(facts, self._access_stats)}
 
     async def _wait_for_writer(self, inode: Inode) -> dict[str, object] | None:
@@ -454,7 +473,7 @@ class Control:
         value = await self._engine.effective_xattr(inode.ino, SNAPSHOT_XATTR)
         return (value or SNAPSHOTS_ON).decode()
 
-    async def _tensor_mark(self, name: bytes, inode: Inode) -> str:
+    async def _mark(self, name: bytes, inode: Inode) -> str:
         value = await self._engine.effective_xattr(inode.ino, name)
         if value is None:
             raise NoXattrError(f"{name.decode()} is not set")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from memfs.policy.marks import (
+    AGES_XATTR,
     POOL_XATTR,
     PRIORITY_XATTR,
     SNAPSHOT_XATTR,
@@ -73,6 +74,12 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
     POOL_XATTR: ControlXattr(
         True,
         "The pool whose share of RAM the file is charged to. A directory's holds for all below.",
+    ),
+    AGES_XATTR: ControlXattr(
+        True,
+        'JSON: times without use after which files move on, as `{"warm_to_cold": "12h", '
+        '"pack_after": "3d", "cold_to_glacier": "30d"}`; what it does not name is as `[policy]` '
+        "says. A directory's holds for all below.",
     ),
     CODEC_XATTR: ControlXattr(
         True,

@@ -19,7 +19,7 @@ from memfs.filesystem.tree_changes import Name
 from memfs.jobs.paths import find_parent, find_path
 from memfs.jobs.sliced_work import SLICE_S, SlicedWork
 from memfs.jobs.tree_copying import CopyTally, TreeCopying
-from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR
+from memfs.policy.marks import AGES_XATTR, POOL_XATTR, PRIORITY_XATTR
 from memfs.types import ROOT_INODE
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 BUILDING_MARK = b"trusted.memfs.building"
 """Xattr of a directory that is being built; its value is the path of the original."""
 
-PLACEMENT_MARKS = frozenset((PRIORITY_XATTR, POOL_XATTR))
+PLACEMENT_MARKS = frozenset((PRIORITY_XATTR, POOL_XATTR, AGES_XATTR))
 """Xattrs that say where bytes are to be, as a pin does: a copy does not get them."""
 
 

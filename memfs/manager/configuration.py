@@ -77,6 +77,13 @@ def configure(
             known[key](place, value, options, found)
     if glacier:
         _glacier_url(glacier, options)
+    warm_codec = found.pop("warm_codec", None)
+    if warm_codec not in (None, "none", options.get("cold.codec")):
+        raise ValueError(
+            f"warm_config['compression'] = {warm_codec!r}: pages in RAM are never compressed, "
+            "since programs map them; leave it out, or set the same cold_config['compression'], "
+            "which is for the disk"
+        )
     state = found.pop("state", None)
     return Configuration(options, Habits(**found), sizes, state)
 
@@ -120,12 +127,10 @@ def _serialization(place: str, value: object, _: Options, found: dict[str, Any])
     found["fallback_format"] = value
 
 
-def _warm_compression(place: str, value: object, _: Options, __: dict[str, Any]) -> None:
-    if value not in (None, "none"):
-        raise ValueError(
-            f"{place} = {value!r}: pages in RAM are never compressed, since programs map them; "
-            "leave it out, and set cold_config['compression'] for the disk"
-        )
+def _warm_compression(place: str, value: object, _: Options, found: dict[str, Any]) -> None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{place} = {value!r} is no codec, such as 'none' or 'zstd'")
+    found["warm_codec"] = value
 
 
 def _shared(place: str, value: object, _: Options, found: dict[str, Any]) -> None:

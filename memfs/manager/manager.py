@@ -81,7 +81,8 @@ class MemoryManager(SnapshotKeeper):
         warm_memory_size: GB of RAM.
         cold_memory_size: GB of the local disk.
         glacier_enabled: Whether values may go to an object store.
-        migration_policy: When values that nobody uses move on; for a mount of its own.
+        migration_policy: When values of this manager that nobody uses move on; a mark of their
+            directory, which stays until another policy is given.
         mount: Any path in a mount.
         root: The directory of all keys, from the top of the mount on.
         state: The state directory of a mount of its own; by default `~/.local/share/memfs/default`.
@@ -132,7 +133,6 @@ class MemoryManager(SnapshotKeeper):
             sizes.get("warm", warm_memory_size),
             sizes.get("cold", cold_memory_size),
             glacier_enabled,
-            migration_policy,
             {**configured.options, **(options or {})},
         )
         if state is None:
@@ -151,6 +151,14 @@ class MemoryManager(SnapshotKeeper):
         self._take_place()
         # A user who names pickle as the format of all else has decided.
         self.allow_pickle = allow_pickle or self._habits.fallback_format == registry.PICKLE
+        if migration_policy is not None:
+            self._mark("policy", migration_policy.mark())
+
+    def _mark(self, name: str, value: bytes) -> None:
+        """Say something of all keys by an attribute of their directory."""
+        self._mounted()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        os.setxattr(self.directory, f"user.memfs.{name}", value)
 
     def _take_place(self) -> None:
         directory, served = self._origin.take()
@@ -534,7 +542,8 @@ class MemoryManager(SnapshotKeeper):
 
         Args:
             tier: Values elsewhere are left alone.
-            compression_level: That of the codec; None: its default.
+            compression_level: That of the codec; None: its default. Without `keys`, values that
+                are packed later have it, too.
             keys: Those of these values; None: of all.
             codec: `zstd`, `lz4`, `snappy` or another one that the mount has.
         """
@@ -544,6 +553,8 @@ class MemoryManager(SnapshotKeeper):
             if path.tier == _checked_tier(tier):
                 chosen[path.stat().st_ino] = key
         text = codec if compression_level is None else f"{codec}:{compression_level}"
+        if keys is None and compression_level is not None:
+            self._mark("codec", text.encode())
         inos, failures = list(chosen), {}
         files = before = after = 0
         while inos:

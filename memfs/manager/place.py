@@ -268,8 +268,6 @@ def _options(wishes: Wishes) -> dict[str, object]:
             options[key] = int(gigabytes * GB)
     if not wishes.glacier:
         options["glacier.enabled"] = False
-    if wishes.policy is not None:
-        options |= wishes.policy.options()
     return options
 
 

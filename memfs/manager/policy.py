@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 _HOUR_S = 3600
@@ -15,9 +16,8 @@ class MigrationPolicy:
     Attributes:
         hot_to_warm_threshold: Hours. Nothing leaves a device by age: it leaves when the device has
             no room, the least used first. Any number is taken, and says nothing to the mount.
-        warm_to_cold_threshold: Hours until a file leaves RAM (`policy.warm_to_cold`).
-        cold_to_glacier_threshold: Days until a file goes to the object store
-            (`policy.cold_to_glacier`).
+        warm_to_cold_threshold: Hours until a file leaves RAM.
+        cold_to_glacier_threshold: Days until a file goes to the object store.
 
     Raises:
         ValueError: A threshold is negative.
@@ -33,9 +33,10 @@ class MigrationPolicy:
             if not value >= 0:
                 raise ValueError(f"{name}_threshold={value!r}: a time is 0 or more")
 
-    def options(self) -> dict[str, float]:
-        """Return the keys of a mount's configuration that say the same, in seconds."""
-        return {
-            "policy.warm_to_cold": float(self.warm_to_cold_threshold * _HOUR_S),
-            "policy.cold_to_glacier": float(self.cold_to_glacier_threshold * _DAY_S),
+    def mark(self) -> bytes:
+        """Return the value of `user.memfs.policy` that says the same."""
+        ages = {
+            "warm_to_cold": float(self.warm_to_cold_threshold * _HOUR_S),
+            "cold_to_glacier": float(self.cold_to_glacier_threshold * _DAY_S),
         }
+        return json.dumps(ages).encode()

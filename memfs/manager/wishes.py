@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from memfs.client.mount import Mount
     from memfs.config import Config
-    from memfs.manager.policy import MigrationPolicy
 
 GB = 1 << 30
 """Sizes of the API are in GB of 2^30 bytes, as those of `HotMemory`."""
@@ -41,16 +40,14 @@ class Wishes(NamedTuple):
     warm_gb: float | None = None
     cold_gb: float | None = None
     glacier: bool = True
-    policy: MigrationPolicy | None = None
     options: Mapping[str, object] = {}
     """Keys of a mount's configuration, from the dictionaries of the tiers."""
 
 
 def unmet(mount: Mount, wishes: Wishes) -> str | None:
     """Return which wish a mount does not meet, with the key of its configuration; None: it does."""
-    policy = {} if wishes.policy is None else wishes.policy.options()
     return (
-        _unmet_options(mount, {**wishes.options, **policy})
+        _unmet_options(mount, wishes.options)
         or _unmet_sizes(mount, wishes)
         or _store(mount, wishes)
     )

@@ -12,7 +12,8 @@ from memfs.content.residency import page_bytes
 from memfs.errors import StaleInodeError
 from memfs.metadata.records import Inode, InodeFlags
 from memfs.policy import rules
-from memfs.policy.marks import POOL_XATTR, PRIORITY_XATTR, parse_priority
+from memfs.policy.ages import NO_AGES, Ages, parse_ages
+from memfs.policy.marks import AGES_XATTR, POOL_XATTR, PRIORITY_XATTR, parse_priority
 from memfs.policy.view import PRIORITY_DEFAULT, Candidate
 from memfs.types import BLOCK_BYTES, FormKind, Tier
 
@@ -31,6 +32,14 @@ class Observed(NamedTuple):
 
     inode: Inode
     candidate: Candidate
+
+
+class _Marks(NamedTuple):
+    """Those in force on a file."""
+
+    priority: int = PRIORITY_DEFAULT
+    pool: str = ""
+    ages: Ages = NO_AGES
 
 
 async def observe(
@@ -54,8 +63,8 @@ async def observe(
     raw_bytes = inode.blocks * BLOCK_BYTES if inode.raw else 0
     pending = await engine.get_pending(ino)
     held = parts.residency.holds(ino, inode.raw, inode.size)
-    priority, pool_name = await _marks(context, ino)
-    pool = context.pools.pool(pool_name)
+    marks = await _marks(context, ino)
+    pool = context.pools.pool(marks.pool)
     candidate = Candidate(
         ino=ino,
         accessed_ns=inode.accessed_ns,
@@ -70,7 +79,8 @@ async def observe(
         fresh=fresh and not held and _is_cached(context, inode),
         open=parts.open_table.is_open(ino),
         waiting=ino in context.queues or (pending is not None and pending.retry_ns > now_ns),
-        priority=priority,
+        priority=marks.priority,
+        ages=marks.ages,
         pool=pool.name,
         uses=pool.queue.uses(ino),
     )
@@ -117,15 +127,20 @@ def unpackable_rule(inode: Inode, codec: str) -> str:
     return rules.qualified(rules.INCOMPRESSIBLE, inode.generation, codec)
 
 
-async def _marks(context: Context, ino: InodeNo) -> tuple[int, str]:
-    """Return the priority and the pool in force."""
-    if not context.access_stats.marked:
-        return PRIORITY_DEFAULT, ""
+async def _marks(context: Context, ino: InodeNo) -> _Marks:
+    """Return the priority, the pool and the ages in force."""
+    stats = context.access_stats
+    if not stats.marked:
+        return _Marks()
     priority = await context.engine.effective_xattr(ino, PRIORITY_XATTR)
     pool = await context.engine.effective_xattr(ino, POOL_XATTR)
-    return (
+    ages = None
+    if stats.shortest_age_ns is not None:
+        ages = await context.engine.effective_xattr(ino, AGES_XATTR)
+    return _Marks(
         PRIORITY_DEFAULT if priority is None else parse_priority(priority.decode()),
         "" if pool is None else pool.decode(),
+        NO_AGES if ages is None else parse_ages(ages.decode()),
     )
 
 

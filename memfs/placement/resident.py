@@ -14,6 +14,7 @@ from memfs.content.residency import LockOutcome
 from memfs.errors import InvalidValueError, RamFullError
 from memfs.placement.candidate import observe, observe_all, observe_ranked
 from memfs.placement.decide import Shown
+from memfs.policy.ages import AGE_SETTING
 from memfs.policy.marks import MARKED_SETTING
 from memfs.policy.plan import make_room
 from memfs.sizes import format_size
@@ -54,6 +55,9 @@ async def load_pools(engine: Local, access_stats: AccessStats, warm_bytes: int) 
     access_stats.marked = (
         access_stats.marked or await engine.get_setting(MARKED_SETTING) is not None
     )
+    age = await engine.get_setting(AGE_SETTING)
+    if age is not None:
+        access_stats.note_age(int(age))
     stored = await engine.get_setting(POOLS_SETTING)
     if stored is None:
         return
@@ -75,7 +79,13 @@ async def resident(context: Context) -> AsyncGenerator[Shown, None]:
         unknown = [ino for ino in held if ino not in pools]
         for file in await observe_all(context, unknown[:FILES_A_DRAINING_STEP]):
             charge(context, file.candidate)
-    shown = Shown(await observe_all(context, residency.coldest(FILES_A_STEP)))
+    coldest = residency.coldest(FILES_A_STEP)
+    stats = context.access_stats
+    if stats.shortest_age_ns is not None:
+        # By their marks, others than the coldest may leave.
+        held = residency.coldest(residency.held_count)
+        coldest = list(dict.fromkeys([*coldest, *held[stats.next_held(len(held), FILES_A_STEP)]]))
+    shown = Shown(await observe_all(context, coldest))
     for candidate in shown.candidates:
         charge(context, candidate)
     yield shown

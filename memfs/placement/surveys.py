@@ -80,6 +80,10 @@ class AccessSurvey:
         self._found = False
         self._again_s = float("-inf")
 
+    def note_age(self, age_s: float) -> None:
+        """Files may move that were not used for so long: the pause is not longer from now on."""
+        self._pause_s = min(self._pause_s, max(PAUSE_S_MIN, age_s))
+
     def hurry(self) -> None:
         """Begin again from the longest unused file, without a pause."""
         self._again_s = float("-inf")

@@ -70,12 +70,26 @@ class AccessStats:
         """Those of the last round; None before the first one."""
         self.marked = False
         """Some inode has a priority or a pool; while no inode has one, nobody looks for them."""
+        self.shortest_age_ns: int | None = None
+        """The shortest age of any mark; None: no inode has one."""
+        self._held_place = 0
         self._visitors: BoundedDict[int, None] = BoundedDict(VISITOR_COUNT_MAX)
         self._reads: BoundedDict[int, _Reads] = BoundedDict(READS_COUNT_MAX)
 
     def note_marked(self) -> None:
         """Some inode may have a priority or a pool."""
         self.marked = True
+
+    def note_age(self, age_ns: int) -> None:
+        """Some inode has a mark with that age."""
+        known = self.shortest_age_ns
+        self.shortest_age_ns = age_ns if known is None else min(known, age_ns)
+
+    def next_held(self, count: int, limit: int) -> slice:
+        """Return which of the held files are looked at next, where marks give them other ages."""
+        begin = self._held_place if self._held_place < count else 0
+        self._held_place = begin + limit
+        return slice(begin, begin + limit)
 
     # --- the disk tier ---------------------------------------------------------------------------
     def use_local(self, ino: int, local_bytes: int, *, copied: bool) -> None:

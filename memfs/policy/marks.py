@@ -12,6 +12,9 @@ from memfs.policy.view import PRIORITY_MAX
 PRIORITY_XATTR = b"user.memfs.priority"
 POOL_XATTR = b"user.memfs.pool"
 
+AGES_XATTR = b"user.memfs.policy"
+"""How long files go unused before they move on, as `policy.ages` reads it."""
+
 SNAPSHOT_XATTR = b"user.memfs.snapshot"
 SNAPSHOTS_ON, SNAPSHOTS_OFF = b"on", b"off"
 """Whether snapshots keep the bytes of a file, or of all below a directory."""
@@ -20,7 +23,7 @@ TENSOR_DTYPE_XATTR = b"user.memfs.dtype"
 TENSOR_SHAPE_XATTR = b"user.memfs.shape"
 """What a file of plain numbers is, for the hot tier: `float32` and `1024,768`."""
 
-MARKS = (PRIORITY_XATTR, POOL_XATTR, SNAPSHOT_XATTR)
+MARKS = (PRIORITY_XATTR, POOL_XATTR, AGES_XATTR, SNAPSHOT_XATTR)
 """Stored as xattrs of the inode, and inherited by all below a directory that has no own one."""
 
 TENSOR_MARKS = (TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR)

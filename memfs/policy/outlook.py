@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.policy.ages import NO_AGES, Ages
 from memfs.sizes import format_size
 from memfs.types import Tier
 
@@ -29,6 +30,8 @@ class Facts(NamedTuple):
     """In force; empty: no pool."""
     raw: bool
     """It has a raw form; on the disk without one, it is packed already."""
+    ages: Ages = NO_AGES
+    """In force for it."""
 
 
 def outlook(facts: Facts, access_stats: AccessStats) -> str:
@@ -58,9 +61,10 @@ def _of_warm(facts: Facts, access_stats: AccessStats, limits: Limits) -> str:
     where = f"pool {pool.name}" if pool.name else "the RAM tier"
     before_bytes = pool.queue.bytes_before(facts.ino)
     turn = "" if before_bytes is None else f" and {format_size(before_bytes)} before it have left"
-    idle = _time(facts.accessed_ns + limits.warm_to_cold_ns)
+    age_ns, key = limits.ages_of(facts.ages).warm_to_cold
+    idle = _time(facts.accessed_ns + age_ns)
     return (
-        f"it leaves RAM when not used until {idle} (policy.warm_to_cold), or when {where} passes "
+        f"it leaves RAM when not used until {idle} ({key}), or when {where} passes "
         f"{format_size(pool.capacity.high_bytes)}{turn} (it holds {format_size(pool.used_bytes)})"
     )
 
@@ -78,15 +82,12 @@ def _into_ram(facts: Facts, access_stats: AccessStats) -> str:
 
 
 def _off_disk(facts: Facts, access_stats: AccessStats, limits: Limits) -> str:
-    goes, age_ns, key = "is packed", limits.pack_after_ns, "policy.pack_after"
+    ages = limits.ages_of(facts.ages)
+    goes, (age_ns, key) = "is packed", ages.pack_after
     if not facts.raw and not limits.glacier:
         return "it stays packed"
-    if limits.glacier and (limits.cold_to_glacier_ns <= age_ns or not facts.raw):
-        goes, age_ns, key = (
-            "goes to the object store",
-            limits.cold_to_glacier_ns,
-            "policy.cold_to_glacier",
-        )
+    if limits.glacier and (ages.cold_to_glacier[0] <= age_ns or not facts.raw):
+        goes, (age_ns, key) = "goes to the object store", ages.cold_to_glacier
     before_bytes = access_stats.cold.bytes_before(facts.ino)
     turn = (
         "files not used for longer have left"

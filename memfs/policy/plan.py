@@ -137,22 +137,18 @@ def _by_frequency(limits: Limits, free: list[Candidate]) -> list[Move]:
 
 def _by_age(view: TierView, limits: Limits, free: list[Candidate]) -> list[Move]:
     moves = []
-    ages = (
-        (
-            limits.cold_to_glacier_ns,
-            Goal.GLACIER,
-            limits.glacier and limits.store_ready,
-            "policy.cold_to_glacier",
-        ),
-        (limits.pack_after_ns, Goal.PACKED, True, "policy.pack_after"),
-        (limits.warm_to_cold_ns, Goal.COLD, True, "policy.warm_to_cold"),
-    )
+    store = limits.glacier and limits.store_ready
     for candidate in free:
         if candidate.open:
             continue
         idle_ns = view.now_ns - candidate.accessed_ns
         local = candidate.raw or candidate.packed
-        for age_ns, goal, possible, key in ages:
+        ages = limits.ages_of(candidate.ages)
+        for (age_ns, key), goal, possible in (
+            (ages.cold_to_glacier, Goal.GLACIER, store),
+            (ages.pack_after, Goal.PACKED, True),
+            (ages.warm_to_cold, Goal.COLD, True),
+        ):
             if not possible or idle_ns < age_ns or not local:
                 continue
             if next_step(candidate, goal) is None:

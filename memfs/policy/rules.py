@@ -23,7 +23,7 @@ NOT_TENSORS = "not tensors"
 TRIGGERS = {
     PIN: "a pin of the file or of a directory above it",
     SEAL: "its last writer closed it, or a program opened it",
-    AGE: "it was not used for longer than an age limit of [policy]",
+    AGE: "it was not used for longer than an age limit, of [policy] or of a mark",
     WATERMARK: "a tier was filled beyond its high watermark",
     FREQUENCY: "it was opened again and again without a raw form",
     READ: "programs read much of it without a raw form",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.policy.ages import NO_AGES, Ages
 from memfs.types import Tier
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class Candidate(NamedTuple):
     """The disk tier's queue does."""
     admitted: bool = True
     """False: its queue does not let it into RAM now; see `EvictionQueue.admits`."""
+    ages: Ages = NO_AGES
+    """In force for it, instead of those of the limits."""
     read_often: bool = False
     """It was opened so often without a raw file that one is cheaper."""
 
@@ -102,6 +105,14 @@ class Capacity(NamedTuple):
         """Make a capacity from a size and watermarks as shares of it."""
         low_bytes = int(size_bytes * min(low_watermark, high_watermark))
         return cls(size_bytes, int(size_bytes * high_watermark), low_bytes)
+
+
+class AgesInForce(NamedTuple):
+    """Times without use in ns, each with the name of what sets it."""
+
+    warm_to_cold: tuple[int, str]
+    pack_after: tuple[int, str]
+    cold_to_glacier: tuple[int, str]
 
 
 class Limits(NamedTuple):
@@ -126,6 +137,17 @@ class Limits(NamedTuple):
     """False: it lies on the disk that is to be relieved."""
     move_count_max: int = 256
     """That of one plan."""
+
+    def ages_of(self, marked: Ages) -> AgesInForce:
+        """Return the ages of files that have a mark."""
+        mine = Ages(self.warm_to_cold_ns, self.pack_after_ns, self.cold_to_glacier_ns)
+        return AgesInForce(
+            *(
+                (age, f"policy.{name}") if other is None else (other, f"user.memfs.policy {name}")
+                for name, age, other in zip(AgesInForce._fields, mine, marked, strict=True)
+                if age is not None
+            )
+        )
 
 
 class PoolView(NamedTuple):

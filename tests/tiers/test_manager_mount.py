@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from memfs import MemoryManager, MigrationPolicy, WarmMemory
+from memfs import MemoryManager, WarmMemory
 from memfs.manager.errors import FilterError, TierUnavailableError
 from tests.posix.capabilities import Capability
 from tests.tiers.tiering import residence, wait_until_at
@@ -86,13 +86,10 @@ def test_wishes_that_the_mount_does_not_meet_name_the_key(place: Path) -> None:
         MemoryManager(warm_memory_size=100_000, mount=place)
     with pytest.raises(ValueError, match=r"glacier_enabled=False: .* glacier\.enabled"):
         MemoryManager(glacier_enabled=False, mount=place)
-    with pytest.raises(ValueError, match=r"the mount at .* set policy\.warm_to_cold in its"):
-        MemoryManager(migration_policy=MigrationPolicy(warm_to_cold_threshold=1), mount=place)
     with pytest.raises(ValueError, match=r"has 'zstd:3'; set cold\.codec in its configuration"):
         MemoryManager(cold_config={"compression": "lz4"}, mount=place)
     MemoryManager(
         mount=place,
-        migration_policy=MigrationPolicy(),
         cold_config={"compression": "zstd"},
         hot_config={"garbage_collection_threshold": 0.8},
     )

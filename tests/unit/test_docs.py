@@ -89,7 +89,8 @@ def test_the_control_xattrs_are_those_of_the_file_system() -> None:
     )
     assert dict(shown) == {
         **dict.fromkeys(
-            ("tier", "codec", "priority", "pool", "snapshot", "dtype", "shape"), "read, write"
+            ("tier", "codec", "priority", "pool", "policy", "snapshot", "dtype", "shape"),
+            "read, write",
         ),
         "xattrs": "write",
         **dict.fromkeys(("pin", "state", "residency", "why", "digest", "lease", "ask"), "read"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -388,9 +389,9 @@ def test_without_a_mount_there_are_no_tiers(manager: MemoryManager) -> None:
 
 
 def test_a_policy_has_times(tmp_path: Path) -> None:
-    assert MigrationPolicy(24, 72, 30).options() == {
-        "policy.warm_to_cold": 259200.0,
-        "policy.cold_to_glacier": 2592000.0,
+    assert json.loads(MigrationPolicy(24, 72, 30).mark()) == {
+        "warm_to_cold": 259200.0,
+        "cold_to_glacier": 2592000.0,
     }
     with pytest.raises(ValueError, match="warm_to_cold_threshold=-1"):
         MigrationPolicy(warm_to_cold_threshold=-1)
