@@ -141,18 +141,19 @@ class ColdConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class GlacierConfig:
-    """`[glacier]`: the object store."""
+class ObjectStoreConfig:
+    """What each object store has: that of `[glacier]`, and those of `[stores.NAME]`."""
 
-    enabled: bool = True
-    """False: there is no object store, and nothing leaves this machine's disk."""
     url: str | None = None
     """`s3://`, `gs://`, `abfs://bucket/prefix`, `file:///dir`, any fsspec URL; None: `glacier/` in
-    the state."""
+    the state, for the default store alone."""
     codec: str = "zstd:3"
     """Codec of objects; as `cold.codec`."""
     options: dict[str, object] = field(default_factory=dict)
     """Passed to the fsspec file system: `endpoint_url`, `key`, `secret`, `region`, ..."""
+    credentials: str | None = None
+    """Where more of such options are, in TOML: `file:/path`, `env:NAME`, `credential:NAME`; read
+    once, at the mount."""
     storage_class: str | None = None
     """A storage class of S3 or Google, or an access tier of Azure, for new objects; None: the
     default. Objects are read back before they go into `GLACIER`, `DEEP_ARCHIVE` or `Archive`."""
@@ -178,6 +179,29 @@ class GlacierConfig:
     """Size of the files at which a shared object is full and is written."""
     batch_idle_s: float = 0.5
     """A shared object that is not full is written when no file was added for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class GlacierConfig(ObjectStoreConfig):
+    """`[glacier]`: the default object store."""
+
+    enabled: bool = True
+    """False: there is no object store, and nothing leaves this machine's disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedStoreConfig(ObjectStoreConfig):
+    """`[stores.NAME]`: another object store, for files whose `user.memfs.store` is its name."""
+
+    encrypt: bool | None = None
+    """Encrypt what goes there; None: where it has `keys`, else as `encryption.remote` says."""
+    keys: tuple[str, ...] = ()
+    """As `encryption.keys`, for this store: the first one encrypts. Without any, those of
+    `[encryption]`."""
+    upload_rate_bytes: int | None = None
+    """Bytes a second to this store; `[quotas]` counts it as well."""
+    download_rate_bytes: int | None = None
+    """Bytes a second from this store; `[quotas]` counts it as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +289,17 @@ class Config:
     warm: WarmConfig = field(default_factory=WarmConfig)
     cold: ColdConfig = field(default_factory=ColdConfig)
     glacier: GlacierConfig = field(default_factory=GlacierConfig)
+    stores: dict[str, NamedStoreConfig] = field(default_factory=dict)
+    """By name; the default store is not among them."""
     encryption: EncryptionConfig = field(default_factory=EncryptionConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     quotas: QuotasConfig = field(default_factory=QuotasConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)
+
+    def store(self, name: str) -> ObjectStoreConfig:
+        """Return the configuration of a store by name; empty: the default one.
+
+        Raises:
+            KeyError: There is no such store.
+        """
+        return self.stores[name] if name else self.glacier

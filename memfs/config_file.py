@@ -3,7 +3,8 @@
 Invariant: what leaves this module is a complete, checked `Config`; every refusal names the place,
 the key and the remedy, and never shows a value of `[glacier.options]`, where secrets live.
 
-A key is the field's name without its unit: `WarmConfig.size_bytes` is written `warm.size`.
+A key is the field's name without its unit: `WarmConfig.size_bytes` is written `warm.size`. Stores
+have sections by their names: `[stores.archive]`.
 """
 
 from __future__ import annotations
@@ -14,19 +15,21 @@ import enum
 import itertools
 import json
 import os
+import re
 import stat
 import types
 import typing
 from typing import NamedTuple
 
-from memfs.config import GIB, KIB, MIB, Config, SnapshotRule
+from memfs.addresses import DEFAULT_NAME
+from memfs.config import GIB, KIB, MIB, Config, NamedStoreConfig, SnapshotRule
 from memfs.errors import InvalidValueError, UsageError
 from memfs.sizes import format_duration, format_size, parse_duration, parse_size
 from memfs.types import DRIVERS
 from memfs.urls import url_without_secrets
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -62,6 +65,13 @@ class Key(NamedTuple):
         """`section.name`."""
         return f"{self.section}.{self.name}"
 
+    @property
+    def general(self) -> str:
+        """The same for all stores: `stores.NAME.name`; else as `dotted`."""
+        if self.section.startswith(_STORES):
+            return f"{_STORES}{STORE_WORD}.{self.name}"
+        return self.dotted
+
 
 class Range(NamedTuple):
     """Bounds of a numeric key, both inclusive."""
@@ -69,6 +79,12 @@ class Range(NamedTuple):
     low: float
     high: float
 
+
+STORE_WORD = "NAME"
+"""Stands for the name of a store, where its keys are described."""
+
+_STORES = "stores."
+_STORE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}")
 
 _DAY_S = 86400.0
 _AGE_S = Range(0, 3650 * _DAY_S)
@@ -129,6 +145,15 @@ RANGES: dict[str, Range] = {
 }
 """Bounds by dotted key: bytes, seconds or plain numbers."""
 
+RANGES |= {
+    key.replace("glacier", f"{_STORES}{STORE_WORD}"): bounds
+    for key, bounds in RANGES.items()
+    if key.startswith("glacier.")
+} | {
+    f"{_STORES}{STORE_WORD}.{name}": RANGES[f"quotas.{name}"]
+    for name in ("upload_rate", "download_rate")
+}
+
 _ORDERED = (
     ("hot.low_watermark", "hot.high_watermark"),
     ("warm.low_watermark", "warm.high_watermark"),
@@ -152,9 +177,11 @@ def load_config(file: Path | None, overrides: Mapping[str, str] | None = None) -
         UsageError: The file cannot be read or parsed; a key is unknown; a value is of the wrong
             kind or out of range.
     """
-    known = {key.dotted: key for key in keys()}
+    read = _read_file(file)
+    stores = _store_names([*read, *(overrides or {})])
+    known = {key.dotted: key for key in keys(stores)}
     values: dict[str, object] = {}
-    for dotted, value in _read_file(file).items():
+    for dotted, value in read.items():
         values[dotted] = _convert(_find_key(known, dotted, str(file)), value, str(file))
     for dotted, text in (overrides or {}).items():
         former, dot, name = dotted.partition(".")
@@ -162,15 +189,44 @@ def load_config(file: Path | None, overrides: Mapping[str, str] | None = None) -
         key = _find_key(known, current, f"-o {dotted}")
         values[current] = _convert(key, _from_text(key, text), f"-o {dotted}")
     _check_order(values, known)
-    sections = {}
-    for section in dataclasses.fields(Config):
+    sections: dict[str, typing.Any] = {"stores": {}}
+    for section in dict.fromkeys(key.section for key in known.values()):
         chosen = {
             key.field: values[key.dotted]
             for key in known.values()
-            if key.section == section.name and key.dotted in values
+            if key.section == section and key.dotted in values
         }
-        sections[section.name] = _section_type(section.name)(**chosen)
+        made = _section_type(section)(**chosen)
+        if section.startswith(_STORES):
+            sections["stores"][section.removeprefix(_STORES)] = made
+        else:
+            sections[section] = made
+    _check_stores(sections["stores"])
     return Config(**sections)
+
+
+def _store_names(dotted: Iterable[str]) -> list[str]:
+    """Return the names of stores in dotted keys, in the order in which they are told."""
+    found = (key.removeprefix(_STORES).partition(".") for key in dotted if key.startswith(_STORES))
+    return list(dict.fromkeys(name for name, dot, _ in found if dot))
+
+
+def _check_stores(stores: Mapping[str, NamedStoreConfig]) -> None:
+    urls: dict[str, str] = {}
+    for name, store in stores.items():
+        if not _STORE_NAME.fullmatch(name) or name == DEFAULT_NAME:
+            raise UsageError(
+                f"[{_STORES}{name}]: not a name for a store: write up to 31 of a-z, 0-9, - and _, "
+                f"and another one than {DEFAULT_NAME}, which is that of [glacier]"
+            )
+        if store.url is None:
+            raise UsageError(f'[{_STORES}{name}] needs url, such as url = "s3://bucket/prefix"')
+        other = urls.setdefault(store.url.rstrip("/"), name)
+        if other != name:
+            raise UsageError(
+                f"[{_STORES}{name}] and [{_STORES}{other}] have the same url: give each its own "
+                "prefix"
+            )
 
 
 OPTIONS_TOLD = ("anon", "endpoint_url", "region", "region_name", "use_ssl")
@@ -183,11 +239,16 @@ def config_text(config: Config) -> str:
     Options of the object store may be secrets: of all but `OPTIONS_TOLD` a comment has the name.
     """
     lines: list[str] = []
-    for section, fields in itertools.groupby(keys(), lambda key: key.section):
+    for section, fields in itertools.groupby(keys([*config.stores]), lambda key: key.section):
         tables: list[str] = []
         lines += [f"[{section}]"]
+        values = (
+            config.stores[section.removeprefix(_STORES)]
+            if section.startswith(_STORES)
+            else getattr(config, section)
+        )
         for key in fields:
-            value = getattr(getattr(config, section), key.field)
+            value = getattr(values, key.field)
             if value is None:
                 lines.append(f"# {key.name} is not set")
             elif key.kind is KeyKind.RULES:
@@ -213,7 +274,7 @@ def _value_text(key: Key, value: object) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_quoted, value))}]"
     if isinstance(value, str):
-        return _quoted(url_without_secrets(value) if key.dotted == "glacier.url" else value)
+        return _quoted(url_without_secrets(value) if key.name == "url" else value)
     if isinstance(value, bool):
         return _plain(value)
     assert isinstance(value, int | float)
@@ -234,11 +295,19 @@ def _quoted(text: str) -> str:
     return json.dumps(text).replace("\x7f", "\\u007f")
 
 
-def keys() -> list[Key]:
-    """Return every key, by section in the order of `Config`."""
+def keys(stores: Sequence[str] = (STORE_WORD,)) -> list[Key]:
+    """Return every key, by section in the order of `Config`.
+
+    Args:
+        stores: Names of stores; each has the same keys.
+    """
     found = []
-    for section in dataclasses.fields(Config):
-        section_type = _section_type(section.name)
+    names: list[str] = []
+    for field in dataclasses.fields(Config):
+        is_many = field.name == "stores"
+        names += [f"{_STORES}{name}" for name in stores] if is_many else [field.name]
+    for section in names:
+        section_type = _section_type(section)
         hints = typing.get_type_hints(section_type)
         for field in dataclasses.fields(section_type):
             hint = hints[field.name]
@@ -250,7 +319,7 @@ def keys() -> list[Key]:
                 else field.default
             )
             name, kind = _name_and_kind(field.name, plain)
-            found.append(Key(section.name, name, field.name, kind, len(options) > 1, default))
+            found.append(Key(section, name, field.name, kind, len(options) > 1, default))
     return found
 
 
@@ -272,6 +341,8 @@ def _name_and_kind(field: str, plain: type) -> tuple[str, KeyKind]:
 
 
 def _section_type(name: str) -> type:
+    if name.startswith(_STORES):
+        return NamedStoreConfig
     section_type = typing.get_type_hints(Config)[name]
     assert isinstance(section_type, type)
     return section_type
@@ -306,6 +377,17 @@ def _read_file(file: Path | None) -> dict[str, object]:
             raise UsageError(
                 f"{file}: {section} is a section; write [{section}] and its keys below"
             )
+        if section == "stores":
+            for store, inner in content.items():
+                if not isinstance(inner, dict):
+                    raise UsageError(
+                        f"{file}: {store!r} in [stores]: write [{_STORES}{store}], and its keys "
+                        "below"
+                    )
+                if not inner:
+                    raise UsageError(f"{file}: [{_STORES}{store}] is empty: it needs url")
+                values.update({f"{_STORES}{store}.{name}": each for name, each in inner.items()})
+            continue
         values.update({f"{section}.{name}": value for name, value in content.items()})
     return values
 
@@ -335,11 +417,14 @@ def _find_key(known: Mapping[str, Key], dotted: str, place: str) -> Key:
     if (key := known.get(dotted)) is not None:
         return key
     section, _, name = dotted.partition(".")
+    if dotted.startswith(_STORES):
+        store, _, name = name.partition(".")
+        section = f"{_STORES}{store}"
     of_section = {key.name: key for key in known.values() if key.section == section}
     by_field = {key.field: key.name for key in of_section.values()}
-    if dotted.startswith("glacier.options."):
+    if name.startswith("options.") and "options" in of_section:
         # Every user of the machine can read a command line (proc_pid_cmdline(5)).
-        raise UsageError(f"{place}: write [glacier.options] into a file and pass it with -c")
+        raise UsageError(f"{place}: write [{section}.options] into a file and pass it with -c")
     if not of_section:
         raise UsageError(f"{place}: unknown key {dotted!r}{_nearest(dotted, list(known))}")
     hint = f"; did you mean {by_field[name]!r}?" if name in by_field else ""
@@ -372,7 +457,7 @@ def _convert(key: Key, value: object, place: str) -> object:
         converted = _converted(key, value)
     except InvalidValueError as error:
         raise UsageError(f"{place}: {key.dotted}: {error}") from None
-    if (bounds := RANGES.get(key.dotted)) is not None:
+    if (bounds := RANGES.get(key.general)) is not None:
         assert isinstance(converted, int | float)
         if not bounds.low <= converted <= bounds.high:
             raise UsageError(
@@ -407,7 +492,8 @@ def _converted(key: Key, value: object) -> object:
             return tuple(map(_rule, value))
         case KeyKind.TEXTS, list() if all(isinstance(each, str) for each in value):
             return tuple(value)
-    shown = "" if key.section in ("glacier", "encryption") else f", not {value!r}"
+    is_secret = key.section in ("glacier", "encryption") or key.section.startswith(_STORES)
+    shown = "" if is_secret else f", not {value!r}"
     raise InvalidValueError(f"must be {_KIND_WORDS[key.kind]}{shown}")
 
 

@@ -169,6 +169,17 @@ class StoreError(MemfsError):
     errno = codes.EIO
 
 
+class StoreNotConfiguredError(StoreError):
+    """A named store is asked for that the configuration does not have (any more)."""
+
+    def __init__(self, name: str, subject: str) -> None:
+        super().__init__(
+            f"{subject}: store {name!r} is not configured: write [stores.{name}] with its url into "
+            "the configuration, and mount again"
+        )
+        self.name = name
+
+
 class StaleStateError(StoreError):
     """This state directory is an older copy: what is in the store belongs to another one."""
 

@@ -165,7 +165,9 @@ def _configuration() -> str:
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for key in keys():
         default = "not set" if key.default is None else _written(key.kind, key.default)
-        text = texts[key.section, key.field].replace("None:", "without it:")
+        classes = key.section.partition(".")[0], "objectstore"
+        text = next(texts[each, key.field] for each in classes if (each, key.field) in texts)
+        text = text.replace("None:", "without it:")
         # The texts name fields, first those of their own section; users know them without the unit.
         for other in sorted(keys(), key=lambda other: other.section != key.section):
             text = text.replace(f"`{other.field}`", f"`{other.dotted}`")
@@ -190,7 +192,7 @@ def _field_texts() -> dict[tuple[str, str], str]:
     tree = ast.parse(Path(config.__file__).read_bytes())
     found = {}
     for section in (node for node in tree.body if isinstance(node, ast.ClassDef)):
-        name = section.name.removesuffix("Config").lower()
+        name = section.name.removesuffix("Config").lower().replace("namedstore", "stores")
         for field, after in zip(section.body, [*section.body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                 text = ""

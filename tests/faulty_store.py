@@ -196,6 +196,10 @@ class FaultyStore:
         """The inner store's."""
         return self._inner.slots
 
+    def of(self, address: str) -> RemoteStore:
+        """Itself."""
+        return self
+
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store, unless a fault hits."""
         fault = await self._begin("put_file", key)

@@ -11,6 +11,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
+from memfs.addresses import address_of, key_within
 from memfs.config import ColdConfig, Config, GlacierConfig, MetadataConfig, PolicyConfig, WarmConfig
 from memfs.content.activity import Activity
 from memfs.content.file_syncs import FileSyncs
@@ -38,6 +39,7 @@ from memfs.stores.directory import DirectoryStore
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
+from memfs.stores.remote import together
 from memfs.types import ROOT_INODE, FormKind, Generation, InodeNo
 from tests.faulty_store import FaultScript, FaultyStore
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from memfs.metadata.sqlite.migration import Migration
     from memfs.placement.quotas import Quotas
     from memfs.policy.access_stats import AccessStats
+    from memfs.stores.store import RemoteStore
 
 STORE_THREADS_MAX = 4
 
@@ -113,6 +116,19 @@ class State:
         self.remote = FaultyStore(
             DirectoryStore(self.objects_dir, 30.0, STORE_THREADS_MAX), self.faults, deadline_s=30.0
         )
+        self.named_faults = {name: FaultScript() for name in config.stores}
+        named = {
+            name: FaultyStore(
+                DirectoryStore(state_dir / f"store-{name}", 30.0, STORE_THREADS_MAX),
+                script,
+                deadline_s=30.0,
+            )
+            for name, script in self.named_faults.items()
+        }
+        self.all_stores: RemoteStore = (
+            together({"": self.remote, **named}) if named else self.remote
+        )
+        """What moves have; `remote` is the default one of them."""
         self.open_table = OpenTable(self.raw_store, None)
         self.residency = Residency(self.raw_store, config.warm)
         self.config = config
@@ -122,7 +138,7 @@ class State:
             engine=self.engine,
             raw_store=self.raw_store,
             packed_store=self.packed_store,
-            remote=self.remote,
+            remote=self.all_stores,
             config=config,
             open_table=self.open_table,
             residency=self.residency,
@@ -235,10 +251,11 @@ class State:
             self.engine,
             self.raw_store,
             self.packed_store,
-            self.remote,
+            self.all_stores,
             verify=verify,
             progress=lambda *_: None,
             keys=self.parts.keys if keys is None else keys,
+            stores=self.parts.store_names,
         ).run()
 
     async def leaks(self) -> list[str]:
@@ -246,11 +263,13 @@ class State:
         raws, locations, keys = await self._referenced()
 
         def known(key: str) -> bool:
-            return key in keys or key.startswith((PREFIX, EXPORTS_PREFIX))
+            return key in keys or key_within(key).startswith((PREFIX, EXPORTS_PREFIX))
 
         found = [f"raw {raw}" for raw in self.raw_store.iterate() if raw not in raws]
         found += [name for name in self.packed_store.iterate() if name not in locations]
-        found += [stat.key async for stat in self.remote.list("") if not known(stat.key)]
+        for name in self.parts.store_names:
+            listed = self.all_stores.list(address_of(name, ""))
+            found += [stat.key async for stat in listed if not known(stat.key)]
         found += [str(path) for path in (self.state_dir / "tmp").iterdir()]
         found += [f"intent {intent}" for intent in await self.engine.list_intents()]
         return found

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from memfs.addresses import address_of
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.content.activity import Activity
 from memfs.content.file_syncs import FileSyncs
@@ -26,7 +27,7 @@ from memfs.content.residency import Residency
 from memfs.content.room import Room
 from memfs.content.sealing import Sealer
 from memfs.control.report import DriverReport
-from memfs.encryption.keys import load_key_ring
+from memfs.encryption.keys import load_keys
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.exports.exporter import Exporter
@@ -71,7 +72,7 @@ from memfs.stores.health import StoreHealth, ask_at_mount
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
-from memfs.stores.remote import lies_on_disk_of, open_remote_store
+from memfs.stores.remote import lies_on_disk_of, open_stores, together
 from memfs.traces.recorder import Recorder
 from memfs_daemon.activity import ActivityMethods
 from memfs_daemon.heap_keeper import HeapKeeper
@@ -94,13 +95,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
-    from memfs.config import Config, GlacierConfig, HotConfig, MountConfig
+    from memfs.config import Config, GlacierConfig, HotConfig, MountConfig, NamedStoreConfig
     from memfs.control.report import PendingReport, StatusReport
     from memfs.control.server import Handler
     from memfs.filesystem.operations import Operations
     from memfs.hot.headers import HeaderReader
     from memfs.metadata.engine import Engine
     from memfs.stores.store import RemoteStore
+    from memfs.stores.together import StoreSet
     from memfs_daemon.driver import Driver
     from memfs_daemon.options import MountOptions
 
@@ -142,8 +144,10 @@ class Assembly:
     move_parts: MoveParts
     exporter: Exporter | None
     """None: there is no store, or it is lost with the state directory."""
-    generation: StateGeneration | None
-    """None: there is no store, or it lies within the state directory."""
+    generations: Mapping[str, StateGeneration]
+    """By the name of the store, of those that lie outside of the state directory."""
+    stores: Mapping[str, NamedStoreConfig]
+    """The named ones."""
     remote: RemoteStore | None
     take_stale_state: bool
     """As the mount option says."""
@@ -212,7 +216,7 @@ def assemble(
     if config.hot.devices and config.hot.size_bytes is None:
         raise UsageError("hot.devices needs hot.size, the capacity of each device, such as 20GiB")
     planner = _load_planner(config)
-    keys = load_key_ring(config.encryption.keys, os.environ)
+    keys = load_keys(config, os.environ)
     if choice.refusal is not None:
         log.info("%s: no faster driver: %s", mountpoint, choice.refusal)
     with contextlib.ExitStack() as stack:
@@ -223,18 +227,9 @@ def assemble(
         packed_store = PackedStore(state_dir)
         quotas = Quotas(config.quotas, engine)
         traffic, store_counts, latencies = Traffic(), StoreCounts(), Latencies()
-        remote, health = None, StoreHealth()
-        if config.glacier.enabled:
-            objects_dir = state_dir / GLACIER_NAME
-            remote = open_remote_store(
-                config.glacier, objects_dir, config.quotas, quotas, health, store_counts
-            )
-        generation = None
-        if remote is not None and config.glacier.url is not None:
-            generation = StateGeneration(engine, remote, packed_store.temporary_path, health=health)
-            remote = AskingStore(
-                remote, generation.confirm, generation.confirm_copies, generation.confirm_anew
-            )
+        remote, generations, healths = _open_stores(
+            state_dir, config, engine, packed_store, quotas, store_counts
+        )
         registry = BackingRegistry() if choice.name == "kernel" else None
         activity = Activity()
         raw_pool = RawPool(engine, raw_store, registry, lambda: activity.request_count)
@@ -264,9 +259,11 @@ def assemble(
             access_log=activity.access_log,
             traffic=traffic,
             room=room,
-            store_elsewhere=remote is not None and not lies_on_disk_of(remote, state_dir),
+            store_elsewhere=any(not lies_on_disk_of(each, state_dir) for each in remote.each())
+            if remote is not None
+            else False,
         )
-        if generation is not None:
+        if "" in generations:
             # Until it is known what exports name.
             move_parts.held_from = 0
         garbage = GarbageCollector(move_parts)
@@ -296,7 +293,7 @@ def assemble(
             door=door,
             hot=board,
             header_reader=_header_reader(config.hot),
-            health=health,
+            healths=healths,
             invalidations=invalidations,
             room=room,
         )
@@ -344,7 +341,7 @@ def assemble(
         scrubber = Scrubber(move_parts, quotas)
         removal = SnapshotRemoval(engine, inside.note_deleted)
         open_files = OpenFiles(move_parts)
-        exporter = _build_exporter(move_parts, reader, open_files, quotas, generation, config)
+        exporter = _build_exporter(move_parts, reader, open_files, quotas, generations, config)
         snapshots = SnapshotMethods(move_parts, removal, open_files)
         automatic = AutomaticSnapshots(move_parts, snapshots, state_dir)
         tracing = Tracing(recorder, mountpoint, config.trace)
@@ -363,7 +360,7 @@ def assemble(
             describe,
             board,
             lost_found,
-            health,
+            healths,
             mover.count_queued,
             room,
             move_parts.store_elsewhere,
@@ -374,7 +371,7 @@ def assemble(
             engine, status.status, move_parts.progress, traffic, store_counts, latencies
         )
         readings = Readings(status_parts, status, activity, traffic, store_counts, latencies)
-        history = History(engine, readings.take, activity, move_parts.events, health)
+        history = History(engine, readings.take, activity, move_parts.events, healths)
         hot = _build_hot(config.hot, state_dir, board, move_parts, activity)
         providers: tuple[_Provider, ...] = (
             status,
@@ -411,7 +408,8 @@ def assemble(
             warm_bytes=residency.capacity_bytes,
             linger_s=config.mount.linger_s,
             glacier=config.glacier,
-            generation=generation,
+            generations=generations,
+            stores=config.stores,
             exporter=exporter,
             move_parts=move_parts,
             remote=remote,
@@ -437,8 +435,12 @@ def assemble(
                 UserQueryMethods(querying, door).run,
                 *((AttributeIndexer(engine).run,) if config.query.enabled else ()),
                 field_indexer.run,
-                *((partial(ask_at_mount, remote, health),) if remote is not None else ()),
-                *((generation.run,) if generation is not None else ()),
+                *(
+                    partial(ask_at_mount, remote.of(address_of(name, "")), health)
+                    for name, health in healths.items()
+                    if remote is not None
+                ),
+                *(generation.run for generation in generations.values()),
                 *((exporter.run,) if exporter is not None else ()),
                 *hot.background,
             ),
@@ -450,18 +452,54 @@ def _build_exporter(
     reader: ReaderProcess,
     open_files: OpenFiles,
     quotas: Quotas,
-    generation: StateGeneration | None,
+    generations: Mapping[str, StateGeneration],
     config: Config,
 ) -> Exporter | None:
-    if generation is None:
+    if (generation := generations.get("")) is None:
         return None
     seal = partial(seal_all, parts.sealer)
     confirm = generation.confirm_anew
     return Exporter(parts, reader, open_files, quotas, seal, confirm, config.snapshots)
 
 
+class _Stores(NamedTuple):
+    """The object stores of a mount."""
+
+    remote: StoreSet | None
+    """All of them; None: there is no glacier tier."""
+    generations: Mapping[str, StateGeneration]
+    """By name, of those that lie outside of the state directory."""
+    healths: Mapping[str, StoreHealth]
+
+
+def _open_stores(
+    state_dir: Path,
+    config: Config,
+    engine: Engine,
+    packed_store: PackedStore,
+    quotas: Quotas,
+    counts: StoreCounts,
+) -> _Stores:
+    healths = {name: StoreHealth(name) for name in ("", *config.stores)}
+    generations = {}
+    objects_dir = state_dir / GLACIER_NAME
+    opened = open_stores(config, objects_dir, os.environ, quotas, healths, counts)
+    for name, store in opened.items():
+        if config.store(name).url is not None:
+            generation = StateGeneration(
+                engine, store, packed_store.temporary_path, health=healths[name], store=name
+            )
+            opened[name] = AskingStore(
+                store, generation.confirm, generation.confirm_copies, generation.confirm_anew
+            )
+            generations[name] = generation
+    return _Stores(together(opened) if opened else None, generations, healths)
+
+
 def _check_codecs(config: Config) -> None:
-    for key, text in (("cold.codec", config.cold.codec), ("glacier.codec", config.glacier.codec)):
+    codecs = {"cold.codec": config.cold.codec, "glacier.codec": config.glacier.codec}
+    codecs |= {f"stores.{name}.codec": store.codec for name, store in config.stores.items()}
+    for key, text in codecs.items():
         try:
             get_codec(parse_codec(text))
         except MemfsError as error:

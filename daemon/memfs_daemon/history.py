@@ -66,7 +66,7 @@ class History:
         take: Returns all numbers as of now; see `Readings.take`.
         activity: Tells which files were opened.
         events: What people did and what went wrong.
-        health: That of the object store.
+        healths: Those of the object stores by name; that of the default one is empty.
         clock: Wall clock, nanoseconds.
     """
 
@@ -76,20 +76,21 @@ class History:
         take: Callable[[], Awaitable[dict[str, int]]],
         activity: Activity,
         events: EventLog,
-        health: StoreHealth,
+        healths: Mapping[str, StoreHealth],
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._engine = engine
         self._take = take
         self._activity = activity
         self._events = events
-        self._health = health
+        self._healths = healths
         self._clock = clock
         self._before: dict[str, int] | None = None
         """The reading before; None: this is the first one."""
         self._start_count = 1
         """Starts that no row tells yet."""
-        self._store_was_well = True
+        self._failing: set[str] = set()
+        """Names of the stores that failed at the last look."""
         self._rolled: dict[int, int] = {}
         """When the newest row of each coarser ring begins, and -1 if it has no row."""
         self._files = HeatSketch()
@@ -190,11 +191,12 @@ class History:
             self._rolled[resolution_s] = rows[-1].at_s if rows else last_s
 
     def _note_store(self) -> None:
-        is_well = self._health.well is not False
-        if is_well != self._store_was_well:
-            self._store_was_well = is_well
+        for name, health in self._healths.items():
+            if (fails := health.well is False) == (name in self._failing):
+                continue
+            (self._failing.add if fails else self._failing.discard)(name)
             self._events.note(
-                "store", "", "answers again" if is_well else f"fails: {self._health.reason}"
+                "store", name, f"fails: {health.reason}" if fails else "answers again"
             )
 
     # --- heat ------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from memfs_daemon.state_lock import Phase
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from memfs.moves.generation import StateGeneration
     from memfs_daemon.assembly import Assembly
     from memfs_daemon.notify import ServiceManager, Starter
     from memfs_daemon.state_lock import StateLock
@@ -75,9 +76,7 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
     """
     await load_pools(parts.engine, parts.access_stats, parts.warm_bytes)
     await _note_store(parts)
-    if parts.generation is not None:
-        await parts.generation.begin(take_stale=parts.take_stale_state)
-        parts.move_parts.source = parts.generation.source
+    await _begin_generations(parts)
     if parts.exporter is not None:
         await parts.exporter.begin()
     await parts.quotas.load()
@@ -98,8 +97,9 @@ async def run(parts: Assembly, lock: StateLock, starter: Starter, manager: Servi
             await _leave(parts)
             await _drain(parts)
             await _close_store(parts)
-    if parts.generation is not None and parts.generation.refusal is not None:
-        raise UsageError(parts.generation.refusal, ExitCode.STATE_UNUSABLE)
+    for generation in parts.generations.values():
+        if generation.refusal is not None:
+            raise UsageError(generation.refusal, ExitCode.STATE_UNUSABLE)
 
 
 async def _serve_all(parts: Assembly, starter: Starter, manager: ServiceManager) -> None:
@@ -145,8 +145,58 @@ async def keep_running(run_on: Callable[[], Awaitable[None]]) -> None:
         await trio.sleep(pause_s)
 
 
+async def _begin_generations(parts: Assembly) -> None:
+    """Make the marks of this mount, at all stores at once: one that is down delays it once.
+
+    Raises:
+        UsageError: A store has seen a later mount of this state directory.
+    """
+    failures: list[MemfsError] = []
+
+    async def begin(generation: StateGeneration) -> None:
+        try:
+            await generation.begin(take_stale=parts.take_stale_state)
+        except MemfsError as error:
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for generation in parts.generations.values():
+            nursery.start_soon(begin, generation)
+    if failures:
+        raise failures[0]
+    sources = (generation.source for generation in parts.generations.values())
+    parts.move_parts.source = next((source for source in sources if source is not None), None)
+
+
+async def _note_named_stores(parts: Assembly) -> None:
+    """Say which stores have objects of this state and are not configured, or are other ones."""
+    for name in await parts.engine.list_stores():
+        if name not in parts.stores:
+            known = await recall_store(parts.engine, name)
+            log.warning(
+                "%s: files have objects in store %r (%s), which is not configured: to read one "
+                "that is there alone is EIO, until [stores.%s] names it again; nothing there is "
+                "removed meanwhile",
+                parts.mountpoint,
+                name,
+                known or "its url is not known",
+                name,
+            )
+    for name, store in parts.stores.items():
+        former = await record_store(parts.engine, store.url, name)
+        if former is not None:
+            log.warning(
+                "%s: store %r was %s at the last mount that had it; what is there alone cannot be "
+                "read until stores.%s.url names it again or its objects were copied",
+                parts.mountpoint,
+                name,
+                describe_store(former),
+                name,
+            )
+
+
 async def _note_store(parts: Assembly) -> None:
-    """Keep which store the objects are in, so that fsck does not take another one for it.
+    """Keep which stores the objects are in, so that fsck does not take another one for it.
 
     Raises:
         UsageError: The configuration names no store, and they are in one that it has to name.
@@ -161,6 +211,7 @@ async def _note_store(parts: Assembly) -> None:
             "without them"
         )
     try:
+        await _note_named_stores(parts)
         former = await record_store(parts.engine, parts.glacier.url)
     except MemfsError as error:
         log.info("which object store this is could not be recorded: %s", error)

@@ -96,7 +96,7 @@ class Readings:
             "queued": parts.count_queued(),
             "not_durable": work.not_durable_count,
             "memory_bytes": anonymous_bytes(),
-            "store_down": int(parts.health.well is False),
+            "store_down": sum(health.well is False for health in parts.healths.values()),
         }
         for tier in self._status.tiers(usage):
             numbers[f"used.{tier.tier}"] = tier.used_bytes

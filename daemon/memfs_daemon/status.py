@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import trio
 
 from memfs import __version__
+from memfs.addresses import address_of
 from memfs.content.space import measure_cold_space
 from memfs.control.report import (
     COUNT_MAX,
@@ -21,6 +22,7 @@ from memfs.control.report import (
     ElementsReport,
     FieldIndexReport,
     IndexReport,
+    NamedStoreReport,
     PendingReport,
     PrefetchReport,
     QuotaReport,
@@ -81,8 +83,8 @@ class StatusParts(NamedTuple):
     describe_driver: Callable[[], DriverReport]
     hot: HotBoard | None
     lost_found: LostFound
-    health: StoreHealth
-    """That of `remote`."""
+    healths: Mapping[str, StoreHealth]
+    """Those of the stores by name; that of the default one is empty."""
     count_queued: Callable[[], int]
     """Moves that are decided and not begun."""
     room: Room | None = None
@@ -145,7 +147,8 @@ class Status:
             logical_bytes=usage.logical_bytes,
             driver=parts.describe_driver(),
             store_url=parts.remote.url if parts.remote is not None else None,
-            store=self._store(),
+            store=self._store(""),
+            stores=self._named_stores(),
             tiers=self.tiers(usage),
             work=await self._work(usage),
             codecs=_codecs(parts.tally),
@@ -179,10 +182,19 @@ class Status:
             kept_bytes=usage.kept_raw_bytes,
         )
 
-    def _store(self) -> StoreReport | None:
+    def _named_stores(self) -> tuple[NamedStoreReport, ...]:
+        remote = self._parts.remote
+        if remote is None:
+            return ()
+        return tuple(
+            NamedStoreReport(name, remote.of(address_of(name, "")).url, self._store(name))
+            for name in self._parts.config.stores
+        )
+
+    def _store(self, name: str) -> StoreReport | None:
         if self._parts.remote is None:
             return None
-        health = self._parts.health
+        health = self._parts.healths[name]
         return StoreReport(health.well, health.lasts_s, health.reason)
 
     def tiers(self, usage: Usage) -> tuple[TierReport, ...]:
@@ -254,7 +266,7 @@ class Status:
                 f"{beyond}what shrinks is packed, the rest can go nowhere without a glacier tier; "
                 "turn that on, remove files or raise cold.size"
             )
-        if self._parts.health.well is False:
+        if all(health.well is False for health in self._parts.healths.values()):
             return f"{beyond}files leave it when the object store answers again"
         return f"{beyond}files leave it, but for those that are open, pinned or held by a quota"
 

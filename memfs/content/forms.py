@@ -26,7 +26,7 @@ from memfs.errors import (
 )
 from memfs.metadata.quarantine import why_quarantined
 from memfs.single_flight import SingleFlight
-from memfs.stores.contents import open_content, range_reader
+from memfs.stores.contents import object_name, open_content, range_reader
 from memfs.stores.disk import disk_errors, read_fully
 from memfs.stores.envelope import Unlock
 from memfs.stores.reading import FrameReader, PackedFile
@@ -236,7 +236,7 @@ class FormReader:
                 self._read_packed, form.place.key, table, offset, size, limiter=self._threads
             )
         remote = self._need_remote()
-        name, read_range = f"{remote.url}/{form.place}", range_reader(remote, form)
+        name, read_range = object_name(remote, form.place), range_reader(remote, form)
         reader = FrameReader(read_range, form.stored_bytes, name, table)
         return await reader.read(offset, size)
 

@@ -847,6 +847,7 @@ class CompactedReport(TypedDict):
     freed_bytes: int
     failure: str | None
     wait_s: float
+    store_failed: bool
 
 
 class BatchesReport(TypedDict):

@@ -32,6 +32,14 @@ class StoreReport(NamedTuple):
     """What it failed with last; None while it is well."""
 
 
+class NamedStoreReport(NamedTuple):
+    """A store beside the default one."""
+
+    name: str
+    url: str
+    store: StoreReport | None
+
+
 class DriverReport(NamedTuple):
     """How the kernel is served."""
 
@@ -277,3 +285,5 @@ class StatusReport(NamedTuple):
     snapshots: SnapshotsReport
     export: ExportReport | None = None
     """None: there is no store but one in the state directory."""
+    stores: tuple[NamedStoreReport, ...] = ()
+    """Those of `[stores.NAME]`, in the order of the configuration."""

@@ -12,14 +12,16 @@ import hashlib
 import hmac
 import os
 import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memfs.encryption.secret_files import SECRET_BYTES_MAX, read_secret_file
+from memfs.encryption.secret_files import read_secret
 from memfs.errors import EncryptionKeyError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from memfs.config import Config
 
 KEY_BYTES = 32
 """Length of a key: AES-256 below, and as much as HKDF-SHA256 can use."""
@@ -29,7 +31,6 @@ KEY_ID_BYTES = 8
 
 _ID_LABEL = b"memfs key id"
 _FORMAT = "64 hexadecimal digits, or 32 bytes in base64; `memfs key generate FILE` makes one"
-_SOURCES = "write file:/path, env:NAME or credential:NAME"
 
 
 class Key:
@@ -62,12 +63,22 @@ class KeyRing:
 
     Args:
         keys: May be empty: then nothing is encrypted, nor can be decrypted.
+        of_stores: Those of named stores that have their own, by the name of the store.
     """
 
-    def __init__(self, keys: Sequence[Key] = ()) -> None:
-        self._by_id = {key.id: key for key in reversed(keys)}
+    def __init__(
+        self, keys: Sequence[Key] = (), of_stores: Mapping[str, Sequence[Key]] | None = None
+    ) -> None:
+        of_stores = of_stores or {}
+        known = [*keys, *(key for owned in of_stores.values() for key in owned)]
+        self._by_id = {key.id: key for key in reversed(known)}
+        self._first_of = {name: owned[0] for name, owned in of_stores.items() if owned}
         self.first = keys[0] if keys else None
         """Encrypts what is written; None: there are no keys."""
+
+    def first_of(self, store: str) -> Key | None:
+        """Return the key that encrypts what goes to a store, by its name; None: nothing does."""
+        return self._first_of.get(store, self.first)
 
     @property
     def ids(self) -> list[str]:
@@ -109,9 +120,32 @@ def load_key_ring(sources: Sequence[str], environment: Mapping[str, str]) -> Key
     Raises:
         UsageError: A key is not there or not valid, or others may read its file.
     """
+    return KeyRing(_load(sources, environment, "encryption.keys"))
+
+
+def load_keys(config: Config, environment: Mapping[str, str]) -> KeyRing:
+    """Read the keys of a configuration, those of its stores among them.
+
+    Args:
+        config: `encryption.keys` and `stores.NAME.keys`; the first one of each encrypts.
+        environment: That of this process.
+
+    Raises:
+        UsageError: A key is not there or not valid, or others may read its file; or a store is to
+            be encrypted, and there is no key.
+    """
+    of_stores: dict[str, list[Key]] = {}
+    for name, store in config.stores.items():
+        if store.encrypt and not store.keys and not config.encryption.keys:
+            raise UsageError(f"stores.{name}.encrypt: there is no key; set stores.{name}.keys")
+        of_stores[name] = _load(store.keys, environment, f"stores.{name}.keys")
+    return KeyRing(_load(config.encryption.keys, environment, "encryption.keys"), of_stores)
+
+
+def _load(sources: Sequence[str], environment: Mapping[str, str], setting: str) -> list[Key]:
     if sources:
-        _require_library()
-    return KeyRing([_load_key(source, environment) for source in sources])
+        _require_library(setting)
+    return [_load_key(source, environment, setting) for source in sources]
 
 
 def generate_key_file(path: Path) -> Key:
@@ -139,40 +173,12 @@ def generate_key_file(path: Path) -> Key:
     return Key(secret, f"file:{path}")
 
 
-def _load_key(source: str, environment: Mapping[str, str]) -> Key:
-    kind, colon, place = source.partition(":")
-    match kind if colon and place else "":
-        case "file":
-            text = read_secret_file(Path(place), "encryption.keys")
-        case "env":
-            if place not in environment:
-                raise UsageError(f"encryption.keys: {source}: the variable is not set")
-            text = environment[place]
-        case "credential":
-            text = _read_credential(place, source, environment)
-        case _:
-            # Not shown: it may be the key itself.
-            raise UsageError(f"encryption.keys: an entry names no source of a key; {_SOURCES}")
-    return Key(_parse_key(text, source), source)
+def _load_key(source: str, environment: Mapping[str, str], setting: str) -> Key:
+    text = read_secret(source, setting, environment)
+    return Key(_parse_key(text, source, setting), source)
 
 
-def _read_credential(name: str, source: str, environment: Mapping[str, str]) -> str:
-    directory = environment.get("CREDENTIALS_DIRECTORY")
-    if not directory:
-        raise UsageError(
-            f"encryption.keys: {source}: $CREDENTIALS_DIRECTORY is not set; add "
-            f"`LoadCredential={name}:/path` to the systemd unit"
-        )
-    if "/" in name or name in (".", ".."):
-        raise UsageError(f"encryption.keys: {source}: a credential is named without slashes")
-    # No look at the mode: systemd lets a unit's user in by an ACL, which shows as group bits.
-    try:
-        return Path(directory, name).read_bytes()[:SECRET_BYTES_MAX].decode("ascii", "replace")
-    except OSError as error:
-        raise UsageError(f"encryption.keys: {source}: {error.strerror}") from None
-
-
-def _parse_key(text: str, source: str) -> bytes:
+def _parse_key(text: str, source: str, setting: str) -> bytes:
     compact = text.strip()
     try:
         secret = (
@@ -183,14 +189,12 @@ def _parse_key(text: str, source: str) -> bytes:
     except (ValueError, binascii.Error):
         secret = b""
     if len(secret) != KEY_BYTES:
-        raise UsageError(f"encryption.keys: {source}: holds no key; {_FORMAT}")
+        raise UsageError(f"{setting}: {source}: holds no key; {_FORMAT}")
     return secret
 
 
-def _require_library() -> None:
+def _require_library(setting: str) -> None:
     try:
         import memfs.encryption.cipher  # noqa: F401  for its library
     except ImportError as error:
-        raise UsageError(
-            f"encryption.keys: {error}; pip install 'memfs-tiers[encryption]'"
-        ) from error
+        raise UsageError(f"{setting}: {error}; pip install 'memfs-tiers[encryption]'") from error

@@ -254,11 +254,17 @@ async def _settings(
 
 async def take_over(
     engine: Local,
-    remote: RemoteStore,
+    stores: Mapping[str, RemoteStore],
     temporary_path: Callable[[str], Path],
     faults: FaultPoints | None = None,
 ) -> None:
-    """Make the store this state's own; the former state can change nothing in it from now on.
+    """Make the stores this state's own; the former state can change nothing in them from now on.
+
+    Args:
+        engine: That of the imported state.
+        stores: By name, that of the default one empty.
+        temporary_path: As of `StateGeneration`.
+        faults: Likewise.
 
     Raises:
         UsageError: It is its own already.
@@ -267,8 +273,9 @@ async def take_over(
     faults = faults or FaultPoints()
     if await engine.get_setting(SOURCE_SETTING) is None:
         raise UsageError("the store belongs to this state already", ExitCode.PROBLEMS)
-    generation = StateGeneration(engine, remote, temporary_path, faults)
-    await generation.take_over()
+    for name, remote in stores.items():
+        generation = StateGeneration(engine, remote, temporary_path, faults, store=name)
+        await generation.take_over()
     faults.reach("import.marked")
     async with engine.change():
         await engine.put_setting(SOURCE_SETTING, None)

@@ -6,6 +6,7 @@ copy of it; and a value that makes no sense changes nothing.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import stat
@@ -13,6 +14,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from memfs.addresses import DEFAULT_NAME, store_of, told_store
 from memfs.codecs.registry import get_codec, parse_codec
 from memfs.errors import (
     AlreadyExistsError,
@@ -38,6 +40,7 @@ from memfs.hot.pool import FULL_CODE
 from memfs.hot.protocol import shorten
 from memfs.hot.tensors import FormatError, parse_dtype, parse_shape
 from memfs.metadata.records import Decision, Form, Inode, InodeFlags
+from memfs.moves.choosing import wanted_store
 from memfs.policy import rules
 from memfs.policy.ages import AGE_SETTING, NO_AGES, parse_ages
 from memfs.policy.marks import (
@@ -48,6 +51,7 @@ from memfs.policy.marks import (
     PRIORITY_XATTR,
     SNAPSHOT_XATTR,
     SNAPSHOTS_ON,
+    STORE_XATTR,
     TENSOR_DTYPE_XATTR,
     TENSOR_MARKS,
     TENSOR_SHAPE_XATTR,
@@ -92,7 +96,8 @@ class Control:
         self._headers = (
             None if parts.header_reader is None else TensorHeaders(parts, parts.header_reader)
         )
-        self._health = parts.health
+        self._healths = parts.healths
+        self._config = parts.move_parts.config
         self._progress = parts.move_parts.progress
         self._events = parts.move_parts.events
         self._room = parts.room
@@ -108,6 +113,7 @@ class Control:
             POOL_XATTR: self._pool,
             AGES_XATTR: partial(self._mark, AGES_XATTR),
             SNAPSHOT_XATTR: self._snapshots,
+            STORE_XATTR: self._store,
             TENSOR_DTYPE_XATTR: partial(self._mark, TENSOR_DTYPE_XATTR),
             TENSOR_SHAPE_XATTR: partial(self._mark, TENSOR_SHAPE_XATTR),
         }
@@ -181,6 +187,8 @@ class Control:
             text = parse_ages(text).text()
         elif name == SNAPSHOT_XATTR:
             parse_snapshots(text)
+        elif name == STORE_XATTR:
+            self._require_store(text)
         elif name == TENSOR_DTYPE_XATTR:
             parse_dtype(text)
         else:
@@ -208,6 +216,22 @@ class Control:
             return
         await self._engine.put_setting(AGE_SETTING, str(age_ns).encode())
         stats.note_age(age_ns)
+
+    def _require_store(self, name: str) -> None:
+        """Refuse a store that this mount does not have."""
+        if not self._features.glacier:
+            raise NotSupportedError("this mount has no object store")
+        known = [DEFAULT_NAME, *self._config.stores]
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            told = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise InvalidValueError(
+                f"store {name!r} is not configured; {told} [stores.NAME] of the configuration "
+                "makes one"
+            )
+
+    async def _store(self, inode: Inode) -> str:
+        return told_store(await wanted_store(self._engine, inode.ino))
 
     async def remove(self, ino: InodeNo, name: bytes) -> None:
         """Remove a control xattr: unpin, or go back to the configured codec.
@@ -379,15 +403,40 @@ class Control:
         if self._hot is not None and (refusal := self._hot.refusal(inode.ino, inode.generation)):
             # Beside the last decision, which others replace.
             answer["hot"] = refusal
-        if self._health.well is False:
-            # Whatever else is told: what this file waits for may be just that.
-            answer["store"] = {
-                "fails_s": round(self._health.lasts_s or 0.0, 1),
-                "reason": self._health.reason,
-            }
+        answer |= await self._stores(inode)
         if stat.S_ISREG(inode.mode):
             answer |= await self._prospects(inode)
         return json.dumps(answer)
+
+    async def _stores(self, inode: Inode) -> dict[str, object]:
+        """Return which store has a file's object, where there are several, and how it fails.
+
+        What the file waits for may be just that.
+        """
+        wanted = await wanted_store(self._engine, inode.ino)
+        forms = [form for form in await self._forms(inode) if form.kind == FormKind.REMOTE]
+        now = store_of(forms[0].place.key) if forms else None
+        answer: dict[str, object] = {}
+        if wanted or now:
+            told: dict[str, object] = {"belongs": told_store(wanted)}
+            if now is not None:
+                told["lies"] = told_store(now)
+            if now is not None and now != wanted:
+                told["reason"] = (
+                    "its object was stored before it belonged there, and stays where it is"
+                )
+            for name in {wanted, now or ""} - {"", *self._config.stores}:
+                told["reason"] = (
+                    f"store {name!r} is not configured: write [stores.{name}] and mount again"
+                )
+            answer["object_store"] = told
+        health = self._healths.get(wanted if now is None else now)
+        if health is not None and health.well is False:
+            answer["store"] = {
+                "fails_s": round(health.lasts_s or 0.0, 1),
+                "reason": health.reason,
+            }
+        return answer
 
     def _code_of(self, inode: Inode, pending: PendingMove) -> dict[str, str]:
         """Return `code`, for programs, where a reason has one: `full`."""

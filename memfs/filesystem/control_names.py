@@ -12,6 +12,7 @@ from memfs.policy.marks import (
     POOL_XATTR,
     PRIORITY_XATTR,
     SNAPSHOT_XATTR,
+    STORE_XATTR,
     TENSOR_DTYPE_XATTR,
     TENSOR_SHAPE_XATTR,
 )
@@ -91,6 +92,11 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
         "`off`: snapshots keep names and attributes, and no bytes that change or go. A directory's "
         "holds for all below; `on` ends that. It counts as it is set when bytes change, for "
         "earlier snapshots too; what is kept stays kept.",
+    ),
+    STORE_XATTR: ControlXattr(
+        True,
+        "The object store that it goes to: a name of `[stores.NAME]`, or `default`. A directory's "
+        "holds for all below. An object that is in another store stays there.",
     ),
     DIGEST_XATTR: ControlXattr(False, "BLAKE3 of the content of this generation, where known."),
     TENSOR_DTYPE_XATTR: ControlXattr(

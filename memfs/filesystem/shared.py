@@ -27,6 +27,7 @@ from memfs.types import BLOCK_BYTES, FormKind, Tier
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
     from pathlib import Path
 
     from memfs.content.activity import Activity
@@ -128,8 +129,8 @@ class Parts:
     """That of all times that the file system sets."""
     room: Room | None = None
     """Holds writers back while the disk is nearly full; None: nobody is."""
-    health: StoreHealth = field(default_factory=StoreHealth)
-    """That of the object store."""
+    healths: Mapping[str, StoreHealth] = field(default_factory=lambda: {"": StoreHealth()})
+    """Those of the object stores by name; that of the default one is empty."""
 
 
 def with_directory_size(directory: Inode) -> Inode:

@@ -12,6 +12,8 @@ from memfs.fsck.files import FileCheck
 from memfs.fsck.report import Problem, Progress, Report, no_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memfs.metadata.engine import Engine
     from memfs.stores.packed import PackedStore
     from memfs.stores.raw import RawStore
@@ -27,6 +29,7 @@ async def check(
     verify: bool = False,
     progress: Progress = no_progress,
     keys: KeyRing = NO_KEYS,
+    stores: Sequence[str] = ("",),
 ) -> Report:
     """Check a state directory that no daemon has mounted.
 
@@ -36,6 +39,7 @@ async def check(
         verify: Read packed and remote forms whole and compare with their checksums.
         progress: Told how far it is.
         keys: Those of encrypted forms, to verify them.
+        stores: Names of the stores that `remote` stands for; that of the default one is empty.
 
     Raises:
         StoreUnavailableError: The object store cannot be reached; nothing is said of its objects.
@@ -46,7 +50,14 @@ async def check(
         for fault in engine.check()
     ]
     files = FileCheck(
-        engine, raw_store, packed_store, remote, verify=verify, progress=progress, keys=keys
+        engine,
+        raw_store,
+        packed_store,
+        remote,
+        verify=verify,
+        progress=progress,
+        keys=keys,
+        stores=stores,
     )
     report = await files.run()
     return report._replace(problems=problems + report.problems)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.addresses import address_of, key_within, store_of
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import (
     CodecMissingError,
@@ -23,6 +24,7 @@ from memfs.errors import (
     ObjectArchivedError,
     ObjectMissingError,
     StoreError,
+    StoreNotConfiguredError,
     StoreUnavailableError,
 )
 from memfs.exports.description import PREFIX as EXPORTS_PREFIX
@@ -39,6 +41,8 @@ from memfs.stores.store import ObjectStat
 from memfs.types import FormKind, Generation, InodeNo, RawId
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Form, Inode, KeptContent
     from memfs.stores.packed import PackedStore
@@ -74,6 +78,7 @@ class FileCheck:
         verify: Read all packed and remote forms whole and check them.
         progress: Told how far it is.
         keys: Those of encrypted forms, to verify them.
+        stores: Names of the stores that `remote` stands for; that of the default one is empty.
     """
 
     def __init__(
@@ -86,7 +91,9 @@ class FileCheck:
         verify: bool,
         progress: Progress,
         keys: KeyRing = NO_KEYS,
+        stores: Sequence[str] = ("",),
     ) -> None:
+        self._stores = stores
         self._engine = engine
         self._raw_store = raw_store
         self._packed_store = packed_store
@@ -103,6 +110,12 @@ class FileCheck:
         """Forms that cannot be verified, by the id of the key that is missing."""
         self._undecodable: Counter[str] = Counter()
         """Forms that cannot be verified, by the codec that is missing."""
+        self._unconfigured: Counter[str] = Counter()
+        """Forms that were not looked at, by the name of the store that is missing."""
+        self._unreachable: Counter[str] = Counter()
+        """Likewise, of the named store that does not answer."""
+        self._refusals: dict[str, str] = {}
+        """What such a store said."""
         self._file_count = 0
         self._form_count = 0
         self._verified_bytes = 0
@@ -204,9 +217,18 @@ class FileCheck:
                 await self._check_packed(inode, form)
             elif self._remote is not None:
                 self._remote_keys.add(form.place.key)
-                await self._check_remote(inode, form, self._remote)
-        except StoreUnavailableError:
-            raise
+                if (store := store_of(form.place.key)) in self._unreachable:
+                    self._unreachable[store] += 1
+                else:
+                    await self._check_remote(inode, form, self._remote)
+        except StoreUnavailableError as error:
+            if not (store := store_of(form.place.key)):
+                raise
+            self._note_unreachable(store, error)
+            self._unreachable[store] += 1
+        except StoreNotConfiguredError as error:
+            # Nobody knows whether it is there; and there may be a million of it.
+            self._unconfigured[error.name] += 1
         except EncryptionKeyError:
             # What cannot be decrypted here is not damaged; and there may be a million of it.
             self._locked_out[form.coding.key_id] += 1
@@ -225,6 +247,23 @@ class FileCheck:
                     "install the package that provides it",
                 )
             )
+        for name, count in sorted(self._unreachable.items()):
+            self._problems.append(
+                Problem(
+                    f"store {name}",
+                    f"it cannot be reached, so that {count} forms there were not looked at, nor "
+                    f"anything else: {self._refusals[name]}",
+                    "look at it again when it answers",
+                )
+            )
+        for name, count in sorted(self._unconfigured.items()):
+            self._problems.append(
+                Problem(
+                    f"store {name}",
+                    f"not configured, so that {count} forms there were not looked at",
+                    f"name the mount's configuration with -c, or add [stores.{name}] to it",
+                )
+            )
         for key_id, count in sorted(self._locked_out.items()):
             self._problems.append(
                 Problem(
@@ -233,6 +272,11 @@ class FileCheck:
                     "name the mount's configuration with -c, or add the key to encryption.keys",
                 )
             )
+
+    def _note_unreachable(self, store: str, error: StoreUnavailableError) -> None:
+        """Leave a named store alone from now on: the others are looked at whatever it does."""
+        self._unreachable[store] = 0
+        self._refusals[store] = str(error)
 
     async def _check_packed(self, inode: Inode | str, form: Form) -> None:
         size = self._packed_store.stat(form.place.key).st_size
@@ -320,12 +364,24 @@ class FileCheck:
     async def _check_remote_store(self) -> None:
         if self._remote is None:
             return
+        for store in self._stores:
+            if store in self._unreachable:
+                continue
+            try:
+                await self._check_listing(self._remote.of(address_of(store, "")), store)
+            except StoreUnavailableError as error:
+                if not store:
+                    raise
+                self._note_unreachable(store, error)
+
+    async def _check_listing(self, remote: RemoteStore, store: str) -> None:
         try:
-            async for found in self._remote.list(""):
-                if found.key.startswith((PREFIX, EXPORTS_PREFIX)):
+            async for found in remote.list(address_of(store, "")):
+                key = key_within(found.key)
+                if key.startswith((PREFIX, EXPORTS_PREFIX)):
                     continue
                 if found.key not in self._remote_keys:
-                    url = f"{self._remote.url}/{found.key}"
+                    url = f"{remote.url}/{key}"
                     self._problems.append(Problem(url, "no blob has this object", _OURS_OR_NOT))
         except StoreUnavailableError:
             raise
@@ -333,7 +389,7 @@ class FileCheck:
             # Rights to list are not needed otherwise: each form was looked at by its own key.
             fault = f"not listed, so that nobody looked for objects without a blob: {error}"
             remedy = "no file is touched by it; allow the listing to look for them"
-            self._problems.append(Problem(self._remote.url, fault, remedy))
+            self._problems.append(Problem(remote.url, fault, remedy))
 
     async def _complain(self, inode: Inode | str, fault: str, remedy: str) -> None:
         if isinstance(inode, str):

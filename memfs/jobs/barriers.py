@@ -27,6 +27,7 @@ from memfs.errors import (
 from memfs.jobs.file_work import FAILED, WAITING, refusal_outcome, seal_regular
 from memfs.metadata.records import InodeFlags
 from memfs.moves.batching import upload_batch
+from memfs.moves.choosing import chosen_store
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.packing import find_form
 from memfs.moves.uploading import upload
@@ -36,7 +37,7 @@ from memfs.policy.quotas import Spent
 from memfs.types import FormKind, Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from memfs.backoff import CircuitBreaker
     from memfs.jobs.file_work import WorkResults
@@ -93,22 +94,27 @@ class RemoteBarrier:
     Small files share objects, as those that the mover uploads. While the store is down, nobody asks
     it: the files wait with its reason; and with that of a quota of the day that is spent.
 
+    Args:
+        breaker_of: Returns the circuit breaker of a store by its name.
+
     Raises:
         NotSupportedError: There is no object store.
     """
 
-    def __init__(self, parts: MoveParts, breaker: CircuitBreaker, quotas: Quotas) -> None:
+    def __init__(
+        self, parts: MoveParts, breaker_of: Callable[[str], CircuitBreaker], quotas: Quotas
+    ) -> None:
         if parts.remote is None:
             raise NotSupportedError("no glacier tier is configured: set glacier.url")
         self._parts = parts
-        self._breaker = breaker
+        self._breaker_of = breaker_of
         self._quotas = quotas
-        self._small: list[Inode] = []
-        self._small_bytes = 0
+        self._small: dict[str, list[Inode]] = {}
+        """By the name of the store that they belong in."""
 
     async def do(self, ino: InodeNo, results: WorkResults) -> None:
         """Upload a file, or take it for an object that it shares, unless it has one."""
-        parts, config = self._parts, self._parts.config.glacier
+        parts = self._parts
         inode = await seal_regular(parts, ino, results)
         if inode is None:
             return
@@ -116,36 +122,35 @@ class RemoteBarrier:
             results.note(ino, MoveOutcome.BUSY, _WRITTEN)
         elif await find_form(parts, inode, FormKind.REMOTE) is not None:
             results.note(ino, MoveOutcome.UNNEEDED)
-        elif inode.size > config.batch_file_bytes_max:
-            await self._upload(inode, results)
         else:
-            self._small.append(inode)
-            self._small_bytes += inode.size
-            if (
-                self._small_bytes >= config.batch_size_bytes
-                or len(self._small) >= FILES_A_BATCH_MAX
-            ):
-                await self._upload_batch(self._take_small(), results)
+            await self._take(inode, await chosen_store(parts, ino), results)
+
+    async def _take(self, inode: Inode, store: str, results: WorkResults) -> None:
+        config = self._parts.config.store(store)
+        if inode.size > config.batch_file_bytes_max:
+            await self._upload(inode, store, results)
+            return
+        small = self._small.setdefault(store, [])
+        small.append(inode)
+        is_full = sum(each.size for each in small) >= config.batch_size_bytes
+        if is_full or len(small) >= FILES_A_BATCH_MAX:
+            await self._upload_batch(self._small.pop(store), store, results)
 
     async def finish(self, results: WorkResults) -> None:
         """Upload the small files that are left, and have the engine remember all objects."""
-        if self._small:
-            await self._upload_batch(self._take_small(), results)
+        while self._small:
+            store, small = self._small.popitem()
+            await self._upload_batch(small, store, results)
         # That the objects are there must not be forgotten with power.
         parts = self._parts
         await parts.file_syncs.sync()
 
-    def _take_small(self) -> list[Inode]:
-        taken, self._small = self._small, []
-        self._small_bytes = 0
-        return taken
-
-    async def _upload_batch(self, files: Sequence[Inode], results: WorkResults) -> None:
+    async def _upload_batch(self, files: Sequence[Inode], store: str, results: WorkResults) -> None:
         """Upload files into one object, and those that it leaves out one by one."""
         if len(files) == 1:
-            await self._upload(files[0], results)
+            await self._upload(files[0], store, results)
             return
-        if self._wait_for_store(files, results):
+        if self._wait_for_store(files, store, results):
             return
         quota = BatchQuota(self._quotas, sum(file.size for file in files))
         try:
@@ -153,19 +158,19 @@ class RemoteBarrier:
             if not chosen:
                 return
             try:
-                found = await upload_batch(self._parts, [file.ino for file in chosen])
+                found = await upload_batch(self._parts, [file.ino for file in chosen], store)
             except (MemfsError, OSError) as error:
                 quota.close(None)
-                self._note_refusal(chosen, error, results)
+                self._note_refusal(chosen, store, error, results)
                 return
             quota.close(sum(result.moved_bytes for result in found.values()))
         finally:
             quota.close()
-        self._breaker.succeed()
+        self._breaker_of(store).succeed()
         for file in chosen:
             outcome, moved_bytes = found[file.ino]
             if outcome == MoveOutcome.SUPERSEDED:
-                await self._upload(file, results)
+                await self._upload(file, store, results)
             else:
                 await self._note(file.ino, outcome, moved_bytes, results)
 
@@ -178,13 +183,13 @@ class RemoteBarrier:
             try:
                 quota.add(file.size)
             except QuotaSpentError as error:
-                self._note_refusal([file], error, results)
+                results.note(file.ino, refusal_outcome(error), str(error))
             else:
                 chosen.append(file)
         return chosen
 
-    async def _upload(self, file: Inode, results: WorkResults) -> None:
-        if self._wait_for_store([file], results):
+    async def _upload(self, file: Inode, store: str, results: WorkResults) -> None:
+        if self._wait_for_store([file], store, results):
             return
         packed = None if file.raw else await find_form(self._parts, file, FormKind.PACKED)
         size = file.size if packed is None else packed.stored_bytes
@@ -194,9 +199,9 @@ class RemoteBarrier:
                 outcome, moved_bytes = await upload(self._parts, file.ino)
                 actual[Spent.DISK_WRITES] = min(actual[Spent.DISK_WRITES], moved_bytes)
         except (MemfsError, OSError) as error:
-            self._note_refusal([file], error, results)
+            self._note_refusal([file], store, error, results)
         else:
-            self._breaker.succeed()
+            self._breaker_of(store).succeed()
             await self._note(file.ino, outcome, moved_bytes, results)
 
     async def _note(
@@ -218,17 +223,22 @@ class RemoteBarrier:
         except StaleInodeError:
             return
 
-    def _wait_for_store(self, files: Sequence[Inode], results: WorkResults) -> bool:
-        if not self._breaker.wait_s:
+    def _wait_for_store(self, files: Sequence[Inode], store: str, results: WorkResults) -> bool:
+        breaker = self._breaker_of(store)
+        if not breaker.wait_s:
             return False
         for file in files:
-            results.note(file.ino, WAITING, self._breaker.reason or "the store is down")
+            results.note(file.ino, WAITING, breaker.reason or "the store is down")
         return True
 
     def _note_refusal(
-        self, files: Sequence[Inode], error: MemfsError | OSError, results: WorkResults
+        self,
+        files: Sequence[Inode],
+        store: str,
+        error: MemfsError | OSError,
+        results: WorkResults,
     ) -> None:
         if isinstance(error, StoreError) and not isinstance(error, QuotaSpentError):
-            self._breaker.fail(str(error))
+            self._breaker_of(store).fail(str(error))
         for file in files:
             results.note(file.ino, refusal_outcome(error), str(error))

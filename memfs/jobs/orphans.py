@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.addresses import key_within
 from memfs.errors import InvalidValueError, NotSupportedError
 from memfs.metadata.records import MoveKind
 from memfs.sizes import format_duration
@@ -116,14 +117,15 @@ class OrphanSearch:
 
         Args:
             place: Where.
-            prefix: That of the keys in the store, in memfs's layout: `blobs/` or `batches/` and up
-                to two digits.
+            prefix: That of the keys in one store, in memfs's layout: `blobs/` or `batches/` and up
+                to two digits; in front of it the name of the store and a colon, if it has one
+                (`memfs.addresses`). For uploads that name and the colon alone.
             take: Put what is found into lost+found; never what is young or foreign.
 
         Raises:
             InvalidValueError: The prefix is not one of memfs's.
             NotSupportedError: There is no object store.
-            StoreError: The store cannot be listed.
+            StoreError: The store cannot be listed, or is not configured.
         """
         match place:
             case SearchPlace.RAW:
@@ -135,7 +137,7 @@ class OrphanSearch:
             case SearchPlace.REMOTE:
                 return await self._look_at_remote(prefix, take)
             case SearchPlace.UPLOADS:
-                return await self._look_at_uploads(take)
+                return await self._look_at_uploads(prefix, take)
             case SearchPlace.EXPORTS:
                 return await self._look_at_exports(take)
 
@@ -185,13 +187,14 @@ class OrphanSearch:
         parts = self._parts
         if parts.remote is None:
             raise NotSupportedError("no glacier tier is configured: set glacier.url")
-        if not _PREFIX.fullmatch(prefix):
+        if not _PREFIX.fullmatch(key_within(prefix)):
             raise InvalidValueError(f"prefix: {prefix!r} is not one of memfs's keys")
         before_s = self._clock() - AGE_S_MIN
         sizes: dict[str, int] = {}
         young: set[str] = set()
         async for stat in parts.remote.list(prefix):
-            if not (_BLOB_KEY.fullmatch(stat.key) or _BATCH_KEY.fullmatch(stat.key)):
+            key = key_within(stat.key)
+            if not (_BLOB_KEY.fullmatch(key) or _BATCH_KEY.fullmatch(key)):
                 continue
             sizes[stat.key] = stat.size
             if stat.modified_s is None or stat.modified_s > before_s:
@@ -201,7 +204,7 @@ class OrphanSearch:
         orphans = Orphans()
         due = []
         for key in await self._find_unreferenced(FormKind.REMOTE, [*sizes]):
-            blob = _BLOB_KEY.fullmatch(key)
+            blob = _BLOB_KEY.fullmatch(key_within(key))
             if blob is not None and int(blob[1], 16) >= blob_end:
                 orphans.foreign_count += 1
             elif key in young:
@@ -217,20 +220,23 @@ class OrphanSearch:
             orphans.taken_count += len(due)
         return orphans
 
-    async def _look_at_uploads(self, take: bool) -> Orphans:
+    async def _look_at_uploads(self, store: str, take: bool) -> Orphans:
         """Find uploads that no move is making; what is taken of them is gone: no file has it."""
         parts = self._parts
         if parts.remote is None:
             raise NotSupportedError("no glacier tier is configured: set glacier.url")
-        listed = await parts.remote.list_uploads("")
+        if key_within(store):
+            raise InvalidValueError(f"prefix: {store!r} is not that of a store alone")
+        listed = await parts.remote.list_uploads(store)
         # After the listing: an upload that began before is named by its intent until it ends.
         uploading = {each.location for each in await parts.engine.list_intents()}
         blob_end = int(parts.engine.reserve_blob())
         now_s = self._clock()
         orphans = Orphans()
         for stat in listed:
-            blob = _BLOB_KEY.fullmatch(stat.key)
-            if stat.key in uploading or not (blob or _BATCH_KEY.fullmatch(stat.key)):
+            key = key_within(stat.key)
+            blob = _BLOB_KEY.fullmatch(key)
+            if stat.key in uploading or not (blob or _BATCH_KEY.fullmatch(key)):
                 continue
             age_s = 0.0 if stat.modified_s is None else now_s - stat.modified_s
             if blob is not None and int(blob[1], 16) >= blob_end:

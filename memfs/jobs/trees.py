@@ -133,5 +133,5 @@ class TreeMethods:
         context = self._context
         if level == Level.LOCAL:
             return await run_work(inos, LocalBarrier(context.parts))
-        work = RemoteBarrier(context.parts, context.breaker, context.quotas)
+        work = RemoteBarrier(context.parts, context.breakers.of, context.quotas)
         return await run_work(inos, work)

@@ -25,7 +25,7 @@ from memfs.metadata.foreign import Foreign
 from memfs.metadata.records import EVERYTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from memfs.metadata.records import (
@@ -62,6 +62,8 @@ if TYPE_CHECKING:
         Seal,
         Snapshot,
         SnapshotUsage,
+        StoredCount,
+        StoredUntil,
         Usage,
         WorkCounts,
     )
@@ -645,12 +647,35 @@ class Contents(Changes, Protocol):
         """
         ...
 
-    async def list_sparse_batches(self, live_percent: int, limit: int) -> list[Batch]:
-        """Return batches of which less than `live_percent` of the bytes is alive, worst first."""
+    async def list_sparse_batches(
+        self, live_percent: int, limit: int, stores: Collection[str] | None = None
+    ) -> list[Batch]:
+        """Return batches of which less than `live_percent` of the bytes is alive, worst first.
+
+        Args:
+            stores: Only those in stores of these names (`memfs.addresses`); None: all of them.
+        """
         ...
 
     async def list_batched(self, key: str) -> list[Form]:
         """Return the forms that lie in a batch."""
+        ...
+
+    async def list_stores(self) -> list[str]:
+        """Return the names of the stores that objects of memfs lie in, without the default one.
+
+        A few look-ups, however many forms there are. Garbage and intents do not count.
+        """
+        ...
+
+    async def count_stored(self, store: str, after: StoredUntil | None, limit: int) -> StoredCount:
+        """Count a slice of the forms that memfs has in a named store.
+
+        Args:
+            store: Its name, not empty.
+            after: Where the slice before has ended; None: this is the first one.
+            limit: At most so many forms.
+        """
         ...
 
 
@@ -795,7 +820,12 @@ class Local(Changes, Protocol):
         ...
 
     async def list_garbage(
-        self, limit: int, *, remote: bool = True, held_from: int | None = None
+        self,
+        limit: int,
+        *,
+        remote: bool = True,
+        held_from: int | None = None,
+        stores: Collection[str] | None = None,
     ) -> list[GarbageItem]:
         """Return what is to be removed, oldest first.
 
@@ -803,6 +833,7 @@ class Local(Changes, Protocol):
             limit: At most so many.
             remote: Without it only local files.
             held_from: Leave out objects with this number or a higher one; None: no object.
+            stores: Objects in stores of these names alone; None: in all of them.
         """
         ...
 

@@ -212,6 +212,22 @@ class Batch(NamedTuple):
     """The sum of their `stored_bytes`; the rest of the object is dead."""
 
 
+class StoredUntil(NamedTuple):
+    """Where a slice of the forms in a store has ended, in the order of their places."""
+
+    key: str
+    offset: int
+
+
+class StoredCount(NamedTuple):
+    """A slice of the forms in a store."""
+
+    form_count: int
+    stored_bytes: int
+    until: StoredUntil | None
+    """None: nothing is behind it."""
+
+
 class GarbageItem(NamedTuple):
     """A file or object that nothing refers to any more and that is still to be removed."""
 

@@ -120,6 +120,11 @@ class MoveParts:
     )
     """For what programs wait for: hydration, and room on the disk."""
 
+    @property
+    def store_names(self) -> tuple[str, ...]:
+        """Names of the configured stores; that of the default one is empty, and the first."""
+        return ("", *self.config.stores)
+
     def __post_init__(self) -> None:
         self.throttle.decide(giving_way=False, urgent=not self.config.policy.give_way)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.addresses import address_of, store_of
 from memfs.errors import (
     CorruptDataError,
     EncryptionKeyError,
@@ -31,6 +32,7 @@ from memfs.metadata.records import (
     MoveKind,
 )
 from memfs.moves.attempt import recorded, writable_store
+from memfs.moves.choosing import chosen_store
 from memfs.moves.coding import unlock
 from memfs.moves.containers import append_container
 from memfs.moves.outcome import MoveOutcome, MoveResult
@@ -38,7 +40,7 @@ from memfs.moves.packing import find_form
 from memfs.moves.sharing import first_of_each
 from memfs.moves.storing import Stored, store_object, temporary_file
 from memfs.moves.uploading import container_bytes_max, note_uploaded
-from memfs.stores.contents import range_reader
+from memfs.stores.contents import object_name, range_reader
 from memfs.stores.disk import write_all
 from memfs.stores.reading import PackedFile
 from memfs.stores.restoring import without_restores
@@ -72,16 +74,19 @@ def batch_key() -> str:
     return f"batches/{name[:2]}/{name[2:]}"
 
 
-async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeNo, MoveResult]:
+async def upload_batch(
+    parts: MoveParts, inos: Sequence[InodeNo], store: str = ""
+) -> dict[InodeNo, MoveResult]:
     """Give sealed files their remote forms in one object.
 
     Args:
         inos: Small files: all of them are on the local disk once more while it is made.
+        store: Name of the store that they belong in; empty: the default one.
 
     Returns:
         An outcome for each file; one whose content cannot be read, that is being uploaded by
-        somebody else, or that shares its content with one in the batch, is `SUPERSEDED` here and
-        told apart by its own upload.
+        somebody else, that belongs in another store, or that shares its content with one in the
+        batch, is `SUPERSEDED` here and told apart by its own upload.
 
     Raises:
         NotSupportedError: There is no glacier tier.
@@ -96,11 +101,16 @@ async def upload_batch(parts: MoveParts, inos: Sequence[InodeNo]) -> dict[InodeN
             inodes.append(await parts.engine.get_inode(ino))
     first = first_of_each(inodes)
     with parts.uploading.hold_free(first) as entered:
-        return await _upload_batch(parts, remote, inos, {first[key] for key in entered})
+        free = {first[key] for key in entered}
+        return await _upload_batch(parts, remote, inos, free, store)
 
 
 async def _upload_batch(
-    parts: MoveParts, remote: RemoteStore, inos: Sequence[InodeNo], free: Collection[InodeNo]
+    parts: MoveParts,
+    remote: RemoteStore,
+    inos: Sequence[InodeNo],
+    free: Collection[InodeNo],
+    store: str,
 ) -> dict[InodeNo, MoveResult]:
     results: dict[InodeNo, MoveResult] = {}
     chosen: list[Inode] = []
@@ -108,13 +118,13 @@ async def _upload_batch(
         if ino not in free:
             results[ino] = MoveResult(MoveOutcome.SUPERSEDED)
             continue
-        inode, outcome = await _look_at(parts, ino)
+        inode, outcome = await _look_at(parts, ino, store)
         if inode is not None:
             chosen.append(inode)
         results[ino] = MoveResult(outcome)
     if not chosen:
         return results
-    key = batch_key()
+    key = address_of(store, batch_key())
     made: list[Inode] = []
     """The files whose containers are in the batch, in order."""
 
@@ -167,7 +177,8 @@ async def compact(parts: MoveParts, batch: Batch) -> int:
     forms = await parts.engine.list_batched(batch.key)
     if not forms:
         return 0
-    key = batch_key()
+    # A batch stays in its store: its files are moved to another one by `moves.relocating`.
+    key = address_of(store_of(batch.key), batch_key())
     replacements: list[FormReplacement] = []
 
     async def put() -> list[Stored]:
@@ -216,7 +227,7 @@ async def _copy_parts(
 async def _fetch_part(parts: MoveParts, remote: RemoteStore, form: Form, blob: Blob) -> bytes:
     """Return one file's container out of a batch, checked; asked for once more if it is wrong."""
     read_range = range_reader(remote, form)
-    name = f"{remote.url}/{form.place}"
+    name = object_name(remote, form.place)
 
     async def fetch() -> bytes:
         with without_restores():
@@ -244,7 +255,7 @@ def _check_part(stored: bytes, name: str, unlocking: Unlock) -> None:
         packed.verify()
 
 
-async def _look_at(parts: MoveParts, ino: InodeNo) -> tuple[Inode | None, MoveOutcome]:
+async def _look_at(parts: MoveParts, ino: InodeNo, store: str) -> tuple[Inode | None, MoveOutcome]:
     try:
         inode = await parts.engine.get_inode(ino)
     except StaleInodeError:
@@ -254,7 +265,7 @@ async def _look_at(parts: MoveParts, ino: InodeNo) -> tuple[Inode | None, MoveOu
     if not stat.S_ISREG(inode.mode) or await find_form(parts, inode, FormKind.REMOTE):
         return None, MoveOutcome.UNNEEDED
     try:
-        if await parts.sealer.adopt_if_changed(inode):
+        if await chosen_store(parts, ino) != store or await parts.sealer.adopt_if_changed(inode):
             return None, MoveOutcome.SUPERSEDED
     except (StoreError, CorruptDataError) as error:
         log.info("inode %d is left out of a batch: %s", ino, error)
@@ -286,7 +297,7 @@ async def _fill(
         try:
             number = parts.engine.reserve_blob()
             blob, coding, stored_bytes = await append_container(
-                parts, inode, number, fd, _stop_if_cancelled
+                parts, inode, number, fd, _stop_if_cancelled, store_of(key)
             )
         except _LEFT_OUT as error:
             log.info("inode %d is left out of a batch: %s", inode.ino, error)

@@ -74,15 +74,25 @@ async def codec_of(parts: MoveParts, ino: InodeNo, default: str) -> Codec:
     return get_codec(parse_codec(text))
 
 
-def key_of(parts: MoveParts, kind: FormKind) -> Key | None:
-    """Return the key that new forms of a kind are encrypted with; None: they are not."""
+def key_of(parts: MoveParts, kind: FormKind, store: str = "") -> Key | None:
+    """Return the key that new forms of a kind are encrypted with; None: they are not.
+
+    Args:
+        store: Name of the store that a remote form lies in; empty: the default one.
+    """
     config = parts.config.encryption
-    wanted = {FormKind.REMOTE: config.remote, FormKind.PACKED: config.packed}
-    return parts.keys.first if wanted.get(kind, False) else None
+    if kind == FormKind.PACKED:
+        return parts.keys.first if config.packed else None
+    if kind != FormKind.REMOTE:
+        return None
+    wanted = config.remote
+    if (named := parts.config.stores.get(store)) is not None:
+        wanted = (bool(named.keys) or wanted) if named.encrypt is None else named.encrypt
+    return parts.keys.first_of(store) if wanted else None
 
 
 def encryption_of(
-    parts: MoveParts, kind: FormKind, inode: Inode, blob: BlobId
+    parts: MoveParts, kind: FormKind, inode: Inode, blob: BlobId, store: str = ""
 ) -> Encryption | None:
     """Return how a new form of a file is encrypted; None: it is not.
 
@@ -90,8 +100,9 @@ def encryption_of(
         parts: Configuration and keys among them.
         kind: That of the form.
         blob: Whose form it becomes.
+        store: As of `key_of`.
     """
-    key = key_of(parts, kind)
+    key = key_of(parts, kind, store)
     if key is None:
         return None
     return Encryption(key, blob, inode.generation, parts.engine.state_id)

@@ -37,25 +37,33 @@ class Container(NamedTuple):
     stored_bytes: int
 
 
-async def find_packed(parts: MoveParts, inode: Inode) -> Form | None:
+async def find_packed(parts: MoveParts, inode: Inode, store: str) -> Form | None:
     """Return the packed form where its frames may serve as those of an object.
 
     They do where their codec is the one of objects, or where nothing else is local.
+
+    Args:
+        store: Name of the store of the object.
     """
     packed = await find_form(parts, inode, FormKind.PACKED)
     if packed is None or not inode.raw:
         return packed
-    codec = await codec_of(parts, inode.ino, parts.config.glacier.codec)
+    codec = await codec_of(parts, inode.ino, parts.config.store(store).codec)
     return packed if packed.coding.codec == str(codec.spec) else None
 
 
-def fits_store(parts: MoveParts, packed: Form) -> bool:
-    """Return whether a packed file may be uploaded as it is: under the key of objects."""
-    return is_under(packed.coding, key_of(parts, FormKind.REMOTE))
+def fits_store(parts: MoveParts, packed: Form, store: str) -> bool:
+    """Return whether a packed file may be uploaded as it is: under the key of a store's objects."""
+    return is_under(packed.coding, key_of(parts, FormKind.REMOTE, store))
 
 
 async def append_container(
-    parts: MoveParts, inode: Inode, number: BlobId, fd: int, on_progress: ByteProgress
+    parts: MoveParts,
+    inode: Inode,
+    number: BlobId,
+    fd: int,
+    on_progress: ByteProgress,
+    store: str = "",
 ) -> Container:
     """Append a file's container to a local file.
 
@@ -64,6 +72,7 @@ async def append_container(
         number: Reserved for the blob, if the inode has no blob yet.
         fd: Writable, at the position to write to; not fsynced.
         on_progress: Told the bytes of the content done, in a worker thread; may raise to stop.
+        store: Name of the store that it goes to; empty: the default one.
 
     Raises:
         NoSpaceError: The disk is full.
@@ -71,26 +80,31 @@ async def append_container(
         CorruptDataError: The packed form is damaged, or the raw file differs from it.
         EncryptionKeyError: The key of the packed form is not configured.
     """
-    packed = await find_packed(parts, inode)
+    packed = await find_packed(parts, inode, store)
     if packed is not None:
         blob = await live_blob(parts, inode)
-        if fits_store(parts, packed):
+        if fits_store(parts, packed, store):
             await trio.to_thread.run_sync(
                 _copy, parts, blob, packed, fd, on_progress, limiter=parts.threads
             )
             return Container(blob, packed.coding, packed.stored_bytes)
         stored_bytes, coding = await trio.to_thread.run_sync(
-            _reencrypt, parts, inode, blob, packed, fd, on_progress, limiter=parts.threads
+            _reencrypt, parts, inode, blob, packed, fd, on_progress, store, limiter=parts.threads
         )
         return Container(blob, coding, stored_bytes)
-    return await _pack(parts, inode, number, fd, on_progress)
+    return await _pack(parts, inode, number, fd, on_progress, store)
 
 
 async def _pack(
-    parts: MoveParts, inode: Inode, number: BlobId, fd: int, on_progress: ByteProgress
+    parts: MoveParts,
+    inode: Inode,
+    number: BlobId,
+    fd: int,
+    on_progress: ByteProgress,
+    store: str,
 ) -> Container:
-    coding = await choose_coding(parts, inode, parts.config.glacier.codec)
-    encryption = encryption_of(parts, FormKind.REMOTE, inode, inode.blob or number)
+    coding = await choose_coding(parts, inode, parts.config.store(store).codec)
+    encryption = encryption_of(parts, FormKind.REMOTE, inode, inode.blob or number, store)
 
     def write() -> PackedSummary:
         def advance(done_bytes: int, stored_bytes: int) -> None:
@@ -118,9 +132,15 @@ async def _pack(
 
 
 def _reencrypt(
-    parts: MoveParts, inode: Inode, blob: Blob, packed: Form, fd: int, on_progress: ByteProgress
+    parts: MoveParts,
+    inode: Inode,
+    blob: Blob,
+    packed: Form,
+    fd: int,
+    on_progress: ByteProgress,
+    store: str,
 ) -> tuple[int, FormCoding]:
-    encryption = encryption_of(parts, FormKind.REMOTE, inode, packed.blob)
+    encryption = encryption_of(parts, FormKind.REMOTE, inode, packed.blob, store)
     path = parts.packed_store.path(packed.place.key)
     with PackedFile.open(path, unlock=unlock(parts, blob, packed.coding)) as source:
         stored_bytes, table = source.reencrypt_to(fd, encryption, on_progress)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.addresses import store_of
 from memfs.backoff import Backoff
 from memfs.errors import MemfsError, StoreError
 from memfs.moves.unfinished import abort_unfinished
@@ -56,10 +57,14 @@ class GarbageCollector:
         self._stuck_count_max = stuck_count_max
         self._lock = trio.Lock()
         self._local_lock = trio.Lock()
-        self._stuck: set[int] = set()
+        self._stuck: dict[str | None, set[int]] = {}
+        """By the name of their store; None: local files."""
         policy = parts.config.policy
         # Jitter, so that many mounts do not come back as one.
-        self._backoff = Backoff(policy.retry_s_min, policy.retry_s_max, rng)
+        self._backoffs = {
+            name: Backoff(policy.retry_s_min, policy.retry_s_max, rng)
+            for name in (None, *parts.store_names)
+        }
 
     async def collect(self, limit: int) -> int:
         """Remove up to `limit` items for good; returns how many were.
@@ -75,27 +80,38 @@ class GarbageCollector:
         Where both meet the same file, the second finds it gone, which is what it wants.
         """
         async with self._local_lock:
-            listed = await self._parts.engine.list_garbage(limit + len(self._stuck), remote=False)
-            items = [item for item in listed if item.item not in self._stuck]
+            self._look_again(None)
+            stuck = self._stuck.get(None, set())
+            listed = await self._parts.engine.list_garbage(limit + len(stuck), remote=False)
+            items = [item for item in listed if item.item not in stuck]
             return await self._remove(items) if items else 0
 
     async def _collect(self, limit: int) -> int:
-        remote_due = not self._backoff.wait_s
-        if remote_due:
-            self._stuck.clear()
-            remote = self._parts.remote
-            if self._parts.source is not None:
-                remote_due = False
-            elif remote is not None and not await abort_unfinished(self._parts.engine, remote):
-                self._backoff.fail()
-                remote_due = False
+        parts = self._parts
+        self._look_again(None)
+        # One that fails, or is not configured, keeps nobody from what is in another one.
+        due = [name for name in parts.store_names if self._look_again(name)]
+        if parts.source is not None or parts.remote is None:
+            due = []
+        elif due:
+            for name in await abort_unfinished(parts.engine, parts.remote, due):
+                self._backoffs[name].fail()
+                due.remove(name)
+        stuck = set[int]().union(*(self._stuck.get(name, ()) for name in (None, *due)))
         # Objects that wait for the store must not hide what takes up room here.
         # Nor is removed what an export in the store may name.
-        listed = await self._parts.engine.list_garbage(
-            limit + len(self._stuck), remote=remote_due, held_from=self._parts.held_from
+        listed = await parts.engine.list_garbage(
+            limit + len(stuck), remote=bool(due), held_from=parts.held_from, stores=due
         )
-        items = [item for item in listed if item.item not in self._stuck]
+        items = [item for item in listed if item.item not in stuck]
         return await self._remove(items) if items else 0
+
+    def _look_again(self, name: str | None) -> bool:
+        """Return whether a store, or the disk, is due, and if so forget what was stuck there."""
+        if self._backoffs[name].wait_s:
+            return False
+        self._stuck.pop(name, None)
+        return True
 
     async def _remove(self, items: Sequence[GarbageItem]) -> int:
         engine = self._parts.engine
@@ -120,7 +136,7 @@ class GarbageCollector:
                 limiter=self._parts.prompt_threads,
             )
         gone = set(removed)
-        self._put_aside([item for item in local if item.item not in gone])
+        self._put_aside(None, [item for item in local if item.item not in gone])
         return removed
 
     def _unlink(self, items: Sequence[GarbageItem]) -> list[int]:
@@ -138,11 +154,30 @@ class GarbageCollector:
         return removed
 
     async def _remove_remote(self, items: Sequence[GarbageItem]) -> list[int]:
-        objects = [item for item in items if item.kind == FormKind.REMOTE]
+        by_store: dict[str, list[GarbageItem]] = {}
+        for item in items:
+            if item.kind == FormKind.REMOTE:
+                by_store.setdefault(store_of(item.location), []).append(item)
+        removed: list[int] = []
+        failures: list[MemfsError] = []
+
+        async def remove(name: str, objects: Sequence[GarbageItem]) -> None:
+            try:
+                removed.extend(await self._remove_objects(name, objects))
+            except MemfsError as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for name, objects in by_store.items():
+                nursery.start_soon(remove, name, objects)
+        if failures and not removed:
+            raise failures[0]
+        return removed
+
+    async def _remove_objects(self, name: str, objects: Sequence[GarbageItem]) -> list[int]:
+        """Remove those objects of one store that it lets us remove."""
         remote = self._parts.remote
-        if not objects or remote is None:
-            self._put_aside(objects)
-            return []
+        assert remote is not None, "what is listed is in a store that is there"
         removed: list[int] = []
         kept: list[GarbageItem] = []
         for number, item in enumerate(objects, start=1):
@@ -157,10 +192,10 @@ class GarbageCollector:
             else:
                 removed.append(item.item)
         if removed:
-            self._backoff.reset()
+            self._backoffs[name].reset()
         if kept:
-            pause_s = self._backoff.fail()
-            self._put_aside(kept)
+            pause_s = self._backoffs[name].fail()
+            self._put_aside(name, kept)
             log.info(
                 "%d objects cannot be removed, next try in %.0f s: %s",
                 len(kept),
@@ -169,8 +204,8 @@ class GarbageCollector:
             )
         return removed
 
-    def _put_aside(self, items: Sequence[GarbageItem]) -> None:
-        if items and not self._backoff.wait_s:
-            self._backoff.fail()
-        for item in items[: self._stuck_count_max - len(self._stuck)]:
-            self._stuck.add(item.item)
+    def _put_aside(self, name: str | None, items: Sequence[GarbageItem]) -> None:
+        if items and not self._backoffs[name].wait_s:
+            self._backoffs[name].fail()
+        stuck = self._stuck.setdefault(name, set())
+        stuck.update(item.item for item in items[: self._stuck_count_max - len(stuck)])

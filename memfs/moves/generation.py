@@ -86,6 +86,7 @@ class StateGeneration:
         remote: Its object store.
         temporary_path: Returns an unused path for a file with a name like this.
         faults: Told of the points that a mount reaches.
+        store: Name of the store; empty: the default one. Each store has marks of its own.
         health: That of the store; told when the state directory has proved to be an older copy.
             None: nobody wants to know.
     """
@@ -97,7 +98,9 @@ class StateGeneration:
         temporary_path: Callable[[str], Path],
         faults: FaultPoints | None = None,
         health: StoreHealth | None = None,
+        store: str = "",
     ) -> None:
+        self._setting = f"{SETTING}.{store}" if store else SETTING
         self._faults = faults or FaultPoints()
         self._engine = engine
         self._remote = remote
@@ -154,7 +157,7 @@ class StateGeneration:
         self.noted = True
 
     async def _begin(self, *, take_stale: bool) -> None:
-        stored = (await self._engine.get_setting(SETTING) or b"0").decode().split()
+        stored = (await self._engine.get_setting(self._setting) or b"0").decode().split()
         self._number, self._known = int(stored[0]), stored[1:]
         seen: Mark | None = None
         with trio.move_on_after(PATIENCE_S):
@@ -172,7 +175,7 @@ class StateGeneration:
         self._known = [secrets.token_hex(_TOKEN_BYTES), *known][:KNOWN_COUNT_MAX]
         setting = " ".join((str(self._number), *self._known)).encode()
         async with self._engine.change():
-            await self._engine.put_setting(SETTING, setting)
+            await self._engine.put_setting(self._setting, setting)
         await trio.to_thread.run_sync(self._engine.sync)
         self._faults.reach("generation.raised")
 

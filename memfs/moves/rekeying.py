@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.addresses import address_of, store_of
 from memfs.metadata.records import Form, FormReplacement, InodeFlags, MoveKind
 from memfs.moves.attempt import recorded, writable_store
 from memfs.moves.coding import encryption_of, is_under, key_of, unlock
@@ -27,6 +28,7 @@ from memfs.types import NO_INODE, FormKind, Place
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memfs.encryption.keys import Key
     from memfs.metadata.records import Blob, Inode, KeptContent
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
@@ -58,7 +60,7 @@ async def list_keyed_kept(parts: MoveParts, kept: KeptContent) -> list[KeyedForm
 async def _list_keyed(parts: MoveParts, inode: Inode) -> list[KeyedForm]:
     found = []
     for form in await parts.engine.list_forms(inode.blob) if inode.blob else ():
-        current = not form.owned or is_under(form.coding, key_of(parts, form.kind))
+        current = not form.owned or is_under(form.coding, _key_of(parts, form))
         found.append(KeyedForm(form.kind, form.coding.key_id, form.stored_bytes, current))
     return found
 
@@ -105,9 +107,14 @@ async def _rekey(parts: MoveParts, inode: Inode) -> MoveResult:
 async def _find_old(parts: MoveParts, inode: Inode, kind: FormKind) -> Form | None:
     form = await find_form(parts, inode, kind)
     # What memfs does not own has no key of memfs, and is never replaced.
-    if form is None or not form.owned or is_under(form.coding, key_of(parts, kind)):
+    if form is None or not form.owned or is_under(form.coding, _key_of(parts, form)):
         return None
     return form
+
+
+def _key_of(parts: MoveParts, form: Form) -> Key | None:
+    """Return the key that a form has to be under; None: it has to be in clear."""
+    return key_of(parts, form.kind, store_of(form.place.key))
 
 
 async def _rekey_packed(parts: MoveParts, inode: Inode, former: Form) -> MoveResult:
@@ -164,7 +171,7 @@ def _copy_packed(
 
 async def _rekey_remote(parts: MoveParts, inode: Inode, former: Form) -> MoveResult:
     remote = writable_store(parts)
-    key = object_key(former.blob, inode.generation)
+    key = address_of(store_of(former.place.key), object_key(former.blob, inode.generation))
 
     async def publish(intent: IntentId, stored: Sequence[Stored]) -> MoveResult:
         ((form, _),) = stored
@@ -178,7 +185,7 @@ async def _rekey_remote(parts: MoveParts, inode: Inode, former: Form) -> MoveRes
             async def put() -> list[Stored]:
                 async with temporary_file(parts, f"rekey-{inode.ino}") as (path, fd):
                     blob, coding, stored_bytes = await _copy(
-                        parts, remote, inode, former, fd, progress
+                        parts, remote, inode, former, fd, store_of(key), progress
                     )
                     parts.faults.reach("rekey.prepared")
                     await remote.put_file(key, path)
@@ -196,15 +203,16 @@ async def _copy(
     inode: Inode,
     former: Form,
     fd: int,
+    store: str,
     progress: MoveProgress,
 ) -> Container:
-    """Write an object's frames under the new key into a local file."""
+    """Write an object's frames, under the key of a store, into a local file."""
 
     def advance(done_bytes: int) -> None:
         progress.done_bytes = done_bytes // 2
 
     blob = await live_blob(parts, inode)
     reader = await open_content(remote, former, unlock(parts, blob, former.coding))
-    encryption = encryption_of(parts, FormKind.REMOTE, inode, former.blob)
+    encryption = encryption_of(parts, FormKind.REMOTE, inode, former.blob, store)
     stored_bytes, table = await reader.reencrypt_to(fd, encryption, advance)
     return Container(blob, table.coding, stored_bytes)

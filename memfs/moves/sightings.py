@@ -60,7 +60,7 @@ class Sightings:
             size = await self._looks.run(key, lambda: self._look(store, key))
         if not form.fits(size):
             raise CorruptDataError(
-                f"store {store.url}: {key} has {size} bytes, not {form.end}: the local "
+                f"store {store.of(key).url}: {key} has {size} bytes, not {form.end}: the local "
                 "copy stays; memfs scrub uploads it again"
             )
 

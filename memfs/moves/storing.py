@@ -27,10 +27,11 @@ import trio
 from memfs.errors import CorruptDataError
 from memfs.moves.coding import unlock
 from memfs.moves.streaming import is_short
-from memfs.stores.contents import open_content
+from memfs.stores.contents import object_name, open_content
 from memfs.stores.disk import disk_errors, write_all
 from memfs.stores.reading import PackedFile
 from memfs.stores.store import PART_BYTES
+from memfs.types import Place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -173,7 +174,12 @@ async def _verify_batch_once(
 ) -> None:
     async with _fetched(parts, remote, key, stored[-1].form.end) as path:
         await trio.to_thread.run_sync(
-            _verify_fetched, parts, path, f"{remote.url}/{key}", stored, limiter=parts.threads
+            _verify_fetched,
+            parts,
+            path,
+            object_name(remote, Place(key)),
+            stored,
+            limiter=parts.threads,
         )
 
 

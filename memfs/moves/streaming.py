@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.addresses import store_of
 from memfs.errors import MemfsError
 from memfs.moves.containers import append_container
 from memfs.stores.disk import disk_errors
@@ -122,7 +123,11 @@ async def stream_container(
 
     async def make() -> None:
         try:
-            made.append(await append_container(parts, inode, number, pipe.write_fd, on_progress))
+            made.append(
+                await append_container(
+                    parts, inode, number, pipe.write_fd, on_progress, store_of(key)
+                )
+            )
         except (MemfsError, OSError) as error:
             failures.append(error)
         finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -46,7 +47,8 @@ class BackgroundThrottle:
         """Programs use the disk, and it has room. One reference, read by worker threads."""
         self.urgent = False
         """Nothing gives way: the disk is too full for that, or it is configured so."""
-        self._turn_count = 0
+        self._turn_counts: Counter[str] = Counter()
+        """By the name of the store."""
         self._changed = Signal()
 
     def decide(self, *, giving_way: bool, urgent: bool) -> None:
@@ -55,15 +57,19 @@ class BackgroundThrottle:
         self._changed.set()
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Make one demotion at a time while giving way, and as many as there are otherwise."""
-        while self.giving_way and self._turn_count:
+    async def turn(self, store: str = "") -> AsyncIterator[None]:
+        """Make one demotion at a time while giving way, and as many as there are otherwise.
+
+        Args:
+            store: Name of the store that it goes to: one that hangs takes no turn of another one.
+        """
+        while self.giving_way and self._turn_counts[store]:
             await self._changed.wait(self._changed.count)
-        self._turn_count += 1
+        self._turn_counts[store] += 1
         try:
             yield
         finally:
-            self._turn_count -= 1
+            self._turn_counts[store] -= 1
             self._changed.set()
 
     @contextlib.contextmanager

@@ -11,10 +11,11 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
+from memfs.addresses import store_of
 from memfs.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from memfs.metadata.engine import Local
     from memfs.stores.store import RemoteStore
@@ -35,28 +36,41 @@ async def note_unfinished(engine: Local, keys: Iterable[str]) -> None:
         await _save(engine, [*known, *added][-KEY_COUNT_MAX:])
 
 
-async def abort_unfinished(engine: Local, store: RemoteStore) -> bool:
-    """End the uploads that were given up; False if the store does not answer for all of them."""
-    keys = await _load(engine)
-    ended_count = done_count = 0
-    answered = True
-    for key in keys:
+async def abort_unfinished(
+    engine: Local, store: RemoteStore, stores: Collection[str]
+) -> dict[str, StoreError]:
+    """End the uploads that were given up.
+
+    Args:
+        engine: Has the list of them.
+        store: All stores.
+        stores: Names of those that are to be asked; the others are for later.
+
+    Returns:
+        Why a store has not answered for all of its own, by its name.
+    """
+    failures: dict[str, StoreError] = {}
+    done: set[str] = set()
+    ended_count = 0
+    for key in await _load(engine):
+        name = store_of(key)
+        if name in failures or name not in stores:
+            continue
         try:
             ended_count += await store.abort_uploads(key)
         except StoreError as error:
             log.info("an unfinished upload of %s is not removed yet: %s", key, error)
             if error.transient:
-                answered = False
-                break
+                failures[name] = error
+                continue
             # Without the right to list uploads nothing can be done, now or later.
-        done_count += 1
-    if done_count:
-        done = set(keys[:done_count])
+        done.add(key)
+    if done:
         async with engine.change():
             await _save(engine, [key for key in await _load(engine) if key not in done])
     if ended_count:
         log.info("%d unfinished uploads were removed from the store", ended_count)
-    return answered
+    return failures
 
 
 async def _load(engine: Local) -> list[str]:

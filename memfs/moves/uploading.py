@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.addresses import address_of, store_of
 from memfs.metadata.records import Form, InodeFlags, MoveKind
 from memfs.metrics.traffic import Level
 from memfs.moves.attempt import recorded, writable_store
+from memfs.moves.choosing import chosen_store
 from memfs.moves.containers import Container, append_container, find_packed, fits_store
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form, live_blob, publish_form
@@ -41,7 +43,7 @@ def container_bytes_max(size: int) -> int:
 
 
 def object_key(blob: BlobId, generation: Generation) -> str:
-    """Return a key that was never used.
+    """Return a key that was never used, in any store.
 
     The random part also keeps apart two state directories with the same bucket and prefix.
     """
@@ -63,6 +65,7 @@ async def upload(
     Raises:
         NotSupportedError: There is no glacier tier.
         StaleInodeError: The file is gone.
+        StoreNotConfiguredError: The store that it belongs in is not configured.
         StoreError: The store refused or cannot be reached.
         NoSpaceError: The disk has no room for the compressed copy.
         CorruptDataError: The object does not read back equal, or its source is damaged.
@@ -90,7 +93,8 @@ async def _upload(
     if await parts.sealer.adopt_if_changed(inode):
         return MoveResult(MoveOutcome.SUPERSEDED)
     number = parts.engine.reserve_blob()
-    key = object_key(inode.blob or number, inode.generation)
+    store = await chosen_store(parts, inode.ino)
+    key = address_of(store, object_key(inode.blob or number, inode.generation))
 
     async def publish(intent: IntentId, stored: Sequence[Stored]) -> MoveResult:
         ((form, blob),) = stored
@@ -127,9 +131,9 @@ async def _put(
     progress: MoveProgress,
 ) -> Container:
     """Put a file's container: from a copy on the disk, or while it is made if that is full."""
-    size_max = container_bytes_max(inode.size)
-    packed = await find_packed(parts, inode)
-    if (packed is None or not fits_store(parts, packed)) and is_short(
+    size_max, store = container_bytes_max(inode.size), store_of(key)
+    packed = await find_packed(parts, inode, store)
+    if (packed is None or not fits_store(parts, packed, store)) and is_short(
         parts.packed_store.temporary_dir, size_max
     ):
 
@@ -138,7 +142,7 @@ async def _put(
             trio.from_thread.check_cancelled()
 
         return await stream_container(parts, remote, key, inode, number, size_max, advance)
-    async with _source(parts, inode, number, progress) as (path, container):
+    async with _source(parts, inode, number, store, progress) as (path, container):
         parts.faults.reach("upload.prepared")
         await remote.put_file(key, path)
         return container
@@ -146,14 +150,14 @@ async def _put(
 
 @contextlib.asynccontextmanager
 async def _source(
-    parts: MoveParts, inode: Inode, number: BlobId, progress: MoveProgress
+    parts: MoveParts, inode: Inode, number: BlobId, store: str, progress: MoveProgress
 ) -> AsyncIterator[tuple[Path, Container]]:
     """Give a local container of the file for the block, and where it is.
 
     The packed file itself where it is as objects are to be; otherwise a temporary one.
     """
-    packed = await find_packed(parts, inode)
-    if packed is not None and fits_store(parts, packed):
+    packed = await find_packed(parts, inode, store)
+    if packed is not None and fits_store(parts, packed, store):
         blob = await live_blob(parts, inode)
         path = parts.packed_store.path(packed.place.key)
         yield path, Container(blob, packed.coding, packed.stored_bytes)
@@ -164,4 +168,4 @@ async def _source(
         trio.from_thread.check_cancelled()
 
     async with temporary_file(parts, f"upload-{inode.ino}") as (path, fd):
-        yield path, await append_container(parts, inode, number, fd, advance)
+        yield path, await append_container(parts, inode, number, fd, advance, store)

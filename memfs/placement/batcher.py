@@ -1,4 +1,4 @@
-"""Batcher: gathers the uploads of small files until one object is worth writing.
+"""Batcher: gathers the uploads of small files to a store until one object is worth writing.
 
 Invariant: a gathered upload ends in a bounded time: in the object, with what kept that from being
 written, or left out of it, to be made alone. It is no task meanwhile: each would take 6 kB.
@@ -59,13 +59,17 @@ class Batcher:
     Args:
         go_on: Goes on with a file whose batch was written, or with what kept it from that.
         write: Writes the object of some files; None: as `upload_batch` does.
+        store: Name of the store that they belong in; empty: the default one.
     """
 
-    def __init__(self, context: Context, go_on: GoOn, write: WriteBatch | None = None) -> None:
+    def __init__(
+        self, context: Context, go_on: GoOn, write: WriteBatch | None = None, store: str = ""
+    ) -> None:
         self._context = context
         self._go_on = go_on
         self._write_object = write
-        self._config = context.config.glacier
+        self._store = store
+        self._config = context.config.store(store)
         self._next = self._new_batch()
         self._added = Signal()
         self._going_on = trio.CapacityLimiter(BATCH_WORKERS)
@@ -138,11 +142,13 @@ class Batcher:
         return _Batch(BatchQuota(self._context.quotas, self._config.batch_size_bytes))
 
     async def _write(self, batch: _Batch) -> None:
-        breaker = self._context.breaker
+        breaker = self._context.breakers.of(self._store)
         try:
-            write = self._write_object or upload_batch
-            inos = [move.ino for move in batch.moves]
-            batch.results = await write(self._context.parts, inos)
+            parts, inos = self._context.parts, [move.ino for move in batch.moves]
+            if self._write_object is not None:
+                batch.results = await self._write_object(parts, inos)
+            else:
+                batch.results = await upload_batch(parts, inos, self._store)
         except (MemfsError, OSError) as error:
             batch.quota.close(None)
             batch.failure = error

@@ -8,9 +8,11 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+from memfs.addresses import store_of
 from memfs.content.residency import page_bytes
 from memfs.errors import StaleInodeError
 from memfs.metadata.records import Inode, InodeFlags
+from memfs.moves.choosing import wanted_store
 from memfs.policy import rules
 from memfs.policy.ages import NO_AGES, Ages, parse_ages
 from memfs.policy.marks import AGES_XATTR, POOL_XATTR, PRIORITY_XATTR, parse_priority
@@ -32,6 +34,8 @@ class Observed(NamedTuple):
 
     inode: Inode
     candidate: Candidate
+    store: str = ""
+    """Name of the store that has its object, or else that it belongs in; empty: the default one."""
 
 
 class _Marks(NamedTuple):
@@ -84,7 +88,11 @@ async def observe(
         pool=pool.name,
         uses=pool.queue.uses(ino),
     )
-    return Observed(inode, candidate)
+    remote = next((form for form in forms if form.kind == FormKind.REMOTE), None)
+    if remote is not None:
+        return Observed(inode, candidate, store_of(remote.place.key))
+    marked = context.access_stats.marked
+    return Observed(inode, candidate, await wanted_store(engine, ino) if marked else "")
 
 
 async def observe_all(

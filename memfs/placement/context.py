@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memfs.backoff import CircuitBreaker
 from memfs.config import QuotasConfig
+from memfs.placement.breakers import StoreBreakers
 from memfs.placement.queues import MoveQueues
 from memfs.placement.quotas import Quotas
 from memfs.placement.usage import TierUsage
@@ -52,8 +52,8 @@ class Context:
     """The policy in charge."""
     queues: MoveQueues
     usage: TierUsage
-    breaker: CircuitBreaker
-    """Whether the object store is worth asking, as the moves have found."""
+    breakers: StoreBreakers
+    """Whether each object store is worth asking, as the moves have found."""
     rng: random.Random
     """Jitter of pauses; seeded by tests."""
     clock: Callable[[], int]
@@ -84,7 +84,7 @@ class Context:
         """
         policy = parts.config.policy
         rng = rng or random.Random()
-        queues = MoveQueues()
+        queues = MoveQueues(parts.config.stores)
         parts.progress.queue = queues
         return cls(
             parts=parts,
@@ -97,7 +97,7 @@ class Context:
             planner=planner or GuardedPlanner(),
             queues=queues,
             usage=TierUsage(parts.config),
-            breaker=CircuitBreaker(policy.retry_s_min, policy.retry_s_max, rng),
+            breakers=StoreBreakers(parts.config, rng),
             rng=rng,
             clock=clock,
         )
@@ -124,5 +124,9 @@ class Context:
 
     @property
     def store_ready(self) -> bool:
-        """True if the store is worth asking, and the quotas of the day leave something to ask."""
-        return not self.breaker.wait_s and self.quotas.store_refusal() is None
+        """True if a store is worth asking, and the quotas of the day leave something to ask."""
+        return self.breakers.any_ready and self.quotas.store_refusal() is None
+
+    def is_ready(self, store: str) -> bool:
+        """Return whether one store is so."""
+        return not self.breakers.of(store).wait_s and self.quotas.store_refusal() is None

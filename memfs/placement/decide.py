@@ -64,7 +64,7 @@ async def _decide_slice(
         if move.goal == Goal.WARM and file.candidate.fresh and file.candidate.pin is None:
             admitted.append((move, file))
             continue
-        context.queues.put(move)
+        context.queues.put(move, file.store)
         if move.rule == rules.WATERMARK and move.goal <= Goal.PACKED:
             usage.note_leaving(move.bytes)
     await _admit(context, admitted)

@@ -19,6 +19,7 @@ from memfs.errors import (
     QuotaSpentError,
     StaleInodeError,
     StoreError,
+    StoreNotConfiguredError,
 )
 from memfs.log_lines import SeldomLog
 from memfs.metadata.records import Decision, PendingMove
@@ -53,6 +54,9 @@ STEPS_MAX = 8
 RESTORING_COUNT_MAX = 10_000
 """Files that are fetched by themselves once they are restored; more are when they are read."""
 
+_OF_ONE = (ObjectMissingError, ObjectArchivedError, StoreNotConfiguredError)
+"""What speaks against one file, and not against its store."""
+
 _OPEN = "a program has the file open or mapped; it moves when that ends"
 
 _SHARED = (
@@ -66,7 +70,10 @@ class Placer:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.batcher = Batcher(context, self._go_on)
+        self.batchers = {
+            name: Batcher(context, self._go_on, store=name) for name in context.parts.store_names
+        }
+        """By the name of the store: an object is of one."""
         self._waits = SeldomLog(log)
         self.restoring: set[InodeNo] = set()
         """Files whose objects are being restored because a program or a pin wants them."""
@@ -113,7 +120,7 @@ class Placer:
             move: The file and its goal.
             batched: What its batch has done; None: no batch yet, and after one it goes alone.
         """
-        context, breaker = self._context, self._context.breaker
+        context = self._context
         moved_bytes = batched.moved_bytes if batched is not None else 0
         # The object of a batch was written just now, and one look serves all of its files.
         seen_within_s = SEEN_S if moved_bytes else 0.0
@@ -121,7 +128,8 @@ class Placer:
             file = await observe(context, move.ino, context.clock())
             if file is None:
                 return False
-            candidate = file.candidate
+            candidate, store = file.candidate, file.store
+            breaker = context.breakers.of(store)
             step = next_step(candidate, move.goal)
             if step is None:
                 await self.record_done(move, moved_bytes)
@@ -132,11 +140,12 @@ class Placer:
                 or drops_last_copy(step, candidate)
             )
             if asks_store and breaker.wait_s:
-                await self.wait_for_store(move.ino, move.goal.tier)
+                await self.wait_for_store(move.ino, move.goal.tier, store)
                 return False
             size = candidate.ram_bytes
-            if step == Step.UPLOAD and batched is None and self.batcher.takes(size):
-                self.batcher.add(move, size)
+            batcher = self.batchers.get(store) if batched is None else None
+            if step == Step.UPLOAD and batcher is not None and batcher.takes(size):
+                batcher.add(move, size)
                 return True
             try:
                 result = await self._take_within_quotas(step, file, move, seen_within_s)
@@ -144,7 +153,7 @@ class Placer:
                 raise
             except StoreError as error:
                 # The store did all that it can for an archived object.
-                if asks_store and not isinstance(error, ObjectMissingError | ObjectArchivedError):
+                if asks_store and not isinstance(error, _OF_ONE):
                     breaker.fail(str(error))
                 raise
             if asks_store:
@@ -168,19 +177,18 @@ class Placer:
                 return False
         return False
 
-    async def wait_for_store(self, ino: InodeNo, wanted: Tier) -> None:
-        """Have a file wait until the store is asked again, and a little longer than the first."""
+    async def wait_for_store(self, ino: InodeNo, wanted: Tier, store: str) -> None:
+        """Have a file wait until its store is asked again, and a little longer than the first."""
         refusal = self._context.quotas.store_refusal()
-        if refusal is not None and not self._context.breaker.wait_s:
+        breaker = self._context.breakers.of(store)
+        if refusal is not None and not breaker.wait_s:
             await self.wait_for_quota(ino, wanted, refusal)
             return
         pause_s = (
-            self._context.breaker.wait_s
+            breaker.wait_s
             + self._context.rng.uniform(0.0, 1.0) * self._context.config.policy.retry_s_min
         )
-        await self.postpone(
-            ino, wanted, self._context.breaker.reason or "the store is down", pause_s
-        )
+        await self.postpone(ino, wanted, breaker.reason or "the store is down", pause_s)
 
     async def wait_for_quota(self, ino: InodeNo, wanted: Tier, error: QuotaSpentError) -> None:
         """Have a file wait until there is room in a quota, or until the longest pause is over.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -83,7 +84,8 @@ class Mover:
         await self._round()
         await self._context.queues.begin_all(self._placer.place)
         async with trio.open_nursery() as nursery:
-            await self._placer.batcher.flush(nursery)
+            for batcher in self._placer.batchers.values():
+                await batcher.flush(nursery)
         await self._upkeep.tidy()
         await self._upkeep.tidy_store()
 
@@ -102,13 +104,15 @@ class Mover:
         async with trio.open_nursery() as nursery:
             queues, place = self._context.queues, self._placer.place
             # Those after the first one wait for it while programs use the disk.
-            turn = self._context.parts.throttle.turn
-            for _ in range(PROMOTION_WORKERS):
-                nursery.start_soon(queues.promotions.run, place)
-            for _ in range(self._config.glacier.transfer_count_max):
-                nursery.start_soon(queues.demotions.run, place, turn)
-            for _ in range(BATCH_WORKERS):
-                nursery.start_soon(self._placer.batcher.run, nursery)
+            throttle = self._context.parts.throttle
+            for name, lane in queues.lanes.items():
+                turn = partial(throttle.turn, name)
+                for _ in range(PROMOTION_WORKERS):
+                    nursery.start_soon(lane.promotions.run, place)
+                for _ in range(self._config.store(name).transfer_count_max):
+                    nursery.start_soon(lane.demotions.run, place, turn)
+                for _ in range(BATCH_WORKERS):
+                    nursery.start_soon(self._placer.batchers[name].run, nursery)
             nursery.start_soon(self._run_upkeep, self._upkeep.tidy)
             # Apart: a store that does not answer must not keep files from becoming durable.
             nursery.start_soon(self._run_upkeep, self._upkeep.tidy_store)
@@ -138,7 +142,7 @@ class Mover:
                 "in_progress": self._context.parts.progress.describe(),
                 "swept": self._context.recovery.done,
             },
-            "store_refusal": self._context.breaker.reason,
+            "store_refusal": self._context.breakers.of("").reason,
             "surveying_pins": not self._sources.surveyed,
         } | describe_usage(self._context)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from memfs.policy.view import Goal
 from memfs.signals import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from memfs.policy.view import Move
@@ -92,22 +92,54 @@ class MoveQueue:
                 await self._put.wait(seen)
 
 
-class MoveQueues:
-    """Both queues: a file that a program wants never waits behind a slow upload."""
+class Lane(NamedTuple):
+    """The queues of the files of one store.
 
-    def __init__(self) -> None:
-        self.promotions = MoveQueue()
-        self.demotions = MoveQueue()
+    They are apart, so that a file that a program wants never waits behind a slow upload.
+    """
+
+    promotions: MoveQueue
+    demotions: MoveQueue
+
+
+class MoveQueues:
+    """The queues of all stores: those of one that hangs hold up nothing of another one.
+
+    Args:
+        stores: Names of the stores beside the default one.
+    """
+
+    def __init__(self, stores: Iterable[str] = ()) -> None:
+        self.lanes = {name: Lane(MoveQueue(), MoveQueue()) for name in ("", *stores)}
+        """By the name of the store."""
+
+    @property
+    def _all(self) -> list[MoveQueue]:
+        return [queue for lane in self.lanes.values() for queue in lane]
+
+    @property
+    def _demotions(self) -> list[MoveQueue]:
+        return [lane.demotions for lane in self.lanes.values()]
+
+    @property
+    def promotions(self) -> MoveQueue:
+        """Those of files of the default store."""
+        return self.lanes[""].promotions
+
+    @property
+    def demotions(self) -> MoveQueue:
+        """Those of files of the default store."""
+        return self.lanes[""].demotions
 
     def __contains__(self, ino: object) -> bool:
         return any(
             ino in queue.waiting or ino in queue.running or ino in queue.gathered
-            for queue in (self.promotions, self.demotions)
+            for queue in self._all
         )
 
     def goal(self, ino: InodeNo) -> Goal | None:
         """Return where a file is being moved to; None if it is in no queue."""
-        for queue in (self.promotions, self.demotions):
+        for queue in self._all:
             move = queue.running.get(ino) or queue.waiting.get(ino) or queue.gathered.get(ino)
             if move is not None:
                 return move.goal
@@ -120,59 +152,63 @@ class MoveQueues:
 
     @property
     def has_room(self) -> bool:
-        """True if both queues take more, and the batches do."""
-        return len(self.demotions.gathered) < GATHERED_COUNT_MAX and all(
-            len(queue.waiting) < WAITING_COUNT_MAX for queue in (self.promotions, self.demotions)
+        """True if all queues take more, and the batches do."""
+        return all(
+            len(queue.waiting) < WAITING_COUNT_MAX and len(queue.gathered) < GATHERED_COUNT_MAX
+            for queue in self._all
         )
 
     @property
     def queued_count(self) -> int:
         """Moves that wait for a worker, or for their batch to be full."""
-        return sum(
-            len(waiting)
-            for waiting in (
-                self.promotions.waiting,
-                self.demotions.waiting,
-                self.demotions.gathered,
-            )
-        )
+        return sum(len(queue.waiting) + len(queue.gathered) for queue in self._all)
 
     @property
     def demoting(self) -> bool:
         """True if files are on their way to slower tiers."""
-        queue = self.demotions
-        return bool(queue.waiting or queue.running or queue.gathered)
+        return any(queue.waiting or queue.running or queue.gathered for queue in self._demotions)
 
     @property
     def freeing_bytes(self) -> int:
         """What the demotions will free on the disk."""
-        queue = self.demotions
-        moves = [*queue.waiting.values(), *queue.running.values(), *queue.gathered.values()]
-        return sum(move.bytes for move in moves if move.goal <= Goal.PACKED)
+        return sum(
+            move.bytes
+            for queue in self._demotions
+            for moves in (queue.waiting, queue.running, queue.gathered)
+            for move in moves.values()
+            if move.goal <= Goal.PACKED
+        )
 
-    def put(self, move: Move) -> None:
-        """Add a move to its queue, unless the file is in one already."""
+    def put(self, move: Move, store: str = "") -> None:
+        """Add a move to its queue, unless the file is in one already.
+
+        Args:
+            store: Name of the store of its file; one that is not configured has no queue, and its
+                files are refused by the default one's workers.
+        """
         if move.ino not in self:
+            lane = self.lanes.get(store) or self.lanes[""]
             promotes = move.goal >= Goal.LOCAL
-            (self.promotions if promotes else self.demotions).put(move)
+            (lane.promotions if promotes else lane.demotions).put(move)
 
     def end(self, ino: InodeNo) -> None:
         """A move is done that waited for the others of its batch."""
-        for queue in (self.promotions, self.demotions):
+        for queue in self._all:
             queue.gathered.pop(ino, None)
 
     async def begin_all(self, place: MakeMove) -> None:
         """Make all waiting moves one after the other, but for those that wait for a batch."""
-        for queue in (self.promotions, self.demotions):
+        for queue in self._all:
             while await queue.begin_next(place):
                 pass
 
     def status(self) -> dict[str, object]:
         """Return the queues in numbers, for `memfs status`."""
+        promotions = [lane.promotions for lane in self.lanes.values()]
         return {
-            "promotions_waiting": len(self.promotions.waiting),
-            "promotions_running": len(self.promotions.running),
-            "demotions_waiting": len(self.demotions.waiting),
-            "demotions_running": len(self.demotions.running),
-            "gathered": len(self.demotions.gathered),
+            "promotions_waiting": sum(len(queue.waiting) for queue in promotions),
+            "promotions_running": sum(len(queue.running) for queue in promotions),
+            "demotions_waiting": sum(len(queue.waiting) for queue in self._demotions),
+            "demotions_running": sum(len(queue.running) for queue in self._demotions),
+            "gathered": sum(len(queue.gathered) for queue in self._demotions),
         }

@@ -150,7 +150,7 @@ async def lock(context: Context, file: Observed) -> bool:
     Raises:
         RamFullError: It is pinned, and has no room beside other pinned ones.
     """
-    inode, candidate = file
+    inode, candidate = file.inode, file.candidate
     residency, pools = context.residency, context.pools
     if not residency.holds(inode.ino, inode.raw, inode.size):
         # What it was before it was rewritten no longer takes room.
@@ -173,7 +173,7 @@ async def unlock(context: Context, ino: InodeNo, *, drop_pages: bool) -> int:
 
 
 async def _try_to_lock(context: Context, file: Observed) -> LockOutcome:
-    inode, candidate = file
+    inode, candidate = file.inode, file.candidate
     if _excess_bytes(context, candidate) > 0:
         return LockOutcome.NO_ROOM
     # Before the pages are read in, so that two files do not take the same room.

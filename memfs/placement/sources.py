@@ -105,7 +105,8 @@ class Sources:
     async def _put_off_hydrated(self) -> None:
         """Note when the raw copies of files pinned to slower tiers go again."""
         context = self._context
-        for _, candidate in await observe_all(context, take_hydrated(context.parts)):
+        for file in await observe_all(context, take_hydrated(context.parts)):
+            candidate = file.candidate
             ino = candidate.ino
             if candidate.pin is None:
                 context.access_stats.take_local(ino, candidate.local_bytes, copied=candidate.remote)
@@ -195,8 +196,9 @@ class Sources:
         """Hydrate files that programs were refused, and those of which they read much."""
         context = self._context
         for ino in context.activity.take_archived():
-            if await self._find_unraw(ino) is not None:
-                self._put_read(ino, "a program wanted it while it was archived")
+            file = await self._find_unraw(ino)
+            if file is not None:
+                self._put_read(ino, "a program wanted it while it was archived", file.store)
         for ino in context.activity.take_wanted():
             file = await self._find_unraw(ino)
             if file is None or not context.access_stats.is_worth_raw(ino, file.candidate.ram_bytes):
@@ -205,7 +207,7 @@ class Sources:
                 # So that the pause after another failure is twice as long.
                 async with context.engine.change():
                     await context.engine.set_pending(failed)
-            self._put_read(ino, "so much of it is read that a local copy is cheaper")
+            self._put_read(ino, "so much of it is read that a local copy is cheaper", file.store)
 
     async def _find_unraw(self, ino: InodeNo) -> Observed | None:
         """Return a file that has no raw form and does not wait for one."""
@@ -214,9 +216,9 @@ class Sources:
             return None
         return file
 
-    def _put_read(self, ino: InodeNo, detail: str) -> None:
+    def _put_read(self, ino: InodeNo, detail: str, store: str) -> None:
         if self._context.queues.has_room:
-            self._context.queues.put(Move(ino, Goal.LOCAL, rules.READ, detail, 0))
+            self._context.queues.put(Move(ino, Goal.LOCAL, rules.READ, detail, 0), store)
 
     # --- what waits for its time -----------------------------------------------------------------
     async def due(self) -> AsyncGenerator[Shown, None]:
@@ -231,8 +233,8 @@ class Sources:
             file = await observe(context, ino, now_ns)
             if file is not None:
                 asks_store = pending.wanted == Tier.GLACIER and not file.candidate.remote
-                if asks_store and not context.store_ready:
-                    await placer.wait_for_store(ino, pending.wanted)
+                if asks_store and not context.is_ready(file.store):
+                    await placer.wait_for_store(ino, pending.wanted, file.store)
                     continue
                 shown = Shown([file])
                 yield shown
@@ -240,7 +242,9 @@ class Sources:
                     continue
             if ino in placer.restoring and context.queues.has_room:
                 self._put_read(
-                    ino, "a program wanted it while it was archived, and it was restored since"
+                    ino,
+                    "a program wanted it while it was archived, and it was restored since",
+                    "" if file is None else file.store,
                 )
                 continue
             if file is not None and not file.candidate.raw:

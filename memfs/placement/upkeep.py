@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.addresses import store_of
+from memfs.backoff import Backoff
 from memfs.errors import (
     MemfsError,
     QuotaSpentError,
@@ -81,7 +83,8 @@ class Upkeep:
         if self._parts.remote is None or trio.current_time() < self._compact_again_s:
             return 0
         compacted = await self.compaction.compact_sparsest()
-        if compacted is not None and compacted.failure is None:
+        if compacted is not None and (compacted.failure is None or compacted.store_failed):
+            # After a store that fails, those of another one are looked at.
             return 1
         wait_s = compacted.wait_s if compacted is not None else 0.0
         pause_s = max(COMPACT_PAUSE_S, min(wait_s, self._parts.config.policy.retry_s_max))
@@ -110,6 +113,8 @@ class Compacted(NamedTuple):
     """Why it is as it was; None: it was compacted."""
     wait_s: float = 0.0
     """Until a quota has room for it."""
+    store_failed: bool = False
+    """Its store did not answer, and is left alone for a while."""
 
 
 class Compaction:
@@ -121,10 +126,17 @@ class Compaction:
         self._lock = trio.Lock()
         self._uncompactable: set[str] = set()
         """Batches that hold a damaged or archived part; looked at again by the next daemon."""
+        policy = parts.config.policy
+        self._backoffs = {
+            name: Backoff(policy.retry_s_min, policy.retry_s_max) for name in parts.store_names
+        }
 
     async def list_sparse(self) -> list[Batch]:
         """Return the first of the batches that are worth it, the sparsest first."""
-        batches = await self._parts.engine.list_sparse_batches(SPARSE_PERCENT, BATCHES_LOOKED_AT)
+        due = [name for name, backoff in self._backoffs.items() if not backoff.wait_s]
+        batches = await self._parts.engine.list_sparse_batches(
+            SPARSE_PERCENT, BATCHES_LOOKED_AT, due
+        )
         return [batch for batch in batches if batch.key not in self._uncompactable]
 
     async def compact_sparsest(self) -> Compacted | None:
@@ -142,8 +154,11 @@ class Compaction:
                 return Compacted(batch.key, 0, str(error), error.wait_s)
             except (MemfsError, OSError) as error:
                 log.info("%s is not compacted: %s", batch.key, error)
-                if not isinstance(error, StoreUnavailableError):
-                    self._uncompactable.add(batch.key)
+                if isinstance(error, StoreUnavailableError):
+                    self._backoffs[store_of(batch.key)].fail()
+                    return Compacted(batch.key, 0, str(error), store_failed=True)
+                self._uncompactable.add(batch.key)
                 return Compacted(batch.key, 0, str(error))
+            self._backoffs[store_of(batch.key)].reset()
             log.info("%s: compacted, %d bytes of the store are free", batch.key, freed_bytes)
             return Compacted(batch.key, freed_bytes)

@@ -23,7 +23,10 @@ TENSOR_DTYPE_XATTR = b"user.memfs.dtype"
 TENSOR_SHAPE_XATTR = b"user.memfs.shape"
 """What a file of plain numbers is, for the hot tier: `float32` and `1024,768`."""
 
-MARKS = (PRIORITY_XATTR, POOL_XATTR, AGES_XATTR, SNAPSHOT_XATTR)
+STORE_XATTR = b"user.memfs.store"
+"""Name of the object store that a file goes to."""
+
+MARKS = (PRIORITY_XATTR, POOL_XATTR, AGES_XATTR, SNAPSHOT_XATTR, STORE_XATTR)
 """Stored as xattrs of the inode, and inherited by all below a directory that has no own one."""
 
 TENSOR_MARKS = (TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR)

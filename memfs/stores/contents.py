@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from memfs.addresses import key_within
 from memfs.errors import NotSupportedError
 from memfs.stores.plain import PlainReader
 from memfs.stores.reading import FrameReader
@@ -34,6 +35,12 @@ class StoredForm(Protocol):
     @property
     def layout(self) -> Layout:
         """How its bytes lie."""
+
+
+def object_name(store: RemoteStore, place: Place) -> str:
+    """Return how messages name an object, or a part of one."""
+    one = store.of(place.key)
+    return f"{one.url}/{place._replace(key=key_within(place.key))}"
 
 
 def range_reader(store: RemoteStore, form: StoredForm) -> RangeReader:
@@ -69,7 +76,8 @@ async def open_content(store: RemoteStore, form: StoredForm, unlock: Unlock) -> 
         NotSupportedError: It lies in another store.
         StoreError: As `RemoteStore.get_range`.
     """
-    name, read_range = f"{store.url}/{form.place}", range_reader(store, form)
+    store = store.of(form.place.key)
+    name, read_range = object_name(store, form.place), range_reader(store, form)
     if form.layout == Layout.PLAIN:
         return PlainReader(read_range, form.stored_bytes, name, unlock, store.slots)
     return await FrameReader.open(read_range, form.stored_bytes, name, unlock, store.slots)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.stores.calls import TransferProgress
-    from memfs.stores.store import ByteSource
+    from memfs.stores.store import ByteSource, RemoteStore
 
 UNFINISHED = ".memfs-unfinished"
 
@@ -87,6 +87,10 @@ class DirectoryStore:
     def slots(self) -> PartSlots:
         """Room in memory for parts of its objects."""
         return self._slots
+
+    def of(self, address: str) -> RemoteStore:
+        """Itself."""
+        return self
 
     async def put_file(self, key: str, source: Path) -> None:
         """Copy a file in, durably; shares extents where the file system can."""

@@ -31,6 +31,10 @@ class ForwardingStore:
         """The inner store's."""
         return self._inner.slots
 
+    def of(self, address: str) -> RemoteStore:
+        """Itself."""
+        return self
+
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store."""
         await self._inner.put_file(key, source)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from memfs.addresses import section_named
 from memfs.errors import (
     MemfsError,
     ObjectArchivedError,
@@ -33,9 +34,14 @@ not."""
 
 
 class StoreHealth:
-    """What is known of a store."""
+    """What is known of a store.
 
-    def __init__(self) -> None:
+    Args:
+        name: That of a named one; empty: the default one.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
         self._well_s = float("-inf")
         self._since_s = float("-inf")
         self.well: bool | None = None
@@ -70,7 +76,7 @@ class StoreHealth:
             self.reason = None
             return
         self._become(well=False)
-        self.reason = str(error)
+        self.reason = section_named(self._name, str(error))
 
     def condemn(self, reason: str) -> None:
         """Take note that this mount may not use it any more, whatever it answers."""

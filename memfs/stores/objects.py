@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.stores.source import ObjectPage
-    from memfs.stores.store import ByteSource
+    from memfs.stores.store import ByteSource, RemoteStore
 
 T = TypeVar("T")
 
@@ -160,6 +160,10 @@ class FsspecStore:
     def slots(self) -> PartSlots:
         """Room in memory for parts of its objects."""
         return self._parts
+
+    def of(self, address: str) -> RemoteStore:
+        """Itself."""
+        return self
 
     async def put_file(self, key: str, source: Path) -> None:
         """Upload a file, in parts where it is large."""

@@ -38,25 +38,38 @@ def unhurried() -> Iterator[None]:
         _unhurried.reset(token)
 
 
-class PacedStore(ForwardingStore):
-    """A store whose transfers wait until those before them are paid for.
-
-    An object is sent or fetched at the speed of the link, and the next one waits the longer; large
-    ones are fetched in ranges, and each of them waits.
+class Rates:
+    """Bandwidths that transfers share, those of one store or of several.
 
     Args:
         upload_rate: Bytes a second, > 0; None: no limit.
         download_rate: The same.
     """
 
-    def __init__(
-        self, inner: RemoteStore, upload_rate: int | None, download_rate: int | None
-    ) -> None:
-        super().__init__(inner)
-        self._uploads = SharedRate(upload_rate) if upload_rate is not None else None
-        self._downloads = SharedRate(download_rate) if download_rate is not None else None
+    def __init__(self, upload_rate: int | None, download_rate: int | None) -> None:
+        self.uploads = SharedRate(upload_rate) if upload_rate is not None else None
+        self.downloads = SharedRate(download_rate) if download_rate is not None else None
         # Programs wait for each other alone, and the mover waits for all.
-        self._hurried = SharedRate(download_rate) if download_rate is not None else None
+        self.hurried = SharedRate(download_rate) if download_rate is not None else None
+
+    @property
+    def limited(self) -> bool:
+        """True if there is a limit."""
+        return self.uploads is not None or self.downloads is not None
+
+
+class PacedStore(ForwardingStore):
+    """A store whose transfers wait until those before them are paid for.
+
+    An object is sent or fetched at the speed of the link, and the next one waits the longer; large
+    ones are fetched in ranges, and each of them waits.
+    """
+
+    def __init__(self, inner: RemoteStore, rates: Rates) -> None:
+        super().__init__(inner)
+        self._uploads = rates.uploads
+        self._downloads = rates.downloads
+        self._hurried = rates.hurried
 
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store, when the uploads before it are paid for."""

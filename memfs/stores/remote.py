@@ -1,4 +1,4 @@
-"""The remote store of a configuration, with its decorators.
+"""The remote stores of a configuration, with their decorators.
 
 Invariant: whatever the URL, the result keeps the whole contract of `stores.store`: bounded waits,
 bounded concurrency, retries of what may pass.
@@ -7,31 +7,35 @@ bounded concurrency, retries of what may pass.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from memfs.config import GlacierConfig, QuotasConfig
+from memfs.config import GlacierConfig
+from memfs.encryption.secret_files import read_secret
 from memfs.errors import UsageError
 from memfs.stores.directory import DirectoryStore
 from memfs.stores.directory_source import DirectorySource
 from memfs.stores.health import StoreHealth
 from memfs.stores.limit import LimitedStore
 from memfs.stores.metered import MeteredStore
-from memfs.stores.paced import PacedStore
+from memfs.stores.paced import PacedStore, Rates
 from memfs.stores.parts import PartSlots
 from memfs.stores.probing import ProbedStore
 from memfs.stores.restoring import RestoreTier
 from memfs.stores.retry import RepeatedCalls, RetryingStore, RetryPolicy
 from memfs.stores.settling import SettlingStore
 from memfs.stores.source import REQUEST_COUNT_MAX, SourceStore
+from memfs.stores.together import NamedStore, StoreSet, spoken_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from memfs.config import Config, ObjectStoreConfig
     from memfs.stores.counts import StoreCounts
     from memfs.stores.metered import Meter
     from memfs.stores.objects import FsspecStore
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+AnyStore = TypeVar("AnyStore", bound="ObjectStoreConfig")
+
 _WITH_CLASSES = ("s3", "gs", "gcs", "abfs", "abfss", "az")
 
 RANGE_COUNT_MAX = 16
@@ -47,9 +53,9 @@ RANGE_COUNT_MAX = 16
 
 
 def open_remote_store(
-    config: GlacierConfig,
+    config: ObjectStoreConfig,
     default_dir: Path,
-    quotas: QuotasConfig | None = None,
+    rates: Sequence[Rates] = (),
     meter: Meter | None = None,
     health: StoreHealth | None = None,
     counts: StoreCounts | None = None,
@@ -60,7 +66,7 @@ def open_remote_store(
 
     Args:
         default_dir: Where objects lie if `config.url` is None.
-        quotas: Rates of transfers; None: without limit.
+        rates: Those of transfers; all of them hold.
         meter: Counts what is spent; None: nobody does.
         health: Told how the store answers; None: nobody wants to know.
         counts: Told of calls and failures, if there is a meter; None: nobody wants to know.
@@ -76,10 +82,85 @@ def open_remote_store(
     retrying: RemoteStore = RetryingStore(limited, policy, random.Random(), health)
     if not isinstance(plain, DirectoryStore):
         retrying = SettlingStore(retrying)
-    quotas = quotas or QuotasConfig()
-    rates = quotas.upload_rate_bytes, quotas.download_rate_bytes
+    store = retrying
     # Outermost: waiting for one's turn takes nothing of a call's deadline.
-    return retrying if rates == (None, None) else PacedStore(retrying, *rates)
+    for each in rates:
+        if each.limited:
+            store = PacedStore(store, each)
+    return store
+
+
+def open_stores(
+    config: Config,
+    default_dir: Path,
+    environment: Mapping[str, str],
+    meter: Meter | None = None,
+    healths: Mapping[str, StoreHealth] | None = None,
+    counts: StoreCounts | None = None,
+) -> dict[str, RemoteStore]:
+    """Return all configured stores by name, each by its own keys, the default one first.
+
+    Its name is empty. There is no store where the configuration has no glacier tier. Blocks as
+    `open_remote_store`.
+
+    Args:
+        default_dir: Where objects of the default store lie if it has no URL.
+        environment: That of this process, for credentials.
+        meter: Counts what is spent at all of them; None: nobody does.
+        healths: By the name of the store, told how each answers; None: nobody wants to know.
+        counts: As of `open_remote_store`, of all of them.
+
+    Raises:
+        UsageError: As `open_remote_store`, for one of them; or its credentials cannot be read.
+    """
+    healths = healths or {}
+    if not config.glacier.enabled:
+        return {}
+    shared = Rates(config.quotas.upload_rate_bytes, config.quotas.download_rate_bytes)
+    glacier = with_credentials(config.glacier, "glacier", environment)
+    opened = {"": open_remote_store(glacier, default_dir, [shared], meter, healths.get(""), counts)}
+    for name, named in config.stores.items():
+        own = Rates(named.upload_rate_bytes, named.download_rate_bytes)
+        named = with_credentials(named, f"stores.{name}", environment)
+        with spoken_of(name):
+            opened[name] = open_remote_store(
+                named, default_dir, [own, shared], meter, healths.get(name), counts
+            )
+    return opened
+
+
+def together(opened: Mapping[str, RemoteStore]) -> StoreSet:
+    """Return stores as one, by addresses.
+
+    Args:
+        opened: By name, the default one among them.
+    """
+    named = {name: NamedStore(store, name) for name, store in opened.items() if name}
+    return StoreSet(opened[""], named)
+
+
+def with_credentials(config: AnyStore, section: str, environment: Mapping[str, str]) -> AnyStore:
+    """Return a configuration whose options have those that `credentials` tells.
+
+    Raises:
+        UsageError: They are not there, others may read them, or they are not TOML.
+    """
+    if config.credentials is None:
+        return config
+    # Imported here: most mounts have no such file.
+    import tomllib
+
+    setting = f"{section}.credentials"
+    text = read_secret(config.credentials, setting, environment)
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        # Not what it says: it may show a part of a secret.
+        raise UsageError(
+            f"{setting}: not valid TOML: write options as in [{section}.options], such as "
+            'key = "..."'
+        ) from None
+    return dataclasses.replace(config, options={**config.options, **found})
 
 
 def open_source(
@@ -132,7 +213,7 @@ def lies_on_disk_of(store: RemoteStore, directory: Path) -> bool:
         return False
 
 
-def _open_plain(config: GlacierConfig, default_dir: Path) -> RemoteStore:
+def _open_plain(config: ObjectStoreConfig, default_dir: Path) -> RemoteStore:
     """Return the store of a URL without retries and limits."""
     # Abandoned calls keep their threads for a while, so there are twice as many as are wanted.
     threads = 2 * (config.transfer_count_max + RANGE_COUNT_MAX)
@@ -163,7 +244,7 @@ def _open_plain(config: GlacierConfig, default_dir: Path) -> RemoteStore:
     return ProbedStore(store)
 
 
-def _check_classes(config: GlacierConfig, scheme: str) -> None:
+def _check_classes(config: ObjectStoreConfig, scheme: str) -> None:
     """Refuse what this kind of store would silently not do."""
     if config.server_side_encryption is not None and scheme != "s3":
         raise UsageError(
@@ -176,7 +257,9 @@ def _check_classes(config: GlacierConfig, scheme: str) -> None:
         )
 
 
-def _open_remote(scheme: str, config: GlacierConfig, threads: int, parts: PartSlots) -> FsspecStore:
+def _open_remote(
+    scheme: str, config: ObjectStoreConfig, threads: int, parts: PartSlots
+) -> FsspecStore:
     """Return the store of a protocol; its libraries, which cost 40 to 2000 ms, are loaded here."""
     url, options, timeout_s = config.url, config.options, config.timeout_s
     assert url is not None

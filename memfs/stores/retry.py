@@ -144,6 +144,10 @@ class RetryingStore:
         """The inner store's."""
         return self._inner.slots
 
+    def of(self, address: str) -> RemoteStore:
+        """Itself."""
+        return self
+
     async def put_file(self, key: str, source: Path) -> None:
         """As the inner store; begun again within the deadline."""
         await self._calls.repeat(lambda: self._inner.put_file(key, source))

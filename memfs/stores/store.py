@@ -56,6 +56,8 @@ class ByteSource(Protocol):
 class RemoteStore(Protocol):
     """An object store as memfs uses it. Keys are ASCII, `/`-separated, made by memfs itself.
 
+    Where a mount has several stores, `stores.together` takes addresses for keys.
+
     Every method checkpoints, can be cancelled, and is idempotent. A call that the store does not
     answer within the configured deadline raises `StoreUnavailableError`: nothing ever hangs.
 
@@ -72,6 +74,14 @@ class RemoteStore(Protocol):
     @property
     def slots(self) -> PartSlots:
         """Room in memory for parts of its objects; who reads whole objects takes some of it."""
+        ...
+
+    def of(self, address: str) -> RemoteStore:
+        """Return the store that has an object: itself, unless it stands for several.
+
+        Raises:
+            StoreNotConfiguredError: It stands for several, and that one is not among them.
+        """
         ...
 
     async def put_file(self, key: str, source: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_kill_at_any_point_of_a_take_over_is_made_good_by_the_next(
         remote = DirectoryStore(store, 30.0, 4)
         try:
             temporary_path = state.packed_store.temporary_path
-            await take_over(state.engine, remote, temporary_path, KillAt(point, 1))
+            await take_over(state.engine, {"": remote}, temporary_path, KillAt(point, 1))
         finally:
             state.close()
 

@@ -141,8 +141,8 @@ async def test_what_keeps_an_object_from_being_written_reaches_each_of_its_files
             batcher.add(move_of(ino), 1)
         await batcher.flush(nursery)
     assert refused == dict.fromkeys(INOS, failure)
-    assert placement.breaker.reason == "the store is down"
-    assert placement.breaker.wait_s < 2 * placement.config.policy.retry_s_min
+    assert placement.breakers.of("").reason == "the store is down"
+    assert placement.breakers.of("").wait_s < 2 * placement.config.policy.retry_s_min
 
 
 async def test_a_defect_in_one_file_of_a_batch_leaves_all_to_uploads_of_their_own(

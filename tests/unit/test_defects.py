@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_moved_waits_with_the_reason(
         # What is wrong with a file of a batch is found where it is uploaded alone.
         monkeypatch.setattr("memfs.placement.batcher.upload_batch", fail)
     else:
-        monkeypatch.setattr(world.mover._placer.batcher, "takes", lambda *_: False)
+        monkeypatch.setattr(world.mover._placer.batchers[""], "takes", lambda *_: False)
     monkeypatch.setattr("memfs.placement.execute.upload", fail)
     world.run(world.engine.set_pin(bad, Tier.GLACIER))
     world.run(world.engine.commit())

@@ -41,7 +41,7 @@ def test_the_tables_are_those_of_the_code() -> None:
 
 def test_the_defaults_are_written_as_they_are_read() -> None:
     """Each default in the table, read as a configuration is, is the one of the code."""
-    row = r"^\| `([a-z_]+\.[a-z_.]+)` \| (?:`([^`]*)`|not set) \|"
+    row = r"^\| `([a-z_]+\.[A-Za-z_.]+)` \| (?:`([^`]*)`|not set) \|"
     shown = dict(re.findall(row, CONFIGURATION, re.MULTILINE))
     for key in keys():
         written = shown[key.dotted]
@@ -89,7 +89,10 @@ def test_the_control_xattrs_are_those_of_the_file_system() -> None:
     )
     assert dict(shown) == {
         **dict.fromkeys(
-            ("tier", "codec", "priority", "pool", "policy", "snapshot", "dtype", "shape"),
+            (
+                *("tier", "codec", "priority", "pool", "policy", "snapshot", "store"),
+                *("dtype", "shape"),
+            ),
             "read, write",
         ),
         "xattrs": "write",

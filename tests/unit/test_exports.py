@@ -434,9 +434,9 @@ async def test_the_former_state_keeps_its_store_until_it_is_taken_over(tmp_path:
         }
     state = State(tmp_path / "new")
     store = DirectoryStore(tmp_path / "store", 30.0, 4)
-    await take_over(state.engine, store, state.packed_store.temporary_path)
+    await take_over(state.engine, {"": store}, state.packed_store.temporary_path)
     with pytest.raises(UsageError, match="belongs to this state"):
-        await take_over(state.engine, store, state.packed_store.temporary_path)
+        await take_over(state.engine, {"": store}, state.packed_store.temporary_path)
     state.close()
     async with mounted(World(tmp_path, "new")) as world:
         await upload(world.state.parts, ino)
@@ -460,7 +460,7 @@ async def test_a_former_state_that_is_mounted_hears_of_a_take_over(tmp_path: Pat
         await world.exporter.export()
         await bring(tmp_path)
         state = State(tmp_path / "new")
-        await take_over(state.engine, world.store, state.packed_store.temporary_path)
+        await take_over(state.engine, {"": world.store}, state.packed_store.temporary_path)
         state.close()
         world.generation._confirmed_s = -1e9
         with pytest.raises(Exception, match="older copy"):

@@ -49,9 +49,8 @@ class Observed:
 
     def again(self) -> History:
         """Return one that has seen nothing yet, as after a start."""
-        return History(
-            self.state.engine, self.take, self.state.activity, self.events, self.health, self.clock
-        )
+        healths, state = {"": self.health}, self.state
+        return History(state.engine, self.take, state.activity, self.events, healths, self.clock)
 
     def clock(self) -> int:
         return int((trio.current_time() + self.offset_s) * 1e9)

@@ -14,6 +14,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("memfs.types", "memfs.exit_codes", "memfs.escaping", "memfs.signals", "memfs.waiting"),
         *("memfs.backoff", "memfs.bounded", "memfs.fifo", "memfs.single_flight", "memfs.urls"),
+        "memfs.addresses",
     ),
     ("memfs.errors", "memfs.log_lines", "memfs.keyed_lock"),
     ("memfs.defects",),

@@ -12,7 +12,7 @@ from memfs.errors import ObjectMissingError, QuotaSpentError
 from memfs.policy.quotas import Cost, Spent
 from memfs.stores.counts import Call, StoreCounts
 from memfs.stores.metered import MeteredStore, transfer_request_count
-from memfs.stores.paced import PacedStore, unhurried
+from memfs.stores.paced import PacedStore, Rates, unhurried
 from memfs.stores.store import PART_BYTES
 from tests.unit.fakes.memory_store import MemoryStore
 
@@ -100,7 +100,7 @@ async def test_uploads_share_their_rate(
     autojump_clock: trio.testing.MockClock, source: Path
 ) -> None:
     """Each begins when those before it are paid for."""
-    store = PacedStore(MemoryStore(), 100, None)
+    store = PacedStore(MemoryStore(), Rates(100, None))
     begun_s = trio.current_time()
     async with trio.open_nursery() as nursery:
         for name in "abc":
@@ -112,7 +112,7 @@ async def test_downloads_share_their_rate(
     autojump_clock: trio.testing.MockClock, source: Path, tmp_path: Path
 ) -> None:
     """Ranges and whole objects."""
-    store = PacedStore(MemoryStore(), None, 100)
+    store = PacedStore(MemoryStore(), Rates(None, 100))
     await store.put_file("k", source)
     begun_s = trio.current_time()
     await store.get_file("k", tmp_path / "target")
@@ -126,7 +126,7 @@ async def test_programs_do_not_wait_for_the_mover(
     autojump_clock: trio.testing.MockClock, source: Path
 ) -> None:
     """The mover waits for all of them."""
-    store = PacedStore(MemoryStore(), None, 100)
+    store = PacedStore(MemoryStore(), Rates(None, 100))
     await store.put_file("k", source)
     begun_s = trio.current_time()
     with unhurried():

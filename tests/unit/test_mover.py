@@ -238,11 +238,11 @@ async def test_a_pin_that_changes_during_a_move_is_acted_on_after_it(
     await depot.pin(ino, Tier.GLACIER)
 
     async def upload_and_pin(
-        parts: MoveParts, inos: Sequence[InodeNo]
+        parts: MoveParts, inos: Sequence[InodeNo], store: str
     ) -> dict[InodeNo, MoveResult]:
         await depot.pin(ino, Tier.WARM)
         await depot.mover.run_round()
-        return await upload_batch(parts, inos)
+        return await upload_batch(parts, inos, store)
 
     monkeypatch.setattr(batcher, "upload_batch", upload_and_pin)
     await depot.steps(3)

@@ -240,7 +240,7 @@ def status_parts(state: State) -> StatusParts:
         lambda: REPORT.driver,
         None,
         state.parts.lost_found,
-        StoreHealth(),
+        {"": StoreHealth()},
         lambda: 0,
     )
 

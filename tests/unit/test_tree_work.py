@@ -79,7 +79,7 @@ def spending_of(state: State) -> Quotas:
 def remote_barrier(
     state: State, breaker: CircuitBreaker, quotas: Quotas | None = None
 ) -> RemoteBarrier:
-    return RemoteBarrier(state.parts, breaker, quotas or spending_of(state))
+    return RemoteBarrier(state.parts, lambda _: breaker, quotas or spending_of(state))
 
 
 async def unseal(state: State, ino: InodeNo) -> None:

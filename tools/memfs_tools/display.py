@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         QuotaReport,
         SnapshotsReport,
         StatusReport,
+        StoreReport,
         TierReport,
         WorkReport,
     )
@@ -76,7 +77,8 @@ def status_parts(report: StatusReport) -> Iterator[str | Table]:
     rows = [
         ("state", report.state_dir),
         ("driver", f"{report.driver.name}, {path}" + (f" ({faster})" if faster else "")),
-        ("store", _store_line(report)),
+        ("store", _store_line(report.store_url or "none", report.store)),
+        *((f"store {each.name}", _store_line(each.url, each.store)) for each in report.stores),
         ("daemon", f"process {report.pid}, {format_size(report.memory_bytes)} of memory"),
     ]
     if report.keys:
@@ -191,8 +193,7 @@ def _snapshots_line(snapshots: SnapshotsReport) -> str | None:
     return f"snapshots: {'; '.join(parts)}" if parts else None
 
 
-def _store_line(report: StatusReport) -> str:
-    url, store = report.store_url or "none", report.store
+def _store_line(url: str, store: StoreReport | None) -> str:
     if store is None:
         return url
     if store.lasts_s is None:

@@ -9,9 +9,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from memfs.addresses import address_of, store_of
 from memfs.errors import InvalidValueError
-from memfs.metadata.records import Batch, Form, FormReplacement, MoveKind
-from memfs.metadata.sqlite.contents import Contents
+from memfs.metadata.records import (
+    Batch,
+    Form,
+    FormReplacement,
+    MoveKind,
+    StoredCount,
+    StoredUntil,
+)
+from memfs.metadata.sqlite.contents import Contents, store_sql
 from memfs.metadata.sqlite.rows import form_of
 from memfs.metadata.sqlite.schema import FORM_COLUMNS
 from memfs.metadata.sqlite.statements import (
@@ -23,7 +31,7 @@ from memfs.metadata.sqlite.statements import (
 from memfs.types import NO_INODE, FormKind, IntentId, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from memfs.metadata.records import BatchMember
 
@@ -34,8 +42,16 @@ _SELECT_BATCHED = (
 )
 _SELECT_SPARSE = (
     "select key, size_bytes, live_count, live_bytes from batch"
-    " where live_bytes * 100 < size_bytes * ? order by live_bytes * 1.0 / size_bytes limit ?"
+    " where live_bytes * 100 < size_bytes * ?1"
+    f" and (?3 is null or {store_sql('key')} in (select value from json_each(?3)))"
+    " order by live_bytes * 1.0 / size_bytes limit ?2"
 )
+_NEXT_REMOTE = "select min(key) from form where kind = 'remote' and owned = 1 and key >= ?"
+_STORED = """
+    select key, ifnull(offset, 0), stored_bytes from form
+    where kind = 'remote' and owned = 1 and (key, ifnull(offset, 0)) > (?, ?) and key < ?
+    order by key, ifnull(offset, 0) limit ?
+"""
 
 # The lists in parentheses are read once for each call; only `garbage` and `intent` are.
 _UNREFERENCED = """
@@ -105,8 +121,30 @@ class Batches(Contents):
         self._release_place(form)
         return False
 
-    async def list_sparse_batches(self, live_percent: int, limit: int) -> list[Batch]:
-        return [Batch._make(row) for row in self._rows(_SELECT_SPARSE, (live_percent, limit))]
+    async def list_sparse_batches(
+        self, live_percent: int, limit: int, stores: Collection[str] | None = None
+    ) -> list[Batch]:
+        chosen = None if stores is None else json.dumps([*stores])
+        rows = self._rows(_SELECT_SPARSE, (live_percent, limit, chosen))
+        return [Batch._make(row) for row in rows]
+
+    async def list_stores(self) -> list[str]:
+        found, key = [], ""
+        while (row := self._row(_NEXT_REMOTE, (key,))) is not None and row[0] is not None:
+            if store := store_of(row[0]):
+                found.append(store)
+                key = _end_of(store)
+            else:
+                # All keys of the default store that begin with the same directory are passed over.
+                head, slash, _ = str(row[0]).partition("/")
+                key = f"{head}0" if slash else f"{head}\0"
+        return found
+
+    async def count_stored(self, store: str, after: StoredUntil | None, limit: int) -> StoredCount:
+        begin = after or StoredUntil(address_of(store, ""), -1)
+        rows = self._rows(_STORED, (*begin, _end_of(store), limit))
+        until = StoredUntil(*rows[-1][:2]) if len(rows) == limit else None
+        return StoredCount(len(rows), sum(row[2] for row in rows), until)
 
     async def list_batched(self, key: str) -> list[Form]:
         return [form_of(row) for row in self._rows(_SELECT_BATCHED, (key,))]
@@ -131,6 +169,11 @@ class Batches(Contents):
             return
         live_bytes = sum(form.stored_bytes for form in forms)
         self._write(SET_BATCH, (len(forms), live_bytes, key))
+
+
+def _end_of(store: str) -> str:
+    """Return what follows all addresses of a store: `;` comes after `:`."""
+    return f"{store};"
 
 
 def _check_place(form: Form, key: str) -> None:

@@ -6,6 +6,7 @@ detached becomes garbage in the same change, so that no file or object is ever f
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from memfs.errors import InvalidValueError, NotFoundError
@@ -50,9 +51,21 @@ from memfs.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from memfs.metadata.records import KeptContent
+
+
+def store_sql(address: str) -> str:
+    """Return an expression for the store of an address (`memfs.addresses`)."""
+    return f"substr({address}, 1, max(instr({address}, ':') - 1, 0))"
+
+
+_LIST_GARBAGE = (
+    "select item, kind, location from garbage where kind <> 'remote' or (item < ?1"
+    f" and (?2 is null or {store_sql('location')} in (select value from json_each(?2))))"
+    " order by item limit ?3"
+)
 
 # `raw <> 0 and flags <> 2` is the condition of the partial index; it must stand there literally.
 _LIST_UNSEALED = (
@@ -352,14 +365,16 @@ class Contents(Attributes):
 
     # --- garbage ---------------------------------------------------------------------------------
     async def list_garbage(
-        self, limit: int, *, remote: bool = True, held_from: int | None = None
+        self,
+        limit: int,
+        *,
+        remote: bool = True,
+        held_from: int | None = None,
+        stores: Collection[str] | None = None,
     ) -> list[GarbageItem]:
         until = (NOW if held_from is None else held_from) if remote else 0
-        rows = self._rows(
-            "select item, kind, location from garbage where kind <> 'remote' or item < ?"
-            " order by item limit ?",
-            (until, limit),
-        )
+        chosen = None if stores is None else json.dumps([*stores])
+        rows = self._rows(_LIST_GARBAGE, (until, chosen, limit))
         return [GarbageItem(item, FormKind(kind), location) for item, kind, location in rows]
 
     async def count_held(self, held_from: int) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from memfs.backoff import CircuitBreaker
+from memfs.addresses import store_of
 from memfs.content.residency import LockOutcome, page_bytes
 from memfs.content.space import measure_cold_space
 from memfs.errors import (
@@ -24,6 +24,7 @@ from memfs.errors import (
 )
 from memfs.metadata.records import Decision, InodeFlags
 from memfs.moves.hydrating import hydrate
+from memfs.placement.breakers import StoreBreakers
 from memfs.placement.quotas import cost_of_fetch, stored_bytes_max
 from memfs.policy import rules
 from memfs.policy.quotas import Spent
@@ -75,8 +76,7 @@ class Fetcher:
         self._engine = context.engine
         self._done = done
         # Not that of the moves, whose pauses are those of files that nobody waits for.
-        policy = context.config.policy
-        self._breaker = CircuitBreaker(policy.retry_s_min, policy.retry_s_max, context.rng)
+        self._breakers = StoreBreakers(context.config, context.rng)
         self._hydrating_count = 0
         self._reserved_bytes = 0
         """Bytes of the disk, for the files that are being fetched."""
@@ -154,8 +154,10 @@ class Fetcher:
     async def _hydrate(self, inode: Inode) -> Inode:
         forms = await self._engine.list_forms(inode.blob)
         asks_store = all(form.kind != FormKind.PACKED for form in forms)
-        if asks_store and self._breaker.wait_s:
-            raise StalledError(self._breaker.reason or "the store is down")
+        stores = [store_of(form.place.key) for form in forms if form.kind == FormKind.REMOTE]
+        breaker = self._breakers.of(stores[0] if stores else "")
+        if asks_store and breaker.wait_s:
+            raise StalledError(breaker.reason or "the store is down")
         await self._check_room(inode.size)
         self._reserved_bytes += inode.size
         try:
@@ -174,13 +176,13 @@ class Fetcher:
             raise StalledError(str(error)) from error
         except StoreError as error:
             if asks_store and error.transient and not isinstance(error, ObjectMissingError):
-                self._breaker.fail(str(error))
+                breaker.fail(str(error))
                 raise StalledError(str(error)) from error
             raise
         finally:
             self._reserved_bytes -= inode.size
         if asks_store:
-            self._breaker.succeed()
+            breaker.succeed()
         self.fetched_count += 1
         self.fetched_bytes += hydrated.size
         return hydrated

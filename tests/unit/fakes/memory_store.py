@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from memfs.stores.store import ByteSource
+    from memfs.stores.store import ByteSource, RemoteStore
 
 
 class MemoryStore:
@@ -26,6 +26,10 @@ class MemoryStore:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.slots = PartSlots(PART_CONCURRENCY * PART_BYTES, 1)
+
+    def of(self, address: str) -> RemoteStore:
+        """Itself."""
+        return self
 
     async def put_file(self, key: str, source: Path) -> None:
         await trio.lowlevel.checkpoint()

@@ -15,7 +15,7 @@ import click
 import trio
 
 from memfs.config_file import load_config
-from memfs.encryption.keys import load_key_ring
+from memfs.encryption.keys import load_keys
 from memfs.errors import MemfsError, StoreUnavailableError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.fsck.accept import Change, accept_changes, find_change
@@ -28,7 +28,7 @@ from memfs.sizes import format_count
 from memfs.stores.lost_found import DIRECTORY_NAME, LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
-from memfs.stores.remote import open_remote_store
+from memfs.stores.remote import open_stores, together
 from memfs_daemon.options import parse_options
 from memfs_daemon.state_dir import require_state
 from memfs_daemon.state_lock import StateLock
@@ -36,7 +36,7 @@ from memfs_tools.display import progress_bar
 from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
-    from memfs.config import Config, GlacierConfig
+    from memfs.config import Config
     from memfs.fsck.report import Progress, Report
 
 
@@ -171,15 +171,14 @@ def _ask(count: int) -> None:
 
 
 async def _check(state: Path, config: Config, *, verify: bool, progress: Progress) -> Report:
-    keys = load_key_ring(config.encryption.keys, os.environ)
-    remote = None
-    if config.glacier.enabled:
-        remote = open_remote_store(config.glacier, state / "glacier")
+    keys = load_keys(config, os.environ)
+    opened = open_stores(config, state / "glacier", os.environ)
+    remote = together(opened) if opened else None
     raw_store = RawStore(state)
     try:
         engine = SqliteEngine.open(state, config.metadata)
         try:
-            await _require_store(engine, config.glacier)
+            await _require_stores(engine, config)
             return await check(
                 engine,
                 raw_store,
@@ -188,6 +187,7 @@ async def _check(state: Path, config: Config, *, verify: bool, progress: Progres
                 verify=verify,
                 progress=progress,
                 keys=keys,
+                stores=[*opened],
             )
         finally:
             engine.close()
@@ -197,16 +197,20 @@ async def _check(state: Path, config: Config, *, verify: bool, progress: Progres
             await remote.aclose()
 
 
-async def _require_store(engine: SqliteEngine, glacier: GlacierConfig) -> None:
-    """See that the store is the one of the last mount: every object would seem lost otherwise."""
-    last = await recall_store(engine)
-    if not glacier.enabled or last is None or last == (glacier.url or ""):
+async def _require_stores(engine: SqliteEngine, config: Config) -> None:
+    """See that the stores are those of the last mount: every object would seem lost otherwise."""
+    if not config.glacier.enabled:
         return
-    raise UsageError(
-        f"the objects are in another store than {describe_store(glacier.url or '')}: the last "
-        f"mount had {describe_store(last)}; name its configuration with -c, or mount once with "
-        "the new store"
-    )
+    for name in ("", *config.stores):
+        last, url = await recall_store(engine, name), config.store(name).url or ""
+        if last is None or last == url:
+            continue
+        what = f"the objects of store {name!r}" if name else "the objects"
+        raise UsageError(
+            f"{what} are in another store than {describe_store(url)}: the last mount had "
+            f"{describe_store(last)}; name its configuration with -c, or mount once with the new "
+            "store"
+        )
 
 
 def _show(report: Report, repaired: Repaired | None, state: Path, *, as_json: bool) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from memfs.addresses import address_of, key_within, store_of
+from memfs.errors import MemfsError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
 from memfs_tools.mounts import require_mount
@@ -147,12 +149,18 @@ class _Collection:
         self._orphans = self._look([*_LOCAL, *self._prefixes()], show, take=False)
         if not take:
             return
-        shared = any(found["foreign_count"] for found in self._orphans.values())
-        places = [place for place in self._orphans if self._orphans[place]["count"]]
-        if shared:
-            places = [place for place in places if place in (*_LOCAL, _EXPORTS)]
+        found = self._orphans.items()
+        shared = {store_of(place) for place, orphans in found if orphans["foreign_count"]}
+        places = [place for place, orphans in found if orphans["count"]]
+        places = [
+            place
+            for place in places
+            if place in (*_LOCAL, _EXPORTS) or store_of(place) not in shared
+        ]
+        for store in sorted(shared):
+            setting = f"stores.{store}.url" if store else "glacier.url"
             self._failures.append(
-                "objects of another state directory lie below the same glacier.url: nothing of the "
+                f"objects of another state directory lie below the same {setting}: nothing of the "
                 "store is put into lost+found"
             )
         self._orphans |= self._look(places, show, take=True)
@@ -217,22 +225,39 @@ class _Collection:
         tell(line)
 
     def _prefixes(self) -> list[str]:
-        """Return the parts of the store; empty where there is no store."""
-        stored = self._served.status().store_url is not None
-        return [*_PREFIXES, _UPLOADS, _EXPORTS] if stored else []
+        """Return the parts of the stores; empty where there is no store."""
+        status = self._served.status()
+        if status.store_url is None:
+            return []
+        parts = (*_PREFIXES, _UPLOADS)
+        named = [address_of(each.name, part) for each in status.stores for part in parts]
+        return [*parts, _EXPORTS, *named]
 
     def _look(
         self, places: list[str], show: Callable[[str, int, int], None], *, take: bool
     ) -> dict[str, OrphansReport]:
         found = {}
+        failed: set[str] = set()
         for number, place in enumerate(places):
             show("putting orphans away" if take else "looking for orphans", number, len(places))
-            if place in _PREFIXES:
-                answer = self._served.gc_orphans("remote", place, take=take)
-            else:
-                answer = self._served.gc_orphans(cast("SearchPlace", place), take=take)
-            found[place] = answer
+            if store_of(place) in failed:
+                continue
+            try:
+                found[place] = self._look_at(place, take=take)
+            except MemfsError as error:
+                if not store_of(place):
+                    raise
+                # One store that cannot be listed keeps nobody from looking at the others.
+                failed.add(store_of(place))
+                self._failures.append(f"store {store_of(place)}: {error}")
         return found
+
+    def _look_at(self, place: str, *, take: bool) -> OrphansReport:
+        part = key_within(place)
+        if part in _PREFIXES:
+            return self._served.gc_orphans("remote", place, take=take)
+        prefix = address_of(store_of(place), "")
+        return self._served.gc_orphans(cast("SearchPlace", part), prefix, take=take)
 
 
 def _show_lost_found(served: Mount, *, clear: bool, as_json: bool) -> None:

@@ -80,6 +80,11 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"ram      cached and not locked: {why['ram']}")
     if "room" in why:
         lines.append(f"room     {why['room']}")
+    placed = why.get("object_store")
+    if isinstance(placed, dict):
+        lies = f", its object is in {placed['lies']}" if "lies" in placed else ""
+        reason = f": {placed['reason']}" if "reason" in placed else ""
+        lines.append(f"store    belongs in {placed['belongs']}{lies}{reason}")
     store = why.get("store")
     if isinstance(store, dict):
         lines.append(f"store    fails for {format_duration(store['fails_s'])}: {store['reason']}")

@@ -12,7 +12,7 @@ import click
 import trio
 
 from memfs.config_file import load_config
-from memfs.encryption.keys import load_key_ring
+from memfs.encryption.keys import load_keys
 from memfs.errors import MemfsError, StoreUnavailableError, UsageError
 from memfs.exit_codes import ExitCode
 from memfs.exports.importing import Wanted, import_state, list_exports, take_over
@@ -24,7 +24,7 @@ from memfs.metadata.sqlite.importing import require_empty
 from memfs.metadata.store_record import recall_store
 from memfs.sizes import format_count, format_size
 from memfs.stores.packed import PackedStore
-from memfs.stores.remote import open_remote_store
+from memfs.stores.remote import open_stores, together
 from memfs_daemon.options import parse_options
 from memfs_daemon.state_dir import require_state
 from memfs_daemon.state_lock import StateLock
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from memfs.config import Config
     from memfs.exports.importing import Chosen
+    from memfs.stores.store import RemoteStore
 
 _PATHS_SHOWN = 10
 
@@ -140,8 +141,8 @@ def _remove_empty(state: Path) -> None:
 async def _run(
     state: Path, config: Config, at: str | None, show: Callable[[str, int, int], None]
 ) -> Chosen:
-    keys = load_key_ring(config.encryption.keys, os.environ)
-    remote = open_remote_store(config.glacier, state / "glacier")
+    keys = load_keys(config, os.environ)
+    remote = _open_default(config, state / "glacier")
     encrypted = bool(config.encryption.keys) and config.encryption.remote
     assert config.glacier.url is not None
     try:
@@ -152,9 +153,14 @@ async def _run(
         await remote.aclose()
 
 
+def _open_default(config: Config, default_dir: Path) -> RemoteStore:
+    """Return the store that exports are in."""
+    return open_stores(replace(config, stores={}), default_dir, os.environ)[""]
+
+
 async def _take_over(state: Path, config: Config) -> None:
     require_state(state)
-    remote = open_remote_store(config.glacier, state / "glacier")
+    opened = open_stores(config, state / "glacier", os.environ)
     try:
         with StateLock(state, None):
             engine = SqliteEngine.open(state, config.metadata)
@@ -164,15 +170,15 @@ async def _take_over(state: Path, config: Config) -> None:
                     raise UsageError(
                         f"{state} was imported from {known}, not from {config.glacier.url}"
                     )
-                await take_over(engine, remote, PackedStore(state).temporary_path)
+                await take_over(engine, opened, PackedStore(state).temporary_path)
             finally:
                 engine.close()
     finally:
-        await remote.aclose()
+        await together(opened).aclose()
 
 
 async def _list(config: Config, as_json: bool) -> None:
-    remote = open_remote_store(config.glacier, Path())
+    remote = _open_default(config, Path())
     try:
         found = [str(each) for each in await list_exports(remote)]
     except MemfsError as error:

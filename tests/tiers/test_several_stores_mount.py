@@ -1,0 +1,133 @@
+"""Two object stores at a mount: who gets what, and what a program sees when one is taken away."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.mounting import run_memfs
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import MountFactory
+
+CONTENT = bytes(random.Random(3).choices(b"abcdefgh", k=300_000))
+
+CONFIG = """
+[warm]
+size = "0"
+[cold]
+hydrate_max = "0"
+[glacier]
+url = "file://{base}/first"
+[policy]
+interval = "50ms"
+retry_min = "100ms"
+retry_max = "500ms"
+"""
+
+ARCHIVE = """
+[stores.archive]
+url = "file://{base}/second"
+codec = "lz4"
+timeout = "2s"
+"""
+
+
+def forms_of(path: Path) -> list[str]:
+    forms: list[str] = json.loads(os.getxattr(path, "user.memfs.residency"))["forms"]
+    return forms
+
+
+def why_of(path: Path) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(os.getxattr(path, "user.memfs.why"))
+    return answer
+
+
+def objects_below(directory: Path) -> list[Path]:
+    return [path for path in (directory / "blobs").rglob("*") if path.is_file()]
+
+
+def send(path: Path) -> None:
+    os.setxattr(path, "user.memfs.tier", b"glacier")
+    wait_for(lambda: forms_of(path) == ["remote"], lambda: (forms_of(path), why_of(path)))
+
+
+@pytest.mark.expects_log(
+    "WARNING.*files have objects in store 'archive'",
+    "WARNING.*its remote form cannot be (read|used): .*archive",
+)
+def test_files_have_their_objects_where_their_directory_says(
+    driver: str, mount_factory: MountFactory, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    small = '[glacier]\nbatch_file_max = "0"'
+    config = CONFIG.replace("[glacier]", small) + ARCHIVE.replace(
+        "codec", "batch_file_max=0\ncodec"
+    )
+    mount = mount_factory(driver, config=config.format(base=tmp_path))
+    directory = mount.root / "old"
+    directory.mkdir()
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        os.setxattr(directory, "user.memfs.store", b"archiv")
+    os.setxattr(directory, "user.memfs.store", b"archive")
+    there, here = directory / "a", mount.root / "b"
+    for path in (there, here):
+        path.write_bytes(CONTENT + path.name.encode())
+        send(path)
+        assert path.read_bytes() == CONTENT + path.name.encode()
+    assert os.getxattr(there, "user.memfs.store") == b"archive"
+    assert os.getxattr(here, "user.memfs.store") == b"default"
+    assert len(objects_below(tmp_path / "first")) == 1
+    assert len(objects_below(tmp_path / "second")) == 1
+    assert why_of(there)["object_store"] == {"belongs": "archive", "lies": "archive"}
+    assert "object_store" not in why_of(here)
+    assert "belongs in archive" in run_memfs("why", there)
+    [told] = json.loads(run_memfs("status", "--json", mount.root))["stores"]
+    assert told["name"] == "archive"
+    assert told["store"]["well"] is True
+    assert "store archive" in run_memfs("status", mount.root)
+
+    # One is away: what the other one has is read and written.
+    unread = directory / "unread"
+    unread.write_bytes(CONTENT + b"unread")
+    send(unread)
+    (tmp_path / "second").rename(tmp_path / "away")
+    more = mount.root / "more"
+    more.write_bytes(CONTENT)
+    send(more)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        unread.read_bytes()
+    assert here.read_bytes() == CONTENT + b"b"
+    assert "correct stores.archive.url" in why_of(unread)["store"]["reason"]
+    (tmp_path / "away").rename(tmp_path / "second")
+
+    # It is taken out of the configuration: EIO, and nothing is lost.
+    mount.stop()
+    mount.config = CONFIG.replace("[glacier]", small).format(base=tmp_path)
+    mount.start()
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        unread.read_bytes()
+    assert "[stores.archive]" in why_of(unread)["object_store"]["reason"]
+    there.unlink()
+
+    def garbage_count() -> int:
+        count: int = json.loads(run_memfs("status", "--json", mount.root))["work"]["garbage_count"]
+        return count
+
+    wait_for(lambda: garbage_count() == 1, garbage_count)
+    assert len(objects_below(tmp_path / "second")) == 2
+    mount.stop()
+    mount.config = config.format(base=tmp_path)
+    mount.start()
+    run_memfs("gc", mount.root)
+    wait_for(lambda: len(objects_below(tmp_path / "second")) == 1, "the object stays")
+    assert unread.read_bytes() == CONTENT + b"unread"
