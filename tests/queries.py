@@ -31,7 +31,13 @@ _CONDITIONS = st.one_of(
     ),
     st.fixed_dictionaries({"$text": st.sampled_from(["X", "fran SAN", "ÄÖ", "draft x"])}),
     st.fixed_dictionaries({"$not": st.dictionaries(_COMPARISONS, OPERANDS, min_size=1)}),
-    st.fixed_dictionaries({"$regex": st.sampled_from(["^x", "Fran", "2025", "[0-9]$", "^$"])}),
+    st.fixed_dictionaries(
+        {
+            "$regex": st.sampled_from(
+                ["^x", "Fran", "2025", "[0-9]$", "^$", "^San", "^2025-01", "^\\[dr"]
+            )
+        }
+    ),
 )
 
 

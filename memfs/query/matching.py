@@ -58,11 +58,12 @@ def value_passes(condition: Condition, value: Value) -> bool:
             if condition.operator is Operator.CONTAINS:
                 wanted = equal_values(condition.operands[0])
                 return any(element in wanted for element in elements)
-            return any(_scalar_passes(condition, element) for element in elements)
-    return _scalar_passes(condition, value)
+            return any(scalar_passes(condition, element) for element in elements)
+    return scalar_passes(condition, value)
 
 
-def _scalar_passes(condition: Condition, value: Value) -> bool:
+def scalar_passes(condition: Condition, value: Value) -> bool:
+    """Tell whether a value that is no array passes a condition that is not `EXISTS`."""
     operator, operands = condition.operator, condition.operands
     is_text = isinstance(value, str)
     if operator is Operator.IN:

@@ -67,6 +67,21 @@ FILTERS = st.sampled_from(
         {"tags": {"$nin": ["cat", 1]}},
         {"tags": '["cat"]'},
         {"tags": {"$in": []}},
+        {"tags": {"$gt": 1}},
+        {"tags": {"$gte": 1, "$lt": 2}},
+        {"tags": {"$lte": 1.5}, "other": {"$exists": True}},
+        {"tags": {"$gte": "["}},
+        {"tags": {"$gt": "cat", "$lt": "dog"}},
+        {"tags": {"$lt": "b"}},
+        {"tags": {"$gte": "a", "$ne": "dog"}},
+        {"tags": {"$regex": "^ca"}},
+        {"tags": {"$regex": "^\\[ca"}},
+        {"tags": {"$regex": "^(dog|cat)$"}},
+        {"tags": {"$regex": "^[cd].g"}, "other": {"$gt": 0}},
+        {"tags": {"$regex": "g$"}},
+        {"$or": [{"tags": {"$gt": 1}}, {"other": {"$regex": "^ca"}}]},
+        {"$not": {"tags": {"$gt": "cat"}}},
+        {"tags": {"$gt": 0}, "other": {"$lt": "dog"}},
     ]
 )
 ORDERS = st.one_of(
@@ -269,11 +284,17 @@ async def test_elements_lead_once_their_index_is_whole(engine: Engine) -> None:
     assert (sorted(found), driver) == (inos, LED)
     found, driver = await ask(engine, {"tags": {"$in": ["all", 0, 1]}}, FileOrder("$size"))
     assert (found, driver) == (inos[:5], LED)
-    # A range is looked for in each array.
-    assert await ask(engine, {"tags": {"$gte": 1}}) == (
-        [ino for ino in inos[:4] if ino % 2],
-        "user.tags",
+    odd = [ino for ino in inos[:4] if ino % 2]
+    assert await ask(engine, {"tags": {"$gte": 1}}) == (odd, LED)
+    assert await ask(engine, {"tags": {"$gte": 0}}, limit=1) == (
+        sorted(inos[:4], key=lambda ino: (ino % 2, ino)),
+        LED,
     )
+    found, driver = await ask(engine, {"tags": {"$regex": "^al?l$"}})
+    assert (sorted(found), driver) == (inos[:5], LED)
+    # Words are looked for in each array.
+    found, driver = await ask(engine, {"tags": {"$text": "ALL"}})
+    assert (sorted(found), driver) == (inos, "user.tags")
     await put(engine, inos[0], b"none")
     await engine.unlink(ROOT_INODE, b"f1", NOW_NS)
     await engine.reap([inos[1]])
@@ -318,7 +339,7 @@ async def test_a_page_after_the_entries_have_gone_says_so(engine: Engine) -> Non
     assert page is not None
     assert page.after is not None
     # Another filter has nothing that the index of elements could be asked for.
-    other = parse({"tags": {"$gt": 1}})
+    other = parse({"tags": {"$text": "a"}})
     with pytest.raises(InvalidValueError, match=r"elements of user\.tags has gone"):
         await engine.find_files(other, None, page.after, 1, None)
 

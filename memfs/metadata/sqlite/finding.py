@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import NotFoundError
 from memfs.metadata.records import EVERYTHING, FileOrder, FilePage, FilePosition, Scope
+from memfs.metadata.sqlite.element_index import entries_of
 from memfs.metadata.sqlite.filter_sql import Planner
 from memfs.metadata.sqlite.scoped_sql import ScopedStatement
 from memfs.metadata.sqlite.view import View
 from memfs.query.filters import Condition, Node, Operator, operators_of
 from memfs.query.globs import glob_pattern
-from memfs.query.matching import has_words, pattern_of, value_passes
+from memfs.query.matching import has_words, pattern_of, scalar_passes, value_passes
 from memfs.query.values import stored_value
 from memfs.types import NOW, InodeNo, SnapshotId
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from memfs.metadata.sqlite.database import Row
     from memfs.metadata.sqlite.field_index import Indexes
     from memfs.metadata.sqlite.statements import Parameters, SqlValue
+    from memfs.query.values import Value
 
 Search = Callable[[str, "Sequence[SqlValue]"], "list[Row] | None"]
 """Runs a select; None: it took too long."""
@@ -61,6 +63,7 @@ class Finder:
         connection.create_function("pattern_found", 2, _pattern_found, deterministic=True)
         connection.create_function("text_found", 2, _text_found, deterministic=True)
         connection.create_function("array_passes", 2, _array_passes, deterministic=True)
+        connection.create_function("leads_here", 3, _leads_here, deterministic=True)
         connection.create_function("value_of", 1, stored_value, deterministic=True)
         connection.create_function("path_passes", 2, self._path_passes)
         connection.create_function("name_passes", 2, self._name_passes)
@@ -232,6 +235,15 @@ def _condition(text: str) -> Condition:
 
 def _array_passes(value: str, text: str) -> bool:
     return value_passes(_condition(text), value)
+
+
+def _leads_here(array: str, value: Value, text: str) -> bool:
+    """Tell whether a value is the least entry of an array that passes a condition."""
+    condition = _condition(text)
+    # Those that pass a range or a pattern are all numbers, or all texts.
+    entries = [each for each in entries_of(array) if isinstance(each, int | float | str)]
+    passing = [each for each in entries if scalar_passes(condition, each)]
+    return bool(passing) and min(passing) == value
 
 
 @lru_cache(maxsize=256)
