@@ -90,8 +90,8 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
     SNAPSHOT_XATTR: ControlXattr(
         True,
         "`off`: snapshots keep names and attributes, and no bytes that change or go. A directory's "
-        "holds for all below; `on` ends that. It counts as it is set when bytes change, for "
-        "earlier snapshots too; what is kept stays kept.",
+        "holds for all below; `on` ends that. It counts as it was at the instant of each "
+        "snapshot.",
     ),
     STORE_XATTR: ControlXattr(
         True,

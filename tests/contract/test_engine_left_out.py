@@ -10,10 +10,11 @@ from memfs.errors import MemfsError
 from memfs.metadata.records import AttributeChanges, NewInode
 from memfs.policy.marks import SNAPSHOT_XATTR
 from memfs.types import ROOT_INODE, Generation, InodeNo
-from tests.contract.engine.making import NOW_NS, make_directory, make_file, make_sealed, seal
+from tests.contract.engine.making import NOW_NS, make_directory, make_sealed
 
 if TYPE_CHECKING:
     from memfs.metadata.engine import Engine
+    from memfs.types import SnapshotId
 
 ROOT_USER, SOMEBODY = 0, 1001
 """The second is another one than that of the files."""
@@ -25,8 +26,11 @@ async def make_owned(engine: Engine, name: bytes, parent: InodeNo, user: int) ->
     return (await engine.create(parent, name, new)).ino
 
 
-async def test_what_is_left_out_follows_each_change(engine: Engine) -> None:
-    """After random changes of marks, places and owners a file is as its path says."""
+async def test_what_is_left_out_is_as_it_was_at_each_instant(engine: Engine) -> None:
+    """After random changes of marks, places and owners, with snapshots that come and go among them.
+
+    A file is left out if its path said so at all instants that show it.
+    """
     rng = random.Random(1)
     directories = [await make_owned(engine, b"top", ROOT_INODE, ROOT_USER)]
     for number in range(5):
@@ -34,11 +38,11 @@ async def test_what_is_left_out_follows_each_change(engine: Engine) -> None:
         user = rng.choice([ROOT_USER, SOMEBODY])
         directories.append(await make_owned(engine, b"%d" % number, above, user))
     files = [await make_sealed(engine, b"file", each) for each in directories]
-    await engine.create_snapshot("first", NOW_NS)
+    instants: dict[SnapshotId, list[bool]] = {}
     seen = set()
     for step in range(STEP_COUNT):
         ino = rng.choice(directories)
-        change = rng.choice(["mark", "unmark", "own", "move", "exchange"])
+        change = rng.choice(["mark", "unmark", "own", "move", "exchange", "keep", "let go"])
         dentry = await engine.get_dentry(ino)
         assert dentry is not None
         try:
@@ -53,21 +57,31 @@ async def test_what_is_left_out_follows_each_change(engine: Engine) -> None:
             elif change == "move":
                 target, name = rng.choice(directories), b"at %d" % step
                 await engine.rename(*dentry, target, name, 0, NOW_NS + step)
-            else:
+            elif change == "exchange":
                 inos = directories + [file.ino for file in files]
                 other = await engine.get_dentry(rng.choice(inos))
                 dentry, other = rng.sample([dentry, other], 2)
                 assert dentry is not None
                 assert other is not None
                 await engine.rename(*dentry, *other, 2, NOW_NS + step)
+            elif change == "keep" and len(instants) < 3:
+                marks = [await engine.effective_xattr(file.ino, SNAPSHOT_XATTR) for file in files]
+                made = await engine.create_snapshot(str(step), NOW_NS)
+                instants[made.snap] = [each != b"off" for each in marks]
+            elif change == "let go" and instants:
+                gone = rng.choice([*instants])
+                del instants[gone]
+                await engine.delete_snapshot(gone)
+                while await engine.delete_snapshot_step(100):
+                    pass
         except MemfsError:
             # A directory below itself, say.
             continue
-        for file in files:
-            effective = await engine.effective_xattr(file.ino, SNAPSHOT_XATTR)
-            assert await engine.needs_copy(file.ino) == (effective != b"off"), (step, change)
-            seen.add(effective)
-    assert seen == {None, b"on", b"off"}
+        for at, file in enumerate(files):
+            wanted = {kept[at] for kept in instants.values()}
+            assert await engine.needs_copy(file.ino) == (True in wanted), (step, change)
+            seen.add(frozenset(wanted))
+    assert len(seen) == 4
 
 
 async def test_a_mark_holds_for_what_is_removed_with_its_directory(engine: Engine) -> None:
@@ -92,38 +106,35 @@ async def test_a_mark_holds_for_what_is_removed_with_its_directory(engine: Engin
 
 
 async def test_a_removed_directory_counts_where_the_snapshot_has_it(engine: Engine) -> None:
-    """It was moved out of a marked one, which was looked at before it went."""
+    """It was moved out of a marked one, before it went."""
     top = await make_owned(engine, b"top", ROOT_INODE, ROOT_USER)
     await engine.set_xattr(top, SNAPSHOT_XATTR, b"off", 0, NOW_NS)
     moved = await make_owned(engine, b"moved", top, ROOT_USER)
     file = await make_sealed(engine, b"file", moved)
     await engine.create_snapshot("first", NOW_NS)
     await engine.rename(top, b"moved", ROOT_INODE, b"moved", 0, NOW_NS)
-    assert await engine.needs_copy(file.ino)
+    assert not await engine.needs_copy(file.ino)
     await engine.unlink(moved, b"file", NOW_NS)
     await engine.rmdir(ROOT_INODE, b"moved", NOW_NS)
     await engine.reap([file.ino])
     assert await engine.list_kept((InodeNo(0), Generation(0)), 10) == []
 
 
-async def test_a_mark_that_is_taken_back_leaves_no_answer_behind(
-    engine: Engine,
-) -> None:
-    """What was looked up amid the change is forgotten with it."""
+async def test_a_snapshot_that_is_taken_back_leaves_no_answer_behind(engine: Engine) -> None:
+    """What was looked up amid the change is forgotten with it, and its number is used again."""
     top = await make_owned(engine, b"top", ROOT_INODE, ROOT_USER)
-    first = await make_sealed(engine, b"first", top)
-    second = await seal(engine, await make_file(engine, b"second", top))
-    await engine.create_snapshot("first", NOW_NS)
-    assert await engine.needs_copy(first.ino)
+    file = await make_sealed(engine, b"file", top)
     await engine.commit()
     try:
         async with engine.change():
             await engine.set_xattr(top, SNAPSHOT_XATTR, b"off", 0, NOW_NS)
-            assert not await engine.needs_copy(second.ino)
+            await engine.create_snapshot("first", NOW_NS)
+            assert not await engine.needs_copy(file.ino)
             raise KeyError
     except KeyError:
         pass
-    assert await engine.needs_copy(second.ino)
+    await engine.create_snapshot("first", NOW_NS)
+    assert await engine.needs_copy(file.ino)
 
 
 async def test_a_mark_of_a_file_itself_holds_when_it_is_removed(engine: Engine) -> None:

@@ -97,40 +97,45 @@ async def test_the_nearest_mark_counts(state: State, how: str) -> None:
     assert files == {where: await is_kept(state, snap, ino) for where, ino in inos.items()}
 
 
-async def test_what_is_moved_in_is_left_out_once_it_is_written(state: State) -> None:
-    """Removed, it is kept as the snapshot shows it: outside."""
+async def test_what_is_moved_in_is_kept_for_snapshots_of_before(state: State) -> None:
+    """It was outside at the instant, and a later snapshot shows it inside."""
     off = await directory(state, b"off", b"off")
-    written, removed = [await place(state, ROOT_INODE, name) for name in (b"a", b"b")]
-    snap = await snapshot(state, "before")
-    for name in (b"a", b"b"):
-        await move(state, (ROOT_INODE, name), (off, name))
-    await write(state, written)
-    await remove(state, off, b"b")
-    assert [await is_kept(state, snap, ino) for ino in (written, removed)] == [False, True]
-
-
-async def test_what_is_moved_out_is_kept_from_then_on(state: State) -> None:
-    """For a snapshot of before it is outside too, if it is written; removed, it was inside."""
-    off = await directory(state, b"off", b"off")
-    written, removed = [await place(state, off, name) for name in (b"a", b"b")]
+    names = (b"a", b"b", b"c", b"d")
+    inos = [await place(state, ROOT_INODE, name) for name in names]
     before = await snapshot(state, "before")
-    for name in (b"a", b"b"):
-        await move(state, (off, name), (ROOT_INODE, name))
-    later = await place(state, off, b"c")
-    await move(state, (off, b"c"), (ROOT_INODE, b"c"))
+    for name in names:
+        await move(state, (ROOT_INODE, name), (off, name))
+    await write(state, inos[0])
+    await remove(state, off, b"b")
     after = await snapshot(state, "after")
-    await write(state, written)
-    for name in (b"b", b"c"):
-        await remove(state, ROOT_INODE, name)
-    assert [await is_kept(state, after, ino) for ino in (written, removed, later)] == [True] * 3
-    assert await is_kept(state, before, written)
+    await write(state, inos[2])
+    await remove(state, off, b"d")
+    assert [await is_kept(state, before, ino) for ino in inos] == [True] * 4
+    # What is kept for one snapshot is there for the other.
+    assert [await is_kept(state, after, ino) for ino in inos[2:]] == [True] * 2
+
+
+async def test_what_is_moved_out_is_kept_for_snapshots_from_then_on(state: State) -> None:
+    """A snapshot of before has it inside, and gets what another one needs."""
+    off = await directory(state, b"off", b"off")
+    inos = [await place(state, off, name) for name in (b"a", b"b", b"c", b"d")]
+    before = await snapshot(state, "before")
+    for name in (b"a", b"b", b"c", b"d"):
+        await move(state, (off, name), (ROOT_INODE, name))
+    await write(state, inos[0])
+    await remove(state, ROOT_INODE, b"b")
+    after = await snapshot(state, "after")
+    await write(state, inos[2])
+    await remove(state, ROOT_INODE, b"d")
+    assert [await is_kept(state, before, ino) for ino in inos] == [False, False, True, True]
+    assert [await is_kept(state, after, ino) for ino in inos[2:]] == [True] * 2
 
 
 async def test_a_directory_takes_its_files_in_and_out(state: State) -> None:
-    """What was known of a directory's files does not outlive its move, nor a new mark."""
+    """All that counts is where it was at the instant."""
     off = await directory(state, b"off", b"off")
     inner = await make_directory(state.engine, b"inner")
-    inos = [await place(state, inner.ino, b"%d" % number) for number in range(4)]
+    inos = [await place(state, inner.ino, b"%d" % number) for number in range(6)]
     snap = await snapshot(state, "before")
     await write(state, inos[0])
     await move(state, (ROOT_INODE, b"inner"), (off, b"inner"))
@@ -138,24 +143,50 @@ async def test_a_directory_takes_its_files_in_and_out(state: State) -> None:
     await mark(state, off, b"on")
     await write(state, inos[2])
     await mark(state, off, b"off")
+    inside = await snapshot(state, "inside")
     await move(state, (off, b"inner"), (ROOT_INODE, b"inner"))
     await write(state, inos[3])
-    assert [await is_kept(state, snap, ino) for ino in inos] == [True, False, True, True]
+    assert [await is_kept(state, snap, ino) for ino in inos] == [True] * 6
+    async with state.engine.change():
+        await state.engine.delete_snapshot(snap)
+        while await state.engine.delete_snapshot_step(100):
+            pass
+    await write(state, inos[4])
+    await remove(state, inner.ino, b"5")
+    assert [await is_kept(state, inside, ino) for ino in inos[4:]] == [False, False]
 
 
-async def test_a_mark_that_changes_after_the_snapshot_counts_when_bytes_change(
-    state: State,
-) -> None:
-    """Switched off, an earlier snapshot gets no copy either; switched on, it gets one."""
-    first, second = [await place(state, ROOT_INODE, name) for name in (b"a", b"b")]
-    await mark(state, second, b"off")
+async def test_a_mark_counts_as_it_was_at_the_instant(state: State) -> None:
+    """Switched off later, the snapshot still gets what it shows; switched on later, it does not."""
+    inos = [await place(state, ROOT_INODE, name) for name in (b"a", b"b", b"c", b"d")]
+    for ino in inos[1::2]:
+        await mark(state, ino, b"off")
     snap = await snapshot(state, "before")
-    assert await is_kept(state, snap, first)
-    await mark(state, first, b"off")
-    await mark(state, second, b"on")
-    for ino in (first, second):
+    for ino in inos[::2]:
+        await mark(state, ino, b"off")
+    for ino in inos[1::2]:
+        await mark(state, ino, b"on")
+    for ino in inos[:2]:
         await write(state, ino)
-    assert [await is_kept(state, snap, ino) for ino in (first, second)] == [False, True]
+    for name in (b"c", b"d"):
+        await remove(state, ROOT_INODE, name)
+    assert [await is_kept(state, snap, ino) for ino in inos] == [True, False, True, False]
+
+
+async def test_the_owner_of_the_instant_counts(state: State) -> None:
+    """A mark holds for files of the directory's own user, and for all if it is root's."""
+    off = await directory(state, b"off", b"off")
+    inos = [await place(state, off, name) for name in (b"a", b"b")]
+    for ino in inos:
+        await state.engine.set_attributes(ino, AttributeChanges(uid=7))
+    ruled = await snapshot(state, "ruled")
+    await state.engine.set_attributes(off, AttributeChanges(uid=8))
+    await write(state, inos[0])
+    assert not await is_kept(state, ruled, inos[0])
+    free = await snapshot(state, "free")
+    await state.engine.set_attributes(off, AttributeChanges(uid=0))
+    await write(state, inos[1])
+    assert await is_kept(state, free, inos[1])
 
 
 async def test_bytes_that_are_kept_stay_kept_when_it_is_switched_off(state: State) -> None:

@@ -66,9 +66,6 @@ class Attributes(Namespace):
             inode.mtime_ns if mtime_ns is None else mtime_ns,
             inode.ctime_ns if ctime_ns is None else ctime_ns,
         )
-        if uid != inode.uid:
-            # Whose directory has a mark is a matter of who owns it.
-            self._cache.left_out.clear()
         self._save_inode(ino)
         self._write(SET_ATTRIBUTES, (mode, uid, gid, *rest, ino))
         # By position: half of the time that it takes by name.

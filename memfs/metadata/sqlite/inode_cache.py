@@ -40,16 +40,20 @@ class InodeCache:
         self.touched: set[int | tuple[int, bytes]] = set()
         """Inodes, and xattrs by inode and name, that the newest snapshot knows as they were: by an
         undo row, or since they are younger. All are such where no snapshot is."""
-        self.left_out: BoundedDict[tuple[int, int], bool] = BoundedDict(LEFT_OUT_COUNT_MAX)
-        """By a directory and the user of a file there: whether a mark on the directory, or above
-        it, leaves its bytes out of snapshots. Cleared when marks, owners or places of directories
-        change."""
+        self.may_be_marked: bool | None = None
+        """An inode has a mark, or had one (`policy.marks.MARKED_SETTING`); None: not looked yet."""
+        self.left_out: BoundedDict[tuple[int, int, int], tuple[bool, int]] = BoundedDict(
+            LEFT_OUT_COUNT_MAX
+        )
+        """By a directory, the user of a file there, and a snapshot: what `left_out.Answer` has. It
+        holds for good, but for the number of a snapshot that was taken back."""
 
     def clear(self) -> None:
         """Forget everything: rows were changed unseen."""
         self._inodes.clear()
         self.kept_raw = None
         self.has_objects = None
+        self.may_be_marked = None
         self.forget_snapshots()
 
     def forget_snapshots(self) -> None:

@@ -219,7 +219,6 @@ class Namespace(Rows):
             raise NotADirectoryInodeError(f"{name!r} in directory {parent} is not a directory")
         self._check_empty(inode)
         self._remove_dentry(parent, cookie, name, inode.ino)
-        self._cache.left_out.clear()
         self._set_links(directory, directory.nlink - 1, now_ns, now_ns)
         return self._set_links(inode, 0, inode.mtime_ns, now_ns)
 
@@ -237,7 +236,6 @@ class Namespace(Rows):
             inode = self._find_inode(ino)
             if inode is None or inode.nlink > 0:
                 continue
-            # Before its xattrs go, which may leave it out.
             needed = self._needed(inode)
             self._save_all(inode)
             self._delete_elements(ino)
@@ -279,8 +277,6 @@ class Namespace(Rows):
         self._living_directory(new_parent)
         check_new_name(new_name)
         cookie, moved = self._dentry(parent, name, expected)
-        if is_directory(moved):
-            self._cache.left_out.clear()
         target = self._row(_SELECT_DENTRY, (new_parent, new_name))
         found = NO_INODE if target is None else target[1]
         _check_expected(new_parent, new_name, found, expected_target)
@@ -296,8 +292,6 @@ class Namespace(Rows):
         if kind == RENAME_NOREPLACE:
             raise AlreadyExistsError(f"{new_name!r} exists in directory {new_parent}")
         target_cookie, replaced = target[0], self._inode(target[1])
-        if is_directory(replaced):
-            self._cache.left_out.clear()
         if replaced.ino == moved.ino:
             return RenameResult(moved, None)
         self._check_no_cycle(moved, new_parent)

@@ -15,6 +15,7 @@ from memfs.metadata.sqlite.attribute_index import NO_KEY, NOT_BEGUN, NOTE_NAME
 from memfs.metadata.sqlite.change import Change
 from memfs.metadata.sqlite.element_index import MAY_BE_ARRAY, entries_of
 from memfs.metadata.sqlite.finding import Finder
+from memfs.metadata.sqlite.left_out import LeftOut
 from memfs.metadata.sqlite.schema import FORM_COLUMNS, INODE_COLUMNS, TOTALS_END
 from memfs.metadata.sqlite.statements import (
     DELETE_BATCH,
@@ -43,14 +44,13 @@ from memfs.metadata.sqlite.statements import (
     SET_LINKS,
     SET_TIMES,
 )
-from memfs.policy.marks import SNAPSHOT_XATTR, SNAPSHOTS_OFF
+from memfs.policy.marks import MARKED_SETTING, SNAPSHOT_XATTR
 from memfs.query.fields import is_queryable
 from memfs.query.values import is_plain_text, stored_value
 from memfs.types import (
     BLOCK_BYTES,
     NO_RAW,
     OWN_STORE,
-    ROOT_INODE,
     BlobId,
     FormCoding,
     FormKind,
@@ -100,18 +100,11 @@ _SELECT_TYPED = "select typed from xattr where ino = ? and name = ? and key <> 0
 _SELECT_ARRAYS = f"""
     select key, typed from xattr where ino = ? and key <> 0 and {MAY_BE_ARRAY.format("typed")}
 """
-_A_PARENT = "select parent from dentry where ino = ? limit 1"
-# With max(), SQLite takes the other columns from the row that has it, and sorts nothing.
-_FORMER_PARENT = """
-    select parent, max(snap) from dentry_was where ino = ? and parent in (select ino from inode)
-    having count(*) > 0
-"""
 _HEAD = "select snap, exists (select 1 from snapshot as s where s.snap > head.snap) from head"
 _SHOWING = """
     select exists (select 1 from kept where ino = ?1 and generation = ?2),
         exists (select 1 from inode_was where ino = ?1 and generation = ?2 and nlink > 0),
-        exists (select 1 from inode_was where ino = ?1 and snap >= ?3),
-        (select value from xattr where ino = ?1 and name = ?4)
+        exists (select 1 from inode_was where ino = ?1 and snap >= ?3)
 """
 _UNSHOWN = f"""
     select {KEPT_COLUMNS} from kept as k where ino in (select value from json_each(?))
@@ -219,6 +212,7 @@ class Rows:
         self._changes = Change(database, savepoints, commits=True)
         self._deferred_changes = Change(database, savepoints, commits=False)
         self._totals = database.totals
+        self._left_out = LeftOut(database, cache)
 
     def _take_id(self) -> int:
         if self._lease.is_spent:
@@ -303,6 +297,9 @@ class Rows:
     def _put_xattr(self, ino: int, name: bytes, value: bytes) -> None:
         """Set an xattr, in the index too if filters can ask for it."""
         self._save_xattr(ino, name)
+        if name == SNAPSHOT_XATTR and not self._cache.may_be_marked:
+            self._write(PUT_SETTING, (MARKED_SETTING, b"1"))
+            self._cache.may_be_marked = True
         index = self._attributes
         key = index.take_key(name) if index.enabled else NO_KEY
         if value[:1] == b"[" or name in self._elements.names:
@@ -468,8 +465,6 @@ class Rows:
     def _save_xattr(self, ino: int, name: bytes) -> None:
         """Keep an xattr, or that there is no such, for the newest snapshot."""
         cache = self._cache
-        if name == SNAPSHOT_XATTR:
-            cache.left_out.clear()
         head = self._newest_snapshot()
         if ino >= head or (ino, name) in cache.touched:
             return
@@ -491,46 +486,13 @@ class Rows:
         head = self._newest_snapshot()
         if not head or not is_regular(inode) or not (inode.size or inode.flags & UNSEALED):
             return False
-        ((is_kept, is_shown, is_touched, mark),) = self._rows(
-            _SHOWING, (inode.ino, inode.generation, head, SNAPSHOT_XATTR)
+        ((is_kept, is_shown, is_touched),) = self._rows(
+            _SHOWING, (inode.ino, inode.generation, head)
         )
         is_untouched = inode.nlink > 0 and inode.ino < head and not is_touched
         if is_kept or not (is_shown or is_untouched):
             return False
-        if mark is not None:
-            return bool(mark != SNAPSHOTS_OFF)
-        return not self._is_left_out(inode)
-
-    def _is_left_out(self, inode: Inode) -> bool:
-        """Tell whether a user wants no snapshot to keep the bytes of a file (`SNAPSHOT_XATTR`).
-
-        Args:
-            inode: Has no such mark of its own.
-        """
-        above = self._above(inode)
-        key = above, inode.uid
-        known = self._cache.left_out.get(key)
-        if known is None:
-            known = self._cache.left_out[key] = self._leaves_out(above, inode)
-        return known
-
-    def _above(self, inode: Inode) -> InodeNo:
-        """Return the directory of an inode."""
-        # What has just lost its last name had it in the directory of its undo row.
-        found = self._row(_A_PARENT if inode.nlink else _FORMER_PARENT, (inode.ino,))
-        return ROOT_INODE if found is None else found[0]
-
-    def _leaves_out(self, ino: InodeNo, inode: Inode) -> bool:
-        """Tell whether a directory on the path of an inode is marked to leave bytes out."""
-        while True:
-            above = self._inode(ino)
-            if rules(above, inode):
-                row = self._row(SELECT_XATTR, (ino, SNAPSHOT_XATTR))
-                if row is not None:
-                    return bool(row[0] == SNAPSHOTS_OFF)
-            if ino == ROOT_INODE:
-                return False
-            ino = self._above(above)
+        return not self._left_out.has(inode)
 
     def _keep(self, inode: Inode, raw: RawId) -> None:
         """Keep the bytes of a generation for snapshots: its blob if it has one, else a raw file."""
