@@ -6,9 +6,9 @@
                                                      pyproject.toml shuts one out
 
 `locks/mount.txt` is what mounting takes, `daemon.txt` all extras of the daemon, `tests.txt` these,
-`values`, `dev` and `docs`. They are made for Linux and Python 3.11, the oldest that memfs runs on.
-They name no index: any will do that has the same files, and UV_DEFAULT_INDEX says which one `lock`
-asks. torch is in no lock: its builds differ between indexes.
+`values`, `aio`, `dev`, `examples` and `docs`. They are made for Linux and Python 3.11, the oldest
+that memfs runs on. They name no index: any will do that has the same files, and UV_DEFAULT_INDEX
+says which one `lock` asks. torch is in no lock: its builds differ between indexes.
 
 Invariant: the smaller locks are parts of `tests.txt`, line by line.
 """
@@ -26,7 +26,11 @@ ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "locks"
 LARGEST = "tests"
 DAEMON = ("s3", "gcs", "azure", "pyfuse3", "encryption", "traces", "hot", "cuda")
-EXTRAS = {LARGEST: (*DAEMON, "values", "dev", "docs"), "daemon": DAEMON, "mount": ("s3", "pyfuse3")}
+EXTRAS = {
+    LARGEST: (*DAEMON, "values", "aio", "dev", "examples", "docs"),
+    "daemon": DAEMON,
+    "mount": ("s3", "pyfuse3"),
+}
 """That of pyproject.toml, by lock; the build's own requirements are in each."""
 TOOLS = ("uv>=0.13,<0.14",)
 """Takes hashes from the index, where pip-tools downloaded each file to hash it: more than 15

@@ -425,6 +425,7 @@ class MemoryManager(SnapshotKeeper):
     # --- many at a time --------------------------------------------------------------------------
     def batch_store(
         self,
+        /,
         items: Iterable[Mapping[str, Any] | tuple[str, Any]],
         *,
         errors: ERRORS = "raise",
@@ -462,6 +463,7 @@ class MemoryManager(SnapshotKeeper):
 
     def batch_retrieve(
         self,
+        /,
         keys: Iterable[str],
         *,
         errors: ERRORS = "raise",

@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.manager",),
     (
         *("memfs.policies", "memfs.hot_memory", "memfs.warm_memory"),
-        *("memfs.cold_memory", "memfs.glacier_memory"),
+        *("memfs.cold_memory", "memfs.glacier_memory", "memfs.aio"),
     ),
     ("memfs.__init__",),
     ("memfs_daemon",),
@@ -50,6 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "adlfs": ("memfs/stores/azure.py",),
     "aiobotocore": ("memfs/stores/s3.py",),
+    "anyio": ("memfs/aio.py",),
     "aiohttp": ("memfs/stores/gcs.py",),
     "azure": ("memfs/stores/azure.py",),
     "blake3": ("memfs/stores/", "memfs/moves/", "memfs/manager/"),
@@ -111,6 +112,7 @@ RUNTIME_EXTRAS = (
     "cuda",
     "torch",
     "values",
+    "aio",
 )
 """Extras whose packages memfs itself imports."""
 
