@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("memfs.policies", "memfs.hot_memory", "memfs.warm_memory"),
         *("memfs.cold_memory", "memfs.glacier_memory", "memfs.aio"),
+        "memfs.fsspec",
     ),
     ("memfs.__init__",),
     ("memfs_daemon",),
@@ -65,7 +66,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "cramjam": ("memfs/codecs/snappy.py",),
     "cryptography": ("memfs/encryption/cipher.py",),
     "cuda": ("memfs/hot/devices/cuda_calls.py",),
-    "fsspec": ("memfs/stores/objects.py",),
+    "fsspec": ("memfs/stores/objects.py", "memfs/fsspec.py"),
     "gcsfs": ("memfs/stores/gcs.py",),
     "google": ("memfs/stores/gcs.py",),
     "lz4": ("memfs/codecs/lz4.py",),
