@@ -48,6 +48,7 @@ from memfs.jobs.restoring import RestoreMethods
 from memfs.jobs.scrubber import Scrubber
 from memfs.jobs.snapshot_removal import SnapshotRemoval
 from memfs.jobs.snapshots import SnapshotMethods, seal_all
+from memfs.jobs.stores import StoreMethods
 from memfs.jobs.trees import TreeMethods
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.migration import Migration
@@ -383,6 +384,7 @@ def assemble(
             PrefetchMethods(engine, prefetcher, board),
             scrubber,
             TreeMethods(placement),
+            StoreMethods(move_parts, healths),
             ActivityMethods(engine, activity, move_parts.progress),
             CloneMethods(filesystem, move_parts),
             RestoreMethods(filesystem, move_parts, snapshots),

@@ -282,6 +282,16 @@ class Mount(NamedTuple):
         """Bring files under the newest key."""
         return self.asking(methods.REKEY, timeout_s)({"inos": inos, "dry_run": dry_run})
 
+    def relocate(
+        self, inos: list[int], *, dry_run: bool = False, timeout_s: float = WORK_S_MAX
+    ) -> methods.WorkReport:
+        """Bring the objects of files into the stores that the files belong in."""
+        return self.asking(methods.RELOCATE, timeout_s)({"inos": inos, "dry_run": dry_run})
+
+    def stores(self) -> list[methods.StoreUseReport]:
+        """Return the object stores, how they answer, and what is in each."""
+        return self.asking(methods.STORES, WORK_S_MAX)({})
+
     def rekey_kept(
         self, blobs: list[int], *, dry_run: bool = False, timeout_s: float = WORK_S_MAX
     ) -> methods.WorkReport:

@@ -72,7 +72,7 @@ class MoveReport(TypedDict):
     """A move under way."""
 
     kind: str
-    """`pack`, `upload`, `hydrate`, `copy`, `keep` or `rekey`."""
+    """`pack`, `upload`, `hydrate`, `copy`, `keep`, `rekey` or `relocate`."""
     ino: int | None
     """null: several files in one object."""
     path: str | None
@@ -281,6 +281,13 @@ class RekeyParameters(TypedDict):
     dry_run: NotRequired[bool]
 
 
+class RelocateParameters(TypedDict):
+    """Files whose objects are to be in the stores that they belong in."""
+
+    inos: list[int]
+    dry_run: NotRequired[bool]
+
+
 class KeptBlobsParameters(TypedDict):
     """Which contents to list that only snapshots show."""
 
@@ -336,6 +343,7 @@ class MovesReport(TypedDict):
 
 
 REKEY = Method("rekey", RekeyParameters, WorkReport)
+RELOCATE = Method("relocate", RelocateParameters, WorkReport)
 KEPT_BLOBS = Method("kept_blobs", KeptBlobsParameters, list[int])
 REKEY_KEPT = Method("rekey_kept", RekeyKeptParameters, WorkReport)
 COMPRESS = Method("compress", CompressParameters, WorkReport)
@@ -892,6 +900,27 @@ GC_BATCHES = Method("gc_batches", DryRunParameters, BatchesReport)
 GC_ACCOUNTS = Method("gc_accounts", Nothing, AccountsReport)
 GC_ORPHANS = Method("gc_orphans", OrphansParameters, OrphansReport)
 GC_LOST_FOUND = Method("gc_lost_found", ClearParameters, LostFoundReport)
+
+
+# --- stores --------------------------------------------------------------------------------------
+class StoreUseReport(TypedDict):
+    """A store, how it answers, and what memfs has there."""
+
+    name: str
+    """`default`, or that of its section."""
+    url: str | None
+    """Without secrets; None: it is not configured, and was not since such a mount."""
+    configured: bool
+    well: bool | None
+    """None: it has not been asked yet."""
+    lasts_s: float | None
+    reason: str | None
+    form_count: int
+    """Files' contents there."""
+    stored_bytes: int
+
+
+STORES = Method("stores", Nothing, list[StoreUseReport])
 
 
 # --- the hot tier --------------------------------------------------------------------------------

@@ -422,9 +422,7 @@ class Control:
             if now is not None:
                 told["lies"] = told_store(now)
             if now is not None and now != wanted:
-                told["reason"] = (
-                    "its object was stored before it belonged there, and stays where it is"
-                )
+                told["reason"] = "its object is in another store: `memfs relocate` moves it"
             for name in {wanted, now or ""} - {"", *self._config.stores}:
                 told["reason"] = (
                     f"store {name!r} is not configured: write [stores.{name}] and mount again"

@@ -96,7 +96,7 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
     STORE_XATTR: ControlXattr(
         True,
         "The object store that it goes to: a name of `[stores.NAME]`, or `default`. A directory's "
-        "holds for all below. An object that is in another store stays there.",
+        "holds for all below. An object in another store stays there until `memfs relocate`.",
     ),
     DIGEST_XATTR: ControlXattr(False, "BLAKE3 of the content of this generation, where known."),
     TENSOR_DTYPE_XATTR: ControlXattr(

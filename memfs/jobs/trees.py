@@ -1,4 +1,4 @@
-"""The answers of the control socket to work on trees: rekey, compress, barrier; and moves.
+"""The answers of the control socket to work on trees: rekey, relocate, compress, barrier; moves.
 
 The client walks the tree and sends inode numbers; a call works on them for some seconds and says
 how many it took.
@@ -17,6 +17,7 @@ from memfs.jobs.barriers import LocalBarrier, RemoteBarrier
 from memfs.jobs.compression import Compression, CompressionRequest
 from memfs.jobs.file_work import FILES_A_CALL_MAX, run_work
 from memfs.jobs.rekeying import KeptRekeying, Rekeying
+from memfs.jobs.relocation import Relocation
 from memfs.types import BlobId
 from memfs.types import Durability as Level
 
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class TreeMethods:
-    """Answers `rekey`, `compress` and `barrier`, and `moves` to who shows how far they are.
+    """Answers `rekey`, `relocate`, `compress` and `barrier`, and `moves` to who shows progress.
 
     `kept_blobs` lists what only snapshots show, and `rekey_kept` takes that by its numbers.
 
-    The first three take `inos`, up to `FILES_A_CALL_MAX` inode numbers, and return: `taken_count`,
+    The first four take `inos`, up to `FILES_A_CALL_MAX` inode numbers, and return: `taken_count`,
     how many of them, from the first, are done; `outcomes`, counts by `MoveOutcome` and the words of
     `jobs.file_work`; `before_bytes`, `after_bytes`, `moved_bytes`; and `left`, outcome and reason
     by inode number of the files that are not as they were asked to be.
@@ -47,6 +48,7 @@ class TreeMethods:
         return {
             "rekey": self.rekey,
             "rekey_kept": self.rekey_kept,
+            "relocate": self.relocate,
             "kept_blobs": self.kept_blobs,
             "compress": self.compress,
             "barrier": self.barrier,
@@ -96,6 +98,15 @@ class TreeMethods:
         answer = await run_work(numbers, work)
         answer["keys"] = {key_id: [*counts] for key_id, counts in work.keys.items()}
         return answer
+
+    async def relocate(self, inos: list[int], dry_run: bool = False) -> WorkReport:
+        """Bring the objects of files into the stores that the files belong in.
+
+        Args:
+            dry_run: Only tell which are to be moved.
+        """
+        work = Relocation(self._context.parts, self._context.quotas, dry_run=dry_run)
+        return await run_work(inos, work)
 
     async def compress(
         self,

@@ -94,7 +94,7 @@ async def rekey_kept(parts: MoveParts, kept: KeptContent) -> MoveResult:
 
 async def _rekey(parts: MoveParts, inode: Inode) -> MoveResult:
     outcome, moved_bytes = MoveOutcome.UNNEEDED, 0
-    for kind, rekey_form in ((FormKind.REMOTE, _rekey_remote), (FormKind.PACKED, _rekey_packed)):
+    for kind, rekey_form in ((FormKind.REMOTE, _rekey_object), (FormKind.PACKED, _rekey_packed)):
         former = await _find_old(parts, inode, kind)
         if former is not None:
             result = await rekey_form(parts, inode, former)
@@ -169,9 +169,31 @@ def _copy_packed(
     return stored_bytes, table.coding
 
 
-async def _rekey_remote(parts: MoveParts, inode: Inode, former: Form) -> MoveResult:
+async def _rekey_object(parts: MoveParts, inode: Inode, former: Form) -> MoveResult:
+    return await replace_object(parts, inode, former, store_of(former.place.key), "rekey")
+
+
+async def replace_object(
+    parts: MoveParts, inode: Inode, former: Form, store: str, move: str
+) -> MoveResult:
+    """Copy the object of a content under the key of a store, and put it in the former one's place.
+
+    Its frames stay as they are compressed.
+
+    Args:
+        inode: Has the content.
+        former: Its remote form, which memfs owns.
+        store: Name of the store of the new object; empty: the default one.
+        move: `rekey` or `relocate`: name that its fault points begin with.
+
+    Raises:
+        StoreError: One of the stores refused or cannot be reached.
+        NoSpaceError: The disk has no room for a copy.
+        CorruptDataError: The form is damaged, or the object does not read back equal.
+        EncryptionKeyError: The key of the form is not configured.
+    """
     remote = writable_store(parts)
-    key = address_of(store_of(former.place.key), object_key(former.blob, inode.generation))
+    key = address_of(store, object_key(former.blob, inode.generation))
 
     async def publish(intent: IntentId, stored: Sequence[Stored]) -> MoveResult:
         ((form, _),) = stored
@@ -180,19 +202,19 @@ async def _rekey_remote(parts: MoveParts, inode: Inode, former: Form) -> MoveRes
         return MoveResult(outcome, form.stored_bytes)
 
     async with recorded(parts, MoveKind.UPLOAD, key, inode) as attempt:
-        with parts.progress.track("rekey", inode.ino, inode.size) as progress:
+        with parts.progress.track(move, inode.ino, inode.size) as progress:
 
             async def put() -> list[Stored]:
-                async with temporary_file(parts, f"rekey-{inode.ino}") as (path, fd):
+                async with temporary_file(parts, f"{move}-{inode.ino}") as (path, fd):
                     blob, coding, stored_bytes = await _copy(
-                        parts, remote, inode, former, fd, store_of(key), progress
+                        parts, remote, inode, former, fd, store, progress
                     )
-                    parts.faults.reach("rekey.prepared")
+                    parts.faults.reach(f"{move}.prepared")
                     await remote.put_file(key, path)
                 form = Form(former.blob, FormKind.REMOTE, Place(key), coding, stored_bytes)
                 return [Stored(form, blob)]
 
-            result = await store_object(parts, remote, attempt, "rekey", put, publish, progress)
+            result = await store_object(parts, remote, attempt, move, put, publish, progress)
     assert result is not None, "one form was put"
     return result
 

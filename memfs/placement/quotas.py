@@ -324,10 +324,17 @@ def cost_of_rekey(forms: Iterable[KeyedForm]) -> Cost:
         if form.current:
             continue
         if form.kind == FormKind.REMOTE:
-            total.update(cost_of_fetch(form.stored_bytes))
-            total.update(cost_of_upload(stored_bytes_max(form.stored_bytes), copied=True))
+            total.update(cost_of_relocation(form.stored_bytes))
         else:
             total[Spent.DISK_WRITES] += stored_bytes_max(form.stored_bytes)
+    return total
+
+
+def cost_of_relocation(stored_bytes: int) -> Cost:
+    """Return what it takes at most to copy an object of a file into another store."""
+    total: Counter[Spent] = Counter()
+    total.update(cost_of_fetch(stored_bytes))
+    total.update(cost_of_upload(stored_bytes_max(stored_bytes), copied=True))
     return total
 
 

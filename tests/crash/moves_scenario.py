@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.config import EncryptionConfig
+from memfs.config import EncryptionConfig, NamedStoreConfig
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import AlreadyExistsError, StoreUnavailableError
 from memfs.metadata.records import AttributeChanges, InodeFlags, NewInode
@@ -32,11 +32,13 @@ from memfs.moves.open_files import OpenFiles, OpenState
 from memfs.moves.packing import pack
 from memfs.moves.rechecking import CLEAN_SETTING
 from memfs.moves.rekeying import rekey
+from memfs.moves.relocating import relocate
 from memfs.moves.uploading import upload
 from memfs.placement.prefetch.done_files import DoneFiles
+from memfs.policy.marks import STORE_XATTR
 from memfs.types import ROOT_INODE, FormKind, Generation
 from tests.faulty_store import Fault, FaultKind
-from tests.moving import State, compressible
+from tests.moving import SMALL_FRAMES, State, compressible
 from tests.processes import outlived
 
 if TYPE_CHECKING:
@@ -55,6 +57,11 @@ COPY = "copy"
 
 SNAPSHOT = "before"
 """Shows the files with the contents that they always have."""
+
+
+TWO_STORES = dataclasses.replace(
+    SMALL_FRAMES, stores={"archive": NamedStoreConfig(url="file:///unused")}
+)
 
 
 class KillAt(FaultPoints):
@@ -120,6 +127,7 @@ async def live(state: State) -> None:
     await write_after_a_snapshot(state, inos[3])
     await snapshot_of_an_open_file(state)
     await live_in_batches(state)
+    await live_in_two_stores(state)
 
 
 async def copy(state: State, ino: InodeNo) -> None:
@@ -248,6 +256,22 @@ async def live_in_batches(state: State) -> None:
         await hydrate(parts, ino)
 
 
+async def live_in_two_stores(state: State) -> None:
+    """An object goes to another store and back: a copy of itself, and one of the raw file."""
+    parts, engine = state.parts, state.engine
+    ino = await ensure(state, "j", 9)
+    for store in ("default", "archive", "default"):
+        async with engine.change():
+            await engine.set_xattr(ino, STORE_XATTR, store.encode(), 0, time.time_ns())
+        await upload(parts, ino)
+        await drop_raw(parts, ino)
+        await relocate(parts, ino)
+        await collect(state)
+        await hydrate(parts, ino)
+        await relocate(parts, ino)
+        await collect(state)
+
+
 async def collect(state: State) -> None:
     while await state.garbage.collect(2):
         pass
@@ -257,7 +281,7 @@ def die_within_a_create(state_dir: Path) -> None:
     """Leave a raw file that no inode names, by a process of its own that is killed."""
     child = os.fork()
     if not child:
-        state = State(state_dir, keys=KEYS)
+        state = State(state_dir, TWO_STORES, keys=KEYS)
         _, raw = state.engine.reserve_ids()
         os.close(state.raw_store.create(raw))
         os.kill(os.getpid(), signal.SIGKILL)
@@ -266,7 +290,7 @@ def die_within_a_create(state_dir: Path) -> None:
 
 async def run(state_dir: Path, point: str, count: int) -> None:
     """Live, and be killed when a point is reached for the n-th time."""
-    state = State(state_dir, faults=KillAt(point, count), keys=KEYS)
+    state = State(state_dir, TWO_STORES, KillAt(point, count), KEYS)
     try:
         await live(state)
     finally:

@@ -11,7 +11,14 @@ import trio
 
 from memfs.moves.damage import replace_damaged
 from memfs.moves.faults import FAULT_POINTS
-from tests.crash.moves_scenario import COPY, KEYS, content_of, ended_by, note_generation
+from tests.crash.moves_scenario import (
+    COPY,
+    KEYS,
+    TWO_STORES,
+    content_of,
+    ended_by,
+    note_generation,
+)
 from tests.moving import State, compressible
 
 if TYPE_CHECKING:
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
 
     from memfs.types import InodeNo
 
-CONTENTS = {name: compressible(30_000, seed) for seed, name in enumerate("abcdefghi")}
+CONTENTS = {name: compressible(30_000, seed) for seed, name in enumerate("abcdefghij")}
 CONTENTS[COPY] = CONTENTS["a"]
 """The files of the scenario in `moves_scenario`, by name."""
 
@@ -40,7 +47,7 @@ async def find_files(state: State) -> dict[str, InodeNo]:
 
 async def check(state_dir: Path) -> None:
     """Every file is there and equal, fsck is content, and nothing is left over."""
-    state = State(state_dir, keys=KEYS)
+    state = State(state_dir, TWO_STORES, keys=KEYS)
     try:
         await recover(state)
         assert await state.leaks() == []

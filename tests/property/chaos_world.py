@@ -163,8 +163,12 @@ class ChaosWorld(World):
             journal.append = self._bounded(journal.append)  # type: ignore[method-assign]
 
     def _open_store(self) -> RemoteStore:
-        inner = DirectoryStore(self.state_dir / "glacier", STORE_DEADLINE_S, STORE_THREADS_MAX)
-        return FaultyStore(inner, self.weather, FAULT_DELAY_S, FAULT_DELAY_S)
+        places = {"": "glacier"} | {name: f"store-{name}" for name in self._config.stores}
+        stores: dict[str, RemoteStore] = {}
+        for name, place in places.items():
+            inner = DirectoryStore(self.state_dir / place, STORE_DEADLINE_S, STORE_THREADS_MAX)
+            stores[name] = FaultyStore(inner, self.weather, FAULT_DELAY_S, FAULT_DELAY_S)
+        return self._together(stores)
 
     # --- calling ---------------------------------------------------------------------------------
     @property

@@ -22,6 +22,7 @@ from memfs.moves.faults import FAULT_POINTS
 from memfs.moves.hydrating import hydrate
 from memfs.moves.packing import pack
 from memfs.moves.rekeying import rekey
+from memfs.moves.relocating import relocate
 from memfs.moves.uploading import upload
 from memfs.types import FormKind, InodeNo
 from tests.faulty_store import FaultKind
@@ -92,6 +93,10 @@ WEIGHTS = {
     "rest": 1,
 }
 """How often each step comes."""
+
+
+TWO_STORES = WEIGHTS | {"set_store": 10, "relocate": 10}
+"""A life in which files also belong in another store."""
 
 
 CROWDED = {
@@ -200,7 +205,7 @@ class Life(Programs):
             lambda: hydrate(parts, ino),
             lambda: drop_raw(parts, ino),
             lambda: drop_form(parts, ino, kind),
-            lambda: upload_batch(parts, some),
+            lambda: upload_batch(parts, some, self._pick_store(rng)),
             lambda: rekey(parts, ino),
             lambda: scrub_file(parts, ino),
             lambda: self.world.garbage.collect(100),
@@ -228,7 +233,8 @@ class Life(Programs):
     def batch(self, rng: random.Random) -> None:
         inos = self.pick_some(rng)
         self._run(self.world.filesystem.finish_requests())
-        self._run(upload_batch(self.world.move_parts, inos))
+        parts = self.world.move_parts
+        self._run(upload_batch(parts, inos, self._pick_store(rng)))
         for ino in inos:
             self._run(drop_raw(self.world.move_parts, ino))
 
@@ -243,6 +249,14 @@ class Life(Programs):
     def rekey(self, rng: random.Random) -> None:
         for ino in self.pick_some(rng):
             self._run(rekey(self.world.move_parts, ino))
+
+    def _pick_store(self, rng: random.Random) -> str:
+        names = self.world.move_parts.store_names
+        return rng.choice(names) if len(names) > 1 else ""
+
+    def relocate(self, rng: random.Random) -> None:
+        for ino in self.pick_some(rng):
+            self._run(relocate(self.world.move_parts, ino))
 
     def rotate_keys(self, rng: random.Random) -> None:
         if self.world.keys.first is not None:

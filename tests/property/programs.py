@@ -10,6 +10,7 @@ import os
 import random
 from typing import TYPE_CHECKING
 
+from memfs.addresses import told_store
 from memfs.filesystem.operations import AttributeRequest
 from memfs.types import InodeNo
 from tests.property.tree import FileContent, Tree
@@ -264,6 +265,10 @@ class Programs:
 
     def set_priority(self, rng: random.Random) -> None:
         self._mark(rng, b"user.memfs.priority", rng.choice(PRIORITIES))
+
+    def set_store(self, rng: random.Random) -> None:
+        names = [told_store(name).encode() for name in self.world.move_parts.store_names]
+        self._mark(rng, b"user.memfs.store", rng.choice(names))
 
     def _mark(self, rng: random.Random, name: bytes, value: bytes) -> None:
         ino = self.pick_file(rng) if rng.random() < 0.7 else self._pick_directory(rng)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.config import EncryptionConfig
+from memfs.config import EncryptionConfig, NamedStoreConfig
 from tests.property.harsh_life import HarshLife
-from tests.property.life import CROWDED, draw_steps
+from tests.property.life import CROWDED, TWO_STORES, draw_steps
 from tests.property.world import CRAMPED, HASTY, ROOMY
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ CONFIGS = {
     "cramped": CRAMPED,
     "hasty": replace(HASTY, encryption=EncryptionConfig(packed=True)),
 }
+_SECOND = NamedStoreConfig(url="file:///unused", codec="lz4", encrypt=False)
+TWO = {"two stores": replace(HASTY, stores={"archive": _SECOND})}
 
 IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
@@ -65,7 +67,7 @@ def live(steps: list[tuple[str, int]], name: str, *, passthrough: bool, encrypte
     with own_disk() as (root, small_disk):
         life = HarshLife(
             root,
-            CONFIGS[name],
+            (CONFIGS | TWO)[name],
             passthrough=passthrough,
             encrypted=encrypted,
             small_disk=small_disk,
@@ -106,6 +108,14 @@ def test_chaos_loses_no_byte_and_leaves_nothing_over(
     _live_or_shorten(
         draw_steps(seed, STEP_COUNT), name, passthrough=passthrough, encrypted=encrypted
     )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_a_life_with_two_stores_loses_no_byte(encrypted: bool, seed: int) -> None:
+    """Files go from one to the other and back; what is encrypted in one is plain in the other."""
+    steps = draw_steps(seed, STEP_COUNT, TWO_STORES)
+    _live_or_shorten(steps, "two stores", passthrough=True, encrypted=encrypted)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -43,7 +43,7 @@ from memfs.policy.access_stats import AccessStats
 from memfs.stores.lost_found import LostFound
 from memfs.stores.packed import PackedStore
 from memfs.stores.raw import RawStore
-from memfs.stores.remote import open_remote_store
+from memfs.stores.remote import open_remote_store, together
 from memfs.waiting import LEAVE, Call, fast_path
 from tests.moving import SHORT_JOURNALS
 from tests.property.backings import KernelBackings
@@ -327,7 +327,19 @@ class World:
         return SqliteEngine.open(self.state_dir, self._config.metadata, limits=self._limits)
 
     def _open_store(self) -> RemoteStore:
-        return open_remote_store(self._config.glacier, self.state_dir / "glacier")
+        return self._together(self._open_plain_stores())
+
+    def _open_plain_stores(self) -> dict[str, RemoteStore]:
+        """Return the stores by name; the named ones are directories of the state."""
+        opened = {"": open_remote_store(self._config.glacier, self.state_dir / "glacier")}
+        for name, config in self._config.stores.items():
+            opened[name] = open_remote_store(
+                replace(config, url=None), self.state_dir / f"store-{name}"
+            )
+        return opened
+
+    def _together(self, stores: dict[str, RemoteStore]) -> RemoteStore:
+        return together(stores) if len(stores) > 1 else stores[""]
 
     async def _recover(self) -> None:
         await self.recovery.begin()
@@ -548,9 +560,17 @@ class World:
         raw_store = RawStore(self.state_dir)
         try:
             packed_store = PackedStore(self.state_dir)
-            remote = open_remote_store(self._config.glacier, self.state_dir / "glacier")
+            stores = self._open_plain_stores()
             report = self.run(
-                check(engine, raw_store, packed_store, remote, verify=True, keys=self.keys)
+                check(
+                    engine,
+                    raw_store,
+                    packed_store,
+                    self._together(stores),
+                    verify=True,
+                    keys=self.keys,
+                    stores=[*stores],
+                )
             )
         finally:
             raw_store.close()

@@ -16,18 +16,28 @@ from memfs.addresses import address_of, key_within, store_of
 from memfs.config import EncryptionConfig, GlacierConfig, NamedStoreConfig
 from memfs.content.forms import FormReader
 from memfs.encryption.keys import load_keys
-from memfs.errors import StoreNotConfiguredError, StoreUnavailableError, UsageError
+from memfs.errors import (
+    CorruptDataError,
+    StoreNotConfiguredError,
+    StoreUnavailableError,
+    UsageError,
+)
 from memfs.jobs.barriers import RemoteBarrier
 from memfs.jobs.file_work import WorkResults
 from memfs.jobs.orphans import OrphanSearch, SearchPlace
+from memfs.jobs.relocation import Relocation
+from memfs.jobs.stores import StoreMethods
+from memfs.metadata.store_record import record_store
 from memfs.moves.batching import compact, upload_batch
 from memfs.moves.dropping import drop_raw
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.relocating import relocate
 from memfs.moves.uploading import upload
 from memfs.placement.mover import Mover
 from memfs.placement.quotas import Quotas
 from memfs.placement.upkeep import Compaction
 from memfs.policy.marks import STORE_XATTR
+from memfs.stores.health import StoreHealth
 from memfs.stores.remote import open_stores, together, with_credentials
 from memfs.types import ROOT_INODE, FormKind, Tier
 from tests.faulty_store import Fault, FaultKind
@@ -366,3 +376,84 @@ async def test_the_stores_of_a_configuration_speak_of_their_own_sections(tmp_pat
     with pytest.raises(StoreUnavailableError, match=r"correct stores\.archive\.url"):
         await together_.stat("archive:blobs/1")
     await together_.aclose()
+
+
+@pytest.mark.parametrize("is_batched", [False, True])
+async def test_an_object_is_moved_to_the_store_that_its_file_belongs_in(
+    tmp_path: Path, is_batched: bool
+) -> None:
+    """It takes the frames of the former one, or the codec of the store with a raw file."""
+    archive = NamedStoreConfig(url="file:///unused", codec="lz4")
+    state = State(tmp_path / "state", config_of(archive=archive))
+    inos = [await state.create(name, CONTENT + name.encode()) for name in ("a", "b", "c")]
+    if is_batched:
+        await upload_batch(state.parts, inos)
+    else:
+        for ino in inos:
+            await upload(state.parts, ino)
+    await drop_raw(state.parts, inos[0])
+    for ino in inos[:2]:
+        await mark(state, ino, "archive")
+    work = Relocation(state.parts, Quotas(state.config.quotas, state.engine), dry_run=True)
+    results = WorkResults()
+    for ino in inos:
+        await work.do(ino, results)
+    assert results.outcomes == {"due": 2, "unneeded": 1}
+    work = Relocation(state.parts, Quotas(state.config.quotas, state.engine), dry_run=False)
+    results = WorkResults()
+    for ino in (*inos, *inos):
+        await work.do(ino, results)
+    assert results.outcomes == {"done": 2, "unneeded": 4}
+    found = [(await state.form(ino, FormKind.REMOTE)) for ino in inos]
+    assert [store_of(form.place.key) for form in found] == ["archive", "archive", ""]
+    assert [form.coding.codec for form in found] == ["zstd:3", "lz4", "zstd:3"]
+    await empty(state)
+    assert await state.leaks() == []
+    for ino, name in zip(inos, ("a", "b", "c"), strict=True):
+        assert await state.content(ino) == CONTENT + name.encode()
+    [default, named] = await StoreMethods(state.parts, {"": StoreHealth()}).stores()
+    assert (default["name"], default["form_count"]) == ("default", 1)
+    assert (named["name"], named["form_count"]) == ("archive", 2)
+    assert named["stored_bytes"] == sum(form.stored_bytes for form in found[:2])
+    state.close()
+
+
+async def test_a_former_object_stays_until_the_new_one_was_read_back(state: State) -> None:
+    """A new one that is cut, or whose store is down, changes nothing."""
+    ino = await state.create("a", CONTENT)
+    await upload(state.parts, ino)
+    await drop_raw(state.parts, ino)
+    before = await place_of(state, ino)
+    await mark(state, ino, "archive")
+    for kind, operation in (
+        (FaultKind.CUT, "put_file"),
+        (FaultKind.BIT_FLIP, "get_range"),
+        (FaultKind.UNAVAILABLE, "put_file"),
+    ):
+        state.named_faults["archive"].add(Fault(kind, operation, count=4))
+        with pytest.raises((CorruptDataError, StoreUnavailableError)):
+            await relocate(state.parts, ino)
+        state.named_faults["archive"].clear()
+        assert await place_of(state, ino) == before
+        await empty(state)
+        assert await state.leaks() == []
+    assert (await relocate(state.parts, ino)).outcome == MoveOutcome.DONE
+    assert await state.content(ino) == CONTENT
+
+
+async def test_a_store_of_which_the_name_is_gone_is_listed_with_what_is_there(
+    tmp_path: Path,
+) -> None:
+    state = State(tmp_path / "state", CONFIG)
+    ino = await state.create("a", CONTENT)
+    await mark(state, ino, "archive")
+    await upload(state.parts, ino)
+    await record_store(state.engine, "s3://user:secret@archive/x", "archive")
+    state.close()
+    state = reopened(tmp_path, SMALL_FRAMES)
+    [default, gone] = await StoreMethods(state.parts, {"": StoreHealth()}).stores()
+    assert default["configured"]
+    assert not gone["configured"]
+    assert gone["url"] == "s3://archive/x"
+    assert gone["form_count"] == 1
+    state.close()

@@ -48,6 +48,8 @@ _MODULES = {
     "what-if": "what_if",
     "key": "key",
     "rekey": "rekey",
+    "stores": "stores",
+    "relocate": "relocate",
     "compress": "compress",
     "barrier": "barrier",
     "scrub": "scrub",
