@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memfs.control",),
     ("memfs.jobs",),
     ("memfs.client",),
+    ("memfs.report",),
     ("memfs.torch",),
     ("memfs.manager",),
     (
@@ -58,6 +59,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "botocore": ("memfs/stores/s3.py",),
     "click": (
         "tools/memfs_tools/main.py",
+        "tools/memfs_tools/arguments.py",
         "tools/memfs_tools/lazy_group.py",
         "tools/memfs_tools/terminal.py",
         "tools/memfs_tools/tree_work.py",

@@ -31,6 +31,8 @@ _MODULES = {
     "umount": "umount",
     "status": "status",
     "top": "top",
+    "health": "health",
+    "report": "report",
     "metrics": "metrics",
     "pin": "pin",
     "unpin": "pin",

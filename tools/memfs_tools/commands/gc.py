@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -11,11 +10,13 @@ from memfs.addresses import address_of, key_within, store_of
 from memfs.errors import MemfsError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from memfs.client.mount import Mount
     from memfs.control.methods import OrphansReport, SearchPlace
@@ -28,7 +29,7 @@ _PREFIXES = [f"{kind}/{digit:x}" for kind in ("blobs", "batches") for digit in r
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("--dry-run", is_flag=True, help="Only tell what there is to remove.")
 @click.option("--orphans", is_flag=True, help="Look for what nothing refers to, too.")
 @click.option("--lost-found", is_flag=True, help="Show what lies in lost+found.")

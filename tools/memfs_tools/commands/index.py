@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.control.typed import encode
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.client.mount import Mount
 
 _LOOK_S = 0.1
@@ -30,7 +32,7 @@ def index() -> None:
 
 
 @index.command("list")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_names(mountpoint: Path, as_json: bool) -> None:
     """Show the indexes: of fields that were added, and of xattrs, with their names.
@@ -63,7 +65,7 @@ def list_names(mountpoint: Path, as_json: bool) -> None:
 
 
 @index.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
 @click.option("--no-wait", is_flag=True, help="Leave the daemon to it.")
 def add(mountpoint: Path, fields: tuple[str, ...], no_wait: bool) -> None:
@@ -88,7 +90,7 @@ def add(mountpoint: Path, fields: tuple[str, ...], no_wait: bool) -> None:
 
 
 @index.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
 @click.option("--no-wait", is_flag=True, help="Leave the daemon to it.")
 def drop(mountpoint: Path, fields: tuple[str, ...], no_wait: bool) -> None:

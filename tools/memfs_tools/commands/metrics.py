@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import click
 
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import require_mount
+from memfs_tools.terminal import tell_lines
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option(
     "--textfile",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -32,7 +33,7 @@ def metrics(mountpoint: Path, textfile: Path | None) -> None:
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     text = require_mount(mountpoint).metrics()
     if textfile is None:
-        sys.stdout.write(text)
+        tell_lines(text.removesuffix("\n"))
     else:
         _replace(textfile, text)
 

@@ -14,6 +14,7 @@ from memfs.exit_codes import ExitCode
 from memfs.linux.mounts import unmount
 from memfs.types import DRIVERS
 from memfs_daemon.options import parse_options
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.launch import start_daemon
 from memfs_tools.mounts import find_daemon, find_mount_at
 from memfs_tools.places import default_state_dir
@@ -21,7 +22,7 @@ from memfs_tools.remounting import remount
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file.")
 @click.option(
     "--state",

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from memfs.errors import UsageError
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json, tell_path0
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from memfs.client.mount import Mount
     from memfs.control.methods import FoundReport, QueryReport
@@ -26,7 +27,7 @@ _PLACES = {"loop": "by the daemon itself", "reader": "by the reader process"}
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.argument("filter_", metavar="[FILTER]", required=False)
 @click.option("--text", "words", metavar="WORDS", help="With all of these words in their names.")
 @click.option("--sort", metavar="FIELD", help="An xattr, $size or $mtime; -FIELD: descending.")

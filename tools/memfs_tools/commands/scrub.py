@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,10 +10,13 @@ import click
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count, format_size, parse_size
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.client.mount import Mount
     from memfs.control.methods import ScrubReport
 
@@ -22,7 +24,7 @@ _POLL_S = 0.3
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option(
     "--rate", default="64MiB", show_default=True, metavar="SIZE", help="Bytes a second at most."
 )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from memfs.control.typed import encode
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.control.report import StatusReport
 
 _INTERVAL_S = 2.0
@@ -48,7 +50,7 @@ def _is_number(text: str) -> bool:
 
 
 @click.command(cls=_Command)
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option(
     "--watch",

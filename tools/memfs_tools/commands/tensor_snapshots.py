@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import pwd
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from memfs.sizes import format_size
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("--drop", "dropped", metavar="NAME", multiple=True, help="Let this one go.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def tensor_snapshots(mountpoint: Path, dropped: tuple[str, ...], as_json: bool) -> None:

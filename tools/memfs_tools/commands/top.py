@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.errors import UsageError
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs_tools.live.sampling import Sample
 
 _INTERVAL_S = 1.0
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option(
     "--interval",
     "interval_s",

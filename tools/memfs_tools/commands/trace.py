@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.sizes import format_count, format_duration, format_size
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
     from memfs.control.methods import TraceReport
 
-_mountpoint = click.argument("mountpoint", type=click.Path(path_type=Path))
+_mountpoint = click.argument("mountpoint", type=MOUNTPOINT)
 _as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 

@@ -23,6 +23,7 @@ from memfs_daemon.mount_users import (
     list_copies,
     unmount_unused,
 )
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import find_daemon, find_mount_elsewhere, find_mount_of, require_mount
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ _CONNECTIONS = Path("/sys/fs/fuse/connections")
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("--force", is_flag=True, help="For all at once: programs in the mount get errors.")
 def umount(mountpoint: Path, force: bool) -> None:
     """Unmount; returns when everything is on disk and the daemon has ended.

@@ -1,0 +1,89 @@
+"""Gathering: all that a report tells, asked of a mount at one moment.
+
+Invariant: what was gathered is plain data; nothing else of a report asks the mount.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.metrics.rings import BY_RESOLUTION
+from memfs.metrics.rolling import fill
+from memfs.metrics.waiting import word_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.client.mount import Mount
+    from memfs.control.methods import EventReport, HeatReport, SnapshotReport
+    from memfs.control.report import PendingReport, StatusReport
+    from memfs.metrics.rolling import Period
+
+SPANS = {"hour": 10, "day": 60, "month": 900, "years": 86_400}
+"""Resolutions by the name of what their ring covers."""
+
+PENDING_COUNT_MAX = 2000
+HEAT_COUNT = 300
+EVENT_COUNT = 50
+POINT_COUNT_MAX = 720
+"""Points of a chart over time: more cannot be told apart on a screen."""
+
+
+class Gathered(NamedTuple):
+    """What a report is made of."""
+
+    status: StatusReport
+    span: str
+    """One of `SPANS`."""
+    now_s: float
+    periods: Sequence[Period]
+    """Without gaps, in order of time; empty: nothing was measured yet."""
+    heat: HeatReport
+    events: Sequence[EventReport]
+    """The latest first."""
+    pending: Sequence[PendingReport]
+    snapshots: Sequence[SnapshotReport]
+
+    @property
+    def resolution_s(self) -> int:
+        """What one period covers."""
+        return SPANS[self.span]
+
+    @property
+    def span_s(self) -> float:
+        """What all periods cover."""
+        return len(self.periods) * float(self.resolution_s)
+
+    def total(self, name: str) -> int:
+        """Return what a number comes to over the span."""
+        return sum(period.numbers.get(name, 0) for period in self.periods)
+
+    def pending_by_word(self) -> dict[str, list[PendingReport]]:
+        """Return the waiting moves by what they wait for, the largest group first."""
+        groups: dict[str, list[PendingReport]] = {}
+        for move in self.pending:
+            groups.setdefault(word_of(move.reason), []).append(move)
+        return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
+
+
+def gather(mount: Mount, span: str) -> Gathered:
+    """Ask a mount for all that a report tells.
+
+    Args:
+        mount: Served.
+        span: One of `SPANS`.
+    """
+    resolution_s, now_s = SPANS[span], time.time()
+    first_s = int(now_s) - BY_RESOLUTION[resolution_s].span_s
+    periods = [each for each in mount.history(resolution_s) if each.at_s > first_s]
+    return Gathered(
+        mount.status(),
+        span,
+        now_s,
+        fill(periods, resolution_s=resolution_s, until_s=int(now_s)),
+        mount.heat(HEAT_COUNT),
+        mount.events(EVENT_COUNT),
+        mount.pending(PENDING_COUNT_MAX),
+        mount.snapshots.list(),
+    )

@@ -1,0 +1,311 @@
+"""The sentences of a report: what is too small, what waits, what costs, and what to do.
+
+Invariant: a sentence tells what was measured, and where something is to be done, it says what. No
+sentence is a guess: without numbers nothing is told.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.metrics.rings import BY_RESOLUTION
+from memfs.metrics.traffic import Level
+from memfs.report.gathering import SPANS
+from memfs.report.latencies import latencies_of
+from memfs.sizes import format_count, format_duration, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from memfs.control.report import TierReport
+    from memfs.report.gathering import Gathered
+
+FULL = 0.9
+"""A tier that is filled to this share counts as full."""
+OPENS_MIN = 50
+"""Fewer opens tell nothing."""
+SLOW_OPEN_S = 0.25
+PRECISION_MIN = 0.3
+MONTH_S = 30 * 86_400.0
+_SPAN_S = {name: BY_RESOLUTION[resolution_s].span_s for name, resolution_s in SPANS.items()}
+
+PRICES = {
+    "stored": "a GiB in the object store for a month",
+    "requests": "a thousand requests to it",
+    "received": "a GiB from it",
+    "sent": "a GiB to it",
+}
+"""What can have a price, and what it is for."""
+
+
+class Weight(enum.StrEnum):
+    """What a sentence asks of its reader; the most urgent first."""
+
+    ACT = "act"
+    """Something is wrong, or too small."""
+    KNOW = "know"
+    """It may be as it is meant."""
+    GOOD = "good"
+
+
+class Sentence(NamedTuple):
+    """What the report begins with."""
+
+    weight: Weight
+    text: str
+    remedy: str = ""
+    """What to do; empty: nothing."""
+
+
+def sentences(gathered: Gathered, prices: Mapping[str, float]) -> list[Sentence]:
+    """Return what there is to say, the most urgent first.
+
+    Args:
+        gathered: All that is known.
+        prices: By the names of `PRICES`; what has no price is told in amounts.
+    """
+    told = [
+        *_store(gathered),
+        *_tiers(gathered),
+        *_opens(gathered),
+        *_pending(gathered),
+        *_latency(gathered),
+        *_quotas(gathered),
+        *_safety(gathered),
+        *_prefetch(gathered),
+        *_costs(gathered, prices),
+        *_compression(gathered),
+        *_snapshots(gathered),
+    ]
+    weights = list(Weight)
+    told.sort(key=lambda sentence: weights.index(sentence.weight))
+    if not told or told[0].weight != Weight.ACT:
+        told.insert(0, Sentence(Weight.GOOD, "Nothing needs attention."))
+    return told
+
+
+def cost_of_month(gathered: Gathered, prices: Mapping[str, float]) -> float | None:
+    """Return what a month like the span costs, in the unit of the prices; None: no price."""
+    if not prices or not gathered.periods:
+        return None
+    months = MONTH_S / gathered.span_s
+    gib = float(1 << 30)
+    amounts = {
+        "stored": gathered.periods[-1].numbers.get("remote_bytes", 0) / gib,
+        "requests": gathered.total("store_requests") / 1000 * months,
+        "received": gathered.total("store_received_bytes") / gib * months,
+        "sent": gathered.total("store_sent_bytes") / gib * months,
+    }
+    return sum(amounts[name] * price for name, price in prices.items())
+
+
+def _span(gathered: Gathered) -> str:
+    if gathered.span_s >= 0.99 * _SPAN_S[gathered.span]:
+        return f"In the last {gathered.span}"
+    return f"In the last {format_duration(gathered.span_s)}"
+
+
+def _tier(gathered: Gathered, name: str) -> TierReport | None:
+    return next((tier for tier in gathered.status.tiers if tier.tier == name), None)
+
+
+def _is_full(tier: TierReport | None) -> bool:
+    return tier is not None and bool(
+        tier.capacity_bytes and tier.used_bytes >= FULL * tier.capacity_bytes
+    )
+
+
+def _store(gathered: Gathered) -> Iterator[Sentence]:
+    store = gathered.status.store
+    if store is not None and store.well is False:
+        lasts = f" for {format_duration(store.lasts_s)}" if store.lasts_s is not None else ""
+        yield Sentence(
+            Weight.ACT,
+            f"The object store fails{lasts}: {store.reason}.",
+            "Files that are only there cannot be read. Mend the store, its keys or the network; "
+            "memfs tries again by itself.",
+        )
+        return
+    errors, requests = gathered.total("store_errors"), gathered.total("store_requests")
+    if errors:
+        yield Sentence(
+            Weight.KNOW,
+            f"{_span(gathered)}, {format_count(errors, 'call')} of the object store failed, beside "
+            f"{format_count(requests, 'request')}; they were tried again.",
+        )
+
+
+def _tiers(gathered: Gathered) -> Iterator[Sentence]:
+    for tier in gathered.status.tiers:
+        if tier.note is not None and tier.note != "turned off":
+            weight = Weight.ACT if _is_full(tier) else Weight.KNOW
+            yield Sentence(weight, f"The {tier.tier} tier: {tier.note}.")
+
+
+def _opens(gathered: Gathered) -> Iterator[Sentence]:
+    counts = {level: gathered.total(f"opens.{level}") for level in Level}
+    total = sum(counts.values())
+    if total < OPENS_MIN:
+        yield Sentence(
+            Weight.KNOW,
+            f"{_span(gathered)}, files were opened {format_count(total, 'time')} for reading: too "
+            "few to say whether the tiers are large enough.",
+        )
+        return
+    near = counts[Level.HOT] + counts[Level.WARM]
+    far, packed = counts[Level.GLACIER], counts[Level.PACKED]
+    if far >= 0.05 * total:
+        cold = _tier(gathered, "cold")
+        size = format_size(gathered.total("opened_bytes.glacier"))
+        text = (
+            f"{_span(gathered)}, {far / total:.0%} of the opens waited for the object store "
+            f"({format_count(far, 'file')}, {size})."
+        )
+        if _is_full(cold):
+            yield Sentence(
+                Weight.ACT,
+                f"The disk tier is too small. {text}",
+                "Raise cold.size, use a larger disk, or pin what is used often.",
+            )
+        else:
+            yield Sentence(
+                Weight.KNOW,
+                f"{text} The disk has room, so these files had not been used for long.",
+                "If they will be used again, fetch them before: memfs prefetch PATHS.",
+            )
+    if packed >= 0.2 * total:
+        yield Sentence(
+            Weight.KNOW,
+            f"{_span(gathered)}, {packed / total:.0%} of the opens had to unpack the file first.",
+            "Raise policy.pack_after, so that files stay plain for longer.",
+        )
+    warm = _tier(gathered, "warm")
+    if _is_full(warm) and near < 0.5 * total:
+        assert warm is not None
+        yield Sentence(
+            Weight.ACT,
+            f"The RAM tier is too small: it is full, and served {near / total:.0%} of the opens.",
+            "Raise warm.size. Record a trace and ask memfs what-if how much would be enough.",
+        )
+    elif near >= 0.5 * total:
+        yield Sentence(
+            Weight.GOOD, f"{_span(gathered)}, RAM served {near / total:.0%} of the opens."
+        )
+
+
+_REMEDIES = {
+    "quota": "They go on when the quota has room; raise it in [quotas] if that is too late.",
+    "open": "They move when the programs close the files.",
+    "archived": "Archived objects are being restored, which takes hours.",
+    "ram": "Unpin other files, or raise warm.size.",
+    "disk": "Remove files from the disk of the state directory, or use a larger one.",
+    "key": "Name the missing key in encryption.keys.",
+    "damage": "Run memfs scrub, and memfs fsck after the next unmount.",
+    "store": "They go on when the object store serves again.",
+}
+
+
+def _pending(gathered: Gathered) -> Iterator[Sentence]:
+    for word, moves in gathered.pending_by_word().items():
+        is_bad = word in ("disk", "key", "damage", "store", "ram")
+        count = format_count(len(moves), "move")
+        verb = "waits" if len(moves) == 1 else "wait"
+        yield Sentence(
+            Weight.ACT if is_bad else Weight.KNOW,
+            f"{count} {verb} ({word}), such as {moves[0].path}: {moves[0].reason}.",
+            _REMEDIES.get(word, ""),
+        )
+
+
+def _latency(gathered: Gathered) -> Iterator[Sentence]:
+    for each in latencies_of(gathered):
+        if each.kind == "open" and each.request_count >= OPENS_MIN and each.p99_s >= SLOW_OPEN_S:
+            yield Sentence(
+                Weight.KNOW,
+                f"One open in a hundred took {format_duration(each.p99_s / 2)} or more; half of "
+                f"them took less than {format_duration(each.p50_s)}.",
+                "Such opens wait for a file that is fetched or unpacked: see the opens by level.",
+            )
+
+
+def _quotas(gathered: Gathered) -> Iterator[Sentence]:
+    for quota in gathered.status.quotas:
+        if quota.limit and quota.used + quota.reserved >= FULL * quota.limit:
+            share = (quota.used + quota.reserved) / quota.limit
+            yield Sentence(
+                Weight.KNOW,
+                f"The quota {quota.quota} is used to {share:.0%}.",
+                "What it bounds waits from here on; raise it in [quotas] if that is too early.",
+            )
+
+
+def _safety(gathered: Gathered) -> Iterator[Sentence]:
+    export = gathered.status.export
+    if export is None:
+        return
+    if (trouble := export.error or export.refusal or export.lost) is not None:
+        yield Sentence(
+            Weight.ACT,
+            f"The metadata are not exported: {trouble}.",
+            "Without an export, the object store alone cannot bring the files back.",
+        )
+    elif export.missing_count:
+        yield Sentence(
+            Weight.KNOW,
+            f"With this disk, {format_count(export.missing_count, 'file')} would be lost: their "
+            f"{format_size(export.missing_bytes)} are not in the object store.",
+            "Bring them there: memfs barrier remote PATH.",
+        )
+
+
+def _prefetch(gathered: Gathered) -> Iterator[Sentence]:
+    hits, wasted = gathered.total("prefetch_hits"), gathered.total("prefetch_wasted")
+    if hits + wasted >= OPENS_MIN:
+        share = hits / (hits + wasted)
+        yield Sentence(
+            Weight.KNOW if share < PRECISION_MIN else Weight.GOOD,
+            f"Prefetch was right for {share:.0%} of {format_count(hits + wasted, 'file')}.",
+        )
+
+
+def _costs(gathered: Gathered, prices: Mapping[str, float]) -> Iterator[Sentence]:
+    status = gathered.status
+    if status.store is None or not gathered.periods:
+        return
+    cost = cost_of_month(gathered, prices)
+    price = "" if cost is None else f" At the given prices, a month like this costs {cost:.2f}."
+    yield Sentence(
+        Weight.KNOW,
+        f"{_span(gathered)}, the object store got "
+        f"{format_count(gathered.total('store_requests'), 'request')}, "
+        f"{format_size(gathered.total('store_sent_bytes'))} were sent and "
+        f"{format_size(gathered.total('store_received_bytes'))} received; it holds "
+        f"{format_size(gathered.periods[-1].numbers.get('remote_bytes', 0))}.{price}",
+    )
+
+
+def _compression(gathered: Gathered) -> Iterator[Sentence]:
+    content = sum(codec.content_bytes for codec in gathered.status.codecs)
+    stored = sum(codec.stored_bytes for codec in gathered.status.codecs)
+    if stored and content > stored:
+        yield Sentence(
+            Weight.GOOD,
+            f"Since the daemon started, compression made {format_size(stored)} of "
+            f"{format_size(content)}.",
+        )
+
+
+def _snapshots(gathered: Gathered) -> Iterator[Sentence]:
+    usage, cold = gathered.status.snapshots, _tier(gathered, "cold")
+    if not usage.kept_bytes or cold is None:
+        return
+    is_much = usage.kept_bytes > 0.25 * max(1, cold.used_bytes) and _is_full(cold)
+    yield Sentence(
+        Weight.ACT if is_much else Weight.KNOW,
+        f"{format_count(usage.snapshot_count, 'snapshot')} keep {format_size(usage.kept_bytes)} on "
+        "the disk that nothing else shows.",
+        "Delete those that are not needed: memfs snapshot list --sizes tells what each one holds."
+        if is_much
+        else "",
+    )

@@ -1,0 +1,92 @@
+"""`memfs health`, `report` and `history` of a mount, well and not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.exit_codes import ExitCode
+from tests.lifecycle.daemons import memfs
+from tests.mounting import run_memfs
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.mounting import Mount
+
+pytestmark = [pytest.mark.mount, pytest.mark.any_driver]
+
+
+def test_a_mount_that_is_well_is_healthy(mount: Mount) -> None:
+    mount.start()
+    assert "is well" in run_memfs("health", mount.root)
+    assert json.loads(run_memfs("health", "--json", mount.root)) == {"well": True, "findings": []}
+
+
+def test_a_probe_learns_of_a_daemon_that_hangs_or_has_ended(mount: Mount, tmp_path: Path) -> None:
+    mount.start()
+    [daemon] = mount.daemon_pids()
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        assert memfs("health", mount.root).returncode == ExitCode.NO_ANSWER
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert memfs("health", mount.root).returncode == ExitCode.OK
+    mount.kill_daemon()
+    assert memfs("health", mount.root).returncode == ExitCode.NO_ANSWER
+    assert memfs("health", tmp_path).returncode == ExitCode.NOT_MOUNTED
+
+
+def test_a_full_disk_tier_is_bad(mount: Mount) -> None:
+    mount.options = (*mount.options, "-o", "cold.size=1MiB,glacier.enabled=false")
+    mount.start()
+    (mount.root / "file").write_bytes(os.urandom(2 << 20))
+
+    def is_full() -> bool:
+        return memfs("health", mount.root).returncode == ExitCode.PROBLEMS
+
+    wait_for(is_full, "the disk tier is full")
+    answer = json.loads(memfs("health", "--json", mount.root).stdout)
+    assert [each["name"] for each in answer["findings"]] == ["disk"]
+    assert answer["well"] is False
+
+
+def test_a_report_is_written_whole_and_for_its_owner(mount: Mount, tmp_path: Path) -> None:
+    mount.start()
+    (mount.root / "file").write_bytes(b"x" * 100_000)
+    (mount.root / "file").read_bytes()
+    page = tmp_path / "report.html"
+    told = run_memfs("report", mount.root, "--html", page)
+    assert "opened" in told
+    assert page.stat().st_mode & 0o777 == 0o600
+    assert str(mount.root) in page.read_text()
+    assert os.listdir(tmp_path) == [page.name]
+    answer = json.loads(
+        run_memfs("report", mount.root, "--json", "--span", "hour", "--price", "stored=0.02")
+    )
+    assert answer["sentences"][0]["text"] == "Nothing needs attention."
+    assert answer["resolution_s"] == 10
+    assert set(answer["tables"]) >= {"use", "flows", "pending"}
+
+
+@pytest.mark.parametrize("price", ["stored", "stored=-1", "stored=nan", "gold=1"])
+def test_a_price_that_is_none_is_refused(mount: Mount, price: str) -> None:
+    mount.start()
+    done = memfs("report", mount.root, "--price", price)
+    assert done.returncode == ExitCode.USAGE
+    assert "is no price" in done.stderr
+
+
+def test_a_pin_is_an_event_after_the_next_mount(mount: Mount) -> None:
+    mount.start()
+    (mount.root / "file").write_bytes(b"x")
+    run_memfs("pin", "warm", mount.root / "file")
+    mount.stop()
+    mount.start()
+    events = json.loads(run_memfs("report", mount.root, "--json"))["events"]
+    assert [(each["kind"], each["subject"]) for each in events] == [("pin", "/file")]
