@@ -64,11 +64,11 @@ class MetricsMethods:
 
     async def metrics(self) -> MetricsReport:
         """Return the text."""
-        return {"text": render(await self.samples())}
-
-    async def samples(self) -> list[Sample]:
-        """Return all numbers as of now."""
         report = await self._status()
+        return {"text": render(await self.samples(report), report.mountpoint)}
+
+    async def samples(self, report: StatusReport) -> list[Sample]:
+        """Return all numbers as of now; most of them are in the report."""
         waiting = await self._engine.list_pending(None, PENDING_COUNT_MAX)
         words = Counter(word_of(move.reason) for move in waiting)
         return [

@@ -20,6 +20,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """For who sends it by HTTP."""
 
 
+MOUNT_LABEL = "mount"
+
+
 class Histogram(NamedTuple):
     """Counts by bucket."""
 
@@ -37,8 +40,14 @@ class Sample(NamedTuple):
     """Values, in the order of the metric's labels."""
 
 
-def render(samples: Iterable[Sample]) -> str:
-    """Return the text of samples, in the order of the table."""
+def render(samples: Iterable[Sample], mountpoint: str = "") -> str:
+    """Return the text of samples, in the order of the table.
+
+    Args:
+        samples: In any order.
+        mountpoint: That of the mount; a label of each line, as one machine has several.
+    """
+    common = {MOUNT_LABEL: mountpoint} if mountpoint else {}
     by_metric: dict[Metric, list[Sample]] = {metric: [] for metric in METRICS}
     for sample in samples:
         assert len(sample.labels) == len(sample.metric.labels), sample
@@ -50,12 +59,13 @@ def render(samples: Iterable[Sample]) -> str:
         lines.append(f"# HELP {metric.name} {_escape_help(metric.help)}")
         lines.append(f"# TYPE {metric.name} {metric.kind}")
         for sample in sorted(found, key=lambda each: each.labels):
-            lines += _lines(sample)
+            lines += _lines(sample, common)
     return "\n".join(lines) + "\n"
 
 
-def _lines(sample: Sample) -> list[str]:
-    metric, labels = sample.metric, dict(zip(sample.metric.labels, sample.labels, strict=True))
+def _lines(sample: Sample, common: dict[str, str]) -> list[str]:
+    metric = sample.metric
+    labels = common | dict(zip(metric.labels, sample.labels, strict=True))
     if not isinstance(sample.value, Histogram):
         assert metric.kind != Kind.HISTOGRAM, metric.name
         return [f"{metric.name}{_braced(labels)} {_number(sample.value)}"]
@@ -81,6 +91,8 @@ def _braced(labels: dict[str, str]) -> str:
 
 
 def _escape_label(value: str) -> str:
+    # Names of directories need not be text.
+    value = value.encode("utf-8", "backslashreplace").decode()
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 

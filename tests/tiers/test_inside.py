@@ -85,9 +85,11 @@ def test_metrics_are_the_same_in_the_mount_by_the_command_and_in_a_file(
         textfile.read_text(),
     ):
         lines = text.splitlines()
-        assert "memfs_inodes 2" in lines
-        assert 'memfs_opens_total{level="cold"} 1' in lines
-        [lookups] = [line for line in lines if 'seconds_count{operation="lookup"}' in line]
+        label = f'mount="{mount.root}"'
+        assert f"memfs_inodes{{{label}}} 2" in lines
+        assert f'memfs_opens_total{{{label},level="cold"}} 1' in lines
+        name = f'seconds_count{{{label},operation="lookup"}}'
+        [lookups] = [line for line in lines if name in line]
         assert int(lookups.split()[1]) > 0
     assert textfile.stat().st_mode & 0o777 == 0o644
     assert os.listdir(tmp_path) == [textfile.name]

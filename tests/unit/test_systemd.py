@@ -19,7 +19,7 @@ def test_an_installation_has_every_unit_and_the_helper() -> None:
     shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
     assert shared == {
         f"systemd/{file.name}": f"share/memfs/{file.name}" for file in SYSTEMD.iterdir()
-    }
+    } | {"grafana/memfs.json": "share/memfs/grafana-dashboard.json"}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
