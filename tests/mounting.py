@@ -87,7 +87,9 @@ class Mount:
         Raises:
             MountError: The command failed, or nothing is mounted after it.
         """
-        self.root.mkdir(exist_ok=True)
+        # A dead mount may be there, of which not even the type can be asked.
+        with contextlib.suppress(FileExistsError):
+            self.root.mkdir()
         arguments: list[str | Path] = ["mount", "--state", self.state, "--driver", self.driver]
         if self.config is not None:
             file = self.base / "config.toml"

@@ -92,7 +92,7 @@ class History:
         self._failing: set[str] = set()
         """Names of the stores that failed at the last look."""
         self._rolled: dict[int, int] = {}
-        """When the newest row of each coarser ring begins, and -1 if it has no row."""
+        """When the last period begins that was rolled up, by resolution."""
         self._files = HeatSketch()
         self._directories = HeatSketch()
         self._loaded = self._unsaved = False
@@ -180,7 +180,9 @@ class History:
                 continue
             if last_s >= begin_s:
                 # Not known yet; or its rows are of the future, since the clock was set back.
-                made = await self._engine.list_metrics(resolution_s, -1, _ALL)
+                lately_s = begin_s - 8 * resolution_s
+                made = await self._engine.list_metrics(resolution_s, lately_s, _ALL)
+                made = made or await self._engine.list_metrics(resolution_s, -1, _ALL)
                 last_s = max((each.at_s for each in made if each.at_s < begin_s), default=-1)
             found = await self._engine.list_metrics(finer.resolution_s, last_s, _ALL)
             periods = [Period(each.at_s, decode(each.numbers)) for each in found]
@@ -188,7 +190,7 @@ class History:
             await self._engine.put_metrics(
                 [MetricRow(resolution_s, begun_s, encode(numbers)) for begun_s, numbers in rows]
             )
-            self._rolled[resolution_s] = rows[-1].at_s if rows else last_s
+            self._rolled[resolution_s] = begin_s - resolution_s
 
     def _note_store(self) -> None:
         for name, health in self._healths.items():
