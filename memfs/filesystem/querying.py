@@ -205,8 +205,7 @@ class Querying:
                 page = await self._far.find_files(question.text, order, after, wanted, scope)
             inos += page.inos
             after = page.after
-            is_enough = after is None or len(inos) == limit or time.monotonic() > until_s
-            if scope.is_everything or is_enough:
+            if after is None or len(inos) == limit or time.monotonic() > until_s:
                 return page._replace(inos=inos), place
 
     async def _files(

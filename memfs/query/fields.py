@@ -46,8 +46,8 @@ SYSTEM_FIELDS: dict[str, SystemField] = {
     "$path": SystemField(
         FieldKind.PATH,
         "The path from the root of the mount. Equality is a glob: `*` is any part of a name, `**` "
-        "any number of directories; `*.tif` without a slash is a name anywhere, and `data/` all "
-        "below a directory.",
+        "any number of directories; `*.tif` without a slash is a name anywhere, `data/` all below "
+        "directories of that name anywhere, and `/data/` all below the one in the root.",
     ),
     "$name": SystemField(
         FieldKind.TEXT,

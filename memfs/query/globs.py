@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+_SPECIAL = re.compile(r"[*?\[\]]")
+"""A bracket at the end of a set is no letter; one without a set is left out of what is fixed."""
+
 
 @lru_cache(maxsize=256)
 def glob_pattern(glob: str) -> re.Pattern[str]:
@@ -20,14 +23,8 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
     Raises:
         ValueError: A `[` is not closed, or its range runs backwards.
     """
-    anchored = "/" in glob.rstrip("/") or glob.startswith("/")
-    parts = glob.strip("/").split("/")
-    if not anchored:
-        parts.insert(0, "**")
-    if glob.endswith("/"):
-        parts.append("**")
     blocks: list[list[str]] = [[]]
-    for part in parts:
+    for part in _parts(glob):
         if part == "**":
             blocks.append([])
         else:
@@ -36,6 +33,44 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
         return re.compile(_path_pattern(blocks), re.DOTALL)
     except re.error as error:
         raise ValueError(f"{error.msg} in {glob!r}") from None
+
+
+def _parts(glob: str) -> list[str]:
+    """Return the patterns of the names of a path, and `**` for any number of directories."""
+    anchored = "/" in glob.rstrip("/") or glob.startswith("/")
+    parts = glob.strip("/").split("/")
+    if not anchored:
+        parts.insert(0, "**")
+    if glob.endswith("/"):
+        parts.append("**")
+    return parts
+
+
+def fixed_directories(glob: str) -> tuple[str, ...]:
+    """Return the names that each path that matches begins with; the last name is not among them."""
+    found = []
+    for part in _parts(glob)[:-1]:
+        if _SPECIAL.search(part):
+            break
+        found.append(part)
+    return tuple(found)
+
+
+def has_any_depth(glob: str) -> bool:
+    """Tell whether paths that match may have any number of names."""
+    return "**" in _parts(glob)
+
+
+def part_count(glob: str) -> int:
+    """Return how many names a path that matches has, if all have as many."""
+    return len(_parts(glob))
+
+
+def ends_of_name(glob: str) -> tuple[str, str]:
+    """Return what the last name of each path that matches begins with, and what it ends with."""
+    last = _parts(glob)[-1]
+    pieces = _SPECIAL.split(last)
+    return pieces[0], pieces[-1]
 
 
 def _path_pattern(blocks: list[list[str]]) -> str:

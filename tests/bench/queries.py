@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memfs.config import MetadataConfig, QueryConfig
-from memfs.metadata.records import FileOrder, NewInode
+from memfs.metadata.records import EVERYTHING, FileOrder, NewInode, Scope
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.lease import IdLease
+from memfs.namespace.permissions import Credentials
 from memfs.query.parsing import parse
 from memfs.query.values import stored_value
-from memfs.types import ROOT_INODE, InodeNo
+from memfs.types import NOW, ROOT_INODE, InodeNo
 from tests.bench.engine_ops import run
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ class Question(NamedTuple):
     limit: int = 1000
     is_whole: bool = False
     """All pages are read."""
+    scope: Scope = EVERYTHING
 
+
+USER = Scope(NOW, Credentials(1000, 1000, frozenset()))
 
 QUESTIONS = (
     Question("equality, 1 file", {"note": None}),
@@ -73,6 +77,11 @@ QUESTIONS = (
     Question("range, all 600 k, by pages", {"cloud": {"$gte": 20, "$lt": 80}}, is_whole=True),
     Question("substring of the text, all", {"note": {"$contains": "word1999"}}, is_whole=True),
     Question("regex on the text, all", {"note": {"$regex": "word1999$"}}, is_whole=True),
+    Question("regex with a prefix, all", {"note": {"$regex": "^S00[0-9]+ word1"}}, is_whole=True),
+    Question("glob below a directory", {"$path": "d500/*1"}, is_whole=True),
+    Question("glob of all names", {"$path": "**/f*77"}, is_whole=True),
+    Question("the same, by a user", {"$path": "**/f*77"}, is_whole=True, scope=USER),
+    Question("word of all names, by a user", {"$name": {"$text": "F77"}}, None, 1000, True, USER),
 )
 
 
@@ -158,7 +167,8 @@ def ask(engine: SqliteEngine, question: Question) -> int:
     """Return how many files a question finds."""
     node, after, count = parse(question.filter), None, 0
     while True:
-        page = run(engine.find_files(node, question.order, after, question.limit, None))
+        limit, scope = question.limit, question.scope
+        page = run(engine.find_files(node, question.order, after, limit, None, scope))
         assert page is not None
         count += len(page.inos)
         after = page.after

@@ -190,7 +190,7 @@ async def test_names_of_the_file_system_are_decided(engine: Engine) -> None:
     second = await make_file(engine, b"b.txt", data.ino)
     await engine.link(second.ino, ROOT_INODE, b"c.tif", NOW_NS)
     await engine.index_attributes(100)
-    assert await found(engine, {"$path": "*.tif"}) == [first.ino, second.ino]
+    assert await found(engine, {"$path": "*.tif"}) == [second.ino, first.ino]
     assert await found(engine, {"$path": "data/*.tif"}) == [first.ino]
     assert await found(engine, {"$path": "data/"}) == [first.ino, second.ino]
     assert await found(engine, {"$path": {"$in": ["data", "*.txt"]}}) == [data.ino, second.ino]

@@ -309,7 +309,9 @@ def test_files_are_found_by_words_of_their_names(mount: Mount) -> None:
         return sorted(os.path.relpath(line, mount.root) for line in lines)
 
     assert find("holiday") == ["HOLIDAY.txt", "holidays"]
-    assert run_memfs("query", mount.root, "--text", "ulm", "--explain").startswith("led by: all")
+    assert run_memfs("query", mount.root, "--text", "ulm", "--explain").startswith(
+        "led by: the dir"
+    )
     run_memfs("index", "add", mount.root, "name")
     assert find("holiday") == ["HOLIDAY.txt", "holidays"]
     assert find("2024 ULM") == ["holidays/Ulm 2024.tif"]
@@ -352,7 +354,7 @@ def test_an_index_of_sizes_is_added_and_dropped(mount: Mount) -> None:
     report = json.loads(run_memfs("index", "list", "--json", mount.root))
     assert [(each["field"], each["state"]) for each in report["fields"]] == [("$mtime", "whole")]
     told = run_memfs("query", mount.root, json.dumps(large), "--explain")
-    assert told.startswith("led by: all files")
+    assert told.startswith("led by: the directories, one after the other\n")
     with pytest.raises(
         MountError, match=r"\$tier cannot have an index: \$size, \$mtime, \$name can"
     ):

@@ -13,7 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memfs.query.globs import glob_pattern
+from memfs.query.globs import (
+    ends_of_name,
+    fixed_directories,
+    glob_pattern,
+    has_any_depth,
+    part_count,
+)
 from memfs.query.matching import Values, matches
 from memfs.query.parsing import FilterError, parse, parse_text
 from memfs.query.values import (
@@ -264,6 +270,45 @@ def test_globs_find_what_trying_everything_finds(parts: list[str], names: list[s
 
     glob = "/" + "/".join(parts)
     assert (glob_pattern(glob).fullmatch("/".join(names)) is not None) is fits(parts, names)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(GLOB_PARTS, min_size=1, max_size=4),
+    st.sampled_from(["", "/"]),
+    st.sampled_from(["", "/"]),
+    st.lists(SEGMENTS, min_size=1, max_size=4),
+)
+def test_what_globs_have_for_sure_is_in_each_path_that_matches(
+    parts: list[str], before: str, behind: str, names: list[str]
+) -> None:
+    glob = before + "/".join(parts) + behind
+    if glob_pattern(glob).fullmatch("/".join(names)) is None:
+        return
+    fixed = fixed_directories(glob)
+    assert fixed == tuple(names[: len(fixed)])
+    assert len(fixed) < len(names)
+    assert has_any_depth(glob) or part_count(glob) == len(names)
+    begin, end = ends_of_name(glob)
+    assert names[-1].startswith(begin)
+    assert names[-1].endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("glob", "fixed", "ends"),
+    [
+        ("scans/2025/*.tif", ("scans", "2025"), ("", ".tif")),
+        ("/scans/", ("scans",), ("", "")),
+        # It is below a directory of that name anywhere.
+        ("scans/", (), ("", "")),
+        ("scans", (), ("scans", "scans")),
+        ("/scans", (), ("scans", "scans")),
+        ("a/b?/c/d[*x]y]z", ("a",), ("d", "z")),
+        ("a/**/b*", ("a",), ("b", "")),
+    ],
+)
+def test_what_a_glob_has_for_sure(glob: str, fixed: tuple[str, ...], ends: tuple[str, str]) -> None:
+    assert (fixed_directories(glob), ends_of_name(glob)) == (fixed, ends)
 
 
 # --- what is refused -----------------------------------------------------------------------------

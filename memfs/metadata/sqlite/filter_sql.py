@@ -18,6 +18,7 @@ from memfs.metadata.sqlite.field_schema import FIELDS, NAME_FIELD, NUMBERS, matc
 from memfs.metadata.sqlite.spans import SYMBOLS, TEXTS, UPWARDS, span_of
 from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
 from memfs.query.filters import RANGES, And, Condition, Node, Not, Operator, conjuncts, fields_of
+from memfs.query.globs import ends_of_name
 from memfs.query.values import equal_values
 from memfs.types import ROOT_INODE
 
@@ -60,6 +61,9 @@ found once, and 15 us for the 6 that an array takes without it (2 vCPU)."""
 
 _ELEMENTS = "elements of "
 """Before the name of an xattr whose arrays lead, by the index of elements."""
+
+_GLOB_COUNT = 8
+"""With more globs the ends of names are not looked at before all of the path."""
 
 _NAMES = "name_text t cross join name_entry f on f.cookie = t.rowid"
 _IS_TEXT = "{0} >= '' and {0} < x''"
@@ -168,6 +172,10 @@ class Planner:
         writer = Writer(self._keys, field)
         text = f"{writer.key()} and {MAY_BE_ARRAY.format('f.typed')}"
         return self._count(f"select 1 from xattr f where {text} limit {limit}", writer.arguments)
+
+    def writer_of_inodes(self) -> Writer:
+        """Return what writes conditions on the inode `f`."""
+        return self._writer("", "f")
 
     def _writer(self, driver: str, inode: str = "i") -> Writer:
         field = led_field(driver)
@@ -342,7 +350,7 @@ class Planner:
                 "select f.ino, f.value from element f"
                 f" cross join xattr e on e.ino = f.ino and e.name = ?{join} where f.key = ?"
             )
-            writer.arguments += (*span.arguments, _told(led))
+            writer.arguments += (*span.arguments, condition_text(led))
             # The least of the elements that pass leads to their array.
             tail = f"{span.text('f.value')} and leads_here(e.typed, f.value, ?)"
             tail += f" and {writer.whole(others)}{extra}"
@@ -425,7 +433,7 @@ class Planner:
         return Plan((first, *last.segments), last.is_exact, driver)
 
 
-def _told(condition: Condition) -> str:
+def condition_text(condition: Condition) -> str:
     """Return a condition as functions of `finding` read it."""
     return json.dumps([condition.field, condition.operator.value, *condition.operands])
 
@@ -552,7 +560,7 @@ class Writer:
         if self._led_name is not None:
             match = self.bind(_match_of(self._led_name))
             # The first of several names of a file stands for it.
-            first = f"first_name(f.ino, {self.bind(_told(self._led_name))})"
+            first = f"first_name(f.ino, {self.bind(condition_text(self._led_name))})"
             return f"t.name_text match {match} and {first} = f.cookie"
         if self._led_element is not None:
             name = self.bind(self._driver.encode())
@@ -647,29 +655,56 @@ class Writer:
     def _path(self, condition: Condition) -> str:
         if condition.operator is Operator.EXISTS:
             return "has_path(f.ino)"
-        return self._by_names("path", _told(condition))
+        return self._by_names("path", condition)
 
     def _name(self, condition: Condition) -> str:
         if condition.operator is Operator.EXISTS:
             return "has_path(f.ino)"
-        return self._by_names("name", _told(condition))
+        return self._by_names("name", condition)
 
-    def _by_names(self, kind: str, told: str) -> str:
+    def may_pass(self, condition: Condition, name: str) -> str:
+        """Return what a name needs to pass a condition on names or paths; SQLite itself sees to it.
+
+        Args:
+            name: The column.
+        """
+        operands = [str(operand) for operand in condition.operands]
+        if condition.operator is Operator.GLOB and 0 < len(operands) <= _GLOB_COUNT:
+            return f"({' or '.join(self._ends(*ends_of_name(glob), name) for glob in operands)})"
+        if condition.field == NAME_FIELD and condition.operator is Operator.IN:
+            return f"{name} in ({', '.join(self.bind(each.encode()) for each in operands)})"
+        if condition.field == NAME_FIELD and condition.operator is Operator.CONTAINS:
+            return f"instr({name}, {self.bind(operands[0].encode())}) > 0"
+        return "1"
+
+    def _ends(self, begin: str, end: str, name: str) -> str:
+        parts = ["1"]
+        if begin:
+            letters = begin.encode()
+            parts.append(f"substr({name}, 1, {len(letters)}) = {self.bind(letters)}")
+        if end:
+            letters = end.encode()
+            parts.append(f"substr({name}, -{len(letters)}) = {self.bind(letters)}")
+        return " and ".join(parts)
+
+    def _by_names(self, kind: str, condition: Condition) -> str:
         """Return a condition on the names of an inode, or on the paths that end in them."""
+        told = condition_text(condition)
         if not self._is_now:
             return f"{kind}_passes(f.ino, {self.bind(told)})"
         # A function that looks the names up itself takes twice the time. The root has no name.
         return (
             f"case when f.ino = {ROOT_INODE} then {kind}_passes(f.ino, {self.bind(told)})"
-            " else exists (select 1 from dentry as n where n.ino = f.ino and"
-            f" one_{kind}_passes(n.parent, n.name, {self.bind(told)})) end"
+            " else exists (select 1 from dentry as n where n.ino = f.ino"
+            f" and {self.may_pass(condition, 'n.name')}"
+            f" and one_{kind}_passes(n.parent, n.name, {self.bind(told)})) end"
         )
 
     def _scalar(self, condition: Condition, value: str) -> str:
         """Return a condition on a value that may be null."""
         if condition.field not in self._arrays:
             return self._plain(condition, value)
-        passes = f"array_passes({value}, {self.bind(_told(condition))})"
+        passes = f"array_passes({value}, {self.bind(condition_text(condition))})"
         plain = self._plain(condition, value)
         return f"case when {MAY_BE_ARRAY.format(value)} then {passes} else {plain} end"
 

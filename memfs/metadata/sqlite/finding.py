@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import NotFoundError
 from memfs.metadata.records import EVERYTHING, FileOrder, FilePage, FilePosition, Scope
+from memfs.metadata.sqlite import path_walk
 from memfs.metadata.sqlite.element_index import entries_of
-from memfs.metadata.sqlite.filter_sql import Planner
-from memfs.metadata.sqlite.scoped_sql import ScopedStatement
+from memfs.metadata.sqlite.filter_sql import Planner, condition_text
+from memfs.metadata.sqlite.scoped_sql import ScopedStatement, writer_in
 from memfs.metadata.sqlite.view import View
 from memfs.query.filters import Condition, Node, Operator, operators_of
 from memfs.query.globs import glob_pattern
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.sqlite.database import Row
     from memfs.metadata.sqlite.field_index import Indexes
+    from memfs.metadata.sqlite.filter_sql import Writer
     from memfs.metadata.sqlite.statements import Parameters, SqlValue
     from memfs.query.values import Value
 
@@ -41,6 +43,7 @@ Rows = Callable[[str, "list[SqlValue]"], "list[Row]"]
 SCAN_COUNT = 200_000
 """Numbers of inodes that are looked at in one turn; others have theirs in between. Some 0.5 s."""
 
+_PLACES = "select cookie, name, parent from dentry where ino = ? order by cookie"
 _COOKIES = "select cookie, name from dentry where ino = ? order by cookie"
 _SELECT_SNAPSHOT = "select 1 from snapshot where snap = ? and state = 'live'"
 
@@ -70,6 +73,7 @@ class Finder:
         connection.create_function("one_path_passes", 3, self._one_path_passes)
         connection.create_function("one_name_passes", 3, self._one_name_passes)
         connection.create_function("first_name", 2, self._first_name)
+        connection.create_function("first_passing", 2, self._first_passing)
         connection.create_function("has_path", 1, lambda ino: bool(self._view.paths(ino)))
         connection.create_function("is_open", 1, lambda ino: bool(self._view.open_paths(ino)))
         connection.create_function("may_read", 1, lambda ino: self._view.may_read(ino))
@@ -126,10 +130,18 @@ class Finder:
         self._check_snapshot(scope.snap)
         self._view = View(self._fetch, scope)
         try:
+            led = path_walk.led_by(node) if scope.snap == NOW and order is None else None
+            driver = None if after is None else after.driver
             if scope.is_everything:
                 planner = Planner(node, order, indexes, count)
-                return _page(planner, after, limit, rows)
-            driver = None if after is None else after.driver
+                driver = planner.choose() if driver is None else driver
+                if after is None and not driver and led is not None:
+                    driver = path_walk.DRIVER
+                if led is not None and driver == path_walk.DRIVER:
+                    return self._walk(led, node, planner.writer_of_inodes(), after, limit, rows)
+                return _page(planner, driver, after, limit, rows)
+            if led is not None:
+                return self._walk(led, node, writer_in(scope, node), after, limit, rows)
             statement = ScopedStatement(node, order, scope, indexes, count, driver)
             if statement.is_scan:
                 return self._scan(statement, after, limit, rows, scope)
@@ -138,6 +150,20 @@ class Finder:
             return None
         finally:
             self._view = View(self._fetch)
+
+    def _walk(
+        self,
+        led: path_walk.Led,
+        node: Node,
+        writer: Writer,
+        after: FilePosition | None,
+        limit: int,
+        rows: Rows,
+    ) -> FilePage:
+        """Return what a walk through directories finds."""
+        told = condition_text(led.condition)
+        walk = path_walk.PathWalk(led, node, self._view, writer, told, rows)
+        return walk.page(after, limit)
 
     def _scan(
         self,
@@ -183,6 +209,17 @@ class Finder:
         """Tell whether a name that the caller can see passes a condition on `$name`."""
         return _test(text)(os.fsdecode(name)) and self._view.shows(parent)
 
+    def _first_passing(self, ino: int, text: str) -> int | None:
+        """Return the cookie of the first name of an inode that the caller sees, and that passes."""
+        passes = _test(text)
+        is_path = _condition(text).field == "$path"
+        for cookie, name, parent in self._fetch(_PLACES, (ino,)):
+            for above in self._view.open_paths(parent):
+                path = above + b"/" + name if is_path and above else name
+                if passes(os.fsdecode(path)):
+                    return int(cookie)
+        return None
+
     def _first_name(self, ino: int, text: str) -> int | None:
         """Return the cookie of the first name of an inode that passes a condition on `$name`."""
         passes = _test(text)
@@ -192,8 +229,10 @@ class Finder:
         return None
 
 
-def _page(planner: Planner, after: FilePosition | None, limit: int, rows: Rows) -> FilePage:
-    plan = planner.plan(None if after is None else after.driver)
+def _page(
+    planner: Planner, driver: str, after: FilePosition | None, limit: int, rows: Rows
+) -> FilePage:
+    plan = planner.plan(driver)
     found: list[Row] = []
     first = 0 if after is None else after.segment
     for index in range(first, len(plan.segments)):

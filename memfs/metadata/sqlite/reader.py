@@ -134,6 +134,8 @@ class _Reader:
         connection.set_progress_handler(lambda: time.perf_counter() > until_s, PROGRESS_COUNT)
 
         def search(text: str, arguments: Sequence[SqlValue]) -> list[Row] | None:
+            if time.perf_counter() > until_s:
+                return None
             try:
                 return connection.execute(text, arguments).fetchall()
             except sqlite3.OperationalError:

@@ -180,6 +180,11 @@ class ScopedStatement:
         return f"{text} and i.ino in ({found})"
 
 
+def writer_in(scope: Scope, node: Node) -> Writer:
+    """Return what writes conditions of a filter on the inode `f`, for the caller of a scope."""
+    return _ScopedWriter(scope, fields_of(node) - SYSTEM_FIELDS.keys())
+
+
 class _ScopedWriter(Writer):
     """Writes conditions on `f`, an inode of the scope."""
 

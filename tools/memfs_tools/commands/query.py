@@ -157,7 +157,9 @@ def _show(root: Path, file: FoundReport, *, as_json: bool, paths0: bool) -> None
 
 
 def _explain(page: QueryReport) -> None:
-    led = f"the index of {page['driver']}" if page["driver"] else "all files, one after the other"
+    led = f"the index of {page['driver']}"
+    if page["driver"] in ("", "$path"):
+        led = f"{'the directories' if page['driver'] else 'all files'}, one after the other"
     tell(f"led by: {led}")
     tell(f"found: {_PLACES[page['place']]}, in {page['duration_s'] * 1000:.1f} ms")
     tell(f"looked at again: {'no file' if page['is_exact'] else 'each file that was found'}")
