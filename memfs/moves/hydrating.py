@@ -229,6 +229,8 @@ async def _complain(parts: MoveParts, inode: Inode, form: Form, error: MemfsErro
     path = os.fsdecode(await parts.engine.get_path(inode.ino))
     level = logging.INFO if isinstance(error, ObjectArchivedError) else logging.WARNING
     log.log(level, "%s: its %s form cannot be used: %s", path, form.kind, error)
+    if level == logging.WARNING:
+        parts.events.note("damage", path, f"its {form.kind} form cannot be used: {error}")
 
 
 async def _unpack_form(

@@ -360,8 +360,18 @@ def _compression(gathered: Gathered) -> Chart:
         "xAxis": _byte_axis(max((each.content_bytes for each in codecs), default=0)),
         "yAxis": {"type": "category", "inverse": True, "data": [each.codec for each in codecs]},
         "series": [
-            {"name": "content", "type": "bar", "data": [each.content_bytes for each in codecs]},
-            {"name": "stored", "type": "bar", "data": [each.stored_bytes for each in codecs]},
+            {
+                "name": "content",
+                "type": "bar",
+                "barMaxWidth": 40,
+                "data": [each.content_bytes for each in codecs],
+            },
+            {
+                "name": "stored",
+                "type": "bar",
+                "barMaxWidth": 40,
+                "data": [each.stored_bytes for each in codecs],
+            },
         ],
     }
     rows = [
@@ -414,7 +424,12 @@ def _pending(gathered: Gathered) -> Chart:
         "xAxis": {"type": "value", "minInterval": 1},
         "yAxis": {"type": "category", "inverse": True, "data": list(groups)},
         "series": [
-            {"name": "moves", "type": "bar", "data": [len(moves) for moves in groups.values()]}
+            {
+                "name": "moves",
+                "type": "bar",
+                "barMaxWidth": 40,
+                "data": [len(moves) for moves in groups.values()],
+            }
         ],
     }
     rows = [

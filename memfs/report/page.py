@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from memfs.report.gathering import Gathered
     from memfs.report.sentences import Sentence
 
-_EMPTY = '<p class="empty">Nothing so far.</p>'
+_EMPTY = '<p class="empty">Nothing to show so far.</p>'
 _WORDS = {Weight.ACT: "Do something", Weight.KNOW: "To know", Weight.GOOD: "Good"}
 
 

@@ -194,11 +194,10 @@ def _opens(gathered: Gathered) -> Iterator[Sentence]:
         )
 
 
+# Sentences about open files and a full RAM tier have their remedy.
 _REMEDIES = {
     "quota": "They go on when the quota has room; raise it in [quotas] if that is too late.",
-    "open": "They move when the programs close the files.",
     "archived": "Archived objects are being restored, which takes hours.",
-    "ram": "Unpin other files, or raise warm.size.",
     "disk": "Remove files from the disk of the state directory, or use a larger one.",
     "key": "Name the missing key in encryption.keys.",
     "damage": "Run memfs scrub, and memfs fsck after the next unmount.",
@@ -274,7 +273,10 @@ def _costs(gathered: Gathered, prices: Mapping[str, float]) -> Iterator[Sentence
     if status.store is None or not gathered.periods:
         return
     cost = cost_of_month(gathered, prices)
-    price = "" if cost is None else f" At the given prices, a month like this costs {cost:.2f}."
+    price = ""
+    if cost is not None:
+        amount = f"{cost:.2f}" if cost >= 0.01 or not cost else "less than 0.01"
+        price = f" At the given prices, a month like this costs {amount}."
     yield Sentence(
         Weight.KNOW,
         f"{_span(gathered)}, the object store got "

@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
 import pytest
 import trio
 
@@ -20,10 +22,15 @@ from memfs.exit_codes import MEANINGS, ExitCode
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.store_record import record_store
 from memfs_daemon.state_lock import StateLock
+from memfs_tools.arguments import PlacePath
 from memfs_tools.launch import START_S_MAX, start_daemon
+from memfs_tools.lazy_group import commands_of
 from memfs_tools.main import list_commands, run
 from memfs_tools.places import default_state_dir, escape_path
 from tests.states import unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 def _refused(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
@@ -46,6 +53,26 @@ def test_every_command_explains_itself(capfd: pytest.CaptureFixture[str], comman
         assert "\\b" not in text
     if not command:
         assert all(meaning in text for meaning in MEANINGS.values())
+
+
+def _leaves(commands: Iterable[click.Command]) -> Iterator[click.Command]:
+    for command in commands:
+        if isinstance(command, click.Group):
+            yield from _leaves(commands_of(command))
+        else:
+            yield command
+
+
+def test_no_command_looks_at_a_mountpoint_to_read_its_arguments() -> None:
+    """`click.Path` does, and hangs where the daemon does, before any limit of time begins."""
+    types = [
+        parameter.type
+        for command in _leaves(list_commands())
+        for parameter in command.params
+        if parameter.name in ("mountpoint", "place")
+    ]
+    assert len(types) > 20
+    assert all(isinstance(each, PlacePath) for each in types)
 
 
 def test_without_a_command_the_help_is_shown(capfd: pytest.CaptureFixture[str]) -> None:

@@ -391,6 +391,8 @@ async def test_a_packed_file_with_a_flipped_bit_is_replaced_by_the_remote_form(
     flip_bit(path, 5000)
     assert await state.content(ino) == CONTENT
     assert "/a: its packed form cannot be used" in caplog.text
+    [event] = state.parts.events.take()
+    assert (event.kind, event.subject) == ("damage", "/a")
     assert "frame " in caplog.text
     await collect_all(state)
     assert await state.leaks() == []

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from memfs.control.typed import encode
 from memfs.sizes import format_count, format_size
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _MOUNT = click.option(
     "--mount",
     "place",
-    type=click.Path(path_type=Path),
+    type=MOUNTPOINT,
     help="Any path in the mount; by default the one around the working directory, or the only one.",
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")

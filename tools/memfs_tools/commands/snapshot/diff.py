@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.errors import UsageError
 from memfs.sizes import format_size
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json, tell_path0
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from memfs.control.methods import DifferenceReport
 
@@ -29,7 +30,7 @@ NOW = "now"
     "--under",
     "place",
     metavar="PATH",
-    type=click.Path(path_type=Path),
+    type=MOUNTPOINT,
     help="Only what was below; it also names the mount. By default all of the mount around the "
     "working directory, or of the only one.",
 )

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count, format_size
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.commands.snapshot.options import JSON, show_instant
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.client.mount import Mount
     from memfs.control.methods import ExportNoteReport, ExportsReport
 
 
 @click.command()
-@click.argument(
-    "place", required=False, metavar="[MOUNTPOINT]", type=click.Path(path_type=Path), default=None
-)
+@click.argument("place", required=False, metavar="[MOUNTPOINT]", type=MOUNTPOINT, default=None)
 @click.option("--wait", is_flag=True, help="First upload all files that have no object yet.")
 @click.option("--list", "only_list", is_flag=True, help="Only list the exports in the store.")
 @JSON

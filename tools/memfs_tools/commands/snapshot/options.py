@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from pathlib import Path
 
 import click
 
 from memfs.errors import InvalidValueError
 from memfs.sizes import parse_duration
+from memfs_tools.arguments import MOUNTPOINT
 
 MOUNT = click.option(
     "--mount",
     "place",
-    type=click.Path(path_type=Path),
+    type=MOUNTPOINT,
     help="Any path in the mount; by default the one around the working directory, or the only one.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
