@@ -60,6 +60,8 @@ class Original(NamedTuple):
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     target: bytes = b""
     """That of a symlink."""
+    is_fixed: bool = False
+    """Nothing changes its bytes: a snapshot alone has them."""
 
 
 class Times(NamedTuple):
@@ -143,7 +145,8 @@ class TreeChanges(XattrRequests):
     ) -> tuple[Inode, RawCopy]:
         inode = original.inode
         async with copied(self._move_parts, inode) as (attempt, copy):
-            if not inode.flags & InodeFlags.UNSEALED and not _has_same_bytes(inode, await look()):
+            may_change = not original.is_fixed and not inode.flags & InodeFlags.UNSEALED
+            if may_change and not _has_same_bytes(inode, await look()):
                 raise _MovedOnError
 
             async def publish(intent: IntentId) -> tuple[Inode, list[Inode]]:
@@ -439,16 +442,16 @@ class TreeChanges(XattrRequests):
         if snap == NOW:
             await self._sealer.seal(ino)
         inode = await engine.inode_at(snap, ino)
+        is_fixed = False
         if stat.S_ISREG(inode.mode):
             content = await self._past.sound(await self._past.find_of(inode))
-            inode = content.inode
+            inode, is_fixed = content.inode, not content.is_shared
             if content.state is PastState.OPEN:
                 inode = inode._replace(flags=InodeFlags.UNSEALED)
         xattrs = await engine.list_xattrs_at(snap, ino)
         target = await engine.read_link_at(snap, ino) if stat.S_ISLNK(inode.mode) else b""
-        return Original(
-            inode, tuple((name, value) for name, value in xattrs if name not in left_out), target
-        )
+        wanted = tuple((name, value) for name, value in xattrs if name not in left_out)
+        return Original(inode, wanted, target, is_fixed)
 
     async def find_inode(self, ino: InodeNo) -> Inode | None:
         """Return an inode as it is; None: it is gone."""

@@ -339,8 +339,7 @@ class TreeRestoring:
         names = {path: name for path in were if (name := await self._name_of(path)) is not None}
         if names:
             times = {name.parent: await self._times_of(path) for path, name in names.items()}
-            movable = await self._is_movable(difference.ino)
-            await self._restore_file(difference.ino, names, times, movable=movable, walked=were)
+            await self._restore_file(difference.ino, names, times, movable=True, walked=were)
 
     def _inside(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return those of some paths that are restored."""
@@ -402,7 +401,8 @@ class TreeRestoring:
             ino: The inode.
             names: All its names that are restored, by their paths.
             times: Those of their directories.
-            movable: The inode itself may get them, if it still is as it was.
+            movable: The inode itself may get them, if it still is as it was and its other names
+                may go.
             walked: Paths of further names, which it gets when their directories are walked.
         """
         copying, changes = self._copying, self._changes
@@ -436,10 +436,17 @@ class TreeRestoring:
 
         One that has a name that is not the original's as well may only be the original itself.
         """
-        copying = self._copying
+        copying, ino = self._copying, original.inode.ino
         candidates = [inode for inode in found if inode is not None]
-        if movable and (live := await self._changes.find_inode(original.inode.ino)) is not None:
-            candidates.insert(0, live)
+        if movable and (live := await self._changes.find_inode(ino)) is not None:
+            is_there = live.ino in [inode.ino for inode in candidates]
+            candidates = [inode for inode in candidates if inode.ino != ino]
+            if (
+                live.nlink
+                and await copying.has_same_bytes(live, original)
+                and (is_there or await self._is_movable(ino))
+            ):
+                return live
         for inode in candidates:
             is_itself = inode.ino == original.inode.ino
             if not is_itself and (

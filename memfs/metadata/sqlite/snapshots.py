@@ -137,6 +137,10 @@ _ALIKE = tuple(
 _DIRECTORY_ALIKE = (*_ALIKE, Inode._fields.index("size"), Inode._fields.index("mtime_ns"))
 
 
+_Directories = dict[tuple[int, int], "tuple[bytes, list[int]] | None"]
+"""Paths of directories, and those above them, by instant and inode."""
+
+
 class Snapshots(Queries):
     """Instants of the namespace."""
 
@@ -369,23 +373,50 @@ class Snapshots(Queries):
         self._check_snapshot(snap)
         return [path for path, _above in self._places_at(snap, ino)]
 
-    def _places_at(self, snap: SnapshotId, ino: InodeNo) -> list[tuple[bytes, list[int]]]:
-        """Return each path of an inode, and the directories on it from the parent up."""
+    def _places_at(
+        self, snap: SnapshotId, ino: InodeNo, known: _Directories | None = None
+    ) -> list[tuple[bytes, list[int]]]:
+        """Return each path of an inode, and the directories on it from the parent up.
+
+        Args:
+            snap: The instant.
+            ino: The inode.
+            known: Directories that were looked up, for who asks for many inodes.
+        """
         if ino == ROOT_INODE:
             return [(b"/", [])]
+        known = {} if known is None else known
         places = []
         for _cookie, parent, name, _ino in self._rows(_NAMES_OF, (snap, ino)):
-            names, above = [name], [parent]
-            while parent != ROOT_INODE:
-                row = self._row(f"{_NAMES_OF} limit 1", (snap, parent))
-                if row is None:
-                    break
-                parent = row[1]
-                names.append(row[2])
-                above.append(parent)
-            else:
-                places.append((b"/" + b"/".join(reversed(names)), above))
+            place = self._directory_place(snap, parent, known)
+            if place is not None:
+                path, above = place
+                places.append((b"%s/%s" % (path, name), [parent, *above]))
         return places
+
+    def _directory_place(
+        self, snap: SnapshotId, ino: int, known: _Directories
+    ) -> tuple[bytes, list[int]] | None:
+        """Return the path of a directory, empty for the root, and those above it.
+
+        Returns:
+            None: it was not in the tree.
+        """
+        known[snap, ROOT_INODE] = b"", []
+        names: list[tuple[int, int, bytes]] = []
+        while (snap, ino) not in known:
+            row = self._row(f"{_NAMES_OF} limit 1", (snap, ino))
+            if row is None:
+                known[snap, ino] = None
+                break
+            names.append((ino, row[1], row[2]))
+            ino = row[1]
+        place = known[snap, ino]
+        for below, parent, name in reversed(names):
+            if place is not None:
+                place = b"%s/%s" % (place[0], name), [parent, *place[1]]
+            known[snap, below] = place
+        return place
 
     # --- comparing -------------------------------------------------------------------------------
     async def diff(
@@ -403,10 +434,11 @@ class Snapshots(Queries):
                 f"the snapshot of number {after} is earlier than that of {before}: swap them"
             )
         inos = list(islice(self._changed(before, after, position, limit), limit))
+        known: _Directories = {}
         differences = [
             difference
             for ino in inos
-            if (difference := self._difference(before, after, under, ino)) is not None
+            if (difference := self._difference(before, after, under, ino, known)) is not None
         ]
         return DifferencePage(tuple(differences), inos[-1] if len(inos) == limit else None)
 
@@ -426,10 +458,15 @@ class Snapshots(Queries):
                 yield InodeNo(ino)
 
     def _difference(
-        self, before: SnapshotId, after: SnapshotId, under: InodeNo, ino: InodeNo
+        self,
+        before: SnapshotId,
+        after: SnapshotId,
+        under: InodeNo,
+        ino: InodeNo,
+        known: _Directories,
     ) -> Difference | None:
-        was, places_were = self._in_tree_at(before, ino)
-        now, places_are = self._in_tree_at(after, ino)
+        was, places_were = self._in_tree_at(before, ino, known)
+        now, places_are = self._in_tree_at(after, ino, known)
         if under != ROOT_INODE and not any(
             under in (ino, *above) for _path, above in (*places_were, *places_are)
         ):
@@ -448,11 +485,11 @@ class Snapshots(Queries):
         return Difference(ino, was, now, paths_were, paths_are, xattrs_differ)
 
     def _in_tree_at(
-        self, snap: SnapshotId, ino: InodeNo
+        self, snap: SnapshotId, ino: InodeNo, known: _Directories
     ) -> tuple[Inode | None, list[tuple[bytes, list[int]]]]:
         """Return an inode with its places, or None if it had no place in the tree."""
         inode = self._find_at(snap, ino)
-        places = [] if inode is None else self._places_at(snap, ino)
+        places = [] if inode is None else self._places_at(snap, ino, known)
         return (inode if places else None), places
 
     def _names_at(self, snap: SnapshotId, ino: InodeNo) -> set[tuple[int, bytes]]:
