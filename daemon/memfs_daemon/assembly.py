@@ -89,6 +89,7 @@ from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
 from memfs_daemon.querying import QueryMethods, UserQueryMethods
 from memfs_daemon.readings import Readings
 from memfs_daemon.remounting import RemountMethods
+from memfs_daemon.stalls import Stalls
 from memfs_daemon.status import Status, StatusParts
 from memfs_daemon.tracing import Tracing
 
@@ -227,7 +228,8 @@ def assemble(
         stack.callback(raw_store.close)
         packed_store = PackedStore(state_dir)
         quotas = Quotas(config.quotas, engine)
-        traffic, store_counts, latencies = Traffic(), StoreCounts(), Latencies()
+        traffic, store_counts = Traffic(), StoreCounts()
+        latencies, stalls = Latencies(), Stalls()
         remote, generations, healths = _open_stores(
             state_dir, config, engine, packed_store, quotas, store_counts
         )
@@ -369,9 +371,11 @@ def assemble(
         )
         status = Status(status_parts)
         metrics = MetricsMethods(
-            engine, status.status, move_parts.progress, traffic, store_counts, latencies
+            engine, status.status, move_parts.progress, traffic, store_counts, latencies, stalls
         )
-        readings = Readings(status_parts, status, activity, traffic, store_counts, latencies)
+        readings = Readings(
+            status_parts, status, activity, traffic, store_counts, latencies, stalls
+        )
         history = History(engine, readings.take, activity, move_parts.events, healths)
         hot = _build_hot(config.hot, state_dir, board, move_parts, activity)
         providers: tuple[_Provider, ...] = (
@@ -424,6 +428,7 @@ def assemble(
             background=(
                 mover.run,
                 history.run,
+                stalls.run,
                 HeapKeeper(lambda: activity.request_count).run,
                 Precedence(lambda: activity.request_count).run,
                 prefetcher.run,

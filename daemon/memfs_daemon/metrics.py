@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from memfs.metrics.traffic import Traffic
     from memfs.moves.progress import ProgressTable
     from memfs.stores.counts import StoreCounts
+    from memfs_daemon.stalls import Stalls
 
 PENDING_COUNT_MAX = 2000
 """Waiting moves that are told apart by what they wait for: some 10 ms."""
@@ -40,6 +41,7 @@ class MetricsMethods:
         traffic: Opens and moves so far.
         store: Calls of the object store so far.
         latencies: Durations of requests so far.
+        stalls: Those of the event loop so far.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class MetricsMethods:
         traffic: Traffic,
         store: StoreCounts,
         latencies: Latencies,
+        stalls: Stalls,
     ) -> None:
         self._engine = engine
         self._status = status
@@ -57,6 +60,7 @@ class MetricsMethods:
         self._traffic = traffic
         self._store = store
         self._latencies = latencies
+        self._stalls = stalls
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
@@ -73,6 +77,8 @@ class MetricsMethods:
         words = Counter(word_of(move.reason) for move in waiting)
         return [
             *_of_mount(report),
+            Sample(table.STALLS, self._stalls.count),
+            Sample(table.STALLED, self._stalls.total_s),
             *_of_tiers(report),
             *_of_forms(await self._engine.usage()),
             *_of_traffic(self._traffic),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from memfs.metrics.latency import Latencies
     from memfs.metrics.traffic import Traffic
     from memfs.stores.counts import StoreCounts
+    from memfs_daemon.stalls import Stalls
     from memfs_daemon.status import Status, StatusParts
 
 PENDING_COUNT_MAX = 500
@@ -39,6 +40,7 @@ class Readings:
         traffic: Counts opens and moves.
         store: Counts calls of the object store.
         latencies: Counts requests by their duration.
+        stalls: Counts those of the event loop.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Readings:
         traffic: Traffic,
         store: StoreCounts,
         latencies: Latencies,
+        stalls: Stalls,
     ) -> None:
         self._parts = parts
         self._status = status
@@ -56,6 +59,7 @@ class Readings:
         self._traffic = traffic
         self._store = store
         self._latencies = latencies
+        self._stalls = stalls
 
     async def take(self) -> dict[str, int]:
         """Return states as of now, and what happened since the daemon started."""
@@ -68,6 +72,8 @@ class Readings:
         totals = self._parts.tally.totals().values()
         return numbers | {
             "requests": self._activity.request_count,
+            "stalls": self._stalls.count,
+            "stalled_ms": int(self._stalls.total_s * 1000),
             "store_requests": store.requests.total(),
             "store_errors": store.errors.total(),
             "store_sent_bytes": store.sent_bytes,

@@ -60,6 +60,8 @@ _COUNTERS = (
     "prefetched_bytes",
     "codec_content_bytes",
     "codec_stored_bytes",
+    "stalls",
+    "stalled_ms",
 )
 _MOST = ("memory_bytes", "store_down")
 

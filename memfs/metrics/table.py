@@ -52,6 +52,15 @@ MEMORY = Metric(
     Kind.GAUGE,
     "Anonymous memory of the daemon, without files that it holds in RAM.",
 )
+STALLS = Metric(
+    "memfs_loop_stalls_total",
+    "stalls",
+    Kind.COUNTER,
+    "Times that the event loop of the daemon was busy with one thing for more than 50 ms.",
+)
+STALLED = Metric(
+    "memfs_loop_stalled_seconds_total", "seconds", Kind.COUNTER, "How long these took in all."
+)
 INODES = Metric("memfs_inodes", "inodes", Kind.GAUGE, "Files, directories and all else.")
 LOGICAL = Metric(
     "memfs_logical_bytes", "bytes", Kind.GAUGE, "The sum of the sizes of all closed files."
@@ -234,6 +243,8 @@ METRICS: tuple[Metric, ...] = (
     INFO,
     UPTIME,
     MEMORY,
+    STALLS,
+    STALLED,
     INODES,
     LOGICAL,
     TIER_CAPACITY,

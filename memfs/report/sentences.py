@@ -27,6 +27,8 @@ OPENS_MIN = 50
 """Fewer opens tell nothing."""
 SLOW_OPEN_S = 0.25
 PRECISION_MIN = 0.3
+STALLED_SHARE = 0.001
+"""A thousandth of the time: less is not felt."""
 MONTH_S = 30 * 86_400.0
 _SPAN_S = {name: BY_RESOLUTION[resolution_s].span_s for name, resolution_s in SPANS.items()}
 
@@ -71,6 +73,7 @@ def sentences(gathered: Gathered, prices: Mapping[str, float]) -> list[Sentence]
         *_opens(gathered),
         *_pending(gathered),
         *_latency(gathered),
+        *_stalls(gathered),
         *_quotas(gathered),
         *_safety(gathered),
         *_prefetch(gathered),
@@ -226,6 +229,17 @@ def _latency(gathered: Gathered) -> Iterator[Sentence]:
                 f"them took less than {format_duration(each.p50_s)}.",
                 "Such opens wait for a file that is fetched or unpacked: see the opens by level.",
             )
+
+
+def _stalls(gathered: Gathered) -> Iterator[Sentence]:
+    count, total_ms = gathered.total("stalls"), gathered.total("stalled_ms")
+    if total_ms >= STALLED_SHARE * gathered.span_s * 1000 and count:
+        yield Sentence(
+            Weight.KNOW,
+            f"{_span(gathered)}, the daemon was busy with one thing for more than 50 ms "
+            f"{format_count(count, 'time')}, {format_duration(total_ms / 1000)} in all.",
+            "The machine has too few processors for its load, or this is a defect of memfs.",
+        )
 
 
 def _quotas(gathered: Gathered) -> Iterator[Sentence]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memfs.errors import InvalidValueError
@@ -15,6 +15,7 @@ from memfs.types import SETTING_VALUE_BYTES_MAX
 BATCHES = st.lists(st.dictionaries(st.integers(0, 40), st.integers(1, 9), max_size=20), max_size=12)
 
 
+@settings(deadline=None)
 @given(BATCHES, st.integers(1, 10))
 def test_the_truth_is_within_what_each_entry_says(batches: list[dict[int, int]], room: int) -> None:
     sketch, truth = HeatSketch(room), Counter[int]()

@@ -19,6 +19,7 @@ from memfs.stores.health import StoreHealth
 from memfs.types import InodeNo
 from memfs_daemon.history import STEP_S, History
 from memfs_daemon.readings import Readings
+from memfs_daemon.stalls import Stalls
 from memfs_daemon.status import Status
 from tests.moving import State
 from tests.unit.test_status import status_parts
@@ -296,7 +297,13 @@ async def test_readings_have_all_that_a_row_has(tmp_path: Path) -> None:
     latencies.note("open", 5000)
     latencies.note("release", 5000)
     readings = Readings(
-        parts, Status(parts), state.activity, state.parts.traffic, StoreCounts(), latencies
+        parts,
+        Status(parts),
+        state.activity,
+        state.parts.traffic,
+        StoreCounts(),
+        latencies,
+        Stalls(),
     )
     before = await readings.take()
     await state.create("file", b"x" * 5000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memfs.errors import InvalidValueError
@@ -17,6 +17,7 @@ NAMES = sorted(PLACES)
 ROWS = st.dictionaries(st.sampled_from(NAMES), st.integers(1, 1 << 63), max_size=40)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_a_row_comes_back_from_its_bytes(numbers: dict[str, int]) -> None:
     assert decode(encode(numbers)) == numbers
@@ -47,6 +48,7 @@ def test_a_number_of_a_later_version_is_passed_over() -> None:
     assert decode(encode({"inodes": 7}) + b"\xff\x7f\x05") == {"inodes": 7}
 
 
+@settings(deadline=None)
 @given(ROWS.filter(bool), st.integers(1, 20))
 def test_a_row_that_was_cut_is_refused_or_shorter(numbers: dict[str, int], lost: int) -> None:
     row = encode(numbers)[:-lost]
@@ -78,6 +80,7 @@ def test_rows_combine_by_what_they_hold() -> None:
     assert combine([{"pending": 3}, {}]) == {}
 
 
+@settings(deadline=None)
 @given(st.lists(ROWS, max_size=6), st.integers(0, 6))
 def test_it_does_not_matter_in_which_steps_rows_combine(
     rows: list[dict[str, int]], cut: int
@@ -90,6 +93,7 @@ def test_every_way_to_combine_is_used() -> None:
     assert {how for _, how in PLACES.values()} == set(Combine)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 2e9))
 def test_each_time_has_a_slot_in_each_ring(time_s: float) -> None:
     for ring in RINGS:

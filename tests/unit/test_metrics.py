@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -26,6 +26,7 @@ from memfs.moves.uploading import upload
 from memfs.placement import execute
 from memfs.stores.counts import Call, StoreCounts
 from memfs_daemon.metrics import MetricsMethods
+from memfs_daemon.stalls import Stalls
 from memfs_daemon.status import Status
 from tests.moving import State, compressible
 from tests.unit.test_status import REPORT, status_parts
@@ -95,6 +96,7 @@ def test_every_line_names_its_mount() -> None:
 LABELS = st.text(st.characters(exclude_characters="\r", codec="utf-8"))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(LABELS, st.integers(0, 1 << 53)))
 def test_any_label_comes_back_from_the_text(stored: dict[str, int]) -> None:
     text = render(Sample(table.CODEC_STORED, value, (label,)) for label, value in stored.items())
@@ -121,6 +123,7 @@ def test_a_histogram_adds_up_to_its_count() -> None:
 
 
 # --- what is counted -----------------------------------------------------------------------------
+@settings(deadline=None)
 @given(st.integers(0, (1 << 63) - 1))
 def test_a_duration_is_in_the_bucket_whose_limits_it_is_within(elapsed_ns: int) -> None:
     latencies = Latencies()
@@ -195,7 +198,13 @@ async def test_all_numbers_of_a_mount_are_in_its_text(tmp_path: Path) -> None:
     status = Status(status_parts(state))
 
     methods = MetricsMethods(
-        state.engine, status.status, state.parts.progress, state.parts.traffic, store, latencies
+        state.engine,
+        status.status,
+        state.parts.progress,
+        state.parts.traffic,
+        store,
+        latencies,
+        Stalls(),
     )
     found = values(
         (await methods.metrics())["text"]
@@ -224,7 +233,7 @@ async def test_no_row_of_the_table_is_without_a_source(tmp_path: Path) -> None:
         return REPORT._replace(export=ExportReport(3600.0, 60.0, 9, 0, 0, False, None, None))
 
     methods = MetricsMethods(
-        state.engine, status, state.parts.progress, traffic, StoreCounts(), latencies
+        state.engine, status, state.parts.progress, traffic, StoreCounts(), latencies, Stalls()
     )
     samples = await methods.samples(await status())
     state.close()

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memfs.control.report import (
@@ -165,6 +165,7 @@ def test_other_sentences_need_their_numbers() -> None:
         snapshots=SnapshotsReport(3, 7200.0, 0, 12, 5 * GIB),
     )
     slow = {"took.open.5": 970, "took.open.20": 30, "prefetch_hits": 80, "prefetch_wasted": 20}
+    slow |= {"stalls": 90, "stalled_ms": 60_000}
     text = told(gathered(slow, status=status))
     for expected in (
         "compression made 10.0 GiB of 40.0 GiB",
@@ -172,6 +173,7 @@ def test_other_sentences_need_their_numbers() -> None:
         "3 snapshots keep 5.0 GiB",
         "One open in a hundred took 537 ms or more",
         "Prefetch was right for 80% of 100 files",
+        "busy with one thing for more than 50 ms 90 times, 1 min in all",
     ):
         assert expected in text
         assert expected not in told(gathered())
@@ -188,6 +190,7 @@ def test_a_mount_that_measured_nothing_yet_has_a_report() -> None:
 
 
 # --- latencies -----------------------------------------------------------------------------------
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=BUCKET_COUNT, max_size=BUCKET_COUNT).filter(any))
 def test_a_percentile_is_a_limit_that_so_many_are_below(counts: list[int]) -> None:
     for share in (0.5, 0.99, 1.0):
