@@ -305,9 +305,12 @@ class Querying:
 def _tell_unknown(unknown: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     """Return a note for each name that no file has, the first ones with the nearest known one."""
     notes = []
+    # What all names begin with would make any two of them alike.
+    short = [name.removeprefix(ATTRIBUTE_PREFIX) for name in known]
     for index, name in enumerate(unknown):
-        near = difflib.get_close_matches(name, known, 1) if index < HINT_COUNT_MAX else ()
-        hint = f": did you mean {near[0]}?" if near else ""
+        word = name.removeprefix(ATTRIBUTE_PREFIX)
+        near = difflib.get_close_matches(word, short, 1) if index < HINT_COUNT_MAX else ()
+        hint = f": did you mean {ATTRIBUTE_PREFIX}{near[0]}?" if near else ""
         notes.append(f"no file has the xattr {name}{hint}")
     return tuple(notes)
 

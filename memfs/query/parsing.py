@@ -109,7 +109,10 @@ def parse_text(text: str) -> Node:
     try:
         content = json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
     except json.JSONDecodeError as error:
-        raise FilterError((), f"not JSON: {error.msg}", (error.lineno, error.colno)) from None
+        fault = f"not JSON: {error.msg}"
+        if not text.lstrip().startswith("{"):
+            fault += '; a filter looks like {"name": "value"}, in single quotes for the shell'
+        raise FilterError((), fault, (error.lineno, error.colno)) from None
     except RecursionError:
         raise FilterError((), f"deeper than {DEPTH_MAX} levels") from None
     try:

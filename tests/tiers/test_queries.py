@@ -237,7 +237,9 @@ def test_a_snapshot_is_asked_for_what_was_then(mount: Mount) -> None:
 def test_a_mistake_is_told_with_its_place(mount: Mount) -> None:
     with pytest.raises(MountError, match=r"at a\.\$gtt \(line 1, column 8\): unknown operator"):
         ask(mount, {"a": {"$gtt": 1}})
-    with pytest.raises(MountError, match="not JSON"):
+    with pytest.raises(MountError, match=r"not JSON: .*; a filter looks like"):
+        run_memfs("query", mount.root, "odd")
+    with pytest.raises(MountError, match=r"not JSON: [^;]*$"):
         run_memfs("query", mount.root, "{a: 1}")
     with pytest.raises(MountError, match=r"\$regex cannot be in one \$or or \$not with \$tier"):
         ask(mount, {"$or": [{"$tier": "hot"}, {"a": {"$regex": "(a+)+$"}}]})
@@ -294,7 +296,7 @@ def test_an_index_that_is_switched_on_later_finds_what_was_there(
     client = Client.of(mount.root)
     wait_for(lambda: client.query_index()["index"].is_whole, client.query_index)
     assert ask(mount, {"number": 3}) == ["f3"]
-    assert run_memfs("index", "list", mount.root) == "user.number\ncomplete\n"
+    assert run_memfs("index", "list", mount.root) == "user.number\nxattrs: complete\n"
     report = json.loads(run_memfs("index", "list", "--json", mount.root))
     assert (report["names"], report["index"]["is_whole"]) == (["user.number"], True)
 
@@ -339,7 +341,7 @@ def test_an_index_of_sizes_is_added_and_dropped(mount: Mount) -> None:
     large = {"$size": {"$gt": 6}, "$path": "f*"}
     run_memfs("index", "add", mount.root, "size", "$mtime")
     listed = run_memfs("index", "list", mount.root)
-    assert listed == "$mtime: complete\n$size: complete\ncomplete\n"
+    assert listed == "$mtime: complete\n$size: complete\nxattrs: complete\n"
     # A size is known once the file is closed, which the kernel tells a moment later.
     wait_for(lambda: ask(mount, large) == ["f7", "f8"], "two large files")
     told = run_memfs("query", mount.root, json.dumps(large), "--explain")
@@ -502,6 +504,7 @@ def test_the_guide_says_what_happens(mount: Mount, tmp_path: Path) -> None:
         for code in codes
     ]
     assert printed == [
+        f"{mount.root}/scans/2025/one.tif 3.5\n{mount.root}/scans/2025/two.tif 40\n",
         "scans/2025/one.tif San Francisco\n",
         " directory None\nscans directory None\nscans/2025 directory None\n"
         "scans/2025/one.tif file Oakland\nscans/2025/two.tif file None\n",
@@ -539,6 +542,8 @@ def test_a_catalogue_has_every_name_as_it_is(mount: Mount, tmp_path: Path) -> No
     assert (rows["link"]["type"], rows["link"]["target"]) == ("symlink", "a/one")
     assert rows[""]["type"] == "directory"
     assert os.listdir(tmp_path) == ["catalog.parquet"]
+    with pytest.raises(MountError, match=r"there is no directory .*/nowhere\."):
+        run_memfs("catalog", root, "--parquet", tmp_path / "nowhere/catalog.parquet")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(MountError, match="is no regular file"):
         run_memfs("catalog", root, "--parquet", tmp_path / "pipe")

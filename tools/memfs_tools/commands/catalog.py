@@ -46,6 +46,8 @@ def catalog(mountpoint: Path, file: Path | None, ncdu: bool) -> None:
     if file is not None and file.exists() and not file.is_file():
         # It would be replaced, also if it is a device.
         raise click.UsageError(f"{file} is no regular file.")
+    if file is not None and not file.absolute().parent.is_dir():
+        raise click.UsageError(f"there is no directory {file.absolute().parent}.")
     if file is None:
         _write_ncdu(served)
         return

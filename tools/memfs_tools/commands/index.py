@@ -53,13 +53,13 @@ def list_names(mountpoint: Path, as_json: bool) -> None:
         tell(name)
     found = report["index"]
     if not found.enabled:
-        tell("off: set query.enabled and mount again")
+        tell("xattrs: off; set query.enabled and mount again")
     elif not found.is_whole:
-        tell(f"being built: {found.through} of {found.last} inodes are in it")
+        tell(f"xattrs: being built: {found.through} of {found.last} inodes are in it")
     elif found.is_short_of_names:
-        tell("complete but for further names: raise query.name_count_max and mount again")
+        tell("xattrs: complete but for further names; raise query.name_count_max and mount again")
     else:
-        tell("complete")
+        tell("xattrs: complete")
     if found.enabled and not found.elements.is_whole:
         tell(f"elements of JSON arrays: {element_state(found.elements)}")
 
