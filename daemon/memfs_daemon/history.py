@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STEP_S = RINGS[0].resolution_s
+LATE_S = 0.1
+"""So long after the end of a period it is measured: pauses are by another clock than periods, and
+one that ends too early would measure the period before once more."""
 LISTED_COUNT_MAX = 1000
 """Files and events that an answer lists: some 20 ms."""
 PARENTS_COUNT_MAX = 500
@@ -108,8 +111,7 @@ class History:
         try:
             await self.begin()
             while True:
-                # A little after the period has ended, by the wall clock.
-                await trio.sleep(STEP_S - self._now_s() % STEP_S)
+                await trio.sleep(STEP_S - self._now_s() % STEP_S + LATE_S)
                 await self._guarded(self.step)
         finally:
             # The engine answers at once; nothing waits here for a store or a disk.

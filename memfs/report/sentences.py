@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FULL = 0.9
 """A tier that is filled to this share counts as full."""
+RELIEVED = 0.78
+"""A tier whose files leave because it is full stays above: the low watermark is 0.8 by default."""
 OPENS_MIN = 50
 """Fewer opens tell nothing."""
 SLOW_OPEN_S = 0.25
@@ -119,6 +121,17 @@ def _is_full(tier: TierReport | None) -> bool:
     )
 
 
+def _is_mostly_full(gathered: Gathered, name: str) -> bool:
+    """Return whether a tier was so full in half of the span that files had to leave it."""
+    used, size = f"used.{name}", f"capacity.{name}"
+    full_count = sum(
+        each.numbers.get(used, 0) >= RELIEVED * each.numbers[size]
+        for each in gathered.periods
+        if each.numbers.get(size)
+    )
+    return 2 * full_count >= len(gathered.periods) > 0 or _is_full(_tier(gathered, name))
+
+
 def _store(gathered: Gathered) -> Iterator[Sentence]:
     store = gathered.status.store
     if store is not None and store.well is False:
@@ -159,13 +172,12 @@ def _opens(gathered: Gathered) -> Iterator[Sentence]:
     near = counts[Level.HOT] + counts[Level.WARM]
     far, packed = counts[Level.GLACIER], counts[Level.PACKED]
     if far >= 0.05 * total:
-        cold = _tier(gathered, "cold")
         size = format_size(gathered.total("opened_bytes.glacier"))
         text = (
             f"{_span(gathered)}, {far / total:.0%} of the opens waited for the object store "
             f"({format_count(far, 'file')}, {size})."
         )
-        if _is_full(cold):
+        if _is_mostly_full(gathered, "cold"):
             yield Sentence(
                 Weight.ACT,
                 f"The disk tier is too small. {text}",
@@ -183,9 +195,7 @@ def _opens(gathered: Gathered) -> Iterator[Sentence]:
             f"{_span(gathered)}, {packed / total:.0%} of the opens had to unpack the file first.",
             "Raise policy.pack_after, so that files stay plain for longer.",
         )
-    warm = _tier(gathered, "warm")
-    if _is_full(warm) and near < 0.5 * total:
-        assert warm is not None
+    if _is_mostly_full(gathered, "warm") and near < 0.5 * total:
         yield Sentence(
             Weight.ACT,
             f"The RAM tier is too small: it is full, and served {near / total:.0%} of the opens.",

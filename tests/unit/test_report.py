@@ -107,6 +107,17 @@ def test_a_disk_tier_is_too_small_if_it_is_full_and_opens_wait_for_the_store() -
     assert "Raise cold.size" in text
 
 
+@pytest.mark.parametrize("share", [0.5, 0.85])
+def test_a_tier_between_its_watermarks_counts_as_full(share: float) -> None:
+    """What had to leave is fetched again, although there seems to be room."""
+    opens = {"opens.cold": 60, "opens.glacier": 40}
+    use = {"used.cold": int(share * GIB), "capacity.cold": GIB}
+    periods = [Period(NOW_S - 60 * turn, use | opens) for turn in range(9, 0, -1)]
+    text = told(gathered(periods=periods))
+    assert ("The disk tier is too small." in text) is (share > 0.8)
+    assert ("The disk has room" in text) is (share < 0.8)
+
+
 def test_a_ram_tier_is_too_small_if_it_is_full_and_serves_little() -> None:
     full = WELL._replace(tiers=(TierReport("warm", GIB, GIB, 9, None),))
     text = told(gathered({"opens.warm": 10, "opens.cold": 90}, status=full), Weight.ACT)
