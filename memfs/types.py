@@ -128,6 +128,8 @@ class Durability(enum.StrEnum):
     """On stable local disk."""
     REMOTE = "remote"
     """A verified remote object of this generation exists."""
+    FOREIGN = "foreign"
+    """A source has its bytes: they are as safe as the source is."""
 
 
 class CodecSpec(NamedTuple):

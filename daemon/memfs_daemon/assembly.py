@@ -26,6 +26,7 @@ from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
 from memfs.content.room import Room
 from memfs.content.sealing import Sealer
+from memfs.content.sources import Sources, open_store
 from memfs.control.report import DriverReport
 from memfs.encryption.keys import load_keys
 from memfs.errors import MemfsError, UsageError
@@ -38,6 +39,7 @@ from memfs.filesystem.querying import Querying
 from memfs.filesystem.shared import Features, Parts
 from memfs.hot.board import HotBoard
 from memfs.hot.environment import child_environment
+from memfs.jobs.adopting import AdoptMethods
 from memfs.jobs.automatic_snapshots import SETTINGS_OF_NEW_STATE, AutomaticSnapshots
 from memfs.jobs.cloning import CloneMethods
 from memfs.jobs.comparing import Comparing
@@ -266,6 +268,8 @@ def assemble(
             if remote is not None
             else False,
         )
+        sources = Sources(engine, partial(open_store, config, os.environ))
+        move_parts.sources = sources
         if "" in generations:
             # Until it is known what exports name.
             move_parts.held_from = 0
@@ -289,7 +293,9 @@ def assemble(
             move_parts=move_parts,
             garbage=garbage,
             recheck=recovery.recheck,
-            form_reader=FormReader(engine, packed_store, remote, raw_store, keys=keys),
+            form_reader=FormReader(
+                engine, packed_store, remote, raw_store, keys=keys, sources=sources
+            ),
             state_dir=state_dir,
             features=features,
             access_stats=access_stats,
@@ -347,6 +353,7 @@ def assemble(
         exporter = _build_exporter(move_parts, reader, open_files, quotas, generations, config)
         snapshots = SnapshotMethods(move_parts, removal, open_files)
         automatic = AutomaticSnapshots(move_parts, snapshots, state_dir)
+        adoption = AdoptMethods(filesystem, move_parts)
         tracing = Tracing(recorder, mountpoint, config.trace)
         status_parts = StatusParts(
             mountpoint,
@@ -391,6 +398,7 @@ def assemble(
             StoreMethods(move_parts, healths),
             ActivityMethods(engine, activity, move_parts.progress),
             CloneMethods(filesystem, move_parts),
+            adoption,
             RestoreMethods(filesystem, move_parts, snapshots),
             snapshots,
             Comparing(move_parts, PastReader(engine, raw_store, sealer, parts.form_reader)),
@@ -438,6 +446,7 @@ def assemble(
                 open_files.run,
                 *((automatic.run,) if config.snapshots.automatic else ()),
                 raw_pool.run,
+                adoption.run,
                 reader.run,
                 UserQueryMethods(querying, door).run,
                 *((AttributeIndexer(engine).run,) if config.query.enabled else ()),

@@ -313,6 +313,12 @@ async def _drain(parts: Assembly) -> None:
 
 async def _close_store(parts: Assembly) -> None:
     """Let uploads that were given up remove what they left in the store."""
+    if (sources := parts.move_parts.sources) is not None:
+        with trio.move_on_after(CLOSE_STORE_S_MAX):
+            try:
+                await sources.aclose()
+            except Exception as error:
+                log.info("a source was not closed: %s", as_failure(error, "closing a source"))
     if parts.remote is None:
         return
     with trio.move_on_after(CLOSE_STORE_S_MAX):

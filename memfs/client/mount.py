@@ -32,6 +32,7 @@ from memfs.types import FILESYSTEM_TYPE
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from memfs.client.adoption import Adoption
     from memfs.client.placement import Placement
     from memfs.client.snapshots import Snapshots
     from memfs.control.report import PendingReport, PoolReport, StatusReport
@@ -464,6 +465,15 @@ class Mount(NamedTuple):
     def publish(self) -> None:
         """Bring all changes so far into the tables of the state, for programs that read them."""
         self.asking(methods.PUBLISH, FILES_S_MAX)({})
+
+    # --- adoption --------------------------------------------------------------------------------
+    @property
+    def adoption(self) -> Adoption:
+        """Buckets and directories that are adopted; see `memfs.client.adoption`."""
+        # Imported here: most commands need nothing of it.
+        from memfs.client.adoption import Adoption
+
+        return Adoption(self)
 
     # --- snapshots -------------------------------------------------------------------------------
     @property

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from memfs.bounded import BoundedDict, SizedDict
+from memfs.content.foreign import ForeignReader
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import (
     FORM_ERRORS,
@@ -21,6 +22,7 @@ from memfs.errors import (
     NotFoundError,
     NotSupportedError,
     ObjectArchivedError,
+    ObjectChangedError,
     ObjectMissingError,
     StaleInodeError,
 )
@@ -35,6 +37,7 @@ from memfs.types import FormKind
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from memfs.content.sources import Sources
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Form, Inode
     from memfs.stores.container import SeekTable
@@ -73,6 +76,7 @@ class FormReader:
         raw_store: Has the content if it was hydrated while it was read.
         frame_cache_bytes_max: Bound of the decoded frames kept.
         keys: Those of encrypted forms.
+        sources: Have the adopted ones; None: no source is read.
     """
 
     def __init__(
@@ -83,7 +87,9 @@ class FormReader:
         raw_store: RawStore,
         frame_cache_bytes_max: int = FRAME_CACHE_BYTES_MAX,
         keys: KeyRing = NO_KEYS,
+        sources: Sources | None = None,
     ) -> None:
+        self._foreign = ForeignReader(sources) if sources is not None else None
         self._engine = engine
         self._packed_store = packed_store
         self._remote = remote
@@ -101,7 +107,8 @@ class FormReader:
     @property
     def cached_bytes(self) -> int:
         """Bytes of decoded frames and seek tables kept."""
-        return self._frames.used_size + self._tables.used_size
+        foreign = self._foreign.cached_bytes if self._foreign is not None else 0
+        return self._frames.used_size + self._tables.used_size + foreign
 
     async def read(
         self,
@@ -135,7 +142,7 @@ class FormReader:
                 f"inode {inode.ino}: no form of its content is known; run memfs fsck"
             )
             error: MemfsError = failure
-            forms = await self._engine.list_forms(inode.blob)
+            forms = await self._engine.list_all_forms(inode)
             for form in forms:
                 try:
                     return await self._read_form(form, offset, min(size, inode.size - offset))
@@ -150,11 +157,15 @@ class FormReader:
                     self._read_raw, now.raw, offset, size, limiter=self._threads
                 )
             # A form that was replaced meanwhile, as by a compaction, is read where it lies now.
-            if now.blob == inode.blob and await self._engine.list_forms(now.blob) == forms:
+            if await self._engine.list_all_forms(now) == forms:
                 raise error
             inode = now
 
     async def _read_form(self, form: Form, offset: int, size: int) -> bytes:
+        if form.is_foreign:
+            if self._foreign is None:
+                raise NotSupportedError(f"{form.place}: no source is read here")
+            return await self._foreign.read(form, offset, size)
         # Before the caches: they may have got what they hold before the form was found out.
         reason = await why_quarantined(self._engine, form)
         if reason is not None:
@@ -268,12 +279,13 @@ class FormReader:
         """Log a form that cannot be used: file, frame and reason, once."""
         text = str(error)
         # One that was replaced while it was read has nothing to be blamed for.
-        if text in self._complaints or form not in await self._engine.list_forms(inode.blob):
+        if text in self._complaints or form not in await self._engine.list_all_forms(inode):
             return
         self._complaints[text] = None
         try:
             path = (await self._engine.get_path(inode.ino)).decode("utf-8", "backslashreplace")
         except StaleInodeError:
             path = f"inode {inode.ino}, which only snapshots show"
-        level = logging.INFO if isinstance(error, ObjectArchivedError) else logging.WARNING
+        expected = isinstance(error, ObjectArchivedError | ObjectChangedError)
+        level = logging.INFO if expected else logging.WARNING
         log.log(level, "%s: its %s form cannot be read: %s", path, form.kind, text)

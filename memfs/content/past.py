@@ -101,6 +101,8 @@ class PastReader:
         if live is not None and _has_bytes_of(live, inode):
             return self._find_shared(inode, live)
         if not (inode.raw or inode.blob):
+            if await self._engine.list_all_forms(inode):
+                return PastContent(inode, PastState.EXACT, False)
             state = PastState.ABSENT if inode.size else PastState.EXACT
             return PastContent(inode, state, False)
         before = inode.ino, Generation(inode.generation - 1)

@@ -175,7 +175,7 @@ class Sealer:
     async def _adopt_if_doubtful(self, inode: Inode) -> bool:
         if not self.is_changed(inode, missing=True):
             return False
-        if inode.blob:
+        if await self._engine.list_all_forms(inode):
             # Kept under another name: nobody has asked whether the other form is still there.
             with contextlib.suppress(ObjectMissingError):
                 kept = self._raw_store.set_aside(inode.raw, f"inode-{inode.ino}-{inode.generation}")

@@ -31,6 +31,7 @@ from memfs.filesystem.control_names import (
     LEASE_XATTR,
     PIN_XATTR,
     RESIDENCY_XATTR,
+    SOURCE_XATTR,
     STATE_XATTR,
     TIER_XATTR,
     WHY_XATTR,
@@ -39,6 +40,7 @@ from memfs.filesystem.tensor_headers import TensorHeaders
 from memfs.hot.pool import FULL_CODE
 from memfs.hot.protocol import shorten
 from memfs.hot.tensors import FormatError, parse_dtype, parse_shape
+from memfs.metadata.foreign import Conflict
 from memfs.metadata.records import Decision, Form, Inode, InodeFlags
 from memfs.moves.choosing import wanted_store
 from memfs.policy import rules
@@ -75,6 +77,13 @@ UNPINNED = "auto"
 """What `pin` reads, and `tier` takes, where no pin is in force."""
 
 
+_CONFLICTS = {
+    Conflict.CHANGED: "the object was changed there, and the file here: the file stays as it is",
+    Conflict.GONE: "the object is not there any more",
+    Conflict.TAKEN: "an object of the source would have this name, which was taken",
+}
+
+
 class Control:
     """Reads and writes of `user.memfs.*`.
 
@@ -109,6 +118,7 @@ class Control:
             WHY_XATTR: self._why,
             CODEC_XATTR: self._codec,
             DIGEST_XATTR: self._digest,
+            SOURCE_XATTR: self._source_json,
             PRIORITY_XATTR: self._priority,
             POOL_XATTR: self._pool,
             AGES_XATTR: partial(self._mark, AGES_XATTR),
@@ -331,7 +341,7 @@ class Control:
         if self._hot_devices(inode):
             return Tier.HOT
         if not inode.raw:
-            forms = await self._engine.list_forms(inode.blob)
+            forms = await self._engine.list_all_forms(inode)
             packed = any(form.kind == FormKind.PACKED for form in forms)
             return Tier.COLD if packed else Tier.GLACIER
         if self._residency.is_resident(inode.ino):
@@ -354,9 +364,12 @@ class Control:
         """Return how safe an inode's current generation is."""
         if inode.flags & InodeFlags.UNSEALED:
             return Durability.DIRTY
-        kinds = {form.kind for form in await self._forms(inode)}
-        if FormKind.REMOTE in kinds:
+        forms = await self._forms(inode)
+        kinds = {form.kind for form in forms}
+        if any(form.kind == FormKind.REMOTE and not form.is_foreign for form in forms):
             return Durability.REMOTE
+        if forms and forms[-1].is_foreign:
+            return Durability.FOREIGN
         if inode.flags & InodeFlags.DURABLE or FormKind.PACKED in kinds:
             return Durability.LOCAL
         return Durability.DIRTY if inode.raw else Durability.LOCAL
@@ -405,6 +418,8 @@ class Control:
             answer["hot"] = refusal
         answer |= await self._stores(inode)
         if stat.S_ISREG(inode.mode):
+            if (source := await self._source(inode)) is not None:
+                answer["source"] = source
             answer |= await self._prospects(inode)
         return json.dumps(answer)
 
@@ -532,11 +547,42 @@ class Control:
 
     async def _digest(self, inode: Inode) -> str:
         if not inode.blob:
+            foreign = await self._engine.get_object(inode.ino)
+            if foreign is not None and foreign.digest and foreign.generation == inode.generation:
+                return foreign.digest.hex()
             raise NoXattrError("the digest of this generation is not known yet")
         return (await self._engine.get_blob(inode.blob)).digest.hex()
 
+    async def _source_json(self, inode: Inode) -> str:
+        source = await self._source(inode)
+        if source is None:
+            raise NoXattrError("it was not adopted")
+        return json.dumps(source)
+
+    async def _source(self, inode: Inode) -> dict[str, object] | None:
+        """Return the object that a file was made of, and in what both differ; None: not one."""
+        foreign = await self._engine.get_object(inode.ino)
+        if foreign is None:
+            return None
+        sources = await self._engine.list_sources()
+        url = next((each.url for each in sources if each.source == foreign.source), "")
+        told: dict[str, object] = {
+            "url": f"{url}/{foreign.name}".encode("utf-8", "backslashreplace").decode(),
+            "etag": foreign.etag,
+            "size": foreign.size,
+            "mtime_ns": foreign.mtime_ns,
+            "stands": foreign.generation == inode.generation,
+            "followed": foreign.current,
+        }
+        if foreign.version:
+            told["version"] = foreign.version
+        if foreign.conflict:
+            told["conflict"] = foreign.conflict.value
+            told["reason"] = _CONFLICTS[foreign.conflict]
+        return told
+
     async def _forms(self, inode: Inode) -> list[Form]:
-        return await self._engine.list_forms(inode.blob) if inode.blob else []
+        return await self._engine.list_all_forms(inode)
 
 
 def _check_pin(inode: Inode, flags: int) -> None:

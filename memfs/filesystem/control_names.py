@@ -27,6 +27,7 @@ WHY_XATTR = b"user.memfs.why"
 CODEC_XATTR = b"user.memfs.codec"
 DIGEST_XATTR = b"user.memfs.digest"
 SNAPSHOT_STATE_XATTR = b"user.memfs.snapshot_state"
+SOURCE_XATTR = b"user.memfs.source"
 XATTRS_XATTR = b"user.memfs.xattrs"
 """Written as `memfs.client.xattrs` does."""
 LEASE_XATTR = b"user.memfs.lease"
@@ -56,7 +57,7 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
     STATE_XATTR: ControlXattr(
         False,
         "How safe the file is: `dirty`, then `local` (on stable disk), then `remote` (a verified "
-        "object of this generation exists).",
+        "object of this generation exists); `foreign`: the source that it was adopted from has it.",
     ),
     RESIDENCY_XATTR: ControlXattr(
         False, "JSON: forms, bytes in RAM, whether locked, devices that have its tensors."
@@ -99,6 +100,11 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
         "holds for all below. An object in another store stays there until `memfs relocate`.",
     ),
     DIGEST_XATTR: ControlXattr(False, "BLAKE3 of the content of this generation, where known."),
+    SOURCE_XATTR: ControlXattr(
+        False,
+        "JSON, of an adopted file: URL, ETag, size and time of the object that it was made of; "
+        "whether the file has its bytes still; and in what both differ.",
+    ),
     TENSOR_DTYPE_XATTR: ControlXattr(
         True,
         "Element type of a file of plain numbers, for the hot tier: `float32`. A directory's holds "

@@ -14,7 +14,7 @@ import trio
 
 from memfs.content.sealing import SEALS_A_STEP_MAX
 from memfs.errors import ObjectMissingError
-from memfs.filesystem.tree_changes import TreeChanges
+from memfs.filesystem.foreign_changes import ForeignChanges
 from memfs.linux.files import start_writeback
 
 if TYPE_CHECKING:
@@ -27,12 +27,13 @@ WRITEBACK_PIECE_BYTES = 64 << 20
 """0.6 s at 100 MB/s."""
 
 
-class Filesystem(TreeChanges):
+class Filesystem(ForeignChanges):
     """One mounted file system.
 
     The groups of requests build on each other, a module each: `names` < `writing` < `attributes` <
     `content` < `xattrs`. All run in one thread; no method suspends before `leave()`
-    (`memfs.waiting`). `tree_changes` is for commands, and suspends.
+    (`memfs.waiting`). `tree_changes` and
+    `foreign_changes` are for commands and sources, and suspend.
     """
 
     async def recover(self) -> None:

@@ -364,7 +364,7 @@ class Shared:
         """Return where a regular file is read from now."""
         if inode.raw:
             return Level.WARM if self._residency.is_resident(inode.ino) else Level.COLD
-        forms = await self._engine.list_forms(inode.blob)
+        forms = await self._engine.list_all_forms(inode)
         packed = any(form.kind == FormKind.PACKED for form in forms)
         return Level.PACKED if packed else Level.GLACIER
 

@@ -25,6 +25,7 @@ from memfs.errors import (
 )
 from memfs.filesystem.xattrs import XattrRequests
 from memfs.linux.times import storable_ns
+from memfs.metadata.foreign import Conflict
 from memfs.metadata.records import AttributeChanges, Inode, InodeFlags, NewInode
 from memfs.moves.copying import copied
 from memfs.types import NO_RAW, NOW, Generation
@@ -184,8 +185,10 @@ class TreeChanges(XattrRequests):
             assert intent is not None
             size, blocks, mtime_ns = copy.size, copy.blocks, copy.mtime_ns
             await engine.publish_raw(ino, FIRST_GENERATION, copy.raw, blocks, intent)
-        elif inode.blob and not await engine.share_blob(ino, FIRST_GENERATION, inode.blob):
-            raise _MovedOnError
+        else:
+            if inode.blob and not await engine.share_blob(ino, FIRST_GENERATION, inode.blob):
+                raise _MovedOnError
+            await self._share_object(inode, ino)
         changes = AttributeChanges(
             size=size, blocks=blocks, atime_ns=inode.atime_ns, mtime_ns=mtime_ns
         )
@@ -196,6 +199,14 @@ class TreeChanges(XattrRequests):
             self._syncer.add(copy.raw)
         await self._set_times(names, times)
         return await engine.get_inode(ino), replaced
+
+    async def _share_object(self, inode: Inode, ino: InodeNo) -> None:
+        """Have a copy stand for the object that the original stands for; no listing follows it."""
+        foreign = await self._engine.get_object(inode.ino)
+        if foreign is not None and foreign.generation == inode.generation:
+            shared = foreign._replace(ino=ino, generation=FIRST_GENERATION, ours=False)
+            shared = shared._replace(current=False, conflict=Conflict.NONE)
+            await self._engine.attach_object(shared)
 
     async def _lead(
         self, names: Sequence[Name], ino: InodeNo, now_ns: int, *, replace: bool = True

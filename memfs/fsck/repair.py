@@ -128,7 +128,7 @@ async def _look_at_files(
     after = InodeNo(0)
     while inodes := await engine.list_files(after, BATCH_COUNT):
         for inode in inodes:
-            forms = await engine.list_forms(inode.blob) if inode.blob else []
+            forms = await engine.list_all_forms(inode)
             packed.update(form.place.key for form in forms if form.kind == FormKind.PACKED)
             gone = inode.size > 0
             if inode.raw:

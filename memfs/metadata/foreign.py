@@ -196,6 +196,10 @@ class Foreign(Protocol):
         """
         ...
 
+    async def detach_object(self, ino: InodeNo) -> bool:
+        """Forget what an inode was made of; False, and nothing happens, if the object stands."""
+        ...
+
     async def list_all_forms(self, inode: Inode) -> list[Form]:
         """Return the forms of an inode's blob, packed first, and then the object that stands.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from memfs.types import (
     NO_BLOB,
     NOW,
+    OWN_STORE,
     BlobId,
     FormCoding,
     FormKind,
@@ -168,6 +169,11 @@ class Form(NamedTuple):
     layout: Layout = Layout.CONTAINER
     owned: bool = True
     """False: memfs has not written it, and never changes, moves or removes what lies there."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """True for an object of a source (`foreign.ForeignObject.as_form`)."""
+        return self.place.store != OWN_STORE
 
     @property
     def start(self) -> int:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from memfs.content.residency import Residency
     from memfs.content.room import Room
     from memfs.content.sealing import Sealer
+    from memfs.content.sources import Sources
     from memfs.hot.board import HotBoard
     from memfs.metadata.engine import Engine
     from memfs.metadata.records import Inode
@@ -109,6 +110,8 @@ class MoveParts:
     store may name them. 0: all of them; None: not one."""
     source: str | None = None
     """Why nothing in the store may be changed; None: it is this state's own."""
+    sources: Sources | None = None
+    """Those of adopted objects; None: they are not read here."""
     hot: HotBoard | None = None
     """None: there is no hot tier."""
     threads: trio.CapacityLimiter = field(
@@ -140,6 +143,13 @@ def writable_store(parts: MoveParts) -> RemoteStore:
     if parts.source is not None:
         raise NotSupportedError(parts.source)
     return parts.remote
+
+
+def sources_of(parts: MoveParts) -> Sources:
+    """Return the sources; `NotSupportedError` where they are not read."""
+    if parts.sources is None:
+        raise NotSupportedError("no source of adopted objects is read here")
+    return parts.sources
 
 
 class Attempt:

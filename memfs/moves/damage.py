@@ -45,7 +45,7 @@ async def replace_damaged(parts: MoveParts, ino: InodeNo) -> Inode:
     reason = parts.sealer.damage_of(inode)
     if reason is None:
         return inode
-    if not inode.blob:
+    if not await parts.engine.list_all_forms(inode):
         await record_damage(parts, ino, reason)
         raise CorruptDataError(reason)
     # Its pages must go before its name does; they are nobody's, for no handle was ever given.

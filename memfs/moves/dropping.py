@@ -11,9 +11,15 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from memfs.errors import InvalidValueError, NotSupportedError, ObjectMissingError
+from memfs.errors import (
+    InvalidValueError,
+    NotSupportedError,
+    ObjectChangedError,
+    ObjectMissingError,
+)
 from memfs.linux.files import take_lease
 from memfs.metadata.records import InodeFlags
+from memfs.moves.attempt import sources_of
 from memfs.moves.coding import unlock
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.packing import find_form
@@ -60,7 +66,11 @@ async def drop_raw(
         return MoveResult(MoveOutcome.BUSY)
     if not set_aside:
         inode = seen or await engine.get_inode(ino)
-        if inode.raw and inode.blob and not inode.flags & InodeFlags.UNSEALED:
+        if (
+            inode.raw
+            and not inode.flags & InodeFlags.UNSEALED
+            and await engine.list_all_forms(inode)
+        ):
             found = await _see_another(parts, inode, FormKind.RAW, seen_within_s)
             if forms is not None and found != forms:
                 return MoveResult(MoveOutcome.SUPERSEDED)
@@ -82,7 +92,7 @@ async def _detach_raw(parts: MoveParts, ino: InodeNo, forms: Sequence[Form] | No
         return MoveResult(MoveOutcome.UNNEEDED)
     if inode.flags & InodeFlags.UNSEALED or parts.open_table.is_open(ino):
         return MoveResult(MoveOutcome.BUSY)
-    if not inode.blob:
+    if not await engine.list_all_forms(inode):
         return MoveResult(MoveOutcome.SUPERSEDED)
     parts.open_table.forget_raw(ino)
     if _is_mapped(parts, inode.raw):
@@ -91,7 +101,7 @@ async def _detach_raw(parts: MoveParts, ino: InodeNo, forms: Sequence[Form] | No
         return MoveResult(MoveOutcome.SUPERSEDED)
     async with engine.change():
         # The form that was seen may have gone meanwhile, because of the raw file.
-        if forms is not None and await engine.list_forms(inode.blob) != forms:
+        if forms is not None and await engine.list_all_forms(inode) != forms:
             return MoveResult(MoveOutcome.SUPERSEDED)
         dropped = await engine.drop_raw(ino, inode.generation, inode.raw)
     if not dropped:
@@ -141,7 +151,7 @@ async def drop_form(
     async with engine.change():
         # What was seen may have gone meanwhile, because of this form.
         now = await engine.get_inode(ino)
-        if now.raw != inode.raw or await engine.list_forms(inode.blob) != forms:
+        if now.raw != inode.raw or await engine.list_all_forms(inode) != forms:
             return MoveResult(MoveOutcome.SUPERSEDED)
         dropped = await engine.drop_form(ino, inode.generation, kind)
     parts.faults.reach(f"drop_{kind}.detached")
@@ -159,12 +169,17 @@ async def _see_another(
         ObjectMissingError: Not one of them is there.
         StoreError, CorruptDataError: As `Sightings.require`.
     """
-    forms = await parts.engine.list_forms(inode.blob)
+    forms = await parts.engine.list_all_forms(inode)
     if leaving != FormKind.RAW and inode.raw and not parts.sealer.is_changed(inode, missing=True):
         return forms
-    staying = {form.kind: form for form in forms if form.kind != leaving}
+    staying = {form.kind: form for form in forms if form.kind != leaving and not form.is_foreign}
+    foreign = next((form for form in forms if form.is_foreign), None)
     packed, remote = staying.get(FormKind.PACKED), staying.get(FormKind.REMOTE)
     if packed is not None and parts.packed_store.holds(packed.place.key, packed.stored_bytes):
+        return forms
+    if remote is None and foreign is not None:
+        await _see_foreign(parts, foreign)
+        parts.faults.reach("drop.seen")
         return forms
     if remote is not None:
         if parts.remote is None:
@@ -186,6 +201,22 @@ async def _see_another(
             f"{leaving} copy stays; run memfs scrub"
         )
     return forms
+
+
+async def _see_foreign(parts: MoveParts, form: Form) -> None:
+    """Return once the source has shown that it has the object with the same etag.
+
+    Raises:
+        ObjectChangedError, ObjectMissingError: It has not.
+        StoreError: It did not say.
+    """
+    store, wanted = await sources_of(parts).store_of_form(form)
+    found = await store.look_at(wanted.key, wanted.version)
+    if (found.etag, found.size) != (wanted.etag, wanted.size):
+        raise ObjectChangedError(
+            f"{store.url}/{wanted.key}: another object has the key by now; the local copy is the "
+            "last one and stays"
+        )
 
 
 def _is_mapped(parts: MoveParts, raw: RawId) -> bool:

@@ -146,6 +146,17 @@ TREE_POINTS = (
 three of them after each file."""
 
 
+ADOPT_POINTS = (
+    "adopt.added",
+    "adopt.replaced",
+    "adopt.page",
+    "adopt.listed",
+    "adopt.removed",
+    "adopt.ended",
+)
+"""That of `memfs adopt` (`jobs.adopting`, `jobs.refreshing`); three of them again and again."""
+
+
 class FaultPoints:
     """Told of every point reached; does nothing. Crash tests pass one that kills the process."""
 

@@ -20,6 +20,7 @@ from memfs.errors import (
     NotFoundError,
     NotSupportedError,
     ObjectArchivedError,
+    ObjectChangedError,
     OtherContentError,
     StaleInodeError,
     StoreError,
@@ -27,7 +28,7 @@ from memfs.errors import (
 from memfs.metadata.quarantine import quarantine, release
 from memfs.metadata.records import MoveKind
 from memfs.metrics.traffic import Level
-from memfs.moves.attempt import recorded
+from memfs.moves.attempt import recorded, sources_of
 from memfs.moves.coding import unlock
 from memfs.moves.damage import replace_damaged
 from memfs.moves.sharing import fill_from_sharer
@@ -91,7 +92,7 @@ async def _lead(parts: MoveParts, inode: Inode) -> Inode:
     hydrated = await _hydrate(parts, inode)
     if len(parts.hydrated) < DONE_COUNT_MAX:
         parts.hydrated[inode.ino] = None
-    forms = await parts.engine.list_forms(inode.blob)
+    forms = await parts.engine.list_all_forms(inode)
     packed = any(form.kind == FormKind.PACKED for form in forms)
     parts.traffic.note_move(Level.PACKED if packed else Level.GLACIER, Level.COLD, inode.size)
     if (access_log := parts.access_log).active:
@@ -106,7 +107,7 @@ async def _hydrate(parts: MoveParts, inode: Inode) -> Inode:
     async with recorded(parts, MoveKind.HYDRATE, str(int(raw)), inode) as attempt:
         with parts.progress.track("hydrate", inode.ino, inode.size) as progress:
             try:
-                blocks = await _fill(parts, inode, raw, progress)
+                blocks, digest = await _fill(parts, inode, raw, progress)
             except MemfsError:
                 now = await engine.get_inode(inode.ino)
                 if now.raw:
@@ -115,7 +116,9 @@ async def _hydrate(parts: MoveParts, inode: Inode) -> Inode:
                 raise
         # No utimensat(2) comes between a look at the raw file and the change.
         async with parts.open_table.gates.hold(inode.ino):
-            published = await attempt.publish(partial(_publish_raw, parts, inode, raw, blocks))
+            published = await attempt.publish(
+                partial(_publish_raw, parts, inode, raw, blocks, digest)
+            )
     parts.faults.reach("hydrate.published")
     if published is not None:
         return published
@@ -126,10 +129,18 @@ async def _hydrate(parts: MoveParts, inode: Inode) -> Inode:
 
 
 async def _publish_raw(
-    parts: MoveParts, inode: Inode, raw: RawId, blocks: int, intent: IntentId
+    parts: MoveParts,
+    inode: Inode,
+    raw: RawId,
+    blocks: int,
+    digest: bytes,
+    intent: IntentId,
 ) -> Inode | None:
     """Publish a verified raw file, durable as it is; None if the file has moved on."""
     late = await _take_over_mtime(parts, inode, raw)
+    foreign = await parts.engine.get_object(inode.ino)
+    if foreign is not None and foreign.generation == inode.generation:
+        await parts.engine.put_object(foreign._replace(digest=digest))
     # Its bytes and its name were made durable before.
     return await parts.engine.publish_raw(
         inode.ino, inode.generation, raw, blocks, intent, durable=not late
@@ -153,11 +164,16 @@ async def _take_over_mtime(parts: MoveParts, inode: Inode, raw: RawId) -> bool:
     return True
 
 
-async def _fill(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgress) -> int:
-    """Create and fill a raw file from the best intact form; returns its `st_blocks`."""
+async def _fill(
+    parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgress
+) -> tuple[int, bytes]:
+    """Create and fill a raw file from the best intact form; returns its `st_blocks` and digest."""
     blob: Blob | None = None
+    foreign = await parts.engine.get_object(inode.ino)
+    if foreign is not None and foreign.generation != inode.generation:
+        foreign = None
     # An empty file may have no form, after an import for one.
-    if inode.size or inode.blob:
+    if inode.blob or (inode.size and foreign is None):
         try:
             blob = await parts.engine.get_blob(inode.blob)
         except NotFoundError:
@@ -167,7 +183,7 @@ async def _fill(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgre
     fd = parts.raw_store.create(raw)
     try:
         parts.faults.reach("hydrate.created")
-        if blob is not None:
+        if blob is not None or foreign is not None:
             await _unpack(parts, inode, blob, fd, progress)
         blocks = await trio.to_thread.run_sync(
             _finish, parts, inode, raw, fd, limiter=parts.prompt_threads
@@ -186,12 +202,16 @@ async def _fill(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgre
         raise CorruptDataError(
             f"inode {inode.ino}: raw file {raw} reads back with another digest than was written"
         )
+    if foreign is not None and foreign.digest not in (None, digest):
+        raise OtherContentError(
+            f"{foreign.name}: the source sends other bytes than before under {foreign.etag}"
+        )
     parts.faults.reach("hydrate.verified")
-    return blocks
+    return blocks, digest
 
 
 async def _unpack(
-    parts: MoveParts, inode: Inode, blob: Blob, fd: int, progress: MoveProgress
+    parts: MoveParts, inode: Inode, blob: Blob | None, fd: int, progress: MoveProgress
 ) -> None:
     """Write the content into `fd` from the first form that is intact, packed before remote.
 
@@ -200,45 +220,59 @@ async def _unpack(
     failure: MemfsError | None = None
     tried: list[Form] = []
     # Again where forms were replaced meanwhile: a batch is compacted, an object gets a new key.
-    while (forms := await parts.engine.list_forms(inode.blob)) != tried:
+    while (forms := await parts.engine.list_all_forms(inode)) != tried:
         tried, failure = forms, None
-        if not any(form.kind == FormKind.PACKED for form in forms) and await fill_from_sharer(
-            parts, inode, blob, fd, progress
+        if (
+            blob is not None
+            and not any(form.kind == FormKind.PACKED for form in forms)
+            and await fill_from_sharer(parts, inode, blob, fd, progress)
         ):
             return
         for form in forms:
             try:
                 await _unpack_form(parts, form, blob, fd, progress)
             except FORM_ERRORS as error:
-                if isinstance(error, OtherContentError):
+                if isinstance(error, OtherContentError) and not form.is_foreign:
                     await quarantine(parts.engine, form, str(error))
-                if form in await parts.engine.list_forms(inode.blob):
+                if form in await parts.engine.list_all_forms(inode):
                     await _complain(parts, inode, form, error)
                 # Corruption outranks absence: it needs a person, and waiting does not help.
                 if not isinstance(failure, CorruptDataError):
                     failure = error
             else:
-                await release(parts.engine, form)
+                if not form.is_foreign:
+                    await release(parts.engine, form)
                 return
-    if failure is not None and await fill_from_sharer(parts, inode, blob, fd, progress):
+    if (
+        failure is not None
+        and blob is not None
+        and await fill_from_sharer(parts, inode, blob, fd, progress)
+    ):
         return
     raise failure or CorruptDataError(f"inode {inode.ino}: no form of its content is left")
 
 
 async def _complain(parts: MoveParts, inode: Inode, form: Form, error: MemfsError) -> None:
     path = os.fsdecode(await parts.engine.get_path(inode.ino))
-    level = logging.INFO if isinstance(error, ObjectArchivedError) else logging.WARNING
+    expected = isinstance(error, ObjectArchivedError | ObjectChangedError)
+    level = logging.INFO if expected else logging.WARNING
     log.log(level, "%s: its %s form cannot be used: %s", path, form.kind, error)
     if level == logging.WARNING:
         parts.events.note("damage", path, f"its {form.kind} form cannot be used: {error}")
 
 
 async def _unpack_form(
-    parts: MoveParts, form: Form, blob: Blob, fd: int, progress: MoveProgress
+    parts: MoveParts, form: Form, blob: Blob | None, fd: int, progress: MoveProgress
 ) -> None:
     def advance(done_bytes: int) -> None:
         progress.done_bytes = done_bytes
 
+    if form.is_foreign:
+        store, wanted = await sources_of(parts).store_of_form(form)
+        await trio.to_thread.run_sync(os.ftruncate, fd, 0)
+        await store.fetch(wanted, fd, advance)
+        return
+    assert blob is not None
     if form.kind == FormKind.PACKED:
         await trio.to_thread.run_sync(
             _unpack_packed, parts, form, blob, fd, progress, limiter=parts.prompt_threads

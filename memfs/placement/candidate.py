@@ -62,7 +62,7 @@ async def observe(
         return None
     if not stat.S_ISREG(inode.mode) or inode.flags & InodeFlags.UNSEALED or not inode.nlink:
         return None
-    forms = await engine.list_forms(inode.blob) if inode.blob else []
+    forms = await engine.list_all_forms(inode)
     stored_bytes = {form.kind: form.stored_bytes for form in forms}
     raw_bytes = inode.blocks * BLOCK_BYTES if inode.raw else 0
     pending = await engine.get_pending(ino)

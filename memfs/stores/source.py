@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
-from memfs.errors import ListingOrderError
+from memfs.errors import ListingOrderError, MemfsError
+from memfs.stores.disk import write_all_at
+from memfs.stores.parts import PART_CONCURRENCY
+from memfs.stores.store import PART_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, Callable
 
     from memfs.stores.parts import PartSlots
     from memfs.stores.retry import RepeatedCalls
@@ -123,7 +126,7 @@ class SourceStore:
         """Room in memory for parts of objects."""
         return self._backend.slots
 
-    async def list_pages(self) -> AsyncIterator[list[SourceObject]]:
+    async def list_pages(self) -> AsyncGenerator[list[SourceObject], None]:
         """Yield all objects in order of key, up to 1000 at a time; no error: these were all.
 
         It always begins with the first one: where a source that lists in another order would go on
@@ -169,6 +172,42 @@ class SourceStore:
                 return await self._backend.read_if(wanted, start, end)
 
         return await self._calls.bounded(f"get {wanted.key}", call)
+
+    async def fetch(
+        self, wanted: SourceObject, fd: int, on_progress: Callable[[int], None]
+    ) -> None:
+        """Write all bytes of an object into an empty file, some parts at a time; raises as `read`.
+
+        Args:
+            wanted: As it was listed.
+            fd: Writable.
+            on_progress: Told the bytes that are there.
+        """
+        starts = iter(range(0, wanted.size, PART_BYTES))
+        failures: list[MemfsError] = []
+        done_bytes = 0
+
+        async def fetch_parts() -> None:
+            nonlocal done_bytes
+            for start in starts:
+                end = min(start + PART_BYTES, wanted.size)
+                try:
+                    data = await self.read(wanted, start, end)
+                    # Not to be abandoned: the number of the file would be another file's soon.
+                    await trio.to_thread.run_sync(write_all_at, fd, data, start)
+                except MemfsError as error:
+                    failures.append(error)
+                if failures:
+                    return
+                done_bytes += end - start
+                on_progress(done_bytes)
+
+        with self.slots.take(PART_CONCURRENCY) as count:
+            async with trio.open_nursery() as nursery:
+                for _ in range(count):
+                    nursery.start_soon(fetch_parts)
+        if failures:
+            raise failures[0]
 
     async def look_at(self, key: str, version: str = "") -> SourceObject:
         """Return an object as it is now, or a version of it; as `SourceBackend.look_at`."""

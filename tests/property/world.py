@@ -26,6 +26,7 @@ from memfs.content.quick_syncs import QuickSyncs
 from memfs.content.rawpool import RawPool
 from memfs.content.residency import Residency
 from memfs.content.sealing import Sealer
+from memfs.content.sources import Sources
 from memfs.encryption.keys import NO_KEYS, KeyRing
 from memfs.errors import MemfsError
 from memfs.filesystem.filesystem import Filesystem
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from memfs.filesystem.replies import Opened
     from memfs.metadata.engine import Engine
     from memfs.metadata.sqlite.database import Limits
+    from memfs.stores.source import SourceStore
     from memfs.stores.store import RemoteStore
     from memfs.types import InodeNo
     from tests.contract.engine.suspending import SuspendingEngine
@@ -209,6 +211,7 @@ class World:
         suspending: Wraps the engine; None: it never suspends.
         stamps: Gives the times of files; None: the machine's clock.
         quick: Learns how long syncs take; None: from nothing.
+        open_source: Opens the store of each source; None: no source is read.
     """
 
     _limits: Limits = SHORT_JOURNALS
@@ -224,6 +227,7 @@ class World:
         suspending: Callable[[Engine], SuspendingEngine] | None = None,
         stamps: StampClock | None = None,
         quick: QuickSyncs | None = None,
+        open_source: Callable[[str, str], SourceStore] | None = None,
     ) -> None:
         self._root = root
         self._config = config
@@ -232,6 +236,7 @@ class World:
         self._suspending = suspending
         self._stamps = stamps
         self._quick = quick
+        self._open_source = open_source
         self.later_ns = 0
         """By so much the clock of the mover is ahead."""
         self._clock = Clock()
@@ -278,10 +283,18 @@ class World:
             keys=self.keys,
             faults=self.interruptions,
         )
+        sources = None
+        if self._open_source is not None:
+            sources = parts.sources = Sources(self.engine, self._open_source)
         self.garbage = GarbageCollector(parts, random.Random(1))
         self.recovery = Recovery(parts)
         self.form_reader = FormReader(
-            self.engine, self.packed_store, self.remote, self.raw_store, keys=self.keys
+            self.engine,
+            self.packed_store,
+            self.remote,
+            self.raw_store,
+            keys=self.keys,
+            sources=sources,
         )
         self.access_stats = AccessStats()
         self.parts = Parts(

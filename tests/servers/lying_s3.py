@@ -80,6 +80,8 @@ class LyingS3:
         """Objects of one page of a listing."""
         self.counts: Counter[str] = Counter()
         """Requests by operation: `GET`, `PUT`, `HEAD`, `DELETE`, `LIST`, `PART`, ..."""
+        self.methods: Counter[str] = Counter()
+        """Requests by their method of HTTP."""
         self.headers: list[tuple[str, dict[str, str]]] = []
         """Operation and headers, lower-case, of each request."""
         self.paused = threading.Event()
@@ -167,6 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         state = self.lying
         with state.lock:
             state.counts[operation] += 1
+            state.methods[method] += 1
             state.headers.append((operation, headers))
         if operation == "PART":
             state.paused.wait(30)

@@ -96,7 +96,9 @@ def test_the_control_xattrs_are_those_of_the_file_system() -> None:
             "read, write",
         ),
         "xattrs": "write",
-        **dict.fromkeys(("pin", "state", "residency", "why", "digest", "lease", "ask"), "read"),
+        **dict.fromkeys(
+            ("pin", "state", "residency", "why", "digest", "source", "lease", "ask"), "read"
+        ),
     }
 
 

@@ -43,6 +43,7 @@ _MODULES = {
     "catalog": "catalog",
     "pool": "pool",
     "clone": "clone",
+    "adopt": "adopt",
     "prefetch": "prefetch",
     "snapshot": "snapshot",
     "tensor-snapshots": "tensor_snapshots",

@@ -195,6 +195,14 @@ class Foreign(Held):
         self._insert_object(foreign)
         return True
 
+    async def detach_object(self, ino: InodeNo) -> bool:
+        self._begin_change()
+        inode = self._find_inode(ino)
+        if inode is not None and self._stands(inode):
+            return False
+        self._write(DELETE_OBJECT, (ino,))
+        return True
+
     async def list_all_forms(self, inode: Inode) -> list[Form]:
         forms = await self.list_forms(inode.blob) if inode.blob else []
         if self._has_objects():

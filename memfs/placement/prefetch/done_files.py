@@ -170,9 +170,9 @@ class DoneFiles:
 
     async def _drop(self, ino: InodeNo) -> MoveOutcome:
         inode = await self._engine.get_inode(ino)
-        if not inode.raw or not inode.blob or await self._is_pinned(ino):
+        if not inode.raw or await self._is_pinned(ino):
             return MoveOutcome.UNNEEDED
-        kinds = {form.kind for form in await self._engine.list_forms(inode.blob)}
+        kinds = {form.kind for form in await self._engine.list_all_forms(inode)}
         if FormKind.REMOTE not in kinds:
             return MoveOutcome.UNNEEDED
         result = await drop_raw(self._parts, ino)

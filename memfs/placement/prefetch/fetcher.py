@@ -152,7 +152,7 @@ class Fetcher:
             self._parts.residency.release(ino, drop_pages=False)
 
     async def _hydrate(self, inode: Inode) -> Inode:
-        forms = await self._engine.list_forms(inode.blob)
+        forms = await self._engine.list_all_forms(inode)
         asks_store = all(form.kind != FormKind.PACKED for form in forms)
         stores = [store_of(form.place.key) for form in forms if form.kind == FormKind.REMOTE]
         breaker = self._breakers.of(stores[0] if stores else "")

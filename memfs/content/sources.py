@@ -1,0 +1,125 @@
+"""Sources in use: the stores of adopted objects, opened when they are needed.
+
+Invariant: a source has one store at most, and its credentials are known here alone.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import trio
+
+from memfs.errors import NotFoundError, UsageError
+from memfs.stores.remote import open_source, with_credentials
+from memfs.stores.source import SourceObject
+from memfs.types import SourceId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from memfs.config import Config, ObjectStoreConfig
+    from memfs.metadata.engine import Engine
+    from memfs.metadata.foreign import Source
+    from memfs.metadata.records import Form
+    from memfs.stores.source import SourceStore
+
+STORE_OPTION = "store"
+"""Among the options of a source: the name of a store with its credentials."""
+
+FILE_SYSTEM_OPTION = "fsspec"
+"""Among the options of a source: those of the fsspec file system that are no secrets."""
+
+
+def open_store(
+    config: Config, environment: Mapping[str, str], url: str, options: str
+) -> SourceStore:
+    """Return the store of a source: the one function that knows its credentials.
+
+    They are those of the store that it names, else those of `[glacier]` for the same kind of store;
+    another kind finds what the environment has.
+
+    Blocks: as `open_source`.
+
+    Args:
+        config: Has the stores.
+        environment: That of this process, for credentials.
+        url: That of the source.
+        options: Its options, JSON.
+
+    Raises:
+        UsageError: It names no store that there is; or as `open_source`.
+    """
+    told: dict[str, Any] = json.loads(options)
+    name, scheme = told.get(STORE_OPTION, ""), urlsplit(url).scheme
+    if name and name not in config.stores:
+        raise UsageError(f"{url}: there is no store {name!r}: configure [stores.{name}]")
+    section = f"stores.{name}" if name else "glacier"
+    found: ObjectStoreConfig = with_credentials(config.store(name), section, environment)
+    own_scheme = urlsplit(found.url).scheme if found.url else None
+    if name and own_scheme != scheme:
+        raise UsageError(f"{url}: the store {name} is of another kind: {own_scheme}:")
+    shared = found.options if scheme != "file" and own_scheme in (None, scheme) else {}
+    return open_source(url, {**shared, **told.get(FILE_SYSTEM_OPTION, {})}, found.timeout_s)
+
+
+class Sources:
+    """The stores of all sources of a state.
+
+    Args:
+        engine: Knows the sources.
+        open_one: Opens the store of a URL with its options, as `open_store` does. Blocks.
+    """
+
+    def __init__(self, engine: Engine, open_one: Callable[[str, str], SourceStore]) -> None:
+        self._engine = engine
+        self._open_one = open_one
+        self._stores: dict[SourceId, SourceStore] = {}
+        self._opening = trio.Lock()
+
+    async def get(self, source: SourceId) -> Source:
+        """Return a source; `NotFoundError` if it is not there any more."""
+        for each in await self._engine.list_sources():
+            if each.source == source:
+                return each
+        raise NotFoundError(f"there is no source of number {source} any more")
+
+    async def store_of(self, source: SourceId) -> SourceStore:
+        """Return the store of a source.
+
+        Raises:
+            NotFoundError: The source is not there any more.
+            UsageError: It cannot be opened.
+        """
+        store = self._stores.get(source)
+        if store is None:
+            async with self._opening:
+                store = self._stores.get(source)
+                if store is None:
+                    found = await self.get(source)
+                    store = await self.open_new(found.url, found.options)
+                    self._stores[source] = store
+        return store
+
+    async def open_new(self, url: str, options: str) -> SourceStore:
+        """Return a store of its own, which the caller closes; raises as `store_of`."""
+        return await trio.to_thread.run_sync(self._open_one, url, options)
+
+    async def store_of_form(self, form: Form) -> tuple[SourceStore, SourceObject]:
+        """Return where the object of a form lies, and what it must be; raises as `store_of`."""
+        assert form.is_foreign, form
+        place = form.place
+        wanted = SourceObject(place.key, form.stored_bytes, place.etag, 0, place.version)
+        return await self.store_of(SourceId(int(place.store))), wanted
+
+    async def forget(self, source: SourceId) -> None:
+        """Close the store of a source; the next use opens it anew."""
+        store = self._stores.pop(source, None)
+        if store is not None:
+            await store.aclose()
+
+    async def aclose(self) -> None:
+        """Close all stores; idempotent."""
+        for source in [*self._stores]:
+            await self.forget(source)

@@ -1,0 +1,411 @@
+"""Foreign changes: files that are made of objects, and follow them.
+
+Invariant: a file whose object has changed gets another inode, which takes its names in one change
+of the engine. What was written here is never replaced, and never removed.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from memfs.content.invalidations import Aspect
+from memfs.errors import (
+    DirectoryNotEmptyError,
+    ObjectChangedError,
+    ObjectMissingError,
+    StaleInodeError,
+)
+from memfs.filesystem.tree_changes import FIRST_GENERATION, Name, TreeChanges
+from memfs.keyed_lock import KeyedLock
+from memfs.metadata.foreign import AdoptedFile, Conflict, ForeignObject
+from memfs.metadata.records import AttributeChanges, InodeFlags, NewInode
+from memfs.moves.attempt import sources_of
+from memfs.types import BLOCK_BYTES, NO_INODE, NOW, Generation, InodeNo, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.content.opening import Handle
+    from memfs.filesystem.operations import Caller
+    from memfs.filesystem.replies import Opened
+    from memfs.filesystem.shared import Parts
+    from memfs.metadata.records import Inode
+    from memfs.stores.source import SourceObject
+    from memfs.types import SourceId
+
+OBJECT_SUFFIX = b".~object"
+"""Behind the name of a file whose key is the name of a directory too."""
+
+NO_GENERATION = Generation(0)
+
+
+class Likeness(NamedTuple):
+    """What adopted files and directories look like."""
+
+    mode: int
+    """Permission bits of files; directories can be searched by who may read them."""
+    uid: int
+    gid: int
+
+
+class NewObject(NamedTuple):
+    """An object that is to become a file."""
+
+    names: tuple[bytes, ...]
+    """Those of its path below the root of the source, at least one."""
+    found: SourceObject
+    is_directory: bool = False
+    """It stands for a directory, as consoles make them: `dir/`."""
+
+
+class Adopted(NamedTuple):
+    """What became of some objects."""
+
+    file_count: int
+    directory_count: int
+    renamed: tuple[str, ...]
+    """Keys whose file has another name, since a directory has theirs."""
+    refused: tuple[str, ...]
+    """Keys without a file: something of memfs's own has the name."""
+
+
+class _InTheWayError(Exception):
+    """A file of memfs's own has the name of a directory."""
+
+
+def foreign_of(
+    source: SourceId, found: SourceObject, ino: InodeNo = NO_INODE, *, now_ns: int
+) -> ForeignObject:
+    """Return the row of an object that was listed just now."""
+    return ForeignObject(
+        ino=ino,
+        generation=FIRST_GENERATION,
+        source=source,
+        key=found.order,
+        etag=found.etag,
+        version=found.version,
+        size=found.size,
+        mtime_ns=found.mtime_ns,
+        digest=None,
+        checked_ns=now_ns,
+        ours=False,
+        current=True,
+        conflict=Conflict.NONE,
+    )
+
+
+def is_same(known: ForeignObject, found: SourceObject) -> bool:
+    """Return whether an object is the one that a file was made of."""
+    return (known.etag, known.version, known.size) == (found.etag, found.version, found.size)
+
+
+class ForeignChanges(TreeChanges):
+    """Changes on behalf of sources, and requests that meet an object which has changed."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._looking: KeyedLock[InodeNo] = KeyedLock()
+
+    # --- requests --------------------------------------------------------------------------------
+    async def open(
+        self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
+    ) -> Opened:
+        """OPEN; ESTALE has the kernel look the name up again, which leads to what is there now."""
+        try:
+            return await super().open(caller, ino, flags, kill_suidgid)
+        except (ObjectChangedError, ObjectMissingError) as error:
+            await self.look_again(ino, error)
+            raise
+
+    async def read(self, ino: InodeNo, handle: Handle, offset: int, size: int) -> bytes | bytearray:
+        """READ; the name leads to what is there now before this is answered with ESTALE."""
+        try:
+            return await super().read(ino, handle, offset, size)
+        except (ObjectChangedError, ObjectMissingError) as error:
+            await self.look_again(ino, error)
+            raise
+
+    async def look_again(self, ino: InodeNo, error: Exception) -> None:
+        """An object is not what a file was made of: have the names lead to the one that is there.
+
+        Args:
+            ino: The file.
+            error: What was found; it is not raised here.
+        """
+        async with self._looking.hold(ino):
+            known = await self._engine.get_object(ino)
+            if known is None or not known.current:
+                return
+            store = await sources_of(self._move_parts).store_of(known.source)
+            try:
+                found = await store.look_at(known.name)
+            except ObjectMissingError:
+                await self.note_conflict(known, Conflict.GONE)
+                return
+            if not is_same(known, found) and isinstance(error, ObjectChangedError):
+                await self.replace_object(known, found)
+
+    # --- new objects -----------------------------------------------------------------------------
+    async def adopt_objects(
+        self,
+        source: SourceId,
+        root: InodeNo,
+        objects: Sequence[NewObject],
+        like: Likeness,
+        directories: dict[tuple[bytes, ...], InodeNo],
+    ) -> Adopted:
+        """Make files of objects in one change, and the directories on their way.
+
+        Args:
+            source: Theirs.
+            root: The directory that they are below.
+            objects: Not known yet.
+            like: How what is made looks.
+            directories: Inodes by path that earlier calls have found; filled.
+
+        Raises:
+            StaleInodeError, NotFoundError: A directory was removed meanwhile: `directories` is to
+                be begun anew.
+        """
+        now_ns = self._now_ns()
+        told: list[tuple[InodeNo, bytes]] = []
+        renamed: list[str] = []
+        refused: list[str] = []
+        made_count = directory_count = 0
+        async with self._engine.change():
+            files: list[AdoptedFile] = []
+            for each in objects:
+                above = each.names if each.is_directory else each.names[:-1]
+                before = len(told)
+                try:
+                    parent = await self._directory(source, root, above, like, directories, told)
+                except _InTheWayError:
+                    refused.append(each.found.key)
+                    continue
+                directory_count += len(told) - before
+                if not each.is_directory:
+                    files.append(self._file_of(source, parent, each, like, now_ns))
+            made = await self._engine.adopt_files(files)
+            for file, was_made in zip(files, made, strict=True):
+                if was_made:
+                    made_count += 1
+                    told.append((file.parent, file.name))
+                elif name := await self._adopt_beside(file):
+                    renamed.append(file.foreign.name)
+                    made_count += 1
+                    told.append((file.parent, name))
+                elif await self._engine.find_object(source, file.foreign.key) is None:
+                    refused.append(file.foreign.name)
+                    await self._note_taken(file)
+        self._activity.request_count += 1
+        for parent, name in told:
+            self.invalidations.note_new(parent, name)
+        return Adopted(made_count, directory_count, tuple(renamed), tuple(refused))
+
+    def _file_of(
+        self, source: SourceId, parent: InodeNo, each: NewObject, like: Likeness, now_ns: int
+    ) -> AdoptedFile:
+        ino = self._reserve_ino()
+        new = NewInode(ino, stat.S_IFREG | like.mode, like.uid, like.gid, now_ns)
+        foreign = foreign_of(source, each.found, ino, now_ns=now_ns)
+        return AdoptedFile(parent, each.names[-1], new, foreign)
+
+    async def _directory(
+        self,
+        source: SourceId,
+        root: InodeNo,
+        names: tuple[bytes, ...],
+        like: Likeness,
+        known: dict[tuple[bytes, ...], InodeNo],
+        told: list[tuple[InodeNo, bytes]],
+    ) -> InodeNo:
+        """Return the directory of a path, made with those above it where they are missing."""
+        if not names:
+            return root
+        if (ino := known.get(names)) is not None:
+            return ino
+        parent = await self._directory(source, root, names[:-1], like, known, told)
+        name = names[-1]
+        found = await self._engine.find(parent, name)
+        if found is not None and not stat.S_ISDIR(found.mode):
+            foreign = await self._engine.get_object(found.ino)
+            if foreign is None or foreign.source != source or not foreign.current:
+                raise _InTheWayError
+            if await self._engine.find(parent, name + OBJECT_SUFFIX) is not None:
+                raise _InTheWayError
+            now_ns = self._now_ns()
+            await self._engine.rename(parent, name, parent, name + OBJECT_SUFFIX, 1, now_ns)
+            told.append((parent, name + OBJECT_SUFFIX))
+            found = None
+        if found is None:
+            mode = stat.S_IFDIR | like.mode | (like.mode & 0o444) >> 2
+            new = NewInode(self._reserve_ino(), mode, like.uid, like.gid, self._now_ns())
+            found = await self._engine.create(parent, name, new)
+            told.append((parent, name))
+        known[names] = found.ino
+        return found.ino
+
+    async def _adopt_beside(self, file: AdoptedFile) -> bytes:
+        """Make a file whose name a directory has, under another one; empty: no directory has it."""
+        there = await self._engine.find(file.parent, file.name)
+        if there is None or not stat.S_ISDIR(there.mode):
+            return b""
+        name = file.name + OBJECT_SUFFIX
+        [was_made] = await self._engine.adopt_files([file._replace(name=name)])
+        return name if was_made else b""
+
+    async def _note_taken(self, file: AdoptedFile) -> None:
+        """A file of memfs's own has the name of an object: have it, and later listings, know."""
+        there = await self._engine.find(file.parent, file.name)
+        if there is None or not stat.S_ISREG(there.mode):
+            return
+        if await self._engine.get_object(there.ino) is not None:
+            return
+        taken = file.foreign._replace(
+            ino=there.ino, generation=NO_GENERATION, conflict=Conflict.TAKEN
+        )
+        await self._engine.attach_object(taken)
+
+    # --- objects that have changed ---------------------------------------------------------------
+    async def replace_object(self, known: ForeignObject, found: SourceObject) -> bool:
+        """Have another inode, made of the object that is there now, take a file's names.
+
+        Args:
+            known: The file's, current.
+            found: Another object under its key.
+
+        Returns:
+            False, and the conflict is noted, if the file was written here; or it is gone.
+        """
+        engine, now_ns = self._engine, self._now_ns()
+        async with engine.change():
+            inode = await self._untouched(known)
+            if inode is None:
+                conflict = Conflict.CHANGED
+                if known.conflict is not Conflict.TAKEN and await self._is_current(known):
+                    await engine.put_object(known._replace(conflict=conflict))
+                return False
+            names = await self._names_of(inode.ino)
+            xattrs = tuple(await engine.list_xattrs_at(NOW, inode.ino))
+            await engine.put_object(known._replace(current=False, conflict=Conflict.CHANGED))
+            ino = self._reserve_ino()
+            new = NewInode(ino, inode.mode, inode.uid, inode.gid, now_ns, xattrs=xattrs)
+            await engine.create_orphan(new)
+            await engine.attach_object(foreign_of(known.source, found, ino, now_ns=now_ns))
+            times = found.mtime_ns
+            await engine.set_attributes(
+                ino,
+                AttributeChanges(
+                    size=found.size,
+                    blocks=-(-found.size // BLOCK_BYTES),
+                    atime_ns=times,
+                    mtime_ns=times,
+                ),
+            )
+            if inode.pin:
+                await engine.set_pin(ino, Tier(inode.pin))
+            if inode.codec is not None:
+                await engine.set_codec(ino, inode.codec)
+            replaced = await self._lead(names, ino, now_ns)
+            made = await engine.get_inode(ino)
+        self._move_parts.faults.reach("adopt.replaced")
+        self._put_down((made, replaced), names)
+        return True
+
+    async def remove_object(self, known: ForeignObject, root: InodeNo) -> bool:
+        """Remove the names of a file whose object is gone, and directories that this empties.
+
+        Returns:
+            False, and the conflict is noted, if the file was written here; or it is gone.
+        """
+        engine, now_ns = self._engine, self._now_ns()
+        removed: list[tuple[Name, Inode]] = []
+        async with engine.change():
+            inode = await self._untouched(known)
+            if inode is None:
+                if await self._is_current(known):
+                    await engine.put_object(known._replace(conflict=Conflict.GONE))
+                return False
+            await engine.put_object(known._replace(current=False, conflict=Conflict.GONE))
+            for name in await self._names_of(inode.ino):
+                removed.append((name, await engine.unlink(*name, now_ns)))
+                removed += await self._remove_empty(name.parent, root, now_ns)
+        self._move_parts.faults.reach("adopt.removed")
+        for name, former in removed:
+            self.invalidations.note_removed(*name, former.ino, last=not former.nlink)
+            self._leave(former)
+        return True
+
+    async def _remove_empty(
+        self, directory: InodeNo, root: InodeNo, now_ns: int
+    ) -> list[tuple[Name, Inode]]:
+        """Remove a directory, and those above up to the root, that nothing is left in."""
+        removed: list[tuple[Name, Inode]] = []
+        while directory != root and (dentry := await self._engine.get_dentry(directory)):
+            if await self._engine.list_xattrs(directory):
+                # Somebody has made something of it.
+                break
+            name = Name(*dentry)
+            try:
+                removed.append((name, await self._engine.rmdir(*name, now_ns)))
+            except DirectoryNotEmptyError:
+                break
+            directory = name.parent
+        return removed
+
+    async def note_conflict(self, known: ForeignObject, conflict: Conflict) -> None:
+        """Store in what a file and its object differ, if that has changed."""
+        if known.conflict is conflict:
+            return
+        async with self._engine.change():
+            if await self._is_current(known):
+                await self._engine.put_object(known._replace(conflict=conflict))
+
+    async def own_object(self, ino: InodeNo) -> bool:
+        """Have a file with local bytes stand for itself: nothing of its object is read any more.
+
+        Returns:
+            False if no object stands for it, or it has no raw file.
+        """
+        engine = self._engine
+        async with engine.change():
+            inode = await engine.get_inode(ino)
+            known = await engine.get_object(ino)
+            if known is None or known.generation != inode.generation:
+                return False
+            if not inode.raw and inode.size:
+                return False
+            await engine.put_object(known._replace(generation=NO_GENERATION))
+        self.invalidations.note_inode(ino, Aspect.POLICY)
+        self._activity.note_pin(ino)
+        return True
+
+    async def _untouched(self, known: ForeignObject) -> Inode | None:
+        """Return the inode of an object if it has its bytes; None if it was written, or is gone."""
+        try:
+            inode = await self._engine.get_inode(known.ino)
+        except StaleInodeError:
+            return None
+        if inode.generation != known.generation or inode.flags & InodeFlags.UNSEALED:
+            return None
+        return inode if inode.nlink and await self._is_current(known) else None
+
+    async def _is_current(self, known: ForeignObject) -> bool:
+        now = await self._engine.get_object(known.ino)
+        return now is not None and now.current and now.etag == known.etag
+
+    async def _names_of(self, ino: InodeNo) -> list[Name]:
+        """Return all names of a file."""
+        dentry = await self._engine.get_dentry(ino)
+        inode = await self._engine.get_inode(ino)
+        if inode.nlink == 1:
+            return [Name(*dentry)] if dentry else []
+        names = []
+        for path in await self._engine.list_paths_at(NOW, ino):
+            *above, name = [part for part in path.split(b"/") if part]
+            parent = InodeNo(1)
+            for each in above:
+                parent = (await self._engine.lookup(parent, each)).ino
+            names.append(Name(parent, name))
+        return names

@@ -1,0 +1,463 @@
+"""The answers of the control socket to `memfs adopt`: sources are added, listed again, owned.
+
+Invariant: a source is listed by one task at a time; what a listing has made stays when it is cut
+off, and the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+import time
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from memfs.content.sources import FILE_SYSTEM_OPTION, STORE_OPTION
+from memfs.defects import as_failure
+from memfs.errors import (
+    AlreadyExistsError,
+    FilesOpenError,
+    InvalidValueError,
+    NotADirectoryInodeError,
+    NotFoundError,
+    StaleInodeError,
+    UsageError,
+)
+from memfs.filesystem.foreign_changes import Likeness
+from memfs.filesystem.tree_changes import Name, Original
+from memfs.jobs.file_work import run_work
+from memfs.jobs.paths import find_parent, find_path, split_path
+from memfs.jobs.refreshing import Refresh, RefreshTally
+from memfs.jobs.sliced_work import SLICE_S, SlicedWork
+from memfs.metadata.foreign import WhenGone
+from memfs.moves.attempt import sources_of
+from memfs.moves.hydrating import hydrate
+from memfs.moves.outcome import MoveOutcome
+from memfs.types import InodeNo, SourceId
+from memfs.urls import url_without_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from memfs.control.methods import AdoptReport, SourceReport, WorkReport
+    from memfs.control.server import Handler
+    from memfs.filesystem.foreign_changes import ForeignChanges
+    from memfs.jobs.file_work import WorkResults
+    from memfs.metadata.foreign import Source
+    from memfs.metadata.records import Inode
+    from memfs.moves.attempt import MoveParts
+
+log = logging.getLogger(__name__)
+
+WATCH_PAUSE_S = 5.0
+"""Between two looks at which sources are due."""
+
+WATCH_S_MIN = 10
+
+FILE_MODE = 0o644
+
+_MODE_MAX = 0o7777
+_ID_MAX = (1 << 32) - 2
+
+PLAIN_OPTIONS = frozenset(
+    (
+        *("endpoint_url", "region", "anon", "profile", "requester_pays"),
+        *("project", "account_name", "account_host", "token_mode", "use_ssl"),
+    )
+)
+"""Options of file systems that a source may carry; all others may be secrets."""
+
+
+class _Owning:
+    """Has files stand for themselves: their bytes are fetched, and become memfs's own."""
+
+    def __init__(self, changes: ForeignChanges, parts: MoveParts) -> None:
+        self._changes = changes
+        self._parts = parts
+
+    async def do(self, ino: InodeNo, results: WorkResults) -> None:
+        """Own one file."""
+        engine = self._parts.engine
+        inode = await engine.get_inode(ino)
+        foreign = await engine.get_object(ino) if stat.S_ISREG(inode.mode) else None
+        if foreign is None or foreign.generation != inode.generation:
+            results.note(ino, MoveOutcome.UNNEEDED)
+            return
+        if inode.size:
+            inode = await hydrate(self._parts, ino)
+        if await self._changes.own_object(ino):
+            results.note(ino, MoveOutcome.DONE, moved_bytes=inode.size)
+        else:
+            results.note(ino, MoveOutcome.SUPERSEDED, "it was changed meanwhile; try again")
+
+    async def finish(self, results: WorkResults) -> None:
+        """Nothing is left to do."""
+        await trio.lowlevel.checkpoint()
+
+
+class AdoptMethods:
+    """Answers `adopt` and the other methods whose names begin so.
+
+    Args:
+        changes: Makes the changes of the tree.
+        parts: Engine and sources.
+        slice_s: How long one call works.
+    """
+
+    def __init__(
+        self, changes: ForeignChanges, parts: MoveParts, *, slice_s: float = SLICE_S
+    ) -> None:
+        self._changes = changes
+        self._parts = parts
+        self._engine = parts.engine
+        self._works = SlicedWork(slice_s)
+        self._tallies: dict[str, RefreshTally] = {}
+        self._busy: set[SourceId] = set()
+
+    def methods(self) -> Mapping[str, Handler]:
+        """Return the methods of the control socket by name."""
+        return {
+            "adopt": self.adopt,
+            "adopt_refresh": self.refresh,
+            "adopt_cancel": self.cancel,
+            "adopt_sources": self.sources,
+            "adopt_own": self.own,
+            "adopt_forget": self.forget,
+        }
+
+    async def run(self) -> None:
+        """List sources again that are watched, for ever."""
+        while True:
+            await trio.sleep(WATCH_PAUSE_S)
+            await self.step(time.time_ns())
+
+    async def step(self, now_ns: int) -> None:
+        """List the sources again that are due."""
+        for source in await self._engine.list_sources():
+            due_ns = source.listed_ns + source.watch_s * 1_000_000_000
+            if not source.watch_s or now_ns < due_ns or source.source in self._busy:
+                continue
+            try:
+                async with aclosing(self._list(source, RefreshTally())) as steps:
+                    async for _ in steps:
+                        await trio.lowlevel.checkpoint()
+            except Exception as error:
+                reason = as_failure(error, f"{source.url}, which is listed again")
+                log.warning("%s: cannot be listed: %s", source.url, reason)
+                await self._put_off(source, now_ns)
+
+    async def _put_off(self, source: Source, now_ns: int) -> None:
+        """Have a source that fails wait for its next turn, as one that did not."""
+        for now in await self._engine.list_sources():
+            if now.source == source.source and now.listed_ns:
+                async with self._engine.change():
+                    await self._engine.put_source(now._replace(listed_ns=now_ns))
+
+    # --- the methods -----------------------------------------------------------------------------
+    async def adopt(
+        self,
+        url: str,
+        path: str,
+        work: str,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        watch_s: int | None = None,
+        deleted: str | None = None,
+        store: str | None = None,
+        options: dict[str, object] | None = None,
+    ) -> AdoptReport:
+        """Make files of the objects of a source, for a second; see `client.Adoption.adopt`.
+
+        Raises:
+            AlreadyExistsError: The path is the root of another source.
+            InvalidValueError: An argument makes no sense, or the directory is not empty.
+            NotFoundError, NotADirectoryInodeError: There is no directory above the path, or on it.
+            FilesOpenError: The source is being listed.
+            UsageError: The URL cannot be used.
+            StoreError: The source does not answer, or refuses.
+        """
+
+        def begin(tally: RefreshTally) -> AsyncGenerator[None, None]:
+            wanted = _wanted(mode, uid, gid, store, options)
+            when_gone = None if deleted is None else _when_gone(deleted)
+            _check_watch(watch_s)
+            return self._adopt(url, os.fsencode(path), wanted, watch_s, when_gone, tally)
+
+        return await self._go_on(work, begin)
+
+    async def refresh(
+        self,
+        path: str,
+        work: str,
+        watch_s: int | None = None,
+        deleted: str | None = None,
+        confirm: bool = False,
+    ) -> AdoptReport:
+        """List a source again, for a second; raises as `adopt`."""
+
+        async def steps(tally: RefreshTally) -> AsyncGenerator[None, None]:
+            source = await self._source_at(os.fsencode(path))
+            source = await self._settle(source, watch_s, deleted)
+            async with aclosing(self._list(source, tally, confirmed=confirm)) as listing:
+                async for _ in listing:
+                    yield
+
+        def begin(tally: RefreshTally) -> AsyncGenerator[None, None]:
+            _check_watch(watch_s)
+            if deleted is not None:
+                _when_gone(deleted)
+            return steps(tally)
+
+        return await self._go_on(work, begin)
+
+    async def cancel(self, work: str) -> None:
+        """End some work before its next page; nothing, if it has ended."""
+        await self._works.cancel(work)
+        self._tallies.pop(work, None)
+
+    async def sources(self) -> list[SourceReport]:
+        """Return all sources, with how much of them was adopted."""
+        return [await self._describe(each) for each in await self._engine.list_sources()]
+
+    async def own(self, inos: list[int]) -> WorkReport:
+        """Fetch the bytes of files, which stand for themselves from then on."""
+        return await run_work(inos, _Owning(self._changes, self._parts))
+
+    async def forget(self, path: str) -> int:
+        """Give a source up; its files have to be owned, or removed, before.
+
+        Returns:
+            How many keys it has forgotten.
+
+        Raises:
+            NotFoundError: No source has that root.
+            InvalidValueError: Files, or snapshots, have nothing but its objects.
+        """
+        source = await self._source_at(os.fsencode(path))
+        if source.source in self._busy:
+            raise FilesOpenError(f"{source.url} is being listed; try again later")
+        count = await self._engine.count_objects(source.source)
+        self._busy.add(source.source)
+        try:
+            async with self._engine.change():
+                await self._drop_rows(source)
+                await self._engine.remove_source(source.source)
+        finally:
+            self._busy.discard(source.source)
+        await sources_of(self._parts).forget(source.source)
+        return count
+
+    async def _drop_rows(self, source: Source) -> None:
+        """Remove the rows of files that stand for themselves; refuse where one does not."""
+        after = b""
+        while rows := await self._engine.list_objects(source.source, after, 1000):
+            for row in rows:
+                try:
+                    inode = await self._engine.get_inode(row.ino)
+                except StaleInodeError:
+                    continue
+                if row.generation and row.generation == inode.generation:
+                    raise InvalidValueError(
+                        f"{source.url}: files have their bytes there, as {row.name}; run memfs "
+                        "adopt --own, or remove them, first"
+                    )
+                await self._engine.detach_object(row.ino)
+            after = rows[-1].key
+
+    # --- work ------------------------------------------------------------------------------------
+    async def _go_on(self, work: str, begin: Any) -> AdoptReport:  # noqa: ANN401  of two kinds
+        tally = RefreshTally()
+
+        def start() -> AsyncGenerator[None, None]:
+            steps: AsyncGenerator[None, None] = begin(tally)
+            self._tallies[work] = tally
+            return steps
+
+        try:
+            ended = await self._works.go_on(work, start)
+        except BaseException:
+            self._tallies.pop(work, None)
+            raise
+        tally = self._tallies[work]
+        if ended:
+            del self._tallies[work]
+            await self._changes.wait_told()
+        return tally.report(ended=ended)
+
+    async def _adopt(
+        self,
+        url: str,
+        path: bytes,
+        wanted: dict[str, object],
+        watch_s: int | None,
+        deleted: WhenGone | None,
+        tally: RefreshTally,
+    ) -> AsyncGenerator[None, None]:
+        shown = url_without_secrets(url).rstrip("/")
+        if shown != url.rstrip("/"):
+            raise UsageError(
+                f"{shown}: a source is stored in clear: give user and password in glacier.options"
+            )
+        # Before anything is made: what cannot be opened, or listed, is told at once.
+        text = json.dumps(wanted, sort_keys=True)
+        store = await sources_of(self._parts).open_new(shown, text)
+        try:
+            async with aclosing(store.list_pages()) as pages:
+                async for _ in pages:
+                    break
+        finally:
+            await store.aclose()
+        root = await self._root(path)
+        source = await self._find(root.ino)
+        if source is None:
+            if await self._engine.list_directory(root.ino, 0, 1):
+                raise InvalidValueError(
+                    f"{os.fsdecode(path)} is not empty: adopt into a directory of its own"
+                )
+            async with self._engine.change():
+                source = await self._engine.add_source(
+                    shown, root.ino, watch_s or 0, deleted or WhenGone.KEEP, text
+                )
+            self._parts.faults.reach("adopt.added")
+        elif source.url != shown:
+            raise AlreadyExistsError(f"{os.fsdecode(path)} is made of {source.url} already")
+        else:
+            source = await self._settle(source, watch_s, deleted and deleted.value)
+        async with aclosing(self._list(source, tally)) as steps:
+            async for _ in steps:
+                yield
+
+    async def _root(self, path: bytes) -> Inode:
+        """Return the directory of a path, made if it is missing."""
+        if not split_path(path):
+            return await self._engine.get_inode(InodeNo(1))
+        name = await find_parent(self._engine, path)
+        found = await self._changes.find_name(name)
+        if found is None:
+            return await self._make_directory(name)
+        if not stat.S_ISDIR(found.mode):
+            raise NotADirectoryInodeError(f"{os.fsdecode(path)} is no directory")
+        return found
+
+    async def _make_directory(self, name: Name) -> Inode:
+        parent = await self._engine.get_inode(name.parent)
+        now_ns = time.time_ns()
+        like = parent._replace(mode=stat.S_IFDIR | 0o755, atime_ns=now_ns, mtime_ns=now_ns)
+        return await self._changes.put_directory(Original(like), name, None)
+
+    async def _find(self, root: InodeNo) -> Source | None:
+        for each in await self._engine.list_sources():
+            if each.root == root:
+                return each
+        return None
+
+    async def _source_at(self, path: bytes) -> Source:
+        inode = await find_path(self._engine, path)
+        source = await self._find(inode.ino)
+        if source is None:
+            raise NotFoundError(
+                f"{os.fsdecode(path)} is not the root of a source: memfs adopt --list"
+            )
+        return source
+
+    async def _settle(self, source: Source, watch_s: int | None, deleted: str | None) -> Source:
+        """Store how a source is watched from now on."""
+        changed = source._replace(
+            watch_s=source.watch_s if watch_s is None else watch_s,
+            deleted=source.deleted if deleted is None else _when_gone(deleted),
+        )
+        if changed != source:
+            async with self._engine.change():
+                await self._engine.put_source(changed)
+        return changed
+
+    async def _list(
+        self, source: Source, tally: RefreshTally, *, confirmed: bool = False
+    ) -> AsyncGenerator[None, None]:
+        if source.source in self._busy:
+            raise FilesOpenError(f"{source.url} is being listed already; try again later")
+        self._busy.add(source.source)
+        try:
+            like = await self._likeness(source)
+            refresh = Refresh(self._changes, self._parts, source, like, tally, confirmed=confirmed)
+            async with aclosing(refresh.run()) as steps:
+                async for _ in steps:
+                    yield
+        finally:
+            self._busy.discard(source.source)
+
+    async def _likeness(self, source: Source) -> Likeness:
+        told: dict[str, Any] = json.loads(source.options)
+        root = await self._engine.get_inode(source.root)
+        return Likeness(
+            told.get("mode", FILE_MODE), told.get("uid", root.uid), told.get("gid", root.gid)
+        )
+
+    async def _describe(self, source: Source) -> SourceReport:
+        try:
+            path = os.fsdecode(await self._engine.get_path(source.root))
+        except StaleInodeError:
+            path = ""
+        return {
+            "source": source.source,
+            "url": source.url,
+            "path": path,
+            "watch_s": source.watch_s,
+            "deleted": source.deleted.value,
+            "listed_ns": source.listed_ns,
+            "object_count": await self._engine.count_objects(source.source),
+            "problem": source.problem,
+        }
+
+
+def _wanted(
+    mode: int | None,
+    uid: int | None,
+    gid: int | None,
+    store: str | None,
+    options: dict[str, object] | None,
+) -> dict[str, object]:
+    """Return the options of a source.
+
+    Raises:
+        InvalidValueError: One makes no sense, or may be a secret.
+    """
+    wanted: dict[str, object] = {}
+    for name, value, most in (
+        ("mode", mode, _MODE_MAX),
+        ("uid", uid, _ID_MAX),
+        ("gid", gid, _ID_MAX),
+    ):
+        if value is None:
+            continue
+        if not 0 <= value <= most:
+            raise InvalidValueError(f"{name}: {value} is not within 0 and {most}")
+        wanted[name] = value
+    if store is not None:
+        wanted[STORE_OPTION] = store
+    for name in options or {}:
+        if name not in PLAIN_OPTIONS:
+            raise InvalidValueError(
+                f"option {name}: only {', '.join(sorted(PLAIN_OPTIONS))} are kept with a source; "
+                "credentials belong into glacier.options, or into those of a store"
+            )
+    if options:
+        wanted[FILE_SYSTEM_OPTION] = options
+    return wanted
+
+
+def _when_gone(text: str) -> WhenGone:
+    try:
+        return WhenGone(text)
+    except ValueError:
+        raise InvalidValueError(f"deleted: {text!r} is neither keep nor remove") from None
+
+
+def _check_watch(watch_s: int | None) -> None:
+    if watch_s is not None and watch_s != 0 and watch_s < WATCH_S_MIN:
+        raise InvalidValueError(f"watch: {watch_s} s; at least {WATCH_S_MIN} s, or 0 for never")

@@ -1,0 +1,320 @@
+"""Refreshing: the tree below a source's root is brought in step with a listing of the source.
+
+The listing and the rows of the engine are two streams in order of key, which are merged page by
+page. A new key becomes a file, an object that has changed another inode. What the listing does not
+have is looked at when it has ended.
+
+Invariant: nothing is removed for a listing that did not end, nor if more than a tenth of the files
+would go and nobody has confirmed that. A listing that is killed goes on from what it has made: its
+next run finds the files and leaves them alone.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from memfs.errors import ListingOrderError, MemfsError, NotFoundError, StaleInodeError
+from memfs.filesystem.foreign_changes import Likeness, NewObject, is_same
+from memfs.filesystem.object_names import names_of_key
+from memfs.metadata.foreign import Conflict, WhenGone
+from memfs.types import ROOT_INODE, InodeNo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from memfs.control.methods import AdoptReport
+    from memfs.filesystem.foreign_changes import ForeignChanges
+    from memfs.metadata.foreign import ForeignObject, Source
+    from memfs.moves.attempt import MoveParts
+    from memfs.stores.source import SourceObject
+
+OBJECTS_A_CHANGE = 250
+"""Files made in one change of the engine, some 5 ms. Guess."""
+
+ROWS_A_PAGE = 1000
+KEYS_SHOWN_MAX = 100
+
+GONE_SHARE_MAX = 10
+"""At most one of so many files is removed for a listing, unless that is confirmed."""
+
+
+@dataclass(slots=True)
+class RefreshTally:
+    """What was done so far."""
+
+    source: int = 0
+    listed_count: int = 0
+    """Objects."""
+    listed_bytes: int = 0
+    made_count: int = 0
+    directory_count: int = 0
+    replaced_count: int = 0
+    removed_count: int = 0
+    gone_count: int = 0
+    """Files whose object is gone, and which stay."""
+    conflict_count: int = 0
+    """Files that were written here, and whose object was changed or removed there."""
+    odd_count: int = 0
+    odd: list[str] = field(default_factory=list)
+    """The first keys that are no names, each with what became of it."""
+    refused_count: int = 0
+    refused: list[str] = field(default_factory=list)
+    """The first keys whose name something of memfs's own has."""
+    problem: str = ""
+
+    def note_odd(self, key: str, path: bytes) -> None:
+        """Note a key whose file has another name."""
+        self.odd_count += 1
+        if len(self.odd) < KEYS_SHOWN_MAX:
+            self.odd.append(f"{_shown(key)}: {_shown(path.decode('utf-8', 'backslashreplace'))}")
+
+    def note_refused(self, key: str) -> None:
+        """Note a key without a file."""
+        self.refused_count += 1
+        if len(self.refused) < KEYS_SHOWN_MAX:
+            self.refused.append(_shown(key))
+
+    def report(self, *, ended: bool) -> AdoptReport:
+        """Return it for the control socket."""
+        return {
+            "ended": ended,
+            "source": self.source,
+            "listed_count": self.listed_count,
+            "listed_bytes": self.listed_bytes,
+            "made_count": self.made_count,
+            "directory_count": self.directory_count,
+            "replaced_count": self.replaced_count,
+            "removed_count": self.removed_count,
+            "gone_count": self.gone_count,
+            "conflict_count": self.conflict_count,
+            "odd_count": self.odd_count,
+            "odd": self.odd,
+            "refused_count": self.refused_count,
+            "refused": self.refused,
+            "problem": self.problem,
+        }
+
+
+def _shown(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+class Refresh:
+    """One listing of one source.
+
+    Args:
+        changes: Makes the changes.
+        parts: Engine, sources, fault points.
+        source: As it was when this began.
+        like: What new files look like.
+        tally: Filled while it runs.
+        confirmed: Files may be removed however many they are.
+    """
+
+    def __init__(
+        self,
+        changes: ForeignChanges,
+        parts: MoveParts,
+        source: Source,
+        like: Likeness,
+        tally: RefreshTally,
+        *,
+        confirmed: bool = False,
+    ) -> None:
+        self._changes = changes
+        self._parts = parts
+        self._engine = parts.engine
+        self._source = source
+        self._like = like
+        self._tally = tally
+        self._confirmed = confirmed
+        self._directories: dict[tuple[bytes, ...], InodeNo] = {}
+        self._missing: list[ForeignObject] = []
+        self._returned: list[bytes] = []
+        """Keys that were removed here, and are not listed any more."""
+
+    async def run(self) -> AsyncGenerator[None, None]:
+        """Do it, a page a step.
+
+        Raises:
+            StoreError: The source does not answer, or has refused; nothing was removed.
+            NotFoundError: The source, or its root, was removed meanwhile.
+        """
+        self._tally.source = self._source.source
+        try:
+            for attempt in range(2):
+                self._missing.clear()
+                self._returned.clear()
+                try:
+                    async with aclosing(self._merge()) as steps:
+                        async for _ in steps:
+                            yield
+                    break
+                except ListingOrderError:
+                    if attempt:
+                        raise
+                    self._tally.listed_count = self._tally.listed_bytes = 0
+            self._parts.faults.reach("adopt.listed")
+            async with aclosing(self._look_at_missing()) as steps:
+                async for _ in steps:
+                    yield
+        except MemfsError as error:
+            await self._note_end(f"the listing has not ended, and nothing was removed: {error}")
+            raise
+        await self._note_end(self._tally.problem, has_ended=True)
+        self._parts.faults.reach("adopt.ended")
+
+    async def _note_end(self, problem: str, *, has_ended: bool = False) -> None:
+        self._tally.problem = problem
+        try:
+            now = await self._present()
+        except NotFoundError:
+            return
+        changed = now._replace(problem=problem)
+        if has_ended:
+            changed = changed._replace(listed_ns=time.time_ns())
+        async with self._engine.change():
+            await self._engine.put_source(changed)
+
+    async def _present(self) -> Source:
+        for each in await self._engine.list_sources():
+            if each.source == self._source.source:
+                return each
+        raise NotFoundError(f"the source {self._source.url} was removed")
+
+    # --- the merge -------------------------------------------------------------------------------
+    async def _merge(self) -> AsyncGenerator[None, None]:
+        assert self._parts.sources is not None
+        store = await self._parts.sources.store_of(self._source.source)
+        after = b""
+        async with aclosing(store.list_pages()) as pages:
+            async for page in pages:
+                until = page[-1].order
+                known = {each.key: each async for each in self._rows(after, until)}
+                gone = {key async for key in self._gone(after, until)}
+                await self._merge_page(page, known, gone)
+                self._parts.faults.reach("adopt.page")
+                after = until
+                yield
+        # Behind the last key that is listed.
+        async for each in self._rows(after, None):
+            self._note_missing(each)
+        async for key in self._gone(after, None):
+            self._returned.append(key)
+
+    async def _merge_page(
+        self, page: Sequence[SourceObject], known: dict[bytes, ForeignObject], gone: set[bytes]
+    ) -> None:
+        new: list[SourceObject] = []
+        for found in page:
+            self._tally.listed_count += 1
+            self._tally.listed_bytes += found.size
+            key = found.order
+            row = known.pop(key, None)
+            if row is not None:
+                await self._compare(row, found)
+            elif key in gone:
+                gone.discard(key)
+            elif key:
+                new.append(found)
+        for row in known.values():
+            self._note_missing(row)
+        self._returned += gone
+        for at in range(0, len(new), OBJECTS_A_CHANGE):
+            await self._adopt(new[at : at + OBJECTS_A_CHANGE])
+
+    async def _rows(self, after: bytes, until: bytes | None) -> AsyncGenerator[ForeignObject, None]:
+        while rows := await self._engine.list_objects(self._source.source, after, ROWS_A_PAGE):
+            for row in rows:
+                if until is not None and row.key > until:
+                    return
+                yield row
+            after = rows[-1].key
+
+    async def _gone(self, after: bytes, until: bytes | None) -> AsyncGenerator[bytes, None]:
+        while keys := await self._engine.list_gone(self._source.source, after, ROWS_A_PAGE):
+            for key in keys:
+                if until is not None and key > until:
+                    return
+                yield key
+            after = keys[-1]
+
+    async def _compare(self, row: ForeignObject, found: SourceObject) -> None:
+        if is_same(row, found):
+            if row.conflict in (Conflict.CHANGED, Conflict.GONE):
+                await self._changes.note_conflict(row, Conflict.NONE)
+            return
+        if await self._changes.replace_object(row, found):
+            self._tally.replaced_count += 1
+        else:
+            self._tally.conflict_count += 1
+
+    async def _adopt(self, page: Sequence[SourceObject]) -> None:
+        at_root = self._source.root == ROOT_INODE
+        objects: list[NewObject] = []
+        for found in page:
+            names, is_directory, is_odd = names_of_key(found.order, at_mount_root=at_root)
+            objects.append(NewObject(names, found, is_directory))
+            if is_odd:
+                self._tally.note_odd(found.key, b"/".join(names))
+        source = self._source
+        for attempt in range(2):
+            try:
+                made = await self._changes.adopt_objects(
+                    source.source, source.root, objects, self._like, self._directories
+                )
+                break
+            except (NotFoundError, StaleInodeError):
+                # A directory that was found before has been removed meanwhile.
+                self._directories.clear()
+                if attempt:
+                    raise
+        self._tally.made_count += made.file_count
+        self._tally.directory_count += made.directory_count
+        for key in made.renamed:
+            self._tally.note_odd(key, key.encode("utf-8", "surrogateescape") + b".~object")
+        for key in made.refused:
+            self._tally.note_refused(key)
+
+    # --- what is not listed ----------------------------------------------------------------------
+    def _note_missing(self, row: ForeignObject) -> None:
+        self._missing.append(row)
+
+    async def _look_at_missing(self) -> AsyncGenerator[None, None]:
+        """Remove, or mark, files whose object is gone; the listing has ended."""
+        engine, source = self._engine, await self._present()
+        if self._returned:
+            async with engine.change():
+                await engine.clear_gone(source.source, self._returned)
+        total = await engine.count_objects(source.source)
+        removes = source.deleted is WhenGone.REMOVE
+        if (
+            removes
+            and not self._confirmed
+            and len(self._missing) * GONE_SHARE_MAX > max(total, GONE_SHARE_MAX)
+        ):
+            self._tally.problem = (
+                f"{len(self._missing)} of {total} objects are gone, more than a tenth: nothing was "
+                "removed; look at the source, then run memfs adopt --refresh --confirm"
+            )
+            removes = False
+        for row in self._missing:
+            if removes and await self._changes.remove_object(row, source.root):
+                self._tally.removed_count += 1
+            elif row.generation and await self._stands(row):
+                await self._changes.note_conflict(row, Conflict.GONE)
+                self._tally.gone_count += 1
+            else:
+                await self._changes.note_conflict(row, Conflict.GONE)
+                self._tally.conflict_count += 1
+            yield
+
+    async def _stands(self, row: ForeignObject) -> bool:
+        try:
+            inode = await self._engine.get_inode(row.ino)
+        except StaleInodeError:
+            return False
+        return inode.generation == row.generation

@@ -1,0 +1,384 @@
+"""A tree that was adopted is as its bucket and its users have made it, whatever comes in between.
+
+The model knows which object each file was made of. A file that was written is never touched; one
+that was not follows its object at the next listing; an open file has bytes of one object.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from memfs.errors import MemfsError, StoreError
+from memfs.jobs.adopting import AdoptMethods
+from memfs.moves.dropping import drop_raw
+from memfs.moves.faults import ADOPT_POINTS
+from memfs.moves.hydrating import hydrate
+from memfs.types import ROOT_INODE, InodeNo
+from tests.property.world import ROOMY, Refusal, World
+from tests.unit.fakes.bucket import URL, Bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memfs.control.methods import AdoptReport
+    from tests.property.world import OpenFile
+
+KEYS = ("a", "b", "d/a", "d/b", "d/e/a", "f/a", "f/b", "z")
+NAMES = (b"a", b"b", b"moved", b"z")
+ACTS = st.lists(st.tuples(st.integers(0, 13), st.integers(0, 7)), min_size=4, max_size=25)
+
+
+class Model(NamedTuple):
+    """What one file must be."""
+
+    key: str
+    """That of its object; empty: it is memfs's own."""
+    etag: str
+    data: bytes
+    """Its bytes, where `etag` is what the bucket has, or it is memfs's own."""
+
+
+class Held(NamedTuple):
+    """An open file."""
+
+    file: OpenFile
+    data: bytes
+    """Its bytes, all of one object."""
+
+
+@contextmanager
+def a_world(bucket: Bucket) -> Iterator[World]:
+    root = Path(tempfile.mkdtemp(prefix="memfs-adoption-"))
+    try:
+        world = World(
+            root, ROOMY, passthrough=True, open_source=lambda _url, _options: bucket.open()
+        )
+        yield world
+        world.close()
+    finally:
+        shutil.rmtree(root)
+
+
+def adopt(world: World, deleted: str = "remove") -> AdoptReport:
+    return _work(world, "adopt", url=URL, path="set", deleted=deleted)
+
+
+def refresh(world: World, *, confirm: bool = True) -> AdoptReport:
+    return _work(world, "refresh", path="set", confirm=confirm)
+
+
+def _work(world: World, method: str, **parameters: object) -> AdoptReport:
+    async def go_on() -> AdoptReport:
+        methods = AdoptMethods(world.filesystem, world.move_parts, slice_s=0.0)
+        while True:
+            report: AdoptReport = await getattr(methods, method)(work="work", **parameters)
+            if report["ended"]:
+                return report
+
+    return world.run(go_on())
+
+
+def look(world: World) -> dict[str, tuple[InodeNo, int]]:
+    """Return inode and mode of all below the directory of the source, by path."""
+
+    async def collect() -> dict[str, tuple[InodeNo, int]]:
+        found: dict[str, tuple[InodeNo, int]] = {}
+        top = await world.engine.find(ROOT_INODE, b"set")
+        stack = [("", top.ino)] if top is not None else []
+        while stack:
+            path, directory = stack.pop()
+            for entry in await world.engine.list_directory(directory, 0, 1000):
+                name = f"{path}/{os.fsdecode(entry.name)}".lstrip("/")
+                found[name] = entry.inode.ino, entry.inode.mode
+                if stat.S_ISDIR(entry.inode.mode):
+                    stack.append((name, entry.inode.ino))
+        return found
+
+    return world.run(collect())
+
+
+class Life:
+    """A bucket, its tree, and what both must be."""
+
+    def __init__(self, world: World, bucket: Bucket) -> None:
+        self.world, self.bucket = world, bucket
+        self.files: dict[str, Model] = {}
+        self.gone: set[str] = set()
+        self.held: list[Held] = []
+        self.count = 0
+
+    def data(self) -> bytes:
+        self.count += 1
+        return b"%d." % self.count * (self.count * 37 % 5000 + 1)
+
+    def do(self, act: int, which: int) -> None:
+        key = KEYS[which]
+        path = sorted(self.files)[which % len(self.files)] if self.files else ""
+        match act:
+            case 0 | 1 | 2:
+                self.bucket.put(key, self.data())
+            case 3:
+                self.bucket.objects.pop(key, None)
+            case 4 | 5:
+                self.refresh()
+            case 6:
+                self.fail()
+            case 7 if path:
+                self.read(path)
+            case 8 if path:
+                self.write(path)
+            case 9 if path:
+                self.unlink(path)
+            case 10 if path:
+                self.rename(path, NAMES[which % len(NAMES)])
+            case 11 if path:
+                self.hold(path)
+            case 12 if path:
+                self.move(path)
+            case 13:
+                self.check_held(let_go=True)
+                self.world.crash(checked=True) if which % 2 else self.world.remount()
+        self.check_held(let_go=False)
+
+    # --- the bucket ------------------------------------------------------------------------------
+    def refresh(self) -> None:
+        report = refresh(self.world)
+        assert report["problem"] == ""
+        objects = self.bucket.objects
+        known = {model.key: path for path, model in self.files.items() if model.key}
+        for key, path in known.items():
+            model = self.files[path]
+            if key not in objects:
+                if model.etag:
+                    del self.files[path]
+            elif model.etag:
+                self.files[path] = Model(key, *objects[key])
+        self.gone &= objects.keys()
+        for key in objects.keys() - known.keys() - self.gone:
+            if key not in self.files:
+                self.files[key] = Model(key, *objects[key])
+            else:
+                # Something of memfs's own has the name, and knows the key from now on.
+                self.files[key] = self.files[key]._replace(key=self.files[key].key or key)
+        self.check()
+
+    def fail(self) -> None:
+        """A listing is cut off: what is new may be there, and nothing is removed."""
+        self.bucket.fails_after = 0
+        with pytest.raises(StoreError):
+            refresh(self.world)
+        self.bucket.fails_after = None
+        self.check()
+
+    # --- programs --------------------------------------------------------------------------------
+    def ino(self, path: str) -> InodeNo:
+        return look(self.world)[path][0]
+
+    def is_there(self, model: Model) -> bool:
+        """Return whether the bucket has the bytes of a file still."""
+        if not model.etag:
+            return True
+        found = self.bucket.objects.get(model.key)
+        return found is not None and found[0] == model.etag
+
+    def read(self, path: str) -> None:
+        """Open and read; that has a file follow an object that has changed."""
+        model = self.files[path]
+        for _ in range(3):
+            try:
+                file = self.world.open(self.ino(path), os.O_RDONLY)
+            except Refusal as refusal:
+                assert not self.is_there(model)
+                if refusal.errno != errno.ESTALE:
+                    return
+                self.follow(path)
+                model = self.files[path]
+                continue
+            break
+        try:
+            found = self.world.read(file, 0, 1 << 20)
+        except Refusal:
+            assert not self.is_there(model)
+            self.follow(path)
+        else:
+            # A local copy serves even where the bucket has another object.
+            assert found == model.data
+        finally:
+            self.world.release(file)
+
+    def follow(self, path: str) -> None:
+        """A read has found out that the object of a file has changed."""
+        model = self.files[path]
+        if model.key in self.bucket.objects:
+            self.files[path] = Model(model.key, *self.bucket.objects[model.key])
+
+    def write(self, path: str) -> None:
+        model, data = self.files[path], self.data()
+        file = self.world.open(self.ino(path), os.O_WRONLY | os.O_TRUNC)
+        self.world.write(file, 0, data)
+        self.world.release(file)
+        self.files[path] = Model(model.key, "", data)
+
+    def unlink(self, path: str) -> None:
+        model = self.files.pop(path)
+        self.gone |= {model.key} - {""}
+        parent, name = self.place(path)
+        self.world.request(self.world.filesystem.unlink(parent, name))
+
+    def rename(self, path: str, name: bytes) -> None:
+        """Give a file another name in the directory of the source."""
+        target = os.fsdecode(name)
+        if path == target:
+            return
+        parent, former = self.place(path)
+        top = self.world.run(self.world.engine.lookup(ROOT_INODE, b"set")).ino
+        self.world.request(self.world.filesystem.rename(parent, former, top, name, 0))
+        if target in self.files:
+            self.gone |= {self.files[target].key} - {""}
+        self.files[target] = self.files.pop(path)
+
+    def place(self, path: str) -> tuple[InodeNo, bytes]:
+        above, _, name = path.rpartition("/")
+        top = self.world.run(self.world.engine.lookup(ROOT_INODE, b"set")).ino
+        return (look(self.world)[above][0] if above else top), os.fsencode(name)
+
+    def hold(self, path: str) -> None:
+        """Open a file and keep it open."""
+        model = self.files[path]
+        if self.is_there(model):
+            self.held.append(Held(self.world.open(self.ino(path), os.O_RDONLY), model.data))
+
+    def check_held(self, *, let_go: bool) -> None:
+        """An open file has bytes of the object that it was opened for, or is stale."""
+        for held in self.held:
+            code, found = 0, b""
+            try:
+                found = self.world.read(held.file, 0, 1 << 20)
+            except Refusal as refusal:
+                code = refusal.errno
+            assert code in (0, errno.ESTALE, errno.EIO)
+            if not code:
+                written = [model.data for model in self.files.values() if not model.etag]
+                assert found == held.data or found in written
+        # A read may have found out what has changed, and have had the names follow.
+        self.catch_up()
+        if let_go:
+            for held in self.held:
+                self.world.release(held.file)
+            self.held.clear()
+
+    def catch_up(self) -> None:
+        for path, model in list(self.files.items()):
+            if model.etag and not self.is_there(model) and model.key in self.bucket.objects:
+                foreign = self.world.run(self.world.engine.get_object(self.ino(path)))
+                assert foreign is not None
+                if foreign.etag == self.bucket.objects[model.key][0]:
+                    self.follow(path)
+
+    def move(self, path: str) -> None:
+        """Fetch a file, and let its local copy go."""
+        ino = self.ino(path)
+
+        async def there_and_back() -> None:
+            try:
+                await hydrate(self.world.move_parts, ino)
+                await drop_raw(self.world.move_parts, ino)
+            except MemfsError:
+                assert not self.is_there(self.files[path])
+
+        if not self.world.is_used(ino):
+            self.world.run(there_and_back())
+
+    def check(self) -> None:
+        """The tree has the files of the model, with their bytes."""
+        found = look(self.world)
+        paths = {path for path, (_, mode) in found.items() if stat.S_ISREG(mode)}
+        assert paths == self.files.keys()
+        for path, model in self.files.items():
+            foreign = self.world.run(self.world.engine.get_object(found[path][0]))
+            if model.etag:
+                assert foreign is not None
+                assert (foreign.name, foreign.etag) == (model.key, model.etag)
+            if self.is_there(model):
+                assert self.world.run(self.world.read_all(found[path][0])) == model.data
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(ACTS)
+def test_the_tree_is_what_bucket_and_users_have_made_it(acts: list[tuple[int, int]]) -> None:
+    bucket = Bucket()
+    for key in KEYS[:5]:
+        bucket.put(key, key.encode() * 100)
+    with a_world(bucket) as world:
+        life = Life(world, bucket)
+        adopt(world)
+        life.files = {key: Model(key, *found) for key, found in bucket.objects.items()}
+        life.check()
+        for act, which in acts:
+            life.do(act, which)
+        life.check_held(let_go=True)
+        life.refresh()
+
+
+@pytest.mark.parametrize("point", ADOPT_POINTS)
+def test_a_kill_at_any_point_is_made_good_by_the_next_run(point: str) -> None:
+    """It comes amid an adoption, or amid the refresh behind it."""
+    bucket = Bucket(page_count=2)
+    for number in range(30):
+        bucket.put(f"d{number % 3}/{number:02}", b"%d" % number * 50)
+    with a_world(bucket) as world:
+        if point in ("adopt.replaced", "adopt.removed"):
+            adopt(world)
+            bucket.put("d0/00", b"other")
+            del bucket.objects["d1/01"]
+            del bucket.objects["d2/02"]
+        world.interruptions.arm(point, world.capture)
+        adopt(world)
+        assert world.is_captured
+        world.crash(checked=True)
+        assert adopt(world)["problem"] == ""
+        report = refresh(world)
+        assert (report["made_count"], report["replaced_count"], report["removed_count"]) == (
+            *(0, 0, 0),
+        )
+        life = Life(world, bucket)
+        life.files = {key: Model(key, *found) for key, found in bucket.objects.items()}
+        life.check()
+
+
+def test_nothing_is_removed_when_much_would_go_or_a_listing_ends_early() -> None:
+    bucket = Bucket(page_count=4)
+    for number in range(30):
+        bucket.put(f"{number:02}", b"x")
+    with a_world(bucket) as world:
+        adopt(world)
+        for number in range(4):
+            del bucket.objects[f"{number:02}"]
+        for pages in range(7):
+            bucket.fails_after = pages
+            with pytest.raises(StoreError):
+                refresh(world, confirm=True)
+            assert len(look(world)) == 30
+            [source] = world.run(world.engine.list_sources())
+            assert "has not ended" in source.problem
+        bucket.fails_after = None
+        assert "tenth" in refresh(world, confirm=False)["problem"]
+        assert len(look(world)) == 30
+        assert refresh(world, confirm=True)["removed_count"] == 4
+        [source] = world.run(world.engine.list_sources())
+        assert (source.problem, len(look(world))) == ("", 26)

@@ -1,0 +1,98 @@
+"""A bucket in memory that others write to: a backend of `stores.source` for tests."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import trio
+
+from memfs.errors import ObjectChangedError, ObjectMissingError, StoreError
+from memfs.stores.health import StoreHealth
+from memfs.stores.parts import PartSlots
+from memfs.stores.retry import RepeatedCalls, RetryPolicy
+from memfs.stores.source import SourceObject, SourceStore
+
+if TYPE_CHECKING:
+    from memfs.stores.source import ObjectPage
+
+URL = "fake://bucket"
+
+
+class Bucket:
+    """The objects, and the backend.
+
+    Args:
+        page_count: Objects of one page.
+    """
+
+    def __init__(self, page_count: int = 3) -> None:
+        self.objects: dict[str, tuple[str, bytes]] = {}
+        """Etag and bytes by key."""
+        self.page_count = page_count
+        self.fails_after: int | None = None
+        """Pages that a listing yields before it fails; None: it does not fail."""
+        self.is_down = False
+        self._put_count = 0
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object, which has an etag of its own."""
+        self._put_count += 1
+        self.objects[key] = (f"e{self._put_count}", data)
+
+    def open(self) -> SourceStore:
+        """Return the source."""
+        policy = RetryPolicy(deadline_s=3600.0)
+        return SourceStore(self, RepeatedCalls(URL, policy, random.Random(1), StoreHealth()))
+
+    # --- as a backend ----------------------------------------------------------------------------
+    @property
+    def url(self) -> str:
+        """See `SourceBackend`."""
+        return URL
+
+    @property
+    def slots(self) -> PartSlots:
+        """See `SourceBackend`."""
+        return PartSlots(1 << 30, 4)
+
+    def _object(self, key: str) -> SourceObject:
+        etag, data = self.objects[key]
+        return SourceObject(key, len(data), etag, 1_000_000 * int(etag[1:]))
+
+    async def list_objects(self, page: str) -> ObjectPage:
+        """See `SourceBackend`."""
+        await trio.lowlevel.checkpoint()
+        number, last = (int(page.partition(":")[0]), page.partition(":")[2]) if page else (0, "")
+        if self.is_down or (self.fails_after is not None and number >= self.fails_after):
+            raise StoreError("the listing was cut off")
+        keys = sorted(key for key in self.objects if key > last)
+        found = [self._object(key) for key in keys[: self.page_count]]
+        if len(keys) <= self.page_count:
+            return found, None
+        return found, f"{number + 1}:{found[-1].key}"
+
+    async def read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
+        """See `SourceBackend`."""
+        await trio.lowlevel.checkpoint()
+        if self.is_down:
+            raise StoreError("it is down")
+        if wanted.key not in self.objects:
+            raise ObjectMissingError(wanted.key)
+        etag, data = self.objects[wanted.key]
+        if etag != wanted.etag:
+            raise ObjectChangedError(wanted.key)
+        return data[start:end]
+
+    async def look_at(self, key: str, version: str = "") -> SourceObject:
+        """See `SourceBackend`."""
+        await trio.lowlevel.checkpoint()
+        if self.is_down:
+            raise StoreError("it is down")
+        if key not in self.objects:
+            raise ObjectMissingError(key)
+        return self._object(key)
+
+    async def aclose(self) -> None:
+        """See `SourceBackend`."""
+        await trio.lowlevel.checkpoint()

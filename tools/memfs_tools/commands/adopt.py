@@ -1,0 +1,249 @@
+"""`memfs adopt`."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs.sizes import format_count, format_duration, format_size, parse_duration
+from memfs_tools.mounts import find_mount_above
+from memfs_tools.terminal import complain, tell, tell_json
+from memfs_tools.tree_work import Totals, TreeWork, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memfs.client.mount import Mount
+    from memfs.control.methods import AdoptReport, WorkReport
+
+_KEYS_SHOWN_MAX = 20
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, required=True, metavar="[URL] PATH")
+@click.option("--refresh", is_flag=True, help="List the source of PATH again.")
+@click.option("--own", is_flag=True, help="Fetch the files of PATH; they are memfs's own then.")
+@click.option("--forget", is_flag=True, help="Give the source of PATH up, once no file needs it.")
+@click.option("--list", "as_list", is_flag=True, help="List the sources of the mount PATH.")
+@click.option("--mode", metavar="MODE", help="Permission bits of files, such as 0644.")
+@click.option("--uid", type=int, help="Owner of files; by default that of PATH.")
+@click.option("--gid", type=int, help="Group of files; by default that of PATH.")
+@click.option("--watch", metavar="TIME", help="List the source again each 10m, 1h; 0: never.")
+@click.option(
+    "--deleted",
+    type=click.Choice(["keep", "remove"]),
+    help="What becomes of files whose object is gone; by default they are kept.",
+)
+@click.option("--confirm", is_flag=True, help="Remove files though more than a tenth is gone.")
+@click.option("--store", metavar="NAME", help="The store that has the credentials.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the store.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def adopt(
+    arguments: tuple[str, ...],
+    refresh: bool,
+    own: bool,
+    forget: bool,
+    as_list: bool,
+    mode: str | None,
+    uid: int | None,
+    gid: int | None,
+    watch: str | None,
+    deleted: str | None,
+    confirm: bool,
+    store: str | None,
+    options: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Make files of the objects of a bucket, without copying a byte.
+
+    \b
+    memfs adopt s3://bucket/photos /mnt/data/photos
+    memfs adopt file:///srv/old /mnt/data/old
+    memfs adopt --watch 10m --deleted remove s3://bucket/live /mnt/data/live
+    memfs adopt --refresh /mnt/data/photos    what has changed in the bucket
+    memfs adopt --own /mnt/data/photos/2024   fetch files, which are memfs's own then
+    memfs adopt --list /mnt/data              all sources
+    memfs adopt --forget /mnt/data/photos     give the source up
+
+    A file is fetched when it is read, and moves between the tiers as all others. memfs never writes
+    to the bucket, and never removes anything there: a file that is changed is changed here. An open
+    file never has bytes of two versions of an object. PATH is made if it is missing. Credentials
+    are those of --store, of glacier.options, or of the environment.
+    Stopped by Ctrl-C, running it again goes on from there. Exits with 1 if something needs a look.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    chosen = sum((refresh, own, forget, as_list))
+    if chosen > 1:
+        raise click.UsageError("--refresh, --own, --forget and --list exclude each other")
+    if len(arguments) != (1 if chosen else 2):
+        raise click.UsageError("give PATH" if chosen else "give URL and PATH")
+    path = Path(arguments[-1])
+    watch_s = None if watch is None else _seconds(watch)
+    if own:
+        _own(path, as_json=as_json)
+        return
+    served = _mount_of(path)
+    if as_list:
+        _tell_sources(served, as_json=as_json)
+        return
+    if forget:
+        count = served.adoption.forget(path)
+        tell_json({"forgotten_count": count}) if as_json else tell(
+            f"{format_count(count, 'key')} forgotten"
+        )
+        return
+
+    def work(told: Callable[[AdoptReport], None]) -> AdoptReport:
+        if refresh:
+            return served.adoption.refresh(
+                path, watch_s=watch_s, deleted=deleted, confirm=confirm, on_progress=told
+            )
+        return served.adoption.adopt(
+            arguments[0],
+            path,
+            mode=None if mode is None else _octal(mode),
+            uid=uid,
+            gid=gid,
+            watch_s=watch_s,
+            deleted=deleted,
+            store=store,
+            options=_options(options),
+            on_progress=told,
+        )
+
+    report = _watched(work, hidden=as_json)
+    if as_json:
+        tell_json({name: value for name, value in report.items() if name != "ended"})
+    else:
+        _tell(report)
+    if report["problem"] or report["refused_count"]:
+        raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+def _watched(
+    work: Callable[[Callable[[AdoptReport], None]], AdoptReport], *, hidden: bool
+) -> AdoptReport:
+    # Imported here: what draws bars takes 0.1 s.
+    from memfs_tools.display import progress_bar
+
+    with progress_bar(hidden=hidden) as show:
+
+        def told(report: AdoptReport) -> None:
+            show(_done(report), report["listed_count"], 0)
+
+        try:
+            return work(told)
+        except KeyboardInterrupt:
+            complain("stopped; run it again to go on")
+            raise
+
+
+def _done(report: AdoptReport) -> str:
+    """Return in words what was done."""
+    parts = [
+        f"{format_count(report['listed_count'], 'object')} of {format_size(report['listed_bytes'])}"
+        " listed"
+    ]
+    for name, word in (
+        ("made_count", "new"),
+        ("replaced_count", "changed"),
+        ("removed_count", "removed"),
+        ("gone_count", "gone and kept"),
+        ("conflict_count", "changed here, which stay"),
+    ):
+        if report[name]:  # type: ignore[literal-required]
+            parts.append(f"{report[name]} {word}")  # type: ignore[literal-required]
+    return ", ".join(parts)
+
+
+def _tell(report: AdoptReport) -> None:
+    tell(_done(report))
+    for name, sentence in (
+        ("odd", "keys that cannot be names, and their paths:"),
+        ("refused", "keys without a file, since something else has the name:"),
+    ):
+        count, keys = report[f"{name}_count"], report[name]  # type: ignore[literal-required]
+        if not count:
+            continue
+        tell(f"{count} {sentence}")
+        for key in keys[:_KEYS_SHOWN_MAX]:
+            tell(f"  {key}")
+        if count > _KEYS_SHOWN_MAX:
+            tell(f"  and {count - _KEYS_SHOWN_MAX} more")
+    if report["problem"]:
+        complain(report["problem"])
+
+
+def _tell_sources(served: Mount, *, as_json: bool) -> None:
+    sources = served.adoption.sources()
+    if as_json:
+        tell_json(sources)
+        return
+    if not sources:
+        tell("nothing was adopted")
+    for each in sources:
+        watched = f"each {format_duration(each['watch_s'])}" if each["watch_s"] else "on request"
+        listed = "never to its end"
+        if each["listed_ns"]:
+            listed = format_duration(max(0.0, time.time() - each["listed_ns"] / 1e9)) + " ago"
+        tell(
+            f"{each['path'] or '(removed)'}: {each['url']}, "
+            f"{format_count(each['object_count'], 'object')}, listed {watched}, last {listed}"
+        )
+        if each["problem"]:
+            complain(f"  {each['problem']}")
+
+
+def _own(path: Path, *, as_json: bool) -> None:
+    totals = Totals()
+
+    def call(mount: Mount, inos: list[int], left_s: float) -> WorkReport:
+        return mount.adoption.own(inos, timeout_s=left_s)
+
+    def describe(done: Totals) -> str:
+        return f"{format_size(done.moved_bytes)} owned"
+
+    TreeWork(Work(call), totals).run((path,), describe, hidden=as_json)
+    if as_json:
+        tell_json(totals.to_json())
+    else:
+        totals.tell_failures()
+        tell(f"{totals.outcomes['done']} files of {format_size(totals.moved_bytes)} are owned now")
+    if not totals.complete:
+        raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+def _seconds(text: str) -> int:
+    seconds = parse_duration(text)
+    return round(seconds)
+
+
+def _octal(text: str) -> int:
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise click.UsageError(f"--mode {text}: write octal digits, such as 0644") from None
+
+
+def _options(texts: tuple[str, ...]) -> dict[str, object]:
+    options: dict[str, object] = {}
+    for text in texts:
+        name, found, value = text.partition("=")
+        if not found:
+            raise click.UsageError(f"--option {text}: write NAME=VALUE")
+        options[name] = {"true": True, "false": False}.get(value, value)
+    return options
+
+
+def _mount_of(path: Path) -> Mount:
+    """Return the mount that a name lies in; the name need not exist."""
+    above = Path(os.path.realpath(path if path.exists() else path.parent))
+    found = find_mount_above(above)
+    if found is None:
+        raise UsageError(f"{path} does not lie in a mount of memfs", ExitCode.NOT_MOUNTED)
+    return found
