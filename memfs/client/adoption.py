@@ -42,6 +42,7 @@ class Adoption(NamedTuple):
         watch_s: int | None = None,
         deleted: str | None = None,
         store: str | None = None,
+        take: str | None = None,
         options: Mapping[str, object] | None = None,
         on_progress: Callable[[methods.AdoptReport], None] = _to_nobody,
     ) -> methods.AdoptReport:
@@ -58,6 +59,7 @@ class Adoption(NamedTuple):
             watch_s: List the source again each so many seconds; 0 or None: never.
             deleted: `keep` or `remove` files whose object is gone; None: keep.
             store: Name of a store with credentials.
+            take: What becomes of the files of `file:///DIRECTORY`: `reference`, `copy` or `move`.
             options: Those of the fsspec file system, no secrets.
             on_progress: Told about once a second what was done so far.
 
@@ -78,6 +80,7 @@ class Adoption(NamedTuple):
             "watch_s": watch_s,
             "deleted": deleted,
             "store": store,
+            "take": take,
             "options": dict(options) if options else None,
         }
         self.mount.refuse_read_only()
@@ -136,6 +139,25 @@ class Adoption(NamedTuple):
         params: methods.SourcePathParameters = {"path": self.mount.named(path)}
         self.mount.refuse_read_only()
         return self.mount.asking(methods.ADOPT_FORGET, STEP_S_MAX)(params)
+
+    def release(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        on_progress: Callable[[methods.AdoptReport], None] = _to_nobody,
+    ) -> methods.AdoptReport:
+        """Give a directory back what was adopted from it; it is gone from the mount then.
+
+        Raises:
+            ControlError: ENOENT: no source has that directory. EINVAL: it is a bucket.
+        """
+        params: methods.ReleaseParameters = {
+            "path": self.mount.named(path),
+            "work": secrets.token_hex(8),
+        }
+        self.mount.refuse_read_only()
+        ask = self.mount.asking(methods.ADOPT_RELEASE, STEP_S_MAX)
+        return self._follow(lambda: ask(params), params["work"], on_progress)
 
     def _follow(
         self,

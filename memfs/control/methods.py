@@ -431,6 +431,8 @@ class AdoptParameters(TypedDict):
     """`keep` or `remove`."""
     store: NotRequired[str | None]
     """Name of a store with credentials."""
+    take: NotRequired[str | None]
+    """`reference`, `copy` or `move`, of a directory of this machine."""
     options: NotRequired[dict[str, object] | None]
     """Those of the fsspec file system; no secrets."""
 
@@ -464,6 +466,10 @@ class AdoptReport(TypedDict):
     odd: list[str]
     refused_count: int
     refused: list[str]
+    taken_count: int
+    taken_bytes: int
+    failed_count: int
+    failures: list[str]
     problem: str
     """Why nothing was removed; empty: no problem."""
 
@@ -488,6 +494,13 @@ class SourcePathParameters(TypedDict):
     path: str
 
 
+class ReleaseParameters(TypedDict):
+    """A directory that was adopted, by its place in the mount."""
+
+    path: str
+    work: str
+
+
 class OwnParameters(TypedDict):
     """Files."""
 
@@ -499,6 +512,7 @@ ADOPT_REFRESH = Method("adopt_refresh", RefreshParameters, AdoptReport)
 ADOPT_CANCEL = Method("adopt_cancel", WorkParameters, type(None))
 ADOPT_SOURCES = Method("adopt_sources", Nothing, list[SourceReport])
 ADOPT_OWN = Method("adopt_own", OwnParameters, WorkReport)
+ADOPT_RELEASE = Method("adopt_release", ReleaseParameters, AdoptReport)
 ADOPT_FORGET = Method("adopt_forget", SourcePathParameters, int)
 
 

@@ -47,6 +47,13 @@ class Likeness(NamedTuple):
     """Permission bits of files; directories can be searched by who may read them."""
     uid: int
     gid: int
+    keeps_own: bool = False
+    """What the source tells of a file counts instead, where it tells it."""
+
+    def of(self, found: SourceObject) -> Likeness:
+        """Return that of an object."""
+        own = found.attributes if self.keeps_own else None
+        return self if own is None else Likeness(stat.S_IMODE(own.mode), own.uid, own.gid)
 
 
 class NewObject(NamedTuple):
@@ -180,11 +187,15 @@ class ForeignChanges(TreeChanges):
                 before = len(told)
                 try:
                     parent = await self._directory(source, root, above, like, directories, told)
+                    if each.is_directory and len(told) > before:
+                        await self._set_directory_mode(parent, each, like)
                 except _InTheWayError:
                     refused.append(each.found.key)
                     continue
                 directory_count += len(told) - before
-                if not each.is_directory:
+                if each.found.attributes is not None and each.found.attributes.target:
+                    made_count += await self._make_symlink(parent, each, like, told)
+                elif not each.is_directory:
                     files.append(self._file_of(source, parent, each, like, now_ns))
             made = await self._engine.adopt_files(files)
             for file, was_made in zip(files, made, strict=True):
@@ -206,10 +217,31 @@ class ForeignChanges(TreeChanges):
     def _file_of(
         self, source: SourceId, parent: InodeNo, each: NewObject, like: Likeness, now_ns: int
     ) -> AdoptedFile:
-        ino = self._reserve_ino()
+        ino, like = self._reserve_ino(), like.of(each.found)
         new = NewInode(ino, stat.S_IFREG | like.mode, like.uid, like.gid, now_ns)
         foreign = foreign_of(source, each.found, ino, now_ns=now_ns)
         return AdoptedFile(parent, each.names[-1], new, foreign)
+
+    async def _set_directory_mode(self, ino: InodeNo, each: NewObject, like: Likeness) -> None:
+        own = each.found.attributes
+        if own is not None and like.keeps_own:
+            changes = AttributeChanges(mode=stat.S_IMODE(own.mode), uid=own.uid, gid=own.gid)
+            await self._engine.set_attributes(ino, changes)
+
+    async def _make_symlink(
+        self, parent: InodeNo, each: NewObject, like: Likeness, told: list[tuple[InodeNo, bytes]]
+    ) -> int:
+        """Make a symlink; 0: its name is taken, by itself as a rule."""
+        own, name = each.found.attributes, each.names[-1]
+        assert own is not None
+        if await self._engine.find(parent, name) is not None:
+            return 0
+        uid, gid = (own.uid, own.gid) if like.keeps_own else (like.uid, like.gid)
+        mode, ino, now_ns = stat.S_IFLNK | 0o777, self._reserve_ino(), self._now_ns()
+        new = NewInode(ino, mode, uid, gid, now_ns, target=own.target)
+        await self._engine.create(parent, name, new)
+        told.append((parent, name))
+        return 1
 
     async def _directory(
         self,

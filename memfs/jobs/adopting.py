@@ -6,6 +6,7 @@ off, and the next one goes on from there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import stat
 import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import trio
 
@@ -32,7 +34,9 @@ from memfs.filesystem.tree_changes import Name, Original
 from memfs.jobs.file_work import run_work
 from memfs.jobs.paths import find_parent, find_path, split_path
 from memfs.jobs.refreshing import Refresh, RefreshTally
+from memfs.jobs.releasing import Releasing
 from memfs.jobs.sliced_work import SLICE_S, SlicedWork
+from memfs.jobs.taking import Take, Taking
 from memfs.metadata.foreign import WhenGone
 from memfs.moves.attempt import sources_of
 from memfs.moves.hydrating import hydrate
@@ -41,7 +45,7 @@ from memfs.types import InodeNo, SourceId
 from memfs.urls import url_without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
     from memfs.control.methods import AdoptReport, SourceReport, WorkReport
     from memfs.control.server import Handler
@@ -59,6 +63,9 @@ WATCH_PAUSE_S = 5.0
 WATCH_S_MIN = 10
 
 FILE_MODE = 0o644
+
+TAKE_OPTION = "take"
+"""Among the options of a source: what becomes of its files."""
 
 _MODE_MAX = 0o7777
 _ID_MAX = (1 << 32) - 2
@@ -127,6 +134,7 @@ class AdoptMethods:
             "adopt_sources": self.sources,
             "adopt_own": self.own,
             "adopt_forget": self.forget,
+            "adopt_release": self.release,
         }
 
     async def run(self) -> None:
@@ -169,6 +177,7 @@ class AdoptMethods:
         watch_s: int | None = None,
         deleted: str | None = None,
         store: str | None = None,
+        take: str | None = None,
         options: dict[str, object] | None = None,
     ) -> AdoptReport:
         """Make files of the objects of a source, for a second; see `client.Adoption.adopt`.
@@ -184,6 +193,8 @@ class AdoptMethods:
 
         def begin(tally: RefreshTally) -> AsyncGenerator[None, None]:
             wanted = _wanted(mode, uid, gid, store, options)
+            if take is not None:
+                wanted[TAKE_OPTION] = _take(take, url).value
             when_gone = None if deleted is None else _when_gone(deleted)
             _check_watch(watch_s)
             return self._adopt(url, os.fsencode(path), wanted, watch_s, when_gone, tally)
@@ -202,6 +213,10 @@ class AdoptMethods:
 
         async def steps(tally: RefreshTally) -> AsyncGenerator[None, None]:
             source = await self._source_at(os.fsencode(path))
+            if _taken(source) is not Take.REFERENCE:
+                raise InvalidValueError(
+                    f"the files of {source.url} are memfs's own: nothing is followed there"
+                )
             source = await self._settle(source, watch_s, deleted)
             async with aclosing(self._list(source, tally, confirmed=confirm)) as listing:
                 async for _ in listing:
@@ -239,16 +254,10 @@ class AdoptMethods:
             InvalidValueError: Files, or snapshots, have nothing but its objects.
         """
         source = await self._source_at(os.fsencode(path))
-        if source.source in self._busy:
-            raise FilesOpenError(f"{source.url} is being listed; try again later")
         count = await self._engine.count_objects(source.source)
-        self._busy.add(source.source)
-        try:
-            async with self._engine.change():
-                await self._drop_rows(source)
-                await self._engine.remove_source(source.source)
-        finally:
-            self._busy.discard(source.source)
+        async with self._alone(source), self._engine.change():
+            await self._drop_rows(source)
+            await self._engine.remove_source(source.source)
         await sources_of(self._parts).forget(source.source)
         return count
 
@@ -312,6 +321,7 @@ class AdoptMethods:
                     break
         finally:
             await store.aclose()
+        self._check_apart(shown)
         root = await self._root(path)
         source = await self._find(root.ino)
         if source is None:
@@ -328,9 +338,77 @@ class AdoptMethods:
             raise AlreadyExistsError(f"{os.fsdecode(path)} is made of {source.url} already")
         else:
             source = await self._settle(source, watch_s, deleted and deleted.value)
-        async with aclosing(self._list(source, tally)) as steps:
-            async for _ in steps:
-                yield
+            if TAKE_OPTION in wanted:
+                source = await self._retake(source, Take(str(wanted[TAKE_OPTION])))
+        how = _taken(source)
+        # What was moved is not listed any more.
+        if how is Take.REFERENCE or not source.listed_ns:
+            async with aclosing(self._list(source, tally)) as steps:
+                async for _ in steps:
+                    yield
+        if how is not Take.REFERENCE:
+            done, failed = tally.note_taken, tally.note_failed
+            taking = Taking(self._changes, self._parts, source, how, done, failed)
+            async with self._alone(source), aclosing(taking.run()) as steps:
+                async for _ in steps:
+                    yield
+
+    async def _retake(self, source: Source, how: Take) -> Source:
+        """Store what is to become of files that were only referred to so far."""
+        before = _taken(source)
+        if before is how:
+            return source
+        if before is not Take.REFERENCE:
+            raise InvalidValueError(f"{source.url} was adopted by --{before.value}")
+        told = {**json.loads(source.options), TAKE_OPTION: how.value}
+        changed = source._replace(options=json.dumps(told, sort_keys=True))
+        async with self._engine.change():
+            await self._engine.put_source(changed)
+        return changed
+
+    # --- release ---------------------------------------------------------------------------------
+    async def release(self, path: str, work: str) -> AdoptReport:
+        """Give a directory back what was adopted from it, for a second.
+
+        Raises:
+            NotFoundError: No source has that root.
+            InvalidValueError: It is no directory of this machine.
+        """
+
+        async def steps(tally: RefreshTally) -> AsyncGenerator[None, None]:
+            source = await self._source_at(os.fsencode(path))
+            store = await sources_of(self._parts).store_of(source.source)
+            top = store.local_path("")
+            if top is None:
+                raise InvalidValueError(
+                    f"{source.url} is no directory of this machine: memfs adopt --own, and --forget"
+                )
+            releasing = Releasing(self._changes, self._parts, source, top, _taken(source), tally)
+            async with self._alone(source), aclosing(releasing.run()) as listing:
+                async for _ in listing:
+                    yield
+
+        return await self._go_on(work, steps)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, source: Source) -> AsyncIterator[None]:
+        """Have a source to oneself."""
+        if source.source in self._busy:
+            raise FilesOpenError(f"{source.url} is being listed already; try again later")
+        self._busy.add(source.source)
+        try:
+            yield
+        finally:
+            self._busy.discard(source.source)
+
+    def _check_apart(self, url: str) -> None:
+        """See that a directory is not the state directory, nor holds it, nor lies in it."""
+        if not url.startswith("file://"):
+            return
+        source = os.path.realpath(unquote(urlsplit(url).path))
+        state = os.path.realpath(self._parts.raw_store.root.parent)
+        if os.path.commonpath((source, state)) in (source, state):
+            raise UsageError(f"{url}: the state directory of the mount, {state}, lies there")
 
     async def _root(self, path: bytes) -> Inode:
         """Return the directory of a path, made if it is missing."""
@@ -379,23 +457,21 @@ class AdoptMethods:
     async def _list(
         self, source: Source, tally: RefreshTally, *, confirmed: bool = False
     ) -> AsyncGenerator[None, None]:
-        if source.source in self._busy:
-            raise FilesOpenError(f"{source.url} is being listed already; try again later")
-        self._busy.add(source.source)
-        try:
+        async with self._alone(source):
             like = await self._likeness(source)
             refresh = Refresh(self._changes, self._parts, source, like, tally, confirmed=confirmed)
             async with aclosing(refresh.run()) as steps:
                 async for _ in steps:
                     yield
-        finally:
-            self._busy.discard(source.source)
 
     async def _likeness(self, source: Source) -> Likeness:
         told: dict[str, Any] = json.loads(source.options)
         root = await self._engine.get_inode(source.root)
         return Likeness(
-            told.get("mode", FILE_MODE), told.get("uid", root.uid), told.get("gid", root.gid)
+            told.get("mode", FILE_MODE),
+            told.get("uid", root.uid),
+            told.get("gid", root.gid),
+            keeps_own=not told.keys() & {"mode", "uid", "gid"},
         )
 
     async def _describe(self, source: Source) -> SourceReport:
@@ -449,6 +525,21 @@ def _wanted(
     if options:
         wanted[FILE_SYSTEM_OPTION] = options
     return wanted
+
+
+def _take(text: str, url: str) -> Take:
+    try:
+        how = Take(text)
+    except ValueError:
+        raise InvalidValueError(f"take: {text!r} is neither reference, copy nor move") from None
+    if not url.startswith("file:///"):
+        raise InvalidValueError(f"{url}: only a directory of this machine is taken: file:///...")
+    return how
+
+
+def _taken(source: Source) -> Take:
+    """Return what becomes of the files of a source."""
+    return Take(json.loads(source.options).get(TAKE_OPTION, Take.REFERENCE.value))
 
 
 def _when_gone(text: str) -> WhenGone:

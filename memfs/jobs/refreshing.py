@@ -63,7 +63,24 @@ class RefreshTally:
     refused_count: int = 0
     refused: list[str] = field(default_factory=list)
     """The first keys whose name something of memfs's own has."""
+    taken_count: int = 0
+    """Files that are memfs's own now, or are back in their directory."""
+    taken_bytes: int = 0
+    failed_count: int = 0
+    failures: list[str] = field(default_factory=list)
+    """The first files that could not be taken, or given back."""
     problem: str = ""
+
+    def note_taken(self, size: int) -> None:
+        """Note a file that was taken, or given back."""
+        self.taken_count += 1
+        self.taken_bytes += size
+
+    def note_failed(self, key: str, reason: str) -> None:
+        """Note one that could not be."""
+        self.failed_count += 1
+        if len(self.failures) < KEYS_SHOWN_MAX:
+            self.failures.append(f"{_shown(key)}: {_shown(reason)}")
 
     def note_odd(self, key: str, path: bytes) -> None:
         """Note a key whose file has another name."""
@@ -94,6 +111,10 @@ class RefreshTally:
             "odd": self.odd,
             "refused_count": self.refused_count,
             "refused": self.refused,
+            "taken_count": self.taken_count,
+            "taken_bytes": self.taken_bytes,
+            "failed_count": self.failed_count,
+            "failures": self.failures,
             "problem": self.problem,
         }
 

@@ -139,10 +139,10 @@ class Foreign(Protocol):
         ...
 
     async def remove_source(self, source: SourceId) -> None:
-        """Forget a source, and which of its keys are gone.
+        """Forget a source, and which of its keys are gone; who has a nameless file open loses it.
 
         Raises:
-            InvalidValueError: A file, or a snapshot, refers to an object of it.
+            InvalidValueError: A file with a name, or a snapshot, refers to an object of it.
         """
         ...
 

@@ -157,6 +157,17 @@ ADOPT_POINTS = (
 """That of `memfs adopt` (`jobs.adopting`, `jobs.refreshing`); three of them again and again."""
 
 
+TAKE_POINTS = (
+    "take.begun",
+    "take.linked",
+    "take.published",
+    "take.removed",
+    "release.made",
+    "release.removed",
+)
+"""That of `memfs adopt --move` and of `memfs release` (`jobs.taking`, `jobs.releasing`)."""
+
+
 class FaultPoints:
     """Told of every point reached; does nothing. Crash tests pass one that kills the process."""
 

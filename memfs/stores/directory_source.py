@@ -21,7 +21,7 @@ from memfs.errors import (
 )
 from memfs.stores.calls import BlockingCalls
 from memfs.stores.disk import disk_errors, read_fully
-from memfs.stores.source import PAGE_COUNT, SourceObject
+from memfs.stores.source import PAGE_COUNT, Attributes, SourceObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +36,8 @@ T = TypeVar("T")
 class DirectorySource:
     """A `SourceBackend` over a directory.
 
-    Symlinks, devices, sockets and FIFOs are no objects.
+    Directories and symlinks are listed with their attributes, directories with a slash behind
+    their name. Devices, sockets and FIFOs are left out.
 
     Args:
         root: The directory.
@@ -75,6 +76,10 @@ class DirectorySource:
         """See `SourceBackend`."""
         return await self._call(f"look at {key}", lambda: self._look_at(key))
 
+    def local_path(self, key: str) -> Path | None:
+        """Each object is a local file."""
+        return self._root / key
+
     async def aclose(self) -> None:
         """Nothing is open."""
 
@@ -100,9 +105,12 @@ class DirectorySource:
             except FileNotFoundError:
                 # Removed since its directory was read.
                 continue
-            if not statmode.S_ISREG(status.st_mode):
+            key, target = os.fsdecode(path), b""
+            if statmode.S_ISLNK(status.st_mode):
+                target = os.readlink(os.fsencode(self._root) + b"/" + path)
+            elif not statmode.S_ISREG(status.st_mode) and not path.endswith(b"/"):
                 continue
-            found.append(_object_of(os.fsdecode(path), status))
+            found.append(_object_of(key, status, target))
             if len(found) == PAGE_COUNT:
                 return found, found[-1].key
         return found, None
@@ -133,14 +141,16 @@ class DirectorySource:
         return _object_of(key, status)
 
 
-def _object_of(key: str, status: os.stat_result) -> SourceObject:
+def _object_of(key: str, status: os.stat_result, target: bytes = b"") -> SourceObject:
+    attributes = Attributes(status.st_mode, status.st_uid, status.st_gid, target)
+    size = status.st_size if statmode.S_ISREG(status.st_mode) else 0
     numbers = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
     etag = "-".join(f"{number:x}" for number in numbers)
-    return SourceObject(key, status.st_size, etag, status.st_mtime_ns)
+    return SourceObject(key, size, etag, status.st_mtime_ns, "", attributes)
 
 
 def _files_behind(top: bytes, below: bytes, last: bytes) -> Iterator[bytes]:
-    """Yield paths of what is no directory behind a path, in order of their bytes.
+    """Yield paths behind a path in order of their bytes, those of directories with a slash.
 
     Args:
         top: The root.
@@ -164,4 +174,6 @@ def _files_behind(top: bytes, below: bytes, last: bytes) -> Iterator[bytes]:
             if name > last:
                 yield name
         elif name > last or last.startswith(name):
+            if name > last:
+                yield name
             yield from _files_behind(top, name[:-1], last)

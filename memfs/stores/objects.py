@@ -288,6 +288,10 @@ class FsspecStore:
             )
         return data
 
+    def local_path(self, _key: str) -> Path | None:
+        """No object of it is taken for a local file."""
+        return None
+
     async def look_at(self, key: str, version: str = "") -> SourceObject:
         """Return an object as it is now, or as a version of it is."""
         return await self._call(f"look at {key}", self._look, key, version)

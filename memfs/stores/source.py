@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
-from memfs.errors import ListingOrderError, MemfsError
-from memfs.stores.disk import write_all_at
+from memfs.errors import ListingOrderError, MemfsError, ObjectChangedError
+from memfs.stores.disk import clone_file, disk_errors, write_all_at
 from memfs.stores.parts import PART_CONCURRENCY
 from memfs.stores.store import PART_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+    from pathlib import Path
 
     from memfs.stores.parts import PartSlots
     from memfs.stores.retry import RepeatedCalls
@@ -27,6 +28,17 @@ PAGE_COUNT = 1000
 
 REQUEST_COUNT_MAX = 32
 """Range reads of a source at a time: four fetches of eight parts. Guess."""
+
+
+class Attributes(NamedTuple):
+    """What a source knows of a file beside its bytes."""
+
+    mode: int
+    """Type and permission bits, as `st_mode`: a regular file, a directory or a symlink."""
+    uid: int
+    gid: int
+    target: bytes = b""
+    """That of a symlink."""
 
 
 class SourceObject(NamedTuple):
@@ -41,6 +53,8 @@ class SourceObject(NamedTuple):
     """When it was written, by the clock of the source."""
     version: str = ""
     """Where the source keeps versions; empty: it does not."""
+    attributes: Attributes | None = None
+    """None: the source has no such; else `key` ends with a slash for a directory."""
 
     @property
     def order(self) -> bytes:
@@ -94,6 +108,10 @@ class SourceBackend(Protocol):
             key: Its key.
             version: One of its versions; empty: the present one.
         """
+        ...
+
+    def local_path(self, key: str) -> Path | None:
+        """Return where an object is a file of this machine; None: it is not."""
         ...
 
     async def aclose(self) -> None:
@@ -183,6 +201,9 @@ class SourceStore:
             fd: Writable.
             on_progress: Told the bytes that are there.
         """
+        if (path := self._backend.local_path(wanted.key)) is not None:
+            await self._copy(wanted, path, fd, on_progress)
+            return
         starts = iter(range(0, wanted.size, PART_BYTES))
         failures: list[MemfsError] = []
         done_bytes = 0
@@ -208,6 +229,33 @@ class SourceStore:
                     nursery.start_soon(fetch_parts)
         if failures:
             raise failures[0]
+
+    async def _copy(
+        self, wanted: SourceObject, path: Path, fd: int, on_progress: Callable[[int], None]
+    ) -> None:
+        """Make a file equal to one of this machine: they share blocks where the disk can."""
+
+        def copy() -> None:
+            with disk_errors(str(path)):
+                source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    clone_file(source, fd, on_progress)
+                finally:
+                    os.close(source)
+
+        await self._check(wanted)
+        await trio.to_thread.run_sync(copy)
+        await self._check(wanted)
+        on_progress(wanted.size)
+
+    async def _check(self, wanted: SourceObject) -> None:
+        found = await self.look_at(wanted.key)
+        if (found.etag, found.size) != (wanted.etag, wanted.size):
+            raise ObjectChangedError(f"{self.url}/{wanted.key}: it was changed")
+
+    def local_path(self, key: str) -> Path | None:
+        """Return where an object is a file of this machine; None: it is not."""
+        return self._backend.local_path(key)
 
     async def look_at(self, key: str, version: str = "") -> SourceObject:
         """Return an object as it is now, or a version of it; as `SourceBackend.look_at`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING, Any, Protocol
 
 import fsspec
@@ -166,7 +167,8 @@ async def opened(behind: Behind) -> Any:  # noqa: ANN401  the decorator makes it
 
 
 async def keys_of(store: SourceStore) -> list[str]:
-    return [each.key async for page in store.list_pages() for each in page]
+    found = [each.key async for page in store.list_pages() for each in page]
+    return [key for key in found if not key.endswith("/")]
 
 
 async def find(store: SourceStore, key: str) -> SourceObject:
@@ -186,7 +188,9 @@ async def test_objects_are_listed_in_order(behind: Behind) -> None:
     for key in reversed(wanted):
         behind.put(key, key.encode() * 3)
     async with opened(behind) as store:
-        found = [each async for page in store.list_pages() for each in page]
+        found = [
+            each async for page in store.list_pages() for each in page if not each.key.endswith("/")
+        ]
         assert [each.key for each in found] == wanted
         assert [each.size for each in found] == [len(key.encode()) * 3 for key in wanted]
         assert all(each.etag and each.mtime_ns >= 0 for each in found)
@@ -242,7 +246,7 @@ async def test_an_object_that_was_removed_is_missing(behind: Behind) -> None:
         assert await keys_of(store) == ["other"]
 
 
-async def test_what_is_no_file_is_no_object(tmp_path: Path) -> None:
+async def test_a_directory_tells_attributes_and_leaves_out_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "empty").mkdir()
@@ -250,7 +254,15 @@ async def test_what_is_no_file_is_no_object(tmp_path: Path) -> None:
     odd = os.fsdecode(b"\xff\xfe")
     (tmp_path / odd).write_bytes(b"odd")
     store = open_source(f"file://{tmp_path}", {}, TIMEOUT_S)
-    assert await keys_of(store) == ["file", odd]
+    (tmp_path / "empty").chmod(0o710)
+    found = {each.key: each async for page in store.list_pages() for each in page}
+    assert [*found] == ["empty/", "file", "link", odd]
+    for name, mode in (("empty/", stat.S_IFDIR | 0o710), ("link", stat.S_IFLNK | 0o777)):
+        attributes = found[name].attributes
+        assert attributes is not None
+        assert (attributes.mode, attributes.uid) == (mode, os.geteuid())
+    assert found["link"].attributes is not None
+    assert found["link"].attributes.target == b"file"
     assert await store.read(await find(store, odd), 0, 3) == b"odd"
     wanted = await find(store, "file")
     (tmp_path / "file").unlink()
@@ -267,8 +279,8 @@ async def test_a_directory_is_listed_in_pages(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     store = open_source(f"file://{tmp_path}", {}, TIMEOUT_S)
     pages = [page async for page in store.list_pages()]
-    assert [len(page) for page in pages] == [PAGE_COUNT, PAGE_COUNT, 5]
-    assert [each.key for page in pages for each in page] == sorted(names)
+    assert [len(page) for page in pages] == [PAGE_COUNT, PAGE_COUNT, 12]
+    assert await keys_of(store) == sorted(names)
 
 
 async def test_a_directory_that_is_gone_is_not_an_empty_one(tmp_path: Path) -> None:

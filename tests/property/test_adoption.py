@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import stat
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,12 +20,14 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from memfs.errors import MemfsError, StoreError
+from memfs.errors import MemfsError, ObjectChangedError, ObjectMissingError, StoreError
 from memfs.jobs.adopting import AdoptMethods
 from memfs.moves.dropping import drop_raw
-from memfs.moves.faults import ADOPT_POINTS
+from memfs.moves.faults import ADOPT_POINTS, TAKE_POINTS
 from memfs.moves.hydrating import hydrate
+from memfs.stores.remote import open_source
 from memfs.types import ROOT_INODE, InodeNo
+from tests.processes import outlived
 from tests.property.world import ROOMY, Refusal, World
 from tests.unit.fakes.bucket import URL, Bucket
 
@@ -382,3 +385,80 @@ def test_nothing_is_removed_when_much_would_go_or_a_listing_ends_early() -> None
         assert refresh(world, confirm=True)["removed_count"] == 4
         [source] = world.run(world.engine.list_sources())
         assert (source.problem, len(look(world))) == ("", 26)
+
+
+# --- directories ---------------------------------------------------------------------------------
+def _in_directory(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+def _in_mount(world: World) -> dict[str, bytes]:
+    """Return what has its bytes in the mount, or can be read where it is."""
+    found: dict[str, bytes] = {}
+    for path, (ino, mode) in look(world).items():
+        if stat.S_ISREG(mode):
+            with suppress(ObjectChangedError, ObjectMissingError):
+                found[path] = world.run(world.read_all(ino))
+    return found
+
+
+def take(world: World, data: Path) -> AdoptReport:
+    return _work(world, "adopt", url=f"file://{data}", path="set", take="move")
+
+
+def _world_of(root: Path) -> World:
+    return World(
+        root,
+        ROOMY,
+        passthrough=True,
+        open_source=lambda url, _options: open_source(url, {}, 30.0),
+    )
+
+
+def _die_at(root: Path, data: Path, point: str) -> None:
+    """Take the directory, or give it back, up to a point."""
+    world = _world_of(root)
+    world.interruptions.arm(point, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if point.startswith("release"):
+        _work(world, "release", path="set")
+    else:
+        take(world, data)
+
+
+def _take_all(root: Path, data: Path) -> None:
+    world = _world_of(root)
+    assert take(world, data)["failures"] == []
+    world.close()
+
+
+@pytest.mark.parametrize("point", TAKE_POINTS)
+def test_a_kill_amid_a_move_or_its_way_back_loses_no_file(tmp_path: Path, point: str) -> None:
+    """Each file is in the directory or in the mount, and in the end where it was to be."""
+    data, root = tmp_path / "data", tmp_path / "world"
+    (data / "deep").mkdir(parents=True)
+    expected = {"a": b"a" * 5000, "deep/b": b"b" * 70_000, "deep/c": b"c", "z": b""}
+    for name, content in expected.items():
+        (data / name).write_bytes(content)
+    root.mkdir()
+    is_release = point.startswith("release")
+    if is_release:
+        _take_all(root, data)
+        assert _in_directory(data) == {}
+    assert outlived(lambda: _die_at(root, data, point)) == signal.SIGKILL
+    world = _world_of(root)
+    assert {**_in_directory(data), **_in_mount(world)} == expected
+    # The name that a move was about to give is garbage first.
+    world.step()
+    report = _work(world, "release", path="set") if is_release else take(world, data)
+    assert report["failures"] == []
+    # Raw files that have names in the directory lose their own with the garbage.
+    for _ in range(3):
+        world.step()
+    assert _in_directory(data) == (expected if is_release else {})
+    if not is_release:
+        assert _in_mount(world) == expected
+    world.close()

@@ -44,6 +44,7 @@ _MODULES = {
     "pool": "pool",
     "clone": "clone",
     "adopt": "adopt",
+    "release": "adopt",
     "prefetch": "prefetch",
     "snapshot": "snapshot",
     "tensor-snapshots": "tensor_snapshots",

@@ -126,7 +126,7 @@ _CHECKS = (
     (
         "inode {} has {} bytes but neither a raw file nor a form nor a foreign object",
         f"""select ino, size from inode where {_REGULAR} and flags & 1 = 0 and size > 0
-            and raw = 0 and blob not in (select blob from form) and not exists (
+            and nlink > 0 and raw = 0 and blob not in (select blob from form) and not exists (
                 select 1 from foreign_object as o
                 where o.ino = inode.ino and o.generation = inode.generation)""",
     ),

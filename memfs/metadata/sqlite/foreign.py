@@ -20,6 +20,7 @@ from memfs.metadata.sqlite.statements import (
     DELETE_OBJECT,
     DELETE_SOURCE,
     FORGET_GONE,
+    FORGET_OBJECTS,
     INSERT_DENTRY,
     INSERT_INODE,
     INSERT_OBJECT,
@@ -49,6 +50,12 @@ _LIST_OBJECTS = (
     f"select {OBJECT_COLUMNS} from foreign_object where source = ? and key > ? and current = 1"
     " order by key limit ?"
 )
+_IS_SHOWN = """
+    select 1 from foreign_object as o where source = ? and (
+        exists (select 1 from inode as i where i.ino = o.ino and i.nlink > 0)
+        or exists (select 1 from inode_was as w where w.ino = o.ino))
+    limit 1
+"""
 _COUNT_OBJECTS = "select count(*) from foreign_object where source = ? and current = 1"
 _LIST_GONE = "select key from foreign_gone where source = ? and key > ? order by key limit ?"
 _FIRST_GENERATION = Generation(1)
@@ -100,8 +107,10 @@ class Foreign(Held):
 
     async def remove_source(self, source: SourceId) -> None:
         self._begin_change()
-        if self._row("select 1 from foreign_object where source = ? limit 1", (source,)):
+        if self._row(_IS_SHOWN, (source,)):
             raise InvalidValueError(f"source {source}: files or snapshots have objects of it still")
+        self._write(FORGET_OBJECTS, (source,))
+        self._cache.has_objects = None
         self._write(FORGET_GONE, (source,))
         self._write(DELETE_SOURCE, (source,))
         if self._row("select 1 from source limit 1") is None:

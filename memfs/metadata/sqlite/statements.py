@@ -294,6 +294,7 @@ PUT_EVENT = _statement(
     "insert or replace into event (slot, number, at_ns, kind, subject, detail)"
     " values (?, ?, ?, ?, ?, ?)"
 )
+FORGET_OBJECTS = _statement("delete from foreign_object where source = ?")
 
 TEXTS = tuple(_texts)
 

@@ -14,6 +14,8 @@ from memfs.stores.retry import RepeatedCalls, RetryPolicy
 from memfs.stores.source import SourceObject, SourceStore
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.stores.source import ObjectPage
 
 URL = "fake://bucket"
@@ -92,6 +94,10 @@ class Bucket:
         if key not in self.objects:
             raise ObjectMissingError(key)
         return self._object(key)
+
+    def local_path(self, _key: str) -> Path | None:
+        """See `SourceBackend`."""
+        return None
 
     async def aclose(self) -> None:
         """See `SourceBackend`."""

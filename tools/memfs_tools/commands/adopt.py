@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import click
 
@@ -43,6 +44,9 @@ _KEYS_SHOWN_MAX = 20
 @click.option("--confirm", is_flag=True, help="Remove files though more than a tenth is gone.")
 @click.option("--store", metavar="NAME", help="The store that has the credentials.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the store.")
+@click.option("--reference", "take", flag_value="reference", help="Read a directory where it is.")
+@click.option("--copy", "take", flag_value="copy", help="Copy a directory, blocks shared.")
+@click.option("--move", "take", flag_value="move", help="Move a directory, without a copy.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def adopt(
     arguments: tuple[str, ...],
@@ -58,13 +62,14 @@ def adopt(
     confirm: bool,
     store: str | None,
     options: tuple[str, ...],
+    take: str | None,
     as_json: bool,
 ) -> None:
     """Make files of the objects of a bucket, without copying a byte.
 
     \b
     memfs adopt s3://bucket/photos /mnt/data/photos
-    memfs adopt file:///srv/old /mnt/data/old
+    memfs adopt --reference /srv/old /mnt/data/old   a directory; also --copy, --move
     memfs adopt --watch 10m --deleted remove s3://bucket/live /mnt/data/live
     memfs adopt --refresh /mnt/data/photos    what has changed in the bucket
     memfs adopt --own /mnt/data/photos/2024   fetch files, which are memfs's own then
@@ -98,13 +103,15 @@ def adopt(
         )
         return
 
+    url = arguments[0] if take is None or refresh else _directory_url(arguments[0], served)
+
     def work(told: Callable[[AdoptReport], None]) -> AdoptReport:
         if refresh:
             return served.adoption.refresh(
                 path, watch_s=watch_s, deleted=deleted, confirm=confirm, on_progress=told
             )
         return served.adoption.adopt(
-            arguments[0],
+            url,
             path,
             mode=None if mode is None else _octal(mode),
             uid=uid,
@@ -112,16 +119,45 @@ def adopt(
             watch_s=watch_s,
             deleted=deleted,
             store=store,
+            take=take,
             options=_options(options),
             on_progress=told,
         )
 
+    _follow(work, as_json=as_json)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def release(path: Path, as_json: bool) -> None:
+    """Give a directory back what was adopted from it.
+
+    \b
+    memfs adopt --move /srv/old /mnt/data/old
+    memfs release /mnt/data/old               all is in /srv/old again
+
+    Files that were moved go back, with all that was changed meanwhile, and new ones go with them.
+    Files that were copied, or referred to, are there still: their names in the mount go, and those
+    that were written in the mount stay and are told. PATH is gone in the end.
+    Stopped by Ctrl-C, running it again goes on from there. Exits with 1 if something stays.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    served = _mount_of(path)
+
+    def work(told: Callable[[AdoptReport], None]) -> AdoptReport:
+        return served.adoption.release(path, on_progress=told)
+
+    _follow(work, as_json=as_json)
+
+
+def _follow(work: Callable[[Callable[[AdoptReport], None]], AdoptReport], *, as_json: bool) -> None:
+    """Do some work, and say what it came to."""
     report = _watched(work, hidden=as_json)
     if as_json:
         tell_json({name: value for name, value in report.items() if name != "ended"})
     else:
         _tell(report)
-    if report["problem"] or report["refused_count"]:
+    if report["problem"] or report["refused_count"] or report["failed_count"]:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
 
 
@@ -158,6 +194,9 @@ def _done(report: AdoptReport) -> str:
     ):
         if report[name]:  # type: ignore[literal-required]
             parts.append(f"{report[name]} {word}")  # type: ignore[literal-required]
+    if report["taken_count"]:
+        count = format_count(report["taken_count"], "file")
+        parts.append(f"{count} of {format_size(report['taken_bytes'])} done")
     return ", ".join(parts)
 
 
@@ -175,6 +214,10 @@ def _tell(report: AdoptReport) -> None:
             tell(f"  {key}")
         if count > _KEYS_SHOWN_MAX:
             tell(f"  and {count - _KEYS_SHOWN_MAX} more")
+    for failure in report["failures"][:_KEYS_SHOWN_MAX]:
+        complain(failure)
+    if report["failed_count"] > _KEYS_SHOWN_MAX:
+        complain(f"and {report['failed_count'] - _KEYS_SHOWN_MAX} more")
     if report["problem"]:
         complain(report["problem"])
 
@@ -216,6 +259,16 @@ def _own(path: Path, *, as_json: bool) -> None:
         tell(f"{totals.outcomes['done']} files of {format_size(totals.moved_bytes)} are owned now")
     if not totals.complete:
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+def _directory_url(text: str, served: Mount) -> str:
+    """Return the URL of a directory outside of mounts of memfs."""
+    path = Path(os.path.realpath(text.removeprefix("file://")))
+    if not path.is_dir():
+        raise UsageError(f"{text} is no directory; --copy, --move and --reference take one")
+    if find_mount_above(path) is not None or served.mountpoint.is_relative_to(path):
+        raise UsageError(f"{text} lies in a mount of memfs, or holds one: use mv, or memfs clone")
+    return f"file://{quote(os.fsencode(path))}"
 
 
 def _seconds(text: str) -> int:
