@@ -229,7 +229,9 @@ def _link(parts: MoveParts, row: ForeignObject, path: Path, raw: RawId) -> int:
             if _etag_of(status) != row.etag:
                 raise ObjectChangedError(f"{row.name} was changed; run memfs adopt --refresh first")
             if status.st_nlink != 1:
-                raise InvalidValueError(f"{row.name} has several names: copy it; after a crash, try again in a moment")
+                raise InvalidValueError(
+                    f"{row.name} has several names: copy it; after a crash, try again in a moment"
+                )
             if storable_ns(status.st_mtime_ns) != row.mtime_ns:
                 raise InvalidValueError(f"{row.name} has a time that memfs cannot keep")
             # It makes the directory, and a name that is free.
