@@ -126,6 +126,20 @@ class ExportNote(NamedTuple):
     """Files whose bytes had no object."""
     missing_bytes: int = 0
 
+    @classmethod
+    def of(cls, description: Description) -> ExportNote:
+        """Return the note of a complete export."""
+        return cls(
+            description.snap,
+            description.created_ns,
+            True,
+            description.created_ns,
+            description.file_count,
+            description.content_bytes,
+            description.missing_count,
+            description.missing_bytes,
+        )
+
 
 class Former(NamedTuple):
     """The export before."""
@@ -356,7 +370,7 @@ class Exporter:
             self._claimed.add(note.snap)
             await self._store_done(remote, contents)
             parts.faults.reach("export.done")
-            done = self._done_note(description)
+            done = ExportNote.of(description)
             await self._note([done if each.snap == note.snap else each for each in self._notes])
             parts.faults.reach("export.recorded")
             self._known[note.snap] = contents, description
@@ -508,18 +522,6 @@ class Exporter:
         finally:
             path.unlink(missing_ok=True)
 
-    def _done_note(self, description: Description) -> ExportNote:
-        return ExportNote(
-            description.snap,
-            description.created_ns,
-            True,
-            description.created_ns,
-            description.file_count,
-            description.content_bytes,
-            description.missing_count,
-            description.missing_bytes,
-        )
-
     async def _note_unchanged(self, former: Description) -> ExportNote:
         [known] = [note for note in self._notes if note.snap == former.snap]
         checked = known._replace(checked_ns=self._clock())
@@ -567,6 +569,7 @@ class Exporter:
                 if each.key in unusable:
                     lost.setdefault(description.snap, unusable[each.key])
         await self._note_lost(lost)
+        self._complete_notes(found)
         if not found:
             return None
         newest = found[0]
@@ -576,6 +579,16 @@ class Exporter:
             if part.sealed.key not in unusable
         }
         return Former(newest, newest.snap not in lost, sound)
+
+    def _complete_notes(self, found: Sequence[Description]) -> None:
+        """Know all of exports that an import has found by their names alone."""
+        known = {description.snap: description for description in found}
+        self._notes = [
+            ExportNote.of(known[note.snap])
+            if note.is_done and not note.created_ns and note.snap in known
+            else note
+            for note in self._notes
+        ]
 
     def _objects_of(self, description: Description) -> list[Sealed]:
         done, _ = self._known[description.snap]

@@ -237,10 +237,11 @@ async def _settings(
     for export in exports:
         if export.state_id != description.state_id:
             continue
-        created_ns = 0
-        if export.snap == description.snap:
-            created_ns = description.created_ns
-        notes.append(ExportNote(export.snap, created_ns, True, created_ns))
+        # The first look at the others tells what is in them.
+        is_chosen = export.snap == description.snap
+        notes.append(
+            ExportNote.of(description) if is_chosen else ExportNote(export.snap, 0, is_done=True)
+        )
     settings = {
         **wanted.settings,
         SOURCE_SETTING: wanted.url.encode(),

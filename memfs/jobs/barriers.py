@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from memfs.placement.quotas import Quotas
     from memfs.types import InodeNo
 
+_NO_BYTES = (
+    "there are no bytes of it, neither on this disk nor in the object store: if they are lost, "
+    "write it anew or remove it"
+)
 _WRITTEN = "a program has it open for writing or mapped; it is uploaded when that ends"
 _CHANGED = "it was changed meanwhile"
 
@@ -122,6 +126,8 @@ class RemoteBarrier:
             results.note(ino, MoveOutcome.BUSY, _WRITTEN)
         elif await find_form(parts, inode, FormKind.REMOTE) is not None:
             results.note(ino, MoveOutcome.UNNEEDED)
+        elif inode.size and not inode.raw and not inode.blob:
+            results.note(ino, FAILED, _NO_BYTES)
         else:
             await self._take(inode, await chosen_store(parts, ino), results)
 

@@ -10,7 +10,7 @@ import pytest
 
 from memfs.encryption.keys import generate_key_file
 from tests import scratch
-from tests.mounting import Mount, run_memfs
+from tests.mounting import Mount, MountError, run_memfs
 from tests.tiers.tiering import SMALL_FRAMES, compressible, status
 
 if TYPE_CHECKING:
@@ -128,3 +128,27 @@ def test_the_new_key_is_enough_once_all_is_rekeyed(mounts: list[Mount], store: P
     assert import_into(new)["export"] == newest["id"]
     new.start()
     assert (new.root / "file").read_bytes() == CONTENT
+
+
+def test_a_file_whose_bytes_are_lost_is_told_until_it_is_written_anew(
+    mounts: list[Mount],
+) -> None:
+    """It had no object when the disk was lost."""
+    former, new = mounts
+    run_memfs("snapshot", "export", former.root)
+    former.kill()
+    assert import_into(new)["missing"] == ["/file"]
+    run_memfs(
+        "snapshot", "import", "--take-over", "--state", new.state, "-c", new.base / "config.toml"
+    )
+    new.start()
+    with pytest.raises(OSError, match="Input/output error"):
+        (new.root / "file").read_bytes()
+    with pytest.raises(MountError, match="write it anew or remove it"):
+        run_memfs("barrier", "--level", "remote", new.root)
+    with pytest.raises(OSError, match="Input/output error"):
+        (new.root / "file").read_bytes()
+    (new.root / "file").write_bytes(CONTENT)
+    assert export(new)["missing_count"] == 0
+    run_memfs("umount", new.root)
+    new.fsck()

@@ -56,7 +56,11 @@ def test_a_file_and_a_tree_come_back(mount: Mount) -> None:
         assert os.getxattr(root / "d/changed", "user.x") == b"1"
         assert reader.read(3) == NEW, "who has it open keeps it"
     plan = run_memfs("snapshot", "restore", root / "d", "--dry-run", "--delete").splitlines()
-    assert sorted(plan) == ["make    /d/removed", "nothing was changed", "remove  /d/more"]
+    assert sorted(plan) == [
+        "compared with first; nothing was changed",
+        "make    /d/removed",
+        "remove  /d/more",
+    ]
     assert (root / "d/more").exists()
     told = restore(root / "d", "--delete")
     assert (told["snapshot"], told["file_count"], told["removed_count"]) == ("first", 1, 1)

@@ -12,11 +12,13 @@ import pytest
 
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import StoreUnavailableError, UsageError
+from memfs.exports.importing import take_over
 from memfs.exports.integrity import READ_S
 from memfs.jobs.exports import ExportMethods, export_report
 from memfs.moves.rekeying import rekey
 from memfs.moves.uploading import upload
 from memfs.placement.resident import POOLS_SETTING
+from memfs.stores.directory import DirectoryStore
 from tests.faulty_store import Fault, FaultKind
 from tests.moving import State, compressible
 from tests.unit.test_exports import (
@@ -235,3 +237,25 @@ async def test_the_former_key_is_needed_by_exports_of_before_a_rekey_alone(tmp_p
         assert await world.state.engine.count_held(0) == 0
     blobs = [path for path in (tmp_path / "store" / "blobs").rglob("*") if path.is_file()]
     assert len(blobs) == 1
+
+
+async def test_an_import_knows_what_is_in_the_exports_of_the_store(tmp_path: Path) -> None:
+    """That which was imported at once, others once they were looked at."""
+    async with mounted(World(tmp_path)) as world:
+        await fill(world.state)
+        made = []
+        for number in range(2):
+            made.append(await world.exporter.export())
+            await world.state.create(f"more-{number}", b"more")
+        state_id = world.state.engine.state_id
+    await bring(tmp_path, at=f"{state_id.hex()[:8]}-{made[0].snap:x}")
+    state = State(tmp_path / "new")
+    store = DirectoryStore(tmp_path / "store", 30.0, 4)
+    await take_over(state.engine, {"": store}, state.packed_store.temporary_path)
+    state.close()
+    async with mounted(World(tmp_path, "new")) as world:
+        newest, older = world.exporter.notes
+        assert older == made[0]
+        assert (newest.snap, newest.file_count) == (made[1].snap, 0)
+        await world.exporter.look()
+        assert [*world.exporter.notes] == made[::-1]

@@ -80,7 +80,7 @@ def _done(report: CopyReport) -> str:
     counts = [
         (report["changed_count"], "changed"),
         (report["removed_count"], "removed"),
-        (report["equal_count"], "as they should be"),
+        (report["equal_count"], "left as before"),
         (report["failed_count"], "failed"),
     ]
     sizes = [

@@ -70,9 +70,9 @@ def restore(
         for action, where in report["actions"]:
             tell(f"{action:6}  {where}")
         if dry_run:
-            tell("nothing was changed")
+            tell(f"compared with {report['snapshot']}; nothing was changed")
             return
-        tell(f"the present was kept before as {report['before']}")
+        tell(f"restored from {report['snapshot']}; the present is kept as {report['before']}")
     if not tell_copy(report, as_json=as_json):
         raise click.exceptions.Exit(ExitCode.PROBLEMS)
 
