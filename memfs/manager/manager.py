@@ -225,12 +225,13 @@ class MemoryManager(SnapshotKeeper):
             attributes[MIME_XATTR] = str(kind.write(value, file)).encode()
 
         try:
-            self._root.write(path, fill, attributes, replace=overwrite, durable=durable)
+            status = self._root.write(path, fill, attributes, replace=overwrite, durable=durable)
         except (ValueFormatError, KeyConflictError):
             raise
         except OSError as error:
             raise self._explained(error, tier) from error
-        return self._entry(key, path)
+        found = metadata_of(attributes)
+        return Entry(key, self.path(key), found, status.st_size, status.st_mtime)
 
     def retrieve(
         self,

@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, BinaryIO
 
 from memfs.client.mount import Mount
+from memfs.client.xattrs import set_xattrs
 from memfs.linux.beneath import open_beneath, rename_new
 from memfs.manager.errors import KeyConflictError, MissingKeyError, MountUnavailableError
 
@@ -26,6 +27,8 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EXDEV, errno.ELOO
 directory, or nowhere."""
 
 _TEMPORARY_SUFFIX = ".tmp"
+
+_CONTROL = "user.memfs."
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
@@ -166,7 +169,7 @@ class Root:
         *,
         replace: bool,
         durable: bool,
-    ) -> None:
+    ) -> os.stat_result:
         """Make a file with its content and attributes, all of them at one instant.
 
         Args:
@@ -176,6 +179,9 @@ class Root:
             replace: A file that is there gives way; else it is an error.
             durable: Return when content, attributes and name are on stable storage.
 
+        Returns:
+            What fstat(2) tells of it.
+
         Raises:
             KeyConflictError: Something is there: a directory, or a file that is not to be replaced;
                 or a component above is a file.
@@ -183,9 +189,12 @@ class Root:
         """
         try:
             with self._parent(path, make=True) as (directory, name):
-                self._write(directory, name, fill, attributes, replace=replace, durable=durable)
+                status = self._write(
+                    directory, name, fill, attributes, replace=replace, durable=durable
+                )
                 if durable:
                     self._sync(path)
+                return status
         except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
             why = {
                 errno.EEXIST: "is stored already",
@@ -202,16 +211,16 @@ class Root:
         *,
         replace: bool,
         durable: bool,
-    ) -> None:
+    ) -> os.stat_result:
         temporary = f".{name[:50]}.{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
         fd = open_beneath(directory, temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             with open(fd, "wb", buffering=0, closefd=True) as file:
                 fill(file)
-                for attribute, value in attributes.items():
-                    os.setxattr(file.fileno(), attribute, value)
+                self._set_attributes(file.fileno(), attributes)
                 if durable:
                     os.fsync(file.fileno())
+                status = os.fstat(file.fileno())
             if replace:
                 os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
             else:
@@ -220,6 +229,18 @@ class Root:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=directory)
             raise
+        return status
+
+    def _set_attributes(self, fd: int, attributes: Mapping[str, bytes]) -> None:
+        """Set attributes of a file; on a mount in one request, but for those that control memfs."""
+        together = {}
+        for attribute, value in attributes.items():
+            if self._on_mount and not attribute.startswith(_CONTROL):
+                together[attribute.encode()] = value
+            else:
+                os.setxattr(fd, attribute, value)
+        if together:
+            set_xattrs(fd, together, is_on_memfs=True)
 
     def _sync(self, path: str) -> None:
         """Bring the names above a path to stable storage (fsync(2) of each directory)."""
