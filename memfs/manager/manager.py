@@ -577,10 +577,13 @@ class MemoryManager(SnapshotKeeper):
         Returns:
             For each of `hot`, `warm`, `cold`, `glacier`: `usage_bytes`, `size_bytes` (0: without
             limit, or there is no such tier), `usage_percent` (0.0 without a size), `items`,
-            `hit_ratio`; and `total`, their sum; `moves`, counts of those `running`, `queued` and
-            `waiting`; `snapshots`, their `count`, with `kept_items` and `kept_bytes`.
+            `hit_ratio`: the share that the tier served of the opens that no faster one did, since
+            the daemon's start (None: there was no open). `total`: their sum, whose `hit_ratio` is
+            the share that did not wait for the object store. `moves`: counts of those `running`,
+            `queued` and `waiting`. `snapshots`: their `count`, `kept_items` and `kept_bytes`.
         """
-        return metrics_of(self._mounted().status())
+        mount = self._mounted()
+        return metrics_of(mount.status(), mount.metrics())
 
     def close(self, *, unmount: bool = False) -> None:
         """Let go of the mount; the manager is not used any more.

@@ -5,6 +5,7 @@ Invariant: all four tiers are always there, whatever the mount has.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from memfs.client.placement import TIERS
@@ -14,13 +15,21 @@ if TYPE_CHECKING:
 
     from memfs.control.report import StatusReport
 
+_OPENS = re.compile(r'^memfs_opens_total\{.*level="(\w+)"\} ([0-9.e+]+)$', re.MULTILINE)
 
-def metrics_of(status: StatusReport) -> dict[str, dict[str, Any]]:
-    """Return what a status says, tier by tier; see `MemoryManager.get_metrics`."""
+
+def metrics_of(status: StatusReport, prometheus: str) -> dict[str, dict[str, Any]]:
+    """Return what a mount tells, tier by tier; see `MemoryManager.get_metrics`.
+
+    Args:
+        prometheus: Its metrics in the text format.
+    """
     found = {tier: _tier(0, 0, 0) for tier in TIERS}
     for report in status.tiers:
         found[report.tier] = _tier(report.used_bytes, report.capacity_bytes or 0, report.file_count)
     found["total"] = _sum(found.values())
+    for tier, ratio in hit_ratios(prometheus).items():
+        found[tier]["hit_ratio"] = ratio
     found["moves"] = {
         "running": status.work.intent_count,
         "queued": status.work.queued_count,
@@ -32,6 +41,26 @@ def metrics_of(status: StatusReport) -> dict[str, dict[str, Any]]:
         "kept_bytes": status.snapshots.kept_bytes,
     }
     return found
+
+
+def hit_ratios(prometheus: str) -> dict[str, float | None]:
+    """Return by tier the share that it served of the opens that no faster one did; None: no opens.
+
+    `total` has the share that did not wait for the object store.
+    """
+    opens = {level: int(float(count)) for level, count in _OPENS.findall(prometheus)}
+    served = {
+        "hot": opens.get("hot", 0),
+        "warm": opens.get("warm", 0),
+        "cold": opens.get("cold", 0) + opens.get("packed", 0),
+        "glacier": opens.get("glacier", 0),
+    }
+    left = sum(served.values())
+    ratios = {"total": 1 - served["glacier"] / left if left else None}
+    for tier, count in served.items():
+        ratios[tier] = count / left if left else None
+        left -= count
+    return ratios
 
 
 def _tier(usage_bytes: int, size_bytes: int, items: int) -> dict[str, Any]:

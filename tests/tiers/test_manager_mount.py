@@ -48,8 +48,10 @@ def test_values_are_in_the_tier_that_is_asked_for(manager: MemoryManager) -> Non
         "size_bytes": 0,
         "usage_percent": 0.0,
         "items": 0,
-        "hit_ratio": None,
+        "hit_ratio": 0.0,
     }
+    assert 0 < metrics["glacier"]["hit_ratio"] <= 1
+    assert 0 <= metrics["total"]["hit_ratio"] < 1
     assert set(metrics["moves"]) == {"running", "queued", "waiting"}
     assert set(metrics["snapshots"]) == {"count", "kept_items", "kept_bytes"}
     assert 0 < metrics["cold"]["usage_percent"] <= 100

@@ -28,6 +28,7 @@ from memfs.manager.errors import (
     ValueFormatError,
 )
 from memfs.manager.manager import MemoryManager
+from memfs.manager.metrics import hit_ratios
 from memfs.manager.policy import MigrationPolicy
 from tests.disk_calls import intercept
 from tests.waiting import join
@@ -395,3 +396,13 @@ def test_a_policy_has_times(tmp_path: Path) -> None:
     }
     with pytest.raises(ValueError, match="warm_to_cold_threshold=-1"):
         MigrationPolicy(warm_to_cold_threshold=-1)
+
+
+def test_hit_ratios_are_of_the_opens_that_reach_a_tier() -> None:
+    told = "\n".join(
+        f'memfs_opens_total{{mount="/m",level="{level}"}} {count}'
+        for level, count in (("warm", 60), ("cold", 15), ("packed", 15), ("glacier", 10))
+    )
+    expected = {"hot": 0.0, "warm": 0.6, "cold": 0.75, "glacier": 1.0, "total": 0.9}
+    assert hit_ratios(told) == expected
+    assert set(hit_ratios("").values()) == {None}
