@@ -66,6 +66,12 @@ def part_count(glob: str) -> int:
     return len(_parts(glob))
 
 
+def fixed_name(glob: str) -> str | None:
+    """Return the last name of each path that matches; None: it may differ."""
+    last = _parts(glob)[-1]
+    return None if _SPECIAL.search(last) else last
+
+
 def ends_of_name(glob: str) -> tuple[str, str]:
     """Return what the last name of each path that matches begins with, and what it ends with."""
     last = _parts(glob)[-1]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from memfs.query.globs import (
     ends_of_name,
     fixed_directories,
+    fixed_name,
     glob_pattern,
     has_any_depth,
     part_count,
@@ -289,6 +290,7 @@ def test_what_globs_have_for_sure_is_in_each_path_that_matches(
     assert fixed == tuple(names[: len(fixed)])
     assert len(fixed) < len(names)
     assert has_any_depth(glob) or part_count(glob) == len(names)
+    assert fixed_name(glob) in (None, names[-1])
     begin, end = ends_of_name(glob)
     assert names[-1].startswith(begin)
     assert names[-1].endswith(end)
@@ -305,10 +307,18 @@ def test_what_globs_have_for_sure_is_in_each_path_that_matches(
         ("/scans", (), ("scans", "scans")),
         ("a/b?/c/d[*x]y]z", ("a",), ("d", "z")),
         ("a/**/b*", ("a",), ("b", "")),
+        ("a*a", (), ("a", "a")),
     ],
 )
 def test_what_a_glob_has_for_sure(glob: str, fixed: tuple[str, ...], ends: tuple[str, str]) -> None:
     assert (fixed_directories(glob), ends_of_name(glob)) == (fixed, ends)
+
+
+@pytest.mark.parametrize(
+    ("glob", "name"), [("scans", "scans"), ("a/*/b", "b"), ("/scans/", None), ("a*a", None)]
+)
+def test_the_last_name_of_a_glob(glob: str, name: str | None) -> None:
+    assert fixed_name(glob) == name
 
 
 # --- what is refused -----------------------------------------------------------------------------

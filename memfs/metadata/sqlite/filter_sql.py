@@ -18,7 +18,7 @@ from memfs.metadata.sqlite.field_schema import FIELDS, NAME_FIELD, NUMBERS, matc
 from memfs.metadata.sqlite.spans import SYMBOLS, TEXTS, UPWARDS, span_of
 from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
 from memfs.query.filters import RANGES, And, Condition, Node, Not, Operator, conjuncts, fields_of
-from memfs.query.globs import ends_of_name
+from memfs.query.globs import ends_of_name, fixed_name
 from memfs.query.values import equal_values
 from memfs.types import ROOT_INODE
 
@@ -670,14 +670,19 @@ class Writer:
         """
         operands = [str(operand) for operand in condition.operands]
         if condition.operator is Operator.GLOB and 0 < len(operands) <= _GLOB_COUNT:
-            return f"({' or '.join(self._ends(*ends_of_name(glob), name) for glob in operands)})"
+            return f"({' or '.join(self._may_match(glob, name) for glob in operands)})"
         if condition.field == NAME_FIELD and condition.operator is Operator.IN:
             return f"{name} in ({', '.join(self.bind(each.encode()) for each in operands)})"
         if condition.field == NAME_FIELD and condition.operator is Operator.CONTAINS:
             return f"instr({name}, {self.bind(operands[0].encode())}) > 0"
         return "1"
 
-    def _ends(self, begin: str, end: str, name: str) -> str:
+    def _may_match(self, glob: str, name: str) -> str:
+        """Return what a name needs to be the last one of a path that matches."""
+        if (fixed := fixed_name(glob)) is not None:
+            # The index of names leads to it.
+            return f"{name} = {self.bind(fixed.encode())}"
+        begin, end = ends_of_name(glob)
         parts = ["1"]
         if begin:
             letters = begin.encode()
