@@ -267,6 +267,22 @@ class QuotasConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishConfig:
+    """`[publish]`: plain objects for others to read."""
+
+    targets: tuple[str, ...] = ()
+    """URLs below which `user.memfs.publish` may publish, since every user may set that on own
+    files; `memfs publish` may publish anywhere."""
+    plain: bool = False
+    """Publish in clear although objects are encrypted (`encryption.remote`)."""
+    delete: bool = False
+    """Remove an object whose file is gone, if nobody has changed it since."""
+    quiet_s: float = 5.0
+    """A file of a directory that is published by itself is left alone for so long after it was
+    changed."""
+
+
+@dataclass(frozen=True, slots=True)
 class TraceConfig:
     """`[trace]`: a record of what programs open, for `memfs what-if`."""
 
@@ -294,6 +310,7 @@ class Config:
     encryption: EncryptionConfig = field(default_factory=EncryptionConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     quotas: QuotasConfig = field(default_factory=QuotasConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)
 
     def store(self, name: str) -> ObjectStoreConfig:

@@ -131,6 +131,7 @@ RANGES: dict[str, Range] = {
     "quotas.upload_per_day": _SIZE,
     "quotas.egress_per_day": _SIZE,
     "quotas.disk_writes_per_day": _SIZE,
+    "publish.quiet": Range(0.0, _DAY_S),
     "trace.size_max": Range(1 * MIB, 1 << 50),
     "snapshots.export": Range(0, 365 * _DAY_S),
     "snapshots.export_keep_count": Range(1, 100),

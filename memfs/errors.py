@@ -180,6 +180,10 @@ class StoreNotConfiguredError(StoreError):
         self.name = name
 
 
+class ObjectTakenError(StoreError):
+    """An object was to be written or removed on a condition, and is another one than that says."""
+
+
 class StaleStateError(StoreError):
     """This state directory is an older copy: what is in the store belongs to another one."""
 

@@ -46,6 +46,7 @@ from memfs.jobs.comparing import Comparing
 from memfs.jobs.exports import ExportMethods
 from memfs.jobs.gc import GcMethods
 from memfs.jobs.prefetch import PrefetchMethods
+from memfs.jobs.publishing import Places, PublishMethods
 from memfs.jobs.restoring import RestoreMethods
 from memfs.jobs.scrubber import Scrubber
 from memfs.jobs.snapshot_removal import SnapshotRemoval
@@ -384,6 +385,7 @@ def assemble(
             status_parts, status, activity, traffic, store_counts, latencies, stalls
         )
         history = History(engine, readings.take, activity, move_parts.events, healths)
+        publishing = PublishMethods(move_parts, quotas, Places(move_parts, os.environ))
         hot = _build_hot(config.hot, state_dir, board, move_parts, activity)
         providers: tuple[_Provider, ...] = (
             status,
@@ -396,6 +398,7 @@ def assemble(
             scrubber,
             TreeMethods(placement),
             StoreMethods(move_parts, healths),
+            publishing,
             ActivityMethods(engine, activity, move_parts.progress),
             CloneMethods(filesystem, move_parts),
             adoption,
@@ -444,6 +447,7 @@ def assemble(
                 scrubber.run,
                 removal.run,
                 open_files.run,
+                publishing.run,
                 *((automatic.run,) if config.snapshots.automatic else ()),
                 raw_pool.run,
                 adoption.run,

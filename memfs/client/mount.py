@@ -289,6 +289,27 @@ class Mount(NamedTuple):
         """Bring the objects of files into the stores that the files belong in."""
         return self.asking(methods.RELOCATE, timeout_s)({"inos": inos, "dry_run": dry_run})
 
+    def publish_files(
+        self, inos: list[int], root: int, url: str, *, timeout_s: float = WORK_S_MAX
+    ) -> methods.WorkReport:
+        """Publish files below a directory as plain objects."""
+        params: methods.PublishParameters = {"inos": inos, "root": root, "url": url}
+        return self.asking(methods.PUBLISH_OBJECTS, timeout_s)(params)
+
+    def publish_part(self, url: str, key: str, path: str) -> str:
+        """Publish a part of a manifest, or remove it; returns why that was not done."""
+        params: methods.PublishPartParameters = {"url": url, "key": key, "path": path}
+        return self.asking(methods.PUBLISH_PART, WORK_S_MAX)(params)
+
+    def publish_removed(self, root: int, url: str) -> methods.RemovedReport:
+        """Remove objects whose files are gone, if the configuration says so."""
+        return self.asking(methods.PUBLISH_REMOVED, WORK_S_MAX)({"root": root, "url": url})
+
+    def published(self, url: str, after: str = "") -> list[dict[str, Any]]:
+        """Return some of what was published below a URL, behind a key."""
+        answer = self.asking(methods.PUBLISHED, WORK_S_MAX)({"url": url, "after": after})
+        return answer["objects"]
+
     def stores(self) -> list[methods.StoreUseReport]:
         """Return the object stores, how they answer, and what is in each."""
         return self.asking(methods.STORES, WORK_S_MAX)({})

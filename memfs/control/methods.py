@@ -1023,6 +1023,60 @@ class StoreUseReport(TypedDict):
 STORES = Method("stores", Nothing, list[StoreUseReport])
 
 
+# --- publishing ----------------------------------------------------------------------------------
+class PublishParameters(TypedDict):
+    """Files to publish."""
+
+    inos: list[int]
+    root: int
+    """The directory that they are below, or the only one of them."""
+    url: str
+
+
+class PublishPartParameters(TypedDict):
+    """A part of a manifest."""
+
+    url: str
+    key: str
+    path: str
+    """A local file; empty: the part is removed instead."""
+
+
+class PublishRemovedParameters(TypedDict):
+    """Where to look for objects whose files are gone."""
+
+    root: int
+    url: str
+
+
+class RemovedReport(TypedDict):
+    """What became of objects whose files are gone."""
+
+    removed_count: int
+    left_count: int
+    problems: list[str]
+
+
+class PublishedParameters(TypedDict):
+    """Which published objects to list."""
+
+    url: str
+    after: NotRequired[str]
+    limit: NotRequired[int]
+
+
+class PublishedReport(TypedDict):
+    """Published objects, in order of key."""
+
+    objects: list[dict[str, Any]]
+
+
+PUBLISH_OBJECTS = Method("publish", PublishParameters, WorkReport)
+PUBLISH_PART = Method("publish_part", PublishPartParameters, str)
+PUBLISH_REMOVED = Method("publish_removed", PublishRemovedParameters, RemovedReport)
+PUBLISHED = Method("published", PublishedParameters, PublishedReport)
+
+
 # --- the hot tier --------------------------------------------------------------------------------
 HOT = Method("hot", Nothing, dict[str, Any])
 HOT_SNAPSHOTS = Method("hot_snapshots", Nothing, list[dict[str, Any]])

@@ -43,6 +43,7 @@ from memfs.hot.tensors import FormatError, parse_dtype, parse_shape
 from memfs.metadata.foreign import Conflict
 from memfs.metadata.records import Decision, Form, Inode, InodeFlags
 from memfs.moves.choosing import wanted_store
+from memfs.moves.publish_marks import is_allowed, note_root, target_of
 from memfs.policy import rules
 from memfs.policy.ages import AGE_SETTING, NO_AGES, parse_ages
 from memfs.policy.marks import (
@@ -51,6 +52,7 @@ from memfs.policy.marks import (
     MARKS,
     POOL_XATTR,
     PRIORITY_XATTR,
+    PUBLISH_XATTR,
     SNAPSHOT_XATTR,
     SNAPSHOTS_ON,
     STORE_XATTR,
@@ -124,6 +126,7 @@ class Control:
             AGES_XATTR: partial(self._mark, AGES_XATTR),
             SNAPSHOT_XATTR: self._snapshots,
             STORE_XATTR: self._store,
+            PUBLISH_XATTR: partial(self._mark, PUBLISH_XATTR),
             TENSOR_DTYPE_XATTR: partial(self._mark, TENSOR_DTYPE_XATTR),
             TENSOR_SHAPE_XATTR: partial(self._mark, TENSOR_SHAPE_XATTR),
         }
@@ -199,6 +202,8 @@ class Control:
             parse_snapshots(text)
         elif name == STORE_XATTR:
             self._require_store(text)
+        elif name == PUBLISH_XATTR:
+            self._require_target(text)
         elif name == TENSOR_DTYPE_XATTR:
             parse_dtype(text)
         else:
@@ -208,6 +213,8 @@ class Control:
             if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
                 raise NotSupportedError(f"only files and directories have {name.decode()}")
             await self._engine.set_xattr(ino, name, text.encode(), flags, inode.ctime_ns)
+            if name == PUBLISH_XATTR:
+                await note_root(self._engine, ino)
             if not self._access_stats.marked:
                 await self._engine.put_setting(MARKED_SETTING, b"1")
             if name == AGES_XATTR:
@@ -226,6 +233,15 @@ class Control:
             return
         await self._engine.put_setting(AGE_SETTING, str(age_ns).encode())
         stats.note_age(age_ns)
+
+    def _require_target(self, url: str) -> None:
+        """Refuse a place where users may not publish."""
+        target = target_of(url)
+        if not is_allowed(target, self._config):
+            raise InvalidValueError(
+                f"{target}: files are published by themselves only below the URLs of "
+                "publish.targets; `memfs publish` does it once, anywhere"
+            )
 
     def _require_store(self, name: str) -> None:
         """Refuse a store that this mount does not have."""

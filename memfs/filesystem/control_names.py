@@ -11,6 +11,7 @@ from memfs.policy.marks import (
     AGES_XATTR,
     POOL_XATTR,
     PRIORITY_XATTR,
+    PUBLISH_XATTR,
     SNAPSHOT_XATTR,
     STORE_XATTR,
     TENSOR_DTYPE_XATTR,
@@ -98,6 +99,11 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
         True,
         "The object store that it goes to: a name of `[stores.NAME]`, or `default`. A directory's "
         "holds for all below. An object in another store stays there until `memfs relocate`.",
+    ),
+    PUBLISH_XATTR: ControlXattr(
+        True,
+        "URL below which all files of a directory are published as plain objects, by their paths "
+        "below it: `s3://bucket/results`. It must be below one of `publish.targets`.",
     ),
     DIGEST_XATTR: ControlXattr(False, "BLAKE3 of the content of this generation, where known."),
     SOURCE_XATTR: ControlXattr(

@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from memfs.metadata.foreign import Foreign
+from memfs.metadata.published import Published
 from memfs.metadata.records import EVERYTHING
 
 if TYPE_CHECKING:
@@ -1118,5 +1119,5 @@ class Snapshots(Changes, Protocol):
         ...
 
 
-class Engine(Namespace, Queries, Contents, Local, Snapshots, Foreign, Protocol):
+class Engine(Namespace, Queries, Contents, Local, Snapshots, Foreign, Published, Protocol):
     """All parts, as one state directory has them."""

@@ -107,6 +107,16 @@ MIGRATION_POINTS = (
 """That of a migration of the tables (`metadata.sqlite.migration`), in order."""
 
 
+PUBLISH_POINTS = (
+    "publishing.recorded",
+    "publishing.stored",
+    "publishing.verified",
+    "publishing.published",
+    "publishing.removed",
+)
+"""That of a published object (`moves.publishing`), in order."""
+
+
 EXPORT_POINTS = (
     "export.begun",
     "export.published",

@@ -26,7 +26,10 @@ TENSOR_SHAPE_XATTR = b"user.memfs.shape"
 STORE_XATTR = b"user.memfs.store"
 """Name of the object store that a file goes to."""
 
-MARKS = (PRIORITY_XATTR, POOL_XATTR, AGES_XATTR, SNAPSHOT_XATTR, STORE_XATTR)
+PUBLISH_XATTR = b"user.memfs.publish"
+"""URL below which all files of a directory are published."""
+
+MARKS = (PRIORITY_XATTR, POOL_XATTR, AGES_XATTR, SNAPSHOT_XATTR, STORE_XATTR, PUBLISH_XATTR)
 """Stored as xattrs of the inode, and inherited by all below a directory that has no own one."""
 
 TENSOR_MARKS = (TENSOR_DTYPE_XATTR, TENSOR_SHAPE_XATTR)

@@ -31,6 +31,7 @@ from memfs.stores.retry import RepeatedCalls, RetryingStore, RetryPolicy
 from memfs.stores.settling import SettlingStore
 from memfs.stores.source import REQUEST_COUNT_MAX, SourceStore
 from memfs.stores.together import NamedStore, StoreSet, spoken_of
+from memfs.urls import url_without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from memfs.stores.counts import StoreCounts
     from memfs.stores.metered import Meter
     from memfs.stores.objects import FsspecStore
+    from memfs.stores.publishing import PublicStore
     from memfs.stores.source import SourceBackend
     from memfs.stores.store import RemoteStore
 
@@ -47,6 +49,9 @@ log = logging.getLogger(__name__)
 AnyStore = TypeVar("AnyStore", bound="ObjectStoreConfig")
 
 _WITH_CLASSES = ("s3", "gs", "gcs", "abfs", "abfss", "az")
+
+PUBLISH_COUNT_MAX = 8
+"""Requests to a place for published objects at a time; guess."""
 
 RANGE_COUNT_MAX = 16
 """Range reads at a time, besides transfers: readers of remote-only files; guess."""
@@ -199,6 +204,25 @@ def open_source(
     policy = RetryPolicy(deadline_s=timeout_s)
     calls = RepeatedCalls(backend.url, policy, random.Random(), health or StoreHealth())
     return SourceStore(backend, calls)
+
+
+def open_public_store(url: str, options: Mapping[str, object], timeout_s: float) -> PublicStore:
+    """Return where plain objects are published, by keys behind a URL.
+
+    Blocks: imports a protocol's package. No network yet.
+
+    Raises:
+        UsageError: The URL is not of a kind that writes on a condition.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise UsageError(
+            f"{url_without_secrets(url)}: objects are published to s3://BUCKET/PREFIX alone: there "
+            "memfs can write on the condition that nobody else has"
+        )
+    with _extra("s3", url):
+        from memfs.stores.s3_publishing import S3PublicStore
+    return S3PublicStore(url, options, timeout_s, 2 * PUBLISH_COUNT_MAX)
 
 
 def lies_on_disk_of(store: RemoteStore, directory: Path) -> bool:

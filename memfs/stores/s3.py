@@ -382,7 +382,7 @@ class S3Store(FsspecStore):
         try:
             return self._wait(functools.partial(self._fetch, key, start, end))
         except OSError as error:
-            code = _error_code(error)
+            code = error_code(error)
             if code in ("InvalidRange", "416"):
                 # The range begins at or beyond the end (RFC 9110 section 15.5.17).
                 return b""
@@ -502,7 +502,7 @@ class S3Store(FsspecStore):
             fetch = functools.partial(self._fetch, wanted.key, start, end, condition, wanted)
             return self._wait(fetch)
         except OSError as error:
-            code = _error_code(error)
+            code = error_code(error)
             if code in ("PreconditionFailed", "412"):
                 raise self._changed(wanted, "another one was written") from error
             if code in ("InvalidRange", "416"):
@@ -618,7 +618,7 @@ class S3Store(FsspecStore):
                 RestoreRequest=request,
             )
         except OSError as error:
-            if _error_code(error) != "RestoreAlreadyInProgress":
+            if error_code(error) != "RestoreAlreadyInProgress":
                 raise
 
     def _mapped(self, what: str, function: Callable[..., T], *arguments: object) -> T:
@@ -668,7 +668,7 @@ class S3Store(FsspecStore):
 
     def _translate(self, error: Exception, what: str) -> MemfsError:
         response = _response(error)
-        code = _error_code(error)
+        code = error_code(error)
         status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         cause = f"{what}: {error or type(error).__name__}"
         if code in _THROTTLED or status == 429 or status >= 500:
@@ -720,7 +720,7 @@ def _is_stale(error: BaseException | None) -> bool:
         if isinstance(found, botocore.exceptions.NoCredentialsError):
             return True
         found = found.__cause__
-    return error is not None and _error_code(error) in _STALE_CODES
+    return error is not None and error_code(error) in _STALE_CODES
 
 
 def _is_archived(head: Mapping[str, Any]) -> bool:
@@ -751,5 +751,6 @@ def _response(error: BaseException | None) -> dict[str, Any]:
     return {}
 
 
-def _error_code(error: BaseException) -> str:
+def error_code(error: BaseException) -> str:
+    """Return the code that S3 gave, wherever in the chain of causes; empty: there is no code."""
     return str(_response(error).get("Error", {}).get("Code", ""))

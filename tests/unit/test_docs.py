@@ -90,7 +90,7 @@ def test_the_control_xattrs_are_those_of_the_file_system() -> None:
     assert dict(shown) == {
         **dict.fromkeys(
             (
-                *("tier", "codec", "priority", "pool", "policy", "snapshot", "store"),
+                *("tier", "codec", "priority", "pool", "policy", "snapshot", "store", "publish"),
                 *("dtype", "shape"),
             ),
             "read, write",

@@ -54,6 +54,7 @@ _MODULES = {
     "rekey": "rekey",
     "stores": "stores",
     "relocate": "relocate",
+    "publish": "publish",
     "compress": "compress",
     "barrier": "barrier",
     "scrub": "scrub",

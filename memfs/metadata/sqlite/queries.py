@@ -36,7 +36,7 @@ from memfs.metadata.sqlite.element_index import (
 from memfs.metadata.sqlite.field_index import FieldNote, Indexes
 from memfs.metadata.sqlite.field_schema import BUILDING, LEAVING, NAME_FIELD, NUMBERS, WHOLE
 from memfs.metadata.sqlite.finding import has_steps_without_end
-from memfs.metadata.sqlite.observations import Observations
+from memfs.metadata.sqlite.published import PublishedRows
 from memfs.metadata.sqlite.statements import (
     DELETE_FIELD_INDEX,
     FIELD_STATEMENTS,
@@ -83,7 +83,7 @@ _NEXT_ARRAYS = """
 _HAS_TEXT_SEARCH = "select 1 from pragma_module_list where name = 'fts5'"
 
 
-class Queries(Observations):
+class Queries(PublishedRows):
     """Finding files, and the index for it."""
 
     async def find_files(

@@ -330,6 +330,22 @@ ADDITIONS: tuple[str, ...] = (
     end
     """,
     *foreign_schema.TABLES,
+    # Plain objects that memfs has written for others to read.
+    """
+    create table if not exists published (
+        url text primary key,           -- of the object, without secrets
+        target text not null,           -- URL that it was published with
+        ino integer not null,           -- may be gone; 0: a part of a manifest
+        generation integer not null,    -- of the file that the object is like; 0: not known
+        etag text not null,             -- of our last object; '': there is no such object
+        token text not null,            -- in the metadata of the object that was sent last
+        size integer not null,          -- bytes
+        mtime_ns integer not null,
+        digest blob not null,           -- BLAKE3-256 of what was sent last
+        problem text not null           -- ''; else why it is not as the file is
+    ) without rowid, strict
+    """,
+    "create index if not exists published_target on published (target, url)",
     # What was measured, in rings: see `metrics.rings`.
     """
     create table if not exists metric (

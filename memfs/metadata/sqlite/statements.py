@@ -295,6 +295,12 @@ PUT_EVENT = _statement(
     " values (?, ?, ?, ?, ?, ?)"
 )
 FORGET_OBJECTS = _statement("delete from foreign_object where source = ?")
+PUT_PUBLISHED = _statement(
+    "insert or replace into published"
+    " (url, target, ino, generation, etag, token, size, mtime_ns, digest, problem)"
+    " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+DELETE_PUBLISHED = _statement("delete from published where url = ?")
 
 TEXTS = tuple(_texts)
 

@@ -1,0 +1,397 @@
+"""Publishing: plain objects of trees, on request and by itself, and the methods of `memfs publish`.
+
+Invariant: an object has the name of its file below the directory that is published; a file that is
+not there, or has another name, is only then removed where `publish.delete` says so and nobody else
+has changed the object.
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+import trio
+
+from memfs.bounded import BoundedDict
+from memfs.defects import as_failure
+from memfs.errors import (
+    InvalidValueError,
+    MemfsError,
+    NotSupportedError,
+    NoXattrError,
+    StaleInodeError,
+    UsageError,
+)
+from memfs.jobs.file_work import FAILED, run_work, seal_regular
+from memfs.moves.outcome import MoveOutcome
+from memfs.moves.publish_marks import forget_root, is_allowed, list_roots, target_of
+from memfs.moves.publishing import TAKEN, Publication, published_below
+from memfs.placement.quotas import cost_of_upload
+from memfs.policy.marks import PUBLISH_XATTR
+from memfs.stores.remote import open_public_store, with_credentials
+from memfs.types import InodeNo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from memfs.config import Config
+    from memfs.control.methods import PublishedReport, RemovedReport, WorkReport
+    from memfs.control.server import Handler
+    from memfs.jobs.file_work import WorkResults
+    from memfs.metadata.engine import Engine
+    from memfs.metadata.published import PublishedObject
+    from memfs.metadata.records import Inode
+    from memfs.moves.attempt import MoveParts
+    from memfs.placement.quotas import Quotas
+    from memfs.stores.publishing import PublicStore
+
+log = logging.getLogger(__name__)
+
+PLACES_MAX = 16
+"""Places that are kept open."""
+
+LOOK_S = 5.0
+"""Pause between two looks at what is published by itself, at the least."""
+
+LOOK_SHARE = 20
+"""The pause is so many times as long as the look took: at most a twentieth of a core."""
+
+ENTRIES_A_PAGE = 1000
+
+
+class Places:
+    """The places that files are published to, each opened once.
+
+    Args:
+        environment: That of the daemon, for credentials.
+    """
+
+    def __init__(
+        self,
+        parts: MoveParts,
+        environment: Mapping[str, str],
+        open_place: Callable[[str, Mapping[str, object], float], PublicStore] = open_public_store,
+    ) -> None:
+        self._parts = parts
+        self._environment = environment
+        self._open_place = open_place
+        self._opened: BoundedDict[str, Publication] = BoundedDict(PLACES_MAX)
+
+    async def at(self, url: str) -> Publication:
+        """Return what publishes below a URL.
+
+        Raises:
+            InvalidValueError, NotSupportedError: Nothing can be published there.
+        """
+        target = target_of(url)
+        found = self._opened.get(target)
+        if found is None:
+            config = self._parts.config
+            options, timeout_s = self._options(target)
+            try:
+                store = await trio.to_thread.run_sync(self._open_place, target, options, timeout_s)
+            except UsageError as error:
+                raise InvalidValueError(str(error)) from None
+            found = Publication(self._parts, store, target)
+            self._opened[target] = found
+            log.info("publishing to %s, with the options of %s", target, _named(target, config))
+        return found
+
+    def _options(self, target: str) -> tuple[Mapping[str, object], float]:
+        """Return those of the configured store in the same bucket, if there is one."""
+        config = self._parts.config
+        name = _named(target, config)
+        if name is None:
+            return {}, config.glacier.timeout_s
+        section = f"stores.{name}" if name else "glacier"
+        store = with_credentials(config.store(name), section, self._environment)
+        return store.options, store.timeout_s
+
+
+def _named(target: str, config: Config) -> str | None:
+    """Return the name of a configured store in the bucket of a target; None: there is no such."""
+    bucket = urlsplit(target)[:2]
+    for name in ("", *config.stores):
+        if urlsplit(config.store(name).url or "")[:2] == bucket:
+            return name
+    return None
+
+
+class PublishWork:
+    """Publishes files below a directory, or one file; a `FileWork`.
+
+    Args:
+        root: The directory, or the file.
+    """
+
+    def __init__(self, parts: MoveParts, quotas: Quotas, place: Publication, root: Inode) -> None:
+        self._parts = parts
+        self._quotas = quotas
+        self._place = place
+        self._root = root
+
+    async def do(self, ino: InodeNo, results: WorkResults) -> None:
+        """Publish a file, if that was not done since it was changed."""
+        inode = await seal_regular(self._parts, ino, results)
+        if inode is None:
+            return
+        key = await key_of(self._parts.engine, self._root, ino)
+        with self._quotas.reserved(cost_of_upload(inode.size, copied=True)):
+            result, problem = await self._place.publish(ino, key)
+        if problem:
+            results.note(ino, FAILED, problem)
+        elif result.outcome == MoveOutcome.BUSY:
+            results.note(ino, result.outcome, "a program has it open for writing")
+        elif result.outcome == MoveOutcome.SUPERSEDED:
+            results.note(ino, result.outcome, "it was changed meanwhile")
+        else:
+            results.note(ino, result.outcome, moved_bytes=result.moved_bytes)
+
+    async def finish(self, results: WorkResults) -> None:
+        """Nothing is left to do."""
+        await trio.lowlevel.checkpoint()
+
+
+async def key_of(engine: Engine, root: Inode, ino: InodeNo) -> str:
+    """Return the key of a file: its path below the directory, or its name.
+
+    Raises:
+        StaleInodeError: It is not below the directory any more.
+        InvalidValueError: Its name is no UTF-8.
+    """
+    path = await engine.get_path(ino)
+    if root.ino == ino:
+        rest = path.rpartition(b"/")[2]
+    else:
+        above = (await engine.get_path(root.ino)).rstrip(b"/") + b"/"
+        if not path.startswith(above):
+            raise StaleInodeError(f"inode {ino} has left the directory that is published")
+        rest = path.removeprefix(above)
+    try:
+        return rest.decode()
+    except UnicodeDecodeError:
+        raise InvalidValueError(f"{rest!r}: only names in UTF-8 are published") from None
+
+
+class Found(NamedTuple):
+    """A file of a tree that is published."""
+
+    inode: Inode
+    key: str
+
+
+class PublishMethods:
+    """Answers `publish`, `publish_part`, `publish_removed` and `published`; publishes by itself.
+
+    Args:
+        environment: That of the daemon.
+        clock: Wall clock, nanoseconds.
+    """
+
+    def __init__(
+        self,
+        parts: MoveParts,
+        quotas: Quotas,
+        places: Places,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._parts = parts
+        self._quotas = quotas
+        self._places = places
+        self._clock = clock
+
+    def methods(self) -> Mapping[str, Handler]:
+        """Return the methods of the control socket by name."""
+        return {
+            "publish": self.publish,
+            "publish_part": self.publish_part,
+            "publish_removed": self.publish_removed,
+            "published": self.published,
+        }
+
+    async def publish(self, inos: list[int], root: int, url: str) -> WorkReport:
+        """Publish files.
+
+        Args:
+            inos: The files.
+            root: The directory that they are below, or the only one of them.
+            url: Where to.
+        """
+        place = await self._places.at(url)
+        directory = await self._parts.engine.get_inode(InodeNo(root))
+        return await run_work(inos, PublishWork(self._parts, self._quotas, place, directory))
+
+    async def publish_part(self, url: str, key: str, path: str) -> str:
+        """Publish a part of a manifest; returns why it is not, if it is not.
+
+        Args:
+            url: Where to.
+            key: Behind the URL.
+            path: A local file; empty: the part is removed instead.
+        """
+        place = await self._places.at(url)
+        if path:
+            return (await place.publish_part(key, Path(path))).problem
+        known = await self._parts.engine.get_published(place.url_of(key))
+        return "" if known is None else await place.remove(known)
+
+    async def publish_removed(self, root: int, url: str) -> RemovedReport:
+        """Remove objects whose files are gone, if the configuration says so.
+
+        Returns:
+            `removed_count`, `left_count` of those that stay, and `problems` of the first ones.
+        """
+        place = await self._places.at(url)
+        directory = await self._parts.engine.get_inode(InodeNo(root))
+        return await self._remove_gone(place, directory)
+
+    async def published(self, url: str, after: str = "", limit: int = 1000) -> PublishedReport:
+        """Return what was published below a URL, in order of key.
+
+        Args:
+            after: Key that the page before has ended with.
+        """
+        target = target_of(url)
+        behind = f"{target}/{after}" if after else ""
+        found = await self._parts.engine.list_published(target, behind, min(max(limit, 1), 1000))
+        return {
+            "objects": [
+                {
+                    "key": each.url.removeprefix(f"{target}/"),
+                    "size": each.size,
+                    "mtime_ns": each.mtime_ns,
+                    "etag": each.etag,
+                    "digest": each.digest.hex(),
+                    "current": bool(each.generation),
+                    "problem": each.problem,
+                    "of_manifest": not each.ino,
+                }
+                for each in found
+            ]
+        }
+
+    async def _remove_gone(self, place: Publication, root: Inode) -> RemovedReport:
+        removed_count, problems = 0, []
+        left_count = 0
+        async for known in published_below(self._parts, place.target):
+            key = known.url.removeprefix(f"{place.target}/")
+            if not known.ino or await self._has(root, key):
+                continue
+            if not self._parts.config.publish.delete:
+                left_count += 1
+                continue
+            if problem := await place.remove(known):
+                left_count += 1
+                problems.append(f"{known.url}: {problem}")
+            else:
+                removed_count += 1
+        return {
+            "removed_count": removed_count,
+            "left_count": left_count,
+            "problems": problems[:100],
+        }
+
+    async def _has(self, root: Inode, key: str) -> bool:
+        """Return whether a directory has a file of that path below it."""
+        engine = self._parts.engine
+        if not stat.S_ISDIR(root.mode):
+            path = await engine.get_path(root.ino)
+            return path.rpartition(b"/")[2] == key.encode()
+        now = root
+        for name in key.encode().split(b"/"):
+            if not stat.S_ISDIR(now.mode):
+                return False
+            found = await engine.find(now.ino, name)
+            if found is None:
+                return False
+            now = found
+        return stat.S_ISREG(now.mode)
+
+    # --- by itself -------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Publish what `user.memfs.publish` says, until cancelled."""
+        while True:
+            begun_s = trio.current_time()
+            try:
+                await self.look()
+            except Exception as error:
+                log.info("publishing: %s", as_failure(error, "a look at what is published"))
+            took_s = trio.current_time() - begun_s
+            await trio.sleep(max(LOOK_S, LOOK_SHARE * took_s))
+
+    async def look(self) -> None:
+        """Publish once what is due."""
+        for root in await list_roots(self._parts.engine):
+            try:
+                await self._look_at(root)
+            except (StaleInodeError, NoXattrError):
+                await forget_root(self._parts.engine, root)
+            except MemfsError as error:
+                log.info("inode %d is not published: %s", root, error)
+
+    async def _look_at(self, ino: InodeNo) -> None:
+        engine, config = self._parts.engine, self._parts.config
+        url = (await engine.get_xattr(ino, PUBLISH_XATTR)).decode()
+        target = target_of(url)
+        if not is_allowed(target, config):
+            raise NotSupportedError(f"{target}: not below any of publish.targets")
+        root = await engine.get_inode(ino)
+        place = await self._places.at(url)
+        quiet_before_ns = self._clock() - int(config.publish.quiet_s * 1e9)
+        async for found in self._walk(root, url):
+            inode = found.inode
+            if max(inode.mtime_ns, inode.ctime_ns) > quiet_before_ns:
+                continue
+            known = await engine.get_published(place.url_of(found.key))
+            if known is not None and not _is_due(known, inode):
+                continue
+            try:
+                with self._quotas.reserved(cost_of_upload(inode.size, copied=True)):
+                    _, problem = await place.publish(inode.ino, found.key)
+            except StaleInodeError:
+                continue
+            if problem:
+                log.info("%s is not published: %s", place.url_of(found.key), problem)
+        if config.publish.delete:
+            await self._remove_gone(place, root)
+
+    async def _walk(self, root: Inode, url: str) -> AsyncIterator[Found]:
+        """Yield the files below a directory for which its mark holds."""
+        engine = self._parts.engine
+        if stat.S_ISREG(root.mode):
+            yield Found(root, await key_of(engine, root, root.ino))
+            return
+        waiting = [(root.ino, "")]
+        while waiting:
+            directory, above = waiting.pop()
+            cookie = 0
+            while entries := await engine.list_directory(directory, cookie, ENTRIES_A_PAGE):
+                await trio.lowlevel.checkpoint()
+                for entry in entries:
+                    inode = entry.inode
+                    try:
+                        key = above + entry.name.decode()
+                    except UnicodeDecodeError:
+                        continue
+                    if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
+                        continue
+                    mark = await engine.effective_xattr(inode.ino, PUBLISH_XATTR)
+                    if mark is None or mark.decode() != url:
+                        continue
+                    if stat.S_ISDIR(inode.mode):
+                        waiting.append((inode.ino, f"{key}/"))
+                    else:
+                        yield Found(inode, key)
+                cookie = entries[-1].cookie
+
+
+def _is_due(known: PublishedObject, inode: Inode) -> bool:
+    """Return whether a file is to be published again."""
+    if (known.ino, known.generation) == (inode.ino, inode.generation):
+        return False
+    # It waits for people, unless the file has changed since.
+    return not (known.problem == TAKEN and known.mtime_ns == inode.mtime_ns)

@@ -1,0 +1,285 @@
+"""Publishing: plain objects that only others may change, on a real server of conditions."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from memfs.config import EncryptionConfig, PublishConfig
+from memfs.encryption.keys import Key, KeyRing
+from memfs.errors import CorruptDataError, InvalidValueError, NotSupportedError, UsageError
+from memfs.jobs.publishing import Places, PublishMethods
+from memfs.metadata.records import NewInode
+from memfs.moves.dropping import drop_raw
+from memfs.moves.outcome import MoveOutcome
+from memfs.moves.publish_marks import is_allowed, list_roots, note_root, target_of
+from memfs.moves.publishing import TAKEN, Publication
+from memfs.moves.uploading import upload
+from memfs.placement.quotas import Quotas
+from memfs.policy.marks import PUBLISH_XATTR
+from memfs.stores.publishing import content_type_of, metadata_of
+from memfs.stores.remote import open_public_store
+from memfs.stores.s3_publishing import S3PublicStore
+from memfs.types import ROOT_INODE
+from tests.moving import SMALL_FRAMES, State, compressible
+from tests.servers.process import READY
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from memfs.stores.publishing import PublicObject
+    from tests.servers.seaweedfs import S3Server
+
+CONTENT = compressible(70_000)
+TIMEOUT_S = 60.0
+
+
+class Bench:
+    """A state directory, a bucket behind the back of memfs, and a prefix of its own in it."""
+
+    def __init__(self, state: State, server: S3Server, prefix: str) -> None:
+        self.state = state
+        self.server = server
+        self.prefix = prefix
+        self.url = f"s3://{READY}/{prefix}"
+        self.client: Any = server.client()
+        self.store = S3PublicStore(self.url, server.options, TIMEOUT_S, 4)
+        self.place = Publication(state.parts, self.store, self.url)
+        self.opened = [self.store]
+
+    def get(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get_object(Bucket=READY, Key=f"{self.prefix}/{key}")
+        return found | {"Bytes": found["Body"].read()}
+
+    def put(self, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket=READY, Key=f"{self.prefix}/{key}", Body=data)
+
+    def delete(self, key: str) -> None:
+        self.client.delete_object(Bucket=READY, Key=f"{self.prefix}/{key}")
+
+    def names(self) -> list[str]:
+        found = self.client.list_objects_v2(Bucket=READY, Prefix=f"{self.prefix}/")
+        return [item["Key"].removeprefix(f"{self.prefix}/") for item in found.get("Contents", ())]
+
+    def _open(self, target: str, *_options: object) -> S3PublicStore:
+        self.opened.append(S3PublicStore(target, self.server.options, TIMEOUT_S, 4))
+        return self.opened[-1]
+
+    def methods(self) -> PublishMethods:
+        places = Places(self.state.parts, {}, self._open)
+        return PublishMethods(
+            self.state.parts, Quotas(self.state.config.quotas, self.state.engine), places
+        )
+
+
+@pytest.fixture(params=["seaweedfs", "moto"])
+def server(request: pytest.FixtureRequest) -> S3Server:
+    found: S3Server = request.getfixturevalue(
+        "s3_server" if request.param == "seaweedfs" else "moto_server"
+    )
+    return found
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, server: S3Server) -> AsyncIterator[Bench]:
+    config = replace(SMALL_FRAMES, publish=PublishConfig(delete=True, quiet_s=0.0))
+    state = State(tmp_path / "state", config)
+    opened = Bench(state, server, tmp_path.name)
+    yield opened
+    for store in opened.opened:
+        await store.aclose()
+    opened.client.close()
+    state.close()
+
+
+async def test_a_file_is_a_plain_object_with_type_time_and_mode(bench: Bench) -> None:
+    state = bench.state
+    ino = await state.create("a.csv", CONTENT)
+    result, problem = await bench.place.publish(ino, "sub/a.csv")
+    assert (result.outcome, problem) == (MoveOutcome.DONE, "")
+    found = bench.get("sub/a.csv")
+    assert found["Bytes"] == CONTENT
+    assert found["ContentType"].startswith("text/csv")
+    inode = await state.engine.get_inode(ino)
+    assert found["Metadata"]["mtime"] == f"{inode.mtime_ns // 10**9}.{inode.mtime_ns % 10**9:09}"
+    assert stat.S_ISREG(int(found["Metadata"]["mode"], 8))
+    assert bench.names() == ["sub/a.csv"]
+    again, _ = await bench.place.publish(ino, "sub/a.csv")
+    assert again.outcome == MoveOutcome.UNNEEDED
+    await state.rewrite(ino, CONTENT[::-1])
+    result, _ = await bench.place.publish(ino, "sub/a.csv")
+    assert result.outcome == MoveOutcome.DONE
+    assert bench.get("sub/a.csv")["Bytes"] == CONTENT[::-1]
+    assert await state.leaks() == []
+
+
+async def test_empty_files_and_those_in_the_object_store_are_published(bench: Bench) -> None:
+    state = bench.state
+    empty, far = await state.create("empty", b""), await state.create("far", CONTENT)
+    await upload(state.parts, far)
+    await drop_raw(state.parts, far)
+    for ino, key in ((empty, "empty"), (far, "far")):
+        assert (await bench.place.publish(ino, key))[0].outcome == MoveOutcome.DONE
+    assert bench.get("empty")["Bytes"] == b""
+    assert bench.get("far")["Bytes"] == CONTENT
+
+
+async def test_what_somebody_else_has_written_is_never_replaced(bench: Bench) -> None:
+    """Neither an object that was there before, nor one that has changed since."""
+    state = bench.state
+    ino = await state.create("a", CONTENT)
+    bench.put("before", b"theirs")
+    assert (await bench.place.publish(ino, "before"))[1] == TAKEN
+    assert (await bench.place.publish(ino, "before"))[1] == TAKEN
+    assert bench.get("before")["Bytes"] == b"theirs"
+    await bench.place.publish(ino, "since")
+    bench.put("since", b"theirs")
+    await state.rewrite(ino, b"ours, new")
+    for _ in range(2):
+        assert (await bench.place.publish(ino, "since"))[1] == TAKEN
+        assert bench.get("since")["Bytes"] == b"theirs"
+    known = await state.engine.get_published(bench.place.url_of("since"))
+    assert known is not None
+    assert (known.generation, known.problem) == (0, TAKEN)
+    assert await bench.place.remove(known) == TAKEN
+    assert bench.get("since")["Bytes"] == b"theirs"
+    # They give way.
+    bench.delete("since")
+    assert (await bench.place.publish(ino, "since"))[0].outcome == MoveOutcome.DONE
+    assert bench.get("since")["Bytes"] == b"ours, new"
+
+
+async def test_an_object_that_does_not_read_back_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino = await bench.state.create("a", CONTENT)
+    read = bench.store.read
+
+    async def flipped(key: str, stored: PublicObject, start: int, end: int) -> bytes:
+        return bytes([(await read(key, stored, start, end))[0] ^ 1]) + CONTENT[1:]
+
+    monkeypatch.setattr(bench.store, "read", flipped)
+    with pytest.raises(CorruptDataError, match="does not read back"):
+        await bench.place.publish(ino, "a")
+    monkeypatch.setattr(bench.store, "read", read)
+    assert (await bench.place.publish(ino, "a"))[0].outcome == MoveOutcome.DONE
+
+
+async def test_a_store_that_heeds_no_conditions_is_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything but an object of memfs's own was written."""
+    bench.put("a", b"theirs")
+
+    async def put_if(key: str, *_arguments: object) -> str:
+        etag: str = bench.client.put_object(Bucket=READY, Key=f"{bench.prefix}/{key}")["ETag"]
+        return etag
+
+    monkeypatch.setattr(bench.store, "put_if", put_if)
+    ino = await bench.state.create("a", CONTENT)
+    with pytest.raises(NotSupportedError, match="overwrites an object"):
+        await bench.place.publish(ino, "a")
+    assert bench.get("a")["Bytes"] == b"theirs"
+    assert bench.names() == ["a"]
+
+
+async def test_a_tree_is_published_by_its_mark_and_its_removal(bench: Bench) -> None:
+    """As often as it is looked at; nothing is published twice, nor above the directory."""
+    state, engine = bench.state, bench.state.engine
+    number, _ = engine.reserve_ids()
+    new = NewInode(number, stat.S_IFDIR | 0o755, 0, 0, 1)
+    await engine.create(ROOT_INODE, b"results", new)
+    for text in ("a", "b", "outside"):
+        await state.create(text, CONTENT + text.encode())
+    for name in (b"a", b"b"):
+        await engine.rename(ROOT_INODE, name, number, name, 0, 1)
+    state.parts.config = replace(
+        state.config, publish=replace(state.config.publish, targets=(f"s3://{READY}",))
+    )
+    async with engine.change():
+        await engine.set_xattr(number, PUBLISH_XATTR, bench.url.encode(), 0, 1)
+        await note_root(engine, number)
+    methods = bench.methods()
+    await methods.look()
+    assert bench.names() == ["a", "b"]
+    stored = [bench.get(key)["ETag"] for key in bench.names()]
+    await methods.look()
+    assert [bench.get(key)["ETag"] for key in bench.names()] == stored
+    told = (await methods.published(bench.url))["objects"]
+    assert [(each["key"], each["current"]) for each in told] == [("a", True), ("b", True)]
+    bench.put("b", b"theirs")
+    for name in (b"a", b"b"):
+        await engine.unlink(number, name, 2)
+    await methods.look()
+    assert bench.names() == ["b"]
+    assert bench.get("b")["Bytes"] == b"theirs"
+    assert await list_roots(engine) == [number]
+    async with engine.change():
+        await engine.remove_xattr(number, PUBLISH_XATTR, 1)
+    await methods.look()
+    assert await list_roots(engine) == []
+
+
+async def test_a_file_is_asked_for_by_its_name_below_the_directory(bench: Bench) -> None:
+    ino = await bench.state.create("a", CONTENT)
+    answer = await bench.methods().publish([int(ino)], int(ROOT_INODE), f"{bench.url}/{{path}}")
+    assert answer["outcomes"] == {"done": 1}
+    alone = await bench.methods().publish([int(ino)], int(ino), f"{bench.url}/alone/")
+    assert alone["outcomes"] == {"done": 1}
+    assert bench.names() == ["a", "alone/a"]
+    assert await bench.methods().publish_removed(int(ROOT_INODE), bench.url) == {
+        "removed_count": 0,
+        "left_count": 0,
+        "problems": [],
+    }
+
+
+async def test_an_encrypted_mount_publishes_in_clear_only_where_that_is_said(
+    tmp_path: Path,
+) -> None:
+    config = replace(SMALL_FRAMES, encryption=EncryptionConfig(keys=("env:X",)))
+    keys = KeyRing([Key(bytes(32), "test")])
+    state = State(tmp_path / "state", config, keys=keys)
+    store = S3PublicStore("s3://b", {}, 1.0, 1)
+    with pytest.raises(NotSupportedError, match=r"publish\.plain = true"):
+        Publication(state.parts, store, "s3://b")
+    state.parts.config = replace(config, publish=PublishConfig(plain=True))
+    Publication(state.parts, store, "s3://b")
+    state.close()
+
+
+def test_only_what_is_configured_may_be_published_by_an_xattr() -> None:
+    config = replace(SMALL_FRAMES, publish=PublishConfig(targets=("s3://b/results/",)))
+    assert is_allowed("s3://b/results", config)
+    assert is_allowed("s3://b/results/2026", config)
+    assert not is_allowed("s3://b/results-of-others", config)
+    assert not is_allowed("s3://b", config)
+    assert target_of("s3://user:secret@b/x/{path}") == "s3://b/x"
+    for url in ("results", "s3://", "s3://b/{date}/x"):
+        with pytest.raises(InvalidValueError, match="no place to publish"):
+            target_of(url)
+    with pytest.raises(UsageError, match="s3://BUCKET/PREFIX alone"):
+        open_public_store("gs://b/x", {}, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.csv", "text/csv"),
+        ("a.parquet", "application/vnd.apache.parquet"),
+        ("a.csv.gz", "application/gzip"),
+        ("a.json", "application/json"),
+        ("a", "application/octet-stream"),
+    ],
+)
+def test_the_content_type_is_told_by_the_name(name: str, kind: str) -> None:
+    assert content_type_of(name) == kind
+
+
+def test_times_and_modes_are_written_as_rclone_has_them() -> None:
+    found = metadata_of(1_700_000_000_000_000_005, 0o100644, "t")
+    assert found == {"mtime": "1700000000.000000005", "mode": "100644", "memfs-token": "t"}

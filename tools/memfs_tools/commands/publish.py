@@ -1,0 +1,139 @@
+"""`memfs publish`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memfs.errors import UsageError
+from memfs.exit_codes import ExitCode
+from memfs.sizes import format_count, format_size
+from memfs_tools.mounts import find_mount_above
+from memfs_tools.terminal import complain, tell, tell_json
+from memfs_tools.tree_work import Totals, TreeWork, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memfs.client.mount import Mount
+    from memfs.control.methods import RemovedReport, WorkReport
+
+MANIFEST = "_memfs/catalog.parquet"
+SUCCESS = "_SUCCESS"
+
+_WORDS = {
+    "unneeded": "published before",
+    "busy": "being written",
+    "superseded": "changed meanwhile",
+    "waiting": "waiting for the store, or for a quota",
+    "failed": "failed, or changed by someone else",
+}
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.argument("url")
+@click.option("--watch", is_flag=True, help="And whatever is written there from now on.")
+@click.option("--manifest", is_flag=True, help=f"Add {MANIFEST}, and {SUCCESS} last.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def publish(path: Path, url: str, watch: bool, manifest: bool, as_json: bool) -> None:
+    """Copy files into a bucket as plain objects that any tool reads.
+
+    \b
+    memfs publish /mnt/data/results s3://bucket/results
+    memfs publish --manifest /mnt/data/results s3://bucket/results
+    memfs publish --watch /mnt/data/results s3://bucket/results
+
+    An object has the path of its file below PATH, a content type by its name, and mtime and mode in
+    its metadata as rclone has them. It is made only where there is no object, replaced only while
+    it is the one that memfs has put there, and read back. An object that somebody else has changed
+    stays as it is, and is told. A file that has not changed since then costs nothing.
+
+    Credentials are those of the configured store in the same bucket, [glacier] or [stores.NAME], or
+    else what the library of the store finds. --watch sets `user.memfs.publish`; URL must be below
+    one of publish.targets.
+
+    An object whose file is gone stays, unless publish.delete is set. With --manifest a table of all
+    objects is added, with their sizes, etags and digests; _SUCCESS goes first and comes back when
+    all is there.
+
+    Exits with 1 if something is not published.
+    """  # noqa: D301 - \b is for click: keep the lines below as they are
+    served = find_mount_above(path)
+    if served is None:
+        raise UsageError(f"{path} is not in a mount of memfs")
+    root = os.stat(path).st_ino
+    totals = Totals()
+    if watch:
+        os.setxattr(path, "user.memfs.publish", url.encode())
+    if manifest and (problem := served.publish_part(url, SUCCESS, "")):
+        raise UsageError(f"{url}: {SUCCESS}: {problem}", ExitCode.PROBLEMS)
+
+    def call(mount: Mount, inos: list[int], left_s: float) -> WorkReport:
+        return mount.publish_files(inos, root, url, timeout_s=left_s)
+
+    def describe(done: Totals) -> str:
+        return f"{format_size(done.moved_bytes)} published"
+
+    TreeWork(Work(call), totals).run((path,), describe, hidden=as_json)
+    removed = served.publish_removed(root, url)
+    complete = totals.complete and not removed["problems"]
+    told = None
+    if manifest and complete:
+        told = _publish_manifest(served, url)
+        complete = told is None
+    if as_json:
+        tell_json(totals.to_json() | {"removed": removed, "manifest": manifest and complete})
+    else:
+        _tell(totals, removed, told)
+        if manifest and not complete:
+            complain(f"without {SUCCESS}: not all is there")
+    if not complete:
+        raise click.exceptions.Exit(ExitCode.PROBLEMS)
+
+
+def _tell(totals: Totals, removed: RemovedReport, problem: str | None) -> None:
+    totals.tell_failures()
+    for each in removed["problems"]:
+        complain(each)
+    if problem is not None:
+        complain(problem)
+    tell(
+        f"{format_count(totals.file_count, 'file')}: {totals.outcomes['done']} published; "
+        f"others: {totals.count(_WORDS)}"
+    )
+    if removed["removed_count"]:
+        tell(f"{removed['removed_count']} objects were removed: their files are gone")
+    if removed["left_count"]:
+        tell(
+            f"{removed['left_count']} objects have no file any more and stay; publish.delete = "
+            "true removes those that nobody else has changed"
+        )
+
+
+def _publish_manifest(served: Mount, url: str) -> str | None:
+    """Publish the table of all objects, then the mark; returns why that was not done."""
+    try:
+        from memfs_tools.published_file import write_published
+    except ImportError:
+        raise UsageError("a manifest needs pyarrow: pip install 'memfs-tiers[traces]'") from None
+    with tempfile.TemporaryDirectory(prefix="memfs-publish-") as directory:
+        table, mark = Path(directory) / "catalog.parquet", Path(directory) / SUCCESS
+        write_published(table, _list(served, url))
+        mark.touch()
+        for key, path in ((MANIFEST, table), (SUCCESS, mark)):
+            if problem := served.publish_part(url, key, os.fspath(path)):
+                return f"{url}/{key}: {problem}"
+    return None
+
+
+def _list(served: Mount, url: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of files."""
+    after = ""
+    while found := served.published(url, after):
+        yield from (each for each in found if not each["of_manifest"])
+        after = found[-1]["key"]
