@@ -74,7 +74,7 @@ def _disk(status: StatusReport) -> Iterator[Finding]:
     if work.lost_count:
         count, size = format_count(work.lost_count, "item"), format_size(work.lost_bytes)
         yield Finding(
-            Level.DOUBTFUL, "lost", f"lost+found has {count} ({size}): see memfs gc --lost-found"
+            Level.DOUBTFUL, "lost", f"lost+found has {count} ({size}): see `memfs gc --lost-found`"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import time
 from html import escape
 from importlib.resources import files
@@ -121,10 +122,10 @@ def _encodable(text: str) -> str:
 
 
 def _sentence(sentence: Sentence) -> str:
-    remedy = f' <span class="remedy">{_text(sentence.remedy)}</span>' if sentence.remedy else ""
+    remedy = f' <span class="remedy">{_told(sentence.remedy)}</span>' if sentence.remedy else ""
     return (
         f'<li class="{sentence.weight}"><b>{_WORDS[sentence.weight]}</b> '
-        f"{_text(sentence.text)}{remedy}</li>"
+        f"{_told(sentence.text)}{remedy}</li>"
     )
 
 
@@ -169,6 +170,11 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> st
         f'<div class="scroll" tabindex="0" role="region" aria-label="{title} as a table">'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div></details>"
     )
+
+
+def _told(text: str) -> str:
+    """Escape a sentence, in which commands are between backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text))
 
 
 def _text(text: str) -> str:

@@ -187,7 +187,7 @@ def _opens(gathered: Gathered) -> Iterator[Sentence]:
             yield Sentence(
                 Weight.KNOW,
                 f"{text} The disk has room, so these files had not been used for long.",
-                "If they will be used again, fetch them before: memfs prefetch PATHS.",
+                "If they will be used again, fetch them before: `memfs prefetch PATH...`.",
             )
     if packed >= 0.2 * total:
         yield Sentence(
@@ -199,7 +199,7 @@ def _opens(gathered: Gathered) -> Iterator[Sentence]:
         yield Sentence(
             Weight.ACT,
             f"The RAM tier is too small: it is full, and served {near / total:.0%} of the opens.",
-            "Raise warm.size. Record a trace and ask memfs what-if how much would be enough.",
+            "Raise warm.size. Record a trace and ask `memfs what-if` how much would be enough.",
         )
     elif near >= 0.5 * total:
         yield Sentence(
@@ -213,7 +213,7 @@ _REMEDIES = {
     "archived": "Archived objects are being restored, which takes hours.",
     "disk": "Remove files from the disk of the state directory, or use a larger one.",
     "key": "Name the missing key in encryption.keys.",
-    "damage": "Run memfs scrub, and memfs fsck after the next unmount.",
+    "damage": "Run `memfs scrub`, and `memfs fsck` after the next unmount.",
     "store": "They go on when the object store serves again.",
 }
 
@@ -278,7 +278,7 @@ def _safety(gathered: Gathered) -> Iterator[Sentence]:
             Weight.KNOW,
             f"With this disk, {format_count(export.missing_count, 'file')} would be lost: their "
             f"{format_size(export.missing_bytes)} are not in the object store.",
-            "Bring them there: memfs barrier remote PATH.",
+            "Bring them there: `memfs barrier --level remote PATH`.",
         )
 
 
@@ -331,7 +331,7 @@ def _snapshots(gathered: Gathered) -> Iterator[Sentence]:
         Weight.ACT if is_much else Weight.KNOW,
         f"{format_count(usage.snapshot_count, 'snapshot')} keep {format_size(usage.kept_bytes)} on "
         "the disk that nothing else shows.",
-        "Delete those that are not needed: memfs snapshot list --sizes tells what each one holds."
+        "Delete those that are not needed: `memfs snapshot list --sizes` tells what each one holds."
         if is_much
         else "",
     )

@@ -177,6 +177,13 @@ def test_every_command_of_a_document_is_one_of_memfs(document: Document) -> None
     assert wrong == []
 
 
+@pytest.mark.parametrize("module", ["sentences", "health"])
+def test_every_command_that_a_report_names_is_one_of_memfs(module: str) -> None:
+    spans = re.findall("`(memfs [^`]*)`", (ROOT / f"memfs/report/{module}.py").read_text())
+    assert spans
+    assert {_fault(shlex.split(span)) for span in spans} <= {None, "too few arguments"}
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [

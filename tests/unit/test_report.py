@@ -142,7 +142,7 @@ def test_what_waits_is_told_by_what_for_with_what_to_do() -> None:
     ]
     found = gathered(pending=waiting)
     assert "2 moves wait (damage), such as /b" in told(found, Weight.ACT)
-    assert "Run memfs scrub" in told(found, Weight.ACT)
+    assert "Run `memfs scrub`" in told(found, Weight.ACT)
     assert "1 move waits (quota), such as /a" in told(found, Weight.KNOW)
 
 
@@ -167,6 +167,12 @@ def test_what_would_be_lost_with_the_disk_is_told() -> None:
     assert "not exported: the store refuses" in told(
         gathered(status=WELL._replace(export=failed)), Weight.ACT
     )
+
+
+def test_commands_are_set_apart_on_the_page() -> None:
+    export = ExportReport(3600.0, 60.0, 10, 3, 5 * GIB, False, None, None)
+    page = page_of(gathered(status=WELL._replace(export=export)))
+    assert "Bring them there: <code>memfs barrier --level remote PATH</code>." in page
 
 
 def test_other_sentences_need_their_numbers() -> None:
