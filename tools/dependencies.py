@@ -6,9 +6,9 @@
                                                      pyproject.toml shuts one out
 
 `locks/mount.txt` is what mounting takes, `daemon.txt` all extras of the daemon, `tests.txt` these,
-`values`, `aio`, `dev`, `examples` and `docs`. They are made for Linux and Python 3.11, the oldest
-that memfs runs on. They name no index: any will do that has the same files, and UV_DEFAULT_INDEX
-says which one `lock` asks. torch is in no lock: its builds differ between indexes.
+`values`, `aio`, `web`, `dev`, `examples` and `docs`. They are made for Linux and Python 3.11, the
+oldest that memfs runs on. They name no index: any will do that has the same files, and
+UV_DEFAULT_INDEX says which one `lock` asks. torch is in no lock: its builds differ between indexes.
 
 Invariant: the smaller locks are parts of `tests.txt`, line by line.
 """
@@ -27,7 +27,7 @@ LOCKS = ROOT / "locks"
 LARGEST = "tests"
 DAEMON = ("s3", "gcs", "azure", "pyfuse3", "encryption", "traces", "hot", "cuda")
 EXTRAS = {
-    LARGEST: (*DAEMON, "values", "aio", "dev", "examples", "docs"),
+    LARGEST: (*DAEMON, "values", "aio", "web", "dev", "examples", "docs"),
     "daemon": DAEMON,
     "mount": ("s3", "pyfuse3"),
 }

@@ -17,7 +17,7 @@ extras=s3,pyfuse3
 lock=mount
 if [[ ${1:-} == --tests ]]; then
     packages+=(acl chromium chromium-driver dbench fio git lz4 ncdu rsync sqlite3 strace stress-ng systemd util-linux xfsprogs zstd)
-    extras+=,gcs,azure,encryption,traces,hot,cuda,torch,values,aio,dev,examples,docs,dev-torch
+    extras+=,gcs,azure,encryption,traces,hot,cuda,torch,values,aio,web,dev,examples,docs,dev-torch
     lock=tests
 elif [[ $# -gt 0 ]]; then
     fail "no option $1; see the head of $0"

@@ -52,7 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "adlfs": ("memfs/stores/azure.py",),
     "aiobotocore": ("memfs/stores/s3.py",),
-    "anyio": ("memfs/aio.py",),
+    "anyio": ("memfs/aio.py", "tools/memfs_tools/web/"),
     "aiohttp": ("memfs/stores/gcs.py",),
     "azure": ("memfs/stores/azure.py",),
     "blake3": ("memfs/stores/", "memfs/moves/", "memfs/manager/"),
@@ -88,11 +88,13 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "requests": ("memfs/stores/gcs.py",),
     "rich": ("tools/memfs_tools/display.py", "tools/memfs_tools/live/"),
     "s3fs": ("memfs/stores/s3.py",),
+    "starlette": ("tools/memfs_tools/web/app.py", "tools/memfs_tools/web/gate.py"),
     "torch": ("memfs/torch/", "memfs/manager/values/tensors.py"),
     "trio": (
         *("memfs/", "daemon/memfs_daemon/", "tools/memfs_tools/commands/fsck.py"),
         "tools/memfs_tools/commands/snapshot/importing.py",
     ),
+    "uvicorn": ("tools/memfs_tools/web/serving.py",),
     "xattr": ("memfs/client/placement.py",),
     "xxhash": ("memfs/stores/", "memfs/metadata/sqlite/pages.py"),
     "zstandard": ("memfs/codecs/zstd.py",),
@@ -117,6 +119,7 @@ RUNTIME_EXTRAS = (
     "torch",
     "values",
     "aio",
+    "web",
 )
 """Extras whose packages memfs itself imports."""
 

@@ -33,6 +33,7 @@ _MODULES = {
     "top": "top",
     "health": "health",
     "report": "report",
+    "web": "web",
     "metrics": "metrics",
     "pin": "pin",
     "unpin": "pin",

@@ -1,0 +1,1 @@
+"""`memfs web`: the live page of a mount, in a process of its own."""
