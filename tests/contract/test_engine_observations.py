@@ -93,6 +93,13 @@ async def test_the_ring_of_events_keeps_the_latest(engine: Engine) -> None:
     assert [each.number for each in events] == [*range(total, 5, -1)]
 
 
+async def test_an_event_of_a_name_that_is_no_text_is_kept(engine: Engine) -> None:
+    """With the bytes that are no UTF-8 spelled; nothing else of it is another."""
+    await engine.add_events([Event(0, 5, "pin", "/caf\udce9 \u202e", "\ud800")])
+    [kept] = await engine.list_events(None, ALL)
+    assert (kept.subject, kept.detail) == (r"/caf\xe9 " + "\u202e", r"\ud800")
+
+
 async def test_long_texts_of_events_are_cut(engine: Engine) -> None:
     await engine.add_events([event("x" * 10 * DETAIL_LENGTH_MAX)])
     [stored] = await engine.list_events(None, 1)

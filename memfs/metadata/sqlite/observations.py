@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memfs.errors import InvalidValueError, TooBigError
+from memfs.escaping import escape_text
 from memfs.metadata.records import Event, MetricRow
 from memfs.metadata.sqlite.settings import Settings
 from memfs.metadata.sqlite.statements import PUT_EVENT, PUT_METRIC
@@ -30,6 +31,15 @@ _LIST_EVENTS = """
     where number < ? order by number desc limit ?
 """
 _NUMBER_END = 1 << 62
+
+
+def _storable(text: str) -> str:
+    """Return a text as UTF-8 has it: names of files hold bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join(escape_text(each) if "\ud800" <= each <= "\udfff" else each for each in text)
+    return text
 
 
 class Observations(Settings):
@@ -58,8 +68,9 @@ class Observations(Settings):
         row = self._row("select max(number) from event")
         last = row[0] if row is not None and row[0] is not None else 0
         for number, (_, at_ns, kind, subject, detail) in enumerate(events, last + 1):
-            texts = kind, subject[:SUBJECT_LENGTH_MAX], detail[:DETAIL_LENGTH_MAX]
-            self._write(PUT_EVENT, (number % EVENT_COUNT, number, at_ns, *texts))
+            texts = subject[:SUBJECT_LENGTH_MAX], detail[:DETAIL_LENGTH_MAX]
+            row = (number % EVENT_COUNT, number, at_ns, kind, *map(_storable, texts))
+            self._write(PUT_EVENT, row)
 
     async def list_events(self, before: int | None, limit: int) -> list[Event]:
         rows = self._rows(_LIST_EVENTS, (_NUMBER_END if before is None else before, limit))
