@@ -76,6 +76,8 @@ def _use(served: Mount, shown: _Shown) -> None:
         ("mount", "--state", served.state, served.root),
         ("umount", file),
         ("status", file),
+        ("top", file),
+        ("web", file),
         ("pin", "hot", file),
         ("pin", "cold", served.base / HOSTILE),
         ("unpin", served.base / HOSTILE),

@@ -292,6 +292,11 @@ def list_again(page: Browser) -> None:
     page.see("#listed", "names")
 
 
+def list_log(page: Browser) -> bool:
+    """Whether the list of events has a pin to the glacier tier."""
+    return any("pin" in row and "glacier" in row for row in page.text("#log").split("\n"))
+
+
 def open_why(page: Browser, name: str) -> None:
     """Press `Why?` in the row of a file."""
     list_again(page)
@@ -318,6 +323,7 @@ def test_clicking_a_pin_moves_the_file(page: Browser, started: Mount) -> None:
     assert page.run("return document.querySelector('#pins [aria-pressed=true]').textContent") == (
         "Pin glacier"
     )
+    wait_for(lambda: list_log(page), "the event")
     page.press("#pins", "Unpin")
     page.see("#change", "unpinned")
     assert os.getxattr(file, "user.memfs.pin") == b"auto"

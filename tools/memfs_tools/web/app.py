@@ -50,6 +50,7 @@ _BODY_BYTES_MAX = 64 << 10
 _NAMES_SHOWN = 300
 """Names of a directory; its sums are those of all."""
 _FOUND_SHOWN = 100
+_EVENTS_SHOWN = 100
 _FILTER_MAX = 20_000
 
 _KINDS = {"page.js": "text/javascript", "page.css": "text/css"}
@@ -94,6 +95,7 @@ class Page:
             Route("/why", self.why),
             Route("/snapshots", self.snapshots),
             Route("/search", self.search),
+            Route("/log", self.log),
             Route("/metrics", self.metrics),
             Route("/pin", self.pin, methods=["POST"]),
             Route("/unpin", self.unpin, methods=["POST"]),
@@ -179,6 +181,10 @@ class Page:
             return {"snapshots": made[::-1]}
 
         return await self._answer(look)
+
+    async def log(self, request: Request) -> Response:
+        """Return what people decided and what went wrong, the latest first."""
+        return await self._answer(lambda mount: {"events": mount.events(limit=_EVENTS_SHOWN)})
 
     async def search(self, request: Request) -> Response:
         """Return a page of what a filter finds; words that are no filter are those of names."""

@@ -6,6 +6,7 @@ let tiers = [];
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 const COUNT_MAX = 10000;
 const WATCH_MS = 1000;
+const LOG_MS = 10000;
 
 const find = (id) => document.getElementById(id);
 
@@ -120,6 +121,7 @@ function show(entry) {
   showPrograms(entry.programs);
   if (wasDown) {
     loadSnapshots();
+    loadLog();
     load();
   }
 }
@@ -462,6 +464,25 @@ async function loadSnapshots() {
   if (snapshots.some((each) => each.id === chosen)) find("at").value = chosen;
 }
 
+// --- events -------------------------------------------------------------------------------------
+async function loadLog() {
+  try {
+    const events = (await ask("log")).events;
+    fill(
+      "log",
+      events.map((event) => [
+        element("th", { scope: "row", class: "word" }, new Date(event.at_ns / 1e6).toLocaleString()),
+        word(event.kind),
+        cell(event.subject),
+        cell(event.detail),
+      ]),
+      "nothing happened yet",
+    );
+  } catch (error) {
+    fill("log", [], error.message);
+  }
+}
+
 // --- start --------------------------------------------------------------------------------------
 find("order").addEventListener("change", () => { leaveSearch(); load(); });
 find("refresh").addEventListener("click", () => { loadSnapshots(); if (place.found) search(false); else load(); });
@@ -471,4 +492,5 @@ find("close").addEventListener("click", closeWhy);
 find("search").addEventListener("submit", (event) => { event.preventDefault(); search(false); });
 find("why").addEventListener("keydown", (event) => { if (event.key === "Escape") closeWhy(); });
 setInterval(() => { if (watched !== null) look(watched); }, WATCH_MS);
+setInterval(() => { if (find("state").className === "up" && !document.hidden) loadLog(); }, LOG_MS);
 listen();
