@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.errors import UsageError
+from memfs_tools.arguments import MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell
 
@@ -21,7 +22,7 @@ _TOKEN_BYTES_MAX = 200
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option(
     "--listen",
     metavar="ADDRESS",
