@@ -30,7 +30,7 @@ ROW_COUNT_MAX = 100
 """Rows of a table over time: as many points as are needed to see the shape."""
 
 BYTES, COUNT, PERCENT = "bytes", "count", "percent"
-"""How `report.js` writes the values of an axis."""
+"""How `charts.js` writes the values of an axis."""
 
 
 class Chart(NamedTuple):

@@ -37,7 +37,7 @@ def render(gathered: Gathered, told: Sequence[Sentence], drawn: Sequence[Chart])
         told: Its sentences.
         drawn: Its charts.
     """
-    scripts = [asset("echarts.min.js"), asset("report.js")]
+    scripts = [asset(name) for name in ("echarts.min.js", "charts.js", "report.js")]
     options = [
         {
             "name": chart.name,

@@ -292,6 +292,10 @@ def list_again(page: Browser) -> None:
     page.see("#listed", "names")
 
 
+_TABLE = "return document.querySelector(`#frame-${arguments[0]} tbody`)?.textContent ?? ''"
+"""JavaScript: what the table of a chart says."""
+
+
 def list_log(page: Browser) -> bool:
     """Whether the list of events has a pin to the glacier tier."""
     return any("pin" in row and "glacier" in row for row in page.text("#log").split("\n"))
@@ -370,6 +374,52 @@ def test_names_of_any_bytes_are_shown_and_do_nothing(page: Browser, started: Mou
     page.press("#search", "Search")
     page.see("#listed", "2 found")
     assert page.run("return document.querySelectorAll('img, script:not([src])').length") == 0
+
+
+def test_what_a_report_tells_is_drawn_and_has_its_tables(page: Browser, started: Mount) -> None:
+    """By the library of the report; in both colour schemes, and again when there is more."""
+    names = [MARKUP, NOT_TEXT]
+    for name in names:
+        (started.root / name).mkdir()
+        (started.root / name / name).write_bytes(b"x" * 100_000)
+        os.setxattr(started.root / name, "user.memfs.tier", b"glacier")
+        (started.root / name / name).read_bytes()
+    page.find("#span").send_keys("hour")
+
+    wanted = {
+        "hottest": escape_text(NOT_TEXT),
+        "use": "UTC",
+        "flows": "glacier",
+        "opens": "%",
+    }
+
+    def told() -> dict[str, str]:
+        page.run("document.querySelector('#span').dispatchEvent(new Event('change'))")
+        return {name: page.run(_TABLE, name) for name in wanted}
+
+    wait_for(lambda: all(wanted[name] in text for name, text in told().items()), told)
+    page.see("#sentences", " ")
+    for scheme in ("dark", "light"):
+        page.set_colours(scheme)
+        drawn = page.run(
+            """
+            return [...document.querySelectorAll(".chart:not([hidden])")].map((each) =>
+              [each.id, each.querySelectorAll("svg path").length, each.getAttribute("aria-label")]);
+            """
+        )
+        assert {"chart-use", "chart-flows", "chart-opens", "chart-hottest"} <= {
+            name for name, _, _ in drawn
+        }
+        assert [name for name, count, label in drawn if not count or not label] == []
+    tables = page.run(
+        """
+        return [...document.querySelectorAll("#charts figure")].filter((each) =>
+          !each.querySelector(".chart").hidden && !each.querySelector("details tbody tr"))
+          .map((each) => each.id);
+        """
+    )
+    assert tables == []
+    assert page.run("return document.querySelectorAll('img').length") == 0
 
 
 def test_a_daemon_that_goes_away_is_told_and_the_page_comes_back_with_it(

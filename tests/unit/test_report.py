@@ -317,7 +317,7 @@ def test_the_page_forbids_all_but_its_own_scripts() -> None:
     [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-")
     assert "unsafe-eval" not in policy
-    assert len(re.findall("'sha256-", policy)) == 2
+    assert len(re.findall("'sha256-", policy)) == 3
 
 
 def test_complaints_and_requests_of_a_page_are_seen(tmp_path: Path) -> None:

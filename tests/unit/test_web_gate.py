@@ -159,8 +159,8 @@ def test_the_token_cannot_be_guessed_from_what_a_page_knows() -> None:
 def test_flows_are_read_out_of_the_metrics() -> None:
     text = (
         "# TYPE memfs_moved_bytes_total counter\n"
-        'memfs_moved_bytes_total{source="cold",target="warm"} 1024\n'
+        'memfs_moved_bytes_total{mount=",source=\\\\"hot\\\\"",source="cold",target="warm"} 1024\n'
         'memfs_moves_total{source="cold",target="warm"} 3\n'
-        'memfs_moved_bytes_total{source="cold",target="glacier"} 1e+06\n'
+        'memfs_moved_bytes_total{source="cold",target="glacier",mount="/a"} 1e+06\n'
     )
     assert read_moved(text) == {("cold", "warm"): 1024.0, ("cold", "glacier"): 1e6}

@@ -24,6 +24,10 @@ from memfs.client import placement
 from memfs.client.placement import TIERS
 from memfs.control.methods import TreeOrder
 from memfs.errors import InvalidValueError, MemfsError, UsageError
+from memfs.report.charts import charts
+from memfs.report.gathering import SPANS, gather
+from memfs.report.page import asset
+from memfs.report.sentences import sentences
 from memfs_tools.mounts import require_mount
 from memfs_tools.web.feed import Feed, TooManyViewersError
 from memfs_tools.web.gate import COOKIE, Gate, Secrets
@@ -53,7 +57,17 @@ _FOUND_SHOWN = 100
 _EVENTS_SHOWN = 100
 _FILTER_MAX = 20_000
 
-_KINDS = {"page.js": "text/javascript", "page.css": "text/css"}
+_KINDS = {
+    "page.js": "text/javascript",
+    "page.css": "text/css",
+    "charts.js": "text/javascript",
+    "echarts.min.js": "text/javascript",
+}
+_SHARED = ("charts.js", "echarts.min.js")
+"""Parts that the report has as well."""
+
+_NOT_CHARTED = ("snapshots", "pending")
+"""Charts of the report whose tables the page has, live."""
 
 _STATUS = {
     errno.ENOENT: 404,
@@ -82,7 +96,10 @@ class Page:
         self._feed = feed
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
         parts = files(__package__).joinpath("page")
-        self._files = {name: parts.joinpath(name).read_bytes() for name in _KINDS}
+        self._files = {
+            name: asset(name).encode() if name in _SHARED else parts.joinpath(name).read_bytes()
+            for name in _KINDS
+        }
         self._html = parts.joinpath("page.html").read_text().replace("PAGE_KEY", keys.page_key)
         self.gate: Gate | None = None
 
@@ -96,6 +113,7 @@ class Page:
             Route("/snapshots", self.snapshots),
             Route("/search", self.search),
             Route("/log", self.log),
+            Route("/report", self.report),
             Route("/metrics", self.metrics),
             Route("/pin", self.pin, methods=["POST"]),
             Route("/unpin", self.unpin, methods=["POST"]),
@@ -185,6 +203,23 @@ class Page:
     async def log(self, request: Request) -> Response:
         """Return what people decided and what went wrong, the latest first."""
         return await self._answer(lambda mount: {"events": mount.events(limit=_EVENTS_SHOWN)})
+
+    async def report(self, request: Request) -> Response:
+        """Return what a report tells of a span: sentences, and charts with their tables."""
+
+        def look(mount: Mount) -> dict[str, Any]:
+            span = request.query_params.get("span", "day")
+            if span not in SPANS:
+                raise InvalidValueError(f"{span[:20]} is no span: {', '.join(SPANS)}")
+            gathered = gather(mount, span)
+            return {
+                "sentences": [each._asdict() for each in sentences(gathered, {})],
+                "charts": [
+                    each._asdict() for each in charts(gathered, {}) if each.name not in _NOT_CHARTED
+                ],
+            }
+
+        return await self._answer(look)
 
     async def search(self, request: Request) -> Response:
         """Return a page of what a filter finds; words that are no filter are those of names."""

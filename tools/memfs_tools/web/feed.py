@@ -28,9 +28,9 @@ INTERVAL_S = 1.0
 VIEWERS_MAX = 32
 """Pages that are open at the same time; guess."""
 
-_MOVED = re.compile(
-    r'^memfs_moved_bytes_total\{source="(\w+)",target="(\w+)"\} ([0-9.e+]+)$', re.MULTILINE
-)
+_MOVED = re.compile(r"^memfs_moved_bytes_total\{(.+)\} ([0-9.e+]+)$", re.MULTILINE)
+_LABEL = re.compile(r'(?:^|,)(source|target)="(\w+)"')
+"""Quotation marks in the values of other labels have a backslash before them."""
 
 
 class _Look(NamedTuple):
@@ -117,7 +117,11 @@ class Feed:
 
 def read_moved(metrics: str) -> dict[tuple[str, str], float]:
     """Return what was moved so far by edge, out of the metrics of a mount."""
-    return {(source, target): float(n) for source, target, n in _MOVED.findall(metrics)}
+    found = {}
+    for labels, number in _MOVED.findall(metrics):
+        edge = dict(_LABEL.findall(labels))
+        found[edge["source"], edge["target"]] = float(number)
+    return found
 
 
 def describe(before: _Look | None, now: _Look) -> dict[str, Any]:

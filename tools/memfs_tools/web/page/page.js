@@ -1,12 +1,19 @@
 // The live page of a mount. Texts come escaped, and become text nodes only: nothing is ever parsed as
 // markup. Files are asked for by ids, which are plain ASCII whatever their names hold.
 
+globalThis.trustedTypes?.createPolicy("default", {
+  createHTML: (text) => (text === "" ? "" : null),
+});
+
 const KEY = document.querySelector("meta[name=page-key]").content;
 let tiers = [];
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 const COUNT_MAX = 10000;
 const WATCH_MS = 1000;
 const LOG_MS = 10000;
+const REPORT_MS = 30000;
+
+/* global echarts, memfsCharts: of the scripts that are loaded before */
 
 const find = (id) => document.getElementById(id);
 
@@ -122,6 +129,7 @@ function show(entry) {
   if (wasDown) {
     loadSnapshots();
     loadLog();
+    loadReport();
     load();
   }
 }
@@ -483,6 +491,88 @@ async function loadLog() {
   }
 }
 
+// --- over time: what a report tells -----------------------------------------------------------------
+let reported = [];
+
+async function loadReport() {
+  let report;
+  try {
+    report = await ask("report", { span: find("span").value });
+  } catch (error) {
+    find("measured").textContent = `cannot be told: ${error.message}`;
+    return;
+  }
+  find("measured").textContent = `as of ${new Date().toLocaleTimeString()}`;
+  find("sentences").replaceChildren(
+    ...report.sentences.map((each) =>
+      element(
+        "li",
+        { class: each.weight },
+        each.text,
+        ...(each.remedy ? [element("span", { class: "remedy" }, each.remedy)] : []),
+      ),
+    ),
+  );
+  reported = report.charts;
+  const names = reported.map((chart) => chart.name).join(" ");
+  if (find("charts").dataset.names !== names) {
+    find("charts").dataset.names = names;
+    find("charts").replaceChildren(...reported.map(frame));
+  }
+  for (const chart of reported) fillFrame(chart);
+  drawCharts();
+}
+
+function frame(chart) {
+  return element(
+    "figure",
+    { id: `frame-${chart.name}` },
+    element("figcaption", {}, chart.title),
+    element("p", { class: "hint" }, chart.description),
+    element("div", { class: "chart", id: `chart-${chart.name}`, role: "img", "aria-label": chart.title }),
+    element("p", { class: "hint nothing" }, "nothing so far"),
+    element(
+      "details",
+      {},
+      element("summary", {}, `${chart.title} as a table`),
+      element(
+        "div",
+        { class: "scroll", tabindex: "0", role: "region", "aria-label": `${chart.title} as a table` },
+        element(
+          "table",
+          {},
+          element("thead", {}, element("tr", {}, ...chart.head.map((each) => element("th", { scope: "col" }, each)))),
+          element("tbody"),
+        ),
+      ),
+    ),
+  );
+}
+
+function fillFrame(chart) {
+  const made = find(`frame-${chart.name}`);
+  const isEmpty = chart.option === null;
+  made.querySelector(".chart").hidden = isEmpty;
+  made.querySelector(".nothing").hidden = !isEmpty;
+  made.querySelector("details").hidden = chart.rows.length === 0;
+  made.querySelector("tbody").replaceChildren(
+    ...chart.rows.map((row) => element("tr", {}, ...row.map(cell))),
+  );
+}
+
+function drawCharts() {
+  for (const chart of reported) {
+    if (chart.option !== null) memfsCharts.draw(chart, find(`chart-${chart.name}`));
+  }
+  find("charts").dataset.drawn = "true";
+}
+
+function resizeCharts() {
+  for (const place of document.querySelectorAll(".chart:not([hidden])")) {
+    echarts.getInstanceByDom(place)?.resize();
+  }
+}
+
 // --- start --------------------------------------------------------------------------------------
 find("order").addEventListener("change", () => { leaveSearch(); load(); });
 find("refresh").addEventListener("click", () => { loadSnapshots(); if (place.found) search(false); else load(); });
@@ -493,4 +583,8 @@ find("search").addEventListener("submit", (event) => { event.preventDefault(); s
 find("why").addEventListener("keydown", (event) => { if (event.key === "Escape") closeWhy(); });
 setInterval(() => { if (watched !== null) look(watched); }, WATCH_MS);
 setInterval(() => { if (find("state").className === "up" && !document.hidden) loadLog(); }, LOG_MS);
+setInterval(() => { if (find("state").className === "up" && !document.hidden) loadReport(); }, REPORT_MS);
+find("span").addEventListener("change", loadReport);
+memfsCharts.onScheme(drawCharts);
+addEventListener("resize", resizeCharts);
 listen();
