@@ -21,7 +21,7 @@ import functools
 import itertools
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from anyio import to_thread
+from anyio import AsyncFile, to_thread, wrap_file
 
 from memfs.manager import manager as synchronous
 from memfs.manager import results
@@ -165,6 +165,10 @@ class MemoryManager(_Wrapper[synchronous.MemoryManager]):
     async def query(self, *arguments: Any, **named: Any) -> Results:  # noqa: ANN401 - as there
         """Return what a filter finds; see `memfs.MemoryManager.query`."""
         return Results(await self._query(*arguments, **named))
+
+    async def open(self, key: str, mode: str = "rb") -> AsyncFile[Any]:
+        """Open the file of a key; see `memfs.MemoryManager.open`."""
+        return wrap_file(await to_thread.run_sync(self.sync.open, key, mode))
 
     def path(self, key: str) -> MemPath:
         """Return the file of a key; does not block."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno as codes
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from memfs.client.placement import TIERS, PlacementError
 from memfs.control.client import ControlError
@@ -53,6 +53,11 @@ _MISSING = object()
 
 _FILES_A_PAGE = 1000
 """Files that a page of a query has; a page is a second's work for the daemon at the most."""
+
+_EXPLAINED: tuple[Literal["driver", "place", "is_exact", "duration_s", "notes"], ...] = (
+    *("driver", "place", "is_exact", "duration_s", "notes"),
+)
+"""What the answer to a query tells of how it was found."""
 
 _FILES_A_CALL = 256
 """Files that one call of the control socket is asked to work on."""
@@ -417,11 +422,34 @@ class MemoryManager(SnapshotKeeper):
             entries = [
                 entry for entry in found if entry is not None and entry.key.startswith(prefix)
             ]
-            return Page(entries, answer["token"])
+            told: dict[str, Any] = {name: answer[name] for name in _EXPLAINED}
+            return Page(entries, answer["token"], told)
 
         results = Results(fetch, limit, cursor)
         bool(results)
         return results
+
+    def open(self, key: str, mode: str = "rb") -> IO[Any]:
+        """Open the file of a key, within the directory of all keys.
+
+        What is written is there at once, and not as a whole: `store` does that.
+
+        Args:
+            key: As of `store`.
+            mode: As of open(): `rb`, `r`, `wb`, `w`, `ab`, `xb`, `r+b` and so on.
+
+        Raises:
+            MissingKeyError: Nothing is stored, and the mode makes no file.
+            KeyConflictError: The key is a directory of other keys, or below a key; or it is stored
+                already, and the mode is `x`.
+        """
+        path = path_of(key)
+
+        def opener(_: str, flags: int) -> int:
+            return self._root.open(path, flags, make=bool(flags & os.O_CREAT))
+
+        file: IO[Any] = open(path, mode, opener=opener)  # noqa: SIM115 - the caller closes it
+        return file
 
     # --- many at a time --------------------------------------------------------------------------
     def batch_store(
@@ -430,7 +458,7 @@ class MemoryManager(SnapshotKeeper):
         items: Iterable[Mapping[str, Any] | tuple[str, Any]],
         *,
         errors: ERRORS = "raise",
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], None] | bool | None = None,
         **options: Any,  # noqa: ANN401 - as of `store`
     ) -> BatchResult[Entry]:
         """Store many values, some at a time.
@@ -438,7 +466,7 @@ class MemoryManager(SnapshotKeeper):
         Args:
             items: Dictionaries with the arguments of `store`, or pairs of key and value.
             errors: `raise`: at the end, all together; `return`: they are in the result.
-            progress: Told how many are done.
+            progress: Told how many are done; True: a bar on the terminal.
             options: Arguments of `store` for all of them.
 
         Returns:
@@ -455,7 +483,7 @@ class MemoryManager(SnapshotKeeper):
             return options | {"key": key, "value": value}
 
         return run_batch(
-            map(arguments, items),
+            _mapped(arguments, items),
             lambda each: str(each.get("key")),
             lambda each: self.store(**each),
             errors=errors,
@@ -468,7 +496,7 @@ class MemoryManager(SnapshotKeeper):
         keys: Iterable[str],
         *,
         errors: ERRORS = "raise",
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], None] | bool | None = None,
         **options: Any,  # noqa: ANN401 - as of `retrieve`
     ) -> BatchResult[Any]:
         """Return many values by key; arguments as of `batch_store`."""
@@ -486,7 +514,7 @@ class MemoryManager(SnapshotKeeper):
         *,
         missing_ok: bool = False,
         errors: ERRORS = "raise",
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], None] | bool | None = None,
     ) -> BatchResult[None]:
         """Remove many values; arguments as of `batch_store`."""
         return run_batch(
@@ -701,3 +729,8 @@ def _found(top: Path, root: Root, file: FoundReport) -> Entry | None:
         return None
     texts = {f"user.{name}": text.encode() for name, text in (file["attributes"] or {}).items()}
     return Entry(key, path, metadata_of(texts), file["size"], file["mtime_ns"] / 1e9)
+
+
+def _mapped(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+    """Return what a function makes of items; of a list, so that their number stays known."""
+    return [function(item) for item in items] if isinstance(items, list) else map(function, items)

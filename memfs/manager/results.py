@@ -10,7 +10,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from memfs.manager.entries import Entry
     from memfs.manager.paths import MemPath
@@ -22,6 +22,8 @@ class Page(NamedTuple):
     entries: list[Entry]
     token: str | None
     """None: these are the last ones."""
+    explain: Mapping[str, Any] = {}
+    """How they were found."""
 
 
 class Results(Sequence["Entry"]):
@@ -43,6 +45,9 @@ class Results(Sequence["Entry"]):
         self._entries: list[Entry] = []
         self.cursor = cursor
         """Where the next page begins; None once all is fetched."""
+        self.explain: Mapping[str, Any] = {}
+        """How the last page was found: `driver`, the field whose index led to it (empty: all files
+        were looked at), `duration_s`, `notes`."""
         self._is_complete = limit == 0
 
     def __iter__(self) -> Iterator[Entry]:
@@ -127,6 +132,7 @@ class Results(Sequence["Entry"]):
         page = self._fetch(self.cursor)
         self._entries += page.entries
         self.cursor = page.token
+        self.explain = page.explain
         if self._limit is not None and len(self._entries) >= self._limit:
             del self._entries[self._limit :]
             self._is_complete = True

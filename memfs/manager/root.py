@@ -26,6 +26,8 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EXDEV, errno.ELOO
 """What an open meets where nothing is stored; the last two are symbolic links that lead out of the
 directory, or nowhere."""
 
+_CONFLICTS = (FileExistsError, IsADirectoryError, NotADirectoryError)
+
 _TEMPORARY_SUFFIX = ".tmp"
 
 _CONTROL = "user.memfs."
@@ -91,6 +93,12 @@ class Root:
             finally:
                 os.close(fd)
 
+    @contextlib.contextmanager
+    def _top(self, path: str) -> Iterator[tuple[int, str]]:
+        """Yield a descriptor of the directory of all keys, and the path from there."""
+        with self._opened() as root:
+            yield root, path
+
     def _open_directory(self, root: int, directory: str, *, make: bool) -> int:
         while True:
             try:
@@ -101,22 +109,30 @@ class Root:
                 _make_directories(root, directory)
 
     # --- reading ---------------------------------------------------------------------------------
-    def open(self, path: str, flags: int = os.O_RDONLY) -> int:
+    def open(self, path: str, flags: int = os.O_RDONLY, *, make: bool = False) -> int:
         """Return a descriptor of a regular file.
+
+        Args:
+            path: Relative.
+            flags: As of open(2).
+            make: Make the directories above it where they are missing.
 
         Raises:
             MissingKeyError: There is no file, or it is a directory.
+            KeyConflictError: With `make`: something is there that is no file, or that is not to be.
             OSError: As of open(2).
         """
-        with self._opened() as root:
-            try:
-                # A FIFO that somebody planted must not hold the caller.
-                waits = 0 if flags & os.O_PATH else os.O_NONBLOCK
-                fd = open_beneath(root, path, flags | waits)
-            except OSError as error:
-                if error.errno in _NOT_THERE:
-                    raise MissingKeyError(f"nothing is stored as {self.path}/{path}") from None
-                raise
+        # A FIFO that somebody planted must not hold the caller.
+        waits = 0 if flags & os.O_PATH else os.O_NONBLOCK
+        try:
+            with self._parent(path, make=True) if make else self._top(path) as (directory, name):
+                fd = open_beneath(directory, name, flags | waits)
+        except OSError as error:
+            if make and isinstance(error, _CONFLICTS):
+                raise self._conflict(path, error) from None
+            if error.errno in _NOT_THERE:
+                raise MissingKeyError(f"nothing is stored as {self.path}/{path}") from None
+            raise
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise MissingKeyError(f"{self.path}/{path} is not a plain file")
@@ -195,12 +211,15 @@ class Root:
                 if durable:
                     self._sync(path)
                 return status
-        except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-            why = {
-                errno.EEXIST: "is stored already",
-                errno.EISDIR: "has other keys below it",
-            }.get(error.errno or 0, "is below a key that is a file")
-            raise KeyConflictError(f"{self.path}/{path} {why}") from None
+        except _CONFLICTS as error:
+            raise self._conflict(path, error) from None
+
+    def _conflict(self, path: str, error: OSError) -> KeyConflictError:
+        why = {
+            errno.EEXIST: "is stored already",
+            errno.EISDIR: "has other keys below it",
+        }.get(error.errno or 0, "is below a key that is a file")
+        return KeyConflictError(f"{self.path}/{path} {why}")
 
     def _write(
         self,

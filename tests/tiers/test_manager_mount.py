@@ -136,6 +136,7 @@ def test_values_are_found_by_their_metadata(manager: MemoryManager, place: Path)
     assert manager.query({"location": "Ulm"}, prefix="other/").keys() == ["other/[x]"]
     assert manager.query({"location": "Ulm"}, prefix="other/[x").keys() == ["other/[x]"]
     assert len(manager.query(limit=7)) == 7
+    assert manager.query({"location": "Ulm"}).explain["driver"] == "user.location"
     assert len(manager.query()) == 31
     assert not manager.query({"cloud": {"$gt": 100}})
     frame = manager.query({"cloud": {"$gte": 14}}, sort="cloud").pandas()

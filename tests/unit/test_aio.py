@@ -47,6 +47,9 @@ def test_values_and_batches(tmp_path: Path, run: Callable[[Any], None]) -> None:
             assert len([key async for key in memory.keys("k/")]) == 600
             assert len([key async for key in memory]) == 601
             assert (await memory.batch_retrieve(["k/7"]))["k/7"] == 7
+            async with await memory.open("text", "w") as file:
+                await file.write("line")
+            assert memory.path("text").read_text() == "line"
             await memory.delete("a")
             with pytest.raises(MissingKeyError):
                 await memory.retrieve("a")

@@ -86,7 +86,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     ),
     "pyfuse3": ("daemon/memfs_daemon/pyfuse3/",),
     "requests": ("memfs/stores/gcs.py",),
-    "rich": ("tools/memfs_tools/display.py", "tools/memfs_tools/live/"),
+    "rich": ("memfs/manager/batches.py", "tools/memfs_tools/display.py", "tools/memfs_tools/live/"),
     "s3fs": ("memfs/stores/s3.py",),
     "starlette": ("tools/memfs_tools/web/app.py", "tools/memfs_tools/web/gate.py"),
     "torch": ("memfs/torch/", "memfs/manager/values/tensors.py"),

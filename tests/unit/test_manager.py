@@ -406,3 +406,39 @@ def test_hit_ratios_are_of_the_opens_that_reach_a_tier() -> None:
     expected = {"hot": 0.0, "warm": 0.6, "cold": 0.75, "glacier": 1.0, "total": 0.9}
     assert hit_ratios(told) == expected
     assert set(hit_ratios("").values()) == {None}
+
+
+def test_a_key_is_opened_as_a_file(manager: MemoryManager) -> None:
+    with manager.open("d/log", "w") as file:
+        file.write("first\n")
+    with manager.open("d/log", "a") as file:
+        file.write("second\n")
+    assert manager.retrieve("d/log") == b"first\nsecond\n"
+    with manager.open("d/log", "r+b") as file:
+        file.seek(-7, os.SEEK_END)
+        file.write(b"third!")
+    with manager.open("d/log") as file:
+        assert file.read() == b"first\nthird!\n"
+    with pytest.raises(MissingKeyError):
+        manager.open("missing")
+    with pytest.raises(KeyConflictError, match="is stored already"):
+        manager.open("d/log", "x")
+    with pytest.raises(KeyConflictError, match="has other keys below it"):
+        manager.open("d", "w")
+    with pytest.raises(KeyConflictError, match="is below a key"):
+        manager.open("d/log/e", "w")
+    os.symlink("/etc/passwd", manager.directory / "link")
+    for mode in ("r", "a", "w"):
+        with pytest.raises(MissingKeyError):
+            manager.open("link", mode)
+
+
+def test_a_batch_shows_a_bar_on_request(
+    manager: MemoryManager, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manager.batch_store([(f"k{number}", number) for number in range(20)], progress=True)
+    shown = capsys.readouterr()
+    assert "20/20" in shown.err
+    assert shown.out == ""
+    assert len(manager.batch_retrieve(manager.keys(), progress=True)) == 20
+    assert "20/?" in capsys.readouterr().err
