@@ -3,13 +3,17 @@
 Invariant: every byte is of the etag, or the version, that the form names; what the cache holds is
 bounded, and a frame is fetched once however many ask for it at a time.
 
-Who reads on has the next frames fetched by one request, more of them each time. The checksum of a
+Who reads on has the next frames fetched by one request, more of them each time, and while the ones
+before are read. The checksum of a
 range is the transport's; the digest of all bytes is learned when the file becomes raw.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
+
+import trio
 
 from memfs.bounded import BoundedDict, SizedDict
 from memfs.single_flight import SingleFlight
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from memfs.metadata.records import Form
     from memfs.types import Place
 
+log = logging.getLogger(__name__)
+
 FRAME_BYTES = 256 << 10
 """The least that is fetched. Guess: 10 ms at 25 MB/s, beside the round trip."""
 
@@ -27,6 +33,9 @@ RUN_COUNT_MAX = 32
 
 CACHE_BYTES_MAX = 64 << 20
 """Frames kept: those of some readers that go on. Guess."""
+
+AHEAD_COUNT_MAX = 4
+"""Fetches ahead at a time, of all readers. Guess."""
 
 RUNS_REMEMBERED_MAX = 1024
 """Places where somebody may read on."""
@@ -51,6 +60,8 @@ class ForeignReader:
         self._flights: SingleFlight[_FrameKey, bytes] = SingleFlight()
         self._runs: BoundedDict[_FrameKey, int] = BoundedDict(RUNS_REMEMBERED_MAX)
         """The frame that follows a fetch, and how many were fetched."""
+        self._ahead_count = 0
+        """Fetches under way that nobody waits for yet."""
 
     @property
     def cached_bytes(self) -> int:
@@ -81,12 +92,44 @@ class ForeignReader:
             else:
                 fetched = await self._fetch(form, number, end - number)
                 found += fetched[: end - number]
+        self._read_ahead(form, end)
         if len(found) == 1:
             start = offset - first * FRAME_BYTES
             return found[0][start : start + size]
         data = b"".join(found)
         start = offset - first * FRAME_BYTES
         return data[start : start + size]
+
+    def _read_ahead(self, form: Form, number: int) -> None:
+        """Have what follows the run that somebody reads fetched, if that is not under way.
+
+        Args:
+            form: The object.
+            number: The frame behind those that were read just now.
+        """
+        place, last = form.place, -(-form.stored_bytes // FRAME_BYTES)
+        if self._ahead_count >= AHEAD_COUNT_MAX:
+            return
+        for following in range(number, min(number + RUN_COUNT_MAX + 1, last)):
+            key = _FrameKey(place, following)
+            if key in self._flights:
+                return
+            if key not in self._frames:
+                # A run that was not the first of its reader ends here.
+                if self._runs.get(key, 0) > 1:
+                    self._ahead_count += 1
+                    trio.lowlevel.spawn_system_task(self._fetch_ahead, form, following)
+                return
+
+    async def _fetch_ahead(self, form: Form, number: int) -> None:
+        try:
+            if _FrameKey(form.place, number) not in self._flights:
+                await self._fetch(form, number, 1)
+        except Exception as error:
+            # A reader that needs these bytes asks again, and is told.
+            log.debug("%s: cannot be read ahead: %s", form.place, error)
+        finally:
+            self._ahead_count -= 1
 
     async def _fetch(self, form: Form, number: int, wanted_count: int) -> list[bytes]:
         """Read frames with one request, for all who want one of them."""

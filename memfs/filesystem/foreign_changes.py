@@ -119,6 +119,10 @@ class ForeignChanges(TreeChanges):
         self, caller: Caller, ino: InodeNo, flags: int, kill_suidgid: bool = False
     ) -> Opened:
         """OPEN; ESTALE has the kernel look the name up again, which leads to what is there now."""
+        known = await self._engine.get_object(ino)
+        if known is not None and known.conflict and not known.current:
+            # The kernel has not heard yet that the name leads elsewhere.
+            raise ObjectChangedError(f"inode {ino}: {known.name} has another file by now")
         try:
             return await super().open(caller, ino, flags, kill_suidgid)
         except (ObjectChangedError, ObjectMissingError) as error:
@@ -180,13 +184,16 @@ class ForeignChanges(TreeChanges):
         renamed: list[str] = []
         refused: list[str] = []
         made_count = directory_count = 0
+        fresh: set[InodeNo] = set()
         async with self._engine.change():
             files: list[AdoptedFile] = []
             for each in objects:
                 above = each.names if each.is_directory else each.names[:-1]
                 before = len(told)
                 try:
-                    parent = await self._directory(source, root, above, like, directories, told)
+                    parent = await self._directory(
+                        source, root, above, like, directories, told, fresh
+                    )
                     if each.is_directory and len(told) > before:
                         await self._set_directory_mode(parent, each, like)
                 except _InTheWayError:
@@ -210,8 +217,12 @@ class ForeignChanges(TreeChanges):
                     refused.append(file.foreign.name)
                     await self._note_taken(file)
         self._activity.request_count += 1
+        # Nobody has looked into a directory that was made by this change.
         for parent, name in told:
-            self.invalidations.note_new(parent, name)
+            if parent not in fresh:
+                self._kernel_cache.forget_name(parent, name)
+        for parent in {parent for parent, _ in told} - fresh:
+            self.invalidations.note_inode(parent, Aspect.ATTRIBUTES)
         return Adopted(made_count, directory_count, tuple(renamed), tuple(refused))
 
     def _file_of(
@@ -251,13 +262,14 @@ class ForeignChanges(TreeChanges):
         like: Likeness,
         known: dict[tuple[bytes, ...], InodeNo],
         told: list[tuple[InodeNo, bytes]],
+        fresh: set[InodeNo],
     ) -> InodeNo:
         """Return the directory of a path, made with those above it where they are missing."""
         if not names:
             return root
         if (ino := known.get(names)) is not None:
             return ino
-        parent = await self._directory(source, root, names[:-1], like, known, told)
+        parent = await self._directory(source, root, names[:-1], like, known, told, fresh)
         name = names[-1]
         found = await self._engine.find(parent, name)
         if found is not None and not stat.S_ISDIR(found.mode):
@@ -275,6 +287,7 @@ class ForeignChanges(TreeChanges):
             new = NewInode(self._reserve_ino(), mode, like.uid, like.gid, self._now_ns())
             found = await self._engine.create(parent, name, new)
             told.append((parent, name))
+            fresh.add(found.ino)
         known[names] = found.ino
         return found.ino
 

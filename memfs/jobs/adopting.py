@@ -275,7 +275,11 @@ class AdoptMethods:
                         f"{source.url}: files have their bytes there, as {row.name}; run memfs "
                         "adopt --own, or remove them, first"
                     )
-                await self._engine.detach_object(row.ino)
+                if not await self._engine.detach_object(row.ino):
+                    raise InvalidValueError(
+                        f"{source.url}: a snapshot shows {row.name} as it is there; delete the "
+                        "snapshots first"
+                    )
             after = rows[-1].key
 
     # --- work ------------------------------------------------------------------------------------

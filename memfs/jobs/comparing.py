@@ -189,7 +189,7 @@ class Comparing:
         shown = await self._as_now(content.inode) if snap == NOW else content.inode
         assert shown is not None
         forms = [FormKind.RAW.value] if shown.raw else []
-        forms += [form.kind.value for form in await self._engine.list_forms(shown.blob)]
+        forms += [form.kind.value for form in await self._engine.list_all_forms(shown)]
         return {
             "ino": shown.ino,
             "generation": shown.generation,

@@ -231,7 +231,8 @@ class Refresh:
     ) -> None:
         new: list[SourceObject] = []
         for found in page:
-            self._tally.listed_count += 1
+            # A directory of a directory is no object.
+            self._tally.listed_count += found.attributes is None or not found.key.endswith("/")
             self._tally.listed_bytes += found.size
             key = found.order
             row = known.pop(key, None)

@@ -197,7 +197,11 @@ class Foreign(Protocol):
         ...
 
     async def detach_object(self, ino: InodeNo) -> bool:
-        """Forget what an inode was made of; False, and nothing happens, if the object stands."""
+        """Forget what an inode was made of.
+
+        Returns:
+            False, and nothing happens, if the object stands for it, or for it in a snapshot.
+        """
         ...
 
     async def list_all_forms(self, inode: Inode) -> list[Form]:

@@ -210,6 +210,7 @@ async def test_a_snapshot_keeps_names_and_etags(engine: Engine) -> None:
         assert was.size == SIZE
         [form] = await engine.list_all_forms(was)
         assert form.place.etag == "e1"
+        assert not await engine.detach_object(inode.ino)
     with pytest.raises(InvalidValueError):
         await engine.remove_source(source)
     await engine.delete_snapshot(snapshot.snap)
@@ -217,6 +218,8 @@ async def test_a_snapshot_keeps_names_and_etags(engine: Engine) -> None:
         pass
     assert await engine.get_object(removed.ino) is None
     assert await engine.get_object(written.ino) is not None
+    assert await engine.detach_object(written.ino)
+    assert await engine.get_object(written.ino) is None
 
 
 async def test_another_inode_takes_the_place_of_an_object_that_changed(engine: Engine) -> None:

@@ -66,7 +66,7 @@ async def _forms(engine: Engine, content: PastContent) -> list[FormKind]:
     if content.state is PastState.ABSENT:
         return []
     found = [FormKind.RAW] if content.inode.raw else []
-    stored = {form.kind for form in await engine.list_forms(content.inode.blob)}
+    stored = {form.kind for form in await engine.list_all_forms(content.inode)}
     return [*found, *(kind for kind in (FormKind.PACKED, FormKind.REMOTE) if kind in stored)]
 
 

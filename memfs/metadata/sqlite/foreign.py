@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import AlreadyExistsError, InvalidValueError, NotFoundError
 from memfs.metadata.foreign import Conflict, ForeignObject, Source, WhenGone
+from memfs.metadata.records import Inode
 from memfs.metadata.sqlite.foreign_schema import OBJECT_COLUMNS, SOURCE_COLUMNS
 from memfs.metadata.sqlite.held import Held
 from memfs.metadata.sqlite.namespace import check_new_name
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.metadata.foreign import AdoptedFile
-    from memfs.metadata.records import Form, Inode
+    from memfs.metadata.records import Form
     from memfs.metadata.sqlite.database import Row
     from memfs.metadata.sqlite.statements import SqlValue
     from memfs.types import InodeNo
@@ -55,6 +56,10 @@ _IS_SHOWN = """
         exists (select 1 from inode as i where i.ino = o.ino and i.nlink > 0)
         or exists (select 1 from inode_was as w where w.ino = o.ino))
     limit 1
+"""
+_IS_SHOWN_STANDING = """
+    select 1 from foreign_object as o join inode_was as w
+        on w.ino = o.ino and w.generation = o.generation where o.ino = ?
 """
 _COUNT_OBJECTS = "select count(*) from foreign_object where source = ? and current = 1"
 _LIST_GONE = "select key from foreign_gone where source = ? and key > ? order by key limit ?"
@@ -141,16 +146,16 @@ class Foreign(Held):
         cookie = new.ino if new.ino > newest else self._take_id()
         if not self._database.write_unique(INSERT_DENTRY, (parent, cookie, name, new.ino)):
             return False
-        inode = new.as_inode(1)._replace(
-            size=foreign.size,
-            blocks=-(-foreign.size // BLOCK_BYTES),
-            atime_ns=foreign.mtime_ns,
-            mtime_ns=foreign.mtime_ns,
+        # By position, as in `set_attributes`.
+        bare, times = new.as_inode(1), (foreign.mtime_ns, foreign.mtime_ns)
+        inode = Inode._make(
+            (*bare[:6], foreign.size, -(-foreign.size // BLOCK_BYTES), *times, *bare[10:])
         )
         self._write(INSERT_INODE, inode[:])
         if new.ino < newest:
             self._write(INSERT_UNBORN, (new.ino, newest))
-        self._insert_object(foreign._replace(ino=new.ino, generation=_FIRST_GENERATION))
+        assert (foreign.ino, foreign.generation) == (new.ino, _FIRST_GENERATION), foreign
+        self._insert_object(foreign)
         self._totals[INODE_COUNT] += 1
         self._totals[LOGICAL_BYTES] = (self._totals[LOGICAL_BYTES] + foreign.size) % TOTALS_END
         self._cache.put(inode)
@@ -208,6 +213,8 @@ class Foreign(Held):
         self._begin_change()
         inode = self._find_inode(ino)
         if inode is not None and self._stands(inode):
+            return False
+        if self._row(_IS_SHOWN_STANDING, (ino,)) is not None:
             return False
         self._write(DELETE_OBJECT, (ino,))
         return True

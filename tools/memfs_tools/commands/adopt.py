@@ -98,9 +98,10 @@ def adopt(
         return
     if forget:
         count = served.adoption.forget(path)
-        tell_json({"forgotten_count": count}) if as_json else tell(
-            f"{format_count(count, 'key')} forgotten"
-        )
+        if as_json:
+            tell_json({"forgotten_count": count})
+        else:
+            tell(f"{count} key{'s' * (count != 1)} forgotten")
         return
 
     url = arguments[0] if take is None or refresh else _directory_url(arguments[0], served)
@@ -181,10 +182,10 @@ def _watched(
 
 def _done(report: AdoptReport) -> str:
     """Return in words what was done."""
-    parts = [
-        f"{format_count(report['listed_count'], 'object')} of {format_size(report['listed_bytes'])}"
-        " listed"
-    ]
+    parts = []
+    if report["listed_count"] or not report["taken_count"]:
+        count = format_count(report["listed_count"], "object")
+        parts.append(f"{count} of {format_size(report['listed_bytes'])} listed")
     for name, word in (
         ("made_count", "new"),
         ("replaced_count", "changed"),

@@ -80,6 +80,11 @@ def _lines(placement: Placement) -> list[str]:
         lines.append(f"ram      cached and not locked: {why['ram']}")
     if "room" in why:
         lines.append(f"room     {why['room']}")
+    source = why.get("source")
+    if isinstance(source, dict):
+        lines.append(f"source   {source['url']}")
+        if "reason" in source:
+            lines.append(f"         {source['reason']}")
     placed = why.get("object_store")
     if isinstance(placed, dict):
         lies = f", its object is in {placed['lies']}" if "lies" in placed else ""
