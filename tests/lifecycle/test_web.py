@@ -349,6 +349,25 @@ def test_a_refusal_is_told_where_the_button_is(page: Browser, started: Mount) ->
     assert all(" 404 " in each for each in errors)
 
 
+def test_directories_that_look_the_same_are_told_apart(page: Browser, started: Mount) -> None:
+    """A list that is as before stays as it is; its buttons are those of other files."""
+    (started.root / "d/d/d").mkdir(parents=True)
+    (started.root / "d/d/d/file").write_bytes(b"x" * 100)
+    # All was used in the future, 0 seconds ago.
+    page.run("Date.now = () => 0;")
+    list_again(page)
+    for depth in range(3):
+        page.see("#tree", "d/")
+        page.press("#tree", "d/")
+        wait_for(
+            lambda: len(page.driver.find_elements("css selector", "#above li")) == depth + 2,  # noqa: B023 - called at once
+            lambda: page.text("#above"),
+        )
+        page.see("#listed", "names")
+    open_why(page, "file")
+    page.see("#why-title", "/d/d/d/file")
+
+
 def test_names_of_any_bytes_are_shown_and_do_nothing(page: Browser, started: Mount) -> None:
     names = [HOSTILE.replace("/", "")[:100], MARKUP, NOT_TEXT]
     for name in names:

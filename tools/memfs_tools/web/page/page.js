@@ -72,14 +72,16 @@ function bar(share, kind = "") {
 
 function fill(table, rows, nothing) {
   const body = find(table).tBodies[0];
-  if (rows.length) {
-    body.replaceChildren(...rows.map((cells) => element("tr", {}, ...cells)));
-    return;
-  }
   const columns = find(table).tHead.rows[0].cells.length;
-  body.replaceChildren(
-    element("tr", {}, element("td", { class: "nothing", colspan: columns }, nothing)),
-  );
+  const empty = [element("td", { class: "nothing", colspan: columns }, nothing)];
+  const made = element("tbody", {}, ...(rows.length ? rows : [empty]).map((cells) => element("tr", {}, ...cells)));
+  // What is the same stays, with what is selected in it and the keyboard on it. Buttons differ by the
+  // files that they are of, which have their ids there.
+  if (made.innerHTML !== body.innerHTML) body.replaceChildren(...made.children);
+}
+
+function directory(id, text) {
+  return element("button", { type: "button", class: "link", "data-id": id, onclick: () => enter(id) }, text);
 }
 
 // --- the live part ------------------------------------------------------------------------------
@@ -264,7 +266,7 @@ function showTree(report) {
   find("above").replaceChildren(
     ...steps.map((step, at) => {
       const isLast = at === steps.length - 1;
-      const link = element("button", { type: "button", class: "link", onclick: () => enter(step.id) }, step.name);
+      const link = directory(step.id, step.name);
       if (isLast) link.setAttribute("aria-current", "location");
       return element("li", {}, link);
     }),
@@ -275,7 +277,7 @@ function showTree(report) {
     report.entries.map((entry) => [
       head(
         entry.kind === "directory"
-          ? element("button", { type: "button", class: "link", onclick: () => enter(entry.id) }, `${entry.name}/`)
+          ? directory(entry.id, `${entry.name}/`)
           : entry.name,
       ),
       bar(entry.size / whole),
@@ -302,7 +304,11 @@ function whyCell(id, name, kind) {
   return element(
     "td",
     { class: "number" },
-    element("button", { type: "button", "aria-label": label, onclick: () => openWhy(id) }, "Why?"),
+    element(
+      "button",
+      { type: "button", "aria-label": label, "data-id": id, onclick: () => openWhy(id) },
+      "Why?",
+    ),
   );
 }
 
