@@ -33,6 +33,7 @@ from memfs.control.report import (
     WorkReport,
 )
 from memfs.control.typed import decode
+from memfs.errors import StaleInodeError
 from memfs.jobs.exports import export_report
 from memfs.sizes import format_size
 from memfs.types import Tier
@@ -291,7 +292,11 @@ class Status:
         now_ns = time.time_ns()
         reports = []
         for move in moves:
-            path = await self._parts.engine.get_path(move.ino)
+            try:
+                path = await self._parts.engine.get_path(move.ino)
+            except StaleInodeError:
+                # It was removed since it was listed.
+                continue
             reports.append(
                 PendingReport(
                     path=os.fsdecode(path),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.mounting import run_memfs
+from tests.mounting import MountError, run_memfs
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -131,3 +131,50 @@ def test_files_have_their_objects_where_their_directory_says(
     run_memfs("gc", mount.root)
     wait_for(lambda: len(objects_below(tmp_path / "second")) == 1, "the object stays")
     assert unread.read_bytes() == CONTENT + b"unread"
+
+
+def test_a_state_of_two_stores_comes_back_from_its_export(
+    driver: str, mount_factory: MountFactory, tmp_path: Path
+) -> None:
+    """The new state reads from both, changes neither, and takes both over when that is said."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    config = (CONFIG + ARCHIVE).format(base=tmp_path)
+    mount = mount_factory(driver, config=config)
+    directory = mount.root / "old"
+    directory.mkdir()
+    os.setxattr(directory, "user.memfs.store", b"archive")
+    there, here = directory / "a", mount.root / "b"
+    for path in (there, here):
+        path.write_bytes(CONTENT + path.name.encode())
+        send(path)
+    os.setxattr(here, "user.memfs.store", b"archive")
+    assert "1 to be moved" in run_memfs("relocate", "--dry-run", mount.root)
+    assert "1 moved" in run_memfs("relocate", mount.root)
+    listed = json.loads(run_memfs("stores", "--json", mount.root))
+    assert [(each["name"], each["form_count"]) for each in listed] == [
+        ("default", 0),
+        ("archive", 2),
+    ]
+    assert "archive: file://" in run_memfs("stores", mount.root)
+    os.setxattr(here, "user.memfs.store", b"default")
+    run_memfs("relocate", here)
+    run_memfs("snapshot", "export", mount.root)
+    mount.stop()
+
+    file, state = tmp_path / "config.toml", tmp_path / "imported"
+    file.write_text(config)
+    file.chmod(0o600)
+    run_memfs("snapshot", "import", "--state", state, "-c", file, "--take-over")
+    again = tmp_path / "again"
+    again.mkdir()
+    run_memfs("mount", "--state", state, "-c", file, again, fork_daemon=True)
+    try:
+        for path in (again / "old" / "a", again / "b"):
+            assert path.read_bytes() == CONTENT + path.name.encode()
+        assert os.getxattr(again / "old" / "a", "user.memfs.store") == b"archive"
+    finally:
+        run_memfs("umount", again)
+    # The former state is an older copy now, by the marks of both stores.
+    with pytest.raises(MountError, match="older copy"):
+        mount.start()

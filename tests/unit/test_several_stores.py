@@ -6,6 +6,7 @@ Invariant: the object store of a test is a directory by name, and each has a scr
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from memfs.content.forms import FormReader
 from memfs.encryption.keys import load_keys
 from memfs.errors import (
     CorruptDataError,
+    StoreError,
     StoreNotConfiguredError,
     StoreUnavailableError,
     UsageError,
@@ -26,11 +28,13 @@ from memfs.jobs.barriers import RemoteBarrier
 from memfs.jobs.file_work import WorkResults
 from memfs.jobs.orphans import OrphanSearch, SearchPlace
 from memfs.jobs.relocation import Relocation
+from memfs.jobs.scrubbing import scrub_file
 from memfs.jobs.stores import StoreMethods
 from memfs.metadata.store_record import record_store
 from memfs.moves.batching import compact, upload_batch
 from memfs.moves.dropping import drop_raw
 from memfs.moves.outcome import MoveOutcome
+from memfs.moves.rekeying import rekey
 from memfs.moves.relocating import relocate
 from memfs.moves.uploading import upload
 from memfs.placement.mover import Mover
@@ -457,3 +461,89 @@ async def test_a_store_of_which_the_name_is_gone_is_listed_with_what_is_there(
     assert gone["url"] == "s3://archive/x"
     assert gone["form_count"] == 1
     state.close()
+
+
+async def test_orphans_are_looked_for_in_the_store_that_is_named(state: State) -> None:
+    """What is there counts; what is in the other store does not."""
+    ino = await state.create("a", CONTENT)
+    await mark(state, ino, "archive")
+    await upload(state.parts, ino)
+    key = await place_of(state, ino)
+    path = state.state_dir / "store-archive" / key_within(key)
+    lost = path.with_name(f"1-1-{'0' * 16}")
+    lost.write_bytes(b"lost")
+    orphan = f"archive:{key_within(key).rpartition('/')[0]}/{lost.name}"
+    search = OrphanSearch(state.parts, clock=lambda: time.time() + 7200)
+    assert (await search.look(SearchPlace.REMOTE, "blobs/")).count == 0
+    found = await search.look(SearchPlace.REMOTE, "archive:blobs/", take=True)
+    assert (found.names, found.taken_count) == ([orphan], 1)
+    assert [name for name, _size in state.parts.lost_found.objects()] == [orphan]
+    assert lost.exists()
+    assert (await search.look(SearchPlace.UPLOADS, "archive:")).count == 0
+    lost.unlink()
+
+
+async def test_a_listing_that_fails_finds_nothing_and_takes_nothing(state: State) -> None:
+    state.named_faults["archive"].add(Fault(FaultKind.REFUSED, "list", count=None))
+    search = OrphanSearch(state.parts)
+    with pytest.raises(StoreError):
+        await search.look(SearchPlace.REMOTE, "archive:blobs/", take=True)
+    assert state.parts.lost_found.objects() == []
+    state.named_faults["archive"].clear()
+
+
+async def test_fsck_goes_on_without_a_named_store_that_is_down(tmp_path: Path) -> None:
+    """It says how many forms nobody looked at, and asks that store once."""
+    state = State(tmp_path / "state", CONFIG)
+    for name in ("a", "b"):
+        ino = await state.create(name, CONTENT + name.encode())
+        await mark(state, ino, "archive")
+        await upload(state.parts, ino)
+    other = await state.create("c", CONTENT)
+    await upload(state.parts, other)
+    (state.objects_dir / await place_of(state, other)).unlink()
+    state.named_faults["archive"].add(Fault(FaultKind.UNAVAILABLE, count=None))
+    problems = (await state.check_files()).problems
+    [down] = [each for each in problems if each.subject == "store archive"]
+    assert "so that 2 forms there were not looked at" in down.fault
+    assert [each.subject for each in problems if each.subject != "store archive"] == ["/c"]
+    assert state.named_faults["archive"].hit_counts[FaultKind.UNAVAILABLE] == 1
+    state.close()
+
+
+async def test_an_object_is_rekeyed_within_its_store(tmp_path: Path) -> None:
+    """Under the first key of that store."""
+    environment = {"OWN": KEY[::-1], "NEW": KEY[1:] + "0"}
+
+    def opened(*names: str) -> State:
+        sources = tuple(f"env:{name}" for name in names)
+        config = config_of(archive=NamedStoreConfig(url="file:///unused", keys=sources))
+        return State(tmp_path / "state", config, keys=load_keys(config, environment))
+
+    state = opened("OWN")
+    ino = await state.create("a", CONTENT)
+    await mark(state, ino, "archive")
+    await upload(state.parts, ino)
+    before = await state.form(ino, FormKind.REMOTE)
+    state.close()
+    state = opened("NEW", "OWN")
+    assert (await rekey(state.parts, ino)).outcome == MoveOutcome.DONE
+    after = await state.form(ino, FormKind.REMOTE)
+    assert after.coding.key_id not in ("", before.coding.key_id)
+    assert store_of(after.place.key) == "archive"
+    assert (await rekey(state.parts, ino)).outcome == MoveOutcome.UNNEEDED
+    state.close()
+
+
+async def test_a_scrub_finds_an_object_that_its_store_has_lost(state: State) -> None:
+    ino = await state.create("a", CONTENT)
+    await mark(state, ino, "archive")
+    await upload(state.parts, ino)
+    lost = await place_of(state, ino)
+    (state.state_dir / "store-archive" / key_within(lost)).unlink()
+    await scrub_file(state.parts, ino)
+    assert await state.forms(ino) == {FormKind.RAW}
+    await upload(state.parts, ino)
+    assert store_of(await place_of(state, ino)) == "archive"
+    await drop_raw(state.parts, ino)
+    assert await state.content(ino) == CONTENT

@@ -31,10 +31,12 @@ from memfs.control.report import (
 )
 from memfs.control.typed import decode, encode
 from memfs.errors import InvalidValueError
+from memfs.metadata.records import PendingMove
 from memfs.placement.quotas import Quotas
 from memfs.policy.access_stats import AccessStats
 from memfs.policy.plugins import GuardedPlanner
 from memfs.stores.health import StoreHealth
+from memfs.types import InodeNo, Tier
 from memfs_daemon.policy import PolicyMethods
 from memfs_daemon.status import Status, StatusParts
 from memfs_tools.display import print_status
@@ -271,3 +273,23 @@ async def test_a_full_disk_tier_without_a_store_says_what_helps(
     state.close()
     assert notes[0] is None
     assert ("files leave it" if stored else "raise cold.size") in str(notes[1])
+
+
+async def test_a_file_that_goes_while_the_status_is_told_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits is listed before the disk is asked, and described after that."""
+    state = State(tmp_path / "state")
+    ino = await state.create("f", b"content")
+    gone = PendingMove(InodeNo(ino + 1000), Tier.GLACIER, "gone", 1, 0, 0)
+    async with state.engine.change():
+        await state.engine.set_pending(gone._replace(ino=ino, reason="waits"))
+    [waiting] = await state.engine.list_pending(None, 10)
+
+    async def list_pending(*_arguments: object) -> list[PendingMove]:
+        return [gone, waiting]
+
+    monkeypatch.setattr(state.engine, "list_pending", list_pending)
+    told = (await Status(status_parts(state)).status()).work.pending
+    assert [each.reason for each in told] == ["waits"]
+    state.close()
