@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 import pytest
@@ -47,3 +48,18 @@ def test_gives_up_on_a_server_that_never_rests() -> None:
 
     quiet.await_rest([1], lambda _pids: round(now_s * 1e9), lambda: now_s, sleep)
     assert quiet.WAIT_S_MAX <= now_s < quiet.WAIT_S_MAX + 2 * quiet.WINDOW_S
+
+
+def test_the_time_of_threads_that_have_ended_counts() -> None:
+    """Else a sample in which a worker thread ends would have less than no time."""
+
+    def work() -> None:
+        begin_ns = time.thread_time_ns()
+        while time.thread_time_ns() - begin_ns < 20_000_000:
+            pass
+
+    before_ns = quiet.processor_ns([os.getpid()])
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert quiet.processor_ns([os.getpid()]) - before_ns >= 20_000_000

@@ -484,12 +484,13 @@ class Rows:
     def _needed(self, inode: Inode) -> bool:
         """Tell whether a snapshot shows the bytes of this generation, which are about to go."""
         head = self._newest_snapshot()
-        if not head or not is_regular(inode) or not (inode.size or inode.flags & UNSEALED):
+        # No snapshot shows a younger file; without a snapshot all files are such.
+        if inode.ino >= head or not is_regular(inode) or not (inode.size or inode.flags & UNSEALED):
             return False
         ((is_kept, is_shown, is_touched),) = self._rows(
             _SHOWING, (inode.ino, inode.generation, head)
         )
-        is_untouched = inode.nlink > 0 and inode.ino < head and not is_touched
+        is_untouched = inode.nlink > 0 and not is_touched
         if is_kept or not (is_shown or is_untouched):
             return False
         return not self._left_out.has(inode)
