@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memfs.client.mount import Mount as Client
 from memfs.exit_codes import ExitCode
 from tests.lifecycle.daemons import memfs
 from tests.mounting import run_memfs
@@ -80,6 +81,26 @@ def test_a_price_that_is_none_is_refused(mount: Mount, price: str) -> None:
     done = memfs("report", mount.root, "--price", price)
     assert done.returncode == ExitCode.USAGE
     assert "is no price" in done.stderr
+
+
+def test_what_was_measured_outlives_a_daemon_that_is_killed(mount: Mount) -> None:
+    """Rows that were answered are there after the next mount, which counts as another start."""
+    mount.start()
+    (mount.root / "file").write_bytes(b"x" * 5000)
+    (mount.root / "file").read_bytes()
+    served = Client.of(mount.root)
+
+    def total(name: str) -> int:
+        return sum(row.numbers.get(name, 0) for row in served.history(10))
+
+    wait_for(lambda: total("opens.cold") + total("opens.warm") == 1, "the row of the open")
+    before = served.history(10)
+    assert before[-1].numbers["inodes"] == 2
+    assert total("starts") == 1
+    mount.kill_daemon()
+    mount.start()
+    wait_for(lambda: total("starts") == 2, "a row of the second daemon")
+    assert served.history(10)[: len(before)] == before
 
 
 def test_a_pin_is_an_event_after_the_next_mount(mount: Mount) -> None:
