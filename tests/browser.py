@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 from typing import TYPE_CHECKING, Any, cast
@@ -113,7 +114,9 @@ def browsing() -> Iterator[Browser]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     try:
-        driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+        # What the browser leaves behind lies there, too.
+        service = Service(DRIVER, env=os.environ | {"TMPDIR": profile})
+        driver = webdriver.Chrome(options=options, service=service)
         try:
             yield Browser(driver)
         finally:
