@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 FRAME_BYTES = 256 << 10
 """The least that is fetched. Guess: 10 ms at 25 MB/s, beside the round trip."""
 
+RUN_GROWTH = 4
+"""By so much each run is longer than the one before: 256 KiB, 1 MiB, 4 MiB, 8 MiB. Guess."""
+
 RUN_COUNT_MAX = 32
 """Frames of one request, 8 MiB: for who reads on."""
 
@@ -134,7 +137,7 @@ class ForeignReader:
     async def _fetch(self, form: Form, number: int, wanted_count: int) -> list[bytes]:
         """Read frames with one request, for all who want one of them."""
         place = form.place
-        grown = 2 * self._runs.pop(_FrameKey(place, number), 0)
+        grown = RUN_GROWTH * self._runs.pop(_FrameKey(place, number), 0)
         count = max(wanted_count, min(grown, RUN_COUNT_MAX))
         last = -(-form.stored_bytes // FRAME_BYTES)
         keys = [_FrameKey(place, each) for each in range(number, min(number + count, last))]

@@ -44,6 +44,10 @@ DIRECT_SHARE_MAX = 0.25
 """When so large a share of a file has been read from its frames, it is made raw in the background:
 from there on, doing so costs less than what was read already. Guess."""
 
+FOREIGN_SHARE_MAX = 1.0
+"""The same of a file that only a source has: till then its bytes would come twice at a time, and
+cost twice. Guess."""
+
 COPY_BYTES_MAX = 64 << 20
 """Bytes of one copy_file_range; the kernel asks again for the rest (copy_file_range(2))."""
 
@@ -137,7 +141,8 @@ class ContentRequests(AttributeRequests):
         if not inode.raw:
             if not stat.S_ISREG(inode.mode):
                 raise IsADirectoryInodeError(f"inode {ino} is not a regular file")
-            if self._open_table.count_direct_read(ino, size) > inode.size * DIRECT_SHARE_MAX:
+            share = DIRECT_SHARE_MAX if inode.blob else FOREIGN_SHARE_MAX
+            if self._open_table.count_direct_read(ino, size) > inode.size * share:
                 self._activity.note_wanted(ino)
             if self._access_log.active:
                 await self._log(Operation.READ, inode, min(size, max(0, inode.size - offset)))
