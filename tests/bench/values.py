@@ -5,8 +5,9 @@ numpy.load on the disk itself; many small values by batch at the mount, beside d
 file each on the disk itself; many keys are listed. What was written is synced before it is read,
 and stays in the page cache: the disk is no part of it.
 
-Invariant: in each round every way takes its turn, another one first each time; a ratio divides
-medians of one run.
+Invariant: in each round every way takes its turn, another one first each time, once the disk is
+synced and the daemon rests; a ratio divides medians of one run. The processor time is that of the
+program, and of the daemon where the mount is used.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import statistics
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import diskcache
 import numpy as np
 
 from memfs import MemoryManager
 from tests import scratch
+from tests.bench import quiet
 from tests.mounting import Mount
 
 if TYPE_CHECKING:
@@ -34,8 +36,16 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 SMALL = {"text": "a small value", "numbers": list(range(20))}
 
-Samples = dict[str, dict[str, list[float]]]
-"""Seconds by row and way."""
+
+class Sample(NamedTuple):
+    """One call."""
+
+    elapsed_s: float
+    processor_s: float
+
+
+Samples = dict[str, dict[str, list[Sample]]]
+"""By row and way."""
 
 
 class Bench:
@@ -49,6 +59,7 @@ class Bench:
     """
 
     def __init__(self, base: Path, root: Path, array_mib: int, count: int, key_count: int) -> None:
+        self._servers = scratch.processes_naming(base)
         self._native = base / "native"
         self._native.mkdir()
         self._memory = MemoryManager(mount=root)
@@ -97,11 +108,16 @@ class Bench:
         turn = number % len(names)
         for name in [*names[turn:], *names[:turn]]:
             os.sync()
-            begin_s = time.perf_counter()
+            quiet.await_rest(self._servers)
+            used_s, begin_s = self._processor_s(name), time.perf_counter()
             ways[name]()
-            elapsed_s = time.perf_counter() - begin_s
+            sample = Sample(time.perf_counter() - begin_s, self._processor_s(name) - used_s)
             if number:
-                self.samples.setdefault(row, {}).setdefault(name, []).append(elapsed_s)
+                self.samples.setdefault(row, {}).setdefault(name, []).append(sample)
+
+    def _processor_s(self, way: str) -> float:
+        servers = self._servers if way == "memfs" else ()
+        return time.process_time() + quiet.processor_ns(servers) / 1e9
 
     # --- one large value -------------------------------------------------------------------------
     def _store(self) -> None:
@@ -168,27 +184,32 @@ def mounted(directory: Path, driver: str) -> Iterator[tuple[Path, Path]]:
 
 def render(samples: Samples) -> str:
     """Return the table: medians in seconds with their extent, and memfs in the time of others."""
-    ways = list(dict.fromkeys(name for row in samples.values() for name in row))
-    others = [name for name in ways if name != "memfs"]
-    lines = [["seconds", *ways, *(f"memfs in {name}'s time" for name in others)]]
+    lines = [["", "way", "seconds", "of a processor", "memfs takes", "memfs takes of a processor"]]
     lines.append(["---"] * len(lines[0]))
     for title, row in samples.items():
-        cells = [title, *(_extent(row.get(name)) for name in ways)]
-        cells += [_ratio(row["memfs"], row.get(name)) for name in others]
-        lines.append(cells)
+        for way, taken in row.items():
+            elapsed = [sample.elapsed_s for sample in taken]
+            used = [sample.processor_s for sample in taken]
+            cells = [title, way, _extent(elapsed), _extent(used)]
+            ours = row["memfs"]
+            cells += (
+                ["", ""]
+                if way == "memfs"
+                else [
+                    _ratio([sample.elapsed_s for sample in ours], elapsed),
+                    _ratio([sample.processor_s for sample in ours], used),
+                ]
+            )
+            lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _extent(values: list[float] | None) -> str:
-    if values is None:
-        return "-"
+def _extent(values: list[float]) -> str:
     return f"{statistics.median(values):.3g} ({min(values):.3g}..{max(values):.3g})"
 
 
-def _ratio(ours: list[float], theirs: list[float] | None) -> str:
-    if theirs is None:
-        return "-"
-    return f"{statistics.median(ours) / statistics.median(theirs):.2f}"
+def _ratio(ours: list[float], theirs: list[float]) -> str:
+    return f"{statistics.median(ours) / statistics.median(theirs):.2f} of it"
 
 
 def main() -> None:
