@@ -41,7 +41,7 @@ NAMES_MAX = 1000
 
 
 class QueryMethods:
-    """Answers `query`, `tree`, `publish` and what is asked of the indexes."""
+    """Answers `query`, `tree`, `publish_tables` and what is asked of the indexes."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class QueryMethods:
             "query_index": self.index,
             "index_add": self.add_index,
             "index_drop": self.drop_index,
-            "publish": self.publish,
+            "publish_tables": self.publish,
         }
 
     async def query(

@@ -630,7 +630,7 @@ class IndexParameters(TypedDict):
 
 INDEX_ADD = Method("index_add", IndexParameters, type(None))
 INDEX_DROP = Method("index_drop", IndexParameters, type(None))
-PUBLISH = Method("publish", Nothing, type(None))
+PUBLISH = Method("publish_tables", Nothing, type(None))
 
 
 # --- snapshots -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, get_ori
 import pytest
 import trio
 
-from memfs.control import client
+from memfs.control import client, methods
 from memfs.control.address import socket_address
 from memfs.control.client import ControlError, ControlUnavailableError
 from memfs.control.methods import METHODS, Method, Nothing
@@ -416,3 +416,9 @@ def test_a_daemon_that_hangs_does_not_hang_the_client(tmp_path: Path) -> None:
         listener.listen()
         with pytest.raises(ControlUnavailableError, match=r"did not answer within 0\.05 s"):
             client.call(tmp_path, "ping", timeout_s=0.05)
+
+
+def test_no_two_methods_have_one_name() -> None:
+    """The later one would answer for both, and refuse the parameters of the other."""
+    names = [each.name for each in vars(methods).values() if isinstance(each, Method)]
+    assert sorted(names) == sorted(set(names))
