@@ -145,10 +145,18 @@ def writable_store(parts: MoveParts) -> RemoteStore:
     return parts.remote
 
 
-def sources_of(parts: MoveParts) -> Sources:
-    """Return the sources; `NotSupportedError` where they are not read."""
+def sources_of(parts: MoveParts, wanted: object = "adopted objects") -> Sources:
+    """Return the sources.
+
+    Args:
+        parts: Have them, or not.
+        wanted: What is to be read, for the error: the place of an object.
+
+    Raises:
+        NotSupportedError: They are not read here.
+    """
     if parts.sources is None:
-        raise NotSupportedError("no source of adopted objects is read here")
+        raise NotSupportedError(f"{wanted}: no source of adopted objects is read here")
     return parts.sources
 
 

@@ -210,7 +210,7 @@ async def _see_foreign(parts: MoveParts, form: Form) -> None:
         ObjectChangedError, ObjectMissingError: It has not.
         StoreError: It did not say.
     """
-    store, wanted = await sources_of(parts).store_of_form(form)
+    store, wanted = await sources_of(parts, form.place).store_of_form(form)
     found = await store.look_at(wanted.key, wanted.version)
     if (found.etag, found.size) != (wanted.etag, wanted.size):
         raise ObjectChangedError(

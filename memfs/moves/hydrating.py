@@ -268,7 +268,7 @@ async def _unpack_form(
         progress.done_bytes = done_bytes
 
     if form.is_foreign:
-        store, wanted = await sources_of(parts).store_of_form(form)
+        store, wanted = await sources_of(parts, form.place).store_of_form(form)
         await trio.to_thread.run_sync(os.ftruncate, fd, 0)
         await store.fetch(wanted, fd, advance)
         return

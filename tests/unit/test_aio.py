@@ -13,6 +13,7 @@ import pytest
 from memfs import aio
 from memfs.manager.errors import MissingKeyError, TierUnavailableError
 from memfs.manager.manager import MemoryManager
+from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -62,10 +63,10 @@ def test_values_and_batches(tmp_path: Path, run: Callable[[Any], None]) -> None:
 def test_calls_run_beside_each_other(tmp_path: Path, run: Callable[[Any], None]) -> None:
     """Two batches, each of which waits for the other one."""
     manager = MemoryManager(mount=tmp_path, plain=True)
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2)
 
     def items() -> Iterator[tuple[str, bytes]]:
-        both.wait()
+        both.wait(WAIT_S)
         yield "k", b""
 
     async def program() -> None:

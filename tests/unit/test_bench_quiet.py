@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.bench import quiet
+from tests.waiting import join
 
 
 def test_processor_time_of_a_busy_process_grows() -> None:
@@ -61,5 +62,5 @@ def test_the_time_of_threads_that_have_ended_counts() -> None:
     before_ns = quiet.processor_ns([os.getpid()])
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join()
+    join(thread)
     assert quiet.processor_ns([os.getpid()]) - before_ns >= 20_000_000

@@ -52,6 +52,8 @@ NOT_REGISTERED = {
     "_Paths._directories",
     # How long syncs of this disk take, and how good guesses were.
     "QuickSyncs._quick_until_s", "Scores._open", "Scores._hinted",
+    # How often each was opened, on this node, since it was last asked.
+    "Activity._uses",
 }  # fmt: skip
 """What is keyed by inode and needs no invalidation."""
 

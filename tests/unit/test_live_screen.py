@@ -81,9 +81,9 @@ def drawn(part: RenderableType, width: int, height: int) -> list[str]:
 
     console = _EscapingConsole(file=io.StringIO(), width=width, height=height)
     assert isinstance(console, Console)
-    with console.capture() as capture:
-        console.print(part, end="")
-    lines = capture.get().removesuffix("\n").split("\n")
+    console.begin_capture()
+    console.print(part, end="")
+    lines = console.end_capture().removesuffix("\n").split("\n")
     for line in lines:
         assert_harmless(line)
     return lines
