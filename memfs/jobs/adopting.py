@@ -45,7 +45,7 @@ from memfs.types import InodeNo, SourceId
 from memfs.urls import url_without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
     from memfs.control.methods import AdoptReport, SourceReport, WorkReport
     from memfs.control.server import Handler
@@ -121,8 +121,7 @@ class AdoptMethods:
         self._changes = changes
         self._parts = parts
         self._engine = parts.engine
-        self._works = SlicedWork(slice_s)
-        self._tallies: dict[str, RefreshTally] = {}
+        self._works = SlicedWork[RefreshTally](slice_s)
         self._busy: set[SourceId] = set()
 
     def methods(self) -> Mapping[str, Handler]:
@@ -233,7 +232,6 @@ class AdoptMethods:
     async def cancel(self, work: str) -> None:
         """End some work before its next page; nothing, if it has ended."""
         await self._works.cancel(work)
-        self._tallies.pop(work, None)
 
     async def sources(self) -> list[SourceReport]:
         """Return all sources, with how much of them was adopted."""
@@ -283,22 +281,15 @@ class AdoptMethods:
             after = rows[-1].key
 
     # --- work ------------------------------------------------------------------------------------
-    async def _go_on(self, work: str, begin: Any) -> AdoptReport:  # noqa: ANN401  of two kinds
-        tally = RefreshTally()
+    async def _go_on(
+        self, work: str, begin: Callable[[RefreshTally], AsyncGenerator[None, None]]
+    ) -> AdoptReport:
+        def start() -> tuple[RefreshTally, AsyncGenerator[None, None]]:
+            tally = RefreshTally()
+            return tally, begin(tally)
 
-        def start() -> AsyncGenerator[None, None]:
-            steps: AsyncGenerator[None, None] = begin(tally)
-            self._tallies[work] = tally
-            return steps
-
-        try:
-            ended = await self._works.go_on(work, start)
-        except BaseException:
-            self._tallies.pop(work, None)
-            raise
-        tally = self._tallies[work]
+        tally, ended = await self._works.go_on(work, start)
         if ended:
-            del self._tallies[work]
             await self._changes.wait_told()
         return tally.report(ended=ended)
 

@@ -48,8 +48,7 @@ class CloneMethods:
     def __init__(self, changes: TreeChanges, parts: MoveParts, *, slice_s: float = SLICE_S) -> None:
         self._changes = changes
         self._parts = parts
-        self._works = SlicedWork(slice_s)
-        self._tallies: dict[str, CopyTally] = {}
+        self._works = SlicedWork[CopyTally](slice_s)
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
@@ -67,26 +66,19 @@ class CloneMethods:
             NotFoundError, NotADirectoryInodeError: One of them does not lead anywhere.
             NoSpaceError: The disk is full.
         """
-        tally = CopyTally()
 
-        def begin() -> AsyncGenerator[None, None]:
-            self._tallies[work] = tally
-            return self._clone(os.fsencode(source), os.fsencode(target), tally, replace=replace)
+        def begin() -> tuple[CopyTally, AsyncGenerator[None, None]]:
+            tally = CopyTally()
+            return tally, self._clone(
+                os.fsencode(source), os.fsencode(target), tally, replace=replace
+            )
 
-        try:
-            ended = await self._works.go_on(work, begin)
-        except BaseException:
-            self._tallies.pop(work, None)
-            raise
-        tally = self._tallies[work]
-        if ended:
-            del self._tallies[work]
+        tally, ended = await self._works.go_on(work, begin)
         return tally.report(ended=ended)
 
     async def cancel(self, work: str) -> None:
         """End some work before its next file, or amid a copy; nothing, if it has ended."""
         await self._works.cancel(work)
-        self._tallies.pop(work, None)
 
     async def _clone(
         self, source: bytes, target: bytes, tally: CopyTally, *, replace: bool

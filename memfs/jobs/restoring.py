@@ -95,8 +95,7 @@ class RestoreMethods:
         self._changes = changes
         self._parts = parts
         self._snapshots = snapshots
-        self._works = SlicedWork(slice_s)
-        self._restores: dict[str, _Restore] = {}
+        self._works = SlicedWork[_Restore](slice_s)
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
@@ -125,19 +124,12 @@ class RestoreMethods:
         target = None if to is None else os.fsencode(to)
         request = RestoreRequest(os.fsencode(path), target, delete, dry_run, before)
 
-        def begin() -> AsyncGenerator[None, None]:
-            actions: list[tuple[str, str]] | None = [] if dry_run else None
-            made = self._restores[work] = _Restore(CopyTally(actions=actions))
-            return self._restore(request, snapshot, made)
+        def begin() -> tuple[_Restore, AsyncGenerator[None, None]]:
+            planned: list[tuple[str, str]] | None = [] if dry_run else None
+            made = _Restore(CopyTally(actions=planned))
+            return made, self._restore(request, snapshot, made)
 
-        try:
-            ended = await self._works.go_on(work, begin)
-        except BaseException:
-            self._restores.pop(work, None)
-            raise
-        restore = self._restores[work]
-        if ended:
-            del self._restores[work]
+        restore, ended = await self._works.go_on(work, begin)
         tally = restore.tally
         actions: list[list[str]] = []
         if tally.actions is not None:
@@ -153,7 +145,6 @@ class RestoreMethods:
     async def cancel(self, work: str) -> None:
         """End some work before its next file, or amid a copy; nothing, if it has ended."""
         await self._works.cancel(work)
-        self._restores.pop(work, None)
 
     async def _restore(
         self, request: RestoreRequest, name: str | None, restore: _Restore

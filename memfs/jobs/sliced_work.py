@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
@@ -28,16 +28,21 @@ WORK_COUNT_MAX = 16
 """Guess: people and scripts, not load."""
 
 
+Tally = TypeVar("Tally")
+"""What some work counts while it is done, or whatever else is told of it."""
+
+
 @dataclass(slots=True)
-class _Work:
+class _Work(Generic[Tally]):
+    tally: Tally
     steps: AsyncGenerator[None, None]
     used_s: float = field(default_factory=time.monotonic)
     scope: trio.CancelScope | None = None
     """That of the call under way."""
 
 
-class SlicedWork:
-    """The work of one kind of command.
+class SlicedWork(Generic[Tally]):
+    """The work of one kind of command, with a tally each.
 
     Args:
         slice_s: How long the steps of one call take.
@@ -45,19 +50,21 @@ class SlicedWork:
 
     def __init__(self, slice_s: float = SLICE_S) -> None:
         self._slice_s = slice_s
-        self._works: dict[str, _Work] = {}
+        self._works: dict[str, _Work[Tally]] = {}
 
-    async def go_on(self, name: str, begin: Callable[[], AsyncGenerator[None, None]]) -> bool:
+    async def go_on(
+        self, name: str, begin: Callable[[], tuple[Tally, AsyncGenerator[None, None]]]
+    ) -> tuple[Tally, bool]:
         """Do a slice of some work.
 
         Checkpoint: always. Cancel: safe.
 
         Args:
             name: As the client chose it, unique.
-            begin: Makes the steps, if the work is new.
+            begin: Makes the tally and the steps, if the work is new.
 
         Returns:
-            True if it has ended.
+            The tally of all slices, and whether the work has ended.
 
         Raises:
             InvalidValueError: Another call does a slice of it.
@@ -69,14 +76,14 @@ class SlicedWork:
         if work is None:
             if len(self._works) >= WORK_COUNT_MAX:
                 raise NotSupportedError("too many commands work on trees already: try again later")
-            work = self._works[name] = _Work(begin())
+            work = self._works[name] = _Work(*begin())
         if work.scope is not None:
             raise InvalidValueError(f"the work {name!r} is under way")
         ended = True
         try:
             with trio.CancelScope() as work.scope:
                 ended = await _take_steps(work.steps, self._slice_s)
-                return ended
+                return work.tally, ended
             raise NotSupportedError("it was cancelled; run it again to go on")
         finally:
             work.scope, work.used_s = None, time.monotonic()
