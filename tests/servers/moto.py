@@ -51,9 +51,20 @@ def set_restore_looks(server: S3Server, count: int) -> None:
 
     Source: "State transitions" of moto's documentation; its state manager.
     """
-    transition = (
-        {"progression": "manual", "times": count} if count else {"progression": "immediate"}
+    _set_transition(
+        server, {"progression": "manual", "times": count} if count else {"progression": "immediate"}
     )
+
+
+def set_restore_pause(server: S3Server, pause_s: int) -> None:
+    """Have restores go a state further when so long has passed since the last state.
+
+    The first one is counted from the making of the object.
+    """
+    _set_transition(server, {"progression": "time", "seconds": pause_s})
+
+
+def _set_transition(server: S3Server, transition: dict[str, object]) -> None:
     request = urllib.request.Request(
         f"{server.endpoint_url}/moto-api/state-manager/set-transition",
         json.dumps({"model_name": "s3::keyrestore", "transition": transition}).encode(),

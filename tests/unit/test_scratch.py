@@ -13,9 +13,11 @@ import pytest
 from tests import scratch
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tests import scratch
+# What runs in the background may have been started with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with scratch.workspace(Path(sys.argv[1])) as workspace:
     print(workspace.directory("place"), flush=True)
     time.sleep(60)
