@@ -43,7 +43,9 @@ _KEYS_SHOWN_MAX = 20
 )
 @click.option("--confirm", is_flag=True, help="Remove files though more than a tenth is gone.")
 @click.option("--store", metavar="NAME", help="The store that has the credentials.")
-@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the store.")
+@click.option(
+    "--option", "options", multiple=True, metavar="NAME=VALUE", help="A key of the store's options."
+)
 @click.option("--reference", "take", flag_value="reference", help="Read a directory where it is.")
 @click.option("--copy", "take", flag_value="copy", help="Copy a directory, blocks shared.")
 @click.option("--move", "take", flag_value="move", help="Move a directory, without a copy.")
