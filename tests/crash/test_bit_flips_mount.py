@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import random
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.outcomes import error_of
+from tests.tiers.tiering import forms_of
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -37,11 +37,6 @@ retry_max = "50ms"
 """
 
 DAMAGE = r"WARNING.*(/f|<inode \d+>): its (packed|remote) form can(not)? be (read|used): .*"
-
-
-def forms_of(path: Path) -> list[str]:
-    forms: list[str] = json.loads(os.getxattr(path, "user.memfs.residency"))["forms"]
-    return forms
 
 
 def demote(mount: Mount, tier: bytes, forms: list[str]) -> Path:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.outcomes import error_of
 from tests.servers.seaweedfs import find_weed, make_bucket
+from tests.tiers.tiering import forms_of
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -55,11 +56,6 @@ UNREACHABLE = r"WARNING.*/gone: its remote form can(not)? be (read|used): .*"
 def server(s3_server: S3Server) -> S3Server:
     make_bucket(s3_server, BUCKET)
     return s3_server
-
-
-def forms_of(path: Path) -> list[str]:
-    forms: list[str] = json.loads(os.getxattr(path, "user.memfs.residency"))["forms"]
-    return forms
 
 
 def pending_of(path: Path) -> dict[str, object]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.mounting import run_memfs
+from tests.tiers.tiering import forms_of, why
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -33,16 +34,6 @@ retry_max = "500ms"
 """
 
 
-def forms_of(path: Path) -> list[str]:
-    forms: list[str] = json.loads(os.getxattr(path, "user.memfs.residency"))["forms"]
-    return forms
-
-
-def why_of(path: Path) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(os.getxattr(path, "user.memfs.why"))
-    return answer
-
-
 @pytest.mark.expects_log("WARNING.*the directory is gone")
 def test_a_file_read_again_stays_while_its_store_is_away(
     driver: str, mount_factory: MountFactory, tmp_path: Path
@@ -61,8 +52,8 @@ def test_a_file_read_again_stays_while_its_store_is_away(
     store.rename(tmp_path / "away")
     os.setxattr(path, "user.memfs.tier", b"glacier")
     wait_for(
-        lambda: "gone" in str(why_of(path).get("pending", "")),
-        lambda: (why_of(path), forms_of(path)),
+        lambda: "gone" in str(why(path).get("pending", "")),
+        lambda: (why(path), forms_of(path)),
     )
     assert forms_of(path) != ["remote"]
     assert path.read_bytes() == CONTENT
@@ -70,7 +61,7 @@ def test_a_file_read_again_stays_while_its_store_is_away(
     assert told["well"] is False
     assert told["lasts_s"] >= 0
     assert "the directory is gone" in told["reason"]
-    assert "the directory is gone" in why_of(path)["store"]["reason"]
+    assert "the directory is gone" in why(path)["store"]["reason"]
     assert "store    fails for" in run_memfs("why", path)
     assert "the directory is gone" in run_memfs("status", mount.root)
     (tmp_path / "away").rename(store)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import pytest
 
 from tests.mounting import MountError, run_memfs
 from tests.outcomes import error_of
+from tests.tiers.tiering import forms_of
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -30,11 +30,6 @@ batch_file_max = "0"
 interval = "20ms"
 """
 SIZE = 5500
-
-
-def forms_of(path: Path) -> list[str]:
-    forms: list[str] = json.loads(os.getxattr(path, "user.memfs.residency"))["forms"]
-    return forms
 
 
 def raw_file(mount: Mount) -> Path:

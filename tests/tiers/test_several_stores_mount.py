@@ -6,11 +6,12 @@ import errno
 import json
 import os
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.mounting import MountError, run_memfs
+from tests.tiers.tiering import forms_of, why
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -41,23 +42,13 @@ timeout = "2s"
 """
 
 
-def forms_of(path: Path) -> list[str]:
-    forms: list[str] = json.loads(os.getxattr(path, "user.memfs.residency"))["forms"]
-    return forms
-
-
-def why_of(path: Path) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(os.getxattr(path, "user.memfs.why"))
-    return answer
-
-
 def objects_below(directory: Path) -> list[Path]:
     return [path for path in (directory / "blobs").rglob("*") if path.is_file()]
 
 
 def send(path: Path) -> None:
     os.setxattr(path, "user.memfs.tier", b"glacier")
-    wait_for(lambda: forms_of(path) == ["remote"], lambda: (forms_of(path), why_of(path)))
+    wait_for(lambda: forms_of(path) == ["remote"], lambda: (forms_of(path), why(path)))
 
 
 @pytest.mark.expects_log(
@@ -88,8 +79,8 @@ def test_files_have_their_objects_where_their_directory_says(
     assert os.getxattr(here, "user.memfs.store") == b"default"
     assert len(objects_below(tmp_path / "first")) == 1
     assert len(objects_below(tmp_path / "second")) == 1
-    assert why_of(there)["object_store"] == {"belongs": "archive", "lies": "archive"}
-    assert "object_store" not in why_of(here)
+    assert why(there)["object_store"] == {"belongs": "archive", "lies": "archive"}
+    assert "object_store" not in why(here)
     assert "belongs in archive" in run_memfs("why", there)
     [told] = json.loads(run_memfs("status", "--json", mount.root))["stores"]
     assert told["name"] == "archive"
@@ -107,7 +98,7 @@ def test_files_have_their_objects_where_their_directory_says(
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         unread.read_bytes()
     assert here.read_bytes() == CONTENT + b"b"
-    assert "correct stores.archive.url" in why_of(unread)["store"]["reason"]
+    assert "correct stores.archive.url" in why(unread)["store"]["reason"]
     (tmp_path / "away").rename(tmp_path / "second")
 
     # It is taken out of the configuration: EIO, and nothing is lost.
@@ -116,7 +107,7 @@ def test_files_have_their_objects_where_their_directory_says(
     mount.start()
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         unread.read_bytes()
-    assert "[stores.archive]" in why_of(unread)["object_store"]["reason"]
+    assert "[stores.archive]" in why(unread)["object_store"]["reason"]
     there.unlink()
 
     def garbage_count() -> int:

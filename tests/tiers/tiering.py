@@ -66,6 +66,11 @@ def residence(path: Path) -> Residence:
     return Residence(**json.loads(told(path, "residency")))
 
 
+def forms_of(path: Path) -> list[str]:
+    """Return the forms that a file has: `raw`, `packed`, `remote`."""
+    return residence(path).forms
+
+
 def why(path: Path) -> dict[str, Any]:
     """Return what `user.memfs.why` tells."""
     answer: dict[str, Any] = json.loads(told(path, "why"))
