@@ -19,9 +19,11 @@ import trio
 from memfs.errors import InvalidValueError, MemfsError
 from memfs.filesystem.tree_changes import FIRST_GENERATION, Name
 from memfs.jobs.taking import Take, give_back
+from memfs.linux.times import storable_ns
 from memfs.metadata.records import InodeFlags
 from memfs.moves.attempt import sources_of
 from memfs.moves.hydrating import hydrate
+from memfs.stores.disk import disk_errors
 from memfs.types import ROOT_INODE
 
 if TYPE_CHECKING:
@@ -117,7 +119,8 @@ class Releasing:
         inode = await self._engine.get_inode(entry.inode.ino)
         row = await self._engine.get_object(inode.ino)
         is_here = row is not None and row.source == self._source.source
-        if self._is_there_still(inode, row if is_here else None):
+        if self._is_unwritten(inode, row if is_here else None):
+            await self._check_there(inode, path if row is None else self._top / row.name)
             return
         if self._how is not Take.MOVE:
             raise InvalidValueError("it was written here: copy it where it is to be, and remove it")
@@ -134,8 +137,8 @@ class Releasing:
             await self._make(inode, path, None)
         self._tally.note_taken(inode.size)
 
-    def _is_there_still(self, inode: Inode, row: ForeignObject | None) -> bool:
-        """Return whether the directory has an entry as it is here."""
+    def _is_unwritten(self, inode: Inode, row: ForeignObject | None) -> bool:
+        """Return whether an entry is as it was adopted, and the directory was to keep its own."""
         if stat.S_ISLNK(inode.mode):
             return self._how is not Take.MOVE
         if row is None:
@@ -145,9 +148,38 @@ class Releasing:
         is_written = inode.generation != FIRST_GENERATION or inode.flags & InodeFlags.UNSEALED
         return self._how is Take.COPY and not is_written
 
+    async def _check_there(self, inode: Inode, path: Path) -> None:
+        """Return if the directory has an entry as it is here: else the one here is the last one.
+
+        Raises:
+            InvalidValueError: It has not.
+        """
+        link = b""
+        if stat.S_ISLNK(inode.mode):
+            link = await self._engine.read_link(inode.ino)
+        if not await trio.to_thread.run_sync(_is_same, path, inode, link):
+            raise InvalidValueError(
+                "the directory has it no more as it is here: copy it where it is to be, and remove "
+                "it"
+            )
+
     async def _make(self, inode: Inode, path: Path, raw_path: Path | None) -> None:
         link = b""
         if stat.S_ISLNK(inode.mode):
             link = await self._engine.read_link(inode.ino)
         await trio.to_thread.run_sync(give_back, raw_path, path, inode, link)
         self._parts.faults.reach("release.made")
+
+
+def _is_same(path: Path, inode: Inode, link: bytes) -> bool:
+    """Return whether a path leads to what an inode is, by size and time or by target. Blocks."""
+    with disk_errors(str(path)):
+        try:
+            status = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if stat.S_IFMT(status.st_mode) != stat.S_IFMT(inode.mode):
+            return False
+        if stat.S_ISLNK(status.st_mode):
+            return os.readlink(os.fsencode(path)) == link
+        return (status.st_size, storable_ns(status.st_mtime_ns)) == (inode.size, inode.mtime_ns)

@@ -421,6 +421,33 @@ def _world_of(root: Path) -> World:
     )
 
 
+@pytest.mark.parametrize("how", ["copy", "reference"])
+def test_a_release_leaves_what_the_directory_has_no_more(tmp_path: Path, how: str) -> None:
+    """It took the last copy away, since a record said that the directory had one."""
+    data, root = tmp_path / "data", tmp_path / "world"
+    (data / "deep").mkdir(parents=True)
+    contents = {"kept": b"k" * 5000, "lost": b"l" * 5000, "deep/lost": b"d", "changed": b"c" * 100}
+    for name, content in contents.items():
+        (data / name).write_bytes(content)
+    (data / "link").symlink_to("kept")
+    root.mkdir()
+    world = _world_of(root)
+    report = _work(world, "adopt", url=f"file://{data}", path="set", take=how)
+    assert report["failures"] == []
+    assert _in_mount(world) == contents
+    (data / "lost").unlink()
+    shutil.rmtree(data / "deep")
+    (data / "changed").write_bytes(b"another")
+    (data / "link").unlink()
+    report = _work(world, "release", path="set")
+    staying = {"lost", "deep/lost", "changed", "link"}
+    assert {told.split(":")[0] for told in report["failures"]} == staying
+    assert {path for path, (_, mode) in look(world).items() if not stat.S_ISDIR(mode)} == staying
+    if how == "copy":
+        assert _in_mount(world) == {path: contents[path] for path in staying - {"link"}}
+    world.close()
+
+
 def _die_at(root: Path, data: Path, point: str) -> None:
     """Take the directory, or give it back, up to a point."""
     world = _world_of(root)
