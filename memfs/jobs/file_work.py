@@ -48,6 +48,12 @@ later helps."""
 DUE = "due"
 """Dry run: would be done."""
 
+WRITTEN_REASONS: dict[MoveOutcome | str, str] = {
+    MoveOutcome.BUSY: "a program has it open for writing",
+    MoveOutcome.SUPERSEDED: "it was changed meanwhile",
+}
+"""Why a file is left alone that is written, by what became of it."""
+
 
 @dataclass(slots=True)
 class WorkResults:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memfs.errors import MemfsError, StaleInodeError
-from memfs.jobs.file_work import DUE, refusal_outcome
+from memfs.jobs.file_work import DUE, WRITTEN_REASONS, refusal_outcome
 from memfs.jobs.kept_names import name_kept
 from memfs.moves.outcome import MoveOutcome, MoveResult
 from memfs.moves.rekeying import list_keyed, list_keyed_kept, rekey, rekey_kept
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from memfs.moves.rekeying import KeyedForm
     from memfs.placement.quotas import Quotas
     from memfs.types import InodeNo
-
-_REASONS: dict[MoveOutcome | str, str] = {
-    MoveOutcome.BUSY: "a program has it open for writing",
-    MoveOutcome.SUPERSEDED: "it was changed meanwhile",
-}
 
 
 class Rekeying:
@@ -67,12 +62,12 @@ class Rekeying:
             else:
                 with self._quotas.reserved(cost_of_rekey(forms)):
                     outcome, moved_bytes = await rekey_forms()
-        if outcome not in _REASONS:
+        if outcome not in WRITTEN_REASONS:
             for form in forms:
                 counts = self.keys.setdefault(form.key_id, [0, 0])
                 counts[0] += 1
                 counts[1] += form.stored_bytes
-        results.note(number, outcome, _REASONS.get(outcome, ""), moved_bytes=moved_bytes)
+        results.note(number, outcome, WRITTEN_REASONS.get(outcome, ""), moved_bytes=moved_bytes)
 
     async def finish(self, results: WorkResults) -> None:
         """Nothing is left to do."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.jobs.file_work import DUE, seal_regular
+from memfs.jobs.file_work import DUE, WRITTEN_REASONS, seal_regular
 from memfs.metadata.records import InodeFlags
 from memfs.moves.outcome import MoveOutcome
 from memfs.moves.relocating import find_misplaced, relocate
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from memfs.moves.attempt import MoveParts
     from memfs.placement.quotas import Quotas
     from memfs.types import InodeNo
-
-_REASONS: dict[MoveOutcome | str, str] = {
-    MoveOutcome.BUSY: "a program has it open for writing",
-    MoveOutcome.SUPERSEDED: "it was changed meanwhile",
-}
 
 
 class Relocation:
@@ -45,7 +40,7 @@ class Relocation:
         if inode is None:
             return
         if inode.flags & InodeFlags.UNSEALED:
-            results.note(ino, MoveOutcome.BUSY, _REASONS[MoveOutcome.BUSY])
+            results.note(ino, MoveOutcome.BUSY, WRITTEN_REASONS[MoveOutcome.BUSY])
             return
         found = await find_misplaced(self._parts, ino)
         if found is None:
@@ -57,7 +52,7 @@ class Relocation:
             return
         with self._quotas.reserved(cost_of_relocation(size)):
             outcome, moved_bytes = await relocate(self._parts, ino)
-        results.note(ino, outcome, _REASONS.get(outcome, ""), moved_bytes=moved_bytes)
+        results.note(ino, outcome, WRITTEN_REASONS.get(outcome, ""), moved_bytes=moved_bytes)
 
     async def finish(self, results: WorkResults) -> None:
         """Nothing is left to do."""
