@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from memfs.content.activity import Activity
     from memfs.content.programs import ProgramUse
-    from memfs.control.methods import ActivityReport, MoveReport, ProgramReport
+    from memfs.control.methods.mount import ActivityReport, MoveReport, ProgramReport
     from memfs.control.server import Handler
     from memfs.metadata.engine import Engine
     from memfs.moves.progress import MoveProgress, ProgressTable

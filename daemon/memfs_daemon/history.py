@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from memfs.content.activity import Activity
-    from memfs.control.methods import (
+    from memfs.control.methods.mount import (
         ColdFileReport,
         EventReport,
         HeatReport,

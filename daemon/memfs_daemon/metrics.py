@@ -16,10 +16,10 @@ from memfs.stores.counts import Call
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-    from memfs.control.methods import MetricsReport
+    from memfs.control.methods.mount import MetricsReport
     from memfs.control.report import StatusReport
     from memfs.control.server import Handler
-    from memfs.metadata.engine import Local
+    from memfs.metadata.local import Local
     from memfs.metadata.records import Usage
     from memfs.metrics.latency import Latencies
     from memfs.metrics.traffic import Traffic

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from memfs.content.activity import Activity
     from memfs.control.server import Handler
-    from memfs.metadata.engine import Local
+    from memfs.metadata.local import Local
     from memfs.policy.access_stats import AccessStats
     from memfs.policy.plugins import GuardedPlanner
 

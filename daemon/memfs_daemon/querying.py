@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from memfs.control.methods import METHODS
+from memfs.control.methods.table import METHODS
 from memfs.control.user_server import UserServer
 from memfs.errors import NotADirectoryInodeError
 from memfs.filesystem.querying import Question
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memfs.config import QueryConfig
-    from memfs.control.methods import NamesReport, QueryReport, TreeOrder, TreeReport
+    from memfs.control.methods.queries import NamesReport, QueryReport, TreeOrder, TreeReport
     from memfs.control.server import Handler
     from memfs.filesystem.door import Door
     from memfs.filesystem.querying import Answer, Querying

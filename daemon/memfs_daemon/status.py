@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from memfs.content.residency import Residency
     from memfs.content.room import Room
     from memfs.content.space import ColdSpace
-    from memfs.control.methods import PingReport
+    from memfs.control.methods.mount import PingReport
     from memfs.control.protocol import JsonValue
     from memfs.control.server import Handler
     from memfs.encryption.keys import KeyRing

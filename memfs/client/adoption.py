@@ -9,8 +9,8 @@ import contextlib
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.control import methods
 from memfs.control.client import ControlError, ControlUnavailableError
+from memfs.control.methods import adoption, trees
 
 if TYPE_CHECKING:
     import os
@@ -22,7 +22,7 @@ STEP_S_MAX = 24 * 3600.0
 """A page of a source may take as long as its retries."""
 
 
-def _to_nobody(_report: methods.AdoptReport) -> None:
+def _to_nobody(_report: adoption.AdoptReport) -> None:
     return
 
 
@@ -44,8 +44,8 @@ class Adoption(NamedTuple):
         store: str | None = None,
         take: str | None = None,
         options: Mapping[str, object] | None = None,
-        on_progress: Callable[[methods.AdoptReport], None] = _to_nobody,
-    ) -> methods.AdoptReport:
+        on_progress: Callable[[adoption.AdoptReport], None] = _to_nobody,
+    ) -> adoption.AdoptReport:
         """Make files of the objects of a bucket or a directory, without copying a byte.
 
         Stopped, the same call goes on from there. Nothing is ever written to the source.
@@ -70,7 +70,7 @@ class Adoption(NamedTuple):
             ControlError: EEXIST: the path is another source's. EINVAL: it is not empty, or an
                 argument makes no sense. EBUSY: the source is being listed. EIO: it does not answer.
         """
-        params: methods.AdoptParameters = {
+        params: adoption.AdoptParameters = {
             "url": url,
             "path": self.mount.named(path),
             "work": secrets.token_hex(8),
@@ -84,7 +84,7 @@ class Adoption(NamedTuple):
             "options": dict(options) if options else None,
         }
         self.mount.refuse_read_only()
-        ask = self.mount.asking(methods.ADOPT, STEP_S_MAX)
+        ask = self.mount.asking(adoption.ADOPT, STEP_S_MAX)
         return self._follow(lambda: ask(params), params["work"], on_progress)
 
     def refresh(
@@ -94,8 +94,8 @@ class Adoption(NamedTuple):
         watch_s: int | None = None,
         deleted: str | None = None,
         confirm: bool = False,
-        on_progress: Callable[[methods.AdoptReport], None] = _to_nobody,
-    ) -> methods.AdoptReport:
+        on_progress: Callable[[adoption.AdoptReport], None] = _to_nobody,
+    ) -> adoption.AdoptReport:
         """List a source again: new objects become files, those that changed are followed.
 
         Args:
@@ -111,7 +111,7 @@ class Adoption(NamedTuple):
         Raises:
             ControlError: ENOENT: no source has that directory. As `adopt`.
         """
-        params: methods.RefreshParameters = {
+        params: adoption.RefreshParameters = {
             "path": self.mount.named(path),
             "work": secrets.token_hex(8),
             "watch_s": watch_s,
@@ -119,16 +119,16 @@ class Adoption(NamedTuple):
             "confirm": confirm,
         }
         self.mount.refuse_read_only()
-        ask = self.mount.asking(methods.ADOPT_REFRESH, STEP_S_MAX)
+        ask = self.mount.asking(adoption.ADOPT_REFRESH, STEP_S_MAX)
         return self._follow(lambda: ask(params), params["work"], on_progress)
 
-    def sources(self) -> list[methods.SourceReport]:
+    def sources(self) -> list[adoption.SourceReport]:
         """Return all sources of the mount."""
-        return self.mount.asking(methods.ADOPT_SOURCES)({})
+        return self.mount.asking(adoption.ADOPT_SOURCES)({})
 
-    def own(self, inos: list[int], *, timeout_s: float = STEP_S_MAX) -> methods.WorkReport:
+    def own(self, inos: list[int], *, timeout_s: float = STEP_S_MAX) -> trees.WorkReport:
         """Fetch the bytes of files, which are memfs's own from then on."""
-        return self.mount.asking(methods.ADOPT_OWN, timeout_s)({"inos": inos})
+        return self.mount.asking(adoption.ADOPT_OWN, timeout_s)({"inos": inos})
 
     def forget(self, path: str | os.PathLike[str]) -> int:
         """Give a source up whose files are all owned, or removed; returns how many keys it had.
@@ -136,40 +136,40 @@ class Adoption(NamedTuple):
         Raises:
             ControlError: ENOENT: no source has that directory. EINVAL: a file has its bytes there.
         """
-        params: methods.SourcePathParameters = {"path": self.mount.named(path)}
+        params: adoption.SourcePathParameters = {"path": self.mount.named(path)}
         self.mount.refuse_read_only()
-        return self.mount.asking(methods.ADOPT_FORGET, STEP_S_MAX)(params)
+        return self.mount.asking(adoption.ADOPT_FORGET, STEP_S_MAX)(params)
 
     def release(
         self,
         path: str | os.PathLike[str],
         *,
-        on_progress: Callable[[methods.AdoptReport], None] = _to_nobody,
-    ) -> methods.AdoptReport:
+        on_progress: Callable[[adoption.AdoptReport], None] = _to_nobody,
+    ) -> adoption.AdoptReport:
         """Give a directory back what was adopted from it; it is gone from the mount then.
 
         Raises:
             ControlError: ENOENT: no source has that directory. EINVAL: it is a bucket.
         """
-        params: methods.ReleaseParameters = {
+        params: adoption.ReleaseParameters = {
             "path": self.mount.named(path),
             "work": secrets.token_hex(8),
         }
         self.mount.refuse_read_only()
-        ask = self.mount.asking(methods.ADOPT_RELEASE, STEP_S_MAX)
+        ask = self.mount.asking(adoption.ADOPT_RELEASE, STEP_S_MAX)
         return self._follow(lambda: ask(params), params["work"], on_progress)
 
     def _follow(
         self,
-        ask: Callable[[], methods.AdoptReport],
+        ask: Callable[[], adoption.AdoptReport],
         work: str,
-        on_progress: Callable[[methods.AdoptReport], None],
-    ) -> methods.AdoptReport:
+        on_progress: Callable[[adoption.AdoptReport], None],
+    ) -> adoption.AdoptReport:
         try:
             while not (report := ask())["ended"]:
                 on_progress(report)
         except BaseException:
             with contextlib.suppress(ControlError, ControlUnavailableError):
-                self.mount.asking(methods.ADOPT_CANCEL)({"work": work})
+                self.mount.asking(adoption.ADOPT_CANCEL)({"work": work})
             raise
         return report

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
 from memfs.client import placement
-from memfs.control import methods
 from memfs.control.client import ControlError, ControlUnavailableError, call, call_door
+from memfs.control.methods import copies, mount, prefetching, queries, trees, upkeep
 from memfs.control.protocol import ErrorCode
 from memfs.control.typed import decode
 from memfs.errors import InvalidValueError, UsageError
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from memfs.client.adoption import Adoption
     from memfs.client.placement import Placement
     from memfs.client.snapshots import Snapshots
+    from memfs.control.methods.method import Method
     from memfs.control.report import PendingReport, PoolReport, StatusReport
 
 P = TypeVar("P")
@@ -138,11 +139,11 @@ class Mount(NamedTuple):
     # --- the mount -------------------------------------------------------------------------------
     def status(self) -> StatusReport:
         """Return tiers, driver and work."""
-        return self.asking(methods.STATUS)({})
+        return self.asking(mount.STATUS)({})
 
     def metrics(self) -> str:
         """Return all metrics in the text format of Prometheus."""
-        return self.asking(methods.METRICS)({})["text"]
+        return self.asking(mount.METRICS)({})["text"]
 
     def history(self, resolution_s: int, after_s: int = -1) -> list[Period]:
         """Return what was measured, in rows of one ring, in order of time.
@@ -157,7 +158,7 @@ class Mount(NamedTuple):
         periods: list[Period] = []
         for ring in RINGS:
             finer, begin_s = periods, begin_of(ring.resolution_s, max(after_s, 0)) - 1
-            report = self.asking(methods.HISTORY)(
+            report = self.asking(mount.HISTORY)(
                 {"resolution_s": ring.resolution_s, "after_s": begin_s}
             )
             periods = [Period(at_s, decode_row(b64decode(row))) for at_s, row in report["rows"]]
@@ -167,34 +168,34 @@ class Mount(NamedTuple):
                 break
         return [period for period in periods if period.at_s > after_s]
 
-    def heat(self, limit: int = 100) -> methods.HeatReport:
+    def heat(self, limit: int = 100) -> mount.HeatReport:
         """Return the files and directories that are used most, and files that are used least."""
-        return self.asking(methods.HEAT)({"limit": limit})
+        return self.asking(mount.HEAT)({"limit": limit})
 
-    def events(self, limit: int = 100, before: int | None = None) -> list[methods.EventReport]:
+    def events(self, limit: int = 100, before: int | None = None) -> list[mount.EventReport]:
         """Return what people decided and what went wrong, the latest first.
 
         Args:
             limit: At most so many.
             before: Only those with a lower number; None: the latest.
         """
-        return self.asking(methods.EVENTS)({"limit": limit, "before": before})
+        return self.asking(mount.EVENTS)({"limit": limit, "before": before})
 
     def pending(self, limit: int = 10_000) -> list[PendingReport]:
         """Return the moves that wait, those due first."""
-        return self.asking(methods.PENDING)({"limit": limit})
+        return self.asking(mount.PENDING)({"limit": limit})
 
-    def activity(self, limit: int = 64) -> methods.ActivityReport:
+    def activity(self, limit: int = 64) -> mount.ActivityReport:
         """Return moves under way, and programs by the bytes of the files that they opened."""
-        return self.asking(methods.ACTIVITY)({"limit": limit})
+        return self.asking(mount.ACTIVITY)({"limit": limit})
 
     def stats(self) -> dict[str, Any]:
         """Return devices, slabs and counters of the hot tier."""
-        return self.asking(methods.HOT)({})
+        return self.asking(mount.HOT)({})
 
     def remount(self, *, atime: bool, strict_atime: bool | None) -> None:
         """Have access times kept from now on, or not; None: as often as before."""
-        self.asking(methods.REMOUNT)({"atime": atime, "strict_atime": strict_atime})
+        self.asking(mount.REMOUNT)({"atime": atime, "strict_atime": strict_atime})
 
     # --- files that will be used -----------------------------------------------------------------
     def prefetch(
@@ -202,7 +203,7 @@ class Mount(NamedTuple):
         paths: Sequence[str],
         tier: Literal["hot", "warm", "cold"] = "warm",
         job: int | None = None,
-    ) -> methods.PrefetchTaken:
+    ) -> prefetching.PrefetchTaken:
         """Have files brought near, in order.
 
         Args:
@@ -210,16 +211,16 @@ class Mount(NamedTuple):
             tier: How near.
             job: Append to this one; None: begin a new one. ENOENT: there is no such job.
         """
-        params: methods.PrefetchParameters = {"paths": [*paths], "tier": tier, "job": job}
-        return self.asking(methods.PREFETCH, FILES_S_MAX)(params)
+        params: prefetching.PrefetchParameters = {"paths": [*paths], "tier": tier, "job": job}
+        return self.asking(prefetching.PREFETCH, FILES_S_MAX)(params)
 
-    def prefetch_progress(self, job: int) -> methods.PrefetchProgress:
+    def prefetch_progress(self, job: int) -> prefetching.PrefetchProgress:
         """Return how far a job is. ENOENT: there is no such job."""
-        return self.asking(methods.PREFETCH_PROGRESS, FILES_S_MAX)({"job": job})
+        return self.asking(prefetching.PREFETCH_PROGRESS, FILES_S_MAX)({"job": job})
 
-    def prefetch_cancel(self, job: int) -> methods.PrefetchProgress:
+    def prefetch_cancel(self, job: int) -> prefetching.PrefetchProgress:
         """Forget what waits in a job; what was fetched stays. ENOENT: there is no such job."""
-        return self.asking(methods.PREFETCH_CANCEL, FILES_S_MAX)({"job": job})
+        return self.asking(prefetching.PREFETCH_CANCEL, FILES_S_MAX)({"job": job})
 
     def hint(
         self,
@@ -229,7 +230,7 @@ class Mount(NamedTuple):
         job: int | None = None,
         *,
         replace: bool = False,
-    ) -> methods.HintTaken:
+    ) -> prefetching.HintTaken:
         """Tell in which order files will be used, and which ones were.
 
         Args:
@@ -239,14 +240,14 @@ class Mount(NamedTuple):
             job: Append to this one; None: begin a new one. ENOENT: there is no such job.
             replace: First forget what waits in the job.
         """
-        params: methods.HintParameters = {
+        params: prefetching.HintParameters = {
             "coming": coming,
             "done": done,
             "tier": tier,
             "job": job,
             "replace": replace,
         }
-        return self.asking(methods.HINT, FILES_S_MAX)(params)
+        return self.asking(prefetching.HINT, FILES_S_MAX)(params)
 
     # --- work on trees: a call does what it can in some seconds ----------------------------------
     def barrier(
@@ -255,9 +256,9 @@ class Mount(NamedTuple):
         level: Literal["local", "remote"],
         *,
         timeout_s: float = WORK_S_MAX,
-    ) -> methods.WorkReport:
+    ) -> trees.WorkReport:
         """Bring files to a level of safety."""
-        return self.asking(methods.BARRIER, timeout_s)({"inos": inos, "level": level})
+        return self.asking(trees.BARRIER, timeout_s)({"inos": inos, "level": level})
 
     def compress(
         self,
@@ -267,66 +268,66 @@ class Mount(NamedTuple):
         drop_raw: bool = True,
         dry_run: bool = False,
         timeout_s: float = WORK_S_MAX,
-    ) -> methods.WorkReport:
+    ) -> trees.WorkReport:
         """Pack files now; `codec` as users write it, None: the one in force on each."""
-        params: methods.CompressParameters = {
+        params: trees.CompressParameters = {
             "inos": inos,
             "codec": codec,
             "drop_raw": drop_raw,
             "dry_run": dry_run,
         }
-        return self.asking(methods.COMPRESS, timeout_s)(params)
+        return self.asking(trees.COMPRESS, timeout_s)(params)
 
     def rekey(
         self, inos: list[int], *, dry_run: bool = False, timeout_s: float = WORK_S_MAX
-    ) -> methods.WorkReport:
+    ) -> trees.WorkReport:
         """Bring files under the newest key."""
-        return self.asking(methods.REKEY, timeout_s)({"inos": inos, "dry_run": dry_run})
+        return self.asking(trees.REKEY, timeout_s)({"inos": inos, "dry_run": dry_run})
 
     def relocate(
         self, inos: list[int], *, dry_run: bool = False, timeout_s: float = WORK_S_MAX
-    ) -> methods.WorkReport:
+    ) -> trees.WorkReport:
         """Bring the objects of files into the stores that the files belong in."""
-        return self.asking(methods.RELOCATE, timeout_s)({"inos": inos, "dry_run": dry_run})
+        return self.asking(trees.RELOCATE, timeout_s)({"inos": inos, "dry_run": dry_run})
 
     def publish_files(
         self, inos: list[int], root: int, url: str, *, timeout_s: float = WORK_S_MAX
-    ) -> methods.WorkReport:
+    ) -> trees.WorkReport:
         """Publish files below a directory as plain objects."""
-        params: methods.PublishParameters = {"inos": inos, "root": root, "url": url}
-        return self.asking(methods.PUBLISH_OBJECTS, timeout_s)(params)
+        params: trees.PublishParameters = {"inos": inos, "root": root, "url": url}
+        return self.asking(trees.PUBLISH_OBJECTS, timeout_s)(params)
 
     def publish_part(self, url: str, key: str, path: str) -> str:
         """Publish a part of a manifest, or remove it; returns why that was not done."""
-        params: methods.PublishPartParameters = {"url": url, "key": key, "path": path}
-        return self.asking(methods.PUBLISH_PART, WORK_S_MAX)(params)
+        params: trees.PublishPartParameters = {"url": url, "key": key, "path": path}
+        return self.asking(trees.PUBLISH_PART, WORK_S_MAX)(params)
 
-    def publish_removed(self, root: int, url: str) -> methods.RemovedReport:
+    def publish_removed(self, root: int, url: str) -> trees.RemovedReport:
         """Remove objects whose files are gone, if the configuration says so."""
-        return self.asking(methods.PUBLISH_REMOVED, WORK_S_MAX)({"root": root, "url": url})
+        return self.asking(trees.PUBLISH_REMOVED, WORK_S_MAX)({"root": root, "url": url})
 
     def published(self, url: str, after: str = "") -> list[dict[str, Any]]:
         """Return some of what was published below a URL, behind a key."""
-        answer = self.asking(methods.PUBLISHED, WORK_S_MAX)({"url": url, "after": after})
+        answer = self.asking(trees.PUBLISHED, WORK_S_MAX)({"url": url, "after": after})
         return answer["objects"]
 
-    def stores(self) -> list[methods.StoreUseReport]:
+    def stores(self) -> list[mount.StoreUseReport]:
         """Return the object stores, how they answer, and what is in each."""
-        return self.asking(methods.STORES, WORK_S_MAX)({})
+        return self.asking(mount.STORES, WORK_S_MAX)({})
 
     def rekey_kept(
         self, blobs: list[int], *, dry_run: bool = False, timeout_s: float = WORK_S_MAX
-    ) -> methods.WorkReport:
+    ) -> trees.WorkReport:
         """Bring contents that only snapshots show under the newest key."""
-        return self.asking(methods.REKEY_KEPT, timeout_s)({"blobs": blobs, "dry_run": dry_run})
+        return self.asking(trees.REKEY_KEPT, timeout_s)({"blobs": blobs, "dry_run": dry_run})
 
     def kept_blobs(self, after: int = 0, limit: int = 256) -> list[int]:
         """Return contents with forms that only snapshots show, by number; in pages."""
-        return self.asking(methods.KEPT_BLOBS, FILES_S_MAX)({"after": after, "limit": limit})
+        return self.asking(trees.KEPT_BLOBS, FILES_S_MAX)({"after": after, "limit": limit})
 
-    def moves(self) -> methods.MovesReport:
+    def moves(self) -> trees.MovesReport:
         """Return how far the moves under way are."""
-        return self.asking(methods.MOVES, ANSWER_S_MAX / 2)({})
+        return self.asking(trees.MOVES, ANSWER_S_MAX / 2)({})
 
     # --- copies ----------------------------------------------------------------------------------
     def clone(
@@ -335,8 +336,8 @@ class Mount(NamedTuple):
         target: str | os.PathLike[str],
         *,
         replace: bool = False,
-        on_progress: Callable[[methods.CopyReport], None] = lambda _: None,
-    ) -> methods.CopyReport:
+        on_progress: Callable[[copies.CopyReport], None] = lambda _: None,
+    ) -> copies.CopyReport:
         """Make a second file, or tree, equal to another one, without copying bytes where it can.
 
         Attributes, xattrs, times and hard links among the files of a tree are carried; pins are
@@ -355,14 +356,14 @@ class Mount(NamedTuple):
             ControlError: EEXIST: the target exists. ENOSPC: the disk is full.
             UsageError: The mount is read-only.
         """
-        params: methods.CloneParameters = {
+        params: copies.CloneParameters = {
             "source": self.named(source),
             "target": self.named(target),
             "work": secrets.token_hex(8),
             "replace": replace,
         }
         self.refuse_read_only()
-        ask, cancel = self.asking(methods.CLONE, WORK_S_MAX), self.asking(methods.CLONE_CANCEL)
+        ask, cancel = self.asking(copies.CLONE, WORK_S_MAX), self.asking(copies.CLONE_CANCEL)
         try:
             while not (report := ask(params))["ended"]:
                 on_progress(report)
@@ -403,7 +404,7 @@ class Mount(NamedTuple):
         names: bool = True,
         attributes: bool = False,
         at: str | None = None,
-    ) -> methods.QueryReport:
+    ) -> queries.QueryReport:
         """Return a page of the files that a filter finds.
 
         A user who has no right to the control socket finds what `find` and `getfattr` would have.
@@ -422,7 +423,7 @@ class Mount(NamedTuple):
                 index is off, or not complete yet. ENOENT: there is no such snapshot. ETIMEDOUT: it
                 takes too long.
         """
-        params: methods.QueryParameters = {
+        params: queries.QueryParameters = {
             "filter": filter_ if isinstance(filter_, str) else json.dumps(filter_),
             "sort": sort,
             "token": token,
@@ -432,14 +433,14 @@ class Mount(NamedTuple):
             "at": at,
         }
         try:
-            return self.asking(methods.QUERY, FILES_S_MAX)(params)
+            return self.asking(queries.QUERY, FILES_S_MAX)(params)
         except ControlUnavailableError as refused:
             ticket = None if refused.errno == errno.ETIMEDOUT else self._ticket()
             if ticket is None:
                 raise
         address, ticket_text = ticket
-        user_params: methods.UserQueryParameters = {**params, "ticket": ticket_text}
-        return self.asking(methods.QUERY_AS_USER, FILES_S_MAX, address)(user_params)
+        user_params: queries.UserQueryParameters = {**params, "ticket": ticket_text}
+        return self.asking(queries.QUERY_AS_USER, FILES_S_MAX, address)(user_params)
 
     def _ticket(self) -> tuple[str, str] | None:
         """Return where a user may ask, and a ticket; None: nowhere."""
@@ -450,8 +451,8 @@ class Mount(NamedTuple):
             return None
 
     def tree(
-        self, path: str = "", *, order: methods.TreeOrder = "bytes", limit: int = 200
-    ) -> methods.TreeReport:
+        self, path: str = "", *, order: queries.TreeOrder = "bytes", limit: int = 200
+    ) -> queries.TreeReport:
         """Return what a directory holds, with the sums of all below each name.
 
         Args:
@@ -463,12 +464,12 @@ class Mount(NamedTuple):
             ControlError: ENOENT or ENOTDIR: there is no such directory. ETIMEDOUT: it has too many
                 names.
         """
-        params: methods.TreeParameters = {"path": path, "order": order, "limit": limit}
-        return self.asking(methods.TREE, FILES_S_MAX)(params)
+        params: queries.TreeParameters = {"path": path, "order": order, "limit": limit}
+        return self.asking(queries.TREE, FILES_S_MAX)(params)
 
-    def query_index(self) -> methods.NamesReport:
+    def query_index(self) -> queries.NamesReport:
         """Return how complete the indexes are, and the names in that of xattrs."""
-        return self.asking(methods.QUERY_INDEX)({})
+        return self.asking(queries.QUERY_INDEX)({})
 
     def index_add(self, field: str) -> None:
         """Begin an index of `$size`, `$mtime` or `$name`; `query_index` tells how far it is.
@@ -477,15 +478,15 @@ class Mount(NamedTuple):
             ControlError: EINVAL: no other field can have one. EEXIST: the one before is still
                 being removed. ENOSPC: the disk is full.
         """
-        self.asking(methods.INDEX_ADD)({"field": field})
+        self.asking(queries.INDEX_ADD)({"field": field})
 
     def index_drop(self, field: str) -> None:
         """Give an index up; ENOENT: there is no such index."""
-        self.asking(methods.INDEX_DROP)({"field": field})
+        self.asking(queries.INDEX_DROP)({"field": field})
 
     def publish(self) -> None:
         """Bring all changes so far into the tables of the state, for programs that read them."""
-        self.asking(methods.PUBLISH, FILES_S_MAX)({})
+        self.asking(queries.PUBLISH, FILES_S_MAX)({})
 
     # --- adoption --------------------------------------------------------------------------------
     @property
@@ -506,80 +507,80 @@ class Mount(NamedTuple):
         return Snapshots(self)
 
     # --- scrubbing -------------------------------------------------------------------------------
-    def scrub(self, rate: int, *, restart: bool = False) -> methods.ScrubReport:
+    def scrub(self, rate: int, *, restart: bool = False) -> upkeep.ScrubReport:
         """Begin to scrub, `rate` bytes a second, or go on where the last scrub was stopped."""
-        return self.asking(methods.SCRUB)({"rate": rate, "restart": restart})
+        return self.asking(upkeep.SCRUB)({"rate": rate, "restart": restart})
 
-    def scrub_progress(self) -> methods.ScrubReport:
+    def scrub_progress(self) -> upkeep.ScrubReport:
         """Return how far the scrub is, and what it found."""
-        return self.asking(methods.SCRUB_PROGRESS)({})
+        return self.asking(upkeep.SCRUB_PROGRESS)({})
 
-    def scrub_stop(self) -> methods.ScrubReport:
+    def scrub_stop(self) -> upkeep.ScrubReport:
         """Stop the scrub; the next one goes on from there."""
-        return self.asking(methods.SCRUB_STOP)({})
+        return self.asking(upkeep.SCRUB_STOP)({})
 
     # --- pools -----------------------------------------------------------------------------------
     def pool_create(self, name: str, size: str | int) -> PoolReport:
         """Reserve a part of RAM, or give a pool another size."""
-        return self.asking(methods.POOL_CREATE)({"name": name, "size": size})
+        return self.asking(mount.POOL_CREATE)({"name": name, "size": size})
 
     def pool_list(self) -> list[PoolReport]:
         """Return all pools, by name."""
-        return self.asking(methods.POOL_LIST)({})
+        return self.asking(mount.POOL_LIST)({})
 
     def pool_remove(self, name: str) -> None:
         """Give a pool back."""
-        self.asking(methods.POOL_REMOVE)({"name": name})
+        self.asking(mount.POOL_REMOVE)({"name": name})
 
     # --- traces ----------------------------------------------------------------------------------
-    def trace_start(self, path: str, *, paths: bool = True) -> methods.TraceReport:
+    def trace_start(self, path: str, *, paths: bool = True) -> mount.TraceReport:
         """Begin a trace in an absolute directory, or continue the one there."""
-        return self.asking(methods.TRACE_START, FILES_S_MAX)({"path": path, "paths": paths})
+        return self.asking(mount.TRACE_START, FILES_S_MAX)({"path": path, "paths": paths})
 
-    def trace_stop(self) -> methods.TraceReport:
+    def trace_stop(self) -> mount.TraceReport:
         """End the trace."""
-        return self.asking(methods.TRACE_STOP, FILES_S_MAX)({})
+        return self.asking(mount.TRACE_STOP, FILES_S_MAX)({})
 
-    def trace_status(self) -> methods.TraceReport:
+    def trace_status(self) -> mount.TraceReport:
         """Return the report of the trace that is, or was last, recorded."""
-        return self.asking(methods.TRACE_STATUS, FILES_S_MAX)({})
+        return self.asking(mount.TRACE_STATUS, FILES_S_MAX)({})
 
     # --- collecting garbage ----------------------------------------------------------------------
-    def gc_garbage(self, *, dry_run: bool) -> methods.GarbageReport:
+    def gc_garbage(self, *, dry_run: bool) -> upkeep.GarbageReport:
         """Remove garbage for a second."""
-        return self.asking(methods.GC_GARBAGE, WORK_S_MAX)({"dry_run": dry_run})
+        return self.asking(upkeep.GC_GARBAGE, WORK_S_MAX)({"dry_run": dry_run})
 
-    def gc_batches(self, *, dry_run: bool) -> methods.BatchesReport:
+    def gc_batches(self, *, dry_run: bool) -> upkeep.BatchesReport:
         """Compact the sparsest batch."""
-        return self.asking(methods.GC_BATCHES, WORK_S_MAX)({"dry_run": dry_run})
+        return self.asking(upkeep.GC_BATCHES, WORK_S_MAX)({"dry_run": dry_run})
 
-    def gc_accounts(self) -> methods.AccountsReport:
+    def gc_accounts(self) -> upkeep.AccountsReport:
         """Count again what accounts are kept of."""
-        return self.asking(methods.GC_ACCOUNTS, WORK_S_MAX)({})
+        return self.asking(upkeep.GC_ACCOUNTS, WORK_S_MAX)({})
 
     def gc_orphans(
-        self, place: methods.SearchPlace, prefix: str = "", *, take: bool
-    ) -> methods.OrphansReport:
+        self, place: upkeep.SearchPlace, prefix: str = "", *, take: bool
+    ) -> upkeep.OrphansReport:
         """Find what nothing refers to; `take` puts it into lost+found."""
-        params: methods.OrphansParameters = {"place": place, "prefix": prefix, "take": take}
-        return self.asking(methods.GC_ORPHANS, WORK_S_MAX)(params)
+        params: upkeep.OrphansParameters = {"place": place, "prefix": prefix, "take": take}
+        return self.asking(upkeep.GC_ORPHANS, WORK_S_MAX)(params)
 
-    def gc_lost_found(self, *, clear: bool) -> methods.LostFoundReport:
+    def gc_lost_found(self, *, clear: bool) -> upkeep.LostFoundReport:
         """Tell what lies in lost+found; `clear` removes it for good."""
-        return self.asking(methods.GC_LOST_FOUND, WORK_S_MAX)({"clear": clear})
+        return self.asking(upkeep.GC_LOST_FOUND, WORK_S_MAX)({"clear": clear})
 
     # --- snapshots of tensors --------------------------------------------------------------------
     def hot_snapshots(self) -> list[dict[str, Any]]:
         """Return the snapshots of all users, the largest first."""
-        return self.asking(methods.HOT_SNAPSHOTS)({})
+        return self.asking(mount.HOT_SNAPSHOTS)({})
 
     def hot_drop_snapshot(self, name: str) -> None:
         """Let a snapshot go. ENOENT or ENODATA: there is no such snapshot."""
-        self.asking(methods.HOT_DROP_SNAPSHOT)({"name": name})
+        self.asking(mount.HOT_DROP_SNAPSHOT)({"name": name})
 
     def asking(
         self,
-        method: methods.Method[P, R],
+        method: Method[P, R],
         timeout_s: float = ANSWER_S_MAX,
         door: str | None = None,
     ) -> Callable[[P], R]:

@@ -9,8 +9,8 @@ import contextlib
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
-from memfs.control import methods
 from memfs.control.client import ControlError, ControlUnavailableError
+from memfs.control.methods import copies, snapshots
 from memfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Snapshots(NamedTuple):
         labels: Mapping[str, str] | None = None,
         kept_until_ns: int | None = None,
         strict: bool = False,
-    ) -> methods.SnapshotMade:
+    ) -> snapshots.SnapshotMade:
         """Keep the present instant under a name; on stable storage when this returns.
 
         Args:
@@ -58,26 +58,26 @@ class Snapshots(NamedTuple):
                 makes no sense. EBUSY: `strict`, and a file is open for writing. ENOSPC: the disk is
                 full.
         """
-        params: methods.SnapshotParameters = {
+        params: snapshots.SnapshotParameters = {
             "name": name,
             "description": description,
             "labels": dict(labels or {}),
             "kept_until_ns": kept_until_ns,
             "strict": strict,
         }
-        return self.mount.asking(methods.SNAPSHOT_CREATE, CREATE_S_MAX)(params)
+        return self.mount.asking(snapshots.SNAPSHOT_CREATE, CREATE_S_MAX)(params)
 
-    def list(self) -> list[methods.SnapshotReport]:
+    def list(self) -> list[snapshots.SnapshotReport]:
         """Return all snapshots, oldest first."""
-        return self.mount.asking(methods.SNAPSHOT_LIST)({})
+        return self.mount.asking(snapshots.SNAPSHOT_LIST)({})
 
-    def sizes(self) -> methods.SnapshotSizesReport:
+    def sizes(self) -> snapshots.SnapshotSizesReport:
         """Return what snapshots hold, each alone and together; looks at all that they keep."""
-        return self.mount.asking(methods.SNAPSHOT_SIZES, SIZES_S_MAX)({})
+        return self.mount.asking(snapshots.SNAPSHOT_SIZES, SIZES_S_MAX)({})
 
-    def show(self, name: str) -> methods.SnapshotReport:
+    def show(self, name: str) -> snapshots.SnapshotReport:
         """Return one snapshot. ENOENT: there is no such snapshot."""
-        return self.mount.asking(methods.SNAPSHOT_SHOW)({"name": name})
+        return self.mount.asking(snapshots.SNAPSHOT_SHOW)({"name": name})
 
     def export(self) -> int:
         """Have the metadata exported; returns `finished_count` of `exports` once it has ended.
@@ -86,11 +86,11 @@ class Snapshots(NamedTuple):
             ControlError: There is no store but one in the state directory; ENOTSUP: the store
                 belongs to another state.
         """
-        return self.mount.asking(methods.SNAPSHOT_EXPORT)({})
+        return self.mount.asking(snapshots.SNAPSHOT_EXPORT)({})
 
-    def exports(self) -> methods.ExportsReport:
+    def exports(self) -> snapshots.ExportsReport:
         """Return how far an export is, and those in the store that are complete."""
-        return self.mount.asking(methods.SNAPSHOT_EXPORTS)({})
+        return self.mount.asking(snapshots.SNAPSHOT_EXPORTS)({})
 
     def tree(self, name: str) -> Path:
         """Return the directory that has the tree of a snapshot; missing, if there is no such one.
@@ -108,7 +108,7 @@ class Snapshots(NamedTuple):
         Raises:
             ControlError: ENOENT: there is no snapshot of one of the names.
         """
-        self.mount.asking(methods.SNAPSHOT_DELETE)({"names": [*names]})
+        self.mount.asking(snapshots.SNAPSHOT_DELETE)({"names": [*names]})
 
     def restore(
         self,
@@ -119,8 +119,8 @@ class Snapshots(NamedTuple):
         delete: bool = False,
         dry_run: bool = False,
         before: str | None = None,
-        on_progress: Callable[[methods.RestoreReport], None] = lambda _: None,
-    ) -> methods.RestoreReport:
+        on_progress: Callable[[copies.RestoreReport], None] = lambda _: None,
+    ) -> copies.RestoreReport:
         """Bring back a file or a tree as it was; only what differs is touched.
 
         A snapshot of the present is made first. Each file is as it was before, or as of the
@@ -149,7 +149,7 @@ class Snapshots(NamedTuple):
         mount = self.mount
         if not dry_run:
             mount.refuse_read_only()
-        params: methods.RestoreParameters = {
+        params: copies.RestoreParameters = {
             "work": secrets.token_hex(8),
             "path": "" if path is None else mount.named(path),
             "snapshot": snapshot,
@@ -158,7 +158,7 @@ class Snapshots(NamedTuple):
             "dry_run": dry_run,
             "before": before,
         }
-        ask = mount.asking(methods.SNAPSHOT_RESTORE, WORK_S_MAX)
+        ask = mount.asking(copies.SNAPSHOT_RESTORE, WORK_S_MAX)
         actions: list[list[str]] = []
         try:
             while True:
@@ -170,7 +170,7 @@ class Snapshots(NamedTuple):
                 on_progress(report)
         except BaseException:
             with contextlib.suppress(ControlError, ControlUnavailableError):
-                mount.asking(methods.SNAPSHOT_RESTORE_CANCEL)({"work": params["work"]})
+                mount.asking(copies.SNAPSHOT_RESTORE_CANCEL)({"work": params["work"]})
             raise
 
     def diff(
@@ -181,7 +181,7 @@ class Snapshots(NamedTuple):
         under: str = "",
         position: int = 0,
         limit: int = 1000,
-    ) -> methods.SnapshotDiffReport:
+    ) -> snapshots.SnapshotDiffReport:
         """Return a page of what differs between two instants; takes as long as what has changed.
 
         Args:
@@ -195,18 +195,18 @@ class Snapshots(NamedTuple):
             ControlError: ENOENT: there is no such snapshot, or no such path at either instant.
                 EINVAL: `after` is the earlier one.
         """
-        params: methods.SnapshotDiffParameters = {
+        params: snapshots.SnapshotDiffParameters = {
             "before": before,
             "after": after,
             "under": under,
             "position": position,
             "limit": limit,
         }
-        return self.mount.asking(methods.SNAPSHOT_DIFF, ANSWER_S_MAX)(params)
+        return self.mount.asking(snapshots.SNAPSHOT_DIFF, ANSWER_S_MAX)(params)
 
     def differences(
         self, before: str, after: str | None = None, *, under: str = ""
-    ) -> Iterator[methods.DifferenceReport]:
+    ) -> Iterator[snapshots.DifferenceReport]:
         """Yield all pages of `diff`, one difference after the other."""
         position: int | None = 0
         while position is not None:
@@ -214,7 +214,7 @@ class Snapshots(NamedTuple):
             yield from page["differences"]
             position = page["position"]
 
-    def versions(self, path: str) -> Sequence[methods.VersionReport]:
+    def versions(self, path: str) -> Sequence[snapshots.VersionReport]:
         """Return each generation of a file with the snapshots that have it, the newest one first.
 
         Args:
@@ -223,6 +223,6 @@ class Snapshots(NamedTuple):
         Raises:
             ControlError: ENOENT: there is nothing, and no snapshot has such a path.
         """
-        return self.mount.asking(methods.SNAPSHOT_VERSIONS, ANSWER_S_MAX)({"path": path})[
+        return self.mount.asking(snapshots.SNAPSHOT_VERSIONS, ANSWER_S_MAX)({"path": path})[
             "versions"
         ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from memfs.content.opening import Backing
-    from memfs.metadata.engine import Local
+    from memfs.metadata.local import Local
     from memfs.stores.raw import RawStore
     from memfs.types import InodeNo, RawId
 

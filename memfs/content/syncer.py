@@ -22,7 +22,7 @@ from memfs.stores.raw import DIRECTORY_BITS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from memfs.metadata.engine import Local
+    from memfs.metadata.local import Local
     from memfs.stores.raw import RawStore
     from memfs.types import RawId
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from memfs.control.address import socket_address
-from memfs.control.methods import METHODS, Method
+from memfs.control.methods.table import METHODS
 from memfs.control.protocol import (
     REQUEST_BYTES_MAX,
     SOCKET_NAME,
@@ -36,6 +36,8 @@ from memfs.linux.accepting import Acceptor
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from memfs.control.methods.method import Method
 
 log = logging.getLogger(__name__)
 

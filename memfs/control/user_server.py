@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from memfs.control.methods import Method
+    from memfs.control.methods.method import Method
     from memfs.control.server import Handler
 
 log = logging.getLogger(__name__)

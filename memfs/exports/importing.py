@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.encryption.keys import KeyRing
-    from memfs.metadata.engine import Local
+    from memfs.metadata.local import Local
     from memfs.metadata.sqlite.importing import Imported
     from memfs.stores.store import RemoteStore
 

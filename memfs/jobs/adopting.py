@@ -47,7 +47,8 @@ from memfs.urls import url_without_secrets
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
-    from memfs.control.methods import AdoptReport, SourceReport, WorkReport
+    from memfs.control.methods.adoption import AdoptReport, SourceReport
+    from memfs.control.methods.trees import WorkReport
     from memfs.control.server import Handler
     from memfs.filesystem.foreign_changes import ForeignChanges
     from memfs.jobs.file_work import WorkResults

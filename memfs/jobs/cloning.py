@@ -25,7 +25,7 @@ from memfs.types import ROOT_INODE
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from memfs.control.methods import CopyReport
+    from memfs.control.methods.copies import CopyReport
     from memfs.control.server import Handler
     from memfs.filesystem.tree_changes import TreeChanges
     from memfs.metadata.records import Inode

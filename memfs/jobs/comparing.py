@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memfs.content.past import PastReader
-    from memfs.control.methods import (
+    from memfs.control.methods.snapshots import (
         DifferenceReport,
         FileKind,
         SnapshotDiffReport,

@@ -16,7 +16,7 @@ from memfs.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from memfs.control.methods import ExportsReport
+    from memfs.control.methods.snapshots import ExportsReport
     from memfs.control.server import Handler
     from memfs.exports.exporter import Exporter
 

@@ -28,7 +28,7 @@ from memfs.types import InodeNo
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from memfs.control.methods import WorkReport
+    from memfs.control.methods.trees import WorkReport
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
 

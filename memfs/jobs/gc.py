@@ -19,7 +19,7 @@ from memfs.types import FormKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from memfs.control.methods import (
+    from memfs.control.methods.upkeep import (
         AccountsReport,
         BatchesReport,
         CompactedReport,

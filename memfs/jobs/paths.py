@@ -14,7 +14,7 @@ from memfs.filesystem.tree_changes import Name
 from memfs.types import ROOT_INODE
 
 if TYPE_CHECKING:
-    from memfs.metadata.engine import Namespace
+    from memfs.metadata.namespace import Namespace
     from memfs.metadata.records import Inode
 
 

@@ -18,10 +18,15 @@ from memfs.types import ROOT_INODE, InodeNo, Tier
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from memfs.control.methods import DoneTaken, HintTaken, PrefetchProgress, PrefetchTaken
+    from memfs.control.methods.prefetching import (
+        DoneTaken,
+        HintTaken,
+        PrefetchProgress,
+        PrefetchTaken,
+    )
     from memfs.control.server import Handler
     from memfs.hot.board import HotBoard
-    from memfs.metadata.engine import Namespace
+    from memfs.metadata.namespace import Namespace
     from memfs.placement.prefetch.prefetcher import Prefetcher
     from memfs.prediction.hints import JobProgress
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from memfs.config import Config
-    from memfs.control.methods import PublishedReport, RemovedReport, WorkReport
+    from memfs.control.methods.trees import PublishedReport, RemovedReport, WorkReport
     from memfs.control.server import Handler
     from memfs.jobs.file_work import WorkResults
     from memfs.metadata.engine import Engine

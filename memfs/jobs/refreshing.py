@@ -25,7 +25,7 @@ from memfs.types import ROOT_INODE, InodeNo
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from memfs.control.methods import AdoptReport
+    from memfs.control.methods.adoption import AdoptReport
     from memfs.filesystem.foreign_changes import ForeignChanges
     from memfs.metadata.foreign import ForeignObject, Source
     from memfs.moves.attempt import MoveParts

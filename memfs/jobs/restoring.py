@@ -37,7 +37,7 @@ from memfs.types import NOW, ROOT_INODE, InodeNo
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
-    from memfs.control.methods import RestoreReport
+    from memfs.control.methods.copies import RestoreReport
     from memfs.control.server import Handler
     from memfs.filesystem.tree_changes import Original, TreeChanges
     from memfs.jobs.snapshots import SnapshotMethods

@@ -38,7 +38,7 @@ from memfs.types import FormKind, Generation, InodeNo
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from memfs.control.methods import ScrubReport
+    from memfs.control.methods.upkeep import ScrubReport
     from memfs.control.server import Handler
     from memfs.metadata.records import KeptContent
     from memfs.moves.attempt import MoveParts

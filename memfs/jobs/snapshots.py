@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from memfs.content.sealing import Sealer
-    from memfs.control.methods import (
+    from memfs.control.methods.snapshots import (
         HeldBytesReport,
         OpenFileReport,
         SnapshotMade,

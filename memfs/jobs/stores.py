@@ -16,7 +16,7 @@ from memfs.urls import url_without_secrets
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from memfs.control.methods import StoreUseReport
+    from memfs.control.methods.mount import StoreUseReport
     from memfs.control.server import Handler
     from memfs.moves.attempt import MoveParts
     from memfs.stores.health import StoreHealth

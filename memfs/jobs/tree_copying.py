@@ -30,10 +30,10 @@ from memfs.types import NOW
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from memfs.control.methods import CopyReport
+    from memfs.control.methods.copies import CopyReport
     from memfs.filesystem.tree_changes import TreeChanges
-    from memfs.metadata.engine import Snapshots
     from memfs.metadata.records import DirectoryEntry, Inode
+    from memfs.metadata.snapshots import Snapshots
     from memfs.moves.attempt import MoveParts
     from memfs.types import InodeNo, SnapshotId
 

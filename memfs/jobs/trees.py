@@ -24,7 +24,7 @@ from memfs.types import Durability as Level
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from memfs.control.methods import MovesReport, WorkReport
+    from memfs.control.methods.trees import MovesReport, WorkReport
     from memfs.control.server import Handler
     from memfs.placement.context import Context
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
-    from memfs.control.methods import FoundReport
+    from memfs.control.methods.queries import FoundReport
     from memfs.manager.policy import MigrationPolicy
     from memfs.manager.root import Root
     from memfs.manager.values.value import ValueFormat

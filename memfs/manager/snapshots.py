@@ -22,8 +22,8 @@ from memfs.manager.root import Root
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from memfs.control.methods import DifferenceReport
-    from memfs.control.methods import RestoreReport as Report
+    from memfs.control.methods.copies import RestoreReport as Report
+    from memfs.control.methods.snapshots import DifferenceReport
 
 ROOT_LABEL = "memory.root"
 """Label that names the directory of the manager that made a snapshot, from the mount's root."""

@@ -14,12 +14,12 @@ import enum
 import os
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from memfs.metadata.changes import Changes
 from memfs.metadata.records import Form
 from memfs.types import FormCoding, FormKind, Layout, Place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractAsyncContextManager
 
     from memfs.metadata.records import Inode, NewInode
     from memfs.types import BlobId, Generation, InodeNo, SourceId
@@ -111,17 +111,13 @@ class AdoptedFile(NamedTuple):
     """`ino` is that of `new`."""
 
 
-class Foreign(Protocol):
+class Foreign(Changes, Protocol):
     """Sources, and the objects of them that files refer to.
 
     Invariant: a file with bytes has a raw file, a form or an object that stands: one of its present
     generation. `Contents` counts that as a form: `drop_raw` and `drop_form` let go what is beside
     it, and no copy is made of it for a snapshot. An object is never made garbage.
     """
-
-    def change(self, *, deferred: bool = False) -> AbstractAsyncContextManager[None]:
-        """As `engine.Changes`."""
-        ...
 
     # --- sources ----------------------------------------------------------------------------------
     async def add_source(

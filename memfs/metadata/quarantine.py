@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memfs.metadata.engine import Local
+    from memfs.metadata.local import Local
     from memfs.metadata.records import Form
 
 _SETTING = "quarantine."

@@ -12,7 +12,7 @@ from memfs.errors import StoreNotConfiguredError
 from memfs.policy.marks import STORE_XATTR
 
 if TYPE_CHECKING:
-    from memfs.metadata.engine import Namespace
+    from memfs.metadata.namespace import Namespace
     from memfs.moves.attempt import MoveParts
     from memfs.types import InodeNo
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from memfs.metadata.engine import Local
+    from memfs.metadata.local import Local
     from memfs.stores.store import RemoteStore
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from memfs.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from memfs.metadata.engine import Local
+    from memfs.metadata.local import Local
     from memfs.stores.store import RemoteStore
 
 log = logging.getLogger(__name__)

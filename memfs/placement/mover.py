@@ -27,7 +27,7 @@ from memfs.stores.paced import unhurried
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from memfs.metadata.engine import Local
+    from memfs.metadata.local import Local
     from memfs.placement.context import Context
     from memfs.placement.upkeep import Compaction
     from memfs.policy.access_stats import AccessStats

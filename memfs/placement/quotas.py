@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from memfs.config import QuotasConfig
-    from memfs.metadata.engine import Local
+    from memfs.metadata.local import Local
     from memfs.moves.rekeying import KeyedForm
     from memfs.policy.quotas import Refusal
     from memfs.policy.view import Candidate

@@ -23,7 +23,7 @@ from memfs.types import InodeNo, Tier
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Container
 
-    from memfs.metadata.engine import Local
+    from memfs.metadata.local import Local
     from memfs.placement.candidate import Observed
     from memfs.placement.context import Context
     from memfs.policy.access_stats import AccessStats

@@ -15,7 +15,8 @@ from memfs.errors import MemfsError, StaleInodeError
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
-    from memfs.metadata.engine import Engine, Namespace
+    from memfs.metadata.engine import Engine
+    from memfs.metadata.namespace import Namespace
     from memfs.metadata.records import Inode
 
 PAUSE_S_MIN, PAUSE_S_MAX = 1.0, 30.0

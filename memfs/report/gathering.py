@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import EventReport, HeatReport, SnapshotReport
+    from memfs.control.methods.mount import EventReport, HeatReport
+    from memfs.control.methods.snapshots import SnapshotReport
     from memfs.control.report import PendingReport, StatusReport
     from memfs.metrics.rolling import Period
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import HintTaken
+    from memfs.control.methods.prefetching import HintTaken
     from memfs.torch.places import MountedFiles, Places
 
 log = logging.getLogger(__name__)

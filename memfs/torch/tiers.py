@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from memfs.control.methods import PrefetchProgress
+    from memfs.control.methods.prefetching import PrefetchProgress
 
 POLL_S = 0.05
 

@@ -34,7 +34,7 @@ from tests.unit.fakes.bucket import URL, Bucket
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memfs.control.methods import AdoptReport
+    from memfs.control.methods.adoption import AdoptReport
     from tests.property.world import OpenFile
 
 KEYS = ("a", "b", "d/a", "d/b", "d/e/a", "f/a", "f/b", "z")

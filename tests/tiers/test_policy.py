@@ -56,7 +56,7 @@ def push_out(mount: Mount, victim: Path) -> None:
     numbers = itertools.count()
 
     def has_left() -> bool:
-        # However slow the mover is: a file that finds no room takes none, and another follows.
+        # The mover may be slow: a file that finds no room takes no room, and another follows.
         number = next(numbers)
         write(mount.root / f"other-{number}", seed=number)
         wait_for(

@@ -27,7 +27,7 @@ from tests.tiers.tiering import pin, told
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from memfs.control.methods import QueryReport
+    from memfs.control.methods.queries import QueryReport
     from tests.conftest import MountFactory
     from tests.mounting import Mount
 

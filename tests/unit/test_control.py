@@ -20,7 +20,8 @@ import trio
 from memfs.control import client, methods
 from memfs.control.address import socket_address
 from memfs.control.client import ControlError, ControlUnavailableError
-from memfs.control.methods import METHODS, Method, Nothing
+from memfs.control.methods.method import Method, Nothing
+from memfs.control.methods.table import METHODS
 from memfs.control.protocol import (
     REQUEST_BYTES_MAX,
     SOCKET_NAME,

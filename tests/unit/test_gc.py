@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 
 from memfs.config import QuotasConfig
-from memfs.control import methods
+from memfs.control.methods import upkeep
 from memfs.jobs.gc import GcMethods
 from memfs.jobs.orphans import SearchPlace
 from memfs.moves.batching import upload_batch
@@ -71,4 +71,4 @@ async def test_accounts_that_have_drifted_are_told(state: State, gc: GcMethods) 
 
 
 def test_places_are_those_that_can_be_looked_at() -> None:
-    assert {each.value for each in SearchPlace} == set(get_args(methods.SearchPlace))
+    assert {each.value for each in SearchPlace} == set(get_args(upkeep.SearchPlace))

@@ -16,7 +16,8 @@ from memfs_tools.tree_work import Totals, TreeWork, Work
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memfs.control.methods import PrefetchProgress, WorkReport
+    from memfs.control.methods.prefetching import PrefetchProgress
+    from memfs.control.methods.trees import WorkReport
 
 SERVED = Mount(Path("/mnt"), Path("/state"))
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from memfs.control.methods import WorkReport
+    from memfs.control.methods.trees import WorkReport
     from memfs.types import SnapshotId
 
 OLD, NEW = Key(bytes(range(32)), "env:OLD"), Key(bytes(range(32, 64)), "env:NEW")

@@ -21,7 +21,7 @@ from tests.unit.test_status import REPORT
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from memfs.control.methods import ActivityReport
+    from memfs.control.methods.mount import ActivityReport
 
 WAITING = [
     PendingReport(f"/b{HOSTILE}", "glacier", "the store refuses: 403", 3, 42.0, None),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from memfs.control.methods import ScrubReport
+    from memfs.control.methods.upkeep import ScrubReport
     from memfs.metadata.records import Inode, KeptContent
     from memfs.moves.attempt import MoveParts
     from memfs.types import SnapshotId

@@ -14,7 +14,7 @@ from tests.moving import State, compressible
 from tests.past import clone
 
 if TYPE_CHECKING:
-    from memfs.control.methods import HeldBytesReport, SnapshotSizesReport
+    from memfs.control.methods.snapshots import HeldBytesReport, SnapshotSizesReport
     from memfs.types import InodeNo
 
 NOTHING: HeldBytesReport = {"local_bytes": 0, "remote_bytes": 0}

@@ -21,7 +21,7 @@ from tests.waiting import wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from memfs.control.methods import MovesReport, WorkReport
+    from memfs.control.methods.trees import MovesReport, WorkReport
 
 AT_ONCE = PollTimes(busy_poll_s=0.0, waiting_poll_s=0.0)
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from memfs.control.methods import DifferenceReport, FoundReport
+    from memfs.control.methods.queries import FoundReport
+    from memfs.control.methods.snapshots import DifferenceReport
 
 _SCHEMA = pa.schema(
     [

@@ -12,7 +12,7 @@ from memfs_tools.display import progress_bar
 
 if TYPE_CHECKING:
     from memfs.client.mount import Mount
-    from memfs.control.methods import ExportsReport
+    from memfs.control.methods.snapshots import ExportsReport
 
 _POLL_S = 0.2
 

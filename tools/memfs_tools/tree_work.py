@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import WorkReport
+    from memfs.control.methods.trees import WorkReport
 
 _FAILURES_SHOWN_MAX = 20
 _FAILURES_KEPT_MAX = 10_000

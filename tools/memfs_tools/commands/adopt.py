@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import AdoptReport, WorkReport
+    from memfs.control.methods.adoption import AdoptReport
+    from memfs.control.methods.trees import WorkReport
 
 _KEYS_SHOWN_MAX = 20
 

@@ -16,7 +16,7 @@ from memfs_tools.tree_work import Totals, TreeWork, Work
 
 if TYPE_CHECKING:
     from memfs.client.mount import Mount
-    from memfs.control.methods import WorkReport
+    from memfs.control.methods.trees import WorkReport
 
 Level = Literal["local", "remote"]
 

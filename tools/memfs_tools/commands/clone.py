@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import CopyReport
+    from memfs.control.methods.copies import CopyReport
 
 
 @click.command()

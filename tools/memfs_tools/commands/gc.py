@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import OrphansReport, SearchPlace
+    from memfs.control.methods.upkeep import OrphansReport, SearchPlace
 
 _LOCAL = ("raw", "packed", "tmp")
 _UPLOADS = "uploads"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import PrefetchProgress
+    from memfs.control.methods.prefetching import PrefetchProgress
 
 _PATHS_A_CALL = 2000
 _BYTES_A_CALL = 128 << 10

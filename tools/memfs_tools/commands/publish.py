@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import RemovedReport, WorkReport
+    from memfs.control.methods.trees import RemovedReport, WorkReport
 
 MANIFEST = "_memfs/catalog.parquet"
 SUCCESS = "_SUCCESS"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import FoundReport, QueryReport
+    from memfs.control.methods.queries import FoundReport, QueryReport
 
 _PAGE_COUNT = 1000
 _COUNT_PAGE = 10_000

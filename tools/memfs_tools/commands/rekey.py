@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import WorkReport
+    from memfs.control.methods.trees import WorkReport
 
 _WORDS = {
     "unneeded": "as they should be",

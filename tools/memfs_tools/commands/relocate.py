@@ -14,7 +14,7 @@ from memfs_tools.tree_work import Totals, TreeWork, Work
 
 if TYPE_CHECKING:
     from memfs.client.mount import Mount
-    from memfs.control.methods import WorkReport
+    from memfs.control.methods.trees import WorkReport
 
 _WORDS = {
     "unneeded": "where they belong, or in no store",

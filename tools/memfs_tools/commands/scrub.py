@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import ScrubReport
+    from memfs.control.methods.upkeep import ScrubReport
 
 _POLL_S = 0.3
 

@@ -14,7 +14,7 @@ from memfs_tools.terminal import tell, tell_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from memfs.control.methods import StoreUseReport
+    from memfs.control.methods.mount import StoreUseReport
 
 
 @click.command()

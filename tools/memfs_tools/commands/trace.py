@@ -14,7 +14,7 @@ from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
-    from memfs.control.methods import TraceReport
+    from memfs.control.methods.mount import TraceReport
 
 _mountpoint = click.argument("mountpoint", type=MOUNTPOINT)
 _as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import ActivityReport, MoveReport, ProgramReport
+    from memfs.control.methods.mount import ActivityReport, MoveReport, ProgramReport
     from memfs.control.report import PendingReport, StatusReport
 
 LISTED_MAX = 200

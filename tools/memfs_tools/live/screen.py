@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
-    from memfs.control.methods import MoveReport, ProgramReport
+    from memfs.control.methods.mount import MoveReport, ProgramReport
     from memfs.control.report import PendingReport, StatusReport, TierReport
 
 _STEPS = {"up": -1, "down": 1}

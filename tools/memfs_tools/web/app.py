@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from memfs.client import placement
 from memfs.client.placement import TIERS
-from memfs.control.methods import TreeOrder
+from memfs.control.methods.queries import TreeOrder
 from memfs.errors import InvalidValueError, MemfsError, UsageError
 from memfs.report.charts import charts
 from memfs.report.gathering import SPANS, gather

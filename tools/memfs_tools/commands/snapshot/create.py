@@ -13,7 +13,7 @@ from memfs_tools.terminal import tell, tell_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from memfs.control.methods import SnapshotMade
+    from memfs.control.methods.snapshots import SnapshotMade
 
 
 @click.command()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from memfs.control.methods import DifferenceReport
+    from memfs.control.methods.snapshots import DifferenceReport
 
 NOW = "now"
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import ExportNoteReport, ExportsReport
+    from memfs.control.methods.snapshots import ExportNoteReport, ExportsReport
 
 
 @click.command()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memfs.client.mount import Mount
-    from memfs.control.methods import CopyReport, RestoreReport
+    from memfs.control.methods.copies import CopyReport, RestoreReport
 
 
 @click.command()

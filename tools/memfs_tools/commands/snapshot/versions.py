@@ -13,7 +13,7 @@ from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json
 
 if TYPE_CHECKING:
-    from memfs.control.methods import VersionReport
+    from memfs.control.methods.snapshots import VersionReport
 
 
 @click.command()
