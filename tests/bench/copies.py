@@ -16,12 +16,12 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memfs.client.mount import Mount as Client
+from tests import scratch
 from tests.bench import quiet
 from tests.mounting import Mount
 
@@ -92,8 +92,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rounds = []
-    with tempfile.TemporaryDirectory(prefix="memfs-copies-", dir=options.base) as base:
-        mount = Mount(Path(base), "kernel")
+    with scratch.workspace(options.base) as workspace:
+        mount = Mount(workspace.directory("copies"), "kernel")
         mount.start()
         try:
             for _ in range(options.rounds):

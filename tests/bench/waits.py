@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.client.mount import Mount as Client
 from memfs.metrics.table import STALLS
+from tests import scratch
 from tests.bench import queries
 from tests.mounting import Mount
 from tests.processes import ALICE
@@ -223,10 +224,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows: dict[str, Waits] = {}
-    with tempfile.TemporaryDirectory(prefix="memfs-waits-", dir=options.base) as scratch:
-        base = Path(scratch)
-        # Users come through it to the mount.
-        base.chmod(0o711)
+    with scratch.workspace(options.base or Path(tempfile.gettempdir())) as workspace:
+        base = workspace.directory("waits")
         kept = options.state or base / "made"
         if not (kept / "format").exists():
             build(kept, options.count)
