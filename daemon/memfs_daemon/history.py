@@ -100,6 +100,8 @@ class History:
         self._directories = HeatSketch()
         self._loaded = self._unsaved = False
         self._saved_s = 0.0
+        self._stepping = trio.Lock()
+        """Two steps at once would count the same twice."""
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
@@ -129,7 +131,14 @@ class History:
             self._before = await self._take()
 
     async def step(self) -> None:
-        """Store what has happened since the step before, if anything has."""
+        """Store what has happened since the step before, if anything has.
+
+        It goes into the row of the period before the current one, also amid a period.
+        """
+        async with self._stepping:
+            await self._step()
+
+    async def _step(self) -> None:
         await self.begin()
         assert self._before is not None
         now = await self._take()
@@ -240,7 +249,9 @@ class History:
 
     # --- answers ---------------------------------------------------------------------------------
     async def history(self, resolution_s: int, after_s: int = -1) -> HistoryReport:
-        """Return the rows of a ring, and with the finest one what happened since its last row."""
+        """Return the rows of a ring; that of the finest one tells what happened until now."""
+        if resolution_s == STEP_S:
+            await self._guarded(self.step)
         now_s = self._now_s()
         if resolution_s not in BY_RESOLUTION:
             known = ", ".join(map(str, BY_RESOLUTION))

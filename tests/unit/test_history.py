@@ -106,6 +106,27 @@ async def test_what_happened_before_the_end_is_kept(
     assert await observed.numbers_of() == [{"starts": 2, "requests": 8, "inodes": 1}]
 
 
+async def test_the_finest_rows_tell_what_happened_until_they_are_asked_for(
+    observed: Observed, autojump_clock: MockClock
+) -> None:
+    """Each number is counted once, also if several ask at the same time."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(observed.history.run)
+        for turn in range(1, 26):
+            await trio.sleep(3)
+            observed.numbers["requests"] = turn
+            async with trio.open_nursery() as askers:
+                for _ in range(3):
+                    askers.start_soon(observed.history.history, STEP_S)
+            told = await observed.numbers_of()
+            assert sum(row.get("requests", 0) for row in told) == turn
+        nursery.cancel_scope.cancel()
+    assert [row.at_s - EPOCH_S for row in await observed.rows()] == list(range(-10, 70, 10))
+    minutes = [row["requests"] for row in await observed.numbers_of(60)]
+    rows = [row["requests"] for row in await observed.numbers_of()]
+    assert minutes == [rows[0], sum(rows[1:7])]
+
+
 async def test_an_idle_mount_writes_nothing(observed: Observed, autojump_clock: MockClock) -> None:
     """A disk that sleeps is not woken, although memory and free space of the machine change."""
     async with trio.open_nursery() as nursery:
