@@ -46,6 +46,7 @@ from memfs.jobs.comparing import Comparing
 from memfs.jobs.exports import ExportMethods
 from memfs.jobs.gc import GcMethods
 from memfs.jobs.prefetch import PrefetchMethods
+from memfs.jobs.publish_following import Following
 from memfs.jobs.publishing import Places, PublishMethods
 from memfs.jobs.restoring import RestoreMethods
 from memfs.jobs.scrubber import Scrubber
@@ -385,7 +386,9 @@ def assemble(
             status_parts, status, activity, traffic, store_counts, latencies, stalls
         )
         history = History(engine, readings.take, activity, move_parts.events, healths)
-        publishing = PublishMethods(move_parts, quotas, Places(move_parts, os.environ))
+        places = Places(move_parts, os.environ)
+        publishing = PublishMethods(move_parts, quotas, places)
+        following = Following(move_parts, quotas, places, activity.changes)
         hot = _build_hot(config.hot, state_dir, board, move_parts, activity)
         providers: tuple[_Provider, ...] = (
             status,
@@ -447,7 +450,7 @@ def assemble(
                 scrubber.run,
                 removal.run,
                 open_files.run,
-                publishing.run,
+                following.run,
                 *((automatic.run,) if config.snapshots.automatic else ()),
                 raw_pool.run,
                 adoption.run,

@@ -6,16 +6,19 @@ everything once instead of at what it was told.
 
 from __future__ import annotations
 
+import stat
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from memfs.content.changes import Changes
 from memfs.content.programs import Programs
 from memfs.signals import Signal
 from memfs.traces.access_log import AccessLog
 
 if TYPE_CHECKING:
+    from memfs.metadata.records import Inode
     from memfs.types import InodeNo
 
 OPENS_KEPT_MAX = 8192
@@ -60,6 +63,8 @@ class Activity:
         self._freed_bytes = 0
         self.access_log = AccessLog()
         """Every event with its time, while a trace is recorded."""
+        self.changes = Changes()
+        """Files sealed, renamed and removed, for those who follow them elsewhere."""
         self.programs = Programs()
         """Who opens how much."""
         self.request_count = 0
@@ -89,6 +94,14 @@ class Activity:
     def note_sealed(self, ino: InodeNo) -> None:
         """A file's last writer is gone."""
         self._note(self._sealed, ino)
+        self.changes.note(ino)
+
+    def note_renamed(self, inode: Inode) -> None:
+        """An inode has got another name, or lost its name to another one."""
+        if stat.S_ISDIR(inode.mode):
+            self.changes.note_all()
+        else:
+            self.changes.note(inode.ino)
 
     def note_pin(self, ino: InodeNo) -> None:
         """A pin, a codec, a priority or a pool, inherited ones too (a rename), may have changed."""

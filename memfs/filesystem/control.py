@@ -222,6 +222,8 @@ class Control:
         self._access_stats.marked = True
         if name in TENSOR_MARKS and self._hot is not None:
             self._hot.clear_refusals()
+        if name == PUBLISH_XATTR:
+            self._activity.changes.note_all()
         self._activity.note_pin(ino)
 
     async def _note_age(self, text: str) -> None:
@@ -270,6 +272,8 @@ class Control:
             async with self._engine.change(deferred=True):
                 inode = await self._engine.get_inode(ino)
                 await self._engine.remove_xattr(ino, name, inode.ctime_ns)
+            if name == PUBLISH_XATTR:
+                self._activity.changes.note_all()
             self._activity.note_pin(ino)
             return
         if name not in (TIER_XATTR, CODEC_XATTR):

@@ -144,6 +144,7 @@ class Names(Shared):
         inode = await self._engine.link(ino, parent, name, self._now_ns())
         self._orphans.pop(ino, None)
         self._note_names(inode)
+        self._activity.changes.note(ino)
         return self._entry(inode)
 
     async def unlink(self, parent: InodeNo, name: bytes) -> None:
@@ -153,6 +154,7 @@ class Names(Shared):
         self._note_orphan(inode)
         await self._log_end(inode)
         self._note_names(inode)
+        self._activity.changes.note(inode.ino)
 
     async def give_back(self) -> None:
         """After UNLINK or RENAME: what it freed of a large file is free when this returns.
@@ -222,6 +224,9 @@ class Names(Shared):
             self._activity.note_pin(result.moved.ino)
             if result.replaced is not None and result.replaced.nlink:
                 self._activity.note_pin(result.replaced.ino)
+        self._activity.note_renamed(result.moved)
+        if result.replaced is not None:
+            self._activity.note_renamed(result.replaced)
 
     async def list_directory(
         self, ino: InodeNo, after_cookie: int, limit: int

@@ -254,6 +254,7 @@ class TreeChanges(XattrRequests):
 
     def _leave(self, former: Inode) -> None:
         """An inode has lost a name: it goes once nobody holds it, the kernel among others."""
+        self._activity.changes.note(former.ino)
         if former.nlink and not stat.S_ISDIR(former.mode):
             self.invalidations.note_inode(former.ino, Aspect.ATTRIBUTES | Aspect.POLICY)
             return

@@ -1,4 +1,4 @@
-"""Publishing: plain objects of trees, on request and by itself, and the methods of `memfs publish`.
+"""Publishing: plain objects of trees on request, and the methods of `memfs publish`.
 
 Invariant: an object has the name of its file below the directory that is published; a file that is
 not there, or has another name, is only then removed where `publish.delete` says so and nobody else
@@ -7,36 +7,33 @@ has changed the object.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import stat
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import trio
 
 from memfs.bounded import BoundedDict
-from memfs.defects import as_failure
 from memfs.errors import (
     InvalidValueError,
-    MemfsError,
-    NotSupportedError,
     NoXattrError,
     StaleInodeError,
     UsageError,
 )
 from memfs.jobs.file_work import FAILED, run_work, seal_regular
 from memfs.moves.outcome import MoveOutcome
-from memfs.moves.publish_marks import forget_root, is_allowed, list_roots, target_of
-from memfs.moves.publishing import TAKEN, Publication, published_below
+from memfs.moves.publish_marks import list_roots, target_of
+from memfs.moves.publishing import Publication, published_below
 from memfs.placement.quotas import cost_of_upload
 from memfs.policy.marks import PUBLISH_XATTR
 from memfs.stores.remote import open_public_store, with_credentials
 from memfs.types import InodeNo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from memfs.config import Config
     from memfs.control.methods.trees import PublishedReport, RemovedReport, WorkReport
@@ -53,14 +50,6 @@ log = logging.getLogger(__name__)
 
 PLACES_MAX = 16
 """Places that are kept open."""
-
-LOOK_S = 5.0
-"""Pause between two looks at what is published by itself, at the least."""
-
-LOOK_SHARE = 20
-"""The pause is so many times as long as the look took: at most a twentieth of a core."""
-
-ENTRIES_A_PAGE = 1000
 
 
 class Places:
@@ -177,32 +166,18 @@ async def key_of(engine: Engine, root: Inode, ino: InodeNo) -> str:
         raise InvalidValueError(f"{rest!r}: only names in UTF-8 are published") from None
 
 
-class Found(NamedTuple):
-    """A file of a tree that is published."""
-
-    inode: Inode
-    key: str
-
-
 class PublishMethods:
-    """Answers `publish`, `publish_part`, `publish_removed` and `published`; publishes by itself.
-
-    Args:
-        environment: That of the daemon.
-        clock: Wall clock, nanoseconds.
-    """
+    """Answers `publish`, `publish_part`, `publish_removed` and `published`."""
 
     def __init__(
         self,
         parts: MoveParts,
         quotas: Quotas,
         places: Places,
-        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._parts = parts
         self._quotas = quotas
         self._places = places
-        self._clock = clock
 
     def methods(self) -> Mapping[str, Handler]:
         """Return the methods of the control socket by name."""
@@ -247,7 +222,8 @@ class PublishMethods:
         """
         place = await self._places.at(url)
         directory = await self._parts.engine.get_inode(InodeNo(root))
-        return await self._remove_gone(place, directory)
+        roots = [directory, *await roots_of(self._parts.engine, place.target)]
+        return await self._remove_gone(place, roots)
 
     async def published(self, url: str, after: str = "", limit: int = 1000) -> PublishedReport:
         """Return what was published below a URL, in order of key.
@@ -274,12 +250,11 @@ class PublishMethods:
             ]
         }
 
-    async def _remove_gone(self, place: Publication, root: Inode) -> RemovedReport:
+    async def _remove_gone(self, place: Publication, roots: Sequence[Inode]) -> RemovedReport:
         removed_count, problems = 0, []
         left_count = 0
         async for known in published_below(self._parts, place.target):
-            key = known.url.removeprefix(f"{place.target}/")
-            if not known.ino or await self._has(root, key):
+            if not known.ino or await has_file(self._parts.engine, roots, key_behind(place, known)):
                 continue
             if not self._parts.config.publish.delete:
                 left_count += 1
@@ -295,103 +270,37 @@ class PublishMethods:
             "problems": problems[:100],
         }
 
-    async def _has(self, root: Inode, key: str) -> bool:
-        """Return whether a directory has a file of that path below it."""
-        engine = self._parts.engine
+
+def key_behind(place: Publication, known: PublishedObject) -> str:
+    """Return the key of an object behind the URL of its place."""
+    return known.url.removeprefix(f"{place.target}/")
+
+
+async def roots_of(engine: Engine, target: str) -> list[Inode]:
+    """Return what is published to a target by itself."""
+    found = []
+    for ino in await list_roots(engine):
+        with contextlib.suppress(StaleInodeError, NoXattrError, InvalidValueError):
+            url = (await engine.get_xattr(ino, PUBLISH_XATTR)).decode()
+            if target_of(url) == target:
+                found.append(await engine.get_inode(ino))
+    return found
+
+
+async def has_file(engine: Engine, roots: Sequence[Inode], key: str) -> bool:
+    """Return whether one of some directories has a file of that path below it."""
+    for root in roots:
         if not stat.S_ISDIR(root.mode):
             path = await engine.get_path(root.ino)
-            return path.rpartition(b"/")[2] == key.encode()
-        now = root
+            if path.rpartition(b"/")[2] == key.encode():
+                return True
+            continue
+        now: Inode | None = root
         for name in key.encode().split(b"/"):
-            if not stat.S_ISDIR(now.mode):
-                return False
-            found = await engine.find(now.ino, name)
-            if found is None:
-                return False
-            now = found
-        return stat.S_ISREG(now.mode)
-
-    # --- by itself -------------------------------------------------------------------------------
-    async def run(self) -> None:
-        """Publish what `user.memfs.publish` says, until cancelled."""
-        while True:
-            begun_s = trio.current_time()
-            try:
-                await self.look()
-            except Exception as error:
-                log.info("publishing: %s", as_failure(error, "a look at what is published"))
-            took_s = trio.current_time() - begun_s
-            await trio.sleep(max(LOOK_S, LOOK_SHARE * took_s))
-
-    async def look(self) -> None:
-        """Publish once what is due."""
-        for root in await list_roots(self._parts.engine):
-            try:
-                await self._look_at(root)
-            except (StaleInodeError, NoXattrError):
-                await forget_root(self._parts.engine, root)
-            except MemfsError as error:
-                log.info("inode %d is not published: %s", root, error)
-
-    async def _look_at(self, ino: InodeNo) -> None:
-        engine, config = self._parts.engine, self._parts.config
-        url = (await engine.get_xattr(ino, PUBLISH_XATTR)).decode()
-        target = target_of(url)
-        if not is_allowed(target, config):
-            raise NotSupportedError(f"{target}: not below any of publish.targets")
-        root = await engine.get_inode(ino)
-        place = await self._places.at(url)
-        quiet_before_ns = self._clock() - int(config.publish.quiet_s * 1e9)
-        async for found in self._walk(root, url):
-            inode = found.inode
-            if max(inode.mtime_ns, inode.ctime_ns) > quiet_before_ns:
-                continue
-            known = await engine.get_published(place.url_of(found.key))
-            if known is not None and not _is_due(known, inode):
-                continue
-            try:
-                with self._quotas.reserved(cost_of_upload(inode.size, copied=True)):
-                    _, problem = await place.publish(inode.ino, found.key)
-            except StaleInodeError:
-                continue
-            if problem:
-                log.info("%s is not published: %s", place.url_of(found.key), problem)
-        if config.publish.delete:
-            await self._remove_gone(place, root)
-
-    async def _walk(self, root: Inode, url: str) -> AsyncIterator[Found]:
-        """Yield the files below a directory for which its mark holds."""
-        engine = self._parts.engine
-        if stat.S_ISREG(root.mode):
-            yield Found(root, await key_of(engine, root, root.ino))
-            return
-        waiting = [(root.ino, "")]
-        while waiting:
-            directory, above = waiting.pop()
-            cookie = 0
-            while entries := await engine.list_directory(directory, cookie, ENTRIES_A_PAGE):
-                await trio.lowlevel.checkpoint()
-                for entry in entries:
-                    inode = entry.inode
-                    try:
-                        key = above + entry.name.decode()
-                    except UnicodeDecodeError:
-                        continue
-                    if not stat.S_ISREG(inode.mode) and not stat.S_ISDIR(inode.mode):
-                        continue
-                    mark = await engine.effective_xattr(inode.ino, PUBLISH_XATTR)
-                    if mark is None or mark.decode() != url:
-                        continue
-                    if stat.S_ISDIR(inode.mode):
-                        waiting.append((inode.ino, f"{key}/"))
-                    else:
-                        yield Found(inode, key)
-                cookie = entries[-1].cookie
-
-
-def _is_due(known: PublishedObject, inode: Inode) -> bool:
-    """Return whether a file is to be published again."""
-    if (known.ino, known.generation) == (inode.ino, inode.generation):
-        return False
-    # It waits for people, unless the file has changed since.
-    return not (known.problem == TAKEN and known.mtime_ns == inode.mtime_ns)
+            if now is None or not stat.S_ISDIR(now.mode):
+                now = None
+                break
+            now = await engine.find(now.ino, name)
+        if now is not None and stat.S_ISREG(now.mode):
+            return True
+    return False

@@ -52,6 +52,10 @@ class Published(Protocol):
         """Return objects of a target whose URL comes after another one, in order."""
         ...
 
+    async def list_published_of(self, ino: InodeNo) -> list[PublishedObject]:
+        """Return all objects of a file, in order of URL; it may be gone."""
+        ...
+
     async def forget_published(self, urls: Sequence[str]) -> None:
         """Forget objects: nothing is removed where they are."""
         ...

@@ -50,6 +50,15 @@ async def test_records_are_listed_by_target_in_order(engine: Engine) -> None:
     assert await engine.list_published(other.target, "", 9) == [other]
 
 
+async def test_the_records_of_a_file_are_found_by_it(engine: Engine) -> None:
+    other = record("x")._replace(ino=InodeNo(8))
+    async with engine.change():
+        for each in (record("b"), other, record("a")):
+            await engine.put_published(each)
+    assert await engine.list_published_of(InodeNo(7)) == [record("a"), record("b")]
+    assert await engine.list_published_of(InodeNo(9)) == []
+
+
 async def test_records_outlive_a_crash_with_the_journal(engine: Engine) -> None:
     """What was committed is there, as all else."""
     async with engine.change():

@@ -35,6 +35,8 @@ url = "s3://{bucket}/own-objects/{prefix}"
 targets = ["s3://{bucket}/{prefix}"]
 delete = true
 quiet = "100ms"
+[policy]
+interval = "100ms"
 """
 
 

@@ -42,7 +42,7 @@ NOT_REGISTERED = {
     "Sealer._candidates", "Sealer._mapped", "Sealer._put_off", "Sealer._attempts",
     "Activity._accessed", "Activity._sealed", "Activity._wanted", "Activity._wanted_before",
     "Activity._archived", "HotBoard._pinned", "HotTier._busy", "HotTier._again",
-    "Predictor._listing_wanted",
+    "Predictor._listing_wanted", "Changes._files",
     # Kept with a generation or a version, which is compared at each use.
     "Sealer._synced", "HotBoard.residents", "HotBoard._full", "HotTier._failures",
     "Listings._listings",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import stat
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
+import trio.testing
 
 from memfs.config import EncryptionConfig, PublishConfig
 from memfs.encryption.keys import Key, KeyRing
 from memfs.errors import CorruptDataError, InvalidValueError, NotSupportedError, UsageError
+from memfs.jobs.publish_following import Following
 from memfs.jobs.publishing import Places, PublishMethods
 from memfs.metadata.records import NewInode
 from memfs.moves.dropping import drop_raw
@@ -23,12 +27,13 @@ from memfs.policy.marks import PUBLISH_XATTR
 from memfs.stores.publishing import content_type_of, metadata_of
 from memfs.stores.remote import open_public_store
 from memfs.stores.s3_publishing import S3PublicStore
-from memfs.types import ROOT_INODE
+from memfs.types import ROOT_INODE, InodeNo
 from tests.moving import SMALL_FRAMES, State, compressible
 from tests.servers.process import READY
+from tests.waiting import WAIT_S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from memfs.stores.publishing import PublicObject
@@ -71,9 +76,14 @@ class Bench:
 
     def methods(self) -> PublishMethods:
         places = Places(self.state.parts, {}, self._open)
-        return PublishMethods(
-            self.state.parts, Quotas(self.state.config.quotas, self.state.engine), places
-        )
+        return PublishMethods(self.state.parts, self._quotas(), places)
+
+    def following(self, clock: Callable[[], int] = time.time_ns) -> Following:
+        places, changes = Places(self.state.parts, {}, self._open), self.state.activity.changes
+        return Following(self.state.parts, self._quotas(), places, changes, clock)
+
+    def _quotas(self) -> Quotas:
+        return Quotas(self.state.config.quotas, self.state.engine)
 
 
 @pytest.fixture(params=["seaweedfs", "moto"])
@@ -187,41 +197,147 @@ async def test_a_store_that_heeds_no_conditions_is_refused(
     assert bench.names() == ["a"]
 
 
-async def test_a_tree_is_published_by_its_mark_and_its_removal(bench: Bench) -> None:
-    """As often as it is looked at; nothing is published twice, nor above the directory."""
+async def marked(bench: Bench, name: bytes = b"results") -> InodeNo:
+    """Make a directory that is published by itself."""
     state, engine = bench.state, bench.state.engine
     number, _ = engine.reserve_ids()
     new = NewInode(number, stat.S_IFDIR | 0o755, 0, 0, 1)
-    await engine.create(ROOT_INODE, b"results", new)
-    for text in ("a", "b", "outside"):
-        await state.create(text, CONTENT + text.encode())
-    for name in (b"a", b"b"):
-        await engine.rename(ROOT_INODE, name, number, name, 0, 1)
+    await engine.create(ROOT_INODE, name, new)
     state.parts.config = replace(
         state.config, publish=replace(state.config.publish, targets=(f"s3://{READY}",))
     )
     async with engine.change():
         await engine.set_xattr(number, PUBLISH_XATTR, bench.url.encode(), 0, 1)
         await note_root(engine, number)
-    methods = bench.methods()
-    await methods.look()
+    return number
+
+
+async def test_a_tree_is_published_by_its_mark_and_its_removal(bench: Bench) -> None:
+    """As often as it is looked at; nothing is published twice, nor above the directory."""
+    state, engine = bench.state, bench.state.engine
+    for text in ("a", "b", "outside"):
+        await state.create(text, CONTENT + text.encode())
+    number = await marked(bench)
+    for name in (b"a", b"b"):
+        await engine.rename(ROOT_INODE, name, number, name, 0, 1)
+    following = bench.following()
+
+    async def look() -> None:
+        state.activity.changes.note_all()
+        await following.step()
+
+    await look()
     assert bench.names() == ["a", "b"]
     stored = [bench.get(key)["ETag"] for key in bench.names()]
-    await methods.look()
+    await look()
     assert [bench.get(key)["ETag"] for key in bench.names()] == stored
-    told = (await methods.published(bench.url))["objects"]
+    told = (await bench.methods().published(bench.url))["objects"]
     assert [(each["key"], each["current"]) for each in told] == [("a", True), ("b", True)]
     bench.put("b", b"theirs")
     for name in (b"a", b"b"):
         await engine.unlink(number, name, 2)
-    await methods.look()
+    await look()
     assert bench.names() == ["b"]
     assert bench.get("b")["Bytes"] == b"theirs"
     assert await list_roots(engine) == [number]
     async with engine.change():
         await engine.remove_xattr(number, PUBLISH_XATTR, 1)
-    await methods.look()
+    await look()
     assert await list_roots(engine) == []
+    assert not state.activity.changes.followed
+
+
+async def test_what_is_told_is_published_without_a_look_at_all(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seal, a new name and a removal are each followed; what has no mark is not."""
+    state, engine = bench.state, bench.state.engine
+    number = await marked(bench)
+    following = bench.following()
+    await following.step()
+    changes = state.activity.changes
+    assert changes.followed
+
+    async def looks() -> None:
+        raise AssertionError("everything was looked at")
+
+    monkeypatch.setattr(following, "look", looks)
+    inside, outside = await state.create("a", CONTENT), await state.create("outside", CONTENT)
+    await engine.rename(ROOT_INODE, b"a", number, b"a", 0, 1)
+    for ino in (inside, outside):
+        changes.note(ino)
+    await following.step()
+    assert bench.names() == ["a"]
+    await engine.rename(number, b"a", number, b"b", 0, 2)
+    changes.note(inside)
+    await following.step()
+    assert bench.names() == ["b"]
+    await state.rewrite(inside, CONTENT[::-1])
+    changes.note(inside)
+    await following.step()
+    assert bench.get("b")["Bytes"] == CONTENT[::-1]
+    await engine.unlink(number, b"b", 3)
+    changes.note(inside)
+    await following.step()
+    assert bench.names() == []
+
+
+async def test_what_was_not_published_before_the_end_is_found_after_the_start(
+    bench: Bench,
+) -> None:
+    state, engine = bench.state, bench.state.engine
+    number = await marked(bench)
+    await bench.following().step()
+    ino = await state.create("a", CONTENT)
+    await engine.rename(ROOT_INODE, b"a", number, b"a", 0, 1)
+    state.activity.changes.note(ino)
+    # Nobody takes the notice: the daemon has ended.
+    state.activity.changes.take()
+    await bench.following().step()
+    assert bench.names() == ["a"]
+
+
+async def test_a_file_is_left_alone_until_nobody_changes_it(bench: Bench) -> None:
+    state, engine = bench.state, bench.state.engine
+    number = await marked(bench)
+    ino = await state.create("a", CONTENT)
+    await engine.rename(ROOT_INODE, b"a", number, b"a", 0, time.time_ns())
+    changed_ns = (await engine.get_inode(ino)).ctime_ns
+    config = state.parts.config
+
+    def following(quiet_s: float, now_ns: int) -> Following:
+        state.parts.config = replace(config, publish=replace(config.publish, quiet_s=quiet_s))
+        return bench.following(lambda: now_ns)
+
+    await following(3600.0, changed_ns + 3599 * 10**9).step()
+    assert bench.names() == []
+    # It comes again by itself; the clock stands still, so that it is as fresh as before.
+    early = following(0.01, changed_ns)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(early.run)
+        await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    assert bench.names() == []
+    late = bench.following(time.time_ns)
+    with trio.fail_after(WAIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(late.run)
+            while not bench.names():  # noqa: ASYNC110  the object is in the store
+                await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
+
+
+async def test_two_directories_with_one_target_leave_each_other_alone(bench: Bench) -> None:
+    state, engine = bench.state, bench.state.engine
+    for name in ("one", "two"):
+        number = await marked(bench, name.encode())
+        await state.create(f"of-{name}", CONTENT)
+        await engine.rename(ROOT_INODE, f"of-{name}".encode(), number, f"of-{name}".encode(), 0, 1)
+    following = bench.following()
+    for _ in range(2):
+        state.activity.changes.note_all()
+        await following.step()
+        assert bench.names() == ["of-one", "of-two"]
 
 
 async def test_a_file_is_asked_for_by_its_name_below_the_directory(bench: Bench) -> None:

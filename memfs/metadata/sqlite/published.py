@@ -14,9 +14,13 @@ from memfs.metadata.sqlite.statements import DELETE_PUBLISHED, PUT_PUBLISHED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from memfs.types import InodeNo
+
 _COLUMNS = ", ".join(PublishedObject._fields)
 _SELECT = f"select {_COLUMNS} from published where url = ?"
 _LIST = f"select {_COLUMNS} from published where target = ? and url > ? order by url limit ?"
+
+_LIST_OF = f"select {_COLUMNS} from published where ino = ? order by url"
 
 
 class PublishedRows(Observations):
@@ -32,6 +36,9 @@ class PublishedRows(Observations):
 
     async def list_published(self, target: str, after: str, limit: int) -> list[PublishedObject]:
         return [PublishedObject._make(row) for row in self._rows(_LIST, (target, after, limit))]
+
+    async def list_published_of(self, ino: InodeNo) -> list[PublishedObject]:
+        return [PublishedObject._make(row) for row in self._rows(_LIST_OF, (ino,))]
 
     async def forget_published(self, urls: Sequence[str]) -> None:
         self._begin_change()

@@ -346,6 +346,7 @@ ADDITIONS: tuple[str, ...] = (
     ) without rowid, strict
     """,
     "create index if not exists published_target on published (target, url)",
+    "create index if not exists published_ino on published (ino)",
     # What was measured, in rings: see `metrics.rings`.
     """
     create table if not exists metric (
