@@ -593,20 +593,25 @@ class Database:
             raise NoSpaceError(f"the disk under {self._path.parent} is full: remove files from it")
         self._change_begin = len(self._records)
 
-    def write(self, statement: int, parameters: Parameters) -> None:
+    def write(self, statement: int, parameters: Parameters) -> int:
         """Run one of `statements`, to be committed with the next entry.
+
+        Returns:
+            Rows that it has changed or inserted; -1 where it is not a matter of rows.
 
         Raises:
             NoSpaceError: All since the last commit is undone.
             MetadataError: Any other failure; undone likewise.
         """
         try:
-            self._execute(TEXTS[statement], parameters)
+            count = self._execute(TEXTS[statement], parameters).rowcount
         except sqlite3.Error as error:
             self._rescue(error, TEXTS[statement], parameters)
+            count = -1
         except OverflowError as error:
             self.undo(error)
         self._records.append((statement, parameters))
+        return count
 
     def write_unique(self, statement: int, parameters: Parameters) -> bool:
         """Run a statement like `write`; False, and nothing happens, if a unique key is taken."""

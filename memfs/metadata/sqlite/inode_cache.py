@@ -40,6 +40,9 @@ class InodeCache:
         self.touched: set[int | tuple[int, bytes]] = set()
         """Inodes, and xattrs by inode and name, that the newest snapshot knows as they were: by an
         undo row, or since they are younger. All are such where no snapshot is."""
+        self.shown: dict[int, int] = {}
+        """Inodes in `touched` of which an undo row was written when they lost a name, with the
+        generation in it: the newest snapshot shows that."""
         self.may_be_marked: bool | None = None
         """An inode has a mark, or had one (`policy.marks.MARKED_SETTING`); None: not looked yet."""
         self.left_out: BoundedDict[tuple[int, int, int], tuple[bool, int]] = BoundedDict(
@@ -59,14 +62,18 @@ class InodeCache:
     def forget_snapshots(self) -> None:
         """Forget what is known of the newest snapshot: it may be another one."""
         self.newest_snapshot = None
-        self.touched.clear()
+        self._forget_touched()
         self.left_out.clear()
 
     def touch(self, what: int | tuple[int, bytes]) -> None:
         """Note an inode or an xattr that may change without another look at its undo row."""
         if len(self.touched) >= TOUCHED_COUNT_MAX:
-            self.touched.clear()
+            self._forget_touched()
         self.touched.add(what)
+
+    def _forget_touched(self) -> None:
+        self.touched.clear()
+        self.shown.clear()
 
     def get(self, ino: int) -> Inode | None:
         """Return an inode that is cached."""

@@ -101,11 +101,12 @@ _SELECT_ARRAYS = f"""
     select key, typed from xattr where ino = ? and key <> 0 and {MAY_BE_ARRAY.format("typed")}
 """
 _HEAD = "select snap, exists (select 1 from snapshot as s where s.snap > head.snap) from head"
+_IS_KEPT = "select 1 from kept where ino = ? and generation = ?"
 _SHOWING = """
-    select exists (select 1 from kept where ino = ?1 and generation = ?2),
-        exists (select 1 from inode_was where ino = ?1 and generation = ?2 and nlink > 0),
+    select exists (select 1 from inode_was where ino = ?1 and generation = ?2 and nlink > 0),
         exists (select 1 from inode_was where ino = ?1 and snap >= ?3)
 """
+_HAS_XATTRS = "select 1 from xattr where ino = ? limit 1"
 _UNSHOWN = f"""
     select {KEPT_COLUMNS} from kept as k where ino in (select value from json_each(?))
     and not exists (select 1 from inode_was as w
@@ -266,11 +267,13 @@ class Rows:
         if same_times and nlink == inode.nlink and inode.ino in self._cache.touched:
             # A directory that changes often: the clock has a grain of milliseconds.
             return inode
-        self._save_inode(inode.ino)
+        is_saved = self._save_inode(inode.ino)
         if nlink == inode.nlink:
             self._write(SET_TIMES, (mtime_ns, ctime_ns, inode.ino))
         else:
             self._write(SET_LINKS, (nlink, mtime_ns, ctime_ns, inode.ino))
+            if is_saved and inode.nlink:
+                self._cache.shown[inode.ino] = inode.generation
         changed = with_links(inode, nlink, mtime_ns, ctime_ns)
         self._cache.put(changed)
         return changed
@@ -445,15 +448,15 @@ class Rows:
 
     # --- undo rows -------------------------------------------------------------------------------
     # Each comes before the change of its row, in the same change of the engine.
-    def _save_inode(self, ino: int) -> None:
-        """Keep the row of an inode for the newest snapshot."""
+    def _save_inode(self, ino: int) -> bool:
+        """Keep the row of an inode for the newest snapshot; return whether that has written it."""
         cache = self._cache
         if ino in cache.touched:
-            return
+            return False
         head = self._newest_snapshot()
-        if ino < head:
-            self._write(SAVE_INODE[cache.newer_leaves], (ino, head))
+        is_new = ino < head and self._write(SAVE_INODE[cache.newer_leaves], (ino, head)) == 1
         cache.touch(ino)
+        return is_new
 
     def _save_dentry(self, parent: int, cookie: int, name: bytes, ino: int) -> None:
         """Keep a name for the newest snapshot."""
@@ -476,7 +479,8 @@ class Rows:
         head = self._newest_snapshot()
         if inode.ino < head:
             self._save_inode(inode.ino)
-            self._write(SAVE_XATTRS[self._cache.newer_leaves], (inode.ino, head))
+            if self._row(_HAS_XATTRS, (inode.ino,)) is not None:
+                self._write(SAVE_XATTRS[self._cache.newer_leaves], (inode.ino, head))
             if inode.mode & 0o170000 == stat.S_IFLNK:
                 self._write(SAVE_TARGET, (inode.ino,))
 
@@ -487,12 +491,14 @@ class Rows:
         # No snapshot shows a younger file; without a snapshot all files are such.
         if inode.ino >= head or not is_regular(inode) or not (inode.size or inode.flags & UNSEALED):
             return False
-        ((is_kept, is_shown, is_touched),) = self._rows(
-            _SHOWING, (inode.ino, inode.generation, head)
-        )
-        is_untouched = inode.nlink > 0 and not is_touched
-        if is_kept or not (is_shown or is_untouched):
+        ino, generation = inode.ino, inode.generation
+        if self._row(_IS_KEPT, (ino, generation)) is not None:
             return False
+        if self._cache.shown.get(ino) != generation:
+            ((is_shown, is_touched),) = self._rows(_SHOWING, (ino, generation, head))
+            is_untouched = inode.nlink > 0 and not is_touched
+            if not (is_shown or is_untouched):
+                return False
         return not self._left_out.has(inode)
 
     def _keep(self, inode: Inode, raw: RawId) -> None:
