@@ -23,8 +23,8 @@ from memfs.exports.description import PREFIX as EXPORTS_PREFIX
 from memfs.fsck.files import FileCheck
 from memfs.metadata.records import InodeFlags, NewInode, Seal
 from memfs.metadata.sqlite.creation import NO_SETTINGS
-from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.limits import Limits
 from memfs.moves.attempt import MoveParts
 from memfs.moves.dropping import drop_raw
 from memfs.moves.faults import FaultPoints

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from memfs.config import QueryConfig
 from memfs.errors import InvalidValueError
 from memfs.metadata.records import FileOrder
-from memfs.metadata.sqlite.database import JOURNAL_NAMES
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import FORMAT_NUMBER
 from memfs.metadata.sqlite.journal import Journal
+from memfs.metadata.sqlite.journals import JOURNAL_NAMES
 from memfs.metadata.sqlite.mending import mend
 from memfs.metadata.sqlite.statements import KEEPS_ELEMENTS, UNDERSTOOD
 from memfs.query.matching import matches

@@ -11,7 +11,7 @@ import pytest
 from memfs.errors import AlreadyExistsError, InvalidValueError, NotFoundError, UsageError
 from memfs.metadata.foreign import AdoptedFile, Conflict, ForeignObject, Source, WhenGone
 from memfs.metadata.records import NewInode
-from memfs.metadata.sqlite import database
+from memfs.metadata.sqlite import opening
 from memfs.metadata.sqlite.format import FOREIGN_NUMBER, FORMAT_NUMBER
 from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, FormKind, Generation, InodeNo
 from tests.contract.engine.making import (
@@ -314,7 +314,7 @@ async def test_an_older_memfs_refuses_a_state_with_sources(
     engine = engine_site.reopen()
     assert engine_format(engine_site) == FOREIGN_NUMBER
     with monkeypatch.context() as older:
-        older.setattr(database, "FOREIGN_NUMBER", -1)
+        older.setattr(opening, "FOREIGN_NUMBER", -1)
         with pytest.raises(UsageError, match="tables of format 4"):
             engine_site.reopen()
     engine = engine_site.reopen()

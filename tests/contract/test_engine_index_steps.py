@@ -85,10 +85,10 @@ def test_what_an_index_writes_is_moved_into_the_tables_by_and_by(tmp_path: Path)
         run(engine.set_xattr(ino, b"user.a", ARRAY, 0, NOW_NS))
     engine.close()
     engine = SqliteEngine.open(tmp_path, CONFIG, BIRTH_NS, limits)
-    files = {engine._database._journal}
+    files = {engine._database._journals.current}
     while not run(engine.index_attributes(10)).is_whole:
         engine.commit_nowait()
-        files.add(engine._database._journal)
+        files.add(engine._database._journals.current)
         engine.wait_for_checkpoint()
         assert not engine.is_settling
     assert len(files) == 2

@@ -13,8 +13,8 @@ import pytest
 from memfs.config import KIB, MIB, MetadataConfig
 from memfs.errors import NoSpaceError
 from memfs.metadata.records import AttributeChanges
-from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.limits import Limits
 from memfs.types import ROOT_INODE, InodeNo
 from tests.contract.engine.making import make_directory, make_file
 from tests.contract.engine.site import run

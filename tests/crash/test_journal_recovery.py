@@ -19,10 +19,10 @@ import pytest
 from memfs.config import KIB
 from memfs.errors import MetadataError, StateDamagedError, UsageError
 from memfs.metadata.records import NewInode
-from memfs.metadata.sqlite import database
-from memfs.metadata.sqlite.database import Limits
+from memfs.metadata.sqlite import opening
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.journal import Journal
+from memfs.metadata.sqlite.limits import Limits
 from memfs.metadata.sqlite.schema import Made
 from memfs.metadata.sqlite.undo_triggers import UNDO_TRIGGERS, make_undo_triggers
 from memfs.types import ROOT_INODE
@@ -176,7 +176,7 @@ def test_journal_of_other_statements_is_refused(
     shutil.copytree(tmp_path / "state", tmp_path / "crashed")
     engine.close()
     with monkeypatch.context() as patch:
-        patch.setattr(database, "UNDERSTOOD", {})
+        patch.setattr(opening, "UNDERSTOOD", {})
         with pytest.raises(UsageError, match="another version"):
             open_engine(tmp_path / "crashed")
     engine = open_engine(tmp_path / "crashed")
@@ -300,6 +300,27 @@ def test_retiring_journal_is_not_reused_before_the_log_is_durable(
     assert len(run(names_in(survivor))) >= 10
     assert survivor.check() == []
     survivor.close()
+
+
+def test_a_sync_after_one_that_failed_promises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed fsync may have dropped pages, and the next one says that all is well."""
+    engine = open_engine(tmp_path / "state")
+    create_and_commit(engine, [b"lost"])
+
+    def refuse(_fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", refuse)
+        with pytest.raises(MetadataError):
+            engine.sync()
+    for _attempt in range(2):
+        with pytest.raises(MetadataError):
+            engine.sync()
+        assert not engine.synced
+    engine.close()
 
 
 CHILD = """
@@ -538,8 +559,8 @@ class FailingStatement:
     def __init__(self, engine: SqliteEngine, patch: pytest.MonkeyPatch, index: int) -> None:
         self._countdown = index
         self.reached = False
-        self._real = engine._database._execute
-        patch.setattr(engine._database, "_execute", self.execute)
+        self._real = engine._database._tables.execute
+        patch.setattr(engine._database._tables, "execute", self.execute)
 
     def execute(self, text: str, parameters: Parameters = ()) -> sqlite3.Cursor:
         self._countdown -= 1

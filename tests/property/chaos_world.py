@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from memfs.config import KIB
 from memfs.errors import MemfsError
-from memfs.metadata.sqlite.database import Limits
+from memfs.metadata.sqlite.limits import Limits
 from memfs.placement.prefetch.prefetcher import Prefetcher
 from memfs.prediction.predictor import Predictor
 from memfs.stores.directory import DirectoryStore
@@ -159,7 +159,7 @@ class ChaosWorld(World):
         database = self.sqlite._database
         self.steps.watch(database, "write", "commit_nowait", "sync")
         self.steps.watch(self.raw_store, "create", "open", "stat", "sync_directory")
-        for journal in (database._journal, database._spare):
+        for journal in (database._journals.current, database._journals.spare):
             journal.append = self._bounded(journal.append)  # type: ignore[method-assign]
 
     def _open_store(self) -> RemoteStore:

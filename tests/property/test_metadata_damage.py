@@ -10,8 +10,8 @@ import pytest
 
 from memfs.config import KIB
 from memfs.errors import MemfsError
-from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.limits import Limits
 from memfs.types import ROOT_INODE
 from tests.contract.engine.making import make_file, tree_at
 from tests.contract.engine.site import CONFIG, SMALL, run

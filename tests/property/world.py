@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from memfs.content.quick_syncs import Unsynced
     from memfs.filesystem.replies import Opened
     from memfs.metadata.engine import Engine
-    from memfs.metadata.sqlite.database import Limits
+    from memfs.metadata.sqlite.limits import Limits
     from memfs.stores.source import SourceStore
     from memfs.stores.store import RemoteStore
     from memfs.types import InodeNo

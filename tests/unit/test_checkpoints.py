@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from memfs.config import KIB, MetadataConfig
 from memfs.metadata.records import NewInode
-from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.limits import Limits
 from memfs.types import ROOT_INODE
 from tests.contract.engine.site import run
 
@@ -54,7 +54,7 @@ def checkpoints_of_removals(state_dir: Path, limits: Limits) -> int:
         run(engine.unlink(ROOT_INODE, name, 2))
         engine.commit_nowait()
         engine.wait_for_checkpoint()
-        first_sequences.add(engine._database._journal.first_sequence)
+        first_sequences.add(engine._database._journals.current.first_sequence)
     assert engine.check() == []
     engine.close()
     return len(first_sequences)
@@ -88,14 +88,14 @@ def test_a_reader_that_stays_costs_few_attempts_to_start_over(tmp_path: Path) ->
     engine = SqliteEngine.open(state_dir, MetadataConfig(), limits=limits)
     log = state_dir / "metadata.db-wal"
     attempts = []
-    execute = engine._database._execute
+    execute = engine._database._tables.execute
 
     def watch(text: str, parameters: Parameters = ()) -> sqlite3.Cursor:
         if "wal_checkpoint" in text:
             attempts.append(log.stat().st_size)
         return execute(text, parameters)
 
-    engine._database._execute = watch  # type: ignore[assignment]
+    engine._database._tables.execute = watch  # type: ignore[assignment]
     make_files(engine, b"before", 500)
     reader = sqlite3.connect(state_dir / "metadata.db", isolation_level=None)
     reader.execute("begin")

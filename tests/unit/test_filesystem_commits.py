@@ -37,7 +37,7 @@ def sealed_file(world: World, name: bytes) -> InodeNo:
 
 def fail_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the disk be full for the next entry of the journal."""
-    journal = world.sqlite._database._journal
+    journal = world.sqlite._database._journals.current
     append = journal.append
 
     def refuse(*_arguments: object) -> None:

@@ -11,7 +11,7 @@ import pytest
 from memfs.config import MetadataConfig
 from memfs.fsck.check import check
 from memfs.fsck.repair import repair
-from memfs.metadata.sqlite.database import FILE_NAME
+from memfs.metadata.sqlite.opening import FILE_NAME
 from memfs.moves.dropping import drop_raw
 from memfs.moves.packing import pack
 from memfs.stores.lost_found import LostFound

@@ -22,8 +22,8 @@ from memfs.content.rawpool import (
 )
 from memfs.filesystem.shared import with_raw_attributes
 from memfs.metadata.records import InodeFlags
-from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.limits import Limits
 from memfs.stores.raw import RawStore
 from memfs.types import ROOT_INODE
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from memfs.errors import MetadataError
-from memfs.metadata.sqlite.database import FILE_NAME
+from memfs.metadata.sqlite.opening import FILE_NAME
 from memfs.query.fields import is_queryable
 from memfs.types import ROOT_INODE
 

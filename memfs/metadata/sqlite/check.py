@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from memfs.metadata.records import Usage
-from memfs.metadata.sqlite.database import Row
 from memfs.metadata.sqlite.element_index import SELECT_ELEMENT_NOTE, decode_position, entries_of
 from memfs.metadata.sqlite.field_schema import COLUMNS, NUMBERS, TRIGGERS
 from memfs.metadata.sqlite.schema import (
@@ -19,7 +18,7 @@ from memfs.metadata.sqlite.schema import (
     Made,
     totals_of,
 )
-from memfs.metadata.sqlite.statements import Parameters
+from memfs.metadata.sqlite.statements import Parameters, Row
 from memfs.query.values import stored_value
 
 Rows = Callable[[str, Parameters], list[Row]]

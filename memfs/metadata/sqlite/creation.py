@@ -16,7 +16,6 @@ from memfs.errors import MetadataError, NoSpaceError, StateDamagedError, UsageEr
 from memfs.exit_codes import ExitCode
 from memfs.metadata.records import NewInode
 from memfs.metadata.sqlite import format2
-from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
 from memfs.metadata.sqlite.format import (
     FORMAT_NUMBER,
@@ -26,7 +25,9 @@ from memfs.metadata.sqlite.format import (
     write_format,
 )
 from memfs.metadata.sqlite.journal import NO_ORIGIN, Journal
+from memfs.metadata.sqlite.journals import JOURNAL_NAMES
 from memfs.metadata.sqlite.lease import IdLease
+from memfs.metadata.sqlite.opening import FILE_NAME
 from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA
 from memfs.metadata.sqlite.statements import FINGERPRINT, INSERT_INODE, PUT_SETTING, TEXTS
 from memfs.types import ROOT_INODE

@@ -27,131 +27,40 @@ run ahead in an open transaction, and two journal files take turns to make it sa
    of that one, and so are all its entries: they are dropped.
 7. The thread copies the log into the database file; SQLite orders its own fsyncs there.
 
-Opening compares the pages with their sums before SQLite sees them, sees that the journals continue
-the tables (`chain`), redoes the entries, commits, makes the tables durable, and only then starts
-both journals afresh, one after the other, with new salts: an entry of an abandoned future can never
-be taken for a new one. What a kill or a power cut cannot explain is damage: nothing is touched.
-Tables of an older format are changed in the transaction that redoes the entries (`migration`).
+`opening` tells how a database is opened. `tables` is SQLite's side of it, `journals` the two files.
 
 Invariant: the tables hold exactly the committed entries plus what `write` kept since.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import logging
 import marshal
-import re
 import sqlite3
-import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from memfs.config import KIB, MIB
-from memfs.errors import MetadataError, NoSpaceError, StateDamagedError, UsageError
-from memfs.exit_codes import ExitCode
-from memfs.metadata.records import Usage
-from memfs.metadata.sqlite import format2
-from memfs.metadata.sqlite.chain import join
-from memfs.metadata.sqlite.checkpointer import Checkpointer
-from memfs.metadata.sqlite.element_index import empty_elements
-from memfs.metadata.sqlite.field_schema import fold_name
-from memfs.metadata.sqlite.format import (
-    FOREIGN_NUMBER,
-    FORMAT_NUMBER,
-    OLDEST_FORMAT,
-    write_format,
-)
-from memfs.metadata.sqlite.journal import Journal, Origin
-from memfs.metadata.sqlite.lease import LEASE_COUNT
-from memfs.metadata.sqlite.pages import PageSums
-from memfs.metadata.sqlite.reserve import Reserve
-from memfs.metadata.sqlite.schema import ADDITIONS, match_triggers, stored_totals, totals_of
-from memfs.metadata.sqlite.statements import (
-    FINGERPRINT,
-    KEEPS_ELEMENTS,
-    TEXTS,
-    UNDERSTOOD,
-    Parameters,
-    SqlValue,
-)
-from memfs.metadata.sqlite.undo_triggers import drop_undo_triggers, make_undo_triggers
-from memfs.types import StateId
+from memfs.errors import MetadataError, NoSpaceError
+from memfs.metadata.sqlite.opening import open_database
+from memfs.metadata.sqlite.statements import TEXTS, Parameters, Row, SqlValue
+from memfs.metadata.sqlite.tables import again, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from memfs.metadata.sqlite.chain import Joined
-    from memfs.metadata.sqlite.lease import IdLease
+    from memfs.metadata.sqlite.journals import Identity
+    from memfs.metadata.sqlite.limits import Limits
     from memfs.metadata.sqlite.migration import Migration
+    from memfs.metadata.sqlite.tables import Record
 
 log = logging.getLogger(__name__)
 
-FILE_NAME = "metadata.db"
-JOURNAL_NAMES = ("journal.0", "journal.1")
 MARSHAL_VERSION = 2
 """The oldest that has all the types of a record; its encoding of them has never changed."""
 
-_SET_STATE = "update state set applied_sequence = ?, " + ", ".join(
-    f"{name} = ?" for name in Usage._fields
-)
-_HIGHEST_NUMBER = """
-    select max(
-        (select coalesce(max(ino), 0) from inode), (select coalesce(max(blob), 0) from blob),
-        (select coalesce(max(item), 0) from garbage), (select coalesce(max(intent), 0) from intent),
-        (select coalesce(max(snap), 0) from snapshot),
-        (select coalesce(max(ino), 0) from inode_was),
-        (select coalesce(max(cookie), 0) from dentry_was)
-    )
-"""
-_FULL_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
-_DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
-"""SQLITE_ERROR: a table is missing."""
-_PLAIN = re.compile(r"^(insert|update)(?: or fail)?(?! or)\b")
-"""How a statement begins that a row in its way makes fail."""
 PROGRESS_COUNT = 1000
 """Steps of SQLite's virtual machine between two looks at the clock: some 30 us."""
-MIN_JOURNAL_BYTES = 64 * KIB
-
-Row = tuple[Any, ...]
-Record = tuple[int, Parameters]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Sizes of what the database keeps on disk beside the tables, bytes, and how often it syncs."""
-
-    checkpoint_bytes: int = 512 * KIB
-    """A journal of this length is moved into the tables. 128 KiB, 512 KiB, 1 MiB measured on a
-    loaded 2 vCPU machine: a creation costs 51, 40, 41 us."""
-    checkpoint_page_count: int = 2048
-    """Changed pages beyond which a shorter journal is moved, down to an eighth: SQLite writes them
-    to its log in the event loop, at 4-5 us a page."""
-    journal_bytes: int = 4 * MIB
-    """Preallocated for each of the two journals; more than `checkpoint_bytes`, so that a full disk
-    stops nobody while a checkpoint is late."""
-    reserve_bytes: int = 16 * MIB
-    """Given up when the disk is full: room to commit a journal of changes that remove things."""
-    log_page_count: int = 16384
-    """SQLite's write-ahead log starts over beyond this length: with two fsyncs in the event loop,
-    so rarely, and with as little to copy as can be."""
-    late_bytes: int = 128 * KIB
-    """A checkpoint that failed is tried again after so much more journal."""
-    lease_count: int = LEASE_COUNT
-    """Numbers of inodes that a durable write buys."""
-
-
-class Identity(NamedTuple):
-    """What ties the files of one state directory together."""
-
-    state_id: bytes
-    boot: bytes
-    """Name of this run of the kernel, 16 bytes; zeros where it is not known."""
-    lease: IdLease
-    """Opened, and not begun."""
 
 
 class Savepoint(NamedTuple):
@@ -161,16 +70,6 @@ class Savepoint(NamedTuple):
     totals: tuple[int, ...]
     entry: int
     """The journal entry that the next commit writes."""
-
-
-class _Refusal:
-    """Refuses a state directory at the first complaint."""
-
-    def __init__(self, state_dir: Path) -> None:
-        self._state_dir = state_dir
-
-    def __call__(self, damage: str) -> None:
-        raise StateDamagedError(damage, str(self._state_dir))
 
 
 class Database:
@@ -191,38 +90,18 @@ class Database:
     ) -> None:
         """Open the tables of a state directory and redo what the journal has beyond them.
 
-        Args:
-            state_dir: Has a database made by `creation.create`.
-            cache_bytes: SQLite's page cache.
-            limits: Sizes on disk.
-            on_undo: Called when changes were undone: a cache of rows must forget them.
-            identity: What the journals must belong to.
-            complain: Told of damage, and what can be used is used (repair); None: it is refused.
-            migration: Changes tables of an older format; None: they are refused.
+        Arguments and errors are those of `open_database`, and:
 
-        Raises:
-            UsageError: The tables are of an older format, or the journal was written by another
-                version of memfs; nothing was changed.
-            StateDamagedError: The files are damaged or do not belong together; nothing was changed.
-            MetadataError: The files cannot be used.
-            NoSpaceError: The disk is too full even to open.
+        Args:
+            on_undo: Called when changes were undone: a cache of rows must forget them.
         """
         self._limits = limits
         self._on_undo = on_undo
-        self._identity = identity
-        self._complain = complain or _Refusal(state_dir)
-        self._migration = migration
         self._records: list[Record] = []
         self._change_begin = 0
         self._lost: NoSpaceError | MetadataError | None = None
         self._failure: MetadataError | None = None
         self._closed = False
-        self._lock = threading.Lock()
-        self._note_lock = threading.Lock()
-        self._synced_sequence = 0
-        self._known_sequence = 0
-        """First sequence of the newest journal whose header is on stable storage."""
-        self._retiring: Journal | None = None
         self._starts_over = False
         self.is_read_elsewhere = False
         """Another process may read the tables: the log cannot start over (SQLite, `walRestartLog`),
@@ -232,304 +111,18 @@ class Database:
         """Rows since the last checkpoint that were written by few, short records."""
         self._due_bytes = limits.checkpoint_bytes
         self._retired_bytes = 0
-        self._reserve = Reserve(state_dir / "reserve", limits.reserve_bytes)
-        self._path = state_dir / FILE_NAME
-        with contextlib.ExitStack() as opened:
-            try:
-                self._open(opened, cache_bytes)
-            except (sqlite3.Error, OSError) as error:
-                raise _explain(error, f"{self._path} cannot be opened") from error
-            opened.pop_all()
-
-    def _open(self, opened: contextlib.ExitStack, cache_bytes: int) -> None:
-        journals = [self._open_journal(self._path.with_name(name)) for name in JOURNAL_NAMES]
-        for journal in journals:
-            opened.callback(journal.close)
-        self._sums = PageSums(self._path, self._identity.state_id)
-        opened.callback(self._sums.release)
-        self._check_pages(journals)
-        # SQLite moves the log into the database when the last connection closes. It must not where
-        # the state is refused: this one closes last, and may not write.
-        reader = sqlite3.connect(
-            f"{self._path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
-        )
-        opened.callback(reader.close)
-        self.connection = sqlite3.connect(
-            self._path, isolation_level=None, cached_statements=256, check_same_thread=False
-        )
-        # Triggers of the index of names call it, when a journal is redone as well.
-        self.connection.create_function("fold_name", 1, fold_name, deterministic=True)
-        cursor = self.connection.cursor()
-        opened.callback(self._abandon, cursor)
-        self._execute = cursor.execute
-        try:
-            self._configure(cache_bytes)
-            reader.execute("select count(*) from state").fetchone()
-            self._execute("begin immediate")
-            self._read_format()
-            joined = self._read_state(journals)
-        except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGE_CODES:
-                raise
-            raise StateDamagedError(f"{self._path}: {error}", str(self._path.parent)) from error
-        self._check_lease(journals)
-        self._reserve.acquire()
-        for journal in journals:
-            self._allocate(journal)
-        # The one that was begun first is begun anew first: see `chain`.
-        self._spare, self._journal = sorted(journals, key=lambda each: each.first_sequence)
-        ((page_bytes,),) = self._execute("pragma page_size").fetchall()
-        self._sums.begin(page_bytes)
-        self._checkpointer = Checkpointer(self._path)
-        opened.callback(self._checkpointer.close)
-        # One of them is the newest.
-        keeps_elements = all(journal.fingerprint in KEEPS_ELEMENTS for journal in journals)
-        self._recover(joined, keeps_elements=keeps_elements)
-        reader.close()
-
-    def _abandon(self, cursor: sqlite3.Cursor) -> None:
-        """Close SQLite's connection at once, whatever a traceback still refers to."""
-        # A statement that is left would keep it open, and the lock of its transaction with it.
-        cursor.close()
-        if self.connection.in_transaction:
-            self.connection.rollback()
-        self.connection.close()
-
-    def _open_journal(self, path: Path) -> Journal:
-        try:
-            return Journal(path, create=False)
-        except FileNotFoundError:
-            self._complain(f"{path} is missing")
-            return Journal(path)
-
-    def _check_pages(self, journals: Sequence[Journal]) -> None:
-        """Compare the database with its sums, before SQLite acts on what it finds."""
-        if any(journal.origin is None and journal.first_sequence for journal in journals):
-            self._sums.forget()
-        if (damage := self._sums.find_damage()) is not None:
-            self._complain(damage)
-            self._sums.forget()
-        newest = max(journal.first_sequence for journal in journals)
-        if self._sums.known and newest < self._sums.covered.journal_sequence:
-            self._complain(
-                f"{journals[0].path} and {journals[1].path} are older than the database: they "
-                f"begin at change {newest}, not {self._sums.covered.journal_sequence}"
-            )
-
-    def _check_lease(self, journals: Sequence[Journal]) -> None:
-        """See that no number will be handed out twice."""
-        turns = [journal.origin.lease_turn for journal in journals if journal.origin is not None]
-        if self._identity.lease.found.turn < max(turns, default=0):
-            self._complain(f"{self._path.with_name('ids')} is damaged, or an older copy")
-
-    def _check_numbers(self) -> None:
-        """See that all numbers in use were handed out; in the open transaction."""
-        ((highest,),) = self._execute(_HIGHEST_NUMBER).fetchall()
-        if highest >= self._identity.lease.found.next_id:
-            self._complain(
-                f"{self._path.with_name('ids')} is damaged, or an older copy: it says "
-                f"{self._identity.lease.found.next_id}, and {highest} is in use"
-            )
-
-    def _allocate(self, journal: Journal) -> None:
-        """Give a journal its room, or what the disk has: a start must not need any."""
-        size_bytes = self._limits.journal_bytes
-        while size_bytes >= MIN_JOURNAL_BYTES:
-            try:
-                journal.allocate(size_bytes)
-            except OSError as error:
-                if not _is_full(error):
-                    raise
-                size_bytes //= 4
-            else:
-                return
-
-    def _configure(self, cache_bytes: int) -> None:
-        for pragma in (
-            "journal_mode = wal",
-            "synchronous = normal",
-            "wal_autocheckpoint = 0",
-            f"cache_size = -{max(1, cache_bytes // KIB)}",
-            "secure_delete = off",
-            "temp_store = memory",
-        ):
-            self._execute("pragma " + pragma).fetchone()
-
-    # --- opening ---------------------------------------------------------------------------------
-    def _read_format(self) -> None:
-        """See of what format the tables are: a migration that was cut short has marked the file."""
-        ((number,),) = self._execute("pragma user_version").fetchall()
-        self._format = FORMAT_NUMBER if number == FOREIGN_NUMBER else number or OLDEST_FORMAT
-        if self._format > FORMAT_NUMBER:
-            raise UsageError(
-                f"{self._path} has tables of format {number}, this memfs knows {FORMAT_NUMBER}: "
-                "use the version of memfs that wrote it, or a newer one",
-                ExitCode.STATE_UNUSABLE,
-            )
-        if self._format < FORMAT_NUMBER and self._migration is None:
-            raise UsageError(
-                f"{self._path} has tables of format {self._format}, and this memfs serves format "
-                f"{FORMAT_NUMBER}: mount it, which migrates it",
-                ExitCode.STATE_UNUSABLE,
-            )
-
-    def _read_state(self, journals: Sequence[Journal]) -> Joined:
-        """Read how far the tables are, and see which entries continue them."""
-        row = self._execute("select * from state").fetchone()
-        if row is None:
-            raise StateDamagedError(f"{self._path} has no state row", str(self._path.parent))
-        self._applied: int = row[0]
-        self.totals = totals_of(row[1:])
-        joined = join(
-            journals,
-            self._applied,
-            max(self._sums.synced_sequence, self._identity.lease.found.synced_sequence),
-            self._identity.state_id,
-            self._identity.boot,
-            self._complain,
-        )
-        for journal in joined.usable:
-            known = UNDERSTOOD.get(journal.fingerprint)
-            if (known is None or known.format != self._format) and any(
-                sequence > self._applied for sequence, _payload in journal.entries()
-            ):
-                raise UsageError(
-                    f"{journal.path} was written by another version of memfs: "
-                    "mount and unmount once with that version"
-                )
-        return joined
-
-    def _recover(self, joined: Joined, *, keeps_elements: bool) -> None:
-        try:
-            self._redo_journals(joined, keeps_elements=keeps_elements)
-        except sqlite3.Error as error:
-            if not self._give_up_room(error):
-                raise
-            if self.connection.in_transaction:
-                self._execute("rollback")
-            self._execute("begin immediate")
-            self.totals[:] = totals_of(self._execute("select * from state").fetchone()[1:])
-            self._redo_journals(joined, keeps_elements=keeps_elements)
-        # Durable before the journals that hold the same are overwritten.
-        self._checkpointer.run(lambda: self._sums.note_log(self._sums.covered.journal_sequence))
-        if self._checkpointer.failure is not None:
-            raise self._checkpointer.failure
-        self._reach("migrate.durable")
-        self._begin_journals(joined.last_sequence + 1)
-        self._end_migration()
-        self._execute("begin immediate")
-
-    def _redo_journals(self, joined: Joined, *, keeps_elements: bool) -> None:
-        """Redo and COMMIT all entries that the tables lack."""
-        for text in ADDITIONS if self._format == FORMAT_NUMBER else format2.ADDITIONS:
-            self._execute(text)
-        if self._format == FORMAT_NUMBER:
-            match_triggers(self.connection)
-        # Tables that a version with triggers has closed have them.
-        drop_undo_triggers(self.connection)
-        for journal in joined.usable:
-            known = UNDERSTOOD.get(journal.fingerprint)
-            if known is not None and known.has_triggers and known.format == self._format:
-                make_undo_triggers(self.connection)
-            for sequence, payload in journal.entries():
-                if sequence > self._applied:
-                    assert known is not None, "read_state has seen to it"
-                    records, totals = marshal.loads(payload)
-                    try:
-                        self._redo(records, totals, known.texts)
-                    except sqlite3.IntegrityError as error:
-                        self._complain(
-                            f"change {sequence} of {journal.path} contradicts the tables "
-                            f"({error}): {self._path} is damaged, or older in part"
-                        )
-                        self._redo_forcibly(records, totals, known.texts)
-            drop_undo_triggers(self.connection)
-        if self._format == FORMAT_NUMBER and not keeps_elements:
-            empty_elements(self.connection)
-        if self._format < FORMAT_NUMBER:
-            self._migrate()
-        self._check_numbers()
+        opened = open_database(state_dir, cache_bytes, limits, identity, complain, migration)
+        self._tables, self._journals, self._sums, self._checkpointer = opened
+        self._path = self._tables.path
+        self.connection = self._tables.connection
+        self.totals = self._tables.totals
         self._committed_totals = tuple(self.totals)
-        # One more, for the header of the file that is not in use: no other one has its number.
-        self._commit_tables(joined.last_sequence + 1)
-        self._reach("migrate.committed")
-
-    def _migrate(self) -> None:
-        """Change the tables into those of this format, in the open transaction; see `migration`."""
-        assert self._migration is not None, "read_format has seen to it"
-        columns = [name for _, name, *_ in self._execute("pragma table_info(state)").fetchall()]
-        counted = ", ".join(f"{name} = ?" for name in columns[1:])
-        self._execute(f"update state set {counted}", stored_totals(self.totals))
-        self._migration.run(self.connection, self._format)
-        self.totals[:] = totals_of(self._execute("select * from state").fetchone()[1:])
-        # From here on an older memfs refuses the directory. It would take the tables for its own,
-        # since the journals, once they are applied, tell nothing of their format.
-        write_format(self._path.parent, StateId(self._identity.state_id))
-        self._reach("migrate.marked")
-
-    def _end_migration(self) -> None:
-        if self._format < FORMAT_NUMBER:
-            assert self._migration is not None
-            self._migration.end()
-            self._format = FORMAT_NUMBER
-
-    def _reach(self, point: str) -> None:
-        """Tell of a fault point, while tables are being migrated."""
-        if self._format < FORMAT_NUMBER and self._migration is not None:
-            self._migration.reach(point)
-
-    def _begin_journals(self, applied: int) -> None:
-        """Begin both files afresh, one on stable storage before the other; see `chain`.
-
-        Args:
-            applied: The tables have everything up to here.
-        """
-        self._synced_sequence = applied
-        self._identity.lease.begin(applied)
-        self._begin_journal(self._spare, applied, self._journal)
-        self._spare.sync()
-        self._reach("migrate.first_journal")
-        self._begin_journal(self._journal, applied + 1, self._spare)
-        self._journal.sync()
-        self._spare.note(self._journal.salt, applied)
-        self._spare.sync()
-        self._known_sequence = self._journal.first_sequence
-        self._sums.note_journal(self._known_sequence)
-
-    def _begin_journal(self, journal: Journal, first_sequence: int, before: Journal) -> None:
-        origin = Origin(
-            self._identity.state_id,
-            self._identity.boot,
-            before.salt,
-            self._synced_sequence,
-            self._identity.lease.turn,
-        )
-        journal.start(first_sequence, FINGERPRINT, origin)
-
-    def _redo(
-        self,
-        records: Iterable[Record],
-        totals: Sequence[int],
-        texts: tuple[str, ...] = TEXTS,
-    ) -> None:
-        for statement, parameters in records:
-            self._execute(texts[statement], parameters)
-        self.totals[:] = totals
-
-    def _redo_forcibly(
-        self, records: Iterable[Record], totals: Sequence[int], texts: tuple[str, ...]
-    ) -> None:
-        """Redo a change of which a part may be done; rows that it contradicts give way (repair)."""
-        for statement, parameters in records:
-            text = _PLAIN.sub(r"\1 or replace", texts[statement])
-            self._execute(text, parameters)
-        self.totals[:] = totals
 
     # --- reading and changing --------------------------------------------------------------------
     def row(self, text: str, parameters: Parameters = ()) -> Row | None:
         """Return the first row of a query, or None."""
         try:
-            row: Row | None = self._execute(text, parameters).fetchone()
+            row: Row | None = self._tables.execute(text, parameters).fetchone()
         except sqlite3.Error as error:
             return self._rescue(error, text, parameters)
         except OverflowError:
@@ -540,10 +133,10 @@ class Database:
     def rows(self, text: str, parameters: Parameters = ()) -> list[Row]:
         """Return all rows of a query."""
         try:
-            return self._execute(text, parameters).fetchall()
+            return self._tables.execute(text, parameters).fetchall()
         except sqlite3.Error as error:
             self._rescue(error, text, parameters)
-            return self._execute(text, parameters).fetchall()
+            return self._tables.execute(text, parameters).fetchall()
 
     def search(
         self, text: str, parameters: Sequence[SqlValue], until_s: float | None
@@ -588,8 +181,8 @@ class Database:
             MetadataError: Earlier changes of this batch were undone, or the engine has failed.
         """
         if self._failure is not None or self._lost is not None:
-            raise _again(self._failure or self._lost)  # type: ignore[arg-type]  # one is set
-        if grows and not self._regain_reserve():
+            raise again(self._failure or self._lost)  # type: ignore[arg-type]  # one is set
+        if grows and not self._tables.regain_reserve():
             raise NoSpaceError(f"the disk under {self._path.parent} is full: remove files from it")
         self._change_begin = len(self._records)
 
@@ -604,7 +197,7 @@ class Database:
             MetadataError: Any other failure; undone likewise.
         """
         try:
-            count = self._execute(TEXTS[statement], parameters).rowcount
+            count = self._tables.execute(TEXTS[statement], parameters).rowcount
         except sqlite3.Error as error:
             self._rescue(error, TEXTS[statement], parameters)
             count = -1
@@ -616,7 +209,7 @@ class Database:
     def write_unique(self, statement: int, parameters: Parameters) -> bool:
         """Run a statement like `write`; False, and nothing happens, if a unique key is taken."""
         try:
-            self._execute(TEXTS[statement], parameters)
+            self._tables.execute(TEXTS[statement], parameters)
         except sqlite3.IntegrityError:
             return False
         except sqlite3.Error as error:
@@ -641,13 +234,13 @@ class Database:
             return
         try:
             payload = marshal.dumps((self._records, self.totals), MARSHAL_VERSION)
-            self._journal.append(payload, self._synced_sequence)
+            self._journals.append(payload)
         except OSError as error:
             self._change_begin = 0
             self.undo(error)
         self._records.clear()
         self._committed_totals = tuple(self.totals)
-        size = self._journal.size_bytes
+        size = self._journals.size_bytes
         if size >= self._late_offset and (self._is_due() or self._log_is_long()):
             self.maintain()
 
@@ -662,13 +255,13 @@ class Database:
     def _is_due(self) -> bool:
         """Tell whether the journal is long enough, or stands for enough, to be moved."""
         return (
-            self._journal.size_bytes >= self._due_bytes
+            self._journals.size_bytes >= self._due_bytes
             or self._bulk_count >= self._limits.checkpoint_page_count
         )
 
     def savepoint(self) -> Savepoint:
         """Return the present point, for `take_back`."""
-        return Savepoint(len(self._records), tuple(self.totals), self._journal.next_sequence)
+        return Savepoint(len(self._records), tuple(self.totals), self._journals.next_sequence)
 
     def take_back(self, savepoint: Savepoint) -> None:
         """Undo what was written since a savepoint, and keep what was uncommitted before it.
@@ -679,7 +272,7 @@ class Database:
         if len(self._records) <= savepoint.record_count:
             # Nothing was written, or a failure has undone it already.
             return
-        assert savepoint.entry == self._journal.next_sequence, "a change was committed half done"
+        assert savepoint.entry == self._journals.next_sequence, "a change was committed half done"
         del self._records[savepoint.record_count :]
         self._change_begin = len(self._records)
         self.totals[:] = savepoint.totals
@@ -688,48 +281,22 @@ class Database:
             self._restore()
         except sqlite3.Error as error:
             self._failure = MetadataError(f"{self._path} cannot go on: {error}")
-            raise _again(self._failure) from error
+            raise again(self._failure) from error
 
     @property
     def synced(self) -> bool:
         """True if everything that was written survives power loss; see `Engine.synced`."""
-        # No lock: the number only grows, and it is set once the disk has answered.
-        return not self.uncommitted and self._synced_sequence >= self._journal.next_sequence - 1
+        return not self.uncommitted and self._journals.synced
 
     def sync(self) -> None:
         """Make all committed entries survive power loss. Blocks; any thread may call it."""
-        target = self._journal.next_sequence - 1
-        with self._lock:
-            if self._synced_sequence >= target:
-                return
-            # The order matters: `maintain` retires a journal before it puts the other in use.
-            journals = [self._journal]
-            if (retiring := self._retiring) is not None and retiring is not journals[0]:
-                journals.insert(0, retiring)
-            end = journals[-1].next_sequence - 1
-            try:
-                for journal in journals:
-                    journal.sync()
-            except OSError as error:
-                # A failed fsync may have dropped pages: a later one that succeeds proves nothing.
-                self._failure = MetadataError(f"the journal cannot be made durable: {error}")
-                raise _again(self._failure) from error
-            self._synced_sequence = end
-            self._note_synced(journals[-1], end)
+        try:
+            self._journals.sync()
+        except OSError as error:
+            self._failure = MetadataError(f"the journal cannot be made durable: {error}")
+            raise again(self._failure) from error
 
-    def _note_synced(self, journal: Journal, sequence: int) -> None:
-        """Note in the file that is not in use how far a journal was synced, its header included."""
-        self._known_sequence = max(self._known_sequence, journal.first_sequence)
-        with self._note_lock, contextlib.suppress(OSError):
-            sequence = max(sequence, self._synced_sequence)
-            self._sums.note_synced(sequence)
-            self._identity.lease.note_synced(sequence)
-            if journal is self._journal:
-                self._spare.note(journal.salt, sequence)
-            else:
-                # Its turn has ended meanwhile, and the other file is in use.
-                journal.note(journal.successor, sequence)
-
+    # --- checkpoints -----------------------------------------------------------------------------
     @property
     def is_checkpointing(self) -> bool:
         """True until the log and the page sums of the last checkpoint are durable, and copied."""
@@ -744,10 +311,10 @@ class Database:
                 f"the database cannot be made durable: {self._checkpointer.failure}"
             )
             return
-        self._regain_reserve()
+        self._tables.regain_reserve()
         self._adapt()
         starts_over = self._log_is_long()
-        size = self._journal.size_bytes
+        size = self._journals.size_bytes
         if self._is_due() or (starts_over and size > 0):
             self._checkpoint(starts_over=starts_over)
 
@@ -762,12 +329,12 @@ class Database:
         """
         self.commit_nowait()
         if self._failure is not None:
-            raise _again(self._failure)
+            raise again(self._failure)
         if self._checkpointer.running:
             return False
-        if self._journal.size_bytes > 0:
+        if self._journals.size_bytes > 0:
             self._checkpoint(starts_over=self._log_is_long())
-            if self._journal.size_bytes > 0:
+            if self._journals.size_bytes > 0:
                 raise NoSpaceError(f"{self._path}: the tables cannot be committed: make room")
         return True
 
@@ -791,112 +358,72 @@ class Database:
             self._retired_bytes = 0
 
     def _checkpoint(self, *, starts_over: bool) -> None:
-        applied = self._journal.next_sequence - 1
+        applied = self._journals.next_sequence - 1
         try:
             try:
-                self._commit_tables(applied)
+                self._tables.commit(applied, self._committed_totals)
             except sqlite3.Error as error:
-                full = self._give_up_reserve(error)
+                full = self._tables.give_up_reserve(error)
                 self._restore()
                 if not full:
                     raise
-                self._commit_tables(applied)
+                self._tables.commit(applied, self._committed_totals)
         except sqlite3.Error as error:
             # Nothing is lost: the journal stays and grows, into its preallocated room.
             log.warning("checkpoint of %s failed, trying again later: %s", self._path, error)
-            self._late_offset = self._journal.size_bytes + self._limits.late_bytes
+            self._late_offset = self._journals.size_bytes + self._limits.late_bytes
             self._restore()
             return
         self._late_offset = 0
         self._bulk_count = 0
-        self._retired_bytes = 0 if starts_over else self._journal.size_bytes
+        self._retired_bytes = 0 if starts_over else self._journals.size_bytes
         try:
             if starts_over:
                 # Only a log that is copied to its end, with no transaction open, can start over.
                 self._checkpointer.sync_log()
-                self._sums.note_log(self._known_sequence)
-                row = self._execute("pragma wal_checkpoint(passive)").fetchone()
+                self._sums.note_log(self._journals.known_sequence)
+                row = self._tables.execute("pragma wal_checkpoint(passive)").fetchone()
                 self._checkpointer.note_copied(row[1], row[2])
-            self._execute("begin immediate")
-            self._retiring = self._journal
-            with self._note_lock:
-                self._begin_journal(self._spare, applied + 1, self._journal)
-                self._journal, self._spare = self._spare, self._journal
+            self._tables.begin()
+            self._journals.take_turns(applied + 1)
         except (sqlite3.Error, OSError) as error:
             self._failure = MetadataError(f"{self._path} cannot go on: {error}")
-            raise _again(self._failure) from error
+            raise again(self._failure) from error
         self._starts_over = starts_over
         self._checkpointer.begin(self._retire)
 
     def _retire(self) -> None:
-        # Runs in the checkpoint thread. The header has to be on stable storage before the next one
-        # is begun: whatever power loss leaves must be linked; see `chain`.
-        self._journal.sync()
-        self._note_synced(self._journal, self._synced_sequence)
+        # Runs in the checkpoint thread.
+        self._journals.link()
         # A log that starts over was covered when it was copied.
         if not self._starts_over:
-            self._sums.note_log(self._known_sequence, durably=False)
-        # One reference is replaced, which is atomic.
-        self._retiring = None
-
-    def _commit_tables(self, applied: int) -> None:
-        self._execute(_SET_STATE, (applied, *stored_totals(self._committed_totals)))
-        self._execute("commit")
+            self._sums.note_log(self._journals.known_sequence, durably=False)
+        self._journals.end_turn()
 
     # --- failing ---------------------------------------------------------------------------------
-    def _give_up_reserve(self, error: sqlite3.Error) -> bool:
-        """Make room if the disk is full and there is a reserve; return whether that was so."""
-        if not _is_full(error) or not self._reserve.held:
-            return False
-        log.warning("the disk under %s is full: only removing works", self._path.parent)
-        self._reserve.release()
-        # Keep changed pages in memory until the commit, so that no read can need disk space.
-        self._execute("pragma cache_spill = off").fetchone()
-        return True
-
-    def _give_up_room(self, error: sqlite3.Error) -> bool:
-        """Make room for an opening: the reserve, else what the journals have beyond their ends."""
-        if self._give_up_reserve(error):
-            return True
-        if not _is_full(error):
-            return False
-        log.warning("the disk under %s is full: only removing works", self._path.parent)
-        self._execute("pragma cache_spill = off").fetchone()
-        for journal in (self._journal, self._spare):
-            journal.trim()
-        return True
-
-    def _regain_reserve(self) -> bool:
-        """Take the reserve back as soon as the disk has room again; return whether it is held."""
-        if not self._reserve.held and self._reserve.acquire():
-            self._execute("pragma cache_spill = on").fetchone()
-        return self._reserve.held
-
     def _restore(self) -> None:
         """Bring the tables back to the committed entries and what was written since."""
-        if self.connection.in_transaction:
-            self._execute("rollback")
-        self._execute("begin immediate")
+        self._tables.begin()
         totals = list(self.totals)
-        for _sequence, payload in self._journal.entries():
-            self._redo(*marshal.loads(payload))
-        self._redo(self._records, totals)
+        for _sequence, payload in self._journals.entries():
+            self._tables.redo(*marshal.loads(payload))
+        self._tables.redo(self._records, totals)
 
     def _rescue(self, error: sqlite3.Error, text: str, parameters: Parameters) -> Row | None:
         """Give up the reserve and run the statement again, or undo the batch and raise."""
-        if self._give_up_reserve(error):
+        if self._tables.give_up_reserve(error):
             try:
                 self._restore()
-                row: Row | None = self._execute(text, parameters).fetchone()
-            except sqlite3.Error as again:
-                error = again
+                row: Row | None = self._tables.execute(text, parameters).fetchone()
+            except sqlite3.Error as second:
+                error = second
             else:
                 return row
         return self.undo(error)
 
     def undo(self, error: sqlite3.Error | OSError | OverflowError) -> NoReturn:
         """Go back to the last commit and raise; earlier changes of the batch fail at its commit."""
-        explained = _explain(error, f"{self._path} cannot be used")
+        explained = explain(error, f"{self._path} cannot be used")
         if self._change_begin > 0:
             self._lost = explained
         self._records.clear()
@@ -904,8 +431,8 @@ class Database:
         self._on_undo()
         try:
             self._restore()
-        except sqlite3.Error as again:
-            self._failure = MetadataError(f"{self._path} cannot go on: {again}")
+        except sqlite3.Error as second:
+            self._failure = MetadataError(f"{self._path} cannot go on: {second}")
         raise explained from error
 
     # --- closing ---------------------------------------------------------------------------------
@@ -924,14 +451,14 @@ class Database:
                 self.sync()
                 self.wait_for_checkpoint()
                 try:
-                    self._commit_tables(self._journal.next_sequence - 1)
+                    self._tables.commit(self._journals.next_sequence - 1, self._committed_totals)
                 except sqlite3.Error as error:
                     # All is in the journal, durably; the next opening redoes it.
                     log.warning("%s: closed with its journal not applied: %s", self._path, error)
                 else:
                     # SQLite copies the log when it closes.
                     self._checkpointer.sync_log()
-                    self._sums.note_log(self._known_sequence)
+                    self._sums.note_log(self._journals.known_sequence)
         except OSError as error:
             self._failure = MetadataError(f"{self._path} cannot be made durable: {error}")
         finally:
@@ -941,23 +468,5 @@ class Database:
                 self._sums.give_up()
             self.connection.close()
             self._sums.close()
-            for journal in (self._journal, self._spare):
-                journal.close()
+            self._journals.close()
         return self._failure is None
-
-
-def _is_full(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "sqlite_errorcode", 0) in _FULL_CODES
-
-
-def _explain(error: Exception, what: str) -> NoSpaceError | MetadataError:
-    if _is_full(error):
-        return NoSpaceError(f"{what}: the disk is full; remove files from it")
-    return MetadataError(f"{what}: {error}")
-
-
-def _again(error: NoSpaceError | MetadataError) -> NoSpaceError | MetadataError:
-    """Return a fresh copy: raising one exception twice piles its tracebacks up."""
-    return type(error)(*error.args)

@@ -15,7 +15,7 @@ from memfs.metadata.records import Usage, WorkCounts
 from memfs.metadata.sqlite.attribute_index import AttributeIndex
 from memfs.metadata.sqlite.check import RECOUNT, find_damage
 from memfs.metadata.sqlite.creation import LEASE_NAME, NO_SETTINGS, create
-from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES, Database, Identity, Limits
+from memfs.metadata.sqlite.database import Database
 from memfs.metadata.sqlite.field_index import FieldIndexes
 from memfs.metadata.sqlite.foreign import Foreign
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
@@ -29,7 +29,10 @@ from memfs.metadata.sqlite.format import (
 )
 from memfs.metadata.sqlite.inode_cache import InodeCache
 from memfs.metadata.sqlite.journal import BOOT_BYTES, Journal
+from memfs.metadata.sqlite.journals import JOURNAL_NAMES, Identity
 from memfs.metadata.sqlite.lease import IdLease
+from memfs.metadata.sqlite.limits import Limits
+from memfs.metadata.sqlite.opening import FILE_NAME
 from memfs.metadata.sqlite.schema import totals_of
 from memfs.types import BlobId, InodeNo, RawId
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-    from memfs.metadata.sqlite.database import Row
+    from memfs.metadata.sqlite.statements import Row
 
     Tables = list[tuple[Shape, list[Row]]]
 

@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from memfs.metadata.sqlite.database import Row
     from memfs.metadata.sqlite.field_index import Indexes
     from memfs.metadata.sqlite.filter_sql import Writer
-    from memfs.metadata.sqlite.statements import Parameters, SqlValue
+    from memfs.metadata.sqlite.statements import Parameters, Row, SqlValue
     from memfs.query.values import Value
 
 Search = Callable[[str, "Sequence[SqlValue]"], "list[Row] | None"]

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.foreign import AdoptedFile
     from memfs.metadata.records import Form
-    from memfs.metadata.sqlite.database import Row
-    from memfs.metadata.sqlite.statements import SqlValue
+    from memfs.metadata.sqlite.statements import Row, SqlValue
     from memfs.types import InodeNo
 
 _SELECT_SOURCES = f"select {SOURCE_COLUMNS} from source order by source"

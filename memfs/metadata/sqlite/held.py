@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from memfs.metadata.records import SnapshotUsage
-    from memfs.metadata.sqlite.database import Row
+    from memfs.metadata.sqlite.statements import Row
     from memfs.types import Generation, InodeNo, SnapshotId
 
 _COUNT_RAW = "select count(*), coalesce(sum(blocks), 0) from kept where raw <> 0"

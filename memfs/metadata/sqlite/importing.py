@@ -26,7 +26,6 @@ from memfs.metadata.columns import Alike, Shape, decode, pick
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.check import RECOUNT, SUM_OF_SIZES
 from memfs.metadata.sqlite.creation import LEASE_NAME, create_journals
-from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
 from memfs.metadata.sqlite.exporting import (
     BATCH_SHAPE,
     BLOB_SHAPE,
@@ -45,7 +44,9 @@ from memfs.metadata.sqlite.format import (
     sync_directory,
     write_format,
 )
+from memfs.metadata.sqlite.journals import JOURNAL_NAMES
 from memfs.metadata.sqlite.lease import FIRST_ID, IdLease
+from memfs.metadata.sqlite.opening import FILE_NAME
 from memfs.metadata.sqlite.schema import ADDITIONS, SCHEMA, TOTALS_END, Made, totals_of
 from memfs.types import ROOT_INODE, InodeNo, StateId
 

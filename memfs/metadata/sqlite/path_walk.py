@@ -22,9 +22,8 @@ from memfs.types import ROOT_INODE, InodeNo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from memfs.metadata.sqlite.database import Row
     from memfs.metadata.sqlite.filter_sql import Writer
-    from memfs.metadata.sqlite.statements import SqlValue
+    from memfs.metadata.sqlite.statements import Row, SqlValue
     from memfs.metadata.sqlite.view import View
 
     Rows = Callable[[str, list[SqlValue]], list[Row]]

@@ -52,8 +52,7 @@ from memfs.types import ROOT_INODE, InodeNo
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memfs.metadata.sqlite.database import Row
-    from memfs.metadata.sqlite.statements import SqlValue
+    from memfs.metadata.sqlite.statements import Row, SqlValue
 
 INTEGER_MAX = (1 << 63) - 1
 """That of SQLite."""

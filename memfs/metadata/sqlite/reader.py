@@ -23,18 +23,18 @@ from typing import TYPE_CHECKING, Any
 
 from memfs.errors import MemfsError, NotFoundError
 from memfs.metadata.records import FileOrder, FilePosition, Scope
-from memfs.metadata.sqlite.database import FILE_NAME, PROGRESS_COUNT
+from memfs.metadata.sqlite.database import PROGRESS_COUNT
 from memfs.metadata.sqlite.element_index import SELECT_ELEMENT_NOTE, decode_position
 from memfs.metadata.sqlite.field_index import SELECT_WHOLE, Indexes
 from memfs.metadata.sqlite.finding import Finder
+from memfs.metadata.sqlite.opening import FILE_NAME
 from memfs.namespace.permissions import Credentials
 from memfs.query.parsing import parse_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memfs.metadata.sqlite.database import Row
-    from memfs.metadata.sqlite.statements import SqlValue
+    from memfs.metadata.sqlite.statements import Row, SqlValue
 
 GRACE_S = 0.5
 """Between the deadline and the end of a process that does not keep it."""

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import MetadataError, UsageError
 from memfs.metadata.sqlite.creation import LEASE_NAME, create_tables, tables_of
-from memfs.metadata.sqlite.database import FILE_NAME, JOURNAL_NAMES
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
 from memfs.metadata.sqlite.format import (
@@ -35,9 +34,11 @@ from memfs.metadata.sqlite.format import (
     write_format,
 )
 from memfs.metadata.sqlite.journal import Journal
+from memfs.metadata.sqlite.journals import JOURNAL_NAMES
 from memfs.metadata.sqlite.lease import LEASE_COUNT, IdLease
 from memfs.metadata.sqlite.mending import mend
 from memfs.metadata.sqlite.migration import Migration
+from memfs.metadata.sqlite.opening import FILE_NAME
 from memfs.metadata.sqlite.pages import FILE_NAME as SUMS_NAME
 from memfs.metadata.sqlite.pages import PageSums
 from memfs.metadata.sqlite.schema import Made

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from memfs.metadata.records import KeptContent, OpenContent
-    from memfs.metadata.sqlite.database import Row
+    from memfs.metadata.sqlite.statements import Row
     from memfs.types import IntentId
 
 _SELECT_SNAPSHOTS = (

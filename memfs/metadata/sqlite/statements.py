@@ -7,7 +7,7 @@ it redoes the change: no clocks, no random numbers, no numbers chosen by SQLite.
 from __future__ import annotations
 
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from memfs.metadata.sqlite import field_schema, format2
 from memfs.metadata.sqlite.foreign_schema import OBJECT_COLUMNS, SOURCE_COLUMNS
@@ -23,6 +23,8 @@ from memfs.metadata.sqlite.undo_triggers import UNDO_TRIGGERS
 
 SqlValue = int | float | bytes | str | None
 Parameters = tuple[SqlValue, ...]
+Row = tuple[Any, ...]
+"""What a query answers."""
 
 _texts: list[str] = []
 

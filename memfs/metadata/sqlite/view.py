@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from memfs.metadata.records import Scope
-    from memfs.metadata.sqlite.database import Row
-    from memfs.metadata.sqlite.statements import Parameters
+    from memfs.metadata.sqlite.statements import Parameters, Row
 
     Fetch = Callable[[str, Parameters], list[Row]]
 

@@ -14,8 +14,8 @@ import trio
 
 from memfs.config import KIB, MetadataConfig
 from memfs.metadata.sqlite import format2
-from memfs.metadata.sqlite.database import Limits
 from memfs.metadata.sqlite.engine import SqliteEngine
+from memfs.metadata.sqlite.limits import Limits
 from memfs.metadata.sqlite.undo_triggers import UNDO_TRIGGERS
 from tests.contract.engine.suspending import SuspendingEngine
 
