@@ -25,3 +25,11 @@ class PlacePath(click.ParamType[Path]):
 
 MOUNTPOINT = PlacePath()
 """Where a mount is, or is to be."""
+
+PATHS = click.argument(
+    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path)
+)
+"""Files and trees to work on."""
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+"""One JSON document instead of what people read."""

@@ -42,6 +42,14 @@ _UNFINISHED = "unfinished"
 _UNDONE = ("failed", "busy", "superseded", "waiting", _UNFINISHED)
 _TRANSIENT = ("busy", "superseded")
 
+LEFT_WORDS = {
+    "busy": "being written",
+    "superseded": "changed meanwhile",
+    "waiting": "waiting for the store or a quota",
+    "failed": "failed",
+}
+"""How commands call outcomes that leave a file as it was; they add words of their own."""
+
 
 class Work(NamedTuple):
     """What the daemon is asked to do."""
@@ -138,6 +146,10 @@ class Totals:
             complain(str(failure))
         if self.failure_count > _FAILURES_SHOWN_MAX:
             complain(f"and {self.failure_count - _FAILURES_SHOWN_MAX} more")
+
+    def count_done(self, *, dry_run: bool) -> str:
+        """Return how many files are done, or are to be."""
+        return f"{self.outcomes['due']} to be" if dry_run else str(self.outcomes["done"])
 
     def count(self, words: dict[str, str]) -> str:
         """Return the counts of outcomes in words, those of nothing left out."""

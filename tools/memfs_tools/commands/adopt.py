@@ -13,6 +13,7 @@ import click
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count, format_duration, format_size, parse_duration
+from memfs_tools.arguments import AS_JSON
 from memfs_tools.mounts import find_mount_above
 from memfs_tools.terminal import complain, tell, tell_json
 from memfs_tools.tree_work import Totals, TreeWork, Work
@@ -50,7 +51,7 @@ _KEYS_SHOWN_MAX = 20
 @click.option("--reference", "take", flag_value="reference", help="Read a directory where it is.")
 @click.option("--copy", "take", flag_value="copy", help="Copy a directory, blocks shared.")
 @click.option("--move", "take", flag_value="move", help="Move a directory, without a copy.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def adopt(
     arguments: tuple[str, ...],
     refresh: bool,
@@ -133,7 +134,7 @@ def adopt(
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def release(path: Path, as_json: bool) -> None:
     """Give a directory back what was adopted from it.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -11,10 +10,13 @@ import click
 from memfs.client.placement import is_safe
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count, format_size
+from memfs_tools.arguments import AS_JSON, PATHS
 from memfs_tools.terminal import complain, tell, tell_json
-from memfs_tools.tree_work import Totals, TreeWork, Work
+from memfs_tools.tree_work import LEFT_WORDS, Totals, TreeWork, Work
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.client.mount import Mount
     from memfs.control.methods.trees import WorkReport
 
@@ -27,18 +29,13 @@ _WORDS = {
     "done": "brought there",
     "unneeded": "there before",
     "open": "there as they were, and still open for writing",
-    "busy": "being written",
-    "superseded": "changed meanwhile",
-    "waiting": "waiting for the store or a quota",
+    **LEFT_WORDS,
     "unfinished": "under way when the time was over",
-    "failed": "failed",
 }
 
 
 @click.command()
-@click.argument(
-    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path)
-)
+@PATHS
 @click.option(
     "--level",
     type=click.Choice(["local", "remote"]),
@@ -48,7 +45,7 @@ _WORDS = {
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up then."
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def barrier(paths: tuple[Path, ...], level: Level, timeout_s: float | None, as_json: bool) -> None:
     """Return when all files below some paths are safe, as they are now.
 

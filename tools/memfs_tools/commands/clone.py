@@ -10,6 +10,7 @@ import click
 
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
+from memfs_tools.arguments import AS_JSON
 from memfs_tools.copies import tell_copy, watched
 from memfs_tools.mounts import find_mount_above
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--replace", is_flag=True, help="Replace what has that name.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def clone(source: Path, target: Path, replace: bool, as_json: bool) -> None:
     """Make a second file or tree without copying its bytes.
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
+from memfs_tools.arguments import AS_JSON, PATHS
 from memfs_tools.terminal import tell, tell_json
-from memfs_tools.tree_work import Totals, TreeWork, Work
+from memfs_tools.tree_work import LEFT_WORDS, Totals, TreeWork, Work
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.client.mount import Mount
     from memfs.control.methods.trees import WorkReport
 
@@ -21,17 +23,13 @@ _WORDS = {
     "incompressible": "would not shrink",
     "pinned": "pinned elsewhere",
     "absent": "in the object store alone",
+    **LEFT_WORDS,
     "busy": "open",
-    "superseded": "changed meanwhile",
-    "waiting": "waiting for a quota",
-    "failed": "failed",
 }
 
 
 @click.command()
-@click.argument(
-    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path)
-)
+@PATHS
 @click.option("--codec", metavar="SPEC", help="zstd:19, lz4, ...: for this once.")
 @click.option(
     "--drop-raw/--keep-raw",
@@ -39,7 +37,7 @@ _WORDS = {
     help="Give back the room of the uncompressed copies (default), or keep both.",
 )
 @click.option("--dry-run", is_flag=True, help="Only estimate, from a sample of each file.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def compress(
     paths: tuple[Path, ...], codec: str | None, drop_raw: bool, dry_run: bool, as_json: bool
 ) -> None:
@@ -71,7 +69,7 @@ def compress(
         tell_json(totals.to_json() | {"ratio": ratio, "dry_run": dry_run})
     else:
         totals.tell_failures()
-        done = f"{totals.outcomes['due']} to be" if dry_run else str(totals.outcomes["done"])
+        done = totals.count_done(dry_run=dry_run)
         tell(
             f"{totals.file_count} files: {done} compressed, {_ratio(totals)}; "
             f"others: {totals.count(_WORDS)}"

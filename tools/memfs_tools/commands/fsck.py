@@ -32,6 +32,7 @@ from memfs.stores.remote import open_stores, together
 from memfs_daemon.options import parse_options
 from memfs_daemon.state_dir import require_state
 from memfs_daemon.state_lock import StateLock
+from memfs_tools.arguments import AS_JSON
 from memfs_tools.display import progress_bar
 from memfs_tools.terminal import complain, tell, tell_json
 
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     help="Take a raw file that was changed by hand for the file's content.",
 )
 @click.option("--yes", is_flag=True, help="With --accept: do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def fsck(
     state: Path,
     config: Path | None,

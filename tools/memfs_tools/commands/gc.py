@@ -10,7 +10,7 @@ from memfs.addresses import address_of, key_within, store_of
 from memfs.errors import MemfsError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
@@ -34,7 +34,7 @@ _PREFIXES = [f"{kind}/{digit:x}" for kind in ("blobs", "batches") for digit in r
 @click.option("--orphans", is_flag=True, help="Look for what nothing refers to, too.")
 @click.option("--lost-found", is_flag=True, help="Show what lies in lost+found.")
 @click.option("--yes", is_flag=True, help="Put orphans into lost+found; or empty that, for good.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def gc(
     mountpoint: Path, dry_run: bool, orphans: bool, lost_found: bool, yes: bool, as_json: bool
 ) -> None:

@@ -8,7 +8,7 @@ import click
 
 from memfs.exit_codes import ExitCode
 from memfs.sizes import parse_duration
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -30,7 +30,7 @@ _MARKS = {"bad": "!", "doubtful": "-"}
     help="An export of the metadata that is older is doubtful.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 for what is doubtful, too.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def health(mountpoint: Path, export_age: str, strict: bool, as_json: bool) -> None:
     """Tell whether a mount is well, for probes of orchestrators.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.control.typed import encode
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -33,7 +33,7 @@ def index() -> None:
 
 @index.command("list")
 @click.argument("mountpoint", type=MOUNTPOINT)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def list_names(mountpoint: Path, as_json: bool) -> None:
     """Show the indexes: of fields that were added, and of xattrs, with their names.
 

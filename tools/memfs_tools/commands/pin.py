@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,25 +10,23 @@ from memfs.client import placement
 from memfs.client.placement import TIERS
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs_tools.arguments import PATHS
 from memfs_tools.mounts import find_mount_above
 from memfs_tools.pin_wait import wait_until_there
 from memfs_tools.terminal import complain, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from memfs_tools.pin_wait import Waited
 
 _REFUSALS_SHOWN_MAX = 10
 
-_PATHS = click.argument(
-    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path)
-)
-
 
 @click.command()
 @click.argument("tier", type=click.Choice(TIERS))
-@_PATHS
+@PATHS
 @click.option("--wait", is_flag=True, help="Return when all files are there, or cannot get there.")
 def pin(tier: str, paths: tuple[Path, ...], wait: bool) -> None:
     """Send files to a tier and keep them there.
@@ -95,7 +92,7 @@ def _tier_note(path: Path, tier: str) -> str | None:
 
 
 @click.command()
-@_PATHS
+@PATHS
 def unpin(paths: tuple[Path, ...]) -> None:
     """Let memfs choose the tier of files again.
 

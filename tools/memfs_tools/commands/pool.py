@@ -8,7 +8,7 @@ import click
 
 from memfs.control.typed import encode
 from memfs.sizes import format_count, format_size
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -21,7 +21,6 @@ _MOUNT = click.option(
     type=MOUNTPOINT,
     help="Any path in the mount; by default the one around the working directory, or the only one.",
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 @click.group()
@@ -42,7 +41,7 @@ def pool() -> None:
 @click.argument("name")
 @click.option("--size", required=True, help="Of RAM, as in 512MiB; all pools fit into warm.size.")
 @_MOUNT
-@_JSON
+@AS_JSON
 def create(name: str, size: str, place: Path | None, as_json: bool) -> None:
     """Make a pool, or give one another size."""
     made = choose_mount(place).pool_create(name, size)
@@ -52,7 +51,7 @@ def create(name: str, size: str, place: Path | None, as_json: bool) -> None:
 
 @pool.command("list")
 @_MOUNT
-@_JSON
+@AS_JSON
 def list_pools(place: Path | None, as_json: bool) -> None:
     """Show the pools of a mount."""
     pools = choose_mount(place).pool_list()
@@ -67,7 +66,7 @@ def list_pools(place: Path | None, as_json: bool) -> None:
 @pool.command()
 @click.argument("name")
 @_MOUNT
-@_JSON
+@AS_JSON
 def remove(name: str, place: Path | None, as_json: bool) -> None:
     """Give a pool's share of RAM back to all; its files stay where they are."""
     choose_mount(place).pool_remove(name)

@@ -13,6 +13,7 @@ import click
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
+from memfs_tools.arguments import AS_JSON
 from memfs_tools.mounts import find_mount_above
 from memfs_tools.terminal import complain, tell, tell_json
 
@@ -63,7 +64,7 @@ _ENDING_S_MAX = 5.0
     help="warm: into RAM while it has room; cold: onto the local disk; hot: onto a device too.",
 )
 @click.option("--wait/--no-wait", default=True, help="Return when all is there, or at once.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def prefetch(
     paths: tuple[Path, ...], from_file: str | None, tier: Tier, wait: bool, as_json: bool
 ) -> None:

@@ -12,9 +12,10 @@ import click
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count, format_size
+from memfs_tools.arguments import AS_JSON
 from memfs_tools.mounts import find_mount_above
 from memfs_tools.terminal import complain, tell, tell_json
-from memfs_tools.tree_work import Totals, TreeWork, Work
+from memfs_tools.tree_work import LEFT_WORDS, Totals, TreeWork, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +28,7 @@ SUCCESS = "_SUCCESS"
 
 _WORDS = {
     "unneeded": "published before",
-    "busy": "being written",
-    "superseded": "changed meanwhile",
-    "waiting": "waiting for the store, or for a quota",
+    **LEFT_WORDS,
     "failed": "failed, or changed by someone else",
 }
 
@@ -39,7 +38,7 @@ _WORDS = {
 @click.argument("url")
 @click.option("--watch", is_flag=True, help="And whatever is written there from now on.")
 @click.option("--manifest", is_flag=True, help=f"Add {MANIFEST}, and {SUCCESS} last.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def publish(path: Path, url: str, watch: bool, manifest: bool, as_json: bool) -> None:
     """Copy files into a bucket as plain objects that any tool reads.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,30 +9,24 @@ import click
 from memfs.control.client import ControlError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
+from memfs_tools.arguments import AS_JSON, PATHS
 from memfs_tools.terminal import complain, tell, tell_json
-from memfs_tools.tree_work import Totals, TreeWork, Work
+from memfs_tools.tree_work import LEFT_WORDS, Totals, TreeWork, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from memfs.client.mount import Mount
     from memfs.control.methods.trees import WorkReport
 
-_WORDS = {
-    "unneeded": "as they should be",
-    "busy": "being written",
-    "superseded": "changed meanwhile",
-    "waiting": "waiting for a quota",
-    "failed": "failed",
-}
+_WORDS = {"unneeded": "as they should be", **LEFT_WORDS}
 
 
 @click.command()
-@click.argument(
-    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path)
-)
+@PATHS
 @click.option("--dry-run", is_flag=True, help="Only count what is under which key.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def rekey(paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     """Encrypt stored files again with the first of the mount's keys.
 
@@ -129,5 +122,4 @@ def _list_kept(served: Mount) -> Iterator[tuple[int, str]]:
 
 
 def _count(totals: Totals, *, dry_run: bool) -> str:
-    done = f"{totals.outcomes['due']} to be" if dry_run else str(totals.outcomes["done"])
-    return f"{done} rekeyed; others: {totals.count(_WORDS)}"
+    return f"{totals.count_done(dry_run=dry_run)} rekeyed; others: {totals.count(_WORDS)}"

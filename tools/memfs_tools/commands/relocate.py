@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_size
+from memfs_tools.arguments import AS_JSON, PATHS
 from memfs_tools.terminal import tell, tell_json
-from memfs_tools.tree_work import Totals, TreeWork, Work
+from memfs_tools.tree_work import LEFT_WORDS, Totals, TreeWork, Work
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfs.client.mount import Mount
     from memfs.control.methods.trees import WorkReport
 
-_WORDS = {
-    "unneeded": "where they belong, or in no store",
-    "busy": "being written",
-    "superseded": "changed meanwhile",
-    "waiting": "waiting for a quota",
-    "failed": "failed",
-}
+_WORDS = {"unneeded": "where they belong, or in no store", **LEFT_WORDS}
 
 
 @click.command()
-@click.argument(
-    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path)
-)
+@PATHS
 @click.option("--dry-run", is_flag=True, help="Only count what is in another store.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def relocate(paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     """Move the objects of files into the stores that `user.memfs.store` names.
 
@@ -58,7 +52,7 @@ def relocate(paths: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     else:
         totals.tell_failures()
         due = totals.outcomes["due"]
-        done = f"{due} to be" if dry_run else str(totals.outcomes["done"])
+        done = totals.count_done(dry_run=dry_run)
         tell(f"{totals.file_count} files: {done} moved; others: {totals.count(_WORDS)}")
         if dry_run and due:
             tell(f"to be moved: {format_size(totals.before_bytes)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     help="What the provider of the object store asks for: stored (a GiB a month), requests (a "
     "thousand of them), received or sent (a GiB); may be given several times.",
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def report(
     mountpoint: Path, html: Path | None, span: str, prices: tuple[str, ...], as_json: bool
 ) -> None:

@@ -10,7 +10,7 @@ import click
 from memfs.errors import UsageError
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count, format_size, parse_size
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
@@ -32,7 +32,7 @@ _POLL_S = 0.3
 @click.option("--wait/--no-wait", default=True, help="Return at the end, or at once.")
 @click.option("--status", "only_look", is_flag=True, help="Tell how far it is, and start nothing.")
 @click.option("--stop", is_flag=True, help="Stop one that runs; the next one goes on from there.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def scrub(
     mountpoint: Path,
     rate: str,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memfs.control.typed import encode
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -51,7 +51,7 @@ def _is_number(text: str) -> bool:
 
 @click.command(cls=_Command)
 @click.argument("mountpoint", type=MOUNTPOINT)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 @click.option(
     "--watch",
     "watch_s",

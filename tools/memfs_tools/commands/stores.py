@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.sizes import format_count, format_duration, format_size
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("mountpoint", type=MOUNTPOINT)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def stores(mountpoint: Path, as_json: bool) -> None:
     """List the object stores of a mount: how each answers, and what is there.
 

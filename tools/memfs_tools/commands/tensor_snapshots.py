@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.sizes import format_size
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("--drop", "dropped", metavar="NAME", multiple=True, help="Let this one go.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def tensor_snapshots(mountpoint: Path, dropped: tuple[str, ...], as_json: bool) -> None:
     """List or drop the snapshots of tensors that users keep in the hot tier.
 

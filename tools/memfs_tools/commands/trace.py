@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.sizes import format_count, format_duration, format_size
-from memfs_tools.arguments import MOUNTPOINT
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from memfs.control.methods.mount import TraceReport
 
 _mountpoint = click.argument("mountpoint", type=MOUNTPOINT)
-_as_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 @click.group()
@@ -39,7 +38,7 @@ def trace() -> None:
 @click.argument("directory", type=click.Path(path_type=Path))
 @_mountpoint
 @click.option("--paths/--no-paths", default=True, help="Record the path of each file, too.")
-@_as_json
+@AS_JSON
 def start(directory: Path, mountpoint: Path, paths: bool, as_json: bool) -> None:
     """Begin a trace in DIRECTORY, or continue the one that is there.
 
@@ -52,7 +51,7 @@ def start(directory: Path, mountpoint: Path, paths: bool, as_json: bool) -> None
 
 @trace.command()
 @_mountpoint
-@_as_json
+@AS_JSON
 def stop(mountpoint: Path, as_json: bool) -> None:
     """End the trace.
 
@@ -64,7 +63,7 @@ def stop(mountpoint: Path, as_json: bool) -> None:
 
 @trace.command()
 @_mountpoint
-@_as_json
+@AS_JSON
 def status(mountpoint: Path, as_json: bool) -> None:
     """Tell whether a trace is being recorded, and how large it is.
 

@@ -9,6 +9,7 @@ import click
 
 from memfs.errors import InvalidValueError, UsageError
 from memfs.sizes import format_size, parse_size
+from memfs_tools.arguments import AS_JSON
 from memfs_tools.terminal import tell, tell_json
 
 
@@ -32,7 +33,7 @@ from memfs_tools.terminal import tell, tell_json
     help="s3fifo (what memfs does), lru, fifo or no-evict; may be given several times.",
 )
 @click.option("--predict", is_flag=True, help="Tell what prediction foresees, too; takes longer.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def what_if(
     trace_path: Path,
     warm: str,

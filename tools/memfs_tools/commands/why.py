@@ -10,6 +10,7 @@ import click
 
 from memfs.client.placement import read as read_placement
 from memfs.sizes import format_duration, format_size
+from memfs_tools.arguments import AS_JSON
 from memfs_tools.commands.snapshot.options import show_instant
 from memfs_tools.terminal import tell, tell_json
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@AS_JSON
 def why(path: Path, as_json: bool) -> None:
     """Tell where a file is, and the decision that brought it there.
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memfs_tools.commands.snapshot.options import JSON, MOUNT, Instant
+from memfs_tools.arguments import AS_JSON
+from memfs_tools.commands.snapshot.options import MOUNT, Instant
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Refuse if a file is open for writing.")
 @click.option("--verbose", "-v", is_flag=True, help="Name the files that are open for writing.")
 @MOUNT
-@JSON
+@AS_JSON
 def create(
     name: str,
     description: str,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memfs_tools.commands.snapshot.options import JSON, MOUNT
+from memfs_tools.arguments import AS_JSON
+from memfs_tools.commands.snapshot.options import MOUNT
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell_json
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @MOUNT
-@JSON
+@AS_JSON
 def delete(names: tuple[str, ...], place: Path | None, as_json: bool) -> None:
     """Remove snapshots for good, all of those named or, after a mistake, not one.
 

@@ -8,8 +8,8 @@ import click
 
 from memfs.exit_codes import ExitCode
 from memfs.sizes import format_count, format_size
-from memfs_tools.arguments import MOUNTPOINT
-from memfs_tools.commands.snapshot.options import JSON, show_instant
+from memfs_tools.arguments import AS_JSON, MOUNTPOINT
+from memfs_tools.commands.snapshot.options import show_instant
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import complain, tell, tell_json
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.argument("place", required=False, metavar="[MOUNTPOINT]", type=MOUNTPOINT, default=None)
 @click.option("--wait", is_flag=True, help="First upload all files that have no object yet.")
 @click.option("--list", "only_list", is_flag=True, help="Only list the exports in the store.")
-@JSON
+@AS_JSON
 def export(place: Path | None, wait: bool, only_list: bool, as_json: bool) -> None:
     """Put names, attributes and places of contents beside the objects in the store.
 

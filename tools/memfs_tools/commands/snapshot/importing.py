@@ -28,7 +28,8 @@ from memfs.stores.remote import open_stores, together
 from memfs_daemon.options import parse_options
 from memfs_daemon.state_dir import require_state
 from memfs_daemon.state_lock import StateLock
-from memfs_tools.commands.snapshot.options import JSON, show_instant
+from memfs_tools.arguments import AS_JSON
+from memfs_tools.commands.snapshot.options import show_instant
 from memfs_tools.display import progress_bar
 from memfs_tools.terminal import complain, tell, tell_json
 
@@ -52,7 +53,7 @@ _PATHS_SHOWN = 10
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="As of `memfs mount`.")
 @click.option("--list", "only_list", is_flag=True, help="Only list the exports in the store.")
 @click.option("--take-over", "takes", is_flag=True, help="The former state is gone for good.")
-@JSON
+@AS_JSON
 def import_(
     url: str | None,
     state: Path | None,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.sizes import format_size
-from memfs_tools.commands.snapshot.options import JSON, MOUNT, show_instant
+from memfs_tools.arguments import AS_JSON
+from memfs_tools.commands.snapshot.options import MOUNT, show_instant
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     "--sizes", "with_sizes", is_flag=True, help="What each alone holds, and all of them together."
 )
 @MOUNT
-@JSON
+@AS_JSON
 def list_snapshots(place: Path | None, as_json: bool, with_sizes: bool) -> None:
     """Show the snapshots of a mount, oldest first.
 
@@ -54,7 +55,7 @@ def list_snapshots(place: Path | None, as_json: bool, with_sizes: bool) -> None:
 @click.command()
 @click.argument("name")
 @MOUNT
-@JSON
+@AS_JSON
 def show(name: str, place: Path | None, as_json: bool) -> None:
     """Show one snapshot.
 

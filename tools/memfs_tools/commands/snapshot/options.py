@@ -17,7 +17,6 @@ MOUNT = click.option(
     type=MOUNTPOINT,
     help="Any path in the mount; by default the one around the working directory, or the only one.",
 )
-JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 def show_instant(instant_ns: int) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.exit_codes import ExitCode
-from memfs_tools.commands.snapshot.options import JSON, MOUNT
+from memfs_tools.arguments import AS_JSON
+from memfs_tools.commands.snapshot.options import MOUNT
 from memfs_tools.copies import tell_copy, watched
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--delete", is_flag=True, help="Remove what was not there.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be done.")
 @MOUNT
-@JSON
+@AS_JSON
 def restore(
     path: str | None,
     is_all: bool,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.sizes import format_size
-from memfs_tools.commands.snapshot.options import JSON, show_instant
+from memfs_tools.arguments import AS_JSON
+from memfs_tools.commands.snapshot.options import show_instant
 from memfs_tools.mounts import choose_mount
 from memfs_tools.terminal import tell, tell_json
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@JSON
+@AS_JSON
 def versions(path: Path, as_json: bool) -> None:
     """Show what is left of the versions of a file, also of one that was removed.
 
