@@ -294,6 +294,28 @@ class TraceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PricesConfig:
+    """`[prices]`: what reports tell costs by; None: costs have no such part."""
+
+    currency: str = ""
+    """What prices are in, such as `EUR`; a word for people."""
+    hot: float | None = None
+    """A GiB of GPU memory for a month."""
+    warm: float | None = None
+    """A GiB of RAM for a month."""
+    cold: float | None = None
+    """A GiB of the disk for a month."""
+    stored: float | None = None
+    """A GiB in the object store for a month."""
+    requests: float | None = None
+    """A thousand requests to the object store."""
+    received: float | None = None
+    """A GiB from the object store."""
+    sent: float | None = None
+    """A GiB to the object store."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All of it."""
 
@@ -312,6 +334,7 @@ class Config:
     quotas: QuotasConfig = field(default_factory=QuotasConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)
+    prices: PricesConfig = field(default_factory=PricesConfig)
 
     def store(self, name: str) -> ObjectStoreConfig:
         """Return the configuration of a store by name; empty: the default one.

@@ -90,6 +90,7 @@ _DAY_S = 86400.0
 _AGE_S = Range(0, 3650 * _DAY_S)
 _SHARE = Range(0.01, 1.0)
 _SIZE = Range(0, 1 << 60)
+_PRICE = Range(0.0, 1e9)
 
 RANGES: dict[str, Range] = {
     # From one page to what fs.fuse.max_pages_limit can at most be raised to (65535 pages).
@@ -133,6 +134,13 @@ RANGES: dict[str, Range] = {
     "quotas.disk_writes_per_day": _SIZE,
     "publish.quiet": Range(0.0, _DAY_S),
     "trace.size_max": Range(1 * MIB, 1 << 50),
+    "prices.hot": _PRICE,
+    "prices.warm": _PRICE,
+    "prices.cold": _PRICE,
+    "prices.stored": _PRICE,
+    "prices.requests": _PRICE,
+    "prices.received": _PRICE,
+    "prices.sent": _PRICE,
     "snapshots.export": Range(0, 365 * _DAY_S),
     "snapshots.export_keep_count": Range(1, 100),
     "policy.warm_to_cold": _AGE_S,

@@ -25,6 +25,7 @@ from memfs.control.report import (
     NamedStoreReport,
     PendingReport,
     PrefetchReport,
+    PricesReport,
     QuotaReport,
     SnapshotsReport,
     StatusReport,
@@ -161,6 +162,7 @@ class Status:
             field_indexes=field_reports(parts.engine),
             snapshots=await self._snapshots(),
             export=None if parts.exporter is None else export_report(parts.exporter),
+            prices=PricesReport(**dataclasses.asdict(parts.config.prices)),
         )
 
     async def pending(self, limit: int = COUNT_MAX) -> list[PendingReport]:

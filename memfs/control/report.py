@@ -253,6 +253,27 @@ class ExportReport(NamedTuple):
     """Why a later export is complete no longer."""
 
 
+class PricesReport(NamedTuple):
+    """Prices as configured; None: not known. See `config.PricesConfig`."""
+
+    currency: str = ""
+    hot: float | None = None
+    warm: float | None = None
+    cold: float | None = None
+    stored: float | None = None
+    requests: float | None = None
+    received: float | None = None
+    sent: float | None = None
+
+    def amounts(self) -> dict[str, float]:
+        """Return the prices that are known, by name."""
+        return {
+            name: value
+            for name, value in self._asdict().items()
+            if name != "currency" and value is not None
+        }
+
+
 class StatusReport(NamedTuple):
     """A mount at one moment."""
 
@@ -287,3 +308,4 @@ class StatusReport(NamedTuple):
     """None: there is no store but one in the state directory."""
     stores: tuple[NamedStoreReport, ...] = ()
     """Those of `[stores.NAME]`, in the order of the configuration."""
+    prices: PricesReport = PricesReport()

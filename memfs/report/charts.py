@@ -6,61 +6,52 @@ shows is in its table.
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from memfs.metrics.numbers import TIERS
 from memfs.metrics.traffic import Level
-from memfs.report.gathering import POINT_COUNT_MAX
-from memfs.report.latencies import BANDS, latencies_of
-from memfs.report.sentences import PRICES, cost_of_month
-from memfs.sizes import format_count, format_duration, format_size
+from memfs.report.costs import PRICES, costs_of, money
+from memfs.report.durations import durations, durations_over_time
+from memfs.report.files import coldest, hottest
+from memfs.report.options import (
+    BYTES,
+    PERCENT,
+    ROW_COUNT_MAX,
+    Chart,
+    area,
+    bar,
+    byte_axis,
+    highest,
+    instant,
+    line,
+    over_time,
+    sampled,
+    stacked_most,
+    summed,
+    thinned,
+)
+from memfs.sizes import format_count, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from memfs.metrics.rolling import Period
     from memfs.report.gathering import Gathered
 
-TREE_COUNT_MAX = 150
-"""Files in a treemap: smaller ones cannot be told apart."""
-GROUP_COUNT_MAX = 12
-"""Directories in a treemap, if files have some in common."""
-ROW_COUNT_MAX = 100
-"""Rows of a table over time: as many points as are needed to see the shape."""
 
-BYTES, COUNT, PERCENT = "bytes", "count", "percent"
-"""How `charts.js` writes the values of an axis."""
-
-
-class Chart(NamedTuple):
-    """One chart."""
-
-    name: str
-    """Its id in the page."""
-    title: str
-    description: str
-    """What it shows, and how to read it; one or two sentences."""
-    option: dict[str, Any] | None
-    """As ECharts takes it; None: there is nothing to draw."""
-    head: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    unit: str = COUNT
-    """How values are written."""
-
-
-def charts(gathered: Gathered, prices: Mapping[str, float]) -> list[Chart]:
+def charts(gathered: Gathered) -> list[Chart]:
     """Return all charts, in the order of the page."""
     return [
         _use(gathered),
         _fullness(gathered),
         _flows(gathered),
         _opens(gathered),
-        _latency(gathered),
-        _hottest(gathered),
-        _coldest(gathered),
+        _sizes(gathered),
+        durations_over_time(gathered),
+        durations(gathered),
+        hottest(gathered),
+        coldest(gathered),
         _compression(gathered),
-        _store(gathered, prices),
+        _store(gathered),
+        _costs(gathered),
         _snapshots(gathered),
         _pending(gathered),
     ]
@@ -68,21 +59,21 @@ def charts(gathered: Gathered, prices: Mapping[str, float]) -> list[Chart]:
 
 # --- over time -----------------------------------------------------------------------------------
 def _use(gathered: Gathered) -> Chart:
-    points = _thinned(gathered.periods)
+    points = thinned(gathered.periods)
     names = [tier for tier in TIERS if any(f"used.{tier}" in each.numbers for each in points)]
     series = [
-        _area(tier, [(each.at_s, each.numbers.get(f"used.{tier}", 0)) for each in points])
+        area(tier, [(each.at_s, each.numbers.get(f"used.{tier}", 0)) for each in points])
         for tier in names
     ]
     rows = [
-        (_instant(each.at_s), *(format_size(each.numbers.get(f"used.{tier}", 0)) for tier in names))
-        for each in _sampled(points)
+        (instant(each.at_s), *(format_size(each.numbers.get(f"used.{tier}", 0)) for tier in names))
+        for each in sampled(points)
     ]
     return Chart(
         "use",
         "Use by tier",
         "Bytes in each tier over time, one on the other.",
-        _over_time(series, _stacked_most(points, [f"used.{tier}" for tier in names]))
+        over_time(series, stacked_most(points, [f"used.{tier}" for tier in names]))
         if names
         else None,
         ("time", *names),
@@ -92,19 +83,19 @@ def _use(gathered: Gathered) -> Chart:
 
 
 def _fullness(gathered: Gathered) -> Chart:
-    points = _thinned(gathered.periods)
+    points = thinned(gathered.periods)
     names = [tier for tier in TIERS if any(f"capacity.{tier}" in each.numbers for each in points)]
-    series = [_line(tier, [(each.at_s, _percent(each, tier)) for each in points]) for tier in names]
+    series = [line(tier, [(each.at_s, _percent(each, tier)) for each in points]) for tier in names]
     rows = [
-        (_instant(each.at_s), *(f"{_percent(each, tier)} %" for tier in names))
-        for each in _sampled(points)
+        (instant(each.at_s), *(f"{_percent(each, tier)} %" for tier in names))
+        for each in sampled(points)
     ]
     return Chart(
         "fullness",
         "How full the tiers are",
         "Use of each tier in percent of what it may hold. A tier that is always full is too small, "
         "if files that were used lately are not in it.",
-        _over_time(series) if names else None,
+        over_time(series) if names else None,
         ("time", *names),
         rows,
         PERCENT,
@@ -117,11 +108,11 @@ def _percent(period: Period, tier: str) -> float:
 
 
 def _opens(gathered: Gathered) -> Chart:
-    points = _summed(gathered.periods, [f"opens.{level}" for level in Level])
+    points = summed(gathered.periods, [f"opens.{level}" for level in Level])
     totals = {level: gathered.total(f"opens.{level}") for level in Level}
     names = [level for level in Level if totals[level]]
     series = [
-        _bar(str(level), [(at_s, numbers[f"opens.{level}"]) for at_s, numbers in points], stack="o")
+        bar(str(level), [(at_s, numbers[f"opens.{level}"]) for at_s, numbers in points], stack="o")
         for level in names
     ]
     everything = sum(totals.values())
@@ -140,18 +131,18 @@ def _opens(gathered: Gathered) -> Chart:
         "Where files were when programs opened them for reading: hot and warm are in memory, cold "
         "is a plain file, packed has to be unpacked, glacier has to be fetched. With passthrough "
         "the daemon sees opens and no reads.",
-        _over_time(series) if names else None,
+        over_time(series) if names else None,
         ("level", "opens", "share", "size of the files"),
         rows,
     )
 
 
-def _store(gathered: Gathered, prices: Mapping[str, float]) -> Chart:
+def _store(gathered: Gathered) -> Chart:
     names = ("store_sent_bytes", "store_received_bytes")
-    points = _summed(gathered.periods, names)
+    points = summed(gathered.periods, names)
     totals = {name: gathered.total(name) for name in names}
     series = [
-        _bar(title, [(at_s, numbers[name]) for at_s, numbers in points], stack="s")
+        bar(title, [(at_s, numbers[name]) for at_s, numbers in points], stack="s")
         for name, title in zip(names, ("sent", "received"), strict=True)
     ]
     rows = [
@@ -163,15 +154,11 @@ def _store(gathered: Gathered, prices: Mapping[str, float]) -> Chart:
     if gathered.periods:
         held = gathered.periods[-1].numbers.get("remote_bytes", 0)
         rows.append(("held now", format_size(held)))
-    rows += [(f"price of {PRICES[name]}", f"{price:g}") for name, price in prices.items()]
-    if (cost := cost_of_month(gathered, prices)) is not None:
-        rows.append(("cost of a month like this", f"{cost:.2f}"))
     return Chart(
         "store",
-        "Object store and what it costs",
-        "Bytes to and from the object store over time; the table has the requests as well, and the "
-        "cost where prices were given.",
-        _over_time(series, _most(points)) if any(totals.values()) else None,
+        "Object store",
+        "Bytes to and from the object store over time; the table has the requests as well.",
+        over_time(series, highest(points)) if any(totals.values()) else None,
         ("what", "amount"),
         rows if gathered.status.store is not None else [],
         BYTES,
@@ -234,120 +221,104 @@ def _flows(gathered: Gathered) -> Chart:
     )
 
 
-# --- durations -----------------------------------------------------------------------------------
-def _latency(gathered: Gathered) -> Chart:
-    found = latencies_of(gathered)
+# --- what else would be --------------------------------------------------------------------------
+_NAMES = {"warm": "RAM", "cold": "disk"}
+
+
+def _sizes(gathered: Gathered) -> Chart:
+    trials = gathered.tried.trials
+    tried = {} if trials is None else trials.trials
+    sizes = {} if trials is None else trials.sizes
     series = [
         {
-            "name": name,
-            "type": "bar",
-            "stack": "l",
-            "data": [round(100 * each.bands[index] / each.request_count, 3) for each in found],
+            "name": _NAMES[tier],
+            "tier": tier,
+            "type": "line",
+            "data": [
+                {
+                    "value": [each.size_bytes, round(100 * each.share, 1)],
+                    "symbolSize": 14 if each.size_bytes == sizes[tier] else 7,
+                }
+                for each in found
+            ],
         }
-        for index, (name, _) in enumerate(BANDS)
+        for tier, found in tried.items()
     ]
     option = {
-        "tooltip": {"trigger": "axis", "axisPointer": {"type": "shadow"}},
+        "tooltip": {"trigger": "item"},
         "legend": {"bottom": 0},
-        "grid": {"left": 70, "right": 24, "top": 12, "bottom": 64},
-        "xAxis": {"type": "value", "max": 100},
-        "yAxis": {"type": "category", "inverse": True, "data": [each.kind for each in found]},
+        "grid": {"left": 60, "right": 40, "top": 16, "bottom": 64},
+        "xAxis": {"type": "log", "logBase": 2, "unit": BYTES},
+        "yAxis": {"type": "value", "max": 100, "min": 0},
         "series": series,
     }
     rows = [
         (
-            each.kind,
-            str(each.request_count),
-            f"< {format_duration(each.p50_s)}",
-            f"< {format_duration(each.p99_s)}",
-            *(str(count) for count in each.bands),
+            tier,
+            format_size(each.size_bytes),
+            f"{each.share:.1%}",
+            "now" if each.size_bytes == sizes[tier] else "",
         )
+        for tier, found in tried.items()
         for each in found
     ]
+    how = (
+        "There is no trace: `memfs trace start` records one."
+        if trials is None
+        else f"By a replay of {trials.path}; the large marks are the present sizes."
+    )
     return Chart(
-        "latency",
-        "Durations of requests",
-        "Shares of the requests of each kind by how long the daemon took. Reads and writes that "
-        "the kernel passes to the local file do not come to the daemon.",
-        option if found else None,
-        ("kind", "requests", "half of them", "99 of 100", *(name for name, _ in BANDS)),
+        "sizes",
+        "What tiers of other sizes would serve",
+        f"Opens that RAM, and RAM or the disk, would have served if they had other sizes. {how}",
+        option if series else None,
+        ("tier", "size", "opens served", ""),
         rows,
         PERCENT,
     )
 
 
-# --- files ---------------------------------------------------------------------------------------
-def _hottest(gathered: Gathered) -> Chart:
-    files = gathered.heat["files"]
-    rows = [
-        (each["path"], f"{each['uses']:.1f}", format_size(each["size"]))
-        for each in files[:ROW_COUNT_MAX]
-    ]
-    return Chart(
-        "hottest",
-        "Hottest files",
-        "Files by how often they were opened, by directory; an open counts half after a day. Click "
-        "on a directory to see it alone.",
-        _treemap([(each["path"], each["uses"]) for each in files]) if files else None,
-        ("file", "opens", "size"),
-        rows,
-    )
-
-
-def _coldest(gathered: Gathered) -> Chart:
-    files = [each for each in gathered.heat["coldest"] if each["size"]]
-    rows = [
-        (each["path"], _instant(each["accessed_ns"] / 1e9), format_size(each["size"]))
-        for each in files[:ROW_COUNT_MAX]
-    ]
-    return Chart(
-        "coldest",
-        "Coldest files on the disk",
-        "Files on the disk that were not used for the longest time, by size and directory: these "
-        "leave first when room is needed.",
-        _treemap([(each["path"], each["size"]) for each in files]) if files else None,
-        ("file", "last used", "size"),
-        rows,
-        BYTES,
-    )
-
-
-def _treemap(files: Iterable[tuple[str, float]]) -> dict[str, Any]:
-    shown = sorted(files, key=lambda each: -each[1])[:TREE_COUNT_MAX]
-    tree: dict[str, list[dict[str, Any]]] = {}
-    depth = _depth(path for path, _ in shown)
-    for path, value in shown:
-        parts = path.split("/")
-        cut = min(depth, len(parts) - 1)
-        directory, name = "/".join(parts[:cut]), "/".join(parts[cut:])
-        tree.setdefault(directory or "/", []).append({"name": name, "value": round(value, 3)})
-    return {
-        "tooltip": {"trigger": "item"},
+def _costs(gathered: Gathered) -> Chart:
+    costs = costs_of(gathered)
+    currency = gathered.status.prices.currency
+    priced = [each for each in costs if each.cost is not None]
+    names = list(dict.fromkeys(each.tier for each in priced))
+    option = {
+        "tooltip": {"trigger": "axis", "axisPointer": {"type": "shadow"}},
+        "legend": {"bottom": 0},
+        "grid": {"left": 70, "right": 24, "top": 12, "bottom": 64},
+        "xAxis": {"type": "value"},
+        "yAxis": {"type": "category", "inverse": True, "data": names},
         "series": [
             {
-                "type": "treemap",
-                "name": "all",
-                "left": 0,
-                "right": 0,
-                "top": 0,
-                "bottom": 30,
-                "roam": False,
-                "nodeClick": "zoomToNode",
-                "label": {"overflow": "truncate", "fontSize": 11},
-                "upperLabel": {"show": True, "height": 20, "overflow": "truncate"},
-                "data": [{"name": name, "children": files} for name, files in tree.items()],
+                "name": part.name,
+                "type": "bar",
+                "stack": "c",
+                "barMaxWidth": 40,
+                "data": [round(part.cost or 0.0, 4) if part.tier == name else 0 for name in names],
             }
+            for part in priced
         ],
     }
-
-
-def _depth(paths: Iterable[str]) -> int:
-    """Return how many parts of paths make groups that are few enough to be seen."""
-    parts = [path.split("/")[:-1] for path in paths]
-    for depth in range(max(map(len, parts), default=1), 1, -1):
-        if len({tuple(each[:depth]) for each in parts}) <= GROUP_COUNT_MAX:
-            return depth
-    return 1
+    rows = [
+        (
+            each.tier,
+            PRICES[each.name],
+            f"{each.amount:.3g}",
+            "not known" if each.price is None else f"{each.price:g} {currency}".rstrip(),
+            "" if each.cost is None else money(each.cost, currency),
+        )
+        for each in costs
+    ]
+    return Chart(
+        "cost",
+        f"What a month costs, in {currency}" if currency else "What a month costs",
+        "Cost of a month like this one by tier, of what has a price: in [prices] of the "
+        "configuration, or by --price. Tiers with a limit cost their size.",
+        option if priced else None,
+        ("tier", "priced by", "amount", "price", "cost"),
+        rows,
+    )
 
 
 # --- states --------------------------------------------------------------------------------------
@@ -357,7 +328,7 @@ def _compression(gathered: Gathered) -> Chart:
         "tooltip": {"trigger": "axis", "axisPointer": {"type": "shadow"}},
         "legend": {"bottom": 0},
         "grid": {"left": 140, "right": 24, "top": 12, "bottom": 64},
-        "xAxis": _byte_axis(max((each.content_bytes for each in codecs), default=0)),
+        "xAxis": byte_axis(max((each.content_bytes for each in codecs), default=0)),
         "yAxis": {"type": "category", "inverse": True, "data": [each.codec for each in codecs]},
         "series": [
             {
@@ -396,21 +367,30 @@ def _compression(gathered: Gathered) -> Chart:
 
 
 def _snapshots(gathered: Gathered) -> Chart:
-    points = _thinned(gathered.periods)
-    series = [_area("kept", [(each.at_s, each.numbers.get("kept_bytes", 0)) for each in points])]
+    points = thinned(gathered.periods)
+    series = [area("kept", [(each.at_s, each.numbers.get("kept_bytes", 0)) for each in points])]
+    alone = {} if gathered.held is None else gathered.held["alone"]
     rows = [
-        (each["name"], _instant(each["created_ns"] / 1e9), each["description"])
+        (
+            each["name"],
+            instant(each["created_ns"] / 1e9),
+            each["description"],
+            *(
+                format_size(alone[each["name"]][place]) if each["name"] in alone else "?"
+                for place in ("local_bytes", "remote_bytes")
+            ),
+        )
         for each in reversed(gathered.snapshots)
     ]
     return Chart(
         "snapshots",
         "Snapshots",
         "Bytes on the disk that only snapshots show, over time; the table has the snapshots, the "
-        "newest first.",
-        _over_time(series, _stacked_most(points, ["kept_bytes"]))
+        "newest first, with what the deletion of each one frees.",
+        over_time(series, stacked_most(points, ["kept_bytes"]))
         if any("kept_bytes" in each.numbers for each in points)
         else None,
-        ("name", "made", "description"),
+        ("name", "made", "description", "frees on the disk", "frees in the store"),
         rows[:ROW_COUNT_MAX],
         BYTES,
     )
@@ -445,84 +425,3 @@ def _pending(gathered: Gathered) -> Chart:
         ("waits for", "file", "wanted", "reason", "since"),
         rows,
     )
-
-
-# --- parts of options ----------------------------------------------------------------------------
-def _over_time(series: list[dict[str, Any]], most_bytes: int | None = None) -> dict[str, Any]:
-    """Return an option over time.
-
-    Args:
-        series: What is drawn.
-        most_bytes: The highest point, if values are bytes.
-    """
-    return {
-        "tooltip": {"trigger": "axis"},
-        "legend": {"bottom": 0},
-        "grid": {"left": 78, "right": 24, "top": 12, "bottom": 84},
-        "dataZoom": [{"type": "inside"}, {"type": "slider", "bottom": 30, "height": 18}],
-        "xAxis": {"type": "time"},
-        "yAxis": {"type": "value"} if most_bytes is None else _byte_axis(most_bytes),
-        "series": series,
-    }
-
-
-def _byte_axis(most: int) -> dict[str, Any]:
-    """Return an axis whose marks are whole KiB, MiB, ...: 3 to 6 of them."""
-    step = 1 << max(0, most.bit_length() - 3)
-    return {"type": "value", "interval": step, "max": max(1, -(-most // step)) * step}
-
-
-def _stacked_most(points: Sequence[Period], names: Sequence[str]) -> int:
-    return max((sum(each.numbers.get(name, 0) for name in names) for each in points), default=0)
-
-
-def _most(points: Sequence[tuple[int, dict[str, int]]]) -> int:
-    return max((sum(numbers.values()) for _, numbers in points), default=0)
-
-
-def _area(name: str, points: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    return _line(name, points) | {"stack": "all", "areaStyle": {"opacity": 0.7}}
-
-
-def _line(name: str, points: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    data = [[at_s * 1000, value] for at_s, value in points]
-    return {
-        "name": name,
-        "type": "line",
-        "symbol": "none",
-        "lineStyle": {"width": 1.5},
-        "data": data,
-    }
-
-
-def _bar(name: str, points: Sequence[tuple[int, int]], *, stack: str) -> dict[str, Any]:
-    data = [[at_s * 1000, value] for at_s, value in points]
-    return {"name": name, "type": "bar", "stack": stack, "barMaxWidth": 30, "data": data}
-
-
-def _thinned(periods: Sequence[Period]) -> Sequence[Period]:
-    """Return at most `POINT_COUNT_MAX` of them, the last one always."""
-    step = -(-len(periods) // POINT_COUNT_MAX) or 1
-    return periods[::-1][::step][::-1]
-
-
-def _sampled(points: Sequence[Period]) -> Sequence[Period]:
-    step = -(-len(points) // ROW_COUNT_MAX) or 1
-    return points[::-1][::step][::-1]
-
-
-def _summed(periods: Sequence[Period], names: Sequence[str]) -> list[tuple[int, dict[str, int]]]:
-    """Return sums over stretches of the span, a hundred at most: bars that can be seen."""
-    step = -(-len(periods) // ROW_COUNT_MAX) or 1
-    stretches = [periods[begin : begin + step] for begin in range(0, len(periods), step)]
-    return [
-        (
-            stretch[0].at_s,
-            {name: sum(each.numbers.get(name, 0) for each in stretch) for name in names},
-        )
-        for stretch in stretches
-    ]
-
-
-def _instant(time_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time_s))

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from memfs.metrics.rings import BY_RESOLUTION
 from memfs.metrics.rolling import fill
 from memfs.metrics.waiting import word_of
+from memfs.report.trials import UNTRIED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memfs.client.mount import Mount
     from memfs.control.methods.mount import EventReport, HeatReport
-    from memfs.control.methods.snapshots import SnapshotReport
+    from memfs.control.methods.snapshots import SnapshotReport, SnapshotSizesReport
     from memfs.control.report import PendingReport, StatusReport
     from memfs.metrics.rolling import Period
+    from memfs.report.trials import Tried
 
 SPANS = {"hour": 10, "day": 60, "month": 900, "years": 86_400}
 """Resolutions by the name of what their ring covers."""
@@ -27,6 +29,8 @@ SPANS = {"hour": 10, "day": 60, "month": 900, "years": 86_400}
 PENDING_COUNT_MAX = 2000
 HEAT_COUNT = 300
 EVENT_COUNT = 50
+HELD_COUNT_MAX = 100_000
+"""Kept files that are looked at to tell what each snapshot holds: some seconds. Guess."""
 POINT_COUNT_MAX = 720
 """Points of a chart over time: more cannot be told apart on a screen."""
 
@@ -45,6 +49,10 @@ class Gathered(NamedTuple):
     """The latest first."""
     pending: Sequence[PendingReport]
     snapshots: Sequence[SnapshotReport]
+    held: SnapshotSizesReport | None = None
+    """What each snapshot holds; None: it was not looked at, since that may take minutes."""
+    tried: Tried = UNTRIED
+    """What a trace tells of other sizes."""
 
     @property
     def resolution_s(self) -> int:
@@ -68,18 +76,22 @@ class Gathered(NamedTuple):
         return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
 
 
-def gather(mount: Mount, span: str) -> Gathered:
-    """Ask a mount for all that a report tells.
+def gather(mount: Mount, span: str, *, with_held: bool = False) -> Gathered:
+    """Ask a mount for all that a report tells, but for what a trace tells of it.
 
     Args:
         mount: Served.
         span: One of `SPANS`.
+        with_held: Also ask what each snapshot holds, unless they keep so much that it takes long.
     """
     resolution_s, now_s = SPANS[span], time.time()
     first_s = int(now_s) - BY_RESOLUTION[resolution_s].span_s
     periods = [each for each in mount.history(resolution_s) if each.at_s > first_s]
+    status = mount.status()
+    there = status.snapshots
+    is_quick = there.snapshot_count > 0 and there.kept_count <= HELD_COUNT_MAX
     return Gathered(
-        mount.status(),
+        status,
         span,
         now_s,
         fill(periods, resolution_s=resolution_s, until_s=int(now_s)),
@@ -87,4 +99,5 @@ def gather(mount: Mount, span: str) -> Gathered:
         mount.events(EVENT_COUNT),
         mount.pending(PENDING_COUNT_MAX),
         mount.snapshots.list(),
+        mount.snapshots.sizes() if with_held and is_quick else None,
     )

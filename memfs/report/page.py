@@ -21,8 +21,8 @@ from memfs.sizes import format_duration, format_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memfs.report.charts import Chart
     from memfs.report.gathering import Gathered
+    from memfs.report.options import Chart
     from memfs.report.sentences import Sentence
 
 _EMPTY = '<p class="empty">Nothing to show so far.</p>'
@@ -134,7 +134,8 @@ def _section(chart: Chart) -> str:
     name = f"chart-{chart.name}"
     place = _EMPTY
     if chart.option is not None:
-        place = f'<div class="chart" id="{name}" role="img" aria-label="{title}"></div>'
+        kind = "chart tall" if chart.is_tall else "chart"
+        place = f'<div class="{kind}" id="{name}" role="img" aria-label="{title}"></div>'
     return (
         f'<section id="{chart.name}"><h2>{title}</h2><p class="what">{description}</p>{place}'
         f"{_table(title, chart.head, chart.rows)}</section>"

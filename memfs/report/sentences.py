@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.metrics.rings import BY_RESOLUTION
 from memfs.metrics.traffic import Level
+from memfs.report.costs import cost_by_tier, costs_of, money
 from memfs.report.gathering import SPANS
 from memfs.report.latencies import latencies_of
 from memfs.sizes import format_count, format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from memfs.control.report import TierReport
     from memfs.report.gathering import Gathered
@@ -31,16 +32,7 @@ SLOW_OPEN_S = 0.25
 PRECISION_MIN = 0.3
 STALLED_SHARE = 0.001
 """A thousandth of the time: less is not felt."""
-MONTH_S = 30 * 86_400.0
 _SPAN_S = {name: BY_RESOLUTION[resolution_s].span_s for name, resolution_s in SPANS.items()}
-
-PRICES = {
-    "stored": "a GiB in the object store for a month",
-    "requests": "a thousand requests to it",
-    "received": "a GiB from it",
-    "sent": "a GiB to it",
-}
-"""What can have a price, and what it is for."""
 
 
 class Weight(enum.StrEnum):
@@ -62,24 +54,20 @@ class Sentence(NamedTuple):
     """What to do; empty: nothing."""
 
 
-def sentences(gathered: Gathered, prices: Mapping[str, float]) -> list[Sentence]:
-    """Return what there is to say, the most urgent first.
-
-    Args:
-        gathered: All that is known.
-        prices: By the names of `PRICES`; what has no price is told in amounts.
-    """
+def sentences(gathered: Gathered) -> list[Sentence]:
+    """Return what there is to say, the most urgent first."""
     told = [
         *_store(gathered),
         *_tiers(gathered),
         *_opens(gathered),
+        *_trials(gathered),
         *_pending(gathered),
         *_latency(gathered),
         *_stalls(gathered),
         *_quotas(gathered),
         *_safety(gathered),
         *_prefetch(gathered),
-        *_costs(gathered, prices),
+        *_costs(gathered),
         *_compression(gathered),
         *_snapshots(gathered),
     ]
@@ -88,21 +76,6 @@ def sentences(gathered: Gathered, prices: Mapping[str, float]) -> list[Sentence]
     if not told or told[0].weight != Weight.ACT:
         told.insert(0, Sentence(Weight.GOOD, "Nothing needs attention."))
     return told
-
-
-def cost_of_month(gathered: Gathered, prices: Mapping[str, float]) -> float | None:
-    """Return what a month like the span costs, in the unit of the prices; None: no price."""
-    if not prices or not gathered.periods:
-        return None
-    months = MONTH_S / gathered.span_s
-    gib = float(1 << 30)
-    amounts = {
-        "stored": gathered.periods[-1].numbers.get("remote_bytes", 0) / gib,
-        "requests": gathered.total("store_requests") / 1000 * months,
-        "received": gathered.total("store_received_bytes") / gib * months,
-        "sent": gathered.total("store_sent_bytes") / gib * months,
-    }
-    return sum(amounts[name] * price for name, price in prices.items())
 
 
 def _span(gathered: Gathered) -> str:
@@ -177,11 +150,14 @@ def _opens(gathered: Gathered) -> Iterator[Sentence]:
             f"{_span(gathered)}, {far / total:.0%} of the opens waited for the object store "
             f"({format_count(far, 'file')}, {size})."
         )
-        if _is_mostly_full(gathered, "cold"):
+        if _has_trials(gathered, "cold"):
+            yield Sentence(Weight.KNOW, text)
+        elif _is_mostly_full(gathered, "cold"):
             yield Sentence(
                 Weight.ACT,
                 f"The disk tier is too small. {text}",
-                "Raise cold.size, use a larger disk, or pin what is used often.",
+                "Raise cold.size, use a larger disk, or pin what is used often. "
+                f"{_rule_of_thumb(gathered)}",
             )
         else:
             yield Sentence(
@@ -195,16 +171,71 @@ def _opens(gathered: Gathered) -> Iterator[Sentence]:
             f"{_span(gathered)}, {packed / total:.0%} of the opens had to unpack the file first.",
             "Raise policy.pack_after, so that files stay plain for longer.",
         )
+    if _has_trials(gathered, "warm"):
+        return
     if _is_mostly_full(gathered, "warm") and near < 0.5 * total:
         yield Sentence(
             Weight.ACT,
             f"The RAM tier is too small: it is full, and served {near / total:.0%} of the opens.",
-            "Raise warm.size. Record a trace and ask `memfs what-if` how much would be enough.",
+            f"Raise warm.size. {_rule_of_thumb(gathered)}",
         )
     elif near >= 0.5 * total:
         yield Sentence(
             Weight.GOOD, f"{_span(gathered)}, RAM served {near / total:.0%} of the opens."
         )
+
+
+def _has_trials(gathered: Gathered, tier: str) -> bool:
+    """Return whether a trace tells more of a tier than what was measured does."""
+    trials = gathered.tried.trials
+    return trials is not None and tier in trials.trials
+
+
+def _rule_of_thumb(gathered: Gathered) -> str:
+    if gathered.tried.reason:
+        return f"This is a rule of thumb: the trace cannot be replayed ({gathered.tried.reason})."
+    return (
+        "This is a rule of thumb; with a trace (`memfs trace start DIRECTORY MOUNTPOINT`) the "
+        "report tells how much is enough."
+    )
+
+
+_SERVED = {"warm": ("RAM", "served from RAM"), "cold": ("disk", "local")}
+
+
+def _trials(gathered: Gathered) -> Iterator[Sentence]:
+    trials = gathered.tried.trials
+    if trials is None:
+        return
+    source = (
+        f"By a replay of the trace {trials.path}, of which "
+        f"{format_count(trials.open_count, 'open')} count."
+    )
+    for tier, (name, served) in _SERVED.items():
+        if tier not in trials.trials:
+            continue
+        now, present = trials.share(tier), format_size(trials.sizes[tier])
+        if (larger := trials.larger(tier)) is not None:
+            yield Sentence(
+                Weight.ACT,
+                f"With {format_size(larger.size_bytes)} of {name} instead of {present}, "
+                f"{larger.share:.0%} instead of {now:.0%} of the opens would be {served}.",
+                f"Raise {tier}.size. {source}",
+            )
+        elif (smaller := trials.smaller(tier)) is not None:
+            yield Sentence(
+                Weight.KNOW,
+                f"{format_size(smaller.size_bytes)} of {name} instead of {present} would do: "
+                f"{smaller.share:.0%} instead of {now:.0%} of the opens would be {served}.",
+                source,
+            )
+        else:
+            yield Sentence(
+                Weight.GOOD,
+                f"More {name} than {present} would bring next to nothing: {now:.0%} of the opens "
+                f"are {served}.",
+                source,
+            )
 
 
 # Sentences about open files and a full RAM tier have their remedy.
@@ -292,23 +323,27 @@ def _prefetch(gathered: Gathered) -> Iterator[Sentence]:
         )
 
 
-def _costs(gathered: Gathered, prices: Mapping[str, float]) -> Iterator[Sentence]:
+def _costs(gathered: Gathered) -> Iterator[Sentence]:
     status = gathered.status
-    if status.store is None or not gathered.periods:
-        return
-    cost = cost_of_month(gathered, prices)
-    price = ""
-    if cost is not None:
-        amount = f"{cost:.2f}" if cost >= 0.01 or not cost else "less than 0.01"
-        price = f" At the given prices, a month like this costs {amount}."
-    yield Sentence(
-        Weight.KNOW,
-        f"{_span(gathered)}, the object store got "
-        f"{format_count(gathered.total('store_requests'), 'request')}, "
-        f"{format_size(gathered.total('store_sent_bytes'))} were sent and "
-        f"{format_size(gathered.total('store_received_bytes'))} received; it holds "
-        f"{format_size(gathered.periods[-1].numbers.get('remote_bytes', 0))}.{price}",
-    )
+    if status.store is not None and gathered.periods:
+        yield Sentence(
+            Weight.KNOW,
+            f"{_span(gathered)}, the object store got "
+            f"{format_count(gathered.total('store_requests'), 'request')}, "
+            f"{format_size(gathered.total('store_sent_bytes'))} were sent and "
+            f"{format_size(gathered.total('store_received_bytes'))} received; it holds "
+            f"{format_size(gathered.periods[-1].numbers.get('remote_bytes', 0))}.",
+        )
+    by_tier = cost_by_tier(costs_of(gathered))
+    if by_tier:
+        currency = status.prices.currency
+        parts = [f"{tier} {money(cost, currency)}" for tier, cost in by_tier.items()]
+        each = f" ({', '.join(parts)})" if len(parts) > 1 else ""
+        yield Sentence(
+            Weight.KNOW,
+            f"At the given prices, a month like this costs "
+            f"{money(sum(by_tier.values()), currency)}{each}.",
+        )
 
 
 def _compression(gathered: Gathered) -> Iterator[Sentence]:

@@ -75,6 +75,33 @@ def test_a_report_is_written_whole_and_for_its_owner(mount: Mount, tmp_path: Pat
     assert set(answer["tables"]) >= {"use", "flows", "pending"}
 
 
+def test_a_report_tells_by_a_trace_what_other_sizes_would_serve(
+    mount: Mount, tmp_path: Path
+) -> None:
+    """And what a month costs by the prices of the configuration and of the command."""
+    mount.config = '[warm]\nsize = "1MiB"\n[prices]\ncurrency = "EUR"\nwarm = 1024\ncold = 5'
+    mount.start()
+    run_memfs("trace", "start", tmp_path / "trace", mount.root)
+    for number in range(8):
+        (mount.root / f"f{number}").write_bytes(b"x" * 500_000)
+    for _ in range(20):
+        for number in range(8):
+            (mount.root / f"f{number}").read_bytes()
+    run_memfs("trace", "stop", mount.root)
+    report = json.loads(run_memfs("report", "--json", "--price", "cold=0", mount.root))
+    assert report["sizes_by"] == "trace"
+    told = [each["text"] for each in report["sentences"] if "instead of 1.0 MiB" in each["text"]]
+    assert len(told) == 1
+    assert "of the opens would be served from RAM" in told[0]
+    assert [each["size"] for each in report["tables"]["sizes"] if each["tier"] == "warm"] == [
+        *("512.0 KiB", "1.0 MiB", "2.0 MiB", "4.0 MiB")
+    ]
+    costs = {each["tier"]: each["cost"] for each in report["tables"]["cost"] if each["cost"]}
+    assert costs == {"warm": "1.00 EUR", "cold": "0.00 EUR"}
+    refused = memfs("report", "--trace", tmp_path / "none", mount.root)
+    assert refused.returncode == ExitCode.USAGE
+
+
 @pytest.mark.parametrize("price", ["stored", "stored=-1", "stored=nan", "gold=1"])
 def test_a_price_that_is_none_is_refused(mount: Mount, price: str) -> None:
     mount.start()

@@ -16,6 +16,7 @@ from memfs.control.report import (
     CodecReport,
     ExportReport,
     PendingReport,
+    PricesReport,
     QuotaReport,
     SnapshotsReport,
     StatusReport,
@@ -25,18 +26,26 @@ from memfs.control.report import (
 )
 from memfs.metrics.latency import BUCKET_COUNT, limit_ns
 from memfs.metrics.rolling import Period
-from memfs.report.charts import PERCENT, charts
+from memfs.report.charts import charts
+from memfs.report.costs import cost_by_tier, costs_of
 from memfs.report.gathering import Gathered
 from memfs.report.health import Level, findings
 from memfs.report.latencies import latencies_of, percentile_s
+from memfs.report.options import PERCENT
 from memfs.report.page import asset, render
-from memfs.report.sentences import Sentence, Weight, cost_of_month, sentences
+from memfs.report.sentences import Sentence, Weight, sentences
+from memfs.report.trials import Trial, Trials, Tried, try_sizes, try_sizes_of
+from memfs.simulation.policies import find_policy
+from memfs.simulation.replay import Machine
+from memfs.traces.trace import Event, Trace
 from tests.chromium import browse
 from tests.unit.test_status import REPORT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from memfs.control.methods.mount import TraceReport
 
 GIB = 1 << 30
 NOW_S = 1_796_050_000
@@ -48,6 +57,7 @@ WELL = REPORT._replace(
         TierReport("glacier", None, 50 * GIB, 900, None),
     ),
     work=WorkReport(0, 0, 0, 0, 0, ()),
+    policy=REPORT.policy._replace(name="s3fifo"),
     quotas=(),
     codecs=(),
     snapshots=SnapshotsReport(0, None, 0, 0, 0),
@@ -73,24 +83,30 @@ def gathered(
     return found._replace(**changes)  # type: ignore[arg-type]  # of any field
 
 
+def priced(found: Gathered, unit: str = "", /, **prices: float) -> Gathered:
+    known = PricesReport(unit)._replace(**prices)  # type: ignore[arg-type]  # of any price
+    status = found.status._replace(prices=known)
+    return found._replace(status=status)
+
+
 def told(found: Gathered, weight: Weight | None = None, **prices: float) -> str:
+    if prices:
+        found = priced(found, **prices)
     return "\n".join(
-        f"{each.text} {each.remedy}"
-        for each in sentences(found, prices)
-        if weight in (None, each.weight)
+        f"{each.text} {each.remedy}" for each in sentences(found) if weight in (None, each.weight)
     )
 
 
 # --- sentences -----------------------------------------------------------------------------------
 def test_a_mount_that_is_well_says_so_first() -> None:
-    found = sentences(gathered(), {})
+    found = sentences(gathered())
     assert found[0] == Sentence(Weight.GOOD, "Nothing needs attention.")
     assert not any(each.weight == Weight.ACT for each in found)
 
 
 def test_a_store_that_fails_comes_first() -> None:
     status = WELL._replace(store=StoreReport(False, 90.0, "403 Forbidden"))
-    first, *_ = sentences(gathered(status=status), {})
+    first, *_ = sentences(gathered(status=status))
     assert first.weight == Weight.ACT
     assert first.text == "The object store fails for 1 min 30 s: 403 Forbidden."
 
@@ -152,10 +168,135 @@ def test_costs_are_told_in_amounts_and_by_price() -> None:
     assert "got 2000 requests" in told(found)
     assert "At the given prices" not in told(found)
     # 720 hours like this one: 1,440,000 requests, 1440 GiB received.
-    assert cost_of_month(found, {"stored": 0.02}) == pytest.approx(2.0)
-    assert cost_of_month(found, {"requests": 0.01}) == pytest.approx(14.4)
-    assert cost_of_month(found, {"received": 0.1, "stored": 0.02}) == pytest.approx(146.0)
-    assert "a month like this costs 146.00" in told(found, received=0.1, stored=0.02)
+    for prices, cost in (
+        ({"stored": 0.02}, {"glacier": 2.0}),
+        ({"requests": 0.01}, {"glacier": 14.4}),
+        ({"received": 0.1, "stored": 0.02}, {"glacier": 146.0}),
+        # RAM of 4 GiB and a disk of 100 GiB, whatever is in them.
+        ({"warm": 2.0, "cold": 0.05, "stored": 0.02}, {"warm": 8.0, "cold": 5.0, "glacier": 2.0}),
+    ):
+        assert cost_by_tier(costs_of(priced(found, **prices))) == pytest.approx(cost)
+    assert "a month like this costs 146.00." in told(found, received=0.1, stored=0.02)
+    text = told(priced(found, "EUR", warm=2.0, stored=0.02))
+    assert "costs 10.00 EUR (warm 8.00 EUR, glacier 2.00 EUR)." in text
+    assert "less than 0.01" in told(found, warm=0.001)
+    [chart] = [each for each in charts(priced(found, "EUR", warm=2)) if each.name == "cost"]
+    assert ("warm", "a GiB of RAM for a month", "4", "2 EUR", "8.00 EUR") in chart.rows
+    assert ("cold", "a GiB of the disk for a month", "100", "not known", "") in chart.rows
+
+
+# --- what a trace tells --------------------------------------------------------------------------
+def looping(file_count: int, turns: int) -> Trace:
+    """A program that reads all files of 1 GiB in turns, half of them twice as often."""
+    trace = Trace(names=[f"f{number}" for number in range(file_count)])
+    for turn in range(turns):
+        for key in range(file_count if turn % 2 else file_count // 2):
+            trace.add(Event.ACCESS, key, GIB)
+    return trace
+
+
+def tried(trace: Trace, warm: int, cold: int | None) -> Trials:
+    made = try_sizes(trace, warm, cold, lambda *_: None)
+    assert made is not None
+    return Trials("/traces/monday", *made)
+
+
+def test_a_size_that_is_enough_is_the_smallest_that_brings_most() -> None:
+    found = tried(looping(64, 40), 8 * GIB, 32 * GIB)
+    assert [each.size_bytes // GIB for each in found.trials["warm"]] == [4, 8, 16, 32]
+    assert [each.size_bytes // GIB for each in found.trials["cold"]] == [16, 32, 64]
+    for trials in found.trials.values():
+        shares = [each.share for each in trials]
+        assert shares == sorted(shares)
+        assert shares[0] >= 0
+        assert shares[-1] <= 1
+    larger = found.larger("cold")
+    assert larger is not None
+    assert (larger.size_bytes, larger.share) == (64 * GIB, 1.0)
+    assert found.smaller("warm") is None
+
+
+def test_shares_are_those_of_the_real_queues_after_they_were_filled() -> None:
+    trace = looping(64, 40)
+    queue = find_policy("s3fifo").make_warm(8 * GIB)
+    machine = Machine(queue, None)
+    hits = []
+    for row, key in enumerate(trace.keys):
+        before = machine.warm_figures.hits.count
+        machine.access(key, GIB)
+        if row >= len(trace) // 2:
+            hits.append(machine.warm_figures.hits.count - before)
+    found = tried(trace, 8 * GIB, None)
+    assert found.open_count == len(hits)
+    assert found.share("warm") == pytest.approx(sum(hits) / len(hits))
+    assert "cold" not in found.trials
+
+
+def test_a_trace_tells_which_size_would_do_instead_of_rules() -> None:
+    full = WELL._replace(
+        tiers=(
+            TierReport("warm", 8 * GIB, 8 * GIB, 8, None),
+            TierReport("cold", 32 * GIB, 32 * GIB, 100, None),
+        )
+    )
+    mount = gathered({"opens.warm": 10, "opens.cold": 50, "opens.glacier": 40}, status=full)
+    by_rule = told(mount, Weight.ACT)
+    assert by_rule.count("This is a rule of thumb; with a trace (`memfs trace start") == 2
+    trials = Trials(
+        "/traces/monday",
+        1000,
+        {"warm": 8 * GIB, "cold": 32 * GIB},
+        {
+            "warm": [Trial(4 * GIB, 0.5), Trial(8 * GIB, 0.72), Trial(16 * GIB, 0.91)],
+            "cold": [Trial(16 * GIB, 0.799), Trial(32 * GIB, 0.8), Trial(64 * GIB, 0.8)],
+        },
+    )
+    by_trace = told(mount._replace(tried=Tried(trials, "")))
+    assert (
+        "With 16.0 GiB of RAM instead of 8.0 GiB, 91% instead of 72% of the opens would be served "
+        "from RAM. Raise warm.size. By a replay of the trace /traces/monday, of which 1000 opens "
+        "count." in by_trace
+    )
+    assert "16.0 GiB of disk instead of 32.0 GiB would do: 80% instead of 80%" in by_trace
+    assert "too small" not in by_trace
+    assert "rule of thumb" not in by_trace
+    enough = trials._replace(sizes={"warm": 16 * GIB}, trials={"warm": trials.trials["warm"]})
+    assert "More RAM than 16.0 GiB would bring next to nothing: 91%" in told(
+        mount._replace(tried=Tried(enough, ""))
+    )
+    failed = mount._replace(tried=Tried(None, "it was removed"))
+    assert "the trace cannot be replayed (it was removed)" in told(failed, Weight.ACT)
+
+
+def test_a_trace_that_tells_nothing_says_why(tmp_path: Path) -> None:
+    recorded: TraceReport = {
+        "recording": False,
+        "path": None,
+        "paths": True,
+        "duration_s": 0.0,
+        "row_count": 0,
+        "size_bytes": 0,
+        "dropped_count": 0,
+        "removed_count": 0,
+        "reason": None,
+    }
+
+    def reason(path: Path | None, status: StatusReport = WELL) -> str:
+        return try_sizes_of(status, recorded, path, lambda *_: None).reason
+
+    few = tmp_path / "few.csv"
+    few.write_text("key,size\na,1\n")
+    assert reason(None) == ""
+    assert "too few opens" in reason(few)
+    assert "No such file" in reason(tmp_path / "gone")
+    other = WELL._replace(policy=REPORT.policy._replace(name="mine"))
+    assert "mine cannot be replayed" in reason(few, other)
+    many = tmp_path / "many.csv"
+    rows = [f"{number % 7},{GIB}" for number in range(500)]
+    many.write_text("\n".join(["key,size", *rows]))
+    found = try_sizes_of(WELL, recorded | {"path": str(many)}, None, lambda *_: None, 400)
+    assert found.trials is not None
+    assert (found.trials.open_count, found.trials.path) == (200, str(many))
 
 
 def test_what_would_be_lost_with_the_disk_is_told() -> None:
@@ -198,12 +339,12 @@ def test_other_sentences_need_their_numbers() -> None:
 
 def test_a_mount_that_measured_nothing_yet_has_a_report() -> None:
     empty = gathered(periods=[])
-    assert sentences(empty, {"stored": 1.0})
-    assert [chart.name for chart in charts(empty, {})] == [
-        *("use", "fullness", "flows", "opens", "latency", "hottest", "coldest", "compression"),
-        *("store", "snapshots", "pending"),
+    assert sentences(empty)
+    assert [chart.name for chart in charts(empty)] == [
+        *("use", "fullness", "flows", "opens", "sizes", "latency-time", "latency", "hottest"),
+        *("coldest", "compression", "store", "cost", "snapshots", "pending"),
     ]
-    assert "<html" in render(empty, sentences(empty, {}), charts(empty, {}))
+    assert "<html" in render(empty, sentences(empty), charts(empty))
 
 
 # --- latencies -----------------------------------------------------------------------------------
@@ -249,7 +390,9 @@ def full_report(name: str = "/train/set1/shard-1") -> Gathered:
     return gathered(
         numbers,
         WELL._replace(
-            mountpoint=name, codecs=(CodecReport("lz4", 4, 40 << 20, 20 << 20, 2.0, 0, 0),)
+            mountpoint=name,
+            prices=PricesReport("EUR", warm=2.0, stored=0.02),
+            codecs=(CodecReport("lz4", 4, 40 << 20, 20 << 20, 2.0, 0, 0),),
         ),
         heat={
             "files": [{"path": f"{name}{n}", "size": 5, "uses": 9.0, "error": 0.0} for n in "ab"],
@@ -268,11 +411,24 @@ def full_report(name: str = "/train/set1/shard-1") -> Gathered:
                 "kept_until_ns": None,
             }
         ],
+        held={
+            "alone": {"monday": {"local_bytes": GIB, "remote_bytes": 0}},
+            "shared": {"local_bytes": 0, "remote_bytes": 0},
+        },
+        tried=Tried(
+            Trials(
+                "/traces/monday",
+                1000,
+                {"warm": 2 * GIB},
+                {"warm": [Trial(GIB, 0.3), Trial(2 * GIB, 0.5), Trial(4 * GIB, 0.9)]},
+            ),
+            "",
+        ),
     )
 
 
 def test_each_chart_has_a_table_and_its_option_is_json() -> None:
-    for chart in charts(full_report(), {"stored": 0.02}):
+    for chart in charts(full_report()):
         assert chart.option is not None, chart.name
         assert chart.rows, chart.name
         assert all(len(row) == len(chart.head) for row in chart.rows), chart.name
@@ -281,7 +437,7 @@ def test_each_chart_has_a_table_and_its_option_is_json() -> None:
 
 
 def test_shares_of_durations_are_whole() -> None:
-    [latency] = [each for each in charts(full_report(), {}) if each.name == "latency"]
+    [latency] = [each for each in charts(full_report()) if each.name == "latency"]
     assert latency.option is not None
     assert latency.unit == PERCENT
     columns: Sequence[Any] = [series["data"] for series in latency.option["series"]]
@@ -290,7 +446,7 @@ def test_shares_of_durations_are_whole() -> None:
 
 def test_charts_and_tables_over_a_long_time_are_bounded() -> None:
     periods = [Period(60 * turn, {"used.cold": turn, "opens.cold": 1}) for turn in range(10_000)]
-    found = charts(gathered(periods=periods), {})
+    found = charts(gathered(periods=periods))
     page = render(gathered(periods=periods), [], found)
     assert len(page) < len(asset("echarts.min.js")) + 400_000
     [opens] = [each for each in found if each.name == "opens"]
@@ -309,7 +465,7 @@ def test_the_charts_are_drawn_by_the_library_as_it_was_published() -> None:
 
 
 def page_of(found: Gathered) -> str:
-    return render(found, sentences(found, {}), charts(found, {}))
+    return render(found, sentences(found), charts(found))
 
 
 def test_the_page_forbids_all_but_its_own_scripts() -> None:
@@ -342,9 +498,9 @@ def test_a_browser_draws_all_charts_without_a_complaint_or_a_request(
         page = browse(path, work, dark=dark)
         assert page.complaints == []
         assert page.requests == []
-        assert 'data-drawn="11"' in page.document
-        assert len(re.findall(r'<div class="chart"[^>]*>\s*<div[^>]*>\s*<svg', page.document)) == 11
-        assert page.document.count("<details>") == 12
+        assert 'data-drawn="14"' in page.document
+        assert len(re.findall(r'<div class="chart"[^>]*>\s*<div[^>]*>\s*<svg', page.document)) == 14
+        assert page.document.count("<details>") == 15
         assert "alert(1)</script>" not in page.document
         colour = "rgb(228, 231, 233)" if dark else "rgb(28, 34, 39)"
         assert colour in page.document

@@ -17,6 +17,14 @@ globalThis.memfsCharts = (() => {
   const writers = {
     bytes,
     count: (value) => `${Math.round(value * 100) / 100}`,
+    seconds: (value) => {
+      for (const [unit, length] of [['s', 1], ['ms', 1e-3], ['us', 1e-6]]) {
+        if (value >= length || unit === 'us') {
+          const number = value / length;
+          return `${number < 10 ? Math.round(number * 10) / 10 : Math.round(number)} ${unit}`;
+        }
+      }
+    },
     percent: (value) => `${Math.round(value * 10) / 10} %`,
   };
   const dark = matchMedia('(prefers-color-scheme: dark)');
@@ -39,17 +47,27 @@ globalThis.memfsCharts = (() => {
       // As text of the picture, and not as markup.
       ...option.tooltip, renderMode: 'richText', confine: true, backgroundColor: paper,
       textStyle: { color: ink },
-      valueFormatter: write,
+      valueFormatter: (value) => (value === null || value === undefined ? '-' : write(value)),
     };
-    if (option.legend) option.legend.textStyle = { color: ink };
+    if (option.legend) {
+      // One line, also on a narrow screen, where two would cover what is above.
+      option.legend = {
+        ...option.legend, type: 'scroll', textStyle: { color: ink },
+        pageTextStyle: { color: ink }, pageIconColor: ink,
+      };
+    }
     for (const axis of [...axes(option.xAxis), ...axes(option.yAxis)]) {
-      axis.axisLabel = { ...axis.axisLabel, color: ink };
+      axis.axisLabel = { ...axis.axisLabel, color: ink, hideOverlap: true };
+      axis.nameTextStyle = { ...axis.nameTextStyle, color: ink };
       axis.splitLine = { lineStyle: { color: ink, opacity: 0.15 } };
-      if (axis.type === 'value') axis.axisLabel.formatter = write;
+      if (axis.type === 'value' || axis.type === 'log') {
+        axis.axisLabel.formatter = axis.unit ? writers[axis.unit] : write;
+      }
     }
     for (const zoom of option.dataZoom || []) zoom.textStyle = { color: ink };
     for (const series of option.series) {
-      if (colours[series.name]) series.itemStyle = { color: colours[series.name] };
+      const tier = series.tier || series.name;
+      if (colours[tier]) series.itemStyle = { color: colours[tier] };
       if (series.type === 'sankey') {
         for (const node of series.data) node.itemStyle = { color: colours[node.level] };
         series.label = { color: ink, textBorderWidth: 0 };
@@ -61,10 +79,14 @@ globalThis.memfsCharts = (() => {
           ...series.upperLabel, color: ink, backgroundColor: paper, textBorderWidth: 0,
         };
         series.levels = [
-          { itemStyle: { borderColor: paper, borderWidth: 0, gapWidth: 4 } },
+          {
+            itemStyle: { borderColor: paper, borderWidth: 0, gapWidth: 4 },
+            upperLabel: { show: false },
+          },
           { itemStyle: { borderColor: paper, borderWidth: 2, gapWidth: 1 } },
         ];
-        series.breadcrumb = { bottom: 0, itemStyle: { color: paper, borderColor: ink, textStyle: { color: ink } } };
+option.tooltip.formatter = (node) =>
+          `${node.treePathInfo.map((each) => each.name).filter(Boolean).join('/')}: ${write(node.value)}`;
       }
     }
     return option;

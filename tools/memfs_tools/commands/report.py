@@ -16,8 +16,8 @@ from memfs_tools.terminal import complain, tell, tell_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memfs.report.charts import Chart
     from memfs.report.gathering import Gathered
+    from memfs.report.options import Chart
     from memfs.report.sentences import Sentence
 
 
@@ -41,34 +41,65 @@ if TYPE_CHECKING:
     "prices",
     multiple=True,
     metavar="NAME=AMOUNT",
-    help="What the provider of the object store asks for: stored (a GiB a month), requests (a "
-    "thousand of them), received or sent (a GiB); may be given several times.",
+    help="What a GiB costs for a month on a tier (hot, warm, cold) or stored in the object store, "
+    "and what requests (a thousand), received or sent (a GiB) cost; before [prices] of the "
+    "configuration. May be given several times.",
+)
+@click.option("--currency", metavar="WORD", help="What prices are in, such as EUR.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="DIRECTORY",
+    help="Tell what other sizes would serve by this trace; else by the one that the mount records "
+    "or has recorded.",
 )
 @AS_JSON
 def report(
-    mountpoint: Path, html: Path | None, span: str, prices: tuple[str, ...], as_json: bool
+    mountpoint: Path,
+    html: Path | None,
+    span: str,
+    prices: tuple[str, ...],
+    currency: str | None,
+    trace: Path | None,
+    as_json: bool,
 ) -> None:
     """Tell in sentences what is too small, what waits, what it costs, and what to do.
 
     \b
     memfs report /mnt/data
     memfs report /mnt/data --html /tmp/data.html
-    memfs report /mnt/data --span month --price stored=0.0036 --price requests=0.03
+    memfs report /mnt/data --span month --price stored=0.0036 --price warm=2 --currency EUR
+    memfs report /mnt/data --trace /var/tmp/monday
     memfs report /mnt/data --json | jq -r '.sentences[] | select(.weight == "act") | .text'
 
+    Where the mount has recorded a trace (`memfs trace start`), other sizes of RAM and disk are
+    tried on it: "With 16 GiB of RAM instead of 8 GiB, 91% instead of 72% of the opens would be
+    served from RAM". Without one, rules of thumb tell what is too small, and the report says so.
+
     The page begins with the same sentences. Its charts show use by tier over time, flows between
-    tiers, opens by level, durations of requests, the hottest and the coldest files, compression,
-    the object store, snapshots, and what waits. Behind each chart is its table.
+    tiers, opens by level, other sizes of the tiers, durations of requests, the hottest and the
+    coldest files, compression, the object store, what a month costs, snapshots, and what waits.
+    Behind each chart is its table.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     # Imported here: the help does not need it.
     from memfs.report.charts import charts
     from memfs.report.gathering import gather
     from memfs.report.page import render
     from memfs.report.sentences import sentences
+    from memfs.report.trials import try_sizes_of
+    from memfs_tools.display import progress_bar
 
     asked = dict(map(_price, prices))
-    gathered = gather(require_mount(mountpoint), span)
-    told, drawn = sentences(gathered, asked), charts(gathered, asked)
+    mount = require_mount(mountpoint)
+    gathered = gather(mount, span, with_held=True)
+    status = gathered.status
+    known = status.prices._replace(**asked)  # type: ignore[arg-type]  # names of `PRICES`
+    if currency is not None:
+        known = known._replace(currency=currency)
+    with progress_bar(hidden=as_json) as show:
+        tried = try_sizes_of(status, mount.trace_status(), trace, show)
+    gathered = gathered._replace(status=status._replace(prices=known), tried=tried)
+    told, drawn = sentences(gathered), charts(gathered)
     if html is not None:
         _write(html, render(gathered, told, drawn))
     if as_json:
@@ -82,7 +113,7 @@ def report(
 
 
 def _price(text: str) -> tuple[str, float]:
-    from memfs.report.sentences import PRICES
+    from memfs.report.costs import PRICES
 
     name, _, amount = text.partition("=")
     try:
@@ -102,6 +133,7 @@ def _json(gathered: Gathered, told: Sequence[Sentence], drawn: Sequence[Chart]) 
         "span": gathered.span,
         "resolution_s": gathered.resolution_s,
         "sentences": [sentence._asdict() for sentence in told],
+        "sizes_by": "trace" if gathered.tried.trials is not None else "rules",
         "tables": {
             chart.name: [dict(zip(chart.head, row, strict=True)) for row in chart.rows]
             for chart in drawn

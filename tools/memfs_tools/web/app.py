@@ -213,9 +213,9 @@ class Page:
                 raise InvalidValueError(f"{span[:20]} is no span: {', '.join(SPANS)}")
             gathered = gather(mount, span)
             return {
-                "sentences": [each._asdict() for each in sentences(gathered, {})],
+                "sentences": [each._asdict() for each in sentences(gathered)],
                 "charts": [
-                    each._asdict() for each in charts(gathered, {}) if each.name not in _NOT_CHARTED
+                    each._asdict() for each in charts(gathered) if each.name not in _NOT_CHARTED
                 ],
             }
 
