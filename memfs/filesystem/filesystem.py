@@ -14,7 +14,7 @@ import trio
 
 from memfs.content.sealing import SEALS_A_STEP_MAX
 from memfs.errors import ObjectMissingError
-from memfs.filesystem.foreign_changes import ForeignChanges
+from memfs.filesystem.demand_listing import DemandListing
 from memfs.linux.files import start_writeback
 
 if TYPE_CHECKING:
@@ -27,13 +27,14 @@ WRITEBACK_PIECE_BYTES = 64 << 20
 """0.6 s at 100 MB/s."""
 
 
-class Filesystem(ForeignChanges):
+class Filesystem(DemandListing):
     """One mounted file system.
 
     The groups of requests build on each other, a module each: `names` < `writing` < `attributes` <
     `content` < `xattrs`. All run in one thread; no method suspends before `leave()`
     (`memfs.waiting`). `tree_changes` and
-    `foreign_changes` are for commands and sources, and suspend.
+    `foreign_changes` are for commands and sources, and suspend; `demand_listing` has directories
+    listed that somebody looks into.
     """
 
     async def recover(self) -> None:

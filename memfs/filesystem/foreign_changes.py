@@ -6,8 +6,9 @@ of the engine. What was written here is never replaced, and never removed.
 
 from __future__ import annotations
 
+import json
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memfs.content.invalidations import Aspect
 from memfs.errors import (
@@ -18,7 +19,7 @@ from memfs.errors import (
 )
 from memfs.filesystem.tree_changes import FIRST_GENERATION, Name, TreeChanges
 from memfs.keyed_lock import KeyedLock
-from memfs.metadata.foreign import AdoptedFile, Conflict, ForeignObject
+from memfs.metadata.foreign import AdoptedFile, Conflict, ForeignDirectory, ForeignObject
 from memfs.metadata.records import AttributeChanges, InodeFlags, NewInode
 from memfs.moves.attempt import sources_of
 from memfs.types import BLOCK_BYTES, NO_INODE, NOW, Generation, InodeNo, Tier
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.replies import Opened
     from memfs.filesystem.shared import Parts
+    from memfs.metadata.foreign import Source
     from memfs.metadata.records import Inode
     from memfs.stores.source import SourceObject
     from memfs.types import SourceId
@@ -54,6 +56,10 @@ class Likeness(NamedTuple):
         """Return that of an object."""
         own = found.attributes if self.keeps_own else None
         return self if own is None else Likeness(stat.S_IMODE(own.mode), own.uid, own.gid)
+
+
+FILE_MODE = 0o644
+"""That of adopted files by default."""
 
 
 class NewObject(NamedTuple):
@@ -158,6 +164,17 @@ class ForeignChanges(TreeChanges):
                 await self.replace_object(known, found)
 
     # --- new objects -----------------------------------------------------------------------------
+    async def likeness_of(self, source: Source) -> Likeness:
+        """Return what new files of a source look like; `StaleInodeError` if its root is gone."""
+        told: dict[str, Any] = json.loads(source.options)
+        root = await self._engine.get_inode(source.root)
+        return Likeness(
+            told.get("mode", FILE_MODE),
+            told.get("uid", root.uid),
+            told.get("gid", root.gid),
+            keeps_own=not told.keys() & {"mode", "uid", "gid"},
+        )
+
     async def adopt_objects(
         self,
         source: SourceId,
@@ -165,6 +182,9 @@ class ForeignChanges(TreeChanges):
         objects: Sequence[NewObject],
         like: Likeness,
         directories: dict[tuple[bytes, ...], InodeNo],
+        unlisted: ForeignDirectory | None = None,
+        *,
+        unseen: bool = False,
     ) -> Adopted:
         """Make files of objects in one change, and the directories on their way.
 
@@ -174,6 +194,9 @@ class ForeignChanges(TreeChanges):
             objects: Not known yet.
             like: How what is made looks.
             directories: Inodes by path that earlier calls have found; filled.
+            unlisted: What `root` stands for, if these are the objects in it alone: those that
+                stand for directories do so for what was not listed yet.
+            unseen: No program has been told so far what is in `root`.
 
         Raises:
             StaleInodeError, NotFoundError: A directory was removed meanwhile: `directories` is to
@@ -185,17 +208,24 @@ class ForeignChanges(TreeChanges):
         refused: list[str] = []
         made_count = directory_count = 0
         fresh: set[InodeNo] = set()
+        if unseen:
+            fresh.add(root)
         async with self._engine.change():
             files: list[AdoptedFile] = []
             for each in objects:
                 above = each.names if each.is_directory else each.names[:-1]
                 before = len(told)
                 try:
+                    key = b"" if unlisted is not None else each.found.order
                     parent = await self._directory(
-                        source, root, above, like, directories, told, fresh
+                        source, root, above, key, like, directories, told, fresh
                     )
                     if each.is_directory and len(told) > before:
                         await self._set_directory_mode(parent, each, like)
+                    if each.is_directory and unlisted is not None:
+                        await self._engine.add_directory(
+                            ForeignDirectory(parent, source, each.found.order, 0)
+                        )
                 except _InTheWayError:
                     refused.append(each.found.key)
                     continue
@@ -221,7 +251,7 @@ class ForeignChanges(TreeChanges):
         for parent, name in told:
             if parent not in fresh:
                 self._kernel_cache.forget_name(parent, name)
-        for parent in {parent for parent, _ in told} - fresh:
+        for parent in {parent for parent, _ in told} - (fresh - {root}):
             self.invalidations.note_inode(parent, Aspect.ATTRIBUTES)
         return Adopted(made_count, directory_count, tuple(renamed), tuple(refused))
 
@@ -259,6 +289,7 @@ class ForeignChanges(TreeChanges):
         source: SourceId,
         root: InodeNo,
         names: tuple[bytes, ...],
+        key: bytes,
         like: Likeness,
         known: dict[tuple[bytes, ...], InodeNo],
         told: list[tuple[InodeNo, bytes]],
@@ -269,7 +300,13 @@ class ForeignChanges(TreeChanges):
             return root
         if (ino := known.get(names)) is not None:
             return ino
-        parent = await self._directory(source, root, names[:-1], like, known, told, fresh)
+        if key:
+            # It may have another name here, and nobody may have looked into it yet.
+            prefix = b"/".join(key.split(b"/")[: len(names)]) + b"/"
+            if (stands := await self._engine.find_directory(source, prefix)) is not None:
+                known[names] = stands.ino
+                return stands.ino
+        parent = await self._directory(source, root, names[:-1], key, like, known, told, fresh)
         name = names[-1]
         found = await self._engine.find(parent, name)
         if found is not None and not stat.S_ISDIR(found.mode):
@@ -382,6 +419,14 @@ class ForeignChanges(TreeChanges):
             self._leave(former)
         return True
 
+    async def remove_directory_of(self, ino: InodeNo, root: InodeNo) -> None:
+        """Remove a directory that nothing of its source is in any more, if nothing else is."""
+        async with self._engine.change():
+            removed = await self._remove_empty(ino, root, self._now_ns())
+        for name, former in removed:
+            self.invalidations.note_removed(*name, former.ino, last=True)
+            self._leave(former)
+
     async def _remove_empty(
         self, directory: InodeNo, root: InodeNo, now_ns: int
     ) -> list[tuple[Name, Inode]]:
@@ -391,11 +436,14 @@ class ForeignChanges(TreeChanges):
             if await self._engine.list_xattrs(directory):
                 # Somebody has made something of it.
                 break
-            name = Name(*dentry)
+            name, stands = Name(*dentry), await self._engine.get_directory(directory)
             try:
                 removed.append((name, await self._engine.rmdir(*name, now_ns)))
             except DirectoryNotEmptyError:
                 break
+            if stands is not None:
+                # It is made anew once there are objects again.
+                await self._engine.clear_gone(stands.source, [stands.prefix])
             directory = name.parent
         return removed
 

@@ -465,6 +465,13 @@ class TreeChanges(XattrRequests):
         wanted = tuple((name, value) for name, value in xattrs if name not in left_out)
         return Original(inode, wanted, target, is_fixed)
 
+    async def list_on_demand(self, ino: InodeNo) -> None:
+        """Have a directory listed that a source has, and that nobody has looked into yet.
+
+        Raises:
+            StoreError: The source does not answer.
+        """
+
     async def find_inode(self, ino: InodeNo) -> Inode | None:
         """Return an inode as it is; None: it is gone."""
         try:

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import trio
@@ -29,7 +29,6 @@ from memfs.errors import (
     StaleInodeError,
     UsageError,
 )
-from memfs.filesystem.foreign_changes import Likeness
 from memfs.filesystem.tree_changes import Name, Original
 from memfs.jobs.file_work import run_work
 from memfs.jobs.paths import find_parent, find_path, split_path
@@ -37,7 +36,7 @@ from memfs.jobs.refreshing import Refresh, RefreshTally
 from memfs.jobs.releasing import Releasing
 from memfs.jobs.sliced_work import SLICE_S, SlicedWork
 from memfs.jobs.taking import Take, Taking
-from memfs.metadata.foreign import WhenGone
+from memfs.metadata.foreign import ForeignDirectory, WhenGone
 from memfs.moves.attempt import sources_of
 from memfs.moves.hydrating import hydrate
 from memfs.moves.outcome import MoveOutcome
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from memfs.control.methods.adoption import AdoptReport, SourceReport
     from memfs.control.methods.trees import WorkReport
     from memfs.control.server import Handler
-    from memfs.filesystem.foreign_changes import ForeignChanges
+    from memfs.filesystem.demand_listing import DemandListing
     from memfs.jobs.file_work import WorkResults
     from memfs.metadata.foreign import Source
     from memfs.metadata.records import Inode
@@ -62,8 +61,6 @@ WATCH_PAUSE_S = 5.0
 """Between two looks at which sources are due."""
 
 WATCH_S_MIN = 10
-
-FILE_MODE = 0o644
 
 TAKE_OPTION = "take"
 """Among the options of a source: what becomes of its files."""
@@ -83,7 +80,7 @@ PLAIN_OPTIONS = frozenset(
 class _Owning:
     """Has files stand for themselves: their bytes are fetched, and become memfs's own."""
 
-    def __init__(self, changes: ForeignChanges, parts: MoveParts) -> None:
+    def __init__(self, changes: DemandListing, parts: MoveParts) -> None:
         self._changes = changes
         self._parts = parts
 
@@ -117,7 +114,7 @@ class AdoptMethods:
     """
 
     def __init__(
-        self, changes: ForeignChanges, parts: MoveParts, *, slice_s: float = SLICE_S
+        self, changes: DemandListing, parts: MoveParts, *, slice_s: float = SLICE_S
     ) -> None:
         self._changes = changes
         self._parts = parts
@@ -150,7 +147,9 @@ class AdoptMethods:
             if not source.watch_s or now_ns < due_ns or source.source in self._busy:
                 continue
             try:
-                async with aclosing(self._list(source, RefreshTally())) as steps:
+                looked_only = await self._is_lazy(source)
+                listing = self._list(source, RefreshTally(), looked_only=looked_only)
+                async with aclosing(listing) as steps:
                     async for _ in steps:
                         await trio.lowlevel.checkpoint()
             except Exception as error:
@@ -179,6 +178,7 @@ class AdoptMethods:
         store: str | None = None,
         take: str | None = None,
         options: dict[str, object] | None = None,
+        lazy: bool = False,
     ) -> AdoptReport:
         """Make files of the objects of a source, for a second; see `client.Adoption.adopt`.
 
@@ -195,9 +195,11 @@ class AdoptMethods:
             wanted = _wanted(mode, uid, gid, store, options)
             if take is not None:
                 wanted[TAKE_OPTION] = _take(take, url).value
+            if lazy and wanted.get(TAKE_OPTION, Take.REFERENCE.value) != Take.REFERENCE.value:
+                raise InvalidValueError("what is copied or moved is listed at once, and not lazily")
             when_gone = None if deleted is None else _when_gone(deleted)
             _check_watch(watch_s)
-            return self._adopt(url, os.fsencode(path), wanted, watch_s, when_gone, tally)
+            return self._adopt(url, os.fsencode(path), wanted, watch_s, when_gone, tally, lazy=lazy)
 
         return await self._go_on(work, begin)
 
@@ -302,6 +304,8 @@ class AdoptMethods:
         watch_s: int | None,
         deleted: WhenGone | None,
         tally: RefreshTally,
+        *,
+        lazy: bool,
     ) -> AsyncGenerator[None, None]:
         shown = url_without_secrets(url).rstrip("/")
         if shown != url.rstrip("/"):
@@ -312,7 +316,7 @@ class AdoptMethods:
         text = json.dumps(wanted, sort_keys=True)
         store = await sources_of(self._parts).open_new(shown, text)
         try:
-            async with aclosing(store.list_pages()) as pages:
+            async with aclosing(store.list_pages(shallow=lazy)) as pages:
                 async for _ in pages:
                     break
         finally:
@@ -329,6 +333,9 @@ class AdoptMethods:
                 source = await self._engine.add_source(
                     shown, root.ino, watch_s or 0, deleted or WhenGone.KEEP, text
                 )
+                if lazy:
+                    first = ForeignDirectory(root.ino, source.source, b"", 0)
+                    await self._engine.add_directory(first)
             self._parts.faults.reach("adopt.added")
         elif source.url != shown:
             raise AlreadyExistsError(f"{os.fsdecode(path)} is made of {source.url} already")
@@ -336,6 +343,13 @@ class AdoptMethods:
             source = await self._settle(source, watch_s, deleted and deleted.value)
             if TAKE_OPTION in wanted:
                 source = await self._retake(source, Take(str(wanted[TAKE_OPTION])))
+            if lazy and not await self._is_lazy(source):
+                raise InvalidValueError(
+                    f"all of {source.url} was listed already: memfs adopt --refresh follows it"
+                )
+        if lazy:
+            tally.source = source.source
+            return
         how = _taken(source)
         # What was moved is not listed any more.
         if how is Take.REFERENCE or not source.listed_ns:
@@ -450,25 +464,32 @@ class AdoptMethods:
                 await self._engine.put_source(changed)
         return changed
 
+    async def _is_lazy(self, source: Source) -> bool:
+        """Return whether directories are listed when somebody looks into them."""
+        return await self._engine.find_directory(source.source, b"") is not None
+
     async def _list(
-        self, source: Source, tally: RefreshTally, *, confirmed: bool = False
+        self,
+        source: Source,
+        tally: RefreshTally,
+        *,
+        confirmed: bool = False,
+        looked_only: bool = False,
     ) -> AsyncGenerator[None, None]:
         async with self._alone(source):
-            like = await self._likeness(source)
-            refresh = Refresh(self._changes, self._parts, source, like, tally, confirmed=confirmed)
+            like = await self._changes.likeness_of(source)
+            refresh = Refresh(
+                self._changes,
+                self._parts,
+                source,
+                like,
+                tally,
+                confirmed=confirmed,
+                looked_only=looked_only,
+            )
             async with aclosing(refresh.run()) as steps:
                 async for _ in steps:
                     yield
-
-    async def _likeness(self, source: Source) -> Likeness:
-        told: dict[str, Any] = json.loads(source.options)
-        root = await self._engine.get_inode(source.root)
-        return Likeness(
-            told.get("mode", FILE_MODE),
-            told.get("uid", root.uid),
-            told.get("gid", root.gid),
-            keeps_own=not told.keys() & {"mode", "uid", "gid"},
-        )
 
     async def _describe(self, source: Source) -> SourceReport:
         try:
@@ -483,6 +504,7 @@ class AdoptMethods:
             "deleted": source.deleted.value,
             "listed_ns": source.listed_ns,
             "object_count": await self._engine.count_objects(source.source),
+            "unlisted_count": await self._engine.count_unlisted(source.source),
             "problem": source.problem,
         }
 

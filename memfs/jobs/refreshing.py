@@ -11,6 +11,7 @@ next run finds the files and leaves them alone.
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from memfs.control.methods.adoption import AdoptReport
-    from memfs.filesystem.foreign_changes import ForeignChanges
-    from memfs.metadata.foreign import ForeignObject, Source
+    from memfs.filesystem.demand_listing import DemandListing
+    from memfs.metadata.foreign import ForeignDirectory, ForeignObject, Source
     from memfs.moves.attempt import MoveParts
     from memfs.stores.source import SourceObject
 
@@ -133,17 +134,20 @@ class Refresh:
         like: What new files look like.
         tally: Filled while it runs.
         confirmed: Files may be removed however many they are.
+        looked_only: Only directories are listed that somebody has looked into; else all of the
+            source is, and nothing of it waits for that any more.
     """
 
     def __init__(
         self,
-        changes: ForeignChanges,
+        changes: DemandListing,
         parts: MoveParts,
         source: Source,
         like: Likeness,
         tally: RefreshTally,
         *,
         confirmed: bool = False,
+        looked_only: bool = False,
     ) -> None:
         self._changes = changes
         self._parts = parts
@@ -152,10 +156,13 @@ class Refresh:
         self._like = like
         self._tally = tally
         self._confirmed = confirmed
+        self._looked_only = looked_only
         self._directories: dict[tuple[bytes, ...], InodeNo] = {}
         self._missing: list[ForeignObject] = []
         self._returned: list[bytes] = []
         """Keys that were removed here, and are not listed any more."""
+        self._vanished: list[ForeignDirectory] = []
+        """Directories that nothing is listed below any more."""
 
     async def run(self) -> AsyncGenerator[None, None]:
         """Do it, a page a step.
@@ -169,8 +176,11 @@ class Refresh:
             for attempt in range(2):
                 self._missing.clear()
                 self._returned.clear()
+                self._vanished.clear()
+                self._directories.clear()
                 try:
-                    async with aclosing(self._merge()) as steps:
+                    merge = self._merge_looked_at() if self._looked_only else self._merge()
+                    async with aclosing(merge) as steps:
                         async for _ in steps:
                             yield
                     break
@@ -185,6 +195,9 @@ class Refresh:
         except MemfsError as error:
             await self._note_end(f"the listing has not ended, and nothing was removed: {error}")
             raise
+        if not self._looked_only:
+            async with self._engine.change():
+                await self._engine.forget_directories(self._source.source)
         await self._note_end(self._tally.problem, has_ended=True)
         self._parts.faults.reach("adopt.ended")
 
@@ -226,13 +239,70 @@ class Refresh:
         async for key in self._gone(after, None):
             self._returned.append(key)
 
+    async def _merge_looked_at(self) -> AsyncGenerator[None, None]:
+        """Merge what is in directories that somebody has looked into, one after the other."""
+        after: bytes | None = None
+        while True:
+            if after is None:
+                first = await self._engine.find_directory(self._source.source, b"")
+                rows, after = [first] if first is not None else [], b""
+            elif rows := await self._engine.list_directories(
+                self._source.source, after, ROWS_A_PAGE
+            ):
+                after = rows[-1].prefix
+            else:
+                return
+            for row in rows:
+                if row.listed_ns and await self._changes.find_inode(row.ino) is not None:
+                    async with aclosing(self._merge_directory(row)) as steps:
+                        async for _ in steps:
+                            yield
+
+    async def _merge_directory(self, directory: ForeignDirectory) -> AsyncGenerator[None, None]:
+        assert self._parts.sources is not None
+        changes = self._changes
+        store = await self._parts.sources.store_of(self._source.source)
+        # Names are looked up in each directory by themselves.
+        self._directories.clear()
+        after, listed_ns = directory.prefix, time.time_ns()
+        pages = store.list_pages(os.fsdecode(directory.prefix), shallow=True)
+        async with aclosing(pages):
+            async for page in pages:
+                until = page[-1].order
+                known = {each.key: each async for each in changes.rows_in(directory, after, until)}
+                gone = {key async for key in changes.gone_in(directory, after, until)}
+                listed = {each.order for each in page}
+                async for below in changes.directories_in(directory, after, until):
+                    if below.prefix not in listed:
+                        self._vanished.append(below)
+                await self._merge_page(page, known, gone, directory)
+                self._parts.faults.reach("adopt.page")
+                after = until
+                yield
+        async for each in changes.rows_in(directory, after, None):
+            self._note_missing(each)
+        async for key in changes.gone_in(directory, after, None):
+            self._returned.append(key)
+        async for below in changes.directories_in(directory, after, None):
+            self._vanished.append(below)
+        async with self._engine.change():
+            await self._engine.set_listed(directory.ino, listed_ns)
+        yield
+
     async def _merge_page(
-        self, page: Sequence[SourceObject], known: dict[bytes, ForeignObject], gone: set[bytes]
+        self,
+        page: Sequence[SourceObject],
+        known: dict[bytes, ForeignObject],
+        gone: set[bytes],
+        directory: ForeignDirectory | None = None,
     ) -> None:
+        """Merge a page of all objects, or of those in one directory."""
         new: list[SourceObject] = []
         for found in page:
-            # A directory of a directory is no object.
-            self._tally.listed_count += found.attributes is None or not found.key.endswith("/")
+            # A directory of a directory is no object, nor is a beginning of keys.
+            self._tally.listed_count += not found.key.endswith("/") or (
+                found.attributes is None and directory is None
+            )
             self._tally.listed_bytes += found.size
             key = found.order
             row = known.pop(key, None)
@@ -246,7 +316,7 @@ class Refresh:
             self._note_missing(row)
         self._returned += gone
         for at in range(0, len(new), OBJECTS_A_CHANGE):
-            await self._adopt(new[at : at + OBJECTS_A_CHANGE])
+            await self._adopt(new[at : at + OBJECTS_A_CHANGE], directory)
 
     async def _rows(self, after: bytes, until: bytes | None) -> AsyncGenerator[ForeignObject, None]:
         while rows := await self._engine.list_objects(self._source.source, after, ROWS_A_PAGE):
@@ -274,19 +344,25 @@ class Refresh:
         else:
             self._tally.conflict_count += 1
 
-    async def _adopt(self, page: Sequence[SourceObject]) -> None:
-        at_root = self._source.root == ROOT_INODE
+    async def _adopt(
+        self, page: Sequence[SourceObject], directory: ForeignDirectory | None
+    ) -> None:
+        source = self._source
+        root, at_root = source.root, source.root == ROOT_INODE
         objects: list[NewObject] = []
+        if directory is not None:
+            root = directory.ino
+            objects = await self._changes.new_in(source, directory, page)
         for found in page:
             names, is_directory, is_odd = names_of_key(found.order, at_mount_root=at_root)
-            objects.append(NewObject(names, found, is_directory))
+            if directory is None:
+                objects.append(NewObject(names, found, is_directory))
             if is_odd:
                 self._tally.note_odd(found.key, b"/".join(names))
-        source = self._source
         for attempt in range(2):
             try:
                 made = await self._changes.adopt_objects(
-                    source.source, source.root, objects, self._like, self._directories
+                    source.source, root, objects, self._like, self._directories, directory
                 )
                 break
             except (NotFoundError, StaleInodeError):
@@ -332,6 +408,10 @@ class Refresh:
             else:
                 await self._changes.note_conflict(row, Conflict.GONE)
                 self._tally.conflict_count += 1
+            yield
+        for directory in self._vanished if removes else ():
+            if await self._changes.find_inode(directory.ino) is not None:
+                await self._changes.remove_directory_of(directory.ino, source.root)
             yield
 
     async def _stands(self, row: ForeignObject) -> bool:

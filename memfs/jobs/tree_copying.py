@@ -151,6 +151,8 @@ class TreeCopying:
         while stack:
             source, target, path = stack.pop()
             try:
+                if self._snap == NOW:
+                    await self._changes.list_on_demand(source)
                 inode = (await self.original(source)).inode
                 times = Times(inode.atime_ns, inode.mtime_ns)
                 if self.delete and target > 0:

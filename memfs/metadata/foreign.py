@@ -100,6 +100,17 @@ class ForeignObject(NamedTuple):
         return Form(blob, FormKind.REMOTE, place, coding, self.size, Layout.PLAIN, owned=False)
 
 
+class ForeignDirectory(NamedTuple):
+    """A directory of a source that is listed piece by piece, as somebody looks into it."""
+
+    ino: InodeNo
+    source: SourceId
+    prefix: bytes
+    """That of all keys below it: empty, or with a slash at its end."""
+    listed_ns: int
+    """When it was listed last to its end; 0: never, so that nobody knows what is in it."""
+
+
 class AdoptedFile(NamedTuple):
     """A file that is made of an object."""
 
@@ -206,6 +217,46 @@ class Foreign(Changes, Protocol):
         Args:
             inode: As it is now, or as of a snapshot.
         """
+        ...
+
+    # --- directories that are listed when somebody looks into them --------------------------------
+    async def add_directory(self, directory: ForeignDirectory) -> bool:
+        """Record that a directory with a name stands for a prefix.
+
+        Once it loses its name the record goes, and the prefix is among the keys that are gone.
+
+        Returns:
+            False, and nothing happens, if it stands for one already, or another one does for this.
+
+        Raises:
+            StaleInodeError, NotADirectoryInodeError, NotFoundError: There is no such directory.
+        """
+        ...
+
+    async def get_directory(self, ino: InodeNo) -> ForeignDirectory | None:
+        """Return what a directory stands for; None: for nothing, or all below it was listed."""
+        ...
+
+    async def find_directory(self, source: SourceId, prefix: bytes) -> ForeignDirectory | None:
+        """Return the directory that stands for a prefix."""
+        ...
+
+    async def list_directories(
+        self, source: SourceId, after: bytes, limit: int
+    ) -> list[ForeignDirectory]:
+        """Return directories with a prefix behind `after`, in order; that of `b""` is left out."""
+        ...
+
+    async def count_unlisted(self, source: SourceId) -> int:
+        """Return how many directories of a source nobody has looked into."""
+        ...
+
+    async def set_listed(self, ino: InodeNo, listed_ns: int) -> None:
+        """Store when a directory was listed to its end; nothing, if it stands for no prefix."""
+        ...
+
+    async def forget_directories(self, source: SourceId) -> None:
+        """All of a source was listed: no directory of it waits for that any more."""
         ...
 
     # --- what was removed here --------------------------------------------------------------------

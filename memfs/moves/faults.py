@@ -167,6 +167,11 @@ ADOPT_POINTS = (
 """That of `memfs adopt` (`jobs.adopting`, `jobs.refreshing`); three of them again and again."""
 
 
+LISTING_POINTS = ("list.page", "list.ended")
+"""That of a directory that somebody looks into (`filesystem.demand_listing`); the first one after
+each page."""
+
+
 TAKE_POINTS = (
     "take.begun",
     "take.linked",

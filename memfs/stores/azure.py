@@ -18,6 +18,7 @@ import adlfs  # noqa: F401
 import azure.core.exceptions
 from azure.core import MatchConditions
 from azure.storage.blob import StandardBlobTier
+from azure.storage.blob.aio import BlobPrefix
 
 from memfs.encryption.secret_files import read_secret_file
 from memfs.errors import (
@@ -258,21 +259,25 @@ class AzureStore(FsspecStore):
         return self._wait(list_page)
 
     # --- as a source -----------------------------------------------------------------------------
-    def _list_objects(self, page: str) -> ObjectPage:
+    def _list_objects(self, page: str, prefix: str, shallow: bool) -> ObjectPage:
         container = self._fs.service_client.get_container_client(self._container)
 
         async def list_page() -> ObjectPage:
-            pages = container.list_blobs(
-                name_starts_with=self._key("") or None,
+            pages = (container.walk_blobs if shallow else container.list_blobs)(
+                name_starts_with=self._key(prefix) or None,
                 results_per_page=_LIST_PAGE_COUNT,
                 **self._limits,
             ).by_page(page or None)
             found = [self._source_object(item) async for item in await anext(pages)]
+            if shallow:
+                found.sort(key=lambda each: each.order)
             return found, pages.continuation_token or None
 
         return self._wait(list_page)
 
     def _source_object(self, item: Any) -> SourceObject:  # noqa: ANN401  as `_blob`
+        if isinstance(item, BlobPrefix):
+            return SourceObject(item.name[len(self._key("")) :], 0, "", 0)
         return SourceObject(
             item.name[len(self._key("")) :],
             int(item.size),

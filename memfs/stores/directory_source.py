@@ -63,10 +63,12 @@ class DirectorySource:
         """Room in memory for parts of objects."""
         return self._slots
 
-    async def list_objects(self, page: str) -> ObjectPage:
+    async def list_objects(
+        self, page: str, prefix: str = "", *, shallow: bool = False
+    ) -> ObjectPage:
         """See `SourceBackend`."""
-        last = os.fsencode(page)
-        return await self._call("list", lambda: self._list(last))
+        last, below = os.fsencode(page), os.fsencode(prefix.rstrip("/"))
+        return await self._call("list", lambda: self._list(last, below, shallow=shallow))
 
     async def read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
         """See `SourceBackend`."""
@@ -97,9 +99,9 @@ class DirectorySource:
 
         return await self._calls.run(what, call)
 
-    def _list(self, last: bytes) -> ObjectPage:
+    def _list(self, last: bytes, below: bytes, *, shallow: bool) -> ObjectPage:
         found: list[SourceObject] = []
-        for path in _files_behind(os.fsencode(self._root), b"", last):
+        for path in _files_behind(os.fsencode(self._root), below, last, shallow=shallow):
             try:
                 status = os.lstat(os.fsencode(self._root) + b"/" + path)
             except FileNotFoundError:
@@ -149,13 +151,16 @@ def _object_of(key: str, status: os.stat_result, target: bytes = b"") -> SourceO
     return SourceObject(key, size, etag, status.st_mtime_ns, "", attributes)
 
 
-def _files_behind(top: bytes, below: bytes, last: bytes) -> Iterator[bytes]:
+def _files_behind(
+    top: bytes, below: bytes, last: bytes, *, shallow: bool = False
+) -> Iterator[bytes]:
     """Yield paths behind a path in order of their bytes, those of directories with a slash.
 
     Args:
         top: The root.
         below: A directory, behind the root; not its slash at the end.
         last: What comes up to here is passed over, without a look into its directories.
+        shallow: Directories are not looked into.
     """
     prefix = below + b"/" if below else b""
     try:
@@ -176,4 +181,5 @@ def _files_behind(top: bytes, below: bytes, last: bytes) -> Iterator[bytes]:
         elif name > last or last.startswith(name):
             if name > last:
                 yield name
-            yield from _files_behind(top, name[:-1], last)
+            if not shallow:
+                yield from _files_behind(top, name[:-1], last)

@@ -261,12 +261,18 @@ class GcsStore(FsspecStore):
         return stats, answer.get("nextPageToken")
 
     # --- as a source -----------------------------------------------------------------------------
-    def _list_objects(self, page: str) -> ObjectPage:
+    def _list_objects(self, page: str, prefix: str, shallow: bool) -> ObjectPage:
         more = {"pageToken": page} if page else {}
+        if shallow:
+            more["delimiter"] = "/"
         answer: dict[str, Any] = self._fs.call(
-            "GET", _OBJECTS, self._bucket, prefix=self._key(""), json_out=True, **more
+            "GET", _OBJECTS, self._bucket, prefix=self._key(prefix), json_out=True, **more
         )
         found = [self._source_object(item) for item in answer.get("items", ())]
+        if shallow:
+            skip = len(self._key(""))
+            found += [SourceObject(each[skip:], 0, "", 0) for each in answer.get("prefixes", ())]
+            found.sort(key=lambda each: each.order)
         return found, answer.get("nextPageToken")
 
     def _source_object(self, item: Mapping[str, Any]) -> SourceObject:

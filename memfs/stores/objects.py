@@ -272,9 +272,11 @@ class FsspecStore:
                 yield stat
 
     # --- as a source -----------------------------------------------------------------------------
-    async def list_objects(self, page: str) -> ObjectPage:
+    async def list_objects(
+        self, page: str, prefix: str = "", *, shallow: bool = False
+    ) -> ObjectPage:
         """Return a page of objects, as `source.SourceBackend` says; so do the next two."""
-        return await self._call("list", self._list_objects, page)
+        return await self._call("list", self._list_objects, page, prefix, shallow)
 
     async def read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:
         """Return a range of an object as it was listed."""
@@ -394,11 +396,20 @@ class FsspecStore:
         )
         return [stat for stat in stats if stat.key.startswith(prefix)], None
 
-    def _list_objects(self, _page: str) -> ObjectPage:
+    def _list_objects(self, _page: str, prefix: str, shallow: bool) -> ObjectPage:
         # fsspec lists all at once, and in no order.
-        found: dict[str, dict[str, Any]] = self._fs.find(self._root, detail=True)
+        top = f"{self._root}/{prefix}".rstrip("/")
         skip = len(self._fs._strip_protocol(self._root)) + 1
-        objects = [_source_object(path[skip:], item) for path, item in found.items()]
+        if shallow:
+            objects = [
+                SourceObject(f"{item['name'][skip:]}/", 0, "", 0)
+                if item["type"] == "directory"
+                else _source_object(item["name"][skip:], item)
+                for item in self._fs.ls(top, detail=True)
+            ]
+        else:
+            found: dict[str, dict[str, Any]] = self._fs.find(top, detail=True)
+            objects = [_source_object(path[skip:], item) for path, item in found.items()]
         return sorted(objects, key=_order_of), None
 
     def _read_if(self, wanted: SourceObject, start: int, end: int) -> bytes:

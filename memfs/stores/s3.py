@@ -447,34 +447,50 @@ class S3Store(FsspecStore):
         return stats, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
 
     # --- as a source -----------------------------------------------------------------------------
-    def _list_objects(self, page: str) -> ObjectPage:
+    def _list_objects(self, page: str, prefix: str, shallow: bool) -> ObjectPage:
         if self._versioned is None:
             self._versioned = self._keeps_versions()
+        which = {"Bucket": self._bucket, "Prefix": self._key(prefix)}
+        if shallow:
+            which["Delimiter"] = "/"
         if self._versioned:
-            return self._list_versions(page)
-        more = {"ContinuationToken": page} if page else {}
-        answer: dict[str, Any] = self._fs.call_s3(
-            "list_objects_v2", Bucket=self._bucket, Prefix=self._key(""), **more
-        )
+            return self._list_versions(page, which)
+        if page:
+            which["ContinuationToken"] = page
+        answer: dict[str, Any] = self._fs.call_s3("list_objects_v2", **which)
         found = [self._source_object(item) for item in answer.get("Contents", ())]
+        if shallow:
+            found = self._with_prefixes(found, answer)
         return found, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
 
-    def _list_versions(self, page: str) -> ObjectPage:
+    def _with_prefixes(
+        self, found: list[SourceObject], answer: Mapping[str, Any]
+    ) -> list[SourceObject]:
+        """Return the objects of an answer, and what stands for those behind a further slash."""
+        skip = len(self._key(""))
+        found += [
+            SourceObject(item["Prefix"][skip:], 0, "", 0)
+            for item in answer.get("CommonPrefixes", ())
+        ]
+        return sorted(found, key=lambda each: each.order)
+
+    def _list_versions(self, page: str, which: dict[str, str]) -> ObjectPage:
         """Return a page with the version of each object: former ones cost requests too."""
-        more: dict[str, str] = {}
         if page:
-            more = dict(zip(("KeyMarker", "VersionIdMarker"), json.loads(page), strict=True))
-        answer: dict[str, Any] = self._fs.call_s3(
-            "list_object_versions", Bucket=self._bucket, Prefix=self._key(""), **more
-        )
+            which |= zip(("KeyMarker", "VersionIdMarker"), json.loads(page), strict=True)
+        answer: dict[str, Any] = self._fs.call_s3("list_object_versions", **which)
         found = [
             self._source_object(item, item.get("VersionId"))
             for item in answer.get("Versions", ())
             if item.get("IsLatest")
         ]
+        if "Delimiter" in which:
+            found = self._with_prefixes(found, answer)
         if not answer.get("IsTruncated"):
             return found, None
-        return found, json.dumps([answer["NextKeyMarker"], answer["NextVersionIdMarker"]])
+        # Behind a prefix there is no version to go on from.
+        marker = answer.get("NextVersionIdMarker", "")
+        return found, json.dumps([answer["NextKeyMarker"], marker])
 
     def _keeps_versions(self) -> bool:
         try:

@@ -7,6 +7,7 @@ or of the version, that the caller names.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
@@ -84,11 +85,16 @@ class SourceBackend(Protocol):
         """Room in memory for parts of objects."""
         ...
 
-    async def list_objects(self, page: str) -> ObjectPage:
+    async def list_objects(
+        self, page: str, prefix: str = "", *, shallow: bool = False
+    ) -> ObjectPage:
         """Return a page of all objects, in any order.
 
         Args:
             page: As the page before said; empty: the first one.
+            prefix: That of their keys; empty, or with a slash at its end.
+            shallow: Only those without a further slash, and for each beginning up to a slash that
+                others have one without a size, whose key that beginning is.
         """
         ...
 
@@ -144,11 +150,17 @@ class SourceStore:
         """Room in memory for parts of objects."""
         return self._backend.slots
 
-    async def list_pages(self) -> AsyncGenerator[list[SourceObject], None]:
+    async def list_pages(
+        self, prefix: str = "", *, shallow: bool = False
+    ) -> AsyncGenerator[list[SourceObject], None]:
         """Yield all objects in order of key, up to 1000 at a time; no error: these were all.
 
         It always begins with the first one: where a source that lists in another order would go on
         from is not known. All objects of such a source are held in memory, to be sorted.
+
+        Args:
+            prefix: As `SourceBackend.list_objects`.
+            shallow: Likewise.
 
         Raises:
             ListingOrderError: That was seen behind the first page; what was yielded does not count.
@@ -158,7 +170,7 @@ class SourceStore:
         following: str | None = ""
         waiting: list[SourceObject] = []
         while following is not None:
-            found, following = await self._list(following)
+            found, following = await self._list(following, prefix, shallow=shallow)
             if self._is_ordered and not _in_order(last, found):
                 self._is_ordered = False
                 if begun:
@@ -176,8 +188,9 @@ class SourceStore:
         for at in range(0, len(waiting), PAGE_COUNT):
             yield waiting[at : at + PAGE_COUNT]
 
-    async def _list(self, page: str) -> ObjectPage:
-        return await self._calls.bounded("list", lambda: self._backend.list_objects(page))
+    async def _list(self, page: str, prefix: str, *, shallow: bool) -> ObjectPage:
+        list_objects = partial(self._backend.list_objects, page, prefix, shallow=shallow)
+        return await self._calls.bounded(f"list {prefix}".rstrip(), list_objects)
 
     async def read(self, wanted: SourceObject, start: int, end: int) -> bytes:
         """Return bytes `[start, end)` of an object, within its size; as `SourceBackend.read_if`."""

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memfs.errors import AlreadyExistsError, InvalidValueError, NotFoundError, UsageError
-from memfs.metadata.foreign import AdoptedFile, Conflict, ForeignObject, Source, WhenGone
+from memfs.metadata.foreign import (
+    AdoptedFile,
+    Conflict,
+    ForeignDirectory,
+    ForeignObject,
+    Source,
+    WhenGone,
+)
 from memfs.metadata.records import NewInode
 from memfs.metadata.sqlite import opening
 from memfs.metadata.sqlite.format import FOREIGN_NUMBER, FORMAT_NUMBER
@@ -302,6 +309,46 @@ async def test_a_change_that_is_undone_leaves_no_object(engine: Engine) -> None:
         await fail()
     assert await engine.get_object(made[0].ino) is None
     assert await engine.count_objects(source) == 0
+
+
+async def test_a_directory_stands_for_one_prefix_until_it_loses_its_name(engine: Engine) -> None:
+    source = (await add_source(engine)).source
+    first = await make_directory(engine, b"d")
+    second = await make_directory(engine, b"e")
+    assert await engine.get_directory(first.ino) is None
+    row = ForeignDirectory(first.ino, source, b"d/", 0)
+    assert await engine.add_directory(row)
+    assert not await engine.add_directory(row._replace(prefix=b"other/"))
+    assert not await engine.add_directory(row._replace(ino=second.ino))
+    assert await engine.add_directory(ForeignDirectory(second.ino, source, b"e/", 0))
+    assert await engine.get_directory(first.ino) == row
+    assert await engine.find_directory(source, b"e/") == (second.ino, source, b"e/", 0)
+    assert await engine.find_directory(source, b"f/") is None
+    assert await engine.count_unlisted(source) == 2
+    await engine.set_listed(first.ino, 7)
+    assert await engine.count_unlisted(source) == 1
+    listed = await engine.list_directories(source, b"", 10)
+    assert [(each.prefix, each.listed_ns) for each in listed] == [(b"d/", 7), (b"e/", 0)]
+    assert await engine.list_directories(source, b"d/", 10) == listed[1:]
+    # A rename keeps it; the directory that is replaced loses it.
+    await engine.rename(ROOT_INODE, b"d", ROOT_INODE, b"moved", 0, NOW_NS)
+    assert await engine.get_directory(first.ino) == row._replace(listed_ns=7)
+    await engine.rename(ROOT_INODE, b"moved", ROOT_INODE, b"e", 0, NOW_NS)
+    assert await engine.list_gone(source, b"", 10) == [b"e/"]
+    await engine.rmdir(ROOT_INODE, b"e", NOW_NS)
+    assert await engine.list_gone(source, b"", 10) == [b"d/", b"e/"]
+    assert await engine.get_directory(first.ino) is None
+
+
+async def test_a_source_that_goes_takes_its_directories_along(engine: Engine) -> None:
+    source = (await add_source(engine)).source
+    directory = await make_directory(engine, b"d")
+    await engine.add_directory(ForeignDirectory(directory.ino, source, b"d/", 0))
+    await engine.forget_directories(source)
+    assert await engine.get_directory(directory.ino) is None
+    await engine.add_directory(ForeignDirectory(directory.ino, source, b"d/", 0))
+    await engine.remove_source(source)
+    assert await engine.get_directory(directory.ino) is None
 
 
 @local_only

@@ -271,6 +271,28 @@ async def test_a_directory_tells_attributes_and_leaves_out_what_is_no_file(tmp_p
         await store.read(wanted, 0, 1)
 
 
+async def test_one_directory_is_listed_without_what_is_below(behind: Behind) -> None:
+    is_tree = "a" not in keys_for(behind)
+    for key in (*keys_for(behind), "a/deep/er/x", "a/deep/y"):
+        behind.put(key, b"1")
+    async with opened(behind) as store:
+        for prefix, expected in (
+            ("", ["a", "a-b", "a/", "a0", "ordner/", "z/", "\U0001f600/"]),
+            ("a/", ["a/b", "a/b c", "a/deep/"]),
+            ("a/deep/", ["a/deep/er/", "a/deep/y"]),
+            ("ordner/", ["ordner/grün", "ordner/z"]),
+        ):
+            pages = store.list_pages(prefix, shallow=True)
+            found = [each async for page in pages for each in page]
+            wanted = [key for key in expected if key != "a" or not is_tree]
+            assert [each.key for each in found] == wanted
+            objects = [each for each in found if not each.key.endswith("/")]
+            assert all(each.size == 1 and each.etag for each in objects)
+            assert all(bool(each.version) == behind.has_versions for each in objects) or (
+                behind.url.startswith("gs:")
+            )
+
+
 async def test_a_directory_is_listed_in_pages(tmp_path: Path) -> None:
     names = [f"d{number % 7}/{number:05}" for number in range(2 * PAGE_COUNT + 5)]
     for number in range(7):

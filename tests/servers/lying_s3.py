@@ -273,7 +273,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _list(self, query: dict[str, str]) -> None:
         prefix = query.get("prefix", "")
-        found = [name for name in self.lying.objects if name.startswith(prefix)]
+        objects = self.lying.objects
+        found = [name for name in objects if name.startswith(prefix)]
+        if (delimiter := query.get("delimiter", "")) and found:
+            ends = ((name, name.find(delimiter, len(prefix)) + 1) for name in found)
+            found = list(dict.fromkeys(name[: end or None] for name, end in ends))
+
+        def is_object(name: str) -> bool:
+            return name in objects and (not delimiter or name.find(delimiter, len(prefix)) < 0)
+
         if self.lying.is_ordered:
             found.sort()
         if (last := query.get("continuation-token", "")) in found:
@@ -285,6 +293,12 @@ class _Handler(BaseHTTPRequestHandler):
             f"<ETag>{_etag(self.lying.objects[name])}</ETag>"
             "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
             for name in page
+            if is_object(name)
+        )
+        contents += "".join(
+            f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>"
+            for name in page
+            if not is_object(name)
         )
         self._send_xml(
             "ListBucketResult",

@@ -44,12 +44,9 @@ def tier_config(bucket: LyingS3) -> str:
 
 
 @pytest.fixture
-def prefix(bucket: LyingS3, place: Path) -> Iterator[str]:
-    """A prefix of a test's own."""
-    name = place.name
-    yield name
-    for key in [key for key in bucket.objects if key.startswith(f"{name}/")]:
-        del bucket.objects[key]
+def prefix(place: Path) -> str:
+    """A prefix of a test's own, whose objects stay: the mover may fetch one still when it ends."""
+    return place.name
 
 
 def adopt(*words: str | Path) -> dict[str, Any]:
@@ -271,3 +268,42 @@ def test_what_cannot_be_is_refused_and_nothing_made(
         with pytest.raises(MountError, match=message):
             adopt(*words)
         assert not (place / "set").exists()
+
+
+def test_a_directory_is_listed_when_a_program_looks_into_it(
+    place: Path, mount: Mount, bucket: LyingS3, prefix: str
+) -> None:
+    put(bucket, prefix, **{"a": b"a", "d/x": b"x" * 10, "d/deep/y": b"y", "e/z": b"z"})
+    url, root = f"s3://{BUCKET}/{prefix}", place / "set"
+    lists = bucket.counts["LIST"]
+    report = adopt("--lazy", "--deleted", "remove", url, root)
+    assert (report["listed_count"], report["made_count"]) == (0, 0)
+    assert bucket.counts["LIST"] == lists + 1
+    assert sorted(os.listdir(root)) == ["a", "d", "e"]
+    assert bucket.counts["LIST"] == lists + 2
+    below = json.dumps({"$path": f"{place.name}/set/"})
+    found = run_memfs("query", mount.root, below).split()
+    assert [os.path.basename(path) for path in found] == ["a", "d", "e"]
+    assert (root / "d/deep/y").read_bytes() == b"y"
+    assert not (root / "d/missing").exists()
+    [source] = [each for each in adopt_list(place) if each["url"] == url]
+    assert (source["unlisted_count"], source["object_count"]) == (1, 3)
+    assert "1 directory that nobody" in run_memfs("adopt", "--list", place)
+    # A store that refuses is an error, told by name.
+    kept, bucket.bucket = bucket.bucket, "elsewhere"
+    try:
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            os.listdir(root / "e")
+        assert caught.value.errno == errno.EIO
+    finally:
+        bucket.bucket = kept
+    mount.check_log(("it cannot be listed: .* does not exist",))
+    report = adopt("--refresh", root)
+    assert (report["listed_count"], report["made_count"], report["removed_count"]) == (4, 1, 0)
+    assert (root / "e/z").read_bytes() == b"z"
+    for words, message in (
+        (("--lazy", url, root), "listed already"),
+        (("--lazy", "--move", mount.base / "x", place / "other"), "no directory"),
+    ):
+        with pytest.raises(MountError, match=message):
+            adopt(*words)

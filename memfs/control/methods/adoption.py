@@ -26,6 +26,8 @@ class AdoptParameters(TypedDict):
     """`reference`, `copy` or `move`, of a directory of this machine."""
     options: NotRequired[dict[str, object] | None]
     """Those of the fsspec file system; no secrets."""
+    lazy: NotRequired[bool]
+    """Directories are listed when somebody looks into them."""
 
 
 class RefreshParameters(TypedDict):
@@ -76,6 +78,8 @@ class SourceReport(TypedDict):
     deleted: str
     listed_ns: int
     object_count: int
+    unlisted_count: int
+    """Directories that nobody has looked into, of a source that was adopted lazily."""
     problem: str
 
 

@@ -156,6 +156,16 @@ _CHECKS = (
             or conflict not in ('', 'changed', 'gone', 'taken')""",
     ),
     (
+        "inode {} stands for the prefix {!r} and is no directory with a name",
+        """select ino, prefix from foreign_directory where ino not in (
+            select ino from inode where nlink > 0 and mode & 61440 = 16384)""",
+    ),
+    (
+        "inode {} stands for the prefix {!r} of source {}, which does not exist",
+        """select ino, prefix, source from foreign_directory
+            where source not in (select source from source)""",
+    ),
+    (
         "the key {!r} is gone from source {}, which does not exist",
         "select key, source from foreign_gone where source not in (select source from source)",
     ),

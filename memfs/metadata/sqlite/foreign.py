@@ -9,9 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memfs.errors import AlreadyExistsError, InvalidValueError, NotFoundError
-from memfs.metadata.foreign import Conflict, ForeignObject, Source, WhenGone
+from memfs.metadata.foreign import (
+    Conflict,
+    ForeignDirectory,
+    ForeignObject,
+    Source,
+    WhenGone,
+)
 from memfs.metadata.records import Inode
-from memfs.metadata.sqlite.foreign_schema import OBJECT_COLUMNS, SOURCE_COLUMNS
+from memfs.metadata.sqlite.foreign_schema import (
+    DIRECTORY_COLUMNS,
+    OBJECT_COLUMNS,
+    SOURCE_COLUMNS,
+)
 from memfs.metadata.sqlite.held import Held
 from memfs.metadata.sqlite.namespace import check_new_name
 from memfs.metadata.sqlite.rows import INODE_COUNT, LOGICAL_BYTES, is_regular
@@ -20,14 +30,17 @@ from memfs.metadata.sqlite.statements import (
     DELETE_GONE,
     DELETE_OBJECT,
     DELETE_SOURCE,
+    FORGET_DIRECTORIES,
     FORGET_GONE,
     FORGET_OBJECTS,
     INSERT_DENTRY,
+    INSERT_DIRECTORY,
     INSERT_INODE,
     INSERT_OBJECT,
     INSERT_UNBORN,
     MARK_FOREIGN,
     PUT_SOURCE,
+    SET_LISTED,
     UNMARK_FOREIGN,
 )
 from memfs.types import BLOCK_BYTES, Generation, SourceId
@@ -62,6 +75,15 @@ _IS_SHOWN_STANDING = """
 """
 _COUNT_OBJECTS = "select count(*) from foreign_object where source = ? and current = 1"
 _LIST_GONE = "select key from foreign_gone where source = ? and key > ? order by key limit ?"
+_SELECT_DIRECTORY = f"select {DIRECTORY_COLUMNS} from foreign_directory where ino = ?"
+_FIND_DIRECTORY = (
+    f"select {DIRECTORY_COLUMNS} from foreign_directory where source = ? and prefix = ?"
+)
+_LIST_DIRECTORIES = (
+    f"select {DIRECTORY_COLUMNS} from foreign_directory where source = ? and prefix > ?"
+    " order by prefix limit ?"
+)
+_COUNT_UNLISTED = "select count(*) from foreign_directory where source = ? and listed_ns = 0"
 _FIRST_GENERATION = Generation(1)
 
 
@@ -116,6 +138,8 @@ class Foreign(Held):
         self._write(FORGET_OBJECTS, (source,))
         self._cache.has_objects = None
         self._write(FORGET_GONE, (source,))
+        self._write(FORGET_DIRECTORIES, (source,))
+        self._cache.has_directories = None
         self._write(DELETE_SOURCE, (source,))
         if self._row("select 1 from source limit 1") is None:
             self._write(UNMARK_FOREIGN, ())
@@ -227,6 +251,45 @@ class Foreign(Held):
                 if foreign.generation == inode.generation:
                     forms.append(foreign.as_form(inode.blob))
         return forms
+
+    # --- directories that are listed when somebody looks into them -------------------------------
+    async def add_directory(self, directory: ForeignDirectory) -> bool:
+        self._begin_change(grows=True)
+        self._living_directory(directory.ino)
+        if self._row(_SELECT_DIRECTORY, (directory.ino,)) is not None:
+            return False
+        if self._row(_FIND_DIRECTORY, (directory.source, directory.prefix)) is not None:
+            return False
+        self._write(INSERT_DIRECTORY, directory[:])
+        self._cache.has_directories = True
+        return True
+
+    async def get_directory(self, ino: InodeNo) -> ForeignDirectory | None:
+        row = self._row(_SELECT_DIRECTORY, (ino,)) if self._has_directories() else None
+        return None if row is None else ForeignDirectory._make(row)
+
+    async def find_directory(self, source: SourceId, prefix: bytes) -> ForeignDirectory | None:
+        row = self._row(_FIND_DIRECTORY, (source, prefix)) if self._has_directories() else None
+        return None if row is None else ForeignDirectory._make(row)
+
+    async def list_directories(
+        self, source: SourceId, after: bytes, limit: int
+    ) -> list[ForeignDirectory]:
+        rows = self._rows(_LIST_DIRECTORIES, (source, after, limit))
+        return [ForeignDirectory._make(row) for row in rows]
+
+    async def count_unlisted(self, source: SourceId) -> int:
+        ((count,),) = self._rows(_COUNT_UNLISTED, (source,))
+        return int(count)
+
+    async def set_listed(self, ino: InodeNo, listed_ns: int) -> None:
+        self._begin_change()
+        self._write(SET_LISTED, (listed_ns, ino))
+
+    async def forget_directories(self, source: SourceId) -> None:
+        self._begin_change()
+        self._write(FORGET_DIRECTORIES, (source,))
+        self._cache.has_directories = None
 
     # --- what was removed here -------------------------------------------------------------------
     async def list_gone(self, source: SourceId, after: bytes, limit: int) -> list[bytes]:

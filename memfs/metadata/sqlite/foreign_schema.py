@@ -8,7 +8,7 @@ Invariant: no statement here touches another table.
 
 from __future__ import annotations
 
-from memfs.metadata.foreign import ForeignObject, Source
+from memfs.metadata.foreign import ForeignDirectory, ForeignObject, Source
 
 TABLES: tuple[str, ...] = (
     """
@@ -50,8 +50,20 @@ TABLES: tuple[str, ...] = (
         primary key (source, key)
     ) without rowid, strict
     """,
+    # Directories of a source that is listed piece by piece, as somebody looks into them.
+    """
+    create table if not exists foreign_directory (
+        ino integer primary key,        -- a directory with a name
+        source integer not null,        -- source.source
+        prefix blob not null,           -- of the keys below it: '' or with a slash at its end
+        listed_ns integer not null      -- 0: nobody knows yet what is in it
+    ) strict
+    """,
+    "create unique index if not exists foreign_prefix on foreign_directory (source, prefix)",
+    "create index if not exists foreign_unlisted on foreign_directory (source) where listed_ns = 0",
 )
 """Made at each opening where they are missing."""
 
 SOURCE_COLUMNS = ", ".join(Source._fields)
 OBJECT_COLUMNS = ", ".join(ForeignObject._fields)
+DIRECTORY_COLUMNS = ", ".join(ForeignDirectory._fields)

@@ -37,6 +37,8 @@ class InodeCache:
         """Raw files that only snapshots show: count and blocks; None: not counted yet."""
         self.has_objects: bool | None = None
         """An inode, or a snapshot, may have a foreign object; None: not looked yet."""
+        self.has_directories: bool | None = None
+        """A directory may stand for a prefix of a source; None: not looked yet."""
         self.touched: set[int | tuple[int, bytes]] = set()
         """Inodes, and xattrs by inode and name, that the newest snapshot knows as they were: by an
         undo row, or since they are younger. All are such where no snapshot is."""
@@ -56,6 +58,7 @@ class InodeCache:
         self._inodes.clear()
         self.kept_raw = None
         self.has_objects = None
+        self.has_directories = None
         self.may_be_marked = None
         self.forget_snapshots()
 

@@ -202,6 +202,8 @@ _FOREIGN = (
     """update foreign_object set conflict = ''
         where conflict not in ('', 'changed', 'gone', 'taken')""",
     "delete from foreign_gone where source not in (select source from source)",
+    """delete from foreign_directory where source not in (select source from source) or ino not in (
+        select ino from inode where nlink > 0 and mode & 61440 = 16384)""",
 )
 """Once the links are counted."""
 

@@ -220,6 +220,7 @@ class Namespace(Rows):
         self._check_empty(inode)
         self._remove_dentry(parent, cookie, name, inode.ino)
         self._set_links(directory, directory.nlink - 1, now_ns, now_ns)
+        self._note_directory_gone(inode.ino)
         return self._set_links(inode, 0, inode.mtime_ns, now_ns)
 
     def _remove_dentry(self, parent: InodeNo, cookie: int, name: bytes, ino: InodeNo) -> None:
@@ -357,4 +358,5 @@ class Namespace(Rows):
             return after
         directory = self._inode(parent)
         self._set_links(directory, directory.nlink - 1, now_ns, now_ns)
+        self._note_directory_gone(replaced.ino)
         return self._set_links(replaced, 0, replaced.mtime_ns, now_ns)

@@ -20,6 +20,7 @@ from memfs.metadata.sqlite.schema import FORM_COLUMNS, INODE_COLUMNS, TOTALS_END
 from memfs.metadata.sqlite.statements import (
     DELETE_BATCH,
     DELETE_BLOB,
+    DELETE_DIRECTORY,
     DELETE_ELEMENT,
     DELETE_FORM,
     DELETE_KEPT,
@@ -121,6 +122,7 @@ SELECT_INODE = f"select {INODE_COLUMNS} from inode where ino = ?"
 _SELECT_ADOPTED = "select 1 from form where owned = 0 and store = ? and key = ?"
 SELECT_STANDING = "select 1 from foreign_object where ino = ? and generation = ?"
 _SELECT_CURRENT = "select source, key from foreign_object where ino = ? and current = 1"
+_SELECT_PREFIX = "select source, prefix from foreign_directory where ino = ?"
 SELECT_FORM = f"select {FORM_COLUMNS} from form where blob = ? and kind = ?"
 SELECT_FORMS = f"select {FORM_COLUMNS} from form where blob = ? order by kind"
 
@@ -445,6 +447,23 @@ class Rows:
         if row is not None:
             self._write(PUT_GONE, row)
             self._write(RETIRE_OBJECT, (inode.ino,))
+
+    def _has_directories(self) -> bool:
+        """Tell whether any directory may stand for a prefix: most states have no such row."""
+        known = self._cache.has_directories
+        if known is None:
+            known = self._row("select 1 from foreign_directory limit 1") is not None
+            self._cache.has_directories = known
+        return known
+
+    def _note_directory_gone(self, ino: InodeNo) -> None:
+        """A directory has lost its name: no listing of its source makes it anew."""
+        if not self._has_directories():
+            return
+        row = self._row(_SELECT_PREFIX, (ino,))
+        if row is not None:
+            self._write(PUT_GONE, row)
+            self._write(DELETE_DIRECTORY, (ino,))
 
     # --- undo rows -------------------------------------------------------------------------------
     # Each comes before the change of its row, in the same change of the engine.

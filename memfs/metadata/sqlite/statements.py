@@ -10,7 +10,11 @@ import zlib
 from typing import Any, NamedTuple
 
 from memfs.metadata.sqlite import field_schema, format2
-from memfs.metadata.sqlite.foreign_schema import OBJECT_COLUMNS, SOURCE_COLUMNS
+from memfs.metadata.sqlite.foreign_schema import (
+    DIRECTORY_COLUMNS,
+    OBJECT_COLUMNS,
+    SOURCE_COLUMNS,
+)
 from memfs.metadata.sqlite.format import FOREIGN_NUMBER, FORMAT_NUMBER
 from memfs.metadata.sqlite.schema import (
     FORM_COLUMNS,
@@ -303,6 +307,12 @@ PUT_PUBLISHED = _statement(
     " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 DELETE_PUBLISHED = _statement("delete from published where url = ?")
+INSERT_DIRECTORY = _statement(
+    f"insert into foreign_directory ({DIRECTORY_COLUMNS}) values ({_marks(DIRECTORY_COLUMNS)})"
+)
+SET_LISTED = _statement("update foreign_directory set listed_ns = ? where ino = ?")
+DELETE_DIRECTORY = _statement("delete from foreign_directory where ino = ?")
+FORGET_DIRECTORIES = _statement("delete from foreign_directory where source = ?")
 
 TEXTS = tuple(_texts)
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 URL = "fake://bucket"
 
 
+def _up_to_slash(name: str) -> str:
+    head, slash, _ = name.partition("/")
+    return head + slash
+
+
 class Bucket:
     """The objects, and the backend.
 
@@ -35,6 +40,12 @@ class Bucket:
         self.fails_after: int | None = None
         """Pages that a listing yields before it fails; None: it does not fail."""
         self.is_down = False
+        self.listed: list[str | None] = []
+        """The prefix of each request for a page of one directory; None: of all objects."""
+        self.gate: trio.Event | None = None
+        """Pages wait for it."""
+        self.asked = trio.Event()
+        """Set by a request for a page."""
         self._put_count = 0
 
     def put(self, key: str, data: bytes) -> None:
@@ -62,14 +73,26 @@ class Bucket:
         etag, data = self.objects[key]
         return SourceObject(key, len(data), etag, 1_000_000 * int(etag[1:]))
 
-    async def list_objects(self, page: str) -> ObjectPage:
+    async def list_objects(
+        self, page: str, prefix: str = "", *, shallow: bool = False
+    ) -> ObjectPage:
         """See `SourceBackend`."""
+        self.listed.append(prefix if shallow else None)
         await trio.lowlevel.checkpoint()
+        self.asked.set()
+        if self.gate is not None:
+            await self.gate.wait()
         number, last = (int(page.partition(":")[0]), page.partition(":")[2]) if page else (0, "")
         if self.is_down or (self.fails_after is not None and number >= self.fails_after):
             raise StoreError("the listing was cut off")
-        keys = sorted(key for key in self.objects if key > last)
-        found = [self._object(key) for key in keys[: self.page_count]]
+        names = {key for key in self.objects if key.startswith(prefix)}
+        if shallow:
+            names = {prefix + _up_to_slash(key.removeprefix(prefix)) for key in names}
+        keys = sorted(name for name in names if name > last)
+        found = [
+            self._object(key) if key in self.objects else SourceObject(key, 0, "", 0)
+            for key in keys[: self.page_count]
+        ]
         if len(keys) <= self.page_count:
             return found, None
         return found, f"{number + 1}:{found[-1].key}"

@@ -34,6 +34,7 @@ _KEYS_SHOWN_MAX = 20
 @click.option("--own", is_flag=True, help="Fetch the files of PATH; they are memfs's own then.")
 @click.option("--forget", is_flag=True, help="Give the source of PATH up, once no file needs it.")
 @click.option("--list", "as_list", is_flag=True, help="List the sources of the mount PATH.")
+@click.option("--lazy", is_flag=True, help="List a directory when somebody first looks into it.")
 @click.option("--mode", metavar="MODE", help="Permission bits of files, such as 0644.")
 @click.option("--uid", type=int, help="Owner of files; by default that of PATH.")
 @click.option("--gid", type=int, help="Group of files; by default that of PATH.")
@@ -58,6 +59,7 @@ def adopt(
     own: bool,
     forget: bool,
     as_list: bool,
+    lazy: bool,
     mode: str | None,
     uid: int | None,
     gid: int | None,
@@ -73,6 +75,7 @@ def adopt(
 
     \b
     memfs adopt s3://bucket/photos /mnt/data/photos
+    memfs adopt --lazy s3://bucket /mnt/data/all     at once, however large the bucket is
     memfs adopt --reference /srv/old /mnt/data/old   a directory; also --copy, --move
     memfs adopt --watch 10m --deleted remove s3://bucket/live /mnt/data/live
     memfs adopt --refresh /mnt/data/photos    what has changed in the bucket
@@ -84,6 +87,8 @@ def adopt(
     to the bucket, and never removes anything there: a file that is changed is changed here. An open
     file never has bytes of two versions of an object. PATH is made if it is missing. Credentials
     are those of --store, of glacier.options, or of the environment.
+    With --lazy a directory is listed when somebody first looks into it; queries and catalogues know
+    what was listed so far, --watch follows that, and --refresh lists all.
     Stopped by Ctrl-C, running it again goes on from there. Exits with 1 if something needs a look.
     """  # noqa: D301 - \b is for click: keep the lines below as they are
     chosen = sum((refresh, own, forget, as_list))
@@ -91,6 +96,8 @@ def adopt(
         raise click.UsageError("--refresh, --own, --forget and --list exclude each other")
     if len(arguments) != (1 if chosen else 2):
         raise click.UsageError("give PATH" if chosen else "give URL and PATH")
+    if lazy and chosen:
+        raise click.UsageError("--lazy is for URL and PATH")
     path = Path(arguments[-1])
     watch_s = None if watch is None else _seconds(watch)
     if own:
@@ -126,10 +133,11 @@ def adopt(
             store=store,
             take=take,
             options=_options(options),
+            lazy=lazy,
             on_progress=told,
         )
 
-    _follow(work, as_json=as_json)
+    _follow(work, as_json=as_json, lazy=lazy)
 
 
 @click.command()
@@ -155,11 +163,18 @@ def release(path: Path, as_json: bool) -> None:
     _follow(work, as_json=as_json)
 
 
-def _follow(work: Callable[[Callable[[AdoptReport], None]], AdoptReport], *, as_json: bool) -> None:
+def _follow(
+    work: Callable[[Callable[[AdoptReport], None]], AdoptReport],
+    *,
+    as_json: bool,
+    lazy: bool = False,
+) -> None:
     """Do some work, and say what it came to."""
     report = _watched(work, hidden=as_json)
     if as_json:
         tell_json({name: value for name, value in report.items() if name != "ended"})
+    elif lazy:
+        tell("adopted; a directory is listed when somebody first looks into it")
     else:
         _tell(report)
     if report["problem"] or report["refused_count"] or report["failed_count"]:
@@ -243,6 +258,9 @@ def _tell_sources(served: Mount, *, as_json: bool) -> None:
             f"{each['path'] or '(removed)'}: {each['url']}, "
             f"{format_count(each['object_count'], 'object')}, listed {watched}, last {listed}"
         )
+        if each["unlisted_count"]:
+            count = each["unlisted_count"]
+            tell(f"  {count} director{'ies' if count != 1 else 'y'} that nobody has looked into")
         if each["problem"]:
             complain(f"  {each['problem']}")
 
