@@ -113,8 +113,9 @@ def run(arguments: Sequence[str]) -> int:
         tell_lines(error.format_message())
         return ExitCode.USAGE
     except click.UsageError as error:
-        place = error.ctx.command_path if error.ctx is not None else "memfs"
-        return _complain(f"{_one_line(error)} See `{place} --help`.", ExitCode.USAGE)
+        fault = _one_line(error)
+        stop = "" if fault.endswith((".", "?")) else "."
+        return _complain(f"{fault}{stop} {_way(error.ctx)}", ExitCode.USAGE)
     except click.ClickException as error:
         return _complain(_one_line(error), ExitCode.USAGE)
     except UsageError as error:
@@ -132,6 +133,14 @@ def run(arguments: Sequence[str]) -> int:
         subject = f"{error.filename}: " if error.filename else ""
         return _complain(f"{subject}{error.strerror or error}", ExitCode.PROBLEMS)
     return outcome if isinstance(outcome, int) else ExitCode.OK
+
+
+def _way(context: click.Context | None) -> str:
+    """Return what tells a user how the command is called."""
+    if context is None:
+        return "See `memfs --help`."
+    pieces = " ".join(context.command.collect_usage_pieces(context))
+    return f"Usage: `{context.command_path} {pieces}`; see `{context.command_path} --help`."
 
 
 def _one_line(error: click.ClickException) -> str:
