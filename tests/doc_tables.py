@@ -95,7 +95,7 @@ def _metrics() -> str:
 
 def _measured(outcome: Outcome) -> str:
     """The peers beside memfs, as shares of the native speed, and what made the numbers."""
-    names = ("kernel", "mergerfs", "juicefs", "rclone", "passthroughfs")
+    names = ("kernel", "mergerfs", "juicefs", "s3ql", "rclone", "passthroughfs")
     columns = [each for name in names for each in outcome.columns if each.name == name]
     heads = [f"{each.title} {each.version}".strip() for each in columns]
     rows = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]

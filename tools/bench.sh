@@ -21,7 +21,7 @@
 #   --programs   only git clone, pip install, import pandas, cp -a and rm -rf, as a whole
 #   --quick      small samples, under 2 minutes; without it about 10
 #   --places     some of native, kernel, kernel-plain, pyfuse3, passthroughfs, mergerfs, juicefs,
-#                rclone
+#                s3ql, rclone
 #   --repeat     rounds; default 5, with --quick 3
 #   --million    also make a million inodes and read the daemon's memory; takes minutes
 #   --json       write every sample there; the table goes to stdout in any case
@@ -30,7 +30,7 @@
 #   --no-image   compare on that directory's own file system, not on a fresh ext4 image in it
 #
 # Sets up what is missing, the peers included. A peer that cannot be had is left out of the table,
-# with the reason.
+# with the reason. S3QL is on no package index: it is compared where mount.s3ql is on the PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

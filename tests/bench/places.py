@@ -250,18 +250,10 @@ class JuicefsPlace(PeerPlace):
         juicefs = _program("juicefs")
         assert juicefs is not None
         url = f"sqlite3://{self.base}/metadata.db"
-        formatted = subprocess.run(
-            [
-                *(juicefs, "format", "--storage", "file", "--bucket", f"{self.source}/"),
-                *("--trash-days", "0", "--no-update", url, "bench"),
-            ],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
+        _format(
+            *(juicefs, "format", "--storage", "file", "--bucket", f"{self.source}/"),
+            *("--trash-days", "0", "--no-update", url, "bench"),
         )
-        if formatted.returncode != 0:
-            raise PlaceError(f"juicefs format failed: {formatted.stderr.strip()[-300:]}")
         self._start(
             *(juicefs, "mount", "--no-usage-report", "--no-syslog"),
             *("--cache-dir", self.base / "cache", url, self.mountpoint),
@@ -271,6 +263,38 @@ class JuicefsPlace(PeerPlace):
         """The first words of `juicefs --version`."""
         words = _first_line(_program("juicefs") or "juicefs", "--version").split()
         return words[2].partition("+")[0] if len(words) > 2 else ""
+
+
+class S3qlPlace(PeerPlace):
+    """S3QL over a directory, without encryption; the rest by its defaults."""
+
+    name, title = "s3ql", "S3QL"
+    program = "mount.s3ql"
+
+    def lacks(self) -> str | None:
+        """The programs; they are on no package index."""
+        if _program(self.program):
+            return None
+        return "mount.s3ql is not installed; pip install git+https://github.com/s3ql/s3ql"
+
+    def open(self) -> None:
+        """Make a file system and mount it, every file of it below the base directory."""
+        make, mount = _program("mkfs.s3ql"), _program(self.program)
+        assert make is not None
+        assert mount is not None
+        self.source.mkdir()
+        accounts = self.base / "authinfo2"
+        accounts.touch(mode=0o600)
+        places = ("--authfile", accounts, "--cachedir", self.base / "cache")
+        url = f"local://{self.source}"
+        _format(make, "--plain", *places, url)
+        self._start(mount, *places, "--log", self.base / "s3ql.log", url, self.mountpoint)
+
+    def version(self) -> str:
+        """That of the package beside the program, which does not tell its version."""
+        program = Path(_program(self.program) or self.program).resolve()
+        packages = program.parent.parent.glob("lib/python3*/site-packages/s3ql-*.dist-info")
+        return next((path.stem.removeprefix("s3ql-") for path in packages), "")
 
 
 class RclonePlace(PeerPlace):
@@ -302,6 +326,7 @@ PLACES: tuple[type[Place], ...] = (
     PassthroughfsPlace,
     MergerfsPlace,
     JuicefsPlace,
+    S3qlPlace,
     RclonePlace,
 )
 """In the order of the table."""
@@ -328,6 +353,20 @@ def opened_places(disk: Path, kinds: Sequence[type[Place]]) -> Iterator[list[Pla
             stack.callback(place.close)
             places.append(place)
         yield places
+
+
+def _format(*command: str | Path) -> None:
+    """Make a file system.
+
+    Raises:
+        PlaceError: It did not work, with the program's own words.
+    """
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        program = Path(command[0]).name
+        raise PlaceError(f"{program} made no file system: {done.stderr.strip()[-300:]}")
 
 
 def _program(name: str) -> str | None:
