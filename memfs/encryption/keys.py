@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from memfs.encryption.secret_files import read_secret
 from memfs.errors import EncryptionKeyError, UsageError
+from memfs.linux.files import sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,11 +166,7 @@ def generate_key_file(path: Path) -> Key:
         file.write(secret.hex() + "\n")
         file.flush()
         os.fsync(fd)
-    directory_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory_fd)
-    finally:
-        os.close(directory_fd)
+    sync_directory(path.parent)
     return Key(secret, f"file:{path}")
 
 

@@ -18,12 +18,13 @@ import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import ObjectMissingError
+from memfs.linux.files import sync_directory
 from memfs.metadata.records import MoveKind
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import begin_repair, end_repair
 from memfs.metadata.sqlite.rebuild import metadata_files, rebuild
 from memfs.moves.faults import FaultPoints
-from memfs.stores.disk import disk_errors, sync_directory
+from memfs.stores.disk import disk_errors
 from memfs.types import FormKind, Generation, InodeNo, RawId
 
 if TYPE_CHECKING:

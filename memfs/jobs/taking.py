@@ -25,7 +25,7 @@ import fcntl
 import os
 import stat
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -37,12 +37,13 @@ from memfs.errors import (
     ObjectChangedError,
     StaleInodeError,
 )
-from memfs.linux.files import take_lease
+from memfs.linux.files import sync_directory, take_lease
 from memfs.linux.times import storable_ns
 from memfs.metadata.records import MoveKind
 from memfs.moves.attempt import recorded, sources_of
 from memfs.moves.hydrating import hydrate
-from memfs.stores.disk import clone_file, disk_errors, sync_directory
+from memfs.stores.disk import clone_file, disk_errors
+from memfs.types import NO_RAW
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from memfs.metadata.foreign import ForeignObject, Source
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import MoveParts
+    from memfs.stores.raw import RawStore
     from memfs.types import IntentId, RawId
 
 ROWS_A_PAGE = 250
@@ -65,6 +67,15 @@ class Take(enum.StrEnum):
     """They are read where they are."""
     COPY = "copy"
     MOVE = "move"
+
+
+class _Moved(NamedTuple):
+    """A file whose name in the directory is to go."""
+
+    row: ForeignObject
+    path: Path
+    raw: RawId
+    """The raw file that has the same bytes on the disk; `NO_RAW`: it was copied."""
 
 
 class Taking:
@@ -100,7 +111,7 @@ class Taking:
         """Do it, a file a step; some files that cannot be taken stay, and are told."""
         after = b""
         while rows := await self._engine.list_objects(self._source.source, after, ROWS_A_PAGE):
-            moved: list[tuple[ForeignObject, Path]] = []
+            moved: list[_Moved] = []
             for row in rows:
                 try:
                     await self._take_now(row, moved)
@@ -113,7 +124,7 @@ class Taking:
             yield
             after = rows[-1].key
 
-    async def _take_now(self, row: ForeignObject, moved: list[tuple[ForeignObject, Path]]) -> None:
+    async def _take_now(self, row: ForeignObject, moved: list[_Moved]) -> None:
         """Take a file as it is now in the directory: a name that came and went changes its etag."""
         try:
             await self._take(row, moved)
@@ -124,23 +135,22 @@ class Taking:
                 raise
             await self._take(now, moved)
 
-    async def _take(self, row: ForeignObject, moved: list[tuple[ForeignObject, Path]]) -> None:
+    async def _take(self, row: ForeignObject, moved: list[_Moved]) -> None:
         inode = await self._engine.get_inode(row.ino)
         path = await self._path(row)
         if row.generation != inode.generation:
             # Taken before, perhaps without the end; or written here.
             if self._how is Take.MOVE and await self._is_taken(row, path, inode.raw):
-                moved.append((row, path))
+                moved.append(_Moved(row, path, inode.raw))
             return
         if self._how is Take.MOVE and not inode.raw and inode.size:
-            await self._link(row, inode, path)
-            moved.append((row, path))
+            moved.append(_Moved(row, path, await self._link(row, inode, path)))
         else:
             if inode.size:
                 await hydrate(self._parts, row.ino)
             await self._changes.own_object(row.ino)
             if self._how is Take.MOVE:
-                moved.append((row, path))
+                moved.append(_Moved(row, path, NO_RAW))
         self._done(inode.size)
 
     async def _path(self, row: ForeignObject) -> Path:
@@ -164,8 +174,8 @@ class Taking:
 
         return await trio.to_thread.run_sync(compare)
 
-    async def _link(self, row: ForeignObject, inode: Inode, path: Path) -> None:
-        """Give a file a name in the raw store, and have the engine know."""
+    async def _link(self, row: ForeignObject, inode: Inode, path: Path) -> RawId:
+        """Give a file a name in the raw store, which is returned, and have the engine know."""
         parts = self._parts
         _, raw = parts.engine.reserve_ids()
         async with recorded(parts, MoveKind.HYDRATE, str(int(raw)), inode) as attempt:
@@ -178,6 +188,7 @@ class Taking:
             raise ObjectChangedError(f"{row.name} was changed meanwhile")
         parts.faults.reach("take.published")
         self._parts.hydrated[inode.ino] = None
+        return raw
 
     async def _publish(
         self, row: ForeignObject, raw: RawId, blocks: int, intent: IntentId
@@ -189,17 +200,17 @@ class Taking:
             await self._engine.put_object(row._replace(generation=0))  # type: ignore[arg-type]
         return made
 
-    async def _remove(self, moved: list[tuple[ForeignObject, Path]]) -> None:
+    async def _remove(self, moved: list[_Moved]) -> None:
         """Remove the names in the directory of files that memfs has durably."""
         if not moved:
             return
         await self._engine.commit()
         await trio.to_thread.run_sync(self._engine.sync)
-        for row, path in moved:
+        for each in moved:
             try:
-                await trio.to_thread.run_sync(_unlink, row, path, self._parts.raw_store.root)
+                await trio.to_thread.run_sync(_unlink, each, self._parts.raw_store)
             except (MemfsError, OSError) as error:
-                self._failed(row.name, str(error))
+                self._failed(each.row.name, str(error))
             self._parts.faults.reach("take.removed")
 
 
@@ -253,8 +264,9 @@ def _link(parts: MoveParts, row: ForeignObject, path: Path, raw: RawId) -> int:
             os.close(fd)
 
 
-def _unlink(row: ForeignObject, path: Path, raw_root: Path) -> None:
-    """Remove the name of a file that is memfs's own by now."""
+def _unlink(moved: _Moved, raw_store: RawStore) -> None:
+    """Remove the name of a file that is memfs's own by now; of no other file."""
+    row, path, raw = moved
     with disk_errors(str(path)):
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -263,14 +275,14 @@ def _unlink(row: ForeignObject, path: Path, raw_root: Path) -> None:
         try:
             _check_alone(fd, row.name)
             status = os.fstat(fd)
-            same = status.st_nlink > 1 or _etag_of(status) == row.etag
-            if not same:
+            is_taken = raw and os.path.samestat(status, raw_store.stat(raw))
+            if not is_taken and _etag_of(status) != row.etag:
                 raise ObjectChangedError(f"{row.name} was changed; it stays in the directory")
             os.unlink(path)
             # As other raw files are; their directories are nobody else's.
             os.fchmod(fd, 0o600)
             if os.geteuid() == 0:
-                os.fchown(fd, 0, os.stat(raw_root).st_gid)
+                os.fchown(fd, 0, os.stat(raw_store.root).st_gid)
         finally:
             os.close(fd)
 

@@ -1,6 +1,6 @@
-"""System calls on open files that Python's `os` lacks.
+"""System calls on files that Python's `os` lacks, or that take several of its calls.
 
-Invariant: every function works on descriptors only and does not keep them.
+Invariant: no function keeps a descriptor.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from memfs.linux.libc import LIBC, last_error
 _FICLONE = 0x40049409
 """`_IOW(0x94, 9, int)` in linux/fs.h."""
 
-_CANNOT_CLONE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS})
-"""How file systems say that they share no blocks (ioctl_ficlone(2)); others are true failures."""
+_CANNOT_SHARE = frozenset(
+    {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
+)
+"""How file systems say that these files share no blocks (ioctl_ficlone(2)); others are failures."""
 
 _fallocate = LIBC.fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -64,7 +66,7 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
             raise error
 
 
-def clone_file(source_fd: int, target_fd: int) -> bool:
+def share_blocks(source_fd: int, target_fd: int) -> bool:
     """Let the target share all blocks of the source, copy on write.
 
     Args:
@@ -75,17 +77,31 @@ def clone_file(source_fd: int, target_fd: int) -> bool:
         False if the file system cannot; the target is then unchanged.
 
     Raises:
-        OSError: The file system can, and failed: EIO, ENOSPC, EPERM, ...
+        OSError: The file system can, and failed: EIO, ENOSPC, ...
 
     Source: ioctl_ficlone(2).
     """
     try:
         fcntl.ioctl(target_fd, _FICLONE, source_fd)
     except OSError as error:
-        if error.errno in _CANNOT_CLONE:
+        if error.errno in _CANNOT_SHARE:
             return False
         raise
     return True
+
+
+def sync_directory(path: str | os.PathLike[str], *, dir_fd: int | None = None) -> None:
+    """Make the names in a directory survive power loss (fsync(2) of the directory itself).
+
+    Args:
+        path: That of the directory.
+        dir_fd: What a relative path begins at; None: the working directory.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def take_lease(fd: int, kind: int) -> None:

@@ -28,7 +28,7 @@ from memfs.stores.disk import clone_file, disk_errors
 from memfs.types import NO_INODE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from memfs.metadata.records import Inode
     from memfs.moves.attempt import Attempt, MoveParts
@@ -82,26 +82,40 @@ async def copied(parts: MoveParts, inode: Inode) -> AsyncIterator[tuple[Attempt,
 
 
 def _copy(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgress) -> RawCopy:
-    def advance(done_bytes: int) -> None:
-        progress.done_bytes = done_bytes
-        trio.from_thread.check_cancelled()
+    with new_raw(parts, inode.raw, raw, "copy.created") as (source, target):
+        before = os.fstat(source)
+        is_shared = clone_file(source, target, progress.advance)
+        mtime_ns = inode.mtime_ns
+        if inode.flags & InodeFlags.UNSEALED:
+            mtime_ns = raw_mtime_ns(inode, before)
+        os.utime(target, ns=(inode.atime_ns, mtime_ns))
+        after = os.fstat(target)
+    return RawCopy(raw, after.st_size, after.st_blocks, storable_ns(after.st_mtime_ns), is_shared)
 
+
+@contextlib.contextmanager
+def new_raw(parts: MoveParts, of: RawId, raw: RawId, point: str) -> Iterator[tuple[int, int]]:
+    """Open a raw file for reading, and make another one that is to have its bytes, for the block.
+
+    Args:
+        parts: What moves work with.
+        of: The raw file that is read.
+        raw: The new one; its number was never used.
+        point: Fault point that is reached when it is there.
+
+    Raises:
+        ObjectMissingError: There is no such raw file.
+        NoSpaceError, StoreError: As the block, or the disk, says.
+    """
     store = parts.raw_store
     with disk_errors(str(store.path(raw))):
-        source = store.open(inode.raw, os.O_RDONLY)
+        source = store.open(of, os.O_RDONLY)
         try:
             target = store.create(raw)
             try:
-                parts.faults.reach("copy.created")
-                before = os.fstat(source)
-                is_shared = clone_file(source, target, advance)
-                mtime_ns = inode.mtime_ns
-                if inode.flags & InodeFlags.UNSEALED:
-                    mtime_ns = raw_mtime_ns(inode, before)
-                os.utime(target, ns=(inode.atime_ns, mtime_ns))
-                after = os.fstat(target)
+                parts.faults.reach(point)
+                yield source, target
             finally:
                 os.close(target)
         finally:
             os.close(source)
-    return RawCopy(raw, after.st_size, after.st_blocks, storable_ns(after.st_mtime_ns), is_shared)

@@ -13,20 +13,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from memfs.linux.files import clone_file
 from memfs.metadata.records import Inode, InodeFlags, MoveKind
 from memfs.moves.attempt import recorded
-from memfs.stores.disk import disk_errors
+from memfs.moves.copying import new_raw
+from memfs.stores.disk import clone_file
 
 if TYPE_CHECKING:
     from memfs.metadata.records import KeptContent
     from memfs.moves.attempt import MoveParts
     from memfs.moves.progress import MoveProgress
     from memfs.types import InodeNo, RawId
-
-COPY_BYTES_MAX = 16 << 20
-"""Limit of one copy_file_range: between two of them a program that waits may be killed. It takes
-some 10 ms where the disk shares no blocks."""
 
 
 def inode_of(kept: KeptContent) -> Inode:
@@ -75,34 +71,10 @@ async def _keep(parts: MoveParts, inode: Inode) -> bool:
 
 def _copy(parts: MoveParts, inode: Inode, raw: RawId, progress: MoveProgress) -> None:
     """Copy a raw file into a new one, durably."""
-    store = parts.raw_store
-    with disk_errors(str(store.path(raw))):
-        source = store.open(inode.raw, os.O_RDONLY)
-        try:
-            target = store.create(raw)
-            try:
-                parts.faults.reach("keep.created")
-                if not clone_file(source, target):
-                    copy_range(source, target, progress)
-                status = os.fstat(source)
-                os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-                os.fsync(target)
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
-    store.sync_directory(raw)
+    with new_raw(parts, inode.raw, raw, "keep.created") as (source, target):
+        clone_file(source, target, progress.advance)
+        status = os.fstat(source)
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.fsync(target)
+    parts.raw_store.sync_directory(raw)
     parts.faults.reach("keep.written")
-
-
-def copy_range(source: int, target: int, progress: MoveProgress) -> None:
-    """Copy an open file into an empty one; in a worker thread, which may be cancelled meanwhile."""
-    size, offset = os.fstat(source).st_size, 0
-    while offset < size:
-        trio.from_thread.check_cancelled()
-        copied = os.copy_file_range(source, target, COPY_BYTES_MAX, offset, offset)
-        if not copied:
-            break
-        offset += copied
-        progress.done_bytes = offset
-    os.ftruncate(target, size)

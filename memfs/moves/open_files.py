@@ -21,13 +21,13 @@ import trio
 
 from memfs.content.sealing import raw_mtime_ns
 from memfs.errors import MemfsError, ObjectMissingError
-from memfs.linux.files import clone_file
+from memfs.linux.files import share_blocks
 from memfs.metadata.records import KeptContent, MoveKind, OpenContent
 from memfs.moves.attempt import Attempt
-from memfs.moves.keeping import copy_range
+from memfs.moves.copying import new_raw
 from memfs.policy.marks import SNAPSHOT_XATTR, SNAPSHOTS_OFF
 from memfs.signals import Signal
-from memfs.stores.disk import disk_errors
+from memfs.stores.disk import clone_file, disk_errors
 from memfs.types import NO_BLOB, InodeNo
 
 if TYPE_CHECKING:
@@ -176,16 +176,8 @@ class OpenFiles:
     def _clone(self, copy: OpenCopy) -> bool:
         store, raw = self._parts.raw_store, copy.raw
         assert raw is not None
-        source = store.open(copy.inode.raw, os.O_RDONLY)
-        try:
-            target = store.create(raw)
-            try:
-                self._parts.faults.reach("open.created")
-                cloned = clone_file(source, target)
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
+        with new_raw(self._parts, copy.inode.raw, raw, "open.created") as (source, target):
+            cloned = share_blocks(source, target)
         if not cloned:
             self._shares_blocks = False
             store.unlink(raw)
@@ -238,25 +230,14 @@ class OpenFiles:
         store, raw, inode = self._parts.raw_store, copy.raw, copy.inode
         assert raw is not None
         mtime_ns = copy.mtime_ns
+        if not copy.cloned:
+            # What a failed attempt to share blocks has left.
+            store.unlink(raw)
+            with new_raw(self._parts, inode.raw, raw, "open.created") as (source, target):
+                mtime_ns = raw_mtime_ns(inode, os.fstat(source))
+                clone_file(source, target, progress.advance, may_shrink=True)
         with disk_errors(str(store.path(raw))):
-            if copy.cloned:
-                target = store.open(raw)
-            else:
-                source = store.open(inode.raw, os.O_RDONLY)
-                try:
-                    # What a failed attempt to share blocks has left.
-                    store.unlink(raw)
-                    target = store.create(raw)
-                    self._parts.faults.reach("open.created")
-                    try:
-                        mtime_ns = raw_mtime_ns(inode, os.fstat(source))
-                        if not (self._shares_blocks and clone_file(source, target)):
-                            copy_range(source, target, progress)
-                    except BaseException:
-                        os.close(target)
-                        raise
-                finally:
-                    os.close(source)
+            target = store.open(raw)
             try:
                 os.utime(target, ns=(mtime_ns, mtime_ns))
                 os.fsync(target)

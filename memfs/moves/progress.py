@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Protocol
 
+import trio
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -37,6 +39,11 @@ class MoveProgress:
         self.total_bytes = total_bytes
         """Uncompressed bytes."""
         self.done_bytes = 0
+
+    def advance(self, done_bytes: int) -> None:
+        """Tell from a worker thread of trio how far it is; raises where it is to stop."""
+        self.done_bytes = done_bytes
+        trio.from_thread.check_cancelled()
 
 
 class ProgressTable:

@@ -96,15 +96,11 @@ async def fill_from_sharer(
 
 
 def _copy(parts: MoveParts, other: Inode, blob: Blob, fd: int, progress: MoveProgress) -> None:
-    def advance(done_bytes: int) -> None:
-        progress.done_bytes = done_bytes
-        trio.from_thread.check_cancelled()
-
     source = parts.raw_store.open(other.raw, os.O_RDONLY)
     try:
         with disk_errors(str(parts.raw_store.path(other.raw))):
             os.ftruncate(fd, 0)
-            clone_file(source, fd, advance)
+            clone_file(source, fd, progress.advance)
     finally:
         os.close(source)
     path = Path(f"/proc/self/fd/{fd}")

@@ -16,7 +16,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memfs.stores.disk import disk_errors, sync_directory
+from memfs.linux.files import sync_directory
+from memfs.stores.disk import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -14,7 +14,8 @@ import time
 from typing import TYPE_CHECKING
 
 from memfs.errors import MemfsError, ObjectMissingError, StoreError
-from memfs.stores.disk import disk_errors, sync_directory, translate_error
+from memfs.linux.files import sync_directory
+from memfs.stores.disk import disk_errors, translate_error
 from memfs.types import RawId
 
 if TYPE_CHECKING:

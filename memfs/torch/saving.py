@@ -11,6 +11,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from memfs.hot.formats.safetensors import build_header
+from memfs.linux.files import sync_directory
 from memfs.torch.mounts import require_mount
 from memfs.torch.tensor_bytes import described, pieces
 
@@ -87,18 +88,10 @@ def save(
             os.unlink(temporary)
         raise
     if fsync:
-        _sync_directory(directory or ".")
+        sync_directory(directory or ".")
 
 
 def _write(fd: int, data: memoryview) -> None:
     done = 0
     while done < len(data):
         done += os.write(fd, data[done:])
-
-
-def _sync_directory(directory: str) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -448,6 +448,31 @@ def test_a_release_leaves_what_the_directory_has_no_more(tmp_path: Path, how: st
     world.close()
 
 
+def test_a_move_removes_no_name_that_leads_elsewhere_by_now(tmp_path: Path) -> None:
+    """Any file with a second name was taken for the one that memfs had linked."""
+    data, root = tmp_path / "data", tmp_path / "world"
+    data.mkdir()
+    root.mkdir()
+    (data / "file").write_bytes(b"f" * 5000)
+    another = tmp_path / "another"
+    another.write_bytes(b"another")
+    another.chmod(0o640)
+    world = _world_of(root)
+
+    def replace() -> None:
+        (data / "file").unlink()
+        os.link(another, data / "file")
+
+    world.interruptions.arm("take.published", replace)
+    report = take(world, data)
+    assert [told.split(":")[0] for told in report["failures"]] == ["file"]
+    assert "it stays in the directory" in report["failures"][0]
+    assert (data / "file").read_bytes() == b"another"
+    assert (stat.S_IMODE(another.stat().st_mode), another.stat().st_nlink) == (0o640, 2)
+    assert _in_mount(world) == {"file": b"f" * 5000}
+    world.close()
+
+
 def _die_at(root: Path, data: Path, point: str) -> None:
     """Take the directory, or give it back, up to a point."""
     world = _world_of(root)

@@ -13,8 +13,8 @@ import pytest
 
 from memfs.linux.files import (
     FallocateMode,
-    clone_file,
     fallocate,
+    share_blocks,
     start_writeback,
     syncfs,
     take_lease,
@@ -67,20 +67,20 @@ def test_fallocate_reports_the_errno(file: int) -> None:
     assert caught.value.errno == errno.EINVAL
 
 
-def test_clone_file_copies_or_leaves_the_target_alone(file: int, tmp_path: Path) -> None:
+def test_share_blocks_copies_or_leaves_the_target_alone(file: int, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"before")
     fd = os.open(target, os.O_RDWR)
     try:
-        cloned = clone_file(file, fd)
+        cloned = share_blocks(file, fd)
     finally:
         os.close(fd)
     assert target.read_bytes() == (b"\1" * MIB if cloned else b"before")
 
 
-def test_clone_file_fails_on_a_descriptor_that_is_not_open(file: int) -> None:
+def test_share_blocks_fails_on_a_descriptor_that_is_not_open(file: int) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
-        clone_file(-1, file)
+        share_blocks(-1, file)
 
 
 @pytest.fixture(params=["disk", "tmpfs"])

@@ -105,7 +105,7 @@ def test_a_closed_file_is_exact_and_an_empty_one_needs_no_copy(world: World) -> 
 def test_a_large_one_has_no_bytes_where_the_disk_shares_none(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_files, "clone_file", lambda *_: False)
+    monkeypatch.setattr(open_files, "share_blocks", lambda *_: False)
     snapping = Snapping(world)
     large = world.create(ROOT_INODE, b"large", 0o644, os.O_RDWR)
     world.write(large, 0, b"x" * 5001)

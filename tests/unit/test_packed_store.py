@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memfs.errors import InvalidValueError, NoSpaceError, ObjectMissingError
+from memfs.errors import InvalidValueError, NoSpaceError, ObjectMissingError, StoreError
 from memfs.stores.disk import clone_file, translate_error
 from memfs.stores.packed import PackedStore
 from memfs.types import BlobId
@@ -132,3 +132,35 @@ def test_a_clone_is_equal_and_keeps_holes(tmp_path: Path, size: int, holes: bool
         clone_file(from_file.fileno(), to_file.fileno())
     assert source.read_bytes() == target.read_bytes()
     assert target.stat().st_blocks <= source.stat().st_blocks
+
+
+@pytest.mark.parametrize("may_shrink", [False, True])
+def test_a_clone_of_what_shrinks_meanwhile_is_refused_or_has_zeros(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_shrink: bool
+) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "ioctl", refuse)
+    source, target = tmp_path / "source", tmp_path / "target"
+    with source.open("wb") as file:
+        file.write(b"first")
+        file.seek(2 * MIB)
+        file.write(b"last")
+    size = source.stat().st_size
+    with source.open("rb", buffering=0) as from_file, target.open("wb", buffering=0) as to_file:
+
+        def clone() -> bool:
+            return clone_file(
+                from_file.fileno(),
+                to_file.fileno(),
+                lambda _: os.truncate(source, 5),
+                may_shrink=may_shrink,
+            )
+
+        if not may_shrink:
+            with pytest.raises(StoreError, match="ended at byte 5"):
+                clone()
+            return
+        assert not clone()
+    assert target.read_bytes() == b"first".ljust(size, b"\0")

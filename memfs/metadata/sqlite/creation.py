@@ -14,16 +14,11 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import MetadataError, NoSpaceError, StateDamagedError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs.linux.files import sync_directory
 from memfs.metadata.records import NewInode
 from memfs.metadata.sqlite import format2
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
-from memfs.metadata.sqlite.format import (
-    FORMAT_NUMBER,
-    IMPORT_NAME,
-    new_state_id,
-    sync_directory,
-    write_format,
-)
+from memfs.metadata.sqlite.format import FORMAT_NUMBER, IMPORT_NAME, new_state_id, write_format
 from memfs.metadata.sqlite.journal import NO_ORIGIN, Journal
 from memfs.metadata.sqlite.journals import JOURNAL_NAMES
 from memfs.metadata.sqlite.lease import IdLease

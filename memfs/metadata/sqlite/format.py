@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from memfs.errors import StateDamagedError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs.linux.files import sync_directory
 from memfs.types import STATE_ID_BYTES, StateId
 
 if TYPE_CHECKING:
@@ -142,15 +143,6 @@ def _write(path: Path, content: str, flags: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     try:
         os.write(fd, (content + "\n").encode())
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory survive power loss (fsync(2) of the directory)."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
         os.fsync(fd)
     finally:
         os.close(fd)

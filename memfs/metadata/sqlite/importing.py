@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memfs.errors import CorruptDataError, MetadataError, NoSpaceError, UsageError
 from memfs.exit_codes import ExitCode
+from memfs.linux.files import sync_directory
 from memfs.metadata.columns import Alike, Shape, decode, pick
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.check import RECOUNT, SUM_OF_SIZES
@@ -37,13 +38,7 @@ from memfs.metadata.sqlite.exporting import (
     SYMLINK_SHAPE,
     XATTR_SHAPE,
 )
-from memfs.metadata.sqlite.format import (
-    FORMAT_NUMBER,
-    IMPORT_NAME,
-    read_format,
-    sync_directory,
-    write_format,
-)
+from memfs.metadata.sqlite.format import FORMAT_NUMBER, IMPORT_NAME, read_format, write_format
 from memfs.metadata.sqlite.journals import JOURNAL_NAMES
 from memfs.metadata.sqlite.lease import FIRST_ID, IdLease
 from memfs.metadata.sqlite.opening import FILE_NAME

@@ -20,6 +20,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from memfs.errors import MetadataError, UsageError
+from memfs.linux.files import sync_directory
 from memfs.metadata.sqlite.creation import LEASE_NAME, create_tables, tables_of
 from memfs.metadata.sqlite.engine import SqliteEngine
 from memfs.metadata.sqlite.format import FILE_NAME as FORMAT_NAME
@@ -30,7 +31,6 @@ from memfs.metadata.sqlite.format import (
     new_state_id,
     read_format,
     read_state_id,
-    sync_directory,
     write_format,
 )
 from memfs.metadata.sqlite.journal import Journal
