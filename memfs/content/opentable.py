@@ -4,7 +4,8 @@ Invariants:
 - The handles of one inode never mix modes that the kernel refuses together (fs/fuse/iomode.c):
   a passthrough open needs the absence of cached handles, a cached or direct open the absence of
   passthrough ones.
-- All passthrough handles of an inode use one backing id.
+- All passthrough handles of an inode use one backing id. That of a file which memfs only refers to
+  is used by handles for reading alone, and kept no longer than one of them is open.
 - A backing id never keeps the disk space of a raw file that its inode has let go of.
 """
 
@@ -150,6 +151,8 @@ class OpenTable:
         self._files: dict[InodeNo, OpenFile] = {}
         self._backings: dict[InodeNo, int] = {}
         """Those of open files, with their raw files, each as `_packed` makes it."""
+        self._references: dict[InodeNo, int] = {}
+        """Backing ids of open files whose bytes are in a file that is not memfs's own."""
         self._idle_backings: Fifo[InodeNo, int] = Fifo()
         """Those of files that are not open, likewise; the one closed longest ago first."""
         self._kept_count = 0
@@ -293,30 +296,51 @@ class OpenTable:
             self._drop_writer(file)
         self._drop_if_idle(ino, file)
 
-    def choose(self, ino: InodeNo, raw: RawId) -> tuple[OpenMode, int]:
+    def is_referenced(self, ino: InodeNo) -> bool:
+        """True while handles pass reads through to a file that is not memfs's own.
+
+        The kernel then refuses all other modes, and another backing id: nobody may write here.
+        """
+        return ino in self._references
+
+    def choose(self, ino: InodeNo, raw: RawId, reference_fd: int = -1) -> tuple[OpenMode, int]:
         """Choose the mode of one more handle.
 
         Args:
             raw: Its raw file; 0: it has no raw file, bytes come from another form.
+            reference_fd: Open at a file that is not memfs's own and has the bytes; for reading.
 
         Returns:
             The mode, and the backing id for passthrough, else 0.
         """
+        if (reference := self._references.get(ino)) is not None:
+            return OpenMode.PASSTHROUGH, reference
         file = self._files.get(ino)
         counts = file.counts if file is not None else _NO_HANDLES
         if not self.passthrough or counts[OpenMode.CACHED]:
             return OpenMode.CACHED, 0
         # A mapping of a direct handle holds the inode in cached mode until it is unmapped, and its
         # RELEASE back as long: a passthrough open would fail with EIO, another direct one works.
-        if counts[OpenMode.DIRECT] or not raw:
+        if counts[OpenMode.DIRECT]:
             return OpenMode.DIRECT, 0
+        if not raw:
+            return self._refer(ino, reference_fd)
         backing = self._backing_id(ino, raw)
         if not backing:
             return OpenMode.CACHED, 0
         return OpenMode.PASSTHROUGH, backing
 
+    def _refer(self, ino: InodeNo, fd: int) -> tuple[OpenMode, int]:
+        """Choose the mode of a handle of an inode without a raw file."""
+        backing = 0 if fd < 0 or self.has_writer(ino) else self._register(fd)
+        if not backing:
+            return OpenMode.DIRECT, 0
+        self._references[ino] = backing
+        return OpenMode.PASSTHROUGH, backing
+
     def add(self, ino: InodeNo, mode: OpenMode, *, writable: bool) -> Handle:
         """Count one more handle and return its number."""
+        assert not (writable and ino in self._references), ino
         file = self._files.get(ino)
         if file is None:
             file = self._files[ino] = OpenFile()
@@ -377,6 +401,8 @@ class OpenTable:
         self._kept_count = 0
         for ino in [*self._backings, *self._idle_backings]:
             self.forget_raw(ino)
+        while self._references:
+            self._release(self._references.popitem()[1])
 
     def adopt_backing(self, ino: InodeNo, raw: RawId, backing: int) -> None:
         """Take over the backing id of a raw file that is not open yet; 0: it has no such id."""
@@ -437,6 +463,8 @@ class OpenTable:
         del self._files[ino]
         if known := self._backings.pop(ino, 0):
             self._note_idle(ino, known)
+        if reference := self._references.pop(ino, 0):
+            self._release(reference)
 
     def _note_idle(self, ino: InodeNo, known: int) -> None:
         self._idle_backings[ino] = known
@@ -444,9 +472,12 @@ class OpenTable:
             self._give_back(self._idle_backings.take_oldest()[1])
 
     def _give_back(self, known: int) -> None:
+        self._release(_backing(known))
+
+    def _release(self, backing: int) -> None:
         # When the mount is gone, the kernel has given all ids back by itself.
         if self._backing is not None and self._backing.available:
-            self._backing.release(_backing(known))
+            self._backing.release(backing)
 
 
 def _packed(raw: RawId, backing: int) -> int:

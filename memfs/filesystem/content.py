@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from memfs.content.opening import Handle
     from memfs.filesystem.operations import Caller
     from memfs.filesystem.replies import Entry
+    from memfs.stores.source import LocalFile
     from memfs.types import InodeNo
 
 INLINE_WRITE_BYTES_MAX = 128 << 10
@@ -67,6 +68,7 @@ class ContentRequests(AttributeRequests):
         changing = writable or truncate
         first = not self._open_table.is_open(ino)
         self._open_table.begin(ino, writing=changing)
+        reference: LocalFile | None = None
         try:
             # What is to be cut to nothing may be damaged.
             inode = await (self._begun(ino) if truncate else self._sound(ino, writing=writable))
@@ -86,8 +88,10 @@ class ContentRequests(AttributeRequests):
                     inode = await self._kill_suidgid(caller, inode)
                 if truncate:
                     await self._cut(inode, 0)
-            elif not inode.raw and inode.size <= self._features.hydrate_bytes_max:
-                inode = await self._hydrate_for_reading(inode)
+            elif not inode.raw or self._open_table.is_referenced(ino):
+                reference = await self._open_reference(inode)
+                if reference is None and inode.size <= self._features.hydrate_bytes_max:
+                    inode = await self._hydrate_for_reading(inode)
             time_ns = self._now_ns()
             self._activity.note_access(ino, time_ns)
             size = 0 if truncate else self._live(inode).size
@@ -102,17 +106,29 @@ class ContentRequests(AttributeRequests):
             else:
                 async with self._open_table.gates.hold(ino):
                     # Others may have made one meanwhile.
-                    inode = await self._engine.get_inode(ino)
-                    mode, backing, handle = self._add_handle(inode, writable=writable)
+                    now = await self._engine.get_inode(ino)
+                    if now.generation != inode.generation:
+                        reference = None
+                    inode = now
+                    mode, backing, handle = self._add_handle(
+                        inode, writable=writable, reference=reference
+                    )
             if writable and flags & os.O_DSYNC:
                 await self._sync_before_writes(caller, inode, handle)
         finally:
             self._end_opening(ino, writing=changing)
         return Opened(handle, mode, backing)
 
-    def _add_handle(self, inode: Inode, *, writable: bool) -> tuple[OpenMode, int, Handle]:
-        mode, backing = self._open_table.choose(inode.ino, inode.raw)
+    def _add_handle(
+        self, inode: Inode, *, writable: bool, reference: LocalFile | None = None
+    ) -> tuple[OpenMode, int, Handle]:
+        fd = -1 if reference is None else reference.fd
+        mode, backing = self._open_table.choose(inode.ino, inode.raw, fd)
         return mode, backing, self._open_table.add(inode.ino, mode, writable=writable)
+
+    async def _open_reference(self, _inode: Inode) -> LocalFile | None:
+        """Open the file that is not memfs's own and has the bytes of a sealed inode, if one has."""
+        return None
 
     async def create(
         self, caller: Caller, parent: InodeNo, name: bytes, mode: int, flags: int

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memfs.content.invalidations import Aspect
 from memfs.errors import (
     DirectoryNotEmptyError,
+    FilesOpenError,
     ObjectChangedError,
     ObjectMissingError,
     StaleInodeError,
@@ -22,7 +23,9 @@ from memfs.keyed_lock import KeyedLock
 from memfs.metadata.foreign import AdoptedFile, Conflict, ForeignDirectory, ForeignObject
 from memfs.metadata.records import AttributeChanges, InodeFlags, NewInode
 from memfs.moves.attempt import sources_of
+from memfs.stores.source import SourceObject
 from memfs.types import BLOCK_BYTES, NO_INODE, NOW, Generation, InodeNo, Tier
+from memfs.waiting import leave
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from memfs.filesystem.shared import Parts
     from memfs.metadata.foreign import Source
     from memfs.metadata.records import Inode
-    from memfs.stores.source import SourceObject
+    from memfs.stores.source import LocalFile
     from memfs.types import SourceId
 
 OBJECT_SUFFIX = b".~object"
@@ -113,6 +116,11 @@ def is_same(known: ForeignObject, found: SourceObject) -> bool:
     return (known.etag, known.version, known.size) == (found.etag, found.version, found.size)
 
 
+def object_of(known: ForeignObject) -> SourceObject:
+    """Return the object that a file was made of, as it was listed."""
+    return SourceObject(known.name, known.size, known.etag, known.mtime_ns, known.version)
+
+
 class ForeignChanges(TreeChanges):
     """Changes on behalf of sources, and requests that meet an object which has changed."""
 
@@ -134,6 +142,41 @@ class ForeignChanges(TreeChanges):
         except (ObjectChangedError, ObjectMissingError) as error:
             await self.look_again(ino, error)
             raise
+
+    async def _open_reference(self, inode: Inode) -> LocalFile | None:
+        """Open the file of this machine that an inode refers to, if the kernel is to read it.
+
+        Raises:
+            ObjectChangedError, ObjectMissingError: It is another one by now.
+        """
+        known = await self._engine.get_object(inode.ino)
+        if known is None or not known.current or known.generation != inode.generation:
+            return None
+        if not self._open_table.passthrough:
+            return None
+        await leave()
+        store = await sources_of(self._move_parts).store_of(known.source)
+        if store.local_path(known.name) is None:
+            return None
+        return await store.open_local(object_of(known))
+
+    async def _part_from_readers(self, ino: InodeNo) -> None:
+        """Give the names of a file to another inode: its readers never see what is written.
+
+        Raises:
+            ObjectChangedError: That was done.
+            FilesOpenError: It is memfs's own by now, and its readers have what it was made of open.
+        """
+        known = await self._engine.get_object(ino)
+        if known is None or not await self.replace_object(known, object_of(known)):
+            raise FilesOpenError(
+                f"inode {ino}: programs have the file open that it was made of; once they close "
+                "it, it can be written"
+            )
+        raise ObjectChangedError(
+            f"inode {ino}: its readers keep the file that it refers to; its name leads to another "
+            "one, which can be written"
+        )
 
     async def read(self, ino: InodeNo, handle: Handle, offset: int, size: int) -> bytes | bytearray:
         """READ; the name leads to what is there now before this is answered with ESTALE."""

@@ -50,6 +50,8 @@ class Writing(Names):
                 is not cut here, so that the caller can order that after the commit.
         """
         ino = inode.ino
+        if self._open_table.is_referenced(ino):
+            await self._part_from_readers(ino)
         if inode.flags & InodeFlags.UNSEALED:
             return inode
         while True:
@@ -76,6 +78,14 @@ class Writing(Names):
             # It may believe for a day what it was told while nobody could write.
             self._kernel_cache.forget_attributes(ino)
         return inode
+
+    async def _part_from_readers(self, ino: InodeNo) -> None:
+        """A file is to be written whose readers have one open that is not memfs's own.
+
+        Raises:
+            ObjectChangedError: They keep it; its names lead to another inode, which can be written.
+        """
+        raise AssertionError(f"inode {ino}: nothing is passed through but raw files")
 
     async def _is_shown(self, ino: InodeNo) -> bool:
         """Tell whether a snapshot shows bytes of which there is no durable copy yet."""

@@ -21,7 +21,7 @@ from memfs.errors import (
 )
 from memfs.stores.calls import BlockingCalls
 from memfs.stores.disk import disk_errors, read_fully
-from memfs.stores.source import PAGE_COUNT, Attributes, SourceObject
+from memfs.stores.source import PAGE_COUNT, Attributes, LocalFile, SourceObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,6 +78,10 @@ class DirectorySource:
         """See `SourceBackend`."""
         return await self._call(f"look at {key}", lambda: self._look_at(key))
 
+    async def open_if(self, wanted: SourceObject) -> LocalFile | None:
+        """See `SourceBackend`."""
+        return await self._call(f"open {wanted.key}", lambda: self._open(wanted))
+
     def local_path(self, key: str) -> Path | None:
         """Each object is a local file."""
         return self._root / key
@@ -117,14 +121,17 @@ class DirectorySource:
                 return found, found[-1].key
         return found, None
 
+    def _open(self, wanted: SourceObject) -> LocalFile:
+        # No device, and no FIFO that would wait for a writer.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = LocalFile(os.open(self._root / wanted.key, flags))
+        self._check(wanted, file.fd)
+        return file
+
     def _read(self, wanted: SourceObject, start: int, end: int) -> bytes:
-        fd = os.open(self._root / wanted.key, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            self._check(wanted, fd)
-            data = read_fully(fd, end - start, start)
-            self._check(wanted, fd)
-        finally:
-            os.close(fd)
+        file = self._open(wanted)
+        data = read_fully(file.fd, end - start, start)
+        self._check(wanted, file.fd)
         if len(data) != end - start:
             raise StoreUnavailableError(f"source {self.url}: {wanted.key}: it ends too early")
         return data

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
     from pathlib import Path
 
-    from memfs.stores.source import ObjectPage
+    from memfs.stores.source import LocalFile, ObjectPage
     from memfs.stores.store import ByteSource, RemoteStore
 
 T = TypeVar("T")
@@ -291,6 +291,10 @@ class FsspecStore:
         return data
 
     def local_path(self, _key: str) -> Path | None:
+        """No object of it is taken for a local file."""
+        return None
+
+    async def open_if(self, _wanted: SourceObject) -> LocalFile | None:
         """No object of it is taken for a local file."""
         return None
 

@@ -67,6 +67,22 @@ ObjectPage = tuple[list[SourceObject], str | None]
 """Objects, and where the next page begins; None: this was the last."""
 
 
+class LocalFile:
+    """A file of this machine that is open for reading until nobody refers to it any more.
+
+    Args:
+        fd: Open at it.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 class SourceBackend(Protocol):
     """A kind of store, as sources use it; each method is one request, or a few.
 
@@ -118,6 +134,10 @@ class SourceBackend(Protocol):
 
     def local_path(self, key: str) -> Path | None:
         """Return where an object is a file of this machine; None: it is not."""
+        ...
+
+    async def open_if(self, wanted: SourceObject) -> LocalFile | None:
+        """Open an object as it was listed, if it is a file of this machine; raises as `read_if`."""
         ...
 
     async def aclose(self) -> None:
@@ -269,6 +289,12 @@ class SourceStore:
     def local_path(self, key: str) -> Path | None:
         """Return where an object is a file of this machine; None: it is not."""
         return self._backend.local_path(key)
+
+    async def open_local(self, wanted: SourceObject) -> LocalFile | None:
+        """Open an object as `SourceBackend.open_if`."""
+        return await self._calls.bounded(
+            f"open {wanted.key}", lambda: self._backend.open_if(wanted)
+        )
 
     async def look_at(self, key: str, version: str = "") -> SourceObject:
         """Return an object as it is now, or a version of it; as `SourceBackend.look_at`."""

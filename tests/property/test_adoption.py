@@ -20,6 +20,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from memfs.content.opening import OpenMode
 from memfs.errors import MemfsError, ObjectChangedError, ObjectMissingError, StoreError
 from memfs.jobs.adopting import AdoptMethods
 from memfs.moves.dropping import drop_raw
@@ -470,6 +471,67 @@ def test_a_move_removes_no_name_that_leads_elsewhere_by_now(tmp_path: Path) -> N
     assert (data / "file").read_bytes() == b"another"
     assert (stat.S_IMODE(another.stat().st_mode), another.stat().st_nlink) == (0o640, 2)
     assert _in_mount(world) == {"file": b"f" * 5000}
+    world.close()
+
+
+def test_a_file_that_is_referred_to_is_passed_through_and_never_written(tmp_path: Path) -> None:
+    data, root = tmp_path / "data", tmp_path / "world"
+    data.mkdir()
+    root.mkdir()
+    for name in ("small", "large"):
+        (data / name).write_bytes(name.encode() * 5000)
+    before = _in_directory(data)
+    world = _world_of(root)
+    _work(world, "adopt", url=f"file://{data}", path="set", take="reference")
+    for name, content in before.items():
+        ino = look(world)[name][0]
+        reader = world.open(ino, os.O_RDONLY)
+        assert reader.mode is OpenMode.PASSTHROUGH
+        assert os.path.samestat(os.fstat(reader.kernel_fd), os.stat(data / name))
+        assert world.read(reader, 0, 1 << 20) == content
+        # Fetched meanwhile, it is passed through as before; the kernel would refuse another file.
+        world.run(hydrate(world.move_parts, ino))
+        second = world.open(ino, os.O_RDONLY)
+        assert os.path.sameopenfile(reader.kernel_fd, second.kernel_fd)
+        # A writer is sent to another inode by ESTALE, and the readers keep theirs.
+        for flags in (os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
+            with pytest.raises(Refusal) as caught:
+                world.open(ino, flags)
+            assert caught.value.errno == errno.ESTALE
+        now = look(world)[name][0]
+        assert now != ino
+        writer = world.open(now, os.O_RDWR)
+        assert writer.mode is OpenMode.PASSTHROUGH
+        world.write(writer, 0, b"written")
+        assert world.read(second, 0, 1 << 20) == content
+        for file in (reader, second, writer):
+            world.release(file)
+        assert world.run(world.read_all(now)) == b"written" + content[7:]
+    assert _in_directory(data) == before
+    world.remount()
+    world.close()
+
+
+def test_a_file_that_is_referred_to_and_has_changed_is_opened_as_it_is_now(tmp_path: Path) -> None:
+    data, root = tmp_path / "data", tmp_path / "world"
+    data.mkdir()
+    root.mkdir()
+    (data / "file").write_bytes(b"1" * 20_000)
+    world = _world_of(root)
+    _work(world, "adopt", url=f"file://{data}", path="set", take="reference")
+    ino = look(world)["file"][0]
+    world.release(world.open(ino, os.O_RDONLY))
+    (data / "new").write_bytes(b"2" * 30_000)
+    (data / "new").rename(data / "file")
+    with pytest.raises(Refusal) as caught:
+        world.open(ino, os.O_RDONLY)
+    assert caught.value.errno == errno.ESTALE
+    reader = world.open(look(world)["file"][0], os.O_RDONLY)
+    assert (reader.mode, world.read(reader, 0, 1 << 20)) == (OpenMode.PASSTHROUGH, b"2" * 30_000)
+    world.release(reader)
+    (data / "file").unlink()
+    with pytest.raises(Refusal):
+        world.open(look(world)["file"][0], os.O_RDONLY)
     world.close()
 
 

@@ -44,9 +44,9 @@ def tier_config(bucket: LyingS3) -> str:
 
 
 @pytest.fixture
-def prefix(place: Path) -> str:
+def prefix(place: Path, mount: Mount) -> str:
     """A prefix of a test's own, whose objects stay: the mover may fetch one still when it ends."""
-    return place.name
+    return f"{mount.driver}-{place.name}"
 
 
 def adopt(*words: str | Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import pytest
 from tests import scratch
 from tests.mounting import MountError, run_memfs
 from tests.posix.capabilities import Capability
-from tests.tiers.tiering import send, told
+from tests.tiers.tiering import pin, send, told, wait_until_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,6 +82,36 @@ def test_a_directory_is_taken_and_given_back(place: Path, data: Path, how: str) 
     assert not (place / "set").exists()
 
 
+def test_a_reference_is_read_past_the_daemon_and_written_apart(
+    place: Path, data: Path, mount: Mount, capabilities: frozenset[Capability]
+) -> None:
+    before = see(data)
+    adopt("--reference", data, place / "set")
+    path = place / "set/one"
+    with path.open("rb", buffering=0) as reader:
+        inode = os.fstat(reader.fileno()).st_ino
+        assert os.pread(reader.fileno(), 100, 0) == b"1" * 100
+        if Capability.PASSTHROUGH in capabilities:
+            pids = mount.daemon_pids()
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                # A stopped daemon answers nothing.
+                assert os.pread(reader.fileno(), 100_000, 50_000) == b"1" * 50_000
+            finally:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+        with path.open("r+b") as writer:
+            writer.write(b"mine")
+        os.truncate(place / "set/deep/two", 2)
+        assert path.read_bytes() == b"mine" + b"1" * 99_996
+        if Capability.PASSTHROUGH in capabilities:
+            assert path.stat().st_ino != inode
+            assert os.pread(reader.fileno(), 10, 0) == b"1" * 10
+    assert (place / "set/deep/two").read_bytes() == b"22"
+    assert see(data) == before
+
+
 def test_what_was_changed_after_a_move_goes_back(place: Path, data: Path) -> None:
     adopt("--move", data, place / "set")
     (place / "set/new").write_bytes(b"new")
@@ -115,6 +146,8 @@ def test_files_that_cannot_be_moved_stay_where_they_are(place: Path, data: Path)
     assert sorted(name.partition(":")[0] for name in report["failures"]) == [
         *("deep/two", "one", "second"),
     ]
+    pin(place / "set/one", "warm")
+    wait_until_at("warm", place / "set/one")
     assert (place / "set/one").read_bytes() == (data / "one").read_bytes()
     (data / "second").unlink()
     # The link count is a part of the etag, by its time of change.

@@ -272,3 +272,33 @@ def test_a_file_whose_sync_has_failed_has_no_kept_descriptor(raw_store: RawStore
     table.fail_syncs(INO, 5)
     assert table.kept(INO) is None
     table.close()
+
+
+def test_a_file_of_others_is_passed_through_for_reading_while_it_is_open(
+    raw_store: RawStore, tmp_path: Path
+) -> None:
+    backing = FakeBacking()
+    table = OpenTable(raw_store, backing)
+    (tmp_path / "other").write_bytes(b"x")
+    fd = os.open(tmp_path / "other", os.O_RDONLY)
+    # A program that is about to write gets bytes of memfs's own, and so do all that open it then.
+    table.begin(INO, writing=True)
+    assert table.choose(INO, NO_RAW, fd) == (OpenMode.DIRECT, 0)
+    table.end(INO, writing=True)
+    first, known = table.choose(INO, NO_RAW, fd)
+    handle = table.add(INO, first, writable=False)
+    assert (first, known, table.is_referenced(INO)) == (OpenMode.PASSTHROUGH, 1, True)
+    # It was fetched meanwhile: the kernel takes no other file while this one is open.
+    assert table.choose(INO, RAW) == (OpenMode.PASSTHROUGH, 1)
+    with pytest.raises(AssertionError):
+        table.add(INO, first, writable=True)
+    table.remove(INO, handle)
+    assert (backing.live, table.is_referenced(INO)) == (set(), False)
+    assert table.choose(INO, RAW) == (OpenMode.PASSTHROUGH, 2)
+    backing.refuses = True
+    assert table.choose(InodeNo(8), NO_RAW, fd) == (OpenMode.DIRECT, 0)
+    backing.refuses = False
+    table.choose(InodeNo(9), NO_RAW, fd)
+    table.close()
+    os.close(fd)
+    assert backing.live == set()

@@ -16,7 +16,7 @@ from memfs.stores.source import SourceObject, SourceStore
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from memfs.stores.source import ObjectPage
+    from memfs.stores.source import LocalFile, ObjectPage
 
 URL = "fake://bucket"
 
@@ -120,6 +120,11 @@ class Bucket:
 
     def local_path(self, _key: str) -> Path | None:
         """See `SourceBackend`."""
+        return None
+
+    async def open_if(self, _wanted: SourceObject) -> LocalFile | None:
+        """See `SourceBackend`."""
+        await trio.lowlevel.checkpoint()
         return None
 
     async def aclose(self) -> None:
