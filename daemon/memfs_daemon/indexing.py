@@ -94,7 +94,7 @@ class AttributeIndexer:
 
 
 class FieldIndexer:
-    """Builds the indexes of fields that are begun, and removes the entries of those dropped.
+    """Builds the indexes that are begun, and removes the entries of those dropped.
 
     What a kill cuts off goes on from there at the next mount.
 

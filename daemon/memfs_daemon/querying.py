@@ -105,11 +105,11 @@ class QueryMethods:
         }
 
     async def add_index(self, field: str) -> None:
-        """Begin an index of a field; see `Queries.add_index`."""
+        """Begin an index; see `Queries.add_index`."""
         await self._indexer.add(field)
 
     async def drop_index(self, field: str) -> None:
-        """Give an index of a field up; see `Queries.drop_index`."""
+        """Give an index up; see `Queries.drop_index`."""
         await self._indexer.drop(field)
 
 

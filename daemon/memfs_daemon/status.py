@@ -112,7 +112,7 @@ def index_report(engine: Engine, config: QueryConfig) -> IndexReport:
 
 
 def field_reports(engine: Engine) -> tuple[FieldIndexReport, ...]:
-    """Return how complete the indexes of fields are."""
+    """Return how complete the indexes are that were added."""
     return tuple(
         FieldIndexReport(index.field, index.state.value, index.through, index.last)
         for index in engine.field_indexes()

@@ -472,11 +472,15 @@ class Mount(NamedTuple):
         return self.asking(queries.QUERY_INDEX)({})
 
     def index_add(self, field: str) -> None:
-        """Begin an index of `$size`, `$mtime` or `$name`; `query_index` tells how far it is.
+        """Begin an index; `query_index` tells how far it is.
+
+        Args:
+            field: `$size`, `$mtime` or `$name`; or `user.NAME`: of the texts in that xattr.
 
         Raises:
             ControlError: EINVAL: no other field can have one. EEXIST: the one before is still
-                being removed. ENOSPC: the disk is full.
+                being removed. ENOTSUP: xattrs are not indexed, too many of them have an index of
+                their texts, or SQLite cannot search texts. ENOSPC: the disk is full.
         """
         self.asking(queries.INDEX_ADD)({"field": field})
 

@@ -181,9 +181,10 @@ COUNT_MAX = 10_000
 
 
 class FieldIndexReport(NamedTuple):
-    """An index of a field that memfs itself fills."""
+    """An index that was added: of a field that memfs itself fills, or of the texts in an xattr."""
 
     field: str
+    """`$size`, `$mtime`, `$name`, or the name of an xattr."""
     state: str
     """`building`, `whole`, or `leaving`: it was dropped, and its entries go in steps."""
     through: int

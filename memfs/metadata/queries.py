@@ -97,14 +97,19 @@ class Queries(Changes, Protocol):
 
     # --- indexes of what memfs knows --------------------------------------------------------------
     async def add_index(self, field: str) -> None:
-        """Begin an index of `$size`, `$mtime` or `$name`, which `build_indexes` fills; idempotent.
+        """Begin an index, which `build_indexes` fills; idempotent.
 
         Changes of files keep it up to date from now on. Once it is whole, filters and orders are
-        led by it.
+        led by it. That of the texts in an xattr leads to values with a part or a word; of JSON
+        arrays these are the decoded elements.
+
+        Args:
+            field: `$size`, `$mtime` or `$name`; or `user.NAME`: of the texts in that xattr.
 
         Raises:
             InvalidValueError: No other field can have one.
-            NotSupportedError: The database cannot search texts.
+            NotSupportedError: The database cannot search texts, the index of xattrs is off or has
+                no room for the name, or too many xattrs have an index of their texts.
             AlreadyExistsError: The one before is still being removed.
         """
         ...
@@ -118,11 +123,12 @@ class Queries(Changes, Protocol):
         ...
 
     async def build_indexes(self, limit: int) -> bool:
-        """Do a part of what is to be done for the indexes of fields, and for that of elements.
+        """Do a part of what is to be done for the indexes that were added, and for elements.
 
         Args:
-            limit: Entries that are made or removed. The last file may have several names, and the
-                last array several elements.
+            limit: Entries that are made or removed; of a text, each 64 letters count as one. The
+                last file may have several names, the last array several elements, and the last
+                text more letters.
 
         Returns:
             False if there is nothing to do.
@@ -130,7 +136,7 @@ class Queries(Changes, Protocol):
         ...
 
     def field_indexes(self) -> list[FieldIndex]:
-        """Return the indexes of fields that there are, by field."""
+        """Return the indexes that were added, by field."""
         ...
 
     def element_progress(self) -> ElementProgress:

@@ -416,7 +416,7 @@ class ElementProgress(NamedTuple):
 
 
 class IndexState(enum.Enum):
-    """What an index of a field is good for."""
+    """What an index that was added is good for."""
 
     BUILDING = "building"
     """It leads nowhere yet."""
@@ -426,9 +426,10 @@ class IndexState(enum.Enum):
 
 
 class FieldIndex(NamedTuple):
-    """An index of a field that memfs itself fills."""
+    """An index that was added."""
 
     field: str
+    """One that memfs itself fills, or the name of an xattr: of the texts in it."""
     state: IndexState
     through: InodeNo
     """All inodes up to here are in it."""

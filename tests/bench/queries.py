@@ -30,6 +30,7 @@ from memfs.namespace.permissions import Credentials
 from memfs.query.parsing import parse
 from memfs.query.values import stored_value
 from memfs.types import NOW, ROOT_INODE, InodeNo
+from memfs_daemon.indexing import ENTRY_STEP_COUNT as STEP_COUNT
 from tests.bench.engine_ops import run
 
 if TYPE_CHECKING:
@@ -143,6 +144,21 @@ def _xattrs(files: range) -> Iterator[tuple[Any, ...]]:
             yield ino, name, value, key, stored_value(value)
 
 
+TEXT_QUESTIONS = (
+    Question("a part of a value of 500", {"note": {"$contains": "word1999"}}),
+    Question("a part of 10 files", {"note": {"$contains": "S000471"}}),
+    Question("two parts", {"note": {"$text": "WORD1999 S0004"}}),
+    Question("pattern with a part", {"note": {"$regex": "word1999$"}}),
+    Question("a part that all have", {"note": {"$contains": "word1"}}),
+    Question(
+        "a part of a value of 500, sorted by number",
+        {"note": {"$contains": "word1999"}},
+        FileOrder("user.cloud"),
+    ),
+)
+"""Asked with the index of the texts of the note, and without it; all pages are read."""
+
+
 class Timing(NamedTuple):
     """For one question."""
 
@@ -154,13 +170,14 @@ class Timing(NamedTuple):
 
 def timed(answer: Callable[[], int], times: int) -> Timing:
     """Time an answer; its first time by itself, of the others the medians."""
-    walls, cpus, count = [], [], 0
+    walls, cpus, count = list[float](), list[float](), 0
     for _ in range(times + 1):
         wall, cpu = time.perf_counter(), time.process_time()
         count = answer()
         cpus.append((time.process_time() - cpu) * 1e3)
         walls.append((time.perf_counter() - wall) * 1e3)
-    return Timing(count, walls[0], statistics.median(walls[1:]), statistics.median(cpus[1:]))
+    later = slice(min(1, times), None)
+    return Timing(count, walls[0], statistics.median(walls[later]), statistics.median(cpus[later]))
 
 
 def ask(engine: SqliteEngine, question: Question) -> int:
@@ -190,6 +207,35 @@ def ask_all(state_dir: Path, times: int) -> dict[str, Timing]:
     return rows
 
 
+def ask_texts(state_dir: Path, times: int) -> dict[str, Timing]:
+    """Time questions to texts without and with an index of these, and its building and going."""
+    engine = SqliteEngine.open(state_dir, MetadataConfig())
+    rows = {}
+    for name in ("without", "with"):
+        if name == "with":
+            run(engine.add_index("user.note"))
+            rows["building the index of texts"] = timed(lambda: _work(engine), 0)
+        for question in TEXT_QUESTIONS:
+            whole = question._replace(is_whole=True)
+            rows[f"{question.name}; {name}"] = timed(lambda whole=whole: ask(engine, whole), times)  # type: ignore[misc]
+    pages = "select sum(pgsize) from dbstat where name like 'xattr_text_0_%'"
+    rows["bytes of the index of texts"] = Timing(engine._rows(pages, ())[0][0], 0, 0, 0)
+    run(engine.drop_index("user.note"))
+    rows["removing the index of texts"] = timed(lambda: _work(engine), 0)
+    engine.close()
+    return rows
+
+
+def _work(engine: SqliteEngine) -> int:
+    """Take all steps of the indexes; returns how many there were."""
+    count = 0
+    while run(engine.build_indexes(STEP_COUNT)):
+        engine.commit_nowait()
+        count += 1
+    engine.commit_nowait()
+    return count
+
+
 def _paths(engine: SqliteEngine) -> int:
     page = run(engine.find_files(parse({"city": "San Francisco"}), None, None, 1000, None))
     assert page is not None
@@ -216,10 +262,10 @@ def ask_sqlite(state_dir: Path, times: int) -> dict[str, Timing]:
 
 
 def time_writes(scratch: Path, count: int, *, is_random: bool) -> dict[str, float]:
-    """Return us of CPU of a first setxattr with its commit, without the index and with it."""
+    """Return us of CPU of a first setxattr with its commit, without indexes and with them."""
     sides: dict[str, tuple[SqliteEngine, list[InodeNo], random.Random]] = {}
-    for name in ("without", "with"):
-        config = QueryConfig(enabled=name == "with")
+    for name in ("without", "with", "with texts"):
+        config = QueryConfig(enabled=name != "without")
         engine = SqliteEngine.open(scratch / name, MetadataConfig(), query=config)
         inos = []
         for index in range(count):
@@ -229,6 +275,10 @@ def time_writes(scratch: Path, count: int, *, is_random: bool) -> dict[str, floa
             inos.append(ino)
             if index % 50 == 0:
                 engine.commit_nowait()
+        if name == "with texts":
+            # One of the five.
+            run(engine.add_index("user.note"))
+            _work(engine)
         engine.commit_nowait()
         if is_random:
             random.Random(5).shuffle(inos)
@@ -264,7 +314,7 @@ def main() -> None:
         state_dir = options.state or Path(scratch) / "state"
         if not (state_dir / "format").exists():
             build(state_dir, options.count)
-        asked = ask_all(state_dir, options.times)
+        asked = ask_all(state_dir, options.times) | ask_texts(state_dir, options.times)
         written = {}
         for name, is_random in (("in order", False), ("at random", True)):
             folder = Path(scratch) / name

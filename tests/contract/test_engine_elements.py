@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-import struct
-import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +13,7 @@ from memfs.config import QueryConfig
 from memfs.errors import InvalidValueError
 from memfs.metadata.records import FileOrder
 from memfs.metadata.sqlite.engine import SqliteEngine
-from memfs.metadata.sqlite.format import FORMAT_NUMBER
-from memfs.metadata.sqlite.journal import Journal
-from memfs.metadata.sqlite.journals import JOURNAL_NAMES
 from memfs.metadata.sqlite.mending import mend
-from memfs.metadata.sqlite.statements import KEEPS_ELEMENTS, UNDERSTOOD
 from memfs.query.matching import matches
 from memfs.query.parsing import parse
 from memfs.query.values import stored_value
@@ -28,10 +21,10 @@ from memfs.types import ROOT_INODE, InodeNo, SnapshotId
 from tests.contract.engine.asking import ask as ask_all
 from tests.contract.engine.asking import build
 from tests.contract.engine.making import NOW_NS, make_file
+from tests.contract.engine.older import change_as_older, change_tables
 from tests.contract.engine.site import BIRTH_NS, CONFIG, SMALL, SqliteSite, local_only, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from memfs.metadata.engine import Engine
@@ -209,7 +202,7 @@ def take(
         site.reopen()
     elif step == "older" and not shown:
         engine.close()
-        change_as_older(site.state_dir, ino, second)
+        change_as_older(site.state_dir, ino, TAGS, second)
         if TAGS.decode() in stored[ino]:
             stored[ino][TAGS.decode()] = second
         site.reopen()
@@ -233,41 +226,6 @@ async def fail(engine: Engine, ino: InodeNo, value: bytes) -> None:
             pass
         await engine.remove_xattr(ino, TAGS, NOW_NS)
         raise ZeroDivisionError
-
-
-def change_tables(state_dir: Path, change: Callable[[sqlite3.Connection], object]) -> None:
-    with sqlite3.connect(state_dir / "metadata.db", isolation_level=None) as connection:
-        change(connection)
-    connection.close()
-    (state_dir / "metadata.sums").unlink(missing_ok=True)
-
-
-def change_as_older(state_dir: Path, ino: InodeNo, value: bytes) -> None:
-    """Replace an xattr as a version did that knew nothing of elements."""
-    typed = stored_value(value)
-    change_tables(
-        state_dir,
-        lambda connection: connection.execute(
-            "update xattr set value = ?, typed = iif(key, ?, null) where ino = ? and name = ?",
-            (value, typed, ino, TAGS),
-        ),
-    )
-    older = max(
-        (known.texts, fingerprint)
-        for fingerprint, known in UNDERSTOOD.items()
-        if known.format == FORMAT_NUMBER
-        and not known.has_triggers
-        and fingerprint not in KEEPS_ELEMENTS
-    )[1]
-    for name in JOURNAL_NAMES:
-        path = state_dir / name
-        content = bytearray(path.read_bytes())
-        struct.pack_into("<I", content, 12, older)
-        struct.pack_into("<I", content, 28, zlib.crc32(content[:28]))
-        path.write_bytes(content)
-        journal = Journal(path, create=False)
-        assert journal.fingerprint == older
-        journal.close()
 
 
 async def test_elements_lead_once_their_index_is_whole(engine: Engine) -> None:
@@ -352,7 +310,7 @@ def test_what_changes_amid_the_first_index_is_in_it(tmp_path: Path) -> None:
     for ino, value in zip(inos, (b'["m", "a"]', b'["z", "a"]', b'["zz"]'), strict=True):
         run(put(site.engine, ino, value))
     site.engine.close()
-    change_as_older(site.state_dir, inos[2], b'["y", "a"]')
+    change_as_older(site.state_dir, inos[2], TAGS, b'["y", "a"]')
     engine = site.reopen()
     with pytest.raises(ZeroDivisionError):
         run(fail(engine, inos[2], b"[]"))

@@ -118,7 +118,7 @@ async def test_an_index_leads_once_it_is_whole(engine: Engine) -> None:
 
 
 async def test_only_numbers_of_inodes_can_have_an_index(engine: Engine) -> None:
-    for field in ("$tier", "$path", "user.a", "size", ""):
+    for field in ("$tier", "$path", "size", ""):
         with pytest.raises(InvalidValueError, match=r"\$size, \$mtime, \$name can"):
             await engine.add_index(field)
         with pytest.raises(NotFoundError):

@@ -364,6 +364,45 @@ def test_an_index_of_sizes_is_added_and_dropped(mount: Mount) -> None:
 
 
 @pytest.mark.any_driver
+def test_files_are_found_by_the_texts_of_an_xattr(mount: Mount) -> None:
+    for number in range(30):
+        write(mount.root / f"f{number}", note=f"picture {number}x of the harbour")
+    write(mount.root / "g", note='["K\\u00f6ln", "harbour"]')
+    with pytest.raises(MountError, match=r"user\.note: xattrs are indexed as they are set; --text"):
+        run_memfs("index", "add", mount.root, "user.note")
+    run_memfs("index", "add", mount.root, "--text", "note", "$name")
+    listed = run_memfs("index", "list", mount.root)
+    assert listed.startswith("$name: complete\ntexts of user.note: complete\n")
+    led = "led by: the index of texts of user.note\n"
+    some = {"note": {"$contains": "ture 7x"}}
+
+    def explained(filter_: object) -> str:
+        return run_memfs("query", mount.root, json.dumps(filter_), "--explain")
+
+    assert ask(mount, some) == ["f7"]
+    assert explained(some).startswith(led)
+    # A pattern is looked at in a process of its own, which reads the tables.
+    pattern = {"note": {"$regex": "ture 1[23]x .*bour$"}}
+    assert ask(mount, pattern) == ["f12", "f13"]
+    assert explained({"note": {"$regex": "ture 12x"}}).startswith(led)
+    assert ask(mount, {"note": {"$text": "KÖLN"}}) == ["g"]
+    write(mount.root / "f8", note="picture 7x, a copy")
+    (mount.root / "f7").rename(mount.root / "h7")
+    mount.kill()
+    mount.start()
+    assert ask(mount, some) == ["f8", "h7"]
+    assert explained(some).startswith(led)
+    os.removexattr(mount.root / "f8", "user.note")
+    (mount.root / "h7").unlink()
+    assert ask(mount, some) == []
+    run_memfs("index", "drop", mount.root, "user.note", "$name")
+    assert json.loads(run_memfs("index", "list", "--json", mount.root))["fields"] == []
+    assert not explained(some).startswith(led)
+    with pytest.raises(MountError, match=r"texts of user\.note have no index"):
+        run_memfs("index", "drop", mount.root, "--text", "note")
+
+
+@pytest.mark.any_driver
 def test_tags_are_set_by_words_trees_and_tables(mount: Mount, tmp_path: Path) -> None:
     root = mount.root
     for name in ("scans/a.tif", "scans/deep/b.tif", "c=d.tif"):

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from memfs.query.prefixes import end_of_prefix, literal_prefix
+from memfs.query.prefixes import end_of_prefix, literal_parts, literal_prefix
 
 PATTERNS = st.lists(
     st.sampled_from([*"ab.^$*+?|()[]{1}\\-,", "\\A", "\\.", "\\b", "{0,1}", "(?i:a)", "ab"]),
@@ -57,6 +57,66 @@ def test_what_a_pattern_is_found_in_begins_with_its_prefix(pieces: list[str], te
     prefix = literal_prefix(pattern)
     if found is not None:
         assert text.startswith(prefix)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "parts"),
+    [
+        ("San Fran", ["San Fran"]),
+        ("^word19[0-9]+ of$", ["word19", " of"]),
+        ("ab*cd?ef+gh{2}ij{k", ["a", "c", "ef", "g", "i", "k"]),
+        ("a(?:bc|d)e(f(g)h)?i", ["a", "e", "i"]),
+        (r"a\.b\\c\d\x41e\012f\u0041g\N{DIGIT ONE}h\-", ["a.b\\c", "e", "f", "g", "h-"]),
+        (r"a[^]|(b]c[x\]|]d(?#|[()(|)e", ["a", "c", "d", "e"]),
+        ("a(?=b)c(?P<n>d)e", ["a", "c", "e"]),
+        ("äö.ß", ["äö", "ß"]),
+        ("ab(?#)*c(?#d)e", ["a", "ce"]),
+        ("ab|c", []),
+        ("(?i)ab", []),
+        ("ab(?x: # )cd\n)", []),
+        ("", []),
+    ],
+)
+def test_the_parts_of_a_pattern(pattern: str, parts: list[str]) -> None:
+    re.compile(pattern)
+    assert literal_parts(pattern) == parts
+
+
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *"ab.^$*+?|()[]{1}\\-,#\n",
+                *(
+                    "\\.",
+                    "\\b",
+                    "\\1",
+                    "\\x61",
+                    "\\u0062",
+                    "{0,1}",
+                    "(?i:",
+                    "ab",
+                    "(?:",
+                    "(?x:",
+                    "(?#",
+                ),
+                *("(?=", "(?<!", "(?P<n>", "(?P=n)", "[^]", "[]", "(a)", "abab"),
+            ]
+        ),
+        max_size=9,
+    ),
+    st.text("abAB.\\\n-^#x1", max_size=8),
+)
+@settings(max_examples=500, deadline=None)
+def test_what_a_pattern_is_found_in_has_its_parts(pieces: list[str], text: str) -> None:
+    pattern = "".join(pieces)
+    try:
+        found = re.search(pattern, text)
+    except re.error:
+        return
+    if found is not None:
+        assert all(part in text for part in literal_parts(pattern))
 
 
 @given(st.text(max_size=3), st.text(max_size=3))

@@ -159,13 +159,20 @@ def _index_lines(index: IndexReport, fields: Sequence[FieldIndexReport]) -> list
     if index.enabled and not index.elements.is_whole:
         lines.append(f"index of elements of JSON arrays: {element_state(index.elements)}")
     lines += [
-        f"index of {each.field}: {index_state(each)}" for each in fields if each.state != "whole"
+        f"index of {index_name(each)}: {index_state(each)}"
+        for each in fields
+        if each.state != "whole"
     ]
     return lines
 
 
+def index_name(index: FieldIndexReport) -> str:
+    """Return what an index is of; one of an xattr is of the texts in it."""
+    return index.field if index.field.startswith("$") else f"texts of {index.field}"
+
+
 def index_state(index: FieldIndexReport) -> str:
-    """Return what an index of a field is good for."""
+    """Return what an index that was added is good for."""
     if index.state == "building":
         return f"being built: {index.through} of {index.last} inodes are in it"
     return "complete" if index.state == "whole" else "being removed"

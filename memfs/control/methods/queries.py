@@ -55,7 +55,7 @@ class QueryReport(TypedDict):
 
 
 class NamesReport(TypedDict):
-    """The indexes: that of xattrs, and those of fields."""
+    """The indexes: that of xattrs, and those that were added."""
 
     fields: list[FieldIndexReport]
     index: IndexReport
@@ -116,7 +116,7 @@ class IndexParameters(TypedDict):
     """Which index."""
 
     field: str
-    """`$size`, `$mtime` or `$name`."""
+    """`$size`, `$mtime` or `$name`; or the name of an xattr, of the texts in it."""
 
 
 INDEX_ADD = Method("index_add", IndexParameters, type(None))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.metadata.sqlite.element_index import ElementIndex
 from memfs.metadata.sqlite.statements import INSERT_ATTRIBUTE_NAME
+from memfs.metadata.sqlite.text_index import TextIndexes
 from memfs.query.fields import is_queryable
 from memfs.types import InodeNo
 
@@ -78,17 +79,20 @@ class AttributeIndex:
         self._keys: dict[bytes, int] | None = None
         self._note: IndexNote | None = None
         self.elements = ElementIndex()
+        self.texts = TextIndexes()
 
     def bind(self, database: Database) -> None:
         """Take the database that has the names."""
         self._database = database
         self.elements.bind(database)
+        self.texts.bind(database)
 
     def forget(self) -> None:
         """Read names and note again when they are needed: changes were undone."""
         self._keys = None
         self._note = None
         self.elements.forget()
+        self.texts.forget()
 
     @property
     def keys(self) -> dict[bytes, int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.element_index import SELECT_ELEMENT_NOTE, decode_position, entries_of
-from memfs.metadata.sqlite.field_schema import COLUMNS, NUMBERS, TRIGGERS
+from memfs.metadata.sqlite.field_schema import BUILDING, COLUMNS, LEAVING, NUMBERS, TRIGGERS
 from memfs.metadata.sqlite.schema import (
     BESIDE,
     MISPLACED_EVENT,
@@ -19,6 +19,7 @@ from memfs.metadata.sqlite.schema import (
     totals_of,
 )
 from memfs.metadata.sqlite.statements import Parameters, Row
+from memfs.metadata.sqlite.text_index import SLOT_COUNT, fold_text, grams_of, table_of
 from memfs.query.values import stored_value
 
 Rows = Callable[[str, Parameters], list[Row]]
@@ -468,6 +469,84 @@ def _find_wrong_elements(rows: Rows) -> list[str]:
     return damage[:SENTENCE_COUNT_MAX]
 
 
+_TEXT_INDEXES = """
+    select name, slot, through, state, (select key from attribute_name as a where a.name = t.name)
+    from text_index as t order by slot
+"""
+_HAS_TABLE = "select 1 from sqlite_schema where name = ?"
+_LIST_TEXTS = """
+    select typed, ino from xattr where key <> 0 and key = ?
+    and (typed, ino) > (?, ?) and typed < x'' order by typed, ino limit ?
+"""
+_PRIME = (1 << 31) - 1
+_SUM_END = 1 << 64
+
+
+def _find_wrong_texts(rows: Rows) -> list[str]:
+    """Return a sentence for each index of texts that has not just the entries that it should have.
+
+    FTS5 keeps no text to compare with. So what it has is compared by a sum over all letters and
+    inodes, with that of the values; texts of one or two letters have no entry.
+    """
+    damage: list[str] = []
+    slots: set[int] = set()
+    for name, slot, through, state, key in rows(_TEXT_INDEXES, ()):
+        if slot in slots:
+            damage.append(f"two indexes of texts have the number {slot}, that of {name!r} is one")
+        elif not 0 <= slot < SLOT_COUNT:
+            damage.append(f"the index of texts of {name!r} has the number {slot}")
+        slots.add(slot)
+        if state == LEAVING:
+            continue
+        if not rows(_HAS_TABLE, (table_of(slot),)):
+            damage.append(f"the index of texts of {name!r} has no table")
+            continue
+        limit = through if state == BUILDING else None
+        if _sum_of_entries(rows, table_of(slot)) != _sum_of_texts(rows, key, limit):
+            damage.append(
+                f"the index of texts of {name!r} has other entries than the values have texts"
+            )
+    return damage
+
+
+def _sum_of_entries(rows: Rows, table: str) -> int:
+    for kind in ("row", "instance"):
+        rows(
+            f"create virtual table temp.text_{kind} using fts5vocab('main', '{table}', '{kind}')",
+            (),
+        )
+    total = 0
+    for (term,) in rows("select term from temp.text_row", ()):
+        weights = f"select sum(doc % {_PRIME} + 1) from temp.text_instance where term = ?"
+        ((weight,),) = rows(weights, (term,))
+        total += hash(term) * weight
+    for kind in ("row", "instance"):
+        rows(f"drop table temp.text_{kind}", ())
+    return total % _SUM_END
+
+
+def _sum_of_texts(rows: Rows, key: int | None, limit: int | None) -> int:
+    total, after = 0, ("", 0)
+    while page := rows(_LIST_TEXTS, (key, *after, _PAGE_COUNT)):
+        for typed, ino in page:
+            if limit is None or ino <= limit:
+                total += sum(map(hash, grams_of(fold_text(typed)))) * (ino % _PRIME + 1)
+        after = page[-1]
+    return total % _SUM_END
+
+
+def _find_wrong_pages(rows: Rows) -> list[str]:
+    """Return what SQLite itself finds wrong with its file."""
+    leaving = rows("select slot from text_index where state = ?", (LEAVING,))
+    # From SQLite 3.44 on it looks into them as well.
+    half = tuple(f"FTS5 table main.{table_of(slot)}" for (slot,) in leaving)
+    return [
+        f"the database file is damaged: {told}"
+        for (told,) in rows(f"pragma integrity_check({SENTENCE_COUNT_MAX})", ())
+        if told != "ok" and not any(name in told for name in half)
+    ]
+
+
 def find_damage(rows: Rows, totals: Usage, next_id: int) -> list[str]:
     """Return a sentence for each thing that is wrong.
 
@@ -476,16 +555,13 @@ def find_damage(rows: Rows, totals: Usage, next_id: int) -> list[str]:
         totals: The totals as counted along.
         next_id: No number in use may reach it.
     """
-    damage = [
-        f"the database file is damaged: {row[0]}"
-        for row in rows(f"pragma integrity_check({SENTENCE_COUNT_MAX})", ())
-        if row[0] != "ok"
-    ]
+    damage = _find_wrong_pages(rows)
     for sentence, query in _CHECKS:
         found = rows(f"{query} limit {SENTENCE_COUNT_MAX}", ())
         damage += [sentence.format(*row) for row in found]
     damage += _find_wrong_values(rows)
     damage += _find_wrong_elements(rows)
+    damage += _find_wrong_texts(rows)
     counted = Usage._make(totals_of(rows(RECOUNT, ())[0]))
     damage += [
         f"{name} is kept as {kept}, but counts {count}"

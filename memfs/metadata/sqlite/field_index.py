@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.metadata.sqlite.field_schema import WHOLE
@@ -32,6 +33,8 @@ class Indexes(NamedTuple):
     """Fields of memfs that have a whole index."""
     elements: bool = False
     """The index of elements of arrays is whole."""
+    texts: Mapping[str, int] = MappingProxyType({})
+    """Slots of the whole indexes of texts, by the name of the xattr."""
 
 
 class FieldIndexes:

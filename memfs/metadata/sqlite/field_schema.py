@@ -159,23 +159,26 @@ def fold_name(name: bytes) -> str:
     return name.decode(errors="replace").casefold()
 
 
-def match_of(words: list[str]) -> str | None:
-    """Return what `name_text` is asked for: names that may have all of the words; None: any may.
+def match_of(words: list[str], stride: int = 1) -> str | None:
+    """Return what a table of FTS5 is asked for: texts that may have all words; None: any may.
 
     Args:
         words: Folded.
+        stride: Letters between two that a part of three begins with; up to 3, which names each
+            letter in one part.
     """
     grams = dict.fromkeys(
         word[begin : begin + 3]
         for word in words
         if "\0" not in word
-        for begin in range(len(word) - 2)
+        for begin in (*range(0, len(word) - 3, stride), len(word) - 3)
+        if begin >= 0
     )
     return " AND ".join(f'"{_quoted(gram)}"' for gram in [*grams][:_GRAM_COUNT_MAX]) or None
 
 
 _GRAM_COUNT_MAX = 40
-"""A name has up to 255 letters; the first ones tell it from most others."""
+"""The first ones tell a text from most others."""
 
 
 def _quoted(gram: str) -> str:

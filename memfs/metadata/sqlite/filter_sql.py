@@ -16,6 +16,7 @@ from memfs.errors import InvalidValueError
 from memfs.metadata.sqlite.element_index import MAY_BE_ARRAY, NO_ARRAY
 from memfs.metadata.sqlite.field_schema import FIELDS, NAME_FIELD, NUMBERS, match_of
 from memfs.metadata.sqlite.spans import SYMBOLS, TEXTS, UPWARDS, span_of
+from memfs.metadata.sqlite.text_index import table_of, text_match
 from memfs.query.fields import LIVE_FIELDS, SYSTEM_FIELDS
 from memfs.query.filters import RANGES, And, Condition, Node, Not, Operator, conjuncts, fields_of
 from memfs.query.globs import ends_of_name, fixed_name
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from memfs.metadata.records import FileOrder
     from memfs.metadata.sqlite.field_index import Indexes
+    from memfs.metadata.sqlite.spans import Span
     from memfs.metadata.sqlite.statements import SqlValue
     from memfs.query.values import Value
 
@@ -62,6 +64,9 @@ found once, and 15 us for the 6 that an array takes without it (2 vCPU)."""
 _ELEMENTS = "elements of "
 """Before the name of an xattr whose arrays lead, by the index of elements."""
 
+_WORDS = "texts of "
+"""Before the name of an xattr whose index of texts leads."""
+
 _GLOB_COUNT = 8
 """With more globs the ends of names are not looked at before all of the path."""
 
@@ -72,7 +77,7 @@ _IS_TEXT = "{0} >= '' and {0} < x''"
 
 def led_field(driver: str) -> str:
     """Return the field that a driver has entries of."""
-    return driver.removeprefix(_ELEMENTS)
+    return driver.removeprefix(_ELEMENTS).removeprefix(_WORDS)
 
 
 class Segment(NamedTuple):
@@ -122,6 +127,14 @@ class Plan(NamedTuple):
     """The field of the index that leads; empty: all inodes are looked at."""
 
 
+class TextLead(NamedTuple):
+    """What an index of texts is asked for."""
+
+    slot: int
+    match: str
+    """In the language of FTS5."""
+
+
 class Planner:
     """Makes plans for one filter.
 
@@ -140,7 +153,7 @@ class Planner:
     ) -> None:
         self._node = node
         self._order = order
-        self._keys, self._fields, self._has_elements = indexes
+        self._keys, self._fields, self._has_elements, self._texts = indexes
         self._count = count
         self._parts = conjuncts(node)
         self._arrays = frozenset(field for field in fields_of(node) if self._has_arrays(field))
@@ -180,8 +193,9 @@ class Planner:
     def _writer(self, driver: str, inode: str = "i") -> Writer:
         field = led_field(driver)
         by_name = self._led_name() if driver == NAME_FIELD else None
-        by_element = self._led_element(field) if field != driver else None
-        return Writer(self._keys, field, inode, self._arrays, by_name, by_element)
+        by_element = self._led_element(field) if driver.startswith(_ELEMENTS) else None
+        by_text = self._led_text(field) if driver.startswith(_WORDS) else None
+        return Writer(self._keys, field, inode, self._arrays, by_name, by_element, by_text)
 
     # --- which index leads -----------------------------------------------------------------------
     def choose(self) -> str:
@@ -190,6 +204,8 @@ class Planner:
         for part in self._parts:
             if isinstance(part, Condition) and self._can_lead(part):
                 rank = _rank(part)
+                if rank > 1 and self._led_text(part.field) is not None:
+                    rank = 1
                 ranks[part.field] = min(rank, ranks.get(part.field, rank))
         if (missing := next(filter(self._is_missing, ranks), None)) is not None:
             # No file has it, so the shortest of all walks.
@@ -203,6 +219,33 @@ class Planner:
 
     def _driver_of(self, field: str) -> str:
         """Return the best index that a field has."""
+        usual, by_text = self._usual_driver_of(field), _WORDS + field
+        if self._led_text(field) is None:
+            return usual
+        spans = [span for each in self._on(field) if (span := span_of(each)) is not None]
+        if not spans or self._span_count(field, spans[0]) > self._entries(by_text):
+            # Where all of 200,000 values have the text, pages of 1000 take 195 ms instead of 77.
+            return by_text
+        return usual
+
+    def _span_count(self, field: str, span: Span) -> int:
+        """Return how many values of an xattr are in a span, up to `PROBE_COUNT`."""
+        writer = Writer(self._keys, field)
+        text = f"{writer.key()} and {span.text('f.typed')} limit {PROBE_COUNT}"
+        arguments = [*writer.arguments, *span.arguments]
+        return self._count(f"select 1 from xattr f where {text}", arguments)
+
+    def _led_text(self, field: str) -> TextLead | None:
+        """Return what the index of the texts of an xattr is asked for; None: it leads nowhere."""
+        slot = self._texts.get(field)
+        conditions = self._on(field)
+        if slot is None or any(each.operator is Operator.IN for each in conditions):
+            return None
+        match = text_match(conditions)
+        return None if match is None else TextLead(slot, match)
+
+    def _usual_driver_of(self, field: str) -> str:
+        """Return the best index of a field without that of its texts."""
         led = self._led_element(field) if self._has_elements and field in self._arrays else None
         if led is None:
             return field
@@ -238,6 +281,8 @@ class Planner:
     def _is_gone(self, driver: str) -> bool:
         if driver.startswith(_ELEMENTS):
             return not self._has_elements or self._led_element(led_field(driver)) is None
+        if driver.startswith(_WORDS):
+            return self._led_text(led_field(driver)) is None
         return driver in FIELDS and driver not in self._fields
 
     def _can_lead(self, condition: Condition) -> bool:
@@ -255,7 +300,7 @@ class Planner:
         )
 
     def _entries(self, driver: str, limit: int = PROBE_COUNT) -> int:
-        if driver == NAME_FIELD or driver.startswith(_ELEMENTS):
+        if driver == NAME_FIELD or driver.startswith((_ELEMENTS, _WORDS)):
             text, arguments = self.candidates(driver)
             return self._count(f"{text} limit {limit}", arguments)
         writer = self._writer(driver)
@@ -272,6 +317,8 @@ class Planner:
         writer = self._writer(driver)
         if driver.startswith(_ELEMENTS):
             return writer.by_elements(), writer.arguments
+        if driver.startswith(_WORDS):
+            return writer.by_texts(), writer.arguments
         text = f"{writer.key()} and {writer.walk(self._on(driver))}"
         return f"select f.ino from {writer.source} where {text}", writer.arguments
 
@@ -310,6 +357,8 @@ class Planner:
             return Plan((segment,), writer.is_exact, driver)
         if driver.startswith(_ELEMENTS):
             return self._by_elements(driver, extra, extra_arguments)
+        if driver.startswith(_WORDS):
+            return self._by_texts(driver, extra, extra_arguments)
         segments: list[Segment] = []
         is_exact = True
         for walked, also, is_sorted in _stretches(self._on(driver), driver in self._arrays):
@@ -375,6 +424,23 @@ class Planner:
             before.append(entry)
             is_exact = writer.is_exact
         return Plan(tuple(segments), is_exact, driver)
+
+    def _by_texts(self, driver: str, extra: str, extra_arguments: tuple[SqlValue, ...]) -> Plan:
+        """Return a walk through what an index of texts finds, in order of inode."""
+        field = led_field(driver)
+        lead = self._led_text(field)
+        assert lead is not None, "checked"
+        table = table_of(lead.slot)
+        writer = Writer(self._keys, field, arrays=self._arrays)
+        head = (
+            f"select f.ino, t.rowid from {table} t cross join xattr f on f.ino = t.rowid"
+            f"{_join(self._node, field)} where t.{table} match ? and f.name = ?"
+        )
+        tail = f"{writer.walk(self._on(driver))} and {writer.rest(self._node)}{extra}"
+        arguments = (*writer.arguments, *extra_arguments)
+        head_arguments = (lead.match, field.encode())
+        segment = Segment(head, head_arguments, tail, arguments, "t.rowid", is_unique=True)
+        return Plan((segment,), writer.is_exact, driver)
 
     def _by_column(self, driver: str, order: FileOrder) -> Plan:
         if self._is_missing(driver):
@@ -521,12 +587,15 @@ class Writer:
         arrays: Container[str] = (),
         led_name: Condition | None = None,
         led_element: Condition | None = None,
+        led_text: TextLead | None = None,
     ) -> None:
         self._keys = keys
         self._led_name = led_name
         """Where the driver is `$name`, what its index is asked for."""
         self._led_element = led_element
         """Where elements lead, what their index is asked for."""
+        self._led_text = led_text
+        """Where texts lead, what their index is asked for."""
         self._arrays = arrays
         """Fields that may have JSON arrays."""
         self._driver = driver
@@ -565,6 +634,9 @@ class Writer:
         if self._led_element is not None:
             name = self.bind(self._driver.encode())
             return f"f.name = {name} and f.ino in ({self.by_elements()})"
+        if self._led_text is not None:
+            name = self.bind(self._driver.encode())
+            return f"f.name = {name} and f.ino in ({self.by_texts()})"
         # The partial index is used only where its own condition stands literally.
         return f"f.key <> 0 and f.key = {self.bind(self._keys[self._driver.encode()])}"
 
@@ -582,6 +654,13 @@ class Writer:
             parts.append(f"select f.ino from xattr f where f.key <> 0 and f.key = {key} and {text}")
             self.arguments += values
         return " union all ".join(parts)
+
+    def by_texts(self) -> str:
+        """Return a select of the inodes whose text may meet the conditions that lead."""
+        assert self._led_text is not None, "texts lead"
+        slot, match = self._led_text
+        table = table_of(slot)
+        return f"select t.rowid from {table} t where t.{table} match {self.bind(match)}"
 
     def walk(self, conditions: list[Condition]) -> str:
         """Return what the driver's conditions make of its rows."""

@@ -25,6 +25,7 @@ from memfs.metadata.sqlite.schema import (
     Made,
     match_triggers,
 )
+from memfs.metadata.sqlite.text_index import empty_texts
 from memfs.query.values import stored_value
 from memfs.types import ROOT_INODE
 
@@ -242,6 +243,7 @@ def mend(connection: sqlite3.Connection, first_free: int, now_ns: int) -> list[s
         connection.execute(text)
     _empty_field_indexes(connection)
     empty_elements(connection)
+    empty_texts(connection)
     # What is mended was wrong before too: a snapshot keeps no undo row of it.
     connection.execute("delete from head")
     if not connection.execute("select 1 from inode where ino = 1").fetchone():

@@ -239,7 +239,7 @@ class Namespace(Rows):
                 continue
             needed = self._needed(inode)
             self._save_all(inode)
-            self._delete_elements(ino)
+            self._delete_entries(ino)
             self._write(DELETE_INODE, (ino,))
             self._cache.forget(ino)
             self._account(inode, -1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import marshal
 import sqlite3
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.errors import StateDamagedError, UsageError
@@ -33,13 +34,14 @@ from memfs.metadata.sqlite.journals import JOURNAL_NAMES, Identity, Journals
 from memfs.metadata.sqlite.pages import PageSums
 from memfs.metadata.sqlite.reserve import Reserve
 from memfs.metadata.sqlite.schema import ADDITIONS, match_triggers, stored_totals, totals_of
-from memfs.metadata.sqlite.statements import KEEPS_ELEMENTS, UNDERSTOOD
+from memfs.metadata.sqlite.statements import KEEPS_ELEMENTS, KEEPS_TEXTS, UNDERSTOOD
 from memfs.metadata.sqlite.tables import Tables, explain
+from memfs.metadata.sqlite.text_index import empty_foreign_texts, empty_texts
 from memfs.metadata.sqlite.undo_triggers import drop_undo_triggers, make_undo_triggers
 from memfs.types import StateId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from memfs.metadata.sqlite.chain import Joined
@@ -59,6 +61,10 @@ _HIGHEST_NUMBER = """
 """
 _DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 """SQLITE_ERROR: a table is missing."""
+
+
+Empty = Callable[[sqlite3.Connection], None]
+"""Removes what is derived, in the open transaction; it is made anew later."""
 
 
 class Opened(NamedTuple):
@@ -172,9 +178,7 @@ class _Opening:
         self._sums.begin(page_bytes)
         self._checkpointer = Checkpointer(self._path)
         begun.callback(self._checkpointer.close)
-        # One of them is the newest.
-        keeps_elements = all(journal.fingerprint in KEEPS_ELEMENTS for journal in files)
-        self._recover(joined, keeps_elements=keeps_elements)
+        self._recover(joined, _outdated(files))
         reader.close()
         return Opened(self._tables, self._journals, self._sums, self._checkpointer)
 
@@ -259,15 +263,15 @@ class _Opening:
         return joined
 
     # --- redoing ---------------------------------------------------------------------------------
-    def _recover(self, joined: Joined, *, keeps_elements: bool) -> None:
+    def _recover(self, joined: Joined, outdated: Sequence[Empty]) -> None:
         try:
-            self._redo_journals(joined, keeps_elements=keeps_elements)
+            self._redo_journals(joined, outdated)
         except sqlite3.Error as error:
             if not self._make_room(error):
                 raise
             self._tables.begin()
             self._read_totals()
-            self._redo_journals(joined, keeps_elements=keeps_elements)
+            self._redo_journals(joined, outdated)
         # Durable before the journals that hold the same are overwritten.
         self._checkpointer.run(lambda: self._sums.note_log(self._sums.covered.journal_sequence))
         if self._checkpointer.failure is not None:
@@ -290,8 +294,8 @@ class _Opening:
         row = self._tables.execute("select * from state").fetchone()
         self._tables.totals[:] = totals_of(row[1:])
 
-    def _redo_journals(self, joined: Joined, *, keeps_elements: bool) -> None:
-        """Redo and COMMIT all entries that the tables lack."""
+    def _redo_journals(self, joined: Joined, outdated: Sequence[Empty]) -> None:
+        """Redo and COMMIT all entries that the tables lack, and empty what is outdated."""
         for text in ADDITIONS if self._format == FORMAT_NUMBER else format2.ADDITIONS:
             self._tables.execute(text)
         if self._format == FORMAT_NUMBER:
@@ -315,8 +319,9 @@ class _Opening:
                         )
                         self._tables.redo_forcibly(records, totals, known.texts)
             drop_undo_triggers(self._tables.connection)
-        if self._format == FORMAT_NUMBER and not keeps_elements:
-            empty_elements(self._tables.connection)
+        if self._format == FORMAT_NUMBER:
+            for empty in outdated:
+                empty(self._tables.connection)
         if self._format < FORMAT_NUMBER:
             self._migrate()
         self._check_numbers()
@@ -348,3 +353,14 @@ class _Opening:
         """Tell of a fault point, while tables are being migrated."""
         if self._format < FORMAT_NUMBER and self._migration is not None:
             self._migration.reach(point)
+
+
+def _outdated(files: Sequence[Journal]) -> list[Empty]:
+    """Return what empties the indexes that the versions which wrote the journals left behind."""
+    # One of them is the newest.
+    outdated: list[Empty] = []
+    if not all(journal.fingerprint in KEEPS_ELEMENTS for journal in files):
+        outdated.append(empty_elements)
+    is_kept = all(journal.fingerprint in KEEPS_TEXTS for journal in files)
+    outdated.append(empty_foreign_texts if is_kept else empty_texts)
+    return outdated

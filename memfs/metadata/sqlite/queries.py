@@ -39,12 +39,22 @@ from memfs.metadata.sqlite.finding import has_steps_without_end
 from memfs.metadata.sqlite.published import PublishedRows
 from memfs.metadata.sqlite.statements import (
     DELETE_FIELD_INDEX,
+    DELETE_TEXT_INDEX,
     FIELD_STATEMENTS,
     PUT_FIELD_INDEX,
     PUT_SETTING,
+    PUT_TEXT_INDEX,
     SET_TYPED,
+    TEXT_STATEMENTS,
 )
-from memfs.query.fields import SYSTEM_FIELDS, is_queryable
+from memfs.metadata.sqlite.text_index import (
+    FOLDING,
+    LETTERS_AN_ENTRY,
+    SLOT_COUNT,
+    TextNote,
+    table_of,
+)
+from memfs.query.fields import ATTRIBUTE_PREFIX, SYSTEM_FIELDS, attribute_name, is_queryable
 from memfs.query.filters import Node, fields_of
 from memfs.query.values import stored_value
 from memfs.types import ROOT_INODE, InodeNo
@@ -79,6 +89,11 @@ _NEXT_ARRAYS = """
     select typed, ino from xattr where key <> 0 and key = ?
     and (typed, ino) > (?, ?) and typed < '\\' order by typed, ino limit ?
 """
+_NEXT_TEXTS = """
+    select i.ino, length(x.typed)
+    from (select ino from inode where ino > ? order by ino limit ?) as i left join xattr as x
+    on x.ino = i.ino and x.name = ? and typeof(x.typed) = 'text' order by i.ino
+"""
 _HAS_TEXT_SEARCH = "select 1 from pragma_module_list where name = 'fts5'"
 
 
@@ -104,7 +119,9 @@ class Queries(PublishedRows):
             return self._database.search(text, arguments, until_s)
 
         has_elements = self._elements.position is None
-        indexes = Indexes(self._attributes.keys, self._fields.whole, has_elements)
+        indexes = Indexes(
+            self._attributes.keys, self._fields.whole, has_elements, self._texts.whole
+        )
         return self._finder.page(node, order, after, limit, indexes, search, scope)
 
     async def describe_files(
@@ -169,25 +186,63 @@ class Queries(PublishedRows):
     async def add_index(self, field: str) -> None:
         """See `Engine`."""
         statements = FIELD_STATEMENTS.get(field)
-        if statements is None:
+        name = _text_name(field)
+        if statements is None and name is None:
             known = ", ".join(FIELD_STATEMENTS)
-            raise InvalidValueError(f"{field} cannot have an index: {known} can")
-        note = self._fields.notes.get(field)
+            raise InvalidValueError(
+                f"{field} cannot have an index: {known} can, and texts of xattrs of users"
+            )
+        note = self._note_of(field)
         if note is not None and note.state == LEAVING:
             raise AlreadyExistsError(
                 f"the index of {field} before is still being removed: try again later"
             )
         if note is not None:
             return
-        if field == NAME_FIELD and not self._rows(_HAS_TEXT_SEARCH, ()):
+        if (name or field == NAME_FIELD) and not self._rows(_HAS_TEXT_SEARCH, ()):
             raise NotSupportedError("the SQLite of this Python lacks FTS5, which finds words")
+        if name is not None:
+            self._add_text_index(name)
+        elif statements is not None:
+            self._begin_change(grows=True)
+            for statement in statements.make:
+                self._write(statement, ())
+            self._put_note(field, FieldNote(InodeNo(0), BUILDING))
+
+    def _note_of(self, field: str) -> FieldNote | TextNote | None:
+        name = _text_name(field)
+        return self._fields.notes.get(field) if name is None else self._texts.notes.get(name)
+
+    def _add_text_index(self, name: bytes) -> None:
+        index, slot = self._attributes, self._texts.free_slot()
+        if not index.enabled:
+            raise NotSupportedError(
+                "xattrs are not indexed on this mount: set query.enabled, and mount again"
+            )
+        if slot is None:
+            raise NotSupportedError(
+                f"{SLOT_COUNT} xattrs have an index of their texts, which is all that can: "
+                "drop one of these before"
+            )
+        if index.is_full and name not in index.keys:
+            raise NotSupportedError(
+                f"{name.decode()} is not in the index of xattrs, which is full with "
+                f"{len(index.keys)} names: raise query.name_count_max, and mount again"
+            )
         self._begin_change(grows=True)
-        for statement in statements.make:
-            self._write(statement, ())
-        self._put_note(field, FieldNote(InodeNo(0), BUILDING))
+        index.take_key(name)
+        self._write(TEXT_STATEMENTS[slot].make, ())
+        self._put_text_note(name, TextNote(slot, InodeNo(0), BUILDING))
 
     async def drop_index(self, field: str) -> None:
         """See `Engine`."""
+        if (name := _text_name(field)) is not None:
+            text = self._texts.notes.get(name)
+            if text is None or text.state == LEAVING:
+                raise NotFoundError(f"texts of {field} have no index")
+            self._begin_change()
+            self._put_text_note(name, text._replace(state=LEAVING))
+            return
         note = self._fields.notes.get(field)
         if note is None or note.state == LEAVING:
             raise NotFoundError(f"{field} has no index")
@@ -204,6 +259,13 @@ class Queries(PublishedRows):
                 return True
             if note.state == LEAVING:
                 self._remove_entries(field, limit)
+                return True
+        for name, text in self._texts.notes.items():
+            if text.state == BUILDING:
+                self._build_texts(name, text, limit)
+                return True
+            if text.state == LEAVING:
+                self._cut_texts(name, text, limit)
                 return True
         position = self._elements.position
         if position is None or not self._attributes.enabled:
@@ -269,13 +331,55 @@ class Queries(PublishedRows):
             self._write(DELETE_FIELD_INDEX, (field,))
             self._fields.forget()
 
+    def _build_texts(self, name: bytes, note: TextNote, limit: int) -> None:
+        """Give the values of the next inodes their entries.
+
+        Args:
+            name: That of the xattr.
+            note: How far it is.
+            limit: Inodes that are looked at, and `LETTERS_AN_ENTRY`; the last text may exceed it.
+        """
+        rows = self._rows(_NEXT_TEXTS, (note.through, limit, name))
+        through, work = note.through, 0
+        for count, (ino, length) in enumerate(rows, 1):
+            through = ino
+            work += 1 if length is None else 1 + length // LETTERS_AN_ENTRY
+            if work >= limit and count < len(rows):
+                break
+        else:
+            if len(rows) < limit:
+                note = note._replace(state=WHOLE)
+        self._begin_change(grows=True)
+        if rows:
+            self._write(TEXT_STATEMENTS[note.slot].build, (note.through, through, name))
+            self._database.note_bulk(work)
+        self._put_text_note(name, note._replace(through=through))
+
+    def _cut_texts(self, name: bytes, note: TextNote, limit: int) -> None:
+        """Remove the next blocks of a table, and then itself."""
+        blocks = f"select 1 from {table_of(note.slot)}_data where id > 10 limit ?"
+        ((count,),) = self._rows(f"select count(*) from ({blocks})", (limit,))
+        self._begin_change()
+        if count:
+            self._write(TEXT_STATEMENTS[note.slot].cut, (limit,))
+            self._database.note_bulk(count)
+        if count < limit:
+            self._write(TEXT_STATEMENTS[note.slot].end, ())
+            self._write(DELETE_TEXT_INDEX, (name,))
+            self._texts.forget()
+
+    def _put_text_note(self, name: bytes, note: TextNote) -> None:
+        self._write(PUT_TEXT_INDEX, (name, *note, FOLDING))
+        self._texts.forget()
+
     def _put_note(self, field: str, note: FieldNote) -> None:
         self._write(PUT_FIELD_INDEX, (field, *note))
         self._fields.forget()
 
     def field_indexes(self) -> list[FieldIndex]:
         """See `Engine`."""
-        notes = self._fields.notes
+        notes: dict[str, FieldNote | TextNote] = {**self._fields.notes}
+        notes |= {name.decode(): note for name, note in self._texts.notes.items()}
         last = self._last_inode() if notes else InodeNo(0)
         return [
             FieldIndex(field, IndexState(note.state), note.through, last)
@@ -331,4 +435,12 @@ class Queries(PublishedRows):
         entries = entries_of(typed)
         if entries:
             self._add_elements(ino, name, key, entries)
+        if name in self._texts.notes:
+            self._add_text(ino, name)
         return 1 + len(entries)
+
+
+def _text_name(field: str) -> bytes | None:
+    """Return the name of an xattr whose texts can have an index; None: it is no such field."""
+    name = attribute_name(field) if field.startswith(ATTRIBUTE_PREFIX) else None
+    return name if name is not None and is_queryable(name) else None

@@ -28,6 +28,7 @@ from memfs.metadata.sqlite.element_index import SELECT_ELEMENT_NOTE, decode_posi
 from memfs.metadata.sqlite.field_index import SELECT_WHOLE, Indexes
 from memfs.metadata.sqlite.finding import Finder
 from memfs.metadata.sqlite.opening import FILE_NAME
+from memfs.metadata.sqlite.text_index import SELECT_WHOLE_TEXTS
 from memfs.namespace.permissions import Credentials
 from memfs.query.parsing import parse_text
 
@@ -156,12 +157,19 @@ class _Reader:
             fields = connection.execute(SELECT_WHOLE).fetchall()
             note = connection.execute(SELECT_ELEMENT_NOTE).fetchone()
             has_elements = decode_position(None if note is None else note[0]) is None
+            texts = connection.execute(SELECT_WHOLE_TEXTS).fetchall()
+            indexes = Indexes(
+                keys,
+                frozenset(field for (field,) in fields),
+                has_elements,
+                {name.decode(): slot for name, slot in texts},
+            )
             page = self._finder.page(
                 parse_text(request["filter"]),
                 None if order is None else FileOrder(*order),
                 None if after is None else FilePosition(*after),
                 request["limit"],
-                Indexes(keys, frozenset(field for (field,) in fields), has_elements),
+                indexes,
                 search,
                 Scope(snap, who),
             )

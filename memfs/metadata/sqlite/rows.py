@@ -44,6 +44,7 @@ from memfs.metadata.sqlite.statements import (
     SET_BATCH,
     SET_LINKS,
     SET_TIMES,
+    TEXT_STATEMENTS,
 )
 from memfs.policy.marks import MARKED_SETTING, SNAPSHOT_XATTR
 from memfs.query.fields import is_queryable
@@ -205,6 +206,7 @@ class Rows:
         self._state_id = state_id
         self._attributes = attributes
         self._elements = attributes.elements
+        self._texts = attributes.texts
         self._fields = fields
         self._finder = Finder(database.connection)
         self._row = database.row
@@ -309,15 +311,19 @@ class Rows:
         key = index.take_key(name) if index.enabled else NO_KEY
         if value[:1] == b"[" or name in self._elements.names:
             self._put_elements(ino, name, key, value)
+        if name in self._texts.notes:
+            self._delete_text(ino, name)
+        if key:
+            if is_plain_text(value):
+                # Most are, which the journal need not have twice.
+                self._write(PUT_TEXT_XATTR, (ino, name, value, key))
+            else:
+                typed = stored_value(value)
+                self._write(PUT_TYPED_XATTR, (ino, name, value, key, typed))
+            if name in self._texts.notes:
+                self._add_text(ino, name)
+            return
         if index.enabled:
-            if key:
-                if is_plain_text(value):
-                    # Most are, which the journal need not have twice.
-                    self._write(PUT_TEXT_XATTR, (ino, name, value, key))
-                else:
-                    typed = stored_value(value)
-                    self._write(PUT_TYPED_XATTR, (ino, name, value, key, typed))
-                return
             if index.is_full and is_queryable(name):
                 self._take_note(index.note._replace(is_short_of_names=True))
         elif index.note != NOT_BEGUN and is_queryable(name):
@@ -328,6 +334,8 @@ class Rows:
         self._save_xattr(ino, name)
         if name in self._elements.names:
             self._put_elements(ino, name, NO_KEY, b"")
+        if name in self._texts.notes:
+            self._delete_text(ino, name)
         self._write(DELETE_XATTR, (ino, name))
 
     def _put_elements(self, ino: int, name: bytes, key: int, value: bytes) -> None:
@@ -352,8 +360,22 @@ class Rows:
         for entry in entries:
             self._write(INSERT_ELEMENT, (key, entry, ino))
 
-    def _delete_elements(self, ino: int) -> None:
-        """Remove the entries of an inode that goes."""
+    def _add_text(self, ino: int, name: bytes) -> None:
+        """Give an xattr of a name that has an index of texts its entry there."""
+        note = self._texts.notes[name]
+        if note.has(ino):
+            self._write(TEXT_STATEMENTS[note.slot].insert, (ino, name))
+
+    def _delete_text(self, ino: int, name: bytes) -> None:
+        """Remove the entry of a value that is about to go."""
+        note = self._texts.notes[name]
+        if note.has(ino):
+            self._write(TEXT_STATEMENTS[note.slot].delete, (ino, name))
+
+    def _delete_entries(self, ino: int) -> None:
+        """Remove the entries of elements and texts of an inode that goes."""
+        for name in self._texts.notes:
+            self._delete_text(ino, name)
         if self._elements.names:
             for key, typed in self._rows(_SELECT_ARRAYS, (ino,)):
                 for entry in entries_of(typed):

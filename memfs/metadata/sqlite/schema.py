@@ -20,7 +20,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from memfs.metadata.records import Inode
-from memfs.metadata.sqlite import element_index, field_schema, foreign_schema
+from memfs.metadata.sqlite import element_index, field_schema, foreign_schema, text_index
 from memfs.metrics.rings import EVENT_COUNT, RINGS
 
 if TYPE_CHECKING:
@@ -316,6 +316,7 @@ SCHEMA = (
 ADDITIONS: tuple[str, ...] = (
     *field_schema.TABLES,
     element_index.TABLE,
+    text_index.TABLE,
     # Since when a move waits: beside `pending`, whose columns earlier versions know.
     """
     create table if not exists pending_since (

@@ -23,6 +23,7 @@ from memfs.metadata.sqlite.schema import (
     WAS_COLUMNS,
     Made,
 )
+from memfs.metadata.sqlite.text_index import SLOT_COUNT, texts_of
 from memfs.metadata.sqlite.undo_triggers import UNDO_TRIGGERS
 
 SqlValue = int | float | bytes | str | None
@@ -314,6 +315,30 @@ SET_LISTED = _statement("update foreign_directory set listed_ns = ? where ino = 
 DELETE_DIRECTORY = _statement("delete from foreign_directory where ino = ?")
 FORGET_DIRECTORIES = _statement("delete from foreign_directory where source = ?")
 
+# --- indexes of texts ----------------------------------------------------------------------------
+PUT_TEXT_INDEX = _statement(
+    "insert or replace into text_index (name, slot, through, state, folding) values (?, ?, ?, ?, ?)"
+)
+DELETE_TEXT_INDEX = _statement("delete from text_index where name = ?")
+
+
+class TextStatements(NamedTuple):
+    """Those of the index of texts in one slot, as `text_index.TextTexts`."""
+
+    make: int
+    build: int
+    insert: int
+    delete: int
+    cut: int
+    end: int
+
+
+TEXT_STATEMENTS = tuple(
+    TextStatements(*map(_statement, texts_of(slot))) for slot in range(SLOT_COUNT)
+)
+_COUNT_WITH_TEXTS = len(_texts)
+"""Versions that know fewer statements leave the entries of texts as they were."""
+
 TEXTS = tuple(_texts)
 
 
@@ -366,6 +391,11 @@ KEEPS_ELEMENTS = frozenset(
     for count in range(_COUNT_WITHOUT_ELEMENTS + 2, len(TEXTS) + 1)
 )
 """Fingerprints of versions that keep the index of elements up to date."""
+
+KEEPS_TEXTS = frozenset(
+    _fingerprint(_PRESENT, TEXTS[:count]) for count in range(_COUNT_WITH_TEXTS, len(TEXTS) + 1)
+)
+"""Likewise the indexes of texts."""
 
 UNDERSTOOD = _SECOND_LAYOUT | _vocabularies((), _OLDER)
 """What those mean, and the journals of the first layout, by fingerprint."""

@@ -18,6 +18,7 @@ from memfs.metadata.records import Usage
 from memfs.metadata.sqlite.field_schema import fold_name
 from memfs.metadata.sqlite.schema import stored_totals
 from memfs.metadata.sqlite.statements import TEXTS, Parameters
+from memfs.metadata.sqlite.text_index import fold_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,8 +56,9 @@ class Tables:
         self.connection = sqlite3.connect(
             path, isolation_level=None, cached_statements=256, check_same_thread=False
         )
-        # Triggers of the index of names call it, when a journal is redone as well.
+        # Statements and triggers of indexes call them, when a journal is redone as well.
         self.connection.create_function("fold_name", 1, fold_name, deterministic=True)
+        self.connection.create_function("fold_text", 1, fold_text, deterministic=True)
         self._cursor = self.connection.cursor()
         self.execute = self._cursor.execute
         self.totals: list[int] = []

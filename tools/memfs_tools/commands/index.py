@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memfs.control.typed import encode
+from memfs.query.fields import ATTRIBUTE_PREFIX
 from memfs_tools.arguments import AS_JSON, MOUNTPOINT
 from memfs_tools.mounts import require_mount
 from memfs_tools.terminal import tell, tell_json
@@ -28,6 +29,7 @@ def index() -> None:
     \b
     memfs index list /mnt/data
     memfs index add /mnt/data size
+    memfs index add /mnt/data --text note
     """  # noqa: D301 - \b is for click: keep the lines below as they are
 
 
@@ -35,20 +37,20 @@ def index() -> None:
 @click.argument("mountpoint", type=MOUNTPOINT)
 @AS_JSON
 def list_names(mountpoint: Path, as_json: bool) -> None:
-    """Show the indexes: of fields that were added, and of xattrs, with their names.
+    """Show the indexes: those that were added, and that of xattrs, with their names.
 
     \b
     memfs index list /mnt/data
     """  # noqa: D301 - likewise
     # Imported here: it takes 0.1 s.
-    from memfs_tools.display import element_state, index_state
+    from memfs_tools.display import element_state, index_name, index_state
 
     report = require_mount(mountpoint).query_index()
     if as_json:
         tell_json({key: encode(value) for key, value in report.items()})
         return
     for each in report["fields"]:
-        tell(f"{each.field}: {index_state(each)}")
+        tell(f"{index_name(each)}: {index_state(each)}")
     for name in report["names"]:
         tell(name)
     found = report["index"]
@@ -67,22 +69,30 @@ def list_names(mountpoint: Path, as_json: bool) -> None:
 @index.command()
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
+@click.option("--text", is_flag=True, help="Of the texts in xattrs; FIELD is the name of one.")
 @click.option("--no-wait", is_flag=True, help="Leave the daemon to it.")
-def add(mountpoint: Path, fields: tuple[str, ...], no_wait: bool) -> None:
-    """Build indexes of size, mtime or name.
+def add(mountpoint: Path, fields: tuple[str, ...], text: bool, no_wait: bool) -> None:
+    """Build indexes of size, mtime or name, or of the texts in xattrs.
 
     \b
     memfs index add /mnt/data size
     memfs index add /mnt/data name mtime --no-wait
+    memfs index add /mnt/data --text note
 
     Those of size and mtime lead queries and orders by $size and $mtime, that of name leads
-    memfs query --text, and $text and $contains of $name.
+    memfs query --text, and $text and $contains of $name. One of the texts in user.note leads
+    $text, $contains and most patterns of note; its values have the index of all xattrs already.
 
     The daemon builds while it serves, and goes on after a kill. Each change of a file costs a
     little more from then on.
     """  # noqa: D301 - likewise
     served = require_mount(mountpoint)
-    named = _named(fields)
+    if not text and (xattrs := [each for each in fields if each.startswith(ATTRIBUTE_PREFIX)]):
+        raise click.UsageError(
+            f"{', '.join(xattrs)}: xattrs are indexed as they are set; --text adds an index of "
+            "the texts in them"
+        )
+    named = _named(fields, text=text)
     for field in named:
         served.index_add(field)
     if not no_wait:
@@ -92,29 +102,39 @@ def add(mountpoint: Path, fields: tuple[str, ...], no_wait: bool) -> None:
 @index.command()
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.argument("fields", nargs=-1, required=True, metavar="FIELD...")
+@click.option("--text", is_flag=True, help="Of the texts in xattrs; FIELD is the name of one.")
 @click.option("--no-wait", is_flag=True, help="Leave the daemon to it.")
-def drop(mountpoint: Path, fields: tuple[str, ...], no_wait: bool) -> None:
+def drop(mountpoint: Path, fields: tuple[str, ...], text: bool, no_wait: bool) -> None:
     """Remove indexes that were added; queries look at all files again.
 
     \b
     memfs index drop /mnt/data size
+    memfs index drop /mnt/data --text note
     """  # noqa: D301 - likewise
     served = require_mount(mountpoint)
-    named = _named(fields)
+    named = _named(fields, text=text)
     for field in named:
         served.index_drop(field)
     if not no_wait:
         _wait(served, named, "leaving")
 
 
-def _named(fields: tuple[str, ...]) -> list[str]:
-    """Return fields with their `$`, which a shell makes hard to write."""
-    return [field if field.startswith("$") else f"${field}" for field in fields]
+def _named(fields: tuple[str, ...], *, text: bool) -> list[str]:
+    """Return fields with their `$`, which a shell makes hard to write, or xattrs in full.
+
+    Args:
+        fields: As users write them.
+        text: Those without a `$` are xattrs, as in a filter.
+    """
+    other = ATTRIBUTE_PREFIX if text else "$"
+    return [
+        field if field.startswith(("$", ATTRIBUTE_PREFIX)) else other + field for field in fields
+    ]
 
 
 def _wait(served: Mount, fields: list[str], state: str) -> None:
     """Wait until indexes are in a state no longer, and show how far they are."""
-    from memfs_tools.display import progress_bar
+    from memfs_tools.display import index_name, progress_bar
 
     with progress_bar(hidden=False) as show:
         while left := [
@@ -125,7 +145,7 @@ def _wait(served: Mount, fields: list[str], state: str) -> None:
             first = left[0]
             is_known = state == "building"
             show(
-                f"{first.field}: {state}",
+                f"{index_name(first)}: {state}",
                 first.through if is_known else 0,
                 first.last if is_known else 0,
             )
