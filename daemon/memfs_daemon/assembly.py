@@ -27,7 +27,9 @@ from memfs.content.residency import Residency
 from memfs.content.room import Room
 from memfs.content.sealing import Sealer
 from memfs.content.sources import Sources, open_store
+from memfs.control.methods.table import METHODS
 from memfs.control.report import DriverReport
+from memfs.control.user_server import UserServer
 from memfs.encryption.keys import load_keys
 from memfs.errors import MemfsError, UsageError
 from memfs.exit_codes import ExitCode
@@ -93,6 +95,7 @@ from memfs_daemon.pyfuse3.probe import probe as probe_pyfuse3
 from memfs_daemon.querying import QueryMethods, UserQueryMethods
 from memfs_daemon.readings import Readings
 from memfs_daemon.remounting import RemountMethods
+from memfs_daemon.small_files import SmallFileMethods
 from memfs_daemon.stalls import Stalls
 from memfs_daemon.status import Status, StatusParts
 from memfs_daemon.tracing import Tracing
@@ -455,7 +458,14 @@ def assemble(
                 raw_pool.run,
                 adoption.run,
                 reader.run,
-                UserQueryMethods(querying, door).run,
+                UserServer(
+                    door.address,
+                    {
+                        **UserQueryMethods(querying, door).methods(),
+                        **SmallFileMethods(filesystem, door, features).methods(),
+                    },
+                    METHODS,
+                ).run,
                 *((AttributeIndexer(engine).run,) if config.query.enabled else ()),
                 field_indexer.run,
                 *(

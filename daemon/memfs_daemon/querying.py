@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from memfs.control.methods.table import METHODS
-from memfs.control.user_server import UserServer
-from memfs.errors import NotADirectoryInodeError
+from memfs.errors import NotADirectoryInodeError, NotPermittedError
 from memfs.filesystem.querying import Question
 from memfs.jobs.paths import find_path
 from memfs.keyed_lock import KeyedLock
 from memfs.namespace.permissions import Credentials
+from memfs.types import ROOT_INODE
 from memfs_daemon.status import field_reports, index_report
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ class QueryMethods:
 
 
 class UserQueryMethods:
-    """Answers `query_as_user` on the socket of users, until cancelled.
+    """Answers `query_as_user` on the socket of users.
 
     Args:
         querying: Answers questions.
@@ -125,12 +124,10 @@ class UserQueryMethods:
         self._querying = querying
         self._door = door
         self._turns: KeyedLock[int] = KeyedLock()
-        methods = {"query_as_user": self.query}
-        self._server = UserServer(door.address, methods, METHODS)
 
-    async def run(self) -> None:
-        """Serve until cancelled."""
-        await self._server.run()
+    def methods(self) -> Mapping[str, Handler]:
+        """Return the methods of the socket of users by name."""
+        return {"query_as_user": self.query}
 
     async def query(
         self,
@@ -145,7 +142,8 @@ class UserQueryMethods:
         at: str | None = None,
     ) -> QueryReport:
         """Return a page of what a user finds; see `client.Mount.query`."""
-        self._door.admit(ticket, peer.uid)
+        if self._door.admit(ticket, peer.uid) != ROOT_INODE:
+            raise NotPermittedError("only a token of the root of the mount is for queries")
         caller = Credentials(peer.uid, peer.gid, peer.groups)
         question = Question(filter, sort, token, limit, names, attributes, at, caller)
         async with self._turns.hold(peer.uid):

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from memfs.types import InodeNo
 
@@ -103,6 +103,11 @@ class KernelCache:
         """Soon, the kernel asks again what a name leads to, and whether there is one."""
         if (notices := self._notices) is not None:
             self._tell(self._patient, partial(_forget_name, notices, parent, name))
+
+    def forget_names(self, parent: InodeNo, names: Sequence[bytes]) -> None:
+        """As `forget_name`, of many names in one directory."""
+        if (notices := self._notices) is not None:
+            self._tell(self._patient, partial(_forget_names, notices, parent, names))
 
     def forget_removed(self, parent: InodeNo, name: bytes, ino: InodeNo) -> None:
         """Soon, the kernel knows that the last name of an inode is gone, and tells watchers.
@@ -193,6 +198,20 @@ class KernelCache:
 def _forget_name(notices: KernelNotices, parent: InodeNo, name: bytes) -> None:
     with _listing_forgotten(notices, parent):
         notices.forget_name(parent, name)
+
+
+def _forget_names(notices: KernelNotices, parent: InodeNo, names: Sequence[bytes]) -> None:
+    unknown = None
+    for name in names:
+        try:
+            notices.forget_name(parent, name)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            unknown = error
+    if unknown is not None:
+        # As in `_listing_forgotten`, once for all of them.
+        notices.forget_pages(parent)
 
 
 def _forget_removed(notices: KernelNotices, parent: InodeNo, name: bytes, ino: InodeNo) -> None:

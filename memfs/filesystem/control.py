@@ -65,7 +65,7 @@ from memfs.policy.marks import (
 from memfs.policy.outlook import Facts, outlook
 from memfs.policy.view import PRIORITY_DEFAULT
 from memfs.sizes import format_size
-from memfs.types import ROOT_INODE, Durability, FormKind, Tier
+from memfs.types import Durability, FormKind, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -140,7 +140,7 @@ class Control:
         if name == LEASE_XATTR:
             return await self._lease(caller, ino)
         if name == ASK_XATTR:
-            return self._ask(caller, ino)
+            return await self._ask(caller, ino)
         reader = self._readers.get(name)
         if reader is None:
             raise NoXattrError(f"{name.decode(errors='backslashreplace')} is not one of memfs's")
@@ -160,7 +160,7 @@ class Control:
         """
         text = value.rstrip(b"\0\n").decode("utf-8", "backslashreplace")
         if name == TIER_XATTR:
-            await self._set_pin(ino, self._parse_tier(text), flags)
+            await self._set_pin(ino, self.parse_tier(text), flags)
         elif name == CODEC_XATTR:
             get_codec(parse_codec(text))
             async with self._engine.change(deferred=True):
@@ -169,6 +169,8 @@ class Control:
             self._activity.note_pin(ino)
         elif name in (*MARKS, *TENSOR_MARKS):
             await self._set_mark(ino, name, text, flags)
+        elif name == ASK_XATTR and self._door is not None:
+            self._door.show(text, ino)
         elif name in CONTROL_XATTRS:
             raise NotPermittedError(f"{name.decode()} only tells; it cannot be set")
         else:
@@ -290,7 +292,13 @@ class Control:
                 await self._engine.set_codec(ino, None)
         self._activity.note_pin(ino)
 
-    def _parse_tier(self, text: str) -> Tier | None:
+    def parse_tier(self, text: str) -> Tier | None:
+        """Return the tier that a pin names; None: the one that says that there is no pin.
+
+        Raises:
+            InvalidValueError: It names no tier.
+            NotSupportedError: The mount has no such tier.
+        """
         if text == UNPINNED:
             return None
         try:
@@ -332,10 +340,10 @@ class Control:
             # Its type and shape may have been told since.
             self._hot.clear_refusals(ino)
 
-    def _ask(self, caller: Caller, ino: InodeNo) -> bytes:
-        if self._door is None or ino != ROOT_INODE:
-            raise NoXattrError("only the root of a mount tells where to ask")
-        return self._door.ticket(caller.uid).encode()
+    async def _ask(self, caller: Caller, ino: InodeNo) -> bytes:
+        if self._door is None or not stat.S_ISDIR((await self._engine.get_inode(ino)).mode):
+            raise NoXattrError("only directories tell where to ask")
+        return self._door.ticket(caller.uid, ino).encode()
 
     async def _lease(self, caller: Caller, ino: InodeNo) -> bytes:
         if self._hot is None:

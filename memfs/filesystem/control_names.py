@@ -136,9 +136,10 @@ CONTROL_XATTRS: dict[bytes, ControlXattr] = {
         "it.",
     ),
     ASK_XATTR: ControlXattr(
-        False,
-        "JSON, at the root of the mount only: where a user may ask who has no right to the control "
-        "socket, and a token; `memfs query` reads it.",
+        True,
+        "JSON, of a directory: where a user may ask who has no right to the control socket, and a "
+        "token for what lies below; `memfs query` reads that of the root. Write the token back: it "
+        "is good for changes, too.",
     ),
 }
 """By name, in the order of the table in the reference."""

@@ -1,10 +1,13 @@
 """The door: where users may ask who have no right to the control socket.
 
-A user reads `user.memfs.ask` of the root of the mount, which tells the address of a socket and
-gives a token. The kernel has seen by then that the user can go to the mount and read its root; the
-token shows that to the socket, where the kernel tells who has connected.
+A user reads `user.memfs.ask` of a directory, which tells the address of a socket and gives a token.
+The kernel has seen by then that the user can go to that directory and read it; the token shows that
+to the socket, where the kernel tells who has connected. A user who writes the token back into the
+attribute shows that it may change the directory as well. A mount that is read-only, as in some
+containers, takes no attribute.
 
-Invariant: a token is good once, for the user who has read it, and a minute.
+Invariant: a token is good once, for the user who has read it, below the directory that it was read
+from, and a minute; and for changes only once it was written back.
 """
 
 from __future__ import annotations
@@ -12,10 +15,15 @@ from __future__ import annotations
 import json
 import secrets
 
-from memfs.hot.tokens import SECRET_BYTES, TokenSigner, TokenVerifier
-from memfs.types import ROOT_INODE
+from memfs.bounded import BoundedDict
+from memfs.errors import InvalidValueError, NotPermittedError
+from memfs.hot.tokens import SECRET_BYTES, TOKEN_CHARS_MAX, TokenSigner, TokenVerifier
+from memfs.types import InodeNo
 
 _ADDRESS_BYTES = 16
+
+SHOWN_COUNT_MAX = 1024
+"""Tokens remembered that were written back; of more, the oldest are not good for changes. Guess."""
 
 
 class Door:
@@ -25,6 +33,8 @@ class Door:
         secret = secrets.token_bytes(SECRET_BYTES)
         self._signer = TokenSigner(secret)
         self._verifier = TokenVerifier(secret)
+        self._shown: BoundedDict[str, InodeNo] = BoundedDict(SHOWN_COUNT_MAX)
+        """Directories by the token that was written into their attribute."""
         self._name = f"memfs-ask-{secrets.token_hex(_ADDRESS_BYTES)}"
 
     @property
@@ -32,18 +42,36 @@ class Door:
         """An abstract address (unix(7)), which nobody else can have taken before."""
         return f"\0{self._name}"
 
-    def ticket(self, uid: int) -> str:
-        """Return what the xattr tells a user, in JSON."""
-        return json.dumps({"socket": self._name, "token": self._signer.sign(ROOT_INODE, 0, uid)})
+    def ticket(self, uid: int, directory: InodeNo) -> str:
+        """Return what the xattr of a directory tells a user, in JSON."""
+        return json.dumps({"socket": self._name, "token": self._signer.sign(directory, 0, uid)})
 
-    def admit(self, token: str, uid: int) -> None:
+    def show(self, token: str, directory: InodeNo) -> None:
+        """A user has written a token into the attribute of a directory.
+
+        Raises:
+            InvalidValueError: It is longer than any token.
+        """
+        if len(token) > TOKEN_CHARS_MAX:
+            raise InvalidValueError("that is no token of this mount")
+        self._shown[token] = directory
+
+    def admit(self, token: str, uid: int, *, changes: bool = False) -> InodeNo:
         """Take a token.
 
         Args:
             token: As the user has sent it.
             uid: Who the kernel says has sent it.
+            changes: The user wants to change something.
+
+        Returns:
+            The directory that it was read from; it is for what lies below.
 
         Raises:
-            NotPermittedError: It is forged, expired, spent, or another user's.
+            NotPermittedError: It is forged, expired, spent, another user's, or not for changes.
         """
-        self._verifier.redeem(token, uid)
+        shown = self._shown.pop(token, None)
+        claim = self._verifier.redeem(token, uid)
+        if changes and shown != claim.ino:
+            raise NotPermittedError("the token was not written back: it is not for changes")
+        return InodeNo(claim.ino)

@@ -32,9 +32,9 @@ class Filesystem(DemandListing):
 
     The groups of requests build on each other, a module each: `names` < `writing` < `attributes` <
     `content` < `xattrs`. All run in one thread; no method suspends before `leave()`
-    (`memfs.waiting`). `tree_changes` and
-    `foreign_changes` are for commands and sources, and suspend; `demand_listing` has directories
-    listed that somebody looks into.
+    (`memfs.waiting`). `tree_changes`, `small_files` and
+    `foreign_changes` are for commands, clients and sources, and suspend; `demand_listing` has
+    directories listed that somebody looks into.
     """
 
     async def recover(self) -> None:

@@ -18,7 +18,8 @@ from memfs.errors import (
     ObjectMissingError,
     StaleInodeError,
 )
-from memfs.filesystem.tree_changes import FIRST_GENERATION, Name, TreeChanges
+from memfs.filesystem.small_files import SmallFiles
+from memfs.filesystem.tree_changes import FIRST_GENERATION, Name
 from memfs.keyed_lock import KeyedLock
 from memfs.metadata.foreign import AdoptedFile, Conflict, ForeignDirectory, ForeignObject
 from memfs.metadata.records import AttributeChanges, InodeFlags, NewInode
@@ -121,7 +122,7 @@ def object_of(known: ForeignObject) -> SourceObject:
     return SourceObject(known.name, known.size, known.etag, known.mtime_ns, known.version)
 
 
-class ForeignChanges(TreeChanges):
+class ForeignChanges(SmallFiles):
     """Changes on behalf of sources, and requests that meet an object which has changed."""
 
     def __init__(self, parts: Parts) -> None:

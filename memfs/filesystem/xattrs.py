@@ -59,7 +59,7 @@ class XattrRequests(ContentRequests):
     ) -> None:
         """SETXATTR."""
         if name == XATTRS_XATTR:
-            await self._set_several(ino, _parse_xattrs(value))
+            await self._set_several(ino, parse_xattrs(value))
             return
         if name.startswith(CONTROL_PREFIX):
             await self._control.set(ino, name, value, flags)
@@ -153,7 +153,7 @@ class XattrRequests(ContentRequests):
         await self._engine.set_mode_and_xattrs(ino, mode, [(name, stored)], time_ns)
 
 
-def _parse_xattrs(value: bytes) -> list[tuple[bytes, bytes | None]]:
+def parse_xattrs(value: bytes) -> list[tuple[bytes, bytes | None]]:
     """Return names and values of several xattrs; None removes one.
 
     Raises:

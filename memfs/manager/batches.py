@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sized
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 from memfs.errors import MemfsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,6 +26,9 @@ THREADS_MAX = 8
 
 _ITEMS_AHEAD = 64
 """Items whose values are in memory at a time, for those that are made as they are taken."""
+
+_TOGETHER_AHEAD = 4
+"""The same of groups of small items that are done by one call: two under way, and two ready."""
 
 
 @contextmanager
@@ -53,10 +56,39 @@ class BatchResult(dict[str, Result], Generic[Result]):
         self.errors: dict[str, Exception] = {}
 
 
+class Done(NamedTuple, Generic[Result]):
+    """What became of one item."""
+
+    key: str
+    result: Result | None
+    error: Exception | None = None
+
+
+class Work(NamedTuple, Generic[Result]):
+    """Some items that one thread does."""
+
+    do: Callable[[], Sequence[Done[Result]]]
+    """Raises for no item."""
+    is_group: bool = False
+    """It is one call for many small ones."""
+
+
+def alone(key: str, do: Callable[[], Result]) -> Work[Result]:
+    """Return the work of one item."""
+    return Work(lambda: [tried(key, do)])
+
+
+def tried(key: str, do: Callable[[], Result]) -> Done[Result]:
+    """Do one item, and return what became of it."""
+    try:
+        return Done(key, do())
+    except Exception as error:
+        return Done(key, None, error)
+
+
 def run_batch(
     items: Iterable[Item],
-    key_of: Callable[[Item], str],
-    work: Callable[[Item], Result],
+    works: Callable[[Iterable[Item]], Iterable[Work[Result]]],
     *,
     errors: ERRORS = "raise",
     progress: Callable[[int], None] | bool | None = None,
@@ -65,8 +97,7 @@ def run_batch(
 
     Args:
         items: May be a generator: few are taken in advance.
-        key_of: Names an item.
-        work: Called in threads.
+        works: Makes works of them, as they are taken.
         errors: `raise`: at the end, once, all errors together; `return`: they are in the result.
         progress: Told how many items are done; True: a bar on the terminal.
 
@@ -75,29 +106,31 @@ def run_batch(
     """
     if progress is True:
         with _bar(items) as told:
-            return run_batch(items, key_of, work, errors=errors, progress=told)
+            return run_batch(items, works, errors=errors, progress=told)
     told = progress or (lambda _: None)
     result: BatchResult[Result] = BatchResult()
     done_count = 0
     threads = min(THREADS_MAX, 2 * (os.cpu_count() or 1))
     with ThreadPoolExecutor(threads, "memfs-batch") as pool:
-        waiting: dict[Future[Result], str] = {}
+        waiting: dict[Future[Sequence[Done[Result]]], int] = {}
 
         def take() -> None:
             nonlocal done_count
-            future = next(as_completed(waiting))
-            key = waiting.pop(future)
-            try:
-                result[key] = future.result()
-            except Exception as error:
-                result.errors[key] = error
-            done_count += 1
-            told(done_count)
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                del waiting[future]
+                for key, found, error in future.result():
+                    if error is None:
+                        result[key] = found  # type: ignore[assignment]  # what was done
+                    else:
+                        result.errors[key] = error
+                    done_count += 1
+                    told(done_count)
 
-        for item in items:
-            if len(waiting) >= _ITEMS_AHEAD:
+        for work in works(items):
+            weight = _ITEMS_AHEAD // _TOGETHER_AHEAD if work.is_group else 1
+            while waiting and sum(waiting.values()) + weight > _ITEMS_AHEAD:
                 take()
-            waiting[pool.submit(work, item)] = key_of(item)
+            waiting[pool.submit(work.do)] = weight
         while waiting:
             take()
     if result.errors and errors == "raise":

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno as codes
 import os
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from memfs.client.placement import TIERS, PlacementError
 from memfs.control.client import ControlError
 from memfs.errors import InvalidValueError
-from memfs.manager.batches import ERRORS, BatchResult, run_batch
+from memfs.manager.batches import ERRORS, BatchResult, Work, alone, run_batch
 from memfs.manager.configuration import configure
 from memfs.manager.entries import Entry
 from memfs.manager.errors import (
@@ -28,6 +29,7 @@ from memfs.manager.errors import (
 from memfs.manager.holding import let_go
 from memfs.manager.keyed import key_at
 from memfs.manager.keys import is_cut, path_of
+from memfs.manager.many import NewValue, Retrieving, Storing
 from memfs.manager.metadata import KEY_XATTR, MIME_XATTR, Scalar, attributes_of, metadata_of
 from memfs.manager.metrics import metrics_of
 from memfs.manager.paths import MemPath, read_attributes, snapshot_tree
@@ -35,14 +37,13 @@ from memfs.manager.place import Origin, own_state, stop
 from memfs.manager.results import Page, Results, plain_filter
 from memfs.manager.snapshots import SnapshotKeeper
 from memfs.manager.values import registry
-from memfs.manager.values.value import Content, Mime, Wanted
+from memfs.manager.values.value import Content, HeldContent, Mime, Wanted
 from memfs.manager.wishes import Wishes
 from memfs.query.globs import escaped_glob
 from memfs.query.parsing import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from typing import BinaryIO
 
     from memfs.control.methods.queries import FoundReport
     from memfs.manager.policy import MigrationPolicy
@@ -107,6 +108,9 @@ class MemoryManager(SnapshotKeeper):
         MountUnavailableError: There is no mount, and no mount can be started.
         ValueError: The mount is configured otherwise; the message names the key.
     """
+
+    tier: ClassVar[str | None] = None
+    """Pin of values that are stored without one."""
 
     own_state = "default"
     """Name of the state directory of a mount of its own, beside those of other managers."""
@@ -218,25 +222,37 @@ class MemoryManager(SnapshotKeeper):
             TierUnavailableError: The mount has no such tier; nothing is stored.
             OSError: It cannot be written; what was stored before is still there.
         """
+        new = self._prepared(key, value, tier, metadata, format=format, priority=priority)
+        try:
+            status = self._root.write(
+                new.path, new.fill, new.attributes, replace=overwrite, durable=durable
+            )
+        except (ValueFormatError, KeyConflictError):
+            raise
+        except OSError as error:
+            raise self._explained(error, tier or self.tier) from error
+        found = metadata_of(new.attributes)
+        return Entry(key, self.path(key), found, status.st_size, status.st_mtime)
+
+    def _prepared(
+        self,
+        key: str,
+        value: object,
+        tier: str | None = None,
+        metadata: Mapping[str, Scalar] | None = None,
+        *,
+        format: str | None = None,
+        priority: int | None = None,
+    ) -> NewValue:
+        """Look at arguments of `store`, and return what they come to."""
         path = path_of(key)
         kind = self._kind_for(value, format)
         self._require_pickle_allowed(kind)
         attributes = attributes_of(metadata or {})
         if is_cut(path):
             attributes[KEY_XATTR] = key.encode()
-        attributes |= self._placement(tier, priority)
-
-        def fill(file: BinaryIO) -> None:
-            attributes[MIME_XATTR] = str(kind.write(value, file)).encode()
-
-        try:
-            status = self._root.write(path, fill, attributes, replace=overwrite, durable=durable)
-        except (ValueFormatError, KeyConflictError):
-            raise
-        except OSError as error:
-            raise self._explained(error, tier) from error
-        found = metadata_of(attributes)
-        return Entry(key, self.path(key), found, status.st_size, status.st_mtime)
+        attributes |= self._placement(tier or self.tier, priority)
+        return NewValue(key, path, value, kind, attributes)
 
     def retrieve(
         self,
@@ -482,13 +498,8 @@ class MemoryManager(SnapshotKeeper):
             key, value = item
             return options | {"key": key, "value": value}
 
-        return run_batch(
-            _mapped(arguments, items),
-            lambda each: str(each.get("key")),
-            lambda each: self.store(**each),
-            errors=errors,
-            progress=progress,
-        )
+        storing = Storing(self._root, self.mount, self._prepared, self.store)
+        return run_batch(_mapped(arguments, items), storing.works, errors=errors, progress=progress)
 
     def batch_retrieve(
         self,
@@ -500,13 +511,15 @@ class MemoryManager(SnapshotKeeper):
         **options: Any,  # noqa: ANN401 - as of `retrieve`
     ) -> BatchResult[Any]:
         """Return many values by key; arguments as of `batch_store`."""
-        return run_batch(
-            keys,
-            str,
-            lambda key: self.retrieve(key, **options),
-            errors=errors,
-            progress=progress,
-        )
+
+        def retrieve(key: str) -> Any:  # noqa: ANN401 - what was stored
+            return self.retrieve(key, **options)
+
+        read = None
+        if not options.keys() - {"default"} and not self._habits.views:
+            read = partial(self._read_held, retrieve)
+        retrieving = Retrieving(self._root, self.mount, read, retrieve)
+        return run_batch(keys, retrieving.works, errors=errors, progress=progress)
 
     def batch_delete(
         self,
@@ -517,13 +530,12 @@ class MemoryManager(SnapshotKeeper):
         progress: Callable[[int], None] | bool | None = None,
     ) -> BatchResult[None]:
         """Remove many values; arguments as of `batch_store`."""
-        return run_batch(
-            keys,
-            str,
-            lambda key: self.delete(key, missing_ok=missing_ok),
-            errors=errors,
-            progress=progress,
-        )
+
+        def works(keys: Iterable[str]) -> Iterator[Work[None]]:
+            for key in keys:
+                yield alone(str(key), partial(self.delete, key, missing_ok=missing_ok))
+
+        return run_batch(keys, works, errors=errors, progress=progress)
 
     # --- tiers -----------------------------------------------------------------------------------
     def move(self, key: str, tier: str, priority: int | None = None) -> None:
@@ -652,6 +664,18 @@ class MemoryManager(SnapshotKeeper):
             return registry.by_name(fallback)
         # Lists and dictionaries are what the fallback is for.
         return registry.by_name(fallback) if fallback and kind.name == registry.JSON else kind
+
+    def _read_held(self, retrieve: Callable[[str], Any], key: str, data: bytes, mime: str) -> Any:  # noqa: ANN401 - what was stored
+        """Return what was stored, of a file that was read already."""
+        content = HeldContent(data, f"{self._root.path}/{path_of(key)}", Mime.parse(mime))
+        try:
+            kind = registry.for_content(content)
+            if kind.name == registry.PICKLE:
+                # Whose file it is decides.
+                return retrieve(key)
+            return kind.read(content, Wanted(precision=self._habits.precision))
+        finally:
+            content.close()
 
     def _entry(self, key: str, path: str) -> Entry:
         fd = _opened(self._root, key)

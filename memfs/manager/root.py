@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import stat
 import time
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from memfs.client.mount import Mount
 from memfs.client.xattrs import set_xattrs
 from memfs.linux.beneath import open_beneath, rename_new
 from memfs.manager.errors import KeyConflictError, MissingKeyError, MountUnavailableError
+from memfs.manager.values.value import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +35,69 @@ _TEMPORARY_SUFFIX = ".tmp"
 _CONTROL = "user.memfs."
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
+
+
+class _Temporary(NamedTuple):
+    """A file that is written under a hidden name."""
+
+    directory: int
+    hidden: str
+    name: str
+    """What it is to be called."""
+    file: BinaryIO
+
+    def rename(self, *, replace: bool) -> None:
+        """Give it its name, once it is closed."""
+        if replace:
+            os.rename(self.hidden, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        else:
+            rename_new(self.directory, self.hidden, self.name)
+
+
+@contextlib.contextmanager
+def _temporary(directory: int, name: str) -> Iterator[_Temporary]:
+    """Make a hidden file; it is removed where the block fails."""
+    hidden = f".{name[:50]}.{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+    fd = open_beneath(directory, hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        with open(fd, "wb", buffering=0, closefd=True) as file:
+            yield _Temporary(directory, hidden, name, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(hidden, dir_fd=directory)
+        raise
+
+
+class _LateFile(io.RawIOBase, BinaryIO):
+    """A file that is begun when more is written than may be held in memory.
+
+    Args:
+        begin: Makes the file, which it closes as well.
+        held_bytes: So many are held.
+    """
+
+    def __init__(self, begin: Callable[[], BinaryIO], held_bytes: int) -> None:
+        self._begin = begin
+        self._held_bytes = held_bytes
+        self._file: BinaryIO | None = None
+        self.held = bytearray()
+        """What was written, until the file was begun."""
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, data: Any) -> int:  # noqa: ANN401 - any buffer
+        """Hold bytes, or write some of them; returns how many."""
+        view = memoryview(data).cast("B")
+        if self._file is None:
+            if len(self.held) + len(view) <= self._held_bytes:
+                self.held += view
+                return len(view)
+            self._file = self._begin()
+            write_all(self._file, memoryview(self.held))
+            self.held = bytearray()
+        return self._file.write(view)
 
 
 class Root:
@@ -203,14 +268,37 @@ class Root:
                 or a component above is a file.
             OSError: It cannot be written; nothing has changed.
         """
+        status = self._write(path, fill, attributes, 0, replace=replace, durable=durable)
+        assert not isinstance(status, bytes)
+        return status
+
+    def write_unless_small(
+        self,
+        path: str,
+        fill: Callable[[BinaryIO], None],
+        attributes: Mapping[str, bytes],
+        held_bytes: int,
+    ) -> os.stat_result | bytes:
+        """Return the content where it is small, and nothing is written; else do as `write`.
+
+        Args:
+            path: As of `write`; a file that is there gives way.
+            fill: As of `write`.
+            attributes: As of `write`; read after `fill`.
+            held_bytes: A content of so many bytes is small.
+        """
+        return self._write(path, fill, attributes, held_bytes, replace=True, durable=False)
+
+    def make_directory(self, path: str) -> None:
+        """Make a directory, and those above it; it may be there.
+
+        Raises:
+            KeyConflictError: A file is in the way.
+            OSError: As of mkdir(2).
+        """
         try:
-            with self._parent(path, make=True) as (directory, name):
-                status = self._write(
-                    directory, name, fill, attributes, replace=replace, durable=durable
-                )
-                if durable:
-                    self._sync(path)
-                return status
+            with self._opened(make=True) as root:
+                os.close(self._open_directory(root, path or ".", make=True))
         except _CONFLICTS as error:
             raise self._conflict(path, error) from None
 
@@ -223,31 +311,40 @@ class Root:
 
     def _write(
         self,
-        directory: int,
-        name: str,
+        path: str,
         fill: Callable[[BinaryIO], None],
         attributes: Mapping[str, bytes],
+        held_bytes: int,
         *,
         replace: bool,
         durable: bool,
-    ) -> os.stat_result:
-        temporary = f".{name[:50]}.{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
-        fd = open_beneath(directory, temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        try:
-            with open(fd, "wb", buffering=0, closefd=True) as file:
-                fill(file)
-                self._set_attributes(file.fileno(), attributes)
+    ) -> os.stat_result | bytes:
+        begun: _Temporary | None = None
+        with contextlib.ExitStack() as stack:
+
+            def begin() -> BinaryIO:
+                nonlocal begun
+                directory, name = stack.enter_context(self._parent(path, make=True))
+                begun = stack.enter_context(_temporary(directory, name))
+                return begun.file
+
+            try:
+                late = _LateFile(begin, held_bytes) if held_bytes else None
+                fill(begin() if late is None else late)
+                if begun is None:
+                    assert late is not None
+                    return bytes(late.held)
+                fd = begun.file.fileno()
+                self._set_attributes(fd, attributes)
                 if durable:
-                    os.fsync(file.fileno())
-                status = os.fstat(file.fileno())
-            if replace:
-                os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-            else:
-                rename_new(directory, temporary, name)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=directory)
-            raise
+                    os.fsync(fd)
+                status = os.fstat(fd)
+                begun.file.close()
+                begun.rename(replace=replace)
+                if durable:
+                    self._sync(path)
+            except _CONFLICTS as error:
+                raise self._conflict(path, error) from None
         return status
 
     def _set_attributes(self, fd: int, attributes: Mapping[str, bytes]) -> None:

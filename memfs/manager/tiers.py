@@ -15,8 +15,6 @@ from memfs.manager.manager import CompressReport, MemoryManager
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from memfs.manager.entries import Entry
-    from memfs.manager.metadata import Scalar
 
 _MIB = 1 << 20
 
@@ -25,17 +23,7 @@ class TierMemory(MemoryManager):
     """A manager of one tier; made as its subclasses say."""
 
     tier: ClassVar[str]
-
-    def store(
-        self,
-        key: str,
-        value: object,
-        tier: str | None = None,
-        metadata: Mapping[str, Scalar] | None = None,
-        **options: Any,  # noqa: ANN401 - as of the manager
-    ) -> Entry:
-        """Store a value in this tier; see `MemoryManager.store`."""
-        return super().store(key, value, tier or self.tier, metadata, **options)
+    """That of its values, unless another one is named."""
 
     def get_metrics(self) -> dict[str, Any]:
         """Return use and size of this tier; see `MemoryManager.get_metrics`."""

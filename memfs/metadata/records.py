@@ -98,6 +98,16 @@ class AttributeChanges(NamedTuple):
     ctime_ns: int | None = None
 
 
+class WrittenRaw(NamedTuple):
+    """A raw file whose bytes are all there: nobody writes to it any more."""
+
+    size: int
+    """Bytes."""
+    blocks: int
+    """Each has 512 bytes, as in stat(2)."""
+    mtime_ns: int
+
+
 class NewInode(NamedTuple):
     """All that creating an inode needs; numbers are reserved before (`Engine.reserve_ids`)."""
 
@@ -108,15 +118,22 @@ class NewInode(NamedTuple):
     now_ns: int
     rdev: int = 0
     raw: RawId = RawId(0)
-    """For a regular file: its empty raw file, which exists already; the inode starts unsealed."""
+    """For a regular file: its raw file, which exists already."""
     target: bytes = b""
     """For a symlink: what readlink returns."""
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     """Extended attributes from the first instant on (inherited ACLs)."""
+    written: WrittenRaw | None = None
+    """What is in the raw file: the inode starts sealed. None: it is empty, and starts unsealed."""
 
     def as_inode(self, nlink: int) -> Inode:
         """Return the inode that this makes."""
-        ino, mode, uid, gid, now_ns, rdev, raw, target, _ = self
+        ino, mode, uid, gid, now_ns, rdev, raw, target, _, written = self
+        if written is not None:
+            return Inode(
+                ino, mode, uid, gid, nlink, rdev, *written[:2], now_ns, written.mtime_ns, now_ns,
+                now_ns, Generation(1), raw, NO_BLOB, 0, 0, None, now_ns,
+            )  # fmt: skip
         flags = InodeFlags.UNSEALED if raw else 0
         return Inode(
             ino, mode, uid, gid, nlink, rdev, len(target), 0, now_ns, now_ns, now_ns, now_ns,

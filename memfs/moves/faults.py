@@ -183,6 +183,10 @@ TAKE_POINTS = (
 """That of `memfs adopt --move` and of `memfs release` (`jobs.taking`, `jobs.releasing`)."""
 
 
+PUT_POINTS = ("put.written", "put.recorded")
+"""That of small files that are made many at a time (`filesystem.small_files`), in order."""
+
+
 class FaultPoints:
     """Told of every point reached; does nothing. Crash tests pass one that kills the process."""
 

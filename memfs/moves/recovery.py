@@ -81,8 +81,9 @@ async def roll_back(parts: MoveParts) -> int:
 class Sweep:
     """Looks for raw files that were created but never recorded, once after an unclean end.
 
-    Empty ones are removed: they were made ahead, and no program had them. One with bytes has lost
-    its record, with power as a rule, and goes to `lost+found/`.
+    Empty ones are removed: they were made ahead, and no program had them. So are provisional ones:
+    their record was about to be made, and no program was told of them. One with bytes has lost its
+    record, with power as a rule, and goes to `lost+found/`.
     """
 
     def __init__(self, parts: MoveParts) -> None:
@@ -130,7 +131,7 @@ class Sweep:
         self._parts.engine.clear_unrecorded_raw_range()
         self._parts.faults.reach("recover.swept")
         if len(raws) > kept_count:
-            log.info("%d raw files that were made ahead are removed", len(raws) - kept_count)
+            log.info("%d raw files that no program had yet are removed", len(raws) - kept_count)
         if kept_count:
             log.warning(
                 "%d raw files with bytes have no record and were moved to %s: see what they are, "
@@ -141,7 +142,7 @@ class Sweep:
         return len(raws)
 
     def _put_away(self, raws: list[RawId]) -> int:
-        """Remove the empty ones, keep the others; returns how many these are."""
+        """Remove the empty and provisional ones, keep the others; returns how many these are."""
         store = self._parts.raw_store
         kept = []
         for raw in raws:
@@ -149,7 +150,8 @@ class Sweep:
                 status = store.stat(raw)
             except ObjectMissingError:
                 continue
-            if stat.S_ISREG(status.st_mode) and status.st_size == 0 and status.st_blocks == 0:
+            is_empty = status.st_size == 0 and status.st_blocks == 0
+            if stat.S_ISREG(status.st_mode) and (is_empty or status.st_mode & stat.S_ISVTX):
                 store.unlink(raw)
             else:
                 kept.append(store.path(raw))

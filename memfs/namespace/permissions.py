@@ -1,4 +1,4 @@
-"""Permissions: whether a process may read an inode or search a directory, by its ids.
+"""Permissions: what an inode permits a process by its ids.
 
 Invariant: the answer is that of the kernel under `default_permissions` (fs/namei.c,
 `acl_permission_check`; fs/posix_acl.c, `posix_acl_permission`) for a process without capabilities.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from memfs.errors import InvalidValueError
 from memfs.namespace import acl
 
-READ, SEARCH = 4, 1
+READ, WRITE, SEARCH = 4, 2, 1
 """Bits of a permission, as in a mode."""
 
 
@@ -41,7 +41,7 @@ def permits(
         uid: Its owner.
         gid: Its group.
         access_acl: `system.posix_acl_access`; None: there is no such xattr.
-        wanted: `READ`, `SEARCH` or both.
+        wanted: `READ`, `WRITE`, `SEARCH`, or several of them.
     """
     if who.uid == uid:
         return not wanted & ~(mode >> 6)

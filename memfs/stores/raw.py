@@ -6,6 +6,7 @@ share a directory, so that no directory grows beyond what a file system scans fa
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import stat
@@ -19,7 +20,7 @@ from memfs.stores.disk import disk_errors, translate_error
 from memfs.types import RawId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 DIRECTORY_BITS = 12
@@ -27,6 +28,12 @@ DIRECTORY_BITS = 12
 
 TICK_S_MAX = 0.02
 """A tick of the clock of a file system is 10 ms at most (time(7))."""
+
+PROVISIONAL_MODE = 0o1600
+"""That of a raw file whose bytes precede its record: the sticky bit, which means nothing to the
+kernel (chmod(2)), tells the search after a crash that no program was told of it."""
+
+_MODE = 0o600
 
 _CREATE_FLAGS = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -96,8 +103,14 @@ class RawStore:
         """Return the path of a raw file, whether it exists or not."""
         return self.root / _relative_path(raw)
 
-    def create(self, raw: RawId, access: int = os.O_RDWR) -> int:
-        """Create an empty raw file and return a descriptor; `access` as of open(2).
+    def create(self, raw: RawId, access: int = os.O_RDWR, *, provisional: bool = False) -> int:
+        """Create an empty raw file and return a descriptor.
+
+        Args:
+            raw: Its id.
+            access: As of open(2).
+            provisional: It is removed after a crash, bytes or not, if it has no record; until
+                `settle`.
 
         Raises:
             StoreError: There is one of that id already.
@@ -105,16 +118,27 @@ class RawStore:
         """
         directory = raw >> DIRECTORY_BITS
         path = f"{directory:x}/{raw:x}"
+        mode = PROVISIONAL_MODE if provisional else _MODE
         try:
-            fd = os.open(path, _CREATE_FLAGS | access, 0o600, dir_fd=self._root_fd)
+            fd = os.open(path, _CREATE_FLAGS | access, mode, dir_fd=self._root_fd)
         except FileNotFoundError:
-            fd = self._create_first(directory, path, access)
+            fd = self._create_first(directory, path, access, mode)
         except OSError as error:
             raise self._error(error, raw) from error
         # Noted after the entry exists: a sync that began before cannot claim to have covered it.
         with self._lock:
             self._unsynced[directory] = self._unsynced.get(directory, 0) | _bit(raw)
         return fd
+
+    def settle(self, raws: Iterable[RawId]) -> None:
+        """Have provisional raw files, whose records are committed by now, be as all others.
+
+        One that is gone, or that the disk refuses to change, stays as it is: that has a meaning
+        only if its record is lost.
+        """
+        for raw in raws:
+            with contextlib.suppress(OSError):
+                os.chmod(_relative_path(raw), _MODE, dir_fd=self._root_fd)
 
     def set_aside(self, raw: RawId, name: str) -> Path:
         """Give a raw file a second name in `quarantine/`, out of the reach of moves; durable.
@@ -271,7 +295,7 @@ class RawStore:
                 if raw is None or raw >> DIRECTORY_BITS != directory:
                     yield self.root / f"{directory:x}" / name
 
-    def _create_first(self, directory: int, path: str, access: int) -> int:
+    def _create_first(self, directory: int, path: str, access: int, mode: int) -> int:
         try:
             os.mkdir(f"{directory:x}", 0o700, dir_fd=self._root_fd)
         except FileExistsError:
@@ -279,7 +303,7 @@ class RawStore:
         except OSError as error:
             raise translate_error(error, f"{self.root}/{directory:x}") from error
         try:
-            return os.open(path, _CREATE_FLAGS | access, 0o600, dir_fd=self._root_fd)
+            return os.open(path, _CREATE_FLAGS | access, mode, dir_fd=self._root_fd)
         except OSError as error:
             raise translate_error(error, f"{self.root}/{path}") from error
 

@@ -18,8 +18,8 @@ from memfs.errors import (
     NotPermittedError,
     StaleInodeError,
 )
-from memfs.metadata.records import Inode, InodeFlags, NewInode
-from memfs.types import NO_BLOB, NO_RAW, ROOT_INODE, Generation, InodeNo
+from memfs.metadata.records import Inode, InodeFlags, NewInode, WrittenRaw
+from memfs.types import BLOCK_BYTES, NO_BLOB, NO_RAW, ROOT_INODE, Generation, InodeNo
 from tests.contract.engine.making import (
     NOW_NS,
     make_directory,
@@ -64,6 +64,25 @@ async def test_created_file_has_every_attribute(engine: Engine) -> None:
     assert expected == await engine.lookup(ROOT_INODE, b"file")
     assert expected == await engine.get_inode(ino)
     assert await engine.get_xattr(ino, b"user.a") == b"1"
+
+
+async def test_a_file_may_be_made_with_its_bytes_and_counts_at_once(engine: Engine) -> None:
+    before = await engine.usage()
+    written = WrittenRaw(5, 8, 7)
+    new = new_file(engine)._replace(written=written)
+    inode = await engine.create(ROOT_INODE, b"file", new)
+    assert inode == await engine.get_inode(new.ino)
+    assert (inode.size, inode.blocks, inode.mtime_ns, inode.flags) == (*written, 0)
+    assert await engine.list_unsealed(InodeNo(0), 10) == []
+    assert await engine.list_not_durable(10) == [inode]
+    after = await engine.usage()
+    assert after.raw_count - before.raw_count == 1
+    assert after.raw_bytes - before.raw_bytes == 8 * BLOCK_BYTES
+    assert after.logical_bytes - before.logical_bytes == 5
+    await engine.unlink(ROOT_INODE, b"file", NOW_NS)
+    await engine.reap([new.ino])
+    left = await engine.usage()
+    assert (left.raw_bytes, left.logical_bytes) == (before.raw_bytes, before.logical_bytes)
 
 
 async def test_create_updates_the_parents_times(engine: Engine) -> None:

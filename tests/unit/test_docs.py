@@ -91,14 +91,12 @@ def test_the_control_xattrs_are_those_of_the_file_system() -> None:
         **dict.fromkeys(
             (
                 *("tier", "codec", "priority", "pool", "policy", "snapshot", "store", "publish"),
-                *("dtype", "shape"),
+                *("dtype", "shape", "ask"),
             ),
             "read, write",
         ),
         "xattrs": "write",
-        **dict.fromkeys(
-            ("pin", "state", "residency", "why", "digest", "source", "lease", "ask"), "read"
-        ),
+        **dict.fromkeys(("pin", "state", "residency", "why", "digest", "source", "lease"), "read"),
     }
 
 

@@ -192,7 +192,7 @@ async def test_a_pool_that_ran_dry_becomes_larger_up_to_its_limit(
     """The first file of a mount is no sign of anything: there was no pool yet."""
 
     class Nowhere(RawStore):
-        def create(self, raw: RawId, access: int = os.O_RDWR) -> int:
+        def create(self, raw: RawId, access: int = os.O_RDWR, *, provisional: bool = False) -> int:
             return os.open(os.devnull, access)
 
     nowhere = Nowhere(raw_store.root.parent)

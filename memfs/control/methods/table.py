@@ -10,13 +10,14 @@ from memfs.control.methods import (
     mount,
     prefetching,
     queries,
+    small_files,
     snapshots,
     trees,
     upkeep,
 )
 from memfs.control.methods.method import Method
 
-_SUBJECTS = (adoption, copies, mount, prefetching, queries, snapshots, trees, upkeep)
+_SUBJECTS = (adoption, copies, mount, prefetching, queries, small_files, snapshots, trees, upkeep)
 
 METHODS: dict[str, Method[Any, Any]] = {
     value.name: value

@@ -26,10 +26,18 @@ class Content:
     """
 
     def __init__(self, fd: int, name: str, mime: Mime) -> None:
-        self.fd = fd
+        self._fd = fd
         self.name = name
         self.mime = mime
-        self.size_bytes = os.fstat(fd).st_size
+        self.size_bytes = self._size()
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, for reading."""
+        return self._fd
+
+    def _size(self) -> int:
+        return os.fstat(self._fd).st_size
 
     def read(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from an offset on; fewer only at the end."""
@@ -50,6 +58,47 @@ class Content:
     def map(self) -> mmap.mmap:
         """Return the whole file as memory, read-only and shared by all processes; not empty."""
         return mmap.mmap(self.fd, 0, prot=mmap.PROT_READ)
+
+
+class HeldContent(Content):
+    """A content that was read already; a file only for those who need one. To be closed.
+
+    Args:
+        data: All of it.
+        name: For messages.
+        mime: As of `Content`.
+    """
+
+    def __init__(self, data: bytes, name: str, mime: Mime) -> None:
+        self._data = data
+        super().__init__(-1, name, mime)
+
+    def _size(self) -> int:
+        return len(self._data)
+
+    @property
+    def fd(self) -> int:
+        """A descriptor of the same bytes (memfd_create(2))."""
+        if self._fd < 0:
+            self._fd = os.memfd_create("memfs-value")
+            os.write(self._fd, self._data)
+        return self._fd
+
+    def read(self, offset: int, size: int) -> bytes:
+        """As of `Content`."""
+        return self._data[offset : offset + max(0, size)]
+
+    def read_into(self, offset: int, target: memoryview) -> int:
+        """As of `Content`."""
+        piece = self._data[offset : offset + len(target)]
+        target[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        """Close the descriptor, if there is one."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class Mime(NamedTuple):

@@ -1,0 +1,437 @@
+"""Small files, many at a time: made with content, attributes and names, or read, in one step each.
+
+A program that stores ten thousand small values makes seven requests for each. Here one call makes
+some hundred files: the bytes are written by a thread, and one change of the engine has all inodes
+and names. What is not as simple as that (a symbolic link on the way, a directory that is missing, a
+file that is not on the local disk, a permission that ids alone do not give) is left to the program,
+which makes its usual requests for it and hears from the kernel what is wrong.
+
+Invariant: each file has its name with all of its content and attributes, or it was left and nothing
+of it has changed. Nothing is done that the ids of the client do not permit (`permissions`), and the
+kernel is told of every name before the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from memfs.content.invalidations import Aspect
+from memfs.errors import (
+    NotADirectoryInodeError,
+    NotFoundError,
+    NoXattrError,
+    ObjectMissingError,
+    StaleInodeError,
+)
+from memfs.filesystem.tree_changes import TreeChanges
+from memfs.linux.times import storable_ns
+from memfs.metadata.records import WrittenRaw
+from memfs.namespace import acl
+from memfs.namespace.permissions import READ, SEARCH, WRITE, Credentials, permits
+from memfs.stores.disk import translate_error
+from memfs.traces.access_log import Operation
+from memfs.types import NAME_BYTES_MAX, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfs.metadata.records import Inode, NewInode
+    from memfs.types import InodeNo, RawId
+
+FILE_MODE = 0o666
+"""That of a new file, less the umask; as open(2) is called by nearly all programs."""
+
+FILES_A_CHANGE = 64
+"""Files of one change of the engine, and of one turn of the event loop: some 3 ms."""
+
+CONTENT_BYTES_MAX = 64 << 10
+"""Longer files are left: the way through the daemon costs more than the requests that it spares."""
+
+DEPTH_MAX = 64
+"""Directories of a path; files in deeper ones are left. Guess."""
+
+READ_BYTES_MAX = 8 << 20
+"""Bytes of one answer; what lies beyond is left."""
+
+
+@dataclass(slots=True)
+class Client:
+    """Who has called: a `Caller` of requests that the kernel has not brought."""
+
+    uid: int
+    gid: int
+    groups: frozenset[int]
+    """Supplementary groups."""
+    pid: int
+    umask: int
+
+    @property
+    def credentials(self) -> Credentials:
+        """Its ids."""
+        return Credentials(self.uid, self.gid, self.groups)
+
+    def is_alone(self) -> bool:
+        """Others have their turn."""
+        return False
+
+
+class SmallFile(NamedTuple):
+    """A file that is to be made."""
+
+    names: tuple[bytes, ...]
+    """Those of its path below the directory of the call, at least one."""
+    content: memoryview
+    xattrs: tuple[tuple[bytes, bytes], ...]
+    """The user's own."""
+
+
+class SmallContent(NamedTuple):
+    """A file that was read."""
+
+    content: bytes
+    xattr: bytes
+    """That which was asked for; empty: the file has no such xattr."""
+
+
+class _Ready(NamedTuple):
+    """A file whose raw file is about to be written."""
+
+    number: int
+    parent: Inode
+    name: bytes
+    new: NewInode
+
+
+class _Directory(NamedTuple):
+    """A directory on the way to a file, and what the client may do there."""
+
+    inode: Inode
+    may_change: bool
+
+
+Known = dict[tuple[bytes, ...], _Directory | None]
+"""Directories by their path; None: this client has no way there."""
+
+
+class SmallFiles(TreeChanges):
+    """Small files on behalf of clients that have shown a token of their directory."""
+
+    # --- making ----------------------------------------------------------------------------------
+    async def put_small(
+        self,
+        client: Client,
+        directory: InodeNo,
+        files: Sequence[SmallFile],
+        *,
+        replace: bool = True,
+        pin: Tier | None = None,
+    ) -> list[int]:
+        """Make files; a file of the same name gives way, as in rename(2).
+
+        Checkpoint: always. Cancel: safe.
+
+        Args:
+            client: Who makes them, and will own them.
+            directory: What their paths begin at.
+            files: In order: of two with one path, the later one stays.
+            replace: Files may give way; else those whose name is taken are left.
+            pin: That of each file; not `HOT`.
+
+        Returns:
+            The mtime of each in ns; 0: it was left.
+
+        Raises:
+            NoSpaceError: The disk is full; the first ones may have been made.
+            MemfsError: Likewise.
+        """
+        assert pin is not Tier.HOT
+        done: dict[int, int] = {}
+        try:
+            for begin in range(0, len(files), FILES_A_CHANGE):
+                if self._room is not None and self._room.is_tight:
+                    # A program waits there until files have left the disk.
+                    break
+                known: Known = {}
+                ready = [
+                    each
+                    for number in range(begin, min(begin + FILES_A_CHANGE, len(files)))
+                    if (each := await self._prepared(client, directory, number, files, known))
+                ]
+                if ready:
+                    done |= await self._put_ready(client, ready, files, replace=replace, pin=pin)
+                await trio.lowlevel.checkpoint()
+        finally:
+            if done:
+                with trio.CancelScope(shield=True):
+                    await self._kernel_cache.wait_told()
+        await trio.lowlevel.checkpoint()
+        return [done.get(number, 0) for number in range(len(files))]
+
+    async def _prepared(
+        self,
+        client: Client,
+        directory: InodeNo,
+        number: int,
+        files: Sequence[SmallFile],
+        known: Known,
+    ) -> _Ready | None:
+        """Return a file with its numbers; None: it is left."""
+        *above, name = files[number].names
+        if len(files[number].content) > CONTENT_BYTES_MAX or not _is_plain(name):
+            return None
+        found = await self._directory_below(client, directory, tuple(above), known)
+        if found is None or not found.may_change:
+            return None
+        ino, raw = self._engine.reserve_ids()
+        mode = stat.S_IFREG | FILE_MODE
+        new = await self._new_inode(client, found.inode.ino, mode, ino, raw=raw)
+        return _Ready(number, found.inode, name, new)
+
+    async def _put_ready(
+        self,
+        client: Client,
+        ready: Sequence[_Ready],
+        files: Sequence[SmallFile],
+        *,
+        replace: bool,
+        pin: Tier | None,
+    ) -> dict[int, int]:
+        """Write the raw files, and have names lead to them; returns their mtimes by number."""
+        contents = [(each.new.raw, files[each.number].content) for each in ready]
+        written = await trio.to_thread.run_sync(self._write_all, contents, limiter=self._threads)
+        faults = self._move_parts.faults
+        faults.reach("put.written")
+        made: list[_Ready] = []
+        mtimes_ns: dict[int, int] = {}
+        replaced: list[Inode] = []
+        engine = self._engine
+        try:
+            async with engine.change():
+                for each, content in zip(ready, written, strict=True):
+                    found = await engine.find(each.parent.ino, each.name)
+                    if found is not None:
+                        if not replace or not self._may_replace(client, each.parent, found):
+                            continue
+                        now_ns = self._now_ns()
+                        replaced.append(await engine.unlink(each.parent.ino, each.name, now_ns))
+                        # As with rename(2): its bytes must not be later on the disk than its name.
+                        self._syncer.add(each.new.raw)
+                    xattrs = each.new.xattrs + files[each.number].xattrs
+                    new = each.new._replace(xattrs=xattrs, written=content)
+                    await engine.create(each.parent.ino, each.name, new)
+                    if pin is not None:
+                        await engine.set_pin(new.ino, pin)
+                    made.append(each)
+                    mtimes_ns[each.number] = content.mtime_ns
+        except BaseException:
+            for each in ready:
+                self._doubt_raw(each.new.ino, each.new.raw)
+            raise
+        faults.reach("put.recorded")
+        self._tell_made(client, made, files)
+        raws = [each.new.raw for each in made]
+        await trio.to_thread.run_sync(self._raw_store.settle, raws, limiter=self._threads)
+        for former in replaced:
+            self._leave(former)
+        if pin is not None:
+            for each in made:
+                self._activity.note_pin(each.new.ino)
+        for each in ready:
+            if each.number not in mtimes_ns:
+                self._raw_store.unlink(each.new.raw)
+        return mtimes_ns
+
+    def _write_all(self, contents: Sequence[tuple[RawId, memoryview]]) -> list[WrittenRaw]:
+        """Write raw files, in a thread; removes all of them if one cannot be written."""
+        store, written = self._raw_store, list[WrittenRaw]()
+        try:
+            for raw, content in contents:
+                fd = store.create(raw, os.O_WRONLY, provisional=True)
+                try:
+                    done = 0
+                    while done < len(content):
+                        done += os.write(fd, content[done:])
+                    status = os.fstat(fd)
+                except OSError as error:
+                    raise translate_error(error, f"raw file {raw} at {store.path(raw)}") from error
+                finally:
+                    os.close(fd)
+                mtime_ns = storable_ns(status.st_mtime_ns)
+                written.append(WrittenRaw(status.st_size, status.st_blocks, mtime_ns))
+        except BaseException:
+            for raw, _ in contents[: len(written) + 1]:
+                store.unlink(raw)
+            raise
+        return written
+
+    def _may_replace(self, client: Client, parent: Inode, found: Inode) -> bool:
+        """Tell whether a file may give way (rename(2), EISDIR and EACCES by the sticky bit)."""
+        if stat.S_ISDIR(found.mode):
+            return False
+        return not parent.mode & stat.S_ISVTX or client.uid in (parent.uid, found.uid)
+
+    def _tell_made(
+        self, client: Client, made: Sequence[_Ready], files: Sequence[SmallFile]
+    ) -> None:
+        """Tell everybody of files that have got names."""
+        activity, time_ns = self._activity, self._now_ns()
+        # The mover gives way as to a program, which would have made requests for them.
+        activity.request_count += len(made)
+        names: dict[InodeNo, list[bytes]] = {}
+        for each in made:
+            ino = each.new.ino
+            names.setdefault(each.parent.ino, []).append(each.name)
+            self._note_without_capability(ino)
+            activity.note_sealed(ino)
+            size = len(files[each.number].content)
+            activity.programs.note_open(client.pid, client.uid, size, time_ns, writing=True)
+            if activity.access_log.active:
+                activity.access_log.note(Operation.CREATE, ino, 0, Tier.COLD)
+                activity.access_log.note(Operation.WRITE, ino, size, Tier.COLD)
+        for parent, added in names.items():
+            self._kernel_cache.forget_names(parent, added)
+            self.invalidations.note_inode(parent, Aspect.ATTRIBUTES)
+
+    # --- reading ---------------------------------------------------------------------------------
+    async def get_small(
+        self,
+        client: Client,
+        directory: InodeNo,
+        paths: Sequence[tuple[bytes, ...]],
+        xattr: bytes,
+    ) -> list[SmallContent | None]:
+        """Read files whole; None: it is left.
+
+        Checkpoint: always. Cancel: safe.
+
+        Args:
+            client: Who reads.
+            directory: What the paths begin at.
+            paths: Each at least one name.
+            xattr: The name of one that is wanted of each.
+        """
+        found: list[SmallContent | None] = []
+        left_bytes = READ_BYTES_MAX
+        for begin in range(0, len(paths), FILES_A_CHANGE):
+            known: Known = {}
+            inodes = [
+                await self._readable(client, directory, names, known)
+                for names in paths[begin : begin + FILES_A_CHANGE]
+            ]
+            contents = await trio.to_thread.run_sync(
+                self._read_all, inodes, left_bytes, limiter=self._threads
+            )
+            for inode, content in zip(inodes, contents, strict=True):
+                if inode is None or content is None:
+                    found.append(None)
+                    continue
+                left_bytes -= len(content)
+                await self._note_read(client, inode, len(content))
+                found.append(SmallContent(content, await self._xattr(inode.ino, xattr) or b""))
+            await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        return found
+
+    async def _readable(
+        self, client: Client, directory: InodeNo, names: tuple[bytes, ...], known: Known
+    ) -> Inode | None:
+        *above, name = names
+        found = await self._directory_below(client, directory, tuple(above), known)
+        if found is None or not _is_plain(name):
+            return None
+        inode = await self._engine.find(found.inode.ino, name)
+        if inode is None or not stat.S_ISREG(inode.mode) or not inode.raw:
+            return None
+        return inode if await self._permits(client, inode, READ) else None
+
+    def _read_all(self, inodes: Sequence[Inode | None], bytes_max: int) -> list[bytes | None]:
+        """Read raw files, in a thread; None: it is too long, gone, or was changed on the disk."""
+        found: list[bytes | None] = []
+        for inode in inodes:
+            content = None if inode is None else self._read_one(inode, bytes_max)
+            bytes_max -= 0 if content is None else len(content)
+            found.append(content)
+        return found
+
+    def _read_one(self, inode: Inode, bytes_max: int) -> bytes | None:
+        try:
+            fd = self._raw_store.open(inode.raw, os.O_RDONLY)
+        except ObjectMissingError:
+            return None
+        try:
+            status = os.fstat(fd)
+            if status.st_size > min(bytes_max, CONTENT_BYTES_MAX):
+                return None
+            if self._sealer.damage_of(inode, status) is not None:
+                return None
+            # One that is written meanwhile may be longer by now, as with read(2).
+            return os.pread(fd, CONTENT_BYTES_MAX, 0)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+
+    async def _note_read(self, client: Client, inode: Inode, size: int) -> None:
+        """Note what an open for reading would have noted."""
+        activity, time_ns = self._activity, self._now_ns()
+        activity.request_count += 1
+        if activity.access_log.active:
+            await self._log(Operation.OPEN, inode, size)
+        activity.note_open(inode.ino, client.uid, client.pid, time_ns)
+        self._traffic.note_open(await self._level_of(inode), inode.size)
+        activity.note_access(inode.ino, time_ns)
+        activity.programs.note_open(client.pid, client.uid, size, time_ns, writing=False)
+        self._touch_atime(inode, time_ns)
+
+    # --- both ------------------------------------------------------------------------------------
+    async def _directory_below(
+        self, client: Client, top: InodeNo, names: tuple[bytes, ...], known: Known
+    ) -> _Directory | None:
+        """Return a directory that a client may search, as all those on the way; else None."""
+        if names in known:
+            return known[names]
+        if len(names) > DEPTH_MAX:
+            return None
+        found = None
+        inode: Inode | None
+        try:
+            if not names:
+                inode = await self._engine.get_inode(top)
+            else:
+                above = await self._directory_below(client, top, names[:-1], known)
+                inode = None
+                if above is not None and _is_plain(names[-1]):
+                    inode = await self._engine.find(above.inode.ino, names[-1])
+            if (
+                inode is not None
+                and stat.S_ISDIR(inode.mode)
+                and await self._permits(client, inode, SEARCH)
+            ):
+                found = _Directory(inode, await self._permits(client, inode, WRITE))
+        except (StaleInodeError, NotFoundError, NotADirectoryInodeError):
+            found = None
+        known[names] = found
+        return found
+
+    async def _permits(self, client: Client, inode: Inode, wanted: int) -> bool:
+        access_acl = None
+        if inode.mode & 0o070 and inode.uid != client.uid and self._features.acl:
+            access_acl = await self._xattr(inode.ino, acl.ACCESS_XATTR)
+        return permits(client.credentials, inode.mode, inode.uid, inode.gid, access_acl, wanted)
+
+    async def _xattr(self, ino: InodeNo, name: bytes) -> bytes | None:
+        try:
+            value: bytes = await self._engine.get_xattr(ino, name)
+        except (NoXattrError, StaleInodeError):
+            return None
+        return value
+
+
+def _is_plain(name: bytes) -> bool:
+    """Tell whether a name is not hidden, as `.memfs` is, and leads to no other directory."""
+    return bool(name) and not name.startswith(b".") and len(name) <= NAME_BYTES_MAX

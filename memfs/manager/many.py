@@ -1,0 +1,240 @@
+"""Many values at a time: how a batch is divided into calls, and what each call does.
+
+Small values go to the daemon of a mount by some hundred a call (`client.small_files`); what it
+leaves, and all else, is stored and retrieved one by one as without a batch.
+
+Invariant: a value in a batch becomes what `MemoryManager.store` would have made of it, and a result
+is what `retrieve` would have returned.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memfs.client.small_files import (
+    BYTES_A_CALL,
+    FILE_BYTES_MAX,
+    FILES_A_CALL,
+    NewFile,
+    get_small,
+    put_small,
+)
+from memfs.manager.batches import Done, Work, alone, tried
+from memfs.manager.entries import Entry
+from memfs.manager.keys import path_of
+from memfs.manager.metadata import MIME_XATTR, metadata_of
+from memfs.manager.paths import MemPath
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import BinaryIO
+
+    from memfs.client.mount import Mount
+    from memfs.manager.root import Root
+    from memfs.manager.values.value import ValueFormat
+
+_TIER_XATTR = "user.memfs.tier"
+
+_SMALL_TIERS = (None, "warm", "cold", "glacier")
+"""Pins that files get as they are made; to `hot` go tensors alone, which the daemon looks at."""
+
+_SMALL_ARGUMENTS = {"key", "value", "tier", "metadata", "format", "overwrite"}
+"""Arguments of `store` that the daemon can follow for many values at a time."""
+
+
+class NewValue(NamedTuple):
+    """What `store` has made of its arguments."""
+
+    key: str
+    path: str
+    value: object
+    kind: ValueFormat
+    attributes: dict[str, bytes]
+    """Extended attributes; `fill` adds the MIME type."""
+
+    def fill(self, file: BinaryIO) -> None:
+        """Write the value."""
+        self.attributes[MIME_XATTR] = str(self.kind.write(self.value, file)).encode()
+
+
+class _Held(NamedTuple):
+    """A small value that waits for a call."""
+
+    arguments: Mapping[str, Any]
+    new: NewValue
+    file: NewFile
+
+
+class Storing:
+    """Divides the items of `batch_store`.
+
+    Args:
+        root: That of the manager.
+        mount: That it is on; None: a plain directory, where all is stored one by one.
+        prepare: Looks at arguments of `store`.
+        store: Stores one value.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        mount: Mount | None,
+        prepare: Callable[..., NewValue],
+        store: Callable[..., Entry],
+    ) -> None:
+        self._root = root
+        self._mount = mount
+        self._prepare = prepare
+        self._store = store
+        self._made: set[str] = set()
+        """Directories that are there."""
+
+    def works(self, items: Iterable[Mapping[str, Any]]) -> Iterator[Work[Entry]]:
+        """Yield what is to be done, as items are taken."""
+        held: list[_Held] = []
+        held_bytes, tier = 0, None
+        try:
+            for arguments in items:
+                found = self._looked_at(arguments)
+                if isinstance(found, Work):
+                    yield found
+                    continue
+                full = len(held) == FILES_A_CALL or held_bytes + found.file.size > BYTES_A_CALL
+                if held and (full or found.new.attributes.get(_TIER_XATTR) != tier):
+                    yield self._group(held)
+                    held, held_bytes = [], 0
+                tier = found.new.attributes.get(_TIER_XATTR)
+                held.append(found)
+                held_bytes += found.file.size
+        except Exception:
+            # Those that were taken before are stored all the same.
+            if held:
+                yield self._group(held)
+            raise
+        if held:
+            yield self._group(held)
+
+    def _looked_at(self, arguments: Mapping[str, Any]) -> _Held | Work[Entry]:
+        key = str(arguments.get("key"))
+        by_itself: Work[Entry] = alone(key, partial(self._store, **arguments))
+        if self._mount is None or not _may_be_small(arguments):
+            return by_itself
+        try:
+            new = self._prepare(
+                **{name: arguments[name] for name in arguments if name != "overwrite"}
+            )
+            content = self._root.write_unless_small(
+                new.path, new.fill, new.attributes, FILE_BYTES_MAX
+            )
+        except Exception:
+            # Told as `store` tells it.
+            return by_itself
+        if not isinstance(content, bytes):
+            stored = Done(key, self._entry(new, content.st_size, content.st_mtime))
+            return Work(lambda: [stored])
+        xattrs = {name: each for name, each in new.attributes.items() if name != _TIER_XATTR}
+        return _Held(arguments, new, NewFile(new.path, content, xattrs))
+
+    def _group(self, held: Sequence[_Held]) -> Work[Entry]:
+        return Work(partial(self._put, held), is_group=True)
+
+    def _put(self, held: Sequence[_Held]) -> list[Done[Entry]]:
+        assert self._mount is not None
+        for each in held:
+            above = each.file.path.rpartition("/")[0]
+            if above not in self._made:
+                # What is in its way is told by the store of the value.
+                tried(above, partial(self._root.make_directory, above))
+                self._made.add(above)
+        tier = held[0].new.attributes.get(_TIER_XATTR)
+        mtimes_ns = put_small(
+            self._root.path,
+            self._mount.state_dir,
+            [each.file for each in held],
+            tier=None if tier is None else tier.decode(),
+        )
+        return [
+            Done(each.new.key, self._entry(each.new, len(each.file.content), mtime_ns / 1e9))
+            if mtime_ns
+            else tried(each.new.key, partial(self._store, **each.arguments))
+            for each, mtime_ns in zip(held, mtimes_ns, strict=True)
+        ]
+
+    def _entry(self, new: NewValue, size: int, mtime: float) -> Entry:
+        path = MemPath(os.path.join(self._root.path, new.path))
+        return Entry(new.key, path, metadata_of(new.attributes), size, mtime)
+
+
+def _may_be_small(arguments: Mapping[str, Any]) -> bool:
+    """Tell whether the daemon may be able to store a value, by what costs nothing to look at."""
+    if not arguments.keys() <= _SMALL_ARGUMENTS or arguments.get("overwrite", True) is not True:
+        return False
+    value = arguments.get("value")
+    if arguments.get("tier") not in _SMALL_TIERS:
+        return False
+    # Those of numpy and torch have it; of others it is found out by writing them.
+    size = getattr(value, "nbytes", None)
+    if size is None and isinstance(value, bytes | bytearray | str):
+        size = len(value)
+    return not isinstance(size, int) or size <= FILE_BYTES_MAX
+
+
+class Retrieving:
+    """Divides the keys of `batch_retrieve`.
+
+    Args:
+        root: That of the manager.
+        mount: That it is on; None: a plain directory, where all is retrieved one by one.
+        read: Makes a value of content and MIME type; raises where only `retrieve` can.
+        retrieve: Retrieves one value.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        mount: Mount | None,
+        read: Callable[[str, bytes, str], Any] | None,
+        retrieve: Callable[[str], Any],
+    ) -> None:
+        self._root = root
+        self._mount = mount
+        self._read = read
+        self._retrieve = retrieve
+
+    def works(self, keys: Iterable[str]) -> Iterator[Work[Any]]:
+        """Yield what is to be done, as keys are taken."""
+        if self._mount is None or self._read is None:
+            for key in keys:
+                yield alone(str(key), partial(self._retrieve, key))
+            return
+        held: list[tuple[str, str]] = []
+        for key in keys:
+            try:
+                held.append((key, path_of(key)))
+            except Exception:
+                yield alone(str(key), partial(self._retrieve, key))
+            if len(held) == FILES_A_CALL:
+                yield self._group(held)
+                held = []
+        if held:
+            yield self._group(held)
+
+    def _group(self, held: Sequence[tuple[str, str]]) -> Work[Any]:
+        return Work(partial(self._get, held), is_group=True)
+
+    def _get(self, held: Sequence[tuple[str, str]]) -> list[Done[Any]]:
+        assert self._mount is not None
+        paths = [path for _, path in held]
+        contents = get_small(self._root.path, self._mount.state_dir, paths, MIME_XATTR)
+        return [
+            tried(key, partial(self._retrieve, key))
+            if content is None
+            else tried(key, partial(self._value, key, *content))
+            for (key, _), content in zip(held, contents, strict=True)
+        ]
+
+    def _value(self, key: str, content: bytes, mime: str) -> Any:  # noqa: ANN401 - what was stored
+        assert self._read is not None
+        return self._read(key, content, mime)

@@ -1,0 +1,253 @@
+"""Small files, many at a time: whole or left, by the ids of the client, and told to all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memfs.errors import NoSpaceError
+from memfs.filesystem.small_files import (
+    CONTENT_BYTES_MAX,
+    DEPTH_MAX,
+    FILES_A_CHANGE,
+    Client,
+    SmallFile,
+)
+from memfs.metadata.records import InodeFlags
+from memfs.namespace import acl
+from memfs.types import ROOT_INODE, Tier
+from tests.property.world import ROOMY, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from memfs.metadata.records import Inode
+    from memfs.types import InodeNo
+
+ROOT = Client(0, 0, frozenset(), 1, 0o022)
+ALICE = Client(1000, 1000, frozenset({2000}), 2, 0o027)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    opened = World(tmp_path, ROOMY, passthrough=True)
+    yield opened
+    opened.close()
+
+
+def small(path: str, content: bytes = b"content", **xattrs: bytes) -> SmallFile:
+    names = tuple(name.encode() for name in path.split("/"))
+    pairs = tuple((f"user.{name}".encode(), value) for name, value in xattrs.items())
+    return SmallFile(names, memoryview(content), pairs)
+
+
+def directory(
+    world: World, name: bytes, mode: int, uid: int = 0, parent: InodeNo = ROOT_INODE
+) -> InodeNo:
+    program = world.program
+    program.uid = program.gid = uid
+    program.umask = 0
+    made = world.request(world.filesystem.make_directory(program, parent, name, mode))
+    return made.inode.ino
+
+
+def put(
+    world: World,
+    files: Sequence[SmallFile],
+    client: Client = ROOT,
+    *,
+    top: InodeNo = ROOT_INODE,
+    replace: bool = True,
+    pin: Tier | None = None,
+) -> list[bool]:
+    """Make files; returns which were made."""
+    made = world.run(world.filesystem.put_small(client, top, files, replace=replace, pin=pin))
+    return [mtime_ns > 0 for mtime_ns in made]
+
+
+def get(
+    world: World, *paths: str, client: Client = ROOT, top: InodeNo = ROOT_INODE
+) -> list[bytes | None]:
+    names = [tuple(name.encode() for name in path.split("/")) for path in paths]
+    found = world.run(world.filesystem.get_small(client, top, names, b"user.kind"))
+    return [None if each is None else each.content for each in found]
+
+
+def find(world: World, *names: bytes) -> Inode:
+    inode = world.run(world.engine.get_inode(ROOT_INODE))
+    for name in names:
+        inode = world.run(world.engine.lookup(inode.ino, name))
+    return inode
+
+
+def raw_count(world: World) -> int:
+    world.raw_pool.close()
+    return sum(1 for _ in world.raw_store.iterate())
+
+
+def test_files_have_content_attributes_and_pins_from_the_first_instant(world: World) -> None:
+    directory(world, b"d", 0o755)
+    assert put(world, [small("d/a", b"one", kind=b"x"), small("b", b"")], pin=Tier.COLD) == [
+        True,
+        True,
+    ]
+    inode = find(world, b"d", b"a")
+    assert (inode.mode, inode.uid, inode.nlink) == (stat.S_IFREG | 0o644, 0, 1)
+    assert (inode.size, inode.pin, inode.flags) == (3, Tier.COLD, 0)
+    assert world.run(world.engine.get_xattr(inode.ino, b"user.kind")) == b"x"
+    file = world.open(inode.ino, os.O_RDONLY)
+    assert world.read(file, 0, 10) == b"one"
+    world.release(file)
+    assert get(world, "d/a", "b") == [b"one", b""]
+    assert inode.ino in world.activity.take_sealed(), "the mover is told"
+    world.remount()
+    assert find(world, b"d", b"a").flags == InodeFlags.DURABLE
+    assert get(world, "d/a", "b") == [b"one", b""]
+
+
+def test_a_file_gives_way_as_in_a_rename(world: World) -> None:
+    put(world, [small("a", b"old", kind=b"x")])
+    before = find(world, b"a")
+    reader = world.open(before.ino, os.O_RDONLY)
+    assert put(world, [small("a", b"new")]) == [True]
+    assert get(world, "a") == [b"new"]
+    assert find(world, b"a").ino != before.ino
+    assert world.read(reader, 0, 10) == b"old", "who has it open keeps it"
+    world.release(reader)
+    world.filesystem.forget([before.ino])
+    assert put(world, [small("a", b"newer")], replace=False) == [False]
+    assert put(world, [small("a", b"1"), small("a", b"2")]) == [True, True]
+    assert get(world, "a") == [b"2"]
+    while world.filesystem._reapable:
+        world.step()
+    world.step()
+    assert world.run(world.engine.usage()).raw_count == 1
+
+
+def test_what_is_not_simple_is_left_and_leaves_nothing(world: World) -> None:
+    directory(world, b"d", 0o755)
+    link = world.filesystem.make_symlink(world.program, ROOT_INODE, b"link", b"d")
+    world.request(link)
+    put(world, [small("file")])
+    deep = "/".join("d" * (DEPTH_MAX + 2))
+    left = [
+        small("missing/a"),
+        small("d"),
+        small("link/a"),
+        small("link"),
+        small("file/a"),
+        small("d/../a"),
+        small("../a"),
+        small(".memfs"),
+        small("d/.hidden"),
+        small("d//a"),
+        small("n" * 256),
+        small("long", b"x" * (CONTENT_BYTES_MAX + 1)),
+        small(deep),
+    ]
+    made = put(world, left)
+    # A symbolic link itself gives way, as in rename(2).
+    assert made == [each.names == (b"link",) for each in left]
+    assert get(world, "missing/a", "d", "file/a", "d/../file", ".memfs", deep) == [None] * 6
+    names = world.run(world.engine.list_directory(ROOT_INODE, 0, 100))
+    assert {entry.name for entry in names} == {b"d", b"link", b"file"}
+    assert raw_count(world) == 2
+
+
+def test_a_client_does_what_its_ids_permit(world: World) -> None:
+    hers = directory(world, b"hers", 0o750, 1000)
+    directory(world, b"below", 0o755, 1000, hers)
+    shut = directory(world, b"shut", 0o700)
+    directory(world, b"open", 0o777, parent=shut)
+    directory(world, b"readable", 0o755)
+    sticky = directory(world, b"sticky", 0o1777)
+    assert put(world, [small("sticky/roots"), small("readable/roots", b"all")]) == [True, True]
+    attempts = {
+        "hers/a": True,
+        "hers/below/a": True,
+        "shut/open/a": False,
+        "readable/a": False,
+        "sticky/a": True,
+        "sticky/roots": False,
+        "a": False,
+    }
+    assert put(world, [small(path) for path in attempts], ALICE) == [*attempts.values()]
+    inode = find(world, b"hers", b"a")
+    assert (inode.mode & 0o777, inode.uid, inode.gid) == (0o640, 1000, 1000)
+    assert get(world, "readable/roots", client=ALICE) == [b"all"]
+    # The token is of a directory that the kernel has let her reach.
+    assert put(world, [small("a")], ALICE, top=hers) == [True]
+    assert put(world, [small("a")], ALICE, top=sticky) == [True]
+    # Ids alone count: root's capabilities are for the kernel to know.
+    assert put(world, [small("hers/b")]) == [False]
+    assert get(world, "hers/a") == [None]
+
+
+def test_an_acl_counts_and_is_inherited(world: World) -> None:
+    ino = directory(world, b"shared", 0o755)
+    entries = [
+        acl.AclEntry(acl.USER_OBJ, 7),
+        acl.AclEntry(acl.USER, 7, 1000),
+        acl.AclEntry(acl.GROUP_OBJ, 5),
+        acl.AclEntry(acl.MASK, 7),
+        acl.AclEntry(acl.OTHER, 0),
+    ]
+    value = acl.serialise(entries)
+    for name in (acl.ACCESS_XATTR, acl.DEFAULT_XATTR):
+        world.request(world.filesystem.set_xattr(ino, name, value, 0, kill_sgid=False))
+    assert put(world, [small("shared/a", b"hers")], ALICE) == [True]
+    assert get(world, "shared/a", client=ALICE) == [b"hers"]
+    inode = find(world, b"shared", b"a")
+    assert inode.mode & 0o777 == 0o660
+    assert world.run(world.engine.get_xattr(inode.ino, acl.ACCESS_XATTR))
+    bob = Client(1001, 1001, frozenset(), 3, 0)
+    assert put(world, [small("shared/b")], bob) == [False]
+    assert get(world, "shared/a", client=bob) == [None]
+
+
+def test_a_file_that_is_not_on_the_local_disk_is_left(world: World) -> None:
+    put(world, [small("a", b"x" * 5000)], pin=Tier.GLACIER)
+    for _ in range(20):
+        world.step()
+        if not find(world, b"a").raw:
+            break
+    assert not find(world, b"a").raw
+    assert get(world, "a") == [None]
+
+
+def test_a_full_disk_leaves_nothing_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first files of a call may be made, and each of them is whole."""
+    files = [small(f"f{number}", b"%d" % number) for number in range(FILES_A_CHANGE + 3)]
+    create, made = world.raw_store.create, list[int]()
+
+    def fail(raw: int, access: int, *, provisional: bool) -> int:
+        made.append(raw)
+        if len(made) == FILES_A_CHANGE + 2:
+            raise NoSpaceError("full")
+        return create(raw, access, provisional=provisional)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.raw_store, "create", fail)
+    with pytest.raises(NoSpaceError):
+        put(world, files)
+    monkeypatch.undo()
+    assert get(world, *(f"f{number}" for number in range(len(files)))) == [
+        *(b"%d" % number for number in range(FILES_A_CHANGE)),
+        *[None] * 3,
+    ]
+    assert raw_count(world) == FILES_A_CHANGE
+
+
+def test_writers_of_the_same_names_never_make_a_mixture(world: World) -> None:
+    """A program writes to a file that gives way meanwhile; it keeps its own."""
+    put(world, [small("a", b"1")])
+    file = world.open(find(world, b"a").ino, os.O_RDWR)
+    world.write(file, 0, b"own")
+    put(world, [small("a", b"2")])
+    world.write(file, 3, b"s")
+    assert get(world, "a") == [b"2"]
+    assert world.read(file, 0, 10) == b"owns"
+    world.release(file)
