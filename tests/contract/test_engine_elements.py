@@ -133,7 +133,9 @@ def expected(stored: Stored, filter_: object) -> list[InodeNo]:
 
 @given(STEPS)
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_whatever_happens_meanwhile_elements_lead_to_what_the_oracle_finds(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, Any]]

@@ -226,7 +226,9 @@ class Model:
 
 @given(STEPS)
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_whatever_happens_meanwhile_an_index_finds_what_the_oracle_finds(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, Any]]

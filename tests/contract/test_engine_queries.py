@@ -122,7 +122,9 @@ ORDERS = st.one_of(
     st.sampled_from([1, 3, 1000]),
 )
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_every_filter_finds_what_the_oracle_finds_page_by_page(
     tmp_path_factory: pytest.TempPathFactory,

@@ -26,7 +26,9 @@ from tests.disk_calls import intercept
 if TYPE_CHECKING:
     from pathlib import Path
 
-IN_ONE_DIRECTORY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+IN_ONE_DIRECTORY = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 JSON = st.recursive(
     st.none()
